@@ -1,0 +1,1 @@
+"""The pure core: decides everything, knows no clock, thread, socket or file."""

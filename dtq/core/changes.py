@@ -1,0 +1,230 @@
+"""What the core asks an engine to keep: rows, and changes to rows.
+
+The core's whole state is these rows; restoring them restores it. Changes are gathered by `Machine.drain` and are final
+values, not steps: two changes of one batch between two drains are one row, a lease that came and went is none.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dtq.model.options import Spec
+from dtq.model.snapshots import Attempt
+from dtq.model.states import Outcome, State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpecRow:
+    """A function with its options, interned. Key: number."""
+
+    number: int
+    spec: Spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchRow:
+    """A batch. Key: batch.
+
+    Tasks below ``next`` have been leased at least once; those without a `TaskRow` or a `LeaseRow` have succeeded (or
+    are no longer kept). Tasks at ``next`` and above are fresh, unless ``cut`` says that they were cancelled as a whole.
+
+    Attributes:
+        batch: its number.
+        spec: number of its spec.
+        size: how many tasks it has so far.
+        complete: whether there are no more pieces to come.
+        next: index of the first task never leased.
+        cut: where the batch was cancelled: tasks from here on never start; None where it was not.
+        due_at: when its fresh tasks become due; None where they are.
+        submitted_at: when its first piece was accepted.
+        finished_at: when its last task came into a final state; None while it is live.
+        succeeded: how many tasks succeeded.
+        dead: how many are dead letters now.
+        cancelled: how many were cancelled.
+        purged: how many were dead letters and have been purged.
+        key: what a repeated submission is recognised by: the user's key, or session/number.
+        user_key: whether the key is the user's.
+        session: session of the submitter.
+    """
+
+    batch: int
+    spec: int
+    size: int
+    complete: bool
+    next: int
+    cut: int | None
+    due_at: float | None
+    submitted_at: float
+    finished_at: float | None
+    succeeded: int
+    dead: int
+    cancelled: int
+    purged: int
+    key: str
+    user_key: bool
+    session: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRow:
+    """A task that left the common path: came back at least once, died, or was cancelled alone. Key: batch, index.
+
+    Attributes:
+        batch: the batch.
+        index: its index.
+        state: where it stands; never SUCCEEDED (the row is removed then).
+        attempt: number of its current or last attempt.
+        failures: failed and timed out attempts that count against max_retries.
+        crashes: crashed attempts that count against max_crashes.
+        due_at: when it becomes due, where it is SCHEDULED.
+        ended_at: when it died or was cancelled.
+        cancelling: whether it runs and is being stopped.
+        outcome: how its last unsuccessful attempt ended.
+        exception: what that raised.
+        message: and its message.
+    """
+
+    batch: int
+    index: int
+    state: State
+    attempt: int
+    failures: int
+    crashes: int
+    due_at: float | None
+    ended_at: float | None
+    cancelling: bool
+    outcome: Outcome | None
+    exception: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRow:
+    """One unsuccessful attempt. Key: batch, index, attempt.number. Never read by the core."""
+
+    batch: int
+    index: int
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRow:
+    """Tasks ``[lo, hi)`` of a batch that a worker holds. Key: token.
+
+    Attributes:
+        token: the lease.
+        session: the worker's session.
+        worker: the worker's name.
+        batch: the batch.
+        lo: index of the first task not settled.
+        hi: index after the last.
+        attempt: which attempt of each of them it is.
+        granted_at: since when.
+    """
+
+    token: int
+    session: str
+    worker: str
+    batch: int
+    lo: int
+    hi: int
+    attempt: int
+    granted_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArgumentPage:
+    """The arguments of tasks ``[lo, hi)`` of a batch, as a `model.pages` page. Key: batch, lo. Never read by the core."""
+
+    batch: int
+    lo: int
+    hi: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultPage:
+    """The results of tasks ``[lo, hi)`` of a batch, as a `model.pages` page. Key: batch, lo. Never read by the core."""
+
+    batch: int
+    lo: int
+    hi: int
+    data: bytes
+    worker: str
+    ended_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Totals:
+    """What is counted since the store was made, and the numbers not to be used again. One row.
+
+    Attributes:
+        last_batch: highest batch number given out.
+        last_spec: highest spec number given out.
+        clock: latest steady time seen.
+        submitted: tasks accepted.
+        succeeded: tasks that succeeded.
+        dead: dead letters there are now.
+        cancelled: tasks that were cancelled.
+        retries: attempts that were followed by another.
+    """
+
+    last_batch: int = 0
+    last_spec: int = 0
+    clock: float = 0.0
+    submitted: int = 0
+    succeeded: int = 0
+    dead: int = 0
+    cancelled: int = 0
+    retries: int = 0
+
+
+Row = SpecRow | BatchRow | TaskRow | AttemptRow | LeaseRow | ArgumentPage | ResultPage | Totals
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A row has this value now, whether it was there before or not."""
+
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseEnded:
+    """The row of a lease is gone."""
+
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskForgotten:
+    """The row of a task is gone (it succeeded after all, or was purged).
+
+    Attributes:
+        batch: the batch.
+        index: the task's index.
+        history: whether its attempts are forgotten too (they are kept where it succeeded).
+    """
+
+    batch: int
+    index: int
+    history: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """What finished before this moment is no longer kept: batches with all their rows, except that a batch with dead
+    letters keeps its own row, and the `TaskRow`, attempts and argument pages of its dead letters. Specs that no
+    batch uses any more go too."""
+
+    before: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchWithdrawn:
+    """A batch that was never acknowledged is gone, with every row of it."""
+
+    batch: int
+
+
+Change = Stored | LeaseEnded | TaskForgotten | Expired | BatchWithdrawn

@@ -1,0 +1,126 @@
+"""The engine port: where rows are kept.
+
+An engine stores the rows of `core.changes` and answers a few questions about them. It decides nothing: no priority, no
+lease, no retry. Every engine passes the contract suite in ``tests/contracts``.
+
+Threads: `commit` is called by one thread at a time; the reading methods may be called by any thread at any moment, also
+while a commit is under way, and see whole commits only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from dtq.core.changes import ArgumentPage, BatchRow, Change, ResultPage, Row, TaskRow, Totals
+from dtq.model.options import Spec
+from dtq.model.snapshots import Attempt, Selection
+from dtq.model.states import State
+
+Page = TypeVar("Page", ArgumentPage, ResultPage)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """What an engine says when it has been opened.
+
+    Attributes:
+        epoch: how many times the store has been opened, this time included; on disk before `open` returns.
+        totals: the totals row; all zero in a new store.
+        losses: what is missing or damaged, a sentence each with a count; empty where nothing is.
+    """
+
+    epoch: int
+    totals: Totals
+    losses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredBatch:
+    """A batch with its spec."""
+
+    row: BatchRow
+    spec: Spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedRun:
+    """Tasks ``[lo, hi)`` of a batch that ended alike.
+
+    Attributes:
+        batch: the batch with its spec.
+        lo: index of the first task.
+        hi: index after the last.
+        state: SUCCEEDED (one run a result page), DEAD or CANCELLED (one run a `TaskRow`, or the tail from ``cut``).
+        ended_at: when.
+        worker: who ran them, where they succeeded.
+        task: the row of a single task, where there is one.
+    """
+
+    batch: StoredBatch
+    lo: int
+    hi: int
+    state: State
+    ended_at: float
+    worker: str = ""
+    task: TaskRow | None = None
+
+
+class Engine(Protocol):
+    """Keeps rows."""
+
+    def open(self) -> Opened:
+        """Take the store for this process, and look it over. Called once, first.
+
+        Raises:
+            StoreLocked: another coordinator has it.
+            StoreTooNew: a newer dtq wrote it; it was not touched.
+            StoreDamaged: it is not a store, or not readable as a whole; it was not touched.
+            StoreError: it cannot be opened (permissions, missing directory).
+        """
+        ...
+
+    def restore(self) -> Iterable[Row]:
+        """The rows that the core needs to go on: for each batch that is not finished its `SpecRow` (once a spec, before
+        the first batch that uses it) and `BatchRow`; then the `TaskRow` s of live batches in a state that is not final;
+        then all `LeaseRow` s. Batches in rising order."""
+        ...
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """Apply all changes, in order, or none; when it returns they are as durable as the engine was told to make them.
+
+        Raises:
+            StoreFull: no room; nothing was applied, and the same call may work later.
+            StoreError: it failed in another way; nothing was applied.
+        """
+        ...
+
+    def pages(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
+        """The pages of a batch that overlap ``[lo, hi)``, in rising order; whole pages, not cut.
+
+        Raises:
+            StoreDamaged: a page's checksum is wrong.
+        """
+        ...
+
+    def batches(self, numbers: Sequence[int] = (), key: str | None = None) -> list[StoredBatch]:
+        """The batches with these numbers, or with this key (at most one), that are kept; others are left out."""
+        ...
+
+    def ended(self, selection: Selection, now: float) -> list[EndedRun]:
+        """Tasks in a final state that match, latest first, at most ``selection.limit`` runs (0: all).
+
+        ``function`` and ``exception`` are globs (as `fnmatch.fnmatchcase`); ``exception`` and ``older_than_s`` match
+        against the task's row and its ``ended_at``; ``ids`` with index -1 mean the whole batch, and a run is
+        returned whole if it holds one of the ids.
+        """
+        ...
+
+    def attempts(self, batch: int, index: int) -> list[Attempt]:
+        """The unsuccessful attempts of a task, oldest first."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the store; everything committed is in place. Calling it twice does no harm."""
+        ...

@@ -1,0 +1,366 @@
+"""One error tree with stable codes, the same on both sides of the wire.
+
+Ground floor: imports nothing of dtq. Every error keeps the raw arguments it was made with (``args``) and builds its
+sentence in ``__str__``, so that it survives a pickle and the wire unchanged: what crosses is ``(code, args)``.
+The sentence says what happened and what to do. ``exit_code`` is what the command line ends with (sysexits.h where
+one fits).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+#: What an argument of an error may be: the scalars that cross the wire.
+Scalar = str | int | float | bool | None
+
+
+class DtqError(Exception):
+    """Something went wrong inside dtq."""
+
+    #: Stable name of the error on the wire and in JSON; never renamed.
+    code: ClassVar[str] = "error"
+    #: Exit code of a command that ends with this error.
+    exit_code: ClassVar[int] = 70
+    #: Whether the same call may succeed later without anybody changing anything.
+    retryable: ClassVar[bool] = False
+    #: The sentence; ``{0}``, ``{1}`` are the raw arguments.
+    text: ClassVar[str] = "{0}"
+    #: What to do about it, where the sentence does not say it already.
+    hint: ClassVar[str] = ""
+
+    def __str__(self) -> str:
+        if not self.args:
+            return (self.__doc__ or type(self).__name__).splitlines()[0]
+        sentence = self.text.format(*self.args)
+        return f"{sentence} {self.hint}".rstrip()
+
+
+class InternalError(DtqError):
+    """The coordinator met an error of its own; its log has the traceback."""
+
+    code = "internal"
+    text = "the coordinator met an error of its own ({0}); its log has the traceback."
+
+
+# -- wrong use, found before anything is sent ---------------------------------------------------------------------
+
+
+class InvalidValue(DtqError, ValueError):
+    """A value is not one that dtq can use."""
+
+    code = "invalid-value"
+    exit_code = 2
+    text = "{0} cannot be {1!r}: {2}."
+
+
+class InvalidAddress(DtqError, ValueError):
+    """An address is not host:port."""
+
+    code = "invalid-address"
+    exit_code = 2
+    text = "{0!r} is not an address: write host:port, for example 127.0.0.1:3870."
+
+
+class InvalidId(DtqError, ValueError):
+    """A task id is not a number or number.number."""
+
+    code = "invalid-id"
+    exit_code = 2
+    text = "{0!r} is not a task id: write a batch (17) or one task of it (17.3)."
+
+
+class NotImportable(DtqError, TypeError):
+    """A function cannot be imported by its name, and so cannot travel by reference."""
+
+    code = "not-importable"
+    exit_code = 65
+    text = "{0} cannot be imported by name ({1})."
+    hint = "Put it in a module that the workers can import, or install the extra dtq[closures] to send it by value."
+
+
+class CannotPickle(DtqError, TypeError):
+    """An argument cannot be pickled, so it cannot be sent."""
+
+    code = "cannot-pickle"
+    exit_code = 65
+    text = "{0} cannot be pickled: {1}."
+    hint = "Nothing was submitted; pass plain data (paths, numbers, arrays) instead."
+
+
+class TooLarge(DtqError, ValueError):
+    """Something is larger than its limit."""
+
+    code = "too-large"
+    exit_code = 65
+    text = "{0} has {1} bytes, more than the limit of {2}."
+    hint = "Pass a path to a file, or split it."
+
+
+class BadConfig(DtqError):
+    """A configuration file or variable has a value that cannot be used."""
+
+    code = "bad-config"
+    exit_code = 78
+    text = "{0}: {1}."
+
+
+class KeyMissing(DtqError):
+    """There is no authkey to connect with."""
+
+    code = "key-missing"
+    exit_code = 78
+    text = "no authkey found: {0} does not exist."
+    hint = (
+        "Start a coordinator as this user (it makes the key), or copy its key file here and pass --authkey-file, "
+        "or set DTQ_AUTHKEY_FILE."
+    )
+
+
+class KeyUnusable(DtqError):
+    """The authkey file cannot be used as it is."""
+
+    code = "key-unusable"
+    exit_code = 77
+    text = "the authkey file {0} cannot be used: {1}."
+
+
+# -- the connection -----------------------------------------------------------------------------------------------
+
+
+class Unreachable(DtqError, ConnectionError):
+    """The coordinator does not answer."""
+
+    code = "unreachable"
+    exit_code = 69
+    retryable = True
+    text = "no coordinator answers at {0} ({1})."
+    hint = "Start one with `dtq coordinator start`, or point --connect or DTQ_ADDRESS at the right host:port."
+
+
+class WrongKey(DtqError, PermissionError):
+    """The other side has another authkey."""
+
+    code = "wrong-key"
+    exit_code = 77
+    text = "the coordinator at {0} refused the handshake: it has another authkey than {1}."
+    hint = "Copy the coordinator's key file here and pass --authkey-file."
+
+
+class ProtocolMismatch(DtqError):
+    """The two sides speak different versions of the protocol."""
+
+    code = "protocol-mismatch"
+    exit_code = 76
+    text = "this side speaks protocol {0}, the other side {1}."
+    hint = "Install the same version of dtq on both."
+
+
+class BadMessage(DtqError):
+    """A message is not one that the protocol knows."""
+
+    code = "bad-message"
+    exit_code = 76
+    text = "message refused: {0}."
+
+
+class NotPermitted(DtqError, PermissionError):
+    """This connection may not call that."""
+
+    code = "not-permitted"
+    exit_code = 77
+    text = "{0} is not permitted on this connection."
+
+
+class PortInUse(DtqError, OSError):
+    """Something else listens on the coordinator's address."""
+
+    code = "port-in-use"
+    exit_code = 73
+    text = "cannot listen on {0}: {1}."
+    hint = "Stop the other process, or choose another --port."
+
+
+class ShuttingDown(DtqError):
+    """The coordinator is stopping and takes no more work."""
+
+    code = "shutting-down"
+    exit_code = 75
+    retryable = True
+    text = "the coordinator is stopping and takes no more work; try again when it is back ({0})."
+
+
+class SessionUnknown(DtqError):
+    """The coordinator does not know this session (it has restarted, or the session was silent for too long)."""
+
+    code = "session-unknown"
+    exit_code = 75
+    retryable = True
+    text = "the coordinator does not know session {0}; say hello again."
+
+
+# -- the queue ----------------------------------------------------------------------------------------------------
+
+
+class UnknownId(DtqError, LookupError):
+    """No such task or batch."""
+
+    code = "unknown-id"
+    exit_code = 65
+    text = "no task {0} is known here: it was never accepted, or it was purged."
+    hint = "`dtq list` shows what there is."
+
+
+class QueueFull(DtqError):
+    """The queue holds as many tasks as it may."""
+
+    code = "queue-full"
+    exit_code = 75
+    retryable = True
+    text = "the queue already holds {0} tasks, its limit is {1}."
+    hint = "Wait for workers to catch up, or start the coordinator with a higher --max-tasks."
+
+
+class KeyConflict(DtqError):
+    """The key of a submission already belongs to a different one."""
+
+    code = "key-conflict"
+    exit_code = 65
+    text = "the key {0!r} already belongs to batch {1}, a different submission."
+
+
+class ResultExpired(DtqError, LookupError):
+    """The result was kept for its time and is gone."""
+
+    code = "result-expired"
+    exit_code = 65
+    text = "the result of task {0} is no longer kept."
+
+
+class NotFinished(DtqError):
+    """The task has no result yet."""
+
+    code = "not-finished"
+    exit_code = 75
+    retryable = True
+    text = "task {0} is still {1}."
+    hint = "`dtq wait` waits for it."
+
+
+class WaitTimeout(DtqError, TimeoutError):
+    """The wait ran out; the task goes on."""
+
+    code = "wait-timeout"
+    exit_code = 124
+    retryable = True
+    text = "{0} did not finish within {1} s; it goes on, and can be waited for again."
+
+
+# -- the store ----------------------------------------------------------------------------------------------------
+
+
+class StoreError(DtqError):
+    """The store cannot be used."""
+
+    code = "store-error"
+    exit_code = 74
+    text = "the store {0} cannot be used: {1}."
+
+
+class StoreFull(StoreError):
+    """The disk is full; what was accepted is safe, new work is refused until there is room."""
+
+    code = "store-full"
+    exit_code = 75
+    retryable = True
+    text = "the store {0} cannot be written ({1}); what was accepted is safe."
+    hint = "Make room on the disk; the coordinator goes on by itself."
+
+
+class StoreLocked(StoreError):
+    """Another coordinator uses the store."""
+
+    code = "store-locked"
+    exit_code = 73
+    text = "the store {0} is in use by another coordinator (pid {1})."
+    hint = "One coordinator a store: stop the other one, or pass another --db."
+
+
+class StoreTooNew(StoreError):
+    """The store was written by a newer dtq."""
+
+    code = "store-too-new"
+    exit_code = 78
+    text = "the store {0} has schema {1}, this dtq knows up to {2}."
+    hint = "Install the newer dtq; the file was not touched."
+
+
+class StoreDamaged(StoreError):
+    """The store is not readable as a whole."""
+
+    code = "store-damaged"
+    exit_code = 74
+    text = "the store {0} is damaged: {1}."
+    hint = "The file was not touched; restore a copy of it, or start with another --db."
+
+
+# -- how a task ended ---------------------------------------------------------------------------------------------
+
+
+class TaskError(DtqError):
+    """A task ended without a result."""
+
+    code = "task-error"
+    exit_code = 1
+
+
+class TaskFailed(TaskError):
+    """The task raised an exception in every attempt, and the exception itself cannot be brought back."""
+
+    code = "task-failed"
+    text = "task {0} failed: {1}: {2}"
+
+
+class TaskCrashed(TaskError):
+    """The process that ran the task died too often."""
+
+    code = "task-crashed"
+    text = "task {0} went to the dead letters: its process died ({1})."
+
+
+class TaskTimedOut(TaskError):
+    """The task ran into its time limit in every attempt."""
+
+    code = "task-timed-out"
+    text = "task {0} went to the dead letters: {1}."
+
+
+class TaskCancelled(TaskError):
+    """The task was cancelled."""
+
+    code = "task-cancelled"
+    text = "task {0} was cancelled."
+
+
+class NotInTask(DtqError, RuntimeError):
+    """current_task() was called outside of a task."""
+
+    code = "not-in-task"
+    exit_code = 2
+    text = "{0} is only known while a task runs in a worker."
+
+
+def _subclasses(root: type[DtqError]) -> list[type[DtqError]]:
+    return [root, *(leaf for child in root.__subclasses__() for leaf in _subclasses(child))]
+
+
+def to_wire(error: DtqError) -> tuple[str, tuple[Scalar, ...]]:
+    """``(code, arguments)`` of an error, as it crosses the wire."""
+    return error.code, tuple(a if a is None or isinstance(a, str | int | float | bool) else str(a) for a in error.args)
+
+
+def from_wire(code: str, args: tuple[Scalar, ...]) -> DtqError:
+    """The error that ``to_wire`` took apart; a code of a newer peer becomes a plain `DtqError` that names it."""
+    for kind in _subclasses(DtqError):
+        if kind.code == code:
+            return kind(*args)
+    return DtqError(f"{code}: {', '.join(map(str, args))}")

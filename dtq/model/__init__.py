@@ -1,0 +1,1 @@
+"""What the rooms talk about: tasks, options, messages, snapshots, and the service that all faces call."""

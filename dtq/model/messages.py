@@ -1,0 +1,356 @@
+"""What clients and workers say to the coordinator, and what it answers.
+
+Everything here crosses the wire (`model.wire`) as tuples of scalars and bytes. Times are seconds; moments are seconds
+of the Unix epoch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from dtq.errors import Scalar
+from dtq.model.options import Spec
+from dtq.model.states import Outcome, State
+
+#: Version of everything in this package that crosses the wire. Peers with another one are refused with a sentence.
+PROTOCOL: Final = 1
+
+
+class Role(Enum):
+    """What a session is for."""
+
+    CLIENT = "client"
+    WORKER = "worker"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """Who is calling. The first call on every connection.
+
+    Attributes:
+        session: random name of the caller (32 hex digits), the same on all its connections and after a reconnect.
+        role: what the session is for.
+        protocol: the caller's `PROTOCOL`.
+        name: the caller's name for people.
+        host: the caller's machine.
+        pid: the caller's process.
+        python: the caller's Python version.
+        version: the caller's dtq version.
+        slots: how many slots a worker has; 0 for a client.
+        queues: the queues a worker serves, in no order; empty for all.
+        primary: whether the session ends when this connection ends (a worker's reporting connection).
+    """
+
+    session: str
+    role: Role
+    protocol: int = PROTOCOL
+    name: str = ""
+    host: str = ""
+    pid: int = 0
+    python: str = ""
+    version: str = ""
+    slots: int = 0
+    queues: tuple[str, ...] = ()
+    primary: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Welcome:
+    """The coordinator's answer to `Hello`.
+
+    Attributes:
+        epoch: number of this run of the coordinator, one more at each start.
+        resumed: whether the session was known, and what it followed or held is still in place.
+        lease_s: how long a worker may be silent before its tasks run elsewhere.
+        heartbeat_s: how often a worker reports at least.
+        max_message: largest message in bytes.
+        highest_first: whether a higher priority number is served first.
+        version: the coordinator's dtq version.
+    """
+
+    epoch: int
+    resumed: bool
+    lease_s: float
+    heartbeat_s: float
+    max_message: int
+    highest_first: bool
+    version: str
+
+
+# -- submitting ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """A new batch, or the next piece of one.
+
+    Attributes:
+        spec: which of the call's specs it is for.
+        number: the client's own number for it, rising; makes a repeat of the call recognisable.
+        arguments: page of argument blobs, one a task; at most `pages.PAGE_BLOBS`.
+        batch: the batch to append to; None makes a new one.
+        offset: place of the first blob in the batch; what is there already is not added again.
+        complete: whether the batch has no more pieces.
+        delay_s: how long the tasks wait before they are due.
+        key: the user's own key; while a batch with this key is remembered, there is no second one.
+        follow: whether the session's `watch` reports how the tasks end.
+    """
+
+    spec: int
+    number: int
+    arguments: bytes
+    batch: int | None = None
+    offset: int = 0
+    complete: bool = True
+    delay_s: float = 0.0
+    key: str | None = None
+    follow: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What became of a submission: durably accepted, or refused.
+
+    Attributes:
+        batch: the batch's number; 0 where it was refused.
+        size: how many tasks of the batch have been accepted so far.
+        code: stable code of the error where it was refused, else "".
+        details: the arguments of that error.
+    """
+
+    batch: int
+    size: int
+    code: str = ""
+    details: tuple[Scalar, ...] = ()
+
+
+# -- working ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why an attempt did not succeed.
+
+    Attributes:
+        exception: ``module.Class`` of what was raised, builtins bare; "" where nothing was raised.
+        bases: the names of its base classes, nearest first, so that "never retry" can match them.
+        message: one line or few, bounded.
+        traceback: the remote traceback, bounded.
+        pickled: the exception itself, pickled, or empty where it cannot be or is too large.
+        exit_code: how the slot's process ended, where it did.
+        signal: the signal that ended it.
+    """
+
+    exception: str = ""
+    bases: tuple[str, ...] = ()
+    message: str = ""
+    traceback: str = ""
+    pickled: bytes = b""
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succeeded:
+    """Tasks ``[lo, lo + blobs)`` of a lease returned.
+
+    Attributes:
+        token: the lease.
+        lo: index of the first task in its batch.
+        results: page of result blobs.
+        seconds: how long the tasks took together.
+    """
+
+    token: int
+    lo: int
+    results: bytes
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """One task of a lease ended without a result.
+
+    Attributes:
+        token: the lease.
+        index: the task's index in its batch.
+        outcome: how it ended; never SUCCEEDED.
+        failure: why.
+        seconds: how long it ran.
+    """
+
+    token: int
+    index: int
+    outcome: Outcome
+    failure: Failure
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Released:
+    """Tasks ``[lo, hi)`` of a lease were not started and are given back, unblamed."""
+
+    token: int
+    lo: int
+    hi: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """A lease the worker has: everything of it that is not settled in an answered exchange.
+
+    Attributes:
+        token: the lease.
+        started: index of the task that runs now, or -1 where none has started.
+    """
+
+    token: int
+    started: int = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a running task says it is."""
+
+    token: int
+    index: int
+    done: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """A worker's whole conversation: outcomes and holdings in, orders out.
+
+    Attributes:
+        succeeded: results.
+        failed: attempts without a result.
+        released: unstarted tasks given back.
+        holding: every lease the worker has. Where `fetch` is set this is the whole truth: a lease missing here never
+            arrived and is taken back unblamed. Otherwise it only says what runs.
+        progress: latest progress of running tasks.
+        capacity: how many slots can run something, busy ones included; 0 while draining.
+        fetch: whether grants may be answered (a worker has one fetching call under way at most).
+        wait_s: how long a fetching call may wait for work.
+    """
+
+    succeeded: tuple[Succeeded, ...] = ()
+    failed: tuple[Failed, ...] = ()
+    released: tuple[Released, ...] = ()
+    holding: tuple[Holding, ...] = ()
+    progress: tuple[Progress, ...] = ()
+    capacity: int = 0
+    fetch: bool = False
+    wait_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A lease: tasks ``[lo, hi)`` of one batch, for one slot.
+
+    Attributes:
+        token: the lease's number, never used twice; holds the coordinator's epoch.
+        batch: the batch.
+        lo: index of the first task.
+        hi: index after the last.
+        single: whether the batch has just one task.
+        attempt: which attempt of each of the tasks this is, from 1.
+        spec: number of the spec, to be asked for with `Service.spec` when it is new.
+        arguments: page of argument blobs.
+    """
+
+    token: int
+    batch: int
+    lo: int
+    hi: int
+    single: bool
+    attempt: int
+    spec: int
+    arguments: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doomed:
+    """A running task that is to be stopped: its slot is killed and the outcome CANCELLED reported."""
+
+    token: int
+    index: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orders:
+    """The coordinator's answer to an `Exchange`.
+
+    Attributes:
+        grants: new leases.
+        cancel: tasks to stop.
+        drop: leases that are no longer the worker's: stop them and report nothing.
+    """
+
+    grants: tuple[Grant, ...] = ()
+    cancel: tuple[Doomed, ...] = ()
+    drop: tuple[int, ...] = ()
+
+
+# -- following ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """Tasks ``[lo, hi)`` of a batch that ended alike.
+
+    Attributes:
+        batch: the batch.
+        lo: index of the first task.
+        hi: index after the last.
+        state: SUCCEEDED, DEAD or CANCELLED.
+        results: page of result blobs where they succeeded (empty where the results are no longer kept).
+        outcome: how the last attempt of a dead task ended.
+        failure: why, for a dead task.
+    """
+
+    batch: int
+    lo: int
+    hi: int
+    state: State
+    results: bytes = b""
+    outcome: Outcome | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What ended since the cursor.
+
+    Attributes:
+        cursor: to be passed to the next `watch`; it also says that everything before has arrived.
+        ended: what ended, in the order in which it became durable.
+    """
+
+    cursor: int
+    ended: tuple[Ended, ...]
+
+
+__all__ = [
+    "PROTOCOL",
+    "Doomed",
+    "Ended",
+    "Exchange",
+    "Failed",
+    "Failure",
+    "Grant",
+    "Hello",
+    "Holding",
+    "Orders",
+    "Progress",
+    "Receipt",
+    "Released",
+    "Role",
+    "Spec",
+    "Submission",
+    "Succeeded",
+    "Watched",
+    "Welcome",
+]

@@ -1,0 +1,110 @@
+"""What is to be called, and under which terms.
+
+A `Spec` (function and options) is shared by all tasks of a batch, and interned by the coordinator: a million
+submissions of one function with one set of options share one object.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from dtq.errors import InvalidValue
+
+#: Lowest and highest priority; 1 is served first unless the coordinator runs with highest_first.
+PRIORITIES: Final = (1, 10)
+#: Longest name of a queue, key or function, in characters: bounds what a submission can make the coordinator keep.
+MAX_NAME: Final = 512
+#: Longest time limit or delay, in seconds: ten years. Beyond it a number is a mistake, not a wish.
+MAX_SECONDS: Final = 10 * 366 * 86_400.0
+_QUEUE: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,64}", re.ASCII)
+
+
+class FunctionKind(Enum):
+    """How a function travels, and with it how its arguments and results are encoded."""
+
+    IMPORT = "import"  #: as ``module:qualname``; arguments and results are pickles
+    VALUE = "value"  #: by value, pickled with cloudpickle; arguments and results are pickles
+    REGISTERED = "registered"  #: as the name of a registered task type; arguments and results are JSON
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """A function, as it travels.
+
+    Attributes:
+        kind: how it travels.
+        name: ``module:qualname``, or the registered name; for a function sent by value, the name to show.
+        body: the pickled function where it travels by value, else empty.
+    """
+
+    kind: FunctionKind = FunctionKind.IMPORT
+    name: str
+    body: bytes = b""
+
+    def __post_init__(self) -> None:
+        if not self.name or len(self.name) > MAX_NAME:
+            raise InvalidValue("a function's name", self.name[:80], f"it has 1 to {MAX_NAME} characters")
+        if self.kind is FunctionKind.IMPORT and not all(self.name.partition(":")):
+            raise InvalidValue("a function", self.name, "write module:function, for example mymodule:work")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The terms of a batch.
+
+    Attributes:
+        priority: 1 to 10; 1 is served first (10 first where the coordinator runs with highest_first).
+        max_retries: how many times a failed task is tried again; 0 for never.
+        max_crashes: at how many crashes (slot died, worker lost) a task is given up; at least 1.
+        timeout_s: time limit of one attempt in seconds, None for none. The slot is killed at the limit.
+        queue: name of the queue; workers choose the queues they serve.
+        jitter: whether a backoff is drawn from (half, whole] instead of being exact.
+        never_retry: names of exceptions (``module.Class``, builtins bare) for which there is no second attempt;
+            a subclass counts as its base.
+    """
+
+    priority: int = 5
+    max_retries: int = 3
+    max_crashes: int = 3
+    timeout_s: float | None = None
+    queue: str = "default"
+    jitter: bool = False
+    never_retry: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        low, high = PRIORITIES
+        if not low <= self.priority <= high:
+            raise InvalidValue("priority", self.priority, f"it is a whole number from {low} to {high}")
+        if not 0 <= self.max_retries <= 1_000_000:
+            raise InvalidValue("max_retries", self.max_retries, "it is a whole number from 0 to 1,000,000")
+        if not 1 <= self.max_crashes <= 1_000_000:
+            raise InvalidValue("max_crashes", self.max_crashes, "it is a whole number from 1 to 1,000,000")
+        if self.timeout_s is not None and not 0 < self.timeout_s <= MAX_SECONDS:
+            raise InvalidValue("timeout", self.timeout_s, "it is a number of seconds above 0, or None for no limit")
+        if not _QUEUE.fullmatch(self.queue):
+            raise InvalidValue("queue", self.queue[:80], "it has 1 to 64 letters, digits or _ . : / -")
+        if len(self.never_retry) > 64 or any(len(name) > MAX_NAME for name in self.never_retry):
+            raise InvalidValue("never_retry", len(self.never_retry), "it has at most 64 names of exceptions")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """A function and the terms it is called under."""
+
+    function: Function
+    options: Options
+
+
+def check_delay(delay_s: float) -> float:
+    """The delay, if it is one.
+
+    Raises:
+        InvalidValue: it is negative, not finite, or beyond ten years.
+    """
+    if not math.isfinite(delay_s) or not 0 <= delay_s <= MAX_SECONDS:
+        raise InvalidValue("delay", delay_s, "it is a number of seconds from 0 to ten years")
+    return delay_s

@@ -1,0 +1,162 @@
+"""The service: the one small protocol that every face speaks.
+
+The coordinator's sessions satisfy it in process, the transport's proxy satisfies it across the wire; the contract suite
+runs the same tests over both. Each connection has a service object of its own, and `hello` is its first call.
+
+No call returns before everything its answer depends on is on disk, except that work is granted (and a lease recorded)
+without waiting: a lease lost with a crash is a task that runs again.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from dtq.model.messages import Ended, Exchange, Hello, Orders, Receipt, Submission, Watched, Welcome
+from dtq.model.options import Spec
+from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Selection, Stats, TaskView
+
+
+class Service(Protocol):
+    """What the coordinator does for clients, workers and operators."""
+
+    def hello(self, hello: Hello) -> Welcome:
+        """Say who calls; the first call on every connection.
+
+        Raises:
+            ProtocolMismatch: the two sides speak different versions.
+        """
+        ...
+
+    def submit(self, specs: list[Spec], submissions: list[Submission], repeated: bool) -> list[Receipt]:
+        """Accept new batches, or further pieces of batches, durably.
+
+        Args:
+            specs: the functions and options that the submissions refer to.
+            submissions: what to accept, in order. Each is accepted or refused by itself.
+            repeated: whether the same submissions may have arrived before (the answer to them was lost).
+
+        Returns:
+            One receipt a submission. An accepted one is on disk.
+
+        Raises:
+            ShuttingDown: the coordinator is stopping.
+            StoreFull: the disk is full; none of the submissions was accepted.
+        """
+        ...
+
+    def follow(self, batches: list[int]) -> list[int]:
+        """Have `watch` report how the tasks of these batches end, and of those that ended already.
+
+        Returns:
+            The batches that are not known.
+        """
+        ...
+
+    def watch(self, cursor: int, wait_s: float) -> Watched:
+        """Wait until a followed task ends.
+
+        Args:
+            cursor: from the last answer; 0 at first, and after a `Welcome` that did not resume the session.
+            wait_s: how long to wait at most, in seconds.
+
+        Returns:
+            What ended since the cursor, at most a few MiB at a time; empty when the wait ran out.
+        """
+        ...
+
+    def exchange(self, exchange: Exchange) -> Orders:
+        """A worker's report and request (see `Exchange`); renews all its leases.
+
+        Raises:
+            SessionUnknown: the worker has to say hello again.
+        """
+        ...
+
+    def spec(self, number: int) -> Spec:
+        """The function and options behind a grant's spec number.
+
+        Raises:
+            UnknownId: no live batch has this spec.
+        """
+        ...
+
+    def batch(self, batch: int) -> BatchView:
+        """A batch.
+
+        Raises:
+            UnknownId: it was never accepted, or it was purged.
+        """
+        ...
+
+    def task(self, batch: int, index: int) -> TaskView:
+        """A task with its history and, while it waits, the reason.
+
+        Raises:
+            UnknownId: it was never accepted, or it was purged.
+        """
+        ...
+
+    def results(self, batch: int, lo: int, hi: int) -> list[Ended]:
+        """How tasks ``[lo, hi)`` of a batch ended; those that have not are left out.
+
+        Returns:
+            In rising order, cut off after a few MiB: ask again from the last ``hi``.
+
+        Raises:
+            UnknownId: the batch was never accepted, or it was purged.
+        """
+        ...
+
+    def tasks(self, selection: Selection) -> list[TaskView]:
+        """Tasks that match, as runs of like ones: unfinished ones in the order they will run, then ended ones."""
+        ...
+
+    def cancel(self, selection: Selection) -> CancelReport:
+        """Stop tasks: those that wait never start, those that run are killed.
+
+        Raises:
+            UnknownId: one of the selected ids was never accepted; nothing was cancelled.
+        """
+        ...
+
+    def dead_letters(self, selection: Selection) -> list[DeadLetter]:
+        """Dead letters that match, latest first."""
+        ...
+
+    def retry_dead(self, selection: Selection) -> int:
+        """Put dead letters back with fresh counters, their history kept.
+
+        Returns:
+            How many.
+
+        Raises:
+            UnknownId: one of the selected ids is not a dead letter; nothing was put back.
+        """
+        ...
+
+    def purge_dead(self, selection: Selection) -> int:
+        """Forget dead letters for good.
+
+        Returns:
+            How many.
+
+        Raises:
+            UnknownId: one of the selected ids is not a dead letter; nothing was purged.
+        """
+        ...
+
+    def stats(self) -> Stats:
+        """The coordinator in one look."""
+        ...
+
+    def stop(self) -> None:
+        """Stop the coordinator: commit, tell peers, end."""
+        ...
+
+
+class Session(Service, Protocol):
+    """A service object of one connection, as the coordinator hands it to a transport."""
+
+    def disconnected(self) -> None:
+        """The connection is gone; called once, last."""
+        ...
