@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
 from dtq.errors import InvalidId
 
 _ID = re.compile(r"(\d{1,15})(?:\.(\d{1,15}))?", re.ASCII)
 
 
-class TaskId(NamedTuple):
+@dataclass(frozen=True, slots=True, order=True)
+class TaskId:
     """One task.
 
     Attributes:

@@ -122,7 +122,7 @@ def _fixed(inner: tuple[Codec, ...]) -> Codec:
 
 
 def _enum(kind: type[Enum]) -> Codec:
-    members = {member.value: member for member in kind}
+    members: dict[str, Enum] = {member.value: member for member in kind.__members__.values()}
 
     def decode(plain: Plain) -> Any:
         if type(plain) is not str or plain not in members:
