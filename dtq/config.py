@@ -1,0 +1,1 @@
+"""Settings: flag, then DTQ_* variable, then dtq.toml, then default."""

@@ -1,0 +1,1 @@
+"""Clients: functions and their results, over the service."""

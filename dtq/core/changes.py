@@ -134,7 +134,10 @@ class LeaseRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArgumentPage:
-    """The arguments of tasks ``[lo, hi)`` of a batch, as a `model.pages` page. Key: batch, lo. Never read by the core."""
+    """The arguments of tasks ``[lo, hi)`` of a batch, as a `model.pages` page. Key: batch, lo.
+
+    Never read by the core.
+    """
 
     batch: int
     lo: int

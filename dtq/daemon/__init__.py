@@ -1,0 +1,1 @@
+"""Composition roots: where the processes are put together."""

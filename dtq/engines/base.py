@@ -88,7 +88,9 @@ class Engine(Protocol):
         ...
 
     def commit(self, changes: Sequence[Change]) -> None:
-        """Apply all changes, in order, or none; when it returns they are as durable as the engine was told to make them.
+        """Apply all changes, in order, or none.
+
+        When it returns they are as durable as the engine was told to make them.
 
         Raises:
             StoreFull: no room; nothing was applied, and the same call may work later.

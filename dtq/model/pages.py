@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Final
 
 from dtq.errors import BadMessage
@@ -69,7 +69,7 @@ def unpack(page: bytes) -> list[bytes]:
     """The blobs of a page."""
     body = _HEAD + count(page) * _LENGTH
     ends = list(accumulate(_lengths(page[_HEAD:body]), initial=body))
-    return [page[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    return [page[start:end] for start, end in pairwise(ends)]
 
 
 def cut(page: bytes, lo: int, hi: int) -> bytes:

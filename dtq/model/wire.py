@@ -171,8 +171,6 @@ def codec(annotation: Any) -> Codec:
     """
     origin = get_origin(annotation)
     arguments = get_args(annotation)
-    if annotation is None or annotation is type(None):
-        return _scalar(type(None))
     if origin is list:
         return _sequence(list, codec(arguments[0]))
     if origin is tuple:
@@ -181,16 +179,17 @@ def codec(annotation: Any) -> Codec:
         return _fixed(tuple(codec(a) for a in arguments))
     if origin in (Union, types.UnionType):
         rest = [a for a in arguments if a is not type(None)]
-        if len(rest) == 1:
-            return _optional(codec(rest[0]))
-        return _union(tuple(arguments))
-    if isinstance(annotation, type):
-        if issubclass(annotation, Enum):
-            return _enum(annotation)
-        if is_dataclass(annotation):
-            return _dataclass(annotation)
-        if annotation in (str, int, float, bool, bytes):
-            return _scalar(annotation)
+        return _optional(codec(rest[0])) if len(rest) == 1 else _union(arguments)
+    return _single(annotation)
+
+
+def _single(annotation: Any) -> Codec:
+    if annotation in (str, int, float, bool, bytes, type(None)):
+        return _scalar(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return _enum(annotation)
+    if isinstance(annotation, type) and is_dataclass(annotation):
+        return _dataclass(annotation)
     raise TypeError(f"{annotation!r} cannot cross the wire")
 
 

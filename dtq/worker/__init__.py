@@ -1,0 +1,1 @@
+"""Workers: one supervisor on each machine, one child process for each slot."""
