@@ -1,1 +1,0 @@
-"""Settings: flag, then DTQ_* variable, then dtq.toml, then default."""

@@ -1,0 +1,76 @@
+"""Settings: flag, then ``DTQ_*`` variable, then configuration file, then default.
+
+Floor 1, with `errors` alone below: the coordinator, the workers, the client and the command line all take their
+settings, addresses and keys from here, and write durations, sizes and addresses as here.
+"""
+
+from dtq.config.authkey import (
+    MIN_KEY,
+    coordinator_authkey,
+    default_authkey_file,
+    load_authkey,
+    make_authkey,
+)
+from dtq.config.connection import (
+    Connection,
+    connection_file,
+    read_connection,
+    remove_connection,
+    write_connection,
+)
+from dtq.config.cores import usable_cores
+from dtq.config.files import config_directory, state_directory
+from dtq.config.settings import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    DURABILITIES,
+    MEMORY,
+    CoordinatorSettings,
+    WorkerSettings,
+    client_addresses,
+    coordinator_settings,
+    worker_settings,
+)
+from dtq.config.values import (
+    Address,
+    check_host,
+    format_address,
+    format_duration,
+    format_size,
+    parse_address,
+    parse_duration,
+    parse_size,
+)
+
+__all__ = [
+    "DEFAULT_HOST",
+    "DEFAULT_PORT",
+    "DURABILITIES",
+    "MEMORY",
+    "MIN_KEY",
+    "Address",
+    "Connection",
+    "CoordinatorSettings",
+    "WorkerSettings",
+    "check_host",
+    "client_addresses",
+    "config_directory",
+    "connection_file",
+    "coordinator_authkey",
+    "coordinator_settings",
+    "default_authkey_file",
+    "format_address",
+    "format_duration",
+    "format_size",
+    "load_authkey",
+    "make_authkey",
+    "parse_address",
+    "parse_duration",
+    "parse_size",
+    "read_connection",
+    "remove_connection",
+    "state_directory",
+    "usable_cores",
+    "worker_settings",
+    "write_connection",
+]

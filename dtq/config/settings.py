@@ -1,0 +1,332 @@
+"""What a coordinator, a worker and a client run with.
+
+Each value comes from the first of: the flag, the ``DTQ_*`` variable, the configuration files, the default. A bad flag
+is wrong use (`InvalidValue`); a bad value in a variable or file is a bad configuration (`BadConfig`) and says where
+it stands.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from dtq.config.connection import read_connection
+from dtq.config.cores import usable_cores
+from dtq.config.files import ConfigFile, config_files, state_directory
+from dtq.config.values import Address, check_host, parse_address, parse_duration, parse_size
+from dtq.errors import BadConfig, DtqError, InvalidValue
+
+DEFAULT_HOST: Final = "127.0.0.1"
+DEFAULT_PORT: Final = 3870
+#: What ``--db`` says for a store that is only in memory.
+MEMORY: Final = ":memory:"
+DURABILITIES: Final = ("fsync", "os", "none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoordinatorSettings:
+    """What a coordinator runs with.
+
+    Attributes:
+        host: the address to listen on.
+        port: the port to listen on; 0 for a free one.
+        db: the store's file; None for a store that is only in memory.
+        durability: what an acknowledgement waits for: ``fsync`` (the disk), ``os`` (the kernel), ``none``.
+        authkey_file: what ``--authkey-file`` says; None where it is not given (`load_authkey` looks elsewhere).
+        highest_first: whether a higher priority number is served first.
+        lease_s: how long a worker may be silent before its tasks run elsewhere.
+        keep_results_s: how long results and ended tasks are kept.
+        max_tasks: how many unfinished tasks the queue takes.
+        max_message: largest message in bytes.
+    """
+
+    host: str = DEFAULT_HOST
+    port: int = DEFAULT_PORT
+    db: Path | None = None
+    durability: str = "fsync"
+    authkey_file: Path | None = None
+    highest_first: bool = False
+    lease_s: float = 15.0
+    keep_results_s: float = 86_400.0
+    max_tasks: int = 20_000_000
+    max_message: int = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What a worker runs with.
+
+    Attributes:
+        addresses: where the coordinator may be reached, tried in this order.
+        authkey_file: what ``--authkey-file`` says; None where it is not given (`load_authkey` looks elsewhere).
+        slots: how many tasks run at once.
+        queues: the queues to serve; empty for all.
+        imports: modules that every slot imports when it starts.
+        paths: directories that modules are looked for in, before the usual ones.
+        name: the worker's name for people.
+        max_tasks_per_slot: after how many tasks a slot's process is replaced; None for never.
+        max_memory_per_slot: above how many bytes a slot's process is replaced; None for never.
+        grace_s: how long a drain may take before running tasks are given back; None for as long as they need.
+    """
+
+    addresses: tuple[Address, ...]
+    authkey_file: Path | None = None
+    slots: int
+    queues: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    paths: tuple[Path, ...] = ()
+    name: str
+    max_tasks_per_slot: int | None = None
+    max_memory_per_slot: int | None = None
+    grace_s: float | None = None
+
+
+# -- reading one value: (what it is, the value as flag, variable or TOML has it, base of relative paths) -------------
+
+Reader = Callable[[str, Any, Path], Any]
+
+
+class _Key(NamedTuple):
+    variable: str
+    read: Reader
+
+
+def _wrong(what: str, value: object, why: str) -> InvalidValue:
+    return InvalidValue(what, str(value)[:80], why)
+
+
+def _text(what: str, value: Any, base: Path) -> str:
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise _wrong(what, value, "it is a text of printable characters")
+    return value
+
+
+def _host(what: str, value: Any, base: Path) -> str:
+    return check_host(_text(what, value, base))
+
+
+def _path(what: str, value: Any, base: Path) -> Path:
+    path = Path(value if isinstance(value, Path) else _text(what, value, base))
+    return path if str(path) == "-" else base / path.expanduser()
+
+
+def _store(what: str, value: Any, base: Path) -> Path | None:
+    return None if value == MEMORY else _path(what, value, base)
+
+
+def _switch(what: str, value: Any, base: Path) -> bool:
+    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, str) or value.strip().lower() not in words:
+        raise _wrong(what, value, "write true or false")
+    return words[value.strip().lower()]
+
+
+def _durability(what: str, value: Any, base: Path) -> str:
+    if value not in DURABILITIES:
+        raise _wrong(what, value, f"it is one of {', '.join(DURABILITIES)}")
+    return str(value)
+
+
+def _number(low: int, high: int) -> Reader:
+    def read(what: str, value: Any, base: Path) -> int:
+        if isinstance(value, str) and value.strip().isascii() and value.strip().isdecimal():
+            value = int(value)
+        if type(value) is not int or not low <= value <= high:
+            raise _wrong(what, value, f"it is a whole number from {low:,} to {high:,}")
+        return value
+
+    return read
+
+
+def _duration(low: float, high: float) -> Reader:
+    def read(what: str, value: Any, base: Path) -> float:
+        seconds = parse_duration(value, what) if isinstance(value, str) else value
+        if type(seconds) not in (int, float) or not low <= seconds <= high:
+            raise _wrong(what, value, f"it is from {low:g} to {high:g} seconds")
+        return float(seconds)
+
+    return read
+
+
+def _size(low: int, high: int) -> Reader:
+    def read(what: str, value: Any, base: Path) -> int:
+        size = parse_size(value, what) if isinstance(value, str) else value
+        if type(size) is not int or not low <= size <= high:
+            raise _wrong(what, value, f"it is from {low:,} to {high:,} bytes")
+        return size
+
+    return read
+
+
+def _many(item: Reader, separator: str) -> Reader:
+    def read(what: str, value: Any, base: Path) -> tuple[Any, ...]:
+        if isinstance(value, str):
+            value = [part.strip() for part in value.split(separator) if part.strip()]
+        if not isinstance(value, list | tuple):
+            raise _wrong(what, value, "write a list of texts")
+        return tuple(item(what, part, base) for part in value)
+
+    return read
+
+
+def _address(what: str, value: Any, base: Path) -> Address:
+    return parse_address(_text(what, value, base))
+
+
+_TOP: Final = {
+    "connect": _Key("DTQ_ADDRESS", _many(_address, ",")),
+    # Variable and flag are looked at by `load_authkey`, which has more places to look.
+    "authkey_file": _Key("", _path),
+}
+_COORDINATOR: Final = {
+    "host": _Key("DTQ_HOST", _host),
+    "port": _Key("DTQ_PORT", _number(0, 65535)),
+    "db": _Key("DTQ_DB", _store),
+    "durability": _Key("DTQ_DURABILITY", _durability),
+    "highest_first": _Key("DTQ_HIGHEST_FIRST", _switch),
+    "lease": _Key("DTQ_LEASE", _duration(0.5, 86_400)),
+    "keep_results": _Key("DTQ_KEEP_RESULTS", _duration(0, 10 * 366 * 86_400)),
+    "max_tasks": _Key("DTQ_MAX_TASKS", _number(1, 10**12)),
+    "max_message": _Key("DTQ_MAX_MESSAGE", _size(64 * 2**10, 2**30)),
+}
+_WORKER: Final = {
+    "slots": _Key("DTQ_SLOTS", _number(1, 4096)),
+    "queues": _Key("DTQ_QUEUES", _many(_text, ",")),
+    "imports": _Key("DTQ_IMPORTS", _many(_text, ",")),
+    "paths": _Key("DTQ_PATHS", _many(_path, os.pathsep)),
+    "name": _Key("DTQ_WORKER_NAME", _text),
+    "max_tasks_per_slot": _Key("DTQ_MAX_TASKS_PER_SLOT", _number(1, 10**12)),
+    "max_memory_per_slot": _Key("DTQ_MAX_MEMORY_PER_SLOT", _size(2**20, 2**50)),
+    "grace": _Key("DTQ_GRACE", _duration(0, 10 * 366 * 86_400)),
+}
+_ALL: Final[Mapping[str, Mapping[str, _Key]]] = {"": _TOP, "coordinator": _COORDINATOR, "worker": _WORKER}
+_KNOWN: Final = frozenset((table, key) for table, keys in _ALL.items() for key in keys)
+#: Key of a file or flag to field, where the field's name has the unit.
+_FIELDS: Final = {"lease": "lease_s", "keep_results": "keep_results_s", "grace": "grace_s"}
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return Path("/")
+
+
+def _from_configuration(key: str, setting: _Key, origin: str, value: Any, base: Path) -> Any:
+    try:
+        return setting.read(key, value, base)
+    except DtqError as error:
+        raise BadConfig(origin, str(error).rstrip(".")) from None
+
+
+def _variable(name: str) -> str | None:
+    value = os.environ.get(name)
+    # Kubernetes sets DTQ_PORT=tcp://10.0.0.7:3870 in every container where a service is called "dtq".
+    return None if not value or (name == "DTQ_PORT" and value.startswith("tcp://")) else value
+
+
+def _resolve(table: str, flags: Mapping[str, Any], files: Sequence[ConfigFile]) -> dict[str, Any]:
+    """What is set for a table, by field; what is set nowhere is left out."""
+    found: dict[str, Any] = {}
+    for key, setting in _ALL[table].items():
+        field = _FIELDS.get(key, key)
+        if flags.get(key) not in (None, ()):
+            found[field] = setting.read(key.replace("_", " "), flags[key], _here())
+        elif setting.variable and (value := _variable(setting.variable)) is not None:
+            found[field] = _from_configuration(key, setting, setting.variable, value, _here())
+        else:
+            for file in files:
+                if (table, key) in file.values:
+                    written = file.values[table, key]
+                    found[field] = _from_configuration(key, setting, str(file.path), written, file.path.parent)
+                    break
+    return found
+
+
+def _flag_file(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def configured_authkey_file() -> Path | None:
+    """``authkey_file`` of the configuration files.
+
+    Raises:
+        BadConfig: a configuration file cannot be used.
+    """
+    path: Path | None = _resolve("", {}, config_files(_KNOWN)).get("authkey_file")
+    return path
+
+
+def client_addresses(explicit: Sequence[str] = ()) -> tuple[Address, ...]:
+    """Where the coordinator may be reached, in the order in which to try.
+
+    Args:
+        explicit: what ``--connect`` says, if it is given.
+
+    Returns:
+        At least one: of the flag, ``DTQ_ADDRESS``, the configuration, the coordinator that runs on this machine, or
+        the default.
+
+    Raises:
+        InvalidAddress: one of the explicit ones is not an address.
+        BadConfig: the variable or a configuration file has one that is not.
+    """
+    given: tuple[Address, ...]
+    given = _resolve("", {"connect": tuple(explicit)}, () if explicit else config_files(_KNOWN)).get("connect", ())
+    if given:
+        return given
+    local = read_connection()
+    return ((DEFAULT_HOST, DEFAULT_PORT) if local is None else local.address,)
+
+
+def coordinator_settings(flags: Mapping[str, Any] | None = None) -> CoordinatorSettings:
+    """What a coordinator is to run with.
+
+    Args:
+        flags: what was given on the command line, by the names of the keys (``lease``, ``db``, ...), and
+            ``authkey_file``; None or missing for what was not.
+
+    Raises:
+        InvalidValue: a flag has a value that cannot be used.
+        BadConfig: a variable or a configuration file has one.
+    """
+    flags = flags or {}
+    found = _resolve("coordinator", flags, config_files(_KNOWN))
+    if "db" not in found:
+        directory = state_directory()
+        if directory is None:
+            raise BadConfig("there is no home directory to keep the store in", "pass --db PATH or --memory")
+        found["db"] = directory / "dtq.db"
+    return CoordinatorSettings(**found, authkey_file=_flag_file(flags.get("authkey_file")))
+
+
+def worker_settings(flags: Mapping[str, Any] | None = None) -> WorkerSettings:
+    """What a worker is to run with.
+
+    Args:
+        flags: what was given on the command line, by the names of the keys (``slots``, ``queues``, ...), and
+            ``connect`` and ``authkey_file``; None, empty or missing for what was not.
+
+    Raises:
+        InvalidValue: a flag has a value that cannot be used.
+        InvalidAddress: an address of ``connect`` is none.
+        BadConfig: a variable or a configuration file has a value that cannot be used.
+    """
+    flags = flags or {}
+    found = _resolve("worker", flags, config_files(_KNOWN))
+    here = _here()
+    paths = found.pop("paths", ())
+    return WorkerSettings(
+        addresses=client_addresses(tuple(flags.get("connect") or ())),
+        authkey_file=_flag_file(flags.get("authkey_file")),
+        slots=found.pop("slots", None) or usable_cores(),
+        name=found.pop("name", None) or f"{os.uname().nodename}-{os.getpid()}",
+        # As with `python -m`: what lies in the current directory can be imported.
+        paths=paths if here in paths else (*paths, here),
+        **found,
+    )

@@ -1,0 +1,144 @@
+"""Durations, sizes and addresses, as people write them and as dtq prints them.
+
+Floor 1, with `errors` alone below. Everything here is pure and cheap: the command line, the transport and the settings
+share the one parser of each kind.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+from dtq.errors import InvalidAddress, InvalidValue
+
+#: An address: the host's name or number, and the port.
+Address = tuple[str, int]
+
+_SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+_DURATION_PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|[smhdw])", re.ASCII)
+_DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?\s*(?:ms|[smhdw])\s*)+", re.ASCII)
+_NUMBER: Final = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII)
+_DURATION_FORM: Final = "write seconds (2.5), or units of ms, s, m, h, d, w (90s, 5m, 1h30m)"
+
+_BYTES: Final = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "k": 2**10,
+    "m": 2**20,
+    "g": 2**30,
+    "t": 2**40,
+    "kib": 2**10,
+    "mib": 2**20,
+    "gib": 2**30,
+    "tib": 2**40,
+}
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
+_SIZE_FORM: Final = "write bytes (1048576), or units (512MiB, 5GB)"
+
+_HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,253}[A-Za-z0-9])?", re.ASCII)
+_HOST6: Final = re.compile(r"[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9_.-]{1,32})?", re.ASCII)
+_ADDRESS: Final = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]*)):(\d{1,5})", re.ASCII)
+
+
+def parse_duration(text: str, what: str = "a duration") -> float:
+    """Seconds, from ``2.5``, ``90s``, ``5m`` or ``1h30m``.
+
+    Args:
+        text: the duration.
+        what: what it is, for the error's sentence.
+
+    Raises:
+        InvalidValue: the text is not a duration.
+    """
+    plain = text.strip().lower()
+    if _NUMBER.fullmatch(plain):
+        seconds = float(plain)
+    elif _DURATION.fullmatch(plain):
+        seconds = sum(float(number) * _SECONDS[unit] for number, unit in _DURATION_PART.findall(plain))
+    else:
+        raise InvalidValue(what, text[:80], _DURATION_FORM)
+    if not math.isfinite(seconds):
+        raise InvalidValue(what, text[:80], _DURATION_FORM)
+    return seconds
+
+
+def format_duration(seconds: float) -> str:
+    """A duration for people, in its two largest units: ``35 ms``, ``4.2 s``, ``2m 14s``, ``3d 4h``."""
+    if seconds < 0:
+        return f"-{format_duration(-seconds)}"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    minutes, second = divmod(whole, 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour}h"
+    return f"{hours}h {minute}m" if hours else f"{minutes}m {second}s"
+
+
+def parse_size(text: str, what: str = "a size") -> int:
+    """Bytes, from ``1048576``, ``512MiB``, ``5GB`` or ``2g`` (a bare letter is a power of 1024).
+
+    Args:
+        text: the size.
+        what: what it is, for the error's sentence.
+
+    Raises:
+        InvalidValue: the text is not a size.
+    """
+    match = _SIZE.fullmatch(text.strip().lower())
+    if match is None or match[2] not in _BYTES:
+        raise InvalidValue(what, text[:80], _SIZE_FORM)
+    size = float(match[1]) * _BYTES[match[2]]
+    if size > 2**63:
+        raise InvalidValue(what, text[:80], "that is more than any machine has")
+    return int(size)
+
+
+def format_size(size: int) -> str:
+    """A size for people: ``512 MiB``, ``3.1 GiB``."""
+    for unit, bytes_ in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size >= bytes_:
+            return f"{size / bytes_:.0f} {unit}" if size % bytes_ == 0 else f"{size / bytes_:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def check_host(host: str) -> str:
+    """The host, if it can be one: a name, or the number of IPv4 or IPv6 (without brackets).
+
+    Raises:
+        InvalidValue: it cannot.
+    """
+    if _HOST.fullmatch(host) or (":" in host and _HOST6.fullmatch(host)):
+        return host
+    raise InvalidValue("a host", host[:80], "write a name or an address, for example 127.0.0.1")
+
+
+def parse_address(text: str) -> Address:
+    """Host and port, from ``host:port`` or ``[::1]:port``.
+
+    Raises:
+        InvalidAddress: the text is not an address, or its port is not one of 1 to 65535.
+    """
+    match = _ADDRESS.fullmatch(text.strip())
+    if match is None:
+        raise InvalidAddress(text[:80])
+    bracketed, bare, port = match.groups()
+    good = _HOST6.fullmatch(bracketed) and ":" in bracketed if bracketed is not None else _HOST.fullmatch(bare)
+    if not good or not 0 < int(port) < 65536:
+        raise InvalidAddress(text[:80])
+    return (bare if bracketed is None else bracketed), int(port)
+
+
+def format_address(address: Address) -> str:
+    """``host:port``, with brackets around an IPv6 host."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
