@@ -84,7 +84,7 @@ def _read(path: Path) -> Connection | None:
         note = json.loads(path.read_text(encoding="utf-8"))
         key = note["authkey_file"]
         return Connection(
-            address=parse_address(note["address"]),
+            address=parse_address(str(note["address"])),
             pid=int(note["pid"]),
             version=str(note["version"]),
             authkey_file=None if key is None else Path(key),
