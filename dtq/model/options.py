@@ -62,6 +62,7 @@ class Options:
         max_crashes: at how many crashes (slot died, worker lost) a task is given up; at least 1.
         timeout_s: time limit of one attempt in seconds, None for none. The slot is killed at the limit.
         queue: name of the queue; workers choose the queues they serve.
+        retry_delay_s: seconds before a failed task is tried again; None for min(300, 2**retry).
         jitter: whether a backoff is drawn from (half, whole] instead of being exact.
         never_retry: names of exceptions (``module.Class``, builtins bare) for which there is no second attempt;
             a subclass counts as its base.
@@ -72,6 +73,7 @@ class Options:
     max_crashes: int = 3
     timeout_s: float | None = None
     queue: str = "default"
+    retry_delay_s: float | None = None
     jitter: bool = False
     never_retry: tuple[str, ...] = ()
 
@@ -85,6 +87,8 @@ class Options:
             raise InvalidValue("max_crashes", self.max_crashes, "it is a whole number from 1 to 1,000,000")
         if self.timeout_s is not None and not 0 < self.timeout_s <= MAX_SECONDS:
             raise InvalidValue("timeout", self.timeout_s, "it is a number of seconds above 0, or None for no limit")
+        if self.retry_delay_s is not None and not 0 <= self.retry_delay_s <= MAX_SECONDS:
+            raise InvalidValue("retry_delay", self.retry_delay_s, "it is a number of seconds from 0, or None")
         if not _QUEUE.fullmatch(self.queue):
             raise InvalidValue("queue", self.queue[:80], "it has 1 to 64 letters, digits or _ . : / -")
         if len(self.never_retry) > 64 or any(len(name) > MAX_NAME for name in self.never_retry):

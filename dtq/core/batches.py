@@ -1,0 +1,240 @@
+"""Live batches and the tasks that left the common path, as the machine holds them.
+
+These are the only objects that grow with the queue: one `Batch` a submission, whatever its size, and one `Task` for
+each task that came back and is still to run. What is finished leaves memory; the engine has it.
+"""
+
+from __future__ import annotations
+
+from dtq.core.changes import BatchRow, TaskRow
+from dtq.model.options import Spec
+from dtq.model.states import Outcome, State
+
+
+class SpecEntry:
+    """An interned spec, and what is known of its tasks' duration."""
+
+    __slots__ = ("batches", "estimate_s", "number", "rank", "spec")
+
+    def __init__(self, number: int, spec: Spec, rank: int) -> None:
+        self.number = number
+        self.spec = spec
+        self.rank = rank
+        #: How many live batches use it.
+        self.batches = 0
+        #: How long one task takes, in seconds; None while unknown.
+        self.estimate_s: float | None = None
+
+    def observe(self, seconds: float, tasks: int) -> None:
+        """Learn from tasks that took so long together.
+
+        Longer is believed at once and shorter slowly: guessing too long costs a round trip, guessing too short keeps
+        work waiting behind work.
+        """
+        each = seconds / tasks
+        if self.estimate_s is None or each > self.estimate_s:
+            self.estimate_s = each
+        else:
+            self.estimate_s += (each - self.estimate_s) * 0.3
+
+
+class Task:
+    """A task that left the common path and is not in a final state, or a fresh one that was cancelled alone."""
+
+    __slots__ = (
+        "attempt",
+        "cancelling",
+        "crashes",
+        "due_at",
+        "ended_at",
+        "exception",
+        "failures",
+        "message",
+        "outcome",
+        "state",
+    )
+
+    def __init__(self, state: State, attempt: int) -> None:
+        self.state = state
+        self.attempt = attempt
+        self.failures = 0
+        self.crashes = 0
+        self.due_at: float | None = None
+        self.ended_at: float | None = None
+        self.cancelling = False
+        self.outcome: Outcome | None = None
+        self.exception = ""
+        self.message = ""
+
+    @classmethod
+    def from_row(cls, row: TaskRow) -> Task:
+        """The task that a row describes."""
+        task = cls(row.state, row.attempt)
+        task.failures = row.failures
+        task.crashes = row.crashes
+        task.due_at = row.due_at
+        task.ended_at = row.ended_at
+        task.cancelling = row.cancelling
+        task.outcome = row.outcome
+        task.exception = row.exception
+        task.message = row.message
+        return task
+
+    def row(self, batch: int, index: int) -> TaskRow:
+        """The row that describes the task."""
+        return TaskRow(
+            batch=batch,
+            index=index,
+            state=self.state,
+            attempt=self.attempt,
+            failures=self.failures,
+            crashes=self.crashes,
+            due_at=self.due_at,
+            ended_at=self.ended_at,
+            cancelling=self.cancelling,
+            outcome=self.outcome,
+            exception=self.exception,
+            message=self.message,
+        )
+
+
+class Batch:
+    """A live batch. Its fields are those of `BatchRow`."""
+
+    __slots__ = (
+        "cancelled",
+        "complete",
+        "cut",
+        "dead",
+        "due_at",
+        "entry",
+        "finished_at",
+        "key",
+        "next",
+        "number",
+        "purged",
+        "running",
+        "session",
+        "size",
+        "submission",
+        "submitted_at",
+        "succeeded",
+        "tasks",
+    )
+
+    def __init__(self, number: int, entry: SpecEntry, now: float) -> None:
+        self.number = number
+        self.entry = entry
+        self.size = 0
+        self.complete = False
+        self.next = 0
+        self.cut: int | None = None
+        self.due_at: float | None = None
+        self.submitted_at = now
+        self.finished_at: float | None = None
+        self.succeeded = 0
+        self.dead = 0
+        self.cancelled = 0
+        self.purged = 0
+        #: The user's key; None where the session and the number of the submission stand for it.
+        self.key: str | None = None
+        self.session = ""
+        self.submission = 0
+        #: How many of its tasks are leased now.
+        self.running = 0
+        #: Those that left the common path, by index; None (not an empty dict) for most batches, to save the memory.
+        self.tasks: dict[int, Task] | None = None
+
+    @classmethod
+    def from_row(cls, row: BatchRow, entry: SpecEntry) -> Batch:
+        """The batch that a row describes."""
+        batch = cls(row.batch, entry, row.submitted_at)
+        batch.size = row.size
+        batch.complete = row.complete
+        batch.next = row.next
+        batch.cut = row.cut
+        batch.due_at = row.due_at
+        batch.succeeded = row.succeeded
+        batch.dead = row.dead
+        batch.cancelled = row.cancelled
+        batch.purged = row.purged
+        batch.session = row.session
+        if row.user_key:
+            batch.key = row.key
+        else:
+            batch.submission = int(row.key.rpartition("/")[2])
+        return batch
+
+    def row(self) -> BatchRow:
+        """The row that describes the batch."""
+        return BatchRow(
+            batch=self.number,
+            spec=self.entry.number,
+            size=self.size,
+            complete=self.complete,
+            next=self.next,
+            cut=self.cut,
+            due_at=self.due_at,
+            submitted_at=self.submitted_at,
+            finished_at=self.finished_at,
+            succeeded=self.succeeded,
+            dead=self.dead,
+            cancelled=self.cancelled,
+            purged=self.purged,
+            key=f"{self.session}/{self.submission}" if self.key is None else self.key,
+            user_key=self.key is not None,
+            session=self.session,
+        )
+
+    @property
+    def single(self) -> bool:
+        """Whether it has just one task, and never will have more."""
+        return self.complete and self.size == 1
+
+    @property
+    def queue(self) -> str:
+        """The queue its tasks wait in."""
+        return self.entry.spec.options.queue
+
+    @property
+    def fresh(self) -> int:
+        """How many of its tasks have never been leased and still may be (those cancelled alone included)."""
+        return 0 if self.cut is not None else self.size - self.next
+
+    @property
+    def ended(self) -> int:
+        """How many of its tasks are in a final state, or purged."""
+        return self.succeeded + self.dead + self.cancelled + self.purged
+
+    def task(self, index: int) -> Task | None:
+        """The task's record, if it left the common path and is in memory."""
+        return None if self.tasks is None else self.tasks.get(index)
+
+    def keep(self, index: int, task: Task) -> None:
+        """Hold a record."""
+        if self.tasks is None:
+            self.tasks = {}
+        self.tasks[index] = task
+
+    def release(self, index: int) -> None:
+        """Hold a record no longer."""
+        if self.tasks is not None:
+            self.tasks.pop(index, None)
+            if not self.tasks:
+                self.tasks = None
+
+    def records_in(self, lo: int, hi: int) -> list[int]:
+        """Which of the tasks ``[lo, hi)`` have a record, in order; looks at the smaller side."""
+        if self.tasks is None:
+            return []
+        if hi - lo < len(self.tasks):
+            return [index for index in range(lo, hi) if index in self.tasks]
+        return sorted(index for index in self.tasks if lo <= index < hi)
+
+    def cancelled_ahead(self) -> int:
+        """How many of its fresh tasks were cancelled alone."""
+        return len(self.records_in(self.next, self.size))
+
+    def fresh_state(self) -> State:
+        """The state of its fresh tasks."""
+        return State.PENDING if self.due_at is None else State.SCHEDULED

@@ -1,0 +1,76 @@
+"""What must hold after every command; tests check it after each step."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from dtq.core.batches import Batch
+from dtq.core.machine import Machine
+from dtq.core.register import Register
+from dtq.model.states import State
+
+
+def check(machine: Machine) -> None:
+    """Raise AssertionError, with what disagrees, unless the state is consistent.
+
+    Every count is recomputed from the facts; every waiting task is in a heap; every lease belongs to a live batch and
+    a known worker; no two leases overlap; nothing finished is in memory.
+    """
+    register = machine.register
+    counted: Counter[tuple[str, State]] = Counter()
+    in_ready = _covered([(run.batch, run.lo, run.hi) for heap in register.ready.values() for run in heap.runs()])
+    for number, batch in register.batches.items():
+        assert number == batch.number
+        _check_batch(register, batch, counted, in_ready)
+    for queue, counts in register.tally.queues().items():
+        for state, count in counts.items():
+            assert counted[queue, state] == count, f"queue {queue}: {state} is {count}, not {counted[queue, state]}"
+    assert register.tally.unfinished == sum(counted.values()), "the total of unfinished tasks is off"
+    _check_leases(register)
+    assert register.keys == {b.key: b.number for b in register.batches.values() if b.key is not None}
+
+
+def _covered(ranges: list[tuple[int, int, int]]) -> dict[int, set[int]]:
+    covered: dict[int, set[int]] = {}
+    for batch, lo, hi in ranges:
+        covered.setdefault(batch, set()).update(range(lo, hi))
+    return covered
+
+
+def _check_batch(
+    register: Register, batch: Batch, counted: Counter[tuple[str, State]], in_ready: dict[int, set[int]]
+) -> None:
+    ready = in_ready.get(batch.number, set())
+    leases = [lease for lease in register.leases.values() if lease.batch is batch]
+    running = [index for lease in leases for index in range(lease.lo, lease.hi)]
+    assert len(running) == len(set(running)), f"batch {batch.number}: leases overlap"
+    assert batch.running == len(running), f"batch {batch.number}: running is {batch.running}, not {len(running)}"
+    assert batch.finished_at is None and not (batch.complete and batch.ended >= batch.size), "finished, but in memory"
+    assert all(index < batch.next for index in running)
+    counted[batch.queue, State.RUNNING] += len(running)
+    waiting = 0
+    for index, task in (batch.tasks or {}).items():
+        if index >= batch.next:
+            assert task.state is State.CANCELLED, f"{batch.number}.{index}: {task.state} beyond the frontier"
+        elif task.state is State.RUNNING:
+            assert index in running, f"{batch.number}.{index}: runs without a lease"
+        else:
+            assert task.state in (State.PENDING, State.SCHEDULED), f"{batch.number}.{index}: {task.state} in memory"
+            assert task.state is State.SCHEDULED or index in ready, f"{batch.number}.{index}: in no heap"
+            counted[batch.queue, task.state] += 1
+            waiting += 1
+    fresh = [i for i in range(batch.next, batch.size) if batch.task(i) is None] if batch.cut is None else []
+    counted[batch.queue, batch.fresh_state()] += len(fresh)
+    assert batch.due_at is not None or ready.issuperset(fresh), f"batch {batch.number}: fresh tasks in no heap"
+    everything = batch.ended + len(running) + waiting + len(fresh)
+    assert everything == batch.size, f"batch {batch.number}: {everything} tasks accounted for, of {batch.size}"
+
+
+def _check_leases(register: Register) -> None:
+    held = {token: lease for worker in register.workers.values() for token, lease in worker.leases.items()}
+    assert held == register.leases, "the workers' leases are not all leases"
+    for token, lease in register.leases.items():
+        assert token == lease.token
+        assert lease.lo < lease.hi, f"lease {token} is empty"
+        assert register.batches.get(lease.batch.number) is lease.batch, f"lease {token}: its batch is gone"
+        assert register.workers.get(lease.worker.session) is lease.worker, f"lease {token}: its worker is gone"

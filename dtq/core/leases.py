@@ -1,0 +1,77 @@
+"""Leases and the workers that hold them.
+
+A lease is a worker's temporary ownership of tasks ``[lo, hi)`` of one batch. It is renewed with all others of the
+worker by anything the worker says, and fenced by its token: a number that is never used twice (it holds the
+coordinator's epoch), so that a report for a lease that has been taken back cannot be mistaken for one of its successor.
+
+What a worker reports of a lease comes in the order of the tasks: the front of the range moves up. What it gives back
+unstarted comes off the end.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from dtq.core.batches import Batch
+from dtq.core.changes import LeaseRow
+
+#: How much work one lease may hold, in seconds by the spec's estimate.
+CHUNK_S: Final = 0.010
+#: How long one task may take by estimate for a worker to be given a lease more than it has slots.
+AHEAD_S: Final = 0.020
+#: Most tasks in a lease: one page.
+MAX_CHUNK: Final = 1024
+
+
+def chunk(estimate_s: float | None) -> int:
+    """How many tasks a lease may hold: one of unknown or long duration, as many as `CHUNK_S` has room for else."""
+    if estimate_s is None or estimate_s >= CHUNK_S:
+        return 1
+    return min(MAX_CHUNK, int(CHUNK_S / max(estimate_s, 1e-6)))
+
+
+class Worker:
+    """A worker that has said hello, or one whose leases were restored and that is expected to."""
+
+    __slots__ = ("capacity", "expires_at", "leases", "name", "queues", "session")
+
+    def __init__(self, session: str, name: str, expires_at: float) -> None:
+        self.session = session
+        self.name = name
+        self.queues: tuple[str, ...] = ()
+        #: How many slots can run something; 0 while it drains, and until it reports.
+        self.capacity = 0
+        self.leases: dict[int, Lease] = {}
+        self.expires_at = expires_at
+
+
+class Lease:
+    """Tasks ``[lo, hi)`` of a batch that a worker holds."""
+
+    __slots__ = ("attempt", "batch", "granted_at", "hi", "lo", "started", "token", "worker")
+
+    def __init__(
+        self, token: int, worker: Worker, batch: Batch, lo: int, hi: int, attempt: int, granted_at: float
+    ) -> None:
+        self.token = token
+        self.worker = worker
+        self.batch = batch
+        self.lo = lo
+        self.hi = hi
+        self.attempt = attempt
+        self.granted_at = granted_at
+        #: Whether the task at ``lo`` has started, as far as is known: blamed if the worker is lost.
+        self.started = False
+
+    def row(self) -> LeaseRow:
+        """The row that describes the lease."""
+        return LeaseRow(
+            token=self.token,
+            session=self.worker.session,
+            worker=self.worker.name,
+            batch=self.batch.number,
+            lo=self.lo,
+            hi=self.hi,
+            attempt=self.attempt,
+            granted_at=self.granted_at,
+        )

@@ -1,0 +1,136 @@
+"""What has changed since the last drain.
+
+The machine marks what it touched; `drain` turns that into rows once, however often it was touched. So the cost of a
+change is a set insertion, and a batch that moved fifty times between two commits is written once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dtq.core.batches import Batch, SpecEntry
+from dtq.core.changes import (
+    ArgumentPage,
+    AttemptRow,
+    BatchRow,
+    BatchWithdrawn,
+    Change,
+    Expired,
+    LeaseEnded,
+    ResultPage,
+    SpecRow,
+    Stored,
+    TaskForgotten,
+    TaskRow,
+    Totals,
+)
+from dtq.core.leases import Lease
+from dtq.model.states import State
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRange:
+    """Tasks ``[lo, hi)`` of a batch came into a final state; what followers are told once it is durable."""
+
+    batch: int
+    lo: int
+    hi: int
+    state: State
+
+
+class Ledger:
+    """Gathers changes."""
+
+    def __init__(self) -> None:
+        self._specs: list[SpecEntry] = []
+        self._batches: dict[int, Batch | BatchRow] = {}
+        self._tasks: dict[tuple[int, int], TaskRow | TaskForgotten] = {}
+        self._attempts: list[AttemptRow] = []
+        self._pages: list[ArgumentPage | ResultPage] = []
+        self._leases: dict[int, Lease | None] = {}
+        self._tail: list[Expired | BatchWithdrawn] = []
+        self._ended: list[EndedRange] = []
+        self._totals = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has changed."""
+        return not (self._batches or self._tasks or self._leases or self._tail or self._pages or self._totals)
+
+    def spec(self, entry: SpecEntry) -> None:
+        """A spec is new."""
+        self._specs.append(entry)
+
+    def batch(self, batch: Batch) -> None:
+        """A live batch changed."""
+        self._batches[batch.number] = batch
+        self._totals = True
+
+    def finished_batch(self, row: BatchRow) -> None:
+        """A batch that is not live changed."""
+        self._batches[row.batch] = row
+        self._totals = True
+
+    def page(self, page: ArgumentPage | ResultPage) -> None:
+        """A page is new."""
+        self._pages.append(page)
+
+    def task(self, row: TaskRow) -> None:
+        """A task off the common path changed."""
+        self._tasks[row.batch, row.index] = row
+
+    def task_forgotten(self, batch: int, index: int, *, history: bool) -> None:
+        """The row of a task is needed no more."""
+        self._tasks[batch, index] = TaskForgotten(batch, index, history)
+
+    def attempt(self, row: AttemptRow) -> None:
+        """An attempt did not succeed."""
+        self._attempts.append(row)
+
+    def lease(self, lease: Lease) -> None:
+        """A lease is new, or has become shorter."""
+        self._leases[lease.token] = lease
+
+    def lease_ended(self, token: int) -> None:
+        """A lease is over."""
+        self._leases[token] = None
+
+    def ended(self, batch: int, lo: int, hi: int, state: State) -> None:
+        """Tasks came into a final state."""
+        last = self._ended[-1] if self._ended else None
+        if last is not None and last.batch == batch and last.hi == lo and last.state is state is State.CANCELLED:
+            self._ended[-1] = EndedRange(batch, last.lo, hi, state)
+        else:
+            self._ended.append(EndedRange(batch, lo, hi, state))
+
+    def expired(self, before: float) -> None:
+        """What finished before a moment is no longer kept."""
+        self._tail.append(Expired(before))
+
+    def withdrawn(self, batch: int) -> None:
+        """A batch never was."""
+        self._batches.pop(batch, None)
+        self._pages = [page for page in self._pages if page.batch != batch]
+        self._tail.append(BatchWithdrawn(batch))
+
+    def drain(self, totals: Totals) -> tuple[list[Change], list[EndedRange]]:
+        """Everything since the last drain as rows, and what ended; nothing is left afterwards.
+
+        Specs come before the batches that use them, and removals of what was stored in the same drain after it.
+        """
+        if self.empty:
+            return [], []
+        changes: list[Change] = [Stored(SpecRow(number=entry.number, spec=entry.spec)) for entry in self._specs]
+        changes += [Stored(b if isinstance(b, BatchRow) else b.row()) for b in self._batches.values()]
+        changes += [Stored(page) for page in self._pages]
+        changes += [Stored(t) if isinstance(t, TaskRow) else t for t in self._tasks.values()]
+        changes += [Stored(attempt) for attempt in self._attempts]
+        changes += [
+            LeaseEnded(token) if lease is None else Stored(lease.row()) for token, lease in self._leases.items()
+        ]
+        changes += self._tail
+        if self._totals:
+            changes.append(Stored(totals))
+        ended = self._ended
+        self.__init__()  # type: ignore[misc]  # start over with nothing gathered
+        return changes, ended

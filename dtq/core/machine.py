@@ -1,0 +1,432 @@
+"""The machine: the one place that decides.
+
+Rules:
+
+1. Commands come in with the time as a value; nothing here reads a clock, waits, or does I/O.
+2. The state is what the rows of `core.changes` say, plus what only a running coordinator needs (heaps, workers'
+   deadlines, estimates), which `core.restoring` builds anew. `drain` hands over the rows that changed; whoever calls it
+   makes them durable.
+3. A report counts only if its lease is still the reporter's, and continues where the last one ended; anything else is
+   refused and counted.
+4. A worker that falls silent, or says that a lease never arrived, has its tasks taken back. Only what it had started is
+   blamed.
+
+What operators ask for stands in `core.operators`; it works on the same register.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from dtq.core.batches import Batch
+from dtq.core.changes import ArgumentPage, Change, ResultPage, Totals
+from dtq.core.heap import Run, RunHeap
+from dtq.core.leases import AHEAD_S, Lease, Worker, chunk
+from dtq.core.ledger import EndedRange
+from dtq.core.register import Register, Rules
+from dtq.core.states import Move
+from dtq.errors import BadMessage, KeyConflict, SessionUnknown, UnknownId
+from dtq.model import pages
+from dtq.model.messages import Doomed, Exchange, Failed, Failure, Holding, Released, Submission, Succeeded
+from dtq.model.options import MAX_NAME, Spec, check_delay
+from dtq.model.states import Outcome, State
+
+#: A tick that comes later than asked for by so many seconds means that this process was stopped meanwhile.
+_PAUSE_S: Final = 1.0
+
+
+@dataclass(slots=True)
+class Answer:
+    """What an exchange brought to light.
+
+    Attributes:
+        cancel: tasks to stop.
+        drop: leases that are not the worker's.
+    """
+
+    cancel: list[Doomed] = field(default_factory=list)
+    drop: list[int] = field(default_factory=list)
+
+
+class Machine:
+    """The queue's rules.
+
+    Args:
+        epoch: number of this run of the coordinator; part of every lease token.
+        rules: settings.
+        totals: what the store had counted.
+    """
+
+    def __init__(self, epoch: int, rules: Rules, totals: Totals) -> None:
+        self.epoch = epoch
+        self.rules = rules
+        self.register = Register(rules, totals)
+        #: Outcomes refused since this start.
+        self.refused = 0
+        self._last_token = epoch << 32
+        self._next_expiry = 0.0
+        self._asked_for: float | None = None
+
+    # -- submitting -----------------------------------------------------------------------------------------------
+
+    def submit(self, spec: Spec, submission: Submission, session: str, now: float) -> Batch:
+        """Accept a new batch, or the next piece of one.
+
+        What the batch has already is not added again, so a repeated piece does no harm; neither does a piece for a
+        batch that was sealed meanwhile (cancelled): it is left out.
+
+        Raises:
+            QueueFull: there are as many unfinished tasks as there may be.
+            KeyConflict: the key belongs to a live batch of another function or other options.
+            UnknownId: there is no such live batch to append to.
+            BadMessage: the page is not one, or does not continue the batch.
+        """
+        count = pages.check(submission.arguments)
+        if count > pages.PAGE_BLOBS:
+            raise BadMessage(f"a page holds at most {pages.PAGE_BLOBS} blobs, not {count}")
+        batch = self._known(spec, submission)
+        size = 0 if batch is None else batch.size
+        new = submission.offset + count - size
+        if new > count or submission.offset < 0:
+            raise BadMessage(f"the piece begins at {submission.offset}, the batch has {size} tasks")
+        if batch is None:
+            self.register.room_for(new)
+            batch = self._new_batch(spec, submission, session, now)
+        if new > 0 and not batch.complete:
+            self.register.room_for(new)
+            self._append(batch, pages.cut(submission.arguments, count - new, count), new)
+        if submission.complete and not batch.complete:
+            self.seal(batch, now)
+        return batch
+
+    def _known(self, spec: Spec, submission: Submission) -> Batch | None:
+        register = self.register
+        if submission.batch is not None:
+            batch = register.batches.get(submission.batch)
+            if batch is None:
+                raise UnknownId(str(submission.batch))
+            return batch
+        if submission.key is None:
+            return None
+        if not 0 < len(submission.key) <= MAX_NAME:
+            raise BadMessage(f"a key has 1 to {MAX_NAME} characters")
+        number = register.keys.get(submission.key)
+        if number is None:
+            return None
+        if register.batches[number].entry.spec != spec:
+            raise KeyConflict(submission.key, number)
+        return register.batches[number]
+
+    def _new_batch(self, spec: Spec, submission: Submission, session: str, now: float) -> Batch:
+        register = self.register
+        delay_s = check_delay(submission.delay_s)
+        register.last_batch += 1
+        batch = Batch(register.last_batch, register.intern(spec), now)
+        batch.session = session
+        batch.submission = submission.number
+        if submission.key is not None:
+            batch.key = submission.key
+        if delay_s > 0:
+            batch.due_at = now + delay_s
+        register.add_batch(batch)
+        return batch
+
+    def _append(self, batch: Batch, data: bytes, count: int) -> None:
+        register = self.register
+        lo, hi = batch.size, batch.size + count
+        batch.size = hi
+        register.submitted += count
+        if batch.due_at is None:
+            register.tally.move(batch.queue, None, Move.ACCEPTED, count)
+            register.push(batch, lo, hi)
+        else:
+            register.tally.move(batch.queue, None, Move.DELAYED, count)
+            register.waiting.push(batch.due_at, batch.number, lo, hi)
+        register.ledger.page(ArgumentPage(batch=batch.number, lo=lo, hi=hi, data=data))
+        register.ledger.batch(batch)
+
+    def seal(self, batch: Batch, now: float) -> None:
+        """No more pieces of a batch will come."""
+        batch.complete = True
+        self.register.ledger.batch(batch)
+        self.register.finish_if_done(batch, now)
+
+    def abandon(self, session: str, now: float) -> None:
+        """A submitter is gone: the batches it was in the middle of have what they have."""
+        for batch in [b for b in self.register.batches.values() if not b.complete and b.session == session]:
+            self.seal(batch, now)
+
+    def withdraw(self, number: int) -> None:
+        """Take back a batch that could not be made durable, and was never acknowledged."""
+        register = self.register
+        batch = register.batches.get(number)
+        if batch is None:
+            return
+        for lease in [lease for lease in register.leases.values() if lease.batch is batch]:
+            register.tally.move(batch.queue, State.RUNNING, Move.WITHDRAWN, lease.hi - lease.lo)
+            register.end_lease(lease)
+        for index, task in list((batch.tasks or {}).items()):
+            if index < batch.next and task.state in (State.PENDING, State.SCHEDULED):
+                register.tally.move(batch.queue, task.state, Move.WITHDRAWN)
+        fresh = batch.fresh - batch.cancelled_ahead()
+        register.tally.move(batch.queue, batch.fresh_state(), Move.WITHDRAWN, fresh)
+        register.submitted -= batch.size
+        register.forget(batch)
+        register.ledger.withdrawn(number)
+
+    # -- workers --------------------------------------------------------------------------------------------------
+
+    def attach(self, session: str, name: str, queues: tuple[str, ...], now: float) -> bool:
+        """A worker said hello.
+
+        Returns:
+            Whether it was known, and its leases are in place.
+        """
+        workers = self.register.workers
+        known = session in workers
+        worker = workers.setdefault(session, Worker(session, name, 0.0))
+        worker.name = name
+        worker.queues = queues
+        worker.expires_at = now + self.rules.lease_s
+        return known
+
+    def exchange(self, session: str, message: Exchange, now: float) -> Answer:
+        """Take a worker's report: outcomes, what it gives back, what it holds.
+
+        Raises:
+            SessionUnknown: the worker is not known (any more): its leases are gone.
+        """
+        worker = self._worker(session)
+        worker.expires_at = now + self.rules.lease_s
+        worker.capacity = message.capacity
+        for success in message.succeeded:
+            self._succeeded(worker, success, now)
+        for failed in message.failed:
+            self._failed(worker, failed, now)
+        for released in message.released:
+            self._released(worker, released, now)
+        return self._reconcile(worker, message.holding, message.fetch, now)
+
+    def _worker(self, session: str) -> Worker:
+        worker = self.register.workers.get(session)
+        if worker is None:
+            raise SessionUnknown(session)
+        return worker
+
+    def _reconcile(self, worker: Worker, holding: tuple[Holding, ...], whole: bool, now: float) -> Answer:
+        answer = Answer()
+        for held in holding:
+            lease = worker.leases.get(held.token)
+            if lease is None:
+                answer.drop.append(held.token)
+                continue
+            lease.started |= held.started >= lease.lo
+            answer.cancel += self._doomed(lease)
+        if whole:
+            held_tokens = {held.token for held in holding}
+            for lease in [lease for token, lease in worker.leases.items() if token not in held_tokens]:
+                self.register.give_back(lease, lease.lo, lease.hi, now)
+        return answer
+
+    @staticmethod
+    def _doomed(lease: Lease) -> list[Doomed]:
+        tasks = lease.batch.tasks
+        if tasks is None:
+            return []
+        doomed = [index for index in lease.batch.records_in(lease.lo, lease.hi) if tasks[index].cancelling]
+        return [Doomed(token=lease.token, index=index) for index in doomed]
+
+    def cancelling(self, session: str) -> list[Doomed]:
+        """The running tasks of a worker that are to be stopped."""
+        worker = self.register.workers.get(session)
+        leases = worker.leases.values() if worker is not None else ()
+        return [doomed for lease in leases for doomed in self._doomed(lease)]
+
+    def _reported(self, worker: Worker, token: int, lo: int, hi: int) -> Lease | None:
+        """The worker's lease, if a report for ``[lo, hi)`` of it counts."""
+        lease = worker.leases.get(token)
+        if lease is not None and lease.lo <= lo < hi <= lease.hi:
+            return lease
+        self.refused += 1
+        return None
+
+    def _succeeded(self, worker: Worker, success: Succeeded, now: float) -> None:
+        register = self.register
+        count = pages.check(success.results)
+        lo, hi = success.lo, success.lo + count
+        lease = self._reported(worker, success.token, lo, hi)
+        if lease is None or lo != lease.lo:
+            self.refused += lease is not None
+            return
+        batch = lease.batch
+        register.tally.move(batch.queue, State.RUNNING, Move.SUCCEEDED, count)
+        batch.running -= count
+        batch.succeeded += count
+        for index in batch.records_in(lo, hi):
+            batch.release(index)
+            register.ledger.task_forgotten(batch.number, index, history=False)
+        batch.entry.observe(success.seconds, count)
+        page = ResultPage(batch=batch.number, lo=lo, hi=hi, data=success.results, worker=worker.name, ended_at=now)
+        register.ledger.page(page)
+        register.ledger.ended(batch.number, lo, hi, State.SUCCEEDED)
+        register.shorten(lease, hi)
+        register.ledger.batch(batch)
+        register.finish_if_done(batch, now)
+
+    def _failed(self, worker: Worker, failed: Failed, now: float) -> None:
+        lease = self._reported(worker, failed.token, failed.index, failed.index + 1)
+        if lease is None or failed.index != lease.lo or failed.outcome is Outcome.SUCCEEDED:
+            self.refused += lease is not None
+            return
+        if failed.outcome is Outcome.FAILED:
+            lease.batch.entry.observe(failed.seconds, 1)
+        self.register.shorten(lease, failed.index + 1)
+        started_at = now - max(0.0, failed.seconds)
+        self.register.attempt_ended(lease, failed.index, failed.outcome, failed.failure, started_at, now)
+
+    def _released(self, worker: Worker, released: Released, now: float) -> None:
+        lease = self._reported(worker, released.token, released.lo, released.hi)
+        if lease is not None and released.hi == lease.hi:
+            self.register.give_back(lease, released.lo, released.hi, now)
+        else:
+            self.refused += lease is not None
+
+    def lose(self, session: str, now: float) -> bool:
+        """A worker is gone: what it had started is blamed for it, the rest goes back unblamed.
+
+        Returns:
+            Whether it was known.
+        """
+        register = self.register
+        worker = register.workers.pop(session, None)
+        if worker is None:
+            return False
+        failure = Failure(message=f"the worker {worker.name} was lost while it ran the task")
+        for lease in list(worker.leases.values()):
+            first = lease.lo
+            if lease.started:
+                register.shorten(lease, first + 1)
+                register.attempt_ended(lease, first, Outcome.CRASHED, failure, lease.granted_at, now)
+                first += 1
+            if first < lease.hi:
+                register.give_back(lease, first, lease.hi, now)
+        return True
+
+    def detach(self, session: str, now: float) -> None:
+        """A worker says goodbye: it has stopped everything; what it still holds goes back unblamed."""
+        worker = self.register.workers.pop(session, None)
+        for lease in list(worker.leases.values()) if worker is not None else ():
+            self.register.give_back(lease, lease.lo, lease.hi, now)
+
+    # -- handing out ----------------------------------------------------------------------------------------------
+
+    def lease(self, session: str, now: float) -> list[Lease]:
+        """Hand out what a worker has room for, most urgent first.
+
+        A worker gets one lease a slot; and up to one more a slot while the next tasks are known to be tiny, so that
+        its slots need not wait for a round trip.
+        """
+        worker = self._worker(session)
+        granted: list[Lease] = []
+        while len(worker.leases) < 2 * worker.capacity:
+            heap = self.register.most_urgent(worker)
+            run = heap.top() if heap is not None else None
+            if heap is None or run is None:
+                break
+            batch = self.register.batches[run.batch]
+            ahead = len(worker.leases) >= worker.capacity
+            estimate_s = batch.entry.estimate_s
+            if ahead and (estimate_s is None or estimate_s > AHEAD_S):
+                break
+            lease = self._take(heap, run, batch, worker, now)
+            lease.started = not ahead
+            granted.append(lease)
+        return granted
+
+    def _take(self, heap: RunHeap, run: Run, batch: Batch, worker: Worker, now: float) -> Lease:
+        register = self.register
+        lo = run.lo
+        attempt = 1
+        if lo < batch.next:
+            hi = lo + 1
+            task = (batch.tasks or {})[lo]
+            task.state = State.RUNNING
+            task.attempt += 1
+            attempt = task.attempt
+            register.ledger.task(task.row(batch.number, lo))
+        else:
+            hi = min(run.hi, lo + chunk(batch.entry.estimate_s))
+            hi = min([hi, *batch.records_in(lo, hi)])
+            batch.next = hi
+        heap.advance(hi)
+        register.tally.move(batch.queue, State.PENDING, Move.LEASED, hi - lo)
+        batch.running += hi - lo
+        self._last_token += 1
+        lease = Lease(self._last_token, worker, batch, lo, hi, attempt, now)
+        register.leases[lease.token] = worker.leases[lease.token] = lease
+        register.ledger.lease(lease)
+        register.ledger.batch(batch)
+        return lease
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> float | None:
+        """Do what is due.
+
+        A tick that comes much later than asked for means that this process was stopped: the workers could not report
+        meanwhile, so their leases run that much longer.
+
+        Returns:
+            When something is due next; None while nothing waits for a time.
+        """
+        register = self.register
+        if self._asked_for is not None and now - self._asked_for > _PAUSE_S:
+            for worker in register.workers.values():
+                worker.expires_at += now - self._asked_for
+        register.clock = max(register.clock, now)
+        while (due := register.waiting.pop_due(now)) is not None:
+            self._due(*due)
+        for worker in [w for w in register.workers.values() if w.expires_at <= now]:
+            self.lose(worker.session, now)
+        if now >= self._next_expiry:
+            register.ledger.expired(now - self.rules.keep_results_s)
+            self._next_expiry = now + min(3600.0, max(1.0, self.rules.keep_results_s / 8))
+        self._asked_for = self.next_deadline()
+        return self._asked_for
+
+    def next_deadline(self) -> float:
+        """When something is due next."""
+        deadlines = [worker.expires_at for worker in self.register.workers.values()]
+        due_at = self.register.waiting.next_at()
+        if due_at is not None:
+            deadlines.append(due_at)
+        return min([*deadlines, self._next_expiry])
+
+    def _due(self, due_at: float, number: int, lo: int, hi: int) -> None:
+        register = self.register
+        batch = register.batches.get(number)
+        if batch is None:
+            return
+        if lo < batch.next:
+            task = batch.task(lo)
+            if task is None or task.state is not State.SCHEDULED or task.due_at != due_at:
+                return
+            task.state = State.PENDING
+            task.due_at = None
+            register.tally.move(batch.queue, State.SCHEDULED, Move.DUE)
+            register.ledger.task(task.row(number, lo))
+        elif batch.cut is not None:
+            return
+        else:
+            register.tally.move(batch.queue, State.SCHEDULED, Move.DUE, hi - lo - len(batch.records_in(lo, hi)))
+            batch.due_at = None
+            register.ledger.batch(batch)
+        register.push(batch, lo, hi)
+
+    # -- to the engine --------------------------------------------------------------------------------------------
+
+    def drain(self, now: float) -> tuple[list[Change], list[EndedRange]]:
+        """What has changed since the last drain, as rows, and what came into a final state."""
+        self.register.clock = max(self.register.clock, now)
+        return self.register.ledger.drain(self.register.totals())

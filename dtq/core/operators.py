@@ -1,0 +1,147 @@
+"""What operators ask of the machine: cancel, put dead letters back, throw them away."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dtq.core.batches import Batch, Task
+from dtq.core.changes import BatchRow, TaskRow
+from dtq.core.leases import Lease
+from dtq.core.machine import Machine
+from dtq.core.register import Register
+from dtq.core.states import Move
+from dtq.model.options import Spec
+from dtq.model.states import State
+
+
+def cancel_batch(machine: Machine, batch: Batch, now: float) -> tuple[int, int]:
+    """Stop a whole live batch; pieces that its submitter still sends are left out.
+
+    Returns:
+        How many tasks will never start, and how many run and are being stopped.
+    """
+    register = machine.register
+    stopping = 0
+    for lease in [lease for lease in register.leases.values() if lease.batch is batch]:
+        stopping += sum([_stop(register, lease, index) for index in range(lease.lo, lease.hi)])
+    before = batch.cancelled
+    for index in sorted(batch.tasks or ()):
+        _cancel_waiting(register, batch, index, now)
+    if batch.cut is None and batch.next < batch.size:
+        lo, already = batch.next, batch.cancelled_ahead()
+        state = batch.fresh_state()
+        batch.cut = lo
+        register.end_fresh(batch, lo, batch.size, state, already)
+    cancelled = batch.cancelled - before
+    if register.batches.get(batch.number) is batch:
+        machine.seal(batch, now)
+    return cancelled, stopping
+
+
+def cancel_task(machine: Machine, batch: Batch, index: int, now: float) -> State | None:
+    """Stop one task of a live batch.
+
+    Returns:
+        CANCELLED; RUNNING if it is being stopped; None if it has ended already.
+    """
+    register = machine.register
+    if index >= batch.next and batch.cut is None and batch.task(index) is None:
+        task = Task(State.CANCELLED, 0)
+        register.tally.move(batch.queue, batch.fresh_state(), Move.CANCELLED)
+        register.end_task(batch, index, task, now)
+        return State.CANCELLED
+    if _cancel_waiting(register, batch, index, now):
+        return State.CANCELLED
+    for lease in register.leases.values():
+        if lease.batch is batch and lease.lo <= index < lease.hi:
+            _stop(register, lease, index)
+            return State.RUNNING
+    return None
+
+
+def _cancel_waiting(register: Register, batch: Batch, index: int, now: float) -> bool:
+    task = batch.task(index)
+    if task is None or task.state not in (State.PENDING, State.SCHEDULED):
+        return False
+    register.tally.move(batch.queue, task.state, Move.CANCELLED)
+    task.state = State.CANCELLED
+    register.end_task(batch, index, task, now)
+    return True
+
+
+def _stop(register: Register, lease: Lease, index: int) -> bool:
+    """Mark a running task: its worker is told to kill it, and no attempt follows, however this one ends."""
+    task = lease.batch.task(index)
+    if task is None:
+        task = Task(State.RUNNING, lease.attempt)
+        lease.batch.keep(index, task)
+    if task.cancelling:
+        return False
+    task.cancelling = True
+    register.ledger.task(task.row(lease.batch.number, index))
+    return True
+
+
+def revive(machine: Machine, row: BatchRow, spec: Spec, tasks: Sequence[TaskRow], now: float) -> int:
+    """Put dead letters of one batch back, with fresh counters and at their old place.
+
+    Args:
+        machine: the machine.
+        row: the batch as the engine has it; only looked at where the batch is not live.
+        spec: its spec.
+        tasks: their rows.
+        now: the time.
+
+    Returns:
+        How many were put back; those that are not dead any more are left alone.
+    """
+    register = machine.register
+    dead = [t for t in tasks if t.state is State.DEAD]
+    batch = register.batches.get(row.batch)
+    if not dead:
+        return 0
+    if batch is None:
+        batch = Batch.from_row(row, register.intern(spec))
+        register.add_batch(batch)
+    put_back = [t for t in dead if batch.task(t.index) is None]
+    for old in put_back:
+        task = Task.from_row(old)
+        state = register.tally.move(batch.queue, State.DEAD, Move.REVIVED)
+        assert state is not None
+        task.state = state
+        task.failures = task.crashes = 0
+        task.ended_at = None
+        batch.dead -= 1
+        batch.keep(old.index, task)
+        register.push(batch, old.index, old.index + 1)
+        register.ledger.task(task.row(batch.number, old.index))
+    register.ledger.batch(batch)
+    register.finish_if_done(batch, now)
+    return len(put_back)
+
+
+def purge(machine: Machine, row: BatchRow, tasks: Sequence[TaskRow]) -> int:
+    """Throw dead letters of one batch away, with their history.
+
+    Args:
+        machine: the machine.
+        row: the batch as the engine has it; only looked at where the batch is not live.
+        tasks: their rows.
+
+    Returns:
+        How many were thrown away; those that are not dead any more are left alone.
+    """
+    register = machine.register
+    batch = register.batches.get(row.batch)
+    dead = [t for t in tasks if t.state is State.DEAD and (batch is None or batch.task(t.index) is None)]
+    for task in dead:
+        register.tally.move("", State.DEAD, Move.PURGED)
+        register.ledger.task_forgotten(row.batch, task.index, history=True)
+    if batch is None:
+        register.ledger.finished_batch(replace(row, dead=row.dead - len(dead), purged=row.purged + len(dead)))
+    else:
+        batch.dead -= len(dead)
+        batch.purged += len(dead)
+        register.ledger.batch(batch)
+    return len(dead)

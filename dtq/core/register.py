@@ -1,0 +1,301 @@
+"""The register: where every live task stands, and the moves that keep it true.
+
+Where a task stands follows from few facts: its record if it left the common path, else its place relative to its
+batch's frontier ``next``, else whether a lease covers it; there is no object per task. Heap entries may be stale
+(cancelled, taken twice): they are looked at when they come up, never searched for. The machine decides what is to
+happen; the methods here make it happen completely: state, counts, heap and ledger together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from dtq.core.batches import Batch, SpecEntry, Task
+from dtq.core.changes import AttemptRow, Totals
+from dtq.core.heap import DueHeap, Run, RunHeap
+from dtq.core.leases import Lease, Worker
+from dtq.core.ledger import Ledger
+from dtq.core.retry import Verdict, judge
+from dtq.core.states import Move, Tally
+from dtq.errors import QueueFull
+from dtq.model.messages import Failure
+from dtq.model.options import Spec
+from dtq.model.snapshots import Attempt
+from dtq.model.states import Outcome, State
+
+#: How many specs that no live batch uses are remembered, for their number and estimate.
+_IDLE_SPECS: Final = 1_000
+#: Longest message of a dead letter's last exception that its row repeats, in characters.
+_MESSAGE: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What the machine is told once.
+
+    Attributes:
+        lease_s: how long a worker may be silent, in seconds.
+        keep_results_s: how long finished batches are kept, in seconds.
+        max_tasks: most unfinished tasks.
+        highest_first: whether a higher priority number is served first.
+    """
+
+    lease_s: float = 15.0
+    keep_results_s: float = 86_400.0
+    max_tasks: int = 20_000_000
+    highest_first: bool = False
+
+
+class Register:
+    """The state of the queue.
+
+    Args:
+        rules: settings.
+        totals: what the store had counted.
+    """
+
+    def __init__(self, rules: Rules, totals: Totals) -> None:
+        self.rules = rules
+        self.tally = Tally()
+        self.batches: dict[int, Batch] = {}
+        self.workers: dict[str, Worker] = {}
+        self.leases: dict[int, Lease] = {}
+        self.specs: dict[Spec, SpecEntry] = {}
+        self.specs_by_number: dict[int, SpecEntry] = {}
+        self.keys: dict[str, int] = {}
+        self.ready: dict[str, RunHeap] = {}
+        self.waiting = DueHeap()
+        self.ledger = Ledger()
+        self.submitted = totals.submitted
+        self.retries = totals.retries
+        self.last_batch = totals.last_batch
+        self.last_spec = totals.last_spec
+        self.clock = totals.clock
+        for state, count in (
+            (State.SUCCEEDED, totals.succeeded),
+            (State.DEAD, totals.dead),
+            (State.CANCELLED, totals.cancelled),
+        ):
+            self.tally.recall("", state, count)
+
+    def room_for(self, count: int) -> None:
+        """Make sure that so many more tasks may be accepted.
+
+        Raises:
+            QueueFull: they may not.
+        """
+        if self.tally.unfinished + count > self.rules.max_tasks:
+            raise QueueFull(self.tally.unfinished, self.rules.max_tasks)
+
+    def intern(self, spec: Spec) -> SpecEntry:
+        """The entry of a spec, made if it is new."""
+        entry = self.specs.get(spec)
+        if entry is None:
+            self.last_spec += 1
+            entry = self.add_spec(self.last_spec, spec)
+            self.ledger.spec(entry)
+            if len(self.specs) > 2 * _IDLE_SPECS:
+                self._drop_idle_specs()
+        return entry
+
+    def add_spec(self, number: int, spec: Spec) -> SpecEntry:
+        """Hold a spec under its number."""
+        rank = spec.options.priority
+        entry = SpecEntry(number, spec, -rank if self.rules.highest_first else rank)
+        self.specs[spec] = self.specs_by_number[number] = entry
+        return entry
+
+    def _drop_idle_specs(self) -> None:
+        idle = [entry for entry in self.specs.values() if entry.batches == 0]
+        for entry in idle[: max(0, len(idle) - _IDLE_SPECS)]:
+            del self.specs[entry.spec], self.specs_by_number[entry.number]
+
+    def add_batch(self, batch: Batch) -> None:
+        """A batch is live."""
+        self.batches[batch.number] = batch
+        batch.entry.batches += 1
+        if batch.key is not None:
+            self.keys[batch.key] = batch.number
+
+    def push(self, batch: Batch, lo: int, hi: int) -> None:
+        """Put tasks into the heap of their queue."""
+        heap = self.ready.get(batch.queue)
+        if heap is None:
+            heap = self.ready[batch.queue] = RunHeap()
+        heap.push(Run(batch.entry.rank, batch.number, lo, hi))
+
+    def most_urgent(self, worker: Worker) -> RunHeap | None:
+        """The heap with the most urgent run that a worker may be given; None where there is no such run."""
+        names = worker.queues or tuple(self.ready)
+        best: RunHeap | None = None
+        first: Run | None = None
+        for name in names:
+            heap = self.ready.get(name)
+            run = self._true_top(name, heap) if heap is not None else None
+            if run is not None and (first is None or run < first):
+                best, first = heap, run
+        return best
+
+    def _true_top(self, name: str, heap: RunHeap) -> Run | None:
+        """The first run of a heap that is still true; stale ones are thrown away on the way."""
+        while (run := heap.top()) is not None:
+            batch = self.batches.get(run.batch)
+            if batch is not None:
+                task = batch.task(run.lo)
+                if run.lo < batch.next:
+                    if task is not None and task.state is State.PENDING:
+                        return run
+                elif batch.cut is None:
+                    if task is None:
+                        return run
+                    # A fresh task that was cancelled alone: the frontier passes it.
+                    batch.release(run.lo)
+                    batch.next = run.lo + 1
+                    self.ledger.batch(batch)
+                    heap.advance(run.lo + 1)
+                    continue
+            heap.advance(run.hi)
+        del self.ready[name]
+        return None
+
+    def attempt_ended(
+        self, lease: Lease, index: int, outcome: Outcome, failure: Failure, started_at: float, now: float
+    ) -> None:
+        """An attempt did not succeed: decide what follows, and do it."""
+        batch = lease.batch
+        task = batch.task(index) or Task(State.RUNNING, lease.attempt)
+        verdict = judge(
+            batch.entry.spec.options,
+            outcome,
+            failure,
+            failures=task.failures,
+            crashes=task.crashes,
+            cancelling=task.cancelling,
+            salt=batch.number * 1_000_003 + index,
+        )
+        attempt = Attempt(
+            number=lease.attempt,
+            outcome=outcome,
+            started_at=started_at,
+            ended_at=now,
+            worker=lease.worker.name,
+            failure=failure,
+        )
+        self.ledger.attempt(AttemptRow(batch=batch.number, index=index, attempt=attempt))
+        task.outcome = outcome
+        task.exception = failure.exception
+        task.message = failure.message[:_MESSAGE]
+        batch.running -= 1
+        self._apply(batch, index, task, verdict, now)
+
+    def _apply(self, batch: Batch, index: int, task: Task, verdict: Verdict, now: float) -> None:
+        task.failures = verdict.failures
+        task.crashes = verdict.crashes
+        task.cancelling = False
+        state = self.tally.move(batch.queue, State.RUNNING, verdict.move)
+        assert state is not None
+        task.state = state
+        if state.final:
+            self.end_task(batch, index, task, now)
+            return
+        self.retries += 1
+        if state is State.SCHEDULED:
+            task.due_at = now + verdict.delay_s
+            self.waiting.push(task.due_at, batch.number, index, index + 1)
+        else:
+            self.push(batch, index, index + 1)
+        batch.keep(index, task)
+        self.ledger.task(task.row(batch.number, index))
+        self.ledger.batch(batch)
+
+    def end_task(self, batch: Batch, index: int, task: Task, now: float) -> None:
+        """A task off the common path is dead or cancelled: its row says so, memory forgets it."""
+        task.ended_at = now
+        task.due_at = None
+        self.ledger.task(task.row(batch.number, index))
+        self.ledger.ended(batch.number, index, index + 1, task.state)
+        if task.state is State.DEAD:
+            batch.dead += 1
+        else:
+            batch.cancelled += 1
+        if index < batch.next:
+            batch.release(index)
+        else:
+            batch.keep(index, task)  # a fresh one, cancelled alone: kept until the frontier has passed it
+        self.ledger.batch(batch)
+        self.finish_if_done(batch, now)
+
+    def end_fresh(self, batch: Batch, lo: int, hi: int, state: State, already: int = 0) -> None:
+        """The fresh tasks ``[lo, hi)`` are cancelled as a whole; ``already`` of them were before."""
+        count = hi - lo - already
+        if count:
+            self.tally.move(batch.queue, state, Move.CANCELLED, count)
+            batch.cancelled += count
+        if hi > lo:
+            self.ledger.ended(batch.number, lo, hi, State.CANCELLED)
+        batch.tasks = {i: t for i, t in (batch.tasks or {}).items() if i < lo} or None
+        self.ledger.batch(batch)
+
+    def give_back(self, lease: Lease, lo: int, hi: int, now: float) -> None:
+        """Tasks ``[lo, hi)``, the end of a lease, go back to their place in the heap, unblamed."""
+        batch = lease.batch
+        for index in range(lo, hi):
+            task = batch.task(index) or Task(State.RUNNING, lease.attempt)
+            batch.running -= 1
+            if task.cancelling:
+                task.cancelling = False
+                task.state = State.CANCELLED
+                self.tally.move(batch.queue, State.RUNNING, Move.CANCELLED)
+                self.end_task(batch, index, task, now)
+                continue
+            task.state = State.PENDING
+            # The attempt that never started leaves no trace, but its number is not used again.
+            self.tally.move(batch.queue, State.RUNNING, Move.RETURNED)
+            batch.keep(index, task)
+            self.ledger.task(task.row(batch.number, index))
+            self.push(batch, index, index + 1)
+        self.ledger.batch(batch)
+        lease.hi = lo
+        self.shorten(lease, lease.lo)
+
+    def shorten(self, lease: Lease, lo: int) -> None:
+        """The front of a lease is settled up to ``lo``."""
+        lease.lo = lo
+        if lease.lo >= lease.hi:
+            self.end_lease(lease)
+        else:
+            self.ledger.lease(lease)
+
+    def end_lease(self, lease: Lease) -> None:
+        """A lease is over."""
+        del self.leases[lease.token]
+        del lease.worker.leases[lease.token]
+        self.ledger.lease_ended(lease.token)
+
+    def finish_if_done(self, batch: Batch, now: float) -> None:
+        """A batch whose tasks have all ended leaves memory."""
+        if batch.complete and batch.ended >= batch.size and batch.finished_at is None:
+            batch.finished_at = now
+            self.ledger.batch(batch)
+            self.forget(batch)
+
+    def forget(self, batch: Batch) -> None:
+        """A batch leaves memory."""
+        self.batches.pop(batch.number, None)
+        batch.entry.batches -= 1
+        if batch.key is not None:
+            self.keys.pop(batch.key, None)
+
+    def totals(self) -> Totals:
+        """The totals row."""
+        return Totals(
+            last_batch=self.last_batch,
+            last_spec=self.last_spec,
+            clock=self.clock,
+            submitted=self.submitted,
+            succeeded=self.tally[State.SUCCEEDED],
+            dead=self.tally[State.DEAD],
+            cancelled=self.tally[State.CANCELLED],
+            retries=self.retries,
+        )

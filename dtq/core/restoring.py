@@ -1,0 +1,79 @@
+"""From rows back to a machine, at the start of a coordinator.
+
+What is rebuilt here is compared with the live state at every step of the property suite, so it is the same state: rows
+are all there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dtq.core.batches import Batch, Task
+from dtq.core.changes import BatchRow, LeaseRow, Row, SpecRow, TaskRow, Totals
+from dtq.core.leases import Lease, Worker
+from dtq.core.machine import Machine
+from dtq.core.register import Register, Rules
+from dtq.model.states import State
+
+
+def restore(epoch: int, rules: Rules, totals: Totals, rows: Iterable[Row], now: float) -> Machine:
+    """The machine that the rows describe.
+
+    Workers that held leases get one lease time to come back and claim them.
+
+    Args:
+        epoch: number of this run of the coordinator.
+        rules: settings.
+        totals: what the store had counted.
+        rows: as `Engine.restore` gives them: specs before batches before tasks before leases.
+        now: the time.
+    """
+    machine = Machine(epoch, rules, totals)
+    register = machine.register
+    for row in rows:
+        if isinstance(row, BatchRow):
+            batch = Batch.from_row(row, register.specs_by_number[row.spec])
+            register.add_batch(batch)
+        elif isinstance(row, SpecRow):
+            register.add_spec(row.number, row.spec)
+        elif isinstance(row, TaskRow):
+            register.batches[row.batch].keep(row.index, Task.from_row(row))
+        elif isinstance(row, LeaseRow):
+            _lease(register, row, now)
+    for batch in list(register.batches.values()):
+        _place(machine, batch, now)
+    return machine
+
+
+def _lease(register: Register, row: LeaseRow, now: float) -> None:
+    batch = register.batches[row.batch]
+    worker = register.workers.get(row.session)
+    if worker is None:
+        worker = register.workers[row.session] = Worker(row.session, row.worker, now + register.rules.lease_s)
+    lease = Lease(row.token, worker, batch, row.lo, row.hi, row.attempt, row.granted_at)
+    lease.started = True
+    register.leases[lease.token] = worker.leases[lease.token] = lease
+    batch.running += row.hi - row.lo
+    register.tally.recall(batch.queue, State.RUNNING, row.hi - row.lo)
+
+
+def _place(machine: Machine, batch: Batch, now: float) -> None:
+    """Count a batch's waiting tasks, and put them into the heaps."""
+    register = machine.register
+    for index, task in (batch.tasks or {}).items():
+        if index >= batch.next:
+            continue  # a fresh one, cancelled alone
+        if task.state is State.PENDING:
+            register.tally.recall(batch.queue, State.PENDING, 1)
+            register.push(batch, index, index + 1)
+        elif task.state is State.SCHEDULED and task.due_at is not None:
+            register.tally.recall(batch.queue, State.SCHEDULED, 1)
+            register.waiting.push(task.due_at, batch.number, index, index + 1)
+    fresh = batch.fresh
+    if fresh:
+        register.tally.recall(batch.queue, batch.fresh_state(), fresh - batch.cancelled_ahead())
+        if batch.due_at is None:
+            register.push(batch, batch.next, batch.size)
+        else:
+            register.waiting.push(batch.due_at, batch.number, batch.next, batch.size)
+    register.finish_if_done(batch, now)

@@ -1,0 +1,129 @@
+"""How a task may move.
+
+Rules:
+
+1. Everything that decides whether a task may go from one state to another stands in `TRANSITIONS`. The machine moves
+   tasks by naming a move; the table names the state they come to, and a move that it does not list is an
+   `IllegalMove`: a bug, never a message from a peer.
+2. A task enters by ACCEPTED or DELAYED and is counted in exactly one state from then on, until it is WITHDRAWN
+   (its submission could not be made durable) or PURGED (a dead letter was thrown away).
+3. Only LEASED leads to RUNNING, and only from PENDING: nothing runs that was not handed out.
+4. SUCCEEDED and CANCELLED are left by no move at all; DEAD only on request (REVIVED, PURGED).
+5. The counts per queue and in all are kept by the same call that moves, so they cannot disagree with it.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Final
+
+from dtq.model.snapshots import Counts
+from dtq.model.states import State
+
+
+class Move(Enum):
+    """What can happen to a task."""
+
+    ACCEPTED = auto()  #: a new task that is due
+    DELAYED = auto()  #: a new task that is not due yet
+    DUE = auto()  #: its time has come
+    LEASED = auto()  #: handed to a worker
+    RETURNED = auto()  #: back to its place in the heap: not started, or its worker or slot died
+    RETRIED = auto()  #: failed, to be tried again after its backoff
+    SUCCEEDED = auto()  #: returned a result
+    DIED = auto()  #: used up its retries or crashes
+    CANCELLED = auto()  #: stopped on request
+    REVIVED = auto()  #: a dead letter put back
+    PURGED = auto()  #: a dead letter thrown away
+    WITHDRAWN = auto()  #: never was: its submission could not be made durable
+
+
+#: From each state (None: not there yet, or gone) to the next.
+TRANSITIONS: Final[dict[State | None, dict[Move, State | None]]] = {
+    None: {Move.ACCEPTED: State.PENDING, Move.DELAYED: State.SCHEDULED},
+    State.SCHEDULED: {Move.DUE: State.PENDING, Move.CANCELLED: State.CANCELLED, Move.WITHDRAWN: None},
+    State.PENDING: {Move.LEASED: State.RUNNING, Move.CANCELLED: State.CANCELLED, Move.WITHDRAWN: None},
+    State.RUNNING: {
+        Move.RETURNED: State.PENDING,
+        Move.RETRIED: State.SCHEDULED,
+        Move.SUCCEEDED: State.SUCCEEDED,
+        Move.DIED: State.DEAD,
+        Move.CANCELLED: State.CANCELLED,
+        Move.WITHDRAWN: None,
+    },
+    State.SUCCEEDED: {},
+    State.DEAD: {Move.REVIVED: State.PENDING, Move.PURGED: None},
+    State.CANCELLED: {},
+}
+
+
+class IllegalMove(Exception):
+    """A task was to make a move that its state does not allow: a bug in the core."""
+
+    def __init__(self, state: State | None, move: Move) -> None:
+        super().__init__(state, move)
+
+    def __str__(self) -> str:
+        state, move = self.args
+        return f"{move.name} is no move from {state.name if state else 'nowhere'}"
+
+
+#: The states in which a queue holds tasks.
+_QUEUED: Final = (State.SCHEDULED, State.PENDING, State.RUNNING)
+
+
+class Tally:
+    """Counts tasks by state, in all and for each queue, while it moves them."""
+
+    def __init__(self) -> None:
+        self._all: dict[State, int] = dict.fromkeys(State, 0)
+        self._queues: dict[str, dict[State, int]] = {}
+
+    def move(self, queue: str, state: State | None, move: Move, count: int = 1) -> State | None:
+        """Move tasks of a queue that are in one state.
+
+        Returns:
+            The state they are in now; None where they are gone.
+
+        Raises:
+            IllegalMove: the state does not allow it.
+        """
+        try:
+            to = TRANSITIONS[state][move]
+        except KeyError:
+            raise IllegalMove(state, move) from None
+        self._add(queue, state, -count)
+        self._add(queue, to, count)
+        return to
+
+    def recall(self, queue: str, state: State, count: int) -> None:
+        """Count tasks that were there before (restored from an engine)."""
+        self._add(queue, state, count)
+
+    def _add(self, queue: str, state: State | None, count: int) -> None:
+        if state is None:
+            return
+        self._all[state] += count
+        if state in _QUEUED:
+            counts = self._queues.get(queue)
+            if counts is None:
+                counts = self._queues[queue] = dict.fromkeys(_QUEUED, 0)
+            counts[state] += count
+            if counts[state] == 0 and not any(counts.values()):
+                del self._queues[queue]
+
+    def __getitem__(self, state: State) -> int:
+        return self._all[state]
+
+    @property
+    def unfinished(self) -> int:
+        """How many tasks are not in a final state."""
+        return sum(self._all[state] for state in _QUEUED)
+
+    def counts(self) -> Counts:
+        """All of them."""
+        return Counts(**{state.value: count for state, count in self._all.items()})
+
+    def queues(self) -> dict[str, dict[State, int]]:
+        """The queues with unfinished tasks; scheduled, pending and running of each."""
+        return self._queues
