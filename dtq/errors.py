@@ -87,6 +87,41 @@ class CannotPickle(DtqError, TypeError):
     hint = "Nothing was submitted; pass plain data (paths, numbers, arrays) instead."
 
 
+class ResultCannotPickle(CannotPickle):
+    """A result cannot be pickled, so it cannot be sent back."""
+
+    code = "result-cannot-pickle"
+    text = "{0} cannot be pickled: {1}."
+    hint = "Return plain data (paths, numbers, arrays) instead."
+
+
+class CannotUnpickle(DtqError, ValueError):
+    """Something that was sent cannot be unpickled on this side."""
+
+    code = "cannot-unpickle"
+    exit_code = 65
+    text = "{0} cannot be unpickled here: {1}."
+    hint = "Both sides need the same modules, in versions that can read each other's pickles."
+
+
+class CannotImport(DtqError, ImportError):
+    """A function's module cannot be imported where the function is to run."""
+
+    code = "cannot-import"
+    exit_code = 65
+    text = "{0} cannot be imported by {1}: {2}. It runs Python {3} with sys.path {4}."
+    hint = "Install the module there, or start the worker with --path DIR."
+
+
+class ClientClosed(DtqError, RuntimeError):
+    """The client was closed."""
+
+    code = "client-closed"
+    exit_code = 2
+    text = "this client is closed ({0})."
+    hint = "Make a new one; what was accepted goes on, and can be asked for by its id."
+
+
 class TooLarge(DtqError, ValueError):
     """Something is larger than its limit."""
 
