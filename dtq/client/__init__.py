@@ -1,1 +1,1 @@
-"""Clients: functions and their results, over the service."""
+"""Clients: submit, wait, map; how functions, calls and results travel, for both ends."""

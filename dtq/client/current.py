@@ -1,0 +1,136 @@
+"""The task that runs now, as its own code sees it.
+
+Client, because user code imports it; the worker's slot sets it. A slot's process runs one task at a time, so the place
+is a plain variable: the task's threads see it too, and setting it costs a task two assignments. What `current_task`
+gives out belongs to that one task for ever: a thread that outlives its task cannot report progress for the next.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Final
+
+from dtq.errors import InvalidValue, NotInTask
+from dtq.model.ids import TaskId
+
+#: Shortest time between two progress reports of a task that are sent, in seconds; the last one always is.
+REPORT_EVERY_S: Final = 0.25
+
+#: ``(done, total)`` of the task that runs now, towards the coordinator.
+Report = Callable[[float, float], None]
+
+
+class _Running:
+    """What the slot says of the task that runs now."""
+
+    __slots__ = ("attempt", "batch", "current", "index", "single")
+
+    def __init__(self, batch: int, index: int, single: bool, attempt: int) -> None:
+        self.batch = batch
+        self.index = index
+        self.single = single
+        self.attempt = attempt
+        self.current: CurrentTask | None = None
+
+
+class CurrentTask:
+    """A running task.
+
+    Attributes:
+        id: its id, as everywhere.
+        attempt: which attempt this is, from 1.
+        worker: name of the worker.
+    """
+
+    __slots__ = ("_next_report", "_running", "attempt", "id", "worker")
+
+    def __init__(self, running: _Running, worker: str) -> None:
+        self.id = str(TaskId(running.batch, running.index, running.single))
+        self.attempt = running.attempt
+        self.worker = worker
+        self._running = running
+        self._next_report = 0.0
+
+    def progress(self, done: float, total: float) -> None:
+        """Say how far the task is; `dtq status` and the dashboard show it. At most a few reports a second are sent.
+
+        Args:
+            done: how much is done, in any unit.
+            total: how much there is, in the same.
+
+        Raises:
+            InvalidValue: one of them is not a finite number.
+        """
+        try:
+            done_number, total_number = float(done), float(total)
+        except (TypeError, ValueError):
+            raise InvalidValue("progress", f"{done!r}, {total!r}"[:80], "it is two numbers") from None
+        if not (math.isfinite(done_number) and math.isfinite(total_number)):
+            raise InvalidValue("progress", f"{done!r}, {total!r}", "it is two finite numbers")
+        now = time.monotonic()
+        if (now < self._next_report and done_number < total_number) or _slot.running is not self._running:
+            return
+        self._next_report = now + REPORT_EVERY_S
+        _slot.report(done_number, total_number)
+
+    def __repr__(self) -> str:
+        return f"<CurrentTask {self.id} attempt {self.attempt} on {self.worker}>"
+
+
+def _nowhere(done: float, total: float) -> None:
+    """Where reports go before a slot says otherwise."""
+
+
+class _Slot:
+    """The one slot of this process."""
+
+    __slots__ = ("report", "running", "worker")
+
+    def __init__(self) -> None:
+        self.worker = ""
+        self.report: Report = _nowhere
+        self.running: _Running | None = None
+
+
+_slot: Final = _Slot()
+
+
+def current_task() -> CurrentTask:
+    """The task that this process runs, from any of its threads.
+
+    Raises:
+        NotInTask: no task runs here.
+    """
+    running = _slot.running
+    if running is None:
+        raise NotInTask("current_task()")
+    if running.current is None:
+        running.current = CurrentTask(running, _slot.worker)
+    return running.current
+
+
+# -- for the slot ---------------------------------------------------------------------------------------------------
+
+
+def serve(worker: str, report: Report) -> None:
+    """Say who runs tasks in this process. Once, before the first task.
+
+    Args:
+        worker: name of the worker.
+        report: takes ``(done, total)`` of the task that runs now; called from any thread of the task, at most a few
+            times a second.
+    """
+    _slot.worker = worker
+    _slot.report = report
+
+
+def begin(batch: int, index: int, single: bool, attempt: int) -> None:
+    """A task starts in this process."""
+    _slot.running = _Running(batch, index, single, attempt)
+
+
+def end() -> None:
+    """It has ended."""
+    _slot.running = None

@@ -1,0 +1,274 @@
+"""How functions travel: function to reference at the client, reference to function in the slot.
+
+Client, below `sync`; the worker's slot uses the other half. A function that can be imported travels as
+``module:qualname``, after it was made sure that this name leads back to the same object. Anything else that can be
+called travels by value: bound methods and partials of importable things as plain pickles, lambdas, closures and what is
+defined in ``__main__`` through cloudpickle (extra ``closures``). A function by value is taken as it is at the moment of
+the submission, with the variables it sees, every time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import pickle
+import platform
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any, Final
+
+from dtq.client.payloads import (
+    PICKLE,
+    Encode,
+    call_encoder,
+    cloudpickle_dumps,
+    decode_call,
+    decode_result,
+    encode_call,
+    encode_result,
+    sentence,
+)
+from dtq.client.tasks import Note, note_of, registered
+from dtq.client.terms import NO_TERMS, Terms, exception_name
+from dtq.errors import CannotImport, CannotUnpickle, NotImportable
+from dtq.model.options import MAX_NAME, Function, FunctionKind, Spec
+
+__all__ = [
+    "Callee",
+    "callee",
+    "decode_call",
+    "decode_result",
+    "encode_call",
+    "encode_result",
+    "exception_name",
+    "reference",
+    "resolve",
+]
+
+#: What stands before a plain pickle, and before one that only the same minor version of Python can read.
+_ANY_PYTHON: Final = b"any\n"
+_THIS_PYTHON: Final = "{}.{}\n".format(*sys.version_info[:2]).encode()
+#: How many different terms of one function are remembered.
+_MAX_SPECS: Final = 1024
+
+
+class Callee:
+    """A function, as the client knows it: how it travels, its own terms, and the specs it was submitted with.
+
+    Attributes:
+        function: how it travels.
+        encode: how its calls are encoded.
+        by_value: whether it has to be pickled anew for every submission.
+    """
+
+    __slots__ = ("_note", "_specs", "by_value", "encode", "function")
+
+    def __init__(self, function: Function, note: Note | None) -> None:
+        self.function = function
+        self.encode: Encode = call_encoder(function.kind)
+        self.by_value = function.kind is FunctionKind.VALUE
+        self._note = note
+        self._specs: dict[Terms, Spec] = {}
+
+    def spec(self, terms: Terms) -> Spec:
+        """The spec of a submission under (hashable) terms; the same object for the same terms.
+
+        Raises:
+            InvalidValue: one of the terms is not what it may be.
+        """
+        found = self._specs.get(terms)
+        if found is not None:
+            return found
+        below = self._note.terms if self._note is not None else NO_TERMS
+        spec = Spec(function=self.function, options=terms.over(below).options())
+        if len(self._specs) >= _MAX_SPECS:
+            self._specs.clear()
+        self._specs[terms] = spec
+        return spec
+
+
+#: What is known of functions, by identity, as long as they live.
+_known: Final[dict[int, tuple[weakref.ref[Any], Callee]]] = {}
+
+
+def callee(function: Callable[..., Any] | str | Function) -> Callee:
+    """What the client knows of a function: looked at once as long as it lives, unless it travels by value.
+
+    Args:
+        function: the function; or ``module:qualname`` or a registered name, for one that need not exist here.
+
+    Raises:
+        NotImportable: it can travel neither by name nor by value.
+        InvalidValue: the name is none.
+        TypeError: it cannot be called.
+    """
+    entry = _known.get(id(function))
+    if entry is not None and entry[0]() is function and not entry[1].by_value:
+        return entry[1]
+    return _look_at(function, None if entry is None or entry[0]() is not function else entry[1])
+
+
+def _look_at(function: Callable[..., Any] | str | Function, before: Callee | None) -> Callee:
+    if isinstance(function, str):
+        kind = FunctionKind.IMPORT if ":" in function else FunctionKind.REGISTERED
+        return _named(Function(kind=kind, name=function))
+    if isinstance(function, Function):
+        return _named(function)
+    fresh = _reference(function)
+    if before is not None and before.function == fresh:
+        return before
+    known = Callee(fresh, note_of(function))
+    key = id(function)
+    forget = _known.pop  # at exit, the module's names may be gone before the last functions are
+
+    def forgotten(_: object) -> None:
+        forget(key, None)
+
+    with contextlib.suppress(TypeError):  # what cannot be referred to weakly is looked at every time
+        _known[key] = weakref.ref(function, forgotten), known
+    return known
+
+
+@functools.lru_cache(maxsize=1024)
+def _named(function: Function) -> Callee:
+    return Callee(function, None)
+
+
+def reference(function: Callable[..., Any] | str | Function) -> Function:
+    """How a function travels.
+
+    Raises:
+        NotImportable: it can travel neither by name nor by value.
+        InvalidValue: it was given as a name, which is none.
+        TypeError: it cannot be called.
+    """
+    return callee(function).function
+
+
+def _reference(function: Callable[..., Any]) -> Function:
+    if not callable(function):
+        raise TypeError(f"a task is a function, not {type(function).__name__} (pass its arguments after it)")
+    note = note_of(function)
+    if note is not None and note.name is not None:
+        return Function(kind=FunctionKind.REGISTERED, name=note.name)
+    problem = _problem(function)
+    if not problem:
+        return Function(kind=FunctionKind.IMPORT, name=f"{function.__module__}:{function.__qualname__}")
+    name = _shown(function)
+    return Function(kind=FunctionKind.VALUE, name=name[:MAX_NAME], body=_by_value(function, name, problem))
+
+
+def _shown(function: Callable[..., Any]) -> str:
+    """A name for people."""
+    if isinstance(function, functools.partial):
+        return f"partial:{_shown(function.func)}"
+    owner = function if hasattr(function, "__qualname__") else type(function)
+    return f"{getattr(owner, '__module__', None) or 'builtins'}:{owner.__qualname__}"
+
+
+def _problem(function: Callable[..., Any]) -> str:
+    """Why a function does not travel by name; empty if it does."""
+    module = getattr(function, "__module__", None)
+    qualname = getattr(function, "__qualname__", None)
+    if not isinstance(module, str) or not isinstance(qualname, str) or not qualname:
+        return "it has no name of its own"
+    if module == "__main__":
+        return "it is defined in the main program, which workers do not have"
+    if "<lambda>" in qualname:
+        return "it is a lambda"
+    if "<locals>" in qualname:
+        return "it is defined inside a function"
+    try:
+        found: Any = sys.modules.get(module) or importlib.import_module(module)
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError):
+        return f"there is no {qualname} in the module {module}"
+    # A class method is a new object at each look-up, but equal.
+    same = found is function or (type(found) is type(function) and bool(found == function))
+    return "" if same else f"{qualname} of the module {module} is something else"
+
+
+def _by_value(function: Callable[..., Any], name: str, problem: str) -> bytes:
+    """The body of a function that travels by value."""
+    try:
+        body = pickle.dumps(function, PICKLE)
+        if b"__main__" not in body:
+            return _ANY_PYTHON + body
+    except Exception:  # noqa: BLE001 - pickling runs code of what is pickled; cloudpickle takes more
+        pass
+    dumps = cloudpickle_dumps()
+    if dumps is None:
+        raise NotImportable(name, problem)
+    try:
+        return _THIS_PYTHON + dumps(function, PICKLE)
+    except Exception as error:
+        raise NotImportable(name, f"{problem}, and cannot be pickled: {sentence(error)}") from error
+
+
+# -- in the slot ----------------------------------------------------------------------------------------------------
+
+
+def resolve(function: Function, where: str = "this worker") -> Callable[..., Any]:
+    """The function behind a reference, imported or unpickled in this process.
+
+    Args:
+        function: how it travelled.
+        where: who imports it, for the error's sentence.
+
+    Raises:
+        CannotImport: its module cannot be imported here, or has nothing callable of that name; or it is a task type
+            that is not registered here.
+        CannotUnpickle: it came by value, and cannot be made here.
+    """
+    if function.kind is FunctionKind.VALUE:
+        return _unpickled(function)
+    if function.kind is FunctionKind.REGISTERED:
+        handler = registered(function.name)
+        if handler is None:
+            raise _cannot_import(f"the task type {function.name}", where, "no module imported there registers it")
+        return handler
+    return _imported(function.name, where)
+
+
+def _cannot_import(name: str, where: str, why: str) -> CannotImport:
+    return CannotImport(name, where, why, platform.python_version(), str(sys.path))
+
+
+def _imported(name: str, where: str) -> Callable[..., Any]:
+    module, _, qualname = name.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+    except Exception as error:
+        raise _cannot_import(name, where, sentence(error)) from error
+    try:
+        for part in qualname.split("."):
+            found = getattr(found, part)
+    except AttributeError as error:
+        place = getattr(sys.modules.get(module), "__file__", None) or "built in"
+        raise _cannot_import(name, where, f"the module {module} ({place}) has no {qualname}") from error
+    if not callable(found):
+        raise _cannot_import(name, where, f"{qualname} is {type(found).__name__}, which cannot be called")
+    resolved: Callable[..., Any] = found
+    return resolved
+
+
+def _unpickled(function: Function) -> Callable[..., Any]:
+    python, _, body = function.body.partition(b"\n")
+    python += b"\n"
+    if python not in (_ANY_PYTHON, _THIS_PYTHON):
+        sent = python.decode("ascii", "replace").strip()
+        here = platform.python_version()
+        raise CannotUnpickle(function.name, f"it was sent by value from Python {sent}, and this is Python {here}")
+    if python == _THIS_PYTHON and cloudpickle_dumps() is None:
+        raise CannotUnpickle(function.name, "it was sent by value, which needs the extra dtq[closures] here too")
+    try:
+        found = pickle.loads(body)
+    except Exception as error:
+        raise CannotUnpickle(function.name, f"{sentence(error)}, with sys.path {sys.path}") from error
+    if not callable(found):
+        raise CannotUnpickle(function.name, f"it is {type(found).__name__}, which cannot be called")
+    resolved: Callable[..., Any] = found
+    return resolved

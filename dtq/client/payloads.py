@@ -1,0 +1,216 @@
+"""How calls and results travel: as pickles that nobody but the submitting client and the executing slot opens.
+
+Client, beside `functions`; the slot uses the other half. A call without keywords is the pickled tuple of its arguments,
+one with keywords the pickled list ``[arguments, keywords]``; the result None is the empty blob. Calls and results of
+registered task types are JSON. These run once a task on both ends, so the common case is one call into pickle.
+
+What plain pickle cannot take, or would only find again in this very process (whatever is defined in ``__main__``), goes
+through cloudpickle where the extra ``closures`` is installed; the receiving end is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from dtq.errors import CannotPickle, CannotUnpickle, ResultCannotPickle
+from dtq.model.options import FunctionKind
+
+#: Protocol of all pickles: what Python 3.8 and later read, and the one with cheap bytes.
+PICKLE: Final = 5
+#: What a pickle has in it when it names something of the main program.
+_MAIN: Final = b"__main__"
+
+_dumps = pickle.dumps
+_loads = pickle.loads
+
+
+def cloudpickle_dumps() -> Callable[..., bytes] | None:
+    """cloudpickle's ``dumps``, or None without the extra ``closures``."""
+    try:
+        import cloudpickle
+    except ImportError:
+        return None
+    dumps: Callable[..., bytes] = cloudpickle.dumps
+    return dumps
+
+
+def dump_by_value(value: Any) -> bytes:
+    """Pickle something with what it needs of the main program in it, as far as cloudpickle is installed.
+
+    Raises:
+        Exception: whatever pickling raises, pickle's own errors and those of the value's methods.
+    """
+    dumps = cloudpickle_dumps()
+    return _dumps(value, PICKLE) if dumps is None else dumps(value, PICKLE)
+
+
+def sentence(error: BaseException) -> str:
+    """``Type: message`` of an error, on one line, bounded, without a full stop at its end."""
+    text = " ".join(str(error).split())[:300].rstrip(".")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+# -- calls ----------------------------------------------------------------------------------------------------------
+
+
+def encode_call(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> bytes:
+    """The arguments of one call, as a blob.
+
+    Raises:
+        CannotPickle: one of them cannot be pickled; says which and why.
+    """
+    call: Any = [args, dict(kwargs)] if kwargs else args
+    try:
+        blob = _dumps(call, PICKLE)
+        return blob if _MAIN not in blob else dump_by_value(call)
+    except Exception:  # noqa: BLE001 - pickling runs the arguments' own code, which may raise anything
+        return _encode_anyway(args, kwargs or {}, call)
+
+
+def _encode_anyway(args: tuple[Any, ...], kwargs: Mapping[str, Any], call: Any) -> bytes:
+    try:
+        return dump_by_value(call)
+    except Exception as error:  # as above
+        named = [(f"argument {place}", value) for place, value in enumerate(args, 1)]
+        named += [(f"the argument {name}", value) for name, value in kwargs.items()]
+        raise CannotPickle(*_culprit(named, error)) from error
+
+
+def _culprit(named: Iterable[tuple[str, Any]], error: Exception) -> tuple[str, str]:
+    for what, value in named:
+        try:
+            dump_by_value(value)
+        except Exception as own:  # noqa: BLE001 - as above; this is the one to name
+            return f"{what} ({type(value).__name__})", sentence(own)
+    return "the arguments together", sentence(error)
+
+
+def decode_call(blob: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call again.
+
+    Raises:
+        CannotUnpickle: something in them cannot be made here.
+    """
+    try:
+        call = _loads(blob)
+    except Exception as error:
+        raise CannotUnpickle("the task's arguments", sentence(error)) from error
+    if type(call) is tuple:
+        return call, {}
+    args, kwargs = call
+    return args, kwargs
+
+
+# -- results --------------------------------------------------------------------------------------------------------
+
+
+def encode_result(value: Any) -> bytes:
+    """A result, as a blob.
+
+    Raises:
+        ResultCannotPickle: it cannot be pickled.
+    """
+    if value is None:
+        return b""
+    try:
+        blob = _dumps(value, PICKLE)
+        return blob if _MAIN not in blob else dump_by_value(value)
+    except Exception:  # noqa: BLE001 - pickling runs the result's own code, which may raise anything
+        try:
+            return dump_by_value(value)
+        except Exception as error:
+            raise ResultCannotPickle(f"the result ({type(value).__name__})", sentence(error)) from error
+
+
+def decode_result(blob: bytes) -> Any:
+    """A result again.
+
+    Raises:
+        CannotUnpickle: something in it cannot be made here.
+    """
+    if not blob:
+        return None
+    try:
+        return _loads(blob)
+    except Exception as error:
+        raise CannotUnpickle("the task's result", sentence(error)) from error
+
+
+# -- registered task types: JSON ------------------------------------------------------------------------------------
+
+
+def encode_json_call(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> bytes:
+    """The arguments of one call of a registered task type.
+
+    Raises:
+        CannotPickle: they are not JSON.
+    """
+    try:
+        return json.dumps({"args": args, "kwargs": kwargs or {}}, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CannotPickle("the arguments of a registered task type", f"not JSON ({error})") from error
+
+
+def decode_json_call(blob: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call of a registered task type again.
+
+    Raises:
+        CannotUnpickle: they are not ``{"args": [...], "kwargs": {...}}``.
+    """
+    try:
+        call = json.loads(blob)
+        return tuple(call.get("args", ())), dict(call.get("kwargs", {}))
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise CannotUnpickle("the task's arguments", sentence(error)) from error
+
+
+def encode_json_result(value: Any) -> bytes:
+    """A result of a registered task type.
+
+    Raises:
+        ResultCannotPickle: it is not JSON.
+    """
+    if value is None:
+        return b""
+    try:
+        return json.dumps(value, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ResultCannotPickle("the result of a registered task type", f"not JSON ({error})") from error
+
+
+def decode_json_result(blob: bytes) -> Any:
+    """A result of a registered task type again.
+
+    Raises:
+        CannotUnpickle: it is not JSON.
+    """
+    try:
+        return json.loads(blob) if blob else None
+    except (ValueError, RecursionError) as error:
+        raise CannotUnpickle("the task's result", sentence(error)) from error
+
+
+Encode = Callable[[tuple[Any, ...], Mapping[str, Any] | None], bytes]
+
+
+def call_encoder(kind: FunctionKind) -> Encode:
+    """How calls of a kind of function are encoded."""
+    return encode_json_call if kind is FunctionKind.REGISTERED else encode_call
+
+
+def call_decoder(kind: FunctionKind) -> Callable[[bytes], tuple[tuple[Any, ...], dict[str, Any]]]:
+    """How calls of a kind of function are decoded, in the slot."""
+    return decode_json_call if kind is FunctionKind.REGISTERED else decode_call
+
+
+def result_encoder(kind: FunctionKind) -> Callable[[Any], bytes]:
+    """How results of a kind of function are encoded, in the slot."""
+    return encode_json_result if kind is FunctionKind.REGISTERED else encode_result
+
+
+def result_decoder(kind: FunctionKind) -> Callable[[bytes], Any]:
+    """How results of a kind of function are decoded."""
+    return decode_json_result if kind is FunctionKind.REGISTERED else decode_result

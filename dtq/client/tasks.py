@@ -1,0 +1,102 @@
+"""``@task``: a function with terms of its own, and optionally a name to be registered under.
+
+Client, beside `functions`. The decorator gives back the very function it was given, with a note attached: the function
+keeps its signature, calling it runs it here, its name leads back to it, and a slot calls it without a layer between.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
+
+from dtq.client.terms import TaskOptions, Terms
+from dtq.errors import InvalidValue
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: The attribute that holds the note.
+NOTE: Final = "__dtq_task__"
+_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What ``@task`` says about a function.
+
+    Attributes:
+        name: the registered name, None where it travels like any function.
+        terms: its default terms.
+    """
+
+    name: str | None
+    terms: Terms
+
+
+#: Registered task types of this process, by name. A worker fills it by importing the modules it is told to.
+_registered: Final[dict[str, Callable[..., Any]]] = {}
+
+
+def note_of(function: object) -> Note | None:
+    """What ``@task`` said about a function, if it was used."""
+    found = getattr(function, NOTE, None)
+    return found if isinstance(found, Note) else None
+
+
+def register(name: str, function: Callable[..., Any]) -> None:
+    """Have a registered task type of this name run a function. The last one wins, as with any name in Python.
+
+    Raises:
+        InvalidValue: it is not a name.
+    """
+    if not _NAME.fullmatch(str(name)):
+        raise InvalidValue("a task's name", str(name)[:80], "it has 1 to 128 letters, digits or _ . -")
+    _registered[name] = function
+
+
+def registered(name: str) -> Callable[..., Any] | None:
+    """The function behind a registered task type, if this process knows it."""
+    return _registered.get(name)
+
+
+@overload
+def task(function: Callable[P, T], /) -> Callable[P, T]: ...
+
+
+@overload
+def task(
+    function: None = None, /, *, name: str | None = None, **options: Unpack[TaskOptions]
+) -> Callable[[Callable[P, T]], Callable[P, T]]: ...
+
+
+def task(
+    function: Callable[P, T] | None = None, /, *, name: str | None = None, **options: Unpack[TaskOptions]
+) -> Callable[P, T] | Callable[[Callable[P, T]], Callable[P, T]]:
+    """Give a function terms of its own, for every submission of it that does not say otherwise.
+
+    Args:
+        function: the function, where the decorator is used without parentheses.
+        name: registers it: tasks carry this name and JSON arguments instead of ``module:function`` and pickles.
+        options: see `TaskOptions`.
+
+    Returns:
+        The function itself, or a decorator that gives back what it is given.
+
+    Raises:
+        InvalidValue: one of the options is not what it may be.
+        TypeError: there is no such option; or what is decorated cannot be called or cannot carry attributes.
+    """
+    terms = Terms(**options).frozen()
+    terms.options()  # a wrong value is found where it is written
+
+    def decorate(decorated: Callable[P, T]) -> Callable[P, T]:
+        if not callable(decorated):
+            raise TypeError(f"@task decorates functions, not {type(decorated).__name__}")
+        if name is not None:
+            register(name, decorated)
+        setattr(decorated, NOTE, Note(name=name, terms=terms))
+        return decorated
+
+    return decorate if function is None else decorate(function)

@@ -1,0 +1,188 @@
+"""Terms: the options somebody gave for a task, and the `Options` they add up to.
+
+Client, beside `functions`: a call's own terms are laid over those of `Client.options`, these over those of ``@task``,
+these over the defaults of `model.options`. What was not given stays `UNSET` until the last step, because None is a
+value (``timeout=None`` lifts a time limit).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from enum import Enum
+from typing import Any, Final, NamedTuple, TypedDict
+
+from dtq.errors import InvalidValue
+from dtq.model.options import Options
+
+
+class Unset(Enum):
+    """The type of `UNSET`."""
+
+    UNSET = "unset"
+
+    # Enum's own hash is Python code; this one is hashed eight times a submission.
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+
+#: Not given.
+UNSET: Final = Unset.UNSET
+
+#: An exception class, or its name as `exception_name` gives it.
+ExceptionLike = type[BaseException] | str
+#: A time span: seconds, or a timedelta.
+Span = float | timedelta
+
+
+class TaskOptions(TypedDict, total=False):
+    """The terms of a task, as keywords; all may be left out.
+
+    Attributes:
+        priority: 1 to 10; 1 is served first (10 first where the coordinator runs with highest_first). Default 5.
+        max_retries: how often a failed task is tried again. Default 3.
+        max_crashes: at how many crashes (its process died, its worker was lost) it is given up. Default 3.
+        timeout: time limit of one attempt, in seconds or as a timedelta; None for none, the default.
+        queue: the queue it waits in. Default ``"default"``.
+        retry_delay: time before a retry, in seconds or as a timedelta; None for ``min(300, 2**retry)`` s, the default.
+        jitter: whether a backoff is drawn at random from (half, whole]. Default False.
+        never_retry: exception classes, or their names, for which there is no second attempt; a subclass counts too.
+    """
+
+    priority: int
+    max_retries: int
+    max_crashes: int
+    timeout: Span | None
+    queue: str
+    retry_delay: Span | None
+    jitter: bool
+    never_retry: ExceptionLike | Iterable[ExceptionLike]
+
+
+class Terms(NamedTuple):
+    """What was given of `TaskOptions`, UNSET for the rest. Can be hashed once it was `frozen`."""
+
+    priority: int | Unset = UNSET
+    max_retries: int | Unset = UNSET
+    max_crashes: int | Unset = UNSET
+    timeout: Span | Unset | None = UNSET
+    queue: str | Unset = UNSET
+    retry_delay: Span | Unset | None = UNSET
+    jitter: bool | Unset = UNSET
+    never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET
+
+    def over(self, below: Terms) -> Terms:
+        """These terms, and where they say nothing, those below."""
+        given: dict[str, Any] = {name: value for name, value in zip(_FIELDS, self, strict=True) if value is not UNSET}
+        return below._replace(**given) if given else below
+
+    def frozen(self) -> Terms:
+        """The same, with the names of ``never_retry``.
+
+        Raises:
+            InvalidValue: ``never_retry`` has something that is no exception.
+        """
+        return self if self.never_retry is UNSET else self._replace(never_retry=exception_names(self.never_retry))
+
+    def options(self) -> Options:
+        """The options they add up to.
+
+        Raises:
+            InvalidValue: one of them is not what it may be.
+        """
+        options: dict[str, Any] = {}
+        for name, value in zip(_FIELDS, self, strict=True):
+            if value is not UNSET:
+                field, convert = _CONVERSIONS[name]
+                options[field] = convert(value, name)
+        return Options(**options)
+
+
+#: Nothing was given.
+NO_TERMS: Final = Terms()
+
+
+def exception_name(kind: type[BaseException]) -> str:
+    """The name of an exception class as it travels: ``module.Class``, builtins bare."""
+    module = kind.__module__
+    return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
+
+
+def exception_names(kinds: ExceptionLike | Iterable[ExceptionLike], what: str = "never_retry") -> tuple[str, ...]:
+    """The names of exception classes; names go through as they are.
+
+    Raises:
+        InvalidValue: something else is among them.
+    """
+    if isinstance(kinds, str | type):
+        kinds = (kinds,)
+    try:
+        return tuple([_named(kind, what) for kind in kinds])
+    except TypeError:
+        raise InvalidValue(what, repr(kinds)[:80], "it takes exception classes or their names") from None
+
+
+def _named(kind: object, what: str) -> str:
+    if isinstance(kind, str):
+        return kind
+    if isinstance(kind, type) and issubclass(kind, BaseException):
+        return exception_name(kind)
+    raise InvalidValue(what, repr(kind)[:80], "it takes exception classes or their names")
+
+
+def seconds(value: Any, what: str) -> float:
+    """Seconds of a number or a timedelta.
+
+    Raises:
+        InvalidValue: it is neither.
+    """
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    try:
+        if isinstance(value, str | bytes | bool):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError):
+        raise InvalidValue(what, repr(value)[:80], "it is a number of seconds or a timedelta") from None
+
+
+def _span(value: Any, what: str) -> float | None:
+    return None if value is None else seconds(value, what)
+
+
+def _whole(value: Any, what: str) -> int:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)
+    except TypeError:
+        raise InvalidValue(what, repr(value)[:80], "it is a whole number") from None
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidValue(what, repr(value)[:80], "it is a name")
+    return value
+
+
+def _flag(value: Any, what: str) -> bool:
+    if value is not True and value is not False:
+        raise InvalidValue(what, repr(value)[:80], "it is True or False")
+    return value
+
+
+_FIELDS: Final = Terms._fields
+#: For each of the terms: the field of `Options` it becomes, and how.
+_CONVERSIONS: Final[dict[str, tuple[str, Callable[[Any, str], Any]]]] = {
+    "priority": ("priority", _whole),
+    "max_retries": ("max_retries", _whole),
+    "max_crashes": ("max_crashes", _whole),
+    "timeout": ("timeout_s", _span),
+    "queue": ("queue", _text),
+    "retry_delay": ("retry_delay_s", _span),
+    "jitter": ("jitter", _flag),
+    "never_retry": ("never_retry", exception_names),
+}
