@@ -1,1 +1,10 @@
-"""The command line: parse, call, print; an error becomes an exit code."""
+"""The command line: parse, call, print. Top floor; a file a group, imported when its command is named."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command that the process was started with, and end the process with its exit code."""
+    from dtq.cli.app import run  # so that importing this package costs nothing
+
+    sys.exit(run(sys.argv[1:]))

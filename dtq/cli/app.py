@@ -1,0 +1,134 @@
+"""The root command: what there is, where it is, and how a run of it ends.
+
+``dtq --help`` has to be there at once, so the commands stand in a table here and their files are imported when one of
+them is named.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any, Final, NamedTuple
+
+import click
+
+from dtq.cli.failures import EXIT_CODES, ending
+from dtq.cli.grammar import Group
+
+
+class Entry(NamedTuple):
+    """Where a command lives, and what it does in one line."""
+
+    module: str
+    attribute: str
+    summary: str
+
+
+#: Every command, in the order in which help shows them.
+COMMANDS: Final = {
+    "coordinator": Entry("coordinator", "coordinator", "Start, look at or stop the coordinator."),
+    "worker": Entry("worker", "worker", "Run tasks on this machine."),
+    "up": Entry("worker", "up", "Coordinator and worker in one, in the foreground."),
+    "submit": Entry("submit", "submit", "Have a function called: once, or once a line of a file."),
+    "status": Entry("tasks", "status", "Show where a task or batch stands, and why."),
+    "result": Entry("results", "result", "Print what a task returned."),
+    "wait": Entry("results", "wait", "Wait until tasks have ended."),
+    "cancel": Entry("tasks", "cancel", "Stop tasks, those that run too."),
+    "list": Entry("tasks", "list_", "List tasks."),
+    "stats": Entry("tasks", "stats", "Show counts, queues and workers."),
+    "dlq": Entry("dlq", "dlq", "List, show, retry or purge dead letters."),
+    "completion": Entry("completion", "completion", "Print the completion script of a shell."),
+}
+
+
+class Root(Group):
+    """A group whose commands are imported when they are named."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of the commands."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of a name, imported now."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command = getattr(import_module(f"dtq.cli.{entry.module}"), entry.attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments name."""
+        if not ctx.resilient_parsing and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"no such command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table of commands, without importing one of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table of exit codes."""
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
+
+
+def _version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if not value or ctx.resilient_parsing:
+        return
+    from dtq import __version__
+
+    system = os.uname()
+    click.echo(f"dtq {__version__}, Python {sys.version.split()[0]}, {system.sysname} {system.machine}")
+    ctx.exit()
+
+
+@click.group(
+    cls=Root,
+    examples=(
+        ("dtq up", "coordinator and worker, in the foreground"),
+        ("dtq submit --wait math:factorial 20", "call a function, print its result"),
+    ),
+    help="A distributed task queue without a broker, for CPU-bound Python work.",
+)
+@click.option(
+    "-V", "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show the versions."
+)
+def root() -> None:
+    """The command `dtq`."""
+
+
+def _prepare_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Any = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")  # a file name of another encoding is shown, not a crash
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the words after ``dtq``.
+
+    Returns:
+        The exit code.
+    """
+    _prepare_streams()
+    if "_DTQ_COMPLETE" in os.environ:  # the shell asks what may come next; click answers and ends the process
+        root.main(list(arguments), prog_name="dtq")
+
+    def command() -> None:
+        with root.make_context("dtq", list(arguments)) as ctx:
+            root.invoke(ctx)
+        sys.stdout.flush()
+
+    return ending(command, arguments)

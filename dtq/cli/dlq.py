@@ -1,0 +1,245 @@
+"""``dtq dlq``: the dead letters, listed, shown, put back or forgotten."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from dtq.cli import options
+from dtq.cli.calling import service
+from dtq.cli.grammar import Group
+from dtq.cli.output import plural, say, write, write_json
+from dtq.cli.pictures import show_letters, show_task
+from dtq.cli.records import letter_json, task_json
+from dtq.cli.tasks import look_up, selected
+from dtq.errors import UnknownId
+from dtq.model.service import Service
+from dtq.model.snapshots import Selection, TaskView
+from dtq.model.states import State
+
+#: How many dead letters are counted before a question or a dry run says "at least".
+_COUNTED = 10_000
+
+
+@click.group(
+    cls=Group,
+    examples=(
+        ("dtq dlq list --exception '*TimeoutError'", "what died of a time-out"),
+        ("dtq dlq retry --all --function 'mymodule:*'", "put back what a bug fix can cure"),
+    ),
+)
+def dlq() -> None:
+    """Dead letters: tasks that used up their retries or crashes, with the history of every attempt."""
+
+
+def _selection(
+    ids: tuple[str, ...],
+    function: str | None,
+    exception: str | None,
+    queue: str | None,
+    older_than: float | None,
+    limit: int = 0,
+) -> Selection:
+    return Selection(
+        ids=selected(ids),
+        function=function,
+        exception=exception,
+        queue=queue,
+        older_than_s=older_than,
+        limit=limit,
+    )
+
+
+def _which(ids: tuple[str, ...], everything: bool, selection: Selection) -> None:
+    """Make sure that a verb that changes something says exactly what it is for."""
+    filtered = (selection.function, selection.exception, selection.queue, selection.older_than_s) != (None,) * 4
+    if ids and (everything or filtered):
+        raise click.UsageError("name ids, or use --all (with filters), not both.", click.get_current_context())
+    if not ids and not everything:
+        add = "add --all to mean every dead letter that matches" if filtered else "name ids, or use --all"
+        raise click.UsageError(f"{add}.", click.get_current_context())
+
+
+def _count(coordinator: Service, selection: Selection) -> str:
+    limited = Selection(
+        ids=selection.ids,
+        function=selection.function,
+        exception=selection.exception,
+        queue=selection.queue,
+        older_than_s=selection.older_than_s,
+        limit=_COUNTED,
+    )
+    found = len(coordinator.dead_letters(limited))
+    return f"{'at least ' if found == _COUNTED else ''}{plural(found, 'dead letter')}"
+
+
+@dlq.command(
+    "list",
+    examples=(
+        ("dtq dlq list", "the latest first"),
+        ("dtq dlq list --queue mail --older-than 1d --json", "those of a queue that died before yesterday"),
+    ),
+)
+@options.dead_letter_filters
+@options.limit
+@options.connecting
+@options.as_json
+@options.quiet
+def list_letters(
+    function: str | None,
+    exception: str | None,
+    queue: str | None,
+    older_than: float | None,
+    limit: int,
+    addresses: tuple[str, ...],
+    authkey_file: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """List dead letters, the latest first. With --quiet, ids alone."""
+    with service(addresses, authkey_file) as coordinator:
+        found = coordinator.dead_letters(_selection((), function, exception, queue, older_than, limit + 1))
+    more, found = len(found) > limit, found[:limit]
+    if as_json:
+        write_json({"dead_letters": [letter_json(letter) for letter in found], "more": more})
+    elif quiet:
+        for letter in found:
+            write(str(letter.id))
+    elif found:
+        show_letters(found, time.time())
+    else:
+        say("no dead letters.")
+    if more and not as_json:
+        say(f"the first {limit}; there are more (--limit).")
+
+
+@dlq.command(
+    "show",
+    examples=(
+        ("dtq dlq show 17.3", "every attempt with its traceback"),
+        ("dtq dlq show 17.3 --json", "the same, as JSON"),
+    ),
+)
+@click.argument("task_id", metavar="ID", type=options.ID)
+@options.connecting
+@options.as_json
+def show(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, as_json: bool) -> None:
+    """Show a dead letter with its history.
+
+    When and where each attempt ran, how it ended, and its traceback.
+    """
+    with service(addresses, authkey_file) as coordinator:
+        found = look_up(coordinator, task_id)
+    if not isinstance(found, TaskView):
+        raise click.UsageError(
+            f"{task_id} is a batch of {plural(found.size, 'task')}; name one of them, as in {task_id}.0.",
+            click.get_current_context(),
+        )
+    if found.state is not State.DEAD:
+        say(f"dtq: task {found.id} is {found.state.value}, not a dead letter.")
+        raise UnknownId(task_id)
+    if as_json:
+        write_json({"task": task_json(found)})
+    else:
+        show_task(found, time.time(), tracebacks=True)
+
+
+@dlq.command(
+    "retry",
+    examples=(
+        ("dtq dlq retry 17.3 21", "these"),
+        ("dtq dlq retry --all --exception 'ConnectionError'", "all that match"),
+    ),
+)
+@click.argument("ids", metavar="[ID]...", type=options.ID, nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every dead letter that matches the filters.")
+@options.dead_letter_filters
+@click.option("--dry-run", is_flag=True, help="Say how many, and put none back.")
+@options.connecting
+@options.as_json
+@options.quiet
+def retry(
+    ids: tuple[str, ...],
+    everything: bool,
+    function: str | None,
+    exception: str | None,
+    queue: str | None,
+    older_than: float | None,
+    dry_run: bool,
+    addresses: tuple[str, ...],
+    authkey_file: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Put dead letters back into the queue.
+
+    They get fresh counters and keep their history.
+    """
+    selection = _selection(ids, function, exception, queue, older_than)
+    _which(ids, everything, selection)
+    with service(addresses, authkey_file) as coordinator:
+        if dry_run:
+            write(f"{_count(coordinator, selection)} would be put back")
+            return
+        done = coordinator.retry_dead(selection)
+    if as_json:
+        write_json({"retried": done})
+    elif not quiet:
+        write(f"{plural(done, 'dead letter')} put back")
+
+
+def _may_purge(count: str, yes: bool, no_input: bool) -> bool:
+    if yes:
+        return True
+    if no_input or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise click.UsageError(f"this would purge {count} for good; add --yes.", click.get_current_context())
+    return click.confirm(f"Purge {count} for good?", err=True)
+
+
+@dlq.command(
+    "purge",
+    examples=(
+        ("dtq dlq purge 17.3", "asks first, on a terminal"),
+        ("dtq dlq purge --all --older-than 30d --yes", "asks nothing: for scripts"),
+    ),
+)
+@click.argument("ids", metavar="[ID]...", type=options.ID, nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="Every dead letter that matches the filters.")
+@options.dead_letter_filters
+@click.option("--dry-run", is_flag=True, help="Say how many, and purge none.")
+@options.asking
+@options.connecting
+@options.as_json
+@options.quiet
+def purge(
+    ids: tuple[str, ...],
+    everything: bool,
+    function: str | None,
+    exception: str | None,
+    queue: str | None,
+    older_than: float | None,
+    dry_run: bool,
+    yes: bool,
+    no_input: bool,
+    addresses: tuple[str, ...],
+    authkey_file: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Forget dead letters for good."""
+    selection = _selection(ids, function, exception, queue, older_than)
+    _which(ids, everything, selection)
+    with service(addresses, authkey_file) as coordinator:
+        if dry_run:
+            write(f"{_count(coordinator, selection)} would be purged")
+            return
+        if not yes and not _may_purge(_count(coordinator, selection), yes, no_input):
+            say("nothing was purged.")
+            return
+        done = coordinator.purge_dead(selection)
+    if as_json:
+        write_json({"purged": done})
+    elif not quiet:
+        write(f"{plural(done, 'dead letter')} purged")

@@ -1,0 +1,72 @@
+"""How commands are written down: click's commands, with examples first in their help, and ``-h``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import click
+
+#: Command line, and what it does.
+Example = tuple[str, str]
+#: Widest help, in columns.
+_WIDTH: Final = 110
+_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": _WIDTH}
+
+
+class _Shown(click.Command):
+    """A command whose help shows how it is used before it explains."""
+
+    examples: tuple[Example, ...]
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples, then the text."""
+        if self.examples:
+            with formatter.section("Examples"):
+                longest = max(len(line) for line, _ in self.examples)
+                beside = all(longest + len(meaning) + 6 <= formatter.width for _, meaning in self.examples)
+                for line, meaning in self.examples:
+                    # An example is never wrapped, so that it can be copied whole.
+                    formatter.write(f"  {line:<{longest}}  # {meaning}\n" if beside else f"  # {meaning}\n  {line}\n")
+        super().format_help_text(ctx, formatter)
+
+
+class Command(_Shown):
+    """A command.
+
+    Args:
+        examples: at least two, shown first in its help.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[Example] = (), **kwargs: Any) -> None:
+        kwargs["context_settings"] = {**_SETTINGS, **(kwargs.get("context_settings") or {})}
+        super().__init__(*args, **kwargs)
+        self.examples = tuple(examples)
+
+
+class Group(_Shown, click.Group):
+    """A group of commands.
+
+    Args:
+        examples: at least two, shown first in its help.
+    """
+
+    command_class = Command
+
+    def __init__(self, *args: Any, examples: Sequence[Example] = (), **kwargs: Any) -> None:
+        kwargs["context_settings"] = {**_SETTINGS, **(kwargs.get("context_settings") or {})}
+        kwargs.setdefault("no_args_is_help", False)
+        super().__init__(*args, **kwargs)
+        self.examples = tuple(examples)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands, then the options."""
+        self.format_commands(ctx, formatter)
+        click.Command.format_options(self, ctx, formatter)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The words; where there is none, the help goes to standard error, as wrong use."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(2)
+        return super().parse_args(ctx, args)

@@ -1,0 +1,104 @@
+"""Options that several commands share, and the kinds of their values.
+
+Every command takes its own connection and output options, so that ``dtq status --json`` works as it is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+import click
+
+from dtq.config.values import parse_address, parse_duration, parse_size
+from dtq.errors import DtqError
+from dtq.model.ids import parse_id
+
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+
+
+class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on, dtq takes 8.1
+    """A value that one of dtq's own parsers reads; its sentence is click's sentence."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The value, parsed."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except DtqError as error:
+            # An error of the tree rather than of click: its code and exit code are the same everywhere.
+            raise error from None
+
+
+def _address(text: str) -> str:
+    parse_address(text)
+    return text
+
+
+def _task_id(text: str) -> str:
+    parse_id(text)
+    return text.strip()
+
+
+DURATION: Final = _Parsed("duration", parse_duration)
+SIZE: Final = _Parsed("size", parse_size)
+ADDRESS: Final = _Parsed("host:port", _address)
+ID: Final = _Parsed("id", _task_id)
+
+
+def stacked(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
+    """One decorator of several, applied as if they stood above a function in this order."""
+
+    def apply(function: Decorated) -> Decorated:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+authkey_file = click.option(
+    "--authkey-file",
+    metavar="FILE",
+    help="File with the key (- for standard input).  [DTQ_AUTHKEY_FILE]",
+)
+
+#: Where the coordinator is, and with which key it is talked to.
+connecting = stacked(
+    click.option(
+        "--connect",
+        "addresses",
+        metavar="HOST:PORT",
+        type=ADDRESS,
+        multiple=True,
+        help="Where the coordinator is; once more for another address of it.  [DTQ_ADDRESS]",
+    ),
+    authkey_file,
+)
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+quiet = click.option("-q", "--quiet", is_flag=True, help="Print less: ids or nothing.")
+limit = click.option(
+    "--limit", metavar="N", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Show at most N."
+)
+queue_filter = click.option("--queue", metavar="NAME", help="Only of this queue.")
+function_filter = click.option("--function", metavar="GLOB", help="Only of functions that match, as in 'mymodule:*'.")
+
+#: Which dead letters.
+dead_letter_filters = stacked(
+    function_filter,
+    click.option("--exception", metavar="GLOB", help="Only where the last exception matches, as in '*TimeoutError'."),
+    queue_filter,
+    click.option("--older-than", metavar="DURATION", type=DURATION, help="Only those that died at least so long ago."),
+)
+
+#: Whether questions are asked.
+asking = stacked(
+    click.option("-y", "--yes", is_flag=True, help="Do not ask."),
+    click.option("--no-input", is_flag=True, help="Never ask; without --yes that is a no."),
+)

@@ -1,0 +1,212 @@
+"""What commands print: tables, JSON, moments, and text from elsewhere made safe for a terminal.
+
+Standard output is data, standard error is everything else. Tables are for people and may change; JSON carries
+``schema: 1`` and may only grow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, TextIO
+
+from dtq.config.values import format_duration
+
+#: Version of the JSON that commands print; changes only if something in it goes or means something else.
+SCHEMA: Final = 1
+#: Narrowest a column is cut to, in characters.
+_NARROWEST: Final = 8
+#: What could move the cursor or colour a terminal: control characters but for tab and newline.
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_COLOURS: Final = {
+    "scheduled": "36",
+    "pending": "36",
+    "running": "34",
+    "succeeded": "32",
+    "dead": "31",
+    "cancelled": "33",
+}
+
+
+def printable(text: str) -> str:
+    """The text with control characters escaped: what a task says must not drive the reader's terminal."""
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """The text in one line of at most ``limit`` characters."""
+    flat = printable(" ".join(text.split()))
+    return flat if len(flat) <= limit else f"{flat[: limit - 1]}…"
+
+
+def write(text: str = "") -> None:
+    """One line to standard output."""
+    sys.stdout.write(f"{text}\n")
+
+
+def say(text: str) -> None:
+    """One line to standard error."""
+    print(text, file=sys.stderr)
+
+
+# -- colour -------------------------------------------------------------------------------------------------------
+
+
+def colourful(stream: TextIO) -> bool:
+    """Whether a stream gets colours: NO_COLOR, then FORCE_COLOR, then whether it is a terminal that knows them."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return os.environ.get("TERM") != "dumb" and stream.isatty()
+
+
+def paint(state: str, text: str | None = None) -> str:
+    """A state's name (or another text) in its colour, where standard output has colours."""
+    shown = state if text is None else text
+    colour = _COLOURS.get(state)
+    return f"\x1b[{colour}m{shown}\x1b[0m" if colour and colourful(sys.stdout) else shown
+
+
+# -- JSON ---------------------------------------------------------------------------------------------------------
+
+
+def write_json(value: Mapping[str, Any]) -> None:
+    """One JSON object in one line, with the schema's version."""
+    write(json.dumps({"schema": SCHEMA, **value}))
+
+
+def moment(seconds: float | None) -> str | None:
+    """A moment (seconds of the Unix epoch) as ISO 8601 in UTC."""
+    if seconds is None:
+        return None
+    whole, fraction = divmod(seconds, 1)
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int(fraction * 1000):03d}Z"
+
+
+def value_text(value: Any) -> str:
+    """A result for people and pipes: JSON if it can be written as JSON, else its repr, in one line."""
+    try:
+        return printable(json.dumps(value, ensure_ascii=False, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        return printable(repr(value)).replace("\n", "\\n")
+
+
+def value_json(value: Any) -> dict[str, Any]:
+    """A result inside JSON: ``result`` where it can be written as JSON, else ``repr``."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return {"repr": repr(value)}
+    return {"result": value}
+
+
+# -- for people ---------------------------------------------------------------------------------------------------
+
+
+def ago(seconds: float | None, now: float) -> str:
+    """A moment as people say it: ``2m 14s ago``, ``in 4.0 s``."""
+    if seconds is None:
+        return ""
+    distance = now - seconds
+    return f"in {format_duration(-distance)}" if distance < 0 else f"{format_duration(distance)} ago"
+
+
+def local_time(seconds: float | None, now: float) -> str:
+    """A moment on this machine's clock, and how long ago that is."""
+    if seconds is None:
+        return ""
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))} ({ago(seconds, now)})"
+
+
+def plural(count: int, noun: str, nouns: str = "") -> str:
+    """``1 task``, ``2,000 tasks``.
+
+    Args:
+        count: how many.
+        noun: the word for one.
+        nouns: the word for several, where it is not the one for one with an s.
+    """
+    return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
+
+
+def _width(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _fit(text: str, width: int) -> str:
+    if _width(text) <= width:
+        return text
+    while text and _width(text) > width - 1:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def _available() -> int | None:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _shrunk(widths: list[int], gap: int, available: int | None) -> list[int]:
+    """The widths, the widest ones cut until the whole fits."""
+    if available is None:
+        return widths
+    widths = list(widths)
+    while sum(widths) + gap * (len(widths) - 1) > available:
+        widest = max(range(len(widths)), key=widths.__getitem__)
+        if widths[widest] <= _NARROWEST:
+            break
+        widths[widest] -= 1
+    return widths
+
+
+def table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = (), state: int | None = None
+) -> list[str]:
+    """The lines of a table without borders, cut to the terminal where there is one.
+
+    Args:
+        headers: the names of the columns.
+        rows: a text a column each.
+        right: the columns that are set to the right (numbers).
+        state: the column that holds a state and is coloured.
+    """
+    cells = [[one_line(text) for text in row] for row in rows]
+    widths = [max(_width(row[n]) for row in [list(headers), *cells]) for n in range(len(headers))]
+    widths = _shrunk(widths, 2, _available())
+    rightward = set(right)
+
+    def line(row: Sequence[str], heading: bool = False) -> str:
+        parts: list[str] = []
+        for column, text in enumerate(row):
+            text = _fit(text, widths[column])
+            padding = " " * (widths[column] - _width(text))
+            shown = paint(text) if column == state and not heading else text
+            parts.append(padding + shown if column in rightward else shown + padding)
+        return "  ".join(parts).rstrip()
+
+    return [line(headers, heading=True), *(line(row) for row in cells)]
+
+
+def write_table(
+    headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = (), state: int | None = None
+) -> None:
+    """A `table` to standard output."""
+    for line in table(headers, rows, right=right, state=state):
+        write(line)
+
+
+def write_fields(fields: Iterable[tuple[str, str]]) -> None:
+    """Names and values, one a line, those without a value left out."""
+    shown = [(name, value) for name, value in fields if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        write(f"{name:<{width}}  {value}")

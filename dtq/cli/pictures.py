@@ -1,0 +1,204 @@
+"""Tasks, batches and statistics for people: short blocks of names and values, tables without borders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dtq.cli.output import (
+    ago,
+    local_time,
+    one_line,
+    paint,
+    plural,
+    printable,
+    say,
+    table,
+    write,
+    write_fields,
+    write_table,
+)
+from dtq.cli.records import run_id
+from dtq.config.values import format_duration
+from dtq.model.messages import Failure
+from dtq.model.snapshots import Attempt, BatchView, Counts, DeadLetter, Stats, TaskView
+from dtq.model.states import State
+
+
+def counts_text(counts: Counts) -> str:
+    """How many tasks stand where, zeroes left out."""
+    parts = [f"{getattr(counts, state.value):,} {state.value}" for state in State if getattr(counts, state.value)]
+    return ", ".join(parts) or "none"
+
+
+def failure_text(failure: Failure) -> str:
+    """Why an attempt did not succeed, in one line."""
+    parts = [part for part in (failure.exception, failure.message) if part]
+    if not failure.exception:
+        if failure.signal is not None:
+            parts.append(f"signal {failure.signal}")
+        elif failure.exit_code is not None:
+            parts.append(f"exit code {failure.exit_code}")
+    return one_line(": ".join(parts))
+
+
+def _attempt_row(attempt: Attempt) -> tuple[str, ...]:
+    took = format_duration(max(0.0, attempt.ended_at - attempt.started_at))
+    return (str(attempt.number), attempt.outcome.value, took, attempt.worker, failure_text(attempt.failure))
+
+
+def _progress(task: TaskView) -> str:
+    if task.progress is None:
+        return ""
+    done, total = task.progress
+    return f"{done:g} of {total:g} ({done / total:.0%})" if total > 0 else f"{done:g}"
+
+
+def _terms(task: TaskView) -> str:
+    options = task.spec.options
+    limit = "" if options.timeout_s is None else f", at most {format_duration(options.timeout_s)} an attempt"
+    retries = plural(options.max_retries, "retry", "retries")
+    return f"priority {options.priority}, queue {options.queue}, {retries}{limit}"
+
+
+def show_task(task: TaskView, now: float, *, tracebacks: bool = False) -> None:
+    """A task in full.
+
+    Args:
+        task: the task.
+        now: the present moment.
+        tracebacks: whether its attempts are shown with their tracebacks.
+    """
+    state = paint(task.state.value) + (", being stopped" if task.cancelling else "")
+    failed = [plural(task.failures, "failure")] if task.failures else []
+    failed += [plural(task.crashes, "crash", "crashes")] if task.crashes else []
+    write_fields(
+        [
+            ("task", run_id(task)),
+            ("state", state),
+            ("reason", printable(task.reason)),
+            ("function", printable(task.spec.function.name)),
+            ("terms", _terms(task)),
+            ("attempt", str(task.attempt) + (f" (after {', '.join(failed)})" if failed else "")),
+            ("worker", printable(task.worker)),
+            ("progress", _progress(task)),
+            ("submitted", local_time(task.submitted_at, now)),
+            ("due", local_time(task.due_at, now)),
+            ("started", local_time(task.started_at, now)),
+            ("ended", local_time(task.ended_at, now)),
+        ]
+    )
+    if task.history:
+        write()
+        rows = [_attempt_row(attempt) for attempt in task.history]
+        write_table(("ATTEMPT", "OUTCOME", "AFTER", "WORKER", "WHY"), rows, right=(0,))
+    for attempt in task.history if tracebacks else ():
+        if attempt.failure.traceback:
+            write(f"\nAttempt {attempt.number}:\n{printable(attempt.failure.traceback.rstrip())}")
+
+
+def show_batch(batch: BatchView, now: float) -> None:
+    """A batch."""
+    options = batch.spec.options
+    write_fields(
+        [
+            ("batch", str(batch.batch)),
+            ("tasks", f"{batch.size:,}{'' if batch.complete else ' so far'}: {counts_text(batch.counts)}"),
+            ("function", printable(batch.spec.function.name)),
+            ("terms", f"priority {options.priority}, queue {options.queue}"),
+            ("key", printable(batch.key or "")),
+            ("submitted", local_time(batch.submitted_at, now)),
+            ("finished", local_time(batch.finished_at, now)),
+        ]
+    )
+
+
+def _when(task: TaskView, now: float) -> str:
+    return ago(task.ended_at or task.due_at or task.started_at or task.submitted_at, now)
+
+
+def show_tasks(tasks: Iterable[TaskView], now: float) -> None:
+    """A table of tasks."""
+    rows = [
+        (
+            run_id(task),
+            task.state.value,
+            task.spec.function.name,
+            task.spec.options.queue,
+            str(task.spec.options.priority),
+            str(task.attempt),
+            _when(task, now),
+            task.worker or task.reason,
+        )
+        for task in tasks
+    ]
+    write_table(
+        ("ID", "STATE", "FUNCTION", "QUEUE", "PRIORITY", "ATTEMPT", "SINCE", "WHERE"), rows, right=(4, 5), state=1
+    )
+
+
+def show_letters(letters: Iterable[DeadLetter], now: float) -> None:
+    """A table of dead letters."""
+    rows = [
+        (
+            str(letter.id),
+            letter.function,
+            letter.queue,
+            str(letter.attempts),
+            ago(letter.died_at, now),
+            ": ".join(part for part in (letter.exception or letter.outcome.value, letter.message) if part),
+        )
+        for letter in letters
+    ]
+    write_table(("ID", "FUNCTION", "QUEUE", "ATTEMPTS", "DIED", "WHY"), rows, right=(3,))
+
+
+def show_coordinator(stats: Stats, address: str) -> None:
+    """The coordinator in a few lines; what its store has lost goes to standard error."""
+    slots = sum(worker.slots for worker in stats.workers)
+    running_s = stats.now - stats.started_at
+    write_fields(
+        [
+            ("coordinator", f"{address}, pid {stats.pid}, up {format_duration(running_s)}"),
+            ("version", f"dtq {stats.version}, Python {stats.python}"),
+            ("store", f"{printable(stats.store)}, durability {stats.durability}"),
+            ("order", "highest priority first" if stats.highest_first else "lowest priority number first"),
+            ("tasks", counts_text(stats.counts)),
+            (
+                "so far",
+                f"{stats.submitted:,} submitted, {stats.retries:,} retried, {stats.refused:,} late reports refused",
+            ),
+            ("dead letters", f"{stats.dead_letters:,}"),
+            ("workers", f"{plural(len(stats.workers), 'worker')} with {plural(slots, 'slot')}"),
+            ("clients", str(stats.clients)),
+        ]
+    )
+    for loss in stats.losses:
+        say(f"dtq: the store had losses: {one_line(loss, 1000)}")
+
+
+def show_stats(stats: Stats, address: str) -> None:
+    """The coordinator, its queues and its workers."""
+    show_coordinator(stats, address)
+    if stats.queues:
+        rows = [(q.name, f"{q.pending:,}", f"{q.scheduled:,}", f"{q.running:,}", str(q.workers)) for q in stats.queues]
+        write("")
+        write_table(("QUEUE", "PENDING", "SCHEDULED", "RUNNING", "WORKERS"), rows, right=(1, 2, 3, 4))
+    if stats.workers:
+        write("")
+        for line in table(
+            ("WORKER", "BUSY", "SLOTS", "QUEUES", "SEEN", "RUNS", "STATE"),
+            [
+                (
+                    worker.name,
+                    str(worker.busy),
+                    str(worker.slots),
+                    ",".join(worker.queues) or "all",
+                    f"{format_duration(worker.seen_s)} ago",
+                    " ".join(worker.running[:3]) + (" …" if len(worker.running) > 3 else ""),
+                    "draining" if worker.draining else "",
+                )
+                for worker in stats.workers
+            ],
+            right=(1, 2),
+        ):
+            write(line)

@@ -1,0 +1,168 @@
+"""Tasks, batches, dead letters and statistics as JSON: moments in ISO 8601 UTC, durations in seconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dtq.cli.output import moment
+from dtq.model.messages import Failure
+from dtq.model.options import Spec
+from dtq.model.snapshots import Attempt, BatchView, Counts, DeadLetter, Stats, TaskView
+
+
+def run_id(task: TaskView) -> str:
+    """The id of a task; ``17.0-999`` for a run of tasks that stand alike."""
+    return str(task.id) if task.count == 1 else f"{task.id}-{task.index + task.count - 1}"
+
+
+def spec_json(spec: Spec) -> dict[str, Any]:
+    """A function and its options."""
+    options = spec.options
+    return {
+        "function": spec.function.name,
+        "kind": spec.function.kind.value,
+        "queue": options.queue,
+        "priority": options.priority,
+        "max_retries": options.max_retries,
+        "max_crashes": options.max_crashes,
+        "timeout": options.timeout_s,
+        "never_retry": list(options.never_retry),
+    }
+
+
+def failure_json(failure: Failure) -> dict[str, Any]:
+    """Why an attempt did not succeed."""
+    return {
+        "exception": failure.exception,
+        "message": failure.message,
+        "traceback": failure.traceback,
+        "exit_code": failure.exit_code,
+        "signal": failure.signal,
+    }
+
+
+def attempt_json(attempt: Attempt) -> dict[str, Any]:
+    """One attempt that did not succeed."""
+    return {
+        "attempt": attempt.number,
+        "outcome": attempt.outcome.value,
+        "started_at": moment(attempt.started_at),
+        "ended_at": moment(attempt.ended_at),
+        "worker": attempt.worker,
+        **failure_json(attempt.failure),
+    }
+
+
+def task_json(task: TaskView) -> dict[str, Any]:
+    """A task, or a run of tasks that stand alike."""
+    progress = None if task.progress is None else {"done": task.progress[0], "total": task.progress[1]}
+    return {
+        "id": str(task.id),
+        "batch": task.batch,
+        "index": task.index,
+        "count": task.count,
+        "state": task.state.value,
+        **spec_json(task.spec),
+        "attempt": task.attempt,
+        "failures": task.failures,
+        "crashes": task.crashes,
+        "submitted_at": moment(task.submitted_at),
+        "due_at": moment(task.due_at),
+        "started_at": moment(task.started_at),
+        "ended_at": moment(task.ended_at),
+        "worker": task.worker,
+        "progress": progress,
+        "cancelling": task.cancelling,
+        "reason": task.reason,
+        "history": [attempt_json(attempt) for attempt in task.history],
+    }
+
+
+def counts_json(counts: Counts) -> dict[str, int]:
+    """How many tasks stand where."""
+    return {
+        "scheduled": counts.scheduled,
+        "pending": counts.pending,
+        "running": counts.running,
+        "succeeded": counts.succeeded,
+        "dead": counts.dead,
+        "cancelled": counts.cancelled,
+    }
+
+
+def batch_json(batch: BatchView) -> dict[str, Any]:
+    """A batch."""
+    return {
+        "id": str(batch.batch),
+        "size": batch.size,
+        "complete": batch.complete,
+        **spec_json(batch.spec),
+        "counts": counts_json(batch.counts),
+        "submitted_at": moment(batch.submitted_at),
+        "finished_at": moment(batch.finished_at),
+        "key": batch.key,
+    }
+
+
+def letter_json(letter: DeadLetter) -> dict[str, Any]:
+    """A dead letter, in short."""
+    return {
+        "id": str(letter.id),
+        "function": letter.function,
+        "queue": letter.queue,
+        "attempts": letter.attempts,
+        "outcome": letter.outcome.value,
+        "exception": letter.exception,
+        "message": letter.message,
+        "submitted_at": moment(letter.submitted_at),
+        "died_at": moment(letter.died_at),
+    }
+
+
+def stats_json(stats: Stats) -> dict[str, Any]:
+    """The coordinator in one look."""
+    return {
+        "tasks": counts_json(stats.counts),
+        "submitted": stats.submitted,
+        "retries": stats.retries,
+        "refused": stats.refused,
+        "dead_letters": stats.dead_letters,
+        "queues": [
+            {
+                "name": queue.name,
+                "pending": queue.pending,
+                "scheduled": queue.scheduled,
+                "running": queue.running,
+                "workers": queue.workers,
+            }
+            for queue in stats.queues
+        ],
+        "workers": [
+            {
+                "name": worker.name,
+                "host": worker.host,
+                "pid": worker.pid,
+                "slots": worker.slots,
+                "busy": worker.busy,
+                "queues": list(worker.queues),
+                "seen": worker.seen_s,
+                "connected_at": moment(worker.connected_at),
+                "running": list(worker.running),
+                "draining": worker.draining,
+                "version": worker.version,
+                "python": worker.python,
+            }
+            for worker in stats.workers
+        ],
+        "clients": stats.clients,
+        "epoch": stats.epoch,
+        "started_at": moment(stats.started_at),
+        "now": moment(stats.now),
+        "pid": stats.pid,
+        "version": stats.version,
+        "python": stats.python,
+        "store": stats.store,
+        "durability": stats.durability,
+        "highest_first": stats.highest_first,
+        "losses": list(stats.losses),
+    }

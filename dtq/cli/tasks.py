@@ -1,0 +1,175 @@
+"""``dtq status``, ``cancel``, ``list`` and ``stats``: looking at the queue, and stopping tasks."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from dtq.cli import options
+from dtq.cli.calling import service
+from dtq.cli.grammar import Command
+from dtq.cli.output import plural, say, write, write_json
+from dtq.cli.pictures import show_batch, show_stats, show_task, show_tasks
+from dtq.cli.records import batch_json, run_id, stats_json, task_json
+from dtq.config import client_addresses, format_address
+from dtq.model.ids import parse_id
+from dtq.model.service import Service
+from dtq.model.snapshots import BatchView, Selection, TaskView
+from dtq.model.states import State
+
+
+def selected(ids: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
+    """Ids as a `Selection` has them.
+
+    Raises:
+        InvalidId: one of them is no id.
+    """
+    parsed = [parse_id(text) for text in ids]
+    return tuple((batch, -1 if index is None else index) for batch, index in parsed)
+
+
+def look_up(queue: Service, text: str) -> TaskView | BatchView:
+    """What an id names: a task, or a batch of several (or none yet).
+
+    Raises:
+        InvalidId: it is no id.
+        UnknownId: there is no such task.
+    """
+    batch, index = parse_id(text)
+    if index is not None:
+        return queue.task(batch, index)
+    view = queue.batch(batch)
+    return queue.task(batch, 0) if view.size == 1 and view.complete else view
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        ("dtq status 17", "a task, or a batch of tasks, by the id that submit printed"),
+        ("dtq status 17.3 --json", "the fourth task of batch 17, as JSON"),
+    ),
+)
+@click.argument("task_id", metavar="ID", type=options.ID)
+@options.connecting
+@options.as_json
+@options.quiet
+def status(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, as_json: bool, quiet: bool) -> None:
+    """Show where a task stands: its state, its attempts, its progress, and while it waits the reason.
+
+    With --quiet, the state alone.
+    """
+    with service(addresses, authkey_file) as queue:
+        found = look_up(queue, task_id)
+    if isinstance(found, TaskView):
+        if as_json:
+            write_json({"task": task_json(found)})
+        elif quiet:
+            write(found.state.value)
+        else:
+            show_task(found, time.time())
+    elif as_json:
+        write_json({"batch": batch_json(found)})
+    elif quiet:
+        write("finished" if found.complete and not found.counts.unfinished else "unfinished")
+    else:
+        show_batch(found, time.time())
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        ("dtq cancel 17", "a task, or every task of a batch"),
+        ("dtq cancel 17.3 17.4", "two tasks of a batch"),
+    ),
+)
+@click.argument("ids", metavar="ID...", type=options.ID, nargs=-1, required=True)
+@options.connecting
+@options.as_json
+@options.quiet
+def cancel(
+    ids: tuple[str, ...], addresses: tuple[str, ...], authkey_file: str | None, as_json: bool, quiet: bool
+) -> None:
+    """Stop tasks: those that wait never start, those that run are killed. What has ended stays as it is."""
+    with service(addresses, authkey_file) as queue:
+        report = queue.cancel(Selection(ids=selected(ids), limit=0))
+    if as_json:
+        write_json({"cancelled": report.cancelled, "stopping": report.stopping, "finished": report.finished})
+    elif not quiet:
+        write(
+            f"{plural(report.cancelled, 'task')} cancelled, {report.stopping:,} being stopped, "
+            f"{report.finished:,} had ended before"
+        )
+
+
+@click.command(
+    "list",
+    cls=Command,
+    examples=(
+        ("dtq list", "what runs and waits, then what has ended"),
+        ("dtq list --state running --queue slow --json", "what runs of one queue, as JSON"),
+    ),
+)
+@click.option("--state", type=click.Choice([state.value for state in State]), help="Only in this state.")
+@options.queue_filter
+@options.function_filter
+@click.option("--batch", metavar="N", type=click.IntRange(1, 10**15 - 1), help="Only of this batch.")
+@options.limit
+@options.connecting
+@options.as_json
+@options.quiet
+def list_(
+    state: str | None,
+    queue: str | None,
+    function: str | None,
+    batch: int | None,
+    limit: int,
+    addresses: tuple[str, ...],
+    authkey_file: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """List tasks: unfinished ones in the order they will run, then ended ones, the latest first.
+
+    Neighbours of a batch that stand alike share a line. With --quiet, ids alone.
+    """
+    selection = Selection(
+        ids=() if batch is None else ((batch, -1),),
+        state=None if state is None else State(state),
+        queue=queue,
+        function=function,
+        limit=limit + 1,
+    )
+    with service(addresses, authkey_file) as coordinator:
+        found = coordinator.tasks(selection)
+    more, found = len(found) > limit, found[:limit]
+    if as_json:
+        write_json({"tasks": [task_json(task) for task in found], "more": more})
+    elif quiet:
+        for task in found:
+            write(run_id(task))
+    elif found:
+        show_tasks(found, time.time())
+    else:
+        say("no tasks.")
+    if more and not as_json:
+        say(f"the first {limit} lines; there are more (--limit).")
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        ("dtq stats", "counts, queues and workers"),
+        ("dtq stats --json", "the same, as JSON"),
+    ),
+)
+@options.connecting
+@options.as_json
+def stats(addresses: tuple[str, ...], authkey_file: str | None, as_json: bool) -> None:
+    """Show how many tasks stand where, the queues, and the workers."""
+    with service(addresses, authkey_file) as queue:
+        seen = queue.stats()
+    if as_json:
+        write_json({"stats": stats_json(seen)})
+    else:
+        show_stats(seen, format_address(client_addresses(addresses)[0]))
