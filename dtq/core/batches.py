@@ -109,6 +109,7 @@ class Batch:
         "due_at",
         "entry",
         "finished_at",
+        "followed",
         "key",
         "next",
         "number",
@@ -140,6 +141,8 @@ class Batch:
         self.key: str | None = None
         self.session = ""
         self.submission = 0
+        #: Whether the submitter's session is to be told how its tasks end.
+        self.followed = False
         #: How many of its tasks are leased now.
         self.running = 0
         #: Those that left the common path, by index; None (not an empty dict) for most batches, to save the memory.

@@ -45,7 +45,8 @@ def _check_batch(
     running = [index for lease in leases for index in range(lease.lo, lease.hi)]
     assert len(running) == len(set(running)), f"batch {batch.number}: leases overlap"
     assert batch.running == len(running), f"batch {batch.number}: running is {batch.running}, not {len(running)}"
-    assert batch.finished_at is None and not (batch.complete and batch.ended >= batch.size), "finished, but in memory"
+    assert batch.finished_at is None, f"batch {batch.number}: finished, but in memory"
+    assert not batch.complete or batch.ended < batch.size, f"batch {batch.number}: all tasks ended, but in memory"
     assert all(index < batch.next for index in running)
     counted[batch.queue, State.RUNNING] += len(running)
     waiting = 0

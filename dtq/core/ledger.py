@@ -30,12 +30,21 @@ from dtq.model.states import State
 
 @dataclass(frozen=True, slots=True)
 class EndedRange:
-    """Tasks ``[lo, hi)`` of a batch came into a final state; what followers are told once it is durable."""
+    """Tasks ``[lo, hi)`` of a batch came into a final state; what followers are told once it is durable.
+
+    Attributes:
+        batch: the batch.
+        lo: index of the first task.
+        hi: index after the last.
+        state: the final state.
+        session: the submitter's session where it follows the batch, else "".
+    """
 
     batch: int
     lo: int
     hi: int
     state: State
+    session: str
 
 
 class Ledger:
@@ -95,13 +104,9 @@ class Ledger:
         """A lease is over."""
         self._leases[token] = None
 
-    def ended(self, batch: int, lo: int, hi: int, state: State) -> None:
+    def ended(self, batch: Batch, lo: int, hi: int, state: State) -> None:
         """Tasks came into a final state."""
-        last = self._ended[-1] if self._ended else None
-        if last is not None and last.batch == batch and last.hi == lo and last.state is state is State.CANCELLED:
-            self._ended[-1] = EndedRange(batch, last.lo, hi, state)
-        else:
-            self._ended.append(EndedRange(batch, lo, hi, state))
+        self._ended.append(EndedRange(batch.number, lo, hi, state, batch.session if batch.followed else ""))
 
     def expired(self, before: float) -> None:
         """What finished before a moment is no longer kept."""

@@ -43,10 +43,12 @@ class Answer:
     Attributes:
         cancel: tasks to stop.
         drop: leases that are not the worker's.
+        pages: the results that were taken, as they will be stored.
     """
 
     cancel: list[Doomed] = field(default_factory=list)
     drop: list[int] = field(default_factory=list)
+    pages: list[ResultPage] = field(default_factory=list)
 
 
 class Machine:
@@ -70,11 +72,14 @@ class Machine:
 
     # -- submitting -----------------------------------------------------------------------------------------------
 
-    def submit(self, spec: Spec, submission: Submission, session: str, now: float) -> Batch:
+    def submit(self, spec: Spec, submission: Submission, session: str, now: float) -> tuple[Batch, ArgumentPage | None]:
         """Accept a new batch, or the next piece of one.
 
         What the batch has already is not added again, so a repeated piece does no harm; neither does a piece for a
         batch that was sealed meanwhile (cancelled): it is left out.
+
+        Returns:
+            The batch, and the page that was added to it, if any.
 
         Raises:
             QueueFull: there are as many unfinished tasks as there may be.
@@ -93,12 +98,13 @@ class Machine:
         if batch is None:
             self.register.room_for(new)
             batch = self._new_batch(spec, submission, session, now)
+        page = None
         if new > 0 and not batch.complete:
             self.register.room_for(new)
-            self._append(batch, pages.cut(submission.arguments, count - new, count), new)
+            page = self._append(batch, pages.cut(submission.arguments, count - new, count), new)
         if submission.complete and not batch.complete:
             self.seal(batch, now)
-        return batch
+        return batch, page
 
     def _known(self, spec: Spec, submission: Submission) -> Batch | None:
         register = self.register
@@ -125,6 +131,7 @@ class Machine:
         batch = Batch(register.last_batch, register.intern(spec), now)
         batch.session = session
         batch.submission = submission.number
+        batch.followed = submission.follow
         if submission.key is not None:
             batch.key = submission.key
         if delay_s > 0:
@@ -132,7 +139,7 @@ class Machine:
         register.add_batch(batch)
         return batch
 
-    def _append(self, batch: Batch, data: bytes, count: int) -> None:
+    def _append(self, batch: Batch, data: bytes, count: int) -> ArgumentPage:
         register = self.register
         lo, hi = batch.size, batch.size + count
         batch.size = hi
@@ -143,8 +150,10 @@ class Machine:
         else:
             register.tally.move(batch.queue, None, Move.DELAYED, count)
             register.waiting.push(batch.due_at, batch.number, lo, hi)
-        register.ledger.page(ArgumentPage(batch=batch.number, lo=lo, hi=hi, data=data))
+        page = ArgumentPage(batch=batch.number, lo=lo, hi=hi, data=data)
+        register.ledger.page(page)
         register.ledger.batch(batch)
+        return page
 
     def seal(self, batch: Batch, now: float) -> None:
         """No more pieces of a batch will come."""
@@ -200,13 +209,15 @@ class Machine:
         worker = self._worker(session)
         worker.expires_at = now + self.rules.lease_s
         worker.capacity = message.capacity
+        answer = Answer()
         for success in message.succeeded:
-            self._succeeded(worker, success, now)
+            self._succeeded(worker, success, answer, now)
         for failed in message.failed:
             self._failed(worker, failed, now)
         for released in message.released:
             self._released(worker, released, now)
-        return self._reconcile(worker, message.holding, message.fetch, now)
+        self._reconcile(worker, message.holding, message.fetch, answer, now)
+        return answer
 
     def _worker(self, session: str) -> Worker:
         worker = self.register.workers.get(session)
@@ -214,8 +225,7 @@ class Machine:
             raise SessionUnknown(session)
         return worker
 
-    def _reconcile(self, worker: Worker, holding: tuple[Holding, ...], whole: bool, now: float) -> Answer:
-        answer = Answer()
+    def _reconcile(self, worker: Worker, holding: tuple[Holding, ...], whole: bool, answer: Answer, now: float) -> None:
         for held in holding:
             lease = worker.leases.get(held.token)
             if lease is None:
@@ -227,7 +237,6 @@ class Machine:
             held_tokens = {held.token for held in holding}
             for lease in [lease for token, lease in worker.leases.items() if token not in held_tokens]:
                 self.register.give_back(lease, lease.lo, lease.hi, now)
-        return answer
 
     @staticmethod
     def _doomed(lease: Lease) -> list[Doomed]:
@@ -251,7 +260,7 @@ class Machine:
         self.refused += 1
         return None
 
-    def _succeeded(self, worker: Worker, success: Succeeded, now: float) -> None:
+    def _succeeded(self, worker: Worker, success: Succeeded, answer: Answer, now: float) -> None:
         register = self.register
         count = pages.check(success.results)
         lo, hi = success.lo, success.lo + count
@@ -269,7 +278,8 @@ class Machine:
         batch.entry.observe(success.seconds, count)
         page = ResultPage(batch=batch.number, lo=lo, hi=hi, data=success.results, worker=worker.name, ended_at=now)
         register.ledger.page(page)
-        register.ledger.ended(batch.number, lo, hi, State.SUCCEEDED)
+        answer.pages.append(page)
+        register.ledger.ended(batch, lo, hi, State.SUCCEEDED)
         register.shorten(lease, hi)
         register.ledger.batch(batch)
         register.finish_if_done(batch, now)

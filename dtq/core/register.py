@@ -214,7 +214,7 @@ class Register:
         task.ended_at = now
         task.due_at = None
         self.ledger.task(task.row(batch.number, index))
-        self.ledger.ended(batch.number, index, index + 1, task.state)
+        self.ledger.ended(batch, index, index + 1, task.state)
         if task.state is State.DEAD:
             batch.dead += 1
         else:
@@ -233,7 +233,7 @@ class Register:
             self.tally.move(batch.queue, state, Move.CANCELLED, count)
             batch.cancelled += count
         if hi > lo:
-            self.ledger.ended(batch.number, lo, hi, State.CANCELLED)
+            self.ledger.ended(batch, lo, hi, State.CANCELLED)
         batch.tasks = {i: t for i, t in (batch.tasks or {}).items() if i < lo} or None
         self.ledger.batch(batch)
 

@@ -1,0 +1,104 @@
+"""Pages on their way: those not committed yet, and the latest of those that are.
+
+Arguments are usually asked for soon after they were submitted, results soon after they arrived; both are found here
+then, and in the engine otherwise. What is not committed yet is nowhere else, so it is never dropped.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right, insort
+from collections import deque
+from collections.abc import Iterable
+from operator import attrgetter
+from typing import Any, Final
+
+from dtq.core.changes import ArgumentPage, Change, ResultPage, Stored
+from dtq.engines.base import Engine, Page
+from dtq.model import pages
+
+#: How many bytes of committed pages are held, bookkeeping included.
+BUDGET: Final = 48 << 20
+#: What a page costs beside its bytes, roughly.
+_OVERHEAD: Final = 500
+_by_lo = attrgetter("lo")
+
+
+class PageCache:
+    """Finds pages.
+
+    Args:
+        engine: has those that are not here.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        #: By kind and batch, in rising order.
+        self._pages: dict[tuple[type, int], list[Any]] = {}
+        self._order: deque[ArgumentPage | ResultPage] = deque()
+        self._bytes = 0
+        self._committed = 0
+
+    def add(self, new: Iterable[ArgumentPage | ResultPage]) -> None:
+        """Hold pages, in the order in which they will be committed."""
+        with self._lock:
+            for page in new:
+                held: list[Any] = self._pages.setdefault((type(page), page.batch), [])
+                insort(held, page, key=_by_lo)
+                self._order.append(page)
+                self._bytes += len(page.data) + _OVERHEAD
+
+    def committed(self, changes: Iterable[Change]) -> None:
+        """These changes are in the engine: the pages among them may be dropped when room is needed."""
+        stored = sum(type(c) is Stored and type(c.row) in (ArgumentPage, ResultPage) for c in changes)
+        with self._lock:
+            self._committed += stored
+            while self._bytes > BUDGET and self._committed and self._order:
+                self._committed -= 1
+                self._drop(self._order.popleft())
+
+    def _drop(self, page: ArgumentPage | ResultPage) -> None:
+        key = (type(page), page.batch)
+        held = self._pages[key]
+        del held[bisect_right(held, page.lo, key=_by_lo) - 1]
+        if not held:
+            del self._pages[key]
+        self._bytes -= len(page.data) + _OVERHEAD
+
+    def find(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
+        """The pages of a batch that overlap ``[lo, hi)``, in rising order.
+
+        Raises:
+            StoreDamaged: the engine finds one of them damaged.
+        """
+        with self._lock:
+            held: list[Page] = self._pages.get((kind, batch), [])
+            first = max(0, bisect_right(held, lo, key=_by_lo) - 1)
+            found = held[first : bisect_right(held, hi - 1, key=_by_lo)]
+        found = [page for page in found if page.hi > lo]
+        if _cover(found, lo, hi):
+            return found
+        here = {page.lo: page for page in found}
+        here.update((page.lo, page) for page in self._engine.pages(kind, batch, lo, hi))
+        return [here[at] for at in sorted(here)]
+
+    def arguments(self, batch: int, lo: int, hi: int) -> bytes:
+        """The arguments of tasks ``[lo, hi)``, as one page.
+
+        Raises:
+            StoreDamaged: the engine finds one of them damaged.
+            LookupError: some are missing.
+        """
+        found = self.find(ArgumentPage, batch, lo, hi)
+        if not _cover(found, lo, hi):
+            raise LookupError(f"arguments of {batch}.{lo} to {batch}.{hi - 1} are missing")
+        return pages.join([pages.cut(p.data, max(lo, p.lo) - p.lo, min(hi, p.hi) - p.lo) for p in found])
+
+
+def _cover(found: list[Page], lo: int, hi: int) -> bool:
+    for page in found:
+        if page.lo > lo:
+            return False
+        lo = max(lo, page.hi)
+    return lo >= hi

@@ -1,0 +1,284 @@
+"""Calls that only look: at the machine for what has not ended, at the engine for what has."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import replace
+from typing import Final
+
+from dtq import __version__
+from dtq.coordinator.service import Coordinator
+from dtq.coordinator.sessions import SessionState
+from dtq.core import views
+from dtq.core.changes import ResultPage
+from dtq.core.ledger import EndedRange
+from dtq.engines.base import EndedRun
+from dtq.errors import UnknownId
+from dtq.model import pages
+from dtq.model.ids import TaskId
+from dtq.model.messages import Ended
+from dtq.model.snapshots import BatchView, DeadLetter, Selection, Stats, TaskView, WorkerView
+from dtq.model.states import FINAL, Outcome, State
+
+#: About how many bytes of results one answer carries.
+ANSWER_BYTES: Final = 4 << 20
+#: How many tasks are looked up at a time while results are gathered.
+_WINDOW: Final = 8 * pages.PAGE_BLOBS
+#: Most running tasks that are named for one worker.
+_NAMED: Final = 100
+
+
+def batch(c: Coordinator, number: int) -> BatchView:
+    """A batch.
+
+    Raises:
+        UnknownId: it was never accepted, or it was purged.
+    """
+    with c.lock:
+        live = c.machine.register.batches.get(number)
+        if live is not None:
+            return views.batch_view(live)
+    for stored in c.engine.batches([number]):
+        return views.finished_batch_view(stored.row, stored.spec)
+    raise UnknownId(str(number))
+
+
+def task(c: Coordinator, number: int, index: int) -> TaskView:
+    """A task with its history.
+
+    Raises:
+        UnknownId: it was never accepted, or it was purged.
+    """
+    with c.lock:
+        view = _live_task(c, number, index)
+    history = tuple(c.engine.attempts(number, index))
+    if view is None:
+        for run in c.engine.ended(Selection(ids=((number, index),), limit=1), c.clock.now()):
+            view = _ended_view(run, index)
+            view = replace(view, count=1, attempt=max(view.attempt, len(history) + (run.state is State.SUCCEEDED)))
+    if view is None:
+        raise UnknownId(str(TaskId(number, index)))
+    return replace(view, history=history)
+
+
+def _live_task(c: Coordinator, number: int, index: int) -> TaskView | None:
+    live = c.machine.register.batches.get(number)
+    view = views.task_view(c.machine, live, index) if live is not None else None
+    if view is None:
+        return None
+    return replace(view, reason=views.why_waiting(c.machine, view, c.clock.now()), progress=_progress(c, number, index))
+
+
+def _progress(c: Coordinator, number: int, index: int) -> tuple[float, float] | None:
+    for state in c.sessions.by_id.values():
+        for (token, at), done in state.progress.items():
+            lease = c.machine.register.leases.get(token)
+            if lease is not None and lease.batch.number == number and at == index:
+                return done
+    return None
+
+
+def _ended_view(run: EndedRun, index: int | None = None) -> TaskView:
+    row = run.batch.row
+    record = run.task
+    return TaskView(
+        batch=row.batch,
+        index=run.lo if index is None else index,
+        count=run.hi - run.lo,
+        single=row.complete and row.size == 1,
+        state=run.state,
+        spec=run.batch.spec,
+        attempt=record.attempt if record is not None else int(run.state is State.SUCCEEDED),
+        failures=record.failures if record is not None else 0,
+        crashes=record.crashes if record is not None else 0,
+        submitted_at=row.submitted_at,
+        ended_at=run.ended_at,
+        worker=run.worker,
+    )
+
+
+def tasks(c: Coordinator, selection: Selection) -> list[TaskView]:
+    """Tasks that match, as runs of like ones."""
+    found: list[TaskView] = []
+    if selection.state not in FINAL:
+        with c.lock:
+            found = views.live_tasks(c.machine, selection, c.clock.now())
+    room = selection.limit - len(found)
+    if (selection.state is None or selection.state in FINAL) and (room > 0 or not selection.limit):
+        ended = c.engine.ended(replace(selection, limit=max(0, room)), c.clock.now())
+        found += [_ended_view(run) for run in ended]
+    return found
+
+
+# -- results ------------------------------------------------------------------------------------------------------
+
+
+def results(c: Coordinator, number: int, lo: int, hi: int) -> list[Ended]:
+    """How tasks ``[lo, hi)`` of a batch ended, a few MiB of it.
+
+    Raises:
+        UnknownId: the batch was never accepted, or it was purged.
+    """
+    hi = min(hi, batch(c, number).size)
+    others = [
+        run
+        for state in (State.DEAD, State.CANCELLED)
+        for run in c.engine.ended(Selection(ids=((number, -1),), state=state, limit=0), c.clock.now())
+        if run.lo < hi and run.hi > lo
+    ]
+    found: list[Ended] = []
+    room = ANSWER_BYTES
+    for start in range(max(0, lo), hi, _WINDOW):
+        end = min(hi, start + _WINDOW)
+        found += _succeeded(c, number, start, end)
+        for run in others:
+            if start <= run.lo < end or (start == max(0, lo) and run.lo < start < run.hi):
+                found += describe_ended(c, number, max(run.lo, lo), min(run.hi, hi), run.state)
+        room -= sum(len(e.results) + 200 for e in found)
+        if room < 0:
+            break
+    return sorted(found, key=lambda ended: ended.lo)
+
+
+def _succeeded(c: Coordinator, number: int, lo: int, hi: int) -> list[Ended]:
+    return [
+        Ended(
+            batch=number,
+            lo=max(lo, page.lo),
+            hi=min(hi, page.hi),
+            state=State.SUCCEEDED,
+            results=pages.cut(page.data, max(lo, page.lo) - page.lo, min(hi, page.hi) - page.lo),
+        )
+        for page in c.cache.find(ResultPage, number, lo, hi)
+    ]
+
+
+def describe_ended(c: Coordinator, number: int, lo: int, hi: int, state: State) -> list[Ended]:
+    """Tasks ``[lo, hi)`` that ended alike, with their results or the reason."""
+    if state is State.SUCCEEDED:
+        return _succeeded(c, number, lo, hi) or [Ended(batch=number, lo=lo, hi=hi, state=state)]
+    if state is State.CANCELLED:
+        return [Ended(batch=number, lo=lo, hi=hi, state=state)]
+    described: list[Ended] = []
+    for index in range(lo, hi):
+        attempts = c.engine.attempts(number, index)
+        last = attempts[-1] if attempts else None
+        described.append(
+            Ended(
+                batch=number,
+                lo=index,
+                hi=index + 1,
+                state=state,
+                outcome=last.outcome if last is not None else None,
+                failure=last.failure if last is not None else None,
+            )
+        )
+    return described
+
+
+def ended_ranges(c: Coordinator, number: int) -> list[EndedRange] | None:
+    """What of a batch has ended so far, in rising order; None where the batch is not known."""
+    with c.lock:
+        known = number in c.machine.register.batches
+    if not known and not c.engine.batches([number]):
+        return None
+    runs = c.engine.ended(Selection(ids=((number, -1),), limit=0), c.clock.now())
+    return [EndedRange(number, run.lo, run.hi, run.state, "") for run in sorted(runs, key=lambda run: run.lo)]
+
+
+# -- dead letters, cancelling -------------------------------------------------------------------------------------
+
+
+def dead_runs(c: Coordinator, selection: Selection) -> list[EndedRun]:
+    """The dead letters that match, latest first."""
+    return c.engine.ended(replace(selection, state=State.DEAD), c.clock.now())
+
+
+def dead_letters(c: Coordinator, selection: Selection) -> list[DeadLetter]:
+    """The dead letters that match, in one line each."""
+    return [
+        DeadLetter(
+            batch=run.batch.row.batch,
+            index=run.lo,
+            single=run.batch.row.complete and run.batch.row.size == 1,
+            function=run.batch.spec.function.name,
+            queue=run.batch.spec.options.queue,
+            attempts=run.task.attempt,
+            outcome=run.task.outcome or Outcome.FAILED,
+            exception=run.task.exception,
+            message=run.task.message,
+            submitted_at=run.batch.row.submitted_at,
+            died_at=run.ended_at,
+        )
+        for run in dead_runs(c, selection)
+        if run.task is not None
+    ]
+
+
+def cancel_targets(c: Coordinator, selection: Selection) -> list[tuple[int, int]]:
+    """What a cancel is for: ``(batch, index)``, index -1 for a whole batch.
+
+    Raises:
+        UnknownId: a selected id was never accepted.
+    """
+    for number, index in selection.ids:
+        if index >= batch(c, number).size:
+            raise UnknownId(str(TaskId(number, index)))
+    if selection.ids and selection == Selection(ids=selection.ids, limit=selection.limit):
+        return list(selection.ids)
+    with c.lock:
+        found = views.live_tasks(c.machine, replace(selection, limit=0), c.clock.now())
+    return [(view.batch, index) for view in found for index in range(view.index, view.index + view.count)]
+
+
+# -- the whole ----------------------------------------------------------------------------------------------------
+
+
+def stats(c: Coordinator) -> Stats:
+    """The coordinator in one look."""
+    with c.lock:
+        now = c.clock.now()
+        register = c.machine.register
+        workers = [_worker(c, state, now) for state in c.sessions.by_id.values() if state.is_worker]
+        return Stats(
+            counts=register.tally.counts(),
+            submitted=register.submitted,
+            retries=register.retries,
+            refused=c.machine.refused,
+            dead_letters=register.tally[State.DEAD],
+            queues=views.queues(c.machine),
+            workers=tuple(sorted(workers, key=lambda worker: worker.name)),
+            clients=sum(not state.is_worker for state in c.sessions.by_id.values()),
+            epoch=c.machine.epoch,
+            started_at=c.started_at,
+            now=now,
+            pid=os.getpid(),
+            version=__version__,
+            python=platform.python_version(),
+            store=c.setup.store,
+            durability=c.setup.durability,
+            highest_first=c.setup.rules.highest_first,
+            losses=c.opened.losses,
+        )
+
+
+def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerView:
+    hello = state.hello
+    worker = c.machine.register.workers.get(hello.session)
+    leases = list(worker.leases.values()) if worker is not None else []
+    return WorkerView(
+        session=hello.session,
+        name=hello.name,
+        host=hello.host,
+        pid=hello.pid,
+        slots=hello.slots,
+        busy=len(leases),
+        queues=hello.queues,
+        seen_s=max(0.0, now - state.seen_at),
+        connected_at=state.connected_at,
+        running=tuple(str(TaskId(e.batch.number, e.lo, e.batch.single)) for e in leases[:_NAMED]),
+        draining=state.draining,
+        version=hello.version,
+        python=hello.python,
+    )

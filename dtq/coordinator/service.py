@@ -1,0 +1,231 @@
+"""The coordinator: the machine behind one lock, and the threads that carry for it.
+
+Every call takes the lock, asks the machine, takes a ticket for the commit that its answer depends on, lets go of the
+lock and waits for the ticket. Work is handed to waiting workers by whoever brings it: the call that adds tasks leases
+them to the longest waiting fetching calls that can be served, and wakes exactly those.
+
+`Coordinator` is what the connections share; `coordinator.connection` has the calls themselves, one object a connection,
+and `coordinator.queries` those that only look.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from dtq.clock import Clock, SteadyClock
+from dtq.coordinator.cache import PageCache
+from dtq.coordinator.committer import Committer, Generation
+from dtq.coordinator.sessions import Sessions, SessionState
+from dtq.coordinator.ticker import Ticker
+from dtq.core.changes import Change
+from dtq.core.ledger import EndedRange
+from dtq.core.register import Rules
+from dtq.core.restoring import restore
+from dtq.engines.base import Engine, Opened
+from dtq.errors import ShuttingDown
+from dtq.model.messages import Doomed
+from dtq.model.states import State
+
+log = logging.getLogger("dtq.coordinator")
+
+#: How long batches that were being submitted wait for their submitter after a restart, in seconds.
+_ORPHANS_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a coordinator is told once.
+
+    Attributes:
+        rules: the machine's settings.
+        durability: "fsync", "os" (survives a killed process, not a power cut) or "none" (answers do not wait).
+        store: what to call the store towards people.
+        max_message: largest message in bytes, told to peers.
+    """
+
+    rules: Rules
+    durability: str = "fsync"
+    store: str = "memory"
+    max_message: int = 16 << 20
+
+
+class Coordinator:
+    """Keeps the queue; hands out a service object for each connection.
+
+    Args:
+        engine: where the state is kept; opened by `start`, closed by `stop`.
+        setup: settings.
+        clock: makes the clock, given the latest time that the store has seen.
+        on_stop: called (once, from any thread) when somebody asks the coordinator to stop.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        setup: Setup,
+        *,
+        clock: Callable[[float], Clock] = SteadyClock,
+        on_stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.engine = engine
+        self.setup = setup
+        self.on_stop = on_stop
+        self.lock = threading.Lock()
+        self.sessions = Sessions()
+        self.cache = PageCache(engine)
+        self.stopping = False
+        #: Batches made in generations that are not committed yet: taken back if their commit fails.
+        self.uncommitted: dict[Generation, list[int]] = {}
+        #: One operator's verb on ended tasks at a time: it reads the engine and then changes the machine.
+        self.operators = threading.Lock()
+        self._make_clock = clock
+        self._orphans_at: float | None = None
+
+    def start(self) -> Opened:
+        """Open the store, restore the queue, start the threads.
+
+        Returns:
+            What the engine said: epoch and losses.
+
+        Raises:
+            StoreError: the store cannot be used; see its kinds.
+        """
+        self.opened = self.engine.open()
+        self.clock = self._make_clock(self.opened.totals.clock)
+        self.started_at = self.clock.now()
+        self.machine = restore(
+            self.opened.epoch, self.setup.rules, self.opened.totals, self.engine.restore(), self.started_at
+        )
+        for loss in self.opened.losses:
+            log.error("%s", loss)
+        if any(not batch.complete for batch in self.machine.register.batches.values()):
+            self._orphans_at = self.started_at + _ORPHANS_S
+        self.committer = Committer(
+            self.engine,
+            self.lock,
+            drain=self._drain,
+            dirty=lambda: not self.machine.register.ledger.empty,
+            committed=self._on_committed,
+            failed=self._on_failed,
+            wait=self.setup.durability != "none",
+        )
+        self.ticker = Ticker(self.clock, self._tick)
+        self.committer.start()
+        self.ticker.start()
+        return self.opened
+
+    def stop(self, timeout_s: float = 10.0) -> bool:
+        """Take no more work, let waiting calls go, commit, close the store.
+
+        Returns:
+            Whether everything that was decided is durable.
+        """
+        with self.lock:
+            self.stopping = True
+            for fetch in self.sessions.fetching.values():
+                fetch.serve([], [])
+            self.sessions.fetching.clear()
+            for state in self.sessions.by_id.values():
+                state.wake()
+        self.ticker.stop()
+        durable = self.committer.stop(timeout_s)
+        self.engine.close()
+        return durable
+
+    def refuse_if_stopping(self) -> None:
+        """Raise ShuttingDown if the coordinator is stopping."""
+        if self.stopping:
+            raise ShuttingDown(f"pid {os.getpid()}")
+
+    # -- under the lock -------------------------------------------------------------------------------------------
+
+    def dispatch(self, now: float) -> None:
+        """Hand what waits to the fetching calls that wait, longest waiting first."""
+        tally = self.machine.register.tally
+        if not tally[State.PENDING] or not self.sessions.fetching:
+            return
+        for session, fetch in list(self.sessions.fetching.items()):
+            leases = self.machine.lease(session, now)
+            if leases:
+                del self.sessions.fetching[session]
+                fetch.serve(leases, [])
+                if not tally[State.PENDING]:
+                    return
+
+    def tell_cancelled(self) -> None:
+        """Wake the fetching calls of workers that have something to stop."""
+        for session, fetch in list(self.sessions.fetching.items()):
+            untold = self.untold(self.sessions.by_id[session])
+            if untold:
+                del self.sessions.fetching[session]
+                fetch.serve([], untold)
+
+    def untold(self, state: SessionState) -> list[Doomed]:
+        """What a worker is to stop and has not been told on a fetching call; it counts as told from now on."""
+        doomed = self.machine.cancelling(state.hello.session)
+        untold = [d for d in doomed if (d.token, d.index) not in state.told]
+        state.told = {(d.token, d.index) for d in doomed}
+        return untold
+
+    def lose_worker(self, state: SessionState, now: float) -> None:
+        """A worker is gone for good: its tasks run elsewhere."""
+        worker = self.machine.register.workers.get(state.hello.session)
+        held = len(worker.leases) if worker is not None else 0
+        self.machine.lose(state.hello.session, now)
+        log.warning("worker %s is gone; %d leases of it go back to the queue", state.hello.name, held)
+
+    def next_deadline(self) -> float:
+        """When something is due next."""
+        deadlines = [self.machine.next_deadline()]
+        deadlines += [at for at in (self.sessions.next_deadline(), self._orphans_at) if at is not None]
+        return min(deadlines)
+
+    # -- called by the threads ------------------------------------------------------------------------------------
+
+    def _tick(self) -> float:
+        now = self.clock.now()
+        with self.lock:
+            known = set(self.machine.register.workers)
+            self.machine.tick(now)
+            for session in known - set(self.machine.register.workers):
+                state = self.sessions.by_id.get(session)
+                log.warning("worker %s has been silent for too long", state.hello.name if state else session)
+                if state is not None:
+                    self.sessions.remove(state)
+            for state in self.sessions.expired(now):
+                if state.is_worker:
+                    self.lose_worker(state, now)
+                else:
+                    self.machine.abandon(state.hello.session, now)
+            if self._orphans_at is not None and self._orphans_at <= now:
+                self._orphans_at = None
+                self._abandon_orphans(now)
+            self.dispatch(now)
+            self.committer.ticket()
+            return self.next_deadline()
+
+    def _abandon_orphans(self, now: float) -> None:
+        for batch in [b for b in self.machine.register.batches.values() if not b.complete]:
+            if batch.session not in self.sessions.by_id:
+                self.machine.seal(batch, now)
+
+    def _drain(self) -> tuple[list[Change], list[EndedRange]]:
+        return self.machine.drain(self.clock.now())
+
+    def _on_committed(self, generation: Generation, changes: list[Change], ended: list[EndedRange]) -> None:
+        self.cache.committed(changes)
+        self.uncommitted.pop(generation, None)
+        for ended_range in ended:
+            self.sessions.publish(ended_range)
+
+    def _on_failed(self, generation: Generation) -> None:
+        """Take back the batches that were never acknowledged; everything else is kept and tried again."""
+        for number in self.uncommitted.pop(generation, ()):
+            self.machine.withdraw(number)
+        for state in self.sessions.by_id.values():
+            state.receipts.clear()

@@ -1,0 +1,177 @@
+"""Who is connected: sessions, what they follow, and what they wait for.
+
+A session outlives its connections: it is the caller's random name, and whoever comes back with it finds what it
+followed and held. All of this is used under the coordinator's lock.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from itertools import islice
+from typing import Final
+
+from dtq.core.leases import Lease
+from dtq.core.ledger import EndedRange
+from dtq.model.messages import Doomed, Hello, Receipt, Role
+
+#: How long a client's session is kept without a connection, in seconds.
+CLIENT_GRACE_S: Final = 60.0
+#: How long a worker whose reporting connection ended may take to come back before its tasks run elsewhere, in seconds.
+#: A reconnect after a reset takes milliseconds; a killed worker's connection is closed by its kernel at once.
+WORKER_GRACE_S: Final = 0.5
+#: Most ranges in one answer of `watch`.
+_WATCHED: Final = 4_096
+
+
+class Fetch:
+    """A fetching call of a worker that waits for work."""
+
+    __slots__ = ("_served", "cancel", "leases")
+
+    def __init__(self) -> None:
+        self._served = threading.Event()
+        self.leases: list[Lease] = []
+        self.cancel: list[Doomed] = []
+
+    def serve(self, leases: list[Lease], cancel: list[Doomed]) -> None:
+        """Answer the call."""
+        self.leases = leases
+        self.cancel = cancel
+        self._served.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the answer, outside of the lock."""
+        return self._served.wait(timeout_s)
+
+
+class SessionState:
+    """One session.
+
+    Args:
+        hello: what the caller said last.
+        now: the time.
+    """
+
+    def __init__(self, hello: Hello, now: float) -> None:
+        self.hello = hello
+        self.connected_at = now
+        self.seen_at = now
+        self.connections = 0
+        #: When the session is given up, if it does not come back before; None while it is connected.
+        self.lost_at: float | None = None
+        #: Receipts of the last submit call, by the submission's number: what a repeat is answered with.
+        self.receipts: dict[int, Receipt] = {}
+        #: Cancellations that the worker has been told on its fetching call.
+        self.told: set[tuple[int, int]] = set()
+        self.draining = False
+        #: Latest progress of running tasks, by batch and index.
+        self.progress: dict[tuple[int, int], tuple[float, float]] = {}
+        self._ended: deque[tuple[int, EndedRange]] = deque()
+        self._last = 0
+        self._watching: threading.Event | None = None
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether it is a worker's."""
+        return self.hello.role is Role.WORKER
+
+    def publish(self, ended: EndedRange) -> None:
+        """Tell `watch`."""
+        self._last += 1
+        self._ended.append((self._last, ended))
+        self.wake()
+
+    def wake(self) -> None:
+        """Let a waiting `watch` look again."""
+        if self._watching is not None:
+            self._watching.set()
+            self._watching = None
+
+    def since(self, cursor: int) -> list[tuple[int, EndedRange]]:
+        """What ended after the cursor, with the cursor of each; what is before it has arrived and is dropped."""
+        while self._ended and self._ended[0][0] <= cursor:
+            self._ended.popleft()
+        return list(islice(self._ended, _WATCHED))
+
+    def watch(self) -> threading.Event:
+        """An event that is set when something more has ended; a call that watched before is let go."""
+        self.wake()
+        self._watching = threading.Event()
+        return self._watching
+
+
+class Sessions:
+    """All sessions, and who follows which batch."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, SessionState] = {}
+        self._followers: dict[int, list[SessionState]] = {}
+        #: Fetching calls that wait for work, longest waiting first, by session.
+        self.fetching: dict[str, Fetch] = {}
+
+    def enter(self, hello: Hello, now: float) -> tuple[SessionState, bool]:
+        """A connection said hello.
+
+        Returns:
+            Its session, and whether it was known.
+        """
+        state = self.by_id.get(hello.session)
+        known = state is not None
+        if state is None:
+            state = self.by_id[hello.session] = SessionState(hello, now)
+        state.hello = hello
+        state.seen_at = now
+        state.connections += 1
+        if hello.primary or not state.is_worker:
+            state.lost_at = None
+        return state, known
+
+    def leave(self, state: SessionState, *, primary: bool, now: float) -> None:
+        """A connection ended."""
+        state.connections -= 1
+        if state.is_worker and primary:
+            state.lost_at = now + WORKER_GRACE_S
+        elif not state.is_worker and state.connections == 0:
+            state.lost_at = now + CLIENT_GRACE_S
+
+    def expired(self, now: float) -> list[SessionState]:
+        """The sessions that did not come back in time; they are gone now."""
+        gone = [s for s in self.by_id.values() if s.lost_at is not None and s.lost_at <= now]
+        for state in gone:
+            self.remove(state)
+        return gone
+
+    def remove(self, state: SessionState) -> None:
+        """Forget a session."""
+        self.by_id.pop(state.hello.session, None)
+        for batch in [b for b, followers in self._followers.items() if state in followers]:
+            self._unfollow(batch, state)
+
+    def next_deadline(self) -> float | None:
+        """When the next session is given up."""
+        return min((s.lost_at for s in self.by_id.values() if s.lost_at is not None), default=None)
+
+    def follow(self, batch: int, state: SessionState) -> None:
+        """A session wants to know how the tasks of a batch end that it did not submit on its present connection."""
+        followers = self._followers.setdefault(batch, [])
+        if state not in followers:
+            followers.append(state)
+
+    def _unfollow(self, batch: int, state: SessionState) -> None:
+        self._followers[batch].remove(state)
+        if not self._followers[batch]:
+            del self._followers[batch]
+
+    def publish(self, ended: EndedRange) -> None:
+        """Tell those who follow the batch."""
+        submitter = self.by_id.get(ended.session)
+        if submitter is not None:
+            submitter.publish(ended)
+        for state in self._followers.get(ended.batch, ()):
+            if state is not submitter:
+                state.publish(ended)
+
+    def batch_finished(self, batch: int) -> None:
+        """Nothing more will be told about a batch."""
+        self._followers.pop(batch, None)

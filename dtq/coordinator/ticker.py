@@ -1,0 +1,66 @@
+"""Wakes at the next deadline, and calls. Nothing is polled: with no deadline it sleeps."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from dtq.clock import Clock
+
+log = logging.getLogger("dtq.coordinator")
+
+#: Longest sleep in seconds: bounds how late a deadline is noticed if a call to `by` was forgotten somewhere.
+_LONGEST_S: Final = 5.0
+
+
+class Ticker:
+    """Calls a function when a deadline has come.
+
+    Args:
+        clock: tells the time.
+        tick: does what is due, and returns the next deadline.
+    """
+
+    def __init__(self, clock: Clock, tick: Callable[[], float]) -> None:
+        self._clock = clock
+        self._tick = tick
+        self._changed = threading.Condition()
+        self._deadline = 0.0
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="dtq-ticker", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def by(self, deadline: float | None) -> None:
+        """Something is due at this moment; wakes the thread only if that is earlier than it knows of."""
+        if deadline is not None and deadline < self._deadline:
+            with self._changed:
+                self._deadline = min(self._deadline, deadline)
+                self._changed.notify()
+
+    def stop(self) -> None:
+        """End the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._stopping and (left := self._deadline - self._clock.now()) > 0:
+                    self._changed.wait(min(left, _LONGEST_S))
+                if self._stopping:
+                    return
+                # Deadlines that are named from here on count; those before are seen by the tick.
+                self._deadline = float("inf")
+            try:
+                deadline = self._tick()
+            except Exception:
+                log.exception("a tick failed; the next one comes in a second")
+                deadline = self._clock.now() + 1.0
+            self.by(deadline)
