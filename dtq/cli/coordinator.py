@@ -76,7 +76,8 @@ def store_flag(flags: dict[str, Any]) -> dict[str, Any]:
 def start(**flags: Any) -> None:
     """Start the coordinator, in the foreground.
 
-    It runs until SIGTERM or Ctrl-C. The key is made on the first start; workers and clients of the same user find it by themselves.
+    It runs until SIGTERM or Ctrl-C. The key is made on the first start; workers and clients of the same user find it by
+    themselves.
     """
     settings = coordinator_settings(store_flag(flags))
     from dtq.daemon.coordinator import run
