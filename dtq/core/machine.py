@@ -229,7 +229,8 @@ class Machine:
         for held in holding:
             lease = worker.leases.get(held.token)
             if lease is None:
-                answer.drop.append(held.token)
+                if not held.done:
+                    answer.drop.append(held.token)
                 continue
             lease.started |= held.started >= lease.lo
             answer.cancel += self._doomed(lease)
@@ -286,9 +287,11 @@ class Machine:
 
     def _failed(self, worker: Worker, failed: Failed, now: float) -> None:
         lease = self._reported(worker, failed.token, failed.index, failed.index + 1)
-        if lease is None or failed.index != lease.lo or failed.outcome is Outcome.SUCCEEDED:
+        if lease is None or failed.outcome is Outcome.SUCCEEDED:
             self.refused += lease is not None
             return
+        if failed.index > lease.lo:
+            self.register.give_back(lease, lease.lo, failed.index, now)
         if failed.outcome is Outcome.FAILED:
             lease.batch.entry.observe(failed.seconds, 1)
         self.register.shorten(lease, failed.index + 1)
@@ -322,12 +325,6 @@ class Machine:
             if first < lease.hi:
                 register.give_back(lease, first, lease.hi, now)
         return True
-
-    def detach(self, session: str, now: float) -> None:
-        """A worker says goodbye: it has stopped everything; what it still holds goes back unblamed."""
-        worker = self.register.workers.pop(session, None)
-        for lease in list(worker.leases.values()) if worker is not None else ():
-            self.register.give_back(lease, lease.lo, lease.hi, now)
 
     # -- handing out ----------------------------------------------------------------------------------------------
 

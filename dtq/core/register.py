@@ -238,7 +238,7 @@ class Register:
         self.ledger.batch(batch)
 
     def give_back(self, lease: Lease, lo: int, hi: int, now: float) -> None:
-        """Tasks ``[lo, hi)``, the end of a lease, go back to their place in the heap, unblamed."""
+        """Tasks ``[lo, hi)``, the front or the end of a lease, go back to their place in the heap, unblamed."""
         batch = lease.batch
         for index in range(lo, hi):
             task = batch.task(index) or Task(State.RUNNING, lease.attempt)
@@ -256,8 +256,11 @@ class Register:
             self.ledger.task(task.row(batch.number, index))
             self.push(batch, index, index + 1)
         self.ledger.batch(batch)
-        lease.hi = lo
-        self.shorten(lease, lease.lo)
+        if lo == lease.lo:
+            self.shorten(lease, hi)
+        else:
+            lease.hi = lo
+            self.ledger.lease(lease)
 
     def shorten(self, lease: Lease, lo: int) -> None:
         """The front of a lease is settled up to ``lo``."""

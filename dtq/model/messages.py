@@ -173,6 +173,8 @@ class Succeeded:
 class Failed:
     """One task of a lease ended without a result.
 
+    Tasks of the lease before it that have not been reported go back unblamed: their results died with the slot.
+
     Attributes:
         token: the lease.
         index: the task's index in its batch.
@@ -190,7 +192,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """Tasks ``[lo, hi)`` of a lease were not started and are given back, unblamed."""
+    """Tasks ``[lo, hi)``, the end of a lease, are given back unblamed: not started, or stopped by a worker that ends."""
 
     token: int
     lo: int
@@ -204,10 +206,12 @@ class Holding:
     Attributes:
         token: the lease.
         started: index of the task that runs now, or -1 where none has started.
+        done: whether all of it has ended, and the outcomes are on their way.
     """
 
     token: int
     started: int = -1
+    done: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
