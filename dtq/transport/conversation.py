@@ -1,0 +1,78 @@
+"""One authenticated connection, on the server's side: calls in, answers out, until either side has enough.
+
+Names are looked up in the wire table (`calls.METHODS`) and nowhere else, so nothing but the service can be called.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from dtq.errors import BadMessage, DtqError, InternalError, NotPermitted, TooLarge
+from dtq.model.service import Session
+from dtq.transport.calls import HELLO, METHODS, RETURN, Answer, error_answer, read_call
+from dtq.transport.connection import Connection
+
+log = logging.getLogger("dtq.transport")
+
+
+class Conversation:
+    """The calls of one connection.
+
+    Args:
+        connection: where they come from.
+        session: who answers them.
+    """
+
+    __slots__ = ("_connection", "_greeted", "_session")
+
+    def __init__(self, connection: Connection, session: Session) -> None:
+        self._connection = connection
+        self._session = session
+        self._greeted = False
+
+    def turn(self) -> bool:
+        """Wait for one call and answer it. Nothing of it is kept, so that an idle connection holds no message.
+
+        Returns:
+            Whether the conversation goes on.
+
+        Raises:
+            TooLarge: the peer announced a message over the limit.
+            EOFError: the peer is gone.
+            OSError: the connection is gone.
+        """
+        try:
+            name, arguments = read_call(self._connection.recv())
+        except BadMessage as refused:
+            log.warning("a message from %s was refused, closing: %s", self._connection.peer, refused)
+            self._connection.send(error_answer(refused))
+            return False
+        if name != HELLO and not self._greeted:
+            log.warning("%s called %.40r before hello, closing", self._connection.peer, name)
+            self._connection.send(error_answer(NotPermitted(f"a call before hello ({name[:40]})")))
+            return False
+        answer = self._answer(name, arguments)
+        if name == HELLO and answer[0] == RETURN:
+            self._greeted = True
+        try:
+            self._connection.send(answer)
+        except (TooLarge, BadMessage) as refused:
+            log.error("the answer to %s cannot be sent to %s: %s", name, self._connection.peer, refused)
+            self._connection.send(error_answer(refused))
+        return True
+
+    def _answer(self, name: str, arguments: Any) -> Answer:
+        method = METHODS.get(name)
+        if method is None:
+            log.warning("%s called %.40r, which is not a method of the service", self._connection.peer, name)
+            return error_answer(NotPermitted(f"a call of {name[:40]!r}"))
+        try:
+            result = getattr(self._session, name)(*method.decode_arguments(arguments))
+            return RETURN, method.encode_result(result)
+        except DtqError as error:
+            return error_answer(error)
+        except Exception as error:
+            # The edge of the connection's thread. What the peer is told shows neither paths nor values.
+            log.exception("%s failed, called by %s", name, self._connection.peer)
+            return error_answer(InternalError(type(error).__name__))

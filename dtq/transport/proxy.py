@@ -1,0 +1,278 @@
+"""The service across the wire: what clients and workers hold in place of a coordinator.
+
+A thin equivalent of `managers.BaseProxy`, over the same table of listeners and clients. The library's own is not used,
+because its connections belong to a pair of address and thread, whatever the key; because after an interrupted call it
+hands the old answer to the next caller, and after an end of file never connects again; and because it begins with verbs
+(accept_connection, incref) that dtq's server does not have.
+
+A proxy has one connection. Whatever may have left an answer in it (a signal in the middle of a call, a timeout, a
+fork) makes it unusable, and the next call opens a fresh one and says hello there. Calls are never repeated here:
+only the caller knows which ones may be.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
+
+from dtq.errors import BadMessage, DtqError, InvalidValue, TooLarge, Unreachable
+from dtq.model.messages import Hello, Welcome
+from dtq.model.service import Service
+from dtq.transport.addresses import Address, format_address
+from dtq.transport.calls import HELLO, METHODS, read_answer
+from dtq.transport.connection import Connection
+from dtq.transport.endpoints import dial, reason
+from dtq.transport.handshake import check_key
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+#: Calls that the server answers late on purpose: how many seconds their arguments allow it.
+_WAITS: Final[dict[str, Callable[[tuple[Any, ...]], float]]] = {
+    "watch": lambda arguments: cast(float, arguments[1]),
+    "exchange": lambda arguments: cast(float, arguments[0].wait_s),
+}
+
+
+_CLOSED: Final = "this side has closed the connection"
+
+
+def _remote(method: Callable[Concatenate[Service, P], R]) -> Callable[Concatenate[Proxy, P], R]:
+    """The proxy's method for a method of the service: the same signature and docstring, answered across the wire."""
+    name = method.__name__
+    parameters = METHODS[name].parameters
+
+    def call(self: Proxy, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        named = (
+            [kwargs.pop(parameter) for parameter in parameters[len(args) :] if parameter in kwargs] if kwargs else ()
+        )
+        if kwargs or len(args) + len(named) != len(parameters):
+            raise TypeError(f"{name}() takes {', '.join(parameters) or 'no arguments'}")
+        return cast(R, self.call(name, *args, *named))
+
+    call.__name__ = name
+    call.__qualname__ = f"Proxy.{name}"
+    call.__doc__ = method.__doc__
+    return call
+
+
+class Proxy:
+    """A connection to a coordinator that satisfies `model.service.Service`.
+
+    One thread at a time calls; another that calls meanwhile waits. `close` may be called from anywhere.
+
+    Args:
+        addresses: where the coordinator may be; tried in turn, beginning with the one that worked last.
+        authkey: the key.
+        hello: who is calling, or a function that says so at each connection. A child made by `os.fork` has to be
+            somebody else: give a function that makes up a new session there.
+        on_welcome: called with each answer to hello, in the calling thread, before the call goes on. Must not call
+            the proxy.
+        connect_timeout_s: seconds to connect to one address, handshake included.
+        call_timeout_s: seconds without a byte before a call is given up, on top of the time that it may wait at the
+            server.
+        key_source: where the key comes from, for the sentence of `WrongKey`.
+
+    Every call raises, besides what `Service` says:
+        Unreachable: nobody answers at any address, the connection was lost or timed out in mid-call, or the proxy is
+            closed. After a loss in mid-call it is not known whether the call was carried out.
+        WrongKey: no address is reachable, and one of them has another key.
+        ProtocolMismatch: likewise, with another version.
+        TooLarge: the arguments are over the server's limit; nothing was sent.
+        BadMessage: the arguments are not plain data, or the answer is not one.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        authkey: bytes,
+        hello: Hello | Callable[[], Hello],
+        *,
+        on_welcome: Callable[[Welcome], None] | None = None,
+        connect_timeout_s: float = 5.0,
+        call_timeout_s: float = 30.0,
+        key_source: str = "this side",
+    ) -> None:
+        if not addresses:
+            raise InvalidValue("addresses", [], "there is at least one")
+        self._addresses = tuple(addresses)
+        self._authkey = check_key(authkey)
+        self._hello = hello
+        self._on_welcome = on_welcome
+        self._connect_timeout_s = connect_timeout_s
+        self._call_timeout_s = call_timeout_s
+        self._key_source = key_source
+        self._first = 0  # the address that worked last
+        self._connection: Connection | None = None
+        self._welcome: Welcome
+        self._closed = False
+        self._lock = threading.RLock()  # re-entered by a signal handler that calls
+        self._owner = os.getpid()
+
+    def hello(self, hello: Hello) -> Welcome:
+        """Be this caller from now on, on a new connection; see `Service.hello`. Without it, each connection begins with
+        the hello that the proxy was made with."""
+        self._leave_parent()
+        with self._lock:
+            self._hello = hello
+            self._drop()
+            self._ready()
+            return self._welcome
+
+    submit = _remote(Service.submit)
+    follow = _remote(Service.follow)
+    watch = _remote(Service.watch)
+    exchange = _remote(Service.exchange)
+    spec = _remote(Service.spec)
+    batch = _remote(Service.batch)
+    task = _remote(Service.task)
+    results = _remote(Service.results)
+    tasks = _remote(Service.tasks)
+    cancel = _remote(Service.cancel)
+    dead_letters = _remote(Service.dead_letters)
+    retry_dead = _remote(Service.retry_dead)
+    purge_dead = _remote(Service.purge_dead)
+    stats = _remote(Service.stats)
+    stop = _remote(Service.stop)
+
+    @property
+    def address(self) -> str:
+        """The address of the coordinator that answered last, or is to be tried first."""
+        return format_address(self._addresses[self._first])
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` has been called."""
+        return self._closed
+
+    def connect(self) -> Welcome:
+        """Connect and say hello now, unless there is a usable connection; every call does this by itself.
+
+        Returns:
+            The answer to the last hello.
+        """
+        self._leave_parent()
+        with self._lock:
+            self._ready()
+            return self._welcome
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        """Call a method of the service by its name."""
+        method = METHODS[name]
+        plain = method.encode_arguments(arguments)
+        wait_s = _WAITS[name](arguments) if name in _WAITS else 0.0
+        self._leave_parent()
+        with self._lock:
+            answer = self._ask(self._ready(), name, plain, self._call_timeout_s + wait_s)
+        return read_answer(method, answer)
+
+    def close(self) -> None:
+        """Close the connection for good. A call under way in another thread ends at once with `Unreachable` (one that
+        is connecting, when its time to connect is over at the latest); so does every later one."""
+        self._leave_parent()
+        self._closed = True
+        connection = self._connection
+        if connection is not None:
+            connection.interrupt()
+        if self._lock.acquire(blocking=False):
+            try:
+                self._drop()
+            finally:
+                self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _leave_parent(self) -> None:
+        """In a child made by `os.fork`: forget the parent's lock, which may be held by a thread that is not here, and
+        its connection."""
+        if self._owner != os.getpid():
+            self._owner = os.getpid()
+            self._lock = threading.RLock()
+            self._drop()
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _ready(self) -> Connection:
+        """A connection on which hello has been said."""
+        connection = self._connection
+        if connection is not None and connection.usable():
+            return connection
+        self._drop()
+        refusals: list[DtqError] = []
+        for step in range(len(self._addresses)):
+            place = (self._first + step) % len(self._addresses)
+            try:
+                connection, self._welcome = self._meet(self._addresses[place])
+            except DtqError as refusal:
+                self._drop()
+                refusals.append(refusal)
+                continue
+            self._first = place
+            self._announce()
+            return connection
+        raise self._gravest(refusals)
+
+    def _announce(self) -> None:
+        if self._on_welcome is not None:
+            try:
+                self._on_welcome(self._welcome)
+            except BaseException:
+                self._drop()  # the next call has to announce it again
+                raise
+
+    def _meet(self, address: Address) -> tuple[Connection, Welcome]:
+        """Connect to one address and say hello there."""
+        if self._closed:
+            raise Unreachable(format_address(address), _CLOSED)
+        connection = dial(address, self._authkey, timeout_s=self._connect_timeout_s, key_source=self._key_source)
+        self._connection = connection  # from here on `close` finds it
+        method = METHODS[HELLO]
+        hello = self._hello if isinstance(self._hello, Hello) else self._hello()
+        answer = self._ask(connection, HELLO, method.encode_arguments((hello,)), self._call_timeout_s)
+        welcome: Welcome = read_answer(method, answer)
+        connection.limit = welcome.max_message
+        return connection, welcome
+
+    def _ask(self, connection: Connection, name: str, plain: Any, timeout_s: float) -> Any:
+        """One call, up to the answer as it came. An exception from elsewhere (a signal's) leaves the connection waiting
+        for an answer, and so not usable."""
+        try:
+            if self._closed:
+                raise EOFError
+            connection.set_timeout(timeout_s)
+            connection.send((name, plain))
+            return connection.recv()
+        except (BadMessage, TooLarge):
+            raise  # nothing was sent, or the answer cannot be used
+        except TimeoutError as error:
+            connection.close()
+            raise Unreachable(connection.peer, f"no answer to {name} within {timeout_s:g} s") from error
+        except (OSError, EOFError) as error:
+            connection.close()
+            raise Unreachable(connection.peer, _CLOSED if self._closed else reason(error)) from error
+
+    @staticmethod
+    def _gravest(refusals: list[DtqError]) -> DtqError:
+        """What to say when no address would do: a coordinator that refuses is more telling than one that is away."""
+        for refusal in refusals:
+            if not isinstance(refusal, Unreachable):
+                return refusal
+        if len(refusals) == 1:
+            return refusals[0]
+        places, reasons = zip(*(refusal.args for refusal in refusals), strict=True)
+        return Unreachable(", ".join(places), "; ".join(dict.fromkeys(reasons)))
+
+
+if TYPE_CHECKING:
+
+    def _satisfies(proxy: Proxy) -> Service:
+        return proxy

@@ -1,0 +1,256 @@
+"""The server: `multiprocessing.managers` with dtq's own door, wire and manners.
+
+Built on `BaseManager` and its `Server`: one registered type, whose factory is called once a connection and whose
+exposed methods are those of `model.service.Service`. What the library's server offers on top of that (create, shutdown,
+debug_info, reference counts, ``#GETVALUE``) is not there: a peer's words are looked up in the wire table only.
+
+Threads: one accepts, each connection has its own, in which its handshake happens too, so that a stranger keeps nobody
+waiting. The accept loop outlives everything that can happen to it: no descriptors, no threads, connections that vanish.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import managers
+from typing import Any, Final, Self
+
+from dtq.errors import DtqError, InvalidValue
+from dtq.model.service import Session
+from dtq.transport.addresses import Address
+from dtq.transport.admission import Admission, Refused, StrangersLog
+from dtq.transport.calls import METHODS
+from dtq.transport.connection import MAX_MESSAGE, Connection, tune
+from dtq.transport.conversation import Conversation
+from dtq.transport.endpoints import SERIALIZER, Listener, reason
+from dtq.transport.handshake import HANDSHAKE_S, Stranger, admit_client, check_key
+
+#: The one type that the manager registers: an object that satisfies `model.service.Session`.
+TYPEID: Final = "Service"
+#: Default port of a coordinator.
+PORT: Final = 3870
+#: Stack of a connection's thread in bytes: the usual 8 MiB each exhaust an address space limit with a few hundred.
+_STACK: Final = 1 << 20
+#: Seconds that the accept loop rests when the machine has no descriptor or thread to spare.
+_REST_S: Final = 0.05
+#: Seconds that a connection which was cut is given to end.
+_LAST_WAIT_S: Final = 1.0
+
+log = logging.getLogger("dtq.transport")
+
+#: Makes the object that answers the calls of one new connection; told where that comes from.
+OpenSession = Callable[[str], Session]
+
+
+class Server:
+    """Serves `model.service.Service` to whoever holds the key.
+
+    Args:
+        open_session: called once for each authenticated connection, in its thread, with the peer's ``host:port``. The
+            session's ``disconnected`` is called exactly once, last, however the connection ends.
+        host: interface to listen on.
+        port: port to listen on; 0 for any that is free.
+        authkeys: the keys that are accepted, at least 16 bytes each; more than one while a key is being replaced.
+        max_message: largest message in bytes, either way.
+        max_connections: connections in all.
+        max_pending: connections that have not proved themselves yet; the oldest makes room for the next.
+
+    Raises:
+        InvalidValue: an authkey is missing or too short.
+    """
+
+    def __init__(
+        self,
+        open_session: OpenSession,
+        *,
+        host: str = "127.0.0.1",
+        port: int = PORT,
+        authkeys: Sequence[bytes],
+        max_message: int = MAX_MESSAGE,
+        max_connections: int = 4096,
+        max_pending: int = 64,
+    ) -> None:
+        if not authkeys:
+            raise InvalidValue("authkeys", 0, "there is at least one")
+        self._door = _Door(
+            authkeys=tuple(check_key(key) for key in authkeys),
+            max_message=max_message,
+            max_connections=max_connections,
+            max_pending=max_pending,
+        )
+        self._wanted: Address = (host, port)
+        self._manager_class = _manager_class(open_session)
+        self._server: _ServiceServer | None = None
+        self._accepter: threading.Thread | None = None
+
+    @property
+    def address(self) -> Address:
+        """Host and port; after `start` the port that was bound."""
+        return self._wanted if self._server is None else self._server.listener.address
+
+    def start(self) -> None:
+        """Listen, and accept connections in a thread of its own.
+
+        Raises:
+            PortInUse: it cannot listen there.
+        """
+        self._server = self._manager_class(self._wanted, self._door).get_server()
+        self._accepter = threading.Thread(target=self._server.accepter, name="dtq-accept", daemon=True)
+        self._accepter.start()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """Accept no more, let calls under way be answered, close every connection; calling it twice does no harm.
+
+        Args:
+            timeout_s: how long to wait for calls under way, in seconds; after it their connections are cut.
+        """
+        if self._server is None or self._accepter is None:
+            return
+        self._server.stop_event.set()
+        self._server.listener.close()
+        self._accepter.join()
+        self._server.disperse(timeout_s)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Door:
+    """Who may come in, and how much of it."""
+
+    authkeys: tuple[bytes, ...]
+    max_message: int
+    max_connections: int
+    max_pending: int
+
+
+class _Manager(managers.BaseManager):
+    """The library's manager, with a server of its own kind (the library's names its own, whatever a subclass says)."""
+
+    def __init__(self, address: Address, door: _Door) -> None:
+        super().__init__(address, door.authkeys[0], SERIALIZER)
+        self._place = address
+        self._door = door
+
+    def get_server(self) -> _ServiceServer:
+        registry: dict[str, Any] = vars(type(self))["_registry"]
+        return _ServiceServer(registry, self._place, self._door)
+
+
+def _manager_class(open_session: OpenSession) -> type[_Manager]:
+    class ServiceManager(_Manager):
+        """Registrations belong to a class in the library, so every server has a class."""
+
+    ServiceManager.register(TYPEID, open_session, exposed=tuple(METHODS), create_method=False)
+    return ServiceManager
+
+
+class _ServiceServer(managers.Server):
+    """The library's server with every step of a connection's life replaced, and no verbs of its own."""
+
+    #: The library looks a peer's verbs up here.
+    public: list[str] = []  # noqa: RUF012  declared so by the library
+
+    def __init__(self, registry: dict[str, Any], address: Address, door: _Door) -> None:
+        super().__init__(registry, address, door.authkeys[0], SERIALIZER)
+        self.listener: Listener
+        self._open_session: OpenSession = registry[TYPEID][0]
+        self.stop_event = threading.Event()
+        self._door = door
+        self._admission = Admission(door.max_connections, door.max_pending)
+        self._strangers = StrangersLog(log)
+        self._threads: set[threading.Thread] = set()
+
+    def accepter(self) -> None:
+        """The accept loop. Nothing that a peer or a poor machine can do ends it."""
+        while not self.stop_event.is_set():
+            try:
+                connection = self.listener.accept()
+            except OSError as error:  # no descriptors, or a connection that is gone already
+                if not self.stop_event.is_set():
+                    self._strangers.warning("cannot accept a connection: %s", reason(error))
+                    self.stop_event.wait(_REST_S)
+                continue
+            try:
+                self._admission.admit(connection)
+                self._start_thread(connection)
+            except (Refused, RuntimeError, MemoryError) as error:  # "can't start new thread" is a RuntimeError
+                self._admission.leave(connection)
+                connection.close()
+                self._strangers.warning("turned %s away: %s", connection.peer, error)
+                if not isinstance(error, Refused):
+                    self.stop_event.wait(_REST_S)
+
+    def _start_thread(self, connection: Connection) -> None:
+        name = f"dtq-connection-{connection.peer}"
+        thread = threading.Thread(target=self.handle_request, args=(connection,), name=name, daemon=True)
+        usual = threading.stack_size(_STACK)
+        try:
+            self._threads.add(thread)
+            thread.start()
+        except BaseException:
+            self._threads.discard(thread)
+            raise
+        finally:
+            threading.stack_size(usual)
+
+    def handle_request(self, conn: Any) -> None:
+        """A connection's life, in its own thread."""
+        connection: Connection = conn
+        peer = connection.peer
+        try:
+            tune(connection.sock)
+            admit_client(connection.sock, self._door.authkeys, deadline=time.monotonic() + HANDSHAKE_S)
+            connection.sock.settimeout(None)
+            connection.limit = self._door.max_message
+            if self._admission.prove(connection):
+                self.serve_client(connection)
+        except Stranger as stranger:
+            self._strangers.warning("refused %s: %s", peer, stranger)
+        except DtqError as error:
+            log.warning("closing the connection from %s: %s", peer, error)
+        except (EOFError, OSError) as error:
+            log.debug("the connection from %s ended: %s", peer, reason(error))
+        except Exception:
+            log.exception("the connection from %s failed", peer)  # the edge of its thread
+        finally:
+            self._admission.leave(connection)
+            connection.close()
+            self._threads.discard(threading.current_thread())
+
+    def serve_client(self, conn: Any) -> None:
+        """An authenticated connection's life."""
+        connection: Connection = conn
+        session = self._open_session(connection.peer)
+        try:
+            conversation = Conversation(connection, session)
+            while conversation.turn() and not self.stop_event.is_set():
+                pass
+        finally:
+            session.disconnected()
+
+    def disperse(self, timeout_s: float) -> None:
+        """Have every connection end, and wait for its thread, for so many seconds at most."""
+        deadline = time.monotonic() + timeout_s
+        for connection in self._admission.everybody():
+            connection.finish()
+        self._join(deadline)
+        for connection in self._admission.everybody():
+            connection.interrupt()
+        self._join(deadline + _LAST_WAIT_S)
+        left = self._threads - {threading.current_thread()}
+        if left:
+            log.warning("%d calls were still under way when the server closed", len(left))
+        self._strangers.close()
+
+    def _join(self, deadline: float) -> None:
+        for thread in self._threads - {threading.current_thread()}:
+            thread.join(max(0.0, deadline - time.monotonic()))
