@@ -22,17 +22,9 @@ REPORT_EVERY_S: Final = 0.25
 Report = Callable[[float, float], None]
 
 
-class _Running:
-    """What the slot says of the task that runs now."""
-
-    __slots__ = ("attempt", "batch", "current", "index", "single")
-
-    def __init__(self, batch: int, index: int, single: bool, attempt: int) -> None:
-        self.batch = batch
-        self.index = index
-        self.single = single
-        self.attempt = attempt
-        self.current: CurrentTask | None = None
+#: What the slot says of the task that runs now: batch, index, whether it is the batch's only task, attempt. Never the
+#: same object for two tasks.
+_Running = tuple[int, int, bool, int]
 
 
 class CurrentTask:
@@ -47,8 +39,9 @@ class CurrentTask:
     __slots__ = ("_next_report", "_running", "attempt", "id", "worker")
 
     def __init__(self, running: _Running, worker: str) -> None:
-        self.id = str(TaskId(running.batch, running.index, running.single))
-        self.attempt = running.attempt
+        batch, index, single, attempt = running
+        self.id = str(TaskId(batch, index, single))
+        self.attempt = attempt
         self.worker = worker
         self._running = running
         self._next_report = 0.0
@@ -70,10 +63,14 @@ class CurrentTask:
         if not (math.isfinite(done_number) and math.isfinite(total_number)):
             raise InvalidValue("progress", f"{done!r}, {total!r}", "it is two finite numbers")
         now = time.monotonic()
-        if (now < self._next_report and done_number < total_number) or _slot.running is not self._running:
+        if (now < self._next_report and done_number < total_number) or not self.belongs_to(_slot.running):
             return
         self._next_report = now + REPORT_EVERY_S
         _slot.report(done_number, total_number)
+
+    def belongs_to(self, running: _Running | None) -> bool:
+        """Whether this is the task that runs now; for `current_task`."""
+        return running is self._running
 
     def __repr__(self) -> str:
         return f"<CurrentTask {self.id} attempt {self.attempt} on {self.worker}>"
@@ -86,12 +83,13 @@ def _nowhere(done: float, total: float) -> None:
 class _Slot:
     """The one slot of this process."""
 
-    __slots__ = ("report", "running", "worker")
+    __slots__ = ("current", "report", "running", "worker")
 
     def __init__(self) -> None:
         self.worker = ""
         self.report: Report = _nowhere
         self.running: _Running | None = None
+        self.current: CurrentTask | None = None
 
 
 _slot: Final = _Slot()
@@ -106,9 +104,10 @@ def current_task() -> CurrentTask:
     running = _slot.running
     if running is None:
         raise NotInTask("current_task()")
-    if running.current is None:
-        running.current = CurrentTask(running, _slot.worker)
-    return running.current
+    current = _slot.current
+    if current is None or not current.belongs_to(running):
+        current = _slot.current = CurrentTask(running, _slot.worker)
+    return current
 
 
 # -- for the slot ---------------------------------------------------------------------------------------------------
@@ -128,7 +127,7 @@ def serve(worker: str, report: Report) -> None:
 
 def begin(batch: int, index: int, single: bool, attempt: int) -> None:
     """A task starts in this process."""
-    _slot.running = _Running(batch, index, single, attempt)
+    _slot.running = (batch, index, single, attempt)
 
 
 def end() -> None:

@@ -1,0 +1,230 @@
+"""A batch of several tasks as the client sees it: what has ended, and the results that nobody has taken yet.
+
+Client, below the handles of batches and the results of a map. However large the batch, what is kept here is bounded:
+which tasks have ended is a few intervals, and of the results at most `UNREAD_BYTES` wait; the rest stays where it is
+durable, at the coordinator, and is fetched when its turn comes.
+"""
+
+from __future__ import annotations
+
+import weakref
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from dtq.client.following import ACCEPTED, ENDED, NEWS, Target, Waiters, Wake, due
+from dtq.errors import DtqError
+from dtq.model.messages import Ended
+
+#: How many bytes of results of one batch wait here for a reader.
+UNREAD_BYTES: Final = 64 << 20
+#: How many results are fetched at a time.
+FETCHED: Final = 4096
+
+
+class Coverage:
+    """A set of indices, as few intervals as possible.
+
+    Attributes:
+        count: how many indices it has.
+    """
+
+    __slots__ = ("_ends", "_starts", "count")
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        self.count = 0
+
+    def add(self, lo: int, hi: int) -> list[tuple[int, int]]:
+        """Add ``[lo, hi)``.
+
+        Returns:
+            The parts of it that were not there.
+        """
+        starts, ends = self._starts, self._ends
+        first = bisect_left(ends, lo)  # the first interval that overlaps, or touches
+        last = bisect_right(starts, hi, lo=first)
+        new = []
+        at = lo
+        for place in range(first, last):
+            if at < starts[place]:
+                new.append((at, starts[place]))
+            at = max(at, ends[place])
+        if at < hi:
+            new.append((at, hi))
+        if last > first:
+            lo, hi = min(lo, starts[first]), max(hi, ends[last - 1])
+        starts[first:last] = [lo]
+        ends[first:last] = [hi]
+        self.count += sum([end - start for start, end in new])
+        return new
+
+    def end(self, index: int) -> int | None:
+        """Where the interval that has this index ends; None if none has."""
+        place = bisect_right(self._starts, index) - 1
+        return self._ends[place] if place >= 0 and index < self._ends[place] else None
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(list(zip(self._starts, self._ends, strict=True)))
+
+
+class Part(NamedTuple):
+    """Tasks ``[lo, hi)`` that ended alike; ``ended`` may tell of more."""
+
+    lo: int
+    hi: int
+    ended: Ended
+
+
+class Batch:
+    """A batch that is followed. Everything is used under the lock of `Following`.
+
+    Attributes:
+        number: its number; 0 until its first piece is accepted.
+        size: how many of its tasks the coordinator has accepted.
+        complete: whether there will be no more.
+        error: why nothing more will be known.
+        ended: which tasks have ended.
+        kept: whether results are kept for a reader.
+        ordered: whether the reader takes them in order, and so knows by itself what to fetch.
+        unread: how many bytes of results wait.
+        waiters: who waits for it.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_far",
+        "_members",
+        "_parts",
+        "complete",
+        "ended",
+        "error",
+        "kept",
+        "number",
+        "ordered",
+        "size",
+        "unread",
+        "waiters",
+    )
+
+    def __init__(self, number: int = 0, size: int = 0, *, complete: bool = False) -> None:
+        self.number = number
+        self.size = size
+        self.complete = complete
+        self.error: DtqError | None = None
+        self.ended = Coverage()
+        self.kept = False
+        self.ordered = True
+        self.unread = 0
+        self.waiters: Waiters | None = None
+        self._parts: dict[int, Part] = {}
+        self._far: list[tuple[int, int]] = []
+        self._members: dict[int, list[weakref.ref[Target]]] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of its tasks have ended."""
+        return self.complete and self.ended.count >= self.size
+
+    # -- news -----------------------------------------------------------------------------------------------------
+
+    def on_accepted(self, number: int, size: int, complete: bool, wakes: list[Wake]) -> None:
+        """The coordinator has a piece of it."""
+        self.number = number
+        self.size = size
+        self.complete = complete
+        self._wake(ENDED if self.finished else NEWS if complete else ACCEPTED, wakes)
+
+    def _on_ended(self, ended: Ended, wakes: list[Wake]) -> bool:
+        for lo, hi in self.ended.add(ended.lo, ended.hi):
+            if self.kept:
+                self._keep(Part(lo, hi, ended))
+        if self._members:
+            self._tell_members(ended, wakes)
+        self._wake(ENDED if self.finished else NEWS, wakes)
+        return self.finished
+
+    def _on_failed(self, error: DtqError, wakes: list[Wake]) -> None:
+        if self.error is None:
+            self.error = error
+        for index in list(self._members):
+            for member in self._take_members(index):
+                member._on_failed(error, wakes)
+        self._wake(ENDED, wakes)
+
+    def _wake(self, level: int, wakes: list[Wake]) -> None:
+        if self.waiters is not None:
+            self.waiters = due(self.waiters, level, wakes)
+
+    # -- results that wait ----------------------------------------------------------------------------------------
+
+    def keep_results(self, ordered: bool) -> None:
+        """Somebody is going to read the results that arrive from now on."""
+        self.kept = True
+        self.ordered = ordered
+
+    def drop_results(self) -> None:
+        """Nobody reads any more."""
+        self.kept = False
+        self.unread = 0
+        self._parts.clear()
+        self._far.clear()
+
+    def _keep(self, part: Part) -> None:
+        size = len(part.ended.results)
+        if size == 0 or self.unread + size <= UNREAD_BYTES:
+            self.unread += size
+            self._parts[part.lo] = part
+        elif not self.ordered:
+            self._far.append((part.lo, part.hi))
+
+    def take(self, index: int) -> Part | None:
+        """The part that begins at an index, if it is here."""
+        return self._taken(self._parts.pop(index, None))
+
+    def take_any(self) -> Part | None:
+        """Any part that is here, the longest waiting first."""
+        return self._taken(self._parts.pop(next(iter(self._parts)))) if self._parts else None
+
+    def _taken(self, part: Part | None) -> Part | None:
+        if part is not None:
+            self.unread -= len(part.ended.results)
+        return part
+
+    def far_from(self, index: int) -> tuple[int, int] | None:
+        """A range from an index on that has ended and is to be fetched; what is here of it is let go."""
+        end = self.ended.end(index)
+        if end is None:
+            return None
+        end = min(end, index + FETCHED)
+        for lo in [lo for lo in self._parts if index <= lo < end]:
+            self.take(lo)
+        return index, end
+
+    def far_any(self) -> tuple[int, int] | None:
+        """Any range that is to be fetched."""
+        return self._far.pop() if self._far else None
+
+    def put_far(self, lo: int, hi: int) -> None:
+        """A range that is to be fetched later."""
+        if lo < hi:
+            self._far.append((lo, hi))
+
+    # -- handles of single tasks ----------------------------------------------------------------------------------
+
+    def enlist(self, index: int, member: Target) -> None:
+        """Pass on how one task ends."""
+        self._members.setdefault(index, []).append(weakref.ref(member))
+
+    def _tell_members(self, ended: Ended, wakes: list[Wake]) -> None:
+        if len(self._members) < ended.hi - ended.lo:
+            indices = [index for index in self._members if ended.lo <= index < ended.hi]
+        else:
+            indices = [index for index in range(ended.lo, ended.hi) if index in self._members]
+        for index in indices:
+            for member in self._take_members(index):
+                member._on_ended(ended, wakes)
+
+    def _take_members(self, index: int) -> list[Target]:
+        return [member for entry in self._members.pop(index, ()) if (member := entry()) is not None]

@@ -1,0 +1,191 @@
+"""The client's lines to the coordinator, and whether the coordinator still knows who is calling.
+
+Client, above the transport. A client is one *session*, whatever number of connections it has: one on which it submits,
+one on which it waits for results, one for everything else. When the coordinator says that it does not know the session
+(it was restarted, or was out of reach for long), everything the client follows has to be followed anew: that is a new
+*generation* here, whichever connection learns of it first.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from dtq import __version__
+from dtq.config import Address, format_address
+from dtq.errors import ClientClosed, DtqError, SessionUnknown, ShuttingDown, Unreachable
+from dtq.model.messages import Hello, Role, Welcome
+from dtq.model.service import Service
+from dtq.transport import Proxy
+
+log = logging.getLogger("dtq.client")
+
+#: What a later attempt at the same call may cure: the coordinator is away, stopping, or was restarted.
+AWAY: Final = (Unreachable, ShuttingDown, SessionUnknown)
+
+
+class Line(Service, Protocol):
+    """A service that can be lost. As `transport.Proxy`: connects when it has to, says hello then, repeats nothing."""
+
+    def connect(self) -> Welcome:
+        """Connect now, unless connected."""
+        ...
+
+    def close(self) -> None:
+        """Disconnect for good; a call under way ends with `Unreachable`."""
+        ...
+
+
+class Connector(Protocol):
+    """Makes the client's lines."""
+
+    @property
+    def place(self) -> str:
+        """Where the coordinator is, for people."""
+        ...
+
+    def line(self, hello: Hello, on_welcome: Callable[[Welcome], None]) -> Line:
+        """A line that is not connected yet; each time that it connects it passes on the welcome."""
+        ...
+
+
+class Wire:
+    """Makes lines over the transport.
+
+    Args:
+        addresses: where the coordinator may be.
+        authkey: the key.
+        key_source: where the key came from.
+        timeout_s: how long a connection may take, in seconds.
+    """
+
+    def __init__(self, addresses: Sequence[Address], authkey: bytes, key_source: str, timeout_s: float) -> None:
+        self._addresses = tuple(addresses)
+        self._authkey = authkey
+        self._key_source = key_source
+        self._timeout_s = timeout_s
+
+    @property
+    def place(self) -> str:
+        """See `Connector`."""
+        return ", ".join(format_address(address) for address in self._addresses)
+
+    def line(self, hello: Hello, on_welcome: Callable[[Welcome], None]) -> Line:
+        """See `Connector`."""
+        return Proxy(
+            self._addresses,
+            self._authkey,
+            hello,
+            on_welcome=on_welcome,
+            connect_timeout_s=self._timeout_s,
+            key_source=self._key_source,
+        )
+
+
+class Session:
+    """Who this client is, and how it stands with the coordinator.
+
+    Args:
+        connector: makes lines.
+
+    Attributes:
+        place: where the coordinator is, for people.
+        generation: grows each time that the coordinator has forgotten what this session follows; 0 before the first
+            connection.
+        max_message: largest message in bytes, as the coordinator said.
+    """
+
+    def __init__(self, connector: Connector) -> None:
+        self.place = connector.place
+        self.generation = 0
+        self.max_message = 1 << 20
+        self._connector = connector
+        self._lock = threading.Lock()
+        self._epoch = -1
+        self._lost_at: float | None = None
+        host = socket.gethostname()
+        self._hello = Hello(
+            session=secrets.token_hex(16),
+            role=Role.CLIENT,
+            name=f"{host}-{os.getpid()}",
+            host=host,
+            pid=os.getpid(),
+            python=platform.python_version(),
+            version=__version__,
+        )
+
+    def link(self) -> Link:
+        """A new line of this session."""
+        return Link(self, self._connector, self._hello)
+
+    def welcomed(self, welcome: Welcome) -> None:
+        """A line has connected."""
+        with self._lock:
+            if not welcome.resumed or welcome.epoch != self._epoch:
+                self.generation += 1
+            self._epoch = welcome.epoch
+            self.max_message = welcome.max_message
+            lost_at, self._lost_at = self._lost_at, None
+        if lost_at is not None:
+            log.info("the coordinator at %s is back after %.1f s", self.place, time.monotonic() - lost_at)
+
+    def lost(self, error: DtqError) -> None:
+        """A call did not get through. Said once an outage, however many lines notice."""
+        with self._lock:
+            if self._lost_at is not None:
+                return
+            self._lost_at = time.monotonic()
+        log.warning("lost the coordinator at %s, trying again (%s)", self.place, error)
+
+
+class Link:
+    """One line of a session.
+
+    Attributes:
+        service: what to call.
+    """
+
+    def __init__(self, session: Session, connector: Connector, hello: Hello) -> None:
+        self._session = session
+        self._steady = False
+        self._closed = False
+        self._line = connector.line(hello, self._on_welcome)
+        self.service: Service = self._line
+
+    def _on_welcome(self, welcome: Welcome) -> None:
+        self._session.welcomed(welcome)
+        if self._steady:
+            raise SessionUnknown("of a cursor that another connection was given")
+
+    def connect(self) -> None:
+        """Connect now, unless connected.
+
+        Raises:
+            Unreachable, WrongKey, ProtocolMismatch: it does not work.
+        """
+        self._line.connect()
+
+    def steady(self, steady: bool) -> None:
+        """Whether a call is to fail with `SessionUnknown` rather than be made on a new connection.
+
+        A cursor says to the coordinator that everything before it has arrived: towards a session that was begun anew
+        it would be a lie.
+        """
+        self._steady = steady
+
+    def close(self) -> None:
+        """Disconnect for good, from any thread."""
+        self._closed = True
+        self._line.close()
+
+    def check(self) -> None:
+        """Raise ClientClosed if the link was closed: what failed then is no outage."""
+        if self._closed:
+            raise ClientClosed(self._session.place)
