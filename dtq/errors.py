@@ -131,6 +131,14 @@ class TooLarge(DtqError, ValueError):
     hint = "Pass a path to a file, or split it."
 
 
+class BadInput(DtqError, ValueError):
+    """A line of a file of calls is not what it has to be."""
+
+    code = "bad-input"
+    exit_code = 65
+    text = "{0}, line {1}: {2}."
+
+
 class BadConfig(DtqError):
     """A configuration file or variable has a value that cannot be used."""
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import secrets
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from dtq.config import Address, client_addresses, format_address, load_authkey
-from dtq.model.service import Service
+from dtq import __version__
+from dtq.config import Address, client_addresses, load_authkey
+from dtq.model.messages import Hello, Role
+
+if TYPE_CHECKING:
+    from dtq.transport import Proxy
 
 
 class Target(NamedTuple):
@@ -23,11 +30,6 @@ class Target(NamedTuple):
     key: bytes
     origin: str
 
-    @property
-    def text(self) -> str:
-        """The addresses for people."""
-        return ", ".join(map(format_address, self.addresses))
-
 
 def target(addresses: Sequence[str], authkey_file: str | None) -> Target:
     """Where the coordinator is, from the options of a command.
@@ -42,8 +44,20 @@ def target(addresses: Sequence[str], authkey_file: str | None) -> Target:
     return Target(where, key, origin)
 
 
+def _hello() -> Hello:
+    return Hello(
+        session=secrets.token_hex(16),
+        role=Role.CLIENT,
+        name=f"dtq-{os.getpid()}",
+        host=os.uname().nodename,
+        pid=os.getpid(),
+        python=sys.version.split()[0],
+        version=__version__,
+    )
+
+
 @contextmanager
-def service(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Service]:
+def service(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Proxy]:
     """The coordinator, for a command that asks it a few things and ends.
 
     Raises:
@@ -53,5 +67,5 @@ def service(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Serv
     from dtq.transport import Proxy  # not before it is needed: it brings sockets and multiprocessing
 
     to = target(addresses, authkey_file)
-    with Proxy(to.addresses, to.key, key_origin=to.origin) as proxy:
+    with Proxy(to.addresses, to.key, _hello(), key_source=to.origin) as proxy:
         yield proxy

@@ -13,7 +13,7 @@ from dtq.cli.grammar import Group
 from dtq.cli.output import say, write, write_json
 from dtq.cli.pictures import show_coordinator
 from dtq.cli.records import stats_json
-from dtq.config import DURABILITIES, MEMORY, client_addresses, coordinator_settings, format_address
+from dtq.config import DURABILITIES, MEMORY, coordinator_settings
 from dtq.errors import ShuttingDown, Unreachable, WaitTimeout
 
 #: How long `stop` waits for the coordinator to end, in seconds.
@@ -104,7 +104,7 @@ def status(addresses: tuple[str, ...], authkey_file: str | None, as_json: bool, 
     if as_json:
         write_json({"stats": stats_json(seen)})
     elif not quiet:
-        show_coordinator(seen, format_address(client_addresses(addresses)[0]))
+        show_coordinator(seen, queue.address)
 
 
 def _await_end(addresses: tuple[str, ...], authkey_file: str | None, pid: int) -> None:

@@ -12,7 +12,6 @@ from dtq.cli.grammar import Command
 from dtq.cli.output import plural, say, write, write_json
 from dtq.cli.pictures import show_batch, show_stats, show_task, show_tasks
 from dtq.cli.records import batch_json, run_id, stats_json, task_json
-from dtq.config import client_addresses, format_address
 from dtq.model.ids import parse_id
 from dtq.model.service import Service
 from dtq.model.snapshots import BatchView, Selection, TaskView
@@ -172,4 +171,4 @@ def stats(addresses: tuple[str, ...], authkey_file: str | None, as_json: bool) -
     if as_json:
         write_json({"stats": stats_json(seen)})
     else:
-        show_stats(seen, format_address(client_addresses(addresses)[0]))
+        show_stats(seen, queue.address)
