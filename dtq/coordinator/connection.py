@@ -202,6 +202,8 @@ class Connection:
         if not state.is_worker:
             raise NotPermitted("exchange by a client")
         with c.lock:
+            if exchange.fetch:
+                c.refuse_if_stopping()
             now = c.clock.now()
             self._note(state, exchange, now)
             answer = c.machine.exchange(state.hello.session, exchange, now)
@@ -209,7 +211,7 @@ class Connection:
             superseded = c.sessions.fetching.pop(state.hello.session, None) if exchange.fetch else None
             if superseded is not None:
                 superseded.serve([], [])
-            fetch = None if not exchange.fetch or c.stopping else self._fetch(state, exchange, bool(answer.drop), now)
+            fetch = None if not exchange.fetch else self._fetch(state, exchange, bool(answer.drop), now)
             c.dispatch(now)
             c.ticker.by(c.machine.register.waiting.next_at())
             ticket = c.committer.ticket()

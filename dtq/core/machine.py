@@ -17,6 +17,7 @@ What operators ask for stands in `core.operators`; it works on the same register
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final
 
 from dtq.core.batches import Batch
@@ -210,10 +211,14 @@ class Machine:
         worker.expires_at = now + self.rules.lease_s
         worker.capacity = message.capacity
         answer = Answer()
-        for success in message.succeeded:
-            self._succeeded(worker, success, answer, now)
-        for failed in message.failed:
-            self._failed(worker, failed, now)
+        # What is said of one lease counts in the order of its tasks, whatever kind it is.
+        outcomes: list[tuple[int, int, Succeeded | Failed]] = [(s.token, s.lo, s) for s in message.succeeded]
+        outcomes += [(f.token, f.index, f) for f in message.failed]
+        for *_, outcome in sorted(outcomes, key=itemgetter(0, 1)) if message.failed else outcomes:
+            if isinstance(outcome, Succeeded):
+                self._succeeded(worker, outcome, answer, now)
+            else:
+                self._failed(worker, outcome, now)
         for released in message.released:
             self._released(worker, released, now)
         self._reconcile(worker, message.holding, message.fetch, answer, now)

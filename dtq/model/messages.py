@@ -192,7 +192,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """Tasks ``[lo, hi)``, the end of a lease, are given back unblamed: not started, or stopped by a worker that ends."""
+    """Tasks ``[lo, hi)``, the end of a lease, are given back unblamed: not started, or stopped as the worker ends."""
 
     token: int
     lo: int

@@ -33,6 +33,10 @@ class Codec(NamedTuple):
     encode: Encode | None
     decode: Decode
 
+    def plain(self, value: Any) -> Plain:
+        """The value, taken apart."""
+        return value if self.encode is None else self.encode(value)
+
 
 class Method(NamedTuple):
     """How one method of the service crosses the wire."""
@@ -44,7 +48,7 @@ class Method(NamedTuple):
 
     def encode_arguments(self, arguments: tuple[Any, ...]) -> Plain:
         """The positional arguments, plain."""
-        return tuple(a if c.encode is None else c.encode(a) for a, c in zip(arguments, self.arguments, strict=True))
+        return tuple([c.plain(a) for a, c in zip(arguments, self.arguments, strict=True)])
 
     def decode_arguments(self, plain: Plain) -> tuple[Any, ...]:
         """The positional arguments again.
@@ -58,7 +62,7 @@ class Method(NamedTuple):
 
     def encode_result(self, result: Any) -> Plain:
         """The result, plain."""
-        return result if self.result.encode is None else self.result.encode(result)
+        return self.result.plain(result)
 
 
 def _scalar(kind: type) -> Codec:
@@ -93,7 +97,7 @@ def _union(kinds: tuple[type, ...]) -> Codec:
     return Codec(None, decode)
 
 
-def _sequence(origin: type, inner: Codec) -> Codec:
+def _sequence(origin: type[list[Any]] | type[tuple[Any, ...]], inner: Codec) -> Codec:
     encode, inner_decode = inner
 
     def encode_items(value: Any) -> Plain:
