@@ -15,12 +15,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
 
+from dtq.config.values import Address, format_address
 from dtq.errors import BadMessage, DtqError, InvalidValue, TooLarge, Unreachable
 from dtq.model.messages import Hello, Welcome
 from dtq.model.service import Service
-from dtq.transport.addresses import Address, format_address
 from dtq.transport.calls import HELLO, METHODS, read_answer
 from dtq.transport.connection import Connection
 from dtq.transport.endpoints import dial, reason
@@ -52,9 +53,7 @@ def _remote(method: Callable[Concatenate[Service, P], R]) -> Callable[Concatenat
             raise TypeError(f"{name}() takes {', '.join(parameters) or 'no arguments'}")
         return cast(R, self.call(name, *args, *named))
 
-    call.__name__ = name
-    call.__qualname__ = f"Proxy.{name}"
-    call.__doc__ = method.__doc__
+    update_wrapper(call, method)
     return call
 
 
@@ -181,6 +180,12 @@ class Proxy:
                 self._drop()
             finally:
                 self._lock.release()
+
+    def reconnect(self) -> None:
+        """Begin the next call with a new connection and hello: the coordinator has forgotten this session."""
+        self._leave_parent()
+        with self._lock:
+            self._drop()
 
     def __enter__(self) -> Self:
         return self

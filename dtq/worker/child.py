@@ -1,0 +1,232 @@
+"""A slot as its supervisor sees it: a process, a pipe, and the leases that were sent down the pipe."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import psutil
+
+from dtq.model.options import Function, Spec
+from dtq.model.wire import codec
+from dtq.worker.channel import BUFFER, Channel
+from dtq.worker.chunks import Chunk
+from dtq.worker.position import UNLIMITED, Position
+
+log = logging.getLogger("dtq.worker")
+
+_FUNCTION: Final = codec(Function)
+#: A lease whose arguments are longer than this is not sent to a slot that is busy: it might not fit into the pipe.
+MAX_AHEAD_BYTES: Final = BUFFER // 4
+#: How long a slot may take to read what it is sent, in seconds.
+SEND_TIMEOUT_S: Final = 30.0
+#: What a task must not find in its environment.
+SECRETS: Final = ("DTQ_AUTHKEY", "DTQ_AUTHKEY_FILE", "CREDENTIALS_DIRECTORY", "DTQ_TOKEN")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotTerms:
+    """What every slot of a worker is started with.
+
+    Attributes:
+        worker: the worker's name.
+        paths: put in front of ``sys.path``.
+        imports: modules imported at the start.
+        max_result: largest result in bytes.
+        max_tasks: after how many tasks a slot is replaced; None for never.
+        max_memory: at how much resident memory in bytes it is replaced between two leases; None for never.
+    """
+
+    worker: str
+    paths: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    max_result: int = 16 << 20
+    max_tasks: int | None = None
+    max_memory: int | None = None
+
+
+class Child:
+    """One slot's process.
+
+    Must be made by a thread that lives as long as the worker: the kernel's parent-death signal follows the thread.
+
+    Args:
+        number: which slot of the worker it is, from 1.
+        terms: what it is started with.
+    """
+
+    def __init__(self, number: int, terms: SlotTerms) -> None:
+        self.number = number
+        self.terms = terms
+        self.position, position_fd = Position.create()
+        ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+        ours.settimeout(SEND_TIMEOUT_S)
+        self.channel = Channel(ours)
+        #: Leases it was sent and has not finished, the running one first.
+        self.chunks: deque[Chunk] = deque()
+        self.ready = False
+        #: Why it is being killed, where it is.
+        self.condemned: Condemned | None = None
+        #: Leases of which something was taken back, and of which it has not said that it stopped.
+        self.recalled: set[int] = set()
+        #: Whether its pipe was closed, so that it ends by itself.
+        self.retired = False
+        self.tasks = 0
+        self._serial = 0
+        self._specs: set[int] = set()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "dtq.worker.slot", str(os.getpid()), str(theirs.fileno()), str(position_fd)],
+                pass_fds=(theirs.fileno(), position_fd),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env={name: value for name, value in os.environ.items() if name not in SECRETS},
+            )
+        os.close(position_fd)
+        self.channel.send(terms.worker, terms.paths, terms.imports, terms.max_result)
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self.process.pid
+
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for work."""
+        return self.usable and not self.chunks
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can run something, now or after what it has."""
+        return self.ready and self.condemned is None and not self.retired and not self.recalled
+
+    def send(self, chunk: Chunk, spec: Spec) -> None:
+        """Send it a lease.
+
+        Raises:
+            OSError: it is gone, or does not read.
+        """
+        grant = chunk.grant
+        if grant.spec not in self._specs:
+            self.channel.send("spec", grant.spec, _FUNCTION.plain(spec.function))
+            self._specs.add(grant.spec)
+        chunk.serial = self._serial
+        self._serial += grant.hi - grant.lo
+        self.tasks += grant.hi - grant.lo
+        self.chunks.append(chunk)
+        self.channel.send(
+            "lease",
+            grant.token,
+            chunk.serial,
+            grant.batch,
+            grant.lo,
+            grant.single,
+            grant.attempt,
+            grant.spec,
+            grant.arguments,
+        )
+
+    def running(self) -> tuple[Chunk, int, float] | None:
+        """The task it runs: its lease, its index, and when it started (``time.monotonic()``)."""
+        serial, at = self.position.read()
+        for chunk in self.chunks:
+            index = chunk.started(serial)
+            if index is not None:
+                return chunk, index, at
+        return None
+
+    def recall(self) -> list[tuple[Chunk, int, int]]:
+        """Take back what it has not started. It takes no new lease until it has said that it stopped.
+
+        Returns:
+            For each lease that something was taken back of: the lease, and the range of the tasks.
+        """
+        last = self.position.stop_after_current()
+        back: list[tuple[Chunk, int, int]] = []
+        for chunk in self.chunks:
+            first = max(chunk.next, chunk.grant.lo + last + 1 - chunk.serial)
+            if first < chunk.end:
+                back.append((chunk, first, chunk.end))
+                chunk.end = first
+                self.recalled.add(chunk.token)
+        if not self.recalled:
+            self.position.set_limit(UNLIMITED)
+        return back
+
+    def stopped(self, token: int) -> None:
+        """It says that it stopped in a lease, at what was taken back."""
+        self.recalled.discard(token)
+        if not self.recalled:
+            self.position.set_limit(UNLIMITED)
+
+    def worn_out(self) -> bool:
+        """Whether it is to be replaced before it is given anything more."""
+        if self.terms.max_tasks is not None and self.tasks >= self.terms.max_tasks:
+            return True
+        if self.terms.max_memory is None:
+            return False
+        with contextlib.suppress(psutil.Error):
+            return bool(psutil.Process(self.pid).memory_info().rss > self.terms.max_memory)
+        return False
+
+    def retire(self) -> None:
+        """Let it end by itself: it has nothing to do, and will get nothing more."""
+        self.retired = True
+        with contextlib.suppress(OSError):
+            self.channel.close()
+
+    def kill(self) -> None:
+        """Kill it, and everything it started that can still be found."""
+        descendants: Sequence[psutil.Process] = ()
+        with contextlib.suppress(psutil.Error):
+            descendants = psutil.Process(self.pid).children(recursive=True)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        for process in descendants:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def exited(self) -> bool:
+        """Whether the process has ended; its exit is not collected yet, so that its number stays taken."""
+        if self.process.returncode is not None:
+            return True
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def close(self) -> int:
+        """The process has ended: end what is left of its group, collect its exit, let go of pipe and memory.
+
+        Returns:
+            Its exit code, or the negative number of the signal that ended it.
+        """
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        code = self.process.wait()
+        with contextlib.suppress(OSError):
+            self.channel.close()
+        self.position.close()
+        return code
+
+
+@dataclass(frozen=True, slots=True)
+class Condemned:
+    """Why a slot is being killed.
+
+    Attributes:
+        token: the lease of the task that it is killed for; 0 where the worker itself ends.
+        index: the task.
+        timed_out: whether for its time limit; else because it was cancelled or is no longer the worker's.
+    """
+
+    token: int
+    index: int
+    timed_out: bool

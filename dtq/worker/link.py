@@ -1,0 +1,210 @@
+"""The worker's two conversations with the coordinator: one that may wait for work, one that never waits.
+
+Each is a thread with a connection of its own. The reporting one is the session's primary connection: when it ends, the
+coordinator gives the worker half a second to come back. Both try for ever while the coordinator is away; what
+was done meanwhile is kept and reported.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from dtq.errors import DtqError, SessionUnknown, UnknownId
+from dtq.model.messages import Exchange, Grant, Orders
+from dtq.model.options import Spec
+from dtq.transport.backoff import Backoff
+from dtq.worker.supervisor import Supervisor
+
+log = logging.getLogger("dtq.worker")
+
+#: How long a fetching call waits for work at the coordinator, in seconds.
+FETCH_WAIT_S: Final = 10.0
+#: How many specs are remembered.
+MAX_SPECS: Final = 1_000
+
+
+class Line(Protocol):
+    """A connection to the coordinator, as `transport.Proxy` is one."""
+
+    def exchange(self, exchange: Exchange) -> Orders:
+        """See `Service.exchange`."""
+        ...
+
+    def spec(self, number: int) -> Spec:
+        """See `Service.spec`."""
+        ...
+
+    def reconnect(self) -> None:
+        """Begin the next call with a new connection and hello."""
+        ...
+
+    def close(self) -> None:
+        """End a call that is under way, from any thread; no more calls."""
+        ...
+
+
+class Link:
+    """Carries between a supervisor and the coordinator.
+
+    Args:
+        supervisor: the supervisor.
+        reporting: the primary connection.
+        fetching: the other one.
+        heartbeat_s: how often to report at least, in seconds.
+        where: the coordinator's address, for the log.
+    """
+
+    def __init__(
+        self, supervisor: Supervisor, reporting: Line, fetching: Line, *, heartbeat_s: float, where: str
+    ) -> None:
+        self._supervisor = supervisor
+        self._reporting = reporting
+        self._fetching = fetching
+        self._heartbeat_s = heartbeat_s
+        self._where = where
+        self._specs: OrderedDict[int, Spec] = OrderedDict()
+        self._away = False
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._guard, args=(run,), name=f"dtq-{name}", daemon=True)
+            for name, run in (("report", self._report), ("fetch", self._fetch))
+        ]
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads, and say goodbye: whatever the coordinator still counts as held goes back at once."""
+        self._stopping.set()
+        self._fetching.close()
+        with self._supervisor.lock:
+            self._supervisor.news.notify_all()
+        for thread in self._threads:
+            thread.join(5.0)
+        try:
+            self._reporting.exchange(Exchange(fetch=True))
+        except DtqError as error:
+            log.info("could not say goodbye to the coordinator (%s); it will notice", error)
+        self._reporting.close()
+
+    def _guard(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except Exception:
+            log.exception("a thread of the worker died; the worker ends")
+            self._supervisor.end()
+
+    def _call(self, line: Line, exchange: Exchange, backoff: Backoff) -> Orders | None:
+        """One exchange; None where it failed and the caller should look again at what to say."""
+        try:
+            orders = line.exchange(exchange)
+        except SessionUnknown:
+            log.warning("the coordinator at %s does not know this worker any more; introducing it again", self._where)
+            line.reconnect()
+            return None
+        except DtqError as error:
+            if self._stopping.is_set():
+                return None
+            if not error.retryable:
+                self._supervisor.fatal = error
+                self._stopping.set()
+                self._supervisor.wake()
+                return None
+            if not self._away:
+                self._away = True
+                log.warning("lost the coordinator: %s Tasks go on; trying again.", error)
+            self._stopping.wait(backoff.next_s())
+            return None
+        backoff.reset()
+        if self._away:
+            self._away = False
+            log.warning("the coordinator at %s is back", self._where)
+        return orders
+
+    # -- reporting ------------------------------------------------------------------------------------------------
+
+    def _report(self) -> None:
+        supervisor = self._supervisor
+        backoff = Backoff()
+        last_capacity = -1
+        while not self._stopping.is_set():
+            with supervisor.lock:
+                deadline = time.monotonic() + self._heartbeat_s
+                while not self._something_to_say(last_capacity) and not self._stopping.is_set():
+                    left = deadline - time.monotonic()
+                    if left <= 0:
+                        break
+                    supervisor.news.wait(left)
+                exchange = supervisor.exchange(fetch=False)
+            last_capacity = -1
+            orders = self._call(self._reporting, exchange, backoff)
+            if orders is None:
+                continue
+            last_capacity = exchange.capacity
+            with supervisor.lock:
+                supervisor.holdings.acknowledged()
+                self._obey(orders)
+            if supervisor.draining:
+                supervisor.wake()
+
+    def _something_to_say(self, last_capacity: int) -> bool:
+        holdings = self._supervisor.holdings
+        return bool(
+            holdings.outbox
+            or holdings.reporting
+            or holdings.outbox.progress
+            or self._supervisor.capacity != last_capacity
+        )
+
+    def _obey(self, orders: Orders) -> None:
+        for doomed in orders.cancel:
+            self._supervisor.cancel(doomed)
+        for token in orders.drop:
+            self._supervisor.drop(token)
+        if orders.cancel or orders.drop:
+            self._supervisor.wake()
+
+    # -- fetching -------------------------------------------------------------------------------------------------
+
+    def _fetch(self) -> None:
+        supervisor = self._supervisor
+        backoff = Backoff()
+        while not self._stopping.is_set():
+            with supervisor.lock:
+                while supervisor.capacity == 0 and not self._stopping.is_set():
+                    supervisor.news.wait()
+                exchange = supervisor.exchange(fetch=True, wait_s=FETCH_WAIT_S)
+            if self._stopping.is_set():
+                return
+            orders = self._call(self._fetching, exchange, backoff)
+            if orders is None:
+                continue
+            granted = [(grant, spec) for grant in orders.grants if (spec := self._spec_of(grant)) is not None]
+            with supervisor.lock:
+                self._obey(orders)
+                if granted:
+                    supervisor.granted(granted)
+
+    def _spec_of(self, grant: Grant) -> Spec | None:
+        """The grant's spec; None where it cannot be had: the lease is not mentioned again, and so taken back."""
+        spec = self._specs.get(grant.spec)
+        if spec is not None:
+            return spec
+        try:
+            spec = self._fetching.spec(grant.spec)
+        except UnknownId:
+            return None
+        except DtqError as error:
+            log.warning("cannot learn what task %d.%d is: %s", grant.batch, grant.lo, error)
+            return None
+        self._specs[grant.spec] = spec
+        while len(self._specs) > MAX_SPECS:
+            self._specs.popitem(last=False)
+        return spec

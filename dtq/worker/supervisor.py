@@ -1,0 +1,495 @@
+"""The supervisor: owns a worker's slots and leases; runs no user code.
+
+One loop, in the main thread, waits for what slots send and for deadlines (time limits, stuck work); it starts and ends
+the slots' processes. Two threads of `worker.link` talk to the coordinator: one fetches leases, one reports. They meet
+under one lock, held for moments only.
+
+Rules:
+
+1. A slot gets a lease when it is idle, or when what it runs is about to end. Anything that waits behind a task that
+   turns out long is taken back and returned to the queue within `STUCK_S`.
+2. A slot is free when its process is idle or dead. Time limits and cancels kill the slot's process group; the outcome
+   is reported when the process is seen to have ended.
+3. Of a slot that died only the task that had started is blamed; what it had finished but not reported, and what it had
+   not started, goes back unblamed.
+4. What was reported is kept until the coordinator has it on disk; so a coordinator may restart at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import selectors
+import signal
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dtq.errors import BadMessage, CannotImport, DtqError
+from dtq.model.messages import Doomed, Exchange, Failed, Failure, Grant, Progress, Released, Succeeded
+from dtq.model.options import Spec
+from dtq.model.states import Outcome
+from dtq.model.wire import codec
+from dtq.worker.child import MAX_AHEAD_BYTES, Child, Condemned, SlotTerms
+from dtq.worker.chunks import Chunk, Holdings
+
+log = logging.getLogger("dtq.worker")
+
+_FAILURE: Final = codec(Failure)
+#: How long work may wait behind a running task before it is taken back, in seconds.
+STUCK_S: Final = 0.05
+#: Pause before a slot that died at its start is started again, in seconds: first, and longest.
+RESPAWN_S: Final = (0.1, 5.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerTerms:
+    """What a worker is told once.
+
+    Attributes:
+        slots: how many slots it has.
+        slot: what each is started with.
+        grace_s: how long a drain lets running tasks go on, in seconds; None for as long as they need.
+    """
+
+    slots: int
+    slot: SlotTerms
+    grace_s: float | None = None
+
+
+class Supervisor:
+    """Runs leases in slots.
+
+    Args:
+        terms: settings.
+    """
+
+    def __init__(self, terms: WorkerTerms) -> None:
+        self.terms = terms
+        self.lock = threading.Lock()
+        #: Notified when there is something to report, or the worker's state changed.
+        self.news = threading.Condition(self.lock)
+        self.holdings = Holdings()
+        self.draining = False
+        #: Whether everything is to stop now.
+        self.ending = False
+        #: Why the worker cannot go on.
+        self.fatal: DtqError | None = None
+        self._children: list[Child] = []
+        self._waiting: deque[Chunk] = deque()
+        self._selector = selectors.DefaultSelector()
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._selector.register(self._wake_read, selectors.EVENT_READ, None)
+        self._drain_until: float | None = None
+        self._respawn_at: dict[int, float] = {}
+        self._respawn_pause: dict[int, float] = {}
+
+    # -- called from signal handlers and the link's threads ---------------------------------------------------------
+
+    def wake(self) -> None:
+        """Have the loop look around."""
+        with contextlib.suppress(BlockingIOError):  # the pipe is full: it is awake already
+            os.write(self._wake_write, b"\0")
+
+    @property
+    def capacity(self) -> int:
+        """How many slots can run something; 0 while draining. Under the lock."""
+        if self.draining or self.ending:
+            return 0
+        return sum(child.ready and child.condemned is None and not child.retired for child in self._children)
+
+    def exchange(self, *, fetch: bool, wait_s: float = 0.0) -> Exchange:
+        """What to tell the coordinator now. Under the lock; a report takes what is to be reported."""
+        started: dict[int, int] = {}
+        for child in self._children:
+            running = child.running()
+            if running is not None:
+                started[running[0].token] = running[1]
+        holding = self.holdings.say(started)
+        if fetch:
+            return Exchange(holding=holding, capacity=self.capacity, fetch=True, wait_s=wait_s)
+        box = self.holdings.take()
+        return Exchange(
+            succeeded=tuple(box.succeeded),
+            failed=tuple(box.failed),
+            released=tuple(box.released),
+            holding=holding,
+            progress=tuple(box.progress.values()),
+            capacity=self.capacity,
+        )
+
+    def granted(self, grants: list[tuple[Grant, Spec]]) -> None:
+        """Leases have arrived. Under the lock."""
+        now = time.monotonic()
+        for grant, spec in grants:
+            chunk = Chunk(grant, spec, now)
+            self.holdings.add(chunk)
+            if self.draining or self.ending:
+                self._release(chunk, chunk.next, chunk.end)
+            else:
+                self._waiting.append(chunk)
+        self._assign(now)
+        self.wake()
+
+    def cancel(self, doomed: Doomed) -> None:
+        """A task is to be stopped. Under the lock."""
+        chunk = self.holdings.chunks.get(doomed.token)
+        if chunk is None or not chunk.next <= doomed.index < chunk.end:
+            return
+        child = self._child_with(chunk)
+        if child is None:
+            self._waiting.remove(chunk)
+            self._release(chunk, chunk.next, chunk.end)
+            return
+        self._recall(child)
+        if doomed.index < chunk.end and child.condemned is None:
+            self._condemn(child, Condemned(doomed.token, doomed.index, timed_out=False))
+
+    def drop(self, token: int) -> None:
+        """A lease is no longer this worker's: stop it and say nothing of it. Under the lock."""
+        chunk = self.holdings.chunks.get(token)
+        if chunk is None:
+            return
+        log.warning("the lease of task %d.%d was taken back by the coordinator", chunk.grant.batch, chunk.next)
+        child = self._child_with(chunk)
+        if child is None:
+            if chunk in self._waiting:
+                self._waiting.remove(chunk)
+        else:
+            self._recall(child)
+            running = child.running()
+            if running is not None and running[0] is chunk and child.condemned is None:
+                self._condemn(child, Condemned(token, running[1], timed_out=False))
+        self.holdings.forget(token)
+
+    def drain(self) -> None:
+        """Take no more work, give back what has not started, end when what runs has ended. Any thread."""
+        with self.lock:
+            if self.draining:
+                return
+            self.draining = True
+            if self.terms.grace_s is not None:
+                self._drain_until = time.monotonic() + self.terms.grace_s
+            self._give_back_waiting()
+            for child in self._children:
+                self._recall(child)
+            self.news.notify_all()
+        self.wake()
+
+    def end(self) -> None:
+        """Kill what runs and give everything back. Any thread."""
+        with self.lock:
+            self.draining = self.ending = True
+            self._give_back_waiting()
+            for child in self._children:
+                self._condemn(child, Condemned(0, 0, timed_out=False))
+            self.news.notify_all()
+        self.wake()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held any more, and everything that was is acknowledged. Under the lock."""
+        return not self.holdings.chunks
+
+    # -- the loop -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Run slots until drained or ended; the main thread's whole work.
+
+        Raises:
+            DtqError: the worker cannot go on: a wrong key, or a module to import that is not there.
+        """
+        previous = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # a child that ends wakes the loop
+        try:
+            for number in range(1, self.terms.slots + 1):
+                self._spawn(number)
+            while not self._done():
+                self._turn()
+        finally:
+            signal.set_wakeup_fd(previous)
+            self._close()
+        if self.fatal is not None:
+            raise self.fatal
+
+    def _done(self) -> bool:
+        with self.lock:
+            return self.fatal is not None or (self.draining and self.idle)
+
+    def _turn(self) -> None:
+        with self.lock:
+            timeout_s = self._until_next(time.monotonic())
+        for key, _ in self._selector.select(timeout_s):
+            if key.data is None:
+                while len(os.read(self._wake_read, 4096)) == 4096:
+                    pass
+            else:
+                self._hear(key.data)
+        with self.lock:
+            now = time.monotonic()
+            self._bury()
+            self._enforce(now)
+            self._respawn(now)
+            self._assign(now)
+
+    def _until_next(self, now: float) -> float | None:
+        moments = list(self._respawn_at.values())
+        if self._drain_until is not None:
+            moments.append(self._drain_until)
+        if self._waiting:
+            moments.append(self._waiting[0].granted_at + STUCK_S)
+        for child in self._children:
+            running = child.running()
+            if running is None:
+                continue
+            chunk, index, at = running
+            if chunk.spec.options.timeout_s is not None:
+                moments.append(at + chunk.spec.options.timeout_s)
+            if not child.recalled and (len(child.chunks) > 1 or index + 1 < chunk.end):
+                moments.append(at + STUCK_S)
+        return max(0.0, min(moments) - now) if moments else None
+
+    # -- what slots say -------------------------------------------------------------------------------------------
+
+    def _hear(self, child: Child) -> None:
+        try:
+            messages, closed = child.channel.gather()
+        except (BadMessage, OSError) as error:
+            log.error("slot %d does not keep to the protocol (%s); it is killed", child.number, error)
+            messages, closed = [], True
+        with self.lock:
+            for message in messages:
+                self._take(child, message)
+            if closed and not child.retired:
+                self._selector.unregister(child.channel)
+                child.retired = True
+                child.kill()  # what closed its pipe is of no more use, whether it has ended or not
+            self._assign(time.monotonic())
+
+    def _take(self, child: Child, message: Any) -> None:
+        kind, *fields = message
+        if kind == "succeeded":
+            token, lo, results, seconds = fields
+            count = int.from_bytes(results[:4], "big")
+            self._ended(child, token, lo + count)
+            self._owe(self.holdings.outbox.succeeded, Succeeded(token=token, lo=lo, results=results, seconds=seconds))
+        elif kind == "failed":
+            token, index, seconds, failure = fields
+            self._ended(child, token, index + 1)
+            self._fail(token, index, Outcome.FAILED, _FAILURE.decode(failure), seconds)
+        elif kind == "stopped":
+            token, index = fields
+            child.stopped(token)
+            chunk = self.holdings.chunks.get(token)
+            if chunk is not None and index < chunk.end:
+                self._release(chunk, index, chunk.end)
+            self._ended(child, token, 0)
+        elif kind == "progress":
+            token, index, done, total = fields
+            if token in self.holdings.chunks:
+                progress = Progress(token=token, index=index, done=done, total=total)
+                self.holdings.outbox.progress[token] = progress
+                self.news.notify_all()
+        elif kind == "ready":
+            child.ready = True
+            self._respawn_pause.pop(child.number, None)
+            self.news.notify_all()
+        elif kind == "unusable":
+            module, why, text = fields
+            log.error("slot %d cannot import %s:\n%s", child.number, module, text)
+            self.fatal = CannotImport(module, f"the worker {self.terms.slot.worker}", why, "", "")
+
+    def _ended(self, child: Child, token: int, upto: int) -> None:
+        """Tasks of a lease below ``upto`` have ended; a lease without more leaves the slot."""
+        for chunk in child.chunks:
+            if chunk.token == token:
+                chunk.next = max(chunk.next, upto)
+                break
+        while child.chunks and child.chunks[0].ended:
+            child.chunks.popleft()
+
+    def _owe(self, box: list[Any], outcome: Succeeded | Failed | Released) -> None:
+        if outcome.token in self.holdings.chunks:
+            box.append(outcome)
+            self.news.notify_all()
+
+    def _fail(self, token: int, index: int, outcome: Outcome, failure: Failure, seconds: float) -> None:
+        failed = Failed(token=token, index=index, outcome=outcome, failure=failure, seconds=seconds)
+        self._owe(self.holdings.outbox.failed, failed)
+
+    def _release(self, chunk: Chunk, lo: int, hi: int) -> None:
+        chunk.end = lo
+        if lo < hi:
+            self._owe(self.holdings.outbox.released, Released(token=chunk.token, lo=lo, hi=hi))
+
+    def _give_back_waiting(self) -> None:
+        while self._waiting:
+            chunk = self._waiting.popleft()
+            self._release(chunk, chunk.next, chunk.end)
+
+    # -- slots ----------------------------------------------------------------------------------------------------
+
+    def _spawn(self, number: int) -> None:
+        child = Child(number, self.terms.slot)
+        self._children.append(child)
+        self._selector.register(child.channel, selectors.EVENT_READ, child)
+
+    def _respawn(self, now: float) -> None:
+        for number in [n for n, at in self._respawn_at.items() if at <= now]:
+            del self._respawn_at[number]
+            if not self.draining and self.fatal is None:
+                self._spawn(number)
+
+    def _child_with(self, chunk: Chunk) -> Child | None:
+        return next((child for child in self._children if chunk in child.chunks), None)
+
+    def _assign(self, now: float) -> None:
+        """Send waiting leases to slots that are idle, or about to be."""
+        while self._waiting:
+            child = next((c for c in self._children if c.idle), None)
+            if child is not None and child.worn_out():
+                self._retire(child)
+                continue
+            if child is None:
+                child = self._nearly_idle(self._waiting[0], now)
+            if child is None:
+                return
+            chunk = self._waiting.popleft()
+            try:
+                child.send(chunk, chunk.spec)
+            except OSError as error:
+                log.warning("slot %d does not take work (%s); it is replaced", child.number, error)
+                child.chunks.remove(chunk)
+                chunk.serial = -1
+                self._waiting.appendleft(chunk)
+                self._condemn(child, Condemned(0, 0, timed_out=False))
+
+    def _nearly_idle(self, chunk: Chunk, now: float) -> Child | None:
+        if len(chunk.grant.arguments) > MAX_AHEAD_BYTES:
+            return None
+        for child in self._children:
+            if child.usable and len(child.chunks) == 1:
+                running = child.running()
+                if running is not None and now - running[2] < STUCK_S and not self._worn_after(child):
+                    return child
+        return None
+
+    @staticmethod
+    def _worn_after(child: Child) -> bool:
+        return child.terms.max_tasks is not None and child.tasks >= child.terms.max_tasks
+
+    def _retire(self, child: Child) -> None:
+        """Replace an idle slot."""
+        self._selector.unregister(child.channel)
+        child.retire()
+
+    def _condemn(self, child: Child, reason: Condemned) -> None:
+        child.condemned = reason
+        child.kill()
+
+    def _recall(self, child: Child) -> None:
+        if child.condemned is None and not child.retired and child.chunks and not child.recalled:
+            for chunk, lo, hi in child.recall():
+                self._release(chunk, lo, hi)
+            while child.chunks and child.chunks[-1].ended and child.chunks[-1].token not in child.recalled:
+                child.chunks.pop()
+
+    def _enforce(self, now: float) -> None:
+        """Time limits, work that is stuck behind work, the end of a drain."""
+        while self._waiting and now - self._waiting[0].granted_at > STUCK_S and not any(c.idle for c in self._children):
+            chunk = self._waiting.popleft()
+            self._release(chunk, chunk.next, chunk.end)
+        for child in self._children:
+            running = child.running()
+            if running is None or child.condemned is not None:
+                continue
+            chunk, index, at = running
+            timeout_s = chunk.spec.options.timeout_s
+            if timeout_s is not None and now - at >= timeout_s:
+                self._condemn(child, Condemned(chunk.token, index, timed_out=True))
+            elif now - at > STUCK_S and (len(child.chunks) > 1 or index + 1 < chunk.end):
+                self._recall(child)
+        if self._drain_until is not None and now >= self._drain_until:
+            self._drain_until = None
+            self.ending = True
+            for child in self._children:
+                self._condemn(child, Condemned(0, 0, timed_out=False))
+
+    # -- the dead -------------------------------------------------------------------------------------------------
+
+    def _bury(self) -> None:
+        for child in [child for child in self._children if child.exited()]:
+            if not child.retired:
+                messages, _ = child.channel.gather()  # what it said last
+                for message in messages:
+                    self._take(child, message)
+                self._selector.unregister(child.channel)
+            running = child.running()
+            self._children.remove(child)
+            code = child.close()
+            self._account(child, running, code)
+            self._plan_respawn(child)
+
+    def _account(self, child: Child, running: tuple[Chunk, int, float] | None, code: int) -> None:
+        """Report what a dead slot leaves behind."""
+        for chunk in list(child.chunks):
+            lo = chunk.next
+            if running is not None and running[0] is chunk:
+                _, index, at = running
+                outcome = self._verdict(child.condemned, chunk, index)
+                if outcome is not None:
+                    failure = self._last_words(outcome, code, chunk.spec.options.timeout_s)
+                    self._fail(chunk.token, index, outcome, failure, time.monotonic() - at)
+                    lo = index + 1
+            chunk.next = lo
+            self._release(chunk, lo, chunk.end)
+        child.chunks.clear()
+
+    @staticmethod
+    def _verdict(condemned: Condemned | None, chunk: Chunk, index: int) -> Outcome | None:
+        """How the running task of a dead slot ended; None where it is not to blame: it was killed for another one."""
+        if condemned is None:
+            return Outcome.CRASHED
+        if (condemned.token, condemned.index) != (chunk.token, index):
+            return None
+        return Outcome.TIMED_OUT if condemned.timed_out else Outcome.CANCELLED
+
+    @staticmethod
+    def _last_words(outcome: Outcome, code: int, timeout_s: float | None) -> Failure:
+        if outcome is Outcome.TIMED_OUT:
+            return Failure(message=f"it ran longer than its time limit of {timeout_s:g} s and was killed")
+        if outcome is Outcome.CANCELLED:
+            return Failure(message="it was cancelled, and its process killed")
+        if code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+            return Failure(message=f"its process was killed by {name}", signal=-code)
+        return Failure(message=f"its process ended with exit code {code}", exit_code=code)
+
+    def _plan_respawn(self, child: Child) -> None:
+        if self.draining:
+            return
+        first, longest = RESPAWN_S
+        pause = 0.0
+        if not child.ready:  # it died before it could do anything: do not do that in a tight loop
+            pause = min(longest, max(first, 2 * self._respawn_pause.get(child.number, 0.0)))
+            self._respawn_pause[child.number] = pause
+            log.error("slot %d died at its start; it is started again in %.1f s", child.number, pause)
+        elif child.condemned is None and not child.retired:
+            log.warning("slot %d (pid %d) died; it is replaced", child.number, child.pid)
+        self._respawn_at[child.number] = time.monotonic() + pause
+
+    def _close(self) -> None:
+        with self.lock:
+            for child in self._children:
+                child.kill()
+            for child in self._children:
+                child.close()
+            self._children.clear()
+        self._selector.close()
+        os.close(self._wake_read)
+        os.close(self._wake_write)
