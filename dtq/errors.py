@@ -289,6 +289,15 @@ class NotFinished(DtqError):
     hint = "`dtq wait` waits for it."
 
 
+class NotDead(DtqError, LookupError):
+    """The task is not a dead letter."""
+
+    code = "not-dead"
+    exit_code = 65
+    text = "task {0} is {1}, not a dead letter."
+    hint = "`dtq status` shows any task."
+
+
 class WaitTimeout(DtqError, TimeoutError):
     """The wait ran out; the task goes on."""
 

@@ -14,7 +14,7 @@ from dtq.cli.output import plural, say, write, write_json
 from dtq.cli.pictures import show_letters, show_task
 from dtq.cli.records import letter_json, task_json
 from dtq.cli.tasks import look_up, selected
-from dtq.errors import UnknownId
+from dtq.errors import NotDead
 from dtq.model.service import Service
 from dtq.model.snapshots import Selection, TaskView
 from dtq.model.states import State
@@ -138,8 +138,7 @@ def show(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, as_
             click.get_current_context(),
         )
     if found.state is not State.DEAD:
-        say(f"dtq: task {found.id} is {found.state.value}, not a dead letter.")
-        raise UnknownId(task_id)
+        raise NotDead(str(found.id), found.state.value)
     if as_json:
         write_json({"task": task_json(found)})
     else:
