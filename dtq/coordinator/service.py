@@ -119,12 +119,8 @@ class Coordinator:
         self.ticker.start()
         return self.opened
 
-    def stop(self, timeout_s: float = 10.0) -> bool:
-        """Take no more work, let waiting calls go, commit, close the store.
-
-        Returns:
-            Whether everything that was decided is durable.
-        """
+    def quiesce(self) -> None:
+        """Take no more work, and let waiting calls go; calls under way are still answered."""
         with self.lock:
             self.stopping = True
             for fetch in self.sessions.fetching.values():
@@ -132,6 +128,14 @@ class Coordinator:
             self.sessions.fetching.clear()
             for state in self.sessions.by_id.values():
                 state.wake()
+
+    def stop(self, timeout_s: float = 10.0) -> bool:
+        """Commit and close the store. Nobody may call any more.
+
+        Returns:
+            Whether everything that was decided is durable.
+        """
+        self.quiesce()
         self.ticker.stop()
         durable = self.committer.stop(timeout_s)
         self.engine.close()

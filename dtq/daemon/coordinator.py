@@ -1,0 +1,126 @@
+"""The coordinator's process: store, queue and transport put together; signals; the readiness line."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from dtq import __version__
+from dtq.config import (
+    CoordinatorSettings,
+    coordinator_authkey,
+    format_address,
+    remove_connection,
+    write_connection,
+)
+from dtq.coordinator.connection import Connection
+from dtq.coordinator.service import Coordinator, Setup
+from dtq.core.register import Rules
+from dtq.daemon.logs import log_to_stderr
+from dtq.engines.base import Engine
+from dtq.transport.server import Server
+
+log = logging.getLogger("dtq.daemon")
+
+#: Addresses that only this machine reaches.
+_LOOPBACK = ("127.", "::1", "localhost")
+
+
+def run(settings: CoordinatorSettings) -> int:
+    """Run a coordinator until SIGTERM, SIGINT, or somebody asks it to stop.
+
+    Args:
+        settings: what it runs with.
+
+    Returns:
+        The exit code: 0 when everything that was decided is on disk.
+
+    Raises:
+        StoreError: the store cannot be used; see its kinds.
+        PortInUse: the address cannot be listened on.
+        KeyMissing: there is no key where one is named.
+        KeyUnusable: the key cannot be used.
+    """
+    log_to_stderr()
+    key, origin, made = coordinator_authkey(settings.authkey_file)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    coordinator = Coordinator(_engine(settings), _setup(settings), on_stop=stop.set)
+    server = Server(
+        lambda peer: Connection(coordinator, peer),
+        host=settings.host,
+        port=settings.port,
+        authkeys=[key],
+        max_message=settings.max_message,
+    )
+    opened = coordinator.start()
+    try:
+        server.start()
+        write_connection(server.address, version=__version__, authkey_file=_key_file(origin))
+        try:
+            _announce(server, settings, origin, made, opened.epoch, coordinator)
+            stop.wait()
+            log.info("stopping: taking no more work")
+            coordinator.quiesce()
+        finally:
+            remove_connection()
+            server.close()
+    finally:
+        durable = coordinator.stop()
+    if not durable:
+        log.error("not everything could be written; what was acknowledged is on disk")
+        return 74
+    log.info("stopped; everything is on disk" if settings.db is not None else "stopped")
+    return 0
+
+
+def _engine(settings: CoordinatorSettings) -> Engine:
+    if settings.db is None:
+        from dtq.engines.memory import MemoryEngine
+
+        return MemoryEngine()
+    from dtq.engines.sqlite import SqliteEngine
+
+    durability: Any = settings.durability
+    return SqliteEngine(settings.db, durability=durability)
+
+
+def _setup(settings: CoordinatorSettings) -> Setup:
+    rules = Rules(
+        lease_s=settings.lease_s,
+        keep_results_s=settings.keep_results_s,
+        max_tasks=settings.max_tasks,
+        highest_first=settings.highest_first,
+    )
+    return Setup(
+        rules=rules,
+        durability=settings.durability,
+        store="memory" if settings.db is None else str(settings.db),
+        max_message=settings.max_message,
+    )
+
+
+def _key_file(origin: str) -> Path | None:
+    path = Path(origin)
+    return path if path.is_file() else None
+
+
+def _announce(
+    server: Server, settings: CoordinatorSettings, origin: str, made: bool, epoch: int, coordinator: Coordinator
+) -> None:
+    """The readiness line on standard output, for people and scripts; everything else is log."""
+    address = format_address(server.address)
+    if not settings.host.startswith(_LOOPBACK):
+        log.warning("anyone who has the key can run code on the workers; traffic is authenticated, not encrypted")
+    log.info("pid %d, run %d, store %s, key %s%s", os.getpid(), epoch, coordinator.setup.store, origin, " (new)" * made)
+    unfinished = coordinator.machine.register.tally.unfinished
+    if unfinished:
+        log.info("%d unfinished tasks were restored", unfinished)
+    sys.stdout.write(f"coordinator ready at {address} (next: dtq worker --connect {address})\n")
+    sys.stdout.flush()
