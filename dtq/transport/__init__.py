@@ -1,1 +1,24 @@
-"""The wire: the standard library's manager server, hardened; the only importer of multiprocessing."""
+"""The way between coordinator, workers and clients; the only room that knows `multiprocessing.managers`.
+
+`Server` is handed something that opens sessions (`model.service.Session`), `Proxy` is such a service across the wire,
+`Backoff` says how long to wait before asking again. They are imported when first named: a slot needs `safepickle`
+alone, and starts the sooner for it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dtq.transport.backoff import Backoff
+    from dtq.transport.proxy import Proxy
+    from dtq.transport.server import Server
+
+__all__ = ["Backoff", "Proxy", "Server"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module(f"dtq.transport.{name.lower()}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,8 +28,9 @@ _LENGTH: Final = 4
 _FIRST_READ: Final = 8 << 10
 #: Up to here a body is copied behind its length, to be one buffer; above, both are handed over as they are.
 _JOINED: Final = 32 << 10
-#: A long message is given so much memory at first, and then as much again as has arrived.
+#: A long message is given so much memory at first, and then as much again as has arrived, but no more than a MiB.
 _FIRST_ROOM: Final = 64 << 10
+_MORE_ROOM: Final = memoryview(bytes(1 << 20))
 
 _OPTIONS: Final = (
     ("TCP_NODELAY", 1),  # without it every message above 16 KiB stalls for 40 ms
@@ -181,4 +182,4 @@ class Connection:
                     have += received
             if have == size:
                 return body
-            body.extend(bytes(min(size - have, have)))
+            body += _MORE_ROOM[: min(size - have, have)]

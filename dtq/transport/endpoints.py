@@ -13,8 +13,8 @@ import time
 from multiprocessing import managers
 from typing import Any, Final, cast
 
+from dtq.config.values import Address, format_address
 from dtq.errors import DtqError, PortInUse, Unreachable, WrongKey
-from dtq.transport.addresses import Address, format_address
 from dtq.transport.connection import MAX_MESSAGE, Connection, tune
 from dtq.transport.handshake import HANDSHAKE_S, join_server
 

@@ -132,7 +132,7 @@ def loads(data: bytes | bytearray) -> Any:
     try:
         _check(data)
         return pickle.loads(data)
-    except (IndexError, ValueError, EOFError, AttributeError, error, pickle.UnpicklingError) as problem:
+    except (IndexError, ValueError, OverflowError, EOFError, AttributeError, error, pickle.UnpicklingError) as problem:
         # Cut short, a bracket that nobody opened, a frame that does not fit, an append to what is not a list, text
         # that is not UTF-8.
         raise BadMessage("its opcodes do not fit together") from problem
@@ -187,20 +187,19 @@ def _bracket(kind: int, frames: list[list[int]]) -> list[int]:
         if len(frames) > MAX_DEPTH:
             raise _too_deep()
         frames.append([])
-    elif kind == _CLOSE:
-        inner = frames.pop()
-        frames[-1].append(1 + max(inner))
     elif kind == _LIST:
         frames[-1].append(1)
-    elif kind == _EXTEND:
-        inner = frames.pop()
-        frames[-1][-1] = max(frames[-1][-1], 1 + max(inner))
+    elif kind in (_CLOSE, _EXTEND):
+        depth = 1 + max(frames.pop())
+        frames[-1].append(depth if kind == _CLOSE else max(depth, frames[-1].pop()))
     elif kind == _APPEND:
-        item = frames[-1].pop()
-        frames[-1][-1] = max(frames[-1][-1], 1 + item)
+        depth = 1 + frames[-1].pop()
+        frames[-1].append(max(depth, frames[-1].pop()))
     else:
-        items = [frames[-1].pop() for _ in range(1 if kind == _ONE else 3)]
-        frames[-1].append(1 + max(items))
+        depth = 1 + max([frames[-1].pop() for _ in range(1 if kind == _ONE else 3)])
+        frames[-1].append(depth)
+    if frames[-1] and frames[-1][-1] > MAX_DEPTH:
+        raise _too_deep()
     return frames[-1]
 
 

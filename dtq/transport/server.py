@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from multiprocessing import managers
 from typing import Any, Final, Self
 
+from dtq.config.values import Address
 from dtq.errors import DtqError, InvalidValue
 from dtq.model.service import Session
-from dtq.transport.addresses import Address
 from dtq.transport.admission import Admission, Refused, StrangersLog
 from dtq.transport.calls import METHODS
 from dtq.transport.connection import MAX_MESSAGE, Connection, tune
