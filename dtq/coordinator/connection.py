@@ -211,14 +211,15 @@ class Connection:
             superseded = c.sessions.fetching.pop(state.hello.session, None) if exchange.fetch else None
             if superseded is not None:
                 superseded.serve([], [])
-            fetch = None if not exchange.fetch else self._fetch(state, exchange, bool(answer.drop), now)
+            # A worker that has to be told something is given what there is, and does not wait.
+            wait = exchange.wait_s > 0 and not answer.drop
+            fetch = self._fetch(state, wait, now) if exchange.fetch else None
             c.dispatch(now)
             c.ticker.by(c.machine.register.waiting.next_at())
             ticket = c.committer.ticket()
         if fetch is not None:
-            return Orders(grants=self._await(state, fetch, exchange.wait_s), cancel=tuple(fetch.cancel))
-        if exchange.fetch:
-            return Orders(drop=tuple(answer.drop))
+            grants = self._await(state, fetch, exchange.wait_s)
+            return Orders(grants=grants, cancel=tuple(fetch.cancel), drop=tuple(answer.drop))
         if exchange.succeeded or exchange.failed or exchange.released:
             c.committer.settle(ticket)
         return Orders(cancel=tuple(answer.cancel), drop=tuple(answer.drop))
@@ -231,15 +232,13 @@ class Connection:
         for said in exchange.progress:
             state.progress[said.token, said.index] = (said.done, said.total)
 
-    def _fetch(self, state: SessionState, exchange: Exchange, answered: bool, now: float) -> Fetch | None:
+    def _fetch(self, state: SessionState, wait: bool, now: float) -> Fetch:
         """A fetching call: served already, or waiting."""
         c = self._c
-        if answered:
-            return None
         fetch = Fetch()
         cancel = c.untold(state)
         leases = c.machine.lease(state.hello.session, now)
-        if leases or cancel or exchange.wait_s <= 0:
+        if leases or cancel or not wait:
             fetch.serve(leases, cancel)
         else:
             c.sessions.fetching[state.hello.session] = fetch

@@ -153,8 +153,8 @@ class Supervisor:
     def drop(self, token: int) -> None:
         """A lease is no longer this worker's: stop it and say nothing of it. Under the lock."""
         chunk = self.holdings.chunks.get(token)
-        if chunk is None:
-            return
+        if chunk is None or chunk.ended:
+            return  # its outcomes are on their way, or have arrived: the next acknowledgement ends it
         log.warning("the lease of task %d.%d was taken back by the coordinator", chunk.grant.batch, chunk.next)
         child = self._child_with(chunk)
         if child is None:
