@@ -1,0 +1,112 @@
+"""Doubles for tests of dtq, and of programs that use it: a clock that stands still, a store that fails on demand.
+
+They are part of the package and pass the same contracts as what they stand in for. Nothing in ``dtq`` imports them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+
+from dtq.core.changes import Change, Row
+from dtq.engines.base import EndedRun, Engine, Opened, Page, StoredBatch
+from dtq.errors import StoreError, StoreFull
+from dtq.model.snapshots import Attempt, Selection
+
+__all__ = ["FailingEngine", "ManualClock"]
+
+
+class ManualClock:
+    """A clock that moves only when it is told to. Satisfies `dtq.clock.Clock`.
+
+    Args:
+        now: where it starts, in seconds of the Unix epoch.
+    """
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self._now = now
+
+    def now(self) -> float:
+        """The time in seconds."""
+        return self._now
+
+    def advance(self, seconds: float) -> float:
+        """Let so many seconds pass.
+
+        Returns:
+            The time now.
+
+        Raises:
+            ValueError: time does not go back.
+        """
+        if not seconds >= 0:
+            raise ValueError(f"a steady clock does not advance by {seconds} s")
+        self._now += seconds
+        return self._now
+
+
+class FailingEngine:
+    """An engine whose commits fail when told to. Satisfies `dtq.engines.base.Engine`.
+
+    Args:
+        engine: does everything else.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._to_fail = 0
+        self._error: StoreError = StoreFull("(failing)", "told to fail")
+        #: How many commits have failed so far.
+        self.failed = 0
+
+    def fail(self, commits: int, error: StoreError | None = None) -> None:
+        """Let the next commits fail; 0 ends it.
+
+        Args:
+            commits: how many.
+            error: with what; StoreFull by default.
+        """
+        with self._lock:
+            self._to_fail = commits
+            if error is not None:
+                self._error = error
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """See `Engine.commit`; nothing is applied where it is to fail."""
+        with self._lock:
+            failing = self._to_fail > 0
+            if failing:
+                self._to_fail -= 1
+                self.failed += 1
+        if failing:
+            raise self._error
+        self._engine.commit(changes)
+
+    def open(self) -> Opened:
+        """See `Engine.open`."""
+        return self._engine.open()
+
+    def restore(self) -> Iterable[Row]:
+        """See `Engine.restore`."""
+        return self._engine.restore()
+
+    def pages(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
+        """See `Engine.pages`."""
+        return self._engine.pages(kind, batch, lo, hi)
+
+    def batches(self, numbers: Sequence[int] = (), key: str | None = None) -> list[StoredBatch]:
+        """See `Engine.batches`."""
+        return self._engine.batches(numbers, key)
+
+    def ended(self, selection: Selection, now: float) -> list[EndedRun]:
+        """See `Engine.ended`."""
+        return self._engine.ended(selection, now)
+
+    def attempts(self, batch: int, index: int) -> list[Attempt]:
+        """See `Engine.attempts`."""
+        return self._engine.attempts(batch, index)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._engine.close()
