@@ -1,0 +1,49 @@
+"""From errors of SQLite to errors of dtq: none of the former leaves the engine."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sqlite3
+from typing import Final
+
+from dtq.errors import StoreDamaged, StoreError, StoreFull
+
+#: Bytes. With less room than this a failed write is taken for a full disk.
+_SCARCE: Final = 2**20
+_DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
+
+
+def store_error(path: str, error: sqlite3.Error) -> StoreError:
+    """What an error of SQLite means.
+
+    Args:
+        path: the store.
+        error: the error; one that SQLite itself reports carries a code.
+    """
+    code = getattr(error, "sqlite_errorcode", None)
+    sentence = str(error) or type(error).__name__
+    if code is None:
+        return StoreError(path, sentence)
+    primary = code & 0xFF
+    if primary in _DAMAGE or (isinstance(error, sqlite3.DatabaseError) and "malformed" in sentence):
+        return StoreDamaged(path, sentence)
+    if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and no_room(path)):
+        return StoreFull(path, sentence)
+    return StoreError(path, sentence)
+
+
+def no_room(path: str) -> bool:
+    """Whether the disk, or the size that this process may give a file, is used up.
+
+    SQLite calls only the plainest case "full"; a log or its index that cannot grow is a "disk I/O error".
+    """
+    try:
+        disk = os.statvfs(os.path.dirname(path) or ".")
+        if disk.f_bavail * disk.f_frsize < _SCARCE:
+            return True
+        largest = max(os.path.getsize(file) for file in (path, path + "-wal") if os.path.exists(file))
+    except (OSError, ValueError):
+        return False
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return limit != resource.RLIM_INFINITY and largest + _SCARCE > limit

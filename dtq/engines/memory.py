@@ -1,0 +1,246 @@
+"""The engine without a file: all rows in dictionaries, gone with the process.
+
+For ``--memory`` and for tests. It keeps the whole contract but for surviving the process; closing and opening it again
+is a restart that loses nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
+from typing import Any
+
+from dtq.core.changes import (
+    ArgumentPage,
+    AttemptRow,
+    BatchRow,
+    BatchWithdrawn,
+    Change,
+    Expired,
+    LeaseEnded,
+    LeaseRow,
+    ResultPage,
+    Row,
+    SpecRow,
+    Stored,
+    TaskForgotten,
+    TaskRow,
+    Totals,
+)
+from dtq.engines.base import EndedRun, Opened, Page, StoredBatch
+from dtq.engines.sieve import Sieve, cut_tail, latest_first
+from dtq.errors import StoreError
+from dtq.model.pages import PAGE_BLOBS
+from dtq.model.snapshots import Attempt, Selection
+from dtq.model.states import State
+
+_by_lo = attrgetter("lo")
+
+
+class MemoryEngine:
+    """Keeps rows in memory."""
+
+    def __init__(self) -> None:
+        #: Held by a commit and by every reader, so that readers see whole commits.
+        self._lock = threading.Lock()
+        self._open = False
+        self._epoch = 0
+        self._totals = Totals()
+        self._specs: dict[int, SpecRow] = {}
+        self._batches: dict[int, BatchRow] = {}
+        self._keys: dict[str, int] = {}
+        self._tasks: dict[int, dict[int, TaskRow]] = {}
+        self._attempts: dict[int, dict[int, dict[int, Attempt]]] = {}
+        self._leases: dict[int, LeaseRow] = {}
+        #: The pages of each batch in rising order.
+        self._arguments: dict[int, list[ArgumentPage]] = {}
+        self._results: dict[int, list[ResultPage]] = {}
+        self._pages: dict[type, Any] = {ArgumentPage: self._arguments, ResultPage: self._results}
+        self._apply: dict[type, Callable[[Any], object]] = {
+            LeaseEnded: lambda change: self._leases.pop(change.token, None),
+            TaskForgotten: self._on_task_forgotten,
+            BatchWithdrawn: lambda change: self._drop(change.batch),
+            Expired: self._on_expired,
+        }
+        self._store: dict[type, Callable[[Any], None]] = {
+            SpecRow: lambda row: self._specs.__setitem__(row.number, row),
+            BatchRow: self._on_batch,
+            TaskRow: lambda row: self._tasks.setdefault(row.batch, {}).__setitem__(row.index, row),
+            AttemptRow: self._on_attempt,
+            LeaseRow: lambda row: self._leases.__setitem__(row.token, row),
+            ArgumentPage: lambda row: _put(self._arguments.setdefault(row.batch, []), row),
+            ResultPage: lambda row: _put(self._results.setdefault(row.batch, []), row),
+            Totals: lambda row: setattr(self, "_totals", row),
+        }
+
+    def open(self) -> Opened:
+        """See `Engine.open`. An engine that was closed may be opened again."""
+        with self._lock:
+            if self._open:
+                raise StoreError("in memory", "it is already open")
+            self._open = True
+            self._epoch += 1
+            return Opened(epoch=self._epoch, totals=self._totals)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        with self._lock:
+            self._open = False
+
+    def restore(self) -> Iterable[Row]:
+        """See `Engine.restore`."""
+        with self._reading():
+            rows: list[Row] = []
+            specs: set[int] = set()
+            live = [row for row in self._batches.values() if row.finished_at is None and row.spec in self._specs]
+            for batch in sorted(live, key=attrgetter("batch")):
+                if batch.spec not in specs:
+                    specs.add(batch.spec)
+                    rows.append(self._specs[batch.spec])
+                rows.append(batch)
+            for batch in sorted(live, key=attrgetter("batch")):
+                tasks = self._tasks.get(batch.batch, {})
+                rows += [task for _, task in sorted(tasks.items()) if not task.state.final]
+            rows += [lease for _, lease in sorted(self._leases.items())]
+            return rows
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """See `Engine.commit`."""
+        with self._reading():
+            for change in changes:
+                if type(change) is Stored:
+                    self._store[type(change.row)](change.row)
+                else:
+                    self._apply[type(change)](change)
+
+    def pages(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
+        """See `Engine.pages`."""
+        with self._reading():
+            return _overlapping(self._pages[kind].get(batch, []), lo, hi)
+
+    def batches(self, numbers: Sequence[int] = (), key: str | None = None) -> list[StoredBatch]:
+        """See `Engine.batches`. In rising order."""
+        with self._reading():
+            wanted = set(numbers)
+            if key is not None and key in self._keys:
+                wanted.add(self._keys[key])
+            found = [self._stored(number) for number in sorted(wanted)]
+            return [batch for batch in found if batch is not None]
+
+    def ended(self, selection: Selection, now: float) -> list[EndedRun]:
+        """See `Engine.ended`."""
+        sieve = Sieve(selection, now)
+        with self._reading():
+            numbers = self._batches if sieve.batches is None else sieve.batches
+            runs = [run for number in numbers for run in self._runs(number, sieve)]
+            return list(sieve.first(sorted(runs, key=latest_first, reverse=True)))
+
+    def attempts(self, batch: int, index: int) -> list[Attempt]:
+        """See `Engine.attempts`."""
+        with self._reading():
+            kept = self._attempts.get(batch, {}).get(index, {})
+            return [attempt for _, attempt in sorted(kept.items())]
+
+    # -- inside the lock ------------------------------------------------------------------------------------------
+
+    def _reading(self) -> threading.Lock:
+        if not self._open:
+            raise StoreError("in memory", "it is not open")
+        return self._lock
+
+    def _stored(self, number: int) -> StoredBatch | None:
+        row = self._batches.get(number)
+        spec = None if row is None else self._specs.get(row.spec)
+        return None if row is None or spec is None else StoredBatch(row=row, spec=spec.spec)
+
+    def _runs(self, number: int, sieve: Sieve) -> Iterator[EndedRun]:
+        batch = self._stored(number)
+        if batch is None or not sieve.wants_spec(batch.spec):
+            return
+        for page in self._results.get(number, []):
+            yield EndedRun(
+                batch=batch, lo=page.lo, hi=page.hi, state=State.SUCCEEDED, ended_at=page.ended_at, worker=page.worker
+            )
+        for task in self._tasks.get(number, {}).values():
+            if task.state.final:
+                lo, ended_at = task.index, task.ended_at or 0.0
+                yield EndedRun(batch=batch, lo=lo, hi=lo + 1, state=task.state, ended_at=ended_at, task=task)
+        tail = cut_tail(batch, sieve.now)
+        if tail is not None:
+            yield tail
+
+    def _on_batch(self, row: BatchRow) -> None:
+        before = self._batches.get(row.batch)
+        if before is not None and before.key != row.key:
+            self._forget_key(before)
+        self._batches[row.batch] = row
+        self._keys[row.key] = row.batch
+
+    def _on_attempt(self, row: AttemptRow) -> None:
+        self._attempts.setdefault(row.batch, {}).setdefault(row.index, {})[row.attempt.number] = row.attempt
+
+    def _on_task_forgotten(self, change: TaskForgotten) -> None:
+        self._tasks.get(change.batch, {}).pop(change.index, None)
+        if change.history:
+            self._attempts.get(change.batch, {}).pop(change.index, None)
+
+    def _on_expired(self, change: Expired) -> None:
+        old = [
+            row.batch
+            for row in self._batches.values()
+            if row.finished_at is not None and row.finished_at < change.before
+        ]
+        for batch in old:
+            dead = {index: task for index, task in self._tasks.get(batch, {}).items() if task.state is State.DEAD}
+            if dead:
+                self._trim(batch, dead)
+            else:
+                self._drop(batch)
+        used = {row.spec for row in self._batches.values()}
+        self._specs = {number: row for number, row in self._specs.items() if number in used}
+
+    def _trim(self, batch: int, dead: dict[int, TaskRow]) -> None:
+        self._results.pop(batch, None)
+        self._drop_leases(batch)
+        self._tasks[batch] = dead
+        attempts = self._attempts.get(batch, {})
+        self._attempts[batch] = {index: kept for index, kept in attempts.items() if index in dead}
+        indexes = sorted(dead)
+        pages = self._arguments.get(batch, [])
+        self._arguments[batch] = [p for p in pages if bisect_left(indexes, p.lo) < bisect_left(indexes, p.hi)]
+
+    def _drop(self, batch: int) -> None:
+        row = self._batches.pop(batch, None)
+        if row is not None:
+            self._forget_key(row)
+        self._tasks.pop(batch, None)
+        self._attempts.pop(batch, None)
+        self._arguments.pop(batch, None)
+        self._results.pop(batch, None)
+        self._drop_leases(batch)
+
+    def _drop_leases(self, batch: int) -> None:
+        for token in [token for token, lease in self._leases.items() if lease.batch == batch]:
+            del self._leases[token]
+
+    def _forget_key(self, row: BatchRow) -> None:
+        if self._keys.get(row.key) == row.batch:
+            del self._keys[row.key]
+
+
+def _put(pages: list[Any], page: ArgumentPage | ResultPage) -> None:
+    if not pages or pages[-1].lo < page.lo:
+        pages.append(page)
+        return
+    place = bisect_left(pages, page.lo, key=_by_lo)
+    if pages[place].lo == page.lo:
+        pages[place] = page
+    else:
+        pages.insert(place, page)
+
+
+def _overlapping(pages: list[Any], lo: int, hi: int) -> list[Any]:
+    first = bisect_right(pages, lo - PAGE_BLOBS, key=_by_lo)
+    return [page for page in pages[first : bisect_left(pages, hi, key=_by_lo)] if page.hi > lo]

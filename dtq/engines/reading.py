@@ -1,0 +1,308 @@
+"""The questions that the SQLite engine answers, over connections that only read.
+
+They never wait for a commit, nor a commit for them, and each answer is of one moment between two commits.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from heapq import merge
+from typing import Any, Final, cast
+
+from dtq.core.changes import ArgumentPage, BatchRow, Row, SpecRow
+from dtq.engines import rowcodec
+from dtq.engines.base import EndedRun, Page, StoredBatch
+from dtq.engines.faults import store_error
+from dtq.engines.rowcodec import DamagedRow
+from dtq.engines.sieve import Sieve, cut_tail, latest_first
+from dtq.engines.survey import LIVE
+from dtq.errors import StoreDamaged, StoreError
+from dtq.model.options import Spec
+from dtq.model.pages import PAGE_BLOBS
+from dtq.model.snapshots import Attempt
+from dtq.model.states import State
+
+_log = logging.getLogger("dtq.engines")
+
+#: Kibibytes of pages that a reading connection caches.
+_CACHE_KIB: Final = 4096
+
+_OVERLAPPING: Final = "WHERE batch = ? AND lo > ? AND lo < ? AND hi > ? ORDER BY lo"
+_ARGUMENTS: Final = f"SELECT batch, lo, hi, crc, data FROM arguments {_OVERLAPPING}"
+_RESULTS: Final = f"SELECT batch, lo, hi, ended_at, worker, crc, data FROM results {_OVERLAPPING}"
+
+_ENDED_PAGES: Final = (
+    "SELECT batches.batch, spec, batches.body, lo, hi, ended_at, worker FROM results"
+    " CROSS JOIN batches ON batches.batch = results.batch WHERE ended_at <= ? {0}"
+    " ORDER BY ended_at DESC, results.batch DESC, lo DESC"
+)
+_ENDED_TASKS: Final = (
+    "SELECT batches.batch, spec, batches.body, idx, ended_at, tasks.body FROM tasks"
+    " CROSS JOIN batches ON batches.batch = tasks.batch WHERE ended_at <= ? {0}"
+    " ORDER BY ended_at DESC, tasks.batch DESC, idx DESC"
+)
+_PAGES_OF: Final = "AND results.batch = ? AND lo > ? AND lo < ? AND hi > ?"
+_TASKS_OF: Final = "AND tasks.batch = ? AND idx >= ? AND idx < ?"
+_CUT: Final = (
+    "SELECT batch, spec, body FROM batches WHERE cut IS NOT NULL {0} ORDER BY coalesce(finished_at, ?) DESC, batch DESC"
+)
+_OPEN_TASKS: Final = (
+    "SELECT tasks.batch, idx, tasks.body FROM tasks CROSS JOIN batches ON batches.batch = tasks.batch"
+    f" WHERE tasks.ended_at IS NULL AND {LIVE} ORDER BY tasks.batch, idx"
+)
+
+
+def connect(path: str) -> sqlite3.Connection:
+    """A connection to a store in use that only reads.
+
+    Raises:
+        sqlite3.Error: it cannot be opened.
+    """
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA query_only = ON")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    return connection
+
+
+class Reader:
+    """Answers one question at a time.
+
+    Args:
+        path: the store.
+
+    Raises:
+        sqlite3.Error: it cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = connect(path)
+
+    def close(self) -> None:
+        """Wait for the question under way, and let go."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+
+    @contextmanager
+    def _asking(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            if self._connection is None:
+                raise StoreError(self._path, "it is not open")
+            try:
+                yield self._connection
+            except sqlite3.Error as error:
+                raise store_error(self._path, error) from error
+            except DamagedRow as error:
+                raise StoreDamaged(self._path, str(error)) from error
+
+    @contextmanager
+    def _one_moment(self) -> Iterator[sqlite3.Connection]:
+        with self._asking() as connection:
+            connection.execute("BEGIN")
+            try:
+                yield connection
+            finally:
+                connection.execute("ROLLBACK")
+
+    def pages(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
+        """See `Engine.pages`."""
+        where = (batch, lo - PAGE_BLOBS, hi, lo)
+        with self._asking() as connection:
+            if kind is ArgumentPage:
+                found: list[Any] = [rowcodec.decode_arguments(row) for row in connection.execute(_ARGUMENTS, where)]
+            else:
+                found = [rowcodec.decode_results(row) for row in connection.execute(_RESULTS, where)]
+        return cast(list[Page], found)
+
+    def attempts(self, batch: int, index: int) -> list[Attempt]:
+        """See `Engine.attempts`."""
+        sql = "SELECT body FROM attempts WHERE batch = ? AND idx = ? ORDER BY number"
+        with self._asking() as connection:
+            return [rowcodec.decode_attempt(batch, index, body) for (body,) in connection.execute(sql, (batch, index))]
+
+    def batches(self, numbers: Sequence[int], key: str | None) -> list[StoredBatch]:
+        """See `Engine.batches`. In rising order."""
+        with self._one_moment() as connection:
+            specs = _Specs(connection)
+            bodies: dict[int, object] = {}
+            for number in set(numbers):
+                bodies.update(connection.execute("SELECT batch, body FROM batches WHERE batch = ?", (number,)))
+            rows = {number: rowcodec.decode_batch(number, body, {}) for number, body in bodies.items()}
+            if key is not None:
+                rows.update({row.batch: row for row in _with_key(connection, key)})
+            with_spec = [(row, specs.get(row.spec)) for _, row in sorted(rows.items())]
+        return [StoredBatch(row=row, spec=spec) for row, spec in with_spec if spec is not None]
+
+    def ended(self, sieve: Sieve) -> list[EndedRun]:
+        """See `Engine.ended`."""
+        with self._one_moment() as connection:
+            search = _Search(connection, sieve)
+            if sieve.batches is None:
+                runs = list(sieve.first(search.runs(None)))
+            else:
+                found = [run for span in _spans(sieve.batches) for run in search.runs(span)]
+                runs = list(sieve.first(sorted(found, key=latest_first, reverse=True)))
+        if search.damaged:
+            _log.warning("%d damaged rows of %s are left out of a list", search.damaged, self._path)
+        return runs
+
+
+def restore(path: str, *, missing_batches: bool) -> Iterator[Row]:
+    """See `Engine.restore`. Row by row, over a connection of its own.
+
+    Args:
+        path: the store.
+        missing_batches: whether leases may be left whose batch is gone; they are left out.
+
+    Raises:
+        StoreError: it cannot be read.
+    """
+    try:
+        with closing(connect(path)) as connection:
+            connection.execute("BEGIN")
+            left_out: set[int] = set()
+            yield from _live_batches(connection, left_out)
+            for batch, index, body in connection.execute(_OPEN_TASKS):
+                if batch not in left_out and rowcodec.sound(body, rowcodec.TASK, batch, index):
+                    yield rowcodec.decode_task(batch, index, body)
+            here = " WHERE EXISTS (SELECT 1 FROM batches WHERE batches.batch = leases.batch)" if missing_batches else ""
+            for token, batch, body in connection.execute(f"SELECT token, batch, body FROM leases{here} ORDER BY token"):
+                if batch not in left_out and rowcodec.sound(body, rowcodec.LEASE, token):
+                    yield rowcodec.decode_lease(token, body)
+    except sqlite3.Error as error:
+        raise store_error(path, error) from error
+
+
+def _live_batches(connection: sqlite3.Connection, left_out: set[int]) -> Iterator[SpecRow | BatchRow]:
+    specs = _Specs(connection)
+    given: set[int] = set()
+    names: dict[bytes, str] = {}
+    for number, body in connection.execute(f"SELECT batch, body FROM batches WHERE {LIVE} ORDER BY batch"):
+        try:
+            row = rowcodec.decode_batch(number, body, names)
+        except DamagedRow:
+            left_out.add(number)
+            continue
+        if row.spec not in given:
+            spec = specs.get(row.spec)
+            if spec is None:
+                left_out.add(number)
+                continue
+            given.add(row.spec)
+            yield SpecRow(number=row.spec, spec=spec)
+        yield row
+
+
+class _Specs:
+    """The specs of one answer, each decoded once; None for one that is not there or damaged."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._known: dict[int, Spec | None] = {}
+
+    def get(self, number: int) -> Spec | None:
+        """The spec of a number."""
+        if number not in self._known:
+            self._known[number] = self._read(number)
+        return self._known[number]
+
+    def _read(self, number: int) -> Spec | None:
+        found = self._connection.execute("SELECT body FROM specs WHERE number = ?", (number,)).fetchone()
+        if found is None or not rowcodec.sound(found[0], rowcodec.SPEC, number):
+            return None
+        return rowcodec.decode_spec(number, found[0])
+
+
+def _with_key(connection: sqlite3.Connection, key: str) -> Iterator[BatchRow]:
+    """The batch with a key, if there is one."""
+    sql = "SELECT batch, body FROM batches WHERE code = ? ORDER BY batch DESC"
+    for number, body in connection.execute(sql, (rowcodec.key_code(key),)):
+        row = rowcodec.decode_batch(number, body, {})
+        if row.key == key:
+            yield row
+            return
+
+
+#: Tasks ``[lo, hi)`` of a batch.
+_Span = tuple[int, int, int]
+
+
+def _spans(batches: dict[int, set[int] | None]) -> Iterator[_Span]:
+    for batch, indexes in batches.items():
+        yield (batch, 0, 2**62) if indexes is None else (batch, min(indexes), max(indexes) + 1)
+
+
+class _Search:
+    """One listing of ended tasks: three streams, each latest first, merged as far as they are needed."""
+
+    def __init__(self, connection: sqlite3.Connection, sieve: Sieve) -> None:
+        self.damaged = 0
+        self._connection = connection
+        self._sieve = sieve
+        self._specs = _Specs(connection)
+        self._wanted: dict[int, bool] = {}
+        self._names: dict[bytes, str] = {}
+
+    def runs(self, span: _Span | None) -> Iterator[EndedRun]:
+        """The runs of some tasks, or of all, latest first; more may come than the sieve lets through."""
+        states = self._sieve.states
+        streams = []
+        if State.SUCCEEDED in states and not self._sieve.by_exception:
+            streams.append(self._pages(span))
+        if states & {State.DEAD, State.CANCELLED}:
+            streams.append(self._tasks(span))
+        if State.CANCELLED in states and not self._sieve.by_exception:
+            streams.append(self._tails(span))
+        return merge(*streams, key=latest_first, reverse=True)
+
+    def _pages(self, span: _Span | None) -> Iterator[EndedRun]:
+        sql = _ENDED_PAGES.format("" if span is None else _PAGES_OF)
+        where = () if span is None else (span[0], span[1] - PAGE_BLOBS, span[2], span[1])
+        for number, spec, body, lo, hi, ended_at, worker in self._connection.execute(sql, (self._sieve.latest, *where)):
+            batch = self._batch(number, spec, body)
+            if batch is not None:
+                name = rowcodec.decode_worker(worker)
+                yield EndedRun(batch=batch, lo=lo, hi=hi, state=State.SUCCEEDED, ended_at=ended_at, worker=name)
+
+    def _tasks(self, span: _Span | None) -> Iterator[EndedRun]:
+        sql = _ENDED_TASKS.format("" if span is None else _TASKS_OF)
+        where = (self._sieve.latest, *(span or ()))
+        for number, spec, body, index, ended_at, task in self._connection.execute(sql, where):
+            batch = self._batch(number, spec, body)
+            if batch is None:
+                continue
+            if not rowcodec.sound(task, rowcodec.TASK, number, index):
+                self.damaged += 1
+                continue
+            row = rowcodec.decode_task(number, index, task)
+            yield EndedRun(batch=batch, lo=index, hi=index + 1, state=row.state, ended_at=ended_at, task=row)
+
+    def _tails(self, span: _Span | None) -> Iterator[EndedRun]:
+        now = self._sieve.now
+        sql = _CUT.format("" if span is None else "AND batch = ?")
+        where = (now,) if span is None else (span[0], now)
+        for number, spec, body in self._connection.execute(sql, where):
+            batch = self._batch(number, spec, body)
+            tail = None if batch is None else cut_tail(batch, now)
+            if tail is not None:
+                yield tail
+
+    def _batch(self, number: int, spec_number: int, body: object) -> StoredBatch | None:
+        """The batch of a run; None where its spec is not wanted, or something is damaged."""
+        spec = self._specs.get(spec_number)
+        wanted = self._wanted.get(spec_number)
+        if wanted is None:
+            wanted = self._wanted[spec_number] = spec is None or self._sieve.wants_spec(spec)
+        if not wanted:
+            return None
+        if spec is None or not rowcodec.sound(body, rowcodec.BATCH, number):
+            self.damaged += 1
+            return None
+        return StoredBatch(row=rowcodec.decode_batch(number, body, self._names), spec=spec)

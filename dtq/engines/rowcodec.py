@@ -1,0 +1,398 @@
+"""Rows to bytes and back: what the SQLite engine puts into its blobs.
+
+A row becomes one blob that ends with a CRC-32 of everything in it and of its key, so that a row that was damaged, or
+that turns up in another row's place, is known as soon as it is read. Counts are 4 bytes each unless one of them is too
+large. Text is UTF-8 that lets lone surrogates pass, because error messages come from user code. Every time is a double.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import math
+import struct
+from hashlib import blake2b
+from operator import attrgetter
+from typing import Any, Final, cast
+from zlib import crc32
+
+from dtq.core.changes import ArgumentPage, AttemptRow, BatchRow, LeaseRow, ResultPage, SpecRow, TaskRow
+from dtq.model.messages import Failure
+from dtq.model.options import Function, FunctionKind, Options, Spec
+from dtq.model.snapshots import Attempt
+from dtq.model.states import Outcome, State
+
+# What kind of row a blob is. Part of its checksum, and the first value of a row of the sink.
+SPEC: Final = 1
+BATCH: Final = 2
+TASK: Final = 3
+ATTEMPT: Final = 4
+LEASE: Final = 5
+ARGUMENTS: Final = 6
+RESULTS: Final = 7
+
+#: The CRC-32 of anything that ends with its own CRC-32, whatever the CRC was started with.
+_RESIDUE: Final = 0x2144DF1C
+
+STATE_CODE: Final = {
+    State.SCHEDULED: 1,
+    State.PENDING: 2,
+    State.RUNNING: 3,
+    State.SUCCEEDED: 4,
+    State.DEAD: 5,
+    State.CANCELLED: 6,
+}
+_STATES: Final = {code: state for state, code in STATE_CODE.items()}
+_OUTCOME_CODE: Final = {
+    None: 0,
+    Outcome.SUCCEEDED: 1,
+    Outcome.FAILED: 2,
+    Outcome.CRASHED: 3,
+    Outcome.TIMED_OUT: 4,
+    Outcome.CANCELLED: 5,
+}
+_OUTCOMES: Final = {code: outcome for outcome, code in _OUTCOME_CODE.items()}
+
+
+class DamagedRow(ValueError):
+    """A blob is not what was stored under its key."""
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogatepass")
+
+
+def _raw(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _seed(kind: int, key: int, second: int = 0) -> int:
+    return (kind + key * 8 + second * 0x9E3779B1) & 0xFFFFFFFF
+
+
+def seal(payload: bytes, kind: int, key: int, second: int = 0) -> bytes:
+    """The payload with the checksum of it and its key behind it."""
+    return payload + crc32(payload, _seed(kind, key, second)).to_bytes(4, "little")
+
+
+def sound(body: object, kind: int, key: int, second: int = 0) -> bool:
+    """Whether this is what `seal` made for that key."""
+    return type(body) is bytes and crc32(body, _seed(kind, key, second)) == _RESIDUE
+
+
+def _check(body: object, kind: int, key: int, second: int = 0) -> bytes:
+    if not sound(body, kind, key, second):
+        raise DamagedRow(f"the checksum of row {key}.{second} of kind {kind} is wrong")
+    return cast(bytes, body)
+
+
+# -- batches ------------------------------------------------------------------------------------------------------
+
+# Flags, eight counts, three times, length of the session's name; then the session and the key.
+_BATCH: Final = struct.Struct("<B8I3dH")
+_BATCH_WIDE: Final = struct.Struct("<B8q3dH")
+_COMPLETE: Final = 1
+_USER_KEY: Final = 2
+_WIDE: Final = 4
+_KEY_OF_SESSION: Final = 8
+_batch_fields = attrgetter(*(field.name for field in dataclasses.fields(BatchRow)))
+
+
+def key_code(key: str) -> int:
+    """The number under which a batch's key is looked up; two keys may share one.
+
+    Keys that end with a number, as those of sessions do, lie next to each other: neighbours in time are neighbours in
+    the index, and a commit touches few of its pages.
+    """
+    head, _, tail = key.rpartition("/")
+    if tail.isdecimal() and len(tail) < 10 and tail.isascii():
+        return (crc32(_raw(head)) & 0x7FFFFFFF) << 32 | int(tail)
+    return int.from_bytes(blake2b(_raw(key), digest_size=8).digest(), "little") >> 1
+
+
+def encode_batch(row: BatchRow) -> bytes:
+    """The blob of a batch."""
+    (
+        batch, spec, size, complete, next_, cut, due_at, submitted_at, finished_at,
+        succeeded, dead, cancelled, purged, key, user_key, session,
+    ) = _batch_fields(row)  # fmt: skip
+    flags = complete + 2 * user_key
+    name = _raw(session)
+    prefix = len(session) + 1
+    if key[:prefix] == session + "/":
+        flags += _KEY_OF_SESSION
+        key = key[prefix:]
+    values = (
+        spec, size, next_, 0 if cut is None else cut + 1, succeeded, dead, cancelled, purged,
+        math.nan if due_at is None else due_at, submitted_at, math.nan if finished_at is None else finished_at,
+        len(name),
+    )  # fmt: skip
+    try:
+        head = _BATCH.pack(flags, *values)
+    except struct.error:
+        head = _BATCH_WIDE.pack(flags + _WIDE, *values)
+    payload = head + name + _raw(key)
+    return payload + crc32(payload, (BATCH + batch * 8) & 0xFFFFFFFF).to_bytes(4, "little")
+
+
+class _Draft:
+    """A `BatchRow` while its fields are set: the same slots, not frozen.
+
+    A frozen dataclass sets each of its 16 fields with a call, 2 us together; a restart makes a million of them, and so
+    sets them here (0.3 us) and turns the draft into the row it is.
+    """
+
+    __slots__ = tuple(field.name for field in dataclasses.fields(BatchRow))
+    batch: int
+    spec: int
+    size: int
+    complete: bool
+    next: int
+    cut: int | None
+    due_at: float | None
+    submitted_at: float
+    finished_at: float | None
+    succeeded: int
+    dead: int
+    cancelled: int
+    purged: int
+    key: str
+    user_key: bool
+    session: str
+
+
+def decode_batch(batch: int, body: object, names: dict[bytes, str]) -> BatchRow:
+    """The row of a batch.
+
+    Args:
+        batch: its number.
+        body: its blob.
+        names: names of sessions seen so far, so that rows of one session share its name.
+
+    Raises:
+        DamagedRow: the blob is not that batch's.
+    """
+    if type(body) is not bytes or crc32(body, (BATCH + batch * 8) & 0xFFFFFFFF) != _RESIDUE:
+        raise DamagedRow(f"the checksum of batch {batch} is wrong")
+    layout = _BATCH_WIDE if body[0] & _WIDE else _BATCH
+    draft = _Draft()
+    draft.batch = batch
+    (
+        flags, draft.spec, draft.size, draft.next, cut, draft.succeeded, draft.dead, draft.cancelled, draft.purged,
+        due_at, draft.submitted_at, finished_at, length,
+    ) = layout.unpack_from(body)  # fmt: skip
+    draft.complete = flags & _COMPLETE != 0
+    draft.user_key = flags & _USER_KEY != 0
+    draft.cut = cut - 1 if cut else None
+    draft.due_at = None if due_at != due_at else due_at
+    draft.finished_at = None if finished_at != finished_at else finished_at
+    end = layout.size + length
+    name = body[layout.size : end]
+    session = names.get(name)
+    if session is None:
+        session = names[name] = _text(name)
+    key = body[end:-4].decode("utf-8", "surrogatepass")
+    draft.session = session
+    draft.key = f"{session}/{key}" if flags & _KEY_OF_SESSION else key
+    draft.__class__ = BatchRow  # type: ignore[assignment]  # same slots, so Python allows it
+    return cast(BatchRow, draft)
+
+
+# -- tasks and leases ---------------------------------------------------------------------------------------------
+
+# State, outcome, cancelling, attempt, failures, crashes, due and end, length of the exception's name.
+_TASK: Final = struct.Struct("<BB?3q2dI")
+
+
+def final_at(row: TaskRow) -> float | None:
+    """When the task came into its final state; None where it has not."""
+    return (row.ended_at or 0.0) if row.state.final else None
+
+
+def encode_task(row: TaskRow) -> bytes:
+    """The blob of a task."""
+    exception = _raw(row.exception)
+    head = _TASK.pack(
+        STATE_CODE[row.state],
+        _OUTCOME_CODE[row.outcome],
+        row.cancelling,
+        row.attempt,
+        row.failures,
+        row.crashes,
+        math.nan if row.due_at is None else row.due_at,
+        math.nan if row.ended_at is None else row.ended_at,
+        len(exception),
+    )
+    return seal(head + exception + _raw(row.message), TASK, row.batch, row.index)
+
+
+def decode_task(batch: int, index: int, body: object) -> TaskRow:
+    """The row of a task.
+
+    Raises:
+        DamagedRow: the blob is not that task's.
+    """
+    raw = _check(body, TASK, batch, index)
+    state, outcome, cancelling, attempt, failures, crashes, due_at, ended_at, length = _TASK.unpack_from(raw)
+    end = _TASK.size + length
+    return TaskRow(
+        batch=batch,
+        index=index,
+        state=_STATES[state],
+        attempt=attempt,
+        failures=failures,
+        crashes=crashes,
+        due_at=None if math.isnan(due_at) else due_at,
+        ended_at=None if math.isnan(ended_at) else ended_at,
+        cancelling=cancelling,
+        outcome=_OUTCOMES[outcome],
+        exception=_text(raw[_TASK.size : end]),
+        message=_text(raw[end:-4]),
+    )
+
+
+# Batch, lo, hi, attempt, since when, length of the session's name; then the session and the worker.
+_LEASE: Final = struct.Struct("<4qdH")
+_lease_fields = attrgetter("token", "session", "worker", "batch", "lo", "hi", "attempt", "granted_at")
+
+
+def encode_lease(row: LeaseRow) -> bytes:
+    """The blob of a lease."""
+    token, session, worker, batch, lo, hi, attempt, granted_at = _lease_fields(row)
+    name = _raw(session)
+    return seal(_LEASE.pack(batch, lo, hi, attempt, granted_at, len(name)) + name + _raw(worker), LEASE, token)
+
+
+def decode_lease(token: int, body: object) -> LeaseRow:
+    """The row of a lease.
+
+    Raises:
+        DamagedRow: the blob is not that lease's.
+    """
+    raw = _check(body, LEASE, token)
+    batch, lo, hi, attempt, granted_at, length = _LEASE.unpack_from(raw)
+    end = _LEASE.size + length
+    return LeaseRow(
+        token=token,
+        session=_text(raw[_LEASE.size : end]),
+        worker=_text(raw[end:-4]),
+        batch=batch,
+        lo=lo,
+        hi=hi,
+        attempt=attempt,
+        granted_at=granted_at,
+    )
+
+
+# -- pages --------------------------------------------------------------------------------------------------------
+
+_PAGE: Final = struct.Struct("<B3qd")
+
+
+def encode_worker(row: ResultPage) -> bytes:
+    """The name of the worker of a page, as its column holds it."""
+    return _raw(row.worker)
+
+
+def decode_worker(raw: object) -> str:
+    """The name of a worker from its column; what cannot be read is replaced, the page's checksum covers it."""
+    return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else ""
+
+
+def arguments_crc(batch: int, lo: int, hi: int, data: bytes) -> int:
+    """The checksum of a page of arguments and of its key."""
+    return crc32(data, crc32(_PAGE.pack(ARGUMENTS, batch, lo, hi, 0.0)))
+
+
+def results_crc(batch: int, lo: int, hi: int, ended_at: float, worker: bytes, data: bytes) -> int:
+    """The checksum of a page of results, of its key and of what else is known of it."""
+    return crc32(data, crc32(_PAGE.pack(RESULTS, batch, lo, hi, ended_at) + worker))
+
+
+def decode_arguments(row: tuple[Any, ...]) -> ArgumentPage:
+    """The page in ``(batch, lo, hi, crc, data)``.
+
+    Raises:
+        DamagedRow: the checksum is wrong.
+    """
+    batch, lo, hi, crc, data = row
+    try:
+        intact = crc == arguments_crc(batch, lo, hi, data)
+    except (TypeError, struct.error):
+        intact = False
+    if not intact:
+        raise DamagedRow(f"the checksum of a page of arguments, tasks {lo} to {hi} of batch {batch}, is wrong")
+    return ArgumentPage(batch=batch, lo=lo, hi=hi, data=data)
+
+
+def decode_results(row: tuple[Any, ...]) -> ResultPage:
+    """The page in ``(batch, lo, hi, ended_at, worker, crc, data)``.
+
+    Raises:
+        DamagedRow: the checksum is wrong.
+    """
+    batch, lo, hi, ended_at, worker, crc, data = row
+    try:
+        intact = crc == results_crc(batch, lo, hi, ended_at, worker, data)
+    except (TypeError, struct.error):
+        intact = False
+    if not intact:
+        raise DamagedRow(f"the checksum of a page of results, tasks {lo} to {hi} of batch {batch}, is wrong")
+    return ResultPage(batch=batch, lo=lo, hi=hi, data=data, worker=_text(worker), ended_at=ended_at)
+
+
+# -- what is rarely written: JSON, readable by people and by later versions ---------------------------------------
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode("ascii")
+
+
+def encode_spec(row: SpecRow) -> bytes:
+    """The blob of a spec."""
+    function, options = row.spec.function, row.spec.options
+    fields = {
+        "kind": function.kind.value,
+        "name": function.name,
+        "body": base64.b64encode(function.body).decode("ascii"),
+        "options": dataclasses.asdict(options),
+    }
+    return seal(_json(fields), SPEC, row.number)
+
+
+def decode_spec(number: int, body: object) -> Spec:
+    """The spec of a number.
+
+    Raises:
+        DamagedRow: the blob is not that spec's.
+    """
+    fields = json.loads(_check(body, SPEC, number)[:-4])
+    options = fields["options"]
+    options["never_retry"] = tuple(options["never_retry"])
+    kind, pickled = FunctionKind(fields["kind"]), base64.b64decode(fields["body"])
+    return Spec(function=Function(kind=kind, name=fields["name"], body=pickled), options=Options(**options))
+
+
+def encode_attempt(row: AttemptRow) -> bytes:
+    """The blob of an attempt."""
+    attempt = row.attempt
+    fields = dataclasses.asdict(attempt)
+    fields["outcome"] = attempt.outcome.value
+    fields["failure"]["pickled"] = base64.b64encode(attempt.failure.pickled).decode("ascii")
+    return seal(_json(fields), ATTEMPT, row.batch, row.index)
+
+
+def decode_attempt(batch: int, index: int, body: object) -> Attempt:
+    """An attempt of a task.
+
+    Raises:
+        DamagedRow: the blob is not of that task.
+    """
+    fields = json.loads(_check(body, ATTEMPT, batch, index)[:-4])
+    failure = fields["failure"]
+    failure["bases"] = tuple(failure["bases"])
+    failure["pickled"] = base64.b64decode(failure["pickled"])
+    fields["outcome"] = Outcome(fields["outcome"])
+    fields["failure"] = Failure(**failure)
+    return Attempt(**fields)

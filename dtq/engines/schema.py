@@ -1,0 +1,136 @@
+"""The tables of the SQLite engine: how a store is made, and how its file is recognised.
+
+Every table has the columns that queries need and a blob with the whole row (`rowcodec`). Batch numbers, leases and
+specs are row ids; pages, tasks and attempts lie in their key's order. Live batches are the ones whose ``finished_at``
+is NULL, and stand together at the start of ``batches_by_end``; ``counts`` says how many rows the core depends on, so
+that a row which vanishes from a damaged file is missed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from typing import Final
+
+from dtq.engines.head import Head
+from dtq.engines.storefile import sync_directory
+from dtq.errors import StoreDamaged, StoreTooNew
+
+#: "dtqs" at offset 68 of the file: this database is a store of dtq.
+APPLICATION_ID: Final = 0x64747173
+#: Version of everything in this module and `rowcodec` that is on disk.
+SCHEMA: Final = 1
+#: Bytes. Larger pages would write less for pages of blobs, and more for single rows.
+_PAGE_SIZE: Final = 4096
+
+# Rows of ``counts``.
+LIVE_BATCHES: Final = 1
+OPEN_TASKS: Final = 2
+LEASES: Final = 3
+
+TABLES: Final = (
+    "CREATE TABLE head (id INTEGER PRIMARY KEY, body BLOB)",
+    "CREATE TABLE counts (name INTEGER PRIMARY KEY, rows INTEGER)",
+    "CREATE TABLE specs (number INTEGER PRIMARY KEY, body BLOB)",
+    "CREATE TABLE batches (batch INTEGER PRIMARY KEY, spec INTEGER, code INTEGER, finished_at REAL, cut INTEGER,"
+    " trimmed INTEGER, body BLOB)",
+    "CREATE INDEX batches_by_code ON batches (code)",
+    "CREATE INDEX batches_by_spec ON batches (spec)",
+    "CREATE INDEX batches_by_end ON batches (trimmed, finished_at)",
+    "CREATE INDEX batches_cut ON batches (finished_at) WHERE cut IS NOT NULL",
+    "CREATE TABLE tasks (batch INTEGER, idx INTEGER, state INTEGER, ended_at REAL, body BLOB,"
+    " PRIMARY KEY (batch, idx)) WITHOUT ROWID",
+    "CREATE INDEX tasks_by_end ON tasks (ended_at)",
+    "CREATE TABLE attempts (batch INTEGER, idx INTEGER, number INTEGER, body BLOB,"
+    " PRIMARY KEY (batch, idx, number)) WITHOUT ROWID",
+    "CREATE TABLE leases (token INTEGER PRIMARY KEY, batch INTEGER, body BLOB)",
+    "CREATE TABLE arguments (batch INTEGER, lo INTEGER, hi INTEGER, crc INTEGER, data BLOB,"
+    " PRIMARY KEY (batch, lo)) WITHOUT ROWID",
+    "CREATE TABLE results (batch INTEGER, lo INTEGER, hi INTEGER, ended_at REAL, worker BLOB, crc INTEGER, data BLOB,"
+    " PRIMARY KEY (batch, lo)) WITHOUT ROWID",
+    "CREATE INDEX results_by_end ON results (ended_at)",
+)
+_LIST_SCHEMA: Final = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid"
+
+
+def create(path: str, head: Head) -> None:
+    """Make an empty store, whole or not at all.
+
+    Args:
+        path: where; the directory is there, the file is not.
+        head: its first head, of sequence number 0.
+
+    Raises:
+        sqlite3.Error: it could not be written.
+        OSError: the same.
+    """
+    draft = path + ".new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(draft)
+    os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    connection = sqlite3.connect(draft, isolation_level=None)
+    try:
+        connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
+        connection.execute("PRAGMA auto_vacuum = NONE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("BEGIN")
+        for statement in TABLES:
+            connection.execute(statement)
+        connection.execute("INSERT INTO head VALUES (1, ?)", (head.pack(),))
+        connection.executemany("INSERT INTO counts VALUES (?, 0)", [(LIVE_BATCHES,), (OPEN_TASKS,), (LEASES,)])
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        connection.execute("COMMIT")
+    finally:
+        connection.close()
+    os.rename(draft, path)
+    sync_directory(path)
+
+
+def check_header(path: str) -> None:
+    """Look at a file's first 100 bytes, before SQLite does.
+
+    Raises:
+        StoreDamaged: it is no database, another program's, or one that dtq never makes.
+        StoreTooNew: a newer dtq wrote it.
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        raw = file.read(100)
+    if len(raw) < 100 or not raw.startswith(b"SQLite format 3\0"):
+        raise StoreDamaged(path, "it is not a database")
+    if int.from_bytes(raw[68:72], "big") != APPLICATION_ID:
+        raise StoreDamaged(path, "it is a database, but not one of dtq")
+    check_version(path, int.from_bytes(raw[60:64], "big"))
+    # Page size, format, room for nothing else, no automatic vacuum, UTF-8: other values are flipped bits.
+    made = (_PAGE_SIZE.to_bytes(2, "big"), b"\2\2", b"\0\x40\x20\x20", bytes(4), (1).to_bytes(4, "big"), bytes(4))
+    found = (raw[16:18], raw[18:20], raw[20:24], raw[52:56], raw[56:60], raw[64:68])
+    if found != made:
+        raise StoreDamaged(path, "its header is not one that dtq writes")
+
+
+def check_version(path: str, version: int) -> None:
+    """Compare a store's schema version with ours.
+
+    Raises:
+        StoreTooNew: it is newer.
+        StoreDamaged: there has never been such a version.
+    """
+    if version > SCHEMA:
+        raise StoreTooNew(path, version, SCHEMA)
+    if version < 1:
+        raise StoreDamaged(path, f"it says that its schema is version {version}")
+
+
+def check_tables(path: str, connection: sqlite3.Connection) -> None:
+    """Compare the tables with those that `create` makes.
+
+    Raises:
+        StoreTooNew: a newer dtq wrote it.
+        StoreDamaged: they differ.
+        sqlite3.Error: it cannot be read.
+    """
+    check_version(path, connection.execute("PRAGMA user_version").fetchone()[0])
+    if [sql for (sql,) in connection.execute(_LIST_SCHEMA)] != list(TABLES):
+        raise StoreDamaged(path, "its tables are not those of dtq")

@@ -1,0 +1,96 @@
+"""Which ended tasks a selection means: the one reading of `Selection` that all engines share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from itertools import islice
+
+from dtq.engines.base import EndedRun, StoredBatch
+from dtq.model.options import Spec
+from dtq.model.snapshots import Selection
+from dtq.model.states import FINAL, State
+
+
+class Sieve:
+    """Lets through what a selection matches.
+
+    Args:
+        selection: the selection.
+        now: the time, for ``older_than_s``.
+
+    Attributes:
+        states: the final states that are wanted.
+        latest: the latest end that is wanted.
+        batches: the batches that are wanted and, where not the whole of one, which tasks; None for all batches.
+        limit: how many runs at most; None for all.
+    """
+
+    def __init__(self, selection: Selection, now: float) -> None:
+        self._selection = selection
+        self.now = now
+        self.states = FINAL if selection.state is None else FINAL & {selection.state}
+        self.latest = math.inf if selection.older_than_s is None else now - selection.older_than_s
+        self.limit = selection.limit or None
+        self.batches: dict[int, set[int] | None] | None = None
+        if selection.ids:
+            self.batches = {}
+            for batch, index in selection.ids:
+                wanted = self.batches.setdefault(batch, set())
+                if index < 0:
+                    self.batches[batch] = None
+                elif wanted is not None:
+                    wanted.add(index)
+
+    @property
+    def by_exception(self) -> bool:
+        """Whether only tasks with a row of their own can match."""
+        return self._selection.exception is not None
+
+    def wants_spec(self, spec: Spec) -> bool:
+        """Whether tasks of this spec can match."""
+        queue, function = self._selection.queue, self._selection.function
+        if queue is not None and spec.options.queue != queue:
+            return False
+        return function is None or fnmatchcase(spec.function.name, function)
+
+    def wants(self, run: EndedRun) -> bool:
+        """Whether a run matches; its spec has been looked at."""
+        if run.state not in self.states or run.ended_at > self.latest or not self._wants_id(run):
+            return False
+        exception = self._selection.exception
+        return exception is None or (run.task is not None and fnmatchcase(run.task.exception, exception))
+
+    def _wants_id(self, run: EndedRun) -> bool:
+        if self.batches is None:
+            return True
+        indexes = self.batches.get(run.batch.row.batch, set())
+        if indexes is None:
+            return True
+        if run.hi - run.lo < len(indexes):
+            return any(index in indexes for index in range(run.lo, run.hi))
+        return any(run.lo <= index < run.hi for index in indexes)
+
+    def first(self, runs: Iterable[EndedRun]) -> Iterator[EndedRun]:
+        """Those that match, up to the limit."""
+        return islice(filter(self.wants, runs), self.limit)
+
+
+def cut_tail(batch: StoredBatch, now: float) -> EndedRun | None:
+    """The tasks that were cancelled with their batch before they ever started, as one run.
+
+    A batch does not note when it was cut: its tail counts as cancelled when the batch finished, and until then as
+    cancelled just now.
+    """
+    row = batch.row
+    if row.cut is None or row.cut >= row.size:
+        return None
+    ended_at = now if row.finished_at is None else row.finished_at
+    return EndedRun(batch=batch, lo=row.cut, hi=row.size, state=State.CANCELLED, ended_at=ended_at)
+
+
+def latest_first(run: EndedRun) -> tuple[float, int, int, bool, bool]:
+    """What runs are sorted by, highest first; no two runs have the same."""
+    tail = run.task is None and run.state is State.CANCELLED
+    return run.ended_at, run.batch.row.batch, run.lo, run.task is not None, tail

@@ -1,0 +1,242 @@
+"""The engine that ships: one SQLite file, its write-ahead log, and a mark beside it.
+
+How it commits is in `sink`, what lies in the file in `schema` and `rowcodec`, how it is looked over at start in
+`survey` and `mark`, and how it answers in `reading`.
+
+Durability. With ``fsync``, `commit` returns when the log is on disk (``synchronous=FULL``): nothing acknowledged is
+lost by a kill or a power cut. With ``os`` or ``none`` it returns when the operating system has it
+(``synchronous=OFF``): a killed process loses nothing, a power cut may lose the last commits or damage the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+from urllib.parse import quote
+
+from dtq.core.changes import Change, Row, Totals
+from dtq.engines import mark as marks
+from dtq.engines import schema
+from dtq.engines.base import EndedRun, Opened, Page, StoredBatch
+from dtq.engines.faults import store_error
+from dtq.engines.head import Head
+from dtq.engines.mark import Mark
+from dtq.engines.reading import Reader, restore
+from dtq.engines.sieve import Sieve
+from dtq.engines.sink import SETUP, Sheet
+from dtq.engines.storefile import StoreLock
+from dtq.engines.survey import FULL_CHECK_BYTES, Survey, look_over
+from dtq.engines.walcheck import damaged_start
+from dtq.errors import StoreDamaged, StoreError, StoreFull
+from dtq.model.snapshots import Attempt, Selection
+
+_log = logging.getLogger("dtq.engines")
+
+Durability = Literal["fsync", "os", "none"]
+
+#: Pages of the write-ahead log after which a commit also moves it into the file: 8 MB, a pause of about 20 ms.
+_CHECKPOINT_PAGES: Final = 2000
+#: Kibibytes of pages that the writing connection caches.
+_CACHE_KIB: Final = 16384
+#: Bytes that the log keeps on disk when it has been larger.
+_LOG_BYTES: Final = 64 * 2**20
+
+
+@dataclass(slots=True, kw_only=True)
+class _Use:
+    """What an engine has while it is open."""
+
+    writer: sqlite3.Connection
+    mark: Mark
+    head: Head
+    page_reader: Reader
+    reader: Reader
+    missing_batches: bool
+    closing: contextlib.ExitStack
+
+
+class SqliteEngine:
+    """Keeps rows in a SQLite file.
+
+    Beside the file lie its write-ahead log (``-wal``, ``-shm``), its ``.mark`` and its ``.lock``.
+
+    Args:
+        path: the file; it and its directory are made where they are missing.
+        durability: what a commit survives, see above.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, durability: Durability = "fsync") -> None:
+        self._path = os.path.realpath(path)
+        self._sync = durability == "fsync"
+        self._use: _Use | None = None
+
+    def open(self) -> Opened:
+        """See `Engine.open`."""
+        with contextlib.ExitStack() as closing:
+            try:
+                os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
+                closing.callback(StoreLock(self._path).release)
+                survey = self._look_over()
+                use = self._take(survey, closing)
+            except OSError as error:
+                raise StoreError(self._path, error.strerror or str(error)) from error
+            except sqlite3.Error as error:
+                raise store_error(self._path, error) from error
+            use.closing = closing.pop_all()
+            self._use = use
+        return Opened(epoch=use.head.epoch, totals=use.head.totals, losses=survey.losses)
+
+    def restore(self) -> Iterable[Row]:
+        """See `Engine.restore`."""
+        return restore(self._path, missing_batches=self._used().missing_batches)
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        """See `Engine.commit`."""
+        use = self._used()
+        sheet = Sheet(changes)
+        head = replace(use.head, sequence=use.head.sequence + 1, totals=sheet.totals or use.head.totals)
+        self._write(use.writer, sheet, head)
+        use.head = head
+        use.mark.write(head)
+
+    def pages(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
+        """See `Engine.pages`."""
+        return self._used().page_reader.pages(kind, batch, lo, hi)
+
+    def batches(self, numbers: Sequence[int] = (), key: str | None = None) -> list[StoredBatch]:
+        """See `Engine.batches`. In rising order."""
+        return self._used().reader.batches(numbers, key)
+
+    def ended(self, selection: Selection, now: float) -> list[EndedRun]:
+        """See `Engine.ended`."""
+        return self._used().reader.ended(Sieve(selection, now))
+
+    def attempts(self, batch: int, index: int) -> list[Attempt]:
+        """See `Engine.attempts`."""
+        return self._used().reader.attempts(batch, index)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        use, self._use = self._use, None
+        if use is not None:
+            use.closing.close()
+
+    def _used(self) -> _Use:
+        if self._use is None:
+            raise StoreError(self._path, "it is not open")
+        return self._use
+
+    # -- opening --------------------------------------------------------------------------------------------------
+
+    def _look_over(self) -> Survey:
+        """Make the store if there is none, and look it over without touching it."""
+        mark_path, log_path = self._path + ".mark", self._path + "-wal"
+        if _size(self._path) == 0:
+            self._make(mark_path, log_path)
+        schema.check_header(self._path)
+        damaged_log = damaged_start(log_path)
+        small = _size(self._path) + _size(log_path) <= FULL_CHECK_BYTES
+        looking = sqlite3.connect(f"file:{quote(self._path)}?mode=ro", uri=True, isolation_level=None)
+        with contextlib.closing(looking):
+            schema.check_tables(self._path, looking)
+            return look_over(self._path, looking, marks.read(mark_path), damaged_log=damaged_log, small=small)
+
+    def _make(self, mark_path: str, log_path: str) -> None:
+        mark = marks.read(mark_path)
+        if _size(log_path) or (_size(mark_path) and (mark is None or mark.sequence > 0)):
+            commits = "" if mark is None else f" with {mark.sequence} commits"
+            beside = mark_path if _size(mark_path) else log_path
+            raise StoreDamaged(
+                self._path, f"the file{commits} is gone, though {beside} is there; to begin anew, remove that too"
+            )
+        head = Head(store=secrets.token_bytes(8), sequence=0, epoch=0, totals=Totals())
+        with contextlib.closing(Mark(mark_path, sync=self._sync)) as new:
+            new.start(head)
+        schema.create(self._path, head)
+
+    def _take(self, survey: Survey, closing: contextlib.ExitStack) -> _Use:
+        """Begin a new epoch, on disk."""
+        writer = self._connect()
+        closing.callback(writer.close)
+        head = replace(survey.head, sequence=survey.head.sequence + 1, epoch=survey.head.epoch + 1)
+        self._write(writer, Sheet(()), head)
+        mark = Mark(self._path + ".mark", sync=self._sync)
+        closing.callback(mark.close)
+        mark.start(head)
+        readers = [Reader(self._path), Reader(self._path)]
+        for reader in readers:
+            closing.callback(reader.close)
+        return _Use(
+            writer=writer,
+            mark=mark,
+            head=head,
+            page_reader=readers[0],
+            reader=readers[1],
+            missing_batches=survey.missing_batches,
+            closing=closing,
+        )
+
+    def _connect(self) -> sqlite3.Connection:
+        writer = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        for setting in (
+            f"synchronous = {'FULL' if self._sync else 'OFF'}",
+            f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
+            f"journal_size_limit = {_LOG_BYTES}",
+            f"cache_size = -{_CACHE_KIB}",
+            "temp_store = MEMORY",
+            "secure_delete = OFF",
+        ):
+            writer.execute(f"PRAGMA {setting}").fetchall()
+        for statement in SETUP:
+            writer.execute(statement)
+        return writer
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def _write(self, writer: sqlite3.Connection, sheet: Sheet, head: Head) -> None:
+        """Put a commit in place, or nothing of it.
+
+        Raises:
+            StoreFull: no room.
+            StoreError: it failed in another way.
+        """
+        steps = sheet.statements(head.pack())
+        if len(steps) > 1:
+            steps = [("BEGIN IMMEDIATE", ()), *steps, ("COMMIT", ())]
+        try:
+            for sql, parameters in steps:
+                self._execute(writer, sql, parameters)
+        except sqlite3.Error as error:
+            cause = store_error(self._path, error)
+            self._take_back(writer, make_room=isinstance(cause, StoreFull))
+            raise cause from error
+        except BaseException:
+            self._take_back(writer)
+            raise
+
+    def _execute(self, writer: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> None:
+        """The one door through which a commit reaches SQLite; tests put their faults here."""
+        writer.execute(sql, parameters)
+
+    def _take_back(self, writer: sqlite3.Connection, *, make_room: bool = False) -> None:
+        try:
+            if writer.in_transaction:
+                writer.execute("ROLLBACK")
+            if make_room:  # what the log holds may fit into the file, and the log can then be written anew
+                writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            _log.warning("after a commit to %s failed, so did taking it back: %s", self._path, error)
+
+
+def _size(path: str) -> int:
+    """Bytes in a file; 0 where there is none."""
+    try:
+        return os.path.getsize(path)
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,238 @@
+"""The look a store gets before it is used: what is missing, what is damaged.
+
+It only reads. Rows that the core goes on with are always checked, one by one and by their number. A small store is
+checked as a whole, its trees, indexes and every page of blobs, as is one of any size that shows signs of damage; in a
+large one the rest is checked when it is read.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from dtq.engines import rowcodec
+from dtq.engines.head import Head, unpack
+from dtq.engines.rowcodec import BATCH, DamagedRow, sound
+from dtq.engines.schema import LEASES, LIVE_BATCHES, OPEN_TASKS
+from dtq.errors import StoreDamaged
+
+#: Bytes of a store that is checked as a whole at each start; takes about a second.
+FULL_CHECK_BYTES: Final = 64 * 2**20
+
+LIVE: Final = "trimmed = 0 AND finished_at IS NULL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What was found.
+
+    Attributes:
+        head: the store's head; where the mark is ahead of it, with the numbers that the mark says were given out.
+        losses: what is missing or damaged, a sentence each.
+        missing_batches: whether unfinished batches are gone without a trace, so that leases may point to nothing.
+    """
+
+    head: Head
+    losses: tuple[str, ...]
+    missing_batches: bool
+
+
+def look_over(
+    path: str, connection: sqlite3.Connection, mark: Head | None, *, damaged_log: bool, small: bool
+) -> Survey:
+    """Look a store over.
+
+    Args:
+        path: the store, for messages.
+        connection: a connection to it that only reads.
+        mark: what its mark says, if anything.
+        damaged_log: whether the start of its write-ahead log is damaged.
+        small: whether it is small enough to be checked as a whole.
+
+    Raises:
+        StoreDamaged: it is not readable as a whole.
+        sqlite3.Error: the same, or an error of the disk.
+    """
+    row = connection.execute("SELECT body FROM head").fetchone()
+    head = unpack(row[0]) if row else None
+    if head is None:
+        raise StoreDamaged(path, "its head, which says what it holds, is damaged")
+    losses = _missing_commits(path, head, mark, damaged_log)
+    whole = small or bool(losses)
+    if whole:
+        _check_structure(path, connection)
+    rows, missing = _live_losses(connection)
+    losses += rows
+    if whole:
+        losses += _other_losses(connection)
+    if mark is not None and mark.store == head.store and mark.sequence > head.sequence:
+        head = _caught_up(head, mark)
+    return Survey(head=head, losses=tuple(losses), missing_batches=missing)
+
+
+def _caught_up(head: Head, mark: Head) -> Head:
+    """The head, with the mark's numbers: what was given out in a missing commit is never given out again."""
+    ours, theirs = head.totals, mark.totals
+    totals = replace(
+        ours,
+        last_batch=max(ours.last_batch, theirs.last_batch),
+        last_spec=max(ours.last_spec, theirs.last_spec),
+        clock=max(ours.clock, theirs.clock),
+    )
+    return replace(mark, totals=totals)
+
+
+def _missing_commits(path: str, head: Head, mark: Head | None, damaged_log: bool) -> list[str]:
+    losses = []
+    if mark is None:
+        losses.append(
+            f"{path}.mark is missing or unreadable: whether the last commits to {path} are all there cannot be told"
+        )
+    elif mark.store != head.store:
+        losses.append(
+            f"{path}.mark is the mark of another store: whether the last commits to {path} are all there cannot be told"
+        )
+    elif mark.sequence > head.sequence:
+        commits, tasks = mark.sequence - head.sequence, mark.totals.submitted - head.totals.submitted
+        losses.append(
+            f"{commits} commits (up to {tasks} tasks accepted) that had been acknowledged are missing from {path}: the"
+            " end of its write-ahead log is damaged, or an older copy was put in its place; restore a newer copy or"
+            " resubmit"
+        )
+    if damaged_log:
+        losses.append(
+            f"the write-ahead log of {path} is damaged from its start and was not used: rows may be older than what"
+            " had been acknowledged"
+        )
+    return losses
+
+
+def _check_structure(path: str, connection: sqlite3.Connection) -> None:
+    found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    if found != "ok":
+        raise StoreDamaged(path, " ".join(str(found).split()))
+
+
+def _live_losses(connection: sqlite3.Connection) -> tuple[list[str], bool]:
+    """What is wrong with the rows that the core goes on with, and whether whole batches are gone."""
+    expected = dict(connection.execute("SELECT name, rows FROM counts").fetchall())
+    losses = []
+    seen, damaged = _check_batches(connection)
+    losses += _counted("unfinished batches", seen, damaged + _without_spec(connection))
+    missing = expected.get(LIVE_BATCHES) != seen
+    losses += _compared("unfinished batches", seen, expected.get(LIVE_BATCHES))
+    for name, noun, sql, check in (
+        (
+            OPEN_TASKS,
+            "tasks that wait or run again",
+            "SELECT batch, idx, body FROM tasks WHERE ended_at IS NULL",
+            _task,
+        ),
+        (LEASES, "leases", "SELECT token, batch, body FROM leases", _lease),
+    ):
+        seen, damaged = _count(connection, sql, check)
+        losses += _counted(noun, seen, damaged) + _compared(noun, seen, expected.get(name))
+    return losses, missing
+
+
+def _check_batches(connection: sqlite3.Connection) -> tuple[int, int]:
+    # A million of them are checked at a restart.
+    seen = damaged = 0
+    for batch, body in connection.execute(f"SELECT batch, body FROM batches WHERE {LIVE}"):
+        seen += 1
+        if not sound(body, BATCH, batch):
+            damaged += 1
+    return seen, damaged
+
+
+def _without_spec(connection: sqlite3.Connection) -> int:
+    specs = set()
+    for number, body in connection.execute("SELECT number, body FROM specs"):
+        if rowcodec.sound(body, rowcodec.SPEC, number):
+            specs.add(number)
+    used = [number for (number,) in connection.execute("SELECT DISTINCT spec FROM batches")]
+    count = f"SELECT count(*) FROM batches WHERE spec = ? AND {LIVE}"
+    return sum(connection.execute(count, (number,)).fetchone()[0] for number in used if number not in specs)
+
+
+def _counted(noun: str, seen: int, damaged: int) -> list[str]:
+    return [f"{damaged} of {seen} {noun} are damaged and left out"] if damaged else []
+
+
+def _compared(noun: str, seen: int, expected: int | None) -> list[str]:
+    if expected == seen:
+        return []
+    if expected is not None and expected > seen:
+        return [f"{expected - seen} of {expected} {noun} are missing"]
+    return [f"there are {seen} {noun}, but {expected} were counted: the count or the rows are damaged"]
+
+
+def _count(connection: sqlite3.Connection, sql: str, check: Callable[[tuple[Any, ...]], bool]) -> tuple[int, int]:
+    """How many rows there are, and how many of them are damaged."""
+    seen = damaged = 0
+    for row in connection.execute(sql):
+        seen += 1
+        try:
+            damaged += not check(row)
+        except DamagedRow:
+            damaged += 1
+    return seen, damaged
+
+
+def _task(row: tuple[Any, ...]) -> bool:
+    batch, index, body = row
+    return rowcodec.sound(body, rowcodec.TASK, batch, index)
+
+
+def _lease(row: tuple[Any, ...]) -> bool:
+    token, batch, body = row
+    return bool(rowcodec.decode_lease(token, body).batch == batch)
+
+
+# -- the rest, where the store is checked as a whole --------------------------------------------------------------
+
+
+def _batch_columns(row: tuple[Any, ...]) -> bool:
+    stored = rowcodec.decode_batch(row[0], row[5], {})
+    expected = (stored.spec, rowcodec.key_code(stored.key), stored.finished_at, stored.cut)
+    return row[1:5] == expected
+
+
+def _task_columns(row: tuple[Any, ...]) -> bool:
+    batch, index, state, ended_at, body = row
+    stored = rowcodec.decode_task(batch, index, body)
+    return (state, ended_at) == (rowcodec.STATE_CODE[stored.state], rowcodec.final_at(stored))
+
+
+def _attempt(row: tuple[Any, ...]) -> bool:
+    batch, index, number, body = row
+    return bool(rowcodec.decode_attempt(batch, index, body).number == number)
+
+
+_REST: Final[tuple[tuple[str, str, Callable[[tuple[Any, ...]], bool]], ...]] = (
+    ("functions", "SELECT number, body FROM specs", lambda row: bool(rowcodec.decode_spec(*row))),
+    ("batches", "SELECT batch, spec, code, finished_at, cut, body FROM batches", _batch_columns),
+    ("records of tasks", "SELECT batch, idx, state, ended_at, body FROM tasks", _task_columns),
+    ("records of attempts", "SELECT batch, idx, number, body FROM attempts", _attempt),
+    (
+        "pages of arguments",
+        "SELECT batch, lo, hi, crc, data FROM arguments",
+        lambda row: bool(rowcodec.decode_arguments(row)),
+    ),
+    (
+        "pages of results",
+        "SELECT batch, lo, hi, ended_at, worker, crc, data FROM results",
+        lambda row: bool(rowcodec.decode_results(row)),
+    ),
+)
+
+
+def _other_losses(connection: sqlite3.Connection) -> list[str]:
+    losses = []
+    for noun, sql, check in _REST:
+        seen, damaged = _count(connection, sql, check)
+        if damaged:
+            losses.append(f"{damaged} of {seen} {noun} are damaged")
+    return losses
