@@ -1,0 +1,111 @@
+"""Functions that test tasks call in real slots."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+def echo(value: object) -> object:
+    return value
+
+
+def note(directory: str, name: str) -> str:
+    """Leave a mark, one file an execution, in the order of execution."""
+    (Path(directory) / f"{time.monotonic_ns():020d}-{name}").touch()
+    return name
+
+
+def marked_nap(directory: str, name: str, seconds: float) -> str:
+    """Leave a mark, then take a while."""
+    note(directory, name)
+    time.sleep(seconds)
+    return name
+
+
+def until_file(directory: str, name: str, path: str) -> str:
+    """Leave a mark with this process's number, then wait until a file is there."""
+    note(directory, f"{name}-{os.getpid()}")
+    deadline = time.monotonic() + 60
+    while not Path(path).exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return name
+
+
+def spin(directory: str, name: str) -> None:
+    """Leave a mark, ignore what can be ignored, and never end."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    note(directory, f"{name}-{os.getpid()}")
+    while True:
+        pass
+
+
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def square(n: int) -> int:
+    return n * n
+
+
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+def flaky(directory: str, name: str, failures: int) -> str:
+    """Fail so many times, then succeed."""
+    note(directory, name)
+    before = sum(path.name.endswith(f"-{name}") for path in Path(directory).iterdir())
+    if before <= failures:
+        raise ConnectionError(f"attempt {before} of {name}")
+    return name
+
+
+def leave(code: int) -> None:
+    os._exit(code)
+
+
+def crash() -> None:
+    ctypes.string_at(0)
+
+
+def kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def unpicklable() -> object:
+    return threading.Lock()
+
+
+class Awkward(Exception):
+    """An exception that pickles, and does not come back."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def raise_awkward() -> None:
+    raise Awkward(1, 2)
+
+
+def environment() -> list[str]:
+    return sorted(name for name in os.environ if "KEY" in name)
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def leave_if(value: int, poison: bool) -> int:
+    if poison:
+        os._exit(9)
+    return value
