@@ -145,6 +145,9 @@ class Sessions:
     def remove(self, state: SessionState) -> None:
         """Forget a session."""
         self.by_id.pop(state.hello.session, None)
+        fetch = self.fetching.pop(state.hello.session, None)
+        if fetch is not None:
+            fetch.serve([], [])
         for batch in [b for b, followers in self._followers.items() if state in followers]:
             self._unfollow(batch, state)
 
