@@ -105,6 +105,7 @@ class Proxy:
         self._key_source = key_source
         self._first = 0  # the address that worked last
         self._connection: Connection | None = None
+        self._greeted = False  # whether all that comes before a call has happened on it
         self._welcome: Welcome
         self._closed = False
         self._lock = threading.RLock()  # re-entered by a signal handler that calls
@@ -202,14 +203,14 @@ class Proxy:
             self._drop()
 
     def _drop(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._greeted = self._connection, None, False
         if connection is not None:
             connection.close()
 
     def _ready(self) -> Connection:
         """A connection on which hello has been said."""
         connection = self._connection
-        if connection is not None and connection.usable():
+        if connection is not None and self._greeted and connection.usable():
             return connection
         self._drop()
         refusals: list[DtqError] = []
@@ -222,17 +223,11 @@ class Proxy:
                 refusals.append(refusal)
                 continue
             self._first = place
-            self._announce()
+            if self._on_welcome is not None:
+                self._on_welcome(self._welcome)
+            self._greeted = True
             return connection
         raise self._gravest(refusals)
-
-    def _announce(self) -> None:
-        if self._on_welcome is not None:
-            try:
-                self._on_welcome(self._welcome)
-            except BaseException:
-                self._drop()  # the next call has to announce it again
-                raise
 
     def _meet(self, address: Address) -> tuple[Connection, Welcome]:
         """Connect to one address and say hello there."""

@@ -92,11 +92,13 @@ class Server:
         return self._wanted if self._server is None else self._server.listener.address
 
     def start(self) -> None:
-        """Listen, and accept connections in a thread of its own.
+        """Listen, and accept connections in a thread of its own; calling it twice does no harm.
 
         Raises:
             PortInUse: it cannot listen there.
         """
+        if self._server is not None:
+            return
         self._server = self._manager_class(self._wanted, self._door).get_server()
         self._accepter = threading.Thread(target=self._server.accepter, name="dtq-accept", daemon=True)
         self._accepter.start()
