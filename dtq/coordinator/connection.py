@@ -15,6 +15,7 @@ from dtq.coordinator import queries
 from dtq.coordinator.service import Coordinator
 from dtq.coordinator.sessions import Fetch, SessionState
 from dtq.core import operators
+from dtq.core.batches import Batch
 from dtq.core.changes import TaskRow
 from dtq.core.leases import Lease
 from dtq.engines.base import StoredBatch
@@ -126,7 +127,7 @@ class Connection:
             if c.committer.trouble is not None:
                 raise c.committer.trouble
             now = c.clock.now()
-            made: list[int] = []
+            made: list[Batch] = []
             receipts: dict[int, Receipt] = {}
             for submission in submissions:
                 known = (state.receipts.get(submission.number) if repeated else None) or remembered.get(
@@ -142,7 +143,7 @@ class Connection:
         c.committer.settle(ticket)
         return list(receipts.values())
 
-    def _accept(self, specs: list[Spec], submission: Submission, made: list[int], now: float) -> Receipt:
+    def _accept(self, specs: list[Spec], submission: Submission, made: list[Batch], now: float) -> Receipt:
         c = self._c
         try:
             if not 0 <= submission.spec < len(specs):
@@ -150,7 +151,7 @@ class Connection:
             last = c.machine.register.last_batch
             batch, page = c.machine.submit(specs[submission.spec], submission, self._session.hello.session, now)
             if batch.number > last:
-                made.append(batch.number)
+                made.append(batch)
             if page is not None:
                 c.cache.add([page])
             return Receipt(batch=batch.number, size=batch.size)

@@ -22,6 +22,7 @@ from dtq.coordinator.cache import PageCache
 from dtq.coordinator.committer import Committer, Generation
 from dtq.coordinator.sessions import Sessions, SessionState
 from dtq.coordinator.ticker import Ticker
+from dtq.core.batches import Batch
 from dtq.core.changes import Change
 from dtq.core.ledger import EndedRange
 from dtq.core.register import Rules
@@ -80,7 +81,7 @@ class Coordinator:
         self.cache = PageCache(engine)
         self.stopping = False
         #: Batches made in generations that are not committed yet: taken back if their commit fails.
-        self.uncommitted: dict[Generation, list[int]] = {}
+        self.uncommitted: dict[Generation, list[Batch]] = {}
         #: One operator's verb on ended tasks at a time: it reads the engine and then changes the machine.
         self.operators = threading.Lock()
         self._make_clock = clock
@@ -229,7 +230,7 @@ class Coordinator:
 
     def _on_failed(self, generation: Generation) -> None:
         """Take back the batches that were never acknowledged; everything else is kept and tried again."""
-        for number in self.uncommitted.pop(generation, ()):
-            self.machine.withdraw(number)
+        for batch in self.uncommitted.pop(generation, ()):
+            self.machine.withdraw(batch)
         for state in self.sessions.by_id.values():
             state.receipts.clear()

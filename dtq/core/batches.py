@@ -6,6 +6,8 @@ each task that came back and is still to run. What is finished leaves memory; th
 
 from __future__ import annotations
 
+from math import inf
+
 from dtq.core.changes import BatchRow, TaskRow
 from dtq.model.options import Spec
 from dtq.model.states import Outcome, State
@@ -29,8 +31,10 @@ class SpecEntry:
         """Learn from tasks that took so long together.
 
         Longer is believed at once and shorter slowly: guessing too long costs a round trip, guessing too short keeps
-        work waiting behind work.
+        work waiting behind work. What is no duration teaches nothing.
         """
+        if not 0 <= seconds < inf:
+            return
         each = seconds / tasks
         if self.estimate_s is None or each > self.estimate_s:
             self.estimate_s = each

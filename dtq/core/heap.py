@@ -10,7 +10,10 @@ register's to say.
 from __future__ import annotations
 
 from heapq import heappop, heappush
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+#: At most so many runs are looked at to tell how many tasks are ahead of one: about two milliseconds of work.
+_LOOKED_AT: Final = 5_000
 
 
 class Run(NamedTuple):
@@ -51,6 +54,24 @@ class RunHeap:
             heappop(self._runs)
         else:
             self._runs[0] = Run(first.rank, first.batch, lo, first.hi)
+
+    def ahead(self, place: Run) -> tuple[int, bool]:
+        """How many tasks come before a place, and whether that is all of them: only so many runs are looked at.
+
+        Stale runs count; nothing but the runs that come before is walked through.
+        """
+        count = 0
+        todo = [0]
+        for _ in range(_LOOKED_AT):
+            while todo and (todo[-1] >= len(self._runs) or self._runs[todo[-1]] >= place):
+                todo.pop()
+            if not todo:
+                return count, True
+            at = todo.pop()
+            run = self._runs[at]
+            count += min(run.hi, place.lo if run[:2] == place[:2] else run.hi) - run.lo
+            todo += (2 * at + 1, 2 * at + 2)
+        return count, False
 
     def runs(self) -> list[Run]:
         """All runs in their order: a sorted copy, for listings and checks."""

@@ -51,7 +51,7 @@ class Ledger:
     """Gathers changes."""
 
     def __init__(self) -> None:
-        self._specs: list[SpecEntry] = []
+        self._specs: dict[int, SpecEntry] = {}
         self._batches: dict[int, Batch | BatchRow] = {}
         self._tasks: dict[tuple[int, int], TaskRow | TaskForgotten] = {}
         self._attempts: list[AttemptRow] = []
@@ -67,8 +67,8 @@ class Ledger:
         return not (self._batches or self._tasks or self._leases or self._tail or self._pages or self._totals)
 
     def spec(self, entry: SpecEntry) -> None:
-        """A spec is new."""
-        self._specs.append(entry)
+        """A spec is to be kept (again)."""
+        self._specs[entry.number] = entry
 
     def batch(self, batch: Batch) -> None:
         """A live batch changed."""
@@ -115,8 +115,12 @@ class Ledger:
     def withdrawn(self, batch: int) -> None:
         """A batch never was."""
         self._batches.pop(batch, None)
+        self._tasks = {at: change for at, change in self._tasks.items() if at[0] != batch}
+        self._attempts = [row for row in self._attempts if row.batch != batch]
         self._pages = [page for page in self._pages if page.batch != batch]
+        self._ended = [ended for ended in self._ended if ended.batch != batch]
         self._tail.append(BatchWithdrawn(batch))
+        self._totals = True
 
     def drain(self, totals: Totals) -> tuple[list[Change], list[EndedRange]]:
         """Everything since the last drain as rows, and what ended; nothing is left afterwards.
@@ -125,7 +129,9 @@ class Ledger:
         """
         if self.empty:
             return [], []
-        changes: list[Change] = [Stored(SpecRow(number=entry.number, spec=entry.spec)) for entry in self._specs]
+        changes: list[Change] = [
+            Stored(SpecRow(number=entry.number, spec=entry.spec)) for entry in self._specs.values()
+        ]
         changes += [Stored(b if isinstance(b, BatchRow) else b.row()) for b in self._batches.values()]
         changes += [Stored(page) for page in self._pages]
         changes += [Stored(t) if isinstance(t, TaskRow) else t for t in self._tasks.values()]

@@ -138,6 +138,7 @@ class Machine:
         if delay_s > 0:
             batch.due_at = now + delay_s
         register.add_batch(batch)
+        register.ledger.batch(batch)  # also where its first piece is empty: its number is about to be told
         return batch
 
     def _append(self, batch: Batch, data: bytes, count: int) -> ArgumentPage:
@@ -159,20 +160,19 @@ class Machine:
     def seal(self, batch: Batch, now: float) -> None:
         """No more pieces of a batch will come."""
         batch.complete = True
+        self.register.open.pop(batch.number, None)
         self.register.ledger.batch(batch)
         self.register.finish_if_done(batch, now)
 
     def abandon(self, session: str, now: float) -> None:
         """A submitter is gone: the batches it was in the middle of have what they have."""
-        for batch in [b for b in self.register.batches.values() if not b.complete and b.session == session]:
+        for batch in [b for b in self.register.open.values() if b.session == session]:
             self.seal(batch, now)
 
-    def withdraw(self, number: int) -> None:
-        """Take back a batch that could not be made durable, and was never acknowledged."""
+    def withdraw(self, batch: Batch) -> None:
+        """Take back a batch that could not be made durable, and was never acknowledged: it leaves no trace, even where
+        a worker has been quick enough to run some of it."""
         register = self.register
-        batch = register.batches.get(number)
-        if batch is None:
-            return
         for lease in [lease for lease in register.leases.values() if lease.batch is batch]:
             register.tally.move(batch.queue, State.RUNNING, Move.WITHDRAWN, lease.hi - lease.lo)
             register.end_lease(lease)
@@ -181,9 +181,13 @@ class Machine:
                 register.tally.move(batch.queue, task.state, Move.WITHDRAWN)
         fresh = batch.fresh - batch.cancelled_ahead()
         register.tally.move(batch.queue, batch.fresh_state(), Move.WITHDRAWN, fresh)
+        register.tally.move(batch.queue, State.SUCCEEDED, Move.WITHDRAWN, batch.succeeded)
+        register.tally.move(batch.queue, State.DEAD, Move.WITHDRAWN, batch.dead)
+        register.tally.move(batch.queue, State.CANCELLED, Move.WITHDRAWN, batch.cancelled)
         register.submitted -= batch.size
-        register.forget(batch)
-        register.ledger.withdrawn(number)
+        if batch.finished_at is None:
+            register.forget(batch)
+        register.ledger.withdrawn(batch.number)
 
     # -- workers --------------------------------------------------------------------------------------------------
 
@@ -206,8 +210,11 @@ class Machine:
 
         Raises:
             SessionUnknown: the worker is not known (any more): its leases are gone.
+            BadMessage: a page of results is not one.
         """
         worker = self._worker(session)
+        for success in message.succeeded:
+            pages.check(success.results)  # all of them first: a message that is refused has no effect
         worker.expires_at = now + self.rules.lease_s
         worker.capacity = message.capacity
         answer = Answer()
@@ -268,7 +275,7 @@ class Machine:
 
     def _succeeded(self, worker: Worker, success: Succeeded, answer: Answer, now: float) -> None:
         register = self.register
-        count = pages.check(success.results)
+        count = pages.count(success.results)
         lo, hi = success.lo, success.lo + count
         lease = self._reported(worker, success.token, lo, hi)
         if lease is None or lo != lease.lo:
@@ -286,6 +293,7 @@ class Machine:
         register.ledger.page(page)
         answer.pages.append(page)
         register.ledger.ended(batch, lo, hi, State.SUCCEEDED)
+        lease.started = True  # its slot goes on with the next one
         register.shorten(lease, hi)
         register.ledger.batch(batch)
         register.finish_if_done(batch, now)
@@ -297,10 +305,12 @@ class Machine:
             return
         if failed.index > lease.lo:
             self.register.give_back(lease, lease.lo, failed.index, now)
-        if failed.outcome is Outcome.FAILED:
+        # After an exception the slot goes on with the next one; any other outcome is the end of the slot.
+        lease.started = failed.outcome is Outcome.FAILED
+        if lease.started:
             lease.batch.entry.observe(failed.seconds, 1)
         self.register.shorten(lease, failed.index + 1)
-        started_at = now - max(0.0, failed.seconds)
+        started_at = now - failed.seconds if 0 <= failed.seconds <= now else now
         self.register.attempt_ended(lease, failed.index, failed.outcome, failed.failure, started_at, now)
 
     def _released(self, worker: Worker, released: Released, now: float) -> None:
@@ -387,7 +397,7 @@ class Machine:
         """Do what is due.
 
         A tick that comes much later than asked for means that this process was stopped: the workers could not report
-        meanwhile, so their leases run that much longer.
+        meanwhile, and what they say now may be read after this, so they have a whole lease to say it.
 
         Returns:
             When something is due next; None while nothing waits for a time.
@@ -395,7 +405,7 @@ class Machine:
         register = self.register
         if self._asked_for is not None and now - self._asked_for > _PAUSE_S:
             for worker in register.workers.values():
-                worker.expires_at += now - self._asked_for
+                worker.expires_at = now + self.rules.lease_s
         register.clock = max(register.clock, now)
         while (due := register.waiting.pop_due(now)) is not None:
             self._due(*due)

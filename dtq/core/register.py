@@ -59,6 +59,8 @@ class Register:
         self.rules = rules
         self.tally = Tally()
         self.batches: dict[int, Batch] = {}
+        #: Those of them that their submitters have not completed.
+        self.open: dict[int, Batch] = {}
         self.workers: dict[str, Worker] = {}
         self.leases: dict[int, Lease] = {}
         self.specs: dict[Spec, SpecEntry] = {}
@@ -94,7 +96,6 @@ class Register:
         if entry is None:
             self.last_spec += 1
             entry = self.add_spec(self.last_spec, spec)
-            self.ledger.spec(entry)
             if len(self.specs) > 2 * _IDLE_SPECS:
                 self._drop_idle_specs()
         return entry
@@ -114,6 +115,10 @@ class Register:
     def add_batch(self, batch: Batch) -> None:
         """A batch is live."""
         self.batches[batch.number] = batch
+        if not batch.complete:
+            self.open[batch.number] = batch
+        if batch.entry.batches == 0:
+            self.ledger.spec(batch.entry)  # new, or unused for so long that the engine may have let it go
         batch.entry.batches += 1
         if batch.key is not None:
             self.keys[batch.key] = batch.number
@@ -232,9 +237,13 @@ class Register:
         if count:
             self.tally.move(batch.queue, state, Move.CANCELLED, count)
             batch.cancelled += count
-        if hi > lo:
-            self.ledger.ended(batch, lo, hi, State.CANCELLED)
-        batch.tasks = {i: t for i, t in (batch.tasks or {}).items() if i < lo} or None
+        for gap in [*batch.records_in(lo, hi), hi]:
+            if gap > lo:
+                self.ledger.ended(batch, lo, gap, State.CANCELLED)
+            if gap < hi:  # cancelled alone before; one of the many from now on
+                batch.release(gap)
+                self.ledger.task_forgotten(batch.number, gap, history=True)
+            lo = gap + 1
         self.ledger.batch(batch)
 
     def give_back(self, lease: Lease, lo: int, hi: int, now: float) -> None:
@@ -280,12 +289,16 @@ class Register:
         """A batch whose tasks have all ended leaves memory."""
         if batch.complete and batch.ended >= batch.size and batch.finished_at is None:
             batch.finished_at = now
+            if batch.cut is None:  # fresh tasks that were cancelled alone are no frontier's business any more
+                batch.next = batch.size
+                batch.tasks = None
             self.ledger.batch(batch)
             self.forget(batch)
 
     def forget(self, batch: Batch) -> None:
         """A batch leaves memory."""
-        self.batches.pop(batch.number, None)
+        del self.batches[batch.number]
+        self.open.pop(batch.number, None)
         batch.entry.batches -= 1
         if batch.key is not None:
             self.keys.pop(batch.key, None)

@@ -8,7 +8,7 @@ Rules:
 2. A task enters by ACCEPTED or DELAYED and is counted in exactly one state from then on, until it is WITHDRAWN
    (its submission could not be made durable) or PURGED (a dead letter was thrown away).
 3. Only LEASED leads to RUNNING, and only from PENDING: nothing runs that was not handed out.
-4. SUCCEEDED and CANCELLED are left by no move at all; DEAD only on request (REVIVED, PURGED).
+4. What was acknowledged leaves SUCCEEDED and CANCELLED by no move at all, and DEAD only on request (REVIVED, PURGED).
 5. The counts per queue and in all are kept by the same call that moves, so they cannot disagree with it.
 """
 
@@ -51,9 +51,9 @@ TRANSITIONS: Final[dict[State | None, dict[Move, State | None]]] = {
         Move.CANCELLED: State.CANCELLED,
         Move.WITHDRAWN: None,
     },
-    State.SUCCEEDED: {},
-    State.DEAD: {Move.REVIVED: State.PENDING, Move.PURGED: None},
-    State.CANCELLED: {},
+    State.SUCCEEDED: {Move.WITHDRAWN: None},
+    State.DEAD: {Move.REVIVED: State.PENDING, Move.PURGED: None, Move.WITHDRAWN: None},
+    State.CANCELLED: {Move.WITHDRAWN: None},
 }
 
 

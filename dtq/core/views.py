@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
+from operator import attrgetter
 
-from dtq.core.batches import Batch, Task
+from dtq.core.batches import Batch, SpecEntry, Task
 from dtq.core.changes import BatchRow
+from dtq.core.heap import Run
 from dtq.core.leases import Lease
 from dtq.core.machine import Machine
 from dtq.model.options import Spec
@@ -54,40 +56,53 @@ def finished_batch_view(row: BatchRow, spec: Spec) -> BatchView:
 
 def task_view(machine: Machine, batch: Batch, index: int) -> TaskView | None:
     """A task of a live batch that has not ended; None if it has."""
-    for view in _runs(machine, batch):
-        if view.index <= index < view.index + view.count:
-            return _narrow(view, index)
+    task = batch.task(index)
+    for lease in machine.register.leases.values():
+        if lease.batch is batch and lease.lo <= index < lease.hi:
+            return _view(batch, index, 1, State.RUNNING, task, lease)
+    if task is not None:
+        return None if task.state.final else _view(batch, index, 1, task.state, task)
+    if batch.cut is None and batch.next <= index < batch.size:
+        return _view(batch, index, 1, batch.fresh_state(), None)
     return None
-
-
-def _narrow(view: TaskView, index: int) -> TaskView:
-    values = {name: getattr(view, name) for name in TaskView.__slots__}
-    return TaskView(**{**values, "index": index, "count": 1})
 
 
 def live_tasks(machine: Machine, selection: Selection, now: float) -> list[TaskView]:
     """Unfinished tasks that match, as runs of like ones: running ones first, then in the order they will run."""
-    numbers = sorted({number for number, _ in selection.ids}) or sorted(machine.register.batches)
-    batches = [machine.register.batches[n] for n in numbers if n in machine.register.batches]
-    order = {State.RUNNING: 0, State.PENDING: 1, State.SCHEDULED: 2}
-    batches.sort(key=lambda batch: (batch.entry.rank, batch.number))
+    register = machine.register
+    specs = {entry for entry in register.specs.values() if _wants(selection, entry)}
     found: list[TaskView] = []
-    for batch in batches:
-        if selection.queue is not None and batch.queue != selection.queue:
+    for state in (State.RUNNING, State.PENDING, State.SCHEDULED):
+        if selection.state not in (None, state):
             continue
-        function = batch.entry.spec.function.name
-        if selection.function is not None and not fnmatchcase(function, selection.function):
-            continue
-        found += [view for view in _runs(machine, batch) if _matches(machine, batch, view, selection, now)]
-        if selection.limit and len(found) >= 4 * selection.limit:
-            break  # enough to choose the first from, whatever their states
-    found.sort(key=lambda view: order[view.state])
-    return found[: selection.limit] if selection.limit else found
+        batches: Iterable[Batch] = register.batches.values()
+        if state is State.RUNNING:
+            batches = {lease.batch for lease in register.leases.values()}
+        elif selection.ids:
+            batches = [register.batches[n] for n in {n for n, _ in selection.ids} if n in register.batches]
+        for batch in _in_order(batch for batch in batches if batch.entry in specs):
+            found += [view for view in _runs(machine, batch, state) if _matches(batch, view, selection, now)]
+            if selection.limit and len(found) >= selection.limit:
+                return found[: selection.limit]
+    return found
 
 
-def _matches(machine: Machine, batch: Batch, view: TaskView, selection: Selection, now: float) -> bool:
-    if selection.state is not None and view.state is not selection.state:
+def _wants(selection: Selection, entry: SpecEntry) -> bool:
+    if selection.queue is not None and entry.spec.options.queue != selection.queue:
         return False
+    return selection.function is None or fnmatchcase(entry.spec.function.name, selection.function)
+
+
+def _in_order(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """By urgency, and then in the order of their acceptance, in which they nearly are."""
+    by_rank: dict[int, list[Batch]] = {}
+    for batch in batches:
+        by_rank.setdefault(batch.entry.rank, []).append(batch)
+    for rank in sorted(by_rank):
+        yield from sorted(by_rank[rank], key=attrgetter("number"))
+
+
+def _matches(batch: Batch, view: TaskView, selection: Selection, now: float) -> bool:
     if selection.older_than_s is not None and (view.started_at or view.submitted_at) > now - selection.older_than_s:
         return False
     if selection.exception is not None:
@@ -99,19 +114,21 @@ def _matches(machine: Machine, batch: Batch, view: TaskView, selection: Selectio
     return any(n == view.batch and (i < 0 or view.index <= i < view.index + view.count) for n, i in selection.ids)
 
 
-def _runs(machine: Machine, batch: Batch) -> Iterator[TaskView]:
-    """A live batch's unfinished tasks, as runs of like ones."""
-    for lease in [lease for lease in machine.register.leases.values() if lease.batch is batch]:
-        yield from _leased(batch, lease)
+def _runs(machine: Machine, batch: Batch, state: State) -> Iterator[TaskView]:
+    """A live batch's tasks in one state that is not final, as runs of like ones."""
+    if state is State.RUNNING:
+        for lease in [lease for lease in machine.register.leases.values() if lease.batch is batch]:
+            yield from _leased(batch, lease)
+        return
     for index in sorted(batch.tasks or ()):
         task = batch.task(index)
-        if task is not None and task.state in (State.PENDING, State.SCHEDULED):
-            yield _view(batch, index, 1, task.state, task)
-    if batch.fresh:
+        if task is not None and task.state is state:
+            yield _view(batch, index, 1, state, task)
+    if batch.fresh and batch.fresh_state() is state:
         lo = batch.next
         for gap in [*batch.records_in(batch.next, batch.size), batch.size]:
             if gap > lo:
-                yield _view(batch, lo, gap - lo, batch.fresh_state(), None)
+                yield _view(batch, lo, gap - lo, state, None)
             lo = gap + 1
 
 
@@ -188,18 +205,9 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
     capacity = sum(worker.capacity for worker in serving)
     if capacity == 0:
         return f"every worker that serves the queue {options.queue!r} is draining or has no slot ready"
-    ahead = _ahead(machine, view)
-    return (
-        f"{ahead} tasks are ahead of it, for {capacity} slots" if ahead else f"next in line for {capacity} busy slots"
-    )
-
-
-def _ahead(machine: Machine, view: TaskView) -> int:
-    """How many waiting tasks of its queue come before a task."""
-    heap = machine.register.ready.get(view.spec.options.queue)
-    batch = machine.register.batches[view.batch]
-    place = (batch.entry.rank, view.batch, view.index)
-    runs = heap.runs() if heap is not None else []
-    return sum(
-        min(run.hi, view.index if run.batch == view.batch else run.hi) - run.lo for run in runs if run[:3] < place
-    )
+    heap = register.ready.get(options.queue)
+    place = Run(register.batches[view.batch].entry.rank, view.batch, view.index, view.index)
+    ahead, exact = heap.ahead(place) if heap is not None else (0, True)
+    if ahead == 0:
+        return f"next in line for {capacity} busy slots"
+    return f"{'' if exact else 'more than '}{ahead} tasks are ahead of it, for {capacity} slots"

@@ -1,0 +1,306 @@
+"""Drives the machine in tests: short commands, a clock that stands still, every invariant checked after each of them.
+
+What has ended leaves the machine's memory, so the driver keeps a memory engine beside it and asks that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from dtq.core import invariants, operators, views
+from dtq.core.batches import Batch
+from dtq.core.changes import Change, Stored, Totals
+from dtq.core.leases import Lease
+from dtq.core.ledger import EndedRange
+from dtq.core.machine import Answer, Machine
+from dtq.core.register import Rules
+from dtq.core.restoring import restore
+from dtq.engines.base import StoredBatch
+from dtq.engines.memory import MemoryEngine
+from dtq.model import pages
+from dtq.model.messages import Exchange, Failed, Failure, Holding, Released, Submission, Succeeded
+from dtq.model.options import Function, Options, Spec
+from dtq.model.snapshots import BatchView, Selection, TaskView
+from dtq.model.states import Outcome, State
+from dtq.testing import ManualClock
+
+#: A task: batch and index.
+Place = tuple[int, int]
+
+
+def spec(function: str = "work:shop", **options: Any) -> Spec:
+    """A function with options."""
+    return Spec(function=Function(name=function), options=Options(**options))
+
+
+def places(leases: Iterable[Lease]) -> list[Place]:
+    """The tasks of leases, in the order in which they were handed out."""
+    return [(lease.batch.number, index) for lease in leases for index in range(lease.lo, lease.hi)]
+
+
+class Driver:
+    """A machine, its clock, and the store that its changes go to.
+
+    Args:
+        rules: settings of the machine; the keywords are those of `Rules`.
+    """
+
+    def __init__(self, **rules: Any) -> None:
+        self.rules = Rules(**rules)
+        self.clock = ManualClock()
+        self.store = MemoryEngine()
+        opened = self.store.open()
+        self.machine = Machine(opened.epoch, self.rules, opened.totals)
+        #: What followers were told, in order.
+        self.told: list[EndedRange] = []
+        self._totals = opened.totals
+        self._submissions = 0
+
+    @property
+    def now(self) -> float:
+        return self.clock.now()
+
+    def check(self) -> None:
+        """Every invariant."""
+        invariants.check(self.machine)
+
+    # -- submitters -----------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        count: int = 1,
+        *,
+        function: str = "work:shop",
+        session: str = "client",
+        batch: int | None = None,
+        offset: int = 0,
+        complete: bool = True,
+        delay_s: float = 0.0,
+        key: str | None = None,
+        follow: bool = True,
+        **options: Any,
+    ) -> int:
+        """Submit so many tasks; the batch's number."""
+        self._submissions += 1
+        submission = Submission(
+            spec=0,
+            number=self._submissions,
+            arguments=pages.pack([b"%d" % index for index in range(offset, offset + count)]),
+            batch=batch,
+            offset=offset,
+            complete=complete,
+            delay_s=delay_s,
+            key=key,
+            follow=follow,
+        )
+        made, _ = self.machine.submit(spec(function, **options), submission, session, self.now)
+        self.check()
+        return made.number
+
+    def seal(self, batch: int) -> None:
+        self.machine.seal(self.live(batch), self.now)
+        self.check()
+
+    def abandon(self, session: str) -> None:
+        self.machine.abandon(session, self.now)
+        self.check()
+
+    def withdraw(self, batch: Batch) -> None:
+        self.machine.withdraw(batch)
+        self.check()
+
+    # -- workers --------------------------------------------------------------------------------------------------
+
+    def attach(self, session: str = "w1", capacity: int = 1, queues: tuple[str, ...] = ()) -> bool:
+        """A worker says hello, and how many slots it has; whether it was known."""
+        known = self.machine.attach(session, f"name of {session}", queues, self.now)
+        self.exchange(session, capacity=capacity)
+        return known
+
+    def exchange(self, session: str = "w1", **parts: Any) -> Answer:
+        """A worker's exchange; the keywords are those of `Exchange`. Its capacity stays what it was unless given."""
+        worker = self.machine.register.workers.get(session)
+        parts.setdefault("capacity", worker.capacity if worker is not None else 0)
+        answer = self.machine.exchange(session, Exchange(**parts), self.now)
+        self.check()
+        return answer
+
+    def fetch(self, session: str = "w1", *holding: Lease | Holding, **parts: Any) -> Answer:
+        """A fetching exchange that says it holds these leases and no others."""
+        held = tuple(h if isinstance(h, Holding) else Holding(token=h.token) for h in holding)
+        return self.exchange(session, holding=held, fetch=True, **parts)
+
+    def lease(self, session: str = "w1") -> list[Lease]:
+        """Hand out what the worker has room for."""
+        leases = self.machine.lease(session, self.now)
+        self.check()
+        return leases
+
+    def lease_one(self, session: str = "w1") -> Lease:
+        """Hand out one lease, and make sure that it is one."""
+        (lease,) = self.lease(session)
+        return lease
+
+    def take(self, session: str = "w1") -> list[Place]:
+        """Hand out what the worker has room for; the tasks in their order."""
+        return places(self.lease(session))
+
+    def succeed(self, lease: Lease, count: int | None = None, seconds: float = 60.0) -> Answer:
+        """The worker reports results of the first so many tasks of a lease; of all by default."""
+        lo = lease.lo
+        hi = lease.hi if count is None else lo + count
+        results = pages.pack([b"result of %d" % index for index in range(lo, hi)])
+        succeeded = Succeeded(token=lease.token, lo=lo, results=results, seconds=seconds)
+        return self.exchange(lease.worker.session, succeeded=(succeeded,))
+
+    def fail(
+        self,
+        lease: Lease,
+        index: int | None = None,
+        outcome: Outcome = Outcome.FAILED,
+        *,
+        seconds: float = 60.0,
+        exception: str = "ValueError",
+        bases: tuple[str, ...] = (),
+        message: str = "",
+    ) -> Answer:
+        """The worker reports that a task of a lease ended without a result; the first by default."""
+        failed = Failed(
+            token=lease.token,
+            index=lease.lo if index is None else index,
+            outcome=outcome,
+            failure=Failure(exception=exception, bases=bases, message=message),
+            seconds=seconds,
+        )
+        return self.exchange(lease.worker.session, failed=(failed,))
+
+    def crash(self, lease: Lease) -> Answer:
+        """The worker reports that the slot died in the first task of a lease."""
+        return self.fail(lease, outcome=Outcome.CRASHED, exception="")
+
+    def release(self, lease: Lease, lo: int | None = None, hi: int | None = None) -> Answer:
+        """The worker gives tasks back; all of the lease by default."""
+        released = Released(token=lease.token, lo=lease.lo if lo is None else lo, hi=lease.hi if hi is None else hi)
+        return self.exchange(lease.worker.session, released=(released,))
+
+    def lose(self, session: str = "w1") -> bool:
+        known = self.machine.lose(session, self.now)
+        self.check()
+        return known
+
+    def kill(self, batch: int, index: int = 0, session: str = "w1") -> None:
+        """Make a task that is next a dead letter, whatever its retries: by an exception that is never retried."""
+        lease = self.lease_one(session)
+        assert places([lease])[0] == (batch, index)
+        self.fail(lease, exception="Hopeless")
+
+    # -- time -----------------------------------------------------------------------------------------------------
+
+    def tick(self, advance: float = 0.0) -> float | None:
+        """Let time pass, and do what is due."""
+        self.clock.advance(advance)
+        deadline = self.machine.tick(self.now)
+        self.check()
+        return deadline
+
+    # -- operators ------------------------------------------------------------------------------------------------
+
+    def cancel(self, batch: int, index: int | None = None) -> tuple[int, int]:
+        """Cancel a task or a whole batch; how many never start, and how many are being stopped."""
+        if index is None:
+            counts = operators.cancel_batch(self.machine, self.live(batch), self.now)
+        else:
+            state = operators.cancel_task(self.machine, self.live(batch), index, self.now)
+            counts = int(state is State.CANCELLED), int(state is State.RUNNING)
+        self.check()
+        return counts
+
+    def revive(self, batch: int, *indexes: int) -> int:
+        """Put dead letters back, as the coordinator does it; all of the batch by default."""
+        stored, tasks = self._dead(batch, indexes)
+        count = operators.revive(self.machine, stored.row, stored.spec, tasks, self.now)
+        self.check()
+        return count
+
+    def purge(self, batch: int, *indexes: int) -> int:
+        """Throw dead letters away, as the coordinator does it; all of the batch by default."""
+        stored, tasks = self._dead(batch, indexes)
+        count = operators.purge(self.machine, stored.row, tasks)
+        self.check()
+        return count
+
+    def _dead(self, batch: int, indexes: tuple[int, ...]) -> tuple[StoredBatch, list[Any]]:
+        self.drain()
+        ids = tuple((batch, index) for index in indexes) or ((batch, -1),)
+        runs = self.store.ended(Selection(ids=ids, state=State.DEAD, limit=0), self.now)
+        (stored,) = self.store.batches([batch])
+        return stored, [run.task for run in sorted(runs, key=lambda run: run.lo)]
+
+    # -- looking --------------------------------------------------------------------------------------------------
+
+    def live(self, batch: int) -> Batch:
+        return self.machine.register.batches[batch]
+
+    def is_live(self, batch: int) -> bool:
+        """Whether the batch is in memory."""
+        return batch in self.machine.register.batches
+
+    def drain(self) -> list[Change]:
+        """Commit what has changed since the last time."""
+        changes, ended = self.machine.drain(self.now)
+        self.store.commit(changes)
+        self.told += ended
+        self._totals = next(
+            (c.row for c in changes if isinstance(c, Stored) and isinstance(c.row, Totals)), self._totals
+        )
+        return changes
+
+    def view(self, batch: int, index: int = 0) -> TaskView:
+        """A task that has not ended."""
+        view = views.task_view(self.machine, self.live(batch), index)
+        assert view is not None, f"{batch}.{index} has ended"
+        return view
+
+    def batch(self, batch: int) -> BatchView:
+        """A batch, live or not."""
+        self.drain()
+        if self.is_live(batch):
+            return views.batch_view(self.live(batch))
+        (stored,) = self.store.batches([batch])
+        return views.finished_batch_view(stored.row, stored.spec)
+
+    def state(self, batch: int, index: int = 0) -> State:
+        """Where a task stands."""
+        self.drain()
+        found = self.store.ended(Selection(ids=((batch, index),), limit=0), self.now)
+        states = {run.state for run in found}
+        live = views.task_view(self.machine, self.live(batch), index) if self.is_live(batch) else None
+        if live is not None:
+            states.add(live.state)
+        assert len(states) == 1, f"{batch}.{index} is in {states or 'no state'}"
+        return states.pop()
+
+    def states(self, batch: int, count: int) -> list[State]:
+        """Where the first so many tasks of a batch stand."""
+        return [self.state(batch, index) for index in range(count)]
+
+    def count(self, state: State) -> int:
+        """How many tasks are in a state, in all."""
+        return self.machine.register.tally[state]
+
+    # -- restarts -------------------------------------------------------------------------------------------------
+
+    def restored(self) -> Machine:
+        """The machine that the next run of the coordinator would begin with."""
+        self.drain()
+        again = restore(self.machine.epoch + 1, self.rules, self._totals, self.store.restore(), self.now)
+        invariants.check(again)
+        return again
+
+    def restart(self) -> None:
+        """Kill the coordinator, and start it on the same store; what was not drained is lost."""
+        self.store.close()
+        opened = self.store.open()
+        self.machine = restore(opened.epoch, self.rules, opened.totals, self.store.restore(), self.now)
+        self.check()
