@@ -1,0 +1,194 @@
+"""How much a lease holds, and what is learned of a function's duration."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from dtq.core.batches import SpecEntry
+from dtq.core.leases import AHEAD_S, CHUNK_S, MAX_CHUNK, chunk
+from tests.driver import Driver, spec
+
+
+def entry() -> SpecEntry:
+    return SpecEntry(1, spec(), 5)
+
+
+def test_chunk_of_an_unknown_function_is_one_task() -> None:
+    assert chunk(None) == 1
+
+
+@pytest.mark.parametrize("estimate_s", [0.010, 0.011, 1.0, 3600.0, math.inf])
+def test_chunk_of_long_tasks_is_one(estimate_s: float) -> None:
+    assert chunk(estimate_s) == 1
+
+
+@pytest.mark.parametrize("estimate_s", [0.009, 0.005, 0.001, 0.000_1, 0.000_013])
+def test_chunk_of_tiny_tasks_is_what_the_time_of_one_chunk_has_room_for(estimate_s: float) -> None:
+    assert chunk(estimate_s) * estimate_s <= CHUNK_S
+    assert (chunk(estimate_s) + 1) * estimate_s > CHUNK_S
+
+
+@pytest.mark.parametrize("estimate_s", [0.0, 1e-9, 1e-6])
+def test_chunk_of_tasks_that_take_no_time_is_a_page(estimate_s: float) -> None:
+    assert chunk(estimate_s) == MAX_CHUNK
+
+
+def test_estimate_begins_with_the_first_duration_of_one_task() -> None:
+    function = entry()
+
+    function.observe(1.0, 10)
+
+    assert function.estimate_s == 0.1
+
+
+def test_estimate_believes_longer_at_once_and_shorter_slowly() -> None:
+    # Given
+    function = entry()
+    function.observe(0.1, 1)
+
+    # When it takes longer once
+    function.observe(10.0, 1)
+
+    # Then
+    assert function.estimate_s == 10.0
+
+    # When it is short again
+    function.observe(0.1, 1)
+
+    # Then work does not pile up behind it yet
+    assert function.estimate_s == pytest.approx(10.0 - 9.9 * 0.3)
+    for _ in range(40):
+        function.observe(0.1, 1)
+    assert function.estimate_s == pytest.approx(0.1, rel=0.01)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, math.nan, math.inf, -math.inf])
+def test_estimate_learns_nothing_from_what_is_no_duration(seconds: float) -> None:
+    function = entry()
+    function.observe(0.5, 1)
+
+    function.observe(seconds, 1)
+
+    assert function.estimate_s == 0.5
+
+
+def test_durations_that_are_none_do_not_stop_the_queue(machine: Driver) -> None:
+    # Given a worker that reports nonsense
+    machine.attach()
+    machine.submit(3)
+    machine.succeed(machine.lease_one(), seconds=math.nan)
+    machine.fail(machine.lease_one(), seconds=math.inf)
+
+    # When it asks for more, it gets more
+    assert machine.take() == [(1, 2)]
+    attempts = [change.row for change in machine.drain() if hasattr(change, "row") and hasattr(change.row, "attempt")]
+    assert all(math.isfinite(getattr(row.attempt, "started_at", 0.0)) for row in attempts)
+
+
+def test_lease_holds_one_task_while_the_duration_is_unknown(machine: Driver) -> None:
+    machine.attach(capacity=2)
+    machine.submit(10)
+
+    leases = machine.lease()
+
+    assert [(lease.lo, lease.hi) for lease in leases] == [(0, 1), (1, 2)]
+
+
+def test_lease_holds_many_tiny_tasks_of_one_batch(machine: Driver) -> None:
+    # Given a function that takes a millisecond
+    machine.attach()
+    machine.submit(1)
+    machine.succeed(machine.lease_one(), seconds=0.001)
+    machine.submit(25)
+
+    # When
+    first, second = machine.lease()
+
+    # Then ten milliseconds of work, and as much again so that the slot need not wait for a round trip
+    assert [(lease.lo, lease.hi) for lease in (first, second)] == [(0, 10), (10, 20)]
+
+
+def test_lease_does_not_reach_beyond_its_batch_or_piece(machine: Driver) -> None:
+    # Given tiny tasks in two pieces and another batch
+    machine.attach()
+    machine.submit(1)
+    machine.succeed(machine.lease_one(), seconds=0.001)
+    batch = machine.submit(3, complete=False)
+    machine.submit(4, batch=batch, offset=3)
+    machine.submit(5)
+
+    # When
+    leases = machine.lease()
+
+    # Then
+    assert [(lease.batch.number, lease.lo, lease.hi) for lease in leases] == [(batch, 0, 3), (batch, 3, 7)]
+
+
+def test_lease_stops_before_a_task_that_was_cancelled(machine: Driver) -> None:
+    # Given
+    machine.attach()
+    machine.submit(1)
+    machine.succeed(machine.lease_one(), seconds=0.001)
+    batch = machine.submit(8)
+    machine.cancel(batch, 3)
+
+    # When
+    leases = machine.lease()
+
+    # Then
+    assert [(lease.lo, lease.hi) for lease in leases] == [(0, 3), (4, 8)]
+
+
+def test_worker_gets_one_lease_a_slot_of_work_that_takes_its_time(machine: Driver) -> None:
+    # Given
+    machine.attach(capacity=3)
+    machine.submit(1)
+    machine.succeed(machine.lease_one(), seconds=AHEAD_S * 1.01)
+    machine.submit(10)
+
+    # Then
+    assert len(machine.lease()) == 3
+    assert machine.lease() == []
+
+
+def test_worker_gets_two_leases_a_slot_of_work_that_takes_no_time(machine: Driver) -> None:
+    # Given
+    machine.attach(capacity=3)
+    machine.submit(1)
+    machine.succeed(machine.lease_one(), seconds=AHEAD_S)
+    machine.submit(10)
+
+    # Then
+    assert len(machine.lease()) == 6
+    assert machine.lease() == []
+
+
+def test_only_leases_within_the_slots_count_as_started(machine: Driver) -> None:
+    machine.attach(capacity=1)
+    machine.submit(1)
+    machine.succeed(machine.lease_one(), seconds=0.001)
+    machine.submit(100)
+
+    first, ahead = machine.lease()
+
+    assert (first.started, ahead.started) == (True, False)
+
+
+def test_tokens_hold_the_epoch_and_are_never_used_twice(machine: Driver) -> None:
+    # Given
+    machine.attach(capacity=2)
+    machine.submit(4)
+    before = [lease.token for lease in machine.lease()]
+    machine.drain()
+
+    # When the coordinator starts again
+    machine.restart()
+    machine.attach("w2", capacity=2)
+    after = [lease.token for lease in machine.lease("w2")]
+
+    # Then
+    assert {token >> 32 for token in before} == {1}
+    assert {token >> 32 for token in after} == {2}
+    assert len({*before, *after}) == 4
