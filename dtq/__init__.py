@@ -1,3 +1,96 @@
-"""dtq: a distributed task queue without a broker."""
+"""dtq: a distributed task queue without a broker.
+
+The public names, imported when they are first asked for: ``import dtq`` alone costs next to nothing, and a worker's
+slot never loads the client's threads.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dtq.client.batch_handle import BatchHandle
+    from dtq.client.current import CurrentTask, current_task
+    from dtq.client.handle import TaskHandle
+    from dtq.client.sync import Client
+    from dtq.client.tasks import task
+    from dtq.client.waiting import as_completed, wait
+    from dtq.errors import (
+        CannotPickle,
+        ClientClosed,
+        DtqError,
+        InvalidValue,
+        KeyMissing,
+        NotImportable,
+        NotInTask,
+        QueueFull,
+        ResultExpired,
+        TaskCancelled,
+        TaskCrashed,
+        TaskError,
+        TaskFailed,
+        TaskTimedOut,
+        TooLarge,
+        UnknownId,
+        Unreachable,
+        WaitTimeout,
+        WrongKey,
+    )
+    from dtq.model.states import State
+
+#: Where each public name is defined.
+_HOMES = {
+    "BatchHandle": "client.batch_handle",
+    "Client": "client.sync",
+    "CurrentTask": "client.current",
+    "State": "model.states",
+    "TaskHandle": "client.handle",
+    "as_completed": "client.waiting",
+    "current_task": "client.current",
+    "task": "client.tasks",
+    "wait": "client.waiting",
+}
+
+__all__ = [
+    "BatchHandle",
+    "CannotPickle",
+    "Client",
+    "ClientClosed",
+    "CurrentTask",
+    "DtqError",
+    "InvalidValue",
+    "KeyMissing",
+    "NotImportable",
+    "NotInTask",
+    "QueueFull",
+    "ResultExpired",
+    "State",
+    "TaskCancelled",
+    "TaskCrashed",
+    "TaskError",
+    "TaskFailed",
+    "TaskHandle",
+    "TaskTimedOut",
+    "TooLarge",
+    "UnknownId",
+    "Unreachable",
+    "WaitTimeout",
+    "WrongKey",
+    "as_completed",
+    "current_task",
+    "task",
+    "wait",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(f"dtq.{_HOMES.get(name, 'errors')}"), name)
+    globals()[name] = found  # asked for once
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from dtq.client.following import ACCEPTED, ENDED, NEWS, Target, Waiters, Wake, due
+from dtq.client.following import ACCEPTED, ENDED, NEWS, Target, Waiters, Wake, wake_waiters
 from dtq.errors import DtqError
 from dtq.model.messages import Ended
 
@@ -86,10 +86,11 @@ class Batch:
         complete: whether there will be no more.
         error: why nothing more will be known.
         ended: which tasks have ended.
+        followed: whether news of it are sent.
         kept: whether results are kept for a reader.
         ordered: whether the reader takes them in order, and so knows by itself what to fetch.
+        foreign: whether somebody else submitted it, so that its completion has to be asked for.
         unread: how many bytes of results wait.
-        waiters: who waits for it.
     """
 
     __slots__ = (
@@ -97,15 +98,17 @@ class Batch:
         "_far",
         "_members",
         "_parts",
+        "_waiters",
         "complete",
         "ended",
         "error",
+        "followed",
+        "foreign",
         "kept",
         "number",
         "ordered",
         "size",
         "unread",
-        "waiters",
     )
 
     def __init__(self, number: int = 0, size: int = 0, *, complete: bool = False) -> None:
@@ -116,8 +119,10 @@ class Batch:
         self.ended = Coverage()
         self.kept = False
         self.ordered = True
+        self.followed = False
+        self.foreign = False
         self.unread = 0
-        self.waiters: Waiters | None = None
+        self._waiters: Waiters | None = None
         self._parts: dict[int, Part] = {}
         self._far: list[tuple[int, int]] = []
         self._members: dict[int, list[weakref.ref[Target]]] = {}
@@ -134,7 +139,7 @@ class Batch:
         self.number = number
         self.size = size
         self.complete = complete
-        self._wake(ENDED if self.finished else NEWS if complete else ACCEPTED, wakes)
+        wake_waiters(self, ENDED if self.finished else NEWS if complete else ACCEPTED, wakes)
 
     def _on_ended(self, ended: Ended, wakes: list[Wake]) -> bool:
         for lo, hi in self.ended.add(ended.lo, ended.hi):
@@ -142,7 +147,7 @@ class Batch:
                 self._keep(Part(lo, hi, ended))
         if self._members:
             self._tell_members(ended, wakes)
-        self._wake(ENDED if self.finished else NEWS, wakes)
+        wake_waiters(self, ENDED if self.finished else NEWS, wakes)
         return self.finished
 
     def _on_failed(self, error: DtqError, wakes: list[Wake]) -> None:
@@ -151,25 +156,22 @@ class Batch:
         for index in list(self._members):
             for member in self._take_members(index):
                 member._on_failed(error, wakes)
-        self._wake(ENDED, wakes)
+        wake_waiters(self, ENDED, wakes)
 
-    def _wake(self, level: int, wakes: list[Wake]) -> None:
-        if self.waiters is not None:
-            self.waiters = due(self.waiters, level, wakes)
+    def _reached(self, level: int) -> bool:
+        if self.error is not None or self.finished:
+            return True
+        return level == ACCEPTED and self.number > 0
 
     # -- results that wait ----------------------------------------------------------------------------------------
 
     def keep_results(self, ordered: bool) -> None:
-        """Somebody is going to read the results that arrive from now on."""
+        """Somebody is going to read the results, from the first on."""
         self.kept = True
         self.ordered = ordered
-
-    def drop_results(self) -> None:
-        """Nobody reads any more."""
-        self.kept = False
         self.unread = 0
         self._parts.clear()
-        self._far.clear()
+        self._far = [] if ordered else list(self.ended)
 
     def _keep(self, part: Part) -> None:
         size = len(part.ended.results)
@@ -188,8 +190,13 @@ class Batch:
         return self._taken(self._parts.pop(next(iter(self._parts)))) if self._parts else None
 
     def _taken(self, part: Part | None) -> Part | None:
-        if part is not None:
-            self.unread -= len(part.ended.results)
+        if part is None:
+            return None
+        self.unread -= len(part.ended.results)
+        if part.hi - part.lo > FETCHED and not part.ended.results:  # a large batch that was cancelled: piece by piece
+            middle = part.lo + FETCHED
+            self._parts[middle] = part._replace(lo=middle)
+            return part._replace(hi=middle)
         return part
 
     def far_from(self, index: int) -> tuple[int, int] | None:
@@ -203,11 +210,15 @@ class Batch:
         return index, end
 
     def far_any(self) -> tuple[int, int] | None:
-        """Any range that is to be fetched."""
-        return self._far.pop() if self._far else None
+        """Any range that has ended and is to be fetched."""
+        if not self._far:
+            return None
+        lo, hi = self._far.pop()
+        self.put_far(lo + FETCHED, hi)
+        return lo, min(hi, lo + FETCHED)
 
     def put_far(self, lo: int, hi: int) -> None:
-        """A range that is to be fetched later."""
+        """A range that has ended and is to be fetched later."""
         if lo < hi:
             self._far.append((lo, hi))
 

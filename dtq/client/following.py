@@ -27,7 +27,13 @@ Waiters = list[tuple[int, Wake]]
 
 
 class Target(Protocol):
-    """What news of a batch are for. All of this is called under the registry's lock."""
+    """What news are for, and what may be waited for. All of this is used under the registry's lock."""
+
+    _waiters: Waiters | None
+
+    def _reached(self, level: int) -> bool:
+        """Whether it has come so far; also where it never will, because of an error."""
+        ...
 
     def _on_ended(self, ended: Ended, wakes: list[Wake]) -> bool:
         """Tasks of the batch have ended; may be told twice.
@@ -46,15 +52,19 @@ class Target(Protocol):
         ...
 
 
-def due(waiters: Waiters, level: int, wakes: list[Wake]) -> Waiters | None:
-    """Move those that waited for a level to the wakes; the others, or None, remain."""
-    rest = []
-    for waiter in waiters:
-        if waiter[0] <= level:
-            wakes.append(waiter[1])
-        else:
-            rest.append(waiter)
-    return rest or None
+def add_waiter(target: Target, level: int, wake: Wake) -> None:
+    """Have something called once the target has come so far. Under the lock."""
+    if target._waiters is None:
+        target._waiters = []
+    target._waiters.append((level, wake))
+
+
+def wake_waiters(target: Target, level: int, wakes: list[Wake]) -> None:
+    """Move those that waited for the target to come so far to the wakes. Under the lock."""
+    waiters = target._waiters
+    if waiters is not None:
+        wakes += [wake for wanted, wake in waiters if wanted <= level]
+        target._waiters = [waiter for waiter in waiters if waiter[0] > level] or None
 
 
 class Following:
@@ -64,15 +74,56 @@ class Following:
         lock: guards the targets.
         failure: why there will be no more news; None while there may be.
         wanted: rings when there is something to watch, and nobody watches.
+        asleep: what has to be called before anybody waits, in a child made by `os.fork`; else None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, asleep: Wake | None = None) -> None:
         self.lock = threading.Lock()
+        self.asleep = asleep
         self.failure: DtqError | None = None
         self.wanted = Bell()
         self._targets: dict[int, weakref.ref[Target] | list[weakref.ref[Target]]] = {}
         #: News of batches that are unknown here while a submission is under way: its receipt may be overtaken by them.
         self._early: dict[int, list[Ended]] | None = None
+
+    # -- by whoever waits -----------------------------------------------------------------------------------------
+
+    def subscribe(self, target: Target, level: int, wake: Wake) -> bool:
+        """Have something called once the target has come so far.
+
+        Returns:
+            False if it has already: nothing will be called.
+        """
+        if self.asleep is not None:
+            self.asleep()
+        with self.lock:
+            if target._reached(level):
+                return False
+            add_waiter(target, level, wake)
+        return True
+
+    def unsubscribe(self, target: Target, wake: Wake) -> None:
+        """Call it no more (it may just have been)."""
+        with self.lock:
+            if target._waiters is not None:
+                target._waiters = [waiter for waiter in target._waiters if waiter[1] != wake] or None
+
+    def wait(self, target: Target, level: int, timeout_s: float | None = None) -> bool:
+        """Wait until the target has come so far.
+
+        Args:
+            target: what to wait for.
+            level: how far.
+            timeout_s: how long at most, in seconds; None for ever.
+
+        Returns:
+            Whether it has.
+        """
+        bell = Bell()
+        if not self.subscribe(target, level, bell.ring) or bell.wait(timeout_s):
+            return True
+        self.unsubscribe(target, bell.ring)
+        return target._reached(level)
 
     # -- by the sender --------------------------------------------------------------------------------------------
 
@@ -167,6 +218,10 @@ class Following:
                 self.failure = error
         self.lose(list(self._targets), lambda _: error)
         self.wanted.ring()
+
+    def heirs(self) -> list[tuple[int, Target]]:
+        """The targets that live, with their batches; for the registry of a child made by `os.fork`."""
+        return [(batch, target) for batch in list(self._targets) for target in self._take_out(batch)]
 
     def _take_out(self, batch: int) -> list[Target]:
         known = self._targets.pop(batch, None)

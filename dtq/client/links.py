@@ -20,7 +20,7 @@ from typing import Final, Protocol
 
 from dtq import __version__
 from dtq.config import Address, format_address
-from dtq.errors import ClientClosed, DtqError, SessionUnknown, ShuttingDown, Unreachable
+from dtq.errors import DtqError, ProtocolMismatch, SessionUnknown, ShuttingDown, Unreachable, WrongKey
 from dtq.model.messages import Hello, Role, Welcome
 from dtq.model.service import Service
 from dtq.transport import Proxy
@@ -29,6 +29,8 @@ log = logging.getLogger("dtq.client")
 
 #: What a later attempt at the same call may cure: the coordinator is away, stopping, or was restarted.
 AWAY: Final = (Unreachable, ShuttingDown, SessionUnknown)
+#: What no later attempt cures.
+FATAL: Final = (WrongKey, ProtocolMismatch)
 
 
 class Line(Service, Protocol):
@@ -138,6 +140,8 @@ class Session:
 
     def lost(self, error: DtqError) -> None:
         """A call did not get through. Said once an outage, however many lines notice."""
+        if isinstance(error, SessionUnknown):
+            return  # it is there, and somebody else has said hello again
         with self._lock:
             if self._lost_at is not None:
                 return
@@ -155,7 +159,6 @@ class Link:
     def __init__(self, session: Session, connector: Connector, hello: Hello) -> None:
         self._session = session
         self._steady = False
-        self._closed = False
         self._line = connector.line(hello, self._on_welcome)
         self.service: Service = self._line
 
@@ -182,10 +185,4 @@ class Link:
 
     def close(self) -> None:
         """Disconnect for good, from any thread."""
-        self._closed = True
         self._line.close()
-
-    def check(self) -> None:
-        """Raise ClientClosed if the link was closed: what failed then is no outage."""
-        if self._closed:
-            raise ClientClosed(self._session.place)

@@ -1,0 +1,212 @@
+"""Handles of batches.
+
+Client, beside `handle`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any, Final, Generic
+
+from dtq.client.batches import Batch
+from dtq.client.following import ACCEPTED, ENDED, Wake
+from dtq.client.handle import Desk, MemberHandle, T_co, TaskHandle
+from dtq.client.reading import read
+from dtq.errors import InvalidValue
+from dtq.model.options import Spec
+from dtq.model.snapshots import BatchView, CancelReport
+
+#: How often a batch that somebody else is still submitting is asked for its size, in seconds: nobody tells a stranger.
+_SIZE_EVERY_S: Final = 1.0
+
+
+class BatchHandle(Generic[T_co]):
+    """A batch that was submitted, or that was found by its id.
+
+    Its results stay with the coordinator until they are asked for: a handle of ten million tasks takes no memory.
+    """
+
+    def __init__(self, desk: Desk, spec: Spec, batch: Batch) -> None:
+        self._desk = desk
+        self._spec = spec
+        self._target = batch
+
+    def accepted(self, timeout: float | None = None) -> bool:
+        """Wait until the coordinator has some of the batch durably, and so it has an id.
+
+        Args:
+            timeout: how long at most, in seconds; None for ever.
+
+        Returns:
+            Whether it has.
+
+        Raises:
+            DtqError: why the coordinator refused it, or will never be asked.
+        """
+        batch = self._target
+        if not self._desk.following.wait(batch, ACCEPTED, timeout):
+            return False
+        if batch.error is not None:
+            raise batch.error
+        return True
+
+    @property
+    def id(self) -> str:
+        """Its number, which is the id of the whole batch; waits until it has one.
+
+        Raises:
+            InvalidValue: it has no tasks, and so was never submitted.
+            DtqError: what `accepted` raises.
+        """
+        self.accepted()
+        if not self._target.number:
+            raise InvalidValue("a batch", "it", "without tasks it was not submitted, and has no id")
+        return str(self._target.number)
+
+    @property
+    def size(self) -> int:
+        """How many of its tasks the coordinator has accepted so far."""
+        return self._target.size
+
+    def done(self) -> bool:
+        """Whether all of it is known to have ended; asks nobody. Known only once somebody waits or reads."""
+        return self._target.finished
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all of its tasks have ended, in whichever way.
+
+        Args:
+            timeout: how long at most, in seconds; None for ever.
+
+        Returns:
+            Whether they have.
+
+        Raises:
+            DtqError: what `accepted` raises.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if not self.accepted(timeout):
+            return False
+        if self._target.number:
+            self._desk.follow(self._target)
+        following, batch = self._desk.following, self._target
+        while not batch.finished:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            foreign = not batch.complete and batch.foreign
+            pause = _SIZE_EVERY_S if left is None else min(_SIZE_EVERY_S, left)
+            if following.wait(batch, ENDED, pause if foreign else left):
+                break
+            if left == 0:
+                return False
+            if foreign:
+                self._ask_size()
+        if batch.error is not None:
+            raise batch.error
+        return True
+
+    def failed(self) -> bool:
+        """Whether nothing more will be known of it; that some of its tasks failed does not say so."""
+        return self._target.error is not None
+
+    def on_end(self, wake: Wake) -> bool:
+        """Have something called when all of its tasks have ended: by a thread of the client's, so it must be quick.
+
+        Returns:
+            False if they have already: nothing will be called.
+        """
+        self.accepted()
+        if self._target.number:
+            self._desk.follow(self._target)
+        return self._desk.following.subscribe(self._target, ENDED, wake)
+
+    def forget(self, wake: Wake) -> None:
+        """Call it no more; it may just have been."""
+        self._desk.following.unsubscribe(self._target, wake)
+
+    def results(self, *, return_exceptions: bool = False) -> Iterator[T_co]:
+        """The results, in order, each as soon as it and those before it are there. May be asked for again.
+
+        Args:
+            return_exceptions: give the exception of a task that has no result in its place, instead of raising it.
+
+        Raises:
+            Exception: what `TaskHandle.result` raises, where the turn of that task comes.
+        """
+        self.accepted()
+        if not self._target.number:
+            return iter(())
+        if not self._target.complete and self._target.foreign:
+            self.wait()
+        with self._desk.following.lock:
+            self._target.keep_results(ordered=True)
+        self._desk.follow(self._target)
+        return read(self._desk, self._target, self._spec, return_exceptions=return_exceptions)
+
+    def task(self, index: int) -> TaskHandle[T_co]:
+        """A handle of one of its tasks.
+
+        Raises:
+            InvalidValue: it has no task of that index (so far).
+        """
+        self.accepted()
+        if not 0 <= index < self._target.size:
+            raise InvalidValue("the index of a task", index, f"the batch has {self._target.size} tasks")
+        return member(self._desk, self._spec, self._target, index)
+
+    def status(self) -> BatchView:
+        """Where it stands: how many of its tasks are in which state.
+
+        Raises:
+            UnknownId: it is no longer kept.
+            DtqError: what `accepted` raises.
+        """
+        return self._desk.batch(int(self.id))
+
+    def cancel(self) -> CancelReport:
+        """Stop all of it: tasks that wait never start, those that run are killed.
+
+        Returns:
+            How many were cancelled, are being stopped, and had ended before.
+        """
+        return self._desk.cancel([(int(self.id), -1)])
+
+    def __repr__(self) -> str:
+        batch = self._target
+        number = f" {batch.number}" if batch.number else ""
+        ended = f", {batch.ended.count} ended" if batch.followed else ""
+        error = f", {batch.error}" if batch.error is not None else ""
+        more = "" if batch.complete else " so far"
+        return f"<BatchHandle{number} {self._spec.function.name}: {batch.size} tasks{more}{ended}{error}>"
+
+    def _ask_size(self) -> None:
+        view = self._desk.batch(self._target.number)
+        wakes: list[Wake] = []
+        with self._desk.following.lock:
+            self._target.on_accepted(view.batch, view.size, view.complete, wakes)
+        for wake in wakes:
+            wake()
+
+
+def member(desk: Desk, spec: Spec, batch: Batch, index: int, *, single: bool = False) -> TaskHandle[Any]:
+    """A handle of one task of a batch that is known.
+
+    Args:
+        desk: the client.
+        spec: the batch's function.
+        batch: the batch.
+        index: the task.
+        single: whether the batch has no other task, and so the id is the batch's number alone.
+    """
+    handle: MemberHandle[Any] = MemberHandle(desk, spec, batch, -1 if single else index)
+    with desk.following.lock:
+        batch.enlist(index, handle)
+    # Most tasks of known batches that somebody asks for by id have ended: no need to follow all of the batch then.
+    ended = desk.results(batch.number, index, index + 1)
+    if not ended:
+        desk.follow(batch)
+        return handle
+    wakes: list[Wake] = []
+    with desk.following.lock:
+        handle._on_ended(ended[0], wakes)
+    return handle

@@ -1,0 +1,141 @@
+"""Batches on their way: a map whose items are still being made, or still wait to be sent.
+
+Client, below the outbox. One thread puts in, the sender takes out, a reader of the results says how far it is; each
+counter is written by one of them only, so none of them takes a lock for a task.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from dtq.client.batches import Batch
+from dtq.client.bell import Bell
+from dtq.model import pages
+from dtq.model.options import Spec
+
+#: How many tasks of one map, and how many bytes of them, may wait to be sent.
+MAX_FED: Final = 16 * pages.PAGE_BLOBS
+MAX_FED_BYTES: Final = 16 << 20
+#: How many pieces of one map a call carries.
+CALL_PIECES: Final = 16
+
+
+class Feed:
+    """A batch that is being submitted in pieces, while its items are still being made.
+
+    Args:
+        batch: the batch as it is followed.
+        spec: its function and options.
+        delay_s: how long its tasks wait before they are due.
+        key: the user's key.
+        follow: whether the coordinator is to report how its tasks end.
+        window: how many tasks may have been put in and not been taken by a reader; None for any number.
+
+    Attributes:
+        blobs: arguments that wait to be sent.
+        put: how many tasks were put in, and how many bytes.
+        sent: how many were taken out, and how many bytes.
+        taken: how many results a reader has taken.
+        failure: what ended the making of items early; for the reader.
+        over: no more will be put in.
+        sealed: its last piece was taken out.
+        stopped: nobody is interested any more; what waits is not to be sent.
+        room: rings when something was taken out.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "batch",
+        "blobs",
+        "delay_s",
+        "failure",
+        "follow",
+        "key",
+        "over",
+        "put",
+        "put_bytes",
+        "room",
+        "sealed",
+        "sent",
+        "sent_bytes",
+        "spec",
+        "stopped",
+        "taken",
+        "window",
+    )
+
+    def __init__(
+        self,
+        batch: Batch,
+        spec: Spec,
+        *,
+        delay_s: float = 0.0,
+        key: str | None = None,
+        follow: bool,
+        window: int | None = None,
+    ) -> None:
+        self.batch = batch
+        self.spec = spec
+        self.delay_s = delay_s
+        self.key = key
+        self.follow = follow
+        self.window = window
+        self.blobs: deque[bytes] = deque()
+        self.put = self.put_bytes = 0
+        self.sent = self.sent_bytes = 0
+        self.taken = 0
+        self.failure: BaseException | None = None
+        self.over = False
+        self.stopped = False
+        self.sealed = False
+        self.room = Bell()
+
+    @property
+    def full(self) -> bool:
+        """Whether as much waits as may."""
+        unsent, unsent_bytes = self.put - self.sent, self.put_bytes - self.sent_bytes
+        ahead = self.window is not None and self.put - self.taken >= self.window
+        return ahead or unsent >= MAX_FED or unsent_bytes >= MAX_FED_BYTES
+
+    def ready(self) -> bool:
+        """Whether there is something to be sent."""
+        return not self.sealed and (self.over or self.stopped or bool(self.blobs))
+
+    def pieces(self, most_bytes: int) -> list[tuple[int, bytes, bool]]:
+        """Take out what can be sent now: pieces of ``(offset, page, whether it is the last)``.
+
+        Until the batch has a number there is one piece, as the others have to name it.
+        """
+        over = self.over  # before the blobs are counted: what was put in before it was set is seen
+        if self.stopped:
+            self.blobs.clear()
+            over = True
+        found: list[tuple[int, bytes, bool]] = []
+        most_pieces = CALL_PIECES if self.batch.number else 1
+        while self.blobs and len(found) < most_pieces and most_bytes > 0:
+            taken, size = self._page(most_bytes)
+            found.append((self.sent, pages.pack(taken), False))
+            self.sent += len(taken)
+            self.sent_bytes += size
+            most_bytes -= size
+        if over and not self.blobs:
+            self.sealed = True
+            if found:
+                found[-1] = (*found[-1][:2], True)
+            elif self.batch.number:
+                found.append((self.batch.size, pages.pack(()), True))
+        self.room.ring()
+        return found
+
+    def _page(self, most_bytes: int) -> tuple[list[bytes], int]:
+        """Blobs for one piece, the first of them however large."""
+        blobs = self.blobs
+        taken = [blobs.popleft()]
+        size = len(taken[0])
+        for _ in range(min(len(blobs), pages.PAGE_BLOBS - 1)):
+            size += len(blobs[0])
+            if size > most_bytes:
+                return taken, size - len(blobs[0])
+            taken.append(blobs.popleft())
+        return taken, size

@@ -1,0 +1,242 @@
+"""Handles of tasks: what a submission gives back, to ask for its end.
+
+Client, above `following`. A handle of one task is a few words of memory: it holds no lock, no thread waits for it
+unless somebody does, and its result is unpickled in the thread that first asks for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Generic, Protocol, TypeVar, cast
+
+from dtq.client.batches import Batch
+from dtq.client.following import ACCEPTED, ENDED, Following, Waiters, Wake, wake_waiters
+from dtq.client.outcomes import Known, Raised, Value, decode, state_of, take
+from dtq.client.payloads import result_decoder
+from dtq.errors import DtqError, WaitTimeout
+from dtq.model.ids import TaskId
+from dtq.model.messages import Ended
+from dtq.model.options import Spec
+from dtq.model.snapshots import BatchView, CancelReport, TaskView
+from dtq.model.states import State
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Desk(Protocol):
+    """What a handle needs of its client."""
+
+    following: Following
+
+    def task(self, batch: int, index: int) -> TaskView:
+        """Ask for a task."""
+        ...
+
+    def batch(self, batch: int) -> BatchView:
+        """Ask for a batch."""
+        ...
+
+    def results(self, batch: int, lo: int, hi: int) -> list[Ended]:
+        """Ask for tasks that have ended."""
+        ...
+
+    def cancel(self, ids: Sequence[tuple[int, int]]) -> CancelReport:
+        """Stop tasks."""
+        ...
+
+    def follow(self, batch: Batch) -> None:
+        """Have news of a batch sent from now on, and of what has ended already; once is enough."""
+        ...
+
+
+class TaskHandle(Generic[T_co]):
+    """One task that was submitted, or that was found by its id."""
+
+    __slots__ = ("__weakref__", "_batch", "_desk", "_index", "_known", "_spec", "_waiters")
+
+    def __init__(self, desk: Desk, spec: Spec, batch: int = 0, index: int = -1) -> None:
+        self._desk = desk
+        self._spec = spec
+        self._batch = batch  # 0: not accepted (yet)
+        self._index = index  # -1: the only one of its batch
+        self._known: Known | None = None
+        self._waiters: Waiters | None = None
+
+    # -- its id ---------------------------------------------------------------------------------------------------
+
+    def accepted(self, timeout: float | None = None) -> bool:
+        """Wait until the coordinator has the task durably.
+
+        Args:
+            timeout: how long at most, in seconds; None for ever.
+
+        Returns:
+            Whether it has.
+
+        Raises:
+            DtqError: why the coordinator refused it, or will never be asked (`ClientClosed`, `WrongKey`).
+        """
+        if not self._batch and not self._desk.following.wait(self, ACCEPTED, timeout):
+            return False
+        if not self._batch:
+            raise cast(Raised, self._known).error
+        return True
+
+    @property
+    def id(self) -> str:
+        """Its id; waits until the task is accepted, and raises what `accepted` raises."""
+        self.accepted()
+        return self._text
+
+    @property
+    def _text(self) -> str:
+        return str(TaskId(self._batch, max(0, self._index), self._index < 0))
+
+    # -- its end --------------------------------------------------------------------------------------------------
+
+    def done(self) -> bool:
+        """Whether it is known to have ended; asks nobody."""
+        return self._known is not None
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended, in whichever way.
+
+        Args:
+            timeout: how long at most, in seconds; None for ever.
+
+        Returns:
+            Whether it has.
+        """
+        return self._known is not None or self._desk.following.wait(self, ENDED, timeout)
+
+    def failed(self) -> bool:
+        """Whether it is known to have ended without a result, or never to have been accepted; asks nobody."""
+        return self._known is not None and state_of(self._known) is not State.SUCCEEDED
+
+    def on_end(self, wake: Wake) -> bool:
+        """Have something called when the task has ended: by a thread of the client's, so it must be quick.
+
+        Returns:
+            False if it has already: nothing will be called.
+        """
+        return self._known is None and self._desk.following.subscribe(self, ENDED, wake)
+
+    def forget(self, wake: Wake) -> None:
+        """Call it no more; it may just have been."""
+        self._desk.following.unsubscribe(self, wake)
+
+    def result(self, timeout: float | None = None) -> T_co:
+        """Wait for what the task returns.
+
+        Args:
+            timeout: how long at most, in seconds; None for ever.
+
+        Returns:
+            The function's return value.
+
+        Raises:
+            Exception: what the function raised, with the remote traceback as its ``__cause__``.
+            TaskFailed: that cannot be unpickled here.
+            TaskCrashed, TaskTimedOut, TaskCancelled: it ended without an exception of its own.
+            WaitTimeout: it has not ended in time; it goes on.
+            ResultExpired: its result is no longer kept.
+            DtqError: what `accepted` raises.
+        """
+        known = self._decoded(timeout)
+        if isinstance(known, Value):
+            return cast(T_co, known.value)
+        try:
+            raise known.error
+        finally:
+            del self, known  # or the exception's traceback would hold the handle, which holds the exception
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the task, and say what `result` would raise; None where it would not.
+
+        Raises:
+            WaitTimeout: it has not ended in time; it goes on.
+        """
+        known = self._decoded(timeout)
+        return known.error if isinstance(known, Raised) else None
+
+    def _decoded(self, timeout: float | None) -> Value | Raised:
+        if self._known is None and not self.wait(timeout):
+            raise WaitTimeout(f"task {self._text}" if self._batch else "a task not accepted yet", timeout)
+        known = self._known
+        if not isinstance(known, Value | Raised):
+            assert known is not None  # it has ended
+            known = self._known = decode(known, self._text, result_decoder(self._spec.function.kind))
+        return known
+
+    # -- asking the coordinator -----------------------------------------------------------------------------------
+
+    def status(self) -> TaskView:
+        """Where it stands: state, attempts with their history, progress, and why it waits, if it does.
+
+        Raises:
+            UnknownId: it was purged.
+            DtqError: what `accepted` raises.
+        """
+        self.accepted()
+        return self._desk.task(self._batch, max(0, self._index))
+
+    @property
+    def state(self) -> State:
+        """Where it stands; asks the coordinator only as long as it is not known to have ended."""
+        known = state_of(self._known) if self._known is not None else None
+        return known or self.status().state
+
+    def cancel(self) -> bool:
+        """Stop it: if it waits it never starts, if it runs its process is killed.
+
+        Returns:
+            Whether there was something to stop; False where it had ended already.
+        """
+        self.accepted()
+        report = self._desk.cancel([(self._batch, max(0, self._index))])
+        return report.cancelled + report.stopping > 0
+
+    def __repr__(self) -> str:
+        known = self._known
+        state = None if known is None else state_of(known)
+        if state is not None:
+            standing = state.value
+        elif known is not None:
+            standing = "unknown" if self._batch else "refused"
+        else:
+            standing = "accepted" if self._batch else "submitted"
+        task = f" {self._text}" if self._batch else ""
+        return f"<{type(self).__name__}{task} {self._spec.function.name} {standing}>"
+
+    # -- news (see `following.Target`) ----------------------------------------------------------------------------
+
+    def _reached(self, level: int) -> bool:
+        return self._known is not None or (level == ACCEPTED and self._batch > 0)
+
+    def _on_accepted(self, batch: int, wakes: list[Wake]) -> None:
+        self._batch = batch
+        if self._waiters is not None:
+            wake_waiters(self, ACCEPTED, wakes)
+
+    def _on_ended(self, ended: Ended, wakes: list[Wake]) -> bool:
+        index = self._index if self._index > 0 else 0
+        if self._known is None and ended.lo <= index < ended.hi:
+            self._known = take(ended, index)
+            if self._waiters is not None:
+                wake_waiters(self, ENDED, wakes)
+        return self._known is not None
+
+    def _on_failed(self, error: DtqError, wakes: list[Wake]) -> None:
+        if self._known is None:
+            self._known = Raised(error)
+            wake_waiters(self, ENDED, wakes)
+
+
+class MemberHandle(TaskHandle[T_co]):
+    """One task of a batch of several. Keeps the batch followed."""
+
+    __slots__ = ("_owner",)
+
+    def __init__(self, desk: Desk, spec: Spec, owner: Batch, index: int) -> None:
+        super().__init__(desk, spec, owner.number, index)
+        self._owner = owner

@@ -1,0 +1,236 @@
+"""What every face of the client shares: one session with its outbox, sender, watcher, and calls.
+
+Client, below the faces. Nothing here belongs to threads that wait or to an event loop: a face submits, and subscribes
+to what it wants to know (`Following.subscribe`). Threads start with the first submission; a hub survives a coordinator
+that comes and goes, and in a child made by `os.fork` becomes one of its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from dtq.client.batches import Batch
+from dtq.client.feeds import Feed
+from dtq.client.following import Following, Target, Wake
+from dtq.client.links import AWAY, FATAL, Connector, Session
+from dtq.client.outbox import Outbox
+from dtq.client.sender import Sender
+from dtq.client.watcher import Watcher
+from dtq.errors import ClientClosed, DtqError, UnknownId, Unreachable
+from dtq.model.messages import Ended
+from dtq.model.service import Service
+from dtq.model.snapshots import BatchView, CancelReport, Selection, TaskView
+from dtq.transport import Backoff
+
+log = logging.getLogger("dtq.client")
+
+R = TypeVar("R")
+
+#: How long a program that ends without closing its client waits for what it submitted, in seconds.
+EXIT_S: Final = 5.0
+
+
+class Hub:
+    """One client.
+
+    Args:
+        connector: makes lines to the coordinator.
+        timeout_s: how long a call may take while the coordinator is away, in seconds.
+
+    Attributes:
+        session: who this client is.
+        following: what it waits for.
+        outbox: what waits to be sent.
+        sender: sends it.
+    """
+
+    def __init__(self, connector: Connector, timeout_s: float) -> None:
+        self._connector = connector
+        self._timeout_s = timeout_s
+        self._make(Following(), inherited=False)
+        _hubs.add(self)
+
+    def _make(self, following: Following, *, inherited: bool) -> None:
+        self.following = following
+        self.session = Session(self._connector)
+        self.outbox = Outbox()
+        self.sender = Sender(self.session, self.outbox, following, self.fail)
+        self._watcher = Watcher(self.session, following, self.fail, inherited=inherited)
+        self._calls = self.session.link()
+        self._starting = threading.Lock()
+        self._ending = threading.Event()
+        self._started = False
+
+    # -- beginning and end ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Connect, unless connected: from then on a coordinator that is away is waited for.
+
+        Raises:
+            Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
+            ClientClosed: the client was closed.
+        """
+        if not self._started:
+            self._start()
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._started:
+                return
+            if self.outbox.closed is not None:
+                raise self.outbox.closed
+            self.sender.link.connect()
+            self.sender.start()
+            self._watcher.start()
+            self.following.asleep = None
+            self._started = True
+
+    def fail(self, error: DtqError) -> None:
+        """Nothing works any more, and never will: tell everybody who waits."""
+        self.outbox.close(error)
+        self._ending.set()
+        self.sender.end()
+        self._watcher.end()
+        self.following.fail(error)
+        self._drop(self.outbox.empty(), error)
+
+    def close(self, timeout_s: float | None) -> None:
+        """Send what was submitted, and end. Calling it twice does no harm.
+
+        Args:
+            timeout_s: how long sending may take, in seconds; None for ever.
+
+        Raises:
+            Unreachable: the coordinator was away until the time ran out; what was not accepted has been refused.
+        """
+        if self._ending.is_set():
+            return
+        error = ClientClosed(f"it was connected to {self.session.place}")
+        self.outbox.close(error)
+        flushed = self.sender.flush(timeout_s)
+        self.fail(error)
+        self._calls.close()
+        _hubs.discard(self)
+        if not flushed:
+            raise Unreachable(self.session.place, "what was submitted last was not accepted; its handles say so")
+
+    def _drop(self, receivers: Sequence[Target | Feed], error: DtqError) -> None:
+        wakes: list[Wake] = []
+        with self.following.lock:
+            for receiver in receivers:
+                target = receiver.batch if isinstance(receiver, Feed) else receiver
+                target._on_failed(error, wakes)
+        for wake in wakes:
+            wake()
+
+    def after_fork(self) -> None:
+        """In a child made by `os.fork`: be a client of its own, that still knows the handles of its parent."""
+        if self.outbox.closed is not None:
+            return
+        lost: list[Target | Feed] = [*self.sender.underway, *self.outbox.empty_after_fork()]
+        following = Following(asleep=self.start)
+        wakes: list[Wake] = []
+        for batch, target in self.following.heirs():
+            following.add(batch, target, wakes)
+        self._make(following, inherited=True)
+        self._drop(lost, ClientClosed("this task was being submitted when the process forked; its parent has it"))
+
+    # -- calls ----------------------------------------------------------------------------------------------------
+
+    def call(self, ask: Callable[[Service], R], *, again: bool = True) -> R:
+        """Ask the coordinator something, in this thread.
+
+        Args:
+            ask: makes the call.
+            again: whether it may be made again where its answer was lost.
+
+        Raises:
+            Unreachable: the coordinator is away, and did not come back in time.
+            DtqError: what the call raises.
+        """
+        deadline = time.monotonic() + self._timeout_s
+        backoff = Backoff()
+        while True:
+            if self.outbox.closed is not None:
+                raise self.outbox.closed
+            known = self.session.generation > 0
+            asked = False
+            try:
+                self._calls.connect()
+                asked = True
+                return ask(self._calls.service)
+            except AWAY as error:
+                left = deadline - time.monotonic()
+                if not known or left <= 0 or (asked and not again):
+                    raise
+                self.session.lost(error)
+                self._ending.wait(min(backoff.next_s(), left))
+            except FATAL as error:
+                self.fail(error)
+                raise
+
+    def task(self, batch: int, index: int) -> TaskView:
+        """See `Service.task`."""
+        return self.call(lambda service: service.task(batch, index))
+
+    def batch(self, batch: int) -> BatchView:
+        """See `Service.batch`."""
+        return self.call(lambda service: service.batch(batch))
+
+    def results(self, batch: int, lo: int, hi: int) -> list[Ended]:
+        """See `Service.results`."""
+        return self.call(lambda service: service.results(batch, lo, hi))
+
+    def cancel(self, ids: Sequence[tuple[int, int]]) -> CancelReport:
+        """Stop tasks; see `Service.cancel`."""
+        selection = Selection(ids=tuple(ids), limit=0)
+        return self.call(lambda service: service.cancel(selection))
+
+    def follow(self, batch: Batch) -> None:
+        """Have news of a batch sent from now on, and of what has ended already; once is enough.
+
+        Raises:
+            UnknownId: it is not known.
+        """
+        self.start()
+        wakes: list[Wake] = []
+        with self.following.lock:
+            if batch.followed:
+                return
+            batch.followed = True
+            self.following.add(batch.number, batch, wakes)
+        for wake in wakes:
+            wake()
+        try:
+            if self.call(lambda service: service.follow([batch.number])):
+                raise UnknownId(str(batch.number))
+        except DtqError:
+            batch.followed = False
+            raise
+
+
+#: All hubs that are not closed.
+_hubs: Final[weakref.WeakSet[Hub]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for hub in list(_hubs):
+        with contextlib.suppress(Unreachable):  # said in the log; the process ends
+            hub.close(EXIT_S)
+
+
+def _after_fork() -> None:
+    for hub in list(_hubs):
+        hub.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

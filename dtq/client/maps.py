@@ -1,0 +1,181 @@
+"""Maps: one batch made of iterables, fed while its results are read.
+
+Client, between the hub and the faces. Items are pulled as far as the sender and, where somebody reads the results, the
+reader allow: ten million of them pass through a few MiB. A map that is read is fed by a thread of its own, so that a
+slow iterable holds up no result and a slow reader no worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator, Sized
+from contextvars import copy_context
+from itertools import islice
+from typing import Any, Final
+
+from dtq.client.batches import Batch
+from dtq.client.feeds import Feed
+from dtq.client.hub import Hub
+from dtq.client.payloads import Encode
+from dtq.client.reading import read
+from dtq.model import pages
+from dtq.model.options import Spec
+
+log = logging.getLogger("dtq.client")
+
+#: How many tasks of a map may be ahead of the reader of its results, unless told otherwise.
+READ_AHEAD: Final = 100_000
+#: After how many items, or bytes of them, the feeding thread looks whether it may go on.
+_STRIDE: Final = 64
+_STRIDE_BYTES: Final = 256 << 10
+
+
+def begin(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode: Encode) -> None:
+    """Feed a map that is going to be read: at once where its items lie ready and are few, else in a thread.
+
+    Raises:
+        CannotPickle: an item of a short one cannot be pickled; nothing was submitted.
+    """
+    sizes = [len(iterable) for iterable in iterables if isinstance(iterable, Sized)]
+    if len(sizes) == len(iterables) and min(sizes) <= min(pages.PAGE_BLOBS, feed.window or 0):
+        blobs = [encode(args, None) for args in zip(*iterables, strict=False)]
+        feed.blobs.extend(blobs)
+        feed.put = len(blobs)
+        feed.put_bytes = sum(map(len, blobs))
+        feed.over = True
+        hub.outbox.add(feed)
+        return
+    hub.outbox.add(feed)
+    run = copy_context().run
+    threading.Thread(
+        target=run, args=(_feed_in_thread, hub, feed, iterables, encode), name="dtq-feeder", daemon=True
+    ).start()
+
+
+def _feed_in_thread(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode: Encode) -> None:
+    try:
+        feed_all(hub, feed, iterables, encode)
+    except BaseException as error:  # noqa: BLE001 - the user's iterable may raise anything; the reader gets it
+        feed.failure = error
+    finally:
+        feed.over = True
+        hub.outbox.hurry()
+
+
+def feed_all(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode: Encode) -> None:
+    """Put all items into a feed; waits where it is full. Whoever calls this says that it is over.
+
+    Raises:
+        Exception: what the iterables and pickling their items raise.
+        DtqError: the client has ended.
+    """
+    calls = zip(*iterables, strict=False)
+    put, outbox = feed.blobs.append, hub.outbox
+    while not feed.stopped:
+        if outbox.closed is not None:
+            raise outbox.closed
+        if feed.full:
+            feed.room.wait()
+            continue
+        count = size = 0
+        for args in islice(calls, _STRIDE):
+            blob = encode(args, None)
+            put(blob)
+            count += 1
+            size += len(blob)
+            if outbox.idle:
+                outbox.hurry()
+            if size > _STRIDE_BYTES:
+                break
+        else:
+            if count < _STRIDE:
+                _count(feed, count, size)
+                return
+        _count(feed, count, size)
+
+
+def _count(feed: Feed, count: int, size: int) -> None:
+    feed.put += count
+    feed.put_bytes += size
+
+
+def results(hub: Hub, feed: Feed, return_exceptions: bool) -> Generator[Any, None, None]:
+    """The results of a map that is being fed. When nobody reads them any more, what is left of the map is cancelled."""
+    batch, sender = feed.batch, hub.sender
+
+    def abandon() -> None:
+        # Runs in garbage collection too: no locks here.
+        if not batch.finished and not feed.stopped:
+            feed.stopped = True
+            feed.room.ring()
+            batch.kept = False
+            sender.abandon(batch)
+
+    reading = _read(read(hub, batch, feed.spec, feed, return_exceptions=return_exceptions), abandon)
+    weakref.finalize(reading, abandon).atexit = False  # also where nobody ever began to read
+    return reading
+
+
+def _read(inner: Iterator[Any], abandon: Callable[[], None]) -> Generator[Any, None, None]:
+    try:
+        yield from inner
+    finally:
+        abandon()
+
+
+def start_reading(
+    hub: Hub,
+    spec: Spec,
+    iterables: tuple[Iterable[Any], ...],
+    encode: Encode,
+    *,
+    delay_s: float,
+    read_ahead: int,
+    ordered: bool,
+    return_exceptions: bool,
+) -> Generator[Any, None, None]:
+    """Submit a map and read its results.
+
+    Args:
+        hub: the client.
+        spec: function and options.
+        iterables: where the arguments come from.
+        encode: how calls are encoded.
+        delay_s: how long the tasks wait before they are due.
+        read_ahead: how many tasks may be ahead of the reader.
+        ordered: whether the results come in the order of the items; else as they end.
+        return_exceptions: whether an exception is given instead of raised.
+
+    Returns:
+        The results.
+    """
+    batch = Batch()
+    batch.keep_results(ordered)
+    feed = Feed(batch, spec, delay_s=delay_s, follow=True, window=max(1, read_ahead))
+    begin(hub, feed, iterables, encode)
+    return results(hub, feed, return_exceptions)
+
+
+def submit_whole(
+    hub: Hub, spec: Spec, iterables: tuple[Iterable[Any], ...], encode: Encode, *, delay_s: float, key: str | None
+) -> Batch:
+    """Submit a map whose results nobody reads now; returns when all of its items were pulled.
+
+    Raises:
+        Exception: what the iterables and pickling their items raise; what was sent of the map is cancelled.
+    """
+    batch = Batch()
+    feed = Feed(batch, spec, delay_s=delay_s, key=key, follow=False)
+    hub.outbox.add(feed)
+    try:
+        feed_all(hub, feed, iterables, encode)
+    except BaseException:
+        feed.stopped = True
+        hub.sender.abandon(batch)
+        raise
+    finally:
+        feed.over = True
+        hub.outbox.hurry()
+    return batch

@@ -1,0 +1,221 @@
+"""What waits to be sent: single submissions of all threads, and the maps that are being fed.
+
+Client, between the callers and the sender's thread. The sender takes whatever has gathered while its last call was
+under way, so a lone submission leaves at once and a flood travels in large calls. Both are bounded: `put` waits while
+too much lies here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from itertools import count
+from typing import Any, Final, NamedTuple
+
+from dtq.client.bell import Bell
+from dtq.client.feeds import Feed
+from dtq.client.handle import TaskHandle
+from dtq.errors import DtqError
+from dtq.model import pages
+from dtq.model.messages import Submission
+from dtq.model.options import Spec
+
+#: How many submissions, and how many bytes of them, may wait to be sent.
+MAX_WAITING: Final = 20_000
+MAX_WAITING_BYTES: Final = 32 << 20
+#: How much one call carries, if the coordinator takes so much: single submissions, bytes of arguments.
+CALL_SUBMISSIONS: Final = 4_096
+CALL_BYTES: Final = 4 << 20
+#: About how many bytes of a call are not arguments, for each submission.
+_OVERHEAD: Final = 256
+
+
+class Item(NamedTuple):
+    """A single submission that waits."""
+
+    handle: TaskHandle[Any]
+    spec: Spec
+    blob: bytes
+    delay_s: float
+    key: str | None
+
+
+class Call(NamedTuple):
+    """One call of `Service.submit`, who gets its receipts, and maps that turned out to have no items."""
+
+    specs: list[Spec]
+    submissions: list[Submission]
+    receivers: list[TaskHandle[Any] | Feed]
+    empty: list[Feed]
+
+
+class Outbox:
+    """Everything that waits to be sent.
+
+    Attributes:
+        closed: why nothing more may be put in; None while it may.
+    """
+
+    def __init__(self) -> None:
+        self.closed: DtqError | None = None
+        self._room = threading.Condition(threading.Lock())
+        self._items: deque[Item] = deque()
+        self._bytes = 0
+        self._feeds: list[Feed] = []
+        self._numbers = count(1)
+        self._idle = False
+        self._bell = Bell()
+
+    # -- by the callers -------------------------------------------------------------------------------------------
+
+    def put(self, item: Item) -> None:
+        """Send a submission; waits while too many wait already.
+
+        Raises:
+            DtqError: nothing is sent any more.
+        """
+        size = len(item.blob)
+        with self._room:
+            while len(self._items) >= MAX_WAITING or (self._bytes > 0 and self._bytes + size > MAX_WAITING_BYTES):
+                if self.closed is not None:
+                    break
+                self._room.wait()
+            if self.closed is not None:
+                raise self.closed
+            self._items.append(item)
+            self._bytes += size
+        if self._idle:
+            self._bell.ring()
+
+    def add(self, feed: Feed) -> None:
+        """Send a map, as it is fed.
+
+        Raises:
+            DtqError: nothing is sent any more.
+        """
+        with self._room:
+            if self.closed is not None:
+                raise self.closed
+            self._feeds.append(feed)
+        self.hurry()
+
+    @property
+    def idle(self) -> bool:
+        """Whether the sender waits, and has to be hurried when something is put into a feed."""
+        return self._idle
+
+    def hurry(self) -> None:
+        """Have the sender look again; from anywhere, also in the middle of garbage collection."""
+        self._bell.ring()
+
+    def close(self, error: DtqError) -> None:
+        """Take nothing more; what is here is still sent."""
+        with self._room:
+            self.closed = self.closed or error
+            self._room.notify_all()
+        for feed in list(self._feeds):
+            feed.over = True
+            feed.room.ring()
+        self.hurry()
+
+    # -- by the sender --------------------------------------------------------------------------------------------
+
+    def wait(self, until: Callable[[], bool]) -> None:
+        """Wait until there is something to send, or something else is the case."""
+        self._idle = True
+        try:
+            while not (self._items or any(feed.ready() for feed in self._feeds) or until()):
+                self._bell.wait()
+        finally:
+            self._idle = False
+
+    def gather(self, max_message: int) -> Call:
+        """Take out what one call can carry.
+
+        Args:
+            max_message: largest message in bytes.
+        """
+        call = Call([], [], [], [])
+        places: dict[int, int] = {}
+        left = min(CALL_BYTES, max_message // 2)
+        for item in self._take_items(left):
+            left -= len(item.blob) + _OVERHEAD
+            submission = Submission(
+                spec=self._place(item.spec, call, places),
+                number=next(self._numbers),
+                arguments=pages.pack((item.blob,)),
+                delay_s=item.delay_s,
+                key=item.key,
+            )
+            call.submissions.append(submission)
+            call.receivers.append(item.handle)
+        for feed in list(self._feeds):
+            if left > 0:
+                left -= self._gather_feed(feed, left, call, places)
+        return call
+
+    def _take_items(self, most_bytes: int) -> list[Item]:
+        taken: list[Item] = []
+        with self._room:
+            items = self._items
+            while items and len(taken) < CALL_SUBMISSIONS:
+                most_bytes -= len(items[0].blob) + _OVERHEAD
+                if most_bytes < 0 and taken:
+                    break
+                taken.append(items.popleft())
+                self._bytes -= len(taken[-1].blob)
+            if taken:
+                self._room.notify_all()
+        return taken
+
+    def _gather_feed(self, feed: Feed, most_bytes: int, call: Call, places: dict[int, int]) -> int:
+        size = 0
+        for offset, page, last in feed.pieces(most_bytes):
+            size += len(page) + _OVERHEAD
+            submission = Submission(
+                spec=self._place(feed.spec, call, places),
+                number=next(self._numbers),
+                arguments=page,
+                batch=feed.batch.number or None,
+                offset=offset,
+                complete=last,
+                delay_s=feed.delay_s,
+                key=feed.key,
+                follow=feed.follow,
+            )
+            call.submissions.append(submission)
+            call.receivers.append(feed)
+        if feed.sealed:
+            self._feeds.remove(feed)
+            if not feed.sent:
+                call.empty.append(feed)
+        return size
+
+    @staticmethod
+    def _place(spec: Spec, call: Call, places: dict[int, int]) -> int:
+        place = places.get(id(spec))
+        if place is None:
+            place = places[id(spec)] = len(call.specs)
+            call.specs.append(spec)
+        return place
+
+    def empty_after_fork(self) -> list[TaskHandle[Any] | Feed]:
+        """As `empty`, where the lock may be held by a thread that is not there any more."""
+        return [*[item.handle for item in self._items], *self._feeds]
+
+    def empty(self) -> list[TaskHandle[Any] | Feed]:
+        """Take out everything, unsent; who waits for it."""
+        with self._room:
+            left: list[TaskHandle[Any] | Feed] = [item.handle for item in self._items]
+            self._items.clear()
+            self._bytes = 0
+            left += self._feeds
+            self._feeds.clear()
+            self._room.notify_all()
+        return left
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self._items and not self._feeds

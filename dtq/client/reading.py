@@ -1,0 +1,123 @@
+"""Reading the results of a batch as they come, in order or as they end.
+
+Client, between the batches and their handles. What has arrived is here, what was let go for want of room is fetched
+again from the coordinator, and for what has not ended the reader waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from dtq.client.batches import Batch, Part
+from dtq.client.bell import Bell
+from dtq.client.feeds import Feed
+from dtq.client.following import NEWS, Following, add_waiter
+from dtq.client.outcomes import error_of
+from dtq.client.payloads import result_decoder
+from dtq.errors import DtqError
+from dtq.model import pages
+from dtq.model.ids import TaskId
+from dtq.model.messages import Ended
+from dtq.model.options import Spec
+from dtq.model.states import State
+
+
+class Source(Protocol):
+    """What a reader needs of its client."""
+
+    following: Following
+
+    def results(self, batch: int, lo: int, hi: int) -> list[Ended]:
+        """Ask for tasks that have ended."""
+        ...
+
+
+def read(
+    source: Source, batch: Batch, spec: Spec, feed: Feed | None = None, *, return_exceptions: bool
+) -> Iterator[Any]:
+    """The results of a batch.
+
+    Args:
+        source: the client.
+        batch: the batch, which keeps its results (`Batch.keep_results`) and is followed.
+        spec: its function.
+        feed: where its items still come from, if they do: told how far the reader is.
+        return_exceptions: whether an exception is given instead of raised.
+
+    Raises:
+        Exception: of a task without a result, when its turn comes; or what ended the making of items, last.
+        DtqError: nothing more will be known (the submission was refused, the client has ended).
+    """
+    decoder = result_decoder(spec.function.kind)
+    at = 0
+    while parts := _next(source, batch, at):
+        for part in parts:
+            single = batch.complete and batch.size == 1
+            values, failure = _values(part, single, decoder, return_exceptions)
+            yield from values
+            if failure is not None:
+                raise failure
+            at = part.hi
+            if feed is not None:
+                feed.taken += part.hi - part.lo
+                feed.room.ring()
+    if feed is not None and feed.failure is not None:
+        raise feed.failure
+
+
+def _values(
+    part: Part, single: bool, decoder: Callable[[bytes], Any], return_exceptions: bool
+) -> tuple[list[Any], BaseException | None]:
+    """The results of a part, up to the first that raises; and what it raises."""
+    lo, hi, ended = part
+    values: list[Any] = []
+    if not ended.results:
+        failures = (error_of(ended, str(TaskId(ended.batch, index, single))) for index in range(lo, hi))
+        return ([], next(failures)) if not return_exceptions else (list(failures), None)
+    for blob in pages.unpack(pages.cut(ended.results, lo - ended.lo, hi - ended.lo)):
+        try:
+            values.append(decoder(blob))
+        except DtqError as error:
+            if not return_exceptions:
+                return values, error
+            values.append(error)
+    return values, None
+
+
+def _next(source: Source, batch: Batch, at: int) -> list[Part]:
+    """What comes next; nothing at the end."""
+    while True:
+        bell = Bell()
+        with source.following.lock:
+            part = batch.take(at) if batch.ordered else batch.take_any()
+            if part is not None:
+                return [part]
+            far = batch.far_from(at) if batch.ordered else batch.far_any()
+            if far is None:
+                if batch.finished:
+                    return []
+                if batch.error is not None:
+                    raise batch.error
+                add_waiter(batch, NEWS, bell.ring)
+        if far is not None:
+            return _fetch(source, batch, *far)
+        bell.wait()
+
+
+def _fetch(source: Source, batch: Batch, lo: int, hi: int) -> list[Part]:
+    """Results that were let go, as many as the coordinator gives at once; at least the first of them."""
+    parts: list[Part] = []
+    at = lo
+    for ended in source.results(batch.number, lo, hi):
+        if ended.lo > at:
+            break
+        parts.append(Part(max(at, ended.lo), min(hi, ended.hi), ended))
+        at = parts[-1].hi
+    if not parts:  # they had ended, but are no longer kept
+        parts.append(Part(lo, lo + 1, Ended(batch=batch.number, lo=lo, hi=lo + 1, state=State.SUCCEEDED)))
+        at = lo + 1
+    if not batch.ordered:
+        with source.following.lock:
+            batch.put_far(at, hi)
+    return parts

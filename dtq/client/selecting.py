@@ -1,0 +1,103 @@
+"""Naming tasks: ids in the forms people have them, and filters.
+
+Client, between the faces and the service's `Selection`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict, Unpack
+
+from dtq.client.batch_handle import BatchHandle
+from dtq.client.handle import TaskHandle
+from dtq.client.terms import Span, seconds
+from dtq.errors import InvalidId, InvalidValue
+from dtq.model.ids import TaskId, parse_id
+from dtq.model.snapshots import Selection
+from dtq.model.states import State
+
+#: A task or batch, as it may be named: ``"17.3"``, ``"17"``, 17, a `TaskId`, or a handle.
+Named = str | int | TaskId | TaskHandle[Any] | BatchHandle[Any]
+
+
+class Filters(TypedDict, total=False):
+    """What tasks may have in common.
+
+    Attributes:
+        queue: their queue.
+        function: name of their function, as a glob (``"mymodule:*"``).
+        exception: name of their last exception, as a glob.
+        older_than: in their state for at least so long, in seconds or as a timedelta.
+    """
+
+    queue: str | None
+    function: str | None
+    exception: str | None
+    older_than: Span | None
+
+
+def parsed(id: Named) -> tuple[int, int | None]:
+    """Batch and index of an id; the index is None where it names the batch.
+
+    Raises:
+        InvalidId: it is no id.
+    """
+    if isinstance(id, TaskHandle | BatchHandle):
+        id = id.id
+    if isinstance(id, TaskId):
+        return id.batch, None if id.single else id.index
+    return parse_id(str(id))
+
+
+def batch_number(id: Named) -> int:
+    """The number of a batch.
+
+    Raises:
+        InvalidId: it is no id, or that of one task of a batch.
+    """
+    number, index = parsed(id)
+    if index is not None:
+        raise InvalidId(f"{number}.{index} (one task: the batch is {number})")
+    return number
+
+
+def select(
+    ids: tuple[Named, ...], state: State | str | None = None, limit: int = 0, **filters: Unpack[Filters]
+) -> Selection:
+    """What matches everything given.
+
+    Raises:
+        InvalidId: an id is none.
+        InvalidValue: the state is none, or a time is none.
+    """
+    named = [parsed(id) for id in ids]
+    older_than = filters.get("older_than")
+    return Selection(
+        ids=tuple((number, -1 if index is None else index) for number, index in named),
+        state=_state(state),
+        queue=filters.get("queue"),
+        function=filters.get("function"),
+        exception=filters.get("exception"),
+        older_than_s=None if older_than is None else seconds(older_than, "older_than"),
+        limit=limit,
+    )
+
+
+def choose(ids: tuple[Named, ...], all: bool = False, **filters: Unpack[Filters]) -> Selection:
+    """As `select`, for a verb that changes something: everything is never meant by saying nothing.
+
+    Raises:
+        InvalidValue: nothing was given, and ``all`` was not set.
+    """
+    selection = select(ids, **filters)
+    if selection == Selection(limit=0) and not all:
+        raise InvalidValue(
+            "a selection", "nothing", "give ids, or something that the tasks have in common, or all=True"
+        )
+    return selection
+
+
+def _state(state: State | str | None) -> State | None:
+    try:
+        return State(state) if isinstance(state, str) else state
+    except ValueError:
+        raise InvalidValue("a state", state, f"it is one of {', '.join(s.value for s in State)}") from None

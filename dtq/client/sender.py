@@ -1,0 +1,252 @@
+"""The thread that submits: one call at a time, repeated until the coordinator has answered it.
+
+Client, between the outbox and the coordinator. Whatever was submitted is either accepted durably or refused, and its
+handle says which; a coordinator that is away is waited for.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from dtq.client.batches import Batch
+from dtq.client.feeds import Feed
+from dtq.client.following import Following, Wake
+from dtq.client.handle import TaskHandle
+from dtq.client.links import AWAY, FATAL, Session
+from dtq.client.outbox import Call, Outbox
+from dtq.errors import DtqError, InternalError, UnknownId, from_wire
+from dtq.model.messages import Receipt
+from dtq.model.service import Service
+from dtq.model.snapshots import Selection
+from dtq.transport import Backoff
+
+log = logging.getLogger("dtq.client")
+
+#: Most batches in one call of `Service.follow`.
+FOLLOWED: Final = 10_000
+
+Receiver = TaskHandle[Any] | Feed
+
+
+class Sender:
+    """Sends what is in the outbox.
+
+    Args:
+        session: the client's session.
+        outbox: what to send.
+        following: where handles of accepted submissions are entered.
+        fatal: called with what makes the client of no more use.
+    """
+
+    def __init__(
+        self, session: Session, outbox: Outbox, following: Following, fatal: Callable[[DtqError], None]
+    ) -> None:
+        self.link = session.link()
+        self._session = session
+        self._outbox = outbox
+        self._following = following
+        self._fatal = fatal
+        #: Batches to be cancelled because nobody reads their results any more.
+        self._abandoned: deque[Batch] = deque()
+        #: Who waits for the receipts of the call that is under way.
+        self.underway: list[Receiver] = []
+        self._ending = threading.Event()
+        self._done = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread, unless it runs. Not for two threads at once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="dtq-sender", daemon=True)
+            self._thread.start()
+
+    def abandon(self, batch: Batch) -> None:
+        """Cancel what is left of a batch, some time; from anywhere, also in the middle of garbage collection."""
+        self._abandoned.append(batch)
+        self._outbox.hurry()
+
+    def flush(self, timeout_s: float | None) -> bool:
+        """Wait until everything is accepted or refused; the outbox must be closed. Then the thread ends.
+
+        Args:
+            timeout_s: how long at most, in seconds; None for ever.
+
+        Returns:
+            Whether it is.
+        """
+        self._outbox.hurry()
+        return self._thread is None or self._done.wait(timeout_s)
+
+    def end(self) -> None:
+        """Give up on what could not be sent."""
+        self._ending.set()
+        self._outbox.hurry()
+        self.link.close()
+
+    # -- the thread -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._over():
+                self._outbox.wait(lambda: bool(self._abandoned) or self._over())
+                call = self._outbox.gather(self._session.max_message)
+                for feed in call.empty:
+                    self._accept_nothing(feed)
+                if call.submissions:
+                    self._submit(call)
+                while self._abandoned:
+                    self._cancel(self._abandoned.popleft())
+        except FATAL as error:
+            self._fatal(error)
+        except Exception as error:
+            log.exception("the client's sender failed")
+            self._fatal(InternalError(repr(error)))
+        finally:
+            self._done.set()
+
+    def _over(self) -> bool:
+        outbox = self._outbox
+        return self._ending.is_set() or (outbox.closed is not None and outbox.is_empty and not self._abandoned)
+
+    def _submit(self, call: Call) -> None:
+        """One call, up to its receipts."""
+        self.underway = call.receivers
+        self._following.expect()
+        backoff = Backoff()
+        repeated = False
+        while True:
+            try:
+                receipts = self.link.service.submit(call.specs, call.submissions, repeated)
+                break
+            except AWAY as error:
+                repeated = True
+                if not self._pause(error, backoff):
+                    return self._refuse(call.receivers, error)
+            except DtqError as error:
+                self._refuse(call.receivers, error)
+                if isinstance(error, FATAL):
+                    raise
+                return None
+        again = self._accept(call, receipts, repeated)
+        if again:
+            self._follow(again)
+        return None
+
+    def _pause(self, error: DtqError, backoff: Backoff) -> bool:
+        """Wait before the next attempt; whether there is to be one."""
+        if self._ending.is_set():
+            return False
+        self._session.lost(error)
+        return not self._ending.wait(backoff.next_s())
+
+    def _accept(self, call: Call, receipts: list[Receipt], repeated: bool) -> list[int]:
+        """Hand out receipts.
+
+        Returns:
+            The batches that have to be followed explicitly: those that may have been submitted before, and so may have
+            ended before.
+        """
+        wakes: list[Wake] = []
+        again: list[int] = []
+        refused: list[tuple[Receiver, DtqError]] = []
+        following = self._following
+        with following.lock:
+            for submission, receiver, receipt in zip(call.submissions, call.receivers, receipts, strict=True):
+                if receipt.code:
+                    refused.append((receiver, from_wire(receipt.code, receipt.details)))
+                elif isinstance(receiver, Feed):
+                    self._accept_piece(receiver, receipt, submission.complete, wakes)
+                else:
+                    receiver._on_accepted(receipt.batch, wakes)
+                    following.add(receipt.batch, receiver, wakes)
+                if submission.follow and (repeated or submission.key is not None) and receipt.batch:
+                    again.append(receipt.batch)
+            following.expected()
+        del receiver  # whoever dropped the handle is not to be held by this loop
+        call.receivers.clear()
+        for wake in wakes:
+            wake()
+        while refused:
+            lone, error = refused.pop()
+            receivers = [lone]
+            del lone
+            self._refuse(receivers, error)
+        return again
+
+    def _accept_piece(self, feed: Feed, receipt: Receipt, last: bool, wakes: list[Wake]) -> None:
+        batch = feed.batch
+        new = not batch.number
+        batch.on_accepted(receipt.batch, receipt.size, last, wakes)
+        if new and feed.follow:
+            batch.followed = True
+            self._following.add(receipt.batch, batch, wakes)
+
+    def _accept_nothing(self, feed: Feed) -> None:
+        wakes: list[Wake] = []
+        with self._following.lock:
+            feed.batch.on_accepted(0, 0, True, wakes)
+        for wake in wakes:
+            wake()
+
+    def _refuse(self, receivers: list[Receiver], error: DtqError) -> None:
+        """Tell those who wait that it was not accepted; empties the list."""
+        wakes: list[Wake] = []
+        told = []
+        with self._following.lock:
+            self._following.expected()
+            while receivers:
+                receiver = receivers.pop()
+                told.append(weakref.ref(receiver))
+                if isinstance(receiver, TaskHandle):
+                    receiver._on_failed(error, wakes)
+                else:
+                    self._refuse_piece(receiver, error, wakes)
+                del receiver
+        for wake in wakes:
+            wake()
+        unheard = sum(ref() is None for ref in told)
+        if unheard:
+            log.warning("%d submissions that nobody has a handle of were refused: %s", unheard, error)
+
+    def _refuse_piece(self, feed: Feed, error: DtqError, wakes: list[Wake]) -> None:
+        batch = feed.batch
+        feed.stopped = True
+        feed.room.ring()
+        if isinstance(error, UnknownId) and batch.number:
+            # It was cancelled and is over: what was sent of it before is all there is.
+            batch.on_accepted(batch.number, batch.size, True, wakes)
+        else:
+            batch._on_failed(error, wakes)
+
+    def _follow(self, batches: list[int]) -> None:
+        """Have news of batches sent that may have ended already."""
+        for start in range(0, len(batches), FOLLOWED):
+            part = batches[start : start + FOLLOWED]
+            self._insist(partial(_ask_to_follow, part))
+
+    def _cancel(self, batch: Batch) -> None:
+        if batch.number and not batch.finished:
+            self._insist(lambda service: service.cancel(Selection(ids=((batch.number, -1),), limit=0)))
+
+    def _insist(self, ask: Callable[[Service], object]) -> None:
+        """Make a call that may be repeated, until it is answered."""
+        backoff = Backoff()
+        while True:
+            try:
+                ask(self.link.service)
+                return
+            except AWAY as error:
+                if not self._pause(error, backoff):
+                    return
+            except UnknownId:
+                return
+
+
+def _ask_to_follow(batches: list[int], service: Service) -> None:
+    service.follow(batches)

@@ -1,0 +1,187 @@
+"""Submitting: a function, its arguments and terms become something that waits in the outbox.
+
+Client, between the faces and the hub; the same for threads and for an event loop, but that the outbox may make the
+caller wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, Final, NamedTuple
+
+from dtq.client.batches import Batch
+from dtq.client.functions import Callee, callee
+from dtq.client.handle import TaskHandle
+from dtq.client.hub import Hub
+from dtq.client.maps import start_reading, submit_whole
+from dtq.client.outbox import Item
+from dtq.client.terms import NO_TERMS, UNSET, Span, TaskOptions, Terms, Unset, seconds
+from dtq.errors import InvalidValue, TooLarge
+from dtq.model.options import MAX_NAME, Function, Spec, check_delay
+
+#: What is left of a message for everything but function and arguments, in bytes.
+_ENVELOPE: Final = 4096
+
+#: What can be submitted: a function; or ``module:function`` or a registered name, for one that need not exist here.
+Callable_ = Callable[..., Any] | str | Function
+
+
+class SubmitOptions(TaskOptions, total=False):
+    """`TaskOptions`, and what holds for one submission.
+
+    Attributes:
+        delay: time before the task is due, in seconds or as a timedelta. Default 0.
+        key: the submitter's own key: while a batch with this key is remembered, submitting it again gives a handle of
+            that one, and no second task.
+    """
+
+    delay: Span
+    key: str | None
+
+
+class Order(NamedTuple):
+    """Under which terms something is submitted.
+
+    Attributes:
+        terms: options of the task that were given; can be hashed.
+        delay: time before it is due, as it was given.
+        key: the submitter's own key.
+    """
+
+    terms: Terms = NO_TERMS
+    delay: Span | Unset = UNSET
+    key: str | Unset | None = UNSET
+
+    def over(self, below: Order) -> Order:
+        """This, and where it says nothing, what is below."""
+        return Order(
+            self.terms.over(below.terms),
+            below.delay if self.delay is UNSET else self.delay,
+            below.key if self.key is UNSET else self.key,
+        )
+
+    @property
+    def delay_s(self) -> float:
+        """The delay in seconds.
+
+        Raises:
+            InvalidValue: it is not one.
+        """
+        return 0.0 if self.delay is UNSET else check_delay(seconds(self.delay, "delay"))
+
+    @property
+    def own_key(self) -> str | None:
+        """The key.
+
+        Raises:
+            InvalidValue: it is not one.
+        """
+        if self.key is UNSET or self.key is None:
+            return None
+        key: object = self.key  # whatever the caller says of its type
+        if not isinstance(key, str) or not 0 < len(key) <= MAX_NAME:
+            raise InvalidValue("a key", repr(key)[:80], f"it is a text of 1 to {MAX_NAME} characters")
+        return key
+
+
+#: Nothing was said.
+PLAIN: Final = Order()
+
+
+def order(delay: Span | Unset = UNSET, key: str | Unset | None = UNSET, **options: Any) -> Order:
+    """An order from keywords: those of `SubmitOptions`.
+
+    Raises:
+        InvalidValue: ``never_retry`` has something that is no exception.
+        TypeError: there is no such option.
+    """
+    return Order(Terms(**options).frozen() if options else NO_TERMS, delay, key)
+
+
+def submit(
+    hub: Hub, function: Callable_, order: Order, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> TaskHandle[Any]:
+    """Submit one task.
+
+    Raises:
+        CannotPickle, NotImportable, TooLarge, InvalidValue: nothing was submitted.
+        Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
+        ClientClosed: the client was closed.
+    """
+    target = callee(function)
+    blob = target.encode(args, kwargs)
+    spec = target.spec(order.terms)
+    if order is PLAIN:
+        delay_s, key = 0.0, None
+    else:
+        delay_s, key = order.delay_s, order.own_key
+    hub.start()
+    size = len(blob) + len(spec.function.body) + _ENVELOPE
+    if size > hub.session.max_message:
+        raise TooLarge("a task", size, hub.session.max_message)
+    handle: TaskHandle[Any] = TaskHandle(hub, spec)
+    hub.outbox.put(Item(handle, spec, blob, delay_s, key))
+    return handle
+
+
+def _checked(hub: Hub, function: Callable_, order: Order, iterables: tuple[Iterable[Any], ...]) -> tuple[Callee, Spec]:
+    if not iterables:
+        raise TypeError("a map needs at least one iterable")
+    target = callee(function)
+    spec = target.spec(order.terms)
+    hub.start()
+    return target, spec
+
+
+def submit_map(hub: Hub, function: Callable_, order: Order, iterables: tuple[Iterable[Any], ...]) -> tuple[Spec, Batch]:
+    """Submit a task for each item, as one batch; returns when all items were pulled.
+
+    Raises:
+        Exception: what the iterables raise; what was sent before is cancelled.
+        CannotPickle, NotImportable, InvalidValue, Unreachable, ...: as `submit`.
+    """
+    target, spec = _checked(hub, function, order, iterables)
+    return spec, submit_whole(hub, spec, iterables, _limited(hub, target), delay_s=order.delay_s, key=order.own_key)
+
+
+def read_map(
+    hub: Hub,
+    function: Callable_,
+    order: Order,
+    iterables: tuple[Iterable[Any], ...],
+    *,
+    ordered: bool,
+    return_exceptions: bool,
+    read_ahead: int,
+) -> Generator[Any, None, None]:
+    """Submit a task for each item, as one batch, while its results are read.
+
+    Raises:
+        As `submit`.
+    """
+    if order.own_key is not None:
+        raise InvalidValue("key", order.key, "a map that is read cannot have one; use submit_map")
+    target, spec = _checked(hub, function, order, iterables)
+    return start_reading(
+        hub,
+        spec,
+        iterables,
+        _limited(hub, target),
+        delay_s=order.delay_s,
+        read_ahead=read_ahead,
+        ordered=ordered,
+        return_exceptions=return_exceptions,
+    )
+
+
+def _limited(hub: Hub, target: Callee) -> Any:
+    """How calls are encoded, and refused where they are too large to be sent."""
+    encode, limit = target.encode, hub.session.max_message - len(target.function.body) - _ENVELOPE
+
+    def encode_limited(args: tuple[Any, ...], kwargs: Any) -> bytes:
+        blob = encode(args, kwargs)
+        if len(blob) > limit:
+            raise TooLarge("a task", len(blob), limit)
+        return blob
+
+    return encode_limited

@@ -1,0 +1,415 @@
+"""The client for threads: submit, map, wait, ask, operate.
+
+Client, the face that most programs use; `hub` does the work. Every method may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
+
+from dtq.client.batch_handle import BatchHandle, member
+from dtq.client.batches import Batch
+from dtq.client.handle import TaskHandle
+from dtq.client.hub import Hub
+from dtq.client.links import Connector, Wire
+from dtq.client.maps import READ_AHEAD
+from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, select
+from dtq.client.submitting import PLAIN, Order, SubmitOptions, order, read_map, submit, submit_map
+from dtq.client.terms import UNSET, ExceptionLike, Span, Terms, Unset
+from dtq.client.waiting import H, ReturnWhen, Waited, as_completed, wait
+from dtq.config import client_addresses, load_authkey
+from dtq.errors import InvalidId, UnknownId, Unreachable
+from dtq.model.ids import TaskId
+from dtq.model.options import Function
+from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Stats, TaskView
+from dtq.model.states import State
+
+log = logging.getLogger("dtq.client")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: How long the first connection may take, and a call while the coordinator is away, in seconds.
+TIMEOUT_S: Final = 10.0
+#: How long `Client.close` waits for what was submitted, in seconds.
+CLOSE_S: Final = 30.0
+
+
+class Client:
+    """A queue, as programs use it.
+
+    It connects with its first call. From then on a coordinator that is away is waited for: submissions gather (up to a
+    bound, then they wait), results are asked for again when it is back.
+
+    Args:
+        address: ``"host:port"``, or several for one queue; None for ``DTQ_ADDRESS``, the configuration, or the
+            coordinator of this machine.
+        authkey_file: the file with the key; None for ``DTQ_AUTHKEY_FILE``, the configuration, or this user's key.
+        authkey: the key itself, instead of a file.
+        timeout: how long the first connection may take, and any call but waiting while the coordinator is away, in
+            seconds.
+        connector: makes the connections, instead of all of the above; for tests.
+
+    Raises:
+        InvalidAddress: an address is none.
+        KeyMissing, KeyUnusable, BadConfig: there is no key, or no usable one.
+    """
+
+    def __init__(
+        self,
+        address: str | Sequence[str] | None = None,
+        *,
+        authkey_file: str | Path | None = None,
+        authkey: bytes | str | None = None,
+        timeout: float = TIMEOUT_S,
+        connector: Connector | None = None,
+    ) -> None:
+        self._hub = Hub(connector or _wire(address, authkey_file, authkey, timeout), timeout)
+
+    # -- submitting -----------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        fn: Callable[..., T] | str | Function,
+        /,
+        *args: Any,
+        priority: int | Unset = UNSET,
+        max_retries: int | Unset = UNSET,
+        max_crashes: int | Unset = UNSET,
+        timeout: Span | Unset | None = UNSET,
+        queue: str | Unset = UNSET,
+        retry_delay: Span | Unset | None = UNSET,
+        jitter: bool | Unset = UNSET,
+        never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        delay: Span | Unset = UNSET,
+        key: str | Unset | None = UNSET,
+        **kwargs: Any,
+    ) -> TaskHandle[T]:
+        """Have a function called by a worker. Returns at once; the handle says when the task is accepted durably.
+
+        The keywords named here are dtq's own; for a function that has one of the same name, use `options`.
+
+        Args:
+            fn: the function; or ``"module:function"`` or a registered name, for one that need not exist here.
+            args: its arguments.
+            priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry: see `TaskOptions`.
+            delay: time before the task is due, in seconds or as a timedelta.
+            key: while a batch with this key is remembered, there is no second one: the handle is of that one.
+            kwargs: its keyword arguments.
+
+        Raises:
+            NotImportable: the function can travel neither by name nor by value.
+            CannotPickle: an argument cannot be pickled.
+            TooLarge: the call is larger than a message may be.
+            InvalidValue: an option is not what it may be.
+            Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
+            ClientClosed: the client was closed.
+        """
+        options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry)
+        if options != _NO_OPTIONS or delay is not UNSET or key is not UNSET:
+            how = Order(Terms(*options).frozen(), delay, key)
+        else:
+            how = PLAIN
+        return submit(self._hub, fn, how, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., T] | str | Function,
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        **options: Unpack[SubmitOptions],
+    ) -> Generator[T, None, None]:
+        """Have a function called for each item (or tuple of items, of several iterables); the results as they come.
+
+        All of it is one batch, submitted from now on, while the results are read. Items are pulled by a thread of
+        their own, at most ``read_ahead`` before the reader. If the reader stops early (an exception, ``break``),
+        what has not ended is cancelled.
+
+        Args:
+            fn: as for `submit`.
+            iterables: where the arguments come from; the shortest ends the map.
+            ordered: whether the results come in the order of the items; else as they end.
+            return_exceptions: give the exception of a task without a result in its place, instead of raising it.
+            read_ahead: how many tasks may be ahead of the reader.
+            options: see `SubmitOptions`; no ``key``.
+
+        Returns:
+            The results, once.
+
+        Raises:
+            As `submit`; and while reading what `TaskHandle.result` and the iterables raise.
+        """
+        return read_map(
+            self._hub,
+            fn,
+            order(**options),
+            iterables,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            read_ahead=read_ahead,
+        )
+
+    def submit_map(
+        self,
+        fn: Callable[..., T] | str | Function,
+        /,
+        *iterables: Iterable[Any],
+        **options: Unpack[SubmitOptions],
+    ) -> BatchHandle[T]:
+        """As `map`, without reading: returns a handle of the batch when all items were pulled.
+
+        Memory stays small whatever their number; results stay with the coordinator until the handle asks for them.
+
+        Raises:
+            As `submit`; and what the iterables raise, when what was sent has been cancelled.
+        """
+        spec, batch = submit_map(self._hub, fn, order(**options), iterables)
+        return BatchHandle(self._hub, spec, batch)
+
+    def options(self, **options: Unpack[SubmitOptions]) -> Preset:
+        """This client with options set: all keywords of its `submit` go to the function.
+
+        Args:
+            options: see `SubmitOptions`.
+        """
+        return Preset(self._hub, order(**options))
+
+    # -- waiting --------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def wait(
+        handles: Iterable[H], timeout: float | None = None, return_when: ReturnWhen = "ALL_COMPLETED"
+    ) -> Waited[H]:
+        """See `waiting.wait`."""
+        return wait(handles, timeout, return_when)
+
+    @staticmethod
+    def as_completed(handles: Iterable[H], timeout: float | None = None) -> Iterator[H]:
+        """See `waiting.as_completed`."""
+        return as_completed(handles, timeout)
+
+    def get(self, id: Named) -> TaskHandle[Any]:
+        """A handle of a known task, whoever submitted it.
+
+        Args:
+            id: the task; the batch where it has no other.
+
+        Raises:
+            InvalidId: it is no id, or that of a batch of several tasks.
+            UnknownId: there is no such task, or it is no longer kept.
+        """
+        number, index = parsed(id)
+        batch, view = self._batch(number)
+        single = view.size == 1 and view.complete
+        if index is None and not single:
+            raise InvalidId(f"{number} (a batch of {view.size} tasks)")
+        if index is not None and index >= view.size:
+            raise UnknownId(str(TaskId(number, index)))
+        return member(self._hub, view.spec, batch, index or 0, single=single)
+
+    def get_batch(self, id: Named) -> BatchHandle[Any]:
+        """A handle of a known batch, whoever submitted it.
+
+        Raises:
+            InvalidId: it is no id, or that of a single task of a batch.
+            UnknownId: there is no such batch, or it is no longer kept.
+        """
+        batch, view = self._batch(batch_number(id))
+        return BatchHandle(self._hub, view.spec, batch)
+
+    def _batch(self, number: int) -> tuple[Batch, BatchView]:
+        view = self._hub.batch(number)
+        batch = Batch(number, view.size, complete=view.complete)
+        batch.foreign = not view.complete
+        return batch, view
+
+    # -- asking ---------------------------------------------------------------------------------------------------
+
+    def status(self, id: Named) -> TaskView:
+        """Where a task stands: state, attempts with their history, progress, and why it waits, if it does.
+
+        Raises:
+            InvalidId: it is no id, or that of a batch of several tasks.
+            UnknownId: there is no such task, or it is no longer kept.
+        """
+        number, index = parsed(id)
+        if index is None:
+            view = self._hub.batch(number)
+            if view.size != 1:
+                raise InvalidId(f"{number} (a batch of {view.size} tasks)")
+        return self._hub.task(number, index or 0)
+
+    def batch_status(self, id: Named) -> BatchView:
+        """Where a batch stands: how many of its tasks are in which state.
+
+        Raises:
+            InvalidId: it is no id, or that of a single task of a batch.
+            UnknownId: there is no such batch, or it is no longer kept.
+        """
+        return self._hub.batch(batch_number(id))
+
+    def stats(self) -> Stats:
+        """The coordinator in one look."""
+        return self._hub.call(lambda service: service.stats())
+
+    def tasks(
+        self, *ids: Named, state: State | str | None = None, limit: int = 100, **filters: Unpack[Filters]
+    ) -> list[TaskView]:
+        """Tasks that match everything given, as runs of like ones: first those that have not ended, in the order in
+        which they will run.
+
+        Args:
+            ids: tasks and batches.
+            state: their state.
+            limit: at most so many; 0 for all.
+            filters: see `Filters`.
+        """
+        selection = select(ids, state, limit, **filters)
+        return self._hub.call(lambda service: service.tasks(selection))
+
+    # -- operating ------------------------------------------------------------------------------------------------
+
+    def cancel(self, *ids: Named, **filters: Unpack[Filters]) -> CancelReport:
+        """Stop tasks: those that wait never start, those that run are killed.
+
+        Args:
+            ids: tasks and batches.
+            filters: see `Filters`.
+
+        Returns:
+            How many were cancelled, are being stopped, and had ended before.
+
+        Raises:
+            UnknownId: one of the ids was never accepted; nothing was cancelled.
+            InvalidValue: nothing was selected.
+        """
+        selection = choose(ids, **filters)
+        return self._hub.call(lambda service: service.cancel(selection))
+
+    def dead_letters(self, *ids: Named, limit: int = 100, **filters: Unpack[Filters]) -> list[DeadLetter]:
+        """Dead letters that match everything given, latest first.
+
+        Args:
+            ids: tasks and batches.
+            limit: at most so many; 0 for all.
+            filters: see `Filters`.
+        """
+        selection = select(ids, limit=limit, **filters)
+        return self._hub.call(lambda service: service.dead_letters(selection))
+
+    def retry_dead(self, *ids: Named, all: bool = False, **filters: Unpack[Filters]) -> int:
+        """Put dead letters back with fresh counters, their history kept.
+
+        Args:
+            ids: tasks and batches.
+            all: whether to put all back, where nothing else is given.
+            filters: see `Filters`.
+
+        Returns:
+            How many.
+
+        Raises:
+            UnknownId: one of the ids is no dead letter; nothing was put back.
+            InvalidValue: nothing was selected.
+            Unreachable: the coordinator was lost in the middle: `dead_letters` says what became of it.
+        """
+        selection = choose(ids, all, **filters)
+        return self._hub.call(lambda service: service.retry_dead(selection), again=False)
+
+    def purge_dead(self, *ids: Named, all: bool = False, **filters: Unpack[Filters]) -> int:
+        """Forget dead letters for good; everything as for `retry_dead`."""
+        selection = choose(ids, all, **filters)
+        return self._hub.call(lambda service: service.purge_dead(selection), again=False)
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def close(self, timeout: float | None = CLOSE_S) -> None:
+        """Wait until what was submitted is accepted, and disconnect. Tasks go on. Calling it twice does no harm.
+
+        Args:
+            timeout: how long to wait at most, in seconds; None for ever.
+
+        Raises:
+            Unreachable: the coordinator was away until then; handles of what was not accepted say so.
+        """
+        self._hub.close(timeout)
+
+    def __enter__(self) -> Self:
+        self._hub.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except Unreachable as lost:
+            if error is None:
+                raise
+            log.warning("%s", lost)  # the exception that ended the block says more
+
+    def __repr__(self) -> str:
+        return f"<Client {self._hub.session.place}>"
+
+
+class Preset:
+    """A client with options set. Made by `Client.options`."""
+
+    def __init__(self, hub: Hub, order: Order) -> None:
+        self._hub = hub
+        self._order = order
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
+        """As `Client.submit`; all keywords go to the function."""
+        return submit(self._hub, fn, self._order, args, kwargs)
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+    ) -> Generator[T, None, None]:
+        """As `Client.map`."""
+        return read_map(
+            self._hub,
+            fn,
+            self._order,
+            iterables,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            read_ahead=read_ahead,
+        )
+
+    def submit_map(self, fn: Callable[..., T], /, *iterables: Iterable[Any]) -> BatchHandle[T]:
+        """As `Client.submit_map`."""
+        spec, batch = submit_map(self._hub, fn, self._order, iterables)
+        return BatchHandle(self._hub, spec, batch)
+
+    def options(self, **options: Unpack[SubmitOptions]) -> Preset:
+        """These options, and others over them."""
+        return Preset(self._hub, order(**options).over(self._order))
+
+
+#: What `submit` compares its options with: UNSET for each of the terms.
+_NO_OPTIONS: Final = tuple(Terms())
+
+
+def _wire(
+    address: str | Sequence[str] | None, authkey_file: str | Path | None, authkey: bytes | str | None, timeout_s: float
+) -> Wire:
+    addresses = client_addresses((address,) if isinstance(address, str) else tuple(address or ()))
+    if authkey is None:
+        key, source = load_authkey(authkey_file, addresses=addresses)
+    else:
+        key, source = (authkey.encode() if isinstance(authkey, str) else authkey), "the one given to Client"
+    return Wire(addresses, key, source, timeout_s)

@@ -1,0 +1,97 @@
+"""Waiting for several handles at once.
+
+Client, above the handles. Each handle says by itself when it has ended, into one queue: no thread, call or poll for
+each.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from functools import partial
+from queue import Empty, SimpleQueue
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
+
+from dtq.client.batch_handle import BatchHandle
+from dtq.client.handle import TaskHandle
+from dtq.errors import InvalidValue, WaitTimeout
+
+H = TypeVar("H", bound=TaskHandle[Any] | BatchHandle[Any])
+
+#: What `wait` waits for; the names of `concurrent.futures`.
+ReturnWhen = Literal["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"]
+_WHEN: Final = ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION")
+
+
+class Waited(NamedTuple, Generic[H]):
+    """What `wait` found.
+
+    Attributes:
+        done: the handles that have ended.
+        not_done: those that have not.
+    """
+
+    done: set[H]
+    not_done: set[H]
+
+
+def as_completed(handles: Iterable[H], timeout: float | None = None) -> Iterator[H]:
+    """The handles in the order in which they end.
+
+    Args:
+        handles: of tasks or batches.
+        timeout: how long the last may take, in seconds; None for ever.
+
+    Raises:
+        WaitTimeout: some had not ended by then.
+    """
+    wanted = set(handles)
+    left = len(wanted)
+    for handle in _endings(wanted, timeout):
+        yield handle
+        left -= 1
+    if left:
+        raise WaitTimeout(f"{left} of {len(wanted)} handles", timeout)
+
+
+def wait(handles: Iterable[H], timeout: float | None = None, return_when: ReturnWhen = "ALL_COMPLETED") -> Waited[H]:
+    """Wait for handles.
+
+    Args:
+        handles: of tasks or batches.
+        timeout: how long at most, in seconds; None for ever.
+        return_when: ``"ALL_COMPLETED"``, ``"FIRST_COMPLETED"``, or ``"FIRST_EXCEPTION"``: until one has ended without
+            a result (of tasks), or all have ended.
+
+    Returns:
+        Those that have ended, and those that have not.
+    """
+    if return_when not in _WHEN:
+        raise InvalidValue("return_when", return_when, f"it is one of {', '.join(_WHEN)}")
+    wanted = set(handles)
+    done: set[H] = set()
+    for handle in _endings(wanted, timeout):
+        done.add(handle)
+        if return_when == "FIRST_COMPLETED" or (return_when == "FIRST_EXCEPTION" and handle.failed()):
+            break
+    return Waited(done, wanted - done)
+
+
+def _endings(handles: set[H], timeout: float | None) -> Iterator[H]:
+    """The handles as they end, until all have or the time runs out."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    ended: SimpleQueue[H] = SimpleQueue()
+    waiting = {handle: partial(ended.put, handle) for handle in handles}
+    try:
+        for handle, put in waiting.items():
+            if not handle.on_end(put):
+                put()
+        while waiting:
+            handle = ended.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+            del waiting[handle]
+            yield handle
+    except Empty:
+        return
+    finally:
+        for handle, put in waiting.items():
+            handle.forget(put)

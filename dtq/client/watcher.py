@@ -1,0 +1,131 @@
+"""The thread that waits for results: one long poll for everything the client follows.
+
+Client, between the coordinator and `following`. After the coordinator was restarted it follows everything that has not
+ended anew, and begins with a fresh cursor; what then arrives for a second time is recognised by the targets.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from dtq.client.following import Following
+from dtq.client.links import AWAY, FATAL, Link, Session
+from dtq.client.sender import FOLLOWED
+from dtq.errors import DtqError, InternalError, UnknownId
+from dtq.transport import Backoff
+
+log = logging.getLogger("dtq.client")
+
+#: How long the coordinator may hold one call, in seconds.
+WAIT_S: Final = 10.0
+#: An empty answer that came sooner than this is not one to a full wait: the coordinator is stopping. In seconds.
+_SHORT_S: Final = 1.0
+_PAUSE_S: Final = 0.05
+#: After how many errors of the coordinator, one upon the other, nothing more is expected of it.
+MAX_FAILURES: Final = 5
+
+
+class Watcher:
+    """Watches for news.
+
+    Args:
+        session: the client's session.
+        following: where news go.
+        fatal: called with what makes the client of no more use.
+        inherited: whether there is something to follow from before this session (in a child made by `os.fork`).
+    """
+
+    def __init__(
+        self, session: Session, following: Following, fatal: Callable[[DtqError], None], *, inherited: bool = False
+    ) -> None:
+        self._session = session
+        self._following = following
+        self._fatal = fatal
+        self._link: Link = session.link()
+        self._generation = -1 if inherited else 0
+        self._cursor = 0
+        self._quiet = True
+        self._ending = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread, unless it runs. Not for two threads at once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="dtq-watcher", daemon=True)
+            self._thread.start()
+
+    def end(self) -> None:
+        """Watch no more; a call under way ends."""
+        self._ending.set()
+        self._following.wanted.ring()
+        self._link.close()
+
+    def _run(self) -> None:
+        backoff = Backoff()
+        failures = 0
+        try:
+            while not self._ending.is_set():
+                if self._following.idle and self._quiet:
+                    self._following.wanted.wait()
+                    self._quiet = False
+                    continue
+                try:
+                    self._watch()
+                    backoff.reset()
+                    failures = 0
+                except FATAL:
+                    raise
+                except DtqError as error:
+                    failures += not isinstance(error, AWAY)
+                    if failures > MAX_FAILURES:
+                        raise
+                    self._trouble(error, backoff)
+        except DtqError as error:
+            self._fatal(error)
+        except Exception as error:
+            log.exception("the client's watcher failed")
+            self._fatal(InternalError(repr(error)))
+
+    def _trouble(self, error: DtqError, backoff: Backoff) -> None:
+        if self._ending.is_set():
+            return
+        if isinstance(error, AWAY):
+            self._session.lost(error)
+        else:
+            log.error("the coordinator cannot say what has ended, asking again: %s", error)
+        self._ending.wait(backoff.next_s())
+
+    def _watch(self) -> None:
+        link = self._link
+        link.connect()
+        if self._session.generation != self._generation:
+            self._follow_anew()
+        began = time.monotonic()
+        link.steady(True)
+        try:
+            watched = link.service.watch(self._cursor, WAIT_S)
+        finally:
+            link.steady(False)
+        self._cursor = watched.cursor
+        # A call that found nothing has also said that everything before has arrived.
+        self._quiet = not watched.ended
+        if watched.ended:
+            self._following.on_news(watched.ended)
+        elif time.monotonic() - began < _SHORT_S:
+            self._ending.wait(_PAUSE_S)
+
+    def _follow_anew(self) -> None:
+        """The session is a new one to the coordinator."""
+        generation = self._session.generation
+        self._cursor = 0
+        # What was submitted in the very first session is followed by being submitted.
+        first = self._generation == 0 and generation == 1
+        batches = [] if first else self._following.unfinished()
+        for start in range(0, len(batches), FOLLOWED):
+            unknown = self._link.service.follow(batches[start : start + FOLLOWED])
+            self._following.lose(unknown, lambda batch: UnknownId(str(batch)))
+        self._generation = generation
