@@ -33,8 +33,8 @@ from dtq.model.messages import Doomed, Exchange, Failed, Failure, Holding, Relea
 from dtq.model.options import MAX_NAME, Spec, check_delay
 from dtq.model.states import Outcome, State
 
-#: A tick that comes later than asked for by so many seconds means that this process was stopped meanwhile.
-_PAUSE_S: Final = 1.0
+#: A tick that comes so many seconds after something was due means that this process was stopped meanwhile.
+_PAUSE_S: Final = 0.1
 
 
 @dataclass(slots=True)
@@ -69,7 +69,6 @@ class Machine:
         self.refused = 0
         self._last_token = epoch << 32
         self._next_expiry = 0.0
-        self._asked_for: float | None = None
 
     # -- submitting -----------------------------------------------------------------------------------------------
 
@@ -393,17 +392,17 @@ class Machine:
 
     # -- time -----------------------------------------------------------------------------------------------------
 
-    def tick(self, now: float) -> float | None:
+    def tick(self, now: float) -> float:
         """Do what is due.
 
-        A tick that comes much later than asked for means that this process was stopped: the workers could not report
-        meanwhile, and what they say now may be read after this, so they have a whole lease to say it.
+        A tick that comes long after something was due means that this process was stopped: the workers could not
+        report meanwhile, and what they say now may be read after this, so they have a whole lease to say it.
 
         Returns:
-            When something is due next; None while nothing waits for a time.
+            When something is due next.
         """
         register = self.register
-        if self._asked_for is not None and now - self._asked_for > _PAUSE_S:
+        if now - self.next_deadline() > _PAUSE_S:
             for worker in register.workers.values():
                 worker.expires_at = now + self.rules.lease_s
         register.clock = max(register.clock, now)
@@ -414,8 +413,7 @@ class Machine:
         if now >= self._next_expiry:
             register.ledger.expired(now - self.rules.keep_results_s)
             self._next_expiry = now + min(3600.0, max(1.0, self.rules.keep_results_s / 8))
-        self._asked_for = self.next_deadline()
-        return self._asked_for
+        return self.next_deadline()
 
     def next_deadline(self) -> float:
         """When something is due next."""
