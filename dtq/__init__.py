@@ -5,9 +5,10 @@ slot never loads the client's threads.
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False  # as type checkers know it; typing itself would be most of the cost of this import
 
 if TYPE_CHECKING:
     from dtq.client.batch_handle import BatchHandle

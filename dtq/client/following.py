@@ -52,6 +52,10 @@ class Target(Protocol):
         ...
 
 
+#: Gives a target, or None where nobody has it any more.
+Entry = Callable[[], Target | None]
+
+
 def add_waiter(target: Target, level: int, wake: Wake) -> None:
     """Have something called once the target has come so far. Under the lock."""
     if target._waiters is None:
@@ -82,7 +86,7 @@ class Following:
         self.asleep = asleep
         self.failure: DtqError | None = None
         self.wanted = Bell()
-        self._targets: dict[int, weakref.ref[Target] | list[weakref.ref[Target]]] = {}
+        self._targets: dict[int, Entry | list[Entry]] = {}
         #: News of batches that are unknown here while a submission is under way: its receipt may be overtaken by them.
         self._early: dict[int, list[Ended]] | None = None
 
@@ -135,8 +139,15 @@ class Following:
         """Its receipts have arrived, and their targets were added. Under the lock."""
         self._early = None
 
-    def add(self, batch: int, target: Target, wakes: list[Wake]) -> None:
-        """Pass on news of a batch. Under the lock."""
+    def add(self, batch: int, target: Target, wakes: list[Wake], entry: Entry | None = None) -> None:
+        """Pass on news of a batch. Under the lock.
+
+        Args:
+            batch: the batch.
+            target: what the news are for.
+            wakes: to be extended by what is to be called once the lock is released.
+            entry: gives the target, where it is not to be held weakly.
+        """
         if self.failure is not None:
             target._on_failed(self.failure, wakes)
             return
@@ -145,7 +156,7 @@ class Following:
             if any(over):
                 return
         known = self._targets.get(batch)
-        entry = weakref.ref(target)
+        entry = entry or weakref.ref(target)
         if known is None:
             self._targets[batch] = entry
             if len(self._targets) == 1:
@@ -176,7 +187,7 @@ class Following:
         for wake in wakes:
             wake()
 
-    def _tell(self, entries: list[weakref.ref[Target]], ended: Ended, wakes: list[Wake]) -> None:
+    def _tell(self, entries: list[Entry], ended: Ended, wakes: list[Wake]) -> None:
         """Several targets of one batch."""
         for entry in list(entries):
             target = entry()

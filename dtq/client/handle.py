@@ -7,13 +7,14 @@ unless somebody does, and its result is unpickled in the thread that first asks 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from dtq.client.batches import Batch
 from dtq.client.following import ACCEPTED, ENDED, Following, Waiters, Wake, wake_waiters
 from dtq.client.outcomes import Known, Raised, Value, decode, state_of, take
 from dtq.client.payloads import result_decoder
 from dtq.errors import DtqError, WaitTimeout
+from dtq.model import pages
 from dtq.model.ids import TaskId
 from dtq.model.messages import Ended
 from dtq.model.options import Spec
@@ -213,23 +214,26 @@ class TaskHandle(Generic[T_co]):
     def _reached(self, level: int) -> bool:
         return self._known is not None or (level == ACCEPTED and self._batch > 0)
 
-    def _on_accepted(self, batch: int, wakes: list[Wake]) -> None:
+    def _on_accepted(self, batch: int, index: int, wakes: list[Wake]) -> None:
         self._batch = batch
+        self._index = index
         if self._waiters is not None:
             wake_waiters(self, ACCEPTED, wakes)
 
     def _on_ended(self, ended: Ended, wakes: list[Wake]) -> bool:
         index = self._index if self._index > 0 else 0
-        if self._known is None and ended.lo <= index < ended.hi:
-            self._known = take(ended, index)
-            if self._waiters is not None:
-                wake_waiters(self, ENDED, wakes)
+        if ended.lo <= index < ended.hi:
+            self._on_known(take(ended, index), wakes)
         return self._known is not None
 
-    def _on_failed(self, error: DtqError, wakes: list[Wake]) -> None:
+    def _on_known(self, known: Known, wakes: list[Wake]) -> None:
         if self._known is None:
-            self._known = Raised(error)
-            wake_waiters(self, ENDED, wakes)
+            self._known = known
+            if self._waiters is not None:
+                wake_waiters(self, ENDED, wakes)
+
+    def _on_failed(self, error: DtqError, wakes: list[Wake]) -> None:
+        self._on_known(Raised(error), wakes)
 
 
 class MemberHandle(TaskHandle[T_co]):
@@ -240,3 +244,49 @@ class MemberHandle(TaskHandle[T_co]):
     def __init__(self, desk: Desk, spec: Spec, owner: Batch, index: int) -> None:
         super().__init__(desk, spec, owner.number, index)
         self._owner = owner
+
+
+class Group:
+    """Tasks that were submitted one by one, and travelled as one batch because they waited together.
+
+    Holds the handles of those that have not ended: what is known of the others is theirs alone.
+    """
+
+    __slots__ = ("__weakref__", "_handles", "_left", "_waiters")
+
+    def __init__(self, handles: Sequence[TaskHandle[Any]]) -> None:
+        self._handles: list[TaskHandle[Any] | None] = list(handles)
+        self._left = len(handles)
+        self._waiters: Waiters | None = None
+
+    def itself(self) -> Group:
+        """For the registry, which holds other targets weakly."""
+        return self
+
+    def _reached(self, level: int) -> bool:
+        return False
+
+    def _on_accepted(self, batch: int, wakes: list[Wake]) -> None:
+        for index, handle in enumerate(self._handles):
+            if handle is not None:
+                handle._on_accepted(batch, index, wakes)
+
+    def _on_ended(self, ended: Ended, wakes: list[Wake]) -> bool:
+        blobs = pages.unpack(ended.results) if ended.results else ()
+        for place, index in enumerate(range(ended.lo, min(ended.hi, len(self._handles)))):
+            handle = self._handles[index]
+            if handle is not None:
+                handle._on_known(blobs[place] if blobs else ended, wakes)
+                self._handles[index] = None
+                self._left -= 1
+        return not self._left
+
+    def _on_failed(self, error: DtqError, wakes: list[Wake]) -> None:
+        for handle in self.give_up():
+            handle._on_failed(error, wakes)
+
+    def give_up(self) -> list[TaskHandle[Any]]:
+        """The handles that it holds; it holds none any more."""
+        handles = [handle for handle in self._handles if handle is not None]
+        self._handles.clear()
+        return handles

@@ -1,21 +1,21 @@
 """What waits to be sent: single submissions of all threads, and the maps that are being fed.
 
 Client, between the callers and the sender's thread. The sender takes whatever has gathered while its last call was
-under way, so a lone submission leaves at once and a flood travels in large calls. Both are bounded: `put` waits while
-too much lies here.
+under way, so a lone submission leaves at once and a flood travels in large calls, neighbours of one kind as one batch.
+Both are bounded: `put` waits while too much lies here.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, Final, NamedTuple
 
 from dtq.client.bell import Bell
 from dtq.client.feeds import Feed
-from dtq.client.handle import TaskHandle
+from dtq.client.handle import Group, TaskHandle
 from dtq.errors import DtqError
 from dtq.model import pages
 from dtq.model.messages import Submission
@@ -27,8 +27,9 @@ MAX_WAITING_BYTES: Final = 32 << 20
 #: How much one call carries, if the coordinator takes so much: single submissions, bytes of arguments.
 CALL_SUBMISSIONS: Final = 4_096
 CALL_BYTES: Final = 4 << 20
-#: About how many bytes of a call are not arguments, for each submission.
+#: About how many bytes of a call are not arguments, for each submission, and for each task.
 _OVERHEAD: Final = 256
+_BLOB_OVERHEAD: Final = 4
 
 
 class Item(NamedTuple):
@@ -41,12 +42,16 @@ class Item(NamedTuple):
     key: str | None
 
 
+#: Who gets a receipt: a lone task, several that travel as one batch, or a map.
+Receiver = TaskHandle[Any] | Group | Feed
+
+
 class Call(NamedTuple):
     """One call of `Service.submit`, who gets its receipts, and maps that turned out to have no items."""
 
     specs: list[Spec]
     submissions: list[Submission]
-    receivers: list[TaskHandle[Any] | Feed]
+    receivers: list[Receiver]
     empty: list[Feed]
 
 
@@ -139,17 +144,18 @@ class Outbox:
         call = Call([], [], [], [])
         places: dict[int, int] = {}
         left = min(CALL_BYTES, max_message // 2)
-        for item in self._take_items(left):
-            left -= len(item.blob) + _OVERHEAD
+        for items in _runs(self._take_items(left)):
+            first = items[0]
+            left -= sum([len(item.blob) for item in items]) + _OVERHEAD
             submission = Submission(
-                spec=self._place(item.spec, call, places),
+                spec=self._place(first.spec, call, places),
                 number=next(self._numbers),
-                arguments=pages.pack((item.blob,)),
-                delay_s=item.delay_s,
-                key=item.key,
+                arguments=pages.pack([item.blob for item in items]),
+                delay_s=first.delay_s,
+                key=first.key,
             )
             call.submissions.append(submission)
-            call.receivers.append(item.handle)
+            call.receivers.append(first.handle if len(items) == 1 else Group([item.handle for item in items]))
         for feed in list(self._feeds):
             if left > 0:
                 left -= self._gather_feed(feed, left, call, places)
@@ -160,7 +166,7 @@ class Outbox:
         with self._room:
             items = self._items
             while items and len(taken) < CALL_SUBMISSIONS:
-                most_bytes -= len(items[0].blob) + _OVERHEAD
+                most_bytes -= len(items[0].blob) + _BLOB_OVERHEAD
                 if most_bytes < 0 and taken:
                     break
                 taken.append(items.popleft())
@@ -200,14 +206,14 @@ class Outbox:
             call.specs.append(spec)
         return place
 
-    def empty_after_fork(self) -> list[TaskHandle[Any] | Feed]:
+    def empty_after_fork(self) -> list[Receiver]:
         """As `empty`, where the lock may be held by a thread that is not there any more."""
         return [*[item.handle for item in self._items], *self._feeds]
 
-    def empty(self) -> list[TaskHandle[Any] | Feed]:
+    def empty(self) -> list[Receiver]:
         """Take out everything, unsent; who waits for it."""
         with self._room:
-            left: list[TaskHandle[Any] | Feed] = [item.handle for item in self._items]
+            left: list[Receiver] = [item.handle for item in self._items]
             self._items.clear()
             self._bytes = 0
             left += self._feeds
@@ -219,3 +225,21 @@ class Outbox:
     def is_empty(self) -> bool:
         """Whether nothing waits."""
         return not self._items and not self._feeds
+
+
+def _runs(items: list[Item]) -> Iterator[list[Item]]:
+    """Items that may travel as one batch: neighbours of one function and options, so that their order stays."""
+    run: list[Item] = []
+    for item in items:
+        if run and (
+            item.spec is not run[0].spec
+            or item.delay_s != run[0].delay_s
+            or item.key is not None
+            or run[0].key is not None
+            or len(run) == pages.PAGE_BLOBS
+        ):
+            yield run
+            run = []
+        run.append(item)
+    if run:
+        yield run

@@ -56,14 +56,14 @@ class Raised:
         self.state = state
 
 
-#: What is known of an ended task: a page with its result alone, or the coordinator's words; or either of them decoded.
+#: What is known of an ended task: its result as it travels, or the coordinator's words; or either of them decoded.
 Known = bytes | Ended | Value | Raised
 
 
 def take(ended: Ended, index: int) -> bytes | Ended:
     """What is to be kept of the end of one task."""
     if ended.results:
-        return pages.cut(ended.results, index - ended.lo, index - ended.lo + 1)
+        return pages.unpack(pages.cut(ended.results, index - ended.lo, index - ended.lo + 1))[0]
     return ended
 
 
@@ -83,7 +83,7 @@ def decode(known: bytes | Ended, task: str, decoder: Callable[[bytes], Any]) -> 
     if isinstance(known, Ended):
         return Raised(error_of(known, task), known.state)
     try:
-        return Value(decoder(pages.unpack(known)[0]))
+        return Value(decoder(known))
     except DtqError as error:
         return Raised(error, State.SUCCEEDED)
 

@@ -17,9 +17,9 @@ from typing import Any, Final
 from dtq.client.batches import Batch
 from dtq.client.feeds import Feed
 from dtq.client.following import Following, Wake
-from dtq.client.handle import TaskHandle
+from dtq.client.handle import Group
 from dtq.client.links import AWAY, FATAL, Session
-from dtq.client.outbox import Call, Outbox
+from dtq.client.outbox import Call, Outbox, Receiver
 from dtq.errors import DtqError, InternalError, UnknownId, from_wire
 from dtq.model.messages import Receipt
 from dtq.model.service import Service
@@ -30,8 +30,6 @@ log = logging.getLogger("dtq.client")
 
 #: Most batches in one call of `Service.follow`.
 FOLLOWED: Final = 10_000
-
-Receiver = TaskHandle[Any] | Feed
 
 
 class Sender:
@@ -162,8 +160,11 @@ class Sender:
                     refused.append((receiver, from_wire(receipt.code, receipt.details)))
                 elif isinstance(receiver, Feed):
                     self._accept_piece(receiver, receipt, submission.complete, wakes)
-                else:
+                elif isinstance(receiver, Group):
                     receiver._on_accepted(receipt.batch, wakes)
+                    following.add(receipt.batch, receiver, wakes, receiver.itself)
+                else:
+                    receiver._on_accepted(receipt.batch, -1, wakes)
                     following.add(receipt.batch, receiver, wakes)
                 if submission.follow and (repeated or submission.key is not None) and receipt.batch:
                     again.append(receipt.batch)
@@ -197,16 +198,20 @@ class Sender:
     def _refuse(self, receivers: list[Receiver], error: DtqError) -> None:
         """Tell those who wait that it was not accepted; empties the list."""
         wakes: list[Wake] = []
-        told = []
+        told: list[weakref.ref[Any]] = []
         with self._following.lock:
             self._following.expected()
             while receivers:
                 receiver = receivers.pop()
-                told.append(weakref.ref(receiver))
-                if isinstance(receiver, TaskHandle):
-                    receiver._on_failed(error, wakes)
-                else:
+                if isinstance(receiver, Feed):
                     self._refuse_piece(receiver, error, wakes)
+                    told.append(weakref.ref(receiver.batch))
+                else:
+                    handles = receiver.give_up() if isinstance(receiver, Group) else [receiver]
+                    for handle in handles:
+                        handle._on_failed(error, wakes)
+                        told.append(weakref.ref(handle))
+                    del handles, handle
                 del receiver
         for wake in wakes:
             wake()
