@@ -20,7 +20,7 @@ from dtq.client.following import Following, Wake
 from dtq.client.handle import Group
 from dtq.client.links import AWAY, FATAL, Session
 from dtq.client.outbox import Call, Outbox, Receiver
-from dtq.errors import DtqError, InternalError, UnknownId, from_wire
+from dtq.errors import DtqError, UnknownId, from_wire
 from dtq.model.messages import Receipt
 from dtq.model.service import Service
 from dtq.model.snapshots import Selection
@@ -104,7 +104,7 @@ class Sender:
             self._fatal(error)
         except Exception as error:
             log.exception("the client's sender failed")
-            self._fatal(InternalError(repr(error)))
+            self._fatal(DtqError(f"the client failed at something of its own ({error!r}); its log has the traceback"))
         finally:
             self._done.set()
 

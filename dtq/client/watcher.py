@@ -15,7 +15,7 @@ from typing import Final
 from dtq.client.following import Following
 from dtq.client.links import AWAY, FATAL, Link, Session
 from dtq.client.sender import FOLLOWED
-from dtq.errors import DtqError, InternalError, UnknownId
+from dtq.errors import DtqError, UnknownId
 from dtq.transport import Backoff
 
 log = logging.getLogger("dtq.client")
@@ -88,7 +88,7 @@ class Watcher:
             self._fatal(error)
         except Exception as error:
             log.exception("the client's watcher failed")
-            self._fatal(InternalError(repr(error)))
+            self._fatal(DtqError(f"the client failed at something of its own ({error!r}); its log has the traceback"))
 
     def _trouble(self, error: DtqError, backoff: Backoff) -> None:
         if self._ending.is_set():
