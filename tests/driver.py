@@ -55,6 +55,8 @@ class Driver:
         #: What followers were told, in order.
         self.told: list[EndedRange] = []
         self._totals = opened.totals
+        self.machine.tick(self.now)
+        self.drain()
         self._submissions = 0
 
     @property
@@ -197,7 +199,7 @@ class Driver:
 
     # -- time -----------------------------------------------------------------------------------------------------
 
-    def tick(self, advance: float = 0.0) -> float | None:
+    def tick(self, advance: float = 0.0) -> float:
         """Let time pass, and do what is due."""
         self.clock.advance(advance)
         deadline = self.machine.tick(self.now)

@@ -33,7 +33,7 @@ def chunk(estimate_s: float | None) -> int:
 class Worker:
     """A worker that has said hello, or one whose leases were restored and that is expected to."""
 
-    __slots__ = ("capacity", "expires_at", "leases", "name", "queues", "session")
+    __slots__ = ("capacity", "expires_at", "leases", "name", "queues", "session", "spared")
 
     def __init__(self, session: str, name: str, expires_at: float) -> None:
         self.session = session
@@ -43,6 +43,13 @@ class Worker:
         self.capacity = 0
         self.leases: dict[int, Lease] = {}
         self.expires_at = expires_at
+        #: Whether it was given more time after a pause of the coordinator, and has not been heard since.
+        self.spared = False
+
+    def renew(self, expires_at: float) -> None:
+        """It was heard."""
+        self.expires_at = expires_at
+        self.spared = False
 
 
 class Lease:

@@ -201,7 +201,7 @@ class Machine:
         worker = workers.setdefault(session, Worker(session, name, 0.0))
         worker.name = name
         worker.queues = queues
-        worker.expires_at = now + self.rules.lease_s
+        worker.renew(now + self.rules.lease_s)
         return known
 
     def exchange(self, session: str, message: Exchange, now: float) -> Answer:
@@ -214,7 +214,7 @@ class Machine:
         worker = self._worker(session)
         for success in message.succeeded:
             pages.check(success.results)  # all of them first: a message that is refused has no effect
-        worker.expires_at = now + self.rules.lease_s
+        worker.renew(now + self.rules.lease_s)
         worker.capacity = message.capacity
         answer = Answer()
         # What is said of one lease counts in the order of its tasks, whatever kind it is.
@@ -396,15 +396,17 @@ class Machine:
         """Do what is due.
 
         A tick that comes long after something was due means that this process was stopped: the workers could not
-        report meanwhile, and what they say now may be read after this, so they have a whole lease to say it.
+        report meanwhile, and what they say now may be read after this, so they have a whole lease to say it; but only
+        once, or a coordinator that is always late would keep the dead.
 
         Returns:
             When something is due next.
         """
         register = self.register
         if now - self.next_deadline() > _PAUSE_S:
-            for worker in register.workers.values():
+            for worker in [w for w in register.workers.values() if not w.spared]:
                 worker.expires_at = now + self.rules.lease_s
+                worker.spared = True
         register.clock = max(register.clock, now)
         while (due := register.waiting.pop_due(now)) is not None:
             self._due(*due)
