@@ -21,7 +21,7 @@ from dtq.config import (
 from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
 from dtq.core.register import Rules
-from dtq.daemon.logs import log_to_stderr
+from dtq.daemon.logs import dump_stacks_on_request, log_to_stderr
 from dtq.engines.base import Engine
 from dtq.transport.server import Server
 
@@ -47,6 +47,7 @@ def run(settings: CoordinatorSettings) -> int:
         KeyUnusable: the key cannot be used.
     """
     log_to_stderr()
+    dump_stacks_on_request()
     key, origin, made = coordinator_authkey(settings.authkey_file)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
+import signal
 import sys
+
+
+def dump_stacks_on_request() -> None:
+    """SIGUSR1 writes what every thread is doing to standard error: for a process that seems to hang."""
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 
 def log_to_stderr(level: str | None = None) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 from dtq import __version__
 from dtq.config import WorkerSettings, load_authkey
-from dtq.daemon.logs import log_to_stderr
+from dtq.daemon.logs import dump_stacks_on_request, log_to_stderr
 from dtq.errors import DtqError
 from dtq.model.messages import Hello, Role, Welcome
 from dtq.transport.backoff import Backoff
@@ -49,6 +49,7 @@ def run(settings: WorkerSettings) -> int:
         CannotImport: a module of ``imports`` cannot be imported.
     """
     log_to_stderr()
+    dump_stacks_on_request()
     key, origin = load_authkey(settings.authkey_file, addresses=settings.addresses)
     say_hello = _greeter(settings)
     reporting = Proxy(settings.addresses, key, say_hello(primary=True), key_source=origin)
