@@ -104,9 +104,9 @@ class Committer:
             if not self._wake.is_set():
                 self._wake.set()
             return self._gathering
-        if self._backlog:
-            return self._gathering
-        return self._writing
+        if self._writing is not None:
+            return self._writing
+        return self._gathering if self._backlog else None  # what failed is tried again with the next generation
 
     def settle(self, ticket: Generation | None) -> None:
         """Wait for a ticket, outside of the lock.
