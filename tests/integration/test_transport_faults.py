@@ -179,12 +179,13 @@ def test_fork_in_the_middle_of_a_call_of_another_thread_does_not_block_the_child
         thread.start()
         assert fake.waiting.wait(10)
 
-        # When the process forks and the child closes its copy
+        # When the process forks, Then the child can call, and close its copy
         child = os.fork()
         if child == 0:
             signal.alarm(10)
+            right = proxy.follow([5]) == [5]
             proxy.close()
-            os._exit(0)
+            os._exit(0 if right else 1)
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 0
 
@@ -193,7 +194,7 @@ def test_fork_in_the_middle_of_a_call_of_another_thread_does_not_block_the_child
         thread.join(10)
         assert not thread.is_alive()
         assert proxy.follow([1]) == [1]
-        assert len(fake.opened) == 1
+        assert len(fake.opened) == 2
         proxy.close()
 
 

@@ -226,6 +226,24 @@ def test_finished_connection_still_sends_its_answer(pair: Pair) -> None:
     assert far.recv() == "answer"
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_inherited_connection_is_not_usable_and_ending_it_does_not_reach_the_parent(pair: Pair) -> None:
+    # Given a child that inherited a connection
+    near, far = pair
+    child = os.fork()
+    if child == 0:
+        used = near.usable()
+        near.interrupt()
+        near.close()
+        os._exit(used)
+
+    # When it has let go of it, Then it knew not to use it, and the parent's works
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    near.send("still here")
+    assert far.recv() == "still here"
+
+
 def test_tuned_socket_has_no_delay_and_notices_silence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as sock:
         tune(sock)
