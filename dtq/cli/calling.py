@@ -6,15 +6,21 @@ import os
 import secrets
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dtq import __version__
 from dtq.config import Address, client_addresses, load_authkey
+from dtq.errors import Unreachable
 from dtq.model.messages import Hello, Role
 
 if TYPE_CHECKING:
+    from dtq.client.hub import Hub
+    from dtq.client.sync import Client
     from dtq.transport import Proxy
+
+#: How long the first connection may take, and a call while the coordinator is away, in seconds.
+_PATIENCE_S: Final = 10.0
 
 
 class Target(NamedTuple):
@@ -69,3 +75,42 @@ def service(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Prox
     to = target(addresses, authkey_file)
     with Proxy(to.addresses, to.key, _hello(), key_source=to.origin) as proxy:
         yield proxy
+
+
+@contextmanager
+def hub(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Hub]:
+    """A client's engine room, for a command that submits: a coordinator that comes back is waited for.
+
+    Raises:
+        Unreachable: it does not answer.
+        WrongKey: it has another key.
+    """
+    from dtq.client.hub import Hub
+    from dtq.client.links import Wire
+
+    to = target(addresses, authkey_file)
+    made = Hub(Wire(to.addresses, to.key, to.origin, _PATIENCE_S), _PATIENCE_S)
+    try:
+        made.start()
+        yield made
+    except BaseException:
+        with suppress(Unreachable):  # closing sends the cancel of what was submitted of a file; the error says more
+            made.close(_PATIENCE_S)
+        raise
+    made.close(_PATIENCE_S)
+
+
+@contextmanager
+def client(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Client]:
+    """A client, for a command that waits: a coordinator that comes back is waited for.
+
+    Raises:
+        Unreachable: it does not answer.
+        WrongKey: it has another key.
+    """
+    from dtq.client.links import Wire
+    from dtq.client.sync import Client
+
+    to = target(addresses, authkey_file)
+    with Client(connector=Wire(to.addresses, to.key, to.origin, _PATIENCE_S), timeout=_PATIENCE_S) as made:
+        yield made

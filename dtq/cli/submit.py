@@ -1,0 +1,190 @@
+"""``dtq submit``: have a function called, once or once a line of a file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO
+
+import click
+
+from dtq.cli import options
+from dtq.cli.calling import hub
+from dtq.cli.calls import Call, each_line, function_name, json_lines, parse_call
+from dtq.cli.grammar import Command
+from dtq.cli.output import plural, say, write, write_json
+from dtq.cli.results import batch_tally, task_tally
+from dtq.cli.waiting import interruptible, print_batch, print_task, wait_for
+from dtq.client.batch_handle import BatchHandle
+from dtq.client.functions import callee
+from dtq.client.handle import TaskHandle
+from dtq.client.hub import Hub
+from dtq.client.maps import submit_whole
+from dtq.client.submitting import Order, order
+from dtq.client.submitting import submit as submit_one
+from dtq.errors import TooLarge
+from dtq.model.options import PRIORITIES
+
+#: What is left of a message for everything but the arguments, in bytes.
+_ENVELOPE = 4096
+
+#: Under which terms; what is not given stays at the default of `model.options`.
+_terms = options.stacked(
+    click.option(
+        "-p", "--priority", metavar="N", type=click.IntRange(*PRIORITIES), help="1 (first) to 10.  [default: 5]"
+    ),
+    click.option(
+        "--max-retries", metavar="N", type=click.IntRange(0), help="Tries after a failure, at most.  [default: 3]"
+    ),
+    click.option(
+        "--max-crashes", metavar="N", type=click.IntRange(1), help="Crashes until it is given up.  [default: 3]"
+    ),
+    click.option("--timeout", metavar="DURATION", type=options.DURATION, help="Time limit of one attempt."),
+    click.option(
+        "--retry-delay", metavar="DURATION", type=options.DURATION, help="Before each retry.  [min(5m, 2**n s)]"
+    ),
+    click.option("--jitter", is_flag=True, default=None, help="Spread retries at random."),
+    click.option(
+        "--never-retry", metavar="EXCEPTION", multiple=True, help="Give up at once on this exception; repeatable."
+    ),
+    click.option("--queue", metavar="NAME", help="The queue.  [default: default]"),
+    click.option("--delay", metavar="DURATION", type=options.DURATION, help="Do not start before this has passed."),
+    click.option("--key", metavar="KEY", help="Submit only once: the same KEY again gives the same id."),
+)
+
+
+def _order(given: dict[str, Any]) -> Order:
+    return order(**{name: value for name, value in given.items() if value not in (None, ())})
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    if path == "-":
+        yield sys.stdin.buffer
+        return
+    with open(path, "rb") as file:
+        yield file
+
+
+def _submit_calls(queue: Hub, name: str, terms: Order, calls: Iterator[Call]) -> BatchHandle[Any]:
+    """One batch of the calls, a few pages of them in memory at a time."""
+    function = callee(name)
+    spec = function.spec(terms.terms)
+    limit = queue.session.max_message - _ENVELOPE
+
+    def encode(item: tuple[Any, ...], _: object) -> bytes:
+        call: Call = item[0]
+        blob = function.encode(call.args, call.kwargs)
+        if len(blob) > limit:
+            raise TooLarge("a task", len(blob), limit)
+        return blob
+
+    batch = submit_whole(queue, spec, (calls,), encode, delay_s=terms.delay_s, key=terms.own_key)
+    return BatchHandle(queue, spec, batch)
+
+
+def _submit_file(
+    queue: Hub, name: str, terms: Order, call: Call, each: str | None, jsonl: str | None
+) -> BatchHandle[Any]:
+    path = each or jsonl or "-"
+    with _opened(path) as lines:
+        source = "standard input" if path == "-" else path
+        calls = each_line(lines, call) if each is not None else json_lines(lines, source)
+        handle = _submit_calls(queue, name, terms, calls)
+    handle.accepted()
+    return handle
+
+
+def _await(
+    queue: Hub, handle: TaskHandle[Any] | BatchHandle[Any], timeout_s: float | None, as_json: bool, quiet: bool
+) -> None:
+    """Wait, with a progress bar on a terminal, and print what came out."""
+    what = f"task {handle.id}"
+    if isinstance(handle, TaskHandle):
+        wait_for(handle, timeout_s, what=what, look=lambda: task_tally(handle.status()), quiet=quiet)
+        print_task(handle, as_json=as_json)
+        return
+    if timeout_s is not None or sys.stderr.isatty():
+        # Otherwise results are printed as they come, each as soon as those before it are there.
+        wait_for(handle, timeout_s, what=what, look=lambda: batch_tally(handle.status().counts), quiet=quiet)
+    print_batch(handle, as_json=as_json)
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        ("dtq submit --wait math:factorial 20", "wait, and print the result"),
+        ("dtq submit thumbs:make photo.jpg size=128 -p 1", "with a keyword argument, before all else"),
+        ("ls *.jpg | dtq submit thumbs:make --each -", "a task a line, all of them one batch"),
+    ),
+)
+@click.argument("function", metavar="MODULE:FUNCTION")
+@click.argument("words", metavar="[ARG]... [NAME=VALUE]...", nargs=-1)
+@click.option(
+    "--each", metavar="FILE", help="A task a line of FILE (-: standard input); the line is its first argument."
+)
+@click.option("--jsonl", metavar="FILE", help='A task a line of FILE: {"args": [...], "kwargs": {...}}.')
+@_terms
+@click.option("--wait", "waiting", is_flag=True, help="Wait, and print what is returned; a line a task, in order.")
+@click.option(
+    "--wait-timeout", metavar="DURATION", type=options.DURATION, help="Wait no longer than this (ends with 124)."
+)
+@options.connecting
+@options.as_json
+@options.quiet
+def submit(
+    function: str,
+    words: tuple[str, ...],
+    each: str | None,
+    jsonl: str | None,
+    waiting: bool,
+    wait_timeout: float | None,
+    addresses: tuple[str, ...],
+    authkey_file: str | None,
+    as_json: bool,
+    quiet: bool,
+    **terms: Any,
+) -> None:
+    """Have MODULE:FUNCTION called by a worker, and print the id of the task or batch, alone in a line.
+
+    An ARG or VALUE is JSON if it parses as JSON, else a string: 20 is a number, a.jpg a string, '"20"' a string. It is
+    a keyword argument where NAME is an identifier. Put -- before arguments that start with a dash. The function has to
+    be importable where the workers run, not here.
+
+    Once the id is printed, nothing but a disk failure can lose the task.
+    """
+    ctx = click.get_current_context()
+    if each is not None and jsonl is not None:
+        raise click.UsageError("use --each or --jsonl, not both.", ctx)
+    if jsonl is not None and words:
+        raise click.UsageError("the lines of --jsonl have all arguments; give none beside it.", ctx)
+    if wait_timeout is not None and not waiting:
+        raise click.UsageError("--wait-timeout is for --wait.", ctx)
+    name, call, given = function_name(function), parse_call(words), _order(terms)
+    callee(name).spec(given.terms).options  # noqa: B018 - refuses terms that cannot be, before anybody is called
+    with hub(addresses, authkey_file) as queue:
+        handle: TaskHandle[Any] | BatchHandle[Any]
+        if each is None and jsonl is None:
+            handle = submit_one(queue, name, given, call.args, call.kwargs)
+        else:
+            handle = _submit_file(queue, name, given, call, each, jsonl)
+            if not handle.size:
+                say("dtq: there is no line to make a task of; nothing was submitted.")
+                return
+        task_id = handle.id
+        if not waiting:
+            _print_id(handle, task_id, as_json, quiet)
+            return
+        with interruptible(task_id):
+            _await(queue, handle, wait_timeout, as_json, quiet)
+
+
+def _print_id(handle: TaskHandle[Any] | BatchHandle[Any], task_id: str, as_json: bool, quiet: bool) -> None:
+    size = handle.size if isinstance(handle, BatchHandle) else 1
+    if as_json:
+        write_json({"id": task_id, "tasks": size})
+        return
+    write(task_id)
+    if isinstance(handle, BatchHandle) and not quiet and sys.stderr.isatty():
+        say(f"{plural(size, 'task')} in batch {task_id}")

@@ -1,0 +1,201 @@
+"""A home and a command line, as a user has them: commands find the coordinator and the key by themselves."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.cluster import DEADLINE_S, clean_environment
+
+TASKS = '''
+"""What the acceptance tests have workers run."""
+import os, signal, threading, time
+from pathlib import Path
+
+from dtq import current_task
+
+def add(a, b=0): return a + b
+def echo(*args, **kwargs): return [list(args), kwargs]
+def fail(text="no"): raise ValueError(text)
+def raw(): return b"raw\\x1b"
+def lock(): return threading.Lock()
+def die(): os.kill(os.getpid(), signal.SIGKILL)
+def nap(seconds): time.sleep(seconds); return seconds
+def halfway(seconds):
+    current_task().progress(1, 2)
+    time.sleep(seconds)
+def odd(number):
+    if number % 2 == 0: raise ValueError(f"{number} is even")
+    return number
+def record(path):
+    with open(path, "a") as file: file.write("x")
+class Point:
+    def __init__(self, x): self.x = x
+    def __repr__(self): return f"Point({self.x})"
+def point(x): return Point(x)
+def key_in_sight(): return sorted(name for name in os.environ if "AUTHKEY" in name)
+def as_file(path): return Path(path).read_text()
+'''
+
+
+class Command:
+    """A command that runs; its output is collected as it comes.
+
+    Args:
+        words: the command line after ``dtq``.
+        environment: its variables.
+        directory: where it runs.
+    """
+
+    def __init__(self, words: Sequence[str], environment: dict[str, str], directory: Path) -> None:
+        self.words = words
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dtq", *words],
+            env=environment,
+            cwd=directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._changed = threading.Condition()
+        self._texts = {"stdout": "", "stderr": ""}
+        self._readers = [
+            threading.Thread(target=self._read, args=(name, stream), daemon=True)
+            for name, stream in (("stdout", self.process.stdout), ("stderr", self.process.stderr))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    def _read(self, name: str, stream: Any) -> None:
+        for line in stream:
+            with self._changed:
+                self._texts[name] += line
+                self._changed.notify_all()
+        stream.close()
+        with self._changed:
+            self._changed.notify_all()
+
+    @property
+    def out(self) -> str:
+        """What it has printed to standard output."""
+        return self._texts["stdout"]
+
+    @property
+    def err(self) -> str:
+        """What it has printed to standard error."""
+        return self._texts["stderr"]
+
+    @property
+    def connected(self) -> bool:
+        """Whether it has a socket, as the kernel knows."""
+        descriptors = Path(f"/proc/{self.process.pid}/fd")
+        return any("socket:" in os.readlink(entry) for entry in descriptors.iterdir() if entry.is_symlink())
+
+    def says(self, text: str) -> str:
+        """Wait until a text is in its output; everything it printed."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: text in self.out + self.err or self.process.poll() is not None, timeout=DEADLINE_S
+            )
+        assert text in self.out + self.err, f"dtq {' '.join(self.words)} does not say {text!r}:\n{self}"
+        return self.out + self.err
+
+    def signal(self, number: int) -> None:
+        """Send it a signal."""
+        self.process.send_signal(number)
+
+    def ends(self, within_s: float = DEADLINE_S) -> int:
+        """Wait until it ends; its exit code."""
+        try:
+            code = self.process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"dtq {' '.join(self.words)} does not end:\n{self}") from None
+        for reader in self._readers:
+            reader.join(DEADLINE_S)
+        return code
+
+    def __str__(self) -> str:
+        return f"exit code {self.process.poll()}\n-- stdout:\n{self.out}\n-- stderr:\n{self.err}"
+
+
+class Home:
+    """A user's home: settings, key and state of its own, a module of tasks, and the processes that were started.
+
+    Args:
+        directory: where all of it is.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.work = directory / "work"
+        self.work.mkdir(parents=True)
+        (self.work / "jobs.py").write_text(TASKS)
+        self.environment = clean_environment(directory) | {"NO_COLOR": "1"}
+        self._commands: list[Command] = []
+
+    @property
+    def key(self) -> Path:
+        """The key that the first coordinator makes."""
+        return self.directory / "config" / "dtq" / "authkey"
+
+    def start(self, *words: str, **variables: str) -> Command:
+        """Start a command."""
+        command = Command(words, self.environment | variables, self.work)
+        self._commands.append(command)
+        return command
+
+    def dtq(self, *words: str, **variables: str) -> Command:
+        """Run a command to its end. Whatever it says, it is no traceback of dtq's."""
+        command = self.start(*words, **variables)
+        command.ends()
+        assert "Traceback" not in command.err, command
+        return command
+
+    def data(self, *words: str) -> Any:
+        """What a command prints as JSON."""
+        command = self.dtq(*words, "--json")
+        assert command.process.returncode == 0, command
+        document = json.loads(command.out)
+        assert document["schema"] == 1
+        return document
+
+    def id(self, *words: str) -> str:
+        """The id that a submission prints: alone in one line."""
+        command = self.dtq("submit", *words)
+        assert command.process.returncode == 0, command
+        assert command.out.count("\n") == 1, command
+        return command.out.strip()
+
+    def coordinator(self, *words: str) -> Command:
+        """Start a coordinator that the other commands find by themselves."""
+        command = self.start("coordinator", "start", "--port", "0", *words)
+        command.says("coordinator ready")
+        return command
+
+    def worker(self, *words: str) -> Command:
+        """Start a worker of two slots."""
+        command = self.start("worker", "--slots", "2", *words)
+        command.says(" ready: ")
+        return command
+
+    def close(self) -> None:
+        """End everything that was started."""
+        for command in reversed(self._commands):
+            if command.process.poll() is None:
+                command.signal(signal.SIGTERM)
+        for command in self._commands:
+            try:
+                command.process.wait(DEADLINE_S)
+            except subprocess.TimeoutExpired:
+                command.process.kill()
+                command.process.wait()
+            for stream in (command.process.stdout, command.process.stderr):
+                assert stream is not None
