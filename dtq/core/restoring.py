@@ -37,7 +37,9 @@ def restore(epoch: int, rules: Rules, totals: Totals, rows: Iterable[Row], now: 
         elif isinstance(row, SpecRow):
             register.add_spec(row.number, row.spec)
         elif isinstance(row, TaskRow):
-            register.batches[row.batch].keep(row.index, Task.from_row(row))
+            batch = register.batches[row.batch]
+            if not row.state.final or row.index >= batch.next:
+                batch.keep(row.index, Task.from_row(row))
         elif isinstance(row, LeaseRow):
             _lease(register, row, now)
     for batch in list(register.batches.values()):
