@@ -64,7 +64,7 @@ class MemoryEngine:
             BatchWithdrawn: lambda change: self._drop(change.batch),
             Expired: self._on_expired,
         }
-        self._store: dict[type, Callable[[Any], None]] = {
+        self._store: dict[type, Callable[[Any], object]] = {
             SpecRow: lambda row: self._specs.__setitem__(row.number, row),
             BatchRow: self._on_batch,
             TaskRow: lambda row: self._tasks.setdefault(row.batch, {}).__setitem__(row.index, row),
@@ -102,18 +102,21 @@ class MemoryEngine:
                 rows.append(batch)
             for batch in sorted(live, key=attrgetter("batch")):
                 tasks = self._tasks.get(batch.batch, {})
-                rows += [task for _, task in sorted(tasks.items()) if not task.state.final]
+                rows += [t for _, t in sorted(tasks.items()) if not t.state.final or t.index >= batch.next]
             rows += [lease for _, lease in sorted(self._leases.items())]
             return rows
 
     def commit(self, changes: Sequence[Change]) -> None:
         """See `Engine.commit`."""
+        steps = [
+            (self._store[type(change.row)], change.row)
+            if type(change) is Stored
+            else (self._apply[type(change)], change)
+            for change in changes
+        ]  # all of them before the first is applied, so that what is no change leaves nothing applied
         with self._reading():
-            for change in changes:
-                if type(change) is Stored:
-                    self._store[type(change.row)](change.row)
-                else:
-                    self._apply[type(change)](change)
+            for apply, what in steps:
+                apply(what)
 
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
         """See `Engine.pages`."""

@@ -13,7 +13,7 @@ from contextlib import closing, contextmanager
 from heapq import merge
 from typing import Any, Final, cast
 
-from dtq.core.changes import ArgumentPage, BatchRow, Row, SpecRow
+from dtq.core.changes import ArgumentPage, BatchRow, Row, SpecRow, TaskRow
 from dtq.engines import rowcodec
 from dtq.engines.base import EndedRun, Page, StoredBatch
 from dtq.engines.faults import store_error
@@ -50,9 +50,9 @@ _TASKS_OF: Final = "AND tasks.batch = ? AND idx >= ? AND idx < ?"
 _CUT: Final = (
     "SELECT batch, spec, body FROM batches WHERE cut IS NOT NULL {0} ORDER BY coalesce(finished_at, ?) DESC, batch DESC"
 )
-_OPEN_TASKS: Final = (
-    "SELECT tasks.batch, idx, tasks.body FROM tasks CROSS JOIN batches ON batches.batch = tasks.batch"
-    f" WHERE tasks.ended_at IS NULL AND {LIVE} ORDER BY tasks.batch, idx"
+_LIVE_TASKS: Final = (
+    "SELECT tasks.batch, idx, ended_at, tasks.body, batches.body FROM tasks"
+    f" CROSS JOIN batches ON batches.batch = tasks.batch WHERE {LIVE} ORDER BY tasks.batch, idx"
 )
 
 
@@ -169,10 +169,9 @@ def restore(path: str, *, missing_batches: bool) -> Iterator[Row]:
             connection.execute("BEGIN")
             left_out: set[int] = set()
             yield from _live_batches(connection, left_out)
-            for batch, index, body in connection.execute(_OPEN_TASKS):
-                if batch not in left_out and rowcodec.sound(body, rowcodec.TASK, batch, index):
-                    yield rowcodec.decode_task(batch, index, body)
-            here = " WHERE EXISTS (SELECT 1 FROM batches WHERE batches.batch = leases.batch)" if missing_batches else ""
+            yield from _live_tasks(connection, left_out)
+            live = f"SELECT 1 FROM batches WHERE batches.batch = leases.batch AND {LIVE}"
+            here = f" WHERE EXISTS ({live})" if missing_batches else ""
             for token, batch, body in connection.execute(f"SELECT token, batch, body FROM leases{here} ORDER BY token"):
                 if batch not in left_out and rowcodec.sound(body, rowcodec.LEASE, token):
                     yield rowcodec.decode_lease(token, body)
@@ -198,6 +197,17 @@ def _live_batches(connection: sqlite3.Connection, left_out: set[int]) -> Iterato
             given.add(row.spec)
             yield SpecRow(number=row.spec, spec=spec)
         yield row
+
+
+def _live_tasks(connection: sqlite3.Connection, left_out: set[int]) -> Iterator[TaskRow]:
+    current, fresh_from = -1, 0
+    for batch, index, ended_at, body, batch_body in connection.execute(_LIVE_TASKS):
+        if batch in left_out or not rowcodec.sound(body, rowcodec.TASK, batch, index):
+            continue
+        if ended_at is not None and batch != current:
+            current, fresh_from = batch, rowcodec.decode_batch(batch, batch_body, {}).next
+        if ended_at is None or index >= fresh_from:
+            yield rowcodec.decode_task(batch, index, body)
 
 
 class _Specs:

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import struct
+from functools import lru_cache
 from hashlib import blake2b
 from operator import attrgetter
 from typing import Any, Final, cast
@@ -99,6 +100,11 @@ _KEY_OF_SESSION: Final = 8
 _batch_fields = attrgetter(*(field.name for field in dataclasses.fields(BatchRow)))
 
 
+@lru_cache(maxsize=1024)
+def _head_code(head: str) -> int:
+    return crc32(_raw(head)) & 0x7FFFFFFF
+
+
 def key_code(key: str) -> int:
     """The number under which a batch's key is looked up; two keys may share one.
 
@@ -107,7 +113,7 @@ def key_code(key: str) -> int:
     """
     head, _, tail = key.rpartition("/")
     if tail.isdecimal() and len(tail) < 10 and tail.isascii():
-        return (crc32(_raw(head)) & 0x7FFFFFFF) << 32 | int(tail)
+        return _head_code(head) << 32 | int(tail)
     return int.from_bytes(blake2b(_raw(key), digest_size=8).digest(), "little") >> 1
 
 

@@ -3,7 +3,7 @@
 Every table has the columns that queries need and a blob with the whole row (`rowcodec`). Batch numbers, leases and
 specs are row ids; pages, tasks and attempts lie in their key's order. Live batches are the ones whose ``finished_at``
 is NULL, and stand together at the start of ``batches_by_end``; ``counts`` says how many rows the core depends on, so
-that a row which vanishes from a damaged file is missed.
+that a row that vanishes from a damaged file is missed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PAGE_SIZE: Final = 4096
 
 # Rows of ``counts``.
 LIVE_BATCHES: Final = 1
-OPEN_TASKS: Final = 2
+TASKS: Final = 2
 LEASES: Final = 3
 
 TABLES: Final = (
@@ -34,7 +34,7 @@ TABLES: Final = (
     "CREATE TABLE counts (name INTEGER PRIMARY KEY, rows INTEGER)",
     "CREATE TABLE specs (number INTEGER PRIMARY KEY, body BLOB)",
     "CREATE TABLE batches (batch INTEGER PRIMARY KEY, spec INTEGER, code INTEGER, finished_at REAL, cut INTEGER,"
-    " trimmed INTEGER, body BLOB)",
+    " trimmed INTEGER DEFAULT 0, body BLOB)",
     "CREATE INDEX batches_by_code ON batches (code)",
     "CREATE INDEX batches_by_spec ON batches (spec)",
     "CREATE INDEX batches_by_end ON batches (trimmed, finished_at)",
@@ -78,7 +78,7 @@ def create(path: str, head: Head) -> None:
         for statement in TABLES:
             connection.execute(statement)
         connection.execute("INSERT INTO head VALUES (1, ?)", (head.pack(),))
-        connection.executemany("INSERT INTO counts VALUES (?, 0)", [(LIVE_BATCHES,), (OPEN_TASKS,), (LEASES,)])
+        connection.executemany("INSERT INTO counts VALUES (?, 0)", [(LIVE_BATCHES,), (TASKS,), (LEASES,)])
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA}")
         connection.execute("COMMIT")

@@ -1,17 +1,19 @@
-"""From the changes of one commit to one SQL statement.
+"""From the changes of one commit to few SQL statements, one where it can be.
 
 The thread that commits shares the interpreter with busy handler threads, and each statement it executes gives the
-interpreter's lock away and has to queue for it again, which costs far more than the statement. So all rows of a commit,
-whatever their kind, are inserted with one statement into one view, the *sink*, whose triggers put them where they
-belong, and up to `_MOST_ROWS` rows are committed by that very statement. Measured with four busy threads: 625 commits/s
-of a hundred rows against 260 to 360 with a statement a table, and 13 % less with idle ones.
+interpreter's lock away and has to queue for it again, which costs far more than a small statement itself. So the rows
+of a commit, whatever their kind, are inserted with one statement into one view, the *sink*, whose triggers put them
+where they belong, and that statement is the whole transaction. (Measured with four busy threads and a hundred rows: 625
+commits/s, against 260 to 360 with statements for each table.) A trigger doubles the work for a row, though, so where
+one kind has many rows they go straight into their table, up to `_MOST_ROWS` a statement.
 
-A row of the sink is ``(kind, a, b, c, d, e, f, body)``. Triggers and view are temporary: the file has only tables.
+A row is ``(kind, a, b, c, d, e, f, body)``. View and triggers are temporary: the file has only tables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from operator import itemgetter
@@ -35,7 +37,7 @@ from dtq.core.changes import (
 )
 from dtq.engines import rowcodec
 from dtq.engines.rowcodec import ARGUMENTS, ATTEMPT, BATCH, LEASE, RESULTS, SPEC, STATE_CODE, TASK
-from dtq.engines.schema import LEASES, LIVE_BATCHES, OPEN_TASKS
+from dtq.engines.schema import LEASES, LIVE_BATCHES, TASKS
 from dtq.model.states import State
 
 _HEAD: Final = 8
@@ -45,75 +47,116 @@ _BATCH_WITHDRAWN: Final = 11
 
 Statement = tuple[str, Sequence[Any]]
 SinkRow = tuple[int, Any, Any, Any, Any, Any, Any, bytes]
-_WIDTH: Final = 8
+_NAMES: Final = ("kind", "a", "b", "c", "d", "e", "f", "body")
+_body = itemgetter(7)
 #: Most rows of one statement: its parameters stay below the 32,766 that SQLite allows, its program below 1 MB.
 _MOST_ROWS: Final = 1024
+#: From how many rows of one kind on they go straight into their table.
+_MANY: Final = 128
+#: Fewest rows of one statement; then powers of two, so that there are few statements to prepare.
 _FEWEST_ROWS: Final = 16
 #: Most bytes of one statement, but for a single larger row: SQLite keeps what was bound last to each statement.
 _MOST_BYTES: Final = 2 * 2**20
-_body = itemgetter(7)
 
-_SPOILED: Final = "UPDATE batches SET trimmed = 0 WHERE batch = new.a AND trimmed = 1;"
 
-_SINK_TRIGGERS: Final = {
-    SPEC: "INSERT INTO specs (number, body) VALUES (new.a, new.body)"
-    " ON CONFLICT (number) DO UPDATE SET body = excluded.body;",
-    # Nearly every change of a batch leaves its indexes alone; an upsert would rewrite them.
-    BATCH: "UPDATE batches SET body = new.body WHERE batch = new.a AND finished_at IS new.d AND cut IS new.e"
-    " AND spec = new.b AND code = new.c AND trimmed = 0;"
-    " INSERT INTO batches (batch, spec, code, finished_at, cut, trimmed, body)"
-    " SELECT new.a, new.b, new.c, new.d, new.e, 0, new.body WHERE changes() = 0"
-    " ON CONFLICT (batch) DO UPDATE SET spec = excluded.spec, code = excluded.code,"
-    " finished_at = excluded.finished_at, cut = excluded.cut, trimmed = 0, body = excluded.body;",
-    TASK: "INSERT INTO tasks (batch, idx, state, ended_at, body) VALUES (new.a, new.b, new.c, new.d, new.body)"
-    " ON CONFLICT (batch, idx) DO UPDATE SET state = excluded.state, ended_at = excluded.ended_at,"
-    f" body = excluded.body; {_SPOILED}",
-    ATTEMPT: "INSERT INTO attempts (batch, idx, number, body) VALUES (new.a, new.b, new.c, new.body)"
-    " ON CONFLICT (batch, idx, number) DO UPDATE SET body = excluded.body;",
-    LEASE: "INSERT INTO leases (token, batch, body) VALUES (new.a, new.b, new.body)"
-    " ON CONFLICT (token) DO UPDATE SET batch = excluded.batch, body = excluded.body;",
-    ARGUMENTS: "INSERT INTO arguments (batch, lo, hi, crc, data) VALUES (new.a, new.b, new.c, new.f, new.body)"
-    " ON CONFLICT (batch, lo) DO UPDATE SET hi = excluded.hi, crc = excluded.crc, data = excluded.data;",
-    RESULTS: "INSERT INTO results (batch, lo, hi, ended_at, worker, crc, data)"
-    " VALUES (new.a, new.b, new.c, new.d, new.e, new.f, new.body)"
-    " ON CONFLICT (batch, lo) DO UPDATE SET hi = excluded.hi, ended_at = excluded.ended_at,"
-    " worker = excluded.worker, crc = excluded.crc, data = excluded.data;",
-    _HEAD: "UPDATE head SET body = new.body;",
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Upsert:
+    """How rows of a kind get into their table.
+
+    Attributes:
+        table: the table.
+        columns: its columns and the places in a sink row that their values come from.
+        key: how many of the columns, from the first, are the key.
+        constant: columns that a row with the same key keeps.
+        also: what else is set in a row with the same key.
+    """
+
+    table: str
+    columns: dict[str, str]
+    key: int = 1
+    constant: tuple[str, ...] = ()
+    also: str = ""
+
+    def sql(self, source: str) -> str:
+        """The statement that stores the rows of a source."""
+        names = list(self.columns)
+        key = names[: self.key]
+        changed = [f"{name} = excluded.{name}" for name in names[self.key :] if name not in self.constant]
+        return (
+            f"INSERT INTO {self.table} ({', '.join(names)}) {source}"
+            f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join(changed)}{self.also}"
+        )
+
+
+_UPSERTS: Final = {
+    SPEC: _Upsert(table="specs", columns={"number": "a", "body": "body"}),
+    BATCH: _Upsert(
+        table="batches",
+        columns={"batch": "a", "spec": "b", "code": "c", "finished_at": "d", "cut": "e", "body": "body"},
+        constant=("spec", "code"),  # a batch keeps its function and its key, and their indexes are not touched
+        also=", trimmed = 0",
+    ),
+    TASK: _Upsert(
+        table="tasks", columns={"batch": "a", "idx": "b", "state": "c", "ended_at": "d", "body": "body"}, key=2
+    ),
+    ATTEMPT: _Upsert(table="attempts", columns={"batch": "a", "idx": "b", "number": "c", "body": "body"}, key=3),
+    LEASE: _Upsert(table="leases", columns={"token": "a", "batch": "b", "body": "body"}),
+    ARGUMENTS: _Upsert(
+        table="arguments", columns={"batch": "a", "lo": "b", "hi": "c", "crc": "f", "data": "body"}, key=2
+    ),
+    RESULTS: _Upsert(
+        table="results",
+        columns={"batch": "a", "lo": "b", "hi": "c", "ended_at": "d", "worker": "e", "crc": "f", "data": "body"},
+        key=2,
+    ),
+}
+#: An expiry looks again at a batch whose dead letters change.
+_LOOK_AGAIN: Final = "UPDATE batches SET trimmed = 0 WHERE batch = new.a AND trimmed = 1;"
+_REMOVALS: Final = {
     _LEASE_ENDED: "DELETE FROM leases WHERE token = new.a;",
     _TASK_FORGOTTEN: "DELETE FROM tasks WHERE batch = new.a AND idx = new.b;"
-    f" DELETE FROM attempts WHERE new.c AND batch = new.a AND idx = new.b; {_SPOILED}",
-    _BATCH_WITHDRAWN: "DELETE FROM leases WHERE batch = new.a;"
-    + "".join(
-        f" DELETE FROM {table} WHERE batch = new.a;"
-        for table in ("batches", "tasks", "attempts", "arguments", "results")
+    f" DELETE FROM attempts WHERE new.c AND batch = new.a AND idx = new.b; {_LOOK_AGAIN}",
+    _BATCH_WITHDRAWN: " ".join(
+        f"DELETE FROM {table} WHERE batch = new.a;"
+        for table in ("leases", "batches", "tasks", "attempts", "arguments", "results")
     ),
 }
 
 
-def _counting(name: int, table: str, live: str) -> tuple[str, ...]:
-    """Triggers that keep the number of a table's rows for which a column is NULL (or all, where it is none)."""
-    new, old = (f"(new.{live} IS NULL)", f"(old.{live} IS NULL)") if live else ("1", "1")
-    count = f"UPDATE counts SET rows = rows + {{}} WHERE name = {name}; END"
-    made = (
-        f"CREATE TEMP TRIGGER {table}_in AFTER INSERT ON {table} WHEN {new} BEGIN " + count.format("1"),
-        f"CREATE TEMP TRIGGER {table}_out AFTER DELETE ON {table} WHEN {old} BEGIN " + count.format("-1"),
-    )
-    if not live:
-        return made
-    turned = f"CREATE TEMP TRIGGER {table}_turned AFTER UPDATE OF {live} ON {table} WHEN {new} <> {old} BEGIN "
-    return (*made, turned + count.format(f"{new} - {old}"))
+def _sink_trigger(kind: int) -> str:
+    if kind in _UPSERTS:
+        upsert = _UPSERTS[kind]
+        values = ", ".join(f"new.{place}" for place in upsert.columns.values())
+        action = upsert.sql(f"VALUES ({values})") + ";" + (_LOOK_AGAIN if kind == TASK else "")
+    elif kind == _HEAD:
+        # Leases are few, so they are counted rather than kept count of.
+        action = (
+            f"UPDATE counts SET rows = (SELECT count(*) FROM leases) WHERE name = {LEASES};"
+            " UPDATE head SET body = new.body;"
+        )
+    else:
+        action = _REMOVALS[kind]
+    return f"CREATE TEMP TRIGGER sink_{kind} INSTEAD OF INSERT ON sink WHEN new.kind = {kind} BEGIN {action} END"
+
+
+def _counting(name: int, when: str, step: str) -> str:
+    return f"CREATE TEMP TRIGGER {when} BEGIN UPDATE counts SET rows = rows + {step} WHERE name = {name}; END"
 
 
 #: What a connection that writes needs before its first commit.
 SETUP: Final = (
-    "CREATE TEMP VIEW sink (kind, a, b, c, d, e, f, body) AS SELECT 0, 0, 0, 0, 0, 0, 0, 0",
-    *(
-        f"CREATE TEMP TRIGGER sink_{kind} INSTEAD OF INSERT ON sink WHEN new.kind = {kind} BEGIN {body} END"
-        for kind, body in _SINK_TRIGGERS.items()
+    f"CREATE TEMP VIEW sink ({', '.join(_NAMES)}) AS SELECT 0, 0, 0, 0, 0, 0, 0, 0",
+    *(_sink_trigger(kind) for kind in (*_UPSERTS, _HEAD, *_REMOVALS)),
+    _counting(LIVE_BATCHES, "batch_in AFTER INSERT ON batches WHEN new.finished_at IS NULL", "1"),
+    _counting(LIVE_BATCHES, "batch_out AFTER DELETE ON batches WHEN old.finished_at IS NULL", "-1"),
+    _counting(
+        LIVE_BATCHES,
+        "batch_turned AFTER UPDATE OF finished_at ON batches"
+        " WHEN (new.finished_at IS NULL) <> (old.finished_at IS NULL)",
+        "(new.finished_at IS NULL) - (old.finished_at IS NULL)",
     ),
-    *_counting(LIVE_BATCHES, "batches", "finished_at"),
-    *_counting(OPEN_TASKS, "tasks", "ended_at"),
-    *_counting(LEASES, "leases", ""),
+    _counting(TASKS, "task_in AFTER INSERT ON tasks", "1"),
+    _counting(TASKS, "task_out AFTER DELETE ON tasks", "-1"),
     "CREATE TEMP TABLE going (batch INTEGER PRIMARY KEY, dead INTEGER)",
 )
 
@@ -143,7 +186,7 @@ _EXPIRY: Final = (
 
 
 class Sheet:
-    """The changes of one commit as rows of the sink, in an order that has the effect of theirs.
+    """The changes of one commit as rows, in an order that has the effect of theirs.
 
     Only the last value of a row is written. Changes that concern many rows are barriers that nothing is moved across.
 
@@ -152,12 +195,14 @@ class Sheet:
     """
 
     def __init__(self, changes: Sequence[Change]) -> None:
-        self._rows: list[SinkRow] = []
-        #: Rows for the sink, and expiries between them.
-        self._steps: list[list[SinkRow] | Expired] = [self._rows]
         self.totals: Totals | None = None
+        #: Statements so far, and rows that wait to be put into the sink with one.
+        self._made: list[Statement] = []
+        self._rows: list[SinkRow] = []
         self._batches: dict[int, BatchRow] = {}
         self._leases: dict[int, LeaseRow | None] = {}
+        self._arguments: dict[tuple[int, int], ArgumentPage] = {}
+        self._results: dict[tuple[int, int], ResultPage] = {}
         self._others: dict[tuple[int, ...], SinkRow] = {}
         self._store: dict[type, Callable[[Any], None]] = {
             BatchRow: self._on_batch,
@@ -179,6 +224,14 @@ class Sheet:
                 self._on_removal(change)
         self._settle()
 
+    def statements(self, head: bytes) -> list[Statement]:
+        """The statements that make up the commit, which ends with the store's new head."""
+        self._rows.append((_HEAD, None, None, None, None, None, None, head))
+        self._sink()
+        return self._made
+
+    # -- gathering ------------------------------------------------------------------------------------------------
+
     def _on_batch(self, row: BatchRow) -> None:
         self._batches[row.batch] = row
 
@@ -189,19 +242,14 @@ class Sheet:
         self.totals = row
 
     def _on_arguments(self, row: ArgumentPage) -> None:
-        batch, lo, hi, data = row.batch, row.lo, row.hi, row.data
-        crc = rowcodec.arguments_crc(batch, lo, hi, data)
-        self._others[ARGUMENTS, batch, lo] = (ARGUMENTS, batch, lo, hi, None, None, crc, data)
+        self._arguments[row.batch, row.lo] = row
 
     def _on_results(self, row: ResultPage) -> None:
-        batch, lo, hi, data = row.batch, row.lo, row.hi, row.data
-        worker = rowcodec.encode_worker(row)
-        crc = rowcodec.results_crc(batch, lo, hi, row.ended_at, worker, data)
-        self._others[RESULTS, batch, lo] = (RESULTS, batch, lo, hi, row.ended_at, worker, crc, data)
+        self._results[row.batch, row.lo] = row
 
     def _on_spec(self, row: SpecRow) -> None:
-        sink_row = (SPEC, row.number, None, None, None, None, None, rowcodec.encode_spec(row))
-        self._others[SPEC, row.number] = sink_row
+        body = rowcodec.encode_spec(row)
+        self._others[SPEC, row.number] = (SPEC, row.number, None, None, None, None, None, body)
 
     def _on_task(self, row: TaskRow) -> None:
         body = rowcodec.encode_task(row)
@@ -209,9 +257,8 @@ class Sheet:
         self._last((TASK, row.batch, row.index), (TASK, row.batch, row.index, state, ended_at, None, None, body))
 
     def _on_attempt(self, row: AttemptRow) -> None:
-        number, body = row.attempt.number, rowcodec.encode_attempt(row)
-        key = (ATTEMPT, row.batch, row.index, number)
-        self._last(key, (*key, None, None, None, body))
+        key = (ATTEMPT, row.batch, row.index, row.attempt.number)
+        self._last(key, (*key, None, None, None, rowcodec.encode_attempt(row)))
 
     def _last(self, key: tuple[int, ...], row: SinkRow) -> None:
         # Forgetting a task may forget its attempts too, so among these the order of the changes is kept.
@@ -227,57 +274,72 @@ class Sheet:
             case BatchWithdrawn(batch):
                 self._settle()
                 self._rows.append((_BATCH_WITHDRAWN, batch, None, None, None, None, None, b""))
-            case Expired():
+            case Expired(before):
                 self._settle()
-                self._rows = []
-                self._steps += [change, self._rows]
+                self._sink()
+                self._made += [(_EXPIRY[0], (before,)), *((sql, ()) for sql in _EXPIRY[1:])]
             case _:
                 raise TypeError(f"{change!r} is not a change")
 
+    # -- writing --------------------------------------------------------------------------------------------------
+
     def _settle(self) -> None:
-        rows = self._rows
+        """Turn what was gathered into rows."""
+        self._rows += self._others.values()
+        self._others.clear()
+        for kind, rows in (
+            (BATCH, self._batch_rows()),
+            (ARGUMENTS, self._argument_rows()),
+            (RESULTS, self._result_rows()),
+            (_LEASE_ENDED, [_ended_lease(token) for token, lease in self._leases.items() if lease is None]),
+            (LEASE, [_lease(lease) for lease in self._leases.values() if lease is not None]),
+        ):
+            if len(rows) < _MANY:
+                self._rows += rows
+                continue
+            self._sink()
+            self._made += [_statement(kind, part) for part in _parts(rows)]
+        self._leases.clear()
+
+    def _sink(self) -> None:
+        """Make a statement of the rows for the sink."""
+        self._made += [_statement(0, part) for part in _parts(self._rows)]
+        self._rows = []
+
+    def _batch_rows(self) -> list[SinkRow]:
         encode, code = rowcodec.encode_batch, rowcodec.key_code
-        rows += self._others.values()
-        rows += [
+        rows: list[SinkRow] = [
             (BATCH, batch, row.spec, code(row.key), row.finished_at, row.cut, None, encode(row))
             for batch, row in self._batches.items()
         ]
-        rows += [
-            (_LEASE_ENDED, token, None, None, None, None, None, b"")
-            if lease is None
-            else (LEASE, token, lease.batch, None, None, None, None, rowcodec.encode_lease(lease))
-            for token, lease in self._leases.items()
-        ]
-        self._others.clear()
         self._batches.clear()
-        self._leases.clear()
+        return rows
 
-    def statements(self, head: bytes) -> list[Statement]:
-        """The statements that make up the commit, which ends with the store's new head."""
-        self._rows.append((_HEAD, None, None, None, None, None, None, head))
-        made: list[Statement] = []
-        for step in self._steps:
-            if isinstance(step, Expired):
-                made += [(_EXPIRY[0], (step.before,)), *((sql, ()) for sql in _EXPIRY[1:])]
-            else:
-                made += [_statement(part) for part in _parts(step)]
-        return made
+    def _argument_rows(self) -> list[SinkRow]:
+        crc = rowcodec.arguments_crc
+        rows: list[SinkRow] = [
+            (ARGUMENTS, batch, lo, row.hi, None, None, crc(batch, lo, row.hi, row.data), row.data)
+            for (batch, lo), row in self._arguments.items()
+        ]
+        self._arguments.clear()
+        return rows
 
-
-def _statement(rows: list[SinkRow]) -> Statement:
-    size = _FEWEST_ROWS
-    while size < len(rows):
-        size *= 2
-    parameters = list(chain.from_iterable(rows))
-    parameters += [None] * (_WIDTH * (size - len(rows)))
-    return _insert(size), parameters
+    def _result_rows(self) -> list[SinkRow]:
+        rows: list[SinkRow] = []
+        for (batch, lo), row in self._results.items():
+            hi, ended_at, data, worker = row.hi, row.ended_at, row.data, rowcodec.encode_worker(row)
+            crc = rowcodec.results_crc(batch, lo, hi, ended_at, worker, data)
+            rows.append((RESULTS, batch, lo, hi, ended_at, worker, crc, data))
+        self._results.clear()
+        return rows
 
 
-@cache
-def _insert(rows: int) -> str:
-    """The statement for so many rows; the ones that are NULL are left out, so that there are few statements."""
-    values = ",".join(["(?,?,?,?,?,?,?,?)"] * rows)
-    return f"INSERT INTO sink SELECT * FROM (VALUES {values}) WHERE column1 IS NOT NULL"
+def _lease(row: LeaseRow) -> SinkRow:
+    return LEASE, row.token, row.batch, None, None, None, None, rowcodec.encode_lease(row)
+
+
+def _ended_lease(token: int) -> SinkRow:
+    return _LEASE_ENDED, token, None, None, None, None, None, b""
 
 
 def _parts(rows: list[SinkRow]) -> Iterable[list[SinkRow]]:
@@ -296,3 +358,34 @@ def _cut(rows: list[SinkRow]) -> Iterator[list[SinkRow]]:
         part.append(row)
         size += len(row[7])
     yield part
+
+
+def _statement(kind: int, rows: list[SinkRow]) -> Statement:
+    size = _FEWEST_ROWS
+    while size < len(rows):
+        size *= 2
+    sql, width, take = _prepared(kind, size)
+    parameters: list[Any] = list(chain.from_iterable(map(take, rows)))
+    parameters += [None] * (width * (size - len(rows)))
+    return sql, parameters
+
+
+@cache
+def _prepared(kind: int, rows: int) -> tuple[str, int, Callable[[SinkRow], Iterable[Any]]]:
+    """The statement for so many rows of a kind, or of any kind (0); how many values a row has in it; which.
+
+    Rows that are NULL are left out.
+    """
+    upsert = _UPSERTS.get(kind)
+    places = ("a",) if kind == _LEASE_ENDED else _NAMES if upsert is None else tuple(upsert.columns.values())
+    one = f"({', '.join('?' * len(places))})"
+    source = f"(VALUES {', '.join([one] * rows)}) WHERE column1 IS NOT NULL"
+    if kind == _LEASE_ENDED:
+        sql = f"DELETE FROM leases WHERE token IN (SELECT column1 FROM {source})"
+    elif upsert is None:
+        sql = f"INSERT INTO sink SELECT * FROM {source}"
+    else:
+        sql = upsert.sql(f"SELECT * FROM {source}")
+    indexes = [_NAMES.index(place) for place in places]
+    take: Callable[[SinkRow], Iterable[Any]] = itemgetter(*indexes) if len(indexes) > 1 else itemgetter(slice(1, 2))
+    return sql, len(places), take

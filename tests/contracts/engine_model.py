@@ -1,0 +1,167 @@
+"""What an engine is to do, said as plainly as possible: a dictionary of rows, and changes applied one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any
+
+from dtq.core.changes import (
+    ArgumentPage,
+    AttemptRow,
+    BatchRow,
+    BatchWithdrawn,
+    Change,
+    Expired,
+    LeaseEnded,
+    LeaseRow,
+    ResultPage,
+    Row,
+    SpecRow,
+    Stored,
+    TaskForgotten,
+    TaskRow,
+    Totals,
+)
+from dtq.engines.base import EndedRun, StoredBatch
+from dtq.model.snapshots import Attempt, Selection
+from dtq.model.states import State
+
+
+def key_of(row: Row) -> tuple[Any, ...]:
+    match row:
+        case SpecRow():
+            return SpecRow, row.number
+        case BatchRow():
+            return BatchRow, row.batch
+        case LeaseRow():
+            return LeaseRow, row.token
+        case TaskRow():
+            return TaskRow, row.batch, row.index
+        case AttemptRow():
+            return AttemptRow, row.batch, row.index, row.attempt.number
+        case ArgumentPage() | ResultPage():
+            return type(row), row.batch, row.lo
+        case Totals():
+            return (Totals,)
+
+
+class Model:
+    """The rows there are."""
+
+    def __init__(self) -> None:
+        self.rows: dict[tuple[Any, ...], Any] = {}
+
+    def commit(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            match change:
+                case Stored(row):
+                    self.rows[key_of(row)] = row
+                case LeaseEnded(token):
+                    self.rows.pop((LeaseRow, token), None)
+                case TaskForgotten(batch, index, history):
+                    self.rows.pop((TaskRow, batch, index), None)
+                    if history:
+                        self._keep(lambda r: not (type(r) is AttemptRow and (r.batch, r.index) == (batch, index)))
+                case BatchWithdrawn(batch):
+                    self._keep(lambda r: getattr(r, "batch", None) != batch)
+                case Expired(before):
+                    self._expire(before)
+
+    def _keep(self, wanted: Any) -> None:
+        self.rows = {key: row for key, row in self.rows.items() if wanted(row)}
+
+    def _expire(self, before: float) -> None:
+        for row in self.of(BatchRow):
+            if row.finished_at is not None and row.finished_at < before:
+                dead = {t.index for t in self.of(TaskRow) if t.batch == row.batch and t.state is State.DEAD}
+                self._keep(lambda r, number=row.batch, dead=dead: _outlives(r, number, dead))
+        used = {row.spec for row in self.of(BatchRow)}
+        self._keep(lambda r: type(r) is not SpecRow or r.number in used)
+
+    def of(self, kind: type) -> list[Any]:
+        return [row for _, row in sorted(self.rows.items(), key=lambda item: item[0][1:]) if type(row) is kind]
+
+    def restore(self) -> list[Row]:
+        rows: list[Row] = []
+        live = [b for b in self.of(BatchRow) if b.finished_at is None and (SpecRow, b.spec) in self.rows]
+        for row in live:
+            spec = self.rows[SpecRow, row.spec]
+            rows += [row] if spec in rows else [spec, row]
+        fresh_from = {row.batch: row.next for row in live}
+        for task in self.of(TaskRow):
+            if task.batch in fresh_from and (not task.state.final or task.index >= fresh_from[task.batch]):
+                rows.append(task)
+        return rows + self.of(LeaseRow)
+
+    def pages(self, kind: type, batch: int, lo: int, hi: int) -> list[Any]:
+        return [page for page in self.of(kind) if page.batch == batch and page.lo < hi and page.hi > lo]
+
+    def batches(self, numbers: Iterable[int] = (), key: str | None = None) -> list[StoredBatch]:
+        return [
+            StoredBatch(row=row, spec=self.rows[SpecRow, row.spec].spec)
+            for row in self.of(BatchRow)
+            if (row.batch in set(numbers) or row.key == key) and (SpecRow, row.spec) in self.rows
+        ]
+
+    def attempts(self, batch: int, index: int) -> list[Attempt]:
+        return [row.attempt for row in self.of(AttemptRow) if (row.batch, row.index) == (batch, index)]
+
+    def ended(self, selection: Selection, now: float) -> list[EndedRun]:
+        runs = [run for run in self._all_ended(now) if _matches(run, selection, now)]
+        runs.sort(key=lambda run: (run.ended_at, run.batch.row.batch, run.lo), reverse=True)
+        return runs[: selection.limit] if selection.limit else runs
+
+    def _all_ended(self, now: float) -> list[EndedRun]:
+        runs = []
+        for batch in self.batches([row.batch for row in self.of(BatchRow)]):
+            row = batch.row
+            for page in self.pages(ResultPage, row.batch, 0, 2**62):
+                made = EndedRun(batch=batch, lo=page.lo, hi=page.hi, state=State.SUCCEEDED, ended_at=page.ended_at)
+                runs.append(_by(made, page.worker))
+            for task in self.of(TaskRow):
+                if task.batch == row.batch and task.state.final:
+                    lo = task.index
+                    runs.append(
+                        EndedRun(batch=batch, lo=lo, hi=lo + 1, state=task.state, ended_at=task.ended_at, task=task)
+                    )
+            if row.cut is not None and row.cut < row.size:
+                ended_at = now if row.finished_at is None else row.finished_at
+                runs.append(EndedRun(batch=batch, lo=row.cut, hi=row.size, state=State.CANCELLED, ended_at=ended_at))
+        return runs
+
+
+def _by(run: EndedRun, worker: str) -> EndedRun:
+    return EndedRun(
+        batch=run.batch, lo=run.lo, hi=run.hi, state=run.state, ended_at=run.ended_at, worker=worker, task=run.task
+    )
+
+
+def _outlives(row: Any, batch: int, dead: set[int]) -> bool:
+    if getattr(row, "batch", None) != batch:
+        return True
+    match row:
+        case BatchRow():
+            return bool(dead)
+        case TaskRow() | AttemptRow():
+            return row.index in dead
+        case ArgumentPage():
+            return any(row.lo <= index < row.hi for index in dead)
+        case _:
+            return False
+
+
+def _matches(run: EndedRun, selection: Selection, now: float) -> bool:
+    number, spec = run.batch.row.batch, run.batch.spec
+    tasks = {(number, index) for index in range(run.lo, run.hi)} | {(number, -1)}
+    return (
+        (not selection.ids or bool(tasks & set(selection.ids)))
+        and (selection.state is None or run.state is selection.state)
+        and (selection.queue is None or spec.options.queue == selection.queue)
+        and (selection.function is None or fnmatchcase(spec.function.name, selection.function))
+        and (
+            selection.exception is None
+            or (run.task is not None and fnmatchcase(run.task.exception, selection.exception))
+        )
+        and (selection.older_than_s is None or now - run.ended_at >= selection.older_than_s)
+    )

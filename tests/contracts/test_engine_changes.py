@@ -1,0 +1,149 @@
+"""Random histories: after each commit every engine answers as the plain model does, also after a restart."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dtq.core.changes import (
+    ArgumentPage,
+    BatchWithdrawn,
+    Change,
+    Expired,
+    LeaseEnded,
+    ResultPage,
+    Stored,
+    TaskForgotten,
+    Totals,
+)
+from dtq.engines.base import Engine
+from dtq.model.snapshots import Selection
+from dtq.model.states import State
+from tests.contracts.engine_kinds import KINDS, Kind
+from tests.contracts.engine_model import Model
+from tests.contracts.engine_rows import (
+    ODD_TEXT,
+    SESSION,
+    arguments,
+    attempt,
+    batch,
+    lease,
+    results,
+    spec,
+    stored,
+    task,
+)
+
+NOW = 40
+BATCHES = range(1, 5)
+KEYS = {1: f"{SESSION}/1", 2: "mine", 3: ODD_TEXT, 4: "order/12"}
+SPECS = {1: spec(1), 2: spec(2, "mail:send", queue="mail"), 3: spec(3, "mail:read")}
+SPEC_OF = {1: 1, 2: 2, 3: 3, 4: 1}
+
+numbers = st.sampled_from(BATCHES)
+indexes = st.integers(0, 3)
+moments = st.integers(1, 30).map(float)
+
+
+@st.composite
+def batches(draw: st.DrawFn, number: int | None = None) -> Change:
+    number = draw(numbers) if number is None else number
+    return Stored(
+        batch(
+            number,
+            spec=SPEC_OF[number],
+            key=KEYS[number],
+            size=draw(st.integers(1, 6)),
+            next=draw(st.integers(0, 6)),
+            cut=draw(st.none() | st.integers(0, 6)),
+            finished_at=draw(st.none() | moments),
+        )
+    )
+
+
+@st.composite
+def tasks(draw: st.DrawFn) -> list[Change]:
+    number, index = draw(numbers), draw(indexes)
+    state = draw(st.sampled_from([state for state in State if state is not State.SUCCEEDED]))
+    ended_at = draw(moments) if state.final else None
+    exception = draw(st.sampled_from(["KeyError", "ValueError"]))
+    row = Stored(task(number, index, state, ended_at=ended_at, exception=exception))
+    nth = draw(st.integers(1, 3))
+    return [row, Stored(attempt(number, index, nth, ended_at=draw(moments)))]
+
+
+@st.composite
+def pages(draw: st.DrawFn) -> list[Change]:
+    """A page; the row of its batch changes with it."""
+    number, lo = draw(numbers), draw(st.sampled_from([0, 2, 4]))
+    hi = lo + draw(st.integers(1, 2))
+    blob = draw(st.binary(max_size=3))
+    page = arguments(number, lo, hi, blob) if draw(st.booleans()) else results(number, lo, hi, draw(moments), blob)
+    return [Stored(page), draw(batches(number))]
+
+
+changes = st.one_of(
+    batches().map(lambda change: [change]),
+    pages(),
+    tasks(),
+    st.builds(lambda number, token: [Stored(lease(token, number))], numbers, st.integers(1, 5)),
+    st.integers(1, 5).map(lambda token: [LeaseEnded(token)]),
+    st.builds(lambda number, index, history: [TaskForgotten(number, index, history)], numbers, indexes, st.booleans()),
+    numbers.map(lambda number: [BatchWithdrawn(number)]),
+    moments.map(lambda before: [Expired(before), *stored(*SPECS.values())]),
+    st.sampled_from(list(SPECS.values())).map(lambda row: stored(row)),
+    st.integers(0, 99).map(lambda count: stored(Totals(submitted=count))),
+)
+commits = st.lists(changes, max_size=8).map(lambda parts: [change for part in parts for change in part])
+
+SELECTIONS = [
+    Selection(limit=0),
+    Selection(limit=0, state=State.SUCCEEDED, queue="mail"),
+    Selection(limit=0, exception="Key*"),
+    Selection(limit=0, function="mail:*", older_than_s=NOW - 15),
+    Selection(limit=0, ids=((1, 2), (2, -1), (4, 0), (4, 3))),
+]
+
+
+def answers(store: Engine | Model) -> dict[str, Any]:
+    """Everything a store can be asked about."""
+    said: dict[str, Any] = {"restore": list(store.restore())}
+    said["by number"] = store.batches(BATCHES)
+    said["by key"] = [store.batches(key=key) for key in KEYS.values()]
+    for number in BATCHES:
+        for kind in (ArgumentPage, ResultPage):
+            said[f"{kind.__name__} of {number}"] = [store.pages(kind, number, lo, lo + 2) for lo in range(6)]
+        said[f"attempts of {number}"] = [store.attempts(number, index) for index in range(4)]
+    for selection in SELECTIONS:
+        runs = store.ended(selection, float(NOW))
+        assert [run.ended_at for run in runs] == sorted((run.ended_at for run in runs), reverse=True)
+        said[str(selection)] = sorted(runs, key=repr)
+    return said
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name != "sqlite"], ids=lambda kind: kind.name)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(history=st.lists(commits, min_size=1, max_size=6))
+def test_engine_answers_as_the_model_does(kind: Kind, history: list[list[Change]]) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        engine, model = kind.make(Path(directory)), Model()
+        engine.open()
+        try:
+            for changes in [stored(*SPECS.values()), *history]:
+                engine.commit(changes)
+                model.commit(changes)
+                assert answers(engine) == answers(model)
+            engine.close()
+            if kind.survives_reopen:
+                engine = kind.make(Path(directory))
+            opened = engine.open()
+            assert opened.losses == ()
+            assert opened.totals == (model.of(Totals) or [Totals()])[0]
+            assert answers(engine) == answers(model)
+        finally:
+            engine.close()
