@@ -15,8 +15,8 @@ from typing import Final
 from dtq.transport.connection import Connection
 
 #: Seconds that a newcomer is given before it may be sent away for another: an honest client on a busy machine needs a
-#: few milliseconds, and a burst of them must not push itself out.
-GRACE_S: Final = 0.1
+#: millisecond or few, and a burst of them must not push itself out.
+GRACE_S: Final = 0.02
 
 
 class Refused(Exception):
