@@ -88,7 +88,9 @@ class Connection:
             self._state, self._primary = state, hello.primary
             c.ticker.by(c.next_deadline())
         if not resumed and (hello.primary or hello.role is Role.CLIENT):
-            log.info("%s %s from %s joins", hello.role.value, hello.name, self._peer)
+            # Every command is a client: too many to be news.
+            level = logging.INFO if hello.role is Role.WORKER else logging.DEBUG
+            log.log(level, "%s %s from %s joins", hello.role.value, hello.name, self._peer)
         return Welcome(
             epoch=c.machine.epoch,
             resumed=resumed,
