@@ -102,10 +102,14 @@ class Feed:
         """Whether there is something to be sent."""
         return not self.sealed and (self.over or self.stopped or bool(self.blobs))
 
-    def pieces(self, most_bytes: int) -> list[tuple[int, bytes, bool]]:
+    def pieces(self, most_bytes: int, *, alone: bool = True) -> list[tuple[int, bytes, bool]]:
         """Take out what can be sent now: pieces of ``(offset, page, whether it is the last)``.
 
         Until the batch has a number there is one piece, as the others have to name it.
+
+        Args:
+            most_bytes: how many bytes the call has room for.
+            alone: whether nothing else is in it: then the first item goes however large it is.
         """
         over = self.over  # before the blobs are counted: what was put in before it was set is seen
         if self.stopped:
@@ -113,7 +117,7 @@ class Feed:
             over = True
         found: list[tuple[int, bytes, bool]] = []
         most_pieces = CALL_PIECES if self.batch.number else 1
-        while self.blobs and len(found) < most_pieces and most_bytes > 0:
+        while self.blobs and len(found) < most_pieces and (len(self.blobs[0]) <= most_bytes or (alone and not found)):
             taken, size = self._page(most_bytes)
             found.append((self.sent, pages.pack(taken), False))
             self.sent += len(taken)

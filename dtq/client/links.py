@@ -146,7 +146,8 @@ class Session:
             if self._lost_at is not None:
                 return
             self._lost_at = time.monotonic()
-        log.warning("lost the coordinator at %s, trying again (%s)", self.place, error)
+        reason = error.args[-1] if isinstance(error, Unreachable) else error
+        log.warning("lost the coordinator at %s, trying again (%s)", self.place, reason)
 
 
 class Link:

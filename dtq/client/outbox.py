@@ -69,6 +69,7 @@ class Outbox:
         self._bytes = 0
         self._feeds: list[Feed] = []
         self._numbers = count(1)
+        self._feeds_first = False
         self._idle = False
         self._bell = Bell()
 
@@ -144,9 +145,19 @@ class Outbox:
         call = Call([], [], [], [])
         places: dict[int, int] = {}
         left = min(CALL_BYTES, max_message // 2)
-        for items in _runs(self._take_items(left)):
+        self._feeds_first = not self._feeds_first  # neither kind can keep the other from ever being sent
+        if self._feeds_first:
+            left = self._gather_feeds(left, call, places)
+        left = self._gather_items(left, call, places)
+        if not self._feeds_first:
+            self._gather_feeds(left, call, places)
+        return call
+
+    def _gather_items(self, left: int, call: Call, places: dict[int, int]) -> int:
+        """Add single submissions to a call; how many bytes of it are left then."""
+        for items in _runs(self._take_items(left, alone=not call.submissions)):
             first = items[0]
-            left -= sum([len(item.blob) for item in items]) + _OVERHEAD
+            left -= sum([len(item.blob) + _BLOB_OVERHEAD for item in items]) + _OVERHEAD
             submission = Submission(
                 spec=self._place(first.spec, call, places),
                 number=next(self._numbers),
@@ -156,18 +167,16 @@ class Outbox:
             )
             call.submissions.append(submission)
             call.receivers.append(first.handle if len(items) == 1 else Group([item.handle for item in items]))
-        for feed in list(self._feeds):
-            if left > 0:
-                left -= self._gather_feed(feed, left, call, places)
-        return call
+        return left
 
-    def _take_items(self, most_bytes: int) -> list[Item]:
+    def _take_items(self, most_bytes: int, *, alone: bool) -> list[Item]:
+        """Take out what fits; where nothing else is in the call, the first item however large."""
         taken: list[Item] = []
         with self._room:
             items = self._items
             while items and len(taken) < CALL_SUBMISSIONS:
                 most_bytes -= len(items[0].blob) + _BLOB_OVERHEAD
-                if most_bytes < 0 and taken:
+                if most_bytes < 0 and (taken or not alone):
                     break
                 taken.append(items.popleft())
                 self._bytes -= len(taken[-1].blob)
@@ -175,9 +184,22 @@ class Outbox:
                 self._room.notify_all()
         return taken
 
+    def _gather_feeds(self, left: int, call: Call, places: dict[int, int]) -> int:
+        """Add pieces of maps to a call, of each in turn; how many bytes of it are left then."""
+        for feed in list(self._feeds):
+            if left <= 0:
+                break
+            left -= self._gather_feed(feed, left, call, places)
+            self._feeds.remove(feed)
+            if not feed.sealed:
+                self._feeds.append(feed)
+            elif not feed.sent:
+                call.empty.append(feed)
+        return left
+
     def _gather_feed(self, feed: Feed, most_bytes: int, call: Call, places: dict[int, int]) -> int:
         size = 0
-        for offset, page, last in feed.pieces(most_bytes):
+        for offset, page, last in feed.pieces(most_bytes, alone=not call.submissions):
             size += len(page) + _OVERHEAD
             submission = Submission(
                 spec=self._place(feed.spec, call, places),
@@ -192,10 +214,6 @@ class Outbox:
             )
             call.submissions.append(submission)
             call.receivers.append(feed)
-        if feed.sealed:
-            self._feeds.remove(feed)
-            if not feed.sent:
-                call.empty.append(feed)
         return size
 
     @staticmethod

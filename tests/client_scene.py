@@ -1,0 +1,250 @@
+"""A queue in this process for tests of the client: a real coordinator over the memory engine, lines that can be cut,
+and a worker that runs tasks when it is told to."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self
+
+from dtq.client import current
+from dtq.client.functions import exception_name, resolve
+from dtq.client.links import Line
+from dtq.client.payloads import PICKLE, call_decoder, result_encoder
+from dtq.client.sync import Client
+from dtq.coordinator.connection import Connection
+from dtq.coordinator.service import Coordinator, Setup
+from dtq.core.register import Rules
+from dtq.engines.memory import MemoryEngine
+from dtq.errors import DtqError, Unreachable
+from dtq.model import pages
+from dtq.model.messages import Exchange, Failed, Failure, Grant, Hello, Holding, Role, Succeeded, Welcome
+from dtq.model.service import Service
+from dtq.model.states import Outcome
+
+#: How long anything may take, in seconds; far above what it takes.
+DEADLINE_S = 20.0
+PLACE = "the queue of this test"
+
+
+class CutLine:
+    """A line to the coordinator of this process, which the test can cut. Repeats nothing, as the transport's."""
+
+    def __init__(self, queue: Queue, hello: Hello, on_welcome: Callable[[Welcome], None]) -> None:
+        self._queue = queue
+        self._hello = hello
+        self._on_welcome = on_welcome
+        self._session: Connection | None = None
+        self._welcome: Welcome | None = None
+        self._of: Coordinator | None = None
+        self._closed = False
+
+    def connect(self) -> Welcome:
+        if self._closed:
+            raise Unreachable(PLACE, "it was closed")
+        coordinator = self._queue.coordinator
+        if coordinator is None:
+            self._session = None
+            raise Unreachable(PLACE, "nobody is there")
+        if self._session is None or self._of is not coordinator:
+            self._session = Connection(coordinator, "test")
+            self._of = coordinator
+            self._welcome = self._session.hello(self._hello)
+            self._on_welcome(self._welcome)
+        assert self._welcome is not None
+        return self._welcome
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        self.connect()
+        session, coordinator = self._session, self._of
+        self._queue.calls.append((name, arguments))
+        answer = getattr(session, name)(*arguments)
+        if self._closed or self._queue.coordinator is not coordinator or self._queue.swallow(name):
+            self._session = None
+            raise Unreachable(PLACE, "cut in the middle of a call")
+        return answer
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return lambda *arguments: self.call(name, *arguments)
+
+    def close(self) -> None:
+        self._closed = True
+        coordinator = self._of
+        if coordinator is not None:
+            with coordinator.lock:
+                for state in coordinator.sessions.by_id.values():
+                    state.wake()
+
+
+class Queue:
+    """The coordinator, which can be taken away and brought back, and clients of it."""
+
+    def __init__(self, *, rules: Rules | None = None, max_message: int = 16 << 20) -> None:
+        self.place = PLACE
+        self.calls: list[tuple[str, tuple[Any, ...]]] = []
+        self.coordinator: Coordinator | None = None
+        self._engine = MemoryEngine()
+        self._setup = Setup(rules=rules or Rules(), max_message=max_message)
+        self._swallowed: list[str] = []
+        self._clients: list[Client] = []
+        self.start()
+
+    # -- the coordinator ------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Bring the coordinator (back)."""
+        coordinator = Coordinator(self._engine, self._setup)
+        coordinator.start()
+        self.coordinator = coordinator
+
+    def stop(self) -> None:
+        """Take the coordinator away; what it acknowledged is kept."""
+        coordinator, self.coordinator = self.coordinator, None
+        if coordinator is not None:
+            coordinator.stop()
+
+    def lose_answer(self, name: str) -> None:
+        """Carry out the next call of a method, and cut the line before its answer."""
+        self._swallowed.append(name)
+
+    def swallow(self, name: str) -> bool:
+        if name in self._swallowed:
+            self._swallowed.remove(name)
+            return True
+        return False
+
+    def count(self, name: str) -> int:
+        """How often a method was called."""
+        return sum(called == name for called, _ in list(self.calls))
+
+    # -- clients and workers --------------------------------------------------------------------------------------
+
+    def line(self, hello: Hello, on_welcome: Callable[[Welcome], None]) -> Line:
+        line: Any = CutLine(self, hello, on_welcome)
+        made: Line = line
+        return made
+
+    def client(self, timeout: float = DEADLINE_S) -> Client:
+        """A client; closed with the queue."""
+        client = Client(connector=self, timeout=timeout)
+        self._clients.append(client)
+        return client
+
+    def worker(self, name: str = "hand") -> HandWorker:
+        """A worker that does what the test says."""
+        assert self.coordinator is not None
+        return HandWorker(Connection(self.coordinator, "test"), name)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """A worker that runs whatever comes, in a thread."""
+        stop = threading.Event()
+        thread = threading.Thread(target=self._work, args=(stop,), name="test-worker")
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join(DEADLINE_S)
+
+    def _work(self, stop: threading.Event) -> None:
+        worker: HandWorker | None = None
+        coordinator = None
+        while not stop.is_set():
+            if self.coordinator is None:
+                time.sleep(0.005)
+                continue
+            if coordinator is not self.coordinator:
+                coordinator = self.coordinator
+                worker = self.worker()
+            assert worker is not None
+            try:
+                worker.work(wait_s=0.05)
+            except DtqError:
+                coordinator = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        for client in self._clients:
+            try:
+                client.close(0 if kind is not None or self.coordinator is None else DEADLINE_S)
+            except Unreachable:
+                assert self.coordinator is None or kind is not None
+        self.stop()
+
+
+class HandWorker:
+    """A worker of one slot, in this process."""
+
+    def __init__(self, service: Service, name: str) -> None:
+        self.service = service
+        self.name = name
+        self.held: dict[int, Grant] = {}
+        service.hello(Hello(session=f"{id(self):032x}", role=Role.WORKER, name=name, slots=1, primary=True))
+
+    def fetch(self, wait_s: float = DEADLINE_S) -> list[Grant]:
+        """Take what there is, waiting for it."""
+        orders = self.service.exchange(Exchange(holding=self._holding(), capacity=1, fetch=True, wait_s=wait_s))
+        for grant in orders.grants:
+            self.held[grant.token] = grant
+        return list(orders.grants)
+
+    def _holding(self) -> tuple[Holding, ...]:
+        return tuple(Holding(token=token) for token in self.held)
+
+    def run(self, grant: Grant) -> None:
+        """Run a lease, and report it."""
+        succeeded: list[Succeeded] = []
+        failed: list[Failed] = []
+        function = self.service.spec(grant.spec).function
+        call = resolve(function)
+        decode, encode = call_decoder(function.kind), result_encoder(function.kind)
+        for index, blob in enumerate(pages.unpack(grant.arguments), grant.lo):
+            current.begin(grant.batch, index, grant.single, grant.attempt)
+            try:
+                args, kwargs = decode(blob)
+                result = pages.pack([encode(call(*args, **kwargs))])
+                succeeded.append(Succeeded(token=grant.token, lo=index, results=result, seconds=0.0001))
+            except Exception as error:  # noqa: BLE001 - the edge to the task, as in a slot
+                self.report(succeeded, failed)
+                failed = [Failed(token=grant.token, index=index, outcome=Outcome.FAILED, failure=why(error), seconds=0)]
+                self.report([], failed)
+                succeeded, failed = [], []
+            finally:
+                current.end()
+        del self.held[grant.token]
+        self.report(succeeded, failed)
+
+    def report(self, succeeded: list[Succeeded], failed: list[Failed]) -> None:
+        """Report outcomes."""
+        if succeeded or failed:
+            self.service.exchange(
+                Exchange(succeeded=tuple(succeeded), failed=tuple(failed), holding=self._holding(), capacity=1)
+            )
+
+    def work(self, wait_s: float = DEADLINE_S) -> int:
+        """Fetch once, run all of it; how many tasks."""
+        grants = self.fetch(wait_s)
+        for grant in grants:
+            self.run(grant)
+        return sum(grant.hi - grant.lo for grant in grants)
+
+
+def why(error: Exception) -> Failure:
+    """A failure as a slot describes it."""
+    return Failure(
+        exception=exception_name(type(error)),
+        bases=tuple(exception_name(base) for base in type(error).__mro__[1:-1]),
+        message=str(error),
+        traceback="".join(traceback.format_exception(error)),
+        pickled=pickle.dumps(error, PICKLE),
+    )
