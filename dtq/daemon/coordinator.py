@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -47,6 +48,7 @@ def run(settings: CoordinatorSettings) -> int:
         KeyUnusable: the key cannot be used.
     """
     log_to_stderr()
+    _raise_descriptor_limit()
     dump_stacks_on_request()
     key, origin, made = coordinator_authkey(settings.authkey_file)
     stop = threading.Event()
@@ -79,6 +81,13 @@ def run(settings: CoordinatorSettings) -> int:
         return 74
     log.info("stopped; everything is on disk" if settings.db is not None else "stopped")
     return 0
+
+
+def _raise_descriptor_limit() -> None:
+    """Each connection is a descriptor, and a worker has two: allow as many as the system does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _engine(settings: CoordinatorSettings) -> Engine:

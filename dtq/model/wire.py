@@ -130,7 +130,7 @@ def _enum(kind: type[Enum]) -> Codec:
 
     def decode(plain: Plain) -> Any:
         if type(plain) is not str or plain not in members:
-            raise BadMessage(f"{str(plain)[:40]!r} is no {kind.__name__}")
+            raise BadMessage(f"{plain[:40] if type(plain) is str else type(plain)!r} is no {kind.__name__}")
         return members[plain]
 
     return Codec(attrgetter("value"), decode)
