@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from dtq.client import current
 from dtq.client.functions import exception_name, resolve
-from dtq.client.links import Line
+from dtq.client.links import Line, Wire
 from dtq.client.payloads import PICKLE, call_decoder, result_encoder
 from dtq.client.sync import Client
 from dtq.coordinator.connection import Connection
@@ -26,10 +26,12 @@ from dtq.model import pages
 from dtq.model.messages import Exchange, Failed, Failure, Grant, Hello, Holding, Role, Succeeded, Welcome
 from dtq.model.service import Service
 from dtq.model.states import Outcome
+from dtq.transport.server import Server
 
 #: How long anything may take, in seconds; far above what it takes.
 DEADLINE_S = 20.0
 PLACE = "the queue of this test"
+KEY = b"the key of the tests of the client"
 
 
 class CutLine:
@@ -48,6 +50,8 @@ class CutLine:
         if self._closed:
             raise Unreachable(PLACE, "it was closed")
         coordinator = self._queue.coordinator
+        if self._queue.refusal is not None and (self._session is None or self._of is not coordinator):
+            raise self._queue.refusal
         if coordinator is None:
             self._session = None
             raise Unreachable(PLACE, "nobody is there")
@@ -84,16 +88,26 @@ class CutLine:
 
 
 class Queue:
-    """The coordinator, which can be taken away and brought back, and clients of it."""
+    """The coordinator, which can be taken away and brought back, and clients of it.
 
-    def __init__(self, *, rules: Rules | None = None, max_message: int = 16 << 20) -> None:
+    Args:
+        rules: the machine's settings.
+        max_message: largest message in bytes.
+        wire: whether clients reach it over a socket; else by `CutLine`, which knows more tricks.
+    """
+
+    def __init__(self, *, rules: Rules | None = None, max_message: int = 16 << 20, wire: bool = False) -> None:
         self.place = PLACE
+        #: What connecting raises, besides that nobody is there.
+        self.refusal: DtqError | None = None
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.coordinator: Coordinator | None = None
         self._engine = MemoryEngine()
         self._setup = Setup(rules=rules or Rules(), max_message=max_message)
         self._swallowed: list[str] = []
         self._clients: list[Client] = []
+        self._server: Server | None = None
+        self._port = 0 if wire else None
         self.start()
 
     # -- the coordinator ------------------------------------------------------------------------------------------
@@ -103,12 +117,28 @@ class Queue:
         coordinator = Coordinator(self._engine, self._setup)
         coordinator.start()
         self.coordinator = coordinator
+        if self._port is not None:
+            self._server = Server(
+                lambda peer: Connection(coordinator, peer),
+                port=self._port,
+                authkeys=[KEY],
+                max_message=self._setup.max_message,
+            )
+            self._server.start()
+            self._port = self._server.address[1]
 
     def stop(self) -> None:
         """Take the coordinator away; what it acknowledged is kept."""
         coordinator, self.coordinator = self.coordinator, None
+        server, self._server = self._server, None
         if coordinator is not None:
             coordinator.stop()
+        if server is not None:
+            server.close()
+
+    def forget_everything(self) -> None:
+        """Begin with an empty store at the next start."""
+        self._engine = MemoryEngine()
 
     def lose_answer(self, name: str) -> None:
         """Carry out the next call of a method, and cut the line before its answer."""
@@ -127,6 +157,8 @@ class Queue:
     # -- clients and workers --------------------------------------------------------------------------------------
 
     def line(self, hello: Hello, on_welcome: Callable[[Welcome], None]) -> Line:
+        if self._port is not None:
+            return Wire([("127.0.0.1", self._port)], KEY, "the test", DEADLINE_S).line(hello, on_welcome)
         line: Any = CutLine(self, hello, on_welcome)
         made: Line = line
         return made

@@ -87,7 +87,8 @@ class Hub:
                 return
             if self.outbox.closed is not None:
                 raise self.outbox.closed
-            self.sender.link.connect()
+            if not self.session.generation:
+                self.sender.link.connect()
             self.sender.start()
             self._watcher.start()
             self.following.asleep = None

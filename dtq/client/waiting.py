@@ -7,7 +7,7 @@ each.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
@@ -45,7 +45,7 @@ def as_completed(handles: Iterable[H], timeout: float | None = None) -> Iterator
     Raises:
         WaitTimeout: some had not ended by then.
     """
-    wanted = set(handles)
+    wanted = dict.fromkeys(handles)
     left = len(wanted)
     for handle in _endings(wanted, timeout):
         yield handle
@@ -77,13 +77,15 @@ def wait(handles: Iterable[H], timeout: float | None = None, return_when: Return
     return Waited(done, wanted - done)
 
 
-def _endings(handles: set[H], timeout: float | None) -> Iterator[H]:
+def _endings(handles: Collection[H], timeout: float | None) -> Iterator[H]:
     """The handles as they end, until all have or the time runs out."""
     deadline = None if timeout is None else time.monotonic() + timeout
     ended: SimpleQueue[H] = SimpleQueue()
     waiting = {handle: partial(ended.put, handle) for handle in handles}
     try:
-        for handle, put in waiting.items():
+        # What has ended already comes first, also where more ends meanwhile.
+        for handle in sorted(waiting, key=_not_done):
+            put = waiting[handle]
             if not handle.on_end(put):
                 put()
         while waiting:
@@ -95,3 +97,7 @@ def _endings(handles: set[H], timeout: float | None) -> Iterator[H]:
     finally:
         for handle, put in waiting.items():
             handle.forget(put)
+
+
+def _not_done(handle: TaskHandle[Any] | BatchHandle[Any]) -> bool:
+    return not handle.done()
