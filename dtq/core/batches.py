@@ -7,10 +7,16 @@ each task that came back and is still to run. What is finished leaves memory; th
 from __future__ import annotations
 
 from math import inf
+from typing import Final
 
 from dtq.core.changes import BatchRow, TaskRow
 from dtq.model.options import Spec
 from dtq.model.states import Outcome, State
+
+#: Shortest duration of a task that is told apart from none, in seconds.
+_SHORTEST_S: Final = 1e-7
+#: How much the latest report weighs in an estimate.
+_NEWS: Final = 0.3
 
 
 class SpecEntry:
@@ -30,16 +36,17 @@ class SpecEntry:
     def observe(self, seconds: float, tasks: int) -> None:
         """Learn from tasks that took so long together.
 
-        Longer is believed at once and shorter slowly: guessing too long costs a round trip, guessing too short keeps
-        work waiting behind work. What is no duration teaches nothing.
+        The estimate is a moving geometric mean: one outlier (a first import, a busy machine) moves it little, a lasting
+        change within a few reports. Work that waits behind a task that takes far longer than that is taken back by the
+        worker. What is no duration teaches nothing.
         """
         if not 0 <= seconds < inf:
             return
-        each = seconds / tasks
-        if self.estimate_s is None or each > self.estimate_s:
+        each = max(seconds / tasks, _SHORTEST_S)
+        if self.estimate_s is None:
             self.estimate_s = each
         else:
-            self.estimate_s += (each - self.estimate_s) * 0.3
+            self.estimate_s *= (each / self.estimate_s) ** _NEWS
 
 
 class Task:
