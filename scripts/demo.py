@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -28,6 +29,8 @@ REQUESTS = 80
 RETRIES = 2
 #: How long anything may take to start or stop, in seconds.
 PATIENCE_S = 60.0
+#: How long the demo may take in all, in seconds: far more than it does on a slow machine.
+LIMIT_S = 1800.0
 
 
 class CheckFailed(Exception):
@@ -38,6 +41,26 @@ def check(promise: str, kept: bool) -> None:
     print(f"  {'ok ' if kept else 'NOT OK '} {promise}", flush=True)
     if not kept:
         raise CheckFailed(promise)
+
+
+@contextmanager
+def watching(processes: list[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Fail if one of the processes ends, or the time runs out: whoever waits for a task would wait for ever."""
+    deadline = time.monotonic() + LIMIT_S
+
+    def look(*_: object) -> None:
+        ended = [process for process in processes if process.poll() is not None]
+        if ended:
+            raise CheckFailed(f"process {ended[0].pid} ended too early, with exit code {ended[0].returncode}")
+        if time.monotonic() > deadline:
+            raise CheckFailed(f"it takes more than {LIMIT_S:g} s")
+
+    signal.signal(signal.SIGALRM, look)
+    signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def headline(text: str) -> None:
@@ -131,6 +154,8 @@ def flaky_network(client: Client) -> None:
     before = client.stats()
     started = time.monotonic()
     handles = [client.submit(request, number, max_retries=RETRIES, retry_delay=0.5) for number in range(REQUESTS)]
+    for handle in handles:
+        handle.accepted(PATIENCE_S)
     while (stats := client.stats()).counts.unfinished:
         show(stats, time.monotonic() - started, before.retries)
         if time.monotonic() - started > PATIENCE_S:
@@ -163,11 +188,14 @@ def run(directory: Path) -> None:
     )
     with ExitStack() as stack:
         words = ("coordinator", "start", "--port", "0", "--db", str(directory / "queue.db"))
-        await_coordinator(stack.enter_context(background(directory / "coordinator.log", *words)))
+        processes = [stack.enter_context(background(directory / "coordinator.log", *words))]
+        await_coordinator(processes[0])
         for number in range(1, WORKERS + 1):
             words = ("worker", "--slots", str(slots), "--path", str(HERE), "--import", "demo_tasks")
-            stack.enter_context(background(directory / f"worker-{number}.log", *words, "--name", f"worker-{number}"))
+            words = (*words, "--name", f"worker-{number}")
+            processes.append(stack.enter_context(background(directory / f"worker-{number}.log", *words)))
         client = stack.enter_context(Client())
+        stack.enter_context(watching(processes))
         await_slots(client, slots * WORKERS)
         real_work(client, slots * WORKERS)
         flaky_network(client)
