@@ -24,6 +24,8 @@ log = logging.getLogger("dtq.worker")
 
 #: How long a fetching call waits for work at the coordinator, in seconds.
 FETCH_WAIT_S: Final = 10.0
+#: How long outcomes may wait for others while all slots are busy, in seconds: less than a lease of tiny tasks takes.
+GATHER_S: Final = 0.004
 #: How many specs are remembered.
 MAX_SPECS: Final = 1_000
 
@@ -142,6 +144,7 @@ class Link:
                     if left <= 0:
                         break
                     supervisor.news.wait(left)
+                self._gather()
                 exchange = supervisor.exchange(fetch=False)
             last_capacity = -1
             orders = self._call(self._reporting, exchange, backoff)
@@ -153,6 +156,12 @@ class Link:
                 self._obey(orders)
             if supervisor.draining:
                 supervisor.wake()
+
+    def _gather(self) -> None:
+        """While all slots are busy, wait a moment for more to report: each report costs the coordinator a commit."""
+        until = time.monotonic() + GATHER_S
+        while self._supervisor.saturated and not self._stopping.is_set() and (left := until - time.monotonic()) > 0:
+            self._supervisor.news.wait(left)
 
     def _something_to_say(self, last_capacity: int) -> bool:
         holdings = self._supervisor.holdings

@@ -103,6 +103,12 @@ class Supervisor:
             return 0
         return sum(child.ready and child.condemned is None and not child.retired for child in self._children)
 
+    @property
+    def saturated(self) -> bool:
+        """Whether every slot that can run something does, and more is at hand. Under the lock."""
+        ready = [child for child in self._children if child.ready]
+        return bool(ready) and all(child.chunks for child in ready)
+
     def exchange(self, *, fetch: bool, wait_s: float = 0.0) -> Exchange:
         """What to tell the coordinator now. Under the lock; a report takes what is to be reported."""
         started: dict[int, int] = {}
