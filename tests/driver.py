@@ -10,7 +10,7 @@ from typing import Any
 
 from dtq.core import invariants, operators, views
 from dtq.core.batches import Batch
-from dtq.core.changes import Change, Stored, Totals
+from dtq.core.changes import Change, Stored, TaskRow, Totals
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.core.machine import Answer, Machine
@@ -220,24 +220,25 @@ class Driver:
 
     def revive(self, batch: int, *indexes: int) -> int:
         """Put dead letters back, as the coordinator does it; all of the batch by default."""
-        stored, tasks = self._dead(batch, indexes)
+        stored, tasks = self.dead(batch, *indexes)
         count = operators.revive(self.machine, stored.row, stored.spec, tasks, self.now)
         self.check()
         return count
 
     def purge(self, batch: int, *indexes: int) -> int:
         """Throw dead letters away, as the coordinator does it; all of the batch by default."""
-        stored, tasks = self._dead(batch, indexes)
+        stored, tasks = self.dead(batch, *indexes)
         count = operators.purge(self.machine, stored.row, tasks)
         self.check()
         return count
 
-    def _dead(self, batch: int, indexes: tuple[int, ...]) -> tuple[StoredBatch, list[Any]]:
+    def dead(self, batch: int, *indexes: int) -> tuple[StoredBatch, list[TaskRow]]:
+        """The rows of a batch and its dead letters, as an operator's verb is given them; all of them by default."""
         self.drain()
         ids = tuple((batch, index) for index in indexes) or ((batch, -1),)
         runs = self.store.ended(Selection(ids=ids, state=State.DEAD, limit=0), self.now)
         (stored,) = self.store.batches([batch])
-        return stored, [run.task for run in sorted(runs, key=lambda run: run.lo)]
+        return stored, [run.task for run in sorted(runs, key=lambda run: run.lo) if run.task is not None]
 
     # -- looking --------------------------------------------------------------------------------------------------
 

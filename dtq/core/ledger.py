@@ -115,8 +115,6 @@ class Ledger:
     def withdrawn(self, batch: int) -> None:
         """A batch never was."""
         self._batches.pop(batch, None)
-        self._tasks = {at: change for at, change in self._tasks.items() if at[0] != batch}
-        self._attempts = [row for row in self._attempts if row.batch != batch]
         self._pages = [page for page in self._pages if page.batch != batch]
         self._ended = [ended for ended in self._ended if ended.batch != batch]
         self._tail.append(BatchWithdrawn(batch))

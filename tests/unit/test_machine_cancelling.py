@@ -8,6 +8,7 @@ from dtq.core.changes import TaskForgotten
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.model.messages import Doomed
+from dtq.model.snapshots import Selection
 from dtq.model.states import Outcome, State
 from tests.driver import Driver
 
@@ -70,6 +71,9 @@ def test_cancelled_task_that_backs_off_never_starts_again(machine: Driver) -> No
     machine.tick(10.0)
     assert machine.take() == []
     assert machine.state(batch) is CANCELLED
+    (run,) = machine.store.ended(Selection(ids=((batch, 0),)), machine.now)
+    assert run.task is not None
+    assert (run.task.due_at, run.task.failures) == (None, 1)
 
 
 def test_cancelled_task_that_came_back_never_starts_again(machine: Driver) -> None:

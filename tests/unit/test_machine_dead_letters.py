@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dtq.core import operators
 from dtq.core.changes import TaskForgotten
 from dtq.model.states import State
 from tests.driver import Driver
@@ -93,13 +94,14 @@ def test_reviving_twice_is_once(machine: Driver, dead: int) -> None:
 
 
 def test_reviving_beside_a_task_that_was_cancelled_alone_does_not_bring_that_back(machine: Driver) -> None:
-    # Given a batch whose last tasks were cancelled before they started, and a dead letter
-    machine.attach()
+    # Given a batch whose last tasks were cancelled before anybody came to them, and a dead letter
+    machine.attach(capacity=2)
     batch = machine.submit(4, max_retries=0)
+    first, second = machine.lease()
     machine.cancel(batch, 3)
     machine.cancel(batch, 2)
-    machine.succeed(machine.lease_one())
-    machine.fail(machine.lease_one())
+    machine.succeed(first)
+    machine.fail(second)
     assert not machine.is_live(batch)
 
     # When
@@ -247,16 +249,12 @@ def test_purged_batch_without_dead_letters_expires() -> None:
     assert machine.store.batches([batch]) == []
 
 
-def test_dead_letter_that_was_put_back_meanwhile_is_not_purged(machine: Driver, dead: int) -> None:
-    # Given two operators who looked at the same time
-    stored, tasks = machine._dead(dead, (0,))
+def test_dead_letter_that_was_put_back_meanwhile_is_left_alone(machine: Driver, dead: int) -> None:
+    # Given operators who looked at the same time, of whom one was quicker
+    stored, tasks = machine.dead(dead, 0)
     machine.revive(dead, 0)
 
-    # When the second throws away what the first has put back
-    from dtq.core import operators
-
-    count = operators.purge(machine.machine, stored.row, tasks)
-
-    # Then
-    assert count == 0
+    # Then there is nothing left to do for the others
+    assert operators.purge(machine.machine, stored.row, tasks) == 0
+    assert operators.revive(machine.machine, stored.row, stored.spec, tasks, machine.now) == 0
     assert machine.state(dead, 0) is PENDING

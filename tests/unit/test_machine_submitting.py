@@ -461,6 +461,15 @@ def test_withdrawn_batch_may_have_finished_already(machine: Driver) -> None:
     assert machine.store.batches(key="nightly") == []
 
 
+def test_withdrawn_batch_may_be_in_the_middle_of_its_submission(machine: Driver) -> None:
+    batch = machine.submit(2, complete=False)
+
+    machine.withdraw(machine.live(batch))
+
+    machine.abandon("client")
+    assert machine.machine.register.open == {}
+
+
 def test_withdrawal_does_not_touch_what_else_has_changed(machine: Driver) -> None:
     # Given
     machine.attach()

@@ -1,0 +1,79 @@
+"""A machine taken apart into plain values, so that two of them, or one and the model, can be compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from dtq.core import views
+from dtq.core.machine import Machine
+from dtq.core.register import Register
+from dtq.model.states import State
+
+
+def pending_in_order(register: Register) -> list[tuple[int, int, int]]:
+    """Rank, batch and index of everything that waits to be handed out, in the order of the heaps."""
+    found = []
+    for heap in register.ready.values():
+        for run in heap.runs():
+            batch = register.batches.get(run.batch)
+            if batch is None:
+                continue
+            for index in range(run.lo, run.hi):
+                task = batch.task(index)
+                fresh = index >= batch.next and batch.cut is None and task is None
+                if fresh or (index < batch.next and task is not None and task.state is State.PENDING):
+                    found.append((run.rank, run.batch, index))
+    assert len(found) == len(set(found)), "a task is in the heaps twice"
+    return sorted(found)
+
+
+def scheduled_in_order(register: Register) -> list[tuple[float, int, int]]:
+    """Due time, batch and index of everything that waits for a time."""
+    found = set()
+    for due_at, number, lo, hi in register.waiting._due:
+        batch = register.batches.get(number)
+        if batch is None:
+            continue
+        for index in range(lo, hi):
+            task = batch.task(index)
+            fresh = index >= batch.next and batch.cut is None and task is None and batch.due_at == due_at
+            if fresh or (task is not None and task.state is State.SCHEDULED and task.due_at == due_at):
+                found.add((due_at, number, index))
+    return sorted(found)
+
+
+def state_of(machine: Machine) -> dict[str, Any]:
+    """Everything that outlives a restart."""
+    register = machine.register
+    return {
+        "batches": {number: (batch.row(), batch.running) for number, batch in register.batches.items()},
+        "tasks": {
+            (number, index): task.row(number, index)
+            for number, batch in register.batches.items()
+            for index, task in (batch.tasks or {}).items()
+        },
+        "leases": {token: lease.row() for token, lease in register.leases.items()},
+        "holders": {
+            worker.session: (worker.name, set(worker.leases)) for worker in register.workers.values() if worker.leases
+        },
+        "counts": register.tally.counts(),
+        "queues": register.tally.queues(),
+        "pending": pending_in_order(register),
+        "scheduled": scheduled_in_order(register),
+        "keys": register.keys,
+        "open": set(register.open),
+        "specs": {number: entry.spec for number, entry in register.specs_by_number.items() if entry.batches},
+        "totals": replace(register.totals(), clock=0.0),  # the clock goes on without being written each time
+    }
+
+
+def unfinished(machine: Machine) -> dict[tuple[int, int], tuple[Any, ...]]:
+    """State and counters of each task that is not in a final state, one by one."""
+    found: dict[tuple[int, int], tuple[Any, ...]] = {}
+    for number, batch in machine.register.batches.items():
+        for index in range(batch.size):
+            view = views.task_view(machine, batch, index)
+            if view is not None:
+                found[number, index] = (view.state, view.due_at, view.failures, view.crashes, view.cancelling)
+    return found

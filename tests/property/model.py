@@ -1,0 +1,299 @@
+"""The queue, told naively: one object a task, lists and loops, nothing clever.
+
+Written from the mission and the architecture, not from the code, so that the two can disagree. It is asked what state
+each task is in, and which task must be handed out next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from dtq.model.options import Options
+from dtq.model.states import FINAL, Outcome, State
+
+LEASE_S = 15.0
+
+
+@dataclass(eq=False)
+class Job:
+    """A task. Its state is None once it was purged."""
+
+    batch: int
+    index: int
+    options: Options
+    state: State | None
+    due_at: float | None = None
+    attempt: int = 0
+    failures: int = 0
+    crashes: int = 0
+    cancelling: bool = False
+    #: Numbers of the attempts that did not succeed.
+    history: list[int] = field(default_factory=list)
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Lower comes first: more urgent, then earlier accepted, then by its place in the batch."""
+        return (self.options.priority, self.batch, self.index)
+
+    @property
+    def over(self) -> bool:
+        return self.state is None or self.state in FINAL
+
+
+@dataclass
+class Shipment:
+    """A batch."""
+
+    number: int
+    options: Options
+    session: str
+    key: str | None
+    due_at: float | None
+    complete: bool = False
+    finished_at: float | None = None
+    jobs: list[Job] = field(default_factory=list)
+
+
+@dataclass
+class Held:
+    """A lease: tasks in their order, and whether the first of them has started."""
+
+    token: int
+    jobs: list[Job]
+    started: bool
+
+
+@dataclass
+class Crew:
+    """A worker."""
+
+    session: str
+    queues: tuple[str, ...]
+    capacity: int
+    expires_at: float
+    leases: dict[int, Held] = field(default_factory=dict)
+
+
+class Model:
+    """The queue."""
+
+    def __init__(self) -> None:
+        self.shipments: dict[int, Shipment] = {}
+        self.crews: dict[str, Crew] = {}
+        self.submitted = 0
+        self.refused = 0
+
+    def jobs(self) -> Iterable[Job]:
+        return (job for shipment in self.shipments.values() for job in shipment.jobs)
+
+    def job(self, batch: int, index: int) -> Job:
+        return self.shipments[batch].jobs[index]
+
+    def live(self) -> list[Shipment]:
+        return [shipment for shipment in self.shipments.values() if shipment.finished_at is None]
+
+    def dead(self) -> list[Job]:
+        return [job for job in self.jobs() if job.state is State.DEAD]
+
+    # -- submitters -------------------------------------------------------------------------------------------------
+
+    def submit(
+        self, number: int, options: Options, session: str, key: str | None, delay_s: float, now: float
+    ) -> Shipment:
+        due_at = now + delay_s if delay_s else None
+        shipment = Shipment(number=number, options=options, session=session, key=key, due_at=due_at)
+        self.shipments[number] = shipment
+        return shipment
+
+    def append(self, shipment: Shipment, count: int, complete: bool, now: float) -> None:
+        if shipment.complete:
+            return
+        waits = shipment.due_at is not None and shipment.due_at > now
+        for _ in range(count):
+            job = Job(
+                batch=shipment.number,
+                index=len(shipment.jobs),
+                options=shipment.options,
+                state=State.SCHEDULED if waits else State.PENDING,
+                due_at=shipment.due_at if waits else None,
+            )
+            shipment.jobs.append(job)
+        self.submitted += count
+        if complete:
+            self.seal(shipment, now)
+
+    def seal(self, shipment: Shipment, now: float) -> None:
+        shipment.complete = True
+        self.look_whether_finished(shipment, now)
+
+    def abandon(self, session: str, now: float) -> None:
+        for shipment in self.live():
+            if shipment.session == session and not shipment.complete:
+                self.seal(shipment, now)
+
+    def withdraw(self, number: int) -> None:
+        shipment = self.shipments.pop(number)
+        self.submitted -= len(shipment.jobs)
+        for crew in self.crews.values():
+            crew.leases = {t: held for t, held in crew.leases.items() if held.jobs[0].batch != number}
+
+    def look_whether_finished(self, shipment: Shipment, now: float) -> None:
+        if shipment.finished_at is None and shipment.complete and all(job.over for job in shipment.jobs):
+            shipment.finished_at = now
+
+    # -- workers ----------------------------------------------------------------------------------------------------
+
+    def attach(self, session: str, queues: tuple[str, ...], now: float) -> bool:
+        known = session in self.crews
+        crew = self.crews.setdefault(session, Crew(session, queues, 0, 0.0))
+        crew.queues = queues
+        crew.expires_at = now + LEASE_S
+        return known
+
+    def heard(self, session: str, now: float) -> Crew:
+        crew = self.crews[session]
+        crew.expires_at = now + LEASE_S
+        return crew
+
+    def waiting_for(self, crew: Crew) -> list[Job]:
+        """What the worker may be given, in the order in which it must be."""
+        fitting = [
+            job
+            for job in self.jobs()
+            if job.state is State.PENDING and (not crew.queues or job.options.queue in crew.queues)
+        ]
+        return sorted(fitting, key=lambda job: job.place)
+
+    def lease(self, crew: Crew, token: int, jobs: list[Job]) -> None:
+        for job in jobs:
+            assert job.state is State.PENDING
+            job.state = State.RUNNING
+            job.attempt += 1
+        # Whatever is within the slots is started at once; what is beyond them waits in the worker.
+        crew.leases[token] = Held(token, jobs, started=len(crew.leases) < crew.capacity)
+
+    def succeed(self, held: Held, count: int, now: float) -> None:
+        done, held.jobs = held.jobs[:count], held.jobs[count:]
+        held.started = True
+        for job in done:
+            self.end(job, State.SUCCEEDED, now)
+        self.sweep()
+
+    def fail(self, held: Held, offset: int, outcome: Outcome, now: float) -> None:
+        lost, failed, held.jobs = held.jobs[:offset], held.jobs[offset], held.jobs[offset + 1 :]
+        held.started = outcome is Outcome.FAILED  # the slot goes on after an exception, and after nothing else
+        for job in lost:  # what the slot had done but not reported
+            self.go_back(job, now)
+        self.judge(failed, outcome, now)
+        self.sweep()
+
+    def judge(self, job: Job, outcome: Outcome, now: float) -> None:
+        job.history.append(job.attempt)
+        job.crashes += outcome is Outcome.CRASHED
+        job.failures += outcome in (Outcome.FAILED, Outcome.TIMED_OUT)
+        if job.cancelling or outcome is Outcome.CANCELLED:
+            self.end(job, State.CANCELLED, now)
+        elif outcome is Outcome.CRASHED:
+            if job.crashes >= job.options.max_crashes:
+                self.end(job, State.DEAD, now)
+            else:
+                job.state = State.PENDING
+        elif job.failures > job.options.max_retries:
+            self.end(job, State.DEAD, now)
+        else:
+            job.state = State.SCHEDULED
+            job.due_at = now + min(300.0, 2.0**job.failures)
+
+    def go_back(self, job: Job, now: float) -> None:
+        """Unblamed."""
+        if job.cancelling:
+            self.end(job, State.CANCELLED, now)
+        else:
+            job.state = State.PENDING
+
+    def release(self, held: Held, count: int, now: float) -> None:
+        """The last so many tasks."""
+        keep = len(held.jobs) - count
+        back, held.jobs = held.jobs[keep:], held.jobs[:keep]
+        for job in back:
+            self.go_back(job, now)
+        self.sweep()
+
+    def give_back_all_but(self, crew: Crew, tokens: set[int], now: float) -> None:
+        for token in set(crew.leases) - tokens:
+            for job in crew.leases.pop(token).jobs:
+                self.go_back(job, now)
+
+    def lose(self, session: str, now: float) -> bool:
+        crew = self.crews.pop(session, None)
+        if crew is None:
+            return False
+        for held in crew.leases.values():
+            for place, job in enumerate(held.jobs):
+                if place == 0 and held.started:
+                    self.judge(job, Outcome.CRASHED, now)
+                else:
+                    self.go_back(job, now)
+        return True
+
+    def sweep(self) -> None:
+        """Leases that have nothing left are over."""
+        for crew in self.crews.values():
+            crew.leases = {token: held for token, held in crew.leases.items() if held.jobs}
+
+    def end(self, job: Job, state: State, now: float) -> None:
+        job.state = state
+        job.due_at = None
+        job.cancelling = False
+        self.look_whether_finished(self.shipments[job.batch], now)
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        for job in self.jobs():
+            if job.state is State.SCHEDULED and job.due_at is not None and job.due_at <= now:
+                job.state = State.PENDING
+                job.due_at = None
+        for session in [session for session, crew in self.crews.items() if crew.expires_at <= now]:
+            self.lose(session, now)
+
+    def expire(self, before: float) -> None:
+        """What finished before a moment is no longer kept; dead letters are."""
+        for shipment in list(self.shipments.values()):
+            if shipment.finished_at is not None and shipment.finished_at < before:
+                if not any(job.state is State.DEAD for job in shipment.jobs):
+                    del self.shipments[shipment.number]
+                else:
+                    for job in shipment.jobs:
+                        if job.state is not State.DEAD:
+                            job.state = None
+
+    # -- operators --------------------------------------------------------------------------------------------------
+
+    def cancel(self, job: Job, now: float) -> State | None:
+        """CANCELLED, RUNNING where it is being stopped, None where it had ended."""
+        if job.over:
+            return None
+        if job.state is State.RUNNING:
+            job.cancelling = True
+            return State.RUNNING
+        self.end(job, State.CANCELLED, now)
+        return State.CANCELLED
+
+    def cancel_all(self, shipment: Shipment, now: float) -> tuple[int, int]:
+        cancelled = stopping = 0
+        for job in shipment.jobs:
+            stopping += job.state is State.RUNNING and not job.cancelling
+            cancelled += self.cancel(job, now) is State.CANCELLED
+        self.seal(shipment, now)
+        return cancelled, stopping
+
+    def revive(self, job: Job) -> None:
+        job.state = State.PENDING
+        job.failures = job.crashes = 0
+        self.shipments[job.batch].finished_at = None
+
+    def purge(self, job: Job) -> None:
+        job.state = None
+        job.history = []

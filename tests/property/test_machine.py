@@ -1,0 +1,395 @@
+"""Random histories: the machine keeps its invariants, agrees with a naive model, and is what its rows say.
+
+``DTQ_PROPERTY_EXAMPLES=2000`` runs so many histories, other ones each time; without it the same few run every time.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from dtq.core.batches import Batch
+from dtq.core.changes import Change, Expired, Stored, Totals
+from dtq.core.leases import CHUNK_S, Lease
+from dtq.model.messages import Holding
+from dtq.model.options import Options
+from dtq.model.snapshots import Selection
+from dtq.model.states import Outcome, State
+from tests.driver import Driver
+from tests.property.comparing import state_of, unfinished
+from tests.property.model import Crew, Held, Model, Shipment
+
+EXAMPLES = os.environ.get("DTQ_PROPERTY_EXAMPLES")
+KEEP_S = 200.0
+SESSIONS = {"w1": (), "w2": ("a",), "w3": ("b", "a")}
+SUBMITTERS = ("client 1", "client 2")
+
+counts = st.integers(0, 6) | st.sampled_from([1, 1, 1, 12, 30])
+pick = st.integers(0, 1_000)
+options = st.fixed_dictionaries(
+    {
+        "priority": st.sampled_from([1, 5, 5, 9]),
+        "queue": st.sampled_from(["a", "b"]),
+        "max_retries": st.integers(0, 2),
+        "max_crashes": st.integers(1, 3),
+    }
+)
+
+Step = tuple[str, int, int, Outcome]
+#: What a worker does, which of its leases with, how much of it, and how that ended.
+work: st.SearchStrategy[Step] = st.tuples(
+    st.sampled_from(["lease", "lease", "lease", "succeed", "succeed", "fail", "fail", "release", "hold", "lie"]),
+    pick,
+    pick,
+    st.sampled_from([outcome for outcome in Outcome if outcome is not Outcome.SUCCEEDED]),
+)
+
+
+class Histories(RuleBasedStateMachine):
+    """One history: everything is said to the machine and to the model, and then they are compared."""
+
+    driver: Driver
+    model: Model
+
+    @initialize()
+    def begin(self) -> None:
+        self.driver = Driver(keep_results_s=KEEP_S)
+        self.model = Model()
+        #: The model as it was when the store was written last: what a restart leaves of it.
+        self.written = copy.deepcopy(self.model)
+        #: What could not be written, and waits to be written with what comes after it.
+        self.backlog: list[Change] = []
+        #: Batches that were accepted since the store was written last.
+        self.unwritten: list[Batch] = []
+        self.totals = Totals()
+        for session in SESSIONS:
+            self.attach(session, 2)
+
+    @property
+    def now(self) -> float:
+        return self.driver.now
+
+    # -- submitters -------------------------------------------------------------------------------------------------
+
+    @rule(
+        count=counts,
+        terms=options,
+        session=st.sampled_from(SUBMITTERS),
+        complete=st.sampled_from([True, True, True, False]),
+        delay_s=st.sampled_from([0.0, 0.0, 0.0, 1.0, 20.0]),
+    )
+    def submit(self, count: int, terms: dict[str, Any], session: str, complete: bool, delay_s: float) -> None:
+        self._submit(count, terms, session, complete, delay_s, None)
+
+    @rule(count=counts, key=st.sampled_from(["k1", "k2"]), session=st.sampled_from(SUBMITTERS))
+    def submit_with_key(self, count: int, key: str, session: str) -> None:
+        # Given the key, the same submission whoever makes it
+        terms: dict[str, Any] = {
+            "priority": 5,
+            "queue": "a" if key == "k1" else "b",
+            "max_retries": 0,
+            "max_crashes": 1,
+        }
+        known = [s for s in self.model.shipments.values() if s.key == key]
+        if not known:
+            self._submit(count, terms, session, True, 0.0, key)
+        if not known or known[0].finished_at is not None:
+            return  # whether a finished batch has the key is for the coordinator to look up
+        size = len(known[0].jobs)
+        number = self.driver.submit(size, session=session, key=key, **terms)
+        assert number == known[0].number
+        assert self.driver.live(number).size == size
+
+    def _submit(
+        self, count: int, terms: dict[str, Any], session: str, complete: bool, delay_s: float, key: str | None
+    ) -> None:
+        known = set(self.driver.machine.register.batches)
+        before = self.driver.machine.register.last_batch
+        number = self.driver.submit(count, session=session, complete=complete, delay_s=delay_s, key=key, **terms)
+        assert number == before + 1
+        assert number not in known
+        shipment = self.model.submit(number, Options(**terms), session, key, delay_s, self.now)
+        self.model.append(shipment, count, complete, self.now)
+        if self.driver.is_live(number):
+            self.unwritten.append(self.driver.live(number))
+
+    @precondition(lambda self: any(not s.complete for s in self.model.live()))
+    @rule(which=pick, count=counts, repeated=st.integers(0, 3), complete=st.booleans())
+    def append(self, which: int, count: int, repeated: int, complete: bool) -> None:
+        shipment = self._one([s for s in self.model.live() if not s.complete], which)
+        repeated = min(repeated, len(shipment.jobs))
+        offset = len(shipment.jobs) - repeated
+        self.driver.submit(
+            repeated + count, batch=shipment.number, offset=offset, complete=complete, **self._terms(shipment)
+        )
+        self.model.append(shipment, count, complete, self.now)
+
+    @staticmethod
+    def _terms(shipment: Shipment) -> dict[str, Any]:
+        asked = shipment.options
+        return {name: getattr(asked, name) for name in ("priority", "queue", "max_retries", "max_crashes")}
+
+    @rule(session=st.sampled_from(SUBMITTERS))
+    def abandon(self, session: str) -> None:
+        self.driver.abandon(session)
+        self.model.abandon(session, self.now)
+
+    # -- workers ----------------------------------------------------------------------------------------------------
+
+    @rule(session=st.sampled_from(sorted(SESSIONS)), capacity=st.integers(0, 3))
+    def attach(self, session: str, capacity: int) -> None:
+        known = self.driver.attach(session, capacity, SESSIONS[session])
+        assert known == self.model.attach(session, SESSIONS[session], self.now)
+        self.model.crews[session].capacity = capacity
+
+    @rule(session=st.sampled_from(sorted(SESSIONS)), steps=st.lists(work, min_size=1, max_size=10))
+    def work(self, session: str, steps: list[Step]) -> None:
+        """A worker fetches and reports for a while."""
+        if session not in self.model.crews or self.model.crews[session].capacity == 0:
+            self.attach(session, 2)
+        for do, which, share, outcome in steps:
+            if do == "lease":
+                self._lease(self.model.crews[session])
+            elif self.model.crews[session].leases:
+                getattr(self, f"_{do}")(self.model.crews[session], which, share, outcome)
+            self.machine_agrees_with_model()
+
+    # Most of what happens in a queue is this.
+    work_on = work_more = work
+
+    def _lease(self, crew: Crew) -> None:
+        wanted = self.model.waiting_for(crew)
+        leases = self.driver.lease(crew.session)
+        for lease in leases:
+            # Each task of each lease is the most urgent one that the worker may be given.
+            count = lease.hi - lease.lo
+            jobs, wanted = wanted[:count], wanted[count:]
+            taken = [(lease.batch.number, index) for index in range(lease.lo, lease.hi)]
+            assert [(job.batch, job.index) for job in jobs] == taken
+            assert count == 1 or count * (lease.batch.entry.estimate_s or 0.0) <= CHUNK_S
+            self.model.lease(crew, lease.token, jobs)
+            assert {job.attempt for job in jobs} == {lease.attempt}
+        assert len(crew.leases) <= 2 * crew.capacity or not leases
+        assert not wanted or len(crew.leases) >= crew.capacity, "a slot is idle beside work"
+
+    def _held(self, crew: Crew, which: int) -> tuple[Held, Lease]:
+        """A lease, on both sides."""
+        held = self._one(list(crew.leases.values()), which)
+        return held, self.driver.machine.register.leases[held.token]
+
+    def _succeed(self, crew: Crew, which: int, share: int, _: Outcome) -> None:
+        held, lease = self._held(crew, which)
+        count = 1 + share % len(held.jobs)
+        self.driver.succeed(lease, count, seconds=(0.0, 0.001, 0.015, 1.0)[share % 4] * count)
+        self.model.heard(crew.session, self.now)
+        self.model.succeed(held, count, self.now)
+
+    def _fail(self, crew: Crew, which: int, share: int, outcome: Outcome) -> None:
+        held, lease = self._held(crew, which)
+        offset = share % len(held.jobs) if share % 3 == 0 else 0
+        self.driver.fail(lease, lease.lo + offset, outcome, seconds=0.001)
+        self.model.heard(crew.session, self.now)
+        self.model.fail(held, offset, outcome, self.now)
+
+    def _release(self, crew: Crew, which: int, share: int, _: Outcome) -> None:
+        held, lease = self._held(crew, which)
+        count = 1 + share % len(held.jobs)
+        self.driver.release(lease, lease.hi - count)
+        self.model.heard(crew.session, self.now)
+        self.model.release(held, count, self.now)
+
+    def _lie(self, crew: Crew, which: int, share: int, _: Outcome) -> None:
+        """A report that does not count, and is counted."""
+        held, lease = self._held(crew, which)
+        reporter, refused = crew, self.driver.machine.refused
+        others = [other for other in self.model.crews.values() if other is not crew]
+        if share % 4 == 0:
+            self.driver.succeed(lease, len(held.jobs) + 1)
+        elif share % 4 == 1:
+            self.driver.fail(lease, lease.hi)
+        elif share % 4 == 2:
+            self.driver.release(lease, lease.lo, lease.hi + 1)
+        elif others:
+            reporter = others[0]
+            worker = self.driver.machine.register.workers[reporter.session]
+            self.driver.succeed(Lease(lease.token, worker, lease.batch, lease.lo, lease.hi, 1, 0.0))
+        else:
+            return
+        self.model.heard(reporter.session, self.now)
+        assert self.driver.machine.refused == refused + 1
+
+    def _hold(self, crew: Crew, which: int, share: int, _: Outcome) -> None:
+        """A heartbeat, or a fetch: then a lease that is not mentioned has never arrived."""
+        kept = [held for place, held in enumerate(crew.leases.values()) if not share >> place & 1]
+        said = []
+        for place, held in enumerate(kept):
+            runs = bool(which >> place & 1)
+            said.append(Holding(token=held.token, started=held.jobs[0].index if runs else -1))
+            held.started = held.started or runs
+        whole = which % 3 == 0
+        answer = self.driver.exchange(crew.session, holding=(*said, Holding(token=1)), fetch=whole)
+        assert answer.drop == [1]
+        expected = {(h.token, job.index) for h in kept for job in h.jobs if job.cancelling}
+        assert {(doomed.token, doomed.index) for doomed in answer.cancel} == expected
+        self.model.heard(crew.session, self.now)
+        if whole:
+            self.model.give_back_all_but(crew, {held.token for held in kept}, self.now)
+
+    @rule(session=st.sampled_from(sorted(SESSIONS)))
+    def lose(self, session: str) -> None:
+        assert self.driver.lose(session) == self.model.lose(session, self.now)
+
+    # -- time -------------------------------------------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from([0.5, 1.0, 2.0, 4.0, 15.0, 60.0, KEEP_S]))
+    def wait(self, seconds: float) -> None:
+        """Time passes, and every deadline on the way is kept."""
+        until = self.now + seconds
+        while (deadline := self.driver.machine.next_deadline()) <= until:
+            self.driver.tick(max(0.0, deadline - self.now))
+            self.model.tick(self.now)
+        self.driver.clock.advance(until - self.now)
+
+    # -- operators --------------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: any(s.jobs for s in self.model.live()))
+    @rule(which=pick, index=pick)
+    def cancel(self, which: int, index: int) -> None:
+        shipment = self._one([s for s in self.model.live() if s.jobs], which)
+        index %= len(shipment.jobs)
+        state = self.model.cancel(shipment.jobs[index], self.now)
+        expected = (int(state is State.CANCELLED), int(state is State.RUNNING))
+        assert self.driver.cancel(shipment.number, index) == expected
+
+    @precondition(lambda self: self.model.live())
+    @rule(which=pick)
+    def cancel_batch(self, which: int) -> None:
+        shipment = self._one(self.model.live(), which)
+        assert self.driver.cancel(shipment.number) == self.model.cancel_all(shipment, self.now)
+
+    @precondition(lambda self: self.model.dead())
+    @rule(which=pick, whole=st.booleans(), purge=st.sampled_from([False, False, True]))
+    def operate_on_the_dead(self, which: int, whole: bool, purge: bool) -> None:
+        self.commit()  # operators look at the store, so everything is in it first
+        if not self.model.dead():
+            return  # it was of a batch that had never been acknowledged
+        job = self._one(self.model.dead(), which)
+        jobs = [other for other in self.model.dead() if other.batch == job.batch] if whole else [job]
+        verb = self.driver.purge if purge else self.driver.revive
+        assert verb(job.batch, *[job.index for job in jobs]) == len(jobs)
+        for each in jobs:
+            if purge:
+                self.model.purge(each)
+            else:
+                self.model.revive(each)
+
+    # -- the store --------------------------------------------------------------------------------------------------
+
+    @rule()
+    def commit(self) -> None:
+        self.backlog += self._drain()
+        self.driver.store.commit(self.backlog)
+        for change in self.backlog:
+            if isinstance(change, Expired):
+                self.model.expire(change.before)
+            elif isinstance(change, Stored) and isinstance(change.row, Totals):
+                self.totals = change.row
+        self.backlog = []
+        self.unwritten = []
+        self.written = copy.deepcopy(self.model)
+        self._compare_with_store()
+
+    @rule()
+    def fail_to_commit(self) -> None:
+        """The disk is full: batches that were never acknowledged are taken back, all else is kept and tried again."""
+        self.backlog += self._drain()
+        for batch in self.unwritten:
+            self.driver.withdraw(batch)
+            self.model.withdraw(batch.number)
+        self.unwritten = []
+
+    def _drain(self) -> list[Change]:
+        changes, _ = self.driver.machine.drain(self.now)
+        return changes
+
+    def _compare_with_store(self) -> None:
+        # Then a coordinator that begins here goes on as if nothing had happened,
+        self.driver._totals = self.totals
+        restored, live = state_of(self.driver.restored()), state_of(self.driver.machine)
+        for what, value in live.items():
+            assert restored[what] == value, f"the {what} are not the same after a restart"
+        # and everything that has ended, and how, is in the store, once.
+        ended = [
+            (run.batch.row.batch, index, run.state)
+            for run in self.driver.store.ended(Selection(limit=0), self.now)
+            for index in range(run.lo, run.hi)
+        ]
+        expected = [(job.batch, job.index, job.state) for job in self.model.jobs() if job.state and job.over]
+        assert sorted(ended, key=lambda at: at[:2]) == sorted(expected, key=lambda at: at[:2])
+        for job in self.model.jobs():
+            if job.state is not None:
+                numbers = [attempt.number for attempt in self.driver.store.attempts(job.batch, job.index)]
+                assert numbers == job.history
+
+    @rule(written=st.sampled_from([True, True, True, False]))
+    def restart(self, written: bool) -> None:
+        """The coordinator is killed; what it had not written is as if it had never been."""
+        if written:
+            self.commit()
+        self.driver._totals = self.totals
+        self.driver.restart()
+        self.backlog = []
+        self.unwritten = []
+        self.model = copy.deepcopy(self.written)
+        for session, crew in list(self.model.crews.items()):
+            if not crew.leases:
+                del self.model.crews[session]
+            crew.expires_at = self.now + 15.0
+            crew.capacity = 0
+            crew.queues = ()
+            for held in crew.leases.values():
+                held.started = True  # nobody knows, so the worst is assumed
+        self.driver.tick()
+        self.model.tick(self.now)
+
+    # -- always -----------------------------------------------------------------------------------------------------
+
+    @invariant()
+    def machine_agrees_with_model(self) -> None:
+        expected = {
+            (job.batch, job.index): (job.state, job.due_at, job.failures, job.crashes, job.cancelling)
+            for job in self.model.jobs()
+            if not job.over
+        }
+        found = unfinished(self.driver.machine)
+        assert found == expected
+        register = self.driver.machine.register
+        assert set(register.batches) == {shipment.number for shipment in self.model.live()}
+        assert set(register.workers) == set(self.model.crews)
+        assert register.submitted == self.model.submitted
+        for session, crew in self.model.crews.items():
+            worker = register.workers[session]
+            assert worker.expires_at == crew.expires_at
+            held = {token: lease.started for token, lease in worker.leases.items()}
+            assert held == {token: lease.started for token, lease in crew.leases.items()}
+
+    @staticmethod
+    def _one(choices: list[Any], which: int) -> Any:
+        return choices[which % len(choices)]
+
+
+Histories.TestCase.settings = settings(
+    max_examples=int(EXAMPLES or 120),
+    stateful_step_count=60,
+    derandomize=EXAMPLES is None,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestHistories = pytest.mark.timeout(3600 if EXAMPLES else 120)(Histories.TestCase)
