@@ -8,7 +8,6 @@ that comes and goes, and in a child made by `os.fork` becomes one of its own.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import threading
@@ -101,7 +100,7 @@ class Hub:
         self.sender.end()
         self._watcher.end()
         self.following.fail(error)
-        self._drop(self.outbox.empty(), error)
+        self._drop([*self.sender.underway, *self.outbox.empty()], error)
 
     def close(self, timeout_s: float | None) -> None:
         """Send what was submitted, and end. Calling it twice does no harm.
@@ -225,8 +224,10 @@ _hubs: Final[weakref.WeakSet[Hub]] = weakref.WeakSet()
 @atexit.register
 def _close_all() -> None:
     for hub in list(_hubs):
-        with contextlib.suppress(Unreachable):  # said in the log; the process ends
+        try:
             hub.close(EXIT_S)
+        except Unreachable as lost:
+            log.warning("%s", lost)
 
 
 def _after_fork() -> None:

@@ -27,7 +27,8 @@ MAX_WAITING_BYTES: Final = 32 << 20
 #: How much one call carries, if the coordinator takes so much: single submissions, bytes of arguments.
 CALL_SUBMISSIONS: Final = 4_096
 CALL_BYTES: Final = 4 << 20
-#: About how many bytes of a call are not arguments, for each submission, and for each task.
+#: About how many bytes of a call are not arguments: for each function and options, submission, and task.
+_SPEC_OVERHEAD: Final = 2048
 _OVERHEAD: Final = 256
 _BLOB_OVERHEAD: Final = 4
 
@@ -64,7 +65,8 @@ class Outbox:
 
     def __init__(self) -> None:
         self.closed: DtqError | None = None
-        self._room = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
         self._items: deque[Item] = deque()
         self._bytes = 0
         self._feeds: list[Feed] = []
@@ -82,7 +84,7 @@ class Outbox:
             DtqError: nothing is sent any more.
         """
         size = len(item.blob)
-        with self._room:
+        with self._lock:
             while len(self._items) >= MAX_WAITING or (self._bytes > 0 and self._bytes + size > MAX_WAITING_BYTES):
                 if self.closed is not None:
                     break
@@ -100,7 +102,7 @@ class Outbox:
         Raises:
             DtqError: nothing is sent any more.
         """
-        with self._room:
+        with self._lock:
             if self.closed is not None:
                 raise self.closed
             self._feeds.append(feed)
@@ -117,7 +119,7 @@ class Outbox:
 
     def close(self, error: DtqError) -> None:
         """Take nothing more; what is here is still sent."""
-        with self._room:
+        with self._lock:
             self.closed = self.closed or error
             self._room.notify_all()
         for feed in list(self._feeds):
@@ -157,7 +159,7 @@ class Outbox:
         """Add single submissions to a call; how many bytes of it are left then."""
         for items in _runs(self._take_items(left, alone=not call.submissions)):
             first = items[0]
-            left -= sum([len(item.blob) + _BLOB_OVERHEAD for item in items]) + _OVERHEAD
+            left -= _weight(first.spec, places) + sum([len(item.blob) + _BLOB_OVERHEAD for item in items])
             submission = Submission(
                 spec=self._place(first.spec, call, places),
                 number=next(self._numbers),
@@ -172,14 +174,19 @@ class Outbox:
     def _take_items(self, most_bytes: int, *, alone: bool) -> list[Item]:
         """Take out what fits; where nothing else is in the call, the first item however large."""
         taken: list[Item] = []
-        with self._room:
+        seen: dict[int, int] = {}
+        with self._lock:
             items = self._items
             while items and len(taken) < CALL_SUBMISSIONS:
-                most_bytes -= len(items[0].blob) + _BLOB_OVERHEAD
+                _, spec, blob, _, _ = items[0]
+                most_bytes -= len(blob) + _BLOB_OVERHEAD
+                if id(spec) not in seen:
+                    most_bytes -= _weight(spec, seen)
+                    seen[id(spec)] = 0
                 if most_bytes < 0 and (taken or not alone):
                     break
                 taken.append(items.popleft())
-                self._bytes -= len(taken[-1].blob)
+                self._bytes -= len(blob)
             if taken:
                 self._room.notify_all()
         return taken
@@ -198,8 +205,8 @@ class Outbox:
         return left
 
     def _gather_feed(self, feed: Feed, most_bytes: int, call: Call, places: dict[int, int]) -> int:
-        size = 0
-        for offset, page, last in feed.pieces(most_bytes, alone=not call.submissions):
+        size = _weight(feed.spec, places)
+        for offset, page, last in feed.pieces(most_bytes - size, alone=not call.submissions):
             size += len(page) + _OVERHEAD
             submission = Submission(
                 spec=self._place(feed.spec, call, places),
@@ -230,7 +237,7 @@ class Outbox:
 
     def empty(self) -> list[Receiver]:
         """Take out everything, unsent; who waits for it."""
-        with self._room:
+        with self._lock:
             left: list[Receiver] = [item.handle for item in self._items]
             self._items.clear()
             self._bytes = 0
@@ -243,6 +250,11 @@ class Outbox:
     def is_empty(self) -> bool:
         """Whether nothing waits."""
         return not self._items and not self._feeds
+
+
+def _weight(spec: Spec, places: dict[int, int]) -> int:
+    """How many bytes a submission takes beside its arguments; much where its function travels by value, and is new."""
+    return _OVERHEAD if id(spec) in places else _OVERHEAD + _SPEC_OVERHEAD + len(spec.function.body)
 
 
 def _runs(items: list[Item]) -> Iterator[list[Item]]:

@@ -166,7 +166,8 @@ class Sender:
                 else:
                     receiver._on_accepted(receipt.batch, -1, wakes)
                     following.add(receipt.batch, receiver, wakes)
-                if submission.follow and (repeated or submission.key is not None) and receipt.batch:
+                new = submission.batch is None and receipt.batch
+                if new and submission.follow and (repeated or submission.key is not None):
                     again.append(receipt.batch)
             following.expected()
         del receiver  # whoever dropped the handle is not to be held by this loop

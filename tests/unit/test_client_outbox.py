@@ -14,7 +14,7 @@ from dtq.client.handle import Group, TaskHandle
 from dtq.client.outbox import Call, Item, Outbox
 from dtq.errors import ClientClosed
 from dtq.model import pages
-from dtq.model.options import Function, Options, Spec
+from dtq.model.options import Function, FunctionKind, Options, Spec
 
 ONE = Spec(function=Function(name="m:one"), options=Options())
 TWO = Spec(function=Function(name="m:two"), options=Options())
@@ -76,6 +76,20 @@ def test_calls_stay_below_the_message_limit_and_numbers_rise() -> None:
     assert all(sum(len(s.arguments) for s in call.submissions) <= 100_000 for call in calls)
     numbers = [s.number for call in calls for s in call.submissions]
     assert numbers == sorted(set(numbers))
+
+
+def test_functions_that_travel_by_value_count() -> None:
+    # Given tasks whose functions are large, each another one
+    box = Outbox()
+    for n in range(10):
+        function = Function(kind=FunctionKind.VALUE, name="m:f", body=b"%d" % n * 30_000)
+        box.put(item(Spec(function=function, options=Options())))
+    calls = []
+    # When they travel; Then not all in one call
+    while not box.is_empty:
+        calls.append(box.gather(200_000))
+    assert all(sum(len(spec.function.body) for spec in call.specs) <= 100_000 for call in calls)
+    assert sum(sum(sizes(call)) for call in calls) == 10
 
 
 def test_task_larger_than_half_a_message_travels_alone() -> None:
