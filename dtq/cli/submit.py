@@ -58,6 +58,12 @@ def _order(given: dict[str, Any]) -> Order:
     return order(**{name: value for name, value in given.items() if value not in (None, ())})
 
 
+def _refuse_early(name: str, given: Order) -> None:
+    """Raise for terms that cannot be, before anybody is called."""
+    callee(name).spec(given.terms)
+    _ = given.delay_s, given.own_key
+
+
 @contextmanager
 def _opened(path: str) -> Iterator[BinaryIO]:
     if path == "-":
@@ -162,7 +168,7 @@ def submit(
     if wait_timeout is not None and not waiting:
         raise click.UsageError("--wait-timeout is for --wait.", ctx)
     name, call, given = function_name(function), parse_call(words), _order(terms)
-    callee(name).spec(given.terms).options  # noqa: B018 - refuses terms that cannot be, before anybody is called
+    _refuse_early(name, given)
     with hub(addresses, authkey_file) as queue:
         handle: TaskHandle[Any] | BatchHandle[Any]
         if each is None and jsonl is None:
