@@ -232,6 +232,14 @@ class ShuttingDown(DtqError):
     text = "the coordinator is stopping and takes no more work; try again when it is back ({0})."
 
 
+class ClusterEnded(DtqError, RuntimeError):
+    """The cluster that this program runs for itself has ended, or could not be started."""
+
+    code = "cluster-ended"
+    exit_code = 69
+    text = "the local cluster is not running: {0}."
+
+
 class SessionUnknown(DtqError):
     """The coordinator does not know this session (it has restarted, or the session was silent for too long)."""
 

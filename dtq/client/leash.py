@@ -1,0 +1,82 @@
+"""A dtq command that must not outlive the program that started it.
+
+Client, started by `processes` as ``python -m dtq.client.leash``, imported by nobody. It ends its process at once when
+the program is gone, however that ended: the program's end of a pipe closes, or (where a child of the program still
+holds that pipe) the kernel says that the process has ended. Nothing is asked of the program itself: it may be busy, or
+killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import runpy
+import select
+import shutil
+import signal
+import sys
+import threading
+from typing import Final
+
+#: How long the log may become, in bytes, before it begins anew: it is read only when something has gone wrong.
+LOG_BYTES: Final = 1 << 20
+
+
+class Log(io.TextIOWrapper):
+    """A file of text that never grows far beyond a limit.
+
+    Args:
+        path: the file; what it held is lost.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "wb")  # noqa: SIM115 - it lives as long as this
+        super().__init__(self._file, encoding="utf-8", errors="replace", line_buffering=True)
+
+    def write(self, text: str, /) -> int:
+        """See `io.TextIOWrapper.write`."""
+        if self._file.tell() > LOG_BYTES:
+            self._file.seek(0)
+            self._file.truncate()
+        return super().write(text)
+
+
+def hold(parent: int, directory: str) -> None:
+    """Wait for the end of the program, then end this process.
+
+    Args:
+        parent: the program's process.
+        directory: removed then; empty for none.
+    """
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    with contextlib.suppress(AttributeError, OSError):  # where the kernel has no such descriptors, there is the pipe
+        poll.register(os.pidfd_open(parent), select.POLLIN)
+    while os.getppid() == parent:
+        ready = [descriptor for descriptor, _ in poll.poll()]
+        if ready != [0] or not os.read(0, 1 << 12):
+            break
+    if directory:
+        shutil.rmtree(directory, ignore_errors=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(arguments: list[str]) -> None:
+    """Entry point.
+
+    Args:
+        arguments: the program's process, the descriptor for the readiness line, the log's path, a directory to remove
+            when the program is gone (or an empty text); then the words of the command.
+    """
+    parent, ready, log, directory, *words = arguments
+    threading.Thread(target=hold, args=(int(parent), directory), name="dtq-leash", daemon=True).start()
+    # What tasks print goes where the program's own output goes; what dtq says here does not.
+    sys.stdout = os.fdopen(int(ready), "w", encoding="utf-8")
+    sys.stderr = Log(log)
+    sys.argv[1:] = words
+    runpy.run_module("dtq", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

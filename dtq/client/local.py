@@ -1,0 +1,264 @@
+"""A cluster of its own: a coordinator and a worker as processes, for as long as a program needs them.
+
+Client, below the faces that can do without a cluster that somebody else runs. The processes are those that a user
+would start, with the same commands, and end with this program, however it ends. The user's own coordinator is left
+alone: port, key and state are apart.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import site
+import sys
+import sysconfig
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from dtq.client.processes import Pair, Process
+from dtq.config import make_authkey, usable_cores
+from dtq.errors import ClusterEnded, InvalidValue
+
+log = logging.getLogger("dtq.client")
+
+#: Settings of this program's environment that are not for its own cluster.
+_KEPT: Final = ("DTQ_LOG_LEVEL",)
+
+
+class LocalCluster:
+    """A coordinator and a worker that belong to this program.
+
+    They end with `close`, with the ``with`` block, or with the program, in whichever way it ends. The worker runs in
+    the current directory and imports what this program can import; like any worker it obeys a ``[worker]`` table of
+    ``dtq.toml`` where nothing else is said here. What tasks print goes where this program prints.
+
+    Args:
+        slots: how many tasks run at once; None for one a core.
+        db: the store's file; None keeps everything in memory.
+        durability: with a file, what an acknowledgement waits for: ``"fsync"`` (the disk), ``"os"``, ``"none"``.
+        highest_first: whether a higher priority number is served first.
+        queues: the queues the worker serves; empty for all.
+        imports: modules that every slot imports when it starts.
+        paths: directories for modules, before those of this program.
+        name: the worker's name for people; None for one with this process's number.
+
+    Raises:
+        InvalidValue: ``slots`` is not at least 1.
+    """
+
+    def __init__(
+        self,
+        slots: int | None = None,
+        *,
+        db: str | Path | None = None,
+        durability: str = "fsync",
+        highest_first: bool = False,
+        queues: Iterable[str] = (),
+        imports: Iterable[str] = (),
+        paths: Iterable[str | Path] = (),
+        name: str | None = None,
+    ) -> None:
+        if slots is not None and slots < 1:
+            raise InvalidValue("slots", slots, "it is a whole number of at least 1")
+        #: How many tasks run at once.
+        self.slots = usable_cores() if slots is None else slots
+        self._db = None if db is None else Path(db).expanduser().absolute()
+        self._durability = durability
+        self._highest_first = highest_first
+        self._queues = tuple(queues)
+        self._imports = tuple(imports)
+        self._paths = [os.path.abspath(os.path.expanduser(path)) for path in paths]
+        self._name = name or f"local-{os.getpid()}"
+        self._lock = threading.Lock()
+        self._pair: Pair | None = None
+        self._address = ""
+        self._failure: ClusterEnded | None = None
+        self._listeners: list[Callable[[ClusterEnded], None]] = []
+
+    def start(self) -> Self:
+        """Start both and wait until they are ready; nothing where they run already.
+
+        Returns:
+            This cluster.
+
+        Raises:
+            ClusterEnded: one of them did not become ready; the sentence has what it said. Nothing is left behind.
+        """
+        with self._lock:
+            if self._pair is not None:
+                return self
+            pair = Pair(Path(tempfile.mkdtemp(prefix="dtq-")))
+            try:
+                self._start(pair)
+            except BaseException:
+                pair.close(drain=False, timeout_s=None)
+                raise
+            self._pair = pair
+            weakref.finalize(self, pair.close, False, None)  # forgotten, or still there when the program ends
+        threading.Thread(target=_watch, args=(weakref.ref(self), pair), name="dtq-local", daemon=True).start()
+        return self
+
+    @property
+    def address(self) -> str:
+        """Where the coordinator listens, ``host:port``.
+
+        Raises:
+            ClusterEnded: it was not started, or was closed.
+        """
+        self._required()
+        return self._address
+
+    @property
+    def authkey_file(self) -> Path:
+        """The file with the key that clients need.
+
+        Raises:
+            ClusterEnded: it was not started, or was closed.
+        """
+        return _key(self._required())
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The processes, by what they are: ``coordinator`` and ``worker``.
+
+        Raises:
+            ClusterEnded: it was not started, or was closed.
+        """
+        return {name: process.popen.pid for name, process in self._required().processes.items()}
+
+    def on_end(self, tell: Callable[[ClusterEnded], None]) -> None:
+        """Have something called when a process ends that nobody told to: the cluster is then of no more use.
+
+        Args:
+            tell: called once, by a thread of the cluster's; by this one, and now, where it has happened already.
+        """
+        with self._lock:
+            failure = self._failure
+            if failure is None:
+                self._listeners.append(tell)
+        if failure is not None:
+            tell(failure)
+
+    def close(self, drain: bool = True, timeout_s: float | None = None) -> None:
+        """End both, and see them ended. What waits in a store with a file is there for the next cluster.
+
+        Args:
+            drain: let what runs finish first; else it is killed (and with a file, runs again with the next cluster).
+            timeout_s: how long that may take, in seconds; then it is killed all the same. None for as long as it needs.
+        """
+        with self._lock:
+            pair, self._pair = self._pair, None
+        if pair is not None:
+            pair.close(drain, timeout_s)
+
+    def _start(self, pair: Pair) -> None:
+        make_authkey(_key(pair))
+        coordinator = Process(
+            "coordinator",
+            [*self._coordinator_words(), "--authkey-file", str(_key(pair))],
+            pair.directory / "coordinator.log",
+            _environment()
+            | {
+                # The user's own coordinator must not be taken for this one, nor its settings for this one's.
+                "XDG_STATE_HOME": str(pair.directory),
+                "XDG_CONFIG_HOME": str(pair.directory),
+                "DTQ_HIGHEST_FIRST": str(self._highest_first),
+            },
+            home=pair.directory,
+            doomed=pair.directory,
+        )
+        self._address = pair.start(coordinator).split()[3]
+        words = [*self._worker_words(), "--connect", self._address, "--authkey-file", str(_key(pair))]
+        pair.start(Process("worker", words, pair.directory / "worker.log", _environment()))
+
+    def _coordinator_words(self) -> list[str]:
+        store = ["--memory"] if self._db is None else ["--db", str(self._db)]
+        return ["coordinator", "start", "--host", "127.0.0.1", "--port", "0", *store, "--durability", self._durability]
+
+    def _worker_words(self) -> list[str]:
+        words = ["worker", "--slots", str(self.slots), "--name", self._name]
+        paths = dict.fromkeys([*self._paths, *program_paths()])
+        for flag, values in (("--queue", self._queues), ("--import", self._imports), ("--path", paths)):
+            for value in values:
+                words += [flag, value]
+        return words
+
+    def _failed(self, failure: ClusterEnded) -> None:
+        log.error("%s", failure)
+        with self._lock:
+            self._failure = failure
+            listeners = list(self._listeners)
+        for tell in listeners:
+            try:
+                tell(failure)
+            except Exception:
+                log.exception("a listener of a local cluster failed")
+
+    def _required(self) -> Pair:
+        pair = self._pair
+        if pair is None:
+            raise ClusterEnded("it was not started, or was closed")
+        return pair
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close(drain=kind is None)
+
+    def __repr__(self) -> str:
+        where = "not running" if self._pair is None else f"at {self._address}"
+        return f"<LocalCluster {where}, {self.slots} slots>"
+
+
+def _key(pair: Pair) -> Path:
+    return pair.directory / "authkey"
+
+
+def _watch(cluster: weakref.ref[LocalCluster], pair: Pair) -> None:
+    failure = pair.watch()
+    known = cluster()
+    if failure is not None and known is not None:
+        known._failed(failure)
+
+
+def program_paths() -> list[str]:
+    """The directories and archives this program imports from, without those that any Python here has anyway."""
+    usual = _usual_paths()
+    # The empty entry is the current directory, where the worker looks by itself.
+    return [os.path.abspath(path) for path in sys.path if path and os.path.exists(path) and not _is_in(path, usual)]
+
+
+def _usual_paths() -> set[str]:
+    here = sysconfig.get_paths()
+    usual = {
+        here["stdlib"],
+        here["platstdlib"],
+        here["purelib"],
+        here["platlib"],
+        sysconfig.get_config_var("DESTSHARED"),
+    }
+    usual.update(site.getsitepackages())
+    if site.ENABLE_USER_SITE:
+        usual.add(site.getusersitepackages())
+    return {os.path.realpath(path) for path in usual if path}
+
+
+def _is_in(path: str, usual: set[str]) -> bool:
+    return os.path.realpath(path) in usual
+
+
+def _environment() -> dict[str, str]:
+    """This program's environment without its settings of dtq; dtq itself can be imported there."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("DTQ_") or name in _KEPT}
+    root = str(Path(__file__).resolve().parents[2])
+    if not _is_in(root, _usual_paths()):
+        kept["PYTHONPATH"] = os.pathsep.join(filter(None, [root, kept.get("PYTHONPATH", "")]))
+    return kept

@@ -1,0 +1,196 @@
+"""The two processes of a local cluster: started, watched, ended.
+
+Client, below `local`. They are the commands that a user would type, each on a `leash`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from dtq.errors import ClusterEnded
+
+#: How long a process may take to be ready, in seconds.
+START_S: Final = 60.0
+#: How long a process may take to end after it was told to, where it has nothing to wait for, in seconds.
+END_S: Final = 10.0
+#: How much of a log is shown where something went wrong, in characters.
+_SHOWN: Final = 2000
+
+
+class Process:
+    """A dtq command on a leash.
+
+    Args:
+        name: what it is, for people and for its log.
+        words: the command.
+        log: where it says what it does.
+        environment: its environment.
+        home: its working directory; None for this program's.
+        doomed: a directory that it removes when this program is killed.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        words: list[str],
+        log: Path,
+        environment: dict[str, str],
+        *,
+        home: Path | None = None,
+        doomed: Path | None = None,
+    ) -> None:
+        self.name = name
+        self._log = log
+        read, write = os.pipe()
+        #: What it prints: its readiness line; then nothing, until it ends.
+        self.output = os.fdopen(read, "rb", buffering=0)
+        leash = [str(os.getpid()), str(write), str(log), "" if doomed is None else str(doomed)]
+        try:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "dtq.client.leash", *leash, *words],
+                stdin=subprocess.PIPE,
+                pass_fds=(write,),
+                cwd=home,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for the program, which ends its cluster as it sees fit
+            )
+        except BaseException:
+            self.output.close()
+            raise
+        finally:
+            os.close(write)
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has ended."""
+        return self.popen.poll() is not None
+
+    def await_ready(self) -> str:
+        """Its readiness line.
+
+        Raises:
+            ClusterEnded: it ended, or took too long.
+        """
+        deadline = time.monotonic() + START_S
+        line = b""
+        while not line.endswith(b"\n"):
+            ready, _, _ = select.select([self.output], [], [], max(0.0, deadline - time.monotonic()))
+            data = self.output.read(1 << 12) if ready else b""
+            if not data:
+                raise self.failure("ended at its start" if ready else f"was not ready within {START_S:g} s")
+            line += data
+        return line.decode()
+
+    def failure(self, what: str) -> ClusterEnded:
+        """An error with the end of its log."""
+        said = ""
+        with contextlib.suppress(OSError):
+            said = self._log.read_text(encoding="utf-8", errors="replace").strip()[-_SHOWN:]
+        return ClusterEnded(f"its {self.name} {what}{': ' * bool(said)}{said}")
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it is there."""
+        with contextlib.suppress(ProcessLookupError):
+            self.popen.send_signal(number)
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Wait for its end; whether it has ended."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.popen.wait(timeout_s)
+        return self.gone
+
+    def close(self) -> None:
+        """End it if it has not ended, and let go of its pipes."""
+        if not self.gone:
+            self.popen.kill()
+            self.popen.wait()
+        self.output.close()
+        if self.popen.stdin is not None:
+            self.popen.stdin.close()
+
+
+class Pair:
+    """Coordinator and worker, and the directory with their key and logs.
+
+    Args:
+        directory: theirs alone; removed with them.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.processes: dict[str, Process] = {}
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+        self._closed = False
+        self._closing_read, self._closing = os.pipe()
+
+    def start(self, process: Process) -> str:
+        """Take a process in, and wait for its readiness line.
+
+        Raises:
+            ClusterEnded: it does not become ready.
+        """
+        self.processes[process.name] = process
+        return process.await_ready()
+
+    def watch(self) -> ClusterEnded | None:
+        """Wait until one of them ends, or they are being closed.
+
+        Returns:
+            Why they are of no more use; None where they are being closed.
+        """
+        poll = select.poll()
+        poll.register(self._closing_read, select.POLLIN)
+        outputs = {process.output.fileno(): process for process in self.processes.values()}
+        for descriptor in outputs:
+            poll.register(descriptor, select.POLLIN)
+        while True:
+            ready = [descriptor for descriptor, _ in poll.poll()]
+            if self._closing_read in ready:
+                return None
+            for descriptor in ready:
+                if not os.read(descriptor, 1 << 12):
+                    outputs[descriptor].wait(END_S)
+                    code = outputs[descriptor].popen.returncode
+                    return outputs[descriptor].failure(f"ended unexpectedly (exit code {code})")
+
+    def close(self, drain: bool, timeout_s: float | None) -> None:
+        """End both, and see them ended.
+
+        Args:
+            drain: let what runs finish.
+            timeout_s: how long that may take, in seconds; None for as long as it needs.
+        """
+        if os.getpid() != self._owner:
+            return  # in a child made by os.fork they are somebody else's
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            os.write(self._closing, b".")
+            worker, coordinator = self.processes.get("worker"), self.processes.get("coordinator")
+            if worker is not None:
+                self._end_worker(worker, drain=drain and coordinator is not None and not coordinator.gone, s=timeout_s)
+            if coordinator is not None:
+                coordinator.signal(signal.SIGTERM)
+                coordinator.wait(END_S)
+                coordinator.close()
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    @staticmethod
+    def _end_worker(worker: Process, *, drain: bool, s: float | None) -> None:
+        worker.signal(signal.SIGTERM)
+        if not drain or not worker.wait(s):
+            worker.signal(signal.SIGINT)  # the second signal: it kills what runs, with all that this started
+            worker.wait(END_S)
+        worker.close()
