@@ -70,6 +70,11 @@ class Hub:
 
     # -- beginning and end ----------------------------------------------------------------------------------------
 
+    @property
+    def started(self) -> bool:
+        """Whether `start` has nothing more to do, and so does not wait."""
+        return self._started
+
     def start(self) -> None:
         """Connect, unless connected: from then on a coordinator that is away is waited for.
 

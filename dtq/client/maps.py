@@ -103,6 +103,14 @@ def _count(feed: Feed, count: int, size: int) -> None:
 
 def results(hub: Hub, feed: Feed, return_exceptions: bool) -> Generator[Any, None, None]:
     """The results of a map that is being fed. When nobody reads them any more, what is left of the map is cancelled."""
+    abandon = abandoning(hub, feed)
+    reading = _read(read(hub, feed.batch, feed.spec, feed, return_exceptions=return_exceptions), abandon)
+    weakref.finalize(reading, abandon).atexit = False  # also where nobody ever began to read
+    return reading
+
+
+def abandoning(hub: Hub, feed: Feed) -> Callable[[], None]:
+    """What is to be done when nobody reads the results of a map any more: cancels what is left of it."""
     batch, sender = feed.batch, hub.sender
 
     def abandon() -> None:
@@ -113,9 +121,7 @@ def results(hub: Hub, feed: Feed, return_exceptions: bool) -> Generator[Any, Non
             batch.kept = False
             sender.abandon(batch)
 
-    reading = _read(read(hub, batch, feed.spec, feed, return_exceptions=return_exceptions), abandon)
-    weakref.finalize(reading, abandon).atexit = False  # also where nobody ever began to read
-    return reading
+    return abandon
 
 
 def _read(inner: Iterator[Any], abandon: Callable[[], None]) -> Generator[Any, None, None]:

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from dtq.client.bell import Bell
 from dtq.client.feeds import Feed
+from dtq.client.following import Wake
 from dtq.client.handle import Group, TaskHandle
 from dtq.errors import DtqError
 from dtq.model import pages
@@ -73,6 +74,7 @@ class Outbox:
         self._numbers = count(1)
         self._feeds_first = False
         self._idle = False
+        self._hopeful: list[Wake] = []
         self._bell = Bell()
 
     # -- by the callers -------------------------------------------------------------------------------------------
@@ -85,9 +87,7 @@ class Outbox:
         """
         size = len(item.blob)
         with self._lock:
-            while len(self._items) >= MAX_WAITING or (self._bytes > 0 and self._bytes + size > MAX_WAITING_BYTES):
-                if self.closed is not None:
-                    break
+            while self._full(size) and self.closed is None:
                 self._room.wait()
             if self.closed is not None:
                 raise self.closed
@@ -95,6 +95,43 @@ class Outbox:
             self._bytes += size
         if self._idle:
             self._bell.ring()
+
+    def offer(self, item: Item, room: Wake | None = None) -> bool:
+        """As `put`, for those who must not wait.
+
+        Args:
+            item: the submission.
+            room: called once when it is worth another try, where too many wait already; by any thread.
+
+        Returns:
+            Whether it was taken.
+
+        Raises:
+            DtqError: nothing is sent any more.
+        """
+        size = len(item.blob)
+        with self._lock:
+            if self.closed is not None:
+                raise self.closed
+            if self._full(size):
+                if room is not None:
+                    self._hopeful.append(room)
+                return False
+            self._items.append(item)
+            self._bytes += size
+        if self._idle:
+            self._bell.ring()
+        return True
+
+    def _full(self, size: int) -> bool:
+        return len(self._items) >= MAX_WAITING or (self._bytes > 0 and self._bytes + size > MAX_WAITING_BYTES)
+
+    def _tell_hopeful(self) -> None:
+        """Those who offered something in vain may try again. Not under the lock."""
+        with self._lock:
+            hopeful, self._hopeful = self._hopeful, []
+        for wake in hopeful:
+            wake()
 
     def add(self, feed: Feed) -> None:
         """Send a map, as it is fed.
@@ -125,6 +162,7 @@ class Outbox:
         for feed in list(self._feeds):
             feed.over = True
             feed.room.ring()
+        self._tell_hopeful()
         self.hurry()
 
     # -- by the sender --------------------------------------------------------------------------------------------
@@ -189,6 +227,8 @@ class Outbox:
                 self._bytes -= len(blob)
             if taken:
                 self._room.notify_all()
+        if self._hopeful:
+            self._tell_hopeful()
         return taken
 
     def _gather_feeds(self, left: int, call: Call, places: dict[int, int]) -> int:

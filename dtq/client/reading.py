@@ -7,12 +7,12 @@ again from the coordinator, and for what has not ended the reader waits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dtq.client.batches import Batch, Part
 from dtq.client.bell import Bell
 from dtq.client.feeds import Feed
-from dtq.client.following import NEWS, Following, add_waiter
+from dtq.client.following import NEWS, Following, Wake, add_waiter
 from dtq.client.outcomes import error_of
 from dtq.client.payloads import result_decoder
 from dtq.errors import DtqError
@@ -54,7 +54,7 @@ def read(
     while parts := _next(source, batch, at):
         for part in parts:
             single = batch.complete and batch.size == 1
-            values, failure = _values(part, single, decoder, return_exceptions)
+            values, failure = values_of(part, single, decoder, return_exceptions)
             yield from values
             if failure is not None:
                 raise failure
@@ -66,7 +66,7 @@ def read(
         raise feed.failure
 
 
-def _values(
+def values_of(
     part: Part, single: bool, decoder: Callable[[bytes], Any], return_exceptions: bool
 ) -> tuple[list[Any], BaseException | None]:
     """The results of a part, up to the first that raises; and what it raises."""
@@ -89,23 +89,52 @@ def _next(source: Source, batch: Batch, at: int) -> list[Part]:
     """What comes next; nothing at the end."""
     while True:
         bell = Bell()
-        with source.following.lock:
-            part = batch.take(at) if batch.ordered else batch.take_any()
-            if part is not None:
-                return [part]
-            far = batch.far_from(at) if batch.ordered else batch.far_any()
-            if far is None:
-                if batch.finished:
-                    return []
-                if batch.error is not None:
-                    raise batch.error
-                add_waiter(batch, NEWS, bell.ring)
-        if far is not None:
-            return _fetch(source, batch, *far)
+        found = look(source.following, batch, at, bell.ring)
+        if found.far is not None:
+            return fetch(source, batch, *found.far)
+        if found.part is not None:
+            return [found.part]
+        if found.over:
+            return []
         bell.wait()
 
 
-def _fetch(source: Source, batch: Batch, lo: int, hi: int) -> list[Part]:
+class Found(NamedTuple):
+    """What there is to be read: a part that is here, or a range to be fetched, or the end; or nothing of these, yet."""
+
+    part: Part | None = None
+    far: tuple[int, int] | None = None
+    over: bool = False
+
+
+def look(following: Following, batch: Batch, at: int, wake: Wake) -> Found:
+    """What comes next of a batch that is being read.
+
+    Args:
+        following: has the lock.
+        batch: the batch.
+        at: where the reader is, if it reads in order.
+        wake: called when it is worth another look, where there is nothing yet.
+
+    Raises:
+        DtqError: nothing more will be known.
+    """
+    with following.lock:
+        part = batch.take(at) if batch.ordered else batch.take_any()
+        if part is not None:
+            return Found(part=part)
+        far = batch.far_from(at) if batch.ordered else batch.far_any()
+        if far is not None:
+            return Found(far=far)
+        if batch.finished:
+            return Found(over=True)
+        if batch.error is not None:
+            raise batch.error
+        add_waiter(batch, NEWS, wake)
+    return Found()
+
+
+def fetch(source: Source, batch: Batch, lo: int, hi: int) -> list[Part]:
     """Results that were let go, as many as the coordinator gives at once; at least the first of them."""
     parts: list[Part] = []
     at = lo

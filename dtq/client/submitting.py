@@ -108,6 +108,17 @@ def submit(
         Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
         ClientClosed: the client was closed.
     """
+    item = prepare(hub, function, order, args, kwargs)
+    hub.outbox.put(item)
+    return item.handle
+
+
+def prepare(hub: Hub, function: Callable_, order: Order, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Item:
+    """A submission that has only to be put into the outbox.
+
+    Raises:
+        As `submit`.
+    """
     target = callee(function)
     blob = target.encode(args, kwargs)
     spec = target.spec(order.terms)
@@ -119,12 +130,15 @@ def submit(
     size = len(blob) + len(spec.function.body) + _ENVELOPE
     if size > hub.session.max_message:
         raise TooLarge("a task", size, hub.session.max_message)
-    handle: TaskHandle[Any] = TaskHandle(hub, spec)
-    hub.outbox.put(Item(handle, spec, blob, delay_s, key))
-    return handle
+    return Item(TaskHandle(hub, spec), spec, blob, delay_s, key)
 
 
-def _checked(hub: Hub, function: Callable_, order: Order, iterables: tuple[Iterable[Any], ...]) -> tuple[Callee, Spec]:
+def checked(hub: Hub, function: Callable_, order: Order, iterables: tuple[Any, ...]) -> tuple[Callee, Spec]:
+    """What a map is of, once the client is connected.
+
+    Raises:
+        As `submit`.
+    """
     if not iterables:
         raise TypeError("a map needs at least one iterable")
     target = callee(function)
@@ -140,8 +154,8 @@ def submit_map(hub: Hub, function: Callable_, order: Order, iterables: tuple[Ite
         Exception: what the iterables raise; what was sent before is cancelled.
         CannotPickle, NotImportable, InvalidValue, Unreachable, ...: as `submit`.
     """
-    target, spec = _checked(hub, function, order, iterables)
-    return spec, submit_whole(hub, spec, iterables, _limited(hub, target), delay_s=order.delay_s, key=order.own_key)
+    target, spec = checked(hub, function, order, iterables)
+    return spec, submit_whole(hub, spec, iterables, limited(hub, target), delay_s=order.delay_s, key=order.own_key)
 
 
 def read_map(
@@ -161,12 +175,12 @@ def read_map(
     """
     if order.own_key is not None:
         raise InvalidValue("key", order.key, "a map that is read cannot have one; use submit_map")
-    target, spec = _checked(hub, function, order, iterables)
+    target, spec = checked(hub, function, order, iterables)
     return start_reading(
         hub,
         spec,
         iterables,
-        _limited(hub, target),
+        limited(hub, target),
         delay_s=order.delay_s,
         read_ahead=read_ahead,
         ordered=ordered,
@@ -174,7 +188,7 @@ def read_map(
     )
 
 
-def _limited(hub: Hub, target: Callee) -> Any:
+def limited(hub: Hub, target: Callee) -> Any:
     """How calls are encoded, and refused where they are too large to be sent."""
     encode, limit = target.encode, hub.session.max_message - len(target.function.body) - _ENVELOPE
 
