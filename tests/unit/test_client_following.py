@@ -1,0 +1,204 @@
+"""How news find who waits for them, and who is forgotten."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+
+from dtq.client.batches import Batch
+from dtq.client.following import ACCEPTED, ENDED, Following
+from dtq.client.handle import Group, TaskHandle
+from dtq.client.payloads import encode_result
+from dtq.errors import ClientClosed, UnknownId
+from dtq.model import pages
+from dtq.model.messages import Ended
+from dtq.model.options import Function, Options, Spec
+from dtq.model.states import State
+
+SPEC = Spec(function=Function(name="m:f"), options=Options())
+
+
+class Desk:
+    """As much of a client as a handle needs here."""
+
+    def __init__(self) -> None:
+        self.following = Following()
+
+
+def handle(desk: Any) -> TaskHandle[int]:
+    return TaskHandle(desk, SPEC)
+
+
+def accept(following: Following, batch: int, *targets: Any) -> None:
+    for target in targets:
+        if isinstance(target, TaskHandle):
+            target._on_accepted(batch, -1, [])
+        following.add(batch, target, [])
+
+
+def ended(batch: int, lo: int, *results: int) -> Ended:
+    page = pages.pack([encode_result(result) for result in results])
+    return Ended(batch=batch, lo=lo, hi=lo + len(results), state=State.SUCCEEDED, results=page)
+
+
+def test_news_that_overtake_their_receipt_are_kept_for_it() -> None:
+    # Given a submission under way, whose task ends before its receipt arrives
+    desk = Desk()
+    following = desk.following
+    mine = handle(desk)
+    following.expect()
+    following.on_news([ended(7, 0, 42)])
+    # When the receipt arrives
+    with following.lock:
+        accept(following, 7, mine)
+        following.expected()
+    # Then the handle knows
+    assert mine.result(0) == 42
+    assert following.idle
+
+
+def test_news_of_strangers_are_not_kept() -> None:
+    # Given no submission under way
+    desk = Desk()
+    desk.following.on_news([ended(7, 0, 42)])
+    # When a batch of that number is followed later; Then it has not ended
+    mine = handle(desk)
+    with desk.following.lock:
+        accept(desk.following, 7, mine)
+    assert not mine.done()
+
+
+def test_news_kept_for_a_receipt_are_dropped_with_it() -> None:
+    # Given news of a batch that the receipt under way was not for
+    desk = Desk()
+    desk.following.expect()
+    desk.following.on_news([ended(8, 0, 42)])
+    with desk.following.lock:
+        desk.following.expected()
+    # When it is followed later; Then nothing of it was kept
+    mine = handle(desk)
+    with desk.following.lock:
+        accept(desk.following, 8, mine)
+    assert not mine.done()
+
+
+def test_several_handles_of_one_batch_all_learn() -> None:
+    # Given two handles of one batch (a key submitted twice), and a third of another
+    desk = Desk()
+    first, second, other = handle(desk), handle(desk), handle(desk)
+    with desk.following.lock:
+        accept(desk.following, 7, first, second)
+        accept(desk.following, 8, other)
+    # When it ends; Then both know, and the other waits
+    desk.following.on_news([ended(7, 0, 42)])
+    assert (first.result(0), second.result(0), other.done()) == (42, 42, False)
+    assert desk.following.unfinished() == [8]
+
+
+def test_what_is_told_twice_counts_once() -> None:
+    # Given a handle that has ended
+    desk = Desk()
+    mine = handle(desk)
+    with desk.following.lock:
+        accept(desk.following, 7, mine)
+    desk.following.on_news([ended(7, 0, 42), ended(7, 0, 43)])
+    # When it is asked; Then the first news hold
+    assert mine.result(0) == 42
+
+
+def test_group_gives_each_handle_its_own_result_in_any_pieces() -> None:
+    # Given five tasks that travelled together, the handle of one of them thrown away
+    desk = Desk()
+    handles = [handle(desk) for _ in range(5)]
+    group = Group(handles)
+    with desk.following.lock:
+        group._on_accepted(7, [])
+        desk.following.add(7, group, [], group.itself)
+    del group, handles[2]
+    gc.collect()
+    # When they end in pieces, some of it told twice, one of them cancelled
+    desk.following.on_news([ended(7, 3, 13), ended(7, 1, 11, 12, 13), ended(7, 0, 10)])
+    assert desk.following.unfinished() == [7]
+    desk.following.on_news([Ended(batch=7, lo=4, hi=5, state=State.CANCELLED)])
+    # Then each has its own
+    assert [h.id for h in handles] == ["7.0", "7.1", "7.3", "7.4"]
+    assert [h.result(0) for h in handles[:3]] == [10, 11, 13]
+    assert handles[3].state is State.CANCELLED
+    assert desk.following.idle
+
+
+def test_handles_that_are_gone_are_forgotten() -> None:
+    # Given a handle that nobody has any more
+    desk = Desk()
+    mine = handle(desk)
+    with desk.following.lock:
+        accept(desk.following, 7, mine)
+    del mine
+    # When the registry is asked what it waits for; Then not for that
+    assert desk.following.unfinished() == []
+
+
+def test_end_of_the_client_reaches_those_who_wait_and_those_to_come() -> None:
+    # Given a handle, a group and a batch
+    desk = Desk()
+    following = desk.following
+    lone, member, late = handle(desk), handle(desk), handle(desk)
+    batch = Batch(9, 5)
+    group = Group([member])
+    with following.lock:
+        accept(following, 7, lone)
+        following.add(8, group, [], group.itself)
+        following.add(9, batch, [])
+    # When the client ends
+    following.fail(ClientClosed("x"))
+    with following.lock:
+        accept(following, 10, late)
+    # Then everybody knows why
+    for each in (lone, member, late):
+        with pytest.raises(ClientClosed):
+            each.result(0)
+    assert isinstance(batch.error, ClientClosed)
+
+
+def test_lost_batches_are_an_error_for_their_handles_only() -> None:
+    # Given two batches of which the coordinator knows one no more
+    desk = Desk()
+    lost, kept = handle(desk), handle(desk)
+    with desk.following.lock:
+        accept(desk.following, 7, lost)
+        accept(desk.following, 8, kept)
+    # When that is told; Then the one raises, and the other waits
+    desk.following.lose([7], lambda batch: UnknownId(str(batch)))
+    with pytest.raises(UnknownId, match="no task 7"):
+        lost.result(0)
+    assert not kept.done()
+
+
+def test_waiters_are_called_once_and_can_be_forgotten() -> None:
+    # Given somebody who waits for acceptance and for the end, and somebody who gave up
+    desk = Desk()
+    following = desk.following
+    mine = handle(desk)
+    called: list[str] = []
+
+    def gave_up() -> None:
+        called.append("gave up")
+
+    assert following.subscribe(mine, ACCEPTED, lambda: called.append("accepted"))
+    assert following.subscribe(mine, ENDED, lambda: called.append("ended"))
+    assert following.subscribe(mine, ENDED, gave_up)
+    following.unsubscribe(mine, gave_up)
+    wakes: list[Any] = []
+    # When it is accepted, and ends
+    with following.lock:
+        mine._on_accepted(7, -1, wakes)
+        following.add(7, mine, wakes)
+    for wake in wakes:
+        wake()
+    assert called == ["accepted"]
+    following.on_news([ended(7, 0, 1)])
+    # Then each was called once, at its moment; and who comes late is told so
+    assert called == ["accepted", "ended"]
+    assert not following.subscribe(mine, ENDED, gave_up)
