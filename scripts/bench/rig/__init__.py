@@ -1,0 +1,1 @@
+"""What the benchmarks share: a cluster, work, rounds, and how figures are shown."""

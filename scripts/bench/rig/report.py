@@ -1,0 +1,177 @@
+"""What a benchmark takes from its command line, and how it shows its figures: a table, or JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sqlite3
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+#: How many rounds a comparison has at least.
+ROUNDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The command line.
+
+    Attributes:
+        quick: one small iteration.
+        rounds: how many rounds a comparison has.
+        directory: where stores are put; None for the directory of temporary files.
+    """
+
+    quick: bool
+    as_json: bool
+    rounds: int
+    directory: Path | None
+
+    def pick(self, usual: int, quick: int) -> int:
+        """How much to do."""
+        return quick if self.quick else usual
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """What a figure has to reach.
+
+    Attributes:
+        least: at least this; None where it is ``most`` that counts.
+        most: at most this.
+        where: under which condition it holds, for people.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    where: str = ""
+
+    def met(self, value: float) -> bool:
+        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+
+    def show(self, unit: str) -> str:
+        bound = f">= {number(self.least)}" if self.least is not None else f"<= {number(self.most or 0.0)}"
+        return f"{bound} {unit}".strip() + (f" {self.where}" if self.where else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figure:
+    """One line of a table."""
+
+    name: str
+    value: float
+    unit: str
+    rounds: tuple[float, ...] = ()
+    bar: str = ""
+    met: bool | None = None
+
+
+class Report:
+    """The figures of one benchmark.
+
+    Args:
+        question: what is asked.
+        name: the benchmark.
+        options: the command line.
+    """
+
+    def __init__(self, name: str, question: str, options: Options) -> None:
+        self._name = name
+        self._question = question
+        self._options = options
+        self._figures: list[Figure] = []
+        self._notes: list[str] = []
+        self._load = os.getloadavg()[0]
+
+    def add(self, name: str, values: float | Sequence[float], unit: str, bar: Bar | None = None) -> float:
+        """A figure: the median of what several rounds measured. Returns it."""
+        rounds = (float(values),) if isinstance(values, int | float) else tuple(values)
+        value = statistics.median(rounds)
+        shown, met = ("", None) if bar is None else (bar.show(unit), None if self._options.quick else bar.met(value))
+        self._figures.append(Figure(name=name, value=value, unit=unit, rounds=rounds, bar=shown, met=met))
+        return value
+
+    def note(self, text: str) -> None:
+        """A sentence below the table."""
+        self._notes.append(text)
+
+    def print(self) -> None:
+        about = machine()
+        load = f"load before: {self._load:.2f}"
+        if self._options.as_json:
+            figures = [asdict(figure) for figure in self._figures]
+            words: dict[str, Any] = {"bench": self._name, "machine": about, "load_before": self._load}
+            print(json.dumps(words | {"figures": figures, "notes": self._notes}))
+            return
+        quick = " (one small iteration: that it runs, not how fast)" if self._options.quick else ""
+        print(f"{self._question}{quick}\n{about}; {load}\n")
+        print(table(self._figures))
+        for note in self._notes:
+            print(f"- {note}")
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """Figures in columns."""
+    rows = [("", "median", "least to most", "bar", "")]
+    for figure in figures:
+        spread = ""
+        if len(figure.rounds) > 1:
+            spread = f"{number(min(figure.rounds))} to {number(max(figure.rounds))}"
+        verdict = {None: "", True: "met", False: "MISSED"}[figure.met]
+        rows.append((figure.name, f"{number(figure.value)} {figure.unit}".strip(), spread, figure.bar, verdict))
+    widths = [max(len(row[column]) for row in rows) for column in range(5)]
+    lines = []
+    for name, value, spread, bar, verdict in rows:
+        cells = (name.ljust(widths[0]), value.rjust(widths[1]), spread.rjust(widths[2]), bar.ljust(widths[3]), verdict)
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def number(value: float) -> str:
+    """Three digits or more."""
+    size = abs(value)
+    if size >= 100 or value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if size >= 10 else f"{value:.2f}" if size >= 0.1 else f"{value:.3f}"
+
+
+def machine() -> str:
+    """The machine in one line."""
+    model = next(
+        (line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")), platform.machine()
+    )
+    cores = len(os.sched_getaffinity(0))
+    python = f"{platform.python_implementation()} {platform.python_version()}"
+    return f"{cores} cores ({model}), Linux {platform.release()}, {python}, SQLite {sqlite3.sqlite_version}"
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return []
+
+
+def command_line(text: str | None, arguments: Sequence[str] | None = None) -> Options:
+    """Read a benchmark's command line.
+
+    Args:
+        text: what ``--help`` says.
+    """
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one small iteration: shows that it runs")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of a comparison (default {ROUNDS})")
+    parser.add_argument("--directory", type=Path, help="where to put stores (default: a temporary directory)")
+    given = parser.parse_args(arguments)
+    return Options(
+        quick=given.quick,
+        as_json=given.json,
+        rounds=1 if given.quick else given.rounds,
+        directory=given.directory,
+    )
