@@ -187,7 +187,7 @@ def run(directory: Path) -> None:
         f"A coordinator and {WORKERS} workers of {slots} slot{'s' if slots > 1 else ''} each, as processes of their own"
     )
     with ExitStack() as stack:
-        words = ("coordinator", "start", "--port", "0", "--db", str(directory / "queue.db"))
+        words: tuple[str, ...] = ("coordinator", "start", "--port", "0", "--db", str(directory / "queue.db"))
         processes = [stack.enter_context(background(directory / "coordinator.log", *words))]
         await_coordinator(processes[0])
         for number in range(1, WORKERS + 1):

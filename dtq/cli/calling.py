@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import sys
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dtq import __version__
-from dtq.config import Address, client_addresses, load_authkey
+from dtq.cli.output import say
+from dtq.config import Address, client_addresses, format_address, load_authkey
 from dtq.errors import Unreachable
 from dtq.model.messages import Hello, Role
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 
 #: How long the first connection may take, and a call while the coordinator is away, in seconds.
 _PATIENCE_S: Final = 10.0
+#: After how long a connection that does not come about is mentioned, in seconds.
+_SILENCE_S: Final = 1.0
 
 
 class Target(NamedTuple):
@@ -50,6 +55,26 @@ def target(addresses: Sequence[str], authkey_file: str | None) -> Target:
     return Target(where, key, origin)
 
 
+@contextmanager
+def _mentioned(addresses: Sequence[Address]) -> Iterator[None]:
+    """Say what is waited for, if connecting takes long."""
+    where = ", ".join(map(format_address, addresses))
+    timer = threading.Timer(_SILENCE_S, say, (f"dtq: waiting for the coordinator at {where} ...",))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _say_outages() -> None:
+    """What the client logs (the coordinator is lost, and back) goes to standard error as dtq's other sentences do."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("dtq: %(message)s"))
+    logging.getLogger("dtq.client").addHandler(handler)
+
+
 def _hello() -> Hello:
     return Hello(
         session=secrets.token_hex(16),
@@ -74,6 +99,8 @@ def service(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Prox
 
     to = target(addresses, authkey_file)
     with Proxy(to.addresses, to.key, _hello(), key_source=to.origin) as proxy:
+        with _mentioned(to.addresses):
+            proxy.connect()
         yield proxy
 
 
@@ -89,9 +116,11 @@ def hub(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Hub]:
     from dtq.client.links import Wire
 
     to = target(addresses, authkey_file)
+    _say_outages()
     made = Hub(Wire(to.addresses, to.key, to.origin, _PATIENCE_S), _PATIENCE_S)
     try:
-        made.start()
+        with _mentioned(to.addresses):
+            made.start()
         yield made
     except BaseException:
         with suppress(Unreachable):  # closing sends the cancel of what was submitted of a file; the error says more
@@ -112,5 +141,9 @@ def client(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Clien
     from dtq.client.sync import Client
 
     to = target(addresses, authkey_file)
-    with Client(connector=Wire(to.addresses, to.key, to.origin, _PATIENCE_S), timeout=_PATIENCE_S) as made:
+    _say_outages()
+    wire = Wire(to.addresses, to.key, to.origin, _PATIENCE_S)
+    with ExitStack() as stack:
+        with _mentioned(to.addresses):
+            made = stack.enter_context(Client(connector=wire, timeout=_PATIENCE_S))
         yield made

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 import click
 
@@ -17,17 +18,23 @@ from dtq.cli.output import plural, say, write, write_json
 from dtq.cli.results import batch_tally, task_tally
 from dtq.cli.waiting import interruptible, print_batch, print_task, wait_for
 from dtq.client.batch_handle import BatchHandle
+from dtq.client.batches import Batch
+from dtq.client.following import NEWS
 from dtq.client.functions import callee
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
 from dtq.client.maps import submit_whole
 from dtq.client.submitting import Order, order
 from dtq.client.submitting import submit as submit_one
-from dtq.errors import TooLarge
+from dtq.errors import TooLarge, Unreachable
 from dtq.model.options import PRIORITIES
 
 #: What is left of a message for everything but the arguments, in bytes.
-_ENVELOPE = 4096
+_ENVELOPE: Final = 4096
+#: How long a coordinator that went away in the middle of a submission is waited for, in seconds.
+_ACCEPT_S: Final = 60.0
+#: How often it is looked whether the last piece of a batch is accepted, in seconds.
+_LOOK_S: Final = 0.02
 
 #: Under which terms; what is not given stays at the default of `model.options`.
 _terms = options.stacked(
@@ -87,7 +94,30 @@ def _submit_calls(queue: Hub, name: str, terms: Order, calls: Iterator[Call]) ->
         return blob
 
     batch = submit_whole(queue, spec, (calls,), encode, delay_s=terms.delay_s, key=terms.own_key)
+    try:
+        _accepted_whole(queue, batch)
+    except BaseException:
+        queue.sender.abandon(batch)  # all of it or nothing: what was accepted is cancelled
+        raise
     return BatchHandle(queue, spec, batch)
+
+
+def _accepted_whole(queue: Hub, batch: Batch) -> None:
+    """Wait until the last piece of a batch is accepted: only then its id may be told.
+
+    Raises:
+        DtqError: a piece was refused.
+        Unreachable: the coordinator went away, and did not come back in time.
+    """
+    size, since = -1, time.monotonic()
+    while not batch.complete and batch.error is None:
+        if batch.size != size:
+            size, since = batch.size, time.monotonic()
+        elif time.monotonic() - since > _ACCEPT_S:
+            raise Unreachable(queue.session.place, f"it went away in the middle of the submission, {_ACCEPT_S:g} s ago")
+        queue.following.wait(batch, NEWS, _LOOK_S)
+    if batch.error is not None:
+        raise batch.error
 
 
 def _submit_file(
@@ -98,7 +128,18 @@ def _submit_file(
         source = "standard input" if path == "-" else path
         calls = each_line(lines, call) if each is not None else json_lines(lines, source)
         handle = _submit_calls(queue, name, terms, calls)
-    handle.accepted()
+    return handle
+
+
+def _accepted(queue: Hub, handle: TaskHandle[Any]) -> TaskHandle[Any]:
+    """The handle, once the task is accepted.
+
+    Raises:
+        DtqError: it was refused.
+        Unreachable: the coordinator went away, and did not come back in time.
+    """
+    if not handle.accepted(_ACCEPT_S):
+        raise Unreachable(queue.session.place, f"it went away in the middle of the submission, {_ACCEPT_S:g} s ago")
     return handle
 
 
@@ -172,7 +213,7 @@ def submit(
     with hub(addresses, authkey_file) as queue:
         handle: TaskHandle[Any] | BatchHandle[Any]
         if each is None and jsonl is None:
-            handle = submit_one(queue, name, given, call.args, call.kwargs)
+            handle = _accepted(queue, submit_one(queue, name, given, call.args, call.kwargs))
         else:
             handle = _submit_file(queue, name, given, call, each, jsonl)
             if not handle.size:

@@ -68,7 +68,7 @@ def test_every_help_shows_two_examples_first(path: str, capsys: pytest.CaptureFi
     for line, meaning in command.examples:
         assert line in shown
         assert meaning in shown
-        assert shown.index("Examples:") < shown.index(line) < shown.index("Options:")
+        assert shown.index("Examples:") < shown.index(f"  {line}") < shown.index("Options:")
 
 
 @pytest.mark.parametrize("path", ["dtq", *ALL])
