@@ -60,12 +60,11 @@ class Peer(ABC):
 
     def background(self, *words: str) -> subprocess.Popen[bytes]:
         """A process that can import this package; ended with the peer, together with what it started."""
-        log = self.stack.enter_context(tempfile.TemporaryFile())
         process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
             cwd=BENCH,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(BENCH), *sys.path[1:]])},
             start_new_session=True,
