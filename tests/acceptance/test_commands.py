@@ -84,6 +84,69 @@ def test_a_bad_line_submits_nothing_that_runs_on(cluster: Home) -> None:
     assert stats["tasks"]["cancelled"] >= stats["submitted"] - before
 
 
+def test_a_file_that_the_queue_has_no_room_for_is_cancelled_as_a_whole(home: Home) -> None:
+    # Given a queue with room for fewer tasks than a file has lines
+    home.coordinator("--memory", "--max-tasks", "5000")
+    (home.work / "lines").write_text("1\n" * 20_000)
+    # When the file is submitted
+    done = home.dtq("submit", "jobs:add", "--each", "lines")
+    # Then it is refused, and what was accepted of it does not stay
+    assert (done.process.returncode, done.out) == (75, ""), done
+    assert re.match(r"dtq: the queue already holds [\d,]+ tasks, its limit is 5000\.", done.err), done
+    assert home.data("stats")["stats"]["tasks"]["pending"] == 0
+
+
+def test_a_file_is_never_in_memory_as_a_whole(home: Home) -> None:
+    # Given a file of 150 MB, and a process that says at its end how much memory it had
+    home.coordinator("--durability", "none")
+    with (home.work / "large").open("wb") as file:
+        for _ in range(150):
+            file.write((b"x" * 9_999 + b"\n") * 100)
+    code = (
+        "import resource, sys\n"
+        "from dtq.cli.app import run\n"
+        "code = run(sys.argv[1:])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        "sys.exit(code)\n"
+    )
+    command = [sys.executable, "-c", code, "submit", "jobs:add", "--each", "large", "--delay", "1h"]
+    done = subprocess.run(command, env=home.environment, cwd=home.work, capture_output=True, text=True, check=True)
+    # Then that is far less than the file
+    batch, peak_kib = done.stdout.split()
+    assert home.data("status", batch)["batch"]["size"] == 15_000
+    assert int(peak_kib) * 1024 < 120_000_000
+
+
+def test_a_submission_survives_a_kill_of_the_coordinator(home: Home) -> None:
+    # Given a file that comes line by line, and a coordinator that is killed in the middle of it
+    coordinator = home.start("coordinator", "start", "--port", "0")
+    port = coordinator.says("coordinator ready").split("ready at ")[1].split()[0].rpartition(":")[2]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dtq", "submit", "jobs:add", "--each", "-"],
+        env=home.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    process.stdin.write(b"1\n" * 10_000)
+    process.stdin.flush()
+    until(lambda: home.data("stats")["stats"]["submitted"] > 1000, "a part of it is accepted")
+    coordinator.signal(signal.SIGKILL)
+    coordinator.ends()
+    # When more lines come while there is none, and another one is started in its place
+    process.stdin.write(b"1\n" * 9_000)
+    process.stdin.flush()
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith(b"dtq: lost the coordinator at ")
+    home.start("coordinator", "start", "--port", port).says("coordinator ready")
+    out, err = process.communicate(b"1\n" * 1_000, timeout=60)
+    # Then all of it is one batch, each line once
+    assert process.returncode == 0, err
+    assert home.data("status", out.decode().strip())["batch"]["size"] == 20_000
+    assert home.data("stats")["stats"]["submitted"] == 20_000
+
+
 def test_an_empty_file_submits_nothing(cluster: Home) -> None:
     (cluster.work / "empty").write_text("\n\n")
     done = cluster.dtq("submit", "jobs:add", "--each", "empty")
@@ -128,6 +191,16 @@ def test_json_lines_of_a_batch_say_what_became_of_each(cluster: Home) -> None:
         (1, "succeeded", 3),
     ]
     assert documents[1]["error"]["message"] == "2 is even"
+
+
+def test_many_failures_of_a_batch_are_told_in_short(cluster: Home) -> None:
+    (cluster.work / "evens2").write_text("2\n" * 30)
+    done = cluster.dtq("submit", "jobs:odd", "--each", "evens2", "--max-retries", "0", "--wait")
+    assert (done.process.returncode, done.out) == (1, "\n" * 30)
+    told = done.err.splitlines()
+    assert len(told) == 21
+    assert re.fullmatch(r"dtq: task \d+\.0 failed: ValueError: 2 is even", told[0])
+    assert re.fullmatch(r"dtq: 10 more tasks of batch \d+ failed \(dtq dlq list\)\.", told[20])
 
 
 def test_a_key_submits_once(cluster: Home) -> None:
