@@ -383,13 +383,13 @@ class Connection:
                 if batch is None:
                     finished += 1
                 elif index < 0:
-                    never, stopped = operators.cancel_batch(c.machine, batch, now)
+                    never, stopped = operators.cancel_batch(c.machine, batch, now, selection.state)
                     cancelled, stopping = cancelled + never, stopping + stopped
                 else:
-                    state = operators.cancel_task(c.machine, batch, index, now)
+                    state = operators.cancel_task(c.machine, batch, index, now, selection.state)
                     cancelled += state is State.CANCELLED
                     stopping += state is State.RUNNING
-                    finished += state is None
+                    finished += state is None and selection.state is None
             c.tell_cancelled()
             ticket = c.committer.ticket()
         c.committer.settle(ticket)

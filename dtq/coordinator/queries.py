@@ -217,7 +217,8 @@ def dead_letters(c: Coordinator, selection: Selection) -> list[DeadLetter]:
 
 
 def cancel_targets(c: Coordinator, selection: Selection) -> list[tuple[int, int]]:
-    """What a cancel is for: ``(batch, index)``, index -1 for a whole batch.
+    """What a cancel is for: ``(batch, index)``, index -1 for a whole batch. Whether it is in the selected state is left
+    to whoever cancels it, since it may move until then.
 
     Raises:
         UnknownId: a selected id was never accepted.
@@ -225,11 +226,17 @@ def cancel_targets(c: Coordinator, selection: Selection) -> list[tuple[int, int]
     for number, index in selection.ids:
         if index >= batch(c, number).size:
             raise UnknownId(str(TaskId(number, index)))
-    if selection.ids and selection == Selection(ids=selection.ids, limit=selection.limit):
+    if selection.ids and selection == Selection(ids=selection.ids, state=selection.state, limit=selection.limit):
         return list(selection.ids)
     with c.lock:
         found = views.live_tasks(c.machine, replace(selection, limit=0), c.clock.now())
-    return [(view.batch, index) for view in found for index in range(view.index, view.index + view.count)]
+    named = set(selection.ids)
+    return [
+        (view.batch, index)
+        for view in found
+        for index in range(view.index, view.index + view.count)
+        if not named or (view.batch, index) in named or (view.batch, -1) in named
+    ]
 
 
 # -- the whole ----------------------------------------------------------------------------------------------------

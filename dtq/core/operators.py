@@ -15,20 +15,27 @@ from dtq.model.options import Spec
 from dtq.model.states import State
 
 
-def cancel_batch(machine: Machine, batch: Batch, now: float) -> tuple[int, int]:
+def cancel_batch(machine: Machine, batch: Batch, now: float, only: State | None = None) -> tuple[int, int]:
     """Stop a whole live batch; pieces that its submitter still sends are left out.
+
+    Args:
+        machine: the machine.
+        batch: the batch.
+        now: the time.
+        only: only the tasks in this state; None for all.
 
     Returns:
         How many tasks will never start, and how many run and are being stopped.
     """
     register = machine.register
     stopping = 0
-    for lease in [lease for lease in register.leases.values() if lease.batch is batch]:
+    leases = [lease for lease in register.leases.values() if lease.batch is batch] if _is(State.RUNNING, only) else []
+    for lease in leases:
         stopping += sum([_stop(register, lease, index) for index in range(lease.lo, lease.hi)])
     before = batch.cancelled
     for index in sorted(batch.tasks or ()):
-        _cancel_waiting(register, batch, index, now)
-    if batch.cut is None and batch.next < batch.size:
+        _cancel_waiting(register, batch, index, now, only)
+    if batch.cut is None and batch.next < batch.size and _is(batch.fresh_state(), only):
         lo, already = batch.next, batch.cancelled_ahead()
         state = batch.fresh_state()
         batch.cut = lo
@@ -39,30 +46,43 @@ def cancel_batch(machine: Machine, batch: Batch, now: float) -> tuple[int, int]:
     return cancelled, stopping
 
 
-def cancel_task(machine: Machine, batch: Batch, index: int, now: float) -> State | None:
+def cancel_task(machine: Machine, batch: Batch, index: int, now: float, only: State | None = None) -> State | None:
     """Stop one task of a live batch.
 
+    Args:
+        machine: the machine.
+        batch: its batch.
+        index: the task.
+        now: the time.
+        only: only if it is in this state; None for any.
+
     Returns:
-        CANCELLED; RUNNING if it is being stopped; None if it has ended already.
+        CANCELLED; RUNNING if it is being stopped; None if it has ended already, or is in another state.
     """
     register = machine.register
     if index >= batch.next and batch.cut is None and batch.task(index) is None:
+        if not _is(batch.fresh_state(), only):
+            return None
         task = Task(State.CANCELLED, 0)
         register.tally.move(batch.queue, batch.fresh_state(), Move.CANCELLED)
         register.end_task(batch, index, task, now)
         return State.CANCELLED
-    if _cancel_waiting(register, batch, index, now):
+    if _cancel_waiting(register, batch, index, now, only):
         return State.CANCELLED
-    for lease in register.leases.values():
+    for lease in register.leases.values() if _is(State.RUNNING, only) else ():
         if lease.batch is batch and lease.lo <= index < lease.hi:
             _stop(register, lease, index)
             return State.RUNNING
     return None
 
 
-def _cancel_waiting(register: Register, batch: Batch, index: int, now: float) -> bool:
+def _is(state: State, only: State | None) -> bool:
+    return only is None or state is only
+
+
+def _cancel_waiting(register: Register, batch: Batch, index: int, now: float, only: State | None) -> bool:
     task = batch.task(index)
-    if task is None or task.state not in (State.PENDING, State.SCHEDULED):
+    if task is None or task.state not in (State.PENDING, State.SCHEDULED) or not _is(task.state, only):
         return False
     register.tally.move(batch.queue, task.state, Move.CANCELLED)
     task.state = State.CANCELLED
