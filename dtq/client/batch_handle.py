@@ -12,13 +12,14 @@ from typing import Any, Final, Generic
 from dtq.client.batches import Batch
 from dtq.client.following import ACCEPTED, ENDED, Wake
 from dtq.client.handle import Desk, MemberHandle, T_co, TaskHandle
+from dtq.client.notebook import Row, card
 from dtq.client.reading import read
 from dtq.errors import InvalidValue
 from dtq.model.options import Spec
 from dtq.model.snapshots import BatchView, CancelReport
 
 #: How often a batch that somebody else is still submitting is asked for its size, in seconds: nobody tells a stranger.
-_SIZE_EVERY_S: Final = 1.0
+SIZE_EVERY_S: Final = 1.0
 
 
 class BatchHandle(Generic[T_co]):
@@ -69,6 +70,11 @@ class BatchHandle(Generic[T_co]):
         """How many of its tasks the coordinator has accepted so far."""
         return self._target.size
 
+    @property
+    def ended(self) -> int:
+        """How many of its tasks are known to have ended; asks nobody. Known only once somebody waits or reads."""
+        return self._target.ended.count
+
     def done(self) -> bool:
         """Whether all of it is known to have ended; asks nobody. Known only once somebody waits or reads."""
         return self._target.finished
@@ -94,13 +100,13 @@ class BatchHandle(Generic[T_co]):
         while not batch.finished:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             foreign = not batch.complete and batch.foreign
-            pause = _SIZE_EVERY_S if left is None else min(_SIZE_EVERY_S, left)
+            pause = SIZE_EVERY_S if left is None else min(SIZE_EVERY_S, left)
             if following.wait(batch, ENDED, pause if foreign else left):
                 break
             if left == 0:
                 return False
             if foreign:
-                self._ask_size()
+                self.ask_size()
         if batch.error is not None:
             raise batch.error
         return True
@@ -179,7 +185,19 @@ class BatchHandle(Generic[T_co]):
         more = "" if batch.complete else " so far"
         return f"<BatchHandle{number} {self._spec.function.name}: {batch.size} tasks{more}{ended}{error}>"
 
-    def _ask_size(self) -> None:
+    def _repr_html_(self) -> str:
+        batch = self._target
+        rows: list[Row] = [
+            ("batch", batch.number or "not accepted yet"),
+            ("function", self._spec.function.name),
+            ("tasks", f"{batch.size:,}" + ("" if batch.complete else " so far")),
+            ("ended", f"{batch.ended.count:,}" if batch.followed else None),
+            ("error", batch.error),
+        ]
+        return card("BatchHandle", rows, done=batch.ended.count / batch.size if batch.followed and batch.size else None)
+
+    def ask_size(self) -> None:
+        """Learn how large a batch is that somebody else is still submitting."""
         view = self._desk.batch(self._target.number)
         wakes: list[Wake] = []
         with self._desk.following.lock:

@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 from dtq.client.batches import Batch
 from dtq.client.following import ACCEPTED, ENDED, Following, Waiters, Wake, wake_waiters
+from dtq.client.notebook import Row, card
 from dtq.client.outcomes import Known, Raised, Value, decode, state_of, take
 from dtq.client.payloads import result_decoder
 from dtq.errors import DtqError, WaitTimeout
@@ -198,16 +199,26 @@ class TaskHandle(Generic[T_co]):
         return report.cancelled + report.stopping > 0
 
     def __repr__(self) -> str:
+        task = f" {self._text}" if self._batch else ""
+        return f"<{type(self).__name__}{task} {self._spec.function.name} {self._standing}>"
+
+    def _repr_html_(self) -> str:
+        rows: list[Row] = [
+            ("task", self._text if self._batch else "not accepted yet"),
+            ("function", self._spec.function.name),
+            ("state", self._standing),
+        ]
+        return card("TaskHandle", rows)
+
+    @property
+    def _standing(self) -> str:
         known = self._known
         state = None if known is None else state_of(known)
         if state is not None:
-            standing = state.value
-        elif known is not None:
-            standing = "unknown" if self._batch else "refused"
-        else:
-            standing = "accepted" if self._batch else "submitted"
-        task = f" {self._text}" if self._batch else ""
-        return f"<{type(self).__name__}{task} {self._spec.function.name} {standing}>"
+            return state.value
+        if known is not None:
+            return "unknown" if self._batch else "refused"
+        return "accepted" if self._batch else "submitted"
 
     # -- news (see `following.Target`) ----------------------------------------------------------------------------
 

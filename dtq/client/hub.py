@@ -20,6 +20,7 @@ from dtq.client.batches import Batch
 from dtq.client.feeds import Feed
 from dtq.client.following import Following, Target, Wake
 from dtq.client.links import AWAY, FATAL, Connector, Session
+from dtq.client.notebook import Row
 from dtq.client.outbox import Outbox
 from dtq.client.sender import Sender
 from dtq.client.watcher import Watcher
@@ -181,6 +182,25 @@ class Hub:
             except FATAL as error:
                 self.fail(error)
                 raise
+
+    def standing(self) -> list[Row]:
+        """How things stand, for people to look at; asks the coordinator only where it is known to be there."""
+        if self.outbox.closed is not None:
+            return [("state", "closed")]
+        if not self.session.generation:
+            return [("state", "not connected yet")]
+        if self.session.away:
+            return [("state", "the coordinator is away")]
+        try:
+            stats = self._calls.service.stats()
+        except DtqError as error:
+            return [("state", str(error))]
+        counts = ((name, getattr(stats.counts, name)) for name in stats.counts.__slots__)
+        return [
+            ("state", "connected"),
+            ("workers", f"{len(stats.workers)}, {sum(worker.slots for worker in stats.workers)} slots"),
+            *((name, f"{count:,}") for name, count in counts if count),
+        ]
 
     def task(self, batch: int, index: int) -> TaskView:
         """See `Service.task`."""

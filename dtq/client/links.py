@@ -123,6 +123,11 @@ class Session:
             version=__version__,
         )
 
+    @property
+    def away(self) -> bool:
+        """Whether a call has found the coordinator away, and none has come through since."""
+        return self._lost_at is not None
+
     def link(self) -> Link:
         """A new line of this session."""
         return Link(self, self._connector, self._hello)

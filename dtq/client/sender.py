@@ -205,8 +205,9 @@ class Sender:
             while receivers:
                 receiver = receivers.pop()
                 if isinstance(receiver, Feed):
+                    if not receiver.stopped:  # else it was given up on purpose
+                        told.append(weakref.ref(receiver.batch))
                     self._refuse_piece(receiver, error, wakes)
-                    told.append(weakref.ref(receiver.batch))
                 else:
                     handles = receiver.give_up() if isinstance(receiver, Group) else [receiver]
                     for handle in handles:

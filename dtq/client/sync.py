@@ -17,6 +17,8 @@ from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
 from dtq.client.links import Connector, Wire
 from dtq.client.maps import READ_AHEAD
+from dtq.client.notebook import card
+from dtq.client.progress import expected, shown
 from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, select
 from dtq.client.submitting import PLAIN, Order, SubmitOptions, order, read_map, submit, submit_map
 from dtq.client.terms import UNSET, ExceptionLike, Span, Terms, Unset
@@ -124,6 +126,7 @@ class Client:
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
+        progress: bool = False,
         **options: Unpack[SubmitOptions],
     ) -> Generator[T, None, None]:
         """Have a function called for each item (or tuple of items, of several iterables); the results as they come.
@@ -138,6 +141,7 @@ class Client:
             ordered: whether the results come in the order of the items; else as they end.
             return_exceptions: give the exception of a task without a result in its place, instead of raising it.
             read_ahead: how many tasks may be ahead of the reader.
+            progress: whether to show a bar, in a terminal or a notebook.
             options: see `SubmitOptions`; no ``key``.
 
         Returns:
@@ -146,7 +150,7 @@ class Client:
         Raises:
             As `submit`; and while reading what `TaskHandle.result` and the iterables raise.
         """
-        return read_map(
+        results = read_map(
             self._hub,
             fn,
             order(**options),
@@ -155,6 +159,7 @@ class Client:
             return_exceptions=return_exceptions,
             read_ahead=read_ahead,
         )
+        return shown(results, expected(iterables)) if progress else results
 
     def submit_map(
         self,
@@ -358,6 +363,9 @@ class Client:
     def __repr__(self) -> str:
         return f"<Client {self._hub.session.place}>"
 
+    def _repr_html_(self) -> str:
+        return card("Client", [("coordinator", self._hub.session.place), *self._hub.standing()])
+
 
 class Preset:
     """A client with options set. Made by `Client.options`."""
@@ -378,9 +386,10 @@ class Preset:
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
+        progress: bool = False,
     ) -> Generator[T, None, None]:
         """As `Client.map`."""
-        return read_map(
+        results = read_map(
             self._hub,
             fn,
             self._order,
@@ -389,6 +398,7 @@ class Preset:
             return_exceptions=return_exceptions,
             read_ahead=read_ahead,
         )
+        return shown(results, expected(iterables)) if progress else results
 
     def submit_map(self, fn: Callable[..., T], /, *iterables: Iterable[Any]) -> BatchHandle[T]:
         """As `Client.submit_map`."""

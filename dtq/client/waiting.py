@@ -20,7 +20,7 @@ H = TypeVar("H", bound=TaskHandle[Any] | BatchHandle[Any])
 
 #: What `wait` waits for; the names of `concurrent.futures`.
 ReturnWhen = Literal["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"]
-_WHEN: Final = ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION")
+WHEN: Final = ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION")
 
 
 class Waited(NamedTuple, Generic[H]):
@@ -66,8 +66,8 @@ def wait(handles: Iterable[H], timeout: float | None = None, return_when: Return
     Returns:
         Those that have ended, and those that have not.
     """
-    if return_when not in _WHEN:
-        raise InvalidValue("return_when", return_when, f"it is one of {', '.join(_WHEN)}")
+    if return_when not in WHEN:
+        raise InvalidValue("return_when", return_when, f"it is one of {', '.join(WHEN)}")
     wanted = set(handles)
     done: set[H] = set()
     for handle in _endings(wanted, timeout):

@@ -1,0 +1,36 @@
+"""How clients and handles look in a notebook: a small static table, escaped, without script.
+
+Client, below the faces. Pure: what is known goes in, HTML comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+#: A row: what it says, and the value.
+Row = tuple[str, object]
+
+
+def card(title: str, rows: Iterable[Row], *, done: float | None = None) -> str:
+    """A table.
+
+    Args:
+        title: what it is of.
+        rows: what is known; a value of None is left out.
+        done: how much is done, from 0 to 1, for a bar; None for no bar.
+    """
+    cells = "".join(
+        f'<tr><td style="text-align:left"><b>{escape(name)}</b></td>'
+        f'<td style="text-align:left">{escape(str(value))}</td></tr>'
+        for name, value in rows
+        if value is not None
+    )
+    bar = ""
+    if done is not None:
+        percent = 100 * min(1.0, max(0.0, done))
+        bar = (
+            '<div style="width:16em;height:0.6em;border:1px solid #888">'
+            f'<div style="width:{percent:.1f}%;height:100%;background:#4a8"></div></div>'
+        )
+    return f"<div><b>{escape(title)}</b>{bar}<table>{cells}</table></div>"
