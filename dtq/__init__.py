@@ -11,9 +11,12 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # as type checkers know it; typing itself would be most of the cost of this import
 
 if TYPE_CHECKING:
+    from dtq.client.aio import AsyncClient
+    from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
     from dtq.client.batch_handle import BatchHandle
     from dtq.client.current import CurrentTask, current_task
     from dtq.client.handle import TaskHandle
+    from dtq.client.progress import progress
     from dtq.client.sync import Client
     from dtq.client.tasks import task
     from dtq.client.waiting import as_completed, wait
@@ -42,6 +45,9 @@ if TYPE_CHECKING:
 
 #: Where each public name is defined.
 _HOMES = {
+    "AsyncBatchHandle": "client.async_handle",
+    "AsyncClient": "client.aio",
+    "AsyncTaskHandle": "client.async_handle",
     "BatchHandle": "client.batch_handle",
     "Client": "client.sync",
     "CurrentTask": "client.current",
@@ -49,11 +55,15 @@ _HOMES = {
     "TaskHandle": "client.handle",
     "as_completed": "client.waiting",
     "current_task": "client.current",
+    "progress": "client.progress",
     "task": "client.tasks",
     "wait": "client.waiting",
 }
 
 __all__ = [
+    "AsyncBatchHandle",
+    "AsyncClient",
+    "AsyncTaskHandle",
     "BatchHandle",
     "CannotPickle",
     "Client",
@@ -80,6 +90,7 @@ __all__ = [
     "WrongKey",
     "as_completed",
     "current_task",
+    "progress",
     "task",
     "wait",
 ]

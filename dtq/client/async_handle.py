@@ -1,0 +1,297 @@
+"""Handles of tasks and batches for coroutines: they can be awaited.
+
+Client, beside `handle` and `batch_handle`, of which they are another view: what is known is known there. Whoever awaits
+may be cancelled at any time; the task goes on, and only `cancel` stops it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Generator
+from functools import partial
+from typing import Any, Generic, cast
+
+from dtq.client.async_reading import read
+from dtq.client.batch_handle import SIZE_EVERY_S, BatchHandle
+from dtq.client.following import ACCEPTED, ENDED, Wake
+from dtq.client.handle import T_co, TaskHandle
+from dtq.client.loops import LoopHub
+from dtq.errors import WaitTimeout
+from dtq.model.snapshots import BatchView, CancelReport, TaskView
+from dtq.model.states import State
+
+
+class AsyncTaskHandle(Generic[T_co]):
+    """One task that was submitted, or that was found by its id. Awaiting it gives the result."""
+
+    __slots__ = ("__weakref__", "_handle", "_hub")
+
+    def __init__(self, hub: LoopHub, handle: TaskHandle[T_co]) -> None:
+        self._hub = hub
+        self._handle = handle
+
+    @property
+    def id(self) -> str:
+        """Its id.
+
+        Raises:
+            InvalidStateError: it is not accepted yet (which only `AsyncClient.submit_nowait` gives out).
+            DtqError: why it was refused.
+        """
+        if not self._handle._reached(ACCEPTED):
+            raise asyncio.InvalidStateError("the task is not accepted yet, and has no id: await handle.accepted()")
+        return self._handle.id
+
+    async def accepted(self, timeout: float | None = None) -> bool:
+        """Wait until the coordinator has the task durably.
+
+        Args:
+            timeout: how long at most, in seconds; None for ever.
+
+        Returns:
+            Whether it has.
+
+        Raises:
+            DtqError: why the coordinator refused it, or will never be asked (`ClientClosed`, `WrongKey`).
+        """
+        handle = self._handle
+        return await self._hub.reach(handle, ACCEPTED, timeout) and handle.accepted()
+
+    def done(self) -> bool:
+        """Whether it is known to have ended; asks nobody."""
+        return self._handle.done()
+
+    def failed(self) -> bool:
+        """Whether it is known to have ended without a result, or never to have been accepted; asks nobody."""
+        return self._handle.failed()
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it has ended, in whichever way.
+
+        Args:
+            timeout: how long at most, in seconds; None for ever.
+
+        Returns:
+            Whether it has.
+        """
+        return self._handle.done() or await self._hub.reach(self._handle, ENDED, timeout)
+
+    async def result(self, timeout: float | None = None) -> T_co:
+        """Wait for what the task returns; the same as to await the handle.
+
+        Args:
+            timeout: how long at most, in seconds; None for ever.
+
+        Raises:
+            Exception: as `TaskHandle.result`: the function's own, `TaskCancelled`, `WaitTimeout`, ...
+        """
+        await self._end(timeout)
+        return self._handle.result(0)
+
+    async def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait for the task, and say what `result` would raise; None where it would not.
+
+        Raises:
+            WaitTimeout: it has not ended in time; it goes on.
+        """
+        await self._end(timeout)
+        return self._handle.exception(0)
+
+    async def _end(self, timeout: float | None) -> None:
+        if not await self.wait(timeout):
+            accepted = self._handle._reached(ACCEPTED)
+            raise WaitTimeout(f"task {self._handle.id}" if accepted else "a task not accepted yet", timeout)
+
+    def __await__(self) -> Generator[Any, None, T_co]:
+        return self.result().__await__()
+
+    async def status(self) -> TaskView:
+        """Where it stands: state, attempts with their history, progress, and why it waits, if it does.
+
+        Raises:
+            UnknownId: it was purged.
+            DtqError: what `accepted` raises.
+        """
+        await self.accepted()
+        return await self._hub.call(self._handle.status)
+
+    async def state(self) -> State:
+        """Where it stands; asks the coordinator only as long as it is not known to have ended."""
+        if not self._handle.done():
+            return (await self.status()).state
+        return await self._hub.call(lambda: self._handle.state)
+
+    async def cancel(self) -> bool:
+        """Stop it: if it waits it never starts, if it runs its process is killed.
+
+        Returns:
+            Whether there was something to stop; False where it had ended already.
+        """
+        await self.accepted()
+        return await self._hub.call(self._handle.cancel)
+
+    async def on_end(self, wake: Wake) -> bool:
+        """Have something called, in a thread of the client's, when it has ended; False if it has already."""
+        return self._handle.on_end(wake)
+
+    def forget(self, wake: Wake) -> None:
+        """Call it no more; it may just have been."""
+        self._handle.forget(wake)
+
+    def __repr__(self) -> str:
+        return repr(self._handle).replace("<", "<Async", 1)
+
+    def _repr_html_(self) -> str:
+        return self._handle._repr_html_()
+
+
+class AsyncBatchHandle(Generic[T_co]):
+    """A batch that was submitted, or that was found by its id.
+
+    ``async for`` gives its results in order, as they come; awaiting it gives all of them in a list. Until then they
+    stay with the coordinator.
+    """
+
+    __slots__ = ("__weakref__", "_handle", "_hub")
+
+    def __init__(self, hub: LoopHub, handle: BatchHandle[T_co]) -> None:
+        self._hub = hub
+        self._handle = handle
+
+    @property
+    def id(self) -> str:
+        """Its number, which is the id of the whole batch.
+
+        Raises:
+            InvalidValue: it has no tasks, and so was never submitted.
+            DtqError: why it was refused.
+        """
+        return self._handle.id  # `AsyncClient` gives out none that is not accepted
+
+    @property
+    def size(self) -> int:
+        """How many of its tasks the coordinator has accepted so far."""
+        return self._handle.size
+
+    def done(self) -> bool:
+        """Whether all of it is known to have ended; asks nobody. Known only once somebody waits or reads."""
+        return self._handle.done()
+
+    def failed(self) -> bool:
+        """Whether nothing more will be known of it; that some of its tasks failed does not say so."""
+        return self._handle.failed()
+
+    async def accepted(self, timeout: float | None = None) -> bool:
+        """Wait until the coordinator has some of the batch durably; as `BatchHandle.accepted`."""
+        return await self._hub.reach(self._handle._target, ACCEPTED, timeout) and self._handle.accepted()
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all of its tasks have ended, in whichever way.
+
+        Args:
+            timeout: how long at most, in seconds; None for ever.
+
+        Returns:
+            Whether they have.
+
+        Raises:
+            DtqError: the batch was refused, or nothing more will be known.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        batch = self._handle._target
+        if not await self.accepted(timeout):
+            return False
+        await self._follow()
+        while not batch.finished:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            foreign = not batch.complete and batch.foreign
+            pause = SIZE_EVERY_S if left is None else min(SIZE_EVERY_S, left)
+            if await self._hub.reach(batch, ENDED, pause if foreign else left):
+                break
+            if left == 0:
+                return False
+            if foreign:
+                await self._hub.call(self._handle.ask_size)
+        if batch.error is not None:
+            raise batch.error
+        return True
+
+    async def _follow(self) -> None:
+        batch = self._handle._target
+        if batch.number and not batch.followed:
+            await self._hub.call(partial(self._hub.hub.follow, batch))
+
+    async def results(self, *, return_exceptions: bool = False) -> AsyncIterator[T_co]:
+        """The results, in order, each as soon as it and those before it are there. May be asked for again.
+
+        Args:
+            return_exceptions: give the exception of a task that has no result in its place, instead of raising it.
+
+        Raises:
+            Exception: what `AsyncTaskHandle.result` raises, where the turn of that task comes.
+        """
+        batch = self._handle._target
+        await self.accepted()
+        if not batch.number:
+            return
+        if not batch.complete and batch.foreign:
+            await self.wait()
+        with self._hub.hub.following.lock:
+            batch.keep_results(ordered=True)
+        await self._follow()
+        async for values in read(self._hub, batch, self._handle._spec, return_exceptions=return_exceptions):
+            for value in values:
+                yield cast(T_co, value)
+
+    def __aiter__(self) -> AsyncIterator[T_co]:
+        return self.results()
+
+    def __await__(self) -> Generator[Any, None, list[T_co]]:
+        return self._all().__await__()
+
+    async def _all(self) -> list[T_co]:
+        return [value async for value in self.results()]
+
+    async def task(self, index: int) -> AsyncTaskHandle[T_co]:
+        """A handle of one of its tasks.
+
+        Raises:
+            InvalidValue: it has no task of that index (so far).
+        """
+        await self.accepted()
+        return AsyncTaskHandle(self._hub, await self._hub.call(partial(self._handle.task, index)))
+
+    async def status(self) -> BatchView:
+        """Where it stands: how many of its tasks are in which state.
+
+        Raises:
+            UnknownId: it is no longer kept.
+        """
+        await self.accepted()
+        return await self._hub.call(self._handle.status)
+
+    async def cancel(self) -> CancelReport:
+        """Stop all of it: tasks that wait never start, those that run are killed.
+
+        Returns:
+            How many were cancelled, are being stopped, and had ended before.
+        """
+        await self.accepted()
+        return await self._hub.call(self._handle.cancel)
+
+    async def on_end(self, wake: Wake) -> bool:
+        """Have something called, in a thread of the client's, when all of it has ended; False if it has already."""
+        await self.accepted()
+        await self._follow()
+        return self._hub.hub.following.subscribe(self._handle._target, ENDED, wake)
+
+    def forget(self, wake: Wake) -> None:
+        """Call it no more; it may just have been."""
+        self._handle.forget(wake)
+
+    def __repr__(self) -> str:
+        return repr(self._handle).replace("<", "<Async", 1)
+
+    def _repr_html_(self) -> str:
+        return self._handle._repr_html_()

@@ -1,0 +1,185 @@
+"""Reading results, and making items, in an event loop.
+
+Client, beside `reading` and `maps`, of which this is what waits; everything else is theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from functools import partial
+from typing import Any
+
+from dtq.client.batches import Batch, Part
+from dtq.client.feeds import Feed
+from dtq.client.following import NEWS, add_waiter
+from dtq.client.loops import LoopBell, LoopHub, settle
+from dtq.client.maps import abandoning, begin, feed_all
+from dtq.client.payloads import Encode, result_decoder
+from dtq.client.reading import fetch, look, values_of
+from dtq.model.options import Spec
+
+#: What a map is made of: iterables of both kinds.
+Items = Iterable[Any] | AsyncIterable[Any]
+
+
+async def read(
+    hub: LoopHub, batch: Batch, spec: Spec, feed: Feed | None = None, *, return_exceptions: bool
+) -> AsyncGenerator[list[Any], None]:
+    """The results of a batch, as many at a time as are there; see `reading.read`."""
+    decoder = result_decoder(spec.function.kind)
+    at = 0
+    while parts := await _next(hub, batch, at):
+        for part in parts:
+            values, failure = values_of(part, batch.complete and batch.size == 1, decoder, return_exceptions)
+            if values:
+                yield values
+            if failure is not None:
+                raise failure
+            at = part.hi
+            if feed is not None:
+                feed.taken += part.hi - part.lo
+                feed.room.ring()
+    if feed is not None and feed.failure is not None:
+        raise feed.failure
+
+
+async def _next(hub: LoopHub, batch: Batch, at: int) -> list[Part]:
+    """What comes next; nothing at the end."""
+    bridge = hub.bridge
+    while True:
+        news: asyncio.Future[None] = bridge.loop.create_future()
+        found = look(hub.hub.following, batch, at, partial(bridge.post, partial(settle, news, None)))
+        if found.far is not None:
+            return await hub.call(partial(fetch, hub.hub, batch, *found.far))
+        if found.part is not None:
+            return [found.part]
+        if found.over:
+            return []
+        await news
+
+
+# -- making items ---------------------------------------------------------------------------------------------------
+
+
+async def read_map(
+    hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encode: Encode, *, return_exceptions: bool
+) -> AsyncGenerator[Any, None]:
+    """Submit a map, and give its results; when nobody reads them any more, what is left of it is cancelled.
+
+    Args:
+        hub: the client's, connected.
+        feed: the map.
+        iterables: where the arguments come from. Plain ones are pulled by a thread, unless they are short.
+        encode: how calls are encoded.
+        return_exceptions: whether an exception is given instead of raised.
+    """
+    feeding = begin_feeding(hub, feed, iterables, encode)
+    try:
+        async for values in read(hub, feed.batch, feed.spec, feed, return_exceptions=return_exceptions):
+            for value in values:
+                yield value
+    finally:
+        abandoning(hub.hub, feed)()
+        if feeding is not None:
+            feeding.cancel()
+
+
+async def submit_all(hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encode: Encode) -> None:
+    """Submit a map whose results nobody reads now; returns when all of its items were pulled, and the first accepted.
+
+    Raises:
+        Exception: what the iterables and pickling their items raise; what was sent of the map is cancelled.
+    """
+    plain = _all_plain(iterables)
+    outbox = hub.hub.outbox
+    bell = feed.room = LoopBell(hub.bridge) if plain is None else feed.room
+    outbox.add(feed)
+    try:
+        if plain is not None:
+            await hub.in_thread(partial(feed_all, hub.hub, feed, plain, encode), "dtq-feeder")
+        elif isinstance(bell, LoopBell):
+            await _feed(hub, feed, bell, iterables, encode)
+            if feed.failure is not None:
+                raise feed.failure
+    except BaseException:  # a cancelled coroutine's too: nobody has a handle of what was sent
+        feed.stopped = True
+        feed.room.ring()
+        hub.hub.sender.abandon(feed.batch)
+        raise
+    finally:
+        feed.over = True
+        outbox.hurry()
+    await _accepted(hub, feed.batch)
+
+
+async def _accepted(hub: LoopHub, batch: Batch) -> None:
+    """Wait until all of a batch is accepted."""
+    while True:
+        news: asyncio.Future[None] = hub.bridge.loop.create_future()
+        with hub.hub.following.lock:
+            if batch.error is not None:
+                raise batch.error
+            if batch.complete:
+                return
+            add_waiter(batch, NEWS, partial(hub.bridge.post, partial(settle, news, None)))
+        await news
+
+
+def begin_feeding(hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encode: Encode) -> asyncio.Task[None] | None:
+    """Have items made from now on.
+
+    Returns:
+        What makes them, where that is a task of this loop.
+    """
+    plain = _all_plain(iterables)
+    if plain is not None:
+        begin(hub.hub, feed, plain, encode)
+        return None
+    bell = feed.room = LoopBell(hub.bridge)
+    hub.hub.outbox.add(feed)
+    return asyncio.create_task(_feed(hub, feed, bell, iterables, encode), name="dtq-feeder")
+
+
+def _all_plain(iterables: tuple[Items, ...]) -> tuple[Iterable[Any], ...] | None:
+    """The iterables, if none of them is asynchronous."""
+    plain = [iterable for iterable in iterables if not isinstance(iterable, AsyncIterable)]
+    return tuple(plain) if len(plain) == len(iterables) else None
+
+
+async def _feed(hub: LoopHub, feed: Feed, bell: LoopBell, iterables: tuple[Items, ...], encode: Encode) -> None:
+    outbox = hub.hub.outbox
+    try:
+        async with contextlib.aclosing(_zipped(iterables)) as calls:
+            async for args in calls:
+                blob = encode(args, None)
+                feed.blobs.append(blob)
+                feed.put += 1
+                feed.put_bytes += len(blob)
+                if outbox.idle:
+                    outbox.hurry()
+                while feed.full and not feed.stopped:
+                    await bell.rung()
+                if feed.stopped:
+                    return
+                if outbox.closed is not None:
+                    raise outbox.closed
+    except Exception as error:  # noqa: BLE001 - the user's iterable may raise anything; the reader gets it
+        feed.failure = error
+    finally:
+        feed.over = True
+        outbox.hurry()
+
+
+async def _zipped(iterables: tuple[Items, ...]) -> AsyncGenerator[tuple[Any, ...], None]:
+    """As zip, of both kinds of iterables."""
+    sources = [aiter(i) if isinstance(i, AsyncIterable) else _plain(i) for i in iterables]
+    with contextlib.suppress(StopAsyncIteration):
+        while True:
+            yield tuple([await anext(source) for source in sources])
+
+
+async def _plain(iterable: Iterable[Any]) -> AsyncIterator[Any]:
+    for item in iterable:
+        yield item

@@ -1,0 +1,227 @@
+"""The client as one event loop uses it: news reach the loop in bulk, and what has to wait waits in one thread.
+
+Client, between the hub and `aio`. However many coroutines wait, there is nothing here for each of them but a future and
+an entry in the registry of `following`: the hub's threads put what has happened into one list, and wake the loop once
+for all that gathers until it looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Final, TypeVar
+
+from dtq.client.bell import Bell
+from dtq.client.following import Target, Wake
+from dtq.client.hub import Hub
+from dtq.client.outbox import Item
+
+R = TypeVar("R")
+
+#: After how many submissions in a row that did not have to wait the loop may look after others.
+_STRIDE: Final = 64
+
+
+class Bridge:
+    """From the client's threads into an event loop.
+
+    Args:
+        loop: the loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._posted: deque[Callable[[], object]] = deque()
+        self._scheduled = False
+
+    def post(self, act: Callable[[], object]) -> None:
+        """Have something quick done in the loop; from any thread. Dropped where the loop is closed."""
+        self._posted.append(act)
+        if not self._scheduled:
+            self._scheduled = True
+            try:
+                self.loop.call_soon_threadsafe(self._act)
+            except RuntimeError:  # the loop is closed: nobody waits there any more
+                self._scheduled = False
+                self._posted.clear()
+
+    def _act(self) -> None:
+        self._scheduled = False  # first: what is posted from here on either is seen below, or schedules anew
+        posted = self._posted
+        while posted:
+            posted.popleft()()
+
+
+def settle(future: asyncio.Future[R], value: R) -> None:
+    """Give a future its value, unless its coroutine has been cancelled."""
+    if not future.done():
+        future.set_result(value)
+
+
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+class LoopBell(Bell):
+    """A bell that a coroutine waits for, in place of a thread."""
+
+    __slots__ = ("_bridge", "_rung")
+
+    def __init__(self, bridge: Bridge) -> None:
+        super().__init__()
+        self._bridge = bridge
+        self._rung = asyncio.Event()
+
+    def ring(self) -> None:
+        """Wake who waits, or who waits next."""
+        if not self._rung.is_set():
+            self._bridge.post(self._rung.set)
+
+    async def rung(self) -> None:
+        """Wait until it rings."""
+        await self._rung.wait()
+        self._rung.clear()
+
+
+class Errands:
+    """One thread that makes the calls that have to wait, one after the other; it starts with the first."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        weakref.finalize(self, self._jobs.put, None).atexit = False
+
+    async def run(self, job: Callable[[], R]) -> R:
+        """What a call gives. If the coroutine is cancelled, a call that has not begun is not made."""
+        future: asyncio.Future[R] = self._bridge.loop.create_future()
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=_run_errands, args=(self._bridge, self._jobs), name="dtq-loop-calls", daemon=True
+            )
+            self._thread.start()
+        self._jobs.put((job, future))
+        return await future
+
+    def end(self) -> None:
+        """End the thread when it has done what it was given."""
+        self._jobs.put(None)
+        self._thread = None
+
+
+def _run_errands(bridge: Bridge, jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None]) -> None:
+    while (entry := jobs.get()) is not None:
+        job, future = entry
+        if future.cancelled():
+            continue
+        bridge.post(_outcome(job, future))
+        del entry, job, future  # or an idle thread would hold the last caller's objects
+
+
+def _outcome(job: Callable[[], Any], future: asyncio.Future[Any]) -> Callable[[], None]:
+    try:
+        return partial(settle, future, job())
+    except BaseException as error:  # noqa: BLE001 - whatever the call raises is raised where it is awaited
+        return partial(_fail, future, error)
+
+
+class LoopHub:
+    """A hub, bound to the event loop that uses it first.
+
+    Args:
+        hub: the client's.
+        owner: for the sentence of an error: the client.
+    """
+
+    def __init__(self, hub: Hub, owner: object) -> None:
+        self.hub = hub
+        self._owner = weakref.ref(owner)
+        self._bridge: Bridge | None = None
+        self._errands: Errands
+        self._putting: asyncio.Lock
+        self._in_a_row = 0
+
+    @property
+    def bridge(self) -> Bridge:
+        """Into the loop that runs now.
+
+        Raises:
+            RuntimeError: no loop runs, or another one than before.
+        """
+        loop = asyncio.get_running_loop()
+        bridge = self._bridge
+        if bridge is None:
+            bridge = self._bridge = Bridge(loop)
+            self._errands = Errands(bridge)
+            self._putting = asyncio.Lock()
+        elif bridge.loop is not loop:
+            # The sentence of the standard library's own locks and queues.
+            raise RuntimeError(f"{self._owner() or self!r} is bound to a different event loop")
+        return bridge
+
+    async def start(self) -> None:
+        """See `Hub.start`."""
+        if not self.hub.started:
+            await self.call(self.hub.start)
+
+    async def call(self, job: Callable[[], R]) -> R:
+        """What a call to the coordinator gives; the loop goes on meanwhile."""
+        _ = self.bridge
+        return await self._errands.run(job)
+
+    async def in_thread(self, job: Callable[[], R], name: str) -> R:
+        """What something gives that waits on its own account, in a thread of its own."""
+        bridge = self.bridge
+        future: asyncio.Future[R] = bridge.loop.create_future()
+        run = copy_context().run
+        threading.Thread(target=lambda: bridge.post(run(_outcome, job, future)), name=name, daemon=True).start()
+        return await future
+
+    async def put(self, item: Item) -> None:
+        """Have a submission sent; waits while too many wait already."""
+        outbox = self.hub.outbox
+        bridge = self.bridge
+        if not self._putting.locked() and outbox.offer(item):
+            self._in_a_row += 1
+            if self._in_a_row >= _STRIDE:
+                self._in_a_row = 0
+                await asyncio.sleep(0)
+            return
+        async with self._putting:  # in the order in which they came
+            while True:
+                room: asyncio.Future[None] = bridge.loop.create_future()
+                if outbox.offer(item, partial(bridge.post, partial(settle, room, None))):
+                    return
+                await room
+
+    async def reach(self, target: Target, level: int, timeout_s: float | None = None) -> bool:
+        """Wait until a target has come so far; see `Following.wait`."""
+        bridge, following = self.bridge, self.hub.following
+        rung: asyncio.Future[bool] = bridge.loop.create_future()
+        wake: Wake = partial(bridge.post, partial(settle, rung, True))
+        if not following.subscribe(target, level, wake):
+            return True
+        timer = None
+        if timeout_s is not None:
+            timer = bridge.loop.call_later(max(0.0, timeout_s), settle, rung, False)
+        reached = False
+        try:
+            reached = await rung
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if not reached:
+                following.unsubscribe(target, wake)
+        return reached or target._reached(level)
+
+    async def close(self, timeout_s: float | None) -> None:
+        """See `Hub.close`."""
+        await self.call(partial(self.hub.close, timeout_s))
+        self._errands.end()
