@@ -291,7 +291,6 @@ class Register:
             batch.finished_at = now
             if batch.cut is None:  # fresh tasks that were cancelled alone are no frontier's business any more
                 batch.next = batch.size
-                batch.tasks = None
             self.ledger.batch(batch)
             self.forget(batch)
 

@@ -466,8 +466,10 @@ def test_withdrawn_batch_may_be_in_the_middle_of_its_submission(machine: Driver)
 
     machine.withdraw(machine.live(batch))
 
-    machine.abandon("client")
     assert machine.machine.register.open == {}
+    machine.abandon("client")
+    machine.drain()
+    assert machine.store.batches([batch]) == []
 
 
 def test_withdrawal_does_not_touch_what_else_has_changed(machine: Driver) -> None:
