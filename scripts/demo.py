@@ -96,7 +96,7 @@ def foreground(*words: str) -> None:
     print(f"\n  $ dtq {shlex.join(words)}", flush=True)
     done = subprocess.run(dtq(*words), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     print("".join(f"  {line}\n" for line in (done.stdout + done.stderr).splitlines()), end="", flush=True)
-    check(f"dtq {words[0]} ended well", done.returncode == 0)
+    check(f"dtq {shlex.join(words)} ended with 0", done.returncode == 0)
 
 
 def await_coordinator(process: subprocess.Popen[bytes]) -> None:

@@ -83,8 +83,13 @@ def _on_dtq_error(error: DtqError, arguments: Sequence[str]) -> int:
     return error.exit_code
 
 
+def _no_such_option(error: click.NoSuchOption) -> str:
+    meant = f" Did you mean {' or '.join(map(repr, sorted(error.possibilities)))}?" if error.possibilities else ""
+    return f"no such option {error.option_name!r}.{meant}"
+
+
 def _on_click_error(error: click.ClickException, arguments: Sequence[str]) -> int:
-    message = error.format_message()
+    message = _no_such_option(error) if isinstance(error, click.NoSuchOption) else error.format_message()
     message = message[:1].lower() + message[1:] if message[1:2].islower() else message
     context = getattr(error, "ctx", None)
     hint = f"See `{context.command_path} --help`." if context is not None else ""
