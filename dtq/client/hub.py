@@ -142,6 +142,8 @@ class Hub:
         if self.outbox.closed is not None:
             return
         lost: list[Target | Feed] = [*self.sender.underway, *self.outbox.empty_after_fork()]
+        for link in (self.sender.link, self._watcher.link, self._calls):
+            link.close()  # this process's copies of them
         following = Following(asleep=self.start)
         wakes: list[Wake] = []
         for batch, target in self.following.heirs():
@@ -166,6 +168,7 @@ class Hub:
         backoff = Backoff()
         while True:
             if self.outbox.closed is not None:
+                self._calls.close()
                 raise self.outbox.closed
             known = self.session.generation > 0
             asked = False

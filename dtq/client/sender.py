@@ -106,6 +106,7 @@ class Sender:
             log.exception("the client's sender failed")
             self._fatal(DtqError(f"the client failed at something of its own ({error!r}); its log has the traceback"))
         finally:
+            self.link.close()  # for good: `end` only interrupts what another thread is at
             self._done.set()
 
     def _over(self) -> bool:

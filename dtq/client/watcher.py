@@ -45,7 +45,7 @@ class Watcher:
         self._session = session
         self._following = following
         self._fatal = fatal
-        self._link: Link = session.link()
+        self.link: Link = session.link()
         self._generation = -1 if inherited else 0
         self._cursor = 0
         self._quiet = True
@@ -62,7 +62,7 @@ class Watcher:
         """Watch no more; a call under way ends."""
         self._ending.set()
         self._following.wanted.ring()
-        self._link.close()
+        self.link.close()
 
     def _run(self) -> None:
         backoff = Backoff()
@@ -89,6 +89,8 @@ class Watcher:
         except Exception as error:
             log.exception("the client's watcher failed")
             self._fatal(DtqError(f"the client failed at something of its own ({error!r}); its log has the traceback"))
+        finally:
+            self.link.close()  # for good: `end` only interrupts what another thread is at
 
     def _trouble(self, error: DtqError, backoff: Backoff) -> None:
         if self._ending.is_set():
@@ -100,7 +102,7 @@ class Watcher:
         self._ending.wait(backoff.next_s())
 
     def _watch(self) -> None:
-        link = self._link
+        link = self.link
         link.connect()
         if self._session.generation != self._generation:
             self._follow_anew()
@@ -126,6 +128,6 @@ class Watcher:
         first = self._generation == 0 and generation == 1
         batches = [] if first else self._following.unfinished()
         for start in range(0, len(batches), FOLLOWED):
-            unknown = self._link.service.follow(batches[start : start + FOLLOWED])
+            unknown = self.link.service.follow(batches[start : start + FOLLOWED])
             self._following.lose(unknown, lambda batch: UnknownId(str(batch)))
         self._generation = generation

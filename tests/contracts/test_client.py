@@ -202,6 +202,7 @@ def test_key_names_one_task_whoever_submits_it_and_when(queue: Queue) -> None:
     # Given a task with a key
     first, second = queue.client(), queue.client()
     handle = first.submit(work.add, 1, key="k")
+    assert handle.accepted(DEADLINE_S)
     # When others submit the same before and after it has run
     again = first.submit(work.add, 2, key="k")
     elsewhere = second.submit(work.add, 3, key="k")
