@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import psutil
@@ -21,10 +21,12 @@ from dtq.model.wire import codec
 from dtq.worker.channel import BUFFER, Channel
 from dtq.worker.chunks import Chunk
 from dtq.worker.position import UNLIMITED, Position
+from dtq.worker.program import Program
 
 log = logging.getLogger("dtq.worker")
 
 _FUNCTION: Final = codec(Function)
+_PROGRAM: Final = codec(Program)
 #: A lease whose arguments are longer than this is not sent to a slot that is busy: it might not fit into the pipe.
 MAX_AHEAD_BYTES: Final = BUFFER // 4
 #: How long a slot may take to read what it is sent, in seconds.
@@ -44,6 +46,8 @@ class SlotTerms:
         max_result: largest result in bytes.
         max_tasks: after how many tasks a slot is replaced; None for never.
         max_memory: at how much resident memory in bytes it is replaced between two leases; None for never.
+        only_registered: whether it runs nothing but registered task types.
+        program: the program that the worker is part of, where it is part of one.
     """
 
     worker: str
@@ -52,6 +56,8 @@ class SlotTerms:
     max_result: int = 16 << 20
     max_tasks: int | None = None
     max_memory: int | None = None
+    only_registered: bool = False
+    program: Program = field(default_factory=Program)
 
 
 class Child:
@@ -93,7 +99,10 @@ class Child:
                 env={name: value for name, value in os.environ.items() if name not in SECRETS},
             )
         os.close(position_fd)
-        self.channel.send(terms.worker, terms.paths, terms.imports, terms.max_result)
+        program = _PROGRAM.plain(terms.program)
+        self.channel.send(
+            terms.worker, terms.paths, terms.imports, terms.max_result, terms.only_registered, program
+        )
 
     @property
     def pid(self) -> int:

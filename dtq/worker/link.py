@@ -59,16 +59,25 @@ class Link:
         fetching: the other one.
         heartbeat_s: how often to report at least, in seconds.
         where: the coordinator's address, for the log.
+        fetch_wait_s: how long a fetching call waits for work at the coordinator, at most, in seconds.
     """
 
     def __init__(
-        self, supervisor: Supervisor, reporting: Line, fetching: Line, *, heartbeat_s: float, where: str
+        self,
+        supervisor: Supervisor,
+        reporting: Line,
+        fetching: Line,
+        *,
+        heartbeat_s: float,
+        where: str,
+        fetch_wait_s: float = FETCH_WAIT_S,
     ) -> None:
         self._supervisor = supervisor
         self._reporting = reporting
         self._fetching = fetching
         self._heartbeat_s = heartbeat_s
         self._where = where
+        self._fetch_wait_s = fetch_wait_s
         self._specs: OrderedDict[int, Spec] = OrderedDict()
         self._away = False
         self._stopping = threading.Event()
@@ -189,7 +198,7 @@ class Link:
             with supervisor.lock:
                 while supervisor.capacity == 0 and not self._stopping.is_set():
                     supervisor.news.wait()
-                exchange = supervisor.exchange(fetch=True, wait_s=FETCH_WAIT_S)
+                exchange = supervisor.exchange(fetch=True, wait_s=self._fetch_wait_s)
             if self._stopping.is_set():
                 return
             orders = self._call(self._fetching, exchange, backoff)

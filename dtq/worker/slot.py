@@ -27,13 +27,15 @@ from typing import Any, Final
 from dtq.client import current
 from dtq.client.functions import exception_name, resolve
 from dtq.client.payloads import call_decoder, result_encoder
-from dtq.errors import TooLarge
+from dtq.client.runnables import runnable
+from dtq.errors import OnlyRegistered, TooLarge
 from dtq.model import pages
 from dtq.model.messages import Failure
-from dtq.model.options import Function
+from dtq.model.options import Function, FunctionKind
 from dtq.model.wire import codec
 from dtq.worker.channel import Channel
 from dtq.worker.position import Position
+from dtq.worker.program import Program, become
 
 #: Results are sent when they are so old, in seconds, or so large, in bytes.
 FLUSH_S: Final = 0.005
@@ -46,26 +48,38 @@ _PR_SET_PDEATHSIG: Final = 1
 
 _FAILURE: Final = codec(Failure)
 _FUNCTION: Final = codec(Function)
+_PROGRAM: Final = codec(Program)
 
 
 class Spec:
-    """A function as this process calls it, imported when it is first called."""
+    """A function as this process calls it, imported when it is first called.
+
+    Args:
+        function: how it travelled.
+        worker: the worker's name.
+        only_registered: whether nothing but registered task types may run: nothing else is even unpickled.
+    """
 
     __slots__ = ("_call", "_function", "_worker", "decode", "encode")
 
-    def __init__(self, function: Function, worker: str) -> None:
+    def __init__(self, function: Function, worker: str, only_registered: bool) -> None:
         self._function = function
         self._worker = worker
         self._call: Callable[..., Any] | None = None
         self.decode = call_decoder(function.kind)
+        if only_registered and function.kind is not FunctionKind.REGISTERED:
+            self.decode = self._refuse
         self.encode = result_encoder(function.kind)
 
     @property
     def call(self) -> Callable[..., Any]:
         """The function."""
         if self._call is None:
-            self._call = resolve(self._function, f"the worker {self._worker}")
+            self._call = runnable(resolve(self._function, f"the worker {self._worker}"), self._function)
         return self._call
+
+    def _refuse(self, blob: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        raise OnlyRegistered(self._function.name, f"the worker {self._worker}")
 
 
 class Slot:
@@ -76,13 +90,17 @@ class Slot:
         position: shared with it.
         worker: the worker's name.
         max_result: largest result in bytes.
+        only_registered: whether nothing but registered task types may run.
     """
 
-    def __init__(self, channel: Channel, position: Position, worker: str, max_result: int) -> None:
+    def __init__(
+        self, channel: Channel, position: Position, worker: str, max_result: int, only_registered: bool
+    ) -> None:
         self._channel = channel
         self._position = position
         self._worker = worker
         self._max_result = max_result
+        self._only_registered = only_registered
         self._specs: dict[int, Spec] = {}
         self._token = 0
         self._index = 0
@@ -94,7 +112,7 @@ class Slot:
             kind, *fields = message
             if kind == "spec":
                 number, function = fields
-                self._specs[number] = Spec(_FUNCTION.decode(function), self._worker)
+                self._specs[number] = Spec(_FUNCTION.decode(function), self._worker, self._only_registered)
             elif kind == "forget":
                 self._specs.pop(fields[0], None)
             else:
@@ -200,15 +218,18 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _prepare(channel: Channel, paths: tuple[str, ...], imports: tuple[str, ...], worker: str) -> bool:
-    """Make the user's modules importable, and import those that are wanted from the start."""
+def _prepare(channel: Channel, paths: tuple[str, ...], imports: tuple[str, ...], program: Program) -> bool:
+    """Make the user's modules importable, import those that are wanted from the start, and know the task types."""
     sys.path[:0] = [path for path in paths if path not in sys.path]
-    for module in imports:
-        try:
-            importlib.import_module(module)
-        except BaseException as error:  # noqa: BLE001 - the edge to user code, at import
-            channel.send("unusable", module, f"{exception_name(type(error))}: {error}", _traceback(error))
-            return False
+    what = ""
+    try:
+        for what in imports:
+            importlib.import_module(what)
+        what = f"the program {program.path}" if program.path else "the registered task types"
+        become(program)
+    except BaseException as error:  # noqa: BLE001 - the edge to user code, at import
+        channel.send("unusable", what, f"{exception_name(type(error))}: {error}", _traceback(error))
+        return False
     channel.send("ready", os.getpid())
     return True
 
@@ -224,11 +245,11 @@ def main(arguments: list[str]) -> int:
     greeting = channel.receive()
     if greeting is None:
         return 0
-    worker, paths, imports, max_result = greeting
-    if not _prepare(channel, paths, imports, worker):
+    worker, paths, imports, max_result, only_registered, program = greeting
+    if not _prepare(channel, paths, imports, _PROGRAM.decode(program)):
         return 1
     with contextlib.suppress(BrokenPipeError, ConnectionError):
-        Slot(channel, position, worker, max_result).run()
+        Slot(channel, position, worker, max_result, only_registered).run()
     return 0
 
 

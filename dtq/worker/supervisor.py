@@ -252,6 +252,8 @@ class Supervisor:
         for child in self._children:
             running = child.running()
             if running is None:
+                if child.chunks:  # it has not begun yet: look again, for nothing else says when it does
+                    moments.append(now + STUCK_S)
                 continue
             chunk, index, at = running
             if chunk.spec.options.timeout_s is not None:
