@@ -271,7 +271,7 @@ def test_a_wait_carries_on_over_a_restart_of_the_coordinator(home: Home) -> None
     coordinator = home.start("coordinator", "start", "--port", "0")
     port = coordinator.says("coordinator ready").split("ready at ")[1].split()[0].rpartition(":")[2]
     home.worker()
-    waiting = home.start("submit", "--wait", "jobs:nap", "3")
+    waiting = home.start("submit", "--wait", "jobs:nap", "2")
     until(lambda: home.data("stats")["stats"]["tasks"]["running"], "the task runs")
     # When the coordinator is killed, and another one starts in its place
     coordinator.signal(signal.SIGKILL)
@@ -279,7 +279,7 @@ def test_a_wait_carries_on_over_a_restart_of_the_coordinator(home: Home) -> None
     home.start("coordinator", "start", "--port", port).says("coordinator ready")
     # Then the result arrives
     assert waiting.ends() == 0, waiting
-    assert waiting.out == "3\n"
+    assert waiting.out == "2\n"
 
 
 def test_dead_letters_are_listed_retried_and_purged(home: Home) -> None:

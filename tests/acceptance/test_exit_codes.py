@@ -32,23 +32,11 @@ def refused(command: Command, code: int, sentence: str) -> None:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
+        # More of these are in the unit tests of the command line; they never get as far as a socket.
         ("submit nocolon", r"a function cannot be 'nocolon': write module:function, for example mymodule:work\."),
-        ("submit m:f x=1 x=2", r"the argument x cannot be '2': it is given twice\."),
-        ("submit m:f -5", r"no such option '-5'.* Put -- before arguments that start with a dash\."),
-        ("submit m:f -p 11", r"invalid value for '-p' / '--priority': 11 is not in the range 1<=x<=10\."),
-        ("submit m:f --queue not/a*queue", r"queue cannot be 'not/a\*queue': it has 1 to 64 letters"),
-        ("submit m:f --timeout soon", r"a duration cannot be 'soon': write seconds \(2\.5\), or units"),
-        ("submit m:f --timeout 0", r"timeout cannot be 0\.0: "),
-        ("submit m:f --delay 100000d", r"delay cannot be .*: it is a number of seconds from 0 to ten years"),
-        ("submit m:f --each a --jsonl b", r"use --each or --jsonl, not both\."),
-        ("submit m:f 1 --jsonl b", r"the lines of --jsonl have all arguments; give none beside it\."),
-        ("submit m:f --wait-timeout 5s", r"--wait-timeout is for --wait\."),
-        ("submit m:f --connect lab", r"'lab' is not an address: write host:port, for example 127\.0\.0\.1:3870\."),
         ("status seventeen", r"'seventeen' is not a task id: write a batch \(17\) or one task of it \(17\.3\)\."),
         ("worker --connect lab:99999", r"'lab:99999' is not an address: write host:port"),
-        ("worker --slots 0", r"invalid value for '--slots': 0 is not in the range"),
         ("coordinator start --host [::1]", r"a host cannot be '\[::1\]': write a name or an address"),
-        ("coordinator start --durability all", r"invalid value for '--durability': 'all' is not one of"),
     ],
 )
 def test_2_wrong_use(home: Home, words: str, sentence: str) -> None:

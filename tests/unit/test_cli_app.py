@@ -131,6 +131,36 @@ def test_wrong_use_is_one_line_and_two(words: list[str], sentence: str, capsys: 
     assert streams.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("submit nocolon", r"a function cannot be 'nocolon': write module:function, for example mymodule:work\."),
+        ("submit m:f x=1 x=2", r"the argument x cannot be '2': it is given twice\."),
+        ("submit m:f -5", r"no such option '-5'.* Put -- before arguments that start with a dash\."),
+        ("submit m:f -p 11", r"invalid value for '-p' / '--priority': 11 is not in the range 1<=x<=10\."),
+        ("submit m:f --queue not/a*queue", r"queue cannot be 'not/a\*queue': it has 1 to 64 letters"),
+        ("submit m:f --timeout soon", r"a duration cannot be 'soon': write seconds \(2\.5\), or units"),
+        ("submit m:f --timeout 0", r"timeout cannot be 0\.0: "),
+        ("submit m:f --delay 100000d", r"delay cannot be .*: it is a number of seconds from 0 to ten years"),
+        ("submit m:f --each a --jsonl b", r"use --each or --jsonl, not both\."),
+        ("submit m:f 1 --jsonl b", r"the lines of --jsonl have all arguments; give none beside it\."),
+        ("submit m:f --wait-timeout 5s", r"--wait-timeout is for --wait\."),
+        ("submit m:f --connect lab", r"'lab' is not an address: write host:port, for example 127\.0\.0\.1:3870\."),
+        ("worker --slots 0", r"invalid value for '--slots': 0 is not in the range"),
+        ("coordinator start --durability all", r"invalid value for '--durability': 'all' is not one of"),
+    ],
+)
+def test_wrong_terms_are_refused_before_anybody_is_called(
+    words: str, sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dtq.cli.calling.target", lambda *_: pytest.fail("it looks for the coordinator"))
+    assert run(words.split()) == 2
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    assert re.match(f"dtq: {sentence}", streams.err)
+    assert streams.err.count("\n") == 1
+
+
 def test_wrong_use_is_json_where_json_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["status", "x", "--json"]) == 2
     error = json.loads(capsys.readouterr().err)
