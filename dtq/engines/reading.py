@@ -14,7 +14,7 @@ from heapq import merge
 from typing import Any, Final, cast
 
 from dtq.core.changes import ArgumentPage, BatchRow, Row, SpecRow, TaskRow
-from dtq.engines import rowcodec
+from dtq.engines import rowcodec, schema
 from dtq.engines.base import EndedRun, Page, StoredBatch
 from dtq.engines.faults import store_error
 from dtq.engines.rowcodec import DamagedRow
@@ -50,9 +50,9 @@ _TASKS_OF: Final = "AND tasks.batch = ? AND idx >= ? AND idx < ?"
 _CUT: Final = (
     "SELECT batch, spec, body FROM batches WHERE cut IS NOT NULL {0} ORDER BY coalesce(finished_at, ?) DESC, batch DESC"
 )
-_LIVE_TASKS: Final = (
-    "SELECT tasks.batch, idx, ended_at, tasks.body, batches.body FROM tasks"
-    f" CROSS JOIN batches ON batches.batch = tasks.batch WHERE {LIVE} ORDER BY tasks.batch, idx"
+_TASKS: Final = (
+    "SELECT tasks.batch, idx, tasks.body, batches.body FROM tasks"
+    " CROSS JOIN batches ON batches.batch = tasks.batch ORDER BY tasks.batch, idx"
 )
 
 
@@ -63,6 +63,7 @@ def connect(path: str) -> sqlite3.Connection:
         sqlite3.Error: it cannot be opened.
     """
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.text_factory = schema.lenient
     connection.execute("PRAGMA query_only = ON")
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     return connection
@@ -159,7 +160,7 @@ def restore(path: str, *, missing_batches: bool) -> Iterator[Row]:
 
     Args:
         path: the store.
-        missing_batches: whether leases may be left whose batch is gone; they are left out.
+        missing_batches: whether there may be tasks and leases whose batch cannot be restored; they are left out.
 
     Raises:
         StoreError: it cannot be read.
@@ -167,13 +168,18 @@ def restore(path: str, *, missing_batches: bool) -> Iterator[Row]:
     try:
         with closing(connect(path)) as connection:
             connection.execute("BEGIN")
+            restored: set[int] = set()
             left_out: set[int] = set()
-            yield from _live_batches(connection, left_out)
-            yield from _live_tasks(connection, left_out)
-            live = f"SELECT 1 FROM batches WHERE batches.batch = leases.batch AND {LIVE}"
-            here = f" WHERE EXISTS ({live})" if missing_batches else ""
-            for token, batch, body in connection.execute(f"SELECT token, batch, body FROM leases{here} ORDER BY token"):
-                if batch not in left_out and rowcodec.sound(body, rowcodec.LEASE, token):
+            for row in _live_batches(connection, left_out):
+                if missing_batches and isinstance(row, BatchRow):
+                    restored.add(row.batch)
+                yield row
+            for task in _live_tasks(connection):
+                if task.batch not in left_out and (not missing_batches or task.batch in restored):
+                    yield task
+            for token, batch, body in connection.execute("SELECT token, batch, body FROM leases ORDER BY token"):
+                here = batch not in left_out and (not missing_batches or batch in restored)
+                if here and rowcodec.sound(body, rowcodec.LEASE, token):
                     yield rowcodec.decode_lease(token, body)
     except sqlite3.Error as error:
         raise store_error(path, error) from error
@@ -199,15 +205,18 @@ def _live_batches(connection: sqlite3.Connection, left_out: set[int]) -> Iterato
         yield row
 
 
-def _live_tasks(connection: sqlite3.Connection, left_out: set[int]) -> Iterator[TaskRow]:
-    current, fresh_from = -1, 0
-    for batch, index, ended_at, body, batch_body in connection.execute(_LIVE_TASKS):
-        if batch in left_out or not rowcodec.sound(body, rowcodec.TASK, batch, index):
-            continue
-        if ended_at is not None and batch != current:
-            current, fresh_from = batch, rowcodec.decode_batch(batch, batch_body, {}).next
-        if ended_at is None or index >= fresh_from:
-            yield rowcodec.decode_task(batch, index, body)
+def _live_tasks(connection: sqlite3.Connection) -> Iterator[TaskRow]:
+    # Whether a batch is live and a task final is taken from the blobs: the columns have no checksums.
+    current, live, fresh_from = -1, False, 0
+    for batch, index, body, batch_body in connection.execute(_TASKS):
+        if batch != current:
+            current = batch
+            live = rowcodec.sound(batch_body, rowcodec.BATCH, batch) and rowcodec.unfinished(batch_body)
+            fresh_from = rowcodec.decode_batch(batch, batch_body, {}).next if live else 0
+        if live and rowcodec.sound(body, rowcodec.TASK, batch, index):
+            row = rowcodec.decode_task(batch, index, body)
+            if not row.state.final or index >= fresh_from:
+                yield row
 
 
 class _Specs:

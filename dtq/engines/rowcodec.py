@@ -142,6 +142,17 @@ def encode_batch(row: BatchRow) -> bytes:
     return payload + crc32(payload, (BATCH + batch * 8) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
+#: Where the moment of its end lies in a batch's blob, and how "not yet" looks there.
+_END: Final = slice(1 + 8 * 4 + 2 * 8, 1 + 8 * 4 + 3 * 8)
+_END_WIDE: Final = slice(1 + 8 * 8 + 2 * 8, 1 + 8 * 8 + 3 * 8)
+_NOT_YET: Final = struct.pack("<d", math.nan)
+
+
+def unfinished(body: bytes) -> bool:
+    """Whether a sound blob is one of a batch that is not finished."""
+    return body[_END_WIDE if body[0] & _WIDE else _END] == _NOT_YET
+
+
 class _Draft:
     """A `BatchRow` while its fields are set: the same slots, not frozen.
 

@@ -88,6 +88,11 @@ def create(path: str, head: Head) -> None:
     sync_directory(path)
 
 
+def lenient(raw: bytes) -> str:
+    """Text of a database, also where its bytes are damaged; checksums tell. For ``Connection.text_factory``."""
+    return raw.decode("utf-8", "replace")
+
+
 def check_header(path: str) -> None:
     """Look at a file's first 100 bytes, before SQLite does.
 

@@ -31,7 +31,7 @@ from dtq.engines.reading import Reader, restore
 from dtq.engines.sieve import Sieve
 from dtq.engines.sink import SETUP, Sheet
 from dtq.engines.storefile import StoreLock
-from dtq.engines.survey import FULL_CHECK_BYTES, Survey, look_over
+from dtq.engines.survey import Survey, look_over
 from dtq.engines.walcheck import damaged_start
 from dtq.errors import StoreDamaged, StoreError, StoreFull
 from dtq.model.snapshots import Attempt, Selection
@@ -88,6 +88,8 @@ class SqliteEngine:
                 raise StoreError(self._path, error.strerror or str(error)) from error
             except sqlite3.Error as error:
                 raise store_error(self._path, error) from error
+            except UnicodeError as error:  # SQLite quotes damaged text when it complains of it
+                raise StoreDamaged(self._path, "its tables cannot be read") from error
             use.closing = closing.pop_all()
             self._use = use
         return Opened(epoch=use.head.epoch, totals=use.head.totals, losses=survey.losses)
@@ -141,11 +143,12 @@ class SqliteEngine:
             self._make(mark_path, log_path)
         schema.check_header(self._path)
         damaged_log = damaged_start(log_path)
-        small = _size(self._path) + _size(log_path) <= FULL_CHECK_BYTES
+        size = _size(self._path) + _size(log_path)
         looking = sqlite3.connect(f"file:{quote(self._path)}?mode=ro", uri=True, isolation_level=None)
+        looking.text_factory = schema.lenient
         with contextlib.closing(looking):
             schema.check_tables(self._path, looking)
-            return look_over(self._path, looking, marks.read(mark_path), damaged_log=damaged_log, small=small)
+            return look_over(self._path, looking, marks.read(mark_path), damaged_log=damaged_log, size=size)
 
     def _make(self, mark_path: str, log_path: str) -> None:
         mark = marks.read(mark_path)

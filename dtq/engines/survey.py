@@ -1,8 +1,10 @@
 """The look a store gets before it is used: what is missing, what is damaged.
 
-It only reads. Rows that the core goes on with are always checked, one by one and by their number. A small store is
-checked as a whole, its trees, indexes and every page of blobs, as is one of any size that shows signs of damage; in a
-large one the rest is checked when it is read.
+It only reads. The rows that the core goes on with are always checked, one by one and by their number. How much of the
+rest is checked depends on the store's size, so that a start takes seconds: in a small one every index, row and page of
+blobs; in all but the largest, that the trees hang together. A store that shows signs of damage is checked as a whole
+whatever its size. What was not checked at the start is checked when it is found; but in a large store a damaged key may
+keep a page, an attempt or a finished batch from being found.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from dtq.engines.rowcodec import BATCH, DamagedRow, sound
 from dtq.engines.schema import LEASES, LIVE_BATCHES, TASKS
 from dtq.errors import StoreDamaged
 
-#: Bytes of a store that is checked as a whole at each start; takes about a second.
-FULL_CHECK_BYTES: Final = 64 * 2**20
+#: Bytes of a store whose every row is checked; takes up to two seconds.
+WHOLE_CHECK_BYTES: Final = 32 * 2**20
+#: Bytes of a store whose trees are checked; takes up to a second, and as long as reading it from the disk takes.
+TREE_CHECK_BYTES: Final = 512 * 2**20
 
 LIVE: Final = "trimmed = 0 AND finished_at IS NULL"
 
@@ -39,9 +43,7 @@ class Survey:
     missing_batches: bool
 
 
-def look_over(
-    path: str, connection: sqlite3.Connection, mark: Head | None, *, damaged_log: bool, small: bool
-) -> Survey:
+def look_over(path: str, connection: sqlite3.Connection, mark: Head | None, *, damaged_log: bool, size: int) -> Survey:
     """Look a store over.
 
     Args:
@@ -49,7 +51,7 @@ def look_over(
         connection: a connection to it that only reads.
         mark: what its mark says, if anything.
         damaged_log: whether the start of its write-ahead log is damaged.
-        small: whether it is small enough to be checked as a whole.
+        size: bytes of its file and its log.
 
     Raises:
         StoreDamaged: it is not readable as a whole.
@@ -60,10 +62,12 @@ def look_over(
     if head is None:
         raise StoreDamaged(path, "its head, which says what it holds, is damaged")
     losses = _missing_commits(path, head, mark, damaged_log)
-    whole = small or bool(losses)
+    whole = size <= WHOLE_CHECK_BYTES or bool(losses)
     if whole:
-        _check_structure(path, connection)
-    rows, missing = _live_losses(connection)
+        _check_trees(path, connection, "integrity_check")
+    elif size <= TREE_CHECK_BYTES:
+        _check_trees(path, connection, "quick_check")
+    rows, missing = _live_losses(path, connection)
     losses += rows
     if whole:
         losses += _other_losses(connection)
@@ -109,17 +113,17 @@ def _missing_commits(path: str, head: Head, mark: Head | None, damaged_log: bool
     return losses
 
 
-def _check_structure(path: str, connection: sqlite3.Connection) -> None:
-    found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+def _check_trees(path: str, connection: sqlite3.Connection, check: str) -> None:
+    found = connection.execute(f"PRAGMA {check}(1)").fetchone()[0]
     if found != "ok":
         raise StoreDamaged(path, " ".join(str(found).split()))
 
 
-def _live_losses(connection: sqlite3.Connection) -> tuple[list[str], bool]:
+def _live_losses(path: str, connection: sqlite3.Connection) -> tuple[list[str], bool]:
     """What is wrong with the rows that the core goes on with, and whether whole batches are gone."""
     expected = dict(connection.execute("SELECT name, rows FROM counts").fetchall())
     losses = []
-    seen, damaged = _check_batches(connection)
+    seen, damaged = _check_batches(path, connection)
     losses += _counted("unfinished batches", seen, damaged + _without_spec(connection))
     missing = expected.get(LIVE_BATCHES) != seen
     losses += _compared("unfinished batches", seen, expected.get(LIVE_BATCHES))
@@ -132,24 +136,28 @@ def _live_losses(connection: sqlite3.Connection) -> tuple[list[str], bool]:
     return losses, missing
 
 
-def _check_batches(connection: sqlite3.Connection) -> tuple[int, int]:
+def _check_batches(path: str, connection: sqlite3.Connection) -> tuple[int, int]:
     # A million of them are checked at a restart.
-    seen = damaged = 0
+    seen = damaged = previous = 0
     for batch, body in connection.execute(f"SELECT batch, body FROM batches WHERE {LIVE}"):
         seen += 1
         if not sound(body, BATCH, batch):
             damaged += 1
+        elif batch <= previous or not rowcodec.unfinished(body):
+            raise StoreDamaged(path, "its index of unfinished batches is wrong")
+        previous = batch
     return seen, damaged
 
 
 def _without_spec(connection: sqlite3.Connection) -> int:
-    specs = set()
-    for number, body in connection.execute("SELECT number, body FROM specs"):
-        if rowcodec.sound(body, rowcodec.SPEC, number):
-            specs.add(number)
-    used = [number for (number,) in connection.execute("SELECT DISTINCT spec FROM batches")]
-    count = f"SELECT count(*) FROM batches WHERE spec = ? AND {LIVE}"
-    return sum(connection.execute(count, (number,)).fetchone()[0] for number in used if number not in specs)
+    """How many unfinished batches have no readable spec."""
+    count = 0
+    for (number,) in connection.execute("SELECT DISTINCT spec FROM batches").fetchall():
+        found = connection.execute("SELECT body FROM specs WHERE number = ?", (number,)).fetchone()
+        if found is None or not sound(found[0], rowcodec.SPEC, number):
+            sql = f"SELECT count(*) FROM batches WHERE spec = ? AND {LIVE}"
+            count += connection.execute(sql, (number,)).fetchone()[0]
+    return count
 
 
 def _counted(noun: str, seen: int, damaged: int) -> list[str]:

@@ -647,6 +647,23 @@ def test_submission_whose_answer_was_lost_with_the_coordinator_is_not_a_second_o
     assert client.stats().submitted == 2
 
 
+def test_last_piece_of_a_map_whose_answer_was_lost_and_that_has_ended_counts(near: Queue) -> None:
+    # Given a map whose last piece was accepted, its answer lost, and all of it done before the repeat
+    client = near.client()
+    assert client.submit(work.add, 0).accepted(DEADLINE_S)
+    near.lose_answer("submit", skip=1)
+    near.refusal = Unreachable("x", "the network is down")
+    batch = client.submit_map(work.square, range(1500))
+    with near.working():
+        other = near.worker("other").service
+        until(lambda: other.stats().counts.succeeded == 1501 or None, "the map to end", other.stats)
+        # When the client gets through again
+        near.refusal = None
+        # Then its handle has all of it
+        assert list(batch.results()) == [n * n for n in range(1500)]
+    assert (batch.size, client.stats().submitted) == (1500, 1501)
+
+
 def test_outage_is_logged_once_however_many_lines_notice(near: Queue, caplog: pytest.LogCaptureFixture) -> None:
     # Given a client that waits on one line and submits on another
     client = near.client()

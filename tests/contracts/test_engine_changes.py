@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -21,6 +22,7 @@ from dtq.core.changes import (
     TaskForgotten,
     Totals,
 )
+from dtq.engines import sink
 from dtq.engines.base import Engine
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
@@ -126,11 +128,17 @@ def answers(store: Engine | Model) -> dict[str, Any]:
     return said
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.name != "sqlite"], ids=lambda kind: kind.name)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+#: Statements of a few rows, so that few changes make several of them.
+SMALL = {"_MANY": 2, "_MOST_ROWS": 4, "_FEWEST_ROWS": 1}
+ENGINES = [pytest.param(kind, {}, id=kind.name) for kind in KINDS if kind.name != "sqlite"]
+ENGINES += [pytest.param(kind, SMALL, id="sqlite-small") for kind in KINDS if kind.name == "sqlite-os"]
+
+
+@pytest.mark.parametrize(("kind", "limits"), ENGINES)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=st.lists(commits, min_size=1, max_size=6))
-def test_engine_answers_as_the_model_does(kind: Kind, history: list[list[Change]]) -> None:
-    with tempfile.TemporaryDirectory() as directory:
+def test_engine_answers_as_the_model_does(kind: Kind, limits: dict[str, int], history: list[list[Change]]) -> None:
+    with tempfile.TemporaryDirectory() as directory, mock.patch.dict(vars(sink), limits):
         engine, model = kind.make(Path(directory)), Model()
         engine.open()
         try:
