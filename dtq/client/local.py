@@ -7,6 +7,7 @@ alone: port, key and state are apart.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import site
@@ -99,7 +100,8 @@ class LocalCluster:
                 pair.close(drain=False, timeout_s=None)
                 raise
             self._pair = pair
-            weakref.finalize(self, pair.close, False, None)  # forgotten, or still there when the program ends
+            weakref.finalize(self, pair.close, False, None).atexit = False
+            _clusters.add(self)
         threading.Thread(target=_watch, args=(weakref.ref(self), pair), name="dtq-local", daemon=True).start()
         return self
 
@@ -216,6 +218,17 @@ class LocalCluster:
     def __repr__(self) -> str:
         where = "not running" if self._pair is None else f"at {self._address}"
         return f"<LocalCluster {where}, {self.slots} slots>"
+
+
+#: All clusters. Those that run when the program ends are closed then: after what was registered after this was, and so
+#: after everything that uses them.
+_clusters: Final[weakref.WeakSet[LocalCluster]] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for cluster in list(_clusters):
+        cluster.close(drain=False)
 
 
 def _key(pair: Pair) -> Path:

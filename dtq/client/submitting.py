@@ -113,8 +113,23 @@ def submit(
     return item.handle
 
 
-def prepare(hub: Hub, function: Callable_, order: Order, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Item:
+def prepare(
+    hub: Hub,
+    function: Callable_,
+    order: Order,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    make: Callable[[Hub, Spec], TaskHandle[Any]] = TaskHandle,
+) -> Item:
     """A submission that has only to be put into the outbox.
+
+    Args:
+        hub: the client.
+        function: what to call.
+        order: under which terms.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        make: makes the handle.
 
     Raises:
         As `submit`.
@@ -130,7 +145,7 @@ def prepare(hub: Hub, function: Callable_, order: Order, args: tuple[Any, ...], 
     size = len(blob) + len(spec.function.body) + _ENVELOPE
     if size > hub.session.max_message:
         raise TooLarge("a task", size, hub.session.max_message)
-    return Item(TaskHandle(hub, spec), spec, blob, delay_s, key)
+    return Item(make(hub, spec), spec, blob, delay_s, key)
 
 
 def checked(hub: Hub, function: Callable_, order: Order, iterables: tuple[Any, ...]) -> tuple[Callee, Spec]:

@@ -1,0 +1,251 @@
+"""What stands behind an executor: its client, its cluster if it has one, and the thread that completes futures.
+
+Client, between the futures and the executor. News of tasks arrive on the client's own thread, which only passes them
+on; results are unpickled and callbacks run here, so that slow ones hold up nobody but each other. The thread knows
+nothing of the executor, which may be forgotten: then it ends everything once the last future is done.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, CancelledError
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Final, Protocol
+
+from dtq.client.batches import Batch
+from dtq.client.following import ACCEPTED, ENDED, add_waiter
+from dtq.client.futures import ACCEPT_S, FutureHandle, TaskFuture, revoke
+from dtq.client.hub import Hub
+from dtq.client.local import LocalCluster
+from dtq.client.outbox import Item
+from dtq.client.sync import Client
+from dtq.errors import DtqError, TaskCancelled
+from dtq.model.options import Spec
+
+log = logging.getLogger("dtq.client")
+
+#: How many tasks are named in one call that cancels.
+_NAMED: Final = 1024
+
+
+class ExecutorBroken(DtqError, BrokenExecutor):
+    """The executor is of no more use, and what was not known to have ended never will be."""
+
+    code = "executor-broken"
+    exit_code = 69
+    text = "the executor is broken: {0}"
+
+
+class Reader(Protocol):
+    """Reads the results of a map."""
+
+    def gather(self) -> None:
+        """Fetch what has not been read; all of it has ended."""
+        ...
+
+
+class Completer:
+    """An executor's engine room.
+
+    Args:
+        client: the connection; closed with this.
+        cluster: the executor's own cluster, if it has one; closed with this.
+
+    Attributes:
+        hub: the client.
+        cluster: the cluster.
+        stopping: nothing more is submitted.
+        broken: why this is of no more use; None while it is.
+        readers: of maps, which may outlive the cluster.
+    """
+
+    def __init__(self, client: Client, cluster: LocalCluster | None) -> None:
+        self.hub = client._hub
+        self.cluster = cluster
+        self.stopping = False
+        self.broken: ExecutorBroken | None = None
+        self.readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+        self._client = client
+        self._owner = os.getpid()
+        self._inherited = False
+        self._inbox: SimpleQueue[TaskFuture[Any] | Callable[[], None]] = SimpleQueue()
+        self._pending: set[TaskFuture[Any]] = set()
+        self._maps: set[Batch] = set()
+        self._thread = threading.Thread(target=self._run, name="dtq-executor", daemon=True)
+        self._thread.start()
+        _completers.add(self)
+        if cluster is not None:
+            cluster.on_end(self._on_cluster_end)
+
+    # -- by the executor ------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise what submitting now raises.
+
+        Raises:
+            ExecutorBroken: it is broken.
+            RuntimeError: it was shut down, or belongs to another process.
+        """
+        if self.broken is not None:
+            raise ExecutorBroken(*self.broken.args)
+        if self.stopping:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        if self._inherited:
+            raise RuntimeError(f"this executor belongs to process {self._owner}: make another one after a fork")
+        if self.hub.outbox.closed is not None:
+            raise self.failure(self.hub.outbox.closed)
+
+    def failure(self, error: DtqError) -> ExecutorBroken:
+        """The client has ended, and nobody asked it to."""
+        if self.broken is None:
+            self.broken = ExecutorBroken(str(error))
+        return self.broken
+
+    def handle(self, future: TaskFuture[Any], hub: Hub, spec: Spec) -> FutureHandle[Any]:
+        """A handle that has the future set when its task has ended."""
+        future._task = handle = FutureHandle(hub, spec, future, self._inbox.put)
+        return handle
+
+    def submit(self, future: TaskFuture[Any], item: Item) -> None:
+        """Send the task of a future.
+
+        Raises:
+            ExecutorBroken, RuntimeError: as `check`; it was not sent.
+        """
+        self._pending.add(future)
+        try:
+            self.hub.outbox.put(item)
+        except DtqError as error:
+            self._pending.discard(future)
+            self.check()
+            raise self.failure(error) from error
+
+    def follow(self, batch: Batch) -> None:
+        """Count a map as work that has not ended; before it is sent."""
+        self._maps.add(batch)
+        add_waiter(batch, ENDED, partial(self._inbox.put, partial(self._maps.discard, batch)))
+
+    def revoke_map(self, batch: Batch) -> None:
+        """Cancel what has not been started of a map, some time; from anywhere, also in the middle of garbage
+        collection."""
+        self._inbox.put(partial(self._revoke_map, batch))
+
+    def translated(self, error: BaseException) -> BaseException:
+        """What a reader gets to see of an error."""
+        if isinstance(error, TaskCancelled):
+            return CancelledError()
+        if isinstance(error, DtqError) and error is self.hub.outbox.closed:
+            return ExecutorBroken(*self.failure(error).args)
+        return error
+
+    def cancel_all(self) -> None:
+        """Cancel everything that has not been started; returns when that is done."""
+        by_id = {}
+        for future in list(self._pending):
+            task = future._task
+            try:
+                if not future.done() and task is not None and task.accepted(ACCEPT_S):
+                    by_id[task._batch, max(0, task._index)] = future
+            except DtqError:
+                pass  # it was refused, and its future says so
+        ids = list(by_id)
+        for start in range(0, len(ids), _NAMED):
+            self._try_to_revoke(tuple(ids[start : start + _NAMED]))
+        for batch in list(self._maps):
+            self._revoke_map(batch)
+
+    def stop(self) -> None:
+        """Submit nothing more, and end when everything has; from anywhere, also in the middle of garbage collection."""
+        self.stopping = True
+        self._inbox.put(_nothing)
+
+    def join(self) -> None:
+        """Wait for the end, where that is possible: not from a callback, and not in another process."""
+        if threading.current_thread() is not self._thread and not self._inherited:
+            self._thread.join()
+
+    def after_fork(self) -> None:
+        """In a child made by `os.fork`: there is no thread here, and what was submitted is the parent's."""
+        self._inherited = True
+
+    # -- the thread -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not (self.stopping and not self._pending and not self._maps):
+                item = self._inbox.get()
+                if isinstance(item, TaskFuture):
+                    self._settle(item)
+                else:
+                    item()
+                del item  # nothing here is to keep a result alive
+        except Exception as error:
+            log.exception("the thread that completes an executor's futures failed")
+            self.hub.fail(self.failure(DtqError(f"it failed at something of its own ({error!r})")))
+            for future in list(self._pending):
+                self._settle(future)
+        finally:
+            self._close()
+
+    def _settle(self, future: TaskFuture[Any]) -> None:
+        closed = self.hub.outbox.closed
+        future.settle(None if closed is None else ExecutorBroken(*self.failure(closed).args))
+        self._pending.discard(future)
+
+    def _close(self) -> None:
+        self.stopping = True
+        _completers.discard(self)
+        try:
+            for reader in list(self.readers):
+                reader.gather()
+            self._client.close()
+        except DtqError as error:
+            log.warning("the executor's client did not end well: %s", error)
+        finally:
+            if self.cluster is not None:
+                self.cluster.close(drain=self.broken is None)
+
+    def _revoke_map(self, batch: Batch) -> None:
+        if not batch.finished and self.hub.following.wait(batch, ACCEPTED, ACCEPT_S) and batch.number:
+            self._try_to_revoke(((batch.number, -1),))
+
+    def _try_to_revoke(self, ids: tuple[tuple[int, int], ...]) -> None:
+        try:
+            revoke(self.hub, ids)
+        except DtqError as error:
+            log.warning("%d tasks or maps could not be cancelled: %s", len(ids), error)
+
+    def _on_cluster_end(self, error: DtqError) -> None:
+        self.hub.fail(self.failure(error))
+
+
+def _nothing() -> None:
+    """Only wakes the thread."""
+
+
+#: All that have not ended.
+_completers: Final[weakref.WeakSet[Completer]] = weakref.WeakSet()
+
+
+@atexit.register
+def _finish_all() -> None:
+    """As with the executors of the standard library: the program ends when all of its futures are done."""
+    completers = list(_completers)
+    for completer in completers:
+        completer.stop()
+    for completer in completers:
+        completer.join()
+
+
+def _after_fork() -> None:
+    for completer in list(_completers):
+        completer.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,362 @@
+"""``dtq.Executor``: a `concurrent.futures.Executor` whose calls are tasks of a queue.
+
+Client, a face like `sync`: a thin translation. Each call is a task of its own, durable where the queue is; each map is
+one batch. docs/executor.md lists where a remote executor differs from the standard library's, and why.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
+
+from dtq.client.completing import Completer
+from dtq.client.executor_map import MapResults, as_calls, chunks, run_chunk
+from dtq.client.functions import callee
+from dtq.client.futures import TaskFuture
+from dtq.client.local import LocalCluster
+from dtq.client.submitting import Order, SubmitOptions, limited, order, prepare
+from dtq.client.sync import TIMEOUT_S, Client
+from dtq.client.tasks import note_of
+from dtq.client.terms import UNSET, TaskOptions, Terms
+from dtq.errors import DtqError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: What holds where neither the executor nor the function says anything: who has a future expects the first exception.
+_ONCE: Final = Terms(max_retries=0)
+
+
+class Executor(concurrent.futures.Executor):
+    """Runs calls on the workers of a cluster.
+
+    Everything that takes a `concurrent.futures.Executor` takes this one. It connects at once; from then on a
+    coordinator that is away is waited for. When the program ends, it waits for the futures, as with the standard
+    library.
+
+    Args:
+        address: ``"host:port"``, or several for one queue; None for ``DTQ_ADDRESS``, the configuration, or the
+            coordinator of this machine.
+        authkey_file: the file with the key; None for ``DTQ_AUTHKEY_FILE``, the configuration, or this user's key.
+        authkey: the key itself, instead of a file.
+        connect_timeout: how long the first connection may take, and asking while the coordinator is away, in seconds.
+        options: terms of all tasks, see `TaskOptions`. ``max_retries`` is 0 where neither this nor ``@task`` says
+            otherwise: a future has the exception of the first failure.
+
+    Raises:
+        Unreachable, WrongKey, ProtocolMismatch: the connection does not work.
+        InvalidAddress, KeyMissing, KeyUnusable, BadConfig: there is nothing to connect with.
+        InvalidValue: an option is not what it may be.
+    """
+
+    def __init__(
+        self,
+        address: str | Sequence[str] | None = None,
+        *,
+        authkey_file: str | Path | None = None,
+        authkey: bytes | str | None = None,
+        connect_timeout: float = TIMEOUT_S,
+        **options: Unpack[TaskOptions],
+    ) -> None:
+        terms = _checked(order(**options))
+        client = Client(address, authkey_file=authkey_file, authkey=authkey, timeout=connect_timeout)
+        self._begin(client, None, terms)
+
+    @classmethod
+    def local(
+        cls,
+        slots: int | None = None,
+        *,
+        db: str | Path | None = None,
+        durability: str = "fsync",
+        highest_first: bool = False,
+        imports: Iterable[str] = (),
+        paths: Iterable[str | Path] = (),
+        **options: Unpack[TaskOptions],
+    ) -> Self:
+        """An executor with a cluster of its own on this machine, started now and ended with it.
+
+        Args:
+            slots: how many calls run at once; None for one a core.
+            db: the store's file; None keeps everything in memory.
+            durability: with a file, what an acknowledgement waits for: ``"fsync"`` (the disk), ``"os"``, ``"none"``.
+            highest_first: whether a higher priority number is served first.
+            imports: modules that every slot imports when it starts.
+            paths: directories for modules, before those of this program.
+            options: as for the class.
+
+        Raises:
+            ClusterEnded: the cluster does not start; the sentence says why.
+            InvalidValue: an option is not what it may be.
+        """
+        terms = _checked(order(**options))
+        cluster = LocalCluster(
+            slots, db=db, durability=durability, highest_first=highest_first, imports=imports, paths=paths
+        )
+        cluster.start()
+        try:
+            executor = cls.__new__(cls)
+            executor._begin(Client(cluster.address, authkey_file=cluster.authkey_file), cluster, terms)
+        except BaseException:
+            cluster.close(drain=False)
+            raise
+        return executor
+
+    def _begin(self, client: Client, cluster: LocalCluster | None, order: Order) -> None:
+        client._hub.start()
+        self._client = client
+        self._completer = Completer(client, cluster)
+        self._origin: Executor | None = None
+        self._set(order)
+        weakref.finalize(self, self._completer.stop).atexit = False
+
+    def _set(self, order: Order) -> None:
+        self._order = order
+        #: The same, as it is for functions without terms of their own.
+        self._plain = order._replace(terms=order.terms.over(_ONCE))
+
+    # -- running calls --------------------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Have a function called by a worker. All keywords are the function's; for options, see `options`.
+
+        Args:
+            fn: the function.
+            args: its arguments.
+            kwargs: its keyword arguments.
+
+        Returns:
+            A future; also where the call cannot be sent: the future has the error then (`CannotPickle`,
+            `NotImportable`, `TooLarge`).
+
+        Raises:
+            RuntimeError: after `shutdown`.
+            ExecutorBroken: the executor is of no more use.
+        """
+        completer = self._completer
+        completer.check()
+        future: TaskFuture[T] = TaskFuture(completer.hub)
+        try:
+            item = prepare(completer.hub, fn, self._order_of(fn), args, kwargs, partial(completer.handle, future))
+        except (DtqError, TypeError) as error:
+            completer.check()
+            future.set_exception(error)
+            return future
+        completer.submit(future, item)
+        return future
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[T]:
+        """Have a function called for each item (or tuple of items, of several iterables). All of it is one batch.
+
+        Args:
+            fn: the function.
+            iterables: where the arguments come from, read to their end at once; the shortest ends the map.
+            timeout: how long all of it may take from now on, in seconds; None for ever.
+            chunksize: how many calls make one task. Leases gather small tasks by themselves, so this pays only for
+                calls that take microseconds.
+            buffersize: how many tasks may be submitted whose results have not been read; the iterables are read as the
+                results are. Each task is a submission of its own then.
+
+        Returns:
+            The results, in order. Who stops early (an exception, ``close``) cancels what has not been started.
+
+        Raises:
+            ValueError: ``chunksize`` or ``buffersize`` is below 1.
+            TypeError: ``buffersize`` is no whole number.
+            TimeoutError: while reading, the time ran out.
+            RuntimeError, ExecutorBroken: as `submit`.
+        """
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None:
+            if not isinstance(buffersize, int):
+                raise TypeError("buffersize must be an integer or None")
+            if buffersize < 1:
+                raise ValueError("buffersize must be None or > 0")
+        self._completer.check()
+        calls = as_calls(iterables)
+        if chunksize > 1:
+            calls = ((chunk,) for chunk in chunks(calls, chunksize))
+        target = fn if chunksize == 1 else partial(run_chunk, fn)
+        if buffersize is not None:
+            return self._buffered(fn, target, calls, timeout, buffersize, chunked=chunksize > 1)
+        return self._sent(fn, target, calls, timeout, chunked=chunksize > 1)
+
+    def _sent(
+        self,
+        fn: Callable[..., T],
+        target: Callable[..., Any],
+        calls: Iterator[tuple[Any, ...]],
+        timeout: float | None,
+        *,
+        chunked: bool,
+    ) -> Iterator[T]:
+        how = self._order_of(fn, noted=chunked)
+        try:
+            known = callee(target)
+        except (DtqError, TypeError) as error:
+            return _failing(error, calls)
+        results: MapResults[T] = MapResults(self._completer, known.spec(how.terms), timeout, chunked=chunked)
+        results.send(calls, limited(self._completer.hub, known), delay_s=how.delay_s, key=how.own_key)
+        return results
+
+    def _buffered(
+        self,
+        fn: Callable[..., T],
+        target: Callable[..., Any],
+        calls: Iterator[tuple[Any, ...]],
+        timeout: float | None,
+        size: int,
+        *,
+        chunked: bool,
+    ) -> Iterator[T]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        view = self._with(self._order_of(fn, noted=chunked))
+        futures = deque([view.submit(target, *args) for args in islice(calls, size)])
+        return _read_buffered(
+            weakref.ref(self._origin or self), view._order, target, futures, calls, deadline, chunked=chunked
+        )
+
+    def options(self, **options: Unpack[SubmitOptions]) -> Executor:
+        """This executor with other terms, for some calls: ``executor.options(priority=1).submit(f, x)``.
+
+        Args:
+            options: see `SubmitOptions`; laid over those of this executor.
+
+        Returns:
+            An executor that shares everything with this one: shutting down either is shutting down both.
+
+        Raises:
+            InvalidValue: an option is not what it may be.
+        """
+        return self._with(_checked(order(**options).over(self._order)))
+
+    def _with(self, order: Order) -> Executor:
+        view = Executor.__new__(Executor)
+        view._client = self._client
+        view._completer = self._completer
+        view._origin = self._origin or self  # as long as there is a view, the executor is in use
+        view._set(order)
+        return view
+
+    def _order_of(self, fn: object, *, noted: bool = False) -> Order:
+        """Under which terms a function is called.
+
+        Args:
+            fn: the function.
+            noted: whether what ``@task`` says of it has to be said here, because something else carries it.
+        """
+        note = note_of(fn)
+        if note is None:
+            return self._plain
+        terms = self._order.terms
+        if terms.max_retries is UNSET and note.terms.max_retries is UNSET:
+            terms = terms.over(_ONCE)
+        return self._order._replace(terms=terms.over(note.terms) if noted else terms)
+
+    # -- the rest -------------------------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> Client:
+        """The connection, for everything that an executor cannot say: status, dead letters, counts."""
+        return self._client
+
+    @property
+    def _max_workers(self) -> int:
+        """How many calls can run at once, at least 1. Dask and others look at it, as at the standard library's."""
+        try:
+            workers = self._client.stats().workers
+        except DtqError:
+            return 1
+        return max(1, sum(worker.slots for worker in workers))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more calls, and end when all have ended; a cluster of its own ends then, too.
+
+        Args:
+            wait: return only then.
+            cancel_futures: cancel what has not been started.
+        """
+        completer = self._completer
+        completer.stopping = True
+        if cancel_futures:
+            completer.cancel_all()
+        completer.stop()
+        if wait:
+            completer.join()
+
+    def __repr__(self) -> str:
+        own = "its own cluster" if self._completer.cluster is not None else self._completer.hub.session.place
+        state = "broken" if self._completer.broken else "shut down" if self._completer.stopping else "open"
+        return f"<Executor {own}, {state}>"
+
+
+def _failing(error: Exception, calls: Iterator[object]) -> Iterator[Any]:
+    """The results of a map whose function cannot travel: as with futures, the error comes when it is read."""
+    if next(calls, None) is not None:
+        yield from ()
+        raise error
+
+
+def _read_buffered(
+    executor: weakref.ref[Executor],
+    order: Order,
+    target: Callable[..., Any],
+    futures: deque[Future[Any]],
+    calls: Iterator[tuple[Any, ...]],
+    deadline: float | None,
+    *,
+    chunked: bool,
+) -> Iterator[Any]:
+    try:
+        while futures:
+            known = executor()
+            args = next(calls, None) if known is not None else None
+            if known is not None and args is not None:
+                futures.append(known._with(order).submit(target, *args))
+            del known
+            result = _result_or_cancel(futures.popleft(), deadline)
+            if chunked:
+                yield from result
+            else:
+                yield result
+            del result
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _result_or_cancel(future: Future[Any], deadline: float | None) -> Any:
+    try:
+        try:
+            return future.result(None if deadline is None else deadline - time.monotonic())
+        finally:
+            future.cancel()
+    finally:
+        del future  # or the exception's traceback would hold what holds the exception
+
+
+def _checked(order: Order) -> Order:
+    """An order that can be used: a wrong value is found where it is given.
+
+    Raises:
+        InvalidValue: one of its terms is not what it may be.
+    """
+    order.terms.options()
+    _ = order.delay_s, order.own_key
+    return order

@@ -1,0 +1,221 @@
+"""The results of an executor's map.
+
+Client, between the completer and the executor. A map is one batch, sent whole before anybody reads, as the standard
+library promises; what has not been read waits at the coordinator, and is fetched when the executor ends.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import Any, Final, Generic, Self, TypeVar
+
+from dtq.client.batches import Batch, Part
+from dtq.client.bell import Bell
+from dtq.client.completing import Completer
+from dtq.client.feeds import Feed
+from dtq.client.maps import feed_all
+from dtq.client.payloads import Encode, result_decoder
+from dtq.client.reading import fetch, look, values_of
+from dtq.errors import DtqError
+from dtq.model.options import Spec
+
+T = TypeVar("T")
+
+#: Nothing more will come.
+_END: Final = Part(-1, -1, None)  # type: ignore[arg-type]
+
+
+def run_chunk(function: Callable[..., T], calls: list[tuple[Any, ...]]) -> list[T]:
+    """Several calls as one task; in the slot."""
+    return [function(*args) for args in calls]
+
+
+def chunks(calls: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
+    """Calls, so many at a time."""
+    while chunk := list(islice(calls, size)):
+        yield chunk
+
+
+class MapResults(Generic[T]):
+    """An iterator over the results of a map, in order.
+
+    Args:
+        completer: what runs it.
+        spec: function and options.
+        timeout_s: how long all of it may take from now on, in seconds; None for ever.
+        chunked: whether each task gives a list of results.
+    """
+
+    def __init__(self, completer: Completer, spec: Spec, timeout_s: float | None, *, chunked: bool) -> None:
+        self._begun = self._over = False
+        self._completer = completer
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._chunked = chunked
+        self._spec = spec
+        self._decoder = result_decoder(spec.function.kind)
+        self._batch = Batch()
+        self._batch.keep_results(ordered=True)
+        self._lock = threading.Lock()
+        self._at = 0
+        #: What was fetched and is to be returned, as it arrived; and what the executor fetched before it ended.
+        self._fetched: deque[Part] = deque()
+        self._gathered: deque[Part | DtqError] = deque()
+        self._values: deque[T] = deque()
+        #: What is to be raised once the values are read.
+        self._error: BaseException | None = None
+        #: What ended the making of calls early.
+        self._problem: BaseException | None = None
+
+    # -- sending --------------------------------------------------------------------------------------------------
+
+    def send(self, calls: Iterator[tuple[Any, ...]], encode: Encode, *, delay_s: float, key: str | None) -> None:
+        """Send all calls; returns when all were taken, and all but the last few accepted.
+
+        A call that cannot be pickled ends the map: its error comes in its turn, as it would from a future.
+
+        Raises:
+            Exception: what the iterator raises; what was sent is cancelled then.
+            ExecutorBroken, RuntimeError: as `Completer.check`.
+        """
+        hub = self._completer.hub
+        feed = Feed(self._batch, self._spec, delay_s=delay_s, key=key, follow=True)
+        self._completer.follow(self._batch)
+        try:
+            hub.outbox.add(feed)
+            feed_all(hub, feed, (self._encoded(calls, encode),), _as_it_is)
+        except BaseException as error:
+            feed.stopped = True
+            self._over = True
+            self._completer.revoke_map(self._batch)
+            if isinstance(error, DtqError) and error is hub.outbox.closed:
+                self._completer.check()
+            raise
+        finally:
+            feed.over = True
+            hub.outbox.hurry()
+        self._completer.readers.add(self)
+
+    def _encoded(self, calls: Iterator[tuple[Any, ...]], encode: Encode) -> Iterator[bytes]:
+        for args in calls:
+            try:
+                blob = encode(args, None)
+            except DtqError as error:
+                self._problem = error
+                return
+            yield blob
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        with self._lock:
+            self._begun = True
+            while not self._values:
+                if self._over:
+                    raise StopIteration
+                if self._error is not None:
+                    error = self._error
+                    self._end()
+                    try:
+                        raise self._completer.translated(error)
+                    finally:
+                        del error, self
+                self._advance()
+            return self._values.popleft()
+
+    def gather(self) -> None:
+        """See `completing.Reader`."""
+        with self._lock:
+            while not self._over and self._error is None:
+                try:
+                    part = self._next_part(None)
+                except DtqError as error:
+                    self._gathered.append(error)
+                    return
+                self._gathered.append(part)
+                if part is _END:
+                    return
+
+    def close(self) -> None:
+        """Read no more; what has not been started will not be."""
+        with self._lock:
+            self._end()
+
+    def __del__(self) -> None:
+        # Runs in garbage collection too: no locks here. As with a generator, one that nobody began to read goes on.
+        if self._begun and not self._over and not self._batch.finished:
+            self._completer.revoke_map(self._batch)
+
+    def _end(self) -> None:
+        self._over = True
+        self._error = None
+        self._fetched.clear()
+        self._gathered.clear()
+        self._values.clear()
+        self._completer.readers.discard(self)
+        batch = self._batch
+        batch.kept = False
+        if not batch.finished:
+            self._completer.revoke_map(batch)
+
+    def _advance(self) -> None:
+        """Have a few more values, or the error that follows them."""
+        try:
+            part: Part | BaseException = self._gathered.popleft() if self._gathered else self._next_part(self._deadline)
+        except (DtqError, TimeoutError) as error:
+            part = error
+        if isinstance(part, BaseException):
+            self._error = part
+            return
+        if part is _END:
+            self._error = self._problem
+            if self._error is None:
+                self._end()
+            return
+        single = self._batch.complete and self._batch.size == 1
+        values, self._error = values_of(part, single, self._decoder, False)
+        if self._chunked:
+            for chunk in values:
+                self._values.extend(chunk)
+        else:
+            self._values.extend(values)
+
+    def _next_part(self, deadline: float | None) -> Part:
+        """What comes next, as it arrived.
+
+        Raises:
+            TimeoutError: it has not ended in time.
+            DtqError: nothing more will be known.
+        """
+        following, batch = self._completer.hub.following, self._batch
+        while not self._fetched:
+            bell = Bell()
+            found = look(following, batch, self._at, bell.ring)
+            if found.far is not None:
+                self._fetched.extend(fetch(self._completer.hub, batch, *found.far))
+            elif found.part is not None:
+                self._fetched.append(found.part)
+            elif found.over:
+                return _END
+            elif not bell.wait(None if deadline is None else deadline - time.monotonic()):
+                following.unsubscribe(batch, bell.ring)
+                raise TimeoutError
+        part = self._fetched.popleft()
+        self._at = part.hi
+        return part
+
+
+def _as_it_is(args: tuple[Any, ...], _: object) -> bytes:
+    blob: bytes = args[0]
+    return blob
+
+
+def as_calls(iterables: tuple[Iterable[Any], ...]) -> Iterator[tuple[Any, ...]]:
+    """The arguments of each call; the shortest of the iterables ends them."""
+    return zip(*iterables, strict=False)

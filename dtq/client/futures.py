@@ -1,0 +1,196 @@
+"""Futures of the standard library, for tasks.
+
+Client, between the handles and the executor. A future is set by the executor's completing thread; nothing but asking
+for what only the coordinator knows (whether the task runs, whether it can still be cancelled) makes a call.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from concurrent.futures._base import CANCELLED, PENDING
+from functools import partial
+from types import TracebackType
+from typing import Final, TypeVar
+
+from dtq.client.following import Wake
+from dtq.client.handle import TaskHandle
+from dtq.client.hub import Hub
+from dtq.client.outcomes import Known, Raised
+from dtq.errors import DtqError
+from dtq.model.options import Spec
+from dtq.model.service import Service
+from dtq.model.snapshots import Selection
+from dtq.model.states import State
+
+T = TypeVar("T")
+
+#: How long a cancel waits for the task to be accepted, in seconds: there is nothing to cancel before.
+ACCEPT_S: Final = 10.0
+#: What a task is while it has not been started.
+_WAITING: Final = (State.PENDING, State.SCHEDULED)
+
+
+class Latch:
+    """What a future needs of a `threading.Condition`, without its ten objects as long as nobody waits: with twenty
+    thousand futures, most of the time would go into collecting garbage."""
+
+    __slots__ = ("_condition", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._condition: threading.Condition | None = None
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        """See `threading.Condition.acquire`."""
+        return self._lock.acquire(blocking, timeout)
+
+    def release(self) -> None:
+        """See `threading.Condition.release`."""
+        self._lock.release()
+
+    def __enter__(self) -> bool:
+        return self._lock.__enter__()
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        self._lock.release()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """See `threading.Condition.wait`."""
+        if self._condition is None:
+            self._condition = threading.Condition(self._lock)
+        return self._condition.wait(timeout)
+
+    def notify_all(self) -> None:
+        """See `threading.Condition.notify_all`."""
+        if self._condition is not None:
+            self._condition.notify_all()
+
+
+class FutureHandle(TaskHandle[T]):
+    """The handle of a task that has a future."""
+
+    __slots__ = ("_future", "_tell")
+
+    def __init__(self, hub: Hub, spec: Spec, future: TaskFuture[T], tell: Callable[[TaskFuture[T]], None]) -> None:
+        super().__init__(hub, spec)
+        self._future = future
+        self._tell = tell
+
+    def _on_known(self, known: Known, wakes: list[Wake]) -> None:
+        first = self._known is None
+        super()._on_known(known, wakes)
+        if first:
+            self._tell(self._future)
+
+
+class TaskFuture(Future[T]):
+    """The future of a task. Made by `Executor.submit`."""
+
+    def __init__(self, hub: Hub) -> None:
+        super().__init__()
+        self._condition = Latch()  # type: ignore[assignment]
+        self._hub = hub
+        self._task: TaskHandle[T] | None = None
+
+    @property
+    def task(self) -> TaskHandle[T] | None:
+        """The task's handle: its id, its state, and `TaskHandle.cancel`, which stops it also while it runs.
+
+        None where the call could not be submitted.
+        """
+        return self._task
+
+    def cancel(self) -> bool:
+        """Cancel the task if it has not been started. Asks the coordinator.
+
+        Returns:
+            Whether it will never run; False also where the coordinator cannot be asked.
+        """
+        if self._state == PENDING and self._task is not None:
+            if not self._revoke(self._task):
+                return self.cancelled()
+            return self.withdraw()
+        return super().cancel()
+
+    def running(self) -> bool:
+        """Whether a worker has the task now. Asks the coordinator as long as it is not known."""
+        task = self._task
+        if self._state == PENDING and task is not None and task._batch:
+            try:
+                state = self._hub.task(task._batch, max(0, task._index)).state
+            except DtqError:
+                return False
+            if state is State.RUNNING:
+                self._begin()
+        return super().running()
+
+    def withdraw(self) -> bool:
+        """It will never run: be cancelled, and tell those who wait; whether it is."""
+        if not super().cancel():
+            return False
+        with self._condition:
+            if self._state == CANCELLED:
+                self.set_running_or_notify_cancel()
+        return True
+
+    def settle(self, broken: BaseException | None) -> None:
+        """The task has ended: have its result or exception, or be cancelled.
+
+        Args:
+            broken: what to raise where nobody will ever know how it ended; None where that is for the task to say.
+        """
+        assert self._task is not None
+        known = self._task._decoded(None)
+        try:
+            if not isinstance(known, Raised):
+                self.set_result(known.value)
+            elif known.state is State.CANCELLED and self.withdraw():
+                pass
+            elif known.state is None and broken is not None:
+                self.set_exception(broken)
+            else:
+                self.set_exception(known.error)
+        except InvalidStateError:
+            pass  # it was cancelled a moment ago
+
+    def _begin(self) -> None:
+        with self._condition:
+            if self._state == PENDING:
+                self.set_running_or_notify_cancel()
+
+    def _revoke(self, task: TaskHandle[T]) -> bool:
+        """Have the coordinator cancel the task if it waits; whether it has."""
+        try:
+            if not task.accepted(ACCEPT_S):
+                return False
+            if revoke(self._hub, ((task._batch, max(0, task._index)),)):
+                return True
+            if not task.done():
+                self.running()
+        except DtqError:
+            pass  # it was refused, or nobody can be asked
+        return False
+
+
+def revoke(hub: Hub, ids: tuple[tuple[int, int], ...]) -> int:
+    """Cancel tasks that wait, and leave alone those that run.
+
+    Args:
+        hub: the client.
+        ids: ``(batch, index)``; index -1 for the whole batch.
+
+    Returns:
+        How many.
+    """
+    count = 0
+    for state in _WAITING:
+        count += hub.call(partial(_cancel, Selection(ids=ids, state=state, limit=0)))
+        if count and len(ids) == 1 and ids[0][1] >= 0:
+            break
+    return count
+
+
+def _cancel(selection: Selection, service: Service) -> int:
+    return service.cancel(selection).cancelled
