@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
     from dtq.client.batch_handle import BatchHandle
     from dtq.client.current import CurrentTask, current_task
+    from dtq.client.executor import Executor
     from dtq.client.handle import TaskHandle
     from dtq.client.progress import progress
     from dtq.client.sync import Client
@@ -51,6 +52,7 @@ _HOMES = {
     "BatchHandle": "client.batch_handle",
     "Client": "client.sync",
     "CurrentTask": "client.current",
+    "Executor": "client.executor",
     "State": "model.states",
     "TaskHandle": "client.handle",
     "as_completed": "client.waiting",
@@ -70,6 +72,7 @@ __all__ = [
     "ClientClosed",
     "CurrentTask",
     "DtqError",
+    "Executor",
     "InvalidValue",
     "KeyMissing",
     "NotImportable",
