@@ -104,7 +104,7 @@ class Queue:
         self.coordinator: Coordinator | None = None
         self._engine = MemoryEngine()
         self._setup = Setup(rules=rules or Rules(), max_message=max_message)
-        self._swallowed: list[str] = []
+        self._swallowed: dict[str, tuple[int, DtqError | None]] = {}
         self._clients: list[Client] = []
         self._server: Server | None = None
         self._port = 0 if wire else None
@@ -140,15 +140,25 @@ class Queue:
         """Begin with an empty store at the next start."""
         self._engine = MemoryEngine()
 
-    def lose_answer(self, name: str) -> None:
-        """Carry out the next call of a method, and cut the line before its answer."""
-        self._swallowed.append(name)
+    def lose_answer(self, name: str, skip: int = 0, then: DtqError | None = None) -> None:
+        """Carry out the next call of a method (or a later one), and cut the line before its answer.
+
+        Args:
+            name: the method.
+            skip: how many calls of it are answered before.
+            then: what connecting raises from that moment on.
+        """
+        self._swallowed[name] = skip, then
 
     def swallow(self, name: str) -> bool:
-        if name in self._swallowed:
-            self._swallowed.remove(name)
-            return True
-        return False
+        if name not in self._swallowed:
+            return False
+        skip, then = self._swallowed.pop(name)
+        if skip:
+            self._swallowed[name] = skip - 1, then
+            return False
+        self.refusal = then
+        return True
 
     def count(self, name: str) -> int:
         """How often a method was called."""

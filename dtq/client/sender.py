@@ -20,10 +20,10 @@ from dtq.client.following import Following, Wake
 from dtq.client.handle import Group
 from dtq.client.links import AWAY, FATAL, Session
 from dtq.client.outbox import Call, Outbox, Receiver
-from dtq.errors import DtqError, UnknownId, from_wire
+from dtq.errors import ClientClosed, DtqError, UnknownId, from_wire
 from dtq.model.messages import Receipt
 from dtq.model.service import Service
-from dtq.model.snapshots import Selection
+from dtq.model.snapshots import BatchView, Selection
 from dtq.transport import Backoff
 
 log = logging.getLogger("dtq.client")
@@ -52,6 +52,8 @@ class Sender:
         self._fatal = fatal
         #: Batches to be cancelled because nobody reads their results any more.
         self._abandoned: deque[Batch] = deque()
+        #: Batches to which nothing can be added any more, before all was added.
+        self._doubtful: list[Batch] = []
         #: Who waits for the receipts of the call that is under way.
         self.underway: list[Receiver] = []
         self._ending = threading.Event()
@@ -98,6 +100,8 @@ class Sender:
                     self._accept_nothing(feed)
                 if call.submissions:
                     self._submit(call)
+                while self._doubtful:
+                    self._settle_size(self._doubtful.pop())
                 while self._abandoned:
                     self._cancel(self._abandoned.popleft())
         except FATAL as error:
@@ -175,6 +179,7 @@ class Sender:
         call.receivers.clear()
         for wake in wakes:
             wake()
+        refused.reverse()  # the first error is the one to hear: it may be the cause of those after it
         while refused:
             lone, error = refused.pop()
             receivers = [lone]
@@ -223,14 +228,26 @@ class Sender:
             log.warning("%d submissions that nobody has a handle of were refused: %s", unheard, error)
 
     def _refuse_piece(self, feed: Feed, error: DtqError, wakes: list[Wake]) -> None:
-        batch = feed.batch
         feed.stopped = True
         feed.room.ring()
-        if isinstance(error, UnknownId) and batch.number:
-            # It was cancelled and is over: what was sent of it before is all there is.
-            batch.on_accepted(batch.number, batch.size, True, wakes)
+        if isinstance(error, UnknownId) and feed.batch.number:
+            # Nothing can be added to it any more: it was cancelled; or it got this very piece before, and has ended.
+            self._doubtful.append(feed.batch)
         else:
-            batch._on_failed(error, wakes)
+            feed.batch._on_failed(error, wakes)
+
+    def _settle_size(self, batch: Batch) -> None:
+        """Ask how large a batch came out to which nothing can be added any more."""
+        found: list[BatchView] = []
+        unknown = self._insist(lambda service: found.append(service.batch(batch.number)))
+        wakes: list[Wake] = []
+        with self._following.lock:
+            if found:
+                batch.on_accepted(batch.number, found[0].size, True, wakes)
+            else:
+                batch._on_failed(unknown or ClientClosed(f"it was connected to {self._session.place}"), wakes)
+        for wake in wakes:
+            wake()
 
     def _follow(self, batches: list[int]) -> None:
         """Have news of batches sent that may have ended already."""
@@ -242,18 +259,26 @@ class Sender:
         if batch.number and not batch.finished:
             self._insist(lambda service: service.cancel(Selection(ids=((batch.number, -1),), limit=0)))
 
-    def _insist(self, ask: Callable[[Service], object]) -> None:
-        """Make a call that may be repeated, until it is answered."""
+    def _insist(self, ask: Callable[[Service], object]) -> DtqError | None:
+        """Make a call that may be repeated, until it is answered.
+
+        Returns:
+            The error that it was answered with; None for none, and where this thread is to end.
+        """
         backoff = Backoff()
         while True:
             try:
                 ask(self.link.service)
-                return
+                return None
             except AWAY as error:
                 if not self._pause(error, backoff):
-                    return
-            except UnknownId:
-                return
+                    return None
+            except FATAL:
+                raise
+            except DtqError as error:
+                if not isinstance(error, UnknownId):
+                    log.error("the coordinator refuses a call: %s", error)
+                return error
 
 
 def _ask_to_follow(batches: list[int], service: Service) -> None:

@@ -633,8 +633,7 @@ def test_submission_whose_answer_was_lost_with_the_coordinator_is_not_a_second_o
     # Given a submission that was accepted, finished, and whose answer got lost with the coordinator
     client = near.client()
     assert client.submit(work.add, 0).accepted(DEADLINE_S)
-    near.lose_answer("submit")
-    near.refusal = Unreachable("x", "the network is down")
+    near.lose_answer("submit", then=Unreachable("x", "the network is down"))
     handle = client.submit(work.add, 4)
     worker = near.worker()
     assert worker.work() + worker.work() == 2
@@ -651,13 +650,16 @@ def test_last_piece_of_a_map_whose_answer_was_lost_and_that_has_ended_counts(nea
     # Given a map whose last piece was accepted, its answer lost, and all of it done before the repeat
     client = near.client()
     assert client.submit(work.add, 0).accepted(DEADLINE_S)
-    near.lose_answer("submit", skip=1)
-    near.refusal = Unreachable("x", "the network is down")
+    near.stop()
     batch = client.submit_map(work.square, range(1500))
+    near.lose_answer("submit", skip=1, then=Unreachable("x", "the network is down"))
+    near.start()
     with near.working():
         other = near.worker("other").service
         until(lambda: other.stats().counts.succeeded == 1501 or None, "the map to end", other.stats)
-        # When the client gets through again
+        near.stop()
+        near.start()
+        # When the client gets through again, to a coordinator that only knows the store
         near.refusal = None
         # Then its handle has all of it
         assert list(batch.results()) == [n * n for n in range(1500)]
