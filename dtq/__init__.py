@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from dtq.client.handle import TaskHandle
     from dtq.client.progress import progress
     from dtq.client.sync import Client
+    from dtq.client.taskqueue import TaskQueue, TaskStatus
     from dtq.client.tasks import task
     from dtq.client.waiting import as_completed, wait
+    from dtq.daemon.program import Worker
     from dtq.errors import (
         CannotPickle,
         ClientClosed,
@@ -55,6 +57,9 @@ _HOMES = {
     "Executor": "client.executor",
     "State": "model.states",
     "TaskHandle": "client.handle",
+    "TaskQueue": "client.taskqueue",
+    "TaskStatus": "client.taskqueue",
+    "Worker": "daemon.program",
     "as_completed": "client.waiting",
     "current_task": "client.current",
     "progress": "client.progress",
@@ -85,11 +90,14 @@ __all__ = [
     "TaskError",
     "TaskFailed",
     "TaskHandle",
+    "TaskQueue",
+    "TaskStatus",
     "TaskTimedOut",
     "TooLarge",
     "UnknownId",
     "Unreachable",
     "WaitTimeout",
+    "Worker",
     "WrongKey",
     "as_completed",
     "current_task",

@@ -401,6 +401,21 @@ class TaskCancelled(TaskError):
     text = "task {0} was cancelled."
 
 
+class ReturnedFalse(TaskError):
+    """The handler of a registered task type returned False."""
+
+    code = "returned-false"
+    text = "the handler of {0} returned False, which says that it failed."
+
+
+class OnlyRegistered(TaskError):
+    """The worker runs registered task types only."""
+
+    code = "only-registered"
+    text = "{0} was not run: {1} runs registered task types only."
+    hint = "Submit a registered task type by its name, or start a worker without --only-registered for its queue."
+
+
 class NotInTask(DtqError, RuntimeError):
     """current_task() was called outside of a task."""
 

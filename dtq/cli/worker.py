@@ -33,6 +33,12 @@ _working = options.stacked(
         "--max-memory-per-slot", metavar="SIZE", type=options.SIZE, help="Replace a slot's process above this size."
     ),
     click.option(
+        "--only-registered",
+        is_flag=True,
+        default=None,
+        help="Run registered task types only: no function by its name, no code that was sent.",
+    ),
+    click.option(
         "--grace",
         metavar="DURATION",
         type=options.DURATION,

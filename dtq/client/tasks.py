@@ -51,9 +51,23 @@ def register(name: str, function: Callable[..., Any]) -> None:
     Raises:
         InvalidValue: it is not a name.
     """
+    _registered[check_name(name)] = function
+
+
+def check_name(name: str) -> str:
+    """A task type's name, if it is one.
+
+    Raises:
+        InvalidValue: it is none.
+    """
     if not _NAME.fullmatch(str(name)):
         raise InvalidValue("a task's name", str(name)[:80], "it has 1 to 128 letters, digits or _ . -")
-    _registered[name] = function
+    return name
+
+
+def registrations() -> dict[str, Callable[..., Any]]:
+    """The registered task types that this process knows."""
+    return dict(_registered)
 
 
 def registered(name: str) -> Callable[..., Any] | None:
@@ -78,7 +92,8 @@ def task(
 
     Args:
         function: the function, where the decorator is used without parentheses.
-        name: registers it: tasks carry this name and JSON arguments instead of ``module:function`` and pickles.
+        name: registers it: tasks carry this name and JSON arguments instead of ``module:function`` and pickles. As with
+            every registered task type, returning False says that it failed.
         options: see `TaskOptions`.
 
     Returns:

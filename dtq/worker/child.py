@@ -100,9 +100,7 @@ class Child:
             )
         os.close(position_fd)
         program = _PROGRAM.plain(terms.program)
-        self.channel.send(
-            terms.worker, terms.paths, terms.imports, terms.max_result, terms.only_registered, program
-        )
+        self.channel.send(terms.worker, terms.paths, terms.imports, terms.max_result, terms.only_registered, program)
 
     @property
     def pid(self) -> int:

@@ -17,9 +17,7 @@ Rules:
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import selectors
 import signal
 import threading
@@ -35,6 +33,7 @@ from dtq.model.states import Outcome
 from dtq.model.wire import codec
 from dtq.worker.child import MAX_AHEAD_BYTES, Child, Condemned, SlotTerms
 from dtq.worker.chunks import Chunk, Holdings
+from dtq.worker.wakeup import Wakeup
 
 log = logging.getLogger("dtq.worker")
 
@@ -81,10 +80,8 @@ class Supervisor:
         self._children: list[Child] = []
         self._waiting: deque[Chunk] = deque()
         self._selector = selectors.DefaultSelector()
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
-        self._selector.register(self._wake_read, selectors.EVENT_READ, None)
+        self._wakeup = Wakeup()
+        self._selector.register(self._wakeup, selectors.EVENT_READ, None)
         self._drain_until: float | None = None
         self._respawn_at: dict[int, float] = {}
         self._respawn_pause: dict[int, float] = {}
@@ -93,8 +90,7 @@ class Supervisor:
 
     def wake(self) -> None:
         """Have the loop look around."""
-        with contextlib.suppress(BlockingIOError):  # the pipe is full: it is awake already
-            os.write(self._wake_write, b"\0")
+        self._wakeup.ring()
 
     @property
     def capacity(self) -> int:
@@ -205,21 +201,19 @@ class Supervisor:
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Run slots until drained or ended; the main thread's whole work.
+        """Run slots until drained or ended; all that its thread does. Slots end with that thread.
 
         Raises:
             DtqError: the worker cannot go on: a wrong key, or a module to import that is not there.
         """
-        previous = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)  # a child that ends wakes the loop
-        try:
-            for number in range(1, self.terms.slots + 1):
-                self._spawn(number)
-            while not self._done():
-                self._turn()
-        finally:
-            signal.set_wakeup_fd(previous)
-            self._close()
+        with self._wakeup.by_signals():
+            try:
+                for number in range(1, self.terms.slots + 1):
+                    self._spawn(number)
+                while not self._done():
+                    self._turn()
+            finally:
+                self._close()
         if self.fatal is not None:
             raise self.fatal
 
@@ -232,8 +226,7 @@ class Supervisor:
             timeout_s = self._until_next(time.monotonic())
         for key, _ in self._selector.select(timeout_s):
             if key.data is None:
-                while len(os.read(self._wake_read, 4096)) == 4096:
-                    pass
+                self._wakeup.clear()
             else:
                 self._hear(key.data)
         with self.lock:
@@ -260,6 +253,8 @@ class Supervisor:
                 moments.append(at + chunk.spec.options.timeout_s)
             if not child.recalled and (len(child.chunks) > 1 or index + 1 < chunk.end):
                 moments.append(at + STUCK_S)
+        if self._wakeup.look_s is not None:
+            moments.append(now + self._wakeup.look_s)
         return max(0.0, min(moments) - now) if moments else None
 
     # -- what slots say -------------------------------------------------------------------------------------------
@@ -499,5 +494,4 @@ class Supervisor:
                 child.close()
             self._children.clear()
         self._selector.close()
-        os.close(self._wake_read)
-        os.close(self._wake_write)
+        self._wakeup.close()

@@ -1,0 +1,54 @@
+"""What a slot calls: coroutine functions run to their end, and a registered task type's False is a failure.
+
+Client, beside `functions`, for the executing end. Decided once for a function, not once for a task: a plain function is
+called without a layer between.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from dtq.errors import ReturnedFalse
+from dtq.model.options import Function, FunctionKind
+
+
+def runnable(function: Callable[..., Any], travelled: Function) -> Callable[..., Any]:
+    """What to call for a task.
+
+    Args:
+        function: the function, as `functions.resolve` found it.
+        travelled: how it travelled.
+
+    Returns:
+        The function itself; or, for a coroutine function, one that runs its coroutine to its end in an event loop of
+        its own; and for a registered task type, one that raises `ReturnedFalse` where it returns False.
+    """
+    call = _finished(function) if _is_coroutine_function(function) else function
+    return _checked(call, travelled.name) if travelled.kind is FunctionKind.REGISTERED else call
+
+
+def _is_coroutine_function(function: Callable[..., Any]) -> bool:
+    if inspect.iscoroutinefunction(function):
+        return True
+    return inspect.iscoroutinefunction(type(function).__call__)  # an object with an asynchronous __call__
+
+
+def _finished(function: Callable[..., Any]) -> Callable[..., Any]:
+    import asyncio  # a slot that runs no coroutine does without
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return asyncio.run(function(*args, **kwargs))
+
+    return run
+
+
+def _checked(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        result = function(*args, **kwargs)
+        if result is False:
+            raise ReturnedFalse(name)
+        return result
+
+    return run

@@ -1,0 +1,357 @@
+"""An asyncio queue with a cluster of its own: real processes, for as long as the program needs them.
+
+Client, above `aio` and `local`. It speaks the dialect of asyncio queues: a higher priority number is more urgent, a
+task is pending, running, completed or failed, and is known by its id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypedDict
+
+from dtq.client.aio import AsyncClient
+from dtq.client.async_handle import AsyncTaskHandle
+from dtq.client.local import LocalCluster
+from dtq.client.terms import UNSET, ExceptionLike, Span, Unset
+from dtq.errors import DtqError
+from dtq.model.states import State
+
+log = logging.getLogger("dtq.client")
+
+#: How long a queue that stops waits for what is on its way to its coordinator, in seconds.
+END_S: Final = 5.0
+
+
+class TaskStatus(StrEnum):
+    """Where a task stands; equal to its own word, as in ``status == "completed"``."""
+
+    PENDING = "pending"  #: waits for a slot, or for the time of its next attempt
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"  #: has used up its retries: a dead letter
+    CANCELLED = "cancelled"
+
+
+_STATUS: Final = {
+    State.SCHEDULED: TaskStatus.PENDING,
+    State.PENDING: TaskStatus.PENDING,
+    State.RUNNING: TaskStatus.RUNNING,
+    State.SUCCEEDED: TaskStatus.COMPLETED,
+    State.DEAD: TaskStatus.FAILED,
+    State.CANCELLED: TaskStatus.CANCELLED,
+}
+
+
+class QueueStats(TypedDict):
+    """The queue in numbers.
+
+    Attributes:
+        submitted: tasks that were accepted.
+        pending: those that wait.
+        running: those that run.
+        completed: those that have a result.
+        failed: those that have used up their retries.
+        cancelled: those that were stopped on request.
+        retries: attempts that were followed by another one.
+        success_rate: completed of completed and failed, from 0 to 1; 0 while nothing has ended.
+        workers: how many tasks can run at once.
+    """
+
+    submitted: int
+    pending: int
+    running: int
+    completed: int
+    failed: int
+    cancelled: int
+    retries: int
+    success_rate: float
+    workers: int
+
+
+class TaskQueue:
+    """A queue whose tasks run in processes of their own, on this machine, while the queue is started.
+
+    For one event loop. Plain functions and coroutine functions run alike; each has a process for itself while it runs.
+
+    Args:
+        num_workers: how many tasks run at once; None for one a core.
+        highest_first: whether a higher priority number (of 1 to 10) is more urgent.
+        db: a file that keeps the queue from one start to the next; None keeps it in memory.
+        durability: with a file, what an acknowledgement waits for: ``"fsync"`` (the disk), ``"os"``, ``"none"``.
+        imports: modules that every process imports when it starts.
+        paths: directories for modules, before those of this program.
+
+    Raises:
+        InvalidValue: ``num_workers`` is not at least 1.
+    """
+
+    def __init__(
+        self,
+        num_workers: int | None = None,
+        *,
+        highest_first: bool = True,
+        db: str | Path | None = None,
+        durability: str = "fsync",
+        imports: Iterable[str] = (),
+        paths: Iterable[str | Path] = (),
+    ) -> None:
+        self._make = partial(
+            LocalCluster,
+            num_workers,
+            highest_first=highest_first,
+            db=db,
+            durability=durability,
+            imports=tuple(imports),
+            paths=tuple(paths),
+        )
+        self._keeps = db is not None
+        self._cluster = self._make()
+        self._client: AsyncClient | None = None
+        self._busy = asyncio.Lock()
+        self._open: set[AsyncTaskHandle[Any]] = set()
+        self._ended = asyncio.Event()
+
+    # -- beginning and end ----------------------------------------------------------------------------------------
+
+    async def start(self) -> Self:
+        """Start the processes, and wait until they are ready; nothing where they run already.
+
+        Returns:
+            This queue.
+
+        Raises:
+            ClusterEnded: they do not start; the sentence has what they said.
+        """
+        async with self._busy:
+            if self._client is None:
+                cluster = self._make()
+                # If this is cancelled, the cluster is forgotten once it stands, and ends with that.
+                await asyncio.to_thread(cluster.start)
+                client = AsyncClient(cluster.address, authkey_file=cluster.authkey_file)
+                try:
+                    await client._loop.start()
+                except BaseException:
+                    await asyncio.to_thread(cluster.close, drain=False)
+                    raise
+                cluster.on_end(client._loop.hub.fail)  # whoever waits then learns why
+                self._cluster, self._client = cluster, client
+                log.info("a queue of %d workers has started", cluster.slots)
+        return self
+
+    async def stop(self, *, finish: bool | None = None, timeout: float | None = None) -> None:
+        """End gracefully: take nothing more, let tasks end, then the processes. Calling it twice does no harm.
+
+        Args:
+            finish: whether to wait for all tasks; False for only those that run. None means True without a file
+                (what waits would be lost), and False with one (what waits is there at the next start).
+            timeout: how long all of it may take, in seconds; then what runs is killed. None for as long as it needs.
+        """
+        async with self._busy:
+            client, self._client = self._client, None
+            if client is None:
+                return
+            loop = asyncio.get_running_loop()
+            deadline = None if timeout is None else loop.time() + timeout
+            drain = True
+            try:
+                if finish is None:
+                    finish = not self._keeps
+                if finish and self._open:
+                    log.info("the queue is stopping; it waits for %d tasks", len(self._open))
+                    drain = await self._all_ended(timeout)
+                left = None if deadline is None else max(0.0, deadline - loop.time())
+                await self._end(client, drain=drain, timeout_s=left)
+            except BaseException:
+                self._cluster.close(drain=False)
+                raise
+
+    async def _end(self, client: AsyncClient, *, drain: bool, timeout_s: float | None) -> None:
+        if not self._keeps and self._open:
+            log.warning("the queue is stopped; %d tasks have not ended, and are lost with it", len(self._open))
+        self._open.clear()
+        try:
+            await client.close(END_S)
+        except DtqError as error:  # what it has not sent is lost either way
+            log.warning("%s", error)
+        await asyncio.to_thread(self._cluster.close, drain=drain, timeout_s=timeout_s)
+        log.info("the queue has stopped")
+
+    async def __aenter__(self) -> Self:
+        return await self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop(finish=None if kind is None else False, timeout=None if kind is None else 0)
+
+    # -- tasks ----------------------------------------------------------------------------------------------------
+
+    async def submit(
+        self,
+        fn: Callable[..., Any] | str,
+        /,
+        *args: Any,
+        priority: int | Unset = UNSET,
+        max_retries: int | Unset = UNSET,
+        max_crashes: int | Unset = UNSET,
+        timeout: Span | Unset | None = UNSET,
+        queue: str | Unset = UNSET,
+        retry_delay: Span | Unset | None = UNSET,
+        jitter: bool | Unset = UNSET,
+        never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        delay: Span | Unset = UNSET,
+        key: str | Unset | None = UNSET,
+        **kwargs: Any,
+    ) -> str:
+        """Have a function called in one of the processes; returns when the task is accepted.
+
+        Args:
+            fn: the function, which may be a coroutine function; or ``"module:function"`` or a registered name.
+            args: its arguments.
+            priority: 1 to 10; 10 is the most urgent, unless the queue was made otherwise. Default 5.
+            max_retries: how often a failed task is tried again, after 2, 4, 8 ... seconds. Default 3.
+            max_crashes, timeout, queue, retry_delay, jitter, never_retry: see `TaskOptions`.
+            delay: time before the task is due, in seconds or as a timedelta.
+            key: while a task with this key is remembered, there is no second one.
+            kwargs: its keyword arguments.
+
+        Returns:
+            The task's id.
+
+        Raises:
+            RuntimeError: the queue is not started.
+            DtqError: as `AsyncClient.submit`.
+        """
+        client = self._running
+        handle: AsyncTaskHandle[Any] = await client.submit(
+            fn,
+            *args,
+            priority=priority,
+            max_retries=max_retries,
+            max_crashes=max_crashes,
+            timeout=timeout,
+            queue=queue,
+            retry_delay=retry_delay,
+            jitter=jitter,
+            never_retry=never_retry,
+            delay=delay,
+            key=key,
+            **kwargs,
+        )
+        self._open.add(handle)
+        if not await handle.on_end(partial(client._loop.bridge.post, partial(self._close, handle))):
+            self._close(handle)
+        return handle.id
+
+    def _close(self, handle: AsyncTaskHandle[Any]) -> None:
+        self._open.discard(handle)
+        if not self._open:
+            self._ended.set()
+
+    def get_task_status(self, task_id: str) -> TaskStatus:
+        """Where a task stands; one short call to the queue's own process, no coroutine.
+
+        Raises:
+            UnknownId: there is no such task.
+            InvalidId: that is no id.
+            RuntimeError: the queue is not started.
+        """
+        return _STATUS[self._running._client.status(task_id).state]
+
+    def get_stats(self) -> QueueStats:
+        """The queue in numbers; as `get_task_status` no coroutine.
+
+        Raises:
+            RuntimeError: the queue is not started.
+        """
+        stats = self._running._client.stats()
+        counts = stats.counts
+        ended = counts.succeeded + counts.dead
+        return QueueStats(
+            submitted=stats.submitted,
+            pending=counts.pending + counts.scheduled,
+            running=counts.running,
+            completed=counts.succeeded,
+            failed=counts.dead,
+            cancelled=counts.cancelled,
+            retries=stats.retries,
+            success_rate=counts.succeeded / ended if ended else 0.0,
+            workers=self._cluster.slots,
+        )
+
+    async def result(self, task_id: str, timeout: float | None = None) -> Any:
+        """Wait for what a task returns.
+
+        Args:
+            task_id: the task.
+            timeout: how long at most, in seconds; None for ever.
+
+        Raises:
+            Exception: as `AsyncTaskHandle.result`: the function's own, `TaskCancelled`, `WaitTimeout`, ...
+            UnknownId: there is no such task.
+            RuntimeError: the queue is not started.
+        """
+        return await (await self._running.get(task_id)).result(timeout)
+
+    async def cancel(self, task_id: str) -> bool:
+        """Stop a task: if it waits it never starts, if it runs its process is killed.
+
+        Returns:
+            Whether there was something to stop.
+
+        Raises:
+            UnknownId: there is no such task.
+            RuntimeError: the queue is not started.
+        """
+        report = await self._running.cancel(task_id)
+        return report.cancelled + report.stopping > 0
+
+    async def join(self, timeout: float | None = None) -> bool:
+        """Wait until everything that was submitted here since the start has ended.
+
+        Args:
+            timeout: how long at most, in seconds; None for ever.
+
+        Returns:
+            Whether it has.
+
+        Raises:
+            RuntimeError: the queue is not started.
+        """
+        _ = self._running
+        return await self._all_ended(timeout)
+
+    async def _all_ended(self, timeout: float | None) -> bool:
+        try:
+            async with asyncio.timeout(timeout):
+                while self._open:
+                    self._ended.clear()
+                    await self._ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def client(self) -> AsyncClient:
+        """The client it uses, for everything else: maps, dead letters, handles.
+
+        Raises:
+            RuntimeError: the queue is not started.
+        """
+        return self._running
+
+    @property
+    def _running(self) -> AsyncClient:
+        if self._client is None:
+            raise RuntimeError("the queue is not running: await its start() first, or use it in an async with block")
+        return self._client
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._client is None else f"running, {len(self._open)} tasks not ended"
+        return f"<TaskQueue of {self._cluster.slots} workers, {state}>"

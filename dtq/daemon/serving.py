@@ -1,0 +1,156 @@
+"""A worker put together: slots, and two lines to the coordinator.
+
+Daemon, below the worker's process (`worker`) and the worker in a program (`program`), which say when it is to end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import threading
+import uuid
+from collections.abc import Callable
+from typing import Final
+
+from dtq import __version__
+from dtq.config import WorkerSettings, load_authkey
+from dtq.errors import DtqError
+from dtq.model.messages import Hello, Role, Welcome
+from dtq.transport.backoff import Backoff
+from dtq.transport.proxy import Proxy
+from dtq.worker.child import SlotTerms
+from dtq.worker.link import FETCH_WAIT_S, Link
+from dtq.worker.program import Program
+from dtq.worker.supervisor import Supervisor, WorkerTerms
+
+log = logging.getLogger("dtq.daemon")
+
+#: What a message holds beside a result, at most, in bytes.
+_ENVELOPE: Final = 64 << 10
+
+
+class Serving:
+    """One run of a worker.
+
+    Args:
+        settings: what it runs with.
+        program: what its slots take over from the program it is part of.
+        fetch_wait_s: how long it asks the coordinator to hold a call for work, at most, in seconds.
+    """
+
+    def __init__(
+        self, settings: WorkerSettings, *, program: Program | None = None, fetch_wait_s: float = FETCH_WAIT_S
+    ) -> None:
+        self._settings = settings
+        self._program = program or Program()
+        self._fetch_wait_s = fetch_wait_s
+        self._stopping = threading.Event()
+        self._supervisor: Supervisor | None = None
+
+    def drain(self) -> None:
+        """Take no more work, and end when what runs has ended. Any thread; but not from a signal's handler, which may
+        stand in the middle of what this needs."""
+        self._stopping.set()
+        if self._supervisor is not None:
+            self._supervisor.drain()
+
+    def end(self) -> None:
+        """Give back what runs, at once, and end. As `drain`."""
+        self._stopping.set()
+        if self._supervisor is not None:
+            self._supervisor.end()
+
+    def run(self, on_ready: Callable[[str], None]) -> None:
+        """Work until told to end. While no coordinator answers it keeps trying.
+
+        Args:
+            on_ready: called with a sentence when it is connected and its slots are about to start.
+
+        Raises:
+            KeyMissing: there is no key.
+            KeyUnusable: the key cannot be used.
+            WrongKey: the coordinator has another one.
+            ProtocolMismatch: the coordinator speaks another version.
+            CannotImport: a module of ``imports``, or what the program has, cannot be imported.
+        """
+        settings = self._settings
+        key, origin = load_authkey(settings.authkey_file, addresses=settings.addresses)
+        say_hello = _greeter(settings)
+        reporting = Proxy(settings.addresses, key, say_hello(primary=True), key_source=origin)
+        fetching = Proxy(settings.addresses, key, say_hello(primary=False), key_source=origin)
+        welcome = self._first_contact(reporting)
+        if welcome is None:
+            return
+        supervisor = self._supervisor = Supervisor(self._terms(welcome))
+        if self._stopping.is_set():
+            supervisor.drain()
+        link = Link(
+            supervisor,
+            reporting,
+            fetching,
+            heartbeat_s=welcome.heartbeat_s,
+            where=reporting.address,
+            fetch_wait_s=self._fetch_wait_s,
+        )
+        link.start()
+        queues = ", ".join(settings.queues) or "all queues"
+        on_ready(f"worker {settings.name} ready: {settings.slots} slots for {queues}, connected to {reporting.address}")
+        try:
+            supervisor.run()
+        finally:
+            link.stop()
+        log.info("worker %s ends; nothing is left undone here", settings.name)
+
+    def _terms(self, welcome: Welcome) -> WorkerTerms:
+        settings = self._settings
+        return WorkerTerms(
+            slots=settings.slots,
+            grace_s=settings.grace_s,
+            slot=SlotTerms(
+                worker=settings.name,
+                paths=tuple(map(str, settings.paths)),
+                imports=settings.imports,
+                max_result=welcome.max_message - _ENVELOPE,
+                max_tasks=settings.max_tasks_per_slot,
+                max_memory=settings.max_memory_per_slot,
+                only_registered=settings.only_registered,
+                program=self._program,
+            ),
+        )
+
+    def _first_contact(self, line: Proxy) -> Welcome | None:
+        """Connect, however long it takes; None where it is to end before."""
+        backoff = Backoff()
+        said = False
+        while not self._stopping.is_set():
+            try:
+                return line.connect()
+            except DtqError as error:
+                if not error.retryable:
+                    raise
+                if not said:
+                    said = True
+                    log.warning("waiting for the coordinator at %s (%s)", line.address, error)
+                self._stopping.wait(backoff.next_s())
+        return None
+
+
+def _greeter(settings: WorkerSettings) -> Callable[..., Hello]:
+    session = uuid.uuid4().hex
+
+    def say_hello(*, primary: bool) -> Hello:
+        return Hello(
+            session=session,
+            role=Role.WORKER,
+            name=settings.name,
+            host=platform.node(),
+            pid=os.getpid(),
+            python=platform.python_version(),
+            version=__version__,
+            slots=settings.slots,
+            queues=settings.queues,
+            primary=primary,
+        )
+
+    return say_hello
