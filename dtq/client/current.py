@@ -110,6 +110,15 @@ def current_task() -> CurrentTask:
     return current
 
 
+def running() -> tuple[str, int]:
+    """Id and attempt of the task that this process runs; an empty text and 0 where it runs none."""
+    now = _slot.running
+    if now is None:
+        return "", 0
+    batch, index, single, attempt = now
+    return str(TaskId(batch, index, single)), attempt
+
+
 # -- for the slot ---------------------------------------------------------------------------------------------------
 
 

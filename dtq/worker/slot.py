@@ -34,6 +34,7 @@ from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind
 from dtq.model.wire import codec
 from dtq.worker.channel import Channel
+from dtq.worker.logrecords import mark_records
 from dtq.worker.position import Position
 from dtq.worker.program import Program, become
 
@@ -246,6 +247,7 @@ def main(arguments: list[str]) -> int:
     if greeting is None:
         return 0
     worker, paths, imports, max_result, only_registered, program = greeting
+    mark_records()
     if not _prepare(channel, paths, imports, _PROGRAM.decode(program)):
         return 1
     with contextlib.suppress(BrokenPipeError, ConnectionError):
