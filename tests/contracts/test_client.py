@@ -635,6 +635,7 @@ def test_submission_whose_answer_was_lost_with_the_coordinator_is_not_a_second_o
     assert client.submit(work.add, 0).accepted(DEADLINE_S)
     near.lose_answer("submit", then=Unreachable("x", "the network is down"))
     handle = client.submit(work.add, 4)
+    until(lambda: near.refusal, "the answer to be lost")
     worker = near.worker()
     assert worker.work() + worker.work() == 2
     near.stop()
@@ -656,7 +657,7 @@ def test_last_piece_of_a_map_whose_answer_was_lost_and_that_has_ended_counts(nea
     near.start()
     with near.working():
         other = near.worker("other").service
-        until(lambda: other.stats().counts.succeeded == 1501 or None, "the map to end", other.stats)
+        until(lambda: near.refusal and other.stats().counts.succeeded == 1501, "the map to end", other.stats)
         near.stop()
         near.start()
         # When the client gets through again, to a coordinator that only knows the store
