@@ -67,7 +67,12 @@ class CutLine:
         self.connect()
         session, coordinator = self._session, self._of
         self._queue.calls.append((name, arguments))
-        answer = getattr(session, name)(*arguments)
+        try:
+            answer = getattr(session, name)(*arguments)
+        except DtqError as error:
+            if self._queue.coordinator is coordinator:
+                raise
+            raise Unreachable(PLACE, "cut in the middle of a call") from error  # its coordinator has ended under it
         if self._closed or self._queue.coordinator is not coordinator or self._queue.swallow(name):
             self._session = None
             raise Unreachable(PLACE, "cut in the middle of a call")
@@ -132,9 +137,11 @@ class Queue:
         coordinator, self.coordinator = self.coordinator, None
         server, self._server = self._server, None
         if coordinator is not None:
-            coordinator.stop()
+            coordinator.quiesce()
         if server is not None:
             server.close()
+        if coordinator is not None:
+            coordinator.stop()
 
     def forget_everything(self) -> None:
         """Begin with an empty store at the next start."""
