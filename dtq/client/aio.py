@@ -162,7 +162,7 @@ class AsyncClient:
         _ = self._loop.bridge  # the right loop
         hub = self._loop.hub
         if not hub.started and hub.outbox.closed is None:
-            raise RuntimeError(f"{self!r} is not connected yet: use it in an async with block, or await a call first")
+            raise RuntimeError(f"{self!r} is not connected yet: await its connect(), or use it in an async with block")
         item = prepare(hub, fn, how, args, kwargs)
         if not hub.outbox.offer(item):
             raise asyncio.QueueFull
@@ -352,6 +352,15 @@ class AsyncClient:
 
     # -- beginning and end ----------------------------------------------------------------------------------------
 
+    async def connect(self) -> None:
+        """Connect, unless connected: from then on a coordinator that is away is waited for. ``async with`` does this.
+
+        Raises:
+            Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
+            ClientClosed: the client was closed.
+        """
+        await self._loop.start()
+
     async def close(self, timeout: float | None = CLOSE_S) -> None:
         """Wait until what was submitted is accepted, and disconnect. Tasks go on. Calling it twice does no harm.
 
@@ -364,7 +373,7 @@ class AsyncClient:
         await self._loop.close(timeout)
 
     async def __aenter__(self) -> Self:
-        await self._loop.start()
+        await self.connect()
         return self
 
     async def __aexit__(

@@ -135,7 +135,7 @@ class TaskQueue:
                 await asyncio.to_thread(cluster.start)
                 client = AsyncClient(cluster.address, authkey_file=cluster.authkey_file)
                 try:
-                    await client._loop.start()
+                    await client.connect()
                 except BaseException:
                     await asyncio.to_thread(cluster.close, drain=False)
                     raise
