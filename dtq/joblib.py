@@ -1,0 +1,212 @@
+"""A backend for joblib, and so for scikit-learn and others that use it: ``parallel_config(backend="dtq")``.
+
+A face over `dtq.Executor`, on the floor of the worker: nothing in dtq imports it, and it alone imports joblib.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, Final, Unpack
+
+import joblib
+from joblib.parallel import AutoBatchingMixin, ParallelBackendBase
+
+from dtq.client.executor import Executor
+from dtq.client.futures import ACCEPT_S, TaskFuture
+from dtq.client.terms import TaskOptions
+from dtq.errors import DtqError, InvalidValue
+
+__all__ = ["Backend", "register"]
+
+log = logging.getLogger("dtq.client")
+
+#: The settings that say which executor.
+_WHERE: Final = ("executor", "address", "authkey_file")
+#: What joblib tells every backend: hints between processes and threads, and how to share arrays on one machine.
+_JOBLIB: Final = ("context", "max_nbytes", "mmap_mode", "prefer", "require", "temp_folder", "verbose")
+#: How many tasks are named in one call that stops them.
+_NAMED: Final = 1024
+
+
+class Settings(TaskOptions, total=False):
+    """What ``parallel_config(backend="dtq", ...)`` and ``Parallel(backend="dtq", ...)`` may say; and `TaskOptions`.
+
+    Attributes:
+        executor: what runs the calls; else one is made for each use.
+        address: where the coordinator is, for that one; see `Executor`.
+        authkey_file: the file with the key, for that one.
+    """
+
+    executor: Executor | None
+    address: str | Sequence[str] | None
+    authkey_file: str | Path | None
+
+
+def register(*, make_default: bool = False, **settings: Unpack[Settings]) -> None:
+    """Make the backend known to joblib, as ``"dtq"``.
+
+    Args:
+        make_default: use it where no backend is named.
+        settings: what holds where the use of the backend says nothing else.
+    """
+
+    def make(**given: Any) -> Backend:
+        return Backend(**{**settings, **given})
+
+    joblib.register_parallel_backend("dtq", make, make_default=make_default)
+
+
+class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
+    """Runs joblib's batches of calls as tasks.
+
+    Args:
+        nesting_level: joblib's own.
+        settings: see `Settings`.
+    """
+
+    supports_retrieve_callback = True
+    #: As many as there are slots, unless told otherwise.
+    default_n_jobs = -1
+
+    def __init__(self, nesting_level: int | None = None, **settings: Any) -> None:
+        super().__init__(nesting_level=nesting_level)
+        self._settings = settings
+        self._executor: Executor | None = None
+        self._own: Executor | None = None
+        self._lock = threading.Lock()
+        self._futures: set[Future[Any]] = set()
+
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **kwargs: Any) -> int:
+        """Begin a use of the backend.
+
+        Returns:
+            How many calls run at once, for joblib's batches.
+
+        Raises:
+            Unreachable: no coordinator answers.
+            InvalidValue: a setting is not what it may be.
+        """
+        self.parallel = parallel
+        self._executor, made = self._find({**self._settings, **kwargs})
+        self._own = self._executor if made else None
+        return self.effective_n_jobs(n_jobs)
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """How many calls run at once.
+
+        Args:
+            n_jobs: what was asked for; below zero counts from the number of slots, -1 being all.
+
+        Raises:
+            ValueError: it is 0.
+        """
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning")
+        if n_jobs is None:
+            return 1
+        # With one job joblib would not ask the backend at all, and a cluster of one slot would do nothing.
+        return n_jobs if n_jobs > 0 else max(2, self._slots() + 1 + n_jobs)
+
+    def _slots(self) -> int:
+        if self._executor is not None:
+            return self._executor._max_workers
+        executor, made = self._find(self._settings)
+        try:
+            return executor._max_workers
+        finally:
+            if made:
+                executor.shutdown()
+
+    @staticmethod
+    def _find(settings: dict[str, Any]) -> tuple[Executor, bool]:
+        """The executor that is meant, and whether it was made for this."""
+        terms = {name: value for name, value in settings.items() if name not in (*_JOBLIB, *_WHERE)}
+        executor = settings.get("executor")
+        if executor is None:
+            where = {name: settings[name] for name in ("address", "authkey_file") if name in settings}
+            return Executor(**where, **terms), True
+        if not isinstance(executor, Executor):
+            raise InvalidValue("executor", repr(executor)[:80], "it is a dtq.Executor")
+        return executor.options(**terms) if terms else executor, False
+
+    def submit(self, func: Callable[[], Any], callback: Callable[[Any], None] | None = None) -> Future[Any]:
+        """Run a batch of calls.
+
+        Args:
+            func: the batch.
+            callback: called with the future when it has ended.
+        """
+        assert self._executor is not None
+        future = self._executor.submit(run_batch, func)
+        with self._lock:
+            self._futures.add(future)
+        future.add_done_callback(self._forget)
+        if callback is not None:
+            future.add_done_callback(callback)
+        return future
+
+    #: Its name before joblib 1.5.
+    apply_async = submit
+
+    def retrieve_result_callback(self, out: Future[Any]) -> Any:
+        """The results of a batch; raises what one of its calls raised."""
+        return out.result()
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Stop what was submitted, also what runs."""
+        assert self._executor is not None
+        client = self._executor.client
+        ids = self._accepted()
+        for start in range(0, len(ids), _NAMED):
+            try:
+                client.cancel(*ids[start : start + _NAMED])
+            except DtqError as error:
+                log.warning("what joblib gave up goes on, as it could not be stopped: %s", error)
+                return
+
+    def _accepted(self) -> list[str]:
+        """The tasks that were submitted and have not ended."""
+        with self._lock:
+            futures = list(self._futures)
+        ids = []
+        for future in futures:
+            task = future.task if isinstance(future, TaskFuture) else None
+            try:
+                if task is None or task.done():
+                    continue
+                if not task.accepted(ACCEPT_S):
+                    break  # the coordinator is away: it would be the same with the others
+                ids.append(task.id)
+            except DtqError:
+                pass  # it was refused, so there is nothing to stop
+        return ids
+
+    def terminate(self) -> None:
+        """End a use of the backend."""
+        own, self._own = self._own, None
+        self._executor = None
+        self.reset_batch_stats()
+        if own is not None:
+            own.shutdown(wait=False)
+
+    def _forget(self, future: Future[Any]) -> None:
+        with self._lock:
+            self._futures.discard(future)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # joblib may send a backend along for what is nested in a call: there, it connects anew.
+        settings = {name: value for name, value in self._settings.items() if name != "executor"}
+        return _unreduced, (settings,)
+
+
+def _unreduced(settings: dict[str, Any]) -> Backend:
+    return Backend(**settings)
+
+
+def run_batch(batch: Callable[[], Any]) -> Any:
+    """A batch of joblib's, in the slot."""
+    return batch()

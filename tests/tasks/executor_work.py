@@ -1,0 +1,101 @@
+"""Functions that the executors' tests have called."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+#: How long a task waits for the test at most, in seconds.
+PATIENCE_S = 60.0
+
+
+def add(a: int, b: int = 0) -> int:
+    return a + b
+
+
+def square(n: int) -> int:
+    return n * n
+
+
+def keywords(*args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return args, kwargs
+
+
+def inverse(n: int) -> float:
+    return 1 / n
+
+
+def fail(text: str) -> NoReturn:
+    raise ValueError(text)
+
+
+def leave(code: int) -> NoReturn:
+    os._exit(code)
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def mark(path: str) -> None:
+    """Leave a file."""
+    Path(path).touch()
+
+
+def gated(started: str, gate: str, result: int = 0) -> int:
+    """Say that it has started, then wait for a file."""
+    Path(started).touch()
+    deadline = time.monotonic() + PATIENCE_S
+    while not Path(gate).exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return result
+
+
+def lock() -> object:
+    return threading.Lock()
+
+
+class Plain:
+    """Something that can be referred to weakly."""
+
+    def __init__(self, n: int = 0) -> None:
+        self.n = n
+
+    def double(self, _: object = None) -> int:
+        return 2 * self.n
+
+
+def plain(n: int) -> Plain:
+    return Plain(n)
+
+
+class NotHere:
+    """Cannot be made again where it arrives."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return fail, ("it cannot be made here",)
+
+
+def not_here() -> NotHere:
+    return NotHere()
+
+
+class Leaves(Exception):
+    """An exception whose pickle ends who loads it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return leave, (3,)
+
+
+class Awkward(Exception):
+    """An exception that pickles, and does not come back."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+def raise_awkward() -> NoReturn:
+    raise Awkward(1, 2)
