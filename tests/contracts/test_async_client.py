@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import threading
-import time
 import traceback
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -29,7 +25,7 @@ from dtq.client.outcomes import RemoteTraceback
 from dtq.core.register import Rules
 from dtq.errors import CannotPickle, InvalidId, InvalidValue, QueueFull, UnknownId, WrongKey
 from tests.client_scene import DEADLINE_S, Queue
-from tests.looping import looped
+from tests.looping import connected, looped, until
 from tests.tasks import numbers_work as work
 
 
@@ -44,20 +40,6 @@ def near() -> Iterator[Queue]:
     """A queue whose lines the test can cut."""
     with Queue() as made:
         yield made
-
-
-@asynccontextmanager
-async def connected(queue: Queue, timeout: float = DEADLINE_S) -> AsyncIterator[AsyncClient]:
-    """A client; closed without patience where the test failed, or the coordinator is away."""
-    client = AsyncClient(connector=queue, timeout=timeout)
-    await client.connect()
-    fine = False
-    try:
-        yield client
-        fine = True
-    finally:
-        with contextlib.suppress(Unreachable):
-            await client.close(DEADLINE_S if fine and queue.coordinator is not None else 0)
 
 
 # -- one task -----------------------------------------------------------------------------------------------------
@@ -187,7 +169,7 @@ async def test_full_outbox_makes_submit_wait_and_submit_nowait_refuse(
     async with connected(near) as client:
         near.stop()
         first = client.submit_nowait(work.add, 0)
-        await _until(lambda: client._loop.hub.outbox.is_empty)  # under way
+        await until(lambda: client._loop.hub.outbox.is_empty)  # under way
         handles = [first, client.submit_nowait(work.add, 1), client.submit_nowait(work.add, 2)]
         # When more is submitted; Then the one refuses, the other waits, and the loop goes on
         with pytest.raises(asyncio.QueueFull):
@@ -217,13 +199,6 @@ async def test_closing_ends_those_who_wait_for_room(near: Queue, monkeypatch: py
         # Then all of them hear of it
         errors = await asyncio.gather(*waiting, return_exceptions=True)
         assert all(isinstance(error, ClientClosed | Unreachable) for error in errors), errors
-
-
-async def _until(true: Any) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not true():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
 
 
 # -- waiting ------------------------------------------------------------------------------------------------------
@@ -365,213 +340,6 @@ async def test_calls_do_not_hold_up_the_loop(near: Queue) -> None:
         assert (await asking).submitted == 0
 
 
-# -- maps ---------------------------------------------------------------------------------------------------------
-
-
-async def numbers(count: int) -> AsyncIterator[int]:
-    for n in range(count):
-        if n % 100 == 0:
-            await asyncio.sleep(0)
-        yield n
-
-
-@pytest.mark.parametrize("count", [0, 1, 10, 5000])
-@looped
-async def test_map_gives_all_results_in_order(queue: Queue, count: int) -> None:
-    # Given a worker; When a map is read; Then its results come in the order of its items, from any kind of iterable
-    expected = [n * n for n in range(count)]
-    async with connected(queue) as client:
-        with queue.working():
-            assert [value async for value in client.map(work.square, range(count))] == expected
-            assert [value async for value in client.map(work.square, (n for n in range(count)))] == expected
-            assert [value async for value in client.map(work.square, numbers(count))] == expected
-            assert sorted([value async for value in client.map(work.square, numbers(count), ordered=False)]) == expected
-
-
-@looped
-async def test_map_zips_iterables_of_both_kinds(queue: Queue) -> None:
-    # Given iterables of different lengths and kinds; When they are mapped together; Then the shortest ends the map
-    async with connected(queue) as client:
-        with queue.working():
-            assert [v async for v in client.map(work.add, numbers(5), range(3))] == [0, 2, 4]
-            assert [v async for v in client.map(work.add, range(5), numbers(3))] == [0, 2, 4]
-
-
-@looped
-async def test_map_raises_where_its_turn_comes(queue: Queue) -> None:
-    # Given a map with an item that fails
-    async with connected(queue) as client:
-        with queue.working():
-            seen = []
-            with pytest.raises(ZeroDivisionError):
-                async for value in client.map(work.inverse, [1, 2, 0, 4], max_retries=0):
-                    seen.append(value)
-            # Then what came before it was given; and with exceptions wanted, all of it is
-            assert seen == [1.0, 0.5]
-            mixed = client.map(work.inverse, [1, 0], max_retries=0, return_exceptions=True)
-            results: list[object] = [value async for value in mixed]
-            first, second = results
-            assert first == 1.0
-            assert isinstance(second, ZeroDivisionError)
-
-
-@pytest.mark.parametrize("kind", ["plain", "asynchronous"])
-@looped
-async def test_map_raises_what_its_iterable_raises_after_the_results(queue: Queue, kind: str) -> None:
-    # Given an iterable that breaks
-    def plain() -> Iterator[int]:
-        yield from range(3)
-        raise LookupError("no more")
-
-    async def asynchronous() -> AsyncIterator[int]:
-        for n in range(3):
-            yield n
-        raise LookupError("no more")
-
-    async with connected(queue) as client:
-        with queue.working():
-            seen: list[int] = []
-            items: Any = plain() if kind == "plain" else asynchronous()
-            # When it is mapped; Then its results come, and then what it raised
-            with pytest.raises(LookupError, match="no more"):
-                async for value in client.map(work.square, items):
-                    seen.append(value)
-            assert seen == [0, 1, 4]
-            # And a map that is only submitted is given up
-            items = plain() if kind == "plain" else asynchronous()
-            with pytest.raises(LookupError, match="no more"):
-                await client.submit_map(work.square, items)
-
-
-@pytest.mark.parametrize("how", ["break", "cancel", "never read on"])
-@looped
-async def test_map_that_is_left_is_cancelled(queue: Queue, how: str) -> None:
-    # Given an endless map, whose iterable says how far it was pulled
-    pulled = 0
-
-    async def endless() -> AsyncIterator[int]:
-        nonlocal pulled
-        while True:
-            pulled += 1
-            yield pulled
-            if pulled % 100 == 0:
-                await asyncio.sleep(0)
-
-    async with connected(queue) as client:
-        with queue.working():
-            # When it is left, in one way or another
-            await _leave(client.map(work.square, endless(), read_ahead=500), how)
-        # Then its items are pulled no more, and what has not ended is cancelled
-        await _until(lambda: not any(task.get_name() == "dtq-feeder" for task in asyncio.all_tasks()))
-        before = pulled
-        deadline = time.monotonic() + DEADLINE_S
-        while (await client.stats()).counts.unfinished:
-            assert time.monotonic() < deadline, await client.stats()
-        assert pulled == before
-
-
-async def _leave(results: AsyncGenerator[int, None], how: str) -> None:
-    if how == "never read on":
-        assert await anext(results) == 1
-        del results
-        gc.collect()
-    elif how == "break":
-        async for _ in results:
-            break
-        await results.aclose()
-    else:
-        reading = asyncio.create_task(_read_all(results))
-        await asyncio.wait([reading], timeout=0.05)
-        reading.cancel()
-        await asyncio.wait([reading])
-
-
-async def _read_all(results: AsyncIterator[int]) -> None:
-    async for _ in results:
-        pass
-
-
-@looped
-async def test_map_pulls_no_further_than_it_may(queue: Queue) -> None:
-    # Given a map whose results nobody produces
-    pulled = 0
-
-    async def endless() -> AsyncIterator[int]:
-        nonlocal pulled
-        while True:
-            pulled += 1
-            yield pulled
-
-    async with connected(queue) as client:
-        reading = asyncio.ensure_future(anext(client.map(work.square, endless(), read_ahead=100)))
-        # When it is read; Then no more items are pulled than may be ahead, and the loop goes on
-        await asyncio.wait([reading], timeout=0.1)
-        assert 100 <= pulled <= 101
-        reading.cancel()
-        await asyncio.wait([reading])
-
-
-@looped
-async def test_wrong_map_is_refused(queue: Queue) -> None:
-    async with connected(queue) as client:
-        with pytest.raises(InvalidValue, match="use submit_map"):
-            await anext(client.map(work.square, [1], key="k"))
-        with pytest.raises(TypeError, match="at least one iterable"):
-            await anext(client.map(work.square))
-        with pytest.raises(CannotPickle):
-            await anext(client.map(work.square, [threading.Lock()]))
-
-
-# -- batches ------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["plain", "asynchronous"])
-@looped
-async def test_batch_is_read_awaited_and_taken_apart(queue: Queue, kind: str) -> None:
-    # Given a batch that was submitted as a whole
-    async with connected(queue) as client:
-        items: Any = range(2500) if kind == "plain" else numbers(2500)
-        batch = await client.submit_map(work.square, items)
-        assert batch.size == 2500
-        assert (await batch.status()).complete
-        assert not batch.done()
-        assert not await batch.wait(0.01)
-        with queue.working():
-            # When it is read; Then all of its results are there, as often as they are asked for
-            assert [value async for value in batch] == [n * n for n in range(2500)]
-            assert (await batch)[-1] == 2499**2
-            assert await batch.wait()
-            task = await batch.task(7)
-            assert (await task, task.id) == (49, f"{batch.id}.7")
-            assert batch.done()
-            assert not batch.failed()
-            with pytest.raises(InvalidValue, match="2500 tasks"):
-                await batch.task(2500)
-
-
-@looped
-async def test_batch_without_items_has_no_results(queue: Queue) -> None:
-    async with connected(queue) as client:
-        batch = await client.submit_map(work.square, [])
-        assert await batch == []
-        assert await batch.wait(0)
-        with pytest.raises(InvalidValue, match="without tasks"):
-            _ = batch.id
-
-
-@looped
-async def test_batch_is_cancelled(queue: Queue) -> None:
-    # Given a batch that waits
-    async with connected(queue) as client:
-        batch = await client.submit_map(work.square, range(100))
-        # When it is cancelled; Then all of it has ended, without results
-        assert (await batch.cancel()).cancelled == 100
-        assert await batch.wait(DEADLINE_S)
-        with pytest.raises(TaskCancelled):
-            await batch
-        assert len([error async for error in batch.results(return_exceptions=True)]) == 100
-
-
 # -- asking and operating -----------------------------------------------------------------------------------------
 
 
@@ -612,56 +380,6 @@ async def test_operators_verbs_reach_the_coordinator(queue: Queue) -> None:
         assert (await client.cancel(waiting, bad[0])).cancelled == 2
         with pytest.raises(InvalidValue, match="nothing"):
             await client.cancel()
-
-
-# -- loops --------------------------------------------------------------------------------------------------------
-
-
-def test_loop_is_only_used_from_its_thread(queue: Queue) -> None:
-    # Given a loop that looks which thread calls it
-    async def use() -> None:
-        async with connected(queue) as client:
-            handles = await asyncio.gather(*[client.submit(work.add, n) for n in range(50)])
-            assert await asyncio.gather(*handles) == list(range(50))
-            assert [value async for value in client.map(work.square, numbers(300))][-1] == 299**2
-
-    # When news come from the client's threads; Then they never do what only the loop's own thread may
-    with queue.working():
-        asyncio.run(use(), debug=True)
-
-
-def test_client_needs_a_loop_that_runs(queue: Queue) -> None:
-    # Given no loop; When the client is used; Then it says what asyncio says
-    client = AsyncClient(connector=queue)
-    with pytest.raises(RuntimeError, match="no running event loop"):
-        client.submit_nowait(work.add, 1)
-    with contextlib.closing(client.stats()) as asking, pytest.raises(RuntimeError, match="no running event loop"):
-        asking.send(None)
-
-
-def test_client_belongs_to_its_first_loop(queue: Queue) -> None:
-    # Given a client that was used in a loop that is closed by now, with a coroutine that waited there
-    client = AsyncClient(connector=queue)
-
-    async def use() -> Any:
-        handle = await client.submit(work.add, 1)
-        waiting = asyncio.create_task(handle.result())
-        await asyncio.wait([waiting], timeout=0.01)
-        return handle
-
-    handle = asyncio.run(use())
-
-    async def again() -> None:
-        # When it is used in another; Then everything refuses, in the standard library's words
-        for ask in (client.stats, handle.result, lambda: client.submit(work.add, 1), handle.cancel):
-            with pytest.raises(RuntimeError, match="is bound to a different event loop"):
-                await ask()
-
-    asyncio.run(again())
-    # And news that come for the closed loop disturb nobody
-    with queue.working():
-        assert handle._handle.result(DEADLINE_S) == 1
-    client._client.close()
 
 
 # -- outages and the end ------------------------------------------------------------------------------------------
@@ -747,19 +465,3 @@ async def test_exception_in_the_block_is_not_hidden_by_closing(
             # When it ends; Then the exception is the block's, and the log has what was lost
             raise KeyError
     assert "was not accepted" in caplog.text
-
-
-@looped
-async def test_client_that_is_forgotten_leaves_no_thread_for_calls(queue: Queue) -> None:
-    # Given a client that made a call
-    before = set(threading.enumerate())
-    client = AsyncClient(connector=queue)
-    await client.stats()
-    (calls,) = [t for t in threading.enumerate() if t.name == "dtq-loop-calls" and t not in before]
-    # When it is dropped
-    client._client.close()
-    del client
-    gc.collect()
-    # Then its thread ends
-    calls.join(DEADLINE_S)
-    assert not calls.is_alive()
