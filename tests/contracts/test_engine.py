@@ -498,6 +498,23 @@ def test_expired_takes_specs_that_no_batch_uses(engine: Engine) -> None:
     assert list(engine.restore()) == [spec(2), batch(3, spec=2)]
 
 
+def test_batch_whose_function_got_another_number_keeps_its_function(
+    reopen: Callable[[], tuple[Engine, Opened]], engine: Engine
+) -> None:
+    # Given a batch that finished, and is put back after a restart, when its function has been given a new number
+    dead = task(1, state=State.DEAD)
+    engine.commit(stored(spec(1), batch(1, spec=1, dead=1, finished_at=200.0), dead, arguments(1)))
+    engine.commit(stored(spec(2), batch(1, spec=2, finished_at=None)))
+    engine.commit(stored(batch(1, spec=2, dead=1, finished_at=300.0)))
+    # When functions that no batch uses are thrown away
+    engine.commit([Expired(before=0.0)])
+    # Then its own is still there, also after another restart
+    for looked_at in (engine, None):
+        looked_at = looked_at or reopen()[0]
+        assert [(each.row.spec, each.spec) for each in looked_at.batches([1])] == [(2, spec(2).spec)]
+        assert [run.batch.spec for run in looked_at.ended(Selection(function="work:*"), NOW)] == [spec(2).spec]
+
+
 def test_expired_applies_between_the_changes_around_it(engine: Engine) -> None:
     engine.commit(stored(spec(), batch(1, finished_at=1.0), batch(2, finished_at=1.0)))
 

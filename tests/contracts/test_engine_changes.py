@@ -45,7 +45,8 @@ NOW = 40
 BATCHES = range(1, 5)
 KEYS = {1: f"{SESSION}/1", 2: "mine", 3: ODD_TEXT, 4: "order/12"}
 SPECS = {1: spec(1), 2: spec(2, "mail:send", queue="mail"), 3: spec(3, "mail:read")}
-SPEC_OF = {1: 1, 2: 2, 3: 3, 4: 1}
+#: A batch that is put back after a restart may find its function under another number.
+SPECS_OF = {1: (1, 2), 2: (2,), 3: (3, 1), 4: (1,)}
 
 numbers = st.sampled_from(BATCHES)
 indexes = st.integers(0, 3)
@@ -58,7 +59,7 @@ def batches(draw: st.DrawFn, number: int | None = None) -> Change:
     return Stored(
         batch(
             number,
-            spec=SPEC_OF[number],
+            spec=draw(st.sampled_from(SPECS_OF[number])),
             key=KEYS[number],
             size=draw(st.integers(1, 6)),
             next=draw(st.integers(0, 6)),
