@@ -58,6 +58,15 @@ class PageCache:
                 self._committed -= 1
                 self._drop(self._order.popleft())
 
+    def forget(self, batches: set[int]) -> None:
+        """These batches will never be in the engine."""
+        with self._lock:
+            kept = deque(page for page in self._order if page.batch not in batches)
+            self._bytes -= sum(len(page.data) + _OVERHEAD for page in self._order if page.batch in batches)
+            self._order = kept
+            for key in [key for key in self._pages if key[1] in batches]:
+                del self._pages[key]
+
     def _drop(self, page: ArgumentPage | ResultPage) -> None:
         key = (type(page), page.batch)
         held = self._pages[key]

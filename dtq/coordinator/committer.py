@@ -10,14 +10,15 @@ decided stays decided. Meanwhile `trouble` says why, new submissions are refused
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from typing import Final
 
-from dtq.core.changes import Change
+from dtq.core.changes import Change, Stored
 from dtq.core.ledger import EndedRange
 from dtq.engines.base import Engine
-from dtq.errors import StoreError
+from dtq.errors import DtqError, ShuttingDown, StoreError
 
 log = logging.getLogger("dtq.coordinator")
 
@@ -32,9 +33,9 @@ class Generation:
 
     def __init__(self) -> None:
         self._done = threading.Event()
-        self.error: StoreError | None = None
+        self.error: DtqError | None = None
 
-    def finish(self, error: StoreError | None) -> None:
+    def finish(self, error: DtqError | None) -> None:
         """The commit is over."""
         self.error = error
         self._done.set()
@@ -44,10 +45,16 @@ class Generation:
 
         Raises:
             StoreError: it is not; it is kept in memory and tried again.
+            ShuttingDown: it is not, and will not be: the coordinator has stopped.
         """
         self._done.wait()
         if self.error is not None:
-            raise self.error
+            raise _anew(self.error)
+
+
+def _anew(error: DtqError) -> DtqError:
+    """The same error as an object of its own: what is raised grows a traceback, and holds everything in it."""
+    return type(error)(*error.args)
 
 
 class Committer:
@@ -59,7 +66,8 @@ class Committer:
         drain: hands over what has changed; called under the lock.
         dirty: whether anything has changed; called under the lock.
         committed: told what has become durable; called under the lock.
-        failed: told that a generation could not be made durable, before its waiters are; called under the lock.
+        failed: told which generations could not be made durable, before their waiters are; names the batches that it
+            has taken back. Called under the lock.
         wait: whether `settle` waits for the disk (not with durability "none").
     """
 
@@ -71,7 +79,7 @@ class Committer:
         drain: Callable[[], tuple[list[Change], list[EndedRange]]],
         dirty: Callable[[], bool],
         committed: Callable[[Generation, list[Change], list[EndedRange]], None],
-        failed: Callable[[Generation], None],
+        failed: Callable[[list[Generation]], set[int]],
         wait: bool,
     ) -> None:
         self._engine = engine
@@ -80,7 +88,9 @@ class Committer:
         self._dirty = dirty
         self._committed = committed
         self._failed = failed
-        self._wait = wait
+        #: Whether `settle` waits for the disk, so that nothing is acknowledged before.
+        self.waits = wait
+        self._ended = False
         self._gathering = Generation()
         self._writing: Generation | None = None
         self._backlog: list[Change] = []
@@ -100,6 +110,8 @@ class Committer:
 
         Called under the lock, after the change or before an answer that depends on earlier ones.
         """
+        if self._ended:
+            return self._gathering
         if self._dirty():
             if not self._wake.is_set():
                 self._wake.set()
@@ -113,9 +125,16 @@ class Committer:
 
         Raises:
             StoreError: it could not be made durable.
+            ShuttingDown: the coordinator has stopped before it could be.
         """
-        if ticket is not None and self._wait:
+        if ticket is not None and self.waits:
             ticket.wait()
+
+    def refuse_if_in_trouble(self) -> None:
+        """Raise what is wrong with the store while it cannot be written."""
+        trouble = self.trouble
+        if trouble is not None:
+            raise _anew(trouble)
 
     def stop(self, timeout_s: float) -> bool:
         """Commit what there is and end the thread.
@@ -134,14 +153,20 @@ class Committer:
                 self._wake.wait()
                 self._commit()
             self._commit()
+            self._end(ShuttingDown(f"pid {os.getpid()}"))
         except Exception:
             log.exception("the committer thread died; nothing can be made durable any more")
             self.trouble = StoreError("(memory)", "the committer thread died, see the log")
-            with self._lock:
-                for generation in (self._writing, self._gathering):
-                    if generation is not None:
-                        generation.finish(self.trouble)
+            self._end(self.trouble)
             raise
+
+    def _end(self, error: DtqError) -> None:
+        """Nothing will be made durable any more: whoever waits, or comes to wait, hears so."""
+        with self._lock:
+            self._ended = True
+            for generation in (self._writing, self._gathering):
+                if generation is not None:
+                    generation.finish(error)
 
     def _commit(self) -> None:
         with self._lock:
@@ -152,6 +177,7 @@ class Committer:
             generation, self._gathering = self._gathering, Generation()
             self._writing = generation
         error = self._write()
+        done = [generation]
         with self._lock:
             self._writing = None
             self.trouble = error
@@ -160,12 +186,22 @@ class Committer:
                 ended, self._backlog_ended = self._backlog_ended, []
                 self._committed(generation, changes, ended)
             else:
-                self._failed(generation)
-        generation.finish(error)
+                # What has gathered meanwhile may build on what has failed, and would only wait to hear the same.
+                done.append(self._gathering)
+                self._gathering = Generation()
+                self._leave_out(self._failed(done))
+        for generation in done:
+            generation.finish(error)
         if error is not None:
             self._wake.set()
             if not self._stopping:
                 threading.Event().wait(RETRY_S)
+
+    def _leave_out(self, batches: set[int]) -> None:
+        """Do not try again to write batches that were taken back: they may be what there is no room for."""
+        if batches:
+            self._backlog = [change for change in self._backlog if _batch_of(change) not in batches]
+            self._backlog_ended = [ended for ended in self._backlog_ended if ended.batch not in batches]
 
     def _write(self) -> StoreError | None:
         if not self._backlog:
@@ -179,3 +215,8 @@ class Committer:
         if self.trouble is not None:
             log.warning("the store can be written again; submissions are accepted")
         return None
+
+
+def _batch_of(change: Change) -> int | None:
+    number: int | None = getattr(change.row if isinstance(change, Stored) else change, "batch", None)
+    return number

@@ -11,23 +11,18 @@ import logging
 from typing import Final
 
 from dtq import __version__
-from dtq.coordinator import queries
+from dtq.coordinator import operating, queries, submitting
 from dtq.coordinator.service import Coordinator
 from dtq.coordinator.sessions import Fetch, SessionState
-from dtq.core import operators
-from dtq.core.batches import Batch
-from dtq.core.changes import TaskRow
 from dtq.core.leases import Lease
-from dtq.engines.base import StoredBatch
 from dtq.errors import (
-    DtqError,
     InvalidValue,
     NotPermitted,
     ProtocolMismatch,
+    SessionUnknown,
     StoreDamaged,
     StoreError,
     UnknownId,
-    to_wire,
 )
 from dtq.model.messages import (
     PROTOCOL,
@@ -45,14 +40,12 @@ from dtq.model.messages import (
 )
 from dtq.model.options import Spec
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Selection, Stats, TaskView
-from dtq.model.states import Outcome, State
+from dtq.model.states import Outcome
 
 log = logging.getLogger("dtq.coordinator")
 
 #: Longest wait of one call in seconds: bounds how long a thread is held by a peer that is gone without a word.
 LONGEST_WAIT_S: Final = 20.0
-#: Most submissions in one call.
-MOST_SUBMISSIONS: Final = 100_000
 
 
 class Connection:
@@ -85,6 +78,7 @@ class Connection:
             state, resumed = c.sessions.enter(hello, now)
             if hello.role is Role.WORKER:
                 resumed = c.machine.attach(hello.session, hello.name, hello.queues, now)
+                c.dispatch(now)  # its other connection may have waited for it to be back
             self._state, self._primary = state, hello.primary
             c.ticker.by(c.next_deadline())
         if not resumed and (hello.primary or hello.role is Role.CLIENT):
@@ -116,86 +110,19 @@ class Connection:
             raise NotPermitted("a call before hello")
         return self._state
 
-    # -- submitting -----------------------------------------------------------------------------------------------
-
-    def submit(self, specs: list[Spec], submissions: list[Submission], repeated: bool) -> list[Receipt]:
-        """See `Service.submit`."""
-        c, state = self._c, self._session
-        if len(submissions) > MOST_SUBMISSIONS:
-            raise InvalidValue("submissions", len(submissions), f"a call has at most {MOST_SUBMISSIONS}")
-        remembered = self._remembered(submissions, repeated)
-        with c.lock:
-            c.refuse_if_stopping()
-            if c.committer.trouble is not None:
-                raise c.committer.trouble
-            now = c.clock.now()
-            made: list[Batch] = []
-            receipts: dict[int, Receipt] = {}
-            for submission in submissions:
-                known = (state.receipts.get(submission.number) if repeated else None) or remembered.get(
-                    submission.number
-                )
-                receipts[submission.number] = known or self._accept(specs, submission, made, now)
-            state.receipts = receipts
-            c.dispatch(now)
-            c.ticker.by(c.machine.register.waiting.next_at())
-            ticket = c.committer.ticket()
-            if ticket is not None and made:
-                c.uncommitted.setdefault(ticket, []).extend(made)
-        c.committer.settle(ticket)
-        return list(receipts.values())
-
-    def _accept(self, specs: list[Spec], submission: Submission, made: list[Batch], now: float) -> Receipt:
-        c = self._c
-        try:
-            if not 0 <= submission.spec < len(specs):
-                raise InvalidValue("a spec", submission.spec, f"the call has {len(specs)}")
-            last = c.machine.register.last_batch
-            batch, page = c.machine.submit(specs[submission.spec], submission, self._session.hello.session, now)
-            if batch.number > last:
-                made.append(batch)
-            if page is not None:
-                c.cache.add([page])
-            return Receipt(batch=batch.number, size=batch.size)
-        except DtqError as error:
-            code, details = to_wire(error)
-            return Receipt(batch=0, size=0, code=code, details=details)
-
-    def _remembered(self, submissions: list[Submission], repeated: bool) -> dict[int, Receipt]:
-        """Receipts of submissions that finished batches answer for: repeated ones, and those with a user's key."""
-        c = self._c
-        keyed = [s for s in submissions if s.batch is None and (s.key is not None or repeated)]
-        if not keyed:
-            return {}
-        self._flush()
-        found: dict[int, Receipt] = {}
-        for submission in keyed:
-            key = submission.key or f"{self._session.hello.session}/{submission.number}"
-            for stored in c.engine.batches(key=key):
-                if stored.row.finished_at is not None or submission.key is None:
-                    found[submission.number] = Receipt(batch=stored.row.batch, size=stored.row.size)
-        return found
-
-    def _settle(self) -> None:
-        """Wait until everything so far is durable.
-
-        Raises:
-            StoreError: it cannot be made so at the moment.
-        """
-        with self._c.lock:
-            ticket = self._c.committer.ticket()
-        self._c.committer.settle(ticket)
-
     def _flush(self) -> None:
         """Wait until everything so far is in the engine, for a call that is going to look there.
 
         While the store cannot be written (the committer logs it) looking goes on with what is there.
         """
-        with self._c.lock:
-            ticket = self._c.committer.ticket()
-        if ticket is not None:
-            with contextlib.suppress(StoreError):
-                ticket.wait()
+        with contextlib.suppress(StoreError):
+            self._c.flush()
+
+    # -- submitting -----------------------------------------------------------------------------------------------
+
+    def submit(self, specs: list[Spec], submissions: list[Submission], repeated: bool) -> list[Receipt]:
+        """See `Service.submit`."""
+        return submitting.submit(self._c, self._session, specs, submissions, repeated)
 
     # -- working --------------------------------------------------------------------------------------------------
 
@@ -207,6 +134,8 @@ class Connection:
         with c.lock:
             if exchange.fetch:
                 c.refuse_if_stopping()
+            if c.sessions.by_id.get(state.hello.session) is not state:
+                raise SessionUnknown(state.hello.session)
             now = c.clock.now()
             self._note(state, exchange, now)
             answer = c.machine.exchange(state.hello.session, exchange, now)
@@ -220,18 +149,19 @@ class Connection:
             c.dispatch(now)
             c.ticker.by(c.machine.register.waiting.next_at())
             ticket = c.committer.ticket()
+        if exchange.succeeded or exchange.failed or exchange.released:
+            c.committer.settle(ticket)
         if fetch is not None:
             grants = self._await(state, fetch, exchange.wait_s)
             return Orders(grants=grants, cancel=tuple(fetch.cancel), drop=tuple(answer.drop))
-        if exchange.succeeded or exchange.failed or exchange.released:
-            c.committer.settle(ticket)
         return Orders(cancel=tuple(answer.cancel), drop=tuple(answer.drop))
 
     def _note(self, state: SessionState, exchange: Exchange, now: float) -> None:
         state.seen_at = now
         state.draining = exchange.capacity == 0
         leases = self._c.machine.register.leases
-        state.progress = {at: done for at, done in state.progress.items() if at[0] in leases}
+        if state.progress:
+            state.progress = {at: done for at, done in state.progress.items() if at[0] in leases}
         for said in exchange.progress:
             state.progress[said.token, said.index] = (said.done, said.total)
 
@@ -240,7 +170,7 @@ class Connection:
         c = self._c
         fetch = Fetch()
         cancel = c.untold(state)
-        leases = c.machine.lease(state.hello.session, now)
+        leases = [] if state.away else c.machine.lease(state.hello.session, now)
         if leases or cancel or not wait:
             fetch.serve(leases, cancel)
         else:
@@ -249,7 +179,7 @@ class Connection:
 
     def _await(self, state: SessionState, fetch: Fetch, wait_s: float) -> tuple[Grant, ...]:
         c = self._c
-        if not fetch.wait(min(wait_s, LONGEST_WAIT_S)):
+        if not fetch.wait(_bounded(wait_s)):
             with c.lock:
                 if c.sessions.fetching.get(state.hello.session) is fetch:
                     del c.sessions.fetching[state.hello.session]
@@ -257,6 +187,8 @@ class Connection:
 
     def _grant(self, lease: Lease) -> Grant | None:
         batch, lo, hi = lease.batch, lease.lo, lease.hi
+        if lo >= hi:
+            return None  # taken back before it was on its way
         try:
             arguments = self._c.cache.arguments(batch.number, lo, hi)
         except (StoreDamaged, LookupError) as error:
@@ -302,16 +234,17 @@ class Connection:
         c, state = self._c, self._session
         with c.lock:
             for number in batches:
-                if number in c.machine.register.batches:
-                    c.sessions.follow(number, state)
+                c.sessions.follow(number, state)
         self._flush()
         unknown: list[int] = []
         for number in batches:
-            runs = queries.ended_ranges(c, number)
-            if runs is None:
+            known = queries.ended_ranges(c, number)
+            finished, runs = (True, []) if known is None else known
+            if known is None:
                 unknown.append(number)
-                continue
             with c.lock:
+                if finished:
+                    c.sessions.unfollow(number, state)
                 for run in runs:
                     state.publish(run)
         return unknown
@@ -323,40 +256,32 @@ class Connection:
             ended = state.since(cursor)
             more = None if ended or c.stopping else state.watch()
         if more is not None:
-            more.wait(min(wait_s, LONGEST_WAIT_S))
+            more.wait(_bounded(wait_s))
             with c.lock:
                 ended = state.since(cursor)
         taken: list[Ended] = []
-        room = queries.ANSWER_BYTES
-        for at, run in ended:
-            described = queries.describe_ended(c, run.batch, run.lo, run.hi, run.state)
-            taken += described
+        described = (queries.describe_ended(c, run.batch, run.lo, run.hi, run.state) for _, run in ended)
+        for (at, _), few in zip(ended, queries.first_few(described), strict=False):
+            taken += few
             cursor = at
-            room -= sum(len(e.results) + 200 for e in described)
-            if room < 0:
-                break
         return Watched(cursor=cursor, ended=tuple(taken))
 
     # -- looking --------------------------------------------------------------------------------------------------
 
     def batch(self, batch: int) -> BatchView:
         """See `Service.batch`."""
-        self._flush()
         return queries.batch(self._c, batch)
 
     def task(self, batch: int, index: int) -> TaskView:
         """See `Service.task`."""
-        self._flush()
         return queries.task(self._c, batch, index)
 
     def results(self, batch: int, lo: int, hi: int) -> list[Ended]:
         """See `Service.results`."""
-        self._flush()
         return queries.results(self._c, batch, lo, hi)
 
     def tasks(self, selection: Selection) -> list[TaskView]:
         """See `Service.tasks`."""
-        self._flush()
         return queries.tasks(self._c, selection)
 
     def dead_letters(self, selection: Selection) -> list[DeadLetter]:
@@ -372,74 +297,30 @@ class Connection:
 
     def cancel(self, selection: Selection) -> CancelReport:
         """See `Service.cancel`."""
-        c = self._c
-        self._flush()
-        targets = queries.cancel_targets(c, selection)
-        cancelled = stopping = finished = 0
-        with c.lock:
-            now = c.clock.now()
-            for number, index in targets:
-                batch = c.machine.register.batches.get(number)
-                if batch is None:
-                    finished += 1
-                elif index < 0:
-                    never, stopped = operators.cancel_batch(c.machine, batch, now, selection.state)
-                    cancelled, stopping = cancelled + never, stopping + stopped
-                else:
-                    state = operators.cancel_task(c.machine, batch, index, now, selection.state)
-                    cancelled += state is State.CANCELLED
-                    stopping += state is State.RUNNING
-                    finished += state is None and selection.state is None
-            c.tell_cancelled()
-            ticket = c.committer.ticket()
-        c.committer.settle(ticket)
-        return CancelReport(cancelled=cancelled, stopping=stopping, finished=finished)
+        return operating.cancel(self._c, selection)
 
     def retry_dead(self, selection: Selection) -> int:
         """See `Service.retry_dead`."""
-        c = self._c
-        with c.operators:
-            put_back = 0
-            for stored, tasks in self._dead(selection):
-                with c.lock:
-                    now = c.clock.now()
-                    put_back += operators.revive(c.machine, stored.row, stored.spec, tasks, now)
-                    c.dispatch(now)
-            self._settle()
-        log.info("%s put %d dead letters back", self._session.hello.name or self._peer, put_back)
-        return put_back
+        count = operating.retry_dead(self._c, selection)
+        log.info("%s put %d dead letters back", self._who, count)
+        return count
 
     def purge_dead(self, selection: Selection) -> int:
         """See `Service.purge_dead`."""
-        c = self._c
-        with c.operators:
-            purged = 0
-            for stored, tasks in self._dead(selection):
-                with c.lock:
-                    purged += operators.purge(c.machine, stored.row, tasks)
-            self._settle()
-        log.info("%s purged %d dead letters", self._session.hello.name or self._peer, purged)
-        return purged
-
-    def _dead(self, selection: Selection) -> list[tuple[StoredBatch, list[TaskRow]]]:
-        """The dead letters that match, by batch.
-
-        Raises:
-            UnknownId: one of the selected ids is not a dead letter.
-        """
-        self._flush()
-        runs = queries.dead_runs(self._c, selection)
-        found = {(run.batch.row.batch, run.lo) for run in runs} | {(run.batch.row.batch, -1) for run in runs}
-        for number, index in selection.ids:
-            if (number, index) not in found:
-                raise UnknownId(f"{number} (dead letter)" if index < 0 else f"{number}.{index} (dead letter)")
-        by_batch: dict[int, tuple[StoredBatch, list[TaskRow]]] = {}
-        for run in runs:
-            if run.task is not None:
-                by_batch.setdefault(run.batch.row.batch, (run.batch, []))[1].append(run.task)
-        return list(by_batch.values())
+        count = operating.purge_dead(self._c, selection)
+        log.info("%s purged %d dead letters", self._who, count)
+        return count
 
     def stop(self) -> None:
         """See `Service.stop`."""
-        log.info("%s asks the coordinator to stop", self._session.hello.name or self._peer)
-        self._c.on_stop()
+        log.info("%s asks the coordinator to stop", self._who)
+        self._c.ask_to_stop()
+
+    @property
+    def _who(self) -> str:
+        return self._session.hello.name or self._peer
+
+
+def _bounded(wait_s: float) -> float:
+    """How long to wait; what is not a number is as long as it may be."""
+    return min(LONGEST_WAIT_S, wait_s)

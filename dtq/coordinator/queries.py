@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from operator import attrgetter
 from typing import Final
 
 from dtq import __version__
+from dtq.coordinator.committer import Generation
 from dtq.coordinator.service import Coordinator
 from dtq.coordinator.sessions import SessionState
 from dtq.core import views
 from dtq.core.changes import ResultPage
 from dtq.core.ledger import EndedRange
 from dtq.engines.base import EndedRun
-from dtq.errors import UnknownId
+from dtq.errors import StoreError, UnknownId
 from dtq.model import pages
 from dtq.model.ids import TaskId
 from dtq.model.messages import Ended
@@ -23,8 +26,11 @@ from dtq.model.states import FINAL, Outcome, State
 
 #: About how many bytes of results one answer carries.
 ANSWER_BYTES: Final = 4 << 20
-#: How many tasks are looked up at a time while results are gathered.
+#: How many tasks are looked up at a time while results are gathered: few at first, as each may be of megabytes.
+_FIRST_WINDOW: Final = 16
 _WINDOW: Final = 8 * pages.PAGE_BLOBS
+#: How often something is looked for that moves between memory and store meanwhile.
+_LOOKS: Final = 5
 #: Most running tasks that are named for one worker.
 _NAMED: Final = 100
 
@@ -34,13 +40,23 @@ def batch(c: Coordinator, number: int) -> BatchView:
 
     Raises:
         UnknownId: it was never accepted, or it was purged.
+        StoreError: it cannot be told at the moment, as the store cannot be written.
     """
-    with c.lock:
-        live = c.machine.register.batches.get(number)
-        if live is not None:
-            return views.batch_view(live)
-    for stored in c.engine.batches([number]):
-        return views.finished_batch_view(stored.row, stored.spec)
+    for _ in range(_LOOKS):
+        with c.lock:
+            live = c.machine.register.batches.get(number)
+            view = views.batch_view(live) if live is not None else None
+            ticket = c.committer.ticket()
+        written = _settled(ticket)
+        if view is not None:
+            return view
+        stored = next(iter(c.engine.batches([number])), None)
+        if stored is not None and stored.row.finished_at is not None:
+            return views.finished_batch_view(stored.row, stored.spec)
+        if stored is None or not written:
+            break
+        # It was put back in between: look again.
+    c.committer.refuse_if_in_trouble()
     raise UnknownId(str(number))
 
 
@@ -49,17 +65,38 @@ def task(c: Coordinator, number: int, index: int) -> TaskView:
 
     Raises:
         UnknownId: it was never accepted, or it was purged.
+        StoreError: it cannot be told at the moment, as the store cannot be written.
     """
-    with c.lock:
-        view = _live_task(c, number, index)
-    history = tuple(c.engine.attempts(number, index))
-    if view is None:
+    for _ in range(_LOOKS):
+        with c.lock:
+            view = _live_task(c, number, index)
+            ticket = c.committer.ticket()
+        _settled(ticket)
+        history = tuple(c.engine.attempts(number, index))
+        if view is not None:
+            return replace(view, history=history)
         for run in c.engine.ended(Selection(ids=((number, index),), limit=1), c.clock.now()):
             view = _ended_view(run, index)
-            view = replace(view, count=1, attempt=max(view.attempt, len(history) + (run.state is State.SUCCEEDED)))
-    if view is None:
-        raise UnknownId(str(TaskId(number, index)))
-    return replace(view, history=history)
+            attempt = max(view.attempt, len(history) + (run.state is State.SUCCEEDED))
+            return replace(view, count=1, attempt=attempt, history=history)
+        if not any(index < stored.row.size for stored in c.engine.batches([number])):
+            break  # it is nowhere; else it was put back in between, or purged: look again
+    c.committer.refuse_if_in_trouble()
+    raise UnknownId(str(TaskId(number, index)))
+
+
+def _settled(ticket: Generation | None) -> bool:
+    """Wait until what an answer says is durable.
+
+    Returns:
+        False if it cannot be made so at the moment: then people are told what there is.
+    """
+    try:
+        if ticket is not None:
+            ticket.wait()
+    except StoreError:
+        return False
+    return True
 
 
 def _live_task(c: Coordinator, number: int, index: int) -> TaskView | None:
@@ -100,10 +137,10 @@ def _ended_view(run: EndedRun, index: int | None = None) -> TaskView:
 
 def tasks(c: Coordinator, selection: Selection) -> list[TaskView]:
     """Tasks that match, as runs of like ones."""
-    found: list[TaskView] = []
-    if selection.state not in FINAL:
-        with c.lock:
-            found = views.live_tasks(c.machine, selection, c.clock.now())
+    with c.lock:
+        found = [] if selection.state in FINAL else views.live_tasks(c.machine, selection, c.clock.now())
+        ticket = c.committer.ticket()
+    _settled(ticket)
     room = selection.limit - len(found)
     if (selection.state is None or selection.state in FINAL) and (room > 0 or not selection.limit):
         ended = c.engine.ended(replace(selection, limit=max(0, room)), c.clock.now())
@@ -120,28 +157,55 @@ def results(c: Coordinator, number: int, lo: int, hi: int) -> list[Ended]:
     Raises:
         UnknownId: the batch was never accepted, or it was purged.
     """
-    hi = min(hi, batch(c, number).size)
+    lo, hi = max(0, lo), min(hi, batch(c, number).size)
     others = [
         run
         for state in (State.DEAD, State.CANCELLED)
         for run in c.engine.ended(Selection(ids=((number, -1),), state=state, limit=0), c.clock.now())
         if run.lo < hi and run.hi > lo
     ]
+    others.sort(key=attrgetter("lo"), reverse=True)
     found: list[Ended] = []
+    room, window = ANSWER_BYTES, _FIRST_WINDOW
+    while lo < hi and room > 0:
+        end = min(hi, lo + window)
+        here = _succeeded(c, number, lo, end)
+        while others and others[-1].lo < end:
+            run = others.pop()
+            here += describe_ended(c, number, max(run.lo, lo), min(run.hi, hi), run.state)
+            end = max(end, min(run.hi, hi))
+        for ended in sorted(here, key=attrgetter("lo")):
+            room -= _weight(ended)
+            if room < 0 and found:
+                break
+            found.append(ended)
+        lo, window = end, min(2 * window, _WINDOW)
+    with c.lock:
+        ticket = c.committer.ticket()
+    _settled(ticket)  # results that have arrived since the batch was looked up are told once they are durable
+    return found
+
+
+def _weight(ended: Ended) -> int:
+    """About how many bytes it takes in an answer."""
+    return (
+        len(ended.results) + (len(ended.failure.traceback) + len(ended.failure.pickled) if ended.failure else 0) + 200
+    )
+
+
+def first_few(described: Iterable[list[Ended]]) -> Iterator[list[Ended]]:
+    """As many of them as one answer carries; the first in any case."""
     room = ANSWER_BYTES
-    for start in range(max(0, lo), hi, _WINDOW):
-        end = min(hi, start + _WINDOW)
-        found += _succeeded(c, number, start, end)
-        for run in others:
-            if start <= run.lo < end or (start == max(0, lo) and run.lo < start < run.hi):
-                found += describe_ended(c, number, max(run.lo, lo), min(run.hi, hi), run.state)
-        room -= sum(len(e.results) + 200 for e in found)
-        if room < 0:
-            break
-    return sorted(found, key=lambda ended: ended.lo)
+    for number, few in enumerate(described):
+        room -= sum(map(_weight, few))
+        if room < 0 and number:
+            return
+        yield few
 
 
 def _succeeded(c: Coordinator, number: int, lo: int, hi: int) -> list[Ended]:
+    # What cannot be written is in the cache only; it is not told before it is durable.
+    find = c.cache.find if c.committer.trouble is None else c.engine.pages
     return [
         Ended(
             batch=number,
@@ -150,7 +214,7 @@ def _succeeded(c: Coordinator, number: int, lo: int, hi: int) -> list[Ended]:
             state=State.SUCCEEDED,
             results=pages.cut(page.data, max(lo, page.lo) - page.lo, min(hi, page.hi) - page.lo),
         )
-        for page in c.cache.find(ResultPage, number, lo, hi)
+        for page in find(ResultPage, number, lo, hi)
     ]
 
 
@@ -177,17 +241,18 @@ def describe_ended(c: Coordinator, number: int, lo: int, hi: int, state: State) 
     return described
 
 
-def ended_ranges(c: Coordinator, number: int) -> list[EndedRange] | None:
-    """What of a batch has ended so far, in rising order; None where the batch is not known."""
-    with c.lock:
-        known = number in c.machine.register.batches
-    if not known and not c.engine.batches([number]):
-        return None
+def ended_ranges(c: Coordinator, number: int) -> tuple[bool, list[EndedRange]] | None:
+    """What of a batch has ended so far, in rising order, and whether that is all of it; None where it is not known."""
+    stored = c.engine.batches([number])
+    if not stored:
+        with c.lock:
+            return (False, []) if number in c.machine.register.batches else None
     runs = c.engine.ended(Selection(ids=((number, -1),), limit=0), c.clock.now())
-    return [EndedRange(number, run.lo, run.hi, run.state, "") for run in sorted(runs, key=lambda run: run.lo)]
+    ended = [EndedRange(number, run.lo, run.hi, run.state, "") for run in sorted(runs, key=attrgetter("lo"))]
+    return stored[0].row.finished_at is not None, ended
 
 
-# -- dead letters, cancelling -------------------------------------------------------------------------------------
+# -- dead letters -------------------------------------------------------------------------------------
 
 
 def dead_runs(c: Coordinator, selection: Selection) -> list[EndedRun]:
@@ -213,29 +278,6 @@ def dead_letters(c: Coordinator, selection: Selection) -> list[DeadLetter]:
         )
         for run in dead_runs(c, selection)
         if run.task is not None
-    ]
-
-
-def cancel_targets(c: Coordinator, selection: Selection) -> list[tuple[int, int]]:
-    """What a cancel is for: ``(batch, index)``, index -1 for a whole batch. Whether it is in the selected state is left
-    to whoever cancels it, since it may move until then.
-
-    Raises:
-        UnknownId: a selected id was never accepted.
-    """
-    for number, index in selection.ids:
-        if index >= batch(c, number).size:
-            raise UnknownId(str(TaskId(number, index)))
-    if selection.ids and selection == Selection(ids=selection.ids, state=selection.state, limit=selection.limit):
-        return list(selection.ids)
-    with c.lock:
-        found = views.live_tasks(c.machine, replace(selection, limit=0), c.clock.now())
-    named = set(selection.ids)
-    return [
-        (view.batch, index)
-        for view in found
-        for index in range(view.index, view.index + view.count)
-        if not named or (view.batch, index) in named or (view.batch, -1) in named
     ]
 
 

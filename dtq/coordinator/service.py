@@ -86,6 +86,7 @@ class Coordinator:
         self.operators = threading.Lock()
         self._make_clock = clock
         self._orphans_at: float | None = None
+        self._asked_to_stop = False
 
     def start(self) -> Opened:
         """Open the store, restore the queue, start the threads.
@@ -104,7 +105,7 @@ class Coordinator:
         )
         for loss in self.opened.losses:
             log.error("%s", loss)
-        if any(not batch.complete for batch in self.machine.register.batches.values()):
+        if self.machine.register.open:
             self._orphans_at = self.started_at + _ORPHANS_S
         self.committer = Committer(
             self.engine,
@@ -147,6 +148,24 @@ class Coordinator:
         if self.stopping:
             raise ShuttingDown(f"pid {os.getpid()}")
 
+    def flush(self) -> None:
+        """Wait until everything so far is in the engine, whatever the durability.
+
+        Raises:
+            StoreError: it cannot be written at the moment.
+        """
+        with self.lock:
+            ticket = self.committer.ticket()
+        if ticket is not None:
+            ticket.wait()
+
+    def ask_to_stop(self) -> None:
+        """Somebody wants the coordinator to stop; whoever runs it is told once."""
+        with self.lock:
+            asked, self._asked_to_stop = self._asked_to_stop, True
+        if not asked:
+            self.on_stop()
+
     # -- under the lock -------------------------------------------------------------------------------------------
 
     def dispatch(self, now: float) -> None:
@@ -155,7 +174,8 @@ class Coordinator:
         if not tally[State.PENDING] or not self.sessions.fetching:
             return
         for session, fetch in list(self.sessions.fetching.items()):
-            leases = self.machine.lease(session, now)
+            # A worker that may be dead is given nothing; when it says hello again, it is asked again.
+            leases = [] if self.sessions.by_id[session].away else self.machine.lease(session, now)
             if leases:
                 del self.sessions.fetching[session]
                 fetch.serve(leases, [])
@@ -182,7 +202,10 @@ class Coordinator:
         worker = self.machine.register.workers.get(state.hello.session)
         held = len(worker.leases) if worker is not None else 0
         self.machine.lose(state.hello.session, now)
-        log.warning("worker %s is gone; %d leases of it go back to the queue", state.hello.name, held)
+        if held:
+            log.warning("worker %s is gone; %d leases of it go back to the queue", state.hello.name, held)
+        else:
+            log.info("worker %s has left", state.hello.name)
 
     def next_deadline(self) -> float:
         """When something is due next."""
@@ -215,7 +238,7 @@ class Coordinator:
             return self.next_deadline()
 
     def _abandon_orphans(self, now: float) -> None:
-        for batch in [b for b in self.machine.register.batches.values() if not b.complete]:
+        for batch in list(self.machine.register.open.values()):
             if batch.session not in self.sessions.by_id:
                 self.machine.seal(batch, now)
 
@@ -227,10 +250,15 @@ class Coordinator:
         self.uncommitted.pop(generation, None)
         for ended_range in ended:
             self.sessions.publish(ended_range)
+        self.sessions.batches_finished(changes)
 
-    def _on_failed(self, generation: Generation) -> None:
+    def _on_failed(self, generations: list[Generation]) -> set[int]:
         """Take back the batches that were never acknowledged; everything else is kept and tried again."""
-        for batch in self.uncommitted.pop(generation, ()):
+        taken_back: set[int] = set()
+        for batch in [batch for generation in generations for batch in self.uncommitted.pop(generation, ())]:
             self.machine.withdraw(batch)
+            taken_back.add(batch.number)
+        self.cache.forget(taken_back)
         for state in self.sessions.by_id.values():
-            state.receipts.clear()
+            state.receipts = {}
+        return taken_back

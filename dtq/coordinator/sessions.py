@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Iterable
 from itertools import islice
 from typing import Final
 
+from dtq.core.changes import BatchRow, Change, Stored
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.model.messages import Doomed, Hello, Receipt, Role
@@ -58,10 +60,14 @@ class SessionState:
         self.connected_at = now
         self.seen_at = now
         self.connections = 0
+        #: How many of them are primary: for a moment two, where a reconnect is seen before the end of what it replaces.
+        self.primaries = 0
         #: When the session is given up, if it does not come back before; None while it is connected.
         self.lost_at: float | None = None
         #: Receipts of the last submit call, by the submission's number: what a repeat is answered with.
         self.receipts: dict[int, Receipt] = {}
+        #: Highest number of a submission that was repeated: up to it, a first time that comes late does not count.
+        self.repeated = 0
         #: Cancellations that the worker has been told on its fetching call.
         self.told: set[tuple[int, int]] = set()
         self.draining = False
@@ -75,6 +81,11 @@ class SessionState:
     def is_worker(self) -> bool:
         """Whether it is a worker's."""
         return self.hello.role is Role.WORKER
+
+    @property
+    def away(self) -> bool:
+        """Whether nobody is there at the moment, and it is about to be given up."""
+        return self.lost_at is not None
 
     def publish(self, ended: EndedRange) -> None:
         """Tell `watch`."""
@@ -123,6 +134,7 @@ class Sessions:
         state.hello = hello
         state.seen_at = now
         state.connections += 1
+        state.primaries += hello.primary
         if hello.primary or not state.is_worker:
             state.lost_at = None
         return state, known
@@ -130,7 +142,8 @@ class Sessions:
     def leave(self, state: SessionState, *, primary: bool, now: float) -> None:
         """A connection ended."""
         state.connections -= 1
-        if state.is_worker and primary:
+        state.primaries -= primary
+        if state.is_worker and primary and state.primaries == 0:
             state.lost_at = now + WORKER_GRACE_S
         elif not state.is_worker and state.connections == 0:
             state.lost_at = now + CLIENT_GRACE_S
@@ -149,7 +162,7 @@ class Sessions:
         if fetch is not None:
             fetch.serve([], [])
         for batch in [b for b, followers in self._followers.items() if state in followers]:
-            self._unfollow(batch, state)
+            self.unfollow(batch, state)
 
     def next_deadline(self) -> float | None:
         """When the next session is given up."""
@@ -161,10 +174,13 @@ class Sessions:
         if state not in followers:
             followers.append(state)
 
-    def _unfollow(self, batch: int, state: SessionState) -> None:
-        self._followers[batch].remove(state)
-        if not self._followers[batch]:
-            del self._followers[batch]
+    def unfollow(self, batch: int, state: SessionState) -> None:
+        """There is nothing (more) to be told about a batch."""
+        followers = self._followers.get(batch, [])
+        if state in followers:
+            followers.remove(state)
+            if not followers:
+                del self._followers[batch]
 
     def publish(self, ended: EndedRange) -> None:
         """Tell those who follow the batch."""
@@ -175,6 +191,11 @@ class Sessions:
             if state is not submitter:
                 state.publish(ended)
 
-    def batch_finished(self, batch: int) -> None:
-        """Nothing more will be told about a batch."""
-        self._followers.pop(batch, None)
+    def batches_finished(self, changes: Iterable[Change]) -> None:
+        """Nothing more will be told about the batches that are finished by these changes."""
+        if not self._followers:
+            return
+        for change in changes:
+            row = change.row if type(change) is Stored else None
+            if type(row) is BatchRow and row.finished_at is not None:
+                self._followers.pop(row.batch, None)

@@ -186,6 +186,7 @@ class Machine:
         register.submitted -= batch.size
         if batch.finished_at is None:
             register.forget(batch)
+        batch.finished_at = None  # for whoever has seen it finish
         register.ledger.withdrawn(batch.number)
 
     # -- workers --------------------------------------------------------------------------------------------------

@@ -66,6 +66,8 @@ class Register:
         self.specs: dict[Spec, SpecEntry] = {}
         self.specs_by_number: dict[int, SpecEntry] = {}
         self.keys: dict[str, int] = {}
+        #: Of those who look keys up in the store right now: batches with a key that have finished meanwhile.
+        self.key_watchers: list[dict[str, Batch]] = []
         self.ready: dict[str, RunHeap] = {}
         self.waiting = DueHeap()
         self.ledger = Ledger()
@@ -293,6 +295,9 @@ class Register:
                 batch.next = batch.size
             self.ledger.batch(batch)
             self.forget(batch)
+            if batch.key is not None:
+                for finished in self.key_watchers:
+                    finished[batch.key] = batch
 
     def forget(self, batch: Batch) -> None:
         """A batch leaves memory."""

@@ -1,0 +1,143 @@
+"""Calls by which operators change things: cancel tasks, put dead letters back, throw them away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from dtq.coordinator import queries
+from dtq.coordinator.service import Coordinator
+from dtq.core import operators, views
+from dtq.core.changes import TaskRow
+from dtq.engines.base import EndedRun, StoredBatch
+from dtq.errors import UnknownId
+from dtq.model.ids import TaskId
+from dtq.model.snapshots import CancelReport, Selection
+from dtq.model.states import State
+
+#: What is done with dead letters of one batch, under the lock; how many it was done with.
+Verb = Callable[[StoredBatch, list[TaskRow], float], int]
+
+
+def cancel(c: Coordinator, selection: Selection) -> CancelReport:
+    """Stop tasks, durably.
+
+    Raises:
+        UnknownId: one of the selected ids was never accepted; nothing was cancelled.
+        StoreError: it cannot be made durable at the moment; it holds while this coordinator runs.
+    """
+    sizes = {number: queries.batch(c, number).size for number in {number for number, _ in selection.ids}}
+    for number, index in selection.ids:
+        if index >= sizes[number]:
+            raise UnknownId(str(TaskId(number, index)))
+    cancelled = stopping = finished = 0
+    only = selection.state
+    with c.lock:
+        now = c.clock.now()
+        for number, index in _targets(c, selection, now):
+            batch = c.machine.register.batches.get(number)
+            if batch is None:
+                finished += sizes.get(number, 0) if index < 0 else 1
+            elif index < 0:
+                finished += batch.ended if only is None else 0
+                never, stopped = operators.cancel_batch(c.machine, batch, now, only)
+                cancelled, stopping = cancelled + never, stopping + stopped
+            else:
+                state = operators.cancel_task(c.machine, batch, index, now, only)
+                cancelled += state is State.CANCELLED
+                stopping += state is State.RUNNING
+                finished += state is None and only is None
+        c.tell_cancelled()
+        ticket = c.committer.ticket()
+    c.committer.settle(ticket)
+    return CancelReport(cancelled=cancelled, stopping=stopping, finished=finished)
+
+
+def _targets(c: Coordinator, selection: Selection, now: float) -> list[tuple[int, int]]:
+    """What a cancel is for: ``(batch, index)``, index -1 for a whole batch; nothing twice. Under the lock."""
+    whole = {number for number, index in selection.ids if index < 0}
+    named = [at for at in dict.fromkeys(selection.ids) if at[1] < 0 or at[0] not in whole]
+    if named and selection == Selection(ids=selection.ids, state=selection.state, limit=selection.limit):
+        return named
+    found = views.live_tasks(c.machine, replace(selection, limit=0), now)
+    by_spec = selection.exception is None and selection.older_than_s is None
+    if by_spec and len(whole) == len(named):  # every task of a batch matches, or none
+        return list(dict.fromkeys((view.batch, -1) for view in found))
+    wanted = set(named)
+    return [
+        (view.batch, index)
+        for view in found
+        for index in range(view.index, view.index + view.count)
+        if not wanted or (view.batch, index) in wanted or (view.batch, -1) in wanted
+    ]
+
+
+def retry_dead(c: Coordinator, selection: Selection) -> int:
+    """Put dead letters back, durably.
+
+    Returns:
+        How many.
+
+    Raises:
+        UnknownId: one of the selected ids is not a dead letter; nothing was put back.
+        StoreError: it cannot be made durable at the moment.
+    """
+
+    def put_back(stored: StoredBatch, tasks: list[TaskRow], now: float) -> int:
+        count = operators.revive(c.machine, stored.row, stored.spec, tasks, now)
+        c.dispatch(now)
+        return count
+
+    return _with_the_dead(c, selection, put_back)
+
+
+def purge_dead(c: Coordinator, selection: Selection) -> int:
+    """Throw dead letters away, durably.
+
+    Returns:
+        How many.
+
+    Raises:
+        UnknownId: one of the selected ids is not a dead letter; nothing was purged.
+        StoreError: it cannot be made durable at the moment.
+    """
+    return _with_the_dead(c, selection, lambda stored, tasks, _: operators.purge(c.machine, stored.row, tasks))
+
+
+def _with_the_dead(c: Coordinator, selection: Selection, verb: Verb) -> int:
+    count = 0
+    with c.operators:
+        c.flush()
+        runs = queries.dead_runs(c, replace(selection, limit=0))
+        _check_ids(selection, runs)
+        todo = _by_batch(runs)
+        while todo:
+            again = []
+            for stored, tasks in todo:
+                with c.lock:
+                    if stored.row.finished_at is None and stored.row.batch not in c.machine.register.batches:
+                        again.append((stored, tasks))  # it has finished since its row was read
+                    else:
+                        count += verb(stored, tasks, c.clock.now())
+            if again:
+                c.flush()
+            todo = [(c.engine.batches([stored.row.batch])[0], tasks) for stored, tasks in again]
+        with c.lock:
+            ticket = c.committer.ticket()
+        c.committer.settle(ticket)
+    return count
+
+
+def _check_ids(selection: Selection, runs: list[EndedRun]) -> None:
+    dead = {(run.batch.row.batch, run.lo) for run in runs} | {(run.batch.row.batch, -1) for run in runs}
+    for number, index in selection.ids:
+        if (number, index) not in dead:
+            raise UnknownId(f"{number} (dead letter)" if index < 0 else f"{number}.{index} (dead letter)")
+
+
+def _by_batch(runs: list[EndedRun]) -> list[tuple[StoredBatch, list[TaskRow]]]:
+    by_batch: dict[int, tuple[StoredBatch, list[TaskRow]]] = {}
+    for run in runs:
+        if run.task is not None:
+            by_batch.setdefault(run.batch.row.batch, (run.batch, []))[1].append(run.task)
+    return list(by_batch.values())

@@ -1,0 +1,176 @@
+"""Accepting submissions: new ones, repeated ones, and those that a batch of old answers for.
+
+The machine knows live batches; finished ones are in the store. So whatever may have been accepted before is looked up
+there first, outside of the lock; what finishes while somebody looks is noted by the register, so that nothing falls
+between the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from dtq.coordinator.service import Coordinator
+from dtq.coordinator.sessions import SessionState
+from dtq.core.batches import Batch
+from dtq.errors import BadMessage, DtqError, InvalidValue, KeyConflict, to_wire
+from dtq.model.messages import Receipt, Submission
+from dtq.model.options import Spec
+
+#: Most submissions in one call.
+MOST_SUBMISSIONS: Final = 100_000
+
+#: What is known of a batch that may answer a submission: its number, size and spec.
+Found = tuple[int, int, Spec]
+
+
+class _Known:
+    """What was found out about the submissions of one call before the lock was taken to accept them."""
+
+    def __init__(self) -> None:
+        #: Live batches that were named, by place in the call: should they finish until the call goes on.
+        self.live: dict[int, Batch] = {}
+        #: Finished ones that the store has.
+        self.stored: dict[int, Found] = {}
+        #: What has finished since the store was asked, by key.
+        self.finished: dict[str, Batch] = {}
+
+    def answer(self, place: int, submission: Submission) -> Found | None:
+        """The finished batch that answers a submission, if there is one."""
+        batch = self.live.get(place)
+        if submission.batch is None and submission.key is not None:
+            batch = self.finished.get(submission.key, batch)
+        if batch is not None and batch.finished_at is not None:
+            return batch.number, batch.size, batch.entry.spec
+        return self.stored.get(place)
+
+
+def submit(
+    c: Coordinator, state: SessionState, specs: list[Spec], submissions: list[Submission], repeated: bool
+) -> list[Receipt]:
+    """Accept submissions durably; see `Service.submit`."""
+    if len(submissions) > MOST_SUBMISSIONS:
+        raise InvalidValue("submissions", len(submissions), f"a call has at most {MOST_SUBMISSIONS}")
+    with _looked_up(c, state, submissions, repeated) as known, c.lock:
+        c.refuse_if_stopping()
+        c.committer.refuse_if_in_trouble()
+        now = c.clock.now()
+        made: list[Batch] = []
+        receipts: list[Receipt] = []
+        for place, submission in enumerate(submissions):
+            receipt = _remembered(state, submission, repeated)
+            if receipt is None:
+                try:
+                    receipt = _accept(c, state, specs, place, submission, known, made, now)
+                except DtqError as error:
+                    receipt = _refusal(error)
+            receipts.append(receipt)
+        state.receipts = {s.number: receipt for s, receipt in zip(submissions, receipts, strict=True)}
+        if repeated:
+            state.repeated = max(state.repeated, *state.receipts, 0)
+        c.dispatch(now)
+        c.ticker.by(c.machine.register.waiting.next_at())
+        ticket = c.committer.ticket()
+        if ticket is not None and made and c.committer.waits:
+            c.uncommitted.setdefault(ticket, []).extend(made)
+    c.committer.settle(ticket)
+    return receipts
+
+
+def _remembered(state: SessionState, submission: Submission, repeated: bool) -> Receipt | None:
+    """What was said to the submission when it came before."""
+    if not repeated and submission.number > state.repeated:
+        return None
+    receipt = state.receipts.get(submission.number)
+    if receipt is None and not repeated:
+        # Its call was cut, and has been repeated on another connection while it lay here.
+        return _refusal(BadMessage(f"submission {submission.number} was overtaken by its repetition"))
+    return receipt
+
+
+def _refusal(error: DtqError) -> Receipt:
+    code, details = to_wire(error)
+    return Receipt(batch=0, size=0, code=code, details=details)
+
+
+def _accept(
+    c: Coordinator,
+    state: SessionState,
+    specs: list[Spec],
+    place: int,
+    submission: Submission,
+    known: _Known,
+    made: list[Batch],
+    now: float,
+) -> Receipt:
+    if not 0 <= submission.spec < len(specs):
+        raise InvalidValue("a spec", submission.spec, f"the call has {len(specs)}")
+    spec = specs[submission.spec]
+    register = c.machine.register
+    if not _is_live(c, submission):
+        answer = known.answer(place, submission)
+        if answer is not None:
+            number, size, its_spec = answer
+            if submission.batch is None and submission.key is not None and its_spec != spec:
+                raise KeyConflict(submission.key, number)
+            return Receipt(batch=number, size=size)
+    last = register.last_batch
+    batch, page = c.machine.submit(spec, submission, state.hello.session, now)
+    if batch.number > last:
+        made.append(batch)
+    if page is not None:
+        c.cache.add([page])
+    return Receipt(batch=batch.number, size=batch.size)
+
+
+def _is_live(c: Coordinator, submission: Submission) -> bool:
+    register = c.machine.register
+    if submission.batch is not None:
+        return submission.batch in register.batches
+    return submission.key is not None and submission.key in register.keys
+
+
+@contextmanager
+def _looked_up(c: Coordinator, state: SessionState, submissions: list[Submission], repeated: bool) -> Iterator[_Known]:
+    """Find the finished batches that may answer; entered and left outside of the lock."""
+    known = _Known()
+    asked = [(place, s) for place, s in enumerate(submissions) if repeated or s.key is not None or s.batch is not None]
+    if not asked:
+        yield known
+        return
+    register = c.machine.register
+    with c.lock:
+        missing = [(place, s) for place, s in asked if not _note_live(c, known, place, s)]
+        register.key_watchers.append(known.finished)
+    try:
+        if missing:
+            c.flush()
+            for place, submission in missing:
+                _note_stored(c, state, known, place, submission)
+        yield known
+    finally:
+        with c.lock:
+            register.key_watchers = [other for other in register.key_watchers if other is not known.finished]
+
+
+def _note_live(c: Coordinator, known: _Known, place: int, submission: Submission) -> bool:
+    register = c.machine.register
+    number = submission.batch
+    if number is None and submission.key is not None:
+        number = register.keys.get(submission.key)
+    batch = register.batches.get(number) if number is not None else None
+    if batch is not None:
+        known.live[place] = batch
+    return batch is not None
+
+
+def _note_stored(c: Coordinator, state: SessionState, known: _Known, place: int, submission: Submission) -> None:
+    if submission.batch is not None:
+        found = c.engine.batches([submission.batch])
+    else:
+        own = submission.key is None
+        key = f"{state.hello.session}/{submission.number}" if own else submission.key
+        found = [stored for stored in c.engine.batches(key=key) if stored.row.user_key is not own]
+    for stored in found:
+        known.stored[place] = stored.row.batch, stored.row.size, stored.spec
