@@ -93,8 +93,8 @@ _UPSERTS: Final = {
     BATCH: _Upsert(
         table="batches",
         columns={"batch": "a", "spec": "b", "code": "c", "finished_at": "d", "cut": "e", "body": "body"},
-        # A batch keeps its key, and that index is not touched. Its function may get another number: where it is put back
-        # after a restart that had no use for the old one.
+        # A batch keeps its key, and that index is not touched. Its function may get another number: where it is put
+        # back after a restart that had no use for the old one.
         constant=("code",),
         also=", trimmed = 0",
     ),
