@@ -103,8 +103,8 @@ class ClientProducer(Producer):
             return [(number, 0, items.order.size, 0)]
         pieces = []
         for place, task in enumerate(items.tasks):
-            number, _, index = task.id.partition(".")
-            pieces.append((int(number), int(index or 0), 1, place))
+            batch, _, index = task.id.partition(".")
+            pieces.append((int(batch), int(index or 0), 1, place))
         return pieces
 
     def _follow(self, items: Open) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 
 from dtq.errors import DtqError, UnknownId
 from dtq.model import pages
-from dtq.model.messages import Ended
+from dtq.model.messages import Ended, Welcome
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
 from soak_rig.ledgers import Ledger
@@ -54,10 +54,11 @@ class Follower:
         self.seen: dict[tuple[int, int], Seen] = {}
         self.flips: list[tuple[int, int, Seen, Seen]] = []
         self.sights = 0
-        self._service = scene.service("follower")
+        #: Set when the coordinator does not know what this session follows.
+        self._begun_anew = threading.Event()
+        self._service = scene.service("follower", on_welcome=self._welcomed)
         self._followed = 0
         self._missing: set[int] = set()
-        self._epoch = -1
         self._cursor = 0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="follower", daemon=True)
@@ -75,10 +76,14 @@ class Follower:
             except DtqError:
                 self._stopping.wait(0.1)
 
+    def _welcomed(self, welcome: Welcome) -> None:
+        if not welcome.resumed:
+            self._begun_anew.set()
+
     def _look(self) -> None:
-        welcome = self._service.connect()
-        if welcome.epoch != self._epoch or not welcome.resumed:
-            self._epoch = welcome.epoch
+        self._service.connect()
+        if self._begun_anew.is_set():
+            self._begun_anew.clear()
             self._cursor = 0
             # Everything is told anew, also what ended long ago: it must not have changed.
             self._follow(range(max(1, self._followed - 200), self._followed + 1))

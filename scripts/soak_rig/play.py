@@ -208,6 +208,8 @@ class Run:
         found += check_blame(records, faults, report.blame)
         found += check_precedence(records, faults)
         found += check_logs(self.scene.logs)
+        if not any(submitted.letters for submitted in records.submitted.values()) or not records.follower.sights:
+            found.append(Violation("error", 0.0, "nothing was submitted and seen to end: this run says nothing"))
         assert report.memory is not None
         for name in (COORDINATOR, *WORKERS):
             most = report.memory.most(name)

@@ -45,7 +45,7 @@ class Producer:
         """Draw the next order; what is tried stands in the ledger."""
         self._serial += 1
         order = draw_order(self.draw, self._serial)
-        self.say("try", order, order=asdict(order))
+        self.say("try", order, drawn=asdict(order))
         return order
 
     def say(self, what: str, order: Order | None = None, **fields: Any) -> None:

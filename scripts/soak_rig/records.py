@@ -148,7 +148,7 @@ class Records:
     def _note(self, producer: str, record: dict[str, Any]) -> None:
         what, at = record["what"], record["t"]
         if what == "try":
-            fields = record["order"]
+            fields = record["drawn"]
             fields["hows"] = {int(index): how for index, how in fields["hows"].items()}
             order = Order(**fields)
             self.submitted[producer, order.serial] = Submitted(producer, order, at)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ import psutil
 
 import dtq
 from dtq.config import load_authkey
-from dtq.model.messages import Hello, Role
+from dtq.model.messages import Hello, Role, Welcome
 from dtq.transport import Proxy
 from soak_rig.plan import COORDINATOR, LEASE_S, PRODUCERS, WORKERS
 from soak_rig.tasks import LEDGERS
@@ -200,11 +200,12 @@ class Scene:
         address = self._address(name)
         return ["-m", "soak_rig.producing", called, kind, str(self.seed), address, str(self.key_file), str(ledger)]
 
-    def service(self, name: str, timeout_s: float = 10.0) -> Proxy:
+    def service(self, name: str, timeout_s: float = 10.0, on_welcome: Callable[[Welcome], None] | None = None) -> Proxy:
         """A connection of our own, by no wire."""
         key, origin = load_authkey(self.key_file)
         hello = Hello(session=os.urandom(16).hex(), role=Role.CLIENT, name=name)
-        return Proxy([("127.0.0.1", self.port)], key, hello, key_source=origin, call_timeout_s=timeout_s)
+        address = ("127.0.0.1", self.port)
+        return Proxy([address], key, hello, on_welcome=on_welcome, key_source=origin, call_timeout_s=timeout_s)
 
     def leftovers(self) -> list[psutil.Process]:
         """All processes of this run but this one."""
