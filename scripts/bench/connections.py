@@ -14,9 +14,11 @@ import sys
 import threading
 import time
 import uuid
+from functools import partial
 from pathlib import Path
 
-from rig.report import Bar, Options, Report, command_line
+from rig.options import Options, command_line
+from rig.report import Bar, Report
 from rig.scene import Scene
 
 from dtq.config import load_authkey
@@ -71,6 +73,13 @@ def many(count: int) -> None:
     threading.Event().wait()
 
 
+def share(scene: Scene, seconds: float) -> float:
+    """How much of a core the coordinator uses, in percent."""
+    used, start = scene.coordinator.cpu_s, time.perf_counter()
+    time.sleep(seconds)
+    return (scene.coordinator.cpu_s - used) / (time.perf_counter() - start) * 100
+
+
 def measure(scene: Scene, options: Options, report: Report, count: int) -> None:
     before_mb = scene.coordinator.rss_mb
     seconds = options.pick(15, 1)
@@ -95,11 +104,7 @@ def measure(scene: Scene, options: Options, report: Report, count: int) -> None:
                 assert time.monotonic() < deadline, f"{here} of {count} workers are connected"
                 time.sleep(0.1)
         time.sleep(seconds / 3)
-        shares = []
-        for _ in range(options.rounds):
-            used, start = scene.coordinator.cpu_s, time.perf_counter()
-            time.sleep(seconds)
-            shares.append((scene.coordinator.cpu_s - used) / (time.perf_counter() - start) * 100)
+        shares = report.rounds.repeat(partial(share, scene, seconds))
         bar = Bar(most=2) if count == 500 else None
         report.add(f"{count} idle workers: the coordinator's share of a core", shares, "%", bar)
         report.add("  memory", scene.coordinator.rss_mb, "MB")
@@ -112,14 +117,10 @@ def main() -> None:
     options = command_line(__doc__)
     report = Report("connections", "What do idle workers cost the coordinator?", options)
     with Scene("fsync", slots=0, directory=options.directory) as scene:
-        shares = []
-        for _ in range(options.rounds):
-            used, start = scene.coordinator.cpu_s, time.perf_counter()
-            time.sleep(options.pick(5, 1))
-            shares.append((scene.coordinator.cpu_s - used) / (time.perf_counter() - start) * 100)
+        shares = report.rounds.repeat(partial(share, scene, options.pick(5, 1)))
         report.add("no worker: the coordinator's share of a core", shares, "%")
         measure(scene, options, report, options.pick(500, 10))
-    report.note("Each round is 15 s: three reports and more than one waiting call of every worker.")
+    report.note("Each round is 15 s, in which a worker reports three times and asks for work once or twice.")
     return report.print()
 
 

@@ -8,10 +8,12 @@ a fixed number of no-op tasks off the front while at least that many wait: how m
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import NamedTuple
 
 from rig.filling import fill
-from rig.report import Bar, Options, Report, command_line
+from rig.options import Options, command_line
+from rig.report import Bar, Report
 from rig.scene import Scene
 
 from dtq import Client
@@ -58,6 +60,15 @@ def served(client: Client, count: int) -> float:
     return (ended - before) / (time.perf_counter() - began)
 
 
+def run(scene: Scene, client: Client, case: Case) -> float:
+    """One round: some more tasks are queued, and as many run. How many a second."""
+    fill(scene, case.kind, case.run)
+    worker = scene.start_worker(SLOTS)
+    rate = served(client, case.run)
+    worker.end()
+    return rate
+
+
 def look(report: Report, options: Options, case: Case, shallow: dict[str, float]) -> None:
     """One case."""
     title = f"{case.name}, {case.depth:,} deep"
@@ -67,13 +78,8 @@ def look(report: Report, options: Options, case: Case, shallow: dict[str, float]
         client_bar = Bar(most=500) if case.kind == "map" and case.depth == 10_000_000 else None
         report.add("  submitter's memory, at most", filled.client_mb, "MB", client_bar)
         report.add("  submitted", case.depth / filled.seconds, "/s")
-        rates = []
         with scene.client() as client:
-            for _ in range(options.rounds):
-                fill(scene, case.kind, case.run)
-                worker = scene.start_worker(SLOTS)
-                rates.append(served(client, case.run))
-                worker.end()
+            rates = report.rounds.repeat(partial(run, scene, client, case))
         rate = report.add(f"  run with {case.depth:,} left waiting", rates, "/s")
         if case.kind in shallow:
             report.add("    of the rate with the fewest waiting", rate / shallow[case.kind], "", Bar(least=0.8))

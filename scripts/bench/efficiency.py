@@ -14,8 +14,9 @@ from contextlib import ExitStack
 from functools import partial
 from multiprocessing.pool import Pool
 
-from rig.report import Bar, Report, command_line
-from rig.rounds import alternate, rate
+from rig.options import command_line
+from rig.report import Bar, Report
+from rig.rounds import rate
 from rig.scene import Scene
 from rig.work import noop, spin, turns_for
 
@@ -53,15 +54,14 @@ def main() -> None:
             turns = turns_for(milliseconds / 1e3)
             count = int(seconds * 1e3 / milliseconds)
             items = [turns] * count
-            found = alternate(
+            found = report.rounds.alternate(
                 {
                     "plain loop, one process": rate(partial(loop, turns, count // SLOTS)),
                     "plain loop, two processes": rate(partial(apart, pool, turns, count)),
                     "dtq.map": rate(partial(drained, client.map, items)),
                     "Pool.imap(chunksize=1)": rate(partial(drained, pool.imap, items)),
                     "ProcessPoolExecutor.map": rate(partial(drained, executor.map, items)),
-                },
-                options.rounds,
+                }
             )
             serial = report.add(
                 f"{milliseconds} ms, plain loop, one process", found.pop("plain loop, one process"), "/s"

@@ -7,8 +7,10 @@ tasks of priority 10 on all slots: from the end of the first of them to the star
 from __future__ import annotations
 
 import time
+from functools import partial
 
-from rig.report import Bar, Options, Report, command_line
+from rig.options import Options, command_line
+from rig.report import Bar, Report
 from rig.rounds import quantile
 from rig.scene import Scene
 from rig.work import begun, doze, noop
@@ -18,20 +20,17 @@ from dtq import Client
 SLOTS = 2
 
 
-def behind_tiny(client: Client, flood: int, probes: int, taken: list[float]) -> tuple[float, int]:
-    """The median wait in milliseconds of tasks submitted while a flood runs, and how many floods it took."""
+def behind_tiny(client: Client, flood: int, probes: int) -> list[float]:
+    """The waits in milliseconds of urgent tasks submitted one after another while floods run."""
     waits: list[float] = []
-    floods = 0
     while len(waits) < probes:
         batch = client.submit_map(noop, range(flood), priority=10)
         batch.accepted()
-        floods += 1
         while len(waits) < probes and not batch.done():
             start = time.monotonic()
             waits.append((client.submit(begun, priority=1).result() - start) * 1e3)
         batch.cancel()
-    taken += waits
-    return quantile(waits, 0.5), floods
+    return waits
 
 
 def behind_long(client: Client, seconds: float) -> float:
@@ -60,14 +59,15 @@ def run(report: Report, options: Options) -> None:
     flood, probes = options.pick(100_000, 2_000), options.pick(200, 5)
     with Scene("fsync", slots=SLOTS, directory=options.directory) as scene, scene.client() as client:
         client.submit(begun).result()
-        taken: list[float] = []
-        medians, floods = zip(*[behind_tiny(client, flood, probes, taken) for _ in range(options.rounds)], strict=True)
+        found = report.rounds.repeat(partial(behind_tiny, client, flood, probes))
+        taken = [wait for waits in found for wait in waits]
+        medians = [quantile(waits, 0.5) for waits in found]
         report.add(f"behind {flood:,} no-op tasks: wait, p50", medians, "ms")
         report.add("  p99", quantile(taken, 0.99), "ms", Bar(most=50))
         report.add("  most", max(taken), "ms")
-        report.note(f"{len(taken):,} urgent tasks behind {sum(floods)} floods, one at a time.")
+        report.note(f"{len(taken):,} urgent tasks, one at a time; a flood that has run dry is followed by another.")
         seconds = 0.2 if options.quick else 1.0
-        gaps = [behind_long(client, seconds) for _ in range(options.rounds)]
+        gaps = report.rounds.repeat(partial(behind_long, client, seconds))
         report.add(f"behind {seconds:g} s tasks: start after the first of them ends", gaps, "ms", Bar(most=50))
 
 

@@ -18,8 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rig.report import Bar, Options, Report, command_line
-from rig.rounds import alternate, quantile
+from rig.options import Options, command_line
+from rig.report import Bar, Report
+from rig.rounds import quantile
 from rig.scene import Scene
 from rig.work import noop, spin, turns_for
 
@@ -31,19 +32,18 @@ STORES = ("fsync", "os", "none", "memory")
 FLOOD = 2_000
 
 
-def round_trips(submit: Callable[..., Any], count: int, into: list[float], **options: Any) -> float:
-    """Their median in milliseconds; all of them are put into a list."""
+def round_trips(submit: Callable[..., Any], count: int, **options: Any) -> list[float]:
+    """How long each took, in milliseconds."""
     taken = []
     for number in range(count):
         start = time.perf_counter()
         submit(noop, number, **options).result()
         taken.append((time.perf_counter() - start) * 1e3)
-    into += taken
-    return quantile(taken, 0.5)
+    return taken
 
 
-def fdatasyncs(directory: Path | None, count: int, into: list[float]) -> float:
-    """The median of writing 4 KiB to a file and waiting for the disk, in milliseconds."""
+def fdatasyncs(directory: Path | None, count: int) -> list[float]:
+    """How long the disk takes for 4 KiB at the end of a file, each in milliseconds."""
     taken = []
     with tempfile.NamedTemporaryFile(dir=directory) as file:
         for _ in range(count):
@@ -52,8 +52,13 @@ def fdatasyncs(directory: Path | None, count: int, into: list[float]) -> float:
             start = time.perf_counter()
             os.fdatasync(file.fileno())
             taken.append((time.perf_counter() - start) * 1e3)
-    into += taken
-    return quantile(taken, 0.5)
+    return taken
+
+
+def show(report: Report, name: str, found: list[list[float]], bar: Bar | None = None) -> None:
+    """The medians of the rounds, and what one in a hundred of all took."""
+    report.add(f"{name}, p50", [quantile(taken, 0.5) for taken in found], "ms", bar)
+    report.add("  p99", quantile([one for taken in found for one in taken], 0.99), "ms")
 
 
 @contextmanager
@@ -87,23 +92,18 @@ def _flood(address: str, key_file: str, turns: int, flowing: Any, stop: Any) -> 
 
 def idle(report: Report, options: Options, clients: dict[str, Client], executor: ProcessPoolExecutor) -> None:
     count = options.pick(400, 20)
-    everything: dict[str, list[float]] = {name: [] for name in ("disk", *clients, "executor")}
-    found = alternate(
-        {
-            "disk": lambda: fdatasyncs(options.directory, count, everything["disk"]),
-            **{store: partial(round_trips, clients[store].submit, count, everything[store]) for store in clients},
-            "executor": lambda: round_trips(executor.submit, count, everything["executor"]),
-        },
-        options.rounds,
-    )
+    turns: dict[str, Callable[[], list[float]]] = {"disk": partial(fdatasyncs, options.directory, count)}
+    for store, client in clients.items():
+        turns[store] = partial(round_trips, client.submit, count)
+    turns["executor"] = partial(round_trips, executor.submit, count)
+    found = report.rounds.alternate(turns)
     bars = {
         "fsync": Bar(most=1.5, where="where fdatasync takes 0.3"),
         "none": Bar(most=0.5),
     }
     names = {"disk": "fdatasync of 4 KiB, this disk", "executor": "ProcessPoolExecutor.submit"}
-    for name, medians in found.items():
-        report.add(names.get(name, f"idle, {name}") + ", p50", medians, "ms", bars.get(name))
-        report.add("  p99", quantile(everything[name], 0.99), "ms")
+    for name, taken in found.items():
+        show(report, names.get(name, f"idle, {name}"), taken, bars.get(name))
 
 
 def main() -> None:
@@ -118,17 +118,12 @@ def main() -> None:
         for store in STORES:
             scenes[store] = stack.enter_context(Scene(store, slots=SLOTS, directory=options.directory))
             clients[store] = stack.enter_context(scenes[store].client())
-            round_trips(clients[store].submit, 50, [])
+            round_trips(clients[store].submit, 50)
         idle(report, options, clients, executor)
         for store in ("fsync", "none"):
-            taken: list[float] = []
             with flood(scenes[store], turns):
-                medians = [
-                    round_trips(clients[store].submit, options.pick(100, 5), taken, priority=1)
-                    for _ in range(options.rounds)
-                ]
-            report.add(f"under load, {store}, p50", medians, "ms")
-            report.add("  p99", quantile(taken, 0.99), "ms")
+                probes = partial(round_trips, clients[store].submit, options.pick(100, 5), priority=1)
+                show(report, f"under load, {store}", report.rounds.repeat(probes))
     report.note("An idle p50 is the median of the rounds' medians; a p99 is of all rounds together.")
     report.note("A durable round trip waits for two commits, one after the other: the task's, and its result's.")
     report.note(

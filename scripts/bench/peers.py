@@ -15,9 +15,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 
+from rig.options import Options, command_line
 from rig.peers.base import FUNCTIONS, Peer, RedisServer, redis_version
-from rig.report import Options, Report, command_line
-from rig.rounds import alternate, rate
+from rig.report import Report
+from rig.rounds import rate
 from rig.scene import Scene
 from rig.work import turns_for
 
@@ -71,12 +72,11 @@ def compare(report: Report, options: Options, title: str, peer: Peer, run: Runs)
     for task, value, name in (("noop", None, "no-op"), ("spin", turns, "1 ms")):
         theirs = enough(peer.run, task, value, options)
         ours = enough(run, task, value, options)
-        found = alternate(
+        found = report.rounds.alternate(
             {
                 "dtq": rate(partial(work, run, task, ours)),
                 "peer": rate(partial(work, peer.run, task, theirs)),
-            },
-            options.rounds,
+            }
         )
         rates = [
             report.add(f"{title}, {name}, {len(theirs):,} a turn", found["peer"], "/s"),

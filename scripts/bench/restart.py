@@ -6,11 +6,20 @@ of a million tasks, and with a million submissions of which each is a batch of i
 
 from __future__ import annotations
 
+from functools import partial
+
 from rig.filling import fill
-from rig.report import Bar, Report, command_line
+from rig.options import command_line
+from rig.report import Bar, Report
 from rig.scene import Scene
 
 CASES = {"map": "one map of", "submit": "submissions:", "batches": "submissions, each a batch of its own:"}
+
+
+def restart(scene: Scene) -> float:
+    """Kill it and start it again: seconds until it is ready."""
+    scene.coordinator.kill()
+    return scene.start_coordinator().await_ready()
 
 
 def main() -> None:
@@ -20,21 +29,15 @@ def main() -> None:
     for kind, name in CASES.items():
         with Scene("fsync", slots=0, directory=options.directory) as scene:
             fill(scene, kind, count)
-            seconds = []
-            for _ in range(options.rounds):
-                scene.coordinator.kill()
-                seconds.append(scene.start_coordinator().await_ready())
-                with scene.client() as client:
-                    assert client.stats().counts.pending == count
+            seconds = report.rounds.repeat(partial(restart, scene))
+            with scene.client() as client:
+                assert client.stats().counts.pending == count
             size = sum(file.stat().st_size for file in scene.directory.glob("queue.db*"))
             report.add(f"{name} {count:,}", seconds, "s", Bar(most=5))
             report.add("  size of the store", size / 1e6, "MB")
             report.add("  memory afterwards", scene.coordinator.rss_mb, "MB")
     with Scene("fsync", slots=0, directory=options.directory) as scene:
-        seconds = []
-        for _ in range(options.rounds):
-            scene.coordinator.kill()
-            seconds.append(scene.start_coordinator().await_ready())
+        seconds = report.rounds.repeat(partial(restart, scene))
         report.add("an empty store", seconds, "s")
     report.print()
 

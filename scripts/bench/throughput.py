@@ -14,8 +14,9 @@ from contextlib import ExitStack
 from multiprocessing.pool import Pool
 from typing import Any
 
-from rig.report import Bar, Options, Report, command_line
-from rig.rounds import Turn, alternate, rate
+from rig.options import Options, command_line
+from rig.report import Bar, Report
+from rig.rounds import rate
 from rig.scene import Scene
 from rig.work import noop, spin, turns_for
 
@@ -85,7 +86,7 @@ def contenders(stack: ExitStack, options: Options) -> tuple[dict[str, Client], E
 
 def maps(
     clients: dict[str, Client], pool: Pool, executor: ProcessPoolExecutor, function: Any, items: Any, check: Any
-) -> dict[str, Turn]:
+) -> dict[str, Callable[[], float]]:
     """The same map by everybody."""
     return {
         "dtq.map": rate(lambda: check(clients["fsync"].map(function, items))),
@@ -106,16 +107,16 @@ def main() -> None:
         clients, elsewhere, pool, executor = contenders(stack, options)
         everybody = functools.partial(maps, clients, pool, executor)
 
-        found = alternate(everybody(noop, range(count), lambda results: checked(results, count)), options.rounds)
+        alternate = report.rounds.alternate
+
+        found = alternate(everybody(noop, range(count), lambda results: checked(results, count)))
         rates = {name: report.add(f"{name}, {count:,} no-op", values, "/s") for name, values in found.items()}
         durable, none, imap, executed = rates.values()
         report.add("  dtq against ProcessPoolExecutor", durable / executed, "times", Bar(least=10))
         report.add("  dtq against Pool.imap", durable / imap, "times", Bar(least=1.5))
         report.add("  durability none against fsync", none / durable, "times", Bar(least=1.3, where="or say why"))
 
-        found = alternate(
-            everybody(spin, [turns] * milliseconds, lambda results: sum(1 for _ in results)), options.rounds
-        )
+        found = alternate(everybody(spin, [turns] * milliseconds, lambda results: sum(1 for _ in results)))
         for name, values in found.items():
             report.add(f"{name}, {milliseconds:,} of 1 ms", values, "/s")
 
@@ -125,8 +126,7 @@ def main() -> None:
                 "dtq.submit, durability none": rate(lambda: one_by_one(clients["none"].submit, singles)),
                 f"dtq.submit, {CLIENTS} clients at once": rate(lambda: elsewhere.submit(singles)),
                 "ProcessPoolExecutor.submit": rate(lambda: one_by_one(executor.submit, singles)),
-            },
-            options.rounds,
+            }
         )
         rates = {name: report.add(f"{name}, {singles:,} no-op", values, "/s") for name, values in found.items()}
         ratio = rates["dtq.submit"] / rates["ProcessPoolExecutor.submit"]

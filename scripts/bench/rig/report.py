@@ -1,8 +1,7 @@
-"""What a benchmark takes from its command line, and how it shows its figures: a table, or JSON."""
+"""How a benchmark shows its figures: a table, or JSON."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -11,30 +10,10 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-#: How many rounds a comparison has at least.
-ROUNDS: Final = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """The command line.
-
-    Attributes:
-        quick: one small iteration.
-        rounds: how many rounds a comparison has.
-        directory: where stores are put; None for the directory of temporary files.
-    """
-
-    quick: bool
-    as_json: bool
-    rounds: int
-    directory: Path | None
-
-    def pick(self, usual: int, quick: int) -> int:
-        """How much to do."""
-        return quick if self.quick else usual
+from rig.options import Options
+from rig.rounds import Rounds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +57,9 @@ class Report:
         question: what is asked.
         name: the benchmark.
         options: the command line.
+
+    Attributes:
+        rounds: its rounds.
     """
 
     def __init__(self, name: str, question: str, options: Options) -> None:
@@ -86,7 +68,7 @@ class Report:
         self._options = options
         self._figures: list[Figure] = []
         self._notes: list[str] = []
-        self._load = os.getloadavg()[0]
+        self.rounds = Rounds(options)
 
     def add(self, name: str, values: float | Sequence[float], unit: str, bar: Bar | None = None) -> float:
         """A figure: the median of what several rounds measured. Returns it."""
@@ -102,16 +84,16 @@ class Report:
 
     def print(self) -> None:
         about = machine()
-        load = f"load before: {self._load:.2f}"
+        notes = [*self._notes, *filter(None, [self.rounds.told()])]
         if self._options.as_json:
             figures = [asdict(figure) for figure in self._figures]
-            words: dict[str, Any] = {"bench": self._name, "machine": about, "load_before": self._load}
-            print(json.dumps(words | {"figures": figures, "notes": self._notes}))
+            words: dict[str, Any] = {"bench": self._name, "machine": about, "quick": self._options.quick}
+            print(json.dumps(words | {"figures": figures, "notes": notes}))
             return
         quick = " (one small iteration: that it runs, not how fast)" if self._options.quick else ""
-        print(f"{self._question}{quick}\n{about}; {load}\n")
+        print(f"{self._question}{quick}\n{about}\n")
         print(table(self._figures))
-        for note in self._notes:
+        for note in notes:
             print(f"- {note}")
 
 
@@ -155,23 +137,3 @@ def _cpuinfo() -> list[str]:
         return Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return []
-
-
-def command_line(text: str | None, arguments: Sequence[str] | None = None) -> Options:
-    """Read a benchmark's command line.
-
-    Args:
-        text: what ``--help`` says.
-    """
-    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one small iteration: shows that it runs")
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of a comparison (default {ROUNDS})")
-    parser.add_argument("--directory", type=Path, help="where to put stores (default: a temporary directory)")
-    given = parser.parse_args(arguments)
-    return Options(
-        quick=given.quick,
-        as_json=given.json,
-        rounds=1 if given.quick else given.rounds,
-        directory=given.directory,
-    )

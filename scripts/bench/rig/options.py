@@ -1,0 +1,64 @@
+"""What a benchmark takes from its command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+#: How many rounds a comparison has.
+ROUNDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The command line.
+
+    Attributes:
+        quick: one small iteration.
+        as_json: print JSON.
+        rounds: how many rounds a comparison has.
+        patience_s: for how long in all to wait for other programs to leave the machine alone.
+        directory: where stores are put; None for the directory of temporary files.
+    """
+
+    quick: bool
+    as_json: bool
+    rounds: int
+    patience_s: float
+    directory: Path | None
+
+    def pick(self, usual: int, quick: int) -> int:
+        """How much to do."""
+        return quick if self.quick else usual
+
+
+def command_line(text: str | None, arguments: Sequence[str] | None = None) -> Options:
+    """Read a benchmark's command line.
+
+    Args:
+        text: what ``--help`` says.
+        arguments: the words, instead of the process's own.
+    """
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one small iteration: shows that it runs")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"rounds of a comparison (default {ROUNDS})")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="do turns again that other programs disturbed, until so much time was lost in all (default 0)",
+    )
+    parser.add_argument("--directory", type=Path, help="where to put stores (default: a temporary directory)")
+    given = parser.parse_args(arguments)
+    return Options(
+        quick=given.quick,
+        as_json=given.json,
+        rounds=1 if given.quick else given.rounds,
+        patience_s=given.patience,
+        directory=given.directory,
+    )
