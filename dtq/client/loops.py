@@ -149,6 +149,11 @@ class LoopHub:
         self._in_a_row = 0
 
     @property
+    def owner(self) -> object:
+        """The client, for an error's sentence."""
+        return self._owner() or self
+
+    @property
     def bridge(self) -> Bridge:
         """Into the loop that runs now.
 
@@ -163,7 +168,7 @@ class LoopHub:
             self._putting = asyncio.Lock()
         elif bridge.loop is not loop:
             # The sentence of the standard library's own locks and queues.
-            raise RuntimeError(f"{self._owner() or self!r} is bound to a different event loop")
+            raise RuntimeError(f"{self.owner!r} is bound to a different event loop")
         return bridge
 
     async def start(self) -> None:

@@ -6,7 +6,7 @@ Client, the face that most programs use; `hub` does the work. Every method may b
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
@@ -16,17 +16,13 @@ from dtq.client.batches import Batch
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
 from dtq.client.links import Connector, Wire
-from dtq.client.maps import READ_AHEAD
 from dtq.client.notebook import card
-from dtq.client.progress import expected, shown
 from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, select
-from dtq.client.submitting import PLAIN, Order, SubmitOptions, order, read_map, submit, submit_map
-from dtq.client.terms import UNSET, ExceptionLike, Span, Terms, Unset
+from dtq.client.submitter import Submitter
 from dtq.client.waiting import H, ReturnWhen, Waited, as_completed, wait
 from dtq.config import client_addresses, load_authkey
 from dtq.errors import InvalidId, UnknownId, Unreachable
 from dtq.model.ids import TaskId
-from dtq.model.options import Function
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Stats, TaskView
 from dtq.model.states import State
 
@@ -41,7 +37,7 @@ TIMEOUT_S: Final = 10.0
 CLOSE_S: Final = 30.0
 
 
-class Client:
+class Client(Submitter):
     """A queue, as programs use it.
 
     It connects with its first call. From then on a coordinator that is away is waited for: submissions gather (up to a
@@ -71,120 +67,6 @@ class Client:
         connector: Connector | None = None,
     ) -> None:
         self._hub = Hub(connector or _wire(address, authkey_file, authkey, timeout), timeout)
-
-    # -- submitting -----------------------------------------------------------------------------------------------
-
-    def submit(
-        self,
-        fn: Callable[..., T] | str | Function,
-        /,
-        *args: Any,
-        priority: int | Unset = UNSET,
-        max_retries: int | Unset = UNSET,
-        max_crashes: int | Unset = UNSET,
-        timeout: Span | Unset | None = UNSET,
-        queue: str | Unset = UNSET,
-        retry_delay: Span | Unset | None = UNSET,
-        jitter: bool | Unset = UNSET,
-        never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
-        delay: Span | Unset = UNSET,
-        key: str | Unset | None = UNSET,
-        **kwargs: Any,
-    ) -> TaskHandle[T]:
-        """Have a function called by a worker. Returns at once; the handle says when the task is accepted durably.
-
-        The keywords named here are dtq's own; for a function that has one of the same name, use `options`.
-
-        Args:
-            fn: the function; or ``"module:function"`` or a registered name, for one that need not exist here.
-            args: its arguments.
-            priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry: see `TaskOptions`.
-            delay: time before the task is due, in seconds or as a timedelta.
-            key: while a batch with this key is remembered, there is no second one: the handle is of that one.
-            kwargs: its keyword arguments.
-
-        Raises:
-            NotImportable: the function can travel neither by name nor by value.
-            CannotPickle: an argument cannot be pickled.
-            TooLarge: the call is larger than a message may be.
-            InvalidValue: an option is not what it may be.
-            Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
-            ClientClosed: the client was closed.
-        """
-        options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry)
-        if options != _NO_OPTIONS or delay is not UNSET or key is not UNSET:
-            how = Order(Terms(*options).frozen(), delay, key)
-        else:
-            how = PLAIN
-        return submit(self._hub, fn, how, args, kwargs)
-
-    def map(
-        self,
-        fn: Callable[..., T] | str | Function,
-        /,
-        *iterables: Iterable[Any],
-        ordered: bool = True,
-        return_exceptions: bool = False,
-        read_ahead: int = READ_AHEAD,
-        progress: bool = False,
-        **options: Unpack[SubmitOptions],
-    ) -> Generator[T, None, None]:
-        """Have a function called for each item (or tuple of items, of several iterables); the results as they come.
-
-        All of it is one batch, submitted from now on, while the results are read. Items are pulled by a thread of
-        their own, at most ``read_ahead`` before the reader. If the reader stops early (an exception, ``break``),
-        what has not ended is cancelled.
-
-        Args:
-            fn: as for `submit`.
-            iterables: where the arguments come from; the shortest ends the map.
-            ordered: whether the results come in the order of the items; else as they end.
-            return_exceptions: give the exception of a task without a result in its place, instead of raising it.
-            read_ahead: how many tasks may be ahead of the reader.
-            progress: whether to show a bar, in a terminal or a notebook.
-            options: see `SubmitOptions`; no ``key``.
-
-        Returns:
-            The results, once.
-
-        Raises:
-            As `submit`; and while reading what `TaskHandle.result` and the iterables raise.
-        """
-        results = read_map(
-            self._hub,
-            fn,
-            order(**options),
-            iterables,
-            ordered=ordered,
-            return_exceptions=return_exceptions,
-            read_ahead=read_ahead,
-        )
-        return shown(results, expected(iterables)) if progress else results
-
-    def submit_map(
-        self,
-        fn: Callable[..., T] | str | Function,
-        /,
-        *iterables: Iterable[Any],
-        **options: Unpack[SubmitOptions],
-    ) -> BatchHandle[T]:
-        """As `map`, without reading: returns a handle of the batch when all items were pulled.
-
-        Memory stays small whatever their number; results stay with the coordinator until the handle asks for them.
-
-        Raises:
-            As `submit`; and what the iterables raise, when what was sent has been cancelled.
-        """
-        spec, batch = submit_map(self._hub, fn, order(**options), iterables)
-        return BatchHandle(self._hub, spec, batch)
-
-    def options(self, **options: Unpack[SubmitOptions]) -> Preset:
-        """This client with options set: all keywords of its `submit` go to the function.
-
-        Args:
-            options: see `SubmitOptions`.
-        """
-        return Preset(self._hub, order(**options))
 
     # -- waiting --------------------------------------------------------------------------------------------------
 
@@ -365,53 +247,6 @@ class Client:
 
     def _repr_html_(self) -> str:
         return card("Client", [("coordinator", self._hub.session.place), *self._hub.standing()])
-
-
-class Preset:
-    """A client with options set. Made by `Client.options`."""
-
-    def __init__(self, hub: Hub, order: Order) -> None:
-        self._hub = hub
-        self._order = order
-
-    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]:
-        """As `Client.submit`; all keywords go to the function."""
-        return submit(self._hub, fn, self._order, args, kwargs)
-
-    def map(
-        self,
-        fn: Callable[..., T],
-        /,
-        *iterables: Iterable[Any],
-        ordered: bool = True,
-        return_exceptions: bool = False,
-        read_ahead: int = READ_AHEAD,
-        progress: bool = False,
-    ) -> Generator[T, None, None]:
-        """As `Client.map`."""
-        results = read_map(
-            self._hub,
-            fn,
-            self._order,
-            iterables,
-            ordered=ordered,
-            return_exceptions=return_exceptions,
-            read_ahead=read_ahead,
-        )
-        return shown(results, expected(iterables)) if progress else results
-
-    def submit_map(self, fn: Callable[..., T], /, *iterables: Iterable[Any]) -> BatchHandle[T]:
-        """As `Client.submit_map`."""
-        spec, batch = submit_map(self._hub, fn, self._order, iterables)
-        return BatchHandle(self._hub, spec, batch)
-
-    def options(self, **options: Unpack[SubmitOptions]) -> Preset:
-        """These options, and others over them."""
-        return Preset(self._hub, order(**options).over(self._order))
-
-
-#: What `submit` compares its options with: UNSET for each of the terms.
-_NO_OPTIONS: Final = tuple(Terms())
 
 
 def _wire(

@@ -1,4 +1,4 @@
-"""How the client for coroutines stands to event loops and threads, against a real coordinator: in this process, and across a socket."""
+"""How the client for coroutines stands to event loops and threads, against a real coordinator."""
 
 from __future__ import annotations
 

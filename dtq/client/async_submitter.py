@@ -1,0 +1,481 @@
+"""Submitting, as the client for coroutines has it: a task, a map, a batch, and the same under options.
+
+Client, below `aio`; beside `submitter`, with the same types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
+
+from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
+from dtq.client.async_reading import Items
+from dtq.client.async_submitting import mapped, submit, submit_map, submit_nowait
+from dtq.client.loops import LoopHub
+from dtq.client.maps import READ_AHEAD
+from dtq.client.submitting import PLAIN, Order, SubmitOptions, order
+from dtq.client.terms import UNSET, ExceptionLike, Span, Terms, Unset
+from dtq.model.options import Function
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class AsyncSubmitter:
+    """What can be submitted to a hub from its event loop."""
+
+    _loop: LoopHub
+
+    @overload
+    async def submit(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *args: Any,
+        priority: int | Unset = UNSET,
+        max_retries: int | Unset = UNSET,
+        max_crashes: int | Unset = UNSET,
+        timeout: Span | Unset | None = UNSET,
+        queue: str | Unset = UNSET,
+        retry_delay: Span | Unset | None = UNSET,
+        jitter: bool | Unset = UNSET,
+        never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        delay: Span | Unset = UNSET,
+        key: str | Unset | None = UNSET,
+        **kwargs: Any,
+    ) -> AsyncTaskHandle[T]: ...
+
+    @overload
+    async def submit(
+        self,
+        fn: Callable[..., T],
+        /,
+        *args: Any,
+        priority: int | Unset = UNSET,
+        max_retries: int | Unset = UNSET,
+        max_crashes: int | Unset = UNSET,
+        timeout: Span | Unset | None = UNSET,
+        queue: str | Unset = UNSET,
+        retry_delay: Span | Unset | None = UNSET,
+        jitter: bool | Unset = UNSET,
+        never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        delay: Span | Unset = UNSET,
+        key: str | Unset | None = UNSET,
+        **kwargs: Any,
+    ) -> AsyncTaskHandle[T]: ...
+
+    @overload
+    async def submit(
+        self,
+        fn: str | Function,
+        /,
+        *args: Any,
+        priority: int | Unset = UNSET,
+        max_retries: int | Unset = UNSET,
+        max_crashes: int | Unset = UNSET,
+        timeout: Span | Unset | None = UNSET,
+        queue: str | Unset = UNSET,
+        retry_delay: Span | Unset | None = UNSET,
+        jitter: bool | Unset = UNSET,
+        never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        delay: Span | Unset = UNSET,
+        key: str | Unset | None = UNSET,
+        **kwargs: Any,
+    ) -> AsyncTaskHandle[Any]: ...
+
+    async def submit(
+        self,
+        fn: Callable[..., Any] | str | Function,
+        /,
+        *args: Any,
+        priority: int | Unset = UNSET,
+        max_retries: int | Unset = UNSET,
+        max_crashes: int | Unset = UNSET,
+        timeout: Span | Unset | None = UNSET,
+        queue: str | Unset = UNSET,
+        retry_delay: Span | Unset | None = UNSET,
+        jitter: bool | Unset = UNSET,
+        never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        delay: Span | Unset = UNSET,
+        key: str | Unset | None = UNSET,
+        **kwargs: Any,
+    ) -> AsyncTaskHandle[Any]:
+        """Have a function called by a worker. Returns when the task is accepted durably, and so has its id.
+
+        Many at once travel together (``asyncio.gather``, a task group, or `submit_nowait`); for many calls of one
+        function there is `map`. If the coroutine is cancelled meanwhile, the task may have been accepted all the same;
+        with a ``key`` it can be submitted again without becoming two.
+
+        The keywords named here are dtq's own; for a function that has one of the same name, use `options`.
+
+        Args:
+            fn: the function, which may be a coroutine function; or ``"module:function"`` or a registered name.
+            args: its arguments.
+            priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry: see `TaskOptions`.
+            delay: time before the task is due, in seconds or as a timedelta.
+            key: while a batch with this key is remembered, there is no second one: the handle is of that one.
+            kwargs: its keyword arguments.
+
+        Raises:
+            As `Client.submit`, and why the coordinator refused it (`QueueFull`, ...).
+        """
+        options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry)
+        return await submit(self._loop, fn, _ordered(options, delay, key), args, kwargs)
+
+    @overload
+    def submit_nowait(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *args: Any,
+        priority: int | Unset = UNSET,
+        max_retries: int | Unset = UNSET,
+        max_crashes: int | Unset = UNSET,
+        timeout: Span | Unset | None = UNSET,
+        queue: str | Unset = UNSET,
+        retry_delay: Span | Unset | None = UNSET,
+        jitter: bool | Unset = UNSET,
+        never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        delay: Span | Unset = UNSET,
+        key: str | Unset | None = UNSET,
+        **kwargs: Any,
+    ) -> AsyncTaskHandle[T]: ...
+
+    @overload
+    def submit_nowait(
+        self,
+        fn: Callable[..., T],
+        /,
+        *args: Any,
+        priority: int | Unset = UNSET,
+        max_retries: int | Unset = UNSET,
+        max_crashes: int | Unset = UNSET,
+        timeout: Span | Unset | None = UNSET,
+        queue: str | Unset = UNSET,
+        retry_delay: Span | Unset | None = UNSET,
+        jitter: bool | Unset = UNSET,
+        never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        delay: Span | Unset = UNSET,
+        key: str | Unset | None = UNSET,
+        **kwargs: Any,
+    ) -> AsyncTaskHandle[T]: ...
+
+    @overload
+    def submit_nowait(
+        self,
+        fn: str | Function,
+        /,
+        *args: Any,
+        priority: int | Unset = UNSET,
+        max_retries: int | Unset = UNSET,
+        max_crashes: int | Unset = UNSET,
+        timeout: Span | Unset | None = UNSET,
+        queue: str | Unset = UNSET,
+        retry_delay: Span | Unset | None = UNSET,
+        jitter: bool | Unset = UNSET,
+        never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        delay: Span | Unset = UNSET,
+        key: str | Unset | None = UNSET,
+        **kwargs: Any,
+    ) -> AsyncTaskHandle[Any]: ...
+
+    def submit_nowait(
+        self,
+        fn: Callable[..., Any] | str | Function,
+        /,
+        *args: Any,
+        priority: int | Unset = UNSET,
+        max_retries: int | Unset = UNSET,
+        max_crashes: int | Unset = UNSET,
+        timeout: Span | Unset | None = UNSET,
+        queue: str | Unset = UNSET,
+        retry_delay: Span | Unset | None = UNSET,
+        jitter: bool | Unset = UNSET,
+        never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        delay: Span | Unset = UNSET,
+        key: str | Unset | None = UNSET,
+        **kwargs: Any,
+    ) -> AsyncTaskHandle[Any]:
+        """As `submit`, without waiting: the handle's `accepted` says when the task is. The client must be connected.
+
+        Raises:
+            asyncio.QueueFull: too many submissions wait to be sent; `submit` would wait.
+            RuntimeError: the client is not connected yet.
+        """
+        options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry)
+        return submit_nowait(self._loop, fn, _ordered(options, delay, key), args, kwargs)
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Items,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        progress: bool = False,
+        **options: Unpack[SubmitOptions],
+    ) -> AsyncGenerator[T, None]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Items,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        progress: bool = False,
+        **options: Unpack[SubmitOptions],
+    ) -> AsyncGenerator[T, None]: ...
+
+    @overload
+    def map(
+        self,
+        fn: str | Function,
+        /,
+        *iterables: Items,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        progress: bool = False,
+        **options: Unpack[SubmitOptions],
+    ) -> AsyncGenerator[Any, None]: ...
+
+    def map(
+        self,
+        fn: Callable[..., Any] | str | Function,
+        /,
+        *iterables: Items,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        progress: bool = False,
+        **options: Unpack[SubmitOptions],
+    ) -> AsyncGenerator[Any, None]:
+        """Have a function called for each item (or tuple of items, of several iterables); the results as they come.
+
+        For ``async for``, which begins it: one batch, submitted while the results are read. Asynchronous iterables are
+        read in this loop; others are pulled by a thread of their own (unless they are short). At most ``read_ahead``
+        items are ahead of the reader. If the reader stops early, what has not ended is cancelled.
+
+        Args:
+            fn: as for `submit`.
+            iterables: where the arguments come from, of either kind; the shortest ends the map.
+            ordered: whether the results come in the order of the items; else as they end.
+            return_exceptions: give the exception of a task without a result in its place, instead of raising it.
+            read_ahead: how many tasks may be ahead of the reader.
+            progress: whether to show a bar, in a terminal or a notebook.
+            options: see `SubmitOptions`; no ``key``.
+
+        Returns:
+            The results, once.
+
+        Raises:
+            While reading: as `submit`, and what `AsyncTaskHandle.result` and the iterables raise.
+        """
+        return mapped(
+            self._loop,
+            fn,
+            order(**options),
+            iterables,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            read_ahead=read_ahead,
+            progress=progress,
+        )
+
+    @overload
+    async def submit_map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Items,
+        **options: Unpack[SubmitOptions],
+    ) -> AsyncBatchHandle[T]: ...
+
+    @overload
+    async def submit_map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Items,
+        **options: Unpack[SubmitOptions],
+    ) -> AsyncBatchHandle[T]: ...
+
+    @overload
+    async def submit_map(
+        self,
+        fn: str | Function,
+        /,
+        *iterables: Items,
+        **options: Unpack[SubmitOptions],
+    ) -> AsyncBatchHandle[Any]: ...
+
+    async def submit_map(
+        self,
+        fn: Callable[..., Any] | str | Function,
+        /,
+        *iterables: Items,
+        **options: Unpack[SubmitOptions],
+    ) -> AsyncBatchHandle[Any]:
+        """As `map`, without reading: returns a handle of the batch when all items were pulled and accepted.
+
+        Memory stays small whatever their number; results stay with the coordinator until the handle asks for them.
+
+        Raises:
+            As `submit`; and what the iterables raise, when what was sent has been cancelled.
+        """
+        return await submit_map(self._loop, fn, order(**options), iterables)
+
+    def options(self, **options: Unpack[SubmitOptions]) -> AsyncPreset:
+        """This client with options set: all keywords of its `submit` go to the function.
+
+        Args:
+            options: see `SubmitOptions`.
+        """
+        return AsyncPreset(self._loop, order(**options))
+
+
+class AsyncPreset:
+    """A client with options set. Made by `AsyncClient.options`."""
+
+    def __init__(self, loop: LoopHub, order: Order) -> None:
+        self._loop = loop
+        self._order = order
+
+    @overload
+    async def submit(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncTaskHandle[T]: ...
+
+    @overload
+    async def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> AsyncTaskHandle[T]: ...
+
+    @overload
+    async def submit(self, fn: str | Function, /, *args: Any, **kwargs: Any) -> AsyncTaskHandle[Any]: ...
+
+    async def submit(
+        self, fn: Callable[..., Any] | str | Function, /, *args: Any, **kwargs: Any
+    ) -> AsyncTaskHandle[Any]:
+        """As `AsyncClient.submit`; all keywords go to the function."""
+        return await submit(self._loop, fn, self._order, args, kwargs)
+
+    @overload
+    def submit_nowait(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> AsyncTaskHandle[T]: ...
+
+    @overload
+    def submit_nowait(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> AsyncTaskHandle[T]: ...
+
+    @overload
+    def submit_nowait(self, fn: str | Function, /, *args: Any, **kwargs: Any) -> AsyncTaskHandle[Any]: ...
+
+    def submit_nowait(
+        self, fn: Callable[..., Any] | str | Function, /, *args: Any, **kwargs: Any
+    ) -> AsyncTaskHandle[Any]:
+        """As `AsyncClient.submit_nowait`; all keywords go to the function."""
+        return submit_nowait(self._loop, fn, self._order, args, kwargs)
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Items,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        progress: bool = False,
+    ) -> AsyncGenerator[T, None]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Items,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        progress: bool = False,
+    ) -> AsyncGenerator[T, None]: ...
+
+    @overload
+    def map(
+        self,
+        fn: str | Function,
+        /,
+        *iterables: Items,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        progress: bool = False,
+    ) -> AsyncGenerator[Any, None]: ...
+
+    def map(
+        self,
+        fn: Callable[..., Any] | str | Function,
+        /,
+        *iterables: Items,
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        progress: bool = False,
+    ) -> AsyncGenerator[Any, None]:
+        """As `AsyncClient.map`."""
+        return mapped(
+            self._loop,
+            fn,
+            self._order,
+            iterables,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            read_ahead=read_ahead,
+            progress=progress,
+        )
+
+    @overload
+    async def submit_map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Items,
+    ) -> AsyncBatchHandle[T]: ...
+
+    @overload
+    async def submit_map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Items,
+    ) -> AsyncBatchHandle[T]: ...
+
+    @overload
+    async def submit_map(
+        self,
+        fn: str | Function,
+        /,
+        *iterables: Items,
+    ) -> AsyncBatchHandle[Any]: ...
+
+    async def submit_map(self, fn: Callable[..., Any] | str | Function, /, *iterables: Items) -> AsyncBatchHandle[Any]:
+        """As `AsyncClient.submit_map`."""
+        return await submit_map(self._loop, fn, self._order, iterables)
+
+    def options(self, **options: Unpack[SubmitOptions]) -> AsyncPreset:
+        """These options, and others over them."""
+        return AsyncPreset(self._loop, order(**options).over(self._order))
+
+
+#: What `submit` compares its options with: UNSET for each of the terms.
+_NO_OPTIONS: Final = tuple(Terms())
+
+
+def _ordered(options: tuple[Any, ...], delay: Span | Unset, key: str | Unset | None) -> Order:
+    if options == _NO_OPTIONS and delay is UNSET and key is UNSET:
+        return PLAIN
+    return Order(Terms(*options).frozen(), delay, key)

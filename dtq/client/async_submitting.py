@@ -1,0 +1,125 @@
+"""Submitting from an event loop: a function, its arguments and terms become something that waits in the outbox.
+
+Client, between the faces and the hub; beside `submitting`, of which this is what waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any, TypeVar
+
+from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
+from dtq.client.async_reading import Items, read_map, submit_all
+from dtq.client.batch_handle import BatchHandle
+from dtq.client.batches import Batch
+from dtq.client.feeds import Feed
+from dtq.client.loops import LoopHub
+from dtq.client.progress import bar, expected
+from dtq.client.submitting import Callable_, Order, checked, limited, prepare
+from dtq.errors import InvalidValue
+
+T = TypeVar("T")
+
+
+async def submit(
+    hub: LoopHub, function: Callable_, order: Order, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> AsyncTaskHandle[Any]:
+    """Submit one task; returns when it is accepted.
+
+    Raises:
+        DtqError: as `submitting.submit`, and why it was refused.
+    """
+    await hub.start()
+    item = prepare(hub.hub, function, order, args, kwargs)
+    await hub.put(item)
+    handle = AsyncTaskHandle(hub, item.handle)
+    await handle.accepted()
+    return handle
+
+
+def submit_nowait(
+    hub: LoopHub, function: Callable_, order: Order, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> AsyncTaskHandle[Any]:
+    """Submit one task, without waiting for anything.
+
+    Raises:
+        asyncio.QueueFull: too many submissions wait.
+        RuntimeError: the client is not connected.
+        DtqError: as `submitting.submit`.
+    """
+    _ = hub.bridge  # the right loop
+    outbox = hub.hub.outbox
+    if not hub.hub.started and outbox.closed is None:
+        raise RuntimeError(f"{hub.owner!r} is not connected yet: await its connect(), or use it in an async with block")
+    item = prepare(hub.hub, function, order, args, kwargs)
+    if not outbox.offer(item):
+        raise asyncio.QueueFull
+    return AsyncTaskHandle(hub, item.handle)
+
+
+def mapped(
+    hub: LoopHub,
+    function: Callable_,
+    order: Order,
+    iterables: tuple[Items, ...],
+    *,
+    ordered: bool,
+    return_exceptions: bool,
+    read_ahead: int,
+    progress: bool,
+) -> AsyncGenerator[Any, None]:
+    """A map that begins when its results are read.
+
+    Raises:
+        While reading: as `submit`, and what the iterables and the tasks raise.
+    """
+    results = _mapped(hub, function, order, iterables, ordered, return_exceptions, read_ahead)
+    return _shown(results, expected(iterables)) if progress else results
+
+
+async def _mapped(
+    hub: LoopHub,
+    function: Callable_,
+    order: Order,
+    iterables: tuple[Items, ...],
+    ordered: bool,
+    return_exceptions: bool,
+    read_ahead: int,
+) -> AsyncGenerator[Any, None]:
+    if order.own_key is not None:
+        raise InvalidValue("key", order.key, "a map that is read cannot have one; use submit_map")
+    await hub.start()
+    target, spec = checked(hub.hub, function, order, iterables)
+    batch = Batch()
+    batch.keep_results(ordered)
+    feed = Feed(batch, spec, delay_s=order.delay_s, follow=True, window=max(1, read_ahead))
+    encode = limited(hub.hub, target)
+    async for value in read_map(hub, feed, iterables, encode, return_exceptions=return_exceptions):
+        yield value
+
+
+async def _shown(results: AsyncGenerator[T, None], total: int | None) -> AsyncGenerator[T, None]:
+    """Results, with a bar while they are read."""
+    with bar(total) as drawn:
+        try:
+            async for result in results:
+                drawn.advance(1)
+                yield result
+        finally:
+            await results.aclose()
+
+
+async def submit_map(
+    hub: LoopHub, function: Callable_, order: Order, iterables: tuple[Items, ...]
+) -> AsyncBatchHandle[Any]:
+    """Submit a task for each item, as one batch; returns when all items were pulled and accepted.
+
+    Raises:
+        As `submit`, and what the iterables raise; what was sent before is cancelled.
+    """
+    await hub.start()
+    target, spec = checked(hub.hub, function, order, iterables)
+    feed = Feed(Batch(), spec, delay_s=order.delay_s, key=order.own_key, follow=False)
+    await submit_all(hub, feed, iterables, limited(hub.hub, target))
+    return AsyncBatchHandle(hub, BatchHandle(hub.hub, spec, feed.batch))

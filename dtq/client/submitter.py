@@ -1,0 +1,380 @@
+"""Submitting, as the client for threads has it: a task, a map, a batch, and the same under options.
+
+Client, below `sync`. What a checker of types is told: a handle has the type of what its function returns, which for a
+coroutine function is what its coroutine returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
+
+from dtq.client.batch_handle import BatchHandle
+from dtq.client.handle import TaskHandle
+from dtq.client.hub import Hub
+from dtq.client.maps import READ_AHEAD
+from dtq.client.progress import expected, shown
+from dtq.client.submitting import PLAIN, Order, SubmitOptions, order, read_map, submit, submit_map
+from dtq.client.terms import UNSET, ExceptionLike, Span, Terms, Unset
+from dtq.model.options import Function
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: What `submit` compares its options with: UNSET for each of the terms.
+_NO_OPTIONS: Final = tuple(Terms())
+
+
+class Submitter:
+    """What can be submitted to a hub."""
+
+    _hub: Hub
+
+    @overload
+    def submit(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *args: Any,
+        priority: int | Unset = UNSET,
+        max_retries: int | Unset = UNSET,
+        max_crashes: int | Unset = UNSET,
+        timeout: Span | Unset | None = UNSET,
+        queue: str | Unset = UNSET,
+        retry_delay: Span | Unset | None = UNSET,
+        jitter: bool | Unset = UNSET,
+        never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        delay: Span | Unset = UNSET,
+        key: str | Unset | None = UNSET,
+        **kwargs: Any,
+    ) -> TaskHandle[T]: ...
+
+    @overload
+    def submit(
+        self,
+        fn: Callable[..., T],
+        /,
+        *args: Any,
+        priority: int | Unset = UNSET,
+        max_retries: int | Unset = UNSET,
+        max_crashes: int | Unset = UNSET,
+        timeout: Span | Unset | None = UNSET,
+        queue: str | Unset = UNSET,
+        retry_delay: Span | Unset | None = UNSET,
+        jitter: bool | Unset = UNSET,
+        never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        delay: Span | Unset = UNSET,
+        key: str | Unset | None = UNSET,
+        **kwargs: Any,
+    ) -> TaskHandle[T]: ...
+
+    @overload
+    def submit(
+        self,
+        fn: str | Function,
+        /,
+        *args: Any,
+        priority: int | Unset = UNSET,
+        max_retries: int | Unset = UNSET,
+        max_crashes: int | Unset = UNSET,
+        timeout: Span | Unset | None = UNSET,
+        queue: str | Unset = UNSET,
+        retry_delay: Span | Unset | None = UNSET,
+        jitter: bool | Unset = UNSET,
+        never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        delay: Span | Unset = UNSET,
+        key: str | Unset | None = UNSET,
+        **kwargs: Any,
+    ) -> TaskHandle[Any]: ...
+
+    def submit(
+        self,
+        fn: Callable[..., Any] | str | Function,
+        /,
+        *args: Any,
+        priority: int | Unset = UNSET,
+        max_retries: int | Unset = UNSET,
+        max_crashes: int | Unset = UNSET,
+        timeout: Span | Unset | None = UNSET,
+        queue: str | Unset = UNSET,
+        retry_delay: Span | Unset | None = UNSET,
+        jitter: bool | Unset = UNSET,
+        never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        delay: Span | Unset = UNSET,
+        key: str | Unset | None = UNSET,
+        **kwargs: Any,
+    ) -> TaskHandle[Any]:
+        """Have a function called by a worker. Returns at once; the handle says when the task is accepted durably.
+
+        The keywords named here are dtq's own; for a function that has one of the same name, use `options`.
+
+        Args:
+            fn: the function; or ``"module:function"`` or a registered name, for one that need not exist here.
+            args: its arguments.
+            priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry: see `TaskOptions`.
+            delay: time before the task is due, in seconds or as a timedelta.
+            key: while a batch with this key is remembered, there is no second one: the handle is of that one.
+            kwargs: its keyword arguments.
+
+        Raises:
+            NotImportable: the function can travel neither by name nor by value.
+            CannotPickle: an argument cannot be pickled.
+            TooLarge: the call is larger than a message may be.
+            InvalidValue: an option is not what it may be.
+            Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
+            ClientClosed: the client was closed.
+        """
+        options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry)
+        if options != _NO_OPTIONS or delay is not UNSET or key is not UNSET:
+            how = Order(Terms(*options).frozen(), delay, key)
+        else:
+            how = PLAIN
+        return submit(self._hub, fn, how, args, kwargs)
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        progress: bool = False,
+        **options: Unpack[SubmitOptions],
+    ) -> Generator[T, None, None]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        progress: bool = False,
+        **options: Unpack[SubmitOptions],
+    ) -> Generator[T, None, None]: ...
+
+    @overload
+    def map(
+        self,
+        fn: str | Function,
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        progress: bool = False,
+        **options: Unpack[SubmitOptions],
+    ) -> Generator[Any, None, None]: ...
+
+    def map(
+        self,
+        fn: Callable[..., Any] | str | Function,
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        progress: bool = False,
+        **options: Unpack[SubmitOptions],
+    ) -> Generator[Any, None, None]:
+        """Have a function called for each item (or tuple of items, of several iterables); the results as they come.
+
+        All of it is one batch, submitted from now on, while the results are read. Items are pulled by a thread of
+        their own, at most ``read_ahead`` before the reader. If the reader stops early (an exception, ``break``),
+        what has not ended is cancelled.
+
+        Args:
+            fn: as for `submit`.
+            iterables: where the arguments come from; the shortest ends the map.
+            ordered: whether the results come in the order of the items; else as they end.
+            return_exceptions: give the exception of a task without a result in its place, instead of raising it.
+            read_ahead: how many tasks may be ahead of the reader.
+            progress: whether to show a bar, in a terminal or a notebook.
+            options: see `SubmitOptions`; no ``key``.
+
+        Returns:
+            The results, once.
+
+        Raises:
+            As `submit`; and while reading what `TaskHandle.result` and the iterables raise.
+        """
+        results = read_map(
+            self._hub,
+            fn,
+            order(**options),
+            iterables,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            read_ahead=read_ahead,
+        )
+        return shown(results, expected(iterables)) if progress else results
+
+    @overload
+    def submit_map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Iterable[Any],
+        **options: Unpack[SubmitOptions],
+    ) -> BatchHandle[T]: ...
+
+    @overload
+    def submit_map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        **options: Unpack[SubmitOptions],
+    ) -> BatchHandle[T]: ...
+
+    @overload
+    def submit_map(
+        self,
+        fn: str | Function,
+        /,
+        *iterables: Iterable[Any],
+        **options: Unpack[SubmitOptions],
+    ) -> BatchHandle[Any]: ...
+
+    def submit_map(
+        self,
+        fn: Callable[..., Any] | str | Function,
+        /,
+        *iterables: Iterable[Any],
+        **options: Unpack[SubmitOptions],
+    ) -> BatchHandle[Any]:
+        """As `map`, without reading: returns a handle of the batch when all items were pulled.
+
+        Memory stays small whatever their number; results stay with the coordinator until the handle asks for them.
+
+        Raises:
+            As `submit`; and what the iterables raise, when what was sent has been cancelled.
+        """
+        spec, batch = submit_map(self._hub, fn, order(**options), iterables)
+        return BatchHandle(self._hub, spec, batch)
+
+    def options(self, **options: Unpack[SubmitOptions]) -> Preset:
+        """This client with options set: all keywords of its `submit` go to the function.
+
+        Args:
+            options: see `SubmitOptions`.
+        """
+        return Preset(self._hub, order(**options))
+
+
+class Preset:
+    """A client with options set. Made by `Client.options`."""
+
+    def __init__(self, hub: Hub, order: Order) -> None:
+        self._hub = hub
+        self._order = order
+
+    @overload
+    def submit(
+        self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
+    ) -> TaskHandle[T]: ...
+
+    @overload
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[T]: ...
+
+    @overload
+    def submit(self, fn: str | Function, /, *args: Any, **kwargs: Any) -> TaskHandle[Any]: ...
+
+    def submit(self, fn: Callable[..., Any] | str | Function, /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
+        """As `Client.submit`; all keywords go to the function."""
+        return submit(self._hub, fn, self._order, args, kwargs)
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        progress: bool = False,
+    ) -> Generator[T, None, None]: ...
+
+    @overload
+    def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        progress: bool = False,
+    ) -> Generator[T, None, None]: ...
+
+    @overload
+    def map(
+        self,
+        fn: str | Function,
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        progress: bool = False,
+    ) -> Generator[Any, None, None]: ...
+
+    def map(
+        self,
+        fn: Callable[..., Any] | str | Function,
+        /,
+        *iterables: Iterable[Any],
+        ordered: bool = True,
+        return_exceptions: bool = False,
+        read_ahead: int = READ_AHEAD,
+        progress: bool = False,
+    ) -> Generator[Any, None, None]:
+        """As `Client.map`."""
+        results = read_map(
+            self._hub,
+            fn,
+            self._order,
+            iterables,
+            ordered=ordered,
+            return_exceptions=return_exceptions,
+            read_ahead=read_ahead,
+        )
+        return shown(results, expected(iterables)) if progress else results
+
+    @overload
+    def submit_map(
+        self,
+        fn: Callable[..., Coroutine[Any, Any, T]],
+        /,
+        *iterables: Iterable[Any],
+    ) -> BatchHandle[T]: ...
+
+    @overload
+    def submit_map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+    ) -> BatchHandle[T]: ...
+
+    @overload
+    def submit_map(
+        self,
+        fn: str | Function,
+        /,
+        *iterables: Iterable[Any],
+    ) -> BatchHandle[Any]: ...
+
+    def submit_map(self, fn: Callable[..., Any] | str | Function, /, *iterables: Iterable[Any]) -> BatchHandle[Any]:
+        """As `Client.submit_map`."""
+        spec, batch = submit_map(self._hub, fn, self._order, iterables)
+        return BatchHandle(self._hub, spec, batch)
+
+    def options(self, **options: Unpack[SubmitOptions]) -> Preset:
+        """These options, and others over them."""
+        return Preset(self._hub, order(**options).over(self._order))
