@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +58,7 @@ def command_line(text: str | None, arguments: Sequence[str] | None = None) -> Op
     )
     parser.add_argument("--directory", type=Path, help="where to put stores (default: a temporary directory)")
     given = parser.parse_args(arguments)
+    _end_in_order()
     return Options(
         quick=given.quick,
         as_json=given.json,
@@ -62,3 +66,15 @@ def command_line(text: str | None, arguments: Sequence[str] | None = None) -> Op
         patience_s=given.patience,
         directory=given.directory,
     )
+
+
+def _end_in_order() -> None:
+    """Have SIGTERM end this process as Ctrl-C does: with what it started."""
+    mine = os.getpid()
+
+    def end(*_: object) -> None:
+        if os.getpid() != mine:
+            os._exit(143)  # a child that inherited this
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, end)
