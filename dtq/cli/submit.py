@@ -97,7 +97,8 @@ def _submit_calls(queue: Hub, name: str, terms: Order, calls: Iterator[Call]) ->
     try:
         _accepted_whole(queue, batch)
     except BaseException:
-        queue.sender.abandon(batch)  # all of it or nothing: what was accepted is cancelled
+        if terms.own_key is None:  # with a key, the same submission again goes on where this one ended
+            queue.sender.abandon(batch)  # all of it or nothing: what was accepted is cancelled
         raise
     return BatchHandle(queue, spec, batch)
 
