@@ -41,7 +41,7 @@ _ENDED_PAGES: Final = (
     " ORDER BY ended_at DESC, results.batch DESC, lo DESC"
 )
 _ENDED_TASKS: Final = (
-    "SELECT batches.batch, spec, batches.body, idx, ended_at, tasks.body FROM tasks"
+    "SELECT batches.batch, spec, batches.body, idx, tasks.body FROM tasks"
     " CROSS JOIN batches ON batches.batch = tasks.batch WHERE ended_at <= ? {0}"
     " ORDER BY ended_at DESC, tasks.batch DESC, idx DESC"
 )
@@ -286,14 +286,16 @@ class _Search:
         where = () if span is None else (span[0], span[1] - PAGE_BLOBS, span[2], span[1])
         for number, spec, body, lo, hi, ended_at, worker in self._connection.execute(sql, (self._sieve.latest, *where)):
             batch = self._batch(number, spec, body)
-            if batch is not None:
+            if (type(lo), type(hi), type(ended_at)) != (int, int, float):
+                self.damaged += 1
+            elif batch is not None:
                 name = rowcodec.decode_worker(worker)
                 yield EndedRun(batch=batch, lo=lo, hi=hi, state=State.SUCCEEDED, ended_at=ended_at, worker=name)
 
     def _tasks(self, span: _Span | None) -> Iterator[EndedRun]:
         sql = _ENDED_TASKS.format("" if span is None else _TASKS_OF)
         where = (self._sieve.latest, *(span or ()))
-        for number, spec, body, index, ended_at, task in self._connection.execute(sql, where):
+        for number, spec, body, index, task in self._connection.execute(sql, where):
             batch = self._batch(number, spec, body)
             if batch is None:
                 continue
@@ -301,6 +303,7 @@ class _Search:
                 self.damaged += 1
                 continue
             row = rowcodec.decode_task(number, index, task)
+            ended_at = rowcodec.final_at(row) or 0.0
             yield EndedRun(batch=batch, lo=index, hi=index + 1, state=row.state, ended_at=ended_at, task=row)
 
     def _tails(self, span: _Span | None) -> Iterator[EndedRun]:

@@ -475,6 +475,25 @@ def test_expired_batch_goes_when_its_last_dead_letter_has_gone(engine: Engine) -
     assert everything(engine, 1) == ([], [], [], [])
 
 
+def test_expired_batch_goes_when_its_last_dead_letter_is_one_no_more(engine: Engine) -> None:
+    engine.commit(stored(spec(), batch(1, finished_at=50.0), arguments(1), task(1, 0, State.DEAD), attempt(1)))
+    engine.commit([Expired(100.0)])
+
+    engine.commit(stored(task(1, 0, State.CANCELLED)))
+    engine.commit([Expired(100.0)])
+
+    assert everything(engine, 1) == ([], [], [], [])
+
+
+def test_expired_batch_that_is_stored_as_unfinished_is_restored(engine: Engine) -> None:
+    engine.commit(stored(spec(), batch(1, finished_at=50.0), task(1, 0, State.DEAD)))
+    engine.commit([Expired(100.0)])
+
+    engine.commit(stored(batch(1, next=1)))
+
+    assert list(engine.restore()) == [spec(), batch(1, next=1)]
+
+
 def test_expired_batch_that_was_put_back_is_kept_until_it_finishes_again(engine: Engine) -> None:
     engine.commit(stored(spec(), batch(1, finished_at=50.0), arguments(1), task(1, 0, State.DEAD)))
     engine.commit([Expired(100.0)])
@@ -549,6 +568,14 @@ def test_forgotten_task_loses_its_row_and_maybe_its_history(engine: Engine, hist
     assert list(engine.restore()) == [spec(), batch(1, size=2), task(1, 1)]
     assert [each.number for each in engine.attempts(1, 0)] == ([3] if history else [1, 2, 3])
     assert [each.number for each in engine.attempts(1, 1)] == [1]
+
+
+def test_attempt_stored_again_after_its_history_was_forgotten_is_kept(engine: Engine) -> None:
+    engine.commit(stored(spec(), batch(1), attempt(1, 0, 1)))
+
+    engine.commit([Stored(attempt(1, 0, 2)), TaskForgotten(1, 0, True), Stored(attempt(1, 0, 2, worker="w2"))])
+
+    assert engine.attempts(1, 0) == [attempt(1, 0, 2, worker="w2").attempt]
 
 
 def test_task_forgotten_and_stored_again_in_one_commit_keeps_only_the_new_history(engine: Engine) -> None:

@@ -5,6 +5,7 @@ Run as a script it makes such commits on a store and says the number of each tha
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
@@ -177,6 +178,22 @@ def _fill(path: str, durability: Any) -> None:
     _say({"errors": errors, "commits": number + 19})
 
 
+def _blobs(path: str) -> None:
+    """Say by how many MB memory has grown after commits of many sizes, each of 100 kB blobs."""
+    engine, _ = opened(Path(path))
+    engine.commit(stored(spec(), batch(1, size=10**6)))
+    before = _resident_mb()
+    for rows in (1, 9, 17, 33, 65, 127, 140, 400):
+        engine.commit(stored(*(arguments(1, 2 * n, 2 * n + 1, bytes(100_000)) for n in range(rows))))
+    ctypes.CDLL(None).malloc_trim(0)  # what Python has given back counts no longer
+    _say(_resident_mb() - before)
+    engine.close()
+
+
+def _resident_mb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["commit", durability, path]:
@@ -187,6 +204,8 @@ if __name__ == "__main__":
             _die_at(path, int(statement))
         case ["fill", durability, path]:
             _fill(path, durability)
+        case ["blobs", path]:
+            _blobs(path)
         case ["hold", path]:
             opened(Path(path))
             _say("held")

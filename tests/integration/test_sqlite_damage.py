@@ -39,32 +39,7 @@ class Crashed(NamedTuple):
 @pytest.fixture(scope="module")
 def in_log(tmp_path_factory: pytest.TempPathFactory) -> Crashed:
     """All of it is in the log still."""
-    return _make(tmp_path_factory.mktemp("log"))
-
-
-@pytest.fixture(scope="module")
-def in_file(tmp_path_factory: pytest.TempPathFactory) -> Crashed:
-    """All of it is in the file, and the log is gone."""
-    crashed = _make(tmp_path_factory.mktemp("file"))
-    moved = sqlite3.connect(crashed.path)
-    moved.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    moved.close()
-    return crashed
-
-
-@pytest.fixture(scope="module")
-def in_both(tmp_path_factory: pytest.TempPathFactory) -> Crashed:
-    """All of it is in the file, and in the log too: the process was killed after a checkpoint."""
-    crashed = _make(tmp_path_factory.mktemp("both"))
-    log = crashed.path.with_name("dtq.db-wal").read_bytes()
-    moved = sqlite3.connect(crashed.path)
-    moved.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    moved.close()
-    crashed.path.with_name("dtq.db-wal").write_bytes(log)
-    return crashed
-
-
-def _make(directory: Path) -> Crashed:
+    directory = tmp_path_factory.mktemp("log")
     path = directory / "dtq.db"
     crash(path, COMMITS)
     engine, opening = opened(copy(path, directory / "sound"))
@@ -72,6 +47,24 @@ def _make(directory: Path) -> Crashed:
     said = everything(engine, COMMITS)
     engine.close()
     return Crashed(path, said)
+
+
+@pytest.fixture(scope="module")
+def in_file(in_log: Crashed, tmp_path_factory: pytest.TempPathFactory) -> Crashed:
+    """All of it is in the file, and the log is gone."""
+    path = copy(in_log.path, tmp_path_factory.mktemp("file") / "store")
+    moved = sqlite3.connect(path)
+    moved.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    moved.close()
+    return Crashed(path, in_log.said)
+
+
+@pytest.fixture(scope="module")
+def in_both(in_log: Crashed, in_file: Crashed, tmp_path_factory: pytest.TempPathFactory) -> Crashed:
+    """All of it is in the file, and in the log too: the process was killed after a checkpoint."""
+    path = copy(in_file.path, tmp_path_factory.mktemp("both") / "store")
+    shutil.copyfile(in_log.path.with_name("dtq.db-wal"), path.with_name("dtq.db-wal"))
+    return Crashed(path, in_log.said)
 
 
 def outcome(path: Path, said: dict[str, Any], *, large: bool = False) -> tuple[str, tuple[str, ...]]:
