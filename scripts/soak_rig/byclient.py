@@ -37,7 +37,8 @@ class ClientProducer(Producer):
         self._ended: queue.SimpleQueue[Open] = queue.SimpleQueue()
         self._cancels: list[tuple[float, int, Order, list[Any]]] = []
         self._open_tasks = 0
-        self._open_orders = 0
+        #: A client forgets handles that nobody holds.
+        self._held: dict[int, Open] = {}
         self._changed = threading.Condition()
         self._client = Client(address, authkey_file=key_file)
         for work in (self._accept, self._read, self._cancel):
@@ -48,14 +49,14 @@ class ClientProducer(Producer):
             with self._changed:
                 self._changed.wait_for(lambda: self._open_tasks < MOST_OPEN or self.stopping.is_set(), 1.0)
         with self._changed:
-            self._changed.wait_for(lambda: not self._open_orders)
+            self._changed.wait_for(lambda: not self._held)
         self._client.close()
         self.say("done")
 
     def _submit(self, order: Order) -> None:
         items = Open(order, left=order.size)
         with self._changed:
-            self._open_orders += 1
+            self._held[order.serial] = items
             self._open_tasks += order.size
         tags = order.tags(self.name)
         hows = [order.hows.get(index) for index in range(order.size)]
@@ -74,7 +75,7 @@ class ClientProducer(Producer):
 
     def _over(self, items: Open) -> None:
         with self._changed:
-            self._open_orders -= 1
+            del self._held[items.order.serial]
             self._open_tasks -= items.order.size
             self._changed.notify_all()
 

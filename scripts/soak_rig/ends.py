@@ -127,7 +127,8 @@ def _check_told(records: Records) -> Iterator[Violation]:
         for id, letter in zip(submitted.ids, submitted.letters, strict=False):
             final = records.finals.get(id)
             if letter == "g" or final is None:
-                if id not in records.operator.purged:
+                # A dead letter that is put back while its submitter asks for it is told as "no longer kept".
+                if id not in records.operator.purged and (letter != "g" or id not in records.operator.revived):
                     what = f"{name(id)} of {submitted.producer} was told {letter!r}, the queue has {final}"
                     yield Violation("lost", submitted.acked_at or 0.0, what)
             elif letter != final.state.value[0] and not (letter == "d" and id in records.operator.revived):

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from soak_rig.ends import name
-from soak_rig.explain import Faults, Outages, place
+from soak_rig.explain import GRANT_S, Faults, Outages, place
 from soak_rig.records import Execution, Records
 from soak_rig.verdict import Violation
 

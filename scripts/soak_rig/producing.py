@@ -10,6 +10,7 @@ producer saw it, a letter each); ``wrong`` (what cannot be, with the reason); ``
 
 from __future__ import annotations
 
+import faulthandler
 import random
 import signal
 import sys
@@ -74,6 +75,7 @@ class Producer:
 def main(words: list[str]) -> int:
     """Run a producer of the named kind."""
     name, kind, seed, address, key_file, ledger = words
+    faulthandler.register(signal.SIGUSR1, all_threads=True)  # says what it waits for
     if kind == "client":
         from soak_rig.byclient import ClientProducer
 

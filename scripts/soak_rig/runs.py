@@ -70,7 +70,7 @@ def check_times(records: Records, faults: Faults) -> Iterator[Violation]:
             yield Violation(
                 "early", executions[0].start, f"{name(executions[0].id)} ({tag}) started {early:.3f} s early"
             )
-        yield from _check_backoff(submitted, tag, executions)
+        yield from _check_backoff(records, submitted, tag, executions)
         for at, which in submitted.cancelled:
             if which not in (-1, index):
                 continue
@@ -82,13 +82,15 @@ def check_times(records: Records, faults: Faults) -> Iterator[Violation]:
                     yield Violation("after cancel", execution.start, what)
 
 
-def _check_backoff(submitted: Submitted, tag: str, executions: list[Execution]) -> Iterator[Violation]:
+def _check_backoff(
+    records: Records, submitted: Submitted, tag: str, executions: list[Execution]
+) -> Iterator[Violation]:
     pause = submitted.order.options.get("retry_delay")
     if pause is None:
         return
     pause = pause / 2 if submitted.order.options.get("jitter") else pause
     for one, again in pairwise(executions):
-        if not one.failed or one.end is None or again.attempt != one.attempt + 1:
+        if not one.failed or one.end is None or again.attempt != one.attempt + 1 or _revived(records, one, again):
             continue
         if again.start < one.end + pause - EPSILON_S:
             what = f"{name(one.id)} ({tag}) was tried again {again.start - one.end:.3f} s after it failed, not {pause}"
