@@ -67,7 +67,7 @@ class SessionState:
         #: Receipts of the last submit call, by the submission's number: what a repeat is answered with.
         self.receipts: dict[int, Receipt] = {}
         #: Highest number of a submission that was repeated: up to it, a first time that comes late does not count.
-        self.repeated = 0
+        self.repeated: int | None = None
         #: Cancellations that the worker has been told on its fetching call.
         self.told: set[tuple[int, int]] = set()
         self.draining = False

@@ -68,7 +68,7 @@ def submit(
             receipts.append(receipt)
         state.receipts = {s.number: receipt for s, receipt in zip(submissions, receipts, strict=True)}
         if repeated:
-            state.repeated = max(state.repeated, *state.receipts, 0)
+            state.repeated = max(state.receipts, default=state.repeated)
         c.dispatch(now)
         c.ticker.by(c.machine.register.waiting.next_at())
         ticket = c.committer.ticket()
@@ -80,7 +80,7 @@ def submit(
 
 def _remembered(state: SessionState, submission: Submission, repeated: bool) -> Receipt | None:
     """What was said to the submission when it came before."""
-    if not repeated and submission.number > state.repeated:
+    if not repeated and (state.repeated is None or submission.number > state.repeated):
         return None
     receipt = state.receipts.get(submission.number)
     if receipt is None and not repeated:
