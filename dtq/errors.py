@@ -8,6 +8,7 @@ one fits).
 
 from __future__ import annotations
 
+from pickle import PicklingError, UnpicklingError
 from typing import ClassVar
 
 #: What an argument of an error may be: the scalars that cross the wire.
@@ -69,7 +70,7 @@ class InvalidId(DtqError, ValueError):
     text = "{0!r} is not a task id: write a batch (17) or one task of it (17.3)."
 
 
-class NotImportable(DtqError, TypeError):
+class NotImportable(DtqError, PicklingError, TypeError):
     """A function cannot be imported by its name, and so cannot travel by reference."""
 
     code = "not-importable"
@@ -78,7 +79,7 @@ class NotImportable(DtqError, TypeError):
     hint = "Put it in a module that the workers can import, or install the extra dtq[closures] to send it by value."
 
 
-class CannotPickle(DtqError, TypeError):
+class CannotPickle(DtqError, PicklingError, TypeError):
     """An argument cannot be pickled, so it cannot be sent."""
 
     code = "cannot-pickle"
@@ -95,7 +96,7 @@ class ResultCannotPickle(CannotPickle):
     hint = "Return plain data (paths, numbers, arrays) instead."
 
 
-class CannotUnpickle(DtqError, ValueError):
+class CannotUnpickle(DtqError, UnpicklingError, ValueError):
     """Something that was sent cannot be unpickled on this side."""
 
     code = "cannot-unpickle"

@@ -107,14 +107,14 @@ def _error(failure: Failure, outcome: Outcome | None, task: str) -> BaseExceptio
     if outcome is Outcome.TIMED_OUT:
         return TaskTimedOut(task, failure.message or "it ran into its time limit")
     own = _own(failure.pickled) if failure.pickled else None
-    return own or TaskFailed(task, failure.exception or "it", failure.message)
+    return own if own is not None else TaskFailed(task, failure.exception or "it", failure.message)
 
 
 def _own(pickled: bytes) -> Exception | None:
     """The task's own exception, if it can be made here and is safe to raise (an exit or an interrupt is not)."""
     try:
         error = pickle.loads(pickled)
-    except Exception:  # noqa: BLE001 - unpickling runs the exception's own code, which may raise anything
+    except (Exception, SystemExit):  # noqa: BLE001 - unpickling runs the exception's own code, which may raise anything
         return None
     return error if isinstance(error, Exception) else None
 

@@ -135,7 +135,7 @@ def decode_result(blob: bytes) -> Any:
         return None
     try:
         return _loads(blob)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an exit in there must not end who only reads
         raise CannotUnpickle("the task's result", sentence(error)) from error
 
 

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import (
     ALL_COMPLETED,
     FIRST_COMPLETED,
@@ -31,6 +31,7 @@ from concurrent.futures import (
 from functools import partial
 from itertools import count
 from pathlib import Path
+from pickle import PicklingError
 from typing import Any
 
 import pytest
@@ -462,9 +463,21 @@ def test_exception_that_does_not_come_back_is_an_exception_still(executor: Execu
     assert isinstance(executor.submit(work.raise_awkward).exception(DEADLINE_S), Exception)
 
 
-@pytest.mark.parametrize("call", ["argument", "result"])
+def test_function_that_cannot_be_pickled_fails_in_the_future(shared: Executor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)  # as if the extra were not installed
+    error = shared.submit(lambda: 1).exception(DEADLINE_S)
+    assert isinstance(error, PicklingError | AttributeError)
+    assert shared.submit(work.square, 2).result(DEADLINE_S) == 4
+
+
+@pytest.mark.parametrize("call", ["argument", "result", "result that exits"])
 def test_what_cannot_be_unpickled_fails_in_the_future(executor: Executor, kind: Kind, call: str) -> None:
-    future = executor.submit(work.keywords, work.NotHere()) if call == "argument" else executor.submit(work.not_here)
+    calls: dict[str, Callable[[], object]] = {
+        "argument": partial(executor.submit, work.keywords, work.NotHere()),
+        "result": partial(executor.submit, work.not_here),
+        "result that exits": partial(executor.submit, work.exits),
+    }
+    future: Any = calls[call]()
     assert isinstance(future.exception(DEADLINE_S), Exception)
     if not kind.crash_breaks:
         assert executor.submit(work.square, 2).result(DEADLINE_S) == 4
@@ -478,6 +491,12 @@ def test_call_whose_process_dies_fails_in_the_future(executor: Executor, kind: K
             executor.submit(work.square, 2)
     else:
         assert executor.submit(work.square, 2).result(DEADLINE_S) == 4
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="this Python's own futures swallow such exceptions")
+def test_exception_that_is_no_true_value_is_raised(shared: Executor) -> None:
+    with pytest.raises(work.Falsey):
+        shared.submit(work.raise_falsey).result(DEADLINE_S)
 
 
 # -- memory ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -83,11 +84,26 @@ def not_here() -> NotHere:
     return NotHere()
 
 
-class Leaves(Exception):
-    """An exception whose pickle ends who loads it."""
+class Exits:
+    """Ends who makes it again where it arrives."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return leave, (3,)
+        return sys.exit, (3,)
+
+
+def exits() -> Exits:
+    return Exits()
+
+
+class Falsey(Exception):
+    """An exception that is no true value."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def raise_falsey() -> NoReturn:
+    raise Falsey("it says no")
 
 
 class Awkward(Exception):
