@@ -105,6 +105,7 @@ class Hub:
         self._ending.set()
         self.sender.end()
         self._watcher.end()
+        self._calls.close()
         self.following.fail(error)
         self._drop([*self.sender.underway, *self.outbox.empty()], error)
 
@@ -123,7 +124,6 @@ class Hub:
         self.outbox.close(error)
         flushed = self.sender.flush(timeout_s)
         self.fail(error)
-        self._calls.close()
         _hubs.discard(self)
         if not flushed:
             raise Unreachable(self.session.place, "what was submitted last was not accepted; its handles say so")

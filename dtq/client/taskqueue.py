@@ -158,13 +158,13 @@ class TaskQueue:
                 return
             loop = asyncio.get_running_loop()
             deadline = None if timeout is None else loop.time() + timeout
-            drain = True
+            drain = client._loop.hub.following.failure is None  # else its processes are of no more use
             try:
                 if finish is None:
                     finish = not self._keeps
                 if finish and self._open:
                     log.info("the queue is stopping; it waits for %d tasks", len(self._open))
-                    drain = await self._all_ended(timeout)
+                    drain = await self._all_ended(timeout) and drain
                 left = None if deadline is None else max(0.0, deadline - loop.time())
                 await self._end(client, drain=drain, timeout_s=left)
             except BaseException:
