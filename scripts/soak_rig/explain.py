@@ -85,7 +85,7 @@ class Faults:
 
     def _look_at(self, name: str) -> None:
         own = [done for done in self.all if done.target == name]
-        silent = [(d.begin, d.end) for d in own if d.kind == "stop worker" or (d.kind in MODES)]
+        silent = [(d.begin, d.end) for d in own if d.kind in ("stop worker", "stop slot", *MODES)]
         self.disturbed[name] = merged([(begin, end + BACK_S) for begin, end in silent])
         quiet = merged([(d.begin, d.end) for d in own if d.kind in MODES or d.kind == "stop worker"], BACK_S)
         ended = [(d.begin, d.end) for d in own if d.kind in _ENDING and d.end - d.begin > GRACE_S]

@@ -24,7 +24,7 @@ _LOOKED_AT = 20
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Waiting:
-    """A task that waits: from when, until its first execution."""
+    """A task that waits: from when, until when at least; it may have been leased before it started."""
 
     priority: int
     since: float
@@ -48,8 +48,9 @@ def check_precedence(records: Records, faults: Faults) -> Iterator[Violation]:
             starts[submitted.queue].append((execution.start, submitted.priority, execution, tag))
         if submitted.acked_at is not None and first.attempt == 1 and not submitted.cancels:
             since = submitted.acked_at + submitted.order.delay_s
-            if first.start - since > ALLOWED_S:
-                waits = _Waiting(submitted.priority, since, first.start, first.id, tag, place(first.worker))
+            until = first.start - GRANT_S
+            if until - since > ALLOWED_S:
+                waits = _Waiting(submitted.priority, since, until, first.id, tag, place(first.worker))
                 waiting[submitted.queue].append(waits)
     for queue, started in starts.items():
         yield from _sweep(sorted(started, key=lambda start: start[0]), waiting[queue], quiet)
@@ -69,11 +70,8 @@ def _sweep(
         if not heap or heap[0].priority >= priority or quiet[place(execution.worker)].touch(at - ALLOWED_S, at):
             continue
         for urgent in heap[:_LOOKED_AT]:
-            if (
-                urgent.priority >= priority
-                or urgent.until <= at
-                or quiet[urgent.place].touch(at - ALLOWED_S, urgent.until)
-            ):
+            waits = urgent.priority < priority and urgent.until > at
+            if not waits or quiet[urgent.place].touch(at - ALLOWED_S, urgent.until + GRANT_S):
                 continue
             what = (
                 f"{name(execution.id)} ({tag}, priority {priority}) started on {execution.worker} at {at:.3f}, while"
