@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -32,14 +32,21 @@ DEADLINE_S = 30.0
 
 
 class Process:
-    """A dtq command that runs, with what it prints in a file."""
+    """A dtq command that runs (or another program), with what it prints in a file."""
 
-    def __init__(self, name: str, words: list[str], directory: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        words: list[str],
+        directory: Path,
+        environment: dict[str, str],
+        program: Sequence[str] = ("-m", "dtq"),
+    ) -> None:
         self.name = name
         self.log = directory / f"{name}.log"
         with self.log.open("w") as output:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "dtq", *words],
+                [sys.executable, *program, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
