@@ -9,7 +9,6 @@ import secrets
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +18,6 @@ from dtq.core.register import Rules
 from dtq.engines.base import Engine
 from dtq.engines.memory import MemoryEngine
 from dtq.engines.sqlite import SqliteEngine
-from dtq.errors import Unreachable
 from dtq.model import pages
 from dtq.model.messages import (
     Ended,
@@ -41,7 +39,6 @@ from dtq.model.messages import (
 )
 from dtq.model.options import Function, Options, Spec
 from dtq.model.service import Service
-from dtq.model.snapshots import Selection
 from dtq.model.states import Outcome, State
 from dtq.transport.proxy import Proxy
 from dtq.transport.server import Server
@@ -266,11 +263,11 @@ class House:
         self._hang_up_all()
         self.stop()
         self._pool.shutdown()
+        self._hang_up_all()  # a proxy that was in the middle of a call lets go of its socket now
 
     def _hang_up_all(self) -> None:
         for caller in self._callers:
             caller.hang_up()
-        self._callers.clear()
 
     # -- who calls --------------------------------------------------------------------------------------------------
 
@@ -332,13 +329,5 @@ class House:
         for _ in range(count):
             batches.append(client.submit(max_retries=0, **options))
             hand.fail(hand.fetch_one(), exception=exception, message="for good")
-        hand.hang_up()
-        until("the worker has left", lambda: hand.session not in self.coordinator.sessions.by_id)
-        client.service.tasks(Selection(limit=1))
+        hand.exchange(capacity=0)  # it takes nothing more
         return batches
-
-
-def refused(call: Callable[[], object]) -> None:
-    """Make a call on a connection that may be gone already."""
-    with suppress(Unreachable):
-        call()
