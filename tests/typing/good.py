@@ -1,0 +1,159 @@
+"""Calls that are right: a checker of types finds nothing here, and every type is exactly as written.
+
+Read by checkers, never run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from datetime import timedelta
+from typing import Any, assert_type
+
+from dtq import (
+    AsyncBatchHandle,
+    AsyncClient,
+    AsyncTaskHandle,
+    BatchHandle,
+    Client,
+    State,
+    TaskHandle,
+    TaskQueue,
+    TaskStatus,
+    Worker,
+    as_completed,
+    current_task,
+    progress,
+    task,
+    wait,
+)
+
+
+def plain(a: int, b: str = "") -> float:
+    return a + len(b)
+
+
+async def coroutine(a: int) -> bytes:
+    return bytes(a)
+
+
+def untyped(a):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201 - as many programs have them
+    return a
+
+
+@task
+def bare(a: int) -> str:
+    return str(a)
+
+
+@task(priority=1, max_retries=0, timeout=timedelta(minutes=1), never_retry=(ValueError, "mymodule.Bad"))
+def with_terms(a: int, *, size: int = 1) -> list[int]:
+    return [a] * size
+
+
+@task(name="email")
+def email(payload: dict[str, str]) -> bool:
+    return bool(payload)
+
+
+@task(max_retries=1)
+async def decorated_coroutine(a: int) -> int:
+    return a
+
+
+def decorators_keep_the_signature() -> None:
+    assert_type(bare(1), str)
+    assert_type(with_terms(1, size=2), list[int])
+    assert_type(email({"to": "me"}), bool)
+    kept: Callable[[dict[str, str]], bool] = email
+    assert_type(kept({}), bool)
+
+
+def submitting(client: Client) -> None:
+    assert_type(client.submit(plain, 1, b="x"), TaskHandle[float])
+    assert_type(client.submit(plain, 1).result(timeout=3), float)
+    assert_type(client.submit(bare, 1, priority=1, delay=timedelta(seconds=1), key="k").result(), str)
+    assert_type(client.submit(with_terms, 1, size=2, timeout=None).result(), list[int])
+    assert_type(client.submit(coroutine, 1).result(), bytes)
+    assert_type(client.submit(decorated_coroutine, 1).result(), int)
+    assert_type(client.submit("module:function", 1).result(), Any)
+    assert_type(client.submit("email", {"to": "me"}), TaskHandle[Any])
+    assert_type(client.submit(lambda: 1).result(), int)
+    client.submit(untyped, 1).result()
+    handle = client.submit(plain, 1)
+    assert_type(handle.id, str)
+    assert_type(handle.state, State)
+    assert_type(handle.exception(), BaseException | None)
+    assert_type(handle.cancel(), bool)
+
+
+def mapping(client: Client) -> None:
+    assert_type(client.map(plain, [1], ["x"], ordered=False, progress=True), Generator[float, None, None])
+    assert_type(list(client.map(coroutine, [1], priority=2)), list[bytes])
+    assert_type(list(client.map("module:function", [1])), list[Any])
+    batch = client.submit_map(plain, range(3), max_retries=0)
+    assert_type(batch, BatchHandle[float])
+    assert_type(batch.results(), Iterator[float])
+    assert_type(batch.task(1), TaskHandle[float])
+    assert_type(client.submit_map(coroutine, range(3)), BatchHandle[bytes])
+
+
+def presets(client: Client) -> None:
+    preset = client.options(priority=1, max_retries=0)
+    assert_type(preset.submit(plain, 1, b="x").result(), float)
+    assert_type(preset.submit(coroutine, a=1).result(), bytes)
+    assert_type(preset.submit("email", {}).result(), Any)
+    assert_type(list(preset.map(plain, [1])), list[float])
+    assert_type(preset.submit_map(plain, [1]), BatchHandle[float])
+
+
+def waiting(client: Client) -> None:
+    handles = [client.submit(plain, n) for n in range(3)]
+    for handle in as_completed(handles, timeout=1):
+        assert_type(handle, TaskHandle[float])
+    done, not_done = wait(handles, return_when="FIRST_COMPLETED")
+    assert_type(done, set[TaskHandle[float]])
+    assert_type(not_done, set[TaskHandle[float]])
+    assert_type(progress(handles).done, set[TaskHandle[float]])
+
+
+async def awaiting(client: AsyncClient) -> None:
+    handle = await client.submit(plain, 1, b="x", priority=1)
+    assert_type(handle, AsyncTaskHandle[float])
+    assert_type(await handle, float)
+    assert_type(await handle.result(timeout=1), float)
+    assert_type(await (await client.submit(coroutine, 1)), bytes)
+    assert_type(await (await client.submit("email", {})), Any)
+    assert_type(await client.submit_nowait(plain, 1), float)
+    assert_type(client.map(plain, [1]), AsyncGenerator[float, None])
+    async for value in client.map(coroutine, [1], read_ahead=5):
+        assert_type(value, bytes)
+    batch = await client.submit_map(plain, [1])
+    assert_type(batch, AsyncBatchHandle[float])
+    assert_type(await batch, list[float])
+    async for number in batch:
+        assert_type(number, float)
+    async for ended in client.as_completed([handle]):
+        assert_type(ended, AsyncTaskHandle[float])
+    done, _ = await client.wait([handle])
+    assert_type(done, set[AsyncTaskHandle[float]])
+    assert_type(await (await client.options(delay=1).submit(plain, 1)), float)
+
+
+async def queueing() -> None:
+    async with TaskQueue(num_workers=4) as queue:
+        id = await queue.submit(plain, 1, b="x", priority=10, max_retries=3)
+        assert_type(id, str)
+        assert_type(queue.get_task_status(id), TaskStatus)
+        assert_type(queue.get_stats()["success_rate"], float)
+
+
+def working() -> None:
+    worker = Worker(worker_id="w", slots=2)
+    worker.register_handler("email", email)
+    worker.register_handler("other", lambda payload: True)
+    worker.start(poll_interval=1.0)
+
+
+def inside() -> str:
+    current_task().progress(1, 2)
+    return current_task().id
