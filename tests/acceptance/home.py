@@ -28,9 +28,13 @@ def raw(): return b"raw\\x1b"
 def lock(): return threading.Lock()
 def die(): os.kill(os.getpid(), signal.SIGKILL)
 def nap(seconds): time.sleep(seconds); return seconds
-def halfway(seconds):
+def gate(path):
+    """Ends when the file is there."""
+    while not os.path.exists(path): time.sleep(0.01)
+    return "open"
+def halfway(path):
     current_task().progress(1, 2)
-    time.sleep(seconds)
+    gate(path)
 def odd(number):
     if number % 2 == 0: raise ValueError(f"{number} is even")
     return number
