@@ -271,7 +271,6 @@ class Sheet:
         match change:
             case TaskForgotten(batch, index, history):
                 row = (_TASK_FORGOTTEN, batch, index, int(history), None, None, None, b"")
-                self._others.pop((TASK, batch, index), None)
                 self._last((_TASK_FORGOTTEN if history else TASK, batch, index), row)
             case BatchWithdrawn(batch):
                 self._settle()
