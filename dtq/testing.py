@@ -80,7 +80,7 @@ class FailingEngine:
                 self._to_fail -= 1
                 self.failed += 1
         if failing:
-            raise self._error
+            raise type(self._error)(*self._error.args)
         self._engine.commit(changes)
 
     def open(self) -> Opened:

@@ -47,7 +47,7 @@ def batch(c: Coordinator, number: int) -> BatchView:
             live = c.machine.register.batches.get(number)
             view = views.batch_view(live) if live is not None else None
             ticket = c.committer.ticket()
-        written = _settled(ticket)
+        written = _settled(c, ticket)
         if view is not None:
             return view
         stored = next(iter(c.engine.batches([number])), None)
@@ -71,7 +71,7 @@ def task(c: Coordinator, number: int, index: int) -> TaskView:
         with c.lock:
             view = _live_task(c, number, index)
             ticket = c.committer.ticket()
-        _settled(ticket)
+        _settled(c, ticket)
         history = tuple(c.engine.attempts(number, index))
         if view is not None:
             return replace(view, history=history)
@@ -85,14 +85,15 @@ def task(c: Coordinator, number: int, index: int) -> TaskView:
     raise UnknownId(str(TaskId(number, index)))
 
 
-def _settled(ticket: Generation | None) -> bool:
+def _settled(c: Coordinator, ticket: Generation | None) -> bool:
     """Wait until what an answer says is durable.
 
     Returns:
-        False if it cannot be made so at the moment: then people are told what there is.
+        False if it cannot be made so at the moment: then people are told at once what there is.
     """
     try:
         if ticket is not None:
+            c.committer.refuse_if_in_trouble()
             ticket.wait()
     except StoreError:
         return False
@@ -140,7 +141,7 @@ def tasks(c: Coordinator, selection: Selection) -> list[TaskView]:
     with c.lock:
         found = [] if selection.state in FINAL else views.live_tasks(c.machine, selection, c.clock.now())
         ticket = c.committer.ticket()
-    _settled(ticket)
+    _settled(c, ticket)
     room = selection.limit - len(found)
     if (selection.state is None or selection.state in FINAL) and (room > 0 or not selection.limit):
         ended = c.engine.ended(replace(selection, limit=max(0, room)), c.clock.now())
@@ -182,7 +183,7 @@ def results(c: Coordinator, number: int, lo: int, hi: int) -> list[Ended]:
         lo, window = end, min(2 * window, _WINDOW)
     with c.lock:
         ticket = c.committer.ticket()
-    _settled(ticket)  # results that have arrived since the batch was looked up are told once they are durable
+    _settled(c, ticket)  # results that have arrived since the batch was looked up are told once they are durable
     return found
 
 

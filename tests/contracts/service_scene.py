@@ -214,14 +214,22 @@ class House:
         place: a directory of its own.
         rules: the machine's settings; by default those of the product.
         engine: makes the engine; by default that of the kind.
+        durability: the coordinator's.
     """
 
     def __init__(
-        self, kind: str, place: Path, rules: Rules | None = None, engine: Callable[[], Engine] | None = None
+        self,
+        kind: str,
+        place: Path,
+        rules: Rules | None = None,
+        engine: Callable[[], Engine] | None = None,
+        durability: str = "fsync",
     ) -> None:
-        self._rules = rules or Rules()
+        self._setup = Setup(rules=rules or Rules(), durability=durability)
         self._memory = MemoryEngine()
-        self._make = engine or (lambda: SqliteEngine(place / "dtq.db") if kind == "sqlite" else self._memory)
+        self._make = engine or (
+            lambda: SqliteEngine(place / "dtq.db", durability="os") if kind == "sqlite" else self._memory
+        )
         self._wire = kind == "wire"
         self._callers: list[Caller] = []
         self._pool = ThreadPoolExecutor(max_workers=16, thread_name_prefix="test-call")
@@ -233,7 +241,7 @@ class House:
     def start(self) -> None:
         """Begin, or begin again on the same store."""
         self.engine = self._make()
-        self.coordinator = Coordinator(self.engine, Setup(rules=self._rules), on_stop=self._on_stop)
+        self.coordinator = Coordinator(self.engine, self._setup, on_stop=self._on_stop)
         self.opened = self.coordinator.start()
         if self._wire:
             coordinator = self.coordinator

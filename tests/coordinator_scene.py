@@ -1,0 +1,62 @@
+"""Coordinators in this process for unit tests, and engines that stop or stumble where a test wants them to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dtq.core.changes import Change
+from dtq.engines.base import StoredBatch
+from dtq.engines.memory import MemoryEngine
+from dtq.testing import FailingEngine
+from tests.contracts.service_scene import DEADLINE_S, House
+
+
+class HeldEngine(FailingEngine):
+    """An engine whose commits wait while it is held, and may fail then."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryEngine())
+        self._free = threading.Event()
+        self._free.set()
+        #: Set when a commit waits.
+        self.reached = threading.Event()
+        #: How many changes each commit had.
+        self.commits: list[int] = []
+
+    def hold(self) -> None:
+        """Let the next commit wait."""
+        self.reached.clear()
+        self._free.clear()
+
+    def go_on(self) -> None:
+        self._free.set()
+
+    def commit(self, changes: Sequence[Change]) -> None:
+        if not self._free.is_set():
+            self.reached.set()
+            assert self._free.wait(DEADLINE_S), "the engine was held for too long"
+        self.commits.append(len(changes))
+        super().commit(changes)
+
+
+class HookedEngine(MemoryEngine):
+    """An engine that lets something else happen whenever it has looked for batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.after_look: Callable[[], None] | None = None
+
+    def batches(self, numbers: Sequence[int] = (), key: str | None = None) -> list[StoredBatch]:
+        found = super().batches(numbers, key)
+        hook, self.after_look = self.after_look, None
+        if hook is not None:
+            hook()
+        return found
+
+
+def failing_house(place: Path, durability: str = "fsync") -> tuple[House, FailingEngine]:
+    """A house over an engine that fails on demand."""
+    engine = FailingEngine(MemoryEngine())
+    return House("memory", place, engine=lambda: engine, durability=durability), engine
