@@ -87,6 +87,8 @@ class Child:
         self.recalled: set[int] = set()
         #: Whether its pipe was closed, so that it ends by itself.
         self.retired = False
+        #: Whether its end of the pipe is closed, so that it has died, or is about to.
+        self.broken = False
         self.tasks = 0
         self._serial = 0
         self._specs: set[int] = set()
@@ -113,24 +115,37 @@ class Child:
         return self.usable and not self.chunks
 
     @property
+    def sound(self) -> bool:
+        """Whether it can run tasks: it has begun, and nothing is about to end it."""
+        return self.ready and self.condemned is None and not self.retired and not self.broken
+
+    @property
     def usable(self) -> bool:
         """Whether it can run something, now or after what it has."""
-        return self.ready and self.condemned is None and not self.retired and not self.recalled
+        return self.sound and not self.recalled
 
     def send(self, chunk: Chunk, spec: Spec) -> None:
         """Send it a lease.
 
         Raises:
-            OSError: it is gone, or does not read.
+            OSError: it is gone, or does not read; it does not have the lease, and must not be used any more.
         """
+        chunk.serial = self._serial
+        self._serial += chunk.grant.hi - chunk.grant.lo
+        self.tasks += chunk.grant.hi - chunk.grant.lo
+        self.chunks.append(chunk)
+        try:
+            self._push(chunk, spec)
+        except OSError:
+            self.chunks.remove(chunk)
+            chunk.serial = -1
+            raise
+
+    def _push(self, chunk: Chunk, spec: Spec) -> None:
         grant = chunk.grant
         if grant.spec not in self._specs:
             self.channel.send("spec", grant.spec, _FUNCTION.plain(spec.function))
             self._specs.add(grant.spec)
-        chunk.serial = self._serial
-        self._serial += grant.hi - grant.lo
-        self.tasks += grant.hi - grant.lo
-        self.chunks.append(chunk)
         self.channel.send(
             "lease",
             grant.token,

@@ -97,7 +97,7 @@ class Supervisor:
         """How many slots can run something; 0 while draining. Under the lock."""
         if self.draining or self.ending:
             return 0
-        return sum(child.ready and child.condemned is None and not child.retired for child in self._children)
+        return sum(child.sound for child in self._children)
 
     @property
     def saturated(self) -> bool:
@@ -367,10 +367,12 @@ class Supervisor:
                 child.send(chunk, chunk.spec)
             except OSError as error:
                 log.warning("slot %d does not take work (%s); it is replaced", child.number, error)
-                child.chunks.remove(chunk)
-                chunk.serial = -1
                 self._waiting.appendleft(chunk)
-                self._condemn(child, Condemned(0, 0, timed_out=False))
+                if isinstance(error, TimeoutError):
+                    self._condemn(child, Condemned(0, 0, timed_out=False))
+                else:  # it died by itself, and what it ran, if anything, is to blame
+                    child.broken = True
+                    child.kill()
 
     def _nearly_idle(self, chunk: Chunk, now: float) -> Child | None:
         if len(chunk.grant.arguments) > MAX_AHEAD_BYTES:
