@@ -23,6 +23,7 @@ from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
 from dtq.core.register import Rules
 from dtq.daemon.logs import dump_stacks_on_request, log_to_stderr
+from dtq.daemon.signals import ignore_from_now_on
 from dtq.engines.base import Engine
 from dtq.transport.server import Server
 
@@ -76,6 +77,7 @@ def run(settings: CoordinatorSettings) -> int:
             server.close()
     finally:
         durable = coordinator.stop()
+    ignore_from_now_on()
     if not durable:
         log.error("not everything could be written; what was acknowledged is on disk")
         return 74

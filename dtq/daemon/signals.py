@@ -13,6 +13,13 @@ from typing import Any, Protocol
 log = logging.getLogger("dtq.daemon")
 
 
+def ignore_from_now_on() -> None:
+    """All is done, and the interpreter about to end: it takes its handlers back first, and a signal that came then made
+    an error of an end that is none."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Ending(Protocol):
     """What is to be ended."""
 

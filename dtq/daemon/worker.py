@@ -7,7 +7,7 @@ import sys
 from dtq.config import WorkerSettings
 from dtq.daemon.logs import dump_stacks_on_request, log_to_stderr
 from dtq.daemon.serving import Serving
-from dtq.daemon.signals import Signals
+from dtq.daemon.signals import Signals, ignore_from_now_on
 
 
 def run(settings: WorkerSettings) -> int:
@@ -30,6 +30,7 @@ def run(settings: WorkerSettings) -> int:
     serving = Serving(settings)
     Signals(serving)
     serving.run(_say)
+    ignore_from_now_on()
     return 0
 
 

@@ -269,6 +269,15 @@ def test_second_signal_gives_back_at_once(cluster: Cluster, producer: Producer, 
     assert producer.service.task(batch, 0).history == ()
 
 
+def test_signal_at_the_very_end_makes_no_error_of_it(cluster: Cluster) -> None:
+    for _ in range(3):
+        worker = cluster.worker(slots=1)
+        worker.signal(signal.SIGTERM)
+        worker.await_line("nothing is left undone here")
+        worker.signal(signal.SIGTERM)
+        assert worker.ended() == 0
+
+
 def test_slots_end_with_their_worker(cluster: Cluster, producer: Producer) -> None:
     worker = cluster.worker(slots=2)
     pids = slot_pids(worker.pid)
