@@ -103,9 +103,9 @@ class Faults:
                 at = end + REPORT_S
         return min(at, latest)
 
-    def why_again(self, execution: Execution, again_at: float) -> str:
+    def why_again(self, execution: Execution, again: Execution) -> str:
         """Why a task was executed once more after an execution that did not fail by itself; "" where nothing tells."""
-        settled = self.settled_by(execution, again_at)
+        settled = self.settled_by(execution, again.start)
         worker = place(execution.worker)
         killed = self.worker_kills.get(execution.worker)
         if killed is not None and execution.start - EPSILON_S <= killed <= settled:
@@ -119,6 +119,11 @@ class Faults:
             return "slot died"
         if any(kill - GRANT_S <= execution.start <= kill + GRANT_S for kill in self.coordinator_kills):
             return "coordinator killed at the lease"
+        # An older attempt: its lease was taken back meanwhile, but its worker could not be told. Nobody takes its outcome.
+        if again.attempt < execution.attempt and overlaps(
+            self.given_up[place(again.worker)], again.start - BACK_S, again.start
+        ):
+            return "old lease of a silent worker"
         return ""
 
     def _slot_died(self, execution: Execution) -> bool:

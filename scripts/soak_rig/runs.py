@@ -37,7 +37,7 @@ def check_repeats(records: Records, faults: Faults, why: Counter[str]) -> Iterat
         executions = records.executions.get(tag, [])
         for one, again in pairwise(executions):
             reason = own_doing(submitted, index, one, again.start) or _revived(records, one, again)
-            reason = reason or faults.why_again(one, again.start) or _slot_of_another(records, faults, one, submitted)
+            reason = reason or faults.why_again(one, again) or _slot_of_another(records, faults, one, submitted)
             why[reason or "(nothing)"] += 1
             if not reason:
                 end = "never ended" if one.end is None else f"until {one.end:.3f}"
