@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from dtq.core.changes import Change
-from dtq.engines.base import StoredBatch
+from dtq.engines.base import EndedRun, StoredBatch
 from dtq.engines.memory import MemoryEngine
+from dtq.model.snapshots import Selection
 from dtq.testing import FailingEngine
 from tests.contracts.service_scene import DEADLINE_S, House
 
@@ -42,15 +43,23 @@ class HeldEngine(FailingEngine):
 
 
 class HookedEngine(MemoryEngine):
-    """An engine that lets something else happen whenever it has looked for batches."""
+    """An engine that lets something else happen when it has been looked into, once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.after_look: Callable[[], None] | None = None
+        self.after_batches: Callable[[], object] | None = None
+        self.after_ended: Callable[[], object] | None = None
 
     def batches(self, numbers: Sequence[int] = (), key: str | None = None) -> list[StoredBatch]:
         found = super().batches(numbers, key)
-        hook, self.after_look = self.after_look, None
+        hook, self.after_batches = self.after_batches, None
+        if hook is not None:
+            hook()
+        return found
+
+    def ended(self, selection: Selection, now: float) -> list[EndedRun]:
+        found = super().ended(selection, now)
+        hook, self.after_ended = self.after_ended, None
         if hook is not None:
             hook()
         return found
