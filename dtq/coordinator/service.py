@@ -10,10 +10,12 @@ and `coordinator.queries` those that only look.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,6 +38,19 @@ log = logging.getLogger("dtq.coordinator")
 
 #: How long batches that were being submitted wait for their submitter after a restart, in seconds.
 _ORPHANS_S: Final = 60.0
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the cyclic garbage collector: it would look through a million new batches again and again for the garbage
+    that there is not, a fifth of the time that a restart takes."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +115,10 @@ class Coordinator:
         self.opened = self.engine.open()
         self.clock = self._make_clock(self.opened.totals.clock)
         self.started_at = self.clock.now()
-        self.machine = restore(
-            self.opened.epoch, self.setup.rules, self.opened.totals, self.engine.restore(), self.started_at
-        )
+        with _uncollected():
+            self.machine = restore(
+                self.opened.epoch, self.setup.rules, self.opened.totals, self.engine.restore(), self.started_at
+            )
         for loss in self.opened.losses:
             log.error("%s", loss)
         if self.machine.register.open:

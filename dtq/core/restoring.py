@@ -42,8 +42,11 @@ def restore(epoch: int, rules: Rules, totals: Totals, rows: Iterable[Row], now: 
                 batch.keep(row.index, Task.from_row(row))
         elif isinstance(row, LeaseRow):
             _lease(register, row, now)
+    waiting: dict[tuple[str, State], int] = {}
     for batch in list(register.batches.values()):
-        _place(machine, batch, now)
+        _place(machine, batch, waiting, now)
+    for (queue, state), count in waiting.items():
+        register.tally.recall(queue, state, count)
     return machine
 
 
@@ -59,23 +62,30 @@ def _lease(register: Register, row: LeaseRow, now: float) -> None:
     register.tally.recall(batch.queue, State.RUNNING, row.hi - row.lo)
 
 
-def _place(machine: Machine, batch: Batch, now: float) -> None:
-    """Count a batch's waiting tasks, and put them into the heaps."""
+def _place(machine: Machine, batch: Batch, waiting: dict[tuple[str, State], int], now: float) -> None:
+    """Put a batch's waiting tasks into the heaps, and count them. A million batches come through here at a restart."""
     register = machine.register
-    for index, task in (batch.tasks or {}).items():
-        if index >= batch.next:
-            continue  # a fresh one, cancelled alone
-        if task.state is State.PENDING:
-            register.tally.recall(batch.queue, State.PENDING, 1)
-            register.push(batch, index, index + 1)
-        elif task.state is State.SCHEDULED and task.due_at is not None:
-            register.tally.recall(batch.queue, State.SCHEDULED, 1)
-            register.waiting.push(task.due_at, batch.number, index, index + 1)
+    if batch.tasks is not None:
+        for index, task in batch.tasks.items():
+            if index >= batch.next:
+                continue  # a fresh one, cancelled alone
+            if task.state is State.PENDING:
+                _count(waiting, batch, State.PENDING, 1)
+                register.push(batch, index, index + 1)
+            elif task.state is State.SCHEDULED and task.due_at is not None:
+                _count(waiting, batch, State.SCHEDULED, 1)
+                register.waiting.push(task.due_at, batch.number, index, index + 1)
     fresh = batch.fresh
     if fresh:
-        register.tally.recall(batch.queue, batch.fresh_state(), fresh - batch.cancelled_ahead())
+        cancelled = 0 if batch.tasks is None else batch.cancelled_ahead()
+        _count(waiting, batch, batch.fresh_state(), fresh - cancelled)
         if batch.due_at is None:
             register.push(batch, batch.next, batch.size)
         else:
             register.waiting.push(batch.due_at, batch.number, batch.next, batch.size)
     register.finish_if_done(batch, now)
+
+
+def _count(waiting: dict[tuple[str, State], int], batch: Batch, state: State, count: int) -> None:
+    at = (batch.queue, state)
+    waiting[at] = waiting.get(at, 0) + count

@@ -15,6 +15,9 @@ class State(Enum):
     DEAD = "dead"  #: a dead letter: used up its retries or crashes, can be put back
     CANCELLED = "cancelled"  #: stopped on request
 
+    # Enum's own hash is Python code; members are looked up in tables for every move of a task.
+    __hash__ = object.__hash__
+
     @property
     def final(self) -> bool:
         """Whether nothing more happens to the task by itself."""
@@ -32,3 +35,6 @@ class Outcome(Enum):
     CRASHED = "crashed"  #: the slot's process died, or its worker was lost
     TIMED_OUT = "timed out"  #: killed at its time limit
     CANCELLED = "cancelled"  #: killed on request
+
+    # Enum's own hash is Python code; members are looked up in tables for every move of a task.
+    __hash__ = object.__hash__
