@@ -114,6 +114,17 @@ class CannotImport(DtqError, ImportError):
     hint = "Install the module there, or start the worker with --path DIR."
 
 
+class NotRegistered(CannotImport):
+    """A worker got a task of a registered type that it does not know."""
+
+    code = "not-registered"
+    text = "the task type {0} is not known to {1}: no module imported there registers it."
+    hint = (
+        "Start the worker with --import MODULE, or keep tasks of this type in a queue that only workers serve which "
+        "know it."
+    )
+
+
 class ClientClosed(DtqError, RuntimeError):
     """The client was closed."""
 

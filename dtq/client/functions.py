@@ -32,7 +32,7 @@ from dtq.client.payloads import (
 )
 from dtq.client.tasks import Note, note_of, registered
 from dtq.client.terms import NO_TERMS, Terms, exception_name
-from dtq.errors import CannotImport, CannotUnpickle, NotImportable
+from dtq.errors import CannotImport, CannotUnpickle, NotImportable, NotRegistered
 from dtq.model.options import MAX_NAME, Function, FunctionKind, Spec
 
 __all__ = [
@@ -219,8 +219,8 @@ def resolve(function: Function, where: str = "this worker") -> Callable[..., Any
         where: who imports it, for the error's sentence.
 
     Raises:
-        CannotImport: its module cannot be imported here, or has nothing callable of that name; or it is a task type
-            that is not registered here.
+        CannotImport: its module cannot be imported here, or has nothing callable of that name.
+        NotRegistered: it is a task type that is not registered here.
         CannotUnpickle: it came by value, and cannot be made here.
     """
     if function.kind is FunctionKind.VALUE:
@@ -228,7 +228,7 @@ def resolve(function: Function, where: str = "this worker") -> Callable[..., Any
     if function.kind is FunctionKind.REGISTERED:
         handler = registered(function.name)
         if handler is None:
-            raise _cannot_import(f"the task type {function.name}", where, "no module imported there registers it")
+            raise NotRegistered(function.name, where)
         return handler
     return _imported(function.name, where)
 

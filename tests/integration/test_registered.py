@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from dtq import Client, InvalidValue, State, Worker
-from dtq.errors import CannotImport, NotImportable, OnlyRegistered, ReturnedFalse
+from dtq.errors import NotImportable, NotRegistered, OnlyRegistered, ReturnedFalse
 from tests.cluster import DEADLINE_S, TASKS, Cluster, Process, until
 from tests.tasks import async_work, work
 
@@ -266,8 +266,8 @@ def test_functions_of_modules_are_registered_by_importing_them(cluster: Cluster,
 def test_unknown_type_is_a_clear_failure(cluster: Cluster, client: Client) -> None:
     with InThread(worker_of(cluster)):
         error = client.submit("never.heard", {}, max_retries=0).exception(DEADLINE_S)
-    assert isinstance(error, CannotImport)
-    assert "the task type never.heard" in str(error)
+    assert isinstance(error, NotRegistered)
+    assert "the task type never.heard is not known to the worker" in str(error)
 
 
 def test_worker_starts_and_stops_as_often_as_it_is_told(cluster: Cluster, client: Client) -> None:

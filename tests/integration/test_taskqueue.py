@@ -166,8 +166,8 @@ async def test_stop_waits_for_everything_and_leaves_nothing(tmp_path: Path) -> N
     queue = await TaskQueue(2, paths=[TASKS]).start()
     for n in range(20):
         await queue.submit(work.marked_nap, str(tmp_path), str(n), 0.02)
+    await until(lambda: len(processes(queue)) == 4)
     running = processes(queue)
-    assert len(running) == 4
     # When it stops
     await queue.stop()
     # Then all of them have run, and no process is left
