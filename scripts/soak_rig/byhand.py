@@ -26,6 +26,8 @@ _NAMES = {"timeout": "timeout_s", "retry_delay": "retry_delay_s"}
 class RawProducer(Producer):
     """Submits by the bare service."""
 
+    most = pages.PAGE_BLOBS
+
     def run(self, address: str, key_file: str) -> None:
         """Submit until asked to stop. How tasks end it leaves to others."""
         key, origin = load_authkey(key_file)
@@ -33,21 +35,15 @@ class RawProducer(Producer):
         self._service = Proxy([parse_address(address)], key, hello, key_source=origin, call_timeout_s=5.0)
         self._numbers = 0
         while not self.stopping.is_set():
-            orders = [self.next_order() for _ in range(self.draw.randint(1, 2))]
-            self._submit([order for order in orders if self._fits(order)])
+            self._submit([self.next_order() for _ in range(self.draw.randint(1, 2))])
             self.pause()
             self._hold_back()
         self.say("done")
 
-    def _fits(self, order: Order) -> bool:
-        if order.size > pages.PAGE_BLOBS:
-            self.say("refused", order, code="not-sent")
-        return order.size <= pages.PAGE_BLOBS
-
     def _submit(self, orders: list[Order]) -> None:
         specs = [self._spec(order) for order in orders]
         submissions = [self._submission(order, place) for place, order in enumerate(orders)]
-        receipts = self._call(specs, submissions) if orders else []
+        receipts = self._call(specs, submissions)
         if receipts is None:
             for order in orders:
                 self.say("unknown", order)

@@ -111,10 +111,11 @@ KINDS: Final = {
 }
 
 
-def draw_order(draw: random.Random, serial: int) -> Order:
-    """The next order."""
+def draw_order(draw: random.Random, serial: int, most: int) -> Order:
+    """The next order, of so many tasks at most."""
     kind = draw.choices(list(KINDS), [weight for weight, _ in KINDS.values()])[0]
     what = KINDS[kind][1](draw)
+    what["size"] = min(what["size"], most)
     options = {
         "priority": draw.choice(PRIORITIES),
         "queue": draw.choice(QUEUES),

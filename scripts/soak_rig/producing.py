@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from soak_rig.ledgers import Ledger
-from soak_rig.orders import MODULE, Order, draw_order
+from soak_rig.orders import LARGEST, MODULE, Order, draw_order
 from soak_rig.tasks import checksum
 
 #: Longest pause between two orders, in seconds.
@@ -32,6 +32,9 @@ MOST_OPEN: Final = 6_000
 
 class Producer:
     """What producers of either kind have in common."""
+
+    #: Most tasks in an order.
+    most = LARGEST
 
     def __init__(self, name: str, seed: str, ledger: Path) -> None:
         self.name = name
@@ -45,7 +48,7 @@ class Producer:
     def next_order(self) -> Order:
         """Draw the next order; what is tried stands in the ledger."""
         self._serial += 1
-        order = draw_order(self.draw, self._serial)
+        order = draw_order(self.draw, self._serial, self.most)
         self.say("try", order, drawn=asdict(order))
         return order
 
