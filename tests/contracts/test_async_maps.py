@@ -14,6 +14,7 @@ import pytest
 from dtq import (
     TaskCancelled,
 )
+from dtq.client import async_handle
 from dtq.errors import CannotPickle, InvalidValue
 from tests.client_scene import DEADLINE_S, Queue
 from tests.looping import connected, looped, until
@@ -238,3 +239,33 @@ async def test_batch_is_cancelled(queue: Queue) -> None:
         with pytest.raises(TaskCancelled):
             await batch
         assert len([error async for error in batch.results(return_exceptions=True)]) == 100
+
+
+@looped
+async def test_batch_that_another_is_still_submitting_is_waited_for(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a batch of another client's, whose last items are still to come
+    monkeypatch.setattr(async_handle, "SIZE_EVERY_S", 0.02)
+    more = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield from range(100)
+        more.wait(DEADLINE_S)
+        yield from range(100, 150)
+
+    other = queue.client()
+    results = other.map(work.square, items())
+    with queue.working():
+        assert next(results) == 0
+        async with connected(queue) as client:
+            batch = await client.get_batch("1")
+            # When it is waited for; Then it has not ended before all of it is there
+            waiting = asyncio.create_task(batch.wait())
+            done, _ = await asyncio.wait([waiting], timeout=0.1)
+            assert not done
+            more.set()
+            assert list(results)[-1] == 149**2
+            assert await waiting
+            assert batch.size == 150
+            assert (await batch)[-1] == 149**2

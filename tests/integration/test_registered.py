@@ -31,7 +31,7 @@ def my_custom_handler(payload: dict) -> bool:
 worker = Worker(worker_id="custom-worker-1")
 worker.register_handler("my_task_type", my_custom_handler)
 worker.start(poll_interval=1.0)
-print("ended")
+print("ended", __import__("signal").getsignal(15))
 """
 
 #: A program with a guard, and handlers of all kinds; it leaves a mark each time that its top is run.
@@ -162,7 +162,7 @@ def test_program_as_written_runs(cluster: Cluster, client: Client, tmp_path: Pat
     # When it is told to end; Then it does, as a program that has come to its end
     program.signal(signal.SIGTERM)
     assert program.ended() == 0
-    assert program.output() == "ended\n"
+    assert program.output() == f"ended {int(signal.SIG_DFL)}\n"
 
 
 @pytest.mark.parametrize("module", [False, True])
