@@ -116,6 +116,7 @@ def draw_order(draw: random.Random, serial: int, most: int) -> Order:
     kind = draw.choices(list(KINDS), [weight for weight, _ in KINDS.values()])[0]
     what = KINDS[kind][1](draw)
     what["size"] = min(what["size"], most)
+    what["cancel_index"] = min(what.get("cancel_index", -1), what["size"] - 1)
     options = {
         "priority": draw.choice(PRIORITIES),
         "queue": draw.choice(QUEUES),
