@@ -23,6 +23,8 @@ from dtq.errors import ClusterEnded
 START_S: Final = 60.0
 #: How long a process may take to end after it was told to, where it has nothing to wait for, in seconds.
 END_S: Final = 10.0
+#: How long a worker may take that has nobody to report to, in seconds: enough to kill what its slots have started.
+ALONE_S: Final = 1.0
 #: How much of a log is shown where something went wrong, in characters.
 _SHOWN: Final = 2000
 
@@ -180,7 +182,10 @@ class Pair:
             os.write(self._closing, b".")
             worker, coordinator = self.processes.get("worker"), self.processes.get("coordinator")
             if worker is not None:
-                self._end_worker(worker, drain=drain and coordinator is not None and not coordinator.gone, s=timeout_s)
+                alone = coordinator is None or coordinator.gone
+                self._end_worker(
+                    worker, drain=drain and not alone, timeout_s=timeout_s, grace_s=ALONE_S if alone else END_S
+                )
             if coordinator is not None:
                 coordinator.signal(signal.SIGTERM)
                 coordinator.wait(END_S)
@@ -188,9 +193,9 @@ class Pair:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     @staticmethod
-    def _end_worker(worker: Process, *, drain: bool, s: float | None) -> None:
+    def _end_worker(worker: Process, *, drain: bool, timeout_s: float | None, grace_s: float) -> None:
         worker.signal(signal.SIGTERM)
-        if not drain or not worker.wait(s):
+        if not drain or not worker.wait(timeout_s):
             worker.signal(signal.SIGINT)  # the second signal: it kills what runs, with all that this started
-            worker.wait(END_S)
+            worker.wait(grace_s)
         worker.close()

@@ -1,0 +1,290 @@
+"""The executor where it is more than the standard library's: its own cluster, terms, a coordinator that comes back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, wait
+from itertools import count
+from pathlib import Path
+
+import psutil
+import pytest
+
+import dtq
+from dtq.client.completing import ExecutorBroken
+from dtq.client.futures import TaskFuture
+from dtq.client.local import LocalCluster
+from dtq.errors import ClusterEnded, InvalidValue, TaskCancelled, TaskTimedOut, Unreachable, WrongKey
+from tests.cluster import DEADLINE_S, TASKS, Cluster, free_port, until
+from tests.contracts.executor_kinds import Gate
+from tests.tasks import executor_work as work
+from tests.tasks import numbers_work
+from tests.tasks import work as real_work
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Gate]:
+    directory = tmp_path / "gate"
+    directory.mkdir()
+    gate = Gate(directory)
+    yield gate
+    gate.open()
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    """With one slot, for all tests that leave it as it is."""
+    with LocalCluster(1, paths=[TASKS]) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def executor(cluster: LocalCluster) -> Iterator[dtq.Executor]:
+    # With terms of its own nothing is known of how long its calls take, and so none are handed out ahead.
+    with dtq.Executor(cluster.address, authkey_file=cluster.authkey_file, retry_delay=next(_delays)) as executor:
+        yield executor
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+_delays = count(10)
+
+
+def marks(directory: Path) -> list[str]:
+    return [path.name.partition("-")[2] for path in sorted(directory.iterdir())]
+
+
+# -- its own cluster ------------------------------------------------------------------------------------------------
+
+
+def test_own_cluster_ends_with_the_executor() -> None:
+    # Given
+    executor = dtq.Executor.local(2)
+    cluster = executor._completer.cluster
+    assert cluster is not None
+    processes = [psutil.Process(pid) for pid in cluster.pids.values()]
+    # When
+    futures = [executor.submit(work.square, n) for n in range(50)]
+    executor.shutdown()
+    # Then
+    assert [future.result(0) for future in futures] == [n * n for n in range(50)]
+    assert not any(process.is_running() for process in processes)
+
+
+def test_dropped_executor_ends_its_cluster() -> None:
+    executor = dtq.Executor.local(1)
+    cluster = executor._completer.cluster
+    assert cluster is not None
+    processes = [psutil.Process(pid) for pid in cluster.pids.values()]
+    future = executor.submit(work.square, 3)
+    del executor, cluster
+    assert future.result(DEADLINE_S) == 9
+    _, alive = psutil.wait_procs(processes, timeout=DEADLINE_S)
+    assert not alive
+
+
+@pytest.mark.parametrize("name", ["coordinator", "worker"])
+def test_executor_whose_cluster_dies_is_broken(gate: Gate, name: str) -> None:
+    # Given
+    executor = dtq.Executor.local(1)
+    cluster = executor._completer.cluster
+    assert cluster is not None
+    futures = [gate.submit(executor) for _ in range(3)]
+    gate.await_started(1)
+    results = executor.map(work.square, range(5))
+    # When
+    os.kill(cluster.pids[name], signal.SIGKILL)
+    # Then
+    for future in futures:
+        error = future.exception(DEADLINE_S)
+        assert isinstance(error, ExecutorBroken)
+        assert isinstance(error, BrokenExecutor)
+        assert name in str(error)
+    with pytest.raises(BrokenExecutor):
+        next(results)
+    with pytest.raises(BrokenExecutor):
+        executor.submit(work.square, 2)
+    with pytest.raises(BrokenExecutor):
+        executor.map(work.square, [2])
+    executor.shutdown()
+
+
+def test_cluster_that_does_not_start_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ClusterEnded, match=r"queue\.db"):
+        dtq.Executor.local(1, db=tmp_path / "file" / "queue.db")
+
+
+def test_store_keeps_what_an_earlier_executor_left(tmp_path: Path, gate: Gate) -> None:
+    # Given an executor with a store, whose program is killed before its calls have run
+    store = tmp_path / "queue.db"
+    executor = dtq.Executor.local(1, db=store)
+    gate.submit(executor)
+    gate.await_started(1)
+    future = executor.submit(work.mark, str(tmp_path / "mark"))
+    assert isinstance(future, TaskFuture)
+    assert future.task is not None
+    id = future.task.id
+    assert executor._completer.cluster is not None
+    executor._completer.cluster.close(drain=False)
+    executor.shutdown(wait=False)
+    gate.open()
+    # When
+    with dtq.Executor.local(1, db=store) as again:
+        # Then
+        again.client.get(id).result(DEADLINE_S)
+    assert (tmp_path / "mark").exists()
+
+
+def test_child_made_by_fork_cannot_use_it_and_does_not_end_it(executor: dtq.Executor) -> None:
+    # When
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        code = 1
+        try:
+            executor.submit(work.square, 2)
+        except RuntimeError as error:
+            code = 0 if "fork" in str(error) else 2
+        finally:
+            executor.shutdown()
+            os._exit(code)
+    # Then
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert executor.submit(work.square, 2).result(DEADLINE_S) == 4
+
+
+# -- terms ----------------------------------------------------------------------------------------------------------
+
+
+def test_options_give_terms_for_some_calls(executor: dtq.Executor, gate: Gate, tmp_path: Path) -> None:
+    # Given a slot that is busy
+    gate.submit(executor)
+    gate.await_started(1)
+    directory = tmp_path / "marks"
+    directory.mkdir()
+    # When
+    futures: list[Future[str]] = [
+        executor.submit(real_work.note, str(directory), "usual"),
+        executor.options(priority=9).submit(real_work.note, str(directory), "late"),
+        executor.options(priority=9).options(priority=1, max_retries=2).submit(real_work.note, str(directory), "early"),
+    ]
+    wait(futures, 0.05)
+    gate.open()
+    # Then
+    assert [future.result(DEADLINE_S) for future in futures] == ["usual", "late", "early"]
+    assert marks(directory) == ["early", "usual", "late"]
+
+
+def test_options_view_is_an_executor_that_shares_everything(executor: dtq.Executor) -> None:
+    view = executor.options(priority=2)
+    assert isinstance(view, Executor)
+    assert list(view.map(work.square, range(5), chunksize=2)) == [0, 1, 4, 9, 16]
+    assert list(view.map(work.square, range(5), buffersize=2)) == [0, 1, 4, 9, 16]
+    view.shutdown()
+    with pytest.raises(RuntimeError):
+        executor.submit(work.square, 1)
+
+
+@pytest.mark.parametrize("options", [{"priority": 0}, {"max_retries": -1}, {"timeout": "soon"}, {"delay": -1}])
+def test_wrong_options_are_refused_where_they_are_given(executor: dtq.Executor, options: dict[str, int]) -> None:
+    with pytest.raises(InvalidValue):
+        executor.options(**options)  # type: ignore[arg-type]
+
+
+def test_first_failure_is_final_unless_told_otherwise(executor: dtq.Executor, tmp_path: Path) -> None:
+    once = executor.submit(real_work.flaky, str(tmp_path), "once", 1)
+    assert isinstance(once.exception(DEADLINE_S), ConnectionError)
+    patient = executor.options(max_retries=1, retry_delay=0)
+    assert patient.submit(real_work.flaky, str(tmp_path), "twice", 1).result(DEADLINE_S) == "twice"
+
+
+def test_functions_own_terms_hold(executor: dtq.Executor) -> None:
+    for future in (
+        executor.submit(numbers_work.urgent, 1),
+        executor.options(queue="default").submit(numbers_work.urgent, 1),
+    ):
+        future.result(DEADLINE_S)
+        assert isinstance(future, TaskFuture)
+        assert future.task is not None
+        options = future.task.status().spec.options
+        assert (options.priority, options.max_retries, options.timeout_s) == (1, 0, 60)
+
+
+def test_functions_own_terms_hold_in_chunks(executor: dtq.Executor) -> None:
+    list(executor.map(numbers_work.urgent, range(4), chunksize=2))
+    (view, *_) = [view for view in executor.client.tasks(limit=0) if "run_chunk" in view.spec.function.name]
+    assert (view.spec.options.priority, view.spec.options.timeout_s) == (1, 60)
+
+
+def test_time_limit_ends_the_call(executor: dtq.Executor) -> None:
+    future = executor.options(timeout=0.2).submit(time.sleep, 60)
+    assert isinstance(future.exception(DEADLINE_S), TaskTimedOut)
+
+
+def test_running_task_can_be_stopped_by_its_handle(executor: dtq.Executor, gate: Gate) -> None:
+    # Given
+    future = gate.submit(executor)
+    gate.await_started(1)
+    assert isinstance(future, TaskFuture)
+    assert future.task is not None
+    until(future.running, "the future to be running")
+    # When
+    assert not future.cancel()
+    assert future.task.cancel()
+    # Then
+    assert isinstance(future.exception(DEADLINE_S), TaskCancelled)
+
+
+def test_task_that_somebody_else_cancels_is_a_cancelled_future(executor: dtq.Executor, gate: Gate) -> None:
+    # Given
+    gate.submit(executor)
+    gate.await_started(1)
+    future = executor.submit(work.square, 2)
+    assert isinstance(future, TaskFuture)
+    assert future.task is not None
+    # When
+    assert future.task.cancel()
+    # Then
+    until(future.cancelled, "the future to be cancelled")
+
+
+def test_max_workers_is_the_number_of_slots(executor: dtq.Executor, cluster: LocalCluster) -> None:
+    assert executor._max_workers == executor.options(priority=1)._max_workers == cluster.slots
+
+
+# -- somebody else's cluster ----------------------------------------------------------------------------------------
+
+
+def test_coordinator_that_is_killed_and_comes_back_costs_no_future(tmp_path: Path, gate: Gate) -> None:
+    with Cluster(tmp_path) as cluster:
+        # Given
+        coordinator = cluster.coordinator()
+        cluster.worker("--path", str(Path(__file__).parents[2]), slots=2)
+        with dtq.Executor(cluster.address, authkey_file=cluster.key_file) as executor:
+            futures = [gate.submit(executor, n) for n in range(5)]
+            results = executor.map(work.square, range(100))
+            gate.await_started(2)
+            # When
+            coordinator.kill()
+            late = executor.submit(work.square, 12)
+            cluster.coordinator()
+            gate.open()
+            # Then
+            assert [future.result(DEADLINE_S) for future in futures] == [0, 1, 2, 3, 4]
+            assert late.result(DEADLINE_S) == 144
+            assert list(results) == [n * n for n in range(100)]
+
+
+def test_nobody_there_and_a_wrong_key_are_said_at_once(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("0123456789abcdef" * 2)
+    key.chmod(0o600)
+    with pytest.raises(Unreachable):
+        dtq.Executor(f"127.0.0.1:{free_port()}", authkey_file=key, connect_timeout=2)
+    with Cluster(tmp_path) as cluster:
+        cluster.coordinator()
+        with pytest.raises(WrongKey):
+            dtq.Executor(cluster.address, authkey_file=key)
