@@ -1,0 +1,159 @@
+"""Libraries that take an executor, with dtq's: joblib, dask, asyncio. Each is the real one.
+
+A library that is not there skips its tests on somebody's machine, and fails them where the checks run for everybody.
+"""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from math import sqrt
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import dtq
+from dtq.errors import DtqError, Unreachable
+from tests.cluster import DEADLINE_S, free_port
+from tests.tasks import library_work as work
+
+
+def library(name: str) -> Any:
+    """A module, or the end of the test."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"{name} is not installed")
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[dtq.Executor]:
+    with dtq.Executor.local(2) as executor:
+        yield executor
+
+
+# -- joblib ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def joblib(executor: dtq.Executor) -> Iterator[Any]:
+    """joblib with the backend, which the executor of these tests serves."""
+    found = library("joblib")
+    faces: ModuleType = importlib.import_module("dtq.joblib")
+    faces.register(executor=executor)
+    with found.parallel_config(backend="dtq"):
+        yield found
+
+
+def test_joblib_runs_calls_in_slots_and_keeps_their_order(joblib: Any) -> None:
+    found = joblib.Parallel(n_jobs=-1)(joblib.delayed(sqrt)(n) for n in range(2000))
+    processes = set(joblib.Parallel(n_jobs=2)(joblib.delayed(work.pid_of)(n) for n in range(20)))
+    assert found == [sqrt(n) for n in range(2000)]
+    assert os.getpid() not in processes
+
+
+def test_joblib_knows_how_many_jobs_there_are(joblib: Any) -> None:
+    assert joblib.effective_n_jobs(-1) == 2
+    assert joblib.effective_n_jobs(5) == 5
+    with pytest.raises(ValueError, match="no meaning"):
+        joblib.Parallel(n_jobs=0)(joblib.delayed(sqrt)(n) for n in range(2))
+
+
+def test_joblib_raises_what_a_call_raises(joblib: Any) -> None:
+    with pytest.raises(ZeroDivisionError):
+        joblib.Parallel(n_jobs=2)(joblib.delayed(work.divide)(1, n) for n in (2, 1, 0, 1))
+    assert joblib.Parallel(n_jobs=2)([joblib.delayed(work.divide)(1, 2)]) == [0.5]
+
+
+@pytest.mark.parametrize("order", ["generator", "generator_unordered"])
+def test_joblib_gives_results_as_they_come(joblib: Any, order: str) -> None:
+    found = joblib.Parallel(n_jobs=2, return_as=order)(joblib.delayed(sqrt)(n) for n in range(50))
+    assert sorted(found) == [sqrt(n) for n in range(50)]
+
+
+def test_joblib_sends_functions_by_value(joblib: Any) -> None:
+    offset = 3
+    assert joblib.Parallel(n_jobs=2)(joblib.delayed(lambda n: n + offset)(n) for n in range(3)) == [3, 4, 5]
+
+
+def test_joblib_inside_a_call_works(joblib: Any) -> None:
+    assert joblib.Parallel(n_jobs=2)(joblib.delayed(work.nested)(n) for n in (3, 4)) == [3, 6]
+
+
+def test_joblib_that_gives_up_frees_the_slots(joblib: Any, executor: dtq.Executor, tmp_path: Path) -> None:
+    # When
+    with pytest.raises((TimeoutError, multiprocessing.TimeoutError)):
+        joblib.Parallel(n_jobs=2, timeout=1)(
+            joblib.delayed(work.mark_and_wait)(str(tmp_path / str(n)), 600) for n in range(4)
+        )
+    # Then
+    began = time.monotonic()
+    assert executor.submit(sqrt, 4).result(DEADLINE_S) == 2
+    assert time.monotonic() - began < DEADLINE_S
+
+
+def test_joblib_gives_calls_terms(joblib: Any, executor: dtq.Executor) -> None:
+    with joblib.parallel_config(backend="dtq", priority=2):
+        joblib.Parallel(n_jobs=2, max_retries=1)(joblib.delayed(sqrt)(n) for n in range(3))
+    found = [view.spec for view in executor.client.tasks(limit=0) if view.spec.function.name == "dtq.joblib:run_batch"]
+    assert (2, 1) in {(spec.options.priority, spec.options.max_retries) for spec in found}
+    with pytest.raises(TypeError, match="prioriy"), joblib.parallel_config(backend="dtq", prioriy=2):
+        joblib.Parallel(n_jobs=2)(joblib.delayed(sqrt)(n) for n in range(3))
+
+
+def test_joblib_connects_by_itself_where_no_executor_is_given(joblib: Any, executor: dtq.Executor) -> None:
+    cluster = executor._completer.cluster
+    assert cluster is not None
+    faces: ModuleType = importlib.import_module("dtq.joblib")
+    faces.register()
+    with joblib.parallel_config(backend="dtq", address=cluster.address, authkey_file=cluster.authkey_file):
+        assert joblib.effective_n_jobs(-1) == 2
+        assert joblib.Parallel(n_jobs=-1)(joblib.delayed(sqrt)(n) for n in (1, 4, 9)) == [1, 2, 3]
+    nowhere = f"127.0.0.1:{free_port()}"
+    with (
+        joblib.parallel_config(backend="dtq", address=nowhere, authkey_file=cluster.authkey_file),
+        pytest.raises(Unreachable),
+    ):
+        joblib.Parallel(n_jobs=2)(joblib.delayed(sqrt)(n) for n in range(3))
+
+
+def test_joblib_refuses_another_kind_of_executor(joblib: Any) -> None:
+    with joblib.parallel_config(backend="dtq", executor=7), pytest.raises(DtqError, match="executor"):
+        joblib.Parallel(n_jobs=2)(joblib.delayed(sqrt)(n) for n in range(3))
+
+
+# -- dask -----------------------------------------------------------------------------------------------------------
+
+
+def test_dask_runs_a_graph(executor: dtq.Executor) -> None:
+    dask = library("dask")
+    bag = importlib.import_module("dask.bag")
+    with dask.config.set(scheduler=executor):
+        # When
+        squares = bag.from_sequence(range(200), npartitions=20).map(lambda n: n * n).sum()
+        processes = {dask.delayed(work.pid_of)(n) for n in range(10)}
+        # Then
+        assert squares.compute() == sum(n * n for n in range(200))
+        assert os.getpid() not in dask.compute(*processes)
+
+
+def test_dask_computes_arrays(executor: dtq.Executor) -> None:
+    dask = library("dask")
+    numpy = library("numpy")
+    array = importlib.import_module("dask.array")
+    with dask.config.set(scheduler=executor):
+        found = array.arange(10_000, chunks=1_000).reshape((100, 100)).T.sum(axis=0).compute()
+    assert numpy.array_equal(found, numpy.arange(10_000).reshape((100, 100)).T.sum(axis=0))
+
+
+def test_dask_raises_what_a_task_raises(executor: dtq.Executor) -> None:
+    dask = library("dask")
+    with dask.config.set(scheduler=executor), pytest.raises(ZeroDivisionError):
+        dask.delayed(work.divide)(1, dask.delayed(work.divide)(0, 1)).compute()
