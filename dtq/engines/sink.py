@@ -206,20 +206,9 @@ class Sheet:
         self._arguments: dict[tuple[int, int], ArgumentPage] = {}
         self._results: dict[tuple[int, int], ResultPage] = {}
         self._others: dict[tuple[int, ...], SinkRow] = {}
-        self._store: dict[type, Callable[[Any], None]] = {
-            BatchRow: self._on_batch,
-            LeaseRow: self._on_lease,
-            ArgumentPage: self._on_arguments,
-            ResultPage: self._on_results,
-            TaskRow: self._on_task,
-            AttemptRow: self._on_attempt,
-            SpecRow: self._on_spec,
-            Totals: self._on_totals,
-        }
-        store = self._store
         for change in changes:
             if type(change) is Stored:
-                store[type(change.row)](change.row)
+                _GATHER[type(change.row)](self, change.row)
             elif type(change) is LeaseEnded:
                 self._leases[change.token] = None
             else:
@@ -333,6 +322,19 @@ class Sheet:
             rows.append((RESULTS, batch, lo, hi, ended_at, worker, crc, data))
         self._results.clear()
         return rows
+
+
+#: Functions, not methods of one sheet: those would tie each sheet into a cycle that keeps its blobs until a collection.
+_GATHER: Final[dict[type, Callable[[Sheet, Any], None]]] = {
+    BatchRow: Sheet._on_batch,
+    LeaseRow: Sheet._on_lease,
+    ArgumentPage: Sheet._on_arguments,
+    ResultPage: Sheet._on_results,
+    TaskRow: Sheet._on_task,
+    AttemptRow: Sheet._on_attempt,
+    SpecRow: Sheet._on_spec,
+    Totals: Sheet._on_totals,
+}
 
 
 def _lease(row: LeaseRow) -> SinkRow:

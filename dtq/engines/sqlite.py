@@ -165,8 +165,9 @@ class SqliteEngine:
 
     def _take(self, survey: Survey, closing: contextlib.ExitStack) -> _Use:
         """Begin a new epoch, on disk."""
-        writer = self._connect()
+        writer = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         closing.callback(writer.close)
+        self._set_up(writer)
         head = replace(survey.head, sequence=survey.head.sequence + 1, epoch=survey.head.epoch + 1)
         self._write(writer, Sheet(()), head)
         mark = Mark(self._path + ".mark", sync=self._sync)
@@ -185,8 +186,7 @@ class SqliteEngine:
             closing=closing,
         )
 
-    def _connect(self) -> sqlite3.Connection:
-        writer = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+    def _set_up(self, writer: sqlite3.Connection) -> None:
         for setting in (
             f"synchronous = {'FULL' if self._sync else 'OFF'}",
             f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
@@ -198,7 +198,6 @@ class SqliteEngine:
             writer.execute(f"PRAGMA {setting}").fetchall()
         for statement in SETUP:
             writer.execute(statement)
-        return writer
 
     # -- writing --------------------------------------------------------------------------------------------------
 

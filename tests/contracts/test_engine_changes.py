@@ -136,7 +136,7 @@ ENGINES += [pytest.param(kind, SMALL, id="sqlite-small") for kind in KINDS if ki
 
 
 @pytest.mark.parametrize(("kind", "limits"), ENGINES)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=st.lists(commits, min_size=1, max_size=6))
 def test_engine_answers_as_the_model_does(kind: Kind, limits: dict[str, int], history: list[list[Change]]) -> None:
     with tempfile.TemporaryDirectory() as directory, mock.patch.dict(vars(sink), limits):

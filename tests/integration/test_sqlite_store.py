@@ -12,6 +12,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -270,21 +271,16 @@ def test_file_that_is_no_store_is_refused_untouched(
 def test_store_of_a_newer_version_is_refused_untouched(tmp_path: Path, in_log: bool) -> None:
     path = tmp_path / "dtq.db"
     crash(path, 3)
-    newer = sqlite3.connect(path, isolation_level=None)
-    newer.execute("PRAGMA user_version = 99")
-    if in_log:
-        reader = sqlite3.connect(path, isolation_level=None)  # keeps the log from being moved into the file
-        reader.execute("BEGIN")
-        reader.execute("SELECT * FROM head").fetchall()
-    else:
-        newer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    before = contents(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as newer:
+        newer.execute("PRAGMA user_version = 99")
+        if not in_log:
+            newer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        before = contents(path)
 
-    with pytest.raises(StoreTooNew, match="schema 99, this dtq knows up to 1"):
-        SqliteEngine(path).open()
+        with pytest.raises(StoreTooNew, match="schema 99, this dtq knows up to 1"):
+            SqliteEngine(path).open()
 
-    assert contents(path) == before
-    newer.close()
+        assert contents(path) == before
 
 
 def test_empty_file_becomes_a_store(tmp_path: Path) -> None:
@@ -382,7 +378,7 @@ def test_large_blobs_do_not_stay_in_memory(tmp_path: Path) -> None:
     output, _ = child.communicate(timeout=60)
 
     assert child.returncode == 0
-    assert json.loads(output) < 80  # MB; as many of blobs went through
+    assert json.loads(output) < 40  # MB; 80 MB of blobs went through
 
 
 def test_lease_that_came_and_went_in_one_commit_writes_nothing(tmp_path: Path) -> None:
