@@ -170,6 +170,16 @@ class Completer:
         if threading.current_thread() is not self._thread and not self._inherited:
             self._thread.join()
 
+    def finish(self) -> None:
+        """Wait for the end as the program ends; a coordinator that is away is waited for only so long."""
+        away_s = 0.0
+        while self._thread.is_alive() and not self._inherited:
+            self._thread.join(_LOOK_S)
+            away_s = away_s + _LOOK_S if self.hub.session.away else 0.0
+            if away_s > AWAY_AT_EXIT_S:
+                log.warning("the program ends before its futures: the coordinator has been away for %.0f s", away_s)
+                return
+
     def after_fork(self) -> None:
         """In a child made by `os.fork`: there is no thread here, and what was submitted is the parent's."""
         self._inherited = True
@@ -229,6 +239,10 @@ def _nothing() -> None:
     """Only wakes the thread."""
 
 
+#: How long a program that ends waits for futures while the coordinator is away, in seconds; and how often it looks.
+AWAY_AT_EXIT_S: Final = 10.0
+_LOOK_S: Final = 0.2
+
 #: All that have not ended.
 _completers: Final[weakref.WeakSet[Completer]] = weakref.WeakSet()
 
@@ -240,7 +254,7 @@ def _finish_all() -> None:
     for completer in completers:
         completer.stop()
     for completer in completers:
-        completer.join()
+        completer.finish()
 
 
 def _after_fork() -> None:

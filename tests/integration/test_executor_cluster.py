@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
@@ -288,3 +290,29 @@ def test_nobody_there_and_a_wrong_key_are_said_at_once(tmp_path: Path) -> None:
         cluster.coordinator()
         with pytest.raises(WrongKey):
             dtq.Executor(cluster.address, authkey_file=key)
+
+
+def test_program_ends_although_its_coordinator_never_comes_back(tmp_path: Path) -> None:
+    # Given a program that waits at its end for a future that nobody runs
+    program = """
+import sys
+import dtq.client.completing
+from dtq import Executor
+dtq.client.completing.AWAY_AT_EXIT_S = 0.5
+executor = Executor(sys.argv[1], authkey_file=sys.argv[2])
+executor.submit(abs, -1).task.accepted()
+print("accepted", flush=True)
+sys.stdin.read()
+"""
+    with Cluster(tmp_path) as cluster:
+        coordinator = cluster.coordinator()
+        words = [sys.executable, "-c", program, cluster.address, str(cluster.key_file)]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=cluster.environment) as popen:
+            assert popen.stdin is not None
+            assert popen.stdout is not None
+            assert popen.stdout.readline() == b"accepted\n"
+            # When the coordinator is gone for good
+            coordinator.kill()
+            popen.stdin.close()
+            # Then the program ends all the same
+            popen.wait(DEADLINE_S)
