@@ -100,6 +100,8 @@ class PageCache:
             LookupError: some are missing.
         """
         found = self.find(ArgumentPage, batch, lo, hi)
+        if len(found) == 1 and found[0].lo <= lo and hi <= found[0].hi:
+            return pages.cut(found[0].data, lo - found[0].lo, hi - found[0].lo)
         if not _cover(found, lo, hi):
             raise LookupError(f"arguments of {batch}.{lo} to {batch}.{hi - 1} are missing")
         return pages.join([pages.cut(p.data, max(lo, p.lo) - p.lo, min(hi, p.hi) - p.lo) for p in found])

@@ -78,7 +78,7 @@ class Connection:
             state, resumed = c.sessions.enter(hello, now)
             if hello.role is Role.WORKER:
                 resumed = c.machine.attach(hello.session, hello.name, hello.queues, now)
-                c.dispatch(now)  # its other connection may have waited for it to be back
+                c.dispatch(now, hello.session)  # its other connection may have waited for it to be back
             self._state, self._primary = state, hello.primary
             c.ticker.by(c.next_deadline())
         if not resumed and (hello.primary or hello.role is Role.CLIENT):
@@ -146,7 +146,7 @@ class Connection:
             # A worker that has to be told something is given what there is, and does not wait.
             wait = exchange.wait_s > 0 and not answer.drop
             fetch = self._fetch(state, wait, now) if exchange.fetch else None
-            c.dispatch(now)
+            c.dispatch(now, state.hello.session)
             c.ticker.by(c.machine.register.waiting.next_at())
             ticket = c.committer.ticket()
         if exchange.succeeded or exchange.failed or exchange.released:
@@ -168,12 +168,11 @@ class Connection:
     def _fetch(self, state: SessionState, wait: bool, now: float) -> Fetch:
         """A fetching call: served already, or waiting."""
         c = self._c
-        fetch = Fetch()
         cancel = c.untold(state)
         leases = [] if state.away else c.machine.lease(state.hello.session, now)
-        if leases or cancel or not wait:
-            fetch.serve(leases, cancel)
-        else:
+        waits = wait and not leases and not cancel
+        fetch = Fetch(leases, cancel, waits=waits)
+        if waits:
             c.sessions.fetching[state.hello.session] = fetch
         return fetch
 
@@ -208,10 +207,12 @@ class Connection:
     def _fail_lease(self, lease: Lease, why: str) -> None:
         """The arguments of a lease cannot be read: its tasks fail, with the reason, until they are dead letters."""
         c = self._c
-        log.error("the arguments of %d.%d to %d cannot be read: %s", lease.batch.number, lease.lo, lease.hi - 1, why)
         failure = Failure(exception="dtq.errors.StoreDamaged", message=f"the task's arguments cannot be read: {why}")
         with c.lock:
             now = c.clock.now()
+            if lease.token in c.machine.register.leases:
+                last = lease.hi - 1
+                log.error("the arguments of %d.%d to %d cannot be read: %s", lease.batch.number, lease.lo, last, why)
             while lease.token in c.machine.register.leases:
                 index = lease.lo
                 c.machine.register.shorten(lease, index + 1)

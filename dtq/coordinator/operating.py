@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from dtq.coordinator.service import Coordinator
 from dtq.core import operators, views
 from dtq.core.changes import TaskRow
 from dtq.engines.base import EndedRun, StoredBatch
-from dtq.errors import UnknownId
+from dtq.errors import StoreError, UnknownId
 from dtq.model.ids import TaskId
 from dtq.model.snapshots import CancelReport, Selection
 from dtq.model.states import State
@@ -26,10 +27,7 @@ def cancel(c: Coordinator, selection: Selection) -> CancelReport:
         UnknownId: one of the selected ids was never accepted; nothing was cancelled.
         StoreError: it cannot be made durable at the moment; it holds while this coordinator runs.
     """
-    sizes = {number: queries.batch(c, number).size for number in {number for number, _ in selection.ids}}
-    for number, index in selection.ids:
-        if index >= sizes[number]:
-            raise UnknownId(str(TaskId(number, index)))
+    sizes = _sizes(c, selection)
     cancelled = stopping = finished = 0
     only = selection.state
     with c.lock:
@@ -51,6 +49,27 @@ def cancel(c: Coordinator, selection: Selection) -> CancelReport:
         ticket = c.committer.ticket()
     c.committer.settle(ticket)
     return CancelReport(cancelled=cancelled, stopping=stopping, finished=finished)
+
+
+def _sizes(c: Coordinator, selection: Selection) -> dict[int, int]:
+    """How many tasks each batch has that is named.
+
+    Raises:
+        UnknownId: one of the selected ids was never accepted.
+    """
+    named = {number for number, _ in selection.ids}
+    with c.lock:
+        batches = c.machine.register.batches
+        sizes = {number: batches[number].size for number in named if number in batches}
+    if len(sizes) < len(named):
+        with contextlib.suppress(StoreError):
+            c.flush()
+        sizes |= {stored.row.batch: stored.row.size for stored in c.engine.batches(sorted(named - sizes.keys()))}
+    for number, index in selection.ids:
+        if index >= sizes.get(number, -1):
+            c.committer.refuse_if_in_trouble()
+            raise UnknownId(str(number) if index < 0 else str(TaskId(number, index)))
+    return sizes
 
 
 def _targets(c: Coordinator, selection: Selection, now: float) -> list[tuple[int, int]]:

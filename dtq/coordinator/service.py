@@ -102,6 +102,8 @@ class Coordinator:
         self._make_clock = clock
         self._orphans_at: float | None = None
         self._asked_to_stop = False
+        #: How many runs had come to wait when waiting workers were last asked.
+        self._handed_out = 0
 
     def start(self) -> Opened:
         """Open the store, restore the queue, start the threads.
@@ -184,19 +186,24 @@ class Coordinator:
 
     # -- under the lock -------------------------------------------------------------------------------------------
 
-    def dispatch(self, now: float) -> None:
-        """Hand what waits to the fetching calls that wait, longest waiting first."""
-        tally = self.machine.register.tally
-        if not tally[State.PENDING] or not self.sessions.fetching:
-            return
-        for session, fetch in list(self.sessions.fetching.items()):
+    def dispatch(self, now: float, changed: str = "") -> None:
+        """Hand what waits to the fetching calls that wait, longest waiting first.
+
+        Args:
+            now: the time.
+            changed: session of a worker that may take more than before. Others could not be given anything when they
+                began to wait, so they are asked only if more has come since.
+        """
+        register, fetching = self.machine.register, self.sessions.fetching
+        candidates = list(fetching) if register.pushed > self._handed_out else [changed] if changed in fetching else []
+        self._handed_out = register.pushed
+        for session in candidates:
+            if not register.tally[State.PENDING]:
+                return
             # A worker that may be dead is given nothing; when it says hello again, it is asked again.
             leases = [] if self.sessions.by_id[session].away else self.machine.lease(session, now)
             if leases:
-                del self.sessions.fetching[session]
-                fetch.serve(leases, [])
-                if not tally[State.PENDING]:
-                    return
+                fetching.pop(session).serve(leases, [])
 
     def tell_cancelled(self) -> None:
         """Wake the fetching calls of workers that have something to stop."""

@@ -27,24 +27,31 @@ _WATCHED: Final = 4_096
 
 
 class Fetch:
-    """A fetching call of a worker that waits for work."""
+    """A fetching call of a worker.
+
+    Args:
+        leases: what it is answered with.
+        cancel: likewise.
+        waits: whether there is nothing yet.
+    """
 
     __slots__ = ("_served", "cancel", "leases")
 
-    def __init__(self) -> None:
-        self._served = threading.Event()
-        self.leases: list[Lease] = []
-        self.cancel: list[Doomed] = []
+    def __init__(self, leases: list[Lease], cancel: list[Doomed], *, waits: bool) -> None:
+        self.leases = leases
+        self.cancel = cancel
+        self._served = threading.Event() if waits else None
 
     def serve(self, leases: list[Lease], cancel: list[Doomed]) -> None:
-        """Answer the call."""
+        """Answer the call that waits."""
+        assert self._served is not None
         self.leases = leases
         self.cancel = cancel
         self._served.set()
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the answer, outside of the lock."""
-        return self._served.wait(timeout_s)
+        return self._served is None or self._served.wait(timeout_s)
 
 
 class SessionState:
@@ -71,6 +78,8 @@ class SessionState:
         #: Cancellations that the worker has been told on its fetching call.
         self.told: set[tuple[int, int]] = set()
         self.draining = False
+        #: Batches that it follows beside those that it has submitted.
+        self.following: set[int] = set()
         #: Latest progress of running tasks, by batch and index.
         self.progress: dict[tuple[int, int], tuple[float, float]] = {}
         self._ended: deque[tuple[int, EndedRange]] = deque()
@@ -161,7 +170,7 @@ class Sessions:
         fetch = self.fetching.pop(state.hello.session, None)
         if fetch is not None:
             fetch.serve([], [])
-        for batch in [b for b, followers in self._followers.items() if state in followers]:
+        for batch in list(state.following):
             self.unfollow(batch, state)
 
     def next_deadline(self) -> float | None:
@@ -170,16 +179,16 @@ class Sessions:
 
     def follow(self, batch: int, state: SessionState) -> None:
         """A session wants to know how the tasks of a batch end that it did not submit on its present connection."""
-        followers = self._followers.setdefault(batch, [])
-        if state not in followers:
-            followers.append(state)
+        if batch not in state.following:
+            state.following.add(batch)
+            self._followers.setdefault(batch, []).append(state)
 
     def unfollow(self, batch: int, state: SessionState) -> None:
         """There is nothing (more) to be told about a batch."""
-        followers = self._followers.get(batch, [])
-        if state in followers:
-            followers.remove(state)
-            if not followers:
+        if batch in state.following:
+            state.following.remove(batch)
+            self._followers[batch].remove(state)
+            if not self._followers[batch]:
                 del self._followers[batch]
 
     def publish(self, ended: EndedRange) -> None:
@@ -198,4 +207,5 @@ class Sessions:
         for change in changes:
             row = change.row if type(change) is Stored else None
             if type(row) is BatchRow and row.finished_at is not None:
-                self._followers.pop(row.batch, None)
+                for state in self._followers.pop(row.batch, ()):
+                    state.following.discard(row.batch)

@@ -11,6 +11,8 @@ from dtq.clock import Clock
 
 log = logging.getLogger("dtq.coordinator")
 
+#: Shortest pause between two ticks in seconds: what is due meanwhile is done together.
+_SHORTEST_S: Final = 0.005
 #: Longest sleep in seconds: bounds how late a deadline is noticed if a call to `by` was forgotten somewhere.
 _LONGEST_S: Final = 5.0
 
@@ -50,9 +52,10 @@ class Ticker:
         self._thread.join(5.0)
 
     def _run(self) -> None:
+        earliest = 0.0
         while True:
             with self._changed:
-                while not self._stopping and (left := self._deadline - self._clock.now()) > 0:
+                while not self._stopping and (left := max(earliest, self._deadline) - self._clock.now()) > 0:
                     self._changed.wait(min(left, _LONGEST_S))
                 if self._stopping:
                     return
@@ -63,4 +66,5 @@ class Ticker:
             except Exception:
                 log.exception("a tick failed; the next one comes in a second")
                 deadline = self._clock.now() + 1.0
+            earliest = self._clock.now() + _SHORTEST_S
             self.by(deadline)

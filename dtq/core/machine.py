@@ -16,8 +16,8 @@ What operators ask for stands in `core.operators`; it works on the same register
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
 from typing import Final
 
 from dtq.core.batches import Batch
@@ -50,6 +50,10 @@ class Answer:
     cancel: list[Doomed] = field(default_factory=list)
     drop: list[int] = field(default_factory=list)
     pages: list[ResultPage] = field(default_factory=list)
+
+
+def _place(outcome: Succeeded | Failed) -> tuple[int, int]:
+    return outcome.token, outcome.lo if isinstance(outcome, Succeeded) else outcome.index
 
 
 class Machine:
@@ -95,12 +99,12 @@ class Machine:
         new = submission.offset + count - size
         if new > count or submission.offset < 0:
             raise BadMessage(f"the piece begins at {submission.offset}, the batch has {size} tasks")
-        if batch is None:
+        if new > 0 and (batch is None or not batch.complete):
             self.register.room_for(new)
+        if batch is None:
             batch = self._new_batch(spec, submission, session, now)
         page = None
         if new > 0 and not batch.complete:
-            self.register.room_for(new)
             page = self._append(batch, pages.cut(submission.arguments, count - new, count), new)
         if submission.complete and not batch.complete:
             self.seal(batch, now)
@@ -218,10 +222,11 @@ class Machine:
         worker.renew(now + self.rules.lease_s)
         worker.capacity = message.capacity
         answer = Answer()
-        # What is said of one lease counts in the order of its tasks, whatever kind it is.
-        outcomes: list[tuple[int, int, Succeeded | Failed]] = [(s.token, s.lo, s) for s in message.succeeded]
-        outcomes += [(f.token, f.index, f) for f in message.failed]
-        for *_, outcome in sorted(outcomes, key=itemgetter(0, 1)) if message.failed else outcomes:
+        outcomes: Sequence[Succeeded | Failed] = message.succeeded
+        if message.failed:
+            # What is said of one lease counts in the order of its tasks, whatever kind it is.
+            outcomes = sorted((*message.succeeded, *message.failed), key=_place)
+        for outcome in outcomes:
             if isinstance(outcome, Succeeded):
                 self._succeeded(worker, outcome, answer, now)
             else:

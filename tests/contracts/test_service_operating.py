@@ -47,15 +47,16 @@ def test_task_that_runs_says_where_and_since_when(house: House) -> None:
 def test_task_that_has_ended_says_how_and_what_went_before(house: House) -> None:
     # Given a task that failed, crashed, and succeeded; and one that died
     client, hand = house.client(), house.worker("rack-7")
-    batch = client.submit(2, retry_delay_s=0.0, max_crashes=2)
+    lucky = client.submit(retry_delay_s=0.0, max_crashes=2)
     hand.fail(hand.fetch_one(), exception="OSError", message="disk")
     hand.fail(hand.fetch_one(), Outcome.CRASHED, exception="", signal=9)
     hand.succeed(hand.fetch_one())
+    poison = client.submit(max_crashes=2)
     for _ in range(2):
         hand.fail(hand.fetch_one(), Outcome.CRASHED, exit_code=1)
 
     # Then
-    succeeded, dead = client.service.task(batch, 0), client.service.task(batch, 1)
+    succeeded, dead = client.service.task(lucky, 0), client.service.task(poison, 0)
     assert (succeeded.state, succeeded.attempt, succeeded.worker) == (State.SUCCEEDED, 3, "rack-7")
     history = [(a.number, a.outcome, a.failure.exception, a.failure.signal) for a in succeeded.history]
     assert history == [(1, Outcome.FAILED, "OSError", None), (2, Outcome.CRASHED, "", 9)]

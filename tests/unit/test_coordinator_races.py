@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dtq.core import invariants
+from dtq.core.leases import Lease
 from dtq.errors import InvalidValue, NotPermitted, UnknownId
 from dtq.model.messages import Exchange, Hello, Role
 from dtq.model.snapshots import Attempt, Counts, Selection
@@ -230,3 +231,28 @@ def test_goodbye_is_answered_without_waiting(hooked: Hooked) -> None:
     orders = hand.service.exchange(Exchange(fetch=True))
 
     assert (orders.grants, orders.cancel, orders.drop) == ((), (), ())
+
+
+def test_workers_that_cannot_be_served_are_not_asked_again_and_again(hooked: Hooked) -> None:
+    # Given many idle workers of one queue, work that waits in another, and a worker that does it
+    house, _ = hooked
+    client, hand = house.client(), house.worker("busy", queues=("gpu",))
+    idle = [house.worker(str(number), queues=("cpu",)) for number in range(5)]
+    for each in idle:
+        house.begin_fetch(each)
+    client.submit(10, queue="gpu")
+    asked: list[str] = []
+    lease = house.coordinator.machine.lease
+
+    def counted(session: str, now: float) -> list[Lease]:
+        asked.append(session)
+        return lease(session, now)
+
+    house.coordinator.machine.lease = counted  # type: ignore[method-assign]  # counts
+
+    # When that one fetches and reports
+    for _ in range(10):
+        hand.succeed(hand.fetch_one())
+
+    # Then nobody else is looked at
+    assert set(asked) == {hand.session}
