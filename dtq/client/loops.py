@@ -111,9 +111,10 @@ class Errands:
         return await future
 
     def end(self) -> None:
-        """End the thread when it has done what it was given."""
-        self._jobs.put(None)
-        self._thread = None
+        """End the thread when it has done what it was given; a later call starts another."""
+        if self._thread is not None:
+            self._jobs.put(None)
+            self._thread = None
 
 
 def _run_errands(bridge: Bridge, jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None]) -> None:
@@ -228,5 +229,6 @@ class LoopHub:
 
     async def close(self, timeout_s: float | None) -> None:
         """See `Hub.close`."""
-        await self.call(partial(self.hub.close, timeout_s))
+        # Not in the thread for calls: one of those may be waiting for a coordinator that is away, until this ends it.
+        await self.in_thread(partial(self.hub.close, timeout_s), "dtq-closer")
         self._errands.end()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from typing import Any
@@ -177,8 +179,12 @@ async def test_full_outbox_makes_submit_wait_and_submit_nowait_refuse(
         waiting = [asyncio.create_task(client.submit(work.add, n)) for n in range(3, 20)]
         _, pending = await asyncio.wait(waiting, timeout=0.02)
         assert len(pending) == len(waiting)
-        # When there is room; Then all are accepted, in their order
+        # When there is room, and one more comes before those who wait have seen it
         near.start()
+        while not client._loop.hub.outbox.is_empty:
+            time.sleep(0.001)  # the loop sees nothing meanwhile
+        waiting.append(asyncio.create_task(client.submit(work.add, 20)))
+        # Then all are accepted, in their order
         handles += await asyncio.gather(*waiting)
         await asyncio.gather(*[handle.accepted() for handle in handles])
         numbers = [tuple(map(int, handle.id.split("."))) for handle in handles]
@@ -399,6 +405,22 @@ async def test_coordinator_that_comes_back_is_followed_again(near: Queue) -> Non
         with near.working():
             # Then all of them have their results
             assert await waiting == list(range(1000))
+
+
+@looped
+async def test_close_does_not_wait_behind_a_call(near: Queue) -> None:
+    # Given a call that waits for a coordinator that is away
+    async with connected(near) as client:
+        near.stop()
+        asking = asyncio.create_task(client.stats())
+        await asyncio.wait([asking], timeout=0.05)
+        # When the client is closed; Then both end at once
+        began = time.monotonic()
+        with contextlib.suppress(Unreachable):
+            await client.close(0.05)
+        with pytest.raises((ClientClosed, Unreachable)):
+            await asking
+        assert time.monotonic() - began < DEADLINE_S / 2
 
 
 @looped

@@ -76,6 +76,7 @@ def test_client_belongs_to_its_first_loop(queue: Queue) -> None:
     # And news that come for the closed loop disturb nobody
     with queue.working():
         assert handle._handle.result(DEADLINE_S) == 1
+        assert client._client.submit(work.add, 2).result(DEADLINE_S) == 2
     client._client.close()
 
 
