@@ -9,7 +9,7 @@ from dtq.model import pages
 from dtq.model.messages import Ended
 from dtq.model.snapshots import Selection
 from dtq.model.states import Outcome, State
-from tests.contracts.service_scene import House, until
+from tests.contracts.service_scene import SOON_S, House, until
 
 
 def told(news: list[Ended] | tuple[Ended, ...]) -> list[tuple[int, int, int, State]]:
@@ -76,7 +76,7 @@ def test_watch_waits_until_something_ends(house: House) -> None:
     hand.succeed(hand.fetch_one(), b"done")
 
     # Then
-    assert told(watching.result(20.0).ended) == [(batch, 0, 1, State.SUCCEEDED)]
+    assert told(watching.result(SOON_S).ended) == [(batch, 0, 1, State.SUCCEEDED)]
 
 
 def test_watch_tells_what_has_ended_while_nobody_watched(house: House) -> None:
@@ -161,7 +161,7 @@ def test_second_watch_of_a_session_lets_the_first_go(house: House) -> None:
 
     second = house.begin_watch(other)
 
-    assert first.result(20.0).ended == ()
+    assert first.result(SOON_S).ended == ()
     assert not second.done()
 
 
@@ -192,7 +192,7 @@ def test_stopping_coordinator_lets_watches_go(house: House) -> None:
 
     house.coordinator.quiesce()
 
-    assert watching.result(20.0).ended == ()
+    assert watching.result(SOON_S).ended == ()
 
 
 # -- following others -----------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_follower_is_told_what_has_ended_and_what_ends(house: House) -> None:
     ]
     watching = house.begin_watch(follower, news.cursor)
     hand.succeed(hand.fetch_one(), b"2")
-    assert told(watching.result(20.0).ended) == [(batch, 2, 3, State.SUCCEEDED)]
+    assert told(watching.result(SOON_S).ended) == [(batch, 2, 3, State.SUCCEEDED)]
 
 
 def test_follower_of_a_finished_batch_is_told_all_of_it(house: House) -> None:

@@ -10,7 +10,7 @@ from dtq.errors import UnknownId
 from dtq.model.messages import Exchange
 from dtq.model.snapshots import CancelReport, Counts, Selection
 from dtq.model.states import Outcome, State
-from tests.contracts.service_scene import Caller, House, spec, until
+from tests.contracts.service_scene import SOON_S, Caller, House, spec, until
 
 # -- looking --------------------------------------------------------------------------------------------------------
 
@@ -83,7 +83,7 @@ def test_task_is_found_at_every_moment_of_its_life(house: House) -> None:
 
         # Then it is never unknown, and never goes back
         order = [State.PENDING, State.RUNNING, State.SUCCEEDED]
-        seen = looking.result(20.0)
+        seen = looking.result(SOON_S)
         assert seen == sorted(seen, key=order.index)
 
 
@@ -484,7 +484,7 @@ def test_dead_letters_are_retried_while_their_batches_come_to_an_end(house: Hous
         hand.succeed(second)
 
         # Then no task is lost and none runs twice
-        assert putting_back.result(20.0) == 1
+        assert putting_back.result(SOON_S) == 1
         grant = hand.fetch_one()
         assert (grant.batch, grant.lo) == (batch, 0)
         hand.succeed(grant)

@@ -10,7 +10,7 @@ from dtq.model import pages
 from dtq.model.messages import Exchange, Holding, Succeeded
 from dtq.model.snapshots import Selection
 from dtq.model.states import Outcome, State
-from tests.contracts.service_scene import Caller, House, spec, until
+from tests.contracts.service_scene import SOON_S, Caller, House, spec, until
 
 # -- grants ---------------------------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ def test_waiting_fetch_is_served_by_a_submission_on_another_connection(house: Ho
 
     batch = house.client().submit()
 
-    (grant,) = fetching.result(20.0).grants
+    (grant,) = fetching.result(SOON_S).grants
     assert (grant.batch, grant.lo) == (batch, 0)
 
 
@@ -94,11 +94,11 @@ def test_only_the_fetch_that_can_be_served_wakes(house: House) -> None:
     house.client().submit()
 
     # Then the one that has waited longest has it, and the others wait
-    assert len(waiting[0].result(20.0).grants) == 1
+    assert len(waiting[0].result(SOON_S).grants) == 1
     assert house.waits(second)
     assert house.waits(third)
     house.client().submit(queue="gpu")
-    assert len(waiting[1].result(20.0).grants) == 1
+    assert len(waiting[1].result(SOON_S).grants) == 1
     assert house.waits(second)
 
 
@@ -108,7 +108,7 @@ def test_one_submission_serves_as_many_fetches_as_it_has_work_for(house: House) 
 
     house.client().submit(2)
 
-    assert [len(fetch.result(20.0).grants) for fetch in waiting[:2]] == [1, 1]
+    assert [len(fetch.result(SOON_S).grants) for fetch in waiting[:2]] == [1, 1]
     assert house.waits(hands[2])
 
 
@@ -144,7 +144,7 @@ def test_waiting_fetch_is_served_by_whatever_brings_work(house: House, how: str)
         client.receipts(client.submission(offset=1, batch=batch))
 
     # Then
-    (served,) = fetching.result(20.0).grants
+    (served,) = fetching.result(SOON_S).grants
     assert (served.batch, served.attempt) == (batch, 1 if how in ("delay", "piece") else 2)
 
 
@@ -159,7 +159,7 @@ def test_fetch_waits_while_the_slots_are_full_and_is_served_when_one_is_free(hou
     hand.succeed(grant)
 
     # Then
-    assert [g.lo for g in fetching.result(20.0).grants] == [1]
+    assert [g.lo for g in fetching.result(SOON_S).grants] == [1]
 
 
 def test_newer_fetch_supersedes_the_one_that_waits(house: House) -> None:
@@ -172,9 +172,9 @@ def test_newer_fetch_supersedes_the_one_that_waits(house: House) -> None:
     new = house.begin_fetch(again)
 
     # Then the old one is let go, and work goes to the new one
-    assert old.result(20.0).grants == ()
+    assert old.result(SOON_S).grants == ()
     house.client().submit()
-    assert len(new.result(20.0).grants) == 1
+    assert len(new.result(SOON_S).grants) == 1
 
 
 def test_grant_that_never_arrived_is_granted_again_unblamed(house: House) -> None:
@@ -204,7 +204,7 @@ def test_stopping_coordinator_lets_fetches_go_and_grants_nothing(house: House) -
     house.coordinator.quiesce()
 
     # Then
-    assert fetching.result(20.0).grants == ()
+    assert fetching.result(SOON_S).grants == ()
     with pytest.raises(ShuttingDown):
         hand.fetch()
 
@@ -288,7 +288,7 @@ def test_cancel_reaches_a_worker_that_waits_for_work(house: House) -> None:
     client.service.cancel(Selection(ids=((batch, 0),), limit=0))
 
     # Then it hears of it at once on the call that waits, and on every report until it has stopped the task
-    assert [(d.token, d.index) for d in fetching.result(20.0).cancel] == [(grant.token, 0)]
+    assert [(d.token, d.index) for d in fetching.result(SOON_S).cancel] == [(grant.token, 0)]
     assert [d.token for d in hand.exchange().cancel] == [grant.token]
     hand.fail(grant, Outcome.CANCELLED)
     assert hand.exchange().cancel == ()
@@ -387,7 +387,7 @@ def test_worker_that_may_be_dead_is_given_nothing_until_it_is_back(house: House)
     # Then it gets it only when it says hello again
     assert house.coordinator.machine.register.leases == {}
     assert house.worker(session=hand.session).welcome.resumed
-    (grant,) = fetching.result(20.0).grants
+    (grant,) = fetching.result(SOON_S).grants
     assert (grant.batch, grant.attempt) == (batch, 1)
 
 
@@ -408,6 +408,29 @@ def test_worker_that_was_given_up_has_to_say_hello_again(house: House) -> None:
     assert client.service.task(batch, 0).state is State.PENDING
 
 
+def test_old_connections_of_a_worker_that_was_given_up_are_refused(house: House) -> None:
+    # Given a worker that was given up, and has come back; its old fetching connection is still open
+    hand = house.worker()
+    Caller.hang_up(hand)
+    until("it is given up", lambda: hand.session not in house.coordinator.sessions.by_id)
+    house.worker(session=hand.session)
+
+    # Then
+    with pytest.raises(SessionUnknown):
+        hand.fetch()
+
+
+def test_fetch_of_a_worker_that_may_be_dead_is_given_nothing(house: House) -> None:
+    # Given a worker whose reporting connection is gone, and work that waits
+    hand = house.worker()
+    house.client().submit()
+    Caller.hang_up(hand)
+    until("it is missed", lambda: house.coordinator.sessions.by_id[hand.session].away)
+
+    # Then
+    assert hand.fetch(wait_s=0.0) == []
+
+
 def test_fetch_of_a_worker_that_is_given_up_is_let_go(house: House) -> None:
     # Given
     hand = house.worker()
@@ -417,7 +440,7 @@ def test_fetch_of_a_worker_that_is_given_up_is_let_go(house: House) -> None:
     Caller.hang_up(hand)
 
     # Then, and what comes later is not for it
-    assert fetching.result(20.0).grants == ()
+    assert fetching.result(SOON_S).grants == ()
     client = house.client()
     assert client.states(client.submit(), 1) == [State.PENDING]
 

@@ -423,6 +423,23 @@ def test_what_is_told_of_a_task_is_durable_or_an_error(scene: Scene) -> None:
         client.service.batch(batch)
 
 
+def test_result_that_is_not_durable_is_not_told(scene: Scene) -> None:
+    # Given a result that cannot be written, of a batch that goes on
+    house, engine = scene
+    client, hand = house.client(), house.worker()
+    batch = client.submit(2)
+    grant = hand.fetch_one()
+    house.coordinator.flush()
+    engine.fail(1_000)
+    with pytest.raises(StoreFull):
+        hand.succeed(grant)
+
+    # Then
+    assert client.service.results(batch, 0, 2) == []
+    heal(house, engine)
+    assert len(client.service.results(batch, 0, 2)) == 1
+
+
 def test_error_is_raised_anew_for_each_caller(scene: Scene) -> None:
     house, engine = scene
     clients = [house.client() for _ in range(3)]
