@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from dtq.coordinator import queries
 from dtq.coordinator.service import Coordinator
@@ -16,6 +18,8 @@ from dtq.model.ids import TaskId
 from dtq.model.snapshots import CancelReport, Selection
 from dtq.model.states import State
 
+#: How many targets are cancelled before others have their turn at the lock.
+_AT_ONCE: Final = 2_000
 #: What is done with dead letters of one batch, under the lock; how many it was done with.
 Verb = Callable[[StoredBatch, list[TaskRow], float], int]
 
@@ -28,27 +32,33 @@ def cancel(c: Coordinator, selection: Selection) -> CancelReport:
         StoreError: it cannot be made durable at the moment; it holds while this coordinator runs.
     """
     sizes = _sizes(c, selection)
-    cancelled = stopping = finished = 0
-    only = selection.state
     with c.lock:
-        now = c.clock.now()
-        for number, index in _targets(c, selection, now):
-            batch = c.machine.register.batches.get(number)
-            if batch is None:
-                finished += sizes.get(number, 0) if index < 0 else 1
-            elif index < 0:
-                finished += batch.ended if only is None else 0
-                never, stopped = operators.cancel_batch(c.machine, batch, now, only)
-                cancelled, stopping = cancelled + never, stopping + stopped
-            else:
-                state = operators.cancel_task(c.machine, batch, index, now, only)
-                cancelled += state is State.CANCELLED
-                stopping += state is State.RUNNING
-                finished += state is None and only is None
-        c.tell_cancelled()
-        ticket = c.committer.ticket()
-    c.committer.settle(ticket)
-    return CancelReport(cancelled=cancelled, stopping=stopping, finished=finished)
+        targets = _targets(c, selection, c.clock.now())
+    done: Counter[str] = Counter()
+    for start in range(0, len(targets), _AT_ONCE):
+        with c.lock:
+            for number, index in targets[start : start + _AT_ONCE]:
+                done.update(_cancel(c, number, index, selection.state, sizes))
+            c.tell_cancelled()
+            ticket = c.committer.ticket()
+        c.committer.settle(ticket)
+    return CancelReport(cancelled=done["cancelled"], stopping=done["stopping"], finished=done["finished"])
+
+
+def _cancel(c: Coordinator, number: int, index: int, only: State | None, sizes: dict[int, int]) -> dict[str, int]:
+    """Cancel one target; what became of how many tasks. Under the lock."""
+    now = c.clock.now()
+    batch = c.machine.register.batches.get(number)
+    if batch is None:
+        return {"finished": sizes.get(number, 0) if index < 0 else 1}
+    if index < 0:
+        ended = batch.ended if only is None else 0
+        cancelled, stopping = operators.cancel_batch(c.machine, batch, now, only)
+        return {"cancelled": cancelled, "stopping": stopping, "finished": ended}
+    state = operators.cancel_task(c.machine, batch, index, now, only)
+    if state is None:
+        return {"finished": int(only is None)}
+    return {"stopping" if state is State.RUNNING else "cancelled": 1}
 
 
 def _sizes(c: Coordinator, selection: Selection) -> dict[int, int]:
@@ -78,8 +88,10 @@ def _targets(c: Coordinator, selection: Selection, now: float) -> list[tuple[int
     named = [at for at in dict.fromkeys(selection.ids) if at[1] < 0 or at[0] not in whole]
     if named and selection == Selection(ids=selection.ids, state=selection.state, limit=selection.limit):
         return named
-    found = views.live_tasks(c.machine, replace(selection, limit=0), now)
     by_spec = selection.exception is None and selection.older_than_s is None
+    if by_spec and selection.state is None and not named:
+        return [(batch.number, -1) for batch in views.batches(c.machine, selection)]
+    found = views.live_tasks(c.machine, replace(selection, limit=0), now)
     if by_spec and len(whole) == len(named):  # every task of a batch matches, or none
         return list(dict.fromkeys((view.batch, -1) for view in found))
     wanted = set(named)

@@ -105,7 +105,7 @@ class Machine:
             batch = self._new_batch(spec, submission, session, now)
         page = None
         if new > 0 and not batch.complete:
-            page = self._append(batch, pages.cut(submission.arguments, count - new, count), new)
+            page = self._append(batch, pages.cut(submission.arguments, count - new, count), new, now)
         if submission.complete and not batch.complete:
             self.seal(batch, now)
         return batch, page
@@ -144,9 +144,11 @@ class Machine:
         register.ledger.batch(batch)  # also where its first piece is empty: its number is about to be told
         return batch
 
-    def _append(self, batch: Batch, data: bytes, count: int) -> ArgumentPage:
+    def _append(self, batch: Batch, data: bytes, count: int, now: float) -> ArgumentPage:
         register = self.register
         lo, hi = batch.size, batch.size + count
+        if lo == 0 and batch.due_at is not None and batch.due_at <= now:
+            batch.due_at = None  # its time came before its first task
         batch.size = hi
         register.submitted += count
         if batch.due_at is None:

@@ -70,21 +70,28 @@ def task_view(machine: Machine, batch: Batch, index: int) -> TaskView | None:
 def live_tasks(machine: Machine, selection: Selection, now: float) -> list[TaskView]:
     """Unfinished tasks that match, as runs of like ones: running ones first, then in the order they will run."""
     register = machine.register
-    specs = {entry for entry in register.specs.values() if _wants(selection, entry)}
     found: list[TaskView] = []
     for state in (State.RUNNING, State.PENDING, State.SCHEDULED):
         if selection.state not in (None, state):
             continue
-        batches: Iterable[Batch] = register.batches.values()
-        if state is State.RUNNING:
-            batches = {lease.batch for lease in register.leases.values()}
-        elif selection.ids:
-            batches = [register.batches[n] for n in {n for n, _ in selection.ids} if n in register.batches]
-        for batch in _in_order(batch for batch in batches if batch.entry in specs):
+        among = {lease.batch for lease in register.leases.values()} if state is State.RUNNING else None
+        for batch in _in_order(batches(machine, selection, among)):
             found += [view for view in _runs(machine, batch, state) if _matches(batch, view, selection, now)]
             if selection.limit and len(found) >= selection.limit:
                 return found[: selection.limit]
     return found
+
+
+def batches(machine: Machine, selection: Selection, among: Iterable[Batch] | None = None) -> list[Batch]:
+    """Live batches that match by id, queue and function; among all of them, or some."""
+    register = machine.register
+    if among is None:
+        numbers = {number for number, _ in selection.ids}
+        among = (
+            [register.batches[n] for n in numbers if n in register.batches] if numbers else register.batches.values()
+        )
+    specs = {entry for entry in register.specs.values() if _wants(selection, entry)}
+    return [batch for batch in among if batch.entry in specs]
 
 
 def _wants(selection: Selection, entry: SpecEntry) -> bool:

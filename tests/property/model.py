@@ -52,6 +52,8 @@ class Shipment:
     due_at: float | None
     complete: bool = False
     finished_at: float | None = None
+    #: Whether it has expired once, but for its dead letters.
+    expired: bool = False
     jobs: list[Job] = field(default_factory=list)
 
 
@@ -265,6 +267,7 @@ class Model:
                 if not any(job.state is State.DEAD for job in shipment.jobs):
                     del self.shipments[shipment.number]
                 else:
+                    shipment.expired = True
                     for job in shipment.jobs:
                         if job.state is not State.DEAD:
                             job.state = None

@@ -330,6 +330,10 @@ class Histories(RuleBasedStateMachine):
         ended = [
             (run.batch.row.batch, index, run.state)
             for run in self.driver.store.ended(Selection(limit=0), self.now)
+            # That a batch was cancelled as a whole stands in its own row, which stays as long as its dead letters do.
+            if run.task is not None
+            or run.state is State.SUCCEEDED
+            or not self.model.shipments[run.batch.row.batch].expired
             for index in range(run.lo, run.hi)
         ]
         expected = [(job.batch, job.index, job.state) for job in self.model.jobs() if job.state and job.over]

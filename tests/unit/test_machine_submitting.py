@@ -239,6 +239,19 @@ def test_piece_that_arrives_after_the_delay_is_due_at_once(machine: Driver) -> N
     assert machine.states(batch, 4) == [State.PENDING] * 4
 
 
+def test_first_task_that_arrives_after_the_delay_is_due_at_once(machine: Driver) -> None:
+    # Given a delayed batch without a task
+    batch = machine.submit(0, complete=False, delay_s=10.0)
+    machine.tick(10.0)
+
+    # When
+    machine.submit(1, batch=batch, offset=0)
+
+    # Then nothing has to be waited for
+    assert machine.state(batch) is State.PENDING
+    assert machine.machine.register.waiting.next_at() is None
+
+
 # -- keys -----------------------------------------------------------------------------------------------------------
 
 
