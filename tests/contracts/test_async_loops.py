@@ -55,16 +55,19 @@ def test_client_needs_a_loop_that_runs(queue: Queue) -> None:
 
 
 def test_client_belongs_to_its_first_loop(queue: Queue) -> None:
-    # Given a client that was used in a loop that is closed by now, with a coroutine that waited there
+    # Given a client that was used in a loop that is closed by now, with a coroutine that still waits there
     client = AsyncClient(connector=queue)
 
-    async def use() -> Any:
+    async def use() -> tuple[Any, Any]:
         handle = await client.submit(work.add, 1)
-        waiting = asyncio.create_task(handle.result())
+        waiting: Any = asyncio.create_task(handle.result())
+        waiting._log_destroy_pending = False
         await asyncio.wait([waiting], timeout=0.01)
-        return handle
+        return handle, waiting
 
-    handle = asyncio.run(use())
+    loop = asyncio.new_event_loop()
+    handle, waiting = loop.run_until_complete(use())
+    loop.close()
 
     async def again() -> None:
         # When it is used in another; Then everything refuses, in the standard library's words
@@ -78,6 +81,7 @@ def test_client_belongs_to_its_first_loop(queue: Queue) -> None:
         assert handle._handle.result(DEADLINE_S) == 1
         assert client._client.submit(work.add, 2).result(DEADLINE_S) == 2
     client._client.close()
+    assert not waiting.done()
 
 
 @looped
