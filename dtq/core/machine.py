@@ -376,19 +376,14 @@ class Machine:
     def _take(self, heap: RunHeap, run: Run, batch: Batch, worker: Worker, now: float) -> Lease:
         register = self.register
         lo = run.lo
-        attempt = 1
+        most = chunk(batch.entry.estimate_s)
         if lo < batch.next:
-            hi = lo + 1
-            task = (batch.tasks or {})[lo]
-            task.state = State.RUNNING
-            task.attempt += 1
-            attempt = task.attempt
-            register.ledger.task(task.row(batch.number, lo))
+            hi, attempt = register.take_returned(heap, batch, lo, most)
         else:
-            hi = min(run.hi, lo + chunk(batch.entry.estimate_s))
+            hi, attempt = min(run.hi, lo + most), 1
             hi = min([hi, *batch.records_in(lo, hi)])
             batch.next = hi
-        heap.advance(hi)
+            heap.advance(hi)
         register.tally.move(batch.queue, State.PENDING, Move.LEASED, hi - lo)
         batch.running += hi - lo
         self._last_token += 1

@@ -174,6 +174,34 @@ class Register:
         del self.ready[name]
         return None
 
+    def take_returned(self, heap: RunHeap, batch: Batch, lo: int, most: int) -> tuple[int, int]:
+        """Take the first run off a heap, a task that has come back; with as many as came back with it as a lease may
+        hold, unless it has failed or crashed before: then it runs alone.
+
+        Returns:
+            Index after the last task taken, and which attempt of each of them it is.
+        """
+        task = batch.task(lo)
+        attempt = task.attempt + 1 if task is not None else 1
+        hi = lo
+        while task is not None:
+            task.state = State.RUNNING
+            task.attempt = attempt
+            self.ledger.task(task.row(batch.number, hi))
+            hi += 1
+            heap.advance(hi)
+            after = heap.top()
+            if task.failures or task.crashes or hi - lo >= most or after is None:
+                break
+            if after.batch != batch.number or after.lo != hi or hi >= batch.next:
+                break
+            task = batch.task(hi)
+            if task is None or task.state is not State.PENDING or task.attempt + 1 != attempt:
+                break
+            if task.failures or task.crashes:
+                break
+        return hi, attempt
+
     def attempt_ended(
         self, lease: Lease, index: int, outcome: Outcome, failure: Failure, started_at: float, now: float
     ) -> None:

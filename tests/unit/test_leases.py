@@ -8,6 +8,7 @@ import pytest
 
 from dtq.core.batches import SpecEntry
 from dtq.core.leases import AHEAD_S, CHUNK_S, MAX_CHUNK, chunk
+from dtq.model.states import State
 from tests.driver import Driver, spec
 
 
@@ -145,6 +146,47 @@ def test_lease_stops_before_a_task_that_was_cancelled(machine: Driver) -> None:
 
     # Then
     assert [(lease.lo, lease.hi) for lease in leases] == [(0, 3), (4, 8)]
+
+
+def test_tiny_tasks_that_came_back_are_leased_together_again(machine: Driver) -> None:
+    # Given two leases of tiny tasks that come back, one task of them after a crash
+    machine.attach()
+    machine.submit(1)
+    machine.succeed(machine.lease_one(), seconds=0.001)
+    batch = machine.submit(25)
+    first, second = machine.lease()
+    machine.succeed(first, 2, seconds=0.002)
+    machine.crash(first)
+    machine.release(first)
+    machine.release(second)
+
+    # When they are leased again, by as many as it takes
+    machine.exchange(capacity=4)
+    leases = machine.lease()
+
+    # Then the one that crashed runs alone, the others ten milliseconds of them at a time
+    assert [(lease.lo, lease.hi, lease.attempt) for lease in leases] == [
+        (2, 3, 2),
+        (3, 13, 2),
+        (13, 20, 2),
+        (20, 25, 1),
+    ]
+    assert machine.states(batch, 25) == [State.SUCCEEDED] * 2 + [State.RUNNING] * 23
+
+
+def test_tasks_that_came_back_from_different_attempts_are_not_leased_together(machine: Driver) -> None:
+    # Given
+    machine.attach()
+    machine.submit(1)
+    machine.succeed(machine.lease_one(), seconds=0.001)
+    machine.submit(6)
+    machine.release(machine.lease_one())
+    machine.live(2).entry.estimate_s = None
+    machine.release(machine.lease_one())
+    machine.live(2).entry.estimate_s = 0.001
+
+    # Then the first, which has been out twice, is alone
+    assert [(lease.lo, lease.hi, lease.attempt) for lease in machine.lease()] == [(0, 1, 3), (1, 6, 2)]
 
 
 def test_worker_gets_one_lease_a_slot_of_work_that_takes_its_time(machine: Driver) -> None:
