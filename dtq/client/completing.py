@@ -134,7 +134,7 @@ class Completer:
     def revoke_map(self, batch: Batch) -> None:
         """Cancel what has not been started of a map, some time; from anywhere, also in the middle of garbage
         collection."""
-        self._inbox.put(partial(self._revoke_map, batch))
+        self._inbox.put(partial(self.revoke_map_now, batch))
 
     def translated(self, error: BaseException) -> BaseException:
         """What a reader gets to see of an error."""
@@ -158,7 +158,7 @@ class Completer:
         for start in range(0, len(ids), _NAMED):
             self._try_to_revoke(tuple(ids[start : start + _NAMED]))
         for batch in list(self._maps):
-            self._revoke_map(batch)
+            self.revoke_map_now(batch)
 
     def stop(self) -> None:
         """Submit nothing more, and end when everything has; from anywhere, also in the middle of garbage collection."""
@@ -221,7 +221,8 @@ class Completer:
             if self.cluster is not None:
                 self.cluster.close(drain=self.broken is None)
 
-    def _revoke_map(self, batch: Batch) -> None:
+    def revoke_map_now(self, batch: Batch) -> None:
+        """Cancel what has not been started of a map; returns when that is done."""
         if not batch.finished and self.hub.following.wait(batch, ACCEPTED, ACCEPT_S) and batch.number:
             self._try_to_revoke(((batch.number, -1),))
 

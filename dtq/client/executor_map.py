@@ -162,7 +162,7 @@ class MapResults(Generic[T]):
         batch = self._batch
         batch.kept = False
         if not batch.finished:
-            self._completer.revoke_map(batch)
+            self._completer.revoke_map_now(batch)
 
     def _advance(self) -> None:
         """Have a few more values, or the error that follows them."""
