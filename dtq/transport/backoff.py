@@ -11,6 +11,9 @@ FIRST_S: Final = 0.05
 #: The longest wait, in seconds: how late a worker may be after a coordinator that comes back.
 LONGEST_S: Final = 2.0
 
+# A generator of our own: a program that seeds Python's shared one shall draw the same numbers with and without us.
+_OWN: Final = random.Random()
+
 
 class Backoff:
     """Waits between attempts: none before the first retry, then 0.05 s doubling to 2 s, each drawn from its upper half.
@@ -24,7 +27,7 @@ class Backoff:
     """
 
     def __init__(
-        self, *, first_s: float = FIRST_S, longest_s: float = LONGEST_S, draw: Callable[[], float] = random.random
+        self, *, first_s: float = FIRST_S, longest_s: float = LONGEST_S, draw: Callable[[], float] = _OWN.random
     ) -> None:
         self._first_s = first_s
         self._longest_s = longest_s

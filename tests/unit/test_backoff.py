@@ -39,3 +39,18 @@ def test_waits_are_drawn_from_the_upper_half() -> None:
     # Then they come back spread over half the wait
     assert 0.1 < min(waits) < 0.11
     assert 0.19 < max(waits) <= 0.2
+
+
+def test_shared_generator_of_the_program_is_left_alone() -> None:
+    # Given a program that seeded Python's own generator
+    random.seed(7)
+    expected = random.random()
+    random.seed(7)
+
+    # When a wait is drawn by default
+    backoff = Backoff()
+    backoff.next_s()
+    backoff.next_s()
+
+    # Then the program draws what it would have drawn
+    assert random.random() == expected

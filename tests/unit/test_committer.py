@@ -125,7 +125,7 @@ def test_look_at_what_is_being_written_waits_for_that_and_for_nothing_more(held:
 
     # Then the answer comes with that commit: nobody has to do anything for it
     assert looking.result(DEADLINE_S) is State.PENDING
-    assert call.done()
+    call.result(DEADLINE_S)
 
 
 def test_report_is_not_acknowledged_before_it_is_committed(held: Held) -> None:
