@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster import DEADLINE_S
 from tests.driver import Driver
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_thread_left_behind() -> Iterator[None]:
+    """Whatever a room's tests open, they close: no thread of ours outlives the module that started it."""
+    before = set(threading.enumerate())
+    yield
+    for thread in set(threading.enumerate()) - before:
+        if thread.name.startswith("dtq"):
+            thread.join(DEADLINE_S)
+            assert not thread.is_alive(), f"{thread.name} is still running"
 
 
 @pytest.fixture

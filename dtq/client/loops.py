@@ -230,5 +230,7 @@ class LoopHub:
     async def close(self, timeout_s: float | None) -> None:
         """See `Hub.close`."""
         # Not in the thread for calls: one of those may be waiting for a coordinator that is away, until this ends it.
-        await self.in_thread(partial(self.hub.close, timeout_s), "dtq-closer")
-        self._errands.end()
+        try:
+            await self.in_thread(partial(self.hub.close, timeout_s), "dtq-closer")
+        finally:
+            self._errands.end()

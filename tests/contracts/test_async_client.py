@@ -432,6 +432,7 @@ async def test_wrong_key_ends_everything(near: Queue) -> None:
     for ask in (client.stats, lambda: client.submit(work.add, 1), client.__aenter__):
         with pytest.raises(WrongKey):
             await ask()
+    await client.close()
 
 
 @looped

@@ -129,9 +129,10 @@ def test_store_keeps_what_an_earlier_executor_left(tmp_path: Path, gate: Gate) -
     assert isinstance(future, TaskFuture)
     assert future.task is not None
     id = future.task.id
+    assert future.task.accepted(DEADLINE_S)
     assert executor._completer.cluster is not None
-    executor._completer.cluster.close(drain=False)
-    executor.shutdown(wait=False)
+    os.kill(executor._completer.cluster.pids["coordinator"], signal.SIGKILL)
+    executor.shutdown()
     gate.open()
     # When
     with dtq.Executor.local(1, db=store) as again:
