@@ -38,6 +38,7 @@ from dtq.model.options import MAX_NAME, Function, FunctionKind, Spec
 __all__ = [
     "Callee",
     "callee",
+    "cannot_import",
     "decode_call",
     "decode_result",
     "encode_call",
@@ -219,12 +220,12 @@ def resolve(function: Function, where: str = "this worker") -> Callable[..., Any
         where: who imports it, for the error's sentence.
 
     Raises:
-        CannotImport: its module cannot be imported here, or has nothing callable of that name.
+        CannotImport: its module, or one that it needs, cannot be imported here, or has nothing callable of that name.
         NotRegistered: it is a task type that is not registered here.
         CannotUnpickle: it came by value, and cannot be made here.
     """
     if function.kind is FunctionKind.VALUE:
-        return _unpickled(function)
+        return _unpickled(function, where)
     if function.kind is FunctionKind.REGISTERED:
         handler = registered(function.name)
         if handler is None:
@@ -233,8 +234,16 @@ def resolve(function: Function, where: str = "this worker") -> Callable[..., Any
     return _imported(function.name, where)
 
 
-def _cannot_import(name: str, where: str, why: str) -> CannotImport:
-    return CannotImport(name, where, why, platform.python_version(), str(sys.path))
+def cannot_import(name: str, where: str, why: str | BaseException) -> CannotImport:
+    """That something cannot be imported in this process, with its Python and its path.
+
+    Args:
+        name: what.
+        where: who tried.
+        why: the reason; or what the import raised.
+    """
+    reason = why if isinstance(why, str) else sentence(why)
+    return CannotImport(name, where, reason, platform.python_version(), str(sys.path))
 
 
 def _imported(name: str, where: str) -> Callable[..., Any]:
@@ -242,20 +251,20 @@ def _imported(name: str, where: str) -> Callable[..., Any]:
     try:
         found: Any = importlib.import_module(module)
     except Exception as error:
-        raise _cannot_import(name, where, sentence(error)) from error
+        raise cannot_import(name, where, error) from error
     try:
         for part in qualname.split("."):
             found = getattr(found, part)
     except AttributeError as error:
         place = getattr(sys.modules.get(module), "__file__", None) or "built in"
-        raise _cannot_import(name, where, f"the module {module} ({place}) has no {qualname}") from error
+        raise cannot_import(name, where, f"the module {module} ({place}) has no {qualname}") from error
     if not callable(found):
-        raise _cannot_import(name, where, f"{qualname} is {type(found).__name__}, which cannot be called")
+        raise cannot_import(name, where, f"{qualname} is {type(found).__name__}, which cannot be called")
     resolved: Callable[..., Any] = found
     return resolved
 
 
-def _unpickled(function: Function) -> Callable[..., Any]:
+def _unpickled(function: Function, where: str) -> Callable[..., Any]:
     python, _, body = function.body.partition(b"\n")
     python += b"\n"
     if python not in (_ANY_PYTHON, _THIS_PYTHON):
@@ -266,6 +275,8 @@ def _unpickled(function: Function) -> Callable[..., Any]:
         raise CannotUnpickle(function.name, "it was sent by value, which needs the extra dtq[closures] here too")
     try:
         found = pickle.loads(body)
+    except ImportError as error:
+        raise cannot_import(f"what {function.name} needs", where, error) from error
     except Exception as error:
         raise CannotUnpickle(function.name, f"{sentence(error)}, with sys.path {sys.path}") from error
     if not callable(found):

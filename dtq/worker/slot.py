@@ -25,10 +25,10 @@ from time import monotonic
 from typing import Any, Final
 
 from dtq.client import current
-from dtq.client.functions import exception_name, resolve
+from dtq.client.functions import cannot_import, exception_name, resolve
 from dtq.client.payloads import call_decoder, result_encoder
 from dtq.client.runnables import runnable
-from dtq.errors import OnlyRegistered, TooLarge
+from dtq.errors import CannotUnpickle, OnlyRegistered, TooLarge
 from dtq.model import pages
 from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind
@@ -78,6 +78,12 @@ class Spec:
         if self._call is None:
             self._call = runnable(resolve(self._function, f"the worker {self._worker}"), self._function)
         return self._call
+
+    def located(self, error: BaseException) -> BaseException:
+        """What a task raised; where its arguments could not be made for want of a module, it says who lacks it."""
+        if type(error) is CannotUnpickle and isinstance(error.__cause__, ImportError):
+            return cannot_import(f"what {error.args[0]} need", f"the worker {self._worker}", error.__cause__)
+        return error
 
     def _refuse(self, blob: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         raise OnlyRegistered(self._function.name, f"the worker {self._worker}")
@@ -146,7 +152,7 @@ class Slot:
             except BaseException as error:  # noqa: BLE001 - the edge to user code: whatever it raises is its outcome
                 now = monotonic()
                 self._flush(token, index - len(results), results, begun - flushed)
-                self._channel.send("failed", token, index, now - begun, _describe(error))
+                self._channel.send("failed", token, index, now - begun, _describe(spec.located(error)))
                 results, size = [], 0
                 begun = flushed = now
                 continue
@@ -219,7 +225,7 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _prepare(channel: Channel, paths: tuple[str, ...], imports: tuple[str, ...], program: Program) -> bool:
+def _prepare(channel: Channel, worker: str, paths: tuple[str, ...], imports: tuple[str, ...], program: Program) -> bool:
     """Make the user's modules importable, import those that are wanted from the start, and know the task types."""
     sys.path[:0] = [path for path in paths if path not in sys.path]
     what = ""
@@ -229,7 +235,8 @@ def _prepare(channel: Channel, paths: tuple[str, ...], imports: tuple[str, ...],
         what = f"the program {program.path}" if program.path else "the registered task types"
         become(program)
     except BaseException as error:  # noqa: BLE001 - the edge to user code, at import
-        channel.send("unusable", what, f"{exception_name(type(error))}: {error}", _traceback(error))
+        why = cannot_import(what, f"the worker {worker}", error)
+        channel.send("unusable", _traceback(error), *why.args)
         return False
     channel.send("ready", os.getpid())
     return True
@@ -248,7 +255,7 @@ def main(arguments: list[str]) -> int:
         return 0
     worker, paths, imports, max_result, only_registered, program = greeting
     mark_records()
-    if not _prepare(channel, paths, imports, _PROGRAM.decode(program)):
+    if not _prepare(channel, worker, paths, imports, _PROGRAM.decode(program)):
         return 1
     with contextlib.suppress(BrokenPipeError, ConnectionError):
         Slot(channel, position, worker, max_result, only_registered).run()

@@ -303,9 +303,9 @@ class Supervisor:
             self._respawn_pause.pop(child.number, None)
             self.news.notify_all()
         elif kind == "unusable":
-            module, why, text = fields
-            log.error("slot %d cannot import %s:\n%s", child.number, module, text)
-            self.fatal = CannotImport(module, f"the worker {self.terms.slot.worker}", why, "", "")
+            text, *why = fields
+            log.error("slot %d cannot import %s:\n%s", child.number, why[0], text)
+            self.fatal = CannotImport(*why)
 
     def _ended(self, child: Child, token: int, upto: int) -> None:
         """Tasks of a lease below ``upto`` have ended; a lease without more leaves the slot."""
