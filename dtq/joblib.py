@@ -15,6 +15,7 @@ from typing import Any, Final, Unpack
 import joblib
 from joblib.parallel import AutoBatchingMixin, ParallelBackendBase
 
+from dtq.client.bundles import run
 from dtq.client.executor import Executor
 from dtq.client.futures import ACCEPT_S, TaskFuture
 from dtq.client.terms import TaskOptions
@@ -141,7 +142,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             callback: called with the future when it has ended.
         """
         assert self._executor is not None
-        future = self._executor.submit(run_batch, func)
+        future = self._executor.submit(run, func)
         with self._lock:
             self._futures.add(future)
         future.add_done_callback(self._forget)
@@ -205,8 +206,3 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
 def _unreduced(settings: dict[str, Any]) -> Backend:
     return Backend(**settings)
-
-
-def run_batch(batch: Callable[[], Any]) -> Any:
-    """A batch of joblib's, in the slot."""
-    return batch()

@@ -17,8 +17,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
 
+from dtq.client.bundles import run_chunk
 from dtq.client.completing import Completer
-from dtq.client.executor_map import MapResults, as_calls, chunks, run_chunk
+from dtq.client.executor_map import MapResults, as_calls, chunks
 from dtq.client.functions import callee
 from dtq.client.futures import TaskFuture
 from dtq.client.local import LocalCluster

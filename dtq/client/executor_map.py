@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Final, Generic, Self, TypeVar
 
@@ -27,11 +27,6 @@ T = TypeVar("T")
 
 #: Nothing more will come.
 _END: Final = Part(-1, -1, None)  # type: ignore[arg-type]
-
-
-def run_chunk(function: Callable[..., T], calls: list[tuple[Any, ...]]) -> list[T]:
-    """Several calls as one task; in the slot."""
-    return [function(*args) for args in calls]
 
 
 def chunks(calls: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:

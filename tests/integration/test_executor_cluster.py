@@ -222,6 +222,13 @@ def test_functions_own_terms_hold_in_chunks(executor: dtq.Executor) -> None:
     assert (view.spec.options.priority, view.spec.options.timeout_s) == (1, 60)
 
 
+def test_slot_imports_no_client_for_a_chunk(executor: dtq.Executor) -> None:
+    assert list(executor.map(work.square, range(4), chunksize=2)) == [0, 1, 4, 9]
+    assert executor.submit(work.loaded, "dtq.client.bundles").result(DEADLINE_S)
+    assert not executor.submit(work.loaded, "dtq.client.executor_map").result(DEADLINE_S)
+    assert not executor.submit(work.loaded, "dtq.client.sync").result(DEADLINE_S)
+
+
 def test_time_limit_ends_the_call(executor: dtq.Executor) -> None:
     future = executor.options(timeout=0.2).submit(time.sleep, 60)
     assert isinstance(future.exception(DEADLINE_S), TaskTimedOut)

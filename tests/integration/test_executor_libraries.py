@@ -20,6 +20,7 @@ import pytest
 import dtq
 from dtq.errors import DtqError, Unreachable
 from tests.cluster import DEADLINE_S, free_port
+from tests.tasks import executor_work
 from tests.tasks import library_work as work
 
 
@@ -57,6 +58,10 @@ def test_joblib_runs_calls_in_slots_and_keeps_their_order(joblib: Any) -> None:
     processes = set(joblib.Parallel(n_jobs=2)(joblib.delayed(work.pid_of)(n) for n in range(20)))
     assert found == [sqrt(n) for n in range(2000)]
     assert os.getpid() not in processes
+
+
+def test_slot_imports_no_client_for_joblib(joblib: Any) -> None:
+    assert joblib.Parallel(n_jobs=2)([joblib.delayed(executor_work.loaded)("dtq.client.sync")]) == [False]
 
 
 def test_joblib_knows_how_many_jobs_there_are(joblib: Any) -> None:
@@ -102,7 +107,9 @@ def test_joblib_that_gives_up_frees_the_slots(joblib: Any, executor: dtq.Executo
 def test_joblib_gives_calls_terms(joblib: Any, executor: dtq.Executor) -> None:
     with joblib.parallel_config(backend="dtq", priority=2):
         joblib.Parallel(n_jobs=2, max_retries=1)(joblib.delayed(sqrt)(n) for n in range(3))
-    found = [view.spec for view in executor.client.tasks(limit=0) if view.spec.function.name == "dtq.joblib:run_batch"]
+    found = [
+        view.spec for view in executor.client.tasks(limit=0) if view.spec.function.name == "dtq.client.bundles:run"
+    ]
     assert (2, 1) in {(spec.options.priority, spec.options.max_retries) for spec in found}
     with pytest.raises(TypeError, match="prioriy"), joblib.parallel_config(backend="dtq", prioriy=2):
         joblib.Parallel(n_jobs=2)(joblib.delayed(sqrt)(n) for n in range(3))

@@ -41,6 +41,11 @@ def pid() -> int:
     return os.getpid()
 
 
+def loaded(module: str) -> bool:
+    """Whether this process has imported it."""
+    return module in sys.modules
+
+
 def mark(path: str) -> None:
     """Leave a file."""
     Path(path).touch()
