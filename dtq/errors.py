@@ -344,8 +344,18 @@ class StoreFull(StoreError):
     code = "store-full"
     exit_code = 75
     retryable = True
-    text = "the store {0} cannot be written ({1}); what was accepted is safe."
-    hint = "Make room on the disk; the coordinator goes on by itself."
+    text = "the disk of the store {0} is full ({1}); what was accepted is safe, new work is refused."
+    hint = "Make room on that disk; the coordinator goes on by itself."
+
+
+class StoreUnwritable(StoreError):
+    """The store cannot be written at the moment; what was accepted is safe, new work is refused."""
+
+    code = "store-unwritable"
+    exit_code = 74
+    retryable = True
+    text = "the store {0} cannot be written ({1}); what was accepted is safe, new work is refused."
+    hint = "See to its disk; the coordinator tries again by itself."
 
 
 class StoreLocked(StoreError):

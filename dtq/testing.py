@@ -72,7 +72,7 @@ class FailingEngine:
             if error is not None:
                 self._error = error
 
-    def commit(self, changes: Sequence[Change]) -> None:
+    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> StoreFull | None:
         """See `Engine.commit`; nothing is applied where it is to fail."""
         with self._lock:
             failing = self._to_fail > 0
@@ -81,7 +81,7 @@ class FailingEngine:
                 self.failed += 1
         if failing:
             raise type(self._error)(*self._error.args)
-        self._engine.commit(changes)
+        return self._engine.commit(changes, insist=insist)
 
     def open(self) -> Opened:
         """See `Engine.open`."""

@@ -41,12 +41,13 @@ class Process:
         directory: Path,
         environment: dict[str, str],
         program: Sequence[str] = ("-m", "dtq"),
+        within: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.log = directory / f"{name}.log"
         with self.log.open("w") as output:
             self.popen = subprocess.Popen(
-                [sys.executable, *program, *words],
+                [*within, sys.executable, *program, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -97,30 +98,36 @@ class Cluster:
     Args:
         directory: for the store, the key and the logs.
         memory: whether the coordinator keeps no file.
+        store: its file, by default in the directory.
+        within: words that come before those of the coordinator's command, to run it under other conditions; they have
+            to become it (exec), as its process is what is signalled.
     """
 
-    def __init__(self, directory: Path, *, memory: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, memory: bool = False, store: Path | None = None, within: Sequence[str] = ()
+    ) -> None:
         self.directory = directory
         self.key_file = directory / "authkey"
         self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.environment = clean_environment(directory)
-        self._store = ["--memory"] if memory else ["--db", str(directory / "queue.db")]
+        self._store = ["--memory"] if memory else ["--db", str(store or directory / "queue.db")]
+        self.within = list(within)
         self._started = 0
         self._processes: list[Process] = []
         self._proxies: list[Proxy] = []
 
-    def run(self, name: str, words: list[str]) -> Process:
+    def run(self, name: str, words: list[str], within: Sequence[str] = ()) -> Process:
         """Start a dtq command."""
         self._started += 1
-        process = Process(f"{name}-{self._started}", words, self.directory, self.environment)
+        process = Process(f"{name}-{self._started}", words, self.directory, self.environment, within=within)
         self._processes.append(process)
         return process
 
     def coordinator(self, *words: str) -> Process:
         """Start the coordinator, and wait until it is ready."""
         where = ["--port", str(self.port), "--authkey-file", str(self.key_file), *self._store]
-        process = self.run("coordinator", ["coordinator", "start", *where, *words])
+        process = self.run("coordinator", ["coordinator", "start", *where, *words], self.within)
         process.await_line("coordinator ready")
         return process
 

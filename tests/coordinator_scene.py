@@ -9,6 +9,7 @@ from pathlib import Path
 from dtq.core.changes import Change
 from dtq.engines.base import EndedRun, StoredBatch
 from dtq.engines.memory import MemoryEngine
+from dtq.errors import StoreFull
 from dtq.model.snapshots import Selection
 from dtq.testing import FailingEngine
 from tests.contracts.service_scene import DEADLINE_S, House
@@ -34,12 +35,12 @@ class HeldEngine(FailingEngine):
     def go_on(self) -> None:
         self._free.set()
 
-    def commit(self, changes: Sequence[Change]) -> None:
+    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> StoreFull | None:
         if not self._free.is_set():
             self.reached.set()
             assert self._free.wait(DEADLINE_S), "the engine was held for too long"
         self.commits.append(len(changes))
-        super().commit(changes)
+        return super().commit(changes, insist=insist)
 
 
 class HookedEngine(MemoryEngine):

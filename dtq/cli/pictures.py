@@ -172,6 +172,8 @@ def show_coordinator(stats: Stats, address: str) -> None:
             ("clients", str(stats.clients)),
         ]
     )
+    if stats.trouble:
+        say(f"dtq: no new work is accepted ({stats.trouble}): {one_line(stats.trouble_text, 1000)}")
     for loss in stats.losses:
         say(f"dtq: the store had losses: {one_line(loss, 1000)}")
 

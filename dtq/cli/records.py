@@ -165,4 +165,5 @@ def stats_json(stats: Stats) -> dict[str, Any]:
         "durability": stats.durability,
         "highest_first": stats.highest_first,
         "losses": list(stats.losses),
+        "trouble": {"code": stats.trouble, "message": stats.trouble_text} if stats.trouble else None,
     }

@@ -4,7 +4,9 @@ Callers change the machine under the coordinator's lock, take the ticket of the 
 and wait for it outside the lock. However many callers there are, the disk is asked once a generation.
 
 A commit that fails (full disk) is tried again with everything that came after it, for ever: what the machine has
-decided stays decided. Meanwhile `trouble` says why, new submissions are refused, and waiting callers hear the error.
+decided stays decided. Meanwhile `trouble` says why, new submissions are refused, and waiting callers hear the error. An
+engine whose disk is full may go on with space that it has set aside; then only submissions are refused, until it says
+that there is room.
 """
 
 from __future__ import annotations
@@ -97,7 +99,9 @@ class Committer:
         self._backlog_ended: list[EndedRange] = []
         self._wake = threading.Event()
         self._stopping = False
-        #: Why the store cannot be written at the moment; None while it can.
+        #: Why the last commit failed; None where it did not, or is past.
+        self.stuck: StoreError | None = None
+        #: Why new work is refused at the moment; None while it is not.
         self.trouble: StoreError | None = None
         self._thread = threading.Thread(target=self._run, name="dtq-committer", daemon=True)
 
@@ -131,10 +135,16 @@ class Committer:
             ticket.wait()
 
     def refuse_if_in_trouble(self) -> None:
-        """Raise what is wrong with the store while it cannot be written."""
+        """Raise what is wrong with the store while new work is refused."""
         trouble = self.trouble
         if trouble is not None:
             raise _anew(trouble)
+
+    def refuse_if_stuck(self) -> None:
+        """Raise what is wrong with the store while nothing at all can be written."""
+        stuck = self.stuck
+        if stuck is not None:
+            raise _anew(stuck)
 
     def stop(self, timeout_s: float) -> bool:
         """Commit what there is and end the thread.
@@ -150,13 +160,13 @@ class Committer:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self._wake.wait()
+                self._wake.wait(None if self.trouble is None else RETRY_S)
                 self._commit()
             self._commit()
             self._end(ShuttingDown(f"pid {os.getpid()}"))
         except Exception:
             log.exception("the committer thread died; nothing can be made durable any more")
-            self.trouble = StoreError("(memory)", "the committer thread died, see the log")
+            self.trouble = self.stuck = StoreError("(memory)", "the committer thread died, see the log")
             self._end(self.trouble)
             raise
 
@@ -176,11 +186,12 @@ class Committer:
             self._backlog_ended += ended
             generation, self._gathering = self._gathering, Generation()
             self._writing = generation
-        error = self._write()
+        error, trouble = self._write()
         done = [generation]
         with self._lock:
             self._writing = None
-            self.trouble = error
+            self.stuck = error
+            self.trouble = trouble
             if error is None:
                 changes, self._backlog = self._backlog, []
                 ended, self._backlog_ended = self._backlog_ended, []
@@ -203,18 +214,22 @@ class Committer:
             self._backlog = [change for change in self._backlog if _batch_of(change) not in batches]
             self._backlog_ended = [ended for ended in self._backlog_ended if ended.batch not in batches]
 
-    def _write(self) -> StoreError | None:
-        if not self._backlog:
-            return None
+    def _write(self) -> tuple[StoreError | None, StoreError | None]:
+        """Commit the backlog; why that failed, and why new work is to be refused."""
+        if not self._backlog and self.trouble is None:
+            return None, None
+        error: StoreError | None = None
+        trouble: StoreError | None
         try:
-            self._engine.commit(self._backlog)
-        except StoreError as error:
-            if self.trouble is None:
-                log.error("%s New submissions are refused until it can be written again.", error)
-            return error
-        if self.trouble is not None:
-            log.warning("the store can be written again; submissions are accepted")
-        return None
+            # What was not taken back when it failed the first time has to be written some time.
+            trouble = self._engine.commit(self._backlog, insist=self.stuck is not None)
+        except StoreError as raised:
+            error = trouble = raised
+        if trouble is not None and self.trouble is None:
+            log.error("%s", trouble)
+        elif trouble is None and self.trouble is not None:
+            log.warning("the store can be written again; new work is accepted")
+        return error, trouble
 
 
 def _batch_of(change: Change) -> int | None:

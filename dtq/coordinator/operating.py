@@ -77,7 +77,7 @@ def _sizes(c: Coordinator, selection: Selection) -> dict[int, int]:
         sizes |= {stored.row.batch: stored.row.size for stored in c.engine.batches(sorted(named - sizes.keys()))}
     for number, index in selection.ids:
         if index >= sizes.get(number, -1):
-            c.committer.refuse_if_in_trouble()
+            c.committer.refuse_if_stuck()
             raise UnknownId(str(number) if index < 0 else str(TaskId(number, index)))
     return sizes
 

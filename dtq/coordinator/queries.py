@@ -56,7 +56,7 @@ def batch(c: Coordinator, number: int) -> BatchView:
         if stored is None or not written:
             break
         # It was put back in between: look again.
-    c.committer.refuse_if_in_trouble()
+    c.committer.refuse_if_stuck()
     raise UnknownId(str(number))
 
 
@@ -81,7 +81,7 @@ def task(c: Coordinator, number: int, index: int) -> TaskView:
             return replace(view, count=1, attempt=attempt, history=history)
         if not any(index < stored.row.size for stored in c.engine.batches([number])):
             break  # it is nowhere; else it was put back in between, or purged: look again
-    c.committer.refuse_if_in_trouble()
+    c.committer.refuse_if_stuck()
     raise UnknownId(str(TaskId(number, index)))
 
 
@@ -93,7 +93,7 @@ def _settled(c: Coordinator, ticket: Generation | None) -> bool:
     """
     try:
         if ticket is not None:
-            c.committer.refuse_if_in_trouble()
+            c.committer.refuse_if_stuck()
             ticket.wait()
     except StoreError:
         return False
@@ -206,7 +206,7 @@ def first_few(described: Iterable[list[Ended]]) -> Iterator[list[Ended]]:
 
 def _succeeded(c: Coordinator, number: int, lo: int, hi: int) -> list[Ended]:
     # What cannot be written is in the cache only; it is not told before it is durable.
-    find = c.cache.find if c.committer.trouble is None else c.engine.pages
+    find = c.cache.find if c.committer.stuck is None else c.engine.pages
     return [
         Ended(
             batch=number,
@@ -287,6 +287,7 @@ def dead_letters(c: Coordinator, selection: Selection) -> list[DeadLetter]:
 
 def stats(c: Coordinator) -> Stats:
     """The coordinator in one look."""
+    trouble = c.committer.trouble
     with c.lock:
         now = c.clock.now()
         register = c.machine.register
@@ -310,6 +311,8 @@ def stats(c: Coordinator) -> Stats:
             durability=c.setup.durability,
             highest_first=c.setup.rules.highest_first,
             losses=c.opened.losses,
+            trouble="" if trouble is None else trouble.code,
+            trouble_text=str(trouble or ""),
         )
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from dtq.core.changes import ArgumentPage, BatchRow, Change, ResultPage, Row, TaskRow, Totals
+from dtq.errors import StoreFull
 from dtq.model.options import Spec
 from dtq.model.snapshots import Attempt, Selection
 from dtq.model.states import State
@@ -87,14 +88,24 @@ class Engine(Protocol):
         or at or above the batch's ``next``; then all `LeaseRow` s. Batches in rising order."""
         ...
 
-    def commit(self, changes: Sequence[Change]) -> None:
+    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> StoreFull | None:
         """Apply all changes, in order, or none.
 
-        When it returns they are as durable as the engine was told to make them.
+        When it returns they are as durable as the engine was told to make them. Where there is little room, changes
+        that store arguments are refused first: room is set aside for those that end what was accepted. A commit of no
+        changes writes nothing and only says whether there is room.
+
+        Args:
+            changes: what has changed.
+            insist: whether what is set aside may be used for arguments too, as they cannot be refused any more.
+
+        Returns:
+            Why new work is going to be refused, where it is; None where there is room.
 
         Raises:
             StoreFull: no room; nothing was applied, and the same call may work later.
-            StoreError: it failed in another way; nothing was applied.
+            StoreUnwritable: it failed in another way that may pass; nothing was applied.
+            StoreError: it failed for good; nothing was applied.
         """
         ...
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import sqlite3
 from typing import Final
 
-from dtq.errors import StoreDamaged, StoreError, StoreFull
+from dtq.errors import StoreDamaged, StoreError, StoreFull, StoreUnwritable
 
 #: Bytes. With less room than this a failed write is taken for a full disk.
 _SCARCE: Final = 2**20
@@ -31,6 +32,18 @@ def store_error(path: str, error: sqlite3.Error) -> StoreError:
     if primary == sqlite3.SQLITE_FULL or (primary == sqlite3.SQLITE_IOERR and no_room(path)):
         return StoreFull(path, sentence)
     return StoreError(path, sentence)
+
+
+def file_error(path: str, error: OSError) -> StoreError:
+    """What an error at one of the files beside a store means."""
+    kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
+    return kind(path, error.strerror or str(error))
+
+
+def commit_error(path: str, error: sqlite3.Error) -> StoreError:
+    """What an error of SQLite means for a commit: what is neither a full disk nor damage may pass."""
+    cause = store_error(path, error)
+    return StoreUnwritable(*cause.args) if type(cause) is StoreError else cause
 
 
 def no_room(path: str) -> bool:

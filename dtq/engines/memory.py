@@ -106,8 +106,8 @@ class MemoryEngine:
             rows += [lease for _, lease in sorted(self._leases.items())]
             return rows
 
-    def commit(self, changes: Sequence[Change]) -> None:
-        """See `Engine.commit`."""
+    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> None:
+        """See `Engine.commit`. There is always room."""
         steps = [
             (self._store[type(change.row)], change.row)
             if type(change) is Stored

@@ -22,7 +22,7 @@ APPLICATION_ID: Final = 0x64747173
 #: Version of everything in this module and `rowcodec` that is on disk.
 SCHEMA: Final = 1
 #: Bytes. Larger pages would write less for pages of blobs, and more for single rows.
-_PAGE_SIZE: Final = 4096
+PAGE_SIZE: Final = 4096
 
 # Rows of ``counts``.
 LIVE_BATCHES: Final = 1
@@ -71,7 +71,7 @@ def create(path: str, head: Head) -> None:
     os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = sqlite3.connect(draft, isolation_level=None)
     try:
-        connection.execute(f"PRAGMA page_size = {_PAGE_SIZE}")
+        connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
         connection.execute("PRAGMA auto_vacuum = NONE")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("BEGIN")
@@ -109,7 +109,7 @@ def check_header(path: str) -> None:
         raise StoreDamaged(path, "it is a database, but not one of dtq")
     check_version(path, int.from_bytes(raw[60:64], "big"))
     # Page size, format, room for nothing else, no automatic vacuum, UTF-8: other values are flipped bits.
-    made = (_PAGE_SIZE.to_bytes(2, "big"), b"\2\2", b"\0\x40\x20\x20", bytes(4), (1).to_bytes(4, "big"), bytes(4))
+    made = (PAGE_SIZE.to_bytes(2, "big"), b"\2\2", b"\0\x40\x20\x20", bytes(4), (1).to_bytes(4, "big"), bytes(4))
     found = (raw[16:18], raw[18:20], raw[20:24], raw[52:56], raw[56:60], raw[64:68])
     if found != made:
         raise StoreDamaged(path, "its header is not one that dtq writes")

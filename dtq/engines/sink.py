@@ -194,10 +194,12 @@ class Sheet:
 
     Attributes:
         totals: the totals row, where it changed.
+        argument_bytes: how much of it is arguments.
     """
 
     def __init__(self, changes: Sequence[Change]) -> None:
         self.totals: Totals | None = None
+        self.argument_bytes = 0
         #: Statements so far, and rows that wait to be put into the sink with one.
         self._made: list[Statement] = []
         self._rows: list[SinkRow] = []
@@ -234,6 +236,7 @@ class Sheet:
 
     def _on_arguments(self, row: ArgumentPage) -> None:
         self._arguments[row.batch, row.lo] = row
+        self.argument_bytes += len(row.data)
 
     def _on_results(self, row: ResultPage) -> None:
         self._results[row.batch, row.lo] = row

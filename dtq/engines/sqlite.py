@@ -24,12 +24,13 @@ from dtq.core.changes import Change, Row, Totals
 from dtq.engines import mark as marks
 from dtq.engines import schema
 from dtq.engines.base import EndedRun, Opened, Page, StoredBatch
-from dtq.engines.faults import store_error
+from dtq.engines.faults import commit_error, file_error, store_error
 from dtq.engines.head import Head
 from dtq.engines.mark import Mark
 from dtq.engines.reading import Reader, restore
+from dtq.engines.reserve import Reserve
 from dtq.engines.sieve import Sieve
-from dtq.engines.sink import SETUP, Sheet
+from dtq.engines.sink import SETUP, Sheet, Statement
 from dtq.engines.storefile import StoreLock
 from dtq.engines.survey import Survey, look_over
 from dtq.engines.walcheck import damaged_start
@@ -44,6 +45,8 @@ Durability = Literal["fsync", "os", "none"]
 _CHECKPOINT_PAGES: Final = 2000
 #: Kibibytes of pages that the writing connection caches.
 _CACHE_KIB: Final = 16384
+#: Seconds that the log waits for readers before it is given back to a disk that is full.
+_BUSY_S: Final = 0.2
 #: Bytes that the log keeps on disk when it has been larger.
 _LOG_BYTES: Final = 64 * 2**20
 
@@ -55,6 +58,7 @@ class _Use:
     writer: sqlite3.Connection
     mark: Mark
     head: Head
+    reserve: Reserve
     page_reader: Reader
     reader: Reader
     missing_batches: bool
@@ -64,7 +68,7 @@ class _Use:
 class SqliteEngine:
     """Keeps rows in a SQLite file.
 
-    Beside the file lie its write-ahead log (``-wal``, ``-shm``), its ``.mark`` and its ``.lock``.
+    Beside the file lie its write-ahead log (``-wal``, ``-shm``), its ``.mark``, its ``.reserve`` and its ``.lock``.
 
     Args:
         path: the file; it and its directory are made where they are missing.
@@ -85,7 +89,7 @@ class SqliteEngine:
                 survey = self._look_over()
                 use = self._take(survey, closing)
             except OSError as error:
-                raise StoreError(self._path, error.strerror or str(error)) from error
+                raise file_error(self._path, error) from error
             except sqlite3.Error as error:
                 raise store_error(self._path, error) from error
             except UnicodeError as error:  # SQLite quotes damaged text when it complains of it
@@ -98,14 +102,22 @@ class SqliteEngine:
         """See `Engine.restore`."""
         return restore(self._path, missing_batches=self._used().missing_batches)
 
-    def commit(self, changes: Sequence[Change]) -> None:
+    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> StoreFull | None:
         """See `Engine.commit`."""
         use = self._used()
-        sheet = Sheet(changes)
-        head = replace(use.head, sequence=use.head.sequence + 1, totals=sheet.totals or use.head.totals)
-        self._write(use.writer, sheet, head)
-        use.head = head
-        use.mark.write(head)
+        if changes:
+            sheet = Sheet(changes)
+            head = replace(use.head, sequence=use.head.sequence + 1, totals=sheet.totals or use.head.totals)
+            use.reserve.want(head.totals)
+            if not sheet.argument_bytes or insist:
+                self._write(use.writer, _steps(sheet, head), use.reserve)
+            else:
+                self._try(use, _steps(sheet, head), sheet.argument_bytes)
+            use.head = head
+            use.mark.write(head)
+        if use.reserve.short and not (use.reserve.due and self._fill(use)):
+            return self._shortage(use)
+        return None
 
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
         """See `Engine.pages`."""
@@ -165,11 +177,14 @@ class SqliteEngine:
 
     def _take(self, survey: Survey, closing: contextlib.ExitStack) -> _Use:
         """Begin a new epoch, on disk."""
-        writer = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        writer = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         closing.callback(writer.close)
         self._set_up(writer)
+        reserve = Reserve(self._path)
         head = replace(survey.head, sequence=survey.head.sequence + 1, epoch=survey.head.epoch + 1)
-        self._write(writer, Sheet(()), head)
+        self._write(writer, _steps(Sheet(()), head), reserve)
+        reserve.want(head.totals)
+        reserve.fill()
         mark = Mark(self._path + ".mark", sync=self._sync)
         closing.callback(mark.close)
         mark.start(head)
@@ -180,6 +195,7 @@ class SqliteEngine:
             writer=writer,
             mark=mark,
             head=head,
+            reserve=reserve,
             page_reader=readers[0],
             reader=readers[1],
             missing_batches=survey.missing_batches,
@@ -201,23 +217,53 @@ class SqliteEngine:
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    def _write(self, writer: sqlite3.Connection, sheet: Sheet, head: Head) -> None:
+    def _write(self, writer: sqlite3.Connection, steps: list[Statement], reserve: Reserve) -> None:
+        """Put a commit in place that cannot be refused, with room from the reserve where there is no other.
+
+        Raises:
+            StoreFull: no room.
+            StoreError: it failed in another way.
+        """
+        shortened = False
+        while True:
+            try:
+                return self._put(writer, steps)
+            except StoreFull:
+                if not shortened:
+                    shortened = True
+                    self._shorten_log(writer)
+                elif not reserve.give():
+                    raise
+
+    def _try(self, use: _Use, steps: list[Statement], size: int) -> None:
+        """Put a commit of so many bytes in place, for which there has to be room beside the reserve.
+
+        Raises:
+            StoreFull: no room.
+            StoreError: it failed in another way.
+        """
+        if use.reserve.short and not self._fill(use):
+            raise self._shortage(use)
+        try:
+            self._put(use.writer, steps)
+        except StoreFull:
+            use.reserve.refused(size)
+            self._shorten_log(use.writer)
+            raise
+
+    def _put(self, writer: sqlite3.Connection, steps: list[Statement]) -> None:
         """Put a commit in place, or nothing of it.
 
         Raises:
             StoreFull: no room.
             StoreError: it failed in another way.
         """
-        steps = sheet.statements(head.pack())
-        if len(steps) > 1:
-            steps = [("BEGIN IMMEDIATE", ()), *steps, ("COMMIT", ())]
         try:
             for sql, parameters in steps:
                 self._execute(writer, sql, parameters)
         except sqlite3.Error as error:
-            cause = store_error(self._path, error)
-            self._take_back(writer, make_room=isinstance(cause, StoreFull))
-            raise cause from error
+            self._take_back(writer)
+            raise commit_error(self._path, error) from error
         except BaseException:
             self._take_back(writer)
             raise
@@ -226,14 +272,47 @@ class SqliteEngine:
         """The one door through which a commit reaches SQLite; tests put their faults here."""
         writer.execute(sql, parameters)
 
-    def _take_back(self, writer: sqlite3.Connection, *, make_room: bool = False) -> None:
+    def _take_back(self, writer: sqlite3.Connection) -> None:
         try:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
-            if make_room:  # what the log holds may fit into the file, and the log can then be written anew
-                writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except sqlite3.Error as error:
             _log.warning("after a commit to %s failed, so did taking it back: %s", self._path, error)
+
+    # -- room -----------------------------------------------------------------------------------------------------
+
+    def _fill(self, use: _Use) -> bool:
+        """Make the reserve whole; whether there is room for new work. What is free inside of the file is room too."""
+        if use.reserve.fill() or (self._shorten_log(use.writer) and use.reserve.fill()):
+            return True
+        try:
+            ((pages,),) = use.writer.execute("PRAGMA freelist_count").fetchall()
+        except sqlite3.Error:
+            return False
+        return use.reserve.fill(elsewhere=pages * schema.PAGE_SIZE)
+
+    def _shorten_log(self, writer: sqlite3.Connection) -> bool:
+        """Move what the log holds into the file, which may have room for it, and give its own room back.
+
+        Returns:
+            Whether there is more room than before.
+        """
+        if _size(self._path + "-wal") == 0:
+            return False
+        try:
+            ((busy, *_),) = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error:
+            return False
+        return not busy
+
+    def _shortage(self, use: _Use) -> StoreFull:
+        return StoreFull(self._path, f"{use.reserve.missing / 2**20:.1f} MiB more have to be free for new work")
+
+
+def _steps(sheet: Sheet, head: Head) -> list[Statement]:
+    """A commit as one transaction."""
+    steps = sheet.statements(head.pack())
+    return steps if len(steps) == 1 else [("BEGIN IMMEDIATE", ()), *steps, ("COMMIT", ())]
 
 
 def _size(path: str) -> int:

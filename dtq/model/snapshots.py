@@ -271,6 +271,9 @@ class Stats:
         durability: fsync, os or none.
         highest_first: whether a higher number is more urgent.
         losses: what the store had lost when it was opened, in sentences; empty where nothing.
+        trouble: why new submissions are refused at the moment, as the code of the error (``store-full``:
+            the disk is full); empty where they are accepted.
+        trouble_text: the same as a sentence.
     """
 
     counts: Counts
@@ -291,3 +294,5 @@ class Stats:
     durability: str
     highest_first: bool
     losses: tuple[str, ...] = ()
+    trouble: str = ""
+    trouble_text: str = ""

@@ -21,7 +21,7 @@ import pytest
 from dtq.core.changes import LeaseEnded, Stored
 from dtq.engines import faults
 from dtq.engines.sqlite import Durability, SqliteEngine
-from dtq.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, StoreTooNew
+from dtq.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, StoreTooNew, StoreUnwritable
 from tests.contracts.engine_rows import batch, lease, spec, stored
 from tests.integration.store_scene import changes, contents, crash, everything, last_batch, opened, run
 
@@ -139,8 +139,8 @@ def test_commit_that_fails_at_any_statement_applies_nothing_and_works_again(tmp_
     ("code", "expected"),
     [
         (sqlite3.SQLITE_FULL, StoreFull),
-        (sqlite3.SQLITE_IOERR_WRITE, StoreError),
-        (sqlite3.SQLITE_READONLY, StoreError),
+        (sqlite3.SQLITE_IOERR_WRITE, StoreUnwritable),
+        (sqlite3.SQLITE_READONLY, StoreUnwritable),
         (sqlite3.SQLITE_CORRUPT, StoreDamaged),
     ],
 )
@@ -315,7 +315,7 @@ def test_files_are_made_for_their_owner_only(tmp_path: Path) -> None:
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "new" / "deep").iterdir()}
     engine.close()
 
-    assert set(modes) == {"dtq.db", "dtq.db-wal", "dtq.db-shm", "dtq.db.mark", "dtq.db.lock"}
+    assert set(modes) == {"dtq.db", "dtq.db-wal", "dtq.db-shm", "dtq.db.mark", "dtq.db.reserve", "dtq.db.lock"}
     assert set(modes.values()) == {0o600}
     assert stat.S_IMODE((tmp_path / "new" / "deep").stat().st_mode) == 0o700
 
@@ -391,7 +391,8 @@ def test_lease_that_came_and_went_in_one_commit_writes_nothing(tmp_path: Path) -
         engine.commit(list(commit))
         return log.stat().st_size - before
 
-    nothing = written()
+    assert written() == 0
+    nothing = written(LeaseEnded(1))
     came_and_went = written(*(change for n in range(50) for change in (Stored(lease(n)), LeaseEnded(n))))
     came = written(*stored(*(lease(n) for n in range(50))))
     engine.close()

@@ -195,7 +195,7 @@ def _end(error: BaseException, *words: str) -> int:
             65,
             "dtq: no task 17.3 is known here: it was never accepted, or it was purged. `dtq list` ",
         ),
-        (StoreFull("/q.db", "no space"), 75, "dtq: the store /q.db cannot be written (no space); what was accepted "),
+        (StoreFull("/q.db", "no space"), 75, "dtq: the disk of the store /q.db is full (no space); what was accepted "),
         (TaskFailed("3", "ValueError", "a\nb"), 1, "dtq: task 3 failed: ValueError: a b\n"),
         (FileNotFoundError(2, "No such file or directory", "in.txt"), 74, "dtq: in.txt: No such file or directory.\n"),
         (KeyboardInterrupt(), 130, "dtq: interrupted.\n"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from dtq.cli.app import run
 from dtq.config import WorkerSettings
-from dtq.errors import ShuttingDown, UnknownId, Unreachable
+from dtq.errors import ShuttingDown, StoreFull, UnknownId, Unreachable
 from dtq.model.snapshots import BatchView, CancelReport, Counts, Selection, TaskView
 from dtq.model.states import State
 from tests.unit.cli_scene import BATCH, NOW, SPEC, STATS, TASK, Captured, NotedCoordinator, noted
@@ -150,6 +151,16 @@ def test_stats_show_queues_workers_and_losses(noted: NotedCoordinator, capsys: C
     }
     assert document["workers"][0]["queues"] == []
     assert document["losses"] == ["12 rows are missing"]
+
+
+@pytest.mark.parametrize("command", [["stats"], ["coordinator", "status"]])
+def test_full_disk_is_seen(noted: NotedCoordinator, capsys: Captured, command: list[str]) -> None:
+    error = StoreFull("/var/q.db", "0.5 MiB more have to be free for new work")
+    noted.answers["stats"] = replace(STATS, losses=(), trouble=error.code, trouble_text=str(error))
+    assert run(command) == 0
+    assert capsys.readouterr().err == f"dtq: no new work is accepted (store-full): {error}\n"
+    assert run([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stats"]["trouble"] == {"code": "store-full", "message": str(error)}
 
 
 def test_coordinator_status_is_stats_in_short(noted: NotedCoordinator, capsys: Captured) -> None:

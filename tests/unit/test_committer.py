@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,8 @@ import pytest
 from dtq.coordinator.committer import Committer, Generation
 from dtq.core import invariants
 from dtq.core.changes import ArgumentPage, BatchWithdrawn, Change, ResultPage, Stored
-from dtq.errors import ShuttingDown, StoreError, StoreFull
+from dtq.engines.memory import MemoryEngine
+from dtq.errors import ShuttingDown, StoreError, StoreFull, UnknownId
 from dtq.model import pages
 from dtq.model.snapshots import Counts, Selection
 from dtq.model.states import State
@@ -348,9 +349,9 @@ def test_what_cannot_be_written_and_was_taken_back_is_not_tried_again(scene: Sce
     seen: list[list[Change]] = []
     commit = engine.commit
 
-    def watched(changes: list[Change]) -> None:
+    def watched(changes: list[Change], *, insist: bool = False) -> StoreFull | None:
         seen.append(list(changes))
-        commit(changes)
+        return commit(changes, insist=insist)
 
     engine.commit = watched  # type: ignore[method-assign,assignment]  # looked at on the way
     client = house.client()
@@ -466,6 +467,89 @@ def test_failed_commit_is_tried_again_by_itself(scene: Scene) -> None:
     assert engine.failed == 2
 
 
+# -- an engine that has space set aside -----------------------------------------------------------------------------
+
+
+class ShortEngine(FailingEngine):
+    """Has no room for new work while it is full, but goes on with what it has set aside."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryEngine())
+        self.full = False
+
+    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> StoreFull | None:
+        arguments = any(isinstance(change, Stored) and isinstance(change.row, ArgumentPage) for change in changes)
+        if self.full and arguments and not insist:
+            raise StoreFull("here", "no room for this")
+        super().commit(changes, insist=insist)
+        return StoreFull("here", "space that was set aside is used") if self.full else None
+
+
+@pytest.fixture
+def short(tmp_path: Path) -> Iterator[tuple[House, ShortEngine]]:
+    """A house over it."""
+    engine = ShortEngine()
+    house = House("memory", tmp_path, engine=lambda: engine)
+    yield house, engine
+    house.close()
+    invariants.check(house.coordinator.machine)
+
+
+def test_accepted_work_is_recorded_and_told_with_space_set_aside(short: tuple[House, ShortEngine]) -> None:
+    # Given accepted work, and a disk that is full then
+    house, engine = short
+    client, hand = house.client(), house.worker()
+    batch = client.submit(2)
+    engine.full = True
+    with pytest.raises(StoreFull, match="no room"):
+        client.submit()
+
+    # When a worker does what was accepted
+    for _ in range(2):
+        hand.succeed(hand.fetch_one(), b"done")
+
+    # Then its reports are acknowledged, and everybody hears of them
+    assert len(client.watch_until(batch, 2)) > 0
+    assert client.states(batch, 2) == [State.SUCCEEDED] * 2
+    assert pages.unpack(client.service.results(batch, 0, 1)[0].results)[0] == b"done"
+    with pytest.raises(UnknownId):
+        client.service.task(99, 0)
+    assert client.service.stats().trouble == "store-full"
+    with pytest.raises(StoreFull):
+        client.submit()
+
+
+def test_work_is_accepted_again_without_a_call_when_there_is_room(short: tuple[House, ShortEngine]) -> None:
+    house, engine = short
+    client = house.client()
+    engine.full = True
+    with pytest.raises(StoreFull):
+        client.submit()
+    until("the rest is written", lambda: house.coordinator.committer.stuck is None)
+    assert house.coordinator.committer.trouble is not None
+
+    engine.full = False
+
+    until("there is no trouble", lambda: house.coordinator.committer.trouble is None)
+    assert client.service.stats().trouble == ""
+    assert client.submit() > 0
+
+
+def test_piece_of_a_batch_that_was_accepted_before_is_insisted_on(short: tuple[House, ShortEngine]) -> None:
+    # Given a batch that is open
+    house, engine = short
+    client, hand = house.client(), house.worker()
+    batch = client.submit(1, submission={"complete": False})
+    grant = hand.fetch_one()
+    # When its next piece finds the disk full
+    engine.full = True
+    with pytest.raises(StoreFull):
+        client.submit(1, submission={"batch": batch, "offset": 1})
+    # Then it is kept, as the batch has it already, and nothing else waits for it
+    until("it is written", lambda: len(engine.pages(ArgumentPage, batch, 0, 2)) == 2)
+    hand.succeed(grant, b"done")
+
+
 def test_durability_none_neither_waits_nor_takes_back_what_it_has_acknowledged(tmp_path: Path) -> None:
     # Given
     house, engine = failing_house(tmp_path, durability="none")
@@ -537,7 +621,7 @@ def test_calls_after_the_end_hear_so_instead_of_waiting_for_ever(tmp_path: Path)
 def test_committer_that_dies_of_a_bug_is_heard_by_everybody() -> None:
     # Given an engine that breaks its contract
     class Broken(HeldEngine):
-        def commit(self, changes: object) -> None:
+        def commit(self, changes: object, *, insist: bool = False) -> None:
             raise ZeroDivisionError
 
     lock = threading.Lock()

@@ -1,0 +1,151 @@
+"""Rows 39 and 40 of the catalogue of faults: a store whose disk is full, or may not grow, under a real coordinator."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dtq.errors import StoreFull
+from tests.cluster import DEADLINE_S, Cluster, Process, until
+from tests.faults.disks import SmallDisk, small_disk
+from tests.producer import Producer
+
+#: Seconds within which work is accepted again once there is room; it is half a second, on a quiet machine.
+RESUMES_S = 5.0
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    with small_disk(tmp_path / "disk", 24) as disk:
+        yield disk
+
+
+def refused(producer: Producer) -> StoreFull:
+    """Submit until it is refused: the first few may find a place yet."""
+
+    def refusal() -> StoreFull | None:
+        try:
+            producer.submit("add", [(1, 2)] * 1000)
+        except StoreFull as error:
+            return error
+        return None
+
+    return until(refusal, "a submission to be refused")
+
+
+def seconds_until_accepted(producer: Producer) -> float:
+    start = time.monotonic()
+
+    def accepted() -> bool:
+        try:
+            producer.submit("add", [(1, 2)])
+        except StoreFull:
+            return False
+        return True
+
+    until(accepted, "work to be accepted again")
+    return time.monotonic() - start
+
+
+def test_full_disk_refuses_new_work_and_records_what_was_accepted(disk: SmallDisk, tmp_path: Path) -> None:
+    """Row 39: disk full. Nothing lost, the error names the disk, accepted work ends, service resumes by itself."""
+    store = disk.place / "queue.db"
+    marks, gate = tmp_path / "marks", tmp_path / "gate"
+    marks.mkdir()
+    with Cluster(tmp_path, store=store, within=disk.within) as cluster:
+        # Given work that was accepted, among it a task that outlasts its lease
+        coordinator = cluster.coordinator("--lease", "2s")
+        producer = Producer(cluster.service())
+        long = producer.submit("until_file", [(str(marks), "long", str(gate))], priority=1)
+        values = [f"{n:05000d}" for n in range(80)]
+        batch = producer.submit("echo", [(value,) for value in values])
+        lone = [producer.submit("square", [(n,)]) for n in range(100)]
+
+        # When the disk is full
+        disk.fill()
+        refused(producer)
+        disk.fill()  # the log has made room once
+        error = refused(producer)
+        assert str(store) in str(error)
+        assert "disk" in str(error)
+
+        # Then what was accepted is done and recorded all the same
+        cluster.worker(slots=2)
+        until(lambda: list(marks.iterdir()), "the long task to start")
+        accepted = {b: n for b, n in producer.acknowledged.items() if b not in (long, batch, *lone)}
+        assert producer.values(batch) == values
+        assert [producer.values(number) for number in lone] == [[n * n] for n in range(100)]
+        for number, count in accepted.items():
+            assert producer.values(number) == [3] * count
+
+        # also over the death of the coordinator,
+        disk.fill()
+        coordinator.kill()
+        coordinator = cluster.coordinator("--lease", "2s")
+        until(lambda: len(producer.service.stats().workers) == 1, "the worker to be back")
+        assert producer.values(batch) == values
+        # while operators see why nothing new is accepted,
+        refused(producer)
+        stats = producer.service.stats()
+        assert stats.trouble == "store-full"
+        assert "no new work is accepted (store-full)" in cluster.command("coordinator", "status").stderr
+        assert stats.retries == 0
+
+        # and when there is room it goes on by itself.
+        disk.make_room()
+        resumed_s = seconds_until_accepted(producer)
+        print(f"accepted again after {resumed_s:.2f} s")
+        assert resumed_s < RESUMES_S
+        gate.touch()
+        assert producer.values(long) == ["long"]
+        assert len(list(marks.iterdir())) == 1
+        stats = producer.service.stats()
+        assert (stats.trouble, stats.losses, stats.counts.unfinished, stats.retries) == ("", (), 0, 0)
+        coordinator.signal(signal.SIGTERM)
+        assert coordinator.ended() == 0
+
+
+def limit(process: Process, size: int) -> None:
+    """Let a process have no file larger than so many bytes."""
+    _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, hard))
+
+
+def test_file_that_may_not_grow_loses_nothing_accepted(tmp_path: Path) -> None:
+    """Row 40: file size limit. As a full disk, but what is set aside does not help: outcomes wait for room."""
+    marks, gate = tmp_path / "marks", tmp_path / "gate"
+    marks.mkdir()
+    with Cluster(tmp_path) as cluster:
+        # Given work that was accepted
+        coordinator = cluster.coordinator("--lease", "2s")
+        producer = Producer(cluster.service())
+        long = producer.submit("until_file", [(str(marks), "long", str(gate))], priority=1)
+        batch = producer.submit("echo", [(n,) for n in range(50)])
+        # When no file may grow
+        limit(coordinator, 40_000)
+        error = refused(producer)
+        assert str(tmp_path / "queue.db") in str(error)
+        cluster.worker(slots=2)
+        # Then it is worked on, for longer than a lease, and nothing is told that is not on disk
+        until(lambda: list(marks.iterdir()), "the long task to start")
+        deadline = time.monotonic() + DEADLINE_S
+        started = producer.service.stats().now
+        while producer.service.stats().now < started + 3.0:
+            assert producer.service.stats().trouble == "store-full"
+            assert time.monotonic() < deadline
+            time.sleep(0.05)  # a lease and a half has to pass
+        with pytest.raises(StoreFull):
+            producer.service.results(batch, 0, 50)
+        # And when they may again
+        limit(coordinator, resource.RLIM_INFINITY)
+        assert seconds_until_accepted(producer) < RESUMES_S
+        assert producer.values(batch) == list(range(50))
+        gate.touch()
+        assert producer.values(long) == ["long"]
+        assert len(list(marks.iterdir())) == 1
+        assert producer.service.stats().retries == 0
