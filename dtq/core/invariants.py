@@ -27,6 +27,7 @@ def check(machine: Machine) -> None:
             assert counted[queue, state] == count, f"queue {queue}: {state} is {count}, not {counted[queue, state]}"
     assert register.tally.unfinished == sum(counted.values()), "the total of unfinished tasks is off"
     _check_leases(register)
+    assert register.slots == sum(worker.capacity for worker in register.workers.values()), "the slots are miscounted"
     assert register.keys == {b.key: b.number for b in register.batches.values() if b.key is not None}
 
 

@@ -15,19 +15,33 @@ from typing import Final
 from dtq.core.batches import Batch
 from dtq.core.changes import LeaseRow
 
-#: How much work one lease may hold, in seconds by the spec's estimate.
-CHUNK_S: Final = 0.010
-#: How long one task may take by estimate for a worker to be given a lease more than it has slots.
-AHEAD_S: Final = 0.020
+#: How much work one lease may hold, in seconds by the spec's estimate. A worker holds one a slot and one more, and so
+#: takes at most twice as long to turn to something more urgent.
+CHUNK_S: Final = 0.025
+#: Below so much work a lease costs more than it brings, in seconds: tasks are not spread thinner than this.
+WORTHWHILE_S: Final = 0.002
 #: Most tasks in a lease: one page.
 MAX_CHUNK: Final = 1024
 
 
-def chunk(estimate_s: float | None) -> int:
-    """How many tasks a lease may hold: one of unknown or long duration, as many as `CHUNK_S` has room for else."""
+def chunk(estimate_s: float | None, waiting: int, slots: int) -> int:
+    """How many tasks a lease may hold.
+
+    One of unknown or long duration. Of others what `CHUNK_S` has room for while there are plenty, and towards the end
+    of them half of each slot's share, so that all slots end together.
+
+    Args:
+        estimate_s: how long one task takes, in seconds; None where that is not known.
+        waiting: how many such tasks there are.
+        slots: how many slots all workers have.
+    """
     if estimate_s is None or estimate_s >= CHUNK_S:
         return 1
-    return min(MAX_CHUNK, int(CHUNK_S / max(estimate_s, 1e-6)))
+    each_s = max(estimate_s, 1e-6)
+    most = min(MAX_CHUNK, int(CHUNK_S / each_s))
+    if slots > 1:
+        most = min(most, max(-(-waiting // (2 * slots)), int(WORTHWHILE_S / each_s)))
+    return max(1, most)
 
 
 class Worker:

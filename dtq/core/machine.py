@@ -23,7 +23,7 @@ from typing import Final
 from dtq.core.batches import Batch
 from dtq.core.changes import ArgumentPage, Change, ResultPage, Totals
 from dtq.core.heap import Run, RunHeap
-from dtq.core.leases import AHEAD_S, Lease, Worker, chunk
+from dtq.core.leases import CHUNK_S, Lease, Worker, chunk
 from dtq.core.ledger import EndedRange
 from dtq.core.register import Register, Rules
 from dtq.core.states import Move
@@ -222,6 +222,7 @@ class Machine:
         for success in message.succeeded:
             pages.check(success.results)  # all of them first: a message that is refused has no effect
         worker.renew(now + self.rules.lease_s)
+        self.register.slots += message.capacity - worker.capacity
         worker.capacity = message.capacity
         answer = Answer()
         outcomes: Sequence[Succeeded | Failed] = message.succeeded
@@ -337,6 +338,7 @@ class Machine:
         worker = register.workers.pop(session, None)
         if worker is None:
             return False
+        register.slots -= worker.capacity
         failure = Failure(message=f"the worker {worker.name} was lost while it ran the task")
         for lease in list(worker.leases.values()):
             first = lease.lo
@@ -366,7 +368,7 @@ class Machine:
             batch = self.register.batches[run.batch]
             ahead = len(worker.leases) >= worker.capacity
             estimate_s = batch.entry.estimate_s
-            if ahead and (estimate_s is None or estimate_s > AHEAD_S):
+            if ahead and (estimate_s is None or estimate_s > CHUNK_S):
                 break
             lease = self._take(heap, run, batch, worker, now)
             lease.started = not ahead
@@ -376,7 +378,8 @@ class Machine:
     def _take(self, heap: RunHeap, run: Run, batch: Batch, worker: Worker, now: float) -> Lease:
         register = self.register
         lo = run.lo
-        most = chunk(batch.entry.estimate_s)
+        waiting = len(heap) if lo < batch.next else run.hi - lo
+        most = chunk(batch.entry.estimate_s, waiting, register.slots)
         if lo < batch.next:
             hi, attempt = register.take_returned(heap, batch, lo, most)
         else:

@@ -62,6 +62,8 @@ class Register:
         #: Those of them that their submitters have not completed.
         self.open: dict[int, Batch] = {}
         self.workers: dict[str, Worker] = {}
+        #: The slots of all of them.
+        self.slots = 0
         self.leases: dict[int, Lease] = {}
         self.specs: dict[Spec, SpecEntry] = {}
         self.specs_by_number: dict[int, SpecEntry] = {}

@@ -74,6 +74,14 @@ class Holdings:
         #: Sent in the report that is under way.
         self.reporting = Outbox()
 
+    @property
+    def urgent(self) -> bool:
+        """Whether there is more to report than results of leases that go on: those may wait for more of them."""
+        box = self.outbox
+        if box.failed or box.released or box.progress or self.reporting:
+            return True
+        return any(chunk.ended for s in box.succeeded if (chunk := self.chunks.get(s.token)) is not None)
+
     def add(self, chunk: Chunk) -> None:
         """A lease has arrived."""
         self.chunks[chunk.token] = chunk

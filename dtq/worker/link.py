@@ -24,8 +24,10 @@ log = logging.getLogger("dtq.worker")
 
 #: How long a fetching call waits for work at the coordinator, in seconds.
 FETCH_WAIT_S: Final = 10.0
-#: How long outcomes may wait for others while all slots are busy, in seconds: less than a lease of tiny tasks takes.
+#: How long outcomes may wait for others while all slots are busy, in seconds: where they end a lease, so that more can
+#: be given, a moment in which the others may end too; where they do not, what a lease of tiny tasks takes.
 GATHER_S: Final = 0.004
+GATHER_PARTS_S: Final = 0.02
 #: How many specs are remembered.
 MAX_SPECS: Final = 1_000
 
@@ -168,8 +170,12 @@ class Link:
 
     def _gather(self) -> None:
         """While all slots are busy, wait a moment for more to report: each report costs the coordinator a commit."""
-        until = time.monotonic() + GATHER_S
-        while self._supervisor.saturated and not self._stopping.is_set() and (left := until - time.monotonic()) > 0:
+        since = time.monotonic()
+        while self._supervisor.saturated and not self._stopping.is_set():
+            longest_s = GATHER_S if self._supervisor.holdings.urgent else GATHER_PARTS_S
+            left = since + longest_s - time.monotonic()
+            if left <= 0:
+                return
             self._supervisor.news.wait(left)
 
     def _something_to_say(self, last_capacity: int) -> bool:

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from dtq.core.batches import SpecEntry
-from dtq.core.leases import AHEAD_S, CHUNK_S, MAX_CHUNK, chunk
+from dtq.core.leases import CHUNK_S, MAX_CHUNK, chunk
 from dtq.model.states import State
 from tests.driver import Driver, spec
 
@@ -16,24 +16,49 @@ def entry() -> SpecEntry:
     return SpecEntry(1, spec(), 5)
 
 
+PLENTY = 10**6
+
+
 def test_chunk_of_an_unknown_function_is_one_task() -> None:
-    assert chunk(None) == 1
+    assert chunk(None, PLENTY, 1) == 1
 
 
-@pytest.mark.parametrize("estimate_s", [0.010, 0.011, 1.0, 3600.0, math.inf])
+@pytest.mark.parametrize("estimate_s", [CHUNK_S, 0.026, 1.0, 3600.0, math.inf])
 def test_chunk_of_long_tasks_is_one(estimate_s: float) -> None:
-    assert chunk(estimate_s) == 1
+    assert chunk(estimate_s, PLENTY, 1) == 1
 
 
-@pytest.mark.parametrize("estimate_s", [0.009, 0.005, 0.001, 0.000_1, 0.000_013])
+@pytest.mark.parametrize("estimate_s", [0.010, 0.009, 0.005, 0.001, 0.000_1, 0.000_033])
 def test_chunk_of_tiny_tasks_is_what_the_time_of_one_chunk_has_room_for(estimate_s: float) -> None:
-    assert chunk(estimate_s) * estimate_s <= CHUNK_S
-    assert (chunk(estimate_s) + 1) * estimate_s > CHUNK_S
+    most = chunk(estimate_s, PLENTY, 1)
+    assert most * estimate_s <= CHUNK_S
+    assert (most + 1) * estimate_s > CHUNK_S
 
 
 @pytest.mark.parametrize("estimate_s", [0.0, 1e-9, 1e-6])
 def test_chunk_of_tasks_that_take_no_time_is_a_page(estimate_s: float) -> None:
-    assert chunk(estimate_s) == MAX_CHUNK
+    assert chunk(estimate_s, PLENTY, 1) == MAX_CHUNK
+
+
+def test_last_tasks_are_shared_out_among_all_slots() -> None:
+    # Given 12 tasks of 4 ms for 3 slots; 6 of them would fit into a lease
+    left, taken = 12, []
+    # When leases are made of them
+    while left:
+        taken.append(chunk(0.004, left, 3))
+        left -= taken[-1]
+    # Then they become smaller towards the end
+    assert taken == [2, 2, 2, 1, 1, 1, 1, 1, 1]
+
+
+def test_tasks_are_not_spread_thinner_than_a_lease_is_worth() -> None:
+    assert chunk(0.000_01, 300, 100) == 200
+    assert chunk(0.001, 4, 100) == 2
+    assert chunk(0.004, 4, 100) == 1
+
+
+def test_chunk_before_any_worker_says_how_many_slots_it_has_is_bounded_too() -> None:
+    assert chunk(0.001, 100, 0) == 25
 
 
 def test_estimate_begins_with_the_first_duration_of_one_task() -> None:
@@ -108,13 +133,13 @@ def test_lease_holds_many_tiny_tasks_of_one_batch(machine: Driver) -> None:
     machine.attach()
     machine.submit(1)
     machine.succeed(machine.lease_one(), seconds=0.001)
-    machine.submit(25)
+    machine.submit(60)
 
     # When
     first, second = machine.lease()
 
-    # Then ten milliseconds of work, and as much again so that the slot need not wait for a round trip
-    assert [(lease.lo, lease.hi) for lease in (first, second)] == [(0, 10), (10, 20)]
+    # Then 25 milliseconds of work, and as much again so that the slot need not wait for a round trip
+    assert [(lease.lo, lease.hi) for lease in (first, second)] == [(0, 25), (25, 50)]
 
 
 def test_lease_does_not_reach_beyond_its_batch_or_piece(machine: Driver) -> None:
@@ -153,25 +178,19 @@ def test_tiny_tasks_that_came_back_are_leased_together_again(machine: Driver) ->
     machine.attach()
     machine.submit(1)
     machine.succeed(machine.lease_one(), seconds=0.001)
-    batch = machine.submit(25)
+    batch = machine.submit(40)
     first, second = machine.lease()
     machine.succeed(first, 2, seconds=0.002)
     machine.crash(first)
     machine.release(first)
     machine.release(second)
 
-    # When they are leased again, by as many as it takes
-    machine.exchange(capacity=4)
+    # When they are leased again
     leases = machine.lease()
 
-    # Then the one that crashed runs alone, the others ten milliseconds of them at a time
-    assert [(lease.lo, lease.hi, lease.attempt) for lease in leases] == [
-        (2, 3, 2),
-        (3, 13, 2),
-        (13, 20, 2),
-        (20, 25, 1),
-    ]
-    assert machine.states(batch, 25) == [State.SUCCEEDED] * 2 + [State.RUNNING] * 23
+    # Then the one that crashed runs alone, the others together
+    assert [(lease.lo, lease.hi, lease.attempt) for lease in leases] == [(2, 3, 2), (3, 28, 2)]
+    assert machine.states(batch, 40) == [State.SUCCEEDED] * 2 + [State.RUNNING] * 26 + [State.PENDING] * 12
 
 
 def test_tasks_that_came_back_from_different_attempts_are_not_leased_together(machine: Driver) -> None:
@@ -193,7 +212,7 @@ def test_worker_gets_one_lease_a_slot_of_work_that_takes_its_time(machine: Drive
     # Given
     machine.attach(capacity=3)
     machine.submit(1)
-    machine.succeed(machine.lease_one(), seconds=AHEAD_S * 1.01)
+    machine.succeed(machine.lease_one(), seconds=CHUNK_S * 1.01)
     machine.submit(10)
 
     # Then
@@ -205,7 +224,7 @@ def test_worker_gets_two_leases_a_slot_of_work_that_takes_no_time(machine: Drive
     # Given
     machine.attach(capacity=3)
     machine.submit(1)
-    machine.succeed(machine.lease_one(), seconds=AHEAD_S)
+    machine.succeed(machine.lease_one(), seconds=CHUNK_S)
     machine.submit(10)
 
     # Then

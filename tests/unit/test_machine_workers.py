@@ -14,7 +14,7 @@ def tiny_chunks(machine: Driver, count: int) -> list[Lease]:
     """Leases of ten tiny tasks each at w1, which has one slot: what it runs, and what waits for it there."""
     machine.attach()
     machine.submit(1)
-    machine.succeed(machine.lease_one(), seconds=0.001)
+    machine.succeed(machine.lease_one(), seconds=0.0024)
     machine.submit(count)
     return machine.lease()
 
