@@ -192,6 +192,15 @@ class Unreachable(DtqError, ConnectionError):
     hint = "Start one with `dtq coordinator start`, or point --connect or DTQ_ADDRESS at the right host:port."
 
 
+class ConnectionsFull(Unreachable):
+    """The coordinator has as many connections as it may."""
+
+    code = "connections-full"
+    exit_code = 75
+    text = "the coordinator has {0} connections already, the limit of its --max-connections."
+    hint = "Close some, or start it with a higher --max-connections (DTQ_MAX_CONNECTIONS)."
+
+
 class WrongKey(DtqError, PermissionError):
     """The other side has another authkey."""
 
@@ -224,6 +233,14 @@ class NotPermitted(DtqError, PermissionError):
     code = "not-permitted"
     exit_code = 77
     text = "{0} is not permitted on this connection."
+
+
+class RoleMissing(NotPermitted):
+    """The key may not do that."""
+
+    code = "role-missing"
+    text = "the key {0} may not do this: {1}."  # an OSError keeps no more than two arguments
+    hint = "Use a key that has it; `dtq key new` makes one."
 
 
 class PortInUse(DtqError, OSError):

@@ -44,6 +44,7 @@ basics = options.stacked(
         type=click.Choice(DURABILITIES),
         help="What an acknowledgement waits for: the disk, the kernel, nothing.  [DTQ_DURABILITY; default fsync]",
     ),
+    options.keys_file,
     click.option("--highest-first", is_flag=True, default=None, help="Serve higher priority numbers first."),
 )
 

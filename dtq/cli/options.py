@@ -68,6 +68,12 @@ authkey_file = click.option(
     help="File with the key (- for standard input).  [DTQ_AUTHKEY_FILE]",
 )
 
+keys_file = click.option(
+    "--keys-file",
+    metavar="FILE",
+    help="File with further keys, of `dtq key`.  [DTQ_KEYS_FILE; default: beside the key's file]",
+)
+
 #: Where the coordinator is, and with which key it is talked to.
 connecting = stacked(
     click.option(

@@ -151,7 +151,7 @@ class Session:
             if self._lost_at is not None:
                 return
             self._lost_at = time.monotonic()
-        reason = error.args[-1] if isinstance(error, Unreachable) else error
+        reason = error.args[-1] if type(error) is Unreachable else error
         log.warning("lost the coordinator at %s, trying again (%s)", self.place, reason)
 
 

@@ -20,6 +20,15 @@ from dtq.config.connection import (
 )
 from dtq.config.cores import usable_cores
 from dtq.config.files import config_directory, state_directory
+from dtq.config.keys import (
+    Key,
+    KeyRole,
+    add_key,
+    keyring_file,
+    read_keyring,
+    remove_key,
+    write_secret,
+)
 from dtq.config.settings import (
     DEFAULT_HOST,
     DEFAULT_PORT,
@@ -51,7 +60,10 @@ __all__ = [
     "Address",
     "Connection",
     "CoordinatorSettings",
+    "Key",
+    "KeyRole",
     "WorkerSettings",
+    "add_key",
     "check_host",
     "client_addresses",
     "config_directory",
@@ -62,15 +74,19 @@ __all__ = [
     "format_address",
     "format_duration",
     "format_size",
+    "keyring_file",
     "load_authkey",
     "make_authkey",
     "parse_address",
     "parse_duration",
     "parse_size",
     "read_connection",
+    "read_keyring",
     "remove_connection",
+    "remove_key",
     "state_directory",
     "usable_cores",
     "worker_settings",
     "write_connection",
+    "write_secret",
 ]

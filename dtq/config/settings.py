@@ -36,6 +36,7 @@ class CoordinatorSettings:
         db: the store's file; None for a store that is only in memory.
         durability: what an acknowledgement waits for: ``fsync`` (the disk), ``os`` (the kernel), ``none``.
         authkey_file: what ``--authkey-file`` says; None where it is not given (`load_authkey` looks elsewhere).
+        keys_file: the keyring; None for the one beside the authkey's file.
         highest_first: whether a higher priority number is served first.
         lease_s: how long a worker may be silent before its tasks run elsewhere.
         keep_results_s: how long results and ended tasks are kept.
@@ -48,6 +49,7 @@ class CoordinatorSettings:
     db: Path | None = None
     durability: str = "fsync"
     authkey_file: Path | None = None
+    keys_file: Path | None = None
     highest_first: bool = False
     lease_s: float = 15.0
     keep_results_s: float = 86_400.0
@@ -190,6 +192,7 @@ _COORDINATOR: Final = {
     "port": _Key("DTQ_PORT", _number(0, 65535)),
     "db": _Key("DTQ_DB", _store),
     "durability": _Key("DTQ_DURABILITY", _durability),
+    "keys_file": _Key("DTQ_KEYS_FILE", _path),
     "highest_first": _Key("DTQ_HIGHEST_FIRST", _switch),
     "lease": _Key("DTQ_LEASE", _duration(0.5, 86_400)),
     "keep_results": _Key("DTQ_KEEP_RESULTS", _duration(0, 10 * 366 * 86_400)),

@@ -317,6 +317,10 @@ class Connection:
         log.info("%s asks the coordinator to stop", self._who)
         self._c.ask_to_stop()
 
+    def reload_keys(self) -> list[str]:
+        """See `Service.reload_keys`."""
+        return self._c.on_reload_keys()
+
     @property
     def _who(self) -> str:
         return self._session.hello.name or self._peer

@@ -78,6 +78,7 @@ class Coordinator:
         setup: settings.
         clock: makes the clock, given the latest time that the store has seen.
         on_stop: called (once, from any thread) when somebody asks the coordinator to stop.
+        on_reload_keys: called (from any thread) when somebody asks it to read its keys again; the names that it has.
     """
 
     def __init__(
@@ -87,10 +88,12 @@ class Coordinator:
         *,
         clock: Callable[[float], Clock] = SteadyClock,
         on_stop: Callable[[], None] = lambda: None,
+        on_reload_keys: Callable[[], list[str]] = list,
     ) -> None:
         self.engine = engine
         self.setup = setup
         self.on_stop = on_stop
+        self.on_reload_keys = on_reload_keys
         self.lock = threading.Lock()
         self.sessions = Sessions()
         self.cache = PageCache(engine)

@@ -16,6 +16,8 @@ from dtq.config import (
     CoordinatorSettings,
     coordinator_authkey,
     format_address,
+    keyring_file,
+    read_keyring,
     remove_connection,
     write_connection,
 )
@@ -55,12 +57,19 @@ def run(settings: CoordinatorSettings) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    coordinator = Coordinator(_engine(settings), _setup(settings), on_stop=stop.set)
+    keyring = settings.keys_file or keyring_file(origin)
+    coordinator = Coordinator(
+        _engine(settings),
+        _setup(settings),
+        on_stop=stop.set,
+        on_reload_keys=lambda: server.replace_keys(() if keyring is None else read_keyring(keyring)),
+    )
     server = Server(
         lambda peer: Connection(coordinator, peer),
         host=settings.host,
         port=settings.port,
         authkeys=[key],
+        keys=() if keyring is None else read_keyring(keyring),
         max_message=settings.max_message,
     )
     opened = coordinator.start()

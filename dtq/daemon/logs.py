@@ -27,3 +27,5 @@ def log_to_stderr(level: str | None = None) -> None:
     wanted = (level or os.environ.get("DTQ_LOG_LEVEL") or "INFO").upper()
     logger.setLevel(wanted if wanted in logging.getLevelNamesMapping() else "INFO")
     logger.propagate = False
+    # Who changed what is on record whatever else is asked to be silent.
+    logging.getLogger("dtq.audit").setLevel(logging.INFO)

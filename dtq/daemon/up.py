@@ -75,6 +75,7 @@ def _coordinator_words(settings: CoordinatorSettings) -> list[str]:
     words += ["--durability", settings.durability, "--lease", f"{settings.lease_s}s"]
     words += ["--keep-results", f"{settings.keep_results_s}s", "--max-tasks", str(settings.max_tasks)]
     words += ["--max-message", str(settings.max_message)]
+    words += [] if settings.keys_file is None else ["--keys-file", str(settings.keys_file)]
     words += ["--highest-first"] * settings.highest_first
     return words + _key_words(settings)
 

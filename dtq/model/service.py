@@ -153,6 +153,17 @@ class Service(Protocol):
         """Stop the coordinator: commit, tell peers, end."""
         ...
 
+    def reload_keys(self) -> list[str]:
+        """Accept the keys that the keyring has now, and no others; connections of those that are gone end.
+
+        Returns:
+            The names of all keys that are accepted.
+
+        Raises:
+            KeyUnusable: the keyring cannot be read; the keys are as before.
+        """
+        ...
+
 
 class Session(Service, Protocol):
     """A service object of one connection, as the coordinator hands it to a transport."""

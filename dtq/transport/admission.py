@@ -1,26 +1,17 @@
-"""The door: how many connections there may be, and which stranger has to leave when it is crowded.
+"""Who is in: the connections that have proved themselves, how many there may be, and with which key each came.
 
-Whoever holds the key is let in up to a total; those who have proved nothing yet share a small waiting room, where the
-oldest makes room for the next, so that silent connections by the thousand cost sixty-four threads and delay nobody.
-Only the accept loop admits; connections leave from their own threads.
+Strangers are not here: they wait in `reception`.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from threading import Condition, Lock
-from typing import Final
+from collections.abc import Callable
+from threading import Lock
 
+from dtq.config.keys import Key
 from dtq.transport.connection import Connection
-
-#: Seconds that a newcomer is given before it may be sent away for another: an honest client on a busy machine needs a
-#: millisecond or few, and a burst of them must not push itself out.
-GRACE_S: Final = 0.02
-
-
-class Refused(Exception):
-    """There is no room; the text says of what."""
 
 
 class Admission:
@@ -28,55 +19,32 @@ class Admission:
 
     Args:
         most: connections in all.
-        most_pending: connections that have proved nothing yet.
     """
 
-    def __init__(self, most: int, most_pending: int) -> None:
+    def __init__(self, most: int) -> None:
         self._most = most
-        self._most_pending = most_pending
-        self._pending: dict[Connection, float] = {}  # since when; oldest first
-        self._proved: set[Connection] = set()
-        self._changed = Condition(Lock())
+        self._in: dict[Connection, Key] = {}
+        self._lock = Lock()
 
-    def admit(self, connection: Connection) -> None:
-        """Let a newcomer into the waiting room, sending away the oldest there if it is full.
+    @property
+    def full(self) -> bool:
+        """Whether there are as many connections as there may be."""
+        return len(self._in) >= self._most
 
-        Raises:
-            Refused: there are as many connections as there may be.
-        """
-        with self._changed:
-            if len(self._proved) + len(self._pending) >= self._most:
-                raise Refused(f"there are {self._most} connections already")
-            while len(self._pending) >= self._most_pending:
-                oldest, since = next(iter(self._pending.items()))
-                left_s = since + GRACE_S - time.monotonic()
-                if left_s <= 0:
-                    del self._pending[oldest]
-                    oldest.interrupt()  # its thread wakes up and lets it go
-                else:
-                    self._changed.wait(left_s)
-            self._pending[connection] = time.monotonic()
-
-    def prove(self, connection: Connection) -> bool:
-        """A connection has proved itself; whether it was still in the waiting room."""
-        with self._changed:
-            if self._pending.pop(connection, None) is None:
-                return False
-            self._proved.add(connection)
-            self._changed.notify()
-            return True
+    def admit(self, connection: Connection, key: Key) -> None:
+        """Put a connection on the list; only the reception's thread does, after it has asked whether it is full."""
+        with self._lock:
+            self._in[connection] = key
 
     def leave(self, connection: Connection) -> None:
         """A connection is gone; calling it twice does no harm."""
-        with self._changed:
-            self._pending.pop(connection, None)
-            self._proved.discard(connection)
-            self._changed.notify()
+        with self._lock:
+            self._in.pop(connection, None)
 
-    def everybody(self) -> list[Connection]:
-        """All connections there are."""
-        with self._changed:
-            return [*self._pending, *self._proved]
+    def everybody(self, where: Callable[[Key], bool] = lambda key: True) -> list[Connection]:
+        """The connections whose key is such."""
+        with self._lock:
+            return [connection for connection, key in self._in.items() if where(key)]
 
 
 class StrangersLog:

@@ -1,19 +1,27 @@
 """One authenticated connection, on the server's side: calls in, answers out, until either side has enough.
 
-Names are looked up in the wire table (`calls.METHODS`) and nowhere else, so nothing but the service can be called.
+Names are looked up in the wire table (`calls.METHODS`) and nowhere else, so nothing but the service can be called; and
+of that only what the roles of the connection's key allow (`permissions`). What changes other people's tasks, or the
+coordinator, leaves a line in the log ``dtq.audit``, whether it was allowed or not.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Final
 
-from dtq.errors import BadMessage, DtqError, InternalError, NotPermitted, TooLarge
+from dtq.config.keys import Key
+from dtq.errors import BadMessage, DtqError, InternalError, NotPermitted, RoleMissing, TooLarge
 from dtq.model.service import Session
 from dtq.transport.calls import HELLO, METHODS, RETURN, Answer, error_answer, read_call
 from dtq.transport.connection import Connection
+from dtq.transport.permissions import AUDITED, act_of, acts_of, refusal
 
 log = logging.getLogger("dtq.transport")
+audit = logging.getLogger("dtq.audit")
+
+#: Longest description of a call's arguments in the audit's line, in characters.
+_SHORT: Final = 200
 
 
 class Conversation:
@@ -22,13 +30,16 @@ class Conversation:
     Args:
         connection: where they come from.
         session: who answers them.
+        key: what the peer has proved to hold.
     """
 
-    __slots__ = ("_connection", "_greeted", "_session")
+    __slots__ = ("_connection", "_greeted", "_key", "_permitted", "_session")
 
-    def __init__(self, connection: Connection, session: Session) -> None:
+    def __init__(self, connection: Connection, session: Session, key: Key) -> None:
         self._connection = connection
         self._session = session
+        self._key = key
+        self._permitted = acts_of(key)
         self._greeted = False
 
     def turn(self) -> bool:
@@ -67,12 +78,28 @@ class Conversation:
         if method is None:
             log.warning("%s called %.40r, which is not a method of the service", self._connection.peer, name)
             return error_answer(NotPermitted(f"a call of {name[:40]!r}"))
+        act, given = name, ()
         try:
-            result = getattr(self._session, name)(*method.decode_arguments(arguments))
+            given = method.decode_arguments(arguments)
+            act = act_of(name, given)
+            if act not in self._permitted:
+                raise refusal(self._key, act)
+            result = getattr(self._session, name)(*given)
+            if act in AUDITED:
+                self._put_on_record(act, given, f"done ({result})")
             return RETURN, method.encode_result(result)
         except DtqError as error:
+            if act in AUDITED:
+                self._put_on_record(act, given, f"refused ({error.code})")
+            elif isinstance(error, RoleMissing):
+                self._put_on_record(act, (), f"refused ({error.code})")  # what is given may be a task's own data
             return error_answer(error)
         except Exception as error:
             # The edge of the connection's thread. What the peer is told shows neither paths nor values.
             log.exception("%s failed, called by %s", name, self._connection.peer)
             return error_answer(InternalError(type(error).__name__))
+
+    def _put_on_record(self, act: str, arguments: tuple[Any, ...], outcome: str) -> None:
+        """One line; a representation has no line breaks, whatever a peer has sent."""
+        short = ", ".join(map(repr, arguments))[:_SHORT]
+        audit.info("key %s from %s: %s(%s): %s", self._key.name, self._connection.peer, act, short, outcome[:_SHORT])

@@ -3,7 +3,7 @@
 `multiprocessing.managers` looks up how to listen and how to connect in a table by the name of a serializer. With dtq's
 own pair in it, the library's `Server` and `BaseManager` speak dtq's framing, pickling and handshake without a patch.
 As in the library, the listener hands out connections before anybody has proved anything; that is done in the
-connection's own thread (`server`).
+`reception`.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Listener:
 
     Attributes:
         address: host and port that it listens on.
+        socket: the socket.
 
     Raises:
         PortInUse: it cannot listen there.
@@ -53,7 +54,7 @@ class Listener:
         try:
             found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
             family, _, _, _, place = found[0]
-            self._socket = socket.create_server(
+            self.socket = socket.create_server(
                 cast(Address, place),
                 family=family,
                 backlog=max(backlog, BACKLOG),
@@ -61,21 +62,21 @@ class Listener:
             )
         except (OSError, UnicodeError) as error:
             raise PortInUse(format_address(address), reason(error)) from error
-        self.address: Address = self._socket.getsockname()[:2]
+        self.address: Address = self.socket.getsockname()[:2]
 
     def accept(self) -> Connection:
         """The next connection, which has proved nothing yet."""
-        sock, place = self._socket.accept()
+        sock, place = self.socket.accept()
         return Connection(sock, format_address(place[:2]))
 
     def close(self) -> None:
         """Listen no more; wakes a thread that waits in `accept`."""
         try:
-            self._socket.shutdown(socket.SHUT_RDWR)
+            self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:
             pass  # not listening, or closed already
         finally:
-            self._socket.close()
+            self.socket.close()
 
 
 def dial(

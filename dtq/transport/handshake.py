@@ -1,16 +1,17 @@
-"""Who may talk: both sides prove that they hold the authkey, and neither shows it.
+"""Who may talk: both sides prove that they hold the same key, and neither shows it. The client's part.
 
-    client  magic, nonce
-    server                 magic, nonce          (to those whose magic begins right; to others nothing)
+    client  magic, key id, nonce
+    server                        magic, nonce          (to those whose magic begins right; to others nothing)
     client  proof
-    server                 proof                 (to a wrong proof: as many random bytes)
+    server                        proof                 (to a wrong proof: as many random bytes)
 
-A proof is HMAC-SHA256 over magic, role, channel binding and both nonces, so it cannot be reflected, replayed, or taken
-from another connection. The client speaks first: where the kernel's accept queue overflows, the client's side of a
-connection may exist without the server's, and a client that waits to be greeted waits for ever. Whatever a stranger
-sees is random, and the refusal is an answer rather than a closed connection, because a connection is also closed by a
-coordinator that dies or is too busy, which must not look like a wrong key. All of it happens under one deadline, which
-no drip feed extends.
+A key's id follows from the key, and tells the server which of its keys to compare with; a key it does not have fails
+like a wrong proof, in the same steps. A proof is HMAC-SHA256 over magic, role, channel binding, key id and both nonces,
+so it cannot be reflected, replayed, or taken from another connection. The client speaks first: where the kernel's
+accept queue overflows, the client's side of a connection may exist without the server's, and a client that waits to be
+greeted waits for ever. Whatever a stranger sees is random, and the refusal is an answer rather than a closed
+connection, because a connection is also closed by a coordinator that dies or is too busy, which must not look like a
+wrong key. All of it happens under one deadline, which no drip feed extends. The server's part is in `admitting`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ import hmac
 import os
 import socket
 import time
-from collections.abc import Sequence
 from typing import Final
 
 from dtq.errors import InvalidValue, ProtocolMismatch, Unreachable, WrongKey
@@ -34,15 +34,15 @@ MIN_KEY: Final = 16
 #: What a connection without TLS is bound to; with TLS, the hash of the server's certificate goes here.
 NO_BINDING: Final = bytes(32)
 
-_NAME: Final = MAGIC[:3]
-_NONCE: Final = 32
-_PROOF: Final = 32
-_CLIENT: Final = b"client"
-_SERVER: Final = b"server"
-
-
-class Stranger(Exception):
-    """Who connected is not let in. Stays on the server's side of the wire, in its log."""
+#: How a connection of any version begins.
+NAME: Final = MAGIC[:3]
+#: Lengths in bytes.
+KEY_ID: Final = 8
+NONCE: Final = 32
+PROOF: Final = 32
+#: Whose proof it is.
+CLIENT: Final = b"client"
+SERVER: Final = b"server"
 
 
 def check_key(key: bytes) -> bytes:
@@ -56,36 +56,21 @@ def check_key(key: bytes) -> bytes:
     return key
 
 
-def admit_client(sock: socket.socket, keys: Sequence[bytes], *, deadline: float, binding: bytes = NO_BINDING) -> None:
-    """The server's part.
+def key_id(key: bytes) -> bytes:
+    """The id of a key, which says nothing about it to who does not have it."""
+    return hmac.digest(key, b"dtq key id", "sha256")[:KEY_ID]
+
+
+def proof(key: bytes, role: bytes, binding: bytes, nonces: bytes) -> bytes:
+    """What shows that one holds a key.
 
     Args:
-        sock: a new connection; its timeout is changed.
-        keys: the authkeys that are accepted (more than one while a key is being replaced).
-        deadline: when it has to be over, as `time.monotonic` counts.
+        key: the key.
+        role: whose proof it is, `CLIENT` or `SERVER`.
         binding: what the channel is bound to.
-
-    Raises:
-        Stranger: the peer speaks something else, another version, or has another key.
-        EOFError: it closed the connection.
-        OSError: it reset the connection, or the deadline has passed.
+        nonces: the server's, then the client's.
     """
-    theirs = _take(sock, len(MAGIC), deadline)
-    if not theirs.startswith(_NAME):
-        raise Stranger("it does not speak dtq's protocol")
-    client_nonce = _take(sock, _NONCE, deadline)
-    server_nonce = os.urandom(_NONCE)
-    sock.sendall(MAGIC + server_nonce)
-    if theirs != MAGIC:
-        raise Stranger(f"it speaks protocol {theirs[-1]}, this side {PROTOCOL}")
-    claim = _take(sock, _PROOF, deadline)
-    nonces = server_nonce + client_nonce
-    for key in keys:
-        if hmac.compare_digest(claim, _proof(key, _CLIENT, binding, nonces)):
-            sock.sendall(_proof(key, _SERVER, binding, nonces))
-            return
-    sock.sendall(os.urandom(_PROOF))
-    raise Stranger("it has another authkey")
+    return hmac.digest(key, MAGIC + role + binding + key_id(key) + nonces, "sha256")
 
 
 def join_server(
@@ -108,22 +93,18 @@ def join_server(
         EOFError: the server closed the connection.
         OSError: it reset the connection, or the deadline has passed.
     """
-    client_nonce = os.urandom(_NONCE)
+    client_nonce = os.urandom(NONCE)
     sock.settimeout(_left_s(deadline))
-    sock.sendall(MAGIC + client_nonce)
+    sock.sendall(MAGIC + key_id(key) + client_nonce)
     theirs = _take(sock, len(MAGIC), deadline)
-    if not theirs.startswith(_NAME):
+    if not theirs.startswith(NAME):
         raise Unreachable(peer, "what listens there is not a dtq coordinator")
     if theirs != MAGIC:
         raise ProtocolMismatch(PROTOCOL, theirs[-1])
-    nonces = _take(sock, _NONCE, deadline) + client_nonce
-    sock.sendall(_proof(key, _CLIENT, binding, nonces))
-    if not hmac.compare_digest(_take(sock, _PROOF, deadline), _proof(key, _SERVER, binding, nonces)):
+    nonces = _take(sock, NONCE, deadline) + client_nonce
+    sock.sendall(proof(key, CLIENT, binding, nonces))
+    if not hmac.compare_digest(_take(sock, PROOF, deadline), proof(key, SERVER, binding, nonces)):
         raise WrongKey(peer, key_source)
-
-
-def _proof(key: bytes, role: bytes, binding: bytes, nonces: bytes) -> bytes:
-    return hmac.digest(key, MAGIC + role + binding + nonces, "sha256")
 
 
 def _left_s(deadline: float) -> float:

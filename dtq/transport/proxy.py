@@ -136,6 +136,7 @@ class Proxy:
     purge_dead = _remote(Service.purge_dead)
     stats = _remote(Service.stats)
     stop = _remote(Service.stop)
+    reload_keys = _remote(Service.reload_keys)
 
     @property
     def address(self) -> str:
@@ -264,7 +265,7 @@ class Proxy:
     def _gravest(refusals: list[DtqError]) -> DtqError:
         """What to say when no address would do: a coordinator that refuses is more telling than one that is away."""
         for refusal in refusals:
-            if not isinstance(refusal, Unreachable):
+            if type(refusal) is not Unreachable:
                 return refusal
         if len(refusals) == 1:
             return refusals[0]

@@ -4,8 +4,7 @@ Built on `BaseManager` and its `Server`: one registered type, whose factory is c
 exposed methods are those of `model.service.Service`. What the library's server offers on top of that (create, shutdown,
 debug_info, reference counts, ``#GETVALUE``) is not there: a peer's words are looked up in the wire table only.
 
-Threads: one accepts, each connection has its own, in which its handshake happens too, so that a stranger keeps nobody
-waiting. The accept loop outlives everything that can happen to it: no descriptors, no threads, connections that vanish.
+Threads: one accepts and hears out strangers (`reception`); each connection that has proved to hold a key has its own.
 """
 
 from __future__ import annotations
@@ -13,20 +12,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing import managers
 from typing import Any, Final, Self
 
+from dtq.config.keys import FIRST, Key
 from dtq.config.values import Address
-from dtq.errors import DtqError, InvalidValue
+from dtq.errors import ConnectionsFull, DtqError, InvalidValue
 from dtq.model.service import Session
-from dtq.transport.admission import Admission, Refused, StrangersLog
-from dtq.transport.calls import METHODS
+from dtq.transport import safepickle
+from dtq.transport.admission import Admission, StrangersLog
+from dtq.transport.admitting import Keyring, admit_client, farewell
+from dtq.transport.calls import METHODS, error_answer
 from dtq.transport.connection import MAX_MESSAGE, Connection, tune
 from dtq.transport.conversation import Conversation
 from dtq.transport.endpoints import SERIALIZER, Listener, reason
-from dtq.transport.handshake import HANDSHAKE_S, Stranger, admit_client, check_key
+from dtq.transport.reception import Reception, Talk
 
 #: The one type that the manager registers: an object that satisfies `model.service.Session`.
 TYPEID: Final = "Service"
@@ -34,8 +36,6 @@ TYPEID: Final = "Service"
 PORT: Final = 3870
 #: Stack of a connection's thread in bytes: the usual 8 MiB each exhaust an address space limit with a few hundred.
 _STACK: Final = 1 << 20
-#: Seconds that the accept loop rests when the machine has no descriptor or thread to spare.
-_REST_S: Final = 0.05
 #: Seconds that a connection which was cut is given to end.
 _LAST_WAIT_S: Final = 1.0
 
@@ -46,20 +46,21 @@ OpenSession = Callable[[str], Session]
 
 
 class Server:
-    """Serves `model.service.Service` to whoever holds the key.
+    """Serves `model.service.Service` to whoever holds a key, as far as the key's roles go.
 
     Args:
         open_session: called once for each authenticated connection, in its thread, with the peer's ``host:port``. The
             session's ``disconnected`` is called exactly once, last, however the connection ends.
         host: interface to listen on.
         port: port to listen on; 0 for any that is free.
-        authkeys: the keys that are accepted, at least 16 bytes each; more than one while a key is being replaced.
+        authkeys: the keys that may do everything, at least 16 bytes each; more than one while a key is being replaced.
+        keys: keys that may do less.
         max_message: largest message in bytes, either way.
         max_connections: connections in all.
         max_pending: connections that have not proved themselves yet; the oldest makes room for the next.
 
     Raises:
-        InvalidValue: an authkey is missing or too short.
+        InvalidValue: an authkey is missing, or a key too short.
     """
 
     def __init__(
@@ -69,14 +70,16 @@ class Server:
         host: str = "127.0.0.1",
         port: int = PORT,
         authkeys: Sequence[bytes],
+        keys: Iterable[Key] = (),
         max_message: int = MAX_MESSAGE,
         max_connections: int = 4096,
-        max_pending: int = 64,
+        max_pending: int = 1024,
     ) -> None:
         if not authkeys:
             raise InvalidValue("authkeys", 0, "there is at least one")
+        self._first = [Key(name=FIRST, secret=authkey) for authkey in authkeys]
         self._door = _Door(
-            authkeys=tuple(check_key(key) for key in authkeys),
+            keyring=Keyring([*self._first, *keys]),
             max_message=max_message,
             max_connections=max_connections,
             max_pending=max_pending,
@@ -111,10 +114,24 @@ class Server:
         """
         if self._server is None or self._accepter is None:
             return
-        self._server.stop_event.set()
-        self._server.listener.close()
-        self._accepter.join()
+        if not self._server.stop_event.is_set():
+            self._server.stop_event.set()
+            self._server.reception.close()
+            self._accepter.join()
+            self._server.listener.close()
         self._server.disperse(timeout_s)
+
+    def replace_keys(self, keys: Iterable[Key]) -> list[str]:
+        """Accept these keys beside the authkeys, and no others, from now on. Connections that came with a key which is
+        no longer accepted, or has other roles now, end at once. From any thread.
+
+        Returns:
+            The names of all keys that are accepted now.
+        """
+        self._door.keyring.replace([*self._first, *keys])
+        if self._server is not None:
+            self._server.turn_out()
+        return self._door.keyring.names()
 
     def __enter__(self) -> Self:
         self.start()
@@ -128,7 +145,7 @@ class Server:
 class _Door:
     """Who may come in, and how much of it."""
 
-    authkeys: tuple[bytes, ...]
+    keyring: Keyring
     max_message: int
     max_connections: int
     max_pending: int
@@ -138,7 +155,7 @@ class _Manager(managers.BaseManager):
     """The library's manager, with a server of its own kind (the library's names its own, whatever a subclass says)."""
 
     def __init__(self, address: Address, door: _Door) -> None:
-        super().__init__(address, door.authkeys[0], SERIALIZER)
+        super().__init__(address, b"", SERIALIZER)  # dtq's own ends have the keys
         self._place = address
         self._door = door
 
@@ -162,61 +179,62 @@ class _ServiceServer(managers.Server):
     public: list[str] = []  # noqa: RUF012  declared so by the library
 
     def __init__(self, registry: dict[str, Any], address: Address, door: _Door) -> None:
-        super().__init__(registry, address, door.authkeys[0], SERIALIZER)
+        super().__init__(registry, address, b"", SERIALIZER)
         self.listener: Listener
         self._open_session: OpenSession = registry[TYPEID][0]
         self.stop_event = threading.Event()
         self._door = door
-        self._admission = Admission(door.max_connections, door.max_pending)
+        self._admission = Admission(door.max_connections)
         self._strangers = StrangersLog(log)
         self._threads: set[threading.Thread] = set()
+        self.reception = Reception(
+            self.listener,
+            greet=self._greet,
+            show_in=self._show_in,
+            most=door.max_pending,
+            strangers=self._strangers,
+        )
 
     def accepter(self) -> None:
-        """The accept loop. Nothing that a peer or a poor machine can do ends it."""
-        while not self.stop_event.is_set():
-            try:
-                connection = self.listener.accept()
-            except OSError as error:  # no descriptors, or a connection that is gone already
-                if not self.stop_event.is_set():
-                    self._strangers.warning("cannot accept a connection: %s", reason(error))
-                    self.stop_event.wait(_REST_S)
-                continue
-            try:
-                self._admission.admit(connection)
-                self._start_thread(connection)
-            except (Refused, RuntimeError, MemoryError) as error:  # "can't start new thread" is a RuntimeError
-                self._admission.leave(connection)
-                connection.close()
-                self._strangers.warning("turned %s away: %s", connection.peer, error)
-                if not isinstance(error, Refused):
-                    self.stop_event.wait(_REST_S)
+        """The accept loop."""
+        self.reception.run()
 
-    def _start_thread(self, connection: Connection) -> None:
+    def _greet(self, connection: Connection) -> Talk:
+        """All that is said to a stranger."""
+        key = yield from admit_client(connection.sock, self._door.keyring)
+        if not self._admission.full:
+            return key
+        full = ConnectionsFull(self._door.max_connections)
+        self._strangers.warning("turned %s away: %s", connection.peer, full)
+        yield from farewell(connection.sock, safepickle.dumps(error_answer(full)))
+        return None
+
+    def _show_in(self, connection: Connection, key: Key) -> None:
+        """Give a connection that has proved to hold a key its thread."""
+        self._admission.admit(connection, key)
         name = f"dtq-connection-{connection.peer}"
-        thread = threading.Thread(target=self.handle_request, args=(connection,), name=name, daemon=True)
+        thread = threading.Thread(target=self.handle_request, args=((connection, key),), name=name, daemon=True)
         usual = threading.stack_size(_STACK)
         try:
             self._threads.add(thread)
             thread.start()
         except BaseException:
             self._threads.discard(thread)
+            self._admission.leave(connection)
             raise
         finally:
             threading.stack_size(usual)
 
     def handle_request(self, conn: Any) -> None:
-        """A connection's life, in its own thread."""
-        connection: Connection = conn
+        """An authenticated connection's life, in its own thread."""
+        connection: Connection
+        connection, key = conn
         peer = connection.peer
         try:
             tune(connection.sock)
-            admit_client(connection.sock, self._door.authkeys, deadline=time.monotonic() + HANDSHAKE_S)
-            connection.sock.settimeout(None)
             connection.limit = self._door.max_message
-            if self._admission.prove(connection):
-                self.serve_client(connection)
-        except Stranger as stranger:
-            self._strangers.warning("refused %s: %s", peer, stranger)
+            if self._door.keyring.holds(key):  # it may have been revoked since it was proved
+                self.serve_client(conn)
         except DtqError as error:
             log.warning("closing the connection from %s: %s", peer, error)
         except (EOFError, OSError) as error:
@@ -229,15 +247,21 @@ class _ServiceServer(managers.Server):
             self._threads.discard(threading.current_thread())
 
     def serve_client(self, conn: Any) -> None:
-        """An authenticated connection's life."""
-        connection: Connection = conn
+        """What an authenticated connection says, to its end."""
+        connection, key = conn
         session = self._open_session(connection.peer)
         try:
-            conversation = Conversation(connection, session)
+            conversation = Conversation(connection, session, key)
             while conversation.turn() and not self.stop_event.is_set():
                 pass
         finally:
             session.disconnected()
+
+    def turn_out(self) -> None:
+        """End the connections whose key is no longer accepted."""
+        for connection in self._admission.everybody(lambda key: not self._door.keyring.holds(key)):
+            log.info("ending the connection from %s: its key was revoked or changed", connection.peer)
+            connection.interrupt()
 
     def disperse(self, timeout_s: float) -> None:
         """Have every connection end, and wait for its thread, for so many seconds at most."""

@@ -20,13 +20,22 @@ from typing import Any
 import pytest
 
 from dtq.errors import BadMessage, DtqError, Unreachable, WrongKey
-from dtq.transport import Proxy, Server
-from dtq.transport import server as server_module
+from dtq.transport import Proxy, Server, reception
 from dtq.transport.calls import METHODS
 from dtq.transport.connection import Connection
 from dtq.transport.endpoints import SERIALIZER, dial
-from dtq.transport.handshake import MAGIC, admit_client
-from tests.integration.transport_scene import HELLO, KEY, WRONG_KEY, Fake, proxy_to, serving, serving_apart, wait_until
+from dtq.transport.handshake import KEY_ID, MAGIC
+from tests.integration.transport_scene import (
+    HELLO,
+    KEY,
+    WRONG_KEY,
+    Fake,
+    admit,
+    proxy_to,
+    serving,
+    serving_apart,
+    wait_until,
+)
 
 
 @pytest.fixture
@@ -104,8 +113,8 @@ def test_fuzz_before_the_key_gets_no_byte_beyond_the_handshake(server: Server, h
     openings = [
         b"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
         b"\xff" * 100,
-        MAGIC + bytes(32) + bytes(32),
-        MAGIC + bytes(32) + pickle.dumps((None, "shutdown", (), {})) * 2,
+        MAGIC + bytes(KEY_ID) + bytes(32) + bytes(32),
+        MAGIC + bytes(KEY_ID) + bytes(32) + pickle.dumps((None, "shutdown", (), {})) * 2,
         *(rng.randbytes(rng.randint(1, 200)) for _ in range(100)),
         *(MAGIC + rng.randbytes(rng.randint(64, 200)) for _ in range(50)),
     ]
@@ -148,7 +157,7 @@ def test_oldest_silent_connection_makes_room(fake: Fake) -> None:
 
 def test_silence_and_drip_feed_are_cut_at_the_deadline(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a handshake that may take half a second
-    monkeypatch.setattr(server_module, "HANDSHAKE_S", 0.5)
+    monkeypatch.setattr(reception, "HANDSHAKE_S", 0.5)
     with serving(fake) as server:
         threads = threading.active_count()
         with silent_sockets(server, 20) as silent:
@@ -210,9 +219,9 @@ def test_server_without_the_key_cannot_pass_by_reflection(server: Server, fake: 
         for client in clients:
             client.start()
         pair = [listener.accept()[0] for _ in clients]
-        nonces = [exactly(sock, 36) for sock in pair]
-        for sock, nonce in zip(pair, reversed(nonces), strict=True):
-            sock.sendall(nonce)
+        openings = [exactly(sock, 4 + KEY_ID + 32) for sock in pair]
+        for sock, opening in zip(pair, reversed(openings), strict=True):
+            sock.sendall(MAGIC + opening[-32:])
         proofs = [exactly(sock, 32) for sock in pair]
         for sock, proof in zip(pair, reversed(proofs), strict=True):
             sock.sendall(proof)
@@ -302,7 +311,7 @@ def test_pickled_call_from_the_server_is_not_made(tmp_path: Path) -> None:
 
         def answer() -> None:
             with listener.accept()[0] as sock:
-                admit_client(sock, [KEY], deadline=time.monotonic() + 10)
+                admit(sock, KEY)
                 connection = Connection(sock, "client")
                 connection.recv()
                 send_raw(connection, pickle.dumps(("#RETURN", Touch(tmp_path / "made"))))

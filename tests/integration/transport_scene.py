@@ -7,18 +7,25 @@ from __future__ import annotations
 
 import argparse
 import resource
+import select
+import selectors
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dtq.config.keys import Key
 from dtq.errors import UnknownId
 from dtq.model.messages import Ended, Exchange, Grant, Hello, Orders, Role, Watched, Welcome
 from dtq.model.states import State
 from dtq.transport import Proxy, Server
+from dtq.transport.admitting import Keyring, admit_client
+from dtq.transport.handshake import NO_BINDING
 
 KEY = b"the key of these tests, 32 bytes"
 WRONG_KEY = b"another key, which nobody accept"
@@ -117,6 +124,24 @@ def proxy_to(server: Server | Apart | int, key: bytes = KEY, **settings: Any) ->
     else:
         address = ("127.0.0.1", server.port if isinstance(server, Apart) else server)
     return Proxy([address], key, HELLO, **{"call_timeout_s": 10.0, **settings})
+
+
+def admit(sock: socket.socket, *keys: bytes, seconds: float = 10, binding: bytes = NO_BINDING) -> Key:
+    """The server's part of the handshake, on one connection."""
+    deadline = time.monotonic() + seconds
+    sock.setblocking(False)
+    steps = admit_client(sock, Keyring([Key(name=f"key {n}", secret=key) for n, key in enumerate(keys)]), binding)
+    try:
+        while True:
+            reading = next(steps) == selectors.EVENT_READ
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not any(select.select([sock] * reading, [sock] * (not reading), [], left_s)):
+                raise TimeoutError
+    except StopIteration as end:
+        key: Key = end.value
+        return key
+    finally:
+        sock.setblocking(True)
 
 
 def wait_until(what: str, seen: Callable[[], Any], wanted: Any = True, timeout_s: float = 10.0) -> None:

@@ -13,10 +13,14 @@ import pytest
 
 from dtq.errors import InvalidValue, ProtocolMismatch, Unreachable, WrongKey
 from dtq.transport import handshake
-from dtq.transport.handshake import MAGIC, Stranger, admit_client, check_key, join_server
+from dtq.transport.admitting import Stranger
+from dtq.transport.handshake import KEY_ID, MAGIC, check_key, join_server
+from tests.integration.transport_scene import admit
 
 KEY = b"k" * 32
 OTHER = b"o" * 32
+#: Bytes that a client begins with.
+OPENING = 4 + KEY_ID + 32
 Ends = tuple[socket.socket, socket.socket]
 
 
@@ -53,7 +57,7 @@ class Aside:
 def serve(sock: socket.socket, *keys: bytes, seconds: float = 10, binding: bytes = handshake.NO_BINDING) -> Aside:
     def run() -> None:
         try:
-            admit_client(sock, keys, deadline=time.monotonic() + seconds, binding=binding)
+            admit(sock, *keys, seconds=seconds, binding=binding)
         except (Stranger, OSError, EOFError):
             sock.close()
             raise
@@ -97,7 +101,7 @@ def test_wrong_key_is_told_apart_from_a_lost_connection(ends: Ends) -> None:
 def test_server_that_vanishes_is_no_wrong_key(ends: Ends) -> None:
     # Given a server that dies when it has the proof
     def run() -> None:
-        ends[1].recv(36)
+        ends[1].recv(OPENING)
         ends[1].sendall(MAGIC + bytes(32))
         ends[1].recv(32)
         ends[1].close()
@@ -111,8 +115,8 @@ def test_server_that_vanishes_is_no_wrong_key(ends: Ends) -> None:
 def test_server_that_cannot_prove_itself_is_refused(ends: Ends) -> None:
     # Given a server without the key that answers each proof with the client's own
     def run() -> None:
-        opening = ends[1].recv(36)
-        ends[1].sendall(opening)
+        opening = ends[1].recv(OPENING)
+        ends[1].sendall(MAGIC + opening[-32:])
         ends[1].sendall(ends[1].recv(32))
 
     server = Aside(run)
@@ -141,7 +145,7 @@ def test_wrong_proof_gets_nothing_but_random_bytes(ends: Ends) -> None:
         near, far = socket.socketpair()
         with near, far:
             server = serve(far, KEY)
-            near.sendall(MAGIC + bytes(32) + bytes(32))
+            near.sendall(MAGIC + bytes(KEY_ID) + bytes(32) + bytes(32))
             assert isinstance(server.outcome(), Stranger)
             answer = _all_of(near)
         # Then it sees the magic, a nonce, and as many random bytes as a proof has
@@ -157,7 +161,7 @@ def test_recorded_session_is_refused(ends: Ends) -> None:
     said: list[bytes] = []
 
     def record() -> None:
-        said.append(tap.recv(36))
+        said.append(tap.recv(OPENING))
         ends[0].sendall(said[0])
         tap.sendall(ends[0].recv(36))
         said.append(tap.recv(32))
@@ -191,7 +195,7 @@ def test_proof_of_another_channel_is_refused(ends: Ends) -> None:
 def test_other_version_of_the_server_is_named(ends: Ends) -> None:
     # Given a server of protocol 99
     def run() -> None:
-        ends[1].recv(36)
+        ends[1].recv(OPENING)
         ends[1].sendall(MAGIC[:3] + b"\x63" + bytes(32))
 
     server = Aside(run)

@@ -1,0 +1,143 @@
+"""The server's part of the handshake (`handshake` has the protocol), and the keys that it knows.
+
+Written as a generator that never blocks: it yields what it waits for, and whoever runs it (`reception`) attends to a
+thousand others meanwhile, and ends it when its time is over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import selectors
+import socket
+import ssl
+from collections.abc import Generator, Iterable
+from typing import Final
+
+from dtq.config.keys import Key
+from dtq.model.messages import PROTOCOL
+from dtq.transport.handshake import (
+    CLIENT,
+    KEY_ID,
+    MAGIC,
+    NAME,
+    NO_BINDING,
+    NONCE,
+    PROOF,
+    SERVER,
+    check_key,
+    key_id,
+    proof,
+)
+
+#: What a step of the handshake waits for: `selectors.EVENT_READ` or `EVENT_WRITE`.
+Waits = int
+
+
+class Stranger(Exception):
+    """Who connected is not let in. Stays on the server's side of the wire, in its log."""
+
+
+class Keyring:
+    """The keys that a server accepts; may be replaced while it runs.
+
+    Args:
+        keys: all of them.
+
+    Raises:
+        InvalidValue: one is too short.
+    """
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        # A key that nobody has: an unknown id takes the same steps as a known one.
+        self._nobody: Final = Key(name="", secret=os.urandom(32), roles=frozenset())
+        self.replace(keys)
+
+    def replace(self, keys: Iterable[Key]) -> None:
+        """Know these keys from now on, and no others."""
+        self._keys = {key_id(check_key(key.secret)): key for key in keys}
+
+    def of_id(self, identity: bytes) -> Key:
+        """The key with an id; one that nobody has where there is none."""
+        return self._keys.get(identity, self._nobody)
+
+    def holds(self, key: Key) -> bool:
+        """Whether the key, with the roles that it has, is one of them."""
+        return self._keys.get(key_id(key.secret)) == key
+
+    def names(self) -> list[str]:
+        """The names of the keys."""
+        return [key.name for key in self._keys.values()]
+
+
+def admit_client(sock: socket.socket, keys: Keyring, binding: bytes = NO_BINDING) -> Generator[Waits, None, Key]:
+    """The handshake.
+
+    Args:
+        sock: a new connection that does not block.
+        keys: the keys that are accepted.
+        binding: what the channel is bound to.
+
+    Yields:
+        What it waits for.
+
+    Returns:
+        The key that the peer has proved to hold.
+
+    Raises:
+        Stranger: the peer speaks something else, another version, or has another key.
+        EOFError: it closed the connection.
+        OSError: it reset the connection.
+    """
+    theirs = yield from _take(sock, len(MAGIC))
+    if not theirs.startswith(NAME):
+        raise Stranger("it does not speak dtq's protocol")
+    if theirs != MAGIC:
+        # Every version begins with at least a nonce. What is there has to be read: unread, it would reset our answer.
+        yield from _take(sock, NONCE)
+        yield from _give(sock, MAGIC + os.urandom(NONCE))
+        with contextlib.suppress(OSError):
+            sock.recv(4096)
+        raise Stranger(f"it speaks protocol {theirs[-1]}, this side {PROTOCOL}")
+    opening = yield from _take(sock, KEY_ID + NONCE)
+    server_nonce = os.urandom(NONCE)
+    yield from _give(sock, MAGIC + server_nonce)
+    claim = yield from _take(sock, PROOF)
+    key = keys.of_id(opening[:KEY_ID])
+    nonces = server_nonce + opening[KEY_ID:]
+    if not hmac.compare_digest(claim, proof(key.secret, CLIENT, binding, nonces)):
+        yield from _give(sock, os.urandom(PROOF))
+        raise Stranger("it has another authkey")
+    yield from _give(sock, proof(key.secret, SERVER, binding, nonces))
+    return key
+
+
+def farewell(sock: socket.socket, body: bytes) -> Generator[Waits, None, None]:
+    """Answer what a peer that has been let in is going to ask first, whatever it is, and wait for it to leave."""
+    yield from _give(sock, len(body).to_bytes(4, "big") + body)
+    # Closing with something unread would take the answer back.
+    while True:
+        yield from _take(sock, 1)
+
+
+def _take(sock: socket.socket, size: int) -> Generator[Waits, None, bytes]:
+    data = b""
+    while len(data) < size:
+        try:
+            part = sock.recv(size - len(data))
+        except (BlockingIOError, ssl.SSLWantReadError):
+            yield selectors.EVENT_READ
+            continue
+        if not part:
+            raise EOFError
+        data += part
+    return data
+
+
+def _give(sock: socket.socket, data: bytes) -> Generator[Waits, None, None]:
+    while data:
+        try:
+            data = data[sock.send(data) :]
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            yield selectors.EVENT_WRITE

@@ -1,0 +1,69 @@
+"""Who may do what: the one table of acts and the roles that they take.
+
+An act is a method of the service, or a part of one where who may use it depends on the arguments. What stands in no
+role's hands here is refused, so a new method of the service is nobody's until it is put into the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from dtq.config.keys import Key, KeyRole
+from dtq.errors import RoleMissing
+from dtq.model.messages import Role
+
+_SUBMIT, _WORK, _ADMIN = KeyRole.SUBMIT, KeyRole.WORK, KeyRole.ADMIN
+
+#: Every act, and the roles of which a key needs one.
+ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
+    "hello as client": (_SUBMIT, _ADMIN),
+    "hello as worker": (_WORK,),
+    # producing: ids are needed, and whoever was given one may follow it, read it and stop it
+    "submit": (_SUBMIT,),
+    "follow": (_SUBMIT, _ADMIN),
+    "watch": (_SUBMIT, _ADMIN),
+    "batch": (_SUBMIT, _ADMIN),
+    "task": (_SUBMIT, _ADMIN),
+    "results": (_SUBMIT, _ADMIN),
+    "tasks by id": (_SUBMIT, _ADMIN),
+    "cancel by id": (_SUBMIT, _ADMIN),
+    "stats": (_SUBMIT, _ADMIN),
+    # working
+    "exchange": (_WORK,),
+    "spec": (_WORK,),
+    # operating
+    "tasks": (_ADMIN,),
+    "cancel": (_ADMIN,),
+    "dead_letters": (_ADMIN,),
+    "retry_dead": (_ADMIN,),
+    "purge_dead": (_ADMIN,),
+    "stop": (_ADMIN,),
+    "reload_keys": (_ADMIN,),
+}
+#: Acts that change what others submitted, or the coordinator itself: each use is put on record.
+AUDITED: Final = frozenset({"cancel", "retry_dead", "purge_dead", "stop", "reload_keys"})
+
+#: Methods whose act depends on their arguments.
+_BY_ARGUMENTS: Final[Mapping[str, Callable[..., str]]] = {
+    "hello": lambda hello: "hello as worker" if hello.role is Role.WORKER else "hello as client",
+    "cancel": lambda selection: "cancel by id" if selection.ids else "cancel",
+    "tasks": lambda selection: "tasks by id" if selection.ids else "tasks",
+}
+
+
+def act_of(method: str, arguments: tuple[Any, ...]) -> str:
+    """Which act a call is."""
+    by_arguments = _BY_ARGUMENTS.get(method)
+    return method if by_arguments is None else by_arguments(*arguments)
+
+
+def acts_of(key: Key) -> frozenset[str]:
+    """All that a key may do."""
+    return frozenset(act for act, roles in ACTS.items() if not key.roles.isdisjoint(roles))
+
+
+def refusal(key: Key, act: str) -> RoleMissing:
+    """What a key is told that may not do something."""
+    needed = " or ".join(role.value for role in ACTS.get(act, ()))
+    return RoleMissing(f"{key.name!r} (role {key.role_names})", f"{act} takes the role {needed}")

@@ -1,0 +1,214 @@
+"""The reception: one thread that accepts connections and hears out all who have proved nothing yet.
+
+A stranger costs a descriptor and a few hundred bytes here, not a thread, so silent connections by the hundred delay
+nobody. The oldest makes room for the next where there are too many, and everybody is sent away when the time of the
+handshake is over. Who has proved to hold a key is handed on, and gets a thread then. The loop outlives everything that
+can happen to it: no descriptors, no threads, connections that vanish.
+"""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import time
+from collections.abc import Callable, Generator
+from typing import Final
+
+from dtq.config.keys import Key
+from dtq.transport.admission import StrangersLog
+from dtq.transport.admitting import Stranger, Waits
+from dtq.transport.connection import Connection
+from dtq.transport.endpoints import Listener, reason
+from dtq.transport.handshake import HANDSHAKE_S
+
+#: Seconds that a newcomer is given before it may be sent away for another: an honest client on a busy machine needs a
+#: millisecond or few, and a burst of them must not push itself out.
+GRACE_S: Final = 0.02
+#: Connections accepted before those that are in already have their turn.
+_AT_ONCE: Final = 32
+#: Seconds that nobody is accepted when the machine has no descriptor or thread to spare.
+_REST_S: Final = 0.05
+
+log = logging.getLogger("dtq.transport")
+
+#: Everything that is said to a newcomer; ends when all is said, with its key if it is to come in.
+Talk = Generator[Waits, None, Key | None]
+
+
+class _Newcomer:
+    """One who is in the reception."""
+
+    __slots__ = ("awaits", "connection", "since", "talk")
+
+    def __init__(self, connection: Connection, talk: Talk, now: float) -> None:
+        self.connection = connection
+        self.talk = talk
+        self.since = now
+        self.awaits = 0
+
+
+class Reception:
+    """Accepts connections, and finds out who they are.
+
+    Args:
+        listener: where they come from; does not block from now on.
+        greet: begins the talk with a new connection.
+        show_in: takes over a connection that has proved to hold a key.
+        most: how many may be in the reception.
+        strangers: where to say what happens.
+    """
+
+    def __init__(
+        self,
+        listener: Listener,
+        *,
+        greet: Callable[[Connection], Talk],
+        show_in: Callable[[Connection, Key], None],
+        most: int,
+        strangers: StrangersLog,
+    ) -> None:
+        self._listener = listener
+        self._greet = greet
+        self._show_in = show_in
+        self._most = most
+        self._strangers = strangers
+        self._newcomers: dict[_Newcomer, None] = {}  # oldest first
+        self._open_again_at = 0.0
+        self._accepting = False
+        self._closing = False
+        self._selector = selectors.DefaultSelector()
+        self._bell, self._rope = socket.socketpair()
+        self._selector.register(self._bell, selectors.EVENT_READ)
+        listener.socket.setblocking(False)
+
+    def run(self) -> None:
+        """Until `close` is called."""
+        try:
+            while not self._closing:
+                self._open_or_shut()
+                for key, _ in self._selector.select(self._patience_s()):
+                    if key.data is not None:
+                        self._attend(key.data)
+                    elif key.fileobj is self._listener.socket:
+                        self._accept()
+                self._send_away(time.monotonic() - HANDSHAKE_S)
+        finally:
+            for newcomer in list(self._newcomers):
+                self._part(newcomer)
+                newcomer.connection.close()
+            self._selector.close()
+            self._bell.close()
+
+    def close(self) -> None:
+        """Have `run` end soon; from any thread, once."""
+        self._closing = True
+        self._rope.close()
+
+    def _patience_s(self) -> float | None:
+        """How long nothing has to be done if nobody says anything."""
+        due = [newcomer.since + HANDSHAKE_S for newcomer in self._newcomers][:1]
+        if not self._accepting:
+            due.append(self._open_again_at)
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+    # -- the listener -----------------------------------------------------------------------------------------------
+
+    def _open_or_shut(self) -> None:
+        accepting = self._open_again_at <= time.monotonic()
+        if accepting and not self._accepting:
+            self._selector.register(self._listener.socket, selectors.EVENT_READ)
+        elif self._accepting and not accepting:
+            self._selector.unregister(self._listener.socket)
+        self._accepting = accepting
+
+    def _rest(self, seconds: float) -> None:
+        """Accept nobody for a while; those who come wait in the kernel's queue."""
+        self._open_again_at = time.monotonic() + seconds
+
+    def _accept(self) -> None:
+        for _ in range(_AT_ONCE):
+            if len(self._newcomers) >= self._most and not self._make_room():
+                self._rest(GRACE_S)
+                return
+            try:
+                connection = self._listener.accept()
+            except BlockingIOError:
+                return
+            except (OSError, MemoryError) as error:  # no descriptors, or a connection that is gone already
+                if not self._closing and not self._make_room():
+                    self._strangers.warning("cannot accept a connection: %s", reason(error))
+                    self._rest(_REST_S)
+                return
+            connection.sock.setblocking(False)
+            newcomer = _Newcomer(connection, self._greet(connection), time.monotonic())
+            self._newcomers[newcomer] = None
+            self._attend(newcomer)
+
+    def _make_room(self) -> bool:
+        """Send the oldest newcomer away, if it had its time; whether it did."""
+        oldest = next(iter(self._newcomers), None)
+        if oldest is None or oldest.since + GRACE_S > time.monotonic():
+            return False
+        self._end(oldest)
+        return True
+
+    # -- newcomers ----------------------------------------------------------------------------------------------------
+
+    def _attend(self, newcomer: _Newcomer) -> None:
+        """Go on with a talk, as far as it goes without waiting."""
+        if newcomer not in self._newcomers:
+            return  # sent away in this very round
+        peer = newcomer.connection.peer
+        try:
+            self._await(newcomer, next(newcomer.talk))
+        except StopIteration as end:
+            self._part(newcomer)
+            if end.value is None:
+                newcomer.connection.close()
+            else:
+                self._hand_on(newcomer.connection, end.value)
+        except Stranger as stranger:
+            self._strangers.warning("refused %s: %s", peer, stranger)
+            self._end(newcomer)
+        except (EOFError, OSError) as error:
+            log.debug("the connection from %s ended: %s", peer, reason(error))
+            self._end(newcomer)
+        except Exception:
+            log.exception("the connection from %s failed", peer)  # the edge of what a stranger can reach
+            self._end(newcomer)
+
+    def _await(self, newcomer: _Newcomer, events: Waits) -> None:
+        if not newcomer.awaits:
+            self._selector.register(newcomer.connection.sock, events, newcomer)
+        elif newcomer.awaits != events:
+            self._selector.modify(newcomer.connection.sock, events, newcomer)
+        newcomer.awaits = events
+
+    def _hand_on(self, connection: Connection, key: Key) -> None:
+        try:
+            connection.sock.setblocking(True)
+            self._show_in(connection, key)
+        except (RuntimeError, MemoryError, OSError) as error:  # "can't start new thread" is a RuntimeError
+            self._strangers.warning("turned %s away: %s", connection.peer, error)
+            connection.close()
+            self._rest(_REST_S)
+
+    def _send_away(self, before: float) -> None:
+        """End with those who came before a moment."""
+        while self._newcomers:
+            newcomer = next(iter(self._newcomers))
+            if newcomer.since > before:
+                break
+            log.debug("the connection from %s ended: the handshake took too long", newcomer.connection.peer)
+            self._end(newcomer)
+
+    def _end(self, newcomer: _Newcomer) -> None:
+        self._part(newcomer)
+        newcomer.connection.close()
+
+    def _part(self, newcomer: _Newcomer) -> None:
+        """The reception has no more to do with it."""
+        if self._newcomers.pop(newcomer, newcomer) is None and newcomer.awaits:
+            self._selector.unregister(newcomer.connection.sock)
+        newcomer.talk.close()
