@@ -3,29 +3,23 @@ and a worker that runs tasks when it is told to."""
 
 from __future__ import annotations
 
-import pickle
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-from dtq.client import current
-from dtq.client.functions import exception_name, resolve
 from dtq.client.links import Line, Wire
-from dtq.client.payloads import PICKLE, call_decoder, result_encoder
 from dtq.client.sync import Client
 from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
 from dtq.core.register import Rules
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import DtqError, Unreachable
-from dtq.model import pages
-from dtq.model.messages import Exchange, Failed, Failure, Grant, Hello, Holding, Role, Succeeded, Welcome
+from dtq.model.messages import Grant, Hello, Welcome
 from dtq.model.service import Service
-from dtq.model.states import Outcome
+from dtq.testing import InlineWorker, Ran
 from dtq.transport.server import Server
 
 #: How long anything may take, in seconds; far above what it takes.
@@ -231,69 +225,14 @@ class Queue:
         self.stop()
 
 
-class HandWorker:
-    """A worker of one slot, in this process."""
+class HandWorker(InlineWorker):
+    """A worker that waits for work, and is so quick that it is given many tasks at once."""
 
     def __init__(self, service: Service, name: str) -> None:
-        self.service = service
-        self.name = name
-        self.held: dict[int, Grant] = {}
-        service.hello(Hello(session=f"{id(self):032x}", role=Role.WORKER, name=name, slots=1, primary=True))
+        super().__init__(service, name, took_s=0.0001)
 
     def fetch(self, wait_s: float = DEADLINE_S) -> list[Grant]:
-        """Take what there is, waiting for it."""
-        orders = self.service.exchange(Exchange(holding=self._holding(), capacity=1, fetch=True, wait_s=wait_s))
-        for grant in orders.grants:
-            self.held[grant.token] = grant
-        return list(orders.grants)
+        return super().fetch(wait_s)
 
-    def _holding(self) -> tuple[Holding, ...]:
-        return tuple(Holding(token=token) for token in self.held)
-
-    def run(self, grant: Grant) -> None:
-        """Run a lease, and report it."""
-        succeeded: list[Succeeded] = []
-        failed: list[Failed] = []
-        function = self.service.spec(grant.spec).function
-        call = resolve(function)
-        decode, encode = call_decoder(function.kind), result_encoder(function.kind)
-        for index, blob in enumerate(pages.unpack(grant.arguments), grant.lo):
-            current.begin(grant.batch, index, grant.single, grant.attempt)
-            try:
-                args, kwargs = decode(blob)
-                result = pages.pack([encode(call(*args, **kwargs))])
-                succeeded.append(Succeeded(token=grant.token, lo=index, results=result, seconds=0.0001))
-            except Exception as error:  # noqa: BLE001 - the edge to the task, as in a slot
-                self.report(succeeded, failed)
-                failed = [Failed(token=grant.token, index=index, outcome=Outcome.FAILED, failure=why(error), seconds=0)]
-                self.report([], failed)
-                succeeded, failed = [], []
-            finally:
-                current.end()
-        del self.held[grant.token]
-        self.report(succeeded, failed)
-
-    def report(self, succeeded: list[Succeeded], failed: list[Failed]) -> None:
-        """Report outcomes."""
-        if succeeded or failed:
-            self.service.exchange(
-                Exchange(succeeded=tuple(succeeded), failed=tuple(failed), holding=self._holding(), capacity=1)
-            )
-
-    def work(self, wait_s: float = DEADLINE_S) -> int:
-        """Fetch once, run all of it; how many tasks."""
-        grants = self.fetch(wait_s)
-        for grant in grants:
-            self.run(grant)
-        return sum(grant.hi - grant.lo for grant in grants)
-
-
-def why(error: Exception) -> Failure:
-    """A failure as a slot describes it."""
-    return Failure(
-        exception=exception_name(type(error)),
-        bases=tuple(exception_name(base) for base in type(error).__mro__[1:-1]),
-        message=str(error),
-        traceback="".join(traceback.format_exception(error)),
-        pickled=pickle.dumps(error, PICKLE),
-    )
+    def work(self, wait_s: float = DEADLINE_S, ran: list[Ran] | None = None) -> int:
+        return super().work(wait_s, ran)

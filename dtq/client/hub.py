@@ -99,6 +99,11 @@ class Hub:
             self.following.asleep = None
             self._started = True
 
+    @property
+    def settled(self) -> bool:
+        """Whether everything that was submitted before is accepted or refused."""
+        return not self._started or self.sender.settled
+
     def fail(self, error: DtqError) -> None:
         """Nothing works any more, and never will: tell everybody who waits."""
         self.outbox.close(error)
@@ -247,6 +252,11 @@ class Hub:
 
 #: All hubs that are not closed.
 _hubs: Final[weakref.WeakSet[Hub]] = weakref.WeakSet()
+
+
+def hubs_of(connector: Connector) -> list[Hub]:
+    """The clients of a connector that are not closed."""
+    return [hub for hub in list(_hubs) if hub._connector is connector]
 
 
 @atexit.register

@@ -124,6 +124,11 @@ class Session:
         )
 
     @property
+    def id(self) -> str:
+        """Its name towards the coordinator."""
+        return self._hello.session
+
+    @property
     def away(self) -> bool:
         """Whether a call has found the coordinator away, and none has come through since."""
         return self._lost_at is not None

@@ -150,6 +150,12 @@ class Outbox:
         """Whether the sender waits, and has to be hurried when something is put into a feed."""
         return self._idle
 
+    @property
+    def settled(self) -> bool:
+        """Whether everything that was put in before is sent and answered, and no map has items that still come."""
+        waits = bool(self._items) or any(feed.ready() or not feed.full for feed in list(self._feeds))
+        return not waits and self._idle  # in this order: the sender is idle again only after the answer
+
     def hurry(self) -> None:
         """Have the sender look again; from anywhere, also in the middle of garbage collection."""
         self._bell.ring()

@@ -66,6 +66,11 @@ class Sender:
             self._thread = threading.Thread(target=self._run, name="dtq-sender", daemon=True)
             self._thread.start()
 
+    @property
+    def settled(self) -> bool:
+        """Whether everything that was submitted before is accepted or refused, and what was given up is cancelled."""
+        return (not self._abandoned and self._outbox.settled) or self._done.is_set()
+
     def abandon(self, batch: Batch) -> None:
         """Cancel what is left of a batch, some time; from anywhere, also in the middle of garbage collection."""
         self._abandoned.append(batch)

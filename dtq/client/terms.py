@@ -93,12 +93,20 @@ class Terms(NamedTuple):
         Raises:
             InvalidValue: one of them is not what it may be.
         """
-        options: dict[str, Any] = {}
+        return Options(**self.given())
+
+    def given(self) -> dict[str, Any]:
+        """The fields of `Options` that something was given for.
+
+        Raises:
+            InvalidValue: one of them is not what it may be.
+        """
+        fields: dict[str, Any] = {}
         for name, value in zip(_FIELDS, self, strict=True):
             if value is not UNSET:
                 field, convert = _CONVERSIONS[name]
-                options[field] = convert(value, name)
-        return Options(**options)
+                fields[field] = convert(value, name)
+        return fields
 
 
 #: Nothing was given.

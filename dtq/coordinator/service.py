@@ -137,7 +137,7 @@ class Coordinator:
             failed=self._on_failed,
             wait=self.setup.durability != "none",
         )
-        self.ticker = Ticker(self.clock, self._tick)
+        self.ticker = Ticker(self.clock, self.tick)
         self.committer.start()
         self.ticker.start()
         return self.opened
@@ -241,7 +241,12 @@ class Coordinator:
 
     # -- called by the threads ------------------------------------------------------------------------------------
 
-    def _tick(self) -> float:
+    def tick(self) -> float:
+        """Do what is due. The ticker calls this at the next deadline, and whoever moves a clock that stands still.
+
+        Returns:
+            The next deadline.
+        """
         now = self.clock.now()
         with self.lock:
             known = set(self.machine.register.workers)

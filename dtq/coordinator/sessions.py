@@ -96,6 +96,11 @@ class SessionState:
         """Whether nobody is there at the moment, and it is about to be given up."""
         return self.lost_at is not None
 
+    @property
+    def news(self) -> int:
+        """The cursor of what ended last."""
+        return self._last
+
     def publish(self, ended: EndedRange) -> None:
         """Tell `watch`."""
         self._last += 1

@@ -8,13 +8,19 @@ gives ``extra={"task_id": ...}`` of their own keeps it (a record factory would m
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from dtq.client import current
 
 
-def mark_records() -> None:
-    """Have every log record say which task it belongs to, from now on: its id and attempt; ``""`` and 0 outside."""
+def mark_records() -> Callable[[], None]:
+    """Have every log record say which task it belongs to, from now on: its id and attempt; ``""`` and 0 outside.
+
+    Returns:
+        Ends it.
+    """
     make = logging.Logger.makeRecord
 
     def make_record(self: logging.Logger, *args: Any, **kwargs: Any) -> logging.LogRecord:
@@ -25,3 +31,4 @@ def mark_records() -> None:
         return record
 
     logging.Logger.makeRecord = make_record  # type: ignore[method-assign]  # the one place that all records pass
+    return partial(setattr, logging.Logger, "makeRecord", make)

@@ -1,6 +1,6 @@
-"""Doubles for tests of dtq, and of programs that use it: a clock that stands still, a store that fails on demand.
+"""Doubles: a clock that stands still, and a store that fails on demand.
 
-They are part of the package and pass the same contracts as what they stand in for. Nothing in ``dtq`` imports them.
+Testing, used by itself and by the in-process queue.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from dtq.core.changes import Change, Row
 from dtq.engines.base import EndedRun, Engine, Opened, Page, StoredBatch
 from dtq.errors import StoreError, StoreFull
 from dtq.model.snapshots import Attempt, Selection
-
-__all__ = ["FailingEngine", "ManualClock"]
 
 
 class ManualClock:

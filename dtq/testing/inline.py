@@ -1,0 +1,218 @@
+"""A worker without processes: it runs tasks in the thread that tells it to.
+
+Testing, below the in-process queue. What it knows of functions, calls, results and failures is what a slot knows: the
+same code resolves, decodes, encodes and describes. What takes a process of its own is missing: time limits, memory
+limits, cancelling what runs, and surviving a task that crashes.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from dtq.client import current
+from dtq.client.functions import resolve
+from dtq.client.payloads import call_decoder, result_encoder
+from dtq.client.runnables import runnable
+from dtq.model import pages
+from dtq.model.ids import TaskId
+from dtq.model.messages import Exchange, Failed, Grant, Hello, Holding, Progress, Released, Role, Succeeded
+from dtq.model.options import Function, FunctionKind
+from dtq.model.service import Service
+from dtq.model.states import Outcome
+from dtq.worker.failures import describe, located
+from dtq.worker.logrecords import mark_records
+
+#: How long a task is said to have taken, in seconds: so long that nothing is handed out ahead, and priorities are
+#: strict from one task to the next.
+_TOOK_S: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """One attempt of a task, as it was run.
+
+    Attributes:
+        id: the task.
+        function: its function's name, ``module:function`` or a registered name.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        attempt: which attempt it was, from 1.
+        value: what it returned; None where it failed.
+        error: what it raised, None where it succeeded.
+    """
+
+    id: str
+    function: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    attempt: int
+    value: Any
+    error: BaseException | None
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it returned."""
+        return self.error is None
+
+
+class InlineWorker:
+    """A worker of one slot, in this process.
+
+    Args:
+        service: a connection of its own to the coordinator.
+        name: its name.
+        queues: the queues it serves; none for all.
+        handlers: what runs registered task types, before those that this process has registered.
+        took_s: how long each task is said to have taken, in seconds.
+    """
+
+    def __init__(
+        self,
+        service: Service,
+        name: str = "in-process",
+        *,
+        queues: Iterable[str] = (),
+        handlers: Mapping[str, Callable[..., Any]] | None = None,
+        took_s: float = _TOOK_S,
+    ) -> None:
+        self.service = service
+        self.name = name
+        #: The leases it has, by their tokens.
+        self.held: dict[int, Grant] = {}
+        self._handlers = handlers or {}
+        self._took_s = took_s
+        self._token = self._at = 0
+        session = secrets.token_hex(16)
+        service.hello(Hello(session=session, role=Role.WORKER, name=name, slots=1, queues=tuple(queues), primary=True))
+
+    def fetch(self, wait_s: float = 0.0) -> list[Grant]:
+        """Take what there is.
+
+        Args:
+            wait_s: how long to wait for it, in seconds.
+        """
+        orders = self.service.exchange(Exchange(holding=self._holding(), capacity=1, fetch=True, wait_s=wait_s))
+        for grant in orders.grants:
+            self.held[grant.token] = grant
+        return list(orders.grants)
+
+    def run(self, grant: Grant, ran: list[Ran] | None = None) -> int:
+        """Run a lease, and report it.
+
+        Args:
+            grant: the lease.
+            ran: to be extended by what was run.
+
+        Returns:
+            How many tasks it was.
+
+        Raises:
+            BaseException: what a task raised that is no `Exception` and no `SystemExit`: a test's own verdict, or
+                Ctrl-C. The task, and what is left of the lease, goes back as if it had not been started.
+        """
+        function = self.service.spec(grant.spec).function
+        succeeded: list[Succeeded] = []
+        current.serve(self.name, self._progress)
+        unmark = mark_records()
+        try:
+            for self._at, blob in enumerate(pages.unpack(grant.arguments), grant.lo):
+                self._token = grant.token
+                current.begin(grant.batch, self._at, grant.single, grant.attempt)
+                call = self._call(function, blob)
+                current.end()
+                self._settle(call, succeeded)
+                if ran is not None:
+                    ran.append(_ran(grant, self._at, function.name, call))
+        except BaseException:
+            self._report(succeeded, released=[Released(token=grant.token, lo=self._at, hi=grant.hi)])
+            raise
+        finally:
+            current.end()
+            unmark()
+            self.held.pop(grant.token, None)
+        self._report(succeeded)
+        return grant.hi - grant.lo
+
+    def work(self, wait_s: float = 0.0, ran: list[Ran] | None = None) -> int:
+        """Fetch once, and run all of it; how many tasks."""
+        return sum([self.run(grant, ran) for grant in self.fetch(wait_s)])
+
+    # -- one task -------------------------------------------------------------------------------------------------
+
+    def _call(self, function: Function, blob: bytes) -> _Call:
+        call = _Call()
+        try:
+            call.args, call.kwargs = call_decoder(function.kind)(blob)
+            call.value = runnable(self._resolve(function), function)(*call.args, **call.kwargs)
+            call.result = result_encoder(function.kind)(call.value)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the edge to the task, as in a slot
+            call.error = located(error, self._where)
+        return call
+
+    def _resolve(self, function: Function) -> Callable[..., Any]:
+        handler = self._handlers.get(function.name) if function.kind is FunctionKind.REGISTERED else None
+        return handler or resolve(function, self._where)
+
+    @property
+    def _where(self) -> str:
+        return f"the worker {self.name}"
+
+    # -- reports --------------------------------------------------------------------------------------------------
+
+    def _progress(self, done: float, total: float) -> None:
+        said = Progress(token=self._token, index=self._at, done=done, total=total)
+        self.service.exchange(Exchange(holding=self._holding(), progress=(said,), capacity=1))
+
+    def _settle(self, call: _Call, succeeded: list[Succeeded]) -> None:
+        token, at, took_s = self._token, self._at, self._took_s
+        if call.error is None:
+            succeeded.append(Succeeded(token=token, lo=at, results=pages.pack([call.result]), seconds=took_s))
+            return
+        traceback = call.error.__traceback__
+        failure = describe(call.error, __file__)
+        call.error.__traceback__ = traceback  # the test may want to look at it; a pickle does not have it
+        self._report(succeeded)
+        succeeded.clear()
+        self._report([], [Failed(token=token, index=at, outcome=Outcome.FAILED, failure=failure, seconds=took_s)])
+
+    def _holding(self) -> tuple[Holding, ...]:
+        return tuple(Holding(token=token) for token in self.held)
+
+    def _report(
+        self, succeeded: list[Succeeded], failed: Iterable[Failed] = (), released: Iterable[Released] = ()
+    ) -> None:
+        exchange = Exchange(
+            succeeded=tuple(succeeded),
+            failed=tuple(failed),
+            released=tuple(released),
+            holding=self._holding(),
+            capacity=1,
+        )
+        if exchange.succeeded or exchange.failed or exchange.released:
+            self.service.exchange(exchange)
+
+
+@dataclass(slots=True)
+class _Call:
+    """One call of a task: what went in, and what came out."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    value: Any = None
+    result: bytes = b""
+    error: BaseException | None = None
+
+
+def _ran(grant: Grant, at: int, function: str, call: _Call) -> Ran:
+    return Ran(
+        id=str(TaskId(grant.batch, at, grant.single)),
+        function=function,
+        args=call.args,
+        kwargs=call.kwargs,
+        attempt=grant.attempt,
+        value=call.value if call.error is None else None,
+        error=call.error,
+    )

@@ -1,0 +1,421 @@
+"""The in-process queue: a real coordinator over the memory engine, in this process, with a clock that stands still.
+
+Testing. Clients of it are the clients that programs use, over a line that is no socket; tasks run where and when the
+test says, by `InlineWorker`. Nothing of the queue is imitated: priorities, retries, delays, keys, dead letters and
+results are what the coordinator makes of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+from dtq.client.aio import AsyncClient
+from dtq.client.hub import hubs_of
+from dtq.client.links import Line
+from dtq.client.sync import Client
+from dtq.client.tasks import check_name
+from dtq.coordinator.connection import Connection
+from dtq.coordinator.service import Coordinator, Setup
+from dtq.coordinator.sessions import SessionState
+from dtq.core.register import Rules
+from dtq.engines.base import Engine
+from dtq.engines.memory import MemoryEngine
+from dtq.errors import Unreachable
+from dtq.model.messages import Hello, Receipt, Submission, Watched, Welcome
+from dtq.model.options import Spec
+from dtq.testing.doubles import ManualClock
+from dtq.testing.inline import InlineWorker, Ran
+from dtq.testing.submissions import Named, Submissions, Submitted, Wanted, listing, summary
+
+T = TypeVar("T")
+
+#: How long the threads of clients may take for what is theirs to do, in seconds; far above what they need.
+PATIENCE_S: Final = 20.0
+#: How many tasks may run in a row without time passing, or one run of all: more do not end by themselves.
+MOST_TASKS: Final = 100_000
+#: How long a worker of `InProcessQueue.working` waits for work at a time, in seconds: how late it notices the end.
+_LOOK_S: Final = 0.05
+#: Nothing here can fall silent, however far the clock is moved.
+_NO_LEASE_ENDS_S: Final = 1e12
+_PLACE: Final = "the queue of this process"
+
+
+class InProcessQueue:
+    """A queue for one test.
+
+    A client of it is handed to the code that is to be tested; what that submits waits until the test has it run. The
+    clock stands still: delays, retries and the time that results are kept pass with `advance`.
+
+    Args:
+        now: where the clock starts, in seconds of the Unix epoch.
+        highest_first: whether a higher priority number is served first.
+        engine: keeps the state, instead of a `MemoryEngine`: for example a `FailingEngine` over one.
+
+    Attributes:
+        clock: the clock. Moving it by itself is noticed at the next run; `advance` does at once what is due.
+        coordinator: the coordinator.
+    """
+
+    def __init__(self, *, now: float = 1_000_000.0, highest_first: bool = False, engine: Engine | None = None) -> None:
+        self.clock = ManualClock(now)
+        rules = Rules(lease_s=_NO_LEASE_ENDS_S, highest_first=highest_first)
+        self.coordinator = Coordinator(engine or MemoryEngine(), Setup(rules=rules), clock=lambda _: self.clock)
+        self.coordinator.start()
+        self._handlers: dict[str, Callable[..., Any]] = {}
+        self._submissions = Submissions()
+        self._client: Client | None = None
+        self._running = threading.Lock()
+        self._moved = threading.Condition()
+        #: Up to where each session's client has taken in what has ended.
+        self._told: dict[str, int] = {}
+        self._closed = False
+
+    # -- clients --------------------------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> Client:
+        """A client of this queue, always the same; closed with the queue."""
+        if self._client is None:
+            self._client = Client(connector=self)
+        return self._client
+
+    def async_client(self) -> AsyncClient:
+        """A new client for coroutines of this queue; its user closes it."""
+        return AsyncClient(connector=self)
+
+    def register_handler(self, task_type: str, handler: Callable[..., Any]) -> None:
+        """Run tasks of a registered type with a handler, as `Worker.register_handler`.
+
+        Raises:
+            InvalidValue: that is no name.
+        """
+        self._handlers[check_name(task_type)] = handler
+
+    # -- time and work --------------------------------------------------------------------------------------------
+
+    def run_due(self, *queues: str, at_most: int = MOST_TASKS) -> list[Ran]:
+        """Run everything that is due, in the order in which a worker of one slot would, until nothing more is.
+
+        Tasks run in this thread; in a thread of their own where an event loop runs in this one, which waits for them.
+        What they submit is run too. A failed task is tried again when its time has come: after `advance`.
+
+        Args:
+            queues: only tasks of these queues; none for all.
+            at_most: stop after so many.
+
+        Returns:
+            What was run. Every handle of it knows how it ended.
+
+        Raises:
+            RuntimeError: tasks are being run already.
+            AssertionError: there is no end to it.
+        """
+        with self._alone():
+            return self._in_free_thread(lambda: self._run_due(queues, at_most))
+
+    def run_all(self, *queues: str) -> list[Ran]:
+        """Run everything, moving the clock to whatever is due next, until every task has ended.
+
+        Args:
+            queues: only tasks of these queues; none for all.
+
+        Returns:
+            What was run: all attempts, in their order.
+
+        Raises:
+            As `run_due`.
+        """
+        ran: list[Ran] = []
+        while True:
+            ran += self.run_due(*queues)
+            due_in_s = self.due_in()
+            if due_in_s is None:
+                return ran
+            assert len(ran) < MOST_TASKS, f"{len(ran)} tasks have run, and there is no end to them"
+            self.advance(due_in_s)
+
+    def advance(self, seconds: float) -> float:
+        """Let time pass: what becomes due waits for the next run.
+
+        Args:
+            seconds: how much.
+
+        Returns:
+            The time now, in seconds of the Unix epoch.
+
+        Raises:
+            ValueError: time does not go back.
+        """
+        self._settle()
+        self.clock.advance(seconds)
+        self.coordinator.tick()
+        return self.clock.now()
+
+    def due_in(self) -> float | None:
+        """How long it is until the next delayed or failed task is due, in seconds; None where none is waiting for its
+        time."""
+        self._settle()
+        with self.coordinator.lock:
+            at = self.coordinator.machine.register.waiting.next_at()
+        return None if at is None else max(0.0, at - self.clock.now())
+
+    @contextlib.contextmanager
+    def working(self, *queues: str) -> Iterator[list[Ran]]:
+        """Tasks run as they come, in a thread, while the block runs: for code that waits for results by itself.
+
+        Args:
+            queues: only tasks of these queues; none for all.
+
+        Returns:
+            What has run so far; it grows.
+
+        Raises:
+            RuntimeError: tasks are being run already.
+            BaseException: what a task raised that is a test's own verdict.
+        """
+        ran: list[Ran] = []
+        raised: list[BaseException] = []
+        stop = threading.Event()
+
+        def work() -> None:
+            try:
+                with self._worker(queues) as worker:
+                    while not stop.is_set():
+                        self.coordinator.tick()
+                        worker.work(_LOOK_S, ran)
+            except BaseException as error:  # noqa: BLE001 - raised again where the test is
+                raised.append(error)
+
+        with self._alone():
+            thread = threading.Thread(target=work, name="dtq-in-process", daemon=True)
+            thread.start()
+            try:
+                yield ran
+            finally:
+                stop.set()
+                thread.join(PATIENCE_S)
+        if raised:
+            raise raised[0]
+
+    def _run_due(self, queues: Sequence[str], at_most: int) -> list[Ran]:
+        ran: list[Ran] = []
+        with self._worker(queues) as worker:
+            while len(ran) < at_most:
+                self._settle()
+                self.coordinator.tick()
+                if not worker.work(ran=ran):
+                    break
+        assert len(ran) < MOST_TASKS, f"{len(ran)} tasks have run, and there is no end to them"
+        self._tell()
+        return ran
+
+    @contextlib.contextmanager
+    def _worker(self, queues: Sequence[str]) -> Iterator[InlineWorker]:
+        connection = Connection(self.coordinator, "this process")
+        try:
+            yield InlineWorker(connection, queues=queues, handlers=self._handlers)
+        finally:
+            connection.disconnected()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._running.acquire(blocking=False):
+            raise RuntimeError("tasks of this queue are being run already: one at a time")
+        try:
+            yield
+        finally:
+            self._running.release()
+
+    @staticmethod
+    def _in_free_thread(job: Callable[[], T]) -> T:
+        """A task that is a coroutine function needs an event loop of its own, and so a thread without one."""
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return job()
+        with ThreadPoolExecutor(1, thread_name_prefix="dtq-in-process") as pool:
+            return pool.submit(job).result()
+
+    # -- what was submitted ---------------------------------------------------------------------------------------
+
+    def submitted(self, function: Named | None = None, /, *args: Any, **kwargs: Any) -> list[Submitted]:
+        """What was submitted and accepted so far, in its order; whatever has become of it since.
+
+        Args:
+            function: the function, or its name; None for all.
+            args: its arguments, by place or by name; none at all for any. `unittest.mock.ANY` stands for any one.
+            kwargs: its keyword arguments; and options of `Client.submit` that it was to have, like ``priority=1``.
+        """
+        self._settle()
+        return self._submissions.all() if function is None else self._matching(Wanted(function, args, kwargs))
+
+    def assert_submitted(self, function: Named, /, *args: Any, **kwargs: Any) -> list[Submitted]:
+        """Make sure that a task was submitted, written as it would be submitted: see `submitted`.
+
+        Returns:
+            The tasks, of which there is at least one.
+
+        Raises:
+            AssertionError: there is none; says what was submitted instead, and what is different.
+        """
+        wanted = Wanted(function, args, kwargs)
+        found = self._matching(wanted)
+        if not found:
+            raise AssertionError(self._submissions.why_not(wanted))
+        return found
+
+    def assert_not_submitted(self, function: Named, /, *args: Any, **kwargs: Any) -> None:
+        """Make sure that no such task was submitted: see `submitted`.
+
+        Raises:
+            AssertionError: there is one.
+        """
+        wanted = Wanted(function, args, kwargs)
+        found = self._matching(wanted)
+        if found:
+            raise AssertionError(f"{wanted} was submitted, {len(found)} times:\n{listing(found)}")
+
+    def assert_nothing_submitted(self) -> None:
+        """Make sure that no task was submitted.
+
+        Raises:
+            AssertionError: there are some.
+        """
+        found = self.submitted()
+        if found:
+            raise AssertionError(f"{len(found)} tasks were submitted; {summary(found)}\n{listing(found)}")
+
+    def _matching(self, wanted: Wanted) -> list[Submitted]:
+        self._settle()
+        return self._submissions.matching(wanted)
+
+    # -- for the clients' lines -----------------------------------------------------------------------------------
+
+    @property
+    def place(self) -> str:
+        """See `Connector`."""
+        return _PLACE
+
+    def line(self, hello: Hello, on_welcome: Callable[[Welcome], None]) -> Line:
+        """See `Connector`."""
+        return _Line(self, hello, on_welcome)
+
+    def _accepted(self, specs: list[Spec], submissions: list[Submission], receipts: list[Receipt]) -> None:
+        self._submissions.accepted(specs, submissions, receipts)
+
+    def _has_told(self, session: str, cursor: int) -> None:
+        with self._moved:
+            self._told[session] = cursor
+            self._moved.notify_all()
+
+    def _settle(self) -> None:
+        """Wait until everything that was submitted is accepted or refused."""
+        self._wait_for(lambda: all(hub.settled for hub in hubs_of(self)), "what was submitted to be accepted")
+
+    def _tell(self) -> None:
+        """Wait until the clients have taken in what has ended."""
+        with self.coordinator.lock:
+            news = {name: state.news for name, state in self.coordinator.sessions.by_id.items() if _is_client(state)}
+
+        def told() -> bool:
+            return all(
+                hub.following.idle or self._told.get(hub.session.id, 0) >= news.get(hub.session.id, 0)
+                for hub in hubs_of(self)
+            )
+
+        self._wait_for(told, "the clients to take in what has ended")
+
+    def _wait_for(self, look: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not look():
+            left = deadline - time.monotonic()
+            assert left > 0, f"waited {PATIENCE_S:g} s for {what}"
+            with self._moved:
+                self._moved.wait(min(left, 0.001))
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End the clients and the coordinator; what has not run is gone. Calling it twice does no harm."""
+        if self._closed:
+            return
+        self._closed = True
+        for hub in hubs_of(self):
+            with contextlib.suppress(Unreachable):
+                hub.close(PATIENCE_S)
+        self.coordinator.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<InProcessQueue of {len(self._submissions.all())} tasks submitted, at {self.clock.now():.1f}>"
+
+
+def _is_client(state: SessionState) -> bool:
+    return not state.is_worker
+
+
+class _Line(Connection):
+    """A connection of the coordinator, as a client's line: nothing is between the two."""
+
+    def __init__(self, queue: InProcessQueue, hello: Hello, on_welcome: Callable[[Welcome], None]) -> None:
+        super().__init__(queue.coordinator, "this process")
+        self._queue = queue
+        self._hello = hello
+        self._on_welcome = on_welcome
+        self._welcome: Welcome | None = None
+        self._connecting = threading.Lock()
+        self._over = False
+
+    def connect(self) -> Welcome:
+        """See `Line`."""
+        with self._connecting:
+            if self._over:
+                raise Unreachable(_PLACE, "it was closed")
+            if self._welcome is None:
+                self._welcome = self.hello(self._hello)
+                self._on_welcome(self._welcome)
+            return self._welcome
+
+    @property
+    def _session(self) -> SessionState:
+        self.connect()
+        return super()._session
+
+    def submit(self, specs: list[Spec], submissions: list[Submission], repeated: bool) -> list[Receipt]:
+        """See `Service.submit`."""
+        receipts = super().submit(specs, submissions, repeated)
+        self._queue._accepted(specs, submissions, receipts)
+        return receipts
+
+    def watch(self, cursor: int, wait_s: float) -> Watched:
+        """See `Service.watch`."""
+        self.connect()
+        self._queue._has_told(self._hello.session, cursor)
+        watched = super().watch(cursor, wait_s)
+        if self._over:
+            raise Unreachable(_PLACE, "it was closed")
+        return watched
+
+    def close(self) -> None:
+        """See `Line`."""
+        with self._connecting:
+            over, self._over = self._over, True
+        if over or self._state is None:
+            return
+        with self._c.lock:
+            self._state.wake()
+        self.disconnected()

@@ -1,0 +1,210 @@
+"""What was submitted to an in-process queue, and what a test says of it.
+
+Testing, below the in-process queue. A record is made where the coordinator accepts, so what was refused is none, and
+what one key stands for is one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dtq.client.functions import callee
+from dtq.client.payloads import call_decoder, encode_call
+from dtq.client.submitting import Order, order
+from dtq.client.terms import UNSET
+from dtq.errors import DtqError
+from dtq.model import pages
+from dtq.model.ids import TaskId
+from dtq.model.messages import Receipt, Submission
+from dtq.model.options import Function, Options, Spec
+
+#: A function; or ``module:function`` or a registered name.
+Named = Callable[..., Any] | str
+
+#: The keywords that are not the function's: those of `Client.submit`.
+OPTIONS: Final = frozenset({*Order().terms._fields, "delay", "key"})
+#: How many submissions a failed assertion shows.
+_SHOWN: Final = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submitted:
+    """A task that was accepted.
+
+    Attributes:
+        id: its id.
+        name: its function's name, ``module:function`` or a registered name.
+        options: the terms it has: its function's, and those it was submitted with.
+        delay_s: how long it had to wait before it was due, in seconds.
+        key: the submitter's own key.
+        function: how its function travelled.
+        blob: how its arguments did.
+    """
+
+    id: str
+    name: str
+    options: Options
+    delay_s: float
+    key: str | None
+    function: Function
+    blob: bytes
+
+    @property
+    def args(self) -> tuple[Any, ...]:
+        """Its arguments, as a worker gets them."""
+        return call_decoder(self.function.kind)(self.blob)[0]
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """Its keyword arguments, as a worker gets them."""
+        return call_decoder(self.function.kind)(self.blob)[1]
+
+    def __str__(self) -> str:
+        return f"{self.id}  {_call(self.name, self.args, self.kwargs)}"
+
+
+class Wanted:
+    """A submission as a test describes it: written as it would be submitted, with what matters.
+
+    Args:
+        function: the function.
+        args: its arguments; none of either kind for any.
+        kwargs: its keyword arguments, and options of `Client.submit`.
+    """
+
+    def __init__(self, function: Named, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        given = {name: value for name, value in kwargs.items() if name in OPTIONS}
+        how = order(**given)
+        self.function = callee(function).function
+        self._args = args
+        self._kwargs = {name: value for name, value in kwargs.items() if name not in OPTIONS}
+        self._options = how.terms.given()
+        self._extras: dict[str, Any] = {}
+        if how.delay is not UNSET:
+            self._extras["delay_s"] = how.delay_s
+        if how.key is not UNSET:
+            self._extras["key"] = how.own_key
+        self._signature = _signature(function)
+
+    def differences(self, task: Submitted) -> list[str]:
+        """In what a task of this function is another one, in words; nothing where it is this."""
+        found = []
+        if (self._args or self._kwargs) and not self._same_arguments(task):
+            found.append("other arguments")
+        for name, value in self._options.items():
+            is_ = getattr(task.options, name)
+            if is_ != value:
+                found.append(f"{name} is {is_!r}, not {value!r}")
+        for name, value in self._extras.items():
+            if getattr(task, name) != value:
+                found.append(f"{name} is {getattr(task, name)!r}, not {value!r}")
+        return found
+
+    def _same_arguments(self, task: Submitted) -> bool:
+        args, kwargs = task.args, task.kwargs
+        if _equal((args, kwargs), (self._args, self._kwargs)):
+            return True
+        if self._signature is None:
+            return False
+        try:  # the same arguments, one by place and one by name
+            was, wanted = (self._signature.bind(*a, **k) for a, k in ((args, kwargs), (self._args, self._kwargs)))
+        except TypeError:
+            return False
+        return _equal(was.arguments, wanted.arguments)
+
+    def __str__(self) -> str:
+        arguments = _call(self.function.name, self._args, self._kwargs)
+        text = arguments if self._args or self._kwargs else self.function.name
+        terms = [f"{name}={value!r}" for name, value in (self._options | self._extras).items()]
+        return f"{text} with {', '.join(terms)}" if terms else text
+
+
+class Submissions:
+    """Everything that a queue has accepted, in the order in which it did."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tasks: dict[tuple[int, int], Submitted] = {}
+
+    def accepted(self, specs: list[Spec], submissions: list[Submission], receipts: list[Receipt]) -> None:
+        """The coordinator has answered a call."""
+        with self._lock:
+            for submission, receipt in zip(submissions, receipts, strict=True):
+                if not receipt.code:
+                    self._add(specs[submission.spec], submission, receipt.batch)
+
+    def _add(self, spec: Spec, submission: Submission, batch: int) -> None:
+        blobs = pages.unpack(submission.arguments)
+        single = submission.complete and submission.offset == 0 and len(blobs) == 1
+        for index, blob in enumerate(blobs, submission.offset):
+            if (batch, index) not in self._tasks:  # else its key stands for it
+                self._tasks[batch, index] = Submitted(
+                    id=str(TaskId(batch, index, single)),
+                    name=spec.function.name,
+                    options=spec.options,
+                    delay_s=submission.delay_s,
+                    key=submission.key,
+                    function=spec.function,
+                    blob=blob,
+                )
+
+    def all(self) -> list[Submitted]:
+        """All of them."""
+        with self._lock:
+            return list(self._tasks.values())
+
+    def matching(self, wanted: Wanted) -> list[Submitted]:
+        """Those that a test describes."""
+        return [task for task in self.all() if task.function == wanted.function and not wanted.differences(task)]
+
+    def why_not(self, wanted: Wanted) -> str:
+        """Why there is none that a test describes, with what there is."""
+        tasks = self.all()
+        near = [task for task in tasks if task.function == wanted.function]
+        if near:
+            lines = [f"  {task}: {', '.join(wanted.differences(task))}" for task in near[:_SHOWN]]
+            lines += [f"  and {len(near) - _SHOWN} more"] * (len(near) > _SHOWN)
+            return "\n".join([f"{wanted} was not submitted. Of that function there is:", *lines])
+        return f"{wanted} was not submitted; {summary(tasks)}"
+
+
+def summary(tasks: Iterable[Submitted]) -> str:
+    """What was submitted, by function, in words."""
+    counts = Counter(task.name for task in tasks)
+    if not counts:
+        return "nothing was."
+    return f"what was: {', '.join(f'{name} ({count})' for name, count in counts.most_common(_SHOWN))}."
+
+
+def listing(tasks: list[Submitted]) -> str:
+    """Tasks, a line each."""
+    return "\n".join([f"  {task}" for task in tasks[:_SHOWN]] + ["  ..."] * (len(tasks) > _SHOWN))
+
+
+def _call(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    parts = [repr(value)[:80] for value in args] + [f"{key}={value!r}"[:80] for key, value in kwargs.items()]
+    return f"{name}({', '.join(parts)})"
+
+
+def _signature(function: Named) -> inspect.Signature | None:
+    if isinstance(function, str):
+        return None
+    try:
+        return inspect.signature(function)
+    except (TypeError, ValueError):  # many a builtin has none
+        return None
+
+
+def _equal(one: Any, other: Any) -> bool:
+    try:
+        return bool(one == other)
+    except ValueError:  # arrays do not say whether they are equal
+        try:
+            return encode_call((one,)) == encode_call((other,))
+        except DtqError:
+            return False

@@ -1,0 +1,79 @@
+"""What is kept of an exception that a task raised: plain, bounded, and with the place where something was missing.
+
+Worker, in the slot's process; the queue of `dtq.testing`, whose tasks run where it is, uses it too.
+"""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+from typing import Final
+
+from dtq.client.functions import cannot_import, exception_name
+from dtq.errors import CannotUnpickle
+from dtq.model.messages import Failure
+
+#: Bounds of what a failure may carry: characters of text, bytes of the pickled exception.
+MAX_MESSAGE: Final = 4_000
+MAX_TRACEBACK: Final = 32_000
+MAX_PICKLED: Final = 256 << 10
+
+
+def located(error: BaseException, where: str) -> BaseException:
+    """What a task raised; where its arguments could not be made for want of a module, it says who lacks it.
+
+    Args:
+        error: what it raised.
+        where: who ran it.
+    """
+    if type(error) is CannotUnpickle and isinstance(error.__cause__, ImportError):
+        return cannot_import(f"what {error.args[0]} need", where, error.__cause__)
+    return error
+
+
+def describe(error: BaseException, runner: str) -> Failure:
+    """What the coordinator keeps of an exception.
+
+    Args:
+        error: the exception.
+        runner: the file of the code that called the task; its frames at the top of the traceback are left out.
+    """
+    kind = type(error)
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - the exception's own code
+        message = "(the exception's own message cannot be made)"
+    return Failure(
+        exception=exception_name(kind),
+        bases=tuple(exception_name(base) for base in kind.__mro__[1:-1])[:32],
+        message=_bounded(message, MAX_MESSAGE),
+        traceback=_bounded(traceback_of(error, runner), MAX_TRACEBACK),
+        pickled=_pickled(error),
+    )
+
+
+def traceback_of(error: BaseException, runner: str) -> str:
+    """The traceback as text, without the frames of one file at its top."""
+    own = error.__traceback__
+    while own is not None and own.tb_frame.f_code.co_filename == runner:
+        own = own.tb_next
+    try:
+        return "".join(traceback.format_exception(type(error), error, own or error.__traceback__))
+    except Exception as second:  # noqa: BLE001 - as above
+        return f"(the traceback cannot be made: {type(second).__name__})"
+
+
+def _bounded(text: str, most: int) -> str:
+    text = text.encode("utf-8", "backslashreplace").decode()
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}\n[... {len(text) - most} characters left out ...]\n{text[-half:]}"
+
+
+def _pickled(error: BaseException) -> bytes:
+    try:
+        data = pickle.dumps(error.with_traceback(None), 5)
+    except Exception:  # noqa: BLE001 - pickling runs the exception's own code; its text is kept all the same
+        return b""
+    return data if len(data) <= MAX_PICKLED else b""
