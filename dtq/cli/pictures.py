@@ -18,7 +18,7 @@ from dtq.cli.output import (
     write_table,
 )
 from dtq.cli.records import run_id
-from dtq.config.values import format_duration
+from dtq.config.values import format_duration, format_size
 from dtq.model.messages import Failure
 from dtq.model.snapshots import Attempt, BatchView, Counts, DeadLetter, Stats, TaskView
 from dtq.model.states import State
@@ -43,7 +43,18 @@ def failure_text(failure: Failure) -> str:
 
 def _attempt_row(attempt: Attempt) -> tuple[str, ...]:
     took = format_duration(max(0.0, attempt.ended_at - attempt.started_at))
-    return (str(attempt.number), attempt.outcome.value, took, attempt.worker, failure_text(attempt.failure))
+    peak = attempt.failure.peak_memory
+    memory = "" if peak is None else format_size(peak)
+    return (str(attempt.number), attempt.outcome.value, took, memory, attempt.worker, failure_text(attempt.failure))
+
+
+def _write_words(attempt: Attempt) -> None:
+    """What an attempt left behind: its traceback, and the last lines that it printed."""
+    number, failure = attempt.number, attempt.failure
+    if failure.traceback:
+        write(f"\nAttempt {number}:\n{printable(failure.traceback.rstrip())}")
+    if failure.output:
+        write(f"\nAttempt {number} printed at last:\n{printable(failure.output.rstrip())}")
 
 
 def _progress(task: TaskView) -> str:
@@ -66,7 +77,7 @@ def show_task(task: TaskView, now: float, *, tracebacks: bool = False) -> None:
     Args:
         task: the task.
         now: the present moment.
-        tracebacks: whether its attempts are shown with their tracebacks.
+        tracebacks: whether its attempts are shown with their tracebacks and what they printed at last.
     """
     state = paint(task.state.value) + (", being stopped" if task.cancelling else "")
     failed = [plural(task.failures, "failure")] if task.failures else []
@@ -90,10 +101,9 @@ def show_task(task: TaskView, now: float, *, tracebacks: bool = False) -> None:
     if task.history:
         write()
         rows = [_attempt_row(attempt) for attempt in task.history]
-        write_table(("ATTEMPT", "OUTCOME", "AFTER", "WORKER", "WHY"), rows, right=(0,))
+        write_table(("ATTEMPT", "OUTCOME", "AFTER", "MEMORY", "WORKER", "WHY"), rows, right=(0, 3))
     for attempt in task.history if tracebacks else ():
-        if attempt.failure.traceback:
-            write(f"\nAttempt {attempt.number}:\n{printable(attempt.failure.traceback.rstrip())}")
+        _write_words(attempt)
 
 
 def show_batch(batch: BatchView, now: float) -> None:

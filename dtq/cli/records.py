@@ -38,6 +38,8 @@ def failure_json(failure: Failure) -> dict[str, Any]:
         "traceback": failure.traceback,
         "exit_code": failure.exit_code,
         "signal": failure.signal,
+        "peak_memory": failure.peak_memory,
+        "output": failure.output,
     }
 
 

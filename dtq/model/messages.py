@@ -15,7 +15,7 @@ from dtq.model.options import Spec
 from dtq.model.states import Outcome, State
 
 #: Version of everything in this package that crosses the wire. Peers with another one are refused with a sentence.
-PROTOCOL: Final = 1
+PROTOCOL: Final = 2
 
 
 class Role(Enum):
@@ -141,6 +141,9 @@ class Failure:
         pickled: the exception itself, pickled, or empty where it cannot be or is too large.
         exit_code: how the slot's process ended, where it did.
         signal: the signal that ended it.
+        peak_memory: the most memory that the slot's process has had resident since its start, in bytes; None where
+            that is not known. Tasks that it ran before count too.
+        output: the last lines that the task printed, bounded.
     """
 
     exception: str = ""
@@ -150,6 +153,8 @@ class Failure:
     pickled: bytes = b""
     exit_code: int | None = None
     signal: int | None = None
+    peak_memory: int | None = None
+    output: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

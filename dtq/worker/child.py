@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,12 +17,15 @@ from typing import Final
 
 import psutil
 
+from dtq.model.ids import TaskId
 from dtq.model.options import Function, Spec
 from dtq.model.wire import codec
 from dtq.worker.channel import BUFFER, Channel
 from dtq.worker.chunks import Chunk
+from dtq.worker.output import Output
 from dtq.worker.position import UNLIMITED, Position
 from dtq.worker.program import Program
+from dtq.worker.remains import Condemned, Remains
 
 log = logging.getLogger("dtq.worker")
 
@@ -31,6 +35,13 @@ _PROGRAM: Final = codec(Program)
 MAX_AHEAD_BYTES: Final = BUFFER // 4
 #: How long a slot may take to read what it is sent, in seconds.
 SEND_TIMEOUT_S: Final = 30.0
+#: How long a slot may take to end, in seconds: after its pipe was seen closed, so that it must be about to; after it
+#: was told to, or said that it would; and its warden, after it was told to kill it.
+DYING_S: Final = 0.25
+LEAVING_S: Final = 3.0
+KILLED_S: Final = 3.0
+#: Whether a warden stands between.
+WARDEN: Final = sys.platform == "linux"
 #: What a task must not find in its environment.
 SECRETS: Final = ("DTQ_AUTHKEY", "DTQ_AUTHKEY_FILE", "CREDENTIALS_DIRECTORY", "DTQ_TOKEN")
 
@@ -45,7 +56,7 @@ class SlotTerms:
         imports: modules imported at the start.
         max_result: largest result in bytes.
         max_tasks: after how many tasks a slot is replaced; None for never.
-        max_memory: at how much resident memory in bytes it is replaced between two leases; None for never.
+        max_memory: above how much resident memory in bytes it is replaced after a task; None for never.
         only_registered: whether it runs nothing but registered task types.
         program: the program that the worker is part of, where it is part of one.
     """
@@ -61,7 +72,7 @@ class SlotTerms:
 
 
 class Child:
-    """One slot's process.
+    """One slot's process: its warden, where it has one, which ends when the slot has.
 
     Must be made by a thread that lives as long as the worker: the kernel's parent-death signal follows the thread.
 
@@ -89,20 +100,40 @@ class Child:
         self.retired = False
         #: Whether its end of the pipe is closed, so that it has died, or is about to.
         self.broken = False
+        #: By when it must have ended, ``time.monotonic()``; None while it may live.
+        self.doomed_at: float | None = None
+        #: Whether it has said that it ends, for it is fit for no other task.
+        self.leaving = False
+        #: Whether it closed its pipe and went on.
+        self.deaf = False
+        #: The lease that left it last.
+        self.latest: Chunk | None = None
+        self._killed = False
+        self.output = Output(number, self._task)
         self.tasks = 0
         self._serial = 0
         self._specs: set[int] = set()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dtq.worker.slot", str(os.getpid()), str(theirs.fileno()), str(position_fd)],
+                [sys.executable, "-m", "dtq.worker.warden", str(os.getpid()), str(theirs.fileno()), str(position_fd)],
                 pass_fds=(theirs.fileno(), position_fd),
                 stdin=subprocess.DEVNULL,
+                stdout=self.output.writing_end,
+                stderr=self.output.writing_end,
                 start_new_session=True,
                 env={name: value for name, value in os.environ.items() if name not in SECRETS},
             )
         os.close(position_fd)
-        program = _PROGRAM.plain(terms.program)
-        self.channel.send(terms.worker, terms.paths, terms.imports, terms.max_result, terms.only_registered, program)
+        self.output.given()
+        self.channel.send(
+            terms.worker,
+            terms.paths,
+            terms.imports,
+            terms.max_result,
+            terms.max_memory,
+            terms.only_registered,
+            _PROGRAM.plain(terms.program),
+        )
 
     @property
     def pid(self) -> int:
@@ -117,7 +148,7 @@ class Child:
     @property
     def sound(self) -> bool:
         """Whether it can run tasks: it has begun, and nothing is about to end it."""
-        return self.ready and self.condemned is None and not self.retired and not self.broken
+        return self.ready and self.condemned is None and not (self.retired or self.broken or self.leaving)
 
     @property
     def usable(self) -> bool:
@@ -191,24 +222,61 @@ class Child:
         if not self.recalled:
             self.position.set_limit(UNLIMITED)
 
+    def _task(self) -> tuple[str, int]:
+        """The task it started last: its id, "" where none was, and its serial."""
+        serial, _ = self.position.read()
+        for chunk in (*self.chunks, *([self.latest] if self.latest is not None else ())):
+            grant = chunk.grant
+            if chunk.serial >= 0 and chunk.serial <= serial < chunk.serial + grant.hi - grant.lo:
+                return str(TaskId(grant.batch, grant.lo + serial - chunk.serial, grant.single)), serial
+        return "", serial
+
+    def last_lines(self, token: int, index: int) -> str:
+        """The end of what a task of a lease that it has, or had last, has printed."""
+        for chunk in (self.latest, *self.chunks):
+            if chunk is not None and chunk.token == token:
+                return self.output.last_lines(chunk.serial + index - chunk.grant.lo)
+        return ""
+
     def worn_out(self) -> bool:
         """Whether it is to be replaced before it is given anything more."""
-        if self.terms.max_tasks is not None and self.tasks >= self.terms.max_tasks:
-            return True
-        if self.terms.max_memory is None:
-            return False
-        with contextlib.suppress(psutil.Error):
-            return bool(psutil.Process(self.pid).memory_info().rss > self.terms.max_memory)
-        return False
+        return self.terms.max_tasks is not None and self.tasks >= self.terms.max_tasks
 
     def retire(self) -> None:
         """Let it end by itself: it has nothing to do, and will get nothing more."""
         self.retired = True
+        self.leave_within(LEAVING_S)
         with contextlib.suppress(OSError):
             self.channel.close()
 
+    def leave_within(self, seconds: float) -> None:
+        """It is about to end: it must have by then."""
+        if self.doomed_at is None:
+            self.doomed_at = time.monotonic() + seconds
+
+    def overdue(self, now: float) -> None:
+        """Kill it if it should have ended; by force, if it was killed before."""
+        if self.doomed_at is None or now < self.doomed_at:
+            return
+        if self._killed:
+            self._kill_by_force()
+        else:
+            self.deaf = self.broken
+            self.kill()
+        self.doomed_at = now + KILLED_S
+
     def kill(self) -> None:
-        """Kill it, and everything it started that can still be found."""
+        """Kill it, and everything it started."""
+        self._killed = True
+        self.doomed_at = time.monotonic() + KILLED_S
+        if not WARDEN:
+            self._kill_by_force()
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+            os.kill(self.pid, signal.SIGCONT)
+
+    def _kill_by_force(self) -> None:
         descendants: Sequence[psutil.Process] = ()
         with contextlib.suppress(psutil.Error):
             descendants = psutil.Process(self.pid).children(recursive=True)
@@ -224,31 +292,21 @@ class Child:
             return True
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
-    def close(self) -> int:
-        """The process has ended: end what is left of its group, collect its exit, let go of pipe and memory.
-
-        Returns:
-            Its exit code, or the negative number of the signal that ended it.
-        """
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        code = self.process.wait()
+    def close(self) -> Remains:
+        """The process has ended, or was killed: see its end, and that of its group; let go of pipes and memory."""
+        if not WARDEN:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+        try:
+            code = self.process.wait(KILLED_S)
+        except subprocess.TimeoutExpired:
+            self._kill_by_force()
+            code = self.process.wait()
+        serial, _ = self.position.read()
+        peak, left = self.position.end()
+        output = self.output.last_lines(serial)
         with contextlib.suppress(OSError):
             self.channel.close()
+        self.output.close()
         self.position.close()
-        return code
-
-
-@dataclass(frozen=True, slots=True)
-class Condemned:
-    """Why a slot is being killed.
-
-    Attributes:
-        token: the lease of the task that it is killed for; 0 where the worker itself ends.
-        index: the task.
-        timed_out: whether for its time limit; else because it was cancelled or is no longer the worker's.
-    """
-
-    token: int
-    index: int
-    timed_out: bool
+        return Remains(code=code, deaf=self.deaf, peak_memory=peak, left=left, output=output)

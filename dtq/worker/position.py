@@ -8,6 +8,8 @@ The other way goes the *limit*: the slot starts no task whose serial is at or ab
 therefore safe without a lock: the supervisor lowers the limit, waits until the slot must see it (`SETTLE_S`, far longer
 than a store takes to become visible), and only then reads where the slot is. What lies behind that can no longer
 start.
+
+Last, the slot's warden leaves here how the slot ended, for a process that has ended cannot say it any more.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from typing import Final
 _STATE: Final = struct.Struct("=dq")
 _LIMIT: Final = struct.Struct("=q")
 _LIMIT_AT: Final = 64  # a cache line of its own
+_END: Final = struct.Struct("=qq")
+_END_AT: Final = 96
 SIZE: Final = 128
 #: No limit.
 UNLIMITED: Final = (1 << 62) - 1
@@ -80,6 +84,20 @@ class Position:
         self.set_limit(self.read()[0] + 1)
         time.sleep(SETTLE_S)
         return self.read()[0]
+
+    def note_end(self, peak: int, left: int) -> None:
+        """The slot has ended.
+
+        Args:
+            peak: the most memory it has had resident, in bytes.
+            left: how many processes it left behind, which have been ended.
+        """
+        _END.pack_into(self._map, _END_AT, peak, left)
+
+    def end(self) -> tuple[int | None, int]:
+        """What `note_end` was told: the peak (None where nobody was there to see it) and how many were left behind."""
+        peak, left = _END.unpack_from(self._map, _END_AT)
+        return peak or None, left
 
     def close(self) -> None:
         """Let go of the memory."""

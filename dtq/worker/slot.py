@@ -1,21 +1,25 @@
 """A slot: the child process that runs tasks, one at a time.
 
-Started by the supervisor as ``python -m dtq.worker.slot`` with two descriptors and nothing else: no key, no address. It
-reads leases from its pipe, runs their tasks in order and reports results in pages; what it is at stands in shared
-memory. It lives as long as its supervisor: the kernel kills it with its parent where it can, and the closed pipe ends
-it elsewhere.
+Forked by its `warden` (started by the supervisor where there are none), with two descriptors and nothing else: no key,
+no address. It reads leases from its pipe, runs their tasks in order and reports results in pages; what it is at stands
+in shared memory. It lives as long as its supervisor: the kernel kills it with its parent where it can, and the closed
+pipe ends it elsewhere.
 
 User code may do anything here (exit, crash, close every descriptor): whatever happens, the supervisor sees a report or
-the end of the process.
+the end of the process. What a task changed in the process is put back before the next one (`surroundings`); where that
+cannot be, the process ends and another takes its place.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
+import errno
+import faulthandler
 import importlib
+import io
 import os
 import pickle
+import resource
 import signal
 import socket
 import sys
@@ -37,6 +41,8 @@ from dtq.worker.channel import Channel
 from dtq.worker.logrecords import mark_records
 from dtq.worker.position import Position
 from dtq.worker.program import Program, become
+from dtq.worker.surroundings import Spoilt, Surroundings
+from dtq.worker.warden import adopt_orphans, die_with
 
 #: Results are sent when they are so old, in seconds, or so large, in bytes.
 FLUSH_S: Final = 0.005
@@ -45,7 +51,8 @@ FLUSH_BYTES: Final = 1 << 20
 MAX_MESSAGE: Final = 4_000
 MAX_TRACEBACK: Final = 32_000
 MAX_PICKLED: Final = 256 << 10
-_PR_SET_PDEATHSIG: Final = 1
+#: A task that took longer than this, in seconds, is looked after as soon as it has ended; others with their lease.
+TINY_S: Final = 0.001
 
 _FAILURE: Final = codec(Failure)
 _FUNCTION: Final = codec(Function)
@@ -59,24 +66,34 @@ class Spec:
         function: how it travelled.
         worker: the worker's name.
         only_registered: whether nothing but registered task types may run: nothing else is even unpickled.
+        on_import: called when it has been imported: what its module set up in this process is there to stay.
     """
 
-    __slots__ = ("_call", "_function", "_worker", "decode", "encode")
+    __slots__ = ("_call", "_function", "_on_import", "_worker", "decode", "encode", "tiny_s")
 
-    def __init__(self, function: Function, worker: str, only_registered: bool) -> None:
+    def __init__(self, function: Function, worker: str, only_registered: bool, on_import: Callable[[], None]) -> None:
         self._function = function
         self._worker = worker
+        self._on_import = on_import
         self._call: Callable[..., Any] | None = None
         self.decode = call_decoder(function.kind)
         if only_registered and function.kind is not FunctionKind.REGISTERED:
             self.decode = self._refuse
         self.encode = result_encoder(function.kind)
+        #: How long a task of it may take without being looked after at once; negative for one that left traces before.
+        self.tiny_s = TINY_S
+
+    @property
+    def name(self) -> str:
+        """The function's name."""
+        return self._function.name
 
     @property
     def call(self) -> Callable[..., Any]:
         """The function."""
         if self._call is None:
             self._call = runnable(resolve(self._function, f"the worker {self._worker}"), self._function)
+            self._on_import()
         return self._call
 
     def located(self, error: BaseException) -> BaseException:
@@ -89,6 +106,18 @@ class Spec:
         raise OnlyRegistered(self._function.name, f"the worker {self._worker}")
 
 
+class _Unfit(Exception):
+    """This process is to run no other task.
+
+    Args:
+        at_once: whether it is to end without exit handlers, which might wait for what was left running.
+    """
+
+    def __init__(self, at_once: bool) -> None:
+        super().__init__(at_once)
+        self.at_once = at_once
+
+
 class Slot:
     """Runs what the supervisor sends.
 
@@ -97,16 +126,27 @@ class Slot:
         position: shared with it.
         worker: the worker's name.
         max_result: largest result in bytes.
+        max_memory: how much memory in bytes it may have resident after a task and go on; None for any.
         only_registered: whether nothing but registered task types may run.
     """
 
     def __init__(
-        self, channel: Channel, position: Position, worker: str, max_result: int, only_registered: bool
+        self,
+        channel: Channel,
+        position: Position,
+        worker: str,
+        max_result: int,
+        max_memory: int | None,
+        only_registered: bool,
     ) -> None:
         self._channel = channel
         self._position = position
         self._worker = worker
         self._max_result = max_result
+        self._max_memory = max_memory
+        #: Functions of which it was said that they leave traces.
+        self._told: set[str] = set()
+        self._surroundings = Surroundings()
         self._only_registered = only_registered
         self._specs: dict[int, Spec] = {}
         self._token = 0
@@ -114,16 +154,26 @@ class Slot:
         current.serve(worker, self._progress)
 
     def run(self) -> None:
-        """Serve until the pipe is closed."""
-        while (message := self._channel.receive()) is not None:
-            kind, *fields = message
-            if kind == "spec":
-                number, function = fields
-                self._specs[number] = Spec(_FUNCTION.decode(function), self._worker, self._only_registered)
-            elif kind == "forget":
-                self._specs.pop(fields[0], None)
-            else:
-                self._lease(*fields)
+        """Serve until the pipe is closed, or this process is fit for no other task."""
+        try:
+            while (message := self._channel.receive()) is not None:
+                kind, *fields = message
+                if kind == "spec":
+                    self._specs[fields[0]] = self._spec(_FUNCTION.decode(fields[1]))
+                elif kind == "forget":
+                    self._specs.pop(fields[0], None)
+                else:
+                    self._lease(*fields)
+        except _Unfit as unfit:
+            if unfit.at_once:
+                _flush_streams()
+                os._exit(0)
+
+    def _spec(self, function: Function) -> Spec:
+        spec = Spec(function, self._worker, self._only_registered, self._surroundings.accept)
+        if self._max_memory is not None:
+            spec.tiny_s = -1.0
+        return spec
 
     def _progress(self, done: float, total: float) -> None:
         self._channel.send("progress", self._token, self._index, done, total)
@@ -136,11 +186,13 @@ class Slot:
         start = self._position.start
         results: list[bytes] = []
         size = 0
+        last = lo + pages.count(arguments) - 1
         begun = flushed = monotonic()
         for index, blob in enumerate(pages.unpack(arguments), lo):
             if not start(serial + index - lo, begun):
                 self._flush(token, index - len(results), results, begun - flushed)
                 self._channel.send("stopped", token, index)
+                self._look_after(spec)
                 return
             self._index = index
             current.begin(batch, index, single, attempt)
@@ -154,17 +206,49 @@ class Slot:
                 self._flush(token, index - len(results), results, begun - flushed)
                 self._channel.send("failed", token, index, now - begun, _describe(spec.located(error)))
                 results, size = [], 0
-                begun = flushed = now
+                self._look_after(spec)
+                begun = flushed = monotonic()
                 continue
             results.append(result)
             size += len(result)
-            begun = monotonic()
-            if begun - flushed > FLUSH_S or size > FLUSH_BYTES:
-                self._flush(token, index + 1 - len(results), results, begun - flushed)
+            now = monotonic()
+            if now - begun > spec.tiny_s and index < last:
+                unreported = (token, index + 1 - len(results), results, now - flushed)
+                self._look_after(spec, unreported)
+            if now - flushed > FLUSH_S or size > FLUSH_BYTES:
+                self._flush(token, index + 1 - len(results), results, now - flushed)
                 results, size = [], 0
-                flushed = begun
+                flushed = now
+            begun = now
+        self._flush(token, last + 1 - len(results), results, begun - flushed)
+        self._look_after(spec)
+
+    def _look_after(self, spec: Spec, unreported: tuple[int, int, list[bytes], float] | None = None) -> None:
+        """What has ended may have changed this process: put it right for the next one.
+
+        Raises:
+            _Unfit: that cannot be.
+        """
         current.end()
-        self._flush(token, lo + pages.count(arguments) - len(results), results, begun - flushed)
+        why = ""
+        changed: list[str] = []
+        try:
+            changed = self._surroundings.restore()
+        except Spoilt as spoilt:
+            why = str(spoilt)
+        spoilt_by_it = bool(why)
+        if self._max_memory is not None and not why and (size := _resident()) > self._max_memory:
+            why = f"leaves {size} bytes resident, more than --max-memory-per-slot, {self._max_memory}"
+        if why:
+            if unreported is not None:
+                self._flush(*unreported)
+            self._channel.send("leaving", spec.name, why)
+            raise _Unfit(at_once=spoilt_by_it)
+        if changed:
+            spec.tiny_s = -1.0
+            if spec.name not in self._told:
+                self._told.add(spec.name)
+                self._channel.send("changed", spec.name, ", ".join(changed))
 
     def _flush(self, token: int, lo: int, results: list[bytes], seconds: float) -> None:
         current.end()
@@ -175,6 +259,7 @@ class Slot:
 def _describe(error: BaseException) -> Any:
     """What the coordinator keeps of an exception, plain and bounded."""
     current.end()
+    _flush_streams()
     kind = type(error)
     try:
         message = str(error)
@@ -186,6 +271,7 @@ def _describe(error: BaseException) -> Any:
         message=_bounded(message, MAX_MESSAGE),
         traceback=_bounded(_traceback(error), MAX_TRACEBACK),
         pickled=_pickled(error),
+        peak_memory=_peak(),
     )
     return _FAILURE.plain(failure)
 
@@ -217,12 +303,26 @@ def _pickled(error: BaseException) -> bytes:
     return data if len(data) <= MAX_PICKLED else b""
 
 
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its supervisor ends, however that happens."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(1)
+def _flush_streams() -> None:
+    """Let go of what the task printed and Python still has."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # whatever stands there is the task's own
+            stream.flush()
+
+
+def _peak() -> int:
+    """The most memory that this process has had resident, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak << 10
+
+
+def _resident() -> int:
+    """The memory that this process has resident, in bytes; where that is not to be had, the most it has had."""
+    try:
+        with open("/proc/self/statm", "rb") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return _peak()
 
 
 def _prepare(channel: Channel, worker: str, paths: tuple[str, ...], imports: tuple[str, ...], program: Program) -> bool:
@@ -238,32 +338,50 @@ def _prepare(channel: Channel, worker: str, paths: tuple[str, ...], imports: tup
         why = cannot_import(what, f"the worker {worker}", error)
         channel.send("unusable", _traceback(error), *why.args)
         return False
-    channel.send("ready", os.getpid())
     return True
 
 
-def main(arguments: list[str]) -> int:
-    """Entry point: ``parent-pid channel-fd position-fd``; the rest comes through the channel."""
-    parent, channel_fd, position_fd = map(int, arguments)
-    _die_with(parent)
+def main(parent: int, channel_fd: int, position_fd: int) -> int:
+    """Be a slot until there is no more work.
+
+    Args:
+        parent: the process that this one is not to outlive.
+        channel_fd: descriptor of the pipe.
+        position_fd: descriptor of the shared memory.
+
+    Returns:
+        The exit code.
+    """
+    die_with(parent, signal.SIGKILL)
+    adopt_orphans()
+    os.set_inheritable(channel_fd, False)
     channel = Channel(socket.socket(fileno=channel_fd))
     position = Position(position_fd)
     os.close(position_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()  # where a crash was is among its last words
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     greeting = channel.receive()
     if greeting is None:
         return 0
-    worker, paths, imports, max_result, only_registered, program = greeting
+    worker, paths, imports, max_result, max_memory, only_registered, program = greeting
     mark_records()
     if not _prepare(channel, worker, paths, imports, _PROGRAM.decode(program)):
         return 1
+    slot = Slot(channel, position, worker, max_result, max_memory, only_registered)
+    channel.send("ready", os.getpid())
     with contextlib.suppress(BrokenPipeError, ConnectionError):
-        Slot(channel, position, worker, max_result, only_registered).run()
+        try:
+            slot.run()
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                _last_word("the task closed the pipe between its slot and the worker")
+            raise
     return 0
 
 
-if __name__ == "__main__":
-    # The module that runs is __main__; user code must find the real one.
-    from dtq.worker.slot import main as run
-
-    sys.exit(run(sys.argv[1:]))
+def _last_word(text: str) -> None:
+    """Say why this process ends, as far as that can still be heard."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode())

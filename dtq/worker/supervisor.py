@@ -19,11 +19,10 @@ from __future__ import annotations
 
 import logging
 import selectors
-import signal
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from dtq.errors import BadMessage, CannotImport, DtqError
@@ -31,8 +30,10 @@ from dtq.model.messages import Doomed, Exchange, Failed, Failure, Grant, Progres
 from dtq.model.options import Spec
 from dtq.model.states import Outcome
 from dtq.model.wire import codec
-from dtq.worker.child import MAX_AHEAD_BYTES, Child, Condemned, SlotTerms
+from dtq.worker.child import DYING_S, LEAVING_S, MAX_AHEAD_BYTES, Child, SlotTerms
 from dtq.worker.chunks import Chunk, Holdings
+from dtq.worker.output import Output
+from dtq.worker.remains import Condemned, Remains, last_words, verdict
 from dtq.worker.wakeup import Wakeup
 
 log = logging.getLogger("dtq.worker")
@@ -227,6 +228,8 @@ class Supervisor:
         for key, _ in self._selector.select(timeout_s):
             if key.data is None:
                 self._wakeup.clear()
+            elif isinstance(key.data, Output):
+                key.data.take()
             else:
                 self._hear(key.data)
         with self.lock:
@@ -243,6 +246,8 @@ class Supervisor:
         if self._waiting:
             moments.append(self._waiting[0].granted_at + STUCK_S)
         for child in self._children:
+            if child.doomed_at is not None:
+                moments.append(child.doomed_at)
             running = child.running()
             if running is None:
                 if child.chunks:  # it has not begun yet: look again, for nothing else says when it does
@@ -270,8 +275,8 @@ class Supervisor:
                 self._take(child, message)
             if closed and not child.retired:
                 self._selector.unregister(child.channel)
-                child.retired = True
-                child.kill()  # what closed its pipe is of no more use, whether it has ended or not
+                child.retired = child.broken = True
+                child.leave_within(DYING_S)
             self._assign(time.monotonic())
 
     def _take(self, child: Child, message: Any) -> None:
@@ -284,7 +289,8 @@ class Supervisor:
         elif kind == "failed":
             token, index, seconds, failure = fields
             self._ended(child, token, index + 1)
-            self._fail(token, index, Outcome.FAILED, _FAILURE.decode(failure), seconds)
+            said = replace(_FAILURE.decode(failure), output=child.last_lines(token, index))
+            self._fail(token, index, Outcome.FAILED, said, seconds)
         elif kind == "stopped":
             token, index = fields
             child.stopped(token)
@@ -298,10 +304,21 @@ class Supervisor:
                 progress = Progress(token=token, index=index, done=done, total=total)
                 self.holdings.outbox.progress[token] = progress
                 self.news.notify_all()
-        elif kind == "ready":
+        else:
+            self._notice(child, kind, fields)
+
+    def _notice(self, child: Child, kind: str, fields: list[Any]) -> None:
+        """What a slot says of itself."""
+        if kind == "ready":
             child.ready = True
             self._respawn_pause.pop(child.number, None)
             self.news.notify_all()
+        elif kind == "changed":
+            log.warning("slot %d: a task of %s changed %s; it was put back", child.number, *fields)
+        elif kind == "leaving":
+            log.warning("slot %d: a task of %s %s; the slot is replaced", child.number, *fields)
+            child.leaving = True
+            child.leave_within(LEAVING_S)
         elif kind == "unusable":
             text, *why = fields
             log.error("slot %d cannot import %s:\n%s", child.number, why[0], text)
@@ -312,6 +329,7 @@ class Supervisor:
         for chunk in child.chunks:
             if chunk.token == token:
                 chunk.next = max(chunk.next, upto)
+                child.latest = chunk
                 break
         while child.chunks and child.chunks[0].ended:
             child.chunks.popleft()
@@ -341,6 +359,7 @@ class Supervisor:
         child = Child(number, self.terms.slot)
         self._children.append(child)
         self._selector.register(child.channel, selectors.EVENT_READ, child)
+        self._selector.register(child.output, selectors.EVENT_READ, child.output)
 
     def _respawn(self, now: float) -> None:
         for number in [n for n, at in self._respawn_at.items() if at <= now]:
@@ -372,7 +391,7 @@ class Supervisor:
                     self._condemn(child, Condemned(0, 0, timed_out=False))
                 else:  # it died by itself, and what it ran, if anything, is to blame
                     child.broken = True
-                    child.kill()
+                    child.leave_within(DYING_S)
 
     def _nearly_idle(self, chunk: Chunk, now: float) -> Child | None:
         if len(chunk.grant.arguments) > MAX_AHEAD_BYTES:
@@ -380,13 +399,9 @@ class Supervisor:
         for child in self._children:
             if child.usable and len(child.chunks) == 1:
                 running = child.running()
-                if running is not None and now - running[2] < STUCK_S and not self._worn_after(child):
+                if running is not None and now - running[2] < STUCK_S and not child.worn_out():
                     return child
         return None
-
-    @staticmethod
-    def _worn_after(child: Child) -> bool:
-        return child.terms.max_tasks is not None and child.tasks >= child.terms.max_tasks
 
     def _retire(self, child: Child) -> None:
         """Replace an idle slot."""
@@ -410,6 +425,7 @@ class Supervisor:
             chunk = self._waiting.popleft()
             self._release(chunk, chunk.next, chunk.end)
         for child in self._children:
+            child.overdue(now)
             running = child.running()
             if running is None or child.condemned is not None:
                 continue
@@ -436,44 +452,24 @@ class Supervisor:
                 self._selector.unregister(child.channel)
             running = child.running()
             self._children.remove(child)
-            code = child.close()
-            self._account(child, running, code)
+            self._selector.unregister(child.output)
+            self._account(child, running, child.close())
             self._plan_respawn(child)
 
-    def _account(self, child: Child, running: tuple[Chunk, int, float] | None, code: int) -> None:
+    def _account(self, child: Child, running: tuple[Chunk, int, float] | None, remains: Remains) -> None:
         """Report what a dead slot leaves behind."""
         for chunk in list(child.chunks):
             lo = chunk.next
             if running is not None and running[0] is chunk:
                 _, index, at = running
-                outcome = self._verdict(child.condemned, chunk, index)
+                outcome = verdict(child.condemned, chunk.token, index)
                 if outcome is not None:
-                    failure = self._last_words(outcome, code, chunk.spec.options.timeout_s)
+                    failure = last_words(outcome, remains, chunk.spec.options.timeout_s)
                     self._fail(chunk.token, index, outcome, failure, time.monotonic() - at)
                     lo = index + 1
             chunk.next = lo
             self._release(chunk, lo, chunk.end)
         child.chunks.clear()
-
-    @staticmethod
-    def _verdict(condemned: Condemned | None, chunk: Chunk, index: int) -> Outcome | None:
-        """How the running task of a dead slot ended; None where it is not to blame: it was killed for another one."""
-        if condemned is None:
-            return Outcome.CRASHED
-        if (condemned.token, condemned.index) != (chunk.token, index):
-            return None
-        return Outcome.TIMED_OUT if condemned.timed_out else Outcome.CANCELLED
-
-    @staticmethod
-    def _last_words(outcome: Outcome, code: int, timeout_s: float | None) -> Failure:
-        if outcome is Outcome.TIMED_OUT:
-            return Failure(message=f"it ran longer than its time limit of {timeout_s:g} s and was killed")
-        if outcome is Outcome.CANCELLED:
-            return Failure(message="it was cancelled, and its process killed")
-        if code < 0:
-            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-            return Failure(message=f"its process was killed by {name}", signal=-code)
-        return Failure(message=f"its process ended with exit code {code}", exit_code=code)
 
     def _plan_respawn(self, child: Child) -> None:
         if self.draining:
@@ -484,7 +480,7 @@ class Supervisor:
             pause = min(longest, max(first, 2 * self._respawn_pause.get(child.number, 0.0)))
             self._respawn_pause[child.number] = pause
             log.error("slot %d died at its start; it is started again in %.1f s", child.number, pause)
-        elif child.condemned is None and not child.retired:
+        elif child.condemned is None and not (child.retired and not child.broken) and not child.leaving:
             log.warning("slot %d (pid %d) died; it is replaced", child.number, child.pid)
         self._respawn_at[child.number] = time.monotonic() + pause
 

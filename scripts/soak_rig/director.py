@@ -136,7 +136,7 @@ class Director:
         done.end = time.monotonic()
 
     def _slot(self, fault: Fault, done: Done) -> psutil.Process | None:
-        slots = self.scene.nodes[fault.target].children()
+        slots = self.scene.nodes[fault.target].slots()
         if not slots:
             return None
         slot = sorted(slots, key=lambda process: process.pid)[int(fault.pick * len(slots))]

@@ -108,10 +108,18 @@ class Node:
             raise Stuck(f"{self.name} (pid {self.pid}) does not end within {patience_s:g} s") from None
 
     def children(self) -> list[psutil.Process]:
-        """Its children, as they are now."""
+        """Its children and theirs, as they are now."""
         with contextlib.suppress(psutil.Error):
             return psutil.Process(self.pid).children(recursive=True)
         return []
+
+    def slots(self) -> list[psutil.Process]:
+        """The processes that run tasks, as they are now: its children's children, for wardens stand between."""
+        found: list[psutil.Process] = []
+        with contextlib.suppress(psutil.Error):
+            for warden in psutil.Process(self.pid).children():
+                found += warden.children()
+        return found
 
 
 class Scene:

@@ -40,7 +40,8 @@ def only(ended: dict[int, Ended]) -> Ended:
 
 
 def slot_pids(worker: int) -> list[int]:
-    return [child.pid for child in psutil.Process(worker).children()]
+    """The slots' processes and their wardens'."""
+    return [child.pid for child in psutil.Process(worker).children(recursive=True)]
 
 
 def test_results_come_back_in_order(cluster: Cluster, producer: Producer) -> None:
@@ -280,8 +281,7 @@ def test_signal_at_the_very_end_makes_no_error_of_it(cluster: Cluster) -> None:
 
 def test_slots_end_with_their_worker(cluster: Cluster, producer: Producer) -> None:
     worker = cluster.worker(slots=2)
-    pids = slot_pids(worker.pid)
-    assert len(pids) == 2
+    pids = until(lambda: found if len(found := slot_pids(worker.pid)) == 4 else [], "two slots and their wardens")
     worker.kill()
     until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the slots to end", lambda: pids)
 

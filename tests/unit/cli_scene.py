@@ -53,7 +53,7 @@ TASK = TaskView(
             started_at=1_700_000_001.5,
             ended_at=1_700_000_002.0,
             worker="lab-1",
-            failure=Failure(signal=9),
+            failure=Failure(signal=9, peak_memory=3 << 29, output="reading\nall of it\n"),
         ),
     ),
 )

@@ -45,8 +45,8 @@ def test_status_of_a_task_shows_its_history(noted: NotedCoordinator, capsys: Cap
     assert "priority 2, queue default, 3 retries, at most 1m 0s an attempt" in shown
     assert "2 (after 1 failure, 1 crash)" in shown
     assert "3 of 4 (75%)" in shown
-    assert "1  failed   500 ms  lab-1   ValueError: bad\\u001b[2J value" in shown
-    assert "2  crashed  500 ms  lab-1   signal 9" in shown
+    assert "1  failed   500 ms           lab-1   ValueError: bad\\u001b[2J value" in shown
+    assert "2  crashed  500 ms  1.5 GiB  lab-1   signal 9" in shown
 
 
 def test_status_as_json_has_every_field(noted: NotedCoordinator, capsys: Captured) -> None:

@@ -31,10 +31,12 @@ def test_dlq_list_passes_filters(noted: NotedCoordinator, capsys: Captured) -> N
     assert capsys.readouterr().out == "17.3\n"
 
 
-def test_dlq_show_has_the_tracebacks(noted: NotedCoordinator, capsys: Captured) -> None:
+def test_dlq_show_has_the_tracebacks_and_the_last_lines_of_output(noted: NotedCoordinator, capsys: Captured) -> None:
     noted.answers["task"] = TASK
     assert run(["dlq", "show", "17.3"]) == 0
-    assert "Attempt 1:\nTraceback:\n  boom\n" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "Attempt 1:\nTraceback:\n  boom\n" in shown
+    assert "Attempt 2 printed at last:\nreading\nall of it\n" in shown
 
 
 def test_dlq_show_of_what_is_no_dead_letter_says_what_it_is(noted: NotedCoordinator, capsys: Captured) -> None:

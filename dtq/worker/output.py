@@ -1,0 +1,144 @@
+"""What a slot's process prints: a pipe that the supervisor reads, for its log and for the record of failed attempts.
+
+Worker, below the supervisor. Standard output and standard error of a slot are the same pipe, so that lines stay in
+their order and a task that prints nothing costs nothing. Lines go to the logger ``dtq.task`` with the task they belong
+to; a task that floods is cut short there, and what was left out is counted. The last few kilobytes are kept for the
+attempt that fails next.
+
+Which task printed something is read off the slot's position when the bytes arrive: what a task printed in its last
+moments may be said to be its successor's, if that starts within the same moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+log = logging.getLogger("dtq.task")
+
+#: How much of a slot's last output is kept, in bytes.
+KEPT: Final = 4096
+#: How much of its output a slot may have logged: bytes a second in the long run, and bytes at once.
+LOG_RATE: Final = 16 << 10
+LOG_BURST: Final = 128 << 10
+#: Longest line in the log, in bytes.
+LONGEST_LINE: Final = 2000
+_READ: Final = 1 << 16
+
+
+class Output:
+    """The reading end.
+
+    Args:
+        slot: the slot's number.
+        task: gives the id of the task that the slot has started last ("" before the first) and its serial.
+    """
+
+    def __init__(self, slot: int, task: Callable[[], tuple[str, int]]) -> None:
+        self._slot = slot
+        self._task = task
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        self._kept: deque[tuple[int, bytes]] = deque()
+        self._size = 0
+        self._budget = float(LOG_BURST)
+        self._refilled_at = time.monotonic()
+        self._line = b""
+        self._left_out = 0
+
+    def fileno(self) -> int:
+        """The descriptor to wait for."""
+        return self._read
+
+    @property
+    def writing_end(self) -> int:
+        """The descriptor for the slot, until `given`."""
+        return self._write
+
+    def given(self) -> None:
+        """The slot has the writing end: nobody else may have it."""
+        os.close(self._write)
+
+    def take(self) -> bool:
+        """Take some of what has arrived, without waiting.
+
+        Returns:
+            Whether there may be more, now or later.
+        """
+        try:
+            data = os.read(self._read, _READ)
+        except BlockingIOError:
+            return False
+        task, serial = self._task()  # after the read: what belongs to a task is never said to be an earlier one's
+        if data:
+            self._keep(serial, data)
+            self._log(task, data)
+        return bool(data)
+
+    def _keep(self, serial: int, data: bytes) -> None:
+        kept = self._kept
+        kept.append((serial, data[-KEPT:]))
+        self._size += len(kept[-1][1])
+        while self._size - len(kept[0][1]) >= KEPT:
+            self._size -= len(kept.popleft()[1])
+
+    def last_lines(self, serial: int) -> str:
+        """The end of what has been printed since a task started, at most `KEPT` bytes; whole lines where that is
+        possible.
+
+        Args:
+            serial: of the task.
+        """
+        for _ in range(4):  # no more than a pipe holds: who goes on printing is not waited for
+            if not self.take():
+                break
+        data = b"".join([piece for at, piece in self._kept if at >= serial])
+        if len(data) > KEPT:
+            data = data[-KEPT:]
+            _, newline, rest = data.partition(b"\n")
+            data = rest if newline and rest else data
+        return data.decode("utf-8", "replace")
+
+    # -- the log --------------------------------------------------------------------------------------------------
+
+    def _log(self, task: str, data: bytes) -> None:
+        now = time.monotonic()
+        self._budget = min(LOG_BURST, self._budget + (now - self._refilled_at) * LOG_RATE)
+        self._refilled_at = now
+        if self._budget < 1:
+            self._left_out += len(data)
+            return
+        if self._left_out:
+            self._say(task, f"[{self._left_out} bytes of output are left out here]")
+            self._left_out = 0
+        spent = min(len(data), int(self._budget))
+        self._budget -= spent
+        self._left_out += len(data) - spent
+        *lines, self._line = (self._line + data[:spent]).split(b"\n")
+        for line in lines:
+            self._say(task, line[:LONGEST_LINE].decode("utf-8", "replace").rstrip("\r"))
+        if len(self._line) > LONGEST_LINE:
+            self._say(task, self._line[:LONGEST_LINE].decode("utf-8", "replace"))
+            self._line = b""
+
+    def _say(self, task: str, line: str) -> None:
+        if log.hasHandlers() and log.isEnabledFor(logging.INFO):
+            log.info("slot %d, task %s: %s", self._slot, task or "-", line)
+            return
+        # Part of a program that keeps no such log: what its tasks print is to be seen all the same.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(f"{line}\n")
+
+    def close(self) -> None:
+        """The slot has ended: log what is left, and let go of the pipe."""
+        if self._line:
+            self._log(self._task()[0], b"\n")
+        if self._left_out:
+            self._say(self._task()[0], f"[{self._left_out} bytes of output are left out here]")
+        os.close(self._read)

@@ -1,0 +1,96 @@
+"""What a slot's process leaves behind when it ends, and what is said of the task that it ran.
+
+Worker, below the slot's supervisor. Pure.
+"""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+from dtq.model.messages import Failure
+from dtq.model.states import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Condemned:
+    """Why a slot is being killed.
+
+    Attributes:
+        token: the lease of the task that it is killed for; 0 where the worker itself ends.
+        index: the task.
+        timed_out: whether for its time limit; else because it was cancelled or is no longer the worker's.
+    """
+
+    token: int
+    index: int
+    timed_out: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remains:
+    """How a slot's process ended.
+
+    Attributes:
+        code: its exit code, or the negative number of the signal that ended it.
+        deaf: whether it had closed its pipe, went on, and was killed for that.
+        peak_memory: the most memory it has had resident, in bytes; None where that is not known.
+        left: how many processes it left behind, which have been ended.
+        output: the last lines that the task it ran has printed.
+    """
+
+    code: int
+    deaf: bool = False
+    peak_memory: int | None = None
+    left: int = 0
+    output: str = ""
+
+
+def verdict(condemned: Condemned | None, token: int, index: int) -> Outcome | None:
+    """How the running task of a dead slot ended; None where it is not to blame: it was killed for another one.
+
+    Args:
+        condemned: what the slot was killed for, if it was.
+        token: the lease of the task that it ran.
+        index: that task.
+    """
+    if condemned is None:
+        return Outcome.CRASHED
+    if (condemned.token, condemned.index) != (token, index):
+        return None
+    return Outcome.TIMED_OUT if condemned.timed_out else Outcome.CANCELLED
+
+
+def last_words(outcome: Outcome, remains: Remains, timeout_s: float | None) -> Failure:
+    """Why the task that a dead slot ran has no result.
+
+    Args:
+        outcome: the verdict.
+        remains: what the slot left.
+        timeout_s: the task's time limit in seconds.
+    """
+    message, code, number = _cause(outcome, remains, timeout_s)
+    if remains.left:
+        message += f"; {_processes(remains.left)} it had left running ended with it"
+    return Failure(
+        message=message, exit_code=code, signal=number, peak_memory=remains.peak_memory, output=remains.output
+    )
+
+
+def _cause(outcome: Outcome, remains: Remains, timeout_s: float | None) -> tuple[str, int | None, int | None]:
+    """The sentence, the exit code and the signal."""
+    code = remains.code
+    if outcome is Outcome.TIMED_OUT:
+        return f"it ran longer than its time limit of {timeout_s:g} s and was killed", None, None
+    if outcome is Outcome.CANCELLED:
+        return "it was cancelled, and its process killed", None, None
+    if remains.deaf:
+        return "its process closed its pipe to the worker, and was killed", None, signal.SIGKILL
+    if code < 0:
+        name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+        return f"its process was killed by {name}", None, -code
+    return f"its process ended with exit code {code}", code, None
+
+
+def _processes(count: int) -> str:
+    return "a process that" if count == 1 else f"{count} processes that"
