@@ -1,12 +1,13 @@
-"""Group commit: one thread writes all that has gathered while it wrote the last time.
+"""Group commit: whoever needs something durable writes it, with all that others have changed meanwhile.
 
 Callers change the machine under the coordinator's lock, take the ticket of the generation that their change belongs to,
-and wait for it outside the lock. However many callers there are, the disk is asked once a generation.
+and settle it outside the lock. If nobody writes at that moment, the caller does it itself, which spares two threads'
+waking for one another; else it waits, and a thread of the committer writes the next generation for all who came
+meanwhile. However many callers there are, the disk is asked once a generation. What nobody waits for (a lease that was
+handed out) is written with the next of these, or soon by the thread.
 
 A commit that fails (full disk) is tried again with everything that came after it, for ever: what the machine has
-decided stays decided. Meanwhile `trouble` says why, new submissions are refused, and waiting callers hear the error. An
-engine whose disk is full may go on with space that it has set aside; then only submissions are refused, until it says
-that there is room.
+decided stays decided. Meanwhile `trouble` says why, new submissions are refused, and waiting callers hear the error.
 """
 
 from __future__ import annotations
@@ -26,21 +27,33 @@ log = logging.getLogger("dtq.coordinator")
 
 #: Pause before a failed commit is tried again, in seconds.
 RETRY_S: Final = 0.5
+#: How long what nobody waits for may wait for a commit, in seconds: leases handed out so shortly before the coordinator
+#: is killed are not known after it, and their tasks run again.
+SOON_S: Final = 0.02
+_DIED: Final = "a commit failed of a defect; nothing can be made durable any more"
 
 
 class Generation:
     """What is committed together. A caller waits for it outside of every lock."""
 
-    __slots__ = ("_done", "error")
+    __slots__ = ("_gate", "error", "over", "wanted")
 
     def __init__(self) -> None:
-        self._done = threading.Event()
+        # One is made for each commit, and an event would be three objects more.
+        self._gate = threading.Lock()
+        self._gate.acquire()
         self.error: DtqError | None = None
+        #: Whether the commit is over.
+        self.over = False
+        #: Whether somebody waits for it.
+        self.wanted = False
 
     def finish(self, error: DtqError | None) -> None:
-        """The commit is over."""
-        self.error = error
-        self._done.set()
+        """The commit is over. By one thread at a time."""
+        if not self.over:
+            self.error = error
+            self.over = True
+            self._gate.release()
 
     def wait(self) -> None:
         """Wait until it is durable.
@@ -49,7 +62,8 @@ class Generation:
             StoreError: it is not; it is kept in memory and tried again.
             ShuttingDown: it is not, and will not be: the coordinator has stopped.
         """
-        self._done.wait()
+        with self._gate:
+            pass
         if self.error is not None:
             raise _anew(self.error)
 
@@ -97,8 +111,11 @@ class Committer:
         self._writing: Generation | None = None
         self._backlog: list[Change] = []
         self._backlog_ended: list[EndedRange] = []
+        #: Held by whoever commits.
+        self._turn = threading.Lock()
         self._wake = threading.Event()
-        self._stopping = False
+        self._hurry = threading.Event()
+        self._stopping = threading.Event()
         #: Why the last commit failed; None where it did not, or is past.
         self.stuck: StoreError | None = None
         #: Why new work is refused at the moment; None while it is not.
@@ -114,25 +131,61 @@ class Committer:
 
         Called under the lock, after the change or before an answer that depends on earlier ones.
         """
-        if self._ended:
-            return self._gathering
-        if self._dirty():
-            if not self._wake.is_set():
-                self._wake.set()
+        if self._ended or self._dirty():
             return self._gathering
         if self._writing is not None:
             return self._writing
         return self._gathering if self._backlog else None  # what failed is tried again with the next generation
 
+    def soon(self) -> None:
+        """Have what has changed committed although nobody waits for it. Called under the lock, after the change."""
+        if not self._wake.is_set() and self._dirty():
+            self._wake.set()
+
     def settle(self, ticket: Generation | None) -> None:
-        """Wait for a ticket, outside of the lock.
+        """Have a ticket committed, outside of the lock, and wait for it unless durability is "none".
 
         Raises:
             StoreError: it could not be made durable.
             ShuttingDown: the coordinator has stopped before it could be.
         """
-        if ticket is not None and self.waits:
+        if ticket is not None:
+            self._have(ticket)
+            if self.waits:
+                ticket.wait()
+
+    def complete(self, ticket: Generation | None) -> None:
+        """Have a ticket committed, outside of the lock, and wait for it whatever the durability.
+
+        Raises:
+            StoreError: it could not be written.
+            ShuttingDown: the coordinator has stopped before it could be.
+        """
+        if ticket is not None:
+            self._have(ticket)
             ticket.wait()
+
+    def _have(self, ticket: Generation) -> None:
+        """Commit a ticket, if nobody else commits now; whoever does will find that it is wanted."""
+        ticket.wanted = True
+        if ticket.over or self.stuck is not None or not self._turn.acquire(blocking=False):
+            return
+        try:
+            if not ticket.over:
+                self._commit()
+        except Exception:
+            log.exception(_DIED)
+            self._die()
+        finally:
+            self._turn.release()
+        self._look_behind()
+
+    def _look_behind(self) -> None:
+        """Somebody may have come to wait while this thread had the turn, which is over: only then is this sure to be
+        seen."""
+        if self._gathering.wanted:
+            self._hurry.set()
+            self._wake.set()
 
     def refuse_if_in_trouble(self) -> None:
         """Raise what is wrong with the store while new work is refused."""
@@ -152,26 +205,43 @@ class Committer:
         Returns:
             Whether everything is durable.
         """
-        self._stopping = True
+        self._stopping.set()
+        self._hurry.set()
         self._wake.set()
         self._thread.join(timeout_s)
         return not self._thread.is_alive() and not self._backlog
 
     def _run(self) -> None:
         try:
-            while not self._stopping:
-                self._wake.wait(None if self.trouble is None else RETRY_S)
-                self._commit()
-            self._commit()
-            self._end(ShuttingDown(f"pid {os.getpid()}"))
+            while not self._stopping.is_set():
+                self._await_need()
+                with self._turn:
+                    self._wake.clear()
+                    self._hurry.clear()
+                    self._commit()
+                self._look_behind()
+            with self._turn:
+                if not self._ended:
+                    self._commit()
+                self._end(ShuttingDown(f"pid {os.getpid()}"))
         except Exception:
-            log.exception("the committer thread died; nothing can be made durable any more")
-            self.trouble = self.stuck = StoreError("(memory)", "the committer thread died, see the log")
-            self._end(self.trouble)
-            raise
+            log.exception(_DIED)
+            with self._turn:
+                self._die()
+
+    def _await_need(self) -> None:
+        if self.stuck is not None:
+            self._stopping.wait(RETRY_S)
+        elif self._wake.wait(RETRY_S if self.trouble is not None else None):
+            self._hurry.wait(SOON_S)
+
+    def _die(self) -> None:
+        """A defect: everybody who waits hears of it. With the turn."""
+        self.trouble = self.stuck = StoreError("(memory)", "the committer died, see the log")
+        self._end(self.trouble)
 
     def _end(self, error: DtqError) -> None:
-        """Nothing will be made durable any more: whoever waits, or comes to wait, hears so."""
+        """Nothing will be made durable any more: whoever waits, or comes to wait, hears so. With the turn."""
         with self._lock:
             self._ended = True
             for generation in (self._writing, self._gathering):
@@ -179,8 +249,8 @@ class Committer:
                     generation.finish(error)
 
     def _commit(self) -> None:
+        """Write what has gathered. With the turn."""
         with self._lock:
-            self._wake.clear()
             changes, ended = self._drain()
             self._backlog += changes
             self._backlog_ended += ended
@@ -204,9 +274,8 @@ class Committer:
         for generation in done:
             generation.finish(error)
         if error is not None:
-            self._wake.set()
-            if not self._stopping:
-                threading.Event().wait(RETRY_S)
+            self._hurry.set()
+            self._wake.set()  # the thread tries again
 
     def _leave_out(self, batches: set[int]) -> None:
         """Do not try again to write batches that were taken back: they may be what there is no room for."""

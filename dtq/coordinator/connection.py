@@ -148,9 +148,11 @@ class Connection:
             fetch = self._fetch(state, wait, now) if exchange.fetch else None
             c.dispatch(now, state.hello.session)
             c.ticker.by(c.machine.register.waiting.next_at())
-            ticket = c.committer.ticket()
-        if exchange.succeeded or exchange.failed or exchange.released:
-            c.committer.settle(ticket)
+            told = bool(exchange.succeeded or exchange.failed or exchange.released)
+            ticket = c.committer.ticket() if told else None
+            if not told:
+                c.committer.soon()
+        c.committer.settle(ticket)
         if fetch is not None:
             grants = self._await(state, fetch, exchange.wait_s)
             return Orders(grants=grants, cancel=tuple(fetch.cancel), drop=tuple(answer.drop))
@@ -218,7 +220,7 @@ class Connection:
                 c.machine.register.shorten(lease, index + 1)
                 c.machine.register.attempt_ended(lease, index, Outcome.FAILED, failure, now, now)
             c.ticker.by(c.machine.register.waiting.next_at())
-            c.committer.ticket()
+            c.committer.soon()
 
     def spec(self, number: int) -> Spec:
         """See `Service.spec`."""

@@ -94,7 +94,7 @@ def _settled(c: Coordinator, ticket: Generation | None) -> bool:
     try:
         if ticket is not None:
             c.committer.refuse_if_stuck()
-            ticket.wait()
+            c.committer.complete(ticket)
     except StoreError:
         return False
     return True

@@ -177,8 +177,7 @@ class Coordinator:
         """
         with self.lock:
             ticket = self.committer.ticket()
-        if ticket is not None:
-            ticket.wait()
+        self.committer.complete(ticket)
 
     def ask_to_stop(self) -> None:
         """Somebody wants the coordinator to stop; whoever runs it is told once."""
@@ -265,7 +264,7 @@ class Coordinator:
                 self._orphans_at = None
                 self._abandon_orphans(now)
             self.dispatch(now)
-            self.committer.ticket()
+            self.committer.soon()
             return self.next_deadline()
 
     def _abandon_orphans(self, now: float) -> None:

@@ -38,7 +38,7 @@ def test_grant_of_a_piece_in_the_middle_has_its_own_arguments(house: House) -> N
     # Given tiny tasks in two pages
     client, hand = house.client(), house.worker()
     client.submit()
-    hand.succeed(hand.fetch_one(), seconds=0.002)
+    hand.succeed(hand.fetch_one(), seconds=0.005)
     (first,) = client.receipts(client.submission(7, complete=False))
     client.receipts(client.submission(3, offset=7, batch=first.batch))
 

@@ -116,6 +116,8 @@ def test_worker_carries_on_over_a_restart_of_the_coordinator(cluster: Cluster, t
     producer = Producer(cluster.service())
     batch = producer.submit("until_file", [(str(directory), "it", str(gate))])
     until(lambda: marks(directory), "the task to start")
+    # What a caller was told is on disk: it runs
+    assert producer.service.task(batch, 0).state is State.RUNNING
     coordinator.kill()
     worker.await_line("lost the coordinator")
     # When it ends while nobody is there to hear it, and the coordinator comes back

@@ -11,6 +11,7 @@ import pytest
 from dtq.coordinator.committer import Committer, Generation
 from dtq.core import invariants
 from dtq.core.changes import ArgumentPage, BatchWithdrawn, Change, ResultPage, Stored
+from dtq.core.ledger import EndedRange
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import ShuttingDown, StoreError, StoreFull, UnknownId
 from dtq.model import pages
@@ -618,51 +619,129 @@ def test_calls_after_the_end_hear_so_instead_of_waiting_for_ever(tmp_path: Path)
     house._pool.shutdown()
 
 
-def test_committer_that_dies_of_a_bug_is_heard_by_everybody() -> None:
+class Bench:
+    """A committer alone, over an engine, with changes that are made by hand."""
+
+    def __init__(self, engine: HeldEngine, *, wait: bool = True) -> None:
+        engine.open()
+        self.lock = threading.Lock()
+        self.changed = 0
+        self.committed = 0
+        self.committer = Committer(
+            engine,
+            self.lock,
+            drain=self._drain,
+            dirty=lambda: self.changed > 0,
+            committed=self._on_committed,
+            failed=lambda _: set(),
+            wait=wait,
+        )
+        self.committer.start()
+
+    def _drain(self) -> tuple[list[Change], list[EndedRange]]:
+        changes: list[Change] = [BatchWithdrawn(1)] * self.changed
+        self.changed = 0
+        return changes, []
+
+    def _on_committed(self, _: Generation, changes: list[Change], __: list[EndedRange]) -> None:
+        self.committed += len(changes)
+
+    def change(self) -> Generation:
+        with self.lock:
+            self.changed += 1
+            ticket = self.committer.ticket()
+        assert ticket is not None
+        return ticket
+
+
+class Broken(HeldEngine):
+    """Breaks the contract."""
+
+    def commit(self, changes: object, *, insist: bool = False) -> None:
+        raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("by", ["caller", "thread"])
+def test_committer_that_dies_of_a_bug_is_heard_by_everybody(by: str, caplog: pytest.LogCaptureFixture) -> None:
     # Given an engine that breaks its contract
-    class Broken(HeldEngine):
-        def commit(self, changes: object, *, insist: bool = False) -> None:
-            raise ZeroDivisionError
+    bench = Bench(Broken())
+    committer = bench.committer
+    ticket = bench.change()
 
-    lock = threading.Lock()
-    dirty = [True]
-    died: list[object] = []
+    # When a commit is made
+    if by == "thread":
+        with bench.lock:
+            committer.soon()
+        until("the thread has tried", lambda: committer.stuck is not None)
 
-    def drain() -> tuple[list[Change], list[object]]:
-        dirty[0] = False
-        return [BatchWithdrawn(1)], []
+    # Then whoever waits for it, or comes later, hears so, and the log has why
+    with pytest.raises(StoreError, match="died"):
+        committer.settle(ticket)
+    with pytest.raises(StoreError, match="died"):
+        committer.settle(bench.change())
+    assert committer.stop(DEADLINE_S) is False
+    assert "ZeroDivisionError" in caplog.text
 
-    committer = Committer(
-        Broken(),
-        lock,
-        drain=drain,  # type: ignore[arg-type]  # nothing has ended
-        dirty=lambda: dirty[0],
-        committed=lambda *_: None,
-        failed=lambda _: set(),
-        wait=True,
-    )
-    committer._thread = threading.Thread(target=lambda: died.append(_outcome(committer._run)))
-    with lock:
-        ticket = committer.ticket()
-    assert isinstance(ticket, Generation)
+
+def test_caller_commits_what_it_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a committer whose thread does nothing
+    monkeypatch.setattr(Committer, "_run", lambda self: None)
+    bench = Bench(HeldEngine())
+    bench.change()
 
     # When
-    committer.start()
+    bench.committer.settle(bench.change())
+
+    # Then it and what came before is in the engine
+    assert bench.committed == 2
+
+
+def test_what_nobody_waits_for_is_committed_soon() -> None:
+    bench = Bench(HeldEngine())
+    bench.change()
+
+    with bench.lock:
+        bench.committer.soon()
+
+    until("it is committed", lambda: bench.committed == 1)
+    assert bench.committer.stop(DEADLINE_S)
+
+
+def test_nothing_is_left_behind_by_callers_that_come_and_go() -> None:
+    # Given callers who wait for one another's commits in every order
+    bench = Bench(HeldEngine())
+
+    def call() -> None:
+        for _ in range(300):
+            bench.committer.settle(bench.change())
+
+    # When
+    callers = [threading.Thread(target=call, daemon=True) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(DEADLINE_S)
+
+    # Then nobody waits for ever
+    assert not any(caller.is_alive() for caller in callers)
+    assert bench.committed == 2400
+    assert bench.committer.stop(DEADLINE_S)
+
+
+def test_without_waiting_it_is_committed_all_the_same() -> None:
+    # Given durability "none", and a commit of somebody else under way
+    engine = HeldEngine()
+    bench = Bench(engine, wait=False)
+    engine.hold()
+    other = threading.Thread(target=lambda: bench.committer.settle(bench.change()))
+    other.start()
+    assert engine.reached.wait(DEADLINE_S)
+
+    # When
+    bench.committer.settle(bench.change())
+    engine.go_on()
 
     # Then
-    with pytest.raises(StoreError, match="died"):
-        ticket.wait()
-    with lock:
-        later = committer.ticket()
-    with pytest.raises(StoreError, match="died"):
-        committer.settle(later)
-    assert committer.stop(DEADLINE_S) is False
-    assert isinstance(died[0], ZeroDivisionError)
-
-
-def _outcome(run: object) -> BaseException | None:
-    try:
-        run()  # type: ignore[operator]  # a bound method
-    except ZeroDivisionError as error:
-        return error
-    return None
+    until("both are committed", lambda: bench.committed == 2)
+    other.join(DEADLINE_S)
+    assert bench.committer.stop(DEADLINE_S)
