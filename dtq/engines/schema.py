@@ -66,14 +66,25 @@ def create(path: str, head: Head) -> None:
         OSError: the same.
     """
     draft = path + ".new"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(draft)
-    os.close(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    for left in (draft, draft + "-wal", draft + "-shm", draft + "-journal"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(left)
+    file = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        _fill(draft, head)
+        os.fsync(file)
+    finally:
+        os.close(file)
+    os.rename(draft, path)
+    sync_directory(path)
+
+
+def _fill(draft: str, head: Head) -> None:
     connection = sqlite3.connect(draft, isolation_level=None)
     try:
         connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
         connection.execute("PRAGMA auto_vacuum = NONE")
-        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
         connection.execute("BEGIN")
         for statement in TABLES:
             connection.execute(statement)
@@ -82,10 +93,13 @@ def create(path: str, head: Head) -> None:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA}")
         connection.execute("COMMIT")
+        # Closing does this too, and says nothing where it fails.
+        ((busy, *_),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        if busy:
+            raise sqlite3.OperationalError("the new store is in use")
     finally:
         connection.close()
-    os.rename(draft, path)
-    sync_directory(path)
+    check_header(draft)
 
 
 def lenient(raw: bytes) -> str:

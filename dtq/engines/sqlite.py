@@ -25,7 +25,7 @@ from dtq.engines import mark as marks
 from dtq.engines import schema
 from dtq.engines.base import EndedRun, Opened, Page, StoredBatch
 from dtq.engines.faults import commit_error, file_error, store_error
-from dtq.engines.head import Head
+from dtq.engines.head import HEAD_BYTES, Head
 from dtq.engines.mark import Mark
 from dtq.engines.reading import Reader, restore
 from dtq.engines.reserve import Reserve
@@ -164,7 +164,8 @@ class SqliteEngine:
 
     def _make(self, mark_path: str, log_path: str) -> None:
         mark = marks.read(mark_path)
-        if _size(log_path) or (_size(mark_path) and (mark is None or mark.sequence > 0)):
+        begun = _size(mark_path) >= HEAD_BYTES  # smaller, it is of a store that was never made
+        if _size(log_path) or (begun and (mark is None or mark.sequence > 0)):
             commits = "" if mark is None else f" with {mark.sequence} commits"
             beside = mark_path if _size(mark_path) else log_path
             raise StoreDamaged(
