@@ -140,7 +140,7 @@ class TooLarge(DtqError, ValueError):
     code = "too-large"
     exit_code = 65
     text = "{0} has {1} bytes, more than the limit of {2}."
-    hint = "Pass a path to a file, or split it."
+    hint = "Pass a path to a file, or split it; the coordinator's --max-message sets the limit."
 
 
 class BadInput(DtqError, ValueError):

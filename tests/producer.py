@@ -19,8 +19,9 @@ from tests.cluster import DEADLINE_S, until
 
 
 def spec_of(function: str, **options: Any) -> Spec:
-    """A spec of a function of tests/tasks/work.py."""
-    return Spec(function=Function(name=f"work:{function}"), options=Options(**options))
+    """A spec of a function of tests/tasks/work.py; ``module:function`` for one that stands elsewhere."""
+    name = function if ":" in function else f"work:{function}"
+    return Spec(function=Function(name=name), options=Options(**options))
 
 
 class Producer:

@@ -1,0 +1,208 @@
+"""Functions that do to their process what no function should."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import itertools
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+#: Kept for good by whoever leaks.
+_kept: list[bytes] = []
+
+
+def end(how: str) -> None:
+    """Print a line, then end the process."""
+    print(f"about to end by {how}")
+    if how == "exit":
+        os._exit(3)
+    elif how == "sys.exit":
+        sys.exit(4)
+    elif how == "abort":
+        os.abort()
+    elif how == "segfault":
+        ctypes.string_at(0)
+    elif how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "kill parent":
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    else:
+        raise ValueError(how)
+
+
+def spin_in_c(directory: str) -> None:
+    """Never end, hold the interpreter's lock, and hear no signal that can be ignored."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    (Path(directory) / str(os.getpid())).touch()
+    collections.deque(itertools.repeat(None), maxlen=0)
+
+
+def hold_the_lock(directory: str, seconds: float) -> None:
+    """Hold the interpreter's lock for so long."""
+    (Path(directory) / str(time.monotonic_ns())).touch()
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+
+def _sleeper(directory: Path) -> None:
+    """Be a process that goes on for long, and leave its number."""
+    (directory / str(os.getpid())).touch()
+    time.sleep(1000)
+    os._exit(0)
+
+
+def beget(directory: str, kind: str, then: str) -> str:
+    """Start a process that goes on: a child, one in a session of its own, or a daemon; then go on as told."""
+    before = len(os.listdir(directory))
+    if kind == "program":
+        child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        (Path(directory) / str(child.pid)).touch()
+    elif os.fork() == 0:
+        if kind == "child":
+            _sleeper(Path(directory))
+        os.setsid()
+        if kind == "session":
+            _sleeper(Path(directory))
+        if os.fork() == 0:  # a daemon: its parent ends at once
+            _sleeper(Path(directory))
+        os._exit(0)
+    while len(os.listdir(directory)) == before:
+        time.sleep(0.002)
+    if then == "crash":
+        os._exit(9)
+    if then == "wait":
+        time.sleep(1000)
+    return then
+
+
+def leak(size: int) -> tuple[int, int]:
+    """Keep so many bytes for good; this process, and how much it has resident now."""
+    _kept.append(os.urandom(1) * size)
+    with open("/proc/self/statm") as file:
+        return os.getpid(), int(file.read().split()[1]) * resource.getpagesize()
+
+
+def flood(lines: int) -> int:
+    """Print a lot, by the interpreter and by another program."""
+    for number in range(lines):
+        print(f"line {number} of a task that says too much")
+    subprocess.run(["sh", "-c", "echo the end of it >&2"], check=True)
+    return lines
+
+
+def flood_and_fail(lines: int) -> None:
+    flood(lines)
+    raise ValueError("enough")
+
+
+def whisper_and_fail(text: str) -> None:
+    """Print something without a newline, and fail."""
+    print(text, end="")
+    raise ValueError(text)
+
+
+def close_everything() -> str:
+    os.closerange(0, 1 << 16)
+    return "closed"
+
+
+def spoil(directory: str) -> int:
+    """Change what the next task would find."""
+    os.chdir(directory)
+    os.umask(0o000)
+    os.environ["SPOILT"] = "1"
+    os.environ.pop("HOME", None)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    signal.setitimer(signal.ITIMER_REAL, 1000)
+    sys.setrecursionlimit(100_000)
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - left open, as such tasks do
+    os.close(1)
+    return os.getpid()
+
+
+def spoil_and_fail(directory: str) -> None:
+    spoil(directory)
+    raise ValueError("spoilt")
+
+
+def surroundings() -> dict[str, object]:
+    """What a task finds."""
+    print("seen")
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return {
+        "directory": os.getcwd(),
+        "umask": mask,
+        "spoilt": os.environ.get("SPOILT"),
+        "home": os.environ.get("HOME"),
+        "sigterm": signal.getsignal(signal.SIGTERM) is signal.SIG_DFL,
+        "sigalrm": signal.getsignal(signal.SIGALRM) is signal.SIG_DFL,
+        "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, ())),
+        "timer": signal.getitimer(signal.ITIMER_REAL)[0],
+        "recursion": sys.getrecursionlimit(),
+        "stdout": os.fstat(1).st_ino == os.fstat(2).st_ino and sys.stdout.fileno() == 1,
+    }
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def recurse(deep: int) -> int:
+    return recurse(deep + 1) + 1
+
+
+def recurse_in_c() -> None:
+    """Recurse by way of C, with the interpreter's own limit out of the way, until the stack is used up."""
+    sys.setrecursionlimit(1 << 30)
+    again = ctypes.CFUNCTYPE(None)(lambda: again())
+    again()
+
+
+class TwoArguments(Exception):
+    """Pickles, and does not come back."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+class Unspeakable(Exception):
+    """Can neither be pickled nor printed."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    def __reduce__(self) -> str:
+        raise RuntimeError("no pickle")
+
+
+def raise_awkward(directory: str, kind: str) -> object:
+    """Leave a mark, then give back what cannot travel."""
+    (Path(directory) / f"{kind}-{time.monotonic_ns()}").touch()
+    if kind == "two arguments":
+        raise TwoArguments(1, 2)
+    if kind == "unspeakable":
+        raise Unspeakable
+    if kind == "deep":
+        deep: list[object] = []
+        for _ in range(100_000):
+            deep = [deep]
+        return deep
+    with contextlib.suppress(ValueError):
+        return threading.Lock()
+    return None
+
+
+def much(size: int) -> bytes:
+    return bytes(size)
