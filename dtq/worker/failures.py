@@ -31,12 +31,13 @@ def located(error: BaseException, where: str) -> BaseException:
     return error
 
 
-def describe(error: BaseException, runner: str) -> Failure:
+def describe(error: BaseException, runner: str, peak_memory: int | None = None) -> Failure:
     """What the coordinator keeps of an exception.
 
     Args:
         error: the exception.
         runner: the file of the code that called the task; its frames at the top of the traceback are left out.
+        peak_memory: the most memory that its process has had resident, in bytes; None where it has none of its own.
     """
     kind = type(error)
     try:
@@ -49,6 +50,7 @@ def describe(error: BaseException, runner: str) -> Failure:
         message=_bounded(message, MAX_MESSAGE),
         traceback=_bounded(traceback_of(error, runner), MAX_TRACEBACK),
         pickled=_pickled(error),
+        peak_memory=peak_memory,
     )
 
 

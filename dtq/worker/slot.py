@@ -18,26 +18,25 @@ import faulthandler
 import importlib
 import io
 import os
-import pickle
 import resource
 import signal
 import socket
 import sys
-import traceback
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, Final
 
 from dtq.client import current
-from dtq.client.functions import cannot_import, exception_name, resolve
+from dtq.client.functions import cannot_import, resolve
 from dtq.client.payloads import call_decoder, result_encoder
 from dtq.client.runnables import runnable
-from dtq.errors import CannotUnpickle, OnlyRegistered, TooLarge
+from dtq.errors import OnlyRegistered, TooLarge
 from dtq.model import pages
 from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind
 from dtq.model.wire import codec
 from dtq.worker.channel import Channel
+from dtq.worker.failures import describe, located, traceback_of
 from dtq.worker.logrecords import mark_records
 from dtq.worker.position import Position
 from dtq.worker.program import Program, become
@@ -47,10 +46,6 @@ from dtq.worker.warden import adopt_orphans, die_with
 #: Results are sent when they are so old, in seconds, or so large, in bytes.
 FLUSH_S: Final = 0.005
 FLUSH_BYTES: Final = 1 << 20
-#: Bounds of what a failure may carry: characters of text, bytes of the pickled exception.
-MAX_MESSAGE: Final = 4_000
-MAX_TRACEBACK: Final = 32_000
-MAX_PICKLED: Final = 256 << 10
 #: A task that took longer than this, in seconds, is looked after as soon as it has ended; others with their lease.
 TINY_S: Final = 0.001
 
@@ -97,10 +92,8 @@ class Spec:
         return self._call
 
     def located(self, error: BaseException) -> BaseException:
-        """What a task raised; where its arguments could not be made for want of a module, it says who lacks it."""
-        if type(error) is CannotUnpickle and isinstance(error.__cause__, ImportError):
-            return cannot_import(f"what {error.args[0]} need", f"the worker {self._worker}", error.__cause__)
-        return error
+        """See `failures.located`."""
+        return located(error, f"the worker {self._worker}")
 
     def _refuse(self, blob: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         raise OnlyRegistered(self._function.name, f"the worker {self._worker}")
@@ -257,50 +250,10 @@ class Slot:
 
 
 def _describe(error: BaseException) -> Any:
-    """What the coordinator keeps of an exception, plain and bounded."""
+    """What the coordinator keeps of an exception, for the pipe."""
     current.end()
     _flush_streams()
-    kind = type(error)
-    try:
-        message = str(error)
-    except Exception:  # noqa: BLE001 - the exception's own code
-        message = "(the exception's own message cannot be made)"
-    failure = Failure(
-        exception=exception_name(kind),
-        bases=tuple(exception_name(base) for base in kind.__mro__[1:-1])[:32],
-        message=_bounded(message, MAX_MESSAGE),
-        traceback=_bounded(_traceback(error), MAX_TRACEBACK),
-        pickled=_pickled(error),
-        peak_memory=_peak(),
-    )
-    return _FAILURE.plain(failure)
-
-
-def _bounded(text: str, most: int) -> str:
-    text = text.encode("utf-8", "backslashreplace").decode()
-    if len(text) <= most:
-        return text
-    half = most // 2
-    return f"{text[:half]}\n[... {len(text) - most} characters left out ...]\n{text[-half:]}"
-
-
-def _traceback(error: BaseException) -> str:
-    """The traceback as text, without the frames of this file at its top."""
-    own = error.__traceback__
-    while own is not None and own.tb_frame.f_code.co_filename == __file__:
-        own = own.tb_next
-    try:
-        return "".join(traceback.format_exception(type(error), error, own or error.__traceback__))
-    except Exception as second:  # noqa: BLE001 - as above
-        return f"(the traceback cannot be made: {type(second).__name__})"
-
-
-def _pickled(error: BaseException) -> bytes:
-    try:
-        data = pickle.dumps(error.with_traceback(None), 5)
-    except Exception:  # noqa: BLE001 - pickling runs the exception's own code; its text is kept all the same
-        return b""
-    return data if len(data) <= MAX_PICKLED else b""
+    return _FAILURE.plain(describe(error, __file__, _peak()))
 
 
 def _flush_streams() -> None:
@@ -336,7 +289,7 @@ def _prepare(channel: Channel, worker: str, paths: tuple[str, ...], imports: tup
         become(program)
     except BaseException as error:  # noqa: BLE001 - the edge to user code, at import
         why = cannot_import(what, f"the worker {worker}", error)
-        channel.send("unusable", _traceback(error), *why.args)
+        channel.send("unusable", traceback_of(error, __file__), *why.args)
         return False
     return True
 
