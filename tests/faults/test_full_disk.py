@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dtq.errors import StoreFull
+from dtq.errors import StoreError, StoreFull, StoreUnwritable
 from tests.cluster import DEADLINE_S, Cluster, Process, until
+from tests.faults import shim
 from tests.faults.disks import SmallDisk, small_disk
 from tests.producer import Producer
 
@@ -25,13 +26,13 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
         yield disk
 
 
-def refused(producer: Producer) -> StoreFull:
+def refused(producer: Producer) -> StoreError:
     """Submit until it is refused: the first few may find a place yet."""
 
-    def refusal() -> StoreFull | None:
+    def refusal() -> StoreError | None:
         try:
             producer.submit("add", [(1, 2)] * 1000)
-        except StoreFull as error:
+        except (StoreFull, StoreUnwritable) as error:
             return error
         return None
 
@@ -44,7 +45,7 @@ def seconds_until_accepted(producer: Producer) -> float:
     def accepted() -> bool:
         try:
             producer.submit("add", [(1, 2)])
-        except StoreFull:
+        except (StoreFull, StoreUnwritable):
             return False
         return True
 
@@ -110,42 +111,60 @@ def test_full_disk_refuses_new_work_and_records_what_was_accepted(disk: SmallDis
         assert coordinator.ended() == 0
 
 
+def wait_while_in_trouble(producer: Producer, trouble: str, seconds: float) -> None:
+    """Let so much of the coordinator's time pass, in which it says what its trouble is."""
+    deadline = time.monotonic() + DEADLINE_S
+    started = producer.service.stats().now
+    while (stats := producer.service.stats()).now < started + seconds:
+        assert stats.trouble == trouble
+        assert time.monotonic() < deadline
+        time.sleep(0.05)  # time itself has to pass
+
+
 def limit(process: Process, size: int) -> None:
     """Let a process have no file larger than so many bytes."""
     _, hard = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, hard))
 
 
-def test_file_that_may_not_grow_loses_nothing_accepted(tmp_path: Path) -> None:
-    """Row 40: file size limit. As a full disk, but what is set aside does not help: outcomes wait for room."""
-    marks, gate = tmp_path / "marks", tmp_path / "gate"
+@pytest.mark.parametrize("fault", ["file size limit", "I/O error"])
+def test_store_that_cannot_be_written_loses_nothing_accepted(tmp_path: Path, fault: str) -> None:
+    """Row 40: file size limit, I/O error. What is set aside does not help: outcomes wait until it can be written."""
+    marks, gate, switch = tmp_path / "marks", tmp_path / "gate", tmp_path / "writes-fail"
     marks.mkdir()
-    with Cluster(tmp_path) as cluster:
+    limited = fault == "file size limit"
+    code = "store-full" if limited else "store-unwritable"
+    within = [] if limited else shim.within(tmp_path / "queue.db", fail_when=switch)
+    with Cluster(tmp_path, within=within) as cluster:
         # Given work that was accepted
         coordinator = cluster.coordinator("--lease", "2s")
         producer = Producer(cluster.service())
         long = producer.submit("until_file", [(str(marks), "long", str(gate))], priority=1)
         batch = producer.submit("echo", [(n,) for n in range(50)])
-        # When no file may grow
-        limit(coordinator, 40_000)
+        # When its files cannot be written
+        if limited:
+            limit(coordinator, 40_000)
+        else:
+            switch.touch()
         error = refused(producer)
+        assert error.code == code
         assert str(tmp_path / "queue.db") in str(error)
-        cluster.worker(slots=2)
+        assert "disk" in str(error)
+        worker = cluster.worker(slots=2)
         # Then it is worked on, for longer than a lease, and nothing is told that is not on disk
         until(lambda: list(marks.iterdir()), "the long task to start")
-        deadline = time.monotonic() + DEADLINE_S
-        started = producer.service.stats().now
-        while producer.service.stats().now < started + 3.0:
-            assert producer.service.stats().trouble == "store-full"
-            assert time.monotonic() < deadline
-            time.sleep(0.05)  # a lease and a half has to pass
-        with pytest.raises(StoreFull):
+        wait_while_in_trouble(producer, code, 3.0)
+        with pytest.raises(StoreError, match="what was accepted is safe"):
             producer.service.results(batch, 0, 50)
-        # And when they may again
-        limit(coordinator, resource.RLIM_INFINITY)
+        # And when they can again, all of it is
+        if limited:
+            limit(coordinator, resource.RLIM_INFINITY)
+        else:
+            switch.unlink()
         assert seconds_until_accepted(producer) < RESUMES_S
         assert producer.values(batch) == list(range(50))
         gate.touch()
         assert producer.values(long) == ["long"]
         assert len(list(marks.iterdir())) == 1
         assert producer.service.stats().retries == 0
+        assert worker.popen.poll() is None
