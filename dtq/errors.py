@@ -140,7 +140,7 @@ class TooLarge(DtqError, ValueError):
     code = "too-large"
     exit_code = 65
     text = "{0} has {1} bytes, more than the limit of {2}."
-    hint = "Pass a path to a file, or split it; the coordinator's --max-message sets the limit."
+    hint = "Pass a path to a file, or split it; the coordinator's --max-message and --max-blob are the limits."
 
 
 class BadInput(DtqError, ValueError):
@@ -297,7 +297,16 @@ class QueueFull(DtqError):
     exit_code = 75
     retryable = True
     text = "the queue already holds {0} tasks, its limit is {1}."
-    hint = "Wait for workers to catch up, or start the coordinator with a higher --max-tasks."
+    hint = "Wait for workers to catch up, or start the coordinator with a higher --max-tasks (DTQ_MAX_TASKS)."
+
+
+class BatchTooLarge(DtqError, ValueError):
+    """A batch would have more tasks than one may have."""
+
+    code = "batch-too-large"
+    exit_code = 65
+    text = "the batch would have {0} tasks, more than the limit of {1}."
+    hint = "Submit several batches, or start the coordinator with a higher --max-batch (DTQ_MAX_BATCH)."
 
 
 class KeyConflict(DtqError):

@@ -105,8 +105,13 @@ def service(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Prox
 
 
 @contextmanager
-def hub(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Hub]:
+def hub(addresses: Sequence[str], authkey_file: str | None, full_timeout_s: float) -> Iterator[Hub]:
     """A client's engine room, for a command that submits: a coordinator that comes back is waited for.
+
+    Args:
+        addresses: where the coordinator may be reached; empty for the configured ones.
+        authkey_file: the file with the key; None for the configured one.
+        full_timeout_s: how long submissions wait for room in a full queue, in seconds.
 
     Raises:
         Unreachable: it does not answer.
@@ -117,7 +122,7 @@ def hub(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Hub]:
 
     to = target(addresses, authkey_file)
     _say_outages()
-    made = Hub(Wire(to.addresses, to.key, to.origin, _PATIENCE_S), _PATIENCE_S)
+    made = Hub(Wire(to.addresses, to.key, to.origin, _PATIENCE_S), _PATIENCE_S, full_timeout_s)
     try:
         with _mentioned(to.addresses):
             made.start()

@@ -72,7 +72,18 @@ def store_flag(flags: dict[str, Any]) -> dict[str, Any]:
 @click.option("--lease", metavar="DURATION", type=options.DURATION, help="How long a worker may be silent.  [15s]")
 @click.option("--keep-results", metavar="DURATION", type=options.DURATION, help="How long results are kept.  [24h]")
 @click.option("--max-tasks", metavar="N", type=click.IntRange(1), help="Most unfinished tasks.  [20 million]")
+@click.option("--max-batch", metavar="N", type=click.IntRange(1), help="Most tasks in one batch.  [10 million]")
 @click.option("--max-message", metavar="SIZE", type=options.SIZE, help="Largest message.  [16MiB]")
+@click.option(
+    "--max-blob", metavar="SIZE", type=options.SIZE, help="Largest argument or result.  [what a message holds]"
+)
+@click.option("--max-connections", metavar="N", type=click.IntRange(2), help="Most connections.  [4096]")
+@click.option(
+    "--max-unread",
+    metavar="N",
+    type=click.IntRange(1),
+    help="Most results kept ready for a client that does not ask for them.  [1 million]",
+)
 @options.authkey_file
 def start(**flags: Any) -> None:
     """Start the coordinator, in the foreground.

@@ -22,7 +22,7 @@ from dtq.client.batches import Batch
 from dtq.client.following import NEWS
 from dtq.client.functions import callee
 from dtq.client.handle import TaskHandle
-from dtq.client.hub import Hub
+from dtq.client.hub import FULL_TIMEOUT_S, Hub
 from dtq.client.maps import submit_whole
 from dtq.client.submitting import Order, order
 from dtq.client.submitting import submit as submit_one
@@ -84,7 +84,7 @@ def _submit_calls(queue: Hub, name: str, terms: Order, calls: Iterator[Call]) ->
     """One batch of the calls, a few pages of them in memory at a time."""
     function = callee(name)
     spec = function.spec(terms.terms)
-    limit = queue.session.max_message - _ENVELOPE
+    limit = min(queue.session.max_message - _ENVELOPE, queue.session.max_blob)
 
     def encode(item: tuple[Any, ...], _: object) -> bytes:
         call: Call = item[0]
@@ -114,7 +114,7 @@ def _accepted_whole(queue: Hub, batch: Batch) -> None:
     while not batch.complete and batch.error is None:
         if batch.size != size:
             size, since = batch.size, time.monotonic()
-        elif time.monotonic() - since > _ACCEPT_S:
+        elif time.monotonic() - since > _ACCEPT_S + queue.full_timeout_s:
             raise Unreachable(queue.session.place, f"it went away in the middle of the submission, {_ACCEPT_S:g} s ago")
         queue.following.wait(batch, NEWS, _LOOK_S)
     if batch.error is not None:
@@ -139,7 +139,7 @@ def _accepted(queue: Hub, handle: TaskHandle[Any]) -> TaskHandle[Any]:
         DtqError: it was refused.
         Unreachable: the coordinator went away, and did not come back in time.
     """
-    if not handle.accepted(_ACCEPT_S):
+    if not handle.accepted(_ACCEPT_S + queue.full_timeout_s):
         raise Unreachable(queue.session.place, f"it went away in the middle of the submission, {_ACCEPT_S:g} s ago")
     return handle
 
@@ -178,6 +178,13 @@ def _await(
 @click.option(
     "--wait-timeout", metavar="DURATION", type=options.DURATION, help="Wait no longer than this (ends with 124)."
 )
+@click.option(
+    "--when-full",
+    type=click.Choice(["fail", "wait"]),
+    default="fail",
+    show_default=True,
+    help="What to do where the queue has no room: end with 75, or wait up to 5 minutes for some.",
+)
 @options.connecting
 @options.as_json
 @options.quiet
@@ -188,6 +195,7 @@ def submit(
     jsonl: str | None,
     waiting: bool,
     wait_timeout: float | None,
+    when_full: str,
     addresses: tuple[str, ...],
     authkey_file: str | None,
     as_json: bool,
@@ -211,7 +219,7 @@ def submit(
         raise click.UsageError("--wait-timeout is for --wait.", ctx)
     name, call, given = function_name(function), parse_call(words), _order(terms)
     _refuse_early(name, given)
-    with hub(addresses, authkey_file) as queue:
+    with hub(addresses, authkey_file, FULL_TIMEOUT_S if when_full == "wait" else 0.0) as queue:
         handle: TaskHandle[Any] | BatchHandle[Any]
         if each is None and jsonl is None:
             handle = _accepted(queue, submit_one(queue, name, given, call.args, call.kwargs))

@@ -18,11 +18,12 @@ from dtq.client.async_submitter import AsyncSubmitter
 from dtq.client.async_waiting import AH, as_completed, wait
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.handle import TaskHandle
+from dtq.client.hub import FULL_TIMEOUT_S
 from dtq.client.links import Connector
 from dtq.client.loops import LoopHub
 from dtq.client.notebook import card
 from dtq.client.selecting import Filters, Named
-from dtq.client.sync import CLOSE_S, TIMEOUT_S, Client
+from dtq.client.sync import CLOSE_S, TIMEOUT_S, Client, WhenFull
 from dtq.client.waiting import ReturnWhen
 from dtq.errors import Unreachable
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Stats, TaskView
@@ -50,6 +51,8 @@ class AsyncClient(AsyncSubmitter):
         authkey: the key itself, instead of a file.
         timeout: how long the first connection may take, and any call but waiting while the coordinator is away, in
             seconds.
+        when_full: ``"wait"`` or ``"fail"``; see `Client`. Where it waits, so does `submit`.
+        full_timeout: for how long a full queue may take nothing before those that wait are refused, in seconds.
         connector: makes the connections, instead of all of the above; for tests.
 
     Raises:
@@ -66,9 +69,19 @@ class AsyncClient(AsyncSubmitter):
         authkey_file: str | Path | None = None,
         authkey: bytes | str | None = None,
         timeout: float = TIMEOUT_S,
+        when_full: WhenFull = "wait",
+        full_timeout: float = FULL_TIMEOUT_S,
         connector: Connector | None = None,
     ) -> None:
-        self._client = Client(address, authkey_file=authkey_file, authkey=authkey, timeout=timeout, connector=connector)
+        self._client = Client(
+            address,
+            authkey_file=authkey_file,
+            authkey=authkey,
+            timeout=timeout,
+            when_full=when_full,
+            full_timeout=full_timeout,
+            connector=connector,
+        )
         self._loop = LoopHub(self._client._hub, self)
 
     # -- waiting --------------------------------------------------------------------------------------------------

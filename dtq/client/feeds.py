@@ -102,13 +102,16 @@ class Feed:
         """Whether there is something to be sent."""
         return not self.sealed and (self.over or self.stopped or bool(self.blobs))
 
-    def pieces(self, most_bytes: int, *, alone: bool = True) -> list[tuple[int, bytes, bool]]:
+    def pieces(
+        self, most_bytes: int, most_blobs: int = pages.PAGE_BLOBS, *, alone: bool = True
+    ) -> list[tuple[int, bytes, bool]]:
         """Take out what can be sent now: pieces of ``(offset, page, whether it is the last)``.
 
         Until the batch has a number there is one piece, as the others have to name it.
 
         Args:
             most_bytes: how many bytes the call has room for.
+            most_blobs: how many blobs one piece has at most.
             alone: whether nothing else is in it: then the first item goes however large it is.
         """
         over = self.over  # before the blobs are counted: what was put in before it was set is seen
@@ -118,7 +121,7 @@ class Feed:
         found: list[tuple[int, bytes, bool]] = []
         most_pieces = CALL_PIECES if self.batch.number else 1
         while self.blobs and len(found) < most_pieces and (len(self.blobs[0]) <= most_bytes or (alone and not found)):
-            taken, size = self._page(most_bytes)
+            taken, size = self._page(most_bytes, most_blobs)
             found.append((self.sent, pages.pack(taken), False))
             self.sent += len(taken)
             self.sent_bytes += size
@@ -132,12 +135,12 @@ class Feed:
         self.room.ring()
         return found
 
-    def _page(self, most_bytes: int) -> tuple[list[bytes], int]:
+    def _page(self, most_bytes: int, most_blobs: int) -> tuple[list[bytes], int]:
         """Blobs for one piece, the first of them however large."""
         blobs = self.blobs
         taken = [blobs.popleft()]
         size = len(taken[0])
-        for _ in range(min(len(blobs), pages.PAGE_BLOBS - 1)):
+        for _ in range(min(len(blobs), most_blobs - 1)):
             size += len(blobs[0])
             if size > most_bytes:
                 return taken, size - len(blobs[0])

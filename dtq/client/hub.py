@@ -34,6 +34,10 @@ log = logging.getLogger("dtq.client")
 
 R = TypeVar("R")
 
+#: For how long a full queue may take nothing before submissions are refused, in seconds.
+FULL_TIMEOUT_S: Final = 300.0
+#: How long the coordinator may hold one call for room in a full queue, in seconds.
+_HELD_S: Final = 5.0
 #: How long a program that ends without closing its client waits for what it submitted, in seconds.
 EXIT_S: Final = 5.0
 
@@ -44,16 +48,20 @@ class Hub:
     Args:
         connector: makes lines to the coordinator.
         timeout_s: how long a call may take while the coordinator is away, in seconds.
+        full_timeout_s: for how long a full queue may take nothing before submissions are refused, in seconds; 0 to
+            have them refused at once.
 
     Attributes:
         session: who this client is.
         following: what it waits for.
         outbox: what waits to be sent.
         sender: sends it.
+        full_timeout_s: how long submissions wait for room in a full queue, in seconds.
     """
 
-    def __init__(self, connector: Connector, timeout_s: float) -> None:
+    def __init__(self, connector: Connector, timeout_s: float, full_timeout_s: float = FULL_TIMEOUT_S) -> None:
         self._connector = connector
+        self.full_timeout_s = full_timeout_s
         self._timeout_s = timeout_s
         self._make(Following(), inherited=False)
         _hubs.add(self)
@@ -61,8 +69,8 @@ class Hub:
     def _make(self, following: Following, *, inherited: bool) -> None:
         self.following = following
         self.session = Session(self._connector)
-        self.outbox = Outbox()
-        self.sender = Sender(self.session, self.outbox, following, self.fail)
+        self.outbox = Outbox(min(_HELD_S, self.full_timeout_s))
+        self.sender = Sender(self.session, self.outbox, following, self.fail, full_timeout_s=self.full_timeout_s)
         self._watcher = Watcher(self.session, following, self.fail, inherited=inherited)
         self._calls = self.session.link()
         self._starting = threading.Lock()

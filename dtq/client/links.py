@@ -102,12 +102,16 @@ class Session:
         generation: grows each time that the coordinator has forgotten what this session follows; 0 before the first
             connection.
         max_message: largest message in bytes, as the coordinator said.
+        max_blob: largest argument in bytes, as it said.
+        max_piece: how many tasks one submission should have at most, as it said.
     """
 
     def __init__(self, connector: Connector) -> None:
         self.place = connector.place
         self.generation = 0
         self.max_message = 1 << 20
+        self.max_blob = 1 << 20
+        self.max_piece = 1
         self._connector = connector
         self._lock = threading.Lock()
         self._epoch = -1
@@ -144,6 +148,8 @@ class Session:
                 self.generation += 1
             self._epoch = welcome.epoch
             self.max_message = welcome.max_message
+            self.max_blob = welcome.max_blob
+            self.max_piece = welcome.max_piece
             lost_at, self._lost_at = self._lost_at, None
         if lost_at is not None:
             log.info("the coordinator at %s is back after %.1f s", self.place, time.monotonic() - lost_at)

@@ -60,11 +60,16 @@ class Call(NamedTuple):
 class Outbox:
     """Everything that waits to be sent.
 
+    Args:
+        wait_s: how long the coordinator may hold a call for room in a full queue, in seconds; 0 to be refused at once.
+
     Attributes:
         closed: why nothing more may be put in; None while it may.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wait_s: float = 0.0) -> None:
+        self._wait_s = wait_s
+        self._max_piece = pages.PAGE_BLOBS
         self.closed: DtqError | None = None
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
@@ -182,12 +187,14 @@ class Outbox:
         finally:
             self._idle = False
 
-    def gather(self, max_message: int) -> Call:
+    def gather(self, max_message: int, max_piece: int = pages.PAGE_BLOBS) -> Call:
         """Take out what one call can carry.
 
         Args:
             max_message: largest message in bytes.
+            max_piece: how many tasks one submission has at most.
         """
+        self._max_piece = max_piece
         call = Call([], [], [], [])
         places: dict[int, int] = {}
         left = min(CALL_BYTES, max_message // 2)
@@ -201,7 +208,7 @@ class Outbox:
 
     def _gather_items(self, left: int, call: Call, places: dict[int, int]) -> int:
         """Add single submissions to a call; how many bytes of it are left then."""
-        for items in _runs(self._take_items(left, alone=not call.submissions)):
+        for items in _runs(self._take_items(left, alone=not call.submissions), self._max_piece):
             first = items[0]
             left -= _weight(first.spec, places) + sum([len(item.blob) + _BLOB_OVERHEAD for item in items])
             submission = Submission(
@@ -210,6 +217,7 @@ class Outbox:
                 arguments=pages.pack([item.blob for item in items]),
                 delay_s=first.delay_s,
                 key=first.key,
+                wait_s=self._wait_s,
             )
             call.submissions.append(submission)
             call.receivers.append(first.handle if len(items) == 1 else Group([item.handle for item in items]))
@@ -252,7 +260,7 @@ class Outbox:
 
     def _gather_feed(self, feed: Feed, most_bytes: int, call: Call, places: dict[int, int]) -> int:
         size = _weight(feed.spec, places)
-        for offset, page, last in feed.pieces(most_bytes - size, alone=not call.submissions):
+        for offset, page, last in feed.pieces(most_bytes - size, self._max_piece, alone=not call.submissions):
             size += len(page) + _OVERHEAD
             submission = Submission(
                 spec=self._place(feed.spec, call, places),
@@ -264,6 +272,7 @@ class Outbox:
                 delay_s=feed.delay_s,
                 key=feed.key,
                 follow=feed.follow,
+                wait_s=self._wait_s,
             )
             call.submissions.append(submission)
             call.receivers.append(feed)
@@ -303,7 +312,7 @@ def _weight(spec: Spec, places: dict[int, int]) -> int:
     return _OVERHEAD if id(spec) in places else _OVERHEAD + _SPEC_OVERHEAD + len(spec.function.body)
 
 
-def _runs(items: list[Item]) -> Iterator[list[Item]]:
+def _runs(items: list[Item], most: int) -> Iterator[list[Item]]:
     """Items that may travel as one batch: neighbours of one function and options, so that their order stays."""
     run: list[Item] = []
     for item in items:
@@ -312,7 +321,7 @@ def _runs(items: list[Item]) -> Iterator[list[Item]]:
             or item.delay_s != run[0].delay_s
             or item.key is not None
             or run[0].key is not None
-            or len(run) == pages.PAGE_BLOBS
+            or len(run) >= most
         ):
             yield run
             run = []

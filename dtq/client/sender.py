@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -20,8 +21,8 @@ from dtq.client.following import Following, Wake
 from dtq.client.handle import Group
 from dtq.client.links import AWAY, FATAL, Session
 from dtq.client.outbox import Call, Outbox, Receiver
-from dtq.errors import ClientClosed, DtqError, UnknownId, from_wire
-from dtq.model.messages import Receipt
+from dtq.errors import ClientClosed, DtqError, QueueFull, UnknownId, from_wire
+from dtq.model.messages import Receipt, Submission
 from dtq.model.service import Service
 from dtq.model.snapshots import BatchView, Selection
 from dtq.transport import Backoff
@@ -40,16 +41,24 @@ class Sender:
         outbox: what to send.
         following: where handles of accepted submissions are entered.
         fatal: called with what makes the client of no more use.
+        full_timeout_s: for how long a full queue may take nothing before submissions are refused, in seconds.
     """
 
     def __init__(
-        self, session: Session, outbox: Outbox, following: Following, fatal: Callable[[DtqError], None]
+        self,
+        session: Session,
+        outbox: Outbox,
+        following: Following,
+        fatal: Callable[[DtqError], None],
+        *,
+        full_timeout_s: float,
     ) -> None:
         self.link = session.link()
         self._session = session
         self._outbox = outbox
         self._following = following
         self._fatal = fatal
+        self._full_timeout_s = full_timeout_s
         #: Batches to be cancelled because nobody reads their results any more.
         self._abandoned: deque[Batch] = deque()
         #: Batches to which nothing can be added any more, before all was added.
@@ -100,15 +109,14 @@ class Sender:
         try:
             while not self._over():
                 self._outbox.wait(lambda: bool(self._abandoned) or self._over())
-                call = self._outbox.gather(self._session.max_message)
+                call = self._outbox.gather(self._session.max_message, self._session.max_piece)
                 for feed in call.empty:
                     self._accept_nothing(feed)
                 if call.submissions:
                     self._submit(call)
                 while self._doubtful:
                     self._settle_size(self._doubtful.pop())
-                while self._abandoned:
-                    self._cancel(self._abandoned.popleft())
+                self._cancel_abandoned()
         except FATAL as error:
             self._fatal(error)
         except Exception as error:
@@ -123,28 +131,45 @@ class Sender:
         return self._ending.is_set() or (outbox.closed is not None and outbox.is_empty and not self._abandoned)
 
     def _submit(self, call: Call) -> None:
-        """One call, up to its receipts."""
+        """One call, up to its receipts; what a full queue has no room for is sent again until its time is over."""
         self.underway = call.receivers
-        self._following.expect()
+        full_since = time.monotonic()
+        while call.submissions:
+            self._following.expect()
+            answer = self._ask(call)
+            if answer is None:
+                return
+            receipts, repeated = answer
+            now = time.monotonic()
+            if not all(receipt.code == QueueFull.code for receipt in receipts):
+                full_since = now
+            waiting = now - full_since < self._full_timeout_s and not self._ending.is_set()
+            again = self._accept(call, receipts, repeated, waiting)
+            if again:
+                self._follow(again)
+            self._cancel_abandoned()  # what is cancelled makes room
+
+    def _ask(self, call: Call) -> tuple[list[Receipt], bool] | None:
+        """One call, until it is answered.
+
+        Returns:
+            The receipts, and whether it was made more than once; None where it was refused as a whole, or given up.
+        """
         backoff = Backoff()
         repeated = False
         while True:
             try:
-                receipts = self.link.service.submit(call.specs, call.submissions, repeated)
-                break
+                return self.link.service.submit(call.specs, call.submissions, repeated), repeated
             except AWAY as error:
                 repeated = True
                 if not self._pause(error, backoff):
-                    return self._refuse(call.receivers, error)
+                    self._refuse(call.receivers, error)
+                    return None
             except DtqError as error:
                 self._refuse(call.receivers, error)
                 if isinstance(error, FATAL):
                     raise
                 return None
-        again = self._accept(call, receipts, repeated)
-        if again:
-            self._follow(again)
-        return None
 
     def _pause(self, error: DtqError, backoff: Backoff) -> bool:
         """Wait before the next attempt; whether there is to be one."""
@@ -153,8 +178,14 @@ class Sender:
         self._session.lost(error)
         return not self._ending.wait(backoff.next_s())
 
-    def _accept(self, call: Call, receipts: list[Receipt], repeated: bool) -> list[int]:
-        """Hand out receipts.
+    def _accept(self, call: Call, receipts: list[Receipt], repeated: bool, waiting: bool) -> list[int]:
+        """Hand out receipts. What is to be sent again stays in the call.
+
+        Args:
+            call: what was sent.
+            receipts: what was answered.
+            repeated: whether it was sent more than once.
+            waiting: whether what the queue has no room for may be sent again.
 
         Returns:
             The batches that have to be followed explicitly: those that may have been submitted before, and so may have
@@ -163,10 +194,14 @@ class Sender:
         wakes: list[Wake] = []
         again: list[int] = []
         refused: list[tuple[Receiver, DtqError]] = []
+        left: list[tuple[Submission, Receiver]] = []
         following = self._following
         with following.lock:
             for submission, receiver, receipt in zip(call.submissions, call.receivers, receipts, strict=True):
-                if receipt.code:
+                given_up = isinstance(receiver, Feed) and receiver.stopped
+                if receipt.code == QueueFull.code and submission.wait_s > 0 and waiting and not given_up:
+                    left.append((submission, receiver))
+                elif receipt.code:
                     refused.append((receiver, from_wire(receipt.code, receipt.details)))
                 elif isinstance(receiver, Feed):
                     self._accept_piece(receiver, receipt, submission.complete, wakes)
@@ -182,6 +217,9 @@ class Sender:
             following.expected()
         del receiver  # whoever dropped the handle is not to be held by this loop
         call.receivers.clear()
+        call.submissions[:] = [submission for submission, _ in left]
+        call.receivers.extend(receiver for _, receiver in left)
+        left.clear()
         for wake in wakes:
             wake()
         refused.reverse()  # the first error is the one to hear: it may be the cause of those after it
@@ -221,10 +259,9 @@ class Sender:
                     self._refuse_piece(receiver, error, wakes)
                 else:
                     handles = receiver.give_up() if isinstance(receiver, Group) else [receiver]
-                    for handle in handles:
-                        handle._on_failed(error, wakes)
-                        told.append(weakref.ref(handle))
-                    del handles, handle
+                    while handles:
+                        told.append(weakref.ref(handles[-1]))
+                        handles.pop()._on_failed(error, wakes)
                 del receiver
         for wake in wakes:
             wake()
@@ -259,6 +296,10 @@ class Sender:
         for start in range(0, len(batches), FOLLOWED):
             part = batches[start : start + FOLLOWED]
             self._insist(partial(_ask_to_follow, part))
+
+    def _cancel_abandoned(self) -> None:
+        while self._abandoned:
+            self._cancel(self._abandoned.popleft())
 
     def _cancel(self, batch: Batch) -> None:
         if batch.number and not batch.finished:

@@ -145,6 +145,8 @@ def prepare(
     size = len(blob) + len(spec.function.body) + _ENVELOPE
     if size > hub.session.max_message:
         raise TooLarge("a task", size, hub.session.max_message)
+    if len(blob) > hub.session.max_blob:
+        raise TooLarge("a task's arguments", len(blob), hub.session.max_blob)
     return Item(make(hub, spec), spec, blob, delay_s, key)
 
 
@@ -205,7 +207,8 @@ def read_map(
 
 def limited(hub: Hub, target: Callee) -> Any:
     """How calls are encoded, and refused where they are too large to be sent."""
-    encode, limit = target.encode, hub.session.max_message - len(target.function.body) - _ENVELOPE
+    encode = target.encode
+    limit = min(hub.session.max_message - len(target.function.body) - _ENVELOPE, hub.session.max_blob)
 
     def encode_limited(args: tuple[Any, ...], kwargs: Any) -> bytes:
         blob = encode(args, kwargs)

@@ -9,19 +9,19 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
+from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, Unpack, get_args
 
 from dtq.client.batch_handle import BatchHandle, member
 from dtq.client.batches import Batch
 from dtq.client.handle import TaskHandle
-from dtq.client.hub import Hub
+from dtq.client.hub import FULL_TIMEOUT_S, Hub
 from dtq.client.links import Connector, Wire
 from dtq.client.notebook import card
 from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, select
 from dtq.client.submitter import Submitter
 from dtq.client.waiting import H, ReturnWhen, Waited, as_completed, wait
 from dtq.config import client_addresses, load_authkey
-from dtq.errors import InvalidId, UnknownId, Unreachable
+from dtq.errors import InvalidId, InvalidValue, UnknownId, Unreachable
 from dtq.model.ids import TaskId
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Stats, TaskView
 from dtq.model.states import State
@@ -31,6 +31,8 @@ log = logging.getLogger("dtq.client")
 P = ParamSpec("P")
 T = TypeVar("T")
 
+#: What becomes of submissions that the queue has no room for.
+WhenFull = Literal["wait", "fail"]
 #: How long the first connection may take, and a call while the coordinator is away, in seconds.
 TIMEOUT_S: Final = 10.0
 #: How long `Client.close` waits for what was submitted, in seconds.
@@ -50,6 +52,9 @@ class Client(Submitter):
         authkey: the key itself, instead of a file.
         timeout: how long the first connection may take, and any call but waiting while the coordinator is away, in
             seconds.
+        when_full: what becomes of submissions that the queue has no room for: ``"wait"`` sends them again, and lets
+            `submit` wait where too many wait already; ``"fail"`` has them refused with `QueueFull` at once.
+        full_timeout: for how long a full queue may take nothing before those that wait are refused too, in seconds.
         connector: makes the connections, instead of all of the above; for tests.
 
     Raises:
@@ -64,9 +69,12 @@ class Client(Submitter):
         authkey_file: str | Path | None = None,
         authkey: bytes | str | None = None,
         timeout: float = TIMEOUT_S,
+        when_full: WhenFull = "wait",
+        full_timeout: float = FULL_TIMEOUT_S,
         connector: Connector | None = None,
     ) -> None:
-        self._hub = Hub(connector or _wire(address, authkey_file, authkey, timeout), timeout)
+        wire = connector or _wire(address, authkey_file, authkey, timeout)
+        self._hub = Hub(wire, timeout, patience(when_full, full_timeout))
 
     # -- waiting --------------------------------------------------------------------------------------------------
 
@@ -247,6 +255,17 @@ class Client(Submitter):
 
     def _repr_html_(self) -> str:
         return card("Client", [("coordinator", self._hub.session.place), *self._hub.standing()])
+
+
+def patience(when_full: str, full_timeout_s: float) -> float:
+    """For how long submissions wait for room in a full queue, in seconds.
+
+    Raises:
+        InvalidValue: what is to become of them is neither "wait" nor "fail".
+    """
+    if when_full not in get_args(WhenFull):
+        raise InvalidValue("when_full", when_full, "it is 'wait' or 'fail'")
+    return full_timeout_s if when_full == "wait" else 0.0
 
 
 def _wire(

@@ -41,7 +41,11 @@ class CoordinatorSettings:
         lease_s: how long a worker may be silent before its tasks run elsewhere.
         keep_results_s: how long results and ended tasks are kept.
         max_tasks: how many unfinished tasks the queue takes.
+        max_batch: how many tasks one batch may have.
         max_message: largest message in bytes.
+        max_blob: largest argument or result in bytes; a message bounds it too.
+        max_connections: how many connections there may be.
+        max_unread: how many results that a client has not asked for are kept ready for it.
     """
 
     host: str = DEFAULT_HOST
@@ -54,7 +58,11 @@ class CoordinatorSettings:
     lease_s: float = 15.0
     keep_results_s: float = 86_400.0
     max_tasks: int = 20_000_000
+    max_batch: int = 10_000_000
     max_message: int = 16 * 2**20
+    max_blob: int = 2**30
+    max_connections: int = 4096
+    max_unread: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +205,11 @@ _COORDINATOR: Final = {
     "lease": _Key("DTQ_LEASE", _duration(0.5, 86_400)),
     "keep_results": _Key("DTQ_KEEP_RESULTS", _duration(0, 10 * 366 * 86_400)),
     "max_tasks": _Key("DTQ_MAX_TASKS", _number(1, 10**12)),
+    "max_batch": _Key("DTQ_MAX_BATCH", _number(1, 10**12)),
     "max_message": _Key("DTQ_MAX_MESSAGE", _size(64 * 2**10, 2**30)),
+    "max_blob": _Key("DTQ_MAX_BLOB", _size(1, 2**30)),
+    "max_connections": _Key("DTQ_MAX_CONNECTIONS", _number(2, 10**6)),
+    "max_unread": _Key("DTQ_MAX_UNREAD", _number(1, 10**9)),
 }
 _WORKER: Final = {
     "slots": _Key("DTQ_SLOTS", _number(1, 4096)),

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from typing import Final
 
 from dtq import __version__
 from dtq.coordinator import operating, queries, submitting
-from dtq.coordinator.service import Coordinator
+from dtq.coordinator.service import LONGEST_WAIT_S, Coordinator
 from dtq.coordinator.sessions import Fetch, SessionState
 from dtq.core.leases import Lease
 from dtq.errors import (
@@ -39,13 +38,11 @@ from dtq.model.messages import (
     Welcome,
 )
 from dtq.model.options import Spec
+from dtq.model.pages import PAGE_BLOBS
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Selection, Stats, TaskView
 from dtq.model.states import Outcome
 
 log = logging.getLogger("dtq.coordinator")
-
-#: Longest wait of one call in seconds: bounds how long a thread is held by a peer that is gone without a word.
-LONGEST_WAIT_S: Final = 20.0
 
 
 class Connection:
@@ -91,6 +88,8 @@ class Connection:
             lease_s=c.setup.rules.lease_s,
             heartbeat_s=c.setup.rules.lease_s / 3,
             max_message=c.setup.max_message,
+            max_blob=c.setup.rules.max_blob,
+            max_piece=max(1, min(PAGE_BLOBS, c.setup.rules.max_tasks // 8, c.setup.rules.max_batch)),
             highest_first=c.setup.rules.highest_first,
             version=__version__,
         )
@@ -249,7 +248,7 @@ class Connection:
                 if finished:
                     c.sessions.unfollow(number, state)
                 for run in runs:
-                    state.publish(run)
+                    state.publish(run, asked=True)
         return unknown
 
     def watch(self, cursor: int, wait_s: float) -> Watched:

@@ -15,6 +15,7 @@ import gc
 import logging
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -36,6 +37,8 @@ from dtq.model.states import State
 
 log = logging.getLogger("dtq.coordinator")
 
+#: Longest wait of one call in seconds: bounds how long a thread is held by a peer that is gone without a word.
+LONGEST_WAIT_S: Final = 20.0
 #: How long batches that were being submitted wait for their submitter after a restart, in seconds.
 _ORPHANS_S: Final = 60.0
 
@@ -62,12 +65,14 @@ class Setup:
         durability: "fsync", "os" (survives a killed process, not a power cut) or "none" (answers do not wait).
         store: what to call the store towards people.
         max_message: largest message in bytes, told to peers.
+        max_unread: how many ended ranges that a client has not asked for are kept for it.
     """
 
     rules: Rules
     durability: str = "fsync"
     store: str = "memory"
     max_message: int = 16 << 20
+    max_unread: int = 1_000_000
 
 
 class Coordinator:
@@ -95,7 +100,9 @@ class Coordinator:
         self.on_stop = on_stop
         self.on_reload_keys = on_reload_keys
         self.lock = threading.Lock()
-        self.sessions = Sessions()
+        self.sessions = Sessions(setup.max_unread)
+        #: Calls that are held because the queue is full: how many tasks each has to find room for; longest held first.
+        self.held: deque[tuple[int, threading.Event]] = deque()
         self.cache = PageCache(engine)
         self.stopping = False
         #: Batches made in generations that are not committed yet: taken back if their commit fails.
@@ -149,6 +156,9 @@ class Coordinator:
             for fetch in self.sessions.fetching.values():
                 fetch.serve([], [])
             self.sessions.fetching.clear()
+            for _, event in self.held:
+                event.set()
+            self.held.clear()
             for state in self.sessions.by_id.values():
                 state.wake()
 
@@ -196,6 +206,7 @@ class Coordinator:
             changed: session of a worker that may take more than before. Others could not be given anything when they
                 began to wait, so they are asked only if more has come since.
         """
+        self.let_in()
         register, fetching = self.machine.register, self.sessions.fetching
         candidates = list(fetching) if register.pushed > self._handed_out else [changed] if changed in fetching else []
         self._handed_out = register.pushed
@@ -207,8 +218,18 @@ class Coordinator:
             if leases:
                 fetching.pop(session).serve(leases, [])
 
+    def let_in(self) -> None:
+        """Let calls go on that the queue has room for now, in their order."""
+        if self.held:
+            room = self.machine.register.room
+            while self.held and self.held[0][0] <= room:
+                needed, event = self.held.popleft()
+                room -= needed
+                event.set()
+
     def tell_cancelled(self) -> None:
         """Wake the fetching calls of workers that have something to stop."""
+        self.let_in()
         for session, fetch in list(self.sessions.fetching.items()):
             untold = self.untold(self.sessions.by_id[session])
             if untold:

@@ -6,6 +6,7 @@ followed and held. All of this is used under the coordinator's lock.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Iterable
@@ -15,7 +16,10 @@ from typing import Final
 from dtq.core.changes import BatchRow, Change, Stored
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
+from dtq.errors import SessionUnknown
 from dtq.model.messages import Doomed, Hello, Receipt, Role
+
+log = logging.getLogger("dtq.coordinator")
 
 #: How long a client's session is kept without a connection, in seconds.
 CLIENT_GRACE_S: Final = 60.0
@@ -60,9 +64,10 @@ class SessionState:
     Args:
         hello: what the caller said last.
         now: the time.
+        max_unread: how many ranges that have ended are kept until they are asked for.
     """
 
-    def __init__(self, hello: Hello, now: float) -> None:
+    def __init__(self, hello: Hello, now: float, max_unread: int) -> None:
         self.hello = hello
         self.connected_at = now
         self.seen_at = now
@@ -82,6 +87,11 @@ class SessionState:
         self.following: set[int] = set()
         #: Latest progress of running tasks, by batch and index.
         self.progress: dict[tuple[int, int], tuple[float, float]] = {}
+        #: Whether more had ended than is kept for it: then it has to say hello again, and to follow anew.
+        self.overrun = False
+        self._max_unread = max_unread
+        #: How much more is kept because it was asked for.
+        self._asked = 0
         self._ended: deque[tuple[int, EndedRange]] = deque()
         self._last = 0
         self._watching: threading.Event | None = None
@@ -101,8 +111,25 @@ class SessionState:
         """The cursor of what ended last."""
         return self._last
 
-    def publish(self, ended: EndedRange) -> None:
-        """Tell `watch`."""
+    def publish(self, ended: EndedRange, *, asked: bool = False) -> None:
+        """Tell `watch`.
+
+        Args:
+            ended: what has ended.
+            asked: whether the session has just asked for it: then there is always room.
+        """
+        self._asked += asked
+        if self.overrun or len(self._ended) >= self._max_unread + self._asked:
+            if not self.overrun:
+                self.overrun = True
+                self._ended.clear()
+                log.warning(
+                    "client %s has left %d results unread, the limit of --max-unread (DTQ_MAX_UNREAD); "
+                    "they are kept in the store, and it is told to ask anew",
+                    self.hello.name,
+                    self._max_unread,
+                )
+            return self.wake()
         self._last += 1
         self._ended.append((self._last, ended))
         self.wake()
@@ -114,9 +141,17 @@ class SessionState:
             self._watching = None
 
     def since(self, cursor: int) -> list[tuple[int, EndedRange]]:
-        """What ended after the cursor, with the cursor of each; what is before it has arrived and is dropped."""
+        """What ended after the cursor, with the cursor of each; what is before it has arrived and is dropped.
+
+        Raises:
+            SessionUnknown: more has ended than is kept.
+        """
+        if self.overrun:
+            raise SessionUnknown(self.hello.session)
         while self._ended and self._ended[0][0] <= cursor:
             self._ended.popleft()
+        if not self._ended:
+            self._asked = 0
         return list(islice(self._ended, _WATCHED))
 
     def watch(self) -> threading.Event:
@@ -127,9 +162,14 @@ class SessionState:
 
 
 class Sessions:
-    """All sessions, and who follows which batch."""
+    """All sessions, and who follows which batch.
 
-    def __init__(self) -> None:
+    Args:
+        max_unread: how many ended ranges are kept for each.
+    """
+
+    def __init__(self, max_unread: int) -> None:
+        self._max_unread = max_unread
         self.by_id: dict[str, SessionState] = {}
         self._followers: dict[int, list[SessionState]] = {}
         #: Fetching calls that wait for work, longest waiting first, by session.
@@ -142,9 +182,10 @@ class Sessions:
             Its session, and whether it was known.
         """
         state = self.by_id.get(hello.session)
-        known = state is not None
+        known = state is not None and not state.overrun
         if state is None:
-            state = self.by_id[hello.session] = SessionState(hello, now)
+            state = self.by_id[hello.session] = SessionState(hello, now, self._max_unread)
+        state.overrun = False
         state.hello = hello
         state.seen_at = now
         state.connections += 1

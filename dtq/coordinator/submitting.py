@@ -7,14 +7,16 @@ between the two.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-from dtq.coordinator.service import Coordinator
+from dtq.coordinator.service import LONGEST_WAIT_S, Coordinator
 from dtq.coordinator.sessions import SessionState
 from dtq.core.batches import Batch
-from dtq.errors import BadMessage, DtqError, InvalidValue, KeyConflict, to_wire
+from dtq.errors import BadMessage, DtqError, InvalidValue, KeyConflict, QueueFull, to_wire
+from dtq.model import pages
 from dtq.model.messages import Receipt, Submission
 from dtq.model.options import Spec
 
@@ -52,19 +54,25 @@ def submit(
     """Accept submissions durably; see `Service.submit`."""
     if len(submissions) > MOST_SUBMISSIONS:
         raise InvalidValue("submissions", len(submissions), f"a call has at most {MOST_SUBMISSIONS}")
+    if submissions and submissions[0].wait_s > 0 and not repeated:
+        _await_room(c, submissions[0])
     with _looked_up(c, state, submissions, repeated) as known, c.lock:
         c.refuse_if_stopping()
         c.committer.refuse_if_in_trouble()
         now = c.clock.now()
         made: list[Batch] = []
         receipts: list[Receipt] = []
+        full: QueueFull | None = None
         for place, submission in enumerate(submissions):
             receipt = _remembered(state, submission, repeated)
             if receipt is None:
                 try:
+                    if full is not None and submission.wait_s > 0:
+                        raise full  # it would overtake those before it
                     receipt = _accept(c, state, specs, place, submission, known, made, now)
                 except DtqError as error:
                     receipt = _refusal(error)
+                    full = error if isinstance(error, QueueFull) and submission.wait_s > 0 else full
             receipts.append(receipt)
         state.receipts = {s.number: receipt for s, receipt in zip(submissions, receipts, strict=True)}
         if repeated:
@@ -76,6 +84,24 @@ def submit(
             c.uncommitted.setdefault(ticket, []).extend(made)
     c.committer.settle(ticket)
     return receipts
+
+
+def _await_room(c: Coordinator, submission: Submission) -> None:
+    """Wait until a full queue has room for a submission, for as long as that allows; outside of the lock."""
+    needed = pages.count(submission.arguments)
+    register = c.machine.register
+    if needed <= register.room or needed > register.rules.max_tasks:
+        return
+    with c.lock:
+        if needed <= register.room or c.stopping:
+            return
+        here = needed, threading.Event()
+        c.held.append(here)
+    if not here[1].wait(min(LONGEST_WAIT_S, submission.wait_s)):
+        with c.lock:
+            if here in c.held:
+                c.held.remove(here)
+                c.let_in()  # those behind it may need less
 
 
 def _remembered(state: SessionState, submission: Submission, repeated: bool) -> Receipt | None:

@@ -27,7 +27,7 @@ from dtq.core.leases import CHUNK_S, Lease, Worker, chunk
 from dtq.core.ledger import EndedRange
 from dtq.core.register import Register, Rules
 from dtq.core.states import Move
-from dtq.errors import BadMessage, KeyConflict, SessionUnknown, UnknownId
+from dtq.errors import BadMessage, KeyConflict, SessionUnknown, TooLarge, UnknownId
 from dtq.model import pages
 from dtq.model.messages import Doomed, Exchange, Failed, Failure, Holding, Released, Submission, Succeeded
 from dtq.model.options import MAX_NAME, Spec, check_delay
@@ -87,6 +87,8 @@ class Machine:
 
         Raises:
             QueueFull: there are as many unfinished tasks as there may be.
+            BatchTooLarge: the batch has as many tasks as one may have.
+            TooLarge: an argument is larger than one may be.
             KeyConflict: the key belongs to a live batch of another function or other options.
             UnknownId: there is no such live batch to append to.
             BadMessage: the page is not one, or does not continue the batch.
@@ -94,13 +96,17 @@ class Machine:
         count = pages.check(submission.arguments)
         if count > pages.PAGE_BLOBS:
             raise BadMessage(f"a page holds at most {pages.PAGE_BLOBS} blobs, not {count}")
+        if len(submission.arguments) > self.rules.max_blob:
+            largest = pages.largest(submission.arguments)
+            if largest > self.rules.max_blob:
+                raise TooLarge("a task's arguments", largest, self.rules.max_blob)
         batch = self._known(spec, submission)
         size = 0 if batch is None else batch.size
         new = submission.offset + count - size
         if new > count or submission.offset < 0:
             raise BadMessage(f"the piece begins at {submission.offset}, the batch has {size} tasks")
         if new > 0 and (batch is None or not batch.complete):
-            self.register.room_for(new)
+            self.register.room_for(size, new)
         if batch is None:
             batch = self._new_batch(spec, submission, session, now)
         page = None

@@ -18,7 +18,7 @@ from dtq.core.leases import Lease, Worker
 from dtq.core.ledger import Ledger
 from dtq.core.retry import Verdict, judge
 from dtq.core.states import Move, Tally
-from dtq.errors import QueueFull
+from dtq.errors import BatchTooLarge, QueueFull
 from dtq.model.messages import Failure
 from dtq.model.options import Spec
 from dtq.model.snapshots import Attempt
@@ -38,12 +38,16 @@ class Rules:
         lease_s: how long a worker may be silent, in seconds.
         keep_results_s: how long finished batches are kept, in seconds.
         max_tasks: most unfinished tasks.
+        max_batch: most tasks in one batch.
+        max_blob: largest argument in bytes.
         highest_first: whether a higher priority number is served first.
     """
 
     lease_s: float = 15.0
     keep_results_s: float = 86_400.0
     max_tasks: int = 20_000_000
+    max_batch: int = 10_000_000
+    max_blob: int = 1 << 40
     highest_first: bool = False
 
 
@@ -88,13 +92,25 @@ class Register:
         ):
             self.tally.recall("", state, count)
 
-    def room_for(self, count: int) -> None:
+    @property
+    def room(self) -> int:
+        """How many more tasks may be accepted."""
+        return self.rules.max_tasks - self.tally.unfinished
+
+    def room_for(self, size: int, count: int) -> None:
         """Make sure that so many more tasks may be accepted.
 
+        Args:
+            size: how many their batch has already.
+            count: how many more.
+
         Raises:
-            QueueFull: they may not.
+            QueueFull: they may not now.
+            BatchTooLarge: they never may in this batch.
         """
-        if self.tally.unfinished + count > self.rules.max_tasks:
+        if size + count > self.rules.max_batch:
+            raise BatchTooLarge(size + count, self.rules.max_batch)
+        if count > self.room:
             raise QueueFull(self.tally.unfinished, self.rules.max_tasks)
 
     def intern(self, spec: Spec) -> SpecEntry:

@@ -71,6 +71,7 @@ def run(settings: CoordinatorSettings) -> int:
         authkeys=[key],
         keys=() if keyring is None else read_keyring(keyring),
         max_message=settings.max_message,
+        max_connections=settings.max_connections,
     )
     opened = coordinator.start()
     try:
@@ -117,6 +118,8 @@ def _setup(settings: CoordinatorSettings) -> Setup:
         lease_s=settings.lease_s,
         keep_results_s=settings.keep_results_s,
         max_tasks=settings.max_tasks,
+        max_batch=settings.max_batch,
+        max_blob=settings.max_blob,
         highest_first=settings.highest_first,
     )
     return Setup(
@@ -124,6 +127,7 @@ def _setup(settings: CoordinatorSettings) -> Setup:
         durability=settings.durability,
         store="memory" if settings.db is None else str(settings.db),
         max_message=settings.max_message,
+        max_unread=settings.max_unread,
     )
 
 

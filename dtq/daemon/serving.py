@@ -111,7 +111,7 @@ class Serving:
                 worker=settings.name,
                 paths=tuple(map(str, settings.paths)),
                 imports=settings.imports,
-                max_result=welcome.max_message - _ENVELOPE,
+                max_result=min(welcome.max_message - _ENVELOPE, welcome.max_blob),
                 max_tasks=settings.max_tasks_per_slot,
                 max_memory=settings.max_memory_per_slot,
                 only_registered=settings.only_registered,

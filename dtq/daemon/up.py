@@ -74,7 +74,9 @@ def _coordinator_words(settings: CoordinatorSettings) -> list[str]:
     words += ["--memory"] if settings.db is None else ["--db", str(settings.db)]
     words += ["--durability", settings.durability, "--lease", f"{settings.lease_s}s"]
     words += ["--keep-results", f"{settings.keep_results_s}s", "--max-tasks", str(settings.max_tasks)]
-    words += ["--max-message", str(settings.max_message)]
+    words += ["--max-batch", str(settings.max_batch), "--max-message", str(settings.max_message)]
+    words += ["--max-blob", str(settings.max_blob), "--max-connections", str(settings.max_connections)]
+    words += ["--max-unread", str(settings.max_unread)]
     words += [] if settings.keys_file is None else ["--keys-file", str(settings.keys_file)]
     words += ["--highest-first"] * settings.highest_first
     return words + _key_words(settings)

@@ -12,6 +12,7 @@ from typing import Final
 
 from dtq.errors import Scalar
 from dtq.model.options import Spec
+from dtq.model.pages import PAGE_BLOBS
 from dtq.model.states import Outcome, State
 
 #: Version of everything in this package that crosses the wire. Peers with another one are refused with a sentence.
@@ -68,6 +69,8 @@ class Welcome:
         max_message: largest message in bytes.
         highest_first: whether a higher priority number is served first.
         version: the coordinator's dtq version.
+        max_blob: largest argument or result in bytes, where that is less than a message allows.
+        max_piece: how many tasks one submission should have at most, so that a full queue soon has room for it.
     """
 
     epoch: int
@@ -77,6 +80,8 @@ class Welcome:
     max_message: int
     highest_first: bool
     version: str
+    max_blob: int = 1 << 40
+    max_piece: int = PAGE_BLOBS
 
 
 # -- submitting ---------------------------------------------------------------------------------------------------
@@ -96,6 +101,7 @@ class Submission:
         delay_s: how long the tasks wait before they are due.
         key: the user's own key; while a batch with this key is remembered, there is no second one.
         follow: whether the session's `watch` reports how the tasks end.
+        wait_s: how long the call may be held for room in a full queue, in seconds; 0 to be refused at once.
     """
 
     spec: int
@@ -107,6 +113,7 @@ class Submission:
     delay_s: float = 0.0
     key: str | None = None
     follow: bool = True
+    wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,11 @@ def check(page: bytes) -> int:
     return blobs
 
 
+def largest(page: bytes) -> int:
+    """How many bytes the largest blob of the page has; 0 where it holds none."""
+    return max(_lengths(page[_HEAD : _HEAD + count(page) * _LENGTH]), default=0)
+
+
 def unpack(page: bytes) -> list[bytes]:
     """The blobs of a page."""
     body = _HEAD + count(page) * _LENGTH

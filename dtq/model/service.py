@@ -35,6 +35,9 @@ class Service(Protocol):
             submissions: what to accept, in order. Each is accepted or refused by itself.
             repeated: whether the same submissions may have arrived before (the answer to them was lost).
 
+        Where the queue has no room for the first submission, the call is held for so long as that allows. When one
+        that may wait is refused with `QueueFull`, those after it that may wait are refused too: their order stays.
+
         Returns:
             One receipt a submission. An accepted one is on disk.
 

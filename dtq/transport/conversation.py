@@ -11,7 +11,7 @@ import logging
 from typing import Any, Final
 
 from dtq.config.keys import Key
-from dtq.errors import BadMessage, DtqError, InternalError, NotPermitted, RoleMissing, TooLarge
+from dtq.errors import BadMessage, DtqError, InternalError, NotPermitted, RoleMissing, SessionUnknown, TooLarge
 from dtq.model.service import Session
 from dtq.transport.calls import HELLO, METHODS, RETURN, Answer, error_answer, read_call
 from dtq.transport.connection import Connection
@@ -71,7 +71,8 @@ class Conversation:
         except (TooLarge, BadMessage) as refused:
             log.error("the answer to %s cannot be sent to %s: %s", name, self._connection.peer, refused)
             self._connection.send(error_answer(refused))
-        return True
+        # Who is no longer known has to say hello again, which is said on a new connection.
+        return answer[0] == RETURN or answer[1][0] != SessionUnknown.code
 
     def _answer(self, name: str, arguments: Any) -> Answer:
         method = METHODS.get(name)

@@ -79,7 +79,7 @@ async def test_submit_returns_when_the_task_is_accepted(near: Queue) -> None:
 async def test_refusal_is_raised_by_submit() -> None:
     # Given a queue that is full
     with Queue(rules=Rules(max_tasks=1)) as full:
-        async with connected(full) as client:
+        async with AsyncClient(connector=full, when_full="fail") as client:
             await client.submit(work.add, 1)
             # When one more is submitted; Then submitting says why not
             with pytest.raises(QueueFull, match="its limit is 1"):

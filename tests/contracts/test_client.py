@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dtq import ClientClosed, State, TaskCancelled, TaskHandle, Unreachable, WaitTimeout
+from dtq import Client, ClientClosed, State, TaskCancelled, TaskHandle, Unreachable, WaitTimeout
 from dtq.client import batches
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.outcomes import RemoteTraceback
@@ -94,8 +94,7 @@ def test_handle_says_accepted_only_when_the_coordinator_has_it(near: Queue) -> N
 
 def test_refusal_is_raised_by_everything_that_asks(near: Queue) -> None:
     # Given a queue that is full
-    with Queue(rules=Rules(max_tasks=1)) as full:
-        client = full.client()
+    with Queue(rules=Rules(max_tasks=1)) as full, Client(connector=full, when_full="fail") as client:
         assert client.submit(work.add, 1).accepted(DEADLINE_S)
         # When one more is submitted
         handle = client.submit(work.add, 2)
@@ -109,8 +108,7 @@ def test_refusal_is_raised_by_everything_that_asks(near: Queue) -> None:
 
 def test_refusal_that_nobody_can_ask_about_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     # Given a queue that is full
-    with Queue(rules=Rules(max_tasks=1)) as full:
-        client = full.client()
+    with Queue(rules=Rules(max_tasks=1)) as full, Client(connector=full, when_full="fail") as client:
         assert client.submit(work.add, 1).accepted(DEADLINE_S)
         # When one more is submitted, and its handle thrown away
         with caplog.at_level(logging.WARNING, "dtq.client"):
