@@ -6,6 +6,7 @@ Read by checkers, never run.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from concurrent.futures import Future
 from datetime import timedelta
 from typing import Any, assert_type
 
@@ -15,6 +16,7 @@ from dtq import (
     AsyncTaskHandle,
     BatchHandle,
     Client,
+    Executor,
     State,
     TaskHandle,
     TaskQueue,
@@ -26,6 +28,7 @@ from dtq import (
     task,
     wait,
 )
+from dtq.testing import Cluster, InProcessQueue, Ran, Submitted
 
 
 def plain(a: int, b: str = "") -> float:
@@ -157,3 +160,26 @@ def working() -> None:
 def inside() -> str:
     current_task().progress(1, 2)
     return current_task().id
+
+
+def executing() -> None:
+    with Executor.local(slots=2, priority=1) as executor:
+        assert_type(executor.submit(plain, 1, b="x"), Future[float])
+        assert_type(executor.submit(bare, 1).result(timeout=1), str)
+        assert_type(list(executor.map(plain, [1], ["x"], chunksize=5)), list[float])
+
+
+def testing() -> None:
+    with InProcessQueue(highest_first=True) as queue:
+        assert_type(queue.client, Client)
+        assert_type(queue.async_client(), AsyncClient)
+        assert_type(queue.run_due("mail", at_most=3), list[Ran])
+        assert_type(queue.run_all()[0].error, BaseException | None)
+        assert_type(queue.assert_submitted(plain, 1, b="x", priority=1), list[Submitted])
+        assert_type(queue.submitted("email")[0].args, tuple[Any, ...])
+        assert_type(queue.advance(1), float)
+        with queue.working() as ran:
+            assert_type(ran, list[Ran])
+    with Cluster(slots=1, db="queue.db") as cluster, cluster.client() as client:
+        assert_type(client.submit(plain, 1).result(), float)
+        assert_type(cluster.environment, dict[str, str])

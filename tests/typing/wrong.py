@@ -5,7 +5,8 @@ Read by checkers, never run.
 
 from __future__ import annotations
 
-from dtq import AsyncClient, Client, TaskQueue, Worker, task, wait
+from dtq import AsyncClient, Client, Executor, TaskQueue, Worker, task, wait
+from dtq.testing import InProcessQueue
 
 
 def plain(a: int, b: str = "") -> float:
@@ -91,3 +92,17 @@ def working() -> None:
     Worker(worker_id=3)  # wrong
     Worker().register_handler("email", 3)  # wrong
     Worker().start(poll_interval="1s")  # wrong
+
+
+def executing(executor: Executor) -> None:
+    executor.submit(plain, "1")  # wrong
+    text: str = executor.submit(plain, 1).result()  # wrong
+    Executor.local(prioriy=1)  # wrong
+    print(text)
+
+
+def testing(queue: InProcessQueue) -> None:
+    queue.advance("1")  # wrong
+    queue.assert_submitted(3)  # wrong
+    number: int = queue.run_due()  # wrong
+    print(number)
