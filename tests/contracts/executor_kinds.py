@@ -30,7 +30,7 @@ class Kind(ABC):
         name: for people.
         buffersize: whether `map` knows it.
         crash: what a call raises whose process dies.
-        crash_breaks: whether that is the end of the executor.
+        crash_breaks: whether that is the end of the executor; else the call runs again, a few times.
         waits_ahead: how many calls are handed out beyond those that run, and cannot be cancelled any more.
     """
 
@@ -104,9 +104,12 @@ class Gate:
 
     def submit(self, executor: Executor, result: int = 0) -> Future[int]:
         """Submit a call that waits for `open`."""
+        return executor.submit(executor_work.gated, *self.paths(), result)
+
+    def paths(self) -> tuple[str, str]:
+        """What one more such call is told: the file it makes, and the file it waits for."""
         self._count += 1
-        started = str(self._directory / f"started-{self._count}")
-        return executor.submit(executor_work.gated, started, str(self._directory / "gate"), result)
+        return str(self._directory / f"started-{self._count}"), str(self._directory / "gate")
 
     def fill(self, executor: Executor, kind: Kind, extra: int = 0) -> list[Future[int]]:
         """Have all slots busy, and everything that is handed out ahead; return once the slots are."""
@@ -120,7 +123,14 @@ class Gate:
 
     def started(self) -> int:
         """How many calls have begun."""
-        return sum(path.name.startswith("started") for path in self._directory.iterdir())
+        return len(self._begun())
+
+    def pids(self) -> set[int]:
+        """The processes of those that have."""
+        return {int(path.read_text() or 0) for path in self._begun()} - {0}
+
+    def _begun(self) -> list[Path]:
+        return [path for path in self._directory.iterdir() if path.name.startswith("started")]
 
     def open(self) -> None:
         """Let them end."""

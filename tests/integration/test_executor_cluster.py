@@ -99,11 +99,12 @@ def test_executor_whose_cluster_dies_is_broken(gate: Gate, name: str) -> None:
     # When
     os.kill(cluster.pids[name], signal.SIGKILL)
     # Then
-    for future in futures:
-        error = future.exception(DEADLINE_S)
+    errors = [future.exception(DEADLINE_S) for future in futures]
+    for error in errors:
         assert isinstance(error, ExecutorBroken)
         assert isinstance(error, BrokenExecutor)
         assert name in str(error)
+    assert len(set(map(id, errors))) == len(futures)  # or their tracebacks would grow into each other
     with pytest.raises(BrokenExecutor):
         next(results)
     with pytest.raises(BrokenExecutor):
@@ -111,6 +112,23 @@ def test_executor_whose_cluster_dies_is_broken(gate: Gate, name: str) -> None:
     with pytest.raises(BrokenExecutor):
         executor.map(work.square, [2])
     executor.shutdown()
+
+
+def test_executor_whose_client_is_closed_is_broken(cluster: LocalCluster, gate: Gate) -> None:
+    executor = dtq.Executor(cluster.address, authkey_file=cluster.authkey_file)
+    future = gate.submit(executor)
+    gate.await_started(1)
+    executor.client.close()
+    assert isinstance(future.exception(DEADLINE_S), BrokenExecutor)
+    with pytest.raises(BrokenExecutor):
+        executor.submit(work.square, 2)
+    executor.shutdown()
+
+
+@pytest.mark.parametrize("slots", [0, -1])
+def test_executor_needs_a_slot(slots: int) -> None:
+    with pytest.raises(ValueError, match="slots"):
+        dtq.Executor.local(slots)
 
 
 def test_cluster_that_does_not_start_is_an_error(tmp_path: Path) -> None:
@@ -286,6 +304,26 @@ def test_coordinator_that_is_killed_and_comes_back_costs_no_future(tmp_path: Pat
             assert [future.result(DEADLINE_S) for future in futures] == [0, 1, 2, 3, 4]
             assert late.result(DEADLINE_S) == 144
             assert list(results) == [n * n for n in range(100)]
+
+
+def test_coordinator_that_comes_back_with_another_key_breaks_the_executor(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        # Given
+        coordinator = cluster.coordinator()
+        executor = dtq.Executor(cluster.address, authkey_file=cluster.key_file)
+        future = executor.submit(work.square, 2)
+        assert isinstance(future, TaskFuture)
+        assert future.task is not None
+        assert future.task.accepted(DEADLINE_S)
+        # When
+        coordinator.kill()
+        cluster.key_file.write_text("fedcba9876543210" * 2)
+        cluster.coordinator()
+        # Then
+        error = future.exception(DEADLINE_S)
+        assert isinstance(error, ExecutorBroken)
+        assert "key" in str(error)
+        executor.shutdown()
 
 
 def test_nobody_there_and_a_wrong_key_are_said_at_once(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from pickle import PicklingError
 from typing import Any, NoReturn
 
 #: How long a task waits for the test at most, in seconds.
@@ -52,8 +53,8 @@ def mark(path: str) -> None:
 
 
 def gated(started: str, gate: str, result: int = 0) -> int:
-    """Say that it has started, then wait for a file."""
-    Path(started).touch()
+    """Say that it has started, and in which process, then wait for a file."""
+    Path(started).write_text(str(os.getpid()))
     deadline = time.monotonic() + PATIENCE_S
     while not Path(gate).exists() and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -87,6 +88,46 @@ class NotHere:
 
 def not_here() -> NotHere:
     return NotHere()
+
+
+class Departing:
+    """Leaves a file when it is let go, but only where it has been sent to."""
+
+    def __init__(self, path: str, home: int = 0) -> None:
+        self.path = path
+        self.home = home or os.getpid()
+
+    def __del__(self) -> None:
+        if os.getpid() != self.home:
+            Path(self.path).touch()
+
+
+class NotThere:
+    """Cannot be pickled: says so, or ends the process in which somebody tries."""
+
+    def __init__(self, code: int | None = None) -> None:
+        self.code = code
+
+    def __reduce__(self) -> NoReturn:
+        if self.code is not None:
+            os._exit(self.code)
+        raise PicklingError("it cannot be sent")
+
+
+def not_there(code: int | None = None) -> NotThere:
+    return NotThere(code)
+
+
+class Ends:
+    """Ends the process in which it is made again."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os._exit, (5,)
+
+
+def leave_over(data: str) -> NoReturn:
+    """End the process that has a large argument."""
+    os._exit(len(data) % 100 or 1)
 
 
 class Exits:
