@@ -8,6 +8,7 @@ one fits).
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
 from pickle import PicklingError, UnpicklingError
 from typing import ClassVar
 
@@ -442,7 +443,7 @@ class TaskTimedOut(TaskError):
     text = "task {0} went to the dead letters: {1}."
 
 
-class TaskCancelled(TaskError):
+class TaskCancelled(TaskError, CancelledError):
     """The task was cancelled."""
 
     code = "task-cancelled"
