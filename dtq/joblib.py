@@ -1,6 +1,7 @@
 """A backend for joblib, and so for scikit-learn and others that use it: ``parallel_config(backend="dtq")``.
 
-A face over `dtq.Executor`, on the floor of the worker: nothing in dtq imports it, and it alone imports joblib.
+joblib knows it once `register` was called; the extra ``dtq[joblib]`` brings what it needs. A face over `dtq.Executor`,
+on the floor of the worker: nothing in dtq imports it, and it alone imports joblib.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final, Unpack
 
-import joblib
-from joblib.parallel import AutoBatchingMixin, ParallelBackendBase
+try:
+    import joblib
+    from joblib.parallel import AutoBatchingMixin, ParallelBackendBase
+except ImportError as error:
+    raise ImportError("dtq.joblib needs joblib: install it with dtq[joblib]", name="joblib") from error
 
 from dtq.client.bundles import run
 from dtq.client.executor import Executor

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import sys
 import time
 from collections.abc import Iterator
 from math import sqrt
@@ -134,6 +135,13 @@ def test_joblib_connects_by_itself_where_no_executor_is_given(joblib: Any, execu
 def test_joblib_refuses_another_kind_of_executor(joblib: Any) -> None:
     with joblib.parallel_config(backend="dtq", executor=7), pytest.raises(DtqError, match="executor"):
         joblib.Parallel(n_jobs=2)(joblib.delayed(sqrt)(n) for n in range(3))
+
+
+def test_joblib_that_is_not_there_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "joblib", None)
+    monkeypatch.delitem(sys.modules, "dtq.joblib", raising=False)
+    with pytest.raises(ImportError, match=r"dtq\[joblib\]"):
+        importlib.import_module("dtq.joblib")
 
 
 # -- dask -----------------------------------------------------------------------------------------------------------
