@@ -133,9 +133,9 @@ class Driver:
         held = tuple(h if isinstance(h, Holding) else Holding(token=h.token) for h in holding)
         return self.exchange(session, holding=held, fetch=True, **parts)
 
-    def lease(self, session: str = "w1") -> list[Lease]:
+    def lease(self, session: str = "w1", *, by_report: bool = False) -> list[Lease]:
         """Hand out what the worker has room for."""
-        leases = self.machine.lease(session, self.now)
+        leases = self.machine.lease(session, self.now, by_report=by_report)
         self.check()
         return leases
 

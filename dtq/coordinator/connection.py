@@ -145,6 +145,7 @@ class Connection:
             # A worker that has to be told something is given what there is, and does not wait.
             wait = exchange.wait_s > 0 and not answer.drop
             fetch = self._fetch(state, wait, now) if exchange.fetch else None
+            leases = self._more(state, now) if exchange.more and not exchange.fetch else []
             c.dispatch(now, state.hello.session)
             c.ticker.by(c.machine.register.waiting.next_at())
             told = bool(exchange.succeeded or exchange.failed or exchange.released)
@@ -155,7 +156,7 @@ class Connection:
         if fetch is not None:
             grants = self._await(state, fetch, exchange.wait_s)
             return Orders(grants=grants, cancel=tuple(fetch.cancel), drop=tuple(answer.drop))
-        return Orders(cancel=tuple(answer.cancel), drop=tuple(answer.drop))
+        return Orders(grants=self._grants(leases), cancel=tuple(answer.cancel), drop=tuple(answer.drop))
 
     def _note(self, state: SessionState, exchange: Exchange, now: float) -> None:
         state.seen_at = now
@@ -177,13 +178,21 @@ class Connection:
             c.sessions.fetching[state.hello.session] = fetch
         return fetch
 
+    def _more(self, state: SessionState, now: float) -> list[Lease]:
+        """What the answer to a report brings."""
+        c = self._c
+        return [] if c.stopping or state.away else c.machine.lease(state.hello.session, now, by_report=True)
+
     def _await(self, state: SessionState, fetch: Fetch, wait_s: float) -> tuple[Grant, ...]:
         c = self._c
         if not fetch.wait(_bounded(wait_s)):
             with c.lock:
                 if c.sessions.fetching.get(state.hello.session) is fetch:
                     del c.sessions.fetching[state.hello.session]
-        return tuple([grant for lease in fetch.leases if (grant := self._grant(lease)) is not None])
+        return self._grants(fetch.leases)
+
+    def _grants(self, leases: list[Lease]) -> tuple[Grant, ...]:
+        return tuple([grant for lease in leases if (grant := self._grant(lease)) is not None])
 
     def _grant(self, lease: Lease) -> Grant | None:
         batch, lo, hi = lease.batch, lease.lo, lease.hi

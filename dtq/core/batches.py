@@ -62,6 +62,7 @@ class Task:
         "failures",
         "message",
         "outcome",
+        "shunned",
         "state",
     )
 
@@ -76,6 +77,8 @@ class Task:
         self.outcome: Outcome | None = None
         self.exception = ""
         self.message = ""
+        #: Sessions of the workers that were unable to run it. A restart forgets them.
+        self.shunned: tuple[str, ...] = ()
 
     @classmethod
     def from_row(cls, row: TaskRow) -> Task:

@@ -260,10 +260,12 @@ class Machine:
                 continue
             lease.started |= held.started >= lease.lo
             answer.cancel += self._doomed(lease)
-        if whole:
-            held_tokens = {held.token for held in holding}
-            for lease in [lease for token, lease in worker.leases.items() if token not in held_tokens]:
-                self.register.give_back(lease, lease.lo, lease.hi, now)
+        told = worker.leases.keys() - worker.unconfirmed if whole else worker.unconfirmed & worker.leases.keys()
+        for token in sorted(told - {held.token for held in holding}) if told else ():
+            lease = worker.leases[token]
+            self.register.give_back(lease, lease.lo, lease.hi, now)
+        if not whole:
+            worker.unconfirmed = set()
 
     @staticmethod
     def _doomed(lease: Lease) -> list[Doomed]:
@@ -358,11 +360,16 @@ class Machine:
 
     # -- handing out ----------------------------------------------------------------------------------------------
 
-    def lease(self, session: str, now: float) -> list[Lease]:
+    def lease(self, session: str, now: float, *, by_report: bool = False) -> list[Lease]:
         """Hand out what a worker has room for, most urgent first.
 
         A worker gets one lease a slot; and up to one more a slot while the next tasks are known to be tiny, so that
         its slots need not wait for a round trip.
+
+        Args:
+            session: the worker's.
+            now: the time.
+            by_report: whether this is the answer to a report, else to a fetching call.
         """
         worker = self._worker(session)
         granted: list[Lease] = []
@@ -379,6 +386,8 @@ class Machine:
             lease = self._take(heap, run, batch, worker, now)
             lease.started = not ahead
             granted.append(lease)
+        if by_report:
+            worker.unconfirmed = {lease.token for lease in granted}
         return granted
 
     def _take(self, heap: RunHeap, run: Run, batch: Batch, worker: Worker, now: float) -> Lease:

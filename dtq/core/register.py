@@ -79,6 +79,8 @@ class Register:
         #: How many runs have come to wait so far.
         self.pushed = 0
         self.waiting = DueHeap()
+        #: When a worker that was kept from what it is unable to run may be asked again; None where there is none.
+        self.probe_at: float | None = None
         self.ledger = Ledger()
         self.submitted = totals.submitted
         self.retries = totals.retries

@@ -12,6 +12,8 @@ from dtq.model.states import Outcome
 
 #: Longest backoff in seconds (row C3 of the mission: 2^retry, at most five minutes).
 MAX_BACKOFF_S: Final = 300.0
+#: How long a task waits that a worker was unable to run, in seconds: another may take it.
+ELSEWHERE_S: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,9 @@ def judge(
     """What becomes of a task after an attempt that did not succeed.
 
     A crash (the slot died, the worker was lost) counts against ``max_crashes`` and not against ``max_retries``, and
-    goes back at once: it says nothing against trying again elsewhere. A failure or time-out waits for its backoff.
+    goes back at once: it says nothing against trying again elsewhere. Nor does an attempt that never came to the task's
+    code, for want of something that the worker lacks: it counts as a crash, and waits for a moment. A failure or
+    time-out waits for its backoff.
 
     Args:
         options: the task's options.
@@ -75,16 +79,20 @@ def judge(
         cancelling: whether the task was being stopped: then no attempt follows, however this one ended.
         salt: see `backoff_s`.
     """
-    if outcome is Outcome.CRASHED:
+    hopeless = outcome is Outcome.FAILED and never_again(options, failure)
+    unable = outcome is Outcome.FAILED and failure.unable and not hopeless
+    if outcome is Outcome.CRASHED or unable:
         crashes += 1
     elif outcome is not Outcome.CANCELLED:
         failures += 1
     if cancelling or outcome is Outcome.CANCELLED:
         return Verdict(move=Move.CANCELLED, failures=failures, crashes=crashes)
+    if (outcome is Outcome.CRASHED or unable) and crashes >= options.max_crashes:
+        return Verdict(move=Move.DIED, failures=failures, crashes=crashes)
+    if unable:
+        return Verdict(move=Move.RETRIED, failures=failures, crashes=crashes, delay_s=ELSEWHERE_S)
     if outcome is Outcome.CRASHED:
-        move = Move.DIED if crashes >= options.max_crashes else Move.RETURNED
-        return Verdict(move=move, failures=failures, crashes=crashes)
-    hopeless = outcome is Outcome.FAILED and never_again(options, failure)
+        return Verdict(move=Move.RETURNED, failures=failures, crashes=crashes)
     if hopeless or failures > options.max_retries:
         return Verdict(move=Move.DIED, failures=failures, crashes=crashes)
     return Verdict(move=Move.RETRIED, failures=failures, crashes=crashes, delay_s=backoff_s(options, failures, salt))

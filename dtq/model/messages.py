@@ -151,6 +151,7 @@ class Failure:
         peak_memory: the most memory that the slot's process has had resident since its start, in bytes; None where
             that is not known. Tasks that it ran before count too.
         output: the last lines that the task printed, bounded.
+        unable: whether it never came to the task's own code, because the worker lacks what that needs.
     """
 
     exception: str = ""
@@ -162,6 +163,7 @@ class Failure:
     signal: int | None = None
     peak_memory: int | None = None
     output: str = ""
+    unable: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -245,11 +247,14 @@ class Exchange:
         failed: attempts without a result.
         released: unstarted tasks given back.
         holding: every lease the worker has. Where `fetch` is set this is the whole truth: a lease missing here never
-            arrived and is taken back unblamed. Otherwise it only says what runs.
+            arrived and is taken back unblamed. Otherwise that holds only for the leases that the answer to the worker's
+            last report brought (`more`); a fetching call, which overtakes that answer, does not speak of them.
         progress: latest progress of running tasks.
         capacity: how many slots can run something, busy ones included; 0 while draining.
         fetch: whether grants may be answered (a worker has one fetching call under way at most).
         wait_s: how long a fetching call may wait for work.
+        more: whether the answer to a report may bring grants, so that a worker whose slots are busy needs no second
+            call for what comes next.
     """
 
     succeeded: tuple[Succeeded, ...] = ()
@@ -260,6 +265,7 @@ class Exchange:
     capacity: int = 0
     fetch: bool = False
     wait_s: float = 0.0
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

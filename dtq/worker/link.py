@@ -162,9 +162,12 @@ class Link:
             if orders is None:
                 continue
             last_capacity = exchange.capacity
+            granted = self._with_specs(orders.grants, self._reporting)
             with supervisor.lock:
                 supervisor.holdings.acknowledged()
                 self._obey(orders)
+                if granted:
+                    supervisor.granted(granted)
             if supervisor.draining:
                 supervisor.wake()
 
@@ -210,19 +213,22 @@ class Link:
             orders = self._call(self._fetching, exchange, backoff)
             if orders is None:
                 continue
-            granted = [(grant, spec) for grant in orders.grants if (spec := self._spec_of(grant)) is not None]
+            granted = self._with_specs(orders.grants, self._fetching)
             with supervisor.lock:
                 self._obey(orders)
                 if granted:
                     supervisor.granted(granted)
 
-    def _spec_of(self, grant: Grant) -> Spec | None:
+    def _with_specs(self, grants: tuple[Grant, ...], line: Line) -> list[tuple[Grant, Spec]]:
+        return [(grant, spec) for grant in grants if (spec := self._spec_of(grant, line)) is not None]
+
+    def _spec_of(self, grant: Grant, line: Line) -> Spec | None:
         """The grant's spec; None where it cannot be had: the lease is not mentioned again, and so taken back."""
         spec = self._specs.get(grant.spec)
         if spec is not None:
             return spec
         try:
-            spec = self._fetching.spec(grant.spec)
+            spec = line.spec(grant.spec)
         except UnknownId:
             return None
         except DtqError as error:

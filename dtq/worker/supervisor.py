@@ -124,6 +124,7 @@ class Supervisor:
             holding=holding,
             progress=tuple(box.progress.values()),
             capacity=self.capacity,
+            more=self.saturated and not self.draining,
         )
 
     def granted(self, grants: list[tuple[Grant, Spec]]) -> None:

@@ -10,7 +10,7 @@ from dtq.model import pages
 from dtq.model.messages import Exchange, Holding, Succeeded
 from dtq.model.snapshots import Selection
 from dtq.model.states import Outcome, State
-from tests.contracts.service_scene import SOON_S, Caller, House, spec, until
+from tests.contracts.service_scene import DEADLINE_S, SOON_S, Caller, House, spec, until
 
 # -- grants ---------------------------------------------------------------------------------------------------------
 
@@ -58,6 +58,34 @@ def test_spec_that_no_live_batch_has_is_unknown(house: House) -> None:
 
 def test_fetch_without_work_and_without_patience_is_answered_at_once(house: House) -> None:
     assert house.worker().fetch(wait_s=0.0) == []
+
+
+def test_answer_to_a_report_brings_more_where_it_may(house: House) -> None:
+    # Given a worker with one task, a fetching call that waits, and more to do
+    client, hand = house.client(), house.worker(slots=1)
+    client.submit()
+    first = hand.fetch_one()
+    fetching = house.begin_fetch(hand)
+    batch = client.submit(2)
+
+    # When it reports, and says that it may be given more
+    results = pages.pack([b"done"])
+    done = Succeeded(token=first.token, lo=0, results=results, seconds=60.0)
+    orders = hand.exchange(succeeded=(done,), more=True)
+
+    # Then it is, and the other call goes on waiting
+    (grant,) = orders.grants
+    assert (grant.batch, grant.lo, pages.unpack(grant.arguments)) == (batch, 0, [b"0"])
+    assert house.waits(hand)
+    house.coordinator.quiesce()
+    assert fetching.result(DEADLINE_S).grants == ()
+
+
+def test_report_that_does_not_ask_brings_nothing(house: House) -> None:
+    client, hand = house.client(), house.worker(slots=1)
+    client.submit(2)
+
+    assert hand.succeed(hand.fetch_one()).grants == ()
 
 
 def test_fetch_ends_empty_when_its_wait_has_run_out(house: House) -> None:

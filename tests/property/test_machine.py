@@ -157,7 +157,7 @@ class Histories(RuleBasedStateMachine):
             self.attach(session, 2)
         for do, which, share, outcome in steps:
             if do == "lease":
-                self._lease(self.model.crews[session])
+                self._lease(self.model.crews[session], by_report=share % 3 == 0, lost=which)
             elif self.model.crews[session].leases:
                 getattr(self, f"_{do}")(self.model.crews[session], which, share, outcome)
             self.machine_agrees_with_model()
@@ -165,9 +165,9 @@ class Histories(RuleBasedStateMachine):
     # Most of what happens in a queue is this.
     work_on = work_more = work
 
-    def _lease(self, crew: Crew) -> None:
+    def _lease(self, crew: Crew, by_report: bool, lost: int) -> None:
         wanted = self.model.waiting_for(crew)
-        leases = self.driver.lease(crew.session)
+        leases = self.driver.lease(crew.session, by_report=by_report)
         for lease in leases:
             # Each task of each lease is the most urgent one that the worker may be given.
             count = lease.hi - lease.lo
@@ -179,6 +179,17 @@ class Histories(RuleBasedStateMachine):
             assert {job.attempt for job in jobs} == {lease.attempt}
         assert len(crew.leases) <= 2 * crew.capacity or not leases
         assert not wanted or len(crew.leases) >= crew.capacity, "a slot is idle beside work"
+        if by_report:
+            self._confirm(crew, {lease.token for lease in leases}, lost)
+
+    def _confirm(self, crew: Crew, news: set[int], lost: int) -> None:
+        """A fetching call overtakes the answer to a report, and the next report says what of that has arrived."""
+        before = tuple(Holding(token=token) for token in crew.leases if token not in news)
+        self.driver.exchange(crew.session, holding=before, fetch=True)
+        arrived = [token for place, token in enumerate(sorted(news)) if not lost >> place & 1]
+        self.driver.exchange(crew.session, holding=tuple(Holding(token=token) for token in arrived))
+        self.model.heard(crew.session, self.now)
+        self.model.give_back_all_but(crew, crew.leases.keys() - news | set(arrived), self.now)
 
     def _held(self, crew: Crew, which: int) -> tuple[Held, Lease]:
         """A lease, on both sides."""

@@ -270,6 +270,29 @@ def test_lease_that_is_not_mentioned_in_a_report_stays(machine: Driver, chunk: L
     assert machine.count(State.RUNNING) == 8
 
 
+def test_lease_by_report_goes_back_where_the_next_report_does_not_mention_it(machine: Driver, chunk: Lease) -> None:
+    # Given leases in the answer to a report, of which one arrives
+    machine.submit(1)
+    machine.submit(1)
+    machine.exchange(capacity=3)
+    arrived, _ = machine.lease(by_report=True)
+
+    # When a fetching call that overtook the answer speaks of what was there before; then nothing happens
+    machine.fetch("w1", chunk)
+    assert machine.count(State.RUNNING) == 10
+
+    # When the next report says what there is
+    machine.exchange(holding=(Holding(token=chunk.token), Holding(token=arrived.token)))
+
+    # Then the other one goes back unblamed
+    assert machine.state(4) is State.PENDING
+    assert machine.view(4).crashes == 0
+    assert machine.count(State.RUNNING) == 9
+    # And from here on the lease that arrived is one like others
+    machine.fetch("w1", chunk)
+    assert machine.count(State.RUNNING) == 8
+
+
 def test_lease_that_the_worker_holds_wrongly_is_to_be_dropped(machine: Driver, chunk: Lease) -> None:
     machine.lose()
     machine.attach("w1")
