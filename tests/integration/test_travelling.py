@@ -87,7 +87,7 @@ def without_cloudpickle(directory: Path, environment: dict[str, str]) -> dict[st
     stub = directory / "without"
     stub.mkdir(exist_ok=True)
     (stub / "cloudpickle.py").write_text("raise ImportError('there is no cloudpickle here')\n")
-    return {**environment, "PYTHONPATH": str(stub)}
+    return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, [str(stub), environment.get("PYTHONPATH")]))}
 
 
 def run(cluster: Cluster, program: str, environment: dict[str, str]) -> str:
