@@ -42,12 +42,13 @@ class Process:
         environment: dict[str, str],
         program: Sequence[str] = ("-m", "dtq"),
         within: Sequence[str] = (),
+        python: str = sys.executable,
     ) -> None:
         self.name = name
         self.log = directory / f"{name}.log"
         with self.log.open("w") as output:
             self.popen = subprocess.Popen(
-                [*within, sys.executable, *program, *words],
+                [*within, python, *program, *words],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -113,6 +114,8 @@ class Cluster:
         self.environment = clean_environment(directory)
         self._store = ["--memory"] if memory else ["--db", str(store or directory / "queue.db")]
         self.within = list(within)
+        #: The Python that what is started next runs on.
+        self.python = sys.executable
         self._started = 0
         self._processes: list[Process] = []
         self._proxies: list[Proxy] = []
@@ -120,7 +123,7 @@ class Cluster:
     def run(self, name: str, words: list[str], within: Sequence[str] = ()) -> Process:
         """Start a dtq command."""
         self._started += 1
-        process = Process(f"{name}-{self._started}", words, self.directory, self.environment, within=within)
+        process = Process(f"{name}-{self._started}", words, self.directory, self.environment, within=within, python=self.python)
         self._processes.append(process)
         return process
 
@@ -156,7 +159,7 @@ class Cluster:
             "DTQ_AUTHKEY_FILE": str(self.key_file),
         }
         return subprocess.run(
-            [sys.executable, "-m", "dtq", *words],
+            [self.python, "-m", "dtq", *words],
             input=input,
             stdin=subprocess.DEVNULL if input is None else None,
             capture_output=True,

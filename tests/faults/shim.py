@@ -26,14 +26,14 @@ _HEAD: Final = struct.Struct("<c3xIQQQ")
 
 
 @functools.cache
-def built() -> Path:
-    """The library, compiled; skips the test where there is no compiler, but not in CI."""
-    compiler = next((found for name in ("gcc", "cc", "clang") if (found := shutil.which(name))), None)
+def built(name: str = "shim") -> Path:
+    """One of the libraries here, compiled; skips the test where there is no compiler, but not in CI."""
+    compiler = next((found for each in ("gcc", "cc", "clang") if (found := shutil.which(each))), None)
     if sys.platform != "linux" or (compiler is None and not os.environ.get("CI")):
-        pytest.skip("failing file systems are made with a C compiler, on Linux")
+        pytest.skip("such faults are made with a C compiler, on Linux")
     assert compiler is not None, "a C compiler is missing, and this is CI"
-    library = Path(tempfile.mkdtemp(prefix="dtq-shim-")) / "shim.so"
-    words = [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(HERE / "shim.c"), "-ldl", "-lpthread"]
+    library = Path(tempfile.mkdtemp(prefix="dtq-shim-")) / f"{name}.so"
+    words = [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(HERE / f"{name}.c"), "-ldl", "-lpthread"]
     subprocess.run(words, check=True)
     return library
 

@@ -1,0 +1,156 @@
+"""Stores as earlier versions of the schema left them open, and go on.
+
+``python -m tests.faults.test_old_stores`` writes the fixture of the present schema. That is done once, when a schema is
+new; afterwards its files stay as they are, so that they are what a user of that version has.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from enum import Enum
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from dtq.core import invariants
+from dtq.core.register import Rules
+from dtq.core.restoring import restore
+from dtq.engines import schema
+from dtq.engines.sqlite import SqliteEngine
+from dtq.model.snapshots import Selection
+from dtq.model.states import State
+from tests.contracts.service_scene import House
+from tests.driver import Driver
+from tests.integration.store_scene import everything
+
+FIXTURES: Final = Path(__file__).parents[1] / "fixtures"
+BATCHES: Final = 6
+VERSIONS: Final = range(1, schema.SCHEMA + 1)
+
+
+def live(engine: SqliteEngine) -> Driver:
+    """A life that leaves rows of every kind, states of every kind, and options that are not the usual ones."""
+    driver = Driver()
+    driver.store = engine  # type: ignore[assignment]  # in place of the memory
+    driver.attach("w1", 1)
+    unusual: dict[str, Any] = {"priority": 2, "max_retries": 7, "timeout_s": 60.0, "queue": "night", "jitter": True}
+    # 1: one succeeded, one failed and waits to be tried again, one runs when the coordinator ends
+    driver.submit(3)
+    driver.succeed(driver.lease_one())
+    driver.fail(driver.lease_one(), message="nö")
+    driver.lease_one()
+    driver.drain()
+    # 2: many, in pages, some of them done
+    number = driver.submit(1024, function="shop:order", complete=False, **unusual)
+    driver.submit(976, function="shop:order", batch=number, offset=1024, **unusual)
+    driver.attach("w2", 1)
+    while driver.batch(number).counts.succeeded < 100:
+        for lease in driver.lease("w2"):
+            driver.succeed(lease, seconds=0.001 * (lease.hi - lease.lo))
+    # 3: cancelled as a whole; 4: dead after two crashes
+    driver.cancel(driver.submit(5, key="nightly"))
+    dead = driver.submit(1, priority=1, max_retries=0, max_crashes=2)
+    for worker in ("w3", "w4"):
+        driver.attach(worker, 1)
+        driver.crash(next(lease for lease in driver.lease(worker) if lease.batch.number == dead))
+        driver.drain()
+    assert driver.state(dead) is State.DEAD
+    # 5: delayed; 6: not all of it is there yet
+    driver.submit(4, delay_s=9000.0)
+    driver.submit(1, complete=False)
+    driver.drain()
+    return driver
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return {name: plain(each) for name, each in value.items()} if isinstance(value, dict) else value
+
+
+def covers(now: Any, then: Any) -> bool:
+    """Whether what is said now has everything that was said then; fields that are new since do not matter."""
+    if isinstance(then, dict):
+        return isinstance(now, dict) and all(name in now and covers(now[name], then[name]) for name in then)
+    if isinstance(then, list):
+        return isinstance(now, list) and len(now) == len(then) and all(map(covers, now, then))
+    return bool(now == then)
+
+
+def copied(version: int, directory: Path) -> Path:
+    for file in FIXTURES.glob(f"store_v{version}.db*"):
+        shutil.copyfile(file, directory / file.name)
+    return directory / f"store_v{version}.db"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_store_of_an_earlier_version_says_what_it_said_then(tmp_path: Path, version: int) -> None:
+    path = copied(version, tmp_path)
+    then = json.loads((FIXTURES / f"store_v{version}.json").read_text())
+
+    engine = SqliteEngine(path)
+    opened = engine.open()
+    now = plain(everything(engine, BATCHES))
+    machine = restore(opened.epoch, Rules(), opened.totals, engine.restore(), 1000.0)
+    engine.close()
+
+    assert opened.losses == ()
+    assert covers(plain(opened.totals), then["totals"])
+    for what, said in then["said"].items():
+        assert covers(now[what], said), what
+    invariants.check(machine)
+    assert covers(plain(machine.register.tally.counts()), then["counts"])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_coordinator_goes_on_with_a_store_of_an_earlier_version(tmp_path: Path, version: int) -> None:
+    # Given a coordinator on it
+    path = copied(version, tmp_path)
+    house = House("sqlite", tmp_path, engine=lambda: SqliteEngine(path, durability="os"))
+    try:
+        # When a worker takes the most urgent of what waits, and an operator puts back what is dead
+        client, hand = house.client(), house.worker()
+        grant = hand.fetch_one()
+        hand.succeed(grant)
+        assert client.service.retry_dead(Selection(ids=((4, 0),))) == 1
+
+        # Then
+        assert grant.batch == 2
+        assert client.service.task(2, grant.lo).state is State.SUCCEEDED
+        assert client.service.task(4, 0).state in (State.PENDING, State.RUNNING)
+        house.restart()
+        assert house.opened.losses == ()
+        invariants.check(house.coordinator.machine)
+    finally:
+        house.close()
+
+
+def write(directory: Path) -> None:
+    """Write the fixture of the present schema."""
+    path = directory / f"store_v{schema.SCHEMA}.db"
+    engine = SqliteEngine(path)
+    engine.open()
+    counts = plain(live(engine).machine.register.tally.counts())
+    said = plain(everything(engine, BATCHES))
+    engine.close()
+    engine = SqliteEngine(path)
+    totals = plain(engine.open().totals)
+    engine.close()
+    for beside in (".lock", ".reserve"):
+        Path(f"{path}{beside}").unlink()
+    text = json.dumps({"totals": totals, "counts": counts, "said": said}, indent=1, ensure_ascii=False)
+    path.with_suffix(".json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    write(FIXTURES)
