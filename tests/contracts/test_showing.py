@@ -14,8 +14,9 @@ import pytest
 from dtq import BatchHandle, TaskHandle, progress
 from dtq.client import progress as bars
 from dtq.client.notebook import card
+from dtq.testing import InProcessQueue
 from tests.client_scene import DEADLINE_S, Queue
-from tests.looping import connected, looped
+from tests.looping import looped
 from tests.tasks import numbers_work as work
 
 
@@ -99,21 +100,21 @@ def test_client_and_handles_show_what_is_known(near: Queue) -> None:
 
 
 @looped
-async def test_awaitable_handles_show_the_same(near: Queue) -> None:
-    async with connected(near) as client:
+async def test_awaitable_handles_show_the_same(dtq_queue: InProcessQueue) -> None:
+    async with dtq_queue.async_client() as client:
         task, batch = await client.submit(work.add, 1), await client.submit_map(work.square, range(4))
         assert f"{task.id}" in task._repr_html_()
         assert "tasks4" in Tags(batch._repr_html_()).text
-        assert near.place in client._repr_html_()
+        assert dtq_queue.place in client._repr_html_()
 
 
 # -- in a terminal ------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_written_where_nobody_looks(near: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_written_where_nobody_looks(dtq_queue: InProcessQueue, capsys: pytest.CaptureFixture[str]) -> None:
     # Given no terminal; When a map is read, and handles are waited for, with progress
-    client = near.client()
-    with near.working():
+    client = dtq_queue.client
+    with dtq_queue.working():
         assert list(client.map(work.square, range(10), progress=True)) == [n * n for n in range(10)]
         handles = [client.submit(work.add, n) for n in range(5)]
         # Then all is as without, and nothing is written
@@ -121,11 +122,11 @@ def test_nothing_is_written_where_nobody_looks(near: Queue, capsys: pytest.Captu
     assert capsys.readouterr() == ("", "")
 
 
-def test_map_shows_a_bar_of_its_items(near: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_map_shows_a_bar_of_its_items(dtq_queue: InProcessQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = in_terminal(monkeypatch)
     # Given a terminal; When a map of known length is read
-    client = near.client()
-    with near.working():
+    client = dtq_queue.client
+    with dtq_queue.working():
         assert len(list(client.map(work.square, range(10), progress=True))) == 10
         # Then its bar ends full, on one line
         assert terminal.getvalue().startswith("\r[....")
@@ -137,10 +138,10 @@ def test_map_shows_a_bar_of_its_items(near: Queue, monkeypatch: pytest.MonkeyPat
 
 
 @looped
-async def test_map_of_coroutines_shows_a_bar_too(near: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_map_of_coroutines_shows_a_bar_too(dtq_queue: InProcessQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = in_terminal(monkeypatch)
-    async with connected(near) as client:
-        with near.working():
+    async with dtq_queue.async_client() as client:
+        with dtq_queue.working():
             assert len([v async for v in client.map(work.square, range(10), progress=True)]) == 10
             assert "10/10" in terminal.getvalue()
             preset = client.options(priority=1)
@@ -148,11 +149,13 @@ async def test_map_of_coroutines_shows_a_bar_too(near: Queue, monkeypatch: pytes
             assert "3/3" in terminal.getvalue()
 
 
-def test_map_with_a_bar_is_cancelled_when_it_is_left(near: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_map_with_a_bar_is_cancelled_when_it_is_left(
+    dtq_queue: InProcessQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     terminal = in_terminal(monkeypatch)
     # Given a map with a bar; When its reader stops
-    client = near.client()
-    with near.working():
+    client = dtq_queue.client
+    with dtq_queue.working():
         for value in client.map(work.square, iter(range(10**9)), progress=True):
             if value == 4:
                 break
@@ -160,17 +163,17 @@ def test_map_with_a_bar_is_cancelled_when_it_is_left(near: Queue, monkeypatch: p
     assert terminal.getvalue().endswith("\n")
 
 
-def test_progress_counts_a_batch_as_its_tasks(near: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_counts_a_batch_as_its_tasks(dtq_queue: InProcessQueue, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = in_terminal(monkeypatch)
     # Given a batch and a task
-    client = near.client()
+    client = dtq_queue.client
     batch, task = client.submit_map(work.square, range(100)), client.submit(work.add, 1)
     handles: list[BatchHandle[int] | TaskHandle[int]] = [batch, task]
     # When time runs out before anything has ended; Then that is what it says
     assert progress(handles, timeout=0.01) == (set(), {batch, task})
     assert "0/101" in terminal.getvalue()
     # When all has ended; Then all is counted
-    with near.working():
+    with dtq_queue.working():
         assert progress(handles).not_done == set()
         assert "101/101" in terminal.getvalue()
         assert progress(batch).done == {batch}
@@ -206,7 +209,9 @@ class Tqdm:
 
 
 @pytest.mark.parametrize("where", ["terminal", "notebook"])
-def test_tqdm_is_used_where_it_is_installed(near: Queue, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+def test_tqdm_is_used_where_it_is_installed(
+    dtq_queue: InProcessQueue, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
     terminal = in_terminal(monkeypatch)
     # Given tqdm, in a terminal, or in a notebook without one
     Tqdm.made.clear()
@@ -219,21 +224,21 @@ def test_tqdm_is_used_where_it_is_installed(near: Queue, monkeypatch: pytest.Mon
         monkeypatch.setitem(sys.modules, "tqdm.auto", module)
         monkeypatch.setattr(terminal, "isatty", lambda: False)
     # When a map is read; Then the bar is tqdm's
-    with near.working():
-        assert len(list(near.client().map(work.square, range(10), progress=True))) == 10
+    with dtq_queue.working():
+        assert len(list(dtq_queue.client.map(work.square, range(10), progress=True))) == 10
     (made,) = Tqdm.made
     assert (made.total, made.count, made.closed) == (10, 10, True)
     assert terminal.getvalue() == ""
 
 
 def test_notebook_without_tqdm_has_a_line(
-    near: Queue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    dtq_queue: InProcessQueue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # Given a notebook without tqdm; When a map is read; Then its output has the line
     in_notebook(monkeypatch)
     monkeypatch.setitem(sys.modules, "tqdm.auto", None)
-    with near.working():
-        assert len(list(near.client().map(work.square, range(10), progress=True))) == 10
+    with dtq_queue.working():
+        assert len(list(dtq_queue.client.map(work.square, range(10), progress=True))) == 10
     assert "10/10" in capsys.readouterr().out
 
 
