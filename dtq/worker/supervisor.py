@@ -106,6 +106,13 @@ class Supervisor:
         ready = [child for child in self._children if child.ready]
         return bool(ready) and all(child.chunks for child in ready)
 
+    def _brisk(self, now: float) -> bool:
+        """Whether all slots are busy with what is about to end, so that more will be wanted soon. What is given to a
+        worker behind a long task only comes back. Under the lock."""
+        if self.draining or not self.saturated:
+            return False
+        return all(now - running[2] < STUCK_S for child in self._children if (running := child.running()) is not None)
+
     def exchange(self, *, fetch: bool, wait_s: float = 0.0) -> Exchange:
         """What to tell the coordinator now. Under the lock; a report takes what is to be reported."""
         started: dict[int, int] = {}
@@ -124,7 +131,7 @@ class Supervisor:
             holding=holding,
             progress=tuple(box.progress.values()),
             capacity=self.capacity,
-            more=self.saturated and not self.draining,
+            more=not box.released and self._brisk(time.monotonic()),
         )
 
     def granted(self, grants: list[tuple[Grant, Spec]]) -> None:
