@@ -17,7 +17,7 @@ from typing import Any, Final
 import psutil
 
 from soak_rig.ledgers import Ledger
-from soak_rig.plan import COORDINATOR, MODES, WORKERS, Fault
+from soak_rig.plan import COORDINATOR, MACHINE, MODES, WORKERS, Fault
 from soak_rig.scene import Scene, Stuck
 from soak_rig.wire import Mode
 
@@ -113,8 +113,11 @@ class Director:
         try:
             if fault.kind in MODES:
                 self._spoil_wire(fault, done)
+            elif fault.target == MACHINE:
+                self._make_busy(fault, done)
             else:
                 with self.scene.locks[fault.target]:
+                    self._see_alive(fault.target)
                     node = self.scene.nodes[fault.target]
                     done.who, done.pid = node.name, node.pid
                     self._deeds[fault.kind](fault, done)
@@ -134,6 +137,16 @@ class Director:
         time.sleep(fault.seconds)
         wire.be(Mode.PASS)
         done.end = time.monotonic()
+
+    def _make_busy(self, fault: Fault, done: Done) -> None:
+        done.begin = time.monotonic()
+        self.scene.hog(fault.kind.split()[1].rstrip("s"), fault.seconds)
+        done.end = time.monotonic()
+
+    def _see_alive(self, name: str) -> None:
+        node = self.scene.nodes[name]
+        if not node.alive:
+            self.wrong("exit code", f"{node.name} had ended by itself, with {node.popen.returncode}")
 
     def _slot(self, fault: Fault, done: Done) -> psutil.Process | None:
         slots = self.scene.nodes[fault.target].slots()

@@ -9,6 +9,7 @@ from typing import Final
 from soak_rig.wire import Mode
 
 COORDINATOR: Final = "coordinator"
+MACHINE: Final = "machine"
 #: Workers by name: how many slots, which queues (none for all), whether they reach the coordinator through a wire.
 WORKERS: Final = {
     "w1": (2, (), False),
@@ -47,6 +48,8 @@ KINDS: Final[list[tuple[str, int, list[str], tuple[float, float]]]] = [
     ("drop wire up", 1, WIRED, (0.5, 3.0)),
     ("drop wire down", 1, WIRED, (0.5, 3.0)),
     ("delay wire", 1, WIRED, (1.0, 5.0)),
+    ("busy disk", 1, [MACHINE], (0.5, 3.0)),
+    ("busy processors", 1, [MACHINE], (0.5, 3.0)),
 ]
 
 MODES: Final = {

@@ -23,6 +23,7 @@ import dtq
 from dtq.config import load_authkey
 from dtq.model.messages import Hello, Role, Welcome
 from dtq.transport import Proxy
+from soak_rig.guard import MARK, marked
 from soak_rig.plan import COORDINATOR, LEASE_S, PRODUCERS, WORKERS
 from soak_rig.tasks import LEDGERS
 from soak_rig.wire import Wire
@@ -31,8 +32,6 @@ from soak_rig.wire import Wire
 SCRIPTS: Final = Path(__file__).resolve().parents[1]
 #: How long anything may take to start or end, in seconds; far above what it takes.
 PATIENCE_S: Final = 60.0
-#: Name of the variable that marks every process of a run.
-MARK: Final = "DTQ_SOAK"
 
 
 class Stuck(Exception):
@@ -147,6 +146,7 @@ class Scene:
         #: One at a time does something to a node.
         self.locks = {name: threading.Lock() for name in (COORDINATOR, *WORKERS, *PRODUCERS)}
         self._starts: dict[str, int] = {}
+        self._guard: subprocess.Popen[bytes] | None = None
         self._environment = self._clean_environment()
 
     def _clean_environment(self) -> dict[str, str]:
@@ -163,6 +163,9 @@ class Scene:
 
     def open(self) -> None:
         """Start everything."""
+        words = [sys.executable, "-m", "soak_rig.guard", str(self.directory)]
+        unmarked = {name: value for name, value in self._environment.items() if name != MARK}
+        self._guard = subprocess.Popen(words, stdin=subprocess.PIPE, env=unmarked, start_new_session=True)
         self.start(COORDINATOR)
         for name, (*_, wired) in {**WORKERS, **PRODUCERS}.items():
             if wired:
@@ -215,14 +218,17 @@ class Scene:
         address = ("127.0.0.1", self.port)
         return Proxy([address], key, hello, on_welcome=on_welcome, key_source=origin, call_timeout_s=timeout_s)
 
+    def hog(self, what: str, seconds: float) -> None:
+        """Keep the disk or all processors busy for so long."""
+        words = [sys.executable, "-m", "soak_rig.hog", what, str(seconds), str(self.directory)]
+        count = 1 if what == "disk" else 2 * (os.cpu_count() or 1)
+        hogs = [subprocess.Popen(words, env=self._environment, cwd=self.directory) for _ in range(count)]
+        for hog in hogs:
+            hog.wait(PATIENCE_S)
+
     def leftovers(self) -> list[psutil.Process]:
         """All processes of this run but this one."""
-        found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get(MARK) == str(self.directory) and process.pid != os.getpid():
-                    found.append(process)
-        return found
+        return marked(str(self.directory))
 
     def close(self) -> None:
         """Kill whatever is left."""
@@ -235,3 +241,5 @@ class Scene:
                 process.kill()
         for wire in self.wires.values():
             wire.close()
+        if self._guard is not None:
+            self._guard.communicate()
