@@ -220,12 +220,12 @@ def resolve(function: Function, where: str = "this worker") -> Callable[..., Any
         where: who imports it, for the error's sentence.
 
     Raises:
-        CannotImport: its module, or one that it needs, cannot be imported here, or has nothing callable of that name.
+        CannotImport: its module cannot be imported here, or has nothing callable of that name.
         NotRegistered: it is a task type that is not registered here.
         CannotUnpickle: it came by value, and cannot be made here.
     """
     if function.kind is FunctionKind.VALUE:
-        return _unpickled(function, where)
+        return _unpickled(function)
     if function.kind is FunctionKind.REGISTERED:
         handler = registered(function.name)
         if handler is None:
@@ -264,7 +264,7 @@ def _imported(name: str, where: str) -> Callable[..., Any]:
     return resolved
 
 
-def _unpickled(function: Function, where: str) -> Callable[..., Any]:
+def _unpickled(function: Function) -> Callable[..., Any]:
     python, _, body = function.body.partition(b"\n")
     python += b"\n"
     if python not in (_ANY_PYTHON, _THIS_PYTHON):
@@ -275,8 +275,6 @@ def _unpickled(function: Function, where: str) -> Callable[..., Any]:
         raise CannotUnpickle(function.name, "it was sent by value, which needs the extra dtq[closures] here too")
     try:
         found = pickle.loads(body)
-    except ImportError as error:
-        raise cannot_import(f"what {function.name} needs", where, error) from error
     except Exception as error:
         raise CannotUnpickle(function.name, f"{sentence(error)}, with sys.path {sys.path}") from error
     if not callable(found):

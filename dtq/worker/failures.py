@@ -20,14 +20,14 @@ MAX_PICKLED: Final = 256 << 10
 
 
 def located(error: BaseException, where: str) -> BaseException:
-    """What a task raised; where its arguments could not be made for want of a module, it says who lacks it.
+    """What a task raised; where it could not be made for want of a module, it says who lacks it.
 
     Args:
         error: what it raised.
         where: who ran it.
     """
     if type(error) is CannotUnpickle and isinstance(error.__cause__, ImportError):
-        return cannot_import(f"what {error.args[0]} need", where, error.__cause__)
+        return cannot_import(f"a module for {error.args[0]}", where, error.__cause__)
     return error
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from dtq import AsyncClient, Client, NotInTask, State, Unreachable, current_task, task
 from dtq.engines.memory import MemoryEngine
-from dtq.errors import CannotPickle, NotImportable, ReturnedFalse, StoreFull
+from dtq.errors import CannotImport, CannotPickle, KeyConflict, NotImportable, ReturnedFalse, StoreFull
 from dtq.testing import FailingEngine, InProcessQueue
 from tests.looping import looped
 from tests.tasks import async_work, numbers_work
@@ -340,7 +340,7 @@ async def test_client_for_coroutines_is_one_like_any_other() -> None:
 def test_assertions_are_written_as_submissions_are(queue: InProcessQueue) -> None:
     # Given some submissions
     queue.client.submit(order, 1, 2, colour="blue", priority=1, key="one")
-    queue.client.submit(order, 1, 2, colour="blue", priority=1, key="one")  # the same by its key
+    queue.client.submit(order, 3, 4, priority=1, key="one")  # the same by its key
     queue.client.submit(order, 7, delay=60, max_retries=0)
     queue.client.submit(flaky, 1)
     queue.client.submit_map(mail, [{"to": "a"}, {"to": "b"}])
@@ -403,3 +403,15 @@ def test_what_was_refused_was_not_submitted(queue: InProcessQueue) -> None:
     with pytest.raises(CannotPickle):
         queue.client.submit(note, lock)
     queue.assert_nothing_submitted()
+    # Nor was what the coordinator refuses
+    queue.client.submit(note, 1, key="mine")
+    with pytest.raises(KeyConflict):
+        queue.client.submit(order, 1, key="mine").accepted()
+    assert [one.name for one in queue.submitted()] == [f"{__name__}:note"]
+
+
+def test_function_that_is_not_there_fails_as_with_a_worker(queue: InProcessQueue) -> None:
+    queue.client.submit("nowhere:work", max_retries=0)
+    (ran,) = queue.run_due()
+    assert isinstance(ran.error, CannotImport)
+    assert "cannot be imported by the worker in-process" in str(ran.error)
