@@ -193,6 +193,15 @@ class Unreachable(DtqError, ConnectionError):
     hint = "Start one with `dtq coordinator start`, or point --connect or DTQ_ADDRESS at the right host:port."
 
 
+class TlsFailed(Unreachable):
+    """The two sides do not agree on TLS."""
+
+    code = "tls-failed"
+    exit_code = 77
+    text = "no TLS with the coordinator at {0}: {1}."
+    hint = "Both sides need certificates of one authority (--tls, DTQ_TLS); `dtq keygen --tls` makes them."
+
+
 class ConnectionsFull(Unreachable):
     """The coordinator has as many connections as it may."""
 

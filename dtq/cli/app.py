@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "stats": Entry("tasks", "stats", "Show counts, queues and workers."),
     "dlq": Entry("dlq", "dlq", "List, show, retry or purge dead letters."),
     "key": Entry("key", "key", "Make, list or revoke keys that may do less than everything."),
+    "keygen": Entry("keygen", "keygen", "Make an authkey, or certificates for TLS."),
     "completion": Entry("completion", "completion", "Print the completion script of a shell."),
 }
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dtq import __version__
 from dtq.cli.output import say
-from dtq.config import Address, client_addresses, format_address, load_authkey
+from dtq.config import Address, TlsFiles, client_addresses, configured_tls, format_address, load_authkey
 from dtq.errors import Unreachable
 from dtq.model.messages import Hello, Role
 
@@ -35,11 +35,13 @@ class Target(NamedTuple):
         addresses: where it may be reached, in the order in which to try.
         key: the key.
         origin: where the key came from.
+        tls: certificates for coordinators on other machines; None for no TLS.
     """
 
     addresses: tuple[Address, ...]
     key: bytes
     origin: str
+    tls: TlsFiles | None
 
 
 def target(addresses: Sequence[str], authkey_file: str | None) -> Target:
@@ -52,7 +54,7 @@ def target(addresses: Sequence[str], authkey_file: str | None) -> Target:
     """
     where = client_addresses(addresses)
     key, origin = load_authkey(authkey_file, addresses=where)
-    return Target(where, key, origin)
+    return Target(where, key, origin, configured_tls())
 
 
 @contextmanager
@@ -98,7 +100,7 @@ def service(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Prox
     from dtq.transport import Proxy  # not before it is needed: it brings sockets and multiprocessing
 
     to = target(addresses, authkey_file)
-    with Proxy(to.addresses, to.key, _hello(), key_source=to.origin) as proxy:
+    with Proxy(to.addresses, to.key, _hello(), key_source=to.origin, tls=to.tls) as proxy:
         with _mentioned(to.addresses):
             proxy.connect()
         yield proxy
@@ -122,7 +124,7 @@ def hub(addresses: Sequence[str], authkey_file: str | None, full_timeout_s: floa
 
     to = target(addresses, authkey_file)
     _say_outages()
-    made = Hub(Wire(to.addresses, to.key, to.origin, _PATIENCE_S), _PATIENCE_S, full_timeout_s)
+    made = Hub(Wire(to.addresses, to.key, to.origin, _PATIENCE_S, to.tls), _PATIENCE_S, full_timeout_s)
     try:
         with _mentioned(to.addresses):
             made.start()
@@ -147,7 +149,7 @@ def client(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Clien
 
     to = target(addresses, authkey_file)
     _say_outages()
-    wire = Wire(to.addresses, to.key, to.origin, _PATIENCE_S)
+    wire = Wire(to.addresses, to.key, to.origin, _PATIENCE_S, to.tls)
     with ExitStack() as stack:
         with _mentioned(to.addresses):
             made = stack.enter_context(Client(connector=wire, timeout=_PATIENCE_S))

@@ -85,6 +85,7 @@ def store_flag(flags: dict[str, Any]) -> dict[str, Any]:
     help="Most results kept ready for a client that does not ask for them.  [1 million]",
 )
 @options.authkey_file
+@options.tls
 def start(**flags: Any) -> None:
     """Start the coordinator, in the foreground.
 

@@ -5,6 +5,7 @@ Every command takes its own connection and output options, so that ``dtq status 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
@@ -68,6 +69,23 @@ authkey_file = click.option(
     help="File with the key (- for standard input).  [DTQ_AUTHKEY_FILE]",
 )
 
+
+def _note_tls(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        os.environ["DTQ_TLS"] = os.path.abspath(
+            value
+        )  # a flag wins over the variable, here and in what is started here
+
+
+#: Certificates. Everything that connects or listens asks `dtq.config.configured_tls`, so no command has to pass it on.
+tls = click.option(
+    "--tls",
+    metavar="DIR",
+    expose_value=False,
+    callback=_note_tls,
+    help="Directory with ca.pem, cert.pem and key.pem: speak TLS with other machines.  [DTQ_TLS]",
+)
+
 keys_file = click.option(
     "--keys-file",
     metavar="FILE",
@@ -85,6 +103,7 @@ connecting = stacked(
         help="Where the coordinator is; once more for another address of it.  [DTQ_ADDRESS]",
     ),
     authkey_file,
+    tls,
 )
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -77,6 +77,7 @@ def worker(addresses: tuple[str, ...], **flags: Any) -> None:
 @_working
 @basics
 @options.authkey_file
+@options.tls
 def up(**flags: Any) -> None:
     """Run a coordinator and a worker on this machine, in the foreground, until SIGTERM or Ctrl-C."""
     flags = store_flag(flags)

@@ -49,6 +49,7 @@ class AsyncClient(AsyncSubmitter):
             coordinator of this machine.
         authkey_file: the file with the key; None for ``DTQ_AUTHKEY_FILE``, the configuration, or this user's key.
         authkey: the key itself, instead of a file.
+        tls: the directory with this side's certificates; see `Client`.
         timeout: how long the first connection may take, and any call but waiting while the coordinator is away, in
             seconds.
         when_full: ``"wait"`` or ``"fail"``; see `Client`. Where it waits, so does `submit`.
@@ -68,6 +69,7 @@ class AsyncClient(AsyncSubmitter):
         *,
         authkey_file: str | Path | None = None,
         authkey: bytes | str | None = None,
+        tls: str | Path | None = None,
         timeout: float = TIMEOUT_S,
         when_full: WhenFull = "wait",
         full_timeout: float = FULL_TIMEOUT_S,
@@ -77,6 +79,7 @@ class AsyncClient(AsyncSubmitter):
             address,
             authkey_file=authkey_file,
             authkey=authkey,
+            tls=tls,
             timeout=timeout,
             when_full=when_full,
             full_timeout=full_timeout,

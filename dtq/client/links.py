@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from dtq import __version__
-from dtq.config import Address, format_address
+from dtq.config import Address, TlsFiles, format_address
 from dtq.errors import DtqError, ProtocolMismatch, SessionUnknown, ShuttingDown, Unreachable, WrongKey
 from dtq.model.messages import Hello, Role, Welcome
 from dtq.model.service import Service
@@ -66,13 +66,22 @@ class Wire:
         authkey: the key.
         key_source: where the key came from.
         timeout_s: how long a connection may take, in seconds.
+        tls: certificates, for coordinators on other machines; None for no TLS.
     """
 
-    def __init__(self, addresses: Sequence[Address], authkey: bytes, key_source: str, timeout_s: float) -> None:
+    def __init__(
+        self,
+        addresses: Sequence[Address],
+        authkey: bytes,
+        key_source: str,
+        timeout_s: float,
+        tls: TlsFiles | None = None,
+    ) -> None:
         self._addresses = tuple(addresses)
         self._authkey = authkey
         self._key_source = key_source
         self._timeout_s = timeout_s
+        self._tls = tls
 
     @property
     def place(self) -> str:
@@ -88,6 +97,7 @@ class Wire:
             on_welcome=on_welcome,
             connect_timeout_s=self._timeout_s,
             key_source=self._key_source,
+            tls=self._tls,
         )
 
 

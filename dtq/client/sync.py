@@ -20,7 +20,7 @@ from dtq.client.notebook import card
 from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, select
 from dtq.client.submitter import Submitter
 from dtq.client.waiting import H, ReturnWhen, Waited, as_completed, wait
-from dtq.config import client_addresses, load_authkey
+from dtq.config import client_addresses, configured_tls, load_authkey, tls_files
 from dtq.errors import InvalidId, InvalidValue, UnknownId, Unreachable
 from dtq.model.ids import TaskId
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Stats, TaskView
@@ -50,6 +50,8 @@ class Client(Submitter):
             coordinator of this machine.
         authkey_file: the file with the key; None for ``DTQ_AUTHKEY_FILE``, the configuration, or this user's key.
         authkey: the key itself, instead of a file.
+        tls: the directory with this side's certificates, for coordinators on other machines; None for ``DTQ_TLS``, or
+            the configuration.
         timeout: how long the first connection may take, and any call but waiting while the coordinator is away, in
             seconds.
         when_full: what becomes of submissions that the queue has no room for: ``"wait"`` sends them again, and lets
@@ -68,12 +70,13 @@ class Client(Submitter):
         *,
         authkey_file: str | Path | None = None,
         authkey: bytes | str | None = None,
+        tls: str | Path | None = None,
         timeout: float = TIMEOUT_S,
         when_full: WhenFull = "wait",
         full_timeout: float = FULL_TIMEOUT_S,
         connector: Connector | None = None,
     ) -> None:
-        wire = connector or _wire(address, authkey_file, authkey, timeout)
+        wire = connector or _wire(address, authkey_file, authkey, tls, timeout)
         self._hub = Hub(wire, timeout, patience(when_full, full_timeout))
 
     # -- waiting --------------------------------------------------------------------------------------------------
@@ -269,11 +272,15 @@ def patience(when_full: str, full_timeout_s: float) -> float:
 
 
 def _wire(
-    address: str | Sequence[str] | None, authkey_file: str | Path | None, authkey: bytes | str | None, timeout_s: float
+    address: str | Sequence[str] | None,
+    authkey_file: str | Path | None,
+    authkey: bytes | str | None,
+    tls: str | Path | None,
+    timeout_s: float,
 ) -> Wire:
     addresses = client_addresses((address,) if isinstance(address, str) else tuple(address or ()))
     if authkey is None:
         key, source = load_authkey(authkey_file, addresses=addresses)
     else:
         key, source = (authkey.encode() if isinstance(authkey, str) else authkey), "the one given to Client"
-    return Wire(addresses, key, source, timeout_s)
+    return Wire(addresses, key, source, timeout_s, configured_tls() if tls is None else tls_files(tls))

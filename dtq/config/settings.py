@@ -194,6 +194,7 @@ _TOP: Final = {
     "connect": _Key("DTQ_ADDRESS", _many(_address, ",")),
     # Variable and flag are looked at by `load_authkey`, which has more places to look.
     "authkey_file": _Key("", _path),
+    "tls": _Key("DTQ_TLS", _path),
 }
 _COORDINATOR: Final = {
     "host": _Key("DTQ_HOST", _host),
@@ -277,6 +278,16 @@ def configured_authkey_file() -> Path | None:
         BadConfig: a configuration file cannot be used.
     """
     path: Path | None = _resolve("", {}, config_files(_KNOWN)).get("authkey_file")
+    return path
+
+
+def configured_tls_directory() -> Path | None:
+    """``DTQ_TLS``, or ``tls`` of the configuration files: the directory with the certificates.
+
+    Raises:
+        BadConfig: a configuration file cannot be used.
+    """
+    path: Path | None = _resolve("", {}, config_files(_KNOWN)).get("tls")
     return path
 
 

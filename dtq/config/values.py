@@ -142,3 +142,8 @@ def format_address(address: Address) -> str:
     """``host:port``, with brackets around an IPv6 host."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches the host."""
+    return host.startswith(("127.", "::ffff:127.")) or host in ("::1", "localhost")

@@ -14,8 +14,10 @@ from typing import Any
 from dtq import __version__
 from dtq.config import (
     CoordinatorSettings,
+    configured_tls,
     coordinator_authkey,
     format_address,
+    is_loopback,
     keyring_file,
     read_keyring,
     remove_connection,
@@ -30,9 +32,6 @@ from dtq.engines.base import Engine
 from dtq.transport.server import Server
 
 log = logging.getLogger("dtq.daemon")
-
-#: Addresses that only this machine reaches.
-_LOOPBACK = ("127.", "::1", "localhost")
 
 
 def run(settings: CoordinatorSettings) -> int:
@@ -54,6 +53,7 @@ def run(settings: CoordinatorSettings) -> int:
     _raise_descriptor_limit()
     dump_stacks_on_request()
     key, origin, made = coordinator_authkey(settings.authkey_file)
+    tls = configured_tls()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -72,13 +72,14 @@ def run(settings: CoordinatorSettings) -> int:
         keys=() if keyring is None else read_keyring(keyring),
         max_message=settings.max_message,
         max_connections=settings.max_connections,
+        tls=tls,
     )
     opened = coordinator.start()
     try:
         server.start()
         write_connection(server.address, version=__version__, authkey_file=_key_file(origin))
         try:
-            _announce(server, settings, origin, made, opened.epoch, coordinator)
+            _announce(server, settings, origin, made, opened.epoch, coordinator, encrypted=tls is not None)
             stop.wait()
             log.info("stopping: taking no more work")
             coordinator.quiesce()
@@ -137,12 +138,26 @@ def _key_file(origin: str) -> Path | None:
 
 
 def _announce(
-    server: Server, settings: CoordinatorSettings, origin: str, made: bool, epoch: int, coordinator: Coordinator
+    server: Server,
+    settings: CoordinatorSettings,
+    origin: str,
+    made: bool,
+    epoch: int,
+    coordinator: Coordinator,
+    *,
+    encrypted: bool,
 ) -> None:
     """The readiness line on standard output, for people and scripts; everything else is log."""
     address = format_address(server.address)
-    if not settings.host.startswith(_LOOPBACK):
-        log.warning("anyone who has the key can run code on the workers; traffic is authenticated, not encrypted")
+    if not is_loopback(settings.host):
+        if encrypted:
+            log.info("other machines have to speak TLS: a peer needs a certificate of the authority, and a key")
+        else:
+            log.warning(
+                "other machines can connect, and nothing is encrypted: whoever is on the way reads every task and "
+                "result, and can change them to run code on the workers; `dtq keygen --tls` makes what it takes to "
+                "encrypt"
+            )
     log.info("pid %d, run %d, store %s, key %s%s", os.getpid(), epoch, coordinator.setup.store, origin, " (new)" * made)
     unfinished = coordinator.machine.register.tally.unfinished
     if unfinished:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dtq import __version__
-from dtq.config import WorkerSettings, load_authkey
+from dtq.config import WorkerSettings, configured_tls, load_authkey
 from dtq.errors import DtqError
 from dtq.model.messages import Hello, Role, Welcome
 from dtq.transport.backoff import Backoff
@@ -76,9 +76,10 @@ class Serving:
         """
         settings = self._settings
         key, origin = load_authkey(settings.authkey_file, addresses=settings.addresses)
+        tls = configured_tls()
         say_hello = _greeter(settings)
-        reporting = Proxy(settings.addresses, key, say_hello(primary=True), key_source=origin)
-        fetching = Proxy(settings.addresses, key, say_hello(primary=False), key_source=origin)
+        reporting = Proxy(settings.addresses, key, say_hello(primary=True), key_source=origin, tls=tls)
+        fetching = Proxy(settings.addresses, key, say_hello(primary=False), key_source=origin, tls=tls)
         welcome = self._first_contact(reporting)
         if welcome is None:
             return

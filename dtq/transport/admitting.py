@@ -26,6 +26,7 @@ from dtq.transport.handshake import (
     NONCE,
     PROOF,
     SERVER,
+    TLS_WANTED,
     check_key,
     key_id,
     proof,
@@ -111,6 +112,38 @@ def admit_client(sock: socket.socket, keys: Keyring, binding: bytes = NO_BINDING
         raise Stranger("it has another authkey")
     yield from _give(sock, proof(key.secret, SERVER, binding, nonces))
     return key
+
+
+def peek(sock: socket.socket) -> Generator[Waits, None, bytes]:
+    """The first byte that the peer says; it stays to be read.
+
+    Raises:
+        EOFError: it says nothing.
+    """
+    while True:
+        try:
+            first = sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            yield selectors.EVENT_READ
+            continue
+        if not first:
+            raise EOFError
+        return first
+
+
+def want_tls(sock: socket.socket) -> Generator[Waits, None, None]:
+    """Tell a peer that speaks plainly that it is to speak TLS.
+
+    Raises:
+        Stranger: always.
+    """
+    theirs = yield from _take(sock, len(MAGIC))
+    if theirs.startswith(NAME):
+        yield from _take(sock, NONCE)
+        yield from _give(sock, TLS_WANTED)
+        with contextlib.suppress(OSError):
+            sock.recv(4096)
+    raise Stranger("it does not speak TLS, and comes from another machine")
 
 
 def farewell(sock: socket.socket, body: bytes) -> Generator[Waits, None, None]:

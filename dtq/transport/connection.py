@@ -93,6 +93,9 @@ class Connection:
         length = size.to_bytes(_LENGTH, "big")
         if size <= _JOINED:
             self._push(length + body)
+        elif hasattr(self.sock, "pending"):  # with TLS there is no sendmsg
+            self._push(length)
+            self._push(body)
         else:
             sent = self.sock.sendmsg((length, body))
             if sent < _LENGTH:
@@ -153,7 +156,8 @@ class Connection:
     def _shutdown(self, how: int) -> None:
         if self._owner == os.getpid():  # a shutdown would reach the process that it was inherited from
             with contextlib.suppress(OSError):  # gone already
-                self.sock.shutdown(how)
+                # Not the method of a socket with TLS: that would have what follows sent in the clear.
+                socket.socket.shutdown(self.sock, how)
 
     def _push(self, data: bytes | memoryview) -> None:
         sent = self.sock.send(data)

@@ -11,12 +11,15 @@ from __future__ import annotations
 import socket
 import time
 from multiprocessing import managers
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from dtq.config.values import Address, format_address
+from dtq.config.values import Address, format_address, is_loopback
 from dtq.errors import DtqError, PortInUse, Unreachable, WrongKey
 from dtq.transport.connection import MAX_MESSAGE, Connection, tune
-from dtq.transport.handshake import HANDSHAKE_S, join_server
+from dtq.transport.handshake import HANDSHAKE_S, NO_BINDING, join_server
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 #: Name of dtq's listener and client in the table of `multiprocessing.managers`.
 SERIALIZER: Final = "dtq"
@@ -86,6 +89,7 @@ def dial(
     timeout_s: float = HANDSHAKE_S,
     key_source: str = "this side",
     limit: int = MAX_MESSAGE,
+    tls: SSLContext | None = None,
 ) -> Connection:
     """Connect, and prove who is who.
 
@@ -95,9 +99,11 @@ def dial(
         timeout_s: seconds for all of it.
         key_source: where the key comes from, for sentences.
         limit: largest message in bytes.
+        tls: what to speak TLS with, unless the address is of this machine; None for no TLS.
 
     Raises:
         Unreachable: nobody answers there, or not in time, or not a coordinator.
+        TlsFailed: the two sides do not agree on TLS.
         WrongKey: the other side has another key.
         ProtocolMismatch: the other side speaks another version.
     """
@@ -114,7 +120,12 @@ def dial(
             # Nobody listens, and the kernel drew the very port that is dialled: this socket talks to itself.
             raise Unreachable(peer, "connection refused")
         tune(sock)
-        join_server(sock, authkey, deadline=deadline, peer=peer, key_source=key_source)
+        binding = NO_BINDING
+        if tls is not None and not is_loopback(address[0]):
+            from dtq.transport.tls import secure_client  # ssl costs what a process without it need not pay
+
+            sock, binding = secure_client(sock, tls, host=address[0], peer=peer, deadline=deadline)
+        join_server(sock, authkey, deadline=deadline, peer=peer, key_source=key_source, binding=binding)
         return Connection(sock, peer, limit)
     except BaseException as error:
         sock.close()

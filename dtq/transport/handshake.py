@@ -22,20 +22,22 @@ import socket
 import time
 from typing import Final
 
-from dtq.errors import InvalidValue, ProtocolMismatch, Unreachable, WrongKey
+from dtq.errors import InvalidValue, ProtocolMismatch, TlsFailed, Unreachable, WrongKey
 from dtq.model.messages import PROTOCOL
 
 #: Seconds for the whole handshake.
 HANDSHAKE_S: Final = 5.0
 #: What every connection begins with: three letters and the version of the protocol.
 MAGIC: Final = b"DTQ" + bytes([PROTOCOL])
+#: How a connection of any version begins.
+NAME: Final = MAGIC[:3]
+#: What a server that speaks TLS only says to who does not.
+TLS_WANTED: Final = NAME + b"\x00"
 #: Shortest authkey in bytes; shorter ones can be guessed from one recorded handshake.
 MIN_KEY: Final = 16
 #: What a connection without TLS is bound to; with TLS, the hash of the server's certificate goes here.
 NO_BINDING: Final = bytes(32)
 
-#: How a connection of any version begins.
-NAME: Final = MAGIC[:3]
 #: Lengths in bytes.
 KEY_ID: Final = 8
 NONCE: Final = 32
@@ -90,6 +92,7 @@ def join_server(
         WrongKey: the server refused the proof, or could not prove itself.
         ProtocolMismatch: the server speaks another version.
         Unreachable: what answers is no coordinator.
+        TlsFailed: the server speaks TLS only.
         EOFError: the server closed the connection.
         OSError: it reset the connection, or the deadline has passed.
     """
@@ -99,6 +102,8 @@ def join_server(
     theirs = _take(sock, len(MAGIC), deadline)
     if not theirs.startswith(NAME):
         raise Unreachable(peer, "what listens there is not a dtq coordinator")
+    if theirs == TLS_WANTED:
+        raise TlsFailed(peer, "it speaks nothing else with other machines, and this side has no certificates")
     if theirs != MAGIC:
         raise ProtocolMismatch(PROTOCOL, theirs[-1])
     nonces = _take(sock, NONCE, deadline) + client_nonce

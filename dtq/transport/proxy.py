@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import update_wrapper
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeVar, cast
 
+from dtq.config.tls import TlsFiles
 from dtq.config.values import Address, format_address
 from dtq.errors import BadMessage, DtqError, InvalidValue, TooLarge, Unreachable
 from dtq.model.messages import Hello, Welcome
@@ -26,6 +27,9 @@ from dtq.transport.calls import HELLO, METHODS, read_answer
 from dtq.transport.connection import Connection
 from dtq.transport.endpoints import dial, reason
 from dtq.transport.handshake import check_key
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -73,6 +77,7 @@ class Proxy:
         call_timeout_s: seconds without a byte before a call is given up, on top of the time that it may wait at the
             server.
         key_source: where the key comes from, for the sentence of `WrongKey`.
+        tls: certificates, to speak TLS with coordinators on other machines; None for no TLS.
 
     Every call raises, besides what `Service` says:
         Unreachable: nobody answers at any address, the connection was lost or timed out in mid-call, or the proxy is
@@ -93,6 +98,7 @@ class Proxy:
         connect_timeout_s: float = 5.0,
         call_timeout_s: float = 30.0,
         key_source: str = "this side",
+        tls: TlsFiles | None = None,
     ) -> None:
         if not addresses:
             raise InvalidValue("addresses", [], "there is at least one")
@@ -103,6 +109,7 @@ class Proxy:
         self._connect_timeout_s = connect_timeout_s
         self._call_timeout_s = call_timeout_s
         self._key_source = key_source
+        self._tls = None if tls is None else _client_context(tls)
         self._first = 0  # the address that worked last
         self._connection: Connection | None = None
         self._greeted = False  # whether all that comes before a call has happened on it
@@ -234,7 +241,13 @@ class Proxy:
         """Connect to one address and say hello there."""
         if self._closed:
             raise Unreachable(format_address(address), _CLOSED)
-        connection = dial(address, self._authkey, timeout_s=self._connect_timeout_s, key_source=self._key_source)
+        connection = dial(
+            address,
+            self._authkey,
+            timeout_s=self._connect_timeout_s,
+            key_source=self._key_source,
+            tls=self._tls,
+        )
         self._connection = connection  # from here on `close` finds it
         method = METHODS[HELLO]
         hello = self._hello if isinstance(self._hello, Hello) else self._hello()
@@ -271,6 +284,12 @@ class Proxy:
             return refusals[0]
         places, reasons = zip(*(refusal.args for refusal in refusals), strict=True)
         return Unreachable(", ".join(places), "; ".join(dict.fromkeys(reasons)))
+
+
+def _client_context(tls: TlsFiles) -> SSLContext:
+    from dtq.transport.tls import client_context  # ssl costs what a process without it need not pay
+
+    return client_context(tls)
 
 
 if TYPE_CHECKING:

@@ -12,23 +12,27 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing import managers
+from ssl import SSLContext
 from typing import Any, Final, Self
 
 from dtq.config.keys import FIRST, Key
-from dtq.config.values import Address
+from dtq.config.tls import TlsFiles
+from dtq.config.values import Address, is_loopback
 from dtq.errors import ConnectionsFull, DtqError, InvalidValue
 from dtq.model.service import Session
 from dtq.transport import safepickle
 from dtq.transport.admission import Admission, StrangersLog
-from dtq.transport.admitting import Keyring, admit_client, farewell
+from dtq.transport.admitting import Keyring, Waits, admit_client, farewell, peek, want_tls
 from dtq.transport.calls import METHODS, error_answer
 from dtq.transport.connection import MAX_MESSAGE, Connection, tune
 from dtq.transport.conversation import Conversation
 from dtq.transport.endpoints import SERIALIZER, Listener, reason
+from dtq.transport.handshake import NO_BINDING
 from dtq.transport.reception import Reception, Talk
+from dtq.transport.tls import RECORD, server_binding, server_context, server_side, shake_hands
 
 #: The one type that the manager registers: an object that satisfies `model.service.Session`.
 TYPEID: Final = "Service"
@@ -58,9 +62,11 @@ class Server:
         max_message: largest message in bytes, either way.
         max_connections: connections in all.
         max_pending: connections that have not proved themselves yet; the oldest makes room for the next.
+        tls: certificates; with them, peers on other machines have to speak TLS, those on this one may.
 
     Raises:
         InvalidValue: an authkey is missing, or a key too short.
+        BadConfig: the certificates cannot be used.
     """
 
     def __init__(
@@ -74,6 +80,7 @@ class Server:
         max_message: int = MAX_MESSAGE,
         max_connections: int = 4096,
         max_pending: int = 1024,
+        tls: TlsFiles | None = None,
     ) -> None:
         if not authkeys:
             raise InvalidValue("authkeys", 0, "there is at least one")
@@ -83,6 +90,8 @@ class Server:
             max_message=max_message,
             max_connections=max_connections,
             max_pending=max_pending,
+            tls=None if tls is None else server_context(tls),
+            binding=NO_BINDING if tls is None else server_binding(tls),
         )
         self._wanted: Address = (host, port)
         self._manager_class = _manager_class(open_session)
@@ -149,6 +158,8 @@ class _Door:
     max_message: int
     max_connections: int
     max_pending: int
+    tls: SSLContext | None
+    binding: bytes
 
 
 class _Manager(managers.BaseManager):
@@ -201,13 +212,27 @@ class _ServiceServer(managers.Server):
 
     def _greet(self, connection: Connection) -> Talk:
         """All that is said to a stranger."""
-        key = yield from admit_client(connection.sock, self._door.keyring)
+        binding = yield from self._secure(connection)
+        key = yield from admit_client(connection.sock, self._door.keyring, binding)
         if not self._admission.full:
             return key
         full = ConnectionsFull(self._door.max_connections)
         self._strangers.warning("turned %s away: %s", connection.peer, full)
         yield from farewell(connection.sock, safepickle.dumps(error_answer(full)))
         return None
+
+    def _secure(self, connection: Connection) -> Generator[Waits, None, bytes]:
+        """Speak TLS, where this server does; what the channel is bound to."""
+        tls = self._door.tls
+        if tls is None:
+            return NO_BINDING
+        if (yield from peek(connection.sock)) == RECORD:
+            connection.sock = secured = server_side(connection.sock, tls)
+            yield from shake_hands(secured)
+            return self._door.binding
+        if not is_loopback(connection.sock.getpeername()[0]):
+            yield from want_tls(connection.sock)
+        return NO_BINDING
 
     def _show_in(self, connection: Connection, key: Key) -> None:
         """Give a connection that has proved to hold a key its thread."""

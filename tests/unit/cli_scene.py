@@ -120,7 +120,9 @@ class NotedCoordinator:
         self.answers: dict[str, Any] = {}
         self.made_with: Any = ()
 
-    def __call__(self, addresses: Any, authkey: bytes, hello: Any, *, key_source: str) -> NotedCoordinator:
+    def __call__(
+        self, addresses: Any, authkey: bytes, hello: Any, *, key_source: str, tls: Any = None
+    ) -> NotedCoordinator:
         self.made_with = (addresses, authkey, key_source)
         return self
 

@@ -1,0 +1,57 @@
+"""Certificates: which directory has this process's own, and what makes it unusable.
+
+A directory of three PEM files: ``ca.pem`` (whom to believe), ``cert.pem`` (who this side is) and ``key.pem`` (its
+private key, mode 0600). ``dtq keygen --tls`` makes such directories; certificates of your own go under the same names.
+"""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from dtq.config.settings import configured_tls_directory
+from dtq.errors import BadConfig, KeyUnusable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsFiles:
+    """What one side of a TLS connection needs.
+
+    Attributes:
+        ca: certificates of those whose signature is believed.
+        cert: this side's certificate.
+        key: its private key.
+    """
+
+    ca: Path
+    cert: Path
+    key: Path
+
+
+def tls_files(directory: str | Path) -> TlsFiles:
+    """The files of a directory.
+
+    Raises:
+        BadConfig: one is missing.
+        KeyUnusable: others can read the private key.
+    """
+    place = Path(directory).expanduser().absolute()
+    files = TlsFiles(ca=place / "ca.pem", cert=place / "cert.pem", key=place / "key.pem")
+    for file in (files.ca, files.cert, files.key):
+        if not file.is_file():
+            raise BadConfig(str(place), f"there is no {file.name} in it; `dtq keygen --tls` makes such directories")
+    if stat.S_IMODE(files.key.stat().st_mode) & 0o077:
+        raise KeyUnusable(str(files.key), f"others can read it; run chmod 600 {files.key}")
+    return files
+
+
+def configured_tls() -> TlsFiles | None:
+    """What ``DTQ_TLS`` or the configuration says; None where it says nothing, and connections are not encrypted.
+
+    Raises:
+        BadConfig: a configuration file cannot be used, or the directory lacks a file.
+        KeyUnusable: others can read the private key.
+    """
+    directory = configured_tls_directory()
+    return None if directory is None else tls_files(directory)
