@@ -228,6 +228,11 @@ class Client(Submitter):
 
     # -- the end --------------------------------------------------------------------------------------------------
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes nothing more: it was closed, or can never work (a wrong key)."""
+        return self._hub.outbox.closed is not None
+
     def close(self, timeout: float | None = CLOSE_S) -> None:
         """Wait until what was submitted is accepted, and disconnect. Tasks go on. Calling it twice does no harm.
 

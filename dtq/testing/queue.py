@@ -81,8 +81,8 @@ class InProcessQueue:
 
     @property
     def client(self) -> Client:
-        """A client of this queue, always the same; closed with the queue."""
-        if self._client is None:
+        """A client of this queue: the same until it is closed, then a new one; closed with the queue."""
+        if self._client is None or self._client.closed:
             self._client = Client(connector=self)
         return self._client
 

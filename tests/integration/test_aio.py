@@ -69,6 +69,8 @@ async def test_ten_thousand_awaits_need_no_more_than_one(cluster: Cluster) -> No
         results = await asyncio.gather(*[handle.result() for handle in handles])
         seconds = time.monotonic() - began
         looking.cancel()
+        more = (peak - before) / (1 << 20)
+        print(f"{MANY} awaits: {seconds:.1f} s, {connections} connections, {threads} threads, {more:.0f} MiB more")
         # Then all have their results; over the same connections and threads, as one session, in little memory
         assert results == [n + 1 for n in range(MANY)]
         assert 1 <= connections <= CONNECTIONS

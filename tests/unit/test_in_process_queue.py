@@ -307,6 +307,21 @@ def test_closed_queue_leaves_nothing_behind(queue: InProcessQueue) -> None:
         handle.result(timeout=1)
 
 
+def test_code_that_closes_its_client_gets_a_new_one_next_time(queue: InProcessQueue) -> None:
+    # Given code that makes a client for itself, and closes it: here it is given one of the queue
+    def program() -> str:
+        with queue.client as client:
+            handle = client.submit(note, 1)
+            return handle.id
+
+    # When it has run, twice
+    ids = [program(), program()]
+    # Then all of it was submitted, and can be asked for
+    assert len(queue.run_due()) == 2
+    assert [queue.client.status(id).state for id in ids] == [State.SUCCEEDED] * 2
+    assert queue.client is queue.client
+
+
 def test_further_clients_are_clients_of_the_same_queue(queue: InProcessQueue) -> None:
     # Given a second client, made by the code under test
     with Client(connector=queue) as other:
