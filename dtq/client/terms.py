@@ -182,6 +182,11 @@ def _flag(value: Any, what: str) -> bool:
     return value
 
 
+def field_of(name: str) -> str:
+    """The field of `Options` that one of the terms becomes."""
+    return _CONVERSIONS[name][0]
+
+
 _FIELDS: Final = Terms._fields
 #: For each of the terms: the field of `Options` it becomes, and how.
 _CONVERSIONS: Final[dict[str, tuple[str, Callable[[Any, str], Any]]]] = {

@@ -11,12 +11,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final
 
 from dtq.client.functions import callee
 from dtq.client.payloads import call_decoder, encode_call
 from dtq.client.submitting import Order, order
-from dtq.client.terms import UNSET
+from dtq.client.terms import field_of
 from dtq.errors import DtqError
 from dtq.model import pages
 from dtq.model.ids import TaskId
@@ -83,12 +84,18 @@ class Wanted:
         self.function = callee(function).function
         self._args = args
         self._kwargs = {name: value for name, value in kwargs.items() if name not in OPTIONS}
-        self._options = how.terms.given()
-        self._extras: dict[str, Any] = {}
-        if how.delay is not UNSET:
-            self._extras["delay_s"] = how.delay_s
-        if how.key is not UNSET:
-            self._extras["key"] = how.own_key
+        self._given = given
+        fields = how.terms.given()
+        #: What it is to have, by the names that options have: how a task has it, and as what.
+        self._options: dict[str, tuple[Callable[[Submitted], Any], Any]] = {
+            name: (attrgetter(f"options.{field_of(name)}"), fields[field_of(name)])
+            for name in given
+            if name not in ("delay", "key")
+        }
+        if "delay" in given:
+            self._options["delay"] = attrgetter("delay_s"), how.delay_s
+        if "key" in given:
+            self._options["key"] = attrgetter("key"), how.own_key
         self._signature = _signature(function)
 
     def differences(self, task: Submitted) -> list[str]:
@@ -96,13 +103,9 @@ class Wanted:
         found = []
         if (self._args or self._kwargs) and not self._same_arguments(task):
             found.append("other arguments")
-        for name, value in self._options.items():
-            is_ = getattr(task.options, name)
-            if is_ != value:
-                found.append(f"{name} is {is_!r}, not {value!r}")
-        for name, value in self._extras.items():
-            if getattr(task, name) != value:
-                found.append(f"{name} is {getattr(task, name)!r}, not {value!r}")
+        for name, (of, wanted) in self._options.items():
+            if of(task) != wanted:
+                found.append(f"{name} is {of(task)!r}, not {wanted!r}")
         return found
 
     def _same_arguments(self, task: Submitted) -> bool:
@@ -120,7 +123,7 @@ class Wanted:
     def __str__(self) -> str:
         arguments = _call(self.function.name, self._args, self._kwargs)
         text = arguments if self._args or self._kwargs else self.function.name
-        terms = [f"{name}={value!r}" for name, value in (self._options | self._extras).items()]
+        terms = [f"{name}={value!r}" for name, value in self._given.items()]
         return f"{text} with {', '.join(terms)}" if terms else text
 
 

@@ -386,12 +386,13 @@ def test_failed_assertion_says_what_there_is(queue: InProcessQueue) -> None:
     queue.client.submit(note, "x")
     # When an assertion fails; Then it says what was submitted, and how that differs
     with pytest.raises(AssertionError) as failed:
-        queue.assert_submitted(order, 3, priority=2, delay=9)
+        queue.assert_submitted(order, 3, priority=2, timeout=9, delay=9)
     name = f"{__name__}:order"
+    terms = "priority is 5, not 2, timeout is None, not 9.0, delay is 0.0, not 9.0"
     assert str(failed.value).splitlines() == [
-        f"{name}(3) with priority=2, delay_s=9.0 was not submitted. Of that function there is:",
-        f"  1  {name}(3): priority is 5, not 2, delay_s is 0.0, not 9.0",
-        f"  2  {name}(4, colour='blue'): other arguments, priority is 5, not 2, delay_s is 0.0, not 9.0",
+        f"{name}(3) with priority=2, timeout=9, delay=9 was not submitted. Of that function there is:",
+        f"  1  {name}(3): {terms}",
+        f"  2  {name}(4, colour='blue'): other arguments, {terms}",
     ]
     with pytest.raises(AssertionError, match=rf"flaky was not submitted; what was: {name} \(2\), .*note \(1\)"):
         queue.assert_submitted(flaky)
