@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
-from dtq.engines.base import Engine
+from dtq.core.changes import Change, Row
+from dtq.engines.base import EndedRun, Engine, Opened, Page, StoredBatch
 from dtq.engines.memory import MemoryEngine
 from dtq.engines.sqlite import SqliteEngine
+from dtq.errors import StoreError, StoreFull
+from dtq.model.snapshots import Attempt, Selection
 from dtq.testing import FailingEngine
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,3 +40,41 @@ KINDS = [
     Kind(name="sqlite", make=lambda place: SqliteEngine(place / "store" / "dtq.db", durability="fsync")),
     Kind(name="sqlite-os", make=lambda place: SqliteEngine(place / "dtq.db", durability="os")),
 ]
+
+
+class Insisting(SqliteEngine):
+    """For a disk that fails now and then (``tests/faults/shim.c``): whatever failed is done again, and works then."""
+
+    def _insist(self, call: Callable[..., T], *arguments: Any, **named: Any) -> T:
+        for _ in range(10):
+            try:
+                return call(*arguments, **named)
+            except StoreError:
+                continue
+        return call(*arguments, **named)
+
+    def open(self) -> Opened:
+        return self._insist(super().open)
+
+    def restore(self) -> Iterable[Row]:
+        restore = super().restore
+        return self._insist(lambda: list(restore()))
+
+    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> StoreFull | None:
+        return self._insist(super().commit, changes, insist=insist)
+
+    def pages(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
+        return self._insist(super().pages, kind, batch, lo, hi)
+
+    def batches(self, numbers: Sequence[int] = (), key: str | None = None) -> list[StoredBatch]:
+        return self._insist(super().batches, numbers, key)
+
+    def ended(self, selection: Selection, now: float) -> list[EndedRun]:
+        return self._insist(super().ended, selection, now)
+
+    def attempts(self, batch: int, index: int) -> list[Attempt]:
+        return self._insist(super().attempts, batch, index)
+
+
+if "DTQ_SHIM_EVERY" in os.environ:
+    KINDS = [Kind(name="sqlite-on-a-failing-disk", make=lambda place: Insisting(place / "dtq.db"))]

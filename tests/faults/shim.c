@@ -3,7 +3,9 @@
  *
  * From inside of the process (ctypes): shim_arm, shim_count, shim_hit, shim_log, shim_mark.
  * From outside, by the environment: DTQ_SHIM_FAIL_WHEN names a file; while it is there every write fails with EIO.
- * DTQ_SHIM_SYNC_MS: how long each sync takes.
+ * DTQ_SHIM_SYNC_MS: how long each sync takes. DTQ_SHIM_EVERY: after so many calls one fails with EIO, the next
+ * after twice as many, and so on; after ten of them it begins anew, so that whatever is done again works some time.
+ * With DTQ_SHIM_NAME in place of DTQ_SHIM_PREFIX the files are those in whose path this stands.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -26,7 +28,7 @@ enum { FILES = 4096 };
 
 static char *names[FILES];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static long counted, first, last;
+static long counted, first, last, due, turns;
 static int action, error;
 static char hit[PATH_MAX + 64];
 static int logging = -1;
@@ -66,7 +68,9 @@ void shim_mark(long number) { record('M', "", NULL, (uint64_t)number, 0); }
 /* 'F' for a file of the store, 'D' for its directory, 0 for all others. */
 static char ours(const char *path)
 {
-    const char *prefix = getenv("DTQ_SHIM_PREFIX");
+    const char *prefix = getenv("DTQ_SHIM_PREFIX"), *name = getenv("DTQ_SHIM_NAME");
+    if (name && path && strstr(path, name))
+        return 'F';
     if (!prefix || !path)
         return 0;
     if (strncmp(path, prefix, strlen(prefix)) == 0)
@@ -81,6 +85,7 @@ static const char *name_of(int file) { return file >= 0 && file < FILES ? names[
 static int fault(const char *what, const char *path, int file, const void *data, size_t size, off_t place)
 {
     const char *when = getenv("DTQ_SHIM_FAIL_WHEN");
+    const char *every = getenv("DTQ_SHIM_EVERY");
     int failing = 0;
     if (when && access(when, F_OK) == 0 && strcmp(what, "open") != 0) {
         errno = EIO;
@@ -92,7 +97,16 @@ static int fault(const char *what, const char *path, int file, const void *data,
         snprintf(hit, sizeof hit, "%s %s", what, path);
         failing = 1;
     }
+    int turn = every && counted >= due + (atol(every) << turns % 10);
+    if (turn) {
+        due = counted;
+        turns++;
+    }
     pthread_mutex_unlock(&lock);
+    if (turn) {
+        errno = EIO;
+        return 1;
+    }
     if (!failing)
         return 0;
     size = size / 2 & ~(size_t)511; /* disks and page caches tear writes between sectors */

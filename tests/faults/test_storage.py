@@ -11,11 +11,16 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dtq.engines import reserve
 from dtq.engines.sqlite import SqliteEngine
 from dtq.errors import StoreError
 from tests.faults import shim, shim_scene
@@ -23,6 +28,20 @@ from tests.faults.powercut import after_power_cut
 from tests.integration.store_scene import everything, flip, last_batch
 
 ALL = "DTQ_FAULTS_ALL" in os.environ
+MEMORY = "/dev/shm"
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A directory in memory, where there is one: thousands of syncs to a disk take long."""
+    with tempfile.TemporaryDirectory(prefix="dtq-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None) as directory:
+        yield Path(directory)
+
+
+@pytest.fixture(autouse=True)
+def small_reserves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reserves that are quickly made."""
+    monkeypatch.setattr(reserve, "_BASE", 2**16)
 
 
 def rounds(tmp_path: Path, **terms: object) -> None:
@@ -37,6 +56,27 @@ def rounds(tmp_path: Path, **terms: object) -> None:
 def test_call_that_fails_leaves_nothing_behind_and_works_again(tmp_path: Path, error: str, length: int) -> None:
     """Row 40: every open, write, sync, truncation, allocation, rename and removal fails in turn."""
     rounds(tmp_path, do="fail", error=error, length=length, start=random.Random(error).randrange(10))
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("every", range(2, 30) if ALL else [13])
+def test_engine_keeps_its_contract_on_a_failing_disk(tmp_path: Path, every: int) -> None:
+    """Row 40: the whole contract suite of engines, now and then a call fails, and what it was for is done again."""
+    suite = Path(__file__).parents[1] / "contracts" / "test_engine.py"
+    words = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        f"--basetemp={tmp_path / 'base'}",
+        str(suite),
+    ]
+    environment = {"LD_PRELOAD": str(shim.built()), "DTQ_SHIM_NAME": "/dtq.db", "DTQ_SHIM_EVERY": str(every)}
+    done = subprocess.run(words, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert "passed" in done.stdout
 
 
 @pytest.mark.timeout(900)
