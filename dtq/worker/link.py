@@ -98,7 +98,7 @@ class Link:
         self._stopping.set()
         self._fetching.close()
         with self._supervisor.lock:
-            self._supervisor.news.notify_all()
+            self._supervisor.announce()
         for thread in self._threads:
             thread.join(5.0)
         try:
@@ -179,7 +179,7 @@ class Link:
             left = since + longest_s - time.monotonic()
             if left <= 0:
                 return
-            self._supervisor.news.wait(left)
+            self._supervisor.pressing.wait(left)
 
     def _something_to_say(self, last_capacity: int) -> bool:
         holdings = self._supervisor.holdings

@@ -44,7 +44,7 @@ from dtq.worker.surroundings import Spoilt, Surroundings
 from dtq.worker.warden import adopt_orphans, die_with
 
 #: Results are sent when they are so old, in seconds, or so large, in bytes.
-FLUSH_S: Final = 0.005
+FLUSH_S: Final = 0.010
 FLUSH_BYTES: Final = 1 << 20
 #: A task that took longer than this, in seconds, is looked after as soon as it has ended; others with their lease.
 TINY_S: Final = 0.001

@@ -72,6 +72,8 @@ class Supervisor:
         self.lock = threading.Lock()
         #: Notified when there is something to report, or the worker's state changed.
         self.news = threading.Condition(self.lock)
+        #: Notified likewise, but for results of leases that go on.
+        self.pressing = threading.Condition(self.lock)
         self.holdings = Holdings()
         self.draining = False
         #: Whether everything is to stop now.
@@ -105,6 +107,11 @@ class Supervisor:
         """Whether every slot that can run something does, and more is at hand. Under the lock."""
         ready = [child for child in self._children if child.ready]
         return bool(ready) and all(child.chunks for child in ready)
+
+    def announce(self) -> None:
+        """Wake whoever waits for news. Under the lock."""
+        self.news.notify_all()
+        self.pressing.notify_all()
 
     def _brisk(self, now: float) -> bool:
         """Whether all slots are busy with what is about to end, so that more will be wanted soon. What is given to a
@@ -189,7 +196,7 @@ class Supervisor:
             self._give_back_waiting()
             for child in self._children:
                 self._recall(child)
-            self.news.notify_all()
+            self.announce()
         self.wake()
 
     def end(self) -> None:
@@ -199,7 +206,7 @@ class Supervisor:
             self._give_back_waiting()
             for child in self._children:
                 self._condemn(child, Condemned(0, 0, timed_out=False))
-            self.news.notify_all()
+            self.announce()
         self.wake()
 
     @property
@@ -311,7 +318,7 @@ class Supervisor:
             if token in self.holdings.chunks:
                 progress = Progress(token=token, index=index, done=done, total=total)
                 self.holdings.outbox.progress[token] = progress
-                self.news.notify_all()
+                self.announce()
         else:
             self._notice(child, kind, fields)
 
@@ -320,7 +327,7 @@ class Supervisor:
         if kind == "ready":
             child.ready = True
             self._respawn_pause.pop(child.number, None)
-            self.news.notify_all()
+            self.announce()
         elif kind == "changed":
             log.warning("slot %d: a task of %s changed %s; it was put back", child.number, *fields)
         elif kind == "leaving":
@@ -345,7 +352,10 @@ class Supervisor:
     def _owe(self, box: list[Any], outcome: Succeeded | Failed | Released) -> None:
         if outcome.token in self.holdings.chunks:
             box.append(outcome)
-            self.news.notify_all()
+            if type(outcome) is Succeeded and not self.holdings.chunks[outcome.token].ended:
+                self.news.notify_all()
+            else:
+                self.announce()
 
     def _fail(self, token: int, index: int, outcome: Outcome, failure: Failure, seconds: float) -> None:
         failed = Failed(token=token, index=index, outcome=outcome, failure=failure, seconds=seconds)
