@@ -250,7 +250,7 @@ def _imported(name: str, where: str) -> Callable[..., Any]:
     module, _, qualname = name.partition(":")
     try:
         found: Any = importlib.import_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # many a script without a guard ends with sys.exit()
         raise cannot_import(name, where, error) from error
     try:
         for part in qualname.split("."):

@@ -241,12 +241,17 @@ def test_function_that_is_not_there_says_who_looked_where(name: str, why: str) -
     assert str(sys.path) in str(caught.value)
 
 
-def test_module_that_fails_to_import_says_how(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Given a module that raises while it is imported
-    (tmp_path / "raises_at_import.py").write_text("1 / 0\n")
+@pytest.mark.parametrize(
+    ("text", "said"), [("1 / 0", "ZeroDivisionError: division by zero"), ("import sys; sys.exit(3)", "SystemExit: 3")]
+)
+def test_module_that_fails_to_import_says_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    # Given a module that raises while it is imported, or a script that ends there
+    (tmp_path / "raises_at_import.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     # When a function of it is resolved; Then the sentence says what it raised
-    with pytest.raises(CannotImport, match="ZeroDivisionError: division by zero"):
+    with pytest.raises(CannotImport, match=said):
         resolve(Function(name="raises_at_import:f"))
 
 
