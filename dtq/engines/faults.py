@@ -47,7 +47,7 @@ def commit_error(path: str, error: sqlite3.Error) -> StoreError:
 
 
 def no_room(path: str) -> bool:
-    """Whether the disk, or the size that this process may give a file, is used up.
+    """Whether the disk, this user's part of it, or the size that this process may give a file, is used up.
 
     SQLite calls only the plainest case "full"; a log or its index that cannot grow is a "disk I/O error".
     """
@@ -55,8 +55,21 @@ def no_room(path: str) -> bool:
         disk = os.statvfs(os.path.dirname(path) or ".")
         if disk.f_bavail * disk.f_frsize < _SCARCE:
             return True
-        largest = max(os.path.getsize(file) for file in (path, path + "-wal") if os.path.exists(file))
-    except (OSError, ValueError):
+        largest = max((os.path.getsize(file) for file in (path, path + "-wal") if os.path.exists(file)), default=0)
+    except OSError:
         return False
     limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
-    return limit != resource.RLIM_INFINITY and largest + _SCARCE > limit
+    return (limit != resource.RLIM_INFINITY and largest + _SCARCE > limit) or _quota_is_used_up(path)
+
+
+def _quota_is_used_up(path: str) -> bool:
+    """What a quota leaves is seen only by asking for it."""
+    try:
+        with open(path + ".room", "wb") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, _SCARCE)
+            finally:
+                os.unlink(file.name)
+    except OSError as error:
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return False
