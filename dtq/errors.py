@@ -466,6 +466,15 @@ class ReturnedFalse(TaskError):
     text = "the handler of {0} returned False, which says that it failed."
 
 
+class WorkerBroken(DtqError):
+    """The worker cannot run what other workers can, or its slots do not start: it has left."""
+
+    code = "worker-broken"
+    exit_code = 72
+    text = "the worker {0} is broken: {1}."
+    hint = "It has given its tasks back. Put right what is installed there, or its --path, and start it again."
+
+
 class OnlyRegistered(TaskError):
     """The worker runs registered task types only."""
 

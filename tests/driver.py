@@ -166,13 +166,14 @@ class Driver:
         exception: str = "ValueError",
         bases: tuple[str, ...] = (),
         message: str = "",
+        unable: bool = False,
     ) -> Answer:
         """The worker reports that a task of a lease ended without a result; the first by default."""
         failed = Failed(
             token=lease.token,
             index=lease.lo if index is None else index,
             outcome=outcome,
-            failure=Failure(exception=exception, bases=bases, message=message),
+            failure=Failure(exception=exception, bases=bases, message=message, unable=unable),
             seconds=seconds,
         )
         return self.exchange(lease.worker.session, failed=(failed,))

@@ -30,6 +30,7 @@ EXIT_CODES: Final = {
     65: "what was given does not fit: unknown id, function or argument that cannot be sent, too large",
     69: "no coordinator answers",
     70: "a bug in dtq",
+    72: "the worker is broken: it lacks what other workers have, or its slots do not start",
     73: "something that has to be made cannot be: port or store in use, file not writable",
     74: "the store, or a file, cannot be read or written",
     75: "try again later: the queue is full, the coordinator stops, the task is not finished",

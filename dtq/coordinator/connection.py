@@ -138,6 +138,7 @@ class Connection:
             now = c.clock.now()
             self._note(state, exchange, now)
             answer = c.machine.exchange(state.hello.session, exchange, now)
+            self._part(state, exchange)
             c.cache.add(answer.pages)
             superseded = c.sessions.fetching.pop(state.hello.session, None) if exchange.fetch else None
             if superseded is not None:
@@ -148,6 +149,7 @@ class Connection:
             leases = self._more(state, now) if exchange.more and not exchange.fetch else []
             c.dispatch(now, state.hello.session)
             c.ticker.by(c.machine.register.waiting.next_at())
+            c.ticker.by(c.machine.register.probe_at)
             told = bool(exchange.succeeded or exchange.failed or exchange.released)
             ticket = c.committer.ticket() if told else None
             if not told:
@@ -157,6 +159,21 @@ class Connection:
             grants = self._await(state, fetch, exchange.wait_s)
             return Orders(grants=grants, cancel=tuple(fetch.cancel), drop=tuple(answer.drop))
         return Orders(grants=self._grants(leases), cancel=tuple(answer.cancel), drop=tuple(answer.drop))
+
+    def _part(self, state: SessionState, exchange: Exchange) -> None:
+        """Tell a worker that is broken, where it is, when it asks for work; and have it ask.
+
+        Raises:
+            WorkerBroken: it asks.
+        """
+        broken = self._c.machine.broken(state.hello.session)
+        if broken is None:
+            return
+        if exchange.fetch and exchange.capacity:
+            raise broken
+        fetch = self._c.sessions.fetching.pop(state.hello.session, None)
+        if fetch is not None:
+            fetch.serve([], [])
 
     def _note(self, state: SessionState, exchange: Exchange, now: float) -> None:
         state.seen_at = now

@@ -14,6 +14,7 @@ from typing import Final
 
 from dtq.core.batches import Batch
 from dtq.core.changes import LeaseRow
+from dtq.core.lacking import Lacking
 
 #: How much work one lease may hold, in seconds by the spec's estimate. A worker holds one a slot and one more, and so
 #: takes at most twice as long to turn to something more urgent.
@@ -47,7 +48,7 @@ def chunk(estimate_s: float | None, waiting: int, slots: int) -> int:
 class Worker:
     """A worker that has said hello, or one whose leases were restored and that is expected to."""
 
-    __slots__ = ("capacity", "expires_at", "leases", "name", "queues", "session", "spared", "unconfirmed")
+    __slots__ = ("capacity", "expires_at", "lacking", "leases", "name", "queues", "session", "spared", "unconfirmed")
 
     def __init__(self, session: str, name: str, expires_at: float) -> None:
         self.session = session
@@ -55,6 +56,8 @@ class Worker:
         self.queues: tuple[str, ...] = ()
         #: How many slots can run something; 0 while it drains, and until it reports.
         self.capacity = 0
+        #: What it was unable to run, once it was.
+        self.lacking: Lacking | None = None
         self.leases: dict[int, Lease] = {}
         #: Leases that the answer to its last report brought: its next report says whether that arrived.
         self.unconfirmed: set[int] = set()

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from dtq.core import ability
 from dtq.core.batches import Batch
 from dtq.core.changes import ArgumentPage, Change, ResultPage, Totals
 from dtq.core.heap import Run, RunHeap
@@ -27,7 +28,7 @@ from dtq.core.leases import CHUNK_S, Lease, Worker, chunk
 from dtq.core.ledger import EndedRange
 from dtq.core.register import Register, Rules
 from dtq.core.states import Move
-from dtq.errors import BadMessage, KeyConflict, SessionUnknown, TooLarge, UnknownId
+from dtq.errors import BadMessage, KeyConflict, SessionUnknown, TooLarge, UnknownId, WorkerBroken
 from dtq.model import pages
 from dtq.model.messages import Doomed, Exchange, Failed, Failure, Holding, Released, Submission, Succeeded
 from dtq.model.options import MAX_NAME, Spec, check_delay
@@ -275,6 +276,11 @@ class Machine:
         doomed = [index for index in lease.batch.records_in(lease.lo, lease.hi) if tasks[index].cancelling]
         return [Doomed(token=lease.token, index=index) for index in doomed]
 
+    def broken(self, session: str) -> WorkerBroken | None:
+        """Why a worker is to leave, where it is."""
+        lacking = self._worker(session).lacking
+        return None if lacking is None else lacking.verdict()
+
     def cancelling(self, session: str) -> list[Doomed]:
         """The running tasks of a worker that are to be stopped."""
         worker = self.register.workers.get(session)
@@ -305,6 +311,8 @@ class Machine:
             batch.release(index)
             register.ledger.task_forgotten(batch.number, index, history=False)
         batch.entry.observe(success.seconds, count)
+        if worker.lacking is not None:
+            worker.lacking.ran(batch.entry)
         page = ResultPage(batch=batch.number, lo=lo, hi=hi, data=success.results, worker=worker.name, ended_at=now)
         register.ledger.page(page)
         answer.pages.append(page)
@@ -323,8 +331,9 @@ class Machine:
             self.register.give_back(lease, lease.lo, failed.index, now)
         # After an exception the slot goes on with the next one; any other outcome is the end of the slot.
         lease.started = failed.outcome is Outcome.FAILED
-        if lease.started:
+        if lease.started and not failed.failure.unable:
             lease.batch.entry.observe(failed.seconds, 1)
+        ability.note(worker, lease.batch, failed, now)
         self.register.shorten(lease, failed.index + 1)
         started_at = now - failed.seconds if 0 <= failed.seconds <= now else now
         self.register.attempt_ended(lease, failed.index, failed.outcome, failed.failure, started_at, now)
@@ -379,6 +388,8 @@ class Machine:
             if heap is None or run is None:
                 break
             batch = self.register.batches[run.batch]
+            if worker.lacking is not None and ability.held_back(self.register, worker, batch, run.lo, now):
+                break
             ahead = len(worker.leases) >= worker.capacity
             estimate_s = batch.entry.estimate_s
             if ahead and (estimate_s is None or estimate_s > CHUNK_S):
@@ -431,6 +442,7 @@ class Machine:
         register.clock = max(register.clock, now)
         while (due := register.waiting.pop_due(now)) is not None:
             self._due(*due)
+        ability.probe(register, now)
         for worker in [w for w in register.workers.values() if w.expires_at <= now]:
             self.lose(worker.session, now)
         if now >= self._next_expiry:
@@ -444,6 +456,8 @@ class Machine:
         due_at = self.register.waiting.next_at()
         if due_at is not None:
             deadlines.append(due_at)
+        if self.register.probe_at is not None:
+            deadlines.append(self.register.probe_at)
         return min([*deadlines, self._next_expiry])
 
     def _due(self, due_at: float, number: int, lo: int, hi: int) -> None:

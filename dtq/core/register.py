@@ -246,6 +246,8 @@ class Register:
             failure=failure,
         )
         self.ledger.attempt(AttemptRow(batch=batch.number, index=index, attempt=attempt))
+        if failure.unable:
+            task.shunned = (*task.shunned, lease.worker.session)
         task.outcome = outcome
         task.exception = failure.exception
         task.message = failure.message[:_MESSAGE]

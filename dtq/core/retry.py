@@ -12,8 +12,10 @@ from dtq.model.states import Outcome
 
 #: Longest backoff in seconds (row C3 of the mission: 2^retry, at most five minutes).
 MAX_BACKOFF_S: Final = 300.0
-#: How long a task waits that a worker was unable to run, in seconds: another may take it.
+#: How long a task waits that a worker was unable to run, in seconds, for another to take it: at first, and how many
+#: times as long each time after that.
 ELSEWHERE_S: Final = 0.3
+ELSEWHERE_FACTOR: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +92,8 @@ def judge(
     if (outcome is Outcome.CRASHED or unable) and crashes >= options.max_crashes:
         return Verdict(move=Move.DIED, failures=failures, crashes=crashes)
     if unable:
-        return Verdict(move=Move.RETRIED, failures=failures, crashes=crashes, delay_s=ELSEWHERE_S)
+        delay_s = min(MAX_BACKOFF_S, ELSEWHERE_S * ELSEWHERE_FACTOR ** min(crashes - 1, 8))
+        return Verdict(move=Move.RETRIED, failures=failures, crashes=crashes, delay_s=delay_s)
     if outcome is Outcome.CRASHED:
         return Verdict(move=Move.RETURNED, failures=failures, crashes=crashes)
     if hopeless or failures > options.max_retries:

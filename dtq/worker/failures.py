@@ -10,7 +10,7 @@ import traceback
 from typing import Final
 
 from dtq.client.functions import cannot_import, exception_name
-from dtq.errors import CannotUnpickle
+from dtq.errors import CannotImport, CannotUnpickle
 from dtq.model.messages import Failure
 
 #: Bounds of what a failure may carry: characters of text, bytes of the pickled exception.
@@ -51,6 +51,7 @@ def describe(error: BaseException, runner: str, peak_memory: int | None = None) 
         traceback=_bounded(traceback_of(error, runner), MAX_TRACEBACK),
         pickled=_pickled(error),
         peak_memory=peak_memory,
+        unable=isinstance(error, CannotImport),
     )
 
 

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from dtq.errors import DtqError, SessionUnknown, UnknownId
+from dtq.errors import DtqError, SessionUnknown, UnknownId, WorkerBroken
 from dtq.model.messages import Exchange, Grant, Orders
 from dtq.model.options import Spec
 from dtq.transport.backoff import Backoff
@@ -121,6 +121,9 @@ class Link:
         except SessionUnknown:
             log.warning("the coordinator at %s does not know this worker any more; introducing it again", self._where)
             line.reconnect()
+            return None
+        except WorkerBroken as error:
+            self._supervisor.leave(error)
             return None
         except DtqError as error:
             if self._stopping.is_set():

@@ -197,9 +197,13 @@ class Slot:
             except BaseException as error:  # noqa: BLE001 - the edge to user code: whatever it raises is its outcome
                 now = monotonic()
                 self._flush(token, index - len(results), results, begun - flushed)
-                self._channel.send("failed", token, index, now - begun, _describe(spec.located(error)))
+                failure = _describe(spec.located(error))
+                self._channel.send("failed", token, index, now - begun, _FAILURE.plain(failure))
                 results, size = [], 0
                 self._look_after(spec)
+                if failure.unable:  # so would be the others
+                    self._channel.send("stopped", token, index + 1)
+                    return
                 begun = flushed = monotonic()
                 continue
             results.append(result)
@@ -249,11 +253,11 @@ class Slot:
             self._channel.send("succeeded", token, lo, pages.pack(results), seconds)
 
 
-def _describe(error: BaseException) -> Any:
-    """What the coordinator keeps of an exception, for the pipe."""
+def _describe(error: BaseException) -> Failure:
+    """What the coordinator keeps of an exception."""
     current.end()
     _flush_streams()
-    return _FAILURE.plain(describe(error, __file__, _peak()))
+    return describe(error, __file__, _peak())
 
 
 def _flush_streams() -> None:

@@ -34,6 +34,7 @@ from dtq.worker.child import DYING_S, LEAVING_S, MAX_AHEAD_BYTES, Child, SlotTer
 from dtq.worker.chunks import Chunk, Holdings
 from dtq.worker.output import Output
 from dtq.worker.remains import Condemned, Remains, last_words, verdict
+from dtq.worker.respawns import Respawns
 from dtq.worker.wakeup import Wakeup
 
 log = logging.getLogger("dtq.worker")
@@ -41,8 +42,6 @@ log = logging.getLogger("dtq.worker")
 _FAILURE: Final = codec(Failure)
 #: How long work may wait behind a running task before it is taken back, in seconds.
 STUCK_S: Final = 0.05
-#: Pause before a slot that died at its start is started again, in seconds: first, and longest.
-RESPAWN_S: Final = (0.1, 5.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,16 +77,16 @@ class Supervisor:
         self.draining = False
         #: Whether everything is to stop now.
         self.ending = False
-        #: Why the worker cannot go on.
+        #: Why the worker cannot go on; and why it is to end when what runs has ended.
         self.fatal: DtqError | None = None
+        self.parting: DtqError | None = None
         self._children: list[Child] = []
         self._waiting: deque[Chunk] = deque()
         self._selector = selectors.DefaultSelector()
         self._wakeup = Wakeup()
         self._selector.register(self._wakeup, selectors.EVENT_READ, None)
         self._drain_until: float | None = None
-        self._respawn_at: dict[int, float] = {}
-        self._respawn_pause: dict[int, float] = {}
+        self._respawns = Respawns(terms.slot.worker)
 
     # -- called from signal handlers and the link's threads ---------------------------------------------------------
 
@@ -199,6 +198,11 @@ class Supervisor:
             self.announce()
         self.wake()
 
+    def leave(self, error: DtqError) -> None:
+        """Drain, and then end with this error. Any thread."""
+        self.parting = error
+        self.drain()
+
     def end(self) -> None:
         """Kill what runs and give everything back. Any thread."""
         with self.lock:
@@ -230,8 +234,8 @@ class Supervisor:
                     self._turn()
             finally:
                 self._close()
-        if self.fatal is not None:
-            raise self.fatal
+        if (error := self.fatal or self.parting) is not None:
+            raise error
 
     def _done(self) -> bool:
         with self.lock:
@@ -255,7 +259,7 @@ class Supervisor:
             self._assign(now)
 
     def _until_next(self, now: float) -> float | None:
-        moments = list(self._respawn_at.values())
+        moments = self._respawns.moments()
         if self._drain_until is not None:
             moments.append(self._drain_until)
         if self._waiting:
@@ -326,7 +330,7 @@ class Supervisor:
         """What a slot says of itself."""
         if kind == "ready":
             child.ready = True
-            self._respawn_pause.pop(child.number, None)
+            self._respawns.began(child.number)
             self.announce()
         elif kind == "changed":
             log.warning("slot %d: a task of %s changed %s; it was put back", child.number, *fields)
@@ -380,8 +384,7 @@ class Supervisor:
         self._selector.register(child.output, selectors.EVENT_READ, child.output)
 
     def _respawn(self, now: float) -> None:
-        for number in [n for n, at in self._respawn_at.items() if at <= now]:
-            del self._respawn_at[number]
+        for number in self._respawns.due(now):
             if not self.draining and self.fatal is None:
                 self._spawn(number)
 
@@ -492,15 +495,12 @@ class Supervisor:
     def _plan_respawn(self, child: Child) -> None:
         if self.draining:
             return
-        first, longest = RESPAWN_S
-        pause = 0.0
-        if not child.ready:  # it died before it could do anything: do not do that in a tight loop
-            pause = min(longest, max(first, 2 * self._respawn_pause.get(child.number, 0.0)))
-            self._respawn_pause[child.number] = pause
-            log.error("slot %d died at its start; it is started again in %.1f s", child.number, pause)
+        self._respawns.plan(child.number, time.monotonic(), stillborn=not child.ready)
+        if not child.ready:
+            if not any(other.sound for other in self._children):
+                self.fatal = self.fatal or self._respawns.verdict()
         elif child.condemned is None and not (child.retired and not child.broken) and not child.leaving:
             log.warning("slot %d (pid %d) died; it is replaced", child.number, child.pid)
-        self._respawn_at[child.number] = time.monotonic() + pause
 
     def _close(self) -> None:
         with self.lock:

@@ -106,6 +106,17 @@ def test_69_something_else_listens_there(home: Home) -> None:
     assert command.err.count("\n") == 1
 
 
+def test_72_slots_that_do_not_start(home: Home) -> None:
+    # Given a module that ends whatever imports it
+    home.coordinator("--memory")
+    (home.work / "deadly.py").write_text("import os\nos._exit(3)\n")
+    done = home.dtq("worker", "--slots", "10", "--import", "deadly", "--name", "lab")
+    assert done.process.returncode == 72, done
+    assert "slot 10 died at its start" in done.err
+    assert re.search(r"^dtq: the worker lab is broken: 10 slots in a row died at their start; ", done.err, re.MULTILINE)
+    assert "Traceback" not in done.err
+
+
 def test_76_another_protocol(home: Home) -> None:
     # Given a client that speaks a later protocol than the coordinator
     home.coordinator("--memory")

@@ -1,0 +1,71 @@
+"""When a slot that has died is started again, and when there is no point in that any more.
+
+Worker, below the supervisor. Pure.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from dtq.errors import WorkerBroken
+
+log = logging.getLogger("dtq.worker")
+
+#: Pause before a slot that died at its start is started again, in seconds: first, and longest.
+RESPAWN_S: Final = (0.1, 5.0)
+#: How many slots in a row may die at their start before the worker gives up.
+MOST_STILLBORN: Final = 10
+
+
+class Respawns:
+    """What is to be started, and when.
+
+    Args:
+        worker: the worker's name.
+    """
+
+    def __init__(self, worker: str) -> None:
+        self._worker = worker
+        self._at: dict[int, float] = {}
+        self._pause: dict[int, float] = {}
+        self._stillborn = 0
+
+    def began(self, number: int) -> None:
+        """A slot is ready for work."""
+        self._pause.pop(number, None)
+        self._stillborn = 0
+
+    def plan(self, number: int, now: float, *, stillborn: bool) -> None:
+        """A slot has died.
+
+        Args:
+            number: which.
+            now: ``time.monotonic()``.
+            stillborn: whether it was never ready: then it is not started again in a tight loop.
+        """
+        first, longest = RESPAWN_S
+        pause = 0.0
+        if stillborn:
+            self._stillborn += 1
+            pause = self._pause[number] = min(longest, max(first, 2 * self._pause.get(number, 0.0)))
+            log.error("slot %d died at its start; it is started again in %.1f s", number, pause)
+        self._at[number] = now + pause
+
+    def verdict(self) -> WorkerBroken | None:
+        """That the worker is broken, where it is."""
+        if self._stillborn < MOST_STILLBORN:
+            return None
+        why = f"{self._stillborn} slots in a row died at their start; its log has what they said"
+        return WorkerBroken(self._worker, why)
+
+    def moments(self) -> list[float]:
+        """When something is to be started."""
+        return list(self._at.values())
+
+    def due(self, now: float) -> list[int]:
+        """The slots to start now; they are not named again."""
+        numbers = [number for number, at in self._at.items() if at <= now]
+        for number in numbers:
+            del self._at[number]
+        return numbers
