@@ -7,6 +7,7 @@ slot's end waits; the supervisor's end never waits to read, and gathers what has
 from __future__ import annotations
 
 import socket
+import threading
 from typing import Any, Final
 
 from dtq.transport import safepickle
@@ -27,6 +28,8 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._received = bytearray()
+        #: Held while one message is sent, as several threads may.
+        self._sending = threading.Lock()
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -42,7 +45,8 @@ class Channel:
             OSError: the other end is gone, or (with a timeout set on the socket) does not read.
         """
         data = safepickle.dumps(message)
-        self._sock.sendall(len(data).to_bytes(_HEAD, "big") + data)
+        with self._sending:
+            self._sock.sendall(len(data).to_bytes(_HEAD, "big") + data)
         return len(data)
 
     def receive(self) -> Any | None:

@@ -41,11 +41,9 @@ from dtq.worker.logrecords import mark_records
 from dtq.worker.position import Position
 from dtq.worker.program import Program, become
 from dtq.worker.surroundings import Spoilt, Surroundings
+from dtq.worker.unsent import Unsent
 from dtq.worker.warden import adopt_orphans, die_with
 
-#: Results are sent when they are so old, in seconds, or so large, in bytes.
-FLUSH_S: Final = 0.010
-FLUSH_BYTES: Final = 1 << 20
 #: A task that took longer than this, in seconds, is looked after as soon as it has ended; others with their lease.
 TINY_S: Final = 0.001
 
@@ -133,6 +131,7 @@ class Slot:
         only_registered: bool,
     ) -> None:
         self._channel = channel
+        self._unsent = Unsent(channel)
         self._position = position
         self._worker = worker
         self._max_result = max_result
@@ -177,13 +176,13 @@ class Slot:
         spec = self._specs[number]
         self._token = token
         start = self._position.start
-        results: list[bytes] = []
-        size = 0
+        unsent = self._unsent
         last = lo + pages.count(arguments) - 1
-        begun = flushed = monotonic()
+        begun = monotonic()
+        unsent.begin(token, lo, begun)
         for index, blob in enumerate(pages.unpack(arguments), lo):
             if not start(serial + index - lo, begun):
-                self._flush(token, index - len(results), results, begun - flushed)
+                self._flush(begun)
                 self._channel.send("stopped", token, index)
                 self._look_after(spec)
                 return
@@ -196,28 +195,25 @@ class Slot:
                     raise TooLarge("the result", len(result), self._max_result)
             except BaseException as error:  # noqa: BLE001 - the edge to user code: whatever it raises is its outcome
                 now = monotonic()
-                self._flush(token, index - len(results), results, begun - flushed)
+                self._flush(begun)
                 failure = _describe(spec.located(error))
                 self._channel.send("failed", token, index, now - begun, _FAILURE.plain(failure))
-                results, size = [], 0
                 self._look_after(spec)
                 if failure.unable:  # so would be the others
                     self._channel.send("stopped", token, index + 1)
                     return
-                begun = flushed = monotonic()
+                begun = monotonic()
+                unsent.begin(token, index + 1, begun)
                 continue
-            results.append(result)
-            size += len(result)
             now = monotonic()
-            if now - begun > spec.tiny_s and index < last:
-                unreported = (token, index + 1 - len(results), results, now - flushed)
-                self._look_after(spec, unreported)
-            if now - flushed > FLUSH_S or size > FLUSH_BYTES:
-                self._flush(token, index + 1 - len(results), results, now - flushed)
-                results, size = [], 0
-                flushed = now
+            more = index < last
+            due = unsent.add(result, now, more)
+            if more and now - begun > spec.tiny_s:
+                self._look_after(spec)
+            if due:
+                self._flush(now)
             begun = now
-        self._flush(token, last + 1 - len(results), results, begun - flushed)
+        self._flush(begun)
         self._look_after(spec)
 
     def _look_after(self, spec: Spec, unreported: tuple[int, int, list[bytes], float] | None = None) -> None:
@@ -237,8 +233,7 @@ class Slot:
         if self._max_memory is not None and not why and (size := _resident()) > self._max_memory:
             why = f"leaves {size} bytes resident, more than --max-memory-per-slot, {self._max_memory}"
         if why:
-            if unreported is not None:
-                self._flush(*unreported)
+            self._unsent.flush(monotonic())
             self._channel.send("leaving", spec.name, why)
             raise _Unfit(at_once=spoilt_by_it)
         if changed:
@@ -247,10 +242,9 @@ class Slot:
                 self._told.add(spec.name)
                 self._channel.send("changed", spec.name, ", ".join(changed))
 
-    def _flush(self, token: int, lo: int, results: list[bytes], seconds: float) -> None:
+    def _flush(self, now: float) -> None:
         current.end()
-        if results:
-            self._channel.send("succeeded", token, lo, pages.pack(results), seconds)
+        self._unsent.flush(now)
 
 
 def _describe(error: BaseException) -> Failure:

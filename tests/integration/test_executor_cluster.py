@@ -240,6 +240,19 @@ def test_functions_own_terms_hold_in_chunks(executor: dtq.Executor) -> None:
     assert (view.spec.options.priority, view.spec.options.timeout_s) == (1, 60)
 
 
+def test_results_do_not_wait_for_a_long_call_behind_them(executor: dtq.Executor, tmp_path: Path) -> None:
+    # Given calls that are known to be tiny, so that many are leased together
+    nothing, started, gate = os.devnull, str(tmp_path / "started"), tmp_path / "long"
+    assert sum(executor.map(work.gated, [nothing] * 500, [nothing] * 500, [1] * 500)) == 500
+    # When the last of them takes long
+    paths = [nothing] * 5, [nothing] * 5
+    results = executor.map(work.gated, [*paths[0], started], [*paths[1], str(gate)], range(6), timeout=DEADLINE_S)
+    # Then the others' results are there while it runs
+    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+    gate.touch()
+    assert list(results) == [5]
+
+
 def test_slot_imports_no_client_for_a_chunk(executor: dtq.Executor) -> None:
     assert list(executor.map(work.square, range(4), chunksize=2)) == [0, 1, 4, 9]
     assert executor.submit(work.loaded, "dtq.client.bundles").result(DEADLINE_S)
