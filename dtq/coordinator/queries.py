@@ -243,14 +243,62 @@ def describe_ended(c: Coordinator, number: int, lo: int, hi: int, state: State) 
 
 
 def ended_ranges(c: Coordinator, number: int) -> tuple[bool, list[EndedRange]] | None:
-    """What of a batch has ended so far, in rising order, and whether that is all of it; None where it is not known."""
-    stored = c.engine.batches([number])
-    if not stored:
-        with c.lock:
-            return (False, []) if number in c.machine.register.batches else None
+    """What of a batch has ended so far, in rising order, and whether that is all of it; None where it is not known.
+
+    Of what has ended, that which is no longer kept is among it: dead letters that were purged, and tasks that succeeded
+    so long ago that their results have expired. Whoever was away when they ended waits for them like for any other.
+    """
+    ended: list[EndedRange] = []
+    for _ in range(_LOOKS):
+        stored = c.engine.batches([number])
+        if not stored:
+            with c.lock:
+                return (False, []) if number in c.machine.register.batches else None
+        row, ended = stored[0].row, _ended_of(c, number)
+        if row.finished_at is not None:
+            gaps = list(_gaps(ended, row.size))
+            state = State.DEAD if sum(hi - lo for lo, hi in gaps) == row.purged else State.SUCCEEDED
+            return True, ended + [EndedRange(number, lo, hi, state, "") for lo, hi in gaps]
+        gone = _not_live(c, number, _gaps(ended, row.size)) if row.purged else set()
+        if gone is not None:
+            break
+    if gone:
+        ended = _ended_of(c, number)  # what had just ended when the machine was asked is on disk now, and no gap
+        for lo, hi in list(_gaps(ended, row.size)):
+            ended += [EndedRange(number, i, i + 1, State.DEAD, "") for i in sorted(gone) if lo <= i < hi]
+    return False, ended
+
+
+def _ended_of(c: Coordinator, number: int) -> list[EndedRange]:
     runs = c.engine.ended(Selection(ids=((number, -1),), limit=0), c.clock.now())
-    ended = [EndedRange(number, run.lo, run.hi, run.state, "") for run in sorted(runs, key=attrgetter("lo"))]
-    return stored[0].row.finished_at is not None, ended
+    return [EndedRange(number, run.lo, run.hi, run.state, "") for run in sorted(runs, key=attrgetter("lo"))]
+
+
+def _gaps(ended: list[EndedRange], size: int) -> Iterator[tuple[int, int]]:
+    """What is between the runs that have ended."""
+    at = 0
+    for run in ended:
+        if run.lo > at:
+            yield at, run.lo
+        at = max(at, run.hi)
+    if at < size:
+        yield at, size
+
+
+def _not_live(c: Coordinator, number: int, ranges: Iterable[tuple[int, int]]) -> set[int] | None:
+    """Which of a batch's tasks have ended, by the machine's account; returns when that is on disk. None where the whole
+    batch has ended meanwhile."""
+    with c.lock:
+        batch = c.machine.register.batches.get(number)
+        if batch is not None:
+            waiting = batch.size if batch.cut is not None else batch.next
+            begun = (index for lo, hi in ranges for index in range(lo, min(hi, waiting)))
+            gone: set[int] | None = {index for index in begun if views.task_view(c.machine, batch, index) is None}
+        else:
+            gone = None
+        ticket = c.committer.ticket()
+    _settled(c, ticket)
+    return gone
 
 
 # -- dead letters -------------------------------------------------------------------------------------

@@ -237,6 +237,51 @@ def test_follower_of_a_finished_batch_is_told_all_of_it(house: House) -> None:
     assert blobs(sorted(news, key=lambda ended: ended.lo)) == [b"0", b"1", b"2"]
 
 
+@pytest.mark.parametrize("rest", ["waits", "has ended"])
+def test_follower_is_told_of_a_dead_letter_that_was_thrown_away(house: House, rest: str) -> None:
+    # Given a batch whose second task died and was purged, while its submitter was away
+    client, hand = house.client(), house.worker()
+    batch = client.submit(4, max_retries=0)
+    hand.succeed(hand.fetch_one())
+    hand.fail(hand.fetch_one())
+    assert client.service.purge_dead(Selection(ids=((batch, 1),), limit=0)) == 1
+    running = hand.fetch_one()
+    if rest == "has ended":
+        hand.succeed(running)
+        hand.succeed(hand.fetch_one())
+
+    # When
+    follower = house.client()
+    follower.service.follow([batch])
+
+    # Then it is told of that end too, and of none that is still to come
+    expected = [(0, 1, State.SUCCEEDED), (1, 2, State.DEAD)]
+    if rest == "has ended":
+        expected += [(2, 3, State.SUCCEEDED), (3, 4, State.SUCCEEDED)]
+    news = follower.watch(0)
+    assert sorted((ended.lo, ended.hi, ended.state) for ended in news.ended) == expected
+
+
+def test_follower_of_expired_results_is_told_that_they_were(house: House) -> None:
+    # Given a finished batch of which only the dead letter is still kept
+    client, hand = house.client(), house.worker()
+    batch = client.submit(2, max_retries=0)
+    hand.succeed(hand.fetch_one())
+    hand.fail(hand.fetch_one())
+    coordinator = house.coordinator
+    with coordinator.lock:
+        coordinator.machine.register.ledger.expired(coordinator.clock.now() + 1.0)
+    coordinator.flush()
+
+    # When
+    follower = house.client()
+    follower.service.follow([batch])
+
+    # Then nobody waits for ever
+    news = follower.watch_until(batch, 2)
+    assert sorted((ended.lo, ended.state) for ended in news) == [(0, State.SUCCEEDED), (1, State.DEAD)]
+
+
 def test_follow_names_the_batches_that_are_not_known(house: House) -> None:
     client = house.client()
     batch = client.submit()
