@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from dtq.errors import DtqError, SessionUnknown, UnknownId, WorkerBroken
+from dtq.errors import DtqError, SessionUnknown, StoreError, UnknownId, WorkerBroken
 from dtq.model.messages import Exchange, Grant, Orders
 from dtq.model.options import Spec
 from dtq.transport.backoff import Backoff
@@ -82,6 +82,7 @@ class Link:
         self._fetch_wait_s = fetch_wait_s
         self._specs: OrderedDict[int, Spec] = OrderedDict()
         self._away = False
+        self._unrecorded = False
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._guard, args=(run,), name=f"dtq-{name}", daemon=True)
@@ -133,16 +134,30 @@ class Link:
                 self._stopping.set()
                 self._supervisor.wake()
                 return None
-            if not self._away:
-                self._away = True
-                log.warning("lost the coordinator: %s Tasks go on; trying again.", error)
+            self._note_failure(error)
             self._stopping.wait(backoff.next_s())
             return None
         backoff.reset()
+        self._note_success(line)
+        return orders
+
+    def _note_failure(self, error: DtqError) -> None:
+        """Log the first of several."""
+        if isinstance(error, StoreError):
+            if not self._unrecorded:
+                self._unrecorded = True
+                log.warning("what was done cannot be recorded yet: %s Tasks go on; reporting again.", error)
+        elif not self._away:
+            self._away = True
+            log.warning("lost the coordinator: %s Tasks go on; trying again.", error)
+
+    def _note_success(self, line: Line) -> None:
         if self._away:
             self._away = False
             log.warning("the coordinator at %s is back", self._where)
-        return orders
+        if self._unrecorded and line is self._reporting:
+            self._unrecorded = False
+            log.warning("what was done is recorded again")
 
     # -- reporting ------------------------------------------------------------------------------------------------
 

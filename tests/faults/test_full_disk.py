@@ -177,4 +177,7 @@ def test_store_that_cannot_be_written_loses_nothing_accepted(tmp_path: Path, fau
         assert producer.values(long) == ["long"]
         assert len(list(marks.iterdir())) == 1
         assert producer.service.stats().retries == 0
+        worker.await_line("what was done is recorded again")
+        assert worker.output().count("what was done cannot be recorded yet: the ") == 1
+        assert "lost the coordinator" not in worker.output()
         assert worker.popen.poll() is None
