@@ -112,9 +112,13 @@ class Executor(concurrent.futures.Executor):
         return executor
 
     def _begin(self, client: Client, cluster: LocalCluster | None, order: Order) -> None:
-        client._hub.start()
+        try:
+            client._hub.start()
+            self._completer = Completer(client, cluster)
+        except BaseException:  # no thread can be started, for one: the program ends, or has too many
+            client.close()
+            raise
         self._client = client
-        self._completer = Completer(client, cluster)
         self._origin: Executor | None = None
         self._set(order)
         weakref.finalize(self, self._completer.stop).atexit = False

@@ -134,9 +134,10 @@ def test_map_of_nothing_gives_nothing(shared: Executor) -> None:
 
 
 def test_map_takes_its_timeout_from_the_call_on(shared: Executor, gate: Gate, tmp_path: Path) -> None:
-    started = [str(tmp_path / "started-a"), str(tmp_path / "started-b")]
-    results = shared.map(work.gated, started, [os.devnull, str(tmp_path / "gate")], [1, 2], timeout=1.0)
-    assert next(results) == 1
+    started = [str(tmp_path / f"started-{letter}") for letter in "abc"]
+    gates = [os.devnull, os.devnull, str(tmp_path / "gate")]
+    results = shared.map(work.gated, started, gates, [1, 2, 3], timeout=2.0)
+    assert [next(results), next(results)] == [1, 2]
     with pytest.raises(TimeoutError):
         next(results)
     assert list(results) == []

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
@@ -16,6 +17,7 @@ import psutil
 import pytest
 
 import dtq
+import dtq.client.executor
 from dtq.client.completing import ExecutorBroken
 from dtq.client.futures import TaskFuture
 from dtq.client.local import LocalCluster
@@ -123,6 +125,25 @@ def test_executor_whose_client_is_closed_is_broken(cluster: LocalCluster, gate: 
     with pytest.raises(BrokenExecutor):
         executor.submit(work.square, 2)
     executor.shutdown()
+
+
+def test_executor_that_cannot_start_its_thread_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a program that can start no more threads at the moment the executor starts its own
+    before = set(threading.enumerate())
+    processes: list[psutil.Process] = []
+
+    def refuse(_: object, cluster: LocalCluster) -> None:
+        processes.extend(psutil.Process(pid) for pid in cluster.pids.values())
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(dtq.client.executor, "Completer", refuse)
+    # When
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        dtq.Executor.local(1)
+    # Then neither the client's threads nor the cluster's processes are left
+    assert processes
+    assert not any(process.is_running() for process in processes)
+    until(lambda: set(threading.enumerate()) <= before, "the threads to end", threading.enumerate)
 
 
 @pytest.mark.parametrize("slots", [0, -1])
