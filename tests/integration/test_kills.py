@@ -28,6 +28,7 @@ def marks(directory: Path) -> list[str]:
 
 
 def test_killed_worker_loses_nothing_and_is_replaced_in_time(cluster: Cluster, tmp_path: Path) -> None:
+    """Row 19: kill -9 of a worker: its tasks start elsewhere at once."""
     # Given two workers, and tasks that run on both
     directory = tmp_path / "marks"
     directory.mkdir()
@@ -50,6 +51,7 @@ def test_killed_worker_loses_nothing_and_is_replaced_in_time(cluster: Cluster, t
 
 
 def test_killed_workers_under_load_lose_nothing(cluster: Cluster) -> None:
+    """Row 19, again and again, under load."""
     cluster.coordinator()
     producer = Producer(cluster.service())
     batches = [producer.submit("square", [(n,) for n in range(5_000)], max_crashes=50) for _ in range(4)]

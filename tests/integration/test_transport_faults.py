@@ -64,6 +64,7 @@ def test_interrupted_call_does_not_answer_the_next_one(fake: Fake, alarm: Callab
 # says so.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_signal_at_random_moments_never_crosses_answers(alarm: Callable[[float], None]) -> None:
+    """Row 57: a time limit by signal during calls: no answer goes to another call."""
     # Given a server apart, and calls that go on until a signal interrupts one, also while it connects
     rng = random.Random(57)
     calls = 0
@@ -157,6 +158,7 @@ def test_two_threads_share_a_proxy_one_after_the_other(fake: Fake) -> None:
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_raw_fork_gives_each_process_its_own_connection() -> None:
+    """Row 58: ``os.fork()``: both go on, each with its own connection."""
     # Given a connected proxy in a process that forks
     with serving_apart() as apart, proxy_to(apart) as proxy:
         proxy.connect()

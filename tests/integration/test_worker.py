@@ -113,6 +113,7 @@ def test_flaky_task_succeeds_in_the_end(cluster: Cluster, producer: Producer, tm
 def test_poison_task_dies_alone(
     cluster: Cluster, producer: Producer, function: str, arguments: tuple[int, ...], code: int | None, number: int
 ) -> None:
+    """Rows 20 and 48: exit, segmentation fault, SIGKILL: counted, then a dead letter; nobody else is charged."""
     # Given a poison task among innocent ones
     cluster.worker()
     before = producer.submit("square", [(n,) for n in range(500)])
@@ -132,6 +133,7 @@ def test_poison_task_dies_alone(
 
 
 def test_poison_inside_a_chunk_blames_no_neighbour(cluster: Cluster, producer: Producer) -> None:
+    """Row 21: a poison pill among tasks that are leased together: only the pill is blamed."""
     # Given a function that is known to be quick, so that leases hold many tasks
     cluster.worker(slots=1)
     producer.values(producer.submit("echo", [(0,)] * 2_000))
@@ -145,6 +147,7 @@ def test_poison_inside_a_chunk_blames_no_neighbour(cluster: Cluster, producer: P
 
 
 def test_time_limit_kills_what_ignores_signals(cluster: Cluster, producer: Producer, tmp_path: Path) -> None:
+    """Row 49: an endless loop that ignores SIGTERM."""
     directory = tmp_path / "marks"
     directory.mkdir()
     cluster.worker(slots=1)
@@ -173,6 +176,7 @@ def test_cancel_stops_code_that_runs(cluster: Cluster, producer: Producer, tmp_p
 
 
 def test_killed_slot_is_replaced_and_its_task_runs_again(cluster: Cluster, producer: Producer, tmp_path: Path) -> None:
+    """Row 20: the child is killed from outside."""
     directory = tmp_path / "marks"
     directory.mkdir()
     gate = tmp_path / "gate"
@@ -189,6 +193,7 @@ def test_killed_slot_is_replaced_and_its_task_runs_again(cluster: Cluster, produ
 
 @pytest.mark.parametrize("function", ["unpicklable", "raise_awkward"])
 def test_what_cannot_be_pickled_is_a_failure_with_text(cluster: Cluster, producer: Producer, function: str) -> None:
+    """Row 54; more of it in tests/faults/test_slots.py."""
     cluster.worker()
     ended = only(producer.finish(producer.submit(function, [()], max_retries=0)))
     assert ended.state is State.DEAD
@@ -233,6 +238,7 @@ def test_queues_are_served_by_those_who_choose_them(cluster: Cluster, producer: 
 
 
 def test_drain_finishes_what_runs_and_gives_back_the_rest(cluster: Cluster, producer: Producer, tmp_path: Path) -> None:
+    """Row 25: SIGTERM; the rolling restart is in tests/faults/test_processes.py."""
     # Given a worker in the middle of a task, with more behind it
     directory = tmp_path / "marks"
     directory.mkdir()
@@ -256,6 +262,7 @@ def test_drain_finishes_what_runs_and_gives_back_the_rest(cluster: Cluster, prod
 
 
 def test_second_signal_gives_back_at_once(cluster: Cluster, producer: Producer, tmp_path: Path) -> None:
+    """Row 26: the second SIGTERM: running tasks go back, not charged."""
     directory = tmp_path / "marks"
     directory.mkdir()
     worker = cluster.worker(slots=1)
@@ -280,6 +287,7 @@ def test_signal_at_the_very_end_makes_no_error_of_it(cluster: Cluster) -> None:
 
 
 def test_slots_end_with_their_worker(cluster: Cluster, producer: Producer) -> None:
+    """Row 19: kill -9 of a worker leaves no orphans."""
     worker = cluster.worker(slots=2)
     pids = until(lambda: found if len(found := slot_pids(worker.pid)) == 4 else [], "two slots and their wardens")
     worker.kill()

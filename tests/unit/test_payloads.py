@@ -57,6 +57,7 @@ def test_no_result_takes_no_bytes() -> None:
     ],
 )
 def test_argument_that_cannot_be_pickled_is_named(args: tuple[Any, ...], kwargs: dict[str, Any], sentence: str) -> None:
+    """Row 53: refused before anything is sent."""
     # Given an argument that cannot travel; When it is to; Then the caller learns which, and that nothing happened
     with pytest.raises(CannotPickle, match=sentence) as caught:
         encode_call(args, kwargs)
