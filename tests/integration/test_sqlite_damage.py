@@ -118,6 +118,7 @@ def commit_ends(log: bytes) -> list[int]:
 
 
 def test_torn_log_is_counted_exactly(in_log: Crashed, tmp_path: Path) -> None:
+    """Row 41: the log is cut short, by a byte, a page, nearly all of it: said at start, and how much is missing."""
     draw = random.Random(1)
     size = in_log.path.with_name("dtq.db-wal").stat().st_size
     for cut in [1, 2, 4096, FRAME, size - 40, *(draw.randrange(1, size - 32) for _ in range(14))]:
