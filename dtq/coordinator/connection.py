@@ -310,12 +310,12 @@ class Connection:
 
     def tasks(self, selection: Selection) -> list[TaskView]:
         """See `Service.tasks`."""
-        return queries.tasks(self._c, selection)
+        return queries.tasks(self._c, _checked(selection))
 
     def dead_letters(self, selection: Selection) -> list[DeadLetter]:
         """See `Service.dead_letters`."""
         self._flush()
-        return queries.dead_letters(self._c, selection)
+        return queries.dead_letters(self._c, _checked(selection))
 
     def stats(self) -> Stats:
         """See `Service.stats`."""
@@ -325,17 +325,17 @@ class Connection:
 
     def cancel(self, selection: Selection) -> CancelReport:
         """See `Service.cancel`."""
-        return operating.cancel(self._c, selection)
+        return operating.cancel(self._c, _checked(selection))
 
     def retry_dead(self, selection: Selection) -> int:
         """See `Service.retry_dead`."""
-        count = operating.retry_dead(self._c, selection)
+        count = operating.retry_dead(self._c, _checked(selection))
         log.info("%s put %d dead letters back", self._who, count)
         return count
 
     def purge_dead(self, selection: Selection) -> int:
         """See `Service.purge_dead`."""
-        count = operating.purge_dead(self._c, selection)
+        count = operating.purge_dead(self._c, _checked(selection))
         log.info("%s purged %d dead letters", self._who, count)
         return count
 
@@ -351,6 +351,17 @@ class Connection:
     @property
     def _who(self) -> str:
         return self._session.hello.name or self._peer
+
+
+def _checked(selection: Selection) -> Selection:
+    """The selection, if it can be one.
+
+    Raises:
+        InvalidValue: its limit is less than nothing.
+    """
+    if selection.limit < 0:
+        raise InvalidValue("a limit", selection.limit, "it is 0 for none, or more")
+    return selection
 
 
 def _bounded(wait_s: float) -> float:

@@ -17,7 +17,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
 from operator import attrgetter
-from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from dtq.errors import BadMessage, DtqError
 
@@ -25,6 +25,10 @@ from dtq.errors import BadMessage, DtqError
 Plain = Any
 Encode = Callable[[Any], Plain]
 Decode = Callable[[Plain], Any]
+
+
+#: Whole numbers end before this, either way.
+_INT_END: Final = 1 << 63
 
 
 class Codec(NamedTuple):
@@ -65,7 +69,17 @@ class Method(NamedTuple):
         return self.result.plain(result)
 
 
+def _decode_int(plain: Plain) -> Any:
+    if type(plain) is not int:
+        raise BadMessage(f"int expected, not {type(plain).__name__}")
+    if not -_INT_END <= plain < _INT_END:  # it names nothing, and no store takes it
+        raise BadMessage("an int has at most 64 bits")
+    return plain
+
+
 def _scalar(kind: type) -> Codec:
+    if kind is int:
+        return Codec(None, _decode_int)
     accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
 
     def decode(plain: Plain) -> Any:

@@ -12,6 +12,8 @@ import contextlib
 import os
 import select
 import socket
+import struct
+import time
 from typing import Any, Final
 
 from dtq.errors import TooLarge
@@ -23,6 +25,7 @@ MAX_MESSAGE: Final = 16 << 20
 #: mute while data is under way.
 SILENCE_S: Final = 20
 
+_SLOW: Final = "the peer is too slow"
 _LENGTH: Final = 4
 #: First read of a message, in bytes: most messages are smaller, and every idle connection holds so much.
 _FIRST_READ: Final = 8 << 10
@@ -41,6 +44,14 @@ _OPTIONS: Final = (
 )
 
 
+#: Slowest that a message may move: so many bytes in so many seconds, once it has begun. A peer on the worst of lines is
+#: faster; one that keeps a thread busy with a byte now and then is not.
+PACE_BYTES: Final = 4096
+PACE_S: Final = float(SILENCE_S)
+#: Largest piece that is handed to TLS at once: it has to be gone in that time as a whole.
+_TLS_PIECE: Final = 16 << 10
+
+
 def tune(sock: socket.socket) -> None:
     """Set the options that every connection of dtq needs, where the platform has them."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -48,6 +59,35 @@ def tune(sock: socket.socket) -> None:
         option = getattr(socket, name, None)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+class _Pace:
+    """Whether a message comes fast enough: in each stretch of time so many bytes."""
+
+    __slots__ = ("_bytes", "_have", "_seconds", "_until")
+
+    def __init__(self, size: int, seconds: float) -> None:
+        self._bytes = size
+        self._seconds = seconds
+        self._have = 0
+        self._until = time.monotonic() + seconds
+
+    def left_s(self, have: int) -> float:
+        """How much is left of this stretch, in seconds.
+
+        Args:
+            have: how many bytes have come in all.
+
+        Raises:
+            TimeoutError: too few came in the last one.
+        """
+        now = time.monotonic()
+        if now >= self._until:
+            if have - self._have < self._bytes:
+                raise TimeoutError(_SLOW)
+            self._have = have
+            self._until = now + self._seconds
+        return self._until - now
 
 
 class Connection:
@@ -64,7 +104,7 @@ class Connection:
         limit: may be changed; holds for the next message.
     """
 
-    __slots__ = ("_owner", "_poll", "_rest", "_timeout_s", "_waiting", "limit", "peer", "sock")
+    __slots__ = ("_owner", "_pace", "_poll", "_rest", "_timeout_s", "_waiting", "limit", "peer", "sock")
 
     def __init__(self, sock: socket.socket, peer: str, limit: int = MAX_MESSAGE) -> None:
         self.sock = sock
@@ -75,6 +115,23 @@ class Connection:
         self._waiting = False
         self._timeout_s = sock.gettimeout()
         self._poll: select.poll | None = None
+        self._pace: tuple[int, float] | None = None
+
+    def keep_pace(self) -> None:
+        """From now on a message that has begun has to move on (`PACE_BYTES`), either way, or the connection is of no
+        more use; one that has not begun is waited for, for ever."""
+        self._pace = PACE_BYTES, PACE_S
+        if self._secured:
+            self.sock.settimeout(PACE_S)
+        else:
+            # By the kernel, so that what does not have to wait costs no call more.
+            whole_s = int(PACE_S)
+            timeout = struct.pack("@ll", whole_s, int((PACE_S - whole_s) * 1e6))
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
+
+    @property
+    def _secured(self) -> bool:
+        return hasattr(self.sock, "pending")
 
     def send(self, value: Any) -> None:
         """Send a message, whole.
@@ -82,7 +139,7 @@ class Connection:
         Raises:
             BadMessage: it is not plain data. Nothing was sent, the connection is as before.
             TooLarge: it is over the limit. Nothing was sent, the connection is as before.
-            TimeoutError: the peer took nothing for the time set. The connection is of no more use.
+            TimeoutError: the peer took nothing for the time set, or too little. The connection is of no more use.
             OSError: the connection is gone.
         """
         body = safepickle.dumps(value)
@@ -93,11 +150,14 @@ class Connection:
         length = size.to_bytes(_LENGTH, "big")
         if size <= _JOINED:
             self._push(length + body)
-        elif hasattr(self.sock, "pending"):  # with TLS there is no sendmsg
+        elif self._secured:  # with TLS there is no sendmsg
             self._push(length)
             self._push(body)
         else:
-            sent = self.sock.sendmsg((length, body))
+            try:
+                sent = self.sock.sendmsg((length, body))
+            except BlockingIOError:
+                raise TimeoutError(_SLOW) from None
             if sent < _LENGTH:
                 self._push(length[sent:])
                 sent = _LENGTH
@@ -110,12 +170,12 @@ class Connection:
             BadMessage: it is not plain data. The connection is in step.
             TooLarge: the peer announced one over the limit. The connection is of no more use.
             EOFError: the peer has closed the connection.
-            TimeoutError: nothing came for the time set. The connection is of no more use.
+            TimeoutError: nothing came for the time set, or too little. The connection is of no more use.
             OSError: the connection is gone.
         """
-        data = self._rest or self._pull(_FIRST_READ)
-        while len(data) < _LENGTH:
-            data += self._pull(_FIRST_READ)
+        data = self._rest or self._first()
+        if len(data) < _LENGTH:
+            data = self._length(data)
         size = int.from_bytes(data[:_LENGTH], "big")
         if size > self.limit:
             raise TooLarge("a message announced by the peer", size, self.limit)
@@ -160,11 +220,51 @@ class Connection:
                 socket.socket.shutdown(self.sock, how)
 
     def _push(self, data: bytes | memoryview) -> None:
-        sent = self.sock.send(data)
-        if sent < len(data):
-            rest = memoryview(data)[sent:]
+        if len(data) > _TLS_PIECE and self._secured:
+            rest = memoryview(data)
             while rest:
-                rest = rest[self.sock.send(rest) :]
+                rest = rest[self.sock.send(rest[:_TLS_PIECE]) :]
+            return
+        try:
+            sent = self.sock.send(data)
+            if sent < len(data):
+                rest = memoryview(data)[sent:]
+                while rest:
+                    # With a pace set, less than all was sent because its time was over.
+                    if self._pace is not None and sent < self._pace[0]:
+                        raise TimeoutError(_SLOW)
+                    sent = self.sock.send(rest)
+                    rest = rest[sent:]
+        except BlockingIOError:
+            raise TimeoutError(_SLOW) from None
+
+    def _first(self) -> bytes:
+        """The beginning of a message, which may be a long time coming."""
+        if self._pace is not None and self._secured and not self.sock.pending():  # type: ignore[attr-defined]  # TLS
+            self._readable(None)
+        return self._pull(_FIRST_READ)
+
+    def _length(self, data: bytes) -> bytes:
+        """More of a message, up to its length at least."""
+        pace = self._pace and _Pace(*self._pace)
+        while len(data) < _LENGTH:
+            if pace is not None:
+                self._await_more(pace, 0)
+            data += self._pull(_FIRST_READ)
+        return data
+
+    def _await_more(self, pace: _Pace, have: int) -> None:
+        """Wait for more of a message that has begun."""
+        while not self._readable(pace.left_s(have)):
+            pass
+
+    def _readable(self, timeout_s: float | None) -> bool:
+        if self._secured and self.sock.pending():  # type: ignore[attr-defined]  # a socket with TLS has it
+            return True
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self.sock, select.POLLIN)
+        return bool(self._poll.poll(None if timeout_s is None else timeout_s * 1000))
 
     def _pull(self, most: int) -> bytes:
         data = self.sock.recv(most)
@@ -177,9 +277,12 @@ class Connection:
         body = bytearray(min(size, max(_FIRST_ROOM, len(start))))
         body[: len(start)] = start
         have = len(start)
+        pace = self._pace and _Pace(*self._pace)
         while True:
             with memoryview(body) as room:
                 while have < len(body):
+                    if pace is not None:
+                        self._await_more(pace, have)
                     received = self.sock.recv_into(room[have:])
                     if not received:
                         raise EOFError

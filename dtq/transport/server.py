@@ -257,6 +257,7 @@ class _ServiceServer(managers.Server):
         peer = connection.peer
         try:
             tune(connection.sock)
+            connection.keep_pace()
             connection.limit = self._door.max_message
             if self._door.keyring.holds(key):  # it may have been revoked since it was proved
                 self.serve_client(conn)

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from dtq.errors import DtqError, SessionUnknown, StoreError, UnknownId, WorkerBroken
+from dtq.errors import DtqError, SessionUnknown, StoreError, UnknownId, WorkerBroken, WrongKey
 from dtq.model.messages import Exchange, Grant, Orders
 from dtq.model.options import Spec
 from dtq.transport.backoff import Backoff
@@ -129,7 +129,8 @@ class Link:
         except DtqError as error:
             if self._stopping.is_set():
                 return None
-            if not error.retryable:
+            # Once it was let in, a refusal of its key is rather somebody else on the coordinator's port than its end.
+            if not error.retryable and not isinstance(error, WrongKey):
                 self._supervisor.fatal = error
                 self._stopping.set()
                 self._supervisor.wake()

@@ -119,6 +119,7 @@ def test_argument_that_is_no_plain_data_is_refused_before_sending(proxy: Proxy, 
 
 
 def test_too_large_arguments_are_refused_before_sending_and_in_step(fake: Fake) -> None:
+    """Row 7: oversized message, submitted."""
     # Given a server that takes a MiB
     fake.max_message = 1 << 20
     with serving(fake) as server, proxy_to(server) as proxy:

@@ -286,6 +286,7 @@ def test_a_hundred_clients_come_back_after_a_restart(fake: Fake) -> None:
 
 
 def test_server_without_descriptors_serves_old_clients_and_recovers() -> None:
+    """Row 12: fd exhaustion."""
     # Given a server that may open 40 files, an old client, and a hundred silent connections
     with serving_apart("--files", "40") as apart, proxy_to(apart) as old:
         old.connect()
@@ -308,6 +309,7 @@ def test_server_without_descriptors_serves_old_clients_and_recovers() -> None:
 def test_server_without_threads_serves_old_clients_and_recovers(
     fake: Fake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Row 13: no more threads."""
     # Given a server on a machine that gives no more threads
     with serving(fake) as server, proxy_to(server) as old:
         old.connect()
@@ -332,6 +334,7 @@ def test_server_without_threads_serves_old_clients_and_recovers(
 
 
 def test_server_out_of_address_space_serves_old_clients_and_recovers() -> None:
+    """Row 13: no more memory for threads."""
     # Given a server with room for a few threads, an old client, and a crowd with the key
     with serving_apart("--room-mib", "24") as apart, proxy_to(apart) as old:
         old.connect()

@@ -72,6 +72,7 @@ def silent_sockets(server: Server, count: int) -> Iterator[list[socket.socket]]:
 def test_wrong_keys_are_refused_at_once_and_logged_sparingly(
     server: Server, honest: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Row 1: wrong key."""
     # Given a hundred clients with a wrong key
     for _ in range(100):
         started = time.monotonic()
@@ -89,10 +90,11 @@ def test_wrong_keys_are_refused_at_once_and_logged_sparingly(
 
 
 def test_port_scan_leaves_nothing_behind(server: Server, honest: Proxy) -> None:
+    """Row 2: port scan, RST, half handshake."""
     threads, files = threading.active_count(), descriptors()
 
     # Given connections that are closed at once, reset, or left in the middle of the handshake
-    for number in range(300):
+    for number in range(1000):
         sock = socket.create_connection(server.address, 10)
         if number % 3 == 1:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -108,6 +110,7 @@ def test_port_scan_leaves_nothing_behind(server: Server, honest: Proxy) -> None:
 
 
 def test_fuzz_before_the_key_gets_no_byte_beyond_the_handshake(server: Server, honest: Proxy) -> None:
+    """Row 3: HTTP and random fuzz, before authentication."""
     # Given seeded openings of many kinds
     rng = random.Random(20)
     openings = [
@@ -156,6 +159,7 @@ def test_oldest_silent_connection_makes_room(fake: Fake) -> None:
 
 
 def test_silence_and_drip_feed_are_cut_at_the_deadline(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 4: slowloris, drip feed."""
     # Given a handshake that may take half a second
     monkeypatch.setattr(reception, "HANDSHAKE_S", 0.5)
     with serving(fake) as server:
@@ -203,6 +207,7 @@ def test_three_hundred_connects_at_once_are_all_answered(server: Server) -> None
 
 
 def test_server_without_the_key_cannot_pass_by_reflection(server: Server, fake: Fake) -> None:
+    """Row 9: fake coordinator, reflection."""
     # Given a false server that gives the proof of one client to another
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(10)
@@ -235,6 +240,7 @@ def test_server_without_the_key_cannot_pass_by_reflection(server: Server, fake: 
 
 
 def test_recorded_connection_is_refused_when_played_back(server: Server, fake: Fake) -> None:
+    """Row 10: replay."""
     # Given a recording of all that a client said in a good connection
     recording = bytearray()
     with listening() as (listener, port):
@@ -288,6 +294,7 @@ def send_raw(connection: Connection, body: bytes) -> None:
 def test_pickled_call_from_a_holder_of_the_key_is_not_made(
     server: Server, honest: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Row 5: malicious pickle with the key."""
     # Given calls that carry a directory to be made: as the request, as an argument, deep in an argument
     touch = Touch(tmp_path / "made")
     for protocol in (0, 2, 5):
@@ -330,6 +337,7 @@ def test_pickled_call_from_the_server_is_not_made(tmp_path: Path) -> None:
 def test_fuzz_with_the_key_ends_connections_and_nothing_else(
     server: Server, honest: Proxy, fake: Fake, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Row 3: HTTP and random fuzz, after authentication."""
     # Given seeded messages: random bytes, damaged calls, calls of the wrong shape
     caplog.set_level(logging.CRITICAL, "dtq.transport")
     rng = random.Random(21)
@@ -354,6 +362,7 @@ def test_fuzz_with_the_key_ends_connections_and_nothing_else(
 
 @pytest.mark.parametrize("optimize", [False, True], ids=["python", "python -O"])
 def test_verbs_of_the_librarys_server_are_refused(optimize: bool) -> None:
+    """Row 8: reserved methods."""
     # Given a server, and the library's own client with the key
     verbs = ("shutdown", "create", "debug_info", "number_of_objects", "get_methods", "incref", "decref", "dummy")
     with serving_apart(optimize=optimize) as apart, proxy_to(apart) as honest:
@@ -390,6 +399,7 @@ def test_verbs_are_refused_after_hello_too(server: Server, honest: Proxy) -> Non
 
 
 def test_announced_gigabytes_cost_nothing(server: Server, honest: Proxy) -> None:
+    """Row 7: oversized message, announced."""
     # Given peers with the key that announce two GiB and send a little of it
     before = resident_mib()
     for _ in range(20):

@@ -1,0 +1,592 @@
+"""Rows of the catalogue of faults: network and attack (1 to 15), vanished peers (22, 23), bad lines (37, 38), load
+(61, 62).
+
+Those that `tests/integration/test_transport_strangers.py` and `test_transport_faults.py` inject already are there, with
+their row in the docstring; here is what needs a coordinator, or more of the row.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import pickle
+import resource
+import select
+import shutil
+import signal
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from dtq.core.register import Rules
+from dtq.errors import QueueFull, SessionUnknown, Unreachable, from_wire
+from dtq.model.messages import Exchange, Grant, Submission, Succeeded
+from dtq.model.pages import pack
+from dtq.model.snapshots import Selection
+from dtq.model.states import State
+from dtq.transport import Proxy, reception
+from dtq.transport import connection as connection_module
+from dtq.transport.handshake import KEY_ID, MAGIC
+from tests.cluster import Cluster, clean_environment
+from tests.faults.house import DEADLINE_S, KEY, House, client, house, lease, send, settle, submit, wait_until
+from tests.integration.transport_scene import Fake, proxy_to, serving, serving_apart
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def resident_mib(pid: int = 0) -> float:
+    return float(psutil.Process(pid or os.getpid()).memory_info().rss) / 2**20
+
+
+# -- strangers ------------------------------------------------------------------------------------------------------
+
+
+def test_five_hundred_silent_connections_delay_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 4: slowloris, drip feed."""
+    monkeypatch.setattr(reception, "HANDSHAKE_S", 1.0)
+    with serving(Fake()) as server, ExitStack() as stack:
+        threads = threading.active_count()
+        waits: list[float] = []
+        sockets: list[socket.socket] = []
+        for _ in range(5):
+            # Given five hundred that connect at once and say nothing, and one that drips
+            for _ in range(500):
+                sock = stack.enter_context(socket.socket())
+                sock.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    sock.connect(server.address)
+                sockets.append(sock)
+            # When a client comes behind them, Then it is served before any of them is sent away for being late
+            started = time.monotonic()
+            with proxy_to(server) as proxy:
+                assert proxy.follow([1]) == [1]
+            waits.append(time.monotonic() - started)
+            with contextlib.suppress(OSError):
+                sockets[0].send(MAGIC[:1])
+            while len(sockets) > 500:
+                sockets.pop(0).close()
+        # A quiet machine takes 3 ms, and one thread each took 200
+        assert statistics.median(waits) < 0.5, waits
+        # Then no thread was started for them, and when their time is over all are gone
+        assert threading.active_count() <= threads + 2
+        wait_until("all are closed", lambda: len(closed(sockets)) == len(sockets))
+
+
+def closed(sockets: list[socket.socket]) -> list[socket.socket]:
+    found = []
+    poll = select.poll()
+    by_number = {sock.fileno(): sock for sock in sockets}
+    for number in by_number:
+        poll.register(number, select.POLLIN | select.POLLRDHUP)
+    for number, events in poll.poll(0):
+        if events & (select.POLLHUP | select.POLLRDHUP | select.POLLERR):
+            found.append(by_number[number])
+    return found
+
+
+def test_honest_calls_go_on_while_strangers_come_and_go() -> None:
+    """Rows 1 to 4 together: wrong keys, garbage, silence and half handshakes, and memory as before."""
+    with serving_apart() as apart, proxy_to(apart) as honest:
+        honest.follow([1])
+        before = resident_mib(apart.pid)
+        stop = threading.Event()
+        sent = [0]
+
+        def attack() -> None:
+            openings = (b"", os.urandom(90), MAGIC + os.urandom(20), MAGIC + os.urandom(KEY_ID + 32 + 32), b"GET /\r\n")
+            while not stop.is_set():
+                socks = []
+                for number in range(100):
+                    with contextlib.suppress(OSError):
+                        socks.append(socket.create_connection(("127.0.0.1", apart.port), 5))
+                        socks[-1].sendall(openings[number % len(openings)])
+                for sock in socks:
+                    sock.close()
+                sent[0] += len(socks)
+
+        thread = threading.Thread(target=attack, daemon=True)
+        thread.start()
+        # When there are a thousand and more of them, Then every call is answered meanwhile
+        answered = 0
+        deadline = time.monotonic() + DEADLINE_S
+        while sent[0] < 1500 and time.monotonic() < deadline:
+            assert honest.follow([answered]) == [answered]
+            answered += 1
+        stop.set()
+        thread.join(DEADLINE_S)
+        assert sent[0] >= 1500
+        assert answered > 100
+        assert resident_mib(apart.pid) < before + 20
+
+
+# -- with the key ---------------------------------------------------------------------------------------------------
+
+
+def bomb(opcodes: bytes) -> bytes:
+    return b"\x80\x05" + opcodes + b"."
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(bomb(b"Nr\xff\xff\xff\x7f"), id="memo bomb"),
+        pytest.param(pickle.dumps({(2**61 - 1) * n: None for n in range(40_000)}, 5), id="hash flood"),
+        pytest.param(bomb(b")" + b"\x85" * 1_000_000), id="deep nesting"),
+    ],
+)
+def test_bombs_are_refused_and_cost_nothing(body: bytes) -> None:
+    """Row 6: memo bomb, hash flood, deep nesting."""
+    with house() as home, home.proxy() as honest:
+        honest.stats()
+        before = resident_mib()
+        for _ in range(3):
+            line = home.line()
+            line.sock.sendall(len(body).to_bytes(4, "big") + body)
+            kind, (code, _) = line.recv()
+            assert (kind, code) == ("#ERROR", "bad-message")
+            with pytest.raises((EOFError, OSError)):
+                line.recv()
+        assert honest.stats().counts.pending == 0
+        assert resident_mib() - before < 20
+
+
+def test_forged_and_stale_results_are_refused() -> None:
+    """Row 15: result forged for another's lease."""
+    with house() as home:
+        # Given a task that one worker runs, and another worker
+        producer, owner, thief = home.proxy(), home.worker("owner"), home.worker("thief")
+        batch = submit(producer)
+        grant = lease(owner)
+
+        # When the other settles it, or one that never was, Then nothing is accepted
+        for token in (grant.token, grant.token + 1, 0, -1, 2**63 - 1):
+            forged = Succeeded(token=token, lo=0, results=pack([b"forged"]), seconds=1.0)
+            thief.exchange(Exchange(succeeded=(forged,), capacity=1))
+        assert producer.task(batch, 0).state is State.RUNNING
+
+        # When its owner does, Then that counts, and once
+        settle(owner, grant, b"true")
+        settle(owner, grant, b"again")
+        (ended,) = producer.results(batch, 0, 1)
+        assert ended.results == pack([b"true"])
+        assert producer.stats().refused == 6
+
+
+def test_peer_that_sends_a_byte_now_and_then_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow writer: a message that has begun has to move on, and nobody else waits."""
+    monkeypatch.setattr(connection_module, "PACE_S", 0.5)
+    with house() as home, home.proxy() as honest:
+        for beginning in (b"\x00", (1000).to_bytes(4, "big") + b"\x80", (4 << 20).to_bytes(4, "big") + bytes(100_000)):
+            # Given a peer with the key in the middle of a message, that goes on byte by byte
+            line = home.line()
+            line.sock.sendall(beginning)
+            started = time.monotonic()
+            while not select.select([line.sock], [], [], 0.05)[0]:
+                line.sock.send(b"\x00" * (len(beginning) > 1))
+                assert honest.stats().counts.pending == 0
+                assert time.monotonic() - started < DEADLINE_S, "it is still there"
+            # Then its connection ends
+            with pytest.raises((EOFError, OSError)):
+                line.recv()
+
+
+def test_peer_that_reads_a_byte_now_and_then_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow reader: an answer has to be taken, and nobody else waits."""
+    monkeypatch.setattr(connection_module, "PACE_S", 0.5)
+    fake = Fake()
+    with serving(fake) as server, proxy_to(server) as honest, proxy_to(server) as slow:
+        honest.connect()
+        slow.connect()
+        line = slow._connection
+        assert line is not None
+        # Given a peer that asks for more than the kernel holds, and reads byte by byte
+        for _ in range(3):
+            line.send(("results", (1, 0, 12 << 20)))
+        started = time.monotonic()
+        with contextlib.suppress(OSError):
+            while not fake.gone:
+                line.sock.settimeout(0.05)
+                with contextlib.suppress(TimeoutError):
+                    line.sock.recv(1)
+                threading.Event().wait(0.02)
+                assert honest.follow([1]) == [1]
+                assert time.monotonic() - started < DEADLINE_S, "it is still there"
+        # Then its connection has ended
+        wait_until("its end", lambda: len(fake.gone) == 1)
+
+
+def test_slow_but_steady_message_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "PACE_S", 0.3)
+    monkeypatch.setattr(connection_module, "PACE_BYTES", 500)
+    with serving(Fake()) as server, proxy_to(server) as proxy:
+        proxy.connect()
+        line = proxy._connection
+        assert line is not None
+        body = pickle.dumps(("follow", (list(range(40_000)),)), 5)
+        data = memoryview(len(body).to_bytes(4, "big") + body)
+        pieces = [data[start : start + 20_000] for start in range(0, len(data), 20_000)]
+        assert len(pieces) >= 4
+        for piece in pieces:
+            line.sock.sendall(piece)
+            threading.Event().wait(0.15)  # the line is slow: what is measured
+        kind, _ = line.recv()
+        assert kind == "#ERROR"  # a pickle with a memo; it arrived whole
+
+
+# -- versions -------------------------------------------------------------------------------------------------------
+
+
+def other_pythons() -> list[str]:
+    found = [shutil.which(f"python3.{minor}") for minor in (11, 12, 13)]
+    found += [str(path) for path in Path.home().glob(".pyenv/versions/3.1[123].*/bin/python")]
+    versions: dict[str, str] = {}
+    for python in found:
+        if python is not None and os.access(python, os.X_OK):
+            version = subprocess.run([python, "-c", "import sys; print(sys.version_info[:2])"], capture_output=True)
+            versions.setdefault(version.stdout.decode().strip(), python)
+    versions.pop(str(sys.version_info[:2]), None)
+    versions.pop("", None)
+    return sorted(versions.values())
+
+
+def test_every_supported_python_talks_to_this_one(tmp_path: Path) -> None:
+    """Row 14: version or protocol mismatch: all supported pairs work. (Other protocols: `unit/test_handshake.py`.)"""
+    pythons = other_pythons()
+    if not pythons:
+        pytest.skip("there is no other supported Python on this machine")
+    environment = clean_environment(tmp_path) | {"PYTHONPATH": str(REPOSITORY)}
+    code = (
+        "import sys; from tests.integration.transport_scene import proxy_to\n"
+        "with proxy_to(int(sys.argv[1])) as proxy: print(proxy.follow([1, 2]))"
+    )
+    for python in pythons:
+        # Given a server of another Python, When this one calls
+        scene = REPOSITORY / "tests" / "integration" / "transport_scene.py"
+        with subprocess.Popen(
+            [python, str(scene)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        ) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            try:
+                with proxy_to(int(process.stdout.readline())) as proxy:
+                    assert proxy.follow([1]) == [1]
+            finally:
+                process.stdin.close()
+        # And the other way
+        with serving(Fake()) as server:
+            command = [python, "-c", code, str(server.address[1])]
+            done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=DEADLINE_S)
+            assert done.stdout == "[1, 2]\n", done.stderr
+
+
+# -- false coordinators and restarts --------------------------------------------------------------------------------
+
+
+def test_worker_refuses_a_false_coordinator_and_finds_the_true_one_again(tmp_path: Path) -> None:
+    """Row 9: fake coordinator on the port."""
+    with Cluster(tmp_path) as cluster:
+        # Given a worker whose coordinator has gone, and somebody without the key on its port
+        coordinator = cluster.coordinator()
+        worker = cluster.worker()
+        coordinator.kill()
+        met = threading.Event()
+        with false_coordinator(cluster.port, met):
+            assert met.wait(DEADLINE_S), worker.output()
+            assert worker.popen.poll() is None
+        # When the true one is back, Then the worker is, too
+        cluster.coordinator()
+        assert cluster.command("submit", "math:factorial", "5", "--wait").stdout == "120\n"
+        assert worker.popen.poll() is None, worker.output()
+
+
+@contextlib.contextmanager
+def false_coordinator(port: int, met: threading.Event) -> Iterator[None]:
+    """Answers the handshake without the key, until the block ends; says when it has done so."""
+
+    def run() -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except OSError:
+                return
+            with sock, contextlib.suppress(OSError):
+                sock.settimeout(5)
+                sock.recv(4 + KEY_ID + 32)
+                sock.sendall(MAGIC + os.urandom(32))
+                sock.recv(32)
+                sock.sendall(os.urandom(32))
+                met.set()
+
+    listener = socket.create_server(("127.0.0.1", port))
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(DEADLINE_S)
+
+
+def test_five_hundred_peers_come_back_after_a_restart() -> None:
+    """Row 11: restart with 500 workers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2500:
+        pytest.skip("this machine does not allow so many descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2500), hard))
+    with ExitStack() as stack:
+        fake = Fake()
+        with serving(fake) as first:
+            port = first.address[1]
+            proxies = [stack.enter_context(proxy_to(port, connect_timeout_s=20)) for _ in range(500)]
+            for number, proxy in enumerate(proxies):
+                assert proxy.follow([number]) == [number]
+        # When all five hundred call a new server on the same port at once
+        with serving(Fake(), port=port):
+            answers: list[object] = []
+            barrier = threading.Barrier(50)
+
+            def call(part: list[Any]) -> None:
+                barrier.wait(DEADLINE_S)
+                for proxy in part:
+                    try:
+                        answers.append(proxy.follow([7]))
+                    except Unreachable as error:
+                        answers.append(error)
+
+            parts = [proxies[start::50] for start in range(50)]
+            threads = [threading.Thread(target=call, args=(part,), daemon=True) for part in parts]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(DEADLINE_S)
+            # Then each has its answer
+            assert answers == [[7]] * 500
+
+
+# -- peers that vanish ----------------------------------------------------------------------------------------------
+
+
+def drop_everything(sock: socket.socket) -> None:
+    """From now on the kernel drops all that comes for a socket: its machine is gone, as the peer sees it."""
+
+    class Filter(ctypes.Structure):
+        _fields_ = (("code", ctypes.c_uint16), ("jt", ctypes.c_uint8), ("jf", ctypes.c_uint8), ("k", ctypes.c_uint32))
+
+    program = Filter(0x06, 0, 0, 0)  # return 0 bytes
+    attach = struct.pack("HL", 1, ctypes.addressof(program))
+    sock.setsockopt(socket.SOL_SOCKET, getattr(socket, "SO_ATTACH_FILTER", 26), attach)
+
+
+def test_tasks_of_a_machine_that_vanished_run_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Row 22: worker machine vanishes (a filter in the kernel drops what comes for it, acknowledgements included)."""
+    if sys.platform != "linux":
+        pytest.skip("takes Linux's socket filters")
+    quick = tuple(
+        (name, {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 2}.get(name, value))
+        for name, value in connection_module._OPTIONS
+    )
+    monkeypatch.setattr(
+        connection_module, "_OPTIONS", tuple((n, 3000 if n == "TCP_USER_TIMEOUT" else v) for n, v in quick)
+    )
+    with house(Rules(lease_s=2.0)) as home:
+        threads = threading.active_count()
+        producer, lost = home.proxy(), home.worker("lost")
+        batch = submit(producer)
+        lease(lost)
+        # When the machine with the lease vanishes without a word
+        line = lost._connection
+        assert line is not None
+        drop_everything(line.sock)
+        # Then another gets the task when the lease has run out
+        other = home.worker("other")
+        settle(other, patient_lease(other))
+        assert producer.task(batch, 0).state is State.SUCCEEDED
+        # And the thread that served the lost one is freed: what is left are the other two
+        wait_until("its thread ends", lambda: threading.active_count() <= threads + 2)
+
+
+def patient_lease(worker: Proxy) -> Grant:
+    """A lease for a worker that reports all the while, as a worker does."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        with contextlib.suppress(SessionUnknown):  # it was held up for longer than a lease; it says hello again
+            for grant in worker.exchange(Exchange(capacity=1, fetch=True, wait_s=0.2)).grants:
+                return grant
+    raise AssertionError("the task is not given to another")
+
+
+def test_nothing_is_left_of_clients_that_die_while_they_wait(tmp_path: Path) -> None:
+    """Row 23: client dies while waiting for a result."""
+    code = (
+        "import sys, threading, os; from dtq.transport import Proxy; from tests.faults.house import KEY, client\n"
+        "proxies = [Proxy([('127.0.0.1', int(sys.argv[1]))], KEY, client()) for _ in range(50)]\n"
+        "for proxy in proxies:\n"
+        "    proxy.follow([1]); threading.Thread(target=proxy.watch, args=(0, 1.5), daemon=True).start()\n"
+        "print('waiting', flush=True); threading.Event().wait()"
+    )
+    with house() as home:
+        producer, worker = home.proxy(), home.worker()
+        batch = submit(producer, 2)
+        threads, files = threading.active_count(), len(os.listdir("/proc/self/fd"))
+        environment = clean_environment(tmp_path) | {"PYTHONPATH": str(REPOSITORY)}
+        command = [sys.executable, "-c", code, str(home.server.address[1])]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
+            # Given fifty clients that wait
+            assert process.stdout is not None
+            assert process.stdout.readline() == "waiting\n"
+            wait_until("all wait", lambda: threading.active_count() >= threads + 50)
+            # When they are killed
+            process.send_signal(signal.SIGKILL)
+        # Then their threads and descriptors are given back, and results are kept
+        wait_until("threads", lambda: threading.active_count() <= threads)
+        wait_until("descriptors", lambda: len(os.listdir("/proc/self/fd")) <= files + 3)
+        while producer.batch(batch).counts.succeeded < 2:
+            settle(worker, lease(worker))
+        assert sum(ended.hi - ended.lo for ended in producer.results(batch, 0, 2)) == 2
+
+
+# -- bad lines ------------------------------------------------------------------------------------------------------
+
+
+def test_slow_line_works_and_medium_messages_do_not_stall() -> None:
+    """Row 37: slow network: 50 ms each way. (Loss would take tc netem, a kernel module; TCP repairs it.)"""
+    with house() as home:
+        # Given a line that takes 50 ms
+        with slow_line(home.server.address[1], 0.05) as port:
+            with Proxy([("127.0.0.1", port)], KEY, client()) as far:
+                batches = [submit(far, 3, number) for number in range(1, 4)]
+            # Then nothing is lost
+            assert home.proxy().stats().counts.pending == 9
+            assert len(set(batches)) == 3
+        # And on the loopback, where Nagle would hold them for 40 ms, messages of 16 to 64 kB do not wait
+        proxy = home.proxy()
+        for size in (17_000, 40_000, 64_000):
+            took = []
+            for number in range(20):
+                started = time.monotonic()
+                arguments = pack([bytes(size)])
+                send(proxy, Submission(spec=0, number=100 + size + number, arguments=arguments))
+                took.append(time.monotonic() - started)
+            assert min(took) < 0.03, f"{size} bytes took {took}"
+
+
+@contextlib.contextmanager
+def slow_line(to: int, delay_s: float) -> Iterator[int]:
+    """Passes connections on, every piece later by so much."""
+    over = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                over.wait(delay_s)
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_RDWR)
+
+    def run() -> None:
+        while True:
+            try:
+                near = stack.enter_context(listener.accept()[0])
+            except OSError:
+                return
+            far = stack.enter_context(socket.create_connection(("127.0.0.1", to)))
+            for pair in ((near, far), (far, near)):
+                threads.append(threading.Thread(target=pump, args=pair, daemon=True))
+                threads[-1].start()
+
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        accepting = threading.Thread(target=run, daemon=True)
+        accepting.start()
+        yield listener.getsockname()[1]
+        over.set()
+        listener.shutdown(socket.SHUT_RDWR)
+        accepting.join(DEADLINE_S)
+        for thread in threads:
+            thread.join(DEADLINE_S)
+
+
+def test_repeated_requests_have_no_second_effect() -> None:
+    """Row 38: reordered, duplicated requests (of whoever has the key: replayed bytes are refused, see row 10)."""
+    with house() as home:
+        hello, worker = client(), home.worker()
+        first, second = home.proxy(hello), home.proxy(hello)
+        # When a submission comes again on another connection, Then it is the same one
+        submission = Submission(spec=0, number=1, arguments=pack([b"x"]))
+        (one,) = send(first, submission)
+        (two,) = send(second, submission, repeated=True)
+        assert (one.batch, one.size) == (two.batch, two.size)
+        assert first.stats().counts.pending == 1
+        # When a report comes again, also after other reports, Then it counts once
+        grant = lease(worker)
+        settle(worker, grant, b"first")
+        other = lease_of_another(home, first, worker)
+        settle(worker, grant, b"second")
+        settle(worker, other)
+        settle(worker, other)
+        (ended,) = first.results(one.batch, 0, 1)
+        assert ended.results == pack([b"first"])
+        assert first.stats().counts.succeeded == 2
+        # When a cancel comes again, Then it finds nothing to do
+        batch = submit(first, number=3)
+        named = Selection(ids=((batch, -1),), limit=0)
+        assert [first.cancel(named).cancelled, second.cancel(named).cancelled] == [1, 0]
+
+
+def lease_of_another(home: House, producer: Any, worker: Any) -> Any:
+    submit(producer, number=2)
+    return lease(worker)
+
+
+# -- load -----------------------------------------------------------------------------------------------------------
+
+
+def test_thousand_idle_connections_cost_forty_kilobytes_each() -> None:
+    """Row 61: 1,000 idle workers."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2500:
+        pytest.skip("this machine does not allow so many descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2500), hard))
+    with serving_apart() as apart, ExitStack() as stack:
+        with proxy_to(apart) as warm:
+            warm.connect()
+        before = resident_mib(apart.pid)
+        for _ in range(1000):
+            stack.enter_context(proxy_to(apart)).connect()
+        each_kib = (resident_mib(apart.pid) - before) * 1024 / 1000
+        assert each_kib < 40, f"{each_kib:.1f} KiB each"
+
+
+def test_million_tasks_cost_little_and_one_more_is_refused(tmp_path: Path) -> None:
+    """Row 62: queue of 10^6 tasks."""
+    with Cluster(tmp_path) as cluster:
+        coordinator = cluster.coordinator("--max-tasks", "1000000", "--durability", "none")
+        service = cluster.service()
+        service.stats()
+        before = resident_mib(coordinator.pid)
+        # Given a million tasks in a thousand batches
+        page = pack([b"12345678"] * 1000)
+        for number in range(0, 1000, 20):
+            receipts = send(service, *(Submission(spec=0, number=number + n, arguments=page) for n in range(20)))
+            assert not any(receipt.code for receipt in receipts)
+        # Then they cost less than 200 bytes each, the cache of their arguments included
+        each = (resident_mib(coordinator.pid) - before) * 2**20 / 1e6
+        assert each < 200, f"{each:.0f} bytes a task"
+        # And one more is refused
+        (receipt,) = send(service, Submission(spec=0, number=2000, arguments=pack([b"x"])))
+        assert isinstance(from_wire(receipt.code, receipt.details), QueueFull)
+        assert service.stats().counts.pending == 1_000_000
