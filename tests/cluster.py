@@ -123,7 +123,9 @@ class Cluster:
     def run(self, name: str, words: list[str], within: Sequence[str] = ()) -> Process:
         """Start a dtq command."""
         self._started += 1
-        process = Process(f"{name}-{self._started}", words, self.directory, self.environment, within=within, python=self.python)
+        process = Process(
+            f"{name}-{self._started}", words, self.directory, self.environment, within=within, python=self.python
+        )
         self._processes.append(process)
         return process
 
