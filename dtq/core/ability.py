@@ -7,8 +7,8 @@ Rules:
 
 1. The task is tried again soon, by workers that were not unable to run it, as long as there are such; it counts as a
    crash, so that one that nobody can run becomes a dead letter.
-2. Until `PROBE_S` has passed, the worker is given no task of that spec while another may be able to run it; and after
-   such an attempt one lease at a time, until something has come to its own code.
+2. Until `PROBE_S` has passed, the worker is given no task of that spec while another may be able to run it; and then
+   one lease of it at a time, until one has come to its own code. Nor is it given what lies behind that in the heap.
 3. A worker whose attempts end so `MOST_ERRORS` times in a row, at least `PROVEN` of them with functions that have run
    somewhere, is broken, and is told to leave. A function that never ran anywhere breaks no worker.
 """
@@ -46,10 +46,13 @@ def held_back(register: Register, worker: Worker, batch: Batch, index: int, now:
     """
     lacking = worker.lacking
     assert lacking is not None
-    if lacking.verdict() is not None or (lacking.errors and worker.leases):
+    if lacking.verdict() is not None:
+        return True
+    entry = batch.entry
+    if entry.number in lacking.specs and any(lease.batch.entry is entry for lease in worker.leases.values()):
         return True
     task = batch.task(index) if index < batch.next else None
-    kept = lacking.until.get(batch.entry.number, 0.0) > now
+    kept = lacking.kept_from(entry) > now
     if not kept and (task is None or worker.session not in task.shunned):
         return False
     if not any(_able(other, batch) for other in register.workers.values() if other is not worker):
@@ -63,7 +66,7 @@ def _able(worker: Worker, batch: Batch) -> bool:
     """Whether a worker takes tasks of a batch's queue and was not unable to run its spec."""
     if worker.capacity == 0 or (worker.queues and batch.queue not in worker.queues):
         return False
-    return worker.lacking is None or batch.entry.number not in worker.lacking.until
+    return worker.lacking is None or batch.entry.number not in worker.lacking.specs
 
 
 def probe(register: Register, now: float) -> None:

@@ -30,6 +30,8 @@ LOG_BURST: Final = 128 << 10
 #: Longest line in the log, in bytes.
 LONGEST_LINE: Final = 2000
 _READ: Final = 1 << 16
+#: What would move a terminal's cursor, or worse, and how it is shown.
+_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(9), *range(10, 32), *range(127, 160))}
 
 
 class Output:
@@ -128,6 +130,7 @@ class Output:
             self._line = b""
 
     def _say(self, task: str, line: str) -> None:
+        line = line.translate(_CONTROLS)
         if log.hasHandlers() and log.isEnabledFor(logging.INFO):
             log.info("slot %d, task %s: %s", self._slot, task or "-", line)
             return

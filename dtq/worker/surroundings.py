@@ -60,7 +60,8 @@ class Surroundings:
     """How this process is to be for every task; at first as it is now."""
 
     def __init__(self) -> None:
-        self._home = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        # A directory that may be entered, and not read, is one to work in, too; where there is no O_PATH it is not.
+        self._home = os.open(".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
         #: Copies of the descriptors 0 to 2, out of the way of what closes them.
         self._spare = [os.dup(descriptor) for descriptor in range(3)]
         self._standard = [_identity(descriptor) for descriptor in range(3)]

@@ -7,6 +7,7 @@ import pickle
 import signal
 from collections.abc import Iterator
 
+import psutil
 import pytest
 
 from dtq.model import pages
@@ -68,6 +69,30 @@ def test_dead_slot_that_is_sent_a_lease_does_not_have_it() -> None:
     # Then the lease can be sent to another
     assert (list(child.chunks), chunk.serial) == ([], -1)
     child.close()
+
+
+def test_slot_whose_warden_is_stopped_is_killed_all_the_same() -> None:
+    # Given a slot that runs, and a warden that somebody has stopped
+    child = Child(1, TERMS)
+    until(lambda: child.channel.gather()[0], "the slot to be ready")
+    slots = psutil.Process(child.pid).children()
+    os.kill(child.pid, signal.SIGSTOP)
+    # When it is killed
+    child.kill()
+    # Then both are gone
+    until(child.exited, "the warden to end")
+    assert child.close().code == -signal.SIGKILL
+    assert not any(slot.is_running() for slot in slots)
+
+
+def test_slot_ends_with_its_warden() -> None:
+    child = Child(1, TERMS)
+    until(lambda: child.channel.gather()[0], "the slot to be ready")
+    slots = psutil.Process(child.pid).children()
+    os.kill(child.pid, signal.SIGKILL)
+    until(lambda: not any(slot.is_running() for slot in slots), "the slot to end")
+    remains = child.close()
+    assert (remains.code, remains.peak_memory) == (-signal.SIGKILL, None)
 
 
 def turn_until_settled(supervisor: Supervisor, token: int) -> None:

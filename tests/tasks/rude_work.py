@@ -164,7 +164,8 @@ def recurse(deep: int) -> int:
 
 
 def recurse_in_c() -> None:
-    """Recurse by way of C, with the interpreter's own limit out of the way, until the stack is used up."""
+    """Recurse by way of C, with the interpreter's own limit out of the way, until a small stack is used up."""
+    resource.setrlimit(resource.RLIMIT_STACK, (1 << 18, resource.getrlimit(resource.RLIMIT_STACK)[1]))
     sys.setrecursionlimit(1 << 30)
     again = ctypes.CFUNCTYPE(None)(lambda: again())
     again()

@@ -82,23 +82,53 @@ def test_worker_that_nobody_could_stand_in_for_is_not_held_back(machine: Driver)
     assert machine.take("w1") == [(batch, 2)]
 
 
-def prove(machine: Driver) -> None:
+def test_worker_that_runs_other_things_for_long_is_given_more_of_them(machine: Driver) -> None:
+    machine.attach("w1", capacity=4)
+    machine.attach("w2")
+    there = machine.submit(function="work:there")
+    (held,) = machine.lease("w1")
+    missing = machine.submit(function="work:missing")
+    unable(machine, "w1")
+    more = machine.submit(2, function="work:there")
+    # While one task goes on, and nothing has come to an end since it was unable to run another
+    assert machine.take("w1") == [(more, 0), (more, 1)]
+    machine.tick(ELSEWHERE_S)
+    machine.succeed(machine.lease_one("w2"))
+    machine.succeed(held)
+    assert [machine.batch(batch).counts.succeeded for batch in (there, missing)] == [1, 1]
+
+
+def test_worker_that_lacks_one_thing_is_tried_with_it_less_and_less(machine: Driver) -> None:
+    machine.attach("w1")
+    machine.attach("w2")
+    machine.submit(100, function="work:missing", max_crashes=1)
+    waits = []
+    for _ in range(MOST_ERRORS + 5):
+        unable(machine, "w1")
+        begun = machine.now
+        while not (leases := machine.lease("w1")):
+            machine.tick(PROBE_S)
+        waits.append(machine.now - begun)
+        machine.release(leases[0])
+    assert waits[0] == pytest.approx(PROBE_S)
+    assert waits[-1] > 8 * PROBE_S
+
+
+def prove(machine: Driver, function: str = "work:shop") -> None:
     """Have a function run somewhere."""
     machine.attach("sound")
-    machine.submit()
+    machine.submit(function=function, max_crashes=1)
     machine.succeed(machine.lease_one("sound"))
 
 
 def test_worker_that_spoils_ten_in_a_row_is_told_to_leave(machine: Driver) -> None:
     prove(machine)
     machine.attach("broken")
-    batch = machine.submit(50)
+    batch = machine.submit(50, max_crashes=1)
     for count in range(MOST_ERRORS):
         assert machine.machine.broken("broken") is None, count
         unable(machine, "broken")
         machine.tick(PROBE_S)
-        for _ in range(2):  # what has come back, for one, is run by another
-            machine.succeed(machine.lease_one("sound"))
     verdict = machine.machine.broken("broken")
     assert isinstance(verdict, WorkerBroken)
     assert "10 tasks in a row" in str(verdict)
@@ -106,15 +136,15 @@ def test_worker_that_spoils_ten_in_a_row_is_told_to_leave(machine: Driver) -> No
     # And it is given nothing more, while the others go on
     assert machine.lease("broken") == []
     assert machine.machine.broken("sound") is None
-    assert machine.batch(batch).counts.dead == 0
+    assert machine.batch(batch).counts.dead == MOST_ERRORS
 
 
 @pytest.mark.parametrize("sign", ["result", "exception"])
 def test_task_that_comes_to_its_own_code_clears_its_worker(machine: Driver, sign: str) -> None:
-    prove(machine)
     machine.attach("half")
-    for _ in range(3):
-        machine.submit(MOST_ERRORS - 1, max_crashes=1)
+    for function in ("work:one", "work:two", "work:three"):
+        prove(machine, function)
+        machine.submit(MOST_ERRORS - 1, function=function, max_crashes=1)
         for _ in range(MOST_ERRORS - 1):
             unable(machine, "half")
             machine.tick(PROBE_S)
