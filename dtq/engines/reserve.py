@@ -28,6 +28,8 @@ _MOST_FOR_TASKS: Final = 256 * 2**20
 _STEP: Final = 4 * 2**20
 #: Bytes that it gives at a time.
 _GIFT: Final = 2**20
+#: Bytes of it that only openings of the store are given, a quarter each.
+_FOR_OPENING: Final = 2**18
 #: Bytes that have to be free beside it before work is accepted again, at least.
 _LEAST_HEADROOM: Final = 2**18
 #: Seconds between two looks whether there is room again.
@@ -44,9 +46,10 @@ class Reserve:
     def __init__(self, store: str) -> None:
         self._path = store + ".reserve"
         disk = os.statvfs(os.path.dirname(store) or ".")
-        self._base = min(_BASE, disk.f_blocks * disk.f_frsize // _SHARE)
+        #: Bytes that it has whatever work there is.
+        self.base = min(_BASE, disk.f_blocks * disk.f_frsize // _SHARE)
         self._size = _allocated(self._path)
-        self._wanted = self._base
+        self._wanted = self.base
         self._headroom = 0
         self._failed_at = float("-inf")
 
@@ -64,11 +67,11 @@ class Reserve:
         """Have room for the work that there is after a commit. It grows with the next `fill`."""
         unfinished = totals.submitted - totals.succeeded - totals.dead - totals.cancelled
         wanted = min(_MOST_FOR_TASKS, _PER_TASK * unfinished)
-        self._wanted = self._base + (wanted - wanted % _STEP if wanted > 0 else 0)
+        self._wanted = self.base + (wanted - wanted % _STEP if wanted > 0 else 0)
 
     def refused(self, size: int) -> None:
         """A commit of so many bytes found no room: before the next one is tried, that much has to be free."""
-        self._headroom = max(self._headroom, 2 * size, min(_LEAST_HEADROOM, self._base))
+        self._headroom = max(self._headroom, 2 * size, min(_LEAST_HEADROOM, self.base))
 
     def fill(self, elsewhere: int = 0) -> bool:
         """Be whole again, if there is room.
@@ -85,11 +88,16 @@ class Reserve:
         self._headroom = 0
         return True
 
-    def give(self) -> bool:
-        """Let some of its room go to the store; whether it had any."""
-        if self._size == 0:
+    def give(self, *, all_of_it: bool = False) -> bool:
+        """Let some of its room go to the store; whether it had any to give.
+
+        Args:
+            all_of_it: whether also what is kept for the next opening of the store, which needs little.
+        """
+        kept = 0 if all_of_it else min(_FOR_OPENING, self.base // 4)
+        if self._size <= kept:
             return False
-        self._size = max(0, self._size - _GIFT)
+        self._size = max(kept, self._size - (_FOR_OPENING // 4 if all_of_it else _GIFT))
         os.truncate(self._path, self._size)
         return True
 

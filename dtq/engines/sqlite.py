@@ -41,7 +41,8 @@ _log = logging.getLogger("dtq.engines")
 
 Durability = Literal["fsync", "os", "none"]
 
-#: Pages of the write-ahead log after which a commit also moves it into the file: 8 MB, a pause of about 20 ms.
+#: Pages of the write-ahead log after which a commit also moves it into the file: 8 MB, a pause of about 20 ms. Fewer
+#: where the reserve is small, so that the log alone does not use it up.
 _CHECKPOINT_PAGES: Final = 2000
 #: Kibibytes of pages that the writing connection caches.
 _CACHE_KIB: Final = 16384
@@ -180,10 +181,10 @@ class SqliteEngine:
         """Begin a new epoch, on disk."""
         writer = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         closing.callback(writer.close)
-        self._set_up(writer)
         reserve = Reserve(self._path)
+        self._set_up(writer, min(_CHECKPOINT_PAGES, reserve.base // 2 // schema.PAGE_SIZE))
         head = replace(survey.head, sequence=survey.head.sequence + 1, epoch=survey.head.epoch + 1)
-        self._write(writer, _steps(Sheet(()), head), reserve)
+        self._write(writer, _steps(Sheet(()), head), reserve, opening=True)
         reserve.want(head.totals)
         reserve.fill()
         mark = Mark(self._path + ".mark", sync=self._sync)
@@ -203,10 +204,10 @@ class SqliteEngine:
             closing=closing,
         )
 
-    def _set_up(self, writer: sqlite3.Connection) -> None:
+    def _set_up(self, writer: sqlite3.Connection, log_pages: int) -> None:
         for setting in (
             f"synchronous = {'FULL' if self._sync else 'OFF'}",
-            f"wal_autocheckpoint = {_CHECKPOINT_PAGES}",
+            f"wal_autocheckpoint = {log_pages}",
             f"journal_size_limit = {_LOG_BYTES}",
             f"cache_size = -{_CACHE_KIB}",
             "temp_store = MEMORY",
@@ -218,7 +219,9 @@ class SqliteEngine:
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    def _write(self, writer: sqlite3.Connection, steps: list[Statement], reserve: Reserve) -> None:
+    def _write(
+        self, writer: sqlite3.Connection, steps: list[Statement], reserve: Reserve, *, opening: bool = False
+    ) -> None:
         """Put a commit in place that cannot be refused, with room from the reserve where there is no other.
 
         Raises:
@@ -231,10 +234,12 @@ class SqliteEngine:
                 return self._put(writer, steps)
             except StoreFull:
                 if not shortened:
-                    shortened = True
-                    self._shorten_log(writer)
-                elif not reserve.give():
+                    shortened = self._shorten_log(writer)
+                    if shortened:
+                        continue
+                if not reserve.give(all_of_it=opening):
                     raise
+                self._shorten_log(writer)  # what it gave may be what the file needs to take in the log
 
     def _try(self, use: _Use, steps: list[Statement], size: int) -> None:
         """Put a commit of so many bytes in place, for which there has to be room beside the reserve.

@@ -115,6 +115,8 @@ def test_full_disk_refuses_new_work_and_records_what_was_accepted(disk: SmallDis
         gate.touch()
         assert producer.values(long) == ["long"]
         assert len(list(marks.iterdir())) == 1
+        for number in producer.acknowledged:
+            producer.finish(number)
         stats = producer.service.stats()
         assert (stats.trouble, stats.losses, stats.counts.unfinished, stats.retries) == ("", (), 0, 0)
         coordinator.signal(signal.SIGTERM)

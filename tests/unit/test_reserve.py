@@ -69,8 +69,16 @@ def test_reserve_gives_a_little_at_a_time_until_nothing_is_left(tmp_path: Path, 
     assert full.give()
     assert (full.short, full.missing, size(tmp_path)) == (True, MIB, MIB)
     assert full.give()
-    assert size(tmp_path) == 0
+    assert size(tmp_path) == MIB // 4
     assert not full.give()
+
+
+def test_last_of_it_is_for_openings(tmp_path: Path, full: Reserve) -> None:
+    while full.give():
+        pass
+    opening = Reserve(str(tmp_path / "dtq.db"))
+    assert [opening.give(all_of_it=True) for _ in range(5)] == [True, True, True, True, False]
+    assert size(tmp_path) == 0
 
 
 def test_reserve_is_whole_again_when_there_is_room_and_not_before(tmp_path: Path, disk: Disk, full: Reserve) -> None:
