@@ -37,7 +37,7 @@ R = TypeVar("R")
 #: For how long a full queue may take nothing before submissions are refused, in seconds.
 FULL_TIMEOUT_S: Final = 300.0
 #: How long the coordinator may hold one call for room in a full queue, in seconds.
-_HELD_S: Final = 5.0
+_HELD_S: Final = 2.0
 #: How long a program that ends without closing its client waits for what it submitted, in seconds.
 EXIT_S: Final = 5.0
 

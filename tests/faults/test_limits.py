@@ -24,7 +24,7 @@ from dtq.model.options import Function, Options, Spec
 from dtq.model.pages import pack
 from dtq.model.snapshots import Selection
 from dtq.transport import Proxy, Server
-from tests.cluster import DEADLINE_S, Cluster
+from tests.cluster import DEADLINE_S, Cluster, until
 from tests.tasks import numbers_work
 
 KEY = b"the key of these tests, 32 bytes"
@@ -161,8 +161,8 @@ def test_held_submission_is_refused_when_its_time_is_over(houses: Callable[..., 
 
 
 def test_later_submission_does_not_overtake_one_that_waits(houses: Callable[..., House]) -> None:
-    # Given a queue with room for one
-    house = houses(rules=Rules(max_tasks=4))
+    # Given a queue with room for two
+    house = houses(rules=Rules(max_tasks=5))
     proxy = house.proxy()
     proxy.submit([SPEC], [house.submission(3)], False)
 
@@ -170,7 +170,7 @@ def test_later_submission_does_not_overtake_one_that_waits(houses: Callable[...,
     sizes = [house.submission(count, wait_s=0.05) for count in (1, 2, 1)]
     receipts = proxy.submit([SPEC], sizes, False)
 
-    # Then the first is taken; the last is not, though no other is before it
+    # Then the first is taken; the last is not, though there would be room for it
     assert [receipt.code for receipt in receipts] == ["", "queue-full", "queue-full"]
 
 
@@ -237,6 +237,20 @@ def test_client_that_does_not_want_to_wait_is_refused(tmp_path: Path) -> None:
                 client.submit(numbers_work.add, 1, 1).accepted(DEADLINE_S)
             assert client.cancel(queue="default").cancelled == 2
             assert client.submit(numbers_work.add, 1, 1).accepted(DEADLINE_S)
+
+
+def test_map_that_is_given_up_makes_room_for_what_waits(tmp_path: Path) -> None:
+    with Cluster(tmp_path, memory=True) as cluster:
+        cluster.coordinator("--max-tasks", "20")
+        with Client(cluster.address, authkey_file=cluster.key_file) as client:
+            # Given a map that fills the queue, and a task that waits for room
+            results = client.map(numbers_work.add, range(20), [1] * 20)
+            until(lambda: client.stats().counts.pending == 20, "the queue to be full", client.stats)
+            handle = client.submit(numbers_work.add, 1, 1)
+            assert not handle.accepted(0.3)
+            # When nobody wants the map any more, Then the task is taken
+            del results
+            assert handle.accepted(DEADLINE_S)
 
 
 def test_selection_of_a_cancel_makes_room(houses: Callable[..., House]) -> None:

@@ -206,6 +206,21 @@ def test_unknown_key_sees_the_same_as_a_wrong_proof(house: House) -> None:
         house.proxy(b"a key that nobody knows of at all").connect()
 
 
+def test_task_sees_no_key(tmp_path: Path) -> None:
+    # Given a worker that has its key from a variable
+    with Cluster(tmp_path, memory=True) as cluster:
+        cluster.coordinator()
+        cluster.environment["DTQ_AUTHKEY"] = cluster.key_file.read_text()
+        worker = cluster.run("worker", ["worker", "--connect", cluster.address, "--slots", "1"])
+        worker.await_line("ready")
+        del cluster.environment["DTQ_AUTHKEY"]
+        # When a task looks for it, in its environment and as its process began, Then it is not there
+        for call in (["os:getenv", "DTQ_AUTHKEY"], ["subprocess:getoutput", "cat /proc/$PPID/environ"]):
+            shown = cluster.command("submit", *call, "--wait")
+            assert cluster.key_file.read_text().strip() not in shown.stdout + shown.stderr
+        assert cluster.command("submit", "os:getenv", "DTQ_AUTHKEY", "--wait").stdout == "null\n"
+
+
 def test_keys_are_made_used_and_revoked_by_command(tmp_path: Path) -> None:
     # Given a coordinator, and a key for submitting made with a command
     with Cluster(tmp_path, memory=True) as cluster:
