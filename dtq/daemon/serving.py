@@ -19,10 +19,10 @@ from dtq.errors import DtqError
 from dtq.model.messages import Hello, Role, Welcome
 from dtq.transport.backoff import Backoff
 from dtq.transport.proxy import Proxy
-from dtq.worker.child import SlotTerms
 from dtq.worker.link import FETCH_WAIT_S, Link
 from dtq.worker.program import Program
-from dtq.worker.supervisor import Supervisor, WorkerTerms
+from dtq.worker.supervisor import Supervisor
+from dtq.worker.terms import SlotTerms, WorkerTerms
 
 log = logging.getLogger("dtq.daemon")
 

@@ -12,7 +12,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import psutil
@@ -26,6 +25,7 @@ from dtq.worker.output import Output
 from dtq.worker.position import UNLIMITED, Position
 from dtq.worker.program import Program
 from dtq.worker.remains import Condemned, Remains
+from dtq.worker.terms import SlotTerms
 
 log = logging.getLogger("dtq.worker")
 
@@ -46,31 +46,6 @@ WARDEN: Final = sys.platform == "linux"
 SECRETS: Final = ("DTQ_AUTHKEY", "DTQ_AUTHKEY_FILE", "CREDENTIALS_DIRECTORY", "DTQ_TOKEN")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotTerms:
-    """What every slot of a worker is started with.
-
-    Attributes:
-        worker: the worker's name.
-        paths: put in front of ``sys.path``.
-        imports: modules imported at the start.
-        max_result: largest result in bytes.
-        max_tasks: after how many tasks a slot is replaced; None for never.
-        max_memory: above how much resident memory in bytes it is replaced after a task; None for never.
-        only_registered: whether it runs nothing but registered task types.
-        program: the program that the worker is part of, where it is part of one.
-    """
-
-    worker: str
-    paths: tuple[str, ...] = ()
-    imports: tuple[str, ...] = ()
-    max_result: int = 16 << 20
-    max_tasks: int | None = None
-    max_memory: int | None = None
-    only_registered: bool = False
-    program: Program = field(default_factory=Program)
-
-
 class Child:
     """One slot's process: its warden, where it has one, which ends when the slot has.
 
@@ -79,6 +54,9 @@ class Child:
     Args:
         number: which slot of the worker it is, from 1.
         terms: what it is started with.
+
+    Raises:
+        OSError: it cannot be started: the machine has no process, memory or descriptor left.
     """
 
     def __init__(self, number: int, terms: SlotTerms) -> None:
@@ -113,18 +91,17 @@ class Child:
         self.tasks = 0
         self._serial = 0
         self._specs: set[int] = set()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "dtq.worker.warden", str(os.getpid()), str(theirs.fileno()), str(position_fd)],
-                pass_fds=(theirs.fileno(), position_fd),
-                stdin=subprocess.DEVNULL,
-                stdout=self.output.writing_end,
-                stderr=self.output.writing_end,
-                start_new_session=True,
-                env={name: value for name, value in os.environ.items() if name not in SECRETS},
-            )
-        os.close(position_fd)
-        self.output.given()
+        try:
+            self.process = self._start(theirs.fileno(), position_fd)
+        except OSError:
+            self.output.close()
+            self.position.close()
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+            os.close(position_fd)
+            self.output.given()
         self.channel.send(
             terms.worker,
             terms.paths,
@@ -133,6 +110,17 @@ class Child:
             terms.max_memory,
             terms.only_registered,
             _PROGRAM.plain(terms.program),
+        )
+
+    def _start(self, channel_fd: int, position_fd: int) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dtq.worker.warden", str(os.getpid()), str(channel_fd), str(position_fd)],
+            pass_fds=(channel_fd, position_fd),
+            stdin=subprocess.DEVNULL,
+            stdout=self.output.writing_end,
+            stderr=self.output.writing_end,
+            start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name not in SECRETS},
         )
 
     @property
@@ -197,6 +185,25 @@ class Child:
             if index is not None:
                 return chunk, index, at
         return None
+
+    def moments(self, now: float, stuck_s: float) -> list[float]:
+        """When it is to be looked at again.
+
+        Args:
+            now: ``time.monotonic()``.
+            stuck_s: how long work may wait behind a task that runs, in seconds.
+        """
+        moments = [self.doomed_at] if self.doomed_at is not None else []
+        running = self.running()
+        if running is None:
+            # Where it has not begun yet, nothing else says when it does.
+            return [*moments, now + stuck_s] if self.chunks else moments
+        chunk, index, at = running
+        if chunk.spec.options.timeout_s is not None:
+            moments.append(at + chunk.spec.options.timeout_s)
+        if not self.recalled and (len(self.chunks) > 1 or index + 1 < chunk.end):
+            moments.append(at + stuck_s)
+        return moments
 
     def recall(self) -> list[tuple[Chunk, int, int]]:
         """Take back what it has not started. It takes no new lease until it has said that it stopped.

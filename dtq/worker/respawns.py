@@ -36,7 +36,7 @@ class Respawns:
         self._pause.pop(number, None)
         self._stillborn = 0
 
-    def plan(self, number: int, now: float, *, stillborn: bool) -> None:
+    def plan(self, number: int, now: float, *, stillborn: bool = False) -> None:
         """A slot has died.
 
         Args:

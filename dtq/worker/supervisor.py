@@ -22,7 +22,7 @@ import selectors
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from dtq.errors import BadMessage, CannotImport, DtqError
@@ -30,11 +30,12 @@ from dtq.model.messages import Doomed, Exchange, Failed, Failure, Grant, Progres
 from dtq.model.options import Spec
 from dtq.model.states import Outcome
 from dtq.model.wire import codec
-from dtq.worker.child import DYING_S, LEAVING_S, MAX_AHEAD_BYTES, Child, SlotTerms
+from dtq.worker.child import DYING_S, LEAVING_S, MAX_AHEAD_BYTES, Child
 from dtq.worker.chunks import Chunk, Holdings
 from dtq.worker.output import Output
 from dtq.worker.remains import Condemned, Remains, last_words, verdict
 from dtq.worker.respawns import Respawns
+from dtq.worker.terms import WorkerTerms
 from dtq.worker.wakeup import Wakeup
 
 log = logging.getLogger("dtq.worker")
@@ -42,21 +43,6 @@ log = logging.getLogger("dtq.worker")
 _FAILURE: Final = codec(Failure)
 #: How long work may wait behind a running task before it is taken back, in seconds.
 STUCK_S: Final = 0.05
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerTerms:
-    """What a worker is told once.
-
-    Attributes:
-        slots: how many slots it has.
-        slot: what each is started with.
-        grace_s: how long a drain lets running tasks go on, in seconds; None for as long as they need.
-    """
-
-    slots: int
-    slot: SlotTerms
-    grace_s: float | None = None
 
 
 class Supervisor:
@@ -265,18 +251,7 @@ class Supervisor:
         if self._waiting:
             moments.append(self._waiting[0].granted_at + STUCK_S)
         for child in self._children:
-            if child.doomed_at is not None:
-                moments.append(child.doomed_at)
-            running = child.running()
-            if running is None:
-                if child.chunks:  # it has not begun yet: look again, for nothing else says when it does
-                    moments.append(now + STUCK_S)
-                continue
-            chunk, index, at = running
-            if chunk.spec.options.timeout_s is not None:
-                moments.append(at + chunk.spec.options.timeout_s)
-            if not child.recalled and (len(child.chunks) > 1 or index + 1 < chunk.end):
-                moments.append(at + STUCK_S)
+            moments += child.moments(now, STUCK_S)
         if self._wakeup.look_s is not None:
             moments.append(now + self._wakeup.look_s)
         return max(0.0, min(moments) - now) if moments else None
@@ -378,7 +353,12 @@ class Supervisor:
     # -- slots ----------------------------------------------------------------------------------------------------
 
     def _spawn(self, number: int) -> None:
-        child = Child(number, self.terms.slot)
+        try:
+            child = Child(number, self.terms.slot)
+        except OSError as error:
+            log.error("slot %d cannot be started: %s", number, error)
+            self._not_born(number)
+            return
         self._children.append(child)
         self._selector.register(child.channel, selectors.EVENT_READ, child)
         self._selector.register(child.output, selectors.EVENT_READ, child.output)
@@ -495,12 +475,18 @@ class Supervisor:
     def _plan_respawn(self, child: Child) -> None:
         if self.draining:
             return
-        self._respawns.plan(child.number, time.monotonic(), stillborn=not child.ready)
         if not child.ready:
-            if not any(other.sound for other in self._children):
-                self.fatal = self.fatal or self._respawns.verdict()
-        elif child.condemned is None and not (child.retired and not child.broken) and not child.leaving:
+            self._not_born(child.number)
+            return
+        self._respawns.plan(child.number, time.monotonic())
+        if child.condemned is None and not (child.retired and not child.broken) and not child.leaving:
             log.warning("slot %d (pid %d) died; it is replaced", child.number, child.pid)
+
+    def _not_born(self, number: int) -> None:
+        """A slot was never ready for work: try again later, or give up where no other is."""
+        self._respawns.plan(number, time.monotonic(), stillborn=True)
+        if not any(child.sound for child in self._children):
+            self.fatal = self.fatal or self._respawns.verdict()
 
     def _close(self) -> None:
         with self.lock:

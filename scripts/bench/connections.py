@@ -24,9 +24,9 @@ from rig.scene import Scene
 from dtq.config import load_authkey
 from dtq.model.messages import Hello, Role
 from dtq.transport.proxy import Proxy
-from dtq.worker.child import SlotTerms
 from dtq.worker.link import Link
-from dtq.worker.supervisor import Supervisor, WorkerTerms
+from dtq.worker.supervisor import Supervisor
+from dtq.worker.terms import SlotTerms, WorkerTerms
 
 #: How many workers are made in one process.
 TOGETHER = 50

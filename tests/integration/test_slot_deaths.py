@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import pickle
 import signal
+import subprocess
 from collections.abc import Iterator
 
 import psutil
 import pytest
 
+from dtq.errors import WorkerBroken
 from dtq.model import pages
 from dtq.model.messages import Failed, Grant
 from dtq.model.options import Function, Options, Spec
 from dtq.model.states import Outcome
-from dtq.worker.child import Child, SlotTerms
+from dtq.worker.child import Child
 from dtq.worker.chunks import Chunk
-from dtq.worker.supervisor import Supervisor, WorkerTerms
+from dtq.worker.supervisor import Supervisor
+from dtq.worker.terms import SlotTerms, WorkerTerms
 from tests.cluster import TASKS, until
 
 TERMS = SlotTerms(worker="w", paths=(str(TASKS),))
@@ -83,6 +86,32 @@ def test_slot_whose_warden_is_stopped_is_killed_all_the_same() -> None:
     until(child.exited, "the warden to end")
     assert child.close().code == -signal.SIGKILL
     assert not any(slot.is_running() for slot in slots)
+
+
+def test_worker_that_can_start_no_process_tries_again_and_gives_up(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 27: the machine has no processes left: it is tried again, nothing leaks, and after ten times it is enough."""
+    slot = turn_until(supervisor, "idle")
+    before = len(os.listdir("/proc/self/fd"))
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("dtq.worker.respawns.RESPAWN_S", (0.0, 0.0))
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    # When a slot dies, and none can take its place
+    os.kill(slot.pid, signal.SIGKILL)
+
+    def given_up() -> bool:
+        supervisor.wake()
+        supervisor._turn()
+        return supervisor.fatal is not None
+
+    until(given_up, "the worker to give up", lambda: supervisor._children)
+    # Then it says so, and what the dead slot had open is closed
+    assert isinstance(supervisor.fatal, WorkerBroken)
+    assert len(os.listdir("/proc/self/fd")) == before - 3
 
 
 def test_slot_ends_with_its_warden() -> None:

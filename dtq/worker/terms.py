@@ -1,0 +1,47 @@
+"""What a worker and its slots are started with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dtq.worker.program import Program
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotTerms:
+    """What every slot of a worker is started with.
+
+    Attributes:
+        worker: the worker's name.
+        paths: put in front of ``sys.path``.
+        imports: modules imported at the start.
+        max_result: largest result in bytes.
+        max_tasks: after how many tasks a slot is replaced; None for never.
+        max_memory: above how much resident memory in bytes it is replaced after a task; None for never.
+        only_registered: whether it runs nothing but registered task types.
+        program: the program that the worker is part of, where it is part of one.
+    """
+
+    worker: str
+    paths: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    max_result: int = 16 << 20
+    max_tasks: int | None = None
+    max_memory: int | None = None
+    only_registered: bool = False
+    program: Program = field(default_factory=Program)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerTerms:
+    """What a worker is told once.
+
+    Attributes:
+        slots: how many slots it has.
+        slot: what each is started with.
+        grace_s: how long a drain lets running tasks go on, in seconds; None for as long as they need.
+    """
+
+    slots: int
+    slot: SlotTerms
+    grace_s: float | None = None
