@@ -97,6 +97,8 @@ class Scene:
         if store != "memory":
             self._store += ["--durability", store]
         self._processes: list[Process] = []
+        #: In the order of their start.
+        self.workers: list[Process] = []
         self._slots = slots
 
     def __enter__(self) -> Self:
@@ -122,6 +124,7 @@ class Scene:
         where = ["--connect", self.address, "--authkey-file", str(self.key_file), "--slots", str(slots)]
         worker = self._run("worker", [*where, "--path", str(BENCH), "--import", "rig.work", *words], " ready:")
         worker.await_ready()
+        self.workers.append(worker)
         return worker
 
     def client(self) -> Client:

@@ -42,3 +42,10 @@ def doze(seconds: float) -> tuple[float, float, int]:
     start = time.monotonic()
     time.sleep(seconds)
     return start, time.monotonic(), os.getpid()
+
+
+def stay(directory: str, seconds: float) -> None:
+    """Say that it has started, and stay for a while."""
+    with open(os.path.join(directory, f"{time.monotonic()!r} {os.getpid()}"), "w"):
+        pass
+    time.sleep(seconds)

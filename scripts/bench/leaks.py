@@ -1,0 +1,63 @@
+"""Does anything grow that should not? Rounds of 200,000 tasks, and then nothing: memory, descriptors and threads.
+
+The first two rounds fill what is meant to be filled (the cache of pages, SQLite's own); from then on nothing may grow.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import psutil
+from rig.options import command_line
+from rig.report import Bar, Report
+from rig.scene import Process, Scene
+from rig.work import noop
+
+#: How long nothing happens before a look, in seconds.
+IDLE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a process and its children have."""
+
+    megabytes: float
+    descriptors: int
+    threads: int
+
+
+def look(process: Process) -> Look:
+    whole = psutil.Process(process.popen.pid)
+    family = [whole, *whole.children(recursive=True)]
+    return Look(
+        megabytes=sum(one.memory_info().rss for one in family) / 1e6,
+        descriptors=sum(one.num_fds() for one in family),
+        threads=sum(one.num_threads() for one in family),
+    )
+
+
+def main() -> None:
+    options = command_line(__doc__)
+    report = Report("leaks", "Does anything grow with the number of tasks?", options)
+    tasks = options.pick(200_000, 1_000)
+    looks: dict[str, list[Look]] = {"coordinator": [], "worker": []}
+    with Scene("fsync", slots=2, directory=options.directory) as scene:
+        for _ in range(4):
+            with scene.client() as client:
+                assert sum(1 for _ in client.map(noop, range(tasks))) == tasks
+            time.sleep(IDLE_S if not options.quick else 0.1)
+            for name, process in (("coordinator", scene.coordinator), ("worker", scene.workers[0])):
+                looks[name].append(look(process))
+    for name, (_, second, _, fourth) in looks.items():
+        report.add(f"{name}: memory after 2 rounds", second.megabytes, "MB")
+        report.add("  after 4 rounds", fourth.megabytes, "MB")
+        report.add("  the second against the first", fourth.megabytes / second.megabytes, "", Bar(most=1.05))
+        report.add("  descriptors more", fourth.descriptors - second.descriptors, "", Bar(most=0))
+        report.add("  threads more", fourth.threads - second.threads, "", Bar(most=0))
+    report.note(f"A round is a map of {tasks:,} tasks by a client of its own; the worker has two slots.")
+    report.print()
+
+
+if __name__ == "__main__":
+    main()
