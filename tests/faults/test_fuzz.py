@@ -12,7 +12,7 @@ import socket
 import threading
 import types
 from collections.abc import Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from pathlib import Path
@@ -23,6 +23,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from dtq.engines.base import Engine
 from dtq.engines.sqlite import SqliteEngine
 from dtq.model.messages import Role
 from dtq.model.pages import pack
@@ -40,11 +41,23 @@ FUZZ = settings(
 )
 
 
-@pytest.fixture(scope="module", params=["memory", "sqlite"])
-def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    """One coordinator for all that is thrown at it; at the end it is as at the beginning."""
-    store = tmp_path_factory.mktemp("fuzz") / "dtq.db"
-    engine = SqliteEngine(store, durability="none") if request.param == "sqlite" else None
+@pytest.fixture(scope="module")
+def home() -> Iterator[House]:
+    """One coordinator for all that is thrown at it."""
+    with unharmed(None) as home:
+        yield home
+
+
+@pytest.fixture(scope="module")
+def durable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """One with a store on the disk."""
+    with unharmed(SqliteEngine(tmp_path_factory.mktemp("fuzz") / "dtq.db", durability="none")) as home:
+        yield home
+
+
+@contextmanager
+def unharmed(engine: Engine | None) -> Iterator[House]:
+    """A coordinator that is at the end as at the beginning."""
     with house(engine=engine) as home:
         before = psutil.Process().memory_info().rss
         yield home
@@ -167,22 +180,23 @@ CALLS = st.sampled_from(sorted(METHODS)).flatmap(lambda name: st.tuples(st.just(
 @FUZZ
 @given(calls=st.lists(CALLS, max_size=6), worker=st.booleans())
 def test_calls_of_the_right_types_are_answered_whatever_is_in_them(
-    home: House, calls: list[tuple[str, tuple[Any, ...]]], worker: bool
+    home: House, durable: House, calls: list[tuple[str, tuple[Any, ...]]], worker: bool
 ) -> None:
     hello = client()
     if worker:
         hello = replace(hello, role=Role.WORKER, slots=1, primary=True)
-    with closing(home.line(hello)) as line:
-        for name, arguments in calls:
-            try:
-                line.send((name, arguments))
-                kind, answer = line.recv()
-            except (EOFError, OSError):
-                return  # it had enough of this one
-            assert kind in ("#RETURN", "#ERROR")
-            if kind == "#ERROR":
-                assert answer[0] != "internal", (name, arguments, answer)
-                assert HERE.decode() not in str(answer)
+    for one in (home, durable):
+        with closing(one.line(hello)) as line:
+            for name, arguments in calls:
+                try:
+                    line.send((name, arguments))
+                    kind, answer = line.recv()
+                except (EOFError, OSError):
+                    break  # it had enough of this one
+                assert kind in ("#RETURN", "#ERROR")
+                if kind == "#ERROR":
+                    assert answer[0] != "internal", (name, arguments, answer)
+                    assert HERE.decode() not in str(answer)
 
 
 def test_others_are_served_during_all_of_it(home: House) -> None:

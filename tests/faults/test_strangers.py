@@ -50,12 +50,23 @@ def resident_mib(pid: int = 0) -> float:
     return float(psutil.Process(pid or os.getpid()).memory_info().rss) / 2**20
 
 
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """A process that may open as many files as the tests need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2500:
+        pytest.skip("this machine does not allow so many descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2500), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
 # -- strangers ------------------------------------------------------------------------------------------------------
 
 
-def test_five_hundred_silent_connections_delay_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_five_hundred_silent_connections_delay_nobody(monkeypatch: pytest.MonkeyPatch, many_files: None) -> None:
     """Row 4: slowloris, drip feed."""
-    monkeypatch.setattr(reception, "HANDSHAKE_S", 1.0)
+    monkeypatch.setattr(reception, "HANDSHAKE_S", 2.0)
     with serving(Fake()) as server, ExitStack() as stack:
         threads = threading.active_count()
         waits: list[float] = []
@@ -227,22 +238,22 @@ def test_peer_that_reads_a_byte_now_and_then_is_cut_off(monkeypatch: pytest.Monk
         wait_until("its end", lambda: len(fake.gone) == 1)
 
 
-def test_slow_but_steady_message_arrives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection_module, "PACE_S", 0.3)
-    monkeypatch.setattr(connection_module, "PACE_BYTES", 500)
-    with serving(Fake()) as server, proxy_to(server) as proxy:
-        proxy.connect()
-        line = proxy._connection
-        assert line is not None
-        body = pickle.dumps(("follow", (list(range(40_000)),)), 5)
-        data = memoryview(len(body).to_bytes(4, "big") + body)
-        pieces = [data[start : start + 20_000] for start in range(0, len(data), 20_000)]
-        assert len(pieces) >= 4
-        for piece in pieces:
-            line.sock.sendall(piece)
-            threading.Event().wait(0.15)  # the line is slow: what is measured
-        kind, _ = line.recv()
-        assert kind == "#ERROR"  # a pickle with a memo; it arrived whole
+def test_slow_but_steady_message_keeps_its_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a message of which 500 bytes have to come in each stretch of ten seconds
+    now = [100.0]
+    monkeypatch.setattr(connection_module.time, "monotonic", lambda: now[0])
+    pace = connection_module._Pace(500, 10.0)
+    assert pace.left_s(0) == 10
+    # When as much comes, however slowly, Then it may go on
+    for have in (500, 1000, 1501):
+        now[0] += 10
+        assert pace.left_s(have) == 10
+    # When one byte less comes, Then not
+    now[0] += 9
+    assert pace.left_s(1502) == 1
+    now[0] += 1
+    with pytest.raises(TimeoutError, match="too slow"):
+        pace.left_s(2000)
 
 
 # -- versions -------------------------------------------------------------------------------------------------------
@@ -340,12 +351,8 @@ def false_coordinator(port: int, met: threading.Event) -> Iterator[None]:
         thread.join(DEADLINE_S)
 
 
-def test_five_hundred_peers_come_back_after_a_restart() -> None:
+def test_five_hundred_peers_come_back_after_a_restart(many_files: None) -> None:
     """Row 11: restart with 500 workers."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < 2500:
-        pytest.skip("this machine does not allow so many descriptors")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2500), hard))
     with ExitStack() as stack:
         fake = Fake()
         with serving(fake) as first:
@@ -555,12 +562,8 @@ def lease_of_another(home: House, producer: Any, worker: Any) -> Any:
 # -- load -----------------------------------------------------------------------------------------------------------
 
 
-def test_thousand_idle_connections_cost_forty_kilobytes_each() -> None:
+def test_thousand_idle_connections_cost_forty_kilobytes_each(many_files: None) -> None:
     """Row 61: 1,000 idle workers."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard != resource.RLIM_INFINITY and hard < 2500:
-        pytest.skip("this machine does not allow so many descriptors")
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2500), hard))
     with serving_apart() as apart, ExitStack() as stack:
         with proxy_to(apart) as warm:
             warm.connect()

@@ -240,6 +240,7 @@ def test_silence_in_the_middle_of_tls_is_cut_at_the_deadline(
                 # Then both are closed when the time is over
                 assert time.monotonic() - started < 10
         # And others are served
+        monkeypatch.setattr(reception, "HANDSHAKE_S", 5.0)
         with proxy_to(server.address[1], tls_files(places / PEER)) as proxy:
             assert proxy.follow([1]) == [1]
 
