@@ -48,10 +48,10 @@ def _attempt_row(attempt: Attempt) -> tuple[str, ...]:
     return (str(attempt.number), attempt.outcome.value, took, memory, attempt.worker, failure_text(attempt.failure))
 
 
-def _write_words(attempt: Attempt) -> None:
-    """What an attempt left behind: its traceback, and the last lines that it printed."""
+def _write_words(attempt: Attempt, *, traceback: bool) -> None:
+    """What an attempt left behind: its traceback, where that is wanted, and the last lines that it printed."""
     number, failure = attempt.number, attempt.failure
-    if failure.traceback:
+    if traceback and failure.traceback:
         write(f"\nAttempt {number}:\n{printable(failure.traceback.rstrip())}")
     if failure.output:
         write(f"\nAttempt {number} printed at last:\n{printable(failure.output.rstrip())}")
@@ -77,7 +77,8 @@ def show_task(task: TaskView, now: float, *, tracebacks: bool = False) -> None:
     Args:
         task: the task.
         now: the present moment.
-        tracebacks: whether its attempts are shown with their tracebacks and what they printed at last.
+        tracebacks: whether all its attempts are shown with their tracebacks and what they printed at last; else only
+            what the last one printed is.
     """
     state = paint(task.state.value) + (", being stopped" if task.cancelling else "")
     failed = [plural(task.failures, "failure")] if task.failures else []
@@ -102,8 +103,8 @@ def show_task(task: TaskView, now: float, *, tracebacks: bool = False) -> None:
         write()
         rows = [_attempt_row(attempt) for attempt in task.history]
         write_table(("ATTEMPT", "OUTCOME", "AFTER", "MEMORY", "WORKER", "WHY"), rows, right=(0, 3))
-    for attempt in task.history if tracebacks else ():
-        _write_words(attempt)
+    for attempt in task.history if tracebacks else task.history[-1:]:
+        _write_words(attempt, traceback=tracebacks)
 
 
 def show_batch(batch: BatchView, now: float) -> None:

@@ -47,6 +47,8 @@ def test_status_of_a_task_shows_its_history(noted: NotedCoordinator, capsys: Cap
     assert "3 of 4 (75%)" in shown
     assert "1  failed   500 ms           lab-1   ValueError: bad\\u001b[2J value" in shown
     assert "2  crashed  500 ms  1.5 GiB  lab-1   signal 9" in shown
+    assert shown.endswith("\nAttempt 2 printed at last:\nreading\nall of it\n")
+    assert "Traceback" not in shown
 
 
 def test_status_as_json_has_every_field(noted: NotedCoordinator, capsys: Captured) -> None:
