@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import psutil
+
 from dtq.coordinator.connection import Connection as Session
 from dtq.coordinator.service import Coordinator, Setup
 from dtq.core.register import Rules
@@ -125,3 +127,8 @@ def wait_until(what: str, look: Callable[[], Any], timeout_s: float = DEADLINE_S
             return
         tick.wait(0.01)
     raise AssertionError(f"{what}: {seen!r} after {timeout_s} s")
+
+
+def resident_mib(pid: int = 0) -> float:
+    """The memory of a process; of this one unless another is named."""
+    return float(psutil.Process(pid or os.getpid()).memory_info().rss) / 2**20
