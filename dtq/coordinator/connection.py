@@ -152,7 +152,9 @@ class Connection:
             c.ticker.by(c.machine.register.probe_at)
             told = bool(exchange.succeeded or exchange.failed or exchange.released)
             ticket = c.committer.ticket() if told else None
-            if not told:
+            if told:
+                state.reported = ticket
+            else:
                 c.committer.soon()
         c.committer.settle(ticket)
         if fetch is not None:

@@ -270,6 +270,8 @@ class Coordinator:
         now = self.clock.now()
         with self.lock:
             known = set(self.machine.register.workers)
+            for session in [name for name, state in self.sessions.by_id.items() if state.kept_waiting]:
+                self.machine.excuse(session, now)
             self.machine.tick(now)
             for session in known - set(self.machine.register.workers):
                 state = self.sessions.by_id.get(session)

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Final
 
+from dtq.coordinator.committer import Generation
 from dtq.core.changes import BatchRow, Change, Stored
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
@@ -80,6 +81,8 @@ class SessionState:
         self.receipts: dict[int, Receipt] = {}
         #: Highest number of a submission that was repeated: up to it, a first time that comes late does not count.
         self.repeated: int | None = None
+        #: What the answer to the worker's last report waits for, or waited.
+        self.reported: Generation | None = None
         #: Cancellations that the worker has been told on its fetching call.
         self.told: set[tuple[int, int]] = set()
         self.draining = False
@@ -100,6 +103,11 @@ class SessionState:
     def is_worker(self) -> bool:
         """Whether it is a worker's."""
         return self.hello.role is Role.WORKER
+
+    @property
+    def kept_waiting(self) -> bool:
+        """Whether it is a worker whose report is on its way to the disk."""
+        return self.reported is not None and not self.reported.over
 
     @property
     def away(self) -> bool:

@@ -424,6 +424,12 @@ class Machine:
 
     # -- time -----------------------------------------------------------------------------------------------------
 
+    def excuse(self, session: str, now: float) -> None:
+        """A worker waits for an answer of the coordinator's: it can say nothing meanwhile, and is not silent."""
+        worker = self.register.workers.get(session)
+        if worker is not None:
+            worker.renew(now + self.rules.lease_s)
+
     def tick(self, now: float) -> float:
         """Do what is due.
 

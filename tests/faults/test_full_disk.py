@@ -149,7 +149,7 @@ def test_store_that_cannot_be_written_loses_nothing_accepted(tmp_path: Path, fau
     within = [] if limited else shim.within(tmp_path / "queue.db", fail_when=switch)
     with Cluster(tmp_path, within=within) as cluster:
         # Given work that was accepted
-        coordinator = cluster.coordinator("--lease", "2s")
+        coordinator = cluster.coordinator("--lease", "1s")
         producer = Producer(cluster.service())
         long = producer.submit("until_file", [(str(marks), "long", str(gate))], priority=1)
         batch = producer.submit("echo", [(n,) for n in range(50)])
@@ -165,7 +165,7 @@ def test_store_that_cannot_be_written_loses_nothing_accepted(tmp_path: Path, fau
         worker = cluster.worker(slots=2)
         # Then it is worked on, for longer than a lease, and nothing is told that is not on disk
         until(lambda: list(marks.iterdir()), "the long task to start")
-        wait_while_in_trouble(producer, code, 3.0)
+        wait_while_in_trouble(producer, code, 1.5)
         with pytest.raises(StoreError, match="what was accepted is safe"):
             producer.service.results(batch, 0, 50)
         # And when they can again, all of it is

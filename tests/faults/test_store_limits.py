@@ -89,7 +89,7 @@ def test_slow_disk_delays_acknowledgements_and_no_heartbeat(tmp_path: Path) -> N
     engine.open()  # making it takes many syncs
     engine.close()
     with Cluster(tmp_path, within=shim.within(store, sync_ms=500)) as cluster:
-        cluster.coordinator("--lease", "2s")
+        cluster.coordinator("--lease", "1s")
         producer = Producer(cluster.service())
         hello = Hello(session=os.urandom(16).hex(), role=Role.WORKER, name="heart", slots=1, primary=True)
         heart = Proxy([("127.0.0.1", cluster.port)], cluster.key_file.read_bytes().strip(), hello)
@@ -98,7 +98,7 @@ def test_slow_disk_delays_acknowledgements_and_no_heartbeat(tmp_path: Path) -> N
         acknowledged = threading.Event()
 
         def submit() -> None:
-            producer.submit("nap", [(2.5,), (0.1,), (0.1,)])
+            producer.submit("nap", [(1.5,), (0.1,), (0.1,)])
             acknowledged.set()
 
         submitting = threading.Thread(target=submit)
@@ -115,7 +115,7 @@ def test_slow_disk_delays_acknowledgements_and_no_heartbeat(tmp_path: Path) -> N
         # and work that takes longer than a lease is done once.
         cluster.worker(slots=2)
         (batch,) = producer.acknowledged
-        assert producer.values(batch) == [2.5, 0.1, 0.1]
+        assert producer.values(batch) == [1.5, 0.1, 0.1]
         stats = producer.service.stats()
         assert (stats.retries, stats.refused) == (0, 0)
 

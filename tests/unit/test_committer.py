@@ -17,7 +17,7 @@ from dtq.errors import ShuttingDown, StoreError, StoreFull, UnknownId
 from dtq.model import pages
 from dtq.model.snapshots import Counts, Selection
 from dtq.model.states import State
-from dtq.testing import FailingEngine
+from dtq.testing import FailingEngine, ManualClock
 from tests.contracts.service_scene import DEADLINE_S, House, until
 from tests.coordinator_scene import HeldEngine, failing_house
 
@@ -160,6 +160,35 @@ def test_heartbeat_does_not_wait_for_a_slow_disk(held: Held) -> None:
     hand.exchange()
 
     assert not call.done()
+
+
+def test_worker_whose_report_waits_for_the_disk_is_not_silent(held: Held) -> None:
+    # Given two workers, of which one waits for its report to be on a disk that hangs
+    house, engine = held
+    client, waiting, silent = house.client(), house.worker(), house.worker("silent")
+    client.submit(2)
+    grant = waiting.fetch_one()
+    silent.fetch_one()
+    house.coordinator.flush()
+    engine.hold()
+    report = house.begin(lambda: waiting.succeed(grant))
+    assert engine.reached.wait(DEADLINE_S)
+
+    # When leases run out, twice
+    coordinator = house.coordinator
+    clock = coordinator.clock = ManualClock(coordinator.clock.now())
+    for _ in range(2):
+        clock.advance(max(0.0, coordinator.next_deadline() - clock.now()))
+        coordinator.tick()
+
+    # Then
+    assert set(coordinator.machine.register.workers) == {waiting.session}
+    engine.go_on()
+    report.result(DEADLINE_S)
+    for _ in range(2):
+        clock.advance(max(0.0, coordinator.next_deadline() - clock.now()))
+        coordinator.tick()
+    assert coordinator.machine.register.workers == {}
 
 
 def test_news_are_told_when_they_are_durable(held: Held) -> None:
