@@ -33,6 +33,12 @@ _working = options.stacked(
         "--max-memory-per-slot", metavar="SIZE", type=options.SIZE, help="Replace a slot's process above this size."
     ),
     click.option(
+        "--keep-processes",
+        is_flag=True,
+        default=None,
+        help="Let processes that tasks leave running go on until their slot is replaced.",
+    ),
+    click.option(
         "--only-registered",
         is_flag=True,
         default=None,

@@ -79,6 +79,7 @@ class WorkerSettings:
         name: the worker's name for people.
         max_tasks_per_slot: after how many tasks a slot's process is replaced; None for never.
         max_memory_per_slot: above how many bytes a slot's process is replaced; None for never.
+        keep_processes: whether processes that tasks leave running may go on until their slot is replaced.
         only_registered: whether to run registered task types only.
         grace_s: how long a drain may take before running tasks are given back; None for as long as they need.
     """
@@ -92,6 +93,7 @@ class WorkerSettings:
     name: str
     max_tasks_per_slot: int | None = None
     max_memory_per_slot: int | None = None
+    keep_processes: bool = False
     only_registered: bool = False
     grace_s: float | None = None
 
@@ -220,6 +222,7 @@ _WORKER: Final = {
     "name": _Key("DTQ_WORKER_NAME", _text),
     "max_tasks_per_slot": _Key("DTQ_MAX_TASKS_PER_SLOT", _number(1, 10**12)),
     "max_memory_per_slot": _Key("DTQ_MAX_MEMORY_PER_SLOT", _size(2**20, 2**50)),
+    "keep_processes": _Key("DTQ_KEEP_PROCESSES", _switch),
     "only_registered": _Key("DTQ_ONLY_REGISTERED", _switch),
     "grace": _Key("DTQ_GRACE", _duration(0, 10 * 366 * 86_400)),
 }

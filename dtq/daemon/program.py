@@ -45,6 +45,7 @@ class Worker:
         imports: modules that every slot imports when it starts.
         paths: directories for modules, before those of this program.
         only_registered: whether to run registered task types only: no function by its name, no code that was sent.
+        keep_processes: whether processes that tasks leave running may go on until their slot is replaced.
         max_tasks_per_slot: after how many tasks a slot's process is replaced; None for never.
         max_memory_per_slot: above how many bytes a slot's process is replaced; None for never.
         grace: how long `stop` lets running tasks go on, in seconds; None for as long as they need.
@@ -63,6 +64,7 @@ class Worker:
         imports: Iterable[str] = (),
         paths: Iterable[str | Path] = (),
         only_registered: bool | None = None,
+        keep_processes: bool | None = None,
         max_tasks_per_slot: int | None = None,
         max_memory_per_slot: int | None = None,
         grace: float | None = None,
@@ -76,6 +78,7 @@ class Worker:
             "imports": tuple(imports),
             "paths": tuple(dict.fromkeys([*map(str, paths), *program_paths()])),
             "only_registered": only_registered,
+            "keep_processes": keep_processes,
             "max_tasks_per_slot": max_tasks_per_slot,
             "max_memory_per_slot": max_memory_per_slot,
             "grace": grace,

@@ -115,6 +115,7 @@ class Serving:
                 max_result=min(welcome.max_message - _ENVELOPE, welcome.max_blob),
                 max_tasks=settings.max_tasks_per_slot,
                 max_memory=settings.max_memory_per_slot,
+                keep_processes=settings.keep_processes,
                 only_registered=settings.only_registered,
                 program=self._program,
             ),

@@ -95,6 +95,7 @@ def _worker_words(settings: WorkerSettings, address: str, coordinating: Coordina
         words += ["--max-tasks-per-slot", str(settings.max_tasks_per_slot)]
     if settings.max_memory_per_slot is not None:
         words += ["--max-memory-per-slot", str(settings.max_memory_per_slot)]
+    words += ["--keep-processes"] * settings.keep_processes
     words += ["--only-registered"] * settings.only_registered
     if settings.grace_s is not None:
         words += ["--grace", f"{settings.grace_s}s"]

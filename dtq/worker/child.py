@@ -108,6 +108,7 @@ class Child:
             terms.imports,
             terms.max_result,
             terms.max_memory,
+            terms.keep_processes,
             terms.only_registered,
             _PROGRAM.plain(terms.program),
         )

@@ -118,6 +118,7 @@ class Slot:
         worker: the worker's name.
         max_result: largest result in bytes.
         max_memory: how much memory in bytes it may have resident after a task and go on; None for any.
+        keep_processes: whether processes that tasks leave running may go on.
         only_registered: whether nothing but registered task types may run.
     """
 
@@ -128,6 +129,7 @@ class Slot:
         worker: str,
         max_result: int,
         max_memory: int | None,
+        keep_processes: bool,
         only_registered: bool,
     ) -> None:
         self._channel = channel
@@ -138,7 +140,7 @@ class Slot:
         self._max_memory = max_memory
         #: Functions of which it was said that they leave traces.
         self._told: set[str] = set()
-        self._surroundings = Surroundings()
+        self._surroundings = Surroundings(keep_processes)
         self._only_registered = only_registered
         self._specs: dict[int, Spec] = {}
         self._token = 0
@@ -316,11 +318,11 @@ def main(parent: int, channel_fd: int, position_fd: int) -> int:
     greeting = channel.receive()
     if greeting is None:
         return 0
-    worker, paths, imports, max_result, max_memory, only_registered, program = greeting
+    worker, paths, imports, *limits, program = greeting
     mark_records()
     if not _prepare(channel, worker, paths, imports, _PROGRAM.decode(program)):
         return 1
-    slot = Slot(channel, position, worker, max_result, max_memory, only_registered)
+    slot = Slot(channel, position, worker, *limits)
     channel.send("ready", os.getpid())
     with contextlib.suppress(BrokenPipeError, ConnectionError):
         try:

@@ -57,19 +57,25 @@ def _umask() -> int:
 
 
 class Surroundings:
-    """How this process is to be for every task; at first as it is now."""
+    """How this process is to be for every task; at first as it is now.
 
-    def __init__(self) -> None:
-        # A directory that may be entered, and not read, is one to work in, too; where there is no O_PATH it is not.
-        self._home = os.open(".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
-        #: Copies of the descriptors 0 to 2, out of the way of what closes them.
-        self._spare = [os.dup(descriptor) for descriptor in range(3)]
-        self._standard = [_identity(descriptor) for descriptor in range(3)]
+    Args:
+        keep_processes: whether processes that tasks leave running may go on.
+    """
+
+    def __init__(self, keep_processes: bool) -> None:
+        self._keep_processes = keep_processes
+        self._directory: tuple[int, int] | None = None
+        self._home = -1
+        #: Copies of the descriptors 0 to 2, out of the way of what closes them, and what they stand for.
+        self._spare = [-1, -1, -1]
+        self._standard: list[tuple[int, int] | None] = [None, None, None]
         self.accept()
 
     def accept(self) -> None:
         """What is now is right: a module that was imported for the first time has set something up."""
-        self._directory = _directory()
+        self._accept_directory()
+        self._accept_descriptors()
         self._umask = _umask()
         self._environment = dict(_environment())
         self._handlers = [_handler(number) for number in _SIGNALS]
@@ -78,6 +84,25 @@ class Surroundings:
         self._depth = sys.getrecursionlimit()
         self._timer = signal.getitimer(signal.ITIMER_REAL)[0] > 0
         self._known = frozenset(_helpers()) if _has_children() else frozenset()
+
+    def _accept_directory(self) -> None:
+        now = _directory()
+        if now == self._directory:
+            return
+        if self._home >= 0:
+            os.close(self._home)
+        # A directory that may be entered, and not read, is one to work in, too; where there is no O_PATH it is not.
+        self._home = os.open(".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._directory = now
+
+    def _accept_descriptors(self) -> None:
+        for descriptor, spare in enumerate(self._spare):
+            now = _identity(descriptor)
+            if now is not None and now != self._standard[descriptor]:
+                if spare >= 0:
+                    os.close(spare)
+                self._spare[descriptor] = os.dup(descriptor)
+                self._standard[descriptor] = now
 
     def restore(self) -> list[str]:
         """Put back what has changed.
@@ -164,7 +189,7 @@ class Surroundings:
 
     def _left_running(self) -> list[str]:
         """Names and numbers of processes that were started since and still run."""
-        if not _has_children():
+        if not _has_children() or self._keep_processes:
             return []
         left = [pid for pid in _helpers() if pid not in self._known]
         return [f"{_name(pid)} (pid {pid})" for pid in left if pid != _resource_tracker()]

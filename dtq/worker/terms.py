@@ -18,6 +18,7 @@ class SlotTerms:
         max_result: largest result in bytes.
         max_tasks: after how many tasks a slot is replaced; None for never.
         max_memory: above how much resident memory in bytes it is replaced after a task; None for never.
+        keep_processes: whether processes that tasks leave running may go on until it is replaced.
         only_registered: whether it runs nothing but registered task types.
         program: the program that the worker is part of, where it is part of one.
     """
@@ -28,6 +29,7 @@ class SlotTerms:
     max_result: int = 16 << 20
     max_tasks: int | None = None
     max_memory: int | None = None
+    keep_processes: bool = False
     only_registered: bool = False
     program: Program = field(default_factory=Program)
 

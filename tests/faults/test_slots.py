@@ -154,6 +154,23 @@ def test_process_left_running_ends_and_the_slot_with_it(scene: Scene, tmp_path: 
     scene.worker.await_line(f"(pid {pid}) running; the slot is replaced")
 
 
+def test_process_may_stay_where_the_worker_allows_it(tmp_path: Path) -> None:
+    """Row 50: with --keep-processes what a task leaves running goes on, and still ends with its slot."""
+    place = tmp_path / "place"
+    place.mkdir()
+    with Cluster(tmp_path, memory=True) as cluster:
+        cluster.coordinator()
+        worker = cluster.worker("--keep-processes", slots=1)
+        producer = Producer(cluster.service())
+        (slot,) = producer.values(producer.submit("rude_work:pid", [()]))
+        producer.values(producer.submit("rude_work:beget", [(str(place), "daemon", "return")]))
+        assert producer.values(producer.submit("rude_work:pid", [()])) == [slot]
+        assert alive(*numbers(place))
+        worker.signal(signal.SIGTERM)
+        assert worker.ended() == 0
+        assert not alive(*numbers(place))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_process_of_a_crashed_task_ends_with_it(scene: Scene, tmp_path: Path, kind: str) -> None:
     """Row 50: by the time the crash is told, what the task had started is gone, and the attempt says so."""
