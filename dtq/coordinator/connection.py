@@ -72,6 +72,9 @@ class Connection:
             raise NotPermitted("a second hello")
         with c.lock:
             now = c.clock.now()
+            known = c.sessions.by_id.get(hello.session)
+            if known is not None and known.hello.role is not hello.role:
+                raise NotPermitted(f"a hello as {hello.role.value} in the session of a {known.hello.role.value}")
             state, resumed = c.sessions.enter(hello, now)
             if hello.role is Role.WORKER:
                 resumed = c.machine.attach(hello.session, hello.name, hello.queues, now)

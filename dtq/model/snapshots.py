@@ -218,7 +218,7 @@ class WorkerView:
     """A connected worker.
 
     Attributes:
-        session: its session.
+        session: stands for its session, the same while that lasts; is not its name towards the coordinator.
         name: its name.
         host: its machine.
         pid: its process.

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 SERIALIZER: Final = "dtq"
 #: Connections that may wait to be accepted. The library's 16 loses most of three hundred that come at once.
 BACKLOG: Final = 1024
+#: Connecting to every interface is connecting to this machine.
+_ANY: Final = ("0.0.0.0", "::")
 
 
 def reason(error: BaseException) -> str:
@@ -121,7 +123,7 @@ def dial(
             raise Unreachable(peer, "connection refused")
         tune(sock)
         binding = NO_BINDING
-        if tls is not None and not is_loopback(address[0]):
+        if tls is not None and not is_loopback(address[0]) and address[0] not in _ANY:
             from dtq.transport.tls import secure_client  # ssl costs what a process without it need not pay
 
             sock, binding = secure_client(sock, tls, host=address[0], peer=peer, deadline=deadline)

@@ -16,7 +16,7 @@ from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
 from dtq.core.register import Rules
 from dtq.engines.memory import MemoryEngine
-from dtq.errors import DtqError, RoleMissing, Unreachable, WrongKey
+from dtq.errors import DtqError, NotPermitted, RoleMissing, Unreachable, WrongKey
 from dtq.model.messages import Exchange, Hello, Role, Submission
 from dtq.model.options import Function, Options, Spec
 from dtq.model.pages import pack
@@ -148,6 +148,22 @@ def test_submit_key_cannot_pass_for_a_worker(house: House) -> None:
     with pytest.raises(RoleMissing, match="hello as client takes the role submit or admin"):
         house.proxy(WORK, CLIENT).connect()
     assert house.proxy(KEY).stats().workers == ()
+
+
+def test_nobody_can_speak_for_a_workers_session(house: House) -> None:
+    # Given a worker, and a producer that sees it in the counts
+    worker, producer = house.proxy(WORK, WORKER), house.proxy(SUBMIT)
+    worker.exchange(Exchange())
+    (seen,) = producer.stats().workers
+
+    # When the producer says hello with what it sees, or with the worker's own session
+    assert WORKER.session not in repr(seen)
+    house.proxy(SUBMIT, replace(CLIENT, session=seen.session)).stats()
+    with pytest.raises(NotPermitted, match="a hello as client in the session of a worker"):
+        house.proxy(SUBMIT, replace(CLIENT, session=WORKER.session)).connect()
+
+    # Then the worker goes on
+    worker.exchange(Exchange())
 
 
 def test_administrative_verbs_are_put_on_record(house: House, caplog: pytest.LogCaptureFixture) -> None:

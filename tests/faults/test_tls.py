@@ -302,6 +302,16 @@ def test_cluster_beyond_loopback_is_encrypted_and_this_machine_may_speak_plainly
         assert cluster.command("stats").returncode == 0
 
 
+def test_up_on_every_interface_runs_its_own_worker(tmp_path: Path) -> None:
+    # Given coordinator and worker in one command, with the coordinator's certificates
+    with Cluster(tmp_path) as cluster:
+        assert cluster.command("keygen", "--tls", "--out", "tls").returncode == 0
+        where = ["--host", "0.0.0.0", "--port", str(cluster.port), "--authkey-file", str(cluster.key_file), "--memory"]
+        cluster.run("up", ["up", *where, "--tls", "tls/coordinator", "--slots", "1"]).await_line("dtq is up")
+        # Then the worker works
+        assert cluster.command("submit", "math:factorial", "5", "--wait").stdout == "120\n"
+
+
 def test_binding_beyond_loopback_without_tls_says_what_that_means(tmp_path: Path) -> None:
     with Cluster(tmp_path, memory=True) as cluster:
         line = cluster.coordinator("--host", "0.0.0.0").await_line("nothing is encrypted")
