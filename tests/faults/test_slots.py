@@ -313,14 +313,14 @@ def test_leak_costs_the_slot_its_process_and_no_task_anything(tmp_path: Path) ->
 
 
 def test_code_that_holds_the_lock_keeps_its_lease(tmp_path: Path) -> None:
-    """Rows 35 and 52: a task holds the interpreter's lock for three leases: it runs once, heartbeats are on time."""
+    """Rows 35 and 52: a task holds the interpreter's lock for two leases: it runs once, heartbeats are on time."""
     directory = tmp_path / "marks"
     directory.mkdir()
     with Cluster(tmp_path, memory=True) as cluster:
-        cluster.coordinator("--lease", "1s")
+        cluster.coordinator("--lease", "2s")
         cluster.worker(slots=1)
         producer = Producer(cluster.service())
-        batch = producer.submit("rude_work:hold_the_lock", [(str(directory), 3.0)])
+        batch = producer.submit("rude_work:hold_the_lock", [(str(directory), 4.5)])
         silent = 0.0
         while producer.counts(batch).succeeded == 0:
             silent = max(silent, *(worker.seen_s for worker in producer.service.stats().workers), 0.0)
@@ -328,7 +328,7 @@ def test_code_that_holds_the_lock_keeps_its_lease(tmp_path: Path) -> None:
         assert producer.values(batch) == [None]
         assert len(os.listdir(directory)) == 1
         assert producer.service.task(batch, 0).history == ()
-    assert 0 < silent < 1.0
+    assert 0 < silent < 2.0
 
 
 def test_worker_is_the_same_after_all_of_this(scene: Scene) -> None:
