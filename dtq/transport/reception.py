@@ -9,6 +9,7 @@ can happen to it: no descriptors, no threads, connections that vanish.
 from __future__ import annotations
 
 import logging
+import math
 import selectors
 import socket
 import time
@@ -86,19 +87,28 @@ class Reception:
         """Until `close` is called."""
         try:
             while not self._closing:
-                self._open_or_shut()
-                for key, _ in self._selector.select(self._patience_s()):
-                    if key.data is not None:
-                        self._attend(key.data)
-                    elif key.fileobj is self._listener.socket:
-                        self._accept()
-                self._send_away(time.monotonic() - HANDSHAKE_S)
+                try:
+                    self._round()
+                except Exception:
+                    # The edge of the thread, which must not end: without it nobody comes in any more.
+                    log.exception("the reception stumbled, and goes on")
+                    time.sleep(_REST_S)
         finally:
             for newcomer in list(self._newcomers):
                 self._part(newcomer)
                 newcomer.connection.close()
             self._selector.close()
             self._bell.close()
+
+    def _round(self) -> None:
+        """Wait until something is to be done, and do it."""
+        self._open_or_shut()
+        for key, _ in self._selector.select(self._patience_s()):
+            if key.data is not None:
+                self._attend(key.data)
+            elif key.fileobj is self._listener.socket:
+                self._accept()
+        self._send_away(time.monotonic() - HANDSHAKE_S)
 
     def close(self) -> None:
         """Have `run` end soon; from any thread, once."""
@@ -107,10 +117,11 @@ class Reception:
 
     def _patience_s(self) -> float | None:
         """How long nothing has to be done if nobody says anything."""
-        due = [newcomer.since + HANDSHAKE_S for newcomer in self._newcomers][:1]
+        oldest = next(iter(self._newcomers), None)
+        due = math.inf if oldest is None else oldest.since + HANDSHAKE_S
         if not self._accepting:
-            due.append(self._open_again_at)
-        return max(0.0, min(due) - time.monotonic()) if due else None
+            due = min(due, self._open_again_at)
+        return None if due == math.inf else max(0.0, due - time.monotonic())
 
     # -- the listener -----------------------------------------------------------------------------------------------
 

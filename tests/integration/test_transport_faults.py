@@ -16,6 +16,7 @@ import pytest
 from dtq.errors import DtqError, Unreachable
 from dtq.model.messages import Welcome
 from dtq.transport import Backoff, Proxy
+from dtq.transport.reception import Reception
 from tests.integration.transport_scene import Fake, proxy_to, serving, serving_apart
 
 
@@ -331,6 +332,29 @@ def test_server_without_threads_serves_old_clients_and_recovers(
         monkeypatch.undo()
         with proxy_to(server) as new:
             assert new.follow([2]) == [2]
+
+
+def test_reception_goes_on_whatever_it_stumbles_over(
+    fake: Fake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Row 13: no more memory, in the middle of the accept loop itself."""
+    with serving(fake) as server:
+        # Given a loop that meets an error that nobody thought of, three times
+        real, left = Reception._patience_s, [3]
+
+        def fail(reception: Reception) -> float | None:
+            if left[0]:
+                left[0] -= 1
+                raise MemoryError
+            return real(reception)
+
+        monkeypatch.setattr(Reception, "_patience_s", fail)
+        # When clients come, Then they are served
+        for number in range(3):
+            with proxy_to(server) as proxy:
+                assert proxy.follow([number]) == [number]
+        assert left == [0]
+        assert "the reception stumbled" in caplog.text
 
 
 def test_server_out_of_address_space_serves_old_clients_and_recovers() -> None:
