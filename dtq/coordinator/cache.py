@@ -18,7 +18,7 @@ from dtq.engines.base import Engine, Page
 from dtq.model import pages
 
 #: How many bytes of committed pages are held, bookkeeping included.
-BUDGET: Final = 48 << 20
+BUDGET: Final = 16 << 20
 #: What a page costs beside its bytes, roughly.
 _OVERHEAD: Final = 500
 _by_lo = attrgetter("lo")
