@@ -163,7 +163,11 @@ class Sender:
             except AWAY as error:
                 repeated = True
                 if not self._pause(error, backoff):
-                    self._refuse(call.receivers, error)
+                    # Where something made the client of no more use, that is what to hear, not what it did to the line.
+                    closed = self._outbox.closed
+                    self._refuse(
+                        call.receivers, error if closed is None or isinstance(closed, ClientClosed) else closed
+                    )
                     return None
             except DtqError as error:
                 self._refuse(call.receivers, error)
