@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import fields, replace
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from dtq.model.pages import pack
 from dtq.model.snapshots import Selection
 from dtq.transport import Proxy, Server
 from tests.cluster import DEADLINE_S, Cluster, until
-from tests.tasks import numbers_work
 
 KEY = b"the key of these tests, 32 bytes"
 CLIENT = Hello(session="c" * 32, role=Role.CLIENT, name="slow")
@@ -214,8 +214,8 @@ def test_client_waits_for_room_and_loses_nothing(tmp_path: Path) -> None:
         cluster.coordinator("--max-tasks", "50")
         with Client(cluster.address, authkey_file=cluster.key_file) as client:
             # When a client submits far more, alone and as a map, before there is a worker
-            handles = [client.submit(numbers_work.add, number, 1) for number in range(300)]
-            batch = client.map(numbers_work.add, range(1000), [1] * 1000)
+            handles = [client.submit(add, number, 1) for number in range(300)]
+            batch = client.map(add, range(1000), [1] * 1000)
             cluster.worker()
 
             # Then all of it is done, in order, and the queue never held more
@@ -228,15 +228,15 @@ def test_client_that_does_not_want_to_wait_is_refused(tmp_path: Path) -> None:
         cluster.coordinator("--max-tasks", "2")
         where: dict[str, Any] = {"authkey_file": cluster.key_file}
         with Client(cluster.address, when_full="fail", **where) as client:
-            assert all(client.submit(numbers_work.add, number, 1).accepted(DEADLINE_S) for number in range(2))
+            assert all(client.submit(add, number, 1).accepted(DEADLINE_S) for number in range(2))
             with pytest.raises(QueueFull, match="--max-tasks"):
-                client.submit(numbers_work.add, 1, 1).accepted(DEADLINE_S)
+                client.submit(add, 1, 1).accepted(DEADLINE_S)
         # And so is one that waits, when nothing has moved for so long
         with Client(cluster.address, full_timeout=0.2, **where) as client:
             with pytest.raises(QueueFull):
-                client.submit(numbers_work.add, 1, 1).accepted(DEADLINE_S)
+                client.submit(add, 1, 1).accepted(DEADLINE_S)
             assert client.cancel(queue="default").cancelled == 2
-            assert client.submit(numbers_work.add, 1, 1).accepted(DEADLINE_S)
+            assert client.submit(add, 1, 1).accepted(DEADLINE_S)
 
 
 def test_map_that_is_given_up_makes_room_for_what_waits(tmp_path: Path) -> None:
@@ -244,9 +244,9 @@ def test_map_that_is_given_up_makes_room_for_what_waits(tmp_path: Path) -> None:
         cluster.coordinator("--max-tasks", "20")
         with Client(cluster.address, authkey_file=cluster.key_file) as client:
             # Given a map that fills the queue, and a task that waits for room
-            results = client.map(numbers_work.add, range(20), [1] * 20)
+            results = client.map(add, range(20), [1] * 20)
             until(lambda: client.stats().counts.pending == 20, "the queue to be full", client.stats)
-            handle = client.submit(numbers_work.add, 1, 1)
+            handle = client.submit(add, 1, 1)
             assert not handle.accepted(0.3)
             # When nobody wants the map any more, Then the task is taken
             del results
