@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dtq.errors import UnknownId
-from dtq.model.messages import Exchange
+from dtq.model.messages import Exchange, Failed, Failure
 from dtq.model.snapshots import CancelReport, Counts, Selection
 from dtq.model.states import Outcome, State
 from tests.contracts.service_scene import SOON_S, Caller, House, spec, until
@@ -522,3 +522,29 @@ def test_worker_that_is_idle_says_goodbye_and_is_not_listed(house: House) -> Non
     hand.hang_up()
 
     until("it has left", lambda: client.service.stats().workers == ())
+
+
+def test_ten_thousand_dead_letters_are_all_kept_and_all_put_back(house: House) -> None:
+    """Row 64."""
+    # Given tiny tasks that all fail for good
+    count = 10_000
+    client, hand = house.client(), house.worker()
+    batches = [client.submit(1_000, max_retries=0) for _ in range(count // 1_000)]
+    failure = Failure(exception="ValueError", message="poison")
+    while grants := hand.fetch():
+        failed = [
+            Failed(token=grant.token, index=index, outcome=Outcome.FAILED, failure=failure, seconds=0.000_001)
+            for grant in grants
+            for index in range(grant.lo, grant.hi)
+        ]
+        hand.held.clear()
+        hand.exchange(failed=tuple(failed))
+    assert client.service.stats().dead_letters == count
+
+    # When one is thrown away and the rest put back
+    assert client.service.purge_dead(Selection(ids=((batches[3], 77),), limit=0)) == 1
+    assert client.service.retry_dead(Selection(limit=0)) == count - 1
+
+    # Then they wait, and none is dead
+    stats = client.service.stats()
+    assert (stats.counts.pending, stats.dead_letters) == (count - 1, 0)

@@ -70,6 +70,7 @@ def test_killed_workers_under_load_lose_nothing(cluster: Cluster) -> None:
 
 
 def test_killed_coordinator_loses_nothing_it_acknowledged(cluster: Cluster) -> None:
+    """Row 16; a hundred kills under full load are in `scripts/bench/recovery.py`."""
     # Given submitters, a worker, and a coordinator that is killed again and again
     coordinator = cluster.coordinator()
     cluster.worker(slots=2)
@@ -171,6 +172,7 @@ def test_stopped_coordinator_ends_in_order(cluster: Cluster) -> None:
 
 
 def test_paused_coordinator_takes_no_lease_away(cluster: Cluster, tmp_path: Path) -> None:
+    """Row 32."""
     directory = tmp_path / "marks"
     directory.mkdir()
     gate = tmp_path / "gate"

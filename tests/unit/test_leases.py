@@ -259,3 +259,19 @@ def test_tokens_hold_the_epoch_and_are_never_used_twice(machine: Driver) -> None
     assert {token >> 32 for token in before} == {1}
     assert {token >> 32 for token in after} == {2}
     assert len({*before, *after}) == 4
+
+
+def test_unimportant_task_waits_as_long_as_there_is_anything_more_urgent(machine: Driver) -> None:
+    """Row 63: priorities are strict, and nothing ages; `status` says what is ahead."""
+    # Given an unimportant task, and others that keep coming
+    machine.attach()
+    low = machine.submit(1, priority=9)
+    for _ in range(200):
+        urgent = machine.submit(1, priority=1)
+        lease = machine.lease_one()
+        assert lease.batch.number == urgent
+        machine.succeed(lease, seconds=1.0)
+
+    # When no more come, its turn has come
+    assert machine.state(low) is State.PENDING
+    assert machine.take() == [(low, 0)]
