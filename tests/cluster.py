@@ -223,8 +223,9 @@ def free_port() -> int:
 
 
 def clean_environment(directory: Path) -> dict[str, str]:
-    """This environment without anything of dtq's, and with configuration and state in a directory of their own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("DTQ_")}
+    """This environment without anything of dtq's or of this pytest's, with configuration and state in a directory of
+    their own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DTQ_", "PYTEST_"))}
     return {
         **kept,
         "XDG_CONFIG_HOME": str(directory / "config"),
