@@ -27,6 +27,7 @@ from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
 from dtq.core.register import Rules
 from dtq.daemon.logs import dump_stacks_on_request, log_to_stderr
+from dtq.daemon.memory import share_one_arena
 from dtq.daemon.signals import ignore_from_now_on
 from dtq.engines.base import Engine
 from dtq.transport.server import Server
@@ -50,6 +51,7 @@ def run(settings: CoordinatorSettings) -> int:
         KeyUnusable: the key cannot be used.
     """
     log_to_stderr()
+    share_one_arena()
     _raise_descriptor_limit()
     dump_stacks_on_request()
     key, origin, made = coordinator_authkey(settings.authkey_file)

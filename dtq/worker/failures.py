@@ -5,18 +5,27 @@ Worker, in the slot's process; the queue of `dtq.testing`, whose tasks run where
 
 from __future__ import annotations
 
+import importlib
+import os
 import pickle
 import traceback
 from typing import Final
 
+import dtq
 from dtq.client.functions import cannot_import, exception_name
-from dtq.errors import CannotImport, CannotUnpickle
+from dtq.errors import CannotImport, CannotUnpickle, DtqError
 from dtq.model.messages import Failure
 
 #: Bounds of what a failure may carry: characters of text, bytes of the pickled exception.
 MAX_MESSAGE: Final = 4_000
 MAX_TRACEBACK: Final = 32_000
 MAX_PICKLED: Final = 256 << 10
+#: Where frames come from that are nobody's code but ours and the import machinery's.
+_OWN: Final = (
+    os.path.dirname(dtq.__file__) + os.sep,
+    os.path.dirname(importlib.__file__) + os.sep,
+    "<frozen importlib",
+)
 
 
 def located(error: BaseException, where: str) -> BaseException:
@@ -56,7 +65,10 @@ def describe(error: BaseException, runner: str, peak_memory: int | None = None) 
 
 
 def traceback_of(error: BaseException, runner: str) -> str:
-    """The traceback as text, without the frames of one file at its top."""
+    """The traceback as text, without the frames of one file at its top; without any, where it is an error of dtq's that
+    no code of the user's had a part in: its sentence says it all."""
+    if isinstance(error, DtqError) and not _reaches_others(error):
+        return "".join(traceback.format_exception_only(error))
     own = error.__traceback__
     while own is not None and own.tb_frame.f_code.co_filename == runner:
         own = own.tb_next
@@ -64,6 +76,14 @@ def traceback_of(error: BaseException, runner: str) -> str:
         return "".join(traceback.format_exception(type(error), error, own or error.__traceback__))
     except Exception as second:  # noqa: BLE001 - as above
         return f"(the traceback cannot be made: {type(second).__name__})"
+
+
+def _reaches_others(error: BaseException | None) -> bool:
+    while error is not None:
+        if any(not frame.f_code.co_filename.startswith(_OWN) for frame, _ in traceback.walk_tb(error.__traceback__)):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _bounded(text: str, most: int) -> str:

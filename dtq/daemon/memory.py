@@ -1,0 +1,24 @@
+"""How this process asks the C library for memory."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Final
+
+#: glibc's number for it, from its malloc.h.
+_M_ARENA_MAX: Final = -8
+
+
+def share_one_arena() -> None:
+    """Have all threads that are still to come take memory from one arena of the C library's. Does nothing but on Linux
+    with glibc.
+
+    By default glibc gives up to eight arenas a core to threads, so that these need not wait for one another. Ours wait
+    for the interpreter anyway, and what the thread of one connection asked for and that of another gives back makes
+    holes in all of them: a coordinator that had 71 MB in use took 170 MB after a hundred clients had come and gone.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_M_ARENA_MAX, 1)

@@ -1,0 +1,40 @@
+"""The blocks of the pages in docs, run in their order as a user would type them; read as those of the README are."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.test_readme import Reader, blocks
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize(
+    ("page", "fewest", "libraries"),
+    [("asyncio.md", 6, ()), ("executor.md", 7, ("dask", "joblib")), ("testing.md", 7, ())],
+    ids=["asyncio", "executor", "testing"],
+)
+def test_every_block_of_the_page_runs_as_written(
+    tmp_path: Path, page: str, fewest: int, libraries: tuple[str, ...]
+) -> None:
+    # Given a page, and the libraries of which it speaks
+    for name in libraries:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            if os.environ.get("CI"):
+                raise
+            pytest.skip(f"{name} is not installed")
+    found = list(blocks((DOCS / page).read_text()))
+    assert len(found) >= fewest
+    # When somebody types what it says, then it does what it shows
+    reader = Reader(tmp_path)
+    try:
+        for block in found:
+            reader.read(block)
+    finally:
+        reader.close()
