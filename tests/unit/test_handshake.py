@@ -126,7 +126,9 @@ def test_server_that_cannot_prove_itself_is_refused(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize(
-    "garbage", [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01" + bytes(50), os.urandom(64), b"DT" * 20]
+    "garbage",
+    [b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01" + bytes(50), os.urandom(64), b"DT" * 20],
+    ids=["http", "tls", "random", "own"],  # the same in every process that collects the tests
 )
 def test_stranger_gets_no_byte(ends: Ends, garbage: bytes) -> None:
     # Given a peer that speaks something else
