@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from dtq import __version__
 from dtq.cli.output import say
 from dtq.config import Address, TlsFiles, client_addresses, configured_tls, format_address, load_authkey
+from dtq.daemon.logs import SafeFormatter
 from dtq.errors import Unreachable
 from dtq.model.messages import Hello, Role
 
@@ -73,7 +74,7 @@ def _mentioned(addresses: Sequence[Address]) -> Iterator[None]:
 def _say_outages() -> None:
     """What the client logs (the coordinator is lost, and back) goes to standard error as dtq's other sentences do."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("dtq: %(message)s"))
+    handler.setFormatter(SafeFormatter("dtq: %(message)s"))
     logging.getLogger("dtq.client").addHandler(handler)
 
 

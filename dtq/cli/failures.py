@@ -14,8 +14,8 @@ from typing import Final
 
 import click
 
-from dtq.cli.output import printable
 from dtq.errors import DtqError
+from dtq.model.text import printable
 
 INTERRUPTED: Final = 130
 BUG: Final = 70

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import sys
 import time
@@ -16,13 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TextIO
 
 from dtq.config.values import format_duration
+from dtq.model.text import printable
 
 #: Version of the JSON that commands print; changes only if something in it goes or means something else.
 SCHEMA: Final = 1
 #: Narrowest a column is cut to, in characters.
 _NARROWEST: Final = 8
-#: What could move the cursor or colour a terminal: control characters but for tab and newline.
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _COLOURS: Final = {
     "scheduled": "36",
     "pending": "36",
@@ -31,11 +29,6 @@ _COLOURS: Final = {
     "dead": "31",
     "cancelled": "33",
 }
-
-
-def printable(text: str) -> str:
-    """The text with control characters escaped: what a task says must not drive the reader's terminal."""
-    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def one_line(text: str, limit: int = 200) -> str:

@@ -10,7 +10,6 @@ from dtq.cli.output import (
     one_line,
     paint,
     plural,
-    printable,
     say,
     table,
     write,
@@ -22,6 +21,7 @@ from dtq.config.values import format_duration, format_size
 from dtq.model.messages import Failure
 from dtq.model.snapshots import Attempt, BatchView, Counts, DeadLetter, Stats, TaskView
 from dtq.model.states import State
+from dtq.model.text import printable
 
 
 def counts_text(counts: Counts) -> str:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from dtq.cli.failures import TaskTrouble, complain
-from dtq.cli.output import plural, printable, value_json, value_text, write, write_json
+from dtq.cli.output import plural, value_json, value_text, write, write_json
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.handle import TaskHandle
 from dtq.client.outcomes import RemoteTraceback
@@ -22,6 +22,7 @@ from dtq.client.terms import exception_name
 from dtq.errors import DtqError, TaskCancelled, TaskError, WaitTimeout
 from dtq.model.ids import TaskId
 from dtq.model.states import State
+from dtq.model.text import printable
 
 #: How often a progress bar asks how far things are, in seconds.
 _LOOK_S: Final = 0.25

@@ -11,6 +11,7 @@ from typing import Final
 from dtq.coordinator import queries
 from dtq.coordinator.service import Coordinator
 from dtq.core import operators, views
+from dtq.core.batches import SpecEntry
 from dtq.core.changes import TaskRow
 from dtq.engines.base import EndedRun, StoredBatch
 from dtq.errors import StoreError, UnknownId
@@ -32,8 +33,9 @@ def cancel(c: Coordinator, selection: Selection) -> CancelReport:
         StoreError: it cannot be made durable at the moment; it holds while this coordinator runs.
     """
     sizes = _sizes(c, selection)
+    specs = queries.wanted_specs(c, selection)
     with c.lock:
-        targets = _targets(c, selection, c.clock.now())
+        targets = _targets(c, selection, specs, c.clock.now())
     done: Counter[str] = Counter()
     for start in range(0, len(targets), _AT_ONCE):
         with c.lock:
@@ -82,7 +84,7 @@ def _sizes(c: Coordinator, selection: Selection) -> dict[int, int]:
     return sizes
 
 
-def _targets(c: Coordinator, selection: Selection, now: float) -> list[tuple[int, int]]:
+def _targets(c: Coordinator, selection: Selection, specs: set[SpecEntry], now: float) -> list[tuple[int, int]]:
     """What a cancel is for: ``(batch, index)``, index -1 for a whole batch; nothing twice. Under the lock."""
     whole = {number for number, index in selection.ids if index < 0}
     named = [at for at in dict.fromkeys(selection.ids) if at[1] < 0 or at[0] not in whole]
@@ -90,8 +92,8 @@ def _targets(c: Coordinator, selection: Selection, now: float) -> list[tuple[int
         return named
     by_spec = selection.exception is None and selection.older_than_s is None
     if by_spec and selection.state is None and not named:
-        return [(batch.number, -1) for batch in views.batches(c.machine, selection)]
-    found = views.live_tasks(c.machine, replace(selection, limit=0), now)
+        return [(batch.number, -1) for batch in views.batches(c.machine, selection, specs)]
+    found = views.live_tasks(c.machine, replace(selection, limit=0), now, specs)
     if by_spec and len(whole) == len(named):  # every task of a batch matches, or none
         return list(dict.fromkeys((view.batch, -1) for view in found))
     wanted = set(named)

@@ -15,6 +15,7 @@ from dtq.coordinator.committer import Generation
 from dtq.coordinator.service import Coordinator
 from dtq.coordinator.sessions import SessionState
 from dtq.core import views
+from dtq.core.batches import SpecEntry
 from dtq.core.changes import ResultPage
 from dtq.core.ledger import EndedRange
 from dtq.engines.base import EndedRun
@@ -139,8 +140,9 @@ def _ended_view(run: EndedRun, index: int | None = None) -> TaskView:
 
 def tasks(c: Coordinator, selection: Selection) -> list[TaskView]:
     """Tasks that match, as runs of like ones."""
+    specs = wanted_specs(c, selection)
     with c.lock:
-        found = [] if selection.state in FINAL else views.live_tasks(c.machine, selection, c.clock.now())
+        found = [] if selection.state in FINAL else views.live_tasks(c.machine, selection, c.clock.now(), specs)
         ticket = c.committer.ticket()
     _settled(c, ticket)
     room = selection.limit - len(found)
@@ -148,6 +150,13 @@ def tasks(c: Coordinator, selection: Selection) -> list[TaskView]:
         ended = c.engine.ended(replace(selection, limit=max(0, room)), c.clock.now())
         found += [_ended_view(run) for run in ended]
     return found
+
+
+def wanted_specs(c: Coordinator, selection: Selection) -> set[SpecEntry]:
+    """The specs of live batches that match; a glob is matched outside of the lock."""
+    with c.lock:
+        specs = list(c.machine.register.specs.values())
+    return views.matching(specs, selection)
 
 
 # -- results ------------------------------------------------------------------------------------------------------

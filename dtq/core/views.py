@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator
+from math import inf
 from operator import attrgetter
 
 from dtq.core.batches import Batch, SpecEntry, Task
@@ -11,6 +12,7 @@ from dtq.core.changes import BatchRow
 from dtq.core.heap import Run
 from dtq.core.leases import Lease
 from dtq.core.machine import Machine
+from dtq.model.globs import Glob, glob
 from dtq.model.options import Spec
 from dtq.model.snapshots import BatchView, Counts, QueueView, Selection, TaskView
 from dtq.model.states import State
@@ -67,37 +69,90 @@ def task_view(machine: Machine, batch: Batch, index: int) -> TaskView | None:
     return None
 
 
-def live_tasks(machine: Machine, selection: Selection, now: float) -> list[TaskView]:
-    """Unfinished tasks that match, as runs of like ones: running ones first, then in the order they will run."""
+def live_tasks(
+    machine: Machine, selection: Selection, now: float, specs: Collection[SpecEntry] | None = None
+) -> list[TaskView]:
+    """Unfinished tasks that match, as runs of like ones: running ones first, then in the order they will run.
+
+    Args:
+        machine: the machine.
+        selection: the selection.
+        now: the time.
+        specs: the specs that match, where `matching` has looked for them already.
+    """
     register = machine.register
+    picker = _Picker(selection, now)
+    if specs is None:
+        specs = matching(register.specs.values(), selection)
     found: list[TaskView] = []
     for state in (State.RUNNING, State.PENDING, State.SCHEDULED):
         if selection.state not in (None, state):
             continue
         among = {lease.batch for lease in register.leases.values()} if state is State.RUNNING else None
-        for batch in _in_order(batches(machine, selection, among)):
-            found += [view for view in _runs(machine, batch, state) if _matches(batch, view, selection, now)]
+        for batch in _in_order(batches(machine, selection, specs, among)):
+            found += [view for view in _runs(machine, batch, state) if picker.picks(batch, view)]
             if selection.limit and len(found) >= selection.limit:
                 return found[: selection.limit]
     return found
 
 
-def batches(machine: Machine, selection: Selection, among: Iterable[Batch] | None = None) -> list[Batch]:
-    """Live batches that match by id, queue and function; among all of them, or some."""
+def batches(
+    machine: Machine, selection: Selection, specs: Collection[SpecEntry], among: Iterable[Batch] | None = None
+) -> list[Batch]:
+    """Live batches that match by id and are of these specs; among all of them, or some."""
     register = machine.register
     if among is None:
         numbers = {number for number, _ in selection.ids}
         among = (
             [register.batches[n] for n in numbers if n in register.batches] if numbers else register.batches.values()
         )
-    specs = {entry for entry in register.specs.values() if _wants(selection, entry)}
     return [batch for batch in among if batch.entry in specs]
 
 
-def _wants(selection: Selection, entry: SpecEntry) -> bool:
-    if selection.queue is not None and entry.spec.options.queue != selection.queue:
-        return False
-    return selection.function is None or fnmatchcase(entry.spec.function.name, selection.function)
+def matching(specs: Iterable[SpecEntry], selection: Selection) -> set[SpecEntry]:
+    """The specs that match by queue and function: a glob of a peer's is gone through here, and needs no lock."""
+    function = None if selection.function is None else glob(selection.function)
+    return {
+        entry
+        for entry in specs
+        if (selection.queue is None or entry.spec.options.queue == selection.queue)
+        and (function is None or function.matches(entry.spec.function.name))
+    }
+
+
+class _Picker:
+    """Tells which tasks of batches that match are selected by themselves."""
+
+    def __init__(self, selection: Selection, now: float) -> None:
+        self._before = inf if selection.older_than_s is None else now - selection.older_than_s
+        self._exception: Glob | None = None if selection.exception is None else glob(selection.exception)
+        #: By batch, the indexes that are wanted, in order; None for all of them.
+        self._ids: dict[int, list[int] | None] = {}
+        for number, index in sorted(selection.ids, reverse=True):
+            wanted = self._ids.setdefault(number, [])
+            if index < 0:
+                self._ids[number] = None
+            elif wanted is not None:
+                wanted.append(index)
+        for wanted in self._ids.values():
+            if wanted is not None:
+                wanted.reverse()
+
+    def picks(self, batch: Batch, view: TaskView) -> bool:
+        """Whether a run of a batch is selected, or one task of it."""
+        if (view.started_at or view.submitted_at) > self._before:
+            return False
+        if self._exception is not None:
+            task = batch.task(view.index)
+            if task is None or not self._exception.matches(task.exception):
+                return False
+        if not self._ids:
+            return True
+        wanted = self._ids.get(view.batch, [])
+        if wanted is None:
+            return True
+        at = bisect_left(wanted, view.index)
+        return at < len(wanted) and wanted[at] < view.index + view.count
 
 
 def _in_order(batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -107,18 +162,6 @@ def _in_order(batches: Iterable[Batch]) -> Iterator[Batch]:
         by_rank.setdefault(batch.entry.rank, []).append(batch)
     for rank in sorted(by_rank):
         yield from sorted(by_rank[rank], key=attrgetter("number"))
-
-
-def _matches(batch: Batch, view: TaskView, selection: Selection, now: float) -> bool:
-    if selection.older_than_s is not None and (view.started_at or view.submitted_at) > now - selection.older_than_s:
-        return False
-    if selection.exception is not None:
-        task = batch.task(view.index)
-        if task is None or not fnmatchcase(task.exception, selection.exception):
-            return False
-    if not selection.ids:
-        return True
-    return any(n == view.batch and (i < 0 or view.index <= i < view.index + view.count) for n, i in selection.ids)
 
 
 def _runs(machine: Machine, batch: Batch, state: State) -> Iterator[TaskView]:

@@ -7,11 +7,41 @@ import logging
 import os
 import signal
 import sys
+from typing import Final
+
+from dtq.model.text import printable, printable_line
+
+#: What every further line of a record begins with: none of them passes for a record.
+_INDENT: Final = "    "
 
 
 def dump_stacks_on_request() -> None:
     """SIGUSR1 writes what every thread is doing to standard error: for a process that seems to hang."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)
+
+
+class SafeFormatter(logging.Formatter):
+    """Shows a record so that nothing in it passes for another record, or drives the reader's terminal.
+
+    Values in a record (names, messages, what a peer has sent) have their line breaks and unseen characters escaped.
+    Where dtq itself breaks the line, and in tracebacks, further lines are indented.
+
+    Args:
+        form: what a record looks like.
+    """
+
+    def __init__(self, form: str = "%(asctime)s %(levelname)s %(name)s: %(message)s") -> None:
+        super().__init__(form)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as text."""
+        return printable(super().format(record)).replace("\n", f"\n{_INDENT}")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """Its first part: all but tracebacks."""
+        if "\n" not in str(record.msg):
+            record.message = printable_line(record.message)
+        return super().formatMessage(record)
 
 
 def log_to_stderr(level: str | None = None) -> None:
@@ -21,7 +51,7 @@ def log_to_stderr(level: str | None = None) -> None:
         level: name of the lowest level to show; None for ``DTQ_LOG_LEVEL``, else INFO.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(SafeFormatter())
     logger = logging.getLogger("dtq")
     logger.addHandler(handler)
     wanted = (level or os.environ.get("DTQ_LOG_LEVEL") or "INFO").upper()

@@ -124,7 +124,7 @@ class Engine(Protocol):
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:
         """Tasks in a final state that match, latest first, at most ``selection.limit`` runs (0: all).
 
-        ``function`` and ``exception`` are globs (as `fnmatch.fnmatchcase`); ``exception`` and ``older_than_s`` match
+        ``function`` and ``exception`` are globs (`model.globs`); ``exception`` and ``older_than_s`` match
         against the task's row and its ``ended_at``; ``ids`` with index -1 mean the whole batch, and a run is
         returned whole if it holds one of the ids.
         """

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from fnmatch import fnmatchcase
 from itertools import islice
 
 from dtq.engines.base import EndedRun, StoredBatch
+from dtq.model.globs import glob
 from dtq.model.options import Spec
 from dtq.model.snapshots import Selection
 from dtq.model.states import FINAL, State
@@ -29,6 +29,8 @@ class Sieve:
 
     def __init__(self, selection: Selection, now: float) -> None:
         self._selection = selection
+        self._function = None if selection.function is None else glob(selection.function)
+        self._exception = None if selection.exception is None else glob(selection.exception)
         self.now = now
         self.states = FINAL if selection.state is None else FINAL & {selection.state}
         self.latest = math.inf if selection.older_than_s is None else now - selection.older_than_s
@@ -46,21 +48,21 @@ class Sieve:
     @property
     def by_exception(self) -> bool:
         """Whether only tasks with a row of their own can match."""
-        return self._selection.exception is not None
+        return self._exception is not None
 
     def wants_spec(self, spec: Spec) -> bool:
         """Whether tasks of this spec can match."""
-        queue, function = self._selection.queue, self._selection.function
+        queue = self._selection.queue
         if queue is not None and spec.options.queue != queue:
             return False
-        return function is None or fnmatchcase(spec.function.name, function)
+        return self._function is None or self._function.matches(spec.function.name)
 
     def wants(self, run: EndedRun) -> bool:
         """Whether a run matches; its spec has been looked at."""
         if run.state not in self.states or run.ended_at > self.latest or not self._wants_id(run):
             return False
-        exception = self._selection.exception
-        return exception is None or (run.task is not None and fnmatchcase(run.task.exception, exception))
+        exception = self._exception
+        return exception is None or (run.task is not None and exception.matches(run.task.exception))
 
     def _wants_id(self, run: EndedRun) -> bool:
         if self.batches is None:

@@ -15,7 +15,6 @@ from dtq.cli.output import (
     one_line,
     paint,
     plural,
-    printable,
     table,
     value_json,
     value_text,
@@ -28,11 +27,6 @@ class Terminal(io.StringIO):
 
     def isatty(self) -> bool:
         return True
-
-
-def test_printable_escapes_what_could_drive_a_terminal() -> None:
-    assert printable("a\tb\nc") == "a\tb\nc"
-    assert printable("\x1b[31mred\x07\x7f\x9b2J\r") == "\\u001b[31mred\\u0007\\u007f\\u009b2J\\u000d"
 
 
 def test_one_line_flattens_and_cuts() -> None:

@@ -1,0 +1,43 @@
+"""Text from elsewhere made safe to read: on a terminal, in a log, in a report.
+
+What a task prints, raises or is called may hold characters that nobody sees and that change what is seen: control
+characters drive a terminal, marks of direction turn a line around (U+202E), others take no room (U+200B) or break lines
+where nobody looks for it (U+2028). One rule for every place where people read: such characters are shown as their
+number.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+#: Control characters but for tab and newline; line and paragraph separators; every mark that only changes how others
+#: are shown (the category Cf: direction, joining, zero width, tags, soft hyphens); halves of characters (surrogates).
+_UNSEEN: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890-\u0891\u08e2\u180e\u200b-\u200f"
+    "\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001345f"
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f]"
+)
+_BREAKS: Final = {"\n": "\\n", "\t": "\\t"}
+_BREAK: Final = re.compile(r"[\n\t]")
+
+
+def printable(text: str) -> str:
+    """The text with every character escaped that is not seen, but for tabs and newlines.
+
+    An escape is ``\\u`` and four hexadecimal digits, two escapes beyond U+FFFF, as in JSON: escaped JSON stays JSON.
+    """
+    return text if text.isascii() and text.isprintable() else _UNSEEN.sub(_escaped, text)
+
+
+def printable_line(text: str) -> str:
+    """The text in one line: like `printable`, with tabs and newlines escaped too."""
+    return text if text.isprintable() else _BREAK.sub(lambda match: _BREAKS[match[0]], printable(text))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    number = ord(match[0])
+    if number < 0x10000:
+        return f"\\u{number:04x}"
+    high, low = divmod(number - 0x10000, 0x400)
+    return f"\\u{0xD800 + high:04x}\\u{0xDC00 + low:04x}"
