@@ -29,9 +29,10 @@ from dtq.testing import ManualClock
 Place = tuple[int, int]
 
 
-def spec(function: str = "work:shop", **options: Any) -> Spec:
+def spec(function: str | Function = "work:shop", **options: Any) -> Spec:
     """A function with options."""
-    return Spec(function=Function(name=function), options=Options(**options))
+    travelled = Function(name=function) if isinstance(function, str) else function
+    return Spec(function=travelled, options=Options(**options))
 
 
 def places(leases: Iterable[Lease]) -> list[Place]:
@@ -73,7 +74,7 @@ class Driver:
         self,
         count: int = 1,
         *,
-        function: str = "work:shop",
+        function: str | Function = "work:shop",
         session: str = "client",
         batch: int | None = None,
         offset: int = 0,

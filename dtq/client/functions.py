@@ -116,7 +116,7 @@ def _look_at(function: Callable[..., Any] | str | Function, before: Callee | Non
         kind = FunctionKind.IMPORT if ":" in function else FunctionKind.REGISTERED
         return _named(Function(kind=kind, name=function))
     if isinstance(function, Function):
-        return _named(function)
+        return Callee(function, None) if function.body else _named(function)
     fresh = _reference(function)
     if before is not None and before.function == fresh:
         return before

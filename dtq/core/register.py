@@ -19,13 +19,16 @@ from dtq.core.ledger import Ledger
 from dtq.core.retry import Verdict, judge
 from dtq.core.states import Move, Tally
 from dtq.errors import BatchTooLarge, QueueFull
+from dtq.model.lru import SizedLru
 from dtq.model.messages import Failure
 from dtq.model.options import Spec
 from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome, State
 
-#: How many specs that no live batch uses are remembered, for their number and estimate.
-_IDLE_SPECS: Final = 1_000
+#: How many specs that no live batch uses are remembered, for their number and estimate: of functions by name, and of
+#: those by value; and how many bytes the latter may have.
+IDLE_SPECS: Final = 1_000
+IDLE_BYTES: Final = 8 << 20
 #: Longest message of a dead letter's last exception that its row repeats, in characters.
 _MESSAGE: Final = 500
 
@@ -71,6 +74,11 @@ class Register:
         self.leases: dict[int, Lease] = {}
         self.specs: dict[Spec, SpecEntry] = {}
         self.specs_by_number: dict[int, SpecEntry] = {}
+        #: Those that no live batch uses, by whether their function travelled by value: closures, of which there may be
+        #: any number, do not push out what is known of functions that will come again.
+        self._idle: dict[bool, SizedLru[int, SpecEntry]] = {
+            by_value: SizedLru(IDLE_BYTES, IDLE_SPECS) for by_value in (False, True)
+        }
         self._latest: SpecEntry | None = None
         self.keys: dict[str, int] = {}
         #: Of those who look keys up in the store right now: batches with a key that have finished meanwhile.
@@ -123,8 +131,6 @@ class Register:
         if entry is None:
             self.last_spec += 1
             entry = self.add_spec(self.last_spec, spec)
-            if len(self.specs) > 2 * _IDLE_SPECS:
-                self._drop_idle_specs()
         self._latest = entry
         return entry
 
@@ -135,11 +141,15 @@ class Register:
         self.specs[spec] = self.specs_by_number[number] = entry
         return entry
 
-    def _drop_idle_specs(self) -> None:
-        idle = [entry for entry in self.specs.values() if entry.batches == 0]
-        for entry in idle[: max(0, len(idle) - _IDLE_SPECS)]:
-            del self.specs[entry.spec], self.specs_by_number[entry.number]
-        self._latest = None
+    def _released(self, entry: SpecEntry) -> None:
+        """No live batch uses a spec any more: it is remembered for as long as there is room."""
+        body = entry.spec.function.body
+        for number, idle in self._idle[bool(body)].put(entry.number, entry, len(body)):
+            del self.specs_by_number[number]
+            if self.specs.get(idle.spec) is idle:
+                del self.specs[idle.spec]
+            if idle is self._latest:
+                self._latest = None
 
     def add_batch(self, batch: Batch) -> None:
         """A batch is live."""
@@ -147,6 +157,7 @@ class Register:
         if not batch.complete:
             self.open[batch.number] = batch
         if batch.entry.batches == 0:
+            self._idle[bool(batch.entry.spec.function.body)].pop(batch.entry.number)
             self.ledger.spec(batch.entry)  # new, or unused for so long that the engine may have let it go
         batch.entry.batches += 1
         if batch.key is not None:
@@ -362,6 +373,8 @@ class Register:
         del self.batches[batch.number]
         self.open.pop(batch.number, None)
         batch.entry.batches -= 1
+        if batch.entry.batches == 0:
+            self._released(batch.entry)
         if batch.key is not None:
             self.keys.pop(batch.key, None)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any
 
@@ -49,6 +50,10 @@ class MemoryEngine:
         self._epoch = 0
         self._totals = Totals()
         self._specs: dict[int, SpecRow] = {}
+        #: By spec, the batches that may need its function again: the others only need its name.
+        self._callers: dict[int, set[int]] = {}
+        #: Specs that had callers before the commit that is being made.
+        self._unused: set[int] = set()
         self._batches: dict[int, BatchRow] = {}
         self._keys: dict[str, int] = {}
         self._tasks: dict[int, dict[int, TaskRow]] = {}
@@ -117,6 +122,7 @@ class MemoryEngine:
         with self._reading():
             for apply, what in steps:
                 apply(what)
+            self._strip()
 
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
         """See `Engine.pages`."""
@@ -180,6 +186,30 @@ class MemoryEngine:
             self._forget_key(before)
         self._batches[row.batch] = row
         self._keys[row.key] = row.batch
+        if before is not None and before.spec != row.spec:
+            self._let_go(before)
+        if row.finished_at is None or row.dead or row.user_key:
+            self._callers.setdefault(row.spec, set()).add(row.batch)
+        else:
+            self._let_go(row)
+
+    def _let_go(self, row: BatchRow) -> None:
+        """A batch has no use for its spec's function any more."""
+        callers = self._callers.get(row.spec)
+        if callers is not None:
+            callers.discard(row.batch)
+            if not callers:
+                del self._callers[row.spec]
+                self._unused.add(row.spec)
+
+    def _strip(self) -> None:
+        """Keep nothing but the names of functions that no batch may need again: their bodies may be large."""
+        for number in self._unused - self._callers.keys():
+            kept = self._specs.get(number)
+            if kept is not None and kept.spec.function.body:
+                nothing_but_its_name = replace(kept.spec.function, body=b"")
+                self._specs[number] = replace(kept, spec=replace(kept.spec, function=nothing_but_its_name))
+        self._unused.clear()
 
     def _on_attempt(self, row: AttemptRow) -> None:
         self._attempts.setdefault(row.batch, {}).setdefault(row.index, {})[row.attempt.number] = row.attempt
@@ -218,6 +248,7 @@ class MemoryEngine:
         row = self._batches.pop(batch, None)
         if row is not None:
             self._forget_key(row)
+            self._let_go(row)
         self._tasks.pop(batch, None)
         self._attempts.pop(batch, None)
         self._arguments.pop(batch, None)

@@ -17,6 +17,7 @@ from typing import Final
 import psutil
 
 from dtq.model.ids import TaskId
+from dtq.model.lru import SizedLru
 from dtq.model.options import Function, Spec
 from dtq.model.wire import codec
 from dtq.worker.channel import BUFFER, Channel
@@ -31,6 +32,9 @@ log = logging.getLogger("dtq.worker")
 
 _FUNCTION: Final = codec(Function)
 _PROGRAM: Final = codec(Program)
+#: How many functions a slot keeps, and how many bytes of those that travelled by value.
+MAX_SPECS: Final = 1_000
+MAX_SPEC_BYTES: Final = 8 << 20
 #: A lease whose arguments are longer than this is not sent to a slot that is busy: it might not fit into the pipe.
 MAX_AHEAD_BYTES: Final = BUFFER // 4
 #: How long a slot may take to read what it is sent, in seconds.
@@ -90,7 +94,8 @@ class Child:
         self.output = Output(number, self._task)
         self.tasks = 0
         self._serial = 0
-        self._specs: set[int] = set()
+        #: The functions that it has.
+        self._specs: SizedLru[int, None] = SizedLru(MAX_SPEC_BYTES, MAX_SPECS)
         try:
             self.process = self._start(theirs.fileno(), position_fd)
         except OSError:
@@ -163,9 +168,11 @@ class Child:
 
     def _push(self, chunk: Chunk, spec: Spec) -> None:
         grant = chunk.grant
-        if grant.spec not in self._specs:
+        if not self._specs.used(grant.spec):
             self.channel.send("spec", grant.spec, _FUNCTION.plain(spec.function))
-            self._specs.add(grant.spec)
+            # Leases that use one of those have been sent before, so the slot is done with them when it reads this.
+            for number, _ in self._specs.put(grant.spec, None, len(spec.function.body)):
+                self.channel.send("forget", number)
         self.channel.send(
             "lease",
             grant.token,

@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final, Protocol
 
 from dtq.errors import DtqError, SessionUnknown, StoreError, UnknownId, WorkerBroken, WrongKey
+from dtq.model.lru import SizedLru
 from dtq.model.messages import Exchange, Grant, Orders
 from dtq.model.options import Spec
 from dtq.transport.backoff import Backoff
@@ -28,8 +28,9 @@ FETCH_WAIT_S: Final = 10.0
 #: be given, a moment in which the others may end too; where they do not, what a lease of tiny tasks takes.
 GATHER_S: Final = 0.004
 GATHER_PARTS_S: Final = 0.02
-#: How many specs are remembered.
+#: How many specs are remembered, and how many bytes of functions that travelled by value.
 MAX_SPECS: Final = 1_000
+MAX_SPEC_BYTES: Final = 8 << 20
 
 
 class Line(Protocol):
@@ -80,7 +81,9 @@ class Link:
         self._heartbeat_s = heartbeat_s
         self._where = where
         self._fetch_wait_s = fetch_wait_s
-        self._specs: OrderedDict[int, Spec] = OrderedDict()
+        self._specs: SizedLru[int, Spec] = SizedLru(MAX_SPEC_BYTES, MAX_SPECS)
+        #: Held while that is looked at or changed, as both threads do.
+        self._specs_lock = threading.Lock()
         self._away = False
         self._unrecorded = False
         self._stopping = threading.Event()
@@ -243,7 +246,8 @@ class Link:
 
     def _spec_of(self, grant: Grant, line: Line) -> Spec | None:
         """The grant's spec; None where it cannot be had: the lease is not mentioned again, and so taken back."""
-        spec = self._specs.get(grant.spec)
+        with self._specs_lock:
+            spec = self._specs.get(grant.spec)
         if spec is not None:
             return spec
         try:
@@ -253,7 +257,6 @@ class Link:
         except DtqError as error:
             log.warning("cannot learn what task %d.%d is: %s", grant.batch, grant.lo, error)
             return None
-        self._specs[grant.spec] = spec
-        while len(self._specs) > MAX_SPECS:
-            self._specs.popitem(last=False)
+        with self._specs_lock:
+            self._specs.put(grant.spec, spec, len(spec.function.body))
         return spec

@@ -23,6 +23,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from time import monotonic
 from typing import Any, Final
 
@@ -32,11 +33,13 @@ from dtq.client.payloads import call_decoder, result_encoder
 from dtq.client.runnables import runnable
 from dtq.errors import OnlyRegistered, TooLarge
 from dtq.model import pages
+from dtq.model.lru import SizedLru
 from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind
 from dtq.model.wire import codec
 from dtq.worker.channel import Channel
 from dtq.worker.failures import describe, located, traceback_of
+from dtq.worker.forgotten import Forgotten
 from dtq.worker.logrecords import mark_records
 from dtq.worker.position import Position
 from dtq.worker.program import Program, become
@@ -46,6 +49,10 @@ from dtq.worker.warden import adopt_orphans, die_with
 
 #: A task that took longer than this, in seconds, is looked after as soon as it has ended; others with their lease.
 TINY_S: Final = 0.001
+
+#: How many functions are remembered of which that was said, and how long their names may be together.
+MOST_TOLD: Final = 1_000
+MOST_TOLD_BYTES: Final = 1 << 16
 
 _FAILURE: Final = codec(Failure)
 _FUNCTION: Final = codec(Function)
@@ -62,10 +69,12 @@ class Spec:
         on_import: called when it has been imported: what its module set up in this process is there to stay.
     """
 
-    __slots__ = ("_call", "_function", "_on_import", "_worker", "decode", "encode", "tiny_s")
+    __slots__ = ("_call", "_function", "_on_import", "_worker", "decode", "encode", "size", "tiny_s")
 
     def __init__(self, function: Function, worker: str, only_registered: bool, on_import: Callable[[], None]) -> None:
         self._function = function
+        #: Bytes of a function that travelled by value.
+        self.size = len(function.body)
         self._worker = worker
         self._on_import = on_import
         self._call: Callable[..., Any] | None = None
@@ -86,6 +95,7 @@ class Spec:
         """The function."""
         if self._call is None:
             self._call = runnable(resolve(self._function, f"the worker {self._worker}"), self._function)
+            self._function = replace(self._function, body=b"")  # it is needed no more
             self._on_import()
         return self._call
 
@@ -139,10 +149,11 @@ class Slot:
         self._max_result = max_result
         self._max_memory = max_memory
         #: Functions of which it was said that they leave traces.
-        self._told: set[str] = set()
+        self._told: SizedLru[str, bool] = SizedLru(MOST_TOLD_BYTES, MOST_TOLD)
         self._surroundings = Surroundings(keep_processes)
         self._only_registered = only_registered
         self._specs: dict[int, Spec] = {}
+        self._forgotten = Forgotten()
         self._token = 0
         self._index = 0
         current.serve(worker, self._progress)
@@ -155,7 +166,7 @@ class Slot:
                 if kind == "spec":
                     self._specs[fields[0]] = self._spec(_FUNCTION.decode(fields[1]))
                 elif kind == "forget":
-                    self._specs.pop(fields[0], None)
+                    self._forgotten.add(self._specs.pop(fields[0]).size)
                 else:
                     self._lease(*fields)
         except _Unfit as unfit:
@@ -240,8 +251,8 @@ class Slot:
             raise _Unfit(at_once=spoilt_by_it)
         if changed:
             spec.tiny_s = -1.0
-            if spec.name not in self._told:
-                self._told.add(spec.name)
+            if self._told.get(spec.name) is None:
+                self._told.put(spec.name, True, len(spec.name))
                 self._channel.send("changed", spec.name, ", ".join(changed))
 
     def _flush(self, now: float) -> None:

@@ -8,9 +8,11 @@ import pytest
 
 from dtq.core.changes import ArgumentPage, BatchRow, BatchWithdrawn, SpecRow, Stored
 from dtq.core.ledger import EndedRange
+from dtq.core.register import IDLE_BYTES, IDLE_SPECS
 from dtq.errors import BadMessage, InvalidValue, KeyConflict, QueueFull, UnknownId
 from dtq.model import pages
 from dtq.model.messages import Submission
+from dtq.model.options import Function, FunctionKind
 from dtq.model.states import State
 from tests.driver import Driver, spec
 
@@ -78,6 +80,76 @@ def test_spec_is_stored_again_when_it_is_used_after_its_last_batch_has_expired()
     assert stored_batch(machine, batch).batch == batch
     machine.restart()
     assert machine.state(batch) is State.PENDING
+
+
+def by_value(name: str, size: int) -> Function:
+    return Function(kind=FunctionKind.VALUE, name=name, body=name.encode().ljust(size, b"."))
+
+
+def test_functions_by_value_are_forgotten_when_their_batches_have_ended(machine: Driver) -> None:
+    # Given what is known of a function by name
+    register = machine.machine.register
+    by_name = register.intern(spec())
+    machine.attach(capacity=1)
+    machine.submit(1)
+    machine.succeed(machine.lease_one())
+    assert by_name.estimate_s == 60.0
+    # When many closures come and go, while one of them waits
+    first = machine.submit(function=by_value("waits", IDLE_BYTES))
+    for number in range(50):
+        batch = machine.submit(function=by_value(f"closure {number}", IDLE_BYTES // 8))
+        machine.cancel(batch)
+    # Then no more of them are kept than may be, and the one is there
+    bodies = [len(entry.spec.function.body) for entry in register.specs.values()]
+    assert sum(bodies) <= 2 * IDLE_BYTES
+    assert register.specs_by_number.keys() == {entry.number for entry in register.specs.values()}
+    assert machine.live(first).entry.spec.function.body.startswith(b"waits")
+    assert register.intern(spec()) is by_name
+    # And one that comes again is stored again, under a number that is not mistaken for the other
+    machine.drain()
+    again = machine.submit(function=by_value("closure 0", IDLE_BYTES // 8))
+    (row,) = [c.row for c in machine.drain() if isinstance(c, Stored) and isinstance(c.row, SpecRow)]
+    assert row == SpecRow(number=machine.live(again).entry.number, spec=machine.live(again).entry.spec)
+    assert row.number == 53
+
+
+def test_number_of_idle_functions_is_bounded(machine: Driver) -> None:
+    register = machine.machine.register
+    for number in range(IDLE_SPECS + 20):
+        machine.cancel(machine.submit(function=f"work:f{number}"))
+    assert len(register.specs) == len(register.specs_by_number) == IDLE_SPECS
+
+
+def test_memory_engine_keeps_a_body_while_it_may_be_needed(machine: Driver) -> None:
+    # Given a dead letter, a success and a task that waits, of one closure
+    machine.attach(capacity=1)
+    closure = by_value("closure", 1000)
+    dead, fine, waiting = (machine.submit(function=closure, never_retry=("Hopeless",)) for _ in range(3))
+    machine.kill(dead)
+    machine.succeed(machine.lease_one())
+    machine.drain()
+
+    def body(batch: int) -> int:
+        (stored,) = machine.store.batches([batch])
+        return len(stored.spec.function.body)
+
+    # When others finish, then the body stays as long as one is live or has a dead letter
+    assert [body(batch) for batch in (dead, fine, waiting)] == [1000] * 3
+    machine.cancel(waiting)
+    machine.drain()
+    assert body(fine) == 1000
+    machine.purge(dead)
+    machine.drain()
+    assert body(fine) == 0
+    # And is back with the next batch, also where another one ends in the same commit
+    last = machine.submit(function=closure, never_retry=("Hopeless",))
+    machine.drain()
+    machine.cancel(last)
+    latest = machine.submit(function=closure, never_retry=("Hopeless",))
+    machine.drain()
+    assert body(latest) == body(dead) == 1000
+    machine.restart()
+    assert machine.live(latest).entry.spec.function == closure
 
 
 def test_empty_batch_is_finished_when_it_is_accepted(machine: Driver) -> None:
