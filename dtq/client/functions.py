@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from dtq.client.payloads import (
     PICKLE,
+    THIS_PYTHON,
     Encode,
     call_encoder,
     cloudpickle_dumps,
@@ -50,7 +51,7 @@ __all__ = [
 
 #: What stands before a plain pickle, and before one that only the same minor version of Python can read.
 _ANY_PYTHON: Final = b"any\n"
-_THIS_PYTHON: Final = "{}.{}\n".format(*sys.version_info[:2]).encode()
+_THIS_PYTHON: Final = THIS_PYTHON
 #: How many different terms of one function are remembered.
 _MAX_SPECS: Final = 1024
 

@@ -138,7 +138,8 @@ class TaskHandle(Generic[T_co]):
 
         Raises:
             Exception: what the function raised, with the remote traceback as its ``__cause__``.
-            TaskFailed: that cannot be unpickled here.
+            TaskFailed: that cannot be made here, or would end this program (`SystemExit` and its like).
+            RuntimeError: the function raised `StopIteration` or `StopAsyncIteration`, which is the ``__cause__``.
             TaskCrashed, TaskTimedOut, TaskCancelled: it ended without an exception of its own.
             WaitTimeout: it has not ended in time; it goes on.
             ResultExpired: its result is no longer kept.

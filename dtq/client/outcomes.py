@@ -6,11 +6,12 @@ the thread that asks for the result, so results nobody asks for are never unpick
 
 from __future__ import annotations
 
-import pickle
 import signal
 from collections.abc import Callable
 from typing import Any, Final
 
+from dtq.client.exception_pickles import load_exception
+from dtq.client.terms import exception_name
 from dtq.errors import DtqError, ResultExpired, TaskCancelled, TaskCrashed, TaskFailed, TaskTimedOut
 from dtq.model import pages
 from dtq.model.messages import Ended, Failure
@@ -18,6 +19,8 @@ from dtq.model.states import Outcome, State
 
 #: What is said where the coordinator has no more than the bare fact.
 _NOTHING: Final = Failure(message="no details were kept")
+#: What ends a program, a thread, a generator or a coroutine of whoever asks for the result: it is only told in words.
+_ENDING: Final = frozenset(("SystemExit", "KeyboardInterrupt", "GeneratorExit", "asyncio.exceptions.CancelledError"))
 
 
 class RemoteTraceback(Exception):
@@ -97,8 +100,10 @@ def error_of(ended: Ended, task: str) -> BaseException:
     failure = ended.failure or _NOTHING
     error = _error(failure, ended.outcome, task)
     if failure.traceback:
+        if error.__cause__ is not None:
+            error.__context__ = error.__cause__
         error.__cause__ = RemoteTraceback(failure.traceback)
-    return error
+    return _loud(error, task)
 
 
 def _error(failure: Failure, outcome: Outcome | None, task: str) -> BaseException:
@@ -106,17 +111,19 @@ def _error(failure: Failure, outcome: Outcome | None, task: str) -> BaseExceptio
         return TaskCrashed(task, _death(failure))
     if outcome is Outcome.TIMED_OUT:
         return TaskTimedOut(task, failure.message or "it ran into its time limit")
-    own = _own(failure.pickled) if failure.pickled else None
-    return own if own is not None else TaskFailed(task, failure.exception or "it", failure.message)
+    own = load_exception(failure.pickled) if failure.pickled else None
+    if own is None or any(exception_name(base) in _ENDING for base in type(own).__mro__[:-1]):
+        return TaskFailed(task, failure.exception or "it", failure.message)
+    return own
 
 
-def _own(pickled: bytes) -> Exception | None:
-    """The task's own exception, if it can be made here and is safe to raise (an exit or an interrupt is not)."""
-    try:
-        error = pickle.loads(pickled)
-    except (Exception, SystemExit):  # noqa: BLE001 - unpickling runs the exception's own code, which may raise anything
-        return None
-    return error if isinstance(error, Exception) else None
+def _loud(error: BaseException, task: str) -> BaseException:
+    """The error as it can be raised anywhere: what ends an iteration would end that of the reader without a word."""
+    if not isinstance(error, StopIteration | StopAsyncIteration):
+        return error
+    loud = RuntimeError(f"task {task} raised {type(error).__name__}")
+    loud.__cause__ = error
+    return loud
 
 
 def _death(failure: Failure) -> str:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -21,7 +23,9 @@ from dtq.model.options import FunctionKind
 #: Protocol of all pickles: what Python 3.8 and later read, and the one with cheap bytes.
 PICKLE: Final = 5
 #: What a pickle has in it when it names something of the main program.
-_MAIN: Final = b"__main__"
+MAIN: Final = b"__main__"
+#: What stands before a pickle that only the same minor version of Python can read.
+THIS_PYTHON: Final = "{}.{}\n".format(*sys.version_info[:2]).encode()
 
 _dumps = pickle.dumps
 _loads = pickle.loads
@@ -47,9 +51,17 @@ def dump_by_value(value: Any) -> bytes:
     return _dumps(value, PICKLE) if dumps is None else dumps(value, PICKLE)
 
 
+def is_interrupt(error: BaseException) -> bool:
+    """Whether an error may be Ctrl-C, which is never to be swallowed; elsewhere than in the main thread it is none."""
+    return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
+
+
 def sentence(error: BaseException) -> str:
     """``Type: message`` of an error, on one line, bounded, without a full stop at its end."""
-    text = " ".join(str(error).split())[:300].rstrip(".")
+    try:
+        text = " ".join(str(error).split())[:300].rstrip(".")
+    except Exception:  # noqa: BLE001 - the error's own code
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
@@ -65,7 +77,7 @@ def encode_call(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) 
     call: Any = [args, dict(kwargs)] if kwargs else args
     try:
         blob = _dumps(call, PICKLE)
-        return blob if _MAIN not in blob else dump_by_value(call)
+        return blob if MAIN not in blob else dump_by_value(call)
     except Exception:  # noqa: BLE001 - pickling runs the arguments' own code, which may raise anything
         return _encode_anyway(args, kwargs or {}, call)
 
@@ -117,7 +129,7 @@ def encode_result(value: Any) -> bytes:
         return b""
     try:
         blob = _dumps(value, PICKLE)
-        return blob if _MAIN not in blob else dump_by_value(value)
+        return blob if MAIN not in blob else dump_by_value(value)
     except Exception:  # noqa: BLE001 - pickling runs the result's own code, which may raise anything
         try:
             return dump_by_value(value)
@@ -135,7 +147,9 @@ def decode_result(blob: bytes) -> Any:
         return None
     try:
         return _loads(blob)
-    except (Exception, SystemExit) as error:  # an exit in there must not end who only reads
+    except BaseException as error:  # an exit in there must not end who only reads, nor the thread that reads for many
+        if is_interrupt(error):
+            raise
         raise CannotUnpickle("the task's result", sentence(error)) from error
 
 

@@ -7,6 +7,7 @@ limits, cancelling what runs, and surviving a task that crashes.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from dtq.worker.logrecords import mark_records
 #: How long a task is said to have taken, in seconds: so long that nothing is handed out ahead, and priorities are
 #: strict from one task to the next.
 _TOOK_S: Final = 1.0
+#: What is the outcome of a task; anything else that it raises may be the test's own.
+_OUTCOMES: Final = (Exception, SystemExit, GeneratorExit, asyncio.CancelledError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,8 +113,9 @@ class InlineWorker:
             How many tasks it was.
 
         Raises:
-            BaseException: what a task raised that is no `Exception` and no `SystemExit`: a test's own verdict, or
-                Ctrl-C. The task, and what is left of the lease, goes back as if it had not been started.
+            BaseException: what a task raised that may be a test's own verdict, or Ctrl-C: no `Exception`, and none of
+                `SystemExit`, `GeneratorExit` and `asyncio.CancelledError`. The task, and what is left of the lease,
+                goes back as if it had not been started.
         """
         function = self.service.spec(grant.spec).function
         succeeded: list[Succeeded] = []
@@ -148,7 +152,7 @@ class InlineWorker:
             call.args, call.kwargs = call_decoder(function.kind)(blob)
             call.value = runnable(self._resolve(function), function)(*call.args, **call.kwargs)
             call.result = result_encoder(function.kind)(call.value)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - the edge to the task, as in a slot
+        except _OUTCOMES as error:  # the edge to the task, as in a slot
             call.error = located(error, self._where)
         return call
 
@@ -171,9 +175,7 @@ class InlineWorker:
         if call.error is None:
             succeeded.append(Succeeded(token=token, lo=at, results=pages.pack([call.result]), seconds=took_s))
             return
-        traceback = call.error.__traceback__
         failure = describe(call.error, __file__)
-        call.error.__traceback__ = traceback  # the test may want to look at it; a pickle does not have it
         self._report(succeeded)
         succeeded.clear()
         self._report([], [Failed(token=token, index=at, outcome=Outcome.FAILED, failure=failure, seconds=took_s)])

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import importlib
 import os
-import pickle
 import traceback
 from typing import Final
 
 import dtq
+from dtq.client.exception_pickles import dump_exception
 from dtq.client.functions import cannot_import, exception_name
 from dtq.errors import CannotImport, CannotUnpickle, DtqError
 from dtq.model.messages import Failure
@@ -51,14 +51,14 @@ def describe(error: BaseException, runner: str, peak_memory: int | None = None) 
     kind = type(error)
     try:
         message = str(error)
-    except Exception:  # noqa: BLE001 - the exception's own code
+    except BaseException:  # noqa: BLE001 - the exception's own code, which is not to end the slot
         message = "(the exception's own message cannot be made)"
     return Failure(
         exception=exception_name(kind),
         bases=tuple(exception_name(base) for base in kind.__mro__[1:-1])[:32],
         message=_bounded(message, MAX_MESSAGE),
         traceback=_bounded(traceback_of(error, runner), MAX_TRACEBACK),
-        pickled=_pickled(error),
+        pickled=dump_exception(error, MAX_PICKLED),
         peak_memory=peak_memory,
         unable=isinstance(error, CannotImport),
     )
@@ -74,12 +74,14 @@ def traceback_of(error: BaseException, runner: str) -> str:
         own = own.tb_next
     try:
         return "".join(traceback.format_exception(type(error), error, own or error.__traceback__))
-    except Exception as second:  # noqa: BLE001 - as above
+    except BaseException as second:  # noqa: BLE001 - as above
         return f"(the traceback cannot be made: {type(second).__name__})"
 
 
 def _reaches_others(error: BaseException | None) -> bool:
-    while error is not None:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         if any(not frame.f_code.co_filename.startswith(_OWN) for frame, _ in traceback.walk_tb(error.__traceback__)):
             return True
         error = error.__cause__
@@ -92,11 +94,3 @@ def _bounded(text: str, most: int) -> str:
         return text
     half = most // 2
     return f"{text[:half]}\n[... {len(text) - most} characters left out ...]\n{text[-half:]}"
-
-
-def _pickled(error: BaseException) -> bytes:
-    try:
-        data = pickle.dumps(error.with_traceback(None), 5)
-    except Exception:  # noqa: BLE001 - pickling runs the exception's own code; its text is kept all the same
-        return b""
-    return data if len(data) <= MAX_PICKLED else b""

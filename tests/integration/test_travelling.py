@@ -45,6 +45,47 @@ with Client() as queue:
     print(queue.submit(counter(5), 6).result(30), queue.submit(lambda x: x + scale, 1).result(30))
 """
 
+#: The same, with exceptions; a second one has only the class of that name, and the ids of the first one's tasks.
+RAISING = """
+import sys
+from dtq import Client
+
+class Refused(Exception):
+    seen = 0
+    def __init__(self, what):
+        super().__init__(f"refused {what}")
+        self.what = what
+
+def refuse(what):
+    raise Refused(what)
+
+def make():
+    class Local(Exception):
+        pass
+    def refuse_locally():
+        raise ExceptionGroup("two", [Local(1), Refused(2)]) from Local(3)
+    return Local, refuse_locally
+
+with Client() as queue:
+    if len(sys.argv) > 1:
+        handle = queue.get(sys.argv[1])
+    else:
+        handle = queue.submit(refuse, "a tooth", max_retries=0)
+    Refused.seen = 7
+    try:
+        handle.result(30)
+    except Refused as error:
+        print(error, error.what, error.seen)
+    Local, refuse_locally = make()
+    try:
+        queue.submit(refuse_locally, max_retries=0).result(30)
+    except* Local as group:
+        print(group.exceptions, type(group.__context__) is Local)
+    except* Refused as group:
+        print(group.exceptions)
+    print(handle.id)
+"""
+
 #: A program that may send nothing by value.
 WITHOUT_CLOSURES = """
 from math import factorial
@@ -90,10 +131,10 @@ def without_cloudpickle(directory: Path, environment: dict[str, str]) -> dict[st
     return {**environment, "PYTHONPATH": os.pathsep.join(filter(None, [str(stub), environment.get("PYTHONPATH")]))}
 
 
-def run(cluster: Cluster, program: str, environment: dict[str, str]) -> str:
+def run(cluster: Cluster, program: str, environment: dict[str, str], *words: str) -> str:
     """Run a program that comes from standard input, as an interactive one does; what it prints."""
     done = subprocess.run(
-        [sys.executable, "-"],
+        [sys.executable, "-", *words],
         input=program,
         capture_output=True,
         text=True,
@@ -110,6 +151,19 @@ def test_functions_and_classes_of_a_session_travel_by_value(cluster: Cluster) ->
     # Given a session without a file; When it submits what it has defined; Then it gets its own classes back, and each
     # submission has the variables of its moment
     assert run(cluster, SESSION, cluster.environment) == "40\n[100, 200]\n11 101\n"
+
+
+def test_exceptions_of_a_session_are_caught_as_its_own(cluster: Cluster) -> None:
+    # Given a session that catches exceptions which it has defined; When its tasks raise them; Then it catches them, and
+    # so does the next session, which finds the task by its id; its class stays as it is
+    said = "refused a tooth a tooth 7\n(Local(1),) True\n(Refused('refused 2'),)\n"
+    first = run(cluster, RAISING, cluster.environment)
+    number = first.split()[-1]
+    assert first == f"{said}{number}\n"
+    assert run(cluster, RAISING, cluster.environment, number) == first
+    # And a command that has no such class says which it was
+    told = cluster.command("result", number)
+    assert (told.returncode, told.stderr) == (1, f"dtq: task {number} failed: __main__.Refused: refused a tooth\n")
 
 
 def test_without_the_extra_one_sentence_says_what_to_do(cluster: Cluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 
@@ -50,3 +51,18 @@ def who_am_i() -> tuple[str, int]:
     current = current_task()
     current.progress(1, 2)
     return current.id, current.attempt
+
+
+def raise_control(name: str, good: int = 0) -> int:
+    """Raise what Python itself uses to end something; 0 where that is to be none."""
+    if name == "none":
+        return good
+    kinds: dict[str, type[BaseException]] = {
+        "StopIteration": StopIteration,
+        "StopAsyncIteration": StopAsyncIteration,
+        "GeneratorExit": GeneratorExit,
+        "KeyboardInterrupt": KeyboardInterrupt,
+        "SystemExit": SystemExit,
+        "CancelledError": asyncio.CancelledError,
+    }
+    raise kinds[name](good)
