@@ -106,6 +106,17 @@ class CannotUnpickle(DtqError, UnpicklingError, ValueError):
     hint = "Both sides need the same modules, in versions that can read each other's pickles."
 
 
+class OtherPython(CannotUnpickle):
+    """Something was sent by value from another version of Python."""
+
+    code = "other-python"
+    text = "{0} cannot be unpickled here: it was sent by value from Python {1}, and this is Python {2}."
+    hint = (
+        "What travels by value needs the same minor version on both sides: start a worker of that version for its "
+        "queue, or put it into a module that workers can import."
+    )
+
+
 class CannotImport(DtqError, ImportError):
     """A function's module cannot be imported where the function is to run."""
 

@@ -33,7 +33,7 @@ from dtq.client.payloads import (
 )
 from dtq.client.tasks import Note, note_of, registered
 from dtq.client.terms import NO_TERMS, Terms, exception_name
-from dtq.errors import CannotImport, CannotUnpickle, NotImportable, NotRegistered
+from dtq.errors import CannotImport, CannotUnpickle, NotImportable, NotRegistered, OtherPython
 from dtq.model.options import MAX_NAME, Function, FunctionKind, Spec
 
 __all__ = [
@@ -49,9 +49,8 @@ __all__ = [
     "resolve",
 ]
 
-#: What stands before a plain pickle, and before one that only the same minor version of Python can read.
+#: What stands before a plain pickle; `THIS_PYTHON` before one that only the same minor version of Python can read.
 _ANY_PYTHON: Final = b"any\n"
-_THIS_PYTHON: Final = THIS_PYTHON
 #: How many different terms of one function are remembered.
 _MAX_SPECS: Final = 1024
 
@@ -205,7 +204,7 @@ def _by_value(function: Callable[..., Any], name: str, problem: str) -> bytes:
     if dumps is None:
         raise NotImportable(name, problem)
     try:
-        return _THIS_PYTHON + dumps(function, PICKLE)
+        return THIS_PYTHON + dumps(function, PICKLE)
     except Exception as error:
         raise NotImportable(name, f"{problem}, and cannot be pickled: {sentence(error)}") from error
 
@@ -251,7 +250,7 @@ def _imported(name: str, where: str) -> Callable[..., Any]:
     module, _, qualname = name.partition(":")
     try:
         found: Any = importlib.import_module(module)
-    except (Exception, SystemExit) as error:  # many a script without a guard ends with sys.exit()
+    except BaseException as error:  # many a script without a guard ends with sys.exit()
         raise cannot_import(name, where, error) from error
     try:
         for part in qualname.split("."):
@@ -268,15 +267,14 @@ def _imported(name: str, where: str) -> Callable[..., Any]:
 def _unpickled(function: Function) -> Callable[..., Any]:
     python, _, body = function.body.partition(b"\n")
     python += b"\n"
-    if python not in (_ANY_PYTHON, _THIS_PYTHON):
+    if python not in (_ANY_PYTHON, THIS_PYTHON):
         sent = python.decode("ascii", "replace").strip()
-        here = platform.python_version()
-        raise CannotUnpickle(function.name, f"it was sent by value from Python {sent}, and this is Python {here}")
-    if python == _THIS_PYTHON and cloudpickle_dumps() is None:
+        raise OtherPython(function.name, sent, platform.python_version())
+    if python == THIS_PYTHON and cloudpickle_dumps() is None:
         raise CannotUnpickle(function.name, "it was sent by value, which needs the extra dtq[closures] here too")
     try:
         found = pickle.loads(body)
-    except Exception as error:
+    except BaseException as error:  # as above
         raise CannotUnpickle(function.name, f"{sentence(error)}, with sys.path {sys.path}") from error
     if not callable(found):
         raise CannotUnpickle(function.name, f"it is {type(found).__name__}, which cannot be called")

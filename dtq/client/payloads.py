@@ -12,20 +12,26 @@ from __future__ import annotations
 
 import json
 import pickle
+import platform
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
-from dtq.errors import CannotPickle, CannotUnpickle, ResultCannotPickle
+from dtq.errors import CannotPickle, CannotUnpickle, OtherPython, ResultCannotPickle
 from dtq.model.options import FunctionKind
 
 #: Protocol of all pickles: what Python 3.8 and later read, and the one with cheap bytes.
 PICKLE: Final = 5
 #: What a pickle has in it when it names something of the main program.
 MAIN: Final = b"__main__"
-#: What stands before a pickle that only the same minor version of Python can read.
+#: What stands before what only the same minor version of Python can read: code travels as that version compiles it.
 THIS_PYTHON: Final = "{}.{}\n".format(*sys.version_info[:2]).encode()
+#: What a pickle begins with, and what it has in it where code travels by value.
+_PICKLED: Final = b"\x80"
+_BY_VALUE: Final = b"cloudpickle"
+_VERSION: Final = re.compile(rb"\d{1,2}\.\d{1,3}")
 
 _dumps = pickle.dumps
 _loads = pickle.loads
@@ -77,14 +83,19 @@ def encode_call(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) 
     call: Any = [args, dict(kwargs)] if kwargs else args
     try:
         blob = _dumps(call, PICKLE)
-        return blob if MAIN not in blob else dump_by_value(call)
+        return blob if MAIN not in blob else _call_by_value(call)
     except Exception:  # noqa: BLE001 - pickling runs the arguments' own code, which may raise anything
         return _encode_anyway(args, kwargs or {}, call)
 
 
+def _call_by_value(call: Any) -> bytes:
+    blob = dump_by_value(call)
+    return THIS_PYTHON + blob if _BY_VALUE in blob else blob
+
+
 def _encode_anyway(args: tuple[Any, ...], kwargs: Mapping[str, Any], call: Any) -> bytes:
     try:
-        return dump_by_value(call)
+        return _call_by_value(call)
     except Exception as error:  # as above
         named = [(f"argument {place}", value) for place, value in enumerate(args, 1)]
         named += [(f"the argument {name}", value) for name, value in kwargs.items()]
@@ -105,15 +116,28 @@ def decode_call(blob: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
     Raises:
         CannotUnpickle: something in them cannot be made here.
+        OtherPython: something in them was sent by value, from another version of Python.
     """
     try:
-        call = _loads(blob)
+        call = _loads(blob if blob[:1] == _PICKLED else _same_python(blob))
+    except OtherPython:
+        raise
     except Exception as error:
         raise CannotUnpickle("the task's arguments", sentence(error)) from error
     if type(call) is tuple:
         return call, {}
     args, kwargs = call
     return args, kwargs
+
+
+def _same_python(blob: bytes) -> bytes:
+    """The pickle in what was sent by value."""
+    python, _, body = blob.partition(b"\n")
+    if not _VERSION.fullmatch(python):
+        return blob
+    if python + b"\n" != THIS_PYTHON:
+        raise OtherPython("the task's arguments", python.decode("ascii", "replace"), platform.python_version())
+    return body
 
 
 # -- results --------------------------------------------------------------------------------------------------------

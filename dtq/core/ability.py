@@ -10,7 +10,8 @@ Rules:
 2. Until `PROBE_S` has passed, the worker is given no task of that spec while another may be able to run it; and then
    one lease of it at a time, until one has come to its own code. Nor is it given what lies behind that in the heap.
 3. A worker whose attempts end so `MOST_ERRORS` times in a row, at least `PROVEN` of them with functions that have run
-   somewhere, is broken, and is told to leave. A function that never ran anywhere breaks no worker.
+   somewhere, is broken, and is told to leave. A function that never ran anywhere breaks no worker; nor does what is
+   particular to a call's arguments, or to a function by value from another Python (`Failure.particular`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def note(worker: Worker, batch: Batch, failed: Failed, now: float) -> None:
         return
     if worker.lacking is None:
         worker.lacking = Lacking(worker.name)
-    worker.lacking.failed(batch.entry, failed.failure.message.rstrip("."), now)
+    why = "" if failed.failure.particular else failed.failure.message.rstrip(".")
+    worker.lacking.failed(batch.entry, why, now)
 
 
 def held_back(register: Register, worker: Worker, batch: Batch, index: int, now: float) -> bool:

@@ -37,10 +37,17 @@ class Lacking:
         self.specs: dict[int, tuple[float, int]] = {}
 
     def failed(self, entry: SpecEntry, why: str, now: float) -> None:
-        """It was unable to run a task."""
-        self.errors += 1
-        self._proven += entry.estimate_s is not None
-        self._why = why
+        """It was unable to run a task.
+
+        Args:
+            entry: the spec of the task.
+            why: what it lacks; empty where that says nothing against it.
+            now: the time.
+        """
+        if why:
+            self.errors += 1
+            self._proven += entry.estimate_s is not None
+            self._why = why
         _, times = self.specs.pop(entry.number, (0.0, 0))
         pause_s = min(LONGEST_PROBE_S, PROBE_S * 2.0 ** min(20, max(0, times - MOST_ERRORS)))
         self.specs[entry.number] = now + pause_s, times + 1

@@ -152,6 +152,8 @@ class Failure:
             that is not known. Tasks that it ran before count too.
         output: the last lines that the task printed, bounded.
         unable: whether it never came to the task's own code, because the worker lacks what that needs.
+        particular: whether what is lacking is particular to this call's arguments, or to a function sent by value from
+            another Python: the worker may well be fit for everything else.
     """
 
     exception: str = ""
@@ -164,6 +166,7 @@ class Failure:
     peak_memory: int | None = None
     output: str = ""
     unable: bool = False
+    particular: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from dtq.model.messages import Exchange, Failed, Grant, Hello, Holding, Progress
 from dtq.model.options import Function, FunctionKind
 from dtq.model.service import Service
 from dtq.model.states import Outcome
-from dtq.worker.failures import describe, located
+from dtq.worker.failures import Stage, describe, located
 from dtq.worker.logrecords import mark_records
 
 #: How long a task is said to have taken, in seconds: so long that nothing is handed out ahead, and priorities are
@@ -149,11 +149,15 @@ class InlineWorker:
     def _call(self, function: Function, blob: bytes) -> _Call:
         call = _Call()
         try:
+            call.stage = Stage.of(function)
+            resolved = runnable(self._resolve(function), function)
+            call.stage = Stage.DECODE
             call.args, call.kwargs = call_decoder(function.kind)(blob)
-            call.value = runnable(self._resolve(function), function)(*call.args, **call.kwargs)
+            call.stage = Stage.CALL
+            call.value = resolved(*call.args, **call.kwargs)
             call.result = result_encoder(function.kind)(call.value)
         except _OUTCOMES as error:  # the edge to the task, as in a slot
-            call.error = located(error, self._where)
+            call.error = located(error, call.stage, self._where)
         return call
 
     def _resolve(self, function: Function) -> Callable[..., Any]:
@@ -175,7 +179,7 @@ class InlineWorker:
         if call.error is None:
             succeeded.append(Succeeded(token=token, lo=at, results=pages.pack([call.result]), seconds=took_s))
             return
-        failure = describe(call.error, __file__)
+        failure = describe(call.error, __file__, call.stage)
         self._report(succeeded)
         succeeded.clear()
         self._report([], [Failed(token=token, index=at, outcome=Outcome.FAILED, failure=failure, seconds=took_s)])
@@ -206,6 +210,7 @@ class _Call:
     value: Any = None
     result: bytes = b""
     error: BaseException | None = None
+    stage: Stage = Stage.CALL
 
 
 def _ran(grant: Grant, at: int, function: str, call: _Call) -> Ran:

@@ -1,6 +1,10 @@
 """What is kept of an exception that a task raised: plain, bounded, and with the place where something was missing.
 
-Worker, in the slot's process; the queue of `dtq.testing`, whose tasks run where it is, uses it too.
+Worker, in the slot's process; the queue of `dtq.testing`, whose tasks run where it is, uses it too. The supervisor
+checks the same bounds once more (`check`), for a slot runs foreign code.
+
+Whether the worker was *unable* to run a task is told by the stage in which it ended, never by the class of what was
+raised: what the task's own code raises is the task's failure, dtq's own errors included.
 """
 
 from __future__ import annotations
@@ -8,18 +12,25 @@ from __future__ import annotations
 import importlib
 import os
 import traceback
-from typing import Final
+from enum import Enum
+from typing import Final, TypeGuard
 
 import dtq
 from dtq.client.exception_pickles import dump_exception
 from dtq.client.functions import cannot_import, exception_name
-from dtq.errors import CannotImport, CannotUnpickle, DtqError
+from dtq.errors import BadMessage, CannotImport, CannotUnpickle, DtqError, OtherPython
 from dtq.model.messages import Failure
+from dtq.model.options import MAX_NAME, Function, FunctionKind
 
-#: Bounds of what a failure may carry: characters of text, bytes of the pickled exception.
+#: Bounds of what a failure may carry, all in bytes (of UTF-8): texts, the pickled exception, and how many base classes.
 MAX_MESSAGE: Final = 4_000
 MAX_TRACEBACK: Final = 32_000
 MAX_PICKLED: Final = 256 << 10
+MAX_BASES: Final = 32
+#: What the note in place of what was left out may add.
+_NOTE: Final = 64
+#: Most memory that a process can be said to have had.
+_MAX_MEMORY: Final = 1 << 50
 #: Where frames come from that are nobody's code but ours and the import machinery's.
 _OWN: Final = (
     os.path.dirname(dtq.__file__) + os.sep,
@@ -28,40 +39,91 @@ _OWN: Final = (
 )
 
 
-def located(error: BaseException, where: str) -> BaseException:
-    """What a task raised; where it could not be made for want of a module, it says who lacks it.
+class Stage(Enum):
+    """How far a call has come."""
+
+    IMPORT = "import"  #: the function is imported
+    REBUILD = "rebuild"  #: the function, which was sent by value, is unpickled
+    DECODE = "decode"  #: the arguments are unpickled
+    CALL = "call"  #: the function runs, or its result is pickled
+
+    @classmethod
+    def of(cls, function: Function) -> Stage:
+        """The first stage of a call."""
+        return cls.REBUILD if function.kind is FunctionKind.VALUE else cls.IMPORT
+
+
+def located(error: BaseException, stage: Stage, where: str) -> BaseException:
+    """What a call raised; where something could not be made for want of a module, it says who lacks it.
 
     Args:
-        error: what it raised.
-        where: who ran it.
+        error: what was raised.
+        stage: how far the call had come.
+        where: who made it.
     """
-    if type(error) is CannotUnpickle and isinstance(error.__cause__, ImportError):
+    if stage is Stage.CALL:
+        return error
+    if type(error) is CannotUnpickle and _is_lack(error.__cause__):
         return cannot_import(f"a module for {error.args[0]}", where, error.__cause__)
     return error
 
 
-def describe(error: BaseException, runner: str, peak_memory: int | None = None) -> Failure:
+def _is_lack(cause: BaseException | None) -> TypeGuard[BaseException]:
+    """Whether unpickling failed for want of a module, or of something in it."""
+    return isinstance(cause, ImportError) or (
+        type(cause) is AttributeError and str(cause).startswith("Can't get attribute ")
+    )
+
+
+def describe(error: BaseException, runner: str, stage: Stage = Stage.CALL, peak_memory: int | None = None) -> Failure:
     """What the coordinator keeps of an exception.
 
     Args:
-        error: the exception.
+        error: the exception, as `located` gives it.
         runner: the file of the code that called the task; its frames at the top of the traceback are left out.
+        stage: how far the call had come.
         peak_memory: the most memory that its process has had resident, in bytes; None where it has none of its own.
     """
     kind = type(error)
-    try:
-        message = str(error)
-    except BaseException:  # noqa: BLE001 - the exception's own code, which is not to end the slot
-        message = "(the exception's own message cannot be made)"
     return Failure(
-        exception=exception_name(kind),
-        bases=tuple(exception_name(base) for base in kind.__mro__[1:-1])[:32],
-        message=_bounded(message, MAX_MESSAGE),
-        traceback=_bounded(traceback_of(error, runner), MAX_TRACEBACK),
-        pickled=dump_exception(error, MAX_PICKLED),
+        exception=_name(kind),
+        bases=tuple([_name(base) for base in type.mro(kind)[1:-1][:MAX_BASES]]),
+        message=bounded(_message(error), MAX_MESSAGE),
+        traceback=bounded(traceback_of(error, runner), MAX_TRACEBACK),
+        pickled=_pickled(error),
         peak_memory=peak_memory,
-        unable=isinstance(error, CannotImport),
+        unable=_is_unable(error, stage),
+        particular=stage in (Stage.REBUILD, Stage.DECODE),
     )
+
+
+def _is_unable(error: BaseException, stage: Stage) -> bool:
+    """Whether the worker lacks what the call needs. Arguments that cannot be unpickled for another reason than that
+    something is missing are the call's own fault."""
+    if stage is Stage.DECODE:
+        return isinstance(error, CannotImport | OtherPython)
+    return stage is not Stage.CALL
+
+
+def _name(kind: type[BaseException]) -> str:
+    try:
+        return bounded(exception_name(kind), MAX_NAME)
+    except BaseException:  # noqa: BLE001 - what stands in its place may be anything
+        return "(an exception without a name)"
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except BaseException:  # noqa: BLE001 - the exception's own code
+        return "(the exception's own message cannot be made)"
+
+
+def _pickled(error: BaseException) -> bytes:
+    try:
+        return dump_exception(error, MAX_PICKLED)
+    except BaseException:  # noqa: BLE001 - as above; its text is kept all the same
+        return b""
 
 
 def traceback_of(error: BaseException, runner: str) -> str:
@@ -75,7 +137,7 @@ def traceback_of(error: BaseException, runner: str) -> str:
     try:
         return "".join(traceback.format_exception(type(error), error, own or error.__traceback__))
     except BaseException as second:  # noqa: BLE001 - as above
-        return f"(the traceback cannot be made: {type(second).__name__})"
+        return f"(the traceback cannot be made: {_name(type(second))})"
 
 
 def _reaches_others(error: BaseException | None) -> bool:
@@ -88,9 +150,50 @@ def _reaches_others(error: BaseException | None) -> bool:
     return False
 
 
-def _bounded(text: str, most: int) -> str:
-    text = text.encode("utf-8", "backslashreplace").decode()
-    if len(text) <= most:
-        return text
+def bounded(text: str, most: int) -> str:
+    """A text that is valid UTF-8 and not much longer than so many bytes; what is left out is left out of its middle.
+
+    Args:
+        text: any text, lone surrogates included.
+        most: how many bytes of it are kept.
+    """
+    text = str.__str__(text)  # one of a subclass may do anything
+    length = len(text)
+    head, tail = text[:most], text[max(0, length - most) :]  # of a huge one, only what may be kept is encoded
+    if length <= most and len(data := text.encode("utf-8", "backslashreplace")) <= most:
+        return data.decode()
     half = most // 2
-    return f"{text[:half]}\n[... {len(text) - most} characters left out ...]\n{text[-half:]}"
+    first = head.encode("utf-8", "backslashreplace")[:half].decode("utf-8", "ignore")
+    last = tail.encode("utf-8", "backslashreplace")[-half:].decode("utf-8", "ignore")
+    return f"{first}\n[... {max(0, length - len(first) - len(last))} characters left out ...]\n{last}"
+
+
+# -- at the supervisor ----------------------------------------------------------------------------------------------
+
+
+def check(failure: Failure) -> None:
+    """Make sure that a failure which a slot reports is as `describe` makes them.
+
+    Raises:
+        BadMessage: it is not.
+    """
+    for text, most in (
+        *((name, MAX_NAME) for name in (failure.exception, *failure.bases)),
+        (failure.message, MAX_MESSAGE),
+        (failure.traceback, MAX_TRACEBACK),
+        (failure.output, 0),
+    ):
+        _check_text(text, most)
+    if len(failure.bases) > MAX_BASES or len(failure.pickled) > MAX_PICKLED:
+        raise BadMessage("a failure is longer than any that dtq describes")
+    if not (failure.exit_code is failure.signal is None) or not 0 <= (failure.peak_memory or 0) <= _MAX_MEMORY:
+        raise BadMessage("a failure has numbers that no exception has")
+
+
+def _check_text(text: str, most: int) -> None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise BadMessage("a failure has text that is not UTF-8") from None
+    if size > most + _NOTE:
+        raise BadMessage("a failure is longer than any that dtq describes")

@@ -85,7 +85,7 @@ def _cause(outcome: Outcome, remains: Remains, timeout_s: float | None) -> tuple
     if outcome is Outcome.CANCELLED:
         return "it was cancelled, and its process killed", None, None
     if remains.deaf:
-        return "its process closed its pipe to the worker, and was killed", None, signal.SIGKILL
+        return "its process closed its pipe to the worker, and was killed", None, int(signal.SIGKILL)
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         return f"its process was killed by {name}", None, -code

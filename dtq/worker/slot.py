@@ -38,7 +38,7 @@ from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind
 from dtq.model.wire import codec
 from dtq.worker.channel import Channel
-from dtq.worker.failures import describe, located, traceback_of
+from dtq.worker.failures import Stage, describe, located, traceback_of
 from dtq.worker.forgotten import Forgotten
 from dtq.worker.logrecords import mark_records
 from dtq.worker.position import Position
@@ -54,6 +54,8 @@ TINY_S: Final = 0.001
 MOST_TOLD: Final = 1_000
 MOST_TOLD_BYTES: Final = 1 << 16
 
+DECODE: Final = Stage.DECODE
+CALL: Final = Stage.CALL
 _FAILURE: Final = codec(Failure)
 _FUNCTION: Final = codec(Function)
 _PROGRAM: Final = codec(Program)
@@ -69,7 +71,18 @@ class Spec:
         on_import: called when it has been imported: what its module set up in this process is there to stay.
     """
 
-    __slots__ = ("_call", "_function", "_on_import", "_worker", "decode", "encode", "size", "tiny_s")
+    __slots__ = (
+        "_call",
+        "_function",
+        "_on_import",
+        "_refused",
+        "_worker",
+        "decode",
+        "encode",
+        "size",
+        "stage",
+        "tiny_s",
+    )
 
     def __init__(self, function: Function, worker: str, only_registered: bool, on_import: Callable[[], None]) -> None:
         self._function = function
@@ -78,9 +91,9 @@ class Spec:
         self._worker = worker
         self._on_import = on_import
         self._call: Callable[..., Any] | None = None
+        self._refused = only_registered and function.kind is not FunctionKind.REGISTERED
+        self.stage = Stage.CALL if self._refused else Stage.of(function)
         self.decode = call_decoder(function.kind)
-        if only_registered and function.kind is not FunctionKind.REGISTERED:
-            self.decode = self._refuse
         self.encode = result_encoder(function.kind)
         #: How long a task of it may take without being looked after at once; negative for one that left traces before.
         self.tiny_s = TINY_S
@@ -92,19 +105,23 @@ class Spec:
 
     @property
     def call(self) -> Callable[..., Any]:
-        """The function."""
+        """The function.
+
+        Raises:
+            OnlyRegistered: it is not to run here.
+            DtqError: it cannot be had here.
+        """
+        if self._refused:
+            raise OnlyRegistered(self._function.name, f"the worker {self._worker}")
         if self._call is None:
             self._call = runnable(resolve(self._function, f"the worker {self._worker}"), self._function)
             self._function = replace(self._function, body=b"")  # it is needed no more
             self._on_import()
         return self._call
 
-    def located(self, error: BaseException) -> BaseException:
+    def located(self, error: BaseException, stage: Stage) -> BaseException:
         """See `failures.located`."""
-        return located(error, f"the worker {self._worker}")
-
-    def _refuse(self, blob: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        raise OnlyRegistered(self._function.name, f"the worker {self._worker}")
+        return located(error, stage, f"the worker {self._worker}")
 
 
 class _Unfit(Exception):
@@ -190,6 +207,7 @@ class Slot:
         self._token = token
         start = self._position.start
         unsent = self._unsent
+        decode, encode = spec.decode, spec.encode
         last = lo + pages.count(arguments) - 1
         begun = monotonic()
         unsent.begin(token, lo, begun)
@@ -201,18 +219,22 @@ class Slot:
                 return
             self._index = index
             current.begin(batch, index, single, attempt)
+            stage = spec.stage
             try:
-                args, kwargs = spec.decode(blob)
-                result = spec.encode(spec.call(*args, **kwargs))
+                call = spec.call
+                stage = DECODE
+                args, kwargs = decode(blob)
+                stage = CALL
+                result = encode(call(*args, **kwargs))
                 if len(result) > self._max_result:
                     raise TooLarge("the result", len(result), self._max_result)
             except BaseException as error:  # noqa: BLE001 - the edge to user code: whatever it raises is its outcome
                 now = monotonic()
                 self._flush(begun)
-                failure = _describe(spec.located(error))
+                failure = _describe(spec.located(error, stage), stage)
                 self._channel.send("failed", token, index, now - begun, _FAILURE.plain(failure))
                 self._look_after(spec)
-                if failure.unable:  # so would be the others
+                if stage is spec.stage and failure.unable:  # so would be the others
                     self._channel.send("stopped", token, index + 1)
                     return
                 begun = monotonic()
@@ -260,17 +282,17 @@ class Slot:
         self._unsent.flush(now)
 
 
-def _describe(error: BaseException) -> Failure:
+def _describe(error: BaseException, stage: Stage) -> Failure:
     """What the coordinator keeps of an exception."""
     current.end()
     _flush_streams()
-    return describe(error, __file__, _peak())
+    return describe(error, __file__, stage, _peak())
 
 
 def _flush_streams() -> None:
     """Let go of what the task printed and Python still has."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # whatever stands there is the task's own
+        with contextlib.suppress(BaseException):  # whatever stands there is the task's own
             stream.flush()
 
 

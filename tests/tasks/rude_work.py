@@ -207,3 +207,13 @@ def raise_awkward(directory: str, kind: str) -> object:
 
 def much(size: int) -> bytes:
     return bytes(size)
+
+
+def raise_own(kind: str) -> None:
+    """Raise what dtq itself raises where a worker cannot do something; or reach for a module that is not there."""
+    import dtq.errors
+
+    if kind == "ModuleNotFoundError":
+        import no_such_module_anywhere  # type: ignore[import-not-found]  # noqa: F401
+    error = getattr(dtq.errors, kind)
+    raise error("a thing", "a place", "a reason", "3.11", "[]")

@@ -19,7 +19,7 @@ from dtq.client.payloads import (
     encode_json_result,
     encode_result,
 )
-from dtq.errors import CannotPickle, CannotUnpickle, ResultCannotPickle
+from dtq.errors import CannotPickle, CannotUnpickle, OtherPython, ResultCannotPickle
 
 
 class Hostile:
@@ -95,8 +95,23 @@ def test_broken_blobs_are_one_kind_of_error() -> None:
     # Given bytes that are no pickle; When they are opened; Then the error is dtq's
     with pytest.raises(CannotUnpickle, match="the task's arguments cannot be unpickled here"):
         decode_call(b"garbage")
+    with pytest.raises(CannotUnpickle, match="the task's arguments cannot be unpickled here: "):
+        decode_call(b"3.x\n")
     with pytest.raises(CannotUnpickle, match="the task's result cannot be unpickled here"):
         decode_result(b"\x80\x05cno_such_module\nThing\n.")
+
+
+def test_code_in_arguments_needs_the_same_python(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a call with code in its arguments, which travels by value
+    blob = encode_call((lambda x: x + 1,), {"main": "__main__"})
+    (args, kwargs) = decode_call(blob)
+    assert (args[0](2), kwargs) == (3, {"main": "__main__"})
+    # When it arrives at another version of Python; Then both are named
+    with pytest.raises(OtherPython, match=r"by value from Python 2\.7, and this is Python 3"):
+        decode_call(b"2.7" + blob[blob.index(b"\n") :])
+    # And one without code in it is for all of them
+    monkeypatch.setattr("dtq.client.payloads.THIS_PYTHON", b"4.0\n")
+    assert decode_call(encode_call(("__main__",))) == (("__main__",), {})
 
 
 def test_json_calls_and_results_come_back() -> None:
