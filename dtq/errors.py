@@ -290,6 +290,14 @@ class ClusterEnded(DtqError, RuntimeError):
     text = "the local cluster is not running: {0}."
 
 
+class InitializerFailed(DtqError):
+    """The initializer that a cluster's slots begin with failed, so that no slot can start."""
+
+    code = "initializer-failed"
+    exit_code = 65
+    text = "the initializer failed in a slot: {0}."
+
+
 class SessionUnknown(DtqError):
     """The coordinator does not know this session (it has restarted, or the session was silent for too long)."""
 

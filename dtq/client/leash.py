@@ -19,6 +19,8 @@ import sys
 import threading
 from typing import Final
 
+from dtq.client.handover import receive
+
 #: How long the log may become, in bytes, before it begins anew: it is read only when something has gone wrong.
 LOG_BYTES: Final = 1 << 20
 
@@ -70,6 +72,8 @@ def main(arguments: list[str]) -> None:
             when the program is gone (or an empty text); then the words of the command.
     """
     parent, ready, log, directory, *words = arguments
+    with contextlib.suppress(EOFError), open(0, "rb", buffering=0, closefd=False) as program:
+        receive(program)
     threading.Thread(target=hold, args=(int(parent), directory), name="dtq-leash", daemon=True).start()
     # What tasks print goes where the program's own output goes; what dtq says here does not.
     sys.stdout = os.fdopen(int(ready), "w", encoding="utf-8")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import operator
 import os
 import site
 import sys
@@ -19,11 +20,15 @@ import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
+from dtq.client.handover import interpreter_flags, pack_initializer
+from dtq.client.inheritance import Inheritance
 from dtq.client.processes import Pair, Process
-from dtq.config import make_authkey, usable_cores
+from dtq.client.terms import Span, seconds
+from dtq.config import make_authkey, parse_size, usable_cores
 from dtq.errors import ClusterEnded, InvalidValue
+from dtq.transport.family import authentication_key, tracker_descriptor
 
 log = logging.getLogger("dtq.client")
 
@@ -47,9 +52,15 @@ class LocalCluster:
         imports: modules that every slot imports when it starts.
         paths: directories for modules, before those of this program.
         name: the worker's name for people; None for one with this process's number.
+        initializer: called in every slot when it starts, as with the pools of the standard library.
+        initargs: its arguments.
+        max_message: largest message in bytes, or as text ("64MiB"); None for the default.
+        keep_results: how long results are kept, in seconds or as a timedelta; None for the default.
 
     Raises:
-        InvalidValue: ``slots`` is not at least 1.
+        InvalidValue: ``slots`` is not at least 1, or another value is not what it may be.
+        TypeError: ``initializer`` cannot be called, or ``slots`` is no whole number.
+        CannotPickle: ``initializer`` or one of its arguments cannot be sent.
     """
 
     def __init__(
@@ -63,11 +74,17 @@ class LocalCluster:
         imports: Iterable[str] = (),
         paths: Iterable[str | Path] = (),
         name: str | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        max_message: int | str | None = None,
+        keep_results: Span | None = None,
     ) -> None:
-        if slots is not None and slots < 1:
+        if slots is not None and operator.index(slots) < 1:
             raise InvalidValue("slots", slots, "it is a whole number of at least 1")
         #: How many tasks run at once.
         self.slots = usable_cores() if slots is None else slots
+        self._initializer = pack_initializer(initializer, tuple(initargs))
+        self._limits = _limits(max_message, keep_results)
         self._db = None if db is None else Path(db).expanduser().absolute()
         self._durability = durability
         self._highest_first = highest_first
@@ -176,11 +193,20 @@ class LocalCluster:
         )
         self._address = pair.start(coordinator).split()[3]
         words = [*self._worker_words(), "--connect", self._address, "--authkey-file", str(_key(pair))]
-        pair.start(Process("worker", words, pair.directory / "worker.log", _environment()))
+        inheritance = Inheritance(
+            streams=True,
+            flags=interpreter_flags(),
+            authkey=authentication_key(),
+            tracker=tracker_descriptor(),
+            initializer=self._initializer,
+        )
+        log_file = pair.directory / "worker.log"
+        pair.start(Process("worker", words, log_file, _environment(), inheritance=inheritance))
 
     def _coordinator_words(self) -> list[str]:
         store = ["--memory"] if self._db is None else ["--db", str(self._db)]
-        return ["coordinator", "start", "--host", "127.0.0.1", "--port", "0", *store, "--durability", self._durability]
+        words = ["coordinator", "start", "--host", "127.0.0.1", "--port", "0", *store, "--durability", self._durability]
+        return [*words, *self._limits]
 
     def _worker_words(self) -> list[str]:
         words = ["worker", "--slots", str(self.slots), "--name", self._name]
@@ -242,11 +268,26 @@ def _watch(cluster: weakref.ref[LocalCluster], pair: Pair) -> None:
         known._failed(failure)
 
 
+def _limits(max_message: int | str | None, keep_results: Span | None) -> list[str]:
+    """The coordinator's options for them.
+
+    Raises:
+        InvalidValue: one of them is not what it may be.
+    """
+    words: list[str] = []
+    if max_message is not None:
+        words += ["--max-message", str(parse_size(str(max_message), "max_message"))]
+    if keep_results is not None:
+        words += ["--keep-results", f"{seconds(keep_results, 'keep_results')}s"]
+    return words
+
+
 def program_paths() -> list[str]:
     """The directories and archives this program imports from, without those that any Python here has anyway."""
     usual = _usual_paths()
-    # The empty entry is the current directory, where the worker looks by itself.
-    return [os.path.abspath(path) for path in sys.path if path and os.path.exists(path) and not _is_in(path, usual)]
+    # The empty entry is the current directory: where it comes first here, it does so there, too.
+    paths = [os.path.abspath(path or ".") for path in sys.path]
+    return [path for path in paths if os.path.exists(path) and not _is_in(path, usual)]
 
 
 def _usual_paths() -> set[str]:

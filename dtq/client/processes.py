@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+from dtq.client import handover
+from dtq.client.inheritance import Inheritance
 from dtq.errors import ClusterEnded
 
 #: How long a process may take to be ready, in seconds.
@@ -39,6 +41,7 @@ class Process:
         environment: its environment.
         home: its working directory; None for this program's.
         doomed: a directory that it removes when this program is killed.
+        inheritance: what its slots take over.
     """
 
     def __init__(
@@ -50,18 +53,20 @@ class Process:
         *,
         home: Path | None = None,
         doomed: Path | None = None,
+        inheritance: Inheritance | None = None,
     ) -> None:
         self.name = name
         self._log = log
         read, write = os.pipe()
         #: What it prints: its readiness line; then nothing, until it ends.
         self.output = os.fdopen(read, "rb", buffering=0)
+        given = inheritance or Inheritance()
         leash = [str(os.getpid()), str(write), str(log), "" if doomed is None else str(doomed)]
         try:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "dtq.client.leash", *leash, *words],
+                [sys.executable, "-P", "-m", "dtq.client.leash", *leash, *words],
                 stdin=subprocess.PIPE,
-                pass_fds=(write,),
+                pass_fds=(write,) if given.tracker < 0 else (write, given.tracker),
                 cwd=home,
                 env=environment,
                 start_new_session=True,  # Ctrl-C is for the program, which ends its cluster as it sees fit
@@ -71,6 +76,9 @@ class Process:
             raise
         finally:
             os.close(write)
+        assert self.popen.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended: `await_ready` says so
+            handover.write(self.popen.stdin, given)
 
     @property
     def gone(self) -> bool:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dtq import __version__
+from dtq.client.inheritance import Inheritance
 from dtq.config import WorkerSettings, configured_tls, load_authkey
 from dtq.errors import DtqError
 from dtq.model.messages import Hello, Role, Welcome
@@ -36,14 +37,21 @@ class Serving:
     Args:
         settings: what it runs with.
         program: what its slots take over from the program it is part of.
+        inherited: what they take over from the program that this process was started by.
         fetch_wait_s: how long it asks the coordinator to hold a call for work, at most, in seconds.
     """
 
     def __init__(
-        self, settings: WorkerSettings, *, program: Program | None = None, fetch_wait_s: float = FETCH_WAIT_S
+        self,
+        settings: WorkerSettings,
+        *,
+        program: Program | None = None,
+        inherited: Inheritance | None = None,
+        fetch_wait_s: float = FETCH_WAIT_S,
     ) -> None:
         self._settings = settings
         self._program = program or Program()
+        self._inherited = inherited or Inheritance()
         self._fetch_wait_s = fetch_wait_s
         self._stopping = threading.Event()
         self._supervisor: Supervisor | None = None
@@ -118,6 +126,7 @@ class Serving:
                 keep_processes=settings.keep_processes,
                 only_registered=settings.only_registered,
                 program=self._program,
+                inherited=self._inherited,
             ),
         )
 

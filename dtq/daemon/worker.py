@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from dtq.client.handover import own
 from dtq.config import WorkerSettings
 from dtq.daemon.logs import dump_stacks_on_request, log_to_stderr
 from dtq.daemon.serving import Serving
@@ -27,7 +28,7 @@ def run(settings: WorkerSettings) -> int:
     """
     log_to_stderr()
     dump_stacks_on_request()
-    serving = Serving(settings)
+    serving = Serving(settings, inherited=own())
     Signals(serving)
     serving.run(_say)
     ignore_from_now_on()

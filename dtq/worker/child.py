@@ -12,17 +12,20 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 import psutil
 
+from dtq.client.handover import interpreter_flags
+from dtq.client.inheritance import Inheritance
 from dtq.model.ids import TaskId
 from dtq.model.lru import SizedLru
 from dtq.model.options import Function, Spec
 from dtq.model.wire import codec
 from dtq.worker.channel import BUFFER, Channel
 from dtq.worker.chunks import Chunk
-from dtq.worker.output import Output
+from dtq.worker.output import Output, Passed
 from dtq.worker.position import UNLIMITED, Position
 from dtq.worker.program import Program
 from dtq.worker.remains import Condemned, Remains
@@ -32,6 +35,7 @@ log = logging.getLogger("dtq.worker")
 
 _FUNCTION: Final = codec(Function)
 _PROGRAM: Final = codec(Program)
+_INHERITANCE: Final = codec(Inheritance)
 #: How many functions a slot keeps, and how many bytes of those that travelled by value.
 MAX_SPECS: Final = 1_000
 MAX_SPEC_BYTES: Final = 8 << 20
@@ -58,14 +62,16 @@ class Child:
     Args:
         number: which slot of the worker it is, from 1.
         terms: what it is started with.
+        tracker: descriptor of the pipe to the worker's resource tracker, where it has one of its own.
 
     Raises:
         OSError: it cannot be started: the machine has no process, memory or descriptor left.
     """
 
-    def __init__(self, number: int, terms: SlotTerms) -> None:
+    def __init__(self, number: int, terms: SlotTerms, tracker: int | None = None) -> None:
         self.number = number
         self.terms = terms
+        self._inherited = terms.inherited if tracker is None else replace(terms.inherited, tracker=tracker)
         self.position, position_fd = Position.create()
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
@@ -91,7 +97,7 @@ class Child:
         #: The lease that left it last.
         self.latest: Chunk | None = None
         self._killed = False
-        self.output = Output(number, self._task)
+        self.output: Output | Passed = Passed() if terms.inherited.streams else Output(number, self._task)
         self.tasks = 0
         self._serial = 0
         #: The functions that it has.
@@ -116,12 +122,17 @@ class Child:
             terms.keep_processes,
             terms.only_registered,
             _PROGRAM.plain(terms.program),
+            _INHERITANCE.plain(self._inherited),
         )
 
     def _start(self, channel_fd: int, position_fd: int) -> subprocess.Popen[bytes]:
+        inherited = self._inherited
+        flags = interpreter_flags() if inherited.flags is None else inherited.flags
+        # -P: what lies about in the working directory must not be taken for a module of the standard library.
+        words = [*flags, "-P", "-m", "dtq.worker.warden", str(os.getpid()), str(channel_fd), str(position_fd)]
         return subprocess.Popen(
-            [sys.executable, "-m", "dtq.worker.warden", str(os.getpid()), str(channel_fd), str(position_fd)],
-            pass_fds=(channel_fd, position_fd),
+            [sys.executable, *words],
+            pass_fds=tuple(fd for fd in (channel_fd, position_fd, inherited.tracker) if fd >= 0),
             stdin=subprocess.DEVNULL,
             stdout=self.output.writing_end,
             stderr=self.output.writing_end,

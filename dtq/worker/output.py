@@ -34,6 +34,27 @@ _READ: Final = 1 << 16
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(9), *range(10, 32), *range(127, 160))}
 
 
+class Passed:
+    """No pipe: what the slot prints goes where the worker's own process would print.
+
+    So it is with the cluster of a program, as with a pool of the standard library: in its order, to a terminal where
+    there is one, and at a pace that is the reader's.
+    """
+
+    #: Nothing is given to the slot: it has the streams of the worker.
+    writing_end: None = None
+
+    def given(self) -> None:
+        """See `Output.given`."""
+
+    def last_lines(self, serial: int) -> str:
+        """See `Output.last_lines`; nothing is kept."""
+        return ""
+
+    def close(self) -> None:
+        """See `Output.close`."""
+
+
 class Output:
     """The reading end.
 
@@ -59,7 +80,7 @@ class Output:
         return self._read
 
     @property
-    def writing_end(self) -> int:
+    def writing_end(self) -> int | None:
         """The descriptor for the slot, until `given`."""
         return self._write
 

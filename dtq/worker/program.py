@@ -137,6 +137,20 @@ def become(program: Program) -> None:
         register(name, pickle.loads(body))
 
 
+def initialize(pickled: bytes) -> None:
+    """Call the initializer that slots of this program begin with, if there is one.
+
+    Args:
+        pickled: the function and its arguments; empty for none.
+
+    Raises:
+        BaseException: whatever it raises, or unpickling it.
+    """
+    if pickled:
+        function, arguments = pickle.loads(pickled)
+        function(*arguments)
+
+
 def _run_main(program: Program) -> None:
     global _becoming
     module = ModuleType(_NAME)

@@ -29,7 +29,8 @@ from typing import Any, Final
 
 from dtq.client import current
 from dtq.client.functions import cannot_import, resolve
-from dtq.client.payloads import call_decoder, result_encoder
+from dtq.client.inheritance import Inheritance
+from dtq.client.payloads import call_decoder, result_encoder, sentence
 from dtq.client.runnables import runnable
 from dtq.errors import OnlyRegistered, TooLarge
 from dtq.model import pages
@@ -42,7 +43,8 @@ from dtq.worker.failures import Stage, describe, located, traceback_of
 from dtq.worker.forgotten import Forgotten
 from dtq.worker.logrecords import mark_records
 from dtq.worker.position import Position
-from dtq.worker.program import Program, become
+from dtq.worker.program import Program, become, initialize
+from dtq.worker.siblings import empty_main, share_key, share_tracker
 from dtq.worker.surroundings import Spoilt, Surroundings
 from dtq.worker.unsent import Unsent
 from dtq.worker.warden import adopt_orphans, die_with
@@ -59,6 +61,7 @@ CALL: Final = Stage.CALL
 _FAILURE: Final = codec(Failure)
 _FUNCTION: Final = codec(Function)
 _PROGRAM: Final = codec(Program)
+_INHERITANCE: Final = codec(Inheritance)
 
 
 class Spec:
@@ -226,11 +229,13 @@ class Slot:
                 args, kwargs = decode(blob)
                 stage = CALL
                 result = encode(call(*args, **kwargs))
+                del args, kwargs  # they end with the task, and not with the next one
                 if len(result) > self._max_result:
                     raise TooLarge("the result", len(result), self._max_result)
             except BaseException as error:  # noqa: BLE001 - the edge to user code: whatever it raises is its outcome
                 now = monotonic()
                 self._flush(begun)
+                args, kwargs = (), {}  # noqa: F841 - as above, as soon as the exception is gone
                 failure = _describe(spec.located(error, stage), stage)
                 self._channel.send("failed", token, index, now - begun, _FAILURE.plain(failure))
                 self._look_after(spec)
@@ -279,6 +284,7 @@ class Slot:
 
     def _flush(self, now: float) -> None:
         current.end()
+        _flush_streams()  # what a task has printed is out before its result is
         self._unsent.flush(now)
 
 
@@ -311,9 +317,36 @@ def _resident() -> int:
         return _peak()
 
 
-def _prepare(channel: Channel, worker: str, paths: tuple[str, ...], imports: tuple[str, ...], program: Program) -> bool:
-    """Make the user's modules importable, import those that are wanted from the start, and know the task types."""
+def _set_path(paths: tuple[str, ...]) -> None:
+    """Make the user's modules importable: those of the given directories before all others, those of the working
+    directory after the standard library, which they must not hide."""
+    standard = os.path.dirname(os.__file__)
+    last = max((at for at, path in enumerate(sys.path) if path in (standard, f"{standard}/lib-dynload")), default=-1)
+    with contextlib.suppress(OSError):  # it may be gone
+        sys.path.insert(last + 1, os.getcwd())
     sys.path[:0] = [path for path in paths if path not in sys.path]
+
+
+def _be_sibling(inherited: Inheritance) -> None:
+    """Be to multiprocessing what the other processes of the same program, or worker, are."""
+    empty_main()
+    if inherited.authkey:
+        share_key(inherited.authkey)
+    if inherited.tracker >= 0:
+        os.set_inheritable(inherited.tracker, False)
+        share_tracker(inherited.tracker)
+
+
+def _prepare(
+    channel: Channel,
+    worker: str,
+    paths: tuple[str, ...],
+    imports: tuple[str, ...],
+    program: Program,
+    inherited: Inheritance,
+) -> bool:
+    """Make the user's modules importable, import those that are wanted from the start, and know the task types."""
+    _set_path(paths)
     what = ""
     try:
         for what in imports:
@@ -323,6 +356,11 @@ def _prepare(channel: Channel, worker: str, paths: tuple[str, ...], imports: tup
     except BaseException as error:  # noqa: BLE001 - the edge to user code, at import
         why = cannot_import(what, f"the worker {worker}", error)
         channel.send("unusable", traceback_of(error, __file__), *why.args)
+        return False
+    try:
+        initialize(inherited.initializer)
+    except BaseException as error:  # noqa: BLE001 - as above
+        channel.send("uninitialized", traceback_of(error, __file__), sentence(error))
         return False
     return True
 
@@ -351,9 +389,11 @@ def main(parent: int, channel_fd: int, position_fd: int) -> int:
     greeting = channel.receive()
     if greeting is None:
         return 0
-    worker, paths, imports, *limits, program = greeting
+    worker, paths, imports, *limits, plain_program, plain_inheritance = greeting
     mark_records()
-    if not _prepare(channel, worker, paths, imports, _PROGRAM.decode(program)):
+    inherited = _INHERITANCE.decode(plain_inheritance)
+    _be_sibling(inherited)
+    if not _prepare(channel, worker, paths, imports, _PROGRAM.decode(plain_program), inherited):
         return 1
     slot = Slot(channel, position, worker, *limits)
     channel.send("ready", os.getpid())

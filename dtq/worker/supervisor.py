@@ -25,7 +25,7 @@ from collections import deque
 from dataclasses import replace
 from typing import Any, Final
 
-from dtq.errors import BadMessage, CannotImport, DtqError
+from dtq.errors import BadMessage, CannotImport, DtqError, InitializerFailed
 from dtq.model.messages import Doomed, Exchange, Failed, Failure, Grant, Progress, Released, Succeeded
 from dtq.model.options import Spec
 from dtq.model.states import Outcome
@@ -36,6 +36,7 @@ from dtq.worker.output import Output
 from dtq.worker.remains import Condemned, Remains, last_words, verdict
 from dtq.worker.respawns import Respawns
 from dtq.worker.terms import WorkerTerms
+from dtq.worker.tracker import Tracker
 from dtq.worker.wakeup import Wakeup
 
 log = logging.getLogger("dtq.worker")
@@ -71,6 +72,10 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._wakeup = Wakeup()
         self._selector.register(self._wakeup, selectors.EVENT_READ, None)
+        self._tracker: Tracker | None = None
+        if terms.slot.inherited.tracker < 0:
+            self._tracker = Tracker()
+            self._selector.register(self._tracker, selectors.EVENT_READ, self._tracker)
         self._drain_until: float | None = None
         self._respawns = Respawns(terms.slot.worker)
 
@@ -235,6 +240,8 @@ class Supervisor:
                 self._wakeup.clear()
             elif isinstance(key.data, Output):
                 key.data.take()
+            elif isinstance(key.data, Tracker):
+                self._start_tracker(key.data)
             else:
                 self._hear(key.data)
         with self.lock:
@@ -317,6 +324,10 @@ class Supervisor:
             text, *why = fields
             log.error("slot %d cannot import %s:\n%s", child.number, why[0], text)
             self.fatal = CannotImport(*why)
+        elif kind == "uninitialized":
+            text, why = fields
+            log.error("slot %d cannot start: its initializer failed:\n%s", child.number, text)
+            self.fatal = InitializerFailed(why)
 
     def _ended(self, child: Child, token: int, upto: int) -> None:
         """Tasks of a lease below ``upto`` have ended; a lease without more leaves the slot."""
@@ -354,14 +365,22 @@ class Supervisor:
 
     def _spawn(self, number: int) -> None:
         try:
-            child = Child(number, self.terms.slot)
+            child = Child(number, self.terms.slot, None if self._tracker is None else self._tracker.writing_end)
         except OSError as error:
             log.error("slot %d cannot be started: %s", number, error)
             self._not_born(number)
             return
         self._children.append(child)
         self._selector.register(child.channel, selectors.EVENT_READ, child)
-        self._selector.register(child.output, selectors.EVENT_READ, child.output)
+        if isinstance(child.output, Output):
+            self._selector.register(child.output, selectors.EVENT_READ, child.output)
+
+    def _start_tracker(self, tracker: Tracker) -> None:
+        self._selector.unregister(tracker)
+        try:
+            tracker.start()
+        except OSError as error:
+            log.error("what tasks leave of shared memory will not be removed: no process for that (%s)", error)
 
     def _respawn(self, now: float) -> None:
         for number in self._respawns.due(now):
@@ -453,7 +472,8 @@ class Supervisor:
                 self._selector.unregister(child.channel)
             running = child.running()
             self._children.remove(child)
-            self._selector.unregister(child.output)
+            if isinstance(child.output, Output):
+                self._selector.unregister(child.output)
             self._account(child, running, child.close())
             self._plan_respawn(child)
 
@@ -495,5 +515,7 @@ class Supervisor:
             for child in self._children:
                 child.close()
             self._children.clear()
+        if self._tracker is not None:
+            self._tracker.close()
         self._selector.close()
         self._wakeup.close()

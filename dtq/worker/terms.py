@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from dtq.client.inheritance import Inheritance
 from dtq.worker.program import Program
 
 
@@ -21,6 +22,7 @@ class SlotTerms:
         keep_processes: whether processes that tasks leave running may go on until it is replaced.
         only_registered: whether it runs nothing but registered task types.
         program: the program that the worker is part of, where it is part of one.
+        inherited: what it takes over from the program that the worker was started by, or for.
     """
 
     worker: str
@@ -32,6 +34,7 @@ class SlotTerms:
     keep_processes: bool = False
     only_registered: bool = False
     program: Program = field(default_factory=Program)
+    inherited: Inheritance = field(default_factory=Inheritance)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

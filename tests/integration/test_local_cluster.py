@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -172,7 +173,8 @@ def test_kill_9_of_the_program_leaves_no_process_and_no_file(tmp_path: Path, mor
         until(lambda: not Path(home).exists(), f"{home} to be removed")
     finally:
         for child in children:
-            child.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
         program.stdout.close()
 
 

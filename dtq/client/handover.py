@@ -1,0 +1,94 @@
+"""From a program to the slots of its local cluster: what they inherit, gathered and sent.
+
+Client, above `inheritance`. `local` sends it, `leash` receives it in the worker's process. It goes through a pipe:
+multiprocessing's authentication key is in no argument and no environment.
+"""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+from collections.abc import Callable
+from typing import IO, Any, Final
+
+from dtq.client.inheritance import Inheritance
+from dtq.client.payloads import PICKLE, cloudpickle_dumps, sentence
+from dtq.errors import CannotPickle
+
+#: The options of the interpreter that slots share with their program.
+_SHARED: Final = ("-O", "-W", "-X", "-b", "-B")
+_LENGTH_BYTES: Final = 8
+
+#: What this process was started with.
+_own = Inheritance()
+
+
+def interpreter_flags() -> tuple[str, ...]:
+    """The options of this interpreter that a process of the same program is started with: ``-W``, ``-X``, ``-O``."""
+    # What multiprocessing uses, too. The options about paths stay away: a worker has paths of its own.
+    words: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    kept: list[str] = []
+    for before, word in zip(["", *words], words, strict=False):
+        if word.startswith(_SHARED) or before == "-X":
+            kept.append(word)
+    return tuple(kept)
+
+
+def pack_initializer(initializer: Callable[..., object] | None, arguments: tuple[Any, ...]) -> bytes:
+    """An initializer as it travels to the slots; empty for None.
+
+    Raises:
+        TypeError: it cannot be called.
+        CannotPickle: it, or an argument, cannot be pickled.
+    """
+    if initializer is None:
+        return b""
+    if not callable(initializer):
+        raise TypeError("initializer must be a callable")
+    dumps = cloudpickle_dumps() or pickle.dumps
+    try:
+        return dumps((initializer, arguments), PICKLE)
+    except Exception as error:
+        raise CannotPickle("the initializer with its arguments", sentence(error)) from error
+
+
+# -- through a pipe -------------------------------------------------------------------------------------------------
+
+
+def write(file: IO[bytes], inheritance: Inheritance) -> None:
+    """Send it to a process that waits for it.
+
+    Raises:
+        OSError: that process is gone.
+    """
+    data = pickle.dumps(inheritance, PICKLE)
+    file.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
+    file.flush()
+
+
+def receive(file: IO[bytes]) -> Inheritance:
+    """Wait for what the program that started this process sends it. From then on `own` gives it.
+
+    Raises:
+        EOFError: the program is gone.
+    """
+    global _own
+    length = int.from_bytes(_exactly(file, _LENGTH_BYTES), "big")
+    inheritance: Inheritance = pickle.loads(_exactly(file, length))  # from who started this process, and runs it
+    _own = inheritance
+    return inheritance
+
+
+def own() -> Inheritance:
+    """What this process was started with."""
+    return _own
+
+
+def _exactly(file: IO[bytes], count: int) -> bytes:
+    data = b""
+    while len(data) < count:
+        more = file.read(count - len(data))
+        if not more:
+            raise EOFError("the program that started this process is gone")
+        data += more
+    return data

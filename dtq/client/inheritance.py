@@ -1,0 +1,27 @@
+"""What the slots of a local cluster take over from its program, as the processes of a standard pool do.
+
+Client, beside `handover`, which brings it to the worker's process; the worker starts each slot with it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inheritance:
+    """What a slot takes over.
+
+    Attributes:
+        streams: whether standard output and error of the slots are the program's; else the worker collects them.
+        flags: options of the interpreter, as its command line has them; None for those of the worker's own.
+        authkey: multiprocessing's authentication key; empty for one of the slot's own.
+        tracker: descriptor of the pipe to multiprocessing's resource tracker; -1 for none.
+        initializer: pickle of ``(function, arguments)`` to be called when a slot starts; empty for none.
+    """
+
+    streams: bool = False
+    flags: tuple[str, ...] | None = None
+    authkey: bytes = b""
+    tracker: int = -1
+    initializer: bytes = b""

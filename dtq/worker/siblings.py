@@ -1,0 +1,96 @@
+"""What makes a slot a sibling of other processes to `multiprocessing`: the same key, the same resource tracker.
+
+Worker, in the slot's process. Shared memory and named semaphores are looked after by a *resource tracker*, a process
+that removes what is left when the last of its clients has ended. A slot with a tracker of its own would have memory
+removed that others still use as soon as it ends, so all slots of a worker share one, which the worker has
+(`resource_tracker`), or the program that a local cluster belongs to. multiprocessing costs a slot 10 ms and half a
+megabyte; so nothing of it is imported before a task does.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+
+
+class _AfterImport(MetaPathFinder):
+    """Does something with a module as soon as it has been imported."""
+
+    def __init__(self, name: str, act: Callable[[ModuleType], None]) -> None:
+        self._name = name
+        self._act = act
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """See `importlib.abc.MetaPathFinder`."""
+        if fullname != self._name:
+            return None
+        with suppress(ValueError):
+            sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Acting(spec.loader, self._act)
+        return spec
+
+
+class _Acting(Loader):
+    def __init__(self, inner: Loader, act: Callable[[ModuleType], None]) -> None:
+        self._inner = inner
+        self._act = act
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        """See `importlib.abc.Loader`."""
+        return self._inner.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """See `importlib.abc.Loader`."""
+        self._inner.exec_module(module)
+        if module.__spec__ is not None:
+            module.__spec__.loader = module.__loader__ = self._inner
+        self._act(module)
+
+
+def _on_import(name: str, act: Callable[[ModuleType], None]) -> None:
+    if name in sys.modules:
+        act(sys.modules[name])
+    else:
+        sys.meta_path.insert(0, _AfterImport(name, act))
+
+
+def share_tracker(descriptor: int) -> None:
+    """Use the resource tracker at the other end of a pipe.
+
+    Args:
+        descriptor: of the pipe.
+    """
+
+    def share(module: ModuleType) -> None:
+        module._resource_tracker._fd = descriptor
+
+    _on_import("multiprocessing.resource_tracker", share)
+
+
+def share_key(key: bytes) -> None:
+    """Use an authentication key: what managers, listeners and proxies of the same program have.
+
+    Args:
+        key: the key.
+    """
+
+    def share(module: ModuleType) -> None:
+        module.current_process().authkey = key
+
+    _on_import("multiprocessing.process", share)
+
+
+def empty_main() -> None:
+    """Have no main program: what looks for something in it finds nothing, rather than something of dtq's."""
+    main = ModuleType("__main__")
+    main.__builtins__ = importlib.import_module("builtins")  # type: ignore[attr-defined]
+    sys.modules["__main__"] = main

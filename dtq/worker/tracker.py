@@ -1,0 +1,55 @@
+"""The resource tracker that a worker's slots share; started when the first of them has something to say to it.
+
+Worker, below the supervisor. It is multiprocessing's own program at the reading end of a pipe, and ends when the worker
+and the last of its slots have.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+from typing import Final
+
+#: How long it may take to end, in seconds: it removes what slots have left.
+END_S: Final = 2.0
+_PROGRAM: Final = "from multiprocessing.resource_tracker import main; main({0})"
+
+
+class Tracker:
+    """The pipe, and the process at its end."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def fileno(self) -> int:
+        """The descriptor to wait for: who can read from it calls `start`, and waits no more."""
+        return self._read
+
+    @property
+    def writing_end(self) -> int:
+        """The descriptor for the slots."""
+        return self._write
+
+    def start(self) -> None:
+        """Start the process.
+
+        Raises:
+            OSError: the machine has no process, memory or descriptor left.
+        """
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", _PROGRAM.format(self._read)],
+            pass_fds=(self._read,),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # it outlives what ends the worker, for a moment
+        )
+
+    def close(self) -> None:
+        """All slots have ended: have it remove what they have left, and end."""
+        os.close(self._write)
+        os.close(self._read)
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_S)
