@@ -14,7 +14,8 @@ from operator import attrgetter
 from typing import Any, Final
 
 from dtq.core.changes import ArgumentPage, Change, ResultPage, Stored
-from dtq.engines.base import Engine, Page
+from dtq.engines.base import Engine, Page, fill
+from dtq.errors import StoreDamaged
 from dtq.model import pages
 
 #: How many bytes of committed pages are held, bookkeeping included.
@@ -75,8 +76,16 @@ class PageCache:
             del self._pages[key]
         self._bytes -= len(page.data) + _OVERHEAD
 
-    def find(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
+    def find(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """The pages of a batch that overlap ``[lo, hi)``, in rising order.
+
+        Args:
+            kind: which pages.
+            batch: the batch.
+            lo: index of its first task.
+            hi: index after the last.
+            room: about how many bytes of them; at least one page. None for all. Where the last one ends before ``hi``
+                there may be more.
 
         Raises:
             StoreDamaged: the engine finds one of them damaged.
@@ -87,24 +96,54 @@ class PageCache:
             found = held[first : bisect_right(held, hi - 1, key=_by_lo)]
         found = [page for page in found if page.hi > lo]
         if _cover(found, lo, hi):
-            return found
+            return fill(found, room)
         here = {page.lo: page for page in found}
-        here.update((page.lo, page) for page in self._engine.pages(kind, batch, lo, hi))
-        return [here[at] for at in sorted(here)]
+        stored = self._engine.pages(kind, batch, lo, hi, room)
+        here.update((page.lo, page) for page in stored)
+        if room is None or not stored:
+            return fill([here[at] for at in sorted(here)], room)
+        # Behind the last of those that were read there may be more in the store: what is here is not next to it.
+        return fill([here[at] for at in sorted(here) if at <= stored[-1].lo], room)
 
-    def arguments(self, batch: int, lo: int, hi: int) -> bytes:
-        """The arguments of tasks ``[lo, hi)``, as one page.
+    def arguments(self, batch: int, lo: int, hi: int, room: int, *, whatever: bool) -> bytes:
+        """The arguments of the first of tasks ``[lo, hi)``, as one page: as many as there is room for.
+
+        Args:
+            batch: the batch.
+            lo: index of its first task.
+            hi: index after the last.
+            room: how many bytes there is room for.
+            whatever: whether the first goes whatever it takes; else the page may hold none.
 
         Raises:
-            StoreDamaged: the engine finds one of them damaged.
-            LookupError: some are missing.
+            StoreDamaged: the engine finds those of the first task damaged.
+            LookupError: those of the first task are missing.
         """
-        found = self.find(ArgumentPage, batch, lo, hi)
-        if len(found) == 1 and found[0].lo <= lo and hi <= found[0].hi:
-            return pages.cut(found[0].data, lo - found[0].lo, hi - found[0].lo)
-        if not _cover(found, lo, hi):
-            raise LookupError(f"arguments of {batch}.{lo} to {batch}.{hi - 1} are missing")
-        return pages.join([pages.cut(p.data, max(lo, p.lo) - p.lo, min(hi, p.hi) - p.lo) for p in found])
+        parts: list[bytes] = []
+        at = lo
+        while at < hi:
+            try:
+                part = self._part(batch, at, hi, room, whatever=whatever and at == lo)
+            except (StoreDamaged, LookupError):
+                if at == lo:
+                    raise
+                break
+            taken = pages.count(part)
+            if not taken:
+                break
+            parts.append(part)
+            at += taken
+            room -= len(part)
+        return pages.join(parts) if parts else pages.pack([])
+
+    def _part(self, batch: int, lo: int, hi: int, room: int, *, whatever: bool) -> bytes:
+        """What there is room for of the page that has a task's arguments, from that task on."""
+        page = next(iter(self.find(ArgumentPage, batch, lo, lo + 1)), None)
+        if page is None:
+            raise LookupError(f"arguments of {batch}.{lo} are missing")
+        first, last = lo - page.lo, min(hi, page.hi) - page.lo
+        end = pages.fitting(page.data, first, last, room)
+        return pages.cut(page.data, first, max(end, first + whatever))
 
 
 def _cover(found: list[Page], lo: int, hi: int) -> bool:

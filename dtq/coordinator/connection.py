@@ -11,7 +11,8 @@ import logging
 
 from dtq import __version__
 from dtq.coordinator import operating, queries, submitting
-from dtq.coordinator.service import LONGEST_WAIT_S, Coordinator
+from dtq.coordinator.granting import grants_of
+from dtq.coordinator.service import LONGEST_WAIT_S, MOST_CANCELS, Coordinator
 from dtq.coordinator.sessions import Fetch, SessionState
 from dtq.core.leases import Lease
 from dtq.errors import (
@@ -19,7 +20,6 @@ from dtq.errors import (
     NotPermitted,
     ProtocolMismatch,
     SessionUnknown,
-    StoreDamaged,
     StoreError,
     UnknownId,
 )
@@ -27,7 +27,6 @@ from dtq.model.messages import (
     PROTOCOL,
     Ended,
     Exchange,
-    Failure,
     Grant,
     Hello,
     Orders,
@@ -40,7 +39,6 @@ from dtq.model.messages import (
 from dtq.model.options import Spec
 from dtq.model.pages import PAGE_BLOBS
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Selection, Stats, TaskView
-from dtq.model.states import Outcome
 
 log = logging.getLogger("dtq.coordinator")
 
@@ -161,9 +159,10 @@ class Connection:
                 c.committer.soon()
         c.committer.settle(ticket)
         if fetch is not None:
-            grants = self._await(state, fetch, exchange.wait_s)
+            grants = self._await(state, fetch, exchange.wait_s, told=bool(answer.drop))
             return Orders(grants=grants, cancel=tuple(fetch.cancel), drop=tuple(answer.drop))
-        return Orders(grants=self._grants(leases), cancel=tuple(answer.cancel), drop=tuple(answer.drop))
+        grants = grants_of(c, leases, large=False)
+        return Orders(grants=grants, cancel=tuple(answer.cancel[:MOST_CANCELS]), drop=tuple(answer.drop))
 
     def _part(self, state: SessionState, exchange: Exchange) -> None:
         """Tell a worker that is broken, where it is, when it asks for work; and have it ask.
@@ -205,52 +204,15 @@ class Connection:
         c = self._c
         return [] if c.stopping or state.away else c.machine.lease(state.hello.session, now, by_report=True)
 
-    def _await(self, state: SessionState, fetch: Fetch, wait_s: float) -> tuple[Grant, ...]:
+    def _await(self, state: SessionState, fetch: Fetch, wait_s: float, *, told: bool) -> tuple[Grant, ...]:
         c = self._c
-        if not fetch.wait(_bounded(wait_s)):
+        # Whoever waits here says nothing meanwhile, and must not count as silent.
+        if not fetch.wait(min(_bounded(wait_s), c.setup.rules.lease_s / 2)):
             with c.lock:
                 if c.sessions.fetching.get(state.hello.session) is fetch:
                     del c.sessions.fetching[state.hello.session]
-        return self._grants(fetch.leases)
-
-    def _grants(self, leases: list[Lease]) -> tuple[Grant, ...]:
-        return tuple([grant for lease in leases if (grant := self._grant(lease)) is not None])
-
-    def _grant(self, lease: Lease) -> Grant | None:
-        batch, lo, hi = lease.batch, lease.lo, lease.hi
-        if lo >= hi:
-            return None  # taken back before it was on its way
-        try:
-            arguments = self._c.cache.arguments(batch.number, lo, hi)
-        except (StoreDamaged, LookupError) as error:
-            self._fail_lease(lease, str(error))
-            return None
-        return Grant(
-            token=lease.token,
-            batch=batch.number,
-            lo=lo,
-            hi=hi,
-            single=batch.single,
-            attempt=lease.attempt,
-            spec=batch.entry.number,
-            arguments=arguments,
-        )
-
-    def _fail_lease(self, lease: Lease, why: str) -> None:
-        """The arguments of a lease cannot be read: its tasks fail, with the reason, until they are dead letters."""
-        c = self._c
-        failure = Failure(exception="dtq.errors.StoreDamaged", message=f"the task's arguments cannot be read: {why}")
-        with c.lock:
-            now = c.clock.now()
-            if lease.token in c.machine.register.leases:
-                last = lease.hi - 1
-                log.error("the arguments of %d.%d to %d cannot be read: %s", lease.batch.number, lease.lo, last, why)
-            while lease.token in c.machine.register.leases:
-                index = lease.lo
-                c.machine.register.shorten(lease, index + 1)
-                c.machine.register.attempt_ended(lease, index, Outcome.FAILED, failure, now, now)
-            c.ticker.by(c.machine.register.waiting.next_at())
-            c.committer.soon()
+        # Who has to be told something else is not kept from it by a large answer.
+        return grants_of(c, fetch.leases, large=not (fetch.cancel or told))
 
     def spec(self, number: int) -> Spec:
         """See `Service.spec`."""

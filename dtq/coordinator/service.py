@@ -39,6 +39,8 @@ log = logging.getLogger("dtq.coordinator")
 
 #: Longest wait of one call in seconds: bounds how long a thread is held by a peer that is gone without a word.
 LONGEST_WAIT_S: Final = 20.0
+#: Most tasks that one answer tells a worker to stop; of the others its next ones tell.
+MOST_CANCELS: Final = 4_096
 #: How long batches that were being submitted wait for their submitter after a restart, in seconds.
 _ORPHANS_S: Final = 60.0
 
@@ -239,8 +241,9 @@ class Coordinator:
     def untold(self, state: SessionState) -> list[Doomed]:
         """What a worker is to stop and has not been told on a fetching call; it counts as told from now on."""
         doomed = self.machine.cancelling(state.hello.session)
-        untold = [d for d in doomed if (d.token, d.index) not in state.told]
-        state.told = {(d.token, d.index) for d in doomed}
+        untold = [d for d in doomed if (d.token, d.index) not in state.told][:MOST_CANCELS]
+        state.told &= {(d.token, d.index) for d in doomed}
+        state.told |= {(d.token, d.index) for d in untold}
         return untold
 
     def lose_worker(self, state: SessionState, now: float) -> None:

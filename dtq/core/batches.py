@@ -22,7 +22,7 @@ _NEWS: Final = 0.3
 class SpecEntry:
     """An interned spec, and what is known of its tasks' duration."""
 
-    __slots__ = ("batches", "estimate_s", "number", "rank", "spec")
+    __slots__ = ("argument_bytes", "batches", "estimate_s", "number", "rank", "result_bytes", "spec")
 
     def __init__(self, number: int, spec: Spec, rank: int) -> None:
         self.number = number
@@ -32,6 +32,10 @@ class SpecEntry:
         self.batches = 0
         #: How long one task takes, in seconds; None while unknown.
         self.estimate_s: float | None = None
+        #: How many bytes the arguments and the result of one task have, as far as is known: rather too many than too
+        #: few, as a lease gathers no more than an answer and a few reports carry.
+        self.argument_bytes = 0.0
+        self.result_bytes = 0.0
 
     def observe(self, seconds: float, tasks: int) -> None:
         """Learn from tasks that took so long together.
@@ -47,6 +51,23 @@ class SpecEntry:
             self.estimate_s = each
         else:
             self.estimate_s *= (each / self.estimate_s) ** _NEWS
+
+    def weigh_arguments(self, size: int, tasks: int) -> None:
+        """Learn from arguments of so many bytes together."""
+        self.argument_bytes = _heavier(self.argument_bytes, size / tasks)
+
+    def weigh_results(self, size: int, tasks: int) -> None:
+        """Learn from results of so many bytes together."""
+        self.result_bytes = _heavier(self.result_bytes, size / tasks)
+
+    def most_within(self, room: int) -> int:
+        """How many tasks are expected to move no more than so many bytes, either way; at least one."""
+        return max(1, int(room / max(1.0, self.argument_bytes, self.result_bytes)))
+
+
+def _heavier(known: float, news: float) -> float:
+    """What is expected after news: more counts at once, less after a while."""
+    return news if news >= known else known + _NEWS * (news - known)
 
 
 class Task:

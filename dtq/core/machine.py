@@ -311,6 +311,7 @@ class Machine:
             batch.release(index)
             register.ledger.task_forgotten(batch.number, index, history=False)
         batch.entry.observe(success.seconds, count)
+        batch.entry.weigh_results(len(success.results), count)
         if worker.lacking is not None:
             worker.lacking.ran(batch.entry)
         page = ResultPage(batch=batch.number, lo=lo, hi=hi, data=success.results, worker=worker.name, ended_at=now)
@@ -373,7 +374,9 @@ class Machine:
         """Hand out what a worker has room for, most urgent first.
 
         A worker gets one lease a slot; and up to one more a slot while the next tasks are known to be tiny, so that
-        its slots need not wait for a round trip.
+        its slots need not wait for a round trip. All that is handed out at once fits into an answer, as far as is
+        known of its arguments; what does not is for `cut`. Large arguments are for fetching calls: a report's answer
+        must not take long.
 
         Args:
             session: the worker's.
@@ -382,6 +385,7 @@ class Machine:
         """
         worker = self._worker(session)
         granted: list[Lease] = []
+        room = self.rules.grant_bytes // 4 if by_report else self.rules.grant_bytes
         while len(worker.leases) < 2 * worker.capacity:
             heap = self.register.most_urgent(worker)
             run = heap.top() if heap is not None else None
@@ -394,18 +398,27 @@ class Machine:
             estimate_s = batch.entry.estimate_s
             if ahead and (estimate_s is None or estimate_s > CHUNK_S):
                 break
-            lease = self._take(heap, run, batch, worker, now)
+            if batch.entry.argument_bytes > room and (granted or by_report):
+                break
+            lease = self._take(heap, run, batch, worker, now, room)
+            room -= int(batch.entry.argument_bytes * (lease.hi - lease.lo))
             lease.started = not ahead
             granted.append(lease)
         if by_report:
             worker.unconfirmed = {lease.token for lease in granted}
         return granted
 
-    def _take(self, heap: RunHeap, run: Run, batch: Batch, worker: Worker, now: float) -> Lease:
+    def cut(self, lease: Lease, hi: int, now: float) -> None:
+        """A lease that was just handed out is too much for one answer: tasks from ``hi`` on go back before its worker
+        is told of them."""
+        if lease.token in self.register.leases and lease.lo <= hi < lease.hi:
+            self.register.untake(lease, hi, now)
+
+    def _take(self, heap: RunHeap, run: Run, batch: Batch, worker: Worker, now: float, room: int) -> Lease:
         register = self.register
         lo = run.lo
         waiting = len(heap) if lo < batch.next else run.hi - lo
-        most = chunk(batch.entry.estimate_s, waiting, register.slots)
+        most = min(chunk(batch.entry.estimate_s, waiting, register.slots), batch.entry.most_within(room))
         if lo < batch.next:
             hi, attempt = register.take_returned(heap, batch, lo, most)
         else:

@@ -29,6 +29,8 @@ from dtq.model.states import Outcome, State
 #: those by value; and how many bytes the latter may have.
 IDLE_SPECS: Final = 1_000
 IDLE_BYTES: Final = 8 << 20
+#: How many bytes of arguments one answer gathers, if messages may be so large.
+GRANT_BYTES: Final = 2 << 20
 #: Longest message of a dead letter's last exception that its row repeats, in characters.
 _MESSAGE: Final = 500
 
@@ -43,6 +45,7 @@ class Rules:
         max_tasks: most unfinished tasks.
         max_batch: most tasks in one batch.
         max_blob: largest argument in bytes.
+        grant_bytes: how many bytes of arguments one answer gathers; a task that has more travels alone.
         highest_first: whether a higher priority number is served first.
     """
 
@@ -51,6 +54,7 @@ class Rules:
     max_tasks: int = 20_000_000
     max_batch: int = 10_000_000
     max_blob: int = 1 << 40
+    grant_bytes: int = GRANT_BYTES
     highest_first: bool = False
 
 
@@ -340,6 +344,26 @@ class Register:
             self.shorten(lease, hi)
         else:
             lease.hi = lo
+            self.ledger.lease(lease)
+
+    def untake(self, lease: Lease, lo: int, now: float) -> None:
+        """The end of a lease from ``lo`` on, which its worker has not been told of, is as if it had not been leased.
+
+        Fresh tasks behind which nothing was taken meanwhile go back as the run that they were.
+        """
+        batch, hi = lease.batch, lease.hi
+        if hi != batch.next or batch.cut is not None or lease.attempt != 1 or any(batch.records_in(lo, hi)):
+            self.give_back(lease, lo, hi, now)
+            return
+        batch.running -= hi - lo
+        batch.next = lo
+        self.tally.move(batch.queue, State.RUNNING, Move.RETURNED, hi - lo)
+        self.push(batch, lo, hi)
+        self.ledger.batch(batch)
+        lease.hi = lo
+        if lease.lo >= lo:
+            self.end_lease(lease)
+        else:
             self.ledger.lease(lease)
 
     def shorten(self, lease: Lease, lo: int) -> None:

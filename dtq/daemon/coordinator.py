@@ -25,11 +25,12 @@ from dtq.config import (
 )
 from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
-from dtq.core.register import Rules
+from dtq.core.register import GRANT_BYTES, Rules
 from dtq.daemon.logs import dump_stacks_on_request, log_to_stderr
 from dtq.daemon.memory import share_one_arena
 from dtq.daemon.signals import ignore_from_now_on
 from dtq.engines.base import Engine
+from dtq.model.messages import ANSWER_ENVELOPE
 from dtq.transport.server import Server
 
 log = logging.getLogger("dtq.daemon")
@@ -122,7 +123,8 @@ def _setup(settings: CoordinatorSettings) -> Setup:
         keep_results_s=settings.keep_results_s,
         max_tasks=settings.max_tasks,
         max_batch=settings.max_batch,
-        max_blob=settings.max_blob,
+        max_blob=min(settings.max_blob, settings.max_message - ANSWER_ENVELOPE),
+        grant_bytes=min(GRANT_BYTES, settings.max_message // 4),
         highest_first=settings.highest_first,
     )
     return Setup(

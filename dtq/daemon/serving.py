@@ -11,13 +11,12 @@ import platform
 import threading
 import uuid
 from collections.abc import Callable
-from typing import Final
 
 from dtq import __version__
 from dtq.client.inheritance import Inheritance
 from dtq.config import WorkerSettings, configured_tls, load_authkey
 from dtq.errors import DtqError
-from dtq.model.messages import Hello, Role, Welcome
+from dtq.model.messages import Hello, Role, Welcome, largest_outcome
 from dtq.transport.backoff import Backoff
 from dtq.transport.proxy import Proxy
 from dtq.worker.link import FETCH_WAIT_S, Link
@@ -26,9 +25,6 @@ from dtq.worker.supervisor import Supervisor
 from dtq.worker.terms import SlotTerms, WorkerTerms
 
 log = logging.getLogger("dtq.daemon")
-
-#: What a message holds beside a result, at most, in bytes.
-_ENVELOPE: Final = 64 << 10
 
 
 class Serving:
@@ -120,7 +116,7 @@ class Serving:
                 worker=settings.name,
                 paths=tuple(map(str, settings.paths)),
                 imports=settings.imports,
-                max_result=min(welcome.max_message - _ENVELOPE, welcome.max_blob),
+                max_result=min(largest_outcome(welcome.max_message), welcome.max_blob),
                 max_tasks=settings.max_tasks_per_slot,
                 max_memory=settings.max_memory_per_slot,
                 keep_processes=settings.keep_processes,

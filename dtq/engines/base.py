@@ -68,6 +68,19 @@ class EndedRun:
     task: TaskRow | None = None
 
 
+def fill(found: Iterable[Page], room: int | None) -> list[Page]:
+    """The first of some pages that have so many bytes; the first in any case. None for all."""
+    taken: list[Page] = []
+    left = room
+    for page in found:
+        if left is not None:
+            left -= len(page.data)
+            if left < 0 and taken:
+                break
+        taken.append(page)
+    return taken
+
+
 class Engine(Protocol):
     """Keeps rows."""
 
@@ -109,8 +122,11 @@ class Engine(Protocol):
         """
         ...
 
-    def pages(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
+    def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """The pages of a batch that overlap ``[lo, hi)``, in rising order; whole pages, not cut.
+
+        With ``room``, the first of them that have no more bytes than that together, and no fewer than one; no more of
+        the others is read than it takes to know.
 
         Raises:
             StoreDamaged: a page's checksum is wrong.

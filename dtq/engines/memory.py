@@ -30,7 +30,7 @@ from dtq.core.changes import (
     TaskRow,
     Totals,
 )
-from dtq.engines.base import EndedRun, Opened, Page, StoredBatch
+from dtq.engines.base import EndedRun, Opened, Page, StoredBatch, fill
 from dtq.engines.sieve import Sieve, cut_tail, latest_first
 from dtq.errors import StoreError
 from dtq.model.pages import PAGE_BLOBS
@@ -124,10 +124,10 @@ class MemoryEngine:
                 apply(what)
             self._strip()
 
-    def pages(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
+    def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """See `Engine.pages`."""
         with self._reading():
-            return _overlapping(self._pages[kind].get(batch, []), lo, hi)
+            return fill(_overlapping(self._pages[kind].get(batch, []), lo, hi), room)
 
     def batches(self, numbers: Sequence[int] = (), key: str | None = None) -> list[StoredBatch]:
         """See `Engine.batches`. In rising order."""

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 from dtq.core.changes import ArgumentPage, BatchRow, Row, SpecRow, TaskRow
 from dtq.engines import rowcodec, schema
-from dtq.engines.base import EndedRun, Page, StoredBatch
+from dtq.engines.base import EndedRun, Page, StoredBatch, fill
 from dtq.engines.faults import store_error
 from dtq.engines.rowcodec import DamagedRow
 from dtq.engines.sieve import Sieve, cut_tail, latest_first
@@ -116,14 +116,16 @@ class Reader:
             finally:
                 connection.execute("ROLLBACK")
 
-    def pages(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
+    def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """See `Engine.pages`."""
         where = (batch, lo - PAGE_BLOBS, hi, lo)
         with self._asking() as connection:
             if kind is ArgumentPage:
-                found: list[Any] = [rowcodec.decode_arguments(row) for row in connection.execute(_ARGUMENTS, where)]
+                with closing(connection.execute(_ARGUMENTS, where)) as rows:
+                    found: list[Any] = fill(map(rowcodec.decode_arguments, rows), room)
             else:
-                found = [rowcodec.decode_results(row) for row in connection.execute(_RESULTS, where)]
+                with closing(connection.execute(_RESULTS, where)) as rows:
+                    found = fill(map(rowcodec.decode_results, rows), room)
         return cast(list[Page], found)
 
     def attempts(self, batch: int, index: int) -> list[Attempt]:

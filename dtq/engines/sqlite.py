@@ -120,9 +120,9 @@ class SqliteEngine:
             return self._shortage(use)
         return None
 
-    def pages(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
+    def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """See `Engine.pages`."""
-        return self._used().page_reader.pages(kind, batch, lo, hi)
+        return self._used().page_reader.pages(kind, batch, lo, hi, room)
 
     def batches(self, numbers: Sequence[int] = (), key: str | None = None) -> list[StoredBatch]:
         """See `Engine.batches`. In rising order."""

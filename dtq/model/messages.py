@@ -84,6 +84,21 @@ class Welcome:
     max_piece: int = PAGE_BLOBS
 
 
+#: What a worker's report holds beside the one result or failure that travels alone in it, at most, in bytes: mostly its
+#: leases; a quarter of small messages. And an answer beside the one argument or result.
+REPORT_ENVELOPE: Final = 64 << 10
+ANSWER_ENVELOPE: Final = 1 << 10
+
+
+def largest_outcome(max_message: int) -> int:
+    """How large a result or a failure may be, in bytes, to travel alone in a report.
+
+    Args:
+        max_message: largest message in bytes.
+    """
+    return max_message - min(REPORT_ENVELOPE, max_message // 4)
+
+
 # -- submitting ---------------------------------------------------------------------------------------------------
 
 

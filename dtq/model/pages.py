@@ -90,6 +90,19 @@ def cut(page: bytes, lo: int, hi: int) -> bytes:
     return b"".join((head, page[_HEAD + lo * _LENGTH : _HEAD + hi * _LENGTH], page[start:end]))
 
 
+def fitting(page: bytes, lo: int, hi: int, room: int) -> int:
+    """Index after the last blob of ``[lo, hi)`` up to which they have no more than so many bytes together, what a page
+    adds to each included; ``lo`` where not even the first has."""
+    if len(page) <= room:
+        return hi
+    for size in _lengths(page[_HEAD + lo * _LENGTH : _HEAD + hi * _LENGTH]):
+        room -= size + _LENGTH
+        if room < 0:
+            break
+        lo += 1
+    return lo
+
+
 def join(pages: Sequence[bytes]) -> bytes:
     """One page of several, in their order."""
     if len(pages) == 1:

@@ -89,9 +89,9 @@ class FailingEngine:
         """See `Engine.restore`."""
         return self._engine.restore()
 
-    def pages(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
+    def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """See `Engine.pages`."""
-        return self._engine.pages(kind, batch, lo, hi)
+        return self._engine.pages(kind, batch, lo, hi, room)
 
     def batches(self, numbers: Sequence[int] = (), key: str | None = None) -> list[StoredBatch]:
         """See `Engine.batches`."""

@@ -63,8 +63,8 @@ class Insisting(SqliteEngine):
     def commit(self, changes: Sequence[Change], *, insist: bool = False) -> StoreFull | None:
         return self._insist(super().commit, changes, insist=insist)
 
-    def pages(self, kind: type[Page], batch: int, lo: int, hi: int) -> list[Page]:
-        return self._insist(super().pages, kind, batch, lo, hi)
+    def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
+        return self._insist(super().pages, kind, batch, lo, hi, room)
 
     def batches(self, numbers: Sequence[int] = (), key: str | None = None) -> list[StoredBatch]:
         return self._insist(super().batches, numbers, key)

@@ -1,0 +1,110 @@
+"""Granting: leases on their way to the worker that they were handed to, with their arguments.
+
+An answer gathers no more arguments than `Rules.grant_bytes`, whatever the machine thought that they would have: what
+does not fit goes back before its worker is told of it, as if it had not been leased. One task travels whatever it has,
+where nothing else does; so each fetching call brings something, and none an answer that cannot be sent.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from dtq.coordinator.service import Coordinator
+from dtq.core.leases import Lease
+from dtq.errors import DtqError, StoreDamaged, TooLarge
+from dtq.model import pages
+from dtq.model.messages import ANSWER_ENVELOPE, Failure, Grant
+from dtq.model.states import Outcome
+
+log = logging.getLogger("dtq.coordinator")
+
+
+def grants_of(c: Coordinator, leases: list[Lease], *, large: bool) -> tuple[Grant, ...]:
+    """What a worker is told of the leases that it was given.
+
+    Args:
+        c: the coordinator; not under its lock.
+        leases: the leases, in the order in which they were given.
+        large: whether a task may travel alone that has more than an answer gathers.
+    """
+    if not leases:
+        return ()
+    room = c.setup.rules.grant_bytes
+    granted: list[Grant] = []
+    cut = False
+    for lease in leases:
+        lo, hi = lease.lo, lease.hi
+        if lo >= hi:
+            continue  # taken back before it was on its way
+        page = _arguments(c, lease, lo, hi, room, whatever=large and not granted)
+        if page is None:
+            continue
+        count = pages.count(page)
+        if count < hi - lo:
+            cut = True
+            _cut(c, lease, lo + count)
+        if count:
+            lease.batch.entry.weigh_arguments(len(page), count)
+            granted.append(_grant(lease, lo, lo + count, page))
+        room -= len(page)
+    if cut:
+        with c.lock:
+            c.dispatch(c.clock.now())
+            c.committer.soon()
+    return tuple(granted)
+
+
+def _grant(lease: Lease, lo: int, hi: int, page: bytes) -> Grant:
+    batch = lease.batch
+    return Grant(
+        token=lease.token,
+        batch=batch.number,
+        lo=lo,
+        hi=hi,
+        single=batch.single,
+        attempt=lease.attempt,
+        spec=batch.entry.number,
+        arguments=page,
+    )
+
+
+def _cut(c: Coordinator, lease: Lease, hi: int) -> None:
+    with c.lock:
+        c.machine.cut(lease, hi, c.clock.now())
+
+
+def _arguments(c: Coordinator, lease: Lease, lo: int, hi: int, room: int, *, whatever: bool) -> bytes | None:
+    """The arguments of the first tasks of a lease; None where those of the first cannot be had: it has failed."""
+    number = lease.batch.number
+    largest = c.setup.max_message - ANSWER_ENVELOPE
+    try:
+        page = c.cache.arguments(number, lo, hi, room, whatever=whatever)
+    except (StoreDamaged, LookupError) as error:
+        why = f"the task's arguments cannot be read: {error}"
+        _fail(c, lease, lease.hi, Failure(exception="dtq.errors.StoreDamaged", message=why))
+        return None
+    if pages.count(page) == 1 and len(page) > largest:  # stored while messages could be larger
+        too_large = TooLarge("a task's arguments", len(page), largest)
+        _fail(c, lease, lo + 1, Failure(exception=_name(too_large), message=str(too_large)))
+        _cut(c, lease, lo + 1)
+        return None
+    return page
+
+
+def _name(error: DtqError) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"
+
+
+def _fail(c: Coordinator, lease: Lease, upto: int, failure: Failure) -> None:
+    """Tasks of a lease below ``upto`` cannot be sent: they fail, with the reason, until they are dead letters."""
+    with c.lock:
+        now = c.clock.now()
+        if lease.token in c.machine.register.leases:
+            last = upto - 1
+            log.error("tasks %d.%d to %d cannot be handed out: %s", lease.batch.number, lease.lo, last, failure.message)
+        while lease.token in c.machine.register.leases and lease.lo < upto:
+            index = lease.lo
+            c.machine.register.shorten(lease, index + 1)
+            c.machine.register.attempt_ended(lease, index, Outcome.FAILED, failure, now, now)
+        c.ticker.by(c.machine.register.waiting.next_at())
+        c.committer.soon()
