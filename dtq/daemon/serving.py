@@ -51,6 +51,7 @@ class Serving:
         self._fetch_wait_s = fetch_wait_s
         self._stopping = threading.Event()
         self._supervisor: Supervisor | None = None
+        self._link: Link | None = None
 
     def drain(self) -> None:
         """Take no more work, and end when what runs has ended. Any thread; but not from a signal's handler, which may
@@ -82,15 +83,20 @@ class Serving:
         key, origin = load_authkey(settings.authkey_file, addresses=settings.addresses)
         tls = configured_tls()
         say_hello = _greeter(settings)
-        reporting = Proxy(settings.addresses, key, say_hello(primary=True), key_source=origin, tls=tls)
-        fetching = Proxy(settings.addresses, key, say_hello(primary=False), key_source=origin, tls=tls)
+        greeted = self._on_welcome
+        reporting = Proxy(
+            settings.addresses, key, say_hello(primary=True), on_welcome=greeted, key_source=origin, tls=tls
+        )
+        fetching = Proxy(
+            settings.addresses, key, say_hello(primary=False), on_welcome=greeted, key_source=origin, tls=tls
+        )
         welcome = self._first_contact(reporting)
         if welcome is None:
             return
         supervisor = self._supervisor = Supervisor(self._terms(welcome))
         if self._stopping.is_set():
             supervisor.drain()
-        link = Link(
+        link = self._link = Link(
             supervisor,
             reporting,
             fetching,
@@ -98,6 +104,7 @@ class Serving:
             where=reporting.address,
             fetch_wait_s=self._fetch_wait_s,
         )
+        link.on_welcome(welcome)
         link.start()
         queues = ", ".join(settings.queues) or "all queues"
         on_ready(f"worker {settings.name} ready: {settings.slots} slots for {queues}, connected to {reporting.address}")
@@ -106,6 +113,10 @@ class Serving:
         finally:
             link.stop()
         log.info("worker %s ends; nothing is left undone here", settings.name)
+
+    def _on_welcome(self, welcome: Welcome) -> None:
+        if self._link is not None:
+            self._link.on_welcome(welcome)
 
     def _terms(self, welcome: Welcome) -> WorkerTerms:
         settings = self._settings

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Final
 
-from dtq.model.messages import Failed, Grant, Holding, Progress, Released, Succeeded
+from dtq.model import pages
+from dtq.model.messages import Failed, Failure, Grant, Holding, Progress, Released, Succeeded
 from dtq.model.options import Spec
+from dtq.model.states import Outcome as Ending
+
+#: How many bytes of outcomes may wait to be reported while more work is asked for.
+MAX_UNREPORTED: Final = 16 << 20
+#: About how many bytes an outcome takes beside what it carries.
+_OVERHEAD: Final = 80
+#: Stands for the base classes of the failure that is reported in place of what cannot be.
+_REFUSED: Final = ("dtq.errors.DtqError",)
+#: Longest reason of it, in characters.
+_MESSAGE: Final = 2_000
+#: Longest time that a task is said to have taken where its outcome was refused, in seconds.
+_LONGEST_S: Final = 1e9
 
 
 class Chunk:
@@ -47,22 +63,133 @@ class Chunk:
         return index if self.next <= index < self.end else None
 
 
-@dataclass(slots=True)
-class Outbox:
-    """What has happened and was not acknowledged yet, in the order in which it happened for each lease."""
+#: What a worker tells the coordinator of tasks.
+Outcome = Succeeded | Failed | Released
 
-    succeeded: list[Succeeded] = field(default_factory=list)
-    failed: list[Failed] = field(default_factory=list)
-    released: list[Released] = field(default_factory=list)
-    progress: dict[int, Progress] = field(default_factory=dict)
+
+class Outbox:
+    """What has happened and was not reported yet, in the order in which it happened.
+
+    Attributes:
+        progress: latest progress of running tasks, by token.
+        size: about how many bytes the outcomes have.
+    """
+
+    def __init__(self) -> None:
+        self.progress: dict[int, Progress] = {}
+        self.size = 0
+        self._outcomes: deque[Outcome] = deque()
 
     def __bool__(self) -> bool:
-        return bool(self.succeeded or self.failed or self.released)
+        return bool(self._outcomes)
 
-    def tokens(self) -> set[int]:
-        """The leases that something is said of."""
-        said: list[Succeeded | Failed | Released] = [*self.succeeded, *self.failed, *self.released]
-        return {outcome.token for outcome in said}
+    def __iter__(self) -> Iterator[Outcome]:
+        return iter(self._outcomes)
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    @property
+    def succeeded(self) -> list[Succeeded]:
+        """The results among it."""
+        return [outcome for outcome in self._outcomes if isinstance(outcome, Succeeded)]
+
+    @property
+    def failed(self) -> list[Failed]:
+        """The failures."""
+        return [outcome for outcome in self._outcomes if isinstance(outcome, Failed)]
+
+    @property
+    def released(self) -> list[Released]:
+        """What is given back."""
+        return [outcome for outcome in self._outcomes if isinstance(outcome, Released)]
+
+    def add(self, outcome: Outcome) -> None:
+        """Something has happened."""
+        self._outcomes.append(outcome)
+        self.size += weight(outcome)
+
+    def put_back(self, outcomes: Iterable[Outcome]) -> None:
+        """What was taken is to be reported before anything else."""
+        for outcome in reversed(list(outcomes)):
+            self._outcomes.appendleft(outcome)
+            self.size += weight(outcome)
+
+    def forget(self, token: int) -> None:
+        """Nothing is to be said of a lease."""
+        self._outcomes = deque(outcome for outcome in self._outcomes if outcome.token != token)
+        self.size = sum(map(weight, self._outcomes))
+        self.progress.pop(token, None)
+
+    def take(self, room: int) -> list[Outcome]:
+        """The first of it that have so many bytes; the first in any case. Results of a lease are divided for it."""
+        taken: list[Outcome] = []
+        while self._outcomes:
+            outcome = self._outcomes.popleft()
+            size = weight(outcome)
+            part, rest = (outcome, None) if size <= room else divided(outcome, room, whatever=not taken)
+            self.size -= size
+            if part is not None:
+                taken.append(part)
+                room -= weight(part)
+            if rest is not None:
+                self._outcomes.appendleft(rest)
+                self.size += weight(rest)
+            if rest is not None or room <= 0:
+                break
+        return taken
+
+
+def weight(outcome: Outcome) -> int:
+    """About how many bytes it takes in a report, rather too many."""
+    if isinstance(outcome, Succeeded):
+        return len(outcome.results) + _OVERHEAD
+    if isinstance(outcome, Released):
+        return _OVERHEAD
+    failure = outcome.failure
+    texts = (failure.exception, failure.message, failure.traceback, failure.output, *failure.bases)
+    return len(failure.pickled) + sum(len(text.encode(errors="surrogatepass")) + 8 for text in texts) + _OVERHEAD
+
+
+def divided(outcome: Outcome, room: int, *, whatever: bool) -> tuple[Outcome | None, Outcome | None]:
+    """As much of an outcome as there is room for, and what is left.
+
+    Args:
+        outcome: the outcome; it has more bytes than there is room for.
+        room: how many bytes there is room for.
+        whatever: whether something is taken in any case, the least that can be.
+    """
+    least = outcome if whatever else None
+    if not isinstance(outcome, Succeeded):
+        return (least, None) if whatever else (None, outcome)
+    count = pages.count(outcome.results)
+    fit = max(pages.fitting(outcome.results, 0, count, room - _OVERHEAD), int(whatever))
+    if fit == 0:
+        return None, outcome
+    if fit == count:
+        return outcome, None
+    part = replace(outcome, results=pages.cut(outcome.results, 0, fit), seconds=outcome.seconds * fit / count)
+    rest = replace(
+        outcome,
+        lo=outcome.lo + fit,
+        results=pages.cut(outcome.results, fit, count),
+        seconds=outcome.seconds * (count - fit) / count,
+    )
+    return part, rest
+
+
+def refused(outcome: Outcome, error: Exception) -> Failed | None:
+    """What is reported where an outcome is refused: a failure with the reason. None where that was refused too."""
+    if isinstance(outcome, Released) or (isinstance(outcome, Failed) and outcome.failure.bases == _REFUSED):
+        return None
+    index, kind = (outcome.lo, Ending.FAILED) if isinstance(outcome, Succeeded) else (outcome.index, outcome.outcome)
+    failure = Failure(
+        exception=f"{type(error).__module__}.{type(error).__qualname__}",
+        bases=_REFUSED,
+        message=f"what came of the task could not be reported: {error}"[:_MESSAGE],
+    )
+    seconds = outcome.seconds if 0 <= outcome.seconds < _LONGEST_S else 0.0
+    return Failed(token=outcome.token, index=index, outcome=kind, failure=failure, seconds=seconds)
 
 
 class Holdings:
@@ -72,15 +199,23 @@ class Holdings:
         self.chunks: dict[int, Chunk] = {}
         self.outbox = Outbox()
         #: Sent in the report that is under way.
-        self.reporting = Outbox()
+        self.reporting: list[Outcome] = []
 
     @property
     def urgent(self) -> bool:
         """Whether there is more to report than results of leases that go on: those may wait for more of them."""
-        box = self.outbox
-        if box.failed or box.released or box.progress or self.reporting:
+        if self.reporting or self.outbox.progress:
             return True
-        return any(chunk.ended for s in box.succeeded if (chunk := self.chunks.get(s.token)) is not None)
+        for outcome in self.outbox:
+            chunk = self.chunks.get(outcome.token)
+            if not isinstance(outcome, Succeeded) or (chunk is not None and chunk.ended):
+                return True
+        return False
+
+    @property
+    def burdened(self) -> bool:
+        """Whether so much waits to be reported that nothing more is to be asked for."""
+        return self.outbox.size > MAX_UNREPORTED
 
     def add(self, chunk: Chunk) -> None:
         """A lease has arrived."""
@@ -89,30 +224,47 @@ class Holdings:
     def forget(self, token: int) -> None:
         """A lease is no longer the worker's; nothing will be said of it."""
         self.chunks.pop(token, None)
-        box = self.outbox
-        box.succeeded = [s for s in box.succeeded if s.token != token]
-        box.failed = [f for f in box.failed if f.token != token]
-        box.released = [r for r in box.released if r.token != token]
-        box.progress.pop(token, None)
+        self.outbox.forget(token)
 
-    def take(self) -> Outbox:
-        """What is to be reported now: what the last report did not get across, and what happened since."""
-        old, new = self.reporting, self.outbox
-        self.reporting = Outbox(
-            old.succeeded + new.succeeded,
-            old.failed + new.failed,
-            old.released + new.released,
-            {**old.progress, **new.progress},
-        )
-        self.outbox = Outbox()
+    def take(self, room: int) -> list[Outcome]:
+        """What is to be reported now, first what the last report did not get across.
+
+        Args:
+            room: how many bytes a report may have, if that is not one outcome alone.
+        """
+        self.outbox.put_back(outcome for outcome in self.reporting if outcome.token in self.chunks)
+        self.reporting = self.outbox.take(room)
         return self.reporting
+
+    def take_progress(self) -> tuple[Progress, ...]:
+        """How far running tasks are, as far as they have said so since the last time."""
+        said, self.outbox.progress = self.outbox.progress, {}
+        return tuple(said.values())
+
+    def keep_progress(self, said: Iterable[Progress]) -> None:
+        """It did not get across."""
+        for progress in said:
+            if progress.token in self.chunks:
+                self.outbox.progress.setdefault(progress.token, progress)
 
     def acknowledged(self) -> None:
         """The report under way has arrived and is durable."""
-        self.reporting = Outbox()
-        unsaid = self.outbox.tokens()
+        self.reporting = []
+        unsaid = {outcome.token for outcome in self.outbox}
         for token in [t for t, chunk in self.chunks.items() if chunk.ended and t not in unsaid]:
             del self.chunks[token]
+
+    def refuse(self, error: Exception) -> None:
+        """The report under way, of one outcome, can never be taken: the task of it has failed with the reason. Of a
+        lease that not even that can be said of nothing is, so that it is taken back."""
+        (outcome,) = self.reporting
+        self.reporting = []
+        if isinstance(outcome, Succeeded) and pages.count(outcome.results) > 1:
+            self.outbox.put_back(_singly(outcome))
+        elif (instead := refused(outcome, error)) is not None:
+            self.outbox.put_back([instead])
+        else:
+            self.forget(outcome.token)
 
     def say(self, started: dict[int, int]) -> tuple[Holding, ...]:
         """All of them.
@@ -123,3 +275,14 @@ class Holdings:
         return tuple(
             [Holding(token=t, started=started.get(t, -1), done=chunk.ended) for t, chunk in self.chunks.items()]
         )
+
+
+def _singly(outcome: Succeeded) -> list[Outcome]:
+    """The results of a lease, each by itself."""
+    parts: list[Outcome] = []
+    rest: Outcome | None = outcome
+    while rest is not None:
+        part, rest = divided(rest, 0, whatever=True)
+        assert part is not None
+        parts.append(part)
+    return parts

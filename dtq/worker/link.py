@@ -11,11 +11,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final, Protocol
 
-from dtq.errors import DtqError, SessionUnknown, StoreError, UnknownId, WorkerBroken, WrongKey
+from dtq.errors import (
+    DtqError,
+    ProtocolMismatch,
+    RoleMissing,
+    SessionUnknown,
+    StoreError,
+    UnknownId,
+    WorkerBroken,
+    WrongKey,
+)
 from dtq.model.lru import SizedLru
-from dtq.model.messages import Exchange, Grant, Orders
+from dtq.model.messages import Exchange, Grant, Orders, Welcome
 from dtq.model.options import Spec
 from dtq.transport.backoff import Backoff
 from dtq.worker.supervisor import Supervisor
@@ -28,9 +38,21 @@ FETCH_WAIT_S: Final = 10.0
 #: be given, a moment in which the others may end too; where they do not, what a lease of tiny tasks takes.
 GATHER_S: Final = 0.004
 GATHER_PARTS_S: Final = 0.02
+#: How many bytes of outcomes one report has, if messages may be so large; one outcome may have more, and goes alone. So
+#: that reports are short, as heartbeats are.
+REPORT_BYTES: Final = 1 << 20
+#: How often a thread may fail soon after it began, before the worker ends; and what is not soon, in seconds.
+MAX_STUMBLES: Final = 10
+STEADY_S: Final = 60.0
 #: How many specs are remembered, and how many bytes of functions that travelled by value.
 MAX_SPECS: Final = 1_000
 MAX_SPEC_BYTES: Final = 8 << 20
+
+
+def _refusal(error: Exception) -> bool:
+    """Whether it says that the message was not taken for what it is: said again, it would be refused again."""
+    # Once a worker was let in, a refusal of its key is rather somebody else on the coordinator's port.
+    return not isinstance(error, WrongKey) and not (isinstance(error, DtqError) and error.retryable)
 
 
 class Line(Protocol):
@@ -86,11 +108,20 @@ class Link:
         self._specs_lock = threading.Lock()
         self._away = False
         self._unrecorded = False
+        self._refused = False
+        #: How many of the next reports have one outcome each, as one of them was refused.
+        self._singly = 0
+        self._report_bytes = REPORT_BYTES
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._guard, args=(run,), name=f"dtq-{name}", daemon=True)
             for name, run in (("report", self._report), ("fetch", self._fetch))
         ]
+
+    def on_welcome(self, welcome: Welcome) -> None:
+        """A line has said hello: the coordinator may be another one now, with other limits. Any thread."""
+        self._heartbeat_s = welcome.heartbeat_s
+        self._report_bytes = min(REPORT_BYTES, welcome.max_message // 4)
 
     def start(self) -> None:
         """Start the threads."""
@@ -112,14 +143,34 @@ class Link:
         self._reporting.close()
 
     def _guard(self, run: Callable[[], None]) -> None:
-        try:
-            run()
-        except Exception:
-            log.exception("a thread of the worker died; the worker ends")
-            self._supervisor.end()
+        """The edge of a thread: an error that nobody thought of is logged, and the thread goes on. A worker in which it
+        stumbles again and again is fit for nothing, and ends."""
+        backoff = Backoff()
+        stumbles = 0
+        while stumbles < MAX_STUMBLES:
+            began = time.monotonic()
+            try:
+                return run()
+            except Exception:
+                log.exception("a thread of the worker stumbled, and goes on")
+            if time.monotonic() - began > STEADY_S:
+                stumbles = 0
+                backoff.reset()
+            stumbles += 1
+            self._stopping.wait(backoff.next_s())
+        self._fatal(DtqError("the worker failed again and again at something of its own; its log has the tracebacks"))
+
+    def _fatal(self, error: DtqError) -> None:
+        self._supervisor.fatal = error
+        self._stopping.set()
+        self._supervisor.wake()
 
     def _call(self, line: Line, exchange: Exchange, backoff: Backoff) -> Orders | None:
-        """One exchange; None where it failed and the caller should look again at what to say."""
+        """One exchange; None where it failed and the caller should look again at what to say.
+
+        A refusal is of this message, and the next one may be taken. So the worker only ends where it is told to, or
+        will never be listened to.
+        """
         try:
             orders = line.exchange(exchange)
         except SessionUnknown:
@@ -129,25 +180,60 @@ class Link:
         except WorkerBroken as error:
             self._supervisor.leave(error)
             return None
-        except DtqError as error:
+        except (ProtocolMismatch, RoleMissing) as error:
+            if not self._stopping.is_set():
+                self._fatal(error)
+            return None
+        except Exception as error:  # noqa: BLE001 - also what is no message at all, for a defect or a slot's words
             if self._stopping.is_set():
                 return None
-            # Once it was let in, a refusal of its key is rather somebody else on the coordinator's port than its end.
-            if not error.retryable and not isinstance(error, WrongKey):
-                self._supervisor.fatal = error
-                self._stopping.set()
-                self._supervisor.wake()
-                return None
             self._note_failure(error)
+            if _refusal(error):
+                self._on_refused(exchange, error)
+            else:
+                self._keep_progress(exchange)
             self._stopping.wait(backoff.next_s())
             return None
         backoff.reset()
         self._note_success(line)
         return orders
 
-    def _note_failure(self, error: DtqError) -> None:
+    # -- what is refused ------------------------------------------------------------------------------------------
+
+    def _on_refused(self, exchange: Exchange, error: Exception) -> None:
+        """A message was refused: from now on its outcomes go one by one, and the one that is refused alone, while a
+        message without any is taken, has failed."""
+        outcomes = len(exchange.succeeded) + len(exchange.failed) + len(exchange.released)
+        if exchange.fetch:
+            return
+        self._singly = max(1, outcomes)
+        if outcomes == 1 and not exchange.progress and self._heard_without(exchange):
+            log.error("the outcome of a task cannot be reported, it fails with the reason: %s", error)
+            with self._supervisor.lock:
+                self._supervisor.holdings.refuse(error)
+
+    def _heard_without(self, exchange: Exchange) -> bool:
+        """Whether the same message is taken without what has happened."""
+        try:
+            orders = self._reporting.exchange(replace(exchange, succeeded=(), failed=(), released=(), more=False))
+        except Exception as error:  # noqa: BLE001 - as above: it is the message, or the coordinator
+            log.debug("neither is a message without outcomes taken: %s", error)
+            return False
+        with self._supervisor.lock:
+            self._obey(orders)
+        return True
+
+    def _keep_progress(self, exchange: Exchange) -> None:
+        with self._supervisor.lock:
+            self._supervisor.holdings.keep_progress(exchange.progress)
+
+    def _note_failure(self, error: Exception) -> None:
         """Log the first of several."""
-        if isinstance(error, StoreError):
+        if _refusal(error):
+            if not self._refused:
+                self._refused = True
+                log.error("the coordinator at %s refused a message: %s Tasks go on.", self._where, error)
+        elif isinstance(error, StoreError):
             if not self._unrecorded:
                 self._unrecorded = True
                 log.warning("what was done cannot be recorded yet: %s Tasks go on; reporting again.", error)
@@ -156,6 +242,7 @@ class Link:
             log.warning("lost the coordinator: %s Tasks go on; trying again.", error)
 
     def _note_success(self, line: Line) -> None:
+        self._refused = self._refused and line is not self._reporting
         if self._away:
             self._away = False
             log.warning("the coordinator at %s is back", self._where)
@@ -178,7 +265,9 @@ class Link:
                         break
                     supervisor.news.wait(left)
                 self._gather()
-                exchange = supervisor.exchange(fetch=False)
+                singly, self._singly = self._singly, max(0, self._singly - 1)
+                room = 0 if singly else self._report_bytes
+                exchange = supervisor.exchange(fetch=False, room=room, quiet=singly > 0)
             last_capacity = -1
             orders = self._call(self._reporting, exchange, backoff)
             if orders is None:
@@ -186,7 +275,10 @@ class Link:
             last_capacity = exchange.capacity
             granted = self._with_specs(orders.grants, self._reporting)
             with supervisor.lock:
+                burdened = supervisor.holdings.burdened
                 supervisor.holdings.acknowledged()
+                if burdened:
+                    supervisor.announce()  # more may be asked for, once there is less to report
                 self._obey(orders)
                 if granted:
                     supervisor.granted(granted)
@@ -227,7 +319,7 @@ class Link:
         backoff = Backoff()
         while not self._stopping.is_set():
             with supervisor.lock:
-                while supervisor.capacity == 0 and not self._stopping.is_set():
+                while (supervisor.capacity == 0 or supervisor.holdings.burdened) and not self._stopping.is_set():
                     supervisor.news.wait()
                 exchange = supervisor.exchange(fetch=True, wait_s=self._fetch_wait_s)
             if self._stopping.is_set():

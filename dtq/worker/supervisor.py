@@ -110,8 +110,15 @@ class Supervisor:
             return False
         return all(now - running[2] < STUCK_S for child in self._children if (running := child.running()) is not None)
 
-    def exchange(self, *, fetch: bool, wait_s: float = 0.0) -> Exchange:
-        """What to tell the coordinator now. Under the lock; a report takes what is to be reported."""
+    def exchange(self, *, fetch: bool, wait_s: float = 0.0, room: int = 0, quiet: bool = False) -> Exchange:
+        """What to tell the coordinator now. Under the lock; a report takes what is to be reported.
+
+        Args:
+            fetch: whether it is a fetching call, which reports nothing.
+            wait_s: how long that may wait, in seconds.
+            room: how many bytes of outcomes a report has; at least one outcome.
+            quiet: whether it says nothing of progress, and asks for nothing.
+        """
         started: dict[int, int] = {}
         for child in self._children:
             running = child.running()
@@ -120,15 +127,17 @@ class Supervisor:
         holding = self.holdings.say(started)
         if fetch:
             return Exchange(holding=holding, capacity=self.capacity, fetch=True, wait_s=wait_s)
-        box = self.holdings.take()
+        said = self.holdings.take(room)
+        released = tuple([outcome for outcome in said if isinstance(outcome, Released)])
+        more = not (quiet or released or self.holdings.burdened) and self._brisk(time.monotonic())
         return Exchange(
-            succeeded=tuple(box.succeeded),
-            failed=tuple(box.failed),
-            released=tuple(box.released),
+            succeeded=tuple([outcome for outcome in said if isinstance(outcome, Succeeded)]),
+            failed=tuple([outcome for outcome in said if isinstance(outcome, Failed)]),
+            released=released,
             holding=holding,
-            progress=tuple(box.progress.values()),
+            progress=() if quiet else self.holdings.take_progress(),
             capacity=self.capacity,
-            more=not box.released and self._brisk(time.monotonic()),
+            more=more,
         )
 
     def granted(self, grants: list[tuple[Grant, Spec]]) -> None:
@@ -286,7 +295,7 @@ class Supervisor:
             token, lo, results, seconds = fields
             count = int.from_bytes(results[:4], "big")
             self._ended(child, token, lo + count)
-            self._owe(self.holdings.outbox.succeeded, Succeeded(token=token, lo=lo, results=results, seconds=seconds))
+            self._owe(Succeeded(token=token, lo=lo, results=results, seconds=seconds))
         elif kind == "failed":
             token, index, seconds, failure = fields
             self._ended(child, token, index + 1)
@@ -339,22 +348,21 @@ class Supervisor:
         while child.chunks and child.chunks[0].ended:
             child.chunks.popleft()
 
-    def _owe(self, box: list[Any], outcome: Succeeded | Failed | Released) -> None:
+    def _owe(self, outcome: Succeeded | Failed | Released) -> None:
         if outcome.token in self.holdings.chunks:
-            box.append(outcome)
+            self.holdings.outbox.add(outcome)
             if type(outcome) is Succeeded and not self.holdings.chunks[outcome.token].ended:
                 self.news.notify_all()
             else:
                 self.announce()
 
     def _fail(self, token: int, index: int, outcome: Outcome, failure: Failure, seconds: float) -> None:
-        failed = Failed(token=token, index=index, outcome=outcome, failure=failure, seconds=seconds)
-        self._owe(self.holdings.outbox.failed, failed)
+        self._owe(Failed(token=token, index=index, outcome=outcome, failure=failure, seconds=seconds))
 
     def _release(self, chunk: Chunk, lo: int, hi: int) -> None:
         chunk.end = lo
         if lo < hi:
-            self._owe(self.holdings.outbox.released, Released(token=chunk.token, lo=lo, hi=hi))
+            self._owe(Released(token=chunk.token, lo=lo, hi=hi))
 
     def _give_back_waiting(self) -> None:
         while self._waiting:

@@ -10,6 +10,7 @@ from dtq.model.options import Function, FunctionKind, Options, Spec
 from dtq.model.states import Outcome
 from dtq.worker.chunks import Chunk, Holdings
 
+ROOM = 1 << 20
 SPEC = Spec(function=Function(kind=FunctionKind.IMPORT, name="m:f", body=b""), options=Options())
 
 
@@ -29,7 +30,7 @@ def holdings(chunk: Chunk) -> Holdings:
 
 def done(holdings: Holdings, chunk: Chunk, count: int) -> None:
     results = pages.pack([b""] * count)
-    holdings.outbox.succeeded.append(Succeeded(token=7, lo=chunk.next, results=results, seconds=0.1))
+    holdings.outbox.add(Succeeded(token=7, lo=chunk.next, results=results, seconds=0.1))
     chunk.next += count
 
 
@@ -53,9 +54,9 @@ def test_results_of_a_lease_that_was_taken_back_are_no_hurry(holdings: Holdings,
 def test_anything_but_results_is_urgent(holdings: Holdings, kind: str) -> None:
     box = holdings.outbox
     if kind == "failed":
-        box.failed.append(Failed(token=7, index=0, outcome=Outcome.FAILED, failure=Failure(), seconds=0.1))
+        box.add(Failed(token=7, index=0, outcome=Outcome.FAILED, failure=Failure(), seconds=0.1))
     elif kind == "released":
-        box.released.append(Released(token=7, lo=2, hi=4))
+        box.add(Released(token=7, lo=2, hi=4))
     else:
         box.progress[7] = Progress(token=7, index=0, done=1.0, total=2.0)
     assert holdings.urgent
@@ -64,7 +65,7 @@ def test_anything_but_results_is_urgent(holdings: Holdings, kind: str) -> None:
 def test_what_did_not_get_across_is_urgent(holdings: Holdings, chunk: Chunk) -> None:
     # Given a report that failed
     done(holdings, chunk, 2)
-    holdings.take()
+    holdings.take(ROOM)
     # Then it is tried again at once
     assert holdings.urgent
     holdings.acknowledged()

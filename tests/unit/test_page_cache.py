@@ -11,6 +11,8 @@ from dtq.engines.memory import MemoryEngine
 from dtq.model import pages
 from tests.driver import spec
 
+ROOM = 1 << 20
+
 
 def page(batch: int, lo: int, hi: int, size: int = 1) -> ArgumentPage:
     blobs = [(b"%d" % index).ljust(size) for index in range(lo, hi)]
@@ -91,7 +93,7 @@ def test_dropped_pages_are_found_in_the_engine_and_joined_with_those_that_are_he
     scene.cache.add([page(1, 0, 3), page(1, 3, 6)])
     scene.commit(page(1, 0, 3))
 
-    assert pages.unpack(scene.cache.arguments(1, 1, 5)) == [b"1", b"2", b"3", b"4"]
+    assert pages.unpack(scene.cache.arguments(1, 1, 5, ROOM, whatever=True)) == [b"1", b"2", b"3", b"4"]
 
 
 def test_latest_committed_pages_are_held_as_long_as_there_is_room(
@@ -130,8 +132,8 @@ def test_results_are_found_in_their_order_whatever_the_order_of_their_arrival(sc
 def test_arguments_that_are_nowhere_are_an_error(scene: Scene) -> None:
     scene.cache.add([page(1, 0, 3)])
 
-    with pytest.raises(LookupError, match=r"1\.2 to 1\.4"):
-        scene.cache.arguments(1, 2, 5)
+    with pytest.raises(LookupError, match=r"of 1\.3 are"):
+        scene.cache.arguments(1, 3, 5, ROOM, whatever=True)
 
 
 def test_forgotten_batches_leave_nothing_and_the_others_alone(scene: Scene) -> None:
