@@ -14,6 +14,7 @@ from dtq.cli.output import say, write, write_json
 from dtq.cli.pictures import show_coordinator
 from dtq.cli.records import stats_json
 from dtq.config import DURABILITIES, MEMORY, coordinator_settings
+from dtq.daemon.signals import Signals
 from dtq.errors import ShuttingDown, Unreachable, WaitTimeout
 
 #: How long `stop` waits for the coordinator to end, in seconds.
@@ -33,8 +34,8 @@ def coordinator() -> None:
     """The coordinator: the one process that has the queue."""
 
 
-#: Where the coordinator listens and what it keeps; `up` has them too.
-basics = options.stacked(
+#: What a coordinator runs with; `up` has all of it, too.
+coordinating = options.stacked(
     click.option("--host", metavar="HOST", help="Address to listen on.  [DTQ_HOST; default 127.0.0.1]"),
     click.option("--port", metavar="PORT", type=click.IntRange(0, 65535), help="Port.  [DTQ_PORT; default 3870]"),
     click.option("--db", metavar="PATH", help="File of the store.  [DTQ_DB; default dtq.db in the state directory]"),
@@ -46,6 +47,21 @@ basics = options.stacked(
     ),
     options.keys_file,
     click.option("--highest-first", is_flag=True, default=None, help="Serve higher priority numbers first."),
+    click.option("--lease", metavar="DURATION", type=options.DURATION, help="How long a worker may be silent.  [15s]"),
+    click.option("--keep-results", metavar="DURATION", type=options.DURATION, help="How long results are kept.  [24h]"),
+    click.option("--max-tasks", metavar="N", type=click.IntRange(1), help="Most unfinished tasks.  [20 million]"),
+    click.option("--max-batch", metavar="N", type=click.IntRange(1), help="Most tasks in one batch.  [10 million]"),
+    click.option("--max-message", metavar="SIZE", type=options.SIZE, help="Largest message.  [16MiB]"),
+    click.option(
+        "--max-blob", metavar="SIZE", type=options.SIZE, help="Largest argument or result.  [what a message holds]"
+    ),
+    click.option("--max-connections", metavar="N", type=click.IntRange(2), help="Most connections.  [4096]"),
+    click.option(
+        "--max-unread",
+        metavar="N",
+        type=click.IntRange(1),
+        help="Most results kept ready for a client that does not ask for them.  [1 million]",
+    ),
 )
 
 
@@ -68,22 +84,7 @@ def store_flag(flags: dict[str, Any]) -> dict[str, Any]:
         ("dtq coordinator start --host 0.0.0.0 --authkey-file key", "let other machines in that have the key"),
     ),
 )
-@basics
-@click.option("--lease", metavar="DURATION", type=options.DURATION, help="How long a worker may be silent.  [15s]")
-@click.option("--keep-results", metavar="DURATION", type=options.DURATION, help="How long results are kept.  [24h]")
-@click.option("--max-tasks", metavar="N", type=click.IntRange(1), help="Most unfinished tasks.  [20 million]")
-@click.option("--max-batch", metavar="N", type=click.IntRange(1), help="Most tasks in one batch.  [10 million]")
-@click.option("--max-message", metavar="SIZE", type=options.SIZE, help="Largest message.  [16MiB]")
-@click.option(
-    "--max-blob", metavar="SIZE", type=options.SIZE, help="Largest argument or result.  [what a message holds]"
-)
-@click.option("--max-connections", metavar="N", type=click.IntRange(2), help="Most connections.  [4096]")
-@click.option(
-    "--max-unread",
-    metavar="N",
-    type=click.IntRange(1),
-    help="Most results kept ready for a client that does not ask for them.  [1 million]",
-)
+@coordinating
 @options.authkey_file
 @options.tls
 def start(**flags: Any) -> None:
@@ -92,10 +93,11 @@ def start(**flags: Any) -> None:
     It runs until SIGTERM or Ctrl-C. The key is made on the first start; workers and clients of the same user find it by
     themselves.
     """
+    signals = Signals()
     settings = coordinator_settings(store_flag(flags))
     from dtq.daemon.coordinator import run
 
-    raise click.exceptions.Exit(run(settings))
+    raise click.exceptions.Exit(run(settings, signals))
 
 
 @coordinator.command(

@@ -30,6 +30,7 @@ EXIT_CODES: Final = {
     65: "what was given does not fit: unknown id, function or argument that cannot be sent, too large",
     69: "no coordinator answers",
     70: "a bug in dtq",
+    71: "a part of `dtq up` was killed, and so the other has ended, too",
     72: "the worker is broken: it lacks what other workers have, or its slots do not start",
     73: "something that has to be made cannot be: port or store in use, file not writable",
     74: "the store, or a file, cannot be read or written",
@@ -38,9 +39,10 @@ EXIT_CODES: Final = {
     77: "the key is refused, or its file is open to others",
     78: "the configuration is wrong or incomplete: no key, an unknown setting, a newer store",
     124: "the wait ran out; the tasks go on",
+    129: "ended by SIGHUP: its terminal was closed before it could end by itself",
     130: "interrupted with Ctrl-C",
     141: "the reader of the output went away",
-    143: "ended by SIGTERM",
+    143: "ended by SIGTERM, before it could end by itself",
 }
 
 

@@ -82,3 +82,27 @@ class Group(_Shown, click.Group):
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise click.UsageError(f"no such command {args[0]!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
+
+
+def given_words(context: click.Context, command: click.Command) -> list[str]:
+    """The words with which another command gets what a command was given on its command line.
+
+    Args:
+        context: the command that runs.
+        command: the other one; of its options those are taken that the first one has, too.
+
+    Returns:
+        Its options with their values; without what ``-`` names, since that can be read only once.
+    """
+    words: list[str] = []
+    for parameter in command.params:
+        given = context.params.get(parameter.name or "")
+        if context.get_parameter_source(parameter.name or "") is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        option = max(parameter.opts, key=len)
+        for value in given if isinstance(given, tuple) else (given,):
+            if value is True:
+                words.append(option)
+            elif value is not False and value != "-":
+                words.append(f"{option}={value:f}" if isinstance(value, float) else f"{option}={value}")
+    return words

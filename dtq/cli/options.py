@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from dtq.config.values import parse_address, parse_duration, parse_size
+from dtq.config.values import check_queue, parse_address, parse_duration, parse_size
 from dtq.errors import DtqError
 from dtq.model.ids import parse_id
 
@@ -50,6 +50,7 @@ DURATION: Final = _Parsed("duration", parse_duration)
 SIZE: Final = _Parsed("size", parse_size)
 ADDRESS: Final = _Parsed("host:port", _address)
 ID: Final = _Parsed("id", _task_id)
+QUEUE: Final = _Parsed("queue", check_queue)
 
 
 def stacked(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:
@@ -111,7 +112,7 @@ quiet = click.option("-q", "--quiet", is_flag=True, help="Print less: ids or not
 limit = click.option(
     "--limit", metavar="N", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Show at most N."
 )
-queue_filter = click.option("--queue", metavar="NAME", help="Only of this queue.")
+queue_filter = click.option("--queue", metavar="NAME", type=QUEUE, help="Only of this queue.")
 function_filter = click.option("--function", metavar="GLOB", help="Only of functions that match, as in 'mymodule:*'.")
 
 #: Which dead letters.

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import click
 
 from dtq.cli import options
-from dtq.cli.coordinator import basics, store_flag
-from dtq.cli.grammar import Command
-from dtq.config import coordinator_settings, worker_settings
+from dtq.cli.coordinator import coordinating, start, store_flag
+from dtq.cli.grammar import Command, given_words
+from dtq.config import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    coordinator_settings,
+    format_address,
+    load_authkey,
+    worker_settings,
+)
+from dtq.daemon.signals import ENDING, SignalPipe, Signals
 
-#: What a worker runs; `up` has these too.
-_working = options.stacked(
+#: What a worker runs with; `up` has all of it, too.
+working = options.stacked(
     click.option(
         "--slots", metavar="N", type=click.IntRange(1, 4096), help="Tasks at once.  [DTQ_SLOTS; default: usable cores]"
     ),
@@ -60,17 +70,18 @@ _working = options.stacked(
         ("dtq worker --slots 2 --queue slow --path ~/tasks", "two slots for one queue, with modules from ~/tasks"),
     ),
 )
-@_working
+@working
 @options.connecting
 def worker(addresses: tuple[str, ...], **flags: Any) -> None:
     """Run tasks on this machine until SIGTERM or Ctrl-C.
 
     The first signal lets running tasks finish, the second gives them back at once.
     """
+    signals = Signals()
     settings = worker_settings({**flags, "connect": addresses})
     from dtq.daemon.worker import run
 
-    raise click.exceptions.Exit(run(settings))
+    raise click.exceptions.Exit(run(settings, signals))
 
 
 @click.command(
@@ -80,15 +91,32 @@ def worker(addresses: tuple[str, ...], **flags: Any) -> None:
         ("dtq up --slots 2 --memory", "two slots, nothing kept"),
     ),
 )
-@_working
-@basics
+@working
+@coordinating
 @options.authkey_file
 @options.tls
 def up(**flags: Any) -> None:
-    """Run a coordinator and a worker on this machine, in the foreground, until SIGTERM or Ctrl-C."""
-    flags = store_flag(flags)
-    coordinating = coordinator_settings(flags)
-    working = worker_settings(flags)
-    from dtq.daemon.up import run
+    """Run a coordinator and a worker on this machine, in the foreground, until SIGTERM or Ctrl-C.
 
-    raise click.exceptions.Exit(run(coordinating, working))
+    The first signal lets running tasks finish, the second gives them back at once. When one of the two ends, or this
+    command is killed, the other ends, too.
+    """
+    signals = SignalPipe((*ENDING, signal.SIGCHLD))
+    context = click.get_current_context()
+    coordinator_words, worker_words = given_words(context, start), given_words(context, worker)
+    settings = coordinator_settings(store_flag(flags))  # both are looked at here, so that nothing starts in vain
+    worker_settings({**flags, "connect": (format_address((DEFAULT_HOST, DEFAULT_PORT)),)})
+    environment = dict(os.environ)
+    if flags["authkey_file"] == "-":  # it can be read once, and there are two to read it
+        key, _ = load_authkey("-")
+        environment = {**environment, "DTQ_AUTHKEY": os.fsdecode(key)}
+        environment.pop("DTQ_AUTHKEY_FILE", None)
+    from dtq.daemon.up import Parts, run
+
+    parts = Parts(
+        host=settings.host,
+        coordinator=("coordinator", "start", *coordinator_words),
+        worker=("worker", *worker_words),
+        environment=environment,
+    )
+    raise click.exceptions.Exit(run(parts, signals))

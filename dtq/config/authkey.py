@@ -158,7 +158,9 @@ def make_authkey(path: Path) -> bytes:
         finally:
             draft.unlink()
     except OSError as error:
-        raise KeyUnusable(str(path), f"it cannot be made ({error.strerror})") from error
+        raise KeyUnusable(
+            str(path), f"it cannot be made ({error.strerror}); name another place with --authkey-file"
+        ) from error
     return _read(path)
 
 

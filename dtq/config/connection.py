@@ -6,6 +6,7 @@ the file when it stops cleanly. A file whose process is gone says nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import dataclass
@@ -13,12 +14,10 @@ from pathlib import Path
 from typing import Final
 
 from dtq.config.files import state_directory
-from dtq.config.values import Address, format_address, parse_address
+from dtq.config.values import Address, format_address, host_here, parse_address
 from dtq.errors import DtqError, StoreError
 
 _NAME: Final = "coordinator.json"
-#: Where a client on this machine finds a listener that is bound to every interface.
-_ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +62,7 @@ def write_connection(address: Address, *, version: str, authkey_file: Path | Non
         return None
     host, port = address
     note = {
-        "address": format_address((_ANY.get(host, host), port)),
+        "address": format_address((host_here(host), port)),
         "pid": os.getpid(),
         "version": version,
         "authkey_file": None if authkey_file is None else str(authkey_file.absolute()),
@@ -75,7 +74,7 @@ def write_connection(address: Address, *, version: str, authkey_file: Path | Non
             json.dump(note, file)
         draft.replace(path)
     except OSError as error:
-        raise StoreError(str(path), error.strerror) from error
+        raise StoreError(str(path), f"{path}: {error.strerror}") from error
     return path
 
 
@@ -117,4 +116,5 @@ def remove_connection() -> None:
     path = connection_file()
     connection = None if path is None else _read(path)
     if path is not None and connection is not None and connection.pid == os.getpid():
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a file whose process is gone says nothing anyway
+            path.unlink()

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from dtq.config.connection import read_connection
 from dtq.config.cores import usable_cores
 from dtq.config.files import ConfigFile, config_files, state_directory
-from dtq.config.values import Address, check_host, parse_address, parse_duration, parse_size
+from dtq.config.values import Address, check_host, check_queue, parse_address, parse_duration, parse_size
 from dtq.errors import BadConfig, DtqError, InvalidValue
 
 DEFAULT_HOST: Final = "127.0.0.1"
@@ -127,6 +127,17 @@ def _path(what: str, value: Any, base: Path) -> Path:
     return path if str(path) == "-" else base / path.expanduser()
 
 
+def _import_path(what: str, value: Any, base: Path) -> Path:
+    path = _path(what, value, base)
+    if not path.exists():  # an archive will do, too
+        raise InvalidValue("path", str(path)[:200], "there is no such directory")
+    return path
+
+
+def _queue(what: str, value: Any, base: Path) -> str:
+    return check_queue(_text("queue", value, base))
+
+
 def _store(what: str, value: Any, base: Path) -> Path | None:
     return None if value == MEMORY else _path(what, value, base)
 
@@ -216,9 +227,9 @@ _COORDINATOR: Final = {
 }
 _WORKER: Final = {
     "slots": _Key("DTQ_SLOTS", _number(1, 4096)),
-    "queues": _Key("DTQ_QUEUES", _many(_text, ",")),
+    "queues": _Key("DTQ_QUEUES", _many(_queue, ",")),
     "imports": _Key("DTQ_IMPORTS", _many(_text, ",")),
-    "paths": _Key("DTQ_PATHS", _many(_path, os.pathsep)),
+    "paths": _Key("DTQ_PATHS", _many(_import_path, os.pathsep)),
     "name": _Key("DTQ_WORKER_NAME", _text),
     "max_tasks_per_slot": _Key("DTQ_MAX_TASKS_PER_SLOT", _number(1, 10**12)),
     "max_memory_per_slot": _Key("DTQ_MAX_MEMORY_PER_SLOT", _size(2**20, 2**50)),

@@ -1,4 +1,4 @@
-"""Durations, sizes and addresses, as people write them and as dtq prints them.
+"""Durations, sizes, addresses and names, as people write them and as dtq prints them.
 
 Floor 1, with `errors` alone below. Everything here is pure and cheap: the command line, the transport and the settings
 share the one parser of each kind.
@@ -42,6 +42,7 @@ _SIZE_FORM: Final = "write bytes (1048576), or units (512MiB, 5GB)"
 
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,253}[A-Za-z0-9])?", re.ASCII)
 _HOST6: Final = re.compile(r"[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9_.-]{1,32})?", re.ASCII)
+_QUEUE: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,64}", re.ASCII)
 _ADDRESS: Final = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]]*)):(\d{1,5})", re.ASCII)
 
 
@@ -122,6 +123,17 @@ def check_host(host: str) -> str:
     raise InvalidValue("a host", host[:80], "write a name or an address, for example 127.0.0.1")
 
 
+def check_queue(name: str) -> str:
+    """The queue's name, if it can be one.
+
+    Raises:
+        InvalidValue: it cannot.
+    """
+    if _QUEUE.fullmatch(name):
+        return name
+    raise InvalidValue("queue", name[:80], "it has 1 to 64 letters, digits or _ . : / -")
+
+
 def parse_address(text: str) -> Address:
     """Host and port, from ``host:port`` or ``[::1]:port``.
 
@@ -142,6 +154,15 @@ def format_address(address: Address) -> str:
     """``host:port``, with brackets around an IPv6 host."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+#: Hosts that stand for every interface of a machine, and where a client on it finds such a listener.
+_EVERY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def host_here(host: str) -> str:
+    """The host as clients on this machine reach a listener that is bound to it."""
+    return _EVERY.get(host, host)
 
 
 def is_loopback(host: str) -> bool:

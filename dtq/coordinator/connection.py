@@ -75,14 +75,14 @@ class Connection:
                 raise NotPermitted(f"a hello as {hello.role.value} in the session of a {known.hello.role.value}")
             state, resumed = c.sessions.enter(hello, now)
             if hello.role is Role.WORKER:
-                resumed = c.machine.attach(hello.session, hello.name, hello.queues, now)
+                resumed = c.machine.attach(hello.session, state.name, hello.queues, now)
                 c.dispatch(now, hello.session)  # its other connection may have waited for it to be back
             self._state, self._primary = state, hello.primary
             c.ticker.by(c.next_deadline())
         if not resumed and (hello.primary or hello.role is Role.CLIENT):
             # Every command is a client: too many to be news.
             level = logging.INFO if hello.role is Role.WORKER else logging.DEBUG
-            log.log(level, "%s %s from %s joins", hello.role.value, hello.name, self._peer)
+            log.log(level, "%s %s from %s joins", hello.role.value, state.name, self._peer)
         return Welcome(
             epoch=c.machine.epoch,
             resumed=resumed,

@@ -358,7 +358,7 @@ def stats(c: Coordinator) -> Stats:
             dead_letters=register.tally[State.DEAD],
             queues=views.queues(c.machine),
             workers=tuple(sorted(workers, key=lambda worker: worker.name)),
-            clients=sum(not state.is_worker for state in c.sessions.by_id.values()),
+            clients=sum(not s.is_worker and s.connections > 0 for s in c.sessions.by_id.values()),
             epoch=c.machine.epoch,
             started_at=c.started_at,
             now=now,
@@ -381,7 +381,7 @@ def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerView:
     return WorkerView(
         # Who knows a session can speak for it.
         session=sha256(hello.session.encode()).hexdigest()[:32],
-        name=hello.name,
+        name=state.name,
         host=hello.host,
         pid=hello.pid,
         slots=hello.slots,

@@ -252,9 +252,9 @@ class Coordinator:
         held = len(worker.leases) if worker is not None else 0
         self.machine.lose(state.hello.session, now)
         if held:
-            log.warning("worker %s is gone; %d leases of it go back to the queue", state.hello.name, held)
+            log.warning("worker %s is gone; %d leases of it go back to the queue", state.name, held)
         else:
-            log.info("worker %s has left", state.hello.name)
+            log.info("worker %s has left", state.name)
 
     def next_deadline(self) -> float:
         """When something is due next."""
@@ -278,7 +278,7 @@ class Coordinator:
             self.machine.tick(now)
             for session in known - set(self.machine.register.workers):
                 state = self.sessions.by_id.get(session)
-                log.warning("worker %s has been silent for too long", state.hello.name if state else session)
+                log.warning("worker %s has been silent for too long", state.name if state else session)
                 if state is not None:
                     self.sessions.remove(state)
             for state in self.sessions.expired(now):

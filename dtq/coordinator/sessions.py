@@ -70,6 +70,8 @@ class SessionState:
 
     def __init__(self, hello: Hello, now: float, max_unread: int) -> None:
         self.hello = hello
+        #: What people call it; see `Sessions.enter`.
+        self.name = hello.name
         self.connected_at = now
         self.seen_at = now
         self.connections = 0
@@ -184,7 +186,7 @@ class Sessions:
         self.fetching: dict[str, Fetch] = {}
 
     def enter(self, hello: Hello, now: float) -> tuple[SessionState, bool]:
-        """A connection said hello.
+        """A connection said hello. A worker with the name of another one that is there is called by its process, too.
 
         Returns:
             Its session, and whether it was known.
@@ -192,7 +194,11 @@ class Sessions:
         state = self.by_id.get(hello.session)
         known = state is not None and not state.overrun
         if state is None:
-            state = self.by_id[hello.session] = SessionState(hello, now, self._max_unread)
+            state = SessionState(hello, now, self._max_unread)
+            if state.is_worker and self._is_taken(hello.name):
+                state.name = f"{hello.name} ({hello.host}, pid {hello.pid})"
+                log.warning("there is a worker %s already; the one that joins is shown as %s", hello.name, state.name)
+            self.by_id[hello.session] = state
         state.overrun = False
         state.hello = hello
         state.seen_at = now
@@ -201,6 +207,9 @@ class Sessions:
         if hello.primary or not state.is_worker:
             state.lost_at = None
         return state, known
+
+    def _is_taken(self, name: str) -> bool:
+        return any(state.is_worker and not state.away and state.name == name for state in self.by_id.values())
 
     def leave(self, state: SessionState, *, primary: bool, now: float) -> None:
         """A connection ended."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import resource
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -23,24 +22,41 @@ from dtq.config import (
     remove_connection,
     write_connection,
 )
+from dtq.config.hosts import host_for_others
 from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
 from dtq.core.register import GRANT_BYTES, Rules
 from dtq.daemon.logs import dump_stacks_on_request, log_to_stderr
 from dtq.daemon.memory import share_one_arena
-from dtq.daemon.signals import ignore_from_now_on
+from dtq.daemon.signals import Signals, ignore_from_now_on
 from dtq.engines.base import Engine
+from dtq.errors import StoreError
 from dtq.model.messages import ANSWER_ENVELOPE
 from dtq.transport.server import Server
 
 log = logging.getLogger("dtq.daemon")
 
 
-def run(settings: CoordinatorSettings) -> int:
-    """Run a coordinator until SIGTERM, SIGINT, or somebody asks it to stop.
+class _Stop:
+    """The end of a coordinator, however it is asked for: its tasks run elsewhere, so there is nothing to wait for."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self.wait = self._asked.wait
+        self.drain = self.end = self._asked.set
+
+    @property
+    def asked(self) -> bool:
+        """Whether somebody has asked for it."""
+        return self._asked.is_set()
+
+
+def run(settings: CoordinatorSettings, signals: Signals) -> int:
+    """Run a coordinator until SIGTERM, SIGINT, SIGHUP, or somebody asks it to stop.
 
     Args:
         settings: what it runs with.
+        signals: what has come so far, and is to come.
 
     Returns:
         The exit code: 0 when everything that was decided is on disk.
@@ -52,19 +68,18 @@ def run(settings: CoordinatorSettings) -> int:
         KeyUnusable: the key cannot be used.
     """
     log_to_stderr()
+    stop = _Stop()
+    signals.attach(stop)
     share_one_arena()
     _raise_descriptor_limit()
     dump_stacks_on_request()
     key, origin, made = coordinator_authkey(settings.authkey_file)
     tls = configured_tls()
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
     keyring = settings.keys_file or keyring_file(origin)
     coordinator = Coordinator(
         _engine(settings),
         _setup(settings),
-        on_stop=stop.set,
+        on_stop=stop.end,
         on_reload_keys=lambda: server.replace_keys(() if keyring is None else read_keyring(keyring)),
     )
     server = Server(
@@ -80,9 +95,10 @@ def run(settings: CoordinatorSettings) -> int:
     opened = coordinator.start()
     try:
         server.start()
-        write_connection(server.address, version=__version__, authkey_file=_key_file(origin))
+        _note_connection(server, origin)
         try:
-            _announce(server, settings, origin, made, opened.epoch, coordinator, encrypted=tls is not None)
+            if not stop.asked:
+                _announce(server, settings, origin, made, opened.epoch, coordinator, encrypted=tls is not None)
             stop.wait()
             log.info("stopping: taking no more work")
             coordinator.quiesce()
@@ -136,6 +152,19 @@ def _setup(settings: CoordinatorSettings) -> Setup:
     )
 
 
+def _note_connection(server: Server, origin: str) -> None:
+    """Let this user's commands find the coordinator by themselves, where there is a place to write that to."""
+    try:
+        write_connection(server.address, version=__version__, authkey_file=_key_file(origin))
+    except StoreError as error:
+        log.warning(
+            "commands on this machine do not find this coordinator by themselves (%s); they need --connect %s or "
+            "DTQ_ADDRESS, and the key",
+            error.args[1],
+            format_address(server.address),
+        )
+
+
 def _key_file(origin: str) -> Path | None:
     path = Path(origin)
     return path if path.is_file() else None
@@ -152,7 +181,8 @@ def _announce(
     encrypted: bool,
 ) -> None:
     """The readiness line on standard output, for people and scripts; everything else is log."""
-    address = format_address(server.address)
+    host, port = server.address
+    address = format_address((host_for_others(host), port))
     if not is_loopback(settings.host):
         if encrypted:
             log.info("other machines have to speak TLS: a peer needs a certificate of the authority, and a key")

@@ -7,6 +7,7 @@ processes of their own, so a handler may block, hog the interpreter or crash.
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -132,8 +133,11 @@ class Worker:
         )
         self._ended.clear()
         in_main = threading.current_thread() is threading.main_thread()
-        signals = Signals(serving) if in_main else None
+        # A terminal that closes is this program's own affair.
+        signals = Signals((signal.SIGTERM, signal.SIGINT)) if in_main else None
         try:
+            if signals is not None:
+                signals.attach(serving)
             serving.run(self._on_ready)
         finally:
             if signals is not None:

@@ -1,102 +1,255 @@
 """``dtq up``: a coordinator and a worker on this machine, in one foreground command.
 
 They are processes of their own, started with the same commands a user would type: what is true of them is true here.
+None of the three outlives another: `up` ends one part when the other has ended, and each part ends when `up` is gone
+(see `part`).
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import logging
+import os
+import select
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
-from dtq.config import CoordinatorSettings, WorkerSettings, parse_address
+from dtq.config import format_address, host_here, parse_address
 from dtq.daemon.logs import log_to_stderr
+from dtq.daemon.signals import ENDING, INTERRUPTED, SignalPipe, ignore_from_now_on
 
 log = logging.getLogger("dtq.daemon")
 
-_PR_SET_PDEATHSIG: Final = 1
+#: How long a worker that has no coordinator any more may take to kill what its tasks have started, in seconds.
+_ALONE_S: Final = 1.0
+#: Exit code where a part was killed, and not by this command.
+PART_KILLED: Final = 71
+#: What a part may end with when it was told to end before it was ready to be told.
+_TOLD: Final = frozenset(code for number in ENDING for code in (-number, 128 + number)) | {0}
 
 
-def run(coordinating: CoordinatorSettings, working: WorkerSettings) -> int:
-    """Run both until SIGTERM or SIGINT: the worker is drained first, then the coordinator stops.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What is to be run.
+
+    Attributes:
+        host: where the coordinator listens.
+        coordinator: the words of its command.
+        worker: those of the worker's, but for the address.
+        environment: the variables of both.
+    """
+
+    host: str
+    coordinator: Sequence[str]
+    worker: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+
+
+def run(parts: Parts, signals: SignalPipe) -> int:
+    """Run both until a signal comes, or one of them ends: the worker is drained first, then the coordinator stops.
 
     Args:
-        coordinating: what the coordinator runs with.
-        working: what the worker runs with; its addresses are not used.
+        parts: what is to be run.
+        signals: what has come so far, and is to come; SIGCHLD among it.
 
     Returns:
-        The exit code: that of the first of the two that failed, or 0.
+        The exit code: 0 where it was told to end and nothing failed, else that of the part that failed; `PART_KILLED`
+        where a part was killed, 130 after a third signal.
     """
     log_to_stderr()
-    coordinator = _start(_coordinator_words(coordinating), stdout=subprocess.PIPE)
-    worker: subprocess.Popen[str] | None = None
-
-    def pass_on(*_: object) -> None:
-        (worker if worker is not None and worker.poll() is None else coordinator).send_signal(signal.SIGTERM)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, pass_on)
-    assert coordinator.stdout is not None
-    line = coordinator.stdout.readline()
-    if not line:
-        return coordinator.wait()
-    address = line.split()[3]
-    parse_address(address)
-    worker = _start(_worker_words(working, address, coordinating))
-    sys.stdout.write(f"dtq is up at {address}; Ctrl-C ends it\n")
-    sys.stdout.flush()
-    code = worker.wait()
-    coordinator.send_signal(signal.SIGTERM)
-    return coordinator.wait() or code
+    up = _Up(parts, signals)
+    try:
+        return up.run()
+    finally:
+        up.close()
+        ignore_from_now_on()
 
 
-def _start(words: list[str], stdout: int | None = None) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "dtq", *words],
-        stdin=subprocess.DEVNULL,
-        stdout=stdout,
-        text=True,
-        start_new_session=True,  # Ctrl-C is for this process, which passes it on in the right order
-        preexec_fn=_end_with_parent,  # this process has one thread
-    )
+class _Part:
+    """One of the two processes.
+
+    Args:
+        name: what it is, for people.
+        words: its command.
+        environment: its variables.
+        output: whether this process reads what it prints.
+    """
+
+    def __init__(self, name: str, words: Sequence[str], environment: Mapping[str, str], *, output: bool) -> None:
+        self.name = name
+        watched, self._watch = os.pipe()
+        try:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-m", "dtq.daemon.part", str(watched), *words],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if output else None,
+                pass_fds=(watched,),
+                env=dict(environment),
+                start_new_session=True,  # Ctrl-C is for `up`, which passes it on in the right order
+            )
+        except BaseException:
+            os.close(self._watch)
+            raise
+        finally:
+            os.close(watched)
+
+    @property
+    def code(self) -> int | None:
+        """How it ended; None while it runs."""
+        return self.popen.poll()
+
+    def signal(self, number: int) -> None:
+        """Send it a signal, if it is there."""
+        with contextlib.suppress(ProcessLookupError):
+            self.popen.send_signal(number)
+
+    def close(self) -> None:
+        """See it ended."""
+        if self.code is None:
+            self.popen.kill()
+            self.popen.wait()
+        os.close(self._watch)
+        if self.popen.stdout is not None:
+            self.popen.stdout.close()
 
 
-def _end_with_parent() -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+class _Up:
+    """Both parts, and what has been asked of them. All of it happens in one thread, one event after the other."""
+
+    def __init__(self, parts: Parts, signals: SignalPipe) -> None:
+        self._parts = parts
+        self._signals = signals
+        self._asked = 0
+        self._coordinator: _Part | None = None
+        self._worker: _Part | None = None
+        self._line = b""
+        self._given_up = False
+
+    def run(self) -> int:
+        """See `run`."""
+        self._look(0)
+        if self._told():
+            return 0
+        self._coordinator = self._start("coordinator", self._parts.coordinator, output=True)
+        self._until(lambda: self._told() or self._line.endswith(b"\n") or self._gone(self._coordinator))
+        if not self._told() and not self._gone(self._coordinator):
+            self._start_worker()
+            self._until(lambda: self._told() or self._gone(self._coordinator) or self._gone(self._worker))
+        return self._finish()
+
+    def close(self) -> None:
+        """Leave nothing behind."""
+        for part in (self._worker, self._coordinator):
+            if part is not None:
+                part.close()
+
+    def _start(self, name: str, words: Sequence[str], *, output: bool = False) -> _Part:
+        return _Part(name, words, self._parts.environment, output=output)
+
+    def _start_worker(self) -> None:
+        address = self._line.decode().split()[3]
+        _, port = parse_address(address)
+        here = format_address((host_here(self._parts.host), port))
+        self._worker = self._start("worker", [*self._parts.worker, f"--connect={here}"])
+        sys.stdout.write(f"dtq is up at {address}; Ctrl-C ends it\n")
+        sys.stdout.flush()
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def _until(self, done: Callable[[], bool], within_s: float | None = None) -> bool:
+        """Take events until something is so; whether it is in time."""
+        deadline = None if within_s is None else time.monotonic() + within_s
+        while not done():
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if left == 0.0:
+                return False
+            self._look(left)
+        return True
+
+    def _look(self, within_s: float | None) -> None:
+        """Take what has happened, or happens within some time."""
+        output = None if self._coordinator is None else self._coordinator.popen.stdout
+        signals = self._signals.fileno()
+        printing = None if output is None or output.closed else output.fileno()
+        ready, _, _ = select.select([signals] if printing is None else [signals, printing], [], [], within_s)
+        if printing is not None and printing in ready:
+            said = os.read(printing, 1 << 12)
+            self._line += said
+            if not said and output is not None:
+                output.close()
+        if signals in ready:
+            for number in self._signals.read():
+                if number in ENDING:
+                    self._on_signal(number)
+
+    def _on_signal(self, number: int) -> None:
+        # The kernel and the shell may both send SIGHUP: it never counts as one more.
+        self._asked = max(self._asked, 2) if number == signal.SIGHUP else self._asked + 1
+        if self._asked > 2 and number != signal.SIGHUP:
+            self.close()
+            os._exit(INTERRUPTED)
+        if not self._gone(self._worker):
+            self._signal(self._worker, signal.SIGTERM if self._asked == 1 else signal.SIGHUP)
+        else:
+            self._signal(self._coordinator, signal.SIGTERM)
+
+    def _told(self) -> bool:
+        return self._asked > 0
+
+    @staticmethod
+    def _gone(part: _Part | None) -> bool:
+        return part is None or part.code is not None
+
+    @staticmethod
+    def _signal(part: _Part | None, number: int) -> None:
+        if part is not None:
+            part.signal(number)
+
+    # -- the end --------------------------------------------------------------------------------------------------
+
+    def _finish(self) -> int:
+        """End what still runs, the worker first, and say why where nobody asked for it."""
+        asked = self._told()
+        first = self._worker if self._gone(self._coordinator) is False else self._coordinator
+        if not asked and first is not None:
+            self._tell(first)
+        self._until(lambda: self._gone(self._worker) or self._gone(self._coordinator))
+        if self._gone(self._coordinator):
+            self._signal(self._worker, signal.SIGHUP)  # nobody takes what its tasks return
+            self._given_up = not self._until(lambda: self._gone(self._worker), _ALONE_S)
+            if self._given_up:
+                self._signal(self._worker, signal.SIGKILL)
+        self._signal(self._coordinator, signal.SIGTERM)
+        self._until(lambda: self._gone(self._worker) and self._gone(self._coordinator))
+        return self._code(first if not asked else None)
+
+    def _tell(self, part: _Part) -> None:
+        if self._worker is not None:
+            other = "worker" if part.name == "coordinator" else "coordinator"
+            log.warning("the %s %s; the %s ends, too", part.name, _how(part.code), other)
+
+    def _code(self, first: _Part | None) -> int:
+        """What this command ends with.
+
+        Args:
+            first: the part that ended although nobody asked for it, if one did.
+        """
+        codes = [0 if first is None else first.code or 0]
+        for part in (self._worker, self._coordinator):
+            killed_here = part is self._worker and self._given_up
+            if part is not None and part is not first and part.code not in _TOLD and not killed_here:
+                codes.append(part.code or 0)
+        code = next(filter(None, codes), 0)
+        return PART_KILLED if code < 0 else code
 
 
-def _coordinator_words(settings: CoordinatorSettings) -> list[str]:
-    words = ["coordinator", "start", "--host", settings.host, "--port", str(settings.port)]
-    words += ["--memory"] if settings.db is None else ["--db", str(settings.db)]
-    words += ["--durability", settings.durability, "--lease", f"{settings.lease_s}s"]
-    words += ["--keep-results", f"{settings.keep_results_s}s", "--max-tasks", str(settings.max_tasks)]
-    words += ["--max-batch", str(settings.max_batch), "--max-message", str(settings.max_message)]
-    words += ["--max-blob", str(settings.max_blob), "--max-connections", str(settings.max_connections)]
-    words += ["--max-unread", str(settings.max_unread)]
-    words += [] if settings.keys_file is None else ["--keys-file", str(settings.keys_file)]
-    words += ["--highest-first"] * settings.highest_first
-    return words + _key_words(settings)
-
-
-def _key_words(settings: CoordinatorSettings) -> list[str]:
-    return [] if settings.authkey_file is None else ["--authkey-file", str(settings.authkey_file)]
-
-
-def _worker_words(settings: WorkerSettings, address: str, coordinating: CoordinatorSettings) -> list[str]:
-    words = ["worker", "--connect", address, "--slots", str(settings.slots), "--name", settings.name]
-    for flag, values in (("--queue", settings.queues), ("--import", settings.imports), ("--path", settings.paths)):
-        for value in values:
-            words += [flag, str(value)]
-    if settings.max_tasks_per_slot is not None:
-        words += ["--max-tasks-per-slot", str(settings.max_tasks_per_slot)]
-    if settings.max_memory_per_slot is not None:
-        words += ["--max-memory-per-slot", str(settings.max_memory_per_slot)]
-    words += ["--keep-processes"] * settings.keep_processes
-    words += ["--only-registered"] * settings.only_registered
-    if settings.grace_s is not None:
-        words += ["--grace", f"{settings.grace_s}s"]
-    return words + _key_words(coordinating)
+def _how(code: int | None) -> str:
+    if code is None or code >= 0:
+        return "has ended" if not code else f"ended with exit code {code}"
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+    return f"was killed by {name}"

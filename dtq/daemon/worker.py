@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from dtq.client.handover import own
@@ -10,15 +11,35 @@ from dtq.daemon.logs import dump_stacks_on_request, log_to_stderr
 from dtq.daemon.serving import Serving
 from dtq.daemon.signals import Signals, ignore_from_now_on
 
+log = logging.getLogger("dtq.daemon")
 
-def run(settings: WorkerSettings) -> int:
+
+class _Ending:
+    """A worker that signals end, and that says so."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    def drain(self) -> None:
+        """See `Serving.drain`."""
+        log.info("finishing what runs; a second signal gives it back to the queue at once")
+        self._serving.drain()
+
+    def end(self) -> None:
+        """See `Serving.end`."""
+        log.info("giving back what runs")
+        self._serving.end()
+
+
+def run(settings: WorkerSettings, signals: Signals) -> int:
     """Run a worker until it is drained by SIGTERM or SIGINT.
 
-    The first signal lets running tasks finish, the second gives them back at once, the third ends the process. While no
-    coordinator answers it keeps trying.
+    The first signal lets running tasks finish, the second gives them back at once, the third ends the process; SIGHUP
+    gives them back. While no coordinator answers it keeps trying.
 
     Args:
         settings: what it runs with.
+        signals: what has come so far, and is to come.
 
     Returns:
         The exit code.
@@ -29,7 +50,7 @@ def run(settings: WorkerSettings) -> int:
     log_to_stderr()
     dump_stacks_on_request()
     serving = Serving(settings, inherited=own())
-    Signals(serving)
+    signals.attach(_Ending(serving))
     serving.run(_say)
     ignore_from_now_on()
     return 0

@@ -7,11 +7,11 @@ submissions of one function with one set of options share one object.
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from dtq.config.values import check_queue
 from dtq.errors import InvalidValue
 
 #: Lowest and highest priority; 1 is served first unless the coordinator runs with highest_first.
@@ -20,7 +20,6 @@ PRIORITIES: Final = (1, 10)
 MAX_NAME: Final = 512
 #: Longest time limit or delay, in seconds: ten years. Beyond it a number is a mistake, not a wish.
 MAX_SECONDS: Final = 10 * 366 * 86_400.0
-_QUEUE: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,64}", re.ASCII)
 
 
 class FunctionKind(Enum):
@@ -89,8 +88,7 @@ class Options:
             raise InvalidValue("timeout", self.timeout_s, "it is a number of seconds above 0, or None for no limit")
         if self.retry_delay_s is not None and not 0 <= self.retry_delay_s <= MAX_SECONDS:
             raise InvalidValue("retry_delay", self.retry_delay_s, "it is a number of seconds from 0, or None")
-        if not _QUEUE.fullmatch(self.queue):
-            raise InvalidValue("queue", self.queue[:80], "it has 1 to 64 letters, digits or _ . : / -")
+        check_queue(self.queue)
         if len(self.never_retry) > 64 or any(len(name) > MAX_NAME for name in self.never_retry):
             raise InvalidValue("never_retry", len(self.never_retry), "it has at most 64 names of exceptions")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -56,12 +57,15 @@ class Command:
         words: the command line after ``dtq``.
         environment: its variables.
         directory: where it runs.
+        within: the words before it, of a command that becomes it.
     """
 
-    def __init__(self, words: Sequence[str], environment: dict[str, str], directory: Path) -> None:
+    def __init__(
+        self, words: Sequence[str], environment: dict[str, str], directory: Path, within: Sequence[str] = ()
+    ) -> None:
         self.words = words
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "dtq", *words],
+            [*within, sys.executable, "-m", "dtq", *words],
             env=environment,
             cwd=directory,
             stdin=subprocess.DEVNULL,
@@ -156,6 +160,12 @@ class Home:
         self._commands.append(command)
         return command
 
+    def start_within(self, within: Sequence[str], *words: str) -> Command:
+        """Start a command by another one that becomes it."""
+        command = Command(words, self.environment, self.work, within)
+        self._commands.append(command)
+        return command
+
     def dtq(self, *words: str, **variables: str) -> Command:
         """Run a command to its end. Whatever it says, it is no traceback of dtq's."""
         command = self.start(*words, **variables)
@@ -189,6 +199,21 @@ class Home:
         command = self.start("worker", "--slots", "2", *words)
         command.says(" ready: ")
         return command
+
+    def processes(self) -> dict[int, str]:
+        """Every process that was started from here, directly or not, with its command line."""
+        mark = f"HOME={self.directory}".encode()
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal():
+                with contextlib.suppress(OSError):  # it may end meanwhile
+                    if mark in (entry / "environ").read_bytes().split(b"\0"):
+                        found[int(entry.name)] = (entry / "cmdline").read_text().replace("\0", " ")
+        return found
+
+    def all_gone(self) -> bool:
+        """Whether no process is left."""
+        return not self.processes()
 
     def close(self) -> None:
         """End everything that was started."""

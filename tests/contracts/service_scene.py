@@ -288,17 +288,20 @@ class House:
         self._callers.append(caller)
         return caller
 
-    def worker(self, name: str = "hand", slots: int = 1, queues: tuple[str, ...] = (), session: str = "") -> Hand:
+    def worker(
+        self, name: str = "hand", slots: int = 1, queues: tuple[str, ...] = (), session: str = "", **hello: Any
+    ) -> Hand:
         """A worker; with a new session unless one is named."""
-        hello = Hello(
+        said = Hello(
             session=session or secrets.token_hex(16),
             role=Role.WORKER,
             name=name,
             slots=slots,
             queues=queues,
             primary=True,
+            **hello,
         )
-        hand = Hand(self, hello)
+        hand = Hand(self, said)
         self._callers.append(hand)
         return hand
 

@@ -212,6 +212,31 @@ def test_stats_are_the_coordinator_in_one_look(house: House) -> None:
     assert stats.started_at <= stats.now
 
 
+def test_workers_of_one_name_are_told_apart_by_their_process(house: House) -> None:
+    # Given three workers that were given the same name, on two machines
+    client = house.client()
+    hands = [house.worker("lab", host=host, pid=pid) for host, pid in (("a", 7), ("a", 8), ("b", 7))]
+    # Then each has one of its own, everywhere
+    names = ["lab", "lab (a, pid 8)", "lab (b, pid 7)"]
+    assert [worker.name for worker in client.service.stats().workers] == names
+    client.submit(1)
+    hands[1].fetch_one()
+    assert client.service.task(1, 0).worker == names[1]
+    # And a name that is free again is given again
+    hands[0].service.exchange(Exchange(fetch=True))
+    hands[0].hang_up()
+    until("it has left", lambda: len(client.service.stats().workers) == 2)
+    house.worker("lab", host="c", pid=9)
+    assert "lab" in [worker.name for worker in client.service.stats().workers]
+
+
+def test_clients_that_have_ended_are_not_counted(house: House) -> None:
+    client = house.client()
+    for _ in range(3):
+        house.client().hang_up()
+    until("they are gone", lambda: client.service.stats().clients == 1)
+
+
 # -- cancelling -----------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +14,8 @@ from typing import Any
 import pytest
 
 from dtq.cli.app import run
+from dtq.cli.coordinator import start
+from dtq.cli.worker import up, worker
 from dtq.config import WorkerSettings
 from dtq.errors import ShuttingDown, StoreFull, UnknownId, Unreachable
 from dtq.model.snapshots import BatchView, CancelReport, Counts, Selection, TaskView
@@ -204,12 +209,14 @@ def test_coordinator_stop_gives_up_in_the_end(
 def _note_runs(monkeypatch: pytest.MonkeyPatch, code: int = 0) -> list[tuple[Any, ...]]:
     runs: list[tuple[Any, ...]] = []
 
-    def note(*settings: Any) -> int:
-        runs.append(settings)
+    def note(settings: Any, signals: Any) -> int:
+        runs.append((settings,))
         return code
 
     for name in ("coordinator", "worker", "up"):
-        monkeypatch.setitem(__import__("sys").modules, f"dtq.daemon.{name}", SimpleNamespace(run=note))
+        monkeypatch.setitem(sys.modules, f"dtq.daemon.{name}", SimpleNamespace(run=note, Parts=SimpleNamespace))
+    for name in ("coordinator.Signals", "worker.Signals", "worker.SignalPipe"):  # these are pytest's own process's
+        monkeypatch.setattr(f"dtq.cli.{name}", lambda *_: None)
     return runs
 
 
@@ -230,6 +237,7 @@ def test_coordinator_start_takes_one_kind_of_store(noted: NotedCoordinator, caps
 
 def test_worker_hands_its_settings_on(noted: NotedCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = _note_runs(monkeypatch)
+    Path("lib").mkdir()
     words = ["--connect", "a:1", "--connect", "b:2", "--slots", "3", "--queue", "x", "--queue", "y", "--import", "m"]
     words += ["--path", "lib", "--name", "left", "--max-tasks-per-slot", "9", "--max-memory-per-slot", "1GiB"]
     assert run(["worker", *words, "--grace", "30s"]) == 0
@@ -247,14 +255,80 @@ def test_worker_hands_its_settings_on(noted: NotedCoordinator, monkeypatch: pyte
     )
 
 
-def test_up_hands_both_settings_on(noted: NotedCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_up_takes_every_option_of_both_parts() -> None:
+    # Given the options of all three, each as it is described
+    described = [{tuple(p.opts): p.to_info_dict() for p in command.params} for command in (start, worker, up)]
+    starting, working, both = described
+    # Then `up` has those of the others in their words, but for the address: it is its own coordinator's
+    connect = ("--connect",)
+    assert {**starting, **{name: told for name, told in working.items() if name != connect}} == both
+
+
+def test_up_passes_on_what_it_was_given(noted: NotedCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = _note_runs(monkeypatch)
-    assert run(["up", "--slots", "2", "--port", "4000", "--memory"]) == 0
-    [(coordinating, working)] = runs
-    assert (coordinating.port, coordinating.db, working.slots) == (4000, None, 2)
+    starting = ["--port", "0", "--memory", "--max-message", "32MiB", "--lease", "2500ms", "--authkey-file", "key"]
+    working = ["--slots", "2", "--queue", "a", "--queue", "b", "--path", ".", "--grace", "0", "--keep-processes"]
+    assert run(["up", *starting, *working]) == 0
+    [(parts,)] = runs
+    assert parts.host == "127.0.0.1"
+    expected = ["--port=0", "--memory", "--lease=2.500000", f"--max-message={32 << 20}", "--authkey-file=key"]
+    assert list(parts.coordinator) == ["coordinator", "start", *expected]
+    assert list(parts.worker) == [
+        "worker",
+        "--slots=2",
+        "--queue=a",
+        "--queue=b",
+        "--path=.",
+        "--keep-processes",
+        "--grace=0.000000",
+        "--authkey-file=key",
+    ]
 
 
-def test_a_configuration_mistake_is_a_line(noted: NotedCoordinator, capsys: Captured) -> None:
+def test_up_reads_a_key_from_standard_input_for_both(noted: NotedCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = _note_runs(monkeypatch)
+    monkeypatch.setattr("dtq.config.authkey._taken", {})
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a key that came by a pipe\n")))
+    assert run(["up", "--memory", "--authkey-file", "-"]) == 0
+    [(parts,)] = runs
+    assert parts.environment["DTQ_AUTHKEY"] == "a key that came by a pipe"
+    assert "DTQ_AUTHKEY_FILE" not in parts.environment
+    assert not [word for word in (*parts.coordinator, *parts.worker) if "authkey" in word]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--queue 'bad q'", "queue cannot be 'bad q': it has 1 to 64 letters, digits or _ . : / -."),
+        ("--queue ''", "queue cannot be '': it is a text of printable characters."),
+        ("--path /nonexistent", "path cannot be '/nonexistent': there is no such directory."),
+    ],
+)
+@pytest.mark.parametrize("command", ["worker", "up"])
+def test_what_a_worker_cannot_serve_is_refused(
+    noted: NotedCoordinator, capsys: Captured, monkeypatch: pytest.MonkeyPatch, command: str, words: str, sentence: str
+) -> None:
+    _note_runs(monkeypatch)
+    assert run([command, *shlex.split(words)]) == 2
+    assert capsys.readouterr().err == f"dtq: {sentence}\n"
+
+
+def test_a_queue_that_cannot_be_is_refused_in_variables_and_filters(
+    noted: NotedCoordinator, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _note_runs(monkeypatch)
+    for words in (["list"], ["dlq", "list"], ["dlq", "retry", "--all"]):
+        assert run([*words, "--queue", "bad q"]) == 2
+        assert "queue cannot be 'bad q'" in capsys.readouterr().err
+    monkeypatch.setenv("DTQ_QUEUES", "good, bad q")
+    assert run(["worker"]) == 78
+    assert "DTQ_QUEUES: queue cannot be 'bad q'" in capsys.readouterr().err
+
+
+def test_a_configuration_mistake_is_a_line(
+    noted: NotedCoordinator, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _note_runs(monkeypatch)
     Path("dtq.toml").write_text("[worker]\nslot = 3\n")
     assert run(["worker"]) == 78
     assert "unknown key 'slot' in [worker]; did you mean 'slots'?" in capsys.readouterr().err

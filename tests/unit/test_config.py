@@ -112,13 +112,15 @@ def test_worker_settings_default_to_one_slot_a_core_and_the_current_directory() 
     assert (settings.queues, settings.imports, settings.grace_s) == ((), (), None)
 
 
-def test_worker_settings_read_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_settings_read_variables(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for directory in (Path("lib"), home / "tasks"):
+        directory.mkdir()
     for name, value in {
         "DTQ_ADDRESS": "a:1, b:2",
         "DTQ_SLOTS": "3",
         "DTQ_QUEUES": "fast,slow",
         "DTQ_IMPORTS": "numpy",
-        "DTQ_PATHS": f"lib{os.pathsep}/opt/tasks",
+        "DTQ_PATHS": f"lib{os.pathsep}{home / 'tasks'}",
         "DTQ_WORKER_NAME": "left",
         "DTQ_MAX_TASKS_PER_SLOT": "100",
         "DTQ_MAX_MEMORY_PER_SLOT": "512MiB",
@@ -128,12 +130,13 @@ def test_worker_settings_read_variables(monkeypatch: pytest.MonkeyPatch) -> None
     settings = worker_settings()
     assert settings.addresses == (("a", 1), ("b", 2))
     assert (settings.slots, settings.queues, settings.imports) == (3, ("fast", "slow"), ("numpy",))
-    assert settings.paths == (Path.cwd() / "lib", Path("/opt/tasks"), Path.cwd())
+    assert settings.paths == (Path.cwd() / "lib", home / "tasks", Path.cwd())
     assert (settings.name, settings.max_tasks_per_slot) == ("left", 100)
     assert (settings.max_memory_per_slot, settings.grace_s) == (512 * 2**20, 60.0)
 
 
 def test_worker_settings_read_a_table_with_paths_from_its_directory(home: Path) -> None:
+    (home / "config" / "dtq" / "tasks").mkdir()
     (home / "config" / "dtq" / "config.toml").write_text(
         'connect = "lab:3870"\n[worker]\nslots = 2\nqueues = ["a"]\npaths = ["tasks"]\ngrace = 5.5\n'
     )
