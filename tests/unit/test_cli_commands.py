@@ -25,6 +25,13 @@ from tests.unit.cli_scene import BATCH, NOW, SPEC, STATS, TASK, Captured, NotedC
 __all__ = ["noted"]  # a fixture
 
 
+@pytest.fixture(autouse=True)
+def own_signals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signals stay with pytest, whose process this is."""
+    for name in ("coordinator.Signals", "worker.Signals", "worker.SignalPipe"):
+        monkeypatch.setattr(f"dtq.cli.{name}", lambda *_: None)
+
+
 def test_connection_options_win_over_variables(noted: NotedCoordinator, tmp_path: Path) -> None:
     noted.answers["stats"] = STATS
     assert run(["stats"]) == 0
@@ -215,8 +222,6 @@ def _note_runs(monkeypatch: pytest.MonkeyPatch, code: int = 0) -> list[tuple[Any
 
     for name in ("coordinator", "worker", "up"):
         monkeypatch.setitem(sys.modules, f"dtq.daemon.{name}", SimpleNamespace(run=note, Parts=SimpleNamespace))
-    for name in ("coordinator.Signals", "worker.Signals", "worker.SignalPipe"):  # these are pytest's own process's
-        monkeypatch.setattr(f"dtq.cli.{name}", lambda *_: None)
     return runs
 
 
@@ -325,10 +330,7 @@ def test_a_queue_that_cannot_be_is_refused_in_variables_and_filters(
     assert "DTQ_QUEUES: queue cannot be 'bad q'" in capsys.readouterr().err
 
 
-def test_a_configuration_mistake_is_a_line(
-    noted: NotedCoordinator, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _note_runs(monkeypatch)
+def test_a_configuration_mistake_is_a_line(noted: NotedCoordinator, capsys: Captured) -> None:
     Path("dtq.toml").write_text("[worker]\nslot = 3\n")
     assert run(["worker"]) == 78
     assert "unknown key 'slot' in [worker]; did you mean 'slots'?" in capsys.readouterr().err
