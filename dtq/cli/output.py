@@ -82,23 +82,6 @@ def moment(seconds: float | None) -> str | None:
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int(fraction * 1000):03d}Z"
 
 
-def value_text(value: Any) -> str:
-    """A result for people and pipes: JSON if it can be written as JSON, else its repr, in one line."""
-    try:
-        return printable(json.dumps(value, ensure_ascii=False, allow_nan=False))
-    except (TypeError, ValueError, RecursionError):
-        return printable(repr(value)).replace("\n", "\\n")
-
-
-def value_json(value: Any) -> dict[str, Any]:
-    """A result inside JSON: ``result`` where it can be written as JSON, else ``repr``."""
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
-        return {"repr": repr(value)}
-    return {"result": value}
-
-
 # -- for people ---------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from dtq.cli.failures import TaskTrouble, complain
-from dtq.cli.output import plural, value_json, value_text, write, write_json
+from dtq.cli.output import plural, write, write_json
+from dtq.cli.values import message_of, value_json, value_text
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.handle import TaskHandle
 from dtq.client.outcomes import RemoteTraceback
@@ -115,14 +116,14 @@ def _traceback(error: BaseException) -> str:
 def _sentence(task: str, error: BaseException) -> str:
     if isinstance(error, DtqError) and not _traceback(error):
         return str(error)
-    return f"task {task} failed: {exception_name(type(error))}: {error}"
+    return f"task {task} failed: {exception_name(type(error))}: {message_of(error)}"
 
 
 def _error_json(task: str, error: BaseException) -> dict[str, Any]:
     state = State.CANCELLED if isinstance(error, TaskCancelled) else State.DEAD
     described = {
         "exception": exception_name(type(error)),
-        "message": str(error),
+        "message": message_of(error),
         "traceback": _traceback(error),
     }
     return {"id": task, "state": state.value, "error": described}

@@ -16,10 +16,9 @@ from dtq.cli.output import (
     paint,
     plural,
     table,
-    value_json,
-    value_text,
     write_fields,
 )
+from dtq.cli.values import value_json, value_text
 
 
 class Terminal(io.StringIO):

@@ -1,0 +1,106 @@
+"""Results in words: whatever a task returned has a line, also what refuses to be written.
+
+A result is foreign code: its ``repr`` may raise, and a whole number may be too long to be written at all. One such
+result is no reason to lose those that come after it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from dtq.client.payloads import is_interrupt, sentence
+from dtq.model.text import printable, printable_line
+
+#: Most digits of a whole number that are written: more take seconds.
+_MAX_DIGITS: Final = 100_000
+#: How deep it is looked for the parts of a result that cannot be written.
+_DEPTH: Final = 4
+#: Decimal digits of a binary one.
+_DIGITS_A_BIT: Final = 0.30103
+
+
+def value_text(value: Any) -> str:
+    """A result for people and pipes: JSON if it can be written as JSON, else its repr, in one line."""
+    with _long_numbers():
+        try:
+            text = json.dumps(value, ensure_ascii=not _writes_anything(), allow_nan=False)
+        except BaseException as error:  # noqa: BLE001 - writing a result runs its own code
+            _let_through(error)
+            return printable_line(_shown(value, _DEPTH))
+        return printable(text)
+
+
+def value_json(value: Any) -> dict[str, Any]:
+    """A result inside JSON: ``result`` where it can be written as JSON that Python reads again, else ``repr``."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except BaseException as error:  # noqa: BLE001 - as above
+        _let_through(error)
+        with _long_numbers():
+            return {"repr": _shown(value, _DEPTH)}
+    return {"result": value}
+
+
+def message_of(error: BaseException) -> str:
+    """What an exception says; a few words where its own code for that fails."""
+    try:
+        return str(error)
+    except BaseException as failure:  # noqa: BLE001 - the exception's own code
+        _let_through(failure)
+        return "(the exception's own message cannot be made)"
+
+
+@contextmanager
+def _long_numbers() -> Iterator[None]:
+    """Write whole numbers of more digits than Python does by itself."""
+    limit = sys.get_int_max_str_digits()
+    if limit:
+        sys.set_int_max_str_digits(max(limit, _MAX_DIGITS))
+    try:
+        yield
+    finally:
+        sys.set_int_max_str_digits(limit)
+
+
+def _writes_anything() -> bool:
+    return (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+
+
+def _let_through(error: BaseException) -> None:
+    if is_interrupt(error):
+        raise error
+
+
+def _shown(value: Any, depth: int) -> str:
+    """The repr; where it fails, that of the parts, and for those without one what they are."""
+    try:
+        return str(repr(value))
+    except BaseException as error:  # noqa: BLE001 - as above
+        _let_through(error)
+        container = _CONTAINERS.get(type(value)) if depth else None
+        if container is not None:
+            return container(value, depth - 1)
+        if isinstance(value, int):
+            return f"<{type(value).__name__} of about {int(value.bit_length() * _DIGITS_A_BIT) + 1:,} digits>"
+        return f"<{type(value).__name__} that cannot be written: {sentence(error)}>"
+
+
+def _several(begin: str, end: str) -> Callable[[Any, int], str]:
+    return lambda values, depth: f"{begin}{', '.join([_shown(value, depth) for value in values])}{end}"
+
+
+def _mapping(value: dict[Any, Any], depth: int) -> str:
+    return f"{{{', '.join([f'{_shown(k, depth)}: {_shown(v, depth)}' for k, v in value.items()])}}}"
+
+
+_CONTAINERS: Final[dict[type, Callable[[Any, int], str]]] = {
+    list: _several("[", "]"),
+    tuple: _several("(", ")"),
+    set: _several("{", "}"),
+    frozenset: _several("frozenset({", "})"),
+    dict: _mapping,
+}
