@@ -71,7 +71,7 @@ def _mentioned(addresses: Sequence[Address]) -> Iterator[None]:
         timer.cancel()
 
 
-def _say_outages() -> None:
+def say_warnings() -> None:
     """What the client logs (the coordinator is lost, and back) goes to standard error as dtq's other sentences do."""
     handler = logging.StreamHandler()
     handler.setFormatter(SafeFormatter("dtq: %(message)s"))
@@ -124,7 +124,7 @@ def hub(addresses: Sequence[str], authkey_file: str | None, full_timeout_s: floa
     from dtq.client.links import Wire
 
     to = target(addresses, authkey_file)
-    _say_outages()
+    say_warnings()
     made = Hub(Wire(to.addresses, to.key, to.origin, _PATIENCE_S, to.tls), _PATIENCE_S, full_timeout_s)
     try:
         with _mentioned(to.addresses):
@@ -149,7 +149,7 @@ def client(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Clien
     from dtq.client.sync import Client
 
     to = target(addresses, authkey_file)
-    _say_outages()
+    say_warnings()
     wire = Wire(to.addresses, to.key, to.origin, _PATIENCE_S, to.tls)
     with ExitStack() as stack:
         with _mentioned(to.addresses):

@@ -11,12 +11,12 @@ from typing import Any, BinaryIO, Final
 import click
 
 from dtq.cli import options
-from dtq.cli.calling import hub
+from dtq.cli.calling import hub, say_warnings
 from dtq.cli.calls import Call, each_line, function_name, json_lines, parse_call
 from dtq.cli.grammar import Command
 from dtq.cli.output import plural, say, write, write_json
 from dtq.cli.results import batch_tally, task_tally
-from dtq.cli.waiting import interruptible, print_batch, print_task, wait_for
+from dtq.cli.waiting import find_modules_here, interruptible, print_batch, print_task, wait_for
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.batches import Batch
 from dtq.client.following import NEWS
@@ -66,7 +66,9 @@ def _order(given: dict[str, Any]) -> Order:
 
 
 def _refuse_early(name: str, given: Order) -> None:
-    """Raise for terms that cannot be, before anybody is called."""
+    """Raise for terms that cannot be, before anybody is called; those of ``@task`` are looked up here."""
+    find_modules_here()
+    say_warnings()
     callee(name).spec(given.terms)
     _ = given.delay_s, given.own_key
 
@@ -206,7 +208,8 @@ def submit(
 
     An ARG or VALUE is JSON if it parses as JSON, else a string: 20 is a number, a.jpg a string, '"20"' a string. It is
     a keyword argument where NAME is an identifier. Put -- before arguments that start with a dash. The function has to
-    be importable where the workers run, not here.
+    be importable where the workers run, not here; where its module is found here too, terms that are not given are
+    those of its @task.
 
     Once the id is printed, nothing but a disk failure can lose the task.
     """

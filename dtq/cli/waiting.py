@@ -103,8 +103,8 @@ def wait_for(
 # -- what became of them ------------------------------------------------------------------------------------------
 
 
-def _find_modules_here() -> None:
-    """Results may be of classes that are defined in the current directory, where the user's tasks are."""
+def find_modules_here() -> None:
+    """Functions and the classes of results may be defined in the current directory, where the user's tasks are."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
 
@@ -136,7 +136,7 @@ def print_task(handle: TaskHandle[Any], *, as_json: bool) -> None:
         TaskTrouble: it has no result.
         DtqError: its result cannot be shown (it is no longer kept, or cannot be unpickled here).
     """
-    _find_modules_here()
+    find_modules_here()
     error = handle.exception()
     if error is None:
         value = handle.result()
@@ -162,7 +162,7 @@ def print_batch(handle: BatchHandle[Any], *, as_json: bool) -> None:
     Raises:
         TaskTrouble: some have no result; standard error says which.
     """
-    _find_modules_here()
+    find_modules_here()
     failures = 0
     number = int(handle.id)
     for index, value in enumerate(handle.results(return_exceptions=True)):

@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
+from dtq.client.declared_terms import declared_terms
 from dtq.client.payloads import (
     PICKLE,
     THIS_PYTHON,
@@ -98,7 +99,8 @@ def callee(function: Callable[..., Any] | str | Function) -> Callee:
     """What the client knows of a function: looked at once as long as it lives, unless it travels by value.
 
     Args:
-        function: the function; or ``module:qualname`` or a registered name, for one that need not exist here.
+        function: the function; or ``module:qualname`` or a registered name, for one that need not exist here: its own
+            terms are then looked up by `declared_terms`.
 
     Raises:
         NotImportable: it can travel neither by name nor by value.
@@ -134,7 +136,7 @@ def _look_at(function: Callable[..., Any] | str | Function, before: Callee | Non
 
 @functools.lru_cache(maxsize=1024)
 def _named(function: Function) -> Callee:
-    return Callee(function, None)
+    return Callee(function, Note(name=None, terms=declared_terms(function)))
 
 
 def reference(function: Callable[..., Any] | str | Function) -> Function:
