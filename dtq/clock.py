@@ -2,9 +2,8 @@
 
 Ground floor. The core never reads a clock: whoever calls it reads one here, once, and passes the value on.
 Two kinds of time are kept apart. A *steady* time counts seconds of the Unix epoch but never jumps: it starts at the
-wall clock (or at the latest time the store has seen, if the wall clock was set back meanwhile) and then follows the
-monotonic clock. Leases, delays and backoffs live on it, so setting the machine's clock neither hastens nor starves
-a task. In-process waits use ``time.monotonic`` as everywhere in Python.
+wall clock and then follows the monotonic clock. Leases, delays and backoffs live on it, so setting the machine's clock
+neither hastens nor starves a task. In-process waits use ``time.monotonic`` as everywhere in Python.
 """
 
 from __future__ import annotations
@@ -22,14 +21,10 @@ class Clock(Protocol):
 
 
 class SteadyClock:
-    """The real clock: anchored to the wall clock once, then monotonic.
+    """The real clock: anchored to the wall clock once, then monotonic."""
 
-    Args:
-        not_before: the latest steady time already used (seconds); the clock starts there if the wall clock is earlier.
-    """
-
-    def __init__(self, not_before: float = 0.0) -> None:
-        self._offset = max(time.time(), not_before) - time.monotonic()
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
 
     def now(self) -> float:
         """The steady time in seconds."""

@@ -120,6 +120,8 @@ class Committer:
         self.stuck: StoreError | None = None
         #: Why new work is refused at the moment; None while it is not.
         self.trouble: StoreError | None = None
+        #: Whether the engine has freed room to give back.
+        self._unfinished = False
         self._thread = threading.Thread(target=self._run, name="dtq-committer", daemon=True)
 
     def start(self) -> None:
@@ -276,6 +278,8 @@ class Committer:
         if error is not None:
             self._hurry.set()
             self._wake.set()  # the thread tries again
+        elif self._unfinished:
+            self._wake.set()  # the thread goes on giving back, a step each `SOON_S`
 
     def _leave_out(self, batches: set[int]) -> None:
         """Do not try again to write batches that were taken back: they may be what there is no room for."""
@@ -285,13 +289,14 @@ class Committer:
 
     def _write(self) -> tuple[StoreError | None, StoreError | None]:
         """Commit the backlog; why that failed, and why new work is to be refused."""
-        if not self._backlog and self.trouble is None:
+        if not self._backlog and self.trouble is None and not self._unfinished:
             return None, None
         error: StoreError | None = None
         trouble: StoreError | None
         try:
             # What was not taken back when it failed the first time has to be written some time.
-            trouble = self._engine.commit(self._backlog, insist=self.stuck is not None)
+            done = self._engine.commit(self._backlog, insist=self.stuck is not None)
+            trouble, self._unfinished = done.shortage, done.unfinished
         except StoreError as raised:
             error = trouble = raised
         if trouble is not None and self.trouble is None:

@@ -83,7 +83,7 @@ class Coordinator:
     Args:
         engine: where the state is kept; opened by `start`, closed by `stop`.
         setup: settings.
-        clock: makes the clock, given the latest time that the store has seen.
+        clock: makes the clock, when the store is open.
         on_stop: called (once, from any thread) when somebody asks the coordinator to stop.
         on_reload_keys: called (from any thread) when somebody asks it to read its keys again; the names that it has.
     """
@@ -93,7 +93,7 @@ class Coordinator:
         engine: Engine,
         setup: Setup,
         *,
-        clock: Callable[[float], Clock] = SteadyClock,
+        clock: Callable[[], Clock] = SteadyClock,
         on_stop: Callable[[], None] = lambda: None,
         on_reload_keys: Callable[[], list[str]] = list,
     ) -> None:
@@ -127,7 +127,7 @@ class Coordinator:
             StoreError: the store cannot be used; see its kinds.
         """
         self.opened = self.engine.open()
-        self.clock = self._make_clock(self.opened.totals.clock)
+        self.clock = self._make_clock()
         self.started_at = self.clock.now()
         with _uncollected():
             self.machine = restore(

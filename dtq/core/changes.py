@@ -230,4 +230,12 @@ class BatchWithdrawn:
     batch: int
 
 
-Change = Stored | LeaseEnded | TaskForgotten | Expired | BatchWithdrawn
+@dataclass(frozen=True, slots=True)
+class ArgumentsForgotten:
+    """Argument pages of a batch in which there is no dead letter are gone: the batch is finished, and dead letters of
+    it were purged, so nothing in those pages can run again."""
+
+    batch: int
+
+
+Change = Stored | LeaseEnded | TaskForgotten | Expired | BatchWithdrawn | ArgumentsForgotten

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from dtq.core.batches import Batch, SpecEntry
 from dtq.core.changes import (
     ArgumentPage,
+    ArgumentsForgotten,
     AttemptRow,
     BatchRow,
     BatchWithdrawn,
@@ -57,6 +58,8 @@ class Ledger:
         self._attempts: list[AttemptRow] = []
         self._pages: list[ArgumentPage | ResultPage] = []
         self._leases: dict[int, Lease | None] = {}
+        #: Finished batches with purged dead letters, a set in order.
+        self._purged: dict[int, None] = {}
         self._tail: list[Expired | BatchWithdrawn] = []
         self._ended: list[EndedRange] = []
         self._totals = False
@@ -108,6 +111,14 @@ class Ledger:
         """Tasks came into a final state."""
         self._ended.append(EndedRange(batch.number, lo, hi, state, batch.session if batch.followed else ""))
 
+    def purged(self, batch: int) -> None:
+        """A batch is finished, and has dead letters that were purged: their arguments are needed no more."""
+        self._purged[batch] = None
+
+    def revived(self, batch: int) -> None:
+        """A batch is live again: its arguments are needed until it has finished once more."""
+        self._purged.pop(batch, None)
+
     def expired(self, before: float) -> None:
         """What finished before a moment is no longer kept."""
         self._tail.append(Expired(before))
@@ -115,6 +126,7 @@ class Ledger:
     def withdrawn(self, batch: int) -> None:
         """A batch never was."""
         self._batches.pop(batch, None)
+        self._purged.pop(batch, None)
         self._pages = [page for page in self._pages if page.batch != batch]
         self._ended = [ended for ended in self._ended if ended.batch != batch]
         self._tail.append(BatchWithdrawn(batch))
@@ -137,6 +149,7 @@ class Ledger:
         changes += [
             LeaseEnded(token) if lease is None else Stored(lease.row()) for token, lease in self._leases.items()
         ]
+        changes += [ArgumentsForgotten(batch) for batch in self._purged]
         changes += self._tail
         if self._totals:
             changes.append(Stored(totals))

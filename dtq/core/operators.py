@@ -124,6 +124,7 @@ def revive(machine: Machine, row: BatchRow, spec: Spec, tasks: Sequence[TaskRow]
     if batch is None:
         batch = Batch.from_row(row, register.intern(spec))
         register.add_batch(batch)
+        register.ledger.revived(batch.number)
     put_back = [t for t in dead if batch.task(t.index) is None]
     for old in put_back:
         task = Task.from_row(old)
@@ -160,6 +161,8 @@ def purge(machine: Machine, row: BatchRow, tasks: Sequence[TaskRow]) -> int:
         register.ledger.task_forgotten(row.batch, task.index, history=True)
     if batch is None:
         register.ledger.finished_batch(replace(row, dead=row.dead - len(dead), purged=row.purged + len(dead)))
+        if dead:
+            register.ledger.purged(row.batch)
     else:
         batch.dead -= len(dead)
         batch.purged += len(dead)

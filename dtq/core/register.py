@@ -387,6 +387,8 @@ class Register:
             if batch.cut is None:  # fresh tasks that were cancelled alone are no frontier's business any more
                 batch.next = batch.size
             self.ledger.batch(batch)
+            if batch.purged:
+                self.ledger.purged(batch.number)
             self.forget(batch)
             if batch.key is not None:
                 for finished in self.key_watchers:

@@ -2,6 +2,9 @@
 
 What is rebuilt here is compared with the live state at every step of the property suite, so it is the same state: rows
 are all there is.
+
+Time goes on between two runs: what became due meanwhile is due. Unless the clock was set back, or stood ahead when the
+store was used last: then the store's times are ahead of it, and what waits keeps waiting for as long as it had to then.
 """
 
 from __future__ import annotations
@@ -30,16 +33,15 @@ def restore(epoch: int, rules: Rules, totals: Totals, rows: Iterable[Row], now: 
     """
     machine = Machine(epoch, rules, totals)
     register = machine.register
+    ahead_s = max(0.0, register.clock - now)
+    register.clock -= ahead_s
     for row in rows:
         if isinstance(row, BatchRow):
-            batch = Batch.from_row(row, register.specs_by_number[row.spec])
-            register.add_batch(batch)
+            _batch(register, row, ahead_s)
         elif isinstance(row, SpecRow):
             register.add_spec(row.number, row.spec)
         elif isinstance(row, TaskRow):
-            batch = register.batches[row.batch]
-            if not row.state.final or row.index >= batch.next:
-                batch.keep(row.index, Task.from_row(row))
+            _task(register, row, ahead_s)
         elif isinstance(row, LeaseRow):
             _lease(register, row, now)
     waiting: dict[tuple[str, State], int] = {}
@@ -48,6 +50,25 @@ def restore(epoch: int, rules: Rules, totals: Totals, rows: Iterable[Row], now: 
     for (queue, state), count in waiting.items():
         register.tally.recall(queue, state, count)
     return machine
+
+
+def _batch(register: Register, row: BatchRow, ahead_s: float) -> None:
+    batch = Batch.from_row(row, register.specs_by_number[row.spec])
+    register.add_batch(batch)
+    if ahead_s and batch.due_at is not None:
+        batch.due_at -= ahead_s
+        register.ledger.batch(batch)
+
+
+def _task(register: Register, row: TaskRow, ahead_s: float) -> None:
+    batch = register.batches[row.batch]
+    if row.state.final and row.index < batch.next:
+        return
+    task = Task.from_row(row)
+    batch.keep(row.index, task)
+    if ahead_s and task.due_at is not None:
+        task.due_at -= ahead_s
+        register.ledger.task(task.row(row.batch, row.index))
 
 
 def _lease(register: Register, row: LeaseRow, now: float) -> None:

@@ -38,6 +38,20 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """What an engine says when it has applied changes.
+
+    Attributes:
+        shortage: why new work is going to be refused, where it is; None where there is room.
+        unfinished: whether room that was freed is still to be given back: each commit, also one of no changes, gives
+            back some of it.
+    """
+
+    shortage: StoreFull | None = None
+    unfinished: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredBatch:
     """A batch with its spec."""
 
@@ -101,7 +115,7 @@ class Engine(Protocol):
         or at or above the batch's ``next``; then all `LeaseRow` s. Batches in rising order."""
         ...
 
-    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> StoreFull | None:
+    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> Committed:
         """Apply all changes, in order, or none.
 
         When it returns they are as durable as the engine was told to make them. Where there is little room, changes
@@ -113,7 +127,7 @@ class Engine(Protocol):
             insist: whether what is set aside may be used for arguments too, as they cannot be refused any more.
 
         Returns:
-            Why new work is going to be refused, where it is; None where there is room.
+            Whether there is room, and whether some is still to be given back.
 
         Raises:
             StoreFull: no room; nothing was applied, and the same call may work later.

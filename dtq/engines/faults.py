@@ -8,6 +8,7 @@ import resource
 import sqlite3
 from typing import Final
 
+from dtq.engines.storefile import open_beside
 from dtq.errors import StoreDamaged, StoreError, StoreFull, StoreUnwritable
 
 #: Bytes. With less room than this a failed write is taken for a full disk.
@@ -65,11 +66,12 @@ def no_room(path: str) -> bool:
 def _quota_is_used_up(path: str) -> bool:
     """What a quota leaves is seen only by asking for it."""
     try:
-        with open(path + ".room", "wb") as file:
-            try:
-                os.posix_fallocate(file.fileno(), 0, _SCARCE)
-            finally:
-                os.unlink(file.name)
+        file = open_beside(path + ".room")
+        try:
+            os.posix_fallocate(file, 0, _SCARCE)
+        finally:
+            os.close(file)
+            os.unlink(path + ".room")
     except OSError as error:
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return False

@@ -22,6 +22,7 @@ import time
 from typing import Final
 
 from dtq.engines.head import HEAD_BYTES, Head, unpack
+from dtq.engines.storefile import open_beside
 
 _log = logging.getLogger("dtq.engines")
 
@@ -48,7 +49,7 @@ class Mark:
         self._place = _PLACE if _latest(path)[1] else 0
         self._synced_at = time.monotonic()
         self._complained = False
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = open_beside(path)
 
     def start(self, head: Head) -> None:
         """Make both places say this, durably, one after the other.

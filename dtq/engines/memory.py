@@ -15,6 +15,7 @@ from typing import Any
 
 from dtq.core.changes import (
     ArgumentPage,
+    ArgumentsForgotten,
     AttemptRow,
     BatchRow,
     BatchWithdrawn,
@@ -30,7 +31,7 @@ from dtq.core.changes import (
     TaskRow,
     Totals,
 )
-from dtq.engines.base import EndedRun, Opened, Page, StoredBatch, fill
+from dtq.engines.base import Committed, EndedRun, Opened, Page, StoredBatch, fill
 from dtq.engines.sieve import Sieve, cut_tail, latest_first
 from dtq.errors import StoreError
 from dtq.model.pages import PAGE_BLOBS
@@ -67,6 +68,7 @@ class MemoryEngine:
             LeaseEnded: lambda change: self._leases.pop(change.token, None),
             TaskForgotten: self._on_task_forgotten,
             BatchWithdrawn: lambda change: self._drop(change.batch),
+            ArgumentsForgotten: lambda change: self._forget_arguments(change.batch, self._dead(change.batch)),
             Expired: self._on_expired,
         }
         self._store: dict[type, Callable[[Any], object]] = {
@@ -111,7 +113,7 @@ class MemoryEngine:
             rows += [lease for _, lease in sorted(self._leases.items())]
             return rows
 
-    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> None:
+    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> Committed:
         """See `Engine.commit`. There is always room."""
         steps = [
             (self._store[type(change.row)], change.row)
@@ -123,6 +125,7 @@ class MemoryEngine:
             for apply, what in steps:
                 apply(what)
             self._strip()
+        return Committed()
 
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """See `Engine.pages`."""
@@ -226,7 +229,7 @@ class MemoryEngine:
             if row.finished_at is not None and row.finished_at < change.before
         ]
         for batch in old:
-            dead = {index: task for index, task in self._tasks.get(batch, {}).items() if task.state is State.DEAD}
+            dead = self._dead(batch)
             if dead:
                 self._trim(batch, dead)
             else:
@@ -240,6 +243,12 @@ class MemoryEngine:
         self._tasks[batch] = dead
         attempts = self._attempts.get(batch, {})
         self._attempts[batch] = {index: kept for index, kept in attempts.items() if index in dead}
+        self._forget_arguments(batch, dead)
+
+    def _dead(self, batch: int) -> dict[int, TaskRow]:
+        return {index: task for index, task in self._tasks.get(batch, {}).items() if task.state is State.DEAD}
+
+    def _forget_arguments(self, batch: int, dead: dict[int, TaskRow]) -> None:
         indexes = sorted(dead)
         pages = self._arguments.get(batch, [])
         self._arguments[batch] = [p for p in pages if bisect_left(indexes, p.lo) < bisect_left(indexes, p.hi)]

@@ -17,6 +17,7 @@ import time
 from typing import Final
 
 from dtq.core.changes import Totals
+from dtq.engines.storefile import open_beside
 
 #: Bytes for the log between two checkpoints, twice; less on a small file system, of which it takes an eighth.
 _BASE: Final = 16 * 2**20
@@ -109,7 +110,7 @@ class Reserve:
     def _allocate(self) -> bool:
         """Take what it wants and the headroom, and give the headroom back."""
         try:
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            file = open_beside(self._path)
         except OSError:
             return False
         try:

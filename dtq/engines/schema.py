@@ -20,7 +20,7 @@ from dtq.errors import StoreDamaged, StoreTooNew
 #: "dtqs" at offset 68 of the file: this database is a store of dtq.
 APPLICATION_ID: Final = 0x64747173
 #: Version of everything in this module and `rowcodec` that is on disk.
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 #: Bytes. Larger pages would write less for pages of blobs, and more for single rows.
 PAGE_SIZE: Final = 4096
 
@@ -51,7 +51,8 @@ TABLES: Final = (
     " PRIMARY KEY (batch, lo)) WITHOUT ROWID",
     "CREATE INDEX results_by_end ON results (ended_at)",
 )
-_LIST_SCHEMA: Final = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid"
+#: Not what SQLite makes of its own accord (ANALYZE), and in no order: VACUUM changes it.
+_LIST_SCHEMA: Final = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
 
 
 def create(path: str, head: Head) -> None:
@@ -83,7 +84,7 @@ def _fill(draft: str, head: Head) -> None:
     connection = sqlite3.connect(draft, isolation_level=None)
     try:
         connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-        connection.execute("PRAGMA auto_vacuum = NONE")
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
         connection.execute("PRAGMA journal_mode = WAL").fetchall()
         connection.execute("BEGIN")
         for statement in TABLES:
@@ -122,10 +123,26 @@ def check_header(path: str) -> None:
     if int.from_bytes(raw[68:72], "big") != APPLICATION_ID:
         raise StoreDamaged(path, "it is a database, but not one of dtq")
     check_version(path, int.from_bytes(raw[60:64], "big"))
-    # Page size, format, room for nothing else, no automatic vacuum, UTF-8: other values are flipped bits.
-    made = (PAGE_SIZE.to_bytes(2, "big"), b"\2\2", b"\0\x40\x20\x20", bytes(4), (1).to_bytes(4, "big"), bytes(4))
-    found = (raw[16:18], raw[18:20], raw[20:24], raw[52:56], raw[56:60], raw[64:68])
-    if found != made:
+    # Page size, room for nothing else, UTF-8: other values are flipped bits. The log's format (another in a copy that
+    # VACUUM INTO made) and the kind of vacuum (none in stores of version 1) may be changed by hand.
+    made = (PAGE_SIZE.to_bytes(2, "big"), b"\0\x40\x20\x20", (1).to_bytes(4, "big"))
+    found = (raw[16:18], raw[20:24], raw[56:60])
+    vacuum = int.from_bytes(raw[64:68], "big")
+    if found != made or raw[18:20] not in (b"\1\1", b"\2\2") or vacuum > (raw[52:56] != bytes(4)):
+        raise StoreDamaged(path, "its header is not one that dtq writes")
+
+
+def check_roots(path: str, connection: sqlite3.Connection) -> None:
+    """Compare the largest root page that the file's header names with the tables. Only where the log is empty.
+
+    Raises:
+        StoreDamaged: it is another one.
+        sqlite3.Error: it cannot be read.
+        OSError: the same.
+    """
+    with open(path, "rb") as file:
+        largest = int.from_bytes(file.read(100)[52:56], "big")
+    if largest and (largest,) != connection.execute("SELECT max(rootpage) FROM sqlite_schema").fetchone():
         raise StoreDamaged(path, "its header is not one that dtq writes")
 
 
@@ -151,5 +168,5 @@ def check_tables(path: str, connection: sqlite3.Connection) -> None:
         sqlite3.Error: it cannot be read.
     """
     check_version(path, connection.execute("PRAGMA user_version").fetchone()[0])
-    if [sql for (sql,) in connection.execute(_LIST_SCHEMA)] != list(TABLES):
+    if sorted(sql for (sql,) in connection.execute(_LIST_SCHEMA)) != sorted(TABLES):
         raise StoreDamaged(path, "its tables are not those of dtq")

@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from dtq.core.changes import (
     ArgumentPage,
+    ArgumentsForgotten,
     AttemptRow,
     BatchRow,
     BatchWithdrawn,
@@ -44,6 +45,7 @@ _HEAD: Final = 8
 _LEASE_ENDED: Final = 9
 _TASK_FORGOTTEN: Final = 10
 _BATCH_WITHDRAWN: Final = 11
+_ARGUMENTS_FORGOTTEN: Final = 12
 
 Statement = tuple[str, Sequence[Any]]
 SinkRow = tuple[int, Any, Any, Any, Any, Any, Any, bytes]
@@ -112,6 +114,11 @@ _UPSERTS: Final = {
         key=2,
     ),
 }
+_DEAD: Final = STATE_CODE[State.DEAD]
+_OF_DEAD: Final = (
+    "NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.batch = {0}.batch AND tasks.idx >= {0}.{1} AND tasks.idx < {0}.{2}"
+    f" AND tasks.state = {_DEAD})"
+)
 #: An expiry looks again at a batch whose dead letters change.
 _LOOK_AGAIN: Final = "UPDATE batches SET trimmed = 0 WHERE batch = new.a AND trimmed = 1;"
 _REMOVALS: Final = {
@@ -122,6 +129,7 @@ _REMOVALS: Final = {
         f"DELETE FROM {table} WHERE batch = new.a;"
         for table in ("leases", "batches", "tasks", "attempts", "arguments", "results")
     ),
+    _ARGUMENTS_FORGOTTEN: f"DELETE FROM arguments WHERE batch = new.a AND {_OF_DEAD.format('arguments', 'lo', 'hi')};",
 }
 
 
@@ -162,12 +170,7 @@ SETUP: Final = (
     "CREATE TEMP TABLE going (batch INTEGER PRIMARY KEY, dead INTEGER)",
 )
 
-_DEAD: Final = STATE_CODE[State.DEAD]
 _GOING: Final = "IN (SELECT batch FROM going WHERE {})"
-_OF_DEAD: Final = (
-    "NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.batch = {0}.batch AND tasks.idx >= {0}.{1} AND tasks.idx < {0}.{2}"
-    f" AND tasks.state = {_DEAD})"
-)
 #: What `Expired` does, in order; the first statement takes its moment.
 _EXPIRY: Final = (
     f"INSERT INTO going SELECT batch, EXISTS (SELECT 1 FROM tasks WHERE tasks.batch = batches.batch"
@@ -195,11 +198,13 @@ class Sheet:
     Attributes:
         totals: the totals row, where it changed.
         argument_bytes: how much of it is arguments.
+        removes: whether it removes rows that may be large, so that the file may have room to give back.
     """
 
     def __init__(self, changes: Sequence[Change]) -> None:
         self.totals: Totals | None = None
         self.argument_bytes = 0
+        self.removes = False
         #: Statements so far, and rows that wait to be put into the sink with one.
         self._made: list[Statement] = []
         self._rows: list[SinkRow] = []
@@ -265,14 +270,21 @@ class Sheet:
                 row = (_TASK_FORGOTTEN, batch, index, int(history), None, None, None, b"")
                 self._last((_TASK_FORGOTTEN if history else TASK, batch, index), row)
             case BatchWithdrawn(batch):
-                self._settle()
-                self._rows.append((_BATCH_WITHDRAWN, batch, None, None, None, None, None, b""))
+                self._remove(_BATCH_WITHDRAWN, batch)
+            case ArgumentsForgotten(batch):
+                self._remove(_ARGUMENTS_FORGOTTEN, batch)
             case Expired(before):
+                self.removes = True
                 self._settle()
                 self._sink()
                 self._made += [(_EXPIRY[0], (before,)), *((sql, ()) for sql in _EXPIRY[1:])]
             case _:
                 raise TypeError(f"{change!r} is not a change")
+
+    def _remove(self, kind: int, batch: int) -> None:
+        self.removes = True
+        self._settle()
+        self._rows.append((kind, batch, None, None, None, None, None, b""))
 
     # -- writing --------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from urllib.parse import quote
 from dtq.core.changes import Change, Row, Totals
 from dtq.engines import mark as marks
 from dtq.engines import schema
-from dtq.engines.base import EndedRun, Opened, Page, StoredBatch
+from dtq.engines.base import Committed, EndedRun, Opened, Page, StoredBatch
 from dtq.engines.faults import commit_error, file_error, store_error
 from dtq.engines.head import HEAD_BYTES, Head
 from dtq.engines.mark import Mark
@@ -31,10 +31,11 @@ from dtq.engines.reading import Reader, restore
 from dtq.engines.reserve import Reserve
 from dtq.engines.sieve import Sieve
 from dtq.engines.sink import SETUP, Sheet, Statement
-from dtq.engines.storefile import StoreLock
+from dtq.engines.storefile import Presence, StoreLock, check_names
 from dtq.engines.survey import Survey, look_over
+from dtq.engines.vacuum import Vacuum, upgrade
 from dtq.engines.walcheck import damaged_start
-from dtq.errors import StoreDamaged, StoreError, StoreFull
+from dtq.errors import StoreDamaged, StoreError, StoreFull, StoreUnwritable
 from dtq.model.snapshots import Attempt, Selection
 
 _log = logging.getLogger("dtq.engines")
@@ -60,6 +61,8 @@ class _Use:
     mark: Mark
     head: Head
     reserve: Reserve
+    vacuum: Vacuum
+    presence: Presence
     page_reader: Reader
     reader: Reader
     missing_batches: bool
@@ -86,8 +89,10 @@ class SqliteEngine:
         with contextlib.ExitStack() as closing:
             try:
                 os.makedirs(os.path.dirname(self._path), mode=0o700, exist_ok=True)
-                closing.callback(StoreLock(self._path).release)
-                survey = self._look_over()
+                check_names(self._path)
+                lock = StoreLock(self._path)
+                closing.callback(lock.release)
+                survey = self._look_over(lock)
                 use = self._take(survey, closing)
             except OSError as error:
                 raise file_error(self._path, error) from error
@@ -103,9 +108,10 @@ class SqliteEngine:
         """See `Engine.restore`."""
         return restore(self._path, missing_batches=self._used().missing_batches)
 
-    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> StoreFull | None:
+    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> Committed:
         """See `Engine.commit`."""
         use = self._used()
+        self._check_presence(use)
         if changes:
             sheet = Sheet(changes)
             head = replace(use.head, sequence=use.head.sequence + 1, totals=sheet.totals or use.head.totals)
@@ -116,9 +122,12 @@ class SqliteEngine:
                 self._try(use, _steps(sheet, head), sheet.argument_bytes)
             use.head = head
             use.mark.write(head)
-        if use.reserve.short and not (use.reserve.due and self._fill(use)):
-            return self._shortage(use)
-        return None
+            use.vacuum.due |= sheet.removes
+            self._check_presence(use)
+        if use.vacuum.due and use.vacuum.step(all_of_it=use.reserve.short):
+            self._shorten_log(use.writer)  # which cuts the file
+        short = use.reserve.short and not (use.reserve.due and self._fill(use))
+        return Committed(shortage=self._shortage(use) if short else None, unfinished=use.vacuum.due)
 
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """See `Engine.pages`."""
@@ -149,11 +158,12 @@ class SqliteEngine:
 
     # -- opening --------------------------------------------------------------------------------------------------
 
-    def _look_over(self) -> Survey:
-        """Make the store if there is none, and look it over without touching it."""
+    def _look_over(self, lock: StoreLock) -> Survey:
+        """Make the store if there is none, lock it, and look it over without touching it."""
         mark_path, log_path = self._path + ".mark", self._path + "-wal"
         if _size(self._path) == 0:
             self._make(mark_path, log_path)
+        lock.hold_store()
         schema.check_header(self._path)
         damaged_log = damaged_start(log_path)
         size = _size(self._path) + _size(log_path)
@@ -161,6 +171,8 @@ class SqliteEngine:
         looking.text_factory = schema.lenient
         with contextlib.closing(looking):
             schema.check_tables(self._path, looking)
+            if _size(log_path) == 0:
+                schema.check_roots(self._path, looking)
             return look_over(self._path, looking, marks.read(mark_path), damaged_log=damaged_log, size=size)
 
     def _make(self, mark_path: str, log_path: str) -> None:
@@ -181,6 +193,8 @@ class SqliteEngine:
         """Begin a new epoch, on disk."""
         writer = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         closing.callback(writer.close)
+        if not survey.losses:
+            upgrade(self._path, writer)
         reserve = Reserve(self._path)
         self._set_up(writer, min(_CHECKPOINT_PAGES, reserve.base // 2 // schema.PAGE_SIZE))
         head = replace(survey.head, sequence=survey.head.sequence + 1, epoch=survey.head.epoch + 1)
@@ -198,6 +212,8 @@ class SqliteEngine:
             mark=mark,
             head=head,
             reserve=reserve,
+            vacuum=Vacuum(writer),
+            presence=Presence(self._path),
             page_reader=readers[0],
             reader=readers[1],
             missing_batches=survey.missing_batches,
@@ -206,6 +222,7 @@ class SqliteEngine:
 
     def _set_up(self, writer: sqlite3.Connection, log_pages: int) -> None:
         for setting in (
+            "journal_mode = WAL",
             f"synchronous = {'FULL' if self._sync else 'OFF'}",
             f"wal_autocheckpoint = {log_pages}",
             f"journal_size_limit = {_LOG_BYTES}",
@@ -284,6 +301,15 @@ class SqliteEngine:
                 writer.execute("ROLLBACK")
         except sqlite3.Error as error:
             _log.warning("after a commit to %s failed, so did taking it back: %s", self._path, error)
+
+    def _check_presence(self, use: _Use) -> None:
+        """See that what is written is what the next start finds.
+
+        Raises:
+            StoreUnwritable: it is not.
+        """
+        if missing := use.presence.missing():
+            raise StoreUnwritable(self._path, missing)
 
     # -- room -----------------------------------------------------------------------------------------------------
 

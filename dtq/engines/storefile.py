@@ -1,12 +1,24 @@
-"""The files around a store: its directory, and the lock that keeps a second coordinator out."""
+"""The files of a store: how they are opened, the locks that keep a second coordinator out, and whether they are there.
+
+Engines, used by `sqlite`. The files beside a store have names that follow from the store's. In a directory that others
+can write to, somebody may have put a link there: what it leads to is never written.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
+from typing import Final
 
-from dtq.errors import StoreLocked
+from dtq.errors import StoreError, StoreLocked
+
+#: What the names of the files beside a store end in.
+BESIDE: Final = (".lock", ".mark", ".reserve", "-wal", "-shm")
+#: Files that SQLite has open as long as a store is, by the ends of their names.
+_IN_USE: Final = ("", "-wal", "-shm")
 
 
 def sync_directory(path: str) -> None:
@@ -22,11 +34,52 @@ def sync_directory(path: str) -> None:
         os.close(directory)
 
 
+def open_beside(path: str) -> int:
+    """Open a file beside a store for reading and writing; make it where it is missing.
+
+    Returns:
+        The descriptor.
+
+    Raises:
+        OSError: it cannot be opened, or it is a link, a pipe or the like.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
+    found = os.fstat(file)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        os.close(file)
+        raise OSError(errno.EINVAL, f"{path} is no plain file with one name")
+    return file
+
+
+def check_names(store: str) -> None:
+    """See that the names of a store's files lead to plain files of its own.
+
+    A write-ahead log belongs to one name of the store: opened by another name (a hard link), the store would lack what
+    is in the log.
+
+    Raises:
+        StoreError: one of them is a link, a pipe or the like, or has a second name.
+    """
+    for path in (store, *(store + end for end in BESIDE)):
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISREG(found.st_mode):
+            raise StoreError(store, f"{path} is not a plain file, and what it leads to must not be written; remove it")
+        if found.st_nlink > 1:
+            why = (
+                "has another name (a hard link); a copy can be used, two names of one file cannot: remove the other one"
+            )
+            raise StoreError(store, f"{path} {why}")
+
+
 class StoreLock:
     """Holds a store for this process, until `release` or the process's end, however it ends.
 
-    The kernel keeps the lock with the open file, so it also keeps out a second engine of the same process. The file
-    itself stays: removing it would let two processes lock two files of one name.
+    The kernel keeps the locks with the open files, so they also keep out a second engine of the same process. One lock
+    is on a file beside the store, which stays: it holds while there is no store yet. The other one is on the store
+    itself (`hold_store`), and so keeps out whoever removes the first, or comes by another name of the store.
 
     Args:
         store: path of the store, for the message.
@@ -37,20 +90,78 @@ class StoreLock:
     """
 
     def __init__(self, store: str) -> None:
-        self._file = os.open(store + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = os.pread(self._file, 32, 0).decode("ascii", "replace").strip()
-            os.close(self._file)
-            raise StoreLocked(store, int(holder) if holder.isdecimal() else "unknown") from error
-        except OSError:
-            os.close(self._file)
-            raise
+        self._store = store
+        self._files: list[int] = []
+        self._take(open_beside(store + ".lock"))
         with contextlib.suppress(OSError):  # a full disk; the pid is for people only
-            os.ftruncate(self._file, 0)
-            os.pwrite(self._file, f"{os.getpid()}\n".encode("ascii"), 0)
+            os.ftruncate(self._files[0], 0)
+            os.pwrite(self._files[0], f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def hold_store(self) -> None:
+        """Lock the store itself, which is there now.
+
+        The file is not closed before `release`: SQLite's own locks on it would end with that
+        (https://sqlite.org/howtocorrupt.html, section 2.2).
+
+        Raises:
+            StoreLocked: somebody else holds it.
+            OSError: it cannot be opened.
+        """
+        self._take(os.open(self._store, os.O_RDWR | os.O_CLOEXEC))
 
     def release(self) -> None:
         """Let the store go."""
-        os.close(self._file)
+        while self._files:
+            os.close(self._files.pop())
+
+    def _take(self, file: int) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(file)
+            raise StoreLocked(self._store, self._holder()) from error
+        except OSError:
+            os.close(file)
+            raise
+        self._files.append(file)
+
+    def _holder(self) -> int | str:
+        """The process that holds the store, as far as the file beside it tells."""
+        if self._files:
+            return "unknown"  # it was removed, and this process has just made a new one
+        with contextlib.suppress(OSError), open(self._store + ".lock", "rb") as file:
+            holder = file.read(32).decode("ascii", "replace").strip()
+            if holder.isdecimal():
+                return int(holder)
+        return "unknown"
+
+
+class Presence:
+    """Whether the files of a store in use are still what their names lead to.
+
+    What is written to a file that was moved or removed is lost with this process, or is another store's: it must not be
+    acknowledged.
+
+    Args:
+        store: path of the store, which is open.
+    """
+
+    def __init__(self, store: str) -> None:
+        self._seen = [(path, _identity(path)) for path in (store + end for end in _IN_USE)]
+
+    def missing(self) -> str:
+        """What is not in its place any more, in words; "" where everything is."""
+        for path, seen in self._seen:
+            if _identity(path) != seen:
+                return (
+                    f"{path} was removed, moved or replaced while it was in use; put it back, or stop the coordinator"
+                )
+        return ""
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path, follow_symlinks=False)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Sequence
 
 from dtq.core.changes import Change, Row
-from dtq.engines.base import EndedRun, Engine, Opened, Page, StoredBatch
+from dtq.engines.base import Committed, EndedRun, Engine, Opened, Page, StoredBatch
 from dtq.errors import StoreError, StoreFull
 from dtq.model.snapshots import Attempt, Selection
 
@@ -70,7 +70,7 @@ class FailingEngine:
             if error is not None:
                 self._error = error
 
-    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> StoreFull | None:
+    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> Committed:
         """See `Engine.commit`; nothing is applied where it is to fail."""
         with self._lock:
             failing = self._to_fail > 0

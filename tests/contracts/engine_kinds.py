@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dtq.core.changes import Change, Row
-from dtq.engines.base import EndedRun, Engine, Opened, Page, StoredBatch
+from dtq.engines.base import Committed, EndedRun, Engine, Opened, Page, StoredBatch
 from dtq.engines.memory import MemoryEngine
 from dtq.engines.sqlite import SqliteEngine
-from dtq.errors import StoreError, StoreFull
+from dtq.errors import StoreError
 from dtq.model.snapshots import Attempt, Selection
 from dtq.testing import FailingEngine
 
@@ -60,7 +60,7 @@ class Insisting(SqliteEngine):
         restore = super().restore
         return self._insist(lambda: list(restore()))
 
-    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> StoreFull | None:
+    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> Committed:
         return self._insist(super().commit, changes, insist=insist)
 
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from dtq.core.changes import (
     ArgumentPage,
+    ArgumentsForgotten,
     AttemptRow,
     BatchRow,
     BatchWithdrawn,
@@ -65,6 +66,8 @@ class Model:
                         self._keep(lambda r: not (type(r) is AttemptRow and (r.batch, r.index) == (batch, index)))
                 case BatchWithdrawn(batch):
                     self._keep(lambda r: getattr(r, "batch", None) != batch)
+                case ArgumentsForgotten(batch):
+                    self._forget_arguments(batch)
                 case Expired(before):
                     self._expire(before)
 
@@ -74,10 +77,17 @@ class Model:
     def _expire(self, before: float) -> None:
         for row in self.of(BatchRow):
             if row.finished_at is not None and row.finished_at < before:
-                dead = {t.index for t in self.of(TaskRow) if t.batch == row.batch and t.state is State.DEAD}
+                dead = self._dead(row.batch)
                 self._keep(lambda r, number=row.batch, dead=dead: _outlives(r, number, dead))
         used = {row.spec for row in self.of(BatchRow)}
         self._keep(lambda r: type(r) is not SpecRow or r.number in used)
+
+    def _forget_arguments(self, batch: int) -> None:
+        dead = self._dead(batch)
+        self._keep(lambda r: type(r) is not ArgumentPage or r.batch != batch or _holds(r, dead))
+
+    def _dead(self, batch: int) -> set[int]:
+        return {t.index for t in self.of(TaskRow) if t.batch == batch and t.state is State.DEAD}
 
     def of(self, kind: type) -> list[Any]:
         return [row for _, row in sorted(self.rows.items(), key=lambda item: item[0][1:]) if type(row) is kind]
@@ -146,9 +156,13 @@ def _outlives(row: Any, batch: int, dead: set[int]) -> bool:
         case TaskRow() | AttemptRow():
             return row.index in dead
         case ArgumentPage():
-            return any(row.lo <= index < row.hi for index in dead)
+            return _holds(row, dead)
         case _:
             return False
+
+
+def _holds(page: ArgumentPage, indexes: set[int]) -> bool:
+    return any(page.lo <= index < page.hi for index in indexes)
 
 
 def _matches(run: EndedRun, selection: Selection, now: float) -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from dtq.core.changes import (
     ArgumentPage,
+    ArgumentsForgotten,
     BatchRow,
     BatchWithdrawn,
     Expired,
@@ -555,6 +556,20 @@ def test_withdrawn_batch_goes_with_every_row_and_may_come_back(engine: Engine) -
     engine.commit([*stored(*rows), BatchWithdrawn(1), *stored(batch(1, size=7))])
     assert list(engine.restore()) == [spec(), batch(1, size=7), batch(2), lease(6, 2)]
     assert engine.pages(ArgumentPage, 1, 0, 9) == []
+
+
+def test_forgotten_arguments_are_those_without_a_dead_letter(engine: Engine) -> None:
+    # Given a finished batch with three pages, in one of which there is a dead letter
+    pages = [arguments(1, 0, 2), arguments(1, 2, 4), arguments(1, 4, 6)]
+    dead, other = task(1, 3, State.DEAD, ended_at=2.0), task(1, 0, State.CANCELLED, ended_at=2.0)
+    engine.commit(stored(spec(), batch(1, size=6, finished_at=3.0), *pages, dead, other, arguments(2, 0, 2), batch(2)))
+
+    # Then the others go, and at the end that one
+    engine.commit([ArgumentsForgotten(1)])
+    assert engine.pages(ArgumentPage, 1, 0, 9) == [pages[1]]
+    engine.commit([TaskForgotten(1, 3, True), ArgumentsForgotten(1)])
+    assert engine.pages(ArgumentPage, 1, 0, 9) == []
+    assert len(engine.pages(ArgumentPage, 2, 0, 9)) == 1
 
 
 @pytest.mark.parametrize("history", [False, True])

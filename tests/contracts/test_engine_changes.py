@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dtq.core.changes import (
     ArgumentPage,
+    ArgumentsForgotten,
     BatchWithdrawn,
     Change,
     Expired,
@@ -98,6 +99,7 @@ changes = st.one_of(
     st.integers(1, 5).map(lambda token: [LeaseEnded(token)]),
     st.builds(lambda number, index, history: [TaskForgotten(number, index, history)], numbers, indexes, st.booleans()),
     numbers.map(lambda number: [BatchWithdrawn(number)]),
+    numbers.map(lambda number: [ArgumentsForgotten(number)]),
     moments.map(lambda before: [Expired(before), *stored(*SPECS.values())]),
     st.sampled_from(list(SPECS.values())).map(lambda row: stored(row)),
     st.integers(0, 99).map(lambda count: stored(Totals(submitted=count))),

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from dtq.core.restoring import restore
+from dtq.engines.schema import SCHEMA
 from dtq.engines.sqlite import SqliteEngine
 from dtq.model.messages import Exchange, Hello, Role
 from dtq.transport.proxy import Proxy
@@ -44,7 +45,7 @@ def make_newer(store: Path) -> None:
     [
         (remove, "is gone", 74),
         (replace_with_text, "it is not a database", 74),
-        (make_newer, "has schema 9, this dtq knows up to 1. Install the newer dtq; the file was not touched", 78),
+        (make_newer, f"has schema 9, this dtq knows up to {SCHEMA}. Install the newer dtq; the file", 78),
     ],
 )
 def test_store_that_is_gone_or_wrong_is_refused_and_not_touched(

@@ -126,7 +126,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> ManualClock:
     start = Coordinator.start
 
     def start_with_it(self: Coordinator) -> object:
-        self._make_clock = lambda _: clock
+        self._make_clock = lambda: clock
         return start(self)
 
     monkeypatch.setattr(Coordinator, "start", start_with_it)

@@ -20,6 +20,7 @@ import pytest
 
 from dtq.core.changes import LeaseEnded, Stored
 from dtq.engines import faults
+from dtq.engines.schema import SCHEMA
 from dtq.engines.sqlite import Durability, SqliteEngine
 from dtq.errors import StoreDamaged, StoreError, StoreFull, StoreLocked, StoreTooNew, StoreUnwritable
 from tests.contracts.engine_rows import batch, lease, spec, stored
@@ -277,7 +278,7 @@ def test_store_of_a_newer_version_is_refused_untouched(tmp_path: Path, in_log: b
             newer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         before = contents(path)
 
-        with pytest.raises(StoreTooNew, match="schema 99, this dtq knows up to 1"):
+        with pytest.raises(StoreTooNew, match=f"schema 99, this dtq knows up to {SCHEMA}"):
             SqliteEngine(path).open()
 
         assert contents(path) == before

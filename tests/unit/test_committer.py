@@ -12,6 +12,7 @@ from dtq.coordinator.committer import Committer, Generation
 from dtq.core import invariants
 from dtq.core.changes import ArgumentPage, BatchWithdrawn, Change, ResultPage, Stored
 from dtq.core.ledger import EndedRange
+from dtq.engines.base import Committed
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import ShuttingDown, StoreError, StoreFull, UnknownId
 from dtq.model import pages
@@ -379,7 +380,7 @@ def test_what_cannot_be_written_and_was_taken_back_is_not_tried_again(scene: Sce
     seen: list[list[Change]] = []
     commit = engine.commit
 
-    def watched(changes: list[Change], *, insist: bool = False) -> StoreFull | None:
+    def watched(changes: list[Change], *, insist: bool = False) -> Committed:
         seen.append(list(changes))
         return commit(changes, insist=insist)
 
@@ -507,12 +508,12 @@ class ShortEngine(FailingEngine):
         super().__init__(MemoryEngine())
         self.full = False
 
-    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> StoreFull | None:
+    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> Committed:
         arguments = any(isinstance(change, Stored) and isinstance(change.row, ArgumentPage) for change in changes)
         if self.full and arguments and not insist:
             raise StoreFull("here", "no room for this")
         super().commit(changes, insist=insist)
-        return StoreFull("here", "space that was set aside is used") if self.full else None
+        return Committed(shortage=StoreFull("here", "space that was set aside is used") if self.full else None)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dtq.core import operators
-from dtq.core.changes import TaskForgotten
+from dtq.core.changes import ArgumentPage, TaskForgotten
 from dtq.model.states import State
 from tests.driver import Driver
 
@@ -219,6 +219,45 @@ def test_purged_dead_letter_of_a_live_batch_counts_as_ended(machine: Driver) -> 
     # Then
     assert not machine.is_live(batch)
     assert machine.batch(batch).counts.total == 1
+
+
+def test_arguments_of_purged_dead_letters_go_with_them(machine: Driver, dead: int) -> None:
+    # When one of two dead letters of a page is purged, Then the other one needs the page
+    machine.purge(dead, 0)
+    machine.drain()
+    assert machine.store.pages(ArgumentPage, dead, 0, 9) != []
+
+    # When that is purged too
+    machine.purge(dead, 2)
+    machine.drain()
+    assert machine.store.pages(ArgumentPage, dead, 0, 9) == []
+
+
+def test_arguments_of_dead_letters_purged_before_the_end_go_at_the_end(machine: Driver) -> None:
+    # Given
+    machine.attach()
+    batch = machine.submit(2, max_retries=0)
+    machine.fail(machine.lease_one())
+    machine.purge(batch)
+    machine.drain()
+    assert machine.store.pages(ArgumentPage, batch, 0, 9) != []
+
+    # When
+    machine.succeed(machine.lease_one())
+    machine.drain()
+
+    # Then
+    assert machine.store.pages(ArgumentPage, batch, 0, 9) == []
+
+
+def test_dead_letter_put_back_right_after_a_purge_keeps_its_arguments(machine: Driver, dead: int) -> None:
+    # When both happen between two commits
+    machine.purge(dead, 0)
+    machine.revive(dead, 2)
+    machine.drain()
+
+    # Then what is to run again can
+    assert machine.store.pages(ArgumentPage, dead, 0, 9) != []
 
 
 def test_purging_twice_is_once(machine: Driver, dead: int) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dtq.core.changes import LeaseRow
 from dtq.model.messages import Holding
 from dtq.model.states import Outcome, State
+from dtq.testing import ManualClock
 from tests.driver import Driver
 
 PENDING, RUNNING, SCHEDULED, SUCCEEDED = State.PENDING, State.RUNNING, State.SCHEDULED, State.SUCCEEDED
@@ -210,3 +213,31 @@ def test_restart_while_nothing_has_changed_writes_nothing_new(machine: Driver) -
     machine.restart()
 
     assert machine.drain() == []
+
+
+def test_clock_that_stood_ahead_once_is_left_behind(machine: Driver) -> None:
+    # Given a run of the coordinator whose clock stood 40 days ahead, and work that is due in an hour and in two
+    machine.attach()
+    ahead_s = 40 * 86400.0
+    machine.tick(ahead_s)
+    failed = machine.submit(1)
+    machine.fail(machine.lease_one())
+    due_at = machine.view(failed).due_at
+    delayed = machine.submit(2, delay_s=3600.0)
+    assert due_at is not None
+    backoff_s = due_at - machine.now
+    machine.drain()
+
+    # When the next run has the right time, Then all of it waits as long as it had to,
+    machine.clock = ManualClock(machine.now - ahead_s)
+    for _ in range(2):  # also the run after that
+        machine.restart()
+        assert machine.view(failed).due_at == pytest.approx(machine.now + backoff_s)
+        assert machine.view(delayed).due_at == pytest.approx(machine.now + 3600.0)
+        machine.tick()
+        machine.drain()
+    # and time that the coordinator is away counts again.
+    machine.clock.advance(3600.0)
+    machine.restart()
+    machine.tick()
+    assert machine.states(delayed, 2) == [PENDING, PENDING]
