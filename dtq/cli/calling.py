@@ -16,6 +16,7 @@ from dtq.cli.output import say
 from dtq.config import Address, TlsFiles, client_addresses, configured_tls, format_address, load_authkey
 from dtq.daemon.logs import SafeFormatter
 from dtq.errors import Unreachable
+from dtq.model.fields import Label, fitting
 from dtq.model.messages import Hello, Role
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def _hello() -> Hello:
         session=secrets.token_hex(16),
         role=Role.CLIENT,
         name=f"dtq-{os.getpid()}",
-        host=os.uname().nodename,
+        host=fitting(Label, os.uname().nodename),
         pid=os.getpid(),
         python=sys.version.split()[0],
         version=__version__,

@@ -27,7 +27,7 @@ from dtq.client.maps import submit_whole
 from dtq.client.submitting import Order, order
 from dtq.client.submitting import submit as submit_one
 from dtq.errors import TooLarge, Unreachable
-from dtq.model.options import PRIORITIES
+from dtq.model.fields import PRIORITIES
 
 #: What is left of a message for everything but the arguments, in bytes.
 _ENVELOPE: Final = 4096

@@ -35,7 +35,8 @@ from dtq.client.payloads import (
 from dtq.client.tasks import Note, note_of, registered
 from dtq.client.terms import NO_TERMS, Terms, exception_name
 from dtq.errors import CannotImport, CannotUnpickle, NotImportable, NotRegistered, OtherPython
-from dtq.model.options import MAX_NAME, Function, FunctionKind, Spec
+from dtq.model.fields import MAX_NAME
+from dtq.model.options import Function, FunctionKind, Spec
 
 __all__ = [
     "Callee",

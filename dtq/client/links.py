@@ -21,6 +21,7 @@ from typing import Final, Protocol
 from dtq import __version__
 from dtq.config import Address, TlsFiles, format_address
 from dtq.errors import DtqError, ProtocolMismatch, SessionUnknown, ShuttingDown, Unreachable, WrongKey
+from dtq.model.fields import Label, fitting
 from dtq.model.messages import Hello, Role, Welcome
 from dtq.model.service import Service
 from dtq.transport import Proxy
@@ -126,11 +127,11 @@ class Session:
         self._lock = threading.Lock()
         self._epoch = -1
         self._lost_at: float | None = None
-        host = socket.gethostname()
+        host = fitting(Label, socket.gethostname())
         self._hello = Hello(
             session=secrets.token_hex(16),
             role=Role.CLIENT,
-            name=f"{host}-{os.getpid()}",
+            name=fitting(Label, f"{host}-{os.getpid()}"),
             host=host,
             pid=os.getpid(),
             python=platform.python_version(),

@@ -17,7 +17,8 @@ from dtq.client.maps import start_reading, submit_whole
 from dtq.client.outbox import Item
 from dtq.client.terms import NO_TERMS, UNSET, Span, TaskOptions, Terms, Unset, seconds
 from dtq.errors import InvalidValue, TooLarge
-from dtq.model.options import MAX_NAME, Function, Spec, check_delay
+from dtq.model.fields import MAX_NAME
+from dtq.model.options import Function, Spec, check_delay
 
 #: What is left of a message for everything but function and arguments, in bytes.
 _ENVELOPE: Final = 4096
@@ -79,8 +80,8 @@ class Order(NamedTuple):
         if self.key is UNSET or self.key is None:
             return None
         key: object = self.key  # whatever the caller says of its type
-        if not isinstance(key, str) or not 0 < len(key) <= MAX_NAME:
-            raise InvalidValue("a key", repr(key)[:80], f"it is a text of 1 to {MAX_NAME} characters")
+        if not isinstance(key, str) or not 0 < len(key) <= MAX_NAME or not key.isprintable():
+            raise InvalidValue("a key", repr(key)[:80], f"it is a text of 1 to {MAX_NAME} printable characters")
         return key
 
 

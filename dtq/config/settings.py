@@ -23,6 +23,8 @@ DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 3870
 #: What ``--db`` says for a store that is only in memory.
 MEMORY: Final = ":memory:"
+#: Longest name of a worker in characters, as the coordinator takes it (`model.fields`).
+_MAX_LABEL: Final = 200
 DURABILITIES: Final = ("fsync", "os", "none")
 
 
@@ -116,6 +118,13 @@ def _text(what: str, value: Any, base: Path) -> str:
     if not isinstance(value, str) or not value or not value.isprintable():
         raise _wrong(what, value, "it is a text of printable characters")
     return value
+
+
+def _label(what: str, value: Any, base: Path) -> str:
+    text = _text(what, value, base)
+    if len(text) > _MAX_LABEL:
+        raise _wrong(what, text, f"it has at most {_MAX_LABEL} characters")
+    return text
 
 
 def _host(what: str, value: Any, base: Path) -> str:
@@ -230,7 +239,7 @@ _WORKER: Final = {
     "queues": _Key("DTQ_QUEUES", _many(_queue, ",")),
     "imports": _Key("DTQ_IMPORTS", _many(_text, ",")),
     "paths": _Key("DTQ_PATHS", _many(_import_path, os.pathsep)),
-    "name": _Key("DTQ_WORKER_NAME", _text),
+    "name": _Key("DTQ_WORKER_NAME", _label),
     "max_tasks_per_slot": _Key("DTQ_MAX_TASKS_PER_SLOT", _number(1, 10**12)),
     "max_memory_per_slot": _Key("DTQ_MAX_MEMORY_PER_SLOT", _size(2**20, 2**50)),
     "keep_processes": _Key("DTQ_KEEP_PROCESSES", _switch),

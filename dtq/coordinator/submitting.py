@@ -10,18 +10,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from dtq.coordinator.service import LONGEST_WAIT_S, Coordinator
 from dtq.coordinator.sessions import SessionState
 from dtq.core.batches import Batch
 from dtq.errors import BadMessage, DtqError, InvalidValue, KeyConflict, QueueFull, to_wire
 from dtq.model import pages
-from dtq.model.messages import Receipt, Submission
+from dtq.model.fields import MAX_SUBMISSIONS
+from dtq.model.messages import Receipt, RefusedSubmission, Submission
 from dtq.model.options import Spec
-
-#: Most submissions in one call.
-MOST_SUBMISSIONS: Final = 100_000
 
 #: What is known of a batch that may answer a submission: its number, size and spec.
 Found = tuple[int, int, Spec]
@@ -52,8 +49,8 @@ def submit(
     c: Coordinator, state: SessionState, specs: list[Spec], submissions: list[Submission], repeated: bool
 ) -> list[Receipt]:
     """Accept submissions durably; see `Service.submit`."""
-    if len(submissions) > MOST_SUBMISSIONS:
-        raise InvalidValue("submissions", len(submissions), f"a call has at most {MOST_SUBMISSIONS}")
+    if len(submissions) > MAX_SUBMISSIONS:
+        raise InvalidValue("submissions", len(submissions), f"a call has at most {MAX_SUBMISSIONS}")
     if submissions and submissions[0].wait_s > 0 and not repeated:
         _await_room(c, submissions[0])
     with _looked_up(c, state, submissions, repeated) as known, c.lock:
@@ -130,6 +127,8 @@ def _accept(
     made: list[Batch],
     now: float,
 ) -> Receipt:
+    if isinstance(submission, RefusedSubmission):
+        raise BadMessage(submission.why)
     if not 0 <= submission.spec < len(specs):
         raise InvalidValue("a spec", submission.spec, f"the call has {len(specs)}")
     spec = specs[submission.spec]

@@ -30,8 +30,9 @@ from dtq.core.register import Register, Rules
 from dtq.core.states import Move
 from dtq.errors import BadMessage, KeyConflict, SessionUnknown, TooLarge, UnknownId, WorkerBroken
 from dtq.model import pages
+from dtq.model.fields import MAX_NAME
 from dtq.model.messages import Doomed, Exchange, Failed, Failure, Holding, Released, Submission, Succeeded
-from dtq.model.options import MAX_NAME, Spec, check_delay
+from dtq.model.options import Spec, check_delay
 from dtq.model.states import Outcome, State
 
 #: A tick that comes so many seconds after something was due means that this process was stopped meanwhile.

@@ -16,6 +16,7 @@ from dtq import __version__
 from dtq.client.inheritance import Inheritance
 from dtq.config import WorkerSettings, configured_tls, load_authkey
 from dtq.errors import DtqError
+from dtq.model.fields import Label, fitting
 from dtq.model.messages import Hello, Role, Welcome, largest_outcome
 from dtq.transport.backoff import Backoff
 from dtq.transport.proxy import Proxy
@@ -161,8 +162,8 @@ def _greeter(settings: WorkerSettings) -> Callable[..., Hello]:
         return Hello(
             session=session,
             role=Role.WORKER,
-            name=settings.name,
-            host=platform.node(),
+            name=fitting(Label, settings.name),
+            host=fitting(Label, platform.node()),
             pid=os.getpid(),
             python=platform.python_version(),
             version=__version__,

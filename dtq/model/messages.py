@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Annotated, Final
 
-from dtq.errors import Scalar
+from dtq.model import fields
+from dtq.model.fields import ANSWERED, FEW, MANY, MAX_SUBMISSIONS, NAMES, Items
 from dtq.model.options import Spec
 from dtq.model.pages import PAGE_BLOBS
 from dtq.model.states import Outcome, State
@@ -44,16 +45,16 @@ class Hello:
         primary: whether the session ends when this connection ends (a worker's reporting connection).
     """
 
-    session: str
+    session: fields.Session
     role: Role
-    protocol: int = PROTOCOL
-    name: str = ""
-    host: str = ""
-    pid: int = 0
-    python: str = ""
-    version: str = ""
-    slots: int = 0
-    queues: tuple[str, ...] = ()
+    protocol: fields.Protocol = PROTOCOL
+    name: fields.Label = ""
+    host: fields.Label = ""
+    pid: fields.Pid = 0
+    python: fields.Version = ""
+    version: fields.Version = ""
+    slots: fields.Slots = 0
+    queues: Annotated[tuple[fields.Queue, ...], FEW] = ()
     primary: bool = False
 
 
@@ -73,15 +74,15 @@ class Welcome:
         max_piece: how many tasks one submission should have at most, so that a full queue soon has room for it.
     """
 
-    epoch: int
+    epoch: fields.Count
     resumed: bool
-    lease_s: float
-    heartbeat_s: float
-    max_message: int
+    lease_s: fields.Seconds
+    heartbeat_s: fields.Seconds
+    max_message: fields.Count
     highest_first: bool
-    version: str
-    max_blob: int = 1 << 40
-    max_piece: int = PAGE_BLOBS
+    version: fields.Version
+    max_blob: fields.Count = 1 << 40
+    max_piece: fields.Count = PAGE_BLOBS
 
 
 #: What a worker's report holds beside the one result or failure that travels alone in it, at most, in bytes: mostly its
@@ -119,16 +120,35 @@ class Submission:
         wait_s: how long the call may be held for room in a full queue, in seconds; 0 to be refused at once.
     """
 
-    spec: int
-    number: int
-    arguments: bytes
-    batch: int | None = None
-    offset: int = 0
+    spec: fields.Index
+    number: fields.Count
+    arguments: fields.Page
+    batch: fields.BatchNumber | None = None
+    offset: fields.Index = 0
     complete: bool = True
-    delay_s: float = 0.0
-    key: str | None = None
+    delay_s: fields.Seconds = 0.0
+    key: fields.Key | None = None
     follow: bool = True
-    wait_s: float = 0.0
+    wait_s: fields.Seconds = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedSubmission(Submission):
+    """Stands for a submission of a call that breaks a rule, and is refused without the others.
+
+    Attributes:
+        why: what is wrong with it.
+    """
+
+    why: fields.Sentence
+
+
+def _refused(spec: int, number: int, why: str) -> RefusedSubmission:
+    return RefusedSubmission(spec=spec, number=number, arguments=b"", why=why)
+
+
+#: Submissions of one call: each is accepted or refused by itself.
+SUBMISSIONS: Final = Items(MAX_SUBMISSIONS, apart=True, instead=_refused)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,10 +162,10 @@ class Receipt:
         details: the arguments of that error.
     """
 
-    batch: int
-    size: int
-    code: str = ""
-    details: tuple[Scalar, ...] = ()
+    batch: fields.BatchNumber
+    size: fields.Count
+    code: fields.Word = ""
+    details: Annotated[tuple[fields.Detail, ...], FEW] = ()
 
 
 # -- working ------------------------------------------------------------------------------------------------------
@@ -171,15 +191,15 @@ class Failure:
             another Python: the worker may well be fit for everything else.
     """
 
-    exception: str = ""
-    bases: tuple[str, ...] = ()
-    message: str = ""
-    traceback: str = ""
-    pickled: bytes = b""
-    exit_code: int | None = None
-    signal: int | None = None
-    peak_memory: int | None = None
-    output: str = ""
+    exception: fields.ExceptionName = ""
+    bases: Annotated[tuple[fields.ExceptionName, ...], NAMES] = ()
+    message: fields.Message = ""
+    traceback: fields.Report = ""
+    pickled: fields.Pickle = b""
+    exit_code: fields.ExitCode | None = None
+    signal: fields.ExitCode | None = None
+    peak_memory: fields.Count | None = None
+    output: fields.Report = ""
     unable: bool = False
     particular: bool = False
 
@@ -195,10 +215,10 @@ class Succeeded:
         seconds: how long the tasks took together.
     """
 
-    token: int
-    lo: int
-    results: bytes
-    seconds: float
+    token: fields.Token
+    lo: fields.Index
+    results: fields.Results
+    seconds: fields.Seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,20 +235,20 @@ class Failed:
         seconds: how long it ran.
     """
 
-    token: int
-    index: int
+    token: fields.Token
+    index: fields.Index
     outcome: Outcome
     failure: Failure
-    seconds: float
+    seconds: fields.Seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
     """Tasks ``[lo, hi)``, the end of a lease, are given back unblamed: not started, or stopped as the worker ends."""
 
-    token: int
-    lo: int
-    hi: int
+    token: fields.Token
+    lo: fields.Index
+    hi: fields.Index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,8 +261,8 @@ class Holding:
         done: whether all of it has ended, and the outcomes are on their way.
     """
 
-    token: int
-    started: int = -1
+    token: fields.Token
+    started: fields.IndexOrNone = -1
     done: bool = False
 
 
@@ -250,10 +270,22 @@ class Holding:
 class Progress:
     """How far a running task says it is."""
 
-    token: int
-    index: int
-    done: float
-    total: float
+    token: fields.Token
+    index: fields.Index
+    done: fields.Measure
+    total: fields.Measure
+
+
+def _spoilt(token: int, index: int, why: str) -> Failed:
+    """What counts instead of an outcome that breaks a rule: the task failed, for that reason."""
+    failure = Failure(exception="dtq.errors.BadMessage", message=f"the worker's report is refused: {why}")
+    return Failed(token=token, index=index, outcome=Outcome.FAILED, failure=failure, seconds=0.0)
+
+
+#: Outcomes in a report: one that breaks a rule is the end of its own task's attempt, and harms nothing else.
+OUTCOMES: Final = Items(MANY.most, apart=True, instead=_spoilt, into="failed")
+#: What else a report says of leases: what breaks a rule was not said.
+CLAIMS: Final = Items(MANY.most, apart=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,14 +307,14 @@ class Exchange:
             call for what comes next.
     """
 
-    succeeded: tuple[Succeeded, ...] = ()
-    failed: tuple[Failed, ...] = ()
-    released: tuple[Released, ...] = ()
-    holding: tuple[Holding, ...] = ()
-    progress: tuple[Progress, ...] = ()
-    capacity: int = 0
+    succeeded: Annotated[tuple[Succeeded, ...], OUTCOMES] = ()
+    failed: Annotated[tuple[Failed, ...], OUTCOMES] = ()
+    released: Annotated[tuple[Released, ...], CLAIMS] = ()
+    holding: Annotated[tuple[Holding, ...], CLAIMS] = ()
+    progress: Annotated[tuple[Progress, ...], CLAIMS] = ()
+    capacity: fields.Slots = 0
     fetch: bool = False
-    wait_s: float = 0.0
+    wait_s: fields.Seconds = 0.0
     more: bool = False
 
 
@@ -301,22 +333,22 @@ class Grant:
         arguments: page of argument blobs.
     """
 
-    token: int
-    batch: int
-    lo: int
-    hi: int
+    token: fields.Token
+    batch: fields.BatchNumber
+    lo: fields.Index
+    hi: fields.Index
     single: bool
-    attempt: int
-    spec: int
-    arguments: bytes
+    attempt: fields.Count
+    spec: fields.Count
+    arguments: fields.Page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doomed:
     """A running task that is to be stopped: its slot is killed and the outcome CANCELLED reported."""
 
-    token: int
-    index: int
+    token: fields.Token
+    index: fields.Index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,9 +361,9 @@ class Orders:
         drop: leases that are no longer the worker's: stop them and report nothing.
     """
 
-    grants: tuple[Grant, ...] = ()
-    cancel: tuple[Doomed, ...] = ()
-    drop: tuple[int, ...] = ()
+    grants: Annotated[tuple[Grant, ...], ANSWERED] = ()
+    cancel: Annotated[tuple[Doomed, ...], ANSWERED] = ()
+    drop: Annotated[tuple[fields.Token, ...], ANSWERED] = ()
 
 
 # -- following ----------------------------------------------------------------------------------------------------
@@ -351,11 +383,11 @@ class Ended:
         failure: why, for a dead task.
     """
 
-    batch: int
-    lo: int
-    hi: int
+    batch: fields.BatchNumber
+    lo: fields.Index
+    hi: fields.Index
     state: State
-    results: bytes = b""
+    results: fields.Page = b""
     outcome: Outcome | None = None
     failure: Failure | None = None
 
@@ -369,8 +401,8 @@ class Watched:
         ended: what ended, in the order in which it became durable.
     """
 
-    cursor: int
-    ended: tuple[Ended, ...]
+    cursor: fields.Count
+    ended: Annotated[tuple[Ended, ...], ANSWERED]
 
 
 __all__ = [

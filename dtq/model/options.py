@@ -9,17 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Annotated
 
 from dtq.config.values import check_queue
 from dtq.errors import InvalidValue
-
-#: Lowest and highest priority; 1 is served first unless the coordinator runs with highest_first.
-PRIORITIES: Final = (1, 10)
-#: Longest name of a queue, key or function, in characters: bounds what a submission can make the coordinator keep.
-MAX_NAME: Final = 512
-#: Longest time limit or delay, in seconds: ten years. Beyond it a number is a mistake, not a wish.
-MAX_SECONDS: Final = 10 * 366 * 86_400.0
+from dtq.model import fields
+from dtq.model.fields import MAX_NAME, MAX_SECONDS, NAMES, PRIORITIES
 
 
 class FunctionKind(Enum):
@@ -41,8 +36,8 @@ class Function:
     """
 
     kind: FunctionKind = FunctionKind.IMPORT
-    name: str
-    body: bytes = b""
+    name: fields.FunctionName
+    body: fields.Body = b""
 
     def __post_init__(self) -> None:
         if not self.name or len(self.name) > MAX_NAME:
@@ -67,14 +62,14 @@ class Options:
             a subclass counts as its base.
     """
 
-    priority: int = 5
-    max_retries: int = 3
-    max_crashes: int = 3
-    timeout_s: float | None = None
-    queue: str = "default"
-    retry_delay_s: float | None = None
+    priority: fields.Priority = 5
+    max_retries: fields.Tries = 3
+    max_crashes: fields.Tries = 3
+    timeout_s: fields.Seconds | None = None
+    queue: fields.Queue = "default"
+    retry_delay_s: fields.Seconds | None = None
     jitter: bool = False
-    never_retry: tuple[str, ...] = ()
+    never_retry: Annotated[tuple[fields.ExceptionName, ...], NAMES] = ()
 
     def __post_init__(self) -> None:
         low, high = PRIORITIES

@@ -9,9 +9,11 @@ without waiting: a lease lost with a crash is a task that runs again.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Annotated, Protocol
 
-from dtq.model.messages import Ended, Exchange, Hello, Orders, Receipt, Submission, Watched, Welcome
+from dtq.model import fields
+from dtq.model.fields import ANSWERED, MANY
+from dtq.model.messages import SUBMISSIONS, Ended, Exchange, Hello, Orders, Receipt, Submission, Watched, Welcome
 from dtq.model.options import Spec
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Selection, Stats, TaskView
 
@@ -27,7 +29,12 @@ class Service(Protocol):
         """
         ...
 
-    def submit(self, specs: list[Spec], submissions: list[Submission], repeated: bool) -> list[Receipt]:
+    def submit(
+        self,
+        specs: Annotated[list[Spec], MANY],
+        submissions: Annotated[list[Submission], SUBMISSIONS],
+        repeated: bool,
+    ) -> Annotated[list[Receipt], ANSWERED]:
         """Accept new batches, or further pieces of batches, durably.
 
         Args:
@@ -47,7 +54,9 @@ class Service(Protocol):
         """
         ...
 
-    def follow(self, batches: list[int]) -> list[int]:
+    def follow(
+        self, batches: Annotated[list[fields.BatchNumber], MANY]
+    ) -> Annotated[list[fields.BatchNumber], ANSWERED]:
         """Have `watch` report how the tasks of these batches end, and of those that ended already.
 
         Returns:
@@ -55,7 +64,7 @@ class Service(Protocol):
         """
         ...
 
-    def watch(self, cursor: int, wait_s: float) -> Watched:
+    def watch(self, cursor: fields.Count, wait_s: fields.Seconds) -> Watched:
         """Wait until a followed task ends.
 
         Args:
@@ -75,7 +84,7 @@ class Service(Protocol):
         """
         ...
 
-    def spec(self, number: int) -> Spec:
+    def spec(self, number: fields.Count) -> Spec:
         """The function and options behind a grant's spec number.
 
         Raises:
@@ -83,7 +92,7 @@ class Service(Protocol):
         """
         ...
 
-    def batch(self, batch: int) -> BatchView:
+    def batch(self, batch: fields.BatchNumber) -> BatchView:
         """A batch.
 
         Raises:
@@ -91,7 +100,7 @@ class Service(Protocol):
         """
         ...
 
-    def task(self, batch: int, index: int) -> TaskView:
+    def task(self, batch: fields.BatchNumber, index: fields.Index) -> TaskView:
         """A task with its history and, while it waits, the reason.
 
         Raises:
@@ -99,7 +108,9 @@ class Service(Protocol):
         """
         ...
 
-    def results(self, batch: int, lo: int, hi: int) -> list[Ended]:
+    def results(
+        self, batch: fields.BatchNumber, lo: fields.Index, hi: fields.Index
+    ) -> Annotated[list[Ended], ANSWERED]:
         """How tasks ``[lo, hi)`` of a batch ended; those that have not are left out.
 
         Returns:
@@ -110,7 +121,7 @@ class Service(Protocol):
         """
         ...
 
-    def tasks(self, selection: Selection) -> list[TaskView]:
+    def tasks(self, selection: Selection) -> Annotated[list[TaskView], ANSWERED]:
         """Tasks that match, as runs of like ones: unfinished ones in the order they will run, then ended ones."""
         ...
 
@@ -122,11 +133,11 @@ class Service(Protocol):
         """
         ...
 
-    def dead_letters(self, selection: Selection) -> list[DeadLetter]:
+    def dead_letters(self, selection: Selection) -> Annotated[list[DeadLetter], ANSWERED]:
         """Dead letters that match, latest first."""
         ...
 
-    def retry_dead(self, selection: Selection) -> int:
+    def retry_dead(self, selection: Selection) -> fields.Count:
         """Put dead letters back with fresh counters, their history kept.
 
         Returns:
@@ -137,7 +148,7 @@ class Service(Protocol):
         """
         ...
 
-    def purge_dead(self, selection: Selection) -> int:
+    def purge_dead(self, selection: Selection) -> fields.Count:
         """Forget dead letters for good.
 
         Returns:
@@ -156,7 +167,7 @@ class Service(Protocol):
         """Stop the coordinator: commit, tell peers, end."""
         ...
 
-    def reload_keys(self) -> list[str]:
+    def reload_keys(self) -> Annotated[list[fields.Label], ANSWERED]:
         """Accept the keys that the keyring has now, and no others; connections of those that are gone end.
 
         Returns:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from dtq.model import fields
+from dtq.model.fields import ANSWERED, FEW, MANY
 from dtq.model.ids import TaskId
 from dtq.model.messages import Failure
 from dtq.model.options import Spec
@@ -24,13 +27,13 @@ class Selection:
         limit: at most so many (verbs that change something take no limit: 0).
     """
 
-    ids: tuple[tuple[int, int], ...] = ()
+    ids: Annotated[tuple[tuple[fields.BatchNumber, fields.IndexOrNone], ...], MANY] = ()
     state: State | None = None
-    queue: str | None = None
-    function: str | None = None
-    exception: str | None = None
-    older_than_s: float | None = None
-    limit: int = 100
+    queue: fields.Label | None = None
+    function: fields.Pattern | None = None
+    exception: fields.Pattern | None = None
+    older_than_s: fields.Seconds | None = None
+    limit: fields.Count = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +49,11 @@ class Attempt:
         failure: why.
     """
 
-    number: int
+    number: fields.Count
     outcome: Outcome
-    started_at: float
-    ended_at: float
-    worker: str
+    started_at: fields.Moment
+    ended_at: fields.Moment
+    worker: fields.Label
     failure: Failure
 
 
@@ -79,24 +82,24 @@ class TaskView:
         reason: why it does not run, for a task that waits.
     """
 
-    batch: int
-    index: int
-    count: int = 1
+    batch: fields.BatchNumber
+    index: fields.Index
+    count: fields.Count = 1
     single: bool = False
     state: State
     spec: Spec
-    attempt: int = 0
-    failures: int = 0
-    crashes: int = 0
-    submitted_at: float
-    due_at: float | None = None
-    started_at: float | None = None
-    ended_at: float | None = None
-    worker: str = ""
-    progress: tuple[float, float] | None = None
+    attempt: fields.Count = 0
+    failures: fields.Count = 0
+    crashes: fields.Count = 0
+    submitted_at: fields.Moment
+    due_at: fields.Moment | None = None
+    started_at: fields.Moment | None = None
+    ended_at: fields.Moment | None = None
+    worker: fields.Label = ""
+    progress: tuple[fields.Measure, fields.Measure] | None = None
     cancelling: bool = False
-    history: tuple[Attempt, ...] = ()
-    reason: str = ""
+    history: Annotated[tuple[Attempt, ...], ANSWERED] = ()
+    reason: fields.Sentence = ""
 
     @property
     def id(self) -> TaskId:
@@ -108,12 +111,12 @@ class TaskView:
 class Counts:
     """How many tasks stand where."""
 
-    scheduled: int = 0
-    pending: int = 0
-    running: int = 0
-    succeeded: int = 0
-    dead: int = 0
-    cancelled: int = 0
+    scheduled: fields.Count = 0
+    pending: fields.Count = 0
+    running: fields.Count = 0
+    succeeded: fields.Count = 0
+    dead: fields.Count = 0
+    cancelled: fields.Count = 0
 
     @property
     def total(self) -> int:
@@ -141,14 +144,14 @@ class BatchView:
         key: the submitter's own key.
     """
 
-    batch: int
-    size: int
+    batch: fields.BatchNumber
+    size: fields.Count
     complete: bool
     spec: Spec
     counts: Counts
-    submitted_at: float
-    finished_at: float | None = None
-    key: str | None = None
+    submitted_at: fields.Moment
+    finished_at: fields.Moment | None = None
+    key: fields.Key | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,17 +172,17 @@ class DeadLetter:
         died_at: when it was given up.
     """
 
-    batch: int
-    index: int
+    batch: fields.BatchNumber
+    index: fields.Index
     single: bool
-    function: str
-    queue: str
-    attempts: int
+    function: fields.FunctionName
+    queue: fields.Queue
+    attempts: fields.Count
     outcome: Outcome
-    exception: str
-    message: str
-    submitted_at: float
-    died_at: float
+    exception: fields.ExceptionName
+    message: fields.Message
+    submitted_at: fields.Moment
+    died_at: fields.Moment
 
     @property
     def id(self) -> TaskId:
@@ -197,20 +200,20 @@ class CancelReport:
         finished: tasks that had ended before, and stay as they are.
     """
 
-    cancelled: int
-    stopping: int
-    finished: int
+    cancelled: fields.Count
+    stopping: fields.Count
+    finished: fields.Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueView:
     """A queue with unfinished tasks or workers."""
 
-    name: str
-    pending: int
-    scheduled: int
-    running: int
-    workers: int
+    name: fields.Queue
+    pending: fields.Count
+    scheduled: fields.Count
+    running: fields.Count
+    workers: fields.Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,19 +236,19 @@ class WorkerView:
         python: its Python version.
     """
 
-    session: str
-    name: str
-    host: str
-    pid: int
-    slots: int
-    busy: int
-    queues: tuple[str, ...]
-    seen_s: float
-    connected_at: float
-    running: tuple[str, ...]
+    session: fields.Session
+    name: fields.Label
+    host: fields.Label
+    pid: fields.Pid
+    slots: fields.Slots
+    busy: fields.Count
+    queues: Annotated[tuple[fields.Queue, ...], FEW]
+    seen_s: fields.Measure
+    connected_at: fields.Moment
+    running: Annotated[tuple[fields.Label, ...], FEW]
     draining: bool
-    version: str
-    python: str
+    version: fields.Version
+    python: fields.Version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,22 +280,22 @@ class Stats:
     """
 
     counts: Counts
-    submitted: int
-    retries: int
-    refused: int
-    dead_letters: int
-    queues: tuple[QueueView, ...]
-    workers: tuple[WorkerView, ...]
-    clients: int
-    epoch: int
-    started_at: float
-    now: float
-    pid: int
-    version: str
-    python: str
-    store: str
-    durability: str
+    submitted: fields.Count
+    retries: fields.Count
+    refused: fields.Count
+    dead_letters: fields.Count
+    queues: Annotated[tuple[QueueView, ...], ANSWERED]
+    workers: Annotated[tuple[WorkerView, ...], ANSWERED]
+    clients: fields.Count
+    epoch: fields.Count
+    started_at: fields.Moment
+    now: fields.Moment
+    pid: fields.Pid
+    version: fields.Version
+    python: fields.Version
+    store: fields.Sentence
+    durability: fields.Word
     highest_first: bool
-    losses: tuple[str, ...] = ()
-    trouble: str = ""
-    trouble_text: str = ""
+    losses: Annotated[tuple[fields.Sentence, ...], ANSWERED] = ()
+    trouble: fields.Word = ""
+    trouble_text: fields.Sentence = ""

@@ -1,25 +1,30 @@
 """Dataclasses to plain tuples and back, from their annotations.
 
 What crosses the wire is built of scalars, bytes, tuples and lists only, so that the receiving side can refuse anything
-else before unpickling it. This module translates, and checks every field's type on the way in: a peer that sends a
-string for a number gets an error, not a corrupted queue. Codecs are made once per type, from the annotations; there is
-no second description of a message anywhere.
+else before unpickling it. This module translates, and checks every field on the way in, its type and its rule
+(`model.fields`): a peer that sends a string for a number, or a number that is none, gets an error that names the field,
+not a corrupted queue. Codecs are made once per type, from the annotations; there is no second description of a message
+anywhere.
 
 A dataclass is the tuple of its fields in their order; a trailing field that the peer does not know yet is an error, as
 protocol versions are compared before anything else is said.
+
+What is asked is held to the rules. What is answered is held to the types, and numbers to be finite; a text of an answer
+that breaks its rule is cut and escaped: it may come from a store of old, and one name must not hide a whole list.
 """
 
 from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from functools import cache
 from operator import attrgetter
-from typing import Any, Final, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from dtq.errors import BadMessage, DtqError
+from dtq.model.fields import Blob, Items, Rule, Text, limits
 
 #: A plain value: what may cross the wire.
 Plain = Any
@@ -27,8 +32,8 @@ Encode = Callable[[Any], Plain]
 Decode = Callable[[Plain], Any]
 
 
-#: Whole numbers end before this, either way.
-_INT_END: Final = 1 << 63
+class _Breach(BadMessage):
+    """A value is not what its field takes; whoever knows the field names it."""
 
 
 class Codec(NamedTuple):
@@ -62,32 +67,82 @@ class Method(NamedTuple):
         """
         if type(plain) is not tuple or len(plain) != len(self.arguments):
             raise BadMessage(f"{self.name} takes {len(self.arguments)} arguments")
-        return tuple([c.decode(a) for a, c in zip(plain, self.arguments, strict=True)])
+        try:
+            return tuple([c.decode(a) for a, c in zip(plain, self.arguments, strict=True)])
+        except _Breach:
+            decoders = [c.decode for c in self.arguments]
+            raise _named(self.name, self.parameters, decoders, plain) from None
 
     def encode_result(self, result: Any) -> Plain:
         """The result, plain."""
         return self.result.plain(result)
 
 
-def _decode_int(plain: Plain) -> Any:
-    if type(plain) is not int:
-        raise BadMessage(f"int expected, not {type(plain).__name__}")
-    if not -_INT_END <= plain < _INT_END:  # it names nothing, and no store takes it
-        raise BadMessage("an int has at most 64 bits")
-    return plain
+def _named(owner: str, names: tuple[str, ...], decoders: list[Decode], plain: Plain) -> BadMessage:
+    """The error that names the first field that is not right."""
+    for name, decode, item in zip(names, decoders, plain, strict=True):
+        try:
+            decode(item)
+        except _Breach as breach:
+            return BadMessage(f"{owner}.{name} {breach.args[0]}")
+    return BadMessage(f"{owner} is not right")
 
 
-def _scalar(kind: type) -> Codec:
-    if kind is int:
-        return Codec(None, _decode_int)
-    accepted: tuple[type, ...] = (int, float) if kind is float else (kind,)
+def _wrong_type(kind: type, plain: Plain) -> _Breach:
+    return _Breach(f"is of the type {type(plain).__name__}, not {kind.__name__}")
+
+
+def _number(kind: type, rule: Rule | None) -> Decode:
+    least, most = limits(rule, kind is int)
+
+    def decode_int(plain: Plain) -> Any:
+        if type(plain) is not int:
+            raise _wrong_type(kind, plain)
+        if least <= plain <= most:
+            return plain
+        raise _Breach(f"is out of range: it is a whole number from {least} to {most}")
+
+    def decode_float(plain: Plain) -> Any:
+        if type(plain) is not float and type(plain) is not int:
+            raise _wrong_type(kind, plain)
+        if least <= plain <= most:  # not so for NaN
+            return plain
+        raise _Breach(f"is out of range: it is a finite number from {least:g} to {most:g}")
+
+    return decode_int if kind is int else decode_float
+
+
+def _ruled(kind: type, rule: Text | Blob | None) -> Decode:
+    """For texts and blobs."""
+    find: Callable[[Any], str | None] | None = None if rule is None else rule.breach
 
     def decode(plain: Plain) -> Any:
-        if type(plain) not in accepted:
-            raise BadMessage(f"{kind.__name__} expected, not {type(plain).__name__}")
+        if type(plain) is not kind:
+            raise _wrong_type(kind, plain)
+        if find is not None and (breach := find(plain)) is not None:
+            raise _Breach(breach)
         return plain
 
-    return Codec(None, decode)
+    return decode
+
+
+def _fitted(rule: Text | None) -> Decode:
+    """For texts of answers."""
+
+    def decode(plain: Plain) -> Any:
+        if type(plain) is not str:
+            raise _wrong_type(str, plain)
+        return plain if rule is None or rule.breach(plain) is None else rule.fitting(plain)
+
+    return decode
+
+
+def _scalar(kind: type, rule: Rule | None, answer: bool) -> Codec:
+    if kind in (int, float):
+        return Codec(None, _number(kind, None if answer else rule))
+    if kind is str and answer:
+        return Codec(None, _fitted(rule if isinstance(rule, Text) else None))
+    return Codec(None, _ruled(kind, rule if isinstance(rule, Text | Blob) and not answer else None))
 
 
 def _optional(inner: Codec) -> Codec:
@@ -102,27 +157,46 @@ def _optional(inner: Codec) -> Codec:
     return Codec(None if encode is None else encode_optional, decode)
 
 
-def _union(kinds: tuple[type, ...]) -> Codec:
+def _union(kinds: tuple[type, ...], rule: Rule | None) -> Codec:
+    """Scalars of several types, in answers only: arguments of errors, which may be the very number that is none."""
+
     def decode(plain: Plain) -> Any:
         if type(plain) not in kinds:
-            raise BadMessage(f"{type(plain).__name__} is not expected here")
+            raise _Breach(f"is of the type {type(plain).__name__}")
+        if type(plain) is str and isinstance(rule, Text):
+            return plain if rule.breach(plain) is None else rule.fitting(plain)
         return plain
 
     return Codec(None, decode)
 
 
-def _sequence(origin: type[list[Any]] | type[tuple[Any, ...]], inner: Codec) -> Codec:
+def _sequence(origin: type[list[Any]] | type[tuple[Any, ...]], inner: Codec, rule: Rule | None, answer: bool) -> Codec:
     encode, inner_decode = inner
+    most = rule.most if isinstance(rule, Items) and not answer else None
+    stand_in = rule.instead if isinstance(rule, Items) and not rule.into else None
 
     def encode_items(value: Any) -> Plain:
         return origin([encode(item) for item in value]) if encode is not None else value
 
     def decode(plain: Plain) -> Any:
         if type(plain) is not origin:
-            raise BadMessage(f"{origin.__name__} expected, not {type(plain).__name__}")
+            raise _wrong_type(origin, plain)
+        if most is not None and len(plain) > most:
+            raise _Breach(f"has {len(plain):,} items, not at most {most:,}")
+        if stand_in is not None:
+            return origin([_or_instead(inner_decode, item, stand_in) for item in plain])
         return origin([inner_decode(item) for item in plain])
 
     return Codec(None if encode is None else encode_items, decode)
+
+
+def _or_instead(decode: Decode, item: Plain, instead: Callable[[int, int, str], Any]) -> Any:
+    try:
+        return decode(item)
+    except DtqError as error:
+        if not _begins_with_numbers(item):
+            raise
+        return instead(item[0], item[1], str(error.args[0]))
 
 
 def _fixed(inner: tuple[Codec, ...]) -> Codec:
@@ -133,7 +207,7 @@ def _fixed(inner: tuple[Codec, ...]) -> Codec:
 
     def decode(plain: Plain) -> Any:
         if type(plain) is not tuple or len(plain) != len(inner):
-            raise BadMessage(f"a tuple of {len(inner)} expected")
+            raise _Breach(f"is not a tuple of {len(inner)}")
         return tuple([c.decode(item) for item, c in zip(plain, inner, strict=True)])
 
     return Codec(None if plain_only else encode, decode)
@@ -144,19 +218,21 @@ def _enum(kind: type[Enum]) -> Codec:
 
     def decode(plain: Plain) -> Any:
         if type(plain) is not str or plain not in members:
-            raise BadMessage(f"{plain[:40] if type(plain) is str else type(plain)!r} is no {kind.__name__}")
+            raise _Breach(f"is no {kind.__name__}")
         return members[plain]
 
     return Codec(attrgetter("value"), decode)
 
 
-def _dataclass(kind: type) -> Codec:
-    hints = get_type_hints(kind)
-    names = [field.name for field in fields(kind)]
-    codecs = [codec(hints[name]) for name in names]
+def _dataclass(kind: type, answer: bool) -> Codec:
+    hints = get_type_hints(kind, include_extras=True)
+    names = tuple(field.name for field in fields(kind))
+    codecs = [_codec(hints[name], answer) for name in names]
     take = attrgetter(*names) if len(names) > 1 else None
     encoded = [(place, c.encode) for place, c in enumerate(codecs) if c.encode is not None]
-    pairs = list(zip(names, [c.decode for c in codecs], strict=True))
+    decoders = [c.decode for c in codecs]
+    pairs = list(zip(names, decoders, strict=True))
+    apart = {name: items for name in names if (items := _apart(hints[name])) is not None and not answer}
 
     def encode(value: Any) -> Plain:
         taken = take(value) if take is not None else (getattr(value, names[0]),)
@@ -167,47 +243,103 @@ def _dataclass(kind: type) -> Codec:
             plain[place] = encode_field(plain[place])
         return tuple(plain)
 
+    def build(plain: Plain) -> Any:
+        return kind(**{name: decode_field(item) for (name, decode_field), item in zip(pairs, plain, strict=True)})
+
     def decode(plain: Plain) -> Any:
         if type(plain) is not tuple or len(plain) != len(pairs):
             raise BadMessage(f"{kind.__name__} has {len(pairs)} fields")
         try:
-            return kind(**{name: decode_field(item) for (name, decode_field), item in zip(pairs, plain, strict=True)})
-        except DtqError:
-            raise
+            return build(plain)
+        except DtqError as error:
+            if apart:
+                return _sifted(kind, build, dict(zip(names, decoders, strict=True)), apart, plain)
+            raise _named(kind.__name__, names, decoders, plain) if isinstance(error, _Breach) else error from None
         except (TypeError, ValueError) as error:
             raise BadMessage(f"{kind.__name__}: {error}") from error
 
     return Codec(encode, decode)
 
 
-@cache
-def codec(annotation: Any) -> Codec:
-    """The codec of a type: a scalar, an Enum, a dataclass, a list or tuple of such, or a union with None.
+def _apart(hint: Any) -> Items | None:
+    """The rule of a sequence whose items are taken or left each by itself."""
+    rule = _rule(hint) if get_origin(hint) is Annotated else None
+    return rule if isinstance(rule, Items) and rule.apart else None
+
+
+def _sifted(kind: type, build: Decode, decoders: dict[str, Decode], apart: dict[str, Items], plain: Plain) -> Any:
+    """A message without those of its items that break a rule, and with what counts instead of them."""
+    sound = dict(zip(decoders, plain, strict=True))
+    instead: dict[str, list[Any]] = {}
+    for name, rule in apart.items():
+        if type(sound[name]) is not tuple or len(sound[name]) > rule.most:
+            continue
+        kept = []
+        for item in sound[name]:
+            try:
+                decoders[name]((item,))
+                kept.append(item)
+            except DtqError as error:
+                if rule.instead is not None and _begins_with_numbers(item):
+                    instead.setdefault(rule.into, []).append(rule.instead(item[0], item[1], str(error.args[0])))
+        sound[name] = tuple(kept)
+    try:
+        message = build(tuple(sound.values()))
+    except _Breach:
+        raise _named(kind.__name__, tuple(decoders), list(decoders.values()), tuple(sound.values())) from None
+    return replace(message, **{name: (*getattr(message, name), *items) for name, items in instead.items()})
+
+
+def _begins_with_numbers(item: Plain) -> bool:
+    return type(item) is tuple and len(item) > 1 and type(item[0]) is type(item[1]) is int
+
+
+def codec(annotation: Any, *, answer: bool = False) -> Codec:
+    """The codec of a type: a scalar, an Enum, a dataclass, a list or tuple of such, or a union with None; any of them
+    with its rule.
+
+    Args:
+        annotation: the type.
+        answer: whether it comes from the coordinator, whose texts are made to fit, and which is believed otherwise.
 
     Raises:
         TypeError: the type cannot cross the wire. A programming error, found at import.
     """
+    return _codec(annotation, answer)
+
+
+@cache
+def _codec(annotation: Any, answer: bool) -> Codec:
+    rule: Rule | None = None
+    if get_origin(annotation) is Annotated:
+        rule = _rule(annotation)
+        annotation = get_args(annotation)[0]
     origin = get_origin(annotation)
     arguments = get_args(annotation)
     if origin is list:
-        return _sequence(list, codec(arguments[0]))
+        return _sequence(list, _codec(arguments[0], answer), rule, answer)
     if origin is tuple:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return _sequence(tuple, codec(arguments[0]))
-        return _fixed(tuple(codec(a) for a in arguments))
+            return _sequence(tuple, _codec(arguments[0], answer), rule, answer)
+        return _fixed(tuple(_codec(a, answer) for a in arguments))
     if origin in (Union, types.UnionType):
         rest = [a for a in arguments if a is not type(None)]
-        return _optional(codec(rest[0])) if len(rest) == 1 else _union(arguments)
-    return _single(annotation)
+        return _optional(_codec(rest[0], answer)) if len(rest) == 1 else _union(arguments, rule)
+    return _single(annotation, rule, answer)
 
 
-def _single(annotation: Any) -> Codec:
+def _rule(annotation: Any) -> Rule | None:
+    """The rule that an annotation brings."""
+    return next((one for one in annotation.__metadata__ if isinstance(one, Rule)), None)
+
+
+def _single(annotation: Any, rule: Rule | None, answer: bool) -> Codec:
     if annotation in (str, int, float, bool, bytes, type(None)):
-        return _scalar(annotation)
+        return _scalar(annotation, rule, answer)
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return _enum(annotation)
     if isinstance(annotation, type) and is_dataclass(annotation):
-        return _dataclass(annotation)
+        return _dataclass(annotation, answer)
     raise TypeError(f"{annotation!r} cannot cross the wire")
 
 
@@ -217,7 +349,7 @@ def methods(protocol: type) -> dict[str, Method]:
     for name, function in vars(protocol).items():
         if name.startswith("_") or not callable(function):
             continue
-        hints = get_type_hints(function)
-        result = codec(hints.pop("return"))
+        hints = get_type_hints(function, include_extras=True)
+        result = codec(hints.pop("return"), answer=True)
         table[name] = Method(name, tuple(hints), tuple(codec(h) for h in hints.values()), result)
     return table

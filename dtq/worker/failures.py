@@ -19,8 +19,9 @@ import dtq
 from dtq.client.exception_pickles import dump_exception
 from dtq.client.functions import cannot_import, exception_name
 from dtq.errors import BadMessage, CannotImport, CannotUnpickle, DtqError, OtherPython
+from dtq.model.fields import MAX_NAME, ExceptionName, fitting
 from dtq.model.messages import Failure
-from dtq.model.options import MAX_NAME, Function, FunctionKind
+from dtq.model.options import Function, FunctionKind
 
 #: Bounds of what a failure may carry, all in bytes (of UTF-8): texts, the pickled exception, and how many base classes.
 MAX_MESSAGE: Final = 4_000
@@ -107,7 +108,7 @@ def _is_unable(error: BaseException, stage: Stage) -> bool:
 
 def _name(kind: type[BaseException]) -> str:
     try:
-        return bounded(exception_name(kind), MAX_NAME)
+        return fitting(ExceptionName, exception_name(kind))
     except BaseException:  # noqa: BLE001 - what stands in its place may be anything
         return "(an exception without a name)"
 
@@ -178,7 +179,7 @@ def check(failure: Failure) -> None:
         BadMessage: it is not.
     """
     for text, most in (
-        *((name, MAX_NAME) for name in (failure.exception, *failure.bases)),
+        *((name, 4 * MAX_NAME) for name in (failure.exception, *failure.bases)),
         (failure.message, MAX_MESSAGE),
         (failure.traceback, MAX_TRACEBACK),
         (failure.output, 0),

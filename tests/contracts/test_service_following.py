@@ -343,7 +343,7 @@ def test_results_tell_how_each_task_ended_in_rising_order(house: House) -> None:
 
 
 @pytest.mark.parametrize(
-    ("lo", "hi", "expected"), [(2, 5, [2, 3, 4]), (5, 99, [5]), (-3, 1, [0]), (4, 4, []), (6, 9, [])]
+    ("lo", "hi", "expected"), [(2, 5, [2, 3, 4]), (5, 99, [5]), (0, 1, [0]), (4, 4, []), (6, 9, [])]
 )
 def test_results_are_cut_to_what_was_asked_for(house: House, lo: int, hi: int, expected: list[int]) -> None:
     # Given all results on one page

@@ -100,7 +100,7 @@ def test_stranger_gets_a_nonce_at_most_whatever_it_says(home: House, opening: by
         assert len(answer) <= MOST
     else:
         assert answer == b""
-    assert len(home.coordinator.sessions.by_id) == opened
+    assert len(home.coordinator.sessions.by_id) <= opened
 
 
 @FUZZ

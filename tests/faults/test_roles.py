@@ -16,7 +16,7 @@ from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
 from dtq.core.register import Rules
 from dtq.engines.memory import MemoryEngine
-from dtq.errors import DtqError, NotPermitted, RoleMissing, Unreachable, WrongKey
+from dtq.errors import BadMessage, DtqError, NotPermitted, RoleMissing, Unreachable, WrongKey
 from dtq.model.messages import Exchange, Hello, Role, Submission
 from dtq.model.options import Function, Options, Spec
 from dtq.model.pages import pack
@@ -172,22 +172,25 @@ def test_administrative_verbs_are_put_on_record(house: House, caplog: pytest.Log
     admin, producer = house.proxy(ADMIN), house.proxy(SUBMIT, replace(CLIENT, session="p" * 32))
 
     # When they use administrative verbs
-    admin.purge_dead(Selection(queue="a\nqueue", limit=0))
+    admin.purge_dead(Selection(queue="a 'queue", limit=0))
+    with pytest.raises(BadMessage, match=r"Selection\.queue may hold printable ones only"):
+        admin.purge_dead(Selection(queue="a\nqueue", limit=0))
     with pytest.raises(RoleMissing):
         producer.stop()
     producer.submit([SPEC], [Submission(spec=0, number=1, arguments=pack([b"payload"]))], False)
 
     # Then each leaves one line with the key, the peer, the verb, its arguments and the outcome; others leave none
     lines = [record.getMessage() for record in caplog.records if record.name == "dtq.audit"]
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert lines[0].startswith("key ops from 127.0.0.1:")
-    assert r"purge_dead(Selection(ids=(), state=None, queue='a\nqueue'" in lines[0]
+    assert 'purge_dead(Selection(ids=(), state=None, queue="a \'queue"' in lines[0]
     assert lines[0].endswith(": done (0)")
-    assert lines[1].startswith("key ci from 127.0.0.1:")
-    assert lines[1].endswith(": stop(): refused (role-missing)")
+    assert lines[1].endswith(": purge_dead(): refused (bad-message)")
+    assert lines[2].startswith("key ci from 127.0.0.1:")
+    assert lines[2].endswith(": stop(): refused (role-missing)")
     for text in (*lines, caplog.text):
         assert "payload" not in text
-        assert "\\n" not in text.replace(r"a\nqueue", "")
+        assert "a\nqueue" not in text
 
 
 def test_revoked_key_ends_its_connections_and_opens_no_new_one(house: House) -> None:

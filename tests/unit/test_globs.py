@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dtq.model.fields import MAX_NAME
 from dtq.model.globs import MAX_GLOB, Glob, glob
-from dtq.model.options import MAX_NAME
 
 PATTERNS = st.text("ab.:*?[]!-^\\\n", max_size=12) | st.text(st.sampled_from("ab*"), max_size=20)
 NAMES = st.text("ab.:[]!-^\\\n", max_size=16)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import types
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from functools import cache
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtq.errors import BadMessage, DtqError, InvalidValue
+from dtq.model.fields import Blob, Characters, Items, Rule, Text
 from dtq.model.messages import Doomed, Exchange, Hello, Orders, Role, Welcome
 from dtq.model.options import Function, FunctionKind, Options
+from dtq.model.pages import pack
 from dtq.model.service import Service
 from dtq.model.wire import codec, methods
 from dtq.transport import safepickle
@@ -37,11 +41,13 @@ OPTIONS = st.builds(
     jitter=st.booleans(),
     never_retry=st.lists(NAMES, max_size=3).map(tuple),
 )
+RULED: dict[Characters, st.SearchStrategy[str]] = {
+    Characters.FREE: st.characters(exclude_categories=["Cs"]),
+    Characters.PRINTABLE: st.sampled_from("ab :ü漢"),
+    Characters.TOKEN: st.sampled_from("aZ0_.-"),
+    Characters.QUEUE: st.sampled_from("aZ0_.:/-"),
+}
 BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
-    int: st.integers(-(2**63), 2**63 - 1),
-    float: st.floats(allow_nan=False) | st.integers(0, 100),
-    str: st.text(max_size=10),
-    bytes: st.binary(max_size=20),
     bool: st.booleans(),
     type(None): st.none(),
     Function: FUNCTIONS,
@@ -49,23 +55,35 @@ BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
 }
 
 
+def ruled(kind: Any, rule: Rule) -> st.SearchStrategy[Any]:
+    """Values that follow a rule; of a union, texts only."""
+    if isinstance(rule, Text):
+        return st.text(RULED[rule.characters], min_size=rule.least, max_size=min(rule.most, 10))
+    if isinstance(rule, Blob):
+        return st.lists(st.binary(max_size=5), max_size=3).map(pack) if rule.page else st.binary(max_size=20)
+    if isinstance(rule, Items):
+        origin, arguments = get_origin(kind), get_args(kind)
+        return st.lists(values(arguments[0]), max_size=3).map(origin)
+    whole = st.integers(math.ceil(rule.least), math.floor(rule.most))
+    return whole if kind is int else whole | st.floats(rule.least, rule.most)
+
+
+@cache
 def values(annotation: Any) -> st.SearchStrategy[Any]:
     """Values of a type that may cross the wire."""
     known = BY_TYPE.get(annotation)
     if known is not None:
         return known
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return ruled(arguments[0], arguments[1])
     if origin in (Union, types.UnionType):
         return st.one_of([values(argument) for argument in arguments])
-    if origin is list:
-        return st.lists(values(arguments[0]), max_size=3)
-    if origin is tuple and arguments[-1] is Ellipsis:
-        return st.lists(values(arguments[0]), max_size=3).map(tuple)
     if origin is tuple:
         return st.tuples(*map(values, arguments))
     if issubclass(annotation, Enum):
         return st.sampled_from(annotation)
-    hints = get_type_hints(annotation)
+    hints = get_type_hints(annotation, include_extras=True)
     return st.builds(annotation, **{field.name: values(hints[field.name]) for field in fields(annotation)})
 
 
@@ -93,7 +111,7 @@ def crossed(value: Any) -> Any:
 def test_call_and_result_come_back_the_same(name: str, data: st.DataObject) -> None:
     # Given any arguments and any result that the annotations allow
     method = METHODS[name]
-    hints = get_type_hints(getattr(Service, name))
+    hints = get_type_hints(getattr(Service, name), include_extras=True)
     result = data.draw(values(hints.pop("return")))
     arguments = tuple(data.draw(values(hint)) for hint in hints.values())
 
@@ -154,12 +172,12 @@ def test_wrong_type_is_refused(annotation: Any, value: Any) -> None:
 
 
 def test_value_that_the_dataclass_refuses_keeps_its_sentence() -> None:
-    # Given options with a priority that there is not
-    wrong = (0, *plain(Options())[1:])
+    # Given a function whose name is none that can be imported
+    wrong = ("import", "math", b"")
 
-    # When they are decoded, Then the sentence names it
-    with pytest.raises(InvalidValue, match="priority cannot be 0"):
-        codec(Options).decode(wrong)
+    # When it is decoded, Then the sentence says what to write
+    with pytest.raises(InvalidValue, match="write module:function"):
+        codec(Function).decode(wrong)
 
 
 def test_wrong_number_of_arguments_is_refused() -> None:

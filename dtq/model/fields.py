@@ -1,0 +1,222 @@
+"""The fields of messages: the one table of how long a text may be and of what characters, which numbers there are, and
+how many items.
+
+Every text, number, blob and sequence of `model.messages`, `model.options`, `model.snapshots` and of the methods of
+`model.service` is annotated with a kind of this table, which `model.wire` reads: what a peer sends is held to it where
+it enters, and refused with the field's name. What the coordinator answers is for people and programs that trust it, and
+may come from a store of old; there a text that breaks its rule is cut and escaped. A test refuses a field without a
+rule.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Final
+
+from dtq.errors import BadMessage, Scalar
+from dtq.model import pages
+from dtq.model.globs import MAX_GLOB
+from dtq.model.text import printable_line
+
+#: Lowest and highest priority; 1 is served first unless the coordinator runs with highest_first.
+PRIORITIES: Final = (1, 10)
+#: Longest name of a function or exception, and longest key of a user, in characters.
+MAX_NAME: Final = 512
+#: Longest name of a worker, client or machine, in characters.
+MAX_LABEL: Final = 200
+#: Longest time limit, delay or wait, in seconds: ten years. Beyond it a number is a mistake, not a wish.
+MAX_SECONDS: Final = 10 * 366 * 86_400.0
+#: Most slots of a worker.
+MAX_SLOTS: Final = 4096
+#: Whole numbers end before this, either way: a store takes no larger ones.
+INT_END: Final = 1 << 63
+#: Numbers of batches and indexes of tasks end before this: an id has at most 15 digits on either side of its dot.
+_ID_END: Final = 10**15
+#: Largest finite number.
+_FINITE: Final = 1.7976931348623157e308
+
+
+class Characters(Enum):
+    """Of what characters a text may be."""
+
+    FREE = "any"  #: escaped where people read it
+    PRINTABLE = "printable ones"  #: as `str.isprintable`: none that is not seen, none that breaks a line
+    TOKEN = "letters, digits and _ . -"
+    QUEUE = "letters, digits and _ . : / -"
+
+
+_MATCH: Final[dict[Characters, Callable[[str], object]]] = {
+    Characters.FREE: lambda text: True,
+    Characters.PRINTABLE: str.isprintable,
+    Characters.TOKEN: re.compile(r"[A-Za-z0-9_.-]*", re.ASCII).fullmatch,
+    Characters.QUEUE: re.compile(r"[A-Za-z0-9_.:/-]*", re.ASCII).fullmatch,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A str: at most, and at least, so many of these characters."""
+
+    most: int
+    characters: Characters = Characters.FREE
+    least: int = 0
+
+    def breach(self, text: str) -> str | None:
+        """What is wrong with a text; None where nothing is."""
+        if not self.least <= len(text) <= self.most:
+            return f"has {len(text):,} characters, not {self.least} to {self.most:,}"
+        if not _MATCH[self.characters](text):
+            return f"may hold {self.characters.value} only, not {printable_line(repr(text[:40]))}"
+        return None
+
+    def fitting(self, text: str) -> str:
+        """The text made to follow the rule: cut, and what it may not hold escaped or left out."""
+        text = text[: self.most + 1]
+        if self.characters is not Characters.FREE:
+            text = "".join(c if _MATCH[self.characters](c) else "?" for c in printable_line(text))
+        return text if len(text) <= self.most else f"{text[: self.most - 1]}…" if self.most > 1 else text[: self.most]
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """An int or a float from least to most; never NaN or infinite."""
+
+    least: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Bytes: at most so many; None for as many as a message holds. Where they are a page, its lengths add up."""
+
+    most: int | None = None
+    page: bool = False
+
+    def breach(self, blob: bytes) -> str | None:
+        """What is wrong with a blob; None where nothing is."""
+        if self.most is not None and len(blob) > self.most:
+            return f"has {len(blob):,} bytes, not at most {self.most:,}"
+        if self.page:
+            try:
+                pages.check(blob)
+            except BadMessage as error:
+                return f"is not one: {error.args[0]}"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """A list or tuple: at most so many items.
+
+    Where an item that breaks a rule must harm no other, it is taken ``apart``: it is left out, and what ``instead``
+    makes of it (of its first two fields, which are whole numbers, and of what is wrong) is put into the message's field
+    ``into``, or into its own place where there is no such field.
+    """
+
+    most: int
+    apart: bool = False
+    instead: Callable[[int, int, str], Any] | None = None
+    into: str = ""
+
+
+Rule = Text | Number | Blob | Items
+
+# -- texts --------------------------------------------------------------------------------------------------------
+
+#: The random name of a session.
+Session = Annotated[str, Text(64, Characters.TOKEN, least=1)]
+#: What a worker, a client or a machine is called.
+Label = Annotated[str, Text(MAX_LABEL, Characters.PRINTABLE)]
+#: A version, of dtq or Python.
+Version = Annotated[str, Text(64, Characters.PRINTABLE)]
+#: The name of a queue.
+Queue = Annotated[str, Text(64, Characters.QUEUE, least=1)]
+#: The name of a function or task type.
+FunctionName = Annotated[str, Text(MAX_NAME, Characters.PRINTABLE, least=1)]
+#: The name of an exception class; empty where none was raised.
+ExceptionName = Annotated[str, Text(MAX_NAME, Characters.PRINTABLE)]
+#: A user's own key of a batch.
+Key = Annotated[str, Text(MAX_NAME, Characters.PRINTABLE, least=1)]
+#: A glob.
+Pattern = Annotated[str, Text(MAX_GLOB, Characters.PRINTABLE)]
+#: What an exception says.
+Message = Annotated[str, Text(8 << 10)]
+#: A traceback, or the last lines that a task printed.
+Report = Annotated[str, Text(64 << 10)]
+#: A sentence of the coordinator's.
+Sentence = Annotated[str, Text(8 << 10)]
+#: The stable code of an error, or another word of a fixed few.
+Word = Annotated[str, Text(64, Characters.TOKEN)]
+#: An argument of an error.
+Detail = Annotated[Scalar, Text(8 << 10)]
+
+# -- numbers ------------------------------------------------------------------------------------------------------
+
+#: A duration.
+Seconds = Annotated[float, Number(0, MAX_SECONDS)]
+#: A moment, in seconds of the Unix epoch.
+Moment = Annotated[float, Number(0, 1e11)]
+#: A number that means something to the user only.
+Measure = Annotated[float, Number(-_FINITE, _FINITE)]
+#: The number of a batch.
+BatchNumber = Annotated[int, Number(0, _ID_END - 1)]
+#: The index of a task in its batch, or the one after the last.
+Index = Annotated[int, Number(0, _ID_END - 1)]
+#: An index, or -1 for all or none.
+IndexOrNone = Annotated[int, Number(-1, _ID_END - 1)]
+#: A lease.
+Token = Annotated[int, Number(0, INT_END - 1)]
+#: How many, or a number that rises by one.
+Count = Annotated[int, Number(0, INT_END - 1)]
+#: How many slots.
+Slots = Annotated[int, Number(0, MAX_SLOTS)]
+#: A process.
+Pid = Annotated[int, Number(0, (1 << 32) - 1)]
+#: How a process ended, or the signal that ended it.
+ExitCode = Annotated[int, Number(-(1 << 31), (1 << 32) - 1)]
+#: The version of the protocol.
+Protocol = Annotated[int, Number(0, 255)]
+#: How urgent.
+Priority = Annotated[int, Number(*PRIORITIES)]
+#: How often something is tried again.
+Tries = Annotated[int, Number(0, 1_000_000)]
+
+# -- blobs --------------------------------------------------------------------------------------------------------
+
+#: A page of arguments or results; how large each may be is the coordinator's to say.
+Page = Annotated[bytes, Blob()]
+#: The page of results in a worker's report.
+Results = Annotated[bytes, Blob(page=True)]
+#: A function that travels by value.
+Body = Annotated[bytes, Blob()]
+#: A pickled exception.
+Pickle = Annotated[bytes, Blob(4 << 20)]
+
+# -- how many -----------------------------------------------------------------------------------------------------
+
+#: Queues of a worker.
+FEW: Final = Items(256)
+#: Names of exceptions: base classes of one, or those that are never tried again.
+NAMES: Final = Items(64)
+#: Most submissions in one call.
+MAX_SUBMISSIONS: Final = 100_000
+#: What one call names or brings otherwise: tasks, batches, functions.
+MANY: Final = Items(300_000)
+#: What an answer brings is bounded in bytes, where it is made.
+ANSWERED: Final = Items(1 << 20)
+
+
+def limits(rule: Rule | None, whole: bool) -> tuple[float, float]:
+    """Least and most of a number, by its rule and whether it is whole."""
+    if isinstance(rule, Number):
+        return rule.least, rule.most
+    return (-INT_END, INT_END - 1) if whole else (-_FINITE, _FINITE)
+
+
+def fitting(kind: Any, text: str) -> str:
+    """A text from elsewhere (a system, a task) made to follow the rule of a kind of this table: cut and escaped."""
+    rule: Text = kind.__metadata__[0]
+    return text if rule.breach(text) is None else rule.fitting(text)
