@@ -58,6 +58,16 @@ class Channel:
             self._received += data
         return message[0]
 
+    def would_wait(self) -> bool:
+        """Whether nothing has arrived that `receive` has not returned yet."""
+        if self._received:
+            return False
+        try:
+            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        return False
+
     def gather(self) -> tuple[list[Any], bool]:
         """All messages that have arrived, without waiting.
 

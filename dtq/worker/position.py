@@ -85,6 +85,10 @@ class Position:
         time.sleep(SETTLE_S)
         return self.read()[0]
 
+    def leave(self) -> None:
+        """From now on, what is said here is not shared."""
+        self._map = mmap.mmap(-1, SIZE)
+
     def note_end(self, peak: int, left: int) -> None:
         """The slot has ended.
 

@@ -1,59 +1,38 @@
 """What a task finds around it in its process, and gets back to be so when it was changed by the one before.
 
-Worker, in the slot's process. Working directory, umask, environment, signal handlers, blocked signals, timers, standard
-streams and their descriptors are compared with what they were, and put back; processes that a task left running cannot
-be taken back from whatever in this process still counts on them, so the slot ends, and its warden ends them.
+Worker, in the slot's process. What a process has once (`interpreter`, `kernel`) is compared with what it was, and put
+back; where it cannot be, or nothing can tell, the process must not run another task. Processes that a task left running
+cannot be taken back from whatever in this process still counts on them, so the slot ends, and its warden ends them.
 
-Looking costs some 10 us: far more than a tiny task, so tiny tasks of one lease are looked after together.
+Looking at everything takes far longer than a tiny task, so there are three looks:
+
+1. After each tiny task, what it changed through a function that says so (`setters`): nothing, as a rule.
+2. After a longer task, and after a lease, also all that costs no system call.
+3. All the rest, too, as often as a fiftieth of the time allows; before the process waits for work; and before anything
+   is accepted as right.
 """
 
 from __future__ import annotations
 
-import importlib
+import faulthandler
+import gc
 import os
-import signal
+import random
 import sys
-from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from typing import Any, Final
 
+from dtq.client.payloads import sentence
+from dtq.worker import interpreter, kernel
+from dtq.worker.aspects import Kept, Spoilt
+from dtq.worker.setters import PROCESSES, RANDOM, UNKNOWABLE, Setters
 from dtq.worker.warden import children
 
-_SIGNALS: Final = tuple(
-    int(number) for number in signal.valid_signals() if number < 32 and number not in (signal.SIGKILL, signal.SIGSTOP)
-)
-_STREAMS: Final = ("stdin", "stdout", "stderr")
-# What lies behind the signal module's functions, which spend a microsecond each on making enumerations of numbers.
-_signal: Any = importlib.import_module("_signal")
-_handler: Final[Callable[[int], Any]] = _signal.getsignal
-_mask: Final[Callable[[int, Any], Any]] = _signal.pthread_sigmask
+__all__ = ["Spoilt", "Surroundings"]
 
-
-class Spoilt(Exception):
-    """Something cannot be put back: this process must not run another task."""
-
-
-def _identity(descriptor: int) -> tuple[int, int] | None:
-    """What a descriptor stands for; None where it is closed."""
-    try:
-        found = os.fstat(descriptor)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _directory() -> tuple[int, int] | None:
-    try:
-        found = os.stat(".")
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
+#: Looking at what costs system calls takes at most one part in so many of the time.
+SHARE: Final = 50
 
 
 class Surroundings:
@@ -61,51 +40,45 @@ class Surroundings:
 
     Args:
         keep_processes: whether processes that tasks leave running may go on.
+        setters: they say what they were called for.
     """
 
-    def __init__(self, keep_processes: bool) -> None:
+    def __init__(self, keep_processes: bool, setters: Setters) -> None:
         self._keep_processes = keep_processes
-        self._directory: tuple[int, int] | None = None
-        self._home = -1
-        #: Copies of the descriptors 0 to 2, out of the way of what closes them, and what they stand for.
-        self._spare = [-1, -1, -1]
-        self._standard: list[tuple[int, int] | None] = [None, None, None]
-        self.accept()
+        self._setters = setters
+        self._environment = kernel.Environment()
+        self._slow = {kept.aspect.name: kept for kept in map(Kept, kernel.aspects(self._environment))}
+        self._slow |= {kept.aspect.name: kept for kept in map(Kept, interpreter.slower_aspects())}
+        self._quick = {kept.aspect.name: kept for kept in map(Kept, interpreter.aspects())}
+        self._known: frozenset[int] = frozenset()
+        #: When a look at everything may be made again, ``time.monotonic()``.
+        self._due_at = 0.0
+        #: Whether there was a task since the last one.
+        self.overdue = False
+        self._accept_processes()
 
     def accept(self) -> None:
         """What is now is right: a module that was imported for the first time has set something up."""
-        self._accept_directory()
-        self._accept_descriptors()
-        self._umask = _umask()
-        self._environment = dict(_environment())
-        self._handlers = [_handler(number) for number in _SIGNALS]
-        self._mask = _mask(signal.SIG_BLOCK, ())
-        self._streams: list[Any] = [getattr(sys, name) for name in _STREAMS]
-        self._depth = sys.getrecursionlimit()
-        self._timer = signal.getitimer(signal.ITIMER_REAL)[0] > 0
+        for kept in (*self._slow.values(), *self._quick.values()):
+            kept.accept()
+        self._accept_processes()
+        self._setters.watch_imported()
+        self._setters.forget()
+
+    def _accept_processes(self) -> None:
         self._known = frozenset(_helpers()) if _has_children() else frozenset()
 
-    def _accept_directory(self) -> None:
-        now = _directory()
-        if now == self._directory:
-            return
-        if self._home >= 0:
-            os.close(self._home)
-        # A directory that may be entered, and not read, is one to work in, too; where there is no O_PATH it is not.
-        self._home = os.open(".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._directory = now
+    @property
+    def touched(self) -> set[str]:
+        """What a task has changed through a function that says so; empty, as a rule."""
+        return self._setters.called
 
-    def _accept_descriptors(self) -> None:
-        for descriptor, spare in enumerate(self._spare):
-            now = _identity(descriptor)
-            if now is not None and now != self._standard[descriptor]:
-                if spare >= 0:
-                    os.close(spare)
-                self._spare[descriptor] = os.dup(descriptor)
-                self._standard[descriptor] = now
-
-    def restore(self) -> list[str]:
+    def restore(self, *, everything: bool = False, touched: bool = False) -> list[str]:
         """Put back what has changed.
+
+        Args:
+            everything: whether to look at all of it, however long ago the last time was.
+            touched: whether to look at nothing but what is `touched`.
 
         Returns:
             What had.
@@ -113,92 +86,93 @@ class Surroundings:
         Raises:
             Spoilt: it cannot be.
         """
-        changed = [what for what, put_back in self._checks() if put_back()]
-        left = self._left_running()
-        if left:
-            raise Spoilt(f"left {', '.join(left)} running")
+        try:
+            changed = self._restore_touched() if self._setters.called else []
+            if touched:
+                self.overdue = True
+            else:
+                self._look_around(changed, everything)
+        except Spoilt:
+            raise
+        except BaseException as error:  # what stands there now is the task's own, and may raise anything
+            raise Spoilt(f"left what cannot be put back ({sentence(error)})") from error
+        self._setters.forget()  # what putting back has called, too
+        return list(dict.fromkeys(changed))
+
+    def _restore_touched(self) -> list[str]:
+        called = set(self._setters.called)
+        changed = self._put_back_untold()
+        for group in (self._slow, self._quick):
+            changed += [name for name, kept in group.items() if name in called and kept.restore()]
+        if PROCESSES in called:
+            self._refuse_processes()
         return changed
 
-    def _checks(self) -> tuple[tuple[str, Callable[[], bool]], ...]:
-        return (
-            ("its standard streams", self._restore_streams),
-            ("its working directory", self._restore_directory),
-            ("its umask", self._restore_umask),
-            ("its environment", self._restore_environment),
-            ("its signal handlers", self._restore_signals),
-            ("its recursion limit", self._restore_depth),
-        )
+    def _look_around(self, changed: list[str], everything: bool) -> None:
+        begun = monotonic()
+        self.overdue = not everything and begun < self._due_at
+        if not self.overdue:
+            changed += [name for name, kept in self._slow.items() if kept.restore()]
+            kernel.check_descriptors()
+            ended = monotonic()
+            self._due_at = ended + SHARE * (ended - begun)
+        changed += [name for name, kept in self._quick.items() if kept.restore()]
+        if closed := interpreter.closed_stream():
+            raise Spoilt(f"closed {closed}")
+        self._refuse_processes()
 
-    def _restore_streams(self) -> bool:
-        changed = False
-        for descriptor, (spare, right) in enumerate(zip(self._spare, self._standard, strict=True)):
-            if _identity(descriptor) != right:
-                if _identity(spare) != right:
-                    raise Spoilt("closed descriptors that are not its own")
-                os.dup2(spare, descriptor)
-                changed = True
-        for name, stream in zip(_STREAMS, self._streams, strict=True):
-            if getattr(sys, name) is not stream:
-                setattr(sys, name, stream)
-                changed = True
-            if getattr(stream, "closed", False):
-                raise Spoilt(f"closed sys.{name}")
+    def _put_back_untold(self) -> list[str]:
+        """What cannot be looked at, but only be put back: because a function was called that changes it.
+
+        What modules have called when they were imported is accepted instead: they will not be imported again.
+        """
+        setters = self._setters
+        changed: list[str] = []
+        for name in tuple(setters.at_import):
+            for group in (self._slow, self._quick):
+                if name in group:
+                    group[name].accept()
+        made = tuple(setters.calls)
+        calls = {call for call, _ in made}
+        if UNKNOWABLE in setters.called - setters.at_import:
+            raise Spoilt(f"called {', '.join(sorted(calls & setters.unknowable))}")
+        if any(call.startswith("faulthandler.") for call in calls):
+            _reset_fault_handler([arguments for call, arguments in made if call == "faulthandler.register"])
+            changed.append("its fault handler")
+        if "gc.freeze" in calls:
+            gc.unfreeze()
+        if RANDOM in setters.called - setters.at_import:
+            _seed_anew()
+        names = {os.fsencode(arguments[0]) for call, arguments in made if call in _PUTENV and arguments}
+        if names:
+            self._environment.put_back_in_c(names, self._slow["its environment"].right)
         return changed
 
-    def _restore_directory(self) -> bool:
-        if _directory() == self._directory:
-            return False
-        with suppress(OSError):
-            os.fchdir(self._home)
-        if _directory() != self._directory:
-            raise Spoilt("is in another working directory, and cannot go back")
-        return True
-
-    def _restore_umask(self) -> bool:
-        return os.umask(self._umask) != self._umask
-
-    def _restore_environment(self) -> bool:
-        if _environment() == self._environment:
-            return False
-        now, before = os.environb, self._environment
-        for name in [name for name in now if name not in before]:
-            del now[name]
-        for name, value in before.items():
-            now[name] = value
-        return True
-
-    def _restore_depth(self) -> bool:
-        if sys.getrecursionlimit() == self._depth:
-            return False
-        sys.setrecursionlimit(self._depth)
-        return True
-
-    def _restore_signals(self) -> bool:
-        changed = False
-        if [_handler(number) for number in _SIGNALS] != self._handlers:
-            changed = True
-            for number, handler in zip(_SIGNALS, self._handlers, strict=True):
-                if handler is not None:  # None: not set from Python, so it cannot be set back either
-                    signal.signal(number, handler)
-        if not self._timer and signal.getitimer(signal.ITIMER_REAL)[0] > 0:
-            changed = True
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        if _mask(signal.SIG_SETMASK, self._mask) != self._mask:
-            changed = True
-        return changed
-
-    def _left_running(self) -> list[str]:
-        """Names and numbers of processes that were started since and still run."""
+    def _refuse_processes(self) -> None:
+        """Make sure that no process was started that still runs."""
         if not _has_children() or self._keep_processes:
-            return []
-        left = [pid for pid in _helpers() if pid not in self._known]
-        return [f"{_name(pid)} (pid {pid})" for pid in left if pid != _resource_tracker()]
+            return
+        left = [pid for pid in _helpers() if pid not in self._known and pid != _resource_tracker()]
+        if left:
+            raise Spoilt(f"left {', '.join(f'{_name(pid)} (pid {pid})' for pid in left)} running")
 
 
-def _environment() -> dict[bytes, bytes]:
-    # What lies behind os.environ: comparing through it would decode every entry.
-    found: dict[bytes, bytes] = os.environb._data  # type: ignore[attr-defined]
-    return found
+_PUTENV: Final = ("os.putenv", "os.unsetenv")
+
+
+def _reset_fault_handler(registered: list[tuple[Any, ...]]) -> None:
+    faulthandler.cancel_dump_traceback_later()
+    for arguments in registered:
+        with suppress(ValueError, TypeError, IndexError):
+            faulthandler.unregister(arguments[0])
+    faulthandler.enable()
+
+
+def _seed_anew() -> None:
+    random.seed()
+    numbers: Any = sys.modules.get("numpy.random")
+    if numbers is not None:
+        numbers.seed()
 
 
 def _has_children() -> bool:
