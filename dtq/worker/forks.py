@@ -2,8 +2,8 @@
 
 Worker, in the slot's process. A task may fork in any way, and its child may return, raise or exit: it then stands where
 the slot stood, in the middle of a lease. It must not be heard as the slot, so the slot looks whose process this is
-whenever a task's code has ended. A page that the kernel empties in every child says so without a system call, also where
-nobody told Python of the fork.
+whenever a task's code has ended. A page that the kernel empties in every child says so without a system call, also
+where nobody told Python of the fork.
 """
 
 from __future__ import annotations

@@ -39,11 +39,14 @@ from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind
 from dtq.model.wire import codec
 from dtq.worker.channel import Channel
+from dtq.worker.contexts import new_contexts
 from dtq.worker.failures import Stage, describe, located, traceback_of
 from dtq.worker.forgotten import Forgotten
+from dtq.worker.forks import end_child, own_page
 from dtq.worker.logrecords import mark_records
 from dtq.worker.position import Position
 from dtq.worker.program import Program, become, initialize
+from dtq.worker.setters import Setters
 from dtq.worker.siblings import empty_main, share_key, share_tracker
 from dtq.worker.surroundings import Spoilt, Surroundings
 from dtq.worker.unsent import Unsent
@@ -107,6 +110,11 @@ class Spec:
         return self._function.name
 
     @property
+    def new(self) -> bool:
+        """Whether it has not been called yet, so that calling it may import something."""
+        return self._call is None
+
+    @property
     def call(self) -> Callable[..., Any]:
         """The function.
 
@@ -145,6 +153,7 @@ class Slot:
     Args:
         channel: to the supervisor.
         position: shared with it.
+        setters: say what tasks change.
         worker: the worker's name.
         max_result: largest result in bytes.
         max_memory: how much memory in bytes it may have resident after a task and go on; None for any.
@@ -156,6 +165,7 @@ class Slot:
         self,
         channel: Channel,
         position: Position,
+        setters: Setters,
         worker: str,
         max_result: int,
         max_memory: int | None,
@@ -170,18 +180,24 @@ class Slot:
         self._max_memory = max_memory
         #: Functions of which it was said that they leave traces.
         self._told: SizedLru[str, bool] = SizedLru(MOST_TOLD_BYTES, MOST_TOLD)
-        self._surroundings = Surroundings(keep_processes)
+        self._surroundings = Surroundings(keep_processes, setters)
+        self._new_context = new_contexts()
+        #: See `forks.own_page`.
+        self._own = own_page(self._forked)
         self._only_registered = only_registered
         self._specs: dict[int, Spec] = {}
         self._forgotten = Forgotten()
         self._token = 0
         self._index = 0
+        self._stage = CALL
+        #: The function that has run last.
+        self._latest: Spec | None = None
         current.serve(worker, self._progress)
 
     def run(self) -> None:
         """Serve until the pipe is closed, or this process is fit for no other task."""
         try:
-            while (message := self._channel.receive()) is not None:
+            while (message := self._receive()) is not None:
                 kind, *fields = message
                 if kind == "spec":
                     self._specs[fields[0]] = self._spec(_FUNCTION.decode(fields[1]))
@@ -194,23 +210,43 @@ class Slot:
                 _flush_streams()
                 os._exit(0)
 
+    def _receive(self) -> Any | None:
+        latest = self._latest
+        if latest is not None and self._surroundings.overdue and self._channel.would_wait():
+            self._look_after(latest, everything=True)
+        return self._channel.receive()
+
+    def _forked(self) -> None:
+        """This is another process now, which a task has forked: nobody is to hear of it."""
+        self._channel.close()
+        self._position.leave()
+
+    def _imported(self) -> None:
+        if not self._own[0]:
+            end_child(None)
+        self._surroundings.accept()
+        self._new_context = new_contexts()
+
     def _spec(self, function: Function) -> Spec:
-        spec = Spec(function, self._worker, self._only_registered, self._surroundings.accept)
+        spec = Spec(function, self._worker, self._only_registered, self._imported)
         if self._max_memory is not None:
             spec.tiny_s = -1.0
         return spec
 
     def _progress(self, done: float, total: float) -> None:
-        self._channel.send("progress", self._token, self._index, done, total)
+        if self._own[0]:
+            self._channel.send("progress", self._token, self._index, done, total)
 
     def _lease(
         self, token: int, serial: int, batch: int, lo: int, single: bool, attempt: int, number: int, arguments: bytes
     ) -> None:
         spec = self._specs[number]
+        if spec.new and self._latest is not None and self._surroundings.overdue:
+            self._look_after(self._latest, everything=True)  # what it sets up is accepted, and nothing else is to be
+        self._latest = spec
         self._token = token
-        start = self._position.start
+        start, touched = self._position.start, self._surroundings.touched
         unsent = self._unsent
-        decode, encode = spec.decode, spec.encode
         last = lo + pages.count(arguments) - 1
         begun = monotonic()
         unsent.begin(token, lo, begun)
@@ -222,24 +258,12 @@ class Slot:
                 return
             self._index = index
             current.begin(batch, index, single, attempt)
-            stage = spec.stage
+            self._stage = spec.stage
             try:
                 call = spec.call
-                stage = DECODE
-                args, kwargs = decode(blob)
-                stage = CALL
-                result = encode(call(*args, **kwargs))
-                del args, kwargs  # they end with the task, and not with the next one
-                if len(result) > self._max_result:
-                    raise TooLarge("the result", len(result), self._max_result)
+                result = self._new_context().run(self._result, spec, call, blob)
             except BaseException as error:  # noqa: BLE001 - the edge to user code: whatever it raises is its outcome
-                now = monotonic()
-                self._flush(begun)
-                args, kwargs = (), {}  # noqa: F841 - as above, as soon as the exception is gone
-                failure = _describe(spec.located(error, stage), stage)
-                self._channel.send("failed", token, index, now - begun, _FAILURE.plain(failure))
-                self._look_after(spec)
-                if stage is spec.stage and failure.unable:  # so would be the others
+                if self._failed(spec, token, index, begun, error):  # and so would the others
                     self._channel.send("stopped", token, index + 1)
                     return
                 begun = monotonic()
@@ -250,14 +274,48 @@ class Slot:
             due = unsent.add(result, now, more)
             if more and now - begun > spec.tiny_s:
                 self._look_after(spec)
+            elif touched:
+                self._look_after(spec, touched=True)
             if due:
                 self._flush(now)
             begun = now
         self._flush(begun)
         self._look_after(spec)
 
-    def _look_after(self, spec: Spec, unreported: tuple[int, int, list[bytes], float] | None = None) -> None:
+    def _result(self, spec: Spec, call: Callable[..., Any], blob: bytes) -> bytes:
+        """Run a task, in the context of its own in which it is called."""
+        self._stage = DECODE
+        args, kwargs = spec.decode(blob)
+        self._stage = CALL
+        result = spec.encode(call(*args, **kwargs))
+        if not self._own[0]:
+            end_child(None)
+        if len(result) > self._max_result:
+            raise TooLarge("the result", len(result), self._max_result)
+        return result
+
+    def _failed(self, spec: Spec, token: int, index: int, begun: float, error: BaseException) -> bool:
+        """Say that a task has failed.
+
+        Returns:
+            Whether that was because this process cannot run any of its function.
+        """
+        if not self._own[0]:
+            end_child(error)
+        now, stage = monotonic(), self._stage
+        self._flush(begun)
+        failure = _describe(spec.located(error, stage), stage)
+        self._channel.send("failed", token, index, now - begun, _FAILURE.plain(failure))
+        self._look_after(spec)
+        return stage is spec.stage and failure.unable
+
+    def _look_after(self, spec: Spec, *, everything: bool = False, touched: bool = False) -> None:
         """What has ended may have changed this process: put it right for the next one.
+
+        Args:
+            spec: the function that ran last.
+            everything: see `Surroundings.restore`.
+            touched: likewise.
 
         Raises:
             _Unfit: that cannot be.
@@ -266,7 +324,7 @@ class Slot:
         why = ""
         changed: list[str] = []
         try:
-            changed = self._surroundings.restore()
+            changed = self._surroundings.restore(everything=everything, touched=touched)
         except Spoilt as spoilt:
             why = str(spoilt)
         spoilt_by_it = bool(why)
@@ -384,6 +442,8 @@ def main(parent: int, channel_fd: int, position_fd: int) -> int:
     os.close(position_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()  # where a crash was is among its last words
+    setters = Setters()
+    setters.watch()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     greeting = channel.receive()
@@ -395,7 +455,7 @@ def main(parent: int, channel_fd: int, position_fd: int) -> int:
     _be_sibling(inherited)
     if not _prepare(channel, worker, paths, imports, _PROGRAM.decode(plain_program), inherited):
         return 1
-    slot = Slot(channel, position, worker, *limits)
+    slot = Slot(channel, position, setters, worker, *limits)
     channel.send("ready", os.getpid())
     with contextlib.suppress(BrokenPipeError, ConnectionError):
         try:

@@ -78,7 +78,7 @@ class Surroundings:
 
         Args:
             everything: whether to look at all of it, however long ago the last time was.
-            touched: whether to look at nothing but what is `touched`.
+            touched: whether to look at nothing but what is `touched`, as long as that had not changed.
 
         Returns:
             What had.
@@ -88,7 +88,7 @@ class Surroundings:
         """
         try:
             changed = self._restore_touched() if self._setters.called else []
-            if touched:
+            if touched and not changed:
                 self.overdue = True
             else:
                 self._look_around(changed, everything)

@@ -276,7 +276,8 @@ def test_next_task_finds_everything_in_place(scene: Scene, tmp_path: Path, how: 
     scene.producer.finish(spoilt)
     # Then the next one sees nothing of it
     assert scene.value("surroundings") == right
-    scene.worker.await_line(f"a task of rude_work:{how} changed its standard streams, its working directory")
+    line = scene.worker.await_line(f"a task of rude_work:{how} changed ")
+    assert all(f"its {what}" in line for what in ("standard streams", "working directory", "umask", "environment"))
 
 
 def test_task_that_closes_every_descriptor_harms_nobody(scene: Scene) -> None:
