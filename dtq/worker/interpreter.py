@@ -166,6 +166,11 @@ class _Finders:
             now[:] = before
         self._modules = set(sys.modules)
 
+    def keep(self, now: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A copy."""
+        self._modules = set(sys.modules)
+        return tuple(map(list, now))
+
     def _is_new(self, finder: Any) -> bool:
         owner = finder if isinstance(finder, type) or hasattr(finder, "__qualname__") else type(finder)
         name = getattr(owner, "__module__", None)
@@ -173,9 +178,7 @@ class _Finders:
 
     def aspect(self) -> Aspect:
         """It as an aspect."""
-        return Aspect(
-            name="its import hooks", look=self, put_back=self.put_back, keep=lambda now: tuple(map(list, now))
-        )
+        return Aspect(name="its import hooks", look=self, put_back=self.put_back, keep=self.keep)
 
 
 def _logging() -> tuple[Any, ...]:
