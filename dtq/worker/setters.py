@@ -67,7 +67,10 @@ _WATCHED: Final[dict[str, dict[str, str]]] = {
     },
 }
 #: Likewise, of modules that are watched once something has imported them.
-_WATCHED_LATER: Final = {"numpy.random": dict.fromkeys(("seed", "set_state"), RANDOM)}
+_WATCHED_LATER: Final = {
+    "numpy.random": dict.fromkeys(("seed", "set_state"), RANDOM),
+    "asyncio": dict.fromkeys(("set_event_loop", "set_event_loop_policy"), "its event loop"),
+}
 #: Sets of functions that programs ask whether something is among them.
 _CAPABILITIES: Final = (os.supports_fd, os.supports_dir_fd, os.supports_follow_symlinks, os.supports_effective_ids)
 _IMPORTING: Final = "<frozen importlib._bootstrap>"

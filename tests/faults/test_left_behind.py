@@ -6,13 +6,14 @@ middle of many tiny ones, which share a lease. docs/slots.md has the same table.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster import Cluster
+from tests.cluster import DEADLINE_S, TASKS, Cluster
 from tests.producer import Producer
 from tests.tasks.left_work import KINDS
 
@@ -74,6 +75,19 @@ def test_tiny_tasks_of_one_lease_do_not_find_what_one_of_them_left(scene: Scene,
     assert found == [scene.clean] * 20
 
 
+def test_what_says_that_it_was_called_is_put_back_without_looking_at_the_rest() -> None:
+    """The look after a tiny task, in a program of its own."""
+    kinds = [kind for kind in KINDS if kind not in LATER | REPLACED | PRIVILEGED]
+    command = [sys.executable, str(TASKS / "left_script.py"), *kinds]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert (ended.stdout, ended.stderr) == ("done\n", "")
+
+
+def test_event_loop_of_a_coroutine_function_is_gone_with_it(scene: Scene) -> None:
+    assert scene.value("coroutine") == "done"
+    assert scene.value("find") == scene.clean
+
+
 def test_tasks_have_random_numbers_of_their_own(scene: Scene) -> None:
     """One that seeds the generator for itself does not make those of the next ones."""
     first, *others = scene.values("seeded", [(number,) for number in range(20)])
@@ -106,13 +120,27 @@ def test_forked_child_that_is_left_ends_with_the_slot(scene: Scene) -> None:
     scene.worker.await_line("a task of left_work:fork_and_leave left")
 
 
-def test_forked_child_that_may_stay_is_not_heard_either(tmp_path: Path) -> None:
-    with Cluster(tmp_path, memory=True) as cluster:
-        cluster.coordinator()
-        worker = cluster.worker("--keep-processes", slots=1)
-        producer = Producer(cluster.service())
-        (before,) = producer.values(producer.submit("left_work:fork_and_leave", [("returns",)]))
-        # While the child comes back into the slot's code, and after it
-        for _ in range(5):
-            assert set(producer.values(producer.submit("left_work:wait", [(0.001,)] * 20))) == {before}
+def test_forked_child_that_may_stay_is_not_heard_either(cluster: Cluster) -> None:
+    producer = Producer(cluster.service())
+    (before,) = producer.values(producer.submit("left_work:fork_and_leave", [("returns",)]))
+    # While the child comes back into the slot's code, and after it
+    for _ in range(5):
+        assert set(producer.values(producer.submit("left_work:wait", [(0.001,)] * 20))) == {before}
+
+
+def test_what_a_module_sets_up_stays_when_a_task_imports_it(cluster: Cluster) -> None:
+    """It would not be set up again: the module is imported once."""
+    producer = Producer(cluster.service())
+    assert producer.values(producer.submit("left_work:set_up", [()])) == [(False, False, False, False)]
+    producer.values(producer.submit("left_work:import_lazily", [()]))
+    assert producer.values(producer.submit("left_work:set_up", [()])) == [(True, True, True, False)]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A worker that lets processes stay."""
+    with Cluster(tmp_path_factory.mktemp("stay"), memory=True) as made:
+        made.coordinator()
+        worker = made.worker("--keep-processes", slots=1)
+        yield made
         assert "died" not in worker.output()

@@ -197,6 +197,24 @@ def leave_sometimes(number: int, kind: str) -> dict[str, Any]:
     return found
 
 
+def import_lazily() -> None:
+    """Import a module that sets something up, and leave something behind as well."""
+    import lazy_work  # noqa: F401
+
+    sys.path.insert(0, "/left")
+
+
+def set_up() -> tuple[bool, ...]:
+    """Whether what that module has set up is there, and whether what was left is."""
+    finders = [type(finder).__name__ for finder in sys.meta_path]
+    return os.environ.get("LAZY") == "1", "lazy" in repr(warnings.filters), "Finder" in finders, "/left" in sys.path
+
+
+async def coroutine() -> str:
+    await asyncio.sleep(0)
+    return "done"
+
+
 def pid() -> int:
     return os.getpid()
 
@@ -238,7 +256,13 @@ def find() -> dict[str, Any]:
         "scheduling": os.sched_getscheduler(0),
         "locale": locale.setlocale(locale.LC_ALL),
         "warnings": (repr(warnings.filters), warnings.showwarning.__name__),
-        "collection": (gc.isenabled(), gc.get_threshold(), gc.get_debug(), len(gc.callbacks), gc.get_freeze_count()),
+        "collection": (
+            gc.isenabled(),
+            gc.get_threshold(),
+            gc.get_debug(),
+            len(gc.callbacks),
+            gc.get_freeze_count() > 1000,
+        ),
         "tracing": (sys.gettrace(), sys.getprofile(), vars(threading)["_trace_hook"], vars(threading)["_profile_hook"]),
         "tracing of memory": tracemalloc.is_tracing(),
         "socket time-out": socket.getdefaulttimeout(),
