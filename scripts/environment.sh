@@ -13,15 +13,26 @@ fail() {
     exit 1
 }
 
+# behind NAME: the programs that a version manager's command of that name may stand for (pyenv's fails where the version
+# that has it is not the one chosen here).
+behind() {
+    case $(command -v "$1" 2>/dev/null) in
+        */pyenv*/shims/* | */.pyenv/shims/*) pyenv whence --path "$1" 2>/dev/null ;;
+    esac
+}
+
 # A Python of 3.11 or later that can make virtual environments, in FOUND.
 find_python() {
-    for FOUND in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
-        if "$FOUND" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
-            return
-        fi
+    for NAME in ${PYTHON:-python3 python3.13 python3.12 python3.11 python}; do
+        for FOUND in "$NAME" $(behind "$NAME"); do
+            if "$FOUND" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+                return
+            fi
+        done
     done
     if [ -n "${PYTHON:-}" ]; then
-        fail "$PYTHON is no Python of 3.11 or later with venv and ensurepip."
+        "$PYTHON" -c 'import sys, venv, ensurepip; print("it is Python", sys.version.split()[0])' >&2
+        fail "$PYTHON is no Python of 3.11 or later with venv and ensurepip; what it says stands above."
     fi
     fail "no Python of 3.11 or later with venv and ensurepip found; install one (on Debian: python3 and python3-venv)," \
         "or name it: PYTHON=/path/to/python $0"

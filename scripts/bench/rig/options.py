@@ -69,12 +69,25 @@ def command_line(text: str | None, arguments: Sequence[str] | None = None) -> Op
 
 
 def _end_in_order() -> None:
-    """Have SIGTERM end this process as Ctrl-C does: with what it started."""
-    mine = os.getpid()
+    """Have SIGTERM end this process as Ctrl-C does: with what it started.
+
+    The children of the pools that are measured are ended by SIGTERM too, and must not inherit that: Python forgets a
+    signal that arrives between a fork and the first step of the child, and the pool would wait for it for ever. So the
+    signal is held back over a fork, until the child has the default again.
+    """
 
     def end(*_: object) -> None:
-        if os.getpid() != mine:
-            os._exit(143)  # a child that inherited this
         sys.exit(143)
 
+    def hold() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    def begin() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        release()
+
     signal.signal(signal.SIGTERM, end)
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=begin)
