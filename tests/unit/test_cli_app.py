@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import click
@@ -44,9 +44,9 @@ def test_help_imports_nothing_heavy_and_is_there_at_once() -> None:
         "except SystemExit as end: assert not end.code, end.code\n"
         "sys.stderr.write(' '.join(sys.modules))\n"
     )
-    started = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    took_s = time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     # Then it shows every command and exit code
     for name in COMMANDS:
         assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE)
@@ -55,7 +55,8 @@ def test_help_imports_nothing_heavy_and_is_there_at_once() -> None:
     # And neither extras nor what takes long to import
     imported = {name.partition(".")[0] for name in done.stderr.split()}
     assert imported.isdisjoint(HEAVY), imported & set(HEAVY)
-    assert took_s < 1.0, "even on a busy machine it is quick"
+    # And it takes little work, which a busy machine cannot make longer (0.1 s, at most 0.15 are promised)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 @pytest.mark.parametrize("path", ALL)
