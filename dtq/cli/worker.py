@@ -14,6 +14,7 @@ from dtq.cli.grammar import Command, given_words
 from dtq.config import (
     DEFAULT_HOST,
     DEFAULT_PORT,
+    RELOADS,
     coordinator_settings,
     format_address,
     load_authkey,
@@ -53,6 +54,12 @@ working = options.stacked(
         is_flag=True,
         default=None,
         help="Run registered task types only: no function by its name, no code that was sent.",
+    ),
+    click.option(
+        "--reload",
+        metavar="auto|off",
+        type=click.Choice(RELOADS),
+        help="Replace slots whose code has changed on disk, or keep the old code.  [DTQ_RELOAD; default: auto]",
     ),
     click.option(
         "--grace",

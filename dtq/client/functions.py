@@ -249,10 +249,18 @@ def cannot_import(name: str, where: str, why: str | BaseException) -> CannotImpo
     return CannotImport(name, where, reason, platform.python_version(), str(sys.path))
 
 
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError:
+        importlib.invalidate_caches()  # it may have been written a moment ago
+        return importlib.import_module(module)
+
+
 def _imported(name: str, where: str) -> Callable[..., Any]:
     module, _, qualname = name.partition(":")
     try:
-        found: Any = importlib.import_module(module)
+        found: Any = _import(module)
     except BaseException as error:  # many a script without a guard ends with sys.exit()
         raise cannot_import(name, where, error) from error
     try:

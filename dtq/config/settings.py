@@ -26,6 +26,7 @@ MEMORY: Final = ":memory:"
 #: Longest name of a worker in characters, as the coordinator takes it (`model.fields`).
 _MAX_LABEL: Final = 200
 DURABILITIES: Final = ("fsync", "os", "none")
+RELOADS: Final = ("auto", "off")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,7 @@ class WorkerSettings:
         max_memory_per_slot: above how many bytes a slot's process is replaced; None for never.
         keep_processes: whether processes that tasks leave running may go on until their slot is replaced.
         only_registered: whether to run registered task types only.
+        reload: ``"auto"`` where slots are replaced when code that they have imported changes on disk, else ``"off"``.
         grace_s: how long a drain may take before running tasks are given back; None for as long as they need.
     """
 
@@ -97,6 +99,7 @@ class WorkerSettings:
     max_memory_per_slot: int | None = None
     keep_processes: bool = False
     only_registered: bool = False
+    reload: str = "auto"
     grace_s: float | None = None
 
 
@@ -163,6 +166,12 @@ def _switch(what: str, value: Any, base: Path) -> bool:
 def _durability(what: str, value: Any, base: Path) -> str:
     if value not in DURABILITIES:
         raise _wrong(what, value, f"it is one of {', '.join(DURABILITIES)}")
+    return str(value)
+
+
+def _reload(what: str, value: Any, base: Path) -> str:
+    if value not in RELOADS:
+        raise _wrong(what, value, f"it is one of {', '.join(RELOADS)}")
     return str(value)
 
 
@@ -244,6 +253,7 @@ _WORKER: Final = {
     "max_memory_per_slot": _Key("DTQ_MAX_MEMORY_PER_SLOT", _size(2**20, 2**50)),
     "keep_processes": _Key("DTQ_KEEP_PROCESSES", _switch),
     "only_registered": _Key("DTQ_ONLY_REGISTERED", _switch),
+    "reload": _Key("DTQ_RELOAD", _reload),
     "grace": _Key("DTQ_GRACE", _duration(0, 10 * 366 * 86_400)),
 }
 _ALL: Final[Mapping[str, Mapping[str, _Key]]] = {"": _TOP, "coordinator": _COORDINATOR, "worker": _WORKER}

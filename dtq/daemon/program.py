@@ -49,6 +49,7 @@ class Worker:
         keep_processes: whether processes that tasks leave running may go on until their slot is replaced.
         max_tasks_per_slot: after how many tasks a slot's process is replaced; None for never.
         max_memory_per_slot: above how many bytes a slot's process is replaced; None for never.
+        reload: ``"auto"`` replaces slots whose code has changed on disk, ``"off"`` does not.
         grace: how long `stop` lets running tasks go on, in seconds; None for as long as they need.
 
     What is not given comes from the configuration, as for ``dtq worker``.
@@ -68,6 +69,7 @@ class Worker:
         keep_processes: bool | None = None,
         max_tasks_per_slot: int | None = None,
         max_memory_per_slot: int | None = None,
+        reload: str | None = None,
         grace: float | None = None,
     ) -> None:
         self._flags: dict[str, Any] = {
@@ -82,6 +84,7 @@ class Worker:
             "keep_processes": keep_processes,
             "max_tasks_per_slot": max_tasks_per_slot,
             "max_memory_per_slot": max_memory_per_slot,
+            "reload": reload,
             "grace": grace,
         }
         self._handlers: dict[str, Handler] = {}

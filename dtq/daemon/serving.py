@@ -133,6 +133,7 @@ class Serving:
                 max_memory=settings.max_memory_per_slot,
                 keep_processes=settings.keep_processes,
                 only_registered=settings.only_registered,
+                reload=settings.reload == "auto",
                 program=self._program,
                 inherited=self._inherited,
             ),

@@ -121,6 +121,7 @@ class Child:
             terms.max_memory,
             terms.keep_processes,
             terms.only_registered,
+            terms.reload,
             _PROGRAM.plain(terms.program),
             _INHERITANCE.plain(self._inherited),
         )

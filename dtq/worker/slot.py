@@ -25,14 +25,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from dtq.client import current
 from dtq.client.functions import cannot_import, resolve
 from dtq.client.inheritance import Inheritance
 from dtq.client.payloads import call_decoder, result_encoder, sentence
 from dtq.client.runnables import runnable
-from dtq.errors import OnlyRegistered, TooLarge
+from dtq.errors import CannotImport, OnlyRegistered, TooLarge
 from dtq.model import pages
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Failure
@@ -48,6 +48,7 @@ from dtq.worker.position import Position
 from dtq.worker.program import Program, become, initialize
 from dtq.worker.setters import Setters
 from dtq.worker.siblings import empty_main, share_key, share_tracker
+from dtq.worker.sources import Sources
 from dtq.worker.surroundings import Spoilt, Surroundings
 from dtq.worker.unsent import Unsent
 from dtq.worker.warden import adopt_orphans, die_with
@@ -154,11 +155,13 @@ class Slot:
         channel: to the supervisor.
         position: shared with it.
         setters: say what tasks change.
+        sources: the files of the modules that were imported so far.
         worker: the worker's name.
         max_result: largest result in bytes.
         max_memory: how much memory in bytes it may have resident after a task and go on; None for any.
         keep_processes: whether processes that tasks leave running may go on.
         only_registered: whether nothing but registered task types may run.
+        reload: whether to be replaced where the code that it has imported has changed.
     """
 
     def __init__(
@@ -166,11 +169,13 @@ class Slot:
         channel: Channel,
         position: Position,
         setters: Setters,
+        sources: Sources,
         worker: str,
         max_result: int,
         max_memory: int | None,
         keep_processes: bool,
         only_registered: bool,
+        reload: bool,
     ) -> None:
         self._channel = channel
         self._unsent = Unsent(channel)
@@ -182,6 +187,10 @@ class Slot:
         self._told: SizedLru[str, bool] = SizedLru(MOST_TOLD_BYTES, MOST_TOLD)
         self._surroundings = Surroundings(keep_processes, setters)
         self._new_context = new_contexts()
+        self._sources = sources
+        self._reload = reload
+        #: Whether it has waited for work since the last lease.
+        self._waited = False
         #: See `forks.own_page`.
         self._own = own_page(self._forked)
         self._only_registered = only_registered
@@ -212,8 +221,10 @@ class Slot:
 
     def _receive(self) -> Any | None:
         latest = self._latest
-        if latest is not None and self._surroundings.overdue and self._channel.would_wait():
-            self._look_after(latest, everything=True)
+        if self._channel.would_wait():
+            self._waited = True
+            if latest is not None and self._surroundings.overdue:
+                self._look_after(latest, everything=True)
         return self._channel.receive()
 
     def _forked(self) -> None:
@@ -226,6 +237,7 @@ class Slot:
             end_child(None)
         self._surroundings.accept()
         self._new_context = new_contexts()
+        self._sources.note()
 
     def _spec(self, function: Function) -> Spec:
         spec = Spec(function, self._worker, self._only_registered, self._imported)
@@ -241,6 +253,7 @@ class Slot:
         self, token: int, serial: int, batch: int, lo: int, single: bool, attempt: int, number: int, arguments: bytes
     ) -> None:
         spec = self._specs[number]
+        self._refuse_old_code()
         if spec.new and self._latest is not None and self._surroundings.overdue:
             self._look_after(self._latest, everything=True)  # what it sets up is accepted, and nothing else is to be
         self._latest = spec
@@ -294,6 +307,24 @@ class Slot:
             raise TooLarge("the result", len(result), self._max_result)
         return result
 
+    def _refuse_old_code(self) -> None:
+        """Leave where what this process has imported has changed on disk.
+
+        Raises:
+            _Unfit: it has.
+        """
+        sources = self._sources
+        sources.note()
+        if self._reload and (path := sources.changed(self._waited)):
+            self._leave(path)
+        self._waited = False
+        sources.begin()
+
+    def _leave(self, path: str) -> NoReturn:
+        """End for old code, and have what is not done run in another process."""
+        self._channel.send("stale", path)
+        raise _Unfit(at_once=False)
+
     def _failed(self, spec: Spec, token: int, index: int, begun: float, error: BaseException) -> bool:
         """Say that a task has failed.
 
@@ -304,6 +335,11 @@ class Slot:
             end_child(error)
         now, stage = monotonic(), self._stage
         self._flush(begun)
+        if stage is spec.stage and isinstance(error, CannotImport):
+            if self._reload and (path := self._sources.has_now(spec.name)):
+                self._channel.send("stopped", token, index)
+                self._leave(path)
+            error = self._sources.told(spec.name, error)
         failure = _describe(spec.located(error, stage), stage)
         self._channel.send("failed", token, index, now - begun, _FAILURE.plain(failure))
         self._look_after(spec)
@@ -444,6 +480,7 @@ def main(parent: int, channel_fd: int, position_fd: int) -> int:
     faulthandler.enable()  # where a crash was is among its last words
     setters = Setters()
     setters.watch()
+    sources = Sources()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     greeting = channel.receive()
@@ -455,7 +492,7 @@ def main(parent: int, channel_fd: int, position_fd: int) -> int:
     _be_sibling(inherited)
     if not _prepare(channel, worker, paths, imports, _PROGRAM.decode(plain_program), inherited):
         return 1
-    slot = Slot(channel, position, setters, worker, *limits)
+    slot = Slot(channel, position, setters, sources, worker, *limits)
     channel.send("ready", os.getpid())
     with contextlib.suppress(BrokenPipeError, ConnectionError):
         try:

@@ -329,6 +329,10 @@ class Supervisor:
             log.warning("slot %d: a task of %s %s; the slot is replaced", child.number, *fields)
             child.leaving = True
             child.leave_within(LEAVING_S)
+        elif kind == "stale":
+            log.warning("slot %d: %s has changed since it was imported; the slot is replaced", child.number, *fields)
+            child.leaving = True
+            child.leave_within(LEAVING_S)
         elif kind == "unusable":
             text, *why = fields
             log.error("slot %d cannot import %s:\n%s", child.number, why[0], text)

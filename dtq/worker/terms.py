@@ -21,6 +21,7 @@ class SlotTerms:
         max_memory: above how much resident memory in bytes it is replaced after a task; None for never.
         keep_processes: whether processes that tasks leave running may go on until it is replaced.
         only_registered: whether it runs nothing but registered task types.
+        reload: whether it is replaced where code that it has imported has changed on disk.
         program: the program that the worker is part of, where it is part of one.
         inherited: what it takes over from the program that the worker was started by, or for.
     """
@@ -33,6 +34,7 @@ class SlotTerms:
     max_memory: int | None = None
     keep_processes: bool = False
     only_registered: bool = False
+    reload: bool = True
     program: Program = field(default_factory=Program)
     inherited: Inheritance = field(default_factory=Inheritance)
 

@@ -110,6 +110,7 @@ def test_worker_settings_default_to_one_slot_a_core_and_the_current_directory() 
     assert settings.paths == (Path.cwd(),)
     assert settings.name.endswith(f"-{os.getpid()}")
     assert (settings.queues, settings.imports, settings.grace_s) == ((), (), None)
+    assert settings.reload == "auto"
 
 
 def test_worker_settings_read_variables(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +126,7 @@ def test_worker_settings_read_variables(home: Path, monkeypatch: pytest.MonkeyPa
         "DTQ_MAX_TASKS_PER_SLOT": "100",
         "DTQ_MAX_MEMORY_PER_SLOT": "512MiB",
         "DTQ_GRACE": "1m",
+        "DTQ_RELOAD": "off",
     }.items():
         monkeypatch.setenv(name, value)
     settings = worker_settings()
@@ -132,7 +134,7 @@ def test_worker_settings_read_variables(home: Path, monkeypatch: pytest.MonkeyPa
     assert (settings.slots, settings.queues, settings.imports) == (3, ("fast", "slow"), ("numpy",))
     assert settings.paths == (Path.cwd() / "lib", home / "tasks", Path.cwd())
     assert (settings.name, settings.max_tasks_per_slot) == ("left", 100)
-    assert (settings.max_memory_per_slot, settings.grace_s) == (512 * 2**20, 60.0)
+    assert (settings.max_memory_per_slot, settings.grace_s, settings.reload) == (512 * 2**20, 60.0, "off")
 
 
 def test_worker_settings_read_a_table_with_paths_from_its_directory(home: Path) -> None:

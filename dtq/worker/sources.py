@@ -1,0 +1,139 @@
+"""Whether the code of the modules that a slot has imported is still what stands in their files.
+
+Worker, in the slot's process. A module is imported once in a process: code that was changed on disk meanwhile would run
+on as before. So the files of the user's modules are looked at before a lease, and a slot with old code is replaced.
+Only modules are watched that were imported since the start, from outside of the standard library and of where packages
+are installed; a file that is gone counts as unchanged, for it is about to be replaced.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from contextlib import suppress
+from time import monotonic, time_ns
+from types import ModuleType
+from typing import Any, Final
+
+from dtq.errors import CannotImport
+
+#: Looking takes at most one part in so many of the time, where there is always a lease that waits.
+SHARE: Final = 50
+_LIBRARY: Final = os.path.dirname(os.__file__) + os.sep
+_INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+_OWN: Final = "dtq"
+
+#: What tells one version of a file from another: time of the last change, size, inode.
+_State = tuple[int, int, int]
+
+
+class Sources:
+    """The files of the modules that are imported from now on."""
+
+    def __init__(self) -> None:
+        self._known = set(sys.modules)
+        self._files: dict[str, _State] = {}
+        #: Until when what a file says of itself is certain to be what was imported: before it, in ns since the epoch.
+        self._since = time_ns()
+        self._due_at = 0.0
+
+    def begin(self) -> None:
+        """What is imported next is imported after this moment."""
+        self._since = time_ns()
+
+    def note(self) -> None:
+        """Remember the files of modules that were imported since the last time."""
+        if len(sys.modules) == len(self._known):
+            return
+        now = time_ns()
+        for name, module in list(sys.modules.items()):
+            if name not in self._known:
+                self._known.add(name)
+                path = source_of(name, module)
+                state = None if path is None else _state(path)
+                if path is not None and state is not None:
+                    # One that was changed while it was being imported may have been read before or after.
+                    self._files[path] = (-1, -1, -1) if self._since <= state[0] <= now else state
+        self._known &= sys.modules.keys()
+
+    def changed(self, waited: bool) -> str:
+        """The first file that is not what was imported; empty where there is none.
+
+        Args:
+            waited: whether the slot has waited for work, so that there is time to look. Otherwise it is looked only
+                now and then.
+        """
+        begun = monotonic()
+        if not self._files or (not waited and begun < self._due_at):
+            return ""
+        for path, state in self._files.items():
+            if (now := _state(path)) is not None and now != state:
+                return path
+        ended = monotonic()
+        self._due_at = ended + SHARE * (ended - begun)
+        return ""
+
+    def has_now(self, function: str) -> str:
+        """The file of a module that lacks a function and was imported before, if the file has it now; else empty.
+
+        Args:
+            function: as ``module:qualname``.
+        """
+        module, _, qualname = function.partition(":")
+        path = source_of(module, sys.modules.get(module))
+        if path is None or module not in self._known or not _defines(path, qualname.partition(".")[0]):
+            return ""
+        return path
+
+    def told(self, function: str, error: CannotImport) -> CannotImport:
+        """The error that a function is not there; which says so where its module's file is not what was imported.
+
+        Args:
+            function: as ``module:qualname``.
+            error: that it is not there.
+        """
+        module = function.partition(":")[0]
+        path = source_of(module, sys.modules.get(module))
+        before = self._files.get(path or "")
+        if path is None or before is None or _state(path) in (None, before):
+            return error
+        name, where, why, *rest = error.args
+        old = f"{why}, as this process imported it; {path} has changed since, and --reload is off"
+        return CannotImport(name, where, old, *rest).with_traceback(error.__traceback__)
+
+
+def source_of(name: str, module: Any) -> str | None:
+    """The file of a user's module; None for other modules, and for those without a file."""
+    if not isinstance(module, ModuleType) or name.partition(".")[0] == _OWN:
+        return None
+    path = getattr(module, "__file__", None)
+    if not isinstance(path, str) or path.startswith(_LIBRARY) or any(part in path for part in _INSTALLED):
+        return None
+    archive = getattr(getattr(module, "__loader__", None), "archive", None)
+    return archive if isinstance(archive, str) else path
+
+
+def _defines(path: str, name: str) -> bool:
+    """Whether a file with code says what a name is."""
+    if not path.endswith(".py"):
+        return False
+    with suppress(OSError, ValueError, SyntaxError), open(path, "rb") as file:
+        return any(name in _names(node) for node in ast.parse(file.read()).body)
+    return False
+
+
+def _names(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name for alias in node.names}
+    return {found.id for found in ast.walk(node) if isinstance(found, ast.Name) and isinstance(found.ctx, ast.Store)}
+
+
+def _state(path: str) -> _State | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
