@@ -182,17 +182,19 @@ class Connection:
     def _note(self, state: SessionState, exchange: Exchange, now: float) -> None:
         state.seen_at = now
         state.draining = exchange.capacity == 0
-        leases = self._c.machine.register.leases
+        leases = self._c.machine.leases_of(state.hello.session)
         if state.progress:
             state.progress = {at: done for at, done in state.progress.items() if at[0] in leases}
         for said in exchange.progress:
-            state.progress[said.token, said.index] = (said.done, said.total)
+            lease = leases.get(said.token)
+            if lease is not None and lease.lo <= said.index < lease.hi:  # of others' tasks it has nothing to say
+                state.progress[said.token, said.index] = (said.done, said.total)
 
     def _fetch(self, state: SessionState, wait: bool, now: float) -> Fetch:
         """A fetching call: served already, or waiting."""
         c = self._c
         cancel = c.untold(state)
-        leases = [] if state.away else c.machine.lease(state.hello.session, now)
+        leases = [] if state.away else c.lease(state.hello.session, now)
         waits = wait and not leases and not cancel
         fetch = Fetch(leases, cancel, waits=waits)
         if waits:
@@ -202,7 +204,7 @@ class Connection:
     def _more(self, state: SessionState, now: float) -> list[Lease]:
         """What the answer to a report brings."""
         c = self._c
-        return [] if c.stopping or state.away else c.machine.lease(state.hello.session, now, by_report=True)
+        return [] if c.stopping or state.away else c.lease(state.hello.session, now, by_report=True)
 
     def _await(self, state: SessionState, fetch: Fetch, wait_s: float, *, told: bool) -> tuple[Grant, ...]:
         c = self._c
@@ -232,7 +234,7 @@ class Connection:
                 c.sessions.follow(number, state)
         self._flush()
         unknown: list[int] = []
-        for number in batches:
+        for number in dict.fromkeys(batches):
             known = queries.ended_ranges(c, number)
             finished, runs = (True, []) if known is None else known
             if known is None:
@@ -240,8 +242,7 @@ class Connection:
             with c.lock:
                 if finished:
                     c.sessions.unfollow(number, state)
-                for run in runs:
-                    state.publish(run, asked=True)
+                state.publish_past(number, runs)
         return unknown
 
     def watch(self, cursor: int, wait_s: float) -> Watched:

@@ -18,6 +18,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from dtq.clock import Clock, SteadyClock
@@ -25,13 +26,15 @@ from dtq.coordinator.cache import PageCache
 from dtq.coordinator.committer import Committer, Generation
 from dtq.coordinator.sessions import Sessions, SessionState
 from dtq.coordinator.ticker import Ticker
+from dtq.core import operators
 from dtq.core.batches import Batch
 from dtq.core.changes import Change
+from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.core.register import Rules
 from dtq.core.restoring import restore
 from dtq.engines.base import Engine, Opened
-from dtq.errors import ShuttingDown
+from dtq.errors import DtqError, ShuttingDown
 from dtq.model.messages import Doomed
 from dtq.model.states import State
 
@@ -43,6 +46,10 @@ LONGEST_WAIT_S: Final = 20.0
 MOST_CANCELS: Final = 4_096
 #: How long batches that were being submitted wait for their submitter after a restart, in seconds.
 _ORPHANS_S: Final = 60.0
+#: How often in one call something is set aside that a defect keeps from being handed out.
+_SET_ASIDE: Final = 8
+#: Pause after a tick in which something could not be done, in seconds.
+_AFTER_DEFECT_S: Final = 1.0
 
 
 @contextlib.contextmanager
@@ -216,9 +223,26 @@ class Coordinator:
             if not register.tally[State.PENDING]:
                 return
             # A worker that may be dead is given nothing; when it says hello again, it is asked again.
-            leases = [] if self.sessions.by_id[session].away else self.machine.lease(session, now)
+            leases = [] if self.sessions.by_id[session].away else self.lease(session, now)
             if leases:
                 fetching.pop(session).serve(leases, [])
+
+    def lease(self, session: str, now: float, *, by_report: bool = False) -> list[Lease]:
+        """Hand out what a worker has room for (`Machine.lease`).
+
+        Whoever brings tasks hands them to others: an error of ours in that must not be theirs, nor keep everybody from
+        what comes after the task that it is about. So that is set aside, and the next is handed out.
+        """
+        for _ in range(_SET_ASIDE):
+            try:
+                return self.machine.lease(session, now, by_report=by_report)
+            except DtqError:
+                raise
+            except Exception:
+                log.exception("a defect keeps the next tasks from being handed out; they are set aside")
+                if not self._guarded(lambda _: operators.set_aside(self.machine, session), now):
+                    break
+        return []
 
     def let_in(self) -> None:
         """Let calls go on that the queue has room for now, in their order."""
@@ -272,28 +296,45 @@ class Coordinator:
         """
         now = self.clock.now()
         with self.lock:
-            known = set(self.machine.register.workers)
-            for session in [name for name, state in self.sessions.by_id.items() if state.kept_waiting]:
-                self.machine.excuse(session, now)
+            # A defect in one of them must not keep the others from being done.
+            steps = (self._tick_machine, self._give_up_sessions, self._abandon_orphans, self.dispatch)
+            done = [self._guarded(step, now) for step in steps]
+            self.committer.soon()
+            return self.next_deadline() if all(done) else now + _AFTER_DEFECT_S
+
+    def _guarded(self, step: Callable[[float], object], now: float) -> bool:
+        """Do a step; whether it was without an error of ours."""
+        try:
+            step(now)
+        except Exception:
+            log.exception("what was due could not all be done")
+            return False
+        return True
+
+    def _tick_machine(self, now: float) -> None:
+        known = set(self.machine.register.workers)
+        for session in [name for name, state in self.sessions.by_id.items() if state.kept_waiting]:
+            self.machine.excuse(session, now)
+        try:
             self.machine.tick(now)
+        finally:
             for session in known - set(self.machine.register.workers):
                 state = self.sessions.by_id.get(session)
                 log.warning("worker %s has been silent for too long", state.name if state else session)
                 if state is not None:
                     self.sessions.remove(state)
-            for state in self.sessions.expired(now):
-                if state.is_worker:
-                    self.lose_worker(state, now)
-                else:
-                    self.machine.abandon(state.hello.session, now)
-            if self._orphans_at is not None and self._orphans_at <= now:
-                self._orphans_at = None
-                self._abandon_orphans(now)
-            self.dispatch(now)
-            self.committer.soon()
-            return self.next_deadline()
+
+    def _give_up_sessions(self, now: float) -> None:
+        for state in self.sessions.expired(now):
+            if state.is_worker:
+                self._guarded(partial(self.lose_worker, state), now)
+            else:
+                self._guarded(partial(self.machine.abandon, state.hello.session), now)
 
     def _abandon_orphans(self, now: float) -> None:
+        if self._orphans_at is None or self._orphans_at > now:
+            return
+        self._orphans_at = None
         for batch in list(self.machine.register.open.values()):
             if batch.session not in self.sessions.by_id:
                 self.machine.seal(batch, now)

@@ -27,6 +27,8 @@ CLIENT_GRACE_S: Final = 60.0
 #: How long a worker whose reporting connection ended may take to come back before its tasks run elsewhere, in seconds.
 #: A reconnect after a reset takes milliseconds; a killed worker's connection is closed by its kernel at once.
 WORKER_GRACE_S: Final = 0.5
+#: Most sessions of a kind that are kept without a connection: who comes and goes faster is forgotten sooner.
+MOST_AWAY: Final = 10_000
 #: Most ranges in one answer of `watch`.
 _WATCHED: Final = 4_096
 
@@ -97,6 +99,10 @@ class SessionState:
         self._max_unread = max_unread
         #: How much more is kept because it was asked for.
         self._asked = 0
+        #: Batches of which all that had ended is in there because it was asked for, and the cursor of its first range.
+        self._past: dict[int, int] = {}
+        #: The cursor of what an answer of `watch` has brought last.
+        self._sent = 0
         self._ended: deque[tuple[int, EndedRange]] = deque()
         self._last = 0
         self._watching: threading.Event | None = None
@@ -120,6 +126,16 @@ class SessionState:
     def news(self) -> int:
         """The cursor of what ended last."""
         return self._last
+
+    def publish_past(self, batch: int, runs: list[EndedRange]) -> None:
+        """Tell `watch` what had ended when the session asked to follow a batch; not once more while none of that is on
+        its way yet, however often it asks.
+        """
+        if self._past.get(batch, 0) > self._sent:
+            return
+        self._past[batch] = self._last + 1
+        for run in runs:
+            self.publish(run, asked=True)
 
     def publish(self, ended: EndedRange, *, asked: bool = False) -> None:
         """Tell `watch`.
@@ -162,7 +178,11 @@ class SessionState:
             self._ended.popleft()
         if not self._ended:
             self._asked = 0
-        return list(islice(self._ended, _WATCHED))
+            self._past.clear()
+        found = list(islice(self._ended, _WATCHED))
+        if found:
+            self._sent = found[-1][0]
+        return found
 
     def watch(self) -> threading.Event:
         """An event that is set when something more has ended; a call that watched before is let go."""
@@ -185,6 +205,9 @@ class Sessions:
         #: Fetching calls that wait for work, longest waiting first, by session.
         self.fetching: dict[str, Fetch] = {}
 
+        # Those that nobody is there of, by kind, in the order in which they left, which is that of their deadlines.
+        self._away: dict[Role, dict[str, SessionState]] = {role: {} for role in Role}
+
     def enter(self, hello: Hello, now: float) -> tuple[SessionState, bool]:
         """A connection said hello. A worker with the name of another one that is there is called by its process, too.
 
@@ -206,6 +229,7 @@ class Sessions:
         state.primaries += hello.primary
         if hello.primary or not state.is_worker:
             state.lost_at = None
+            self._away[hello.role].pop(hello.session, None)
         return state, known
 
     def _is_taken(self, name: str) -> bool:
@@ -216,20 +240,34 @@ class Sessions:
         state.connections -= 1
         state.primaries -= primary
         if state.is_worker and primary and state.primaries == 0:
-            state.lost_at = now + WORKER_GRACE_S
+            self._wait_for(state, now + WORKER_GRACE_S)
         elif not state.is_worker and state.connections == 0:
-            state.lost_at = now + CLIENT_GRACE_S
+            self._wait_for(state, now + CLIENT_GRACE_S)
+
+    def _wait_for(self, state: SessionState, until: float) -> None:
+        if self.by_id.get(state.hello.session) is not state:
+            return  # given up before its last connection ended
+        away = self._away[state.hello.role]
+        away.pop(state.hello.session, None)
+        away[state.hello.session] = state
+        state.lost_at = until
 
     def expired(self, now: float) -> list[SessionState]:
-        """The sessions that did not come back in time; they are gone now."""
-        gone = [s for s in self.by_id.values() if s.lost_at is not None and s.lost_at <= now]
-        for state in gone:
-            self.remove(state)
+        """The sessions that did not come back in time, and the first of too many; they are gone now."""
+        gone = []
+        for away in self._away.values():
+            for state in list(away.values()):
+                assert state.lost_at is not None
+                if state.lost_at > now and len(away) <= MOST_AWAY:
+                    break
+                self.remove(state)
+                gone.append(state)
         return gone
 
     def remove(self, state: SessionState) -> None:
         """Forget a session."""
         self.by_id.pop(state.hello.session, None)
+        self._away[state.hello.role].pop(state.hello.session, None)
         fetch = self.fetching.pop(state.hello.session, None)
         if fetch is not None:
             fetch.serve([], [])
@@ -238,7 +276,10 @@ class Sessions:
 
     def next_deadline(self) -> float | None:
         """When the next session is given up."""
-        return min((s.lost_at for s in self.by_id.values() if s.lost_at is not None), default=None)
+        first = [next(iter(away.values())).lost_at for away in self._away.values() if away]
+        if any(len(away) > MOST_AWAY for away in self._away.values()):
+            return 0.0
+        return min((at for at in first if at is not None), default=None)
 
     def follow(self, batch: int, state: SessionState) -> None:
         """A session wants to know how the tasks of a batch end that it did not submit on its present connection."""

@@ -18,7 +18,8 @@ def check(machine: Machine) -> None:
     """
     register = machine.register
     counted: Counter[tuple[str, State]] = Counter()
-    in_ready = _covered([(run.batch, run.lo, run.hi) for heap in register.ready.values() for run in heap.runs()])
+    runs = [run for heap in register.ready.values() for run in heap.runs()] + register.aside
+    in_ready = _covered([(run.batch, run.lo, run.hi) for run in runs])
     for number, batch in register.batches.items():
         assert number == batch.number
         _check_batch(register, batch, counted, in_ready)

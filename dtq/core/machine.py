@@ -28,7 +28,7 @@ from dtq.core.leases import CHUNK_S, Lease, Worker, chunk
 from dtq.core.ledger import EndedRange
 from dtq.core.register import Register, Rules
 from dtq.core.states import Move
-from dtq.errors import BadMessage, KeyConflict, SessionUnknown, TooLarge, UnknownId, WorkerBroken
+from dtq.errors import BadMessage, KeyConflict, NotPermitted, SessionUnknown, TooLarge, UnknownId, WorkerBroken
 from dtq.model import pages
 from dtq.model.fields import MAX_NAME
 from dtq.model.messages import Doomed, Exchange, Failed, Failure, Holding, Released, Submission, Succeeded
@@ -93,6 +93,7 @@ class Machine:
             TooLarge: an argument is larger than one may be.
             KeyConflict: the key belongs to a live batch of another function or other options.
             UnknownId: there is no such live batch to append to.
+            NotPermitted: another session submits it.
             BadMessage: the page is not one, or does not continue the batch.
         """
         count = pages.check(submission.arguments)
@@ -102,7 +103,7 @@ class Machine:
             largest = pages.largest(submission.arguments)
             if largest > self.rules.max_blob:
                 raise TooLarge("a task's arguments", largest, self.rules.max_blob)
-        batch = self._known(spec, submission)
+        batch = self._known(spec, submission, session)
         size = 0 if batch is None else batch.size
         new = submission.offset + count - size
         if new > count or submission.offset < 0:
@@ -118,12 +119,15 @@ class Machine:
             self.seal(batch, now)
         return batch, page
 
-    def _known(self, spec: Spec, submission: Submission) -> Batch | None:
+    def _known(self, spec: Spec, submission: Submission, session: str) -> Batch | None:
         register = self.register
         if submission.batch is not None:
             batch = register.batches.get(submission.batch)
             if batch is None:
                 raise UnknownId(str(submission.batch))
+            # Who has the batch's own key may go on with it; a number can be guessed.
+            if batch.session != session and (batch.key is None or batch.key != submission.key):
+                raise NotPermitted(f"a piece for batch {batch.number}, which another session submits")
             return batch
         if submission.key is None:
             return None
@@ -281,6 +285,11 @@ class Machine:
         """Why a worker is to leave, where it is."""
         lacking = self._worker(session).lacking
         return None if lacking is None else lacking.verdict()
+
+    def leases_of(self, session: str) -> dict[int, Lease]:
+        """The leases of a worker, by token."""
+        worker = self.register.workers.get(session)
+        return {} if worker is None else worker.leases
 
     def cancelling(self, session: str) -> list[Doomed]:
         """The running tasks of a worker that are to be stopped."""

@@ -103,6 +103,19 @@ def _stop(register: Register, lease: Lease, index: int) -> bool:
     return True
 
 
+def set_aside(machine: Machine, session: str) -> None:
+    """Take what would be handed to a worker next off its heap: a defect keeps it from being handed out, and all that is
+    behind it. It waits until a restart builds the heaps anew.
+    """
+    register = machine.register
+    worker = register.workers.get(session)
+    heap = register.most_urgent(worker) if worker is not None else None
+    run = heap.top() if heap is not None else None
+    if heap is not None and run is not None:
+        register.aside.append(run)
+        heap.advance(run.hi)
+
+
 def revive(machine: Machine, row: BatchRow, spec: Spec, tasks: Sequence[TaskRow], now: float) -> int:
     """Put dead letters of one batch back, with fresh counters and at their old place.
 

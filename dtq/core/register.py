@@ -88,6 +88,8 @@ class Register:
         #: Of those who look keys up in the store right now: batches with a key that have finished meanwhile.
         self.key_watchers: list[dict[str, Batch]] = []
         self.ready: dict[str, RunHeap] = {}
+        #: Runs that a defect keeps from being handed out (`operators.set_aside`).
+        self.aside: list[Run] = []
         #: How many runs have come to wait so far.
         self.pushed = 0
         self.waiting = DueHeap()

@@ -15,7 +15,7 @@ from dtq.errors import BadMessage, DtqError, InternalError, NotPermitted, RoleMi
 from dtq.model.service import Session
 from dtq.transport.calls import HELLO, METHODS, RETURN, Answer, error_answer, read_call
 from dtq.transport.connection import Connection
-from dtq.transport.permissions import AUDITED, act_of, acts_of, refusal
+from dtq.transport.permissions import AUDITED, act_by_name, act_of, acts_of, refusal
 
 log = logging.getLogger("dtq.transport")
 audit = logging.getLogger("dtq.audit")
@@ -81,10 +81,10 @@ class Conversation:
             return error_answer(NotPermitted(f"a call of {name[:40]!r}"))
         act, given = name, ()
         try:
+            self._permit(act_by_name(name))  # what is refused anyway is not taken apart
             given = method.decode_arguments(arguments)
             act = act_of(name, given)
-            if act not in self._permitted:
-                raise refusal(self._key, act)
+            self._permit(act)
             result = getattr(self._session, name)(*given)
             if act in AUDITED:
                 self._put_on_record(act, given, f"done ({result})")
@@ -98,7 +98,13 @@ class Conversation:
         except Exception as error:
             # The edge of the connection's thread. What the peer is told shows neither paths nor values.
             log.exception("%s failed, called by %s", name, self._connection.peer)
+            if act in AUDITED:
+                self._put_on_record(act, given, f"failed ({type(error).__name__})")
             return error_answer(InternalError(type(error).__name__))
+
+    def _permit(self, act: str | None) -> None:
+        if act is not None and act not in self._permitted:
+            raise refusal(self._key, act)
 
     def _put_on_record(self, act: str, arguments: tuple[Any, ...], outcome: str) -> None:
         """One line; a representation has no line breaks, whatever a peer has sent."""

@@ -52,6 +52,11 @@ _BY_ARGUMENTS: Final[Mapping[str, Callable[..., str]]] = {
 }
 
 
+def act_by_name(method: str) -> str | None:
+    """Which act a call is, where that does not depend on its arguments."""
+    return None if method in _BY_ARGUMENTS else method
+
+
 def act_of(method: str, arguments: tuple[Any, ...]) -> str:
     """Which act a call is."""
     by_arguments = _BY_ARGUMENTS.get(method)

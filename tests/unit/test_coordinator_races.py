@@ -244,9 +244,9 @@ def test_workers_that_cannot_be_served_are_not_asked_again_and_again(hooked: Hoo
     asked: list[str] = []
     lease = house.coordinator.machine.lease
 
-    def counted(session: str, now: float) -> list[Lease]:
+    def counted(session: str, now: float, **how: bool) -> list[Lease]:
         asked.append(session)
-        return lease(session, now)
+        return lease(session, now, **how)
 
     house.coordinator.machine.lease = counted  # type: ignore[method-assign]  # counts
 

@@ -1,0 +1,52 @@
+"""Tens of thousands of random calls of the right types, under every role: refused or answered, and nobody is harmed.
+
+``python -m tests.typed_calls`` does the same for as long as it is told.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dtq.coordinator.service import Coordinator, Setup
+from dtq.engines.memory import MemoryEngine
+from dtq.engines.sqlite import SqliteEngine
+from dtq.model.service import Service
+from dtq.model.wire import methods
+from tests.typed_calls import Honest, Onslaught, coordinator_rules
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def coordinator(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Coordinator]:
+    engine = MemoryEngine() if request.param == "memory" else SqliteEngine(tmp_path / "dtq.db", durability="none")
+    coordinator = Coordinator(engine, Setup(rules=coordinator_rules(), durability="none"))
+    coordinator.start()
+    yield coordinator
+    assert coordinator.stop()
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_calls_of_every_role_are_answered_and_harm_nobody(
+    coordinator: Coordinator, seed: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given those who do their work, and peers of every role who say whatever has the right type
+    caplog.set_level(logging.ERROR)
+    honest, onslaught = Honest(coordinator), Onslaught(coordinator, seed)
+
+    # When they say so
+    for count in range(1, 4001):
+        onslaught.one()  # which sees that the answer is none of an internal error
+        if count % 100 == 0:
+            honest.work()  # which sees that everything is done as always
+        if count % 1000 == 0:
+            onslaught.check()
+
+    # Then every method was answered and refused, and no error of ours is in the log
+    answered = {name for name, code in onslaught.answers if not code}
+    refused = {name for name, code in onslaught.answers if code}
+    assert answered >= set(methods(Service)) - {"hello", "task", "spec"}
+    assert refused == set(methods(Service))
+    assert [record.getMessage() for record in caplog.records if record.exc_info] == []
