@@ -82,14 +82,15 @@ class Driver:
         delay_s: float = 0.0,
         key: str | None = None,
         follow: bool = True,
+        size: int = 0,
         **options: Any,
     ) -> int:
-        """Submit so many tasks; the batch's number."""
+        """Submit so many tasks, with arguments of at least so many bytes; the batch's number."""
         self._submissions += 1
         submission = Submission(
             spec=0,
             number=self._submissions,
-            arguments=pages.pack([b"%d" % index for index in range(offset, offset + count)]),
+            arguments=pages.pack([(b"%d" % index).ljust(size) for index in range(offset, offset + count)]),
             batch=batch,
             offset=offset,
             complete=complete,

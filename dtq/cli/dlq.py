@@ -14,6 +14,7 @@ from dtq.cli.output import plural, say, write, write_json
 from dtq.cli.pictures import show_letters, show_task
 from dtq.cli.records import letter_json, task_json
 from dtq.cli.tasks import look_up, selected
+from dtq.client.paging import all_dead_letters
 from dtq.errors import NotDead
 from dtq.model.service import Service
 from dtq.model.snapshots import Selection, TaskView
@@ -71,7 +72,7 @@ def _count(coordinator: Service, selection: Selection) -> str:
         older_than_s=selection.older_than_s,
         limit=_COUNTED,
     )
-    found = len(coordinator.dead_letters(limited))
+    found = len(all_dead_letters(coordinator, limited))
     return f"{'at least ' if found == _COUNTED else ''}{plural(found, 'dead letter')}"
 
 
@@ -100,7 +101,7 @@ def list_letters(
 ) -> None:
     """List dead letters, the latest first. With --quiet, ids alone."""
     with service(addresses, authkey_file) as coordinator:
-        found = coordinator.dead_letters(_selection((), function, exception, queue, older_than, limit + 1))
+        found = all_dead_letters(coordinator, _selection((), function, exception, queue, older_than, limit + 1))
     more, found = len(found) > limit, found[:limit]
     if as_json:
         write_json({"dead_letters": [letter_json(letter) for letter in found], "more": more})

@@ -12,6 +12,7 @@ from dtq.cli.grammar import Command
 from dtq.cli.output import plural, say, write, write_json
 from dtq.cli.pictures import show_batch, show_stats, show_task, show_tasks
 from dtq.cli.records import batch_json, run_id, stats_json, task_json
+from dtq.client.paging import all_tasks, whole_stats, whole_task
 from dtq.model.ids import parse_id
 from dtq.model.service import Service
 from dtq.model.snapshots import BatchView, Selection, TaskView
@@ -37,9 +38,9 @@ def look_up(queue: Service, text: str) -> TaskView | BatchView:
     """
     batch, index = parse_id(text)
     if index is not None:
-        return queue.task(batch, index)
+        return whole_task(queue, batch, index)
     view = queue.batch(batch)
-    return queue.task(batch, 0) if view.size == 1 and view.complete else view
+    return whole_task(queue, batch, 0) if view.size == 1 and view.complete else view
 
 
 @click.command(
@@ -140,7 +141,7 @@ def list_(
         limit=limit + 1,
     )
     with service(addresses, authkey_file) as coordinator:
-        found = coordinator.tasks(selection)
+        found = all_tasks(coordinator, selection)
     more, found = len(found) > limit, found[:limit]
     if as_json:
         write_json({"tasks": [task_json(task) for task in found], "more": more})
@@ -167,7 +168,7 @@ def list_(
 def stats(addresses: tuple[str, ...], authkey_file: str | None, as_json: bool) -> None:
     """Show how many tasks stand where, the queues, and the workers."""
     with service(addresses, authkey_file) as queue:
-        seen = queue.stats()
+        seen = whole_stats(queue)
     if as_json:
         write_json({"stats": stats_json(seen)})
     else:

@@ -22,6 +22,7 @@ from dtq.client.following import Following, Target, Wake
 from dtq.client.links import AWAY, FATAL, Connector, Session
 from dtq.client.notebook import Row
 from dtq.client.outbox import Outbox
+from dtq.client.paging import whole_stats, whole_task
 from dtq.client.sender import Sender
 from dtq.client.watcher import Watcher
 from dtq.errors import ClientClosed, DtqError, UnknownId, Unreachable
@@ -38,6 +39,8 @@ R = TypeVar("R")
 FULL_TIMEOUT_S: Final = 300.0
 #: How long the coordinator may hold one call for room in a full queue, in seconds.
 _HELD_S: Final = 2.0
+#: How many tasks one call cancels.
+_CANCELLED: Final = 50_000
 #: How long a program that ends without closing its client waits for what it submitted, in seconds.
 EXIT_S: Final = 5.0
 
@@ -208,7 +211,7 @@ class Hub:
         if self.session.away:
             return [("state", "the coordinator is away")]
         try:
-            stats = self._calls.service.stats()
+            stats = whole_stats(self._calls.service)
         except DtqError as error:
             return [("state", str(error))]
         counts = ((name, getattr(stats.counts, name)) for name in stats.counts.__slots__)
@@ -220,7 +223,7 @@ class Hub:
 
     def task(self, batch: int, index: int) -> TaskView:
         """See `Service.task`."""
-        return self.call(lambda service: service.task(batch, index))
+        return self.call(lambda service: whole_task(service, batch, index))
 
     def batch(self, batch: int) -> BatchView:
         """See `Service.batch`."""
@@ -232,6 +235,17 @@ class Hub:
 
     def cancel(self, ids: Sequence[tuple[int, int]]) -> CancelReport:
         """Stop tasks; see `Service.cancel`."""
+        done = CancelReport(cancelled=0, stopping=0, finished=0)
+        for at in range(0, len(ids), _CANCELLED):
+            few = self._cancel(ids[at : at + _CANCELLED])
+            done = CancelReport(
+                cancelled=done.cancelled + few.cancelled,
+                stopping=done.stopping + few.stopping,
+                finished=done.finished + few.finished,
+            )
+        return done
+
+    def _cancel(self, ids: Sequence[tuple[int, int]]) -> CancelReport:
         selection = Selection(ids=tuple(ids), limit=0)
         return self.call(lambda service: service.cancel(selection))
 

@@ -94,7 +94,8 @@ def decode(known: bytes | Ended, task: str, decoder: Callable[[bytes], Any]) -> 
 def error_of(ended: Ended, task: str) -> BaseException:
     """The exception of a task that has no result (any more)."""
     if ended.state is State.SUCCEEDED:
-        return ResultExpired(task)
+        told = ended.failure
+        return ResultExpired(task) if told is None else TaskFailed(task, told.exception, told.message)
     if ended.state is State.CANCELLED:
         return TaskCancelled(task)
     failure = ended.failure or _NOTHING

@@ -17,6 +17,7 @@ from dtq.client.handle import TaskHandle
 from dtq.client.hub import FULL_TIMEOUT_S, Hub
 from dtq.client.links import Connector, Wire
 from dtq.client.notebook import card
+from dtq.client.paging import all_dead_letters, all_tasks, whole_stats
 from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, select
 from dtq.client.submitter import Submitter
 from dtq.client.waiting import H, ReturnWhen, Waited, as_completed, wait
@@ -155,7 +156,7 @@ class Client(Submitter):
 
     def stats(self) -> Stats:
         """The coordinator in one look."""
-        return self._hub.call(lambda service: service.stats())
+        return self._hub.call(whole_stats)
 
     def tasks(
         self, *ids: Named, state: State | str | None = None, limit: int = 100, **filters: Unpack[Filters]
@@ -170,7 +171,7 @@ class Client(Submitter):
             filters: see `Filters`.
         """
         selection = select(ids, state, limit, **filters)
-        return self._hub.call(lambda service: service.tasks(selection))
+        return self._hub.call(lambda service: all_tasks(service, selection))
 
     # -- operating ------------------------------------------------------------------------------------------------
 
@@ -200,7 +201,7 @@ class Client(Submitter):
             filters: see `Filters`.
         """
         selection = select(ids, limit=limit, **filters)
-        return self._hub.call(lambda service: service.dead_letters(selection))
+        return self._hub.call(lambda service: all_dead_letters(service, selection))
 
     def retry_dead(self, *ids: Named, all: bool = False, **filters: Unpack[Filters]) -> int:
         """Put dead letters back with fresh counters, their history kept.

@@ -10,7 +10,7 @@ import contextlib
 import logging
 
 from dtq import __version__
-from dtq.coordinator import operating, queries, submitting
+from dtq.coordinator import operating, queries, results, submitting
 from dtq.coordinator.granting import grants_of
 from dtq.coordinator.service import LONGEST_WAIT_S, MOST_CANCELS, Coordinator
 from dtq.coordinator.sessions import Fetch, SessionState
@@ -38,7 +38,18 @@ from dtq.model.messages import (
 )
 from dtq.model.options import Spec
 from dtq.model.pages import PAGE_BLOBS
-from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Selection, Stats, TaskView
+from dtq.model.snapshots import (
+    Attempt,
+    BatchView,
+    CancelReport,
+    DeadLetter,
+    QueueView,
+    Selection,
+    Stats,
+    TaskView,
+    WorkerView,
+)
+from dtq.model.states import State
 
 log = logging.getLogger("dtq.coordinator")
 
@@ -94,6 +105,16 @@ class Connection:
             highest_first=c.setup.rules.highest_first,
             version=__version__,
         )
+
+    def alive(self) -> None:
+        """See `Session.alive`."""
+        c, state = self._c, self._state
+        if state is None or not state.is_worker:
+            return
+        with c.lock:
+            if c.sessions.by_id.get(state.hello.session) is state:
+                state.seen_at = c.clock.now()
+                c.machine.excuse(state.hello.session, state.seen_at)
 
     def disconnected(self) -> None:
         """See `Session.disconnected`."""
@@ -255,12 +276,7 @@ class Connection:
             more.wait(_bounded(wait_s))
             with c.lock:
                 ended = state.since(cursor)
-        taken: list[Ended] = []
-        described = (queries.describe_ended(c, run.batch, run.lo, run.hi, run.state) for _, run in ended)
-        for (at, _), few in zip(ended, queries.first_few(described), strict=False):
-            taken += few
-            cursor = at
-        return Watched(cursor=cursor, ended=tuple(taken))
+        return results.watched(c, cursor, ended)
 
     # -- looking --------------------------------------------------------------------------------------------------
 
@@ -272,9 +288,13 @@ class Connection:
         """See `Service.task`."""
         return queries.task(self._c, batch, index)
 
+    def attempts(self, batch: int, index: int, first: int) -> list[Attempt]:
+        """See `Service.attempts`."""
+        return queries.attempts(self._c, batch, index, first)[0]
+
     def results(self, batch: int, lo: int, hi: int) -> list[Ended]:
         """See `Service.results`."""
-        return queries.results(self._c, batch, lo, hi)
+        return results.results(self._c, batch, lo, hi)
 
     def tasks(self, selection: Selection) -> list[TaskView]:
         """See `Service.tasks`."""
@@ -288,6 +308,14 @@ class Connection:
     def stats(self) -> Stats:
         """See `Service.stats`."""
         return queries.stats(self._c)
+
+    def queues(self, after: str) -> list[QueueView]:
+        """See `Service.queues`."""
+        return queries.queues(self._c, after)
+
+    def workers(self, after: str, session: str) -> list[WorkerView]:
+        """See `Service.workers`."""
+        return queries.workers(self._c, after, session)
 
     # -- operating ------------------------------------------------------------------------------------------------
 
@@ -329,6 +357,8 @@ def _checked(selection: Selection) -> Selection:
     """
     if selection.limit < 0:
         raise InvalidValue("a limit", selection.limit, "it is 0 for none, or more")
+    if selection.after is not None and selection.after[0] not in {state.value for state in State}:
+        raise InvalidValue("a place", selection.after[0], "it begins with a state")
     return selection
 
 

@@ -16,23 +16,29 @@ from dtq.coordinator.service import Coordinator
 from dtq.coordinator.sessions import SessionState
 from dtq.core import views
 from dtq.core.batches import SpecEntry
-from dtq.core.changes import ResultPage
 from dtq.core.ledger import EndedRange
 from dtq.engines.base import EndedRun
 from dtq.errors import StoreError, UnknownId
-from dtq.model import pages
 from dtq.model.ids import TaskId
-from dtq.model.messages import Ended
-from dtq.model.snapshots import BatchView, DeadLetter, Selection, Stats, TaskView, WorkerView
+from dtq.model.messages import ANSWER_ENVELOPE
+from dtq.model.options import Spec
+from dtq.model.snapshots import (
+    Attempt,
+    BatchView,
+    DeadLetter,
+    QueueView,
+    Selection,
+    Stats,
+    TaskView,
+    WorkerView,
+)
 from dtq.model.states import FINAL, Outcome, State
+from dtq.model.weight import first_within, slim
 
-#: About how many bytes of results one answer carries.
-ANSWER_BYTES: Final = 4 << 20
-#: How many tasks are looked up at a time while results are gathered: few at first, as each may be of megabytes.
-_FIRST_WINDOW: Final = 16
-_WINDOW: Final = 8 * pages.PAGE_BLOBS
 #: How often something is looked for that moves between memory and store meanwhile.
 _LOOKS: Final = 5
+#: Most tasks or dead letters in one answer.
+MOST: Final = 5_000
 #: Most running tasks that are named for one worker.
 _NAMED: Final = 100
 
@@ -74,17 +80,36 @@ def task(c: Coordinator, number: int, index: int) -> TaskView:
             view = _live_task(c, number, index)
             ticket = c.committer.ticket()
         _settled(c, ticket)
-        history = tuple(c.engine.attempts(number, index))
+        history, more = attempts(c, number, index)
         if view is not None:
-            return replace(view, history=history)
+            return replace(view, history=tuple(history), more=more)
         for run in c.engine.ended(Selection(ids=((number, index),), limit=1), c.clock.now()):
             view = _ended_view(run, index)
             attempt = max(view.attempt, len(history) + (run.state is State.SUCCEEDED))
-            return replace(view, count=1, attempt=attempt, history=history)
+            return replace(view, count=1, attempt=attempt, history=tuple(history), more=more)
         if not any(index < stored.row.size for stored in c.engine.batches([number])):
             break  # it is nowhere; else it was put back in between, or purged: look again
     c.committer.refuse_if_stuck()
     raise UnknownId(str(TaskId(number, index)))
+
+
+def attempts(c: Coordinator, number: int, index: int, first: int = 0) -> tuple[list[Attempt], bool]:
+    """The attempts of a task that did not succeed, from the one with a number on: as many as an answer carries, and
+    whether there are more."""
+    room, largest = c.setup.answer_bytes, c.setup.max_message - ANSWER_ENVELOPE
+    found = c.engine.attempts(number, index, first=first, room=room)
+    if not found:
+        return [], False
+    last = c.engine.attempts(number, index, first=-1)
+    few = [replace(attempt, failure=slim(attempt.failure, largest)) for attempt in found]
+    return few, bool(last) and last[0].number > found[-1].number
+
+
+def settle(c: Coordinator) -> None:
+    """Wait until everything so far is durable, if it can be made so at the moment."""
+    with c.lock:
+        ticket = c.committer.ticket()
+    _settled(c, ticket)
 
 
 def _settled(c: Coordinator, ticket: Generation | None) -> bool:
@@ -140,16 +165,35 @@ def _ended_view(run: EndedRun, index: int | None = None) -> TaskView:
 
 def tasks(c: Coordinator, selection: Selection) -> list[TaskView]:
     """Tasks that match, as runs of like ones."""
+    selection = replace(selection, limit=min(selection.limit or MOST, MOST))
+    behind_live = selection.after is not None and State(selection.after[0]).final
     specs = wanted_specs(c, selection)
     with c.lock:
-        found = [] if selection.state in FINAL else views.live_tasks(c.machine, selection, c.clock.now(), specs)
+        found = []
+        if selection.state not in FINAL and not behind_live:
+            found = views.live_tasks(c.machine, selection, c.clock.now(), specs)
         ticket = c.committer.ticket()
     _settled(c, ticket)
     room = selection.limit - len(found)
-    if (selection.state is None or selection.state in FINAL) and (room > 0 or not selection.limit):
-        ended = c.engine.ended(replace(selection, limit=max(0, room)), c.clock.now())
-        found += [_ended_view(run) for run in ended]
-    return found
+    if (selection.state is None or selection.state in FINAL) and room > 0:
+        found += [_ended_view(run) for run in c.engine.ended(replace(selection, limit=room), c.clock.now())]
+    return list(first_within(map(_Lean(), found), c.setup.answer_bytes))
+
+
+class _Lean:
+    """Leaves the bodies of functions out of views of tasks: they may be large, and are for slots only."""
+
+    def __init__(self) -> None:
+        self._lean: dict[int, Spec] = {}
+
+    def __call__(self, view: TaskView) -> TaskView:
+        spec = view.spec
+        if not spec.function.body:
+            return view
+        lean = self._lean.get(id(spec))
+        if lean is None:
+            lean = self._lean[id(spec)] = replace(spec, function=replace(spec.function, body=b""))
+        return replace(view, spec=lean)
 
 
 def wanted_specs(c: Coordinator, selection: Selection) -> set[SpecEntry]:
@@ -159,97 +203,7 @@ def wanted_specs(c: Coordinator, selection: Selection) -> set[SpecEntry]:
     return views.matching(specs, selection)
 
 
-# -- results ------------------------------------------------------------------------------------------------------
-
-
-def results(c: Coordinator, number: int, lo: int, hi: int) -> list[Ended]:
-    """How tasks ``[lo, hi)`` of a batch ended, a few MiB of it.
-
-    Raises:
-        UnknownId: the batch was never accepted, or it was purged.
-    """
-    lo, hi = max(0, lo), min(hi, batch(c, number).size)
-    others = [
-        run
-        for state in (State.DEAD, State.CANCELLED)
-        for run in c.engine.ended(Selection(ids=((number, -1),), state=state, limit=0), c.clock.now())
-        if run.lo < hi and run.hi > lo
-    ]
-    others.sort(key=attrgetter("lo"), reverse=True)
-    found: list[Ended] = []
-    room, window = ANSWER_BYTES, _FIRST_WINDOW
-    while lo < hi and room > 0:
-        end = min(hi, lo + window)
-        here = _succeeded(c, number, lo, end)
-        while others and others[-1].lo < end:
-            run = others.pop()
-            here += describe_ended(c, number, max(run.lo, lo), min(run.hi, hi), run.state)
-            end = max(end, min(run.hi, hi))
-        for ended in sorted(here, key=attrgetter("lo")):
-            room -= _weight(ended)
-            if room < 0 and found:
-                break
-            found.append(ended)
-        lo, window = end, min(2 * window, _WINDOW)
-    with c.lock:
-        ticket = c.committer.ticket()
-    _settled(c, ticket)  # results that have arrived since the batch was looked up are told once they are durable
-    return found
-
-
-def _weight(ended: Ended) -> int:
-    """About how many bytes it takes in an answer."""
-    return (
-        len(ended.results) + (len(ended.failure.traceback) + len(ended.failure.pickled) if ended.failure else 0) + 200
-    )
-
-
-def first_few(described: Iterable[list[Ended]]) -> Iterator[list[Ended]]:
-    """As many of them as one answer carries; the first in any case."""
-    room = ANSWER_BYTES
-    for number, few in enumerate(described):
-        room -= sum(map(_weight, few))
-        if room < 0 and number:
-            return
-        yield few
-
-
-def _succeeded(c: Coordinator, number: int, lo: int, hi: int) -> list[Ended]:
-    # What cannot be written is in the cache only; it is not told before it is durable.
-    find = c.cache.find if c.committer.stuck is None else c.engine.pages
-    return [
-        Ended(
-            batch=number,
-            lo=max(lo, page.lo),
-            hi=min(hi, page.hi),
-            state=State.SUCCEEDED,
-            results=pages.cut(page.data, max(lo, page.lo) - page.lo, min(hi, page.hi) - page.lo),
-        )
-        for page in find(ResultPage, number, lo, hi)
-    ]
-
-
-def describe_ended(c: Coordinator, number: int, lo: int, hi: int, state: State) -> list[Ended]:
-    """Tasks ``[lo, hi)`` that ended alike, with their results or the reason."""
-    if state is State.SUCCEEDED:
-        return _succeeded(c, number, lo, hi) or [Ended(batch=number, lo=lo, hi=hi, state=state)]
-    if state is State.CANCELLED:
-        return [Ended(batch=number, lo=lo, hi=hi, state=state)]
-    described: list[Ended] = []
-    for index in range(lo, hi):
-        attempts = c.engine.attempts(number, index)
-        last = attempts[-1] if attempts else None
-        described.append(
-            Ended(
-                batch=number,
-                lo=index,
-                hi=index + 1,
-                state=state,
-                outcome=last.outcome if last is not None else None,
-                failure=last.failure if last is not None else None,
-            )
-        )
-    return described
+# -- what has ended ---------------------------------------------------------------------------------------------------
 
 
 def ended_ranges(c: Coordinator, number: int) -> tuple[bool, list[EndedRange]] | None:
@@ -321,7 +275,8 @@ def dead_runs(c: Coordinator, selection: Selection) -> list[EndedRun]:
 
 def dead_letters(c: Coordinator, selection: Selection) -> list[DeadLetter]:
     """The dead letters that match, in one line each."""
-    return [
+    few = dead_runs(c, replace(selection, limit=min(selection.limit or MOST, MOST)))
+    letters = (
         DeadLetter(
             batch=run.batch.row.batch,
             index=run.lo,
@@ -335,9 +290,10 @@ def dead_letters(c: Coordinator, selection: Selection) -> list[DeadLetter]:
             submitted_at=run.batch.row.submitted_at,
             died_at=run.ended_at,
         )
-        for run in dead_runs(c, selection)
+        for run in few
         if run.task is not None
-    ]
+    )
+    return list(first_within(letters, c.setup.answer_bytes))
 
 
 # -- the whole ----------------------------------------------------------------------------------------------------
@@ -349,15 +305,19 @@ def stats(c: Coordinator) -> Stats:
     with c.lock:
         now = c.clock.now()
         register = c.machine.register
-        workers = [_worker(c, state, now) for state in c.sessions.by_id.values() if state.is_worker]
+        all_queues, all_workers = views.queues(c.machine), _workers(c, now)
+        queues = list(first_within(all_queues, c.setup.answer_bytes // 2))
+        workers = list(first_within(all_workers, c.setup.answer_bytes // 2))
         return Stats(
             counts=register.tally.counts(),
             submitted=register.submitted,
             retries=register.retries,
             refused=c.machine.refused,
             dead_letters=register.tally[State.DEAD],
-            queues=views.queues(c.machine),
-            workers=tuple(sorted(workers, key=lambda worker: worker.name)),
+            queues=tuple(queues),
+            workers=tuple(workers),
+            more_queues=len(queues) < len(all_queues),
+            more_workers=len(workers) < len(all_workers),
             clients=sum(not s.is_worker and s.connections > 0 for s in c.sessions.by_id.values()),
             epoch=c.machine.epoch,
             started_at=c.started_at,
@@ -372,6 +332,26 @@ def stats(c: Coordinator) -> Stats:
             trouble="" if trouble is None else trouble.code,
             trouble_text=str(trouble or ""),
         )
+
+
+def queues(c: Coordinator, after: str) -> list[QueueView]:
+    """See `Service.queues`."""
+    with c.lock:
+        found = views.queues(c.machine)
+    return list(first_within((queue for queue in found if queue.name > after), c.setup.answer_bytes))
+
+
+def workers(c: Coordinator, after: str, session: str) -> list[WorkerView]:
+    """See `Service.workers`."""
+    with c.lock:
+        found = _workers(c, c.clock.now())
+    behind = (worker for worker in found if (worker.name, worker.session) > (after, session))
+    return list(first_within(behind, c.setup.answer_bytes))
+
+
+def _workers(c: Coordinator, now: float) -> list[WorkerView]:
+    found = [_worker(c, state, now) for state in c.sessions.by_id.values() if state.is_worker]
+    return sorted(found, key=attrgetter("name", "session"))
 
 
 def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerView:

@@ -42,6 +42,8 @@ log = logging.getLogger("dtq.coordinator")
 
 #: Longest wait of one call in seconds: bounds how long a thread is held by a peer that is gone without a word.
 LONGEST_WAIT_S: Final = 20.0
+#: About how many bytes one answer gathers, if messages may be so large.
+_ANSWER_BYTES: Final = 4 << 20
 #: Most tasks that one answer tells a worker to stop; of the others its next ones tell.
 MOST_CANCELS: Final = 4_096
 #: How long batches that were being submitted wait for their submitter after a restart, in seconds.
@@ -82,6 +84,11 @@ class Setup:
     store: str = "memory"
     max_message: int = 16 << 20
     max_unread: int = 1_000_000
+
+    @property
+    def answer_bytes(self) -> int:
+        """About how many bytes one answer gathers; one item that has more goes alone."""
+        return min(_ANSWER_BYTES, self.max_message // 4)
 
 
 class Coordinator:

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import islice
 from typing import Final
 
@@ -124,7 +125,7 @@ class SessionState:
 
     @property
     def news(self) -> int:
-        """The cursor of what ended last."""
+        """The cursor of what ended last: how many tasks have."""
         return self._last
 
     def publish_past(self, batch: int, runs: list[EndedRange]) -> None:
@@ -156,7 +157,7 @@ class SessionState:
                     self._max_unread,
                 )
             return self.wake()
-        self._last += 1
+        self._last += ended.hi - ended.lo
         self._ended.append((self._last, ended))
         self.wake()
 
@@ -179,10 +180,12 @@ class SessionState:
         if not self._ended:
             self._asked = 0
             self._past.clear()
-        found = list(islice(self._ended, _WATCHED))
-        if found:
-            self._sent = found[-1][0]
-        return found
+        few = list(islice(self._ended, _WATCHED))
+        if few:
+            self._sent = few[-1][0]
+            upto, first = few[0]
+            few[0] = upto, replace(first, lo=max(first.lo, first.hi - (upto - cursor)))  # some of it may have arrived
+        return few
 
     def watch(self) -> threading.Event:
         """An event that is set when something more has ended; a call that watched before is let go."""

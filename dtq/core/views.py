@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from math import inf
 from operator import attrgetter
+from typing import Final
 
 from dtq.core.batches import Batch, SpecEntry, Task
 from dtq.core.changes import BatchRow
@@ -16,6 +18,9 @@ from dtq.model.globs import Glob, glob
 from dtq.model.options import Spec
 from dtq.model.snapshots import BatchView, Counts, QueueView, Selection, TaskView
 from dtq.model.states import State
+
+#: The states that are not final, in the order of lists.
+_LIVE: Final = (State.RUNNING, State.PENDING, State.SCHEDULED)
 
 
 def batch_view(batch: Batch) -> BatchView:
@@ -84,16 +89,45 @@ def live_tasks(
     picker = _Picker(selection, now)
     if specs is None:
         specs = matching(register.specs.values(), selection)
+    behind = _Behind(selection, highest_first=register.rules.highest_first)
     found: list[TaskView] = []
-    for state in (State.RUNNING, State.PENDING, State.SCHEDULED):
+    for state in _LIVE:
         if selection.state not in (None, state):
             continue
         among = {lease.batch for lease in register.leases.values()} if state is State.RUNNING else None
         for batch in _in_order(batches(machine, selection, specs, among)):
-            found += [view for view in _runs(machine, batch, state) if picker.picks(batch, view)]
+            lo = behind.first_of(batch, state)
+            if lo is None:
+                continue
+            runs = (view for view in _runs(machine, batch, state) if view.index >= lo)
+            found += [view for view in runs if picker.picks(batch, view)]
             if selection.limit and len(found) >= selection.limit:
                 return found[: selection.limit]
     return found
+
+
+class _Behind:
+    """What is behind the place at which a list was cut off.
+
+    Args:
+        selection: the selection.
+        highest_first: whether a higher priority number is served first.
+    """
+
+    def __init__(self, selection: Selection, *, highest_first: bool) -> None:
+        self._place: tuple[int, int, int] | None = None
+        self._index = 0
+        if selection.after is not None:
+            state, priority, number, self._index = selection.after
+            rank = -int(priority) if highest_first else int(priority)
+            self._place = _LIVE.index(State(state)), rank, number
+
+    def first_of(self, batch: Batch, state: State) -> int | None:
+        """The first task of a batch that is, of those in a state; None where none is."""
+        place = _LIVE.index(state), batch.entry.rank, batch.number
+        if self._place is None or place > self._place:
+            return 0
+        return self._index + 1 if place == self._place else None
 
 
 def batches(
@@ -167,7 +201,8 @@ def _in_order(batches: Iterable[Batch]) -> Iterator[Batch]:
 def _runs(machine: Machine, batch: Batch, state: State) -> Iterator[TaskView]:
     """A live batch's tasks in one state that is not final, as runs of like ones."""
     if state is State.RUNNING:
-        for lease in [lease for lease in machine.register.leases.values() if lease.batch is batch]:
+        leases = [lease for lease in machine.register.leases.values() if lease.batch is batch]
+        for lease in sorted(leases, key=attrgetter("lo")):
             yield from _leased(batch, lease)
         return
     for index in sorted(batch.tasks or ()):
@@ -225,14 +260,16 @@ def queues(machine: Machine) -> tuple[QueueView, ...]:
     """The queues with unfinished tasks, or with workers of their own."""
     register = machine.register
     counts = register.tally.queues()
-    names = set(counts) | {name for worker in register.workers.values() for name in worker.queues}
+    everywhere = sum(not worker.queues for worker in register.workers.values())
+    serving = Counter(name for worker in register.workers.values() for name in set(worker.queues))
+    names = counts.keys() | serving.keys()
     return tuple(
         QueueView(
             name=name,
             pending=counts.get(name, {}).get(State.PENDING, 0),
             scheduled=counts.get(name, {}).get(State.SCHEDULED, 0),
             running=counts.get(name, {}).get(State.RUNNING, 0),
-            workers=sum(not w.queues or name in w.queues for w in register.workers.values()),
+            workers=everywhere + serving[name],
         )
         for name in sorted(names)
     )

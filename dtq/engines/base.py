@@ -18,6 +18,7 @@ from dtq.errors import StoreFull
 from dtq.model.options import Spec
 from dtq.model.snapshots import Attempt, Selection
 from dtq.model.states import State
+from dtq.model.weight import first_within
 
 Page = TypeVar("Page", ArgumentPage, ResultPage)
 
@@ -95,6 +96,11 @@ def fill(found: Iterable[Page], room: int | None) -> list[Page]:
     return taken
 
 
+def recall(attempts: Iterable[Attempt], room: int | None) -> list[Attempt]:
+    """The first of some attempts that have so many bytes; the first in any case. None for all."""
+    return list(attempts if room is None else first_within(attempts, room))
+
+
 class Engine(Protocol):
     """Keeps rows."""
 
@@ -160,8 +166,15 @@ class Engine(Protocol):
         """
         ...
 
-    def attempts(self, batch: int, index: int) -> list[Attempt]:
-        """The unsuccessful attempts of a task, oldest first."""
+    def attempts(self, batch: int, index: int, *, first: int = 0, room: int | None = None) -> list[Attempt]:
+        """The unsuccessful attempts of a task, oldest first.
+
+        Args:
+            batch: the batch.
+            index: the task.
+            first: from the attempt with this number on; negative for so many of the last ones.
+            room: the first of them that have about so many bytes, and one that has more; None for all.
+        """
         ...
 
     def close(self) -> None:

@@ -31,7 +31,7 @@ from dtq.core.changes import (
     TaskRow,
     Totals,
 )
-from dtq.engines.base import Committed, EndedRun, Opened, Page, StoredBatch, fill
+from dtq.engines.base import Committed, EndedRun, Opened, Page, StoredBatch, fill, recall
 from dtq.engines.sieve import Sieve, cut_tail, latest_first
 from dtq.errors import StoreError
 from dtq.model.pages import PAGE_BLOBS
@@ -149,11 +149,11 @@ class MemoryEngine:
             runs = [run for number in numbers for run in self._runs(number, sieve)]
             return list(sieve.first(sorted(runs, key=latest_first, reverse=True)))
 
-    def attempts(self, batch: int, index: int) -> list[Attempt]:
+    def attempts(self, batch: int, index: int, *, first: int = 0, room: int | None = None) -> list[Attempt]:
         """See `Engine.attempts`."""
         with self._reading():
-            kept = self._attempts.get(batch, {}).get(index, {})
-            return [attempt for _, attempt in sorted(kept.items())]
+            kept = [attempt for _, attempt in sorted(self._attempts.get(batch, {}).get(index, {}).items())]
+        return recall(kept[first:] if first < 0 else [a for a in kept if a.number >= first], room)
 
     # -- inside the lock ------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 from dtq.core.changes import ArgumentPage, BatchRow, Row, SpecRow, TaskRow
 from dtq.engines import rowcodec, schema
-from dtq.engines.base import EndedRun, Page, StoredBatch, fill
+from dtq.engines.base import EndedRun, Page, StoredBatch, fill, recall
 from dtq.engines.faults import store_error
 from dtq.engines.rowcodec import DamagedRow
 from dtq.engines.sieve import Sieve, cut_tail, latest_first
@@ -34,6 +34,9 @@ _CACHE_KIB: Final = 4096
 _OVERLAPPING: Final = "WHERE batch = ? AND lo > ? AND lo < ? AND hi > ? ORDER BY lo"
 _ARGUMENTS: Final = f"SELECT batch, lo, hi, crc, data FROM arguments {_OVERLAPPING}"
 _RESULTS: Final = f"SELECT batch, lo, hi, ended_at, worker, crc, data FROM results {_OVERLAPPING}"
+
+_ATTEMPTS: Final = "SELECT body FROM attempts WHERE batch = ? AND idx = ? AND number >= ? ORDER BY number"
+_LAST_ATTEMPTS: Final = "SELECT body FROM attempts WHERE batch = ? AND idx = ? ORDER BY number DESC LIMIT ?"
 
 _ENDED_PAGES: Final = (
     "SELECT batches.batch, spec, batches.body, lo, hi, ended_at, worker FROM results"
@@ -128,11 +131,12 @@ class Reader:
                     found = fill(map(rowcodec.decode_results, rows), room)
         return cast(list[Page], found)
 
-    def attempts(self, batch: int, index: int) -> list[Attempt]:
+    def attempts(self, batch: int, index: int, first: int, room: int | None) -> list[Attempt]:
         """See `Engine.attempts`."""
-        sql = "SELECT body FROM attempts WHERE batch = ? AND idx = ? ORDER BY number"
-        with self._asking() as connection:
-            return [rowcodec.decode_attempt(batch, index, body) for (body,) in connection.execute(sql, (batch, index))]
+        sql, where = (_ATTEMPTS, first) if first >= 0 else (_LAST_ATTEMPTS, -first)
+        with self._asking() as connection, closing(connection.execute(sql, (batch, index, where))) as rows:
+            kept = (rowcodec.decode_attempt(batch, index, body) for (body,) in rows)
+            return recall(kept if first >= 0 else reversed(list(kept)), room)
 
     def batches(self, numbers: Sequence[int], key: str | None) -> list[StoredBatch]:
         """See `Engine.batches`. In rising order."""

@@ -34,6 +34,10 @@ class Sieve:
         self.now = now
         self.states = FINAL if selection.state is None else FINAL & {selection.state}
         self.latest = math.inf if selection.older_than_s is None else now - selection.older_than_s
+        self._behind: tuple[float, int, int] | None = None
+        if selection.after is not None and State(selection.after[0]).final:
+            self._behind = selection.after[1:]
+            self.latest = min(self.latest, self._behind[0])
         self.limit = selection.limit or None
         self.batches: dict[int, set[int] | None] | None = None
         if selection.ids:
@@ -60,6 +64,8 @@ class Sieve:
     def wants(self, run: EndedRun) -> bool:
         """Whether a run matches; its spec has been looked at."""
         if run.state not in self.states or run.ended_at > self.latest or not self._wants_id(run):
+            return False
+        if self._behind is not None and latest_first(run)[:3] >= self._behind:
             return False
         exception = self._exception
         return exception is None or (run.task is not None and exception.matches(run.task.exception))

@@ -141,9 +141,9 @@ class SqliteEngine:
         """See `Engine.ended`."""
         return self._used().reader.ended(Sieve(selection, now))
 
-    def attempts(self, batch: int, index: int) -> list[Attempt]:
+    def attempts(self, batch: int, index: int, *, first: int = 0, room: int | None = None) -> list[Attempt]:
         """See `Engine.attempts`."""
-        return self._used().reader.attempts(batch, index)
+        return self._used().reader.attempts(batch, index, first, room)
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -91,10 +91,11 @@ def cut(page: bytes, lo: int, hi: int) -> bytes:
 
 
 def fitting(page: bytes, lo: int, hi: int, room: int) -> int:
-    """Index after the last blob of ``[lo, hi)`` up to which they have no more than so many bytes together, what a page
-    adds to each included; ``lo`` where not even the first has."""
+    """Index after the last blob of ``[lo, hi)`` up to which their page has no more than so many bytes; ``lo`` where not
+    even that of the first has."""
     if len(page) <= room:
         return hi
+    room -= _HEAD
     for size in _lengths(page[_HEAD + lo * _LENGTH : _HEAD + hi * _LENGTH]):
         room -= size + _LENGTH
         if room < 0:

@@ -15,7 +15,17 @@ from dtq.model import fields
 from dtq.model.fields import ANSWERED, MANY
 from dtq.model.messages import SUBMISSIONS, Ended, Exchange, Hello, Orders, Receipt, Submission, Watched, Welcome
 from dtq.model.options import Spec
-from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Selection, Stats, TaskView
+from dtq.model.snapshots import (
+    Attempt,
+    BatchView,
+    CancelReport,
+    DeadLetter,
+    QueueView,
+    Selection,
+    Stats,
+    TaskView,
+    WorkerView,
+)
 
 
 class Service(Protocol):
@@ -103,8 +113,21 @@ class Service(Protocol):
     def task(self, batch: fields.BatchNumber, index: fields.Index) -> TaskView:
         """A task with its history and, while it waits, the reason.
 
+        Returns:
+            The task, with the first few MiB of its history.
+
         Raises:
             UnknownId: it was never accepted, or it was purged.
+        """
+        ...
+
+    def attempts(
+        self, batch: fields.BatchNumber, index: fields.Index, first: fields.Count
+    ) -> Annotated[list[Attempt], ANSWERED]:
+        """The attempts of a task that did not succeed, from the one with a number on.
+
+        Returns:
+            Oldest first, cut off after a few MiB: ask again behind the last one's number.
         """
         ...
 
@@ -122,7 +145,12 @@ class Service(Protocol):
         ...
 
     def tasks(self, selection: Selection) -> Annotated[list[TaskView], ANSWERED]:
-        """Tasks that match, as runs of like ones: unfinished ones in the order they will run, then ended ones."""
+        """Tasks that match, as runs of like ones: unfinished ones in the order they will run, then ended ones, the
+        latest first. The functions of those that travelled by value are without their bodies.
+
+        Returns:
+            As many as were asked for, or fewer: ask again with `Selection.after`, until there are none.
+        """
         ...
 
     def cancel(self, selection: Selection) -> CancelReport:
@@ -134,7 +162,11 @@ class Service(Protocol):
         ...
 
     def dead_letters(self, selection: Selection) -> Annotated[list[DeadLetter], ANSWERED]:
-        """Dead letters that match, latest first."""
+        """Dead letters that match, latest first.
+
+        Returns:
+            As many as were asked for, or fewer: ask again with `Selection.after`, until there are none.
+        """
         ...
 
     def retry_dead(self, selection: Selection) -> fields.Count:
@@ -160,7 +192,17 @@ class Service(Protocol):
         ...
 
     def stats(self) -> Stats:
-        """The coordinator in one look."""
+        """The coordinator in one look, with as many of its queues and workers as an answer holds."""
+        ...
+
+    def queues(self, after: fields.Label) -> Annotated[list[QueueView], ANSWERED]:
+        """The queues behind a name ("" for all), in the order of their names; ask again behind the last, until there
+        are none."""
+        ...
+
+    def workers(self, after: fields.Label, session: fields.Label) -> Annotated[list[WorkerView], ANSWERED]:
+        """The workers behind one, by its `WorkerView.name` and `WorkerView.session`, in this order ("" and "" for all);
+        ask again behind the last, until there are none."""
         ...
 
     def stop(self) -> None:
@@ -181,6 +223,11 @@ class Service(Protocol):
 
 class Session(Service, Protocol):
     """A service object of one connection, as the coordinator hands it to a transport."""
+
+    def alive(self) -> None:
+        """Bytes of a call or an answer move: whoever is at the other end is there, however slow the line is. Called now
+        and then while a long message is under way, from the thread that makes the calls."""
+        ...
 
     def disconnected(self) -> None:
         """The connection is gone; called once, last."""

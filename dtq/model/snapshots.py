@@ -12,6 +12,9 @@ from dtq.model.messages import Failure
 from dtq.model.options import Spec
 from dtq.model.states import Outcome, State
 
+#: A place in a list of tasks: a state; the moment of the end, or the priority of what has not ended; batch and index.
+Place = tuple[fields.Word, fields.Moment, fields.BatchNumber, fields.Index]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
@@ -25,6 +28,8 @@ class Selection:
         exception: name of the last exception, as a glob.
         older_than_s: in that state for at least so long.
         limit: at most so many (verbs that change something take no limit: 0).
+        after: only those behind this place of a list (`TaskView.place`, `DeadLetter.place`): how a list goes on that
+            was cut off.
     """
 
     ids: Annotated[tuple[tuple[fields.BatchNumber, fields.IndexOrNone], ...], MANY] = ()
@@ -34,6 +39,7 @@ class Selection:
     exception: fields.Pattern | None = None
     older_than_s: fields.Seconds | None = None
     limit: fields.Count = 100
+    after: Place | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +86,7 @@ class TaskView:
         cancelling: whether it runs but is being stopped.
         history: its attempts that did not succeed (only where one task was asked for).
         reason: why it does not run, for a task that waits.
+        more: whether there are later attempts than those of the history; see `Service.attempts`.
     """
 
     batch: fields.BatchNumber
@@ -100,11 +107,18 @@ class TaskView:
     cancelling: bool = False
     history: Annotated[tuple[Attempt, ...], ANSWERED] = ()
     reason: fields.Sentence = ""
+    more: bool = False
 
     @property
     def id(self) -> TaskId:
         """The (first) task's id."""
         return TaskId(self.batch, self.index, self.single)
+
+    @property
+    def place(self) -> Place:
+        """Where it is in a list of tasks."""
+        at = float(self.spec.options.priority) if self.ended_at is None else self.ended_at
+        return self.state.value, at, self.batch, self.index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +202,11 @@ class DeadLetter:
     def id(self) -> TaskId:
         """The task's id."""
         return TaskId(self.batch, self.index, self.single)
+
+    @property
+    def place(self) -> Place:
+        """Where it is in a list of dead letters."""
+        return State.DEAD.value, self.died_at, self.batch, self.index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,6 +296,8 @@ class Stats:
         trouble: why new submissions are refused at the moment, as the code of the error (``store-full``:
             the disk is full); empty where they are accepted.
         trouble_text: the same as a sentence.
+        more_queues: whether there are more queues; see `Service.queues`.
+        more_workers: whether there are more workers; see `Service.workers`.
     """
 
     counts: Counts
@@ -299,3 +320,5 @@ class Stats:
     losses: Annotated[tuple[fields.Sentence, ...], ANSWERED] = ()
     trouble: fields.Word = ""
     trouble_text: fields.Sentence = ""
+    more_queues: bool = False
+    more_workers: bool = False

@@ -101,9 +101,9 @@ class FailingEngine:
         """See `Engine.ended`."""
         return self._engine.ended(selection, now)
 
-    def attempts(self, batch: int, index: int) -> list[Attempt]:
+    def attempts(self, batch: int, index: int, *, first: int = 0, room: int | None = None) -> list[Attempt]:
         """See `Engine.attempts`."""
-        return self._engine.attempts(batch, index)
+        return self._engine.attempts(batch, index, first=first, room=room)
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -14,6 +14,7 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from dtq.errors import TooLarge
@@ -48,8 +49,12 @@ _OPTIONS: Final = (
 #: faster; one that keeps a thread busy with a byte now and then is not.
 PACE_BYTES: Final = 4096
 PACE_S: Final = float(SILENCE_S)
-#: Largest piece that is handed to TLS at once: it has to be gone in that time as a whole.
+#: Largest piece that is handed to TLS at once: it has to be gone in that time as a whole. And to the kernel, so that
+#: bytes are seen to move.
 _TLS_PIECE: Final = 16 << 10
+_PIECE: Final = 64 << 10
+#: How often it is told that bytes of a long message move, in seconds: a small part of the shortest lease.
+_MOVED_S: Final = 0.1
 
 
 def tune(sock: socket.socket) -> None:
@@ -102,14 +107,30 @@ class Connection:
         sock: the socket.
         peer: the other side's address.
         limit: may be changed; holds for the next message.
+        on_moved: called now and then while bytes of a long message move, either way, by the thread that is at it; None
+            where nobody wants to know.
     """
 
-    __slots__ = ("_owner", "_pace", "_poll", "_rest", "_timeout_s", "_waiting", "limit", "peer", "sock")
+    __slots__ = (
+        "_moved_at",
+        "_owner",
+        "_pace",
+        "_poll",
+        "_rest",
+        "_timeout_s",
+        "_waiting",
+        "limit",
+        "on_moved",
+        "peer",
+        "sock",
+    )
 
     def __init__(self, sock: socket.socket, peer: str, limit: int = MAX_MESSAGE) -> None:
         self.sock = sock
         self.peer = peer
         self.limit = limit
+        self.on_moved: Callable[[], None] | None = None
+        self._moved_at = 0.0
         self._rest = b""
         self._owner = os.getpid()
         self._waiting = False
@@ -154,14 +175,19 @@ class Connection:
             self._push(length)
             self._push(body)
         else:
+            rest = memoryview(body)
             try:
-                sent = self.sock.sendmsg((length, body))
+                sent = self.sock.sendmsg((length, rest[:_PIECE]))
             except BlockingIOError:
                 raise TimeoutError(_SLOW) from None
             if sent < _LENGTH:
                 self._push(length[sent:])
                 sent = _LENGTH
-            self._push(memoryview(body)[sent - _LENGTH :])
+            rest = rest[sent - _LENGTH :]
+            while rest:
+                self._push(rest[:_PIECE])
+                rest = rest[_PIECE:]
+                self._moved()
 
     def recv(self) -> Any:
         """Wait for a message.
@@ -219,11 +245,17 @@ class Connection:
                 # Not the method of a socket with TLS: that would have what follows sent in the clear.
                 socket.socket.shutdown(self.sock, how)
 
+    def _moved(self) -> None:
+        if self.on_moved is not None and (now := time.monotonic()) - self._moved_at >= _MOVED_S:
+            self._moved_at = now
+            self.on_moved()
+
     def _push(self, data: bytes | memoryview) -> None:
         if len(data) > _TLS_PIECE and self._secured:
             rest = memoryview(data)
             while rest:
                 rest = rest[self.sock.send(rest[:_TLS_PIECE]) :]
+                self._moved()
             return
         try:
             sent = self.sock.send(data)
@@ -287,6 +319,7 @@ class Connection:
                     if not received:
                         raise EOFError
                     have += received
+                    self._moved()
             if have == size:
                 return body
             body += _MORE_ROOM[: min(size - have, have)]

@@ -26,9 +26,12 @@ ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     "batch": (_SUBMIT, _ADMIN),
     "task": (_SUBMIT, _ADMIN),
     "results": (_SUBMIT, _ADMIN),
+    "attempts": (_SUBMIT, _ADMIN),
     "tasks by id": (_SUBMIT, _ADMIN),
     "cancel by id": (_SUBMIT, _ADMIN),
     "stats": (_SUBMIT, _ADMIN),
+    "queues": (_SUBMIT, _ADMIN),
+    "workers": (_SUBMIT, _ADMIN),
     # working
     "exchange": (_WORK,),
     "spec": (_WORK,),

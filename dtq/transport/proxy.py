@@ -135,6 +135,7 @@ class Proxy:
     spec = _remote(Service.spec)
     batch = _remote(Service.batch)
     task = _remote(Service.task)
+    attempts = _remote(Service.attempts)
     results = _remote(Service.results)
     tasks = _remote(Service.tasks)
     cancel = _remote(Service.cancel)
@@ -142,6 +143,8 @@ class Proxy:
     retry_dead = _remote(Service.retry_dead)
     purge_dead = _remote(Service.purge_dead)
     stats = _remote(Service.stats)
+    queues = _remote(Service.queues)
+    workers = _remote(Service.workers)
     stop = _remote(Service.stop)
     reload_keys = _remote(Service.reload_keys)
 

@@ -276,6 +276,7 @@ class _ServiceServer(managers.Server):
         """What an authenticated connection says, to its end."""
         connection, key = conn
         session = self._open_session(connection.peer)
+        connection.on_moved = session.alive
         try:
             conversation = Conversation(connection, session, key)
             while conversation.turn() and not self.stop_event.is_set():

@@ -11,6 +11,8 @@ from dtq.model import pages
 from dtq.model.messages import Failed, Failure, Grant, Holding, Progress, Released, Succeeded
 from dtq.model.options import Spec
 from dtq.model.states import Outcome as Ending
+from dtq.model.weight import slim
+from dtq.model.weight import weight as weigh
 
 #: How many bytes of outcomes may wait to be reported while more work is asked for.
 MAX_UNREPORTED: Final = 16 << 20
@@ -144,11 +146,7 @@ def weight(outcome: Outcome) -> int:
     """About how many bytes it takes in a report, rather too many."""
     if isinstance(outcome, Succeeded):
         return len(outcome.results) + _OVERHEAD
-    if isinstance(outcome, Released):
-        return _OVERHEAD
-    failure = outcome.failure
-    texts = (failure.exception, failure.message, failure.traceback, failure.output, *failure.bases)
-    return len(failure.pickled) + sum(len(text.encode(errors="surrogatepass")) + 8 for text in texts) + _OVERHEAD
+    return _OVERHEAD if isinstance(outcome, Released) else weigh(outcome.failure) + _OVERHEAD
 
 
 def divided(outcome: Outcome, room: int, *, whatever: bool) -> tuple[Outcome | None, Outcome | None]:
@@ -226,14 +224,17 @@ class Holdings:
         self.chunks.pop(token, None)
         self.outbox.forget(token)
 
-    def take(self, room: int) -> list[Outcome]:
+    def take(self, room: int, largest: int) -> list[Outcome]:
         """What is to be reported now, first what the last report did not get across.
 
         Args:
             room: how many bytes a report may have, if that is not one outcome alone.
+            largest: how many bytes one outcome may have.
         """
         self.outbox.put_back(outcome for outcome in self.reporting if outcome.token in self.chunks)
         self.reporting = self.outbox.take(room)
+        if self.reporting and weight(self.reporting[0]) > largest:  # then it goes alone
+            self.reporting = [_slimmer(self.reporting[0], largest)]
         return self.reporting
 
     def take_progress(self) -> tuple[Progress, ...]:
@@ -275,6 +276,12 @@ class Holdings:
         return tuple(
             [Holding(token=t, started=started.get(t, -1), done=chunk.ended) for t, chunk in self.chunks.items()]
         )
+
+
+def _slimmer(outcome: Outcome, room: int) -> Outcome:
+    if isinstance(outcome, Failed):
+        return replace(outcome, failure=slim(outcome.failure, room - _OVERHEAD))
+    return outcome
 
 
 def _singly(outcome: Succeeded) -> list[Outcome]:

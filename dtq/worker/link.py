@@ -25,7 +25,7 @@ from dtq.errors import (
     WrongKey,
 )
 from dtq.model.lru import SizedLru
-from dtq.model.messages import Exchange, Grant, Orders, Welcome
+from dtq.model.messages import Exchange, Grant, Orders, Welcome, largest_outcome
 from dtq.model.options import Spec
 from dtq.transport.backoff import Backoff
 from dtq.worker.supervisor import Supervisor
@@ -111,7 +111,7 @@ class Link:
         self._refused = False
         #: How many of the next reports have one outcome each, as one of them was refused.
         self._singly = 0
-        self._report_bytes = REPORT_BYTES
+        self._report_bytes = self._largest = REPORT_BYTES
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._guard, args=(run,), name=f"dtq-{name}", daemon=True)
@@ -122,6 +122,7 @@ class Link:
         """A line has said hello: the coordinator may be another one now, with other limits. Any thread."""
         self._heartbeat_s = welcome.heartbeat_s
         self._report_bytes = min(REPORT_BYTES, welcome.max_message // 4)
+        self._largest = largest_outcome(welcome.max_message)
 
     def start(self) -> None:
         """Start the threads."""
@@ -267,7 +268,7 @@ class Link:
                 self._gather()
                 singly, self._singly = self._singly, max(0, self._singly - 1)
                 room = 0 if singly else self._report_bytes
-                exchange = supervisor.exchange(fetch=False, room=room, quiet=singly > 0)
+                exchange = supervisor.exchange(fetch=False, room=room, largest=self._largest, quiet=singly > 0)
             last_capacity = -1
             orders = self._call(self._reporting, exchange, backoff)
             if orders is None:

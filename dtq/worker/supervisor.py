@@ -110,13 +110,16 @@ class Supervisor:
             return False
         return all(now - running[2] < STUCK_S for child in self._children if (running := child.running()) is not None)
 
-    def exchange(self, *, fetch: bool, wait_s: float = 0.0, room: int = 0, quiet: bool = False) -> Exchange:
+    def exchange(
+        self, *, fetch: bool, wait_s: float = 0.0, room: int = 0, largest: int = 0, quiet: bool = False
+    ) -> Exchange:
         """What to tell the coordinator now. Under the lock; a report takes what is to be reported.
 
         Args:
             fetch: whether it is a fetching call, which reports nothing.
             wait_s: how long that may wait, in seconds.
             room: how many bytes of outcomes a report has; at least one outcome.
+            largest: how many bytes one outcome has at most, if it can have less.
             quiet: whether it says nothing of progress, and asks for nothing.
         """
         started: dict[int, int] = {}
@@ -127,7 +130,7 @@ class Supervisor:
         holding = self.holdings.say(started)
         if fetch:
             return Exchange(holding=holding, capacity=self.capacity, fetch=True, wait_s=wait_s)
-        said = self.holdings.take(room)
+        said = self.holdings.take(room, largest)
         released = tuple([outcome for outcome in said if isinstance(outcome, Released)])
         more = not (quiet or released or self.holdings.burdened) and self._brisk(time.monotonic())
         return Exchange(

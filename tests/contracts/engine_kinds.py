@@ -72,8 +72,8 @@ class Insisting(SqliteEngine):
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:
         return self._insist(super().ended, selection, now)
 
-    def attempts(self, batch: int, index: int) -> list[Attempt]:
-        return self._insist(super().attempts, batch, index)
+    def attempts(self, batch: int, index: int, *, first: int = 0, room: int | None = None) -> list[Attempt]:
+        return self._insist(super().attempts, batch, index, first=first, room=room)
 
 
 if "DTQ_SHIM_EVERY" in os.environ:

@@ -21,7 +21,7 @@ import pytest
 
 from dtq.core.register import Rules
 from dtq.errors import QueueFull, SessionUnknown, from_wire
-from dtq.model.messages import Exchange, Grant, Submission
+from dtq.model.messages import Exchange, Grant, Hello, Holding, Role, Submission
 from dtq.model.pages import pack
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
@@ -154,14 +154,14 @@ def test_slow_line_works_and_medium_messages_do_not_stall() -> None:
 
 
 @contextlib.contextmanager
-def slow_line(to: int, delay_s: float) -> Iterator[int]:
-    """Passes connections on, every piece later by so much."""
+def slow_line(to: int, delay_s: float, piece: int = 1 << 16) -> Iterator[int]:
+    """Passes connections on, every piece of so many bytes later by so much."""
     over = threading.Event()
     threads: list[threading.Thread] = []
 
     def pump(source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
+            while data := source.recv(piece):
                 over.wait(delay_s)
                 target.sendall(data)
         with contextlib.suppress(OSError):
@@ -188,6 +188,40 @@ def slow_line(to: int, delay_s: float) -> Iterator[int]:
         accepting.join(DEADLINE_S)
         for thread in threads:
             thread.join(DEADLINE_S)
+
+
+def test_worker_on_a_thin_line_keeps_its_leases_while_bytes_move() -> None:
+    """A report that takes several leases to arrive: its sender is there."""
+    with house(Rules(lease_s=0.5)) as home:
+        producer = home.proxy()
+        batch = submit(producer)
+        # Given a worker on a line of 400 kB a second
+        with slow_line(home.server.address[1], 0.02, piece=8_000) as port:
+            hello = Hello(session="5" * 32, role=Role.WORKER, slots=1, primary=True, name="far")
+            with Proxy([("127.0.0.1", port)], KEY, hello) as far:
+                # When its result takes more than a second
+                settle(far, lease(far), bytes(500_000))
+        # Then it was never given up
+        assert producer.batch(batch).counts.succeeded == 1
+        seen = producer.stats()
+        assert (seen.retries, seen.refused) == (0, 0)
+
+
+def test_worker_that_only_fetches_lives_longer_than_its_lease() -> None:
+    """The wait of a fetching call is longer than the lease."""
+    with house(Rules(lease_s=0.5)) as home:
+        producer, worker = home.proxy(), home.worker()
+        submit(producer, 2)
+        grant = lease(worker)
+        # When it asks for more than a slot has room for, several times a lease long, and says no more
+        held = (Holding(token=grant.token, started=0),)
+        began = time.monotonic()
+        while time.monotonic() < began + 1.5:
+            assert not worker.exchange(Exchange(capacity=1, fetch=True, wait_s=10.0, holding=held)).drop
+        # Then
+        settle(worker, grant)
+        assert producer.stats().counts.succeeded == 1
+        assert producer.stats().retries == 0
 
 
 def test_repeated_requests_have_no_second_effect() -> None:

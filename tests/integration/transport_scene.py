@@ -102,6 +102,9 @@ class FakeSession:
     def stop(self) -> None:
         return None
 
+    def alive(self) -> None:
+        self.fake.alive += 1
+
     def disconnected(self) -> None:
         self.fake.gone.append(self.peer)
 

@@ -109,3 +109,18 @@ def leave_if(value: int, poison: bool) -> int:
     if poison:
         os._exit(9)
     return value
+
+
+def grown(data: bytes, size: int) -> bytes:
+    """So many bytes like the first."""
+    return data[:1] * size
+
+
+def fail_at_length(text: str, size: int) -> None:
+    raise ValueError(f"{text} {'x' * size}")
+
+
+def until_file_grown(directory: str, path: str, size: int) -> bytes:
+    """Leave a mark, wait for a file, and return so many bytes."""
+    until_file(directory, "grown", path)
+    return b"x" * size

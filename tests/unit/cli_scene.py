@@ -17,6 +17,7 @@ from dtq.model.snapshots import (
     Counts,
     DeadLetter,
     QueueView,
+    Selection,
     Stats,
     TaskView,
     WorkerView,
@@ -140,6 +141,8 @@ class NotedCoordinator:
             raise AttributeError(name)
 
         def call(*arguments: Any) -> Any:
+            if arguments and isinstance(arguments[0], Selection) and arguments[0].after is not None:
+                return []  # how a list goes on that has ended
             self.calls.append((name, *arguments))
             answer = self.answers[name]
             if isinstance(answer, list) and answer and isinstance(answer[0], type | DtqError | Stats):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,10 +118,10 @@ def test_task_that_is_put_back_while_it_is_looked_for_is_found(hooked: Hooked) -
     client, operator = house.client(), house.client()
     attempts = engine.attempts
 
-    def put_back_first(batch: int, index: int) -> list[Attempt]:
+    def put_back_first(batch: int, index: int, **few: Any) -> list[Attempt]:
         del engine.attempts  # only this once
         operator.service.retry_dead(Selection(ids=((batch, 0),), limit=0))
-        return attempts(batch, index)
+        return attempts(batch, index, **few)
 
     engine.attempts = put_back_first  # type: ignore[method-assign]  # see above
 

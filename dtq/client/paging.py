@@ -1,0 +1,74 @@
+"""Whole answers to questions whose answers come in parts.
+
+Client, between the faces and the service: what is listed may be of any length, what is answered at once may not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Protocol, TypeVar
+
+from dtq.model.service import Service
+from dtq.model.snapshots import DeadLetter, Place, QueueView, Selection, Stats, TaskView, WorkerView
+
+
+class _Placed(Protocol):
+    @property
+    def place(self) -> Place: ...
+
+
+Listed = TypeVar("Listed", bound=_Placed)
+
+
+def whole_task(service: Service, batch: int, index: int) -> TaskView:
+    """A task with all of its history; see `Service.task`."""
+    view = service.task(batch, index)
+    history = list(view.history)
+    more = view.more
+    while more:
+        found = service.attempts(batch, index, history[-1].number + 1)
+        history += found
+        more = bool(found)
+    return replace(view, history=tuple(history), more=False)
+
+
+def all_tasks(service: Service, selection: Selection) -> list[TaskView]:
+    """All tasks that match, up to the limit; see `Service.tasks`."""
+    return list(_listed(service.tasks, selection))
+
+
+def all_dead_letters(service: Service, selection: Selection) -> list[DeadLetter]:
+    """All dead letters that match, up to the limit; see `Service.dead_letters`."""
+    return list(_listed(service.dead_letters, selection))
+
+
+def _listed(ask: Callable[[Selection], list[Listed]], selection: Selection) -> Iterator[Listed]:
+    left = selection.limit
+    while found := ask(replace(selection, limit=left)):
+        yield from found
+        if selection.limit and (left := left - len(found)) <= 0:
+            return
+        selection = replace(selection, after=found[-1].place)
+
+
+def whole_stats(service: Service) -> Stats:
+    """The coordinator in one look, with all of its queues and workers; see `Service.stats`."""
+    stats = service.stats()
+    if not (stats.more_queues or stats.more_workers):
+        return stats
+    queues, workers = list(stats.queues), list(stats.workers)
+    while stats.more_queues and (few := _queues_behind(service, queues)):
+        queues += few
+    while stats.more_workers and (some := _workers_behind(service, workers)):
+        workers += some
+    return replace(stats, queues=tuple(queues), workers=tuple(workers), more_queues=False, more_workers=False)
+
+
+def _queues_behind(service: Service, queues: list[QueueView]) -> list[QueueView]:
+    return service.queues(queues[-1].name if queues else "")
+
+
+def _workers_behind(service: Service, workers: list[WorkerView]) -> list[WorkerView]:
+    last = workers[-1] if workers else None
+    return service.workers("" if last is None else last.name, "" if last is None else last.session)

@@ -1,0 +1,149 @@
+"""How tasks ended: their results, or why they have none, as many as one answer carries.
+
+Everything here is made piece by piece, and no more of it than goes into the answer: neither a message nor the
+coordinator's memory ever has to hold what has gathered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from operator import attrgetter
+
+from dtq.coordinator import queries
+from dtq.coordinator.service import Coordinator
+from dtq.core.changes import ResultPage
+from dtq.core.ledger import EndedRange
+from dtq.errors import TooLarge
+from dtq.model import pages
+from dtq.model.messages import ANSWER_ENVELOPE, Ended, Failure, Watched
+from dtq.model.snapshots import Selection
+from dtq.model.states import State
+from dtq.model.weight import slim, weight
+
+#: About how many bytes an end takes in an answer beside what it carries.
+_OVERHEAD = 200
+
+
+def results(c: Coordinator, number: int, lo: int, hi: int) -> list[Ended]:
+    """See `Service.results`."""
+    lo, hi = max(0, lo), min(hi, queries.batch(c, number).size)
+    found: list[Ended] = []
+    room = c.setup.answer_bytes
+    for ended in _in_order(c, number, lo, hi):
+        room -= _weight(ended)
+        if room < 0 and found:
+            break
+        found.append(ended)
+    queries.settle(c)  # results that have arrived since the batch was looked up are told once they are durable
+    return found
+
+
+def watched(c: Coordinator, cursor: int, ended: list[tuple[int, EndedRange]]) -> Watched:
+    """What is told of ranges that have ended, and how far that comes.
+
+    Args:
+        c: the coordinator; not under its lock.
+        cursor: how far the client is.
+        ended: the ranges, and how far it is when it has been told all of each.
+    """
+    told: list[Ended] = []
+    room = c.setup.answer_bytes
+    for upto, run in ended:
+        for piece in _described(c, run):
+            room -= _weight(piece)
+            if room < 0 and told:
+                return Watched(cursor=cursor, ended=tuple(told))
+            told.append(piece)
+            cursor = upto - (run.hi - piece.hi)
+    return Watched(cursor=cursor, ended=tuple(told))
+
+
+def _weight(ended: Ended) -> int:
+    return len(ended.results) + (weight(ended.failure) if ended.failure is not None else 0) + _OVERHEAD
+
+
+def _in_order(c: Coordinator, number: int, lo: int, hi: int) -> Iterator[Ended]:
+    """The ends of tasks ``[lo, hi)``, in rising order; those that have not ended are left out."""
+    while lo < hi:
+        end = min(hi, lo + pages.PAGE_BLOBS)
+        for run in _without_result(c, number, lo, end):
+            yield from _succeeded(c, number, lo, run.lo)
+            lo = max(lo, run.lo)
+            yield from _described(c, EndedRange(number, lo, min(run.hi, hi), run.state, ""))
+            lo = min(run.hi, hi)
+        if lo < end:
+            yield from _succeeded(c, number, lo, end)
+            lo = end
+
+
+def _without_result(c: Coordinator, number: int, lo: int, hi: int) -> list[EndedRange]:
+    """The tasks that ended without a result, of a few or more; what holds one of them is given whole."""
+    ids = tuple((number, index) for index in range(lo, hi))
+    return sorted(
+        (
+            EndedRange(number, run.lo, run.hi, run.state, "")
+            for state in (State.DEAD, State.CANCELLED)
+            for run in c.engine.ended(Selection(ids=ids, state=state, limit=0), c.clock.now())
+        ),
+        key=attrgetter("lo"),
+    )
+
+
+def _described(c: Coordinator, run: EndedRange) -> Iterator[Ended]:
+    """Tasks that ended alike, all of them in rising order, with their results or the reason."""
+    if run.state is State.SUCCEEDED:
+        at = run.lo
+        for ended in _succeeded(c, run.batch, run.lo, run.hi):
+            if ended.lo > at:
+                yield Ended(batch=run.batch, lo=at, hi=ended.lo, state=run.state)  # no longer kept
+            yield ended
+            at = ended.hi
+        if at < run.hi:
+            yield Ended(batch=run.batch, lo=at, hi=run.hi, state=run.state)
+    elif run.state is State.CANCELLED:
+        yield Ended(batch=run.batch, lo=run.lo, hi=run.hi, state=run.state)
+    else:
+        for index in range(run.lo, run.hi):
+            yield _dead(c, run.batch, index)
+
+
+def _dead(c: Coordinator, number: int, index: int) -> Ended:
+    last = next(iter(c.engine.attempts(number, index, first=-1)), None)
+    return Ended(
+        batch=number,
+        lo=index,
+        hi=index + 1,
+        state=State.DEAD,
+        outcome=last.outcome if last is not None else None,
+        failure=slim(last.failure, c.setup.max_message - ANSWER_ENVELOPE) if last is not None else None,
+    )
+
+
+def _succeeded(c: Coordinator, number: int, lo: int, hi: int) -> Iterator[Ended]:
+    """The results of tasks ``[lo, hi)`` that have one, in rising order."""
+    room = c.setup.answer_bytes
+    while lo < hi:
+        # What cannot be written is in the cache only; it is not told before it is durable.
+        find = c.cache.find if c.committer.stuck is None else c.engine.pages
+        found = find(ResultPage, number, lo, hi, room)
+        if not found:
+            return
+        for page in found:
+            yield from _pieces(c, page, max(lo, page.lo), min(hi, page.hi))
+        lo = found[-1].hi
+
+
+def _pieces(c: Coordinator, page: ResultPage, lo: int, hi: int) -> Iterator[Ended]:
+    """The results ``[lo, hi)`` of a page, in pieces that answers carry."""
+    room, largest = c.setup.answer_bytes, c.setup.max_message - ANSWER_ENVELOPE
+    while lo < hi:
+        fit = pages.fitting(page.data, lo - page.lo, hi - page.lo, room) + page.lo
+        end = max(lo + 1, fit)
+        data = pages.cut(page.data, lo - page.lo, end - page.lo)
+        if len(data) <= largest:
+            yield Ended(batch=page.batch, lo=lo, hi=end, state=State.SUCCEEDED, results=data)
+        else:  # stored while messages could be larger
+            error = TooLarge("the result", len(data), largest)
+            failure = Failure(exception=f"{TooLarge.__module__}.TooLarge", message=str(error))
+            yield Ended(batch=page.batch, lo=lo, hi=end, state=State.SUCCEEDED, failure=failure)
+        lo = end

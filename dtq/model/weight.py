@@ -1,0 +1,70 @@
+"""How much of a message something takes, and how a failure is made to take less.
+
+Everything that is gathered into a message is weighed first, so that no message is refused for its size: what does not
+fit goes with the next one. What is weighed is rather too heavy than too light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields, is_dataclass, replace
+from functools import cache
+from operator import attrgetter
+from typing import Any, Final, TypeVar
+
+from dtq.model.messages import Failure
+
+T = TypeVar("T")
+
+#: What a scalar takes at most, and what a text, bytes or a tuple take beside what they hold, in bytes.
+_SCALAR: Final = 12
+
+
+@cache
+def _fields_of(kind: type) -> Callable[[Any], Iterable[Any]]:
+    names = [field.name for field in fields(kind)]
+    return attrgetter(*names) if len(names) > 1 else lambda value: [getattr(value, names[0])]
+
+
+def weight(value: Any) -> int:
+    """How many bytes a message's part takes, about, and no fewer: a dataclass, a tuple or list, a scalar."""
+    kind = type(value)
+    if kind is bytes or kind is bytearray:
+        return len(value) + _SCALAR
+    if kind is str:
+        return (len(value) if value.isascii() else len(value.encode(errors="surrogatepass"))) + _SCALAR
+    if kind is tuple or kind is list:
+        return _SCALAR + sum(map(weight, value))
+    if is_dataclass(kind):
+        return _SCALAR + sum(map(weight, _fields_of(kind)(value)))
+    return _SCALAR
+
+
+def first_within(items: Iterable[T], room: int) -> Iterator[T]:
+    """The first of some items that have so many bytes; the first in any case. No more than one other is made."""
+    for number, item in enumerate(items):
+        room -= weight(item)
+        if room < 0 and number:
+            return
+        yield item
+
+
+def slim(failure: Failure, room: int) -> Failure:
+    """A failure that takes no more than so many bytes: first without the exception itself, then with less of what it
+    says."""
+    if weight(failure) > room:
+        failure = replace(failure, pickled=b"")
+    if weight(failure) > room:
+        failure = replace(
+            failure,
+            bases=failure.bases[: room // 4096],
+            message=_end(failure.message, room // 8),
+            traceback=_end(failure.traceback, room // 4),
+            output=_end(failure.output, room // 8),
+        )
+    return failure
+
+
+def _end(text: str, most: int) -> str:
+    data = text.encode(errors="surrogatepass")
+    return text if len(data) <= most else data[-most:].decode(errors="ignore")
