@@ -1,9 +1,9 @@
 """One error tree with stable codes, the same on both sides of the wire.
 
-Ground floor: imports nothing of dtq. Every error keeps the raw arguments it was made with (``args``) and builds its
-sentence in ``__str__``, so that it survives a pickle and the wire unchanged: what crosses is ``(code, args)``.
-The sentence says what happened and what to do. ``exit_code`` is what the command line ends with (sysexits.h where
-one fits).
+Ground floor: imports nothing of dtq but how numbers are written. Every error keeps the raw arguments it was made with
+(``args``) and builds its sentence in ``__str__``, so that it survives a pickle and the wire unchanged: what crosses is
+``(code, args)``. The sentence says what happened and what to do. ``exit_code`` is what the command line ends with
+(sysexits.h where one fits).
 """
 
 from __future__ import annotations
@@ -12,8 +12,35 @@ from concurrent.futures import CancelledError
 from pickle import PicklingError, UnpicklingError
 from typing import ClassVar
 
+from dtq.wording import counted, duration
+
 #: What an argument of an error may be: the scalars that cross the wire.
 Scalar = str | int | float | bool | None
+
+
+class _Argument:
+    """An argument of an error, as its sentence shows it.
+
+    Args:
+        value: the argument. A peer of another version may have sent something else than the sentence expects.
+    """
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return repr(self._value)
+
+    def __str__(self) -> str:
+        return str(self._value)
+
+    def __format__(self, spec: str) -> str:
+        value = self._value
+        if spec == "duration" and isinstance(value, int | float):
+            return duration(value)
+        if spec.startswith("#") and isinstance(value, int):
+            return counted(value, spec[1:])
+        return str(value)
 
 
 class DtqError(Exception):
@@ -25,16 +52,21 @@ class DtqError(Exception):
     exit_code: ClassVar[int] = 70
     #: Whether the same call may succeed later without anybody changing anything.
     retryable: ClassVar[bool] = False
-    #: The sentence; ``{0}``, ``{1}`` are the raw arguments.
+    #: The sentence; ``{0}``, ``{1}`` are the raw arguments, ``{0:#task}`` a number with its noun, ``{0:duration}`` a
+    #: number of seconds.
     text: ClassVar[str] = "{0}"
     #: What to do about it, where the sentence does not say it already.
     hint: ClassVar[str] = ""
 
     def __str__(self) -> str:
+        return f"{self.sentence} {self.hint if self.args else ''}".rstrip()
+
+    @property
+    def sentence(self) -> str:
+        """What happened, without what to do about it."""
         if not self.args:
             return (self.__doc__ or type(self).__name__).splitlines()[0]
-        sentence = self.text.format(*self.args)
-        return f"{sentence} {self.hint}".rstrip()
+        return self.text.format(*map(_Argument, self.args))
 
 
 class InternalError(DtqError):
@@ -151,7 +183,7 @@ class TooLarge(DtqError, ValueError):
 
     code = "too-large"
     exit_code = 65
-    text = "{0} has {1} bytes, more than the limit of {2}."
+    text = "{0} has {1:#byte}, more than the limit of {2}."
     hint = "Pass a path to a file, or split it; the coordinator's --max-message and --max-blob are the limits."
 
 
@@ -218,7 +250,7 @@ class ConnectionsFull(Unreachable):
 
     code = "connections-full"
     exit_code = 75
-    text = "the coordinator has {0} connections already, the limit of its --max-connections."
+    text = "the coordinator has {0:#connection} already, the limit of its --max-connections."
     hint = "Close some, or start it with a higher --max-connections (DTQ_MAX_CONNECTIONS)."
 
 
@@ -325,7 +357,7 @@ class QueueFull(DtqError):
     code = "queue-full"
     exit_code = 75
     retryable = True
-    text = "the queue already holds {0} tasks, its limit is {1}."
+    text = "the queue already holds {0:#task}, its limit is {1}."
     hint = "Wait for workers to catch up, or start the coordinator with a higher --max-tasks (DTQ_MAX_TASKS)."
 
 
@@ -334,7 +366,7 @@ class BatchTooLarge(DtqError, ValueError):
 
     code = "batch-too-large"
     exit_code = 65
-    text = "the batch would have {0} tasks, more than the limit of {1}."
+    text = "the batch would have {0:#task}, more than the limit of {1}."
     hint = "Submit several batches, or start the coordinator with a higher --max-batch (DTQ_MAX_BATCH)."
 
 
@@ -379,7 +411,7 @@ class WaitTimeout(DtqError, TimeoutError):
     code = "wait-timeout"
     exit_code = 124
     retryable = True
-    text = "{0} did not finish within {1} s; it goes on, and can be waited for again."
+    text = "{0} did not finish within {1:duration}; it goes on, and can be waited for again."
 
 
 # -- the store ----------------------------------------------------------------------------------------------------
@@ -461,7 +493,7 @@ class TaskCrashed(TaskError):
     """The process that ran the task died too often."""
 
     code = "task-crashed"
-    text = "task {0} went to the dead letters: its process died ({1})."
+    text = "task {0} went to the dead letters: {1}."
 
 
 class TaskTimedOut(TaskError):

@@ -10,7 +10,7 @@ import click
 from dtq.cli import options
 from dtq.cli.calling import service
 from dtq.cli.grammar import Group
-from dtq.cli.output import plural, say, write, write_json
+from dtq.cli.output import say, write, write_json
 from dtq.cli.pictures import show_letters, show_task
 from dtq.cli.records import letter_json, task_json
 from dtq.cli.tasks import look_up, selected
@@ -19,6 +19,7 @@ from dtq.errors import NotDead
 from dtq.model.service import Service
 from dtq.model.snapshots import Selection, TaskView
 from dtq.model.states import State
+from dtq.wording import counted
 
 #: How many dead letters are counted before a question or a dry run says "at least".
 _COUNTED = 10_000
@@ -73,7 +74,7 @@ def _count(coordinator: Service, selection: Selection) -> str:
         limit=_COUNTED,
     )
     found = len(all_dead_letters(coordinator, limited))
-    return f"{'at least ' if found == _COUNTED else ''}{plural(found, 'dead letter')}"
+    return f"{'at least ' if found == _COUNTED else ''}{counted(found, 'dead letter')}"
 
 
 @dlq.command(
@@ -135,7 +136,7 @@ def show(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, as_
         found = look_up(coordinator, task_id)
     if not isinstance(found, TaskView):
         raise click.UsageError(
-            f"{task_id} is a batch of {plural(found.size, 'task')}; name one of them, as in {task_id}.0.",
+            f"{task_id} is a batch of {counted(found.size, 'task')}; name one of them, as in {task_id}.0.",
             click.get_current_context(),
         )
     if found.state is not State.DEAD:
@@ -187,7 +188,7 @@ def retry(
     if as_json:
         write_json({"retried": done})
     elif not quiet:
-        write(f"{plural(done, 'dead letter')} put back")
+        write(f"{counted(done, 'dead letter')} put back")
 
 
 def _may_purge(count: str, yes: bool, no_input: bool) -> bool:
@@ -242,4 +243,4 @@ def purge(
     if as_json:
         write_json({"purged": done})
     elif not quiet:
-        write(f"{plural(done, 'dead letter')} purged")
+        write(f"{counted(done, 'dead letter')} purged")

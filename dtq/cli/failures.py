@@ -81,7 +81,7 @@ def _debugging() -> bool:
 
 
 def _on_dtq_error(error: DtqError, arguments: Sequence[str]) -> int:
-    message = error.text.format(*error.args) if error.args else str(error)
+    message = error.sentence
     _fail(arguments, error.code, message, error.hint if error.args else "")
     return error.exit_code
 

@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TextIO
 
-from dtq.config.values import format_duration
 from dtq.model.text import printable
+from dtq.wording import duration
 
 #: Version of the JSON that commands print; changes only if something in it goes or means something else.
 SCHEMA: Final = 1
@@ -90,7 +90,7 @@ def ago(seconds: float | None, now: float) -> str:
     if seconds is None:
         return ""
     distance = now - seconds
-    return f"in {format_duration(-distance)}" if distance < 0 else f"{format_duration(distance)} ago"
+    return f"in {duration(-distance)}" if distance < 0 else f"{duration(distance)} ago"
 
 
 def local_time(seconds: float | None, now: float) -> str:
@@ -98,17 +98,6 @@ def local_time(seconds: float | None, now: float) -> str:
     if seconds is None:
         return ""
     return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))} ({ago(seconds, now)})"
-
-
-def plural(count: int, noun: str, nouns: str = "") -> str:
-    """``1 task``, ``2,000 tasks``.
-
-    Args:
-        count: how many.
-        noun: the word for one.
-        nouns: the word for several, where it is not the one for one with an s.
-    """
-    return f"{count:,} {noun if count == 1 else nouns or f'{noun}s'}"
 
 
 def _width(text: str) -> int:

@@ -9,7 +9,6 @@ from dtq.cli.output import (
     local_time,
     one_line,
     paint,
-    plural,
     say,
     table,
     write,
@@ -17,11 +16,12 @@ from dtq.cli.output import (
     write_table,
 )
 from dtq.cli.records import run_id
-from dtq.config.values import format_duration, format_size
+from dtq.config.values import format_size
 from dtq.model.messages import Failure
 from dtq.model.snapshots import Attempt, BatchView, Counts, DeadLetter, Stats, TaskView
 from dtq.model.states import State
 from dtq.model.text import printable
+from dtq.wording import counted, duration
 
 
 def counts_text(counts: Counts) -> str:
@@ -33,7 +33,7 @@ def counts_text(counts: Counts) -> str:
 def failure_text(failure: Failure) -> str:
     """Why an attempt did not succeed, in one line."""
     parts = [part for part in (failure.exception, failure.message) if part]
-    if not failure.exception:
+    if not parts:
         if failure.signal is not None:
             parts.append(f"signal {failure.signal}")
         elif failure.exit_code is not None:
@@ -42,7 +42,7 @@ def failure_text(failure: Failure) -> str:
 
 
 def _attempt_row(attempt: Attempt) -> tuple[str, ...]:
-    took = format_duration(max(0.0, attempt.ended_at - attempt.started_at))
+    took = duration(max(0.0, attempt.ended_at - attempt.started_at))
     peak = attempt.failure.peak_memory
     memory = "" if peak is None else format_size(peak)
     return (str(attempt.number), attempt.outcome.value, took, memory, attempt.worker, failure_text(attempt.failure))
@@ -66,8 +66,8 @@ def _progress(task: TaskView) -> str:
 
 def _terms(task: TaskView) -> str:
     options = task.spec.options
-    limit = "" if options.timeout_s is None else f", at most {format_duration(options.timeout_s)} an attempt"
-    retries = plural(options.max_retries, "retry", "retries")
+    limit = "" if options.timeout_s is None else f", at most {duration(options.timeout_s)} an attempt"
+    retries = counted(options.max_retries, "retry", "retries")
     return f"priority {options.priority}, queue {options.queue}, {retries}{limit}"
 
 
@@ -81,8 +81,8 @@ def show_task(task: TaskView, now: float, *, tracebacks: bool = False) -> None:
             what the last one printed is.
     """
     state = paint(task.state.value) + (", being stopped" if task.cancelling else "")
-    failed = [plural(task.failures, "failure")] if task.failures else []
-    failed += [plural(task.crashes, "crash", "crashes")] if task.crashes else []
+    failed = [counted(task.failures, "failure")] if task.failures else []
+    failed += [counted(task.crashes, "crash", "crashes")] if task.crashes else []
     write_fields(
         [
             ("task", run_id(task)),
@@ -169,7 +169,7 @@ def show_coordinator(stats: Stats, address: str) -> None:
     running_s = stats.now - stats.started_at
     write_fields(
         [
-            ("coordinator", f"{address}, pid {stats.pid}, up {format_duration(running_s)}"),
+            ("coordinator", f"{address}, pid {stats.pid}, up {duration(running_s)}"),
             ("version", f"dtq {stats.version}, Python {stats.python}"),
             ("store", f"{printable(stats.store)}, durability {stats.durability}"),
             ("order", "highest priority first" if stats.highest_first else "lowest priority number first"),
@@ -179,7 +179,7 @@ def show_coordinator(stats: Stats, address: str) -> None:
                 f"{stats.submitted:,} submitted, {stats.retries:,} retried, {stats.refused:,} late reports refused",
             ),
             ("dead letters", f"{stats.dead_letters:,}"),
-            ("workers", f"{plural(len(stats.workers), 'worker')} with {plural(slots, 'slot')}"),
+            ("workers", f"{counted(len(stats.workers), 'worker')} with {counted(slots, 'slot')}"),
             ("clients", str(stats.clients)),
         ]
     )
@@ -206,7 +206,7 @@ def show_stats(stats: Stats, address: str) -> None:
                     str(worker.busy),
                     str(worker.slots),
                     ",".join(worker.queues) or "all",
-                    f"{format_duration(worker.seen_s)} ago",
+                    f"{duration(worker.seen_s)} ago",
                     " ".join(worker.running[:3]) + (" …" if len(worker.running) > 3 else ""),
                     "draining" if worker.draining else "",
                 )

@@ -14,7 +14,7 @@ from dtq.cli import options
 from dtq.cli.calling import hub, say_warnings
 from dtq.cli.calls import Call, each_line, function_name, json_lines, parse_call
 from dtq.cli.grammar import Command
-from dtq.cli.output import plural, say, write, write_json
+from dtq.cli.output import say, write, write_json
 from dtq.cli.results import batch_tally, task_tally
 from dtq.cli.waiting import find_modules_here, interruptible, print_batch, print_task, wait_for
 from dtq.client.batch_handle import BatchHandle
@@ -28,6 +28,7 @@ from dtq.client.submitting import Order, order
 from dtq.client.submitting import submit as submit_one
 from dtq.errors import TooLarge, Unreachable
 from dtq.model.fields import PRIORITIES
+from dtq.wording import counted, duration
 
 #: What is left of a message for everything but the arguments, in bytes.
 _ENVELOPE: Final = 4096
@@ -117,7 +118,9 @@ def _accepted_whole(queue: Hub, batch: Batch) -> None:
         if batch.size != size:
             size, since = batch.size, time.monotonic()
         elif time.monotonic() - since > _ACCEPT_S + queue.full_timeout_s:
-            raise Unreachable(queue.session.place, f"it went away in the middle of the submission, {_ACCEPT_S:g} s ago")
+            raise Unreachable(
+                queue.session.place, f"it went away in the middle of the submission, {duration(_ACCEPT_S)} ago"
+            )
         queue.following.wait(batch, NEWS, _LOOK_S)
     if batch.error is not None:
         raise batch.error
@@ -142,7 +145,9 @@ def _accepted(queue: Hub, handle: TaskHandle[Any]) -> TaskHandle[Any]:
         Unreachable: the coordinator went away, and did not come back in time.
     """
     if not handle.accepted(_ACCEPT_S + queue.full_timeout_s):
-        raise Unreachable(queue.session.place, f"it went away in the middle of the submission, {_ACCEPT_S:g} s ago")
+        raise Unreachable(
+            queue.session.place, f"it went away in the middle of the submission, {duration(_ACCEPT_S)} ago"
+        )
     return handle
 
 
@@ -246,4 +251,4 @@ def _print_id(handle: TaskHandle[Any] | BatchHandle[Any], task_id: str, as_json:
         return
     write(task_id)
     if isinstance(handle, BatchHandle) and not quiet and sys.stderr.isatty():
-        say(f"{plural(size, 'task')} in batch {task_id}")
+        say(f"{counted(size, 'task')} in batch {task_id}")

@@ -9,7 +9,7 @@ import click
 from dtq.cli import options
 from dtq.cli.calling import service
 from dtq.cli.grammar import Command
-from dtq.cli.output import plural, say, write, write_json
+from dtq.cli.output import say, write, write_json
 from dtq.cli.pictures import show_batch, show_stats, show_task, show_tasks
 from dtq.cli.records import batch_json, run_id, stats_json, task_json
 from dtq.client.paging import all_tasks, whole_stats, whole_task
@@ -17,6 +17,7 @@ from dtq.model.ids import parse_id
 from dtq.model.service import Service
 from dtq.model.snapshots import BatchView, Selection, TaskView
 from dtq.model.states import State
+from dtq.wording import counted
 
 
 def selected(ids: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
@@ -97,7 +98,7 @@ def cancel(
         write_json({"cancelled": report.cancelled, "stopping": report.stopping, "finished": report.finished})
     elif not quiet:
         write(
-            f"{plural(report.cancelled, 'task')} cancelled, {report.stopping:,} being stopped, "
+            f"{counted(report.cancelled, 'task')} cancelled, {report.stopping:,} being stopped, "
             f"{report.finished:,} had ended before"
         )
 

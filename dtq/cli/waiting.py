@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from dtq.cli.failures import TaskTrouble, complain
-from dtq.cli.output import plural, write, write_json
+from dtq.cli.output import write, write_json
 from dtq.cli.values import message_of, value_json, value_text
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.handle import TaskHandle
@@ -24,6 +24,7 @@ from dtq.errors import DtqError, TaskCancelled, TaskError, WaitTimeout
 from dtq.model.ids import TaskId
 from dtq.model.states import State
 from dtq.model.text import printable
+from dtq.wording import counted
 
 #: How often a progress bar asks how far things are, in seconds.
 _LOOK_S: Final = 0.25
@@ -181,6 +182,6 @@ def print_batch(handle: BatchHandle[Any], *, as_json: bool) -> None:
         if failures <= _TOLD:
             complain(_sentence(task, value))
     if failures > _TOLD and not as_json:
-        complain(f"{plural(failures - _TOLD, 'more task')} of batch {number} failed (dtq dlq list).")
+        complain(f"{counted(failures - _TOLD, 'more task')} of batch {number} failed (dtq dlq list).")
     if failures:
         raise TaskTrouble

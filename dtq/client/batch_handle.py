@@ -17,6 +17,7 @@ from dtq.client.reading import read
 from dtq.errors import InvalidValue
 from dtq.model.options import Spec
 from dtq.model.snapshots import BatchView, CancelReport
+from dtq.wording import counted
 
 #: How often a batch that somebody else is still submitting is asked for its size, in seconds: nobody tells a stranger.
 SIZE_EVERY_S: Final = 1.0
@@ -157,7 +158,7 @@ class BatchHandle(Generic[T_co]):
         """
         self.accepted()
         if not 0 <= index < self._target.size:
-            raise InvalidValue("the index of a task", index, f"the batch has {self._target.size} tasks")
+            raise InvalidValue("the index of a task", index, f"the batch has {counted(self._target.size, 'task')}")
         return member(self._desk, self._spec, self._target, index)
 
     def status(self) -> BatchView:
@@ -183,7 +184,7 @@ class BatchHandle(Generic[T_co]):
         ended = f", {batch.ended.count} ended" if batch.followed else ""
         error = f", {batch.error}" if batch.error is not None else ""
         more = "" if batch.complete else " so far"
-        return f"<BatchHandle{number} {self._spec.function.name}: {batch.size} tasks{more}{ended}{error}>"
+        return f"<BatchHandle{number} {self._spec.function.name}: {counted(batch.size, 'task')}{more}{ended}{error}>"
 
     def _repr_html_(self) -> str:
         batch = self._target

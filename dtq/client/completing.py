@@ -27,6 +27,7 @@ from dtq.client.outbox import Item
 from dtq.client.sync import Client
 from dtq.errors import DtqError, TaskCancelled
 from dtq.model.options import Spec
+from dtq.wording import counted, duration
 
 log = logging.getLogger("dtq.client")
 
@@ -177,7 +178,9 @@ class Completer:
             self._thread.join(_LOOK_S)
             away_s = away_s + _LOOK_S if self.hub.session.away else 0.0
             if away_s > AWAY_AT_EXIT_S:
-                log.warning("the program ends before its futures: the coordinator has been away for %.0f s", away_s)
+                log.warning(
+                    "the program ends before its futures: the coordinator has been away for %s", duration(away_s)
+                )
                 return
 
     def after_fork(self) -> None:
@@ -230,7 +233,7 @@ class Completer:
         try:
             revoke(self.hub, ids)
         except DtqError as error:
-            log.warning("%d tasks or maps could not be cancelled: %s", len(ids), error)
+            log.warning("%s could not be cancelled: %s", counted(len(ids), "task or map", "tasks or maps"), error)
 
     def _on_cluster_end(self, error: DtqError) -> None:
         self.hub.fail(self.failure(error))

@@ -24,6 +24,7 @@ from dtq.client.tasks import note_of, registered
 from dtq.client.terms import NO_TERMS, UNSET, Terms
 from dtq.errors import DtqError
 from dtq.model.options import Function, FunctionKind
+from dtq.wording import duration
 
 log = logging.getLogger("dtq.client")
 
@@ -239,7 +240,7 @@ def _imported(name: str) -> Terms:
         said = json.loads(done.stdout.splitlines()[-1])
         given, why = said["given"], said["why"]
     except subprocess.TimeoutExpired:
-        given, why = {}, f"importing its module took more than {IMPORT_S:g} s"
+        given, why = {}, f"importing its module took more than {duration(IMPORT_S)}"
     except (OSError, ValueError, LookupError, TypeError):
         given, why = {}, "the process that imports its module ended"
     if why:

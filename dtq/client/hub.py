@@ -30,6 +30,7 @@ from dtq.model.messages import Ended
 from dtq.model.service import Service
 from dtq.model.snapshots import BatchView, CancelReport, Selection, TaskView
 from dtq.transport import Backoff
+from dtq.wording import counted
 
 log = logging.getLogger("dtq.client")
 
@@ -217,7 +218,7 @@ class Hub:
         counts = ((name, getattr(stats.counts, name)) for name in stats.counts.__slots__)
         return [
             ("state", "connected"),
-            ("workers", f"{len(stats.workers)}, {sum(worker.slots for worker in stats.workers)} slots"),
+            ("workers", f"{len(stats.workers)}, {counted(sum(worker.slots for worker in stats.workers), 'slot')}"),
             *((name, f"{count:,}") for name, count in counts if count),
         ]
 

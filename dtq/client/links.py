@@ -25,6 +25,7 @@ from dtq.model.fields import Label, fitting
 from dtq.model.messages import Hello, Role, Welcome
 from dtq.model.service import Service
 from dtq.transport import Proxy
+from dtq.wording import duration
 
 log = logging.getLogger("dtq.client")
 
@@ -163,7 +164,7 @@ class Session:
             self.max_piece = welcome.max_piece
             lost_at, self._lost_at = self._lost_at, None
         if lost_at is not None:
-            log.info("the coordinator at %s is back after %.1f s", self.place, time.monotonic() - lost_at)
+            log.info("the coordinator at %s is back after %s", self.place, duration(time.monotonic() - lost_at))
 
     def lost(self, error: DtqError) -> None:
         """A call did not get through. Said once an outage, however many lines notice."""

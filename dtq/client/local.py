@@ -29,6 +29,7 @@ from dtq.client.terms import Span, seconds
 from dtq.config import make_authkey, parse_size, usable_cores
 from dtq.errors import ClusterEnded, InvalidValue
 from dtq.transport.family import authentication_key, tracker_descriptor
+from dtq.wording import counted
 
 log = logging.getLogger("dtq.client")
 
@@ -243,7 +244,7 @@ class LocalCluster:
 
     def __repr__(self) -> str:
         where = "not running" if self._pair is None else f"at {self._address}"
-        return f"<LocalCluster {where}, {self.slots} slots>"
+        return f"<LocalCluster {where}, {counted(self.slots, 'slot')}>"
 
 
 #: All clusters. Those that run when the program ends are closed then: after what was registered after this was, and so

@@ -132,7 +132,8 @@ def _death(failure: Failure) -> str:
         return failure.message
     if failure.signal is not None:
         try:
-            return f"by {signal.Signals(failure.signal).name}"
+            return f"its process was killed by {signal.Signals(failure.signal).name}"
         except ValueError:
-            return f"by signal {failure.signal}"
-    return "without a word" if failure.exit_code is None else f"with exit code {failure.exit_code}"
+            return f"its process was killed by signal {failure.signal}"
+    how = "without a word" if failure.exit_code is None else f"with exit code {failure.exit_code}"
+    return f"its process ended {how}"

@@ -20,6 +20,7 @@ from typing import Final
 from dtq.client import handover
 from dtq.client.inheritance import Inheritance
 from dtq.errors import ClusterEnded
+from dtq.wording import duration
 
 #: How long a process may take to be ready, in seconds.
 START_S: Final = 60.0
@@ -97,7 +98,7 @@ class Process:
             ready, _, _ = select.select([self.output], [], [], max(0.0, deadline - time.monotonic()))
             data = self.output.read(1 << 12) if ready else b""
             if not data:
-                raise self.failure("ended at its start" if ready else f"was not ready within {START_S:g} s")
+                raise self.failure("ended at its start" if ready else f"was not ready within {duration(START_S)}")
             line += data
         return line.decode()
 

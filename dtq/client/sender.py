@@ -26,6 +26,7 @@ from dtq.model.messages import Receipt, Submission
 from dtq.model.service import Service
 from dtq.model.snapshots import BatchView, Selection
 from dtq.transport import Backoff
+from dtq.wording import counted
 
 log = logging.getLogger("dtq.client")
 
@@ -271,7 +272,11 @@ class Sender:
             wake()
         unheard = sum(ref() is None for ref in told)
         if unheard:
-            log.warning("%d submissions that nobody has a handle of were refused: %s", unheard, error)
+            log.warning(
+                "%s refused that nobody has a handle of: %s",
+                counted(unheard, "submission was", "submissions were"),
+                error,
+            )
 
     def _refuse_piece(self, feed: Feed, error: DtqError, wakes: list[Wake]) -> None:
         feed.stopped = True

@@ -26,6 +26,7 @@ from dtq.errors import InvalidId, InvalidValue, UnknownId, Unreachable
 from dtq.model.ids import TaskId
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Stats, TaskView
 from dtq.model.states import State
+from dtq.wording import counted
 
 log = logging.getLogger("dtq.client")
 
@@ -108,7 +109,7 @@ class Client(Submitter):
         batch, view = self._batch(number)
         single = view.size == 1 and view.complete
         if index is None and not single:
-            raise InvalidId(f"{number} (a batch of {view.size} tasks)")
+            raise InvalidId(f"{number} (a batch of {counted(view.size, 'task')})")
         if index is not None and index >= view.size:
             raise UnknownId(str(TaskId(number, index)))
         return member(self._hub, view.spec, batch, index or 0, single=single)
@@ -142,7 +143,7 @@ class Client(Submitter):
         if index is None:
             view = self._hub.batch(number)
             if view.size != 1:
-                raise InvalidId(f"{number} (a batch of {view.size} tasks)")
+                raise InvalidId(f"{number} (a batch of {counted(view.size, 'task')})")
         return self._hub.task(number, index or 0)
 
     def batch_status(self, id: Named) -> BatchView:

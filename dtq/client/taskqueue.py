@@ -21,6 +21,7 @@ from dtq.client.local import LocalCluster
 from dtq.client.terms import UNSET, ExceptionLike, Span, Unset
 from dtq.errors import DtqError
 from dtq.model.states import State
+from dtq.wording import counted
 
 log = logging.getLogger("dtq.client")
 
@@ -141,7 +142,7 @@ class TaskQueue:
                     raise
                 cluster.on_end(client._loop.hub.fail)  # whoever waits then learns why
                 self._cluster, self._client = cluster, client
-                log.info("a queue of %d workers has started", cluster.slots)
+                log.info("a queue of %s has started", counted(cluster.slots, "worker"))
         return self
 
     async def stop(self, *, finish: bool | None = None, timeout: float | None = None) -> None:
@@ -163,7 +164,7 @@ class TaskQueue:
                 if finish is None:
                     finish = not self._keeps
                 if finish and self._open:
-                    log.info("the queue is stopping; it waits for %d tasks", len(self._open))
+                    log.info("the queue is stopping; it waits for %s", counted(len(self._open), "task"))
                     drain = await self._all_ended(timeout) and drain
                 left = None if deadline is None else max(0.0, deadline - loop.time())
                 await self._end(client, drain=drain, timeout_s=left)
@@ -173,7 +174,9 @@ class TaskQueue:
 
     async def _end(self, client: AsyncClient, *, drain: bool, timeout_s: float | None) -> None:
         if not self._keeps and self._open:
-            log.warning("the queue is stopped; %d tasks have not ended, and are lost with it", len(self._open))
+            log.warning(
+                "the queue is stopped; what had not ended is lost with it: %s", counted(len(self._open), "task")
+            )
         self._open.clear()
         try:
             await client.close(END_S)
@@ -353,5 +356,5 @@ class TaskQueue:
         return self._client
 
     def __repr__(self) -> str:
-        state = "stopped" if self._client is None else f"running, {len(self._open)} tasks not ended"
-        return f"<TaskQueue of {self._cluster.slots} workers, {state}>"
+        state = "stopped" if self._client is None else f"running, {counted(len(self._open), 'task')} not ended"
+        return f"<TaskQueue of {counted(self._cluster.slots, 'worker')}, {state}>"

@@ -11,6 +11,7 @@ import re
 from typing import Final
 
 from dtq.errors import InvalidAddress, InvalidValue
+from dtq.wording import counted
 
 #: An address: the host's name or number, and the port.
 Address = tuple[str, int]
@@ -68,23 +69,6 @@ def parse_duration(text: str, what: str = "a duration") -> float:
     return seconds
 
 
-def format_duration(seconds: float) -> str:
-    """A duration for people, in its two largest units: ``35 ms``, ``4.2 s``, ``2m 14s``, ``3d 4h``."""
-    if seconds < 0:
-        return f"-{format_duration(-seconds)}"
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    minutes, second = divmod(whole, 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days}d {hour}h"
-    return f"{hours}h {minute}m" if hours else f"{minutes}m {second}s"
-
-
 def parse_size(text: str, what: str = "a size") -> int:
     """Bytes, from ``1048576``, ``512MiB``, ``5GB`` or ``2g`` (a bare letter is a power of 1024).
 
@@ -109,7 +93,7 @@ def format_size(size: int) -> str:
     for unit, bytes_ in (("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if size >= bytes_:
             return f"{size / bytes_:.0f} {unit}" if size % bytes_ == 0 else f"{size / bytes_:.1f} {unit}"
-    return f"{size} bytes"
+    return counted(size, "byte")
 
 
 def check_host(host: str) -> str:

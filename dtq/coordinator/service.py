@@ -37,6 +37,7 @@ from dtq.engines.base import Engine, Opened
 from dtq.errors import DtqError, ShuttingDown
 from dtq.model.messages import Doomed
 from dtq.model.states import State
+from dtq.wording import counted
 
 log = logging.getLogger("dtq.coordinator")
 
@@ -283,7 +284,7 @@ class Coordinator:
         held = len(worker.leases) if worker is not None else 0
         self.machine.lose(state.hello.session, now)
         if held:
-            log.warning("worker %s is gone; %d leases of it go back to the queue", state.name, held)
+            log.warning("worker %s is gone; %s of it go back to the queue", state.name, counted(held, "lease"))
         else:
             log.info("worker %s has left", state.name)
 

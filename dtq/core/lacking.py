@@ -6,6 +6,7 @@ from typing import Final
 
 from dtq.core.batches import SpecEntry
 from dtq.errors import WorkerBroken
+from dtq.wording import counted
 
 #: How long a worker is kept from what it was unable to run, in seconds: at first, and at most, when it was unable to
 #: run it more than `MOST_ERRORS` times, and runs other things well enough.
@@ -67,5 +68,6 @@ class Lacking:
         """That it is broken, where it is."""
         if self.errors < MOST_ERRORS or self._proven < PROVEN:
             return None
-        why = f"{self.errors} tasks in a row, of functions that run elsewhere, could not be run there ({self._why})"
+        tasks = counted(self.errors, "task")
+        why = f"{tasks} in a row, of functions that run elsewhere, could not be run there ({self._why})"
         return WorkerBroken(self._name, why)

@@ -18,6 +18,7 @@ from dtq.model.globs import Glob, glob
 from dtq.model.options import Spec
 from dtq.model.snapshots import BatchView, Counts, QueueView, Selection, TaskView
 from dtq.model.states import State
+from dtq.wording import counted, duration
 
 #: The states that are not final, in the order of lists.
 _LIVE: Final = (State.RUNNING, State.PENDING, State.SCHEDULED)
@@ -281,8 +282,12 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
     options = view.spec.options
     if view.state is State.SCHEDULED:
         wait_s = max(0.0, (view.due_at or now) - now)
-        cause = f"backing off after {view.failures} failed attempts" if view.failures else "submitted with a delay"
-        return f"{cause}; due in {wait_s:.1f} s"
+        cause = (
+            f"backing off after {counted(view.failures, 'failed attempt')}"
+            if view.failures
+            else "submitted with a delay"
+        )
+        return f"{cause}; due in {duration(wait_s)}"
     if view.state is not State.PENDING:
         return ""
     serving = [w for w in register.workers.values() if not w.queues or options.queue in w.queues]
@@ -296,5 +301,6 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
     place = Run(register.batches[view.batch].entry.rank, view.batch, view.index, view.index)
     ahead, exact = heap.ahead(place) if heap is not None else (0, True)
     if ahead == 0:
-        return f"next in line for {capacity} busy slots"
-    return f"{'' if exact else 'more than '}{ahead} tasks are ahead of it, for {capacity} slots"
+        return f"next in line for {counted(capacity, 'busy slot')}"
+    before = counted(ahead, "task is", "tasks are")
+    return f"{'' if exact else 'more than '}{before} ahead of it, for {counted(capacity, 'slot')}"

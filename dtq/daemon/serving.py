@@ -20,6 +20,7 @@ from dtq.model.fields import Label, fitting
 from dtq.model.messages import Hello, Role, Welcome, largest_outcome
 from dtq.transport.backoff import Backoff
 from dtq.transport.proxy import Proxy
+from dtq.wording import counted
 from dtq.worker.link import FETCH_WAIT_S, Link
 from dtq.worker.program import Program
 from dtq.worker.supervisor import Supervisor
@@ -108,7 +109,8 @@ class Serving:
         link.on_welcome(welcome)
         link.start()
         queues = ", ".join(settings.queues) or "all queues"
-        on_ready(f"worker {settings.name} ready: {settings.slots} slots for {queues}, connected to {reporting.address}")
+        slots = counted(settings.slots, "slot")
+        on_ready(f"worker {settings.name} ready: {slots} for {queues}, connected to {reporting.address}")
         try:
             supervisor.run()
         finally:

@@ -27,6 +27,7 @@ from dtq.transport.calls import HELLO, METHODS, read_answer
 from dtq.transport.connection import Connection
 from dtq.transport.endpoints import dial, reason
 from dtq.transport.handshake import check_key
+from dtq.wording import duration
 
 if TYPE_CHECKING:
     from ssl import SSLContext
@@ -272,7 +273,7 @@ class Proxy:
             raise  # nothing was sent, or the answer cannot be used
         except TimeoutError as error:
             connection.close()
-            raise Unreachable(connection.peer, f"no answer to {name} within {timeout_s:g} s") from error
+            raise Unreachable(connection.peer, f"no answer to {name} within {duration(timeout_s)}") from error
         except (OSError, EOFError) as error:
             connection.close()
             raise Unreachable(connection.peer, _CLOSED if self._closed else reason(error)) from error

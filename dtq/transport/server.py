@@ -33,6 +33,7 @@ from dtq.transport.endpoints import SERIALIZER, Listener, reason
 from dtq.transport.handshake import NO_BINDING
 from dtq.transport.reception import Reception, Talk
 from dtq.transport.tls import RECORD, server_binding, server_context, server_side, shake_hands
+from dtq.wording import counted
 
 #: The one type that the manager registers: an object that satisfies `model.service.Session`.
 TYPEID: Final = "Service"
@@ -301,7 +302,7 @@ class _ServiceServer(managers.Server):
         self._join(deadline + _LAST_WAIT_S)
         left = self._threads - {threading.current_thread()}
         if left:
-            log.warning("%d calls were still under way when the server closed", len(left))
+            log.warning("%s still under way when the server closed", counted(len(left), "call was", "calls were"))
         self._strangers.close()
 
     def _join(self, deadline: float) -> None:

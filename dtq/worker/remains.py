@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from dtq.model.messages import Failure
 from dtq.model.states import Outcome
+from dtq.wording import duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def _cause(outcome: Outcome, remains: Remains, timeout_s: float | None) -> tuple
     """The sentence, the exit code and the signal."""
     code = remains.code
     if outcome is Outcome.TIMED_OUT:
-        return f"it ran longer than its time limit of {timeout_s:g} s and was killed", None, None
+        return f"it ran longer than its time limit of {duration(timeout_s or 0.0)} and was killed", None, None
     if outcome is Outcome.CANCELLED:
         return "it was cancelled, and its process killed", None, None
     if remains.deaf:

@@ -9,6 +9,7 @@ import logging
 from typing import Final
 
 from dtq.errors import WorkerBroken
+from dtq.wording import counted, duration
 
 log = logging.getLogger("dtq.worker")
 
@@ -49,14 +50,14 @@ class Respawns:
         if stillborn:
             self._stillborn += 1
             pause = self._pause[number] = min(longest, max(first, 2 * self._pause.get(number, 0.0)))
-            log.error("slot %d died at its start; it is started again in %.1f s", number, pause)
+            log.error("slot %d died at its start; it is started again in %s", number, duration(pause))
         self._at[number] = now + pause
 
     def verdict(self) -> WorkerBroken | None:
         """That the worker is broken, where it is."""
         if self._stillborn < MOST_STILLBORN:
             return None
-        why = f"{self._stillborn} slots in a row died at their start; its log has what they said"
+        why = f"{counted(self._stillborn, 'slot')} in a row died at their start; its log has what they said"
         return WorkerBroken(self._worker, why)
 
     def moments(self) -> list[float]:

@@ -54,7 +54,7 @@ def test_status_of_a_task_shows_its_history(noted: NotedCoordinator, capsys: Cap
     assert noted.calls == [("task", 17, 3)]
     shown = capsys.readouterr().out
     assert "task       17.3\nstate      dead\n" in shown
-    assert "priority 2, queue default, 3 retries, at most 1m 0s an attempt" in shown
+    assert "priority 2, queue default, 3 retries, at most 1m an attempt" in shown
     assert "2 (after 1 failure, 1 crash)" in shown
     assert "3 of 4 (75%)" in shown
     assert "1  failed   500 ms           lab-1   ValueError: bad\\u001b[2J value" in shown

@@ -79,8 +79,8 @@ def test_exception_that_cannot_be_raised_here_is_described(pickled: bytes) -> No
 @pytest.mark.parametrize(
     ("ended", "kind", "sentence"),
     [
-        (dead(Failure(signal=9), Outcome.CRASHED), TaskCrashed, "its process died (by SIGKILL)"),
-        (dead(Failure(exit_code=3), Outcome.CRASHED), TaskCrashed, "its process died (with exit code 3)"),
+        (dead(Failure(signal=9), Outcome.CRASHED), TaskCrashed, "its process was killed by SIGKILL"),
+        (dead(Failure(exit_code=3), Outcome.CRASHED), TaskCrashed, "its process ended with exit code 3"),
         (dead(Failure(message="the worker w was lost"), Outcome.CRASHED), TaskCrashed, "(the worker w was lost)"),
         (dead(Failure(), Outcome.CRASHED), TaskCrashed, "(without a word)"),
         (dead(Failure(message="it ran for 60 s"), Outcome.TIMED_OUT), TaskTimedOut, "it ran for 60 s"),

@@ -8,7 +8,6 @@ import pytest
 
 from dtq.config import (
     format_address,
-    format_duration,
     format_size,
     parse_address,
     parse_duration,
@@ -42,23 +41,6 @@ def test_parse_duration_reads_seconds_and_units(text: str, seconds: float) -> No
 def test_parse_duration_refuses_what_is_none(text: str) -> None:
     with pytest.raises(InvalidValue, match=r"a time limit cannot be .*write seconds"):
         parse_duration(text, "a time limit")
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.035, "35 ms"),
-        (4.21, "4.2 s"),
-        (0.9999, "1.0 s"),
-        (59.99, "1m 0s"),
-        (134, "2m 14s"),
-        (3600, "1h 0m"),
-        (100_000, "1d 3h"),
-        (-3, "-3.0 s"),
-    ],
-)
-def test_format_duration_shows_two_units(seconds: float, text: str) -> None:
-    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
