@@ -38,6 +38,8 @@ class _Argument:
         value = self._value
         if spec == "duration" and isinstance(value, int | float):
             return duration(value)
+        if spec == "," and isinstance(value, int):
+            return f"{value:,}"
         if spec.startswith("#") and isinstance(value, int):
             return counted(value, spec[1:])
         return str(value)
@@ -100,7 +102,7 @@ class InvalidId(DtqError, ValueError):
 
     code = "invalid-id"
     exit_code = 2
-    text = "{0!r} is not a task id: write a batch (17) or one task of it (17.3)."
+    text = "{0!r} is not a task id: write a batch (17), one task of it (17.3), or a run of them (17.0-46)."
 
 
 class NotImportable(DtqError, PicklingError, TypeError):
@@ -183,7 +185,7 @@ class TooLarge(DtqError, ValueError):
 
     code = "too-large"
     exit_code = 65
-    text = "{0} has {1:#byte}, more than the limit of {2}."
+    text = "{0} has {1:#byte}, more than the limit of {2:,}."
     hint = "Pass a path to a file, or split it; the coordinator's --max-message and --max-blob are the limits."
 
 
@@ -357,7 +359,7 @@ class QueueFull(DtqError):
     code = "queue-full"
     exit_code = 75
     retryable = True
-    text = "the queue already holds {0:#task}, its limit is {1}."
+    text = "the queue already holds {0:#task}, its limit is {1:,}."
     hint = "Wait for workers to catch up, or start the coordinator with a higher --max-tasks (DTQ_MAX_TASKS)."
 
 
@@ -366,7 +368,7 @@ class BatchTooLarge(DtqError, ValueError):
 
     code = "batch-too-large"
     exit_code = 65
-    text = "the batch would have {0:#task}, more than the limit of {1}."
+    text = "the batch would have {0:#task}, more than the limit of {1:,}."
     hint = "Submit several batches, or start the coordinator with a higher --max-batch (DTQ_MAX_BATCH)."
 
 

@@ -23,4 +23,6 @@ def completion(shell: str) -> None:
 
     kind = get_completion_class(shell)
     assert kind is not None  # the choice above names only shells that click knows
-    write(kind(root, {}, "dtq", "_DTQ_COMPLETE").source())
+    script = kind(root, {}, "dtq", "_DTQ_COMPLETE").source()
+    # Where dtq has nothing to offer, as behind --each=, bash offers names of files, as it does by itself.
+    write(script.replace("complete -o nosort ", "complete -o nosort -o bashdefault -o default "))

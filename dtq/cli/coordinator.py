@@ -38,7 +38,12 @@ def coordinator() -> None:
 coordinating = options.stacked(
     click.option("--host", metavar="HOST", help="Address to listen on.  [DTQ_HOST; default 127.0.0.1]"),
     click.option("--port", metavar="PORT", type=click.IntRange(0, 65535), help="Port.  [DTQ_PORT; default 3870]"),
-    click.option("--db", metavar="PATH", help="File of the store.  [DTQ_DB; default dtq.db in the state directory]"),
+    click.option(
+        "--db",
+        metavar="PATH",
+        type=options.FILE,
+        help="File of the store.  [DTQ_DB; default dtq.db in the state directory]",
+    ),
     click.option("--memory", is_flag=True, help="Keep everything in memory: a restart loses it."),
     click.option(
         "--durability",

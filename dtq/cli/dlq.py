@@ -16,6 +16,7 @@ from dtq.cli.records import letter_json, task_json
 from dtq.cli.tasks import look_up, selected
 from dtq.client.paging import all_dead_letters
 from dtq.errors import NotDead
+from dtq.model.ids import parse_named
 from dtq.model.service import Service
 from dtq.model.snapshots import Selection, TaskView
 from dtq.model.states import State
@@ -135,8 +136,10 @@ def show(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, as_
     with service(addresses, authkey_file) as coordinator:
         found = look_up(coordinator, task_id)
     if not isinstance(found, TaskView):
+        size = sum(task.count for task in found) if isinstance(found, list) else found.size
+        one = parse_named(task_id)
         raise click.UsageError(
-            f"{task_id} is a batch of {counted(found.size, 'task')}; name one of them, as in {task_id}.0.",
+            f"{task_id} names {counted(size, 'task')}; name one of them, as in {one.batch}.{one.lo or 0}.",
             click.get_current_context(),
         )
     if found.state is not State.DEAD:

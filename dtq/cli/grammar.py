@@ -12,13 +12,18 @@ import click
 Example = tuple[str, str]
 #: Widest help, in columns.
 _WIDTH: Final = 110
-_SETTINGS: Final = {"help_option_names": ["-h", "--help"], "max_content_width": _WIDTH}
+_HELP: Final = ("-h", "--help")
+_SETTINGS: Final = {"help_option_names": list(_HELP), "max_content_width": _WIDTH}
 
 
 class _Shown(click.Command):
     """A command whose help shows how it is used before it explains."""
 
     examples: tuple[Example, ...]
+
+    def get_help_option_names(self, ctx: click.Context) -> list[str]:
+        """``-h`` and ``--help``, in whatever context the command is looked at first: click remembers the answer."""
+        return list(_HELP)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The examples, then the text."""

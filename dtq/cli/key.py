@@ -87,7 +87,12 @@ def _tell(addresses: tuple[str, ...], authkey_file: str | None, changed: str, th
     required=True,
     help="What the key may do; repeatable.",
 )
-@click.option("--out", metavar="FILE", help="Where to write the key, mode 0600 (- for standard output).  [NAME.key]")
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=options.FILE,
+    help="Where to write the key, mode 0600 (- for standard output).  [NAME.key]",
+)
 @_where
 def new(
     name: str,

@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from dtq.cli import options
 from dtq.cli.grammar import Command
 from dtq.cli.output import say, write
 from dtq.config import check_host, config_directory, default_authkey_file, make_authkey
@@ -33,7 +34,12 @@ _LOCAL: Final = ("localhost", "127.0.0.1", "::1")
     multiple=True,
     help="With --tls: a name or address under which the coordinator is reached; repeatable.  [this machine's names]",
 )
-@click.option("--out", metavar="PATH", help="Where to write.  [authkey, or tls, in your configuration directory]")
+@click.option(
+    "--out",
+    metavar="PATH",
+    type=options.FILE,
+    help="Where to write.  [authkey, or tls, in your configuration directory]",
+)
 def keygen(tls: bool, hosts: tuple[str, ...], out: str | None) -> None:
     """Make an authkey; or, with --tls, all certificates that a small cluster needs.
 

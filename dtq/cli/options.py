@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from dtq.config.values import check_queue, parse_address, parse_duration, parse_size
 from dtq.errors import DtqError
-from dtq.model.ids import parse_id
+from dtq.model.ids import parse_named
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
@@ -36,19 +39,37 @@ class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 
             raise error from None
 
 
+class _Place(click.ParamType):  # type: ignore[type-arg]  # as above
+    """A text for which the shell offers names of files or directories; what is there is looked at where it is used."""
+
+    def __init__(self, name: str, kind: str) -> None:
+        self.name = name
+        self._kind = kind
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """That the shell knows best."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type=self._kind)]
+
+
 def _address(text: str) -> str:
     parse_address(text)
     return text
 
 
 def _task_id(text: str) -> str:
-    parse_id(text)
+    parse_named(text)
     return text.strip()
 
 
 DURATION: Final = _Parsed("duration", parse_duration)
 SIZE: Final = _Parsed("size", parse_size)
 ADDRESS: Final = _Parsed("host:port", _address)
+FILE: Final = _Place("file", "file")
+DIRECTORY: Final = _Place("directory", "dir")
+#: What may be a file's name, or any other text.
+TEXT: Final = _Place("text", "file")
 ID: Final = _Parsed("id", _task_id)
 QUEUE: Final = _Parsed("queue", check_queue)
 
@@ -67,6 +88,7 @@ def stacked(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorate
 authkey_file = click.option(
     "--authkey-file",
     metavar="FILE",
+    type=FILE,
     help="File with the key (- for standard input).  [DTQ_AUTHKEY_FILE]",
 )
 
@@ -82,6 +104,7 @@ def _note_tls(ctx: click.Context, parameter: click.Parameter, value: str | None)
 tls = click.option(
     "--tls",
     metavar="DIR",
+    type=DIRECTORY,
     expose_value=False,
     callback=_note_tls,
     help="Directory with ca.pem, cert.pem and key.pem: speak TLS with other machines.  [DTQ_TLS]",
@@ -90,6 +113,7 @@ tls = click.option(
 keys_file = click.option(
     "--keys-file",
     metavar="FILE",
+    type=FILE,
     help="File with further keys, of `dtq key`.  [DTQ_KEYS_FILE; default: beside the key's file]",
 )
 

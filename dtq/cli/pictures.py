@@ -15,30 +15,11 @@ from dtq.cli.output import (
     write_fields,
     write_table,
 )
-from dtq.cli.records import run_id
+from dtq.cli.records import counts_text, failure_text, run_id
 from dtq.config.values import format_size
-from dtq.model.messages import Failure
-from dtq.model.snapshots import Attempt, BatchView, Counts, DeadLetter, Stats, TaskView
-from dtq.model.states import State
+from dtq.model.snapshots import Attempt, BatchView, DeadLetter, Stats, TaskView
 from dtq.model.text import printable
 from dtq.wording import counted, duration
-
-
-def counts_text(counts: Counts) -> str:
-    """How many tasks stand where, zeroes left out."""
-    parts = [f"{getattr(counts, state.value):,} {state.value}" for state in State if getattr(counts, state.value)]
-    return ", ".join(parts) or "none"
-
-
-def failure_text(failure: Failure) -> str:
-    """Why an attempt did not succeed, in one line."""
-    parts = [part for part in (failure.exception, failure.message) if part]
-    if not parts:
-        if failure.signal is not None:
-            parts.append(f"signal {failure.signal}")
-        elif failure.exit_code is not None:
-            parts.append(f"exit code {failure.exit_code}")
-    return one_line(": ".join(parts))
 
 
 def _attempt_row(attempt: Attempt) -> tuple[str, ...]:

@@ -1,18 +1,40 @@
-"""Tasks, batches, dead letters and statistics as JSON: moments in ISO 8601 UTC, durations in seconds."""
+"""Tasks, batches, dead letters and statistics as JSON, and in a few words.
+
+In JSON, moments are ISO 8601 in UTC, durations seconds.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from dtq.cli.output import moment
+from dtq.cli.output import moment, one_line
+from dtq.model.ids import run_text
 from dtq.model.messages import Failure
 from dtq.model.options import Spec
 from dtq.model.snapshots import Attempt, BatchView, Counts, DeadLetter, Stats, TaskView
+from dtq.model.states import State
 
 
 def run_id(task: TaskView) -> str:
     """The id of a task; ``17.0-999`` for a run of tasks that stand alike."""
-    return str(task.id) if task.count == 1 else f"{task.id}-{task.index + task.count - 1}"
+    return run_text(task.batch, task.index, task.count, single=task.single)
+
+
+def counts_text(counts: Counts) -> str:
+    """How many tasks stand where, zeroes left out."""
+    parts = [f"{getattr(counts, state.value):,} {state.value}" for state in State if getattr(counts, state.value)]
+    return ", ".join(parts) or "none"
+
+
+def failure_text(failure: Failure) -> str:
+    """Why an attempt did not succeed, in one line."""
+    parts = [part for part in (failure.exception, failure.message) if part]
+    if not parts:
+        if failure.signal is not None:
+            parts.append(f"signal {failure.signal}")
+        elif failure.exit_code is not None:
+            parts.append(f"exit code {failure.exit_code}")
+    return one_line(": ".join(parts))
 
 
 def spec_json(spec: Spec) -> dict[str, Any]:
@@ -59,7 +81,7 @@ def task_json(task: TaskView) -> dict[str, Any]:
     """A task, or a run of tasks that stand alike."""
     progress = None if task.progress is None else {"done": task.progress[0], "total": task.progress[1]}
     return {
-        "id": str(task.id),
+        "id": run_id(task),
         "batch": task.batch,
         "index": task.index,
         "count": task.count,

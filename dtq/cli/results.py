@@ -10,34 +10,42 @@ from dtq.cli import options
 from dtq.cli.calling import client
 from dtq.cli.failures import TaskTrouble
 from dtq.cli.grammar import Command
+from dtq.cli.meanwhile import BatchLook, TaskLook
 from dtq.cli.output import write, write_json
-from dtq.cli.pictures import counts_text
-from dtq.cli.records import counts_json
-from dtq.cli.waiting import Tally, interruptible, print_batch, print_task, wait_for
+from dtq.cli.records import counts_json, counts_text
+from dtq.cli.tasks import selected
+from dtq.cli.waiting import Deadline, interruptible, print_batch, print_each, print_task, wait_for
+from dtq.client.handle import TaskHandle
 from dtq.client.sync import Client
 from dtq.errors import NotFinished
-from dtq.model.ids import parse_id
-from dtq.model.snapshots import Counts, TaskView
-
-
-def task_tally(view: TaskView) -> Tally:
-    """How far a task says it is."""
-    done, total = view.progress or (0.0, 0.0)
-    return done, total, view.failures + view.crashes
-
-
-def batch_tally(counts: Counts) -> Tally:
-    """How far a batch is."""
-    return counts.total - counts.unfinished, counts.total, counts.dead + counts.cancelled
+from dtq.model.ids import TaskId, parse_named
+from dtq.model.snapshots import Counts
+from dtq.model.states import State
 
 
 def _is_task(queue: Client, text: str) -> bool:
     """Whether an id names one task: by its index, or because its batch has no other."""
-    number, index = parse_id(text)
-    if index is not None:
-        return True
-    view = queue.batch_status(number)
+    named = parse_named(text)
+    if named.lo is not None:
+        return named.run is None
+    view = queue.batch_status(named.batch)
     return view.complete and view.size == 1
+
+
+def _run_of(queue: Client, text: str) -> list[TaskHandle[Any]]:
+    """The tasks of a run; none where the id is another one."""
+    named = parse_named(text)
+    run = named.run
+    if run is None:
+        return []
+    queue.status(f"{named.batch}.{run[-1]}")  # it is all there
+    return [queue.get(f"{named.batch}.{index}") for index in run]
+
+
+def _counts(queue: Client, text: str) -> Counts:
+    """Where the tasks of a run stand."""
+    views = queue.tasks(*(TaskId(batch, index) for batch, index in selected((text,))), limit=0)
+    return Counts(**{state.value: sum(view.count for view in views if view.state is state) for state in State})
 
 
 @click.command(
@@ -56,7 +64,13 @@ def result(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, a
     Ends with 75 if the task has not ended; see `dtq wait`.
     """
     with client(addresses, authkey_file) as queue:
-        if _is_task(queue, task_id):
+        run = _run_of(queue, task_id)
+        if run:
+            counts = _counts(queue, task_id)
+            if counts.unfinished:
+                raise NotFinished(task_id, f"unfinished ({counts_text(counts)})")
+            print_each(run, as_json=as_json)
+        elif _is_task(queue, task_id):
             seen = queue.status(task_id)
             if not seen.state.final:
                 raise NotFinished(str(seen.id), seen.state.value)
@@ -68,15 +82,20 @@ def result(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, a
             print_batch(queue.get_batch(task_id), as_json=as_json)
 
 
-def _wait_for_id(queue: Client, text: str, timeout_s: float | None, quiet: bool) -> Counts:
+def _wait_for_id(queue: Client, text: str, deadline: Deadline, quiet: bool) -> Counts:
     """Wait for what an id names; how its tasks ended."""
-    what = f"task {text}"
+    run = _run_of(queue, text)
+    if run:
+        for task in run:
+            wait_for(task, deadline, what=f"task {task.id}", look=TaskLook(task), quiet=quiet)
+        return _counts(queue, text)
     if not _is_task(queue, text):
         batch = queue.get_batch(text)
-        wait_for(batch, timeout_s, what=what, look=lambda: batch_tally(batch.status().counts), quiet=quiet)
+        look = BatchLook(batch, lambda state: next(iter(queue.tasks(text, state=state, limit=1)), None))
+        wait_for(batch, deadline, what=f"batch {text}", look=look, quiet=quiet)
         return batch.status().counts
     task = queue.get(text)
-    wait_for(task, timeout_s, what=what, look=lambda: task_tally(task.status()), quiet=quiet)
+    wait_for(task, deadline, what=f"task {text}", look=TaskLook(task), quiet=quiet)
     return Counts(**{task.state.value: 1})
 
 
@@ -104,15 +123,12 @@ def wait(
 
     Ends with 1 if one of them has no result, with 124 if the time runs out; the tasks go on then.
     """
-    import time
-
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
+    deadline = Deadline(timeout_s)
     ended: list[dict[str, Any]] = []
     troubles = 0
     with client(addresses, authkey_file) as queue, interruptible(" ".join(ids)):
         for text in ids:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            counts = _wait_for_id(queue, text, left, quiet)
+            counts = _wait_for_id(queue, text, deadline, quiet or as_json)
             troubles += counts.dead + counts.cancelled
             ended.append({"id": text, "tasks": counts_json(counts)})
             if not as_json and not quiet:

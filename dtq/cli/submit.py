@@ -14,9 +14,9 @@ from dtq.cli import options
 from dtq.cli.calling import hub, say_warnings
 from dtq.cli.calls import Call, each_line, function_name, json_lines, parse_call
 from dtq.cli.grammar import Command
+from dtq.cli.meanwhile import BatchLook, TaskLook, telling
 from dtq.cli.output import say, write, write_json
-from dtq.cli.results import batch_tally, task_tally
-from dtq.cli.waiting import find_modules_here, interruptible, print_batch, print_task, wait_for
+from dtq.cli.waiting import Deadline, find_modules_here, interruptible, print_batch, print_task, wait_for
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.batches import Batch
 from dtq.client.following import NEWS
@@ -28,6 +28,8 @@ from dtq.client.submitting import Order, order
 from dtq.client.submitting import submit as submit_one
 from dtq.errors import TooLarge, Unreachable
 from dtq.model.fields import PRIORITIES
+from dtq.model.snapshots import Selection, TaskView
+from dtq.model.states import State
 from dtq.wording import counted, duration
 
 #: What is left of a message for everything but the arguments, in bytes.
@@ -154,16 +156,23 @@ def _accepted(queue: Hub, handle: TaskHandle[Any]) -> TaskHandle[Any]:
 def _await(
     queue: Hub, handle: TaskHandle[Any] | BatchHandle[Any], timeout_s: float | None, as_json: bool, quiet: bool
 ) -> None:
-    """Wait, with a progress bar on a terminal, and print what came out."""
-    what = f"task {handle.id}"
+    """Wait, say meanwhile what happens, and print what came out."""
+    deadline, silent = Deadline(timeout_s), quiet or as_json
     if isinstance(handle, TaskHandle):
-        wait_for(handle, timeout_s, what=what, look=lambda: task_tally(handle.status()), quiet=quiet)
+        wait_for(handle, deadline, what=f"task {handle.id}", look=TaskLook(handle), quiet=silent)
         print_task(handle, as_json=as_json)
         return
-    if timeout_s is not None or sys.stderr.isatty():
-        # Otherwise results are printed as they come, each as soon as those before it are there.
-        wait_for(handle, timeout_s, what=what, look=lambda: batch_tally(handle.status().counts), quiet=quiet)
-    print_batch(handle, as_json=as_json)
+
+    def one_of(state: State) -> TaskView | None:
+        selection = Selection(ids=((int(handle.id), -1),), state=state, limit=1)
+        return next(iter(queue.call(lambda service: service.tasks(selection))), None)
+
+    look = BatchLook(handle, one_of)
+    if timeout_s is not None or (sys.stderr.isatty() and not silent):
+        wait_for(handle, deadline, what=f"batch {handle.id}", look=look, quiet=silent)
+        silent = True
+    with telling(look, quiet=silent):  # results are printed as they come, each as soon as those before it are there
+        print_batch(handle, as_json=as_json)
 
 
 @click.command(
@@ -175,11 +184,17 @@ def _await(
     ),
 )
 @click.argument("function", metavar="MODULE:FUNCTION")
-@click.argument("words", metavar="[ARG]... [NAME=VALUE]...", nargs=-1)
+@click.argument("words", metavar="[ARG]... [NAME=VALUE]...", nargs=-1, type=options.TEXT)
 @click.option(
-    "--each", metavar="FILE", help="A task a line of FILE (-: standard input); the line is its first argument."
+    "--each",
+    metavar="FILE",
+    type=options.FILE,
+    help="A task a line of FILE (-: standard input); the line is its first argument, of text or JSON. "
+    "Write whole paths where workers run elsewhere.",
 )
-@click.option("--jsonl", metavar="FILE", help='A task a line of FILE: {"args": [...], "kwargs": {...}}.')
+@click.option(
+    "--jsonl", metavar="FILE", type=options.FILE, help='A task a line of FILE: {"args": [...], "kwargs": {...}}.'
+)
 @_terms
 @click.option("--wait", "waiting", is_flag=True, help="Wait, and print what is returned; a line a task, in order.")
 @click.option(
@@ -214,7 +229,7 @@ def submit(
     An ARG or VALUE is JSON if it parses as JSON, else a string: 20 is a number, a.jpg a string, '"20"' a string. It is
     a keyword argument where NAME is an identifier. Put -- before arguments that start with a dash. The function has to
     be importable where the workers run, not here; where its module is found here too, terms that are not given are
-    those of its @task.
+    those of its @task. Relative file names are looked for where the worker was started.
 
     Once the id is printed, nothing but a disk failure can lose the task.
     """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from operator import attrgetter
+from typing import Final
 
 import click
 
@@ -13,11 +15,15 @@ from dtq.cli.output import say, write, write_json
 from dtq.cli.pictures import show_batch, show_stats, show_task, show_tasks
 from dtq.cli.records import batch_json, run_id, stats_json, task_json
 from dtq.client.paging import all_tasks, whole_stats, whole_task
-from dtq.model.ids import parse_id
+from dtq.errors import InvalidValue
+from dtq.model.ids import parse_named
 from dtq.model.service import Service
 from dtq.model.snapshots import BatchView, Selection, TaskView
 from dtq.model.states import State
 from dtq.wording import counted
+
+#: Longest run of tasks that is named one by one to the coordinator.
+MAX_RUN: Final = 100_000
 
 
 def selected(ids: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
@@ -25,21 +31,33 @@ def selected(ids: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
 
     Raises:
         InvalidId: one of them is no id.
+        InvalidValue: one is that of a run of too many tasks.
     """
-    parsed = [parse_id(text) for text in ids]
-    return tuple((batch, -1 if index is None else index) for batch, index in parsed)
+    found: list[tuple[int, int]] = []
+    for named in map(parse_named, ids):
+        run = named.run
+        if run is not None and len(run) > MAX_RUN:
+            raise InvalidValue("a run of tasks", len(run), f"it has at most {MAX_RUN:,}; name the batch")
+        found += (
+            [(named.batch, -1 if named.lo is None else named.lo)] if run is None else [(named.batch, i) for i in run]
+        )
+    return tuple(found)
 
 
-def look_up(queue: Service, text: str) -> TaskView | BatchView:
-    """What an id names: a task, or a batch of several (or none yet).
+def look_up(queue: Service, text: str) -> TaskView | BatchView | list[TaskView]:
+    """What an id names: a task, a batch of several (or none yet), or a run of tasks as runs of like ones.
 
     Raises:
         InvalidId: it is no id.
         UnknownId: there is no such task.
     """
-    batch, index = parse_id(text)
+    named = parse_named(text)
+    batch, index = named.batch, named.index
     if index is not None:
         return whole_task(queue, batch, index)
+    if named.run is not None:
+        queue.task(batch, named.run[-1])  # it is all there
+        return sorted(all_tasks(queue, Selection(ids=selected((text,)), limit=0)), key=attrgetter("index"))
     view = queue.batch(batch)
     return whole_task(queue, batch, 0) if view.size == 1 and view.complete else view
 
@@ -49,6 +67,7 @@ def look_up(queue: Service, text: str) -> TaskView | BatchView:
     examples=(
         ("dtq status 17", "a task, or a batch of tasks, by the id that submit printed"),
         ("dtq status 17.3 --json", "the fourth task of batch 17, as JSON"),
+        ("dtq status 17.0-46", "tasks of a batch, by the id that list printed"),
     ),
 )
 @click.argument("task_id", metavar="ID", type=options.ID)
@@ -62,7 +81,9 @@ def status(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, a
     """
     with service(addresses, authkey_file) as queue:
         found = look_up(queue, task_id)
-    if isinstance(found, TaskView):
+    if isinstance(found, list):
+        _show_run(found, as_json, quiet)
+    elif isinstance(found, TaskView):
         if as_json:
             write_json({"task": task_json(found)})
         elif quiet:
@@ -75,6 +96,16 @@ def status(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, a
         write("finished" if found.complete and not found.counts.unfinished else "unfinished")
     else:
         show_batch(found, time.time())
+
+
+def _show_run(found: list[TaskView], as_json: bool, quiet: bool) -> None:
+    if as_json:
+        write_json({"tasks": [task_json(task) for task in found]})
+    elif quiet:
+        for task in found:
+            write(f"{run_id(task)} {task.state.value}")
+    else:
+        show_tasks(found, time.time())
 
 
 @click.command(

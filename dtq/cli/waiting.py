@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 from dtq.cli.failures import TaskTrouble, complain
-from dtq.cli.output import write, write_json
+from dtq.cli.meanwhile import Step, telling
+from dtq.cli.output import say, write, write_json
 from dtq.cli.values import message_of, value_json, value_text
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.handle import TaskHandle
@@ -26,13 +27,8 @@ from dtq.model.states import State
 from dtq.model.text import printable
 from dtq.wording import counted
 
-#: How often a progress bar asks how far things are, in seconds.
-_LOOK_S: Final = 0.25
 #: How many failures of a batch are told one by one.
 _TOLD: Final = 20
-
-#: How many have ended, of how many, and how many of those without a result.
-Tally = tuple[float, float, int]
 
 
 @contextmanager
@@ -49,56 +45,46 @@ def interruptible(what: str) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def _bar(shown: bool) -> Iterator[Callable[[Tally], None]]:
-    if not shown:
-        yield lambda tally: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+class Deadline:
+    """The moment until which a command waits, for all that it waits for.
 
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("", total=None)
+    Args:
+        timeout_s: how long from now, in seconds; None for ever.
+    """
 
-        def update(tally: Tally) -> None:
-            done, total, failed = tally
-            progress.update(bar, completed=done, total=total or None, description=f"{failed} failed" if failed else "")
+    def __init__(self, timeout_s: float | None) -> None:
+        self.timeout_s = timeout_s
+        self._at = None if timeout_s is None else time.monotonic() + timeout_s
 
-        yield update
+    @property
+    def left_s(self) -> float | None:
+        """How much is left, in seconds; None for ever."""
+        return None if self._at is None else max(0.0, self._at - time.monotonic())
 
 
 def wait_for(
     handle: TaskHandle[Any] | BatchHandle[Any],
-    timeout_s: float | None,
+    deadline: Deadline,
     *,
     what: str,
-    look: Callable[[], Tally],
+    look: Callable[[], Step],
     quiet: bool = False,
 ) -> None:
-    """Wait until a task or batch has ended, with a progress bar where standard error is a terminal.
+    """Wait until a task or batch has ended, and say meanwhile how far it is.
 
     Args:
         handle: what to wait for.
-        timeout_s: how long at most, in seconds; None for ever.
+        deadline: until when.
         what: what it is, for the sentence.
         look: asks how far it is.
-        quiet: whether there is no progress bar.
+        quiet: whether nothing is said.
 
     Raises:
         WaitTimeout: it has not ended in time.
     """
-    shown = sys.stderr.isatty() and not quiet
-    deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    with _bar(shown) as update:
-        while True:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            pause = left if not shown else _LOOK_S if left is None else min(_LOOK_S, left)
-            if handle.wait(pause):
-                return
-            if left is not None and left <= (pause or 0.0):
-                raise WaitTimeout(what, timeout_s)
-            update(look())
+    with telling(look, quiet=quiet):
+        if not handle.wait(deadline.left_s):
+            raise WaitTimeout(what, deadline.timeout_s)
 
 
 # -- what became of them ------------------------------------------------------------------------------------------
@@ -151,10 +137,52 @@ def print_task(handle: TaskHandle[Any], *, as_json: bool) -> None:
     if as_json:
         write_json(_error_json(handle.id, error))
         raise TaskTrouble
-    if _traceback(error):
-        write(printable(_traceback(error).strip()))
+    if '\n  File "' in _traceback(error):  # else it says no more than the sentence
+        say(printable(_traceback(error).strip()))  # it is no data: whoever reads results gets none
     complain(_sentence(handle.id, error))
     raise TaskTrouble
+
+
+class _Troubles:
+    """Tasks of a batch without a result: the first that failed are told one by one, others by their number.
+
+    Args:
+        batch: the batch's number.
+    """
+
+    def __init__(self, batch: int) -> None:
+        self._batch = batch
+        self._failed = 0
+        self._cancelled = 0
+
+    def add(self, task: str, error: BaseException, *, told: bool) -> None:
+        """One more.
+
+        Args:
+            task: its id.
+            error: why it has no result.
+            told: whether somebody is told that in another way.
+        """
+        if isinstance(error, TaskCancelled):
+            self._cancelled += 1
+            return
+        self._failed += 1
+        if not told and self._failed <= _TOLD:
+            complain(_sentence(task, error))
+
+    def close(self, *, told: bool) -> None:
+        """Say how many more there were.
+
+        Raises:
+            TaskTrouble: there was one.
+        """
+        if not told and self._failed > _TOLD:
+            complain(f"{counted(self._failed - _TOLD, 'more task')} of batch {self._batch} failed (dtq dlq list).")
+        if not told and self._cancelled:
+            were = "was" if self._cancelled == 1 else "were"
+            complain(f"{counted(self._cancelled, 'task')} of batch {self._batch} {were} cancelled.")
+        if self._failed or self._cancelled:
+            raise TaskTrouble
 
 
 def print_batch(handle: BatchHandle[Any], *, as_json: bool) -> None:
@@ -163,25 +191,33 @@ def print_batch(handle: BatchHandle[Any], *, as_json: bool) -> None:
     Raises:
         TaskTrouble: some have no result; standard error says which.
     """
-    find_modules_here()
-    failures = 0
     number = int(handle.id)
-    for index, value in enumerate(handle.results(return_exceptions=True)):
-        task = str(TaskId(number, index))
-        if not isinstance(value, BaseException):
+    results = enumerate(handle.results(return_exceptions=True))
+    _print_all(((str(TaskId(number, index)), value) for index, value in results), number, as_json)
+
+
+def print_each(handles: Sequence[TaskHandle[Any]], *, as_json: bool) -> None:
+    """Print what some tasks of a batch returned, as `print_batch` does.
+
+    Raises:
+        TaskTrouble: some have no result; standard error says which.
+    """
+    outcomes = ((handle.id, handle.exception() or handle.result()) for handle in handles)
+    _print_all(outcomes, int(handles[0].id.partition(".")[0]), as_json)
+
+
+def _print_all(outcomes: Iterable[tuple[str, Any]], batch: int, as_json: bool) -> None:
+    find_modules_here()
+    troubles = _Troubles(batch)
+    for task, value in outcomes:
+        if isinstance(value, BaseException):
+            troubles.add(task, value, told=as_json)
             if as_json:
-                write_json({"id": task, "state": State.SUCCEEDED.value, **value_json(value)})
+                write_json(_error_json(task, value))
             else:
-                write(value_text(value))
-            continue
-        failures += 1
-        if as_json:
-            write_json(_error_json(task, value))
-            continue
-        write()
-        if failures <= _TOLD:
-            complain(_sentence(task, value))
-    if failures > _TOLD and not as_json:
-        complain(f"{counted(failures - _TOLD, 'more task')} of batch {number} failed (dtq dlq list).")
-    if failures:
-        raise TaskTrouble
+                write()
+        elif as_json:
+            write_json({"id": task, "state": State.SUCCEEDED.value, **value_json(value)})
+        else:
+            write(value_text(value))
+    troubles.close(told=as_json)

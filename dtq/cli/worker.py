@@ -33,6 +33,7 @@ working = options.stacked(
         "--path",
         "paths",
         metavar="DIR",
+        type=options.DIRECTORY,
         multiple=True,
         help="Look for modules here too; repeatable. The current directory always is.",
     ),

@@ -1,4 +1,5 @@
-"""Task ids: ``17.3`` is item 3 of batch 17 (counted from 0); ``17`` is the batch, or its only task."""
+"""Task ids: ``17.3`` is item 3 of batch 17 (counted from 0); ``17`` is the batch, or its only task; ``17.0-46`` a run
+of tasks, as lists show them."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 
 from dtq.errors import InvalidId
 
+_RUN = re.compile(r"(\d{1,15})\.(\d{1,15})-(\d{1,15})", re.ASCII)
 _ID = re.compile(r"(\d{1,15})(?:\.(\d{1,15}))?", re.ASCII)
 
 
@@ -26,6 +28,52 @@ class TaskId:
 
     def __str__(self) -> str:
         return str(self.batch) if self.single else f"{self.batch}.{self.index}"
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What an id names: a batch, a task, or a run of tasks.
+
+    Attributes:
+        batch: number of the batch.
+        lo: the first index; None for the batch as a whole.
+        hi: the last one.
+    """
+
+    batch: int
+    lo: int | None = None
+    hi: int | None = None
+
+    @property
+    def index(self) -> int | None:
+        """The index, where it is one task's id."""
+        return self.lo if self.lo == self.hi else None
+
+    @property
+    def run(self) -> range | None:
+        """The indices, where it is a run's id."""
+        return None if self.lo is None or self.hi is None or self.lo == self.hi else range(self.lo, self.hi + 1)
+
+
+def run_text(batch: int, index: int, count: int, *, single: bool = False) -> str:
+    """The id of a run of tasks: that of the task where it is one."""
+    return str(TaskId(batch, index, single)) if count == 1 else f"{batch}.{index}-{index + count - 1}"
+
+
+def parse_named(text: str) -> Named:
+    """Take an id apart that may be a run's.
+
+    Raises:
+        InvalidId: the text is not an id, or its run ends before it begins.
+    """
+    match = _RUN.fullmatch(text.strip())
+    if match is None:
+        batch, index = parse_id(text)
+        return Named(batch, index, index)
+    batch, lo, hi = map(int, match.groups())
+    if hi < lo:
+        raise InvalidId(text)
+    return Named(batch, lo, hi)
 
 
 def parse_id(text: str) -> tuple[int, int | None]:

@@ -40,6 +40,10 @@ _OWN: Final = (
 )
 
 
+#: Part of the path of the package that pickles functions by value.
+_BY_VALUE: Final = f"{os.sep}cloudpickle{os.sep}"
+
+
 class Stage(Enum):
     """How far a call has come."""
 
@@ -128,24 +132,40 @@ def _pickled(error: BaseException) -> bytes:
 
 
 def traceback_of(error: BaseException, runner: str) -> str:
-    """The traceback as text, without the frames of one file at its top; without any, where it is an error of dtq's that
-    no code of the user's had a part in: its sentence says it all."""
+    """The traceback as text, without the frames of one file and of dtq at its top. A function written in C has none of
+    its own; and where it is an error of dtq's that no code of the user's had a part in, its sentence says it all."""
     if isinstance(error, DtqError) and not _reaches_others(error):
         return "".join(traceback.format_exception_only(error))
-    own = error.__traceback__
-    while own is not None and own.tb_frame.f_code.co_filename == runner:
-        own = own.tb_next
     try:
-        return "".join(traceback.format_exception(type(error), error, own or error.__traceback__))
+        whole = traceback.TracebackException(type(error), error, error.__traceback__)
+        _leave_out(whole, (runner, _OWN[0]))
+        return "".join(whole.format())
     except BaseException as second:  # noqa: BLE001 - as above
         return f"(the traceback cannot be made: {_name(type(second))})"
+
+
+def _leave_out(whole: traceback.TracebackException | None, files: tuple[str, ...]) -> None:
+    """Leave out the frames of some files at the top of a traceback, and of those that are shown with it."""
+    seen: set[int] = set()
+    left = [whole]
+    while left:
+        shown = left.pop()
+        if shown is None or id(shown) in seen:
+            continue
+        seen.add(id(shown))
+        while shown.stack and shown.stack[0].filename.startswith(files):
+            del shown.stack[0]
+        if not shown.stack:
+            shown.stack = None  # type: ignore[assignment]  # as where there is no traceback: then it has no heading
+        left += [shown.__cause__, shown.__context__]
 
 
 def _reaches_others(error: BaseException | None) -> bool:
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
-        if any(not frame.f_code.co_filename.startswith(_OWN) for frame, _ in traceback.walk_tb(error.__traceback__)):
+        files = (frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__))
+        if any(not file.startswith(_OWN) and _BY_VALUE not in file for file in files):
             return True
         error = error.__cause__
     return False

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import dtq
 from tests.cluster import DEADLINE_S, clean_environment
 
 TASKS = '''
@@ -48,6 +49,10 @@ def point(x): return Point(x)
 def key_in_sight(): return sorted(name for name in os.environ if "AUTHKEY" in name)
 def as_file(path): return Path(path).read_text()
 '''
+
+
+#: Where dtq's own code is.
+OWN = os.path.dirname(dtq.__file__) + os.sep
 
 
 class Command:
@@ -170,7 +175,7 @@ class Home:
         """Run a command to its end. Whatever it says, it is no traceback of dtq's."""
         command = self.start(*words, **variables)
         command.ends()
-        assert "Traceback" not in command.err, command
+        assert f'File "{OWN}' not in command.err, command
         return command
 
     def data(self, *words: str) -> Any:

@@ -34,7 +34,10 @@ def refused(command: Command, code: int, sentence: str) -> None:
     [
         # More of these are in the unit tests of the command line; they never get as far as a socket.
         ("submit nocolon", r"a function cannot be 'nocolon': write module:function, for example mymodule:work\."),
-        ("status seventeen", r"'seventeen' is not a task id: write a batch \(17\) or one task of it \(17\.3\)\."),
+        (
+            "status seventeen",
+            r"'seventeen' is not a task id: write a batch \(17\), one task of it \(17\.3\), or a run of them \(17\.0-",
+        ),
         ("worker --connect lab:99999", r"'lab:99999' is not an address: write host:port"),
         ("coordinator start --host [::1]", r"a host cannot be '\[::1\]': write a name or an address"),
     ],
@@ -64,7 +67,9 @@ def test_65_argument_over_the_limit(home: Home) -> None:
     home.coordinator("--memory", "--max-message", "128KiB")
     (home.work / "large").write_text("x" * 200_000 + "\n")
     refused(
-        home.dtq("submit", "jobs:add", "--each", "large"), 65, r"a task has \d+ bytes, more than the limit of \d+\."
+        home.dtq("submit", "jobs:add", "--each", "large"),
+        65,
+        r"a task has [\d,]+ bytes, more than the limit of [\d,]+",
     )
     assert home.data("stats")["stats"]["submitted"] == 0
 

@@ -112,7 +112,7 @@ def test_blob_beyond_its_limit_is_refused_among_others_that_are_not(houses: Call
     refused, taken = house.proxy().submit([SPEC], [large, many], False)
     error = refusal(refused)
     assert type(error) is TooLarge
-    assert "1001 bytes, more than the limit of 1000" in str(error)
+    assert "1,001 bytes, more than the limit of 1,000" in str(error)
     assert "--max-blob" in str(error)
     assert taken.size == 10
 

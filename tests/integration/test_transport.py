@@ -126,7 +126,7 @@ def test_too_large_arguments_are_refused_before_sending_and_in_step(fake: Fake) 
         proxy.follow([1])
 
         # When more is to be sent, Then it is refused with the limit in the sentence, and the connection goes on
-        with pytest.raises(TooLarge, match="more than the limit of 1048576"):
+        with pytest.raises(TooLarge, match="more than the limit of 1,048,576"):
             proxy.exchange(Exchange(succeeded=(Succeeded(token=1, lo=0, results=bytes(2 << 20), seconds=1.0),)))
         assert proxy.follow([2]) == [2]
         assert len(fake.opened) == 1
@@ -135,7 +135,7 @@ def test_too_large_arguments_are_refused_before_sending_and_in_step(fake: Fake) 
 def test_too_large_answer_is_an_error_and_in_step(fake: Fake) -> None:
     fake.max_message = 1 << 20
     with serving(fake) as server, proxy_to(server) as proxy:
-        with pytest.raises(TooLarge, match="more than the limit of 1048576"):
+        with pytest.raises(TooLarge, match="more than the limit of 1,048,576"):
             proxy.results(1, 0, 2 << 20)
 
         assert len(proxy.results(1, 0, 1 << 19)[0].results) == 1 << 19

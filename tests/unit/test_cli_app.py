@@ -118,7 +118,10 @@ def test_no_command_shows_help_as_wrong_use(capsys: pytest.CaptureFixture[str]) 
         (["--nope"], "dtq: no such option '--nope'. See `dtq --help`.\n"),
         (["status"], "dtq: missing argument 'ID'. See `dtq status --help`.\n"),
         (["list", "--state", "gone"], "dtq: invalid value for '--state': 'gone' is not one of "),
-        (["status", "x"], "dtq: 'x' is not a task id: write a batch (17) or one task of it (17.3).\n"),
+        (
+            ["status", "x"],
+            "dtq: 'x' is not a task id: write a batch (17), one task of it (17.3), or a run of them (17.0-46).\n",
+        ),
         (["status", "1", "--connect", "lab"], "dtq: 'lab' is not an address: write host:port, for example "),
         (["dlq", "list", "--older-than", "soon"], "dtq: a duration cannot be 'soon': write seconds (2.5), or "),
         (["worker", "--max-memory-per-slot", "much"], "dtq: a size cannot be 'much': write bytes "),
@@ -169,7 +172,7 @@ def test_wrong_use_is_json_where_json_is_asked_for(capsys: pytest.CaptureFixture
         "schema": 1,
         "error": {
             "code": "invalid-id",
-            "message": "'x' is not a task id: write a batch (17) or one task of it (17.3).",
+            "message": "'x' is not a task id: write a batch (17), one task of it (17.3), or a run of them (17.0-46).",
             "hint": "",
         },
     }

@@ -131,7 +131,7 @@ def test_list_passes_filters_and_says_when_there_is_more(noted: NotedCoordinator
     assert "there are more (--limit)" in streams.err
     assert run(["list", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
-    assert [(task["id"], task["count"]) for task in document["tasks"]] == [("18.0", 1000), ("17.3", 1)]
+    assert [(task["id"], task["count"]) for task in document["tasks"]] == [("18.0-999", 1000), ("17.3", 1)]
     assert document["more"] is False
     assert run(["list", "-q"]) == 0
     assert capsys.readouterr().out == "18.0-999\n17.3\n"
@@ -223,6 +223,38 @@ def _note_runs(monkeypatch: pytest.MonkeyPatch, code: int = 0) -> list[tuple[Any
     for name in ("coordinator", "worker", "up"):
         monkeypatch.setitem(sys.modules, f"dtq.daemon.{name}", SimpleNamespace(run=note, Parts=SimpleNamespace))
     return runs
+
+
+RUN = TaskView(batch=18, index=0, count=47, state=State.PENDING, spec=SPEC, submitted_at=NOW)
+
+
+def test_status_takes_the_ids_that_list_prints(noted: NotedCoordinator, capsys: Captured) -> None:
+    # Given a list with a run of tasks
+    noted.answers |= {"tasks": [RUN], "task": replace(RUN, index=46, count=1)}
+    assert run(["list", "--quiet"]) == 0
+    printed = capsys.readouterr().out.strip()
+    assert printed == "18.0-46"
+    # Then its id is one, and its row has the id of all of it
+    assert run(["status", printed]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("18.0-46  pending")
+    wanted = Selection(ids=tuple((18, index) for index in range(47)), limit=0)
+    assert noted.calls[-2:] == [("task", 18, 46), ("tasks", wanted)]
+    assert run(["status", printed, "--json"]) == 0
+    [task] = json.loads(capsys.readouterr().out)["tasks"]
+    assert (task["id"], task["index"], task["count"]) == ("18.0-46", 0, 47)
+    assert run(["status", printed, "-q"]) == 0
+    assert capsys.readouterr().out == "18.0-46 pending\n"
+    # And others take it, too
+    noted.answers["cancel"] = CancelReport(cancelled=47, stopping=0, finished=0)
+    assert run(["cancel", printed]) == 0
+    assert noted.calls[-1] == ("cancel", wanted)
+
+
+def test_a_run_of_tasks_is_bounded(noted: NotedCoordinator, capsys: Captured) -> None:
+    noted.answers["cancel"] = None
+    assert run(["cancel", "18.0-100000"]) == 2
+    assert noted.calls == []
+    assert "a run of tasks cannot be 100001: it has at most 100,000; name the batch." in capsys.readouterr().err
 
 
 def test_coordinator_start_hands_its_settings_on(noted: NotedCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def test_dlq_show_of_what_is_no_dead_letter_says_what_it_is(noted: NotedCoordina
     assert capsys.readouterr().err == "dtq: task 17.3 is running, not a dead letter. `dtq status` shows any task.\n"
     noted.answers["batch"] = BATCH
     assert run(["dlq", "show", "17"]) == 2
-    assert "17 is a batch of 1,000 tasks; name one of them, as in 17.0." in capsys.readouterr().err
+    assert "17 names 1,000 tasks; name one of them, as in 17.0." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["retry", "purge"])

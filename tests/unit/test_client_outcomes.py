@@ -81,8 +81,12 @@ def test_exception_that_cannot_be_raised_here_is_described(pickled: bytes) -> No
     [
         (dead(Failure(signal=9), Outcome.CRASHED), TaskCrashed, "its process was killed by SIGKILL"),
         (dead(Failure(exit_code=3), Outcome.CRASHED), TaskCrashed, "its process ended with exit code 3"),
-        (dead(Failure(message="the worker w was lost"), Outcome.CRASHED), TaskCrashed, "(the worker w was lost)"),
-        (dead(Failure(), Outcome.CRASHED), TaskCrashed, "(without a word)"),
+        (
+            dead(Failure(message="the worker w was lost"), Outcome.CRASHED),
+            TaskCrashed,
+            "letters: the worker w was lost.",
+        ),
+        (dead(Failure(), Outcome.CRASHED), TaskCrashed, "its process ended without a word"),
         (dead(Failure(message="it ran for 60 s"), Outcome.TIMED_OUT), TaskTimedOut, "it ran for 60 s"),
         (dead(None), TaskFailed, "no details were kept"),
         (Ended(batch=17, lo=0, hi=9, state=State.CANCELLED), TaskCancelled, "task 17.3 was cancelled"),

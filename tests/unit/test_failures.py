@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -49,6 +51,15 @@ def test_module_that_fails_shows_where(tmp_path: Path, monkeypatch: pytest.Monke
     failure = describe(failing("brittle_module:work"), __file__)
 
     assert "return {}['absent']" in failure.traceback
+
+
+@pytest.mark.parametrize(("function", "argument"), [(math.sqrt, "x"), ("".join, [1]), (int, None), (lambda: None, 1)])
+def test_call_that_never_comes_to_the_users_code_shows_no_frame(function: Any, argument: Any) -> None:
+    try:
+        function(argument)
+    except TypeError as error:
+        failure = describe(error, __file__)
+    assert failure.traceback == f"TypeError: {failure.message}\n"
 
 
 def test_own_exception_of_a_task_shows_where() -> None:

@@ -1,0 +1,207 @@
+"""What is said while tasks are waited for: how far they are, and why they are not done.
+
+A progress bar where standard error is a terminal; there and elsewhere a line for what somebody who waits has to know:
+an attempt that failed and when the next one is, and why nothing runs. All of it is what the coordinator says.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final, NamedTuple
+
+from dtq.cli.failures import complain
+from dtq.cli.records import counts_text, failure_text
+from dtq.client.batch_handle import BatchHandle
+from dtq.client.handle import TaskHandle
+from dtq.errors import DtqError
+from dtq.model.snapshots import Attempt, Counts, TaskView
+from dtq.model.states import State
+from dtq.wording import duration
+
+#: How often a progress bar asks how far things are, in seconds.
+_LOOK_S: Final = 0.25
+#: Where there is no bar: when it is asked first, and how seldom at last, in seconds.
+_FIRST_S: Final = 0.5
+_LAST_S: Final = 2.0
+#: How many failed attempts of a batch are told.
+_TOLD: Final = 3
+
+#: Says a sentence.
+Say = Callable[[str], None]
+
+
+class Step(NamedTuple):
+    """How far things are.
+
+    Attributes:
+        ended: how many tasks have ended.
+        total: how many there are; 0 where that is not known yet.
+        text: what else there is to say about them.
+        news: sentences that were not said before.
+    """
+
+    ended: int
+    total: int
+    text: str
+    news: tuple[str, ...] = ()
+
+
+class TaskLook:
+    """Looks at a task.
+
+    Args:
+        handle: the task.
+    """
+
+    def __init__(self, handle: TaskHandle[Any]) -> None:
+        self._handle = handle
+        self._told = 0
+        self._reason = ""
+
+    def __call__(self) -> Step:
+        """How far it is."""
+        view = self._handle.status()
+        news = [attempt_text(view, attempt) for attempt in view.history if attempt.number > self._told]
+        self._told = max((attempt.number for attempt in view.history), default=self._told)
+        reason = re.sub(r"\d+", "", view.reason)  # how many are ahead of it is no news
+        if view.state is State.PENDING and reason != self._reason:
+            self._reason = reason
+            news.append(f"task {view.id} waits: {view.reason}.")
+        ended = int(view.state.final)
+        return Step(ended, 1, "" if ended else _standing(view), () if ended else tuple(news))
+
+
+class BatchLook:
+    """Looks at a batch.
+
+    Args:
+        handle: the batch.
+        waiting: asks for a task of it in a state, if there is one.
+    """
+
+    def __init__(self, handle: BatchHandle[Any], waiting: Callable[[State], TaskView | None]) -> None:
+        self._handle = handle
+        self._waiting = waiting
+        self._told: set[str] = set()
+        self._stuck = False
+
+    def __call__(self) -> Step:
+        """How far it is."""
+        counts = self._handle.status().counts
+        news = tuple(self._news(counts)) if counts.unfinished else ()
+        return Step(counts.total - counts.unfinished, counts.total, _of_batch(counts), news)
+
+    def _news(self, counts: Counts) -> Iterator[str]:
+        if counts.scheduled and len(self._told) < _TOLD:
+            view = self._waiting(State.SCHEDULED)
+            if view is not None and view.history:
+                sentence = attempt_text(view, view.history[-1])
+                if sentence not in self._told:
+                    self._told.add(sentence)
+                    yield sentence
+        if counts.pending == counts.unfinished and not self._stuck:
+            view = self._waiting(State.PENDING)
+            if view is not None and view.reason.startswith("no "):
+                self._stuck = True
+                yield f"batch {view.batch} waits: {view.reason}."
+
+
+def attempt_text(view: TaskView, attempt: Attempt) -> str:
+    """That an attempt failed, why, and when the next one is."""
+    again = ""
+    if view.state is State.SCHEDULED and view.due_at is not None:
+        again = f"; again in {duration(max(0.0, view.due_at - attempt.ended_at))}"
+    elif not view.state.final:
+        again = "; again at once"
+    why = failure_text(attempt.failure) or attempt.outcome.value
+    return f"attempt {attempt.number} of task {view.id} {attempt.outcome.value.replace('_', ' ')}: {why}{again}"
+
+
+def _standing(view: TaskView) -> str:
+    said = [view.state.value] if view.attempt < 2 else [f"{view.state.value}, attempt {view.attempt}"]
+    if view.progress is not None:
+        done, total = view.progress
+        said.append(f"{done / total:.0%}" if total > 0 else f"{done:g}")
+    return ", ".join([*said, *filter(None, [view.reason])])
+
+
+def _of_batch(counts: Counts) -> str:
+    left = Counts(scheduled=counts.scheduled, pending=counts.pending, running=counts.running)
+    parts = [counts_text(left)] if counts.unfinished else []
+    parts += [f"{counts.dead:,} failed"] if counts.dead else []
+    parts += [f"{counts.cancelled:,} cancelled"] if counts.cancelled else []
+    return ", ".join(parts)
+
+
+@contextmanager
+def telling(look: Callable[[], Step], *, quiet: bool) -> Iterator[None]:
+    """Say meanwhile how far things are.
+
+    Args:
+        look: asks.
+        quiet: whether nothing is to be said.
+    """
+    if quiet:
+        yield
+        return
+    over = threading.Event()
+    with _bar(sys.stderr.isatty()) as (pauses, show):
+
+        def watch() -> None:
+            for pause in pauses:
+                if over.wait(pause):
+                    return
+                with suppress(DtqError):  # whoever waits hears of it, and what is lost may come back
+                    step = look()
+                    if not over.is_set():
+                        show(step)
+
+        thread = threading.Thread(target=watch, name="dtq-meanwhile", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+
+
+def _seldom() -> Iterator[float]:
+    pause = _FIRST_S
+    while True:
+        yield pause
+        pause = min(_LAST_S, pause * 1.5)
+
+
+def _often() -> Iterator[float]:
+    while True:
+        yield _LOOK_S
+
+
+@contextmanager
+def _bar(shown: bool) -> Iterator[tuple[Iterator[float], Callable[[Step], None]]]:
+    """When to look, and what to do with what is seen."""
+    if not shown:
+        yield _seldom(), lambda step: _say_all(step.news, complain)
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    text = TextColumn("{task.description}", markup=False)
+    with Progress(
+        BarColumn(), MofNCompleteColumn(), text, TimeElapsedColumn(), console=Console(stderr=True), transient=True
+    ) as progress:
+        bar = progress.add_task("", total=None)
+
+        def show(step: Step) -> None:
+            _say_all(step.news, lambda line: progress.console.print(line, markup=False, highlight=False))
+            progress.update(bar, completed=step.ended, total=step.total or None, description=step.text)
+
+        yield _often(), show
+
+
+def _say_all(news: tuple[str, ...], say: Say) -> None:
+    for sentence in news:
+        say(sentence)
