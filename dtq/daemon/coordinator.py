@@ -27,7 +27,7 @@ from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
 from dtq.core.register import GRANT_BYTES, Rules
 from dtq.daemon.logs import dump_stacks_on_request, log_to_stderr
-from dtq.daemon.memory import share_one_arena
+from dtq.daemon.memory import give_back, share_one_arena
 from dtq.daemon.signals import Signals, ignore_from_now_on
 from dtq.engines.base import Engine
 from dtq.errors import StoreError
@@ -91,6 +91,7 @@ def run(settings: CoordinatorSettings, signals: Signals) -> int:
         max_message=settings.max_message,
         max_connections=settings.max_connections,
         tls=tls,
+        on_quiet=give_back,
     )
     opened = coordinator.start()
     try:

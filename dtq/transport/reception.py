@@ -26,6 +26,10 @@ from dtq.transport.handshake import HANDSHAKE_S
 #: Seconds that a newcomer is given before it may be sent away for another: an honest client on a busy machine needs a
 #: millisecond or few, and a burst of them must not push itself out.
 GRACE_S: Final = 0.02
+#: So many newcomers are a crowd; when it has left, but for few, what it took is given back, at most so often (seconds).
+CROWD: Final = 256
+FEW: Final = 32
+QUIET_S: Final = 2.0
 #: Connections accepted before those that are in already have their turn.
 _AT_ONCE: Final = 32
 #: Seconds that nobody is accepted when the machine has no descriptor or thread to spare.
@@ -58,6 +62,7 @@ class Reception:
         show_in: takes over a connection that has proved to hold a key.
         most: how many may be in the reception.
         strangers: where to say what happens.
+        on_quiet: called when a crowd has left: what it took may be given back.
     """
 
     def __init__(
@@ -68,7 +73,12 @@ class Reception:
         show_in: Callable[[Connection, Key], None],
         most: int,
         strangers: StrangersLog,
+        on_quiet: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_quiet = on_quiet
+        #: How many have come since the last crowd left.
+        self._crowd = 0
+        self._quiet_from = 0.0
         self._listener = listener
         self._greet = greet
         self._show_in = show_in
@@ -109,6 +119,14 @@ class Reception:
             elif key.fileobj is self._listener.socket:
                 self._accept()
         self._send_away(time.monotonic() - HANDSHAKE_S)
+        if self._crowd_has_left and time.monotonic() >= self._quiet_from:
+            self._crowd = 0
+            self._quiet_from = time.monotonic() + QUIET_S
+            self._on_quiet()
+
+    @property
+    def _crowd_has_left(self) -> bool:
+        return self._crowd >= CROWD and len(self._newcomers) <= FEW
 
     def close(self) -> None:
         """Have `run` end soon; from any thread, once."""
@@ -118,7 +136,9 @@ class Reception:
     def _patience_s(self) -> float | None:
         """How long nothing has to be done if nobody says anything."""
         oldest = next(iter(self._newcomers), None)
-        due = math.inf if oldest is None else oldest.since + HANDSHAKE_S
+        due = oldest.since + HANDSHAKE_S if oldest is not None else math.inf
+        if self._crowd_has_left:
+            due = min(due, self._quiet_from)
         if not self._accepting:
             due = min(due, self._open_again_at)
         return None if due == math.inf else max(0.0, due - time.monotonic())
@@ -154,6 +174,7 @@ class Reception:
             connection.sock.setblocking(False)
             newcomer = _Newcomer(connection, self._greet(connection), time.monotonic())
             self._newcomers[newcomer] = None
+            self._crowd += 1
             self._attend(newcomer)
 
     def _make_room(self) -> bool:

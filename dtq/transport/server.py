@@ -63,6 +63,7 @@ class Server:
         max_message: largest message in bytes, either way.
         max_connections: connections in all.
         max_pending: connections that have not proved themselves yet; the oldest makes room for the next.
+        on_quiet: called, in the thread that accepts connections, when a crowd of strangers has left.
         tls: certificates; with them, peers on other machines have to speak TLS, those on this one may.
 
     Raises:
@@ -82,6 +83,7 @@ class Server:
         max_connections: int = 4096,
         max_pending: int = 1024,
         tls: TlsFiles | None = None,
+        on_quiet: Callable[[], None] = lambda: None,
     ) -> None:
         if not authkeys:
             raise InvalidValue("authkeys", 0, "there is at least one")
@@ -93,6 +95,7 @@ class Server:
             max_pending=max_pending,
             tls=None if tls is None else server_context(tls),
             binding=NO_BINDING if tls is None else server_binding(tls),
+            on_quiet=on_quiet,
         )
         self._wanted: Address = (host, port)
         self._manager_class = _manager_class(open_session)
@@ -161,6 +164,7 @@ class _Door:
     max_pending: int
     tls: SSLContext | None
     binding: bytes
+    on_quiet: Callable[[], None]
 
 
 class _Manager(managers.BaseManager):
@@ -205,6 +209,7 @@ class _ServiceServer(managers.Server):
             show_in=self._show_in,
             most=door.max_pending,
             strangers=self._strangers,
+            on_quiet=door.on_quiet,
         )
 
     def accepter(self) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import select
 import socket
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,13 @@ from dtq.config.certificates import COORDINATOR, PEER, make_certificates
 from dtq.config.tls import TlsFiles
 from dtq.errors import BadConfig, DtqError, KeyUnusable, TlsFailed, Unreachable, WrongKey
 from dtq.model.messages import Exchange, Succeeded
+from dtq.model.pages import pack
 from dtq.transport import Server, endpoints, reception
 from dtq.transport import server as server_module
 from dtq.transport.proxy import Proxy
 from dtq.transport.tls import client_context, secure_client, server_context
-from tests.cluster import DEADLINE_S, Cluster
+from tests.cluster import DEADLINE_S, Cluster, until
+from tests.faults.house import resident_mib
 from tests.integration.transport_scene import HELLO, KEY, WRONG_KEY, Fake, serving
 
 HOSTS = ("127.0.0.1", "localhost")
@@ -114,7 +117,7 @@ def test_blobs_of_all_sizes_cross_and_nobody_on_the_way_reads_them(server: Serve
     with relay(server.address[1]) as (port, passed), proxy_to(port, tls_files(places / PEER)) as proxy:
         # When blobs cross both ways
         for size in (10, 40_000, 300_000, 5 << 20):
-            blob = (b"a secret of ours " * (size // 17 + 1))[:size]
+            blob = pack([(b"a secret of ours " * (size // 17 + 1))[:size]])
             ended = Succeeded(token=1, lo=0, results=blob, seconds=0.1)
             (grant,) = proxy.exchange(Exchange(succeeded=(ended,))).grants
             assert grant.arguments == blob
@@ -310,6 +313,39 @@ def test_up_on_every_interface_runs_its_own_worker(tmp_path: Path) -> None:
         cluster.run("up", ["up", *where, "--tls", "tls/coordinator", "--slots", "1"]).await_line("dtq is up")
         # Then the worker works
         assert cluster.command("submit", "math:factorial", "5", "--wait").stdout == "120\n"
+
+
+def test_handshakes_left_half_done_cost_nothing_for_long(tmp_path: Path, many_files: None) -> None:
+    # Given a coordinator with certificates
+    with Cluster(tmp_path, memory=True) as cluster:
+        assert cluster.command("keygen", "--tls", "--out", "tls").returncode == 0
+        coordinator = cluster.coordinator("--tls", "tls/coordinator")
+        before = resident_mib(coordinator.pid)
+
+        # When crowds come that say a TLS hello and nothing else, and go
+        for _ in range(3):
+            assert left_half_done(cluster.port, 1000, coordinator.pid) > before + 15
+
+            # Then what each took is given back, but for what OpenSSL sets up once
+            until(lambda: resident_mib(coordinator.pid) < before + 6, "memory is as before")
+        assert cluster.command("stats").returncode == 0
+
+
+def left_half_done(port: int, count: int, pid: int) -> float:
+    """Leave so many handshakes half done; the memory that a process took meanwhile, in MiB."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    there, here = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(there, here, server_hostname="localhost").do_handshake()
+    hello = here.read()
+    with ExitStack() as stack:
+        socks = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 10)) for _ in range(count)]
+        for sock in socks:
+            with suppress(OSError):  # it made room for others
+                sock.sendall(hello)
+        for sock in socks:
+            received(sock)  # it has been attended to
+        return resident_mib(pid)
 
 
 def test_binding_beyond_loopback_without_tls_says_what_that_means(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from dtq.errors import (
     WrongKey,
 )
 from dtq.model.messages import Exchange, Hello, Role, Succeeded, Welcome
+from dtq.model.pages import pack
 from dtq.model.service import Service
 from dtq.transport import Proxy, Server
 from dtq.transport.calls import METHODS
@@ -58,7 +59,7 @@ def test_call_is_answered_and_hello_was_said_first(proxy: Proxy, fake: Fake) -> 
 
 
 def test_dataclasses_and_blobs_cross_both_ways(proxy: Proxy) -> None:
-    results = (b"", b"x" * 100, bytes(range(256)) * 1000)
+    results = (pack([b""]), pack([b"x" * 100]), pack([bytes(range(256)) * 1000, b"y"]))
 
     orders = proxy.exchange(
         Exchange(succeeded=tuple(Succeeded(token=n, lo=0, results=r, seconds=0.5) for n, r in enumerate(results)))
@@ -106,7 +107,7 @@ def test_other_exception_is_logged_there_and_told_without_details(
 
 
 def test_wrong_argument_is_refused_in_step(proxy: Proxy) -> None:
-    with pytest.raises(BadMessage, match="int expected, not str"):
+    with pytest.raises(BadMessage, match=r"follow\.batches is of the type str, not int"):
         proxy.follow(["one"])  # type: ignore[list-item]  # the point of the test
     assert proxy.follow([1]) == [1]
 
