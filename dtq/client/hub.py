@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 from dtq.client.batches import Batch
@@ -22,7 +23,7 @@ from dtq.client.following import Following, Target, Wake
 from dtq.client.links import AWAY, FATAL, Connector, Session
 from dtq.client.notebook import Row
 from dtq.client.outbox import Outbox
-from dtq.client.paging import whole_stats, whole_task
+from dtq.client.paging import cancel_all, whole_stats, whole_task
 from dtq.client.sender import Sender
 from dtq.client.watcher import Watcher
 from dtq.errors import ClientClosed, DtqError, UnknownId, Unreachable
@@ -40,8 +41,6 @@ R = TypeVar("R")
 FULL_TIMEOUT_S: Final = 300.0
 #: How long the coordinator may hold one call for room in a full queue, in seconds.
 _HELD_S: Final = 2.0
-#: How many tasks one call cancels.
-_CANCELLED: Final = 50_000
 #: How long a program that ends without closing its client waits for what it submitted, in seconds.
 EXIT_S: Final = 5.0
 
@@ -236,19 +235,7 @@ class Hub:
 
     def cancel(self, ids: Sequence[tuple[int, int]]) -> CancelReport:
         """Stop tasks; see `Service.cancel`."""
-        done = CancelReport(cancelled=0, stopping=0, finished=0)
-        for at in range(0, len(ids), _CANCELLED):
-            few = self._cancel(ids[at : at + _CANCELLED])
-            done = CancelReport(
-                cancelled=done.cancelled + few.cancelled,
-                stopping=done.stopping + few.stopping,
-                finished=done.finished + few.finished,
-            )
-        return done
-
-    def _cancel(self, ids: Sequence[tuple[int, int]]) -> CancelReport:
-        selection = Selection(ids=tuple(ids), limit=0)
-        return self.call(lambda service: service.cancel(selection))
+        return self.call(partial(cancel_all, selection=Selection(ids=tuple(ids), limit=0)))
 
     def follow(self, batch: Batch) -> None:
         """Have news of a batch sent from now on, and of what has ended already; once is enough.

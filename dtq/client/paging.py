@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from dtq.model.service import Service
-from dtq.model.snapshots import DeadLetter, Place, QueueView, Selection, Stats, TaskView, WorkerView
+from dtq.model.snapshots import CancelReport, DeadLetter, Place, QueueView, Selection, Stats, TaskView, WorkerView
+
+#: Most ids that one call names: with the largest of them it fits into the smallest message.
+MOST_IDS: Final = 2_000
 
 
 class _Placed(Protocol):
@@ -50,6 +53,33 @@ def _listed(ask: Callable[[Selection], list[Listed]], selection: Selection) -> I
         if selection.limit and (left := left - len(found)) <= 0:
             return
         selection = replace(selection, after=found[-1].place)
+
+
+def cancel_all(service: Service, selection: Selection) -> CancelReport:
+    """Stop tasks; see `Service.cancel`. More ids than a call has are named in several, each of which does all or
+    nothing."""
+    done = [service.cancel(part) for part in _parts(selection)]
+    return CancelReport(
+        cancelled=sum(report.cancelled for report in done),
+        stopping=sum(report.stopping for report in done),
+        finished=sum(report.finished for report in done),
+    )
+
+
+def retry_all(service: Service, selection: Selection) -> int:
+    """Put dead letters back; see `Service.retry_dead` and `cancel_all`."""
+    return sum(service.retry_dead(part) for part in _parts(selection))
+
+
+def purge_all(service: Service, selection: Selection) -> int:
+    """Forget dead letters; see `Service.purge_dead` and `cancel_all`."""
+    return sum(service.purge_dead(part) for part in _parts(selection))
+
+
+def _parts(selection: Selection) -> Iterator[Selection]:
+    ids = selection.ids
+    for at in range(0, max(1, len(ids)), MOST_IDS):
+        yield selection if len(ids) <= MOST_IDS else replace(selection, ids=ids[at : at + MOST_IDS])
 
 
 def whole_stats(service: Service) -> Stats:

@@ -17,7 +17,7 @@ from dtq.client.handle import TaskHandle
 from dtq.client.hub import FULL_TIMEOUT_S, Hub
 from dtq.client.links import Connector, Wire
 from dtq.client.notebook import card
-from dtq.client.paging import all_dead_letters, all_tasks, whole_stats
+from dtq.client.paging import all_dead_letters, all_tasks, cancel_all, purge_all, retry_all, whole_stats
 from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, select
 from dtq.client.submitter import Submitter
 from dtq.client.waiting import H, ReturnWhen, Waited, as_completed, wait
@@ -191,7 +191,7 @@ class Client(Submitter):
             InvalidValue: nothing was selected.
         """
         selection = choose(ids, **filters)
-        return self._hub.call(lambda service: service.cancel(selection))
+        return self._hub.call(lambda service: cancel_all(service, selection))
 
     def dead_letters(self, *ids: Named, limit: int = 100, **filters: Unpack[Filters]) -> list[DeadLetter]:
         """Dead letters that match everything given, latest first.
@@ -221,12 +221,12 @@ class Client(Submitter):
             Unreachable: the coordinator was lost in the middle: `dead_letters` says what became of it.
         """
         selection = choose(ids, all, **filters)
-        return self._hub.call(lambda service: service.retry_dead(selection), again=False)
+        return self._hub.call(lambda service: retry_all(service, selection), again=False)
 
     def purge_dead(self, *ids: Named, all: bool = False, **filters: Unpack[Filters]) -> int:
         """Forget dead letters for good; everything as for `retry_dead`."""
         selection = choose(ids, all, **filters)
-        return self._hub.call(lambda service: service.purge_dead(selection), again=False)
+        return self._hub.call(lambda service: purge_all(service, selection), again=False)
 
     # -- the end --------------------------------------------------------------------------------------------------
 

@@ -217,6 +217,7 @@ class House:
         rules: the machine's settings; by default those of the product.
         engine: makes the engine; by default that of the kind.
         durability: the coordinator's.
+        max_message: largest message, in bytes.
     """
 
     def __init__(
@@ -226,8 +227,9 @@ class House:
         rules: Rules | None = None,
         engine: Callable[[], Engine] | None = None,
         durability: str = "fsync",
+        max_message: int = 16 << 20,
     ) -> None:
-        self._setup = Setup(rules=rules or Rules(), durability=durability)
+        self._setup = Setup(rules=rules or Rules(), durability=durability, max_message=max_message)
         self._memory = MemoryEngine()
         self._make = engine or (
             lambda: SqliteEngine(place / "dtq.db", durability="os") if kind == "sqlite" else self._memory
@@ -247,7 +249,9 @@ class House:
         self.opened = self.coordinator.start()
         if self._wire:
             coordinator = self.coordinator
-            self.server = Server(lambda peer: Connection(coordinator, peer), port=0, authkeys=[KEY])
+            self.server = Server(
+                lambda peer: Connection(coordinator, peer), port=0, authkeys=[KEY], max_message=self._setup.max_message
+            )
             self.server.start()
 
     def _on_stop(self) -> None:

@@ -28,6 +28,7 @@ from dtq.core.changes import (
 from dtq.engines.base import Engine, Opened
 from dtq.errors import StoreError
 from dtq.model import pages
+from dtq.model.messages import Failure
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
 from tests.contracts.engine_kinds import KINDS, Kind
@@ -266,6 +267,19 @@ def test_attempts_come_back_oldest_first_as_they_were(engine: Engine) -> None:
     assert engine.attempts(1, 2) == []
 
 
+def test_attempts_are_told_from_one_on_the_last_ones_or_as_many_as_there_is_room_for(engine: Engine) -> None:
+    rows = [attempt(1, 0, nth, failure=Failure(message="m" * 1000)) for nth in (1, 2, 4, 5, 9)]
+    engine.commit(stored(spec(), batch(1), *rows))
+    kept = [row.attempt for row in rows]
+
+    assert engine.attempts(1, 0, first=4) == kept[2:]
+    assert engine.attempts(1, 0, first=10) == []
+    assert engine.attempts(1, 0, first=-2) == kept[-2:]
+    assert engine.attempts(1, 0, first=-9) == kept
+    assert engine.attempts(1, 0, room=3_000) == kept[:2]
+    assert engine.attempts(1, 0, first=5, room=1) == kept[3:4]
+
+
 @pytest.mark.parametrize("data", [b"", b"\0", pages.pack([b""] * 1024), bytes(range(256)) * 4000], ids=len)
 def test_pages_come_back_as_they_were(reopen: Callable[[], tuple[Engine, Opened]], engine: Engine, data: bytes) -> None:
     ours = ArgumentPage(batch=2**49, lo=2**40, hi=2**40 + 1024, data=data)
@@ -393,6 +407,15 @@ def test_pages_are_those_that_overlap_rising_and_whole(engine: Engine, lo: int, 
         assert engine.pages(ResultPage, 1, lo, hi) == [rows[start] for start in found]
     assert engine.pages(ArgumentPage, 1, 5, 9) == []
     assert engine.pages(ResultPage, 3, lo, hi) == []
+
+
+@pytest.mark.parametrize(("room", "count"), [(0, 1), (1_500, 1), (2_000, 2), (10_000, 4)])
+def test_pages_are_as_many_as_there_is_room_for(engine: Engine, room: int, count: int) -> None:
+    rows = [results(1, lo, lo + 1, blob=bytes(900)) for lo in range(4)]
+    engine.commit(stored(spec(), batch(1, size=4), *rows))
+
+    assert engine.pages(ResultPage, 1, 0, 4, room) == rows[:count]
+    assert engine.pages(ResultPage, 1, 4, 9, room) == []
 
 
 def test_batches_are_found_by_number_and_by_key(engine: Engine) -> None:
@@ -652,6 +675,11 @@ def history(engine: Engine) -> Engine:
         (Selection(ids=((2, 0), (1, -1), (1, 4)), limit=2), ["2.0-1", "1.4-5"]),
         (Selection(ids=((2, 1),)), []),
         (Selection(ids=((1, -1), (3, -1)), queue="mail", state=State.SUCCEEDED), ["3.0-2"]),
+        (Selection(after=("dead", 50.0, 1, 4)), ["3.2-3", "1.0-2", "3.0-2", "1.2-4"]),
+        (Selection(after=("succeeded", 30.0, 1, 0), limit=1), ["3.0-2"]),
+        (Selection(after=("succeeded", 30.0, 1, 1), limit=1), ["1.0-2"]),
+        (Selection(after=("pending", 5.0, 1, 4), limit=2), ["3.3-9", "2.0-1"]),
+        (Selection(after=("succeeded", 10.0, 1, 2)), []),
     ],
     ids=str,
 )
