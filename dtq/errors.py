@@ -217,6 +217,26 @@ class KeyMissing(DtqError):
     )
 
 
+class KeyMissingInTask(KeyMissing):
+    """There is no authkey for the client of a task."""
+
+    code = "key-missing-in-task"
+    text = "no authkey found for the client of a task: {0} does not exist here, and the worker gives its tasks none."
+    hint = (
+        "Start the worker with --tasks-may-submit (DTQ_TASKS_MAY_SUBMIT): Client() then uses the worker's coordinator "
+        "and key. Or submit from outside of tasks."
+    )
+
+
+class SlotsWaiting(DtqError, RuntimeError):
+    """All slots of a worker wait for tasks that none of them is left to run."""
+
+    code = "slots-waiting"
+    exit_code = 75
+    text = "every slot of the worker {1} ({0} of them) runs a task that waits for others, so none is left to run those."
+    hint = "This task was ended to make room; start more workers, or allow more with --max-waiting (DTQ_MAX_WAITING)."
+
+
 class KeyUnusable(DtqError):
     """The authkey file cannot be used as it is."""
 

@@ -63,6 +63,18 @@ working = options.stacked(
         help="Replace slots whose code has changed on disk, or keep the old code.  [DTQ_RELOAD; default: auto]",
     ),
     click.option(
+        "--tasks-may-submit",
+        is_flag=True,
+        default=None,
+        help="Give clients in tasks the worker's coordinator and key.",
+    ),
+    click.option(
+        "--max-waiting",
+        metavar="N",
+        type=click.IntRange(0, 4096),
+        help="Most slots more while tasks wait for other tasks.  [default: 8 a slot]",
+    ),
+    click.option(
         "--grace",
         metavar="DURATION",
         type=options.DURATION,

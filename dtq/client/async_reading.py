@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from dtq.client.batches import Batch, Part
+from dtq.client.current import waiting
 from dtq.client.feeds import Feed
 from dtq.client.following import NEWS, add_waiter
 from dtq.client.loops import LoopBell, LoopHub, settle
@@ -57,7 +58,8 @@ async def _next(hub: LoopHub, batch: Batch, at: int) -> list[Part]:
             return [found.part]
         if found.over:
             return []
-        await news
+        with waiting():
+            await news
 
 
 # -- making items ---------------------------------------------------------------------------------------------------

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
+from dtq.client import current
 from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
 from dtq.client.loops import LoopHub
 from dtq.client.waiting import WHEN, ReturnWhen
@@ -63,7 +65,8 @@ async def _endings(hub: LoopHub, handles: set[AH], timeout: float | None) -> Asy
             if not await handle.on_end(wake):
                 ended.put_nowait(handle)
         while waiting:
-            found = await ended.get()
+            with current.waiting() if ended.empty() else nullcontext():
+                found = await ended.get()
             if found is None:
                 return
             del waiting[found]

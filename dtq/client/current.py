@@ -8,9 +8,12 @@ gives out belongs to that one task for ever: a thread that outlives its task can
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from contextlib import AbstractContextManager, nullcontext
+from types import TracebackType
+from typing import Final, NamedTuple
 
 from dtq.errors import InvalidValue, NotInTask
 from dtq.model.ids import TaskId
@@ -20,6 +23,8 @@ REPORT_EVERY_S: Final = 0.25
 
 #: ``(done, total)`` of the task that runs now, towards the coordinator.
 Report = Callable[[float, float], None]
+#: That the task that runs now begins or ceases to wait for other tasks, towards whoever runs it.
+OnWait = Callable[[bool], None]
 
 
 #: What the slot says of the task that runs now: batch, index, whether it is the batch's only task, attempt. Never the
@@ -83,13 +88,18 @@ def _nowhere(done: float, total: float) -> None:
 class _Slot:
     """The one slot of this process."""
 
-    __slots__ = ("current", "report", "running", "worker")
+    __slots__ = ("access", "current", "is_process", "on_wait", "priority", "report", "running", "waits", "worker")
 
     def __init__(self) -> None:
         self.worker = ""
         self.report: Report = _nowhere
+        self.on_wait: OnWait | None = None
         self.running: _Running | None = None
         self.current: CurrentTask | None = None
+        self.waits: _Waits | None = None
+        self.priority: int | None = None
+        self.is_process = False
+        self.access: Access | None = None
 
 
 _slot: Final = _Slot()
@@ -110,6 +120,84 @@ def current_task() -> CurrentTask:
     return current
 
 
+class Access(NamedTuple):
+    """What a task's client connects with, where nobody says otherwise.
+
+    Attributes:
+        addresses: where the coordinator may be reached, ``host:port`` each.
+        authkey: the key.
+    """
+
+    addresses: tuple[str, ...]
+    authkey: bytes
+
+
+class _Waits:
+    """How many threads of one task wait for other tasks."""
+
+    __slots__ = ("_count", "_lock", "_running")
+
+    def __init__(self, running: _Running) -> None:
+        self._running = running
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._count += 1
+            if self._count == 1:
+                self._tell(True)
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        with self._lock:
+            self._count -= 1
+            if self._count == 0:
+                self._tell(False)
+
+    def belongs_to(self, running: _Running) -> bool:
+        """Whether this is of the task that runs now."""
+        return running is self._running
+
+    def _tell(self, waiting: bool) -> None:
+        tell = _slot.on_wait
+        if tell is not None and _slot.running is self._running:
+            tell(waiting)
+
+
+_NO_TASK: Final = nullcontext()
+_making_waits: Final = threading.Lock()
+
+
+def waiting() -> AbstractContextManager[None]:
+    """While this lasts, the task that this process runs waits for other tasks: its slot may be given to them.
+
+    For whatever of a client blocks until tasks end, and is not known to return at once. Outside of a slot, nothing.
+    """
+    running = _slot.running
+    if running is None or _slot.on_wait is None:
+        return _NO_TASK
+    with _making_waits:
+        waits = _slot.waits
+        if waits is None or not waits.belongs_to(running):
+            waits = _slot.waits = _Waits(running)
+    return waits
+
+
+def priority() -> int | None:
+    """The priority of the task that this process runs; None where it runs none."""
+    return None if _slot.running is None else _slot.priority
+
+
+def access() -> Access | None:
+    """What a client of this process's task connects with; None where there is nothing for it, or this is no slot."""
+    return _slot.access
+
+
+def is_slot() -> bool:
+    """Whether this process is a slot of a worker."""
+    return _slot.is_process
+
+
 def running() -> tuple[str, int]:
     """Id and attempt of the task that this process runs; an empty text and 0 where it runs none."""
     now = _slot.running
@@ -122,16 +210,34 @@ def running() -> tuple[str, int]:
 # -- for the slot ---------------------------------------------------------------------------------------------------
 
 
-def serve(worker: str, report: Report) -> None:
+def serve(worker: str, report: Report, on_wait: OnWait | None = None) -> None:
     """Say who runs tasks in this process. Once, before the first task.
 
     Args:
         worker: name of the worker.
         report: takes ``(done, total)`` of the task that runs now; called from any thread of the task, at most a few
             times a second.
+        on_wait: told when the task that runs now begins to wait for others, and when it goes on; from any thread of
+            the task. None where nothing can be done about it.
     """
     _slot.worker = worker
     _slot.report = report
+    _slot.on_wait = on_wait
+
+
+def become_slot(access: Access | None) -> None:
+    """This process is a slot of a worker. Once, before anything of the user's runs.
+
+    Args:
+        access: what clients in its tasks connect with; None where they have to know themselves.
+    """
+    _slot.is_process = True
+    _slot.access = access
+
+
+def lease(priority: int) -> None:
+    """Tasks of this priority are run from now on."""
+    _slot.priority = priority
 
 
 def begin(batch: int, index: int, single: bool, attempt: int) -> None:

@@ -100,9 +100,21 @@ def _read(module: str, path: list[str], hops: int = _HOPS) -> Terms:
     origin = origins.get(path[0])
     if origin is not None and origin.name:
         return _read(origin.module, [origin.name, *path[1:]], hops - 1)
-    if "dtq" in source:
-        raise _NotPlain  # it is made by a call, or in a branch
+    if "dtq" in source and _is_assigned(tree.body, path[0]):
+        raise _NotPlain
     return NO_TERMS
+
+
+def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a module or class, those in branches too."""
+    for node in body:
+        yield node
+        for part in ("body", "orelse", "finalbody"):
+            if isinstance(node, ast.If | ast.Try | ast.With):
+                yield from _statements(getattr(node, part, []))
+        if isinstance(node, ast.Try):
+            for handler in node.handlers:
+                yield from _statements(handler.body)
 
 
 def _definition(body: list[ast.stmt], path: list[str]) -> ast.stmt | None:
@@ -110,7 +122,7 @@ def _definition(body: list[ast.stmt], path: list[str]) -> ast.stmt | None:
     for part in path:
         named = [
             node
-            for node in body
+            for node in _statements(body)
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and node.name == part
         ]
         if not named:
@@ -120,9 +132,20 @@ def _definition(body: list[ast.stmt], path: list[str]) -> ast.stmt | None:
     return found
 
 
+def _is_assigned(body: list[ast.stmt], name: str) -> bool:
+    """Whether a module gives a name a value, which a call may have made."""
+    targets: list[ast.expr] = []
+    for node in _statements(body):
+        if isinstance(node, ast.Assign):
+            targets += node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets.append(node.target)
+    return any(isinstance(part, ast.Name) and part.id == name for target in targets for part in ast.walk(target))
+
+
 def _imports(tree: ast.Module, module: str) -> Iterator[tuple[str, _Origin]]:
     """The names that a module imports."""
-    for node in tree.body:
+    for node in _statements(tree.body):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.asname or alias.name.partition(".")[0], _Origin(alias.name, "")

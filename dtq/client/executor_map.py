@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, Self, TypeVar
 from dtq.client.batches import Batch, Part
 from dtq.client.bell import Bell
 from dtq.client.completing import Completer
+from dtq.client.current import waiting
 from dtq.client.feeds import Feed
 from dtq.client.maps import feed_all
 from dtq.client.payloads import Encode, result_decoder
@@ -198,12 +199,17 @@ class MapResults(Generic[T]):
                 self._fetched.append(found.part)
             elif found.over:
                 return _END
-            elif not bell.wait(None if deadline is None else deadline - time.monotonic()):
+            elif not _rung(bell, deadline):
                 following.unsubscribe(batch, bell.ring)
                 raise TimeoutError
         part = self._fetched.popleft()
         self._at = part.hi
         return part
+
+
+def _rung(bell: Bell, deadline: float | None) -> bool:
+    with waiting():
+        return bell.wait(None if deadline is None else deadline - time.monotonic())
 
 
 def _as_it_is(args: tuple[Any, ...], _: object) -> bytes:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Final, Protocol
 
 from dtq.client.bell import Bell
+from dtq.client.current import waiting
 from dtq.errors import DtqError
 from dtq.model.messages import Ended
 
@@ -124,8 +126,11 @@ class Following:
             Whether it has.
         """
         bell = Bell()
-        if not self.subscribe(target, level, bell.ring) or bell.wait(timeout_s):
+        if not self.subscribe(target, level, bell.ring):
             return True
+        with waiting() if level != ACCEPTED else nullcontext():
+            if bell.wait(timeout_s):
+                return True
         self.unsubscribe(target, bell.ring)
         return target._reached(level)
 

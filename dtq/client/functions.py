@@ -75,6 +75,11 @@ class Callee:
         self._note = note
         self._specs: dict[Terms, Spec] = {}
 
+    @property
+    def terms(self) -> Terms:
+        """Its own terms."""
+        return self._note.terms if self._note is not None else NO_TERMS
+
     def spec(self, terms: Terms) -> Spec:
         """The spec of a submission under (hashable) terms; the same object for the same terms.
 
@@ -84,8 +89,7 @@ class Callee:
         found = self._specs.get(terms)
         if found is not None:
             return found
-        below = self._note.terms if self._note is not None else NO_TERMS
-        spec = Spec(function=self.function, options=terms.over(below).options())
+        spec = Spec(function=self.function, options=terms.over(self.terms).options())
         if len(self._specs) >= _MAX_SPECS:
             self._specs.clear()
         self._specs[terms] = spec

@@ -10,10 +10,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures._base import CANCELLED, PENDING
+from contextlib import AbstractContextManager
 from functools import partial
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+from dtq.client.current import waiting
 from dtq.client.following import Wake
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
@@ -60,12 +62,34 @@ class Latch:
         """See `threading.Condition.wait`."""
         if self._condition is None:
             self._condition = threading.Condition(self._lock)
-        return self._condition.wait(timeout)
+        with waiting():
+            return self._condition.wait(timeout)
 
     def notify_all(self) -> None:
         """See `threading.Condition.notify_all`."""
         if self._condition is not None:
             self._condition.notify_all()
+
+
+class Watchers(list[Any]):
+    """Those of the standard library's that wait for a future with others: `wait` and `as_completed`. They put
+    themselves into its list for as long as they do."""
+
+    __slots__ = ("_waits",)
+    _waits: AbstractContextManager[None]
+
+    def append(self, watcher: Any) -> None:
+        """See `list.append`."""
+        super().append(watcher)
+        if len(self) == 1:
+            self._waits = waiting()
+            self._waits.__enter__()
+
+    def remove(self, watcher: Any) -> None:
+        """See `list.remove`."""
+        super().remove(watcher)
+        if not self:
+            self._waits.__exit__(None, None, None)
 
 
 class FutureHandle(TaskHandle[T]):
@@ -91,6 +115,7 @@ class TaskFuture(Future[T]):
     def __init__(self, hub: Hub) -> None:
         super().__init__()
         self._condition = Latch()  # type: ignore[assignment]
+        self._waiters = Watchers()
         self._hub = hub
         self._task: TaskHandle[T] | None = None
 

@@ -18,6 +18,8 @@ class Inheritance:
         authkey: multiprocessing's authentication key; empty for one of the slot's own.
         tracker: descriptor of the pipe to multiprocessing's resource tracker; -1 for none.
         initializer: pickle of ``(function, arguments)`` to be called when a slot starts; empty for none.
+        addresses: where clients in its tasks find the coordinator, ``host:port`` each; empty where they may not submit.
+        clientkey: the key for that.
     """
 
     streams: bool = False
@@ -25,3 +27,5 @@ class Inheritance:
     authkey: bytes = b""
     tracker: int = -1
     initializer: bytes = b""
+    addresses: tuple[str, ...] = ()
+    clientkey: bytes = b""

@@ -12,13 +12,15 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from contextvars import copy_context
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 from dtq.client.bell import Bell
-from dtq.client.following import Target, Wake
+from dtq.client.current import waiting
+from dtq.client.following import ACCEPTED, Target, Wake
 from dtq.client.hub import Hub
 from dtq.client.outbox import Item
 
@@ -219,7 +221,8 @@ class LoopHub:
             timer = bridge.loop.call_later(max(0.0, timeout_s), settle, rung, False)
         reached = False
         try:
-            reached = await rung
+            with waiting() if level != ACCEPTED else nullcontext():
+                reached = await rung
         finally:
             if timer is not None:
                 timer.cancel()

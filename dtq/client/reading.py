@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from dtq.client.batches import Batch, Part
 from dtq.client.bell import Bell
+from dtq.client.current import waiting
 from dtq.client.feeds import Feed
 from dtq.client.following import NEWS, Following, Wake, add_waiter
 from dtq.client.outcomes import error_of
@@ -96,7 +97,8 @@ def _next(source: Source, batch: Batch, at: int) -> list[Part]:
             return [found.part]
         if found.over:
             return []
-        bell.wait()
+        with waiting():
+            bell.wait()
 
 
 class Found(NamedTuple):

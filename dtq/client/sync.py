@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, Unpack, get_args
 
+from dtq.client import current
 from dtq.client.batch_handle import BatchHandle, member
 from dtq.client.batches import Batch
 from dtq.client.handle import TaskHandle
@@ -21,8 +22,8 @@ from dtq.client.paging import all_dead_letters, all_tasks, cancel_all, purge_all
 from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, select
 from dtq.client.submitter import Submitter
 from dtq.client.waiting import H, ReturnWhen, Waited, as_completed, wait
-from dtq.config import client_addresses, configured_tls, load_authkey, tls_files
-from dtq.errors import InvalidId, InvalidValue, UnknownId, Unreachable
+from dtq.config import Address, client_addresses, configured_tls, load_authkey, tls_files
+from dtq.errors import InvalidId, InvalidValue, KeyMissing, KeyMissingInTask, UnknownId, Unreachable
 from dtq.model.ids import TaskId
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Stats, TaskView
 from dtq.model.states import State
@@ -285,9 +286,27 @@ def _wire(
     tls: str | Path | None,
     timeout_s: float,
 ) -> Wire:
-    addresses = client_addresses((address,) if isinstance(address, str) else tuple(address or ()))
+    given = (address,) if isinstance(address, str) else tuple(address or ())
+    access = current.access()
+    if not given and authkey is None and authkey_file is None and access is not None:
+        given, authkey = access.addresses, access.authkey
+    addresses = client_addresses(given)
     if authkey is None:
-        key, source = load_authkey(authkey_file, addresses=addresses)
+        key, source = _load(authkey_file, addresses)
     else:
         key, source = (authkey.encode() if isinstance(authkey, str) else authkey), "the one given to Client"
     return Wire(addresses, key, source, timeout_s, configured_tls() if tls is None else tls_files(tls))
+
+
+def _load(authkey_file: str | Path | None, addresses: Sequence[Address]) -> tuple[bytes, str]:
+    """See `load_authkey`.
+
+    Raises:
+        KeyMissingInTask: there is no key, and this is a slot, whose tasks get one where the operator says so.
+    """
+    try:
+        return load_authkey(authkey_file, addresses=addresses)
+    except KeyMissing as missing:
+        if not current.is_slot() or authkey_file is not None:
+            raise
+        raise KeyMissingInTask(*missing.args) from None

@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from dtq.client.batch_handle import BatchHandle
+from dtq.client.current import waiting
 from dtq.client.handle import TaskHandle
 from dtq.errors import InvalidValue, WaitTimeout
 
@@ -81,22 +82,29 @@ def _endings(handles: Collection[H], timeout: float | None) -> Iterator[H]:
     """The handles as they end, until all have or the time runs out."""
     deadline = None if timeout is None else time.monotonic() + timeout
     ended: SimpleQueue[H] = SimpleQueue()
-    waiting = {handle: partial(ended.put, handle) for handle in handles}
+    open_ = {handle: partial(ended.put, handle) for handle in handles}
     try:
         # What has ended already comes first, also where more ends meanwhile.
-        for handle in sorted(waiting, key=_not_done):
-            put = waiting[handle]
+        for handle in sorted(open_, key=_not_done):
+            put = open_[handle]
             if not handle.on_end(put):
                 put()
-        while waiting:
-            handle = ended.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
-            del waiting[handle]
+        while open_:
+            handle = _next(ended, deadline)
+            del open_[handle]
             yield handle
     except Empty:
         return
     finally:
-        for handle, put in waiting.items():
+        for handle, put in open_.items():
             handle.forget(put)
+
+
+def _next(ended: SimpleQueue[H], deadline: float | None) -> H:
+    if not ended.empty():
+        return ended.get()
+    with waiting():
+        return ended.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
 
 
 def _not_done(handle: TaskHandle[Any] | BatchHandle[Any]) -> bool:

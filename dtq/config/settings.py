@@ -85,6 +85,8 @@ class WorkerSettings:
         keep_processes: whether processes that tasks leave running may go on until their slot is replaced.
         only_registered: whether to run registered task types only.
         reload: ``"auto"`` where slots are replaced when code that they have imported changes on disk, else ``"off"``.
+        tasks_may_submit: whether clients in tasks use the worker's coordinator and key.
+        max_waiting: how many slots more there may be while tasks wait for other tasks.
         grace_s: how long a drain may take before running tasks are given back; None for as long as they need.
     """
 
@@ -100,6 +102,8 @@ class WorkerSettings:
     keep_processes: bool = False
     only_registered: bool = False
     reload: str = "auto"
+    tasks_may_submit: bool = False
+    max_waiting: int = 0
     grace_s: float | None = None
 
 
@@ -243,6 +247,8 @@ _COORDINATOR: Final = {
     "max_connections": _Key("DTQ_MAX_CONNECTIONS", _number(2, 10**6)),
     "max_unread": _Key("DTQ_MAX_UNREAD", _number(1, 10**9)),
 }
+#: How many slots more there may be for each, while tasks wait for other tasks.
+WAITING_A_SLOT: Final = 8
 _WORKER: Final = {
     "slots": _Key("DTQ_SLOTS", _number(1, 4096)),
     "queues": _Key("DTQ_QUEUES", _many(_queue, ",")),
@@ -254,6 +260,8 @@ _WORKER: Final = {
     "keep_processes": _Key("DTQ_KEEP_PROCESSES", _switch),
     "only_registered": _Key("DTQ_ONLY_REGISTERED", _switch),
     "reload": _Key("DTQ_RELOAD", _reload),
+    "tasks_may_submit": _Key("DTQ_TASKS_MAY_SUBMIT", _switch),
+    "max_waiting": _Key("DTQ_MAX_WAITING", _number(0, 4096)),
     "grace": _Key("DTQ_GRACE", _duration(0, 10 * 366 * 86_400)),
 }
 _ALL: Final[Mapping[str, Mapping[str, _Key]]] = {"": _TOP, "coordinator": _COORDINATOR, "worker": _WORKER}
@@ -383,10 +391,12 @@ def worker_settings(flags: Mapping[str, Any] | None = None) -> WorkerSettings:
     found = _resolve("worker", flags, config_files(_KNOWN))
     here = _here()
     paths = found.pop("paths", ())
+    slots = found.pop("slots", None) or usable_cores()
     return WorkerSettings(
         addresses=client_addresses(tuple(flags.get("connect") or ())),
         authkey_file=_flag_file(flags.get("authkey_file")),
-        slots=found.pop("slots", None) or usable_cores(),
+        slots=slots,
+        max_waiting=found.pop("max_waiting", WAITING_A_SLOT * slots),
         name=found.pop("name", None) or f"{os.uname().nodename}-{os.getpid()}",
         # As with `python -m`: what lies in the current directory can be imported.
         paths=paths if here in paths else (*paths, here),

@@ -47,6 +47,8 @@ class Worker:
         paths: directories for modules, before those of this program.
         only_registered: whether to run registered task types only: no function by its name, no code that was sent.
         keep_processes: whether processes that tasks leave running may go on until their slot is replaced.
+        tasks_may_submit: whether clients in tasks use this worker's coordinator and key.
+        max_waiting: how many slots more there may be while tasks wait for other tasks; None for 8 a slot.
         max_tasks_per_slot: after how many tasks a slot's process is replaced; None for never.
         max_memory_per_slot: above how many bytes a slot's process is replaced; None for never.
         reload: ``"auto"`` replaces slots whose code has changed on disk, ``"off"`` does not.
@@ -67,6 +69,8 @@ class Worker:
         paths: Iterable[str | Path] = (),
         only_registered: bool | None = None,
         keep_processes: bool | None = None,
+        tasks_may_submit: bool | None = None,
+        max_waiting: int | None = None,
         max_tasks_per_slot: int | None = None,
         max_memory_per_slot: int | None = None,
         reload: str | None = None,
@@ -82,6 +86,8 @@ class Worker:
             "paths": tuple(dict.fromkeys([*map(str, paths), *program_paths()])),
             "only_registered": only_registered,
             "keep_processes": keep_processes,
+            "tasks_may_submit": tasks_may_submit,
+            "max_waiting": max_waiting,
             "max_tasks_per_slot": max_tasks_per_slot,
             "max_memory_per_slot": max_memory_per_slot,
             "reload": reload,

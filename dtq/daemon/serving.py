@@ -11,10 +11,11 @@ import platform
 import threading
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 
 from dtq import __version__
 from dtq.client.inheritance import Inheritance
-from dtq.config import WorkerSettings, configured_tls, load_authkey
+from dtq.config import WorkerSettings, configured_tls, format_address, load_authkey
 from dtq.errors import DtqError
 from dtq.model.fields import Label, fitting
 from dtq.model.messages import Hello, Role, Welcome, largest_outcome
@@ -95,6 +96,9 @@ class Serving:
         welcome = self._first_contact(reporting)
         if welcome is None:
             return
+        if settings.tasks_may_submit:
+            addresses = tuple(map(format_address, settings.addresses))
+            self._inherited = replace(self._inherited, addresses=addresses, clientkey=key)
         supervisor = self._supervisor = Supervisor(self._terms(welcome))
         if self._stopping.is_set():
             supervisor.drain()
@@ -126,6 +130,7 @@ class Serving:
         return WorkerTerms(
             slots=settings.slots,
             grace_s=settings.grace_s,
+            max_waiting=settings.max_waiting,
             slot=SlotTerms(
                 worker=settings.name,
                 paths=tuple(map(str, settings.paths)),

@@ -96,6 +96,8 @@ class Child:
         self.deaf = False
         #: The lease that left it last.
         self.latest: Chunk | None = None
+        #: The task that it said waits for others: lease and index, and since when.
+        self._waits: tuple[int, int, float] | None = None
         self._killed = False
         self.output: Output | Passed = Passed() if terms.inherited.streams else Output(number, self._task)
         self.tasks = 0
@@ -181,7 +183,7 @@ class Child:
     def _push(self, chunk: Chunk, spec: Spec) -> None:
         grant = chunk.grant
         if not self._specs.used(grant.spec):
-            self.channel.send("spec", grant.spec, _FUNCTION.plain(spec.function))
+            self.channel.send("spec", grant.spec, _FUNCTION.plain(spec.function), spec.options.priority)
             # Leases that use one of those have been sent before, so the slot is done with them when it reads this.
             for number, _ in self._specs.put(grant.spec, None, len(spec.function.body)):
                 self.channel.send("forget", number)
@@ -205,6 +207,18 @@ class Child:
             if index is not None:
                 return chunk, index, at
         return None
+
+    def waits(self, token: int, index: int, waiting: bool) -> None:
+        """It says that a task begins or ceases to wait for other tasks."""
+        self._waits = (token, index, time.monotonic()) if waiting else None
+
+    @property
+    def waiting_since(self) -> float | None:
+        """Since when the task that it runs waits for other tasks, ``time.monotonic()``; None where it does not."""
+        if self._waits is None:
+            return None
+        running = self.running()
+        return self._waits[2] if running is not None and (running[0].token, running[1]) == self._waits[:2] else None
 
     def moments(self, now: float, stuck_s: float) -> list[float]:
         """When it is to be looked at again.

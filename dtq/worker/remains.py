@@ -5,9 +5,13 @@ Worker, below the slot's supervisor. Pure.
 
 from __future__ import annotations
 
+import pickle
 import signal
 from dataclasses import dataclass
 
+from dtq.client.payloads import PICKLE
+from dtq.client.terms import exception_name
+from dtq.errors import SlotsWaiting
 from dtq.model.messages import Failure
 from dtq.model.states import Outcome
 from dtq.wording import duration
@@ -21,11 +25,13 @@ class Condemned:
         token: the lease of the task that it is killed for; 0 where the worker itself ends.
         index: the task.
         timed_out: whether for its time limit; else because it was cancelled or is no longer the worker's.
+        waiting: whether because all slots of the worker wait.
     """
 
     token: int
     index: int
     timed_out: bool
+    waiting: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +65,29 @@ def verdict(condemned: Condemned | None, token: int, index: int) -> Outcome | No
         return Outcome.CRASHED
     if (condemned.token, condemned.index) != (token, index):
         return None
+    if condemned.waiting:
+        return Outcome.FAILED
     return Outcome.TIMED_OUT if condemned.timed_out else Outcome.CANCELLED
+
+
+def refusal(slots: int, worker: str, remains: Remains) -> Failure:
+    """That a task was ended because all slots of its worker wait for tasks.
+
+    Args:
+        slots: how many they are.
+        worker: the worker's name.
+        remains: what the slot left.
+    """
+    error = SlotsWaiting(slots, worker)
+    kind = type(error)
+    return Failure(
+        exception=exception_name(kind),
+        bases=tuple(map(exception_name, kind.__mro__[1:-1])),
+        message=str(error),
+        pickled=pickle.dumps(error, PICKLE),
+        peak_memory=remains.peak_memory,
+        output=remains.output,
+    )
 
 
 def last_words(outcome: Outcome, remains: Remains, timeout_s: float | None) -> Failure:

@@ -60,6 +60,10 @@ class Respawns:
         why = f"{counted(self._stillborn, 'slot')} in a row died at their start; its log has what they said"
         return WorkerBroken(self._worker, why)
 
+    def planned(self) -> list[int]:
+        """The slots that are going to be started."""
+        return list(self._at)
+
     def moments(self) -> list[float]:
         """When something is to be started."""
         return list(self._at.values())

@@ -86,6 +86,7 @@ class Spec:
         "_worker",
         "decode",
         "encode",
+        "priority",
         "size",
         "stage",
         "tiny_s",
@@ -104,6 +105,8 @@ class Spec:
         self.encode = result_encoder(function.kind)
         #: How long a task of it may take without being looked after at once; negative for one that left traces before.
         self.tiny_s = TINY_S
+        #: The priority of its tasks.
+        self.priority = 0
 
     @property
     def name(self) -> str:
@@ -201,7 +204,7 @@ class Slot:
         self._stage = CALL
         #: The function that has run last.
         self._latest: Spec | None = None
-        current.serve(worker, self._progress)
+        current.serve(worker, self._progress, self._wait)
 
     def run(self) -> None:
         """Serve until the pipe is closed, or this process is fit for no other task."""
@@ -209,7 +212,7 @@ class Slot:
             while (message := self._receive()) is not None:
                 kind, *fields = message
                 if kind == "spec":
-                    self._specs[fields[0]] = self._spec(_FUNCTION.decode(fields[1]))
+                    self._specs[fields[0]] = self._spec(_FUNCTION.decode(fields[1]), fields[2])
                 elif kind == "forget":
                     self._forgotten.add(self._specs.pop(fields[0]).size)
                 else:
@@ -239,8 +242,9 @@ class Slot:
         self._new_context = new_contexts()
         self._sources.note()
 
-    def _spec(self, function: Function) -> Spec:
+    def _spec(self, function: Function, priority: int) -> Spec:
         spec = Spec(function, self._worker, self._only_registered, self._imported)
+        spec.priority = priority
         if self._max_memory is not None:
             spec.tiny_s = -1.0
         return spec
@@ -248,6 +252,10 @@ class Slot:
     def _progress(self, done: float, total: float) -> None:
         if self._own[0]:
             self._channel.send("progress", self._token, self._index, done, total)
+
+    def _wait(self, waiting: bool) -> None:
+        if self._own[0]:
+            self._channel.send("waiting", self._token, self._index, waiting)
 
     def _lease(
         self, token: int, serial: int, batch: int, lo: int, single: bool, attempt: int, number: int, arguments: bytes
@@ -257,6 +265,7 @@ class Slot:
         if spec.new and self._latest is not None and self._surroundings.overdue:
             self._look_after(self._latest, everything=True)  # what it sets up is accepted, and nothing else is to be
         self._latest = spec
+        current.lease(spec.priority)
         self._token = token
         start, touched = self._position.start, self._surroundings.touched
         unsent = self._unsent
@@ -489,6 +498,7 @@ def main(parent: int, channel_fd: int, position_fd: int) -> int:
     worker, paths, imports, *limits, plain_program, plain_inheritance = greeting
     mark_records()
     inherited = _INHERITANCE.decode(plain_inheritance)
+    current.become_slot(current.Access(inherited.addresses, inherited.clientkey) if inherited.clientkey else None)
     _be_sibling(inherited)
     if not _prepare(channel, worker, paths, imports, _PROGRAM.decode(plain_program), inherited):
         return 1

@@ -32,8 +32,9 @@ from dtq.model.states import Outcome
 from dtq.model.wire import codec
 from dtq.worker.child import DYING_S, LEAVING_S, MAX_AHEAD_BYTES, Child
 from dtq.worker.chunks import Chunk, Holdings
+from dtq.worker.extras import Extras
 from dtq.worker.output import Output
-from dtq.worker.remains import Condemned, Remains, last_words, verdict
+from dtq.worker.remains import Condemned, Remains, last_words, refusal, verdict
 from dtq.worker.respawns import Respawns
 from dtq.worker.terms import WorkerTerms
 from dtq.worker.tracker import Tracker
@@ -78,6 +79,7 @@ class Supervisor:
             self._selector.register(self._tracker, selectors.EVENT_READ, self._tracker)
         self._drain_until: float | None = None
         self._respawns = Respawns(terms.slot.worker)
+        self._extras = Extras(terms.slots, terms.max_waiting)
 
     # -- called from signal handlers and the link's threads ---------------------------------------------------------
 
@@ -90,7 +92,7 @@ class Supervisor:
         """How many slots can run something; 0 while draining. Under the lock."""
         if self.draining or self.ending:
             return 0
-        return sum(child.sound for child in self._children)
+        return self._extras.capacity(self._children)
 
     @property
     def saturated(self) -> bool:
@@ -261,6 +263,7 @@ class Supervisor:
             self._bury()
             self._enforce(now)
             self._respawn(now)
+            self._make_room(now)
             self._assign(now)
 
     def _until_next(self, now: float) -> float | None:
@@ -271,6 +274,7 @@ class Supervisor:
             moments.append(self._waiting[0].granted_at + STUCK_S)
         for child in self._children:
             moments += child.moments(now, STUCK_S)
+        moments += [at for at in self._extras.moments(self._children) if at > now]
         if self._wakeup.look_s is not None:
             moments.append(now + self._wakeup.look_s)
         return max(0.0, min(moments) - now) if moments else None
@@ -328,6 +332,9 @@ class Supervisor:
             self.announce()
         elif kind == "changed":
             log.warning("slot %d: a task of %s changed %s; it was put back", child.number, *fields)
+        elif kind == "waiting":
+            child.waits(*fields)
+            self.announce()
         elif kind == "leaving":
             log.warning("slot %d: a task of %s %s; the slot is replaced", child.number, *fields)
             child.leaving = True
@@ -402,13 +409,26 @@ class Supervisor:
             if not self.draining and self.fatal is None:
                 self._spawn(number)
 
+    def _make_room(self, now: float) -> None:
+        """Add slots for those whose tasks wait for other tasks, and take away those that are not needed any more."""
+        if self.draining or self.fatal is not None:
+            return
+        for number in self._extras.missing(self._children, self._respawns.planned(), now):
+            self._spawn(number)
+        for child in self._extras.surplus(self._children, now):
+            self._retire(child)
+        latest = self._extras.latest(self._children) if self._waiting else None
+        running = None if latest is None else latest.running()
+        if latest is not None and running is not None:
+            self._condemn(latest, Condemned(running[0].token, running[1], timed_out=False, waiting=True))
+
     def _child_with(self, chunk: Chunk) -> Child | None:
         return next((child for child in self._children if chunk in child.chunks), None)
 
     def _assign(self, now: float) -> None:
         """Send waiting leases to slots that are idle, or about to be."""
         while self._waiting:
-            child = next((c for c in self._children if c.idle), None)
+            child = self._extras.free(self._children)
             if child is not None and child.worn_out():
                 self._retire(child)
                 continue
@@ -432,7 +452,7 @@ class Supervisor:
         if len(chunk.grant.arguments) > MAX_AHEAD_BYTES:
             return None
         for child in self._children:
-            if child.usable and len(child.chunks) == 1:
+            if child.usable and len(child.chunks) == 1 and child.waiting_since is None:
                 running = child.running()
                 if running is not None and now - running[2] < STUCK_S and not child.worn_out():
                     return child
@@ -456,7 +476,9 @@ class Supervisor:
 
     def _enforce(self, now: float) -> None:
         """Time limits, work that is stuck behind work, the end of a drain."""
-        while self._waiting and now - self._waiting[0].granted_at > STUCK_S and not any(c.idle for c in self._children):
+        while (
+            self._waiting and now - self._waiting[0].granted_at > STUCK_S and self._extras.free(self._children) is None
+        ):
             chunk = self._waiting.popleft()
             self._release(chunk, chunk.next, chunk.end)
         for child in self._children:
@@ -499,7 +521,11 @@ class Supervisor:
             if running is not None and running[0] is chunk:
                 _, index, at = running
                 outcome = verdict(child.condemned, chunk.token, index)
-                if outcome is not None:
+                if outcome is Outcome.FAILED:
+                    failure = refusal(len(self._children) + 1, self.terms.slot.worker, remains)
+                    self._fail(chunk.token, index, outcome, failure, time.monotonic() - at)
+                    lo = index + 1
+                elif outcome is not None:
                     failure = last_words(outcome, remains, chunk.spec.options.timeout_s)
                     self._fail(chunk.token, index, outcome, failure, time.monotonic() - at)
                     lo = index + 1
@@ -513,7 +539,8 @@ class Supervisor:
         if not child.ready:
             self._not_born(child.number)
             return
-        self._respawns.plan(child.number, time.monotonic())
+        if not self._extras.is_extra(child):
+            self._respawns.plan(child.number, time.monotonic())
         if child.condemned is None and not (child.retired and not child.broken) and not child.leaving:
             log.warning("slot %d (pid %d) died; it is replaced", child.number, child.pid)
 

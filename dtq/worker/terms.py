@@ -47,8 +47,10 @@ class WorkerTerms:
         slots: how many slots it has.
         slot: what each is started with.
         grace_s: how long a drain lets running tasks go on, in seconds; None for as long as they need.
+        max_waiting: how many slots more there may be while tasks wait for other tasks.
     """
 
     slots: int
     slot: SlotTerms
     grace_s: float | None = None
+    max_waiting: int = 0

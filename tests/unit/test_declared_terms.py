@@ -41,6 +41,14 @@ def wrong(): pass
 
 @wraps(none)
 def other(): pass
+
+try:
+    import absent_module
+except ImportError:
+    @task(priority=6)
+    def in_a_branch(): pass
+
+raise RuntimeError("a script, which is not to be run for a name that it does not have")
 """
 #: What has to be run for its terms.
 COMPUTED = """
@@ -93,6 +101,8 @@ def terms_of(name: str, kind: FunctionKind = FunctionKind.IMPORT) -> dict[str, A
         ("declared_shop:Counter.count", {"priority": 1}),
         ("declared_shop:wrong", {}),
         ("declared_shop:other", {}),
+        ("declared_shop:in_a_branch", {"priority": 6}),
+        ("declared_shop:nowhere", {}),
         ("declared_package:handed_on", {"priority": 3}),
         ("declared_package.inner:work", {"priority": 3}),
         ("declared_package.absent:work", {}),

@@ -1,0 +1,114 @@
+"""Slots beyond those that a worker was told to have: one for each whose task waits for other tasks, within a bound.
+
+Worker, below the supervisor. Pure. A task that waits for tasks holds a process but needs no slot: without another in
+its place, a worker whose slots all wait would never run what they wait for. Where the bound is reached, all slots wait
+and there is work for this worker, the task that began to wait last is ended with a sentence.
+
+Rules:
+
+1. No more than `slots` tasks that do not wait are begun; those that cease to wait go on beside them.
+2. A slot is added once a task has waited for `WAIT_S`: many waits are shorter than a process takes to start.
+3. A slot that is not needed stays for `KEEP_S`, for the next wait.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+from dtq.worker.child import Child
+
+#: How long a task has waited, in seconds, before its slot is given to others.
+WAIT_S: Final = 0.05
+#: How long a slot that nobody needs is kept, in seconds.
+KEEP_S: Final = 10.0
+
+
+class Extras:
+    """The slots beyond those that a worker was told to have.
+
+    Args:
+        slots: how many it was told to have.
+        most: how many more there may be.
+    """
+
+    def __init__(self, slots: int, most: int) -> None:
+        self._slots = slots
+        self._most = most
+        #: When there was need for more slots last, ``time.monotonic()``.
+        self._needed_at = 0.0
+
+    def is_extra(self, child: Child) -> bool:
+        """Whether it is one of them."""
+        return child.number > self._slots
+
+    def free(self, children: Sequence[Child]) -> Child | None:
+        """A slot that may be given a lease."""
+        if len(children) > self._slots:
+            busy = sum(1 for child in children if child.chunks and child.waiting_since is None)
+            if busy >= self._slots:
+                return None
+        return next((child for child in children if child.idle), None)
+
+    def capacity(self, children: Sequence[Child]) -> int:
+        """How many slots can run something, busy and waiting ones included; one more than there are, where all wait and
+        none can be added: what arrives then says that there is work which this keeps from running."""
+        sound = sum(child.sound for child in children)
+        waiting = self._waiting(children)
+        if not waiting and sound <= self._slots:
+            return sound
+        probe = 1 if self.exhausted(children) else 0
+        return min(sound, self._slots + waiting) + probe
+
+    def exhausted(self, children: Sequence[Child]) -> bool:
+        """Whether all wait, and none can be added."""
+        extra = sum(map(self.is_extra, children))
+        return extra >= self._most and bool(children) and all(child.waiting_since is not None for child in children)
+
+    def missing(self, children: Sequence[Child], planned: Iterable[int], now: float) -> list[int]:
+        """The numbers of slots to be started now.
+
+        Args:
+            children: all slots.
+            planned: the numbers of those that will be started anyway.
+            now: ``time.monotonic()``.
+        """
+        need = self._need(children, now)
+        if not need:
+            return []
+        self._needed_at = now
+        taken = {child.number for child in children if self.is_extra(child)}
+        taken.update(number for number in planned if number > self._slots)
+        numbers = (number for number in range(self._slots + 1, self._slots + self._most + 1) if number not in taken)
+        return [number for number, _ in zip(numbers, range(need - len(taken)), strict=False)]
+
+    def surplus(self, children: Sequence[Child], now: float) -> list[Child]:
+        """Slots that have not been needed for long."""
+        extra = [child for child in children if self.is_extra(child)]
+        if not extra or self._waiting(children) or now < self._needed_at + KEEP_S:
+            return []
+        return [child for child in extra if child.idle]
+
+    def latest(self, children: Sequence[Child]) -> Child | None:
+        """The slot whose task is to be ended, where all wait and none can be added: it began to wait last."""
+        if not self.exhausted(children) or any(child.condemned is not None for child in children):
+            return None
+        return max(children, key=_since)
+
+    def moments(self, children: Collection[Child]) -> list[float]:
+        """When to look again."""
+        moments = [since + WAIT_S for child in children if (since := child.waiting_since) is not None]
+        if len(children) > self._slots:
+            moments.append(self._needed_at + KEEP_S)
+        return moments
+
+    def _waiting(self, children: Iterable[Child]) -> int:
+        return sum(child.waiting_since is not None for child in children)
+
+    def _need(self, children: Iterable[Child], now: float) -> int:
+        waiting = sum(1 for child in children if (since := child.waiting_since) is not None and now - since >= WAIT_S)
+        return min(waiting, self._most)
+
+
+def _since(child: Child) -> float:
+    return child.waiting_since or 0.0

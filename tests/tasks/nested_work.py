@@ -1,0 +1,109 @@
+"""Tasks that submit tasks and wait for them, by every face."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import time
+from pathlib import Path
+
+from dtq import AsyncClient, Client, Executor, current_task
+
+#: How long a task waits for the test at most, in seconds.
+PATIENCE_S = 60.0
+
+
+def leaf(number: int) -> int:
+    return number
+
+
+def by_result(number: int) -> int:
+    with Client() as client:
+        return client.submit(leaf, number).result()
+
+
+def by_map(number: int) -> int:
+    with Client() as client:
+        return sum(client.map(leaf, [number, 0]))
+
+
+def by_batch(number: int) -> int:
+    with Client() as client:
+        return sum(client.submit_map(leaf, [number, 0]).results())
+
+
+def by_wait(number: int) -> int:
+    with Client() as client:
+        handle = client.submit(leaf, number)
+        client.wait([handle])
+        return handle.result()
+
+
+def by_future(number: int) -> int:
+    with Executor() as executor:
+        return executor.submit(leaf, number).result()
+
+
+def by_futures(number: int) -> int:
+    with Executor() as executor:
+        future = executor.submit(leaf, number)
+        concurrent.futures.wait([future])
+        return future.result()
+
+
+def by_executor_map(number: int) -> int:
+    with Executor() as executor:
+        return sum(executor.map(leaf, [number, 0]))
+
+
+async def by_awaiting(number: int) -> int:
+    async with AsyncClient() as client:
+        return await (await client.submit(leaf, number))
+
+
+async def by_async_map(number: int) -> int:
+    async with AsyncClient() as client:
+        return sum([value async for value in client.map(leaf, [number, 0])])
+
+
+def fibonacci(number: int) -> int:
+    """Waits for tasks that wait for tasks."""
+    if number < 2:
+        return number
+    with Client() as client:
+        return sum(client.map(fibonacci, [number - 1, number - 2], max_retries=0))
+
+
+def priorities() -> list[int]:
+    """Those of what this task submits: without and with one of its own."""
+    with Client() as client:
+        return [client.submit(leaf, 1, **how).status().spec.options.priority for how in ({}, {"priority": 9})]
+
+
+def wait_for_gate(path: str, queue: str = "default") -> int:
+    """Waits for a task that ends when the file is there."""
+    with Client() as client:
+        return client.submit(gate, path, queue=queue).result()
+
+
+def gate(path: str) -> int:
+    deadline = time.monotonic() + PATIENCE_S
+    while not Path(path).exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return os.getpid()
+
+
+def connect_anyhow() -> None:
+    Client()
+
+
+def in_sight() -> tuple[list[str], str]:
+    """What of a key stands in this process's environment and arguments; and this task's worker."""
+    words = Path("/proc/self/cmdline").read_text() + Path("/proc/self/environ").read_text()
+    return [word for word in words.split("\0") if "authkey" in word.lower()], current_task().worker
+
+
+def wait_in_queue(queue: str) -> int:
+    """Waits for a task in a queue."""
+    with Client() as client:
+        return client.submit(leaf, 1, queue=queue).result()
