@@ -18,8 +18,8 @@ from dtq.client.maps import start_reading, submit_whole
 from dtq.client.outbox import Item
 from dtq.client.terms import NO_TERMS, UNSET, Span, TaskOptions, Terms, Unset, seconds
 from dtq.errors import InvalidValue, TooLarge
-from dtq.model.fields import MAX_NAME
-from dtq.model.options import PRIORITIES, Function, Spec, check_delay
+from dtq.model.fields import MAX_NAME, PRIORITIES
+from dtq.model.options import Function, Spec, check_delay
 
 #: What is left of a message for everything but function and arguments, in bytes.
 _ENVELOPE: Final = 4096

@@ -97,7 +97,7 @@ def test_worker_that_ends_lets_what_waits_and_what_runs_end(cluster: Cluster, cl
     gate = tmp_path / "gate"
     worker = cluster.worker("--tasks-may-submit", "--queue", "ending", slots=1)
     handle = client.submit("nested_work:wait_for_gate", str(gate), "ending", queue="ending", max_retries=0)
-    until(lambda: client.stats().counts.running >= 2 or None, "both run")
+    until(lambda: Path(f"{gate}.started").exists(), "both run")
     # When the worker is told to end; Then both end before it
     worker.signal(signal.SIGTERM)
     worker.await_line("finishing what runs")

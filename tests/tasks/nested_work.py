@@ -87,6 +87,7 @@ def wait_for_gate(path: str, queue: str = "default") -> int:
 
 
 def gate(path: str) -> int:
+    Path(f"{path}.started").touch()
     deadline = time.monotonic() + PATIENCE_S
     while not Path(path).exists() and time.monotonic() < deadline:
         time.sleep(0.01)
