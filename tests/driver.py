@@ -58,7 +58,7 @@ class Driver:
         self._totals = opened.totals
         self.machine.tick(self.now)
         self.drain()
-        self._submissions = 0
+        self._submissions = self._calls = 0
 
     @property
     def now(self) -> float:
@@ -123,9 +123,12 @@ class Driver:
         return known
 
     def exchange(self, session: str = "w1", **parts: Any) -> Answer:
-        """A worker's exchange; the keywords are those of `Exchange`. Its capacity stays what it was unless given."""
+        """A worker's exchange; the keywords are those of `Exchange`. Its capacity stays what it was unless given, it
+        holds what it was given, and has seen all that was said."""
         worker = self.machine.register.workers.get(session)
         parts.setdefault("capacity", worker.capacity if worker is not None else 0)
+        parts.setdefault("holding", tuple(Holding(token=token) for token in worker.leases) if worker else ())
+        parts.setdefault("call", self.next_call())
         answer = self.machine.exchange(session, Exchange(**parts), self.now)
         self.check()
         return answer
@@ -135,9 +138,14 @@ class Driver:
         held = tuple(h if isinstance(h, Holding) else Holding(token=h.token) for h in holding)
         return self.exchange(session, holding=held, fetch=True, **parts)
 
-    def lease(self, session: str = "w1", *, by_report: bool = False) -> list[Lease]:
-        """Hand out what the worker has room for."""
-        leases = self.machine.lease(session, self.now, by_report=by_report)
+    def next_call(self) -> int:
+        """The number of the next call that a worker makes up."""
+        self._calls += 1
+        return self._calls
+
+    def lease(self, session: str = "w1", call: int | None = None) -> list[Lease]:
+        """Hand out what the worker has room for, in the answer to the call of that number, or to one of its own."""
+        leases = self.machine.lease(session, self.now, self.next_call() if call is None else call)
         self.check()
         return leases
 

@@ -158,17 +158,17 @@ class Connection:
             if c.sessions.by_id.get(state.hello.session) is not state:
                 raise SessionUnknown(state.hello.session)
             now = c.clock.now()
-            self._note(state, exchange, now)
             answer = c.machine.exchange(state.hello.session, exchange, now)
+            self._note(state, exchange, now, overtaken=answer.overtaken)
             self._part(state, exchange)
             c.cache.add(answer.pages)
-            superseded = c.sessions.fetching.pop(state.hello.session, None) if exchange.fetch else None
-            if superseded is not None:
-                superseded.serve([], [])
+            fetches = exchange.fetch and not answer.over
+            brings = exchange.more and not exchange.fetch and not answer.over
+            self._let_go(state, fetches)
             # A worker that has to be told something is given what there is, and does not wait.
             wait = exchange.wait_s > 0 and not answer.drop
-            fetch = self._fetch(state, wait, now) if exchange.fetch else None
-            leases = self._more(state, now) if exchange.more and not exchange.fetch else []
+            fetch = self._fetch(state, wait, exchange.call, now) if fetches else None
+            leases = self._more(state, exchange.call, now) if brings else []
             c.dispatch(now, state.hello.session)
             c.ticker.by(c.machine.register.waiting.next_at())
             c.ticker.by(c.machine.register.probe_at)
@@ -200,8 +200,18 @@ class Connection:
         if fetch is not None:
             fetch.serve([], [])
 
-    def _note(self, state: SessionState, exchange: Exchange, now: float) -> None:
+    def _let_go(self, state: SessionState, superseded: bool) -> None:
+        """Answer the fetching call that waits, if another takes its place or nobody reads its answer any more."""
+        c, session = self._c, state.hello.session
+        waiting = c.sessions.fetching.get(session)
+        if waiting is not None and (superseded or c.machine.is_over(session, waiting.call)):
+            del c.sessions.fetching[session]
+            waiting.serve([], [])
+
+    def _note(self, state: SessionState, exchange: Exchange, now: float, *, overtaken: bool) -> None:
         state.seen_at = now
+        if overtaken:
+            return
         state.draining = exchange.capacity == 0
         leases = self._c.machine.leases_of(state.hello.session)
         if state.progress:
@@ -211,21 +221,21 @@ class Connection:
             if lease is not None and lease.lo <= said.index < lease.hi:  # of others' tasks it has nothing to say
                 state.progress[said.token, said.index] = (said.done, said.total)
 
-    def _fetch(self, state: SessionState, wait: bool, now: float) -> Fetch:
+    def _fetch(self, state: SessionState, wait: bool, call: int, now: float) -> Fetch:
         """A fetching call: served already, or waiting."""
         c = self._c
         cancel = c.untold(state)
-        leases = [] if state.away else c.lease(state.hello.session, now)
+        leases = [] if state.away else c.lease(state.hello.session, now, call)
         waits = wait and not leases and not cancel
-        fetch = Fetch(leases, cancel, waits=waits)
+        fetch = Fetch(leases, cancel, waits=waits, call=call)
         if waits:
             c.sessions.fetching[state.hello.session] = fetch
         return fetch
 
-    def _more(self, state: SessionState, now: float) -> list[Lease]:
+    def _more(self, state: SessionState, call: int, now: float) -> list[Lease]:
         """What the answer to a report brings."""
         c = self._c
-        return [] if c.stopping or state.away else c.lease(state.hello.session, now, by_report=True)
+        return [] if c.stopping or state.away else c.lease(state.hello.session, now, call, by_report=True)
 
     def _await(self, state: SessionState, fetch: Fetch, wait_s: float, *, told: bool) -> tuple[Grant, ...]:
         c = self._c

@@ -231,11 +231,12 @@ class Coordinator:
             if not register.tally[State.PENDING]:
                 return
             # A worker that may be dead is given nothing; when it says hello again, it is asked again.
-            leases = [] if self.sessions.by_id[session].away else self.lease(session, now)
+            away = self.sessions.by_id[session].away
+            leases = [] if away else self.lease(session, now, fetching[session].call)
             if leases:
                 fetching.pop(session).serve(leases, [])
 
-    def lease(self, session: str, now: float, *, by_report: bool = False) -> list[Lease]:
+    def lease(self, session: str, now: float, call: int = 0, *, by_report: bool = False) -> list[Lease]:
         """Hand out what a worker has room for (`Machine.lease`).
 
         Whoever brings tasks hands them to others: an error of ours in that must not be theirs, nor keep everybody from
@@ -243,7 +244,7 @@ class Coordinator:
         """
         for _ in range(_SET_ASIDE):
             try:
-                return self.machine.lease(session, now, by_report=by_report)
+                return self.machine.lease(session, now, call, by_report=by_report)
             except DtqError:
                 raise
             except Exception:

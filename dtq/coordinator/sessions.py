@@ -41,11 +41,13 @@ class Fetch:
         leases: what it is answered with.
         cancel: likewise.
         waits: whether there is nothing yet.
+        call: its number (`Exchange.call`).
     """
 
-    __slots__ = ("_served", "cancel", "leases")
+    __slots__ = ("_served", "call", "cancel", "leases")
 
-    def __init__(self, leases: list[Lease], cancel: list[Doomed], *, waits: bool) -> None:
+    def __init__(self, leases: list[Lease], cancel: list[Doomed], *, waits: bool, call: int = 0) -> None:
+        self.call = call
         self.leases = leases
         self.cancel = cancel
         self._served = threading.Event() if waits else None

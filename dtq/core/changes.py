@@ -120,6 +120,7 @@ class LeaseRow:
         hi: index after the last.
         attempt: which attempt of each of them it is.
         granted_at: since when.
+        call: number of the worker's call whose answer brought it (`Exchange.call`).
     """
 
     token: int
@@ -130,6 +131,7 @@ class LeaseRow:
     hi: int
     attempt: int
     granted_at: float
+    call: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,10 @@ coordinator's epoch), so that a report for a lease that has been taken back cann
 
 What a worker reports of a lease comes in the order of the tasks: the front of the range moves up. What it gives back
 unstarted comes off the end.
+
+A worker talks on two connections, and what is said on one overtakes what is said on the other. So each of its messages
+is numbered, and says which call on the other connection was under way when it was made up. Nothing is judged by a
+message whose sender could not know of it.
 """
 
 from __future__ import annotations
@@ -48,7 +52,18 @@ def chunk(estimate_s: float | None, waiting: int, slots: int) -> int:
 class Worker:
     """A worker that has said hello, or one whose leases were restored and that is expected to."""
 
-    __slots__ = ("capacity", "expires_at", "lacking", "leases", "name", "queues", "session", "spared", "unconfirmed")
+    __slots__ = (
+        "beside",
+        "call",
+        "capacity",
+        "expires_at",
+        "lacking",
+        "leases",
+        "name",
+        "queues",
+        "session",
+        "spared",
+    )
 
     def __init__(self, session: str, name: str, expires_at: float) -> None:
         self.session = session
@@ -59,8 +74,8 @@ class Worker:
         #: What it was unable to run, once it was.
         self.lacking: Lacking | None = None
         self.leases: dict[int, Lease] = {}
-        #: Leases that the answer to its last report brought: its next report says whether that arrived.
-        self.unconfirmed: set[int] = set()
+        #: Number of the newest of its messages, and of the call that was under way beside that.
+        self.call = self.beside = 0
         self.expires_at = expires_at
         #: Whether it was given more time after a pause of the coordinator, and has not been heard since.
         self.spared = False
@@ -70,14 +85,37 @@ class Worker:
         self.expires_at = expires_at
         self.spared = False
 
+    def is_over(self, call: int) -> bool:
+        """Whether one of its calls is over, by the newest of its messages: nobody reads an answer to it any more."""
+        return is_over(call, self.call, self.beside)
+
+
+def is_over(call: int, newer: int, beside: int) -> bool:
+    """Whether a call was over when a message was made up: its answer had been seen, or never would be.
+
+    Args:
+        call: number of the call; 0 where it has none, and is never known to be over.
+        newer: number of the message.
+        beside: the call that was under way on the other connection then.
+    """
+    return 0 < call < newer and call != beside
+
 
 class Lease:
     """Tasks ``[lo, hi)`` of a batch that a worker holds."""
 
-    __slots__ = ("attempt", "batch", "granted_at", "hi", "lo", "started", "token", "worker")
+    __slots__ = ("attempt", "batch", "call", "granted_at", "hi", "lo", "started", "token", "worker")
 
     def __init__(
-        self, token: int, worker: Worker, batch: Batch, lo: int, hi: int, attempt: int, granted_at: float
+        self,
+        token: int,
+        worker: Worker,
+        batch: Batch,
+        lo: int,
+        hi: int,
+        attempt: int,
+        granted_at: float,
+        call: int = 0,
     ) -> None:
         self.token = token
         self.worker = worker
@@ -86,6 +124,8 @@ class Lease:
         self.hi = hi
         self.attempt = attempt
         self.granted_at = granted_at
+        #: Number of the worker's call whose answer brings it.
+        self.call = call
         #: Whether the task at ``lo`` has started, as far as is known: blamed if the worker is lost.
         self.started = False
 
@@ -100,4 +140,5 @@ class Lease:
             hi=self.hi,
             attempt=self.attempt,
             granted_at=self.granted_at,
+            call=self.call,
         )

@@ -9,7 +9,7 @@ Rules:
 3. A report counts only if its lease is still the reporter's, and continues where the last one ended; anything else is
    refused and counted.
 4. A worker that falls silent, or says that a lease never arrived, has its tasks taken back. Only what it had started is
-   blamed.
+   blamed. What a message could not know of when it was made up is not judged by it.
 
 What operators ask for stands in `core.operators`; it works on the same register.
 """
@@ -24,14 +24,14 @@ from dtq.core import ability
 from dtq.core.batches import Batch
 from dtq.core.changes import ArgumentPage, Change, ResultPage, Totals
 from dtq.core.heap import Run, RunHeap
-from dtq.core.leases import CHUNK_S, Lease, Worker, chunk
+from dtq.core.leases import CHUNK_S, Lease, Worker, chunk, is_over
 from dtq.core.ledger import EndedRange
 from dtq.core.register import Register, Rules
 from dtq.core.states import Move
 from dtq.errors import BadMessage, KeyConflict, NotPermitted, SessionUnknown, TooLarge, UnknownId, WorkerBroken
 from dtq.model import pages
 from dtq.model.fields import MAX_NAME
-from dtq.model.messages import Doomed, Exchange, Failed, Failure, Holding, Released, Submission, Succeeded
+from dtq.model.messages import Doomed, Exchange, Failed, Failure, Released, Submission, Succeeded
 from dtq.model.options import Spec, check_delay
 from dtq.model.states import Outcome, State
 
@@ -47,11 +47,15 @@ class Answer:
         cancel: tasks to stop.
         drop: leases that are not the worker's.
         pages: the results that were taken, as they will be stored.
+        overtaken: whether the worker has said something newer before: what this says of its present does not count.
+        over: whether the worker has said that this call is over: nobody reads the answer.
     """
 
     cancel: list[Doomed] = field(default_factory=list)
     drop: list[int] = field(default_factory=list)
     pages: list[ResultPage] = field(default_factory=list)
+    overtaken: bool = False
+    over: bool = False
 
 
 def _place(outcome: Succeeded | Failed) -> tuple[int, int]:
@@ -234,9 +238,11 @@ class Machine:
         for success in message.succeeded:
             pages.check(success.results)  # all of them first: a message that is refused has no effect
         worker.renew(now + self.rules.lease_s)
-        self.register.slots += message.capacity - worker.capacity
-        worker.capacity = message.capacity
-        answer = Answer()
+        answer = Answer(overtaken=message.call < worker.call, over=worker.is_over(message.call))
+        if not answer.overtaken:
+            worker.call, worker.beside = message.call, message.beside
+            self.register.slots += message.capacity - worker.capacity
+            worker.capacity = message.capacity
         outcomes: Sequence[Succeeded | Failed] = message.succeeded
         if message.failed:
             # What is said of one lease counts in the order of its tasks, whatever kind it is.
@@ -248,7 +254,7 @@ class Machine:
                 self._failed(worker, outcome, now)
         for released in message.released:
             self._released(worker, released, now)
-        self._reconcile(worker, message.holding, message.fetch, answer, now)
+        self._reconcile(worker, message, answer, now)
         return answer
 
     def _worker(self, session: str) -> Worker:
@@ -257,8 +263,8 @@ class Machine:
             raise SessionUnknown(session)
         return worker
 
-    def _reconcile(self, worker: Worker, holding: tuple[Holding, ...], whole: bool, answer: Answer, now: float) -> None:
-        for held in holding:
+    def _reconcile(self, worker: Worker, message: Exchange, answer: Answer, now: float) -> None:
+        for held in message.holding:
             lease = worker.leases.get(held.token)
             if lease is None:
                 if not held.done:
@@ -266,12 +272,15 @@ class Machine:
                 continue
             lease.started |= held.started >= lease.lo
             answer.cancel += self._doomed(lease)
-        told = worker.leases.keys() - worker.unconfirmed if whole else worker.unconfirmed & worker.leases.keys()
-        for token in sorted(told - {held.token for held in holding}) if told else ():
-            lease = worker.leases[token]
-            self.register.give_back(lease, lease.lo, lease.hi, now)
-        if not whole:
-            worker.unconfirmed = set()
+        unsaid = worker.leases.keys() - {held.token for held in message.holding}
+        for lease in [worker.leases[token] for token in sorted(unsaid)]:
+            if is_over(lease.call, message.call, message.beside):
+                self.register.give_back(lease, lease.lo, lease.hi, now)
+
+    def is_over(self, session: str, call: int) -> bool:
+        """Whether a call of a worker's is over, as far as the worker has said."""
+        worker = self.register.workers.get(session)
+        return worker is not None and worker.is_over(call)
 
     @staticmethod
     def _doomed(lease: Lease) -> list[Doomed]:
@@ -380,7 +389,7 @@ class Machine:
 
     # -- handing out ----------------------------------------------------------------------------------------------
 
-    def lease(self, session: str, now: float, *, by_report: bool = False) -> list[Lease]:
+    def lease(self, session: str, now: float, call: int = 0, *, by_report: bool = False) -> list[Lease]:
         """Hand out what a worker has room for, most urgent first.
 
         A worker gets one lease a slot; and up to one more a slot while the next tasks are known to be tiny, so that
@@ -391,7 +400,8 @@ class Machine:
         Args:
             session: the worker's.
             now: the time.
-            by_report: whether this is the answer to a report, else to a fetching call.
+            call: number of the worker's call whose answer brings the leases.
+            by_report: whether that is a report, else it is a fetching call.
         """
         worker = self._worker(session)
         granted: list[Lease] = []
@@ -411,11 +421,10 @@ class Machine:
             if batch.entry.argument_bytes > room and (granted or by_report):
                 break
             lease = self._take(heap, run, batch, worker, now, room)
+            lease.call = call
             room -= int(batch.entry.argument_bytes * (lease.hi - lease.lo))
             lease.started = not ahead
             granted.append(lease)
-        if by_report:
-            worker.unconfirmed = {lease.token for lease in granted}
         return granted
 
     def cut(self, lease: Lease, hi: int, now: float) -> None:

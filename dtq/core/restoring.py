@@ -76,7 +76,7 @@ def _lease(register: Register, row: LeaseRow, now: float) -> None:
     worker = register.workers.get(row.session)
     if worker is None:
         worker = register.workers[row.session] = Worker(row.session, row.worker, now + register.rules.lease_s)
-    lease = Lease(row.token, worker, batch, row.lo, row.hi, row.attempt, row.granted_at)
+    lease = Lease(row.token, worker, batch, row.lo, row.hi, row.attempt, row.granted_at, row.call)
     lease.started = True
     register.leases[lease.token] = worker.leases[lease.token] = lease
     batch.running += row.hi - row.lo

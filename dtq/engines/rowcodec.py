@@ -272,16 +272,20 @@ def decode_task(batch: int, index: int, body: object) -> TaskRow:
     )
 
 
-# Batch, lo, hi, attempt, since when, length of the session's name; then the session and the worker.
+# Batch, lo, hi, attempt, since when, length of the session's name; where that has `_CALLED` added, the call; then the
+# session and the worker. The first stores knew no calls.
 _LEASE: Final = struct.Struct("<4qdH")
-_lease_fields = attrgetter("token", "session", "worker", "batch", "lo", "hi", "attempt", "granted_at")
+_CALL: Final = struct.Struct("<q")
+_CALLED: Final = 1 << 15
+_lease_fields = attrgetter("token", "session", "worker", "batch", "lo", "hi", "attempt", "granted_at", "call")
 
 
 def encode_lease(row: LeaseRow) -> bytes:
     """The blob of a lease."""
-    token, session, worker, batch, lo, hi, attempt, granted_at = _lease_fields(row)
+    token, session, worker, batch, lo, hi, attempt, granted_at, call = _lease_fields(row)
     name = _raw(session)
-    return seal(_LEASE.pack(batch, lo, hi, attempt, granted_at, len(name)) + name + _raw(worker), LEASE, token)
+    head = _LEASE.pack(batch, lo, hi, attempt, granted_at, len(name) + _CALLED) + _CALL.pack(call)
+    return seal(head + name + _raw(worker), LEASE, token)
 
 
 def decode_lease(token: int, body: object) -> LeaseRow:
@@ -292,16 +296,21 @@ def decode_lease(token: int, body: object) -> LeaseRow:
     """
     raw = _check(body, LEASE, token)
     batch, lo, hi, attempt, granted_at, length = _LEASE.unpack_from(raw)
-    end = _LEASE.size + length
+    begin, call = _LEASE.size, 0
+    if length & _CALLED:
+        (call,) = _CALL.unpack_from(raw, begin)
+        begin, length = begin + _CALL.size, length - _CALLED
+    end = begin + length
     return LeaseRow(
         token=token,
-        session=_text(raw[_LEASE.size : end]),
+        session=_text(raw[begin:end]),
         worker=_text(raw[end:-4]),
         batch=batch,
         lo=lo,
         hi=hi,
         attempt=attempt,
         granted_at=granted_at,
+        call=call,
     )
 
 

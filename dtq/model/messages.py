@@ -296,15 +296,19 @@ class Exchange:
         succeeded: results.
         failed: attempts without a result.
         released: unstarted tasks given back.
-        holding: every lease the worker has. Where `fetch` is set this is the whole truth: a lease missing here never
-            arrived and is taken back unblamed. Otherwise that holds only for the leases that the answer to the worker's
-            last report brought (`more`); a fetching call, which overtakes that answer, does not speak of them.
+        holding: every lease the worker has. This is the whole truth as far as its sender had seen: a lease that the
+            answer to an earlier call brought, other than `beside`, and that is missing here, never arrived and is taken
+            back unblamed. Leases that the worker cannot have seen are not judged.
         progress: latest progress of running tasks.
         capacity: how many slots can run something, busy ones included; 0 while draining.
         fetch: whether grants may be answered (a worker has one fetching call under way at most).
         wait_s: how long a fetching call may wait for work.
         more: whether the answer to a report may bring grants, so that a worker whose slots are busy needs no second
             call for what comes next.
+        call: number of this call, one more with each that the worker makes up, on whichever connection; 0 from a worker
+            that does not number them, and of which no lease is ever missed.
+        beside: the call that is under way on the worker's other connection: its answer had not been seen when this was
+            made up; 0 where there was none. Of all other earlier calls the answer was seen, or never will be.
     """
 
     succeeded: Annotated[tuple[Succeeded, ...], OUTCOMES] = ()
@@ -316,6 +320,8 @@ class Exchange:
     fetch: bool = False
     wait_s: fields.Seconds = 0.0
     more: bool = False
+    call: fields.Count = 0
+    beside: fields.Count = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from dtq.client.payloads import call_decoder, result_encoder
 from dtq.client.runnables import runnable
 from dtq.model import pages
 from dtq.model.ids import TaskId
-from dtq.model.messages import Exchange, Failed, Grant, Hello, Holding, Progress, Released, Role, Succeeded
+from dtq.model.messages import Exchange, Failed, Grant, Hello, Holding, Orders, Progress, Released, Role, Succeeded
 from dtq.model.options import Function, FunctionKind
 from dtq.model.service import Service
 from dtq.model.states import Outcome
@@ -87,7 +87,7 @@ class InlineWorker:
         self.held: dict[int, Grant] = {}
         self._handlers = handlers or {}
         self._took_s = took_s
-        self._token = self._at = 0
+        self._token = self._at = self._calls = 0
         session = secrets.token_hex(16)
         service.hello(Hello(session=session, role=Role.WORKER, name=name, slots=1, queues=tuple(queues), primary=True))
 
@@ -97,7 +97,7 @@ class InlineWorker:
         Args:
             wait_s: how long to wait for it, in seconds.
         """
-        orders = self.service.exchange(Exchange(holding=self._holding(), capacity=1, fetch=True, wait_s=wait_s))
+        orders = self._exchange(holding=self._holding(), fetch=True, wait_s=wait_s)
         for grant in orders.grants:
             self.held[grant.token] = grant
         return list(orders.grants)
@@ -172,7 +172,7 @@ class InlineWorker:
 
     def _progress(self, done: float, total: float) -> None:
         said = Progress(token=self._token, index=self._at, done=done, total=total)
-        self.service.exchange(Exchange(holding=self._holding(), progress=(said,), capacity=1))
+        self._exchange(holding=self._holding(), progress=(said,))
 
     def _settle(self, call: _Call, succeeded: list[Succeeded]) -> None:
         token, at, took_s = self._token, self._at, self._took_s
@@ -190,15 +190,14 @@ class InlineWorker:
     def _report(
         self, succeeded: list[Succeeded], failed: Iterable[Failed] = (), released: Iterable[Released] = ()
     ) -> None:
-        exchange = Exchange(
-            succeeded=tuple(succeeded),
-            failed=tuple(failed),
-            released=tuple(released),
-            holding=self._holding(),
-            capacity=1,
-        )
-        if exchange.succeeded or exchange.failed or exchange.released:
-            self.service.exchange(exchange)
+        failures, given_back = tuple(failed), tuple(released)
+        if succeeded or failures or given_back:
+            self._exchange(succeeded=tuple(succeeded), failed=failures, released=given_back, holding=self._holding())
+
+    def _exchange(self, **parts: Any) -> Orders:
+        """One call at a time, so none is ever under way beside another."""
+        self._calls += 1
+        return self.service.exchange(Exchange(capacity=1, call=self._calls, **parts))
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from dtq.model import pages
-from dtq.model.messages import Failed, Failure, Grant, Holding, Progress, Released, Succeeded
+from dtq.model.messages import Doomed, Failed, Failure, Grant, Holding, Progress, Released, Succeeded
 from dtq.model.options import Spec
 from dtq.model.states import Outcome as Ending
 from dtq.model.weight import slim
@@ -24,6 +24,9 @@ _REFUSED: Final = ("dtq.errors.DtqError",)
 _MESSAGE: Final = 2_000
 #: Longest time that a task is said to have taken where its outcome was refused, in seconds.
 _LONGEST_S: Final = 1e9
+
+#: Of how many leases that are not here it is remembered that tasks of theirs are to be stopped.
+MOST_DOOMED: Final = 1_000
 
 
 class Chunk:
@@ -198,6 +201,8 @@ class Holdings:
         self.outbox = Outbox()
         #: Sent in the report that is under way.
         self.reporting: list[Outcome] = []
+        #: Tasks to stop of leases that have not arrived, by token.
+        self.doomed: dict[int, list[Doomed]] = {}
 
     @property
     def urgent(self) -> bool:
@@ -218,6 +223,12 @@ class Holdings:
     def add(self, chunk: Chunk) -> None:
         """A lease has arrived."""
         self.chunks[chunk.token] = chunk
+
+    def doom(self, doomed: Doomed) -> None:
+        """A task is to be stopped whose lease is not here: it may be on its way, or over."""
+        self.doomed.setdefault(doomed.token, []).append(doomed)
+        while len(self.doomed) > MOST_DOOMED:
+            del self.doomed[next(iter(self.doomed))]
 
     def forget(self, token: int) -> None:
         """A lease is no longer the worker's; nothing will be said of it."""

@@ -137,8 +137,10 @@ class Link:
             self._supervisor.announce()
         for thread in self._threads:
             thread.join(5.0)
+        with self._supervisor.lock:
+            farewell = self._supervisor.farewell()
         try:
-            self._reporting.exchange(Exchange(fetch=True))
+            self._reporting.exchange(farewell)
         except DtqError as error:
             log.info("could not say goodbye to the coordinator (%s); it will notice", error)
         self._reporting.close()
@@ -174,30 +176,32 @@ class Link:
         """
         try:
             orders = line.exchange(exchange)
-        except SessionUnknown:
+        except Exception as error:  # noqa: BLE001 - also what is no message at all, for a defect or a slot's words
+            with self._supervisor.lock:
+                self._supervisor.calls.over(exchange.call)
+            self._on_failure(exchange, line, error, backoff)
+            return None
+        backoff.reset()
+        self._note_success(line)
+        return orders
+
+    def _on_failure(self, exchange: Exchange, line: Line, error: Exception, backoff: Backoff) -> None:
+        if isinstance(error, SessionUnknown):
             log.warning("the coordinator at %s does not know this worker any more; introducing it again", self._where)
             line.reconnect()
-            return None
-        except WorkerBroken as error:
+        elif isinstance(error, WorkerBroken):
             self._supervisor.leave(error)
-            return None
-        except (ProtocolMismatch, RoleMissing) as error:
-            if not self._stopping.is_set():
-                self._fatal(error)
-            return None
-        except Exception as error:  # noqa: BLE001 - also what is no message at all, for a defect or a slot's words
-            if self._stopping.is_set():
-                return None
+        elif self._stopping.is_set():
+            return
+        elif isinstance(error, ProtocolMismatch | RoleMissing):
+            self._fatal(error)
+        else:
             self._note_failure(error)
             if _refusal(error):
                 self._on_refused(exchange, error)
             else:
                 self._keep_progress(exchange)
             self._stopping.wait(backoff.next_s())
-            return None
-        backoff.reset()
-        self._note_success(line)
-        return orders
 
     # -- what is refused ------------------------------------------------------------------------------------------
 
@@ -283,6 +287,7 @@ class Link:
                 self._obey(orders)
                 if granted:
                     supervisor.granted(granted)
+                supervisor.calls.over(exchange.call)
             if supervisor.draining:
                 supervisor.wake()
 
@@ -333,6 +338,7 @@ class Link:
                 self._obey(orders)
                 if granted:
                     supervisor.granted(granted)
+                supervisor.calls.over(exchange.call)
 
     def _with_specs(self, grants: tuple[Grant, ...], line: Line) -> list[tuple[Grant, Spec]]:
         return [(grant, spec) for grant in grants if (spec := self._spec_of(grant, line)) is not None]

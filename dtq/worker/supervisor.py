@@ -30,6 +30,7 @@ from dtq.model.messages import Doomed, Exchange, Failed, Failure, Grant, Progres
 from dtq.model.options import Spec
 from dtq.model.states import Outcome
 from dtq.model.wire import codec
+from dtq.worker.calls import Calls
 from dtq.worker.child import DYING_S, LEAVING_S, MAX_AHEAD_BYTES, Child
 from dtq.worker.chunks import Chunk, Holdings
 from dtq.worker.extras import Extras
@@ -62,6 +63,7 @@ class Supervisor:
         #: Notified likewise, but for results of leases that go on.
         self.pressing = threading.Condition(self.lock)
         self.holdings = Holdings()
+        self.calls = Calls()
         self.draining = False
         #: Whether everything is to stop now.
         self.ending = False
@@ -130,8 +132,11 @@ class Supervisor:
             if running is not None:
                 started[running[0].token] = running[1]
         holding = self.holdings.say(started)
+        call, beside = self.calls.begin(fetch=fetch)
         if fetch:
-            return Exchange(holding=holding, capacity=self.capacity, fetch=True, wait_s=wait_s)
+            return Exchange(
+                holding=holding, capacity=self.capacity, fetch=True, wait_s=wait_s, call=call, beside=beside
+            )
         said = self.holdings.take(room, largest)
         released = tuple([outcome for outcome in said if isinstance(outcome, Released)])
         more = not (quiet or released or self.holdings.burdened) and self._brisk(time.monotonic())
@@ -143,7 +148,15 @@ class Supervisor:
             progress=() if quiet else self.holdings.take_progress(),
             capacity=self.capacity,
             more=more,
+            call=call,
+            beside=beside,
         )
+
+    def farewell(self) -> Exchange:
+        """The last thing to tell: no call is under way any more, and nothing is held. Under the lock."""
+        self.calls.all_over()
+        call, _ = self.calls.begin(fetch=True)
+        return Exchange(fetch=True, call=call)
 
     def granted(self, grants: list[tuple[Grant, Spec]]) -> None:
         """Leases have arrived. Under the lock."""
@@ -155,13 +168,18 @@ class Supervisor:
                 self._release(chunk, chunk.next, chunk.end)
             else:
                 self._waiting.append(chunk)
+            for doomed in self.holdings.doomed.pop(chunk.token, ()):
+                self.cancel(doomed)
         self._assign(now)
         self.wake()
 
     def cancel(self, doomed: Doomed) -> None:
         """A task is to be stopped. Under the lock."""
         chunk = self.holdings.chunks.get(doomed.token)
-        if chunk is None or not chunk.next <= doomed.index < chunk.end:
+        if chunk is None:
+            self.holdings.doom(doomed)  # its lease may be in the answer that is under way on the other connection
+            return
+        if not chunk.next <= doomed.index < chunk.end:
             return
         child = self._child_with(chunk)
         if child is None:

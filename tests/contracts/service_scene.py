@@ -42,6 +42,7 @@ from dtq.model.service import Service
 from dtq.model.states import Outcome, State
 from dtq.transport.proxy import Proxy
 from dtq.transport.server import Server
+from dtq.worker.calls import Calls
 
 #: How long anything may take, in seconds; far above what it takes.
 DEADLINE_S = 20.0
@@ -158,6 +159,7 @@ class Hand(Caller):
         super().__init__(house, hello)
         self.slots = hello.slots
         self.held: dict[int, Grant] = {}
+        self.calls = Calls()
         quiet = {name: getattr(hello, name) for name in Hello.__slots__}
         self.fetcher = Caller(house, Hello(**{**quiet, "primary": False}))
 
@@ -165,14 +167,21 @@ class Hand(Caller):
         """Over the reporting connection."""
         parts.setdefault("capacity", self.slots)
         parts.setdefault("holding", tuple(Holding(token=token) for token in self.held))
-        return self.service.exchange(Exchange(**parts))
+        return self._call(self.service, **parts)
 
     def fetch_orders(self, wait_s: float = 0.0, holding: tuple[Holding, ...] | None = None) -> Orders:
         """Over the fetching connection; by default it says what the worker holds."""
         said = tuple(Holding(token=token) for token in self.held) if holding is None else holding
-        orders = self.fetcher.service.exchange(Exchange(holding=said, capacity=self.slots, fetch=True, wait_s=wait_s))
+        orders = self._call(self.fetcher.service, holding=said, capacity=self.slots, fetch=True, wait_s=wait_s)
         self.held.update({grant.token: grant for grant in orders.grants})
         return orders
+
+    def _call(self, service: Service, **parts: Any) -> Orders:
+        call, beside = self.calls.begin(fetch=parts.get("fetch", False))
+        try:
+            return service.exchange(Exchange(**parts, call=call, beside=beside))
+        finally:
+            self.calls.over(call)
 
     def fetch(self, wait_s: float = 0.0) -> list[Grant]:
         return list(self.fetch_orders(wait_s).grants)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dtq.errors import UnknownId
-from dtq.model.messages import Exchange, Failed, Failure
+from dtq.model.messages import Failed, Failure
 from dtq.model.snapshots import CancelReport, Counts, Selection
 from dtq.model.states import Outcome, State
 from tests.contracts.service_scene import SOON_S, Caller, House, spec, until
@@ -223,7 +223,7 @@ def test_workers_of_one_name_are_told_apart_by_their_process(house: House) -> No
     hands[1].fetch_one()
     assert client.service.task(1, 0).worker == names[1]
     # And a name that is free again is given again
-    hands[0].service.exchange(Exchange(fetch=True))
+    hands[0].exchange(holding=(), capacity=0, fetch=True)
     hands[0].hang_up()
     until("it has left", lambda: len(client.service.stats().workers) == 2)
     house.worker("lab", host="c", pid=9)
@@ -542,7 +542,7 @@ def test_stopped_coordinator_has_everything_on_disk(house: House) -> None:
 
 def test_worker_that_is_idle_says_goodbye_and_is_not_listed(house: House) -> None:
     client, hand = house.client(), house.worker()
-    hand.service.exchange(Exchange(fetch=True))
+    hand.exchange(holding=(), capacity=0, fetch=True)
 
     hand.hang_up()
 

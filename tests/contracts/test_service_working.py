@@ -480,7 +480,7 @@ def test_worker_that_gave_everything_back_leaves_without_blame(house: House) -> 
     hand.fetch_one()
 
     # When it says goodbye: it holds nothing, and has no slots
-    hand.service.exchange(Exchange(fetch=True))
+    hand.exchange(holding=(), capacity=0, fetch=True)
     hand.hang_up()
 
     # Then

@@ -157,7 +157,7 @@ class Histories(RuleBasedStateMachine):
             self.attach(session, 2)
         for do, which, share, outcome in steps:
             if do == "lease":
-                self._lease(self.model.crews[session], by_report=share % 3 == 0, lost=which)
+                self._lease(self.model.crews[session], confirmed=share % 3 == 0, lost=which)
             elif self.model.crews[session].leases:
                 getattr(self, f"_{do}")(self.model.crews[session], which, share, outcome)
             self.machine_agrees_with_model()
@@ -171,9 +171,10 @@ class Histories(RuleBasedStateMachine):
             self.driver.machine.cut(lease, hi, self.now)
             self.driver.check()
 
-    def _lease(self, crew: Crew, by_report: bool, lost: int) -> None:
+    def _lease(self, crew: Crew, confirmed: bool, lost: int) -> None:
         wanted = self.model.waiting_for(crew)
-        leases = self.driver.lease(crew.session, by_report=by_report)
+        older = self.driver.next_call()
+        leases = self.driver.lease(crew.session)
         cut = bool(leases) and lost % 4 == 0
         if cut:
             self._cut(leases[-1], leases[-1].lo + lost % 3)
@@ -189,17 +190,17 @@ class Histories(RuleBasedStateMachine):
             assert {job.attempt for job in jobs} == {lease.attempt}
         assert len(crew.leases) <= 2 * crew.capacity or not leases
         assert cut or not wanted or len(crew.leases) >= crew.capacity, "a slot is idle beside work"
-        if by_report:
-            self._confirm(crew, {lease.token for lease in leases}, lost)
+        if confirmed:
+            self._confirm(crew, {lease.token for lease in leases}, older, lost)
 
-    def _confirm(self, crew: Crew, news: set[int], lost: int) -> None:
-        """A fetching call overtakes the answer to a report, and the next report says what of that has arrived."""
-        before = tuple(Holding(token=token) for token in crew.leases if token not in news)
-        self.driver.exchange(crew.session, holding=before, fetch=True)
-        arrived = [token for place, token in enumerate(sorted(news)) if not lost >> place & 1]
+    def _confirm(self, crew: Crew, news: set[int], older: int, lost: int) -> None:
+        """An older call that could not know of the leases arrives, and a newer one says which of them are there."""
+        before = crew.leases.keys() - news
+        self.driver.exchange(crew.session, holding=tuple(Holding(token=token) for token in before), call=older)
+        arrived = before | {token for place, token in enumerate(sorted(news)) if not lost >> place & 1}
         self.driver.exchange(crew.session, holding=tuple(Holding(token=token) for token in arrived))
         self.model.heard(crew.session, self.now)
-        self.model.give_back_all_but(crew, crew.leases.keys() - news | set(arrived), self.now)
+        self.model.give_back_all_but(crew, arrived, self.now)
 
     def _held(self, crew: Crew, which: int) -> tuple[Held, Lease]:
         """A lease, on both sides."""
@@ -248,21 +249,19 @@ class Histories(RuleBasedStateMachine):
         assert self.driver.machine.refused == refused + 1
 
     def _hold(self, crew: Crew, which: int, share: int, _: Outcome) -> None:
-        """A heartbeat, or a fetch: then a lease that is not mentioned has never arrived."""
+        """A heartbeat, or a fetch: a lease that is not mentioned has never arrived."""
         kept = [held for place, held in enumerate(crew.leases.values()) if not share >> place & 1]
         said = []
         for place, held in enumerate(kept):
             runs = bool(which >> place & 1)
             said.append(Holding(token=held.token, started=held.jobs[0].index if runs else -1))
             held.started = held.started or runs
-        whole = which % 3 == 0
-        answer = self.driver.exchange(crew.session, holding=(*said, Holding(token=1)), fetch=whole)
+        answer = self.driver.exchange(crew.session, holding=(*said, Holding(token=1)), fetch=which % 3 == 0)
         assert answer.drop == [1]
         expected = {(h.token, job.index) for h in kept for job in h.jobs if job.cancelling}
         assert {(doomed.token, doomed.index) for doomed in answer.cancel} == expected
         self.model.heard(crew.session, self.now)
-        if whole:
-            self.model.give_back_all_but(crew, {held.token for held in kept}, self.now)
+        self.model.give_back_all_but(crew, {held.token for held in kept}, self.now)
 
     @rule(session=st.sampled_from(sorted(SESSIONS)))
     def lose(self, session: str) -> None:

@@ -160,13 +160,14 @@ def test_superseded_fetch_hands_on_nothing_that_was_taken_back(hooked: Hooked) -
     waiting = house.begin_fetch(hand)
     fetch = coordinator.sessions.fetching[hand.session]
     again = house.worker(session=hand.session)
+    again.calls = hand.calls
 
     # When the worker has given up on it, and fetches anew
     with coordinator.lock:
         del coordinator.sessions.fetching[hand.session]
     client.submit()
     with coordinator.lock:
-        leases = coordinator.machine.lease(hand.session, coordinator.clock.now())
+        leases = coordinator.machine.lease(hand.session, coordinator.clock.now(), fetch.call)
     new = again.fetch_orders(holding=())
     fetch.serve(leases, [])
 
@@ -245,9 +246,9 @@ def test_workers_that_cannot_be_served_are_not_asked_again_and_again(hooked: Hoo
     asked: list[str] = []
     lease = house.coordinator.machine.lease
 
-    def counted(session: str, now: float, **how: bool) -> list[Lease]:
+    def counted(session: str, now: float, call: int, **how: bool) -> list[Lease]:
         asked.append(session)
-        return lease(session, now, **how)
+        return lease(session, now, call, **how)
 
     house.coordinator.machine.lease = counted  # type: ignore[method-assign]  # counts
 

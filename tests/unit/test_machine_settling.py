@@ -264,33 +264,90 @@ def test_lease_that_is_not_mentioned_in_a_fetch_goes_back_unblamed(machine: Driv
     assert machine.count(State.RUNNING) == 8
 
 
-def test_lease_that_is_not_mentioned_in_a_report_stays(machine: Driver, chunk: Lease) -> None:
+def test_lease_that_is_not_mentioned_in_a_report_goes_back_unblamed(machine: Driver, chunk: Lease) -> None:
     machine.exchange(holding=())
 
-    assert machine.count(State.RUNNING) == 8
+    assert machine.count(State.RUNNING) == 0
+    assert machine.state(2) is State.PENDING
 
 
-def test_lease_by_report_goes_back_where_the_next_report_does_not_mention_it(machine: Driver, chunk: Lease) -> None:
-    # Given leases in the answer to a report, of which one arrives
+def test_lease_that_arrives_while_an_older_call_is_on_its_way_stays(machine: Driver) -> None:
+    # Given a lease, and a fetching call that says so and is slow on its way
+    machine.attach(capacity=2)
     machine.submit(1)
+    first = machine.lease_one()
+    fetching = machine.next_call()
+    slow = (Holding(token=first.token),)
+    # and a report whose answer brings a second lease, and one that says that both run
     machine.submit(1)
-    machine.exchange(capacity=3)
-    arrived, _ = machine.lease(by_report=True)
+    report = machine.next_call()
+    machine.exchange(holding=slow, call=report, beside=fetching)
+    (second,) = machine.lease(call=report)
+    both = tuple(Holding(token=lease.token, started=0) for lease in (first, second))
+    machine.exchange(holding=both, call=machine.next_call(), beside=fetching)
 
-    # When a fetching call that overtook the answer speaks of what was there before; then nothing happens
-    machine.fetch("w1", chunk)
-    assert machine.count(State.RUNNING) == 10
+    # When the fetching call arrives
+    answer = machine.exchange(holding=slow, call=fetching, beside=report, fetch=True)
 
-    # When the next report says what there is
-    machine.exchange(holding=(Holding(token=chunk.token), Holding(token=arrived.token)))
+    # Then nothing is taken back or handed out again
+    assert answer.drop == []
+    assert machine.lease(call=fetching) == []
+    assert machine.count(State.RUNNING) == 2
 
-    # Then the other one goes back unblamed
-    assert machine.state(4) is State.PENDING
-    assert machine.view(4).crashes == 0
-    assert machine.count(State.RUNNING) == 9
-    # And from here on the lease that arrived is one like others
-    machine.fetch("w1", chunk)
-    assert machine.count(State.RUNNING) == 8
+
+def test_lease_whose_answer_was_lost_goes_back_with_the_next_message_on_either_connection(machine: Driver) -> None:
+    # Given a fetching call that has failed at the worker, and whose answer had a lease
+    machine.attach(capacity=2)
+    machine.submit(1)
+    fetching = machine.next_call()
+    machine.exchange(call=fetching, fetch=True)
+    (lost,) = machine.lease(call=fetching)
+
+    # When a report comes that was made up before that; then it says nothing of the lease
+    machine.exchange(holding=(), call=machine.next_call(), beside=fetching)
+    assert machine.count(State.RUNNING) == 1
+
+    # When one comes that was made up after it
+    machine.exchange(holding=(), call=machine.next_call())
+
+    # Then
+    assert machine.state(1) is State.PENDING
+    assert machine.view(1).crashes == 0
+    assert lost.token not in machine.machine.register.leases
+
+
+def test_what_an_overtaken_message_says_of_the_present_does_not_count(machine: Driver) -> None:
+    # Given a fetching call that is on its way while the worker begins to drain
+    machine.attach(capacity=2)
+    machine.submit(1)
+    fetching = machine.next_call()
+    machine.exchange(capacity=0, call=machine.next_call(), beside=fetching)
+
+    # When it arrives
+    answer = machine.exchange(capacity=2, call=fetching, fetch=True)
+
+    # Then nothing is handed to the worker
+    assert answer.overtaken
+    assert not answer.over
+    assert machine.lease(call=fetching) == []
+
+
+def test_call_that_the_worker_has_given_up_is_over(machine: Driver) -> None:
+    machine.attach()
+    given_up = machine.next_call()
+    machine.exchange(call=machine.next_call(), fetch=True)
+
+    assert machine.exchange(call=given_up, fetch=True).over
+
+
+def test_lease_of_an_unnumbered_call_is_never_missed(machine: Driver) -> None:
+    machine.attach()
+    machine.submit(1)
+    machine.lease(call=0)
+
+    machine.exchange(holding=())
+
+    assert machine.count(State.RUNNING) == 1
 
 
 def test_lease_that_the_worker_holds_wrongly_is_to_be_dropped(machine: Driver, chunk: Lease) -> None:
