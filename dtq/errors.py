@@ -212,8 +212,8 @@ class KeyMissing(DtqError):
     exit_code = 78
     text = "no authkey found: {0} does not exist."
     hint = (
-        "Start a coordinator as this user (it makes the key), or copy its key file here and pass --authkey-file, "
-        "or set DTQ_AUTHKEY_FILE."
+        "Start a coordinator as this user (`dtq up`; it makes the key), or copy its key file here and pass "
+        "--authkey-file, or set DTQ_AUTHKEY_FILE."
     )
 
 

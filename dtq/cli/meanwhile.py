@@ -176,6 +176,7 @@ def _seldom() -> Iterator[float]:
 
 
 def _often() -> Iterator[float]:
+    yield _LOOK_S / 5
     while True:
         yield _LOOK_S
 
@@ -196,7 +197,9 @@ def _bar(shown: bool) -> Iterator[tuple[Iterator[float], Callable[[Step], None]]
         bar = progress.add_task("", total=None)
 
         def show(step: Step) -> None:
-            _say_all(step.news, lambda line: progress.console.print(line, markup=False, highlight=False))
+            _say_all(
+                step.news, lambda line: progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            )
             progress.update(bar, completed=step.ended, total=step.total or None, description=step.text)
 
         yield _often(), show

@@ -16,7 +16,7 @@ from typing import Final
 
 #: How long the process may take to give back what runs, in seconds: the other part is ending, too, so a worker may have
 #: nobody to give it to, and what a coordinator has acknowledged is on disk already.
-_GIVE_BACK_S: Final = 5.0
+_GIVE_BACK_S: Final = 2.0
 
 
 def end_with_parent(descriptor: int) -> None:

@@ -177,3 +177,12 @@ def test_a_home_that_cannot_be_written_is_a_warning(home: Home) -> None:
     assert home.dtq("stats", "--connect", address, "--authkey-file", "key", **nowhere).process.returncode == 0
     coordinator.signal(signal.SIGTERM)
     assert coordinator.ends() == 0, coordinator
+
+
+def test_the_sweep_of_signals_finds_nothing() -> None:
+    # In coarse steps, and of one command: the whole of it is for whoever changes how processes start and end
+    script = Path(__file__).parents[2] / "scripts" / "signals.py"
+    words = [sys.executable, str(script), "coordinator", "--step", "250", "--until", "500"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=4 * DEADLINE_S, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SIGHUP" in done.stdout
