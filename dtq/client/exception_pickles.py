@@ -12,12 +12,13 @@ before it says which.
 
 from __future__ import annotations
 
+import contextlib
 import copyreg
 import functools
 import io
 import pickle
 import sys
-from types import BuiltinFunctionType, WrapperDescriptorType
+from types import BuiltinFunctionType, MemberDescriptorType, WrapperDescriptorType
 from typing import Any, Final
 
 from dtq.client.payloads import MAIN, PICKLE, THIS_PYTHON, cloudpickle_dumps, is_interrupt
@@ -152,30 +153,52 @@ def _reduced(error: BaseException, how: _How) -> Any:
     slots = _slots(error)
     if not how.whole:
         args, state, slots = _cut(args, state, slots)
-    if make is kind and _init_takes_else(kind) and _stays(kind, error, args):
-        make, args = _made_again, (kind, *args)
+    made = _like(error, kind, args) if make is kind and _is_plain(kind) else None
+    members: dict[str, Any] = {}
+    if made is not None:
+        members = _members(error, made) if how.whole else {}
+        if not isinstance(kind.__init__, _SLOT):
+            make, args = _made_again, (kind, *args)
     chain = (error.__cause__, error.__context__, error.__suppress_context__) if how.chained else (None, None, False)
-    if not slots and chain == (None, None, False):
+    if not slots and not members and chain == (None, None, False):
         return (make, args) if state is None else (make, args, state)
-    return make, args, (state, slots, *chain), None, None, _set_state
+    return make, args, (state, slots, members, *chain), None, None, _set_state
 
 
-def _init_takes_else(kind: type[BaseException]) -> bool:
-    """Whether a class that is called with its exception's ``args`` may make something else of them."""
-    reduces = kind.__reduce_ex__ is not object.__reduce_ex__ or not isinstance(kind.__reduce__, _METHOD)
-    return not (reduces or kind in copyreg.dispatch_table or isinstance(kind.__init__, WrapperDescriptorType))
+def _is_plain(kind: type[BaseException]) -> bool:
+    """Whether a class leaves it to its base in C how its exceptions are taken apart."""
+    own = kind.__reduce_ex__ is not object.__reduce_ex__ or not isinstance(kind.__reduce__, _METHOD)
+    return not (own or kind in copyreg.dispatch_table)
 
 
-#: The type of methods of classes that are written in C.
+#: The types of methods of classes that are written in C: of ordinary ones, and of those that Python has slots for.
 _METHOD: Final = type(BaseException.__reduce__)
+_SLOT: Final = WrapperDescriptorType
+_BUILTIN: Final = BuiltinFunctionType
+#: Members that are left to the arguments, and one that may be anything: the object that has no such attribute.
+_NO_MEMBERS: Final = frozenset(("message", "exceptions", "obj"))
 
 
-def _stays(kind: type[BaseException], error: BaseException, args: tuple[Any, ...]) -> bool:
-    """Whether `_made_again` gives the exception its ``args``."""
+def _like(error: BaseException, kind: type[BaseException], args: tuple[Any, ...]) -> BaseException | None:
+    """What `_made_again` makes of these arguments; None where that is not like this exception."""
     try:
-        return len(_made_again(kind, *args).args) == len(error.args)
-    except Exception:  # noqa: BLE001 - a base in C may want something else; the class is called then, as pickle does
-        return False
+        made = _made_again(kind, *args)
+    except Exception:  # noqa: BLE001 - a base in C may want something else, and arguments have code of their own
+        return None
+    return made if len(made.args) == len(error.args) else None
+
+
+def _native_members(kind: type[BaseException]) -> dict[str, Any]:
+    """The members of a class's base in C, by their names."""
+    bases = [vars(base) for base in kind.__mro__ if base.__module__ == "builtins"]
+    members = {name: found for base in bases for name, found in base.items() if isinstance(found, MemberDescriptorType)}
+    return {name: found for name, found in members.items() if name not in _NO_MEMBERS}
+
+
+def _members(error: BaseException, made: BaseException) -> dict[str, Any]:
+    """What an exception has in those that its arguments do not say: the name of a file."""
+    members = _native_members(type(error)).items()
+    return {name: value for name, found in members if (value := found.__get__(error)) is not found.__get__(made)}
 
 
 def _slots(error: BaseException) -> dict[str, Any]:
@@ -238,19 +261,23 @@ def load_exception(data: bytes) -> BaseException | None:
 def _made_again(kind: type[BaseException], *args: Any) -> BaseException:
     """An exception with these ``args``; no ``__init__`` of Python code is called."""
     bases = [vars(base) for base in kind.__mro__]
-    new = next(base["__new__"] for base in bases if isinstance(base.get("__new__"), BuiltinFunctionType))
-    init = next(base["__init__"] for base in bases if isinstance(base.get("__init__"), WrapperDescriptorType))
+    new = next(base["__new__"] for base in bases if isinstance(base.get("__new__"), _BUILTIN))
+    init = next(base["__init__"] for base in bases if isinstance(base.get("__init__"), _SLOT))
     error: BaseException = new(kind, *args)
     init(error, *args)
     return error
 
 
-def _set_state(error: BaseException, whole: tuple[Any, dict[str, Any], Any, Any, bool]) -> None:
-    state, slots, cause, context, suppress = whole
+def _set_state(error: BaseException, whole: tuple[Any, dict[str, Any], dict[str, Any], Any, Any, bool]) -> None:
+    state, slots, members, cause, context, suppress = whole
     if state is not None:
         error.__setstate__(state)
     for name, value in slots.items():
         object.__setattr__(error, name, value)
+    for name, found in _native_members(type(error)).items():
+        if name in members:
+            with contextlib.suppress(AttributeError, TypeError):  # some cannot be set
+                found.__set__(error, members[name]) if members[name] is not None else found.__delete__(error)
     error.__cause__ = cause
     error.__context__ = context
     error.__suppress_context__ = suppress

@@ -46,6 +46,26 @@ class OfAFile(OSError):
         super().__init__(2, "no such thing", path)
 
 
+class Bare(OSError):
+    """Sets its arguments past its base, as those of smtplib do."""
+
+    def __init__(self, code: int, text: str) -> None:
+        self.args = (code, text)
+        self.code = code
+
+
+class Silent(Exception):
+    """Hands on nothing, and shows what only it has."""
+
+    def __init__(self, code: int) -> None:
+        self.code = code
+
+    def __repr__(self) -> str:
+        return f"Silent({self.code})"
+
+    __str__ = object.__str__
+
+
 class WithNew(Exception):
     """Its ``args`` are what it was called with."""
 
@@ -119,6 +139,8 @@ def noted() -> KeyError:
         Keyworded(7, detail="seven"),
         slotted(),
         OfAFile("/nowhere"),
+        Bare(3, "three"),
+        Silent(4),
         WithNew(1, 2),
         Reducing(5),
         noted(),
