@@ -44,10 +44,11 @@ class Kept:
         aspect: the aspect; as it is now is right.
     """
 
-    __slots__ = ("aspect", "right")
+    __slots__ = ("aspect", "look", "right")
 
     def __init__(self, aspect: Aspect) -> None:
         self.aspect = aspect
+        self.look = aspect.look
         self.right: Any = None
         self.accept()
 
@@ -56,17 +57,23 @@ class Kept:
         self.right = self.aspect.keep(self.aspect.look())
 
     def restore(self) -> bool:
-        """Put it back where it has changed.
+        """Put it back where it has changed; see `put_back`.
 
         Returns:
             Whether it had, and somebody should hear of it.
+        """
+        return self.look() != self.right and self.put_back()
+
+    def put_back(self) -> bool:
+        """Put it back: it has changed.
+
+        Returns:
+            Whether somebody should hear of it.
 
         Raises:
             Spoilt: it cannot be put back.
         """
         aspect = self.aspect
-        if aspect.look() == self.right:
-            return False
         try:
             aspect.put_back(self.right)
         except (OSError, ValueError) as error:

@@ -19,6 +19,8 @@ from dtq.worker.aspects import Aspect
 _STREAMS: Final = ("stdin", "stdout", "stderr")
 _HOOKS: Final = ("excepthook", "displayhook", "unraisablehook", "breakpointhook")
 _threading: Final[Any] = threading
+#: What watches the code that runs, since Python 3.12.
+_watching: Final[Any] = getattr(sys, "monitoring", None)
 _warnings: Final[Any] = warnings
 _builtins: Final[dict[str, Any]] = vars(builtins)
 
@@ -85,20 +87,17 @@ def _set_tracing(right: tuple[Any, ...]) -> None:
 
 
 def _monitoring() -> tuple[Any, ...]:
-    """The tools that watch what runs, since Python 3.12."""
-    monitoring: Any = getattr(sys, "monitoring", None)
-    return () if monitoring is None else tuple(map(monitoring.get_tool, range(6)))
+    return () if _watching is None else tuple(map(_watching.get_tool, range(6)))
 
 
 def _end_monitoring(tool: int) -> None:
-    monitoring: Any = sys.monitoring  # type: ignore[attr-defined,unused-ignore]  # since Python 3.12
-    monitoring.set_events(tool, 0)
+    _watching.set_events(tool, 0)
     for event in (1 << bit for bit in range(20)):
         try:
-            monitoring.register_callback(tool, event, None)
+            _watching.register_callback(tool, event, None)
         except ValueError:
             break  # there are no more events
-    monitoring.free_tool_id(tool)
+    _watching.free_tool_id(tool)
 
 
 def _collection() -> tuple[Any, ...]:

@@ -25,8 +25,10 @@ _SIGNALS: Final = tuple(
 _signal: Any = importlib.import_module("_signal")
 _handler: Final[Callable[[int], Any]] = _signal.getsignal
 _mask: Final[Callable[[int, Any], Any]] = _signal.pthread_sigmask
-# As it is before `setters` wraps it.
+# As they are before `setters` wraps them.
 _set_umask: Final = os.umask
+_set_locale: Final = locale.setlocale
+_set_wakeup_fd: Final[Callable[..., int]] = _signal.set_wakeup_fd
 _TIMERS: Final = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _LIMITS: Final = tuple(sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}))
 _LINUX: Final = sys.platform == "linux"
@@ -77,14 +79,14 @@ def _set_blocked(right: Any) -> None:
 
 
 def _wakeup() -> int:
-    descriptor: int = _signal.set_wakeup_fd(-1)
+    descriptor = _set_wakeup_fd(-1)
     if descriptor != -1:
         _set_wakeup(descriptor)
     return descriptor
 
 
 def _set_wakeup(right: int) -> None:
-    _signal.set_wakeup_fd(right, warn_on_full_buffer=False)
+    _set_wakeup_fd(right, warn_on_full_buffer=False)
 
 
 class _Umask:
@@ -224,7 +226,7 @@ def _zone() -> tuple[Any, ...]:
 
 
 def _locale() -> str:
-    return locale.setlocale(locale.LC_ALL)
+    return _set_locale(locale.LC_ALL)
 
 
 def _scheduling() -> tuple[int, int]:
@@ -280,7 +282,7 @@ def aspects(environment: Environment) -> tuple[Aspect, ...]:
         Aspect(name="its umask", look=umask.look, put_back=lambda right: None, keep=umask.keep),
         Aspect(name="its environment", look=environment.look, put_back=environment.put_back, keep=environment.keep),
         Aspect(name="its time zone", look=_zone, put_back=lambda right: time.tzset()),
-        Aspect(name="its locale", look=_locale, put_back=lambda right: locale.setlocale(locale.LC_ALL, right)),
+        Aspect(name="its locale", look=_locale, put_back=lambda right: _set_locale(locale.LC_ALL, right)),
         Aspect(
             name="its priority",
             look=lambda: os.getpriority(os.PRIO_PROCESS, 0),

@@ -24,6 +24,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from mmap import mmap
 from time import monotonic
 from typing import Any, Final, NoReturn
 
@@ -79,7 +80,6 @@ class Spec:
     """
 
     __slots__ = (
-        "_call",
         "_function",
         "_on_import",
         "_refused",
@@ -87,6 +87,8 @@ class Spec:
         "decode",
         "encode",
         "priority",
+        "reached",
+        "run",
         "size",
         "stage",
         "tiny_s",
@@ -98,9 +100,12 @@ class Spec:
         self.size = len(function.body)
         self._worker = worker
         self._on_import = on_import
-        self._call: Callable[..., Any] | None = None
+        #: Runs one call, in the context of its own in which it is called; None until the function was resolved.
+        self.run: Callable[[bytes], bytes] | None = None
         self._refused = only_registered and function.kind is not FunctionKind.REGISTERED
         self.stage = Stage.CALL if self._refused else Stage.of(function)
+        #: Where the call that failed last has ended.
+        self.reached = CALL
         self.decode = call_decoder(function.kind)
         self.encode = result_encoder(function.kind)
         #: How long a task of it may take without being looked after at once; negative for one that left traces before.
@@ -113,26 +118,41 @@ class Spec:
         """The function's name."""
         return self._function.name
 
-    @property
-    def new(self) -> bool:
-        """Whether it has not been called yet, so that calling it may import something."""
-        return self._call is None
+    def resolve(self, own: mmap, max_result: int) -> Callable[[bytes], bytes]:
+        """Have it ready to run; that is `run` from then on.
 
-    @property
-    def call(self) -> Callable[..., Any]:
-        """The function.
+        Args:
+            own: see `forks.own_page`.
+            max_result: largest result in bytes.
 
         Raises:
             OnlyRegistered: it is not to run here.
             DtqError: it cannot be had here.
         """
+        self.reached = self.stage
         if self._refused:
             raise OnlyRegistered(self._function.name, f"the worker {self._worker}")
-        if self._call is None:
-            self._call = runnable(resolve(self._function, f"the worker {self._worker}"), self._function)
-            self._function = replace(self._function, body=b"")  # it is needed no more
-            self._on_import()
-        return self._call
+        call = runnable(resolve(self._function, f"the worker {self._worker}"), self._function)
+        self._function = replace(self._function, body=b"")  # it is needed no more
+        self._on_import()
+        self.reached = CALL
+        decode, encode = self.decode, self.encode
+
+        def run(blob: bytes) -> bytes:
+            try:
+                args, kwargs = decode(blob)
+            except BaseException:
+                self.reached = DECODE
+                raise
+            result = encode(call(*args, **kwargs))
+            if not own[0]:
+                end_child(None)
+            if len(result) > max_result:
+                raise TooLarge("the result", len(result), max_result)
+            return result
+
+        self.run = run
+        return run
 
     def located(self, error: BaseException, stage: Stage) -> BaseException:
         """See `failures.located`."""
@@ -201,7 +221,6 @@ class Slot:
         self._forgotten = Forgotten()
         self._token = 0
         self._index = 0
-        self._stage = CALL
         #: The function that has run last.
         self._latest: Spec | None = None
         current.serve(worker, self._progress, self._wait)
@@ -262,7 +281,7 @@ class Slot:
     ) -> None:
         spec = self._specs[number]
         self._refuse_old_code()
-        if spec.new and self._latest is not None and self._surroundings.overdue:
+        if spec.run is None and self._latest is not None and self._surroundings.overdue:
             self._look_after(self._latest, everything=True)  # what it sets up is accepted, and nothing else is to be
         self._latest = spec
         current.lease(spec.priority)
@@ -280,10 +299,9 @@ class Slot:
                 return
             self._index = index
             current.begin(batch, index, single, attempt)
-            self._stage = spec.stage
             try:
-                call = spec.call
-                result = self._new_context().run(self._result, spec, call, blob)
+                run = spec.run or spec.resolve(self._own, self._max_result)
+                result = self._new_context().run(run, blob)
             except BaseException as error:  # noqa: BLE001 - the edge to user code: whatever it raises is its outcome
                 if self._failed(spec, token, index, begun, error):  # and so would the others
                     self._channel.send("stopped", token, index + 1)
@@ -303,18 +321,6 @@ class Slot:
             begun = now
         self._flush(begun)
         self._look_after(spec)
-
-    def _result(self, spec: Spec, call: Callable[..., Any], blob: bytes) -> bytes:
-        """Run a task, in the context of its own in which it is called."""
-        self._stage = DECODE
-        args, kwargs = spec.decode(blob)
-        self._stage = CALL
-        result = spec.encode(call(*args, **kwargs))
-        if not self._own[0]:
-            end_child(None)
-        if len(result) > self._max_result:
-            raise TooLarge("the result", len(result), self._max_result)
-        return result
 
     def _refuse_old_code(self) -> None:
         """Leave where what this process has imported has changed on disk.
@@ -342,7 +348,8 @@ class Slot:
         """
         if not self._own[0]:
             end_child(error)
-        now, stage = monotonic(), self._stage
+        now, stage = monotonic(), spec.reached
+        spec.reached = CALL
         self._flush(begun)
         if stage is spec.stage and isinstance(error, CannotImport):
             if self._reload and (path := self._sources.has_now(spec.name)):

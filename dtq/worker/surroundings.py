@@ -8,8 +8,8 @@ Looking at everything takes far longer than a tiny task, so there are three look
 
 1. After each tiny task, what it changed through a function that says so (`setters`): nothing, as a rule.
 2. After a longer task, and after a lease, also all that costs no system call.
-3. All the rest, too, as often as a fiftieth of the time allows; before the process waits for work; and before anything
-   is accepted as right.
+3. All the rest, too, as often as half a hundredth of the time allows; before the process waits for work; and before
+   anything is accepted as right.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from dtq.worker.warden import children
 __all__ = ["Spoilt", "Surroundings"]
 
 #: Looking at what costs system calls takes at most one part in so many of the time.
-SHARE: Final = 50
+SHARE: Final = 200
+#: Longest pause between two such looks while tasks run, in seconds, however busy the machine is.
+LONGEST_PAUSE_S: Final = 0.02
 
 
 class Surroundings:
@@ -112,11 +114,11 @@ class Surroundings:
         begun = monotonic()
         self.overdue = not everything and begun < self._due_at
         if not self.overdue:
-            changed += [name for name, kept in self._slow.items() if kept.restore()]
+            changed += [name for name, kept in self._slow.items() if kept.look() != kept.right and kept.put_back()]
             kernel.check_descriptors()
             ended = monotonic()
-            self._due_at = ended + SHARE * (ended - begun)
-        changed += [name for name, kept in self._quick.items() if kept.restore()]
+            self._due_at = ended + min(LONGEST_PAUSE_S, SHARE * (ended - begun))
+        changed += [name for name, kept in self._quick.items() if kept.look() != kept.right and kept.put_back()]
         if closed := interpreter.closed_stream():
             raise Spoilt(f"closed {closed}")
         self._refuse_processes()

@@ -79,6 +79,13 @@ def _own_finder() -> None:
     sys.meta_path.insert(0, Finder())  # type: ignore[arg-type]
 
 
+def _watch() -> None:
+    monitoring: Any = getattr(sys, "monitoring", None)  # since Python 3.12
+    if monitoring is not None:
+        monitoring.use_tool_id(3, "left")
+        monitoring.set_events(3, monitoring.events.LINE)
+
+
 def _hard_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
 
@@ -139,6 +146,7 @@ KINDS: dict[str, Callable[[], object]] = {
     "trace of threads": lambda: threading.settrace(lambda *_: None),
     "profile of threads": lambda: threading.setprofile(lambda *_: None),
     "trace of memory": tracemalloc.start,
+    "sys.monitoring": _watch,
     "socket time-out": lambda: socket.setdefaulttimeout(0.001),
     "sys.path": lambda: sys.path.insert(0, "/left"),
     "sys.path entry gone": lambda: sys.path.pop(),
@@ -226,6 +234,12 @@ def seeded(number: int) -> float:
     return random.random()
 
 
+def _tool(number: int) -> str | None:
+    monitoring: Any = getattr(sys, "monitoring", None)
+    name: str | None = None if monitoring is None else monitoring.get_tool(number)
+    return name
+
+
 def _event_loop() -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -264,7 +278,7 @@ def find() -> dict[str, Any]:
             gc.get_freeze_count() > 1000,
         ),
         "tracing": (sys.gettrace(), sys.getprofile(), vars(threading)["_trace_hook"], vars(threading)["_profile_hook"]),
-        "tracing of memory": tracemalloc.is_tracing(),
+        "tracing of memory": (tracemalloc.is_tracing(), "left" in map(_tool, range(6))),
         "socket time-out": socket.getdefaulttimeout(),
         "path": list(sys.path),
         "import hooks": (len(sys.meta_path), len(sys.path_hooks)),
