@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Final, NamedTuple
 
@@ -233,6 +233,16 @@ def become_slot(access: Access | None) -> None:
     """
     _slot.is_process = True
     _slot.access = access
+
+
+@contextmanager
+def set_aside() -> Iterator[None]:
+    """While this lasts, the task that this process runs is none, so that others can run in its place."""
+    kept = _slot.running, _slot.current, _slot.waits, _slot.priority
+    try:
+        yield
+    finally:
+        _slot.running, _slot.current, _slot.waits, _slot.priority = kept
 
 
 def lease(priority: int) -> None:

@@ -70,6 +70,7 @@ class InlineWorker:
         queues: the queues it serves; none for all.
         handlers: what runs registered task types, before those that this process has registered.
         took_s: how long each task is said to have taken, in seconds.
+        while_waiting: called when a task begins to wait for others, so that they can be run.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class InlineWorker:
         queues: Iterable[str] = (),
         handlers: Mapping[str, Callable[..., Any]] | None = None,
         took_s: float = _TOOK_S,
+        while_waiting: Callable[[], None] | None = None,
     ) -> None:
         self.service = service
         self.name = name
@@ -87,6 +89,7 @@ class InlineWorker:
         self.held: dict[int, Grant] = {}
         self._handlers = handlers or {}
         self._took_s = took_s
+        self._while_waiting = while_waiting
         self._token = self._at = self._calls = 0
         session = secrets.token_hex(16)
         service.hello(Hello(session=session, role=Role.WORKER, name=name, slots=1, queues=tuple(queues), primary=True))
@@ -117,13 +120,15 @@ class InlineWorker:
                 `SystemExit`, `GeneratorExit` and `asyncio.CancelledError`. The task, and what is left of the lease,
                 goes back as if it had not been started.
         """
-        function = self.service.spec(grant.spec).function
+        spec = self.service.spec(grant.spec)
+        function = spec.function
+        current.lease(spec.options.priority)
         succeeded: list[Succeeded] = []
-        current.serve(self.name, self._progress)
+        current.serve(self.name, self._progress, None if self._while_waiting is None else self._on_wait)
         unmark = mark_records()
         try:
-            for self._at, blob in enumerate(pages.unpack(grant.arguments), grant.lo):
-                self._token = grant.token
+            for index, blob in enumerate(pages.unpack(grant.arguments), grant.lo):
+                self._token, self._at = grant.token, index
                 current.begin(grant.batch, self._at, grant.single, grant.attempt)
                 call = self._call(function, blob)
                 current.end()
@@ -167,6 +172,12 @@ class InlineWorker:
     @property
     def _where(self) -> str:
         return f"the worker {self.name}"
+
+    def _on_wait(self, waiting: bool) -> None:
+        if waiting and self._while_waiting is not None:
+            with current.set_aside():
+                self._while_waiting()
+            current.serve(self.name, self._progress, self._on_wait)
 
     # -- reports --------------------------------------------------------------------------------------------------
 

@@ -187,7 +187,7 @@ class InProcessQueue:
 
         def work() -> None:
             try:
-                with self._worker(queues) as worker:
+                with self._worker(queues, ran) as worker:
                     while not stop.is_set():
                         self.coordinator.tick()
                         worker.work(_LOOK_S, ran)
@@ -207,7 +207,7 @@ class InProcessQueue:
 
     def _run_due(self, queues: Sequence[str], at_most: int) -> list[Ran]:
         ran: list[Ran] = []
-        with self._worker(queues) as worker:
+        with self._worker(queues, ran) as worker:
             while len(ran) < at_most:
                 self._settle()
                 self.coordinator.tick()
@@ -218,10 +218,15 @@ class InProcessQueue:
         return ran
 
     @contextlib.contextmanager
-    def _worker(self, queues: Sequence[str]) -> Iterator[InlineWorker]:
+    def _worker(self, queues: Sequence[str], ran: list[Ran]) -> Iterator[InlineWorker]:
         connection = Connection(self.coordinator, "this process")
+
+        def while_waiting() -> None:
+            """A task waits for tasks: they are run in its place, as a worker gives its slot to them."""
+            ran.extend(self._in_free_thread(lambda: self._run_due(queues, MOST_TASKS)))
+
         try:
-            yield InlineWorker(connection, queues=queues, handlers=self._handlers)
+            yield InlineWorker(connection, queues=queues, handlers=self._handlers, while_waiting=while_waiting)
         finally:
             connection.disconnected()
 

@@ -431,3 +431,47 @@ def test_function_that_is_not_there_fails_as_with_a_worker(queue: InProcessQueue
     (ran,) = queue.run_due()
     assert isinstance(ran.error, CannotImport)
     assert "cannot be imported by the worker in-process" in str(ran.error)
+
+
+# -- tasks that wait for tasks --------------------------------------------------------------------------------------
+
+#: The queue whose client the tasks below use.
+nested: list[InProcessQueue] = []
+
+
+def sum_of_parts(parts: int) -> int:
+    client = nested[-1].client
+    first = client.submit(note, 0).result()
+    assert current_task().id == "1"
+    return int(str(first)) + sum(client.map(abs, range(parts)))
+
+
+async def sum_of_awaited(parts: int) -> int:
+    async with nested[-1].async_client() as client:
+        return sum([value async for value in client.map(abs, range(parts))])
+
+
+@pytest.mark.parametrize("work", [sum_of_parts, sum_of_awaited])
+def test_task_that_waits_has_those_run_that_it_waits_for(queue: InProcessQueue, work: Any) -> None:
+    # Given a task that submits others and waits for them
+    nested.append(queue)
+    handle = queue.client.submit(work, 4, max_retries=0)
+    # When it is run; Then they run in its place, and it goes on
+    ran = queue.run_due()
+    assert handle.result(0) == 6
+    assert ran[-1].id == handle.id
+    assert len(ran) >= 5
+
+
+def test_task_that_waits_while_tasks_run_as_they_come_goes_on(queue: InProcessQueue) -> None:
+    nested.append(queue)
+    with queue.working():
+        assert queue.client.submit(sum_of_parts, 4, max_retries=0).result(20) == 6
+
+
+def test_what_a_task_submits_goes_before_its_like(queue: InProcessQueue) -> None:
+    nested.append(queue)
+    queue.client.submit(sum_of_parts, 1)
+    queue.client.submit(note, "another")
+    queue.run_due()
+    assert done == [0, "another"]
