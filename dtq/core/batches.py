@@ -15,6 +15,9 @@ from dtq.model.states import Outcome, State
 
 #: Shortest duration of a task that is told apart from none, in seconds.
 _SHORTEST_S: Final = 1e-7
+#: How many bytes of results one lease makes, as far as is known: a worker holds two leases a slot until the last of each
+#: is reported.
+_RESULTS: Final = 4 << 20
 #: How much the latest report weighs in an estimate.
 _NEWS: Final = 0.3
 
@@ -61,8 +64,9 @@ class SpecEntry:
         self.result_bytes = _heavier(self.result_bytes, size / tasks)
 
     def most_within(self, room: int) -> int:
-        """How many tasks are expected to move no more than so many bytes, either way; at least one."""
-        return max(1, int(room / max(1.0, self.argument_bytes, self.result_bytes)))
+        """How many tasks are expected to have no more than so many bytes of arguments, and to make no more than a
+        worker is to hold of results; at least one."""
+        return max(1, int(min(room / max(1.0, self.argument_bytes), _RESULTS / max(1.0, self.result_bytes))))
 
 
 def _heavier(known: float, news: float) -> float:

@@ -40,7 +40,7 @@ GATHER_S: Final = 0.004
 GATHER_PARTS_S: Final = 0.02
 #: How many bytes of outcomes one report has, if messages may be so large; one outcome may have more, and goes alone. So
 #: that reports are short, as heartbeats are.
-REPORT_BYTES: Final = 1 << 20
+REPORT_BYTES: Final = 2 << 20
 #: How often a thread may fail soon after it began, before the worker ends; and what is not soon, in seconds.
 MAX_STUMBLES: Final = 10
 STEADY_S: Final = 60.0

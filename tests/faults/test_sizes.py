@@ -19,7 +19,7 @@ LIMIT = 256 << 10
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     with Cluster(tmp_path, memory=True) as cluster:
-        cluster.coordinator("--max-message", str(LIMIT), "--lease", "5s")
+        cluster.coordinator("--max-message", str(LIMIT), "--lease", "2s")
         yield cluster
 
 
@@ -136,4 +136,29 @@ def test_result_that_no_message_may_carry_any_more_fails_its_own_task(tmp_path: 
         assert ended.failure is not None
         assert ended.failure.exception == "dtq.errors.TooLarge"
         assert producer.values(producer.submit("echo", [(1,)])) == [1]
+        assert live(worker)
+
+
+def test_what_was_stored_while_messages_could_be_larger_fails_alone(tmp_path: Path) -> None:
+    """kestra#16642: what no message can carry any more is told so, and waits for nothing in no state."""
+    with Cluster(tmp_path) as cluster:
+        # Given a large argument that waits, and a large result beside a small one
+        coordinator = cluster.coordinator("--max-message", "2MiB")
+        producer = Producer(cluster.service())
+        done = producer.submit("grown", [(b"a", 10), (b"b", 500_000), (b"c", 10)])
+        worker = cluster.worker(slots=1)
+        producer.finish(done)
+        worker.signal(signal.SIGTERM)
+        assert worker.ended() == 0
+        waiting = producer.submit("grown", [(b"a", 1), (b"b" * 500_000, 1), (b"c", 1)], max_retries=0)
+        coordinator.kill()
+        # When the coordinator is started again with a lower limit
+        cluster.coordinator("--max-message", str(LIMIT))
+        worker = cluster.worker(slots=1)
+        # Then
+        ended = producer.finish(waiting)
+        assert [ended[index].state for index in range(3)] == [State.SUCCEEDED, State.DEAD, State.SUCCEEDED]
+        told = [ended[1].failure, producer.ended(done)[1].failure]
+        assert [failure.exception for failure in told if failure is not None] == ["dtq.errors.TooLarge"] * 2
+        assert [bool(producer.ended(done)[index].results) for index in range(3)] == [True, False, True]
         assert live(worker)
