@@ -21,6 +21,7 @@ from dtq.errors import DtqError
 from dtq.model import pages
 from dtq.model.messages import Submission
 from dtq.model.options import Spec
+from dtq.model.weight import weight
 
 #: How many submissions, and how many bytes of them, may wait to be sent.
 MAX_WAITING: Final = 20_000
@@ -28,8 +29,7 @@ MAX_WAITING_BYTES: Final = 32 << 20
 #: How much one call carries, if the coordinator takes so much: single submissions, bytes of arguments.
 CALL_SUBMISSIONS: Final = 4_096
 CALL_BYTES: Final = 4 << 20
-#: About how many bytes of a call are not arguments: for each function and options, submission, and task.
-_SPEC_OVERHEAD: Final = 2048
+#: About how many bytes of a call are not arguments, functions, options or keys: for each submission, and task.
 _OVERHEAD: Final = 256
 _BLOB_OVERHEAD: Final = 4
 
@@ -211,6 +211,7 @@ class Outbox:
         for items in _runs(self._take_items(left, alone=not call.submissions), self._max_piece):
             first = items[0]
             left -= _weight(first.spec, places) + sum([len(item.blob) + _BLOB_OVERHEAD for item in items])
+            left -= 0 if first.key is None else weight(first.key)
             submission = Submission(
                 spec=self._place(first.spec, call, places),
                 number=next(self._numbers),
@@ -230,8 +231,8 @@ class Outbox:
         with self._lock:
             items = self._items
             while items and len(taken) < CALL_SUBMISSIONS:
-                _, spec, blob, _, _ = items[0]
-                most_bytes -= len(blob) + _BLOB_OVERHEAD
+                spec, blob = items[0].spec, items[0].blob
+                most_bytes -= _share(items[0], taken[-1] if taken else None)
                 if id(spec) not in seen:
                     most_bytes -= _weight(spec, seen)
                     seen[id(spec)] = 0
@@ -309,7 +310,16 @@ class Outbox:
 
 def _weight(spec: Spec, places: dict[int, int]) -> int:
     """How many bytes a submission takes beside its arguments; much where its function travels by value, and is new."""
-    return _OVERHEAD if id(spec) in places else _OVERHEAD + _SPEC_OVERHEAD + len(spec.function.body)
+    return _OVERHEAD if id(spec) in places else _OVERHEAD + weight(spec)
+
+
+def _share(item: Item, before: Item | None) -> int:
+    """How many bytes an item adds to a call, its function and options apart: it may be a submission of its own."""
+    size = len(item.blob) + _BLOB_OVERHEAD
+    if item.key is not None:
+        return size + _OVERHEAD + weight(item.key)
+    alike = before is not None and before.spec is item.spec and before.delay_s == item.delay_s and before.key is None
+    return size if alike else size + _OVERHEAD
 
 
 def _runs(items: list[Item], most: int) -> Iterator[list[Item]]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
 
 from dtq.coordinator.service import LONGEST_WAIT_S, Coordinator
 from dtq.coordinator.sessions import SessionState
@@ -17,9 +19,15 @@ from dtq.core.batches import Batch
 from dtq.errors import BadMessage, DtqError, InvalidValue, KeyConflict, QueueFull, to_wire
 from dtq.model import pages
 from dtq.model.fields import MAX_SUBMISSIONS
-from dtq.model.messages import Receipt, RefusedSubmission, Submission
+from dtq.model.messages import ANSWER_ENVELOPE, Receipt, RefusedSubmission, Submission
 from dtq.model.options import Spec
+from dtq.model.weight import weight
 
+#: How many bytes of a message a submission has at least for its receipt; so long, in characters, is a reason that is
+#: cut short, and so many parts it has: then the receipt is no larger.
+_RECEIPT: Final = 512
+_BRIEF: Final = 40
+_FEW_DETAILS: Final = 2
 #: What is known of a batch that may answer a submission: its number, size and spec.
 Found = tuple[int, int, Spec]
 
@@ -49,8 +57,9 @@ def submit(
     c: Coordinator, state: SessionState, specs: list[Spec], submissions: list[Submission], repeated: bool
 ) -> list[Receipt]:
     """Accept submissions durably; see `Service.submit`."""
-    if len(submissions) > MAX_SUBMISSIONS:
-        raise InvalidValue("submissions", len(submissions), f"a call has at most {MAX_SUBMISSIONS}")
+    most = min(MAX_SUBMISSIONS, c.setup.max_message // _RECEIPT)
+    if len(submissions) > most:
+        raise InvalidValue("submissions", len(submissions), f"a call has at most {most}")
     if submissions and submissions[0].wait_s > 0 and not repeated:
         _await_room(c, submissions[0])
     with _looked_up(c, state, submissions, repeated) as known, c.lock:
@@ -80,7 +89,17 @@ def submit(
         if ticket is not None and made and c.committer.waits:
             c.uncommitted.setdefault(ticket, []).extend(made)
     c.committer.settle(ticket)
-    return receipts
+    return _told_briefly(receipts, c.setup.max_message - ANSWER_ENVELOPE)
+
+
+def _told_briefly(receipts: list[Receipt], room: int) -> list[Receipt]:
+    """The receipts, in no more bytes than that: where so many are refused, the reasons are cut short."""
+    if not any(receipt.code for receipt in receipts) or weight(receipts) <= room:
+        return receipts
+    return [
+        replace(receipt, details=tuple(d[:_BRIEF] if isinstance(d, str) else d for d in receipt.details[:_FEW_DETAILS]))
+        for receipt in receipts
+    ]
 
 
 def _await_room(c: Coordinator, submission: Submission) -> None:

@@ -15,8 +15,8 @@ from dtq.model.states import Outcome, State
 
 #: Shortest duration of a task that is told apart from none, in seconds.
 _SHORTEST_S: Final = 1e-7
-#: How many bytes of results one lease makes, as far as is known: a worker holds two leases a slot until the last of each
-#: is reported.
+#: How many bytes of results one lease makes, as far as is known: a worker holds two leases a slot until all of each are
+#: reported.
 _RESULTS: Final = 4 << 20
 #: How much the latest report weighs in an estimate.
 _NEWS: Final = 0.3

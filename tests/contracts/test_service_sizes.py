@@ -11,6 +11,7 @@ import pytest
 from dtq.client.paging import all_dead_letters, all_tasks, cancel_all, purge_all, retry_all, whole_stats, whole_task
 from dtq.core import invariants
 from dtq.core.register import Rules
+from dtq.errors import InvalidValue
 from dtq.model import pages
 from dtq.model.messages import Ended, Succeeded
 from dtq.model.options import Function, FunctionKind, Options, Spec
@@ -19,7 +20,7 @@ from dtq.model.snapshots import Selection
 from dtq.model.states import State
 from dtq.transport import safepickle
 from dtq.transport.calls import METHODS
-from tests.contracts.service_scene import KINDS, Caller, House
+from tests.contracts.service_scene import KINDS, Caller, House, spec
 
 #: Largest message, in bytes: the least that there is.
 LIMIT = 64 << 10
@@ -289,3 +290,17 @@ def test_more_ids_than_a_message_names_are_cancelled_and_put_back(house: House) 
     assert calls.count("cancel") > 1
     assert retry_all(service, Selection(ids=((batch, 0),), limit=0)) == 1
     assert purge_all(service, Selection(limit=0)) == 0
+
+
+def test_many_refused_submissions_have_receipts_that_an_answer_holds(house: House) -> None:
+    client = house.client()
+    service, _ = measured(client)
+    keys = ["k" * 400 + str(number) for number in range(120)]
+    for key in keys:
+        client.submit(submission={"key": key})
+
+    receipts = service.submit([spec("work:other")], [client.submission(key=key) for key in keys], False)
+
+    assert {receipt.code for receipt in receipts} == {"key-conflict"}
+    with pytest.raises(InvalidValue, match="a call has at most 128"):
+        service.submit([spec()], [client.submission() for _ in range(129)], False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from dtq.client.outbox import Call, Item, Outbox
 from dtq.errors import ClientClosed
 from dtq.model import pages
 from dtq.model.options import Function, FunctionKind, Options, Spec
+from dtq.transport import safepickle
+from dtq.transport.calls import METHODS
 
 ONE = Spec(function=Function(name="m:one"), options=Options())
 TWO = Spec(function=Function(name="m:two"), options=Options())
@@ -60,6 +63,30 @@ def test_keys_and_delays_are_never_shared() -> None:
 def test_batches_have_at_most_a_page() -> None:
     # Given more neighbours than a page holds; When they travel; Then the page's bound holds
     assert sizes(gathered(*[item() for _ in range(pages.PAGE_BLOBS + 1)])) == [pages.PAGE_BLOBS, 1]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: item(key=f"{n}-{'😀' * 400}"),
+        lambda n: item(delay_s=float(n)),
+        lambda n: item(Spec(function=Function(name=f"m:f{n}"), options=Options(never_retry=("E" * 500,) * 20))),
+        lambda n: item(ONE if n % 2 else TWO),
+    ],
+    ids=["long keys", "delays of their own", "options of their own", "functions in turns"],
+)
+def test_calls_stay_below_the_message_limit_whatever_they_hold_beside_arguments(make: Callable[[int], Item]) -> None:
+    box = Outbox()
+    for number in range(1_000):
+        box.put(make(number))
+
+    count = 0
+    while not box.is_empty:
+        call = box.gather(64 << 10)
+        count += len(call.submissions)
+        plain = METHODS["submit"].encode_arguments((call.specs, call.submissions, False))
+        assert len(safepickle.dumps(("submit", plain))) <= 64 << 10
+    assert count == 1_000
 
 
 def test_calls_stay_below_the_message_limit_and_numbers_rise() -> None:
