@@ -131,16 +131,23 @@ def _set_filters(right: tuple[Any, ...]) -> None:
 
 
 def _program() -> tuple[Any, ...]:
-    return sys.argv, sys.modules.get("__main__")
+    main = sys.modules.get("__main__")
+    # That of a program keeps its variables, like other modules; the empty one of a slot has none.
+    return sys.argv, main, vars(main) if main is not None and not hasattr(main, "__file__") else None
 
 
 def _set_program(right: tuple[Any, ...]) -> None:
-    arguments, sys.modules["__main__"] = right
+    arguments, main, variables = right
     sys.argv = list(arguments)
+    sys.modules["__main__"] = main
+    if variables is not None:
+        vars(main).clear()
+        vars(main).update(variables)
 
 
 def _keep_program(now: tuple[Any, ...]) -> tuple[Any, ...]:
-    return list(now[0]), now[1]
+    arguments, main, variables = now
+    return list(arguments), main, None if variables is None else dict(variables)
 
 
 def _set_path(right: list[str]) -> None:

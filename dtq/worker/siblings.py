@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -31,8 +30,7 @@ class _AfterImport(MetaPathFinder):
         """See `importlib.abc.MetaPathFinder`."""
         if fullname != self._name:
             return None
-        with suppress(ValueError):
-            sys.meta_path.remove(self)
+        self._name = ""  # it stays where it is: what finds modules is compared with what it was after each task
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
             spec.loader = _Acting(spec.loader, self._act)

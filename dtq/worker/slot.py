@@ -373,6 +373,7 @@ class Slot:
             _Unfit: that cannot be.
         """
         current.end()
+        self._sources.note()
         why = ""
         changed: list[str] = []
         try:
@@ -509,6 +510,8 @@ def main(parent: int, channel_fd: int, position_fd: int) -> int:
     _be_sibling(inherited)
     if not _prepare(channel, worker, paths, imports, _PROGRAM.decode(plain_program), inherited):
         return 1
+    sources.begin()
+    sources.note()
     slot = Slot(channel, position, setters, sources, worker, *limits)
     channel.send("ready", os.getpid())
     with contextlib.suppress(BrokenPipeError, ConnectionError):

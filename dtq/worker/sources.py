@@ -3,7 +3,8 @@
 Worker, in the slot's process. A module is imported once in a process: code that was changed on disk meanwhile would run
 on as before. So the files of the user's modules are looked at before a lease, and a slot with old code is replaced.
 Only modules are watched that were imported since the start, from outside of the standard library and of where packages
-are installed; a file that is gone counts as unchanged, for it is about to be replaced.
+are installed. A file that is gone counts as unchanged, for it is about to be replaced; so does one that was written
+again with the same text.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ _OWN: Final = "dtq"
 
 #: What tells one version of a file from another: time of the last change, size, inode.
 _State = tuple[int, int, int]
+#: That of a file that was changed while it was imported.
+_NONE: Final = (-1, -1, -1)
 
 
 class Sources:
@@ -33,7 +36,8 @@ class Sources:
 
     def __init__(self) -> None:
         self._known = set(sys.modules)
-        self._files: dict[str, _State] = {}
+        #: By file, what it was, and a hash of what it had in it.
+        self._files: dict[str, tuple[_State, int]] = {}
         #: Until when what a file says of itself is certain to be what was imported: before it, in ns since the epoch.
         self._since = time_ns()
         self._due_at = 0.0
@@ -53,8 +57,8 @@ class Sources:
                 path = source_of(name, module)
                 state = None if path is None else _state(path)
                 if path is not None and state is not None:
-                    # One that was changed while it was being imported may have been read before or after.
-                    self._files[path] = (-1, -1, -1) if self._since <= state[0] <= now else state
+                    new = self._since <= state[0] <= now and _is_older(module, state)
+                    self._files[path] = (_NONE, 0) if new else (state, _hash(path))
         self._known &= sys.modules.keys()
 
     def changed(self, waited: bool) -> str:
@@ -67,9 +71,13 @@ class Sources:
         begun = monotonic()
         if not self._files or (not waited and begun < self._due_at):
             return ""
-        for path, state in self._files.items():
-            if (now := _state(path)) is not None and now != state:
+        for path, (state, text) in self._files.items():
+            now = _state(path)
+            if now is None or now == state:
+                continue
+            if state == _NONE or _hash(path) != text:
                 return path
+            self._files[path] = now, text
         ended = monotonic()
         self._due_at = ended + SHARE * (ended - begun)
         return ""
@@ -96,7 +104,7 @@ class Sources:
         module = function.partition(":")[0]
         path = source_of(module, sys.modules.get(module))
         before = self._files.get(path or "")
-        if path is None or before is None or _state(path) in (None, before):
+        if path is None or before is None or _state(path) in (None, before[0]):
             return error
         name, where, why, *rest = error.args
         old = f"{why}, as this process imported it; {path} has changed since, and --reload is off"
@@ -129,6 +137,22 @@ def _names(node: ast.stmt) -> set[str]:
     if isinstance(node, ast.Import | ast.ImportFrom):
         return {alias.asname or alias.name for alias in node.names}
     return {found.id for found in ast.walk(node) if isinstance(found, ast.Name) and isinstance(found.ctx, ast.Store)}
+
+
+def _hash(path: str) -> int:
+    with suppress(OSError), open(path, "rb") as file:
+        return hash(file.read())
+    return 0
+
+
+def _is_older(module: ModuleType, state: _State) -> bool:
+    """Whether what was imported is older than the module's file: the compiled code, where it was kept, says of what."""
+    cached = getattr(module, "__cached__", None)
+    with suppress(OSError, TypeError), open(cached, "rb") as file:  # type: ignore[arg-type]  # None raises, too
+        head = file.read(16)
+        changed_at, size = (int.from_bytes(head[at : at + 4], "little") for at in (8, 12))
+        return (changed_at, size) != (state[0] // 1_000_000_000 & 0xFFFFFFFF, state[1] & 0xFFFFFFFF)
+    return False
 
 
 def _state(path: str) -> _State | None:

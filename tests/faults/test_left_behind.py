@@ -33,7 +33,16 @@ LATER = {
         "trace of memory",
         "sys.monitoring",
     ),
-    *("sys.path", "sys.path entry gone", "import hook", "sys.argv", "__main__", "sys.stdout", "sys.stdin"),
+    *(
+        "sys.path",
+        "sys.path entry gone",
+        "import hook",
+        "sys.argv",
+        "__main__",
+        "variable of __main__",
+        "sys.stdout",
+        "sys.stdin",
+    ),
     *("excepthook", "unraisablehook", "displayhook", "threading.excepthook", "builtins", "a builtin replaced"),
     *("logging level", "logging handler", "logging off", "start method", "event loop policy", "decimal template"),
 }

@@ -24,6 +24,7 @@ class Scene:
     def __init__(self, cluster: Cluster, *words: str) -> None:
         self.directory = cluster.directory / "modules"
         self.directory.mkdir()
+        cluster.environment.pop("PYTHONDONTWRITEBYTECODE", None)
         cluster.coordinator()
         self.worker = cluster.worker("--path", str(self.directory), *words, slots=1)
         self.client = Client(cluster.address, authkey_file=cluster.key_file)
@@ -72,6 +73,45 @@ def test_module_that_a_task_imports_lazily_is_watched_as_well(scene: Scene) -> N
     assert scene.run("outer2:value") == 1
     scene.write("inner2", "VALUE = 22")
     assert scene.run("outer2:value") == 22
+
+
+def test_file_that_is_written_again_as_it_was_changes_nothing(scene: Scene) -> None:
+    """Some modules are written anew whenever somebody imports them: slots would replace one another for ever."""
+    scene.write("same", "")
+    before = scene.run("same:pid")
+    scene.write("same", "")
+    assert scene.run("same:pid") == before
+
+
+def test_module_that_a_task_makes_and_imports_costs_no_slot(scene: Scene) -> None:
+    scene.write(
+        "maker",
+        "import importlib, pathlib\n"
+        "def make(name):\n"
+        "    pathlib.Path(__file__).with_name(f'{name}.py').write_text('VALUE = 5')\n"
+        "    return importlib.import_module(name).VALUE, os.getpid()",
+    )
+    first, second = (scene.client.submit("maker:make", name).result(30) for name in ("made_one", "made_two"))
+    assert first == second
+
+
+def test_module_that_is_changed_while_a_task_has_it_is_noticed(scene: Scene) -> None:
+    """Imported and then changed within one task: what was imported is not what the file has when it has ended."""
+    scene.write("deep", "VALUE = 1")
+    scene.write(
+        "long",
+        "import pathlib, time\n"
+        "def change():\n"
+        "    import deep\n"
+        "    path = pathlib.Path(deep.__file__)\n"
+        "    path.write_text('VALUE = 22')\n"
+        "    return deep.VALUE\n"
+        "def value():\n"
+        "    import deep\n"
+        "    return deep.VALUE",
+    )
+    assert scene.run("long:change") == 1
+    assert scene.run("long:value") == 22
 
 
 def test_function_that_is_new_in_a_module_is_found(scene: Scene) -> None:
