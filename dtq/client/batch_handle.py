@@ -181,7 +181,7 @@ class BatchHandle(Generic[T_co]):
     def __repr__(self) -> str:
         batch = self._target
         number = f" {batch.number}" if batch.number else ""
-        ended = f", {batch.ended.count} ended" if batch.followed else ""
+        ended = f", {batch.ended.count:,} ended" if batch.followed else ""
         error = f", {batch.error}" if batch.error is not None else ""
         more = "" if batch.complete else " so far"
         return f"<BatchHandle{number} {self._spec.function.name}: {counted(batch.size, 'task')}{more}{ended}{error}>"

@@ -387,7 +387,7 @@ def test_submitted_map_waits_for_nobody_and_can_be_read_twice(queue: Queue) -> N
         assert list(batch.results()) == [n * n for n in range(3000)]
         assert batch.task(2999).result(DEADLINE_S) == 2999 * 2999
         assert batch.status().counts.succeeded == 3000
-        assert repr(batch) == "<BatchHandle 1 tests.tasks.numbers_work:square: 3000 tasks, 3000 ended>"
+        assert repr(batch) == "<BatchHandle 1 tests.tasks.numbers_work:square: 3,000 tasks, 3,000 ended>"
         with pytest.raises(InvalidValue, match="the batch has 3000 tasks"):
             batch.task(3000)
 

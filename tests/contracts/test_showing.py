@@ -91,7 +91,7 @@ def test_client_and_handles_show_what_is_known(near: Queue) -> None:
         assert "width:100.0%" in batch._repr_html_()
         # And the client says what the coordinator says
         shown = Tags(client._repr_html_()).text
-        assert "1, 1 slots" in shown
+        assert "1, 1 slot" in shown
         assert "succeeded5" in shown
     near.stop()
     assert "succeeded" not in client._repr_html_()
