@@ -46,6 +46,7 @@ class Fake:
         self.release = threading.Event()  # ends every wait
         self.refuse_hello: Exception | None = None
         self.late_s = 0.0  # how long over its time `watch` waits
+        self.alive = 0  # how often bytes moved
 
     def open(self, peer: str) -> Any:
         self.opened.append(peer)
