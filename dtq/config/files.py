@@ -88,6 +88,8 @@ def _load(path: Path, must_contain: bytes = b"") -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
+        if isinstance(error, PermissionError) and not _is_seen(path):
+            return None  # a home that is another user's, as in containers: nobody says that there is a file in it
         raise BadConfig(str(path), f"cannot be read ({error.strerror})") from None
     if must_contain not in raw:
         return None
@@ -126,6 +128,14 @@ def config_files(known: Collection[tuple[str, str]]) -> list[ConfigFile]:
         if document is not None:
             found.append(_check(path, document, known))
     return found
+
+
+def _is_seen(path: Path) -> bool:
+    try:
+        path.lstat()
+    except OSError:
+        return False
+    return True
 
 
 def _has_working_directory() -> bool:

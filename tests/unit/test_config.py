@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -202,6 +203,28 @@ def test_settings_work_without_a_home(home: Path, monkeypatch: pytest.MonkeyPatc
     assert coordinator_settings({"db": ":memory:"}).db is None
     with pytest.raises(BadConfig, match="pass --db PATH or --memory"):
         coordinator_settings()
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_a_home_that_cannot_be_entered_is_none_and_a_file_that_cannot_be_read_is_an_error(
+    home: Path, monkeypatch: pytest.MonkeyPatch, hidden: bool
+) -> None:
+    # Given a configuration file that may not be read, in a directory that may not be entered or in one that may
+    path = home / "config" / "dtq" / "config.toml"
+    path.write_text("[worker]\nslots = 2\n")
+
+    def refuse(file: Path) -> Any:
+        if file == path:
+            raise PermissionError(13, "Permission denied", str(file))
+        raise FileNotFoundError(2, "No such file or directory", str(file))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    if hidden:
+        monkeypatch.setattr(Path, "lstat", refuse)
+        assert client_addresses() == (("127.0.0.1", 3870),)
+    else:
+        with pytest.raises(BadConfig, match="cannot be read"):
+            client_addresses()
 
 
 # -- the connection file ------------------------------------------------------------------------------------------
