@@ -383,6 +383,14 @@ class QueueFull(DtqError):
     hint = "Wait for workers to catch up, or start the coordinator with a higher --max-tasks (DTQ_MAX_TASKS)."
 
 
+class FunctionsFull(QueueFull):
+    """The functions and options of unfinished tasks take as much memory as they may."""
+
+    code = "functions-full"
+    text = "the functions and options of unfinished tasks take {0:,} bytes, the limit is {1:,}."
+    hint = "Wait for workers to catch up; send few functions with many arguments, or functions by their names."
+
+
 class BatchTooLarge(DtqError, ValueError):
     """A batch would have more tasks than one may have."""
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
+from dtq.model.text import printable
+
 #: A row: what it says, and the value.
 Row = tuple[str, object]
 
@@ -21,8 +23,8 @@ def card(title: str, rows: Iterable[Row], *, done: float | None = None) -> str:
         done: how much is done, from 0 to 1, for a bar; None for no bar.
     """
     cells = "".join(
-        f'<tr><td style="text-align:left"><b>{escape(name)}</b></td>'
-        f'<td style="text-align:left">{escape(str(value))}</td></tr>'
+        f'<tr><td style="text-align:left"><b>{escape(printable(name))}</b></td>'
+        f'<td style="text-align:left">{escape(printable(str(value)))}</td></tr>'
         for name, value in rows
         if value is not None
     )
@@ -33,4 +35,4 @@ def card(title: str, rows: Iterable[Row], *, done: float | None = None) -> str:
             '<div style="width:16em;height:0.6em;border:1px solid #888">'
             f'<div style="width:{percent:.1f}%;height:100%;background:#4a8"></div></div>'
         )
-    return f"<div><b>{escape(title)}</b>{bar}<table>{cells}</table></div>"
+    return f"<div><b>{escape(printable(title))}</b>{bar}<table>{cells}</table></div>"

@@ -13,6 +13,8 @@ from dtq.core.changes import BatchRow, TaskRow
 from dtq.model.options import Spec
 from dtq.model.states import Outcome, State
 
+#: What a spec with short names takes in memory, in bytes.
+_SPEC_BYTES: Final = 1_000
 #: Shortest duration of a task that is told apart from none, in seconds.
 _SHORTEST_S: Final = 1e-7
 #: How many bytes of results one lease makes, as far as is known: a worker holds two leases a slot until all of each are
@@ -25,12 +27,15 @@ _NEWS: Final = 0.3
 class SpecEntry:
     """An interned spec, and what is known of its tasks' duration."""
 
-    __slots__ = ("argument_bytes", "batches", "estimate_s", "number", "rank", "result_bytes", "spec")
+    __slots__ = ("argument_bytes", "batches", "estimate_s", "number", "rank", "result_bytes", "size", "spec")
 
     def __init__(self, number: int, spec: Spec, rank: int) -> None:
         self.number = number
         self.spec = spec
         self.rank = rank
+        #: About how many bytes it takes in memory.
+        function = spec.function
+        self.size = _SPEC_BYTES + len(function.body) + len(function.name) + sum(map(len, spec.options.never_retry))
         #: How many live batches use it.
         self.batches = 0
         #: How long one task takes, in seconds; None while unknown.

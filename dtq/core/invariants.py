@@ -29,6 +29,8 @@ def check(machine: Machine) -> None:
     assert register.tally.unfinished == sum(counted.values()), "the total of unfinished tasks is off"
     _check_leases(register)
     assert register.slots == sum(worker.capacity for worker in register.workers.values()), "the slots are miscounted"
+    live = {batch.entry for batch in register.batches.values()}
+    assert register.spec_bytes == sum(entry.size for entry in live), "the bytes of the specs are miscounted"
     assert register.keys == {b.key: b.number for b in register.batches.values() if b.key is not None}
 
 

@@ -97,6 +97,7 @@ class Machine:
             BatchTooLarge: the batch has as many tasks as one may have.
             TooLarge: an argument is larger than one may be.
             KeyConflict: the key belongs to a live batch of another function or other options.
+            FunctionsFull: the functions of unfinished tasks take as much memory as they may.
             UnknownId: there is no such live batch to append to.
             NotPermitted: another session submits it.
             BadMessage: the page is not one, or does not continue the batch.
@@ -148,8 +149,9 @@ class Machine:
     def _new_batch(self, spec: Spec, submission: Submission, session: str, now: float) -> Batch:
         register = self.register
         delay_s = check_delay(submission.delay_s)
+        entry = register.intern(spec)
         register.last_batch += 1
-        batch = Batch(register.last_batch, register.intern(spec), now)
+        batch = Batch(register.last_batch, entry, now)
         batch.session = session
         batch.submission = submission.number
         batch.followed = submission.follow

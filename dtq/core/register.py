@@ -18,7 +18,7 @@ from dtq.core.leases import Lease, Worker
 from dtq.core.ledger import Ledger
 from dtq.core.retry import Verdict, judge
 from dtq.core.states import Move, Tally
-from dtq.errors import BatchTooLarge, QueueFull
+from dtq.errors import BatchTooLarge, FunctionsFull, QueueFull
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Failure
 from dtq.model.options import Spec
@@ -45,6 +45,7 @@ class Rules:
         max_tasks: most unfinished tasks.
         max_batch: most tasks in one batch.
         max_blob: largest argument in bytes.
+        max_spec_bytes: about how many bytes of memory the functions and options of live batches may take.
         grant_bytes: how many bytes of arguments one answer gathers; a task that has more travels alone.
         highest_first: whether a higher priority number is served first.
     """
@@ -54,6 +55,7 @@ class Rules:
     max_tasks: int = 20_000_000
     max_batch: int = 10_000_000
     max_blob: int = 1 << 40
+    max_spec_bytes: int = 2 << 30
     grant_bytes: int = GRANT_BYTES
     highest_first: bool = False
 
@@ -78,6 +80,8 @@ class Register:
         self.leases: dict[int, Lease] = {}
         self.specs: dict[Spec, SpecEntry] = {}
         self.specs_by_number: dict[int, SpecEntry] = {}
+        #: About how many bytes the specs of live batches take.
+        self.spec_bytes = 0
         #: Those that no live batch uses, by whether their function travelled by value: closures, of which there may be
         #: any number, do not push out what is known of functions that will come again.
         self._idle: dict[bool, SizedLru[int, SpecEntry]] = {
@@ -130,11 +134,17 @@ class Register:
             raise QueueFull(self.tally.unfinished, self.rules.max_tasks)
 
     def intern(self, spec: Spec) -> SpecEntry:
-        """The entry of a spec, made if it is new."""
+        """The entry of a spec, made if it is new.
+
+        Raises:
+            FunctionsFull: those of live batches take as much memory as they may.
+        """
         if self._latest is not None and self._latest.spec is spec:
             return self._latest  # the submissions of one call share the object: no need to hash it for each
         entry = self.specs.get(spec)
         if entry is None:
+            if self.spec_bytes > self.rules.max_spec_bytes:
+                raise FunctionsFull(self.spec_bytes, self.rules.max_spec_bytes)
             self.last_spec += 1
             entry = self.add_spec(self.last_spec, spec)
         self._latest = entry
@@ -165,6 +175,7 @@ class Register:
         if batch.entry.batches == 0:
             self._idle[bool(batch.entry.spec.function.body)].pop(batch.entry.number)
             self.ledger.spec(batch.entry)  # new, or unused for so long that the engine may have let it go
+            self.spec_bytes += batch.entry.size
         batch.entry.batches += 1
         if batch.key is not None:
             self.keys[batch.key] = batch.number
@@ -402,6 +413,7 @@ class Register:
         self.open.pop(batch.number, None)
         batch.entry.batches -= 1
         if batch.entry.batches == 0:
+            self.spec_bytes -= batch.entry.size
             self._released(batch.entry)
         if batch.key is not None:
             self.keys.pop(batch.key, None)

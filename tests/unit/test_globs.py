@@ -53,6 +53,9 @@ def test_pattern(pattern: str, name: str, matches: bool) -> None:
         "?*" * (MAX_GLOB // 2),
         "[!b]*" * (MAX_GLOB // 5) + "b",
         "*" + "a" * (MAX_GLOB - 2) + "b*",
+        "*a]" * (MAX_GLOB // 3) + "c",  # recursion without end elsewhere
+        "*[" + "ab" * (MAX_GLOB // 2 - 3) + "]*b",  # a set that is read again at every place elsewhere
+        "a*" * (MAX_GLOB // 2 - 1) + "b",
     ],
 )
 def test_pattern_that_is_meant_to_take_long_does_not(pattern: str) -> None:

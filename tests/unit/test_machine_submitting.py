@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from dtq.core.changes import ArgumentPage, BatchRow, BatchWithdrawn, SpecRow, Stored
 from dtq.core.ledger import EndedRange
 from dtq.core.register import IDLE_BYTES, IDLE_SPECS
-from dtq.errors import BadMessage, InvalidValue, KeyConflict, QueueFull, UnknownId
+from dtq.errors import BadMessage, FunctionsFull, InvalidValue, KeyConflict, QueueFull, UnknownId
 from dtq.model import pages
 from dtq.model.messages import Submission
 from dtq.model.options import Function, FunctionKind
@@ -571,3 +572,18 @@ def test_withdrawal_does_not_touch_what_else_has_changed(machine: Driver) -> Non
     # Then
     assert machine.state(kept) is State.SUCCEEDED
     assert machine.told == [EndedRange(kept, 0, 1, State.SUCCEEDED, "client")]
+
+
+def test_functions_of_unfinished_tasks_take_no_more_memory_than_they_may(machine: Driver) -> None:
+    # Given room for three functions of 10 kB
+    machine.machine.register.rules = replace(machine.machine.rules, max_spec_bytes=30_000)
+
+    def submit(number: int) -> int:
+        return machine.submit(function=Function(kind=FunctionKind.VALUE, name=f"f{number}", body=bytes(10_000)))
+
+    first = [submit(number) for number in range(3)]
+
+    # When there is one more, Then it is refused; one of those that are there is not
+    with pytest.raises(FunctionsFull, match="take 33,"):
+        submit(3)
+    assert submit(0) > first[-1]
