@@ -110,8 +110,9 @@ class NotImportable(DtqError, PicklingError, TypeError):
 
     code = "not-importable"
     exit_code = 65
-    text = "{0} cannot be imported by name ({1})."
-    hint = "Put it in a module that the workers can import, or install the extra dtq[closures] to send it by value."
+    #: What to add to the advice where that extra is what is missing.
+    closures: ClassVar[str] = ", or install the extra dtq[closures] to send it by value"
+    text = "{0} cannot be imported by name ({1}). Put it in a module that the workers can import{2}."
 
 
 class CannotPickle(DtqError, PicklingError, TypeError):

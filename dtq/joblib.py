@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -15,15 +16,18 @@ from typing import Any, Final, Unpack
 
 try:
     import joblib
+    from joblib._memmapping_reducer import TemporaryResourcesManager, get_memmapping_reducers
     from joblib.parallel import AutoBatchingMixin, ParallelBackendBase
 except ImportError as error:
     raise ImportError("dtq.joblib needs joblib: install it with dtq[joblib]", name="joblib") from error
 
-from dtq.client.bundles import run
 from dtq.client.executor import Executor
 from dtq.client.futures import ACCEPT_S, TaskFuture
+from dtq.client.handover import pack_initializer
+from dtq.client.joblib_calls import run_batch
+from dtq.client.payloads import dump_by_value, sentence
 from dtq.client.terms import TaskOptions
-from dtq.errors import DtqError, InvalidValue
+from dtq.errors import CannotPickle, DtqError, InvalidValue
 
 __all__ = ["Backend", "register"]
 
@@ -32,7 +36,20 @@ log = logging.getLogger("dtq.client")
 #: The settings that say which executor.
 _WHERE: Final = ("executor", "address", "authkey_file")
 #: What joblib tells every backend: hints between processes and threads, and how to share arrays on one machine.
-_JOBLIB: Final = ("context", "max_nbytes", "mmap_mode", "prefer", "require", "temp_folder", "verbose")
+_JOBLIB: Final = (
+    "context",
+    "idle_worker_timeout",
+    "initargs",
+    "initializer",
+    "max_nbytes",
+    "mmap_mode",
+    "prefer",
+    "require",
+    "temp_folder",
+    "verbose",
+)
+#: What joblib says of arrays that are shared on one machine.
+_SHARING: Final = ("max_nbytes", "mmap_mode", "verbose")
 #: How many tasks are named in one call that stops them.
 _NAMED: Final = 1024
 
@@ -44,11 +61,60 @@ class Settings(TaskOptions, total=False):
         executor: what runs the calls; else one is made for each use.
         address: where the coordinator is, for that one; see `Executor`.
         authkey_file: the file with the key, for that one.
+        initializer: called in each slot before the first batch of a use.
+        initargs: its arguments.
     """
 
     executor: Executor | None
     address: str | Sequence[str] | None
     authkey_file: str | Path | None
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+
+
+class Packing:
+    """How the batches of one use of the backend are pickled.
+
+    Args:
+        settings: what joblib and the user said.
+        context: joblib's name of the use.
+        shared: whether the slots are on this machine, so that large arrays can lie in files for all of them.
+    """
+
+    def __init__(self, settings: dict[str, Any], context: str, shared: bool) -> None:
+        self._files: Any = None
+        self._reducers: dict[type, Callable[[Any], Any]] = {}
+        packed = pack_initializer(settings.get("initializer"), tuple(settings.get("initargs") or ()))
+        #: What every slot calls first, with the name of the use.
+        self.initializer = (uuid.uuid4().hex, packed) if packed else None
+        if shared and settings.get("max_nbytes", 1) is not None:
+            self._files = TemporaryResourcesManager(settings.get("temp_folder"), context_id=context)
+            how = {name: settings[name] for name in _SHARING if name in settings}
+            self._reducers, _ = get_memmapping_reducers(
+                temp_folder_resolver=self._files.resolve_temp_folder_name, unlink_on_gc_collect=False, **how
+            )
+
+    @property
+    def shares(self) -> bool:
+        """Whether large arrays lie in files."""
+        return self._files is not None
+
+    def pack(self, call: Callable[[], Any]) -> bytes:
+        """A batch, pickled.
+
+        Raises:
+            CannotPickle: something in it cannot be pickled.
+        """
+        try:
+            return dump_by_value(call, self._reducers)
+        except Exception as error:
+            raise CannotPickle("a batch of calls", sentence(error)) from error
+
+    def close(self) -> None:
+        """Remove the files."""
+        files, self._files = self._files, None
+        if files is not None:
+            files._clean_temporary_resources(force=False, allow_non_empty=True)
 
 
 def register(*, make_default: bool = False, **settings: Unpack[Settings]) -> None:
@@ -70,16 +136,23 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     Args:
         nesting_level: joblib's own.
+        inner_max_num_threads: how many threads numerical libraries may use in a slot; None for a fair share of the
+            cores.
         settings: see `Settings`.
     """
 
     supports_retrieve_callback = True
+    supports_inner_max_num_threads = True
     #: As many as there are slots, unless told otherwise.
     default_n_jobs = -1
 
-    def __init__(self, nesting_level: int | None = None, **settings: Any) -> None:
-        super().__init__(nesting_level=nesting_level)
+    def __init__(
+        self, nesting_level: int | None = None, inner_max_num_threads: int | None = None, **settings: Any
+    ) -> None:
+        super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
         self._settings = settings
+        self._packing: Packing | None = None
+        self._variables: dict[str, str] = {}
         self._executor: Executor | None = None
         self._own: Executor | None = None
         self._lock = threading.Lock()
@@ -96,9 +169,14 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             InvalidValue: a setting is not what it may be.
         """
         self.parallel = parallel
-        self._executor, made = self._find({**self._settings, **kwargs})
+        settings = {**self._settings, **kwargs}
+        self._executor, made = self._find(settings)
         self._own = self._executor if made else None
-        return self.effective_n_jobs(n_jobs)
+        jobs = self.effective_n_jobs(n_jobs)
+        context = getattr(parallel, "_id", None) or uuid.uuid4().hex
+        self._packing = Packing(settings, context, self._executor._completer.cluster is not None)
+        self._variables = self._prepare_worker_env(n_jobs=max(1, jobs))
+        return jobs
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
         """How many calls run at once.
@@ -146,13 +224,24 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             callback: called with the future when it has ended.
         """
         assert self._executor is not None
-        future = self._executor.submit(run, func)
+        assert self._packing is not None
+        future = self._submit(self._executor, self._packing, func)
         with self._lock:
             self._futures.add(future)
         future.add_done_callback(self._forget)
         if callback is not None:
             future.add_done_callback(callback)
         return future
+
+    def _submit(self, executor: Executor, packing: Packing, func: Callable[[], Any]) -> Future[Any]:
+        try:
+            packed = packing.pack(func)
+        except CannotPickle as error:
+            future: Future[Any] = Future()
+            future.set_exception(error)
+            return future
+        threads = int(self._variables[self.MAX_NUM_THREADS_VARS[0]])
+        return executor.submit(run_batch, packed, self._variables, threads, packing.initializer, packing.shares)
 
     #: Its name before joblib 1.5.
     apply_async = submit
@@ -194,6 +283,8 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         """End a use of the backend."""
         own, self._own = self._own, None
         self._executor = None
+        if self._packing is not None:
+            self._packing.close()
         self.reset_batch_stats()
         if own is not None:
             own.shutdown(wait=False)
@@ -205,8 +296,8 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     def __reduce__(self) -> tuple[Any, ...]:
         # joblib may send a backend along for what is nested in a call: there, it connects anew.
         settings = {name: value for name, value in self._settings.items() if name != "executor"}
-        return _unreduced, (settings,)
+        return _unreduced, (settings, self.nesting_level, self.inner_max_num_threads)
 
 
-def _unreduced(settings: dict[str, Any]) -> Backend:
-    return Backend(**settings)
+def _unreduced(settings: dict[str, Any], nesting_level: int | None, inner_max_num_threads: int | None) -> Backend:
+    return Backend(nesting_level, inner_max_num_threads, **settings)

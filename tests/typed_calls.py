@@ -8,7 +8,6 @@ and pickled as on the wire. Run as a program it throws as many calls as it is to
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import os
 import random
@@ -37,7 +36,6 @@ from dtq.model.service import Service
 from dtq.model.states import State
 from dtq.model.wire import codec
 from dtq.transport import safepickle
-from dtq.transport.admission import SparingLog
 from dtq.transport.calls import METHODS, read_answer
 from dtq.transport.connection import MAX_MESSAGE
 from dtq.transport.conversation import Conversation
@@ -232,8 +230,7 @@ class Peer:
         if self._session is None:
             self._line = Line(f"127.0.0.1:{self._key.name}")
             self._session = Session(self._coordinator, self._line.peer)
-            said = SparingLog(logging.getLogger("typed calls"), "refusals", most=1)
-            self._conversation = Conversation(self._line, self._session, self._key, said)  # type: ignore[arg-type]  # enough
+            self._conversation = Conversation(self._line, self._session, self._key)  # type: ignore[arg-type]  # enough
         said = safepickle.dumps(message)
         if len(said) > MAX_MESSAGE:
             return "#ERROR", (TooLarge.code, ())  # as the connection has it

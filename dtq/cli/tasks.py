@@ -185,7 +185,7 @@ def list_(
     else:
         say("no tasks.")
     if more and not as_json:
-        say(f"{counted(limit, 'line')} shown; there are more (--limit).")
+        say(f"the first {limit} lines; there are more (--limit).")
 
 
 @click.command(

@@ -206,7 +206,11 @@ class AsyncClient(AsyncSubmitter):
         await self._loop.close(timeout)
 
     async def __aenter__(self) -> Self:
-        await self.connect()
+        try:
+            await self.connect()
+        except RuntimeError as error:  # no thread can be started: nobody else will close what it has opened
+            self._loop.fail(error)
+            raise
         return self
 
     async def __aexit__(

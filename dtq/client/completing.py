@@ -10,10 +10,13 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
+import time
 import weakref
-from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import BrokenExecutor, CancelledError, Future
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, Protocol
@@ -25,7 +28,7 @@ from dtq.client.hub import Hub
 from dtq.client.local import LocalCluster
 from dtq.client.outbox import Item
 from dtq.client.sync import Client
-from dtq.errors import DtqError, TaskCancelled
+from dtq.errors import DtqError, InitializerFailed, TaskCancelled
 from dtq.model.options import Spec
 from dtq.wording import counted, duration
 
@@ -75,6 +78,10 @@ class Completer:
         self._client = client
         self._owner = os.getpid()
         self._inherited = False
+        #: Whether this ends as soon as nothing is left.
+        self._ending = False
+        #: Futures to be cancelled that nobody waits for.
+        self._unwanted: deque[TaskFuture[Any]] = deque()
         self._inbox: SimpleQueue[TaskFuture[Any] | Callable[[], None]] = SimpleQueue()
         self._pending: set[TaskFuture[Any]] = set()
         self._maps: set[Batch] = set()
@@ -126,11 +133,18 @@ class Completer:
             self._pending.discard(future)
             self.check()
             raise self.failure(error) from error
+        except BaseException:  # Ctrl-C: nobody will have this future
+            self._pending.discard(future)
+            raise
 
     def follow(self, batch: Batch) -> None:
         """Count a map as work that has not ended; before it is sent."""
         self._maps.add(batch)
         add_waiter(batch, ENDED, partial(self._inbox.put, partial(self._maps.discard, batch)))
+
+    def forget(self, batch: Batch) -> None:
+        """Count a map no more: it was never sent."""
+        self._maps.discard(batch)
 
     def revoke_map(self, batch: Batch) -> None:
         """Cancel what has not been started of a map, some time; from anywhere, also in the middle of garbage
@@ -147,23 +161,85 @@ class Completer:
 
     def cancel_all(self) -> None:
         """Cancel everything that has not been started; returns when that is done."""
-        by_id = {}
-        for future in list(self._pending):
-            task = future._task
-            try:
-                if not future.done() and task is not None and task.accepted(ACCEPT_S):
-                    by_id[task._batch, max(0, task._index)] = future
-            except DtqError:
-                pass  # it was refused, and its future says so
-        ids = list(by_id)
+        deadline = time.monotonic() + ACCEPT_S
+        self.cancel(list(self._pending), deadline)
+        for batch in list(self._maps):
+            self.revoke_map_now(batch, deadline)
+
+    def cancel(self, futures: Iterable[Future[Any]], deadline: float | None = None) -> None:
+        """Cancel those that have not been started; returns when the coordinator was asked, in few calls.
+
+        Args:
+            futures: of this executor.
+            deadline: how long to wait for those that are still being submitted, ``time.monotonic()``.
+        """
+        ids = self._accepted(futures, time.monotonic() + ACCEPT_S if deadline is None else deadline)
         for start in range(0, len(ids), _NAMED):
             self._try_to_revoke(tuple(ids[start : start + _NAMED]))
-        for batch in list(self._maps):
-            self.revoke_map_now(batch)
+
+    def cancel_soon(self, future: TaskFuture[Any]) -> None:
+        """Cancel one if it has not been started, without waiting: it is cancelled when the coordinator says so."""
+        self._unwanted.append(future)
+        self._inbox.put(self._cancel_unwanted)
+
+    def _cancel_unwanted(self) -> None:
+        futures = []
+        while self._unwanted:
+            futures.append(self._unwanted.popleft())
+        self.cancel(futures)
+
+    @staticmethod
+    def _accepted(futures: Iterable[Future[Any]], deadline: float) -> list[tuple[int, int]]:
+        """The tasks of futures that have not ended, by batch and index."""
+        ids: list[tuple[int, int]] = []
+        for future in futures:
+            task = future.task if isinstance(future, TaskFuture) else None
+            try:
+                if task is not None and not future.done() and task.accepted(max(0.0, deadline - time.monotonic())):
+                    ids.append((task._batch, max(0, task._index)))
+            except DtqError:
+                pass  # it was refused, and its future says so
+        return ids
+
+    # -- Ctrl-C ---------------------------------------------------------------------------------------------------
+
+    def interrupt(self) -> None:
+        """Stop everything, also what runs, and end; returns soon, also where the coordinator does not answer.
+
+        As with the standard library, whose processes have Ctrl-C from the terminal themselves.
+        """
+        self.stopping = True
+        self._inbox.put(self._stop_all)
+        self.stop()
+        if threading.current_thread() is self._thread or self._inherited:
+            return
+        self._thread.join(INTERRUPT_S)
+        if self._thread.is_alive():
+            self.hub.fail(self.failure(DtqError("it was interrupted")))
+            self._thread.join(INTERRUPT_S)
+
+    def interrupt_map(self, batch: Batch) -> None:
+        """Stop a map, also what runs of it, some time."""
+        self._inbox.put(partial(self._stop_ids, batch))
+
+    def _stop_all(self) -> None:
+        ids = self._accepted(list(self._pending), time.monotonic() + INTERRUPT_S)
+        self._stop_tasks(ids + [(batch.number, -1) for batch in list(self._maps) if batch.number])
+
+    def _stop_ids(self, batch: Batch) -> None:
+        if not batch.finished and self.hub.following.wait(batch, ACCEPTED, INTERRUPT_S) and batch.number:
+            self._stop_tasks([(batch.number, -1)])
+
+    def _stop_tasks(self, ids: list[tuple[int, int]]) -> None:
+        try:
+            for start in range(0, len(ids), _NAMED):
+                self.hub.cancel(ids[start : start + _NAMED])
+        except DtqError as error:
+            self._complain(error, len(ids))
 
     def stop(self) -> None:
         """Submit nothing more, and end when everything has; from anywhere, also in the middle of garbage collection."""
-        self.stopping = True
+        self.stopping = self._ending = True
         self._inbox.put(_nothing)
 
     def join(self) -> None:
@@ -191,7 +267,7 @@ class Completer:
 
     def _run(self) -> None:
         try:
-            while not (self.stopping and not self._pending and not self._maps):
+            while not (self._ending and not self._pending and not self._maps):
                 item = self._inbox.get()
                 if isinstance(item, TaskFuture):
                     self._settle(item)
@@ -208,8 +284,12 @@ class Completer:
 
     def _settle(self, future: TaskFuture[Any]) -> None:
         closed = self.hub.outbox.closed
-        future.settle(None if closed is None else ExecutorBroken(*self.failure(closed).args))
-        self._pending.discard(future)
+        try:
+            future.settle(None if closed is None else ExecutorBroken(*self.failure(closed).args))
+        except BaseException:  # a callback of the user's that calls sys.exit, for one: the others go on
+            log.exception("a callback of %r ended with what it must not end this thread with", future)
+        finally:
+            self._pending.discard(future)
 
     def _close(self) -> None:
         self.stopping = True
@@ -224,18 +304,25 @@ class Completer:
             if self.cluster is not None:
                 self.cluster.close(drain=self.broken is None)
 
-    def revoke_map_now(self, batch: Batch) -> None:
+    def revoke_map_now(self, batch: Batch, deadline: float | None = None) -> None:
         """Cancel what has not been started of a map; returns when that is done."""
-        if not batch.finished and self.hub.following.wait(batch, ACCEPTED, ACCEPT_S) and batch.number:
+        wait_s = ACCEPT_S if deadline is None else max(0.0, deadline - time.monotonic())
+        if not batch.finished and self.hub.following.wait(batch, ACCEPTED, wait_s) and batch.number:
             self._try_to_revoke(((batch.number, -1),))
 
     def _try_to_revoke(self, ids: tuple[tuple[int, int], ...]) -> None:
         try:
             revoke(self.hub, ids)
         except DtqError as error:
-            log.warning("%s could not be cancelled: %s", counted(len(ids), "task or map", "tasks or maps"), error)
+            self._complain(error, len(ids))
+
+    def _complain(self, error: DtqError, count: int) -> None:
+        if self.hub.outbox.closed is None:  # else there is nothing left to cancel
+            log.warning("%s could not be cancelled: %s", counted(count, "task or map", "tasks or maps"), error)
 
     def _on_cluster_end(self, error: DtqError) -> None:
+        if InitializerFailed.text.partition("{")[0] in str(error):  # where the pools of the standard library say it
+            logging.getLogger("concurrent.futures").critical("Exception in initializer: %s", error)
         self.hub.fail(self.failure(error))
 
 
@@ -243,6 +330,8 @@ def _nothing() -> None:
     """Only wakes the thread."""
 
 
+#: How long Ctrl-C waits for an orderly end, in seconds; then as long again for another.
+INTERRUPT_S: Final = 0.9
 #: How long a program that ends waits for futures while the coordinator is away, in seconds; and how often it looks.
 AWAY_AT_EXIT_S: Final = 10.0
 _LOOK_S: Final = 0.2
@@ -255,7 +344,10 @@ _completers: Final[weakref.WeakSet[Completer]] = weakref.WeakSet()
 def _finish_all() -> None:
     """As with the executors of the standard library: the program ends when all of its futures are done."""
     completers = list(_completers)
+    interrupted = getattr(sys, "last_type", None) is KeyboardInterrupt and not hasattr(sys, "ps1")
     for completer in completers:
+        if interrupted:  # it ends because of Ctrl-C
+            completer.interrupt()
         completer.stop()
     for completer in completers:
         completer.finish()

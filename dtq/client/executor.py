@@ -7,6 +7,7 @@ one batch. docs/executor.md lists where a remote executor differs from the stand
 from __future__ import annotations
 
 import concurrent.futures
+import operator
 import time
 import weakref
 from collections import deque
@@ -15,6 +16,7 @@ from concurrent.futures import Future
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
 
 from dtq.client.bundles import run_chunk
@@ -26,7 +28,7 @@ from dtq.client.local import LocalCluster
 from dtq.client.submitting import Order, SubmitOptions, limited, order, prepare
 from dtq.client.sync import TIMEOUT_S, Client
 from dtq.client.tasks import note_of
-from dtq.client.terms import UNSET, TaskOptions, Terms
+from dtq.client.terms import UNSET, Span, TaskOptions, Terms
 from dtq.errors import DtqError
 
 P = ParamSpec("P")
@@ -76,31 +78,58 @@ class Executor(concurrent.futures.Executor):
         cls,
         slots: int | None = None,
         *,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
         db: str | Path | None = None,
         durability: str = "fsync",
         highest_first: bool = False,
         imports: Iterable[str] = (),
         paths: Iterable[str | Path] = (),
+        max_message: int | str | None = None,
+        keep_results: Span | None = None,
         **options: Unpack[TaskOptions],
     ) -> Self:
         """An executor with a cluster of its own on this machine, started now and ended with it.
 
         Args:
             slots: how many calls run at once; None for one a core.
+            max_workers: the same, in the words of the standard library.
+            initializer: called in every slot when it starts. Where it fails, the executor is broken.
+            initargs: its arguments.
             db: the store's file; None keeps everything in memory.
             durability: with a file, what an acknowledgement waits for: ``"fsync"`` (the disk), ``"os"``, ``"none"``.
             highest_first: whether a higher priority number is served first.
             imports: modules that every slot imports when it starts.
             paths: directories for modules, before those of this program.
+            max_message: how large a call or a result may be, about, in bytes or as text (``"64MiB"``); None for 16 MiB.
+            keep_results: how long results that nobody fetches are kept, in seconds or as a timedelta; None for a day.
             options: as for the class.
 
         Raises:
             ClusterEnded: the cluster does not start; the sentence says why.
+            ValueError: ``max_workers`` is not at least 1.
+            TypeError: ``slots`` and ``max_workers`` are given both, or ``initializer`` cannot be called.
             InvalidValue: an option is not what it may be.
+            CannotPickle: the initializer cannot be sent.
         """
         terms = _checked(order(**options))
+        if slots is not None and max_workers is not None:
+            raise TypeError("slots and max_workers are the same: give one of them")
+        count = max_workers if slots is None else slots
+        if count is not None and operator.index(count) < 1:
+            raise ValueError("max_workers must be greater than 0")
         cluster = LocalCluster(
-            slots, db=db, durability=durability, highest_first=highest_first, imports=imports, paths=paths
+            count,
+            db=db,
+            durability=durability,
+            highest_first=highest_first,
+            imports=imports,
+            paths=paths,
+            initializer=initializer,
+            initargs=initargs,
+            max_message=max_message,
+            keep_results=keep_results,
         )
         cluster.start()
         try:
@@ -146,9 +175,12 @@ class Executor(concurrent.futures.Executor):
             RuntimeError: after `shutdown`.
             ExecutorBroken: the executor is of no more use.
         """
+        return self._submit(fn, args, kwargs)
+
+    def _submit(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskFuture[T]:
         completer = self._completer
         completer.check()
-        future: TaskFuture[T] = TaskFuture(completer.hub)
+        future: TaskFuture[T] = TaskFuture(completer.hub, completer.cancel_soon)
         try:
             item = prepare(completer.hub, fn, self._order_of(fn), args, kwargs, partial(completer.handle, future))
         except (DtqError, TypeError) as error:
@@ -232,9 +264,16 @@ class Executor(concurrent.futures.Executor):
     ) -> Iterator[T]:
         deadline = None if timeout is None else time.monotonic() + timeout
         view = self._with(self._order_of(fn, noted=chunked))
-        futures = deque([view.submit(target, *args) for args in islice(calls, size)])
+        futures: deque[TaskFuture[Any]] = deque([view._submit(target, args, {}) for args in islice(calls, size)])
         return _read_buffered(
-            weakref.ref(self._origin or self), view._order, target, futures, calls, deadline, chunked=chunked
+            weakref.ref(self._origin or self),
+            self._completer,
+            view._order,
+            target,
+            futures,
+            calls,
+            deadline,
+            chunked=chunked,
         )
 
     def options(self, **options: Unpack[SubmitOptions]) -> Executor:
@@ -282,6 +321,12 @@ class Executor(concurrent.futures.Executor):
         return self._client
 
     @property
+    def _broken(self) -> str | bool:
+        """Why it is of no more use; False while it is. Others look at it, as at the standard library's."""
+        broken = self._completer.broken
+        return False if broken is None else str(broken)
+
+    @property
     def _max_workers(self) -> int:
         """How many calls can run at once, at least 1. Dask and others look at it, as at the standard library's."""
         try:
@@ -305,6 +350,14 @@ class Executor(concurrent.futures.Executor):
         if wait:
             completer.join()
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            self._completer.interrupt()
+        else:
+            self.shutdown(wait=True)
+
     def __repr__(self) -> str:
         own = "its own cluster" if self._completer.cluster is not None else self._completer.hub.session.place
         state = "broken" if self._completer.broken else "shut down" if self._completer.stopping else "open"
@@ -320,9 +373,10 @@ def _failing(error: Exception, calls: Iterator[object]) -> Iterator[Any]:
 
 def _read_buffered(
     executor: weakref.ref[Executor],
+    completer: Completer,
     order: Order,
     target: Callable[..., Any],
-    futures: deque[Future[Any]],
+    futures: deque[TaskFuture[Any]],
     calls: Iterator[tuple[Any, ...]],
     deadline: float | None,
     *,
@@ -333,25 +387,32 @@ def _read_buffered(
             known = executor()
             args = next(calls, None) if known is not None else None
             if known is not None and args is not None:
-                futures.append(known._with(order).submit(target, *args))
+                futures.append(known._with(order)._submit(target, args, {}))
             del known
-            result = _result_or_cancel(futures.popleft(), deadline)
+            result = _result_or_cancel(completer, futures.popleft(), deadline)
             if chunked:
                 yield from result
             else:
                 yield result
             del result
-    finally:
+    except KeyboardInterrupt:
         for future in futures:
-            future.cancel()
+            completer.cancel_soon(future)
+        futures.clear()
+        raise
+    finally:
+        completer.cancel(futures)
 
 
-def _result_or_cancel(future: Future[Any], deadline: float | None) -> Any:
+def _result_or_cancel(completer: Completer, future: TaskFuture[Any], deadline: float | None) -> Any:
     try:
-        try:
-            return future.result(None if deadline is None else deadline - time.monotonic())
-        finally:
-            future.cancel()
+        return future.result(None if deadline is None else deadline - time.monotonic())
+    except KeyboardInterrupt:
+        completer.cancel_soon(future)
+        raise
+    except BaseException:
+        future.cancel()
+        raise
     finally:
         del future  # or the exception's traceback would hold what holds the exception
 

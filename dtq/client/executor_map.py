@@ -79,14 +79,19 @@ class MapResults(Generic[T]):
         """
         hub = self._completer.hub
         feed = Feed(self._batch, self._spec, delay_s=delay_s, key=key, follow=True)
-        self._completer.follow(self._batch)
+        added = False
         try:
+            self._completer.follow(self._batch)
             hub.outbox.add(feed)
+            added = True
             feed_all(hub, feed, (self._encoded(calls, encode),), _as_it_is)
         except BaseException as error:
             feed.stopped = True
             self._over = True
-            self._completer.revoke_map(self._batch)
+            if added:
+                self._completer.revoke_map(self._batch)
+            else:
+                self._completer.forget(self._batch)
             if isinstance(error, DtqError) and error is hub.outbox.closed:
                 self._completer.check()
             raise
@@ -122,7 +127,11 @@ class MapResults(Generic[T]):
                         raise self._completer.translated(error)
                     finally:
                         del error, self
-                self._advance()
+                try:
+                    self._advance()
+                except BaseException as interrupt:  # Ctrl-C, for one: nobody reads on
+                    self._give_up(interrupt)
+                    raise
             return self._values.popleft()
 
     def gather(self) -> None:
@@ -146,6 +155,15 @@ class MapResults(Generic[T]):
     def __del__(self) -> None:
         # Runs in garbage collection too: no locks here. As with a generator, one that nobody began to read goes on.
         if self._begun and not self._over and not self._batch.finished:
+            self._completer.revoke_map(self._batch)
+
+    def _give_up(self, interrupt: BaseException) -> None:
+        """Read no more, and do not wait for anything."""
+        self._over = True
+        self._completer.readers.discard(self)
+        if isinstance(interrupt, KeyboardInterrupt):
+            self._completer.interrupt_map(self._batch)
+        else:
             self._completer.revoke_map(self._batch)
 
     def _end(self) -> None:
@@ -175,7 +193,7 @@ class MapResults(Generic[T]):
                 self._end()
             return
         single = self._batch.complete and self._batch.size == 1
-        values, self._error = values_of(part, single, self._decoder, False)
+        values, self._error = values_of(part, single, self._decoder, False, standard=True)
         if self._chunked:
             for chunk in values:
                 self._values.extend(chunk)

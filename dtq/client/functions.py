@@ -19,8 +19,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any, Final
 
+from dtq.client.by_value import MAINS
 from dtq.client.declared_terms import declared_terms
 from dtq.client.payloads import (
+    MAIN,
     PICKLE,
     THIS_PYTHON,
     Encode,
@@ -182,7 +184,7 @@ def _problem(function: Callable[..., Any]) -> str:
     qualname = getattr(function, "__qualname__", None)
     if not isinstance(module, str) or not isinstance(qualname, str) or not qualname:
         return "it has no name of its own"
-    if module == "__main__":
+    if module in MAINS:
         return "it is defined in the main program, which workers do not have"
     if "<lambda>" in qualname:
         return "it is a lambda"
@@ -203,17 +205,17 @@ def _by_value(function: Callable[..., Any], name: str, problem: str) -> bytes:
     """The body of a function that travels by value."""
     try:
         body = pickle.dumps(function, PICKLE)
-        if b"__main__" not in body:
+        if MAIN not in body:
             return _ANY_PYTHON + body
     except Exception:  # noqa: BLE001 - pickling runs code of what is pickled; cloudpickle takes more
         pass
     dumps = cloudpickle_dumps()
     if dumps is None:
-        raise NotImportable(name, problem)
+        raise NotImportable(name, problem, NotImportable.closures)
     try:
         return THIS_PYTHON + dumps(function, PICKLE)
     except Exception as error:
-        raise NotImportable(name, f"{problem}, and cannot be pickled: {sentence(error)}") from error
+        raise NotImportable(name, f"{problem}, and cannot be pickled: {sentence(error)}", "") from error
 
 
 # -- in the slot ----------------------------------------------------------------------------------------------------

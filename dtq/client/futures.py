@@ -6,7 +6,9 @@ for what only the coordinator knows (whether the task runs, whether it can still
 
 from __future__ import annotations
 
+import logging
 import threading
+from asyncio import _get_running_loop
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures._base import CANCELLED, PENDING
@@ -25,6 +27,8 @@ from dtq.model.options import Spec
 from dtq.model.service import Service
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
+
+log = logging.getLogger("concurrent.futures")
 
 T = TypeVar("T")
 
@@ -97,6 +101,8 @@ class FutureHandle(TaskHandle[T]):
 
     __slots__ = ("_future", "_tell")
 
+    _standard = True
+
     def __init__(self, hub: Hub, spec: Spec, future: TaskFuture[T], tell: Callable[[TaskFuture[T]], None]) -> None:
         super().__init__(hub, spec)
         self._future = future
@@ -110,13 +116,19 @@ class FutureHandle(TaskHandle[T]):
 
 
 class TaskFuture(Future[T]):
-    """The future of a task. Made by `Executor.submit`."""
+    """The future of a task. Made by `Executor.submit`.
 
-    def __init__(self, hub: Hub) -> None:
+    Args:
+        hub: the client.
+        cancel_soon: has a future cancelled without waiting for that.
+    """
+
+    def __init__(self, hub: Hub, cancel_soon: Callable[[TaskFuture[Any]], None]) -> None:
         super().__init__()
         self._condition = Latch()  # type: ignore[assignment]
         self._waiters = Watchers()
         self._hub = hub
+        self._cancel_soon = cancel_soon
         self._task: TaskHandle[T] | None = None
 
     @property
@@ -130,10 +142,16 @@ class TaskFuture(Future[T]):
     def cancel(self) -> bool:
         """Cancel the task if it has not been started. Asks the coordinator.
 
+        In the thread of an event loop, which must not wait, it is only asked to be asked: the future is cancelled when
+        the answer is there.
+
         Returns:
-            Whether it will never run; False also where the coordinator cannot be asked.
+            Whether it will never run; False also where that is not known (yet).
         """
         if self._state == PENDING and self._task is not None:
+            if _get_running_loop() is not None:
+                self._cancel_soon(self)
+                return False
             if not self._revoke(self._task):
                 return self.cancelled()
             return self.withdraw()
@@ -179,6 +197,19 @@ class TaskFuture(Future[T]):
                 self.set_exception(known.error)
         except InvalidStateError:
             pass  # it was cancelled a moment ago
+
+    def _invoke_callbacks(self) -> None:
+        """All of them, also where one calls `sys.exit`: that goes on to the caller when the others were called."""
+        ending: BaseException | None = None
+        for callback in self._done_callbacks:  # type: ignore[attr-defined]
+            try:
+                callback(self)
+            except Exception:
+                log.exception("exception calling callback for %r", self)
+            except BaseException as error:  # noqa: BLE001 - raised below
+                ending = error
+        if ending is not None:
+            raise ending
 
     def _begin(self) -> None:
         with self._condition:

@@ -7,7 +7,7 @@ unless somebody does, and its result is unpickled in the thread that first asks 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from dtq.client.batches import Batch
 from dtq.client.following import ACCEPTED, ENDED, Following, Waiters, Wake, wake_waiters
@@ -55,6 +55,9 @@ class TaskHandle(Generic[T_co]):
     """One task that was submitted, or that was found by its id."""
 
     __slots__ = ("__weakref__", "_batch", "_desk", "_index", "_known", "_spec", "_waiters")
+
+    #: Whether its exception is as an executor has it; see `outcomes.error_of`.
+    _standard: ClassVar[bool] = False
 
     def __init__(self, desk: Desk, spec: Spec, batch: int = 0, index: int = -1) -> None:
         self._desk = desk
@@ -168,7 +171,7 @@ class TaskHandle(Generic[T_co]):
         known = self._known
         if not isinstance(known, Value | Raised):
             assert known is not None  # it has ended
-            known = self._known = decode(known, self._text, result_decoder(self._spec.function.kind))
+            known = self._known = decode(known, self._text, result_decoder(self._spec.function.kind), self._standard)
         return known
 
     # -- asking the coordinator -----------------------------------------------------------------------------------

@@ -117,10 +117,15 @@ class LocalCluster:
             except BaseException:
                 pair.close(drain=False, timeout_s=None)
                 raise
+            watching = threading.Thread(target=_watch, args=(weakref.ref(self), pair), name="dtq-local", daemon=True)
+            try:
+                watching.start()
+            except BaseException:  # no thread can be started
+                pair.close(drain=False, timeout_s=None)
+                raise
             self._pair = pair
             weakref.finalize(self, pair.close, False, None).atexit = False
             _clusters.add(self)
-        threading.Thread(target=_watch, args=(weakref.ref(self), pair), name="dtq-local", daemon=True).start()
         return self
 
     @property

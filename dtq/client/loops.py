@@ -23,6 +23,7 @@ from dtq.client.current import waiting
 from dtq.client.following import ACCEPTED, Target, Wake
 from dtq.client.hub import Hub
 from dtq.client.outbox import Item
+from dtq.errors import ClientClosed
 
 R = TypeVar("R")
 
@@ -105,10 +106,11 @@ class Errands:
         """What a call gives. If the coroutine is cancelled, a call that has not begun is not made."""
         future: asyncio.Future[R] = self._bridge.loop.create_future()
         if self._thread is None:
-            self._thread = threading.Thread(
+            thread = threading.Thread(
                 target=_run_errands, args=(self._bridge, self._jobs), name="dtq-loop-calls", daemon=True
             )
-            self._thread.start()
+            thread.start()
+            self._thread = thread
         self._jobs.put((job, future))
         return await future
 
@@ -235,5 +237,14 @@ class LoopHub:
         # Not in the thread for calls: one of those may be waiting for a coordinator that is away, until this ends it.
         try:
             await self.in_thread(partial(self.hub.close, timeout_s), "dtq-closer")
+        except RuntimeError as error:  # no thread can be started
+            self.fail(error)
+            raise
         finally:
+            self._errands.end()
+
+    def fail(self, error: RuntimeError) -> None:
+        """End without waiting for anything."""
+        self.hub.fail(ClientClosed(str(error)))
+        if self._bridge is not None:
             self._errands.end()

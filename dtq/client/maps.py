@@ -49,9 +49,14 @@ def begin(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode: En
         return
     hub.outbox.add(feed)
     run = copy_context().run
-    threading.Thread(
+    feeder = threading.Thread(
         target=run, args=(_feed_in_thread, hub, feed, iterables, encode), name="dtq-feeder", daemon=True
-    ).start()
+    )
+    try:
+        feeder.start()
+    except RuntimeError:  # no thread can be started
+        feed.stopped = feed.over = True
+        raise
 
 
 def _feed_in_thread(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode: Encode) -> None:

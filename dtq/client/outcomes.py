@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from concurrent.futures import process
 from typing import Any, Final
 
 from dtq.client.exception_pickles import load_exception
@@ -30,8 +31,17 @@ class RemoteTraceback(Exception):
         super().__init__(traceback)
         self.traceback = traceback
 
+    @property
+    def tb(self) -> str:
+        """As it is printed; the name that the standard library has for it."""
+        return str(self)
+
     def __str__(self) -> str:
         return f'\n"""\n{self.traceback.strip()}\n"""'
+
+
+#: What stands for it in an executor: programs look for this very class. Where there is none, it is ours.
+_StandardTraceback: Final[Callable[[str], BaseException]] = getattr(process, "_RemoteTraceback", RemoteTraceback)
 
 
 class Value:
@@ -75,45 +85,54 @@ def state_of(known: Known) -> State | None:
     return known.state if isinstance(known, Ended | Raised) else State.SUCCEEDED
 
 
-def decode(known: bytes | Ended, task: str, decoder: Callable[[bytes], Any]) -> Value | Raised:
+def decode(known: bytes | Ended, task: str, decoder: Callable[[bytes], Any], standard: bool = False) -> Value | Raised:
     """The value, or the exception to raise.
 
     Args:
         known: as `take` gave it.
         task: the task's id, for sentences.
         decoder: how its result is decoded.
+        standard: see `error_of`.
     """
     if isinstance(known, Ended):
-        return Raised(error_of(known, task), known.state)
+        return Raised(error_of(known, task, standard), known.state)
     try:
         return Value(decoder(known))
     except DtqError as error:
         return Raised(error, State.SUCCEEDED)
 
 
-def error_of(ended: Ended, task: str) -> BaseException:
-    """The exception of a task that has no result (any more)."""
+def error_of(ended: Ended, task: str, standard: bool = False) -> BaseException:
+    """The exception of a task that has no result (any more).
+
+    Args:
+        ended: how it ended.
+        task: its id, for sentences.
+        standard: whether it is as an executor of the standard library has it: also what ends a program or a thread,
+            and with the standard library's own class for the cause.
+    """
     if ended.state is State.SUCCEEDED:
         told = ended.failure
         return ResultExpired(task) if told is None else TaskFailed(task, told.exception, told.message)
     if ended.state is State.CANCELLED:
         return TaskCancelled(task)
     failure = ended.failure or _NOTHING
-    error = _error(failure, ended.outcome, task)
+    error = _error(failure, ended.outcome, task, standard)
     if failure.traceback:
         if error.__cause__ is not None:
             error.__context__ = error.__cause__
-        error.__cause__ = RemoteTraceback(failure.traceback)
+        remote = RemoteTraceback(failure.traceback)
+        error.__cause__ = _StandardTraceback(str(remote)) if standard else remote
     return _loud(error, task)
 
 
-def _error(failure: Failure, outcome: Outcome | None, task: str) -> BaseException:
+def _error(failure: Failure, outcome: Outcome | None, task: str, standard: bool) -> BaseException:
     if outcome is Outcome.CRASHED:
         return TaskCrashed(task, _death(failure))
     if outcome is Outcome.TIMED_OUT:
         return TaskTimedOut(task, failure.message or "it ran into its time limit")
     own = load_exception(failure.pickled) if failure.pickled else None
-    if own is None or any(exception_name(base) in _ENDING for base in type(own).__mro__[:-1]):
+    if own is None or (not standard and any(exception_name(base) in _ENDING for base in type(own).__mro__[:-1])):
         return TaskFailed(task, failure.exception or "it", failure.message)
     return own
 

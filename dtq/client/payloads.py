@@ -17,16 +17,18 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from types import MappingProxyType, ModuleType
+from typing import Any, Final, cast
 
+from dtq.client.by_value import dumps_of
 from dtq.errors import CannotPickle, CannotUnpickle, OtherPython, ResultCannotPickle
 from dtq.model.options import FunctionKind
 
 #: Protocol of all pickles: what Python 3.8 and later read, and the one with cheap bytes.
 PICKLE: Final = 5
-#: What a pickle has in it when it names something of the main program. Looked for by `find`: ``in`` first tries to make
-#: a number of it, and takes three times as long.
-MAIN: Final = b"__main__"
+#: What a pickle has in it when it names something of the main program, whichever of `MAINS` that is. Looked for by
+#: `find`: ``in`` first tries to make a number of it, and takes three times as long.
+MAIN: Final = b"_main__"
 #: What stands before what only the same minor version of Python can read: code travels as that version compiles it.
 THIS_PYTHON: Final = "{}.{}\n".format(*sys.version_info[:2]).encode()
 #: What a pickle begins with, and what it has in it where code travels by value.
@@ -38,24 +40,32 @@ _dumps = pickle.dumps
 _loads = pickle.loads
 
 
-def cloudpickle_dumps() -> Callable[..., bytes] | None:
-    """cloudpickle's ``dumps``, or None without the extra ``closures``."""
+def _cloudpickle() -> ModuleType | None:
     try:
         import cloudpickle
     except ImportError:
         return None
-    dumps: Callable[..., bytes] = cloudpickle.dumps
-    return dumps
+    return cast(ModuleType, cloudpickle)
 
 
-def dump_by_value(value: Any) -> bytes:
+def cloudpickle_dumps() -> Callable[[Any, int], bytes] | None:
+    """What pickles by value (see `by_value`), or None without the extra ``closures``."""
+    module = _cloudpickle()
+    return None if module is None else dumps_of(module)
+
+
+def dump_by_value(value: Any, reducers: Mapping[type, Callable[[Any], Any]] = MappingProxyType({})) -> bytes:
     """Pickle something with what it needs of the main program in it, as far as cloudpickle is installed.
+
+    Args:
+        value: what to pickle.
+        reducers: for objects of exactly these types; see `object.__reduce__`.
 
     Raises:
         Exception: whatever pickling raises, pickle's own errors and those of the value's methods.
+        pickle.PicklingError: something of the main program is in it, and cannot go by value.
     """
-    dumps = cloudpickle_dumps()
-    return _dumps(value, PICKLE) if dumps is None else dumps(value, PICKLE)
+    return dumps_of(_cloudpickle(), reducers)(value, PICKLE)
 
 
 def is_interrupt(error: BaseException) -> bool:

@@ -143,6 +143,8 @@ class Pair:
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._closed = False
+        self._watched = False
+        #: Closed when they are being closed, for `watch`.
         self._closing_read, self._closing = os.pipe()
 
     def start(self, process: Process) -> str:
@@ -160,6 +162,16 @@ class Pair:
         Returns:
             Why they are of no more use; None where they are being closed.
         """
+        with self._lock:
+            if self._closed:
+                return None
+            self._watched = True
+        try:
+            return self._watch()
+        finally:
+            os.close(self._closing_read)
+
+    def _watch(self) -> ClusterEnded | None:
         poll = select.poll()
         poll.register(self._closing_read, select.POLLIN)
         outputs = {process.output.fileno(): process for process in self.processes.values()}
@@ -188,7 +200,9 @@ class Pair:
             if self._closed:
                 return
             self._closed = True
-            os.write(self._closing, b".")
+            os.close(self._closing)
+            if not self._watched:
+                os.close(self._closing_read)
             worker, coordinator = self.processes.get("worker"), self.processes.get("coordinator")
             if worker is not None:
                 alone = coordinator is None or coordinator.gone

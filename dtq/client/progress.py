@@ -19,7 +19,6 @@ from typing import Any, Final, Protocol, Self, TextIO, TypeVar
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.handle import TaskHandle
 from dtq.client.waiting import H, Waited
-from dtq.wording import duration
 
 T = TypeVar("T")
 
@@ -72,7 +71,7 @@ class LineBar:
             return f"{self._done:,} done, {rate}"
         full = _WIDTH * min(self._done, self._total) // self._total
         left = (self._total - self._done) * seconds / self._done if self._done else 0.0
-        return f"[{'#' * full}{'.' * (_WIDTH - full)}] {self._done:,}/{self._total:,} {rate}, {duration(left)} left"
+        return f"[{'#' * full}{'.' * (_WIDTH - full)}] {self._done:,}/{self._total:,} {rate}, {left:.0f} s left"
 
     def _draw(self, end: str = "") -> None:
         assert self._stream is not None

@@ -68,13 +68,13 @@ def read(
 
 
 def values_of(
-    part: Part, single: bool, decoder: Callable[[bytes], Any], return_exceptions: bool
+    part: Part, single: bool, decoder: Callable[[bytes], Any], return_exceptions: bool, standard: bool = False
 ) -> tuple[list[Any], BaseException | None]:
     """The results of a part, up to the first that raises; and what it raises."""
     lo, hi, ended = part
     values: list[Any] = []
     if not ended.results:
-        failures = (error_of(ended, str(TaskId(ended.batch, index, single))) for index in range(lo, hi))
+        failures = (error_of(ended, str(TaskId(ended.batch, index, single)), standard) for index in range(lo, hi))
         return ([], next(failures)) if not return_exceptions else (list(failures), None)
     for blob in pages.unpack(pages.cut(ended.results, lo - ended.lo, hi - ended.lo)):
         try:

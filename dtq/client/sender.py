@@ -73,8 +73,9 @@ class Sender:
     def start(self) -> None:
         """Start the thread, unless it runs. Not for two threads at once."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="dtq-sender", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="dtq-sender", daemon=True)
+            thread.start()  # where no thread can be started, there is none to wait for
+            self._thread = thread
 
     @property
     def settled(self) -> bool:

@@ -97,7 +97,13 @@ def order(delay: Span | Unset = UNSET, key: str | Unset | None = UNSET, **option
         InvalidValue: ``never_retry`` has something that is no exception.
         TypeError: there is no such option.
     """
-    return Order(Terms(**options).frozen() if options else NO_TERMS, delay, key)
+    if not options:
+        return Order(NO_TERMS, delay, key)
+    unknown = [name for name in options if name not in Terms._fields]
+    if unknown:
+        known = ", ".join(("delay", "key", *Terms._fields))
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}; the options of a task are {known}")
+    return Order(Terms(**options).frozen(), delay, key)
 
 
 def submit(

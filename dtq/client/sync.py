@@ -23,7 +23,7 @@ from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, s
 from dtq.client.submitter import Submitter
 from dtq.client.waiting import H, ReturnWhen, Waited, as_completed, wait
 from dtq.config import Address, client_addresses, configured_tls, load_authkey, tls_files
-from dtq.errors import InvalidId, InvalidValue, KeyMissing, KeyMissingInTask, UnknownId, Unreachable
+from dtq.errors import ClientClosed, InvalidId, InvalidValue, KeyMissing, KeyMissingInTask, UnknownId, Unreachable
 from dtq.model.ids import TaskId
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Stats, TaskView
 from dtq.model.states import State
@@ -248,7 +248,11 @@ class Client(Submitter):
         self._hub.close(timeout)
 
     def __enter__(self) -> Self:
-        self._hub.start()
+        try:
+            self._hub.start()
+        except RuntimeError as error:  # no thread can be started: nobody else will close what it has opened
+            self._hub.fail(ClientClosed(str(error)))
+            raise
         return self
 
     def __exit__(

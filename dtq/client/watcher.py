@@ -55,8 +55,9 @@ class Watcher:
     def start(self) -> None:
         """Start the thread, unless it runs. Not for two threads at once."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="dtq-watcher", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="dtq-watcher", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def end(self) -> None:
         """Watch no more; a call under way ends."""

@@ -22,7 +22,6 @@ from dtq.config.files import config_directory
 from dtq.config.settings import configured_authkey_file
 from dtq.config.values import Address
 from dtq.errors import KeyMissing, KeyUnusable
-from dtq.wording import counted
 
 #: Fewest bytes of a key. A key of this length that was chosen at random cannot be guessed.
 MIN_KEY: Final = 16
@@ -56,7 +55,7 @@ def _checked(raw: bytes, origin: str) -> bytes:
     if len(raw) > MAX_KEY:
         raise KeyUnusable(origin, f"it has more than {MAX_KEY} bytes, so it is some other file")
     if len(key) < MIN_KEY:
-        raise KeyUnusable(origin, f"its key has {counted(len(key), 'byte')}, fewer than {MIN_KEY}")
+        raise KeyUnusable(origin, f"its key has {len(key)} bytes, fewer than {MIN_KEY}")
     return key
 
 

@@ -18,7 +18,6 @@ from dtq.config.cores import usable_cores
 from dtq.config.files import ConfigFile, config_files, state_directory
 from dtq.config.values import Address, check_host, check_queue, parse_address, parse_duration, parse_size
 from dtq.errors import BadConfig, DtqError, InvalidValue
-from dtq.wording import duration
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 3870
@@ -195,7 +194,7 @@ def _duration(low: float, high: float) -> Reader:
     def read(what: str, value: Any, base: Path) -> float:
         seconds = parse_duration(value, what) if isinstance(value, str) else value
         if type(seconds) not in (int, float) or not low <= seconds <= high:
-            raise _wrong(what, value, f"it is from {duration(low)} to {duration(high)}")
+            raise _wrong(what, value, f"it is from {low:g} to {high:g} seconds")
         return float(seconds)
 
     return read

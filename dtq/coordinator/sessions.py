@@ -30,8 +30,6 @@ CLIENT_GRACE_S: Final = 60.0
 WORKER_GRACE_S: Final = 0.5
 #: Most sessions of a kind that are kept without a connection: who comes and goes faster is forgotten sooner.
 MOST_AWAY: Final = 10_000
-#: What is left of names and hosts where they stand together in a name, in characters: that is no longer than others.
-_SHORT_NAME: Final = 80
 #: Most ranges in one answer of `watch`.
 _WATCHED: Final = 4_096
 
@@ -226,7 +224,7 @@ class Sessions:
         if state is None:
             state = SessionState(hello, now, self._max_unread)
             if state.is_worker and self._is_taken(hello.name):
-                state.name = f"{hello.name[:_SHORT_NAME]} ({hello.host[:_SHORT_NAME]}, pid {hello.pid})"
+                state.name = f"{hello.name} ({hello.host}, pid {hello.pid})"
                 log.warning("there is a worker %s already; the one that joins is shown as %s", hello.name, state.name)
             self.by_id[hello.session] = state
         state.overrun = False

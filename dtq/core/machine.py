@@ -34,7 +34,6 @@ from dtq.model.fields import MAX_NAME
 from dtq.model.messages import Doomed, Exchange, Failed, Failure, Released, Submission, Succeeded
 from dtq.model.options import Spec, check_delay
 from dtq.model.states import Outcome, State
-from dtq.wording import counted
 
 #: A tick that comes so many seconds after something was due means that this process was stopped meanwhile.
 _PAUSE_S: Final = 0.1
@@ -113,7 +112,7 @@ class Machine:
         size = 0 if batch is None else batch.size
         new = submission.offset + count - size
         if new > count or submission.offset < 0:
-            raise BadMessage(f"the piece begins at {submission.offset}, the batch has {counted(size, 'task')}")
+            raise BadMessage(f"the piece begins at {submission.offset}, the batch has {size} tasks")
         if new > 0 and (batch is None or not batch.complete):
             self.register.room_for(size, new)
         if batch is None:

@@ -19,7 +19,6 @@ from dtq.engines.head import Head, unpack
 from dtq.engines.rowcodec import BATCH, DamagedRow, sound
 from dtq.engines.schema import LEASES, LIVE_BATCHES, TASKS
 from dtq.errors import StoreDamaged
-from dtq.wording import counted
 
 #: Bytes of a store whose every row is checked; takes up to two seconds.
 WHOLE_CHECK_BYTES: Final = 32 * 2**20
@@ -102,8 +101,7 @@ def _missing_commits(path: str, head: Head, mark: Head | None, damaged_log: bool
     elif mark.sequence > head.sequence:
         commits, tasks = mark.sequence - head.sequence, mark.totals.submitted - head.totals.submitted
         losses.append(
-            f"{counted(commits, 'commit')} (up to {counted(tasks, 'task')} accepted) that had been acknowledged"
-            f" {'is' if commits == 1 else 'are'} missing from {path}: the"
+            f"{commits} commits (up to {tasks} tasks accepted) that had been acknowledged are missing from {path}: the"
             " end of its write-ahead log is damaged, or an older copy was put in its place; restore a newer copy or"
             " resubmit"
         )

@@ -33,7 +33,6 @@ from dtq.model.options import Spec
 from dtq.testing.doubles import ManualClock
 from dtq.testing.inline import InlineWorker, Ran
 from dtq.testing.submissions import Named, Submissions, Submitted, Wanted, listing, summary
-from dtq.wording import counted
 
 T = TypeVar("T")
 
@@ -286,7 +285,7 @@ class InProcessQueue:
         wanted = Wanted(function, args, kwargs)
         found = self._matching(wanted)
         if found:
-            raise AssertionError(f"{wanted} was submitted, {counted(len(found), 'time')}:\n{listing(found)}")
+            raise AssertionError(f"{wanted} was submitted, {len(found)} times:\n{listing(found)}")
 
     def assert_nothing_submitted(self) -> None:
         """Make sure that no task was submitted.
@@ -296,7 +295,7 @@ class InProcessQueue:
         """
         found = self.submitted()
         if found:
-            raise AssertionError(f"submitted: {counted(len(found), 'task')}; {summary(found)}\n{listing(found)}")
+            raise AssertionError(f"{len(found)} tasks were submitted; {summary(found)}\n{listing(found)}")
 
     def _matching(self, wanted: Wanted) -> list[Submitted]:
         self._settle()
@@ -367,9 +366,7 @@ class InProcessQueue:
         self.close()
 
     def __repr__(self) -> str:
-        return (
-            f"<InProcessQueue of {counted(len(self._submissions.all()), 'task')} submitted, at {self.clock.now():.1f}>"
-        )
+        return f"<InProcessQueue of {len(self._submissions.all())} tasks submitted, at {self.clock.now():.1f}>"
 
 
 def _is_client(state: SessionState) -> bool:

@@ -47,19 +47,17 @@ class Admission:
             return [connection for connection, key in self._in.items() if where(key)]
 
 
-class SparingLog:
-    """Says what peers do wrong, at most so often: neither a port scan nor a key must fill a disk.
+class StrangersLog:
+    """Says what strangers do, at most so often: a port scan must not fill a disk.
 
     Args:
         log: where to.
-        what: what is counted when there is too much of it, in the plural.
         most: lines in a period; what is above is counted, and the count said with the next period's first line.
         period_s: its length in seconds.
     """
 
-    def __init__(self, log: logging.Logger, what: str, *, most: int = 20, period_s: float = 60.0) -> None:
+    def __init__(self, log: logging.Logger, *, most: int = 20, period_s: float = 60.0) -> None:
         self._log = log
-        self._what = what
         self._most = most
         self._period_s = period_s
         self._until = 0.0
@@ -69,10 +67,6 @@ class SparingLog:
 
     def warning(self, text: str, *args: object) -> None:
         """Log a line, or count it."""
-        self.say(self._log, logging.WARNING, text, *args)
-
-    def say(self, log: logging.Logger, level: int, text: str, *args: object) -> None:
-        """Log a line elsewhere, or count it."""
         with self._lock:
             now = time.monotonic()
             if now >= self._until:
@@ -83,7 +77,7 @@ class SparingLog:
                 self._unsaid += 1
                 return
             self._said += 1
-        log.log(level, text, *args)
+        self._log.warning(text, *args)
 
     def close(self) -> None:
         """Say what was only counted so far."""
@@ -92,26 +86,5 @@ class SparingLog:
 
     def _say_unsaid(self) -> None:
         if self._unsaid:
-            self._log.warning("%d more %s were not logged one by one", self._unsaid, self._what)
+            self._log.warning("%d more refused connections were not logged one by one", self._unsaid)
             self._unsaid = 0
-
-
-class RefusalLogs:
-    """What holders of a key are refused, sparingly for each key: one that is misused hides nothing of the others.
-
-    Args:
-        log: where it is said what was only counted.
-    """
-
-    def __init__(self, log: logging.Logger) -> None:
-        self._log = log
-        self._by_key: dict[str, SparingLog] = {}
-
-    def of(self, key: Key) -> SparingLog:
-        """The log of a key's refusals; its name is the keyring's, so there are few."""
-        return self._by_key.setdefault(key.name, SparingLog(self._log, f"refusals of the key {key.name}", most=100))
-
-    def close(self) -> None:
-        """Say what was only counted so far."""
-        for each in list(self._by_key.values()):
-            each.close()

@@ -13,7 +13,6 @@ from typing import Any, Final
 from dtq.config.keys import Key
 from dtq.errors import BadMessage, DtqError, InternalError, NotPermitted, RoleMissing, SessionUnknown, TooLarge
 from dtq.model.service import Session
-from dtq.transport.admission import SparingLog
 from dtq.transport.calls import HELLO, METHODS, RETURN, Answer, error_answer, read_call
 from dtq.transport.connection import Connection
 from dtq.transport.permissions import AUDITED, act_by_name, act_of, acts_of, refusal
@@ -32,17 +31,15 @@ class Conversation:
         connection: where they come from.
         session: who answers them.
         key: what the peer has proved to hold.
-        refusals: where it is said what was refused.
     """
 
-    __slots__ = ("_connection", "_greeted", "_key", "_permitted", "_refusals", "_session")
+    __slots__ = ("_connection", "_greeted", "_key", "_permitted", "_session")
 
-    def __init__(self, connection: Connection, session: Session, key: Key, refusals: SparingLog) -> None:
+    def __init__(self, connection: Connection, session: Session, key: Key) -> None:
         self._connection = connection
         self._session = session
         self._key = key
         self._permitted = acts_of(key)
-        self._refusals = refusals
         self._greeted = False
 
     def turn(self) -> bool:
@@ -59,11 +56,11 @@ class Conversation:
         try:
             name, arguments = read_call(self._connection.recv())
         except BadMessage as refused:
-            self._refusals.warning("a message from %s was refused, closing: %s", self._connection.peer, refused)
+            log.warning("a message from %s was refused, closing: %s", self._connection.peer, refused)
             self._connection.send(error_answer(refused))
             return False
         if name != HELLO and not self._greeted:
-            self._refusals.warning("%s called %r before hello, closing", self._connection.peer, name[:40])
+            log.warning("%s called %.40r before hello, closing", self._connection.peer, name)
             self._connection.send(error_answer(NotPermitted(f"a call before hello ({name[:40]})")))
             return False
         answer = self._answer(name, arguments)
@@ -80,9 +77,7 @@ class Conversation:
     def _answer(self, name: str, arguments: Any) -> Answer:
         method = METHODS.get(name)
         if method is None:
-            self._refusals.warning(
-                "%s called %r, which is not a method of the service", self._connection.peer, name[:40]
-            )
+            log.warning("%s called %.40r, which is not a method of the service", self._connection.peer, name)
             return error_answer(NotPermitted(f"a call of {name[:40]!r}"))
         act, given = name, ()
         try:
@@ -96,10 +91,9 @@ class Conversation:
             return RETURN, method.encode_result(result)
         except DtqError as error:
             if act in AUDITED:
-                self._put_on_record(act, given, f"refused ({error.code})", self._refusals)
+                self._put_on_record(act, given, f"refused ({error.code})")
             elif isinstance(error, RoleMissing):
-                # Without what is given, which may be a task's own data.
-                self._put_on_record(act, (), f"refused ({error.code})", self._refusals)
+                self._put_on_record(act, (), f"refused ({error.code})")  # what is given may be a task's own data
             return error_answer(error)
         except Exception as error:
             # The edge of the connection's thread. What the peer is told shows neither paths nor values.
@@ -112,14 +106,7 @@ class Conversation:
         if act is not None and act not in self._permitted:
             raise refusal(self._key, act)
 
-    def _put_on_record(
-        self, act: str, arguments: tuple[Any, ...], outcome: str, sparingly: SparingLog | None = None
-    ) -> None:
-        """One line; a representation has no line breaks, whatever a peer has sent. What was done is always on record,
-        what was refused sparingly."""
+    def _put_on_record(self, act: str, arguments: tuple[Any, ...], outcome: str) -> None:
+        """One line; a representation has no line breaks, whatever a peer has sent."""
         short = ", ".join(map(repr, arguments))[:_SHORT]
-        line = ("key %s from %s: %s(%s): %s", self._key.name, self._connection.peer, act, short, outcome[:_SHORT])
-        if sparingly is None:
-            audit.info(*line)
-        else:
-            sparingly.say(audit, logging.INFO, *line)
+        audit.info("key %s from %s: %s(%s): %s", self._key.name, self._connection.peer, act, short, outcome[:_SHORT])

@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator
 from typing import Final
 
 from dtq.config.keys import Key
-from dtq.transport.admission import SparingLog
+from dtq.transport.admission import StrangersLog
 from dtq.transport.admitting import Stranger, Waits
 from dtq.transport.connection import Connection
 from dtq.transport.endpoints import Listener, reason
@@ -72,7 +72,7 @@ class Reception:
         greet: Callable[[Connection], Talk],
         show_in: Callable[[Connection, Key], None],
         most: int,
-        strangers: SparingLog,
+        strangers: StrangersLog,
         on_quiet: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_quiet = on_quiet

@@ -24,7 +24,7 @@ from dtq.config.values import Address, is_loopback
 from dtq.errors import ConnectionsFull, DtqError, InvalidValue
 from dtq.model.service import Session
 from dtq.transport import safepickle
-from dtq.transport.admission import Admission, RefusalLogs, SparingLog
+from dtq.transport.admission import Admission, StrangersLog
 from dtq.transport.admitting import Keyring, Waits, admit_client, farewell, peek, want_tls
 from dtq.transport.calls import METHODS, error_answer
 from dtq.transport.connection import MAX_MESSAGE, Connection, tune
@@ -201,8 +201,7 @@ class _ServiceServer(managers.Server):
         self.stop_event = threading.Event()
         self._door = door
         self._admission = Admission(door.max_connections)
-        self._strangers = SparingLog(log, "refused connections")
-        self._refusals = RefusalLogs(log)
+        self._strangers = StrangersLog(log)
         self._threads: set[threading.Thread] = set()
         self.reception = Reception(
             self.listener,
@@ -285,7 +284,7 @@ class _ServiceServer(managers.Server):
         session = self._open_session(connection.peer)
         connection.on_moved = session.alive
         try:
-            conversation = Conversation(connection, session, key, self._refusals.of(key))
+            conversation = Conversation(connection, session, key)
             while conversation.turn() and not self.stop_event.is_set():
                 pass
         finally:
@@ -310,7 +309,6 @@ class _ServiceServer(managers.Server):
         if left:
             log.warning("%s still under way when the server closed", counted(len(left), "call was", "calls were"))
         self._strangers.close()
-        self._refusals.close()
 
     def _join(self, deadline: float) -> None:
         for thread in self._threads - {threading.current_thread()}:

@@ -20,8 +20,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from dtq.wording import counted
-
 log = logging.getLogger("dtq.task")
 
 #: How much of a slot's last output is kept, in bytes.
@@ -140,7 +138,7 @@ class Output:
             self._left_out += len(data)
             return
         if self._left_out:
-            self._say(task, f"[{counted(self._left_out, 'byte')} of output left out here]")
+            self._say(task, f"[{self._left_out} bytes of output are left out here]")
             self._left_out = 0
         spent = min(len(data), int(self._budget))
         self._budget -= spent
@@ -166,5 +164,5 @@ class Output:
         if self._line:
             self._log(self._task()[0], b"\n")
         if self._left_out:
-            self._say(self._task()[0], f"[{counted(self._left_out, 'byte')} of output left out here]")
+            self._say(self._task()[0], f"[{self._left_out} bytes of output are left out here]")
         os.close(self._read)

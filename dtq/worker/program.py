@@ -110,11 +110,11 @@ def _pack(handler: Callable[..., Any], has_main: bool) -> tuple[bytes, bool]:
         problem = sentence(error)
     dumps = cloudpickle_dumps()
     if dumps is None:
-        raise NotImportable(_shown(handler), problem)
+        raise NotImportable(_shown(handler), problem, NotImportable.closures)
     try:
         return dumps(handler, PICKLE), True
     except Exception as error:
-        raise NotImportable(_shown(handler), sentence(error)) from error
+        raise NotImportable(_shown(handler), sentence(error), "") from error
 
 
 def _shown(handler: Callable[..., Any]) -> str:

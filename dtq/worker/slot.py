@@ -382,7 +382,7 @@ class Slot:
             why = str(spoilt)
         spoilt_by_it = bool(why)
         if self._max_memory is not None and not why and (size := _resident()) > self._max_memory:
-            why = f"leaves {size:,} bytes resident, more than --max-memory-per-slot, {self._max_memory:,}"
+            why = f"leaves {size} bytes resident, more than --max-memory-per-slot, {self._max_memory}"
         if why:
             self._unsent.flush(monotonic())
             self._channel.send("leaving", spec.name, why)

@@ -24,6 +24,7 @@ from typing import Any
 
 import pytest
 
+import dtq
 from tests.cluster import until
 from tests.contracts.executor_kinds import DEADLINE_S, Gate, Kind
 from tests.tasks import executor_work as work
@@ -366,6 +367,9 @@ def test_event_loop_cancels_calls_that_wait(executor: Executor, kind: Kind, gate
             await waiting
 
     asyncio.run(main())
+    if isinstance(executor, dtq.Executor):  # a loop does not wait for the coordinator, which is asked soon
+        stats = executor.client.stats
+        until(lambda: not stats().counts.pending, "the call to be cancelled", stats)
     gate.open()
     wait(futures, DEADLINE_S)
     executor.shutdown(wait=True)

@@ -45,7 +45,6 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "spec": lambda service: service.spec(1),
     "batch": lambda service: service.batch(1),
     "task": lambda service: service.task(1, 0),
-    "attempts": lambda service: service.attempts(1, 0, 1),
     "results": lambda service: service.results(1, 0, 1),
     "tasks": lambda service: service.tasks(Selection()),
     "cancel": lambda service: service.cancel(Selection(limit=0)),
@@ -53,12 +52,10 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "retry_dead": lambda service: service.retry_dead(Selection(limit=0)),
     "purge_dead": lambda service: service.purge_dead(Selection(limit=0)),
     "stats": lambda service: service.stats(),
-    "queues": lambda service: service.queues(""),
-    "workers": lambda service: service.workers("", ""),
     "stop": lambda service: service.stop(),
     "reload_keys": lambda service: service.reload_keys(),
 }
-PRODUCING = {"hello", "submit", "follow", "watch", "batch", "task", "attempts", "results", "stats", "queues", "workers"}
+PRODUCING = {"hello", "submit", "follow", "watch", "batch", "task", "results", "stats"}
 OPERATING = {"tasks", "cancel", "dead_letters", "retry_dead", "purge_dead", "stop", "reload_keys"}
 MAY = {
     SUBMIT.name: PRODUCING,
@@ -273,22 +270,3 @@ def test_keys_are_made_used_and_revoked_by_command(tmp_path: Path) -> None:
         assert "reload_keys(): done (['authkey', 'ci'])" in log
         for text in (log, worker.output(), listed.stdout, made.stderr):
             assert secret not in text
-
-
-def test_refusals_of_a_key_do_not_fill_the_log(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    # Given one key that is misused, and another that is used once
-    caplog.set_level(logging.INFO, "dtq")
-    mean, admin = house.proxy(WORK, WORKER), house.proxy(ADMIN)
-
-    # When it is refused a thousand times, and the other does something that stays on record
-    for _ in range(1000):
-        with pytest.raises(RoleMissing):
-            mean.stop()
-    admin.purge_dead(Selection(limit=0))
-    house.server.close()
-
-    # Then the first hundred are in the log and the number of the others; and all of what was done
-    lines = [record.getMessage() for record in caplog.records]
-    assert sum("stop(): refused (role-missing)" in line for line in lines) == 100
-    assert sum("900 more refusals of the key lab were not logged one by one" in line for line in lines) == 1
-    assert sum("purge_dead(" in line and line.endswith("done (0)") for line in lines) == 1

@@ -250,7 +250,7 @@ def test_flood_is_cut_short_in_the_log_and_its_end_kept(scene: Scene) -> None:
     assert len(failure.output) <= 4096
     assert failure.output.endswith(f"line {lines - 1} of a task that says too much\nthe end of it\n")
     assert all(line.startswith(("line ", "the end")) for line in failure.output.splitlines()), "whole lines"
-    scene.worker.await_line("bytes of output left out here")
+    scene.worker.await_line("bytes of output are left out here")
     assert scene.worker.log.stat().st_size < 4 << 20
     # And the next one has words of its own
     _, failure = scene.failure("whisper_and_fail", "no line, and no luck")

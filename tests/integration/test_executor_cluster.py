@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures.process
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -148,8 +150,61 @@ def test_executor_that_cannot_start_its_thread_leaves_nothing(monkeypatch: pytes
 
 @pytest.mark.parametrize("slots", [0, -1])
 def test_executor_needs_a_slot(slots: int) -> None:
-    with pytest.raises(ValueError, match="slots"):
-        dtq.Executor.local(slots)
+    # In the words of the standard library, in whichever way the number is given
+    for make in (lambda: dtq.Executor.local(slots), lambda: dtq.Executor.local(max_workers=slots)):
+        with pytest.raises(ValueError, match=r"^max_workers must be greater than 0$"):
+            make()
+    with pytest.raises(TypeError, match="the same"):
+        dtq.Executor.local(1, max_workers=1)
+
+
+def test_unknown_keyword_is_named() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'max_worker'"):
+        dtq.Executor.local(1, max_worker=1)  # type: ignore[call-arg]
+
+
+def test_local_cluster_takes_the_standard_librarys_arguments_and_its_own_limits(tmp_path: Path) -> None:
+    with dtq.Executor.local(
+        max_workers=2, initializer=work.init, initargs=(str(tmp_path), "slot"), max_message="32MiB", keep_results=60
+    ) as executor:
+        assert executor.submit(len, b"x" * (20 << 20)).result(DEADLINE_S) == 20 << 20
+        assert executor._max_workers == 2
+        until(lambda: len(list(tmp_path.iterdir())) == 2, "both slots to begin")
+    wrongs: list[dict[str, Any]] = [{"max_message": "much"}, {"keep_results": "long"}]
+    for wrong in wrongs:
+        with pytest.raises(InvalidValue, match=next(iter(wrong))):
+            dtq.Executor.local(1, **wrong)
+    with pytest.raises(TypeError, match="callable"):
+        dtq.Executor.local(1, initializer=3)  # type: ignore[arg-type]
+
+
+def test_initializer_that_fails_breaks_the_executor_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    with dtq.Executor.local(1, initializer=work.fail_to_init) as executor:
+        with pytest.raises(BrokenExecutor, match="there is nothing to begin with"):
+            executor.submit(work.square, 2).result(DEADLINE_S)
+        with pytest.raises(BrokenExecutor):
+            executor.submit(work.square, 2)
+        assert executor._broken
+    assert any(
+        record.name == "concurrent.futures" and "LookupError: there is nothing" in record.getMessage()
+        for record in caplog.records
+    )
+
+
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, BaseException])
+def test_exceptions_that_end_programs_are_in_the_future(executor: dtq.Executor, kind: type[BaseException]) -> None:
+    error = executor.submit(work.raise_at_once, kind).exception(DEADLINE_S)
+    assert type(error) is kind
+    with pytest.raises(kind):
+        next(executor.map(work.raise_at_once, [kind]))
+    assert executor.submit(work.square, 2).result(DEADLINE_S) == 4
+
+
+def test_cause_of_an_exception_is_the_standard_librarys(executor: dtq.Executor) -> None:
+    error = executor.submit(work.raise_at_once, LookupError).exception(DEADLINE_S)
+    assert error is not None
+    assert type(error.__cause__) is concurrent.futures.process._RemoteTraceback
+    assert "on its way out" in error.__cause__.tb
 
 
 def test_cluster_that_does_not_start_is_an_error(tmp_path: Path) -> None:

@@ -161,3 +161,18 @@ class Awkward(Exception):
 
 def raise_awkward() -> NoReturn:
     raise Awkward(1, 2)
+
+
+def init(directory: str, name: str) -> None:
+    """An initializer that leaves a file."""
+    Path(directory, f"{name}-{os.getpid()}").touch()
+
+
+def fail_to_init() -> None:
+    """An initializer that fails."""
+    raise LookupError("there is nothing to begin with")
+
+
+def raise_at_once(kind: type[BaseException]) -> None:
+    """Raise an exception of a class."""
+    raise kind("on its way out")

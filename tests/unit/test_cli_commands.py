@@ -289,7 +289,6 @@ def test_worker_hands_its_settings_on(noted: NotedCoordinator, monkeypatch: pyte
         max_tasks_per_slot=9,
         max_memory_per_slot=2**30,
         grace_s=30.0,
-        max_waiting=24,
     )
 
 

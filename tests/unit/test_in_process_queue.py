@@ -396,9 +396,9 @@ def test_failed_assertion_says_what_there_is(queue: InProcessQueue) -> None:
     ]
     with pytest.raises(AssertionError, match=rf"flaky was not submitted; what was: {name} \(2\), .*note \(1\)"):
         queue.assert_submitted(flaky)
-    with pytest.raises(AssertionError, match=r"order\(3\) was submitted, 1 time:\n  1  .*order\(3\)"):
+    with pytest.raises(AssertionError, match=r"order\(3\) was submitted, 1 times:\n  1  .*order\(3\)"):
         queue.assert_not_submitted(order, 3)
-    with pytest.raises(AssertionError, match="submitted: 3 tasks"):
+    with pytest.raises(AssertionError, match="3 tasks were submitted"):
         queue.assert_nothing_submitted()
     # And an option that there is not is a mistake of the test
     with pytest.raises(TypeError):

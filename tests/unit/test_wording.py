@@ -60,20 +60,3 @@ def test_counted_puts_the_noun_in_its_number() -> None:
 )
 def test_an_errors_sentence_has_its_numbers_in_words(error: Exception, words: str) -> None:
     assert words in str(error)
-
-
-def test_every_option_that_an_errors_hint_names_is_there() -> None:
-    # Given the options of all commands
-    from dtq.cli.app import COMMANDS, root
-    from dtq.cli.worker import up
-    from dtq.errors import DtqError, _subclasses
-
-    context = root.make_context("dtq", ["stats"], resilient_parsing=True)
-    commands = [root.get_command(context, name) for name in COMMANDS]
-    commands += [child for group in commands for child in getattr(group, "commands", {}).values()]
-    options = {name for command in commands if command for parameter in command.params for name in parameter.opts}
-    # Then each that a sentence advises is one of them, and the coordinator's are `up`'s, too
-    for kind in _subclasses(DtqError):
-        named = set(re.findall(r"--[a-z][a-z-]+", kind.text + kind.hint))
-        assert named <= options, kind
-        assert {name for name in named if name.startswith("--max-")} <= {o for p in up.params for o in p.opts}, kind

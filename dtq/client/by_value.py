@@ -1,0 +1,107 @@
+"""Pickles that need nothing of the main program where they are opened.
+
+Client, below `payloads`. What is defined in ``__main__`` cannot be found there in another process: it goes by value,
+through cloudpickle where the extra ``closures`` is installed. What would go by its name all the same (cloudpickle knows
+classes and functions; there is more that pickle names) is refused here, where somebody can do something about it, and
+not in a slot, whose own ``__main__`` might even have something of that name.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import pickle
+import sys
+from collections.abc import Callable, Mapping
+from types import FunctionType, MappingProxyType, ModuleType
+from typing import Any, Final
+
+#: The modules of the main program: as it is called itself, and in processes that multiprocessing starts.
+MAINS: Final = ("__main__", "__mp_main__")
+#: The type of what `functools.lru_cache` makes of a function.
+_CACHED: Final = type(functools.lru_cache(id))
+
+
+#: How objects of some types are pickled; see `object.__reduce__`.
+Reducers = Mapping[type, Callable[[Any], Any]]
+_NO_REDUCERS: Final[Reducers] = MappingProxyType({})
+
+
+def dumps_of(cloudpickle: ModuleType | None, reducers: Reducers = _NO_REDUCERS) -> Callable[[Any, int], bytes]:
+    """How something is pickled so that it needs nothing of the main program.
+
+    Args:
+        cloudpickle: the module, where it is installed.
+        reducers: for objects of exactly these types.
+
+    Returns:
+        Takes a value and pickle's protocol. Raises whatever pickling does, and `pickle.PicklingError` where something
+        can only be found in the main program.
+    """
+    if cloudpickle is None:
+        return functools.partial(_dumped, _Refusing, reducers)
+    if MAINS[1] in sys.modules:
+        cloudpickle.register_pickle_by_value(sys.modules[MAINS[1]])
+    return functools.partial(_dumped, _by_value_pickler(cloudpickle), reducers)
+
+
+def _dumped(pickler: Callable[[io.BytesIO, int], Any], reducers: Reducers, value: Any, protocol: int) -> bytes:
+    file = io.BytesIO()
+    made = pickler(file, protocol)
+    made.reducers = reducers
+    made.dump(value)
+    return file.getvalue()
+
+
+class _Refusing(pickle.Pickler):
+    """Pickles nothing that has to be found in the main program."""
+
+    reducers: Reducers
+
+    def reducer_override(self, value: Any) -> Any:
+        """See `pickle.Pickler`."""
+        if type(value) in self.reducers:
+            return self.reducers[type(value)](value)
+        if isinstance(value, type | FunctionType):
+            if value.__module__ in MAINS:
+                raise _refusal(value, "; the extra dtq[closures] sends it by value")
+        elif _is_named_in_main(value):
+            raise _refusal(value)
+        return NotImplemented
+
+
+@functools.cache
+def _by_value_pickler(cloudpickle: Any) -> Callable[[io.BytesIO, int], pickle.Pickler]:
+    class ByValue(cloudpickle.Pickler):  # type: ignore[misc]
+        reducers: Reducers
+
+        def reducer_override(self, value: Any) -> Any:
+            if type(value) in self.reducers:
+                return self.reducers[type(value)](value)
+            if type(value) is _CACHED and (value.__module__ in MAINS or "<locals>" in value.__qualname__):
+                return _cached_again, (value.__wrapped__, value.cache_parameters())
+            reduced = super().reducer_override(value)
+            if reduced is NotImplemented and not isinstance(value, type | FunctionType) and _is_named_in_main(value):
+                raise _refusal(value)
+            return reduced
+
+    return ByValue
+
+
+def _is_named_in_main(value: Any) -> bool:
+    """Whether pickle would look for an object, which is neither class nor function, in the main program."""
+    if getattr(value, "__module__", None) not in MAINS:
+        return False
+    return isinstance(value.__reduce_ex__(pickle.DEFAULT_PROTOCOL), str)
+
+
+def _refusal(value: Any, advice: str = "") -> pickle.PicklingError:
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or type(value).__name__
+    return pickle.PicklingError(
+        f"{name} is found by its name in the main program alone, which workers do not have{advice}"
+    )
+
+
+def _cached_again(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """A function with a cache of its own, as `functools.lru_cache` makes it."""
+    return functools.lru_cache(**parameters)(function)

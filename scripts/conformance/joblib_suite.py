@@ -1,0 +1,45 @@
+"""Which of joblib's own tests of `joblib.Parallel` pass where dtq stands for joblib's own processes?
+
+Usage: python scripts/conformance/joblib_suite.py [words for pytest]
+
+``"loky"`` is dtq's backend here, with a cluster of its own; all of joblib's ``test_parallel.py`` runs that names it,
+or no backend. Needs pytest, numpy and the extra ``joblib``.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import joblib
+import pytest
+from joblib import parallel
+
+import dtq.joblib
+from dtq import Executor
+
+
+class Plugin:
+    """Puts dtq's backend in the place of joblib's own."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def pytest_configure(self) -> None:
+        """Before joblib's tests are imported, which look at what there is."""
+        dtq.joblib.register(executor=self._executor, make_default=True)
+        parallel.BACKENDS["loky"] = parallel.BACKENDS.pop("dtq")
+        parallel.DEFAULT_BACKEND = "loky"
+
+
+def main(words: list[str]) -> int:
+    """Run them."""
+    print(f"joblib {joblib.__version__}, Python {sys.version.split()[0]}")
+    with Executor.local(2) as executor:
+        own: list[Any] = [Plugin(executor)]
+        what = ["--pyargs", "joblib.test.test_parallel", "-p", "no:cacheprovider", "-p", "no:dtq", "-q", "-rfE"]
+        return int(pytest.main([*what, "--tb=short", *words], plugins=own))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
