@@ -31,8 +31,7 @@ PICKLE: Final = 5
 MAIN: Final = b"_main__"
 #: What stands before what only the same minor version of Python can read: code travels as that version compiles it.
 THIS_PYTHON: Final = "{}.{}\n".format(*sys.version_info[:2]).encode()
-#: What a pickle begins with, and what it has in it where code travels by value.
-_PICKLED: Final = b"\x80"
+#: What a pickle has in it where code travels by value.
 _BY_VALUE: Final = b"cloudpickle"
 _VERSION: Final = re.compile(rb"\d{1,2}\.\d{1,3}")
 
@@ -130,25 +129,31 @@ def decode_call(blob: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         OtherPython: something in them was sent by value, from another version of Python.
     """
     try:
-        call = _loads(blob if blob[:1] == _PICKLED else _same_python(blob))
-    except OtherPython:
-        raise
-    except Exception as error:
-        raise CannotUnpickle("the task's arguments", sentence(error)) from error
+        call = _loads(blob)
+    except Exception as error:  # noqa: BLE001 - unpickling runs code of what is unpickled
+        call = _decode_by_value(blob, error)
     if type(call) is tuple:
         return call, {}
     args, kwargs = call
     return args, kwargs
 
 
-def _same_python(blob: bytes) -> bytes:
-    """The pickle in what was sent by value."""
+def _decode_by_value(blob: bytes, error: Exception) -> Any:
+    """The call in what was sent by value, which no pickle begins like.
+
+    Args:
+        blob: the arguments.
+        error: what taking them for a pickle has raised.
+    """
     python, _, body = blob.partition(b"\n")
     if not _VERSION.fullmatch(python):
-        return blob
+        raise CannotUnpickle("the task's arguments", sentence(error)) from error
     if python + b"\n" != THIS_PYTHON:
-        raise OtherPython("the task's arguments", python.decode("ascii", "replace"), platform.python_version())
-    return body
+        raise OtherPython("the task's arguments", python.decode("ascii"), platform.python_version())
+    try:
+        return _loads(body)
+    except Exception as own:
+        raise CannotUnpickle("the task's arguments", sentence(own)) from own
 
 
 # -- results --------------------------------------------------------------------------------------------------------

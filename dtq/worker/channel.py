@@ -1,66 +1,129 @@
 """The pipe between a supervisor and a slot: framed messages over a socket pair.
 
 Messages are tuples of scalars and bytes, checked before they are unpickled as everywhere: a slot runs foreign code. The
-slot's end waits; the supervisor's end never waits to read, and gathers what has arrived.
+slot's end, `Channel`, waits. The supervisor's end, `Pipe`, never does: it gathers what has arrived, and keeps what the
+slot has not read yet.
+
+Each message begins with the same four random bytes, which the supervisor has drawn for this pipe, and its length. So
+what a task writes into the pipe, or has read out of it, is seen at once, and never waited for or taken for a message.
 """
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
-from typing import Any, Final
+from collections import deque
+from typing import Any, Final, NamedTuple
 
+from dtq.errors import BadMessage
 from dtq.transport import safepickle
 
-_HEAD: Final = 4
+#: What a message begins with: the pipe's mark, and the length.
+MARK: Final = 4
+_HEAD: Final = MARK + 4
 _READ: Final = 1 << 18
 #: Buffer of the pipe in bytes: a message of less than half fits in while the slot is busy with the one before.
 BUFFER: Final = 1 << 19
+#: How much of what has arrived is taken at once, in bytes: so many others are looked after in between.
+TURN: Final = 1 << 20
+
+
+class _Received:
+    """Bytes that have arrived, as messages.
+
+    Args:
+        mark: what each message begins with.
+        longest: longest message in bytes; None for any.
+    """
+
+    def __init__(self, mark: bytes, longest: int | None = None) -> None:
+        self._mark = mark
+        self._longest = longest
+        self._data = bytearray()
+
+    def add(self, data: bytes) -> None:
+        """More have arrived."""
+        self._data += data
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is left."""
+        return not self._data
+
+    def take(self) -> tuple[Any] | None:
+        """The next message, in a tuple; None where it has not arrived whole.
+
+        Raises:
+            BadMessage: what has arrived is none.
+        """
+        data = self._data
+        if not data.startswith(self._mark) and not self._mark.startswith(data):
+            raise BadMessage("something else has written into the pipe, or read from it")
+        if len(data) < _HEAD:
+            return None
+        size = int.from_bytes(data[MARK:_HEAD], "big")
+        if self._longest is not None and size > self._longest:
+            raise BadMessage(f"a message of {size} bytes, where the longest has {self._longest}")
+        end = _HEAD + size
+        if len(data) < end:
+            return None
+        message = safepickle.loads(bytes(memoryview(data)[_HEAD:end]))
+        del data[:end]
+        return (message,)
+
+
+def _identity(sock: socket.socket) -> tuple[int, int]:
+    found = os.fstat(sock.fileno())
+    return found.st_dev, found.st_ino
 
 
 class Channel:
-    """One end of the pipe.
+    """The slot's end.
 
     Args:
-        sock: the connected socket; the channel owns it.
+        sock: the connected socket; the channel owns it. The first bytes that arrive are the pipe's mark.
     """
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._received = bytearray()
+        self._identity = _identity(sock)
+        self._mark = b""
+        while len(self._mark) < MARK and (piece := sock.recv(MARK - len(self._mark))):
+            self._mark += piece
+        self._received = _Received(self._mark)
         #: Held while one message is sent, as several threads may.
         self._sending = threading.Lock()
 
-    def fileno(self) -> int:
-        """The socket's descriptor."""
-        return self._sock.fileno()
-
-    def send(self, *message: Any) -> int:
+    def send(self, *message: Any) -> None:
         """Send one message.
 
-        Returns:
-            Its length in bytes.
-
         Raises:
-            OSError: the other end is gone, or (with a timeout set on the socket) does not read.
+            OSError: the other end is gone, or a task has closed this one, whatever may have its number now.
         """
         data = safepickle.dumps(message)
         with self._sending:
-            self._sock.sendall(len(data).to_bytes(_HEAD, "big") + data)
-        return len(data)
+            if _identity(self._sock) != self._identity:
+                raise OSError(9, "the pipe to the worker was closed, and its number used for something else")
+            self._sock.sendall(self._mark + len(data).to_bytes(4, "big") + data)
 
     def receive(self) -> Any | None:
-        """Wait for the next message; None when the other end is closed."""
-        while (message := self._next()) is None:
+        """Wait for the next message; None when the other end is closed.
+
+        Raises:
+            BadMessage: a task has read from the pipe.
+            OSError: as for `send`.
+        """
+        while (message := self._received.take()) is None:
             data = self._sock.recv(_READ)
             if not data:
                 return None
-            self._received += data
+            self._received.add(data)
         return message[0]
 
     def would_wait(self) -> bool:
         """Whether nothing has arrived that `receive` has not returned yet."""
-        if self._received:
+        if not self._received.empty:
             return False
         try:
             self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -68,44 +131,110 @@ class Channel:
             return True
         return False
 
-    def gather(self) -> tuple[list[Any], bool]:
-        """All messages that have arrived, without waiting.
+    def close(self) -> None:
+        """Close this end."""
+        self._sock.close()
 
-        Returns:
-            The messages, and whether the other end is closed.
+
+class Gathered(NamedTuple):
+    """What has come out of a pipe.
+
+    Attributes:
+        messages: whole messages, in their order.
+        closed: whether the other end is closed.
+        breach: why what follows is no message; empty where all is well.
+    """
+
+    messages: list[Any]
+    closed: bool
+    breach: str
+
+
+class Pipe:
+    """The supervisor's end. It never waits.
+
+    Args:
+        sock: the connected socket; the pipe owns it.
+        longest: longest message that a slot sends, in bytes.
+    """
+
+    def __init__(self, sock: socket.socket, longest: int) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        mark = os.urandom(MARK)
+        self._mark = mark
+        self._received = _Received(mark, longest)
+        #: What the slot's end has not taken.
+        self._unsent: deque[memoryview] = deque([memoryview(mark)])
+
+    def fileno(self) -> int:
+        """The socket's descriptor."""
+        return self._sock.fileno()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something is left to be sent: `pump` is to be called when the pipe takes more."""
+        return bool(self._unsent)
+
+    def put(self, *message: Any) -> None:
+        """Send one message, now or when the pipe takes it.
 
         Raises:
-            BadMessage: the other end does not keep to the protocol.
+            OSError: the other end is gone.
         """
-        closed = False
-        try:
-            while True:
-                data = self._sock.recv(_READ, socket.MSG_DONTWAIT)
-                if not data:
-                    closed = True
-                    break
-                self._received += data
-                if len(data) < _READ:
-                    break
-        except BlockingIOError:
-            pass
-        except ConnectionError:
-            closed = True
-        messages = []
-        while (message := self._next()) is not None:
-            messages.append(message[0])
-        return messages, closed
+        data = safepickle.dumps(message)
+        self._unsent.append(memoryview(self._mark + len(data).to_bytes(4, "big") + data))
+        if len(self._unsent) <= 2:  # else what is before it waits already
+            self.pump()
 
-    def _next(self) -> tuple[Any] | None:
-        received = self._received
-        if len(received) < _HEAD:
-            return None
-        end = _HEAD + int.from_bytes(received[:_HEAD], "big")
-        if len(received) < end:
-            return None
-        message = safepickle.loads(bytes(memoryview(received)[_HEAD:end]))
-        del received[:end]
-        return (message,)
+    def pump(self) -> None:
+        """Send of what is left as much as the pipe takes.
+
+        Raises:
+            OSError: the other end is gone.
+        """
+        unsent = self._unsent
+        while unsent:
+            try:
+                sent = self._sock.send(unsent[0])
+            except BlockingIOError:
+                return
+            if sent < len(unsent[0]):
+                unsent[0] = unsent[0][sent:]
+            else:
+                unsent.popleft()
+
+    def gather(self, most: int = TURN) -> Gathered:
+        """Messages that have arrived.
+
+        Args:
+            most: after how many bytes the rest is left for another time.
+        """
+        closed = self._fill(most)
+        messages: list[Any] = []
+        try:
+            while (message := self._received.take()) is not None:
+                messages.append(message[0])
+        except BadMessage as error:
+            return Gathered(messages, closed, str(error))
+        return Gathered(messages, closed, "")
+
+    def _fill(self, most: int) -> bool:
+        taken = 0
+        try:
+            while taken < most:
+                data = self._sock.recv(_READ)
+                if not data:
+                    return True
+                self._received.add(data)
+                taken += len(data)
+                if len(data) < _READ:
+                    return False
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            return True
+        return False
 
     def close(self) -> None:
         """Close this end."""

@@ -1,4 +1,9 @@
-"""A slot as its supervisor sees it: a process, a pipe, and the leases that were sent down the pipe."""
+"""A slot as its supervisor sees it: a process, a pipe, and the leases that were sent down the pipe.
+
+Nothing here waits: what the slot has not read is kept, what it is to have done is looked at later. And nothing that the
+slot says of itself is simply believed: where it is, and since when, is held against what it was sent and the
+supervisor's own clock.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +28,11 @@ from dtq.model.ids import TaskId
 from dtq.model.lru import SizedLru
 from dtq.model.options import Function, Spec
 from dtq.model.wire import codec
-from dtq.worker.channel import BUFFER, Channel
+from dtq.worker.arena import CAPACITY, SIZE, Arena, Left
+from dtq.worker.channel import BUFFER, Pipe
 from dtq.worker.chunks import Chunk
 from dtq.worker.output import Output, Passed
-from dtq.worker.position import UNLIMITED, Position
+from dtq.worker.position import SETTLE_S, UNLIMITED, Position
 from dtq.worker.program import Program
 from dtq.worker.remains import Condemned, Remains
 from dtq.worker.terms import SlotTerms
@@ -41,8 +47,12 @@ MAX_SPECS: Final = 1_000
 MAX_SPEC_BYTES: Final = 8 << 20
 #: A lease whose arguments are longer than this is not sent to a slot that is busy: it might not fit into the pipe.
 MAX_AHEAD_BYTES: Final = BUFFER // 4
-#: How long a slot may take to read what it is sent, in seconds.
-SEND_TIMEOUT_S: Final = 30.0
+#: How long an idle slot may take to read a lease and start the first task of it, in seconds.
+START_TIMEOUT_S: Final = 30.0
+#: What a message of a slot may have beside results, in bytes: an exception with all its texts.
+MAX_BESIDE: Final = 1 << 20
+#: How far ahead of the supervisor's clock a slot's may be, in seconds.
+CLOCK_SLACK_S: Final = 1.0
 #: How long a slot may take to end, in seconds: after its pipe was seen closed, so that it must be about to; after it
 #: was told to, or said that it would; and its warden, after it was told to kill it.
 DYING_S: Final = 0.25
@@ -72,18 +82,23 @@ class Child:
         self.number = number
         self.terms = terms
         self._inherited = terms.inherited if tracker is None else replace(terms.inherited, tracker=tracker)
-        self.position, position_fd = Position.create()
+        self.position, position_fd = Position.create(SIZE)
+        self.arena = Arena(self.position.memory)
         ours, theirs = socket.socketpair()
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
-        ours.settimeout(SEND_TIMEOUT_S)
-        self.channel = Channel(ours)
+        self.channel = Pipe(ours, terms.max_result + CAPACITY + MAX_BESIDE)
         #: Leases it was sent and has not finished, the running one first.
         self.chunks: deque[Chunk] = deque()
         self.ready = False
-        #: Why it is being killed, where it is.
+        #: Why it is being killed, where it is; and how it has broken the protocol, where that is why.
         self.condemned: Condemned | None = None
+        self.breach = ""
         #: Leases of which something was taken back, and of which it has not said that it stopped.
         self.recalled: set[int] = set()
+        #: When what it has not started can be taken back, ``time.monotonic()``; None where that was not begun.
+        self.recall_at: float | None = None
+        #: Tasks to be stopped once that is done: lease and index, or -1 for the one that runs.
+        self.doomed: list[tuple[int, int]] = []
         #: Whether its pipe was closed, so that it ends by itself.
         self.retired = False
         #: Whether its end of the pipe is closed, so that it has died, or is about to.
@@ -94,11 +109,21 @@ class Child:
         self.leaving = False
         #: Whether it closed its pipe and went on.
         self.deaf = False
-        #: The lease that left it last.
+        #: Whether the loop waits for the pipe to take more.
+        self.watched_for_room = False
+        #: The lease that left it last, and when it last became or ceased to be idle.
         self.latest: Chunk | None = None
         #: The task that it said waits for others: lease and index, and since when.
         self._waits: tuple[int, int, float] | None = None
         self._killed = False
+        self._told: set[int] = set()
+        self._slot: psutil.Process | None = None
+        self._born_at = time.monotonic()
+        #: The serial that it was seen at last, since when, and when it was given something or something ended last.
+        self._seen = -1
+        self._seen_at = self._moved_at = self._born_at
+        #: Whether it was seen where it cannot be.
+        self._lied = False
         self.output: Output | Passed = Passed() if terms.inherited.streams else Output(number, self._task)
         self.tasks = 0
         self._serial = 0
@@ -107,26 +132,25 @@ class Child:
         try:
             self.process = self._start(theirs.fileno(), position_fd)
         except OSError:
-            self.output.close()
-            self.position.close()
-            ours.close()
+            self.let_go()
             raise
         finally:
             theirs.close()
             os.close(position_fd)
             self.output.given()
-        self.channel.send(
-            terms.worker,
-            terms.paths,
-            terms.imports,
-            terms.max_result,
-            terms.max_memory,
-            terms.keep_processes,
-            terms.only_registered,
-            terms.reload,
-            _PROGRAM.plain(terms.program),
-            _INHERITANCE.plain(self._inherited),
-        )
+        with contextlib.suppress(OSError):  # it has ended already, which is seen soon
+            self.channel.put(
+                terms.worker,
+                terms.paths,
+                terms.imports,
+                terms.max_result,
+                terms.max_memory,
+                terms.keep_processes,
+                terms.only_registered,
+                terms.reload,
+                _PROGRAM.plain(terms.program),
+                _INHERITANCE.plain(self._inherited),
+            )
 
     def _start(self, channel_fd: int, position_fd: int) -> subprocess.Popen[bytes]:
         inherited = self._inherited
@@ -161,17 +185,27 @@ class Child:
     @property
     def usable(self) -> bool:
         """Whether it can run something, now or after what it has."""
-        return self.sound and not self.recalled
+        return self.sound and not self.recalled and self.recall_at is None
 
-    def send(self, chunk: Chunk, spec: Spec) -> None:
-        """Send it a lease.
+    # -- leases ---------------------------------------------------------------------------------------------------
+
+    def send(self, chunk: Chunk, spec: Spec, now: float) -> None:
+        """Send it a lease; what it cannot take now follows.
+
+        Args:
+            chunk: the lease.
+            spec: what it calls.
+            now: ``time.monotonic()``.
 
         Raises:
-            OSError: it is gone, or does not read; it does not have the lease, and must not be used any more.
+            OSError: it is gone; it does not have the lease, and must not be used any more.
         """
         chunk.serial = self._serial
+        chunk.sent_at = now
         self._serial += chunk.grant.hi - chunk.grant.lo
         self.tasks += chunk.grant.hi - chunk.grant.lo
+        if not self.chunks:
+            self._moved_at = now
         self.chunks.append(chunk)
         try:
             self._push(chunk, spec)
@@ -183,11 +217,11 @@ class Child:
     def _push(self, chunk: Chunk, spec: Spec) -> None:
         grant = chunk.grant
         if not self._specs.used(grant.spec):
-            self.channel.send("spec", grant.spec, _FUNCTION.plain(spec.function), spec.options.priority)
+            self.channel.put("spec", grant.spec, _FUNCTION.plain(spec.function), spec.options.priority)
             # Leases that use one of those have been sent before, so the slot is done with them when it reads this.
             for number, _ in self._specs.put(grant.spec, None, len(spec.function.body)):
-                self.channel.send("forget", number)
-        self.channel.send(
+                self.channel.put("forget", number)
+        self.channel.put(
             "lease",
             grant.token,
             chunk.serial,
@@ -199,13 +233,70 @@ class Child:
             grant.arguments,
         )
 
-    def running(self) -> tuple[Chunk, int, float] | None:
-        """The task it runs: its lease, its index, and when it started (``time.monotonic()``)."""
+    def holding(self, token: int) -> Chunk | None:
+        """A lease that it was sent and has not finished."""
+        return next((chunk for chunk in self.chunks if chunk.token == token), None)
+
+    def known(self, token: int) -> Chunk | None:
+        """A lease that it was sent and has not finished, or finished last."""
+        if self.latest is not None and self.latest.token == token:
+            return self.latest
+        return self.holding(token)
+
+    def ended(self, chunk: Chunk, upto: int) -> None:
+        """Tasks of a lease below ``upto`` have ended; leases without more leave it."""
+        chunk.next = max(chunk.next, upto)
+        self.latest = chunk
+        self._moved_at = time.monotonic()
+        while self.chunks and self.chunks[0].ended:
+            self.chunks.popleft()
+
+    def tell_once(self, spec: int) -> bool:
+        """Whether this was not asked of a function before, or long ago."""
+        if spec in self._told:
+            return False
+        if len(self._told) >= MAX_SPECS:
+            self._told.clear()
+        self._told.add(spec)
+        return True
+
+    # -- where it is ----------------------------------------------------------------------------------------------
+
+    def look(self, now: float) -> bool:
+        """See where it is.
+
+        Args:
+            now: ``time.monotonic()``.
+
+        Returns:
+            Whether that can be true; else a task has written over what slot and supervisor share.
+        """
         serial, at = self.position.read()
+        if serial == self._seen:
+            return True
+        if not (self._seen < serial < self._serial and self._born_at <= at <= now + CLOCK_SLACK_S):
+            self._lied = True
+            return False
+        chunk = next((chunk for chunk in self.chunks if chunk.task(serial) is not None), None)
+        if chunk is not None and not self._comes_after_what_ended(chunk, serial):
+            return True  # for now: what a task says of its successors does not give it more time
+        self._seen = serial
+        self._seen_at = min(now, max(at, self._born_at if chunk is None else chunk.sent_at))
+        return True
+
+    def _comes_after_what_ended(self, chunk: Chunk, serial: int) -> bool:
+        index = chunk.task(serial)
+        assert index is not None
+        if index > chunk.next:
+            return self.arena.has_made(chunk.token, index - 1)
+        return chunk is self.chunks[0]
+
+    def running(self) -> tuple[Chunk, int, float] | None:
+        """The task it runs, as it was seen: its lease, its index, and when it started (``time.monotonic()``)."""
         for chunk in self.chunks:
-            index = chunk.started(serial)
-            if index is not None:
-                return chunk, index, at
+            index = chunk.task(self._seen)
+            if index is not None and chunk.next <= index < chunk.end:
+                return chunk, index, self._seen_at
         return None
 
     def waits(self, token: int, index: int, waiting: bool) -> None:
@@ -220,6 +311,32 @@ class Child:
         running = self.running()
         return self._waits[2] if running is not None and (running[0].token, running[1]) == self._waits[:2] else None
 
+    def unfinished(self) -> Chunk | None:
+        """The lease whose next task is the one that a slot which has ended was running; None where it ran none."""
+        chunk = self.chunks[0] if self.chunks else None
+        if chunk is None or chunk.ended:
+            return None
+        serial, _ = self.position.read()
+        lied = not self._seen <= serial < self._serial
+        return chunk if lied or serial >= chunk.serial_of(chunk.next) else None
+
+    def started_at(self, chunk: Chunk) -> float:
+        """When the task that it runs has started, as far as that was seen; else when its lease was sent."""
+        return max(chunk.sent_at, self._seen_at if chunk.task(self._seen) is not None else 0.0)
+
+    def left(self) -> Left:
+        """The results that it had made and not sent when it ended; none where it cannot be believed."""
+        serial, _ = self.position.read()
+        if self._lied or not self._seen <= serial < self._serial:
+            return Left(0, 0, [], 0.0)
+        return self.arena.left()
+
+    def stalled(self, now: float) -> bool:
+        """Whether it should long have started what it was sent."""
+        if not self.chunks or self.condemned is not None or now - self._moved_at < START_TIMEOUT_S:
+            return False
+        return self._seen < self.chunks[0].serial_of(self.chunks[0].next)
+
     def moments(self, now: float, stuck_s: float) -> list[float]:
         """When it is to be looked at again.
 
@@ -227,25 +344,37 @@ class Child:
             now: ``time.monotonic()``.
             stuck_s: how long work may wait behind a task that runs, in seconds.
         """
-        moments = [self.doomed_at] if self.doomed_at is not None else []
+        moments = [at for at in (self.doomed_at, self.recall_at) if at is not None]
         running = self.running()
         if running is None:
             # Where it has not begun yet, nothing else says when it does.
             return [*moments, now + stuck_s] if self.chunks else moments
         chunk, index, at = running
-        if chunk.spec.options.timeout_s is not None:
+        if chunk.spec.options.timeout_s is not None and self.condemned is None:
             moments.append(at + chunk.spec.options.timeout_s)
         if not self.recalled and (len(self.chunks) > 1 or index + 1 < chunk.end):
             moments.append(at + stuck_s)
         return moments
 
+    # -- taking back ----------------------------------------------------------------------------------------------
+
+    def begin_recall(self, now: float) -> None:
+        """Keep what it has not started from starting; `recall` is to follow at `recall_at`. It takes no new lease until
+        it has said that it stopped."""
+        serial, _ = self.position.read()
+        self.position.set_limit(serial + 1)
+        self.recall_at = now + SETTLE_S
+        for chunk in self.chunks:
+            chunk.stoppable = True
+
     def recall(self) -> list[tuple[Chunk, int, int]]:
-        """Take back what it has not started. It takes no new lease until it has said that it stopped.
+        """Take back what it has not started.
 
         Returns:
             For each lease that something was taken back of: the lease, and the range of the tasks.
         """
-        last = self.position.stop_after_current()
+        self.recall_at = None
+        last, _ = self.position.read()
         back: list[tuple[Chunk, int, int]] = []
         for chunk in self.chunks:
             first = max(chunk.next, chunk.grant.lo + last + 1 - chunk.serial)
@@ -260,24 +389,38 @@ class Child:
     def stopped(self, token: int) -> None:
         """It says that it stopped in a lease, at what was taken back."""
         self.recalled.discard(token)
-        if not self.recalled:
+        if not self.recalled and self.recall_at is None:
             self.position.set_limit(UNLIMITED)
+
+    # -- what it prints -------------------------------------------------------------------------------------------
 
     def _task(self) -> tuple[str, int]:
         """The task it started last: its id, "" where none was, and its serial."""
         serial, _ = self.position.read()
         for chunk in (*self.chunks, *([self.latest] if self.latest is not None else ())):
-            grant = chunk.grant
-            if chunk.serial >= 0 and chunk.serial <= serial < chunk.serial + grant.hi - grant.lo:
-                return str(TaskId(grant.batch, grant.lo + serial - chunk.serial, grant.single)), serial
+            index = chunk.task(serial)
+            if index is not None:
+                return str(TaskId(chunk.grant.batch, index, chunk.grant.single)), serial
         return "", serial
 
     def last_lines(self, token: int, index: int) -> str:
         """The end of what a task of a lease that it has, or had last, has printed."""
-        for chunk in (self.latest, *self.chunks):
-            if chunk is not None and chunk.token == token:
-                return self.output.last_lines(chunk.serial + index - chunk.grant.lo)
-        return ""
+        chunk = self.known(token)
+        return "" if chunk is None else self.output.last_lines(chunk.serial_of(index))
+
+    # -- its end --------------------------------------------------------------------------------------------------
+
+    def began(self, pid: int) -> None:
+        """It is ready for work.
+
+        Args:
+            pid: what it says that its process is; remembered where that is true.
+        """
+        self.ready = True
+        with contextlib.suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if process.ppid() == self.pid:
+                self._slot = process
 
     def worn_out(self) -> bool:
         """Whether it is to be replaced before it is given anything more."""
@@ -326,6 +469,13 @@ class Child:
         for process in descendants:
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        self._kill_slot()
+
+    def _kill_slot(self) -> None:
+        """End the slot's own process, should it have outlived its warden."""
+        if self._slot is not None:
+            with contextlib.suppress(psutil.Error):
+                self._slot.kill()  # it makes sure that the number is still the same process's
 
     def exited(self) -> bool:
         """Whether the process has ended; its exit is not collected yet, so that its number stays taken."""
@@ -333,21 +483,31 @@ class Child:
             return True
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
-    def close(self) -> Remains:
-        """The process has ended, or was killed: see its end, and that of its group; let go of pipes and memory."""
+    def collect(self) -> Remains:
+        """The process has ended, or was killed: see its end, and that of its group."""
         if not WARDEN:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
-        try:
-            code = self.process.wait(KILLED_S)
-        except subprocess.TimeoutExpired:
-            self._kill_by_force()
-            code = self.process.wait()
+        code = self._exit_code()
+        self._kill_slot()
         serial, _ = self.position.read()
         peak, left = self.position.end()
         output = self.output.last_lines(serial)
-        with contextlib.suppress(OSError):
-            self.channel.close()
+        return Remains(code=code, deaf=self.deaf, breach=self.breach, peak_memory=peak, left=left, output=output)
+
+    def _exit_code(self) -> int:
+        try:
+            return self.process.wait(KILLED_S)
+        except subprocess.TimeoutExpired:
+            self._kill_by_force()
+        try:
+            return self.process.wait(KILLED_S)
+        except subprocess.TimeoutExpired:  # it hangs in the kernel
+            return -signal.SIGKILL
+
+    def let_go(self) -> None:
+        """Close pipes and memory: nothing of what it left is needed any more."""
         self.output.close()
+        self.arena.close()
         self.position.close()
-        return Remains(code=code, deaf=self.deaf, peak_memory=peak, left=left, output=output)
+        self.channel.close()

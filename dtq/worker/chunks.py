@@ -32,7 +32,7 @@ MOST_DOOMED: Final = 1_000
 class Chunk:
     """A lease on its way through the worker: granted, bound to a slot, ended, acknowledged."""
 
-    __slots__ = ("end", "grant", "granted_at", "next", "serial", "spec")
+    __slots__ = ("end", "grant", "granted_at", "next", "sent_at", "serial", "spec", "stoppable")
 
     def __init__(self, grant: Grant, spec: Spec, now: float) -> None:
         self.grant = grant
@@ -45,6 +45,10 @@ class Chunk:
         self.end = grant.hi
         #: Serial of its first task in the slot it was sent to; -1 while it was not.
         self.serial = -1
+        #: When it was sent there, ``time.monotonic()``.
+        self.sent_at = now
+        #: Whether the slot may stop in the middle of it: something was taken back, or its function cannot be had.
+        self.stoppable = False
 
     @property
     def token(self) -> int:
@@ -56,16 +60,18 @@ class Chunk:
         """Whether all its tasks have, or were given back."""
         return self.next >= self.end
 
-    def started(self, position: int) -> int | None:
-        """Index of the task that runs, if one does.
+    def task(self, serial: int) -> int | None:
+        """Index of the task with a serial of the slot; None where it is none of this lease.
 
         Args:
-            position: serial of the task that the slot started last.
+            serial: of the task.
         """
-        if self.serial < 0:
-            return None
-        index = self.grant.lo + position - self.serial
-        return index if self.next <= index < self.end else None
+        at = serial - self.serial
+        return self.grant.lo + at if self.serial >= 0 and 0 <= at < self.grant.hi - self.grant.lo else None
+
+    def serial_of(self, index: int) -> int:
+        """Serial of a task of it, in the slot that it was sent to."""
+        return self.serial + index - self.grant.lo
 
 
 #: What a worker tells the coordinator of tasks.

@@ -48,7 +48,7 @@ class Extras:
             busy = sum(1 for child in children if child.chunks and child.waiting_since is None)
             if busy >= self._slots:
                 return None
-        return next((child for child in children if child.idle), None)
+        return next((child for child in children if child.idle and not child.worn_out()), None)
 
     def capacity(self, children: Sequence[Child]) -> int:
         """How many slots can run something, busy and waiting ones included; one more than there are, where all wait and

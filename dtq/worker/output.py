@@ -51,6 +51,9 @@ class Passed:
         """See `Output.last_lines`; nothing is kept."""
         return ""
 
+    def write(self) -> None:
+        """See `Output.write`."""
+
     def close(self) -> None:
         """See `Output.close`."""
 
@@ -74,6 +77,8 @@ class Output:
         self._refilled_at = time.monotonic()
         self._line = b""
         self._left_out = 0
+        #: What is to be logged: the task's id, and a line.
+        self._lines: deque[tuple[str, str]] = deque()
 
     def fileno(self) -> int:
         """The descriptor to wait for."""
@@ -151,16 +156,21 @@ class Output:
             self._line = b""
 
     def _say(self, task: str, line: str) -> None:
-        line = line.translate(_CONTROLS)
-        if log.hasHandlers() and log.isEnabledFor(logging.INFO):
-            log.info("slot %d, task %s: %s", self._slot, task or "-", line)
-            return
-        # Part of a program that keeps no such log: what its tasks print is to be seen all the same.
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            sys.stderr.write(f"{line}\n")
+        self._lines.append((task, line.translate(_CONTROLS)))
+
+    def write(self) -> None:
+        """Write to the log what has been taken; that may wait for whoever reads the log."""
+        while self._lines:
+            task, line = self._lines.popleft()
+            if log.hasHandlers() and log.isEnabledFor(logging.INFO):
+                log.info("slot %d, task %s: %s", self._slot, task or "-", line)
+                continue
+            # Part of a program that keeps no such log: what its tasks print is to be seen all the same.
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                sys.stderr.write(f"{line}\n")
 
     def close(self) -> None:
-        """The slot has ended: log what is left, and let go of the pipe."""
+        """The slot has ended: let go of the pipe; what is left is to be written."""
         if self._line:
             self._log(self._task()[0], b"\n")
         if self._left_out:

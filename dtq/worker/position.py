@@ -10,6 +10,9 @@ than a store takes to become visible), and only then reads where the slot is. Wh
 start.
 
 Last, the slot's warden leaves here how the slot ended, for a process that has ended cannot say it any more.
+
+A task can write into this memory, too. So the supervisor believes a position only where it can be true (`Child.look`),
+and never for longer than its own clock allows.
 """
 
 from __future__ import annotations
@@ -18,11 +21,15 @@ import mmap
 import os
 import struct
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
-_STATE: Final = struct.Struct("=dq")
-_LIMIT: Final = struct.Struct("=q")
-_LIMIT_AT: Final = 64  # a cache line of its own
+#: Where each number is, in units of eight bytes: when, serial; and the limit, in a cache line of its own. They are
+#: stored one by one, for that is one store each: what writes a whole structure clears it first, and may be seen to.
+_TIME: Final = 0
+_SERIAL: Final = 1
+_LIMIT: Final = 8
 _END: Final = struct.Struct("=qq")
 _END_AT: Final = 96
 SIZE: Final = 128
@@ -30,64 +37,69 @@ SIZE: Final = 128
 UNLIMITED: Final = (1 << 62) - 1
 #: How long the supervisor waits between lowering the limit and reading the position, in seconds.
 SETTLE_S: Final = 0.001
+#: How often a position is read that changes while it is.
+_READS: Final = 100
+#: Most that the numbers of an end can be.
+_MAX_MEMORY: Final = 1 << 50
+_MAX_PROCESSES: Final = 1 << 22
 
 
 class Position:
     """The shared bytes.
 
     Args:
-        descriptor: of a file of `SIZE` bytes; stays the caller's.
+        descriptor: of a file of at least so many bytes; stays the caller's.
+        size: how many of them to have in memory: what lies behind is the `arena`.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        self._map = mmap.mmap(descriptor, SIZE)
+    def __init__(self, descriptor: int, size: int = SIZE) -> None:
+        self.memory = mmap.mmap(descriptor, size)
+        self._numbers = memoryview(self.memory)[:_END_AT].cast("q")
+        self._times = memoryview(self.memory)[:_END_AT].cast("d")
 
     @classmethod
-    def create(cls) -> tuple[Position, int]:
-        """A new one, and its descriptor for the slot."""
+    def create(cls, size: int = SIZE) -> tuple[Position, int]:
+        """A new one, and the descriptor for the slot.
+
+        Args:
+            size: how large the file is to be, in bytes.
+        """
         descriptor = _anonymous()
-        os.ftruncate(descriptor, SIZE)
-        position = cls(descriptor)
-        position.start(-1, 0.0)
+        os.ftruncate(descriptor, size)
+        position = cls(descriptor, size)
+        position.starter()(-1, time.monotonic())
         position.set_limit(UNLIMITED)
         return position, descriptor
 
-    def start(self, serial: int, at: float) -> bool:
-        """The slot starts a task.
+    def starter(self) -> Callable[[int, float], bool]:
+        """What the slot calls to start a task, with its serial and ``time.monotonic()``; it says whether it may."""
+        numbers, times = self._numbers, self._times
 
-        Args:
-            serial: of the task.
-            at: ``time.monotonic()``.
+        def start(serial: int, at: float) -> bool:
+            times[_TIME] = at  # first: who sees the serial sees no earlier time
+            numbers[_SERIAL] = serial
+            return serial < numbers[_LIMIT]
 
-        Returns:
-            Whether it may.
-        """
-        _STATE.pack_into(self._map, 0, at, serial)
-        limit: int = _LIMIT.unpack_from(self._map, _LIMIT_AT)[0]
-        return serial < limit
+        return start
 
     def read(self) -> tuple[int, float]:
         """Serial of the task started last (-1: none) and when (``time.monotonic()``)."""
-        at, serial = _STATE.unpack_from(self._map, 0)
+        serial = self._numbers[_SERIAL]
+        for _ in range(_READS):
+            at = self._times[_TIME]
+            before, serial = serial, self._numbers[_SERIAL]
+            if serial == before:
+                break
         return serial, at
 
     def set_limit(self, serial: int) -> None:
         """No task at or above this serial starts from now on."""
-        _LIMIT.pack_into(self._map, _LIMIT_AT, serial)
+        self._numbers[_LIMIT] = serial
 
-    def stop_after_current(self) -> int:
-        """Keep everything that has not started from starting.
-
-        Returns:
-            Serial of the task started last; nothing above it will start.
-        """
-        self.set_limit(self.read()[0] + 1)
-        time.sleep(SETTLE_S)
-        return self.read()[0]
-
-    def leave(self) -> None:
-        """From now on, what is said here is not shared."""
-        self._map = mmap.mmap(-1, SIZE)
+    def keep_from_children(self) -> None:
+        """Processes that are forked from this one have nothing of it."""
+        with suppress(OSError, ValueError):
+            self.memory.madvise(getattr(mmap, "MADV_DONTFORK", -1))
 
     def note_end(self, peak: int, left: int) -> None:
         """The slot has ended.
@@ -96,16 +108,18 @@ class Position:
             peak: the most memory it has had resident, in bytes.
             left: how many processes it left behind, which have been ended.
         """
-        _END.pack_into(self._map, _END_AT, peak, left)
+        _END.pack_into(self.memory, _END_AT, peak, left)
 
     def end(self) -> tuple[int | None, int]:
         """What `note_end` was told: the peak (None where nobody was there to see it) and how many were left behind."""
-        peak, left = _END.unpack_from(self._map, _END_AT)
-        return peak or None, left
+        peak, left = _END.unpack_from(self.memory, _END_AT)
+        return (peak if 0 < peak <= _MAX_MEMORY else None), min(max(0, left), _MAX_PROCESSES)
 
     def close(self) -> None:
         """Let go of the memory."""
-        self._map.close()
+        self._numbers.release()
+        self._times.release()
+        self.memory.close()
 
 
 def _anonymous() -> int:

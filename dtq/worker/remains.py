@@ -41,6 +41,7 @@ class Remains:
     Attributes:
         code: its exit code, or the negative number of the signal that ended it.
         deaf: whether it had closed its pipe, went on, and was killed for that.
+        breach: how it had broken the protocol, where it was killed for that.
         peak_memory: the most memory it has had resident, in bytes; None where that is not known.
         left: how many processes it left behind, which have been ended.
         output: the last lines that the task it ran has printed.
@@ -48,6 +49,7 @@ class Remains:
 
     code: int
     deaf: bool = False
+    breach: str = ""
     peak_memory: int | None = None
     left: int = 0
     output: str = ""
@@ -113,6 +115,9 @@ def _cause(outcome: Outcome, remains: Remains, timeout_s: float | None) -> tuple
         return f"it ran longer than its time limit of {duration(timeout_s or 0.0)} and was killed", None, None
     if outcome is Outcome.CANCELLED:
         return "it was cancelled, and its process killed", None, None
+    if remains.breach:
+        why = f"it wrote over what its slot and the worker share ({remains.breach}), and its process was killed"
+        return why, None, int(signal.SIGKILL)
     if remains.deaf:
         return "its process closed its pipe to the worker, and was killed", None, int(signal.SIGKILL)
     if code < 0:

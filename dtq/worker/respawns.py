@@ -10,8 +10,7 @@ from typing import Final
 
 from dtq.errors import WorkerBroken
 from dtq.wording import counted, duration
-
-log = logging.getLogger("dtq.worker")
+from dtq.worker.latelog import LateLog
 
 #: Pause before a slot that died at its start is started again, in seconds: first, and longest.
 RESPAWN_S: Final = (0.1, 5.0)
@@ -24,10 +23,12 @@ class Respawns:
 
     Args:
         worker: the worker's name.
+        late: takes what is to be logged.
     """
 
-    def __init__(self, worker: str) -> None:
+    def __init__(self, worker: str, late: LateLog) -> None:
         self._worker = worker
+        self._late = late
         self._at: dict[int, float] = {}
         self._pause: dict[int, float] = {}
         self._stillborn = 0
@@ -50,7 +51,7 @@ class Respawns:
         if stillborn:
             self._stillborn += 1
             pause = self._pause[number] = min(longest, max(first, 2 * self._pause.get(number, 0.0)))
-            log.error("slot %d died at its start; it is started again in %s", number, duration(pause))
+            self._late(logging.ERROR, "slot %d died at its start; it is started again in %s", number, duration(pause))
         self._at[number] = now + pause
 
     def verdict(self) -> WorkerBroken | None:

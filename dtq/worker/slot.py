@@ -33,20 +33,38 @@ from dtq.client.functions import cannot_import, resolve
 from dtq.client.inheritance import Inheritance
 from dtq.client.payloads import call_decoder, result_encoder, sentence
 from dtq.client.runnables import runnable
-from dtq.errors import CannotImport, OnlyRegistered, TooLarge
+from dtq.errors import BadMessage, CannotImport, OnlyRegistered, TooLarge
 from dtq.model import pages
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind
 from dtq.model.wire import codec
+from dtq.worker.arena import SIZE, Arena
 from dtq.worker.channel import Channel
 from dtq.worker.contexts import new_contexts
-from dtq.worker.failures import Stage, describe, located, traceback_of
+from dtq.worker.failures import Stage, bounded, describe, located, traceback_of
 from dtq.worker.forgotten import Forgotten
 from dtq.worker.forks import end_child, own_page
 from dtq.worker.logrecords import mark_records
 from dtq.worker.position import Position
 from dtq.worker.program import Program, become, initialize
+from dtq.worker.reports import (
+    MAX_TEXT,
+    MAX_TRACE,
+    Advanced,
+    Changed,
+    Leaving,
+    Raised,
+    Ready,
+    Report,
+    Stale,
+    Stopped,
+    Uninitialized,
+    Unusable,
+    Waiting,
+    notice,
+    plain,
+)
 from dtq.worker.setters import Setters
 from dtq.worker.siblings import empty_main, share_key, share_tracker
 from dtq.worker.sources import Sources
@@ -63,7 +81,6 @@ MOST_TOLD_BYTES: Final = 1 << 16
 
 DECODE: Final = Stage.DECODE
 CALL: Final = Stage.CALL
-_FAILURE: Final = codec(Failure)
 _FUNCTION: Final = codec(Function)
 _PROGRAM: Final = codec(Program)
 _INHERITANCE: Final = codec(Inheritance)
@@ -177,6 +194,7 @@ class Slot:
     Args:
         channel: to the supervisor.
         position: shared with it.
+        arena: shared with it.
         setters: say what tasks change.
         sources: the files of the modules that were imported so far.
         worker: the worker's name.
@@ -191,6 +209,7 @@ class Slot:
         self,
         channel: Channel,
         position: Position,
+        arena: Arena,
         setters: Setters,
         sources: Sources,
         worker: str,
@@ -201,11 +220,13 @@ class Slot:
         reload: bool,
     ) -> None:
         self._channel = channel
-        self._unsent = Unsent(channel)
-        self._position = position
+        self._unsent = Unsent(channel, arena)
+        self._start = position.starter()
         self._worker = worker
         self._max_result = max_result
         self._max_memory = max_memory
+        #: The clock; what tests of users' put in the place of a module's names does not reach it here.
+        self._clock = monotonic
         #: Functions of which it was said that they leave traces.
         self._told: SizedLru[str, bool] = SizedLru(MOST_TOLD_BYTES, MOST_TOLD)
         self._surroundings = Surroundings(keep_processes, setters)
@@ -252,7 +273,6 @@ class Slot:
     def _forked(self) -> None:
         """This is another process now, which a task has forked: nobody is to hear of it."""
         self._channel.close()
-        self._position.leave()
 
     def _imported(self) -> None:
         if not self._own[0]:
@@ -270,11 +290,14 @@ class Slot:
 
     def _progress(self, done: float, total: float) -> None:
         if self._own[0]:
-            self._channel.send("progress", self._token, self._index, done, total)
+            self._say(Advanced(self._token, self._index, done, total))
 
     def _wait(self, waiting: bool) -> None:
         if self._own[0]:
-            self._channel.send("waiting", self._token, self._index, waiting)
+            self._say(Waiting(self._token, self._index, waiting))
+
+    def _say(self, report: Report) -> None:
+        self._channel.send(*plain(report))
 
     def _lease(
         self, token: int, serial: int, batch: int, lo: int, single: bool, attempt: int, number: int, arguments: bytes
@@ -286,15 +309,16 @@ class Slot:
         self._latest = spec
         current.lease(spec.priority)
         self._token = token
-        start, touched = self._position.start, self._surroundings.touched
+        start, touched = self._start, self._surroundings.touched
+        clock = self._clock
         unsent = self._unsent
         last = lo + pages.count(arguments) - 1
-        begun = monotonic()
+        begun = clock()
         unsent.begin(token, lo, begun)
         for index, blob in enumerate(pages.unpack(arguments), lo):
             if not start(serial + index - lo, begun):
                 self._flush(begun)
-                self._channel.send("stopped", token, index)
+                self._say(Stopped(token, index))
                 self._look_after(spec)
                 return
             self._index = index
@@ -304,12 +328,13 @@ class Slot:
                 result = self._new_context().run(run, blob)
             except BaseException as error:  # noqa: BLE001 - the edge to user code: whatever it raises is its outcome
                 if self._failed(spec, token, index, begun, error):  # and so would the others
-                    self._channel.send("stopped", token, index + 1)
+                    if index < last:
+                        self._say(Stopped(token, index + 1))
                     return
-                begun = monotonic()
+                begun = clock()
                 unsent.begin(token, index + 1, begun)
                 continue
-            now = monotonic()
+            now = clock()
             more = index < last
             due = unsent.add(result, now, more)
             if more and now - begun > spec.tiny_s:
@@ -335,9 +360,11 @@ class Slot:
         self._waited = False
         sources.begin()
 
-    def _leave(self, path: str) -> NoReturn:
+    def _leave(self, path: str, stopped: Stopped | None = None) -> NoReturn:
         """End for old code, and have what is not done run in another process."""
-        self._channel.send("stale", path)
+        self._say(Stale(notice(path)))
+        if stopped is not None:
+            self._say(stopped)
         raise _Unfit(at_once=False)
 
     def _failed(self, spec: Spec, token: int, index: int, begun: float, error: BaseException) -> bool:
@@ -348,16 +375,15 @@ class Slot:
         """
         if not self._own[0]:
             end_child(error)
-        now, stage = monotonic(), spec.reached
+        now, stage = self._clock(), spec.reached
         spec.reached = CALL
         self._flush(begun)
         if stage is spec.stage and isinstance(error, CannotImport):
             if self._reload and (path := self._sources.has_now(spec.name)):
-                self._channel.send("stopped", token, index)
-                self._leave(path)
+                self._leave(path, Stopped(token, index))
             error = self._sources.told(spec.name, error)
         failure = _describe(spec.located(error, stage), stage)
-        self._channel.send("failed", token, index, now - begun, _FAILURE.plain(failure))
+        self._say(Raised(token, index, now - begun, failure))
         self._look_after(spec)
         return stage is spec.stage and failure.unable
 
@@ -384,14 +410,14 @@ class Slot:
         if self._max_memory is not None and not why and (size := _resident()) > self._max_memory:
             why = f"leaves {size} bytes resident, more than --max-memory-per-slot, {self._max_memory}"
         if why:
-            self._unsent.flush(monotonic())
-            self._channel.send("leaving", spec.name, why)
+            self._unsent.flush(self._clock())
+            self._say(Leaving(self._token, notice(why)))
             raise _Unfit(at_once=spoilt_by_it)
         if changed:
             spec.tiny_s = -1.0
             if self._told.get(spec.name) is None:
                 self._told.put(spec.name, True, len(spec.name))
-                self._channel.send("changed", spec.name, ", ".join(changed))
+                self._say(Changed(self._token, notice(", ".join(changed))))
 
     def _flush(self, now: float) -> None:
         current.end()
@@ -466,12 +492,14 @@ def _prepare(
         become(program)
     except BaseException as error:  # noqa: BLE001 - the edge to user code, at import
         why = cannot_import(what, f"the worker {worker}", error)
-        channel.send("unusable", traceback_of(error, __file__), *why.args)
+        args = tuple([bounded(str(arg), MAX_TRACE) for arg in why.args])
+        channel.send(*plain(Unusable(bounded(traceback_of(error, __file__), MAX_TRACE), args)))
         return False
     try:
         initialize(inherited.initializer)
     except BaseException as error:  # noqa: BLE001 - as above
-        channel.send("uninitialized", traceback_of(error, __file__), sentence(error))
+        trace = bounded(traceback_of(error, __file__), MAX_TRACE)
+        channel.send(*plain(Uninitialized(trace, bounded(sentence(error), MAX_TEXT))))
         return False
     return True
 
@@ -491,7 +519,9 @@ def main(parent: int, channel_fd: int, position_fd: int) -> int:
     adopt_orphans()
     os.set_inheritable(channel_fd, False)
     channel = Channel(socket.socket(fileno=channel_fd))
-    position = Position(position_fd)
+    position = Position(position_fd, SIZE)
+    position.keep_from_children()
+    arena = Arena(position.memory)
     os.close(position_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()  # where a crash was is among its last words
@@ -512,14 +542,18 @@ def main(parent: int, channel_fd: int, position_fd: int) -> int:
         return 1
     sources.begin()
     sources.note()
-    slot = Slot(channel, position, setters, sources, worker, *limits)
-    channel.send("ready", os.getpid())
+    slot = Slot(channel, position, arena, setters, sources, worker, *limits)
+    channel.send(*plain(Ready(os.getpid())))
     with contextlib.suppress(BrokenPipeError, ConnectionError):
         try:
             slot.run()
+        except BadMessage as error:
+            _last_word(f"a task has disturbed the pipe between its slot and the worker: {error}")
+            os._exit(1)
         except OSError as error:
             if error.errno == errno.EBADF:
                 _last_word("the task closed the pipe between its slot and the worker")
+                os._exit(1)
             raise
     return 0
 

@@ -10,40 +10,44 @@ Rules:
    turns out long is taken back and returned to the queue within `STUCK_S`.
 2. A slot is free when its process is idle or dead. Time limits and cancels kill the slot's process group; the outcome
    is reported when the process is seen to have ended.
-3. Of a slot that died only the task that had started is blamed; what it had finished but not reported, and what it had
-   not started, goes back unblamed.
-4. What was reported is kept until the coordinator has it on disk; so a coordinator may restart at any time.
+3. Of a slot that died only the task that had started is blamed; what it had finished and not sent is taken from the
+   memory that it leaves, and what it had not started goes back unblamed.
+4. What a slot says is a stranger's word. One that breaks the protocol is killed, and the task that it ran is blamed.
+5. Nothing waits under the lock: what a slot has not read is kept, what may take a while is done without it, and what is
+   logged is written afterwards.
+6. What was reported is kept until the coordinator has it on disk; so a coordinator may restart at any time.
 """
 
 from __future__ import annotations
 
 import logging
 import selectors
+import sys
 import threading
 import time
 from collections import deque
-from dataclasses import replace
 from typing import Any, Final
 
 from dtq.errors import BadMessage, CannotImport, DtqError, InitializerFailed
-from dtq.model.messages import Doomed, Exchange, Failed, Failure, Grant, Progress, Released, Succeeded
+from dtq.model.messages import Doomed, Exchange, Failed, Grant, Released, Succeeded
 from dtq.model.options import Spec
-from dtq.model.states import Outcome
-from dtq.model.wire import codec
+from dtq.worker import reports
 from dtq.worker.calls import Calls
 from dtq.worker.child import DYING_S, LEAVING_S, MAX_AHEAD_BYTES, Child
 from dtq.worker.chunks import Chunk, Holdings
 from dtq.worker.extras import Extras
+from dtq.worker.latelog import LateLog
 from dtq.worker.output import Output
-from dtq.worker.remains import Condemned, Remains, last_words, refusal, verdict
+from dtq.worker.remains import Condemned
+from dtq.worker.reports import Leaving, Ready, Stale, Uninitialized, Unusable, Waiting
 from dtq.worker.respawns import Respawns
+from dtq.worker.settling import Settling
 from dtq.worker.terms import WorkerTerms
 from dtq.worker.tracker import Tracker
 from dtq.worker.wakeup import Wakeup
 
 log = logging.getLogger("dtq.worker")
 
-_FAILURE: Final = codec(Failure)
 #: How long work may wait behind a running task before it is taken back, in seconds.
 STUCK_S: Final = 0.05
 
@@ -80,8 +84,12 @@ class Supervisor:
             self._tracker = Tracker()
             self._selector.register(self._tracker, selectors.EVENT_READ, self._tracker)
         self._drain_until: float | None = None
-        self._respawns = Respawns(terms.slot.worker)
+        self._late = LateLog(log)
+        self._respawns = Respawns(terms.slot.worker, self._late)
         self._extras = Extras(terms.slots, terms.max_waiting)
+        self._settling = Settling(self.holdings, self.news.notify_all, self.announce, self._late)
+        #: What slots that have ended had printed, to be logged.
+        self._printed: list[Output] = []
 
     # -- called from signal handlers and the link's threads ---------------------------------------------------------
 
@@ -165,7 +173,7 @@ class Supervisor:
             chunk = Chunk(grant, spec, now)
             self.holdings.add(chunk)
             if self.draining or self.ending:
-                self._release(chunk, chunk.next, chunk.end)
+                self._settling.release(chunk, chunk.next, chunk.end)
             else:
                 self._waiting.append(chunk)
             for doomed in self.holdings.doomed.pop(chunk.token, ()):
@@ -184,28 +192,30 @@ class Supervisor:
         child = self._child_with(chunk)
         if child is None:
             self._waiting.remove(chunk)
-            self._release(chunk, chunk.next, chunk.end)
+            self._settling.release(chunk, chunk.next, chunk.end)
             return
+        self._stop(child, doomed.token, doomed.index)
+
+    def _stop(self, child: Child, token: int, index: int) -> None:
+        """Stop a task once it is known whether it is the one that runs; -1 for whichever of the lease does."""
+        child.doomed.append((token, index))
         self._recall(child)
-        if doomed.index < chunk.end and child.condemned is None:
-            self._condemn(child, Condemned(doomed.token, doomed.index, timed_out=False))
+        self.wake()
 
     def drop(self, token: int) -> None:
         """A lease is no longer this worker's: stop it and say nothing of it. Under the lock."""
         chunk = self.holdings.chunks.get(token)
         if chunk is None or chunk.ended:
             return  # its outcomes are on their way, or have arrived: the next acknowledgement ends it
-        log.warning("the lease of task %d.%d was taken back by the coordinator", chunk.grant.batch, chunk.next)
+        text = "the lease of task %d.%d was taken back by the coordinator"
+        self._late(logging.WARNING, text, chunk.grant.batch, chunk.next)
         child = self._child_with(chunk)
-        if child is None:
-            if chunk in self._waiting:
-                self._waiting.remove(chunk)
-        else:
-            self._recall(child)
-            running = child.running()
-            if running is not None and running[0] is chunk and child.condemned is None:
-                self._condemn(child, Condemned(token, running[1], timed_out=False))
+        if child is not None:
+            self._stop(child, token, -1)
+        elif chunk in self._waiting:
+            self._waiting.remove(chunk)
         self.holdings.forget(token)
+        self.wake()
 
     def drain(self) -> None:
         """Take no more work, give back what has not started, end when what runs has ended. Any thread."""
@@ -267,7 +277,9 @@ class Supervisor:
     def _turn(self) -> None:
         with self.lock:
             timeout_s = self._until_next(time.monotonic())
-        for key, _ in self._selector.select(timeout_s):
+            for child in self._children:
+                self._watch_for_room(child)
+        for key, events in self._selector.select(timeout_s):
             if key.data is None:
                 self._wakeup.clear()
             elif isinstance(key.data, Output):
@@ -275,14 +287,32 @@ class Supervisor:
             elif isinstance(key.data, Tracker):
                 self._start_tracker(key.data)
             else:
-                self._hear(key.data)
+                self._hear(key.data, events)
         with self.lock:
             now = time.monotonic()
-            self._bury()
+            self._bury(now)
             self._enforce(now)
-            self._respawn(now)
-            self._make_room(now)
+            due = self._to_be_started(now)
             self._assign(now)
+        for number in due:
+            self._spawn(number)
+        self._write_logs()
+
+    def _watch_for_room(self, child: Child) -> None:
+        """Have the loop wake when the pipe takes more, where something is left for it."""
+        wanted = child.channel.unsent
+        if wanted is not child.watched_for_room and not child.retired:
+            child.watched_for_room = wanted
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if wanted else 0)
+            self._selector.modify(child.channel, events, child)
+
+    def _write_logs(self) -> None:
+        """Write what was to be logged; whoever reads the log may take its time."""
+        self._late.write()
+        for child in self._children:  # only this thread changes them
+            child.output.write()
+        while self._printed:
+            self._printed.pop().write()
 
     def _until_next(self, now: float) -> float | None:
         moments = self._respawns.moments()
@@ -299,121 +329,111 @@ class Supervisor:
 
     # -- what slots say -------------------------------------------------------------------------------------------
 
-    def _hear(self, child: Child) -> None:
-        try:
-            messages, closed = child.channel.gather()
-        except (BadMessage, OSError) as error:
-            log.error("slot %d does not keep to the protocol (%s); it is killed", child.number, error)
-            messages, closed = [], True
+    def _hear(self, child: Child, events: int) -> None:
+        gathered = child.channel.gather()
         with self.lock:
-            for message in messages:
-                self._take(child, message)
-            if closed and not child.retired:
+            now = time.monotonic()
+            if events & selectors.EVENT_WRITE:
+                self._pump(child)
+            self._take(child, gathered.messages, gathered.breach, now)
+            if gathered.closed and not child.retired:
                 self._selector.unregister(child.channel)
                 child.retired = child.broken = True
                 child.leave_within(DYING_S)
-            self._assign(time.monotonic())
+            self._assign(now)
 
-    def _take(self, child: Child, message: Any) -> None:
-        kind, *fields = message
-        if kind == "succeeded":
-            token, lo, results, seconds = fields
-            count = int.from_bytes(results[:4], "big")
-            self._ended(child, token, lo + count)
-            self._owe(Succeeded(token=token, lo=lo, results=results, seconds=seconds))
-        elif kind == "failed":
-            token, index, seconds, failure = fields
-            self._ended(child, token, index + 1)
-            said = replace(_FAILURE.decode(failure), output=child.last_lines(token, index))
-            self._fail(token, index, Outcome.FAILED, said, seconds)
-        elif kind == "stopped":
-            token, index = fields
-            child.stopped(token)
-            chunk = self.holdings.chunks.get(token)
-            if chunk is not None and index < chunk.end:
-                self._release(chunk, index, chunk.end)
-            self._ended(child, token, 0)
-        elif kind == "progress":
-            token, index, done, total = fields
-            if token in self.holdings.chunks:
-                progress = Progress(token=token, index=index, done=done, total=total)
-                self.holdings.outbox.progress[token] = progress
-                self.announce()
-        else:
-            self._notice(child, kind, fields)
+    def _pump(self, child: Child) -> None:
+        try:
+            child.channel.pump()
+        except OSError:  # it has died, or is about to
+            child.broken = True
+            child.leave_within(DYING_S)
 
-    def _notice(self, child: Child, kind: str, fields: list[Any]) -> None:
-        """What a slot says of itself."""
-        if kind == "ready":
-            child.ready = True
+    def _take(self, child: Child, messages: list[Any], breach: str, now: float) -> None:
+        """Take what a slot says, as far as it keeps to the protocol."""
+        for message in messages:
+            if child.breach:
+                return
+            try:
+                report = reports.read(message)
+                if child.ready is isinstance(report, Ready | Unusable | Uninitialized):
+                    raise BadMessage("it is not the time for that")
+                if not self._notice(child, report):
+                    self._settling.take(child, report, now)
+            except BadMessage as error:
+                breach = str(error)
+                break
+        if breach:
+            self._breach(child, breach)
+
+    def _notice(self, child: Child, report: reports.Report) -> bool:
+        """What a slot says of itself; whether this was such."""
+        if isinstance(report, Ready):
+            child.began(report.pid)
             self._respawns.began(child.number)
             self.announce()
-        elif kind == "changed":
-            log.warning("slot %d: a task of %s changed %s; it was put back", child.number, *fields)
-        elif kind == "waiting":
-            child.waits(*fields)
+        elif isinstance(report, Leaving):
+            chunk = child.known(report.token)
+            name = chunk.spec.function.name if chunk is not None else "some function"
+            text = "slot %d: a task of %s %s; the slot is replaced"
+            self._late(logging.WARNING, text, child.number, name, report.why)
+            child.leaving = True
+            child.leave_within(LEAVING_S)
+        elif isinstance(report, Stale):
+            text = "slot %d: %s has changed since it was imported; the slot is replaced"
+            self._late(logging.WARNING, text, child.number, report.path)
+            for chunk in child.chunks:
+                chunk.stoppable = True
+            child.leaving = True
+            child.leave_within(LEAVING_S)
+        elif isinstance(report, Waiting):
+            child.waits(report.token, report.index, report.waiting)
             self.announce()
-        elif kind == "leaving":
-            log.warning("slot %d: a task of %s %s; the slot is replaced", child.number, *fields)
-            child.leaving = True
-            child.leave_within(LEAVING_S)
-        elif kind == "stale":
-            log.warning("slot %d: %s has changed since it was imported; the slot is replaced", child.number, *fields)
-            child.leaving = True
-            child.leave_within(LEAVING_S)
-        elif kind == "unusable":
-            text, *why = fields
-            log.error("slot %d cannot import %s:\n%s", child.number, why[0], text)
-            self.fatal = CannotImport(*why)
-        elif kind == "uninitialized":
-            text, why = fields
-            log.error("slot %d cannot start: its initializer failed:\n%s", child.number, text)
-            self.fatal = InitializerFailed(why)
+        elif isinstance(report, Unusable):
+            self._late(logging.ERROR, "slot %d cannot import %s:\n%s", child.number, report.why[0], report.trace)
+            self.fatal = CannotImport(*report.why)
+        elif isinstance(report, Uninitialized):
+            text = "slot %d cannot start: its initializer failed:\n%s"
+            self._late(logging.ERROR, text, child.number, report.trace)
+            self.fatal = InitializerFailed(report.why)
+        else:
+            return False
+        return True
 
-    def _ended(self, child: Child, token: int, upto: int) -> None:
-        """Tasks of a lease below ``upto`` have ended; a lease without more leaves the slot."""
-        for chunk in child.chunks:
-            if chunk.token == token:
-                chunk.next = max(chunk.next, upto)
-                child.latest = chunk
-                break
-        while child.chunks and child.chunks[0].ended:
-            child.chunks.popleft()
-
-    def _owe(self, outcome: Succeeded | Failed | Released) -> None:
-        if outcome.token in self.holdings.chunks:
-            self.holdings.outbox.add(outcome)
-            if type(outcome) is Succeeded and not self.holdings.chunks[outcome.token].ended:
-                self.news.notify_all()
-            else:
-                self.announce()
-
-    def _fail(self, token: int, index: int, outcome: Outcome, failure: Failure, seconds: float) -> None:
-        self._owe(Failed(token=token, index=index, outcome=outcome, failure=failure, seconds=seconds))
-
-    def _release(self, chunk: Chunk, lo: int, hi: int) -> None:
-        chunk.end = lo
-        if lo < hi:
-            self._owe(Released(token=chunk.token, lo=lo, hi=hi))
+    def _breach(self, child: Child, why: str) -> None:
+        """A slot broke the protocol: it is killed, and nothing more that it says is heard."""
+        if child.breach:
+            return
+        self._late(logging.ERROR, "slot %d does not keep to the protocol (%s); it is killed", child.number, why)
+        child.breach = why
+        if not child.retired:
+            self._selector.unregister(child.channel)
+            child.retired = child.broken = True
+        child.kill()
 
     def _give_back_waiting(self) -> None:
         while self._waiting:
             chunk = self._waiting.popleft()
-            self._release(chunk, chunk.next, chunk.end)
+            self._settling.release(chunk, chunk.next, chunk.end)
 
     # -- slots ----------------------------------------------------------------------------------------------------
 
     def _spawn(self, number: int) -> None:
+        """Start a slot; not under the lock, for a machine may take its time over it."""
         try:
             child = Child(number, self.terms.slot, None if self._tracker is None else self._tracker.writing_end)
         except OSError as error:
             log.error("slot %d cannot be started: %s", number, error)
-            self._not_born(number)
+            with self.lock:
+                self._not_born(number)
             return
-        self._children.append(child)
         self._selector.register(child.channel, selectors.EVENT_READ, child)
         if isinstance(child.output, Output):
             self._selector.register(child.output, selectors.EVENT_READ, child.output)
+        with self.lock:
+            self._children.append(child)
+            if self.ending:
+                child.kill()
 
     def _start_tracker(self, tracker: Tracker) -> None:
         self._selector.unregister(tracker)
@@ -422,23 +442,20 @@ class Supervisor:
         except OSError as error:
             log.error("what tasks leave of shared memory will not be removed: no process for that (%s)", error)
 
-    def _respawn(self, now: float) -> None:
-        for number in self._respawns.due(now):
-            if not self.draining and self.fatal is None:
-                self._spawn(number)
-
-    def _make_room(self, now: float) -> None:
-        """Add slots for those whose tasks wait for other tasks, and take away those that are not needed any more."""
+    def _to_be_started(self, now: float) -> list[int]:
+        """The numbers of slots to be started now. Slots for those whose tasks wait for other tasks are among them; and
+        those that are not needed any more are taken away."""
         if self.draining or self.fatal is not None:
-            return
-        for number in self._extras.missing(self._children, self._respawns.planned(), now):
-            self._spawn(number)
+            return []
+        due = self._respawns.due(now)
+        due += self._extras.missing(self._children, [*self._respawns.planned(), *due], now)
         for child in self._extras.surplus(self._children, now):
             self._retire(child)
         latest = self._extras.latest(self._children) if self._waiting else None
         running = None if latest is None else latest.running()
         if latest is not None and running is not None:
             self._condemn(latest, Condemned(running[0].token, running[1], timed_out=False, waiting=True))
+        return due
 
     def _child_with(self, chunk: Chunk) -> Child | None:
         return next((child for child in self._children if chunk in child.chunks), None)
@@ -447,24 +464,18 @@ class Supervisor:
         """Send waiting leases to slots that are idle, or about to be."""
         while self._waiting:
             child = self._extras.free(self._children)
-            if child is not None and child.worn_out():
-                self._retire(child)
-                continue
             if child is None:
                 child = self._nearly_idle(self._waiting[0], now)
             if child is None:
                 return
             chunk = self._waiting.popleft()
             try:
-                child.send(chunk, chunk.spec)
-            except OSError as error:
-                log.warning("slot %d does not take work (%s); it is replaced", child.number, error)
+                child.send(chunk, chunk.spec, now)
+            except OSError as error:  # it died by itself, and what it ran, if anything, is to blame
+                self._late(logging.WARNING, "slot %d does not take work (%s); it is replaced", child.number, error)
                 self._waiting.appendleft(chunk)
-                if isinstance(error, TimeoutError):
-                    self._condemn(child, Condemned(0, 0, timed_out=False))
-                else:  # it died by itself, and what it ran, if anything, is to blame
-                    child.broken = True
-                    child.leave_within(DYING_S)
+                child.broken = True
+                child.leave_within(DYING_S)
 
     def _nearly_idle(self, chunk: Chunk, now: float) -> Child | None:
         if len(chunk.grant.arguments) > MAX_AHEAD_BYTES:
@@ -482,74 +493,94 @@ class Supervisor:
         child.retire()
 
     def _condemn(self, child: Child, reason: Condemned) -> None:
-        child.condemned = reason
+        child.condemned = child.condemned or reason
         child.kill()
 
     def _recall(self, child: Child) -> None:
-        if child.condemned is None and not child.retired and child.chunks and not child.recalled:
-            for chunk, lo, hi in child.recall():
-                self._release(chunk, lo, hi)
-            while child.chunks and child.chunks[-1].ended and child.chunks[-1].token not in child.recalled:
-                child.chunks.pop()
+        """Begin to take back what a slot has not started. By any thread; the loop finishes it."""
+        if child.condemned is not None or child.retired or not child.chunks or child.recalled:
+            return
+        now = time.monotonic()
+        if child.recall_at is None and child.look(now):
+            child.begin_recall(now)
+
+    def _finish_recall(self, child: Child) -> None:
+        for chunk, lo, hi in child.recall():
+            self._settling.release(chunk, lo, hi)
+        while child.chunks and child.chunks[-1].ended and child.chunks[-1].token not in child.recalled:
+            child.chunks.pop()
+
+    def _execute(self, child: Child, now: float) -> None:
+        """Stop the tasks that are to be, as far as they run."""
+        child.look(now)
+        running = child.running()
+        waiting: list[tuple[int, int]] = []
+        for token, index in child.doomed:
+            if running is not None and running[0].token == token and index in (-1, running[1]):
+                self._condemn(child, Condemned(token, running[1], timed_out=False))
+            elif (chunk := child.holding(token)) is not None and (index < 0 or chunk.next <= index < chunk.end):
+                waiting.append((token, index))
+        child.doomed = waiting
 
     def _enforce(self, now: float) -> None:
-        """Time limits, work that is stuck behind work, the end of a drain."""
+        """Time limits, work that is stuck behind work, slots that are worn out, the end of a drain."""
         while (
             self._waiting and now - self._waiting[0].granted_at > STUCK_S and self._extras.free(self._children) is None
         ):
             chunk = self._waiting.popleft()
-            self._release(chunk, chunk.next, chunk.end)
+            self._settling.release(chunk, chunk.next, chunk.end)
         for child in self._children:
             child.overdue(now)
-            running = child.running()
-            if running is None or child.condemned is not None:
-                continue
-            chunk, index, at = running
-            timeout_s = chunk.spec.options.timeout_s
-            if timeout_s is not None and now - at >= timeout_s:
-                self._condemn(child, Condemned(chunk.token, index, timed_out=True))
-            elif now - at > STUCK_S and (len(child.chunks) > 1 or index + 1 < chunk.end):
-                self._recall(child)
+            if child.condemned is None and not child.breach:
+                self._look_after(child, now)
         if self._drain_until is not None and now >= self._drain_until:
             self._drain_until = None
             self.ending = True
             for child in self._children:
                 self._condemn(child, Condemned(0, 0, timed_out=False))
 
+    def _look_after(self, child: Child, now: float) -> None:
+        if not child.look(now):
+            self._breach(child, "it is said to be where it cannot be")
+            return
+        if child.recall_at is not None and now >= child.recall_at:
+            self._finish_recall(child)
+        if child.doomed and child.recall_at is None:
+            self._execute(child, now)
+        if child.idle and child.worn_out() and not self.draining:
+            self._retire(child)
+        elif child.stalled(now):
+            text = "slot %d has not begun with what it was sent; it is replaced"
+            self._late(logging.WARNING, text, child.number)
+            self._condemn(child, Condemned(0, 0, timed_out=False))
+        elif (running := child.running()) is not None:
+            self._limit(child, *running, now)
+
+    def _limit(self, child: Child, chunk: Chunk, index: int, at: float, now: float) -> None:
+        """Hold a running task to its time limit, and let nothing wait behind a long one."""
+        timeout_s = chunk.spec.options.timeout_s
+        if timeout_s is not None and now - at >= timeout_s:
+            self._condemn(child, Condemned(chunk.token, index, timed_out=True))
+        elif now - at > STUCK_S and (len(child.chunks) > 1 or index + 1 < chunk.end):
+            self._recall(child)
+
     # -- the dead -------------------------------------------------------------------------------------------------
 
-    def _bury(self) -> None:
+    def _bury(self, now: float) -> None:
         for child in [child for child in self._children if child.exited()]:
             if not child.retired:
-                messages, _ = child.channel.gather()  # what it said last
-                for message in messages:
-                    self._take(child, message)
+                gathered = child.channel.gather(sys.maxsize)  # what it said last
+                self._take(child, gathered.messages, gathered.breach, now)
+            if not child.retired:
                 self._selector.unregister(child.channel)
-            running = child.running()
             self._children.remove(child)
             if isinstance(child.output, Output):
                 self._selector.unregister(child.output)
-            self._account(child, running, child.close())
+                self._printed.append(child.output)
+            remains = child.collect()
+            self._settling.bury(child, remains, len(self._children) + 1, now)
+            child.let_go()
             self._plan_respawn(child)
-
-    def _account(self, child: Child, running: tuple[Chunk, int, float] | None, remains: Remains) -> None:
-        """Report what a dead slot leaves behind."""
-        for chunk in list(child.chunks):
-            lo = chunk.next
-            if running is not None and running[0] is chunk:
-                _, index, at = running
-                outcome = verdict(child.condemned, chunk.token, index)
-                if outcome is Outcome.FAILED:
-                    failure = refusal(len(self._children) + 1, self.terms.slot.worker, remains)
-                    self._fail(chunk.token, index, outcome, failure, time.monotonic() - at)
-                    lo = index + 1
-                elif outcome is not None:
-                    failure = last_words(outcome, remains, chunk.spec.options.timeout_s)
-                    self._fail(chunk.token, index, outcome, failure, time.monotonic() - at)
-                    lo = index + 1
-            chunk.next = lo
-            self._release(chunk, lo, chunk.end)
-        child.chunks.clear()
 
     def _plan_respawn(self, child: Child) -> None:
         if self.draining:
@@ -560,7 +591,7 @@ class Supervisor:
         if not self._extras.is_extra(child):
             self._respawns.plan(child.number, time.monotonic())
         if child.condemned is None and not (child.retired and not child.broken) and not child.leaving:
-            log.warning("slot %d (pid %d) died; it is replaced", child.number, child.pid)
+            self._late(logging.WARNING, "slot %d (pid %d) died; it is replaced", child.number, child.pid)
 
     def _not_born(self, number: int) -> None:
         """A slot was never ready for work: try again later, or give up where no other is."""
@@ -570,11 +601,14 @@ class Supervisor:
 
     def _close(self) -> None:
         with self.lock:
-            for child in self._children:
+            children, self._children = self._children, []
+            for child in children:
                 child.kill()
-            for child in self._children:
-                child.close()
-            self._children.clear()
+        for child in children:
+            child.collect()
+            child.let_go()
+            child.output.write()
+        self._write_logs()
         if self._tracker is not None:
             self._tracker.close()
         self._selector.close()

@@ -2,7 +2,7 @@
 
 Worker, inside a slot. Results of tiny tasks are sent together. A task that takes longer than those before it must not
 hold them back, though: then a thread sends them, which sleeps otherwise. It cannot where a task holds the interpreter's
-lock all the time.
+lock all the time; then they wait in the `arena`, from which the supervisor takes them where the slot ends first.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from time import monotonic, sleep
 from typing import Final
 
 from dtq.model import pages
+from dtq.model.pages import PAGE_BLOBS
+from dtq.worker.arena import CAPACITY, SIZE, Arena
 from dtq.worker.channel import Channel
+from dtq.worker.reports import Returned, plain
 
 #: Results are sent when they are so old, in seconds, or so large, in bytes.
 FLUSH_S: Final = 0.010
-FLUSH_BYTES: Final = 1 << 20
+FLUSH_BYTES: Final = CAPACITY
 #: When the thread looks, in seconds after a result; it sends what is so old then, and else looks once more.
 OVERDUE_S: Final = 0.05
 
@@ -27,28 +30,29 @@ class Unsent:
 
     Args:
         channel: to the supervisor.
+        arena: where they wait.
     """
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, arena: Arena) -> None:
         self._channel = channel
-        self._results: list[bytes] = []
-        self._size = 0
+        self._arena = arena
         self._token = 0
-        #: The task of the first one.
-        self._lo = 0
         #: When the task of the first one began, and when the last one was made.
         self._since = self._made = 0.0
         #: Held while anything is sent and forgotten; not while a result is added, which only the slot's thread does.
         self._lock = threading.Lock()
         #: There may be something that becomes overdue.
-        self._armed = threading.Event()
+        self._armed = False
+        self._alarm = threading.Event()
         self._thread: threading.Thread | None = None
+        self._clock = monotonic  # see `Slot`
 
     def begin(self, token: int, lo: int, now: float) -> None:
         """What comes are the results of a lease, from a task on; nothing is unsent."""
-        self._token = token
-        self._lo = lo
-        self._since = now
+        with self._lock:
+            self._token = token
+            self._since = now
+            self._arena.clear(token, lo, now)
 
     def add(self, result: bytes, now: float, more: bool) -> bool:
         """The result of the next task.
@@ -61,12 +65,34 @@ class Unsent:
         Returns:
             Whether it is time for `flush`.
         """
+        arena = self._arena
+        count = arena.count
+        begin = arena.end
+        end = begin + len(result)
+        if end > SIZE or count == PAGE_BLOBS:
+            return self._make_room(result, now, more)
+        if end > begin:
+            arena.memory[begin:end] = result
+        arena.lengths[count] = end - begin
+        arena.end = end
+        arena.count = count + 1
         self._made = now
-        self._results.append(result)
-        self._size += len(result)
-        if more and not self._armed.is_set():
+        if more and not self._armed:
             self._arm()
-        return now - self._since > FLUSH_S or self._size > FLUSH_BYTES
+        return now - self._since > FLUSH_S or end == SIZE
+
+    def _make_room(self, result: bytes, now: float, more: bool) -> bool:
+        """Add a result that there was no room for; one that is larger than all the room is sent at once."""
+        with self._lock:
+            self._send(self._made)
+            self._reset(self._arena.next)
+            if len(result) > CAPACITY:
+                lo = self._arena.next
+                self._channel.send(*plain(Returned(self._token, lo, pages.pack([result]), now - self._since)))
+                self._since = now
+                self._reset(lo + 1)
+                return False
+        return self.add(result, now, more)
 
     def flush(self, now: float) -> None:
         """Send all.
@@ -79,18 +105,22 @@ class Unsent:
         """
         with self._lock:
             self._send(now)
+            self._reset(self._arena.next)
 
     def _send(self, now: float) -> None:
-        if count := len(self._results):
-            page = pages.pack(self._results[:count])
-            self._channel.send("succeeded", self._token, self._lo, page, now - self._since)
-            del self._results[:count]
-            self._lo += count
-            self._size = 0
+        arena = self._arena
+        if arena.unsent:
+            lo, page, upto = arena.page()
+            self._channel.send(*plain(Returned(self._token, lo, page, now - self._since)))
+            arena.sent(upto)
         self._since = now
 
+    def _reset(self, lo: int) -> None:
+        self._arena.clear(self._token, lo, self._since)
+
     def _arm(self) -> None:
-        self._armed.set()
+        self._armed = True
+        self._alarm.set()
         if self._thread is None:
             self._thread = threading.Thread(target=self._watch, name="dtq-unsent", daemon=True)
             self._thread.start()
@@ -98,14 +128,16 @@ class Unsent:
     def _watch(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the tasks' business
         while True:
-            self._armed.wait()
+            self._alarm.wait()
             sleep(OVERDUE_S)
             with self._lock:
-                if self._results and monotonic() - self._made >= OVERDUE_S:
+                if self._arena.unsent and self._clock() - self._made >= OVERDUE_S:
                     try:
                         self._send(self._made)
                     except OSError:
                         return  # the supervisor is gone, or the task has closed the pipe
-                self._armed.clear()
-                if self._results:
-                    self._armed.set()
+                self._alarm.clear()
+                self._armed = False
+                if self._arena.unsent:
+                    self._armed = True
+                    self._alarm.set()

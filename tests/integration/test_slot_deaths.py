@@ -6,18 +6,23 @@ import os
 import pickle
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import psutil
 import pytest
 
 from dtq.errors import WorkerBroken
 from dtq.model import pages
-from dtq.model.messages import Failed, Grant
+from dtq.model.messages import Failed, Failure, Grant
 from dtq.model.options import Function, Options, Spec
 from dtq.model.states import Outcome
+from dtq.model.wire import codec
 from dtq.worker.child import Child
 from dtq.worker.chunks import Chunk
+from dtq.worker.program import Program
+from dtq.worker.remains import Remains
 from dtq.worker.supervisor import Supervisor
 from dtq.worker.terms import SlotTerms, WorkerTerms
 from tests.cluster import TASKS, until
@@ -37,6 +42,13 @@ def a_chunk(token: int, function: str, *arguments: object) -> Chunk:
 def see_dead(pid: int) -> None:
     """Wait until a child of ours has died, and leave its exit to be collected."""
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+
+
+def close(child: Child) -> Remains:
+    """See a slot's end, and let go of it."""
+    remains = child.collect()
+    child.let_go()
+    return remains
 
 
 @pytest.fixture
@@ -68,23 +80,23 @@ def test_dead_slot_that_is_sent_a_lease_does_not_have_it() -> None:
     chunk = a_chunk(1, "add", 1, 2)
     # When it is sent a lease
     with pytest.raises(OSError):
-        child.send(chunk, chunk.spec)
+        child.send(chunk, chunk.spec, time.monotonic())
     # Then the lease can be sent to another
     assert (list(child.chunks), chunk.serial) == ([], -1)
-    child.close()
+    close(child)
 
 
 def test_slot_whose_warden_is_stopped_is_killed_all_the_same() -> None:
     # Given a slot that runs, and a warden that somebody has stopped
     child = Child(1, TERMS)
-    until(lambda: child.channel.gather()[0], "the slot to be ready")
+    until(lambda: child.channel.gather().messages, "the slot to be ready")
     slots = psutil.Process(child.pid).children()
     os.kill(child.pid, signal.SIGSTOP)
     # When it is killed
     child.kill()
     # Then both are gone
     until(child.exited, "the warden to end")
-    assert child.close().code == -signal.SIGKILL
+    assert close(child).code == -signal.SIGKILL
     assert not any(slot.is_running() for slot in slots)
 
 
@@ -116,11 +128,11 @@ def test_worker_that_can_start_no_process_tries_again_and_gives_up(
 
 def test_slot_ends_with_its_warden() -> None:
     child = Child(1, TERMS)
-    until(lambda: child.channel.gather()[0], "the slot to be ready")
+    until(lambda: child.channel.gather().messages, "the slot to be ready")
     slots = psutil.Process(child.pid).children()
     os.kill(child.pid, signal.SIGKILL)
     until(lambda: not any(slot.is_running() for slot in slots), "the slot to end")
-    remains = child.close()
+    remains = close(child)
     assert (remains.code, remains.peak_memory) == (-signal.SIGKILL, None)
 
 
@@ -171,3 +183,127 @@ def test_task_that_kills_its_slot_is_blamed_also_when_more_work_finds_it_dead(su
     (failed,) = supervisor.holdings.outbox.failed
     assert isinstance(failed, Failed)
     assert (failed.token, failed.outcome, failed.failure.exit_code) == (1, Outcome.CRASHED, 9)
+
+
+def slot_of(child: Child) -> psutil.Process:
+    """The slot's own process."""
+    (slot,) = psutil.Process(child.pid).children()
+    return slot
+
+
+@pytest.mark.parametrize("size", [10, 6 << 20], ids=["small", "large"])
+def test_slot_that_does_not_read_holds_nobody_up(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """A stopped slot is sent a lease, however large: nothing waits, the slot is replaced, and nobody is blamed."""
+    child = turn_until(supervisor, "idle")
+    slot = slot_of(child)
+    slot.suspend()
+    # When it is sent a lease
+    chunk = a_chunk(1, "echo", b"x" * size)
+    begun = time.thread_time()
+    with supervisor.lock:
+        supervisor.granted([(chunk.grant, chunk.spec)])
+    # Then that is done at once, and the loop turns
+    assert child.channel.unsent is (size > 1 << 20)
+    monkeypatch.setattr("dtq.worker.child.START_TIMEOUT_S", 0.2)
+    turn_until_settled(supervisor, 1)
+    assert time.thread_time() - begun < 5, "it waited by turning"
+    assert supervisor.holdings.outbox.failed == []
+    assert [said.token for said in supervisor.holdings.outbox.released] == [1]
+    turn_until(supervisor, "idle")
+    assert not slot.is_running()
+
+
+def test_lease_that_does_not_fit_into_the_pipe_arrives_whole(supervisor: Supervisor) -> None:
+    turn_until(supervisor, "idle")
+    chunk = a_chunk(1, "echo", b"x" * (6 << 20))
+    with supervisor.lock:
+        supervisor.granted([(chunk.grant, chunk.spec)])
+    turn_until_settled(supervisor, 1)
+    (succeeded,) = supervisor.holdings.outbox.succeeded
+    assert len(succeeded.results) > 6 << 20
+
+
+def test_greeting_that_does_not_fit_into_the_pipe_is_no_matter() -> None:
+    # Given a worker with a program of 6 MB, which every slot is sent
+    program = Program(handlers=(("large", pickle.dumps(b"x" * (6 << 20))),))
+    supervisor = Supervisor(WorkerTerms(slots=1, slot=replace(TERMS, program=program)))
+    supervisor._spawn(1)
+    try:
+        turn_until(supervisor, "ready")
+    finally:
+        supervisor._close()
+
+
+def text(number: int) -> str:
+    """A text of so many bytes."""
+    return "x" * number
+
+
+LIES: dict[str, tuple[object, ...]] = {
+    "no kind": (),
+    "an unknown kind": ("gone",),
+    "a kind that is a number": (7, 1),
+    "too few fields": ("returned", 1),
+    "a text for a number": ("returned", "1", 0, pages.pack([b""]), 0.0),
+    "no time": ("returned", 1, 0, pages.pack([b""]), float("nan")),
+    "endless time": ("returned", 1, 0, pages.pack([b""]), float("inf")),
+    "another lease": ("returned", 2, 0, pages.pack([b""]), 0.0),
+    "another lease's exception": ("raised", 2, 0, 0.0, codec(Failure).plain(Failure(message="x"))),
+    "a task before": ("returned", 1, -1, pages.pack([b""]), 0.0),
+    "more than there is": ("returned", 1, 0, pages.pack([b""] * 2), 0.0),
+    "no results": ("returned", 1, 0, pages.pack([]), 0.0),
+    "no page": ("returned", 1, 0, b"\0\0\0\1", 0.0),
+    "a page that does not add up": ("returned", 1, 0, b"\0\0\0\1\7\0\0\0x", 0.0),
+    "a task that does not run": ("raised", 1, 3, 0.0, codec(Failure).plain(Failure(message="x"))),
+    "a long message": ("raised", 1, 0, 0.0, codec(Failure).plain(Failure(message=text(1 << 20)))),
+    "a long name": ("raised", 1, 0, 0.0, codec(Failure).plain(Failure(exception=text(20 << 20)))),
+    "surrogates": ("raised", 1, 0, 0.0, codec(Failure).plain(Failure(message="\ud800"))),
+    "an exit code": ("raised", 1, 0, 0.0, codec(Failure).plain(Failure(exit_code=0))),
+    "a stop that nobody asked for": ("stopped", 1, 0),
+    "progress without an end": ("advanced", 1, 0, float("inf"), 1.0),
+    "progress that is none": ("advanced", 1, 0, float("nan"), 1.0),
+    "long traces": ("changed", 1, text(1 << 20)),
+    "a long farewell": ("leaving", 1, text(1 << 20)),
+    "readiness, again": ("ready", 1),
+    "what is said at the start": ("unusable", "x", ("a", "b", "c", "d", "e")),
+    "a failed initializer": ("uninitialized", "x", "y"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_slot_that_says_what_cannot_be_is_killed_and_its_task_blamed(supervisor: Supervisor, lie: str) -> None:
+    # Given a slot that runs a task
+    child = turn_until(supervisor, "idle")
+    chunk = a_chunk(1, "nap", 60)
+    with supervisor.lock:
+        supervisor.granted([(chunk.grant, chunk.spec)])
+
+    def running() -> bool:
+        supervisor.wake()
+        supervisor._turn()
+        return child.running() is not None
+
+    until(running, "the task to run")
+    # When something comes out of its pipe that cannot be true
+    with supervisor.lock:
+        supervisor._take(child, [LIES[lie]], "", time.monotonic())
+    # Then it is killed, and the task is blamed
+    turn_until(supervisor, "idle")
+    (failed,) = supervisor.holdings.outbox.failed
+    assert (failed.token, failed.outcome) == (1, Outcome.CRASHED)
+    assert failed.failure.message.startswith("it wrote over what its slot and the worker share")
+    assert supervisor.fatal is None
+    assert supervisor.holdings.outbox.succeeded == []
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 1e308])
+def test_time_that_cannot_be_is_not_believed(supervisor: Supervisor, seconds: float) -> None:
+    child = turn_until(supervisor, "idle")
+    chunk = a_chunk(1, "nap", 60)
+    with supervisor.lock:
+        supervisor.granted([(chunk.grant, chunk.spec)])
+        supervisor._take(child, [("returned", 1, 0, pages.pack([b""]), seconds)], "", time.monotonic())
+    (succeeded,) = supervisor.holdings.outbox.succeeded
+    assert 0 <= succeeded.seconds < 60

@@ -110,8 +110,10 @@ def whisper_and_fail(text: str) -> None:
     raise ValueError(text)
 
 
-def close_everything() -> str:
+def close_everything(seconds: float) -> str:
+    """Close all that is open, and go on for so long."""
     os.closerange(0, 1 << 16)
+    time.sleep(seconds)
     return "closed"
 
 
@@ -217,3 +219,101 @@ def raise_own(kind: str) -> None:
         import no_such_module_anywhere  # type: ignore[import-not-found]  # noqa: F401
     error = getattr(dtq.errors, kind)
     raise error("a thing", "a place", "a reason", "3.11", "[]")
+
+
+#: Where `mark_and` of this process writes.
+_marks: dict[str, int] = {}
+
+
+def mark_and(directory: str, number: int, then: str) -> int:
+    """Leave a mark that this task ran, and do as told; quick enough to be leased with many others."""
+    file = _marks.get(directory)
+    if file is None:
+        name = str(Path(directory) / str(os.getpid()))
+        file = _marks[directory] = os.open(name, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, number.to_bytes(4, "big"))
+    if then == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif then == "exit":
+        os._exit(3)
+    elif then == "sleep":
+        time.sleep(60)
+    elif then == "hold":
+        ctypes.PyDLL(None).usleep(60_000_000)
+    return number
+
+
+def _pipe() -> int:
+    """The descriptor of the pipe between this slot and the worker."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{name}").startswith("socket:"):
+                return int(name)
+    raise RuntimeError("this process has no socket")
+
+
+def write_into_pipe(data: bytes, seconds: float) -> str:
+    """Write into the slot's own pipe, and go on for so long."""
+    os.write(_pipe(), data)
+    time.sleep(seconds)
+    return "written"
+
+
+def read_from_pipe(seconds: float) -> str:
+    """Read what the worker sends."""
+    import socket
+
+    stolen = socket.socket(fileno=os.dup(_pipe()))
+    stolen.settimeout(seconds)
+    with contextlib.suppress(TimeoutError):
+        stolen.recv(1 << 20)
+    stolen.detach()
+    return "read"
+
+
+def shared_memory() -> tuple[int, int]:
+    """Where the memory is that slot and worker share, and how much of it there is."""
+    with open("/proc/self/maps") as file:
+        for line in file:
+            if "memfd:dtq-slot" in line:
+                begin, end = (int(word, 16) for word in line.split()[0].split("-"))
+                return begin, end - begin
+    raise RuntimeError("this process shares no memory")
+
+
+def scribble(at: int, data: bytes, seconds: float) -> str:
+    """Write into that memory; all of it where no data are given, again and again for so long."""
+    begin, size = shared_memory()
+    until = time.monotonic() + seconds
+    while True:
+        ctypes.memmove(begin + at, data or bytes(size), len(data) or size)
+        if time.monotonic() >= until:
+            return "scribbled"
+        time.sleep(0.01)
+
+
+def scribble_and_crash(data: bytes) -> None:
+    scribble(0, data, 0.0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_ahead(seconds: float) -> None:
+    """Say, again and again, that the next task has begun."""
+    begin, _ = shared_memory()
+    serial = ctypes.c_int64.from_address(begin + 8)
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        serial.value += 1
+        ctypes.c_double.from_address(begin).value = time.monotonic()
+        time.sleep(0.1)
+
+
+def raise_named(length: int) -> None:
+    """Raise something whose class has a long name."""
+    raise type("N" * length, (Exception,), {"__module__": "m" * length})("no")
+
+
+def quick_or_long(number: int, seconds: float) -> int:
+    if seconds:
+        time.sleep(seconds)
+    return number

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Iterator
 from queue import SimpleQueue
 from time import monotonic
 from typing import Any
@@ -10,7 +12,9 @@ from typing import Any
 import pytest
 
 from dtq.model import pages
+from dtq.worker.arena import SIZE, Arena
 from dtq.worker.channel import Channel
+from dtq.worker.position import Position
 from dtq.worker.unsent import FLUSH_BYTES, FLUSH_S, Unsent
 from tests.cluster import DEADLINE_S
 
@@ -22,24 +26,34 @@ class Recorder(Channel):
         self.messages: SimpleQueue[tuple[Any, ...]] = SimpleQueue()
         self._left = most
 
-    def send(self, *message: Any) -> int:
+    def send(self, *message: Any) -> None:
         if not self._left:
             raise BrokenPipeError
         self._left -= 1
         self.messages.put(message)
-        return 1
 
     def take(self) -> tuple[int, int, list[bytes], float]:
         """Token, first task, results and seconds of the next report."""
         kind, token, lo, page, seconds = self.messages.get(timeout=DEADLINE_S)
-        assert kind == "succeeded"
+        assert kind == "returned"
         return token, lo, list(pages.unpack(page)), seconds
 
 
-def test_results_are_sent_together() -> None:
+@pytest.fixture
+def arena() -> Iterator[Arena]:
+    """Shared memory, as a slot has it."""
+    position, descriptor = Position.create(SIZE)
+    arena = Arena(position.memory)
+    yield arena
+    arena.close()
+    position.close()
+    os.close(descriptor)
+
+
+def test_results_are_sent_together(arena: Arena) -> None:
     # Given
     channel = Recorder()
-    unsent = Unsent(channel)
+    unsent = Unsent(channel, arena)
     unsent.begin(7, 3, 100.0)
     # When
     assert not unsent.add(b"a", 100.001, more=False)
@@ -53,8 +67,8 @@ def test_results_are_sent_together() -> None:
     assert channel.messages.empty()
 
 
-def test_old_and_large_results_are_due() -> None:
-    unsent = Unsent(Recorder())
+def test_old_and_large_results_are_due(arena: Arena) -> None:
+    unsent = Unsent(Recorder(), arena)
     unsent.begin(1, 0, 100.0)
     assert unsent.add(b"a", 100.001 + FLUSH_S, more=False)
     unsent.flush(100.001 + FLUSH_S)
@@ -62,10 +76,10 @@ def test_old_and_large_results_are_due() -> None:
     assert unsent.add(b"c" * FLUSH_BYTES, 100.003 + FLUSH_S, more=False)
 
 
-def test_results_before_a_long_task_are_sent_while_it_runs() -> None:
+def test_results_before_a_long_task_are_sent_while_it_runs(arena: Arena) -> None:
     # Given a result, and a task after it that takes long
     channel = Recorder(most=2)
-    unsent = Unsent(channel)
+    unsent = Unsent(channel, arena)
     made = monotonic()
     unsent.begin(7, 3, made - 0.001)
     assert not unsent.add(b"a", made, more=True)

@@ -1,0 +1,217 @@
+"""What a slot may say to its supervisor: one class a kind, with the rule of every field.
+
+Worker, used at both ends of a slot's pipe. A slot runs foreign code, which may write into the pipe itself, so what
+comes out of it is a stranger's word: types, lengths and ranges are checked here; whether it fits what the supervisor
+knows of its leases is checked in `worker.settling`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dtq.errors import BadMessage
+from dtq.model import pages
+from dtq.model.messages import Failure
+from dtq.model.wire import codec
+from dtq.worker.failures import bounded, check
+
+#: Longest text of a notice, in bytes; a traceback of an import, and what it could not import, may be longer.
+MAX_TEXT: Final = 2_000
+MAX_TRACE: Final = 40_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """It can run tasks; its process."""
+
+    pid: int
+
+    def check(self) -> None:
+        """Raise BadMessage where a field is out of its range."""
+        _in_range(0 < self.pid < 1 << 31)
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """Tasks of a lease returned: the index of the first, a page of results, how long they took together."""
+
+    token: int
+    lo: int
+    results: bytes
+    seconds: float
+
+    @property
+    def count(self) -> int:
+        """How many."""
+        return pages.count(self.results)
+
+    def check(self) -> None:
+        """As above."""
+        _in_range(0 < pages.check(self.results) <= pages.PAGE_BLOBS)
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """A task of a lease raised something after so many seconds."""
+
+    token: int
+    index: int
+    seconds: float
+    failure: Failure
+
+    def check(self) -> None:
+        """As above."""
+        check(self.failure)
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """From this task of a lease on, nothing of it runs: it was taken back, or its function cannot be had."""
+
+    token: int
+    index: int
+
+    def check(self) -> None:
+        """As above: any number will do, for it has to be one that the supervisor knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """A running task says how far it is."""
+
+    token: int
+    index: int
+    done: float
+    total: float
+
+    def check(self) -> None:
+        """As above."""
+        _in_range(math.isfinite(self.done) and math.isfinite(self.total))
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A task of a lease changed something in the process, which was put back."""
+
+    token: int
+    what: str
+
+    def check(self) -> None:
+        """As above."""
+        _is_text(self.what, MAX_TEXT)
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The process ends, for what a task of a lease left behind."""
+
+    token: int
+    why: str
+
+    def check(self) -> None:
+        """As above."""
+        _is_text(self.why, MAX_TEXT)
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """Something that was to be imported at the start cannot be: a traceback, and the arguments of `CannotImport`."""
+
+    trace: str
+    why: tuple[str, ...]
+
+    def check(self) -> None:
+        """As above."""
+        _in_range(len(self.why) == 5)
+        for text in (self.trace, *self.why):
+            _is_text(text, MAX_TRACE)
+
+
+@dataclass(frozen=True, slots=True)
+class Uninitialized:
+    """The initializer failed: a traceback, and the sentence."""
+
+    trace: str
+    why: str
+
+    def check(self) -> None:
+        """As above."""
+        _is_text(self.trace, MAX_TRACE)
+        _is_text(self.why, MAX_TRACE)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A running task begins or ceases to wait for other tasks."""
+
+    token: int
+    index: int
+    waiting: bool
+
+    def check(self) -> None:
+        """As above."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The process ends, for a file that it has imported has changed."""
+
+    path: str
+
+    def check(self) -> None:
+        """As above."""
+        _is_text(self.path, MAX_TEXT)
+
+
+Report = Ready | Returned | Raised | Stopped | Advanced | Changed | Leaving | Unusable | Uninitialized | Waiting | Stale
+
+_KINDS: Final[tuple[Any, ...]] = (
+    Ready, Returned, Raised, Stopped, Advanced, Changed, Leaving, Unusable, Uninitialized, Waiting, Stale,
+)  # fmt: skip
+_NAMES: Final[dict[type, str]] = {kind: kind.__name__.lower() for kind in _KINDS}
+_PLAIN: Final[dict[type, Callable[[Any], Any]]] = {kind: codec(kind).plain for kind in _KINDS}
+_DECODE: Final[dict[str, Callable[[Any], Report]]] = {_NAMES[kind]: codec(kind).decode for kind in _KINDS}
+
+
+def plain(report: Report) -> tuple[Any, ...]:
+    """A report as it travels."""
+    kind = type(report)
+    return (_NAMES[kind], *_PLAIN[kind](report))
+
+
+def notice(text: str) -> str:
+    """A text as a report may have it."""
+    return bounded(text, MAX_TEXT)
+
+
+def read(message: Any) -> Report:
+    """What a slot has said.
+
+    Args:
+        message: a plain value, as it came out of the pipe.
+
+    Raises:
+        BadMessage: it is none of the things that a slot says.
+    """
+    if type(message) is not tuple or not message or type(message[0]) is not str or message[0] not in _DECODE:
+        raise BadMessage("it is nothing that a slot says")
+    report = _DECODE[message[0]](message[1:])
+    report.check()
+    return report
+
+
+def _in_range(right: bool) -> None:
+    if not right:
+        raise BadMessage("a number is out of its range")
+
+
+def _is_text(text: str, most: int) -> None:
+    try:
+        size = len(text.encode())
+    except UnicodeEncodeError:
+        raise BadMessage("a text is not UTF-8") from None
+    if size > 2 * most:
+        raise BadMessage("a text is too long")
