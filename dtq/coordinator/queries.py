@@ -57,10 +57,10 @@ def batch(c: Coordinator, number: int) -> BatchView:
             ticket = c.committer.ticket()
         written = _settled(c, ticket)
         if view is not None:
-            return view
+            return replace(view, spec=_lean(view.spec))
         stored = next(iter(c.engine.batches([number])), None)
         if stored is not None and stored.row.finished_at is not None:
-            return views.finished_batch_view(stored.row, stored.spec)
+            return views.finished_batch_view(stored.row, _lean(stored.spec))
         if stored is None or not written:
             break
         # It was put back in between: look again.
@@ -82,11 +82,11 @@ def task(c: Coordinator, number: int, index: int) -> TaskView:
         _settled(c, ticket)
         history, more = attempts(c, number, index)
         if view is not None:
-            return replace(view, history=tuple(history), more=more)
+            return replace(view, spec=_lean(view.spec), history=tuple(history), more=more)
         for run in c.engine.ended(Selection(ids=((number, index),), limit=1), c.clock.now()):
             view = _ended_view(run, index)
             attempt = max(view.attempt, len(history) + (run.state is State.SUCCEEDED))
-            return replace(view, count=1, attempt=attempt, history=tuple(history), more=more)
+            return replace(view, spec=_lean(view.spec), count=1, attempt=attempt, history=tuple(history), more=more)
         if not any(index < stored.row.size for stored in c.engine.batches([number])):
             break  # it is nowhere; else it was put back in between, or purged: look again
     c.committer.refuse_if_stuck()
@@ -177,23 +177,12 @@ def tasks(c: Coordinator, selection: Selection) -> list[TaskView]:
     room = selection.limit - len(found)
     if (selection.state is None or selection.state in FINAL) and room > 0:
         found += [_ended_view(run) for run in c.engine.ended(replace(selection, limit=room), c.clock.now())]
-    return list(first_within(map(_Lean(), found), c.setup.answer_bytes))
+    return list(first_within((replace(v, spec=_lean(v.spec)) for v in found), c.setup.answer_bytes))
 
 
-class _Lean:
-    """Leaves the bodies of functions out of views of tasks: they may be large, and are for slots only."""
-
-    def __init__(self) -> None:
-        self._lean: dict[int, Spec] = {}
-
-    def __call__(self, view: TaskView) -> TaskView:
-        spec = view.spec
-        if not spec.function.body:
-            return view
-        lean = self._lean.get(id(spec))
-        if lean is None:
-            lean = self._lean[id(spec)] = replace(spec, function=replace(spec.function, body=b""))
-        return replace(view, spec=lean)
+def _lean(spec: Spec) -> Spec:
+    """A function without its body, which may be large and is for slots only."""
+    return spec if not spec.function.body else replace(spec, function=replace(spec.function, body=b""))
 
 
 def wanted_specs(c: Coordinator, selection: Selection) -> set[SpecEntry]:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from dtq import __version__
 from dtq.client.inheritance import Inheritance
 from dtq.config import WorkerSettings, configured_tls, format_address, load_authkey
-from dtq.errors import DtqError
+from dtq.errors import DtqError, InternalError
 from dtq.model.fields import Label, fitting
 from dtq.model.messages import Hello, Role, Welcome, largest_outcome
 from dtq.transport.backoff import Backoff
@@ -154,7 +154,7 @@ class Serving:
             try:
                 return line.connect()
             except DtqError as error:
-                if not error.retryable:
+                if not error.retryable and not isinstance(error, InternalError):
                     raise
                 if not said:
                     said = True

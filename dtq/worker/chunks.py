@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Final
 
 from dtq.model import pages
+from dtq.model.fields import MAX_NAME
 from dtq.model.messages import Doomed, Failed, Failure, Grant, Holding, Progress, Released, Succeeded
-from dtq.model.options import Spec
+from dtq.model.options import Function, Options, Spec
 from dtq.model.states import Outcome as Ending
 from dtq.model.weight import slim
 from dtq.model.weight import weight as weigh
@@ -190,13 +191,14 @@ def refused(outcome: Outcome, error: Exception) -> Failed | None:
     if isinstance(outcome, Released) or (isinstance(outcome, Failed) and outcome.failure.bases == _REFUSED):
         return None
     index, kind = (outcome.lo, Ending.FAILED) if isinstance(outcome, Succeeded) else (outcome.index, outcome.outcome)
-    failure = Failure(
-        exception=f"{type(error).__module__}.{type(error).__qualname__}",
-        bases=_REFUSED,
-        message=f"what came of the task could not be reported: {error}"[:_MESSAGE],
-    )
+    failure = _reason(error, "what came of the task could not be reported")
     seconds = outcome.seconds if 0 <= outcome.seconds < _LONGEST_S else 0.0
     return Failed(token=outcome.token, index=index, outcome=kind, failure=failure, seconds=seconds)
+
+
+def _reason(error: Exception, what: str) -> Failure:
+    name = f"{type(error).__module__}.{type(error).__qualname__}"
+    return Failure(exception=name[:MAX_NAME], bases=_REFUSED, message=f"{what}: {error}"[:_MESSAGE])
 
 
 class Holdings:
@@ -235,6 +237,15 @@ class Holdings:
         self.doomed.setdefault(doomed.token, []).append(doomed)
         while len(self.doomed) > MOST_DOOMED:
             del self.doomed[next(iter(self.doomed))]
+
+    def unknown(self, grant: Grant, error: Exception) -> None:
+        """A lease has arrived of which the worker is refused what it is: its tasks have failed with the reason."""
+        chunk = Chunk(grant, Spec(function=Function(name="unknown:unknown"), options=Options()), 0.0)
+        chunk.next = grant.hi
+        self.add(chunk)
+        failure = _reason(error, "the worker could not learn what the task is")
+        for index in range(grant.lo, grant.hi):
+            self.outbox.add(Failed(token=grant.token, index=index, outcome=Ending.FAILED, failure=failure, seconds=0.0))
 
     def forget(self, token: int) -> None:
         """A lease is no longer the worker's; nothing will be said of it."""

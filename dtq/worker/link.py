@@ -344,7 +344,8 @@ class Link:
         return [(grant, spec) for grant in grants if (spec := self._spec_of(grant, line)) is not None]
 
     def _spec_of(self, grant: Grant, line: Line) -> Spec | None:
-        """The grant's spec; None where it cannot be had: the lease is not mentioned again, and so taken back."""
+        """The grant's spec; None where it cannot be had: the lease is not mentioned again, and so taken back; or, where
+        nothing but a refusal is to be had, its tasks fail with that."""
         with self._specs_lock:
             spec = self._specs.get(grant.spec)
         if spec is not None:
@@ -353,8 +354,11 @@ class Link:
             spec = line.spec(grant.spec)
         except UnknownId:
             return None
-        except DtqError as error:
+        except Exception as error:  # noqa: BLE001 - also one that nobody thought of is of this lease alone
             log.warning("cannot learn what task %d.%d is: %s", grant.batch, grant.lo, error)
+            if _refusal(error):  # taken back, it would be handed out again, and refused again
+                with self._supervisor.lock:
+                    self._supervisor.holdings.unknown(grant, error)
             return None
         with self._specs_lock:
             self._specs.put(grant.spec, spec, len(spec.function.body))

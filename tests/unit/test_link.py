@@ -45,6 +45,7 @@ class FakeLine:
         self.refuse: Says = quiet
         self.taken: list[Exchange] = []
         self.refused = 0
+        self.grants: list[Grant] = []
         self._moved = threading.Condition()
 
     def exchange(self, exchange: Exchange) -> Orders:
@@ -57,14 +58,14 @@ class FakeLine:
             self._moved.notify_all()
         if error is not None:
             raise error
-        return Orders()
+        return Orders(grants=(self.grants.pop(),)) if self.grants else Orders()
 
     def until(self, look: Callable[[], object], what: str) -> None:
         with self._moved:
             assert self._moved.wait_for(look, DEADLINE_S), f"waited for {what}; taken: {self.taken}"
 
     def spec(self, number: int) -> Spec:
-        return SPEC
+        raise TooLarge("the function", 2, 1)
 
     def reconnect(self) -> None:
         return None
@@ -185,6 +186,24 @@ def test_lease_of_which_nothing_is_taken_is_mentioned_no_more(scene: Scene) -> N
     scene.line.until(lambda: scene.line.taken[-1].holding == (), "a heartbeat without them")
 
     assert scene.supervisor.fatal is None
+
+
+def test_lease_whose_function_is_refused_fails(scene: Scene) -> None:
+    # Given a lease of two tasks, the function of which no message carries
+    page = pages.pack([b"", b""])
+    scene.line.grants = [Grant(token=5, batch=5, lo=3, hi=5, single=False, attempt=1, spec=7, arguments=page)]
+
+    # When it arrives
+    scene.link.start()
+    scene.line.until(lambda: 5 in scene.line.failed, "the failure")
+
+    # Then both tasks fail with the reason, once
+    failed = [f for exchange in scene.line.taken for f in exchange.failed]
+    assert [f.index for f in failed] == [3, 4]
+    assert "could not learn what the task is: the function has 2 bytes" in failed[0].failure.message
+    heard = len(scene.line.taken)
+    scene.line.until(lambda: len(scene.line.taken) > heard + 1, "heartbeats")
+    assert scene.supervisor.holdings.chunks == {}
 
 
 def test_coordinator_that_refuses_everything_for_a_while_gets_all_unchanged(scene: Scene) -> None:
