@@ -128,7 +128,12 @@ class Histories(RuleBasedStateMachine):
         repeated = min(repeated, len(shipment.jobs))
         offset = len(shipment.jobs) - repeated
         self.driver.submit(
-            repeated + count, batch=shipment.number, offset=offset, complete=complete, **self._terms(shipment)
+            repeated + count,
+            batch=shipment.number,
+            offset=offset,
+            complete=complete,
+            session=shipment.session,
+            **self._terms(shipment),
         )
         self.model.append(shipment, count, complete, self.now)
 
