@@ -12,12 +12,17 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, Final, Unpack
+from typing import Any, ClassVar, Final, Unpack
 
 try:
     import joblib
     from joblib._memmapping_reducer import TemporaryResourcesManager, get_memmapping_reducers
-    from joblib.parallel import AutoBatchingMixin, ParallelBackendBase
+    from joblib.parallel import (
+        AutoBatchingMixin,
+        FallbackToBackend,
+        ParallelBackendBase,
+        SequentialBackend,
+    )
 except ImportError as error:
     raise ImportError("dtq.joblib needs joblib: install it with dtq[joblib]", name="joblib") from error
 
@@ -125,10 +130,9 @@ def register(*, make_default: bool = False, **settings: Unpack[Settings]) -> Non
         settings: what holds where the use of the backend says nothing else.
     """
 
-    def make(**given: Any) -> Backend:
-        return Backend(**{**settings, **given})
-
-    joblib.register_parallel_backend("dtq", make, make_default=make_default)
+    # A class, as joblib and others look for the class of a backend under its name.
+    named = type("Backend", (Backend,), {"registered": settings, "__module__": __name__})
+    joblib.register_parallel_backend("dtq", named, make_default=make_default)
 
 
 class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
@@ -141,6 +145,9 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         settings: see `Settings`.
     """
 
+    #: What holds where the use of the backend says nothing else; see `register`.
+    registered: ClassVar[Settings] = {}
+
     supports_retrieve_callback = True
     supports_inner_max_num_threads = True
     #: As many as there are slots, unless told otherwise.
@@ -150,10 +157,11 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         self, nesting_level: int | None = None, inner_max_num_threads: int | None = None, **settings: Any
     ) -> None:
         super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads)
-        self._settings = settings
+        self._settings: dict[str, Any] = {**self.registered, **settings}
         self._packing: Packing | None = None
         self._variables: dict[str, str] = {}
-        self._executor: Executor | None = None
+        #: What runs the calls of the present use; another one after what ran was stopped.
+        self._workers: Executor | None = None
         self._own: Executor | None = None
         self._lock = threading.Lock()
         self._futures: set[Future[Any]] = set()
@@ -165,16 +173,19 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             How many calls run at once, for joblib's batches.
 
         Raises:
+            FallbackToBackend: it is one.
             Unreachable: no coordinator answers.
             InvalidValue: a setting is not what it may be.
         """
+        if n_jobs in (1, None):  # as with joblib's own: nothing is parallel then
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
         settings = {**self._settings, **kwargs}
-        self._executor, made = self._find(settings)
-        self._own = self._executor if made else None
+        self._workers, made = self._find(settings)
+        self._own = self._workers if made else None
         jobs = self.effective_n_jobs(n_jobs)
         context = getattr(parallel, "_id", None) or uuid.uuid4().hex
-        self._packing = Packing(settings, context, self._executor._completer.cluster is not None)
+        self._packing = Packing(settings, context, self._workers._completer.cluster is not None)
         self._variables = self._prepare_worker_env(n_jobs=max(1, jobs))
         return jobs
 
@@ -195,8 +206,8 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         return n_jobs if n_jobs > 0 else max(2, self._slots() + 1 + n_jobs)
 
     def _slots(self) -> int:
-        if self._executor is not None:
-            return self._executor._max_workers
+        if self._workers is not None:
+            return self._workers._max_workers
         executor, made = self._find(self._settings)
         try:
             return executor._max_workers
@@ -223,9 +234,9 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             func: the batch.
             callback: called with the future when it has ended.
         """
-        assert self._executor is not None
+        assert self._workers is not None
         assert self._packing is not None
-        future = self._submit(self._executor, self._packing, func)
+        future = self._submit(self._workers, self._packing, func)
         with self._lock:
             self._futures.add(future)
         future.add_done_callback(self._forget)
@@ -252,8 +263,9 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Stop what was submitted, also what runs."""
-        assert self._executor is not None
-        client = self._executor.client
+        assert self._workers is not None
+        client = self._workers.client
+        self._workers = self._workers.options()
         ids = self._accepted()
         for start in range(0, len(ids), _NAMED):
             try:
@@ -282,7 +294,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     def terminate(self) -> None:
         """End a use of the backend."""
         own, self._own = self._own, None
-        self._executor = None
+        self._workers = None
         if self._packing is not None:
             self._packing.close()
         self.reset_batch_stats()

@@ -23,8 +23,3 @@ def run_chunk(function: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> l
         The results.
     """
     return [function(*args) for args in calls]
-
-
-def run(call: Callable[[], T]) -> T:
-    """Call what carries its arguments itself."""
-    return call()

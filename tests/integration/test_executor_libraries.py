@@ -108,12 +108,51 @@ def test_joblib_that_gives_up_frees_the_slots(joblib: Any, executor: dtq.Executo
 def test_joblib_gives_calls_terms(joblib: Any, executor: dtq.Executor) -> None:
     with joblib.parallel_config(backend="dtq", priority=2):
         joblib.Parallel(n_jobs=2, max_retries=1)(joblib.delayed(sqrt)(n) for n in range(3))
-    found = [
-        view.spec for view in executor.client.tasks(limit=0) if view.spec.function.name == "dtq.client.bundles:run"
-    ]
+    name = "dtq.client.joblib_calls:run_batch"
+    found = [view.spec for view in executor.client.tasks(limit=0) if view.spec.function.name == name]
     assert (2, 1) in {(spec.options.priority, spec.options.max_retries) for spec in found}
     with pytest.raises(TypeError, match="prioriy"), joblib.parallel_config(backend="dtq", prioriy=2):
         joblib.Parallel(n_jobs=2)(joblib.delayed(sqrt)(n) for n in range(3))
+
+
+def test_joblib_begins_each_slot_with_its_initializer(joblib: Any) -> None:
+    for value in ("first", "second"):
+        with joblib.parallel_config(backend="dtq", initializer=work.remember, initargs=(value,)):
+            found = joblib.Parallel(n_jobs=2)(joblib.delayed(work.remembered)() for _ in range(10))
+        assert found == [value] * 10
+
+
+def test_joblib_limits_the_threads_of_libraries(joblib: Any) -> None:
+    share = max(1, joblib.cpu_count() // 2)
+    found = joblib.Parallel(n_jobs=2)(joblib.delayed(os.getenv)("OMP_NUM_THREADS") for _ in range(4))
+    assert found == [os.environ.get("OMP_NUM_THREADS", str(share))] * 4
+    with joblib.parallel_config(backend="dtq", inner_max_num_threads=3):
+        found = joblib.Parallel(n_jobs=2)(joblib.delayed(os.getenv)("OMP_NUM_THREADS") for _ in range(4))
+    assert found == ["3"] * 4
+
+
+def test_joblib_shares_large_arrays_in_files_and_removes_them(joblib: Any, tmp_path: Path) -> None:
+    numpy = library("numpy")
+    arrays = [numpy.full(size, 7.0) for size in (10, 200_000)]
+    with joblib.parallel_config(backend="dtq", temp_folder=str(tmp_path)):
+        kinds = joblib.Parallel(n_jobs=2)(joblib.delayed(work.kind_and_sum)(array) for array in arrays)
+        same = joblib.Parallel(n_jobs=2)(joblib.delayed(work.same)(array) for array in arrays)
+        none = joblib.Parallel(n_jobs=2, max_nbytes=None)(joblib.delayed(work.kind_and_sum)(array) for array in arrays)
+    assert kinds == [("ndarray", 70.0), ("memmap", 1_400_000.0)]
+    assert [kind for kind, _ in none] == ["ndarray", "ndarray"]
+    assert [type(array) for array in same] == [numpy.ndarray, numpy.ndarray]
+    assert all(numpy.array_equal(*pair) for pair in zip(arrays, same, strict=True))
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_joblib_with_one_job_runs_in_the_program(joblib: Any) -> None:
+    assert joblib.Parallel(n_jobs=1)([joblib.delayed(os.getpid)()]) == [os.getpid()]
+
+
+def test_joblib_knows_the_backend_by_its_class(joblib: Any) -> None:
+    with joblib.parallel_config(backend="dtq"):
+        active, _ = joblib.parallel.get_active_backend()
+    assert type(active) is joblib.parallel.BACKENDS["dtq"]
 
 
 def test_joblib_connects_by_itself_where_no_executor_is_given(joblib: Any, executor: dtq.Executor) -> None:
