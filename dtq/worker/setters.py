@@ -109,7 +109,10 @@ class Setters:
             name = f"{module.__name__}.{function}"
             if aspect == UNKNOWABLE:
                 self.unknowable.add(name)
-            _replace(module, function, original, self._noting(original, name, aspect))
+            wrapped = self._noting(original, name, aspect)
+            # Pickles name a function by what it says of itself.
+            wrapped.__module__, wrapped.__qualname__ = module.__name__, function
+            _replace(module, function, original, wrapped)
 
     def _noting(self, original: Callable[..., Any], name: str, aspect: str) -> Callable[..., Any]:
         called, at_import, calls = self.called, self.at_import, self.calls
@@ -133,7 +136,6 @@ class Setters:
 
 
 def _replace(module: Any, name: str, original: Callable[..., Any], wrapped: Callable[..., Any]) -> None:
-    # Pickles name a function by the module that it says it is of.
     for place in (module, sys.modules.get(getattr(original, "__module__", None) or "")):
         if place is not None and getattr(place, name, None) is original:
             setattr(place, name, wrapped)
