@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Final, NamedTuple
 
 from dtq.errors import InvalidValue, NotInTask
+from dtq.model.fields import MAX_DEPTH
 from dtq.model.ids import TaskId
 
 #: Shortest time between two progress reports of a task that are sent, in seconds; the last one always is.
@@ -88,7 +89,7 @@ def _nowhere(done: float, total: float) -> None:
 class _Slot:
     """The one slot of this process."""
 
-    __slots__ = ("access", "current", "is_process", "on_wait", "priority", "report", "running", "waits", "worker")
+    __slots__ = ("access", "current", "depth", "is_process", "on_wait", "report", "running", "waits", "worker")
 
     def __init__(self) -> None:
         self.worker = ""
@@ -97,7 +98,7 @@ class _Slot:
         self.running: _Running | None = None
         self.current: CurrentTask | None = None
         self.waits: _Waits | None = None
-        self.priority: int | None = None
+        self.depth = 0
         self.is_process = False
         self.access: Access | None = None
 
@@ -183,9 +184,9 @@ def waiting() -> AbstractContextManager[None]:
     return waits
 
 
-def priority() -> int | None:
-    """The priority of the task that this process runs; None where it runs none."""
-    return None if _slot.running is None else _slot.priority
+def depth_of_submissions() -> int:
+    """By how many tasks that submit tasks it is submitted what this process submits now: 0 outside of tasks."""
+    return 0 if _slot.running is None else min(MAX_DEPTH, _slot.depth + 1)
 
 
 def access() -> Access | None:
@@ -238,16 +239,16 @@ def become_slot(access: Access | None) -> None:
 @contextmanager
 def set_aside() -> Iterator[None]:
     """While this lasts, the task that this process runs is none, so that others can run in its place."""
-    kept = _slot.running, _slot.current, _slot.waits, _slot.priority
+    kept = _slot.running, _slot.current, _slot.waits, _slot.depth
     try:
         yield
     finally:
-        _slot.running, _slot.current, _slot.waits, _slot.priority = kept
+        _slot.running, _slot.current, _slot.waits, _slot.depth = kept
 
 
-def lease(priority: int) -> None:
-    """Tasks of this priority are run from now on."""
-    _slot.priority = priority
+def lease(depth: int) -> None:
+    """Tasks of this depth are run from now on: so many tasks that submit tasks are above them."""
+    _slot.depth = depth
 
 
 def begin(batch: int, index: int, single: bool, attempt: int) -> None:

@@ -17,6 +17,7 @@ import platform
 import sys
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from dtq.client.by_value import MAINS
@@ -75,26 +76,27 @@ class Callee:
         self.encode: Encode = call_encoder(function.kind)
         self.by_value = function.kind is FunctionKind.VALUE
         self._note = note
-        self._specs: dict[Terms, Spec] = {}
+        self._specs: dict[tuple[Terms, int], Spec] = {}
 
-    @property
-    def terms(self) -> Terms:
-        """Its own terms."""
-        return self._note.terms if self._note is not None else NO_TERMS
-
-    def spec(self, terms: Terms) -> Spec:
+    def spec(self, terms: Terms, depth: int = 0) -> Spec:
         """The spec of a submission under (hashable) terms; the same object for the same terms.
+
+        Args:
+            terms: those that were given.
+            depth: by how many tasks that submit tasks it is submitted.
 
         Raises:
             InvalidValue: one of the terms is not what it may be.
         """
-        found = self._specs.get(terms)
+        found = self._specs.get((terms, depth))
         if found is not None:
             return found
-        spec = Spec(function=self.function, options=terms.over(self.terms).options())
+        below = self._note.terms if self._note is not None else NO_TERMS
+        options = terms.over(below).options()
+        spec = Spec(function=self.function, options=replace(options, depth=depth) if depth else options)
         if len(self._specs) >= _MAX_SPECS:
             self._specs.clear()
-        self._specs[terms] = spec
+        self._specs[terms, depth] = spec
         return spec
 
 

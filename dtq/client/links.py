@@ -116,7 +116,6 @@ class Session:
         max_message: largest message in bytes, as the coordinator said.
         max_blob: largest argument in bytes, as it said.
         max_piece: how many tasks one submission should have at most, as it said.
-        highest_first: whether a higher priority number is served first, as it said.
     """
 
     def __init__(self, connector: Connector) -> None:
@@ -125,7 +124,6 @@ class Session:
         self.max_message = 1 << 20
         self.max_blob = 1 << 20
         self.max_piece = 1
-        self.highest_first = False
         self._connector = connector
         self._lock = threading.Lock()
         self._epoch = -1
@@ -164,7 +162,6 @@ class Session:
             self.max_message = welcome.max_message
             self.max_blob = welcome.max_blob
             self.max_piece = welcome.max_piece
-            self.highest_first = welcome.highest_first
             lost_at, self._lost_at = self._lost_at, None
         if lost_at is not None:
             log.info("the coordinator at %s is back after %s", self.place, duration(time.monotonic() - lost_at))

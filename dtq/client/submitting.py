@@ -18,7 +18,7 @@ from dtq.client.maps import start_reading, submit_whole
 from dtq.client.outbox import Item
 from dtq.client.terms import NO_TERMS, UNSET, Span, TaskOptions, Terms, Unset, seconds
 from dtq.errors import InvalidValue, TooLarge
-from dtq.model.fields import MAX_NAME, PRIORITIES
+from dtq.model.fields import MAX_NAME
 from dtq.model.options import Function, Spec, check_delay
 
 #: What is left of a message for everything but function and arguments, in bytes.
@@ -144,14 +144,12 @@ def prepare(
     """
     target = callee(function)
     blob = target.encode(args, kwargs)
-    spec = target.spec(order.terms)
+    spec = target.spec(order.terms, current.depth_of_submissions())
     if order is PLAIN:
         delay_s, key = 0.0, None
     else:
         delay_s, key = order.delay_s, order.own_key
     hub.start()
-    if current.priority() is not None:
-        spec = target.spec(_of_task(hub, target, order.terms))
     size = len(blob) + len(spec.function.body) + _ENVELOPE
     if size > hub.session.max_message:
         raise TooLarge("a task", size, hub.session.max_message)
@@ -169,23 +167,9 @@ def checked(hub: Hub, function: Callable_, order: Order, iterables: tuple[Any, .
     if not iterables:
         raise TypeError("a map needs at least one iterable")
     target = callee(function)
-    spec = target.spec(order.terms)
+    spec = target.spec(order.terms, current.depth_of_submissions())
     hub.start()
-    if current.priority() is not None:
-        spec = target.spec(_of_task(hub, target, order.terms))
     return target, spec
-
-
-def _of_task(hub: Hub, target: Callee, terms: Terms) -> Terms:
-    """The terms of what a task submits: unless told otherwise, it goes before what is as urgent as the task itself.
-
-    A task may wait for it, and so it must not stand behind others that wait in their turn.
-    """
-    own = current.priority()
-    if own is None or terms.priority is not UNSET or target.terms.priority is not UNSET:
-        return terms
-    lowest, highest = PRIORITIES
-    return terms._replace(priority=min(highest, own + 1) if hub.session.highest_first else max(lowest, own - 1))
 
 
 def submit_map(hub: Hub, function: Callable_, order: Order, iterables: tuple[Iterable[Any], ...]) -> tuple[Spec, Batch]:

@@ -20,7 +20,7 @@ from dtq.errors import BadMessage, DtqError, InvalidValue, KeyConflict, QueueFul
 from dtq.model import pages
 from dtq.model.fields import MAX_SUBMISSIONS
 from dtq.model.messages import ANSWER_ENVELOPE, Receipt, RefusedSubmission, Submission
-from dtq.model.options import Spec
+from dtq.model.options import Spec, same_call
 from dtq.model.weight import weight
 
 #: How many bytes of a message a submission has at least for its receipt; so long, in characters, is a reason that is
@@ -156,7 +156,7 @@ def _accept(
         answer = known.answer(place, submission)
         if answer is not None:
             number, size, its_spec = answer
-            if submission.batch is None and submission.key is not None and its_spec != spec:
+            if submission.batch is None and submission.key is not None and not same_call(its_spec, spec):
                 raise KeyConflict(submission.key, number)
             return Receipt(batch=number, size=size)
     last = register.last_batch

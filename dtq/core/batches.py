@@ -10,6 +10,7 @@ from math import inf
 from typing import Final
 
 from dtq.core.changes import BatchRow, TaskRow
+from dtq.model.fields import MAX_DEPTH
 from dtq.model.options import Spec
 from dtq.model.states import Outcome, State
 
@@ -27,7 +28,17 @@ _NEWS: Final = 0.3
 class SpecEntry:
     """An interned spec, and what is known of its tasks' duration."""
 
-    __slots__ = ("argument_bytes", "batches", "estimate_s", "number", "rank", "result_bytes", "size", "spec")
+    __slots__ = (
+        "argument_bytes",
+        "batches",
+        "estimate_s",
+        "number",
+        "rank",
+        "result_bytes",
+        "size",
+        "spec",
+        "urgency",
+    )
 
     def __init__(self, number: int, spec: Spec, rank: int) -> None:
         self.number = number
@@ -36,6 +47,9 @@ class SpecEntry:
         #: About how many bytes it takes in memory.
         function = spec.function
         self.size = _SPEC_BYTES + len(function.body) + len(function.name) + sum(map(len, spec.options.never_retry))
+        #: What orders it among all that waits. Tasks that a task has submitted, and may wait for, go before its like:
+        #: so the tasks that wait are as many as they are deep, not as many as there are.
+        self.urgency = rank * (MAX_DEPTH + 1) - spec.options.depth
         #: How many live batches use it.
         self.batches = 0
         #: How long one task takes, in seconds; None while unknown.

@@ -1,7 +1,7 @@
 """The heap of runs.
 
 A million-element map must not become a million objects: an entry is a *run*, a contiguous range of one batch's tasks
-that wait at one rank. Runs are ordered by ``(rank, batch, lo)``: rank is the priority, lower first; batches are
+that wait at one rank. Runs are ordered by ``(rank, batch, lo)``: rank is the spec's urgency, lower first; batches are
 numbered in the order of their acceptance, so inside a rank it is first in, first out, and a task that comes back
 returns to its place. This module knows nothing of tasks or batches; whether an entry is still true is the
 register's to say.

@@ -32,7 +32,7 @@ from dtq.errors import BadMessage, KeyConflict, NotPermitted, SessionUnknown, To
 from dtq.model import pages
 from dtq.model.fields import MAX_NAME
 from dtq.model.messages import Doomed, Exchange, Failed, Failure, Released, Submission, Succeeded
-from dtq.model.options import Spec, check_delay
+from dtq.model.options import Spec, check_delay, same_call
 from dtq.model.states import Outcome, State
 
 #: A tick that comes so many seconds after something was due means that this process was stopped meanwhile.
@@ -141,7 +141,7 @@ class Machine:
         number = register.keys.get(submission.key)
         if number is None:
             return None
-        if register.batches[number].entry.spec != spec:
+        if not same_call(register.batches[number].entry.spec, spec):
             raise KeyConflict(submission.key, number)
         return register.batches[number]
 

@@ -186,7 +186,7 @@ class Register:
         if heap is None:
             heap = self.ready[batch.queue] = RunHeap()
         self.pushed += 1
-        heap.push(Run(batch.entry.rank, batch.number, lo, hi))
+        heap.push(Run(batch.entry.urgency, batch.number, lo, hi))
 
     def most_urgent(self, worker: Worker) -> RunHeap | None:
         """The heap with the most urgent run that a worker may be given; None where there is no such run."""

@@ -298,7 +298,7 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
     if capacity == 0:
         return f"every worker that serves the queue {options.queue!r} is draining or has no slot ready"
     heap = register.ready.get(options.queue)
-    place = Run(register.batches[view.batch].entry.rank, view.batch, view.index, view.index)
+    place = Run(register.batches[view.batch].entry.urgency, view.batch, view.index, view.index)
     ahead, exact = heap.ahead(place) if heap is not None else (0, True)
     if ahead == 0:
         return f"next in line for {counted(capacity, 'busy slot')}"

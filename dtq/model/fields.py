@@ -182,6 +182,9 @@ Protocol = Annotated[int, Number(0, 255)]
 #: How urgent.
 Priority = Annotated[int, Number(*PRIORITIES)]
 #: How often something is tried again.
+#: How deep tasks that submit tasks are told apart: deeper ones count as one.
+MAX_DEPTH: Final = 63
+Depth = Annotated[int, Number(0, MAX_DEPTH)]
 Tries = Annotated[int, Number(0, 1_000_000)]
 
 # -- blobs --------------------------------------------------------------------------------------------------------

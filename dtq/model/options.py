@@ -7,7 +7,7 @@ submissions of one function with one set of options share one object.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Annotated
 
@@ -60,6 +60,7 @@ class Options:
         jitter: whether a backoff is drawn from (half, whole] instead of being exact.
         never_retry: names of exceptions (``module.Class``, builtins bare) for which there is no second attempt;
             a subclass counts as its base.
+        depth: by how many tasks that submit tasks it was submitted; among tasks of one priority, deeper ones go first.
     """
 
     priority: fields.Priority = 5
@@ -70,6 +71,7 @@ class Options:
     retry_delay_s: fields.Seconds | None = None
     jitter: bool = False
     never_retry: Annotated[tuple[fields.ExceptionName, ...], NAMES] = ()
+    depth: fields.Depth = 0
 
     def __post_init__(self) -> None:
         low, high = PRIORITIES
@@ -94,6 +96,13 @@ class Spec:
 
     function: Function
     options: Options
+
+
+def same_call(one: Spec, other: Spec) -> bool:
+    """Whether two submissions have the same function and the same terms, wherever each was made."""
+    return one == other or (
+        one.function == other.function and replace(one.options, depth=other.options.depth) == other.options
+    )
 
 
 def check_delay(delay_s: float) -> float:

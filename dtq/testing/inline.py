@@ -122,7 +122,7 @@ class InlineWorker:
         """
         spec = self.service.spec(grant.spec)
         function = spec.function
-        current.lease(spec.options.priority)
+        current.lease(spec.options.depth)
         succeeded: list[Succeeded] = []
         current.serve(self.name, self._progress, None if self._while_waiting is None else self._on_wait)
         unmark = mark_records()

@@ -72,6 +72,8 @@ class InProcessQueue:
         self._submissions = Submissions()
         self._client: Client | None = None
         self._running = threading.Lock()
+        #: How many run tasks now: each but the last has one that waits for others.
+        self._workers = 0
         self._moved = threading.Condition()
         #: Up to where each session's client has taken in what has ended.
         self._told: dict[str, int] = {}
@@ -224,9 +226,12 @@ class InProcessQueue:
             """A task waits for tasks: they are run in its place, as a worker gives its slot to them."""
             ran.extend(self._in_free_thread(lambda: self._run_due(queues, MOST_TASKS)))
 
+        self._workers += 1
+        name = "in-process" if self._workers == 1 else f"in-process-{self._workers}"
         try:
-            yield InlineWorker(connection, queues=queues, handlers=self._handlers, while_waiting=while_waiting)
+            yield InlineWorker(connection, name, queues=queues, handlers=self._handlers, while_waiting=while_waiting)
         finally:
+            self._workers -= 1
             connection.disconnected()
 
     @contextlib.contextmanager

@@ -217,7 +217,7 @@ class Child:
     def _push(self, chunk: Chunk, spec: Spec) -> None:
         grant = chunk.grant
         if not self._specs.used(grant.spec):
-            self.channel.put("spec", grant.spec, _FUNCTION.plain(spec.function), spec.options.priority)
+            self.channel.put("spec", grant.spec, _FUNCTION.plain(spec.function), spec.options.depth)
             # Leases that use one of those have been sent before, so the slot is done with them when it reads this.
             for number, _ in self._specs.put(grant.spec, None, len(spec.function.body)):
                 self.channel.put("forget", number)

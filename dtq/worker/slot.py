@@ -102,8 +102,8 @@ class Spec:
         "_refused",
         "_worker",
         "decode",
+        "depth",
         "encode",
-        "priority",
         "reached",
         "run",
         "size",
@@ -127,8 +127,8 @@ class Spec:
         self.encode = result_encoder(function.kind)
         #: How long a task of it may take without being looked after at once; negative for one that left traces before.
         self.tiny_s = TINY_S
-        #: The priority of its tasks.
-        self.priority = 0
+        #: By how many tasks that submit tasks its own were submitted.
+        self.depth = 0
 
     @property
     def name(self) -> str:
@@ -281,9 +281,9 @@ class Slot:
         self._new_context = new_contexts()
         self._sources.note()
 
-    def _spec(self, function: Function, priority: int) -> Spec:
+    def _spec(self, function: Function, depth: int) -> Spec:
         spec = Spec(function, self._worker, self._only_registered, self._imported)
-        spec.priority = priority
+        spec.depth = depth
         if self._max_memory is not None:
             spec.tiny_s = -1.0
         return spec
@@ -307,7 +307,7 @@ class Slot:
         if spec.run is None and self._latest is not None and self._surroundings.overdue:
             self._look_after(self._latest, everything=True)  # what it sets up is accepted, and nothing else is to be
         self._latest = spec
-        current.lease(spec.priority)
+        current.lease(spec.depth)
         self._token = token
         start, touched = self._start, self._surroundings.touched
         clock = self._clock

@@ -475,3 +475,4 @@ def test_what_a_task_submits_goes_before_its_like(queue: InProcessQueue) -> None
     queue.client.submit(note, "another")
     queue.run_due()
     assert done == [0, "another"]
+    assert {submitted.options.priority for submitted in queue.submitted()} == {5}

@@ -52,6 +52,23 @@ def test_highest_first_serves_higher_numbers_first() -> None:
     assert machine.take() == [(2, 0), (4, 0), (1, 0), (3, 0)]
 
 
+@pytest.mark.parametrize("highest_first", [False, True])
+def test_deeper_tasks_go_before_their_like_and_no_further(highest_first: bool) -> None:
+    # Given tasks that tasks have submitted, and others of the same priority, of a better and a worse one
+    machine = Driver(highest_first=highest_first)
+    better, worse = (6, 4) if highest_first else (4, 6)
+    first = machine.submit()
+    last = machine.submit(priority=worse, depth=63)
+    deep = machine.submit(depth=1)
+    deeper = machine.submit(depth=2)
+    best = machine.submit(priority=better)
+    # When they are leased; Then deeper ones are first among those of their priority, also after a restart
+    machine.drain()
+    machine.restart()
+    machine.attach(capacity=10)
+    assert machine.take() == [(best, 0), (deeper, 0), (deep, 0), (first, 0), (last, 0)]
+
+
 def test_priorities_hold_across_queues(machine: Driver) -> None:
     machine.submit(priority=5, queue="a")
     machine.submit(priority=1, queue="b")

@@ -347,6 +347,10 @@ def test_key_of_another_function_or_other_options_is_a_conflict(machine: Driver)
     assert machine.count(State.PENDING) == 1
 
 
+def test_key_names_one_batch_from_wherever_it_is_submitted(machine: Driver) -> None:
+    assert machine.submit(key="k") == machine.submit(key="k", depth=1)
+
+
 def test_key_is_free_again_when_its_batch_has_left_memory(machine: Driver) -> None:
     # Given; that a batch with this key is still kept is the coordinator's to find, in the store
     machine.attach()
