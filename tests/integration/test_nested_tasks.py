@@ -53,7 +53,7 @@ def test_task_that_waits_gives_its_slot_to_others(client: Client, face: str) -> 
 
 
 def test_tasks_that_wait_for_tasks_that_wait_end(client: Client) -> None:
-    assert client.submit("nested_work:fibonacci", 8, max_retries=0).result(DEADLINE_S) == 21
+    assert client.submit("nested_work:fibonacci", 6, max_retries=0).result(DEADLINE_S) == 8
 
 
 def test_more_tasks_that_wait_than_there_may_be_slots_end(client: Client) -> None:

@@ -29,6 +29,9 @@ class Slot:
     def idle(self) -> bool:
         return self.sound and not self.chunks
 
+    def worn_out(self) -> bool:
+        return False
+
 
 def waiting(number: int, since: float = LONG_AGO) -> Slot:
     return Slot(number, since, ["lease"])
