@@ -141,7 +141,8 @@ def main() -> int:
     parser.add_argument("--stop", action="store_true", help="sweep the end instead of the start")
     parser.add_argument("--jobs", type=int, default=2, help="how many at the same time")
     given = parser.parse_args()
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where this runs under nohup, its children are not to
+    for ignored in (signal.SIGHUP, signal.SIGINT):  # by nohup, or in the background of a script
+        signal.signal(ignored, signal.SIG_DFL)
     moments = [step * given.step for step in range(int(given.until / given.step) + 1)]
     bad = False
     for command in given.commands or COMMANDS:
