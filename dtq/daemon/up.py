@@ -196,7 +196,7 @@ class _Up:
         if not self._gone(self._worker):
             self._signal(self._worker, signal.SIGTERM if self._asked == 1 else signal.SIGHUP)
         else:
-            self._signal(self._coordinator, signal.SIGTERM)
+            self._stop_coordinator()
 
     def _told(self) -> bool:
         return self._asked > 0
@@ -209,6 +209,10 @@ class _Up:
     def _signal(part: _Part | None, number: int) -> None:
         if part is not None:
             part.signal(number)
+
+    def _stop_coordinator(self) -> None:
+        # Of SIGTERM, a third one would end it in the middle of what it writes.
+        self._signal(self._coordinator, signal.SIGHUP)
 
     # -- the end --------------------------------------------------------------------------------------------------
 
@@ -224,7 +228,7 @@ class _Up:
             self._given_up = not self._until(lambda: self._gone(self._worker), _ALONE_S)
             if self._given_up:
                 self._signal(self._worker, signal.SIGKILL)
-        self._signal(self._coordinator, signal.SIGTERM)
+        self._stop_coordinator()
         self._until(lambda: self._gone(self._worker) and self._gone(self._coordinator))
         return self._code(first if not asked else None)
 
