@@ -73,7 +73,7 @@ from dtq.worker.unsent import Unsent
 from dtq.worker.warden import adopt_orphans, die_with
 
 #: A task that took longer than this, in seconds, is looked after as soon as it has ended; others with their lease.
-TINY_S: Final = 0.001
+TINY_S: Final = 0.004
 
 #: How many functions are remembered of which that was said, and how long their names may be together.
 MOST_TOLD: Final = 1_000

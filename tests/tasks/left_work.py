@@ -194,7 +194,7 @@ def wait(seconds: float) -> int:
 
 def leave_slowly_or_find(number: int, kind: str) -> dict[str, Any]:
     """One of some tasks that are not tiny."""
-    wait(0.002)
+    wait(0.005)
     return leave_sometimes(number, kind)
 
 
