@@ -81,9 +81,11 @@ def _by_value_pickler(cloudpickle: Any) -> Callable[[io.BytesIO, int], pickle.Pi
             if type(value) is _CACHED and (value.__module__ in MAINS or "<locals>" in value.__qualname__):
                 return _cached_again, (value.__wrapped__, value.cache_parameters())
             reduced = super().reducer_override(value)
-            if reduced is NotImplemented and not isinstance(value, type | FunctionType) and _is_named_in_main(value):
+            if reduced is not NotImplemented or isinstance(value, type | FunctionType):
+                return reduced
+            if type(value) not in self.dispatch_table and _is_named_in_main(value):
                 raise _refusal(value)
-            return reduced
+            return NotImplemented
 
     return ByValue
 
@@ -92,7 +94,10 @@ def _is_named_in_main(value: Any) -> bool:
     """Whether pickle would look for an object, which is neither class nor function, in the main program."""
     if getattr(value, "__module__", None) not in MAINS:
         return False
-    return isinstance(value.__reduce_ex__(pickle.DEFAULT_PROTOCOL), str)
+    try:
+        return isinstance(value.__reduce_ex__(pickle.DEFAULT_PROTOCOL), str)
+    except Exception:  # noqa: BLE001 - the object's own code: pickle meets it, too
+        return False
 
 
 def _refusal(value: Any, advice: str = "") -> pickle.PicklingError:

@@ -22,6 +22,14 @@ def children(n):
 class Thing:
     def __init__(self, n): self.n = n
     def __eq__(self, other): return self.n == other.n
+class Tools:
+    @classmethod
+    def of_class(cls, n): return cls().of_property + n
+    @staticmethod
+    def alone(n): return -n
+    @property
+    def of_property(self): return 10
+    def method(self, n): return n * 2
 def plain(n): return Thing(n + offset)
 offset = 5
 UserId = typing.NewType("UserId", int)
@@ -52,6 +60,12 @@ def test_functions_with_a_cache_classes_and_functions_of_the_main_program_go_by_
     blob = encode_call((main.children, main.Thing(3), main.plain))
     what = "args[0](5), args[0].cache_info().maxsize, args[1].n, args[2](1).n"
     assert decoded_elsewhere(blob, what) == "120 7 3 6"
+
+
+def test_methods_of_every_kind_of_the_main_program_go_by_value(main: Any) -> None:
+    tools = main.Tools
+    blob = encode_call((tools.of_class, tools.alone, tools().method, functools.partial(tools.of_class, 3)))
+    assert decoded_elsewhere(blob, "args[0](1), args[1](2), args[2](3), args[3]()") == "11 -2 6 13"
 
 
 def test_function_with_a_cache_that_was_made_in_a_function_goes_by_value() -> None:
