@@ -62,8 +62,11 @@ def show_task(task: TaskView, now: float, *, tracebacks: bool = False) -> None:
             what the last one printed is.
     """
     state = paint(task.state.value) + (", being stopped" if task.cancelling else "")
+    # What no worker could begin counts against max_crashes, and is no crash.
+    unable = min(task.crashes, sum(attempt.failure.unable for attempt in task.history))
     failed = [counted(task.failures, "failure")] if task.failures else []
-    failed += [counted(task.crashes, "crash", "crashes")] if task.crashes else []
+    failed += [counted(task.crashes - unable, "crash", "crashes")] if task.crashes > unable else []
+    failed += [f"{counted(unable, 'attempt')} that could not begin"] if unable else []
     write_fields(
         [
             ("task", run_id(task)),

@@ -28,6 +28,8 @@ MAX_MESSAGE: Final = 4_000
 MAX_TRACEBACK: Final = 32_000
 MAX_PICKLED: Final = 256 << 10
 MAX_BASES: Final = 32
+#: Longest name of a class, in characters, whose exceptions are pickled.
+_MAX_CLASS: Final = 4_000
 #: What the note in place of what was left out may add.
 _NOTE: Final = 64
 #: Most memory that a process can be said to have had.
@@ -126,7 +128,8 @@ def _message(error: BaseException) -> str:
 
 def _pickled(error: BaseException) -> bytes:
     try:
-        return dump_exception(error, MAX_PICKLED)
+        # A name as long as that is looked for, piece by piece, in every directory there is.
+        return b"" if len(exception_name(type(error))) > _MAX_CLASS else dump_exception(error, MAX_PICKLED)
     except BaseException:  # noqa: BLE001 - as above; its text is kept all the same
         return b""
 
