@@ -33,6 +33,7 @@ _LENGTH: Final = 4
 DATA_AT: Final = _LENGTHS_AT + PAGE_BLOBS * _LENGTH
 #: What stands for a length where there is no result.
 _NONE: Final = 0xFFFF_FFFF
+_CLEAR: Final = b"\xff" * (PAGE_BLOBS * _LENGTH)
 #: How many bytes of results there is room for.
 CAPACITY: Final = 1 << 20
 #: How large the memory of a position with an arena behind it is.
@@ -73,22 +74,20 @@ class Arena:
         #: How many of the first ones were sent, and where in memory the next one to be sent is.
         self._sent = 0
         self._sent_to = DATA_AT
-        self.clear(0, 0, 0.0, every=True)
+        self.clear(0, 0, 0.0)
 
     # -- in the slot ----------------------------------------------------------------------------------------------
 
-    def clear(self, token: int, lo: int, since: float, *, every: bool = False) -> None:
+    def clear(self, token: int, lo: int, since: float) -> None:
         """All that is here has been sent; the results of a lease follow, from a task on.
 
         Args:
             token: the lease.
             lo: index of the task.
             since: when it began, ``time.monotonic()``.
-            every: whether the memory is new.
         """
-        count = PAGE_BLOBS if every else self.count
-        # First these: at no moment may old results seem to be those of later tasks.
-        self.memory[_LENGTHS_AT : _LENGTHS_AT + count * _LENGTH] = b"\xff" * (count * _LENGTH)
+        # First these: at no moment may old results, or what a task wrote here, seem to be those of later tasks.
+        self.memory[_LENGTHS_AT:DATA_AT] = _CLEAR
         _HEAD.pack_into(self.memory, _HEAD_AT, token, lo, since, 0)
         self._token, self._lo = token, lo
         self.count = self._sent = 0

@@ -124,6 +124,7 @@ class Child:
         self._seen_at = self._moved_at = self._born_at
         #: Whether it was seen where it cannot be.
         self._lied = False
+        self._limit = UNLIMITED
         self.output: Output | Passed = Passed() if terms.inherited.streams else Output(number, self._task)
         self.tasks = 0
         self._serial = 0
@@ -329,7 +330,12 @@ class Child:
         serial, _ = self.position.read()
         if self._lied or not self._seen <= serial < self._serial:
             return Left(0, 0, [], 0.0)
-        return self.arena.left()
+        left = self.arena.left()
+        chunk = self.holding(left.token)
+        if chunk is None:
+            return left
+        most = max(0, serial + 1 - chunk.serial_of(left.lo))  # tasks behind the one that began last have no result
+        return left._replace(results=left.results[:most])
 
     def stalled(self, now: float) -> bool:
         """Whether it should long have started what it was sent."""
@@ -358,11 +364,21 @@ class Child:
 
     # -- taking back ----------------------------------------------------------------------------------------------
 
+    def _set_limit(self, serial: int) -> None:
+        self._limit = serial
+        self.position.set_limit(serial)
+
+    def limit_was_overwritten(self) -> bool:
+        """Whether a task has written over what says which tasks may begin; it is right again afterwards."""
+        wrong = self.position.limit != self._limit
+        self.position.set_limit(self._limit)
+        return wrong
+
     def begin_recall(self, now: float) -> None:
         """Keep what it has not started from starting; `recall` is to follow at `recall_at`. It takes no new lease until
         it has said that it stopped."""
         serial, _ = self.position.read()
-        self.position.set_limit(serial + 1)
+        self._set_limit(serial + 1)
         self.recall_at = now + SETTLE_S
         for chunk in self.chunks:
             chunk.stoppable = True
@@ -383,14 +399,14 @@ class Child:
                 chunk.end = first
                 self.recalled.add(chunk.token)
         if not self.recalled:
-            self.position.set_limit(UNLIMITED)
+            self._set_limit(UNLIMITED)
         return back
 
     def stopped(self, token: int) -> None:
         """It says that it stopped in a lease, at what was taken back."""
         self.recalled.discard(token)
         if not self.recalled and self.recall_at is None:
-            self.position.set_limit(UNLIMITED)
+            self._set_limit(UNLIMITED)
 
     # -- what it prints -------------------------------------------------------------------------------------------
 

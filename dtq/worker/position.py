@@ -92,6 +92,11 @@ class Position:
                 break
         return serial, at
 
+    @property
+    def limit(self) -> int:
+        """See `set_limit`."""
+        return self._numbers[_LIMIT]
+
     def set_limit(self, serial: int) -> None:
         """No task at or above this serial starts from now on."""
         self._numbers[_LIMIT] = serial

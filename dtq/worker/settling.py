@@ -102,7 +102,8 @@ class Settling:
 
     def _stopped(self, child: Child, report: Stopped) -> None:
         chunk = child.holding(report.token)
-        if report.token not in child.recalled and (chunk is None or not chunk.stoppable or report.index < chunk.next):
+        asked = report.token in child.recalled or (chunk is not None and chunk.stoppable)
+        if (chunk is not None and report.index < chunk.next) or not (asked or child.limit_was_overwritten()):
             raise BadMessage(f"it stopped before task {report.index}, which was not taken back")
         child.stopped(report.token)
         if chunk is not None:

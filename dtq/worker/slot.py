@@ -327,6 +327,7 @@ class Slot:
                 run = spec.run or spec.resolve(self._own, self._max_result)
                 result = self._new_context().run(run, blob)
             except BaseException as error:  # noqa: BLE001 - the edge to user code: whatever it raises is its outcome
+                start(serial + index - lo, begun)  # what stands there may be the task's; before anything is said
                 if self._failed(spec, token, index, begun, error):  # and so would the others
                     if index < last:
                         self._say(Stopped(token, index + 1))
@@ -342,8 +343,10 @@ class Slot:
             elif touched:
                 self._look_after(spec, touched=True)
             if due:
+                start(serial + index - lo, begun)
                 self._flush(now)
             begun = now
+        start(serial + last - lo, begun)
         self._flush(begun)
         self._look_after(spec)
 
