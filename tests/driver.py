@@ -192,6 +192,10 @@ class Driver:
         """The worker reports that the slot died in the first task of a lease."""
         return self.fail(lease, outcome=Outcome.CRASHED, exception="")
 
+    def crash_at(self, lease: Lease, index: int) -> Answer:
+        """The worker reports that the slot died in a task of a lease; those before it were not reported."""
+        return self.fail(lease, index, outcome=Outcome.CRASHED, exception="")
+
     def release(self, lease: Lease, lo: int | None = None, hi: int | None = None) -> Answer:
         """The worker gives tasks back; all of the lease by default."""
         released = Released(token=lease.token, lo=lease.lo if lo is None else lo, hi=lease.hi if hi is None else hi)

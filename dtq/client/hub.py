@@ -241,7 +241,8 @@ class Hub:
         """Have news of a batch sent from now on, and of what has ended already; once is enough.
 
         Raises:
-            UnknownId: it is not known.
+            UnknownId: it was never accepted.
+            ResultExpired: it is no longer kept.
         """
         self.start()
         wakes: list[Wake] = []
@@ -254,6 +255,7 @@ class Hub:
             wake()
         try:
             if self.call(lambda service: service.follow([batch.number])):
+                self.batch(batch.number)  # says whether it has expired, or never was
                 raise UnknownId(str(batch.number))
         except DtqError:
             batch.followed = False

@@ -130,5 +130,13 @@ class Watcher:
         batches = [] if first else self._following.unfinished()
         for start in range(0, len(batches), FOLLOWED):
             unknown = self.link.service.follow(batches[start : start + FOLLOWED])
-            self._following.lose(unknown, lambda batch: UnknownId(str(batch)))
+            self._following.lose(unknown, self._why)
         self._generation = generation
+
+    def _why(self, number: int) -> DtqError:
+        """Why a batch is not there: it has expired, or never was."""
+        try:
+            self.link.service.batch(number)
+        except DtqError as error:
+            return error
+        return UnknownId(str(number))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -14,13 +14,14 @@ from dtq.core import operators, views
 from dtq.core.batches import SpecEntry
 from dtq.core.changes import TaskRow
 from dtq.engines.base import EndedRun, StoredBatch
-from dtq.errors import StoreError, UnknownId
-from dtq.model.ids import TaskId
+from dtq.errors import NotDead, StoreError
 from dtq.model.snapshots import CancelReport, Selection
 from dtq.model.states import State
 
 #: How many targets are cancelled before others have their turn at the lock.
 _AT_ONCE: Final = 2_000
+#: How many dead letters are looked up, and written, at a time.
+_PAGE: Final = 2_000
 #: What is done with dead letters of one batch, under the lock; how many it was done with.
 Verb = Callable[[StoredBatch, list[TaskRow], float], int]
 
@@ -80,7 +81,7 @@ def _sizes(c: Coordinator, selection: Selection) -> dict[int, int]:
     for number, index in selection.ids:
         if index >= sizes.get(number, -1):
             c.committer.refuse_if_stuck()
-            raise UnknownId(str(number) if index < 0 else str(TaskId(number, index)))
+            raise queries.nowhere(c, number, index, known=number in sizes)
     return sizes
 
 
@@ -112,16 +113,19 @@ def retry_dead(c: Coordinator, selection: Selection) -> int:
         How many.
 
     Raises:
-        UnknownId: one of the selected ids is not a dead letter; nothing was put back.
+        NotDead: one of the selected ids is not a dead letter; nothing was put back.
         StoreError: it cannot be made durable at the moment.
     """
 
     def put_back(stored: StoredBatch, tasks: list[TaskRow], now: float) -> int:
-        count = operators.revive(c.machine, stored.row, stored.spec, tasks, now)
-        c.dispatch(now)
-        return count
+        return operators.revive(c.machine, stored.row, stored.spec, tasks, now, held=True)
 
-    return _with_the_dead(c, selection, put_back)
+    try:
+        return _with_the_dead(c, selection, put_back)
+    finally:
+        with c.lock:
+            c.machine.register.let_go()
+            c.dispatch(c.clock.now())
 
 
 def purge_dead(c: Coordinator, selection: Selection) -> int:
@@ -131,41 +135,81 @@ def purge_dead(c: Coordinator, selection: Selection) -> int:
         How many.
 
     Raises:
-        UnknownId: one of the selected ids is not a dead letter; nothing was purged.
+        NotDead: one of the selected ids is not a dead letter; nothing was purged.
         StoreError: it cannot be made durable at the moment.
     """
     return _with_the_dead(c, selection, lambda stored, tasks, _: operators.purge(c.machine, stored.row, tasks))
 
 
 def _with_the_dead(c: Coordinator, selection: Selection, verb: Verb) -> int:
+    """Do something with all dead letters that match, a page at a time: others have their turn between, and what
+    is done stays done if the coordinator is killed."""
     count = 0
     with c.operators:
         c.flush()
-        runs = queries.dead_runs(c, replace(selection, limit=0))
-        _check_ids(selection, runs)
-        todo = _by_batch(runs)
-        while todo:
-            again = []
-            for stored, tasks in todo:
-                with c.lock:
-                    if stored.row.finished_at is None and stored.row.batch not in c.machine.register.batches:
-                        again.append((stored, tasks))  # it has finished since its row was read
-                    else:
-                        count += verb(stored, tasks, c.clock.now())
-            if again:
-                c.flush()
-            todo = [(c.engine.batches([stored.row.batch])[0], tasks) for stored, tasks in again]
-        with c.lock:
-            ticket = c.committer.ticket()
-        c.committer.settle(ticket)
+        _check_ids(c, selection)
+        for runs in _pages(c, selection):
+            count += _with_some(c, _by_batch(runs), verb)
+            with c.lock:
+                ticket = c.committer.ticket()
+            c.committer.settle(ticket)
     return count
 
 
-def _check_ids(selection: Selection, runs: list[EndedRun]) -> None:
-    dead = {(run.batch.row.batch, run.lo) for run in runs} | {(run.batch.row.batch, -1) for run in runs}
+def _with_some(c: Coordinator, todo: list[tuple[StoredBatch, list[TaskRow]]], verb: Verb) -> int:
+    count = 0
+    while todo:
+        again = []
+        for stored, tasks in todo:
+            with c.lock:
+                if stored.row.finished_at is None and stored.row.batch not in c.machine.register.batches:
+                    again.append((stored, tasks))  # it has finished since its row was read
+                else:
+                    count += verb(stored, tasks, c.clock.now())
+        if again:
+            c.flush()
+        todo = [(c.engine.batches([stored.row.batch])[0], tasks) for stored, tasks in again]
+    return count
+
+
+def _pages(c: Coordinator, selection: Selection) -> Iterator[list[EndedRun]]:
+    """The dead letters that match, some at a time, latest first; those that come to be meanwhile are not among them."""
+    selection = replace(selection, limit=_PAGE)
+    while runs := queries.dead_runs(c, selection):
+        yield runs
+        last = runs[-1]
+        selection = replace(selection, after=(State.DEAD.value, last.ended_at, last.batch.row.batch, last.lo))
+
+
+def _check_ids(c: Coordinator, selection: Selection) -> None:
+    """Make sure that there is a dead letter for each id.
+
+    Raises:
+        NotDead: there is none; says what the task is.
+        ResultExpired: the task is no longer kept.
+        UnknownId: it was never accepted.
+    """
+    if not selection.ids:
+        return
+    missing = set(selection.ids)
+    for runs in _pages(c, selection):
+        for run in runs:
+            missing -= {(run.batch.row.batch, run.lo), (run.batch.row.batch, -1)}
     for number, index in selection.ids:
-        if (number, index) not in dead:
-            raise UnknownId(f"{number} (dead letter)" if index < 0 else f"{number}.{index} (dead letter)")
+        if (number, index) in missing:
+            raise NotDead(*_standing(c, number, index))
+
+
+def _standing(c: Coordinator, number: int, index: int) -> tuple[str, str]:
+    """The id of a task or batch that was asked for as a dead letter, and what it is, or its tasks are."""
+    if index >= 0:
+        view = queries.task(c, number, index)
+        return str(
+            view.id
+        ), "a dead letter that the filter leaves out" if view.state is State.DEAD else view.state.value
+    counts = queries.batch(c, number).counts
+    found = [f"{count} {state.value}" for state in State if (count := getattr(counts, state.value))]
+    return str(number), ", ".join(found) or "without a task"
 
 
 def _by_batch(runs: list[EndedRun]) -> list[tuple[StoredBatch, list[TaskRow]]]:

@@ -18,7 +18,7 @@ from dtq.core import views
 from dtq.core.batches import SpecEntry
 from dtq.core.ledger import EndedRange
 from dtq.engines.base import EndedRun
-from dtq.errors import StoreError, UnknownId
+from dtq.errors import DtqError, ResultExpired, StoreError, UnknownId
 from dtq.model.ids import TaskId
 from dtq.model.messages import ANSWER_ENVELOPE
 from dtq.model.options import Spec
@@ -32,7 +32,7 @@ from dtq.model.snapshots import (
     TaskView,
     WorkerView,
 )
-from dtq.model.states import FINAL, Outcome, State
+from dtq.model.states import FINAL, Outcome, State, exception_name
 from dtq.model.weight import first_within, slim
 
 #: How often something is looked for that moves between memory and store meanwhile.
@@ -47,7 +47,8 @@ def batch(c: Coordinator, number: int) -> BatchView:
     """A batch.
 
     Raises:
-        UnknownId: it was never accepted, or it was purged.
+        UnknownId: it was never accepted.
+        ResultExpired: it was, and is no longer kept, or was purged.
         StoreError: it cannot be told at the moment, as the store cannot be written.
     """
     for _ in range(_LOOKS):
@@ -65,14 +66,15 @@ def batch(c: Coordinator, number: int) -> BatchView:
             break
         # It was put back in between: look again.
     c.committer.refuse_if_stuck()
-    raise UnknownId(str(number))
+    raise nowhere(c, number)
 
 
 def task(c: Coordinator, number: int, index: int) -> TaskView:
     """A task with its history.
 
     Raises:
-        UnknownId: it was never accepted, or it was purged.
+        UnknownId: it was never accepted.
+        ResultExpired: it was, and is no longer kept, or was purged.
         StoreError: it cannot be told at the moment, as the store cannot be written.
     """
     for _ in range(_LOOKS):
@@ -87,10 +89,26 @@ def task(c: Coordinator, number: int, index: int) -> TaskView:
             view = _ended_view(run, index)
             attempt = max(view.attempt, len(history) + (run.state is State.SUCCEEDED))
             return replace(view, spec=_lean(view.spec), count=1, attempt=attempt, history=tuple(history), more=more)
-        if not any(index < stored.row.size for stored in c.engine.batches([number])):
+        sizes = [stored.row.size for stored in c.engine.batches([number])]
+        if not any(index < size for size in sizes):
             break  # it is nowhere; else it was put back in between, or purged: look again
     c.committer.refuse_if_stuck()
-    raise UnknownId(str(TaskId(number, index)))
+    raise nowhere(c, number, index, known=bool(sizes) and index >= sizes[0])
+
+
+def nowhere(c: Coordinator, number: int, index: int = -1, *, known: bool = False) -> DtqError:
+    """Why a task or batch is not found: it was never accepted, or was, and is no longer kept.
+
+    Args:
+        c: the coordinator.
+        number: the batch.
+        index: the task; -1 for the whole batch.
+        known: whether the batch is, so that it never had such a task.
+    """
+    named = str(number) if index < 0 else str(TaskId(number, index))
+    with c.lock:
+        accepted = 0 < number <= c.machine.register.last_batch
+    return ResultExpired(named) if accepted and not known else UnknownId(named)
 
 
 def attempts(c: Coordinator, number: int, index: int, first: int = 0) -> tuple[list[Attempt], bool]:
@@ -274,7 +292,7 @@ def dead_letters(c: Coordinator, selection: Selection) -> list[DeadLetter]:
             queue=run.batch.spec.options.queue,
             attempts=run.task.attempt,
             outcome=run.task.outcome or Outcome.FAILED,
-            exception=run.task.exception,
+            exception=exception_name(run.task.outcome, run.task.exception),
             message=run.task.message,
             submitted_at=run.batch.row.submitted_at,
             died_at=run.ended_at,

@@ -21,6 +21,8 @@ _SHORTEST_S: Final = 1e-7
 #: How many bytes of results one lease makes, as far as is known: a worker holds two leases a slot until all of each are
 #: reported.
 _RESULTS: Final = 4 << 20
+#: Longest one that is told from longer ones, in seconds: so the ratio of any two stays a number.
+_LONGEST_S: Final = 1e9
 #: How much the latest report weighs in an estimate.
 _NEWS: Final = 0.3
 
@@ -68,7 +70,7 @@ class SpecEntry:
         """
         if not 0 <= seconds < inf:
             return
-        each = max(seconds / tasks, _SHORTEST_S)
+        each = min(max(seconds / max(1, tasks), _SHORTEST_S), _LONGEST_S)
         if self.estimate_s is None:
             self.estimate_s = each
         else:
@@ -76,11 +78,11 @@ class SpecEntry:
 
     def weigh_arguments(self, size: int, tasks: int) -> None:
         """Learn from arguments of so many bytes together."""
-        self.argument_bytes = _heavier(self.argument_bytes, size / tasks)
+        self.argument_bytes = _heavier(self.argument_bytes, size / max(1, tasks))
 
     def weigh_results(self, size: int, tasks: int) -> None:
         """Learn from results of so many bytes together."""
-        self.result_bytes = _heavier(self.result_bytes, size / tasks)
+        self.result_bytes = _heavier(self.result_bytes, size / max(1, tasks))
 
     def most_within(self, room: int) -> int:
         """How many tasks are expected to have no more than so many bytes of arguments, and to make no more than a

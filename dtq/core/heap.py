@@ -9,11 +9,17 @@ register's to say.
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from collections.abc import Callable, Iterable, Iterator
+from heapq import heapify, heappop, heappush, heapreplace
+from itertools import islice
 from typing import Final, NamedTuple
 
 #: At most so many runs are looked at to tell how many tasks are ahead of one: about two milliseconds of work.
 _LOOKED_AT: Final = 5_000
+
+
+#: Where a run stands: rank, batch, lo.
+Place = tuple[int, int, int]
 
 
 class Run(NamedTuple):
@@ -55,27 +61,85 @@ class RunHeap:
         else:
             self._runs[0] = Run(first.rank, first.batch, lo, first.hi)
 
-    def ahead(self, place: Run) -> tuple[int, bool]:
-        """How many tasks come before a place, and whether that is all of them: only so many runs are looked at.
+    def absorb(self, other: RunHeap) -> None:
+        """Take over all runs of another heap, whose end that is."""
+        few, self._runs = sorted((other._runs, self._runs), key=len)
+        if 8 * len(few) < len(self._runs):
+            for run in few:
+                heappush(self._runs, run)
+        else:
+            self._runs += few
+            heapify(self._runs)
+
+    def before(self, place: Run) -> Iterator[int]:
+        """How many tasks come before a place, run by run.
 
         Stale runs count; nothing but the runs that come before is walked through.
         """
-        count = 0
         todo = [0]
-        for _ in range(_LOOKED_AT):
-            while todo and (todo[-1] >= len(self._runs) or self._runs[todo[-1]] >= place):
-                todo.pop()
-            if not todo:
-                return count, True
+        while todo:
             at = todo.pop()
+            if at >= len(self._runs) or self._runs[at] >= place:
+                continue
             run = self._runs[at]
-            count += min(run.hi, place.lo if run[:2] == place[:2] else run.hi) - run.lo
+            yield min(run.hi, place.lo if run[:2] == place[:2] else run.hi) - run.lo
             todo += (2 * at + 1, 2 * at + 2)
-        return count, False
 
     def runs(self) -> list[Run]:
         """All runs in their order: a sorted copy, for listings and checks."""
         return sorted(self._runs)
+
+
+def ahead(heaps: Iterable[RunHeap], place: Run) -> tuple[int, bool]:
+    """How many tasks of some heaps come before a place, and whether that is all of them: only so many are looked at."""
+    counts = (count for heap in heaps for count in heap.before(place))
+    count = sum(islice(counts, _LOOKED_AT))
+    return count, next(counts, None) is None
+
+
+class Tops:
+    """Which of many heaps has the most urgent run, found without looking at each of them.
+
+    An entry is the place of a heap's first run as it was at some time. It is never behind the true one: whoever pushes
+    a run that comes before tells (`pushed`); a run that was taken is noticed when the entry comes up.
+    """
+
+    __slots__ = ("_entries", "_places")
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[Place, str]] = []
+        #: The place of each heap's only entry that counts.
+        self._places: dict[str, Place] = {}
+
+    def pushed(self, name: str, run: Run) -> None:
+        """A run has come into a heap."""
+        place = run[:3]
+        known = self._places.get(name)
+        if known is None or place < known:
+            self._places[name] = place
+            heappush(self._entries, (place, name))
+
+    def first(self, top: Callable[[str], Run | None]) -> str | None:
+        """The name of the heap with the most urgent run; None where there is none.
+
+        Args:
+            top: the first run of a heap, if it has one.
+        """
+        while self._entries:
+            place, name = self._entries[0]
+            if self._places.get(name) != place:
+                heappop(self._entries)  # another entry of this heap has come before it
+                continue
+            run = top(name)
+            if run is None:
+                heappop(self._entries)
+                del self._places[name]
+            elif run[:3] == place:
+                return name
+            else:
+                self._places[name] = run[:3]
+                heapreplace(self._entries, (run[:3], name))
+        return None
 
 
 class DueHeap:

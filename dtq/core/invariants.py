@@ -18,7 +18,9 @@ def check(machine: Machine) -> None:
     """
     register = machine.register
     counted: Counter[tuple[str, State]] = Counter()
-    runs = [run for heap in register.ready.values() for run in heap.runs()] + register.aside
+    runs = [
+        run for heap in (*register.ready.values(), *register.held_back.values()) for run in heap.runs()
+    ] + register.aside
     in_ready = _covered([(run.batch, run.lo, run.hi) for run in runs])
     for number, batch in register.batches.items():
         assert number == batch.number

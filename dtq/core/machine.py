@@ -37,6 +37,9 @@ from dtq.model.states import Outcome, State
 
 #: A tick that comes so many seconds after something was due means that this process was stopped meanwhile.
 _PAUSE_S: Final = 0.1
+#: What becomes of tasks that had started and go back unblamed, as their histories say.
+_RESULT_LOST: Final = Failure(message="its result was lost with its slot, in which a later task ended; it runs again")
+_STOPPED: Final = Failure(message="it was stopped as its slot ended; it runs again")
 
 
 @dataclass(slots=True)
@@ -350,7 +353,7 @@ class Machine:
             self.refused += lease is not None
             return
         if failed.index > lease.lo:
-            self.register.give_back(lease, lease.lo, failed.index, now)
+            self.register.give_back(lease, lease.lo, failed.index, now, failed.index - lease.lo, _RESULT_LOST)
         # After an exception the slot goes on with the next one; any other outcome is the end of the slot.
         lease.started = failed.outcome is Outcome.FAILED
         if lease.started and not failed.failure.unable:
@@ -363,7 +366,7 @@ class Machine:
     def _released(self, worker: Worker, released: Released, now: float) -> None:
         lease = self._reported(worker, released.token, released.lo, released.hi)
         if lease is not None and released.hi == lease.hi:
-            self.register.give_back(lease, released.lo, released.hi, now)
+            self.register.give_back(lease, released.lo, released.hi, now, released.started, _STOPPED)
         else:
             self.refused += lease is not None
 

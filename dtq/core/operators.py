@@ -116,7 +116,9 @@ def set_aside(machine: Machine, session: str) -> None:
         heap.advance(run.hi)
 
 
-def revive(machine: Machine, row: BatchRow, spec: Spec, tasks: Sequence[TaskRow], now: float) -> int:
+def revive(
+    machine: Machine, row: BatchRow, spec: Spec, tasks: Sequence[TaskRow], now: float, *, held: bool = False
+) -> int:
     """Put dead letters of one batch back, with fresh counters and at their old place.
 
     Args:
@@ -125,11 +127,13 @@ def revive(machine: Machine, row: BatchRow, spec: Spec, tasks: Sequence[TaskRow]
         spec: its spec.
         tasks: their rows.
         now: the time.
+        held: whether they are not handed out before `Register.let_go`, as others are about to be put back with them.
 
     Returns:
         How many were put back; those that are not dead any more are left alone.
     """
     register = machine.register
+    place = register.hold if held else register.push
     dead = [t for t in tasks if t.state is State.DEAD]
     batch = register.batches.get(row.batch)
     if not dead:
@@ -148,7 +152,7 @@ def revive(machine: Machine, row: BatchRow, spec: Spec, tasks: Sequence[TaskRow]
         task.ended_at = None
         batch.dead -= 1
         batch.keep(old.index, task)
-        register.push(batch, old.index, old.index + 1)
+        place(batch, old.index, old.index + 1)
         register.ledger.task(task.row(batch.number, old.index))
     register.ledger.batch(batch)
     register.finish_if_done(batch, now)

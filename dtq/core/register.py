@@ -13,7 +13,7 @@ from typing import Final
 
 from dtq.core.batches import Batch, SpecEntry, Task
 from dtq.core.changes import AttemptRow, Totals
-from dtq.core.heap import DueHeap, Run, RunHeap
+from dtq.core.heap import DueHeap, Run, RunHeap, Tops
 from dtq.core.leases import Lease, Worker
 from dtq.core.ledger import Ledger
 from dtq.core.retry import Verdict, judge
@@ -33,6 +33,10 @@ IDLE_BYTES: Final = 8 << 20
 GRANT_BYTES: Final = 2 << 20
 #: Longest message of a dead letter's last exception that its row repeats, in characters.
 _MESSAGE: Final = 500
+
+
+#: Of what goes back before it has started.
+_NOT_BEGUN: Final = Failure()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +96,9 @@ class Register:
         #: Of those who look keys up in the store right now: batches with a key that have finished meanwhile.
         self.key_watchers: list[dict[str, Batch]] = []
         self.ready: dict[str, RunHeap] = {}
+        self._tops = Tops()
+        #: Likewise, what is not to be handed out yet (`hold`).
+        self.held_back: dict[str, RunHeap] = {}
         #: Runs that a defect keeps from being handed out (`operators.set_aside`).
         self.aside: list[Run] = []
         #: How many runs have come to wait so far.
@@ -182,26 +189,48 @@ class Register:
 
     def push(self, batch: Batch, lo: int, hi: int) -> None:
         """Put tasks into the heap of their queue."""
-        heap = self.ready.get(batch.queue)
+        name = batch.queue
+        heap = self.ready.get(name)
         if heap is None:
-            heap = self.ready[batch.queue] = RunHeap()
+            heap = self.ready[name] = RunHeap()
         self.pushed += 1
-        heap.push(Run(batch.entry.urgency, batch.number, lo, hi))
+        run = Run(batch.entry.urgency, batch.number, lo, hi)
+        heap.push(run)
+        self._tops.pushed(name, run)
+
+    def hold(self, batch: Batch, lo: int, hi: int) -> None:
+        """Keep tasks that wait from being handed out until `let_go`: what is put back together comes back at once, in
+        its order. A restart lets them go too."""
+        self.held_back.setdefault(batch.queue, RunHeap()).push(Run(batch.entry.urgency, batch.number, lo, hi))
+
+    def let_go(self) -> None:
+        """Put what is held back into the heaps."""
+        for name, heap in self.held_back.items():
+            self.pushed += len(heap)
+            top = heap.top()
+            self.ready.setdefault(name, RunHeap()).absorb(heap)
+            if top is not None:
+                self._tops.pushed(name, top)
+        self.held_back = {}
 
     def most_urgent(self, worker: Worker) -> RunHeap | None:
         """The heap with the most urgent run that a worker may be given; None where there is no such run."""
-        names = worker.queues or tuple(self.ready)
+        if not worker.queues:
+            name = self._tops.first(self._top_of)
+            return None if name is None else self.ready[name]
         best: RunHeap | None = None
         first: Run | None = None
-        for name in names:
-            heap = self.ready.get(name)
-            run = self._true_top(name, heap) if heap is not None else None
+        for name in worker.queues:
+            run = self._top_of(name)
             if run is not None and (first is None or run < first):
-                best, first = heap, run
+                best, first = self.ready[name], run
         return best
 
-    def _true_top(self, name: str, heap: RunHeap) -> Run | None:
-        """The first run of a heap that is still true; stale ones are thrown away on the way."""
+    def _top_of(self, name: str) -> Run | None:
+        """The first run of a queue's heap that is still true; stale ones are thrown away on the way."""
+        heap = self.ready.get(name)
+        if heap is None:
+            return None
         while (run := heap.top()) is not None:
             batch = self.batches.get(run.batch)
             if batch is not None:
@@ -265,6 +294,18 @@ class Register:
             cancelling=task.cancelling,
             salt=batch.number * 1_000_003 + index,
         )
+        self._note_attempt(lease, index, outcome, failure, started_at, now)
+        if failure.unable:
+            task.shunned = (*task.shunned, lease.worker.session)
+        task.outcome = outcome
+        task.exception = failure.exception
+        task.message = failure.message[:_MESSAGE]
+        batch.running -= 1
+        self._apply(batch, index, task, verdict, now)
+
+    def _note_attempt(
+        self, lease: Lease, index: int, outcome: Outcome, failure: Failure, started_at: float, now: float
+    ) -> None:
         attempt = Attempt(
             number=lease.attempt,
             outcome=outcome,
@@ -273,14 +314,7 @@ class Register:
             worker=lease.worker.name,
             failure=failure,
         )
-        self.ledger.attempt(AttemptRow(batch=batch.number, index=index, attempt=attempt))
-        if failure.unable:
-            task.shunned = (*task.shunned, lease.worker.session)
-        task.outcome = outcome
-        task.exception = failure.exception
-        task.message = failure.message[:_MESSAGE]
-        batch.running -= 1
-        self._apply(batch, index, task, verdict, now)
+        self.ledger.attempt(AttemptRow(batch=lease.batch.number, index=index, attempt=attempt))
 
     def _apply(self, batch: Batch, index: int, task: Task, verdict: Verdict, now: float) -> None:
         task.failures = verdict.failures
@@ -334,11 +368,25 @@ class Register:
             lo = gap + 1
         self.ledger.batch(batch)
 
-    def give_back(self, lease: Lease, lo: int, hi: int, now: float) -> None:
-        """Tasks ``[lo, hi)``, the front or the end of a lease, go back to their place in the heap, unblamed."""
+    def give_back(self, lease: Lease, lo: int, hi: int, now: float, ran: int = 0, why: Failure = _NOT_BEGUN) -> None:
+        """Tasks ``[lo, hi)``, the front or the end of a lease, go back to their place in the heap, unblamed.
+
+        Args:
+            lease: the lease.
+            lo: index of the first.
+            hi: index after the last.
+            now: the time.
+            ran: how many of them, the first ones, had started: an attempt is a start, so these have had one.
+            why: what became of those.
+        """
         batch = lease.batch
         for index in range(lo, hi):
             task = batch.task(index) or Task(State.RUNNING, lease.attempt)
+            task.attempt = lease.attempt
+            if index < lo + ran:
+                self._note_attempt(lease, index, Outcome.CANCELLED, why, lease.granted_at, now)
+            else:
+                task.attempt -= 1
             batch.running -= 1
             if task.cancelling:
                 task.cancelling = False
@@ -347,7 +395,6 @@ class Register:
                 self.end_task(batch, index, task, now)
                 continue
             task.state = State.PENDING
-            # The attempt that never started leaves no trace, but its number is not used again.
             self.tally.move(batch.queue, State.RUNNING, Move.RETURNED)
             batch.keep(index, task)
             self.ledger.task(task.row(batch.number, index))

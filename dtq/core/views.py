@@ -11,13 +11,14 @@ from typing import Final
 
 from dtq.core.batches import Batch, SpecEntry, Task
 from dtq.core.changes import BatchRow
-from dtq.core.heap import Run
-from dtq.core.leases import Lease
+from dtq.core.heap import Run, RunHeap, ahead
+from dtq.core.leases import Lease, Worker
 from dtq.core.machine import Machine
+from dtq.core.register import Register
 from dtq.model.globs import Glob, glob
 from dtq.model.options import Spec
 from dtq.model.snapshots import BatchView, Counts, QueueView, Selection, TaskView
-from dtq.model.states import State
+from dtq.model.states import State, exception_name
 from dtq.wording import counted, duration
 
 #: The states that are not final, in the order of lists.
@@ -179,7 +180,7 @@ class _Picker:
             return False
         if self._exception is not None:
             task = batch.task(view.index)
-            if task is None or not self._exception.matches(task.exception):
+            if task is None or not self._exception.matches(exception_name(task.outcome, task.exception)):
                 return False
         if not self._ids:
             return True
@@ -297,10 +298,17 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
     capacity = sum(worker.capacity for worker in serving)
     if capacity == 0:
         return f"every worker that serves the queue {options.queue!r} is draining or has no slot ready"
-    heap = register.ready.get(options.queue)
     place = Run(register.batches[view.batch].entry.urgency, view.batch, view.index, view.index)
-    ahead, exact = heap.ahead(place) if heap is not None else (0, True)
-    if ahead == 0:
+    count, exact = ahead(_served_with(register, serving), place)
+    if count == 0:
         return f"next in line for {counted(capacity, 'busy slot')}"
-    before = counted(ahead, "task is", "tasks are")
+    before = counted(count, "task is", "tasks are")
     return f"{'' if exact else 'more than '}{before} ahead of it, for {counted(capacity, 'slot')}"
+
+
+def _served_with(register: Register, serving: list[Worker]) -> list[RunHeap]:
+    """What waits for some workers: the heaps of all queues that any of them serves."""
+    if any(not worker.queues for worker in serving):
+        return list(register.ready.values())
+    names = {name for worker in serving for name in worker.queues}
+    return [heap for name in names if (heap := register.ready.get(name)) is not None]

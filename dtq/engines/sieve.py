@@ -10,7 +10,7 @@ from dtq.engines.base import EndedRun, StoredBatch
 from dtq.model.globs import glob
 from dtq.model.options import Spec
 from dtq.model.snapshots import Selection
-from dtq.model.states import FINAL, State
+from dtq.model.states import FINAL, State, exception_name
 
 
 class Sieve:
@@ -68,7 +68,9 @@ class Sieve:
         if self._behind is not None and latest_first(run)[:3] >= self._behind:
             return False
         exception = self._exception
-        return exception is None or (run.task is not None and exception.matches(run.task.exception))
+        return exception is None or (
+            run.task is not None and exception.matches(exception_name(run.task.outcome, run.task.exception))
+        )
 
     def _wants_id(self, run: EndedRun) -> bool:
         if self.batches is None:

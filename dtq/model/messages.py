@@ -244,11 +244,19 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """Tasks ``[lo, hi)``, the end of a lease, are given back unblamed: not started, or stopped as the worker ends."""
+    """Tasks ``[lo, hi)``, the end of a lease, are given back unblamed: not started, or stopped as the worker ends.
+
+    Attributes:
+        token: the lease.
+        lo: index of the first task.
+        hi: index after the last.
+        started: how many of them, the first ones, had started.
+    """
 
     token: fields.Token
     lo: fields.Index
     hi: fields.Index
+    started: fields.Index = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 
 class State(Enum):
@@ -38,3 +39,19 @@ class Outcome(Enum):
 
     # Enum's own hash is Python code; members are looked up in tables for every move of a task.
     __hash__ = object.__hash__
+
+
+#: What stands for the exception of an attempt that raised none.
+_UNRAISED: Final = {Outcome.TIMED_OUT: "TimeoutError", Outcome.CRASHED: "dtq.errors.TaskCrashed"}
+
+
+def exception_name(outcome: Outcome | None, exception: str) -> str:
+    """The name that an attempt's exception is listed and looked for by.
+
+    A time limit and a crash raise nothing in the task; they go by ``TimeoutError`` and ``dtq.errors.TaskCrashed``.
+
+    Args:
+        outcome: how the attempt ended; None where there was none.
+        exception: the name of what it raised, or "".
+    """
+    return exception or (_UNRAISED.get(outcome, "") if outcome is not None else "")

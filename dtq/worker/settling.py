@@ -133,7 +133,9 @@ class Settling:
         self._inherit(child, now)
         blamed = child.unfinished()
         for chunk in list(child.chunks):
-            if blamed is chunk and (outcome := verdict(child.condemned, chunk.token, chunk.next)) is not None:
+            outcome = verdict(child.condemned, chunk.token, chunk.next) if blamed is chunk else None
+            started = int(blamed is chunk and outcome is None)
+            if outcome is not None:
                 index = chunk.next
                 if outcome is Outcome.FAILED:
                     failure = refusal(slots, child.terms.worker, remains)
@@ -141,7 +143,7 @@ class Settling:
                     failure = last_words(outcome, remains, chunk.spec.options.timeout_s)
                 chunk.next = index + 1
                 self._fail(chunk, index, outcome, failure, _took(now - child.started_at(chunk), chunk, now))
-            self.release(chunk, chunk.next, chunk.end)
+            self.release(chunk, chunk.next, chunk.end, started)
         child.chunks.clear()
 
     def _inherit(self, child: Child, now: float) -> None:
@@ -169,11 +171,11 @@ class Settling:
     def _fail(self, chunk: Chunk, index: int, outcome: Outcome, failure: Failure, seconds: float) -> None:
         self._owe(Failed(token=chunk.token, index=index, outcome=outcome, failure=failure, seconds=seconds))
 
-    def release(self, chunk: Chunk, lo: int, hi: int) -> None:
-        """Tasks ``[lo, hi)``, the end of a lease, go back unblamed."""
+    def release(self, chunk: Chunk, lo: int, hi: int, started: int = 0) -> None:
+        """Tasks ``[lo, hi)``, the end of a lease, go back unblamed; so many of them, the first ones, had started."""
         chunk.end = lo
         if lo < hi:
-            self._owe(Released(token=chunk.token, lo=lo, hi=hi))
+            self._owe(Released(token=chunk.token, lo=lo, hi=hi, started=started))
 
 
 def _took(seconds: float, chunk: Chunk, now: float) -> float:

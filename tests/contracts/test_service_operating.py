@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dtq.errors import UnknownId
+from dtq.coordinator import operating
+from dtq.errors import NotDead, ResultExpired, UnknownId
 from dtq.model.messages import Failed, Failure
 from dtq.model.snapshots import CancelReport, Counts, Selection
 from dtq.model.states import Outcome, State
@@ -458,7 +459,7 @@ def test_purged_dead_letter_is_gone_for_good(house: House) -> None:
 
     # Then
     assert letters(client) == [two]
-    with pytest.raises(UnknownId):
+    with pytest.raises(ResultExpired):
         client.service.task(one, 0)
     assert client.service.stats().dead_letters == 1
 
@@ -481,8 +482,13 @@ def test_verb_with_an_id_that_is_no_dead_letter_does_nothing(house: House, verb:
     alive = client.submit(queue="elsewhere")
 
     # Then
-    for unknown in ((alive, 0), (alive, -1), (99, 0), (batch, 1)):
-        with pytest.raises(UnknownId):
+    for unknown, why in (
+        ((alive, 0), f"task {alive} is pending, not a dead letter"),
+        ((alive, -1), f"task {alive} is 1 pending, not a dead letter"),
+        ((99, 0), "no task 99.0 is known"),
+        ((batch, 1), f"no task {batch}.1 is known"),
+    ):
+        with pytest.raises((NotDead, UnknownId), match=why):
             getattr(client.service, verb)(Selection(ids=((batch, 0), unknown), limit=0))
     assert letters(client) == [batch]
 
@@ -573,3 +579,65 @@ def test_ten_thousand_dead_letters_are_all_kept_and_all_put_back(house: House) -
     # Then they wait, and none is dead
     stats = client.service.stats()
     assert (stats.counts.pending, stats.dead_letters) == (count - 1, 0)
+
+
+def test_dead_letters_are_put_back_before_any_is_handed_out(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given dead letters of several priorities, the most urgent and the oldest of which died first; an idle worker
+    monkeypatch.setattr(operating, "_PAGE", 2)
+    client, hand = house.client(), house.worker()
+    batches = [client.submit(max_retries=0, priority=priority) for priority in (9, 1, 5, 1, 9)]
+    for _ in batches:
+        hand.fail(hand.fetch_one())
+    fetching = house.begin_fetch(hand)
+
+    # When
+    assert client.service.retry_dead(Selection(limit=0)) == 5
+
+    # Then
+    (grant,) = fetching.result(SOON_S).grants
+    order = [grant.batch]
+    hand.succeed(grant)
+    for _ in range(4):
+        grant = hand.fetch_one()
+        order.append(grant.batch)
+        hand.succeed(grant)
+    assert order == [batches[at] for at in (1, 3, 2, 0, 4)]
+
+
+def test_time_limits_are_found_among_the_dead_by_their_name(house: House) -> None:
+    # Given a task that ran into its time limit, and one that crashed
+    client, hand = house.client(), house.worker()
+    late = client.submit(max_retries=0)
+    hand.fail(hand.fetch_one(), Outcome.TIMED_OUT, exception="")
+    crashed = client.submit(max_crashes=1)
+    hand.fail(hand.fetch_one(), Outcome.CRASHED, exception="")
+
+    # Then the help's own example finds it, and every verb does
+    (letter,) = client.service.dead_letters(Selection(exception="*TimeoutError"))
+    assert (letter.batch, letter.exception) == (late, "TimeoutError")
+    (letter,) = client.service.dead_letters(Selection(exception="*TaskCrashed"))
+    assert letter.batch == crashed
+    assert client.service.purge_dead(Selection(exception="*TimeoutError", limit=0)) == 1
+    assert letters(client) == [crashed]
+
+
+@pytest.mark.rules(keep_results_s=0.05)
+def test_what_has_expired_is_told_from_what_never_was(house: House) -> None:
+    # Given a task whose result is no longer kept
+    client, hand = house.client(), house.worker()
+    batch = client.submit()
+    hand.succeed(hand.fetch_one())
+    until("it has expired", lambda: not list(house.engine.batches([batch])))
+
+    # Then
+    for look in (
+        lambda: client.service.batch(batch),
+        lambda: client.service.task(batch, 0),
+        lambda: client.service.results(batch, 0, 1),
+        lambda: client.service.retry_dead(Selection(ids=((batch, 0),), limit=0)),
+        lambda: client.service.cancel(Selection(ids=((batch, -1),), limit=0)),
+    ):
+        with pytest.raises(ResultExpired, match="no longer kept"):
+            look()
+    with pytest.raises(UnknownId):
+        client.service.batch(batch + 1)

@@ -75,5 +75,12 @@ def unfinished(machine: Machine) -> dict[tuple[int, int], tuple[Any, ...]]:
         for index in range(batch.size):
             view = views.task_view(machine, batch, index)
             if view is not None:
-                found[number, index] = (view.state, view.due_at, view.failures, view.crashes, view.cancelling)
+                found[number, index] = (
+                    view.state,
+                    view.due_at,
+                    view.attempt,
+                    view.failures,
+                    view.crashes,
+                    view.cancelling,
+                )
     return found

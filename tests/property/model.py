@@ -186,7 +186,7 @@ class Model:
         lost, failed, held.jobs = held.jobs[:offset], held.jobs[offset], held.jobs[offset + 1 :]
         held.started = outcome is Outcome.FAILED  # the slot goes on after an exception, and after nothing else
         for job in lost:  # what the slot had done but not reported
-            self.go_back(job, now)
+            self.go_back(job, now, started=True)
         self.judge(failed, outcome, now)
         self.sweep()
 
@@ -207,8 +207,12 @@ class Model:
             job.state = State.SCHEDULED
             job.due_at = now + min(300.0, 2.0**job.failures)
 
-    def go_back(self, job: Job, now: float) -> None:
-        """Unblamed."""
+    def go_back(self, job: Job, now: float, *, started: bool = False) -> None:
+        """Unblamed; an attempt is a start."""
+        if started:
+            job.history.append(job.attempt)
+        else:
+            job.attempt -= 1
         if job.cancelling:
             self.end(job, State.CANCELLED, now)
         else:

@@ -394,7 +394,7 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def machine_agrees_with_model(self) -> None:
         expected = {
-            (job.batch, job.index): (job.state, job.due_at, job.failures, job.crashes, job.cancelling)
+            (job.batch, job.index): (job.state, job.due_at, job.attempt, job.failures, job.crashes, job.cancelling)
             for job in self.model.jobs()
             if not job.over
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from dtq.core.heap import DueHeap, Run, RunHeap
+from dtq.core.heap import DueHeap, Run, RunHeap, Tops, ahead
 
 
 def heap_of(*runs: Run) -> RunHeap:
@@ -87,10 +87,10 @@ def test_empty_heap_has_no_top() -> None:
 def test_ahead_counts_what_comes_before_a_place() -> None:
     heap = heap_of(Run(1, 9, 0, 4), Run(5, 1, 0, 10), Run(5, 2, 0, 100), Run(5, 3, 0, 1), Run(7, 1, 0, 1000))
 
-    assert heap.ahead(Run(1, 9, 0, 0)) == (0, True)
-    assert heap.ahead(Run(1, 9, 3, 3)) == (3, True)
-    assert heap.ahead(Run(5, 2, 40, 40)) == (4 + 10 + 40, True)
-    assert heap.ahead(Run(5, 3, 0, 0)) == (4 + 10 + 100, True)
+    assert ahead([heap], Run(1, 9, 0, 0)) == (0, True)
+    assert ahead([heap], Run(1, 9, 3, 3)) == (3, True)
+    assert ahead([heap], Run(5, 2, 40, 40)) == (4 + 10 + 40, True)
+    assert ahead([heap], Run(5, 3, 0, 0)) == (4 + 10 + 100, True)
 
 
 def test_ahead_agrees_with_counting_one_by_one() -> None:
@@ -99,16 +99,16 @@ def test_ahead_agrees_with_counting_one_by_one() -> None:
     heap = heap_of(*(Run(rank, batch, index, index + 1) for rank, batch, index in tasks))
 
     for rank, batch, index in tasks:
-        assert heap.ahead(Run(rank, batch, index, index)) == (sorted(tasks).index((rank, batch, index)), True)
+        assert ahead([heap], Run(rank, batch, index, index)) == (sorted(tasks).index((rank, batch, index)), True)
 
 
 def test_ahead_stops_counting_in_a_long_queue() -> None:
     heap = heap_of(*(Run(5, batch, 0, 1) for batch in range(20_000)))
 
-    ahead, exact = heap.ahead(Run(5, 19_999, 0, 0))
+    count, exact = ahead([heap], Run(5, 19_999, 0, 0))
 
     assert not exact
-    assert 1_000 < ahead < 20_000
+    assert 1_000 < count < 20_000
 
 
 def test_due_heap_gives_runs_when_their_time_has_come_in_the_order_of_their_times() -> None:
@@ -126,3 +126,49 @@ def test_due_heap_gives_runs_when_their_time_has_come_in_the_order_of_their_time
     assert due.pop_due(20.0) is None
     assert due.next_at() == 30.0
     assert len(due) == 1
+
+
+# -- many heaps -----------------------------------------------------------------------------------------------------
+
+
+def test_ahead_counts_over_several_heaps() -> None:
+    heaps = [RunHeap(), RunHeap()]
+    heaps[0].push(Run(5, 1, 0, 4))
+    heaps[1].push(Run(5, 2, 0, 6))
+    heaps[1].push(Run(5, 4, 0, 9))
+
+    assert ahead(heaps, Run(5, 3, 0, 0)) == (10, True)
+
+
+def test_absorbed_heap_comes_in_its_order() -> None:
+    one, other = RunHeap(), RunHeap()
+    for batch in range(0, 40, 2):
+        one.push(Run(5, batch, 0, 1))
+    for batch in (7, 1, 3):
+        other.push(Run(5, batch, 0, 1))
+
+    one.absorb(other)
+
+    assert [run.batch for run in one.runs()] == sorted([*range(0, 40, 2), 7, 1, 3])
+    assert one.top() == Run(5, 0, 0, 1)
+
+
+def test_most_urgent_of_many_heaps_is_found_as_by_looking_at_each() -> None:
+    # Given heaps whose runs come and go in any order
+    draw = random.Random(7)
+    heaps = {name: RunHeap() for name in "abcde"}
+    tops = Tops()
+    for batch in range(3_000):
+        name = draw.choice("abcde")
+        heap = heaps[name]
+        if draw.random() < 0.5:
+            run = Run(draw.randint(1, 9), batch, 0, draw.randint(1, 3))
+            heap.push(run)
+            tops.pushed(name, run)
+        elif (first := heap.top()) is not None:
+            heap.advance(first.lo + 1)  # taken, or thrown away, without a word
+
+        # Then
+        found = tops.first(lambda name: heaps[name].top())
+        firsts = [top for each in heaps.values() if (top := each.top()) is not None]
+        assert (None if found is None else heaps[found].top()) == min(firsts, default=None)

@@ -8,7 +8,7 @@ import pytest
 
 from dtq.core.batches import SpecEntry
 from dtq.core.leases import CHUNK_S, MAX_CHUNK, chunk
-from dtq.model.states import State
+from dtq.model.states import Outcome, State
 from tests.driver import Driver, spec
 
 
@@ -189,23 +189,23 @@ def test_tiny_tasks_that_came_back_are_leased_together_again(machine: Driver) ->
     leases = machine.lease()
 
     # Then the one that crashed runs alone, the others together
-    assert [(lease.lo, lease.hi, lease.attempt) for lease in leases] == [(2, 3, 2), (3, 28, 2)]
+    assert [(lease.lo, lease.hi, lease.attempt) for lease in leases] == [(2, 3, 2), (3, 28, 1)]
     assert machine.states(batch, 40) == [State.SUCCEEDED] * 2 + [State.RUNNING] * 26 + [State.PENDING] * 12
 
 
 def test_tasks_that_came_back_from_different_attempts_are_not_leased_together(machine: Driver) -> None:
-    # Given
+    # Given six tiny tasks, of which the first had run when its slot died in the second
     machine.attach()
     machine.submit(1)
     machine.succeed(machine.lease_one(), seconds=0.001)
     machine.submit(6)
-    machine.release(machine.lease_one())
-    machine.live(2).entry.estimate_s = None
-    machine.release(machine.lease_one())
-    machine.live(2).entry.estimate_s = 0.001
+    (lease,) = machine.lease()
+    machine.fail(lease, 1, Outcome.CRASHED)
+    machine.release(lease)
 
-    # Then the first, which has been out twice, is alone
-    assert [(lease.lo, lease.hi, lease.attempt) for lease in machine.lease()] == [(0, 1, 3), (1, 6, 2)]
+    # Then those that have started are on their second attempt
+    leases = machine.lease()
+    assert [(lease.lo, lease.hi, lease.attempt) for lease in leases] == [(0, 1, 2), (1, 2, 2)]
 
 
 def test_worker_gets_one_lease_a_slot_of_work_that_takes_its_time(machine: Driver) -> None:
@@ -275,3 +275,15 @@ def test_unimportant_task_waits_as_long_as_there_is_anything_more_urgent(machine
     # When no more come, its turn has come
     assert machine.state(low) is State.PENDING
     assert machine.take() == [(low, 0)]
+
+
+@pytest.mark.parametrize("reports", [(0.0, 1.7e308, 0.0), (1.7e308, 0.0), (0.0, 1e300, 1e-300, 1.7e308)])
+def test_estimate_stays_a_number_whatever_is_reported(reports: tuple[float, ...]) -> None:
+    entry = SpecEntry(1, spec(), 5)
+
+    for seconds in reports:
+        entry.observe(seconds, 1)
+
+    assert entry.estimate_s is not None
+    assert 0 < entry.estimate_s < math.inf
+    assert chunk(entry.estimate_s, 100, 4) >= 1

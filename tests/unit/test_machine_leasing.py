@@ -7,7 +7,8 @@ import random
 import pytest
 
 from dtq.errors import SessionUnknown
-from dtq.model.states import State
+from dtq.model.messages import Released
+from dtq.model.states import Outcome, State
 from tests.driver import Driver
 
 
@@ -213,15 +214,52 @@ def test_lease_for_an_unknown_worker_is_refused(machine: Driver) -> None:
     assert machine.state(1) is State.PENDING
 
 
-def test_attempts_are_counted_from_one(machine: Driver) -> None:
+def test_attempts_are_counted_from_one_and_by_their_starts(machine: Driver) -> None:
     machine.attach()
-    machine.submit()
+    machine.submit(max_retries=9, retry_delay_s=0.0)
 
     attempts = []
-    for _ in range(3):
+    for turn in range(6):
         lease = machine.lease_one()
         attempts.append(lease.attempt)
-        machine.release(lease)
+        if turn % 2:
+            machine.fail(lease)
+            machine.tick()
+        else:
+            machine.release(lease)
 
-    # A number is not used again, even if the attempt never started.
-    assert attempts == [1, 2, 3]
+    # One that was handed back before it started is none.
+    assert attempts == [1, 1, 2, 2, 3, 3]
+
+
+def test_task_that_was_stopped_with_its_worker_has_had_an_attempt(machine: Driver) -> None:
+    # Given a task that ran when its worker was ended
+    machine.attach()
+    batch = machine.submit()
+    lease = machine.lease_one()
+    machine.exchange(released=(Released(token=lease.token, lo=0, hi=1, started=1),))
+
+    # Then its next start is the second, and nothing counts against it
+    again = machine.lease_one()
+    assert again.attempt == 2
+    view = machine.view(batch)
+    assert (view.attempt, view.failures, view.crashes) == (2, 0, 0)
+    machine.drain()
+    (attempt,) = machine.store.attempts(batch, 0)
+    assert (attempt.number, attempt.outcome) == (1, Outcome.CANCELLED)
+    assert "it was stopped as its slot ended" in attempt.failure.message
+
+
+def test_results_that_died_with_a_slot_were_attempts(machine: Driver) -> None:
+    # Given ten tiny tasks, of which the fifth ends its slot before anything was reported
+    machine.attach()
+    machine.submit(1)
+    machine.succeed(machine.lease_one(), seconds=0.0024)
+    batch = machine.submit(10)
+    (lease,) = machine.lease()
+    machine.crash_at(lease, 4)
+    machine.release(lease)
+
+    # Then what ran has had an attempt, what did not has had none
+    assert [machine.view(batch, index).attempt for index in range(10)] == [1] * 5 + [0] * 5
+    assert [machine.view(batch, index).crashes for index in range(10)] == [0] * 4 + [1] + [0] * 5

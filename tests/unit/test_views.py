@@ -198,3 +198,16 @@ def test_queues_are_those_with_unfinished_tasks_or_workers_of_their_own(machine:
     # Then
     shown = [(q.name, q.pending, q.scheduled, q.running, q.workers) for q in views.queues(machine.machine)]
     assert shown == [("a", 2, 0, 1, 2), ("b", 0, 1, 0, 1), ("idle", 0, 0, 0, 2)]
+
+
+def test_reason_counts_what_is_ahead_in_all_queues_that_its_workers_serve(machine: Driver) -> None:
+    # Given a worker of all queues, one of two, and urgent work in three
+    machine.attach(capacity=1, queues=("a", "b"))
+    for queue, count in (("a", 2), ("b", 3), ("c", 4)):
+        machine.submit(count, queue=queue, priority=1)
+    last = machine.submit(1, queue="a", priority=9)
+
+    # Then only what its own worker does before counts
+    assert why(machine, last) == "5 tasks are ahead of it, for 1 slot"
+    machine.attach("w2", capacity=1)
+    assert why(machine, last) == "9 tasks are ahead of it, for 2 slots"
