@@ -97,7 +97,8 @@ def given_words(context: click.Context, command: click.Command) -> list[str]:
         command: the other one; of its options those are taken that the first one has, too.
 
     Returns:
-        Its options with their values; without what ``-`` names, since that can be read only once.
+        Its options with their values; without what ``-`` names, since that can be read only once, and without those
+        that tell nobody their value (``--tls``: it is in the environment).
     """
     words: list[str] = []
     for parameter in command.params:
@@ -108,6 +109,6 @@ def given_words(context: click.Context, command: click.Command) -> list[str]:
         for value in given if isinstance(given, tuple) else (given,):
             if value is True:
                 words.append(option)
-            elif value is not False and value != "-":
+            elif value is not None and value is not False and value != "-":
                 words.append(f"{option}={value:f}" if isinstance(value, float) else f"{option}={value}")
     return words

@@ -303,11 +303,25 @@ def test_up_takes_every_option_of_both_parts() -> None:
 
 def test_up_passes_on_what_it_was_given(noted: NotedCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = _note_runs(monkeypatch)
-    starting = ["--port", "0", "--memory", "--max-message", "32MiB", "--lease", "2500ms", "--authkey-file", "key"]
+    monkeypatch.setenv("DTQ_TLS", "")
+    starting = [
+        "--port",
+        "0",
+        "--memory",
+        "--tls",
+        "certificates",
+        "--max-message",
+        "32MiB",
+        "--lease",
+        "2500ms",
+        "--authkey-file",
+        "key",
+    ]
     working = ["--slots", "2", "--queue", "a", "--queue", "b", "--path", ".", "--grace", "0", "--keep-processes"]
     assert run(["up", *starting, *working]) == 0
     [(parts,)] = runs
     assert parts.host == "127.0.0.1"
+    assert parts.environment["DTQ_TLS"] == str(Path.cwd() / "certificates")
     expected = ["--port=0", "--memory", "--lease=2.500000", f"--max-message={32 << 20}", "--authkey-file=key"]
     assert list(parts.coordinator) == ["coordinator", "start", *expected]
     assert list(parts.worker) == [
