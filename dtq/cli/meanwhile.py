@@ -20,6 +20,7 @@ from dtq.client.handle import TaskHandle
 from dtq.errors import DtqError
 from dtq.model.snapshots import Attempt, Counts, TaskView
 from dtq.model.states import State
+from dtq.model.text import printable_line
 from dtq.wording import duration
 
 #: How often a progress bar asks how far things are, in seconds.
@@ -198,7 +199,10 @@ def _bar(shown: bool) -> Iterator[tuple[Iterator[float], Callable[[Step], None]]
 
         def show(step: Step) -> None:
             _say_all(
-                step.news, lambda line: progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                step.news,
+                lambda line: progress.console.print(
+                    printable_line(line), markup=False, highlight=False, soft_wrap=True
+                ),
             )
             progress.update(bar, completed=step.ended, total=step.total or None, description=step.text)
 

@@ -43,8 +43,8 @@ def write(text: str = "") -> None:
 
 
 def say(text: str) -> None:
-    """One line to standard error."""
-    print(text, file=sys.stderr)
+    """One line to standard error, or few; what is not seen in it is escaped, wherever it comes from."""
+    print(printable(text), file=sys.stderr)
 
 
 # -- colour -------------------------------------------------------------------------------------------------------
