@@ -279,3 +279,12 @@ def test_read_connection_of_garbage_is_none(text: str) -> None:
     assert path is not None
     path.write_text(text)
     assert read_connection() is None
+
+
+def test_slots_for_tasks_that_wait_are_so_many_a_slot_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert worker_settings({"slots": 3}).max_waiting == 24
+    assert worker_settings({"slots": 3, "max_waiting": 0}).max_waiting == 0
+    assert not worker_settings().tasks_may_submit
+    monkeypatch.setenv("DTQ_TASKS_MAY_SUBMIT", "1")
+    monkeypatch.setenv("DTQ_MAX_WAITING", "7")
+    assert (worker_settings().tasks_may_submit, worker_settings().max_waiting) == (True, 7)
