@@ -7,6 +7,7 @@ on the floor of the worker: nothing in dtq imports it, and it alone imports jobl
 from __future__ import annotations
 
 import logging
+import pickle
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -113,7 +114,7 @@ class Packing:
         try:
             return dump_by_value(call, self._reducers)
         except Exception as error:
-            raise CannotPickle("a batch of calls", sentence(error)) from error
+            raise CannotPickle("the task to send to the workers", sentence(error)) from error
 
     def close(self) -> None:
         """Remove the files."""
@@ -259,7 +260,8 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     def retrieve_result_callback(self, out: Future[Any]) -> Any:
         """The results of a batch; raises what one of its calls raised."""
-        return out.result()
+        result = out.result()
+        return pickle.loads(result) if type(result) is bytes else result
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Stop what was submitted, also what runs."""

@@ -1,6 +1,6 @@
 """joblib's batches of calls, as a slot runs them.
 
-Client, beside `bundles`; run in slots, so it imports nothing of the client. A batch arrives as a pickle of its own:
+Client, beside `bundles`; run in slots, so it imports only what those have. A batch arrives as a pickle of its own:
 what has to stand before it is opened (an initializer, limits of threads) stands then.
 """
 
@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from dtq.client.payloads import PICKLE, dump_by_value
+
 #: The initializers that this process has called, by the use of the backend that they belong to.
 _begun: set[str] = set()
 #: What looks after the thread pools of libraries that are loaded, and how many modules were when it was made.
@@ -22,7 +24,7 @@ _controllers: list[tuple[int, Any]] = []
 
 
 def run_batch(
-    packed: bytes, variables: Mapping[str, str], threads: int, initializer: tuple[str, bytes] | None, dumps: bool
+    packed: bytes, variables: Mapping[str, str], threads: int, initializer: tuple[str, bytes] | None, mapped: bool
 ) -> Any:
     """Run a batch of calls.
 
@@ -32,10 +34,10 @@ def run_batch(
         threads: how many threads numerical libraries may use in this process.
         initializer: called in this process before its first batch: which use it is of, and the pickle of
             ``(function, arguments)``.
-        dumps: whether arrays in the results that are memory-mapped are to be given as they are in memory.
+        mapped: whether large arrays of it lie in files, which are about to be removed.
 
     Returns:
-        What it returns.
+        What it returns; where arrays lie in files pickled, with those as they are in memory.
     """
     if initializer is not None and initializer[0] not in _begun:
         function, arguments = pickle.loads(initializer[1])
@@ -48,7 +50,8 @@ def run_batch(
             call = pickle.loads(packed)
         with _limited(threads) if dynamic else contextlib.nullcontext():
             results = call()
-    return [_in_memory(result) for result in results] if dumps else results
+    numpy = sys.modules.get("numpy")
+    return dump_by_value(results, {numpy.memmap: _in_memory}) if mapped and numpy is not None else results
 
 
 @contextlib.contextmanager
@@ -73,9 +76,6 @@ def _limited(threads: int) -> Any:
     return _controllers[0][1].limit(limits=threads)
 
 
-def _in_memory(result: Any) -> Any:
-    """An array that lies in a file which is about to be removed, as it is in memory."""
-    numpy = sys.modules.get("numpy")
-    if numpy is None or not isinstance(result, numpy.memmap):
-        return result
-    return numpy.array(result)
+def _in_memory(array: Any) -> Any:
+    """How an array that lies in a file is pickled."""
+    return sys.modules["numpy"].array(array).__reduce_ex__(PICKLE)

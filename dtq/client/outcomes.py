@@ -132,7 +132,8 @@ def _error(failure: Failure, outcome: Outcome | None, task: str, standard: bool)
     if outcome is Outcome.TIMED_OUT:
         return TaskTimedOut(task, failure.message or "it ran into its time limit")
     own = load_exception(failure.pickled) if failure.pickled else None
-    if own is None or (not standard and any(exception_name(base) in _ENDING for base in type(own).__mro__[:-1])):
+    told = not standard or failure.particular  # where opening the call exits, it is the pickle that does
+    if own is None or (told and any(exception_name(base) in _ENDING for base in type(own).__mro__[:-1])):
         return TaskFailed(task, failure.exception or "it", failure.message)
     return own
 

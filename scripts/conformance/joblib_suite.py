@@ -27,15 +27,16 @@ class Plugin:
 
     def pytest_configure(self) -> None:
         """Before joblib's tests are imported, which look at what there is."""
-        dtq.joblib.register(executor=self._executor, make_default=True)
-        parallel.BACKENDS["loky"] = parallel.BACKENDS.pop("dtq")
-        parallel.DEFAULT_BACKEND = "loky"
+        dtq.joblib.register(executor=self._executor)
+        backend = parallel.BACKENDS["loky"] = parallel.BACKENDS.pop("dtq")
+        backend.__name__ = "LokyBackend"  # the name that the tests expect
+        joblib._parallel_backends.LokyBackend = backend
 
 
 def main(words: list[str]) -> int:
     """Run them."""
     print(f"joblib {joblib.__version__}, Python {sys.version.split()[0]}")
-    with Executor.local(4) as executor:  # some tests have as many calls wait for each other
+    with Executor.local(max(4, joblib.cpu_count())) as executor:  # some tests have 4 calls wait for each other
         own: list[Any] = [Plugin(executor)]
         what = [
             "--pyargs",

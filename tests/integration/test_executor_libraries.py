@@ -141,6 +141,9 @@ def test_joblib_shares_large_arrays_in_files_and_removes_them(joblib: Any, tmp_p
     assert kinds == [("ndarray", 70.0), ("memmap", 1_400_000.0)]
     assert [kind for kind, _ in none] == ["ndarray", "ndarray"]
     assert [type(array) for array in same] == [numpy.ndarray, numpy.ndarray]
+    with joblib.parallel_config(backend="dtq", temp_folder=str(tmp_path), max_nbytes=1):
+        (inner,) = joblib.Parallel(n_jobs=2)([joblib.delayed(work.same)((arrays[0].astype(">f8"), "and more"))])
+    assert (type(inner[0]), inner[0].dtype.str, inner[1]) == (numpy.ndarray, ">f8", "and more")
     assert all(numpy.array_equal(*pair) for pair in zip(arrays, same, strict=True))
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
