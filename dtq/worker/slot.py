@@ -327,8 +327,7 @@ class Slot:
                 run = spec.run or spec.resolve(self._own, self._max_result)
                 result = self._new_context().run(run, blob)
             except BaseException as error:  # noqa: BLE001 - the edge to user code: whatever it raises is its outcome
-                start(serial + index - lo, begun)  # what stands there may be the task's; before anything is said
-                if self._failed(spec, token, index, begun, error):  # and so would the others
+                if self._failed(spec, serial + index - lo, index, begun, error):  # and so would the others
                     if index < last:
                         self._say(Stopped(token, index + 1))
                     return
@@ -370,14 +369,23 @@ class Slot:
             self._say(stopped)
         raise _Unfit(at_once=False)
 
-    def _failed(self, spec: Spec, token: int, index: int, begun: float, error: BaseException) -> bool:
+    def _failed(self, spec: Spec, serial: int, index: int, begun: float, error: BaseException) -> bool:
         """Say that a task has failed.
+
+        Args:
+            spec: its function.
+            serial: its serial.
+            index: its index.
+            begun: when it began.
+            error: what was raised.
 
         Returns:
             Whether that was because this process cannot run any of its function.
         """
         if not self._own[0]:
             end_child(error)
+        token = self._token
+        self._start(serial, begun)  # what stands there may be the task's; before anything is said
         now, stage = self._clock(), spec.reached
         spec.reached = CALL
         self._flush(begun)
