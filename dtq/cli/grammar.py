@@ -102,9 +102,10 @@ def given_words(context: click.Context, command: click.Command) -> list[str]:
     """
     words: list[str] = []
     for parameter in command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is not click.core.ParameterSource.COMMANDLINE or not parameter.expose_value:
+            continue  # what has no value acts by the environment, which the other command gets too
         given = context.params.get(parameter.name or "")
-        if context.get_parameter_source(parameter.name or "") is not click.core.ParameterSource.COMMANDLINE:
-            continue
         option = max(parameter.opts, key=len)
         for value in given if isinstance(given, tuple) else (given,):
             if value is True:

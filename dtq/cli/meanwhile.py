@@ -26,7 +26,7 @@ from dtq.wording import duration
 #: How often a progress bar asks how far things are, in seconds.
 _LOOK_S: Final = 0.25
 #: Where there is no bar: when it is asked first, and how seldom at last, in seconds.
-_FIRST_S: Final = 0.5
+_FIRST_S: Final = 1.5
 _LAST_S: Final = 2.0
 #: How many failed attempts of a batch are told.
 _TOLD: Final = 3

@@ -77,17 +77,18 @@ class _Part:
         name: what it is, for people.
         words: its command.
         environment: its variables.
-        output: whether this process reads what it prints.
     """
 
-    def __init__(self, name: str, words: Sequence[str], environment: Mapping[str, str], *, output: bool) -> None:
+    def __init__(self, name: str, words: Sequence[str], environment: Mapping[str, str]) -> None:
         self.name = name
+        #: What it has printed and nobody has taken yet.
+        self.said = b""
         watched, self._watch = os.pipe()
         try:
             self.popen = subprocess.Popen(
                 [sys.executable, "-m", "dtq.daemon.part", str(watched), *words],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE if output else None,
+                stdout=subprocess.PIPE,
                 pass_fds=(watched,),
                 env=dict(environment),
                 start_new_session=True,  # Ctrl-C is for `up`, which passes it on in the right order
@@ -108,6 +109,31 @@ class _Part:
         with contextlib.suppress(ProcessLookupError):
             self.popen.send_signal(number)
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has said a line: that it is ready."""
+        return b"\n" in self.said
+
+    @property
+    def output(self) -> int | None:
+        """The descriptor of what it prints; None where it prints nothing any more."""
+        stdout = self.popen.stdout
+        return None if stdout is None or stdout.closed else stdout.fileno()
+
+    def listen(self) -> None:
+        """Take what it prints now."""
+        stdout = self.popen.stdout
+        assert stdout is not None
+        said = os.read(stdout.fileno(), 1 << 12)
+        self.said += said
+        if not said:
+            stdout.close()
+
+    def take(self) -> str:
+        """What it has printed, once."""
+        said, self.said = self.said, b""
+        return said.decode(errors="replace")
+
     def close(self) -> None:
         """See it ended."""
         if self.code is None:
@@ -127,7 +153,6 @@ class _Up:
         self._asked = 0
         self._coordinator: _Part | None = None
         self._worker: _Part | None = None
-        self._line = b""
         self._given_up = False
 
     def run(self) -> int:
@@ -135,11 +160,15 @@ class _Up:
         self._look(0)
         if self._told():
             return 0
-        self._coordinator = self._start("coordinator", self._parts.coordinator, output=True)
-        self._until(lambda: self._told() or self._line.endswith(b"\n") or self._gone(self._coordinator))
-        if not self._told() and not self._gone(self._coordinator):
-            self._start_worker()
-            self._until(lambda: self._told() or self._gone(self._coordinator) or self._gone(self._worker))
+        coordinator = self._coordinator = self._start("coordinator", self._parts.coordinator)
+        self._until(lambda: self._over() or coordinator.is_ready)
+        if not self._over():
+            address = coordinator.said.decode().split()[3]
+            worker = self._worker = self._start_worker(address)
+            self._until(lambda: self._over() or worker.is_ready)
+            if not self._over():
+                _say(f"dtq is up at {address}; Ctrl-C ends it\n{worker.take()}")
+            self._until(self._over)
         return self._finish()
 
     def close(self) -> None:
@@ -148,16 +177,13 @@ class _Up:
             if part is not None:
                 part.close()
 
-    def _start(self, name: str, words: Sequence[str], *, output: bool = False) -> _Part:
-        return _Part(name, words, self._parts.environment, output=output)
+    def _start(self, name: str, words: Sequence[str]) -> _Part:
+        return _Part(name, words, self._parts.environment)
 
-    def _start_worker(self) -> None:
-        address = self._line.decode().split()[3]
+    def _start_worker(self, address: str) -> _Part:
         _, port = parse_address(address)
         here = format_address((host_here(self._parts.host), port))
-        self._worker = self._start("worker", [*self._parts.worker, f"--connect={here}"])
-        sys.stdout.write(f"dtq is up at {address}; Ctrl-C ends it\n")
-        sys.stdout.flush()
+        return self._start("worker", [*self._parts.worker, f"--connect={here}"])
 
     # -- events ---------------------------------------------------------------------------------------------------
 
@@ -173,15 +199,13 @@ class _Up:
 
     def _look(self, within_s: float | None) -> None:
         """Take what has happened, or happens within some time."""
-        output = None if self._coordinator is None else self._coordinator.popen.stdout
         signals = self._signals.fileno()
-        printing = None if output is None or output.closed else output.fileno()
-        ready, _, _ = select.select([signals] if printing is None else [signals, printing], [], [], within_s)
-        if printing is not None and printing in ready:
-            said = os.read(printing, 1 << 12)
-            self._line += said
-            if not said and output is not None:
-                output.close()
+        parts = [part for part in (self._coordinator, self._worker) if part is not None]
+        printing = {part.output: part for part in parts if part.output is not None}
+        ready, _, _ = select.select([signals, *printing], [], [], within_s)
+        for output, part in printing.items():
+            if output in ready:
+                part.listen()
         if signals in ready:
             for number in self._signals.read():
                 if number in ENDING:
@@ -200,6 +224,11 @@ class _Up:
 
     def _told(self) -> bool:
         return self._asked > 0
+
+    def _over(self) -> bool:
+        """Whether the end has begun."""
+        ended = [part for part in (self._coordinator, self._worker) if part is not None and self._gone(part)]
+        return self._told() or bool(ended)
 
     @staticmethod
     def _gone(part: _Part | None) -> bool:
@@ -250,6 +279,11 @@ class _Up:
                 codes.append(part.code or 0)
         code = next(filter(None, codes), 0)
         return PART_KILLED if code < 0 else code
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _how(code: int | None) -> str:

@@ -52,10 +52,13 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "retry_dead": lambda service: service.retry_dead(Selection(limit=0)),
     "purge_dead": lambda service: service.purge_dead(Selection(limit=0)),
     "stats": lambda service: service.stats(),
+    "queues": lambda service: service.queues(""),
+    "workers": lambda service: service.workers("", ""),
+    "attempts": lambda service: service.attempts(1, 0, 0),
     "stop": lambda service: service.stop(),
     "reload_keys": lambda service: service.reload_keys(),
 }
-PRODUCING = {"hello", "submit", "follow", "watch", "batch", "task", "results", "stats"}
+PRODUCING = {"hello", "submit", "follow", "watch", "batch", "task", "results", "attempts", "stats", "queues", "workers"}
 OPERATING = {"tasks", "cancel", "dead_letters", "retry_dead", "purge_dead", "stop", "reload_keys"}
 MAY = {
     SUBMIT.name: PRODUCING,

@@ -210,8 +210,8 @@ async def test_stop_takes_no_longer_than_it_may(tmp_path: Path, caplog: pytest.L
     assert time.monotonic() - began < 10
     _, alive = psutil.wait_procs(running, timeout=DEADLINE_S)
     assert alive == []
-    assert "waits for 1 tasks" in caplog.text
-    assert "1 tasks have not ended, and are lost with it" in caplog.text
+    assert "waits for 1 task" in caplog.text
+    assert "what had not ended is lost with it: 1 task" in caplog.text
 
 
 @looped
