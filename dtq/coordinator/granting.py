@@ -83,7 +83,7 @@ def _arguments(c: Coordinator, lease: Lease, lo: int, hi: int, room: int, *, wha
         why = f"the task's arguments cannot be read: {error}"
         _fail(c, lease, lease.hi, Failure(exception="dtq.errors.StoreDamaged", message=why))
         return None
-    if pages.count(page) == 1 and len(page) > largest:  # stored while messages could be larger
+    if len(page) > largest:  # one task, stored while messages could be larger
         too_large = TooLarge("a task's arguments", len(page), largest)
         _fail(c, lease, lo + 1, Failure(exception=_name(too_large), message=str(too_large)))
         _cut(c, lease, lo + 1)

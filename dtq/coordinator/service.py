@@ -274,6 +274,9 @@ class Coordinator:
     def untold(self, state: SessionState) -> list[Doomed]:
         """What a worker is to stop and has not been told on a fetching call; it counts as told from now on."""
         doomed = self.machine.cancelling(state.hello.session)
+        if not doomed:
+            state.told.clear()
+            return []
         untold = [d for d in doomed if (d.token, d.index) not in state.told][:MOST_CANCELS]
         state.told &= {(d.token, d.index) for d in doomed}
         state.told |= {(d.token, d.index) for d in untold}

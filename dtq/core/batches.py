@@ -78,11 +78,13 @@ class SpecEntry:
 
     def weigh_arguments(self, size: int, tasks: int) -> None:
         """Learn from arguments of so many bytes together."""
-        self.argument_bytes = _heavier(self.argument_bytes, size / max(1, tasks))
+        each = size / max(1, tasks)
+        self.argument_bytes = each if each >= self.argument_bytes else _lighter(self.argument_bytes, each)
 
     def weigh_results(self, size: int, tasks: int) -> None:
         """Learn from results of so many bytes together."""
-        self.result_bytes = _heavier(self.result_bytes, size / max(1, tasks))
+        each = size / max(1, tasks)
+        self.result_bytes = each if each >= self.result_bytes else _lighter(self.result_bytes, each)
 
     def most_within(self, room: int) -> int:
         """How many tasks are expected to have no more than so many bytes of arguments, and to make no more than a
@@ -90,9 +92,9 @@ class SpecEntry:
         return max(1, int(min(room / max(1.0, self.argument_bytes), _RESULTS / max(1.0, self.result_bytes))))
 
 
-def _heavier(known: float, news: float) -> float:
-    """What is expected after news: more counts at once, less after a while."""
-    return news if news >= known else known + _NEWS * (news - known)
+def _lighter(known: float, news: float) -> float:
+    """What is expected after news of less, which count after a while only; more counts at once."""
+    return known + _NEWS * (news - known)
 
 
 class Task:

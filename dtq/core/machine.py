@@ -442,7 +442,9 @@ class Machine:
         register = self.register
         lo = run.lo
         waiting = len(heap) if lo < batch.next else run.hi - lo
-        most = min(chunk(batch.entry.estimate_s, waiting, register.slots), batch.entry.most_within(room))
+        most = chunk(batch.entry.estimate_s, waiting, register.slots)
+        if most > 1:
+            most = min(most, batch.entry.most_within(room))
         if lo < batch.next:
             hi, attempt = register.take_returned(heap, batch, lo, most)
         else:
