@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
+from dtq.coordinator.sameness import same_arguments
 from dtq.coordinator.service import LONGEST_WAIT_S, Coordinator
 from dtq.coordinator.sessions import SessionState
 from dtq.core.batches import Batch
-from dtq.errors import BadMessage, DtqError, InvalidValue, KeyConflict, QueueFull, to_wire
+from dtq.core.changes import ArgumentPage
+from dtq.errors import BadMessage, DtqError, InvalidValue, KeyConflict, QueueFull, StoreDamaged, to_wire
 from dtq.model import pages
 from dtq.model.fields import MAX_SUBMISSIONS
 from dtq.model.messages import ANSWER_ENVELOPE, Receipt, RefusedSubmission, Submission
@@ -40,6 +42,8 @@ class _Known:
         self.live: dict[int, Batch] = {}
         #: Finished ones that the store has.
         self.stored: dict[int, Found] = {}
+        #: The places of those that were compared with the batch that has their key, and whether they are the same.
+        self.same: dict[int, bool] = {}
         #: What has finished since the store was asked, by key.
         self.finished: dict[str, Batch] = {}
 
@@ -158,7 +162,12 @@ def _accept(
             number, size, its_spec = answer
             if submission.batch is None and submission.key is not None and not same_call(its_spec, spec):
                 raise KeyConflict(submission.key, number)
+            _refuse_another(c, known, place, submission, number, size)
             return Receipt(batch=number, size=size)
+    elif submission.batch is None and submission.key is not None:
+        taken = register.batches[register.keys[submission.key]]
+        if same_call(taken.entry.spec, spec):
+            _refuse_another(c, known, place, submission, taken.number, taken.size)
     last = register.last_batch
     batch, page = c.machine.submit(spec, submission, state.hello.session, now)
     if batch.number > last:
@@ -166,6 +175,36 @@ def _accept(
     if page is not None:
         c.cache.add([page])
     return Receipt(batch=batch.number, size=batch.size)
+
+
+def _refuse_another(c: Coordinator, known: _Known, place: int, submission: Submission, number: int, size: int) -> None:
+    """Make sure that a submission whose key is taken has the arguments of the batch that has it.
+
+    Raises:
+        KeyConflict: it has others.
+    """
+    if submission.batch is None and submission.key is not None:
+        same = known.same.get(place)  # else the batch is as new as this call, and its arguments are at hand
+        if not (_is_same(c, submission, number, size) if same is None else same):
+            raise KeyConflict(submission.key, number)
+
+
+def _is_same(c: Coordinator, submission: Submission, number: int, size: int) -> bool:
+    """Whether a submission has the arguments that a batch has, as far as both go. What the store has lost, or finds
+    damaged, is not compared."""
+    lo, count = submission.offset, pages.count(submission.arguments)
+    if submission.complete and (size < lo or (size != count if lo == 0 else size > lo + count)):
+        return False
+    try:
+        for page in c.cache.find(ArgumentPage, number, lo, min(size, lo + count)):
+            first, end = max(lo, page.lo), min(size, lo + count, page.hi)
+            theirs = pages.unpack(pages.cut(page.data, first - page.lo, end - page.lo))
+            ours = pages.unpack(pages.cut(submission.arguments, first - lo, end - lo))
+            if not all(map(same_arguments, theirs, ours)):
+                return False
+    except (StoreDamaged, LookupError):
+        pass
+    return True
 
 
 def _is_live(c: Coordinator, submission: Submission) -> bool:
@@ -192,10 +231,23 @@ def _looked_up(c: Coordinator, state: SessionState, submissions: list[Submission
             c.flush()
             for place, submission in missing:
                 _note_stored(c, state, known, place, submission)
+        for place, submission in asked:
+            _compare(c, known, place, submission)
         yield known
     finally:
         with c.lock:
             register.key_watchers = [other for other in register.key_watchers if other is not known.finished]
+
+
+def _compare(c: Coordinator, known: _Known, place: int, submission: Submission) -> None:
+    if submission.key is None or submission.batch is not None or isinstance(submission, RefusedSubmission):
+        return
+    live = known.live.get(place)
+    if live is not None:
+        known.same[place] = _is_same(c, submission, live.number, live.size)
+    elif place in known.stored:
+        number, size, _ = known.stored[place]
+        known.same[place] = _is_same(c, submission, number, size)
 
 
 def _note_live(c: Coordinator, known: _Known, place: int, submission: Submission) -> bool:

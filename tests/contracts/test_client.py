@@ -202,11 +202,11 @@ def test_key_names_one_task_whoever_submits_it_and_when(queue: Queue) -> None:
     handle = first.submit(work.add, 1, key="k")
     assert handle.accepted(DEADLINE_S)
     # When others submit the same before and after it has run
-    again = first.submit(work.add, 2, key="k")
-    elsewhere = second.submit(work.add, 3, key="k")
+    again = first.submit(work.add, 1, key="k")
+    elsewhere = second.submit(work.add, 1, key="k")
     with queue.working():
         assert handle.result(DEADLINE_S) == 1
-    late = second.submit(work.add, 4, key="k")
+    late = second.submit(work.add, 1, key="k")
     # Then there is one task, and all have its result
     assert {h.id for h in (handle, again, elsewhere, late)} == {"1"}
     assert [h.result(DEADLINE_S) for h in (again, elsewhere, late)] == [1, 1, 1]
@@ -219,6 +219,20 @@ def test_key_of_another_function_is_a_conflict(queue: Queue) -> None:
     client.submit(work.add, 1, key="k")
     with pytest.raises(KeyConflict, match="already belongs to batch 1"):
         client.submit(work.square, 1, key="k").result(DEADLINE_S)
+
+
+def test_key_of_other_arguments_is_a_conflict_also_when_its_task_has_ended(queue: Queue) -> None:
+    # Given a key that is taken; When other arguments come with it, in the same call and later; Then they are refused
+    client = queue.client()
+    handle = client.submit(work.add, 1, key="k")
+    with pytest.raises(KeyConflict, match="already belongs to batch 1"):
+        client.submit(work.add, 2, key="k").result(DEADLINE_S)
+    with queue.working():
+        assert handle.result(DEADLINE_S) == 1
+    with pytest.raises(KeyConflict, match="already belongs to batch 1"):
+        queue.client().submit(work.add, 2, key="k").result(DEADLINE_S)
+    # and the same ones are not
+    assert queue.client().submit(work.add, 1, key="k").result(DEADLINE_S) == 1
 
 
 # -- maps ---------------------------------------------------------------------------------------------------------
