@@ -127,12 +127,14 @@ def register(*, make_default: bool = False, **settings: Unpack[Settings]) -> Non
     """Make the backend known to joblib, as ``"dtq"``.
 
     Args:
-        make_default: use it where no backend is named.
+        make_default: use it where no backend is named. A `Parallel` that says nothing of ``n_jobs`` runs in the program
+            then, as ever; else it uses all slots.
         settings: what holds where the use of the backend says nothing else.
     """
 
     # A class, as joblib and others look for the class of a backend under its name.
-    named = type("Backend", (Backend,), {"registered": settings, "__module__": __name__})
+    jobs = 1 if make_default else Backend.default_n_jobs
+    named = type("Backend", (Backend,), {"registered": settings, "default_n_jobs": jobs, "__module__": __name__})
     joblib.register_parallel_backend("dtq", named, make_default=make_default)
 
 
@@ -167,7 +169,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         self._lock = threading.Lock()
         self._futures: set[Future[Any]] = set()
 
-    def configure(self, n_jobs: int = 1, parallel: Any = None, **kwargs: Any) -> int:
+    def configure(self, n_jobs: int | None = 1, parallel: Any = None, **kwargs: Any) -> int:
         """Begin a use of the backend.
 
         Returns:
@@ -178,7 +180,9 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             Unreachable: no coordinator answers.
             InvalidValue: a setting is not what it may be.
         """
-        if n_jobs in (1, None):  # as with joblib's own: nothing is parallel then
+        if n_jobs is None:
+            n_jobs = self.default_n_jobs
+        if n_jobs == 1:  # as with joblib's own: nothing is parallel then
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
         settings = {**self._settings, **kwargs}
@@ -194,7 +198,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         """How many calls run at once.
 
         Args:
-            n_jobs: what was asked for; below zero counts from the number of slots, -1 being all.
+            n_jobs: what was asked for; below zero counts from the number of slots, -1 being all; None for the default.
 
         Raises:
             ValueError: it is 0.
@@ -202,7 +206,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         if n_jobs == 0:
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
         if n_jobs is None:
-            return 1
+            n_jobs = self.default_n_jobs
         # With one job joblib would not ask the backend at all, and a cluster of one slot would do nothing.
         return n_jobs if n_jobs > 0 else max(2, self._slots() + 1 + n_jobs)
 

@@ -125,6 +125,8 @@ def suite_of(word: str) -> tuple[unittest.TestSuite, list[str]]:
         own = (Mixin,) if issubclass(group, util.ExecutorMixin) else (Mixin, util.ExecutorMixin)
         # The mixin's own attributes first, then the group, which may make the executor its own way.
         case = type(f"Dtq{name}", (Mixin, group, *own[1:], util.BaseTestCase), {})
+        if hasattr(group, "_test_traceback"):  # to be found by its name, as a class of the module is
+            case._test_traceback = staticmethod(group._test_traceback)  # type: ignore[attr-defined]
         for method in unittest.defaultTestLoader.getTestCaseNames(case):
             if method in LEFT_OUT:
                 left_out.append(method)

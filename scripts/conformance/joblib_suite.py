@@ -27,8 +27,9 @@ class Plugin:
 
     def pytest_configure(self) -> None:
         """Before joblib's tests are imported, which look at what there is."""
-        dtq.joblib.register(executor=self._executor)
+        dtq.joblib.register(executor=self._executor, make_default=True)
         backend = parallel.BACKENDS["loky"] = parallel.BACKENDS.pop("dtq")
+        parallel.DEFAULT_BACKEND = "loky"
         backend.__name__ = "LokyBackend"  # the name that the tests expect
         joblib._parallel_backends.LokyBackend = backend
 
