@@ -48,7 +48,7 @@ MAX_SPEC_BYTES: Final = 8 << 20
 #: A lease whose arguments are longer than this is not sent to a slot that is busy: it might not fit into the pipe.
 MAX_AHEAD_BYTES: Final = BUFFER // 4
 #: How long an idle slot may take to read a lease and start the first task of it, in seconds.
-START_TIMEOUT_S: Final = 30.0
+START_TIMEOUT_S: Final = 10.0
 #: What a message of a slot may have beside results, in bytes: an exception with all its texts.
 MAX_BESIDE: Final = 1 << 20
 #: How far ahead of the supervisor's clock a slot's may be, in seconds.
