@@ -214,7 +214,7 @@ async def test_batch_is_read_awaited_and_taken_apart(queue: Queue, kind: str) ->
             assert (await task, task.id) == (49, f"{batch.id}.7")
             assert batch.done()
             assert not batch.failed()
-            with pytest.raises(InvalidValue, match="2500 tasks"):
+            with pytest.raises(InvalidValue, match="2,500 tasks"):
                 await batch.task(2500)
 
 
