@@ -79,6 +79,8 @@ TINY_S: Final = 0.004
 MOST_TOLD: Final = 1_000
 MOST_TOLD_BYTES: Final = 1 << 16
 
+#: Modules without which nothing can be imported.
+_NEEDED: Final = frozenset({"sys", "builtins", "_frozen_importlib", __name__})
 DECODE: Final = Stage.DECODE
 CALL: Final = Stage.CALL
 _FUNCTION: Final = codec(Function)
@@ -417,6 +419,8 @@ class Slot:
             changed = self._surroundings.restore(everything=everything, touched=touched)
         except Spoilt as spoilt:
             why = str(spoilt)
+        if not why and not sys.modules.keys() >= _NEEDED:
+            why = "removed modules that every import needs"
         spoilt_by_it = bool(why)
         if self._max_memory is not None and not why and (size := _resident()) > self._max_memory:
             why = f"leaves {size} bytes resident, more than --max-memory-per-slot, {self._max_memory}"

@@ -165,3 +165,11 @@ def test_neighbours_of_a_cancelled_task_run_once(scene: Scene, tmp_path: Path) -
     ended = producer.finish(batch)
     assert [n for n, one in ended.items() if one.state is not State.SUCCEEDED] == [500]
     assert sorted(ran(tmp_path)) == list(range(1_000))
+
+
+def test_slot_without_its_modules_is_replaced(scene: Scene) -> None:
+    """A task that empties ``sys.modules`` has its result, and the next one a process in which it can be imported."""
+    state, _ = scene.run("forget_modules")
+    assert state is State.SUCCEEDED
+    scene.worker.await_line("removed modules that every import needs; the slot is replaced")
+    assert scene.producer.values(scene.producer.submit("echo", [(n,) for n in range(8)], max_crashes=1))

@@ -317,3 +317,7 @@ def quick_or_long(number: int, seconds: float) -> int:
     if seconds:
         time.sleep(seconds)
     return number
+
+
+def forget_modules() -> None:
+    sys.modules.clear()
