@@ -67,7 +67,7 @@ def test_other_program(dtq_cluster, monkeypatch):
 def run_pytest(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run pytest as a user does, in a directory of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:randomly", *words],
         capture_output=True,
         text=True,
         timeout=2 * DEADLINE_S,
