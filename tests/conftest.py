@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, settings
 from tests.cluster import DEADLINE_S
 from tests.driver import Driver
 
-
 # How long an example takes says how busy the machine is.
 settings.register_profile("dtq", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("dtq")
