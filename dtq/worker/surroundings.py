@@ -93,7 +93,7 @@ class Surroundings:
             if touched and not changed:
                 self.overdue = True
             else:
-                self._look_around(changed, everything)
+                self._look_around(changed, everything or bool(changed))  # who changes something may change more
         except Spoilt:
             raise
         except BaseException as error:  # what stands there now is the task's own, and may raise anything
