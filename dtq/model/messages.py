@@ -115,7 +115,8 @@ class Submission:
         offset: place of the first blob in the batch; what is there already is not added again.
         complete: whether the batch has no more pieces.
         delay_s: how long the tasks wait before they are due.
-        key: the user's own key; while a batch with this key is remembered, there is no second one.
+        key: the user's own key; while a batch with this key is remembered, there is no second one, and none
+            with other arguments is taken for it.
         follow: whether the session's `watch` reports how the tasks end.
         wait_s: how long the call may be held for room in a full queue, in seconds; 0 to be refused at once.
     """

@@ -25,7 +25,8 @@ class Selection:
         state: their state.
         queue: their queue.
         function: their function's name, as a glob (``mymodule:*``).
-        exception: name of the last exception, as a glob.
+        exception: name of the last exception, as a glob; of a time limit ``TimeoutError``, of a crash
+            ``dtq.errors.TaskCrashed`` (`exception_name`).
         older_than_s: in that state for at least so long.
         limit: at most so many (verbs that change something take no limit: 0).
         after: only those behind this place of a list (`TaskView.place`, `DeadLetter.place`): how a list goes on that
