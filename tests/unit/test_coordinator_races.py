@@ -10,7 +10,7 @@ import pytest
 
 from dtq.core import invariants
 from dtq.core.leases import Lease
-from dtq.errors import InvalidValue, NotPermitted, UnknownId
+from dtq.errors import InvalidValue, NotPermitted, ResultExpired
 from dtq.model.messages import Exchange, Hello, Role
 from dtq.model.snapshots import Attempt, Counts, Selection
 from dtq.model.states import State
@@ -129,13 +129,13 @@ def test_task_that_is_put_back_while_it_is_looked_for_is_found(hooked: Hooked) -
     assert client.service.task(batch, 0).state is State.PENDING
 
 
-def test_purged_task_is_unknown_however_often_it_is_looked_for(hooked: Hooked) -> None:
+def test_purged_task_is_gone_however_often_it_is_looked_for(hooked: Hooked) -> None:
     house, _ = hooked
     (batch,) = house.dead_letters()
     client = house.client()
     client.service.purge_dead(Selection(limit=0))
 
-    with pytest.raises(UnknownId):
+    with pytest.raises(ResultExpired):
         client.service.task(batch, 0)
 
 
