@@ -25,6 +25,7 @@ from dtq.worker.position import Position
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
 _PR_SET_CHILD_SUBREAPER: Final = 36
+_PTRACE_DETACH: Final = 17
 #: How long processes that were killed may take to be gone, in seconds: one that hangs in the kernel is not waited for.
 PATIENCE_S: Final = 5.0
 _AWAITED: Final = (signal.SIGTERM, signal.SIGCHLD)
@@ -72,7 +73,17 @@ def _reap() -> dict[int, tuple[int, int]] | None:
             return ended or None
         if not pid:
             return ended
-        ended[pid] = status, usage.ru_maxrss << 10
+        if os.WIFSTOPPED(status):  # it has asked to be traced, and only that shows a stop here
+            _trace_no_more(pid, os.WSTOPSIG(status))
+        else:
+            ended[pid] = status, usage.ru_maxrss << 10
+
+
+def _trace_no_more(pid: int, number: int) -> None:
+    """Let a child go on that has stopped for its tracer, which is this process, with the signal it stopped for."""
+    ptrace = ctypes.CDLL(None).ptrace
+    ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p)
+    ptrace(_PTRACE_DETACH, pid, None, None if number == signal.SIGTRAP else number)
 
 
 def _kill(pids: list[int]) -> None:
