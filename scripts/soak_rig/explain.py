@@ -119,8 +119,9 @@ class Faults:
             return "slot died"
         if any(kill - GRANT_S <= execution.start <= kill + GRANT_S for kill in self.coordinator_kills):
             return "coordinator killed at the lease"
-        # An older attempt: its lease was taken back meanwhile, but its worker could not be told. It counts no more.
-        if again.attempt < execution.attempt and overlaps(
+        # An older lease: it was taken back meanwhile, but its worker could not be told. It counts no more. Where it was
+        # thought not to have started, its successor is the same attempt.
+        if again.attempt <= execution.attempt and overlaps(
             self.given_up[place(again.worker)], again.start - BACK_S, again.start
         ):
             return "old lease of a silent worker"

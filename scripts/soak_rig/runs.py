@@ -138,7 +138,9 @@ def _blame(
         over = [run for run in runs if (end if run.end is None else run.end) - run.start >= limit - EPSILON_S]
         return "its time limit" if over else ""
     if attempt.outcome is Outcome.CANCELLED:
-        return "cancelled" if submitted.cancels else ""
+        if submitted.cancels:
+            return "cancelled"
+        return "handed back after it had started" if runs else ""  # an attempt is a start, and nobody is blamed
     if attempt.failure.signal is None and attempt.failure.exit_code is None:
         return _worker_lost(faults, attempt, runs, begin, end)
     return _slot_lost(faults, submitted.order.hows.get(index), attempt, runs, end)
