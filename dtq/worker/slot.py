@@ -306,8 +306,10 @@ class Slot:
     ) -> None:
         spec = self._specs[number]
         self._refuse_old_code()
-        if spec.run is None and self._latest is not None and self._surroundings.overdue:
-            self._look_after(self._latest, everything=True)  # what it sets up is accepted, and nothing else is to be
+        latest = self._latest
+        if latest is not None and self._surroundings.overdue and (spec.run is None or spec is not latest):
+            # What it sets up is accepted, and nothing else is to be; and what one leaves is not another's to find.
+            self._look_after(latest, everything=True)
         self._latest = spec
         current.lease(spec.depth)
         self._token = token
