@@ -274,7 +274,9 @@ def test_second_signal_gives_back_at_once(cluster: Cluster, producer: Producer, 
     assert worker.ended() == 0
     until(lambda: producer.counts(batch).pending == 1, "the task to wait again", lambda: producer.counts(batch))
     assert not psutil.pid_exists(int(started[0].split("-")[1]))
-    assert producer.service.task(batch, 0).history == ()
+    task = producer.service.task(batch, 0)
+    assert (task.attempt, task.failures, task.crashes) == (1, 0, 0)  # it did start
+    assert [attempt.outcome for attempt in task.history] == [Outcome.CANCELLED]
 
 
 def test_signal_at_the_very_end_makes_no_error_of_it(cluster: Cluster) -> None:
