@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from dtq.errors import DtqError, UnknownId
+from dtq.errors import DtqError, ResultExpired, UnknownId
 from dtq.model import pages
 from dtq.model.messages import Ended, Welcome
 from dtq.model.snapshots import Selection
@@ -172,7 +172,7 @@ class Operator:
         call = self._service.retry_dead if verb == "revive" else self._service.purge_dead
         try:
             count = call(Selection(ids=tuple(chosen), limit=0))
-        except UnknownId as error:
+        except (UnknownId, ResultExpired) as error:
             # Allowed where an earlier call of this operator, whose answer was lost, has been carried out after all.
             self._ledger.write("unknown", t=time.monotonic(), why=str(error))
             return False

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dtq.client.payloads import result_decoder
-from dtq.errors import UnknownId
+from dtq.errors import ResultExpired, UnknownId
 from dtq.model import pages
 from dtq.model.messages import Ended
 from dtq.model.options import FunctionKind
@@ -197,7 +197,7 @@ class Records:
         for number in range(1, max(known, default=0) + 50):
             try:
                 view = service.batch(number)
-            except UnknownId:
+            except (UnknownId, ResultExpired):
                 continue
             self.batches[number] = view
             lo = 0
@@ -226,5 +226,5 @@ class Records:
         for id in sorted(wanted):
             try:
                 self.views[id] = service.task(*id)
-            except UnknownId:
+            except (UnknownId, ResultExpired):
                 continue  # purged; whether it may be is another's question

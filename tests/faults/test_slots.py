@@ -7,6 +7,7 @@ serves all tests here, one after the other, so each also shows that the one befo
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -176,7 +177,8 @@ def test_process_of_a_crashed_task_ends_with_it(scene: Scene, tmp_path: Path, ki
     """Row 50: by the time the crash is told, what the task had started is gone, and the attempt says so."""
     outcome, failure = scene.failure("beget", str(tmp_path), kind, "crash")
     assert (outcome, failure.exit_code) == (Outcome.CRASHED, 9)
-    assert "a process that it had left running ended with it" in failure.message
+    # Of a daemon the parent may be ending still.
+    assert re.search("(a process|2 processes) that it had left running ended with it", failure.message)
     assert not alive(*numbers(tmp_path))
 
 

@@ -288,6 +288,7 @@ def test_worker_hands_its_settings_on(noted: NotedCoordinator, monkeypatch: pyte
         name="left",
         max_tasks_per_slot=9,
         max_memory_per_slot=2**30,
+        max_waiting=24,
         grace_s=30.0,
     )
 

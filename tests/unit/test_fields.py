@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
@@ -173,7 +173,7 @@ def test_name_of_a_function_is_printable() -> None:
     with pytest.raises(BadMessage, match=r"Function\.name may hold printable ones only"):
         crossed(Function(kind=FunctionKind.VALUE, name="a\u202eb"))
     with pytest.raises(BadMessage, match=r"Options\.queue "):
-        codec(Options).decode((5, 3, 3, None, "a b", None, False, ()))
+        codec(Options).decode(tuple({**asdict(Options()), "queue": "a b"}.values()))
 
 
 # -- one bad report harms its own lease alone -----------------------------------------------------------------------
