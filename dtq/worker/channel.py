@@ -11,6 +11,7 @@ what a task writes into the pipe, or has read out of it, is seen at once, and ne
 from __future__ import annotations
 
 import os
+import select
 import socket
 import threading
 from collections import deque
@@ -121,15 +122,17 @@ class Channel:
             self._received.add(data)
         return message[0]
 
-    def would_wait(self) -> bool:
-        """Whether nothing has arrived that `receive` has not returned yet."""
+    def would_wait(self, seconds: float = 0.0) -> bool:
+        """Whether nothing has arrived that `receive` has not returned yet, and nothing arrives within some time.
+
+        Raises:
+            OSError: a task has closed this end.
+        """
         if not self._received.empty:
             return False
-        try:
-            self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return True
-        return False
+        poll = select.poll()
+        poll.register(self._sock, select.POLLIN)
+        return not poll.poll(seconds * 1e3)
 
     def close(self) -> None:
         """Close this end."""

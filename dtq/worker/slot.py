@@ -72,6 +72,8 @@ from dtq.worker.surroundings import Spoilt, Surroundings
 from dtq.worker.unsent import Unsent
 from dtq.worker.warden import adopt_orphans, die_with
 
+#: How long no work has to come, in seconds, before this process looks at everything that tasks may have left.
+IDLE_S: Final = 0.003
 #: A task that took longer than this, in seconds, is looked after as soon as it has ended; others with their lease.
 TINY_S: Final = 0.004
 
@@ -268,7 +270,8 @@ class Slot:
         latest = self._latest
         if self._channel.would_wait():
             self._waited = True
-            if latest is not None and self._surroundings.overdue:
+            # The next one often comes at once, and would have to wait for that look.
+            if latest is not None and self._surroundings.overdue and self._channel.would_wait(IDLE_S):
                 self._look_after(latest, everything=True)
         return self._channel.receive()
 
