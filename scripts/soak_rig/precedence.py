@@ -1,7 +1,7 @@
 """Check of priorities: no task starts while a more urgent one of its queue has waited for more than a second.
 
-Only first executions are looked at, and only quiet moments: a lease that is on its way to a stopped worker makes a task
-look as if it waited.
+Only first executions are looked at, and only quiet moments: a lease that a stopped worker has not begun makes a task
+look as if it waited, and no record says whose lease that was.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ class _Waiting:
     until: float
     id: tuple[int, int]
     tag: str
-    place: str
 
 
 def check_precedence(records: Records, faults: Faults) -> Iterator[Violation]:
@@ -50,7 +49,7 @@ def check_precedence(records: Records, faults: Faults) -> Iterator[Violation]:
             since = submitted.acked_at + submitted.order.delay_s
             until = first.start - GRANT_S
             if until - since > ALLOWED_S:
-                waits = _Waiting(submitted.priority, since, until, first.id, tag, place(first.worker))
+                waits = _Waiting(submitted.priority, since, until, first.id, tag)
                 waiting[submitted.queue].append(waits)
     for queue, started in starts.items():
         yield from _sweep(sorted(started, key=lambda start: start[0]), waiting[queue], quiet)
@@ -71,7 +70,7 @@ def _sweep(
             continue
         for urgent in heap[:_LOOKED_AT]:
             waits = urgent.priority < priority and urgent.until > at
-            if not waits or quiet[urgent.place].touch(at - ALLOWED_S, urgent.until + GRANT_S):
+            if not waits or any(outages.touch(urgent.since, urgent.until + GRANT_S) for outages in quiet.values()):
                 continue
             what = (
                 f"{name(execution.id)} ({tag}, priority {priority}) started on {execution.worker} at {at:.3f}, while"
