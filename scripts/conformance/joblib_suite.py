@@ -8,6 +8,7 @@ or no backend. Needs pytest, numpy and the extra ``joblib``.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -37,11 +38,14 @@ class Plugin:
 def main(words: list[str]) -> int:
     """Run them."""
     print(f"joblib {joblib.__version__}, Python {sys.version.split()[0]}")
+    os.chdir(os.path.dirname(joblib.__file__))  # joblib's tests know nothing of this project's settings
     with Executor.local(max(4, joblib.cpu_count())) as executor:  # some tests have 4 calls wait for each other
         own: list[Any] = [Plugin(executor)]
         what = [
             "--pyargs",
             "joblib.test.test_parallel",
+            "-c",
+            os.devnull,
             "-p",
             "no:cacheprovider",
             "-p",
