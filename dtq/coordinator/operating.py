@@ -204,10 +204,11 @@ def _standing(c: Coordinator, number: int, index: int) -> tuple[str, str]:
     """The id of a task or batch that was asked for as a dead letter, and what it is, or its tasks are."""
     if index >= 0:
         view = queries.task(c, number, index)
-        return str(
-            view.id
-        ), "a dead letter that the filter leaves out" if view.state is State.DEAD else view.state.value
+        left_out = "a dead letter that the filter leaves out"
+        return str(view.id), left_out if view.state is State.DEAD else view.state.value
     counts = queries.batch(c, number).counts
+    if counts.total == 1:
+        return _standing(c, number, 0)
     found = [f"{count} {state.value}" for state in State if (count := getattr(counts, state.value))]
     return str(number), ", ".join(found) or "without a task"
 

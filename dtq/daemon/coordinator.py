@@ -33,6 +33,7 @@ from dtq.engines.base import Engine
 from dtq.errors import StoreError
 from dtq.model.messages import ANSWER_ENVELOPE
 from dtq.transport.server import Server
+from dtq.wording import counted
 
 log = logging.getLogger("dtq.daemon")
 
@@ -196,6 +197,6 @@ def _announce(
     log.info("pid %d, run %d, store %s, key %s%s", os.getpid(), epoch, coordinator.setup.store, origin, " (new)" * made)
     unfinished = coordinator.machine.register.tally.unfinished
     if unfinished:
-        log.info("%d unfinished tasks were restored", unfinished)
+        log.info("%s restored", counted(unfinished, "unfinished task was", "unfinished tasks were"))
     sys.stdout.write(f"coordinator ready at {address} (next: dtq worker --connect {address})\n")
     sys.stdout.flush()

@@ -484,7 +484,7 @@ def test_verb_with_an_id_that_is_no_dead_letter_does_nothing(house: House, verb:
     # Then
     for unknown, why in (
         ((alive, 0), f"task {alive} is pending, not a dead letter"),
-        ((alive, -1), f"task {alive} is 1 pending, not a dead letter"),
+        ((alive, -1), f"task {alive} is pending, not a dead letter"),
         ((99, 0), "no task 99.0 is known"),
         ((batch, 1), f"no task {batch}.1 is known"),
     ):
