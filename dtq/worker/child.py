@@ -326,7 +326,11 @@ class Child:
         return max(chunk.sent_at, self._seen_at if chunk.task(self._seen) is not None else 0.0)
 
     def left(self) -> Left:
-        """The results that it had made and not sent when it ended; none where it cannot be believed."""
+        """The results that it had made and not sent when it ended; none where it cannot be believed.
+
+        Where it was killed for what came out of its pipe, the task that began last has none either: that task is the
+        one to be blamed, however far it came before the slot was dead.
+        """
         serial, _ = self.position.read()
         if self._lied or not self._seen <= serial < self._serial:
             return Left(0, 0, [], 0.0)
@@ -334,7 +338,8 @@ class Child:
         chunk = self.holding(left.token)
         if chunk is None:
             return left
-        most = max(0, serial + 1 - chunk.serial_of(left.lo))  # tasks behind the one that began last have no result
+        last = serial - 1 if self.breach else serial  # tasks behind the one that began last have no result
+        most = max(0, last + 1 - chunk.serial_of(left.lo))
         return left._replace(results=left.results[:most])
 
     def stalled(self, now: float) -> bool:

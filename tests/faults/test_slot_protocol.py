@@ -77,6 +77,24 @@ def test_task_that_writes_into_the_pipe_is_blamed(scene: Scene, what: str, secon
     assert failure.message.startswith("it wrote over what its slot and the worker share")
 
 
+def test_result_counts_for_nothing_where_the_pipe_was_written_into_before_it_was_sent(scene: Scene) -> None:
+    """A slot that is killed between the making of a result and its sending leaves it in the memory that both share."""
+    outcome, failure = scene.attempt("write_into_pipe_once_done", 0, bytes(16))
+    assert outcome is Outcome.CRASHED
+    assert failure.message.startswith("it wrote over what its slot and the worker share")
+
+
+def test_neighbours_of_a_task_that_writes_into_the_pipe_keep_their_results(scene: Scene) -> None:
+    # Given a function whose tasks are leased together, for they were quick so far
+    producer = scene.producer
+    producer.values(producer.submit("rude_work:write_into_pipe_once_done", [(n, b"") for n in range(2_000)]))
+    # When the last one of some writes into the pipe before its result and theirs are sent
+    calls = [(n, b"" if n < 9 else bytes(16)) for n in range(10)]
+    ended = producer.finish(producer.submit("rude_work:write_into_pipe_once_done", calls, max_retries=0, max_crashes=1))
+    # Then it is the only one without a result
+    assert [n for n, one in ended.items() if one.state is not State.SUCCEEDED] == [9]
+
+
 def test_task_that_reads_from_the_pipe_harms_nobody(scene: Scene) -> None:
     state, _ = scene.run("read_from_pipe", 0.3)
     assert state is State.SUCCEEDED

@@ -259,6 +259,31 @@ def write_into_pipe(data: bytes, seconds: float) -> str:
     return "written"
 
 
+class _Obstacle:
+    """Stands in the place of standard output; whoever flushes it writes into the slot's own pipe, and stays there.
+
+    Args:
+        data: what is written.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None:
+        os.write(_pipe(), self._data)
+        time.sleep(60)
+
+
+def write_into_pipe_once_done(number: int, data: bytes) -> int:
+    """Return; the slot writes into its own pipe when it has made the result and is about to send it."""
+    if data:
+        sys.stdout = _Obstacle(data)  # type: ignore[assignment]  # what stands there is a task's to choose
+    return number
+
+
 def read_from_pipe(seconds: float) -> str:
     """Read what the worker sends."""
     import socket
