@@ -13,7 +13,7 @@ from dtq import __version__
 from dtq.coordinator import operating, queries, results, submitting
 from dtq.coordinator.granting import grants_of
 from dtq.coordinator.service import LONGEST_WAIT_S, MOST_CANCELS, Coordinator
-from dtq.coordinator.sessions import Fetch, SessionState
+from dtq.coordinator.sessions import PARTING_WAIT_S, Fetch, SessionState
 from dtq.core.leases import Lease
 from dtq.errors import (
     InvalidValue,
@@ -282,8 +282,9 @@ class Connection:
         with c.lock:
             ended = state.since(cursor)
             more = None if ended or c.stopping else state.watch()
+            longest_s = PARTING_WAIT_S if state.parting else LONGEST_WAIT_S
         if more is not None:
-            more.wait(_bounded(wait_s))
+            more.wait(min(longest_s, _bounded(wait_s)))
             with c.lock:
                 ended = state.since(cursor)
         return results.watched(c, cursor, ended)

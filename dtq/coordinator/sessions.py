@@ -30,6 +30,9 @@ CLIENT_GRACE_S: Final = 60.0
 WORKER_GRACE_S: Final = 0.5
 #: Most sessions of a kind that are kept without a connection: who comes and goes faster is forgotten sooner.
 MOST_AWAY: Final = 10_000
+#: How long `watch` waits at most where another connection of the session has ended, in seconds. A client that closes
+#: ends one after the other, and a call that waits does not see the end of its own.
+PARTING_WAIT_S: Final = 0.5
 #: Most ranges in one answer of `watch`.
 _WATCHED: Final = 4_096
 
@@ -82,6 +85,8 @@ class SessionState:
         self.connections = 0
         #: How many of them are primary: for a moment two, where a reconnect is seen before the end of what it replaces.
         self.primaries = 0
+        #: Whether one of them has ended, and none has come since: the client may be closing.
+        self.parting = False
         #: When the session is given up, if it does not come back before; None while it is connected.
         self.lost_at: float | None = None
         #: Receipts of the last submit call, by the submission's number: what a repeat is answered with.
@@ -231,6 +236,7 @@ class Sessions:
         state.hello = hello
         state.seen_at = now
         state.connections += 1
+        state.parting = False
         state.primaries += hello.primary
         if hello.primary or not state.is_worker:
             state.lost_at = None
@@ -246,8 +252,12 @@ class Sessions:
         state.primaries -= primary
         if state.is_worker and primary and state.primaries == 0:
             self._wait_for(state, now + WORKER_GRACE_S)
-        elif not state.is_worker and state.connections == 0:
-            self._wait_for(state, now + CLIENT_GRACE_S)
+        elif not state.is_worker:
+            if state.connections == 0:
+                self._wait_for(state, now + CLIENT_GRACE_S)
+            else:
+                state.parting = True
+                state.wake()  # what it answers finds out whether anybody is there
 
     def _wait_for(self, state: SessionState, until: float) -> None:
         if self.by_id.get(state.hello.session) is not state:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dtq.coordinator.sessions import PARTING_WAIT_S
 from dtq.errors import UnknownId
 from dtq.model import pages
 from dtq.model.messages import Ended
@@ -163,6 +164,24 @@ def test_second_watch_of_a_session_lets_the_first_go(house: House) -> None:
 
     assert first.result(SOON_S).ended == ()
     assert not second.done()
+
+
+def test_watch_is_let_go_when_another_connection_of_its_session_ends(house: House) -> None:
+    # Given a client with a watch that waits, and another connection
+    client = house.client()
+    other = house.client(client.session)
+    watching = house.begin_watch(client)
+
+    # When that one ends, as all of a client that closes do, one after the other
+    other.hang_up()
+
+    # Then the call that waits ends, and so sees whether anybody waits for it; and so does one that has just begun
+    assert watching.result(SOON_S).ended == ()
+    assert house.begin_watch(client).result(SOON_S).ended == ()
+    # But where it has come back, watches wait as always
+    house.client(client.session)
+    with pytest.raises(TimeoutError):
+        house.begin_watch(client).result(2 * PARTING_WAIT_S)
 
 
 def test_large_results_come_in_several_answers_in_their_order(house: House) -> None:
