@@ -21,7 +21,7 @@ from dtq.model.states import State
 #: How many targets are cancelled before others have their turn at the lock.
 _AT_ONCE: Final = 2_000
 #: How many dead letters are looked up, and written, at a time.
-_PAGE: Final = 2_000
+_PAGE: Final = 500
 #: What is done with dead letters of one batch, under the lock; how many it was done with.
 Verb = Callable[[StoredBatch, list[TaskRow], float], int]
 

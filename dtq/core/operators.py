@@ -143,14 +143,14 @@ def revive(
         register.add_batch(batch)
         register.ledger.revived(batch.number)
     put_back = [t for t in dead if batch.task(t.index) is None]
+    state = register.tally.move(batch.queue, State.DEAD, Move.REVIVED, len(put_back))
+    assert state is not None
+    batch.dead -= len(put_back)
     for old in put_back:
         task = Task.from_row(old)
-        state = register.tally.move(batch.queue, State.DEAD, Move.REVIVED)
-        assert state is not None
         task.state = state
         task.failures = task.crashes = 0
         task.ended_at = None
-        batch.dead -= 1
         batch.keep(old.index, task)
         place(batch, old.index, old.index + 1)
         register.ledger.task(task.row(batch.number, old.index))

@@ -10,6 +10,7 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from heapq import merge
 from operator import attrgetter
 from typing import Any
 
@@ -32,6 +33,7 @@ from dtq.core.changes import (
     Totals,
 )
 from dtq.engines.base import Committed, EndedRun, Opened, Page, StoredBatch, fill, recall
+from dtq.engines.by_end import ByEnd, End
 from dtq.engines.sieve import Sieve, cut_tail, latest_first
 from dtq.errors import StoreError
 from dtq.model.pages import PAGE_BLOBS
@@ -63,6 +65,10 @@ class MemoryEngine:
         #: The pages of each batch in rising order.
         self._arguments: dict[int, list[ArgumentPage]] = {}
         self._results: dict[int, list[ResultPage]] = {}
+        #: The ended tasks that have a row, and the pages of results, of all batches.
+        self._by_end = ByEnd()
+        #: Batches that may have a tail which was cancelled before it started (`cut_tail`).
+        self._cut: set[int] = set()
         self._pages: dict[type, Any] = {ArgumentPage: self._arguments, ResultPage: self._results}
         self._apply: dict[type, Callable[[Any], object]] = {
             LeaseEnded: lambda change: self._leases.pop(change.token, None),
@@ -74,11 +80,11 @@ class MemoryEngine:
         self._store: dict[type, Callable[[Any], object]] = {
             SpecRow: lambda row: self._specs.__setitem__(row.number, row),
             BatchRow: self._on_batch,
-            TaskRow: lambda row: self._tasks.setdefault(row.batch, {}).__setitem__(row.index, row),
+            TaskRow: self._on_task,
             AttemptRow: self._on_attempt,
             LeaseRow: lambda row: self._leases.__setitem__(row.token, row),
             ArgumentPage: lambda row: _put(self._arguments.setdefault(row.batch, []), row),
-            ResultPage: lambda row: _put(self._results.setdefault(row.batch, []), row),
+            ResultPage: self._on_results,
             Totals: lambda row: setattr(self, "_totals", row),
         }
 
@@ -145,8 +151,10 @@ class MemoryEngine:
         """See `Engine.ended`."""
         sieve = Sieve(selection, now)
         with self._reading():
-            numbers = self._batches if sieve.batches is None else sieve.batches
-            runs = [run for number in numbers for run in self._runs(number, sieve)]
+            if sieve.batches is None:
+                tails = sorted(self._tails(self._cut, sieve), key=latest_first, reverse=True)
+                return list(sieve.first(merge(self._all_runs(sieve), tails, key=latest_first, reverse=True)))
+            runs = [run for number in sieve.batches for run in self._runs(number, sieve)]
             return list(sieve.first(sorted(runs, key=latest_first, reverse=True)))
 
     def attempts(self, batch: int, index: int, *, first: int = 0, room: int | None = None) -> list[Attempt]:
@@ -167,27 +175,70 @@ class MemoryEngine:
         spec = None if row is None else self._specs.get(row.spec)
         return None if row is None or spec is None else StoredBatch(row=row, spec=spec.spec)
 
+    def _all_runs(self, sieve: Sieve) -> Iterator[EndedRun]:
+        """What has ended, latest first and as far as it is asked for; without tails."""
+        known: dict[int, StoredBatch | None] = {}
+        for _, number, lo, is_task in self._by_end.latest_first(sieve.below):
+            if number not in known:
+                known[number] = self._wanted(number, sieve)
+            batch = known[number]
+            if batch is not None:
+                yield _task_run(batch, self._tasks[number][lo]) if is_task else _page_run(batch, self._page(number, lo))
+
     def _runs(self, number: int, sieve: Sieve) -> Iterator[EndedRun]:
+        """What has ended of one batch."""
+        batch = self._wanted(number, sieve)
+        if batch is not None:
+            yield from (_page_run(batch, page) for page in self._results.get(number, []))
+            yield from (_task_run(batch, task) for task in self._tasks.get(number, {}).values() if task.state.final)
+            yield from self._tails([number], sieve)
+
+    def _tails(self, numbers: Iterable[int], sieve: Sieve) -> Iterator[EndedRun]:
+        for number in numbers:
+            batch = self._wanted(number, sieve)
+            tail = None if batch is None else cut_tail(batch, sieve.now)
+            if tail is not None:
+                yield tail
+
+    def _wanted(self, number: int, sieve: Sieve) -> StoredBatch | None:
         batch = self._stored(number)
-        if batch is None or not sieve.wants_spec(batch.spec):
-            return
-        for page in self._results.get(number, []):
-            yield EndedRun(
-                batch=batch, lo=page.lo, hi=page.hi, state=State.SUCCEEDED, ended_at=page.ended_at, worker=page.worker
-            )
-        for task in self._tasks.get(number, {}).values():
+        return batch if batch is not None and sieve.wants_spec(batch.spec) else None
+
+    def _page(self, number: int, lo: int) -> ResultPage:
+        found = self._results[number]
+        return found[bisect_left(found, lo, key=_by_lo)]
+
+    def _on_task(self, row: TaskRow) -> None:
+        tasks = self._tasks.setdefault(row.batch, {})
+        before = tasks.get(row.index)
+        if before is not None and before.state.final:
+            self._by_end.remove(_task_end(before))
+        tasks[row.index] = row
+        if row.state.final:
+            self._by_end.add(_task_end(row))
+
+    def _on_results(self, row: ResultPage) -> None:
+        before = _put(self._results.setdefault(row.batch, []), row)
+        if before is not None:
+            self._by_end.remove(_page_end(before))
+        self._by_end.add(_page_end(row))
+
+    def _forget_results(self, batch: int) -> None:
+        for page in self._results.pop(batch, ()):
+            self._by_end.remove(_page_end(page))
+
+    def _forget_tasks(self, tasks: Iterable[TaskRow]) -> None:
+        for task in tasks:
             if task.state.final:
-                lo, ended_at = task.index, task.ended_at or 0.0
-                yield EndedRun(batch=batch, lo=lo, hi=lo + 1, state=task.state, ended_at=ended_at, task=task)
-        tail = cut_tail(batch, sieve.now)
-        if tail is not None:
-            yield tail
+                self._by_end.remove(_task_end(task))
 
     def _on_batch(self, row: BatchRow) -> None:
         before = self._batches.get(row.batch)
         if before is not None and before.key != row.key:
             self._forget_key(before)
         self._batches[row.batch] = row
+        if row.cut is not None:
+            self._cut.add(row.batch)
         self._keys[row.key] = row.batch
         if before is not None and before.spec != row.spec:
             self._let_go(before)
@@ -218,7 +269,9 @@ class MemoryEngine:
         self._attempts.setdefault(row.batch, {}).setdefault(row.index, {})[row.attempt.number] = row.attempt
 
     def _on_task_forgotten(self, change: TaskForgotten) -> None:
-        self._tasks.get(change.batch, {}).pop(change.index, None)
+        task = self._tasks.get(change.batch, {}).pop(change.index, None)
+        if task is not None:
+            self._forget_tasks((task,))
         if change.history:
             self._attempts.get(change.batch, {}).pop(change.index, None)
 
@@ -238,8 +291,9 @@ class MemoryEngine:
         self._specs = {number: row for number, row in self._specs.items() if number in used}
 
     def _trim(self, batch: int, dead: dict[int, TaskRow]) -> None:
-        self._results.pop(batch, None)
+        self._forget_results(batch)
         self._drop_leases(batch)
+        self._forget_tasks(task for index, task in self._tasks.get(batch, {}).items() if index not in dead)
         self._tasks[batch] = dead
         attempts = self._attempts.get(batch, {})
         self._attempts[batch] = {index: kept for index, kept in attempts.items() if index in dead}
@@ -258,10 +312,11 @@ class MemoryEngine:
         if row is not None:
             self._forget_key(row)
             self._let_go(row)
-        self._tasks.pop(batch, None)
+        self._cut.discard(batch)
+        self._forget_tasks(self._tasks.pop(batch, {}).values())
         self._attempts.pop(batch, None)
         self._arguments.pop(batch, None)
-        self._results.pop(batch, None)
+        self._forget_results(batch)
         self._drop_leases(batch)
 
     def _drop_leases(self, batch: int) -> None:
@@ -273,15 +328,35 @@ class MemoryEngine:
             del self._keys[row.key]
 
 
-def _put(pages: list[Any], page: ArgumentPage | ResultPage) -> None:
+def _put(pages: list[Any], page: ArgumentPage | ResultPage) -> Any:
+    """Put a page at its place; the one that was there."""
     if not pages or pages[-1].lo < page.lo:
         pages.append(page)
-        return
+        return None
     place = bisect_left(pages, page.lo, key=_by_lo)
     if pages[place].lo == page.lo:
-        pages[place] = page
-    else:
-        pages.insert(place, page)
+        before, pages[place] = pages[place], page
+        return before
+    pages.insert(place, page)
+    return None
+
+
+def _task_end(task: TaskRow) -> End:
+    return task.ended_at or 0.0, task.batch, task.index, True
+
+
+def _page_end(page: ResultPage) -> End:
+    return page.ended_at, page.batch, page.lo, False
+
+
+def _task_run(batch: StoredBatch, task: TaskRow) -> EndedRun:
+    lo, ended_at = task.index, task.ended_at or 0.0
+    return EndedRun(batch=batch, lo=lo, hi=lo + 1, state=task.state, ended_at=ended_at, task=task)
+
+
+def _page_run(batch: StoredBatch, page: ResultPage) -> EndedRun:
+    lo, hi, ended_at = page.lo, page.hi, page.ended_at
+    return EndedRun(batch=batch, lo=lo, hi=hi, state=State.SUCCEEDED, ended_at=ended_at, worker=page.worker)
 
 
 def _overlapping(pages: list[Any], lo: int, hi: int) -> list[Any]:

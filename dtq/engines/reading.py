@@ -40,12 +40,12 @@ _LAST_ATTEMPTS: Final = "SELECT body FROM attempts WHERE batch = ? AND idx = ? O
 
 _ENDED_PAGES: Final = (
     "SELECT batches.batch, spec, batches.body, lo, hi, ended_at, worker FROM results"
-    " CROSS JOIN batches ON batches.batch = results.batch WHERE ended_at <= ? {0}"
+    " CROSS JOIN batches ON batches.batch = results.batch WHERE (ended_at, results.batch, lo) < (?, ?, ?) {0}"
     " ORDER BY ended_at DESC, results.batch DESC, lo DESC"
 )
 _ENDED_TASKS: Final = (
     "SELECT batches.batch, spec, batches.body, idx, tasks.body FROM tasks"
-    " CROSS JOIN batches ON batches.batch = tasks.batch WHERE ended_at <= ? {0}"
+    " CROSS JOIN batches ON batches.batch = tasks.batch WHERE (ended_at, tasks.batch, idx) < (?, ?, ?) {0}"
     " ORDER BY ended_at DESC, tasks.batch DESC, idx DESC"
 )
 _PAGES_OF: Final = "AND results.batch = ? AND lo > ? AND lo < ? AND hi > ?"
@@ -294,7 +294,7 @@ class _Search:
     def _pages(self, span: _Span | None) -> Iterator[EndedRun]:
         sql = _ENDED_PAGES.format("" if span is None else _PAGES_OF)
         where = () if span is None else (span[0], span[1] - PAGE_BLOBS, span[2], span[1])
-        for number, spec, body, lo, hi, ended_at, worker in self._connection.execute(sql, (self._sieve.latest, *where)):
+        for number, spec, body, lo, hi, ended_at, worker in self._connection.execute(sql, (*self._sieve.below, *where)):
             batch = self._batch(number, spec, body)
             if (type(lo), type(hi), type(ended_at)) != (int, int, float):
                 self.damaged += 1
@@ -304,7 +304,7 @@ class _Search:
 
     def _tasks(self, span: _Span | None) -> Iterator[EndedRun]:
         sql = _ENDED_TASKS.format("" if span is None else _TASKS_OF)
-        where = (self._sieve.latest, *(span or ()))
+        where = (*self._sieve.below, *(span or ()))
         for number, spec, body, index, task in self._connection.execute(sql, where):
             batch = self._batch(number, spec, body)
             if batch is None:

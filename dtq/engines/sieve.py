@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Final
 
 from dtq.engines.base import EndedRun, StoredBatch
 from dtq.model.globs import glob
 from dtq.model.options import Spec
 from dtq.model.snapshots import Selection
 from dtq.model.states import FINAL, State, exception_name
+
+#: More than any batch's number, and as much as an engine may hold.
+_ALL: Final = (1 << 63) - 1
 
 
 class Sieve:
@@ -48,6 +52,11 @@ class Sieve:
                     self.batches[batch] = None
                 elif wanted is not None:
                     wanted.add(index)
+
+    @property
+    def below(self) -> tuple[float, int, int]:
+        """What is wanted comes before this place: end, batch and first task."""
+        return self._behind if self._behind is not None and self._behind[0] <= self.latest else (self.latest, _ALL, 0)
 
     @property
     def by_exception(self) -> bool:

@@ -25,7 +25,8 @@ from dtq.core.changes import (
     TaskRow,
     Totals,
 )
-from dtq.engines.base import Engine, Opened
+from dtq.engines.base import EndedRun, Engine, Opened
+from dtq.engines.sieve import Sieve
 from dtq.errors import StoreError
 from dtq.model import pages
 from dtq.model.messages import Failure
@@ -449,6 +450,14 @@ def test_key_is_free_again_when_its_batch_is_gone(engine: Engine) -> None:
 # -- expiry and withdrawal ----------------------------------------------------------------------------------------
 
 
+def stored_tasks(count: int) -> list[Any]:
+    return [task(7, index, State.DEAD) for index in range(count)]
+
+
+def stored_results(count: int) -> list[Any]:
+    return [results(7, index, index + 1) for index in range(count)]
+
+
 def everything(engine: Engine, number: int) -> tuple[list[Any], ...]:
     """All rows of a batch but its tasks and leases."""
     found = engine.batches([number])
@@ -687,6 +696,35 @@ def test_ended_gives_what_matches_latest_first(history: Engine, selection: Selec
     runs = history.ended(selection, NOW)
 
     assert [f"{run.batch.row.batch}.{run.lo}-{run.hi}" for run in runs] == found
+
+
+@pytest.mark.parametrize("rows", [stored_tasks, stored_results], ids=["tasks", "pages"])
+def test_ended_page_by_page_looks_at_each_run_once_also_where_all_ended_at_once(
+    engine: Engine, rows: Callable[[int], list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given five hundred runs with one end
+    engine.commit(stored(spec(), batch(7, size=500, next=500), *rows(500)))
+    looked_at = 0
+    wants = Sieve.wants
+
+    def counted(sieve: Sieve, run: EndedRun) -> bool:
+        nonlocal looked_at
+        looked_at += 1
+        return wants(sieve, run)
+
+    monkeypatch.setattr(Sieve, "wants", counted)
+
+    # When they are listed ten at a time
+    found: list[int] = []
+    after = None
+    while runs := engine.ended(Selection(limit=10, after=after), now=999.0):
+        found += [run.lo for run in runs]
+        last = runs[-1]
+        after = (last.state.value, last.ended_at, last.batch.row.batch, last.lo)
+
+    # Then no page has looked at what is on another
+    assert found == list(range(499, -1, -1))
+    assert looked_at <= 500 + 50
 
 
 def test_ended_says_all_about_a_run(history: Engine) -> None:
