@@ -211,10 +211,12 @@ def test_certificate_without_the_key_opens_nothing(server: Server, fake: Fake, p
     assert fake.opened == []
 
 
-def test_session_relayed_through_another_certificate_is_refused(server: Server, fake: Fake, places: Path) -> None:
+def test_session_relayed_through_another_certificate_is_refused(
+    server: Server, fake: Fake, places: Path, tmp_path: Path
+) -> None:
     # Given somebody on the way with a certificate of the same authority, good for a coordinator, but without the key
-    make_second(places)
-    middle = tls_files(places / "second")
+    make_second(places, tmp_path / "second")
+    middle = tls_files(tmp_path / "second")
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=terminate, args=(listener, middle, server, places), daemon=True)
         thread.start()
@@ -401,8 +403,8 @@ def relay(to: int) -> Iterator[tuple[int, bytearray]]:
         thread.join(DEADLINE_S)
 
 
-def make_second(places: Path) -> None:
-    """A second coordinator's certificate of the same authority."""
+def make_second(places: Path, second: Path) -> None:
+    """A second coordinator's certificate of the same authority, in a directory of its own."""
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
     from cryptography.x509 import load_pem_x509_certificate
@@ -418,7 +420,7 @@ def make_second(places: Path) -> None:
         "cert.pem": certificates._pem(cert),
         "key.pem": certificates._secret_pem(key),
     }
-    certificates._write(places / "second", files)
+    certificates._write(second, files)
 
 
 def terminate(listener: socket.socket, middle: TlsFiles, server: Server, places: Path) -> None:
