@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -16,17 +17,18 @@ from dtq.cli.calls import Call, each_line, function_name, json_lines, parse_call
 from dtq.cli.grammar import Command
 from dtq.cli.meanwhile import BatchLook, TaskLook, telling
 from dtq.cli.output import say, write, write_json
-from dtq.cli.waiting import Deadline, find_modules_here, interruptible, print_batch, print_task, wait_for
+from dtq.cli.waiting import Deadline, interruptible, print_batch, print_task, wait_for
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.batches import Batch
 from dtq.client.following import NEWS
 from dtq.client.functions import callee
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import FULL_TIMEOUT_S, Hub
+from dtq.client.import_path import find_modules
 from dtq.client.maps import submit_whole
 from dtq.client.submitting import Order, order
 from dtq.client.submitting import submit as submit_one
-from dtq.errors import TooLarge, Unreachable
+from dtq.errors import InvalidValue, TooLarge, Unreachable
 from dtq.model.fields import PRIORITIES
 from dtq.model.snapshots import Selection, TaskView
 from dtq.model.states import State
@@ -68,9 +70,12 @@ def _order(given: dict[str, Any]) -> Order:
     return order(**{name: value for name, value in given.items() if value not in (None, ())})
 
 
-def _refuse_early(name: str, given: Order) -> None:
+def _refuse_early(name: str, given: Order, paths: tuple[str, ...]) -> None:
     """Raise for terms that cannot be, before anybody is called; those of ``@task`` are looked up here."""
-    find_modules_here()
+    for path in paths:
+        if not os.path.exists(path):  # an archive will do, too
+            raise InvalidValue("path", path[:200], "there is no such directory")
+    find_modules(tuple(map(os.path.abspath, paths)))
     say_warnings()
     callee(name).spec(given.terms)
     _ = given.delay_s, given.own_key
@@ -196,6 +201,14 @@ def _await(
     "--jsonl", metavar="FILE", type=options.FILE, help='A task a line of FILE: {"args": [...], "kwargs": {...}}.'
 )
 @_terms
+@click.option(
+    "--path",
+    "paths",
+    metavar="DIR",
+    type=options.DIRECTORY,
+    multiple=True,
+    help="Look here too for the module's @task; repeatable. The current directory always is.",
+)
 @click.option("--wait", "waiting", is_flag=True, help="Wait, and print what is returned; a line a task, in order.")
 @click.option(
     "--wait-timeout", metavar="DURATION", type=options.DURATION, help="Wait no longer than this (ends with 124)."
@@ -215,6 +228,7 @@ def submit(
     words: tuple[str, ...],
     each: str | None,
     jsonl: str | None,
+    paths: tuple[str, ...],
     waiting: bool,
     wait_timeout: float | None,
     when_full: str,
@@ -228,8 +242,9 @@ def submit(
 
     An ARG or VALUE is JSON if it parses as JSON, else a string: 20 is a number, a.jpg a string, '"20"' a string. It is
     a keyword argument where NAME is an identifier. Put -- before arguments that start with a dash. The function has to
-    be importable where the workers run, not here; where its module is found here too, terms that are not given are
-    those of its @task. Relative file names are looked for where the worker was started.
+    be importable where the workers run, not here; where its module is found here too (in this directory, with --path,
+    or where Python looks), terms that are not given are those of its @task. Relative file names are looked for where
+    the worker was started.
 
     Once the id is printed, nothing but a disk failure can lose the task.
     """
@@ -241,7 +256,7 @@ def submit(
     if wait_timeout is not None and not waiting:
         raise click.UsageError("--wait-timeout is for --wait.", ctx)
     name, call, given = function_name(function), parse_call(words), _order(terms)
-    _refuse_early(name, given)
+    _refuse_early(name, given, paths)
     with hub(addresses, authkey_file, FULL_TIMEOUT_S if when_full == "wait" else 0.0) as queue:
         handle: TaskHandle[Any] | BatchHandle[Any]
         if each is None and jsonl is None:

@@ -6,8 +6,6 @@ about a failure go to standard error.
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from dtq.cli.output import say, write, write_json
 from dtq.cli.values import message_of, value_json, value_text
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.handle import TaskHandle
+from dtq.client.import_path import find_modules
 from dtq.client.outcomes import RemoteTraceback
 from dtq.client.terms import exception_name
 from dtq.errors import DtqError, TaskCancelled, TaskError, WaitTimeout
@@ -90,12 +89,6 @@ def wait_for(
 # -- what became of them ------------------------------------------------------------------------------------------
 
 
-def find_modules_here() -> None:
-    """Functions and the classes of results may be defined in the current directory, where the user's tasks are."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-
-
 def _traceback(error: BaseException) -> str:
     return error.__cause__.traceback if isinstance(error.__cause__, RemoteTraceback) else ""
 
@@ -123,7 +116,7 @@ def print_task(handle: TaskHandle[Any], *, as_json: bool) -> None:
         TaskTrouble: it has no result.
         DtqError: its result cannot be shown (it is no longer kept, or cannot be unpickled here).
     """
-    find_modules_here()
+    find_modules()  # the classes of results may be defined where the user's tasks are
     error = handle.exception()
     if error is None:
         value = handle.result()
@@ -207,7 +200,7 @@ def print_each(handles: Sequence[TaskHandle[Any]], *, as_json: bool) -> None:
 
 
 def _print_all(outcomes: Iterable[tuple[str, Any]], batch: int, as_json: bool) -> None:
-    find_modules_here()
+    find_modules()  # the classes of results may be defined where the user's tasks are
     troubles = _Troubles(batch)
     for task, value in outcomes:
         if isinstance(value, BaseException):

@@ -30,6 +30,7 @@ from typing import Any, Final, NoReturn
 
 from dtq.client import current
 from dtq.client.functions import cannot_import, resolve
+from dtq.client.import_path import find_modules
 from dtq.client.inheritance import Inheritance
 from dtq.client.payloads import call_decoder, result_encoder, sentence
 from dtq.client.runnables import runnable
@@ -474,16 +475,6 @@ def _resident() -> int:
         return _peak()
 
 
-def _set_path(paths: tuple[str, ...]) -> None:
-    """Make the user's modules importable: those of the given directories before all others, those of the working
-    directory after the standard library, which they must not hide."""
-    standard = os.path.dirname(os.__file__)
-    last = max((at for at, path in enumerate(sys.path) if path in (standard, f"{standard}/lib-dynload")), default=-1)
-    with contextlib.suppress(OSError):  # it may be gone
-        sys.path.insert(last + 1, os.getcwd())
-    sys.path[:0] = [path for path in paths if path not in sys.path]
-
-
 def _be_sibling(inherited: Inheritance) -> None:
     """Be to multiprocessing what the other processes of the same program, or worker, are."""
     empty_main()
@@ -503,7 +494,7 @@ def _prepare(
     inherited: Inheritance,
 ) -> bool:
     """Make the user's modules importable, import those that are wanted from the start, and know the task types."""
-    _set_path(paths)
+    find_modules(paths)
     what = ""
     try:
         for what in imports:

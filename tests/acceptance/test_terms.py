@@ -65,6 +65,18 @@ def test_defaults_hold_where_the_module_is_not_found(cluster: Home) -> None:
     assert (found["priority"], found["max_retries"]) == (5, 3)
 
 
+def test_module_is_found_where_the_command_is_told_to_look(cluster: Home) -> None:
+    # Given a module that is not where the command runs, and a directory that is not there
+    (cluster.work / "apart").mkdir()
+    (cluster.work / "apart" / "terms_apart.py").write_text(MODULE)
+    # When it is told where the module is; Then the terms of @task hold
+    found = options_of(cluster, "terms_apart:order", "4", "--path", "apart")
+    assert (found["priority"], found["max_retries"], found["queue"]) == (2, 1, "shop")
+    wrong = cluster.dtq("submit", "terms_apart:order", "4", "--path", "nowhere")
+    assert wrong.process.returncode == 2
+    assert "path cannot be 'nowhere': there is no such directory" in wrong.err
+
+
 @looped
 async def test_clients_that_name_the_function_do_the_same(cluster: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given programs that find the module, and only name its function
