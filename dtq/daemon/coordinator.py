@@ -27,7 +27,7 @@ from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
 from dtq.core.register import GRANT_BYTES, Rules
 from dtq.daemon.logs import dump_stacks_on_request, log_to_stderr
-from dtq.daemon.memory import give_back, share_one_arena
+from dtq.daemon.memory import give_back, keep_collections_short, set_aside_what_lives, share_one_arena
 from dtq.daemon.signals import Signals, ignore_from_now_on
 from dtq.engines.base import Engine
 from dtq.errors import StoreError
@@ -72,6 +72,7 @@ def run(settings: CoordinatorSettings, signals: Signals) -> int:
     stop = _Stop()
     signals.attach(stop)
     share_one_arena()
+    keep_collections_short()
     _raise_descriptor_limit()
     dump_stacks_on_request()
     key, origin, made = coordinator_authkey(settings.authkey_file)
@@ -95,6 +96,7 @@ def run(settings: CoordinatorSettings, signals: Signals) -> int:
         on_quiet=give_back,
     )
     opened = coordinator.start()
+    set_aside_what_lives()
     try:
         server.start()
         _note_connection(server, origin)

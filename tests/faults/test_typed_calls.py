@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,3 +51,29 @@ def test_random_calls_of_every_role_are_answered_and_harm_nobody(
     assert answered >= set(methods(Service)) - {"hello", "task", "spec"}
     assert refused == set(methods(Service))
     assert [record.getMessage() for record in caplog.records if record.exc_info] == []
+
+
+def test_calls_and_sessions_that_have_ended_leave_no_cycles(coordinator: Coordinator) -> None:
+    """The coordinator's process does not look for cyclic garbage in what has lived through a collection."""
+    # Given some that live, and nothing to collect
+    honest, onslaught = Honest(coordinator), Onslaught(coordinator, 3)
+    for _ in range(500):
+        onslaught.one()
+    gc.collect()
+    gc.disable()
+    try:
+        # When many calls are answered and refused, and connections come and go
+        for _ in range(2_000):
+            onslaught.one()
+        honest.work()
+        Onslaught(coordinator, 4).one()
+
+        # Then all that they have made is freed without the collector
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        found = [repr(type(one)) for one in gc.garbage if type(one).__module__.startswith("dtq")]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert found == []
