@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar, Final, Unpack
 
@@ -27,6 +28,7 @@ try:
 except ImportError as error:
     raise ImportError("dtq.joblib needs joblib: install it with dtq[joblib]", name="joblib") from error
 
+from dtq.client.current import waiting
 from dtq.client.executor import Executor
 from dtq.client.futures import ACCEPT_S, TaskFuture
 from dtq.client.handover import pack_initializer
@@ -168,6 +170,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         self._own: Executor | None = None
         self._lock = threading.Lock()
         self._futures: set[Future[Any]] = set()
+        self._waits: AbstractContextManager[None] | None = None
 
     def configure(self, n_jobs: int | None = 1, parallel: Any = None, **kwargs: Any) -> int:
         """Begin a use of the backend.
@@ -231,6 +234,17 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         if not isinstance(executor, Executor):
             raise InvalidValue("executor", repr(executor)[:80], "it is a dtq.Executor")
         return executor.options(**terms) if terms else executor, False
+
+    def start_call(self) -> None:
+        """A call of `joblib.Parallel` begins: where that is in a task, it waits for others until the call ends."""
+        self._waits = waiting()
+        self._waits.__enter__()
+
+    def stop_call(self) -> None:
+        """It has ended, or was given up."""
+        waits, self._waits = self._waits, None
+        if waits is not None:
+            waits.__exit__(None, None, None)
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Any], None] | None = None) -> Future[Any]:
         """Run a batch of calls.

@@ -68,6 +68,7 @@ async def _endings(hub: LoopHub, handles: set[AH], timeout: float | None) -> Asy
             with current.waiting() if ended.empty() else nullcontext():
                 found = await ended.get()
             if found is None:
+                current.looked()
                 return
             del waiting[found]
             yield found

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Final, Generic
 
 from dtq.client.batches import Batch
+from dtq.client.current import looked
 from dtq.client.following import ACCEPTED, ENDED, Wake
 from dtq.client.handle import Desk, MemberHandle, T_co, TaskHandle
 from dtq.client.notebook import Row, card
@@ -78,6 +79,8 @@ class BatchHandle(Generic[T_co]):
 
     def done(self) -> bool:
         """Whether all of it is known to have ended; asks nobody. Known only once somebody waits or reads."""
+        if not self._target.finished:
+            looked()
         return self._target.finished
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -168,7 +171,10 @@ class BatchHandle(Generic[T_co]):
             UnknownId: it is no longer kept.
             DtqError: what `accepted` raises.
         """
-        return self._desk.batch(int(self.id))
+        view = self._desk.batch(int(self.id))
+        if not view.complete or view.counts.unfinished:
+            looked()
+        return view
 
     def cancel(self) -> CancelReport:
         """Stop all of it: tasks that wait never start, those that run are killed.

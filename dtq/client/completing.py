@@ -22,6 +22,7 @@ from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
 from dtq.client.batches import Batch
+from dtq.client.current import waiting
 from dtq.client.following import ACCEPTED, ENDED, add_waiter
 from dtq.client.futures import ACCEPT_S, FutureHandle, TaskFuture, revoke
 from dtq.client.hub import Hub
@@ -245,7 +246,8 @@ class Completer:
     def join(self) -> None:
         """Wait for the end, where that is possible: not from a callback, and not in another process."""
         if threading.current_thread() is not self._thread and not self._inherited:
-            self._thread.join()
+            with waiting():
+                self._thread.join()
 
     def finish(self) -> None:
         """Wait for the end as the program ends; a coordinator that is away is waited for only so long."""

@@ -24,8 +24,16 @@ REPORT_EVERY_S: Final = 0.25
 
 #: ``(done, total)`` of the task that runs now, towards the coordinator.
 Report = Callable[[float, float], None]
-#: That the task that runs now begins or ceases to wait for other tasks, towards whoever runs it.
-OnWait = Callable[[bool], None]
+#: For how many seconds from now the task that runs now waits for other tasks, if it says nothing else before, and
+#: whether it is blocked meanwhile, towards whoever runs it; 0 where it has ceased to wait.
+OnWait = Callable[[float, bool], None]
+
+#: As long as that, in seconds, waits what is blocked.
+FOR_EVER: Final = 1e9
+#: How long a task that has looked in vain whether another has ended counts as waiting for it, in seconds: twice as long
+#: as it let pass since it looked before, within these bounds.
+LOOKED_S: Final = 2.0
+LONGEST_LOOKED_S: Final = 10.0
 
 
 #: What the slot says of the task that runs now: batch, index, whether it is the batch's only task, attempt. Never the
@@ -134,35 +142,51 @@ class Access(NamedTuple):
 
 
 class _Waits:
-    """How many threads of one task wait for other tasks."""
+    """How many threads of one task wait for other tasks; and until when it waits because it looks again and again."""
 
-    __slots__ = ("_count", "_lock", "_running")
+    __slots__ = ("_count", "_lock", "_looked_at", "_running", "_told_until", "_until")
 
     def __init__(self, running: _Running) -> None:
         self._running = running
         self._count = 0
         self._lock = threading.Lock()
+        #: When it looked last, until when it waits for that, and what was said of it; ``time.monotonic()``.
+        self._looked_at = math.inf
+        self._until = self._told_until = 0.0
 
     def __enter__(self) -> None:
         with self._lock:
             self._count += 1
             if self._count == 1:
-                self._tell(True)
+                self._tell(FOR_EVER, True)
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         with self._lock:
             self._count -= 1
             if self._count == 0:
-                self._tell(False)
+                self._told_until = self._until
+                self._tell(max(0.0, self._until - time.monotonic()), False)
+
+    def looked(self) -> None:
+        """The task has looked whether another has ended, and it has not."""
+        with self._lock:
+            now = time.monotonic()
+            seconds = min(LONGEST_LOOKED_S, max(LOOKED_S, 2 * (now - self._looked_at)))
+            self._looked_at = now
+            self._until = now + seconds
+            # Who looks in a tight loop is not to say so each time.
+            if self._count == 0 and self._told_until - now < seconds / 2:
+                self._told_until = self._until
+                self._tell(seconds, False)
 
     def belongs_to(self, running: _Running) -> bool:
         """Whether this is of the task that runs now."""
         return running is self._running
 
-    def _tell(self, waiting: bool) -> None:
+    def _tell(self, seconds: float, blocked: bool) -> None:
         tell = _slot.on_wait
         if tell is not None and _slot.running is self._running:
-            tell(waiting)
+            tell(seconds, blocked)
 
 
 _NO_TASK: Final = nullcontext()
@@ -174,9 +198,22 @@ def waiting() -> AbstractContextManager[None]:
 
     For whatever of a client blocks until tasks end, and is not known to return at once. Outside of a slot, nothing.
     """
+    return _waits() or _NO_TASK
+
+
+def looked() -> None:
+    """The task that this process runs has looked whether another has ended, or waited for it as long as it wanted to,
+    and it has not: what looks again and again waits, too. Outside of a slot, nothing.
+    """
+    waits = _waits()
+    if waits is not None:
+        waits.looked()
+
+
+def _waits() -> _Waits | None:
     running = _slot.running
     if running is None or _slot.on_wait is None:
-        return _NO_TASK
+        return None
     with _making_waits:
         waits = _slot.waits
         if waits is None or not waits.belongs_to(running):
@@ -218,8 +255,8 @@ def serve(worker: str, report: Report, on_wait: OnWait | None = None) -> None:
         worker: name of the worker.
         report: takes ``(done, total)`` of the task that runs now; called from any thread of the task, at most a few
             times a second.
-        on_wait: told when the task that runs now begins to wait for others, and when it goes on; from any thread of
-            the task. None where nothing can be done about it.
+        on_wait: told when the task that runs now begins to wait for others, when it looks for their ends, and when it
+            goes on; from any thread of the task. None where nothing can be done about it.
     """
     _slot.worker = worker
     _slot.report = report

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from typing import Final, Protocol
 
 from dtq.client.bell import Bell
-from dtq.client.current import waiting
+from dtq.client.current import looked, waiting
 from dtq.errors import DtqError
 from dtq.model.messages import Ended
 
@@ -131,6 +131,8 @@ class Following:
         with waiting() if level != ACCEPTED else nullcontext():
             if bell.wait(timeout_s):
                 return True
+            if level != ACCEPTED:
+                looked()
         self.unsubscribe(target, bell.ring)
         return target._reached(level)
 

@@ -11,13 +11,13 @@ import threading
 from asyncio import _get_running_loop
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from concurrent.futures._base import CANCELLED, PENDING
+from concurrent.futures._base import CANCELLED, PENDING, _AsCompletedWaiter
 from contextlib import AbstractContextManager
 from functools import partial
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
-from dtq.client.current import waiting
+from dtq.client.current import looked, waiting
 from dtq.client.following import Wake
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
@@ -34,6 +34,8 @@ T = TypeVar("T")
 
 #: How long a cancel waits for the task to be accepted, in seconds: there is nothing to cancel before.
 ACCEPT_S: Final = 10.0
+#: Where the callbacks are from with which `asyncio` waits for a future.
+_ASYNCIO: Final = "asyncio.futures"
 #: What a task is while it has not been started.
 _WAITING: Final = (State.PENDING, State.SCHEDULED)
 
@@ -67,7 +69,10 @@ class Latch:
         if self._condition is None:
             self._condition = threading.Condition(self._lock)
         with waiting():
-            return self._condition.wait(timeout)
+            notified = self._condition.wait(timeout)
+            if not notified:
+                looked()
+            return notified
 
     def notify_all(self) -> None:
         """See `threading.Condition.notify_all`."""
@@ -92,6 +97,8 @@ class Watchers(list[Any]):
     def remove(self, watcher: Any) -> None:
         """See `list.remove`."""
         super().remove(watcher)
+        if not isinstance(watcher, _AsCompletedWaiter) and not watcher.event.is_set():
+            looked()  # it has waited as long as it wanted to
         if not self:
             self._waits.__exit__(None, None, None)
 
@@ -157,9 +164,27 @@ class TaskFuture(Future[T]):
             return self.withdraw()
         return super().cancel()
 
+    def done(self) -> bool:
+        """Whether it has a result or an exception, or was cancelled; asks nobody."""
+        over = super().done()
+        if not over:
+            looked()
+        return over
+
+    def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
+        """See `concurrent.futures.Future.add_done_callback`."""
+        if getattr(fn, "__module__", "") == _ASYNCIO and not super().done():
+            # A coroutine is about to wait for it, by `asyncio.wrap_future` or `run_in_executor`.
+            waits = waiting()
+            waits.__enter__()
+            super().add_done_callback(lambda _: waits.__exit__(None, None, None))
+        super().add_done_callback(fn)
+
     def running(self) -> bool:
         """Whether a worker has the task now. Asks the coordinator as long as it is not known."""
         task = self._task
+        if not super().done():
+            looked()
         if self._state == PENDING and task is not None and task._batch:
             try:
                 state = self._hub.task(task._batch, max(0, task._index)).state

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from dtq.client.batches import Batch
+from dtq.client.current import looked
 from dtq.client.following import ACCEPTED, ENDED, Following, Waiters, Wake, wake_waiters
 from dtq.client.notebook import Row, card
 from dtq.client.outcomes import Known, Raised, Value, decode, state_of, take
@@ -101,6 +102,8 @@ class TaskHandle(Generic[T_co]):
 
     def done(self) -> bool:
         """Whether it is known to have ended; asks nobody."""
+        if self._known is None:
+            looked()
         return self._known is not None
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -184,7 +187,10 @@ class TaskHandle(Generic[T_co]):
             DtqError: what `accepted` raises.
         """
         self.accepted()
-        return self._desk.task(self._batch, max(0, self._index))
+        view = self._desk.task(self._batch, max(0, self._index))
+        if not view.state.final:
+            looked()
+        return view
 
     @property
     def state(self) -> State:

@@ -19,7 +19,7 @@ from queue import SimpleQueue
 from typing import Any, Final, TypeVar
 
 from dtq.client.bell import Bell
-from dtq.client.current import waiting
+from dtq.client.current import looked, waiting
 from dtq.client.following import ACCEPTED, Target, Wake
 from dtq.client.hub import Hub
 from dtq.client.outbox import Item
@@ -225,6 +225,8 @@ class LoopHub:
         try:
             with waiting() if level != ACCEPTED else nullcontext():
                 reached = await rung
+                if not reached and level != ACCEPTED:
+                    looked()
         finally:
             if timer is not None:
                 timer.cancel()

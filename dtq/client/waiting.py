@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from dtq.client.batch_handle import BatchHandle
-from dtq.client.current import waiting
+from dtq.client.current import looked, waiting
 from dtq.client.handle import TaskHandle
 from dtq.errors import InvalidValue, WaitTimeout
 
@@ -104,7 +104,11 @@ def _next(ended: SimpleQueue[H], deadline: float | None) -> H:
     if not ended.empty():
         return ended.get()
     with waiting():
-        return ended.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        try:
+            return ended.get(timeout=None if deadline is None else max(0.0, deadline - time.monotonic()))
+        except Empty:
+            looked()
+            raise
 
 
 def _not_done(handle: TaskHandle[Any] | BatchHandle[Any]) -> bool:

@@ -173,8 +173,8 @@ class InlineWorker:
     def _where(self) -> str:
         return f"the worker {self.name}"
 
-    def _on_wait(self, waiting: bool) -> None:
-        if waiting and self._while_waiting is not None:
+    def _on_wait(self, seconds: float, blocked: bool) -> None:
+        if seconds and self._while_waiting is not None:
             with current.set_aside():
                 self._while_waiting()
             current.serve(self.name, self._progress, self._on_wait)

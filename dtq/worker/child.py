@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import psutil
 
@@ -62,6 +62,17 @@ KILLED_S: Final = 3.0
 WARDEN: Final = sys.platform == "linux"
 #: What a task must not find in its environment.
 SECRETS: Final = ("DTQ_AUTHKEY", "DTQ_AUTHKEY_FILE", "CREDENTIALS_DIRECTORY", "DTQ_TOKEN")
+
+
+class _Wait(NamedTuple):
+    """A task that waits for others: lease and index; since when, and until when if it says nothing more; and whether it
+    is blocked."""
+
+    token: int
+    task: int
+    since: float
+    until: float
+    blocked: bool
 
 
 class Child:
@@ -113,8 +124,8 @@ class Child:
         self.watched_for_room = False
         #: The lease that left it last, and when it last became or ceased to be idle.
         self.latest: Chunk | None = None
-        #: The task that it said waits for others: lease and index, and since when.
-        self._waits: tuple[int, int, float] | None = None
+        #: What it said last of a task that waits for others.
+        self._waits: _Wait | None = None
         self._killed = False
         self._told: set[int] = set()
         self._slot: psutil.Process | None = None
@@ -300,17 +311,27 @@ class Child:
                 return chunk, index, self._seen_at
         return None
 
-    def waits(self, token: int, index: int, waiting: bool) -> None:
-        """It says that a task begins or ceases to wait for other tasks."""
-        self._waits = (token, index, time.monotonic()) if waiting else None
+    def waits(self, token: int, index: int, seconds: float, blocked: bool) -> None:
+        """It says that a task waits for other tasks; see `reports.Waiting`."""
+        now = time.monotonic()
+        known = self._waits
+        goes_on = known is not None and (known.token, known.task) == (token, index) and now < known.until
+        since = known.since if known is not None and goes_on else now
+        self._waits = _Wait(token, index, since, now + seconds, blocked) if seconds > 0 else None
 
     @property
     def waiting_since(self) -> float | None:
         """Since when the task that it runs waits for other tasks, ``time.monotonic()``; None where it does not."""
-        if self._waits is None:
+        waits = self._waits
+        if waits is None or time.monotonic() >= waits.until:
             return None
         running = self.running()
-        return self._waits[2] if running is not None and (running[0].token, running[1]) == self._waits[:2] else None
+        return waits.since if running is not None and (running[0].token, running[1]) == waits[:2] else None
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the task that it runs can do nothing but wait for other tasks."""
+        return self.waiting_since is not None and self._waits is not None and self._waits.blocked
 
     def unfinished(self) -> Chunk | None:
         """The lease whose next task is the one that a slot which has ended was running; None where it ran none."""

@@ -2,7 +2,8 @@
 
 Worker, below the supervisor. Pure. A task that waits for tasks holds a process but needs no slot: without another in
 its place, a worker whose slots all wait would never run what they wait for. Where the bound is reached, all slots wait
-and there is work for this worker, the task that began to wait last is ended with a sentence.
+and there is work for this worker, the task that began to wait last is ended with a sentence; but not while one of them
+only looks again and again, for that one may go on.
 
 Rules:
 
@@ -61,9 +62,9 @@ class Extras:
         return min(sound, self._slots + waiting) + probe
 
     def exhausted(self, children: Sequence[Child]) -> bool:
-        """Whether all wait, and none can be added."""
+        """Whether all are blocked, and none can be added. What looks again and again may be about to go on."""
         extra = sum(map(self.is_extra, children))
-        return extra >= self._most and bool(children) and all(child.waiting_since is not None for child in children)
+        return extra >= self._most and bool(children) and all(child.blocked for child in children)
 
     def missing(self, children: Sequence[Child], planned: Iterable[int], now: float) -> list[int]:
         """The numbers of slots to be started now.

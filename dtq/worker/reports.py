@@ -145,14 +145,17 @@ class Uninitialized:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A running task begins or ceases to wait for other tasks."""
+    """A running task waits for other tasks, for so many seconds unless it says something else before, and whether it is
+    blocked meanwhile; with 0 seconds it has ceased to."""
 
     token: int
     index: int
-    waiting: bool
+    seconds: float
+    blocked: bool
 
     def check(self) -> None:
         """As above."""
+        _in_range(math.isfinite(self.seconds) and self.seconds >= 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -298,9 +298,9 @@ class Slot:
         if self._own[0]:
             self._say(Advanced(self._token, self._index, done, total))
 
-    def _wait(self, waiting: bool) -> None:
+    def _wait(self, seconds: float, blocked: bool) -> None:
         if self._own[0]:
-            self._say(Waiting(self._token, self._index, waiting))
+            self._say(Waiting(self._token, self._index, seconds, blocked))
 
     def _say(self, report: Report) -> None:
         self._channel.send(*plain(report))

@@ -387,7 +387,7 @@ class Supervisor:
             child.leaving = True
             child.leave_within(LEAVING_S)
         elif isinstance(report, Waiting):
-            child.waits(report.token, report.index, report.waiting)
+            child.waits(report.token, report.index, report.seconds, report.blocked)
             self.announce()
         elif isinstance(report, Unusable):
             self._late(logging.ERROR, "slot %d cannot import %s:\n%s", child.number, report.why[0], report.trace)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -19,6 +20,70 @@ def reports() -> Iterator[list[tuple[float, float]]]:
     yield said
     current.end()
     current.serve("", lambda done, total: None)
+
+
+class Clock:
+    """Time stands still until it is told to go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def waits() -> Iterator[list[tuple[float, bool]]]:
+    """What a running task says of its waiting: for how long, and whether it is blocked."""
+    said: list[tuple[float, bool]] = []
+    current.serve("w1", lambda done, total: None, lambda seconds, blocked: said.append((seconds, blocked)))
+    current.begin(17, 3, False, 1)
+    yield said
+    current.end()
+    current.serve("", lambda done, total: None)
+
+
+def test_task_waits_while_any_of_its_threads_is_blocked(waits: list[tuple[float, bool]]) -> None:
+    with current.waiting(), current.waiting():
+        assert waits == [(current.FOR_EVER, True)]
+    assert waits[1:] == [(0.0, False)]
+
+
+def test_task_that_looks_again_and_again_waits(
+    waits: list[tuple[float, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a task that looks whether another has ended
+    clock = Clock(monkeypatch)
+    current.looked()
+    assert waits == [(current.LOOKED_S, False)]
+    # When it looks all the time; Then it says so before what it has said runs out, and not each time
+    for _ in range(1000):
+        clock.now += 0.01
+        current.looked()
+    assert len(waits) in (9, 10, 11)  # in ten seconds
+    # When it looks now and then; Then it waits in between as well, for a while
+    clock.now += 4.0
+    current.looked()
+    assert waits[-1] == (8.0, False)
+    clock.now += 3600.0
+    current.looked()
+    assert waits[-1] == (current.LONGEST_LOOKED_S, False)
+
+
+def test_wait_that_was_over_too_soon_counts_as_a_look(
+    waits: list[tuple[float, bool]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    with current.waiting():
+        clock.now += 0.01
+        current.looked()
+    assert waits == [(current.FOR_EVER, True), (current.LOOKED_S, False)]
+
+
+def test_looking_outside_of_a_task_says_nothing(waits: list[tuple[float, bool]]) -> None:
+    current.end()
+    current.looked()
+    with current.waiting():
+        pass
+    assert waits == []
 
 
 def test_outside_of_a_task_there_is_none() -> None:

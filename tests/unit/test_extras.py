@@ -24,6 +24,11 @@ class Slot:
     chunks: list[str] = field(default_factory=list)
     sound: bool = True
     condemned: object = None
+    looks: bool = False
+
+    @property
+    def blocked(self) -> bool:
+        return self.waiting_since is not None and not self.looks
 
     @property
     def idle(self) -> bool:
@@ -105,6 +110,15 @@ def test_latest_is_ended_where_none_can_be_added_and_none_is_ending() -> None:
     assert extras.latest(children(first, last)) is cast("Child", last)
     first.condemned = "for its time limit"
     assert extras.latest(children(first, last)) is None
+
+
+def test_none_is_ended_where_one_only_looks_again_and_again() -> None:
+    extras = Extras(1, 1)
+    looks = waiting(1)
+    looks.looks = True
+    assert extras.missing(children(looks), (), NOW) == [2]
+    assert extras.latest(children(looks, waiting(2))) is None
+    assert extras.capacity(children(looks, waiting(2))) == 2
 
 
 def test_slot_that_is_not_needed_stays_for_a_while() -> None:
