@@ -224,8 +224,8 @@ class KeyMissingInTask(KeyMissing):
     code = "key-missing-in-task"
     text = "no authkey found for the client of a task: {0} does not exist here, and the worker gives its tasks none."
     hint = (
-        "Start the worker with --tasks-may-submit (DTQ_TASKS_MAY_SUBMIT): Client() then uses the worker's coordinator "
-        "and key. Or submit from outside of tasks."
+        "Start the worker with --tasks-may-submit (DTQ_TASKS_MAY_SUBMIT), or the local cluster with "
+        "tasks_may_submit=True: Client() then uses the worker's coordinator and key. Or submit from outside of tasks."
     )
 
 

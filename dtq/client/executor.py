@@ -88,6 +88,7 @@ class Executor(concurrent.futures.Executor):
         paths: Iterable[str | Path] = (),
         max_message: int | str | None = None,
         keep_results: Span | None = None,
+        tasks_may_submit: bool = False,
         **options: Unpack[TaskOptions],
     ) -> Self:
         """An executor with a cluster of its own on this machine, started now and ended with it.
@@ -104,6 +105,7 @@ class Executor(concurrent.futures.Executor):
             paths: directories for modules, before those of this program.
             max_message: how large a call or a result may be, about, in bytes or as text (``"64MiB"``); None for 16 MiB.
             keep_results: how long results that nobody fetches are kept, in seconds or as a timedelta; None for a day.
+            tasks_may_submit: whether clients in calls (``Client()``, ``Executor()``) are this cluster's.
             options: as for the class.
 
         Raises:
@@ -130,6 +132,7 @@ class Executor(concurrent.futures.Executor):
             initargs=initargs,
             max_message=max_message,
             keep_results=keep_results,
+            tasks_may_submit=tasks_may_submit,
         )
         cluster.start()
         try:

@@ -57,6 +57,7 @@ class LocalCluster:
         initargs: its arguments.
         max_message: largest message in bytes, or as text ("64MiB"); None for the default.
         keep_results: how long results are kept, in seconds or as a timedelta; None for the default.
+        tasks_may_submit: whether clients in tasks, which name no address and no key, are this cluster's.
 
     Raises:
         InvalidValue: ``slots`` is not at least 1, or another value is not what it may be.
@@ -79,6 +80,7 @@ class LocalCluster:
         initargs: tuple[Any, ...] = (),
         max_message: int | str | None = None,
         keep_results: Span | None = None,
+        tasks_may_submit: bool = False,
     ) -> None:
         if slots is not None and operator.index(slots) < 1:
             raise InvalidValue("slots", slots, "it is a whole number of at least 1")
@@ -91,6 +93,7 @@ class LocalCluster:
         self._highest_first = highest_first
         self._queues = tuple(queues)
         self._imports = tuple(imports)
+        self._tasks_may_submit = tasks_may_submit
         self._paths = [os.path.abspath(os.path.expanduser(path)) for path in paths]
         self._name = name or f"local-{os.getpid()}"
         self._lock = threading.Lock()
@@ -216,6 +219,8 @@ class LocalCluster:
 
     def _worker_words(self) -> list[str]:
         words = ["worker", "--slots", str(self.slots), "--name", self._name]
+        if self._tasks_may_submit:
+            words.append("--tasks-may-submit")
         paths = dict.fromkeys([*self._paths, *program_paths()])
         for flag, values in (("--queue", self._queues), ("--import", self._imports), ("--path", paths)):
             for value in values:

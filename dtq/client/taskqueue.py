@@ -87,6 +87,7 @@ class TaskQueue:
         durability: with a file, what an acknowledgement waits for: ``"fsync"`` (the disk), ``"os"``, ``"none"``.
         imports: modules that every process imports when it starts.
         paths: directories for modules, before those of this program.
+        tasks_may_submit: whether clients in tasks (``AsyncClient()``, ``Client()``) are this queue's.
 
     Raises:
         InvalidValue: ``num_workers`` is not at least 1.
@@ -101,6 +102,7 @@ class TaskQueue:
         durability: str = "fsync",
         imports: Iterable[str] = (),
         paths: Iterable[str | Path] = (),
+        tasks_may_submit: bool = False,
     ) -> None:
         self._make = partial(
             LocalCluster,
@@ -110,6 +112,7 @@ class TaskQueue:
             durability=durability,
             imports=tuple(imports),
             paths=tuple(paths),
+            tasks_may_submit=tasks_may_submit,
         )
         self._keeps = db is not None
         self._cluster = self._make()

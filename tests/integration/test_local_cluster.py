@@ -15,11 +15,11 @@ from queue import Queue
 import psutil
 import pytest
 
-from dtq import Client
+from dtq import Client, Executor
 from dtq.client.local import LocalCluster
-from dtq.errors import ClusterEnded, DtqError, InvalidValue
+from dtq.errors import ClusterEnded, DtqError, InvalidValue, KeyMissingInTask
 from tests.cluster import DEADLINE_S, TASKS, until
-from tests.tasks import numbers_work
+from tests.tasks import nested_work, numbers_work
 
 #: A program that runs a cluster, starts a task that never ends, and says what there is; then it waits for its end.
 PROGRAM = """
@@ -53,6 +53,21 @@ def started(directory: Path, name: str) -> int:
         return int(found[0].rpartition("-")[2]) if found else None
 
     return until(mark, f"the task {name} to start", lambda: list(directory.iterdir()))
+
+
+def test_calls_of_a_local_executor_may_submit_to_it_where_the_program_says_so() -> None:
+    # Given an executor of one slot whose calls may; When one waits for a call of its own; Then both end
+    with Executor.local(1, paths=[TASKS], tasks_may_submit=True) as executor:
+        assert executor.submit(nested_work.by_future, 7).result(DEADLINE_S) == 7
+
+
+def test_calls_of_a_local_executor_have_no_key_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a user without a key
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    with Executor.local(1, paths=[TASKS]) as executor, pytest.raises(KeyMissingInTask, match="tasks_may_submit=True"):
+        executor.submit(nested_work.connect_anyhow).result(DEADLINE_S)
 
 
 def test_with_block_starts_both_and_leaves_nothing(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from dtq import InvalidValue, TaskCancelled, TaskQueue, TaskStatus, UnknownId
 from dtq.errors import ClusterEnded
 from tests.cluster import DEADLINE_S, TASKS, clean_environment
 from tests.looping import looped, until
-from tests.tasks import async_work, work
+from tests.tasks import async_work, nested_work, work
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,6 +114,12 @@ async def test_task_goes_from_pending_over_running_to_completed(tmp_path: Path) 
         assert queue.get_task_status(first) == queue.get_task_status(second) == "completed"
         assert f"{queue.get_task_status(first)}" == "completed"
         assert queue.get_stats()["success_rate"] == 1.0
+
+
+@looped
+async def test_tasks_may_submit_to_their_queue_where_the_program_says_so() -> None:
+    async with queue_of(1, tasks_may_submit=True) as queue:
+        assert await queue.result(await queue.submit(nested_work.by_awaiting, 7, max_retries=0)) == 7
 
 
 @looped
