@@ -12,12 +12,17 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader
+else:
+    Loader = object  # importlib.abc brings importlib.resources and tempfile: as much as multiprocessing itself
 
 
-class _AfterImport(MetaPathFinder):
+class _AfterImport:
     """Does something with a module as soon as it has been imported."""
 
     def __init__(self, name: str, act: Callable[[ModuleType], None]) -> None:
