@@ -38,7 +38,7 @@ from dtq.engines.sieve import Sieve, cut_tail, latest_first
 from dtq.errors import StoreError
 from dtq.model.pages import PAGE_BLOBS
 from dtq.model.snapshots import Attempt, Selection
-from dtq.model.states import State
+from dtq.model.states import FINAL, State
 
 _by_lo = attrgetter("lo")
 
@@ -65,8 +65,8 @@ class MemoryEngine:
         #: The pages of each batch in rising order.
         self._arguments: dict[int, list[ArgumentPage]] = {}
         self._results: dict[int, list[ResultPage]] = {}
-        #: The ended tasks that have a row, and the pages of results, of all batches.
-        self._by_end = ByEnd()
+        #: The ended tasks that have a row, and the pages of results, of all batches: dead letters are few among many.
+        self._by_end = {state: ByEnd() for state in FINAL}
         #: Batches that may have a tail which was cancelled before it started (`cut_tail`).
         self._cut: set[int] = set()
         self._pages: dict[type, Any] = {ArgumentPage: self._arguments, ResultPage: self._results}
@@ -152,8 +152,10 @@ class MemoryEngine:
         sieve = Sieve(selection, now)
         with self._reading():
             if sieve.batches is None:
-                tails = sorted(self._tails(self._cut, sieve), key=latest_first, reverse=True)
-                return list(sieve.first(merge(self._all_runs(sieve), tails, key=latest_first, reverse=True)))
+                streams: list[Iterable[EndedRun]] = [self._all_runs(state, sieve) for state in sieve.states]
+                if State.CANCELLED in sieve.states:
+                    streams.append(sorted(self._tails(self._cut, sieve), key=latest_first, reverse=True))
+                return list(sieve.first(merge(*streams, key=latest_first, reverse=True)))
             runs = [run for number in sieve.batches for run in self._runs(number, sieve)]
             return list(sieve.first(sorted(runs, key=latest_first, reverse=True)))
 
@@ -175,10 +177,12 @@ class MemoryEngine:
         spec = None if row is None else self._specs.get(row.spec)
         return None if row is None or spec is None else StoredBatch(row=row, spec=spec.spec)
 
-    def _all_runs(self, sieve: Sieve) -> Iterator[EndedRun]:
-        """What has ended, latest first and as far as it is asked for; without tails."""
+    def _all_runs(self, state: State, sieve: Sieve) -> Iterator[EndedRun]:
+        """What has ended in one state, latest first and as far as it is asked for; without tails."""
+        if state is State.SUCCEEDED and sieve.by_exception:
+            return
         known: dict[int, StoredBatch | None] = {}
-        for _, number, lo, is_task in self._by_end.latest_first(sieve.below):
+        for _, number, lo, is_task in self._by_end[state].latest_first(sieve.below):
             if number not in known:
                 known[number] = self._wanted(number, sieve)
             batch = known[number]
@@ -212,25 +216,25 @@ class MemoryEngine:
         tasks = self._tasks.setdefault(row.batch, {})
         before = tasks.get(row.index)
         if before is not None and before.state.final:
-            self._by_end.remove(_task_end(before))
+            self._by_end[before.state].remove(_task_end(before))
         tasks[row.index] = row
         if row.state.final:
-            self._by_end.add(_task_end(row))
+            self._by_end[row.state].add(_task_end(row))
 
     def _on_results(self, row: ResultPage) -> None:
         before = _put(self._results.setdefault(row.batch, []), row)
         if before is not None:
-            self._by_end.remove(_page_end(before))
-        self._by_end.add(_page_end(row))
+            self._by_end[State.SUCCEEDED].remove(_page_end(before))
+        self._by_end[State.SUCCEEDED].add(_page_end(row))
 
     def _forget_results(self, batch: int) -> None:
         for page in self._results.pop(batch, ()):
-            self._by_end.remove(_page_end(page))
+            self._by_end[State.SUCCEEDED].remove(_page_end(page))
 
     def _forget_tasks(self, tasks: Iterable[TaskRow]) -> None:
         for task in tasks:
             if task.state.final:
-                self._by_end.remove(_task_end(task))
+                self._by_end[task.state].remove(_task_end(task))
 
     def _on_batch(self, row: BatchRow) -> None:
         before = self._batches.get(row.batch)

@@ -698,21 +698,26 @@ def test_ended_gives_what_matches_latest_first(history: Engine, selection: Selec
     assert [f"{run.batch.row.batch}.{run.lo}-{run.hi}" for run in runs] == found
 
 
+@pytest.fixture
+def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The first tasks of the runs that listings have looked at."""
+    seen: list[int] = []
+    wants = Sieve.wants
+
+    def noted(sieve: Sieve, run: EndedRun) -> bool:
+        seen.append(run.lo)
+        return wants(sieve, run)
+
+    monkeypatch.setattr(Sieve, "wants", noted)
+    return seen
+
+
 @pytest.mark.parametrize("rows", [stored_tasks, stored_results], ids=["tasks", "pages"])
 def test_ended_page_by_page_looks_at_each_run_once_also_where_all_ended_at_once(
-    engine: Engine, rows: Callable[[int], list[Any]], monkeypatch: pytest.MonkeyPatch
+    engine: Engine, rows: Callable[[int], list[Any]], looked_at: list[int]
 ) -> None:
     # Given five hundred runs with one end
     engine.commit(stored(spec(), batch(7, size=500, next=500), *rows(500)))
-    looked_at = 0
-    wants = Sieve.wants
-
-    def counted(sieve: Sieve, run: EndedRun) -> bool:
-        nonlocal looked_at
-        looked_at += 1
-        return wants(sieve, run)
-
-    monkeypatch.setattr(Sieve, "wants", counted)
 
     # When they are listed ten at a time
     found: list[int] = []
@@ -724,7 +729,21 @@ def test_ended_page_by_page_looks_at_each_run_once_also_where_all_ended_at_once(
 
     # Then no page has looked at what is on another
     assert found == list(range(499, -1, -1))
-    assert looked_at <= 500 + 50
+    assert len(looked_at) <= 500 + 50
+
+
+def test_ended_finds_dead_letters_without_a_look_at_what_succeeded(engine: Engine, looked_at: list[int]) -> None:
+    # Given two dead letters, the results of five hundred tasks
+    dead = [task(7, index, State.DEAD) for index in (500, 501)]
+    engine.commit(stored(spec(), batch(7, size=502, next=502), *stored_results(500), *dead))
+
+    # When
+    runs = engine.ended(Selection(state=State.DEAD), now=999.0)
+    runs += engine.ended(Selection(exception="KeyError"), now=999.0)
+
+    # Then
+    assert [run.lo for run in runs] == [501, 500]
+    assert len(looked_at) <= 4
 
 
 def test_ended_says_all_about_a_run(history: Engine) -> None:
