@@ -144,7 +144,8 @@ class Pair:
         self._lock = threading.Lock()
         self._closed = False
         self._watched = False
-        #: Closed when they are being closed, for `watch`.
+        #: Written to and closed when they are being closed, for `watch`. Closing alone says nothing as long as a child
+        #: made by `os.fork` has it open, too.
         self._closing_read, self._closing = os.pipe()
 
     def start(self, process: Process) -> str:
@@ -166,10 +167,18 @@ class Pair:
             if self._closed:
                 return None
             self._watched = True
-        try:
-            return self._watch()
-        finally:
+        failure = self._watch()
+        if failure is None:  # `close` has the lock, and leaves this to the one who waits for it
             os.close(self._closing_read)
+        else:
+            self._end_watching()
+        return failure
+
+    def _end_watching(self) -> None:
+        with self._lock:
+            self._watched = False
+            if self._closed:  # else `close` will write to it
+                os.close(self._closing_read)
 
     def _watch(self) -> ClusterEnded | None:
         poll = select.poll()
@@ -200,6 +209,7 @@ class Pair:
             if self._closed:
                 return
             self._closed = True
+            os.write(self._closing, b".")
             os.close(self._closing)
             if not self._watched:
                 os.close(self._closing_read)
