@@ -10,6 +10,7 @@ import logging
 import pickle
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -189,6 +190,8 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
         settings = {**self._settings, **kwargs}
+        if _of_parent(settings):
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self._workers, made = self._find(settings)
         self._own = self._workers if made else None
         jobs = self.effective_n_jobs(n_jobs)
@@ -210,6 +213,8 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             raise ValueError("n_jobs == 0 in Parallel has no meaning")
         if n_jobs is None:
             n_jobs = self.default_n_jobs
+        if n_jobs != 1 and self._workers is None and _of_parent(self._settings):
+            return 1
         # With one job joblib would not ask the backend at all, and a cluster of one slot would do nothing.
         return n_jobs if n_jobs > 0 else max(2, self._slots() + 1 + n_jobs)
 
@@ -329,6 +334,19 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         # joblib may send a backend along for what is nested in a call: there, it connects anew.
         settings = {name: value for name, value in self._settings.items() if name != "executor"}
         return _unreduced, (settings, self.nesting_level, self.inner_max_num_threads)
+
+
+def _of_parent(settings: dict[str, Any]) -> bool:
+    """Whether the executor that is meant belongs to the process that this one was forked from, which is said then.
+
+    As with joblib's own processes, what is nested in those of its ``"multiprocessing"`` is not parallel.
+    """
+    executor = settings.get("executor")
+    if not isinstance(executor, Executor) or not executor._completer.inherited:
+        return False
+    text = "dtq-backed parallel loops cannot use the executor of a process from a child made by fork, setting n_jobs=1"
+    warnings.warn(text, stacklevel=4)
+    return True
 
 
 def _unreduced(settings: dict[str, Any], nesting_level: int | None, inner_max_num_threads: int | None) -> Backend:

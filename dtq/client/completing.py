@@ -67,6 +67,7 @@ class Completer:
         cluster: the cluster.
         stopping: nothing more is submitted.
         broken: why this is of no more use; None while it is.
+        inherited: whether this process is a child made by `os.fork`, and this belongs to its parent.
         readers: of maps, which may outlive the cluster.
     """
 
@@ -78,7 +79,7 @@ class Completer:
         self.readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._client = client
         self._owner = os.getpid()
-        self._inherited = False
+        self.inherited = False
         #: Whether this ends as soon as nothing is left.
         self._ending = False
         #: Futures to be cancelled that nobody waits for.
@@ -105,7 +106,7 @@ class Completer:
             raise ExecutorBroken(*self.broken.args)
         if self.stopping:
             raise RuntimeError("cannot schedule new futures after shutdown")
-        if self._inherited:
+        if self.inherited:
             raise RuntimeError(f"this executor belongs to process {self._owner}: make another one after a fork")
         if self.hub.outbox.closed is not None:
             raise self.failure(self.hub.outbox.closed)
@@ -212,7 +213,7 @@ class Completer:
         self.stopping = True
         self._inbox.put(self._stop_all)
         self.stop()
-        if threading.current_thread() is self._thread or self._inherited:
+        if threading.current_thread() is self._thread or self.inherited:
             return
         self._thread.join(INTERRUPT_S)
         if self._thread.is_alive():
@@ -245,14 +246,14 @@ class Completer:
 
     def join(self) -> None:
         """Wait for the end, where that is possible: not from a callback, and not in another process."""
-        if threading.current_thread() is not self._thread and not self._inherited:
+        if threading.current_thread() is not self._thread and not self.inherited:
             with waiting():
                 self._thread.join()
 
     def finish(self) -> None:
         """Wait for the end as the program ends; a coordinator that is away is waited for only so long."""
         away_s = 0.0
-        while self._thread.is_alive() and not self._inherited:
+        while self._thread.is_alive() and not self.inherited:
             self._thread.join(_LOOK_S)
             away_s = away_s + _LOOK_S if self.hub.session.away else 0.0
             if away_s > AWAY_AT_EXIT_S:
@@ -263,7 +264,7 @@ class Completer:
 
     def after_fork(self) -> None:
         """In a child made by `os.fork`: there is no thread here, and what was submitted is the parent's."""
-        self._inherited = True
+        self.inherited = True
 
     # -- the thread -----------------------------------------------------------------------------------------------
 

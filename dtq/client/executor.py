@@ -81,6 +81,7 @@ class Executor(concurrent.futures.Executor):
         max_workers: int | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        max_tasks_per_child: int | None = None,
         db: str | Path | None = None,
         durability: str = "fsync",
         highest_first: bool = False,
@@ -98,6 +99,7 @@ class Executor(concurrent.futures.Executor):
             max_workers: the same, in the words of the standard library.
             initializer: called in every slot when it starts. Where it fails, the executor is broken.
             initargs: its arguments.
+            max_tasks_per_child: after how many calls a slot's process is replaced; None for never.
             db: the store's file; None keeps everything in memory.
             durability: with a file, what an acknowledgement waits for: ``"fsync"`` (the disk), ``"os"``, ``"none"``.
             highest_first: whether a higher priority number is served first.
@@ -110,8 +112,9 @@ class Executor(concurrent.futures.Executor):
 
         Raises:
             ClusterEnded: the cluster does not start; the sentence says why.
-            ValueError: ``max_workers`` is not at least 1.
-            TypeError: ``slots`` and ``max_workers`` are given both, or ``initializer`` cannot be called.
+            ValueError: ``max_workers`` or ``max_tasks_per_child`` is not at least 1.
+            TypeError: ``slots`` and ``max_workers`` are given both, ``initializer`` cannot be called, or
+                ``max_tasks_per_child`` is no whole number.
             InvalidValue: an option is not what it may be.
             CannotPickle: the initializer cannot be sent.
         """
@@ -121,6 +124,11 @@ class Executor(concurrent.futures.Executor):
         count = max_workers if slots is None else slots
         if count is not None and operator.index(count) < 1:
             raise ValueError("max_workers must be greater than 0")
+        if max_tasks_per_child is not None:
+            if not isinstance(max_tasks_per_child, int):
+                raise TypeError("max_tasks_per_child must be an integer")
+            if max_tasks_per_child < 1:
+                raise ValueError("max_tasks_per_child must be >= 1")
         cluster = LocalCluster(
             count,
             db=db,
@@ -130,6 +138,7 @@ class Executor(concurrent.futures.Executor):
             paths=paths,
             initializer=initializer,
             initargs=initargs,
+            max_tasks_per_slot=max_tasks_per_child,
             max_message=max_message,
             keep_results=keep_results,
             tasks_may_submit=tasks_may_submit,

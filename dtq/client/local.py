@@ -55,6 +55,7 @@ class LocalCluster:
         name: the worker's name for people; None for one with this process's number.
         initializer: called in every slot when it starts, as with the pools of the standard library.
         initargs: its arguments.
+        max_tasks_per_slot: after how many tasks a slot's process is replaced; None for never.
         max_message: largest message in bytes, or as text ("64MiB"); None for the default.
         keep_results: how long results are kept, in seconds or as a timedelta; None for the default.
         tasks_may_submit: whether clients in tasks, which name no address and no key, are this cluster's.
@@ -78,15 +79,19 @@ class LocalCluster:
         name: str | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
+        max_tasks_per_slot: int | None = None,
         max_message: int | str | None = None,
         keep_results: Span | None = None,
         tasks_may_submit: bool = False,
     ) -> None:
         if slots is not None and operator.index(slots) < 1:
             raise InvalidValue("slots", slots, "it is a whole number of at least 1")
+        if max_tasks_per_slot is not None and operator.index(max_tasks_per_slot) < 1:
+            raise InvalidValue("max_tasks_per_slot", max_tasks_per_slot, "it is a whole number of at least 1")
         #: How many tasks run at once.
         self.slots = usable_cores() if slots is None else slots
         self._initializer = pack_initializer(initializer, tuple(initargs))
+        self._max_tasks = max_tasks_per_slot
         self._limits = _limits(max_message, keep_results)
         self._db = None if db is None else Path(db).expanduser().absolute()
         self._durability = durability
@@ -221,6 +226,8 @@ class LocalCluster:
         words = ["worker", "--slots", str(self.slots), "--name", self._name]
         if self._tasks_may_submit:
             words.append("--tasks-may-submit")
+        if self._max_tasks is not None:
+            words += ["--max-tasks-per-slot", f"{self._max_tasks:d}"]
         paths = dict.fromkeys([*self._paths, *program_paths()])
         for flag, values in (("--queue", self._queues), ("--import", self._imports), ("--path", paths)):
             for value in values:

@@ -178,6 +178,30 @@ def test_local_cluster_takes_the_standard_librarys_arguments_and_its_own_limits(
         dtq.Executor.local(1, initializer=3)  # type: ignore[arg-type]
 
 
+def test_slot_is_replaced_after_so_many_calls() -> None:
+    with dtq.Executor.local(1, max_tasks_per_child=3) as executor:
+        pids = [executor.submit(work.pid).result(DEADLINE_S) for _ in range(7)]
+    assert pids[0] == pids[1] == pids[2] != pids[3]
+    assert pids[3] == pids[4] == pids[5] != pids[6]
+
+
+@pytest.mark.parametrize(
+    ("count", "kind", "words"),
+    [
+        (0, ValueError, "max_tasks_per_child must be >= 1"),
+        (-1, ValueError, "max_tasks_per_child must be >= 1"),
+        (1.5, TypeError, "max_tasks_per_child must be an integer"),
+    ],
+)
+def test_number_of_calls_of_a_slot_is_refused_as_by_the_standard_library(
+    count: Any, kind: type[Exception], words: str
+) -> None:
+    with pytest.raises(kind, match=f"^{words}$"):
+        dtq.Executor.local(1, max_tasks_per_child=count)
+    with pytest.raises(kind, match=f"^{words}$"):
+        concurrent.futures.ProcessPoolExecutor(1, max_tasks_per_child=count)
+
+
 def test_initializer_that_fails_breaks_the_executor_and_says_why(caplog: pytest.LogCaptureFixture) -> None:
     with dtq.Executor.local(1, initializer=work.fail_to_init) as executor:
         with pytest.raises(BrokenExecutor, match="there is nothing to begin with"):
@@ -251,6 +275,28 @@ def test_child_made_by_fork_cannot_use_it_and_does_not_end_it(executor: dtq.Exec
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert executor.submit(work.square, 2).result(DEADLINE_S) == 4
+
+
+def test_end_is_not_taken_for_a_death_while_a_child_made_by_fork_lives(caplog: pytest.LogCaptureFixture) -> None:
+    # Given a child that has all descriptors of the program
+    before = set(threading.enumerate())
+    executor = dtq.Executor.local(1)
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        try:
+            signal.pause()
+        finally:
+            os._exit(0)
+    # When
+    try:
+        executor.shutdown()
+        until(lambda: set(threading.enumerate()) <= before, "the threads to end", threading.enumerate)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    # Then
+    assert not executor._broken
+    assert "unexpectedly" not in caplog.text
 
 
 # -- terms ----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from math import sqrt
 from pathlib import Path
@@ -91,6 +92,26 @@ def test_joblib_sends_functions_by_value(joblib: Any) -> None:
 
 def test_joblib_inside_a_call_works(joblib: Any) -> None:
     assert joblib.Parallel(n_jobs=2)(joblib.delayed(work.nested)(n) for n in (3, 4)) == [3, 6]
+
+
+def test_joblib_in_a_child_made_by_fork_is_not_parallel_and_says_so(joblib: Any) -> None:
+    # When it is called where the executor is the parent's, as in the processes of joblib's "multiprocessing"
+    child = os.fork()
+    if child == 0:  # pragma: no cover - another process
+        code = 1
+        try:
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                found = joblib.Parallel(n_jobs=2)(joblib.delayed(work.pid_of)(n) for n in range(4))
+                jobs = joblib.effective_n_jobs(2)
+            told = all("backed parallel loops cannot" in str(warning.message) for warning in said)
+            code = 0 if found == [os.getpid()] * 4 and jobs == 1 and len(said) == 2 and told else 2
+        finally:
+            os._exit(code)
+    # Then
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert os.getpid() not in joblib.Parallel(n_jobs=2)(joblib.delayed(work.pid_of)(n) for n in range(4))
 
 
 def test_joblib_that_gives_up_frees_the_slots(joblib: Any, executor: dtq.Executor, tmp_path: Path) -> None:
