@@ -243,6 +243,7 @@ class Child:
             grant.attempt,
             grant.spec,
             grant.arguments,
+            chunk.careful,
         )
 
     def holding(self, token: int) -> Chunk | None:
@@ -341,6 +342,11 @@ class Child:
         serial, _ = self.position.read()
         lied = not self._seen <= serial < self._serial
         return chunk if lied or serial >= chunk.serial_of(chunk.next) else None
+
+    def begun(self, chunk: Chunk) -> int:
+        """How many of the tasks of a lease that have not ended had begun, in a slot that has ended."""
+        serial, _ = self.position.read()
+        return max(1, min(serial + 1 - chunk.serial_of(chunk.next), chunk.end - chunk.next))
 
     def started_at(self, chunk: Chunk) -> float:
         """When the task that it runs has started, as far as that was seen; else when its lease was sent."""

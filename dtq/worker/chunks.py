@@ -9,6 +9,7 @@ from typing import Final
 
 from dtq.model import pages
 from dtq.model.fields import MAX_NAME
+from dtq.model.lru import SizedLru
 from dtq.model.messages import Doomed, Failed, Failure, Grant, Holding, Progress, Released, Succeeded
 from dtq.model.options import Function, Options, Spec
 from dtq.model.states import Outcome as Ending
@@ -26,6 +27,10 @@ _MESSAGE: Final = 2_000
 #: Longest time that a task is said to have taken where its outcome was refused, in seconds.
 _LONGEST_S: Final = 1e9
 
+#: Of how many functions it is remembered that their results are sent one by one, and how long their names may be.
+_MOST_CAREFUL: Final = 1_000
+_MOST_CAREFUL_BYTES: Final = 1 << 16
+
 #: Of how many leases that are not here it is remembered that tasks of theirs are to be stopped.
 MOST_DOOMED: Final = 1_000
 
@@ -33,7 +38,7 @@ MOST_DOOMED: Final = 1_000
 class Chunk:
     """A lease on its way through the worker: granted, bound to a slot, ended, acknowledged."""
 
-    __slots__ = ("end", "grant", "granted_at", "next", "sent_at", "serial", "spec", "stoppable")
+    __slots__ = ("careful", "end", "grant", "granted_at", "next", "sent_at", "serial", "spec", "stoppable")
 
     def __init__(self, grant: Grant, spec: Spec, now: float) -> None:
         self.grant = grant
@@ -50,6 +55,8 @@ class Chunk:
         self.sent_at = now
         #: Whether the slot may stop in the middle of it: something was taken back, or its function cannot be had.
         self.stoppable = False
+        #: Whether each of its results is sent before the next task begins; see `Holdings.careful`.
+        self.careful = False
 
     @property
     def token(self) -> int:
@@ -211,6 +218,9 @@ class Holdings:
         self.reporting: list[Outcome] = []
         #: Tasks to stop of leases that have not arrived, by token.
         self.doomed: dict[int, list[Doomed]] = {}
+        #: Names of functions of which a task, nobody knows which, has broken its slot's protocol: their results are
+        #: sent one by one, so that it is known the next time.
+        self.careful: SizedLru[str, bool] = SizedLru(_MOST_CAREFUL_BYTES, _MOST_CAREFUL)
 
     @property
     def urgent(self) -> bool:

@@ -6,6 +6,10 @@ killed and the task that it ran is blamed.
 
 Of a slot that has ended, the results that it had made and not sent are taken from its `arena`. The first task of its
 leases that has no result then is the one that ran, if it had started.
+
+Of a slot that was killed for a breach, another task of the same lease may run by the time, and results that were sent
+after the breach are lost. So where a lease has several tasks nobody is blamed for the first one: they go back, and each
+result of that function is sent by itself from then on. The first task without one is to blame then.
 """
 
 from __future__ import annotations
@@ -135,6 +139,8 @@ class Settling:
         for chunk in list(child.chunks):
             outcome = verdict(child.condemned, chunk.token, chunk.next) if blamed is chunk else None
             started = int(blamed is chunk and outcome is None)
+            if outcome is Outcome.CRASHED and child.breach and not self._is_certain(chunk):
+                outcome, started = None, child.begun(chunk)
             if outcome is not None:
                 index = chunk.next
                 if outcome is Outcome.FAILED:
@@ -145,6 +151,14 @@ class Settling:
                 self._fail(chunk, index, outcome, failure, _took(now - child.started_at(chunk), chunk, now))
             self.release(chunk, chunk.next, chunk.end, started)
         child.chunks.clear()
+
+    def _is_certain(self, chunk: Chunk) -> bool:
+        """Whether it is known which task of a lease broke the protocol; if not, it will be the next time."""
+        if chunk.careful or chunk.grant.hi - chunk.grant.lo == 1:
+            return True
+        name = chunk.spec.function.name
+        self._holdings.careful.put(name, True, len(name))
+        return False
 
     def _inherit(self, child: Child, now: float) -> None:
         """Take what it had made and not sent."""

@@ -306,7 +306,16 @@ class Slot:
         self._channel.send(*plain(report))
 
     def _lease(
-        self, token: int, serial: int, batch: int, lo: int, single: bool, attempt: int, number: int, arguments: bytes
+        self,
+        token: int,
+        serial: int,
+        batch: int,
+        lo: int,
+        single: bool,
+        attempt: int,
+        number: int,
+        arguments: bytes,
+        careful: bool,
     ) -> None:
         spec = self._specs[number]
         self._refuse_old_code()
@@ -349,7 +358,7 @@ class Slot:
                 self._look_after(spec)
             elif touched:
                 self._look_after(spec, touched=True)
-            if due:
+            if due or careful:
                 start(serial + index - lo, begun)
                 self._flush(now)
             begun = now

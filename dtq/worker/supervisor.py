@@ -469,6 +469,7 @@ class Supervisor:
             if child is None:
                 return
             chunk = self._waiting.popleft()
+            chunk.careful = bool(self.holdings.careful.get(chunk.spec.function.name))
             try:
                 child.send(chunk, chunk.spec, now)
             except OSError as error:  # it died by itself, and what it ran, if anything, is to blame
