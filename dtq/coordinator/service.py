@@ -32,12 +32,12 @@ from dtq.core.changes import Change
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.core.register import Rules
-from dtq.core.restoring import restore
+from dtq.core.restoring import SECOND_LOOK_S, restore, would_expire_all
 from dtq.engines.base import Engine, Opened
 from dtq.errors import DtqError, ShuttingDown
 from dtq.model.messages import Doomed
 from dtq.model.states import State
-from dtq.wording import counted
+from dtq.wording import counted, duration
 
 log = logging.getLogger("dtq.coordinator")
 
@@ -150,6 +150,13 @@ class Coordinator:
             )
         for loss in self.opened.losses:
             log.error("%s", loss)
+        if would_expire_all(self.setup.rules, self.opened.totals, self.started_at):
+            log.warning(
+                "by this machine's clock the store was last changed %s ago, and what it holds of results goes in %s; if"
+                " the clock is wrong, stop the coordinator before that and set it",
+                duration(self.started_at - self.opened.totals.clock),
+                duration(min(SECOND_LOOK_S, self.setup.rules.keep_results_s)),
+            )
         if self.machine.register.open:
             self._orphans_at = self.started_at + _ORPHANS_S
         self.committer = Committer(

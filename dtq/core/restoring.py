@@ -5,11 +5,14 @@ are all there is.
 
 Time goes on between two runs: what became due meanwhile is due. Unless the clock was set back, or stood ahead when the
 store was used last: then the store's times are ahead of it, and what waits keeps waiting for as long as it had to then.
+A clock that stands ahead now cannot be told from a long time away: so that it can be noticed before results go by it,
+they do not go at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from dtq.core.batches import Batch, Task
 from dtq.core.changes import BatchRow, LeaseRow, Row, SpecRow, TaskRow, Totals
@@ -17,6 +20,14 @@ from dtq.core.leases import Lease, Worker
 from dtq.core.machine import Machine
 from dtq.core.register import Register, Rules
 from dtq.model.states import State
+
+#: How long results are kept after a start by whose clock all of them are to go, in seconds.
+SECOND_LOOK_S: Final = 3600.0
+
+
+def would_expire_all(rules: Rules, totals: Totals, now: float) -> bool:
+    """Whether everything that had finished when the store was used last is no longer to be kept, by this time."""
+    return totals.clock > 0 and now - totals.clock > rules.keep_results_s
 
 
 def restore(epoch: int, rules: Rules, totals: Totals, rows: Iterable[Row], now: float) -> Machine:
@@ -33,6 +44,8 @@ def restore(epoch: int, rules: Rules, totals: Totals, rows: Iterable[Row], now: 
     """
     machine = Machine(epoch, rules, totals)
     register = machine.register
+    if would_expire_all(rules, totals, now):
+        machine.put_off_expiry(now + min(SECOND_LOOK_S, rules.keep_results_s))
     ahead_s = max(0.0, register.clock - now)
     register.clock -= ahead_s
     for row in rows:

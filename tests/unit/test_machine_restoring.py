@@ -241,3 +241,51 @@ def test_clock_that_stood_ahead_once_is_left_behind(machine: Driver) -> None:
     machine.restart()
     machine.tick()
     assert machine.states(delayed, 2) == [PENDING, PENDING]
+
+
+@pytest.mark.parametrize(("keep_results_s", "kept_s"), [(86_400.0, 3600.0), (60.0, 60.0)])
+def test_results_outlive_a_start_with_a_clock_that_stands_ahead_for_a_while(
+    keep_results_s: float, kept_s: float
+) -> None:
+    # Given a result
+    machine = Driver(keep_results_s=keep_results_s)
+    machine.attach()
+    batch = machine.submit()
+    machine.succeed(machine.lease_one())
+    machine.drain()
+    right = machine.now
+
+    # When the coordinator starts with a clock that is 40 days ahead
+    machine.clock.advance(40 * 86_400.0)
+    machine.restart()
+    machine.tick()
+    machine.tick(kept_s - 1.0)
+    machine.drain()
+
+    # Then the result is there, also for the next one with the right clock, whose time it has again
+    assert machine.state(batch) is State.SUCCEEDED
+    machine.clock = ManualClock(right + 10.0)
+    machine.restart()
+    machine.tick(keep_results_s / 2)
+    machine.drain()
+    assert machine.state(batch) is State.SUCCEEDED
+
+
+def test_results_go_soon_after_a_long_time_away() -> None:
+    # Given a result, and 40 days without a coordinator
+    machine = Driver(keep_results_s=86_400.0)
+    machine.attach()
+    batch = machine.submit()
+    machine.succeed(machine.lease_one())
+    machine.drain()
+    machine.clock.advance(40 * 86_400.0)
+    machine.restart()
+
+    # When
+    deadline = machine.tick()
+    machine.tick(3600.0)
+    machine.drain()
+
+    # Then
+    assert deadline == machine.now
+    assert machine.store.batches([batch]) == []
