@@ -66,9 +66,13 @@ async def _endings(hub: LoopHub, handles: set[AH], timeout: float | None) -> Asy
                 ended.put_nowait(handle)
         while waiting:
             with current.waiting() if ended.empty() else nullcontext():
-                found = await ended.get()
+                found = None
+                try:
+                    found = await ended.get()
+                finally:
+                    if found is None:
+                        current.looked()
             if found is None:
-                current.looked()
                 return
             del waiting[found]
             yield found

@@ -224,9 +224,11 @@ class LoopHub:
         reached = False
         try:
             with waiting() if level != ACCEPTED else nullcontext():
-                reached = await rung
-                if not reached and level != ACCEPTED:
-                    looked()
+                try:
+                    reached = await rung
+                finally:  # `asyncio.wait_for` cancels what it does not wait for any more
+                    if not reached and level != ACCEPTED:
+                        looked()
         finally:
             if timer is not None:
                 timer.cancel()

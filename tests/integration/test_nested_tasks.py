@@ -53,6 +53,8 @@ def client(cluster: Cluster) -> Iterator[Client]:
         "nested_work:by_gather",
         "nested_work:by_run_in_executor",
         "nested_work:by_wrapped_future",
+        "nested_work:by_short_awaits",
+        "nested_work:by_short_async_waits",
         "nested_work:by_joblib",
         "nested_work:by_short_waits",
         "nested_work:by_short_results",

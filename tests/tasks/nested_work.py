@@ -114,6 +114,22 @@ async def by_wrapped_future(number: int) -> int:
         return await asyncio.wrap_future(executor.submit(leaf, number))
 
 
+async def by_short_awaits(number: int) -> int:
+    async with AsyncClient() as client:
+        handle = await client.submit(leaf, number)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                return await asyncio.wait_for(handle.result(), 0.01)
+
+
+async def by_short_async_waits(number: int) -> int:
+    async with AsyncClient() as client:
+        handle = await client.submit(leaf, number)
+        while not (await client.wait([handle], timeout=0.01))[0]:
+            pass
+        return await handle
+
+
 def by_joblib(number: int) -> int:
     import joblib
 
