@@ -137,10 +137,11 @@ class StoreLock:
 
 
 class Presence:
-    """Whether the files of a store in use are still what their names lead to.
+    """Whether the files of a store in use are still what their names lead to, and have no other names.
 
     What is written to a file that was moved or removed is lost with this process, or is another store's: it must not be
-    acknowledged.
+    acknowledged. Nor is what is written to a file with a second name: whoever opens it by that one, or removes the
+    first, has a store without its log, and no start would take it (`check_names`).
 
     Args:
         store: path of the store, which is open.
@@ -150,18 +151,21 @@ class Presence:
         self._seen = [(path, _identity(path)) for path in (store + end for end in _IN_USE)]
 
     def missing(self) -> str:
-        """What is not in its place any more, in words; "" where everything is."""
+        """What is not in its place any more, or not only there, in words; "" where everything is."""
         for path, seen in self._seen:
-            if _identity(path) != seen:
-                return (
-                    f"{path} was removed, moved or replaced while it was in use; put it back, or stop the coordinator"
-                )
+            found = _identity(path)
+            if found == seen:
+                continue
+            if found is not None and seen is not None and found[:2] == seen[:2]:
+                return f"{path} was given another name (a hard link) while it was in use; remove the other name"
+            return f"{path} was removed, moved or replaced while it was in use; put it back, or stop the coordinator"
         return ""
 
 
-def _identity(path: str) -> tuple[int, int] | None:
+def _identity(path: str) -> tuple[int, int, bool] | None:
+    """Device, inode, and whether the file has more names than this one."""
     try:
         found = os.stat(path, follow_symlinks=False)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+    return found.st_dev, found.st_ino, found.st_nlink > 1
