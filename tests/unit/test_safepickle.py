@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from dtq.errors import BadMessage
@@ -229,17 +229,67 @@ def test_any_bytes_are_a_plain_value_or_refused(data: bytes) -> None:
 
 
 # The opcodes that are let through, in any order and number: this reaches the unpickler far more often.
-OPCODES = st.sampled_from(
+OPCODE_LIST = (
     [bytes([opcode]) for opcode in b"N\x88\x89)](t\x85\x86\x87ae."]
     + [b"K\x01", b"M\x01\x02", b"J\xff\xff\xff\xff", b"G" + bytes(8), b"\x8a\x01\xff", b"\x8a\x00"]
     + [b"\x8c\x02ab", b"\x8c\x01\xff", b"C\x01x", b"X\x01\x00\x00\x00\xed", b"B\x02\x00\x00\x00zz"]
     + [b"\x95" + (5).to_bytes(8, "little"), b"\x95" + bytes(8)]
 )
+OPCODES = st.sampled_from(OPCODE_LIST)
 
 
 @given(st.lists(OPCODES, max_size=30))
 def test_any_order_of_allowed_opcodes_is_a_plain_value_or_refused(opcodes: list[bytes]) -> None:
     _assert_plain_or_refused(HEAD + b"".join(opcodes) + b".")
+
+
+FRAMED = HEAD + b"\x95" + bytes(8)
+
+
+@given(st.lists(OPCODES, max_size=30))
+@example([b"K\x01", b"\x86"])
+@example([b"N"] + [b"\x85"] * (safepickle.MAX_DEPTH + 1))
+@example([b"]"] + [b"\x85"] * safepickle.MAX_DEPTH)
+@example([b"("] * 20 + [b"t"] * 20)
+def test_what_is_seen_at_once_to_be_plain_is_not_refused_otherwise(opcodes: list[bytes]) -> None:
+    # Given a small message, framed as the writer's are, that is seen at once to be plain
+    data = FRAMED + b"".join(opcodes) + b"."
+    assume(safepickle._small_and_plain(data))
+
+    # When it is walked over opcode by opcode, Then nothing is said but that they do not fit together
+    assert _refusal(data) in ("", "it is not exactly one value")
+    _assert_plain_or_refused(data)
+
+
+def _refusal(data: bytes) -> str:
+    try:
+        safepickle._check(data)
+    except BadMessage as error:
+        return str(error.args[0])
+    except (IndexError, ValueError):
+        pass  # a bracket that nobody opened
+    return ""
+
+
+@given(st.lists(OPCODES, max_size=8), st.integers(0, 255), st.binary(max_size=8), st.lists(OPCODES, max_size=8))
+def test_no_refused_opcode_is_overlooked(before: list[bytes], opcode: int, content: bytes, after: list[bytes]) -> None:
+    # Given a small message with an opcode of no plain data somewhere
+    known = {code[0] for code in OPCODE_LIST}
+    data = FRAMED + b"".join(before) + bytes([opcode]) + content + b"".join(after) + b"."
+    assume(opcode not in known)
+
+    # When it is looked at, Then it is not taken for plain
+    assert not safepickle._small_and_plain(data)
+
+
+def test_small_messages_are_seen_at_once_to_be_plain() -> None:
+    # Given what a client and a worker say most
+    for value in (
+        ("watch", (17, 20.0)),
+        ("submit", ([("import", "m:f", b"")], [(0, 1, b"x" * 200, None, 0.5)], False)),
+    ):
+        # When it is written, Then the short look is enough
+        assert safepickle._small_and_plain(safepickle.dumps(value))
 
 
 @given(PLAIN, st.data())
