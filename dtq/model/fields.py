@@ -64,6 +64,15 @@ class Text:
     characters: Characters = Characters.FREE
     least: int = 0
 
+    @property
+    def match(self) -> Callable[[str], object] | None:
+        """What says whether the characters are right; None where any are."""
+        return None if self.characters is Characters.FREE else _MATCH[self.characters]
+
+    def sound(self, text: str) -> bool:
+        """Whether a text follows the rule."""
+        return self.least <= len(text) <= self.most and bool(_MATCH[self.characters](text))
+
     def breach(self, text: str) -> str | None:
         """What is wrong with a text; None where nothing is."""
         if not self.least <= len(text) <= self.most:
@@ -94,6 +103,10 @@ class Blob:
 
     most: int | None = None
     page: bool = False
+
+    def sound(self, blob: bytes) -> bool:
+        """Whether a blob follows the rule."""
+        return self.breach(blob) is None
 
     def breach(self, blob: bytes) -> str | None:
         """What is wrong with a blob; None where nothing is."""

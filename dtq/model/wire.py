@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from functools import cache
-from operator import attrgetter
+from operator import attrgetter, call
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from dtq.errors import BadMessage, DtqError
@@ -36,11 +36,26 @@ class _Breach(BadMessage):
     """A value is not what its field takes; whoever knows the field names it."""
 
 
+class Inline(NamedTuple):
+    """Python that does for one field what its decoder does, where a call would cost more than the look.
+
+    Attributes:
+        test: an expression that says whether a plain value, ``{v}``, is right as far as can be seen at once.
+        value: an expression for what is made of such a one.
+        names: what the two name besides, in braces likewise.
+    """
+
+    test: str
+    value: str
+    names: dict[str, Any]
+
+
 class Codec(NamedTuple):
     """How a type is taken apart and put together; an encoder of None means that the value goes as it is."""
 
     encode: Encode | None
     decode: Decode
+    inline: Inline | None = None
 
     def plain(self, value: Any) -> Plain:
         """The value, taken apart."""
@@ -52,12 +67,15 @@ class Method(NamedTuple):
 
     name: str
     parameters: tuple[str, ...]
-    arguments: tuple[Codec, ...]
     result: Codec
+    encoders: tuple[Encode, ...]
+    decoders: tuple[Decode, ...]
 
     def encode_arguments(self, arguments: tuple[Any, ...]) -> Plain:
         """The positional arguments, plain."""
-        return tuple([c.plain(a) for a, c in zip(arguments, self.arguments, strict=True)])
+        if len(arguments) != len(self.encoders):
+            raise TypeError(f"{self.name} takes {len(self.encoders)} arguments")
+        return tuple(map(call, self.encoders, arguments))
 
     def decode_arguments(self, plain: Plain) -> tuple[Any, ...]:
         """The positional arguments again.
@@ -65,12 +83,12 @@ class Method(NamedTuple):
         Raises:
             BadMessage: they are not what the method takes.
         """
-        if type(plain) is not tuple or len(plain) != len(self.arguments):
-            raise BadMessage(f"{self.name} takes {len(self.arguments)} arguments")
+        if type(plain) is not tuple or len(plain) != len(self.decoders):
+            raise BadMessage(f"{self.name} takes {len(self.decoders)} arguments")
         try:
-            return tuple([c.decode(a) for a, c in zip(plain, self.arguments, strict=True)])
+            return tuple(map(call, self.decoders, plain))
         except _Breach:
-            decoders = [c.decode for c in self.arguments]
+            decoders = list(self.decoders)
             raise _named(self.name, self.parameters, decoders, plain) from None
 
     def encode_result(self, result: Any) -> Plain:
@@ -92,8 +110,10 @@ def _wrong_type(kind: type, plain: Plain) -> _Breach:
     return _Breach(f"is of the type {type(plain).__name__}, not {kind.__name__}")
 
 
-def _number(kind: type, rule: Rule | None) -> Decode:
+def _number(kind: type, rule: Rule | None) -> Codec:
     least, most = limits(rule, kind is int)
+    right = "type({v}) is int" if kind is int else "(type({v}) is float or type({v}) is int)"
+    inline = Inline(f"{right} and {{least}} <= {{v}} <= {{most}}", "{v}", {"least": least, "most": most})
 
     def decode_int(plain: Plain) -> Any:
         if type(plain) is not int:
@@ -109,44 +129,59 @@ def _number(kind: type, rule: Rule | None) -> Decode:
             return plain
         raise _Breach(f"is out of range: it is a finite number from {least:g} to {most:g}")
 
-    return decode_int if kind is int else decode_float
+    return Codec(None, decode_int if kind is int else decode_float, inline)
 
 
-def _ruled(kind: type, rule: Text | Blob | None) -> Decode:
+def _ruled(kind: type, rule: Text | Blob | None) -> Codec:
     """For texts and blobs."""
-    find: Callable[[Any], str | None] | None = None if rule is None else rule.breach
+    free = rule is None or rule == Blob()
+    sound: Callable[[Any], bool] = (lambda plain: True) if rule is None else rule.sound
 
     def decode(plain: Plain) -> Any:
-        if type(plain) is not kind:
+        if type(plain) is kind and (free or sound(plain)):
+            return plain
+        if type(plain) is not kind or rule is None:
             raise _wrong_type(kind, plain)
-        if find is not None and (breach := find(plain)) is not None:
-            raise _Breach(breach)
-        return plain
+        find: Callable[[Any], str | None] = rule.breach
+        raise _Breach(str(find(plain)))
 
-    return decode
+    if isinstance(rule, Text):
+        return Codec(None, decode, _text(rule))
+    test = "type({v}) is {kind}" if free else "type({v}) is {kind} and {sound}({v})"
+    return Codec(None, decode, Inline(test, "{v}", {"kind": kind, "sound": sound}))
 
 
-def _fitted(rule: Text | None) -> Decode:
+def _text(rule: Text) -> Inline:
+    test = "type({v}) is str and {least} <= len({v}) <= {most}"
+    names = {"least": rule.least, "most": rule.most, "match": rule.match}
+    return Inline(test if rule.match is None else f"{test} and {{match}}({{v}})", "{v}", names)
+
+
+def _fitted(rule: Text | None) -> Codec:
     """For texts of answers."""
 
     def decode(plain: Plain) -> Any:
         if type(plain) is not str:
             raise _wrong_type(str, plain)
-        return plain if rule is None or rule.breach(plain) is None else rule.fitting(plain)
+        return plain if rule is None or rule.sound(plain) else rule.fitting(plain)
 
-    return decode
+    return Codec(None, decode, Inline("type({v}) is str", "{v}", {}) if rule is None else _text(rule))
 
 
 def _scalar(kind: type, rule: Rule | None, answer: bool) -> Codec:
     if kind in (int, float):
-        return Codec(None, _number(kind, None if answer else rule))
+        return _number(kind, None if answer else rule)
     if kind is str and answer:
-        return Codec(None, _fitted(rule if isinstance(rule, Text) else None))
-    return Codec(None, _ruled(kind, rule if isinstance(rule, Text | Blob) and not answer else None))
+        return _fitted(rule if isinstance(rule, Text) else None)
+    return _ruled(kind, rule if isinstance(rule, Text | Blob) and not answer else None)
 
 
 def _optional(inner: Codec) -> Codec:
-    encode, inner_decode = inner
+    encode, inner_decode, inline = inner
+    if inline is not None and inline.value == "{v}":
+        inline = Inline(f"({{v}} is None or {inline.test})", "{v}", inline.names)
+    else:
+        inline = Inline("True", "None if {v} is None else {decode}({v})", {"decode": inner_decode})
 
     def encode_optional(value: Any) -> Plain:
         return None if value is None or encode is None else encode(value)
@@ -154,7 +189,7 @@ def _optional(inner: Codec) -> Codec:
     def decode(plain: Plain) -> Any:
         return None if plain is None else inner_decode(plain)
 
-    return Codec(None if encode is None else encode_optional, decode)
+    return Codec(None if encode is None else encode_optional, decode, inline)
 
 
 def _union(kinds: tuple[type, ...], rule: Rule | None) -> Codec:
@@ -171,23 +206,26 @@ def _union(kinds: tuple[type, ...], rule: Rule | None) -> Codec:
 
 
 def _sequence(origin: type[list[Any]] | type[tuple[Any, ...]], inner: Codec, rule: Rule | None, answer: bool) -> Codec:
-    encode, inner_decode = inner
+    encode, inner_decode, _ = inner
     most = rule.most if isinstance(rule, Items) and not answer else None
     stand_in = rule.instead if isinstance(rule, Items) and not rule.into else None
 
     def encode_items(value: Any) -> Plain:
-        return origin([encode(item) for item in value]) if encode is not None else value
+        return origin([encode(item) for item in value]) if value and encode is not None else value
 
     def decode(plain: Plain) -> Any:
         if type(plain) is not origin:
             raise _wrong_type(origin, plain)
+        if not plain:
+            return plain
         if most is not None and len(plain) > most:
             raise _Breach(f"has {len(plain):,} items, not at most {most:,}")
         if stand_in is not None:
             return origin([_or_instead(inner_decode, item, stand_in) for item in plain])
         return origin([inner_decode(item) for item in plain])
 
-    return Codec(None if encode is None else encode_items, decode)
+    inline = Inline("type({v}) is {kind}", "{decode}({v}) if {v} else {v}", {"kind": origin, "decode": decode})
+    return Codec(None if encode is None else encode_items, decode, inline)
 
 
 def _or_instead(decode: Decode, item: Plain, instead: Callable[[int, int, str], Any]) -> Any:
@@ -221,18 +259,45 @@ def _enum(kind: type[Enum]) -> Codec:
             raise _Breach(f"is no {kind.__name__}")
         return members[plain]
 
-    return Codec(attrgetter("value"), decode)
+    inline = Inline("type({v}) is str and {v} in {members}", "{members}[{v}]", {"members": members})
+    # Not `value`, a property in Python: this is asked for in every message.
+    return Codec(attrgetter("_value_"), decode, inline)
 
 
 def _dataclass(kind: type, answer: bool) -> Codec:
     hints = get_type_hints(kind, include_extras=True)
     names = tuple(field.name for field in fields(kind))
     codecs = [_codec(hints[name], answer) for name in names]
+    build_at_once = _inlined(kind, names, codecs)
+    decoders = [c.decode for c in codecs]
+    apart = {name: items for name in names if (items := _apart(hints[name])) is not None and not answer}
+
+    def build(plain: Plain) -> Any:
+        return kind(**dict(zip(names, map(call, decoders, plain), strict=True)))
+
+    def decode(plain: Plain) -> Any:
+        try:
+            if (value := build_at_once(plain)) is not None:
+                return value
+        except (DtqError, TypeError, ValueError):
+            pass  # what it was, and what follows, is found out the long way
+        if type(plain) is not tuple or len(plain) != len(names):
+            raise BadMessage(f"{kind.__name__} has {len(names)} fields")
+        try:
+            return build(plain)
+        except DtqError as error:
+            if apart:
+                return _sifted(kind, build, dict(zip(names, decoders, strict=True)), apart, plain)
+            raise _named(kind.__name__, names, decoders, plain) if isinstance(error, _Breach) else error from None
+        except (TypeError, ValueError) as error:
+            raise BadMessage(f"{kind.__name__}: {error}") from error
+
+    return Codec(_taking_apart(names, codecs), decode)
+
+
+def _taking_apart(names: tuple[str, ...], codecs: list[Codec]) -> Encode:
     take = attrgetter(*names) if len(names) > 1 else None
     encoded = [(place, c.encode) for place, c in enumerate(codecs) if c.encode is not None]
-    decoders = [c.decode for c in codecs]
-    pairs = list(zip(names, decoders, strict=True))
-    apart = {name: items for name in names if (items := _apart(hints[name])) is not None and not answer}
 
     def encode(value: Any) -> Plain:
         taken = take(value) if take is not None else (getattr(value, names[0]),)
@@ -243,22 +308,34 @@ def _dataclass(kind: type, answer: bool) -> Codec:
             plain[place] = encode_field(plain[place])
         return tuple(plain)
 
-    def build(plain: Plain) -> Any:
-        return kind(**{name: decode_field(item) for (name, decode_field), item in zip(pairs, plain, strict=True)})
+    return encode
 
-    def decode(plain: Plain) -> Any:
-        if type(plain) is not tuple or len(plain) != len(pairs):
-            raise BadMessage(f"{kind.__name__} has {len(pairs)} fields")
-        try:
-            return build(plain)
-        except DtqError as error:
-            if apart:
-                return _sifted(kind, build, dict(zip(names, decoders, strict=True)), apart, plain)
-            raise _named(kind.__name__, names, decoders, plain) if isinstance(error, _Breach) else error from None
-        except (TypeError, ValueError) as error:
-            raise BadMessage(f"{kind.__name__}: {error}") from error
 
-    return Codec(encode, decode)
+def _inlined(kind: type, names: tuple[str, ...], codecs: list[Codec]) -> Decode:
+    """What makes a dataclass of its plain tuple; it returns None, or raises, where that is not right.
+
+    One function, made of what its fields have for it, as `dataclasses` makes ``__init__``: with a call for every field,
+    taking a small message apart costs twice as much.
+    """
+    space: dict[str, Any] = {"kind_": kind}
+    tests, values = [], []
+    for name, one in zip(names, codecs, strict=True):
+        inline = one.inline or Inline("True", "{decode}({v})", {"decode": one.decode})
+        named = {word: f"{name}__{word}" for word in inline.names}
+        space.update({named[word]: value for word, value in inline.names.items()})
+        tests.append(inline.test.format(v=name, **named))
+        values.append(f"{name}={inline.value.format(v=name, **named)}")
+    lines = [
+        "def build(plain):",
+        f"    if type(plain) is tuple and len(plain) == {len(names)}:",
+        f"        {', '.join(names)}, = plain",
+        f"        if {' and '.join(tests)}:",
+        f"            return kind_({', '.join(values)})",
+        "    return None",
+    ]
+    exec("\n".join(lines), space)  # of the package's own annotations, at import
+    made: Decode = space["build"]
+    return made
 
 
 def _apart(hint: Any) -> Items | None:
@@ -351,5 +428,7 @@ def methods(protocol: type) -> dict[str, Method]:
             continue
         hints = get_type_hints(function, include_extras=True)
         result = codec(hints.pop("return"), answer=True)
-        table[name] = Method(name, tuple(hints), tuple(codec(h) for h in hints.values()), result)
+        arguments = [codec(hint) for hint in hints.values()]
+        encoders, decoders = tuple(c.plain for c in arguments), tuple(c.decode for c in arguments)
+        table[name] = Method(name, tuple(hints), result, encoders, decoders)
     return table

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dtq.errors import BadMessage, DtqError, InvalidValue
+from dtq.model import wire
 from dtq.model.fields import Blob, Characters, Items, Rule, Text
-from dtq.model.messages import Doomed, Exchange, Hello, Orders, Role, Welcome
-from dtq.model.options import Function, FunctionKind, Options
+from dtq.model.messages import Doomed, Exchange, Hello, Orders, Progress, Role, Submission, Welcome
+from dtq.model.options import Function, FunctionKind, Options, Spec
 from dtq.model.pages import pack
 from dtq.model.service import Service
 from dtq.model.wire import codec, methods
@@ -125,12 +126,38 @@ def test_call_and_result_come_back_the_same(name: str, data: st.DataObject) -> N
 @given(value=PLAIN)
 def test_any_plain_value_is_decoded_or_refused(name: str, value: Any) -> None:
     method = METHODS[name]
-    for candidate in (value, (value,) * len(method.arguments)):
+    for candidate in (value, (value,) * len(method.decoders)):
         try:
             method.decode_arguments(candidate)
             method.result.decode(value)
         except DtqError:
             continue
+
+
+@given(st.data())
+def test_short_way_and_long_way_say_the_same(data: st.DataObject) -> None:
+    # Given a report, plain, and perhaps something else in the place of one of its fields, or of a field of one of those
+    kind = data.draw(st.sampled_from([Exchange, Hello, Submission, Spec, Orders, Progress]))
+    message = plain(data.draw(values(kind)))
+    for _ in range(data.draw(st.integers(0, 2))):
+        place = data.draw(st.integers(0, len(message) - 1))
+        message = (*message[:place], data.draw(PLAIN), *message[place + 1 :])
+
+    # When it is decoded both ways, Then they agree, in the value or the sentence
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wire, "_inlined", lambda *_: lambda plain: None)
+        wire._codec.cache_clear()
+        long = codec(kind)
+        wire._codec.cache_clear()
+    assert said(codec(kind), message) == said(long, message)
+
+
+def said(one: wire.Codec, message: Any) -> Any:
+    """What a codec makes of a message: the value, or the class of the error and what it says."""
+    try:
+        return repr(one.decode(message))
+    except DtqError as error:
+        return type(error), error.args
 
 
 @given(st.data())
