@@ -54,7 +54,7 @@ class Extras:
     def capacity(self, children: Sequence[Child]) -> int:
         """How many slots can run something, busy and waiting ones included; one more than there are, where all wait and
         none can be added: what arrives then says that there is work which this keeps from running."""
-        sound = sum(child.sound for child in children)
+        sound = len([child for child in children if child.sound])
         waiting = self._waiting(children)
         if not waiting and sound <= self._slots:
             return sound
@@ -104,7 +104,7 @@ class Extras:
         return moments
 
     def _waiting(self, children: Iterable[Child]) -> int:
-        return sum(child.waiting_since is not None for child in children)
+        return len([child for child in children if child.waiting_since is not None])
 
     def _need(self, children: Iterable[Child], now: float) -> int:
         waiting = sum(1 for child in children if (since := child.waiting_since) is not None and now - since >= WAIT_S)

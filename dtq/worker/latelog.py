@@ -28,6 +28,11 @@ class LateLog:
         """Log a line, soon. Any thread."""
         self._lines.append((level, text, args))
 
+    @property
+    def waits(self) -> bool:
+        """Whether there is something to be written."""
+        return bool(self._lines)
+
     def write(self) -> None:
         """Write what waits. By one thread, which holds no lock."""
         while self._lines:

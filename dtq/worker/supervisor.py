@@ -84,6 +84,8 @@ class Supervisor:
             self._tracker = Tracker()
             self._selector.register(self._tracker, selectors.EVENT_READ, self._tracker)
         self._drain_until: float | None = None
+        #: When the loop has to look around at the latest, ``time.monotonic()``; None where nothing is planned.
+        self._due_at: float | None = None
         self._late = LateLog(log)
         self._respawns = Respawns(terms.slot.worker, self._late)
         self._extras = Extras(terms.slots, terms.max_waiting)
@@ -263,6 +265,7 @@ class Supervisor:
             try:
                 for number in range(1, self.terms.slots + 1):
                     self._spawn(number)
+                self._look_around()
                 while not self._done():
                     self._turn()
             finally:
@@ -275,19 +278,27 @@ class Supervisor:
             return self.fatal is not None or (self.draining and self.idle)
 
     def _turn(self) -> None:
-        with self.lock:
-            timeout_s = self._until_next(time.monotonic())
-            for child in self._children:
-                self._watch_for_room(child)
-        for key, events in self._selector.select(timeout_s):
+        """Wait for something to happen, and see to it. Where that is no more than results of slots that have nothing
+        left to do, others who wait for this thread's lock go first: nothing is due before it was."""
+        now = time.monotonic()
+        ready = self._selector.select(None if self._due_at is None else max(0.0, self._due_at - now))
+        unsettled = not ready
+        for key, events in ready:
             if key.data is None:
                 self._wakeup.clear()
+                unsettled = True
             elif isinstance(key.data, Output):
                 key.data.take()
+                unsettled = True
             elif isinstance(key.data, Tracker):
                 self._start_tracker(key.data)
             else:
-                self._hear(key.data, events)
+                unsettled = not self._hear(key.data, events) or unsettled
+        if unsettled or (self._due_at is not None and time.monotonic() >= self._due_at):
+            self._look_around()
+
+    def _look_around(self) -> None:
+        """Everything that may be due, and when to do so next."""
         with self.lock:
             now = time.monotonic()
             self._bury(now)
@@ -297,6 +308,11 @@ class Supervisor:
         for number in due:
             self._spawn(number)
         self._write_logs()
+        with self.lock:
+            wait_s = self._until_next(now := time.monotonic())
+            self._due_at = None if wait_s is None else now + wait_s
+            for child in self._children:
+                self._watch_for_room(child)
 
     def _watch_for_room(self, child: Child) -> None:
         """Have the loop wake when the pipe takes more, where something is left for it."""
@@ -329,18 +345,21 @@ class Supervisor:
 
     # -- what slots say -------------------------------------------------------------------------------------------
 
-    def _hear(self, child: Child, events: int) -> None:
+    def _hear(self, child: Child, events: int) -> bool:
+        """Take what a slot has said; whether that is settled by it, and the slot has nothing left to do."""
         gathered = child.channel.gather()
         with self.lock:
             now = time.monotonic()
             if events & selectors.EVENT_WRITE:
                 self._pump(child)
-            self._take(child, gathered.messages, gathered.breach, now)
+            noticed = self._take(child, gathered.messages, gathered.breach, now)
             if gathered.closed and not child.retired:
                 self._selector.unregister(child.channel)
                 child.retired = child.broken = True
                 child.leave_within(DYING_S)
             self._assign(now)
+            settled = child.idle and not child.worn_out() and not self._late.waits
+            return settled and not noticed and not events & selectors.EVENT_WRITE
 
     def _pump(self, child: Child) -> None:
         try:
@@ -349,22 +368,26 @@ class Supervisor:
             child.broken = True
             child.leave_within(DYING_S)
 
-    def _take(self, child: Child, messages: list[Any], breach: str, now: float) -> None:
-        """Take what a slot says, as far as it keeps to the protocol."""
+    def _take(self, child: Child, messages: list[Any], breach: str, now: float) -> bool:
+        """Take what a slot says, as far as it keeps to the protocol; whether it has said something of itself."""
+        noticed = False
         for message in messages:
             if child.breach:
-                return
+                return True
             try:
                 report = reports.read(message)
                 if child.ready is isinstance(report, Ready | Unusable | Uninitialized):
                     raise BadMessage("it is not the time for that")
-                if not self._notice(child, report):
+                if self._notice(child, report):
+                    noticed = True
+                else:
                     self._settling.take(child, report, now)
             except BadMessage as error:
                 breach = str(error)
                 break
         if breach:
             self._breach(child, breach)
+        return noticed or bool(breach)
 
     def _notice(self, child: Child, report: reports.Report) -> bool:
         """What a slot says of itself; whether this was such."""
