@@ -11,10 +11,11 @@ what a task writes into the pipe, or has read out of it, is seen at once, and ne
 from __future__ import annotations
 
 import os
-import select
 import socket
+import struct
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from dtq.errors import BadMessage
@@ -46,11 +47,6 @@ class _Received:
     def add(self, data: bytes) -> None:
         """More have arrived."""
         self._data += data
-
-    @property
-    def empty(self) -> bool:
-        """Whether nothing is left."""
-        return not self._data
 
     def take(self) -> tuple[Any] | None:
         """The next message, in a tuple; None where it has not arrived whole.
@@ -93,6 +89,8 @@ class Channel:
         while len(self._mark) < MARK and (piece := sock.recv(MARK - len(self._mark))):
             self._mark += piece
         self._received = _Received(self._mark)
+        #: How long the kernel lets a call wait, in seconds; None for ever.
+        self._within_s: float | None = None
         #: Held while one message is sent, as several threads may.
         self._sending = threading.Lock()
 
@@ -108,31 +106,39 @@ class Channel:
                 raise OSError(9, "the pipe to the worker was closed, and its number used for something else")
             self._sock.sendall(self._mark + len(data).to_bytes(4, "big") + data)
 
-    def receive(self) -> Any | None:
+    def receive(self, at_once: Callable[[], None], within_s: float | None = None) -> Any | None:
         """Wait for the next message; None when the other end is closed.
+
+        Args:
+            at_once: called where none has arrived yet, before it is waited for.
+            within_s: how long to wait, in seconds; None for ever.
 
         Raises:
             BadMessage: a task has read from the pipe.
+            TimeoutError: nothing has arrived for so long.
             OSError: as for `send`.
         """
         while (message := self._received.take()) is None:
-            data = self._sock.recv(_READ)
+            try:
+                data = self._sock.recv(_READ, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                at_once()
+                data = self._wait(within_s)
             if not data:
                 return None
             self._received.add(data)
         return message[0]
 
-    def would_wait(self, seconds: float = 0.0) -> bool:
-        """Whether nothing has arrived that `receive` has not returned yet, and nothing arrives within some time.
-
-        Raises:
-            OSError: a task has closed this end.
-        """
-        if not self._received.empty:
-            return False
-        poll = select.poll()
-        poll.register(self._sock, select.POLLIN)
-        return not poll.poll(seconds * 1e3)
+    def _wait(self, within_s: float | None) -> bytes:
+        """Wait by the kernel's own clock: what comes in time costs no call more."""
+        if within_s != self._within_s:
+            self._within_s = within_s
+            timeout = struct.pack("@ll", 0, 0 if within_s is None else int(within_s * 1e6))
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+        try:
+            return self._sock.recv(_READ)
+        except BlockingIOError:
+            raise TimeoutError from None
 
     def close(self) -> None:
         """Close this end."""

@@ -269,12 +269,16 @@ class Slot:
 
     def _receive(self) -> Any | None:
         latest = self._latest
-        if self._channel.would_wait():
-            self._waited = True
-            # The next one often comes at once, and would have to wait for that look.
-            if latest is not None and self._surroundings.overdue and self._channel.would_wait(IDLE_S):
+        if latest is not None and self._surroundings.overdue:
+            # The next one often comes soon, and would have to wait for that look.
+            try:
+                return self._channel.receive(self._waits, IDLE_S)
+            except TimeoutError:
                 self._look_after(latest, everything=True)
-        return self._channel.receive()
+        return self._channel.receive(self._waits)
+
+    def _waits(self) -> None:
+        self._waited = True
 
     def _forked(self) -> None:
         """This is another process now, which a task has forked: nobody is to hear of it."""
@@ -465,8 +469,10 @@ def _describe(error: BaseException, stage: Stage) -> Failure:
 def _flush_streams() -> None:
     """Let go of what the task printed and Python still has."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(BaseException):  # whatever stands there is the task's own
+        try:  # noqa: SIM105 - dearer, and done before every report
             stream.flush()
+        except BaseException:  # noqa: BLE001 - whatever stands there is the task's own
+            pass
 
 
 def _peak() -> int:
@@ -550,7 +556,7 @@ def main(parent: int, channel_fd: int, position_fd: int) -> int:
     sources = Sources()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
-    greeting = channel.receive()
+    greeting = channel.receive(lambda: None)
     if greeting is None:
         return 0
     worker, paths, imports, *limits, plain_program, plain_inheritance = greeting
