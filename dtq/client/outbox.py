@@ -81,6 +81,8 @@ class Outbox:
         self._idle = False
         self._hopeful: list[Wake] = []
         self._bell = Bell()
+        #: The latest function that was weighed, and what it takes.
+        self._weighed: tuple[Spec | None, int] = (None, 0)
 
     # -- by the callers -------------------------------------------------------------------------------------------
 
@@ -210,7 +212,7 @@ class Outbox:
         """Add single submissions to a call; how many bytes of it are left then."""
         for items in _runs(self._take_items(left, alone=not call.submissions), self._max_piece):
             first = items[0]
-            left -= _weight(first.spec, places) + sum([len(item.blob) + _BLOB_OVERHEAD for item in items])
+            left -= self._weight(first.spec, places) + sum([len(item.blob) + _BLOB_OVERHEAD for item in items])
             left -= 0 if first.key is None else weight(first.key)
             submission = Submission(
                 spec=self._place(first.spec, call, places),
@@ -234,7 +236,7 @@ class Outbox:
                 spec, blob = items[0].spec, items[0].blob
                 most_bytes -= _share(items[0], taken[-1] if taken else None)
                 if id(spec) not in seen:
-                    most_bytes -= _weight(spec, seen)
+                    most_bytes -= self._weight(spec, seen)
                     seen[id(spec)] = 0
                 if most_bytes < 0 and (taken or not alone):
                     break
@@ -260,7 +262,7 @@ class Outbox:
         return left
 
     def _gather_feed(self, feed: Feed, most_bytes: int, call: Call, places: dict[int, int]) -> int:
-        size = _weight(feed.spec, places)
+        size = self._weight(feed.spec, places)
         for offset, page, last in feed.pieces(most_bytes - size, self._max_piece, alone=not call.submissions):
             size += len(page) + _OVERHEAD
             submission = Submission(
@@ -277,6 +279,17 @@ class Outbox:
             )
             call.submissions.append(submission)
             call.receivers.append(feed)
+        return size
+
+    def _weight(self, spec: Spec, places: dict[int, int]) -> int:
+        """How many bytes a submission takes beside its arguments; much where its function travels by value, and is
+        new."""
+        if id(spec) in places:
+            return _OVERHEAD
+        latest, size = self._weighed
+        if latest is not spec:
+            size = _OVERHEAD + weight(spec)
+            self._weighed = spec, size
         return size
 
     @staticmethod
@@ -306,11 +319,6 @@ class Outbox:
     def is_empty(self) -> bool:
         """Whether nothing waits."""
         return not self._items and not self._feeds
-
-
-def _weight(spec: Spec, places: dict[int, int]) -> int:
-    """How many bytes a submission takes beside its arguments; much where its function travels by value, and is new."""
-    return _OVERHEAD if id(spec) in places else _OVERHEAD + weight(spec)
 
 
 def _share(item: Item, before: Item | None) -> int:

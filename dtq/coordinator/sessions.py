@@ -191,7 +191,8 @@ class SessionState:
         if few:
             self._sent = few[-1][0]
             upto, first = few[0]
-            few[0] = upto, replace(first, lo=max(first.lo, first.hi - (upto - cursor)))  # some of it may have arrived
+            if (lo := first.hi - (upto - cursor)) > first.lo:  # some of it has arrived
+                few[0] = upto, replace(first, lo=lo)
         return few
 
     def watch(self) -> threading.Event:

@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 #: What a scalar takes at most, and what a text, bytes or a tuple take beside what they hold, in bytes.
 _SCALAR: Final = 12
+_SCALARS: Final = frozenset({bool, int, float})
 
 
 @cache
@@ -35,6 +36,8 @@ def weight(value: Any) -> int:
         return (len(value) if value.isascii() else len(value.encode(errors="surrogatepass"))) + _SCALAR
     if kind is tuple or kind is list:
         return _SCALAR + sum(map(weight, value))
+    if value is None or kind in _SCALARS:
+        return _SCALAR
     if is_dataclass(kind):
         return _SCALAR + sum(map(weight, _fields_of(kind)(value)))
     return _SCALAR
