@@ -6,15 +6,17 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.acceptance.home import Home
-from tests.cluster import until
+from tests.cluster import DEADLINE_S, until
 
 
 def test_submit_prints_the_id_alone_and_wait_the_result(cluster: Home) -> None:
@@ -372,26 +374,44 @@ def test_workers_never_show_tasks_the_key(home: Home) -> None:
     assert not home.key.exists()
 
 
+def screen_of(leader: int, up_to: bytes | None = None) -> bytes:
+    """What comes to a terminal's screen: up to a text, or until nobody writes to it any more."""
+    deadline = time.monotonic() + DEADLINE_S
+    screen = b""
+    while up_to is None or up_to not in screen:
+        ready, _, _ = select.select([leader], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, f"waited for {up_to or 'its end'!r}: {screen!r}"
+        try:
+            screen += os.read(leader, 4096)
+        except OSError:  # a terminal whose last writer is gone says EIO
+            break
+    return screen
+
+
 def test_a_terminal_gets_a_progress_bar_and_a_pipe_does_not(cluster: Home) -> None:
+    # Given tasks that end when the bar has been seen, however late it comes
+    (cluster.work / "gates").write_text("seen\n" * 4)
+    words = ["submit", "jobs:gate", "--each", "gates", "--wait"]
     # Given standard error on a terminal, and standard output in a file
-    (cluster.work / "naps").write_text("0.4\n" * 4)
     leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "dtq", "submit", "jobs:nap", "--each", "naps", "--wait"]
+    command = [sys.executable, "-m", "dtq", *words]
     environment = cluster.environment | {"TERM": "xterm", "COLUMNS": "80"}
     with (cluster.work / "out").open("wb") as out:
         process = subprocess.Popen(command, env=environment, cwd=cluster.work, stdout=out, stderr=follower)
     os.close(follower)
-    screen = b""
     try:
-        while chunk := os.read(leader, 4096):
-            screen += chunk
-    except OSError:  # a terminal whose last writer is gone says EIO
-        pass
+        # Then the bar is on the terminal,
+        assert b"/4" in screen_of(leader, b"/4")
+    finally:
+        (cluster.work / "seen").touch()
+    screen_of(leader)
     os.close(leader)
-    # Then the bar is on the terminal, and the results alone in the file
-    assert process.wait(30) == 0
-    assert b"/4" in screen
-    assert Path(cluster.work / "out").read_text() == "0.4\n" * 4
+    # the results alone are in the file,
+    assert process.wait(DEADLINE_S) == 0
+    assert Path(cluster.work / "out").read_text() == '"open"\n' * 4
+    # and a pipe gets no bar, also where colours are wanted in it
+    told = cluster.dtq(*words, FORCE_COLOR="1").err
+    assert "\N{BOX DRAWINGS HEAVY HORIZONTAL}" not in told
 
 
 @pytest.mark.parametrize("command", ["list", "stats", "dlq list", "coordinator status"])
