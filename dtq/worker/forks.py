@@ -20,10 +20,11 @@ from typing import Final, NoReturn
 _MADV_WIPEONFORK: Final = 18
 
 
-def own_page(in_child: Callable[[], None]) -> mmap.mmap:
+def own_page(before: Callable[[], None], in_child: Callable[[], None]) -> mmap.mmap:
     """A page whose first byte is 1 in this process, and 0 in every process that is forked from it.
 
     Args:
+        before: called in this process before Python forks.
         in_child: called in each child that Python knows of.
     """
     page = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -32,11 +33,15 @@ def own_page(in_child: Callable[[], None]) -> mmap.mmap:
             page.madvise(_MADV_WIPEONFORK)
     page[0] = 1
 
+    def forks() -> None:
+        if page[0]:
+            before()
+
     def forked() -> None:
         page[0] = 0
         in_child()
 
-    os.register_at_fork(after_in_child=forked)
+    os.register_at_fork(before=forks, after_in_child=forked)
     return page
 
 

@@ -241,7 +241,7 @@ class Slot:
         #: Whether it has waited for work since the last lease.
         self._waited = False
         #: See `forks.own_page`.
-        self._own = own_page(self._forked)
+        self._own = own_page(self._unsent.before_fork, self._forked)
         self._only_registered = only_registered
         self._specs: dict[int, Spec] = {}
         self._forgotten = Forgotten()

@@ -3,12 +3,18 @@
 Worker, inside a slot. Results of tiny tasks are sent together. A task that takes longer than those before it must not
 hold them back, though: then a thread sends them, which sleeps otherwise. It cannot where a task holds the interpreter's
 lock all the time; then they wait in the `arena`, from which the supervisor takes them where the slot ends first.
+
+The thread ends before a task forks. Python 3.12 and later warn in a process that forks while it has threads, and a task
+is to be warned of its own.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic, sleep
 from typing import Final
 
@@ -23,6 +29,10 @@ FLUSH_S: Final = 0.010
 FLUSH_BYTES: Final = CAPACITY
 #: When the thread looks, in seconds after a result; it sends what is so old then, and else looks once more.
 OVERDUE_S: Final = 0.05
+#: How long a fork waits at most for the thread to end, in seconds; it takes a fraction of a millisecond.
+END_S: Final = 1.0
+#: How long to wait between looks at whether the kernel has ended the thread, too, in seconds.
+_LOOK_S: Final = 0.0001
 
 
 class Unsent:
@@ -43,8 +53,7 @@ class Unsent:
         self._lock = threading.Lock()
         #: There may be something that becomes overdue.
         self._armed = False
-        self._alarm = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._watch: _Watch | None = None
         self._clock = monotonic  # see `Slot`
 
     def begin(self, token: int, lo: int, now: float) -> None:
@@ -118,26 +127,77 @@ class Unsent:
     def _reset(self, lo: int) -> None:
         self._arena.clear(self._token, lo, self._since)
 
-    def _arm(self) -> None:
-        self._armed = True
-        self._alarm.set()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._watch, name="dtq-unsent", daemon=True)
-            self._thread.start()
+    def before_fork(self) -> None:
+        """Have no thread while a task forks, whichever thread of the process does: what waits is sent at once."""
+        # A signal handler that forks may have interrupted whoever holds the lock, in this thread.
+        if self._watch is None or not self._lock.acquire(timeout=END_S):
+            return
+        try:
+            watch = self._watch
+            self._watch, self._armed = None, False
+            with suppress(OSError):  # the supervisor is gone, or the task has closed the pipe
+                self._send(self._made)
+        finally:
+            self._lock.release()
+        if watch is not None:
+            watch.end()
 
-    def _watch(self) -> None:
+    def _arm(self) -> None:
+        with self._lock:
+            if self._watch is None:
+                try:
+                    self._watch = _Watch(self._overdue)
+                except RuntimeError:
+                    return  # no more threads can be started; results wait for those after them
+            self._armed = True
+            self._watch.alarm.set()
+
+    def _overdue(self, watch: _Watch) -> bool:
+        """Send what is overdue; whether there is anything left to watch for this thread."""
+        with self._lock:
+            if self._watch is not watch:
+                return False
+            if self._arena.unsent and self._clock() - self._made >= OVERDUE_S:
+                try:
+                    self._send(self._made)
+                except OSError:
+                    return False  # the supervisor is gone, or the task has closed the pipe
+            self._armed = bool(self._arena.unsent)
+            if not self._armed:
+                watch.alarm.clear()
+            return True
+
+
+class _Watch:
+    """A thread that looks a while after each alarm.
+
+    Args:
+        look: called then; returns whether to go on.
+    """
+
+    def __init__(self, look: Callable[[_Watch], bool]) -> None:
+        self._look = look
+        #: There may be something that becomes overdue.
+        self.alarm = threading.Event()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="dtq-unsent", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the tasks' business
         while True:
-            self._alarm.wait()
-            sleep(OVERDUE_S)
-            with self._lock:
-                if self._arena.unsent and self._clock() - self._made >= OVERDUE_S:
-                    try:
-                        self._send(self._made)
-                    except OSError:
-                        return  # the supervisor is gone, or the task has closed the pipe
-                self._alarm.clear()
-                self._armed = False
-                if self._arena.unsent:
-                    self._armed = True
-                    self._alarm.set()
+            self.alarm.wait()
+            self._over.wait(OVERDUE_S)
+            if not self._look(self):
+                return
+
+    def end(self) -> None:
+        """End the thread, and see it gone also for the kernel, by which Python tells whether there are threads."""
+        self._over.set()
+        self.alarm.set()
+        self._thread.join(END_S)
+        entry = f"/proc/self/task/{self._thread.native_id}"
+        for _ in range(int(END_S / _LOOK_S)):
+            if not os.path.exists(entry):
+                return
+            sleep(_LOOK_S)

@@ -124,7 +124,7 @@ def test_full_disk_refuses_new_work_and_records_what_was_accepted(disk: SmallDis
 
 
 def withheld(producer: Producer, batch: int) -> StoreError:
-    """Ask for results until they are withheld, as soon as the first task has ended; none is told before."""
+    """Ask for results until they are withheld: then all tasks have ended. None is told before."""
 
     def refusal() -> StoreError | None:
         try:

@@ -50,6 +50,14 @@ def test_results_come_back_in_order(cluster: Cluster, producer: Producer) -> Non
     assert producer.values(batch) == [n * n for n in range(3_000)]
 
 
+def test_task_that_forks_finds_no_thread_of_the_slot(cluster: Cluster, producer: Producer) -> None:
+    """Python 3.12 and later warn where a process forks that has threads, and see them as the kernel does."""
+    # Given tasks in one lease, so that results of those before wait to be sent
+    batch = producer.submit("fork_and_count", [(n,) for n in range(200)])
+    cluster.worker(slots=1)
+    assert producer.values(batch) == [1] * 200
+
+
 def test_priorities_run_in_strict_order(cluster: Cluster, producer: Producer, tmp_path: Path) -> None:
     # Given 1,000 tasks with priorities 1 to 10, submitted while no worker runs
     directory = tmp_path / "marks"

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dtq.model import pages
+from dtq.worker import unsent as unsent_module
 from dtq.worker.arena import SIZE, Arena
 from dtq.worker.channel import Channel
 from dtq.worker.position import Position
@@ -99,3 +100,64 @@ def test_results_before_a_long_task_are_sent_while_it_runs(arena: Arena) -> None
     (thread,) = [thread for thread in threading.enumerate() if thread.name == "dtq-unsent"]
     thread.join(DEADLINE_S)
     assert not thread.is_alive()
+
+
+def watchers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "dtq-unsent"]
+
+
+def test_thread_ends_before_a_fork_and_comes_back_with_the_next_result(arena: Arena) -> None:
+    # Given a result that waits, and a thread that would send it
+    channel = Recorder()
+    unsent = Unsent(channel, arena)
+    made = monotonic()
+    unsent.begin(7, 3, made)
+    unsent.add(b"a", made + 1_000, more=True)
+    (thread,) = watchers()
+    # When the process is about to fork
+    unsent.before_fork()
+    # Then the result is sent, and the kernel knows of no such thread any more
+    assert channel.take()[:3] == (7, 3, [b"a"])
+    assert not watchers()
+    assert not os.path.exists(f"/proc/self/task/{thread.native_id}")
+    # And the next result that waits for a task that takes long is sent by another
+    unsent.add(b"b", monotonic(), more=True)
+    assert channel.take()[:3] == (7, 4, [b"b"])
+    unsent.before_fork()
+    assert channel.messages.empty()
+
+
+def test_fork_in_a_signal_handler_does_not_wait_for_the_lock_that_it_interrupted(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a slot that sends its results
+    monkeypatch.setattr(unsent_module, "END_S", 0.001)
+    channel = Recorder()
+    unsent = Unsent(channel, arena)
+    unsent.begin(7, 3, 0.0)
+    unsent.add(b"a", monotonic() + 1_000, more=True)
+    # When a signal handler forks meanwhile
+    monkeypatch.setattr(channel, "send", lambda *message: unsent.before_fork())
+    # Then it goes on
+    unsent.flush(monotonic())
+    unsent.before_fork()
+    assert not watchers()
+
+
+def test_where_no_thread_can_be_started_results_wait_for_the_rest(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    # Given a process that may have no more threads
+    channel = Recorder()
+    unsent = Unsent(channel, arena)
+    unsent.begin(7, 3, monotonic())
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    # When results are made
+    unsent.add(b"a", monotonic(), more=True)
+    unsent.add(b"b", monotonic(), more=False)
+    unsent.flush(monotonic())
+    # Then they are sent together
+    assert channel.take()[:3] == (7, 3, [b"a", b"b"])
