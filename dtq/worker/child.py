@@ -49,6 +49,9 @@ MAX_SPEC_BYTES: Final = 8 << 20
 MAX_AHEAD_BYTES: Final = BUFFER // 4
 #: How long an idle slot may take to read a lease and start the first task of it, in seconds.
 START_TIMEOUT_S: Final = 10.0
+#: How long work may wait behind an import that was begun before it came, in seconds; or for its own time limit, if that
+#: is less.
+PREPARE_TIMEOUT_S: Final = 60.0
 #: What a message of a slot may have beside results, in bytes: an exception with all its texts.
 MAX_BESIDE: Final = 1 << 20
 #: How far ahead of the supervisor's clock a slot's may be, in seconds.
@@ -120,6 +123,10 @@ class Child:
         self.leaving = False
         #: Whether it closed its pipe and went on.
         self.deaf = False
+        #: The function that it imports before a task of it has come, by name; empty where it does not.
+        self.preparing = ""
+        #: Up to which number it was told to, see `preparing.Preparing`.
+        self.prepared = 0
         #: Whether the loop waits for the pipe to take more.
         self.watched_for_room = False
         #: The lease that left it last, and when it last became or ceased to be idle.
@@ -141,6 +148,8 @@ class Child:
         self._serial = 0
         #: The functions that it has.
         self._specs: SizedLru[int, None] = SizedLru(MAX_SPEC_BYTES, MAX_SPECS)
+        #: The names of those, and of some that it had.
+        self._names: set[str] = set()
         try:
             self.process = self._start(theirs.fileno(), position_fd)
         except OSError:
@@ -187,7 +196,11 @@ class Child:
     @property
     def idle(self) -> bool:
         """Whether it waits for work."""
-        return self.usable and not self.chunks
+        return self.usable and not self.chunks and not self.preparing
+
+    def awaits(self, name: str) -> bool:
+        """Whether it has nothing to do but to import this function."""
+        return self.preparing == name and self.usable and not self.chunks
 
     @property
     def sound(self) -> bool:
@@ -230,6 +243,7 @@ class Child:
         grant = chunk.grant
         if not self._specs.used(grant.spec):
             self.channel.put("spec", grant.spec, _FUNCTION.plain(spec.function), spec.options.depth)
+            self._remember(spec.function.name)
             # Leases that use one of those have been sent before, so the slot is done with them when it reads this.
             for number, _ in self._specs.put(grant.spec, None, len(spec.function.body)):
                 self.channel.put("forget", number)
@@ -245,6 +259,37 @@ class Child:
             grant.arguments,
             chunk.careful,
         )
+
+    def prepare(self, number: int, function: Function) -> None:
+        """Have it import a function before a task of it has come, unless it was given one before.
+
+        Args:
+            number: the function's number, see `preparing.Preparing`.
+            function: the function.
+
+        Raises:
+            OSError: it is gone.
+        """
+        self.prepared = number
+        if function.name not in self._names:
+            self._remember(function.name)
+            self.preparing = function.name
+            self.channel.put("prepare", _FUNCTION.plain(function))
+
+    def has_prepared(self) -> str:
+        """It says that it has imported what it was to, or tried to.
+
+        Returns:
+            The function's name; empty where it was told nothing like it.
+        """
+        name, self.preparing = self.preparing, ""
+        self._moved_at = time.monotonic()
+        return name
+
+    def _remember(self, name: str) -> None:
+        if len(self._names) >= MAX_SPECS:
+            self._names.clear()
+        self._names.add(name)
 
     def holding(self, token: int) -> Chunk | None:
         """A lease that it was sent and has not finished."""
@@ -371,7 +416,12 @@ class Child:
 
     def stalled(self, now: float) -> bool:
         """Whether it should long have started what it was sent."""
-        if not self.chunks or self.condemned is not None or now - self._moved_at < START_TIMEOUT_S:
+        if not self.chunks or self.condemned is not None:
+            return False
+        if self.preparing:
+            timeout_s = self.chunks[0].spec.options.timeout_s
+            return now - self._moved_at >= min(PREPARE_TIMEOUT_S, PREPARE_TIMEOUT_S if timeout_s is None else timeout_s)
+        if now - self._moved_at < START_TIMEOUT_S:
             return False
         return self._seen < self.chunks[0].serial_of(self.chunks[0].next)
 
@@ -443,8 +493,10 @@ class Child:
     # -- what it prints -------------------------------------------------------------------------------------------
 
     def _task(self) -> tuple[str, int]:
-        """The task it started last: its id, "" where none was, and its serial."""
+        """The task it started last: its id, "" where none was or what it prints is not its, and its serial."""
         serial, _ = self.position.read()
+        if self.preparing:
+            return "", serial
         for chunk in (*self.chunks, *([self.latest] if self.latest is not None else ())):
             index = chunk.task(serial)
             if index is not None:

@@ -43,13 +43,19 @@ class Extras:
         """Whether it is one of them."""
         return child.number > self._slots
 
-    def free(self, children: Sequence[Child]) -> Child | None:
-        """A slot that may be given a lease."""
+    def free(self, children: Sequence[Child], function: str) -> Child | None:
+        """A slot that may be given a lease: one that waits for work; or else one that imports what it needs.
+
+        Args:
+            children: all slots.
+            function: the name of the lease's function.
+        """
         if len(children) > self._slots:
             busy = sum(1 for child in children if child.chunks and child.waiting_since is None)
             if busy >= self._slots:
                 return None
-        return next((child for child in children if child.idle and not child.worn_out()), None)
+        found = next((child for child in children if child.idle and not child.worn_out()), None)
+        return found or next((child for child in children if child.awaits(function) and not child.worn_out()), None)
 
     def capacity(self, children: Sequence[Child]) -> int:
         """How many slots can run something, busy and waiting ones included; one more than there are, where all wait and

@@ -35,6 +35,16 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """It has tried to import a function before a task of it has come; whether it can go on, else the process ends."""
+
+    sound: bool
+
+    def check(self) -> None:
+        """As above: any will do."""
+
+
+@dataclass(frozen=True, slots=True)
 class Returned:
     """Tasks of a lease returned: the index of the first, a page of results, how long they took together."""
 
@@ -169,10 +179,23 @@ class Stale:
         _is_text(self.path, MAX_TEXT)
 
 
-Report = Ready | Returned | Raised | Stopped | Advanced | Changed | Leaving | Unusable | Uninitialized | Waiting | Stale
+Report = (
+    Ready
+    | Prepared
+    | Returned
+    | Raised
+    | Stopped
+    | Advanced
+    | Changed
+    | Leaving
+    | Unusable
+    | Uninitialized
+    | Waiting
+    | Stale
+)
 
 _KINDS: Final[tuple[Any, ...]] = (
-    Ready, Returned, Raised, Stopped, Advanced, Changed, Leaving, Unusable, Uninitialized, Waiting, Stale,
+    Ready, Prepared, Returned, Raised, Stopped, Advanced, Changed, Leaving, Unusable, Uninitialized, Waiting, Stale,
 )  # fmt: skip
 _NAMES: Final[dict[type, str]] = {kind: kind.__name__.lower() for kind in _KINDS}
 _PLAIN: Final[dict[type, Callable[[Any], Any]]] = {kind: codec(kind).plain for kind in _KINDS}

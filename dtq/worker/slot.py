@@ -34,7 +34,7 @@ from dtq.client.import_path import find_modules
 from dtq.client.inheritance import Inheritance
 from dtq.client.payloads import call_decoder, result_encoder, sentence
 from dtq.client.runnables import runnable
-from dtq.errors import BadMessage, CannotImport, OnlyRegistered, TooLarge
+from dtq.errors import BadMessage, CannotImport, DtqError, OnlyRegistered, TooLarge
 from dtq.model import pages
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Failure
@@ -55,6 +55,7 @@ from dtq.worker.reports import (
     Advanced,
     Changed,
     Leaving,
+    Prepared,
     Raised,
     Ready,
     Report,
@@ -258,6 +259,8 @@ class Slot:
                 kind, *fields = message
                 if kind == "spec":
                     self._specs[fields[0]] = self._spec(_FUNCTION.decode(fields[1]), fields[2])
+                elif kind == "prepare":
+                    self._prepare(_FUNCTION.decode(fields[0]))
                 elif kind == "forget":
                     self._forgotten.add(self._specs.pop(fields[0]).size)
                 else:
@@ -297,6 +300,30 @@ class Slot:
         if self._max_memory is not None:
             spec.tiny_s = -1.0
         return spec
+
+    def _prepare(self, function: Function) -> None:
+        """Import a function before a task of it has come; what is wrong with it will be told to that task.
+
+        Raises:
+            _Unfit: its module has failed halfway: the task is to find a process in which nobody has tried.
+        """
+        latest = self._latest
+        if latest is not None and self._surroundings.overdue:  # as before the first task of a function
+            self._look_after(latest, everything=True)
+        self._sources.note()
+        self._sources.begin()
+        sound = True
+        try:
+            self._spec(function, 0).resolve(self._own, self._max_result)
+        except BaseException as error:  # noqa: BLE001 - the edge to user code, at import
+            if not self._own[0]:
+                end_child(error)
+            sound = _ran_nothing(error, function)
+        self._imported()
+        _flush_streams()
+        self._say(Prepared(sound))
+        if not sound:
+            raise _Unfit(at_once=False)
 
     def _progress(self, done: float, total: float) -> None:
         if self._own[0]:
@@ -464,6 +491,20 @@ def _describe(error: BaseException, stage: Stage) -> Failure:
     current.end()
     _flush_streams()
     return describe(error, __file__, stage, _peak())
+
+
+def _ran_nothing(error: BaseException, function: Function) -> bool:
+    """Whether no code of a function's own module has run, though the packages that it lies in may have been imported.
+
+    Args:
+        error: what `resolve` has raised.
+        function: the function.
+    """
+    cause = error.__cause__
+    if not isinstance(cause, ModuleNotFoundError) or function.kind is not FunctionKind.IMPORT:
+        return cause is None and isinstance(error, DtqError)
+    module = function.name.partition(":")[0]
+    return cause.name is not None and f"{module}.".startswith(f"{cause.name}.")
 
 
 def _flush_streams() -> None:

@@ -21,6 +21,8 @@ from dtq.errors import CannotImport
 
 #: Looking takes at most one part in so many of the time, where there is always a lease that waits.
 SHARE: Final = 50
+#: By how much a file's time may be before the clock's, in ns: it is that of the kernel's last tick.
+_TICK_NS: Final = 10_000_000
 _LIBRARY: Final = os.path.dirname(os.__file__) + os.sep
 _INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _OWN: Final = "dtq"
@@ -39,12 +41,12 @@ class Sources:
         #: By file, what it was, and a hash of what it had in it.
         self._files: dict[str, tuple[_State, int]] = {}
         #: Until when what a file says of itself is certain to be what was imported: before it, in ns since the epoch.
-        self._since = time_ns()
+        self._since = time_ns() - _TICK_NS
         self._due_at = 0.0
 
     def begin(self) -> None:
         """What is imported next is imported after this moment."""
-        self._since = time_ns()
+        self._since = time_ns() - _TICK_NS
 
     def note(self) -> None:
         """Remember the files of modules that were imported since the last time."""

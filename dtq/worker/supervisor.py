@@ -38,8 +38,9 @@ from dtq.worker.chunks import Chunk, Holdings
 from dtq.worker.extras import Extras
 from dtq.worker.latelog import LateLog
 from dtq.worker.output import Output
+from dtq.worker.preparing import Preparing
 from dtq.worker.remains import Condemned
-from dtq.worker.reports import Leaving, Ready, Stale, Uninitialized, Unusable, Waiting
+from dtq.worker.reports import Leaving, Prepared, Ready, Stale, Uninitialized, Unusable, Waiting
 from dtq.worker.respawns import Respawns
 from dtq.worker.settling import Settling
 from dtq.worker.terms import WorkerTerms
@@ -89,6 +90,7 @@ class Supervisor:
         self._late = LateLog(log)
         self._respawns = Respawns(terms.slot.worker, self._late)
         self._extras = Extras(terms.slots, terms.max_waiting)
+        self._preparing = Preparing(terms.slot.only_registered)
         self._settling = Settling(self.holdings, self.news.notify_all, self.announce, self._late)
         #: What slots that have ended had printed, to be logged.
         self._printed: list[Output] = []
@@ -305,6 +307,7 @@ class Supervisor:
             self._enforce(now)
             due = self._to_be_started(now)
             self._assign(now)
+            self._prepare()
         for number in due:
             self._spawn(number)
         self._write_logs()
@@ -359,6 +362,7 @@ class Supervisor:
                 child.leave_within(DYING_S)
             self._assign(now)
             settled = child.idle and not child.worn_out() and not self._late.waits
+            settled = settled and child.prepared == self._preparing.latest
             return settled and not noticed and not events & selectors.EVENT_WRITE
 
     def _pump(self, child: Child) -> None:
@@ -395,6 +399,8 @@ class Supervisor:
             child.began(report.pid)
             self._respawns.began(child.number)
             self.announce()
+        elif isinstance(report, Prepared):
+            self._on_prepared(child, report.sound)
         elif isinstance(report, Leaving):
             chunk = child.known(report.token)
             name = chunk.spec.function.name if chunk is not None else "some function"
@@ -422,6 +428,20 @@ class Supervisor:
         else:
             return False
         return True
+
+    def _on_prepared(self, child: Child, sound: bool) -> None:
+        """A slot has imported a function before a task of it has come, or tried to.
+
+        Raises:
+            BadMessage: it was not told to.
+        """
+        name = child.has_prepared()
+        if not name:
+            raise BadMessage("it was to import nothing")
+        if not sound:
+            self._preparing.give_up(name)
+            child.leaving = True
+            child.leave_within(LEAVING_S)
 
     def _breach(self, child: Child, why: str) -> None:
         """A slot broke the protocol: it is killed, and nothing more that it says is heard."""
@@ -486,12 +506,12 @@ class Supervisor:
     def _assign(self, now: float) -> None:
         """Send waiting leases to slots that are idle, or about to be."""
         while self._waiting:
-            child = self._extras.free(self._children)
-            if child is None:
-                child = self._nearly_idle(self._waiting[0], now)
+            chunk = self._waiting[0]
+            child = self._extras.free(self._children, chunk.spec.function.name) or self._nearly_idle(chunk, now)
             if child is None:
                 return
-            chunk = self._waiting.popleft()
+            self._waiting.popleft()
+            self._preparing.note(chunk.spec.function)
             chunk.careful = bool(self.holdings.careful.get(chunk.spec.function.name))
             try:
                 child.send(chunk, chunk.spec, now)
@@ -500,6 +520,30 @@ class Supervisor:
                 self._waiting.appendleft(chunk)
                 child.broken = True
                 child.leave_within(DYING_S)
+
+    def _prepare(self) -> None:
+        """Have slots that are idle import the functions that are new, each slot one at a time."""
+        if self.draining or self._waiting:
+            return
+        for child in self._children:
+            while child.idle and not child.worn_out() and child.prepared < self._preparing.latest:
+                number, function = self._preparing.after(child.prepared) or (self._preparing.latest, None)
+                if function is None:
+                    child.prepared = number
+                    break
+                try:
+                    child.prepare(number, function)
+                except OSError:  # as in `_assign`
+                    child.preparing = ""
+                    child.broken = True
+                    child.leave_within(DYING_S)
+
+    def _stop_preparing(self) -> None:
+        """End a slot that does nothing but import what no task needs yet, for one that has work waits for it."""
+        for child in self._children:
+            if child.preparing and not child.chunks and child.usable:
+                self._condemn(child, Condemned(0, 0, timed_out=False))
+                return
 
     def _nearly_idle(self, chunk: Chunk, now: float) -> Child | None:
         if len(chunk.grant.arguments) > MAX_AHEAD_BYTES:
@@ -548,10 +592,12 @@ class Supervisor:
 
     def _enforce(self, now: float) -> None:
         """Time limits, work that is stuck behind work, slots that are worn out, the end of a drain."""
-        while (
-            self._waiting and now - self._waiting[0].granted_at > STUCK_S and self._extras.free(self._children) is None
-        ):
-            chunk = self._waiting.popleft()
+        while self._waiting and now - self._waiting[0].granted_at > STUCK_S:
+            chunk = self._waiting[0]
+            if self._extras.free(self._children, chunk.spec.function.name) is not None:
+                break
+            self._stop_preparing()
+            self._waiting.popleft()
             self._settling.release(chunk, chunk.next, chunk.end)
         for child in self._children:
             child.overdue(now)
@@ -601,6 +647,8 @@ class Supervisor:
             if isinstance(child.output, Output):
                 self._selector.unregister(child.output)
                 self._printed.append(child.output)
+            if child.preparing and not child.leaving:
+                self._preparing.give_up(child.preparing)
             remains = child.collect()
             self._settling.bury(child, remains, len(self._children) + 1, now)
             child.let_go()
@@ -614,7 +662,10 @@ class Supervisor:
             return
         if not self._extras.is_extra(child):
             self._respawns.plan(child.number, time.monotonic())
-        if child.condemned is None and not (child.retired and not child.broken) and not child.leaving:
+        if child.condemned is None and child.preparing and not child.leaving:
+            text = "slot %d (pid %d) died while it imported %s, for which no task had come yet; it is replaced"
+            self._late(logging.WARNING, text, child.number, child.pid, child.preparing)
+        elif child.condemned is None and not (child.retired and not child.broken) and not child.leaving:
             self._late(logging.WARNING, "slot %d (pid %d) died; it is replaced", child.number, child.pid)
 
     def _not_born(self, number: int) -> None:

@@ -25,6 +25,7 @@ class Slot:
     sound: bool = True
     condemned: object = None
     looks: bool = False
+    preparing: str = ""
 
     @property
     def blocked(self) -> bool:
@@ -32,7 +33,10 @@ class Slot:
 
     @property
     def idle(self) -> bool:
-        return self.sound and not self.chunks
+        return self.sound and not self.chunks and not self.preparing
+
+    def awaits(self, name: str) -> bool:
+        return self.preparing == name
 
     def worn_out(self) -> bool:
         return False
@@ -82,7 +86,7 @@ def test_what_is_going_to_be_started_anyway_counts() -> None:
     ],
 )
 def test_no_more_than_so_many_are_begun_that_do_not_wait(slots: tuple[Slot, ...], free: int | None) -> None:
-    found = Extras(2, 3).free(children(*slots))
+    found = Extras(2, 3).free(children(*slots), "work:any")
     assert (None if found is None else found.number) == free
 
 
@@ -130,3 +134,11 @@ def test_slot_that_is_not_needed_stays_for_a_while() -> None:
     assert extras.surplus(children(Slot(1), busy(2)), NOW + 2 * KEEP_S) == []
     assert extras.surplus(children(Slot(1), idle), NOW + 2 * KEEP_S) == [cast("Child", idle)]
     assert NOW + KEEP_S in extras.moments(children(Slot(1), idle))
+
+
+def test_lease_goes_to_a_slot_that_imports_its_function_only_where_none_is_idle() -> None:
+    extras = Extras(3, 8)
+    idle, other, same = Slot(1), Slot(2, preparing="work:other"), Slot(3, preparing="work:same")
+    assert extras.free(children(other, same, idle), "work:same") is cast("Child", idle)
+    assert extras.free(children(other, same), "work:same") is cast("Child", same)
+    assert extras.free(children(other), "work:same") is None
