@@ -129,6 +129,8 @@ class Completer:
             ExecutorBroken, RuntimeError: as `check`; it was not sent.
         """
         self._pending.add(future)
+        if isinstance(item.handle, FutureHandle):
+            item.handle.size = len(item.blob)
         try:
             self.hub.outbox.put(item)
         except DtqError as error:

@@ -61,6 +61,8 @@ class MapResults(Generic[T]):
         self._fetched: deque[Part] = deque()
         self._gathered: deque[Part | DtqError] = deque()
         self._values: deque[T] = deque()
+        #: How many calls were made, and how many bytes their arguments have.
+        self._blobs = self._blob_bytes = 0
         #: What is to be raised once the values are read.
         self._error: BaseException | None = None
         #: What ended the making of calls early.
@@ -107,6 +109,8 @@ class MapResults(Generic[T]):
             except DtqError as error:
                 self._problem = error
                 return
+            self._blobs += 1
+            self._blob_bytes += len(blob)
             yield blob
 
     # -- reading --------------------------------------------------------------------------------------------------
@@ -222,6 +226,9 @@ class MapResults(Generic[T]):
                 raise TimeoutError
         part = self._fetched.popleft()
         self._at = part.hi
+        count, of = part.hi - part.lo, part.ended.hi - part.ended.lo
+        size = count * (self._blob_bytes / max(1, self._blobs) + len(part.ended.results) / of)
+        following.read.add(batch.number, part.lo, part.hi, size)
         return part
 
 

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from dtq.client.bell import Bell
 from dtq.client.current import looked, waiting
+from dtq.client.read_ranges import ReadRanges
 from dtq.errors import DtqError
 from dtq.model.messages import Ended
 
@@ -79,6 +80,7 @@ class Following:
     Attributes:
         lock: guards the targets.
         failure: why there will be no more news; None while there may be.
+        read: what was read and nobody will ask for again.
         wanted: rings when there is something to watch, and nobody watches.
         asleep: what has to be called before anybody waits, in a child made by `os.fork`; else None.
     """
@@ -88,6 +90,7 @@ class Following:
         self.asleep = asleep
         self.failure: DtqError | None = None
         self.wanted = Bell()
+        self.read = ReadRanges()
         self._targets: dict[int, Entry | list[Entry]] = {}
         #: News of batches that are unknown here while a submission is under way: its receipt may be overtaken by them.
         self._early: dict[int, list[Ended]] | None = None

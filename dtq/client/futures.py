@@ -22,6 +22,7 @@ from dtq.client.following import Wake
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
 from dtq.client.outcomes import Known, Raised
+from dtq.client.read_ranges import WORTH
 from dtq.errors import DtqError
 from dtq.model.options import Spec
 from dtq.model.service import Service
@@ -106,12 +107,14 @@ class Watchers(list[Any]):
 class FutureHandle(TaskHandle[T]):
     """The handle of a task that has a future."""
 
-    __slots__ = ("_future", "_tell")
+    __slots__ = ("_future", "_tell", "size")
 
     _standard = True
 
     def __init__(self, hub: Hub, spec: Spec, future: TaskFuture[T], tell: Callable[[TaskFuture[T]], None]) -> None:
         super().__init__(hub, spec)
+        #: How many bytes its arguments have.
+        self.size = 0
         self._future = future
         self._tell = tell
 
@@ -119,7 +122,15 @@ class FutureHandle(TaskHandle[T]):
         first = self._known is None
         super()._on_known(known, wakes)
         if first:
+            self._let_go(known)
             self._tell(self._future)
+
+    def _let_go(self, known: Known) -> None:
+        """Nobody but the future has it now, or will ask for it."""
+        size = self.size + (len(known) if isinstance(known, bytes) else 0)
+        if size >= WORTH and self._batch and not isinstance(known, Raised):
+            index = max(0, self._index)
+            self._desk.following.read.add(self._batch, index, index + 1, size)
 
 
 class TaskFuture(Future[T]):

@@ -14,6 +14,7 @@ from typing import Final
 
 from dtq.client.following import Following
 from dtq.client.links import AWAY, FATAL, Link, Session
+from dtq.client.read_ranges import ReadRanges
 from dtq.client.sender import FOLLOWED
 from dtq.errors import DtqError, UnknownId
 from dtq.transport import Backoff
@@ -118,8 +119,20 @@ class Watcher:
         self._quiet = not watched.ended
         if watched.ended:
             self._following.on_news(watched.ended)
-        elif time.monotonic() - began < _SHORT_S:
+        read = self._following.read
+        if read.due or (read and not watched.ended):
+            self._let_go(read)
+        elif not watched.ended and time.monotonic() - began < _SHORT_S:
             self._ending.wait(_PAUSE_S)
+
+    def _let_go(self, read: ReadRanges) -> None:
+        """Tell the coordinator what need not be kept."""
+        ranges = read.take()
+        try:
+            self.link.service.let_go(ranges)
+        except DtqError:
+            read.put_back(ranges)
+            raise
 
     def _follow_anew(self) -> None:
         """The session is a new one to the coordinator."""

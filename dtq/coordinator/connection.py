@@ -10,7 +10,7 @@ import contextlib
 import logging
 
 from dtq import __version__
-from dtq.coordinator import operating, queries, results, submitting
+from dtq.coordinator import letting_go, operating, queries, results, submitting
 from dtq.coordinator.granting import grants_of
 from dtq.coordinator.service import LONGEST_WAIT_S, MOST_CANCELS, Coordinator
 from dtq.coordinator.sessions import PARTING_WAIT_S, Fetch, SessionState
@@ -33,6 +33,7 @@ from dtq.model.messages import (
     Receipt,
     Role,
     Submission,
+    TaskRange,
     Watched,
     Welcome,
 )
@@ -288,6 +289,10 @@ class Connection:
             with c.lock:
                 ended = state.since(cursor)
         return results.watched(c, cursor, ended)
+
+    def let_go(self, read: list[TaskRange]) -> None:
+        """See `Service.let_go`."""
+        letting_go.let_go(self._c, self._session, read)
 
     # -- looking --------------------------------------------------------------------------------------------------
 

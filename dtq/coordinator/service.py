@@ -28,7 +28,7 @@ from dtq.coordinator.sessions import Sessions, SessionState
 from dtq.coordinator.ticker import Ticker
 from dtq.core import operators
 from dtq.core.batches import Batch
-from dtq.core.changes import Change
+from dtq.core.changes import BatchesRead, Change, Expired, Read
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.core.register import Rules
@@ -53,6 +53,9 @@ _ORPHANS_S: Final = 60.0
 _SET_ASIDE: Final = 8
 #: Pause after a tick in which something could not be done, in seconds.
 _AFTER_DEFECT_S: Final = 1.0
+#: Changes that let go of much, and how long after them, in seconds, memory is given back.
+_FREEING: Final = (Read, BatchesRead, Expired)
+_FREED_S: Final = 5.0
 
 
 @contextlib.contextmanager
@@ -101,6 +104,7 @@ class Coordinator:
         clock: makes the clock, when the store is open.
         on_stop: called (once, from any thread) when somebody asks the coordinator to stop.
         on_reload_keys: called (from any thread) when somebody asks it to read its keys again; the names that it has.
+        on_freed: called by the ticker some time after much may have been let go: what it took may be given back.
     """
 
     def __init__(
@@ -111,11 +115,15 @@ class Coordinator:
         clock: Callable[[], Clock] = SteadyClock,
         on_stop: Callable[[], None] = lambda: None,
         on_reload_keys: Callable[[], list[str]] = list,
+        on_freed: Callable[[], None] = lambda: None,
     ) -> None:
         self.engine = engine
         self.setup = setup
         self.on_stop = on_stop
         self.on_reload_keys = on_reload_keys
+        self._on_freed = on_freed
+        #: When to call that; None where nothing was let go since the last time.
+        self._freed_at: float | None = None
         self.lock = threading.Lock()
         self.sessions = Sessions(setup.max_unread)
         #: Calls that are held because the queue is full: how many tasks each has to find room for; longest held first.
@@ -302,7 +310,7 @@ class Coordinator:
     def next_deadline(self) -> float:
         """When something is due next."""
         deadlines = [self.machine.next_deadline()]
-        deadlines += [at for at in (self.sessions.next_deadline(), self._orphans_at) if at is not None]
+        deadlines += [at for at in (self.sessions.next_deadline(), self._orphans_at, self._freed_at) if at is not None]
         return min(deadlines)
 
     # -- called by the threads ------------------------------------------------------------------------------------
@@ -319,7 +327,13 @@ class Coordinator:
             steps = (self._tick_machine, self._give_up_sessions, self._abandon_orphans, self.dispatch)
             done = [self._guarded(step, now) for step in steps]
             self.committer.soon()
-            return self.next_deadline() if all(done) else now + _AFTER_DEFECT_S
+            freed = self._freed_at is not None and self._freed_at <= now
+            if freed:
+                self._freed_at = None
+            deadline = self.next_deadline() if all(done) else now + _AFTER_DEFECT_S
+        if freed:
+            self._on_freed()
+        return deadline
 
     def _guarded(self, step: Callable[[float], object], now: float) -> bool:
         """Do a step; whether it was without an error of ours."""
@@ -367,6 +381,10 @@ class Coordinator:
         for ended_range in ended:
             self.sessions.publish(ended_range)
         self.sessions.batches_finished(changes)
+        # They come last in a commit, but for the totals.
+        if self._freed_at is None and any(type(change) in _FREEING for change in changes[-2:]):
+            self._freed_at = self.clock.now() + _FREED_S
+            self.ticker.by(self._freed_at)
 
     def _on_failed(self, generations: list[Generation]) -> set[int]:
         """Take back the batches that were never acknowledged; everything else is kept and tried again."""

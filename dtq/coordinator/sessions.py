@@ -19,6 +19,7 @@ from dtq.core.changes import BatchRow, Change, Stored
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.errors import SessionUnknown
+from dtq.model.coverage import Coverage
 from dtq.model.messages import Doomed, Hello, Receipt, Role
 
 log = logging.getLogger("dtq.coordinator")
@@ -102,6 +103,8 @@ class SessionState:
         self.following: set[int] = set()
         #: Latest progress of running tasks, by batch and index.
         self.progress: dict[tuple[int, int], tuple[float, float]] = {}
+        #: What it has read of batches that it has not read whole, by batch.
+        self._read: dict[int, Coverage] = {}
         #: Whether more had ended than is kept for it: then it has to say hello again, and to follow anew.
         self.overrun = False
         self._max_unread = max_unread
@@ -167,6 +170,14 @@ class SessionState:
         self._last += ended.hi - ended.lo
         self._ended.append((self._last, ended))
         self.wake()
+
+    def read_of(self, batch: int) -> Coverage:
+        """Which tasks of a batch it has read and let go; to be added to."""
+        return self._read.setdefault(batch, Coverage())
+
+    def read_whole(self, batch: int) -> None:
+        """It has read all of a batch."""
+        self._read.pop(batch, None)
 
     def wake(self) -> None:
         """Let a waiting `watch` look again."""

@@ -240,4 +240,21 @@ class ArgumentsForgotten:
     batch: int
 
 
-Change = Stored | LeaseEnded | TaskForgotten | Expired | BatchWithdrawn | ArgumentsForgotten
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Pages of results of a batch that lie wholly in ``[lo, hi)`` are gone, and those of arguments in which there is no
+    dead letter: the tasks have ended, and nobody will ask for them again."""
+
+    batch: int
+    lo: int
+    hi: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchesRead:
+    """Batches are no longer kept, those of them that have finished: as if they had expired, but that specs stay."""
+
+    batches: tuple[int, ...]
+
+
+Change = Stored | LeaseEnded | TaskForgotten | Expired | BatchWithdrawn | ArgumentsForgotten | Read | BatchesRead

@@ -13,11 +13,13 @@ from dtq.core.changes import (
     ArgumentPage,
     ArgumentsForgotten,
     AttemptRow,
+    BatchesRead,
     BatchRow,
     BatchWithdrawn,
     Change,
     Expired,
     LeaseEnded,
+    Read,
     ResultPage,
     SpecRow,
     Stored,
@@ -60,7 +62,7 @@ class Ledger:
         self._leases: dict[int, Lease | None] = {}
         #: Finished batches with purged dead letters, a set in order.
         self._purged: dict[int, None] = {}
-        self._tail: list[Expired | BatchWithdrawn] = []
+        self._tail: list[Expired | BatchWithdrawn | Read | BatchesRead] = []
         self._ended: list[EndedRange] = []
         self._totals = False
 
@@ -122,6 +124,14 @@ class Ledger:
     def expired(self, before: float) -> None:
         """What finished before a moment is no longer kept."""
         self._tail.append(Expired(before))
+
+    def read(self, batch: int, lo: int, hi: int) -> None:
+        """Nobody will ask for tasks of a batch again, which have ended."""
+        self._tail.append(Read(batch, lo, hi))
+
+    def batches_read(self, batches: tuple[int, ...]) -> None:
+        """Nobody will ask for anything of batches again."""
+        self._tail.append(BatchesRead(batches))
 
     def withdrawn(self, batch: int) -> None:
         """A batch never was."""

@@ -16,7 +16,7 @@ What operators ask for stands in `core.operators`; it works on the same register
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -219,6 +219,37 @@ class Machine:
             register.forget(batch)
         batch.finished_at = None  # for whoever has seen it finish
         register.ledger.withdrawn(batch.number)
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def read(self, number: int, lo: int, hi: int) -> None:
+        """Keep no longer what came of tasks ``[lo, hi)`` of a batch, nor what they were called with: nobody will ask
+        for it again. Dead letters keep their arguments.
+
+        Args:
+            number: the batch.
+            lo: index of the first task.
+            hi: index after the last; all of them have ended (`has_ended`).
+        """
+        self.register.ledger.read(number, lo, hi)
+
+    def has_ended(self, number: int, lo: int, hi: int) -> bool:
+        """Whether tasks ``[lo, hi)`` of a batch that is kept have all ended."""
+        batch = self.register.batches.get(number)
+        if batch is None:
+            return True
+        if hi > batch.next or any(
+            lease.batch is batch and lease.lo < hi and lo < lease.hi for lease in self.register.leases.values()
+        ):
+            return False
+        tasks = batch.tasks or {}
+        return all(tasks[index].state.final for index in batch.records_in(lo, hi))
+
+    def batches_read(self, numbers: Iterable[int]) -> None:
+        """Keep nothing of batches but their dead letters: they have finished, and nobody will ask for them again."""
+        numbers = tuple(number for number in numbers if number not in self.register.batches)
+        if numbers:
+            self.register.ledger.batches_read(numbers)
 
     # -- workers --------------------------------------------------------------------------------------------------
 

@@ -83,6 +83,7 @@ def run(settings: CoordinatorSettings, signals: Signals) -> int:
         _setup(settings),
         on_stop=stop.end,
         on_reload_keys=lambda: server.replace_keys(() if keyring is None else read_keyring(keyring)),
+        on_freed=give_back,
     )
     server = Server(
         lambda peer: Connection(coordinator, peer),

@@ -18,12 +18,14 @@ from dtq.core.changes import (
     ArgumentPage,
     ArgumentsForgotten,
     AttemptRow,
+    BatchesRead,
     BatchRow,
     BatchWithdrawn,
     Change,
     Expired,
     LeaseEnded,
     LeaseRow,
+    Read,
     ResultPage,
     Row,
     SpecRow,
@@ -76,6 +78,8 @@ class MemoryEngine:
             BatchWithdrawn: lambda change: self._drop(change.batch),
             ArgumentsForgotten: lambda change: self._forget_arguments(change.batch, self._dead(change.batch)),
             Expired: self._on_expired,
+            Read: self._on_read,
+            BatchesRead: lambda change: self._no_longer(change.batches),
         }
         self._store: dict[type, Callable[[Any], object]] = {
             SpecRow: lambda row: self._specs.__setitem__(row.number, row),
@@ -285,14 +289,34 @@ class MemoryEngine:
             for row in self._batches.values()
             if row.finished_at is not None and row.finished_at < change.before
         ]
-        for batch in old:
+        self._no_longer(old)
+        used = {row.spec for row in self._batches.values()}
+        self._specs = {number: row for number, row in self._specs.items() if number in used}
+
+    def _no_longer(self, batches: Iterable[int]) -> None:
+        """Keep nothing of finished batches but their dead letters."""
+        for batch in batches:
+            row = self._batches.get(batch)
+            if row is None or row.finished_at is None:
+                continue
             dead = self._dead(batch)
             if dead:
                 self._trim(batch, dead)
             else:
                 self._drop(batch)
-        used = {row.spec for row in self._batches.values()}
-        self._specs = {number: row for number, row in self._specs.items() if number in used}
+
+    def _on_read(self, change: Read) -> None:
+        lo, hi = change.lo, change.hi
+        if (results := self._results.get(change.batch)) is not None:
+            first, end = bisect_left(results, lo, key=_by_lo), bisect_left(results, hi, key=_by_lo)
+            gone = [page for page in results[first:end] if page.hi <= hi]
+            for page in gone:
+                self._by_end[State.SUCCEEDED].remove(_page_end(page))
+            results[first:end] = [page for page in results[first:end] if page.hi > hi]
+        if (arguments := self._arguments.get(change.batch)) is not None:
+            first, end = bisect_left(arguments, lo, key=_by_lo), bisect_left(arguments, hi, key=_by_lo)
+            dead = sorted(self._dead(change.batch)) if first < end else []
+            arguments[first:end] = [page for page in arguments[first:end] if page.hi > hi or _any_in(page, dead)]
 
     def _trim(self, batch: int, dead: dict[int, TaskRow]) -> None:
         self._forget_results(batch)
@@ -309,7 +333,7 @@ class MemoryEngine:
     def _forget_arguments(self, batch: int, dead: dict[int, TaskRow]) -> None:
         indexes = sorted(dead)
         pages = self._arguments.get(batch, [])
-        self._arguments[batch] = [p for p in pages if bisect_left(indexes, p.lo) < bisect_left(indexes, p.hi)]
+        self._arguments[batch] = [page for page in pages if _any_in(page, indexes)]
 
     def _drop(self, batch: int) -> None:
         row = self._batches.pop(batch, None)
@@ -343,6 +367,11 @@ def _put(pages: list[Any], page: ArgumentPage | ResultPage) -> Any:
         return before
     pages.insert(place, page)
     return None
+
+
+def _any_in(page: ArgumentPage, indexes: list[int]) -> bool:
+    """Whether one of the tasks with these indexes, in rising order, has its arguments in a page."""
+    return bisect_left(indexes, page.lo) < bisect_left(indexes, page.hi)
 
 
 def _task_end(task: TaskRow) -> End:

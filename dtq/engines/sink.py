@@ -12,6 +12,7 @@ A row is ``(kind, a, b, c, d, e, f, body)``. View and triggers are temporary: th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -23,12 +24,14 @@ from dtq.core.changes import (
     ArgumentPage,
     ArgumentsForgotten,
     AttemptRow,
+    BatchesRead,
     BatchRow,
     BatchWithdrawn,
     Change,
     Expired,
     LeaseEnded,
     LeaseRow,
+    Read,
     ResultPage,
     SpecRow,
     Stored,
@@ -46,6 +49,7 @@ _LEASE_ENDED: Final = 9
 _TASK_FORGOTTEN: Final = 10
 _BATCH_WITHDRAWN: Final = 11
 _ARGUMENTS_FORGOTTEN: Final = 12
+_READ: Final = 13
 
 Statement = tuple[str, Sequence[Any]]
 SinkRow = tuple[int, Any, Any, Any, Any, Any, Any, bytes]
@@ -130,6 +134,9 @@ _REMOVALS: Final = {
         for table in ("leases", "batches", "tasks", "attempts", "arguments", "results")
     ),
     _ARGUMENTS_FORGOTTEN: f"DELETE FROM arguments WHERE batch = new.a AND {_OF_DEAD.format('arguments', 'lo', 'hi')};",
+    _READ: "DELETE FROM results WHERE batch = new.a AND lo >= new.b AND lo < new.c AND hi <= new.c;"
+    " DELETE FROM arguments WHERE batch = new.a AND lo >= new.b AND lo < new.c AND hi <= new.c"
+    f" AND {_OF_DEAD.format('arguments', 'lo', 'hi')};",
 }
 
 
@@ -171,10 +178,15 @@ SETUP: Final = (
 )
 
 _GOING: Final = "IN (SELECT batch FROM going WHERE {})"
-#: What `Expired` does, in order; the first statement takes its moment.
-_EXPIRY: Final = (
-    f"INSERT INTO going SELECT batch, EXISTS (SELECT 1 FROM tasks WHERE tasks.batch = batches.batch"
-    f" AND state = {_DEAD}) FROM batches WHERE trimmed = 0 AND finished_at < ?",
+_CHOSEN: Final = (
+    "INSERT INTO going SELECT batch, EXISTS (SELECT 1 FROM tasks WHERE tasks.batch = batches.batch"
+    f" AND state = {_DEAD}) FROM batches WHERE trimmed = 0 AND {{}}"
+)
+#: Which batches go: of `Expired` with its moment, of `BatchesRead` with their numbers as JSON.
+_OLD: Final = _CHOSEN.format("finished_at < ?")
+_READ_WHOLE: Final = _CHOSEN.format("finished_at IS NOT NULL AND batch IN (SELECT value FROM json_each(?))")
+#: What becomes of them, in order.
+_NO_LONGER: Final = (
     f"DELETE FROM results WHERE batch {_GOING.format(1)}",
     f"DELETE FROM leases WHERE batch {_GOING.format(1)}",
     *(
@@ -185,9 +197,9 @@ _EXPIRY: Final = (
     f"DELETE FROM attempts WHERE batch {_GOING.format('dead')} AND {_OF_DEAD.format('attempts', 'idx', 'idx + 1')}",
     f"DELETE FROM tasks WHERE batch {_GOING.format('dead')} AND state <> {_DEAD}",
     f"UPDATE batches SET trimmed = 1 WHERE batch {_GOING.format('dead')}",
-    "DELETE FROM specs WHERE NOT EXISTS (SELECT 1 FROM batches WHERE spec = number)",
     "DELETE FROM going",
 )
+_UNUSED_SPECS: Final = "DELETE FROM specs WHERE NOT EXISTS (SELECT 1 FROM batches WHERE spec = number)"
 
 
 class Sheet:
@@ -274,17 +286,25 @@ class Sheet:
             case ArgumentsForgotten(batch):
                 self._remove(_ARGUMENTS_FORGOTTEN, batch)
             case Expired(before):
-                self.removes = True
-                self._settle()
-                self._sink()
-                self._made += [(_EXPIRY[0], (before,)), *((sql, ()) for sql in _EXPIRY[1:])]
+                self._no_longer(_OLD, before)
+                self._made.append((_UNUSED_SPECS, ()))
+            case BatchesRead(batches):
+                self._no_longer(_READ_WHOLE, json.dumps(batches))
+            case Read(batch, lo, hi):
+                self._remove(_READ, batch, lo, hi)
             case _:
                 raise TypeError(f"{change!r} is not a change")
 
-    def _remove(self, kind: int, batch: int) -> None:
+    def _remove(self, kind: int, batch: int, lo: int | None = None, hi: int | None = None) -> None:
         self.removes = True
         self._settle()
-        self._rows.append((kind, batch, None, None, None, None, None, b""))
+        self._rows.append((kind, batch, lo, hi, None, None, None, b""))
+
+    def _no_longer(self, which: str, parameter: object) -> None:
+        self.removes = True
+        self._settle()
+        self._sink()
+        self._made += [(which, (parameter,)), *((sql, ()) for sql in _NO_LONGER)]
 
     # -- writing --------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from dtq.model.pages import PAGE_BLOBS
 from dtq.model.states import Outcome, State
 
 #: Version of everything in this package that crosses the wire. Peers with another one are refused with a sentence.
-PROTOCOL: Final = 3
+PROTOCOL: Final = 4
 
 
 class Role(Enum):
@@ -408,6 +408,15 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRange:
+    """Tasks ``[lo, hi)`` of a batch."""
+
+    batch: fields.BatchNumber
+    lo: fields.Index
+    hi: fields.Index
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
     """What ended since the cursor.
 
@@ -438,6 +447,7 @@ __all__ = [
     "Spec",
     "Submission",
     "Succeeded",
+    "TaskRange",
     "Watched",
     "Welcome",
 ]

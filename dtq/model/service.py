@@ -13,7 +13,18 @@ from typing import Annotated, Protocol
 
 from dtq.model import fields
 from dtq.model.fields import ANSWERED, MANY
-from dtq.model.messages import SUBMISSIONS, Ended, Exchange, Hello, Orders, Receipt, Submission, Watched, Welcome
+from dtq.model.messages import (
+    SUBMISSIONS,
+    Ended,
+    Exchange,
+    Hello,
+    Orders,
+    Receipt,
+    Submission,
+    TaskRange,
+    Watched,
+    Welcome,
+)
 from dtq.model.options import Spec
 from dtq.model.snapshots import (
     Attempt,
@@ -83,6 +94,18 @@ class Service(Protocol):
 
         Returns:
             What ended since the cursor, at most a few MiB at a time; empty when the wait ran out.
+        """
+        ...
+
+    def let_go(self, read: Annotated[list[TaskRange], MANY]) -> None:
+        """Keep no longer what the caller has read and nobody else will ask for: of tasks that have ended, in batches
+        that this very session has submitted without a key of the user's. Other tasks are passed over.
+
+        Results and arguments go; dead letters stay, with their arguments. A batch all of which is let go is not known
+        any more.
+
+        Args:
+            read: the tasks.
         """
         ...
 

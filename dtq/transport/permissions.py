@@ -23,6 +23,7 @@ ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     "submit": (_SUBMIT,),
     "follow": (_SUBMIT, _ADMIN),
     "watch": (_SUBMIT, _ADMIN),
+    "let_go": (_SUBMIT,),
     "batch": (_SUBMIT, _ADMIN),
     "task": (_SUBMIT, _ADMIN),
     "results": (_SUBMIT, _ADMIN),

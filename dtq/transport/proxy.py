@@ -132,6 +132,7 @@ class Proxy:
     submit = _remote(Service.submit)
     follow = _remote(Service.follow)
     watch = _remote(Service.watch)
+    let_go = _remote(Service.let_go)
     exchange = _remote(Service.exchange)
     spec = _remote(Service.spec)
     batch = _remote(Service.batch)

@@ -10,12 +10,14 @@ from dtq.core.changes import (
     ArgumentPage,
     ArgumentsForgotten,
     AttemptRow,
+    BatchesRead,
     BatchRow,
     BatchWithdrawn,
     Change,
     Expired,
     LeaseEnded,
     LeaseRow,
+    Read,
     ResultPage,
     Row,
     SpecRow,
@@ -61,30 +63,41 @@ class Model:
                 case LeaseEnded(token):
                     self.rows.pop((LeaseRow, token), None)
                 case TaskForgotten(batch, index, history):
-                    self.rows.pop((TaskRow, batch, index), None)
-                    if history:
-                        self._keep(lambda r: not (type(r) is AttemptRow and (r.batch, r.index) == (batch, index)))
+                    self._forget_task(batch, index, history)
                 case BatchWithdrawn(batch):
                     self._keep(lambda r: getattr(r, "batch", None) != batch)
                 case ArgumentsForgotten(batch):
                     self._forget_arguments(batch)
                 case Expired(before):
                     self._expire(before)
+                case Read(batch, lo, hi):
+                    self._forget_arguments(batch, lo, hi)
+                    self._keep(lambda r: type(r) is not ResultPage or not _within(r, batch, lo, hi))
+                case BatchesRead(batches):
+                    self._no_longer(lambda r: r.batch in batches)
+
+    def _forget_task(self, batch: int, index: int, history: bool) -> None:
+        self.rows.pop((TaskRow, batch, index), None)
+        if history:
+            self._keep(lambda r: not (type(r) is AttemptRow and (r.batch, r.index) == (batch, index)))
 
     def _keep(self, wanted: Any) -> None:
         self.rows = {key: row for key, row in self.rows.items() if wanted(row)}
 
     def _expire(self, before: float) -> None:
-        for row in self.of(BatchRow):
-            if row.finished_at is not None and row.finished_at < before:
-                dead = self._dead(row.batch)
-                self._keep(lambda r, number=row.batch, dead=dead: _outlives(r, number, dead))
+        self._no_longer(lambda r: r.finished_at < before)
         used = {row.spec for row in self.of(BatchRow)}
         self._keep(lambda r: type(r) is not SpecRow or r.number in used)
 
-    def _forget_arguments(self, batch: int) -> None:
+    def _no_longer(self, chosen: Any) -> None:
+        for row in self.of(BatchRow):
+            if row.finished_at is not None and chosen(row):
+                dead = self._dead(row.batch)
+                self._keep(lambda r, number=row.batch, dead=dead: _outlives(r, number, dead))
+
+    def _forget_arguments(self, batch: int, lo: int = 0, hi: int = 2**62) -> None:
         dead = self._dead(batch)
-        self._keep(lambda r: type(r) is not ArgumentPage or r.batch != batch or _holds(r, dead))
+        self._keep(lambda r: type(r) is not ArgumentPage or not _within(r, batch, lo, hi) or _holds(r, dead))
 
     def _dead(self, batch: int) -> set[int]:
         return {t.index for t in self.of(TaskRow) if t.batch == batch and t.state is State.DEAD}
@@ -159,6 +172,10 @@ def _outlives(row: Any, batch: int, dead: set[int]) -> bool:
             return _holds(row, dead)
         case _:
             return False
+
+
+def _within(page: Any, batch: int, lo: int, hi: int) -> bool:
+    return bool(page.batch == batch and lo <= page.lo and page.hi <= hi)
 
 
 def _holds(page: ArgumentPage, indexes: set[int]) -> bool:

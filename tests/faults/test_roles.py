@@ -17,7 +17,7 @@ from dtq.coordinator.service import Coordinator, Setup
 from dtq.core.register import Rules
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import BadMessage, DtqError, NotPermitted, RoleMissing, Unreachable, WrongKey
-from dtq.model.messages import Exchange, Hello, Role, Submission
+from dtq.model.messages import Exchange, Hello, Role, Submission, TaskRange
 from dtq.model.options import Function, Options, Spec
 from dtq.model.pages import pack
 from dtq.model.service import Service
@@ -41,6 +41,7 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "submit": lambda service: service.submit([SPEC], [Submission(spec=0, number=1, arguments=pack([b"x"]))], False),
     "follow": lambda service: service.follow([1]),
     "watch": lambda service: service.watch(0, 0),
+    "let_go": lambda service: service.let_go([TaskRange(batch=1, lo=0, hi=1)]),
     "exchange": lambda service: service.exchange(Exchange()),
     "spec": lambda service: service.spec(1),
     "batch": lambda service: service.batch(1),
@@ -58,12 +59,13 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "stop": lambda service: service.stop(),
     "reload_keys": lambda service: service.reload_keys(),
 }
-PRODUCING = {"hello", "submit", "follow", "watch", "batch", "task", "results", "attempts", "stats", "queues", "workers"}
+PRODUCING = {"hello", "submit", "follow", "watch", "let_go", "batch", "task", "results", "attempts"}
+PRODUCING |= {"stats", "queues", "workers"}
 OPERATING = {"tasks", "cancel", "dead_letters", "retry_dead", "purge_dead", "stop", "reload_keys"}
 MAY = {
     SUBMIT.name: PRODUCING,
     WORK.name: {"exchange", "spec"},
-    ADMIN.name: (PRODUCING | OPERATING) - {"submit"},
+    ADMIN.name: (PRODUCING | OPERATING) - {"submit", "let_go"},
 }
 
 

@@ -497,3 +497,40 @@ sys.stdin.read()
             popen.stdin.close()
             # Then the program ends all the same
             popen.wait(DEADLINE_S)
+
+
+# -- what is kept -------------------------------------------------------------------------------------------------
+
+
+def test_what_an_executor_has_read_is_kept_no_longer(cluster: LocalCluster) -> None:
+    # Given more results than it is worth telling of, read by futures and by a map; and a small one
+    big = 3 << 20
+    key = cluster.authkey_file
+    with (
+        dtq.Client(cluster.address, authkey_file=key) as client,
+        dtq.Executor(cluster.address, authkey_file=key) as ours,
+    ):
+        small = ours.submit(work.square, 1)
+        futures = [ours.submit(bytes, big) for _ in range(3)]
+        assert [len(future.result()) for future in futures] == [big] * 3
+        assert [len(result) for result in ours.map(bytes, [big] * 3)] == [big] * 3
+        ids = [_id(future) for future in futures[:2]]
+        until(lambda: [_is_kept(client, id) for id in ids] == [False] * 2, "two results have been let go")
+
+        # Then futures still have them, and what was not worth it is there
+        assert [len(future.result()) for future in futures] == [big] * 3
+        assert client.status(_id(small)).state is dtq.State.SUCCEEDED
+
+
+def _id(future: Future[Any]) -> str:
+    assert isinstance(future, TaskFuture)
+    assert future.task is not None
+    return str(future.task.id)
+
+
+def _is_kept(client: dtq.Client, id: str) -> bool:
+    try:
+        client.status(id)
+    except dtq.errors.ResultExpired:
+        return False
+    return True

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dtq.client import batches
-from dtq.client.batches import Batch, Coverage
+from dtq.client.batches import Batch
 from dtq.client.following import ACCEPTED, ENDED, NEWS, Wake, add_waiter
 from dtq.errors import ClientClosed
 from dtq.model import pages
+from dtq.model.coverage import Coverage
 from dtq.model.messages import Ended
 from dtq.model.states import State
 

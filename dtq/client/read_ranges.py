@@ -1,0 +1,71 @@
+"""What this client has read and nobody will ask for again, until the coordinator is told.
+
+Client, below the handles. Who submits and reads the results itself (an executor) has no use for what the coordinator
+keeps of them. Telling it costs a call, so that is done for many at a time, and of single tasks only where it is worth
+it: what is small lies at the coordinator until it expires.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Final
+
+from dtq.model.coverage import Coverage
+from dtq.model.messages import TaskRange
+
+#: From how many bytes of arguments and result on a single task is worth it.
+WORTH: Final = 4096
+#: The coordinator is told once this is so many bytes, or concerns so many batches; or when there is nothing else to do.
+DUE_BYTES: Final = 4 << 20
+DUE_BATCHES: Final = 256
+#: How many ranges it is told of in one call at most.
+_MOST: Final = 10_000
+
+
+class ReadRanges:
+    """Which tasks. Any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._read: dict[int, Coverage] = {}
+        self._bytes = 0.0
+
+    def add(self, batch: int, lo: int, hi: int, size: float) -> None:
+        """Tasks ``[lo, hi)`` of a batch have been read.
+
+        Args:
+            batch: the batch.
+            lo: index of the first task.
+            hi: index after the last.
+            size: how many bytes their arguments and results have, about.
+        """
+        with self._lock:
+            covered = self._read.get(batch)
+            if covered is None:
+                covered = self._read[batch] = Coverage()
+            covered.add(lo, hi)
+            self._bytes += size
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to tell the coordinator."""
+        return self._bytes >= DUE_BYTES or len(self._read) >= DUE_BATCHES
+
+    def __bool__(self) -> bool:
+        return bool(self._read)
+
+    def take(self) -> list[TaskRange]:
+        """What the coordinator is to be told next."""
+        with self._lock:
+            self._bytes = 0.0
+            taken: list[TaskRange] = []
+            while self._read and len(taken) < _MOST:
+                batch, covered = self._read.popitem()
+                taken += [TaskRange(batch=batch, lo=lo, hi=hi) for lo, hi in covered]
+            return taken
+
+    def put_back(self, ranges: Iterable[TaskRange]) -> None:
+        """The coordinator could not be told."""
+        for tasks in ranges:
+            self.add(tasks.batch, tasks.lo, tasks.hi, 0.0)

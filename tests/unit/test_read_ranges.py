@@ -1,0 +1,43 @@
+"""What a client has read and tells the coordinator of."""
+
+from __future__ import annotations
+
+from dtq.client.read_ranges import DUE_BATCHES, DUE_BYTES, ReadRanges
+from dtq.model.messages import TaskRange
+
+
+def test_neighbours_are_told_as_one_range() -> None:
+    # Given a map that was read in order, and a single task
+    read = ReadRanges()
+    for at in range(0, 100, 10):
+        read.add(7, at, at + 10, 0)
+    read.add(9, 0, 1, 0)
+
+    # When it is time, Then each is one range, once
+    told = read.take()
+    assert sorted((r.batch, r.lo, r.hi) for r in told) == [(7, 0, 100), (9, 0, 1)]
+    assert not read
+    assert read.take() == []
+
+
+def test_it_is_time_when_it_is_much_or_many() -> None:
+    read = ReadRanges()
+    read.add(1, 0, 1, DUE_BYTES - 1)
+    assert not read.due
+    read.add(1, 1, 2, 1)
+    assert read.due
+
+    read.take()
+    for batch in range(DUE_BATCHES - 1):
+        read.add(batch, 0, 1, 0)
+    assert not read.due
+    read.add(DUE_BATCHES, 0, 1, 0)
+    assert read.due
+
+
+def test_what_could_not_be_told_is_told_the_next_time() -> None:
+    read = ReadRanges()
+    read.put_back([TaskRange(batch=3, lo=0, hi=4)])
+    read.add(3, 4, 5, 0)
+
+    assert read.take() == [TaskRange(batch=3, lo=0, hi=5)]
