@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import IO, Any, Final
 
 from dtq.client.inheritance import Inheritance
@@ -55,28 +55,36 @@ def pack_initializer(initializer: Callable[..., object] | None, arguments: tuple
 # -- through a pipe -------------------------------------------------------------------------------------------------
 
 
-def write(file: IO[bytes], inheritance: Inheritance) -> None:
+def write(file: IO[bytes], inheritance: Inheritance, words: Sequence[str] = ()) -> None:
     """Send it to a process that waits for it.
+
+    Args:
+        file: the pipe to that process.
+        inheritance: what is sent.
+        words: the rest of its command: what was not known yet when it was started.
 
     Raises:
         OSError: that process is gone.
     """
-    data = pickle.dumps(inheritance, PICKLE)
+    data = pickle.dumps((inheritance, list(words)), PICKLE)
     file.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
     file.flush()
 
 
-def receive(file: IO[bytes]) -> Inheritance:
+def receive(file: IO[bytes]) -> list[str]:
     """Wait for what the program that started this process sends it. From then on `own` gives it.
+
+    Returns:
+        The rest of this process's command.
 
     Raises:
         EOFError: the program is gone.
     """
     global _own
     length = int.from_bytes(_exactly(file, _LENGTH_BYTES), "big")
-    inheritance: Inheritance = pickle.loads(_exactly(file, length))  # from who started this process, and runs it
-    _own = inheritance
-    return inheritance
+    words: list[str]
+    _own, words = pickle.loads(_exactly(file, length))  # from who started this process, and runs it
+    return words
 
 
 def own() -> Inheritance:

@@ -9,6 +9,7 @@ killed.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import runpy
@@ -69,11 +70,17 @@ def main(arguments: list[str]) -> None:
 
     Args:
         arguments: the program's process, the descriptor for the readiness line, the log's path, a directory to remove
-            when the program is gone (or an empty text); then the words of the command.
+            when the program is gone (or an empty text), modules that the command needs, with commas between; then the
+            words of the command, as far as they are known.
     """
-    parent, ready, log, directory, *words = arguments
-    with contextlib.suppress(EOFError), open(0, "rb", buffering=0, closefd=False) as program:
-        receive(program)
+    parent, ready, log, directory, modules, *words = arguments
+    for name in filter(None, modules.split(",")):  # time that the program takes to have the rest of the words
+        importlib.import_module(name)
+    try:
+        with open(0, "rb", buffering=0, closefd=False) as program:
+            words += receive(program)
+    except EOFError:
+        hold(int(parent), directory)  # the program is gone: this ends the process
     threading.Thread(target=hold, args=(int(parent), directory), name="dtq-leash", daemon=True).start()
     # What tasks print goes where the program's own output goes; what dtq says here does not.
     sys.stdout = os.fdopen(int(ready), "w", encoding="utf-8")

@@ -35,6 +35,8 @@ log = logging.getLogger("dtq.client")
 
 #: Settings of this program's environment that are not for its own cluster.
 _KEPT: Final = ("DTQ_LOG_LEVEL",)
+#: What the worker's process imports while the coordinator starts.
+_WORKER_MODULES: Final = ("dtq.cli.app", "dtq.cli.worker", "dtq.daemon.worker")
 
 
 class LocalCluster:
@@ -191,6 +193,13 @@ class LocalCluster:
 
     def _start(self, pair: Pair) -> None:
         make_authkey(_key(pair))
+        inheritance = Inheritance(
+            streams=True,
+            flags=interpreter_flags(),
+            authkey=authentication_key(),
+            tracker=tracker_descriptor(),
+            initializer=self._initializer,
+        )
         coordinator = Process(
             "coordinator",
             [*self._coordinator_words(), "--authkey-file", str(_key(pair))],
@@ -205,17 +214,20 @@ class LocalCluster:
             home=pair.directory,
             doomed=pair.directory,
         )
-        self._address = pair.start(coordinator).split()[3]
-        words = [*self._worker_words(), "--connect", self._address, "--authkey-file", str(_key(pair))]
-        inheritance = Inheritance(
-            streams=True,
-            flags=interpreter_flags(),
-            authkey=authentication_key(),
-            tracker=tracker_descriptor(),
-            initializer=self._initializer,
+        pair.add(coordinator).go()
+        # Both import what they need at the same time; where the coordinator listens, it says only then.
+        worker = Process(
+            "worker",
+            [*self._worker_words(), "--authkey-file", str(_key(pair))],
+            pair.directory / "worker.log",
+            _environment(),
+            inheritance=inheritance,
+            modules=_WORKER_MODULES,
         )
-        log_file = pair.directory / "worker.log"
-        pair.start(Process("worker", words, log_file, _environment(), inheritance=inheritance))
+        pair.add(worker)
+        self._address = coordinator.await_ready().split()[3]
+        worker.go("--connect", self._address)
+        worker.await_ready()
 
     def _coordinator_words(self) -> list[str]:
         store = ["--memory"] if self._db is None else ["--db", str(self._db)]

@@ -43,6 +43,7 @@ class Process:
         home: its working directory; None for this program's.
         doomed: a directory that it removes when this program is killed.
         inheritance: what its slots take over.
+        modules: what it imports before it waits for `go`.
     """
 
     def __init__(
@@ -55,14 +56,15 @@ class Process:
         home: Path | None = None,
         doomed: Path | None = None,
         inheritance: Inheritance | None = None,
+        modules: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self._log = log
         read, write = os.pipe()
         #: What it prints: its readiness line; then nothing, until it ends.
         self.output = os.fdopen(read, "rb", buffering=0)
-        given = inheritance or Inheritance()
-        leash = [str(os.getpid()), str(write), str(log), "" if doomed is None else str(doomed)]
+        given = self._inheritance = inheritance or Inheritance()
+        leash = [str(os.getpid()), str(write), str(log), "" if doomed is None else str(doomed), ",".join(modules)]
         try:
             self.popen = subprocess.Popen(
                 [sys.executable, "-P", "-m", "dtq.client.leash", *leash, *words],
@@ -77,9 +79,16 @@ class Process:
             raise
         finally:
             os.close(write)
+
+    def go(self, *words: str) -> None:
+        """Have it begin; to be called once.
+
+        Args:
+            words: the rest of its command.
+        """
         assert self.popen.stdin is not None
         with contextlib.suppress(OSError):  # it has ended: `await_ready` says so
-            handover.write(self.popen.stdin, given)
+            handover.write(self.popen.stdin, self._inheritance, words)
 
     @property
     def gone(self) -> bool:
@@ -148,14 +157,10 @@ class Pair:
         #: made by `os.fork` has it open, too.
         self._closing_read, self._closing = os.pipe()
 
-    def start(self, process: Process) -> str:
-        """Take a process in, and wait for its readiness line.
-
-        Raises:
-            ClusterEnded: it does not become ready.
-        """
+    def add(self, process: Process) -> Process:
+        """Take a process in: it ends with the pair."""
         self.processes[process.name] = process
-        return process.await_ready()
+        return process
 
     def watch(self) -> ClusterEnded | None:
         """Wait until one of them ends, or they are being closed.
