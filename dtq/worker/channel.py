@@ -10,9 +10,12 @@ what a task writes into the pipe, or has read out of it, is seen at once, and ne
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import struct
+import sys
+import termios
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -29,6 +32,8 @@ _READ: Final = 1 << 18
 BUFFER: Final = 1 << 19
 #: How much of what has arrived is taken at once, in bytes: so many others are looked after in between.
 TURN: Final = 1 << 20
+#: What the kernel counts in.
+_COUNT: Final = struct.Struct("@i")
 
 
 class _Received:
@@ -184,6 +189,14 @@ class Pipe:
     def unsent(self) -> bool:
         """Whether something is left to be sent: `pump` is to be called when the pipe takes more."""
         return bool(self._unsent)
+
+    @property
+    def taken(self) -> bool:
+        """Whether the slot has read all that it was sent; False where that cannot be told."""
+        if self._unsent or sys.platform != "linux":
+            return False
+        unread: int = _COUNT.unpack(fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(_COUNT.size)))[0]
+        return unread == 0
 
     def put(self, *message: Any) -> None:
         """Send one message, now or when the pipe takes it.

@@ -52,6 +52,8 @@ START_TIMEOUT_S: Final = 10.0
 #: How long work may wait behind an import that was begun before it came, in seconds; or for its own time limit, if that
 #: is less.
 PREPARE_TIMEOUT_S: Final = 60.0
+#: How much longer than its time limit a task may take whose slot has read its lease, and says that it has not begun.
+BEGIN_SLACK_S: Final = 2.0
 #: What a message of a slot may have beside results, in bytes: an exception with all its texts.
 MAX_BESIDE: Final = 1 << 20
 #: How far ahead of the supervisor's clock a slot's may be, in seconds.
@@ -385,7 +387,7 @@ class Child:
         if chunk is None or chunk.ended:
             return None
         serial, _ = self.position.read()
-        lied = not self._seen <= serial < self._serial
+        lied = self._lied or not self._seen <= serial < self._serial
         return chunk if lied or serial >= chunk.serial_of(chunk.next) else None
 
     def begun(self, chunk: Chunk) -> int:
@@ -416,12 +418,28 @@ class Child:
 
     def stalled(self, now: float) -> bool:
         """Whether it should long have started what it was sent."""
-        if not self.chunks or self.condemned is not None:
+        if not self._has_not_begun():
             return False
         if self.preparing:
             timeout_s = self.chunks[0].spec.options.timeout_s
             return now - self._moved_at >= min(PREPARE_TIMEOUT_S, PREPARE_TIMEOUT_S if timeout_s is None else timeout_s)
-        if now - self._moved_at < START_TIMEOUT_S:
+        return now - self._moved_at >= START_TIMEOUT_S
+
+    def hides(self, now: float) -> bool:
+        """Whether it has read what it was sent, and would by now have begun with it, or be over its time limit, if it
+        spoke the truth: a task has put back where it is."""
+        if self.preparing or not self._has_not_begun():
+            return False
+        limit_s = self.chunks[0].spec.options.timeout_s
+        within_s = START_TIMEOUT_S if limit_s is None else min(START_TIMEOUT_S, limit_s + BEGIN_SLACK_S)
+        if now - self._moved_at < within_s or not self.channel.taken:
+            return False
+        self._lied = True
+        return True
+
+    def _has_not_begun(self) -> bool:
+        """Whether it was sent something, and says that it has not begun with it."""
+        if not self.chunks or self.condemned is not None:
             return False
         return self._seen < self.chunks[0].serial_of(self.chunks[0].next)
 

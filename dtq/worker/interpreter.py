@@ -43,14 +43,23 @@ def closed_stream() -> str:
 
 
 def _limits() -> tuple[Any, ...]:
-    return sys.getrecursionlimit(), sys.getswitchinterval(), sys.get_int_max_str_digits(), sys.dont_write_bytecode
+    return (
+        sys.getrecursionlimit(),
+        sys.getswitchinterval(),
+        sys.get_int_max_str_digits(),
+        threading.stack_size(),
+        sys.getdlopenflags(),
+        sys.dont_write_bytecode,
+    )
 
 
 def _set_limits(right: tuple[Any, ...]) -> None:
-    depth, interval, digits, sys.dont_write_bytecode = right
+    depth, interval, digits, stack, flags, sys.dont_write_bytecode = right
     sys.setrecursionlimit(depth)
     sys.setswitchinterval(interval)
     sys.set_int_max_str_digits(digits)
+    threading.stack_size(stack)
+    sys.setdlopenflags(flags)
 
 
 def _hooks() -> tuple[Any, ...]:

@@ -57,12 +57,14 @@ _WATCHED: Final[dict[str, dict[str, str]]] = {
     ),
     "warnings": dict.fromkeys(("simplefilter", "filterwarnings", "resetwarnings"), "its warning filters"),
     "socket": {"setdefaulttimeout": "its default time-out of sockets"},
+    "threading": {"stack_size": "its limits of the interpreter"},
     "gc": dict.fromkeys(("disable", "set_threshold", "set_debug", "freeze"), "its garbage collection"),
     "random": dict.fromkeys(("seed", "setstate"), RANDOM),
     "sys": {
         "setrecursionlimit": "its limits of the interpreter",
         "setswitchinterval": "its limits of the interpreter",
         "set_int_max_str_digits": "its limits of the interpreter",
+        "setdlopenflags": "its limits of the interpreter",
         "addaudithook": UNKNOWABLE,
     },
 }

@@ -18,9 +18,11 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from dtq.errors import BadMessage
 from dtq.model import pages
+from dtq.model.lru import SizedLru
 from dtq.model.messages import Failed, Failure, Progress, Released, Succeeded
 from dtq.model.states import Outcome
 from dtq.worker.child import Child
@@ -28,6 +30,9 @@ from dtq.worker.chunks import Chunk, Holdings
 from dtq.worker.latelog import LateLog
 from dtq.worker.remains import Remains, last_words, refusal, verdict
 from dtq.worker.reports import Advanced, Changed, Raised, Report, Returned, Stopped
+
+#: How many tasks are remembered that a slot which died was about to begin with.
+MOST_SUSPECTS: Final = 1_000
 
 
 class Settling:
@@ -45,6 +50,8 @@ class Settling:
         self._gone_on = gone_on
         self._news = news
         self._log = log
+        #: Tasks that a slot which died was about to begin with.
+        self._suspects: SizedLru[tuple[int, int], bool] = SizedLru(MOST_SUSPECTS, MOST_SUSPECTS)
 
     # -- what slots say -------------------------------------------------------------------------------------------
 
@@ -135,7 +142,7 @@ class Settling:
             now: ``time.monotonic()``.
         """
         self._inherit(child, now)
-        blamed = child.unfinished()
+        blamed = child.unfinished() or self._suspect(child)
         for chunk in list(child.chunks):
             outcome = verdict(child.condemned, chunk.token, chunk.next) if blamed is chunk else None
             started = int(blamed is chunk and outcome is None)
@@ -151,6 +158,21 @@ class Settling:
                 self._fail(chunk, index, outcome, failure, _took(now - child.started_at(chunk), chunk, now))
             self.release(chunk, chunk.next, chunk.end, started)
         child.chunks.clear()
+
+    def _suspect(self, child: Child) -> Chunk | None:
+        """The lease to blame of a slot that has died, and is said not to have begun with it.
+
+        A task can put that back before it ends its process. So nobody is blamed the first time, for the slot may have
+        been killed between two tasks; but the task that it was about to begin with is, where that happens to it again.
+        """
+        chunk = child.chunks[0] if child.chunks else None
+        if chunk is None or chunk.ended or child.condemned is not None or child.leaving or child.preparing:
+            return None
+        task = (chunk.grant.batch, chunk.next)
+        if self._suspects.used(task):
+            return chunk
+        self._suspects.put(task, True, 1)
+        return None
 
     def _is_certain(self, chunk: Chunk) -> bool:
         """Whether it is known which task of a lease broke the protocol; if not, it will be the next time."""

@@ -619,6 +619,8 @@ class Supervisor:
             self._execute(child, now)
         if child.idle and child.worn_out() and not self.draining:
             self._retire(child)
+        elif child.hides(now):
+            self._breach(child, "it is said not to have begun, though it has what it was sent")
         elif child.stalled(now):
             text = "slot %d has not begun with what it was sent; it is replaced"
             self._late(logging.WARNING, text, child.number)

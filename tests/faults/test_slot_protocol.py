@@ -129,6 +129,34 @@ def test_crash_after_scribbling_is_still_that_tasks(scene: Scene, what: str) -> 
     assert outcome is Outcome.CRASHED
 
 
+@pytest.mark.parametrize(
+    ("junk", "seconds", "exits", "limit_s"),
+    [
+        pytest.param(b"", 60.0, False, 0.4, id="sleeps"),
+        pytest.param(b"", 60.0, False, None, id="sleeps without a limit"),
+        pytest.param(b"hello", 60.0, False, 0.4, id="writes into the pipe"),
+        pytest.param(b"", 0.0, True, 0.4, id="ends its process"),
+    ],
+)
+def test_task_that_is_said_not_to_have_begun_is_blamed(
+    scene: Scene, junk: bytes, seconds: float, exits: bool, limit_s: float | None
+) -> None:
+    # Given slots that have nothing to do, so that nothing else makes the worker look at them
+    producer = scene.producer
+    producer.values(producer.submit("rude_work:quick_or_long", [(n, 0.0) for n in range(20)]))
+    # When a task puts back where its slot says that it is
+    begun = time.monotonic()
+    batch = producer.submit(
+        "rude_work:say_not_begun", [(junk, seconds, exits)], max_retries=0, max_crashes=1, timeout_s=limit_s
+    )
+    (ended,) = producer.finish(batch).values()
+    # Then it is a crash of that task, about when its time limit is over
+    assert ended.state is State.DEAD
+    (attempt,) = producer.service.task(batch, 0).history
+    assert attempt.outcome is Outcome.CRASHED
+    assert time.monotonic() - begun < (8 if limit_s else 20)
+
+
 def test_saying_that_the_next_task_has_begun_gives_no_more_time(scene: Scene) -> None:
     # Given a function whose tasks are leased together, for they were quick so far
     producer = scene.producer

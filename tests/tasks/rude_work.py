@@ -324,6 +324,17 @@ def scribble_and_crash(data: bytes) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def say_not_begun(junk: bytes, seconds: float, exits: bool) -> None:
+    """Put the position back to the task before; then write into the pipe, go on, or end the process."""
+    begin, _ = shared_memory()
+    ctypes.c_int64.from_address(begin + 8).value -= 1
+    if junk:
+        write_into_pipe(junk, 0.0)
+    time.sleep(seconds)
+    if exits:
+        os._exit(1)
+
+
 def run_ahead(seconds: float) -> None:
     """Say, again and again, that the next task has begun."""
     begin, _ = shared_memory()
