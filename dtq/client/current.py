@@ -97,12 +97,24 @@ def _nowhere(done: float, total: float) -> None:
 class _Slot:
     """The one slot of this process."""
 
-    __slots__ = ("access", "current", "depth", "is_process", "on_wait", "report", "running", "waits", "worker")
+    __slots__ = (
+        "access",
+        "bystanders",
+        "current",
+        "depth",
+        "is_process",
+        "on_wait",
+        "report",
+        "running",
+        "waits",
+        "worker",
+    )
 
     def __init__(self) -> None:
         self.worker = ""
         self.report: Report = _nowhere
         self.on_wait: OnWait | None = None
+        self.bystanders: frozenset[threading.Thread] = frozenset()
         self.running: _Running | None = None
         self.current: CurrentTask | None = None
         self.waits: _Waits | None = None
@@ -214,6 +226,8 @@ def _waits() -> _Waits | None:
     running = _slot.running
     if running is None or _slot.on_wait is None:
         return None
+    if _slot.bystanders and threading.current_thread() in _slot.bystanders:
+        return None
     with _making_waits:
         waits = _slot.waits
         if waits is None or not waits.belongs_to(running):
@@ -248,7 +262,12 @@ def running() -> tuple[str, int]:
 # -- for the slot ---------------------------------------------------------------------------------------------------
 
 
-def serve(worker: str, report: Report, on_wait: OnWait | None = None) -> None:
+def serve(
+    worker: str,
+    report: Report,
+    on_wait: OnWait | None = None,
+    bystanders: frozenset[threading.Thread] = frozenset(),
+) -> None:
     """Say who runs tasks in this process. Once, before the first task.
 
     Args:
@@ -257,10 +276,12 @@ def serve(worker: str, report: Report, on_wait: OnWait | None = None) -> None:
             times a second.
         on_wait: told when the task that runs now begins to wait for others, when it looks for their ends, and when it
             goes on; from any thread of the task. None where nothing can be done about it.
+        bystanders: threads of this process that are not the tasks', and whose waits are not theirs.
     """
     _slot.worker = worker
     _slot.report = report
     _slot.on_wait = on_wait
+    _slot.bystanders = bystanders
 
 
 def become_slot(access: Access | None) -> None:

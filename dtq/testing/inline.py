@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -91,6 +92,7 @@ class InlineWorker:
         self._took_s = took_s
         self._while_waiting = while_waiting
         self._token = self._at = self._calls = 0
+        self._bystanders: frozenset[threading.Thread] = frozenset()
         session = secrets.token_hex(16)
         service.hello(Hello(session=session, role=Role.WORKER, name=name, slots=1, queues=tuple(queues), primary=True))
 
@@ -124,7 +126,9 @@ class InlineWorker:
         function = spec.function
         current.lease(spec.options.depth)
         succeeded: list[Succeeded] = []
-        current.serve(self.name, self._progress, None if self._while_waiting is None else self._on_wait)
+        # The test's own threads may wait for this very task meanwhile.
+        self._bystanders = frozenset(threading.enumerate()) - {threading.current_thread()}
+        self._serve()
         unmark = mark_records()
         try:
             for index, blob in enumerate(pages.unpack(grant.arguments), grant.lo):
@@ -140,6 +144,7 @@ class InlineWorker:
             raise
         finally:
             current.end()
+            self._bystanders = frozenset()
             unmark()
             self.held.pop(grant.token, None)
         self._report(succeeded)
@@ -177,7 +182,11 @@ class InlineWorker:
         if seconds and self._while_waiting is not None:
             with current.set_aside():
                 self._while_waiting()
-            current.serve(self.name, self._progress, self._on_wait)
+            self._serve()
+
+    def _serve(self) -> None:
+        on_wait = None if self._while_waiting is None else self._on_wait
+        current.serve(self.name, self._progress, on_wait, self._bystanders)
 
     # -- reports --------------------------------------------------------------------------------------------------
 

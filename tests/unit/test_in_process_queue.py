@@ -235,6 +235,33 @@ def test_map_is_read_while_tasks_run_by_themselves(queue: InProcessQueue) -> Non
     assert len(ran) == 201
 
 
+def test_wait_of_the_tests_own_thread_is_none_of_the_task_that_runs(queue: InProcessQueue) -> None:
+    # Given a task that runs in another thread, and looks at what it is
+    started, go_on = threading.Event(), threading.Event()
+
+    def look() -> str:
+        started.set()
+        go_on.wait(20)
+        return current_task().id
+
+    queue.register_handler("look", look)
+    handle = queue.client.submit("look")
+    other = queue.client.submit(note, 1)
+    with queue.working():
+        started.wait(20)
+        # When the test waits for it meanwhile
+        with pytest.raises(TimeoutError):
+            other.result(timeout=0.01)
+        # Then nothing else has run in the task's place, and the task is still itself
+        assert done == []
+        go_on.set()
+        assert handle.result(timeout=20) == handle.id
+        assert other.result(timeout=20) == 1
+    # And afterwards no task runs here
+    with pytest.raises(NotInTask):
+        current_task()
+
+
 def test_map_that_is_read_afterwards_was_run_whole(queue: InProcessQueue) -> None:
     # Given a map whose items come from a generator, longer than a page
     results = queue.client.map(numbers_work.square, (n for n in range(3_000)))
