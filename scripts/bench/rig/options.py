@@ -25,6 +25,7 @@ class Options:
         rounds: how many rounds a comparison has.
         patience_s: for how long in all to wait for other programs to leave the machine alone.
         directory: where stores are put; None for the directory of temporary files.
+        only: words, one of which the name of a part must have in it; empty for all parts.
     """
 
     quick: bool
@@ -32,18 +33,24 @@ class Options:
     rounds: int
     patience_s: float
     directory: Path | None
+    only: tuple[str, ...] = ()
+
+    def wants(self, part: str) -> bool:
+        """Whether a part of the benchmark is to be run."""
+        return not self.only or any(word in part for word in self.only)
 
     def pick(self, usual: int, quick: int) -> int:
         """How much to do."""
         return quick if self.quick else usual
 
 
-def command_line(text: str | None, arguments: Sequence[str] | None = None) -> Options:
+def command_line(text: str | None, arguments: Sequence[str] | None = None, *, parts: Sequence[str] = ()) -> Options:
     """Read a benchmark's command line.
 
     Args:
         text: what ``--help`` says.
         arguments: the words, instead of the process's own.
+        parts: of a benchmark that can be run in parts, their names.
     """
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one small iteration: shows that it runs")
@@ -57,6 +64,14 @@ def command_line(text: str | None, arguments: Sequence[str] | None = None) -> Op
         help="do turns again that other programs disturbed, until so much time was lost in all (default 0)",
     )
     parser.add_argument("--directory", type=Path, help="where to put stores (default: a temporary directory)")
+    if parts:
+        parser.add_argument(
+            "--only",
+            nargs="+",
+            default=[],
+            metavar="WORD",
+            help=f"parts with that in their name, of: {', '.join(parts)}",
+        )
     given = parser.parse_args(arguments)
     _end_in_order()
     return Options(
@@ -65,6 +80,7 @@ def command_line(text: str | None, arguments: Sequence[str] | None = None) -> Op
         rounds=1 if given.quick else given.rounds,
         patience_s=given.patience,
         directory=given.directory,
+        only=tuple(given.only) if parts else (),
     )
 
 

@@ -7,13 +7,16 @@ import os
 import platform
 import sqlite3
 import statistics
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rig.options import Options
 from rig.rounds import Rounds
+
+#: From so many bytes on, a rate of values is shown in MB/s too.
+_LARGE: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,28 @@ class Figure:
     met: bool | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Medians side by side: a line for each piece of work, a column for each contender.
+
+    Attributes:
+        title: what the lines are.
+        columns: the contenders.
+        lines: a name, and what is shown of each contender.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    lines: list[tuple[str, ...]] = field(default_factory=list)
+
+    def show(self) -> str:
+        rows = [(self.title, *self.columns), *self.lines]
+        widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+        return "\n".join(
+            "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
+        )
+
+
 class Report:
     """The figures of one benchmark.
 
@@ -67,6 +92,8 @@ class Report:
         self._question = question
         self._options = options
         self._figures: list[Figure] = []
+        self._beside: list[Figure] = []
+        self._grids: list[Grid] = []
         self._notes: list[str] = []
         self.rounds = Rounds(options)
 
@@ -78,6 +105,40 @@ class Report:
         self._figures.append(Figure(name=name, value=value, unit=unit, rounds=rounds, bar=shown, met=met))
         return value
 
+    def grid(self, title: str, columns: Sequence[str]) -> None:
+        """Begin a table of medians side by side; `beside` adds its lines."""
+        self._grids.append(Grid(title=title, columns=tuple(columns)))
+
+    def beside(
+        self, name: str, found: Mapping[str, Sequence[float] | str], unit: str, bytes_each: int = 0
+    ) -> dict[str, float]:
+        """A line of the last grid; JSON has each of its figures with all rounds.
+
+        Args:
+            name: the line.
+            found: what the rounds measured by contender, or a word that says why nothing was; "-" where one is missing.
+            unit: of all of them.
+            bytes_each: for rates of values: how large each is; shown as MB/s too, where it is large.
+
+        Returns:
+            The medians.
+        """
+        grid = self._grids[-1]
+        medians: dict[str, float] = {}
+        cells = []
+        for column in grid.columns:
+            values = found.get(column, "-")
+            if isinstance(values, str):
+                cells.append(values)
+                continue
+            median = medians[column] = statistics.median(values)
+            figure = Figure(name=f"{grid.title}: {name}, {column}", value=median, unit=unit, rounds=tuple(values))
+            self._beside.append(figure)
+            aside = f" {median * bytes_each / 1e6:,.0f} MB/s" if bytes_each >= _LARGE else ""
+            cells.append(f"{number(median)} {unit}".replace(" /s", "/s") + aside)
+        grid.lines.append((name, *cells))
+        return medians
+
     def note(self, text: str) -> None:
         """A sentence below the table."""
         self._notes.append(text)
@@ -86,13 +147,16 @@ class Report:
         about = machine()
         notes = [*self._notes, *filter(None, [self.rounds.told()])]
         if self._options.as_json:
-            figures = [asdict(figure) for figure in self._figures]
+            figures = [asdict(figure) for figure in [*self._beside, *self._figures]]
             words: dict[str, Any] = {"bench": self._name, "machine": about, "quick": self._options.quick}
             print(json.dumps(words | {"figures": figures, "notes": notes}))
             return
         quick = " (one small iteration: that it runs, not how fast)" if self._options.quick else ""
         print(f"{self._question}{quick}\n{about}\n")
-        print(table(self._figures))
+        for grid in filter(lambda grid: grid.lines, self._grids):
+            print(grid.show() + "\n")
+        if self._figures:
+            print(table(self._figures))
         for note in notes:
             print(f"- {note}")
 
