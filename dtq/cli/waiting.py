@@ -20,7 +20,7 @@ from dtq.client.handle import TaskHandle
 from dtq.client.import_path import find_modules
 from dtq.client.outcomes import RemoteTraceback
 from dtq.client.terms import exception_name
-from dtq.errors import DtqError, TaskCancelled, TaskError, WaitTimeout
+from dtq.errors import DtqError, TaskCancelled, TaskError, TaskFailed, WaitTimeout
 from dtq.model.ids import TaskId
 from dtq.model.states import State
 from dtq.model.text import printable
@@ -96,14 +96,23 @@ def _traceback(error: BaseException) -> str:
 def _sentence(task: str, error: BaseException) -> str:
     if isinstance(error, DtqError) and not _traceback(error):
         return str(error)
-    return f"task {task} failed: {exception_name(type(error))}: {message_of(error)}"
+    return f"task {task} failed: {': '.join(_raised(task, error))}"
+
+
+def _raised(task: str, error: BaseException) -> tuple[str, str]:
+    """Name and message of what the task raised, also where that is not to be had here, or must not be raised."""
+    if isinstance(error, TaskFailed) and error.args[:1] == (task,) and len(error.args) == 3:
+        _, name, message = error.args
+        return str(name), str(message)
+    return exception_name(type(error)), message_of(error)
 
 
 def _error_json(task: str, error: BaseException) -> dict[str, Any]:
     state = State.CANCELLED if isinstance(error, TaskCancelled) else State.DEAD
+    name, message = _raised(task, error)
     described = {
-        "exception": exception_name(type(error)),
-        "message": message_of(error),
+        "exception": name,
+        "message": message,
         "traceback": _traceback(error),
     }
     return {"id": task, "state": state.value, "error": described}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from dtq.cli.failures import TaskTrouble
 from dtq.cli.meanwhile import BatchLook, TaskLook
 from dtq.cli.waiting import print_batch, print_task
 from dtq.client.outcomes import RemoteTraceback
-from dtq.errors import TaskCancelled
+from dtq.errors import TaskCancelled, TaskFailed
 from dtq.model.messages import Failure
 from dtq.model.snapshots import Attempt, Counts, TaskView
 from dtq.model.states import Outcome, State
@@ -123,3 +124,19 @@ def test_a_traceback_is_no_data(capsys: Captured) -> None:
             print_task(SimpleNamespace(id="7", exception=lambda error=error: error), as_json=False)  # type: ignore[arg-type]
         streams = capsys.readouterr()
         assert (streams.out, streams.err) == ("", f"{said}dtq: task 7 failed: ValueError: no\n")
+
+
+def test_an_exception_that_is_not_to_be_had_here_is_named_once(capsys: Captured) -> None:
+    # Given what a task raised that must not be raised here (SystemExit), or whose class is not here
+    error = TaskFailed("7", "SystemExit", "3")
+    error.__cause__ = RemoteTraceback(
+        'Traceback (most recent call last):\n  File "jobs.py", line 1, in work\nSystemExit: 3'
+    )
+    handle: Any = SimpleNamespace(id="7", exception=lambda: error)
+    with pytest.raises(TaskTrouble):
+        print_task(handle, as_json=False)
+    assert capsys.readouterr().err.endswith("\ndtq: task 7 failed: SystemExit: 3\n")
+    with pytest.raises(TaskTrouble):
+        print_task(handle, as_json=True)
+    described = json.loads(capsys.readouterr().out)["error"]
+    assert (described["exception"], described["message"]) == ("SystemExit", "3")
