@@ -35,10 +35,14 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: Calls that the server answers late on purpose: how many seconds their arguments allow it.
+#: How many seconds the calls may take that go through all dead letters, of which there may be millions.
+_MANY_S: Final = 600.0
+#: Calls that the server answers late, on purpose or for all that it has to do: how many seconds more they may take.
 _WAITS: Final[dict[str, Callable[[tuple[Any, ...]], float]]] = {
     "watch": lambda arguments: cast(float, arguments[1]),
     "exchange": lambda arguments: cast(float, arguments[0].wait_s),
+    "retry_dead": lambda _: _MANY_S,
+    "purge_dead": lambda _: _MANY_S,
 }
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from dtq.errors import DtqError, Unreachable
 from dtq.model.messages import Welcome
+from dtq.model.snapshots import Selection
 from dtq.transport import Backoff, Proxy
 from dtq.transport.reception import Reception
 from tests.integration.transport_scene import Fake, proxy_to, serving, serving_apart
@@ -103,6 +104,14 @@ def test_wait_at_the_server_counts_on_top_of_the_timeout(fake: Fake) -> None:
         fake.late_s = 30.0
         with pytest.raises(Unreachable, match=r"within 100 ms"):
             proxy.watch(1, 0.0)
+
+
+def test_call_that_goes_through_all_dead_letters_may_take_its_time(fake: Fake) -> None:
+    with serving(fake) as server, proxy_to(server, call_timeout_s=0.1) as proxy:
+        proxy.connect()
+        fake.late_s = 0.4
+        assert proxy.purge_dead(Selection()) == 41
+        assert proxy.retry_dead(Selection()) == 42
 
 
 def test_closing_from_another_thread_wakes_the_call(fake: Fake) -> None:

@@ -91,6 +91,14 @@ class FakeSession:
         self.fake.release.wait(wait_s + self.fake.late_s)
         return Watched(cursor=cursor, ended=())
 
+    def purge_dead(self, selection: Any) -> int:
+        self.fake.release.wait(self.fake.late_s)
+        return 41
+
+    def retry_dead(self, selection: Any) -> int:
+        self.fake.release.wait(self.fake.late_s)
+        return 42
+
     def results(self, batch: int, lo: int, hi: int) -> list[Ended]:
         return [Ended(batch=batch, lo=lo, hi=hi, state=State.SUCCEEDED, results=bytes(hi - lo))]
 
