@@ -30,6 +30,13 @@ working = options.stacked(
     click.option("--queue", "queues", metavar="NAME", multiple=True, help="Serve only this queue; repeatable."),
     click.option("--import", "imports", metavar="MODULE", multiple=True, help="Import it in every slot; repeatable."),
     click.option(
+        "--preload",
+        "preload",
+        metavar="MODULE",
+        multiple=True,
+        help="Import it once, in the process that slots are forked from; repeatable.",
+    ),
+    click.option(
         "--path",
         "paths",
         metavar="DIR",

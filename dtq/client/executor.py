@@ -86,6 +86,7 @@ class Executor(concurrent.futures.Executor):
         durability: str = "fsync",
         highest_first: bool = False,
         imports: Iterable[str] = (),
+        preload: Iterable[str] = (),
         paths: Iterable[str | Path] = (),
         max_message: int | str | None = None,
         keep_results: Span | None = None,
@@ -104,6 +105,7 @@ class Executor(concurrent.futures.Executor):
             durability: with a file, what an acknowledgement waits for: ``"fsync"`` (the disk), ``"os"``, ``"none"``.
             highest_first: whether a higher priority number is served first.
             imports: modules that every slot imports when it starts.
+            preload: modules that are imported once, in the process that slots are forked from.
             paths: directories for modules, before those of this program.
             max_message: how large a call or a result may be, about, in bytes or as text (``"64MiB"``); None for 16 MiB.
             keep_results: how long results that nobody fetches are kept, in seconds or as a timedelta; None for a day.
@@ -135,6 +137,7 @@ class Executor(concurrent.futures.Executor):
             durability=durability,
             highest_first=highest_first,
             imports=imports,
+            preload=preload,
             paths=paths,
             initializer=initializer,
             initargs=initargs,

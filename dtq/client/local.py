@@ -53,6 +53,7 @@ class LocalCluster:
         highest_first: whether a higher priority number is served first.
         queues: the queues the worker serves; empty for all.
         imports: modules that every slot imports when it starts.
+        preload: modules that are imported once, in the process that slots are forked from.
         paths: directories for modules, before those of this program.
         name: the worker's name for people; None for one with this process's number.
         initializer: called in every slot when it starts, as with the pools of the standard library.
@@ -77,6 +78,7 @@ class LocalCluster:
         highest_first: bool = False,
         queues: Iterable[str] = (),
         imports: Iterable[str] = (),
+        preload: Iterable[str] = (),
         paths: Iterable[str | Path] = (),
         name: str | None = None,
         initializer: Callable[..., object] | None = None,
@@ -100,6 +102,7 @@ class LocalCluster:
         self._highest_first = highest_first
         self._queues = tuple(queues)
         self._imports = tuple(imports)
+        self._preload = tuple(preload)
         self._tasks_may_submit = tasks_may_submit
         self._paths = [os.path.abspath(os.path.expanduser(path)) for path in paths]
         self._name = name or f"local-{os.getpid()}"
@@ -241,7 +244,8 @@ class LocalCluster:
         if self._max_tasks is not None:
             words += ["--max-tasks-per-slot", f"{self._max_tasks:d}"]
         paths = dict.fromkeys([*self._paths, *program_paths()])
-        for flag, values in (("--queue", self._queues), ("--import", self._imports), ("--path", paths)):
+        lists = {"--queue": self._queues, "--import": self._imports, "--preload": self._preload, "--path": paths}
+        for flag, values in lists.items():
             for value in values:
                 words += [flag, value]
         return words

@@ -86,6 +86,7 @@ class TaskQueue:
         db: a file that keeps the queue from one start to the next; None keeps it in memory.
         durability: with a file, what an acknowledgement waits for: ``"fsync"`` (the disk), ``"os"``, ``"none"``.
         imports: modules that every process imports when it starts.
+        preload: modules that are imported once, in the process that those are forked from.
         paths: directories for modules, before those of this program.
         tasks_may_submit: whether clients in tasks (``AsyncClient()``, ``Client()``) are this queue's.
 
@@ -101,6 +102,7 @@ class TaskQueue:
         db: str | Path | None = None,
         durability: str = "fsync",
         imports: Iterable[str] = (),
+        preload: Iterable[str] = (),
         paths: Iterable[str | Path] = (),
         tasks_may_submit: bool = False,
     ) -> None:
@@ -111,6 +113,7 @@ class TaskQueue:
             db=db,
             durability=durability,
             imports=tuple(imports),
+            preload=tuple(preload),
             paths=tuple(paths),
             tasks_may_submit=tasks_may_submit,
         )

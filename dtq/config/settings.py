@@ -78,6 +78,7 @@ class WorkerSettings:
         slots: how many tasks run at once.
         queues: the queues to serve; empty for all.
         imports: modules that every slot imports when it starts.
+        preload: modules that are imported once, in the process that slots are forked from.
         paths: directories that modules are looked for in, before the usual ones.
         name: the worker's name for people.
         max_tasks_per_slot: after how many tasks a slot's process is replaced; None for never.
@@ -95,6 +96,7 @@ class WorkerSettings:
     slots: int
     queues: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
     paths: tuple[Path, ...] = ()
     name: str
     max_tasks_per_slot: int | None = None
@@ -253,6 +255,7 @@ _WORKER: Final = {
     "slots": _Key("DTQ_SLOTS", _number(1, 4096)),
     "queues": _Key("DTQ_QUEUES", _many(_queue, ",")),
     "imports": _Key("DTQ_IMPORTS", _many(_text, ",")),
+    "preload": _Key("DTQ_PRELOAD", _many(_text, ",")),
     "paths": _Key("DTQ_PATHS", _many(_import_path, os.pathsep)),
     "name": _Key("DTQ_WORKER_NAME", _label),
     "max_tasks_per_slot": _Key("DTQ_MAX_TASKS_PER_SLOT", _number(1, 10**12)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import sys
 import threading
 import uuid
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from dtq.model.messages import Hello, Role, Welcome, largest_outcome
 from dtq.transport.backoff import Backoff
 from dtq.transport.proxy import Proxy
 from dtq.wording import counted
+from dtq.worker.forking import ForkServer
 from dtq.worker.link import FETCH_WAIT_S, Link
 from dtq.worker.program import Program
 from dtq.worker.supervisor import Supervisor
@@ -38,6 +40,7 @@ class Serving:
         program: what its slots take over from the program it is part of.
         inherited: what they take over from the program that this process was started by.
         fetch_wait_s: how long it asks the coordinator to hold a call for work, at most, in seconds.
+        forking: whether slots are forked from a fork server: where this process is the worker's alone.
     """
 
     def __init__(
@@ -47,7 +50,9 @@ class Serving:
         program: Program | None = None,
         inherited: Inheritance | None = None,
         fetch_wait_s: float = FETCH_WAIT_S,
+        forking: bool = False,
     ) -> None:
+        self._forking = forking and sys.platform == "linux"
         self._settings = settings
         self._program = program or Program()
         self._inherited = inherited or Inheritance()
@@ -93,13 +98,21 @@ class Serving:
         fetching = Proxy(
             settings.addresses, key, say_hello(primary=False), on_welcome=greeted, key_source=origin, tls=tls
         )
-        welcome = self._first_contact(reporting)
+        forks = ForkServer(self._slot_terms()) if self._forking else None  # it imports meanwhile
+        try:
+            welcome = self._first_contact(reporting)
+        except BaseException:
+            if forks is not None:
+                forks.close()
+            raise
         if welcome is None:
+            if forks is not None:
+                forks.close()
             return
         if settings.tasks_may_submit:
             addresses = tuple(map(format_address, settings.addresses))
             self._inherited = replace(self._inherited, addresses=addresses, clientkey=key)
-        supervisor = self._supervisor = Supervisor(self._terms(welcome))
+        supervisor = self._supervisor = Supervisor(self._terms(welcome), forks)
         if self._stopping.is_set():
             supervisor.drain()
         link = self._link = Link(
@@ -131,19 +144,24 @@ class Serving:
             slots=settings.slots,
             grace_s=settings.grace_s,
             max_waiting=settings.max_waiting,
-            slot=SlotTerms(
-                worker=settings.name,
-                paths=tuple(map(str, settings.paths)),
-                imports=settings.imports,
-                max_result=min(largest_outcome(welcome.max_message), welcome.max_blob),
-                max_tasks=settings.max_tasks_per_slot,
-                max_memory=settings.max_memory_per_slot,
-                keep_processes=settings.keep_processes,
-                only_registered=settings.only_registered,
-                reload=settings.reload == "auto",
-                program=self._program,
-                inherited=self._inherited,
-            ),
+            slot=replace(self._slot_terms(), max_result=min(largest_outcome(welcome.max_message), welcome.max_blob)),
+        )
+
+    def _slot_terms(self) -> SlotTerms:
+        """What slots are started with, as far as it is known before the coordinator has answered."""
+        settings = self._settings
+        return SlotTerms(
+            worker=settings.name,
+            paths=tuple(map(str, settings.paths)),
+            imports=settings.imports,
+            preload=settings.preload,
+            max_tasks=settings.max_tasks_per_slot,
+            max_memory=settings.max_memory_per_slot,
+            keep_processes=settings.keep_processes,
+            only_registered=settings.only_registered,
+            reload=settings.reload == "auto",
+            program=self._program,
+            inherited=self._inherited,
         )
 
     def _first_contact(self, line: Proxy) -> Welcome | None:

@@ -49,7 +49,7 @@ def run(settings: WorkerSettings, signals: Signals) -> int:
     """
     log_to_stderr()
     dump_stacks_on_request()
-    serving = Serving(settings, inherited=own())
+    serving = Serving(settings, inherited=own(), forking=True)
     signals.attach(_Ending(serving))
     serving.run(_say)
     ignore_from_now_on()

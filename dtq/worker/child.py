@@ -31,11 +31,12 @@ from dtq.model.wire import codec
 from dtq.worker.arena import CAPACITY, SIZE, Arena, Left
 from dtq.worker.channel import BUFFER, Pipe
 from dtq.worker.chunks import Chunk
+from dtq.worker.forking import Forked, ForkServer
 from dtq.worker.output import Output, Passed
 from dtq.worker.position import SETTLE_S, UNLIMITED, Position
 from dtq.worker.program import Program
 from dtq.worker.remains import Condemned, Remains
-from dtq.worker.terms import SlotTerms
+from dtq.worker.terms import SECRETS, SlotTerms
 
 log = logging.getLogger("dtq.worker")
 
@@ -65,8 +66,6 @@ LEAVING_S: Final = 3.0
 KILLED_S: Final = 3.0
 #: Whether a warden stands between.
 WARDEN: Final = sys.platform == "linux"
-#: What a task must not find in its environment.
-SECRETS: Final = ("DTQ_AUTHKEY", "DTQ_AUTHKEY_FILE", "CREDENTIALS_DIRECTORY", "DTQ_TOKEN")
 
 
 class _Wait(NamedTuple):
@@ -89,14 +88,19 @@ class Child:
         number: which slot of the worker it is, from 1.
         terms: what it is started with.
         tracker: descriptor of the pipe to the worker's resource tracker, where it has one of its own.
+        forks: the fork server, where there is one that is ready.
 
     Raises:
         OSError: it cannot be started: the machine has no process, memory or descriptor left.
     """
 
-    def __init__(self, number: int, terms: SlotTerms, tracker: int | None = None) -> None:
+    def __init__(
+        self, number: int, terms: SlotTerms, tracker: int | None = None, forks: ForkServer | None = None
+    ) -> None:
         self.number = number
         self.terms = terms
+        #: Where it was forked, if it was.
+        self.origin = forks
         self._inherited = terms.inherited if tracker is None else replace(terms.inherited, tracker=tracker)
         self.position, position_fd = Position.create(SIZE)
         self.arena = Arena(self.position.memory)
@@ -125,10 +129,9 @@ class Child:
         self.leaving = False
         #: Whether it closed its pipe and went on.
         self.deaf = False
-        #: The function that it imports before a task of it has come, by name; empty where it does not.
-        self.preparing = ""
-        #: Up to which number it was told to, see `preparing.Preparing`.
-        self.prepared = 0
+        #: The function that it imports before a task of it has come, by name, empty where it does not; and up to which
+        #: number it was told to, see `preparing.Preparing`.
+        self.preparing, self.prepared = "", 0
         #: Whether the loop waits for the pipe to take more.
         self.watched_for_room = False
         #: The lease that left it last, and when it last became or ceased to be idle.
@@ -153,7 +156,7 @@ class Child:
         #: The names of those, and of some that it had.
         self._names: set[str] = set()
         try:
-            self.process = self._start(theirs.fileno(), position_fd)
+            self.process = self._start(theirs.fileno(), position_fd, forks)
         except OSError:
             self.let_go()
             raise
@@ -165,7 +168,7 @@ class Child:
             self.channel.put(
                 terms.worker,
                 terms.paths,
-                terms.imports,
+                terms.imports if isinstance(self.process, Forked) else (*terms.preload, *terms.imports),
                 terms.max_result,
                 terms.max_memory,
                 terms.keep_processes,
@@ -175,8 +178,13 @@ class Child:
                 _INHERITANCE.plain(self._inherited),
             )
 
-    def _start(self, channel_fd: int, position_fd: int) -> subprocess.Popen[bytes]:
+    def _start(self, channel_fd: int, position_fd: int, forks: ForkServer | None) -> subprocess.Popen[bytes] | Forked:
         inherited = self._inherited
+        if forks is not None:
+            try:
+                return forks.fork(channel_fd, position_fd, self.output.writing_end, inherited.tracker)
+            except OSError as error:  # the supervisor hears of its end, and starts another
+                log.warning("slot %d cannot be forked (%s); it is started", self.number, error)
         flags = interpreter_flags() if inherited.flags is None else inherited.flags
         # -P: what lies about in the working directory must not be taken for a module of the standard library.
         words = [*flags, "-P", "-m", "dtq.worker.warden", str(os.getpid()), str(channel_fd), str(position_fd)]

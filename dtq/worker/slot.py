@@ -70,7 +70,7 @@ from dtq.worker.reports import (
 from dtq.worker.setters import Setters
 from dtq.worker.siblings import empty_main, share_key, share_tracker
 from dtq.worker.sources import Sources
-from dtq.worker.surroundings import Spoilt, Surroundings
+from dtq.worker.surroundings import Spoilt, Surroundings, seed_anew
 from dtq.worker.unsent import Unsent
 from dtq.worker.warden import adopt_orphans, die_with
 
@@ -571,13 +571,15 @@ def _prepare(
     return True
 
 
-def main(parent: int, channel_fd: int, position_fd: int) -> int:
+def main(parent: int, channel_fd: int, position_fd: int, forked: Sources | None = None, tracker: int = -1) -> int:
     """Be a slot until there is no more work.
 
     Args:
         parent: the process that this one is not to outlive.
         channel_fd: descriptor of the pipe.
         position_fd: descriptor of the shared memory.
+        forked: where this process was forked from one that has imported modules: their files.
+        tracker: there, descriptor of the pipe to the resource tracker; -1 for none.
 
     Returns:
         The exit code.
@@ -594,7 +596,9 @@ def main(parent: int, channel_fd: int, position_fd: int) -> int:
     faulthandler.enable()  # where a crash was is among its last words
     setters = Setters()
     setters.watch()
-    sources = Sources()
+    sources = Sources() if forked is None else forked
+    if forked is not None:
+        seed_anew()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     greeting = channel.receive(lambda: None)
@@ -603,6 +607,8 @@ def main(parent: int, channel_fd: int, position_fd: int) -> int:
     worker, paths, imports, *limits, plain_program, plain_inheritance = greeting
     mark_records()
     inherited = _INHERITANCE.decode(plain_inheritance)
+    if forked is not None:
+        inherited = replace(inherited, tracker=tracker)
     current.become_slot(current.Access(inherited.addresses, inherited.clientkey) if inherited.clientkey else None)
     _be_sibling(inherited)
     if not _prepare(channel, worker, paths, imports, _PROGRAM.decode(plain_program), inherited):

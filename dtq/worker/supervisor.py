@@ -36,6 +36,7 @@ from dtq.worker.calls import Calls
 from dtq.worker.child import DYING_S, LEAVING_S, MAX_AHEAD_BYTES, Child
 from dtq.worker.chunks import Chunk, Holdings
 from dtq.worker.extras import Extras
+from dtq.worker.forking import ForkServer, reap_strangers
 from dtq.worker.latelog import LateLog
 from dtq.worker.output import Output
 from dtq.worker.preparing import Preparing
@@ -51,6 +52,8 @@ log = logging.getLogger("dtq.worker")
 
 #: How long work may wait behind a running task before it is taken back, in seconds.
 STUCK_S: Final = 0.05
+#: How often in a row a fork server may die before it is ready, until slots go without.
+MOST_STILLBORN_FORKS: Final = 3
 
 
 class Supervisor:
@@ -58,10 +61,14 @@ class Supervisor:
 
     Args:
         terms: settings.
+        forks: the fork server that slots come from, where there is one; the supervisor owns it.
     """
 
-    def __init__(self, terms: WorkerTerms) -> None:
+    def __init__(self, terms: WorkerTerms, forks: ForkServer | None = None) -> None:
         self.terms = terms
+        self._forks = forks
+        #: How often in a row a fork server has died before it was ready.
+        self._stillborn_forks = 0
         self.lock = threading.Lock()
         #: Notified when there is something to report, or the worker's state changed.
         self.news = threading.Condition(self.lock)
@@ -91,6 +98,8 @@ class Supervisor:
         self._respawns = Respawns(terms.slot.worker, self._late)
         self._extras = Extras(terms.slots, terms.max_waiting)
         self._preparing = Preparing(terms.slot.only_registered)
+        #: Whether the fork server may have imported what has changed since.
+        self._outdated = False
         self._settling = Settling(self.holdings, self.news.notify_all, self.announce, self._late)
         #: What slots that have ended had printed, to be logged.
         self._printed: list[Output] = []
@@ -265,8 +274,10 @@ class Supervisor:
         """
         with self._wakeup.by_signals():
             try:
+                if self._forks is not None:
+                    self._selector.register(self._forks, selectors.EVENT_READ, self._forks)
                 for number in range(1, self.terms.slots + 1):
-                    self._spawn(number)
+                    self._respawns.plan(number, time.monotonic())
                 self._look_around()
                 while not self._done():
                     self._turn()
@@ -294,6 +305,9 @@ class Supervisor:
                 unsettled = True
             elif isinstance(key.data, Tracker):
                 self._start_tracker(key.data)
+            elif isinstance(key.data, ForkServer):
+                self._hear_forks(key.data)
+                unsettled = True
             else:
                 unsettled = not self._hear(key.data, events) or unsettled
         if unsettled or (self._due_at is not None and time.monotonic() >= self._due_at):
@@ -304,10 +318,15 @@ class Supervisor:
         with self.lock:
             now = time.monotonic()
             self._bury(now)
+            if self._forks is not None:
+                reap_strangers({child.pid for child in self._children} | {self._forks.pid} | self._tracker_pids())
             self._enforce(now)
             due = self._to_be_started(now)
             self._assign(now)
             self._prepare()
+        if self._outdated:  # what it has imported may be what has changed
+            self._outdated = False
+            self._replace_forks()
         for number in due:
             self._spawn(number)
         self._write_logs()
@@ -334,7 +353,7 @@ class Supervisor:
             self._printed.pop().write()
 
     def _until_next(self, now: float) -> float | None:
-        moments = self._respawns.moments()
+        moments = [] if self._forks is not None and self._forks.starting else self._respawns.moments()
         if self._drain_until is not None:
             moments.append(self._drain_until)
         if self._waiting:
@@ -415,12 +434,12 @@ class Supervisor:
                 chunk.stoppable = True
             child.leaving = True
             child.leave_within(LEAVING_S)
+            self._outdated = self._outdated or (bool(self.terms.slot.preload) and child.origin is self._forks)
         elif isinstance(report, Waiting):
             child.waits(report.token, report.index, report.seconds, report.blocked)
             self.announce()
         elif isinstance(report, Unusable):
-            self._late(logging.ERROR, "slot %d cannot import %s:\n%s", child.number, report.why[0], report.trace)
-            self.fatal = CannotImport(*report.why)
+            self._on_unusable(f"slot {child.number}", report)
         elif isinstance(report, Uninitialized):
             text = "slot %d cannot start: its initializer failed:\n%s"
             self._late(logging.ERROR, text, child.number, report.trace)
@@ -464,7 +483,8 @@ class Supervisor:
     def _spawn(self, number: int) -> None:
         """Start a slot; not under the lock, for a machine may take its time over it."""
         try:
-            child = Child(number, self.terms.slot, None if self._tracker is None else self._tracker.writing_end)
+            tracker = None if self._tracker is None else self._tracker.writing_end
+            child = Child(number, self.terms.slot, tracker, self._forks)
         except OSError as error:
             log.error("slot %d cannot be started: %s", number, error)
             with self.lock:
@@ -478,6 +498,45 @@ class Supervisor:
             if self.ending:
                 child.kill()
 
+    def _hear_forks(self, forks: ForkServer) -> None:
+        """The fork server has said something, or is gone."""
+        starting = forks.starting
+        report = forks.hear()
+        if isinstance(report, Ready):
+            self._stillborn_forks = 0
+        elif isinstance(report, Unusable):
+            with self.lock:
+                self._on_unusable("the fork server", report)
+        elif forks is self._forks:
+            log.warning("the fork server (pid %d) is gone; another is started", forks.pid)
+            self._stillborn_forks += starting
+            self._replace_forks()
+
+    def _replace_forks(self) -> None:
+        """Start another fork server; without one, slots are started as processes of their own."""
+        if self._forks is None:
+            return
+        self._selector.unregister(self._forks)
+        self._forks.close()
+        self._forks = None
+        if self._stillborn_forks >= MOST_STILLBORN_FORKS:
+            log.error("the fork server has died %d times at its start; slots go without", self._stillborn_forks)
+            return
+        try:
+            self._forks = ForkServer(self.terms.slot)
+        except OSError as error:
+            log.error("no fork server can be started (%s); slots go without", error)
+            return
+        self._selector.register(self._forks, selectors.EVENT_READ, self._forks)
+
+    def _tracker_pids(self) -> set[int]:
+        pid = None if self._tracker is None else self._tracker.pid
+        return set() if pid is None else {pid}
+
+    def _on_unusable(self, who: str, report: Unusable) -> None:
+        self._late(logging.ERROR, "%s cannot import %s:\n%s", who, report.why[0], report.trace)
+        self.fatal = CannotImport(*report.why)
+
     def _start_tracker(self, tracker: Tracker) -> None:
         self._selector.unregister(tracker)
         try:
@@ -488,7 +547,7 @@ class Supervisor:
     def _to_be_started(self, now: float) -> list[int]:
         """The numbers of slots to be started now. Slots for those whose tasks wait for other tasks are among them; and
         those that are not needed any more are taken away."""
-        if self.draining or self.fatal is not None:
+        if self.draining or self.fatal is not None or (self._forks is not None and self._forks.starting):
             return []
         due = self._respawns.due(now)
         due += self._extras.missing(self._children, [*self._respawns.planned(), *due], now)
@@ -686,6 +745,8 @@ class Supervisor:
             child.let_go()
             child.output.write()
         self._write_logs()
+        if self._forks is not None:
+            self._forks.close()
         if self._tracker is not None:
             self._tracker.close()
         self._selector.close()

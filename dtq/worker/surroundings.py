@@ -29,7 +29,7 @@ from dtq.worker.aspects import Kept, Spoilt
 from dtq.worker.setters import PROCESSES, RANDOM, UNKNOWABLE, Setters
 from dtq.worker.warden import children
 
-__all__ = ["Spoilt", "Surroundings"]
+__all__ = ["Spoilt", "Surroundings", "seed_anew"]
 
 #: Looking at what costs system calls takes at most one part in so many of the time.
 SHARE: Final = 200
@@ -47,6 +47,8 @@ class Surroundings:
 
     def __init__(self, keep_processes: bool, setters: Setters) -> None:
         self._keep_processes = keep_processes
+        #: Whether objects are frozen that the fork server has made.
+        self._frozen = gc.get_freeze_count() > 0
         self._setters = setters
         self._environment = kernel.Environment()
         self._slow = {kept.aspect.name: kept for kept in map(Kept, kernel.aspects(self._environment))}
@@ -143,8 +145,10 @@ class Surroundings:
             changed.append("its fault handler")
         if "gc.freeze" in calls:
             gc.unfreeze()
+            if self._frozen:
+                gc.freeze()
         if RANDOM in setters.called - setters.at_import:
-            _seed_anew()
+            seed_anew()
         names = {os.fsencode(arguments[0]) for call, arguments in made if call in _PUTENV and arguments}
         if names:
             self._environment.put_back_in_c(names, self._slow["its environment"].right)
@@ -170,7 +174,8 @@ def _reset_fault_handler(registered: list[tuple[Any, ...]]) -> None:
     faulthandler.enable()
 
 
-def _seed_anew() -> None:
+def seed_anew() -> None:
+    """Have the operating system seed what makes random numbers: what was is known, or the same in other processes."""
     random.seed()
     numbers: Any = sys.modules.get("numpy.random")
     if numbers is not None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from dtq.client.inheritance import Inheritance
 from dtq.worker.program import Program
+
+#: What a task must not find in its environment.
+SECRETS: Final = ("DTQ_AUTHKEY", "DTQ_AUTHKEY_FILE", "CREDENTIALS_DIRECTORY", "DTQ_TOKEN")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +20,7 @@ class SlotTerms:
         worker: the worker's name.
         paths: put in front of ``sys.path``.
         imports: modules imported at the start.
+        preload: modules imported by the fork server; where there is none, by each slot.
         max_result: largest result in bytes.
         max_tasks: after how many tasks a slot is replaced; None for never.
         max_memory: above how much resident memory in bytes it is replaced after a task; None for never.
@@ -29,6 +34,7 @@ class SlotTerms:
     worker: str
     paths: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
     max_result: int = 16 << 20
     max_tasks: int | None = None
     max_memory: int | None = None

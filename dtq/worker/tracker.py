@@ -33,6 +33,11 @@ class Tracker:
         """The descriptor for the slots."""
         return self._write
 
+    @property
+    def pid(self) -> int | None:
+        """The process; None before it was started."""
+        return None if self._process is None else self._process.pid
+
     def start(self) -> None:
         """Start the process.
 

@@ -126,8 +126,14 @@ def _end_like(status: int) -> NoReturn:
     os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
 
 
-def _guard(parent: int, channel_fd: int, position_fd: int) -> int:
-    """Fork the slot, and return in it the warden's number; the warden stays here until it ends."""
+def guard(parent: int, channel_fd: int, position_fd: int) -> int:
+    """Fork the slot, and return in it the warden's number; the warden stays here until it ends.
+
+    Args:
+        parent: the supervisor, which is this process's parent.
+        channel_fd: descriptor of the slot's pipe.
+        position_fd: of the memory that it shares with the supervisor.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, (*_AWAITED, signal.SIGINT))
     die_with(parent, signal.SIGTERM)
     adopt_orphans()
@@ -147,7 +153,7 @@ def main(arguments: list[str]) -> int:
     """Entry point: ``parent-pid channel-fd position-fd``; the rest comes through the channel, to the slot."""
     parent, channel_fd, position_fd = map(int, arguments)
     if sys.platform == "linux":
-        parent = _guard(parent, channel_fd, position_fd)
+        parent = guard(parent, channel_fd, position_fd)
     from dtq.worker.slot import main as run
 
     return run(parent, channel_fd, position_fd)

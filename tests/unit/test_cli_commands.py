@@ -275,7 +275,8 @@ def test_coordinator_start_takes_one_kind_of_store(noted: NotedCoordinator, caps
 def test_worker_hands_its_settings_on(noted: NotedCoordinator, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = _note_runs(monkeypatch)
     Path("lib").mkdir()
-    words = ["--connect", "a:1", "--connect", "b:2", "--slots", "3", "--queue", "x", "--queue", "y", "--import", "m"]
+    words = ["--connect", "a:1", "--connect", "b:2", "--slots", "3", "--queue", "x", "--queue", "y"]
+    words += ["--import", "m", "--preload", "p"]
     words += ["--path", "lib", "--name", "left", "--max-tasks-per-slot", "9", "--max-memory-per-slot", "1GiB"]
     assert run(["worker", *words, "--grace", "30s"]) == 0
     [(settings,)] = runs
@@ -284,6 +285,7 @@ def test_worker_hands_its_settings_on(noted: NotedCoordinator, monkeypatch: pyte
         slots=3,
         queues=("x", "y"),
         imports=("m",),
+        preload=("p",),
         paths=(Path.cwd() / "lib", Path.cwd()),
         name="left",
         max_tasks_per_slot=9,

@@ -1,0 +1,170 @@
+"""The supervisor's hold on its fork server, and on what was forked there.
+
+Worker, below the supervisor. Linux only, and only where the worker's process is the worker's alone: it becomes a
+subreaper, so that it is the parent of what its fork server has forked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import sys
+from typing import Final
+
+from dtq.client.handover import interpreter_flags
+from dtq.errors import BadMessage
+from dtq.transport import safepickle
+from dtq.worker import reports, requests
+from dtq.worker.reports import Ready, Unusable
+from dtq.worker.requests import Request
+from dtq.worker.terms import SECRETS, SlotTerms
+from dtq.worker.warden import adopt_orphans
+
+#: How long a fork may take, in seconds; far above what it takes.
+FORK_S: Final = 5.0
+
+
+class Forked:
+    """A process that was forked for this one, which is its parent; as far as `subprocess.Popen` is needed.
+
+    Args:
+        pid: its number.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        #: As for `subprocess.Popen`.
+        self.returncode: int | None = None
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end.
+
+        Args:
+            timeout: how long, in seconds.
+
+        Returns:
+            Its exit code, or the negative number of the signal that ended it.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not ended.
+        """
+        if self.returncode is None:
+            with contextlib.suppress(OSError):  # an old kernel: it is looked at all the same
+                descriptor = os.pidfd_open(self.pid)
+                try:
+                    select.select([descriptor], [], [], timeout)
+                finally:
+                    os.close(descriptor)
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            if not ended:
+                raise subprocess.TimeoutExpired("a slot", timeout)
+            self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+
+class ForkServer:
+    """A fork server that runs, or is about to.
+
+    Must be made by a thread that lives as long as the worker; see `child.Child`.
+
+    Args:
+        terms: what slots are started with.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+
+    def __init__(self, terms: SlotTerms) -> None:
+        adopt_orphans()
+        #: Whether it is still importing.
+        self.starting = True
+        self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        flags = interpreter_flags() if terms.inherited.flags is None else terms.inherited.flags
+        words = [*flags, "-P", "-m", "dtq.worker.forkserver", str(os.getpid()), str(theirs.fileno())]
+        stream = None if terms.inherited.streams else 2  # what it prints is no line of the worker's
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, *words],
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=stream,
+                start_new_session=True,
+                env={name: value for name, value in os.environ.items() if name not in SECRETS},
+            )
+            self._sock.send(safepickle.dumps((terms.worker, terms.paths, terms.preload)))
+        except OSError:
+            self._sock.close()
+            raise
+        finally:
+            theirs.close()
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
+
+    def fileno(self) -> int:
+        """The descriptor to wait for; `hear` then."""
+        return self._sock.fileno()
+
+    def hear(self) -> Ready | Unusable | None:
+        """What it says: once whether it is ready. None where it is gone, or says something else."""
+        try:
+            data = self._sock.recv(2 * requests.LONGEST, socket.MSG_DONTWAIT)
+            report = reports.read(safepickle.loads(data)) if data else None
+        except (OSError, BadMessage):
+            return None
+        if not isinstance(report, Ready | Unusable) or not self.starting:
+            return None
+        self.starting = False
+        return report
+
+    def fork(self, channel: int, position: int, output: int | None, tracker: int) -> Forked:
+        """Fork a slot, with its warden.
+
+        Args:
+            channel: descriptor of its pipe.
+            position: of the memory that it shares with the supervisor.
+            output: of what its standard output and error are to be; None for those of the fork server.
+            tracker: of the pipe to the resource tracker; -1 for none.
+
+        Raises:
+            OSError: it cannot be forked.
+        """
+        read, write = os.pipe()
+        try:
+            try:
+                requests.send(self._sock, Request(channel, position, write, -1 if output is None else output, tracker))
+            finally:
+                os.close(write)
+            ready, _, _ = select.select([read], [], [], FORK_S)
+            number = os.read(read, 32) if ready else b""
+        finally:
+            os.close(read)
+        if not number:
+            raise OSError("the fork server does not fork")
+        return Forked(int(number))
+
+    def close(self) -> None:
+        """End it; slots that were forked there go on."""
+        self._sock.close()
+        self._process.kill()
+        self._process.wait()
+
+
+def reap_strangers(known: set[int]) -> None:
+    """Collect children that have ended and that nobody waits for: what a slot had set free whose warden was killed.
+
+    Args:
+        known: the children that somebody does wait for.
+    """
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if ended is None or ended.si_pid in known:
+                return
+            os.waitpid(ended.si_pid, os.WNOHANG)

@@ -1,0 +1,128 @@
+"""The fork server: a small process with one thread that has imported what slots need, and from which they are forked.
+
+Worker, started by the supervisor as ``python -m dtq.worker.forkserver``, by way of `forking`. What it imports lies in
+memory once, however many slots there are, and a slot that is replaced is ready in a few milliseconds. It runs no task,
+has no key, and ends with the worker.
+
+A slot's warden is forked twice, so that its parent is the supervisor, which is a subreaper: it is then the same as one
+that the supervisor has started, in a session of its own, and lives on where this process dies.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Final
+
+from dtq.client.functions import cannot_import
+from dtq.client.import_path import find_modules
+from dtq.transport import safepickle
+from dtq.worker.failures import bounded, traceback_of
+from dtq.worker.reports import MAX_TRACE, Ready, Unusable, plain
+from dtq.worker.requests import LONGEST, Request, receive
+from dtq.worker.siblings import empty_main
+from dtq.worker.slot import main as run_slot
+from dtq.worker.sources import Sources
+from dtq.worker.warden import die_with, guard
+
+#: How long to wait before looking again whether the process between has ended, in seconds.
+_PAUSE_S: Final = 0.0002
+
+
+def _serve(sock: socket.socket, parent: int) -> Request | None:
+    """Fork slots until the supervisor is gone: None then. In the process that is to be a warden it returns, too."""
+    while (request := receive(sock)) is not None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        between = os.fork()
+        if between:
+            for descriptor in request:
+                if descriptor >= 0:
+                    os.close(descriptor)
+            os.waitpid(between, 0)
+            continue
+        if os.fork():
+            os._exit(0)
+        os.setsid()
+        while os.getppid() != parent:
+            if _is_gone(parent):
+                os._exit(1)
+            time.sleep(_PAUSE_S)
+        os.write(request.reply, str(os.getpid()).encode())
+        os.close(request.reply)
+        return request
+    return None
+
+
+def _is_gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def _import(modules: tuple[str, ...], worker: str) -> Unusable | None:
+    """Import what slots are to have; what to say where that cannot be."""
+    what = ""
+    try:
+        for what in modules:
+            importlib.import_module(what)
+            threads = [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
+            if threads:
+                raise RuntimeError(
+                    f"it starts a thread ({threads[0]}), which no process has that is forked; "
+                    "--import has each slot import it instead of --preload"
+                )
+    except BaseException as error:  # noqa: BLE001 - the edge to user code, at import
+        why = cannot_import(what, f"the worker {worker}", error)
+        args = tuple([bounded(str(arg), MAX_TRACE) for arg in why.args])
+        return Unusable(bounded(traceback_of(error, __file__), MAX_TRACE), args)
+    return None
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point: ``parent-pid socket-fd``; the rest comes through the socket."""
+    parent, descriptor = map(int, arguments)
+    die_with(parent, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sock = socket.socket(fileno=descriptor)
+    sock.set_inheritable(False)
+    greeting = sock.recv(LONGEST)
+    if not greeting:
+        return 0
+    worker, paths, modules = safepickle.loads(greeting)
+    find_modules(paths)
+    empty_main()
+    sources = Sources()
+    sources.begin()
+    failed = _import(modules, worker)
+    sock.send(safepickle.dumps(plain(failed or Ready(os.getpid()))))
+    if failed is not None:
+        return 1
+    sources.note()
+    gc.collect()
+    gc.freeze()  # or the first collection in each slot would copy the memory of all objects
+    request = _serve(sock, parent)
+    sock.close()
+    if request is None:
+        return 0
+    if request.output >= 0:
+        for stream in (1, 2):
+            os.dup2(request.output, stream)
+        os.close(request.output)
+    warden = guard(parent, request.channel, request.position)
+    return run_slot(warden, request.channel, request.position, forked=sources, tracker=request.tracker)
+
+
+if __name__ == "__main__":
+    # As in `warden`: user code must find no module of dtq's as __main__.
+    from dtq.worker.forkserver import main as begin
+
+    sys.exit(begin(sys.argv[1:]))

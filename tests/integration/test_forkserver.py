@@ -1,0 +1,163 @@
+"""Slots are forked from a process that has imported modules once; whatever becomes of it, the worker goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dtq import Client
+from dtq.client.local import LocalCluster
+from dtq.errors import TaskCrashed
+from tests.cluster import Cluster, Process, until
+
+#: A module that says who imports it, and has tasks.
+MODULE = """
+import os, pathlib, random, time
+with open(pathlib.Path(__file__).with_suffix('.log'), 'a') as file:
+    file.write(f'{os.getpid()}\\n')
+VALUE = 1
+def value(): return VALUE
+def pid(s=0.1): time.sleep(s); return os.getpid()
+def draw(s): time.sleep(s); return os.getpid(), random.random()
+def end(): os._exit(3)
+def wait_for(path):
+    while not os.path.exists(path): time.sleep(0.01)
+    return os.getpid()
+"""
+
+
+class Scene:
+    """A worker with two slots, forked from a process that has imported a module."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.module = cluster.directory / "loaded.py"
+        self.module.write_text(MODULE)
+        cluster.coordinator()
+        self.worker = cluster.worker("--preload", "loaded")
+        self.client = Client(cluster.address, authkey_file=cluster.key_file)
+
+    def importers(self) -> list[int]:
+        """The processes that have imported the module."""
+        log = self.module.with_suffix(".log")
+        return [int(line) for line in log.read_text().split()] if log.exists() else []
+
+    def slots(self) -> set[int]:
+        """Both slots' processes."""
+        return until(lambda: found if len(found := set(self.client.map("loaded:pid", [0.1] * 2))) == 2 else None, "two")
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    with Cluster(tmp_path, memory=True) as cluster:
+        scene = Scene(cluster)
+        with scene.client:
+            yield scene
+
+
+def ended(worker: Process) -> tuple[int, str]:
+    return worker.ended(), worker.output()
+
+
+def test_module_is_imported_once_however_many_slots_come_from_it(scene: Scene) -> None:
+    slots = scene.slots()
+    # When a slot is replaced
+    with pytest.raises(TaskCrashed):
+        scene.client.submit("loaded:end", max_crashes=1).result(30)
+    # Then the new one has the module, too, and nobody has imported it again
+    assert len(scene.slots() - slots) == 1
+    (importer,) = scene.importers()
+    assert importer not in slots
+    assert psutil.Process(importer).ppid() == scene.worker.pid
+    assert psutil.Process(importer).num_threads() == 1
+
+
+def test_slots_are_children_of_wardens_and_those_of_the_worker(scene: Scene) -> None:
+    for slot in scene.slots():
+        warden = psutil.Process(slot).parent()
+        assert warden is not None
+        assert warden.ppid() == scene.worker.pid
+        assert os.getsid(slot) == slot
+        assert os.getsid(warden.pid) == warden.pid
+
+
+def test_random_numbers_of_slots_are_not_the_same(scene: Scene) -> None:
+    drawn: dict[int, float] = {}
+    for pid, number in until(
+        lambda: found if len(dict(found := list(scene.client.map("loaded:draw", [0.1] * 4)))) == 2 else None, "both"
+    ):
+        drawn.setdefault(pid, number)
+    assert len(set(drawn.values())) == 2
+
+
+def test_worker_goes_on_when_the_fork_server_dies(scene: Scene) -> None:
+    # Given a task that runs
+    slots = scene.slots()
+    go = scene.module.with_suffix(".go")
+    running = scene.client.submit("loaded:wait_for", str(go), max_crashes=1)
+    until(lambda: running.status().state.value == "running", "it to run")
+    # When what its slot was forked from dies
+    (importer,) = scene.importers()
+    os.kill(importer, signal.SIGKILL)
+    scene.worker.await_line(f"the fork server (pid {importer}) is gone; another is started")
+    # Then the task goes on, and a slot that ends is replaced by one that comes from another
+    with pytest.raises(TaskCrashed):
+        scene.client.submit("loaded:end", max_crashes=1).result(30)
+    go.touch()
+    assert running.result(30) in slots
+    assert len(scene.slots() & slots) == 1
+    assert len(scene.importers()) == 2
+    # And nothing of it is left
+    scene.worker.kill()
+    until(lambda: not any(map(psutil.pid_exists, {*slots, *scene.importers()})), "its processes to end")
+
+
+def test_module_that_has_changed_is_imported_again(scene: Scene) -> None:
+    assert scene.client.submit("loaded:value").result(30) == 1
+    new = scene.module.with_suffix(".new")
+    new.write_text(MODULE.replace("VALUE = 1", "VALUE = 22"))
+    new.replace(scene.module)
+    assert [scene.client.submit("loaded:value").result(30) for _ in range(4)] == [22] * 4
+
+
+def test_module_that_cannot_be_preloaded_ends_the_worker(tmp_path: Path) -> None:
+    with Cluster(tmp_path, memory=True) as cluster:
+        cluster.coordinator()
+        code, said = ended(cluster.worker("--preload", "not.there", ready=False))
+    assert code == 65
+    assert "not.there cannot be imported by the worker" in said
+
+
+def test_module_that_starts_a_thread_is_refused(tmp_path: Path) -> None:
+    """No process has its parent's threads: what counts on them would wait for ever."""
+    (tmp_path / "threaded.py").write_text(
+        "import threading, time\nthreading.Thread(target=time.sleep, args=(9,)).start()"
+    )
+    with Cluster(tmp_path, memory=True) as cluster:
+        cluster.coordinator()
+        code, said = ended(cluster.worker("--preload", "threaded", ready=False))
+    assert code == 65
+    assert "it starts a thread" in said
+    assert "--import has each slot import it" in said
+
+
+def test_module_that_ends_who_imports_it_ends_the_worker(tmp_path: Path) -> None:
+    (tmp_path / "deadly.py").write_text("import os\nos._exit(9)")
+    with Cluster(tmp_path, memory=True) as cluster:
+        cluster.coordinator()
+        code, said = ended(cluster.worker("--preload", "deadly", ready=False))
+    assert code == 72
+    assert "slots go without" in said
+
+
+def test_local_cluster_preloads(tmp_path: Path) -> None:
+    (tmp_path / "loaded.py").write_text(MODULE)
+    with LocalCluster(2, paths=[tmp_path], preload=["loaded"]) as cluster:
+        with Client(cluster.address, authkey_file=cluster.authkey_file) as client:
+            slots = set(client.map("loaded:pid", [0.1] * 4))
+        (importer,) = (tmp_path / "loaded.log").read_text().split()
+        assert int(importer) not in slots
