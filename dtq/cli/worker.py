@@ -111,6 +111,21 @@ def worker(addresses: tuple[str, ...], **flags: Any) -> None:
     raise click.exceptions.Exit(run(settings, signals))
 
 
+def begin_ahead(words: list[str]) -> None:
+    """Begin what a worker needs before it is known where its coordinator is; see `client.processes`.
+
+    Args:
+        words: its command, without an address.
+    """
+    import dtq.cli.app  # noqa: F401 - the command will need it
+    from dtq.daemon.worker import begin_ahead
+
+    name, *rest = words
+    with worker.make_context(name, rest) as context:
+        flags = {key: value for key, value in context.params.items() if key != "addresses"}
+    begin_ahead(worker_settings({**flags, "connect": (format_address((DEFAULT_HOST, DEFAULT_PORT)),)}))
+
+
 @click.command(
     cls=Command,
     examples=(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import IO, Any, Final
 
 from dtq.client.inheritance import Inheritance
@@ -55,41 +55,49 @@ def pack_initializer(initializer: Callable[..., object] | None, arguments: tuple
 # -- through a pipe -------------------------------------------------------------------------------------------------
 
 
-def write(file: IO[bytes], inheritance: Inheritance, words: Sequence[str] = ()) -> None:
-    """Send it to a process that waits for it.
+def write(file: IO[bytes], what: Inheritance | list[str]) -> None:
+    """Send something to a process that waits for it.
 
     Args:
         file: the pipe to that process.
-        inheritance: what is sent.
-        words: the rest of its command: what was not known yet when it was started.
+        what: first what it inherits; then the rest of its command, which was not known yet when it was started.
 
     Raises:
         OSError: that process is gone.
     """
-    data = pickle.dumps((inheritance, list(words)), PICKLE)
+    data = pickle.dumps(what, PICKLE)
     file.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
     file.flush()
 
 
-def receive(file: IO[bytes]) -> list[str]:
-    """Wait for what the program that started this process sends it. From then on `own` gives it.
-
-    Returns:
-        The rest of this process's command.
+def receive(file: IO[bytes]) -> None:
+    """Wait for what this process inherits. From then on `own` gives it.
 
     Raises:
-        EOFError: the program is gone.
+        EOFError: the program that started it is gone.
     """
     global _own
-    length = int.from_bytes(_exactly(file, _LENGTH_BYTES), "big")
-    words: list[str]
-    _own, words = pickle.loads(_exactly(file, length))  # from who started this process, and runs it
+    _own = _read(file)
+
+
+def receive_words(file: IO[bytes]) -> list[str]:
+    """Wait for the rest of this process's command.
+
+    Raises:
+        EOFError: as for `receive`.
+    """
+    words: list[str] = _read(file)
     return words
 
 
 def own() -> Inheritance:
     """What this process was started with."""
     return _own
+
+
+def _read(file: IO[bytes]) -> Any:
+    length = int.from_bytes(_exactly(file, _LENGTH_BYTES), "big")
+    return pickle.loads(_exactly(file, length))  # from who started this process, and runs it
 
 
 def _exactly(file: IO[bytes], count: int) -> bytes:

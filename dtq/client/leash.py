@@ -20,7 +20,7 @@ import sys
 import threading
 from typing import Final
 
-from dtq.client.handover import receive
+from dtq.client.handover import receive, receive_words
 
 #: How long the log may become, in bytes, before it begins anew: it is read only when something has gone wrong.
 LOG_BYTES: Final = 1 << 20
@@ -70,15 +70,17 @@ def main(arguments: list[str]) -> None:
 
     Args:
         arguments: the program's process, the descriptor for the readiness line, the log's path, a directory to remove
-            when the program is gone (or an empty text), modules that the command needs, with commas between; then the
-            words of the command, as far as they are known.
+            when the program is gone (or an empty text), as ``module:function`` what to call meanwhile (or an empty
+            text); then the words of the command, as far as they are known.
     """
-    parent, ready, log, directory, modules, *words = arguments
-    for name in filter(None, modules.split(",")):  # time that the program takes to have the rest of the words
-        importlib.import_module(name)
+    parent, ready, log, directory, ahead, *words = arguments
     try:
         with open(0, "rb", buffering=0, closefd=False) as program:
-            words += receive(program)
+            receive(program)
+            if ahead:
+                module, _, name = ahead.partition(":")
+                getattr(importlib.import_module(module), name)(words)
+            words += receive_words(program)
     except EOFError:
         hold(int(parent), directory)  # the program is gone: this ends the process
     threading.Thread(target=hold, args=(int(parent), directory), name="dtq-leash", daemon=True).start()

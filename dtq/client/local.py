@@ -35,8 +35,8 @@ log = logging.getLogger("dtq.client")
 
 #: Settings of this program's environment that are not for its own cluster.
 _KEPT: Final = ("DTQ_LOG_LEVEL",)
-#: What the worker's process imports while the coordinator starts.
-_WORKER_MODULES: Final = ("dtq.cli.app", "dtq.cli.worker", "dtq.daemon.worker")
+#: What the worker's process does while the coordinator starts.
+_AHEAD: Final = "dtq.cli.worker:begin_ahead"
 
 
 class LocalCluster:
@@ -218,14 +218,14 @@ class LocalCluster:
             doomed=pair.directory,
         )
         pair.add(coordinator).go()
-        # Both import what they need at the same time; where the coordinator listens, it says only then.
+        # Both begin at the same time; where the coordinator listens, it says only then.
         worker = Process(
             "worker",
             [*self._worker_words(), "--authkey-file", str(_key(pair))],
             pair.directory / "worker.log",
             _environment(),
             inheritance=inheritance,
-            modules=_WORKER_MODULES,
+            ahead=_AHEAD,
         )
         pair.add(worker)
         self._address = coordinator.await_ready().split()[3]

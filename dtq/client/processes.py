@@ -43,7 +43,7 @@ class Process:
         home: its working directory; None for this program's.
         doomed: a directory that it removes when this program is killed.
         inheritance: what its slots take over.
-        modules: what it imports before it waits for `go`.
+        ahead: as ``module:function``, what it calls with its words before it waits for `go`; empty for nothing.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class Process:
         home: Path | None = None,
         doomed: Path | None = None,
         inheritance: Inheritance | None = None,
-        modules: tuple[str, ...] = (),
+        ahead: str = "",
     ) -> None:
         self.name = name
         self._log = log
         read, write = os.pipe()
         #: What it prints: its readiness line; then nothing, until it ends.
         self.output = os.fdopen(read, "rb", buffering=0)
-        given = self._inheritance = inheritance or Inheritance()
-        leash = [str(os.getpid()), str(write), str(log), "" if doomed is None else str(doomed), ",".join(modules)]
+        given = inheritance or Inheritance()
+        leash = [str(os.getpid()), str(write), str(log), "" if doomed is None else str(doomed), ahead]
         try:
             self.popen = subprocess.Popen(
                 [sys.executable, "-P", "-m", "dtq.client.leash", *leash, *words],
@@ -79,6 +79,12 @@ class Process:
             raise
         finally:
             os.close(write)
+        self._send(given)
+
+    def _send(self, what: Inheritance | list[str]) -> None:
+        assert self.popen.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended: `await_ready` says so
+            handover.write(self.popen.stdin, what)
 
     def go(self, *words: str) -> None:
         """Have it begin; to be called once.
@@ -86,9 +92,7 @@ class Process:
         Args:
             words: the rest of its command.
         """
-        assert self.popen.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended: `await_ready` says so
-            handover.write(self.popen.stdin, self._inheritance, words)
+        self._send(list(words))
 
     @property
     def gone(self) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import platform
-import sys
 import threading
 import uuid
 from collections.abc import Callable
@@ -40,7 +39,7 @@ class Serving:
         program: what its slots take over from the program it is part of.
         inherited: what they take over from the program that this process was started by.
         fetch_wait_s: how long it asks the coordinator to hold a call for work, at most, in seconds.
-        forking: whether slots are forked from a fork server: where this process is the worker's alone.
+        forks: the fork server that slots come from; None for none, and where this process is not the worker's alone.
     """
 
     def __init__(
@@ -50,9 +49,9 @@ class Serving:
         program: Program | None = None,
         inherited: Inheritance | None = None,
         fetch_wait_s: float = FETCH_WAIT_S,
-        forking: bool = False,
+        forks: ForkServer | None = None,
     ) -> None:
-        self._forking = forking and sys.platform == "linux"
+        self._forks = forks
         self._settings = settings
         self._program = program or Program()
         self._inherited = inherited or Inheritance()
@@ -98,21 +97,13 @@ class Serving:
         fetching = Proxy(
             settings.addresses, key, say_hello(primary=False), on_welcome=greeted, key_source=origin, tls=tls
         )
-        forks = ForkServer(self._slot_terms()) if self._forking else None  # it imports meanwhile
-        try:
-            welcome = self._first_contact(reporting)
-        except BaseException:
-            if forks is not None:
-                forks.close()
-            raise
+        welcome = self._first_contact(reporting)
         if welcome is None:
-            if forks is not None:
-                forks.close()
             return
         if settings.tasks_may_submit:
             addresses = tuple(map(format_address, settings.addresses))
             self._inherited = replace(self._inherited, addresses=addresses, clientkey=key)
-        supervisor = self._supervisor = Supervisor(self._terms(welcome), forks)
+        supervisor = self._supervisor = Supervisor(self._terms(welcome), self._forks)
         if self._stopping.is_set():
             supervisor.drain()
         link = self._link = Link(
@@ -144,24 +135,10 @@ class Serving:
             slots=settings.slots,
             grace_s=settings.grace_s,
             max_waiting=settings.max_waiting,
-            slot=replace(self._slot_terms(), max_result=min(largest_outcome(welcome.max_message), welcome.max_blob)),
-        )
-
-    def _slot_terms(self) -> SlotTerms:
-        """What slots are started with, as far as it is known before the coordinator has answered."""
-        settings = self._settings
-        return SlotTerms(
-            worker=settings.name,
-            paths=tuple(map(str, settings.paths)),
-            imports=settings.imports,
-            preload=settings.preload,
-            max_tasks=settings.max_tasks_per_slot,
-            max_memory=settings.max_memory_per_slot,
-            keep_processes=settings.keep_processes,
-            only_registered=settings.only_registered,
-            reload=settings.reload == "auto",
-            program=self._program,
-            inherited=self._inherited,
+            slot=replace(
+                slot_terms(settings, self._inherited, self._program),
+                max_result=min(largest_outcome(welcome.max_message), welcome.max_blob),
+            ),
         )
 
     def _first_contact(self, line: Proxy) -> Welcome | None:
@@ -179,6 +156,29 @@ class Serving:
                     log.warning("waiting for the coordinator at %s (%s)", line.address, error)
                 self._stopping.wait(backoff.next_s())
         return None
+
+
+def slot_terms(settings: WorkerSettings, inherited: Inheritance, program: Program | None = None) -> SlotTerms:
+    """What slots are started with, as far as it is known before the coordinator has answered.
+
+    Args:
+        settings: the worker's.
+        inherited: what slots take over from the program that this process was started by.
+        program: what they take over from the program that the worker is part of.
+    """
+    return SlotTerms(
+        worker=settings.name,
+        paths=tuple(map(str, settings.paths)),
+        imports=settings.imports,
+        preload=settings.preload,
+        max_tasks=settings.max_tasks_per_slot,
+        max_memory=settings.max_memory_per_slot,
+        keep_processes=settings.keep_processes,
+        only_registered=settings.only_registered,
+        reload=settings.reload == "auto",
+        program=program or Program(),
+        inherited=inherited,
+    )
 
 
 def _greeter(settings: WorkerSettings) -> Callable[..., Hello]:
