@@ -19,7 +19,7 @@ import types
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from enum import Enum
-from functools import cache
+from functools import cache, cached_property
 from operator import attrgetter, call
 from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -62,14 +62,42 @@ class Codec(NamedTuple):
         return value if self.encode is None else self.encode(value)
 
 
-class Method(NamedTuple):
-    """How one method of the service crosses the wire."""
+class Method:
+    """How one method of the service crosses the wire. Codecs are made when the method is called first: a program calls
+    few of them, and all together take longer than the rest of an import.
 
-    name: str
-    parameters: tuple[str, ...]
-    result: Codec
-    encoders: tuple[Encode, ...]
-    decoders: tuple[Decode, ...]
+    Args:
+        name: the method's name.
+        function: the method.
+
+    Attributes:
+        name: its name.
+        parameters: the names of its parameters.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.name = name
+        self._function = function
+        self.parameters = tuple(word for word in function.__annotations__ if word != "return")
+
+    @cached_property
+    def _hints(self) -> dict[str, Any]:
+        return get_type_hints(self._function, include_extras=True)
+
+    @cached_property
+    def result(self) -> Codec:
+        """The codec of what it returns."""
+        return codec(self._hints["return"], answer=True)
+
+    @cached_property
+    def encoders(self) -> tuple[Encode, ...]:
+        """What takes its arguments apart."""
+        return tuple(codec(self._hints[word]).plain for word in self.parameters)
+
+    @cached_property
+    def decoders(self) -> tuple[Decode, ...]:
+        """What puts them together."""
+        return tuple(codec(self._hints[word]).decode for word in self.parameters)
 
     def encode_arguments(self, arguments: tuple[Any, ...]) -> Plain:
         """The positional arguments, plain."""
@@ -380,7 +408,7 @@ def codec(annotation: Any, *, answer: bool = False) -> Codec:
         answer: whether it comes from the coordinator, whose texts are made to fit, and which is believed otherwise.
 
     Raises:
-        TypeError: the type cannot cross the wire. A programming error, found at import.
+        TypeError: the type cannot cross the wire. A programming error.
     """
     return _codec(annotation, answer)
 
@@ -422,13 +450,8 @@ def _single(annotation: Any, rule: Rule | None, answer: bool) -> Codec:
 
 def methods(protocol: type) -> dict[str, Method]:
     """How each public method of a protocol class crosses the wire, from its annotations."""
-    table: dict[str, Method] = {}
-    for name, function in vars(protocol).items():
-        if name.startswith("_") or not callable(function):
-            continue
-        hints = get_type_hints(function, include_extras=True)
-        result = codec(hints.pop("return"), answer=True)
-        arguments = [codec(hint) for hint in hints.values()]
-        encoders, decoders = tuple(c.plain for c in arguments), tuple(c.decode for c in arguments)
-        table[name] = Method(name, tuple(hints), result, encoders, decoders)
-    return table
+    return {
+        name: Method(name, function)
+        for name, function in vars(protocol).items()
+        if not name.startswith("_") and callable(function)
+    }

@@ -198,8 +198,31 @@ _KINDS: Final[tuple[Any, ...]] = (
     Ready, Prepared, Returned, Raised, Stopped, Advanced, Changed, Leaving, Unusable, Uninitialized, Waiting, Stale,
 )  # fmt: skip
 _NAMES: Final[dict[type, str]] = {kind: kind.__name__.lower() for kind in _KINDS}
-_PLAIN: Final[dict[type, Callable[[Any], Any]]] = {kind: codec(kind).plain for kind in _KINDS}
-_DECODE: Final[dict[str, Callable[[Any], Report]]] = {_NAMES[kind]: codec(kind).decode for kind in _KINDS}
+_NAMED: Final[dict[str, type]] = {name: kind for kind, name in _NAMES.items()}
+
+
+class _Plain(dict[type, Callable[[Any], Any]]):
+    """What takes a kind of report apart, made when the first one is sent: most slots send few kinds."""
+
+    def __missing__(self, kind: type) -> Callable[[Any], Any]:
+        made = self[kind] = codec(kind).plain
+        return made
+
+
+class _Decode(dict[str, Callable[[Any], Any]]):
+    """What puts a kind of report together, by its name, likewise.
+
+    Raises:
+        KeyError: no report has that name.
+    """
+
+    def __missing__(self, name: str) -> Callable[[Any], Any]:
+        made = self[name] = codec(_NAMED[name]).decode
+        return made
+
+
+_PLAIN: Final = _Plain()
+_DECODE: Final = _Decode()
 
 
 def plain(report: Report) -> tuple[Any, ...]:
@@ -222,9 +245,9 @@ def read(message: Any) -> Report:
     Raises:
         BadMessage: it is none of the things that a slot says.
     """
-    if type(message) is not tuple or not message or type(message[0]) is not str or message[0] not in _DECODE:
+    if type(message) is not tuple or not message or type(message[0]) is not str or message[0] not in _NAMED:
         raise BadMessage("it is nothing that a slot says")
-    report = _DECODE[message[0]](message[1:])
+    report: Report = _DECODE[message[0]](message[1:])
     report.check()
     return report
 
