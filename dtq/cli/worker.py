@@ -117,13 +117,15 @@ def begin_ahead(words: list[str]) -> None:
     Args:
         words: its command, without an address.
     """
-    import dtq.cli.app  # noqa: F401 - the command will need it
-    from dtq.daemon.worker import begin_ahead
+    from dtq.daemon.ahead import begin
 
     name, *rest = words
     with worker.make_context(name, rest) as context:
         flags = {key: value for key, value in context.params.items() if key != "addresses"}
-    begin_ahead(worker_settings({**flags, "connect": (format_address((DEFAULT_HOST, DEFAULT_PORT)),)}))
+    begin(worker_settings({**flags, "connect": (format_address((DEFAULT_HOST, DEFAULT_PORT)),)}))
+    # What the command will need takes long to import, too.
+    import dtq.cli.app
+    import dtq.daemon.worker  # noqa: F401
 
 
 @click.command(

@@ -16,6 +16,7 @@ from dataclasses import replace
 from dtq import __version__
 from dtq.client.inheritance import Inheritance
 from dtq.config import WorkerSettings, configured_tls, format_address, load_authkey
+from dtq.daemon.ahead import slot_terms
 from dtq.errors import DtqError, InternalError
 from dtq.model.fields import Label, fitting
 from dtq.model.messages import Hello, Role, Welcome, largest_outcome
@@ -26,7 +27,7 @@ from dtq.worker.forking import ForkServer
 from dtq.worker.link import FETCH_WAIT_S, Link
 from dtq.worker.program import Program
 from dtq.worker.supervisor import Supervisor
-from dtq.worker.terms import SlotTerms, WorkerTerms
+from dtq.worker.terms import WorkerTerms
 
 log = logging.getLogger("dtq.daemon")
 
@@ -156,29 +157,6 @@ class Serving:
                     log.warning("waiting for the coordinator at %s (%s)", line.address, error)
                 self._stopping.wait(backoff.next_s())
         return None
-
-
-def slot_terms(settings: WorkerSettings, inherited: Inheritance, program: Program | None = None) -> SlotTerms:
-    """What slots are started with, as far as it is known before the coordinator has answered.
-
-    Args:
-        settings: the worker's.
-        inherited: what slots take over from the program that this process was started by.
-        program: what they take over from the program that the worker is part of.
-    """
-    return SlotTerms(
-        worker=settings.name,
-        paths=tuple(map(str, settings.paths)),
-        imports=settings.imports,
-        preload=settings.preload,
-        max_tasks=settings.max_tasks_per_slot,
-        max_memory=settings.max_memory_per_slot,
-        keep_processes=settings.keep_processes,
-        only_registered=settings.only_registered,
-        reload=settings.reload == "auto",
-        program=program or Program(),
-        inherited=inherited,
-    )
 
 
 def _greeter(settings: WorkerSettings) -> Callable[..., Hello]:

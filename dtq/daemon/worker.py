@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 
 from dtq.client.handover import own
 from dtq.config import WorkerSettings
+from dtq.daemon.ahead import take_fork_server
 from dtq.daemon.logs import dump_stacks_on_request, log_to_stderr
-from dtq.daemon.serving import Serving, slot_terms
+from dtq.daemon.serving import Serving
 from dtq.daemon.signals import Signals, ignore_from_now_on
-from dtq.worker.forking import ForkServer
-from dtq.worker.terms import SlotTerms
 
 log = logging.getLogger("dtq.daemon")
 
@@ -34,32 +32,6 @@ class _Ending:
         self._serving.end()
 
 
-#: The fork server that was started before it was known where the coordinator is, and what it was started with.
-_ahead: list[tuple[ForkServer, SlotTerms]] = []
-
-
-def begin_ahead(settings: WorkerSettings) -> None:
-    """Start what `run` will need, in the same thread, though it is not known yet where the coordinator is.
-
-    Args:
-        settings: what it will run with, but for the addresses.
-    """
-    terms = slot_terms(settings, own())
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # `run` tries again, and says so
-            _ahead.append((ForkServer(terms), terms))
-
-
-def _forks(settings: WorkerSettings) -> ForkServer | None:
-    terms = slot_terms(settings, own())
-    while _ahead:
-        forks, begun_with = _ahead.pop()
-        if begun_with == terms:
-            return forks
-        forks.close()
-    return ForkServer(terms) if sys.platform == "linux" else None
-
-
 def run(settings: WorkerSettings, signals: Signals) -> int:
     """Run a worker until it is drained by SIGTERM or SIGINT.
 
@@ -78,7 +50,7 @@ def run(settings: WorkerSettings, signals: Signals) -> int:
     """
     log_to_stderr()
     dump_stacks_on_request()
-    forks = _forks(settings)
+    forks = take_fork_server(settings)
     try:
         serving = Serving(settings, inherited=own(), forks=forks)
         signals.attach(_Ending(serving))

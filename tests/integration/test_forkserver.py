@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,3 +163,24 @@ def test_local_cluster_preloads(tmp_path: Path) -> None:
             slots = set(client.map("loaded:pid", [0.1] * 4))
         (importer,) = (tmp_path / "loaded.log").read_text().split()
         assert int(importer) not in slots
+
+
+#: A program that begins a fork server ahead, and then needs one with the same settings, or with others.
+AHEAD = """
+import sys
+from dataclasses import replace
+from dtq.config import WorkerSettings
+from dtq.daemon import ahead
+first = WorkerSettings(addresses=(('127.0.0.1', 1),), slots=1, name='one', max_waiting=0)
+ahead.begin(first)
+begun = ahead._ahead[0][0]
+taken = ahead.take_fork_server(replace(first, addresses=(('127.0.0.1', 2),), name=sys.argv[1]))
+print(taken is begun, begun._process.poll() is None, ahead._ahead)
+taken.close()
+"""
+
+
+@pytest.mark.parametrize(("name", "said"), [("one", "True True []"), ("other", "False False []")])
+def test_fork_server_that_was_begun_ahead_is_used_if_it_is_the_right_one(name: str, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", AHEAD, name], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout.strip(), done.stderr) == (said, "")
