@@ -87,7 +87,8 @@ def cut(page: bytes, lo: int, hi: int) -> bytes:
     start = body + sum(lengths[:lo])
     end = start + sum(lengths[lo:hi])
     head = (hi - lo).to_bytes(_HEAD, "big")
-    return b"".join((head, page[_HEAD + lo * _LENGTH : _HEAD + hi * _LENGTH], page[start:end]))
+    whole = memoryview(page)  # what a slice of it holds is copied once, into the page that is made
+    return b"".join((head, whole[_HEAD + lo * _LENGTH : _HEAD + hi * _LENGTH], whole[start:end]))
 
 
 def fitting(page: bytes, lo: int, hi: int, room: int) -> int:
@@ -109,12 +110,13 @@ def join(pages: Sequence[bytes]) -> bytes:
     if len(pages) == 1:
         return pages[0]
     total = 0
-    lengths: list[bytes] = []
-    bodies: list[bytes] = []
+    lengths: list[memoryview] = []
+    bodies: list[memoryview] = []
     for page in pages:
         blobs = count(page)
         body = _HEAD + blobs * _LENGTH
         total += blobs
-        lengths.append(page[_HEAD:body])
-        bodies.append(page[body:])
+        whole = memoryview(page)
+        lengths.append(whole[_HEAD:body])
+        bodies.append(whole[body:])
     return b"".join((total.to_bytes(_HEAD, "big"), *lengths, *bodies))

@@ -112,8 +112,9 @@ class Arena:
         if sys.byteorder == "big":
             lengths.byteswap()
             raw = lengths.tobytes()
-        body = self.memory[self._sent_to : end]
-        return self._lo + sent, b"".join(((count - sent).to_bytes(4, "big"), raw, body)), (count, end)
+        with memoryview(self.memory) as memory, memory[self._sent_to : end] as body:  # or each would be copied twice
+            page = b"".join(((count - sent).to_bytes(4, "big"), raw, body))
+        return self._lo + sent, page, (count, end)
 
     def sent(self, upto: tuple[int, int]) -> None:
         """What `page` gave has been sent. Any thread, not two at once."""
