@@ -30,7 +30,7 @@ _SLOW: Final = "the peer is too slow"
 _LENGTH: Final = 4
 #: First read of a message, in bytes: most messages are smaller, and every idle connection holds so much.
 _FIRST_READ: Final = 8 << 10
-#: Up to here a body is copied behind its length, to be one buffer; above, both are handed over as they are.
+#: Up to here a body is copied behind its length, to be one buffer; above, its parts are handed over as they are.
 _JOINED: Final = 32 << 10
 #: A long message is given so much memory at first, and then as much again as has arrived, but no more than a MiB.
 _FIRST_ROOM: Final = 64 << 10
@@ -53,6 +53,8 @@ PACE_S: Final = float(SILENCE_S)
 #: bytes are seen to move.
 _TLS_PIECE: Final = 16 << 10
 _PIECE: Final = 64 << 10
+#: Most parts of a message in such a piece.
+_MOST_PARTS: Final = 16
 #: How often it is told that bytes of a long message move, in seconds: a small part of the shortest lease.
 _MOVED_S: Final = 0.1
 
@@ -64,6 +66,18 @@ def tune(sock: socket.socket) -> None:
         option = getattr(socket, name, None)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def _first_bytes(parts: list[memoryview], at: int) -> list[memoryview]:
+    """The first bytes of what is left to be sent, no more than are handed to the kernel at once."""
+    pieces: list[memoryview] = []
+    room = _PIECE
+    for part in parts[at : at + _MOST_PARTS]:
+        pieces.append(part[:room])
+        room -= len(pieces[-1])
+        if room <= 0:
+            break
+    return pieces
 
 
 class _Pace:
@@ -163,31 +177,20 @@ class Connection:
             TimeoutError: the peer took nothing for the time set, or too little. The connection is of no more use.
             OSError: the connection is gone.
         """
-        body = safepickle.dumps(value)
-        size = len(body)
+        parts = safepickle.parts(value)
+        size = sum(map(len, parts))
         if size > self.limit:
             raise TooLarge("a message", size, self.limit)
         self._waiting = True
         length = size.to_bytes(_LENGTH, "big")
         if size <= _JOINED:
-            self._push(length + body)
+            self._push(b"".join((length, *parts)))
         elif self._secured:  # with TLS there is no sendmsg
             self._push(length)
-            self._push(body)
+            for part in parts:
+                self._push(part)
         else:
-            rest = memoryview(body)
-            try:
-                sent = self.sock.sendmsg((length, rest[:_PIECE]))
-            except BlockingIOError:
-                raise TimeoutError(_SLOW) from None
-            if sent < _LENGTH:
-                self._push(length[sent:])
-                sent = _LENGTH
-            rest = rest[sent - _LENGTH :]
-            while rest:
-                self._push(rest[:_PIECE])
-                rest = rest[_PIECE:]
-                self._moved()
+            self._pour([memoryview(part) for part in (length, *parts)])
 
     def recv(self) -> Any:
         """Wait for a message.
@@ -269,6 +272,25 @@ class Connection:
                     rest = rest[sent:]
         except BlockingIOError:
             raise TimeoutError(_SLOW) from None
+
+    def _pour(self, parts: list[memoryview]) -> None:
+        """Hand the parts of a long message over as they are, piece by piece."""
+        at = 0
+        while at < len(parts):
+            pieces = _first_bytes(parts, at)
+            try:
+                sent = self.sock.sendmsg(pieces)
+            except BlockingIOError:
+                raise TimeoutError(_SLOW) from None
+            # With a pace set, less than all was sent because its time was over.
+            if self._pace is not None and sent < self._pace[0] and sent < sum(map(len, pieces)):
+                raise TimeoutError(_SLOW)
+            while at < len(parts) and sent >= len(parts[at]):
+                sent -= len(parts[at])
+                at += 1
+            if sent:
+                parts[at] = parts[at][sent:]
+            self._moved()
 
     def _first(self) -> bytes:
         """The beginning of a message, which may be a long time coming."""

@@ -113,12 +113,12 @@ class _Encoder(pickle.Pickler):
         """Asked for everything that is not of a built-in type: none of it may travel."""
         raise BadMessage(f"a {type(value).__module__}.{type(value).__qualname__} is not plain data")
 
-    def encode(self, value: Any) -> bytes:
+    def encode(self, value: Any) -> list[bytes]:
         parts = self.sink.parts
         self.dump(value)
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        found = parts.copy()
         parts.clear()
-        return data
+        return found
 
 
 # Encoders that nobody uses right now. Taking and giving back are single list operations, so threads, signal handlers
@@ -136,16 +136,29 @@ def dumps(value: Any) -> bytes:
     Raises:
         BadMessage: there is something else in it, or it contains itself.
     """
+    found = parts(value)
+    return found[0] if len(found) == 1 else b"".join(found)
+
+
+def parts(value: Any) -> list[bytes]:
+    """The same bytes in pieces, to be sent one behind the other: what is large is in there as it is, not copied.
+
+    Args:
+        value: as for `dumps`.
+
+    Raises:
+        BadMessage: likewise.
+    """
     try:
         encoder = _idle.pop()
     except IndexError:
         encoder = _Encoder()
     try:
-        data = encoder.encode(value)
+        found = encoder.encode(value)
     except (pickle.PicklingError, ValueError, RecursionError) as problem:
         raise BadMessage(str(problem)) from problem
     _idle.append(encoder)
-    return data
+    return found
 
 
 def loads(data: bytes | bytearray) -> Any:

@@ -28,6 +28,8 @@ from dtq.transport import safepickle
 MARK: Final = 4
 _HEAD: Final = MARK + 4
 _READ: Final = 1 << 18
+#: Up to here the parts of a message are copied into one, in bytes: a call of the kernel costs more.
+_JOINED: Final = 1 << 17
 #: Buffer of the pipe in bytes: a message of less than half fits in while the slot is busy with the one before.
 BUFFER: Final = 1 << 19
 #: How much of what has arrived is taken at once, in bytes: so many others are looked after in between.
@@ -75,6 +77,20 @@ class _Received:
         return (message,)
 
 
+def _framed(mark: bytes, parts: list[bytes]) -> list[bytes]:
+    """A message as it is sent: what is large in it is not copied, what is small is together.
+
+    Args:
+        mark: what each message begins with.
+        parts: its bytes, see `safepickle.parts`.
+    """
+    size = sum(map(len, parts))
+    head = mark + size.to_bytes(4, "big")
+    if len(parts) > 1 and size > _JOINED:
+        return [head + parts[0], *parts[1:]]
+    return [b"".join((head, *parts))]
+
+
 def _identity(sock: socket.socket) -> tuple[int, int]:
     found = os.fstat(sock.fileno())
     return found.st_dev, found.st_ino
@@ -105,11 +121,12 @@ class Channel:
         Raises:
             OSError: the other end is gone, or a task has closed this one, whatever may have its number now.
         """
-        data = safepickle.dumps(message)
+        parts = _framed(self._mark, safepickle.parts(message))
         with self._sending:
             if _identity(self._sock) != self._identity:
                 raise OSError(9, "the pipe to the worker was closed, and its number used for something else")
-            self._sock.sendall(self._mark + len(data).to_bytes(4, "big") + data)
+            for part in parts:
+                self._sock.sendall(part)
 
     def receive(self, at_once: Callable[[], None], within_s: float | None = None) -> Any | None:
         """Wait for the next message; None when the other end is closed.
@@ -204,9 +221,9 @@ class Pipe:
         Raises:
             OSError: the other end is gone.
         """
-        data = safepickle.dumps(message)
-        self._unsent.append(memoryview(self._mark + len(data).to_bytes(4, "big") + data))
-        if len(self._unsent) <= 2:  # else what is before it waits already
+        waiting = len(self._unsent)
+        self._unsent.extend(map(memoryview, _framed(self._mark, safepickle.parts(message))))
+        if waiting <= 1:  # else what is before it waits already
             self.pump()
 
     def pump(self) -> None:

@@ -51,6 +51,22 @@ def test_message_of_any_size_comes_back_the_same(pair: Pair, size: int) -> None:
     assert (name, len(blob), rest) == ("blob", size, [1, None])
 
 
+def test_large_values_among_small_ones_arrive_as_they_were(pair: Pair) -> None:
+    # Given a peer that takes a little at a time, and a message of which much is handed over as it is
+    near, far = pair
+    near.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    message = [os.urandom(100_000), "small", (os.urandom(300_001), os.urandom(65_536)), list(range(40_000)), None]
+
+    # When it goes there, Then every byte is where it was, and the next one is in step
+    thread = echo(far)
+    near.send(message)
+    assert near.recv() == message
+    thread.join(10)
+    echo(far)
+    near.send("next")
+    assert near.recv() == "next"
+
+
 def test_messages_sent_together_are_read_one_by_one(pair: Pair) -> None:
     near, far = pair
     for number in range(100):

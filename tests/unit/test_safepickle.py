@@ -83,6 +83,20 @@ def test_every_length_of_every_opcode_comes_back(value: Any) -> None:
     assert safepickle.loads(safepickle.dumps(value)) == value
 
 
+def test_large_blobs_are_not_copied() -> None:
+    # Given a message with large blobs among small ones
+    one, other = b"a" * 100_000, b"b" * 70_000
+    value = ("name", one, 7, [other, b"c"])
+
+    # When it is taken apart for sending
+    parts = safepickle.parts(value)
+
+    # Then the blobs are parts of it, the very same ones, and all of it is what it is as a whole
+    assert any(part is one for part in parts)
+    assert any(part is other for part in parts)
+    assert b"".join(parts) == safepickle.dumps(value)
+
+
 def test_nan_comes_back() -> None:
     assert math.isnan(safepickle.loads(safepickle.dumps(math.nan)))
 
