@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dtq.client import payloads
 from dtq.client.payloads import (
     decode_call,
     decode_json_call,
@@ -34,6 +35,22 @@ def deep(levels: int) -> list[Any]:
     for _ in range(levels):
         nest = [nest]
     return nest
+
+
+@pytest.mark.parametrize("before", [0, 10, 2_000, 100_000])
+@pytest.mark.parametrize("after", [0, 2_000, 100_000])
+def test_main_program_is_noticed_wherever_it_is_named(monkeypatch: pytest.MonkeyPatch, before: int, after: int) -> None:
+    # Given something of the main program with so much before and behind it
+    by_value: list[object] = []
+    monkeypatch.setattr(payloads, "dump_by_value", lambda value: by_value.append(value) or b"by value")
+    value = b"x" * before + b"__main__" + b"x" * after
+
+    # When it is encoded, Then it goes by value, and what is not of it does not
+    assert encode_call((value,)) == b"by value"
+    assert encode_result(value) == b"by value"
+    assert by_value == [(value,), value]
+    value = value.replace(b"__main__", b"__mine__")
+    assert b"by value" not in (encode_call((value,)), encode_result(value))
 
 
 @pytest.mark.parametrize("value", [None, 0, "", b"", [], {"a": (1, 2.5)}, "__main__", float("inf")])
