@@ -191,11 +191,12 @@ def test_neighbours_in_a_lease_run_once(scene: Scene, tmp_path: Path, how: str) 
     producer = scene.producer
     size, every = 4_000, 500
     calls = [(str(tmp_path), n, how if n % every == every - 1 else "") for n in range(size)]
-    batch = producer.submit("rude_work:mark_and", calls, max_retries=0, max_crashes=1, timeout_s=0.5)
-    ended = producer.finish(batch)
+    timed_out = how in ("sleep", "hold")
+    limits = {"timeout_s": 0.5} if timed_out else {}
+    ended = producer.finish(producer.submit("rude_work:mark_and", calls, max_retries=0, max_crashes=1, **limits))
     poison = [n for n in range(size) if n % every == every - 1]
     assert [n for n, one in ended.items() if one.state is State.DEAD] == poison
-    expected = Outcome.TIMED_OUT if how in ("sleep", "hold") else Outcome.CRASHED
+    expected = Outcome.TIMED_OUT if timed_out else Outcome.CRASHED
     assert {ended[n].outcome for n in poison} == {expected}
     marks = ran(tmp_path)
     assert sorted(set(marks)) == list(range(size))
