@@ -30,6 +30,8 @@ _HEAD: Final = MARK + 4
 _READ: Final = 1 << 18
 #: Up to here the parts of a message are copied into one, in bytes: a call of the kernel costs more.
 _JOINED: Final = 1 << 17
+#: How many parts the kernel takes at once, surely.
+_AT_ONCE: Final = 512
 #: Buffer of the pipe in bytes: a message of less than half fits in while the slot is busy with the one before.
 BUFFER: Final = 1 << 19
 #: How much of what has arrived is taken at once, in bytes: so many others are looked after in between.
@@ -125,8 +127,12 @@ class Channel:
         with self._sending:
             if _identity(self._sock) != self._identity:
                 raise OSError(9, "the pipe to the worker was closed, and its number used for something else")
+            # In one call, as far as that goes: a signal handler of a task that raises may come between two.
+            sent = self._sock.sendmsg(parts[:_AT_ONCE])
             for part in parts:
-                self._sock.sendall(part)
+                if sent < len(part):
+                    self._sock.sendall(memoryview(part)[sent:])
+                sent = max(0, sent - len(part))
 
     def receive(self, at_once: Callable[[], None], within_s: float | None = None) -> Any | None:
         """Wait for the next message; None when the other end is closed.
