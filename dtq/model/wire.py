@@ -361,7 +361,9 @@ def _inlined(kind: type, names: tuple[str, ...], codecs: list[Codec]) -> Decode:
         f"            return kind_({', '.join(values)})",
         "    return None",
     ]
-    exec("\n".join(lines), space)  # of the package's own annotations, at import
+    # Of the package's own annotations. Compiled first: text that is executed after a Ctrl-C, as the program ends, would
+    # make Python forget that it ends for that.
+    exec(compile("\n".join(lines), f"<codec of {kind.__name__}>", "exec"), space)
     made: Decode = space["build"]
     return made
 
