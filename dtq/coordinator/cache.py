@@ -119,7 +119,7 @@ class PageCache:
             StoreDamaged: the engine finds those of the first task damaged.
             LookupError: those of the first task are missing.
         """
-        page = self._held(batch, lo)
+        page = self.held(ArgumentPage, batch, lo)
         if page is not None and hi <= page.hi and len(page.data) <= room:  # as nearly always
             return pages.cut(page.data, lo - page.lo, hi - page.lo)
         parts: list[bytes] = []
@@ -139,10 +139,10 @@ class PageCache:
             room -= len(part)
         return pages.join(parts) if parts else pages.pack([])
 
-    def _held(self, batch: int, index: int) -> ArgumentPage | None:
-        """The page that has a task's arguments, if it is here."""
+    def held(self, kind: type[Page], batch: int, index: int) -> Page | None:
+        """The page that has a task's arguments or result, if it is here."""
         with self._lock:
-            held: list[ArgumentPage] | None = self._pages.get((ArgumentPage, batch))
+            held: list[Page] | None = self._pages.get((kind, batch))
             if held is None:
                 return None
             page = held[bisect_right(held, index, key=_by_lo) - 1]
@@ -150,7 +150,7 @@ class PageCache:
 
     def _part(self, batch: int, lo: int, hi: int, room: int, *, whatever: bool) -> bytes:
         """What there is room for of the page that has a task's arguments, from that task on."""
-        page = self._held(batch, lo) or next(iter(self.find(ArgumentPage, batch, lo, lo + 1)), None)
+        page = self.held(ArgumentPage, batch, lo) or next(iter(self.find(ArgumentPage, batch, lo, lo + 1)), None)
         if page is None:
             raise LookupError(f"arguments of {batch}.{lo} are missing")
         first, last = lo - page.lo, min(hi, page.hi) - page.lo

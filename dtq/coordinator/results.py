@@ -49,13 +49,23 @@ def watched(c: Coordinator, cursor: int, ended: list[tuple[int, EndedRange]]) ->
     told: list[Ended] = []
     room = c.setup.answer_bytes
     for upto, run in ended:
-        for piece in _described(c, run):
+        for piece in _at_once(c, run) or _described(c, run):
             room -= _weight(piece)
             if room < 0 and told:
                 return Watched(cursor=cursor, ended=tuple(told))
             told.append(piece)
             cursor = upto - (run.hi - piece.hi)
     return Watched(cursor=cursor, ended=tuple(told))
+
+
+def _at_once(c: Coordinator, run: EndedRange) -> tuple[Ended, ...]:
+    """A range whose results arrived as one page that is still at hand, as nearly all are; else nothing."""
+    if run.state is not State.SUCCEEDED or c.committer.stuck is not None:
+        return ()
+    page = c.cache.held(ResultPage, run.batch, run.lo)
+    if page is None or page.lo != run.lo or page.hi != run.hi or len(page.data) > c.setup.answer_bytes:
+        return ()
+    return (Ended(batch=run.batch, lo=run.lo, hi=run.hi, state=State.SUCCEEDED, results=page.data),)
 
 
 def _weight(ended: Ended) -> int:
