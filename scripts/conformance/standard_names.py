@@ -7,7 +7,9 @@ sends calls. Imported by those tests, by the programs that they start, and by th
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -65,8 +67,10 @@ class Pool(Executor):
         assert cluster is not None
         found = {}
         for child in psutil.Process(cluster.pids["worker"]).children():
-            slots = child.children() if "dtq.worker.warden" in child.cmdline() else [child]
-            found.update({slot.pid: Slot(slot) for slot in slots if slot.status() != psutil.STATUS_ZOMBIE})
+            # Its children are the wardens of the slots, and the fork server, whose own are there for a moment only.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                slots = child.children() if sys.platform == "linux" else [child]
+                found.update({slot.pid: Slot(slot) for slot in slots if slot.status() != psutil.STATUS_ZOMBIE})
         return found
 
     @property
