@@ -126,13 +126,18 @@ class Watcher:
             self._ending.wait(_PAUSE_S)
 
     def _let_go(self, read: ReadRanges) -> None:
-        """Tell the coordinator what need not be kept."""
+        """Tell the coordinator what need not be kept. Where it cannot let go, that stays until it expires: nobody who
+        waits for results is to hear of it."""
         ranges = read.take()
         try:
             self.link.service.let_go(ranges)
-        except DtqError:
+        except FATAL:
+            raise
+        except AWAY:
             read.put_back(ranges)
             raise
+        except DtqError as error:
+            log.warning("what was read stays at the coordinator until it expires: %s", error)
 
     def _follow_anew(self) -> None:
         """The session is a new one to the coordinator."""
