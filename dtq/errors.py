@@ -417,6 +417,23 @@ class ResultExpired(DtqError, LookupError):
     text = "the result of task {0} is no longer kept."
 
 
+class ValueGone(DtqError, LookupError):
+    """A value that lay in a segment is no longer kept."""
+
+    code = "value-gone"
+    exit_code = 65
+    text = "a value of {0:#byte} is no longer kept."
+
+
+class ValueDamaged(DtqError):
+    """A value that lies in a segment is not what was written."""
+
+    code = "value-damaged"
+    exit_code = 74
+    text = "a value of {0:#byte} is damaged: {1}."
+    hint = "See to the coordinator's disk; submit what needs it again."
+
+
 class NotFinished(DtqError):
     """The task has no result yet."""
 

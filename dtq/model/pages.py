@@ -4,7 +4,8 @@ Arguments and results travel and are stored as pages. Nobody between the submitt
 into a blob, and a range of a page is cut out with two slices, whatever it holds: the cost of a blob on its way through
 the coordinator is a memcpy.
 
-Layout: a count (4 bytes, big endian), then one length a blob (4 bytes each, little endian), then the blobs.
+Layout: a count (4 bytes, big endian), then one length a blob (4 bytes each, little endian), then the blobs. The highest
+bit of a length says that the blob is a description (`model.values`), that of the count that there are such blobs.
 """
 
 from __future__ import annotations
@@ -16,15 +17,21 @@ from itertools import accumulate, pairwise
 from typing import Final
 
 from dtq.errors import BadMessage
+from dtq.model import values
+from dtq.model.values import Value
 
 #: Most blobs in a page. Bounds what one row, one lease and one cut have to touch.
 PAGE_BLOBS: Final = 1024
 _HEAD: Final = 4
 _LENGTH: Final = 4
 _CODE: Final = "I" if array("I").itemsize == _LENGTH else "L"
+#: The highest bit of a length; and of the count, in its first byte.
+_DESCRIPTION: Final = 1 << 31
+_DESCRIPTIONS: Final = b"\x80"
 
 
-def _lengths(raw: bytes) -> array[int]:
+def _marked(raw: bytes | memoryview) -> array[int]:
+    """Lengths as they stand in a page."""
     lengths = array(_CODE)
     lengths.frombytes(raw)
     if sys.byteorder == "big":
@@ -32,12 +39,34 @@ def _lengths(raw: bytes) -> array[int]:
     return lengths
 
 
-def pack(blobs: Sequence[bytes]) -> bytes:
-    """One page of the blobs, in their order."""
+def _lengths(page: bytes, lo: int, hi: int) -> array[int]:
+    """The lengths of blobs ``[lo, hi)`` of a page."""
+    lengths = _marked(page[_HEAD + lo * _LENGTH : _HEAD + hi * _LENGTH])
+    if has_descriptions(page):
+        return array(_CODE, [length & ~_DESCRIPTION for length in lengths])
+    return lengths
+
+
+def _head(blobs: int, *, described: bool) -> bytes:
+    return (blobs | _DESCRIPTION if described else blobs).to_bytes(_HEAD, "big")
+
+
+def pack(blobs: Sequence[bytes], *, described: bool = False) -> bytes:
+    """One page of the blobs, in their order.
+
+    Args:
+        blobs: the blobs.
+        described: whether descriptions are among them.
+    """
     lengths = array(_CODE, map(len, blobs))
+    if described:
+        for at, blob in enumerate(blobs):
+            if values.is_description(blob):
+                lengths[at] |= _DESCRIPTION
+        described = max(lengths, default=0) >= _DESCRIPTION
     if sys.byteorder == "big":
         lengths.byteswap()
-    return b"".join((len(blobs).to_bytes(_HEAD, "big"), lengths.tobytes(), *blobs))
+    return b"".join((_head(len(blobs), described=described), lengths.tobytes(), *blobs))
 
 
 def count(page: bytes) -> int:
@@ -46,34 +75,59 @@ def count(page: bytes) -> int:
     Raises:
         BadMessage: the bytes are not a page.
     """
-    blobs = int.from_bytes(page[:_HEAD], "big")
+    blobs = int.from_bytes(page[:_HEAD], "big") & ~_DESCRIPTION
     if len(page) < _HEAD + blobs * _LENGTH:
         raise BadMessage("a page is cut short")
     return blobs
 
 
 def check(page: bytes) -> int:
-    """How many blobs the page holds, after making sure that the lengths add up: for pages from a peer.
+    """How many blobs the page holds, after making sure that the lengths add up, and that descriptions can be true: for
+    pages from a peer.
 
     Raises:
         BadMessage: the bytes are not a page.
     """
     blobs = count(page)
-    body = _HEAD + blobs * _LENGTH
-    if body + sum(_lengths(page[_HEAD:body])) != len(page):
+    if _HEAD + blobs * _LENGTH + sum(_lengths(page, 0, blobs)) != len(page):
         raise BadMessage("a page whose lengths do not add up")
+    if has_descriptions(page):
+        named(page)
     return blobs
 
 
+def has_descriptions(page: bytes) -> bool:
+    """Whether descriptions of values are among the blobs of a page."""
+    return page[:1] >= _DESCRIPTIONS
+
+
+def named(page: bytes) -> list[Value]:
+    """The values that the page's descriptions name, as often as they are named.
+
+    Raises:
+        BadMessage: a description cannot be true.
+    """
+    if not has_descriptions(page):
+        return []
+    found: list[Value] = []
+    at = _HEAD + count(page) * _LENGTH
+    for length in _marked(page[_HEAD:at]):
+        end = at + (length & ~_DESCRIPTION)
+        if length & _DESCRIPTION:
+            found += values.named(page[at:end])
+        at = end
+    return found
+
+
 def largest(page: bytes) -> int:
-    """How many bytes the largest blob of the page has; 0 where it holds none."""
-    return max(_lengths(page[_HEAD : _HEAD + count(page) * _LENGTH]), default=0)
+    """How many bytes the largest blob of the page has (a description as such); 0 where it holds none."""
+    return max(_lengths(page, 0, count(page)), default=0)
 
 
 def unpack(page: bytes) -> list[bytes]:
     """The blobs of a page."""
-    body = _HEAD + count(page) * _LENGTH
-    ends = list(accumulate(_lengths(page[_HEAD:body]), initial=body))
+    blobs = count(page)
+    ends = list(accumulate(_lengths(page, 0, blobs), initial=_HEAD + blobs * _LENGTH))
     return [page[start:end] for start, end in pairwise(ends)]
 
 
@@ -82,13 +136,13 @@ def cut(page: bytes, lo: int, hi: int) -> bytes:
     blobs = count(page)
     if lo == 0 and hi == blobs:
         return page
-    body = _HEAD + blobs * _LENGTH
-    lengths = _lengths(page[_HEAD:body])
-    start = body + sum(lengths[:lo])
+    lengths = _lengths(page, 0, hi)
+    start = _HEAD + blobs * _LENGTH + sum(lengths[:lo])
     end = start + sum(lengths[lo:hi])
-    head = (hi - lo).to_bytes(_HEAD, "big")
     whole = memoryview(page)  # what a slice of it holds is copied once, into the page that is made
-    return b"".join((head, whole[_HEAD + lo * _LENGTH : _HEAD + hi * _LENGTH], whole[start:end]))
+    own = whole[_HEAD + lo * _LENGTH : _HEAD + hi * _LENGTH]
+    described = has_descriptions(page) and max(_marked(own), default=0) >= _DESCRIPTION
+    return b"".join((_head(hi - lo, described=described), own, whole[start:end]))
 
 
 def fitting(page: bytes, lo: int, hi: int, room: int) -> int:
@@ -97,7 +151,7 @@ def fitting(page: bytes, lo: int, hi: int, room: int) -> int:
     if len(page) <= room:
         return hi
     room -= _HEAD
-    for size in _lengths(page[_HEAD + lo * _LENGTH : _HEAD + hi * _LENGTH]):
+    for size in _lengths(page, lo, hi):
         room -= size + _LENGTH
         if room < 0:
             break
@@ -119,4 +173,5 @@ def join(pages: Sequence[bytes]) -> bytes:
         whole = memoryview(page)
         lengths.append(whole[_HEAD:body])
         bodies.append(whole[body:])
-    return b"".join((total.to_bytes(_HEAD, "big"), *lengths, *bodies))
+    described = any(map(has_descriptions, pages))
+    return b"".join((_head(total, described=described), *lengths, *bodies))

@@ -1,0 +1,325 @@
+"""Values in files that this process can reach.
+
+Each writer draws the numbers of its segments and makes their files, so that nothing has to be asked before a value is
+written. It holds a shared lock (flock(2)) on a segment's file as long as there is something in it that is not settled,
+or it may write to it again: the engine removes or rewrites only segments of which nobody has a lock. The kernel lets go
+of a lock with its process.
+
+A file is opened for each reading: one that was removed must not take room because somebody has read it once.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import io
+import mmap
+import os
+import secrets
+import threading
+import zlib
+from collections.abc import Iterable
+from typing import Any, BinaryIO, Final
+
+from dtq.errors import DtqError, StoreFull, StoreUnwritable, TooLarge, ValueDamaged, ValueGone
+from dtq.model.values import ALIGNMENT, Value
+from dtq.values.base import Buffer, Draft
+from dtq.values.place import SEGMENT_BYTES, Place, path_of
+
+#: What is smaller is gathered, in bytes, up to so many together.
+_GATHERED: Final = 1 << 16
+_MOST_GATHERED: Final = 1 << 18
+_MOST_PARTS: Final = 256
+#: Bytes that the kernel writes at once, at most 2**31 - 4096.
+_AT_ONCE: Final = 1 << 30
+#: From so many bytes on memory for a value comes from the kernel: a bytearray would be cleared first.
+_CLEARED: Final = 32 << 20
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class _File:
+    """A segment of this writer."""
+
+    __slots__ = ("descriptor", "number", "path", "size", "unsettled")
+
+    def __init__(self, place: Place) -> None:
+        self.size = 0
+        #: How many values in it are still ours.
+        self.unsettled = 0
+        while True:
+            self.number = secrets.randbits(63)
+            self.path = path_of(place.directory(), self.number)
+            self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(self.descriptor, fcntl.LOCK_SH)
+                if os.fstat(self.descriptor).st_nlink:  # else it was removed as one that nobody needs, just before
+                    return
+            except BaseException:
+                os.close(self.descriptor)
+                raise
+            os.close(self.descriptor)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+
+
+class _Draft:
+    """See `Draft`."""
+
+    def __init__(self, values: LocalValues, file: _File) -> None:
+        self._values = values
+        self._file = file
+        self._start = file.size
+        self._written = 0
+        self._crc = 0
+        self._parts: list[Any] = []
+        self._gathered = 0
+
+    @property
+    def length(self) -> int:
+        """See `Draft`."""
+        return self._written + self._gathered
+
+    def write(self, data: Buffer, /) -> int:
+        """See `Draft`."""
+        size = data.nbytes if isinstance(data, memoryview) else len(memoryview(data))
+        if self.length + size > self._values.place.max_value:
+            raise TooLarge("the value", self.length + size, self._values.place.max_value)
+        self._parts.append(data)
+        self._gathered += size
+        if size >= _GATHERED or self._gathered >= _MOST_GATHERED or len(self._parts) >= _MOST_PARTS:
+            self._put()
+        return size
+
+    def _put(self) -> None:
+        parts = [memoryview(part).cast("B") for part in self._parts]
+        self._parts = []
+        self._gathered = 0
+        if self._values.place.checked:
+            for part in parts:
+                self._crc = zlib.crc32(part, self._crc)
+        try:
+            while parts:
+                done = os.pwritev(self._file.descriptor, _most(parts), self._start + self._written)
+                self._written += done
+                parts = _behind(parts, done)
+        except OSError as error:
+            raise _failed(self._file.path, error) from error
+
+    def finish(self, trailer: bytes = b"") -> Value:
+        """See `Draft`."""
+        if trailer:
+            self.write(trailer)
+        if self._parts:
+            self._put()
+        value = Value(self._file.number, self._start, self._written, self._crc, len(trailer))
+        self._file.unsettled += 1
+        self._file.size = -(-value.end // ALIGNMENT) * ALIGNMENT
+        self._values.give_back(self._file)
+        return value
+
+    def abandon(self) -> None:
+        """See `Draft`."""
+        self._values.give_back(self._file)
+
+
+class LocalValues:
+    """See `Values`. Processes that are forked from this one write to segments of their own.
+
+    Args:
+        place: where the segments are.
+        map_from: from how many bytes on `fetch` maps the file instead of reading it: nothing is copied until it is
+            written to, but the whole segment takes room as long as the memory lives. None to map nothing.
+    """
+
+    def __init__(self, place: Place, map_from: int | None = None) -> None:
+        self.place = place
+        self._map_from = map_from
+        self._lock = threading.Lock()
+        self._process = os.getpid()
+        #: Segments with room, that nobody writes to now; and all that are held.
+        self._free: list[_File] = []
+        self._held: dict[int, _File] = {}
+
+    def draft(self) -> Draft:
+        """See `Values`."""
+        with self._lock:
+            if os.getpid() != self._process:
+                self._let_go()
+            if self._free:
+                return _Draft(self, self._free.pop())
+        try:
+            file = _File(self.place)
+        except OSError as error:
+            raise _failed(self.place.paths[-1], error) from error
+        with self._lock:
+            self._held[file.number] = file
+        return _Draft(self, file)
+
+    def give_back(self, file: _File) -> None:
+        """A draft is over."""
+        with self._lock:
+            if self._held.get(file.number) is not file:
+                return  # closed meanwhile
+            if file.size < SEGMENT_BYTES:
+                self._free.append(file)
+            elif not file.unsettled:
+                self._end(file)
+
+    def settled(self, values: Iterable[Value]) -> None:
+        """See `Values`."""
+        with self._lock:
+            for value in values:
+                file = self._held.get(value.segment)
+                if file is None:
+                    continue
+                file.unsettled -= 1
+                if not file.unsettled and file.size >= SEGMENT_BYTES:
+                    self._end(file)
+
+    def _end(self, file: _File) -> None:
+        del self._held[file.number]
+        file.close()
+
+    def _let_go(self) -> None:
+        for file in self._held.values():
+            file.close()
+        self._held.clear()
+        self._free.clear()
+        self._process = os.getpid()
+
+    def stream(self, value: Value) -> BinaryIO:
+        """See `Values`."""
+        file = io.FileIO(self._open(value), "rb")
+        file.seek(value.offset)
+        if value.crc:
+            return _Checked(file, value)  # type: ignore[return-value]
+        return file
+
+    def fetch(self, value: Value) -> Buffer:
+        """See `Values`."""
+        descriptor = self._open(value)
+        try:
+            if self._map_from is not None and value.length >= self._map_from:
+                found = _mapped(descriptor, value)
+            else:
+                found = _read(descriptor, value)
+        except OSError as error:
+            raise ValueDamaged(value.length, str(error)) from error
+        finally:
+            os.close(descriptor)
+        if value.crc and zlib.crc32(found) != value.crc:
+            raise ValueDamaged(value.length, "its checksum is wrong")
+        return found
+
+    def _open(self, value: Value) -> int:
+        for _ in range(2):  # a directory may be looked into just before the file is moved there
+            for directory in self.place.paths:
+                try:
+                    descriptor = os.open(path_of(directory, value.segment), os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    continue
+                except OSError as error:
+                    raise ValueDamaged(value.length, str(error)) from error
+                if os.fstat(descriptor).st_size < value.end:
+                    os.close(descriptor)
+                    raise ValueDamaged(value.length, "its segment is too short")
+                return descriptor
+        raise ValueGone(value.length)
+
+    def close(self) -> None:
+        """See `Values`."""
+        with self._lock:
+            self._let_go()
+
+
+class _Checked:
+    """A file that is read from a value's beginning to its end, and held against its checksum there.
+
+    Args:
+        file: the file, at the value's beginning; it is this one's to close.
+        value: the value.
+    """
+
+    def __init__(self, file: io.FileIO, value: Value) -> None:
+        self._file = file
+        self._value = value
+        self._crc = 0
+        self._left = value.length
+
+    def readinto(self, buffer: Any) -> int:
+        """As of a file."""
+        return self._seen(memoryview(buffer)[: self._file.readinto(buffer)])
+
+    def read(self, size: int = -1) -> bytes:
+        """As of a file."""
+        data = self._file.read(size)
+        self._seen(memoryview(data))
+        return data
+
+    def readline(self) -> bytes:
+        """As of a file; what was written here has no lines."""
+        raise ValueDamaged(self._value.length, "it is no pickle of ours")
+
+    def _seen(self, data: memoryview) -> int:
+        own = data[: self._left]
+        if own:
+            self._crc = zlib.crc32(own, self._crc)
+            self._left -= len(own)
+            if not self._left and self._crc != self._value.crc:
+                raise ValueDamaged(self._value.length, "its checksum is wrong")
+        return len(data)
+
+    def __enter__(self) -> _Checked:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def new_memory(size: int) -> bytearray | mmap.mmap:
+    """Memory for so many bytes, with anything in it."""
+    return bytearray(size) if size < _CLEARED else mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def _read(descriptor: int, value: Value) -> Buffer:
+    memory = new_memory(value.length)
+    view = memoryview(memory)
+    at = 0
+    while at < value.length:
+        done = os.preadv(descriptor, [view[at : at + _AT_ONCE]], value.offset + at)
+        if not done:
+            raise OSError(errno.EIO, "its segment is cut short")
+        at += done
+    return memory
+
+
+def _mapped(descriptor: int, value: Value) -> Buffer:
+    before = value.offset % mmap.ALLOCATIONGRANULARITY
+    memory = mmap.mmap(
+        descriptor,
+        before + value.length,
+        flags=mmap.MAP_PRIVATE,
+        prot=mmap.PROT_READ | mmap.PROT_WRITE,
+        offset=value.offset - before,
+    )
+    return memoryview(memory)[before:]
+
+
+def _most(parts: list[memoryview]) -> list[memoryview]:
+    """The first of the parts, as many bytes as can be written at once."""
+    if parts[0].nbytes > _AT_ONCE:
+        return [parts[0][:_AT_ONCE]]
+    return parts
+
+
+def _behind(parts: list[memoryview], done: int) -> list[memoryview]:
+    while parts and done >= parts[0].nbytes:
+        done -= parts[0].nbytes
+        parts = parts[1:]
+    return [parts[0][done:], *parts[1:]] if done else parts
+
+
+def _failed(path: str, error: OSError) -> DtqError:
+    why = error.strerror or str(error)
+    return StoreFull(path, why) if error.errno in _NO_ROOM else StoreUnwritable(path, why)

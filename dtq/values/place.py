@@ -1,0 +1,85 @@
+"""Where segments lie: directories, and the names of the files in them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+#: What the name of a segment's file ends with.
+SUFFIX: Final = ".values"
+#: After so many bytes a writer begins another segment.
+SEGMENT_BYTES: Final = 64 << 20
+#: How many bytes a block of a file has, as the kernel counts them (stat(2)).
+_BLOCK: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Directories of segments, of this process's user alone.
+
+    Attributes:
+        paths: the directories. New segments are made in the last one, but for as many bytes as the first one is for.
+        first_bytes: how many bytes of segments the first one is for, about, where there are several.
+        checked: whether values are written with their checksums: where they may outlast a crash of the machine.
+        max_value: largest value in bytes.
+    """
+
+    paths: tuple[str, ...]
+    first_bytes: int = 0
+    checked: bool = True
+    max_value: int = 1 << 30
+
+    def directory(self) -> str:
+        """Where the next segment goes."""
+        if len(self.paths) > 1 and _used(self.paths[0]) >= self.first_bytes:
+            return self.paths[-1]
+        return self.paths[0]
+
+    def find(self, segment: int) -> str:
+        """The path of a segment's file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        for directory in self.paths:
+            path = path_of(directory, segment)
+            if os.path.exists(path):
+                return path
+        raise FileNotFoundError(segment)
+
+    def segments(self) -> dict[int, str]:
+        """The paths of all segments' files, by number."""
+        found: dict[int, str] = {}
+        for directory in self.paths:
+            with suppress(FileNotFoundError):
+                for name in os.listdir(directory):
+                    if (number := number_of(name)) is not None:
+                        found[number] = os.path.join(directory, name)
+        return found
+
+
+def path_of(directory: str, segment: int) -> str:
+    """The path of a segment's file in a directory."""
+    return os.path.join(directory, f"{segment:016x}{SUFFIX}")
+
+
+def number_of(name: str) -> int | None:
+    """The number of the segment whose file has this name; None where it is no segment's."""
+    digits, dot, _ = name.rpartition(SUFFIX)
+    if not dot or len(digits) != 16 or name != f"{digits}{SUFFIX}":
+        return None
+    with suppress(ValueError):
+        return int(digits, 16)
+    return None
+
+
+def _used(directory: str) -> int:
+    """How many bytes the segments in a directory have on their disk."""
+    used = 0
+    with suppress(FileNotFoundError), os.scandir(directory) as entries:
+        for entry in entries:
+            with suppress(FileNotFoundError):
+                used += entry.stat().st_blocks * _BLOCK
+    return used

@@ -1,0 +1,218 @@
+"""Values: what is written comes back the same, also in pieces; segments are held as long as they are needed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dtq.errors import BadMessage, TooLarge, ValueDamaged, ValueGone
+from dtq.model import pages
+from dtq.model import values as model
+from dtq.model.values import MAX_VALUES, Value
+from dtq.values import layout
+from dtq.values.local import LocalValues
+from dtq.values.place import SEGMENT_BYTES, Place
+
+VALUES = st.builds(
+    Value,
+    st.integers(0, 2**63 - 1),
+    st.integers(0, 2**40).map(lambda n: n * 64),
+    st.integers(16, 2**40),
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0, 16]),
+)
+
+
+@given(st.lists(VALUES, min_size=1, max_size=5), st.binary(max_size=50))
+def test_a_description_names_its_values(values: list[Value], rest: bytes) -> None:
+    blob = model.describe(values, rest)
+
+    assert model.is_description(blob)
+    assert list(model.named(blob)) == values
+    assert model.rest(blob) == rest
+
+
+@pytest.mark.parametrize("cut", [0, 1, 2, 3, 20, 34])
+def test_a_description_that_is_cut_short_is_refused(cut: int) -> None:
+    with pytest.raises(BadMessage):
+        model.named(model.describe([Value(1, 64, 10)])[:cut])
+
+
+def test_most_values_fit_into_a_description() -> None:
+    values = [Value(n, 64 * n, 100) for n in range(MAX_VALUES)]
+
+    assert list(model.named(model.describe(values))) == values
+
+
+@given(st.lists(st.binary(max_size=20).filter(lambda b: b[:1] != b"\0") | VALUES, max_size=12), st.data())
+def test_pages_keep_track_of_descriptions(items: list[bytes | Value], data: st.DataObject) -> None:
+    # Given a page with plain blobs and descriptions
+    blobs = [model.describe([item]) if isinstance(item, Value) else item for item in items]
+    page = pages.pack(blobs, described=True)
+    lo = data.draw(st.integers(0, len(blobs)))
+    hi = data.draw(st.integers(lo, len(blobs)))
+
+    # When it is cut, joined and unpacked
+    first, middle, last = pages.cut(page, 0, lo), pages.cut(page, lo, hi), pages.cut(page, hi, len(blobs))
+
+    # Then it is the page of those blobs, and says which values they name
+    assert middle == pages.pack(blobs[lo:hi], described=True)
+    assert pages.join([first, middle, last]) == page
+    assert pages.unpack(page) == blobs
+    assert pages.check(page) == len(blobs)
+    assert pages.named(middle) == [item for item in items[lo:hi] if isinstance(item, Value)]
+    assert pages.has_descriptions(middle) is any(isinstance(item, Value) for item in items[lo:hi])
+    assert pages.largest(page) == max(map(len, blobs), default=0)
+
+
+def test_a_page_with_a_false_description_is_refused() -> None:
+    with pytest.raises(BadMessage):
+        pages.check(pages.pack([b"\0\1\0nothing"], described=True))
+
+
+def _write(values: LocalValues, *parts: bytes) -> Value:
+    draft = values.draft()
+    for part in parts:
+        draft.write(part)
+    return draft.finish()
+
+
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize("map_from", [None, 1])
+@pytest.mark.parametrize("size", [1, 1000, 300_000, 3_000_000])
+def test_a_value_comes_back(tmp_path: Path, checked: bool, map_from: int | None, size: int) -> None:
+    # Given some values in a segment, written in pieces of several sizes
+    values = LocalValues(Place((str(tmp_path),), checked=checked), map_from)
+    data = os.urandom(size)
+    written = [_write(values, data[:7], data[7:70_000], data[70_000:]) for _ in range(3)]
+
+    # Then each comes back, as memory of one's own and as a file
+    for value in written:
+        found = values.fetch(value)
+        view = memoryview(found)
+        assert view == data
+        view[0] ^= 1
+        with values.stream(value) as file:
+            assert file.read(size) == data
+    assert len({value.segment for value in written}) == 1
+    values.close()
+
+
+def test_a_pickle_with_buffers_comes_back_aligned(tmp_path: Path) -> None:
+    values = LocalValues(Place((str(tmp_path),)), 1)
+    draft = values.draft()
+    draft.write(b"pickle")
+    value = layout.finish(draft, [memoryview(b"a" * 100), memoryview(b""), memoryview(b"b" * 100_000)])
+
+    body, buffers = layout.divide(value, values.fetch(value))
+
+    assert (bytes(body), [bytes(b) for b in buffers]) == (b"pickle", [b"a" * 100, b"", b"b" * 100_000])
+    values.close()
+
+
+def test_a_damaged_value_is_refused(tmp_path: Path) -> None:
+    # Given a value of which a byte has flipped, and one whose segment was cut
+    values = LocalValues(Place((str(tmp_path),)))
+    value, cut = _write(values, b"x" * 100_000), _write(values, b"y" * 100_000)
+    path = tmp_path / f"{value.segment:016x}.values"
+    with path.open("r+b") as file:
+        file.seek(value.offset + 500)
+        file.write(b"z")
+        file.truncate(cut.end - 1)
+
+    # Then neither is handed out
+    with pytest.raises(ValueDamaged):
+        values.fetch(value)
+    with pytest.raises(ValueDamaged), values.stream(value) as stream:
+        stream.read(value.length)
+    with pytest.raises(ValueDamaged):
+        values.fetch(cut)
+    path.unlink()
+    with pytest.raises(ValueGone):
+        values.fetch(value)
+    values.close()
+
+
+def _is_held(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_a_segment_is_held_until_all_in_it_is_settled(tmp_path: Path) -> None:
+    # Given a full segment with two values
+    values = LocalValues(Place((str(tmp_path),)))
+    first = _write(values, b"x")
+    second = _write(values, b"x" * SEGMENT_BYTES)
+    path = tmp_path / f"{first.segment:016x}.values"
+
+    # When one after the other is settled, Then it is let go with the last
+    values.settled([first])
+    assert _is_held(path)
+    values.settled([second])
+    assert not _is_held(path)
+
+    # And what comes next goes elsewhere, into a segment that is held although nothing in it is left
+    third = _write(values, b"x")
+    values.settled([third])
+    assert third.segment != first.segment
+    assert _is_held(tmp_path / f"{third.segment:016x}.values")
+    values.close()
+    assert not _is_held(tmp_path / f"{third.segment:016x}.values")
+
+
+def test_what_was_abandoned_takes_no_room(tmp_path: Path) -> None:
+    values = LocalValues(Place((str(tmp_path),), max_value=1 << 20))
+    draft = values.draft()
+    draft.write(b"x" * 500_000)
+    with pytest.raises(TooLarge):
+        draft.write(b"x" * 700_000)
+    draft.abandon()
+
+    assert _write(values, b"y").offset == 0
+    values.close()
+
+
+def test_the_first_directory_is_for_so_many_bytes(tmp_path: Path) -> None:
+    # Given a small fast directory before another one
+    fast, slow = tmp_path / "fast", tmp_path / "slow"
+    fast.mkdir()
+    slow.mkdir()
+    values = LocalValues(Place((str(fast), str(slow)), first_bytes=1 << 20))
+
+    # When more is written, Then it goes to the other one, and all of it is found
+    written = [_write(values, b"x" * SEGMENT_BYTES) for _ in range(2)]
+    assert (len(list(fast.iterdir())), len(list(slow.iterdir()))) == (1, 1)
+    assert all(len(memoryview(values.fetch(value))) == SEGMENT_BYTES for value in written)
+    values.close()
+
+
+def test_a_forked_process_writes_elsewhere(tmp_path: Path) -> None:
+    # Given a writer with a segment that has room
+    values = LocalValues(Place((str(tmp_path),)))
+    mine = _write(values, b"x")
+
+    # When a forked process writes too
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        os.write(write, pickle.dumps(_write(values, b"y")))
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs: Value = pickle.loads(os.read(read, 1000))
+    os.close(read)
+    os.close(write)
+
+    # Then into another segment, and this one is still held here
+    assert theirs.segment != mine.segment
+    assert _is_held(tmp_path / f"{mine.segment:016x}.values")
+    assert _write(values, b"z").segment == mine.segment
+    values.close()
