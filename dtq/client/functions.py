@@ -26,7 +26,7 @@ from dtq.client.payloads import (
     MAIN,
     PICKLE,
     THIS_PYTHON,
-    Encode,
+    EncodeCall,
     call_encoder,
     cloudpickle_dumps,
     decode_call,
@@ -73,7 +73,7 @@ class Callee:
 
     def __init__(self, function: Function, note: Note | None) -> None:
         self.function = function
-        self.encode: Encode = call_encoder(function.kind)
+        self.encode: EncodeCall = call_encoder(function.kind)
         self.by_value = function.kind is FunctionKind.VALUE
         self._note = note
         self._specs: dict[tuple[Terms, int], Spec] = {}

@@ -4,6 +4,9 @@ Client, beside `functions`; the slot uses the other half. A call without keyword
 one with keywords the pickled list ``[arguments, keywords]``; the result None is the empty blob. Calls and results of
 registered task types are JSON. These run once a task on both ends, so the common case is one call into pickle.
 
+What is large becomes a value where the caller has a place for values, and its blob a description (`large_payloads`).
+What was large is taken for large the next time: then nothing is pickled in memory first.
+
 What plain pickle cannot take, or would only find again in this very process (whatever is defined in ``__main__``), goes
 through cloudpickle where the extra ``closures`` is installed; the receiving end is the same.
 """
@@ -17,12 +20,26 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from types import MappingProxyType, ModuleType
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
+from dtq.client import large_payloads
 from dtq.client.by_value import dumps_of
-from dtq.errors import CannotPickle, CannotUnpickle, OtherPython, ResultCannotPickle
+from dtq.errors import (
+    CannotPickle,
+    CannotUnpickle,
+    OtherPython,
+    ResultCannotPickle,
+    StoreError,
+    TooLarge,
+    Unreachable,
+    ValueDamaged,
+    ValueGone,
+)
 from dtq.model.options import FunctionKind
+from dtq.model.values import MARK, MIN_VALUE
+from dtq.values.base import Values
 
 #: Protocol of all pickles: what Python 3.8 and later read, and the one with cheap bytes.
 PICKLE: Final = 5
@@ -37,6 +54,10 @@ THIS_PYTHON: Final = "{}.{}\n".format(*sys.version_info[:2]).encode()
 #: What a pickle has in it where code travels by value.
 _BY_VALUE: Final = b"cloudpickle"
 _VERSION: Final = re.compile(rb"\d{1,2}\.\d{1,3}")
+
+#: What is not for a want of pickle where values are written and read.
+_NOT_WRITTEN: Final = (TooLarge, StoreError, Unreachable)
+_NOT_READ: Final = (ValueGone, ValueDamaged, Unreachable)
 
 _dumps = pickle.dumps
 _loads = pickle.loads
@@ -87,18 +108,38 @@ def sentence(error: BaseException) -> str:
 # -- calls ----------------------------------------------------------------------------------------------------------
 
 
-def encode_call(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> bytes:
+def encode_call(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, values: Values | None = None, large: bool = False
+) -> bytes:
     """The arguments of one call, as a blob.
+
+    Args:
+        args: the arguments.
+        kwargs: those that have names.
+        values: where to write them if they are large; None to have them in the blob whatever they take.
+        large: whether they are likely to be.
 
     Raises:
         CannotPickle: one of them cannot be pickled; says which and why.
+        TooLarge, StoreError: they cannot be written there.
     """
     call: Any = [args, dict(kwargs)] if kwargs else args
+    if large and values is not None:
+        try:
+            found = large_payloads.encode(call, values, PICKLE, MAIN)
+        except _NOT_WRITTEN:
+            raise
+        except Exception:  # noqa: BLE001 - as below
+            found = None
+        if found is not None:
+            return found
     try:
         blob = _dumps(call, PICKLE)
-        return _call_by_value(call) if (blob.find(MAIN) if len(blob) < _LONG else blob.rfind(MAIN)) >= 0 else blob
+        if (blob.find(MAIN) if len(blob) < _LONG else blob.rfind(MAIN)) >= 0:
+            blob = _call_by_value(call)
     except Exception:  # noqa: BLE001 - pickling runs the arguments' own code, which may raise anything
-        return _encode_anyway(args, kwargs or {}, call)
+        blob = _encode_anyway(args, kwargs or {}, call)
+    return blob if values is None or len(blob) < MIN_VALUE else large_payloads.written(blob, values)
 
 
 def _call_by_value(call: Any) -> bytes:
@@ -124,17 +165,25 @@ def _culprit(named: Iterable[tuple[str, Any]], error: Exception) -> tuple[str, s
     return "the arguments together", sentence(error)
 
 
-def decode_call(blob: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def decode_call(blob: bytes, values: Values | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a call again.
+
+    Args:
+        blob: the call.
+        values: where they are read if they are large.
 
     Raises:
         CannotUnpickle: something in them cannot be made here.
         OtherPython: something in them was sent by value, from another version of Python.
+        ValueGone, ValueDamaged: they cannot be read there.
     """
-    try:
-        call = _loads(blob)
-    except Exception as error:  # noqa: BLE001 - unpickling runs code of what is unpickled
-        call = _decode_by_value(blob, error)
+    if blob.startswith(MARK):
+        call = large_payloads.decode(blob, values, "the task's arguments", _decode_by_value)
+    else:
+        try:
+            call = _loads(blob)
+        except Exception as error:  # noqa: BLE001 - unpickling runs code of what is unpickled
+            call = _decode_by_value(blob, error)
     if type(call) is tuple:
         return call, {}
     args, kwargs = call
@@ -162,34 +211,64 @@ def _decode_by_value(blob: bytes, error: Exception) -> Any:
 # -- results --------------------------------------------------------------------------------------------------------
 
 
-def encode_result(value: Any) -> bytes:
+def encode_result(value: Any, values: Values | None = None, large: bool = False) -> bytes:
     """A result, as a blob.
+
+    Args:
+        value: the result.
+        values: where to write it if it is large; None to have it in the blob whatever it takes.
+        large: whether it is likely to be.
 
     Raises:
         ResultCannotPickle: it cannot be pickled.
+        TooLarge, StoreError: it cannot be written there.
     """
     if value is None:
         return b""
+    if large and values is not None:
+        try:
+            found = large_payloads.encode(value, values, PICKLE, MAIN)
+        except _NOT_WRITTEN:
+            raise
+        except Exception:  # noqa: BLE001 - as below
+            found = None
+        if found is not None:
+            return found
     try:
         blob = _dumps(value, PICKLE)
-        return dump_by_value(value) if (blob.find(MAIN) if len(blob) < _LONG else blob.rfind(MAIN)) >= 0 else blob
+        if (blob.find(MAIN) if len(blob) < _LONG else blob.rfind(MAIN)) >= 0:
+            blob = dump_by_value(value)
     except Exception:  # noqa: BLE001 - pickling runs the result's own code, which may raise anything
         try:
-            return dump_by_value(value)
+            blob = dump_by_value(value)
         except Exception as error:
             raise ResultCannotPickle(f"the result ({type(value).__name__})", sentence(error)) from error
+    return blob if values is None or len(blob) < MIN_VALUE else large_payloads.written(blob, values)
 
 
-def decode_result(blob: bytes) -> Any:
+def _no_pickle(_: bytes, error: Exception) -> Any:
+    raise error
+
+
+def decode_result(blob: bytes, values: Values | None = None) -> Any:
     """A result again.
+
+    Args:
+        blob: the result.
+        values: where it is read if it is large.
 
     Raises:
         CannotUnpickle: something in it cannot be made here.
+        ValueGone, ValueDamaged: it cannot be read there.
     """
     if not blob:
         return None
     try:
+        if blob.startswith(MARK):
+            return large_payloads.decode(blob, values, "the task's result", _no_pickle)
         return _loads(blob)
+    except _NOT_READ:
+        raise
     except BaseException as error:  # an exit in there must not end who only reads, nor the thread that reads for many
         if is_interrupt(error):
             raise
@@ -199,24 +278,31 @@ def decode_result(blob: bytes) -> Any:
 # -- registered task types: JSON ------------------------------------------------------------------------------------
 
 
-def encode_json_call(args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> bytes:
-    """The arguments of one call of a registered task type.
+def encode_json_call(
+    args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, values: Values | None = None, large: bool = False
+) -> bytes:
+    """The arguments of one call of a registered task type; see `encode_call`.
 
     Raises:
         CannotPickle: they are not JSON.
+        TooLarge, StoreError: they cannot be written there.
     """
     try:
-        return json.dumps({"args": args, "kwargs": kwargs or {}}, separators=(",", ":")).encode()
+        blob = json.dumps({"args": args, "kwargs": kwargs or {}}, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise CannotPickle("the arguments of a registered task type", f"not JSON ({error})") from error
+    return blob if values is None or len(blob) < MIN_VALUE else large_payloads.written(blob, values)
 
 
-def decode_json_call(blob: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call of a registered task type again.
+def decode_json_call(blob: bytes, values: Values | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call of a registered task type again; see `decode_call`.
 
     Raises:
         CannotUnpickle: they are not ``{"args": [...], "kwargs": {...}}``.
+        ValueGone, ValueDamaged: they cannot be read there.
     """
+    if blob.startswith(MARK):
+        blob = large_payloads.contents(blob, values, "the task's arguments")
     try:
         call = json.loads(blob)
         return tuple(call.get("args", ())), dict(call.get("kwargs", {}))
@@ -224,50 +310,105 @@ def decode_json_call(blob: bytes) -> tuple[tuple[Any, ...], dict[str, Any]]:
         raise CannotUnpickle("the task's arguments", sentence(error)) from error
 
 
-def encode_json_result(value: Any) -> bytes:
-    """A result of a registered task type.
+def encode_json_result(value: Any, values: Values | None = None, large: bool = False) -> bytes:
+    """A result of a registered task type; see `encode_result`.
 
     Raises:
         ResultCannotPickle: it is not JSON.
+        TooLarge, StoreError: it cannot be written there.
     """
     if value is None:
         return b""
     try:
-        return json.dumps(value, separators=(",", ":")).encode()
+        blob = json.dumps(value, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultCannotPickle("the result of a registered task type", f"not JSON ({error})") from error
+    return blob if values is None or len(blob) < MIN_VALUE else large_payloads.written(blob, values)
 
 
-def decode_json_result(blob: bytes) -> Any:
-    """A result of a registered task type again.
+def decode_json_result(blob: bytes, values: Values | None = None) -> Any:
+    """A result of a registered task type again; see `decode_result`.
 
     Raises:
         CannotUnpickle: it is not JSON.
+        ValueGone, ValueDamaged: it cannot be read there.
     """
+    if blob.startswith(MARK):
+        blob = large_payloads.contents(blob, values, "the task's result")
     try:
         return json.loads(blob) if blob else None
     except (ValueError, RecursionError) as error:
         raise CannotUnpickle("the task's result", sentence(error)) from error
 
 
+#: Encodes calls, where it is settled how.
 Encode = Callable[[tuple[Any, ...], Mapping[str, Any] | None], bytes]
 
 
-def call_encoder(kind: FunctionKind) -> Encode:
+class EncodeCall(Protocol):
+    """How calls of a kind of function are encoded; see `encode_call`."""
+
+    def __call__(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any] | None = None,
+        values: Values | None = None,
+        large: bool = False,
+        /,
+    ) -> bytes:
+        """The call, as a blob."""
+        ...
+
+
+class DecodeCall(Protocol):
+    """How calls of a kind of function are decoded; see `decode_call`."""
+
+    def __call__(self, blob: bytes, values: Values | None = None, /) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments."""
+        ...
+
+
+class DecodeResult(Protocol):
+    """How results of a kind of function are decoded; see `decode_result`."""
+
+    def __call__(self, blob: bytes, values: Values | None = None, /) -> Any:
+        """The result."""
+        ...
+
+
+class EncodeResult(Protocol):
+    """How results of a kind of function are encoded; see `encode_result`."""
+
+    def __call__(self, value: Any, values: Values | None = None, large: bool = False, /) -> bytes:
+        """The result, as a blob."""
+        ...
+
+
+def call_encoder(kind: FunctionKind) -> EncodeCall:
     """How calls of a kind of function are encoded."""
     return encode_json_call if kind is FunctionKind.REGISTERED else encode_call
 
 
-def call_decoder(kind: FunctionKind) -> Callable[[bytes], tuple[tuple[Any, ...], dict[str, Any]]]:
+def call_decoder(kind: FunctionKind) -> DecodeCall:
     """How calls of a kind of function are decoded, in the slot."""
     return decode_json_call if kind is FunctionKind.REGISTERED else decode_call
 
 
-def result_encoder(kind: FunctionKind) -> Callable[[Any], bytes]:
+def result_encoder(kind: FunctionKind) -> EncodeResult:
     """How results of a kind of function are encoded, in the slot."""
     return encode_json_result if kind is FunctionKind.REGISTERED else encode_result
 
 
-def result_decoder(kind: FunctionKind) -> Callable[[bytes], Any]:
-    """How results of a kind of function are decoded."""
-    return decode_json_result if kind is FunctionKind.REGISTERED else decode_result
+def result_decoder(kind: FunctionKind, values: Values | None = None) -> Callable[[bytes], Any]:
+    """How results of a kind of function are decoded.
+
+    Args:
+        kind: the kind.
+        values: where large ones are read.
+    """
+    decode: DecodeResult = decode_json_result if kind is FunctionKind.REGISTERED else decode_result
+    return decode if values is None else partial(_with, decode, values)
+
+
+def _with(decode: DecodeResult, values: Values, blob: bytes) -> Any:
+    return decode(blob, values)
