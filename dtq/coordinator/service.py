@@ -28,7 +28,7 @@ from dtq.coordinator.sessions import Sessions, SessionState
 from dtq.coordinator.ticker import Ticker
 from dtq.core import operators
 from dtq.core.batches import Batch
-from dtq.core.changes import BatchesRead, Change, Expired, Read
+from dtq.core.changes import BatchesRead, Change, Expired, OwnExpired, Read
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.core.register import Rules
@@ -54,7 +54,7 @@ _SET_ASIDE: Final = 8
 #: Pause after a tick in which something could not be done, in seconds.
 _AFTER_DEFECT_S: Final = 1.0
 #: Changes that let go of much, and how long after them, in seconds, memory is given back.
-_FREEING: Final = (Read, BatchesRead, Expired)
+_FREEING: Final = (Read, BatchesRead, Expired, OwnExpired)
 _FREED_S: Final = 5.0
 
 

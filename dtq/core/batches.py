@@ -10,6 +10,7 @@ from math import inf
 from typing import Final
 
 from dtq.core.changes import BatchRow, TaskRow
+from dtq.core.expiry import moment_of_expiry
 from dtq.model.fields import MAX_DEPTH
 from dtq.model.options import Spec
 from dtq.model.states import Outcome, State
@@ -249,7 +250,14 @@ class Batch:
             key=f"{self.session}/{self.submission}" if self.key is None else self.key,
             user_key=self.key is not None,
             session=self.session,
+            expires_at=self.expires_at,
         )
+
+    @property
+    def expires_at(self) -> float | None:
+        """Until when it is kept, where it has finished and has a time of its own."""
+        keep_s = self.entry.spec.options.keep_results_s
+        return None if keep_s is None or self.finished_at is None else moment_of_expiry(self.finished_at, keep_s)
 
     @property
     def single(self) -> bool:

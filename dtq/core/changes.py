@@ -45,6 +45,8 @@ class BatchRow:
         key: what a repeated submission is recognised by: the user's key, or session/number.
         user_key: whether the key is the user's.
         session: session of the submitter.
+        expires_at: until when a finished batch is kept that has a time of its own (`Options.keep_results_s`); None
+            where it has none, or is live.
     """
 
     batch: int
@@ -63,6 +65,7 @@ class BatchRow:
     key: str
     user_key: bool
     session: str
+    expires_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +187,15 @@ class Totals:
     retries: int = 0
 
 
-Row = SpecRow | BatchRow | TaskRow | AttemptRow | LeaseRow | ArgumentPage | ResultPage | Totals
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpiryRow:
+    """A moment at which finished batches expire by a time of their own (`BatchRow.expires_at`). Never stored: an engine
+    makes it of the rows of batches."""
+
+    at: float
+
+
+Row = SpecRow | BatchRow | TaskRow | AttemptRow | LeaseRow | ArgumentPage | ResultPage | Totals | ExpiryRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +230,18 @@ class TaskForgotten:
 @dataclass(frozen=True, slots=True)
 class Expired:
     """What finished before this moment is no longer kept: batches with all their rows, except that a batch with dead
-    letters keeps its own row, and the `TaskRow`, attempts and argument pages of its dead letters. Specs that no
-    batch uses any more go too."""
+    letters keeps its own row, and the `TaskRow`, attempts and argument pages of its dead letters. Batches with a time
+    of their own stay. Specs that no batch uses any more go too."""
 
     before: float
+
+
+@dataclass(frozen=True, slots=True)
+class OwnExpired:
+    """Finished batches whose own time (`BatchRow.expires_at`) is this moment or an earlier one are no longer kept: as
+    with `Expired`, but that specs stay."""
+
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,4 +276,14 @@ class BatchesRead:
     batches: tuple[int, ...]
 
 
-Change = Stored | LeaseEnded | TaskForgotten | Expired | BatchWithdrawn | ArgumentsForgotten | Read | BatchesRead
+Change = (
+    Stored
+    | LeaseEnded
+    | TaskForgotten
+    | Expired
+    | OwnExpired
+    | BatchWithdrawn
+    | ArgumentsForgotten
+    | Read
+    | BatchesRead
+)

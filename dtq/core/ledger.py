@@ -19,6 +19,7 @@ from dtq.core.changes import (
     Change,
     Expired,
     LeaseEnded,
+    OwnExpired,
     Read,
     ResultPage,
     SpecRow,
@@ -62,7 +63,7 @@ class Ledger:
         self._leases: dict[int, Lease | None] = {}
         #: Finished batches with purged dead letters, a set in order.
         self._purged: dict[int, None] = {}
-        self._tail: list[Expired | BatchWithdrawn | Read | BatchesRead] = []
+        self._tail: list[Expired | OwnExpired | BatchWithdrawn | Read | BatchesRead] = []
         self._ended: list[EndedRange] = []
         self._totals = False
 
@@ -124,6 +125,10 @@ class Ledger:
     def expired(self, before: float) -> None:
         """What finished before a moment is no longer kept."""
         self._tail.append(Expired(before))
+
+    def own_expired(self, at: float) -> None:
+        """Batches whose own time is a moment or an earlier one are no longer kept."""
+        self._tail.append(OwnExpired(at))
 
     def read(self, batch: int, lo: int, hi: int) -> None:
         """Nobody will ask for tasks of a batch again, which have ended."""

@@ -82,10 +82,12 @@ class Machine:
         self.refused = 0
         self._last_token = epoch << 32
         self._next_expiry = 0.0
+        #: Nothing expires before.
+        self._expiry_from = 0.0
 
     def put_off_expiry(self, until: float) -> None:
         """Keep what finished for longer than it has to be, up to a moment."""
-        self._next_expiry = until
+        self._next_expiry = self._expiry_from = until
 
     # -- submitting -----------------------------------------------------------------------------------------------
 
@@ -528,6 +530,8 @@ class Machine:
         if now >= self._next_expiry:
             register.ledger.expired(now - self.rules.keep_results_s)
             self._next_expiry = now + min(3600.0, max(1.0, self.rules.keep_results_s / 8))
+        if now >= self._expiry_from and (expired := register.expiries.pop_due(now)) is not None:
+            register.ledger.own_expired(expired)
         return self.next_deadline()
 
     def next_deadline(self) -> float:
@@ -538,6 +542,9 @@ class Machine:
             deadlines.append(due_at)
         if self.register.probe_at is not None:
             deadlines.append(self.register.probe_at)
+        expires_at = self.register.expiries.next_at()
+        if expires_at is not None:
+            deadlines.append(max(self._expiry_from, expires_at))
         return min([*deadlines, self._next_expiry])
 
     def _due(self, due_at: float, number: int, lo: int, hi: int) -> None:

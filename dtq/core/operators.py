@@ -180,6 +180,8 @@ def purge(machine: Machine, row: BatchRow, tasks: Sequence[TaskRow]) -> int:
         register.ledger.finished_batch(replace(row, dead=row.dead - len(dead), purged=row.purged + len(dead)))
         if dead:
             register.ledger.purged(row.batch)
+            if row.expires_at is not None:  # which may have been: the batch was kept for what is gone now
+                register.expiries.add(row.expires_at)
     else:
         batch.dead -= len(dead)
         batch.purged += len(dead)

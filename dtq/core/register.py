@@ -13,6 +13,7 @@ from typing import Final
 
 from dtq.core.batches import Batch, SpecEntry, Task
 from dtq.core.changes import AttemptRow, Totals
+from dtq.core.expiry import Expiries
 from dtq.core.heap import DueHeap, Run, RunHeap, Tops
 from dtq.core.leases import Lease, Worker
 from dtq.core.ledger import Ledger
@@ -45,7 +46,7 @@ class Rules:
 
     Attributes:
         lease_s: how long a worker may be silent, in seconds.
-        keep_results_s: how long finished batches are kept, in seconds.
+        keep_results_s: how long finished batches are kept that have no time of their own, in seconds.
         max_tasks: most unfinished tasks.
         max_batch: most tasks in one batch.
         max_blob: largest argument in bytes.
@@ -106,6 +107,8 @@ class Register:
         self.waiting = DueHeap()
         #: When a worker that was kept from what it is unable to run may be asked again; None where there is none.
         self.probe_at: float | None = None
+        #: When finished batches expire that have a time of their own; some of them may have gone before.
+        self.expiries = Expiries()
         self.ledger = Ledger()
         self.submitted = totals.submitted
         self.retries = totals.retries
@@ -447,6 +450,9 @@ class Register:
             if batch.cut is None:  # fresh tasks that were cancelled alone are no frontier's business any more
                 batch.next = batch.size
             self.ledger.batch(batch)
+            expires_at = batch.expires_at
+            if expires_at is not None:
+                self.expiries.add(expires_at)
             if batch.purged:
                 self.ledger.purged(batch.number)
             self.forget(batch)

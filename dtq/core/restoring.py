@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from dtq.core.batches import Batch, Task
-from dtq.core.changes import BatchRow, LeaseRow, Row, SpecRow, TaskRow, Totals
+from dtq.core.changes import BatchRow, ExpiryRow, LeaseRow, Row, SpecRow, TaskRow, Totals
 from dtq.core.leases import Lease, Worker
 from dtq.core.machine import Machine
 from dtq.core.register import Register, Rules
@@ -39,7 +39,7 @@ def restore(epoch: int, rules: Rules, totals: Totals, rows: Iterable[Row], now: 
         epoch: number of this run of the coordinator.
         rules: settings.
         totals: what the store had counted.
-        rows: as `Engine.restore` gives them: specs before batches before tasks before leases.
+        rows: as `Engine.restore` gives them: specs before batches before tasks before leases before expiries.
         now: the time.
     """
     machine = Machine(epoch, rules, totals)
@@ -57,6 +57,8 @@ def restore(epoch: int, rules: Rules, totals: Totals, rows: Iterable[Row], now: 
             _task(register, row, ahead_s)
         elif isinstance(row, LeaseRow):
             _lease(register, row, now)
+        elif isinstance(row, ExpiryRow):
+            register.expiries.add(row.at)
     waiting: dict[tuple[str, State], int] = {}
     for batch in list(register.batches.values()):
         _place(machine, batch, waiting, now)

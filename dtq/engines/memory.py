@@ -23,8 +23,10 @@ from dtq.core.changes import (
     BatchWithdrawn,
     Change,
     Expired,
+    ExpiryRow,
     LeaseEnded,
     LeaseRow,
+    OwnExpired,
     Read,
     ResultPage,
     Row,
@@ -61,6 +63,9 @@ class MemoryEngine:
         self._unused: set[int] = set()
         self._batches: dict[int, BatchRow] = {}
         self._keys: dict[str, int] = {}
+        #: Finished batches with a time of their own, by the moment at which it is over; some may have none any more,
+        #: or have nothing but dead letters.
+        self._expiring: dict[float, set[int]] = {}
         self._tasks: dict[int, dict[int, TaskRow]] = {}
         self._attempts: dict[int, dict[int, dict[int, Attempt]]] = {}
         self._leases: dict[int, LeaseRow] = {}
@@ -78,6 +83,7 @@ class MemoryEngine:
             BatchWithdrawn: lambda change: self._drop(change.batch),
             ArgumentsForgotten: lambda change: self._forget_arguments(change.batch, self._dead(change.batch)),
             Expired: self._on_expired,
+            OwnExpired: self._on_own_expired,
             Read: self._on_read,
             BatchesRead: lambda change: self._no_longer(change.batches),
         }
@@ -121,6 +127,8 @@ class MemoryEngine:
                 tasks = self._tasks.get(batch.batch, {})
                 rows += [t for _, t in sorted(tasks.items()) if not t.state.final or t.index >= batch.next]
             rows += [lease for _, lease in sorted(self._leases.items())]
+            moments = {row.expires_at for row in self._batches.values() if row.expires_at is not None}
+            rows += [ExpiryRow(at=at) for at in sorted(moments)]
             return rows
 
     def commit(self, changes: Sequence[Change], *, insist: bool = False) -> Committed:
@@ -222,6 +230,7 @@ class MemoryEngine:
         if before is not None and before.state.final:
             self._by_end[before.state].remove(_task_end(before))
         tasks[row.index] = row
+        self._await_expiry(self._batches.get(row.batch))
         if row.state.final:
             self._by_end[row.state].add(_task_end(row))
 
@@ -248,6 +257,7 @@ class MemoryEngine:
         if row.cut is not None:
             self._cut.add(row.batch)
         self._keys[row.key] = row.batch
+        self._await_expiry(row)
         if before is not None and before.spec != row.spec:
             self._let_go(before)
         if row.finished_at is None or row.dead or row.user_key:
@@ -280,6 +290,7 @@ class MemoryEngine:
         task = self._tasks.get(change.batch, {}).pop(change.index, None)
         if task is not None:
             self._forget_tasks((task,))
+            self._await_expiry(self._batches.get(change.batch))
         if change.history:
             self._attempts.get(change.batch, {}).pop(change.index, None)
 
@@ -287,11 +298,21 @@ class MemoryEngine:
         old = [
             row.batch
             for row in self._batches.values()
-            if row.finished_at is not None and row.finished_at < change.before
+            if row.finished_at is not None and row.expires_at is None and row.finished_at < change.before
         ]
         self._no_longer(old)
         used = {row.spec for row in self._batches.values()}
         self._specs = {number: row for number, row in self._specs.items() if number in used}
+
+    def _await_expiry(self, row: BatchRow | None) -> None:
+        """See that the end of a batch's own time finds it: it is new, or what it is kept for may have gone."""
+        if row is not None and row.expires_at is not None:
+            self._expiring.setdefault(row.expires_at, set()).add(row.batch)
+
+    def _on_own_expired(self, change: OwnExpired) -> None:
+        for at in [at for at in self._expiring if at <= change.at]:
+            numbers = self._expiring.pop(at)
+            self._no_longer(n for n in numbers if n in self._batches and self._batches[n].expires_at == at)
 
     def _no_longer(self, batches: Iterable[int]) -> None:
         """Keep nothing of finished batches but their dead letters."""

@@ -13,13 +13,13 @@ from contextlib import closing, contextmanager
 from heapq import merge
 from typing import Any, Final, cast
 
-from dtq.core.changes import ArgumentPage, BatchRow, Row, SpecRow, TaskRow
+from dtq.core.changes import ArgumentPage, BatchRow, ExpiryRow, Row, SpecRow, TaskRow
 from dtq.engines import rowcodec, schema
 from dtq.engines.base import EndedRun, Page, StoredBatch, fill, recall
 from dtq.engines.faults import store_error
 from dtq.engines.rowcodec import DamagedRow
+from dtq.engines.schema import LIVE
 from dtq.engines.sieve import Sieve, cut_tail, latest_first
-from dtq.engines.survey import LIVE
 from dtq.errors import StoreDamaged, StoreError
 from dtq.model.options import Spec
 from dtq.model.pages import PAGE_BLOBS
@@ -50,6 +50,7 @@ _ENDED_TASKS: Final = (
 )
 _PAGES_OF: Final = "AND results.batch = ? AND lo > ? AND lo < ? AND hi > ?"
 _TASKS_OF: Final = "AND tasks.batch = ? AND idx >= ? AND idx < ?"
+_EXPIRIES: Final = "SELECT DISTINCT expires_at FROM batches WHERE expires_at IS NOT NULL ORDER BY expires_at"
 _CUT: Final = (
     "SELECT batch, spec, body FROM batches WHERE cut IS NOT NULL {0} ORDER BY coalesce(finished_at, ?) DESC, batch DESC"
 )
@@ -191,6 +192,9 @@ def restore(path: str, *, missing_batches: bool) -> Iterator[Row]:
                 here = batch not in left_out and (not missing_batches or batch in restored)
                 if here and rowcodec.sound(body, rowcodec.LEASE, token):
                     yield rowcodec.decode_lease(token, body)
+            for (at,) in connection.execute(_EXPIRIES):
+                if type(at) is float:
+                    yield ExpiryRow(at=at)
     except sqlite3.Error as error:
         raise store_error(path, error) from error
 

@@ -93,13 +93,16 @@ def _check(body: object, kind: int, key: int, second: int = 0) -> bytes:
 
 # -- batches ------------------------------------------------------------------------------------------------------
 
-# Flags, eight counts, three times, length of the session's name; then the session and the key.
+# Flags, eight counts, three times, length of the session's name; where a flag says so, until when the batch is kept;
+# then the session and the key.
 _BATCH: Final = struct.Struct("<B8I3dH")
 _BATCH_WIDE: Final = struct.Struct("<B8q3dH")
 _COMPLETE: Final = 1
 _USER_KEY: Final = 2
 _WIDE: Final = 4
 _KEY_OF_SESSION: Final = 8
+_OWN_EXPIRY: Final = 16
+_EXPIRY: Final = struct.Struct("<d")
 _batch_fields = attrgetter(*(field.name for field in dataclasses.fields(BatchRow)))
 
 
@@ -124,7 +127,7 @@ def encode_batch(row: BatchRow) -> bytes:
     """The blob of a batch."""
     (
         batch, spec, size, complete, next_, cut, due_at, submitted_at, finished_at,
-        succeeded, dead, cancelled, purged, key, user_key, session,
+        succeeded, dead, cancelled, purged, key, user_key, session, expires_at,
     ) = _batch_fields(row)  # fmt: skip
     flags = complete + 2 * user_key
     name = _raw(session)
@@ -140,7 +143,10 @@ def encode_batch(row: BatchRow) -> bytes:
     try:
         head = _BATCH.pack(flags, *values)
     except struct.error:
-        head = _BATCH_WIDE.pack(flags + _WIDE, *values)
+        flags += _WIDE
+        head = _BATCH_WIDE.pack(flags, *values)
+    if expires_at is not None:
+        head = bytes((flags + _OWN_EXPIRY,)) + head[1:] + _EXPIRY.pack(expires_at)
     payload = head + name + _raw(key)
     return payload + crc32(payload, (BATCH + batch * 8) & 0xFFFFFFFF).to_bytes(4, "little")
 
@@ -159,7 +165,7 @@ def unfinished(body: bytes) -> bool:
 class _Draft:
     """A `BatchRow` while its fields are set: the same slots, not frozen.
 
-    A frozen dataclass sets each of its 16 fields with a call, 2 us together; a restart makes a million of them, and so
+    A frozen dataclass sets each of its 17 fields with a call, 2 us together; a restart makes a million of them, and so
     sets them here (0.3 us) and turns the draft into the row it is.
     """
 
@@ -180,6 +186,7 @@ class _Draft:
     key: str
     user_key: bool
     session: str
+    expires_at: float | None
 
 
 def decode_batch(batch: int, body: object, names: dict[bytes, str]) -> BatchRow:
@@ -207,8 +214,14 @@ def decode_batch(batch: int, body: object, names: dict[bytes, str]) -> BatchRow:
     draft.cut = cut - 1 if cut else None
     draft.due_at = None if due_at != due_at else due_at
     draft.finished_at = None if finished_at != finished_at else finished_at
-    end = layout.size + length
-    name = body[layout.size : end]
+    begin = layout.size
+    if flags & _OWN_EXPIRY:
+        (draft.expires_at,) = _EXPIRY.unpack_from(body, begin)
+        begin += _EXPIRY.size
+    else:
+        draft.expires_at = None
+    end = begin + length
+    name = body[begin:end]
     session = names.get(name)
     if session is None:
         session = names[name] = _text(name)

@@ -2,8 +2,11 @@
 
 Every table has the columns that queries need and a blob with the whole row (`rowcodec`). Batch numbers, leases and
 specs are row ids; pages, tasks and attempts lie in their key's order. Live batches are the ones whose ``finished_at``
-is NULL, and stand together at the start of ``batches_by_end``; ``counts`` says how many rows the core depends on, so
-that a row that vanishes from a damaged file is missed.
+is NULL, and stand together at the start of ``batches_by_end``; finished ones that have a time of their own stand in
+``batches_by_expiry`` instead. ``counts`` says how many rows the core depends on, so that a row that vanishes from a
+damaged file is missed.
+
+A store of an earlier version gets these tables at its first start (`UPGRADES`).
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from dtq.errors import StoreDamaged, StoreTooNew
 #: "dtqs" at offset 68 of the file: this database is a store of dtq.
 APPLICATION_ID: Final = 0x64747173
 #: Version of everything in this module and `rowcodec` that is on disk.
-SCHEMA: Final = 2
+SCHEMA: Final = 3
 #: Bytes. Larger pages would write less for pages of blobs, and more for single rows.
 PAGE_SIZE: Final = 4096
 
@@ -29,15 +32,18 @@ LIVE_BATCHES: Final = 1
 TASKS: Final = 2
 LEASES: Final = 3
 
-TABLES: Final = (
+_BATCHES: Final = (
+    "CREATE TABLE batches (batch INTEGER PRIMARY KEY, spec INTEGER, code INTEGER, finished_at REAL, cut INTEGER,"
+    " trimmed INTEGER DEFAULT 0, body BLOB{})"
+)
+_BY_END: Final = "CREATE INDEX batches_by_end ON batches (trimmed, finished_at)"
+#: Tables that every version has.
+_ALWAYS: Final = (
     "CREATE TABLE head (id INTEGER PRIMARY KEY, body BLOB)",
     "CREATE TABLE counts (name INTEGER PRIMARY KEY, rows INTEGER)",
     "CREATE TABLE specs (number INTEGER PRIMARY KEY, body BLOB)",
-    "CREATE TABLE batches (batch INTEGER PRIMARY KEY, spec INTEGER, code INTEGER, finished_at REAL, cut INTEGER,"
-    " trimmed INTEGER DEFAULT 0, body BLOB)",
     "CREATE INDEX batches_by_code ON batches (code)",
     "CREATE INDEX batches_by_spec ON batches (spec)",
-    "CREATE INDEX batches_by_end ON batches (trimmed, finished_at)",
     "CREATE INDEX batches_cut ON batches (finished_at) WHERE cut IS NOT NULL",
     "CREATE TABLE tasks (batch INTEGER, idx INTEGER, state INTEGER, ended_at REAL, body BLOB,"
     " PRIMARY KEY (batch, idx)) WITHOUT ROWID",
@@ -51,6 +57,24 @@ TABLES: Final = (
     " PRIMARY KEY (batch, lo)) WITHOUT ROWID",
     "CREATE INDEX results_by_end ON results (ended_at)",
 )
+#: Those that version 3 has brought, with the column ``expires_at`` of batches.
+_INDEXES_3: Final = (
+    f"{_BY_END} WHERE expires_at IS NULL",
+    "CREATE INDEX batches_by_expiry ON batches (trimmed, expires_at) WHERE expires_at IS NOT NULL",
+)
+#: The tables of versions before the present one.
+_TABLES_1: Final = (_BATCHES.format(""), _BY_END, *_ALWAYS)
+_TABLES_BEFORE: Final = {1: _TABLES_1, 2: _TABLES_1}
+TABLES: Final = (_BATCHES.format(", expires_at REAL"), *_ALWAYS, *_INDEXES_3)
+#: What makes the tables of a version from those of the one before it. `ALTER TABLE` leaves the text that `TABLES` has.
+UPGRADES: Final[dict[int, tuple[str, ...]]] = {
+    2: (),
+    3: ("ALTER TABLE batches ADD COLUMN expires_at REAL", "DROP INDEX batches_by_end", *_INDEXES_3),
+}
+
+#: Batches that are not finished, and not trimmed to their dead letters; in stores of earlier versions.
+LIVE: Final = "trimmed = 0 AND finished_at IS NULL AND expires_at IS NULL"
+LIVE_BEFORE_3: Final = "trimmed = 0 AND finished_at IS NULL"
 #: Not what SQLite makes of its own accord (ANALYZE), and in no order: VACUUM changes it.
 _LIST_SCHEMA: Final = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
 
@@ -159,14 +183,28 @@ def check_version(path: str, version: int) -> None:
         raise StoreDamaged(path, f"it says that its schema is version {version}")
 
 
-def check_tables(path: str, connection: sqlite3.Connection) -> None:
-    """Compare the tables with those that `create` makes.
+def upgrade_steps(version: int) -> list[str]:
+    """The statements that make a store of an earlier version one of this; none for one of this."""
+    if version >= SCHEMA:
+        return []
+    steps = [step for later in range(version + 1, SCHEMA + 1) for step in UPGRADES[later]]
+    return ["BEGIN IMMEDIATE", *steps, f"PRAGMA user_version = {SCHEMA}", "COMMIT"]
+
+
+def check_tables(path: str, connection: sqlite3.Connection) -> int:
+    """Compare the tables with those that its version of `create` makes.
+
+    Returns:
+        The version.
 
     Raises:
         StoreTooNew: a newer dtq wrote it.
         StoreDamaged: they differ.
         sqlite3.Error: it cannot be read.
     """
-    check_version(path, connection.execute("PRAGMA user_version").fetchone()[0])
-    if sorted(sql for (sql,) in connection.execute(_LIST_SCHEMA)) != sorted(TABLES):
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    check_version(path, version)
+    tables = _TABLES_BEFORE.get(version, TABLES)
+    if sorted(sql for (sql,) in connection.execute(_LIST_SCHEMA)) != sorted(tables):
         raise StoreDamaged(path, "its tables are not those of dtq")
+    return version

@@ -31,6 +31,7 @@ from dtq.core.changes import (
     Expired,
     LeaseEnded,
     LeaseRow,
+    OwnExpired,
     Read,
     ResultPage,
     SpecRow,
@@ -98,7 +99,15 @@ _UPSERTS: Final = {
     SPEC: _Upsert(table="specs", columns={"number": "a", "body": "body"}),
     BATCH: _Upsert(
         table="batches",
-        columns={"batch": "a", "spec": "b", "code": "c", "finished_at": "d", "cut": "e", "body": "body"},
+        columns={
+            "batch": "a",
+            "spec": "b",
+            "code": "c",
+            "finished_at": "d",
+            "cut": "e",
+            "expires_at": "f",
+            "body": "body",
+        },
         # A batch keeps its key, and that index is not touched. Its function may get another number: where it is put
         # back after a restart that had no use for the old one.
         constant=("code",),
@@ -182,8 +191,9 @@ _CHOSEN: Final = (
     "INSERT INTO going SELECT batch, EXISTS (SELECT 1 FROM tasks WHERE tasks.batch = batches.batch"
     f" AND state = {_DEAD}) FROM batches WHERE trimmed = 0 AND {{}}"
 )
-#: Which batches go: of `Expired` with its moment, of `BatchesRead` with their numbers as JSON.
-_OLD: Final = _CHOSEN.format("finished_at < ?")
+#: Which batches go: of `Expired` and `OwnExpired` with their moments, of `BatchesRead` with their numbers as JSON.
+_OLD: Final = _CHOSEN.format("expires_at IS NULL AND finished_at < ?")
+_OVERDUE: Final = _CHOSEN.format("expires_at <= ?")
 _READ_WHOLE: Final = _CHOSEN.format("finished_at IS NOT NULL AND batch IN (SELECT value FROM json_each(?))")
 #: What becomes of them, in order.
 _NO_LONGER: Final = (
@@ -288,6 +298,8 @@ class Sheet:
             case Expired(before):
                 self._no_longer(_OLD, before)
                 self._made.append((_UNUSED_SPECS, ()))
+            case OwnExpired(at):
+                self._no_longer(_OVERDUE, at)
             case BatchesRead(batches):
                 self._no_longer(_READ_WHOLE, json.dumps(batches))
             case Read(batch, lo, hi):
@@ -334,7 +346,7 @@ class Sheet:
     def _batch_rows(self) -> list[SinkRow]:
         encode, code = rowcodec.encode_batch, rowcodec.key_code
         rows: list[SinkRow] = [
-            (BATCH, batch, row.spec, code(row.key), row.finished_at, row.cut, None, encode(row))
+            (BATCH, batch, row.spec, code(row.key), row.finished_at, row.cut, row.expires_at, encode(row))
             for batch, row in self._batches.items()
         ]
         self._batches.clear()

@@ -33,7 +33,7 @@ from dtq.engines.sieve import Sieve
 from dtq.engines.sink import SETUP, Sheet, Statement
 from dtq.engines.storefile import Presence, StoreLock, check_names
 from dtq.engines.survey import Survey, look_over
-from dtq.engines.vacuum import Vacuum, upgrade
+from dtq.engines.vacuum import Vacuum, enable
 from dtq.engines.walcheck import damaged_start
 from dtq.errors import StoreDamaged, StoreError, StoreFull, StoreUnwritable
 from dtq.model.snapshots import Attempt, Selection
@@ -170,10 +170,11 @@ class SqliteEngine:
         looking = sqlite3.connect(f"file:{quote(self._path)}?mode=ro", uri=True, isolation_level=None)
         looking.text_factory = schema.lenient
         with contextlib.closing(looking):
-            schema.check_tables(self._path, looking)
+            version = schema.check_tables(self._path, looking)
             if _size(log_path) == 0:
                 schema.check_roots(self._path, looking)
-            return look_over(self._path, looking, marks.read(mark_path), damaged_log=damaged_log, size=size)
+            mark = marks.read(mark_path)
+            return look_over(self._path, looking, mark, damaged_log=damaged_log, size=size, version=version)
 
     def _make(self, mark_path: str, log_path: str) -> None:
         mark = marks.read(mark_path)
@@ -193,9 +194,10 @@ class SqliteEngine:
         """Begin a new epoch, on disk."""
         writer = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         closing.callback(writer.close)
-        if not survey.losses:
-            upgrade(self._path, writer)
         reserve = Reserve(self._path)
+        self._write(writer, [(sql, ()) for sql in schema.upgrade_steps(survey.version)], reserve, opening=True)
+        if not survey.losses:
+            enable(self._path, writer)
         self._set_up(writer, min(_CHECKPOINT_PAGES, reserve.base // 2 // schema.PAGE_SIZE))
         head = replace(survey.head, sequence=survey.head.sequence + 1, epoch=survey.head.epoch + 1)
         self._write(writer, _steps(Sheet(()), head), reserve, opening=True)

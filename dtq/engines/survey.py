@@ -17,15 +17,13 @@ from typing import Any, Final
 from dtq.engines import rowcodec
 from dtq.engines.head import Head, unpack
 from dtq.engines.rowcodec import BATCH, DamagedRow, sound
-from dtq.engines.schema import LEASES, LIVE_BATCHES, TASKS
+from dtq.engines.schema import LEASES, LIVE, LIVE_BATCHES, LIVE_BEFORE_3, TASKS
 from dtq.errors import StoreDamaged
 
 #: Bytes of a store whose every row is checked; takes up to two seconds.
 WHOLE_CHECK_BYTES: Final = 32 * 2**20
 #: Bytes of a store whose trees are checked; takes up to a second, and as long as reading it from the disk takes.
 TREE_CHECK_BYTES: Final = 512 * 2**20
-
-LIVE: Final = "trimmed = 0 AND finished_at IS NULL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +34,18 @@ class Survey:
         head: the store's head; where the mark is ahead of it, with the numbers that the mark says were given out.
         losses: what is missing or damaged, a sentence each.
         missing_batches: whether unfinished batches are gone without a trace, so that leases may point to nothing.
+        version: the schema that the store has.
     """
 
     head: Head
     losses: tuple[str, ...]
     missing_batches: bool
+    version: int
 
 
-def look_over(path: str, connection: sqlite3.Connection, mark: Head | None, *, damaged_log: bool, size: int) -> Survey:
+def look_over(
+    path: str, connection: sqlite3.Connection, mark: Head | None, *, damaged_log: bool, size: int, version: int
+) -> Survey:
     """Look a store over.
 
     Args:
@@ -52,6 +54,7 @@ def look_over(path: str, connection: sqlite3.Connection, mark: Head | None, *, d
         mark: what its mark says, if anything.
         damaged_log: whether the start of its write-ahead log is damaged.
         size: bytes of its file and its log.
+        version: the schema that it has.
 
     Raises:
         StoreDamaged: it is not readable as a whole.
@@ -67,13 +70,13 @@ def look_over(path: str, connection: sqlite3.Connection, mark: Head | None, *, d
         _check_trees(path, connection, "integrity_check")
     elif size <= TREE_CHECK_BYTES:
         _check_trees(path, connection, "quick_check")
-    rows, missing = _live_losses(path, connection)
+    rows, missing = _live_losses(path, connection, LIVE if version >= 3 else LIVE_BEFORE_3)
     losses += rows
     if whole:
-        losses += _other_losses(connection)
+        losses += _other_losses(connection, version)
     if mark is not None and mark.store == head.store and mark.sequence > head.sequence:
         head = _caught_up(head, mark)
-    return Survey(head=head, losses=tuple(losses), missing_batches=missing)
+    return Survey(head=head, losses=tuple(losses), missing_batches=missing, version=version)
 
 
 def _caught_up(head: Head, mark: Head) -> Head:
@@ -119,12 +122,12 @@ def _check_trees(path: str, connection: sqlite3.Connection, check: str) -> None:
         raise StoreDamaged(path, " ".join(str(found).split()))
 
 
-def _live_losses(path: str, connection: sqlite3.Connection) -> tuple[list[str], bool]:
+def _live_losses(path: str, connection: sqlite3.Connection, live: str) -> tuple[list[str], bool]:
     """What is wrong with the rows that the core goes on with, and whether whole batches are gone."""
     expected = dict(connection.execute("SELECT name, rows FROM counts").fetchall())
     losses = []
-    seen, damaged = _check_batches(path, connection)
-    losses += _counted("unfinished batches", seen, damaged + _without_spec(connection))
+    seen, damaged = _check_batches(path, connection, live)
+    losses += _counted("unfinished batches", seen, damaged + _without_spec(connection, live))
     missing = expected.get(LIVE_BATCHES) != seen
     losses += _compared("unfinished batches", seen, expected.get(LIVE_BATCHES))
     for name, noun, sql, check in (
@@ -136,10 +139,10 @@ def _live_losses(path: str, connection: sqlite3.Connection) -> tuple[list[str], 
     return losses, missing
 
 
-def _check_batches(path: str, connection: sqlite3.Connection) -> tuple[int, int]:
+def _check_batches(path: str, connection: sqlite3.Connection, live: str) -> tuple[int, int]:
     # A million of them are checked at a restart.
     seen = damaged = previous = 0
-    for batch, body in connection.execute(f"SELECT batch, body FROM batches WHERE {LIVE}"):
+    for batch, body in connection.execute(f"SELECT batch, body FROM batches WHERE {live}"):
         seen += 1
         if not sound(body, BATCH, batch):
             damaged += 1
@@ -149,13 +152,13 @@ def _check_batches(path: str, connection: sqlite3.Connection) -> tuple[int, int]
     return seen, damaged
 
 
-def _without_spec(connection: sqlite3.Connection) -> int:
+def _without_spec(connection: sqlite3.Connection, live: str) -> int:
     """How many unfinished batches have no readable spec."""
     count = 0
     for (number,) in connection.execute("SELECT DISTINCT spec FROM batches").fetchall():
         found = connection.execute("SELECT body FROM specs WHERE number = ?", (number,)).fetchone()
         if found is None or not sound(found[0], rowcodec.SPEC, number):
-            sql = f"SELECT count(*) FROM batches WHERE spec = ? AND {LIVE}"
+            sql = f"SELECT count(*) FROM batches WHERE spec = ? AND {live}"
             count += connection.execute(sql, (number,)).fetchone()[0]
     return count
 
@@ -198,11 +201,11 @@ def _lease(row: tuple[Any, ...]) -> bool:
 
 
 def _batch_columns(row: tuple[Any, ...]) -> bool:
-    if row[3] is None and not sound(row[5], BATCH, row[0]):
+    number, *columns, body = row
+    if columns[2] is None and not sound(body, BATCH, number):
         return True  # an unfinished one, counted already
-    stored = rowcodec.decode_batch(row[0], row[5], {})
-    expected = (stored.spec, rowcodec.key_code(stored.key), stored.finished_at, stored.cut)
-    return row[1:5] == expected
+    stored = rowcodec.decode_batch(number, body, {})
+    return columns == [stored.spec, rowcodec.key_code(stored.key), stored.finished_at, stored.cut, stored.expires_at]
 
 
 def _task_columns(row: tuple[Any, ...]) -> bool:
@@ -220,7 +223,7 @@ def _attempt(row: tuple[Any, ...]) -> bool:
 
 _REST: Final[tuple[tuple[str, str, Callable[[tuple[Any, ...]], bool]], ...]] = (
     ("functions", "SELECT number, body FROM specs", lambda row: bool(rowcodec.decode_spec(*row))),
-    ("batches", "SELECT batch, spec, code, finished_at, cut, body FROM batches", _batch_columns),
+    ("batches", "SELECT batch, spec, code, finished_at, cut, expires_at, body FROM batches", _batch_columns),
     ("keys of records of tasks", "SELECT batch, idx, state, ended_at, body FROM tasks", _task_columns),
     ("records of attempts", "SELECT batch, idx, number, body FROM attempts", _attempt),
     (
@@ -236,9 +239,11 @@ _REST: Final[tuple[tuple[str, str, Callable[[tuple[Any, ...]], bool]], ...]] = (
 )
 
 
-def _other_losses(connection: sqlite3.Connection) -> list[str]:
+def _other_losses(connection: sqlite3.Connection, version: int) -> list[str]:
     losses = []
     for noun, sql, check in _REST:
+        if version < 3:  # which had no such column, as no batch had a time of its own
+            sql = sql.replace("expires_at, body FROM batches", "NULL, body FROM batches")
         seen, damaged = _count(connection, sql, check)
         if damaged:
             losses.append(f"{damaged} of {seen} {noun} are damaged")

@@ -15,8 +15,6 @@ import os
 import sqlite3
 from typing import Final
 
-from dtq.engines import schema
-
 _log = logging.getLogger("dtq.engines")
 
 #: Pages of one slice: 4 MiB.
@@ -71,15 +69,13 @@ class Vacuum:
         return int(number)
 
 
-def upgrade(path: str, writer: sqlite3.Connection) -> None:
-    """Make a store of an earlier version one of this version, and one that can give pages back, where that is quick.
+def enable(path: str, writer: sqlite3.Connection) -> None:
+    """Make a store of an earlier version one that can give pages back, where that is quick.
 
     Args:
         path: the store.
         writer: the connection that writes; nothing else is connected.
     """
-    if writer.execute("PRAGMA user_version").fetchone()[0] < schema.SCHEMA:
-        writer.execute(f"PRAGMA user_version = {schema.SCHEMA}")
     if writer.execute("PRAGMA auto_vacuum").fetchone()[0] != 0:
         return
     if os.path.getsize(path) > _MOST_REWRITTEN:

@@ -61,6 +61,9 @@ class Options:
         never_retry: names of exceptions (``module.Class``, builtins bare) for which there is no second attempt;
             a subclass counts as its base.
         depth: by how many tasks that submit tasks it was submitted; among tasks of one priority, deeper ones go first.
+        keep_results_s: how many seconds its results are kept after the last task of the batch has ended, None for as
+            long as the coordinator keeps those of others. In effect at least a second, and up to a second or an eighth
+            longer.
     """
 
     priority: fields.Priority = 5
@@ -72,6 +75,7 @@ class Options:
     jitter: bool = False
     never_retry: Annotated[tuple[fields.ExceptionName, ...], NAMES] = ()
     depth: fields.Depth = 0
+    keep_results_s: fields.Seconds | None = None
 
     def __post_init__(self) -> None:
         low, high = PRIORITIES
@@ -85,6 +89,9 @@ class Options:
             raise InvalidValue("timeout", self.timeout_s, "it is a number of seconds above 0, or None for no limit")
         if self.retry_delay_s is not None and not 0 <= self.retry_delay_s <= MAX_SECONDS:
             raise InvalidValue("retry_delay", self.retry_delay_s, "it is a number of seconds from 0, or None")
+        if self.keep_results_s is not None and not 0 <= self.keep_results_s <= MAX_SECONDS:
+            why = "it is a number of seconds from 0 to ten years, or None for the coordinator's"
+            raise InvalidValue("keep_results", self.keep_results_s, why)
         check_queue(self.queue)
         if len(self.never_retry) > 64 or any(len(name) > MAX_NAME for name in self.never_retry):
             raise InvalidValue("never_retry", len(self.never_retry), "it has at most 64 names of exceptions")

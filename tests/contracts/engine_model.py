@@ -15,8 +15,10 @@ from dtq.core.changes import (
     BatchWithdrawn,
     Change,
     Expired,
+    ExpiryRow,
     LeaseEnded,
     LeaseRow,
+    OwnExpired,
     Read,
     ResultPage,
     Row,
@@ -47,6 +49,8 @@ def key_of(row: Row) -> tuple[Any, ...]:
             return type(row), row.batch, row.lo
         case Totals():
             return (Totals,)
+        case ExpiryRow():
+            raise AssertionError("an expiry is never stored")
 
 
 class Model:
@@ -68,8 +72,8 @@ class Model:
                     self._keep(lambda r: getattr(r, "batch", None) != batch)
                 case ArgumentsForgotten(batch):
                     self._forget_arguments(batch)
-                case Expired(before):
-                    self._expire(before)
+                case Expired() | OwnExpired():
+                    self._expire(change)
                 case Read(batch, lo, hi):
                     self._forget_arguments(batch, lo, hi)
                     self._keep(lambda r: type(r) is not ResultPage or not _within(r, batch, lo, hi))
@@ -84,8 +88,11 @@ class Model:
     def _keep(self, wanted: Any) -> None:
         self.rows = {key: row for key, row in self.rows.items() if wanted(row)}
 
-    def _expire(self, before: float) -> None:
-        self._no_longer(lambda r: r.finished_at < before)
+    def _expire(self, change: Expired | OwnExpired) -> None:
+        if isinstance(change, OwnExpired):
+            self._no_longer(lambda r: r.expires_at is not None and r.expires_at <= change.at)
+            return
+        self._no_longer(lambda r: r.expires_at is None and r.finished_at < change.before)
         used = {row.spec for row in self.of(BatchRow)}
         self._keep(lambda r: type(r) is not SpecRow or r.number in used)
 
@@ -115,7 +122,8 @@ class Model:
         for task in self.of(TaskRow):
             if task.batch in fresh_from and (not task.state.final or task.index >= fresh_from[task.batch]):
                 rows.append(task)
-        return rows + self.of(LeaseRow)
+        moments = {row.expires_at for row in self.of(BatchRow) if row.expires_at is not None}
+        return rows + self.of(LeaseRow) + [ExpiryRow(at=at) for at in sorted(moments)]
 
     def pages(self, kind: type, batch: int, lo: int, hi: int) -> list[Any]:
         return [page for page in self.of(kind) if page.batch == batch and page.lo < hi and page.hi > lo]

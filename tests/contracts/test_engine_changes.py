@@ -19,6 +19,7 @@ from dtq.core.changes import (
     Change,
     Expired,
     LeaseEnded,
+    OwnExpired,
     Read,
     ResultPage,
     Stored,
@@ -59,6 +60,7 @@ moments = st.integers(1, 30).map(float)
 @st.composite
 def batches(draw: st.DrawFn, number: int | None = None) -> Change:
     number = draw(numbers) if number is None else number
+    finished_at = draw(st.none() | moments)
     return Stored(
         batch(
             number,
@@ -67,7 +69,8 @@ def batches(draw: st.DrawFn, number: int | None = None) -> Change:
             size=draw(st.integers(1, 6)),
             next=draw(st.integers(0, 6)),
             cut=draw(st.none() | st.integers(0, 6)),
-            finished_at=draw(st.none() | moments),
+            finished_at=finished_at,
+            expires_at=None if finished_at is None else draw(st.none() | moments),
         )
     )
 
@@ -105,6 +108,7 @@ changes = st.one_of(
     st.builds(lambda number, lo, count: [Read(number, lo, lo + count)], numbers, st.integers(0, 5), st.integers(1, 6)),
     st.lists(numbers, min_size=1, max_size=3).map(lambda several: [BatchesRead(tuple(several))]),
     moments.map(lambda before: [Expired(before), *stored(*SPECS.values())]),
+    moments.map(lambda at: [OwnExpired(at)]),
     st.sampled_from(list(SPECS.values())).map(lambda row: stored(row)),
     st.integers(0, 99).map(lambda count: stored(Totals(submitted=count))),
 )

@@ -16,6 +16,7 @@ from typing import Any, Final
 import pytest
 
 from dtq.core import invariants
+from dtq.core.changes import ExpiryRow, OwnExpired, Stored
 from dtq.core.register import Rules
 from dtq.core.restoring import restore
 from dtq.engines import schema
@@ -50,8 +51,8 @@ def live(engine: SqliteEngine) -> Driver:
     while driver.batch(number).counts.succeeded < 100:
         for lease in driver.lease("w2"):
             driver.succeed(lease, seconds=0.001 * (lease.hi - lease.lo))
-    # 3: cancelled as a whole; 4: dead after two crashes
-    driver.cancel(driver.submit(5, key="nightly"))
+    # 3: cancelled as a whole, and kept for a time of its own; 4: dead after two crashes
+    driver.cancel(driver.submit(5, key="nightly", keep_results_s=30 * 86_400.0))
     dead = driver.submit(1, priority=1, max_retries=0, max_crashes=2)
     for worker in ("w3", "w4"):
         driver.attach(worker, 1)
@@ -110,6 +111,7 @@ def test_store_of_an_earlier_version_says_what_it_said_then(tmp_path: Path, vers
         assert covers(now[what], said), what
     invariants.check(machine)
     assert covers(plain(machine.register.tally.counts()), then["counts"])
+    assert list(machine.register.expiries) == then.get("expiries", [])
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -135,12 +137,37 @@ def test_coordinator_goes_on_with_a_store_of_an_earlier_version(tmp_path: Path, 
         house.close()
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_store_of_an_earlier_version_that_has_lost_something_is_used_and_found_whole(
+    tmp_path: Path, version: int
+) -> None:
+    # Given a store whose mark is missing
+    path = copied(version, tmp_path)
+    Path(f"{path}.mark").unlink()
+    engine = SqliteEngine(path)
+    assert engine.open().losses
+
+    # When a batch with a time of its own is stored there
+    row = engine.batches([3])[0].row
+    engine.commit([Stored(dataclasses.replace(row, expires_at=2000.0))])
+    engine.close()
+
+    # Then the next start finds the tables and the batch as those of the present version
+    engine = SqliteEngine(path)
+    assert engine.open().losses == ()
+    assert ExpiryRow(at=2000.0) in list(engine.restore())
+    engine.commit([OwnExpired(2000.0)])
+    assert engine.batches([3]) == []
+    engine.close()
+
+
 def write(directory: Path) -> None:
     """Write the fixture of the present schema."""
     path = directory / f"store_v{schema.SCHEMA}.db"
     engine = SqliteEngine(path)
     engine.open()
-    counts = plain(live(engine).machine.register.tally.counts())
+    register = live(engine).machine.register
+    counts, expiries = plain(register.tally.counts()), list(register.expiries)
     said = plain(everything(engine, BATCHES))
     engine.close()
     engine = SqliteEngine(path)
@@ -148,7 +175,9 @@ def write(directory: Path) -> None:
     engine.close()
     for beside in (".lock", ".reserve"):
         Path(f"{path}{beside}").unlink()
-    text = json.dumps({"totals": totals, "counts": counts, "said": said}, indent=1, ensure_ascii=False)
+    text = json.dumps(
+        {"totals": totals, "counts": counts, "expiries": expiries, "said": said}, indent=1, ensure_ascii=False
+    )
     path.with_suffix(".json").write_text(text + "\n")
 
 

@@ -6,6 +6,7 @@ each task is in, and which task must be handed out next.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -41,6 +42,15 @@ class Job:
         return self.state is None or self.state in FINAL
 
 
+def moment_of(finished_at: float, keep_s: float) -> float:
+    """Until when something is kept: the least multiple of a power of two that is an eighth of its time or less, but at
+    least a second."""
+    step = 1
+    while step < 2048 and 2 * step <= keep_s / 8:
+        step *= 2
+    return math.ceil((finished_at + max(1.0, keep_s)) / step) * step
+
+
 @dataclass
 class Shipment:
     """A batch."""
@@ -55,6 +65,12 @@ class Shipment:
     #: Whether it has expired once, but for its dead letters.
     expired: bool = False
     jobs: list[Job] = field(default_factory=list)
+
+    @property
+    def expires_at(self) -> float | None:
+        """When it expires by its own time, if it has one."""
+        keep_s = self.options.keep_results_s
+        return None if keep_s is None or self.finished_at is None else moment_of(self.finished_at, keep_s)
 
 
 @dataclass
@@ -265,16 +281,25 @@ class Model:
             self.lose(session, now)
 
     def expire(self, before: float) -> None:
-        """What finished before a moment is no longer kept; dead letters are."""
+        """What finished before a moment is no longer kept, unless it has a time of its own; dead letters are."""
         for shipment in list(self.shipments.values()):
-            if shipment.finished_at is not None and shipment.finished_at < before:
-                if not any(job.state is State.DEAD for job in shipment.jobs):
-                    del self.shipments[shipment.number]
-                else:
-                    shipment.expired = True
-                    for job in shipment.jobs:
-                        if job.state is not State.DEAD:
-                            job.state = None
+            if shipment.finished_at is not None and shipment.expires_at is None and shipment.finished_at < before:
+                self.forget(shipment)
+
+    def expire_by_own_time(self, now: float) -> None:
+        for shipment in list(self.shipments.values()):
+            if shipment.expires_at is not None and shipment.expires_at <= now:
+                self.forget(shipment)
+
+    def forget(self, shipment: Shipment) -> None:
+        """All but dead letters."""
+        if not any(job.state is State.DEAD for job in shipment.jobs):
+            del self.shipments[shipment.number]
+            return
+        shipment.expired = True
+        for job in shipment.jobs:
+            if job.state is not State.DEAD:
+                job.state = None
 
     # -- operators --------------------------------------------------------------------------------------------------
 

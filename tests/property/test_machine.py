@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dtq.core.batches import Batch
-from dtq.core.changes import Change, Expired, Stored, Totals
+from dtq.core.changes import Change, Expired, OwnExpired, Stored, Totals
 from dtq.core.leases import CHUNK_S, Lease
 from dtq.model.messages import Holding
 from dtq.model.options import Options
@@ -38,7 +38,9 @@ options = st.sampled_from(
         {"priority": 5, "queue": "a"},
         {"priority": 1, "queue": "a", "max_retries": 1, "max_crashes": 2},
         {"priority": 9, "queue": "a", "max_retries": 0, "max_crashes": 1},
+        {"priority": 9, "queue": "a", "max_retries": 0, "max_crashes": 1, "keep_results_s": 30.0},
         {"priority": 5, "queue": "b", "max_retries": 2},
+        {"priority": 5, "queue": "b", "max_retries": 2, "keep_results_s": 2 * KEEP_S},
         {"priority": 1, "queue": "b", "max_retries": 0},
     ]
 )
@@ -140,7 +142,8 @@ class Histories(RuleBasedStateMachine):
     @staticmethod
     def _terms(shipment: Shipment) -> dict[str, Any]:
         asked = shipment.options
-        return {name: getattr(asked, name) for name in ("priority", "queue", "max_retries", "max_crashes")}
+        names = ("priority", "queue", "max_retries", "max_crashes", "keep_results_s")
+        return {name: getattr(asked, name) for name in names}
 
     @rule(session=st.sampled_from(SUBMITTERS))
     def abandon(self, session: str) -> None:
@@ -325,6 +328,8 @@ class Histories(RuleBasedStateMachine):
         for change in self.backlog:
             if isinstance(change, Expired):
                 self.model.expire(change.before)
+            elif isinstance(change, OwnExpired):
+                self.model.expire_by_own_time(change.at)
             elif isinstance(change, Stored) and isinstance(change.row, Totals):
                 self.totals = change.row
         self.backlog = []
@@ -348,9 +353,13 @@ class Histories(RuleBasedStateMachine):
     def _compare_with_store(self) -> None:
         # Then a coordinator that begins here goes on as if nothing had happened,
         self.driver._totals = self.totals
-        restored, live = state_of(self.driver.restored()), state_of(self.driver.machine)
+        machine = self.driver.restored()
+        restored, live = state_of(machine), state_of(self.driver.machine)
         for what, value in live.items():
             assert restored[what] == value, f"the {what} are not the same after a restart"
+        own = {s.expires_at for s in self.model.shipments.values() if s.expires_at is not None and not s.expired}
+        assert own <= set(self.driver.machine.register.expiries)
+        assert own <= set(machine.register.expiries)
         # and everything that has ended, and how, is in the store, once.
         ended = [
             (run.batch.row.batch, index, run.state)
