@@ -163,6 +163,25 @@ class ResultPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HoldRow:
+    """A value that a client has put, and holds. Key: session, digest.
+
+    Attributes:
+        session: the client's session.
+        digest: of what the value holds.
+        description: of the value (`model.values`).
+        ttl_s: how long it is kept when the client has left.
+        until: until when that is, where it has; None while the client is there.
+    """
+
+    session: str
+    digest: bytes
+    description: bytes
+    ttl_s: float
+    until: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
     """What is counted since the store was made, and the numbers not to be used again. One row.
 
@@ -195,7 +214,7 @@ class ExpiryRow:
     at: float
 
 
-Row = SpecRow | BatchRow | TaskRow | AttemptRow | LeaseRow | ArgumentPage | ResultPage | Totals | ExpiryRow
+Row = SpecRow | BatchRow | TaskRow | AttemptRow | LeaseRow | ArgumentPage | ResultPage | HoldRow | Totals | ExpiryRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +229,14 @@ class LeaseEnded:
     """The row of a lease is gone."""
 
     token: int
+
+
+@dataclass(frozen=True, slots=True)
+class HoldEnded:
+    """The row of a hold is gone."""
+
+    session: str
+    digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +306,7 @@ class BatchesRead:
 Change = (
     Stored
     | LeaseEnded
+    | HoldEnded
     | TaskForgotten
     | Expired
     | OwnExpired

@@ -18,6 +18,8 @@ from dtq.core.changes import (
     BatchWithdrawn,
     Change,
     Expired,
+    HoldEnded,
+    HoldRow,
     LeaseEnded,
     OwnExpired,
     Read,
@@ -61,6 +63,7 @@ class Ledger:
         self._attempts: list[AttemptRow] = []
         self._pages: list[ArgumentPage | ResultPage] = []
         self._leases: dict[int, Lease | None] = {}
+        self._holds: dict[tuple[str, bytes], HoldRow | HoldEnded] = {}
         #: Finished batches with purged dead letters, a set in order.
         self._purged: dict[int, None] = {}
         self._tail: list[Expired | OwnExpired | BatchWithdrawn | Read | BatchesRead] = []
@@ -70,7 +73,9 @@ class Ledger:
     @property
     def empty(self) -> bool:
         """Whether nothing has changed."""
-        return not (self._batches or self._tasks or self._leases or self._tail or self._pages or self._totals)
+        return not (
+            self._batches or self._tasks or self._leases or self._tail or self._pages or self._holds or self._totals
+        )
 
     def spec(self, entry: SpecEntry) -> None:
         """A spec is to be kept (again)."""
@@ -109,6 +114,14 @@ class Ledger:
     def lease_ended(self, token: int) -> None:
         """A lease is over."""
         self._leases[token] = None
+
+    def hold(self, row: HoldRow) -> None:
+        """A hold is new, or changed."""
+        self._holds[row.session, row.digest] = row
+
+    def hold_ended(self, session: str, digest: bytes) -> None:
+        """A hold is over."""
+        self._holds[session, digest] = HoldEnded(session, digest)
 
     def ended(self, batch: Batch, lo: int, hi: int, state: State) -> None:
         """Tasks came into a final state."""
@@ -164,6 +177,7 @@ class Ledger:
         changes += [
             LeaseEnded(token) if lease is None else Stored(lease.row()) for token, lease in self._leases.items()
         ]
+        changes += [Stored(hold) if isinstance(hold, HoldRow) else hold for hold in self._holds.values()]
         changes += [ArgumentsForgotten(batch) for batch in self._purged]
         changes += self._tail
         if self._totals:

@@ -527,6 +527,7 @@ class Machine:
         ability.probe(register, now)
         for worker in [w for w in register.workers.values() if w.expires_at <= now]:
             self.lose(worker.session, now)
+        register.holds.expire(now)
         if now >= self._next_expiry:
             register.ledger.expired(now - self.rules.keep_results_s)
             self._next_expiry = now + min(3600.0, max(1.0, self.rules.keep_results_s / 8))
@@ -545,6 +546,8 @@ class Machine:
         expires_at = self.register.expiries.next_at()
         if expires_at is not None:
             deadlines.append(max(self._expiry_from, expires_at))
+        if (over_at := self.register.holds.next_at()) is not None:
+            deadlines.append(over_at)
         return min([*deadlines, self._next_expiry])
 
     def _due(self, due_at: float, number: int, lo: int, hi: int) -> None:

@@ -15,6 +15,7 @@ from dtq.core.batches import Batch, SpecEntry, Task
 from dtq.core.changes import AttemptRow, Totals
 from dtq.core.expiry import Expiries
 from dtq.core.heap import DueHeap, Run, RunHeap, Tops
+from dtq.core.holds import Holds
 from dtq.core.leases import Lease, Worker
 from dtq.core.ledger import Ledger
 from dtq.core.retry import Verdict, judge
@@ -110,6 +111,7 @@ class Register:
         #: When finished batches expire that have a time of their own; some of them may have gone before.
         self.expiries = Expiries()
         self.ledger = Ledger()
+        self.holds = Holds(self.ledger)
         self.submitted = totals.submitted
         self.retries = totals.retries
         self.last_batch = totals.last_batch

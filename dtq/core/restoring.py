@@ -12,10 +12,11 @@ they do not go at once.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from dtq.core.batches import Batch, Task
-from dtq.core.changes import BatchRow, ExpiryRow, LeaseRow, Row, SpecRow, TaskRow, Totals
+from dtq.core.changes import BatchRow, ExpiryRow, HoldRow, LeaseRow, Row, SpecRow, TaskRow, Totals
 from dtq.core.leases import Lease, Worker
 from dtq.core.machine import Machine
 from dtq.core.register import Register, Rules
@@ -49,22 +50,28 @@ def restore(epoch: int, rules: Rules, totals: Totals, rows: Iterable[Row], now: 
     ahead_s = max(0.0, register.clock - now)
     register.clock -= ahead_s
     for row in rows:
-        if isinstance(row, BatchRow):
-            _batch(register, row, ahead_s)
-        elif isinstance(row, SpecRow):
-            register.add_spec(row.number, row.spec)
-        elif isinstance(row, TaskRow):
-            _task(register, row, ahead_s)
-        elif isinstance(row, LeaseRow):
-            _lease(register, row, now)
-        elif isinstance(row, ExpiryRow):
-            register.expiries.add(row.at)
+        _take(register, row, ahead_s, now)
     waiting: dict[tuple[str, State], int] = {}
     for batch in list(register.batches.values()):
         _place(machine, batch, waiting, now)
     for (queue, state), count in waiting.items():
         register.tally.recall(queue, state, count)
     return machine
+
+
+def _take(register: Register, row: Row, ahead_s: float, now: float) -> None:
+    if isinstance(row, BatchRow):
+        _batch(register, row, ahead_s)
+    elif isinstance(row, SpecRow):
+        register.add_spec(row.number, row.spec)
+    elif isinstance(row, TaskRow):
+        _task(register, row, ahead_s)
+    elif isinstance(row, LeaseRow):
+        _lease(register, row, now)
+    elif isinstance(row, ExpiryRow):
+        register.expiries.add(row.at)
+    elif isinstance(row, HoldRow):
+        _hold(register, row, ahead_s, now)
 
 
 def _batch(register: Register, row: BatchRow, ahead_s: float) -> None:
@@ -96,6 +103,12 @@ def _lease(register: Register, row: LeaseRow, now: float) -> None:
     register.leases[lease.token] = worker.leases[lease.token] = lease
     batch.running += row.hi - row.lo
     register.tally.recall(batch.queue, State.RUNNING, row.hi - row.lo)
+
+
+def _hold(register: Register, row: HoldRow, ahead_s: float, now: float) -> None:
+    """Whoever was there may come back; till then it has left."""
+    until = now + row.ttl_s if row.until is None else row.until - ahead_s
+    register.holds.add(replace(row, until=until))
 
 
 def _place(machine: Machine, batch: Batch, waiting: dict[tuple[str, State], int], now: float) -> None:

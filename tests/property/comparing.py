@@ -57,6 +57,7 @@ def state_of(machine: Machine) -> dict[str, Any]:
         "holders": {
             worker.session: (worker.name, set(worker.leases)) for worker in register.workers.values() if worker.leases
         },
+        "holds": sorted((row.session, row.digest, row.description, row.ttl_s) for row in register.holds.rows()),
         "counts": register.tally.counts(),
         "queues": register.tally.queues(),
         "pending": pending_in_order(register),
