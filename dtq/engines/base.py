@@ -19,6 +19,7 @@ from dtq.model.options import Spec
 from dtq.model.snapshots import Attempt, Selection
 from dtq.model.states import State
 from dtq.model.weight import first_within
+from dtq.values.place import Place
 
 Page = TypeVar("Page", ArgumentPage, ResultPage)
 
@@ -103,6 +104,11 @@ def recall(attempts: Iterable[Attempt], room: int | None) -> list[Attempt]:
 
 class Engine(Protocol):
     """Keeps rows."""
+
+    @property
+    def place(self) -> Place | None:
+        """Where values are written that rows may name, once it is open; None where it keeps none."""
+        ...
 
     def open(self) -> Opened:
         """Take the store for this process, and look it over. Called once, first.

@@ -6,6 +6,7 @@ is a restart that loses nothing.
 
 from __future__ import annotations
 
+import logging
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,19 +39,31 @@ from dtq.core.changes import (
 )
 from dtq.engines.base import Committed, EndedRun, Opened, Page, StoredBatch, fill, recall
 from dtq.engines.by_end import ByEnd, End
+from dtq.engines.places import OwnPlace
 from dtq.engines.sieve import Sieve, cut_tail, latest_first
 from dtq.errors import StoreError
 from dtq.model.pages import PAGE_BLOBS
 from dtq.model.snapshots import Attempt, Selection
 from dtq.model.states import FINAL, State
+from dtq.values.place import MAX_VALUE, Place
+
+_log = logging.getLogger("dtq.engines")
 
 _by_lo = attrgetter("lo")
 
 
 class MemoryEngine:
-    """Keeps rows in memory."""
+    """Keeps rows in memory, and values in directories of its own, which end with it.
 
-    def __init__(self) -> None:
+    Args:
+        max_value: largest value in bytes.
+    """
+
+    def __init__(self, *, max_value: int = MAX_VALUE) -> None:
+        self._max_value = max_value
+        #: Made when it is asked for first: few tests have values.
+        self._own: OwnPlace | None = None
+        self._keeps_values = True
         #: Held by a commit and by every reader, so that readers see whole commits.
         self._lock = threading.Lock()
         self._open = False
@@ -97,6 +110,18 @@ class MemoryEngine:
             ResultPage: self._on_results,
             Totals: lambda row: setattr(self, "_totals", row),
         }
+
+    @property
+    def place(self) -> Place | None:
+        """See `Engine.place`."""
+        with self._reading():
+            if self._own is None and self._keeps_values:
+                try:
+                    self._own = OwnPlace(self._max_value)
+                except OSError as error:
+                    self._keeps_values = False
+                    _log.warning("large values are kept in memory, as there is no directory for them: %s", error)
+            return None if self._own is None else self._own.place
 
     def open(self) -> Opened:
         """See `Engine.open`. An engine that was closed may be opened again."""

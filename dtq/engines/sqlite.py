@@ -27,6 +27,7 @@ from dtq.engines.base import Committed, EndedRun, Opened, Page, StoredBatch
 from dtq.engines.faults import commit_error, file_error, store_error
 from dtq.engines.head import HEAD_BYTES, Head
 from dtq.engines.mark import Mark
+from dtq.engines.places import beside_store
 from dtq.engines.reading import Reader, restore
 from dtq.engines.reserve import Reserve
 from dtq.engines.sieve import Sieve
@@ -37,6 +38,7 @@ from dtq.engines.vacuum import Vacuum, enable
 from dtq.engines.walcheck import damaged_start
 from dtq.errors import StoreDamaged, StoreError, StoreFull, StoreUnwritable
 from dtq.model.snapshots import Attempt, Selection
+from dtq.values.place import MAX_VALUE, Place
 
 _log = logging.getLogger("dtq.engines")
 
@@ -58,6 +60,7 @@ class _Use:
     """What an engine has while it is open."""
 
     writer: sqlite3.Connection
+    place: Place
     mark: Mark
     head: Head
     reserve: Reserve
@@ -72,17 +75,27 @@ class _Use:
 class SqliteEngine:
     """Keeps rows in a SQLite file.
 
-    Beside the file lie its write-ahead log (``-wal``, ``-shm``), its ``.mark``, its ``.reserve`` and its ``.lock``.
+    Beside the file lie its write-ahead log (``-wal``, ``-shm``), its ``.mark``, its ``.reserve``, its ``.lock``, and
+    the directory ``.values``.
 
     Args:
         path: the file; it and its directory are made where they are missing.
         durability: what a commit survives, see above.
+        max_value: largest value in bytes.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, durability: Durability = "fsync") -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, durability: Durability = "fsync", max_value: int = MAX_VALUE
+    ) -> None:
         self._path = os.path.realpath(path)
+        self._max_value = max_value
         self._sync = durability == "fsync"
         self._use: _Use | None = None
+
+    @property
+    def place(self) -> Place:
+        """See `Engine.place`."""
+        return self._used().place
 
     def open(self) -> Opened:
         """See `Engine.open`."""
@@ -192,6 +205,7 @@ class SqliteEngine:
 
     def _take(self, survey: Survey, closing: contextlib.ExitStack) -> _Use:
         """Begin a new epoch, on disk."""
+        place = beside_store(self._path, durable=self._sync, max_value=self._max_value)
         writer = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         closing.callback(writer.close)
         reserve = Reserve(self._path)
@@ -211,6 +225,7 @@ class SqliteEngine:
             closing.callback(reader.close)
         return _Use(
             writer=writer,
+            place=place,
             mark=mark,
             head=head,
             reserve=reserve,

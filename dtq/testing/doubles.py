@@ -12,6 +12,7 @@ from dtq.core.changes import Change, Row
 from dtq.engines.base import Committed, EndedRun, Engine, Opened, Page, StoredBatch
 from dtq.errors import StoreError, StoreFull
 from dtq.model.snapshots import Attempt, Selection
+from dtq.values.place import Place
 
 
 class ManualClock:
@@ -80,6 +81,11 @@ class FailingEngine:
         if failing:
             raise type(self._error)(*self._error.args)
         return self._engine.commit(changes, insist=insist)
+
+    @property
+    def place(self) -> Place | None:
+        """See `Engine.place`."""
+        return self._engine.place
 
     def open(self) -> Opened:
         """See `Engine.open`."""

@@ -112,6 +112,12 @@ class _Draft:
             self.write(trailer)
         if self._parts:
             self._put()
+        place = self._values.place
+        if place.sync_from and self._written >= place.sync_from:
+            try:
+                os.fdatasync(self._file.descriptor)
+            except OSError as error:
+                raise _failed(self._file.path, error) from error
         value = Value(self._file.number, self._start, self._written, self._crc, len(trailer))
         self._file.unsettled += 1
         self._file.size = -(-value.end // ALIGNMENT) * ALIGNMENT

@@ -11,6 +11,8 @@ from typing import Final
 SUFFIX: Final = ".values"
 #: After so many bytes a writer begins another segment.
 SEGMENT_BYTES: Final = 64 << 20
+#: Largest value in bytes, where nothing else is said.
+MAX_VALUE: Final = 1 << 30
 #: How many bytes a block of a file has, as the kernel counts them (stat(2)).
 _BLOCK: Final = 512
 
@@ -24,12 +26,15 @@ class Place:
         first_bytes: how many bytes of segments the first one is for, about, where there are several.
         checked: whether values are written with their checksums: where they may outlast a crash of the machine.
         max_value: largest value in bytes.
+        sync_from: from how many bytes on values are synced by whoever writes them, before they are handed over, so
+            that a commit of others need not wait for that; 0 where nothing is synced.
     """
 
     paths: tuple[str, ...]
     first_bytes: int = 0
     checked: bool = True
-    max_value: int = 1 << 30
+    max_value: int = MAX_VALUE
+    sync_from: int = 0
 
     def directory(self) -> str:
         """Where the next segment goes."""

@@ -32,7 +32,7 @@ def main() -> None:
             seconds = report.rounds.repeat(partial(restart, scene))
             with scene.client() as client:
                 assert client.stats().counts.pending == count
-            size = sum(file.stat().st_size for file in scene.directory.glob("queue.db*"))
+            size = sum(file.stat().st_size for file in scene.directory.glob("queue.db*") if file.is_file())
             report.add(f"{name} {count:,}", seconds, "s", Bar(most=5))
             report.add("  size of the store", size / 1e6, "MB")
             report.add("  memory afterwards", scene.coordinator.rss_mb, "MB")

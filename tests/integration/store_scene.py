@@ -81,7 +81,10 @@ def copy(source: Path, target: Path) -> Path:
     """A copy of a store, all its files; ``target`` is a directory to be made."""
     target.mkdir()
     for file in source.parent.glob(source.name + "*"):
-        shutil.copyfile(file, target / file.name)
+        if file.is_dir():
+            shutil.copytree(file, target / file.name)
+        else:
+            shutil.copyfile(file, target / file.name)
     return target / source.name
 
 

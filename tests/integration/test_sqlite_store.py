@@ -316,6 +316,7 @@ def test_files_are_made_for_their_owner_only(tmp_path: Path) -> None:
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / "new" / "deep").iterdir()}
     engine.close()
 
+    assert modes.pop("dtq.db.values") == 0o700
     assert set(modes) == {"dtq.db", "dtq.db-wal", "dtq.db-shm", "dtq.db.mark", "dtq.db.reserve", "dtq.db.lock"}
     assert set(modes.values()) == {0o600}
     assert stat.S_IMODE((tmp_path / "new" / "deep").stat().st_mode) == 0o700
