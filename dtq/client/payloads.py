@@ -24,7 +24,7 @@ from functools import partial
 from types import MappingProxyType, ModuleType
 from typing import Any, Final, Protocol, cast
 
-from dtq.client import large_payloads
+from dtq.client import large_payloads, references
 from dtq.client.by_value import dumps_of
 from dtq.errors import (
     CannotPickle,
@@ -124,20 +124,35 @@ def encode_call(
         TooLarge, StoreError: they cannot be written there.
     """
     call: Any = [args, dict(kwargs)] if kwargs else args
-    if large and values is not None:
-        try:
-            found = large_payloads.encode(call, values, PICKLE, MAIN)
-        except _NOT_WRITTEN:
-            raise
-        except Exception:  # noqa: BLE001 - as below
-            found = None
-        if found is not None:
-            return found
+    if large or references.made:
+        return references.encoding(lambda: _encode_carefully(call, args, kwargs, values, large))
     try:
         blob = _dumps(call, PICKLE)
         if (blob.find(MAIN) if len(blob) < _LONG else blob.rfind(MAIN)) >= 0:
             blob = _call_by_value(call)
     except Exception:  # noqa: BLE001 - pickling runs the arguments' own code, which may raise anything
+        blob = _encode_anyway(args, kwargs or {}, call)
+    return blob if values is None or len(blob) < MIN_VALUE else large_payloads.written(blob, values)
+
+
+def _encode_carefully(
+    call: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, values: Values | None, large: bool
+) -> bytes:
+    """As `encode_call`, where there is more to a call than its pickle."""
+    if large and values is not None:
+        try:
+            found = large_payloads.encode(call, values, PICKLE, MAIN)
+        except _NOT_WRITTEN:
+            raise
+        except Exception:  # noqa: BLE001 - as there
+            found = None
+        if found is not None:
+            return found
+    try:
+        blob = _dumps(call, PICKLE)
+        if MAIN in blob:
+            blob = _call_by_value(call)
+    except Exception:  # noqa: BLE001 - as there
         blob = _encode_anyway(args, kwargs or {}, call)
     return blob if values is None or len(blob) < MIN_VALUE else large_payloads.written(blob, values)
 
@@ -178,7 +193,7 @@ def decode_call(blob: bytes, values: Values | None = None) -> tuple[tuple[Any, .
         ValueGone, ValueDamaged: they cannot be read there.
     """
     if blob.startswith(MARK):
-        call = large_payloads.decode(blob, values, "the task's arguments", _decode_by_value)
+        call = references.decode(blob, values, "the task's arguments", _decode_by_value)
     else:
         try:
             call = _loads(blob)

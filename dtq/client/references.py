@@ -1,0 +1,138 @@
+"""References: what stands in a call for a value that was put before.
+
+Client, below `payloads`; the slot uses the other half. A reference pickles as the description of its value, and says so
+to whoever encodes the call, who lets the coordinator know what the call needs. In the slot, unpickling makes the value
+itself of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+from dtq.client import large_payloads
+from dtq.errors import CannotPickle
+from dtq.model.values import MAX_VALUES, Value, describe, is_description, named, rest
+from dtq.values.base import Values
+
+T = TypeVar("T")
+
+
+class Reference:
+    """Stands for a value that was put (`Client.put`), anywhere in the arguments of a call.
+
+    The value is kept at the coordinator while this object lives, and while a task needs it; then for its time to live.
+    Copies that travel to other processes, in a result for one, do not keep it.
+
+    Attributes:
+        size: about how many bytes the value has.
+    """
+
+    __slots__ = ("__weakref__", "_description", "_release", "digest", "size")
+
+    def __init__(self, description: bytes, digest: bytes = b"", release: Callable[[bytes], None] | None = None) -> None:
+        global made
+        made = True
+        self._description = description
+        self._release = release
+        self.digest = digest
+        self.size = sum(value.length for value in dict.fromkeys(named(description)))
+
+    def release(self) -> None:
+        """Keep the value no longer for this reference; tasks that were submitted have it still. Once is enough."""
+        release, self._release = self._release, None
+        if release is not None:
+            release(self.digest)
+
+    def __del__(self) -> None:
+        self.release()
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if _here.named is None:
+            return Reference, (self._description,)
+        _here.named += named(self._description)
+        return value_of, (self._description,)
+
+    def __repr__(self) -> str:
+        return f"<Reference to a value of {self.size:,} bytes>"
+
+
+#: Whether this process has ever had a reference: else no call can have one in it.
+made = False
+
+
+class _Here(threading.local):
+    """What this thread is at.
+
+    Attributes:
+        named: the values that the call that is encoded needs so far; None while none is.
+        values: where the values of the call that is decoded are read.
+    """
+
+    named: list[Value] | None = None
+    values: Values | None = None
+
+
+_here: Final = _Here()
+
+
+def encoding(encode: Callable[[], bytes]) -> bytes:
+    """Encode a call that may have references in it.
+
+    Args:
+        encode: encodes it.
+
+    Returns:
+        The blob: a description, where it has.
+
+    Raises:
+        CannotPickle: it has too many.
+        Exception: what encoding raises.
+    """
+    before, _here.named = _here.named, []
+    try:
+        blob = encode()
+        needed = list(dict.fromkeys(_here.named))
+    finally:
+        _here.named = before
+    if not needed:
+        return blob
+    own = [named(blob)[0]] if is_description(blob) else []
+    if len(own) + len(needed) > MAX_VALUES:
+        raise CannotPickle("the arguments", f"they have references to {len(needed):,} values, at most {MAX_VALUES:,}")
+    return describe([*own, *needed], b"" if own else blob)
+
+
+@contextlib.contextmanager
+def _reading(values: Values | None) -> Iterator[None]:
+    before, _here.values = _here.values, values
+    try:
+        yield
+    finally:
+        _here.values = before
+
+
+def decode(blob: bytes, values: Values | None, what: str, otherwise: Callable[[bytes, Exception], Any]) -> Any:
+    """As `large_payloads.decode`, where references may be in what a description stands for."""
+    if values is None or (len(named(blob)) == 1 and not rest(blob)):
+        return large_payloads.decode(blob, values, what, otherwise)
+    with _reading(values):
+        return large_payloads.decode(blob, values, what, otherwise)
+
+
+def value_of(description: bytes) -> Any:
+    """What a reference stands for; called while a call is unpickled.
+
+    Raises:
+        ValueGone: it is no longer kept.
+        DtqError: it cannot be read.
+    """
+    if _here.values is None:
+        return Reference(description)
+    return decode(description, _here.values, "a value that was put", _no_pickle)
+
+
+def _no_pickle(_: bytes, error: Exception) -> Any:
+    raise error
