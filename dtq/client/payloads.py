@@ -192,15 +192,18 @@ def decode_call(blob: bytes, values: Values | None = None) -> tuple[tuple[Any, .
         OtherPython: something in them was sent by value, from another version of Python.
         ValueGone, ValueDamaged: they cannot be read there.
     """
-    if blob.startswith(MARK):
-        call = references.decode(blob, values, "the task's arguments", _decode_by_value)
-    else:
-        try:
-            call = _loads(blob)
-        except Exception as error:  # noqa: BLE001 - unpickling runs code of what is unpickled
+    call: Any = None
+    try:
+        call = _loads(blob)
+    except Exception as error:  # noqa: BLE001 - unpickling runs code of what is unpickled
+        if not blob.startswith(MARK):  # as no pickle does: the common ones are not looked at for it
             call = _decode_by_value(blob, error)
     if type(call) is tuple:
         return call, {}
+    if call is None:
+        call = references.decode(blob, values, "the task's arguments", _decode_by_value)
+        if type(call) is tuple:
+            return call, {}
     args, kwargs = call
     return args, kwargs
 
@@ -279,12 +282,17 @@ def decode_result(blob: bytes, values: Values | None = None) -> Any:
     if not blob:
         return None
     try:
-        if blob.startswith(MARK):
-            return large_payloads.decode(blob, values, "the task's result", _no_pickle)
         return _loads(blob)
+    except BaseException as error:  # an exit in there must not end who only reads, nor the thread that reads for many
+        if is_interrupt(error):
+            raise
+        if not blob.startswith(MARK):  # as no pickle does: the common ones are not looked at for it
+            raise CannotUnpickle("the task's result", sentence(error)) from error
+    try:
+        return large_payloads.decode(blob, values, "the task's result", _no_pickle)
     except _NOT_READ:
         raise
-    except BaseException as error:  # an exit in there must not end who only reads, nor the thread that reads for many
+    except BaseException as error:  # as above
         if is_interrupt(error):
             raise
         raise CannotUnpickle("the task's result", sentence(error)) from error

@@ -6,6 +6,9 @@ or it may write to it again: the engine removes or rewrites only segments of whi
 of a lock with its process.
 
 A file is opened for each reading: one that was removed must not take room because somebody has read it once.
+
+A process that runs foreign code may find its descriptors closed, and their numbers used for something else, or the
+files removed or cut. So a descriptor is written to, or closed, only where it still stands for the segment.
 """
 
 from __future__ import annotations
@@ -16,9 +19,11 @@ import io
 import mmap
 import os
 import secrets
+import stat
 import threading
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any, BinaryIO, Final
 
 from dtq.errors import DtqError, StoreFull, StoreUnwritable, TooLarge, ValueDamaged, ValueGone
@@ -35,32 +40,64 @@ _AT_ONCE: Final = 1 << 30
 #: From so many bytes on memory for a value comes from the kernel: a bytearray would be cleared first.
 _CLEARED: Final = 32 << 20
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: How a segment is opened to be read: what somebody has put in its place must not be waited for.
+_READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
+#: How many bytes are copied at once from a directory without room.
+_COPIED: Final = 1 << 20
 
 
 class _File:
-    """A segment of this writer."""
+    """A segment of this writer.
 
-    __slots__ = ("descriptor", "number", "path", "size", "unsettled")
+    Args:
+        directory: where to make it.
+    """
 
-    def __init__(self, place: Place) -> None:
+    __slots__ = ("_identity", "descriptor", "full", "number", "path", "size", "unsettled")
+
+    def __init__(self, directory: str) -> None:
         self.size = 0
+        #: Whether there is no room for more in it, however small it is.
+        self.full = False
         #: How many values in it are still ours.
         self.unsettled = 0
         while True:
             self.number = secrets.randbits(63)
-            self.path = path_of(place.directory(), self.number)
+            self.path = path_of(directory, self.number)
             self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(self.descriptor, fcntl.LOCK_SH)
-                if os.fstat(self.descriptor).st_nlink:  # else it was removed as one that nobody needs, just before
+                found = os.fstat(self.descriptor)
+                self._identity = found.st_dev, found.st_ino
+                if found.st_nlink:  # else it was removed as one that nobody needs, just before
                     return
             except BaseException:
                 os.close(self.descriptor)
                 raise
             os.close(self.descriptor)
 
+    def _look(self) -> os.stat_result | None:
+        """The file, where the descriptor still stands for it."""
+        try:
+            found = os.fstat(self.descriptor)
+        except OSError:
+            return None
+        return found if (found.st_dev, found.st_ino) == self._identity else None
+
+    @property
+    def reachable(self) -> bool:
+        """Whether the descriptor still stands for it."""
+        return self._look() is not None
+
+    @property
+    def sound(self) -> bool:
+        """Whether more can be written to it: it is still there, and all of it."""
+        found = self._look()
+        return found is not None and found.st_nlink > 0 and found.st_size > self.size - ALIGNMENT
+
     def close(self) -> None:
-        os.close(self.descriptor)
+        if self.reachable:
+            os.close(self.descriptor)
 
 
 class _Draft:
@@ -84,7 +121,7 @@ class _Draft:
         """See `Draft`."""
         size = data.nbytes if isinstance(data, memoryview) else len(memoryview(data))
         if self.length + size > self._values.place.max_value:
-            raise TooLarge("the value", self.length + size, self._values.place.max_value)
+            raise TooLarge(self._values.what, self.length + size, self._values.place.max_value)
         self._parts.append(data)
         self._gathered += size
         if size >= _GATHERED or self._gathered >= _MOST_GATHERED or len(self._parts) >= _MOST_PARTS:
@@ -98,13 +135,49 @@ class _Draft:
         if self._values.place.checked:
             for part in parts:
                 self._crc = zlib.crc32(part, self._crc)
-        try:
-            while parts:
+        self._make_sure()
+        while parts:
+            try:
                 done = os.pwritev(self._file.descriptor, _most(parts), self._start + self._written)
-                self._written += done
-                parts = _behind(parts, done)
+            except OSError as error:
+                if error.errno not in _NO_ROOM or not self._move():
+                    raise _failed(self._file.path, error) from error
+                continue
+            self._written += done
+            parts = _behind(parts, done)
+
+    def _make_sure(self) -> None:
+        """Whoever begun the value writes it, and to the segment.
+
+        Raises:
+            StoreUnwritable: another process does, which was forked meanwhile; or the descriptor was closed.
+        """
+        if self._values.forked or not self._file.reachable:
+            raise StoreUnwritable(self._file.path, "its descriptor was closed by somebody else")
+
+    def _move(self) -> bool:
+        """Go on in the last directory, as there is no room in this one; whether there is another."""
+        file = self._values.elsewhere(self._file)
+        if file is None:
+            return False
+        old, start, at = self._file, self._start, 0
+        try:
+            while at < self._written:
+                data = os.pread(old.descriptor, min(_COPIED, self._written - at), start + at)
+                at += os.pwrite(file.descriptor, data, at)
         except OSError as error:
-            raise _failed(self._file.path, error) from error
+            self._values.give_back(file)
+            raise _failed(file.path, error) from error
+        self._forget(old, start)
+        self._file, self._start = file, 0
+        return True
+
+    def _forget(self, file: _File, start: int) -> None:
+        """What was written behind this needs no room any more."""
+        if not self._values.forked and file.reachable:
+            with suppress(OSError):
+                os.ftruncate(file.descriptor, start)
+        self._values.give_back(file)
 
     def finish(self, trailer: bytes = b"") -> Value:
         """See `Draft`."""
@@ -126,7 +199,10 @@ class _Draft:
 
     def abandon(self) -> None:
         """See `Draft`."""
-        self._values.give_back(self._file)
+        if self._written:
+            self._forget(self._file, self._start)
+        else:
+            self._values.give_back(self._file)
 
 
 class LocalValues:
@@ -136,10 +212,12 @@ class LocalValues:
         place: where the segments are.
         map_from: from how many bytes on `fetch` maps the file instead of reading it: nothing is copied until it is
             written to, but the whole segment takes room as long as the memory lives. None to map nothing.
+        what: what a value is called where it is too large.
     """
 
-    def __init__(self, place: Place, map_from: int | None = None) -> None:
+    def __init__(self, place: Place, map_from: int | None = None, what: str = "the value") -> None:
         self.place = place
+        self.what = what
         self._map_from = map_from
         self._lock = threading.Lock()
         self._process = os.getpid()
@@ -150,24 +228,43 @@ class LocalValues:
     def draft(self) -> Draft:
         """See `Values`."""
         with self._lock:
-            if os.getpid() != self._process:
+            if self.forked:
                 self._let_go()
-            if self._free:
-                return _Draft(self, self._free.pop())
+            while self._free:
+                file = self._free.pop()
+                if file.sound:
+                    return _Draft(self, file)
+                self._end(file)
+        return _Draft(self, self._begin(self.place.directory()))
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a process that was forked from the one whose segments are held."""
+        return os.getpid() != self._process
+
+    def _begin(self, directory: str) -> _File:
         try:
-            file = _File(self.place)
+            file = _File(directory)
         except OSError as error:
-            raise _failed(self.place.paths[-1], error) from error
+            raise _failed(directory, error) from error
         with self._lock:
             self._held[file.number] = file
-        return _Draft(self, file)
+        return file
+
+    def elsewhere(self, file: _File) -> _File | None:
+        """A segment in the last directory, instead of one for which there is no room in another; else None."""
+        last = self.place.paths[-1]
+        if os.path.dirname(file.path) == last:
+            return None
+        file.full = True
+        return self._begin(last)
 
     def give_back(self, file: _File) -> None:
         """A draft is over."""
         with self._lock:
             if self._held.get(file.number) is not file:
                 return  # closed meanwhile
-            if file.size < SEGMENT_BYTES:
+            if file.size < SEGMENT_BYTES and not file.full:
                 self._free.append(file)
             elif not file.unsettled:
                 self._end(file)
@@ -180,7 +277,7 @@ class LocalValues:
                 if file is None:
                     continue
                 file.unsettled -= 1
-                if not file.unsettled and file.size >= SEGMENT_BYTES:
+                if not file.unsettled and (file.full or file.size >= SEGMENT_BYTES):
                     self._end(file)
 
     def _end(self, file: _File) -> None:
@@ -222,12 +319,13 @@ class LocalValues:
         for _ in range(2):  # a directory may be looked into just before the file is moved there
             for directory in self.place.paths:
                 try:
-                    descriptor = os.open(path_of(directory, value.segment), os.O_RDONLY | os.O_CLOEXEC)
+                    descriptor = os.open(path_of(directory, value.segment), _READ)
                 except FileNotFoundError:
                     continue
                 except OSError as error:
                     raise ValueDamaged(value.length, str(error)) from error
-                if os.fstat(descriptor).st_size < value.end:
+                found = os.fstat(descriptor)
+                if found.st_size < value.end or not stat.S_ISREG(found.st_mode):
                     os.close(descriptor)
                     raise ValueDamaged(value.length, "its segment is too short")
                 return descriptor
