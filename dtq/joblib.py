@@ -29,12 +29,13 @@ try:
 except ImportError as error:
     raise ImportError("dtq.joblib needs joblib: install it with dtq[joblib]", name="joblib") from error
 
+from dtq.client.by_value import sentence
 from dtq.client.current import waiting
 from dtq.client.executor import Executor
 from dtq.client.futures import ACCEPT_S, TaskFuture
 from dtq.client.handover import pack_initializer
 from dtq.client.joblib_calls import run_batch
-from dtq.client.payloads import dump_by_value, sentence
+from dtq.client.payloads import dump_by_value
 from dtq.client.terms import TaskOptions
 from dtq.errors import CannotPickle, DtqError, InvalidValue
 

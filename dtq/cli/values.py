@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from dtq.client.payloads import is_interrupt, sentence
+from dtq.client.by_value import sentence
+from dtq.client.payloads import is_interrupt
 from dtq.model.text import printable, printable_line
 
 #: Most digits of a whole number that are written: more take seconds.

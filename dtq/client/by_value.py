@@ -11,10 +11,14 @@ from __future__ import annotations
 import functools
 import io
 import pickle
+import platform
+import re
 import sys
 from collections.abc import Callable, Mapping
 from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, Final
+
+from dtq.errors import CannotUnpickle, OtherPython
 
 #: The modules of the main program: as it is called itself, and in processes that multiprocessing starts.
 MAINS: Final = ("__main__", "__mp_main__")
@@ -24,6 +28,9 @@ _CACHED: Final = type(functools.lru_cache(id))
 
 #: How objects of some types are pickled; see `object.__reduce__`.
 Reducers = Mapping[type, Callable[[Any], Any]]
+#: What stands before what only the same minor version of Python can read: code travels as that version compiles it.
+THIS_PYTHON: Final = "{}.{}\n".format(*sys.version_info[:2]).encode()
+_VERSION: Final = re.compile(rb"\d{1,2}\.\d{1,3}")
 _NO_REDUCERS: Final[Reducers] = MappingProxyType({})
 
 
@@ -51,6 +58,38 @@ def _dumped(pickler: Callable[[io.BytesIO, int], Any], reducers: Reducers, value
     made.reducers = reducers
     made.dump(value)
     return file.getvalue()
+
+
+def loads_by_value(blob: bytes, error: Exception, what: str) -> Any:
+    """What is in something that was sent by value, with `THIS_PYTHON` before it: no pickle begins like that.
+
+    Args:
+        blob: it.
+        error: what taking it for a pickle has raised.
+        what: what it is, for the error's sentence.
+
+    Raises:
+        OtherPython: it is from another version of Python.
+        CannotUnpickle: something in it cannot be made here.
+    """
+    python, _, body = blob.partition(b"\n")
+    if not _VERSION.fullmatch(python):
+        raise CannotUnpickle(what, sentence(error)) from error
+    if python + b"\n" != THIS_PYTHON:
+        raise OtherPython(what, python.decode("ascii"), platform.python_version())
+    try:
+        return pickle.loads(body)
+    except Exception as own:
+        raise CannotUnpickle(what, sentence(own)) from own
+
+
+def sentence(error: BaseException) -> str:
+    """``Type: message`` of an error, on one line, bounded, without a full stop at its end."""
+    try:
+        text = " ".join(str(error).split())[:300].rstrip(".")
+    except Exception:  # noqa: BLE001 - the error's own code
+        text = ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 class _Refusing(pickle.Pickler):

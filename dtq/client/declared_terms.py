@@ -19,7 +19,7 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec
 from typing import Any, Final, NamedTuple
 
-from dtq.client.payloads import sentence
+from dtq.client.by_value import sentence
 from dtq.client.tasks import note_of, registered
 from dtq.client.terms import NO_TERMS, UNSET, Terms
 from dtq.errors import DtqError

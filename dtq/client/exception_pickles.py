@@ -21,7 +21,8 @@ import sys
 from types import BuiltinFunctionType, MemberDescriptorType, WrapperDescriptorType
 from typing import Any, Final
 
-from dtq.client.payloads import MAIN, PICKLE, THIS_PYTHON, cloudpickle_dumps, is_interrupt
+from dtq.client.by_value import THIS_PYTHON
+from dtq.client.payloads import MAIN, PICKLE, cloudpickle_dumps, is_interrupt
 
 #: Bounds of what is kept of an exception that is too large: characters of a text, bytes of an attribute.
 _SHORT_TEXT: Final = 4_000

@@ -20,12 +20,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from dtq.client.by_value import MAINS
+from dtq.client.by_value import MAINS, THIS_PYTHON, sentence
 from dtq.client.declared_terms import declared_terms
 from dtq.client.payloads import (
     MAIN,
     PICKLE,
-    THIS_PYTHON,
     EncodeCall,
     call_encoder,
     cloudpickle_dumps,
@@ -33,7 +32,6 @@ from dtq.client.payloads import (
     decode_result,
     encode_call,
     encode_result,
-    sentence,
 )
 from dtq.client.tasks import Note, note_of, registered
 from dtq.client.terms import NO_TERMS, Terms, exception_name

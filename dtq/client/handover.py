@@ -11,8 +11,9 @@ import subprocess
 from collections.abc import Callable
 from typing import IO, Any, Final
 
+from dtq.client.by_value import sentence
 from dtq.client.inheritance import Inheritance
-from dtq.client.payloads import PICKLE, cloudpickle_dumps, sentence
+from dtq.client.payloads import PICKLE, cloudpickle_dumps
 from dtq.errors import CannotPickle
 
 #: The options of the interpreter that slots share with their program.

@@ -15,9 +15,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import platform
-import re
-import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -25,11 +22,10 @@ from types import MappingProxyType, ModuleType
 from typing import Any, Final, Protocol, cast
 
 from dtq.client import large_payloads, references
-from dtq.client.by_value import dumps_of
+from dtq.client.by_value import THIS_PYTHON, dumps_of, loads_by_value, sentence
 from dtq.errors import (
     CannotPickle,
     CannotUnpickle,
-    OtherPython,
     ResultCannotPickle,
     StoreError,
     TooLarge,
@@ -49,11 +45,8 @@ MAIN: Final = b"_main__"
 #: From so many bytes on it is looked for from the end. There CPython does without the preparations for the worst case
 #: that it makes in the other direction, and takes a third of the time; with so short a word the worst case is no worse.
 _LONG: Final = 1 << 10
-#: What stands before what only the same minor version of Python can read: code travels as that version compiles it.
-THIS_PYTHON: Final = "{}.{}\n".format(*sys.version_info[:2]).encode()
 #: What a pickle has in it where code travels by value.
 _BY_VALUE: Final = b"cloudpickle"
-_VERSION: Final = re.compile(rb"\d{1,2}\.\d{1,3}")
 
 #: What is not for a want of pickle where values are written and read.
 _NOT_WRITTEN: Final = (TooLarge, StoreError, Unreachable)
@@ -94,15 +87,6 @@ def dump_by_value(value: Any, reducers: Mapping[type, Callable[[Any], Any]] = Ma
 def is_interrupt(error: BaseException) -> bool:
     """Whether an error may be Ctrl-C, which is never to be swallowed; elsewhere than in the main thread it is none."""
     return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
-
-
-def sentence(error: BaseException) -> str:
-    """``Type: message`` of an error, on one line, bounded, without a full stop at its end."""
-    try:
-        text = " ".join(str(error).split())[:300].rstrip(".")
-    except Exception:  # noqa: BLE001 - the error's own code
-        text = ""
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 # -- calls ----------------------------------------------------------------------------------------------------------
@@ -209,21 +193,7 @@ def decode_call(blob: bytes, values: Values | None = None) -> tuple[tuple[Any, .
 
 
 def _decode_by_value(blob: bytes, error: Exception) -> Any:
-    """The call in what was sent by value, which no pickle begins like.
-
-    Args:
-        blob: the arguments.
-        error: what taking them for a pickle has raised.
-    """
-    python, _, body = blob.partition(b"\n")
-    if not _VERSION.fullmatch(python):
-        raise CannotUnpickle("the task's arguments", sentence(error)) from error
-    if python + b"\n" != THIS_PYTHON:
-        raise OtherPython("the task's arguments", python.decode("ascii"), platform.python_version())
-    try:
-        return _loads(body)
-    except Exception as own:
-        raise CannotUnpickle("the task's arguments", sentence(own)) from own
+    return loads_by_value(blob, error, "the task's arguments")
 
 
 # -- results --------------------------------------------------------------------------------------------------------

@@ -10,14 +10,16 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from dtq.client import large_payloads
+from dtq.client.by_value import loads_by_value
 from dtq.errors import CannotPickle
 from dtq.model.values import MAX_VALUES, Value, describe, is_description, named, rest
 from dtq.values.base import Values
 
-T = TypeVar("T")
+#: What a value is called that was put, in errors' sentences.
+WHAT: Final = "a value that was put"
 
 
 class Reference:
@@ -131,8 +133,8 @@ def value_of(description: bytes) -> Any:
     """
     if _here.values is None:
         return Reference(description)
-    return decode(description, _here.values, "a value that was put", _no_pickle)
+    return decode(description, _here.values, WHAT, _by_value)
 
 
-def _no_pickle(_: bytes, error: Exception) -> Any:
-    raise error
+def _by_value(blob: bytes, error: Exception) -> Any:
+    return loads_by_value(blob, error, WHAT)

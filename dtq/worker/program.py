@@ -19,7 +19,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from dtq.client.payloads import PICKLE, cloudpickle_dumps, sentence
+from dtq.client.by_value import sentence
+from dtq.client.payloads import PICKLE, cloudpickle_dumps
 from dtq.client.tasks import register
 from dtq.errors import NotImportable
 

@@ -29,10 +29,11 @@ from time import monotonic
 from typing import Any, Final, NoReturn
 
 from dtq.client import current
+from dtq.client.by_value import sentence
 from dtq.client.functions import cannot_import, resolve
 from dtq.client.import_path import find_modules
 from dtq.client.inheritance import Inheritance
-from dtq.client.payloads import call_decoder, result_encoder, sentence
+from dtq.client.payloads import call_decoder, result_encoder
 from dtq.client.runnables import runnable
 from dtq.errors import BadMessage, CannotImport, DtqError, OnlyRegistered, TooLarge
 from dtq.model import pages

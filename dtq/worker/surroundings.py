@@ -23,7 +23,7 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
 
-from dtq.client.payloads import sentence
+from dtq.client.by_value import sentence
 from dtq.worker import interpreter, kernel
 from dtq.worker.aspects import Kept, Spoilt
 from dtq.worker.setters import PROCESSES, RANDOM, UNKNOWABLE, Setters

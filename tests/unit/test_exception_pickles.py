@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from dtq.client.by_value import THIS_PYTHON
 from dtq.client.exception_pickles import dump_exception, load_exception
-from dtq.client.payloads import THIS_PYTHON
 
 MOST = 256 << 10
 

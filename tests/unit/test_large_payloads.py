@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dtq.client import payloads
+from dtq.client import by_value
 from dtq.client.payloads import (
     decode_call,
     decode_json_call,
@@ -115,7 +115,7 @@ def test_code_by_value_is_written_as_a_value_too(values: LocalValues, monkeypatc
     # Then it comes back, and only in the same Python
     assert is_description(blob)
     assert decode_call(blob, values)[0][0].n == 3
-    monkeypatch.setattr(payloads, "THIS_PYTHON", b"2.7\n")
+    monkeypatch.setattr(by_value, "THIS_PYTHON", b"2.7\n")
     with pytest.raises(OtherPython):
         decode_call(blob, values)
 
