@@ -20,6 +20,7 @@ from dtq.errors import BadMessage, Scalar
 from dtq.model import pages
 from dtq.model.globs import MAX_GLOB
 from dtq.model.text import printable_line
+from dtq.model.values import CHUNK
 
 #: Lowest and highest priority; 1 is served first unless the coordinator runs with highest_first.
 PRIORITIES: Final = (1, 10)
@@ -163,6 +164,8 @@ Report = Annotated[str, Text(64 << 10)]
 Sentence = Annotated[str, Text(8 << 10)]
 #: The stable code of an error, or another word of a fixed few.
 Word = Annotated[str, Text(64, Characters.TOKEN)]
+#: The path of a directory, or the name of a file.
+FilePath = Annotated[str, Text(4096)]
 #: An argument of an error.
 Detail = Annotated[Scalar, Text(8 << 10)]
 
@@ -184,6 +187,12 @@ IndexOrNone = Annotated[int, Number(-1, _ID_END - 1)]
 Token = Annotated[int, Number(0, INT_END - 1)]
 #: How many, or a number that rises by one.
 Count = Annotated[int, Number(0, INT_END - 1)]
+#: The number of a segment of values.
+Segment = Annotated[int, Number(0, INT_END - 1)]
+#: Where something lies in a segment, in bytes.
+Offset = Annotated[int, Number(0, INT_END - 1)]
+#: How many bytes of a value are asked for.
+ChunkLength = Annotated[int, Number(0, CHUNK)]
 #: How many slots.
 Slots = Annotated[int, Number(0, MAX_SLOTS)]
 #: A process.
@@ -208,6 +217,10 @@ Page = Annotated[bytes, Blob()]
 Results = Annotated[bytes, Blob(page=True)]
 #: A function that travels by value.
 Body = Annotated[bytes, Blob()]
+#: Bytes of a value.
+Chunk = Annotated[bytes, Blob(CHUNK)]
+#: A SHA-256 digest; empty where there is none.
+Digest = Annotated[bytes, Blob(32)]
 #: A pickled exception.
 Pickle = Annotated[bytes, Blob(4 << 20)]
 

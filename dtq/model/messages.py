@@ -59,6 +59,30 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ValuesOffer:
+    """Where values lie, and how a peer shows itself that it is on the same machine.
+
+    Attributes:
+        max_value: largest value in bytes.
+        checked: whether values have checksums.
+        directories: the segments' directories, for a peer that can reach them; empty where none may.
+        first_bytes: how many bytes of segments the first directory is for, where there are several.
+        sync_from: from how many bytes on whoever writes a value there syncs it; 0 for none.
+        proof: name of a file in each of the directories.
+        digest: SHA-256 of what is in that file. A peer that finds the same is on the same machine, whatever it is
+            called.
+    """
+
+    max_value: fields.Count
+    checked: bool
+    directories: Annotated[tuple[fields.FilePath, ...], FEW] = ()
+    first_bytes: fields.Count = 0
+    sync_from: fields.Count = 0
+    proof: fields.FilePath = ""
+    digest: fields.Digest = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Welcome:
     """The coordinator's answer to `Hello`.
 
@@ -72,6 +96,7 @@ class Welcome:
         version: the coordinator's dtq version.
         max_blob: largest argument or result in bytes, where that is less than a message allows.
         max_piece: how many tasks one submission should have at most, so that a full queue soon has room for it.
+        values: where values lie; None where the coordinator keeps none, and all that is large travels in messages.
     """
 
     epoch: fields.Count
@@ -83,6 +108,7 @@ class Welcome:
     version: fields.Version
     max_blob: fields.Count = 1 << 40
     max_piece: fields.Count = PAGE_BLOBS
+    values: ValuesOffer | None = None
 
 
 #: What a worker's report holds beside the one result or failure that travels alone in it, at most, in bytes: mostly its
@@ -448,6 +474,7 @@ __all__ = [
     "Submission",
     "Succeeded",
     "TaskRange",
+    "ValuesOffer",
     "Watched",
     "Welcome",
 ]

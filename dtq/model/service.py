@@ -109,6 +109,45 @@ class Service(Protocol):
         """
         ...
 
+    def write_value(self, segment: fields.Segment, offset: fields.Offset, data: fields.Chunk) -> None:
+        """Write a piece of a value into a segment of the caller's own; from clients and workers that cannot reach the
+        segments' files.
+
+        The segment is made with the first piece; its number is drawn by the caller, at random. It belongs to the
+        caller's session, and is kept until that is gone, or says that it is done with it. What was written is not
+        changed any more: to write the same again does no harm, so a call whose answer was lost may be repeated, also
+        to a coordinator that was restarted.
+
+        Args:
+            segment: the segment.
+            offset: where the piece goes, in bytes from its beginning.
+            data: the piece; empty to say that the caller is done with the segment: what is in it has been submitted or
+                reported, and stays for as long as that.
+
+        Raises:
+            NotPermitted: somebody else writes to this segment, or something else is written there; or the coordinator
+                keeps no values.
+            TooLarge: it lies behind the end of the largest segment.
+            StoreFull, StoreUnwritable: it cannot be written at the moment.
+        """
+        ...
+
+    def read_value(
+        self, segment: fields.Segment, offset: fields.Offset, length: fields.ChunkLength
+    ) -> fields.Chunk:
+        """Read a piece of a value.
+
+        Args:
+            segment: the segment.
+            offset: where the piece is, in bytes from its beginning.
+            length: how many bytes.
+
+        Raises:
+            ValueGone: there is no such segment, or not any more.
+            ValueDamaged: it is too short, or cannot be read.
+        """
+        ...
+
     def exchange(self, exchange: Exchange) -> Orders:
         """A worker's report and request (see `Exchange`); renews all its leases.
 

@@ -33,6 +33,9 @@ ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     "stats": (_SUBMIT, _ADMIN),
     "queues": (_SUBMIT, _ADMIN),
     "workers": (_SUBMIT, _ADMIN),
+    # values of calls and results: whoever can name one may read it
+    "write_value": (_SUBMIT, _WORK),
+    "read_value": (_SUBMIT, _WORK, _ADMIN),
     # working
     "exchange": (_WORK,),
     "spec": (_WORK,),

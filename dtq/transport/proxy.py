@@ -137,6 +137,8 @@ class Proxy:
     follow = _remote(Service.follow)
     watch = _remote(Service.watch)
     let_go = _remote(Service.let_go)
+    write_value = _remote(Service.write_value)
+    read_value = _remote(Service.read_value)
     exchange = _remote(Service.exchange)
     spec = _remote(Service.spec)
     batch = _remote(Service.batch)
