@@ -14,6 +14,7 @@ from dtq.coordinator import letting_go, operating, queries, results, submitting
 from dtq.coordinator.granting import grants_of
 from dtq.coordinator.service import LONGEST_WAIT_S, MOST_CANCELS, Coordinator
 from dtq.coordinator.sessions import PARTING_WAIT_S, Fetch, SessionState
+from dtq.coordinator.values import PeerValues
 from dtq.core.leases import Lease
 from dtq.errors import (
     InvalidValue,
@@ -105,6 +106,7 @@ class Connection:
             max_piece=max(1, min(PAGE_BLOBS, c.setup.rules.max_tasks // 8, c.setup.rules.max_batch)),
             highest_first=c.setup.rules.highest_first,
             version=__version__,
+            values=None if c.values is None else c.values.offer,
         )
 
     def alive(self) -> None:
@@ -145,6 +147,24 @@ class Connection:
     def submit(self, specs: list[Spec], submissions: list[Submission], repeated: bool) -> list[Receipt]:
         """See `Service.submit`."""
         return submitting.submit(self._c, self._session, specs, submissions, repeated)
+
+    # -- values ---------------------------------------------------------------------------------------------------
+
+    def write_value(self, segment: int, offset: int, data: bytes) -> None:
+        """See `Service.write_value`."""
+        session = self._session.hello.session
+        self._values.write(session, segment, offset, data)
+
+    def read_value(self, segment: int, offset: int, length: int) -> bytes:
+        """See `Service.read_value`."""
+        _ = self._session
+        return self._values.read(segment, offset, length)
+
+    @property
+    def _values(self) -> PeerValues:
+        if self._c.values is None:
+            raise NotPermitted("a value, to a coordinator that keeps none,")
+        return self._c.values
 
     # -- working --------------------------------------------------------------------------------------------------
 

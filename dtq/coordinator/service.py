@@ -26,6 +26,7 @@ from dtq.coordinator.cache import PageCache
 from dtq.coordinator.committer import Committer, Generation
 from dtq.coordinator.sessions import Sessions, SessionState
 from dtq.coordinator.ticker import Ticker
+from dtq.coordinator.values import PeerValues
 from dtq.core import operators
 from dtq.core.batches import Batch
 from dtq.core.changes import BatchesRead, Change, Expired, OwnExpired, Read
@@ -81,6 +82,8 @@ class Setup:
         store: what to call the store towards people.
         max_message: largest message in bytes, told to peers.
         max_unread: how many ended ranges that a client has not asked for are kept for it.
+        values: whether what is too large for a message is kept as values, where the engine has a place for them.
+        by_reference: whether peers on this machine may write and read values' files themselves.
     """
 
     rules: Rules
@@ -88,6 +91,8 @@ class Setup:
     store: str = "memory"
     max_message: int = 16 << 20
     max_unread: int = 1_000_000
+    values: bool = True
+    by_reference: bool = True
 
     @property
     def answer_bytes(self) -> int:
@@ -129,6 +134,8 @@ class Coordinator:
         #: Calls that are held because the queue is full: how many tasks each has to find room for; longest held first.
         self.held: deque[tuple[int, threading.Event]] = deque()
         self.cache = PageCache(engine)
+        #: Where values are; None where none are kept.
+        self.values: PeerValues | None = None
         self.stopping = False
         #: Batches made in generations that are not committed yet: taken back if their commit fails.
         self.uncommitted: dict[Generation, list[Batch]] = {}
@@ -156,6 +163,9 @@ class Coordinator:
             self.machine = restore(
                 self.opened.epoch, self.setup.rules, self.opened.totals, self.engine.restore(), self.started_at
             )
+        place = self.engine.place if self.setup.values else None
+        if place is not None:
+            self.values = PeerValues(place, by_reference=self.setup.by_reference)
         for loss in self.opened.losses:
             log.error("%s", loss)
         if would_expire_all(self.setup.rules, self.opened.totals, self.started_at):
@@ -203,6 +213,8 @@ class Coordinator:
         self.quiesce()
         self.ticker.stop()
         durable = self.committer.stop(timeout_s)
+        if self.values is not None:
+            self.values.close()
         self.engine.close()
         return durable
 
@@ -333,6 +345,10 @@ class Coordinator:
             deadline = self.next_deadline() if all(done) else now + _AFTER_DEFECT_S
         if freed:
             self._on_freed()
+        if self.values is not None:
+            self.values.tick(self.sessions.by_id.__contains__, now)
+            if self.values.next_at is not None:
+                deadline = min(deadline, self.values.next_at)
         return deadline
 
     def _guarded(self, step: Callable[[float], object], now: float) -> bool:

@@ -132,9 +132,7 @@ class Service(Protocol):
         """
         ...
 
-    def read_value(
-        self, segment: fields.Segment, offset: fields.Offset, length: fields.ChunkLength
-    ) -> fields.Chunk:
+    def read_value(self, segment: fields.Segment, offset: fields.Offset, length: fields.ChunkLength) -> fields.Chunk:
         """Read a piece of a value.
 
         Args:

@@ -6,6 +6,7 @@ their numbers, and fills one after the other.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import threading
@@ -191,10 +192,8 @@ class WireValues:
         return _Draft(self, segment)
 
     def _say_done(self, segment: int) -> None:
-        try:
+        with contextlib.suppress(DtqError):  # the coordinator finds out when the session is gone
             self.service.write_value(segment, 0, b"")
-        except DtqError:
-            pass  # the coordinator finds out when the session is gone
 
     def give_back(self, segment: _Segment) -> None:
         """A draft is over."""

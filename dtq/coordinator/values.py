@@ -1,0 +1,287 @@
+"""Values of calls and results, for peers that cannot reach their files; and for those that can, where the files are.
+
+A session writes to segments whose numbers it has drawn, and to no others'. What was written is not changed any more: so
+nobody can change what somebody else has read, or what is on disk, and a call may be made again without harm. Each such
+segment has a shared lock (flock(2)) as its writer would have where it can reach the file, until the session is done
+with it or gone.
+
+Nothing here is done under the coordinator's lock: files are slow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from dtq.errors import DtqError, NotPermitted, StoreError, StoreFull, StoreUnwritable, TooLarge
+from dtq.model.coverage import Coverage
+from dtq.model.messages import ValuesOffer
+from dtq.model.values import Value
+from dtq.values.local import LocalValues
+from dtq.values.offers import Proof, offer_of
+from dtq.values.place import SEGMENT_BYTES, Place, path_of
+
+log = logging.getLogger("dtq.coordinator")
+
+#: Most segments that peers write to at a time, a descriptor each. Beyond it the session that has most of them loses its
+#: oldest: what is in it and was not submitted goes.
+MOST_OPEN: Final = 1024
+#: How long what a session wrote is kept for it when it is gone, in seconds: as after a restart of the coordinator, a
+#: client that was cut off may still submit it.
+KEPT_S: Final = 600.0
+#: Most ranges of a segment that were written apart from each other: a gap is what was dropped on the way.
+_MOST_RANGES: Final = 4096
+#: How long a segment is waited for that is being rewritten, in seconds, and how often it is tried.
+_PATIENCE_S: Final = 10.0
+_EVERY_S: Final = 0.01
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class _Upload:
+    """A segment that a peer writes to.
+
+    Args:
+        session: whose it is.
+        segment: its number.
+        place: where segments are.
+    """
+
+    def __init__(self, session: str, segment: int, place: Place) -> None:
+        self.session = session
+        self.segment = segment
+        self.lock = threading.Lock()
+        self.written = Coverage()
+        self.end = 0
+        #: When its session was seen to be gone.
+        self.lost_at: float | None = None
+        self._place = place
+        self._path = ""
+        self._file = -1
+        self._closed = False
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Write a piece; with the lock.
+
+        Raises:
+            NotPermitted: something else is written there, or by somebody else.
+            StoreFull, StoreUnwritable: it cannot be written.
+        """
+        if self._closed:
+            raise NotPermitted("writing to a segment that this session is done with")
+        try:
+            if self._file < 0:
+                self._open()
+            if offset < self.end:
+                self._refuse_another(offset, data)
+            rest, at = memoryview(data), offset
+            while rest:
+                done = os.pwrite(self._file, rest, at)
+                rest, at = rest[done:], at + done
+        except DtqError:  # one of them is an OSError
+            raise
+        except OSError as error:
+            why = error.strerror or str(error)
+            kind = StoreFull if error.errno in _NO_ROOM else StoreUnwritable
+            raise kind(self._path or self._place.paths[-1], why) from error
+        self.written.add(offset, at)
+        self.end = max(self.end, at)
+
+    def _refuse_another(self, offset: int, data: bytes) -> None:
+        """Make sure that where something is written already it is the same."""
+        end = offset + len(data)
+        for lo, hi in self.written:
+            lo, hi = max(lo, offset), min(hi, end)
+            if lo < hi and os.pread(self._file, hi - lo, lo) != data[lo - offset : hi - offset]:
+                raise NotPermitted("changing what is written in a segment")
+        if sum(1 for _ in self.written) >= _MOST_RANGES:
+            raise NotPermitted("writing to a segment in so many pieces")
+
+    def _open(self) -> None:
+        """Open the segment's file: a new one, or one that was there before this coordinator was started."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while self._file < 0:
+            try:
+                self._path = self._place.find(self.segment)
+                file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+            except FileNotFoundError:
+                self._make()
+                continue
+            try:
+                if self._take(file) and _is_at(file, self._path):
+                    self._file, file = file, -1
+                    self.end = os.fstat(self._file).st_size
+                    self.written.add(0, self.end)
+                    return
+            finally:
+                if file >= 0:
+                    os.close(file)
+            if time.monotonic() > deadline:
+                raise StoreUnwritable(self._path, "its segment is being rewritten")
+            time.sleep(_EVERY_S)
+
+    def _make(self) -> None:
+        self._path = path_of(self._place.directory(), self.segment)
+        with contextlib.suppress(FileExistsError):
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(file, fcntl.LOCK_SH)
+            if _is_at(file, self._path):
+                self._file = file
+            else:  # it was removed as one that nobody needs, just before
+                os.close(file)
+
+    def _take(self, file: int) -> bool:
+        """Have a file to ourselves; False where it is being rewritten or removed.
+
+        Raises:
+            NotPermitted: somebody else writes to it, or holds what is in it.
+        """
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            raise NotPermitted("writing to a segment of somebody else's") from None
+        fcntl.flock(file, fcntl.LOCK_SH)
+        return True
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self.lock:
+            self._closed = True
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+
+def _is_at(file: int, path: str) -> bool:
+    """Whether a file is the one that has this path now."""
+    ours = os.fstat(file)
+    try:
+        now = os.stat(path)
+    except FileNotFoundError:
+        return False
+    return (ours.st_dev, ours.st_ino) == (now.st_dev, now.st_ino)
+
+
+class PeerValues:
+    """What peers write and read, and what they are told of where it is.
+
+    Args:
+        place: where segments are.
+        by_reference: whether peers on this machine may write and read the files themselves.
+    """
+
+    def __init__(self, place: Place, *, by_reference: bool) -> None:
+        self.place = place
+        self._files = LocalValues(place)
+        self._lock = threading.Lock()
+        #: By number, those written to last at the end.
+        self._uploads: dict[int, _Upload] = {}
+        #: When `tick` has something to do, at the latest; None for nothing.
+        self.next_at: float | None = None
+        self._proof: Proof | None = None
+        if by_reference:
+            try:
+                self._proof = Proof(place)
+            except OSError as error:
+                log.warning("values travel over the connection also on this machine: %s", error)
+        #: What peers are told.
+        self.offer: ValuesOffer = offer_of(place, self._proof)
+
+    def write(self, session: str, segment: int, offset: int, data: bytes) -> None:
+        """See `Service.write_value`."""
+        if not data:
+            self._done(session, segment)
+            return
+        most = SEGMENT_BYTES + self.place.max_value
+        if offset + len(data) > most:
+            raise TooLarge("a segment of values", offset + len(data), most)
+        upload = self._upload(session, segment)
+        try:
+            with upload.lock:
+                upload.write(offset, data)
+        except (NotPermitted, StoreError):
+            if not upload.end:  # it was never opened
+                self._drop(upload)
+            raise
+
+    def _upload(self, session: str, segment: int) -> _Upload:
+        with self._lock:
+            upload = self._uploads.pop(segment, None)
+            if upload is None:
+                upload = _Upload(session, segment, self.place)
+            self._uploads[segment] = upload
+            surplus = self._surplus() if len(self._uploads) > MOST_OPEN else None
+        if surplus is not None:
+            surplus.close()
+        if upload.session != session:
+            raise NotPermitted("writing to a segment of another session's")
+        return upload
+
+    def _surplus(self) -> _Upload:
+        """The oldest of the session that has most of them; it is no longer known."""
+        counts: dict[str, int] = {}
+        for upload in self._uploads.values():
+            counts[upload.session] = counts.get(upload.session, 0) + 1
+        most = max(counts, key=counts.__getitem__)
+        oldest = next(upload for upload in self._uploads.values() if upload.session == most)
+        log.warning("a peer writes to more than %d segments of values at a time; the first is closed", counts[most] - 1)
+        return self._uploads.pop(oldest.segment)
+
+    def _done(self, session: str, segment: int) -> None:
+        with self._lock:
+            upload = self._uploads.get(segment)
+            if upload is None or upload.session != session:
+                return
+        self._drop(upload)
+
+    def _drop(self, upload: _Upload) -> None:
+        with self._lock:
+            if self._uploads.get(upload.segment) is upload:
+                del self._uploads[upload.segment]
+        upload.close()
+
+    def read(self, segment: int, offset: int, length: int) -> bytes:
+        """See `Service.read_value`."""
+        return bytes(memoryview(self._files.fetch(Value(segment, offset, length))))
+
+    def tick(self, is_there: Callable[[str], bool], now: float) -> None:
+        """Let go of what sessions wrote that have been gone for long.
+
+        Args:
+            is_there: whether a session is known.
+            now: the time.
+        """
+        gone: list[_Upload] = []
+        self.next_at = None
+        with self._lock:
+            for upload in self._uploads.values():
+                if is_there(upload.session):
+                    upload.lost_at = None
+                    continue
+                if upload.lost_at is None:
+                    upload.lost_at = now
+                if upload.lost_at + KEPT_S <= now:
+                    gone.append(upload)
+                else:
+                    self.next_at = min(upload.lost_at + KEPT_S, self.next_at or math.inf)
+        for upload in gone:
+            self._drop(upload)
+
+    def close(self) -> None:
+        """End: nobody writes or reads any more."""
+        for upload in list(self._uploads.values()):
+            self._drop(upload)
+        self._files.close()
+        if self._proof is not None:
+            self._proof.remove()

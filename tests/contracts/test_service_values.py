@@ -1,0 +1,283 @@
+"""The service's calls for values: pieces that are written and read, by whom, and how long they are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dtq.coordinator import values as coordinator_values
+from dtq.errors import NotPermitted, StoreFull, TooLarge, ValueDamaged, ValueGone
+from dtq.model.values import CHUNK, Value
+from dtq.values.local import LocalValues
+from dtq.values.offers import reachable
+from dtq.values.place import SEGMENT_BYTES, Place
+from dtq.values.wire import WireValues, chunk_of
+from tests.contracts.service_scene import Caller, House
+
+
+class Line:
+    """The calls of a caller, as `WireValues` takes them."""
+
+    chunk = CHUNK
+    epoch = 1
+
+    def __init__(self, caller: Caller) -> None:
+        self.write_value = caller.service.write_value
+        self.read_value = caller.service.read_value
+
+    def close(self) -> None:
+        pass
+
+
+def _values(caller: Caller) -> WireValues:
+    return WireValues(Line(caller), max_value=1 << 30, checked=True)
+
+
+def _place(house: House) -> Place:
+    place = house.engine.place
+    assert place is not None
+    return place
+
+
+def test_what_is_written_is_read(house: House) -> None:
+    # Given a piece that a client has written
+    client, reader = house.client(), house.client()
+    client.service.write_value(5, 0, b"abcdef")
+
+    # When it writes it again, as where the answer was lost, and goes on
+    client.service.write_value(5, 0, b"abcdef")
+    client.service.write_value(5, 6, b"ghi")
+    client.service.write_value(5, 4096, b"far")
+
+    # Then anybody who knows of it reads it, and workers too
+    assert reader.service.read_value(5, 2, 7) == b"cdefghi"
+    assert house.worker().service.read_value(5, 4096, 3) == b"far"
+
+
+def test_what_was_written_is_not_changed(house: House) -> None:
+    client = house.client()
+    client.service.write_value(5, 0, b"abcdef")
+    for offset, data in ((0, b"x"), (3, b"dex"), (5, b"xg")):
+        with pytest.raises(NotPermitted):
+            client.service.write_value(5, offset, data)
+
+    assert client.service.read_value(5, 0, 6) == b"abcdef"
+
+
+def test_a_segment_is_its_sessions_own(house: House) -> None:
+    # Given a segment of one client, and one that a process on this machine writes to
+    client, stranger = house.client(), house.client()
+    client.service.write_value(5, 0, b"abcdef")
+    local = LocalValues(_place(house))
+    draft = local.draft()
+    draft.write(b"local")
+    value = draft.finish()
+
+    # Then nobody else can add to them, the same session can on any connection
+    with pytest.raises(NotPermitted):
+        stranger.service.write_value(5, 6, b"ghi")
+    with pytest.raises(NotPermitted):
+        house.worker().service.write_value(5, 6, b"ghi")
+    with pytest.raises(NotPermitted):
+        client.service.write_value(value.segment, 64, b"ghi")
+    house.client(session=client.session).service.write_value(5, 6, b"ghi")
+    local.close()
+
+
+def test_what_is_not_there_is_said(house: House) -> None:
+    client = house.client()
+    client.service.write_value(5, 0, b"abcdef")
+
+    with pytest.raises(ValueGone):
+        client.service.read_value(6, 0, 1)
+    with pytest.raises(ValueDamaged):
+        client.service.read_value(5, 0, 7)
+    with pytest.raises(ValueDamaged):
+        client.service.read_value(5, 1 << 62, CHUNK)
+    with pytest.raises(TooLarge):
+        client.service.write_value(5, (1 << 63) - 10, b"abcdef")
+    with pytest.raises(TooLarge):
+        client.service.write_value(5, SEGMENT_BYTES + (1 << 30), b"a")
+
+
+def test_values_travel_in_pieces(house: House) -> None:
+    # Given a value of several pieces, written in parts of several sizes
+    values = _values(house.client())
+    data = os.urandom(3 * CHUNK + 12_345)
+    draft = values.draft()
+    for lo, hi in ((0, 10), (10, 70_000), (70_000, 2 * CHUNK + 5), (2 * CHUNK + 5, len(data))):
+        assert draft.write(memoryview(data)[lo:hi]) == hi - lo
+    value = draft.finish()
+
+    # Then it comes back, whole and as a file, on another connection
+    reader = _values(house.worker())
+    assert bytes(memoryview(reader.fetch(value))) == data
+    with reader.stream(value) as file:
+        assert file.read(5) == data[:5]
+        rest = bytearray(len(data) - 15)
+        assert file.readinto(rest) == len(rest)  # type: ignore[attr-defined]  # a raw file's
+        assert bytes(rest) == data[5:-10]
+        assert file.read(100) == data[-10:]
+    # And whoever can reach the files finds the same
+    assert bytes(memoryview(LocalValues(_place(house)).fetch(value))) == data
+
+
+def test_an_abandoned_value_harms_no_other(house: House) -> None:
+    values = _values(house.client())
+    lost = values.draft()
+    lost.write(os.urandom(2 * CHUNK))
+    lost.abandon()
+    draft = values.draft()
+    draft.write(b"x" * CHUNK)
+    value = draft.finish()
+
+    assert bytes(memoryview(values.fetch(value))) == b"x" * CHUNK
+
+
+def test_damage_is_found(house: House) -> None:
+    values = _values(house.client())
+    draft = values.draft()
+    draft.write(b"x" * 3 * CHUNK)
+    value = draft.finish()
+    path = _place(house).find(value.segment)
+    with open(path, "r+b") as file:
+        file.seek(value.offset + CHUNK)
+        file.write(b"y")
+
+    with pytest.raises(ValueDamaged):
+        values.fetch(value)
+    with pytest.raises(ValueDamaged), values.stream(value) as stream:
+        stream.read()
+    Path(path).unlink()
+    with pytest.raises(ValueGone):
+        values.fetch(value)
+
+
+def _is_held(house: House, segment: int) -> bool:
+    import fcntl
+
+    with open(_place(house).find(segment), "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_a_segment_is_held_until_its_session_is_done_with_it_or_long_gone(house: House) -> None:
+    # Given two segments of a client
+    client = house.client()
+    for segment in (5, 6):
+        client.service.write_value(segment, 0, b"abcdef")
+    assert _is_held(house, 5)
+
+    # When it is done with one, Then that is held no longer
+    house.client().service.write_value(5, 0, b"")
+    assert _is_held(house, 5)
+    client.service.write_value(5, 0, b"")
+    assert not _is_held(house, 5)
+
+    # When it is gone, Then the other is held for some minutes
+    client.hang_up()
+    values = house.coordinator.values
+    assert values is not None
+    now = house.coordinator.clock.now()
+    values.tick(lambda _: False, now)
+    assert values.next_at == now + coordinator_values.KEPT_S
+    assert _is_held(house, 6)
+    values.tick(lambda _: False, now + coordinator_values.KEPT_S)
+    assert not _is_held(house, 6)
+
+
+def test_writing_goes_on_after_a_restart(house: House) -> None:
+    # Given a coordinator that ends while a client writes a value
+    client = house.client()
+    client.service.write_value(5, 0, b"abcdef")
+    house.restart()
+    if house.engine.place is None or not Path(_place(house).paths[0], f"{5:016x}.values").exists():
+        pytest.skip("its directories went with it")
+
+    # Then the client goes on where it was, and cannot change what it has written before
+    again = house.client(session=client.session)
+    again.service.write_value(5, 3, b"defghi")
+    with pytest.raises(NotPermitted):
+        again.service.write_value(5, 0, b"x")
+    assert again.service.read_value(5, 0, 9) == b"abcdefghi"
+
+
+def test_descriptors_are_bounded(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a client that writes to more segments than may be open, and another one with a segment
+    monkeypatch.setattr(coordinator_values, "MOST_OPEN", 8)
+    quiet, client = house.client(), house.client()
+    quiet.service.write_value(100, 0, b"quiet")
+    for segment in range(12):
+        client.service.write_value(segment, 0, b"loud")
+
+    # Then the first ones are let go, and none of the other's; and it can write on
+    assert not _is_held(house, 0)
+    assert _is_held(house, 11)
+    assert _is_held(house, 100)
+    client.service.write_value(0, 4, b"er")
+    assert client.service.read_value(0, 0, 6) == b"louder"
+
+
+def test_a_full_disk_is_said(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a disk that is full in the middle of a piece
+    client = house.client()
+    client.service.write_value(5, 0, b"abcdef")
+    write = os.pwrite
+
+    def full(file: int, data: bytes, at: int) -> int:
+        if at == 6:
+            return write(file, bytes(data)[:2], at)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(StoreFull):
+        client.service.write_value(5, 6, b"ghijkl")
+
+    # When there is room again, Then the same call works
+    monkeypatch.undo()
+    client.service.write_value(5, 6, b"ghijkl")
+    assert client.service.read_value(5, 0, 12) == b"abcdefghijkl"
+
+
+def test_peers_on_this_machine_find_that_out(house: House) -> None:
+    # Given what a coordinator says of its values
+    offer = house.client().welcome.values
+    assert offer is not None
+
+    # Then this process finds the place, unless the proof is missing or another
+    assert reachable(offer) == _place(house)
+    path = Path(offer.directories[-1], offer.proof)
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_bytes(b"something else")
+    assert reachable(offer) is None
+    path.unlink()
+    assert reachable(offer) is None
+
+
+def test_pieces_fit_into_messages() -> None:
+    assert chunk_of(16 << 20) == CHUNK
+    assert chunk_of(64 << 10) < 64 << 10
+
+
+def test_values_without_a_writer_are_not_settled_twice(house: House) -> None:
+    # Given a full segment with two values
+    values = _values(house.client())
+    written = []
+    for _ in range(2):
+        draft = values.draft()
+        draft.write(b"x" * (SEGMENT_BYTES // 2))
+        written.append(draft.finish())
+    assert written[0].segment == written[1].segment
+
+    # When both are settled, Then the next value goes elsewhere and the segment is let go
+    values.settled([written[0]])
+    values.settled([written[1], Value(12345, 0, 10)])
+    draft = values.draft()
+    draft.write(b"x")
+    assert draft.finish().segment != written[0].segment
+    assert not _is_held(house, written[0].segment)
