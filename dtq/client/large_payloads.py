@@ -25,11 +25,13 @@ class _Body:
     Args:
         values: where values are written.
         word: what the pickle must not have in it, but for large bytes, which name nothing.
+        least: from how many bytes on it is large.
     """
 
-    def __init__(self, values: Values, word: bytes) -> None:
+    def __init__(self, values: Values, word: bytes, least: int) -> None:
         self._values = values
         self._word = word
+        self._least = least
         self._parts: list[bytes] = []
         self._size = 0
         self.draft: Draft | None = None
@@ -44,7 +46,7 @@ class _Body:
             self.tainted = self.tainted or data.find(self._word) >= 0
         if self.draft is not None:
             return self.draft.write(data)
-        if size + self._size >= MIN_VALUE:
+        if size + self._size >= self._least:
             return self.begin().write(data)
         self._parts.append(data)
         self._size += size
@@ -64,7 +66,7 @@ class _Body:
         return b"".join(self._parts)
 
 
-def encode(what: Any, values: Values, protocol: int, word: bytes) -> bytes | None:
+def encode(what: Any, values: Values, protocol: int, word: bytes, least: int = MIN_VALUE) -> bytes | None:
     """Pickle something, into a value where it is large.
 
     Args:
@@ -72,6 +74,7 @@ def encode(what: Any, values: Values, protocol: int, word: bytes) -> bytes | Non
         values: where values are written.
         protocol: pickle's.
         word: what must not be named in it.
+        least: from how many bytes on it becomes a value.
 
     Returns:
         The blob; None where that word is in it.
@@ -80,7 +83,7 @@ def encode(what: Any, values: Values, protocol: int, word: bytes) -> bytes | Non
         DtqError: the value cannot be written.
         Exception: whatever pickling raises.
     """
-    body = _Body(values, word)
+    body = _Body(values, word, least)
     buffers: list[memoryview] = []
 
     def beside(buffer: pickle.PickleBuffer) -> bool:
@@ -99,7 +102,7 @@ def encode(what: Any, values: Values, protocol: int, word: bytes) -> bytes | Non
         if body.tainted:
             _abandoned(body)
             return None
-        if body.draft is None and sum(raw.nbytes for raw in buffers) + len(blob := body.blob()) < MIN_VALUE:
+        if body.draft is None and sum(raw.nbytes for raw in buffers) + len(blob := body.blob()) < least:
             return pickle.dumps(what, protocol) if buffers else blob
         return describe([layout.finish(body.begin(), buffers)])
     except BaseException:

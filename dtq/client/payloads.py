@@ -196,6 +196,31 @@ def _decode_by_value(blob: bytes, error: Exception) -> Any:
     return loads_by_value(blob, error, "the task's arguments")
 
 
+def encode_value(value: Any, values: Values) -> bytes:
+    """The description of anything, written as a value however small it is: what a reference stands for.
+
+    Raises:
+        CannotPickle: it cannot be pickled.
+        TooLarge, StoreError: it cannot be written.
+    """
+
+    def encode() -> bytes:
+        try:
+            found = large_payloads.encode(value, values, PICKLE, MAIN, least=0)
+        except _NOT_WRITTEN:
+            raise
+        except Exception:  # noqa: BLE001 - as for calls
+            found = None
+        return large_payloads.written(_call_by_value(value), values) if found is None else found
+
+    try:
+        return references.encoding(encode)
+    except _NOT_WRITTEN:
+        raise
+    except Exception as error:
+        raise CannotPickle(f"the value ({type(value).__name__})", sentence(error)) from error
+
+
 # -- results --------------------------------------------------------------------------------------------------------
 
 
