@@ -60,6 +60,12 @@ _terms = options.stacked(
     click.option(
         "--never-retry", metavar="EXCEPTION", multiple=True, help="Give up at once on this exception; repeatable."
     ),
+    click.option(
+        "--keep-results",
+        metavar="DURATION",
+        type=options.DURATION,
+        help="How long results are kept.  [the coordinator's --keep-results]",
+    ),
     click.option("--queue", metavar="NAME", help="The queue.  [default: default]"),
     click.option("--delay", metavar="DURATION", type=options.DURATION, help="Do not start before this has passed."),
     click.option("--key", metavar="KEY", help="Submit only once: the same KEY again gives the same id."),

@@ -40,6 +40,7 @@ class AsyncSubmitter:
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
@@ -59,6 +60,7 @@ class AsyncSubmitter:
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
@@ -78,6 +80,7 @@ class AsyncSubmitter:
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
@@ -96,6 +99,7 @@ class AsyncSubmitter:
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
@@ -111,7 +115,8 @@ class AsyncSubmitter:
         Args:
             fn: the function, which may be a coroutine function; or ``"module:function"`` or a registered name.
             args: its arguments.
-            priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry: see `TaskOptions`.
+            priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results: see
+                `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
             key: while a batch with this key is remembered, there is no second one: the handle is of that one.
             kwargs: its keyword arguments.
@@ -119,7 +124,7 @@ class AsyncSubmitter:
         Raises:
             As `Client.submit`, and why the coordinator refused it (`QueueFull`, ...).
         """
-        options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry)
+        options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results)
         return await submit(self._loop, fn, _ordered(options, delay, key), args, kwargs)
 
     @overload
@@ -136,6 +141,7 @@ class AsyncSubmitter:
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
@@ -155,6 +161,7 @@ class AsyncSubmitter:
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
@@ -174,6 +181,7 @@ class AsyncSubmitter:
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
@@ -192,6 +200,7 @@ class AsyncSubmitter:
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
@@ -202,7 +211,7 @@ class AsyncSubmitter:
             asyncio.QueueFull: too many submissions wait to be sent; `submit` would wait.
             RuntimeError: the client is not connected yet.
         """
-        options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry)
+        options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results)
         return submit_nowait(self._loop, fn, _ordered(options, delay, key), args, kwargs)
 
     @overload

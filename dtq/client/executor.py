@@ -28,7 +28,7 @@ from dtq.client.local import LocalCluster
 from dtq.client.submitting import Order, SubmitOptions, limited, order, prepare
 from dtq.client.sync import TIMEOUT_S, Client
 from dtq.client.tasks import note_of
-from dtq.client.terms import UNSET, Span, TaskOptions, Terms
+from dtq.client.terms import UNSET, RunOptions, Span, TaskOptions, Terms
 from dtq.errors import DtqError
 
 P = ParamSpec("P")
@@ -91,7 +91,7 @@ class Executor(concurrent.futures.Executor):
         max_message: int | str | None = None,
         keep_results: Span | None = None,
         tasks_may_submit: bool = False,
-        **options: Unpack[TaskOptions],
+        **options: Unpack[RunOptions],
     ) -> Self:
         """An executor with a cluster of its own on this machine, started now and ended with it.
 
@@ -109,6 +109,7 @@ class Executor(concurrent.futures.Executor):
             paths: directories for modules, before those of this program.
             max_message: how large a call or a result may be, about, in bytes or as text (``"64MiB"``); None for 16 MiB.
             keep_results: how long results that nobody fetches are kept, in seconds or as a timedelta; None for a day.
+                `options` has another time for some calls.
             tasks_may_submit: whether clients in calls (``Client()``, ``Executor()``) are this cluster's.
             options: as for the class.
 

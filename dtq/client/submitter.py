@@ -44,6 +44,7 @@ class Submitter:
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
@@ -63,6 +64,7 @@ class Submitter:
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
@@ -82,6 +84,7 @@ class Submitter:
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
@@ -100,6 +103,7 @@ class Submitter:
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
@@ -111,7 +115,8 @@ class Submitter:
         Args:
             fn: the function; or ``"module:function"`` or a registered name, for one that need not exist here.
             args: its arguments.
-            priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry: see `TaskOptions`.
+            priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results: see
+                `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
             key: while a batch with this key is remembered, there is no second one: the handle is of that one.
             kwargs: its keyword arguments.
@@ -124,7 +129,7 @@ class Submitter:
             Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
             ClientClosed: the client was closed.
         """
-        options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry)
+        options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results)
         if options != _NO_OPTIONS or delay is not UNSET or key is not UNSET:
             how = Order(Terms(*options).frozen(), delay, key)
         else:

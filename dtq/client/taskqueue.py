@@ -214,6 +214,7 @@ class TaskQueue:
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
+        keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
@@ -225,7 +226,7 @@ class TaskQueue:
             args: its arguments.
             priority: 1 to 10; 10 is the most urgent, unless the queue was made otherwise. Default 5.
             max_retries: how often a failed task is tried again, after 2, 4, 8 ... seconds. Default 3.
-            max_crashes, timeout, queue, retry_delay, jitter, never_retry: see `TaskOptions`.
+            max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results: see `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
             key: while a task with this key is remembered, there is no second one.
             kwargs: its keyword arguments.
@@ -249,6 +250,7 @@ class TaskQueue:
             retry_delay=retry_delay,
             jitter=jitter,
             never_retry=never_retry,
+            keep_results=keep_results,
             delay=delay,
             key=key,
             **kwargs,

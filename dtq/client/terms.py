@@ -22,7 +22,7 @@ class Unset(Enum):
 
     UNSET = "unset"
 
-    # Enum's own hash is Python code; this one is hashed eight times a submission.
+    # Enum's own hash is Python code; this one is hashed nine times a submission.
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
@@ -38,7 +38,20 @@ ExceptionLike = type[BaseException] | str
 Span = float | timedelta
 
 
-class TaskOptions(TypedDict, total=False):
+class RunOptions(TypedDict, total=False):
+    """Those of `TaskOptions` that say how a task runs."""
+
+    priority: int
+    max_retries: int
+    max_crashes: int
+    timeout: Span | None
+    queue: str
+    retry_delay: Span | None
+    jitter: bool
+    never_retry: ExceptionLike | Iterable[ExceptionLike]
+
+
+class TaskOptions(RunOptions, total=False):
     """The terms of a task, as keywords; all may be left out.
 
     Attributes:
@@ -50,16 +63,12 @@ class TaskOptions(TypedDict, total=False):
         retry_delay: time before a retry, in seconds or as a timedelta; None for ``min(300, 2**retry)`` s, the default.
         jitter: whether a backoff is drawn at random from (half, whole]. Default False.
         never_retry: exception classes, or their names, for which there is no second attempt; a subclass counts too.
+        keep_results: how long results are kept after the last task of the submission has ended, in seconds or as a
+            timedelta; None for as long as the coordinator keeps those of others (``--keep-results``), the default. It
+            must be long enough for whoever reads them. The least is about a second, also for 0.
     """
 
-    priority: int
-    max_retries: int
-    max_crashes: int
-    timeout: Span | None
-    queue: str
-    retry_delay: Span | None
-    jitter: bool
-    never_retry: ExceptionLike | Iterable[ExceptionLike]
+    keep_results: Span | None
 
 
 class Terms(NamedTuple):
@@ -73,6 +82,7 @@ class Terms(NamedTuple):
     retry_delay: Span | Unset | None = UNSET
     jitter: bool | Unset = UNSET
     never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET
+    keep_results: Span | Unset | None = UNSET
 
     def over(self, below: Terms) -> Terms:
         """These terms, and where they say nothing, those below."""
@@ -198,4 +208,5 @@ _CONVERSIONS: Final[dict[str, tuple[str, Callable[[Any, str], Any]]]] = {
     "retry_delay": ("retry_delay_s", _span),
     "jitter": ("jitter", _flag),
     "never_retry": ("never_retry", exception_names),
+    "keep_results": ("keep_results_s", _span),
 }

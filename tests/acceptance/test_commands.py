@@ -217,10 +217,12 @@ def test_a_key_submits_once(cluster: Home) -> None:
 
 def test_terms_arrive_with_the_task(cluster: Home) -> None:
     words = ["-p", "2", "--max-retries", "7", "--max-crashes", "2", "--timeout", "1m", "--queue", "later"]
+    words += ["--keep-results", "10m"]
     task = cluster.id("jobs:add", "1", *words, "--delay", "1h", "--never-retry", "KeyError")
     seen = cluster.data("status", task)["task"]
     assert (seen["priority"], seen["max_retries"], seen["max_crashes"], seen["timeout"]) == (2, 7, 2, 60.0)
     assert (seen["queue"], seen["state"], seen["never_retry"]) == ("later", "scheduled", ["KeyError"])
+    assert seen["keep_results"] == 600.0
     assert "delay" in seen["reason"]
     listed = cluster.data("list", "--queue", "later")["tasks"]
     assert [(entry["id"], entry["state"]) for entry in listed] == [(task, "scheduled")]

@@ -127,11 +127,13 @@ async def test_options_leave_all_keywords_to_the_function(queue: Queue) -> None:
     async with connected(queue) as client:
         with queue.working():
             # When it is submitted through a client with options; Then they arrive, and the options hold
-            preset = client.options(priority=2).options(max_retries=0)
+            preset = client.options(priority=2, keep_results=60).options(max_retries=0)
             handle = await preset.submit(work.with_own_names, timeout=3, priority="high")
             assert await handle == "3 high"
             options = (await handle.status()).spec.options
-            assert (options.priority, options.max_retries) == (2, 0)
+            assert (options.priority, options.max_retries, options.keep_results_s) == (2, 0, 60.0)
+            brief = await client.submit(work.square, 3, keep_results=1)
+            assert (await brief.status()).spec.options.keep_results_s == 1.0
             assert [value async for value in preset.map(work.square, [1, 2])] == [1, 4]
             assert await (await preset.submit_map(work.square, [3])) == [9]
             assert await preset.submit_nowait(work.add, 1) == 1

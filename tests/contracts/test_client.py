@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -171,6 +172,34 @@ def test_options_leave_all_keywords_to_the_function(queue: Queue) -> None:
         options = handle.status().spec.options
         assert (options.priority, options.timeout_s) == (2, 30.0)
         assert list(preset.options(priority=1).map(work.square, [2])) == [4]
+
+
+def test_each_submission_says_how_long_its_results_are_kept(queue: Queue) -> None:
+    # Given a client; When something is submitted in each of its ways
+    client = queue.client()
+    with queue.working():
+        handles = [
+            client.submit(work.square, 2, keep_results=60),
+            client.options(keep_results=timedelta(minutes=1)).submit(work.square, 2),
+            client.submit(work.kept_briefly, 2),
+            client.submit(work.kept_briefly, 2, keep_results=None),
+        ]
+        mapped = client.submit_map(work.square, [1, 2], keep_results=60)
+        assert list(client.map(work.square, [3], keep_results=60)) == [9]
+        assert [handle.result(DEADLINE_S) for handle in handles] == [4] * 4
+        # Then the coordinator knows: as long as others where nothing is said
+        kept = [handle.status().spec.options.keep_results_s for handle in handles]
+        assert kept == [60.0, 60.0, 60.0, None]
+        assert mapped.status().spec.options.keep_results_s == 60.0
+
+
+@pytest.mark.parametrize("wrong", [-1, float("nan"), 1e12, "1h", True])
+def test_time_to_keep_results_that_is_none_is_refused_at_the_caller(near: Queue, wrong: Any) -> None:
+    client = near.client()
+    with pytest.raises(InvalidValue, match="keep_results"):
+        client.submit(work.square, 2, keep_results=wrong)
+    with pytest.raises(InvalidValue, match="keep_results"):
+        client.map(work.square, [2], keep_results=wrong)
 
 
 def test_terms_of_the_function_hold(queue: Queue) -> None:

@@ -621,6 +621,26 @@ def test_time_limits_are_found_among_the_dead_by_their_name(house: House) -> Non
     assert letters(client) == [crashed]
 
 
+def test_batch_expires_by_a_time_of_its_own(house: House) -> None:
+    # Given results that are kept as briefly as can be, for a while, and as long as others
+    client, hand = house.client(), house.worker()
+    briefly = client.submit(keep_results_s=0.0)
+    hand.succeed(hand.fetch_one())
+    for_a_while = client.submit(keep_results_s=3600.0)
+    hand.succeed(hand.fetch_one())
+    usually = client.submit()
+    hand.succeed(hand.fetch_one())
+
+    # When the coordinator was restarted
+    house.restart()
+
+    # Then the first goes, and the others are there
+    until("it has expired", lambda: not list(house.engine.batches([briefly])))
+    with pytest.raises(ResultExpired, match="no longer kept"):
+        house.client().service.batch(briefly)
+    assert [stored.row.batch for stored in house.engine.batches([for_a_while, usually])] == [for_a_while, usually]
+
+
 @pytest.mark.rules(keep_results_s=0.05)
 def test_what_has_expired_is_told_from_what_never_was(house: House) -> None:
     # Given a task whose result is no longer kept

@@ -29,6 +29,11 @@ def with_own_names(*, timeout: int, priority: str) -> str:
     return f"{timeout} {priority}"
 
 
+@task(keep_results=60)
+def kept_briefly(n: int) -> int:
+    return n * n
+
+
 @task(priority=1, max_retries=0, timeout=60)
 def urgent(n: int) -> int:
     return n

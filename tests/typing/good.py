@@ -48,7 +48,13 @@ def bare(a: int) -> str:
     return str(a)
 
 
-@task(priority=1, max_retries=0, timeout=timedelta(minutes=1), never_retry=(ValueError, "mymodule.Bad"))
+@task(
+    priority=1,
+    max_retries=0,
+    timeout=timedelta(minutes=1),
+    never_retry=(ValueError, "mymodule.Bad"),
+    keep_results=timedelta(hours=1),
+)
 def with_terms(a: int, *, size: int = 1) -> list[int]:
     return [a] * size
 
@@ -74,7 +80,7 @@ def decorators_keep_the_signature() -> None:
 def submitting(client: Client) -> None:
     assert_type(client.submit(plain, 1, b="x"), TaskHandle[float])
     assert_type(client.submit(plain, 1).result(timeout=3), float)
-    assert_type(client.submit(bare, 1, priority=1, delay=timedelta(seconds=1), key="k").result(), str)
+    assert_type(client.submit(bare, 1, priority=1, delay=timedelta(seconds=1), keep_results=60, key="k").result(), str)
     assert_type(client.submit(with_terms, 1, size=2, timeout=None).result(), list[int])
     assert_type(client.submit(coroutine, 1).result(), bytes)
     assert_type(client.submit(decorated_coroutine, 1).result(), int)
