@@ -39,7 +39,9 @@ _MOST_PARTS: Final = 256
 _AT_ONCE: Final = 1 << 30
 #: From so many bytes on memory for a value comes from the kernel: a bytearray would be cleared first.
 _CLEARED: Final = 32 << 20
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
+#: Permissions of a segment, whatever the process's mask.
+_MODE: Final = 0o600
 #: How a segment is opened to be read: what somebody has put in its place must not be waited for.
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 #: How many bytes are copied at once from a directory without room.
@@ -64,11 +66,13 @@ class _File:
         while True:
             self.number = secrets.randbits(63)
             self.path = path_of(directory, self.number)
-            self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
             try:
                 fcntl.flock(self.descriptor, fcntl.LOCK_SH)
                 found = os.fstat(self.descriptor)
                 self._identity = found.st_dev, found.st_ino
+                if stat.S_IMODE(found.st_mode) != _MODE:
+                    os.fchmod(self.descriptor, _MODE)
                 if found.st_nlink:  # else it was removed as one that nobody needs, just before
                     return
             except BaseException:

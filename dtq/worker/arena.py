@@ -20,6 +20,7 @@ from array import array
 from itertools import accumulate, pairwise
 from typing import Final, NamedTuple
 
+from dtq.model import pages
 from dtq.model.pages import PAGE_BLOBS
 from dtq.worker.position import SIZE as POSITION
 
@@ -71,6 +72,8 @@ class Arena:
         #: How many results are here, and where in memory the next one goes.
         self.count = 0
         self.end = DATA_AT
+        #: Whether descriptions of values may be among them.
+        self.described = False
         #: How many of the first ones were sent, and where in memory the next one to be sent is.
         self._sent = 0
         self._sent_to = DATA_AT
@@ -92,6 +95,7 @@ class Arena:
         self._token, self._lo = token, lo
         self.count = self._sent = 0
         self.end = self._sent_to = DATA_AT
+        self.described = False
 
     @property
     def unsent(self) -> int:
@@ -109,6 +113,10 @@ class Arena:
         raw = self.memory[_LENGTHS_AT + sent * _LENGTH : _LENGTHS_AT + count * _LENGTH]
         lengths = array("I", raw)
         end = self._sent_to + sum(lengths)
+        if self.described:
+            ends = accumulate(lengths, initial=self._sent_to)
+            page = pages.pack([self.memory[begin:stop] for begin, stop in pairwise(ends)], described=True)
+            return self._lo + sent, page, (count, end)
         if sys.byteorder == "big":
             lengths.byteswap()
             raw = lengths.tobytes()

@@ -28,6 +28,7 @@ from dtq.model.ids import TaskId
 from dtq.model.lru import SizedLru
 from dtq.model.options import Function, Spec
 from dtq.model.wire import codec
+from dtq.values.place import Place
 from dtq.worker.arena import CAPACITY, SIZE, Arena, Left
 from dtq.worker.channel import BUFFER, Pipe
 from dtq.worker.chunks import Chunk
@@ -43,6 +44,7 @@ log = logging.getLogger("dtq.worker")
 _FUNCTION: Final = codec(Function)
 _PROGRAM: Final = codec(Program)
 _INHERITANCE: Final = codec(Inheritance)
+_PLACE: Final = codec(Place | None)
 #: How many functions a slot keeps, and how many bytes of those that travelled by value.
 MAX_SPECS: Final = 1_000
 MAX_SPEC_BYTES: Final = 8 << 20
@@ -149,8 +151,9 @@ class Child:
         self._lied = False
         self._limit = UNLIMITED
         self.output: Output | Passed = Passed() if terms.inherited.streams else Output(number, self._task)
-        self.tasks = 0
-        self._serial = 0
+        #: Where it takes values to be.
+        self.place = terms.place
+        self.tasks = self._serial = 0
         #: The functions that it has.
         self._specs: SizedLru[int, None] = SizedLru(MAX_SPEC_BYTES, MAX_SPECS)
         #: The names of those, and of some that it had.
@@ -176,6 +179,7 @@ class Child:
                 terms.reload,
                 _PROGRAM.plain(terms.program),
                 _INHERITANCE.plain(self._inherited),
+                _PLACE.plain(terms.place),
             )
 
     def _start(self, channel_fd: int, position_fd: int, forks: ForkServer | None) -> subprocess.Popen[bytes] | Forked:
@@ -237,6 +241,7 @@ class Child:
         """
         chunk.serial = self._serial
         chunk.sent_at = now
+        chunk.place = self.place
         self._serial += chunk.grant.hi - chunk.grant.lo
         self.tasks += chunk.grant.hi - chunk.grant.lo
         if not self.chunks:
@@ -269,6 +274,24 @@ class Child:
             grant.arguments,
             chunk.careful,
         )
+
+    def move(self, place: Place | None) -> None:
+        """Tell it where values are from now on.
+
+        Raises:
+            OSError: it is gone.
+        """
+        self.place = place
+        self.channel.put("place", _PLACE.plain(place))
+
+    def settled(self, segments: Sequence[int]) -> None:
+        """Tell it that results it has sent are held here.
+
+        Args:
+            segments: the segment of each.
+        """
+        with contextlib.suppress(OSError):  # it is gone, which is seen soon
+            self.channel.put("settled", tuple(segments))
 
     def prepare(self, number: int, function: Function) -> None:
         """Have it import a function before a task of it has come, unless it was given one before.

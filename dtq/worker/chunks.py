@@ -15,6 +15,8 @@ from dtq.model.options import Function, Options, Spec
 from dtq.model.states import Outcome as Ending
 from dtq.model.weight import slim
 from dtq.model.weight import weight as weigh
+from dtq.values.place import Place
+from dtq.worker.segments import Segments
 
 #: How many bytes of outcomes may wait to be reported while more work is asked for.
 MAX_UNREPORTED: Final = 16 << 20
@@ -38,7 +40,7 @@ MOST_DOOMED: Final = 1_000
 class Chunk:
     """A lease on its way through the worker: granted, bound to a slot, ended, acknowledged."""
 
-    __slots__ = ("careful", "end", "grant", "granted_at", "next", "sent_at", "serial", "spec", "stoppable")
+    __slots__ = ("careful", "end", "grant", "granted_at", "next", "place", "sent_at", "serial", "spec", "stoppable")
 
     def __init__(self, grant: Grant, spec: Spec, now: float) -> None:
         self.grant = grant
@@ -57,6 +59,8 @@ class Chunk:
         self.stoppable = False
         #: Whether each of its results is sent before the next task begins; see `Holdings.careful`.
         self.careful = False
+        #: Where the slot it was sent to takes its values to be, and writes those of its results.
+        self.place: Place | None = None
 
     @property
     def token(self) -> int:
@@ -221,6 +225,8 @@ class Holdings:
         #: Names of functions of which a task, nobody knows which, has broken its slot's protocol: their results are
         #: sent one by one, so that it is known the next time.
         self.careful: SizedLru[str, bool] = SizedLru(_MOST_CAREFUL_BYTES, _MOST_CAREFUL)
+        #: What the results need that are not acknowledged.
+        self.segments = Segments()
 
     @property
     def urgent(self) -> bool:
@@ -261,6 +267,7 @@ class Holdings:
         """A lease is no longer the worker's; nothing will be said of it."""
         self.chunks.pop(token, None)
         self.outbox.forget(token)
+        self.segments.let_go(token)
 
     def take(self, room: int, largest: int) -> list[Outcome]:
         """What is to be reported now, first what the last report did not get across.
@@ -292,6 +299,7 @@ class Holdings:
         unsaid = {outcome.token for outcome in self.outbox}
         for token in [t for t, chunk in self.chunks.items() if chunk.ended and t not in unsaid]:
             del self.chunks[token]
+            self.segments.let_go(token)
 
     def refuse(self, error: Exception) -> None:
         """The report under way, of one outcome, can never be taken: the task of it has failed with the reason. Of a

@@ -179,6 +179,18 @@ class Stale:
         _is_text(self.path, MAX_TEXT)
 
 
+@dataclass(frozen=True, slots=True)
+class NoRoom:
+    """The result of a running task of a lease waits for room on the disk; why."""
+
+    token: int
+    why: str
+
+    def check(self) -> None:
+        """As above."""
+        _is_text(self.why, MAX_TEXT)
+
+
 Report = (
     Ready
     | Prepared
@@ -192,10 +204,12 @@ Report = (
     | Uninitialized
     | Waiting
     | Stale
+    | NoRoom
 )
 
 _KINDS: Final[tuple[Any, ...]] = (
     Ready, Prepared, Returned, Raised, Stopped, Advanced, Changed, Leaving, Unusable, Uninitialized, Waiting, Stale,
+    NoRoom,
 )  # fmt: skip
 _NAMES: Final[dict[type, str]] = {kind: kind.__name__.lower() for kind in _KINDS}
 _NAMED: Final[dict[str, type]] = {name: kind for kind, name in _NAMES.items()}

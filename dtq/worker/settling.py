@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -25,11 +25,12 @@ from dtq.model import pages
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Failed, Failure, Progress, Released, Succeeded
 from dtq.model.states import Outcome
+from dtq.model.values import Value, is_description, named
 from dtq.worker.child import Child
 from dtq.worker.chunks import Chunk, Holdings
 from dtq.worker.latelog import LateLog
 from dtq.worker.remains import Remains, last_words, refusal, verdict
-from dtq.worker.reports import Advanced, Changed, Raised, Report, Returned, Stopped
+from dtq.worker.reports import Advanced, Changed, NoRoom, Raised, Report, Returned, Stopped
 
 #: How many tasks are remembered that a slot which died was about to begin with.
 MOST_SUSPECTS: Final = 1_000
@@ -74,6 +75,12 @@ class Settling:
             self._stopped(child, report)
         elif isinstance(report, Advanced):
             self._advanced(child, report)
+        elif isinstance(report, NoRoom):
+            chunk = child.known(report.token)
+            if chunk is not None:
+                name = chunk.spec.function.name
+                text = "slot %d: the result of a task of %s waits for room: %s"
+                self._log(logging.WARNING, text, child.number, name, report.why)
         elif isinstance(report, Changed):
             chunk = child.known(report.token)
             if chunk is not None and child.tell_once(chunk.grant.spec):
@@ -94,7 +101,23 @@ class Settling:
         largest = pages.largest(report.results)
         if largest > child.terms.max_result:
             raise BadMessage(f"a result of {largest} bytes, where the largest has {child.terms.max_result}")
+        if pages.has_descriptions(report.results):
+            values = pages.named(report.results)
+            try:
+                self._hold(chunk, values)
+            except BadMessage:
+                if chunk.place is child.place:
+                    raise
+                self.release(chunk, chunk.next, chunk.end, hi - chunk.next)  # with their coordinator, values are gone
+                child.ended(chunk, 0)
+                return
+            child.settled([value.segment for value in values])
         self._succeed(child, chunk, report.results, hi, _took(report.seconds, chunk, now))
+
+    def _hold(self, chunk: Chunk, values: Sequence[Value]) -> None:
+        """Hold values that a slot says are results; raises BadMessage where they cannot be."""
+        if chunk.token in self._holdings.chunks:
+            self._holdings.segments.hold(chunk.token, values, chunk.place)
 
     def _succeed(self, child: Child, chunk: Chunk, results: bytes, hi: int, seconds: float) -> None:
         lo = chunk.next
@@ -188,11 +211,23 @@ class Settling:
         chunk = child.holding(token)
         if chunk is None or not results or not lo <= chunk.next < lo + len(results) <= chunk.end:
             return
-        hi = lo + len(results)
         results = results[chunk.next - lo :]
-        if max(map(len, results)) <= child.terms.max_result:
+        sound = results[: self._first_unsound(child, chunk, results)]
+        if sound:
             seconds = _took(child.started_at(chunk) - since, chunk, now)
-            self._succeed(child, chunk, pages.pack(results), hi, seconds)
+            self._succeed(child, chunk, pages.pack(sound, described=True), chunk.next + len(sound), seconds)
+
+    def _first_unsound(self, child: Child, chunk: Chunk, results: list[bytes]) -> int:
+        """Index of the first result that cannot be one, as a task has written over it."""
+        for index, result in enumerate(results):
+            if len(result) > child.terms.max_result:
+                return index
+            if is_description(result):
+                try:
+                    self._hold(chunk, named(result))
+                except BadMessage:
+                    return index
+        return len(results)
 
     # -- what is owed ---------------------------------------------------------------------------------------------
 

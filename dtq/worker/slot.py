@@ -35,12 +35,14 @@ from dtq.client.import_path import find_modules
 from dtq.client.inheritance import Inheritance
 from dtq.client.payloads import call_decoder, result_encoder
 from dtq.client.runnables import runnable
-from dtq.errors import BadMessage, CannotImport, DtqError, OnlyRegistered, TooLarge
+from dtq.errors import BadMessage, CannotImport, DtqError, OnlyRegistered
 from dtq.model import pages
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind
+from dtq.model.values import Value, is_description
 from dtq.model.wire import codec
+from dtq.values.place import Place
 from dtq.worker.arena import SIZE, Arena
 from dtq.worker.channel import Channel
 from dtq.worker.contexts import new_contexts
@@ -56,6 +58,7 @@ from dtq.worker.reports import (
     Advanced,
     Changed,
     Leaving,
+    NoRoom,
     Prepared,
     Raised,
     Ready,
@@ -70,6 +73,7 @@ from dtq.worker.reports import (
 )
 from dtq.worker.setters import Setters
 from dtq.worker.siblings import empty_main, share_key, share_tracker
+from dtq.worker.slotvalues import SlotValues
 from dtq.worker.sources import Sources
 from dtq.worker.surroundings import Spoilt, Surroundings, seed_anew
 from dtq.worker.unsent import Unsent
@@ -91,6 +95,7 @@ CALL: Final = Stage.CALL
 _FUNCTION: Final = codec(Function)
 _PROGRAM: Final = codec(Program)
 _INHERITANCE: Final = codec(Inheritance)
+_PLACE: Final = codec(Place | None)
 
 
 class Spec:
@@ -104,6 +109,7 @@ class Spec:
     """
 
     __slots__ = (
+        "_call",
         "_function",
         "_on_import",
         "_refused",
@@ -126,6 +132,7 @@ class Spec:
         self._on_import = on_import
         #: Runs one call, in the context of its own in which it is called; None until the function was resolved.
         self.run: Callable[[bytes], bytes] | None = None
+        self._call: Callable[..., Any] | None = None
         self._refused = only_registered and function.kind is not FunctionKind.REGISTERED
         self.stage = Stage.CALL if self._refused else Stage.of(function)
         #: Where the call that failed last has ended.
@@ -142,12 +149,12 @@ class Spec:
         """The function's name."""
         return self._function.name
 
-    def resolve(self, own: mmap, max_result: int) -> Callable[[bytes], bytes]:
+    def resolve(self, own: mmap, values: SlotValues) -> Callable[[bytes], bytes]:
         """Have it ready to run; that is `run` from then on.
 
         Args:
             own: see `forks.own_page`.
-            max_result: largest result in bytes.
+            values: where large arguments and results are.
 
         Raises:
             OnlyRegistered: it is not to run here.
@@ -156,26 +163,61 @@ class Spec:
         self.reached = self.stage
         if self._refused:
             raise OnlyRegistered(self._function.name, f"the worker {self._worker}")
-        call = runnable(resolve(self._function, f"the worker {self._worker}"), self._function)
+        self._call = runnable(resolve(self._function, f"the worker {self._worker}"), self._function)
         self._function = replace(self._function, body=b"")  # it is needed no more
         self._on_import()
         self.reached = CALL
-        decode, encode = self.decode, self.encode
+        return self.adapt(own, values) or self._running(self._call, own, values)
+
+    def adapt(self, own: mmap, values: SlotValues) -> Callable[[bytes], bytes] | None:
+        """Have it ready to run once more: values are elsewhere; None where it was not. Arguments as above."""
+        call = self._call
+        if call is not None:
+            # The first result may be large, so it is not pickled in memory; the next ones are taken for as large.
+            run = self._running_large if values.present else self._running
+            self.run = run(call, own, values)
+        return self.run
+
+    def _running(self, call: Callable[..., Any], own: mmap, values: SlotValues) -> Callable[[bytes], bytes]:
+        """What runs one call the result of which is likely to be small."""
+        decode, encode, most = self.decode, self.encode, values.most
+        readable = values if values.present else None
 
         def run(blob: bytes) -> bytes:
             try:
-                args, kwargs = decode(blob)
+                args, kwargs = decode(blob, readable)
             except BaseException:
                 self.reached = DECODE
                 raise
             result = encode(call(*args, **kwargs))
             if not own[0]:
                 end_child(None)
-            if len(result) > max_result:
-                raise TooLarge("the result", len(result), max_result)
+            if len(result) > most:
+                result = values.keep(result)
+                self.run = self._running_large(call, own, values)
             return result
 
-        self.run = run
+        return run
+
+    def _running_large(self, call: Callable[..., Any], own: mmap, values: SlotValues) -> Callable[[bytes], bytes]:
+        """What runs one call the result of which is likely to be large."""
+        decode, encode = self.decode, self.encode
+
+        def run(blob: bytes) -> bytes:
+            try:
+                args, kwargs = decode(blob, values)
+            except BaseException:
+                self.reached = DECODE
+                raise
+            value = call(*args, **kwargs)
+            del args, kwargs
+            result = values.encode(encode, value)
+            if not own[0]:
+                end_child(None)
+            if not is_description(result):
+                self.run = self._running(call, own, values)
+            return result
+
         return run
 
     def located(self, error: BaseException, stage: Stage) -> BaseException:
@@ -205,7 +247,7 @@ class Slot:
         setters: say what tasks change.
         sources: the files of the modules that were imported so far.
         worker: the worker's name.
-        max_result: largest result in bytes.
+        max_result: longest result in bytes that is no value.
         max_memory: how much memory in bytes it may have resident after a task and go on; None for any.
         keep_processes: whether processes that tasks leave running may go on.
         only_registered: whether nothing but registered task types may run.
@@ -230,7 +272,6 @@ class Slot:
         self._unsent = Unsent(channel, arena)
         self._start = position.starter()
         self._worker = worker
-        self._max_result = max_result
         self._max_memory = max_memory
         #: The clock; what tests of users' put in the place of a module's names does not reach it here.
         self._clock = monotonic
@@ -244,6 +285,7 @@ class Slot:
         self._waited = False
         #: See `forks.own_page`.
         self._own = own_page(self._unsent.before_fork, self._forked)
+        self._values = SlotValues(self._own, max_result, self._unsent.describe, self._has_no_room)
         self._only_registered = only_registered
         self._specs: dict[int, Spec] = {}
         self._forgotten = Forgotten()
@@ -262,6 +304,10 @@ class Slot:
                     self._specs[fields[0]] = self._spec(_FUNCTION.decode(fields[1]), fields[2])
                 elif kind == "prepare":
                     self._prepare(_FUNCTION.decode(fields[0]))
+                elif kind == "settled":
+                    self._values.settled([Value(segment, 0, 0) for segment in fields[0]])
+                elif kind == "place":
+                    self.move(_PLACE.decode(fields[0]))
                 elif kind == "forget":
                     self._forgotten.add(self._specs.pop(fields[0]).size)
                 else:
@@ -270,6 +316,15 @@ class Slot:
             if unfit.at_once:
                 _flush_streams()
                 os._exit(0)
+
+    def move(self, place: Place | None) -> None:
+        """Values lie here from now on; None for nowhere."""
+        self._values.move(place)
+        for spec in self._specs.values():
+            spec.adapt(self._own, self._values)
+
+    def _has_no_room(self, why: str) -> None:
+        self._say(NoRoom(self._token, notice(why)))
 
     def _receive(self) -> Any | None:
         latest = self._latest
@@ -315,7 +370,7 @@ class Slot:
         self._sources.begin()
         sound = True
         try:
-            self._spec(function, 0).resolve(self._own, self._max_result)
+            self._spec(function, 0).resolve(self._own, self._values)
         except BaseException as error:  # noqa: BLE001 - the edge to user code, at import
             if not self._own[0]:
                 end_child(error)
@@ -373,7 +428,7 @@ class Slot:
             self._index = index
             current.begin(batch, index, single, attempt)
             try:
-                run = spec.run or spec.resolve(self._own, self._max_result)
+                run = spec.run or spec.resolve(self._own, self._values)
                 result = self._new_context().run(run, blob)
             except BaseException as error:  # noqa: BLE001 - the edge to user code: whatever it raises is its outcome
                 if self._failed(spec, serial + index - lo, index, begun, error):  # and so would the others
@@ -605,7 +660,7 @@ def main(parent: int, channel_fd: int, position_fd: int, forked: Sources | None 
     greeting = channel.receive(lambda: None)
     if greeting is None:
         return 0
-    worker, paths, imports, *limits, plain_program, plain_inheritance = greeting
+    worker, paths, imports, *limits, plain_program, plain_inheritance, plain_place = greeting
     mark_records()
     inherited = _INHERITANCE.decode(plain_inheritance)
     if forked is not None:
@@ -617,6 +672,7 @@ def main(parent: int, channel_fd: int, position_fd: int, forked: Sources | None 
     sources.begin()
     sources.note()
     slot = Slot(channel, position, arena, setters, sources, worker, *limits)
+    slot.move(_PLACE.decode(plain_place))
     channel.send(*plain(Ready(os.getpid())))
     with contextlib.suppress(BrokenPipeError, ConnectionError):
         try:

@@ -31,6 +31,7 @@ from typing import Any, Final
 from dtq.errors import BadMessage, CannotImport, DtqError, InitializerFailed
 from dtq.model.messages import Doomed, Exchange, Failed, Grant, Released, Succeeded
 from dtq.model.options import Spec
+from dtq.values.place import Place
 from dtq.worker import reports
 from dtq.worker.calls import Calls
 from dtq.worker.child import DYING_S, LEAVING_S, MAX_AHEAD_BYTES, Child
@@ -81,6 +82,8 @@ class Supervisor:
         self.ending = False
         #: Why the worker cannot go on; and why it is to end when what runs has ended.
         self.fatal: DtqError | None = None
+        #: Where slots find values, and write them; None for nowhere.
+        self.place = terms.slot.place
         self.parting: DtqError | None = None
         self._children: list[Child] = []
         self._waiting: deque[Chunk] = deque()
@@ -193,6 +196,12 @@ class Supervisor:
                 self.cancel(doomed)
         self._assign(now)
         self.wake()
+
+    def move(self, place: Place | None) -> None:
+        """Values are elsewhere from now on. Any thread."""
+        with self.lock:
+            if place != self.place:
+                self.place = place
 
     def cancel(self, doomed: Doomed) -> None:
         """A task is to be stopped. Under the lock."""
@@ -573,6 +582,8 @@ class Supervisor:
             self._preparing.note(chunk.spec.function)
             chunk.careful = bool(self.holdings.careful.get(chunk.spec.function.name))
             try:
+                if child.place is not self.place:
+                    child.move(self.place)
                 child.send(chunk, chunk.spec, now)
             except OSError as error:  # it died by itself, and what it ran, if anything, is to blame
                 self._late(logging.WARNING, "slot %d does not take work (%s); it is replaced", child.number, error)
@@ -745,6 +756,7 @@ class Supervisor:
             child.let_go()
             child.output.write()
         self._write_logs()
+        self.holdings.segments.close()
         if self._forks is not None:
             self._forks.close()
         if self._tracker is not None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from dtq.client.inheritance import Inheritance
+from dtq.values.place import Place
 from dtq.worker.program import Program
 
 #: What a task must not find in its environment.
@@ -21,7 +22,8 @@ class SlotTerms:
         paths: put in front of ``sys.path``.
         imports: modules imported at the start.
         preload: modules imported by the fork server; where there is none, by each slot.
-        max_result: largest result in bytes.
+        max_result: longest result in bytes that is no value.
+        place: where values are; None where there are none, and large arguments and results go as all others.
         max_tasks: after how many tasks a slot is replaced; None for never.
         max_memory: above how much resident memory in bytes it is replaced after a task; None for never.
         keep_processes: whether processes that tasks leave running may go on until it is replaced.
@@ -36,6 +38,7 @@ class SlotTerms:
     imports: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
     max_result: int = 16 << 20
+    place: Place | None = None
     max_tasks: int | None = None
     max_memory: int | None = None
     keep_processes: bool = False

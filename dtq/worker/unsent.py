@@ -20,6 +20,7 @@ from typing import Final
 
 from dtq.model import pages
 from dtq.model.pages import PAGE_BLOBS
+from dtq.model.values import is_description
 from dtq.worker.arena import CAPACITY, SIZE, Arena
 from dtq.worker.channel import Channel
 from dtq.worker.reports import Returned, plain
@@ -55,6 +56,10 @@ class Unsent:
         self._armed = False
         self._watch: _Watch | None = None
         self._clock = monotonic  # see `Slot`
+
+    def describe(self) -> None:
+        """The next result is a description."""
+        self._arena.described = True
 
     def begin(self, token: int, lo: int, now: float) -> None:
         """What comes are the results of a lease, from a task on; nothing is unsent."""
@@ -97,10 +102,12 @@ class Unsent:
             self._reset(self._arena.next)
             if len(result) > CAPACITY:
                 lo = self._arena.next
-                self._channel.send(*plain(Returned(self._token, lo, pages.pack([result]), now - self._since)))
+                page = pages.pack([result], described=True)
+                self._channel.send(*plain(Returned(self._token, lo, page, now - self._since)))
                 self._since = now
                 self._reset(lo + 1)
                 return False
+            self._arena.described = is_description(result)
         return self.add(result, now, more)
 
     def flush(self, now: float) -> None:
