@@ -1,0 +1,365 @@
+"""The files of values: on the disk before a row names them, and gone when none does any more.
+
+Engines. Whoever writes values makes the files (`values.local`), and holds a shared lock on each in which there is
+something that the queue does not have yet. The engine never changes a file that others may read or write:
+
+1. Before a commit, the segments that its rows name are synced, then the names of new files in their directory.
+2. After a commit, a segment whose last value has gone is removed, if nobody holds it. If the process dies in between,
+   or the power fails, the file is found by a later look.
+3. A segment most of which is no longer used is rewritten as a file with holes, a few MiB at a time: what is in use, at
+   its old place, synced, and then put in the place of the old file by a rename. Who has the old file open or mapped
+   keeps it as it was. A file that was not finished is removed by the next start.
+4. What nobody names is left alone for a while after it was written: after a restart of the coordinator its writer may
+   come back and submit what names it. Nor does anything go that somebody has just been told is there.
+
+All but `asked` is for the thread that commits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import logging
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from dtq.errors import StoreError, StoreFull, StoreUnwritable
+from dtq.model.values import Value
+from dtq.values.place import Place, number_of, path_of
+
+_log = logging.getLogger("dtq.engines")
+
+#: What the name of a file ends with that is to replace a segment's.
+UNFINISHED: Final = ".new"
+#: Bytes that one step copies.
+_SLICE: Final = 4 << 20
+#: Seconds that the looks of one step take, about.
+_LOOKS_S: Final = 0.005
+#: A segment is rewritten when less than this share of it is in use, and so many bytes at least can be given back.
+_SPARSE_SHARE: Final = 2
+_WORTHWHILE: Final = 1 << 20
+#: Seconds for which what nobody names stays after it was written.
+GRACE_S: Final = 600.0
+#: Seconds for which a segment stays of which somebody was told that it is there.
+_ASKED_S: Final = 60.0
+#: Seconds between two looks at what is there, and where some segment could not go yet.
+_SWEEP_S: Final = 300.0
+_SWEEP_SOON_S: Final = 10.0
+_BLOCK: Final = 512
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+#: What is in use of a segment: places where values begin and end, rising.
+Ranges = list[tuple[int, int]]
+
+
+class Segments:
+    """The segments at a place.
+
+    Args:
+        place: where they are.
+        store: name of the store, for errors.
+        sync: whether what a commit names is to be on the disk before.
+        used: what is in use of a segment by committed rows.
+    """
+
+    def __init__(self, place: Place, store: str, *, sync: bool, used: Callable[[int], Ranges]) -> None:
+        self.place = place
+        self._store = store
+        self._sync = sync
+        self._used = used
+        #: Segments to look at; those that could not go yet; those of which nothing can go before something is freed.
+        self._due: dict[int, None] = {}
+        self._waiting: set[int] = set()
+        self._settled: set[int] = set()
+        #: Segments whose names are on the disk.
+        self._named: set[int] = set()
+        #: Segments of which a sync has failed: the kernel may take for written what is not.
+        self._failed: set[int] = set()
+        self._asked: dict[int, float] = {}
+        self._rewrite: _Rewrite | None = None
+        self._sweep_at = time.monotonic() + _SWEEP_SOON_S
+        self._began = time.time()
+        for path in place.paths:
+            _remove_unfinished(path)
+
+    def close(self) -> None:
+        """Stop; a file that is being written is removed."""
+        self._abandon()
+
+    # -- before a commit ------------------------------------------------------------------------------------------
+
+    def ensure(self, values: Iterable[Value]) -> None:
+        """Have values on the disk, before rows that name them. What is not there is logged: it is lost already.
+
+        Raises:
+            StoreFull: there is no room for what was written.
+            StoreUnwritable: they cannot be synced in another way.
+        """
+        by_segment: dict[int, list[Value]] = {}
+        for value in values:
+            by_segment.setdefault(value.segment, []).append(value)
+        if self._rewrite is not None and self._rewrite.number in by_segment:
+            self._abandon()
+        directories = set()
+        for number, wanted in by_segment.items():
+            try:
+                path = self.place.find(number)
+                self._ensure(number, path, wanted)
+            except FileNotFoundError:
+                _log.error("%d values in the segment %016x are not there; rows name them", len(wanted), number)
+            except OSError as error:
+                self._failed.add(number)
+                raise self._error(error) from error
+            else:
+                self._settled.discard(number)
+                if self._sync and number not in self._named:
+                    directories.add(os.path.dirname(path))
+        try:
+            for directory in directories:
+                _sync_directory(directory)
+        except OSError as error:
+            raise self._error(error) from error
+        self._named |= by_segment.keys()
+
+    def _ensure(self, number: int, path: str, values: list[Value]) -> None:
+        file = os.open(path, (os.O_RDWR if number in self._failed else os.O_RDONLY) | os.O_CLOEXEC)
+        try:
+            size = os.fstat(file).st_size
+            if (short := sum(value.end > size for value in values)) > 0:
+                _log.error("%d values in the segment %016x are cut short; rows name them", short, number)
+            if self._sync:
+                if number in self._failed:
+                    for value in values:
+                        _write_again(file, value)
+                os.fdatasync(file)
+        finally:
+            os.close(file)
+
+    def _error(self, error: OSError) -> StoreError:
+        why = error.strerror or str(error)
+        return (StoreFull if error.errno in _NO_ROOM else StoreUnwritable)(self._store, why)
+
+    # -- after a commit -------------------------------------------------------------------------------------------
+
+    def freed(self, segments: Iterable[int]) -> None:
+        """Something in these segments is no longer in use."""
+        for number in segments:
+            self._settled.discard(number)
+            self._due[number] = None
+
+    def asked(self, segments: Iterable[int]) -> None:
+        """Somebody has been told that what is in these segments is there, and may name it soon. Any thread."""
+        now = time.monotonic()
+        for number in segments:
+            self._asked[number] = now
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there is something to do now."""
+        return bool(self._due) or self._rewrite is not None or time.monotonic() >= self._sweep_at
+
+    @property
+    def again_s(self) -> float:
+        """Seconds until there may be something to do."""
+        return max(0.0, self._sweep_at - time.monotonic())
+
+    def step(self) -> None:
+        """Do some of what there is to do: some milliseconds' work."""
+        try:
+            if self._rewrite is not None:
+                self._go_on()
+                return
+            now = time.monotonic()
+            if now >= self._sweep_at:
+                self._sweep(now)
+            while self._due and self._rewrite is None and time.monotonic() - now < _LOOKS_S:
+                number = next(iter(self._due))
+                del self._due[number]
+                self._look(number, now)
+        except OSError as error:
+            _log.warning("the room of values that have gone cannot be given back now: %s", error)
+            self._abandon()
+
+    def _sweep(self, now: float) -> None:
+        """Find what nobody has said is due: of writers that are gone, of commits before the last start."""
+        oldest = time.time() - GRACE_S
+        for number, path in self.place.segments().items():
+            if number not in self._settled:
+                with contextlib.suppress(FileNotFoundError):
+                    if number in self._waiting or os.stat(path).st_mtime < oldest:
+                        self._due[number] = None
+        self._waiting.clear()
+        self._asked = {number: at for number, at in list(self._asked.items()) if now - at < _ASKED_S}
+        self._sweep_at = now + _SWEEP_S
+
+    def _look(self, number: int, now: float) -> None:
+        """See whether a segment can go, or become smaller."""
+        try:
+            path = self.place.find(number)
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            self._forget(number)
+            return
+        try:
+            if now - self._asked.get(number, -_ASKED_S) < _ASKED_S or not self._may_go(file):
+                self._wait(number, now)
+                return
+            used = self._used(number)
+            if not used:
+                os.unlink(path)
+                self._forget(number)
+            elif _is_sparse(file, used):
+                self._rewrite = _Rewrite(number, path, file, used)
+                file = -1
+            else:
+                self._settled.add(number)
+        finally:
+            if file >= 0:
+                os.close(file)
+
+    def _may_go(self, file: int) -> bool:
+        """Whether nobody holds a segment, nor may come back for what is in it; it is locked then."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        written = os.fstat(file).st_mtime
+        return written >= self._began or written < time.time() - GRACE_S
+
+    def _wait(self, number: int, now: float) -> None:
+        self._waiting.add(number)
+        self._sweep_at = min(self._sweep_at, now + _SWEEP_SOON_S)
+
+    def _forget(self, number: int) -> None:
+        for known in (self._waiting, self._settled, self._named, self._failed):
+            known.discard(number)
+        self._due.pop(number, None)
+
+    # -- rewriting ------------------------------------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        rewrite = self._rewrite
+        assert rewrite is not None
+        if rewrite.step(sync=self._sync):
+            self._rewrite = None
+            rewrite.close()
+            self._settled.add(rewrite.number)
+
+    def _abandon(self) -> None:
+        rewrite, self._rewrite = self._rewrite, None
+        if rewrite is not None:
+            rewrite.close()
+            self._waiting.add(rewrite.number)
+
+
+class _Rewrite:
+    """A segment that is being rewritten.
+
+    Args:
+        number: the segment.
+        path: its file.
+        source: that, open and locked; this one's to close.
+        used: what is in use.
+    """
+
+    def __init__(self, number: int, path: str, source: int, used: Ranges) -> None:
+        self.number = number
+        self._path = path
+        self._source = source
+        self._target = -1
+        self._size = used[-1][1]
+        self._left = used[::-1]
+        self._made = path + UNFINISHED
+
+    def step(self, *, sync: bool) -> bool:
+        """Copy some of it; whether the new file has taken the place of the old one.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._target < 0:
+            flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._target = os.open(self._made, flags, 0o600)
+            os.ftruncate(self._target, self._size)
+        room = _SLICE
+        while self._left and room > 0:
+            start, end = self._left.pop()
+            data = os.pread(self._source, min(end - start, room), start)
+            if not data:
+                continue  # it is cut short: what is not there is lost already
+            start += _put(self._target, data, start)
+            room -= len(data)
+            if start < end:
+                self._left.append((start, end))
+        if sync:
+            os.fdatasync(self._target)
+        if self._left:
+            return False
+        os.rename(self._made, self._path)
+        self._made = ""
+        if sync:
+            _sync_directory(os.path.dirname(self._path))
+        return True
+
+    def close(self) -> None:
+        """Let go of it; a file that is not finished is removed."""
+        os.close(self._source)
+        if self._target >= 0:
+            os.close(self._target)
+            if self._made:
+                with contextlib.suppress(OSError):
+                    os.unlink(self._made)
+
+
+def _is_sparse(file: int, used: Ranges) -> bool:
+    on_disk = os.fstat(file).st_blocks * _BLOCK
+    in_use = sum(end - start for start, end in used)
+    return in_use * _SPARSE_SHARE < on_disk and on_disk - in_use >= _WORTHWHILE
+
+
+def _put(file: int, data: bytes, at: int) -> int:
+    """Write all of the bytes there; how many those are."""
+    view = memoryview(data)
+    done = 0
+    while done < len(view):
+        done += os.pwrite(file, view[done:], at + done)
+    return done
+
+
+def _write_again(file: int, value: Value) -> None:
+    """Write what a value has in memory to the disk once more: after a sync that failed the kernel would not."""
+    crc, at = 0, value.offset
+    while at < value.end and (data := os.pread(file, min(_SLICE, value.end - at), at)):
+        crc = zlib.crc32(data, crc)
+        at += _put(file, data, at)
+    if value.crc and crc != value.crc:
+        _log.error("a value of %d bytes in the segment %016x is damaged", value.length, value.segment)
+
+
+def _sync_directory(path: str) -> None:
+    directory = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _remove_unfinished(directory: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(directory):
+            if name.endswith(UNFINISHED) and number_of(name.removesuffix(UNFINISHED)) is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(directory, name))
+
+
+def found(place: Place) -> dict[int, int]:
+    """The sizes of all segments at a place, by number."""
+    sizes = {}
+    for number, path in place.segments().items():
+        with contextlib.suppress(FileNotFoundError):
+            sizes[number] = os.path.getsize(path)
+    return sizes
