@@ -13,8 +13,10 @@ decided stays decided. Meanwhile `trouble` says why, new submissions are refused
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -120,8 +122,11 @@ class Committer:
         self.stuck: StoreError | None = None
         #: Why new work is refused at the moment; None while it is not.
         self.trouble: StoreError | None = None
-        #: Whether the engine has freed room to give back.
+        #: Whether the engine has freed room to give back, and when it may have some although nothing was committed.
         self._unfinished = False
+        self._again_at = math.inf
+        #: Until when the thread waits, where nothing wakes it.
+        self._waits_until = math.inf
         self._thread = threading.Thread(target=self._run, name="dtq-committer", daemon=True)
 
     def start(self) -> None:
@@ -234,8 +239,15 @@ class Committer:
     def _await_need(self) -> None:
         if self.stuck is not None:
             self._stopping.wait(RETRY_S)
-        elif self._wake.wait(RETRY_S if self.trouble is not None else None):
+        elif self._wake.wait(self._patience()):
             self._hurry.wait(SOON_S)
+
+    def _patience(self) -> float | None:
+        """How long the thread waits if nothing wakes it; None for ever."""
+        if self.trouble is not None:
+            return RETRY_S
+        self._waits_until = self._again_at
+        return None if self._again_at == math.inf else max(0.0, self._again_at - time.monotonic())
 
     def _die(self) -> None:
         """A defect: everybody who waits hears of it. With the turn."""
@@ -280,6 +292,8 @@ class Committer:
             self._wake.set()  # the thread tries again
         elif self._unfinished:
             self._wake.set()  # the thread goes on giving back, a step each `SOON_S`
+        elif self._again_at < self._waits_until:
+            self._wake.set()  # the thread does not wait for so long
 
     def _leave_out(self, batches: set[int]) -> None:
         """Do not try again to write batches that were taken back: they may be what there is no room for."""
@@ -289,7 +303,8 @@ class Committer:
 
     def _write(self) -> tuple[StoreError | None, StoreError | None]:
         """Commit the backlog; why that failed, and why new work is to be refused."""
-        if not self._backlog and self.trouble is None and not self._unfinished:
+        due = self._unfinished or (self._again_at < math.inf and time.monotonic() >= self._again_at)
+        if not self._backlog and self.trouble is None and not due:
             return None, None
         error: StoreError | None = None
         trouble: StoreError | None
@@ -297,6 +312,7 @@ class Committer:
             # What was not taken back when it failed the first time has to be written some time.
             done = self._engine.commit(self._backlog, insist=self.stuck is not None)
             trouble, self._unfinished = done.shortage, done.unfinished
+            self._again_at = math.inf if done.again_s is None else time.monotonic() + done.again_s
         except StoreError as raised:
             error = trouble = raised
         if trouble is not None and self.trouble is None:

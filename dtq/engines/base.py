@@ -18,6 +18,7 @@ from dtq.errors import StoreFull
 from dtq.model.options import Spec
 from dtq.model.snapshots import Attempt, Selection
 from dtq.model.states import State
+from dtq.model.values import Value
 from dtq.model.weight import first_within
 from dtq.values.place import Place
 
@@ -47,10 +48,12 @@ class Committed:
         shortage: why new work is going to be refused, where it is; None where there is room.
         unfinished: whether room that was freed is still to be given back: each commit, also one of no changes, gives
             back some of it.
+        again_s: after how many seconds there may be some to give back although nothing was committed; None for never.
     """
 
     shortage: StoreFull | None = None
     unfinished: bool = False
+    again_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,9 +134,10 @@ class Engine(Protocol):
     def commit(self, changes: Sequence[Change], *, insist: bool = False) -> Committed:
         """Apply all changes, in order, or none.
 
-        When it returns they are as durable as the engine was told to make them. Where there is little room, changes
-        that store arguments are refused first: room is set aside for those that end what was accepted. A commit of no
-        changes writes nothing and only says whether there is room.
+        When it returns they are as durable as the engine was told to make them, with the values that their rows name;
+        these stay as long as one of the rows does. Values that are not there are logged. Where there is little room,
+        changes that store arguments are refused first: room is set aside for those that end what was accepted. A commit
+        of no changes writes nothing and only says whether there is room.
 
         Args:
             changes: what has changed.
@@ -171,6 +175,11 @@ class Engine(Protocol):
         against the task's row and its ``ended_at``; ``ids`` with index -1 mean the whole batch, and a run is
         returned whole if it holds one of the ids.
         """
+        ...
+
+    def holds(self, values: Sequence[Value]) -> bool:
+        """Whether rows name all of these values. Where they do, the values stay for at least a minute, so that whoever
+        asks can name them too."""
         ...
 
     def attempts(self, batch: int, index: int, *, first: int = 0, room: int | None = None) -> list[Attempt]:

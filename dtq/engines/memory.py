@@ -25,6 +25,8 @@ from dtq.core.changes import (
     Change,
     Expired,
     ExpiryRow,
+    HoldEnded,
+    HoldRow,
     LeaseEnded,
     LeaseRow,
     OwnExpired,
@@ -40,11 +42,14 @@ from dtq.core.changes import (
 from dtq.engines.base import Committed, EndedRun, Opened, Page, StoredBatch, fill, recall
 from dtq.engines.by_end import ByEnd, End
 from dtq.engines.places import OwnPlace
+from dtq.engines.segments import Segments
 from dtq.engines.sieve import Sieve, cut_tail, latest_first
+from dtq.engines.uses import DESCRIBED, Uses, named_by
 from dtq.errors import StoreError
 from dtq.model.pages import PAGE_BLOBS
 from dtq.model.snapshots import Attempt, Selection
 from dtq.model.states import FINAL, State
+from dtq.model.values import Value
 from dtq.values.place import MAX_VALUE, Place
 
 _log = logging.getLogger("dtq.engines")
@@ -63,6 +68,8 @@ class MemoryEngine:
         self._max_value = max_value
         #: Made when it is asked for first: few tests have values.
         self._own: OwnPlace | None = None
+        self._segments: Segments | None = None
+        self._uses = Uses()
         self._keeps_values = True
         #: Held by a commit and by every reader, so that readers see whole commits.
         self._lock = threading.Lock()
@@ -82,6 +89,7 @@ class MemoryEngine:
         self._tasks: dict[int, dict[int, TaskRow]] = {}
         self._attempts: dict[int, dict[int, dict[int, Attempt]]] = {}
         self._leases: dict[int, LeaseRow] = {}
+        self._holds: dict[tuple[str, bytes], HoldRow] = {}
         #: The pages of each batch in rising order.
         self._arguments: dict[int, list[ArgumentPage]] = {}
         self._results: dict[int, list[ResultPage]] = {}
@@ -92,6 +100,7 @@ class MemoryEngine:
         self._pages: dict[type, Any] = {ArgumentPage: self._arguments, ResultPage: self._results}
         self._apply: dict[type, Callable[[Any], object]] = {
             LeaseEnded: lambda change: self._leases.pop(change.token, None),
+            HoldEnded: lambda change: self._on_hold_ended((change.session, change.digest)),
             TaskForgotten: self._on_task_forgotten,
             BatchWithdrawn: lambda change: self._drop(change.batch),
             ArgumentsForgotten: lambda change: self._forget_arguments(change.batch, self._dead(change.batch)),
@@ -101,12 +110,13 @@ class MemoryEngine:
             BatchesRead: lambda change: self._no_longer(change.batches),
         }
         self._store: dict[type, Callable[[Any], object]] = {
-            SpecRow: lambda row: self._specs.__setitem__(row.number, row),
+            SpecRow: self._on_spec,
             BatchRow: self._on_batch,
             TaskRow: self._on_task,
             AttemptRow: self._on_attempt,
             LeaseRow: lambda row: self._leases.__setitem__(row.token, row),
-            ArgumentPage: lambda row: _put(self._arguments.setdefault(row.batch, []), row),
+            HoldRow: self._on_hold,
+            ArgumentPage: self._on_arguments,
             ResultPage: self._on_results,
             Totals: lambda row: setattr(self, "_totals", row),
         }
@@ -118,6 +128,7 @@ class MemoryEngine:
             if self._own is None and self._keeps_values:
                 try:
                     self._own = OwnPlace(self._max_value)
+                    self._segments = Segments(self._own.place, "in memory", sync=False, used=self._ranges)
                 except OSError as error:
                     self._keeps_values = False
                     _log.warning("large values are kept in memory, as there is no directory for them: %s", error)
@@ -152,6 +163,7 @@ class MemoryEngine:
                 tasks = self._tasks.get(batch.batch, {})
                 rows += [t for _, t in sorted(tasks.items()) if not t.state.final or t.index >= batch.next]
             rows += [lease for _, lease in sorted(self._leases.items())]
+            rows += [hold for _, hold in sorted(self._holds.items())]
             moments = {row.expires_at for row in self._batches.values() if row.expires_at is not None}
             rows += [ExpiryRow(at=at) for at in sorted(moments)]
             return rows
@@ -168,7 +180,10 @@ class MemoryEngine:
             for apply, what in steps:
                 apply(what)
             self._strip()
-        return Committed()
+        segments = self._segments
+        if segments is None:
+            return Committed()
+        return self._give_back(segments)
 
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """See `Engine.pages`."""
@@ -196,11 +211,37 @@ class MemoryEngine:
             runs = [run for number in sieve.batches for run in self._runs(number, sieve)]
             return list(sieve.first(sorted(runs, key=latest_first, reverse=True)))
 
+    def holds(self, values: Sequence[Value]) -> bool:
+        """See `Engine.holds`."""
+        if self._segments is not None:
+            self._segments.asked(value.segment for value in values)
+        with self._reading():
+            return all(map(self._uses.has, values))
+
     def attempts(self, batch: int, index: int, *, first: int = 0, room: int | None = None) -> list[Attempt]:
         """See `Engine.attempts`."""
         with self._reading():
             kept = [attempt for _, attempt in sorted(self._attempts.get(batch, {}).get(index, {}).items())]
         return recall(kept[first:] if first < 0 else [a for a in kept if a.number >= first], room)
+
+    # -- values ---------------------------------------------------------------------------------------------------
+
+    def _give_back(self, segments: Segments) -> Committed:
+        """Give back some of the room of values that are no longer in use."""
+        uses = self._uses
+        if uses.named:
+            segments.ensure(uses.named)
+            uses.named = []
+        if uses.freed:
+            segments.freed(uses.freed)
+            uses.freed = set()
+        if segments.unfinished:
+            segments.step()
+        return Committed(unfinished=segments.unfinished, again_s=segments.again_s)
+
+    def _ranges(self, segment: int) -> list[tuple[int, int]]:
+        with self._lock:
+            return self._uses.ranges(segment)
 
     # -- inside the lock ------------------------------------------------------------------------------------------
 
@@ -259,15 +300,50 @@ class MemoryEngine:
         if row.state.final:
             self._by_end[row.state].add(_task_end(row))
 
+    def _gone(self, rows: Iterable[SpecRow | ArgumentPage | ResultPage | HoldRow]) -> None:
+        """Rows that may name values are gone."""
+        if self._uses:
+            for row in rows:
+                self._uses.remove(named_by(row))
+
+    def _on_spec(self, row: SpecRow) -> None:
+        before = self._specs.get(row.number)
+        if before is not None:
+            self._gone((before,))
+        self._specs[row.number] = row
+        self._uses.add(named_by(row))
+
+    def _on_hold(self, row: HoldRow) -> None:
+        self._on_hold_ended((row.session, row.digest))
+        self._holds[row.session, row.digest] = row
+        self._uses.add(named_by(row))
+
+    def _on_hold_ended(self, key: tuple[str, bytes]) -> None:
+        before = self._holds.pop(key, None)
+        if before is not None:
+            self._gone((before,))
+
+    def _on_arguments(self, row: ArgumentPage) -> None:
+        before = _put(self._arguments.setdefault(row.batch, []), row)
+        if before is not None:
+            self._gone((before,))
+        if row.data >= DESCRIBED:
+            self._uses.add(named_by(row))
+
     def _on_results(self, row: ResultPage) -> None:
         before = _put(self._results.setdefault(row.batch, []), row)
         if before is not None:
             self._by_end[State.SUCCEEDED].remove(_page_end(before))
+            self._gone((before,))
         self._by_end[State.SUCCEEDED].add(_page_end(row))
+        if row.data >= DESCRIBED:
+            self._uses.add(named_by(row))
 
     def _forget_results(self, batch: int) -> None:
-        for page in self._results.pop(batch, ()):
+        pages = self._results.pop(batch, ())
+        for page in pages:
             self._by_end[State.SUCCEEDED].remove(_page_end(page))
+        self._gone(pages)
 
     def _forget_tasks(self, tasks: Iterable[TaskRow]) -> None:
         for task in tasks:
@@ -304,6 +380,7 @@ class MemoryEngine:
         for number in self._unused - self._callers.keys():
             kept = self._specs.get(number)
             if kept is not None and kept.spec.function.body:
+                self._gone((kept,))
                 nothing_but_its_name = replace(kept.spec.function, body=b"")
                 self._specs[number] = replace(kept, spec=replace(kept.spec, function=nothing_but_its_name))
         self._unused.clear()
@@ -327,6 +404,7 @@ class MemoryEngine:
         ]
         self._no_longer(old)
         used = {row.spec for row in self._batches.values()}
+        self._gone(row for number, row in self._specs.items() if number not in used)
         self._specs = {number: row for number, row in self._specs.items() if number in used}
 
     def _await_expiry(self, row: BatchRow | None) -> None:
@@ -358,11 +436,14 @@ class MemoryEngine:
             gone = [page for page in results[first:end] if page.hi <= hi]
             for page in gone:
                 self._by_end[State.SUCCEEDED].remove(_page_end(page))
+            self._gone(gone)
             results[first:end] = [page for page in results[first:end] if page.hi > hi]
         if (arguments := self._arguments.get(change.batch)) is not None:
             first, end = bisect_left(arguments, lo, key=_by_lo), bisect_left(arguments, hi, key=_by_lo)
             dead = sorted(self._dead(change.batch)) if first < end else []
-            arguments[first:end] = [page for page in arguments[first:end] if page.hi > hi or _any_in(page, dead)]
+            within = arguments[first:end]
+            self._gone(page for page in within if page.hi <= hi and not _any_in(page, dead))
+            arguments[first:end] = [page for page in within if page.hi > hi or _any_in(page, dead)]
 
     def _trim(self, batch: int, dead: dict[int, TaskRow]) -> None:
         self._forget_results(batch)
@@ -379,6 +460,7 @@ class MemoryEngine:
     def _forget_arguments(self, batch: int, dead: dict[int, TaskRow]) -> None:
         indexes = sorted(dead)
         pages = self._arguments.get(batch, [])
+        self._gone(page for page in pages if not _any_in(page, indexes))
         self._arguments[batch] = [page for page in pages if _any_in(page, indexes)]
 
     def _drop(self, batch: int) -> None:
@@ -389,7 +471,7 @@ class MemoryEngine:
         self._cut.discard(batch)
         self._forget_tasks(self._tasks.pop(batch, {}).values())
         self._attempts.pop(batch, None)
-        self._arguments.pop(batch, None)
+        self._gone(self._arguments.pop(batch, ()))
         self._forget_results(batch)
         self._drop_leases(batch)
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from heapq import merge
+from operator import attrgetter
 from typing import Any, Final, cast
 
 from dtq.core.changes import ArgumentPage, BatchRow, ExpiryRow, Row, SpecRow, TaskRow
@@ -25,6 +26,7 @@ from dtq.model.options import Spec
 from dtq.model.pages import PAGE_BLOBS
 from dtq.model.snapshots import Attempt
 from dtq.model.states import State
+from dtq.model.values import Value
 
 _log = logging.getLogger("dtq.engines")
 
@@ -34,6 +36,8 @@ _CACHE_KIB: Final = 4096
 _OVERLAPPING: Final = "WHERE batch = ? AND lo > ? AND lo < ? AND hi > ? ORDER BY lo"
 _ARGUMENTS: Final = f"SELECT batch, lo, hi, crc, data FROM arguments {_OVERLAPPING}"
 _RESULTS: Final = f"SELECT batch, lo, hi, ended_at, worker, crc, data FROM results {_OVERLAPPING}"
+
+_IN_USE: Final = "SELECT 1 FROM uses WHERE segment = ? AND start = ? AND length = ? LIMIT 1"
 
 _ATTEMPTS: Final = "SELECT body FROM attempts WHERE batch = ? AND idx = ? AND number >= ? ORDER BY number"
 _LAST_ATTEMPTS: Final = "SELECT body FROM attempts WHERE batch = ? AND idx = ? ORDER BY number DESC LIMIT ?"
@@ -132,6 +136,13 @@ class Reader:
                     found = fill(map(rowcodec.decode_results, rows), room)
         return cast(list[Page], found)
 
+    def holds(self, values: Sequence[Value]) -> bool:
+        """See `Engine.holds`."""
+        with self._asking() as connection:
+            return all(
+                connection.execute(_IN_USE, (value.segment, value.offset, value.length)).fetchone() for value in values
+            )
+
     def attempts(self, batch: int, index: int, first: int, room: int | None) -> list[Attempt]:
         """See `Engine.attempts`."""
         sql, where = (_ATTEMPTS, first) if first >= 0 else (_LAST_ATTEMPTS, -first)
@@ -192,6 +203,9 @@ def restore(path: str, *, missing_batches: bool) -> Iterator[Row]:
                 here = batch not in left_out and (not missing_batches or batch in restored)
                 if here and rowcodec.sound(body, rowcodec.LEASE, token):
                     yield rowcodec.decode_lease(token, body)
+            holds = connection.execute("SELECT hold, body FROM holds").fetchall()
+            whole = [rowcodec.decode_hold(*hold) for hold in holds if rowcodec.sound(hold[1], rowcodec.HOLD, hold[0])]
+            yield from sorted(whole, key=attrgetter("session", "digest"))
             for (at,) in connection.execute(_EXPIRIES):
                 if type(at) is float:
                     yield ExpiryRow(at=at)

@@ -18,7 +18,7 @@ from operator import attrgetter
 from typing import Any, Final, cast
 from zlib import crc32
 
-from dtq.core.changes import ArgumentPage, AttemptRow, BatchRow, LeaseRow, ResultPage, SpecRow, TaskRow
+from dtq.core.changes import ArgumentPage, AttemptRow, BatchRow, HoldRow, LeaseRow, ResultPage, SpecRow, TaskRow
 from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind, Options, Spec
 from dtq.model.snapshots import Attempt
@@ -32,6 +32,7 @@ ATTEMPT: Final = 4
 LEASE: Final = 5
 ARGUMENTS: Final = 6
 RESULTS: Final = 7
+HOLD: Final = 8
 
 #: The CRC-32 of anything that ends with its own CRC-32, whatever the CRC was started with.
 _RESIDUE: Final = 0x2144DF1C
@@ -324,6 +325,53 @@ def decode_lease(token: int, body: object) -> LeaseRow:
         attempt=attempt,
         granted_at=granted_at,
         call=call,
+    )
+
+
+# -- values in use, and holds -------------------------------------------------------------------------------------
+
+# Kind and key of the row that names it; segment, start and length.
+_USE: Final = struct.Struct("<B5q")
+# How long it is kept and until when; lengths of the session's name and of the digest; then both, and the description.
+_HOLD: Final = struct.Struct("<2dHH")
+
+
+def use_crc(kind: int, owner: int, lo: int, segment: int, start: int, length: int) -> bytes:
+    """The checksum of the record that a row names a value.
+
+    Raises:
+        struct.error: no row has such a key, or no value lies there.
+    """
+    return crc32(_USE.pack(kind, owner, lo, segment, start, length)).to_bytes(4, "little")
+
+
+def hold_code(session: str, digest: bytes) -> int:
+    """The number under which a hold is stored."""
+    return int.from_bytes(blake2b(digest, digest_size=8, key=blake2b(_raw(session)).digest()).digest(), "little") >> 1
+
+
+def encode_hold(row: HoldRow) -> bytes:
+    """The blob of a hold."""
+    name = _raw(row.session)
+    head = _HOLD.pack(row.ttl_s, math.nan if row.until is None else row.until, len(name), len(row.digest))
+    return seal(head + name + row.digest + row.description, HOLD, hold_code(row.session, row.digest))
+
+
+def decode_hold(hold: int, body: object) -> HoldRow:
+    """The row of a hold.
+
+    Raises:
+        DamagedRow: the blob is not that hold's.
+    """
+    raw = _check(body, HOLD, hold)
+    ttl_s, until, name, digest = _HOLD.unpack_from(raw)
+    end = _HOLD.size + name
+    return HoldRow(
+        session=_text(raw[_HOLD.size : end]),
+        digest=raw[end : end + digest],
+        description=raw[end + digest : -4],
+        ttl_s=ttl_s,
+        until=None if math.isnan(until) else until,
     )
 
 

@@ -31,6 +31,8 @@ PAGE_SIZE: Final = 4096
 LIVE_BATCHES: Final = 1
 TASKS: Final = 2
 LEASES: Final = 3
+USES: Final = 4
+HOLDS: Final = 5
 
 _BATCHES: Final = (
     "CREATE TABLE batches (batch INTEGER PRIMARY KEY, spec INTEGER, code INTEGER, finished_at REAL, cut INTEGER,"
@@ -57,7 +59,14 @@ _ALWAYS: Final = (
     " PRIMARY KEY (batch, lo)) WITHOUT ROWID",
     "CREATE INDEX results_by_end ON results (ended_at)",
 )
-#: Those that version 3 has brought, with the column ``expires_at`` of batches.
+#: Those that version 3 has brought, with the column ``expires_at`` of batches: also which row (its kind, as `rowcodec`
+#: has it, and its key) names which value, and what clients have put.
+_TABLES_3: Final = (
+    "CREATE TABLE uses (kind INTEGER, owner INTEGER, lo INTEGER, segment INTEGER, start INTEGER, length INTEGER,"
+    " crc BLOB, PRIMARY KEY (kind, owner, lo, segment, start, length)) WITHOUT ROWID",
+    "CREATE INDEX uses_by_segment ON uses (segment, start, length)",
+    "CREATE TABLE holds (hold INTEGER PRIMARY KEY, body BLOB)",
+)
 _INDEXES_3: Final = (
     f"{_BY_END} WHERE expires_at IS NULL",
     "CREATE INDEX batches_by_expiry ON batches (trimmed, expires_at) WHERE expires_at IS NOT NULL",
@@ -65,11 +74,19 @@ _INDEXES_3: Final = (
 #: The tables of versions before the present one.
 _TABLES_1: Final = (_BATCHES.format(""), _BY_END, *_ALWAYS)
 _TABLES_BEFORE: Final = {1: _TABLES_1, 2: _TABLES_1}
-TABLES: Final = (_BATCHES.format(", expires_at REAL"), *_ALWAYS, *_INDEXES_3)
+TABLES: Final = (_BATCHES.format(", expires_at REAL"), *_ALWAYS, *_INDEXES_3, *_TABLES_3)
+#: Rows that the present version counts.
+_COUNTED: Final = (LIVE_BATCHES, TASKS, LEASES, USES, HOLDS)
 #: What makes the tables of a version from those of the one before it. `ALTER TABLE` leaves the text that `TABLES` has.
 UPGRADES: Final[dict[int, tuple[str, ...]]] = {
     2: (),
-    3: ("ALTER TABLE batches ADD COLUMN expires_at REAL", "DROP INDEX batches_by_end", *_INDEXES_3),
+    3: (
+        "ALTER TABLE batches ADD COLUMN expires_at REAL",
+        "DROP INDEX batches_by_end",
+        *_INDEXES_3,
+        *_TABLES_3,
+        f"INSERT INTO counts VALUES ({USES}, 0), ({HOLDS}, 0)",
+    ),
 }
 
 #: Batches that are not finished, and not trimmed to their dead letters; in stores of earlier versions.
@@ -114,7 +131,7 @@ def _fill(draft: str, head: Head) -> None:
         for statement in TABLES:
             connection.execute(statement)
         connection.execute("INSERT INTO head VALUES (1, ?)", (head.pack(),))
-        connection.executemany("INSERT INTO counts VALUES (?, 0)", [(LIVE_BATCHES,), (TASKS,), (LEASES,)])
+        connection.executemany("INSERT INTO counts VALUES (?, 0)", [(name,) for name in _COUNTED])
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA}")
         connection.execute("COMMIT")

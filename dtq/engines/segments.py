@@ -29,7 +29,7 @@ from typing import Final
 
 from dtq.errors import StoreError, StoreFull, StoreUnwritable
 from dtq.model.values import Value
-from dtq.values.place import Place, number_of, path_of
+from dtq.values.place import Place, number_of
 
 _log = logging.getLogger("dtq.engines")
 
@@ -160,7 +160,7 @@ class Segments:
     @property
     def unfinished(self) -> bool:
         """Whether there is something to do now."""
-        return bool(self._due) or self._rewrite is not None or time.monotonic() >= self._sweep_at
+        return self._rewrite is not None or bool(self._due) or time.monotonic() >= self._sweep_at
 
     @property
     def again_s(self) -> float:
@@ -176,10 +176,12 @@ class Segments:
             now = time.monotonic()
             if now >= self._sweep_at:
                 self._sweep(now)
-            while self._due and self._rewrite is None and time.monotonic() - now < _LOOKS_S:
+            while self._due and time.monotonic() - now < _LOOKS_S:
                 number = next(iter(self._due))
                 del self._due[number]
-                self._look(number, now)
+                self._wait(number, now)
+                if self._look(number, now):
+                    break
         except OSError as error:
             _log.warning("the room of values that have gone cannot be given back now: %s", error)
             self._abandon()
@@ -196,18 +198,17 @@ class Segments:
         self._asked = {number: at for number, at in list(self._asked.items()) if now - at < _ASKED_S}
         self._sweep_at = now + _SWEEP_S
 
-    def _look(self, number: int, now: float) -> None:
-        """See whether a segment can go, or become smaller."""
+    def _look(self, number: int, now: float) -> bool:
+        """See whether a segment can go, or become smaller; whether it is being rewritten now."""
         try:
             path = self.place.find(number)
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             self._forget(number)
-            return
+            return False
         try:
-            if now - self._asked.get(number, -_ASKED_S) < _ASKED_S or not self._may_go(file):
-                self._wait(number, now)
-                return
+            if self._is_asked(number, now) or not self._may_go(file):
+                return False
             used = self._used(number)
             if not used:
                 os.unlink(path)
@@ -215,11 +216,17 @@ class Segments:
             elif _is_sparse(file, used):
                 self._rewrite = _Rewrite(number, path, file, used)
                 file = -1
+                return True
             else:
-                self._settled.add(number)
+                self._done(number)
         finally:
             if file >= 0:
                 os.close(file)
+        return False
+
+    def _is_asked(self, number: int, now: float) -> bool:
+        at = self._asked.get(number)
+        return at is not None and now - at < _ASKED_S
 
     def _may_go(self, file: int) -> bool:
         """Whether nobody holds a segment, nor may come back for what is in it; it is locked then."""
@@ -234,6 +241,10 @@ class Segments:
         self._waiting.add(number)
         self._sweep_at = min(self._sweep_at, now + _SWEEP_SOON_S)
 
+    def _done(self, number: int) -> None:
+        self._waiting.discard(number)
+        self._settled.add(number)
+
     def _forget(self, number: int) -> None:
         for known in (self._waiting, self._settled, self._named, self._failed):
             known.discard(number)
@@ -247,13 +258,12 @@ class Segments:
         if rewrite.step(sync=self._sync):
             self._rewrite = None
             rewrite.close()
-            self._settled.add(rewrite.number)
+            self._done(rewrite.number)
 
     def _abandon(self) -> None:
         rewrite, self._rewrite = self._rewrite, None
         if rewrite is not None:
             rewrite.close()
-            self._waiting.add(rewrite.number)
 
 
 class _Rewrite:
@@ -271,7 +281,7 @@ class _Rewrite:
         self._path = path
         self._source = source
         self._target = -1
-        self._size = used[-1][1]
+        self._size = max(end for _, end in used)
         self._left = used[::-1]
         self._made = path + UNFINISHED
 

@@ -12,7 +12,9 @@ A row is ``(kind, a, b, c, d, e, f, body)``. View and triggers are temporary: th
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -29,6 +31,8 @@ from dtq.core.changes import (
     BatchWithdrawn,
     Change,
     Expired,
+    HoldEnded,
+    HoldRow,
     LeaseEnded,
     LeaseRow,
     OwnExpired,
@@ -41,16 +45,21 @@ from dtq.core.changes import (
     Totals,
 )
 from dtq.engines import rowcodec
-from dtq.engines.rowcodec import ARGUMENTS, ATTEMPT, BATCH, LEASE, RESULTS, SPEC, STATE_CODE, TASK
-from dtq.engines.schema import LEASES, LIVE_BATCHES, TASKS
+from dtq.engines.rowcodec import ARGUMENTS, ATTEMPT, BATCH, HOLD, LEASE, RESULTS, SPEC, STATE_CODE, TASK, DamagedRow
+from dtq.engines.schema import HOLDS, LEASES, LIVE_BATCHES, TASKS, USES
+from dtq.engines.uses import DESCRIBED, named_by, places
 from dtq.model.states import State
+from dtq.model.values import Value
 
-_HEAD: Final = 8
-_LEASE_ENDED: Final = 9
-_TASK_FORGOTTEN: Final = 10
-_BATCH_WITHDRAWN: Final = 11
-_ARGUMENTS_FORGOTTEN: Final = 12
-_READ: Final = 13
+# Kinds of rows of the sink beside those of `rowcodec`.
+_USE: Final = 9
+_HEAD: Final = 10
+_LEASE_ENDED: Final = 11
+_TASK_FORGOTTEN: Final = 12
+_BATCH_WITHDRAWN: Final = 13
+_ARGUMENTS_FORGOTTEN: Final = 14
+_READ: Final = 15
+_HOLD_ENDED: Final = 16
 
 Statement = tuple[str, Sequence[Any]]
 SinkRow = tuple[int, Any, Any, Any, Any, Any, Any, bytes]
@@ -126,6 +135,13 @@ _UPSERTS: Final = {
         columns={"batch": "a", "lo": "b", "hi": "c", "ended_at": "d", "worker": "e", "crc": "f", "data": "body"},
         key=2,
     ),
+    HOLD: _Upsert(table="holds", columns={"hold": "a", "body": "body"}),
+    # Behind the rows that name the values: those take the records of what they named before with them.
+    _USE: _Upsert(
+        table="uses",
+        columns={"kind": "a", "owner": "b", "lo": "c", "segment": "d", "start": "e", "length": "f", "crc": "body"},
+        key=6,
+    ),
 }
 _DEAD: Final = STATE_CODE[State.DEAD]
 _OF_DEAD: Final = (
@@ -136,6 +152,7 @@ _OF_DEAD: Final = (
 _LOOK_AGAIN: Final = "UPDATE batches SET trimmed = 0 WHERE batch = new.a AND trimmed = 1;"
 _REMOVALS: Final = {
     _LEASE_ENDED: "DELETE FROM leases WHERE token = new.a;",
+    _HOLD_ENDED: "DELETE FROM holds WHERE hold = new.a;",
     _TASK_FORGOTTEN: "DELETE FROM tasks WHERE batch = new.a AND idx = new.b;"
     f" DELETE FROM attempts WHERE new.c AND batch = new.a AND idx = new.b; {_LOOK_AGAIN}",
     _BATCH_WITHDRAWN: " ".join(
@@ -169,6 +186,15 @@ def _counting(name: int, when: str, step: str) -> str:
     return f"CREATE TEMP TRIGGER {when} BEGIN UPDATE counts SET rows = rows + {step} WHERE name = {name}; END"
 
 
+def _unused(kind: int, table: str, owner: str, lo: str, data: str) -> Iterator[str]:
+    """What a row no longer names when it goes, or is replaced, is in use by others only."""
+    for when, name in (("DELETE", "gone"), (f"UPDATE OF {data}", "replaced")):
+        yield (
+            f"CREATE TEMP TRIGGER {table}_{name} AFTER {when} ON {table} BEGIN"
+            f" DELETE FROM uses WHERE kind = {kind} AND owner = old.{owner} AND lo = {lo}; END"
+        )
+
+
 #: What a connection that writes needs before its first commit.
 SETUP: Final = (
     f"CREATE TEMP VIEW sink ({', '.join(_NAMES)}) AS SELECT 0, 0, 0, 0, 0, 0, 0, 0",
@@ -184,7 +210,20 @@ SETUP: Final = (
     _counting(TASKS, "task_in AFTER INSERT ON tasks", "1"),
     _counting(TASKS, "task_out AFTER DELETE ON tasks", "-1"),
     "CREATE TEMP TABLE going (batch INTEGER PRIMARY KEY, dead INTEGER)",
+    _counting(USES, "use_in AFTER INSERT ON uses", "1"),
+    _counting(USES, "use_out AFTER DELETE ON uses", "-1"),
+    _counting(HOLDS, "hold_in AFTER INSERT ON holds", "1"),
+    _counting(HOLDS, "hold_out AFTER DELETE ON holds", "-1"),
+    *_unused(ARGUMENTS, "arguments", "batch", "old.lo", "data"),
+    *_unused(RESULTS, "results", "batch", "old.lo", "data"),
+    *_unused(SPEC, "specs", "number", "0", "body"),
+    *_unused(HOLD, "holds", "hold", "0", "body"),
+    "CREATE TEMP TABLE freed (segment INTEGER PRIMARY KEY)",
+    "CREATE TEMP TRIGGER freed_in AFTER DELETE ON uses BEGIN INSERT OR IGNORE INTO freed VALUES (old.segment); END",
 )
+#: The segments of which values are no longer in use since this was asked last.
+FREED: Final = "SELECT segment FROM freed"
+FREED_SEEN: Final = "DELETE FROM freed"
 
 _GOING: Final = "IN (SELECT batch FROM going WHERE {})"
 _CHOSEN: Final = (
@@ -221,12 +260,14 @@ class Sheet:
         totals: the totals row, where it changed.
         argument_bytes: how much of it is arguments.
         removes: whether it removes rows that may be large, so that the file may have room to give back.
+        values: the values that its rows name.
     """
 
     def __init__(self, changes: Sequence[Change]) -> None:
         self.totals: Totals | None = None
         self.argument_bytes = 0
         self.removes = False
+        self.values: list[Value] = []
         #: Statements so far, and rows that wait to be put into the sink with one.
         self._made: list[Statement] = []
         self._rows: list[SinkRow] = []
@@ -235,6 +276,8 @@ class Sheet:
         self._arguments: dict[tuple[int, int], ArgumentPage] = {}
         self._results: dict[tuple[int, int], ResultPage] = {}
         self._others: dict[tuple[int, ...], SinkRow] = {}
+        #: What functions and holds name, by kind and key.
+        self._named: dict[tuple[int, int], Sequence[Value]] = {}
         for change in changes:
             if type(change) is Stored:
                 _GATHER[type(change.row)](self, change.row)
@@ -271,6 +314,12 @@ class Sheet:
     def _on_spec(self, row: SpecRow) -> None:
         body = rowcodec.encode_spec(row)
         self._others[SPEC, row.number] = (SPEC, row.number, None, None, None, None, None, body)
+        self._named[SPEC, row.number] = named_by(row)
+
+    def _on_hold(self, row: HoldRow) -> None:
+        code = rowcodec.hold_code(row.session, row.digest)
+        self._last((HOLD, code), (HOLD, code, None, None, None, None, None, rowcodec.encode_hold(row)))
+        self._named[HOLD, code] = named_by(row)
 
     def _on_task(self, row: TaskRow) -> None:
         body = rowcodec.encode_task(row)
@@ -291,6 +340,10 @@ class Sheet:
             case TaskForgotten(batch, index, history):
                 row = (_TASK_FORGOTTEN, batch, index, int(history), None, None, None, b"")
                 self._last((_TASK_FORGOTTEN if history else TASK, batch, index), row)
+            case HoldEnded(session, digest):
+                code = rowcodec.hold_code(session, digest)
+                self._last((HOLD, code), (_HOLD_ENDED, code, None, None, None, None, None, b""))
+                self._named.pop((HOLD, code), None)
             case BatchWithdrawn(batch):
                 self._remove(_BATCH_WITHDRAWN, batch)
             case ArgumentsForgotten(batch):
@@ -324,12 +377,14 @@ class Sheet:
         """Turn what was gathered into rows."""
         self._rows += self._others.values()
         self._others.clear()
+        uses = self._uses()
         for kind, rows in (
             (BATCH, self._batch_rows()),
             (ARGUMENTS, self._argument_rows()),
             (RESULTS, self._result_rows()),
             (_LEASE_ENDED, [_ended_lease(token) for token, lease in self._leases.items() if lease is None]),
             (LEASE, [_lease(lease) for lease in self._leases.values() if lease is not None]),
+            (_USE, uses),
         ):
             if len(rows) < _MANY:
                 self._rows += rows
@@ -342,6 +397,21 @@ class Sheet:
         """Make a statement of the rows for the sink."""
         self._made += [_statement(0, part) for part in _parts(self._rows)]
         self._rows = []
+
+    def _uses(self) -> list[SinkRow]:
+        """The records of what the rows name that were gathered."""
+        rows: list[SinkRow] = []
+        for kind, kept in ((ARGUMENTS, self._arguments), (RESULTS, self._results)):
+            for (batch, lo), page in kept.items():
+                if page.data >= DESCRIBED:
+                    named = named_by(page)
+                    self.values += named
+                    rows += _uses(kind, batch, lo, named)
+        for (kind, number), named in self._named.items():
+            self.values += named
+            rows += _uses(kind, number, 0, named)
+        self._named.clear()
+        return rows
 
     def _batch_rows(self) -> list[SinkRow]:
         encode, code = rowcodec.encode_batch, rowcodec.key_code
@@ -380,8 +450,54 @@ _GATHER: Final[dict[type, Callable[[Sheet, Any], None]]] = {
     TaskRow: Sheet._on_task,
     AttemptRow: Sheet._on_attempt,
     SpecRow: Sheet._on_spec,
+    HoldRow: Sheet._on_hold,
     Totals: Sheet._on_totals,
 }
+
+
+#: Rows that may name values, by their kind, and what such a row is.
+_NAMING: Final[tuple[tuple[int, str, Callable[[tuple[Any, ...]], tuple[int, int, Sequence[Value]]]], ...]] = (
+    (
+        SPEC,
+        "SELECT number, body FROM specs",
+        lambda row: (row[0], 0, named_by(SpecRow(number=row[0], spec=rowcodec.decode_spec(*row)))),
+    ),
+    (
+        ARGUMENTS,
+        "SELECT batch, lo, hi, crc, data FROM arguments WHERE data >= x'80'",
+        lambda row: (row[0], row[1], named_by(rowcodec.decode_arguments(row))),
+    ),
+    (
+        RESULTS,
+        "SELECT batch, lo, hi, ended_at, worker, crc, data FROM results WHERE data >= x'80'",
+        lambda row: (row[0], row[1], named_by(rowcodec.decode_results(row))),
+    ),
+    (HOLD, "SELECT hold, body FROM holds", lambda row: (row[0], 0, named_by(rowcodec.decode_hold(*row)))),
+)
+
+
+def remade_uses(connection: sqlite3.Connection) -> list[Statement]:
+    """The statements that make the record of uses anew, from all rows that may name values; damaged ones name none.
+
+    Raises:
+        sqlite3.Error: they cannot be read.
+    """
+    rows: list[SinkRow] = []
+    for kind, sql, decode in _NAMING:
+        for row in connection.execute(sql):
+            with contextlib.suppress(DamagedRow):
+                rows += _uses(kind, *decode(row))
+    begin: list[Statement] = [
+        ("BEGIN IMMEDIATE", ()),
+        ("DELETE FROM uses", ()),
+        (f"UPDATE counts SET rows = 0 WHERE name = {USES}", ()),
+    ]
+    return [*begin, *(_statement(_USE, part) for part in _parts(rows)), ("COMMIT", ())]
+
+
+def _uses(kind: int, owner: int, lo: int, named: Iterable[Value]) -> list[SinkRow]:
+    """The records of what a row names."""
+    return [(_USE, kind, owner, lo, *at, rowcodec.use_crc(kind, owner, lo, *at)) for at in places(named)]
 
 
 def _lease(row: LeaseRow) -> SinkRow:

@@ -27,17 +27,19 @@ from dtq.engines.base import Committed, EndedRun, Opened, Page, StoredBatch
 from dtq.engines.faults import commit_error, file_error, store_error
 from dtq.engines.head import HEAD_BYTES, Head
 from dtq.engines.mark import Mark
-from dtq.engines.places import beside_store
+from dtq.engines.places import BESIDE, beside_store
 from dtq.engines.reading import Reader, restore
 from dtq.engines.reserve import Reserve
+from dtq.engines.segments import Ranges, Segments, found
 from dtq.engines.sieve import Sieve
-from dtq.engines.sink import SETUP, Sheet, Statement
+from dtq.engines.sink import FREED, FREED_SEEN, SETUP, Sheet, Statement, remade_uses
 from dtq.engines.storefile import Presence, StoreLock, check_names
 from dtq.engines.survey import Survey, look_over
 from dtq.engines.vacuum import Vacuum, enable
 from dtq.engines.walcheck import damaged_start
 from dtq.errors import StoreDamaged, StoreError, StoreFull, StoreUnwritable
 from dtq.model.snapshots import Attempt, Selection
+from dtq.model.values import Value
 from dtq.values.place import MAX_VALUE, Place
 
 _log = logging.getLogger("dtq.engines")
@@ -60,7 +62,7 @@ class _Use:
     """What an engine has while it is open."""
 
     writer: sqlite3.Connection
-    place: Place
+    segments: Segments
     mark: Mark
     head: Head
     reserve: Reserve
@@ -69,6 +71,8 @@ class _Use:
     page_reader: Reader
     reader: Reader
     missing_batches: bool
+    #: Whether rows may name values.
+    valued: bool
     closing: contextlib.ExitStack
 
 
@@ -95,7 +99,7 @@ class SqliteEngine:
     @property
     def place(self) -> Place:
         """See `Engine.place`."""
-        return self._used().place
+        return self._used().segments.place
 
     def open(self) -> Opened:
         """See `Engine.open`."""
@@ -129,18 +133,29 @@ class SqliteEngine:
             sheet = Sheet(changes)
             head = replace(use.head, sequence=use.head.sequence + 1, totals=sheet.totals or use.head.totals)
             use.reserve.want(head.totals)
+            if sheet.values:
+                use.valued = True
+                self._ensure(use, sheet.values)
             if not sheet.argument_bytes or insist:
                 self._write(use.writer, _steps(sheet, head), use.reserve)
             else:
                 self._try(use, _steps(sheet, head), sheet.argument_bytes)
             use.head = head
+            if use.valued:
+                self._note_freed(use)
             use.mark.write(head)
             use.vacuum.due |= sheet.removes
             self._check_presence(use)
         if use.vacuum.due and use.vacuum.step(all_of_it=use.reserve.short):
             self._shorten_log(use.writer)  # which cuts the file
+        if use.segments.unfinished:
+            use.segments.step()
         short = use.reserve.short and not (use.reserve.due and self._fill(use))
-        return Committed(shortage=self._shortage(use) if short else None, unfinished=use.vacuum.due)
+        return Committed(
+            shortage=self._shortage(use) if short else None,
+            unfinished=use.vacuum.due or use.segments.unfinished,
+            again_s=use.segments.again_s,
+        )
 
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """See `Engine.pages`."""
@@ -153,6 +168,12 @@ class SqliteEngine:
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:
         """See `Engine.ended`."""
         return self._used().reader.ended(Sieve(selection, now))
+
+    def holds(self, values: Sequence[Value]) -> bool:
+        """See `Engine.holds`."""
+        use = self._used()
+        use.segments.asked(value.segment for value in values)
+        return use.page_reader.holds(values)
 
     def attempts(self, batch: int, index: int, *, first: int = 0, room: int | None = None) -> list[Attempt]:
         """See `Engine.attempts`."""
@@ -187,7 +208,15 @@ class SqliteEngine:
             if _size(log_path) == 0:
                 schema.check_roots(self._path, looking)
             mark = marks.read(mark_path)
-            return look_over(self._path, looking, mark, damaged_log=damaged_log, size=size, version=version)
+            return look_over(
+                self._path,
+                looking,
+                mark,
+                damaged_log=damaged_log,
+                size=size,
+                version=version,
+                segments=found(Place((self._path + BESIDE,))),
+            )
 
     def _make(self, mark_path: str, log_path: str) -> None:
         mark = marks.read(mark_path)
@@ -213,6 +242,8 @@ class SqliteEngine:
         if not survey.losses:
             enable(self._path, writer)
         self._set_up(writer, min(_CHECKPOINT_PAGES, reserve.base // 2 // schema.PAGE_SIZE))
+        if survey.uses_damaged:
+            self._write(writer, remade_uses(writer), reserve, opening=True)
         head = replace(survey.head, sequence=survey.head.sequence + 1, epoch=survey.head.epoch + 1)
         self._write(writer, _steps(Sheet(()), head), reserve, opening=True)
         reserve.want(head.totals)
@@ -220,12 +251,14 @@ class SqliteEngine:
         mark = Mark(self._path + ".mark", sync=self._sync)
         closing.callback(mark.close)
         mark.start(head)
+        segments = Segments(place, self._path, sync=self._sync, used=lambda number: _ranges(writer, number))
+        closing.callback(segments.close)
         readers = [Reader(self._path), Reader(self._path)]
         for reader in readers:
             closing.callback(reader.close)
         return _Use(
             writer=writer,
-            place=place,
+            segments=segments,
             mark=mark,
             head=head,
             reserve=reserve,
@@ -234,6 +267,7 @@ class SqliteEngine:
             page_reader=readers[0],
             reader=readers[1],
             missing_batches=survey.missing_batches,
+            valued=writer.execute("SELECT 1 FROM uses LIMIT 1").fetchone() is not None,
             closing=closing,
         )
 
@@ -328,6 +362,31 @@ class SqliteEngine:
         if missing := use.presence.missing():
             raise StoreUnwritable(self._path, missing)
 
+    # -- values ---------------------------------------------------------------------------------------------------
+
+    def _ensure(self, use: _Use, values: Sequence[Value]) -> None:
+        """Have what rows are to name on the disk, with room from the reserve where there is no other.
+
+        Raises:
+            StoreFull: no room.
+            StoreUnwritable: it failed in another way.
+        """
+        while True:
+            try:
+                return use.segments.ensure(values)
+            except StoreFull:
+                if not use.reserve.give():
+                    raise
+
+    def _note_freed(self, use: _Use) -> None:
+        """Have the room of values given back that are no longer in use."""
+        try:
+            if freed := use.writer.execute(FREED).fetchall():
+                use.writer.execute(FREED_SEEN)
+                use.segments.freed(number for (number,) in freed)
+        except sqlite3.Error as error:
+            _log.warning("which values are no longer in use cannot be told now: %s", store_error(self._path, error))
+
     # -- room -----------------------------------------------------------------------------------------------------
 
     def _fill(self, use: _Use) -> bool:
@@ -370,3 +429,9 @@ def _size(path: str) -> int:
         return os.path.getsize(path)
     except FileNotFoundError:
         return 0
+
+
+def _ranges(writer: sqlite3.Connection, segment: int) -> Ranges:
+    """What is in use of a segment."""
+    sql = "SELECT DISTINCT start, start + length FROM uses WHERE segment = ? ORDER BY start, length"
+    return writer.execute(sql, (segment,)).fetchall()

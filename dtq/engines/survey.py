@@ -17,7 +17,8 @@ from typing import Any, Final
 from dtq.engines import rowcodec
 from dtq.engines.head import Head, unpack
 from dtq.engines.rowcodec import BATCH, DamagedRow, sound
-from dtq.engines.schema import LEASES, LIVE, LIVE_BATCHES, LIVE_BEFORE_3, TASKS
+from dtq.engines.schema import HOLDS, LEASES, LIVE, LIVE_BATCHES, LIVE_BEFORE_3, TASKS, USES
+from dtq.engines.uses import USE_COLUMNS, sound_use
 from dtq.errors import StoreDamaged
 
 #: Bytes of a store whose every row is checked; takes up to two seconds.
@@ -35,16 +36,25 @@ class Survey:
         losses: what is missing or damaged, a sentence each.
         missing_batches: whether unfinished batches are gone without a trace, so that leases may point to nothing.
         version: the schema that the store has.
+        uses_damaged: whether the record of which values are in use is to be made anew from the rows that name them.
     """
 
     head: Head
     losses: tuple[str, ...]
     missing_batches: bool
     version: int
+    uses_damaged: bool = False
 
 
 def look_over(
-    path: str, connection: sqlite3.Connection, mark: Head | None, *, damaged_log: bool, size: int, version: int
+    path: str,
+    connection: sqlite3.Connection,
+    mark: Head | None,
+    *,
+    damaged_log: bool,
+    size: int,
+    version: int,
+    segments: dict[int, int],
 ) -> Survey:
     """Look a store over.
 
@@ -55,6 +65,7 @@ def look_over(
         damaged_log: whether the start of its write-ahead log is damaged.
         size: bytes of its file and its log.
         version: the schema that it has.
+        segments: the sizes of the files of values that are there, by number.
 
     Raises:
         StoreDamaged: it is not readable as a whole.
@@ -72,11 +83,15 @@ def look_over(
         _check_trees(path, connection, "quick_check")
     rows, missing = _live_losses(path, connection, LIVE if version >= 3 else LIVE_BEFORE_3)
     losses += rows
+    uses_damaged = False
+    if version >= 3:
+        found, uses_damaged = _value_losses(path, connection, segments)
+        losses += found
     if whole:
         losses += _other_losses(connection, version)
     if mark is not None and mark.store == head.store and mark.sequence > head.sequence:
         head = _caught_up(head, mark)
-    return Survey(head=head, losses=tuple(losses), missing_batches=missing, version=version)
+    return Survey(head=head, losses=tuple(losses), missing_batches=missing, version=version, uses_damaged=uses_damaged)
 
 
 def _caught_up(head: Head, mark: Head) -> Head:
@@ -139,6 +154,33 @@ def _live_losses(path: str, connection: sqlite3.Connection, live: str) -> tuple[
     return losses, missing
 
 
+def _value_losses(path: str, connection: sqlite3.Connection, segments: dict[int, int]) -> tuple[list[str], bool]:
+    """Which values are missing, what is wrong with holds, and whether the record of uses is damaged."""
+    expected = dict(connection.execute("SELECT name, rows FROM counts").fetchall())
+    seen = damaged = 0
+    gone: set[tuple[int, int, int]] = set()
+    short: set[tuple[int, int, int]] = set()
+    for *key, segment, start, length, crc in connection.execute(f"SELECT {USE_COLUMNS} FROM uses"):
+        seen += 1
+        if not sound_use(*key, segment, start, length, crc):
+            damaged += 1
+        elif segment not in segments:
+            gone.add((segment, start, length))
+        elif start + length > segments[segment]:
+            short.add((segment, start, length))
+    losses = []
+    for what, lost in (("missing: their files are not in", gone), ("cut short: their files are too small in", short)):
+        if lost:
+            size = sum(length for _, _, length in lost)
+            losses.append(f"{len(lost)} values ({size} bytes) are {what} {path}.values")
+    compared = _compared("records of values in use", seen, expected.get(USES))
+    losses += _counted("records of values in use", seen, damaged) + compared
+    holds, damaged_holds = _count(connection, "SELECT hold, body FROM holds", _hold)
+    losses += _counted("values that clients have put", holds, damaged_holds)
+    losses += _compared("values that clients have put", holds, expected.get(HOLDS))
+    return losses, bool(damaged or compared)
+
+
 def _check_batches(path: str, connection: sqlite3.Connection, live: str) -> tuple[int, int]:
     # A million of them are checked at a restart.
     seen = damaged = previous = 0
@@ -190,6 +232,10 @@ def _count(connection: sqlite3.Connection, sql: str, check: Callable[[tuple[Any,
 def _task(row: tuple[Any, ...]) -> bool:
     batch, index, body = row
     return rowcodec.sound(body, rowcodec.TASK, batch, index)
+
+
+def _hold(row: tuple[Any, ...]) -> bool:
+    return rowcodec.sound(row[1], rowcodec.HOLD, row[0])
 
 
 def _lease(row: tuple[Any, ...]) -> bool:

@@ -12,6 +12,7 @@ from dtq.core.changes import Change, Row
 from dtq.engines.base import Committed, EndedRun, Engine, Opened, Page, StoredBatch
 from dtq.errors import StoreError, StoreFull
 from dtq.model.snapshots import Attempt, Selection
+from dtq.model.values import Value
 from dtq.values.place import Place
 
 
@@ -106,6 +107,10 @@ class FailingEngine:
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:
         """See `Engine.ended`."""
         return self._engine.ended(selection, now)
+
+    def holds(self, values: Sequence[Value]) -> bool:
+        """See `Engine.holds`."""
+        return self._engine.holds(values)
 
     def attempts(self, batch: int, index: int, *, first: int = 0, room: int | None = None) -> list[Attempt]:
         """See `Engine.attempts`."""

@@ -16,6 +16,8 @@ from dtq.core.changes import (
     Change,
     Expired,
     ExpiryRow,
+    HoldEnded,
+    HoldRow,
     LeaseEnded,
     LeaseRow,
     OwnExpired,
@@ -29,8 +31,11 @@ from dtq.core.changes import (
     Totals,
 )
 from dtq.engines.base import EndedRun, StoredBatch
+from dtq.model import pages
 from dtq.model.snapshots import Attempt, Selection
 from dtq.model.states import State
+from dtq.model.values import Value
+from dtq.model.values import named as values_named
 
 
 def key_of(row: Row) -> tuple[Any, ...]:
@@ -47,6 +52,8 @@ def key_of(row: Row) -> tuple[Any, ...]:
             return AttemptRow, row.batch, row.index, row.attempt.number
         case ArgumentPage() | ResultPage():
             return type(row), row.batch, row.lo
+        case HoldRow():
+            return HoldRow, row.session, row.digest
         case Totals():
             return (Totals,)
         case ExpiryRow():
@@ -64,8 +71,8 @@ class Model:
             match change:
                 case Stored(row):
                     self.rows[key_of(row)] = row
-                case LeaseEnded(token):
-                    self.rows.pop((LeaseRow, token), None)
+                case LeaseEnded() | HoldEnded():
+                    self._end(change)
                 case TaskForgotten(batch, index, history):
                     self._forget_task(batch, index, history)
                 case BatchWithdrawn(batch):
@@ -79,6 +86,10 @@ class Model:
                     self._keep(lambda r: type(r) is not ResultPage or not _within(r, batch, lo, hi))
                 case BatchesRead(batches):
                     self._no_longer(lambda r: r.batch in batches)
+
+    def _end(self, change: LeaseEnded | HoldEnded) -> None:
+        held = isinstance(change, HoldEnded)
+        self.rows.pop((HoldRow, change.session, change.digest) if held else (LeaseRow, change.token), None)
 
     def _forget_task(self, batch: int, index: int, history: bool) -> None:
         self.rows.pop((TaskRow, batch, index), None)
@@ -110,7 +121,8 @@ class Model:
         return {t.index for t in self.of(TaskRow) if t.batch == batch and t.state is State.DEAD}
 
     def of(self, kind: type) -> list[Any]:
-        return [row for _, row in sorted(self.rows.items(), key=lambda item: item[0][1:]) if type(row) is kind]
+        found = [(key[1:], row) for key, row in self.rows.items() if type(row) is kind]
+        return [row for _, row in sorted(found, key=lambda item: item[0])]
 
     def restore(self) -> list[Row]:
         rows: list[Row] = []
@@ -123,7 +135,7 @@ class Model:
             if task.batch in fresh_from and (not task.state.final or task.index >= fresh_from[task.batch]):
                 rows.append(task)
         moments = {row.expires_at for row in self.of(BatchRow) if row.expires_at is not None}
-        return rows + self.of(LeaseRow) + [ExpiryRow(at=at) for at in sorted(moments)]
+        return rows + self.of(LeaseRow) + self.of(HoldRow) + [ExpiryRow(at=at) for at in sorted(moments)]
 
     def pages(self, kind: type, batch: int, lo: int, hi: int) -> list[Any]:
         return [page for page in self.of(kind) if page.batch == batch and page.lo < hi and page.hi > lo]
@@ -134,6 +146,13 @@ class Model:
             for row in self.of(BatchRow)
             if (row.batch in set(numbers) or row.key == key) and (SpecRow, row.spec) in self.rows
         ]
+
+    def holds(self, values: Iterable[Value]) -> bool:
+        named = {
+            value for kind in (ArgumentPage, ResultPage) for row in self.of(kind) for value in pages.named(row.data)
+        }
+        named |= {value for row in self.of(HoldRow) for value in values_named(row.description)}
+        return named.issuperset(values)
 
     def attempts(self, batch: int, index: int) -> list[Attempt]:
         return [row.attempt for row in self.of(AttemptRow) if (row.batch, row.index) == (batch, index)]

@@ -5,12 +5,24 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
-from dtq.core.changes import ArgumentPage, AttemptRow, BatchRow, Change, LeaseRow, ResultPage, SpecRow, Stored, TaskRow
+from dtq.core.changes import (
+    ArgumentPage,
+    AttemptRow,
+    BatchRow,
+    Change,
+    HoldRow,
+    LeaseRow,
+    ResultPage,
+    SpecRow,
+    Stored,
+    TaskRow,
+)
 from dtq.model import pages
 from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind, Options, Spec
 from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome, State
+from dtq.model.values import Value, describe
 
 SESSION = "5e55" * 8
 
@@ -55,6 +67,19 @@ def arguments(number: int, lo: int = 0, hi: int = 1, blob: bytes = b"a") -> Argu
 
 def results(number: int, lo: int = 0, hi: int = 1, ended_at: float = 200.0, blob: bytes = b"r") -> ResultPage:
     return ResultPage(batch=number, lo=lo, hi=hi, data=pages.pack([blob] * (hi - lo)), worker="w1", ended_at=ended_at)
+
+
+def described(number: int, *values: Value, lo: int = 0, kind: type = ArgumentPage) -> Any:
+    """A page with a description of each of these values, of the tasks from one on."""
+    data = pages.pack([describe([value]) for value in values], described=True)
+    hi = lo + len(values)
+    if kind is ArgumentPage:
+        return ArgumentPage(batch=number, lo=lo, hi=hi, data=data)
+    return ResultPage(batch=number, lo=lo, hi=hi, data=data, worker="w1", ended_at=200.0)
+
+
+def hold(session: str = SESSION, digest: bytes = b"digest", *values: Value, until: float | None = None) -> HoldRow:
+    return HoldRow(session=session, digest=digest, description=describe(values), ttl_s=60.0, until=until)
 
 
 def stored(*rows: Any) -> list[Change]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -18,6 +21,7 @@ from dtq.core.changes import (
     BatchWithdrawn,
     Change,
     Expired,
+    HoldEnded,
     LeaseEnded,
     OwnExpired,
     Read,
@@ -26,10 +30,12 @@ from dtq.core.changes import (
     TaskForgotten,
     Totals,
 )
-from dtq.engines import sink
+from dtq.engines import segments, sink
 from dtq.engines.base import Engine
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
+from dtq.model.values import Value
+from dtq.values.place import path_of
 from tests.contracts.engine_kinds import KINDS, Kind
 from tests.contracts.engine_model import Model
 from tests.contracts.engine_rows import (
@@ -38,6 +44,8 @@ from tests.contracts.engine_rows import (
     arguments,
     attempt,
     batch,
+    described,
+    hold,
     lease,
     results,
     spec,
@@ -52,9 +60,15 @@ SPECS = {1: spec(1), 2: spec(2, "mail:send", queue="mail"), 3: spec(3, "mail:rea
 #: A batch that is put back after a restart may find its function under another number.
 SPECS_OF = {1: (1, 2), 2: (2,), 3: (3, 1), 4: (1,)}
 
+#: Values that rows name; the first two are in one segment.
+VALUES = [Value(1, 0, 100), Value(1, 128, 50), Value(2, 0, 100), Value(2**62, 0, 100)]
+
 numbers = st.sampled_from(BATCHES)
 indexes = st.integers(0, 3)
 moments = st.integers(1, 30).map(float)
+values = st.sampled_from(VALUES)
+holders = st.sampled_from([SESSION, ODD_TEXT])
+digests = st.sampled_from([b"", b"\0\xff"])
 
 
 @st.composite
@@ -92,6 +106,10 @@ def pages(draw: st.DrawFn) -> list[Change]:
     number, lo = draw(numbers), draw(st.sampled_from([0, 2, 4]))
     hi = lo + draw(st.integers(1, 2))
     blob = draw(st.binary(max_size=3))
+    if draw(st.booleans()):
+        named = draw(st.lists(st.sampled_from(VALUES), min_size=hi - lo, max_size=hi - lo))
+        kind = draw(st.sampled_from([ArgumentPage, ResultPage]))
+        return [Stored(described(number, *named, lo=lo, kind=kind)), draw(batches(number))]
     page = arguments(number, lo, hi, blob) if draw(st.booleans()) else results(number, lo, hi, draw(moments), blob)
     return [Stored(page), draw(batches(number))]
 
@@ -110,6 +128,8 @@ changes = st.one_of(
     moments.map(lambda before: [Expired(before), *stored(*SPECS.values())]),
     moments.map(lambda at: [OwnExpired(at)]),
     st.sampled_from(list(SPECS.values())).map(lambda row: stored(row)),
+    st.builds(lambda s, d, v: stored(hold(s, d, *v)), holders, digests, st.lists(values, min_size=1, max_size=2)),
+    st.builds(lambda s, d: [HoldEnded(s, d)], holders, digests),
     st.integers(0, 99).map(lambda count: stored(Totals(submitted=count))),
 )
 commits = st.lists(changes, max_size=8).map(lambda parts: [change for part in parts for change in part])
@@ -126,6 +146,7 @@ SELECTIONS = [
 def answers(store: Engine | Model) -> dict[str, Any]:
     """Everything a store can be asked about."""
     said: dict[str, Any] = {"restore": list(store.restore())}
+    said["in use"] = [store.holds([value]) for value in VALUES] + [store.holds(VALUES), store.holds([])]
     said["by number"] = store.batches(BATCHES)
     said["by key"] = [store.batches(key=key) for key in KEYS.values()]
     for number in BATCHES:
@@ -145,18 +166,37 @@ ENGINES = [pytest.param(kind, {}, id=kind.name) for kind in KINDS if kind.name !
 ENGINES += [pytest.param(kind, SMALL, id="sqlite-small") for kind in KINDS if kind.name == "sqlite-os"]
 
 
+#: No segment is waited for.
+AT_ONCE = {"_SWEEP_S": 0.0, "_SWEEP_SOON_S": 0.0, "_ASKED_S": 0.0, "GRACE_S": 0.0}
+
+
+@contextlib.contextmanager
+def written(engine: Engine) -> Iterator[None]:
+    """The values as files of the engine, held as by whoever has written them."""
+    assert engine.place is not None
+    with contextlib.ExitStack() as files:
+        for segment in {value.segment for value in VALUES}:
+            file = files.enter_context(open(path_of(engine.place.paths[-1], segment), "wb"))
+            file.write(bytes(200))
+            file.flush()
+            fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
 @pytest.mark.parametrize(("kind", "limits"), ENGINES)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(history=st.lists(commits, min_size=1, max_size=6))
 def test_engine_answers_as_the_model_does(kind: Kind, limits: dict[str, int], history: list[list[Change]]) -> None:
-    with tempfile.TemporaryDirectory() as directory, mock.patch.dict(vars(sink), limits):
+    now = mock.patch.dict(vars(segments), AT_ONCE)
+    with tempfile.TemporaryDirectory() as directory, mock.patch.dict(vars(sink), limits), now:
         engine, model = kind.make(Path(directory)), Model()
         engine.open()
         try:
-            for changes in [stored(*SPECS.values()), *history]:
-                engine.commit(changes)
-                model.commit(changes)
-                assert answers(engine) == answers(model)
+            with written(engine):
+                for changes in [stored(*SPECS.values()), *history]:
+                    engine.commit(changes)
+                    model.commit(changes)
+                    assert answers(engine) == answers(model)
             engine.close()
             if kind.survives_reopen:
                 engine = kind.make(Path(directory))
@@ -164,5 +204,10 @@ def test_engine_answers_as_the_model_does(kind: Kind, limits: dict[str, int], hi
             assert opened.losses == ()
             assert opened.totals == (model.of(Totals) or [Totals()])[0]
             assert answers(engine) == answers(model)
+            # Values that no row names are gone with the last one of their segment, and others are not.
+            for _ in range(4):
+                engine.commit([])
+            assert engine.place is not None
+            assert set(engine.place.segments()) == {value.segment for value in VALUES if model.holds([value])}
         finally:
             engine.close()

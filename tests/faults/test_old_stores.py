@@ -16,13 +16,16 @@ from typing import Any, Final
 import pytest
 
 from dtq.core import invariants
-from dtq.core.changes import ExpiryRow, OwnExpired, Stored
+from dtq.core.changes import ExpiryRow, HoldRow, OwnExpired, Stored
 from dtq.core.register import Rules
 from dtq.core.restoring import restore
 from dtq.engines import schema
 from dtq.engines.sqlite import SqliteEngine
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
+from dtq.model.values import Value, named
+from dtq.values.local import LocalValues
+from tests.contracts.engine_rows import SESSION, hold, stored
 from tests.contracts.service_scene import House
 from tests.driver import Driver
 from tests.integration.store_scene import everything
@@ -79,6 +82,21 @@ def plain(value: Any) -> Any:
     return {name: plain(each) for name, each in value.items()} if isinstance(value, dict) else value
 
 
+def held_values(engine: SqliteEngine) -> list[Value]:
+    """The values that clients have put."""
+    return [value for row in engine.restore() if isinstance(row, HoldRow) for value in named(row.description)]
+
+
+def put(engine: SqliteEngine) -> str:
+    """Have a client put a value, which is what is returned."""
+    values = LocalValues(engine.place)
+    draft = values.draft()
+    draft.write(b"a value" * 20)
+    engine.commit(stored(hold(SESSION, b"digest", draft.finish(), until=1e12)))
+    values.close()
+    return (b"a value" * 20).hex()
+
+
 def covers(now: Any, then: Any) -> bool:
     """Whether what is said now has everything that was said then; fields that are new since do not matter."""
     if isinstance(then, dict):
@@ -90,7 +108,10 @@ def covers(now: Any, then: Any) -> bool:
 
 def copied(version: int, directory: Path) -> Path:
     for file in FIXTURES.glob(f"store_v{version}.db*"):
-        shutil.copyfile(file, directory / file.name)
+        if file.is_dir():
+            shutil.copytree(file, directory / file.name)
+        else:
+            shutil.copyfile(file, directory / file.name)
     return directory / f"store_v{version}.db"
 
 
@@ -103,6 +124,7 @@ def test_store_of_an_earlier_version_says_what_it_said_then(tmp_path: Path, vers
     opened = engine.open()
     now = plain(everything(engine, BATCHES))
     machine = restore(opened.epoch, Rules(), opened.totals, engine.restore(), 1000.0)
+    held = [bytes(memoryview(LocalValues(engine.place).fetch(value))).hex() for value in held_values(engine)]
     engine.close()
 
     assert opened.losses == ()
@@ -112,6 +134,7 @@ def test_store_of_an_earlier_version_says_what_it_said_then(tmp_path: Path, vers
     invariants.check(machine)
     assert covers(plain(machine.register.tally.counts()), then["counts"])
     assert list(machine.register.expiries) == then.get("expiries", [])
+    assert held == then.get("held", [])
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -168,6 +191,7 @@ def write(directory: Path) -> None:
     engine.open()
     register = live(engine).machine.register
     counts, expiries = plain(register.tally.counts()), list(register.expiries)
+    held = [put(engine)]
     said = plain(everything(engine, BATCHES))
     engine.close()
     engine = SqliteEngine(path)
@@ -176,7 +200,9 @@ def write(directory: Path) -> None:
     for beside in (".lock", ".reserve"):
         Path(f"{path}{beside}").unlink()
     text = json.dumps(
-        {"totals": totals, "counts": counts, "expiries": expiries, "said": said}, indent=1, ensure_ascii=False
+        {"totals": totals, "counts": counts, "expiries": expiries, "held": held, "said": said},
+        indent=1,
+        ensure_ascii=False,
     )
     path.with_suffix(".json").write_text(text + "\n")
 
