@@ -15,7 +15,9 @@ from dtq.coordinator.granting import grants_of
 from dtq.coordinator.service import LONGEST_WAIT_S, MOST_CANCELS, Coordinator
 from dtq.coordinator.sessions import PARTING_WAIT_S, Fetch, SessionState
 from dtq.coordinator.values import PeerValues
+from dtq.coordinator.vetting import report as vetting_of
 from dtq.core.leases import Lease
+from dtq.core.machine import Answer
 from dtq.errors import (
     InvalidValue,
     NotPermitted,
@@ -173,6 +175,21 @@ class Connection:
         c, state = self._c, self._session
         if not state.is_worker:
             raise NotPermitted("exchange by a client")
+        exchange, vetting = vetting_of(c, state.hello.session, exchange)
+        try:
+            answer, fetch, leases = self._exchange(state, exchange)
+        finally:
+            if vetting is not None:
+                vetting.close()
+        if fetch is not None:
+            grants = self._await(state, fetch, exchange.wait_s, told=bool(answer.drop))
+            return Orders(grants=grants, cancel=tuple(fetch.cancel), drop=tuple(answer.drop))
+        grants = grants_of(c, leases, large=False)
+        return Orders(grants=grants, cancel=tuple(answer.cancel[:MOST_CANCELS]), drop=tuple(answer.drop))
+
+    def _exchange(self, state: SessionState, exchange: Exchange) -> tuple[Answer, Fetch | None, list[Lease]]:
+        """Take a report, durably."""
+        c = self._c
         with c.lock:
             if exchange.fetch:
                 c.refuse_if_stopping()
@@ -200,11 +217,7 @@ class Connection:
             else:
                 c.committer.soon()
         c.committer.settle(ticket)
-        if fetch is not None:
-            grants = self._await(state, fetch, exchange.wait_s, told=bool(answer.drop))
-            return Orders(grants=grants, cancel=tuple(fetch.cancel), drop=tuple(answer.drop))
-        grants = grants_of(c, leases, large=False)
-        return Orders(grants=grants, cancel=tuple(answer.cancel[:MOST_CANCELS]), drop=tuple(answer.drop))
+        return answer, fetch, leases
 
     def _part(self, state: SessionState, exchange: Exchange) -> None:
         """Tell a worker that is broken, where it is, when it asks for work; and have it ask.

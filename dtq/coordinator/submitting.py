@@ -11,15 +11,17 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from dtq.coordinator.sameness import same_arguments
 from dtq.coordinator.service import LONGEST_WAIT_S, Coordinator
 from dtq.coordinator.sessions import SessionState
+from dtq.coordinator.vetting import submissions as vetting_of
 from dtq.core.batches import Batch
 from dtq.core.changes import ArgumentPage
-from dtq.errors import BadMessage, DtqError, InvalidValue, KeyConflict, QueueFull, StoreDamaged, to_wire
-from dtq.model import pages
+from dtq.errors import BadMessage, DtqError, InvalidValue, KeyConflict, QueueFull, StoreDamaged, ValueDamaged, to_wire
+from dtq.model import pages, values
 from dtq.model.fields import MAX_SUBMISSIONS
 from dtq.model.messages import ANSWER_ENVELOPE, Receipt, RefusedSubmission, Submission
 from dtq.model.options import Spec, same_call
@@ -30,6 +32,8 @@ from dtq.model.weight import weight
 _RECEIPT: Final = 512
 _BRIEF: Final = 40
 _FEW_DETAILS: Final = 2
+#: Up to so many bytes of arguments are read to find out whether they stand for the same.
+_DESCRIBED: Final = 16 << 20
 #: What is known of a batch that may answer a submission: its number, size and spec.
 Found = tuple[int, int, Spec]
 
@@ -66,6 +70,24 @@ def submit(
         raise InvalidValue("submissions", len(submissions), f"a call has at most {most}")
     if submissions and submissions[0].wait_s > 0 and not repeated:
         _await_room(c, submissions[0])
+    refused, vetting = vetting_of(c, state.hello.session, submissions)
+    try:
+        receipts = _submit(c, state, specs, submissions, repeated, refused)
+    finally:
+        if vetting is not None:
+            vetting.close()
+    return _told_briefly(receipts, c.setup.max_message - ANSWER_ENVELOPE)
+
+
+def _submit(
+    c: Coordinator,
+    state: SessionState,
+    specs: list[Spec],
+    submissions: list[Submission],
+    repeated: bool,
+    refused: dict[int, DtqError],
+) -> list[Receipt]:
+    """Accept submissions durably, but for some that are refused already."""
     with _looked_up(c, state, submissions, repeated) as known, c.lock:
         c.refuse_if_stopping()
         c.committer.refuse_if_in_trouble()
@@ -77,6 +99,8 @@ def submit(
             receipt = _remembered(state, submission, repeated)
             if receipt is None:
                 try:
+                    if place in refused:
+                        raise refused[place]
                     if full is not None and submission.wait_s > 0:
                         raise full  # it would overtake those before it
                     receipt = _accept(c, state, specs, place, submission, known, made, now)
@@ -93,7 +117,7 @@ def submit(
         if ticket is not None and made and c.committer.waits:
             c.uncommitted.setdefault(ticket, []).extend(made)
     c.committer.settle(ticket)
-    return _told_briefly(receipts, c.setup.max_message - ANSWER_ENVELOPE)
+    return receipts
 
 
 def _told_briefly(receipts: list[Receipt], room: int) -> list[Receipt]:
@@ -200,11 +224,30 @@ def _is_same(c: Coordinator, submission: Submission, number: int, size: int) -> 
             first, end = max(lo, page.lo), min(size, lo + count, page.hi)
             theirs = pages.unpack(pages.cut(page.data, first - page.lo, end - page.lo))
             ours = pages.unpack(pages.cut(submission.arguments, first - lo, end - lo))
-            if not all(map(same_arguments, theirs, ours)):
+            if not all(map(partial(_are_same, c), theirs, ours)):
                 return False
-    except (StoreDamaged, LookupError):
+    except (StoreDamaged, ValueDamaged, LookupError):
         pass
     return True
+
+
+def _are_same(c: Coordinator, one: bytes, other: bytes) -> bool:
+    """Whether two blobs of arguments stand for equal ones, as far as that can be told."""
+    described = values.is_description(one), values.is_description(other)
+    if one == other or not any(described) or c.values is None:
+        return same_arguments(one, other)
+    if not all(described):
+        return False
+    ours, theirs = values.named(one), values.named(other)
+    if len(ours) != len(theirs) or not same_arguments(values.rest(one), values.rest(other)):
+        return False
+    if all(map(c.values.are_same, ours, theirs)):
+        return True
+    # They may be pickled differently, as long as nothing lies beside the pickles.
+    large = max(ours[0].length, theirs[0].length) > _DESCRIBED or ours[0].trailer or theirs[0].trailer
+    if large or len(ours) > 1 or values.rest(one):
+        return False
+    return same_arguments(c.values.content(ours[0]), c.values.content(theirs[0]))
 
 
 def _is_live(c: Coordinator, submission: Submission) -> bool:

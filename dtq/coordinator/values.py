@@ -16,15 +16,16 @@ import fcntl
 import logging
 import math
 import os
+import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from dtq.errors import DtqError, NotPermitted, StoreError, StoreFull, StoreUnwritable, TooLarge
+from dtq.errors import DtqError, NotPermitted, StoreError, StoreFull, StoreUnwritable, TooLarge, ValueGone
 from dtq.model.coverage import Coverage
 from dtq.model.messages import ValuesOffer
-from dtq.model.values import Value
+from dtq.model.values import CHUNK, Value
 from dtq.values.local import LocalValues
 from dtq.values.offers import Proof, offer_of
 from dtq.values.place import SEGMENT_BYTES, Place, path_of
@@ -43,6 +44,10 @@ _MOST_RANGES: Final = 4096
 _PATIENCE_S: Final = 10.0
 _EVERY_S: Final = 0.01
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: How files are opened that others have made: what is in their place must not be waited for.
+_SAFELY: Final = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+#: Most segments that one call holds.
+_MOST_HELD: Final = 512
 
 
 class _Upload:
@@ -110,7 +115,7 @@ class _Upload:
         while self._file < 0:
             try:
                 self._path = self._place.find(self.segment)
-                file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+                file = os.open(self._path, os.O_RDWR | _SAFELY)
             except FileNotFoundError:
                 self._make()
                 continue
@@ -146,9 +151,7 @@ class _Upload:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not _shared(file):
                 return False
             raise NotPermitted("writing to a segment of somebody else's") from None
         fcntl.flock(file, fcntl.LOCK_SH)
@@ -161,6 +164,60 @@ class _Upload:
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
+
+
+class Hold:
+    """Segments that are neither removed nor rewritten before it is closed, and how large they are.
+
+    Args:
+        place: where segments are.
+    """
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._files: list[int] = []
+        self._sizes: dict[int, int] = {}
+
+    def size(self, segment: int) -> int:
+        """How many bytes a segment has; 0 where there is none."""
+        size = self._sizes.get(segment)
+        if size is None:
+            size = self._sizes[segment] = self._have(segment)
+        return size
+
+    def _have(self, segment: int) -> int:
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                path = self._place.find(segment)
+                file = os.open(path, os.O_RDONLY | _SAFELY)
+            except OSError:
+                return 0
+            try:
+                taken = _shared(file) and _is_at(file, path)
+                found = os.fstat(file)
+                if taken and len(self._files) < _MOST_HELD:
+                    self._files.append(file)
+                    file = -1
+            finally:
+                if file >= 0:
+                    os.close(file)
+            if taken or time.monotonic() > deadline:
+                return found.st_size if stat.S_ISREG(found.st_mode) else 0
+            time.sleep(_EVERY_S)
+
+    def close(self) -> None:
+        """Let go of them."""
+        while self._files:
+            os.close(self._files.pop())
+
+
+def _shared(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _is_at(file: int, path: str) -> bool:
@@ -178,11 +235,13 @@ class PeerValues:
 
     Args:
         place: where segments are.
+        holds: whether all of some values are named by what is on disk.
         by_reference: whether peers on this machine may write and read the files themselves.
     """
 
-    def __init__(self, place: Place, *, by_reference: bool) -> None:
+    def __init__(self, place: Place, holds: Callable[[Sequence[Value]], bool], *, by_reference: bool) -> None:
         self.place = place
+        self._holds = holds
         self._files = LocalValues(place)
         self._lock = threading.Lock()
         #: By number, those written to last at the end.
@@ -254,6 +313,59 @@ class PeerValues:
     def read(self, segment: int, offset: int, length: int) -> bytes:
         """See `Service.read_value`."""
         return bytes(memoryview(self._files.fetch(Value(segment, offset, length))))
+
+    def check(self, session: str, named: Iterable[Value], hold: Hold) -> None:
+        """Make sure that values are there which a page of somebody's names.
+
+        Args:
+            session: whose page it is.
+            named: the values.
+            hold: keeps them there until it is closed.
+
+        Raises:
+            TooLarge: one is larger than values may be.
+            ValueGone: one is not there, or it is being written by somebody else.
+        """
+        foreign: list[Value] = []
+        for value in named:
+            if value.length > self.place.max_value:
+                raise TooLarge("a value", value.length, self.place.max_value)
+            if value.end > hold.size(value.segment):
+                raise ValueGone(value.length)
+            upload = self._uploads.get(value.segment)
+            if upload is not None and upload.session != session:
+                foreign.append(value)
+        if foreign and not self._holds(foreign):
+            raise ValueGone(foreign[0].length)
+
+    def hold(self) -> Hold:
+        """Nothing, yet."""
+        return Hold(self.place)
+
+    def are_same(self, one: Value, other: Value) -> bool:
+        """Whether two values have the same bytes.
+
+        Raises:
+            ValueGone, ValueDamaged: one of them cannot be read.
+        """
+        if one.length != other.length or one.trailer != other.trailer:
+            return False
+        if one == other or (one.crc and one.crc == other.crc):
+            return True
+        with self._files.stream(one) as ours, self._files.stream(other) as theirs:
+            for at in range(0, one.length, CHUNK):
+                size = min(CHUNK, one.length - at)
+                if ours.read(size)[:size] != theirs.read(size)[:size]:
+                    return False
+        return True
+
+    def content(self, value: Value) -> bytes:
+        """All of a value.
+
+        Raises:
+            ValueGone, ValueDamaged: it cannot be read.
+        """
+        return bytes(memoryview(self._files.fetch(value)))
 
     def tick(self, is_there: Callable[[str], bool], now: float) -> None:
         """Let go of what sessions wrote that have been gone for long.

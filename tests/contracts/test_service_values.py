@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pickle
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dtq.coordinator import values as coordinator_values
 from dtq.errors import NotPermitted, StoreFull, TooLarge, ValueDamaged, ValueGone
-from dtq.model.values import CHUNK, Value
+from dtq.model import pages
+from dtq.model.messages import Succeeded
+from dtq.model.states import State
+from dtq.model.values import CHUNK, Value, describe
 from dtq.values.local import LocalValues
 from dtq.values.offers import reachable
 from dtq.values.place import SEGMENT_BYTES, Place
@@ -156,8 +163,6 @@ def test_damage_is_found(house: House) -> None:
 
 
 def _is_held(house: House, segment: int) -> bool:
-    import fcntl
-
     with open(_place(house).find(segment), "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -281,3 +286,120 @@ def test_values_without_a_writer_are_not_settled_twice(house: House) -> None:
     draft.write(b"x")
     assert draft.finish().segment != written[0].segment
     assert not _is_held(house, written[0].segment)
+
+
+# -- what submissions and reports name ------------------------------------------------------------------------------
+
+
+def _written(values: WireValues | LocalValues, data: bytes) -> Value:
+    draft = values.draft()
+    draft.write(data)
+    return draft.finish()
+
+
+def _page(*items: Value | bytes) -> bytes:
+    return pages.pack([describe([i]) if isinstance(i, Value) else i for i in items], described=True)
+
+
+def _codes(caller: Caller, *arguments: bytes, **parts: Any) -> list[str]:
+    submissions = [replace(caller.submission(**parts), arguments=page) for page in arguments]
+    return [receipt.code for receipt in caller.receipts(*submissions)]
+
+
+def test_a_submission_that_names_what_is_not_there_is_refused_alone(house: House) -> None:
+    # Given values of a client over the wire, of a process on this machine, and of another client
+    client, stranger = house.client(), house.client()
+    local = LocalValues(_place(house))
+    mine, here, foreign = (
+        _written(values, os.urandom(100_000)) for values in (_values(client), local, _values(stranger))
+    )
+
+    # When it submits what it may name, and what it may not
+    codes = _codes(
+        client,
+        _page(mine),
+        _page(Value(77, 0, 100)),
+        _page(here, mine, b"plain"),
+        _page(replace(mine, length=100_001)),
+        _page(mine, replace(mine, offset=1 << 62)),
+        _page(replace(mine, length=(1 << 30) + 1)),
+        _page(foreign),
+        _page(b"plain"),
+        _page(mine)[:-1],
+    )
+
+    # Then each is accepted or refused by itself
+    assert codes == ["", "value-gone", "", "value-gone", "value-gone", "too-large", "value-gone", "", "bad-message"]
+    assert _codes(stranger, _page(foreign)) == [""]
+    local.close()
+
+
+def test_results_that_are_not_there_are_failures_of_their_tasks_alone(house: House) -> None:
+    # Given four tasks
+    client, hand = house.client(), house.worker()
+    batch = client.submit(4, max_retries=0)
+    hand.exchange()
+    values = _values(hand)
+    good = _written(values, b"x" * 100_000)
+
+    # When the result of one of them is missing
+    grants = hand.fetch()
+    while grants:
+        for grant in grants:
+            blobs = [describe([good if index != 2 else Value(77, 0, 5)]) for index in range(grant.lo, grant.hi)]
+            page = pages.pack(blobs, described=True)
+            hand.held.pop(grant.token, None)
+            hand.exchange(succeeded=(Succeeded(token=grant.token, lo=grant.lo, results=page, seconds=0.0),))
+        grants = hand.fetch()
+    news = client.watch_until(batch, 4)
+    states: dict[int, State] = {}
+    for ended in news:
+        states.update(dict.fromkeys(range(ended.lo, ended.hi), ended.state))
+
+    # Then the tasks with good ones have succeeded, and the other one says what is missing
+    assert [states[index] for index in range(4)] == [
+        State.SUCCEEDED,
+        State.SUCCEEDED,
+        State.DEAD,
+        State.SUCCEEDED,
+    ]
+    (dead,) = [ended for ended in news if ended.state is State.DEAD]
+    assert dead.failure is not None
+    assert dead.failure.exception == "dtq.errors.ValueGone"
+    assert {ended.results for ended in news if ended.lo == 3} == {_page(good)}
+
+
+def test_a_key_is_compared_by_what_values_hold(house: House) -> None:
+    # Given a keyed submission of a large call
+    client = house.client()
+    values = _values(client)
+    data = pickle.dumps((os.urandom(100_000),))
+    first = client.receipts(replace(client.submission(key="k"), arguments=_page(_written(values, data))))
+
+    # When the same is submitted again, written anew, Then it is the same batch; and another one is refused
+    again = client.receipts(replace(client.submission(key="k"), arguments=_page(_written(values, data))))
+    assert (again[0].code, again[0].batch) == ("", first[0].batch)
+    other = pickle.dumps((os.urandom(100_000),))
+    assert _codes(client, _page(_written(values, other)), key="k") == ["key-conflict"]
+    assert _codes(client, _page(b"small"), key="k") == ["key-conflict"]
+
+
+def test_what_is_named_is_held_until_it_is_on_disk(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a client on this machine that dies while its submission is being written
+    client = house.client()
+    local = LocalValues(_place(house))
+    value = _written(local, b"x" * 100_000)
+    commit = house.engine.commit
+    held: list[bool] = []
+
+    def looking(changes: Any, *, insist: bool = False) -> Any:
+        local.close()
+        held.append(_is_held(house, value.segment))
+        return commit(changes, insist=insist)
+
+    monkeypatch.setattr(house.engine, "commit", looking)
+
+    # Then its value is held meanwhile, and not any longer
+    assert _codes(client, _page(value)) == [""]
+    assert held[0]
+    assert not _is_held(house, value.segment)

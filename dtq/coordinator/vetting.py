@@ -1,0 +1,129 @@
+"""Whether the values are there that submissions and reports name: found out outside of the coordinator's lock, and kept
+so until what names them is on disk.
+
+A page says in its first byte whether it names any, so those without cost nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Final
+
+from dtq.coordinator.service import Coordinator
+from dtq.coordinator.values import Hold
+from dtq.errors import BadMessage, DtqError
+from dtq.model import pages, values
+from dtq.model.messages import Exchange, Failed, Failure, Submission, Succeeded
+from dtq.model.states import Outcome
+from dtq.model.values import Value
+
+
+class Vetting:
+    """What is named by one call.
+
+    Args:
+        c: the coordinator.
+        session: who calls.
+    """
+
+    def __init__(self, c: Coordinator, session: str) -> None:
+        self._peers = c.values
+        self._session = session
+        self._hold: Hold | None = None
+
+    def check(self, named: Iterable[Value]) -> None:
+        """Make sure that values are there, and stay until this is closed.
+
+        Raises:
+            DtqError: one is not, or cannot be.
+        """
+        if self._peers is None:
+            raise BadMessage("it names values, and this coordinator keeps none")
+        if self._hold is None:
+            self._hold = self._peers.hold()
+        self._peers.check(self._session, named, self._hold)
+
+    def close(self) -> None:
+        """What was named is on disk, or was refused."""
+        if self._hold is not None:
+            self._hold.close()
+
+
+def submissions(
+    c: Coordinator, session: str, given: Sequence[Submission]
+) -> tuple[dict[int, DtqError], Vetting | None]:
+    """Find the submissions that name what is not there.
+
+    Returns:
+        Why they are to be refused, by their place in the call; and what keeps what the others name until it is closed.
+    """
+    named = [place for place, submission in enumerate(given) if pages.has_descriptions(submission.arguments)]
+    if not named:
+        return _NONE, None
+    refused: dict[int, DtqError] = {}
+    vetting = Vetting(c, session)
+    for place in named:
+        try:
+            vetting.check(pages.named(given[place].arguments))
+        except DtqError as error:
+            refused[place] = error
+    return refused, vetting
+
+
+_NONE: Final[dict[int, DtqError]] = {}
+
+
+def report(c: Coordinator, session: str, exchange: Exchange) -> tuple[Exchange, Vetting | None]:
+    """Have results that are not there be failures.
+
+    Returns:
+        The report; and what keeps the results that it names until it is closed.
+    """
+    if not any([pages.has_descriptions(done.results) for done in exchange.succeeded]):
+        return exchange, None
+    vetting = Vetting(c, session)
+    succeeded: list[Succeeded] = []
+    failed = list(exchange.failed)
+    for done in exchange.succeeded:
+        try:
+            vetting.check(pages.named(done.results))
+            succeeded.append(done)
+        except DtqError:
+            for outcome in _taken_apart(vetting, done):
+                if isinstance(outcome, Failed):
+                    failed.append(outcome)
+                else:
+                    succeeded.append(outcome)
+    return replace(exchange, succeeded=tuple(succeeded), failed=tuple(failed)), vetting
+
+
+def _taken_apart(vetting: Vetting, done: Succeeded) -> Iterator[Succeeded | Failed]:
+    """Outcomes of which some name what is not there, in their order."""
+    blobs = pages.unpack(done.results)
+    first = 0
+    for at, blob in enumerate(blobs):
+        try:
+            if values.is_description(blob):
+                vetting.check(values.named(blob))
+        except DtqError as error:
+            yield from _part(done, first, at, len(blobs))
+            first = at + 1
+            failure = Failure(
+                exception=f"{type(error).__module__}.{type(error).__qualname__}",
+                message=f"the result that the worker has reported is not there: {error}",
+            )
+            yield Failed(
+                token=done.token,
+                index=done.lo + at,
+                outcome=Outcome.FAILED,
+                failure=failure,
+                seconds=done.seconds / len(blobs),
+            )
+    yield from _part(done, first, len(blobs), len(blobs))
+
+
+def _part(done: Succeeded, lo: int, hi: int, of: int) -> Iterator[Succeeded]:
+    if lo < hi:
+        page = pages.cut(done.results, lo, hi)
+        yield replace(done, lo=done.lo + lo, results=page, seconds=done.seconds * (hi - lo) / of)
