@@ -187,7 +187,7 @@ class TooLarge(DtqError, ValueError):
     code = "too-large"
     exit_code = 65
     text = "{0} has {1:#byte}, more than the limit of {2:,}."
-    hint = "Pass a path to a file, or split it; the coordinator's --max-message and --max-blob are the limits."
+    hint = "Pass a path to a file, or split it; the coordinator's --max-value and --max-message are the limits."
 
 
 class BadInput(DtqError, ValueError):

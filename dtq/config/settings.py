@@ -46,7 +46,8 @@ class CoordinatorSettings:
         max_tasks: how many unfinished tasks the queue takes.
         max_batch: how many tasks one batch may have.
         max_message: largest message in bytes.
-        max_blob: largest argument or result in bytes; a message bounds it too.
+        max_value: largest argument or result in bytes. What is too large for a message travels in pieces beside it.
+        by_reference: whether peers on this machine may write and read the files of large arguments and results.
         max_connections: how many connections there may be.
         max_unread: how many results that a client has not asked for are kept ready for it.
     """
@@ -63,7 +64,8 @@ class CoordinatorSettings:
     max_tasks: int = 20_000_000
     max_batch: int = 10_000_000
     max_message: int = 16 * 2**20
-    max_blob: int = 2**30
+    max_value: int = 2**30
+    by_reference: bool = True
     max_connections: int = 4096
     max_unread: int = 1_000_000
 
@@ -232,6 +234,7 @@ _TOP: Final = {
     # Variable and flag are looked at by `load_authkey`, which has more places to look.
     "authkey_file": _Key("", _path),
     "tls": _Key("DTQ_TLS", _path),
+    "by_reference": _Key("DTQ_BY_REFERENCE", _switch),
 }
 _COORDINATOR: Final = {
     "host": _Key("DTQ_HOST", _host),
@@ -245,7 +248,8 @@ _COORDINATOR: Final = {
     "max_tasks": _Key("DTQ_MAX_TASKS", _number(1, 10**12)),
     "max_batch": _Key("DTQ_MAX_BATCH", _number(1, 10**12)),
     "max_message": _Key("DTQ_MAX_MESSAGE", _size(64 * 2**10, 2**30)),
-    "max_blob": _Key("DTQ_MAX_BLOB", _size(1, 2**30)),
+    "max_value": _Key("DTQ_MAX_VALUE", _size(1, 2**60)),
+    "by_reference": _Key("DTQ_BY_REFERENCE", _switch),
     "max_connections": _Key("DTQ_MAX_CONNECTIONS", _number(2, 10**6)),
     "max_unread": _Key("DTQ_MAX_UNREAD", _number(1, 10**9)),
 }
@@ -333,6 +337,17 @@ def configured_tls_directory() -> Path | None:
     """
     path: Path | None = _resolve("", {}, config_files(_KNOWN)).get("tls")
     return path
+
+
+def client_by_reference() -> bool:
+    """``DTQ_BY_REFERENCE``, or ``by_reference`` of the configuration files: whether a client on the coordinator's
+    machine writes and reads the files of large arguments and results itself.
+
+    Raises:
+        BadConfig: a configuration file cannot be used.
+    """
+    found: bool = _resolve("", {}, config_files(_KNOWN)).get("by_reference", True)
+    return found
 
 
 def client_addresses(explicit: Sequence[str] = ()) -> tuple[Address, ...]:

@@ -131,11 +131,11 @@ def _engine(settings: CoordinatorSettings) -> Engine:
     if settings.db is None:
         from dtq.engines.memory import MemoryEngine
 
-        return MemoryEngine()
+        return MemoryEngine(max_value=settings.max_value)
     from dtq.engines.sqlite import SqliteEngine
 
     durability: Any = settings.durability
-    return SqliteEngine(settings.db, durability=durability)
+    return SqliteEngine(settings.db, durability=durability, max_value=settings.max_value)
 
 
 def _setup(settings: CoordinatorSettings) -> Setup:
@@ -144,7 +144,7 @@ def _setup(settings: CoordinatorSettings) -> Setup:
         keep_results_s=settings.keep_results_s,
         max_tasks=settings.max_tasks,
         max_batch=settings.max_batch,
-        max_blob=min(settings.max_blob, settings.max_message - ANSWER_ENVELOPE),
+        max_blob=min(settings.max_value, settings.max_message - ANSWER_ENVELOPE),
         grant_bytes=min(GRANT_BYTES, settings.max_message // 4),
         highest_first=settings.highest_first,
     )
@@ -154,6 +154,7 @@ def _setup(settings: CoordinatorSettings) -> Setup:
         store="memory" if settings.db is None else str(settings.db),
         max_message=settings.max_message,
         max_unread=settings.max_unread,
+        by_reference=settings.by_reference,
     )
 
 
