@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dtq import __version__
 from dtq.cli.output import say
-from dtq.config import Address, TlsFiles, client_addresses, configured_tls, format_address, load_authkey
+from dtq.config import (
+    Address,
+    TlsFiles,
+    client_addresses,
+    client_by_reference,
+    configured_tls,
+    format_address,
+    load_authkey,
+)
 from dtq.daemon.logs import SafeFormatter
 from dtq.errors import Unreachable
 from dtq.model.fields import Label, fitting
@@ -126,7 +134,9 @@ def hub(addresses: Sequence[str], authkey_file: str | None, full_timeout_s: floa
 
     to = target(addresses, authkey_file)
     say_warnings()
-    made = Hub(Wire(to.addresses, to.key, to.origin, _PATIENCE_S, to.tls), _PATIENCE_S, full_timeout_s)
+    made = Hub(
+        Wire(to.addresses, to.key, to.origin, _PATIENCE_S, to.tls, client_by_reference()), _PATIENCE_S, full_timeout_s
+    )
     try:
         with _mentioned(to.addresses):
             made.start()
@@ -151,7 +161,7 @@ def client(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Clien
 
     to = target(addresses, authkey_file)
     say_warnings()
-    wire = Wire(to.addresses, to.key, to.origin, _PATIENCE_S, to.tls)
+    wire = Wire(to.addresses, to.key, to.origin, _PATIENCE_S, to.tls, client_by_reference())
     with ExitStack() as stack:
         with _mentioned(to.addresses):
             made = stack.enter_context(Client(connector=wire, timeout=_PATIENCE_S))

@@ -26,16 +26,14 @@ from dtq.client.handle import TaskHandle
 from dtq.client.hub import FULL_TIMEOUT_S, Hub
 from dtq.client.import_path import find_modules
 from dtq.client.maps import submit_whole
-from dtq.client.submitting import Order, order
+from dtq.client.submitting import Order, limited, order
 from dtq.client.submitting import submit as submit_one
-from dtq.errors import InvalidValue, TooLarge, Unreachable
+from dtq.errors import InvalidValue, Unreachable
 from dtq.model.fields import PRIORITIES
 from dtq.model.snapshots import Selection, TaskView
 from dtq.model.states import State
 from dtq.wording import counted, duration
 
-#: What is left of a message for everything but the arguments, in bytes.
-_ENVELOPE: Final = 4096
 #: How long a coordinator that went away in the middle of a submission is waited for, in seconds.
 _ACCEPT_S: Final = 60.0
 #: How often it is looked whether the last piece of a batch is accepted, in seconds.
@@ -100,14 +98,11 @@ def _submit_calls(queue: Hub, name: str, terms: Order, calls: Iterator[Call]) ->
     """One batch of the calls, a few pages of them in memory at a time."""
     function = callee(name)
     spec = function.spec(terms.terms)
-    limit = min(queue.session.max_message - _ENVELOPE, queue.session.max_blob)
+    encode_call = limited(queue, function, keyed=terms.own_key is not None)
 
     def encode(item: tuple[Any, ...], _: object) -> bytes:
         call: Call = item[0]
-        blob = function.encode(call.args, call.kwargs)
-        if len(blob) > limit:
-            raise TooLarge("a task", len(blob), limit)
-        return blob
+        return encode_call(call.args, call.kwargs)
 
     batch = submit_whole(queue, spec, (calls,), encode, delay_s=terms.delay_s, key=terms.own_key)
     try:

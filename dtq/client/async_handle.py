@@ -99,9 +99,17 @@ class AsyncTaskHandle(Generic[T_co]):
         return self._handle.exception(0)
 
     async def _end(self, timeout: float | None) -> None:
+        """Wait until it has ended, and have its result read where that takes long.
+
+        Raises:
+            WaitTimeout: it has not ended in time.
+        """
         if not await self.wait(timeout):
             accepted = self._handle._reached(ACCEPTED)
             raise WaitTimeout(f"task {self._handle.id}" if accepted else "a task not accepted yet", timeout)
+        blob, values = self._handle._undecoded, self._hub.hub.values
+        if blob is not None and values is not None and values.slow(blob):
+            await self._hub.in_thread(partial(self._handle.exception, 0), "dtq-reader")
 
     def __await__(self) -> Generator[Any, None, T_co]:
         return self.result().__await__()

@@ -9,31 +9,64 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from dtq.client.batches import Batch, Part
 from dtq.client.current import waiting
 from dtq.client.feeds import Feed
 from dtq.client.following import NEWS, add_waiter
+from dtq.client.functions import Callee
+from dtq.client.large_payloads import written
 from dtq.client.loops import LoopBell, LoopHub, settle
 from dtq.client.maps import abandoning, begin, feed_all
-from dtq.client.payloads import Encode, result_decoder
+from dtq.client.payloads import Encode
 from dtq.client.reading import fetch, look, values_of
+from dtq.client.submitting import encode
 from dtq.model.options import Spec
+from dtq.model.values import MIN_VALUE, is_description, weight
 
 #: What a map is made of: iterables of both kinds.
 Items = Iterable[Any] | AsyncIterable[Any]
+
+
+class Encoding(NamedTuple):
+    """How the calls of a map are encoded.
+
+    Attributes:
+        encode: by a thread; may wait.
+        target: the function; for `encoded`, by the event loop.
+        keyed: see `submitting.encode`.
+    """
+
+    encode: Encode
+    target: Callee
+    keyed: bool
+
+
+async def encoded(hub: LoopHub, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool) -> bytes:
+    """A call as a blob, as by `submitting.encode`; what is large is written by a thread, and the loop goes on."""
+    values = hub.hub.values
+    if values is not None and (target.large or keyed):
+        return await hub.in_thread(partial(encode, values, target, args, kwargs, keyed=keyed), "dtq-writer")
+    blob = target.encode(args, kwargs)
+    if values is not None and len(blob) >= MIN_VALUE and not is_description(blob):
+        target.large = True
+        return await hub.in_thread(partial(written, blob, values), "dtq-writer")
+    return blob
 
 
 async def read(
     hub: LoopHub, batch: Batch, spec: Spec, feed: Feed | None = None, *, return_exceptions: bool
 ) -> AsyncGenerator[list[Any], None]:
     """The results of a batch, as many at a time as are there; see `reading.read`."""
-    decoder = result_decoder(spec.function.kind)
+    kind = spec.function.kind
     at = 0
     while parts := await _next(hub, batch, at):
         for part in parts:
-            values, failure = values_of(part, batch.complete and batch.size == 1, decoder, return_exceptions)
+            where = hub.hub.values
+            job = partial(values_of, part, batch.complete and batch.size == 1, kind, where, return_exceptions)
+            slow = where is not None and where.page_slow(part.ended.results)
+            values, failure = await hub.in_thread(job, "dtq-reader") if slow else job()
             if values:
                 yield values
             if failure is not None:
@@ -66,7 +99,7 @@ async def _next(hub: LoopHub, batch: Batch, at: int) -> list[Part]:
 
 
 async def read_map(
-    hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encode: Encode, *, return_exceptions: bool
+    hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encoding: Encoding, *, return_exceptions: bool
 ) -> AsyncGenerator[Any, None]:
     """Submit a map, and give its results; when nobody reads them any more, what is left of it is cancelled.
 
@@ -74,10 +107,10 @@ async def read_map(
         hub: the client's, connected.
         feed: the map.
         iterables: where the arguments come from. Plain ones are pulled by a thread, unless they are short.
-        encode: how calls are encoded.
+        encoding: how calls are encoded.
         return_exceptions: whether an exception is given instead of raised.
     """
-    feeding = begin_feeding(hub, feed, iterables, encode)
+    feeding = begin_feeding(hub, feed, iterables, encoding)
     try:
         async for values in read(hub, feed.batch, feed.spec, feed, return_exceptions=return_exceptions):
             for value in values:
@@ -88,7 +121,7 @@ async def read_map(
             feeding.cancel()
 
 
-async def submit_all(hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encode: Encode) -> None:
+async def submit_all(hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encoding: Encoding) -> None:
     """Submit a map whose results nobody reads now; returns when all of its items were pulled, and the first accepted.
 
     Raises:
@@ -100,9 +133,9 @@ async def submit_all(hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], enc
     outbox.add(feed)
     try:
         if plain is not None:
-            await hub.in_thread(partial(feed_all, hub.hub, feed, plain, encode), "dtq-feeder")
+            await hub.in_thread(partial(feed_all, hub.hub, feed, plain, encoding.encode), "dtq-feeder")
         elif isinstance(bell, LoopBell):
-            await _feed(hub, feed, bell, iterables, encode)
+            await _feed(hub, feed, bell, iterables, encoding)
             if feed.failure is not None:
                 raise feed.failure
     except BaseException:  # a cancelled coroutine's too: nobody has a handle of what was sent
@@ -129,7 +162,9 @@ async def _accepted(hub: LoopHub, batch: Batch) -> None:
         await news
 
 
-def begin_feeding(hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encode: Encode) -> asyncio.Task[None] | None:
+def begin_feeding(
+    hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encoding: Encoding
+) -> asyncio.Task[None] | None:
     """Have items made from now on.
 
     Returns:
@@ -137,11 +172,11 @@ def begin_feeding(hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encode
     """
     plain = _all_plain(iterables)
     if plain is not None:
-        begin(hub.hub, feed, plain, encode)
+        begin(hub.hub, feed, plain, encoding.encode)
         return None
     bell = feed.room = LoopBell(hub.bridge)
     hub.hub.outbox.add(feed)
-    return asyncio.create_task(_feed(hub, feed, bell, iterables, encode), name="dtq-feeder")
+    return asyncio.create_task(_feed(hub, feed, bell, iterables, encoding), name="dtq-feeder")
 
 
 def _all_plain(iterables: tuple[Items, ...]) -> tuple[Iterable[Any], ...] | None:
@@ -150,15 +185,15 @@ def _all_plain(iterables: tuple[Items, ...]) -> tuple[Iterable[Any], ...] | None
     return tuple(plain) if len(plain) == len(iterables) else None
 
 
-async def _feed(hub: LoopHub, feed: Feed, bell: LoopBell, iterables: tuple[Items, ...], encode: Encode) -> None:
+async def _feed(hub: LoopHub, feed: Feed, bell: LoopBell, iterables: tuple[Items, ...], encoding: Encoding) -> None:
     outbox = hub.hub.outbox
     try:
         async with contextlib.aclosing(_zipped(iterables)) as calls:
             async for args in calls:
-                blob = encode(args, None)
+                blob = await encoded(hub, encoding.target, args, {}, keyed=encoding.keyed)
+                feed.described = feed.described or is_description(blob)
                 feed.blobs.append(blob)
-                feed.put += 1
-                feed.put_bytes += len(blob)
+                feed.count(1, weight(blob))
                 if outbox.idle:
                     outbox.hurry()
                 while feed.full and not feed.stopped:

@@ -9,14 +9,17 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any, TypeVar
 
+from dtq.client import current
 from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
-from dtq.client.async_reading import Items, read_map, submit_all
+from dtq.client.async_reading import Encoding, Items, encoded, read_map, submit_all
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.batches import Batch
 from dtq.client.feeds import Feed
+from dtq.client.functions import callee
+from dtq.client.handle import TaskHandle
 from dtq.client.loops import LoopHub
 from dtq.client.progress import bar, expected
-from dtq.client.submitting import Callable_, Order, checked, limited, prepare
+from dtq.client.submitting import Callable_, Order, checked, item_of, limited, prepare
 from dtq.errors import InvalidValue
 
 T = TypeVar("T")
@@ -31,7 +34,11 @@ async def submit(
         DtqError: as `submitting.submit`, and why it was refused.
     """
     await hub.start()
-    item = prepare(hub.hub, function, order, args, kwargs)
+    target = callee(function)
+    delay_s, key = order.delay_s, order.own_key
+    blob = await encoded(hub, target, args, kwargs, keyed=key is not None)
+    spec = target.spec(order.terms, current.depth_of_submissions())
+    item = item_of(hub.hub, TaskHandle(hub.hub, spec), blob, delay_s, key)
     await hub.put(item)
     handle = AsyncTaskHandle(hub, item.handle)
     await handle.accepted()
@@ -94,8 +101,8 @@ async def _mapped(
     batch = Batch()
     batch.keep_results(ordered)
     feed = Feed(batch, spec, delay_s=order.delay_s, follow=True, window=max(1, read_ahead))
-    encode = limited(hub.hub, target)
-    async for value in read_map(hub, feed, iterables, encode, return_exceptions=return_exceptions):
+    encoding = Encoding(limited(hub.hub, target), target, keyed=False)
+    async for value in read_map(hub, feed, iterables, encoding, return_exceptions=return_exceptions):
         yield value
 
 
@@ -121,5 +128,7 @@ async def submit_map(
     await hub.start()
     target, spec = checked(hub.hub, function, order, iterables)
     feed = Feed(Batch(), spec, delay_s=order.delay_s, key=order.own_key, follow=False)
-    await submit_all(hub, feed, iterables, limited(hub.hub, target))
+    keyed = order.own_key is not None
+    encoding = Encoding(limited(hub.hub, target, keyed=keyed), target, keyed)
+    await submit_all(hub, feed, iterables, encoding)
     return AsyncBatchHandle(hub, BatchHandle(hub.hub, spec, feed.batch))

@@ -130,7 +130,7 @@ class Completer:
         """
         self._pending.add(future)
         if isinstance(item.handle, FutureHandle):
-            item.handle.size = len(item.blob)
+            item.handle.size = item.weight
         try:
             self.hub.outbox.put(item)
         except DtqError as error:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, Final, Generic, Self, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
 
 from dtq.client.batches import Batch, Part
 from dtq.client.bell import Bell
@@ -19,12 +19,22 @@ from dtq.client.completing import Completer
 from dtq.client.current import waiting
 from dtq.client.feeds import Feed
 from dtq.client.maps import feed_all
-from dtq.client.payloads import Encode, result_decoder
+from dtq.client.payloads import Encode
 from dtq.client.reading import fetch, look, values_of
 from dtq.errors import DtqError
+from dtq.model import pages
 from dtq.model.options import Spec
+from dtq.model.values import weight
 
 T = TypeVar("T")
+
+
+class _Read(NamedTuple):
+    """Results that were read, up to the first that raises; and what it raises."""
+
+    values: list[Any]
+    error: BaseException | None
+
 
 #: Nothing more will come.
 _END: Final = Part(-1, -1, None)  # type: ignore[arg-type]
@@ -52,14 +62,13 @@ class MapResults(Generic[T]):
         self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._chunked = chunked
         self._spec = spec
-        self._decoder = result_decoder(spec.function.kind)
         self._batch = Batch()
         self._batch.keep_results(ordered=True)
         self._lock = threading.Lock()
         self._at = 0
         #: What was fetched and is to be returned, as it arrived; and what the executor fetched before it ended.
         self._fetched: deque[Part] = deque()
-        self._gathered: deque[Part | DtqError] = deque()
+        self._gathered: deque[Part | _Read | DtqError] = deque()
         self._values: deque[T] = deque()
         #: How many calls were made, and how many bytes their arguments have.
         self._blobs = self._blob_bytes = 0
@@ -110,7 +119,7 @@ class MapResults(Generic[T]):
                 self._problem = error
                 return
             self._blobs += 1
-            self._blob_bytes += len(blob)
+            self._blob_bytes += weight(blob)
             yield blob
 
     # -- reading --------------------------------------------------------------------------------------------------
@@ -147,7 +156,10 @@ class MapResults(Generic[T]):
                 except DtqError as error:
                     self._gathered.append(error)
                     return
-                self._gathered.append(part)
+                if part is _END or not pages.has_descriptions(part.ended.results):
+                    self._gathered.append(part)
+                else:  # where it lies it cannot be read any more when the executor has ended
+                    self._gathered.append(self._read(part))
                 if part is _END:
                     return
 
@@ -185,7 +197,9 @@ class MapResults(Generic[T]):
     def _advance(self) -> None:
         """Have a few more values, or the error that follows them."""
         try:
-            part: Part | BaseException = self._gathered.popleft() if self._gathered else self._next_part(self._deadline)
+            part: Part | _Read | BaseException = (
+                self._gathered.popleft() if self._gathered else self._next_part(self._deadline)
+            )
         except (DtqError, TimeoutError) as error:
             part = error
         if isinstance(part, BaseException):
@@ -196,13 +210,22 @@ class MapResults(Generic[T]):
             if self._error is None:
                 self._end()
             return
-        single = self._batch.complete and self._batch.size == 1
-        values, self._error = values_of(part, single, self._decoder, False, standard=True)
+        found = part if isinstance(part, _Read) else self._read(part)
+        self._error = found.error
         if self._chunked:
-            for chunk in values:
+            for chunk in found.values:
                 self._values.extend(chunk)
         else:
-            self._values.extend(values)
+            self._values.extend(found.values)
+
+    def _read(self, part: Part) -> _Read:
+        single = self._batch.complete and self._batch.size == 1
+        kind, where = self._spec.function.kind, self._completer.hub.values
+        try:
+            return _Read(*values_of(part, single, kind, where, False, standard=True))
+        finally:
+            if pages.has_descriptions(part.ended.results):
+                self._completer.hub.following.read.unpin(self._batch.number)
 
     def _next_part(self, deadline: float | None) -> Part:
         """What comes next, as it arrived.
@@ -227,7 +250,9 @@ class MapResults(Generic[T]):
         part = self._fetched.popleft()
         self._at = part.hi
         count, of = part.hi - part.lo, part.ended.hi - part.ended.lo
-        size = count * (self._blob_bytes / max(1, self._blobs) + len(part.ended.results) / of)
+        size = count * (self._blob_bytes / max(1, self._blobs) + pages.weight(part.ended.results) / of)
+        if pages.has_descriptions(part.ended.results):
+            following.read.pin(batch.number)
         following.read.add(batch.number, part.lo, part.hi, size)
         return part
 

@@ -13,10 +13,14 @@ from dtq.client.batches import Batch
 from dtq.client.bell import Bell
 from dtq.model import pages
 from dtq.model.options import Spec
+from dtq.model.values import weight
 
 #: How many tasks of one map, and how many bytes of them, may wait to be sent.
 MAX_FED: Final = 16 * pages.PAGE_BLOBS
 MAX_FED_BYTES: Final = 16 << 20
+#: How many bytes of a map, about, may be ahead of the reader of its results, where so many tasks or more are.
+AHEAD_BYTES: Final = 256 << 20
+AHEAD_TASKS: Final = 32
 #: How many pieces of one map a call carries.
 CALL_PIECES: Final = 16
 
@@ -34,7 +38,8 @@ class Feed:
 
     Attributes:
         blobs: arguments that wait to be sent.
-        put: how many tasks were put in, and how many bytes.
+        put: how many tasks were put in, and how many bytes, wherever these are.
+        described: whether descriptions are among them.
         sent: how many were taken out, and how many bytes.
         taken: how many results a reader has taken.
         failure: what ended the making of items early; for the reader.
@@ -49,6 +54,7 @@ class Feed:
         "batch",
         "blobs",
         "delay_s",
+        "described",
         "failure",
         "follow",
         "key",
@@ -85,6 +91,7 @@ class Feed:
         self.put = self.put_bytes = 0
         self.sent = self.sent_bytes = 0
         self.taken = 0
+        self.described = False
         self.failure: BaseException | None = None
         self.over = False
         self.stopped = False
@@ -95,8 +102,20 @@ class Feed:
     def full(self) -> bool:
         """Whether as much waits as may."""
         unsent, unsent_bytes = self.put - self.sent, self.put_bytes - self.sent_bytes
-        ahead = self.window is not None and self.put - self.taken >= self.window
-        return ahead or unsent >= MAX_FED or unsent_bytes >= MAX_FED_BYTES
+        return self._ahead or unsent >= MAX_FED or unsent_bytes >= MAX_FED_BYTES
+
+    @property
+    def _ahead(self) -> bool:
+        """Whether it is as far ahead of its reader as it may be."""
+        if self.window is None:
+            return False
+        ahead = self.put - self.taken
+        return ahead >= self.window or (ahead >= AHEAD_TASKS and ahead * (self.put_bytes / self.put) >= AHEAD_BYTES)
+
+    def count(self, tasks: int, size: int) -> None:
+        """So many tasks, of so many bytes, were put in."""
+        self.put += tasks
+        self.put_bytes += size
 
     def ready(self) -> bool:
         """Whether there is something to be sent."""
@@ -122,9 +141,9 @@ class Feed:
         most_pieces = CALL_PIECES if self.batch.number else 1
         while self.blobs and len(found) < most_pieces and (len(self.blobs[0]) <= most_bytes or (alone and not found)):
             taken, size = self._page(most_bytes, most_blobs)
-            found.append((self.sent, pages.pack(taken), False))
+            found.append((self.sent, pages.pack(taken, described=self.described), False))
             self.sent += len(taken)
-            self.sent_bytes += size
+            self.sent_bytes += sum(map(weight, taken)) if self.described else size
             most_bytes -= size
         if over and not self.blobs:
             self.sealed = True

@@ -65,14 +65,16 @@ class Callee:
         function: how it travels.
         encode: how its calls are encoded.
         by_value: whether it has to be pickled anew for every submission.
+        large: whether its last call was so large that it became a value: the next one is likely to be, too.
     """
 
-    __slots__ = ("_note", "_specs", "by_value", "encode", "function")
+    __slots__ = ("_note", "_specs", "by_value", "encode", "function", "large")
 
     def __init__(self, function: Function, note: Note | None) -> None:
         self.function = function
         self.encode: EncodeCall = call_encoder(function.kind)
         self.by_value = function.kind is FunctionKind.VALUE
+        self.large = False
         self._note = note
         self._specs: dict[tuple[Terms, int], Spec] = {}
 

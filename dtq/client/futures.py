@@ -21,13 +21,14 @@ from dtq.client.current import looked, waiting
 from dtq.client.following import Wake
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
-from dtq.client.outcomes import Known, Raised
+from dtq.client.outcomes import Known, Raised, Value
 from dtq.client.read_ranges import WORTH
 from dtq.errors import DtqError
 from dtq.model.options import Spec
 from dtq.model.service import Service
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
+from dtq.model.values import is_description, weight
 
 log = logging.getLogger("concurrent.futures")
 
@@ -107,7 +108,7 @@ class Watchers(list[Any]):
 class FutureHandle(TaskHandle[T]):
     """The handle of a task that has a future."""
 
-    __slots__ = ("_future", "_tell", "size")
+    __slots__ = ("_future", "_pinned", "_tell", "size")
 
     _standard = True
 
@@ -117,17 +118,29 @@ class FutureHandle(TaskHandle[T]):
         self.size = 0
         self._future = future
         self._tell = tell
+        #: Whether its result is still to be read where it lies.
+        self._pinned = False
 
     def _on_known(self, known: Known, wakes: list[Wake]) -> None:
         first = self._known is None
         super()._on_known(known, wakes)
         if first:
+            if isinstance(known, bytes) and is_description(known):
+                self._pinned = True
+                self._desk.following.read.pin(self._batch)
             self._let_go(known)
             self._tell(self._future)
 
+    def _decoded(self, timeout: float | None) -> Value | Raised:
+        known = super()._decoded(timeout)
+        pinned, self._pinned = self._pinned, False
+        if pinned:
+            self._desk.following.read.unpin(self._batch)
+        return known
+
     def _let_go(self, known: Known) -> None:
         """Nobody but the future has it now, or will ask for it."""
-        size = self.size + (len(known) if isinstance(known, bytes) else 0)
+        size = self.size + (weight(known) if isinstance(known, bytes) else 0)
         if size >= WORTH and self._batch and not isinstance(known, Raised):
             index = max(0, self._index)
             self._desk.following.read.add(self._batch, index, index + 1, size)

@@ -22,6 +22,8 @@ from dtq.model.messages import Ended
 from dtq.model.options import Spec
 from dtq.model.snapshots import BatchView, CancelReport, TaskView
 from dtq.model.states import State
+from dtq.model.values import MARK
+from dtq.values.base import Values
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -30,6 +32,11 @@ class Desk(Protocol):
     """What a handle needs of its client."""
 
     following: Following
+
+    @property
+    def values(self) -> Values | None:
+        """Where large results are read."""
+        ...
 
     def task(self, batch: int, index: int) -> TaskView:
         """Ask for a task."""
@@ -168,13 +175,20 @@ class TaskHandle(Generic[T_co]):
         known = self._decoded(timeout)
         return known.error if isinstance(known, Raised) else None
 
+    @property
+    def _undecoded(self) -> bytes | None:
+        """Its result as it travels, where it is known and nobody has asked for it yet."""
+        return self._known if isinstance(self._known, bytes) else None
+
     def _decoded(self, timeout: float | None) -> Value | Raised:
         if self._known is None and not self.wait(timeout):
             raise WaitTimeout(f"task {self._text}" if self._batch else "a task not accepted yet", timeout)
         known = self._known
         if not isinstance(known, Value | Raised):
             assert known is not None  # it has ended
-            known = self._known = decode(known, self._text, result_decoder(self._spec.function.kind), self._standard)
+            where = self._desk.values if isinstance(known, bytes) and known.startswith(MARK) else None
+            decoder = result_decoder(self._spec.function.kind, where)
+            known = self._known = decode(known, self._text, decoder, self._standard)
         return known
 
     # -- asking the coordinator -----------------------------------------------------------------------------------

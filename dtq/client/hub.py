@@ -20,6 +20,7 @@ from typing import Final, TypeVar
 from dtq.client.batches import Batch
 from dtq.client.feeds import Feed
 from dtq.client.following import Following, Target, Wake
+from dtq.client.hub_values import HubValues, ValueLine
 from dtq.client.links import AWAY, FATAL, Connector, Session
 from dtq.client.notebook import Row
 from dtq.client.outbox import Outbox
@@ -73,11 +74,15 @@ class Hub:
         self.following = following
         self.session = Session(self._connector)
         self.outbox = Outbox(min(_HELD_S, self.full_timeout_s))
-        self.sender = Sender(self.session, self.outbox, following, self.fail, full_timeout_s=self.full_timeout_s)
+        self._ending = threading.Event()
+        line = ValueLine(self.session, lambda: self.outbox.closed, self._ending, self._timeout_s)
+        self._values = HubValues(self.session, line)
+        self.sender = Sender(
+            self.session, self.outbox, following, self.fail, self._values, full_timeout_s=self.full_timeout_s
+        )
         self._watcher = Watcher(self.session, following, self.fail, inherited=inherited)
         self._calls = self.session.link()
         self._starting = threading.Lock()
-        self._ending = threading.Event()
         self._started = False
 
     # -- beginning and end ----------------------------------------------------------------------------------------
@@ -111,6 +116,11 @@ class Hub:
             self._started = True
 
     @property
+    def values(self) -> HubValues | None:
+        """Where what is large is written and read; None where the coordinator keeps no values, or is not known yet."""
+        return None if self.session.values is None else self._values
+
+    @property
     def settled(self) -> bool:
         """Whether everything that was submitted before is accepted or refused."""
         return not self._started or self.sender.settled
@@ -124,6 +134,7 @@ class Hub:
         self._calls.close()
         self.following.fail(error)
         self._drop([*self.sender.underway, *self.outbox.empty()], error)
+        self._values.close()
 
     def close(self, timeout_s: float | None) -> None:
         """Send what was submitted, and end. Calling it twice does no harm.

@@ -22,7 +22,7 @@ from dtq import __version__
 from dtq.config import Address, TlsFiles, format_address
 from dtq.errors import DtqError, ProtocolMismatch, SessionUnknown, ShuttingDown, Unreachable, WrongKey
 from dtq.model.fields import Label, fitting
-from dtq.model.messages import Hello, Role, Welcome
+from dtq.model.messages import Hello, Role, ValuesOffer, Welcome
 from dtq.model.service import Service
 from dtq.transport import Proxy
 from dtq.wording import duration
@@ -55,6 +55,11 @@ class Connector(Protocol):
         """Where the coordinator is, for people."""
         ...
 
+    @property
+    def by_reference(self) -> bool:
+        """Whether a client on the coordinator's machine writes and reads the files of what is large itself."""
+        ...
+
     def line(self, hello: Hello, on_welcome: Callable[[Welcome], None]) -> Line:
         """A line that is not connected yet; each time that it connects it passes on the welcome."""
         ...
@@ -69,6 +74,7 @@ class Wire:
         key_source: where the key came from.
         timeout_s: how long a connection may take, in seconds.
         tls: certificates, for coordinators on other machines; None for no TLS.
+        by_reference: see `Connector`.
     """
 
     def __init__(
@@ -78,7 +84,9 @@ class Wire:
         key_source: str,
         timeout_s: float,
         tls: TlsFiles | None = None,
+        by_reference: bool = True,
     ) -> None:
+        self.by_reference = by_reference
         self._addresses = tuple(addresses)
         self._authkey = authkey
         self._key_source = key_source
@@ -116,6 +124,8 @@ class Session:
         max_message: largest message in bytes, as the coordinator said.
         max_blob: largest argument in bytes, as it said.
         max_piece: how many tasks one submission should have at most, as it said.
+        values: where values lie, as it said; the same object as long as it says the same.
+        by_reference: see `Connector`.
     """
 
     def __init__(self, connector: Connector) -> None:
@@ -124,6 +134,8 @@ class Session:
         self.max_message = 1 << 20
         self.max_blob = 1 << 20
         self.max_piece = 1
+        self.values: ValuesOffer | None = None
+        self.by_reference = connector.by_reference
         self._connector = connector
         self._lock = threading.Lock()
         self._epoch = -1
@@ -162,6 +174,8 @@ class Session:
             self.max_message = welcome.max_message
             self.max_blob = welcome.max_blob
             self.max_piece = welcome.max_piece
+            if welcome.values != self.values:
+                self.values = welcome.values
             lost_at, self._lost_at = self._lost_at, None
         if lost_at is not None:
             log.info("the coordinator at %s is back after %s", self.place, duration(time.monotonic() - lost_at))
@@ -183,15 +197,18 @@ class Link:
 
     Attributes:
         service: what to call.
+        epoch: the number of the coordinator's run that it has connected to last; 0 before.
     """
 
     def __init__(self, session: Session, connector: Connector, hello: Hello) -> None:
         self._session = session
         self._steady = False
+        self.epoch = 0
         self._line = connector.line(hello, self._on_welcome)
         self.service: Service = self._line
 
     def _on_welcome(self, welcome: Welcome) -> None:
+        self.epoch = welcome.epoch
         self._session.welcomed(welcome)
         if self._steady:
             raise SessionUnknown("of a cursor that another connection was given")

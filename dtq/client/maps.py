@@ -16,12 +16,13 @@ from itertools import islice
 from typing import Any, Final
 
 from dtq.client.batches import Batch
-from dtq.client.feeds import Feed
+from dtq.client.feeds import MAX_FED_BYTES, Feed
 from dtq.client.hub import Hub
 from dtq.client.payloads import Encode
 from dtq.client.reading import read
 from dtq.model import pages
 from dtq.model.options import Spec
+from dtq.model.values import MARK, is_description, weight
 
 log = logging.getLogger("dtq.client")
 
@@ -30,27 +31,25 @@ READ_AHEAD: Final = 100_000
 #: After how many items, or bytes of them, the feeding thread looks whether it may go on.
 _STRIDE: Final = 64
 _STRIDE_BYTES: Final = 256 << 10
+_MARK: Final = MARK[0]
 
 
 def begin(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode: Encode) -> None:
     """Feed a map that is going to be read: at once where its items lie ready and are few, else in a thread.
 
     Raises:
-        CannotPickle: an item of a short one cannot be pickled; nothing was submitted.
+        CannotPickle: an item of a short and small one cannot be pickled; nothing was submitted.
     """
     sizes = [len(iterable) for iterable in iterables if isinstance(iterable, Sized)]
+    calls = zip(*iterables, strict=False)
     if len(sizes) == len(iterables) and min(sizes) <= min(pages.PAGE_BLOBS, feed.window or 0):
-        blobs = [encode(args, None) for args in zip(*iterables, strict=False)]
-        feed.blobs.extend(blobs)
-        feed.put = len(blobs)
-        feed.put_bytes = sum(map(len, blobs))
-        feed.over = True
-        hub.outbox.add(feed)
-        return
+        feed.over = _put_in(feed, calls, encode)
     hub.outbox.add(feed)
+    if feed.over:
+        return
     run = copy_context().run
     feeder = threading.Thread(
-        target=run, args=(_feed_in_thread, hub, feed, iterables, encode), name="dtq-feeder", daemon=True
+        target=run, args=(_feed_in_thread, hub, feed, calls, encode), name="dtq-feeder", daemon=True
     )
     try:
         feeder.start()
@@ -59,9 +58,21 @@ def begin(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode: En
         raise
 
 
-def _feed_in_thread(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode: Encode) -> None:
+def _put_in(feed: Feed, calls: Iterator[tuple[Any, ...]], encode: Encode) -> bool:
+    """Put calls in before any of them is sent, as long as they take little room; whether these are all."""
+    for args in calls:
+        blob = encode(args, None)
+        feed.described = feed.described or is_description(blob)
+        feed.blobs.append(blob)
+        feed.count(1, weight(blob))
+        if feed.put_bytes >= MAX_FED_BYTES:
+            return False
+    return True
+
+
+def _feed_in_thread(hub: Hub, feed: Feed, calls: Iterator[tuple[Any, ...]], encode: Encode) -> None:
     try:
-        feed_all(hub, feed, iterables, encode)
+        _feed(hub, feed, calls, encode)
     except BaseException as error:  # noqa: BLE001 - the user's iterable may raise anything; the reader gets it
         feed.failure = error
     finally:
@@ -76,7 +87,10 @@ def feed_all(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode:
         Exception: what the iterables and pickling their items raise.
         DtqError: the client has ended.
     """
-    calls = zip(*iterables, strict=False)
+    _feed(hub, feed, zip(*iterables, strict=False), encode)
+
+
+def _feed(hub: Hub, feed: Feed, calls: Iterator[tuple[Any, ...]], encode: Encode) -> None:
     put, outbox = feed.blobs.append, hub.outbox
     while not feed.stopped:
         if outbox.closed is not None:
@@ -87,23 +101,22 @@ def feed_all(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode:
         count = size = 0
         for args in islice(calls, _STRIDE):
             blob = encode(args, None)
+            if blob[0] == _MARK:
+                feed.described = True  # before it is there to be taken out
+                size += weight(blob)
+            else:
+                size += len(blob)
             put(blob)
             count += 1
-            size += len(blob)
             if outbox.idle:
                 outbox.hurry()
             if size > _STRIDE_BYTES:
                 break
         else:
             if count < _STRIDE:
-                _count(feed, count, size)
+                feed.count(count, size)
                 return
-        _count(feed, count, size)
-
-
-def _count(feed: Feed, count: int, size: int) -> None:
-    feed.put += count
-    feed.put_bytes += size
+        feed.count(count, size)
 
 
 def results(hub: Hub, feed: Feed, return_exceptions: bool) -> Generator[Any, None, None]:

@@ -42,6 +42,9 @@ class Item(NamedTuple):
     blob: bytes
     delay_s: float
     key: str | None
+    #: How many bytes its arguments have, wherever they are; and whether they are a description.
+    weight: int
+    described: bool
 
 
 #: Who gets a receipt: a lone task, several that travel as one batch, or a map.
@@ -55,6 +58,8 @@ class Call(NamedTuple):
     submissions: list[Submission]
     receivers: list[Receiver]
     empty: list[Feed]
+    #: Arguments that are not sent, as nobody is interested any more.
+    dropped: list[bytes]
 
 
 class Outbox:
@@ -92,7 +97,7 @@ class Outbox:
         Raises:
             DtqError: nothing is sent any more.
         """
-        size = len(item.blob)
+        size = item.weight
         with self._lock:
             while self._full(size) and self.closed is None:
                 self._room.wait()
@@ -116,7 +121,7 @@ class Outbox:
         Raises:
             DtqError: nothing is sent any more.
         """
-        size = len(item.blob)
+        size = item.weight
         with self._lock:
             if self.closed is not None:
                 raise self.closed
@@ -197,7 +202,7 @@ class Outbox:
             max_piece: how many tasks one submission has at most.
         """
         self._max_piece = max_piece
-        call = Call([], [], [], [])
+        call = Call([], [], [], [], [])
         places: dict[int, int] = {}
         left = min(CALL_BYTES, max_message // 2)
         self._feeds_first = not self._feeds_first  # neither kind can keep the other from ever being sent
@@ -210,14 +215,15 @@ class Outbox:
 
     def _gather_items(self, left: int, call: Call, places: dict[int, int]) -> int:
         """Add single submissions to a call; how many bytes of it are left then."""
-        for items in _runs(self._take_items(left, alone=not call.submissions), self._max_piece):
+        taken, described = self._take_items(left, alone=not call.submissions)
+        for items in _runs(taken, self._max_piece):
             first = items[0]
             left -= self._weight(first.spec, places) + sum([len(item.blob) + _BLOB_OVERHEAD for item in items])
             left -= 0 if first.key is None else weight(first.key)
             submission = Submission(
                 spec=self._place(first.spec, call, places),
                 number=next(self._numbers),
-                arguments=pages.pack([item.blob for item in items]),
+                arguments=pages.pack([item.blob for item in items], described=described),
                 delay_s=first.delay_s,
                 key=first.key,
                 wait_s=self._wait_s,
@@ -226,27 +232,30 @@ class Outbox:
             call.receivers.append(first.handle if len(items) == 1 else Group([item.handle for item in items]))
         return left
 
-    def _take_items(self, most_bytes: int, *, alone: bool) -> list[Item]:
-        """Take out what fits; where nothing else is in the call, the first item however large."""
+    def _take_items(self, most_bytes: int, *, alone: bool) -> tuple[list[Item], bool]:
+        """Take out what fits; where nothing else is in the call, the first item however large. And whether there are
+        descriptions among them."""
         taken: list[Item] = []
+        described = False
         seen: dict[int, int] = {}
         with self._lock:
             items = self._items
             while items and len(taken) < CALL_SUBMISSIONS:
-                spec, blob = items[0].spec, items[0].blob
+                spec = items[0].spec
                 most_bytes -= _share(items[0], taken[-1] if taken else None)
                 if id(spec) not in seen:
                     most_bytes -= self._weight(spec, seen)
                     seen[id(spec)] = 0
                 if most_bytes < 0 and (taken or not alone):
                     break
-                taken.append(items.popleft())
-                self._bytes -= len(blob)
+                taken.append(item := items.popleft())
+                self._bytes -= item.weight
+                described = described or item.described
             if taken:
                 self._room.notify_all()
         if self._hopeful:
             self._tell_hopeful()
-        return taken
+        return taken, described
 
     def _gather_feeds(self, left: int, call: Call, places: dict[int, int]) -> int:
         """Add pieces of maps to a call, of each in turn; how many bytes of it are left then."""
@@ -263,6 +272,8 @@ class Outbox:
 
     def _gather_feed(self, feed: Feed, most_bytes: int, call: Call, places: dict[int, int]) -> int:
         size = self._weight(feed.spec, places)
+        if feed.stopped and feed.described:
+            call.dropped.extend(feed.blobs)
         for offset, page, last in feed.pieces(most_bytes - size, self._max_piece, alone=not call.submissions):
             size += len(page) + _OVERHEAD
             submission = Submission(

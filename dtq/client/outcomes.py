@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from dtq.client.exception_pickles import load_exception
 from dtq.client.terms import exception_name
-from dtq.errors import DtqError, ResultExpired, TaskCancelled, TaskCrashed, TaskFailed, TaskTimedOut
+from dtq.errors import DtqError, ResultExpired, TaskCancelled, TaskCrashed, TaskFailed, TaskTimedOut, ValueGone
 from dtq.model import pages
 from dtq.model.messages import Ended, Failure
 from dtq.model.states import Outcome, State
@@ -98,6 +98,8 @@ def decode(known: bytes | Ended, task: str, decoder: Callable[[bytes], Any], sta
         return Raised(error_of(known, task, standard), known.state)
     try:
         return Value(decoder(known))
+    except ValueGone:
+        return Raised(ResultExpired(task), State.SUCCEEDED)
     except DtqError as error:
         return Raised(error, State.SUCCEEDED)
 

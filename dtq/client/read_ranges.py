@@ -30,6 +30,8 @@ class ReadRanges:
         self._lock = threading.Lock()
         self._read: dict[int, Coverage] = {}
         self._bytes = 0.0
+        #: Of how many tasks of a batch the results are still to be read where they lie.
+        self._pinned: dict[int, int] = {}
 
     def add(self, batch: int, lo: int, hi: int, size: float) -> None:
         """Tasks ``[lo, hi)`` of a batch have been read.
@@ -47,6 +49,18 @@ class ReadRanges:
             covered.add(lo, hi)
             self._bytes += size
 
+    def pin(self, batch: int) -> None:
+        """Results of a batch are here that are still to be read where they lie: it is not to be let go yet."""
+        with self._lock:
+            self._pinned[batch] = self._pinned.get(batch, 0) + 1
+
+    def unpin(self, batch: int) -> None:
+        """One of them has been read."""
+        with self._lock:
+            left = self._pinned.pop(batch, 1) - 1
+            if left:
+                self._pinned[batch] = left
+
     @property
     def due(self) -> bool:
         """Whether it is time to tell the coordinator."""
@@ -60,9 +74,11 @@ class ReadRanges:
         with self._lock:
             self._bytes = 0.0
             taken: list[TaskRange] = []
+            pinned = {batch: self._read.pop(batch) for batch in self._pinned if batch in self._read}
             while self._read and len(taken) < _MOST:
                 batch, covered = self._read.popitem()
                 taken += [TaskRange(batch=batch, lo=lo, hi=hi) for lo, hi in covered]
+            self._read.update(pinned)
             return taken
 
     def put_back(self, ranges: Iterable[TaskRange]) -> None:

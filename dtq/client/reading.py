@@ -6,7 +6,7 @@ again from the coordinator, and for what has not ended the reader waits.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 from dtq.client.batches import Batch, Part
@@ -16,18 +16,24 @@ from dtq.client.feeds import Feed
 from dtq.client.following import NEWS, Following, Wake, add_waiter
 from dtq.client.outcomes import error_of
 from dtq.client.payloads import result_decoder
-from dtq.errors import DtqError
+from dtq.errors import DtqError, ResultExpired, ValueGone
 from dtq.model import pages
 from dtq.model.ids import TaskId
 from dtq.model.messages import Ended
-from dtq.model.options import Spec
+from dtq.model.options import FunctionKind, Spec
 from dtq.model.states import State
+from dtq.values.base import Values
 
 
 class Source(Protocol):
     """What a reader needs of its client."""
 
     following: Following
+
+    @property
+    def values(self) -> Values | None:
+        """Where large results are read."""
+        ...
 
     def results(self, batch: int, lo: int, hi: int) -> list[Ended]:
         """Ask for tasks that have ended."""
@@ -50,12 +56,12 @@ def read(
         Exception: of a task without a result, when its turn comes; or what ended the making of items, last.
         DtqError: nothing more will be known (the submission was refused, the client has ended).
     """
-    decoder = result_decoder(spec.function.kind)
+    kind = spec.function.kind
     at = 0
     while parts := _next(source, batch, at):
         for part in parts:
             single = batch.complete and batch.size == 1
-            values, failure = values_of(part, single, decoder, return_exceptions)
+            values, failure = values_of(part, single, kind, source.values, return_exceptions)
             yield from values
             if failure is not None:
                 raise failure
@@ -68,18 +74,35 @@ def read(
 
 
 def values_of(
-    part: Part, single: bool, decoder: Callable[[bytes], Any], return_exceptions: bool, standard: bool = False
+    part: Part,
+    single: bool,
+    kind: FunctionKind,
+    where: Values | None,
+    return_exceptions: bool,
+    standard: bool = False,
 ) -> tuple[list[Any], BaseException | None]:
-    """The results of a part, up to the first that raises; and what it raises."""
+    """The results of a part, up to the first that raises; and what it raises.
+
+    Args:
+        part: the part.
+        single: whether it is all of its batch, and just one task.
+        kind: the kind of function whose results they are.
+        where: where large ones are read.
+        return_exceptions: whether exceptions are given instead of raised.
+        standard: see `error_of`.
+    """
     lo, hi, ended = part
     values: list[Any] = []
     if not ended.results:
         failures = (error_of(ended, str(TaskId(ended.batch, index, single)), standard) for index in range(lo, hi))
         return ([], next(failures)) if not return_exceptions else (list(failures), None)
-    for blob in pages.unpack(pages.cut(ended.results, lo - ended.lo, hi - ended.lo)):
+    decoder = result_decoder(kind, where if pages.has_descriptions(ended.results) else None)
+    for index, blob in enumerate(pages.unpack(pages.cut(ended.results, lo - ended.lo, hi - ended.lo)), lo):
         try:
             values.append(decoder(blob))
-        except DtqError as error:
+        except DtqError as raised:
+            gone = isinstance(raised, ValueGone)
+            error = ResultExpired(str(TaskId(ended.batch, index, single))) if gone else raised
             if not return_exceptions:
                 return values, error
             values.append(error)

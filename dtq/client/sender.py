@@ -19,9 +19,11 @@ from dtq.client.batches import Batch
 from dtq.client.feeds import Feed
 from dtq.client.following import Following, Wake
 from dtq.client.handle import Group
+from dtq.client.hub_values import HubValues
 from dtq.client.links import AWAY, FATAL, Session
 from dtq.client.outbox import Call, Outbox, Receiver
 from dtq.errors import ClientClosed, DtqError, QueueFull, UnknownId, from_wire
+from dtq.model import pages
 from dtq.model.messages import Receipt, Submission
 from dtq.model.service import Service
 from dtq.model.snapshots import BatchView, Selection
@@ -42,6 +44,7 @@ class Sender:
         outbox: what to send.
         following: where handles of accepted submissions are entered.
         fatal: called with what makes the client of no more use.
+        values: told what the queue has.
         full_timeout_s: for how long a full queue may take nothing before submissions are refused, in seconds.
     """
 
@@ -51,9 +54,11 @@ class Sender:
         outbox: Outbox,
         following: Following,
         fatal: Callable[[DtqError], None],
+        values: HubValues,
         *,
         full_timeout_s: float,
     ) -> None:
+        self._values = values
         self.link = session.link()
         self._session = session
         self._outbox = outbox
@@ -114,6 +119,7 @@ class Sender:
                 call = self._outbox.gather(self._session.max_message, self._session.max_piece)
                 for feed in call.empty:
                     self._accept_nothing(feed)
+                self._values.settle_blobs(call.dropped)
                 if call.submissions:
                     self._submit(call)
                 while self._doubtful:
@@ -140,6 +146,8 @@ class Sender:
             self._following.expect()
             answer = self._ask(call)
             if answer is None:
+                for submission in call.submissions:
+                    self._values.settle(submission.arguments)
                 return
             receipts, repeated = answer
             now = time.monotonic()
@@ -223,6 +231,7 @@ class Sender:
             following.expected()
         del receiver  # whoever dropped the handle is not to be held by this loop
         call.receivers.clear()
+        self._settle(call.submissions, left)
         call.submissions[:] = [submission for submission, _ in left]
         call.receivers.extend(receiver for _, receiver in left)
         left.clear()
@@ -235,6 +244,13 @@ class Sender:
             del lone
             self._refuse(receivers, error)
         return again
+
+    def _settle(self, sent: list[Submission], left: list[tuple[Submission, Receiver]]) -> None:
+        """What was sent is accepted or refused, but for what is left."""
+        waiting = {id(submission) for submission, _ in left}
+        for submission in sent:
+            if pages.has_descriptions(submission.arguments) and id(submission) not in waiting:
+                self._values.settle(submission.arguments)
 
     def _accept_piece(self, feed: Feed, receipt: Receipt, last: bool, wakes: list[Wake]) -> None:
         batch = feed.batch

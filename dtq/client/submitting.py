@@ -14,15 +14,20 @@ from dtq.client.batches import Batch
 from dtq.client.functions import Callee, callee
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
+from dtq.client.large_payloads import written
 from dtq.client.maps import start_reading, submit_whole
 from dtq.client.outbox import Item
+from dtq.client.payloads import Encode
 from dtq.client.terms import NO_TERMS, UNSET, Span, TaskOptions, Terms, Unset, seconds
-from dtq.errors import InvalidValue, TooLarge
+from dtq.errors import InvalidValue, TooLarge, ValueGone
 from dtq.model.fields import MAX_NAME
 from dtq.model.options import Function, Spec, check_delay
+from dtq.model.values import MARK, MIN_VALUE, is_description, weight
+from dtq.values.base import Values
 
 #: What is left of a message for everything but function and arguments, in bytes.
 _ENVELOPE: Final = 4096
+_MARK: Final = MARK[0]
 
 #: What can be submitted: a function; or ``module:function`` or a registered name, for one that need not exist here.
 Callable_ = Callable[..., Any] | str | Function
@@ -143,19 +148,61 @@ def prepare(
         As `submit`.
     """
     target = callee(function)
-    blob = target.encode(args, kwargs)
+    delay_s, key = (0.0, None) if order is PLAIN else (order.delay_s, order.own_key)
+    blob = encode(hub.values, target, args, kwargs, keyed=key is not None)
     spec = target.spec(order.terms, current.depth_of_submissions())
-    if order is PLAIN:
-        delay_s, key = 0.0, None
-    else:
-        delay_s, key = order.delay_s, order.own_key
     hub.start()
-    size = len(blob) + len(spec.function.body) + _ENVELOPE
-    if size > hub.session.max_message:
-        raise TooLarge("a task", size, hub.session.max_message)
-    if len(blob) > hub.session.max_blob:
-        raise TooLarge("a task's arguments", len(blob), hub.session.max_blob)
-    return Item(make(hub, spec), spec, blob, delay_s, key)
+    return item_of(hub, make(hub, spec), blob, delay_s, key)
+
+
+def encode(values: Values | None, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool) -> bytes:
+    """A call as a blob; a description where it is large.
+
+    Args:
+        values: where it is written then; None to have it in the blob.
+        target: the function.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        keyed: whether it may be compared with another one that has its key: then it is to look the same each time.
+
+    Raises:
+        CannotPickle: an argument cannot be pickled.
+        DtqError: it cannot be written.
+    """
+    try:
+        blob = target.encode(args, kwargs, values, target.large or keyed)
+    except ValueGone:  # the coordinator has lost what was written so far
+        blob = target.encode(args, kwargs, values, target.large or keyed)
+    target.large = blob.startswith(MARK)
+    return blob
+
+
+def item_of(hub: Hub, handle: TaskHandle[Any], blob: bytes, delay_s: float, key: str | None) -> Item:
+    """A submission that has only to be put into the outbox.
+
+    Args:
+        hub: the client, which is connected.
+        handle: its handle.
+        blob: its call.
+        delay_s: time before the task is due, in seconds.
+        key: the submitter's own key.
+
+    Raises:
+        TooLarge: it is too large to be sent.
+        DtqError: it is too large to be sent, and cannot be written elsewhere.
+    """
+    spec = handle._spec
+    session = hub.session
+    around = len(spec.function.body) + _ENVELOPE
+    if len(blob) >= MIN_VALUE or len(blob) + around > session.max_message or len(blob) > session.max_blob:
+        values = hub.values
+        if values is not None and around < session.max_message and not is_description(blob):
+            blob = written(blob, values)
+        if len(blob) + around > session.max_message:
+            raise TooLarge("a task", len(blob) + around, session.max_message)
+        if len(blob) > session.max_blob:
+            raise TooLarge("a task's arguments", len(blob), session.max_blob)
+    return Item(handle, spec, blob, delay_s, key, weight(blob), is_description(blob))
 
 
 def checked(hub: Hub, function: Callable_, order: Order, iterables: tuple[Any, ...]) -> tuple[Callee, Spec]:
@@ -180,7 +227,8 @@ def submit_map(hub: Hub, function: Callable_, order: Order, iterables: tuple[Ite
         CannotPickle, NotImportable, InvalidValue, Unreachable, ...: as `submit`.
     """
     target, spec = checked(hub, function, order, iterables)
-    return spec, submit_whole(hub, spec, iterables, limited(hub, target), delay_s=order.delay_s, key=order.own_key)
+    encode = limited(hub, target, keyed=order.own_key is not None)
+    return spec, submit_whole(hub, spec, iterables, encode, delay_s=order.delay_s, key=order.own_key)
 
 
 def read_map(
@@ -213,15 +261,33 @@ def read_map(
     )
 
 
-def limited(hub: Hub, target: Callee) -> Any:
-    """How calls are encoded, and refused where they are too large to be sent."""
-    encode = target.encode
+def limited(hub: Hub, target: Callee, *, keyed: bool = False) -> Encode:
+    """How the calls of a map are encoded: as values where they are large, and refused where they are too large.
+
+    Args:
+        hub: the client, which is connected.
+        target: the function.
+        keyed: see `encode`.
+    """
+    values = hub.values
+    encode_call = target.encode
     limit = min(hub.session.max_message - len(target.function.body) - _ENVELOPE, hub.session.max_blob)
 
     def encode_limited(args: tuple[Any, ...], kwargs: Any) -> bytes:
-        blob = encode(args, kwargs)
+        if target.large or keyed:
+            blob = encode(values, target, args, kwargs, keyed=keyed)
+        else:
+            try:
+                blob = encode_call(args, kwargs, values)
+            except ValueGone:  # as in `encode`
+                blob = encode_call(args, kwargs, values)
+            if blob[0] == _MARK:
+                target.large = True
         if len(blob) > limit:
-            raise TooLarge("a task", len(blob), limit)
+            if values is not None and limit > 0 and not is_description(blob):
+                blob = written(blob, values)
+            if len(blob) > limit:
+                raise TooLarge("a task", len(blob), limit)
         return blob
 
     return encode_limited

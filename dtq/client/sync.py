@@ -22,7 +22,7 @@ from dtq.client.paging import all_dead_letters, all_tasks, cancel_all, purge_all
 from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, select
 from dtq.client.submitter import Submitter
 from dtq.client.waiting import H, ReturnWhen, Waited, as_completed, wait
-from dtq.config import Address, client_addresses, configured_tls, load_authkey, tls_files
+from dtq.config import Address, client_addresses, client_by_reference, configured_tls, load_authkey, tls_files
 from dtq.errors import ClientClosed, InvalidId, InvalidValue, KeyMissing, KeyMissingInTask, UnknownId, Unreachable
 from dtq.model.ids import TaskId
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Stats, TaskView
@@ -299,7 +299,8 @@ def _wire(
         key, source = _load(authkey_file, addresses)
     else:
         key, source = (authkey.encode() if isinstance(authkey, str) else authkey), "the one given to Client"
-    return Wire(addresses, key, source, timeout_s, configured_tls() if tls is None else tls_files(tls))
+    certificates = configured_tls() if tls is None else tls_files(tls)
+    return Wire(addresses, key, source, timeout_s, certificates, client_by_reference())
 
 
 def _load(authkey_file: str | Path | None, addresses: Sequence[Address]) -> tuple[bytes, str]:

@@ -129,6 +129,8 @@ class Watcher:
         """Tell the coordinator what need not be kept. Where it cannot let go, that stays until it expires: nobody who
         waits for results is to hear of it."""
         ranges = read.take()
+        if not ranges:
+            return
         try:
             self.link.service.let_go(ranges)
         except FATAL:

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
         CoordinatorSettings,
         WorkerSettings,
         client_addresses,
+        client_by_reference,
         coordinator_settings,
         worker_settings,
     )
@@ -80,6 +81,7 @@ _HOMES = {
     "check_host": "values",
     "check_queue": "values",
     "client_addresses": "settings",
+    "client_by_reference": "settings",
     "config_directory": "files",
     "configured_tls": "tls",
     "connection_file": "connection",
@@ -126,6 +128,7 @@ __all__ = [
     "check_host",
     "check_queue",
     "client_addresses",
+    "client_by_reference",
     "config_directory",
     "configured_tls",
     "connection_file",

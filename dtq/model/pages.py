@@ -124,6 +124,13 @@ def largest(page: bytes) -> int:
     return max(_lengths(page, 0, count(page)), default=0)
 
 
+def weight(page: bytes) -> int:
+    """How many bytes a page stands for: its own, and those of the values that blobs of it stand for."""
+    if not has_descriptions(page):
+        return len(page)
+    return len(page) + sum(values.weight(blob) - len(blob) for blob in unpack(page))
+
+
 def unpack(page: bytes) -> list[bytes]:
     """The blobs of a page."""
     blobs = count(page)

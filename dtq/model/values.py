@@ -100,3 +100,20 @@ def rest(blob: bytes) -> bytes:
     """
     (count,) = _COUNT.unpack_from(blob, len(MARK))
     return blob[_HEAD + count * _VALUE.size :]
+
+
+def content(blob: bytes) -> Value | None:
+    """The value that a description stands for; None where what it stands for is in itself.
+
+    Args:
+        blob: a description.
+    """
+    return None if rest(blob) else named(blob)[0]
+
+
+def weight(blob: bytes) -> int:
+    """How many bytes a blob stands for: its own, and those of the value that it stands for, if it is a description."""
+    if not blob.startswith(MARK):
+        return len(blob)
+    value = content(blob)
+    return len(blob) + (0 if value is None else value.length)

@@ -66,7 +66,9 @@ class InProcessQueue:
     def __init__(self, *, now: float = 1_000_000.0, highest_first: bool = False, engine: Engine | None = None) -> None:
         self.clock = ManualClock(now)
         rules = Rules(lease_s=_NO_LEASE_ENDS_S, highest_first=highest_first)
-        self.coordinator = Coordinator(engine or MemoryEngine(), Setup(rules=rules), clock=lambda: self.clock)
+        self.coordinator = Coordinator(
+            engine or MemoryEngine(), Setup(rules=rules, values=False), clock=lambda: self.clock
+        )
         self.coordinator.start()
         self._handlers: dict[str, Callable[..., Any]] = {}
         self._submissions = Submissions()
@@ -312,6 +314,11 @@ class InProcessQueue:
     def place(self) -> str:
         """See `Connector`."""
         return _PLACE
+
+    @property
+    def by_reference(self) -> bool:
+        """See `Connector`; there are no values here."""
+        return False
 
     def line(self, hello: Hello, on_welcome: Callable[[Welcome], None]) -> Line:
         """See `Connector`."""

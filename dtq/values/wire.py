@@ -98,7 +98,7 @@ class _Draft:
         """See `Draft`."""
         view = memoryview(data).cast("B")
         if self.length + view.nbytes > self._values.max_value:
-            raise TooLarge("the value", self.length + view.nbytes, self._values.max_value)
+            raise TooLarge(self._values.what, self.length + view.nbytes, self._values.max_value)
         at = 0
         if self._next:
             at = min(view.nbytes, self._chunk - len(self._next))
@@ -166,10 +166,12 @@ class WireValues:
         service: the calls; closed with this.
         max_value: largest value in bytes.
         checked: whether values are written with their checksums.
+        what: what a value is called where it is too large.
     """
 
-    def __init__(self, service: ValueService, *, max_value: int, checked: bool) -> None:
+    def __init__(self, service: ValueService, *, max_value: int, checked: bool, what: str = "the value") -> None:
         self.service = service
+        self.what = what
         self.max_value = max_value
         self.checked = checked
         self._lock = threading.Lock()

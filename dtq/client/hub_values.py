@@ -1,0 +1,193 @@
+"""Where a client writes and reads what is large: in the coordinator's files where it can reach them, else by calls.
+
+Client, below the hub. Which of the two it is the client finds out when it connects, and again when the coordinator was
+restarted. Calls for values have a connection of their own, so that nothing waits behind them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import BinaryIO, Final, TypeVar
+
+from dtq.client.links import AWAY, Link, Session
+from dtq.errors import DtqError, ValueGone
+from dtq.model import pages, values
+from dtq.model.messages import ValuesOffer
+from dtq.model.service import Service
+from dtq.model.values import Value
+from dtq.transport import Backoff
+from dtq.values.base import Buffer, Draft, Values
+from dtq.values.local import LocalValues
+from dtq.values.offers import reachable
+from dtq.values.wire import WireValues, chunk_of
+
+R = TypeVar("R")
+
+#: From so many bytes on what lies in a file is mapped instead of read.
+MAP_FROM: Final = 16 << 20
+#: What an event loop may read from a file itself, in bytes: less than it takes to have a thread do it.
+_AT_ONCE: Final = 1 << 20
+#: What is called too large.
+_WHAT: Final = "a task's arguments"
+
+
+class ValueLine:
+    """See `ValueService`.
+
+    Args:
+        session: the client's.
+        closed: why the client is closed; None while it is not.
+        ending: set when it is.
+        timeout_s: how long a coordinator that is away is waited for when something is read, in seconds. What is
+            submitted waits until it is back.
+    """
+
+    def __init__(
+        self, session: Session, closed: Callable[[], DtqError | None], ending: threading.Event, timeout_s: float
+    ) -> None:
+        self._session = session
+        self._closed = closed
+        self._ending = ending
+        self._timeout_s = timeout_s
+        self._link: Link = session.link()
+
+    @property
+    def chunk(self) -> int:
+        """See `ValueService`."""
+        return chunk_of(self._session.max_message)
+
+    @property
+    def epoch(self) -> int:
+        """See `ValueService`."""
+        return self._link.epoch
+
+    def write_value(self, segment: int, offset: int, data: bytes) -> None:
+        """See `ValueService`."""
+        self._call(lambda service: service.write_value(segment, offset, data), None)
+
+    def read_value(self, segment: int, offset: int, length: int) -> bytes:
+        """See `ValueService`."""
+        return self._call(lambda service: service.read_value(segment, offset, length), self._timeout_s)
+
+    def _call(self, ask: Callable[[Service], R], timeout_s: float | None) -> R:
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        backoff = Backoff()
+        while True:
+            closed = self._closed()
+            if closed is not None:
+                self._link.close()
+                raise closed
+            try:
+                self._link.connect()
+                return ask(self._link.service)
+            except AWAY as error:
+                left = backoff.next_s() if deadline is None else min(backoff.next_s(), deadline - time.monotonic())
+                if left <= 0:
+                    raise
+                self._session.lost(error)
+                self._ending.wait(left)
+
+    def close(self) -> None:
+        """See `ValueService`."""
+        self._link.close()
+
+
+class HubValues:
+    """See `Values`.
+
+    Args:
+        session: the client's.
+        line: makes the calls.
+    """
+
+    def __init__(self, session: Session, line: ValueLine) -> None:
+        self._session = session
+        self._line = line
+        self._lock = threading.Lock()
+        self._offer: ValuesOffer | None = None
+        self._now: Values | None = None
+        #: Those of before, in which something may not be settled.
+        self._before: list[Values] = []
+
+    @property
+    def local(self) -> bool:
+        """Whether they lie in files that this process can reach."""
+        return isinstance(self._current(), LocalValues)
+
+    def _current(self) -> Values:
+        offer = self._session.values
+        if offer is not self._offer or self._now is None:
+            with self._lock:
+                if offer is not None and (offer is not self._offer or self._now is None):
+                    self._begin(offer)
+        if self._now is None:
+            raise ValueGone(0)
+        return self._now
+
+    def _begin(self, offer: ValuesOffer) -> None:
+        """Write and read as this says from now on; as before, where nothing has changed."""
+        now = self._now
+        place = reachable(offer) if self._session.by_reference else None
+        new: Values
+        if place is not None:
+            if isinstance(now, LocalValues) and now.place == place:
+                self._offer = offer
+                return
+            new = LocalValues(place, MAP_FROM, _WHAT)
+        else:
+            if isinstance(now, WireValues) and (now.max_value, now.checked) == (offer.max_value, offer.checked):
+                self._offer = offer
+                return
+            new = WireValues(self._line, max_value=offer.max_value, checked=offer.checked, what=_WHAT)
+        if now is not None:
+            self._before.append(now)
+        self._now, self._offer = new, offer
+
+    def draft(self) -> Draft:
+        """See `Values`."""
+        return self._current().draft()
+
+    def settled(self, values: Iterable[Value]) -> None:
+        """See `Values`."""
+        done = list(values)
+        for which in (self._now, *self._before):
+            if which is not None:
+                which.settled(done)
+
+    def stream(self, value: Value) -> BinaryIO:
+        """See `Values`."""
+        return self._current().stream(value)
+
+    def fetch(self, value: Value) -> Buffer:
+        """See `Values`."""
+        return self._current().fetch(value)
+
+    def close(self) -> None:
+        """See `Values`. Files can be read still."""
+        for which in (self._now, *self._before):
+            if which is not None:
+                which.close()
+        self._line.close()
+
+    # -- pages ------------------------------------------------------------------------------------------------------
+
+    def settle(self, page: bytes) -> None:
+        """What a page of ours names is in the queue's hands, or not needed."""
+        if pages.has_descriptions(page):
+            self.settle_blobs(pages.unpack(page))
+
+    def settle_blobs(self, blobs: Iterable[bytes]) -> None:
+        """Likewise, for blobs."""
+        own = [value for blob in blobs if values.is_description(blob) and (value := values.content(blob)) is not None]
+        if own:
+            self.settled(own)
+
+    def slow(self, blob: bytes) -> bool:
+        """Whether reading what a blob stands for takes so long that an event loop has it done by a thread."""
+        return values.is_description(blob) and (values.weight(blob) >= _AT_ONCE or not self.local)
+
+    def page_slow(self, page: bytes) -> bool:
+        """Likewise, for all of a page."""
+        return pages.has_descriptions(page) and (pages.weight(page) >= _AT_ONCE or not self.local)
