@@ -167,6 +167,9 @@ class Queue:
 
     # -- clients and workers --------------------------------------------------------------------------------------
 
+    #: See `Connector`.
+    by_reference = True
+
     def line(self, hello: Hello, on_welcome: Callable[[Welcome], None]) -> Line:
         if self._port is not None:
             return Wire([("127.0.0.1", self._port)], KEY, "the test", DEADLINE_S).line(hello, on_welcome)

@@ -165,7 +165,7 @@ class Coordinator:
             )
         place = self.engine.place if self.setup.values else None
         if place is not None:
-            self.values = PeerValues(place, lambda _: False, by_reference=self.setup.by_reference)
+            self.values = PeerValues(place, self.engine.holds, by_reference=self.setup.by_reference)
         for loss in self.opened.losses:
             log.error("%s", loss)
         if would_expire_all(self.setup.rules, self.opened.totals, self.started_at):

@@ -22,6 +22,8 @@ from dtq.model.fields import Label, fitting
 from dtq.model.messages import Hello, Role, Welcome, largest_outcome
 from dtq.transport.backoff import Backoff
 from dtq.transport.proxy import Proxy
+from dtq.values.offers import reachable
+from dtq.values.place import Place
 from dtq.wording import counted
 from dtq.worker.forking import ForkServer
 from dtq.worker.link import FETCH_WAIT_S, Link
@@ -129,6 +131,8 @@ class Serving:
     def _on_welcome(self, welcome: Welcome) -> None:
         if self._link is not None:
             self._link.on_welcome(welcome)
+        if self._supervisor is not None:
+            self._supervisor.move(_place_of(welcome))
 
     def _terms(self, welcome: Welcome) -> WorkerTerms:
         settings = self._settings
@@ -139,6 +143,7 @@ class Serving:
             slot=replace(
                 slot_terms(settings, self._inherited, self._program),
                 max_result=min(largest_outcome(welcome.max_message), welcome.max_blob),
+                place=_place_of(welcome),
             ),
         )
 
@@ -157,6 +162,11 @@ class Serving:
                     log.warning("waiting for the coordinator at %s (%s)", line.address, error)
                 self._stopping.wait(backoff.next_s())
         return None
+
+
+def _place_of(welcome: Welcome) -> Place | None:
+    """Where values are, as far as this process can reach them."""
+    return None if welcome.values is None else reachable(welcome.values)
 
 
 def _greeter(settings: WorkerSettings) -> Callable[..., Hello]:

@@ -81,7 +81,7 @@ def refusal(receipt: Receipt) -> DtqError:
 def test_every_limit_is_a_flag_and_said_in_its_error() -> None:
     # Given every setting that is a limit
     limits = {field.name for field in fields(CoordinatorSettings) if field.name.startswith("max_")}
-    assert limits == {"max_tasks", "max_batch", "max_message", "max_blob", "max_connections", "max_unread"}
+    assert limits == {"max_tasks", "max_batch", "max_message", "max_value", "max_connections", "max_unread"}
     # Then each is a flag
     assert limits <= {parameter.name for parameter in start.params}
 
@@ -113,7 +113,7 @@ def test_blob_beyond_its_limit_is_refused_among_others_that_are_not(houses: Call
     error = refusal(refused)
     assert type(error) is TooLarge
     assert "1,001 bytes, more than the limit of 1,000" in str(error)
-    assert "--max-blob" in str(error)
+    assert "--max-value" in str(error)
     assert taken.size == 10
 
 

@@ -19,6 +19,7 @@ class Flickering:
     """Lines that connect when they are called, as the transport's do."""
 
     place = "somewhere"
+    by_reference = True
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Any]] = []

@@ -16,6 +16,7 @@ from dtq.client.outbox import Call, Item, Outbox
 from dtq.errors import ClientClosed
 from dtq.model import pages
 from dtq.model.options import Function, FunctionKind, Options, Spec
+from dtq.model.values import is_description, weight
 from dtq.transport import safepickle
 from dtq.transport.calls import METHODS
 
@@ -26,7 +27,7 @@ LARGE = 16 << 20
 
 def item(spec: Spec = ONE, blob: bytes = b"x", delay_s: float = 0.0, key: str | None = None) -> Item:
     desk: Any = None
-    return Item(TaskHandle(desk, spec), spec, blob, delay_s, key)
+    return Item(TaskHandle(desk, spec), spec, blob, delay_s, key, weight(blob), is_description(blob))
 
 
 def gathered(*items: Item, max_message: int = LARGE) -> Call:
