@@ -21,6 +21,8 @@ from dtq.model.messages import Grant, Hello, Welcome
 from dtq.model.service import Service
 from dtq.testing import InlineWorker, Ran
 from dtq.transport.server import Server
+from dtq.values.base import Values
+from dtq.values.local import LocalValues
 
 #: How long anything may take, in seconds; far above what it takes.
 DEADLINE_S = 20.0
@@ -92,16 +94,28 @@ class Queue:
     Args:
         rules: the machine's settings.
         max_message: largest message in bytes.
+        max_value: largest argument or result in bytes.
+        by_reference: whether clients write and read the files of large ones themselves.
         wire: whether clients reach it over a socket; else by `CutLine`, which knows more tricks.
     """
 
-    def __init__(self, *, rules: Rules | None = None, max_message: int = 16 << 20, wire: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        rules: Rules | None = None,
+        max_message: int = 16 << 20,
+        max_value: int = 1 << 30,
+        by_reference: bool = True,
+        wire: bool = False,
+    ) -> None:
         self.place = PLACE
+        #: See `Connector`.
+        self.by_reference = by_reference
         #: What connecting raises, besides that nobody is there.
         self.refusal: DtqError | None = None
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.coordinator: Coordinator | None = None
-        self._engine = MemoryEngine()
+        self._engine = MemoryEngine(max_value=max_value)
         self._setup = Setup(rules=rules or Rules(), max_message=max_message)
         self._swallowed: dict[str, tuple[int, DtqError | None]] = {}
         self._clients: list[Client] = []
@@ -167,9 +181,6 @@ class Queue:
 
     # -- clients and workers --------------------------------------------------------------------------------------
 
-    #: See `Connector`.
-    by_reference = True
-
     def line(self, hello: Hello, on_welcome: Callable[[Welcome], None]) -> Line:
         if self._port is not None:
             return Wire([("127.0.0.1", self._port)], KEY, "the test", DEADLINE_S).line(hello, on_welcome)
@@ -186,7 +197,9 @@ class Queue:
     def worker(self, name: str = "hand") -> HandWorker:
         """A worker that does what the test says."""
         assert self.coordinator is not None
-        return HandWorker(Connection(self.coordinator, "test"), name)
+        place = self._engine.place
+        values = None if place is None else LocalValues(place, what="the result")
+        return HandWorker(Connection(self.coordinator, "test"), name, values)
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -231,8 +244,8 @@ class Queue:
 class HandWorker(InlineWorker):
     """A worker that waits for work, and is so quick that it is given many tasks at once."""
 
-    def __init__(self, service: Service, name: str) -> None:
-        super().__init__(service, name, took_s=0.0001)
+    def __init__(self, service: Service, name: str, values: Values | None = None) -> None:
+        super().__init__(service, name, took_s=0.0001, values=values)
 
     def fetch(self, wait_s: float = DEADLINE_S) -> list[Grant]:
         return super().fetch(wait_s)

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from dtq.config import load_authkey
 from dtq.errors import DtqError
@@ -144,10 +144,10 @@ class Cluster:
             process.await_line("ready")
         return process
 
-    def service(self) -> Proxy:
-        """A client's connection to the coordinator, as the service."""
+    def service(self, role: Role = Role.CLIENT, **hello_parts: Any) -> Proxy:
+        """A connection to the coordinator, as the service; a client's, unless something else is said."""
         key, origin = load_authkey(self.key_file)
-        hello = Hello(session=os.urandom(16).hex(), role=Role.CLIENT, name="test")
+        hello = Hello(session=os.urandom(16).hex(), role=role, name="test", **hello_parts)
         address = ("127.0.0.1", self.port)
         proxy = Proxy([address], key, hello, key_source=origin)
         self._proxies.append(proxy)

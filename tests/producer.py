@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from dtq.client.payloads import decode_result
 from dtq.errors import DtqError, Unreachable, from_wire
 from dtq.model import pages
 from dtq.model.messages import Ended, Submission
@@ -15,6 +16,9 @@ from dtq.model.options import Function, Options, Spec
 from dtq.model.service import Service
 from dtq.model.snapshots import Counts
 from dtq.model.states import State
+from dtq.transport.proxy import Proxy
+from dtq.values.local import LocalValues
+from dtq.values.offers import reachable
 from tests.cluster import DEADLINE_S, until
 
 
@@ -104,4 +108,7 @@ class Producer:
         ended = self.finish(batch)
         assert [index for index, e in ended.items() if e.state is not State.SUCCEEDED] == []
         blobs = {index: pages.unpack(e.results)[index - e.lo] for index, e in ended.items()}
-        return [pickle.loads(blobs[index]) if blobs[index] else None for index in range(len(blobs))]
+        offer = self.service.connect().values if isinstance(self.service, Proxy) else None
+        place = None if offer is None else reachable(offer)
+        where = None if place is None else LocalValues(place)
+        return [decode_result(blobs[index], where) for index in range(len(blobs))]

@@ -24,6 +24,7 @@ from dtq.model.messages import Exchange, Failed, Grant, Hello, Holding, Orders, 
 from dtq.model.options import Function, FunctionKind
 from dtq.model.service import Service
 from dtq.model.states import Outcome
+from dtq.values.base import Values
 from dtq.worker.failures import Stage, describe, located
 from dtq.worker.logrecords import mark_records
 
@@ -72,6 +73,7 @@ class InlineWorker:
         handlers: what runs registered task types, before those that this process has registered.
         took_s: how long each task is said to have taken, in seconds.
         while_waiting: called when a task begins to wait for others, so that they can be run.
+        values: where large arguments are read, and results written; None where there are none.
     """
 
     def __init__(
@@ -83,7 +85,9 @@ class InlineWorker:
         handlers: Mapping[str, Callable[..., Any]] | None = None,
         took_s: float = _TOOK_S,
         while_waiting: Callable[[], None] | None = None,
+        values: Values | None = None,
     ) -> None:
+        self._values = values
         self.service = service
         self.name = name
         #: The leases it has, by their tokens.
@@ -162,10 +166,10 @@ class InlineWorker:
             call.stage = Stage.of(function)
             resolved = runnable(self._resolve(function), function)
             call.stage = Stage.DECODE
-            call.args, call.kwargs = call_decoder(function.kind)(blob)
+            call.args, call.kwargs = call_decoder(function.kind)(blob, self._values)
             call.stage = Stage.CALL
             call.value = resolved(*call.args, **call.kwargs)
-            call.result = result_encoder(function.kind)(call.value)
+            call.result = result_encoder(function.kind)(call.value, self._values)
         except _OUTCOMES as error:  # the edge to the task, as in a slot
             call.error = located(error, call.stage, self._where)
         return call
@@ -197,7 +201,8 @@ class InlineWorker:
     def _settle(self, call: _Call, succeeded: list[Succeeded]) -> None:
         token, at, took_s = self._token, self._at, self._took_s
         if call.error is None:
-            succeeded.append(Succeeded(token=token, lo=at, results=pages.pack([call.result]), seconds=took_s))
+            results = pages.pack([call.result], described=True)
+            succeeded.append(Succeeded(token=token, lo=at, results=results, seconds=took_s))
             return
         failure = describe(call.error, __file__, call.stage)
         self._report(succeeded)

@@ -64,12 +64,12 @@ def test_65_not_a_dead_letter(cluster: Home, verb: str) -> None:
 
 
 def test_65_argument_over_the_limit(home: Home) -> None:
-    home.coordinator("--memory", "--max-message", "128KiB")
+    home.coordinator("--memory", "--max-value", "128KiB")
     (home.work / "large").write_text("x" * 200_000 + "\n")
     refused(
         home.dtq("submit", "jobs:add", "--each", "large"),
         65,
-        r"a task has [\d,]+ bytes, more than the limit of [\d,]+",
+        r"a task's arguments has 200,020 bytes, more than the limit of 131,072",
     )
     assert home.data("stats")["stats"]["submitted"] == 0
 

@@ -146,9 +146,9 @@ def test_wrong_argument_is_raised_at_the_caller_and_nothing_is_submitted(queue: 
     assert client.stats().submitted == 0
 
 
-def test_task_over_the_message_limit_is_refused_at_the_caller() -> None:
-    # Given a coordinator that takes small messages
-    with Queue(max_message=100_000) as small:
+def test_task_over_the_limit_is_refused_at_the_caller() -> None:
+    # Given a coordinator that takes small values
+    with Queue(max_value=100_000) as small:
         client = small.client()
         # When a task is larger; Then the caller learns so, and the client goes on
         with pytest.raises(TooLarge, match="more than the limit of"):

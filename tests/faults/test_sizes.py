@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from dtq.model import pages
+from dtq.model.messages import Exchange, Role, Succeeded
 from dtq.model.states import State
 from tests.cluster import Cluster, Process, until
 from tests.producer import Producer
@@ -117,10 +119,10 @@ def test_results_that_waited_for_a_stopped_coordinator_arrive(tmp_path: Path) ->
         assert live(worker)
 
 
-def test_result_that_no_message_may_carry_any_more_fails_its_own_task(tmp_path: Path) -> None:
+def test_result_that_may_not_be_so_large_any_more_fails_its_own_task(tmp_path: Path) -> None:
     """A coordinator that was started again with a lower limit, while a task made what was allowed before."""
     with Cluster(tmp_path) as cluster:
-        coordinator = cluster.coordinator("--max-message", "1MiB")
+        coordinator = cluster.coordinator()
         producer = Producer(cluster.service())
         marks, gate = tmp_path / "marks", tmp_path / "gate"
         marks.mkdir()
@@ -129,7 +131,7 @@ def test_result_that_no_message_may_carry_any_more_fails_its_own_task(tmp_path: 
         until(lambda: list(marks.iterdir()), "the task to start")
         # When
         coordinator.kill()
-        cluster.coordinator("--max-message", str(LIMIT))
+        cluster.coordinator("--max-value", str(LIMIT))
         gate.touch()
         # Then it fails with the reason, and the worker takes the next one
         (ended,) = producer.finish(batch).values()
@@ -139,17 +141,25 @@ def test_result_that_no_message_may_carry_any_more_fails_its_own_task(tmp_path: 
         assert live(worker)
 
 
+def worked_by_hand(cluster: Cluster, results: list[bytes]) -> None:
+    """Lease one task after the other, and report these results of them."""
+    service = cluster.service(Role.WORKER, slots=1, primary=True)
+    for result in results:
+        (grant,) = service.exchange(Exchange(capacity=1, fetch=True, wait_s=10)).grants
+        done = Succeeded(token=grant.token, lo=grant.lo, results=pages.pack([result]), seconds=1)
+        service.exchange(Exchange(capacity=1, succeeded=(done,)))
+    service.close()
+
+
 def test_what_was_stored_while_messages_could_be_larger_fails_alone(tmp_path: Path) -> None:
     """kestra#16642: what no message can carry any more is told so, and waits for nothing in no state."""
     with Cluster(tmp_path) as cluster:
-        # Given a large argument that waits, and a large result beside a small one
+        # Given a large argument that waits, and a large result beside a small one, in messages
         coordinator = cluster.coordinator("--max-message", "2MiB")
         producer = Producer(cluster.service())
         done = producer.submit("grown", [(b"a", 10), (b"b", 500_000), (b"c", 10)])
-        worker = cluster.worker(slots=1)
+        worked_by_hand(cluster, [b"a", b"b" * 500_000, b"c"])
         producer.finish(done)
-        worker.signal(signal.SIGTERM)
-        assert worker.ended() == 0
         waiting = producer.submit("grown", [(b"a", 1), (b"b" * 500_000, 1), (b"c", 1)], max_retries=0)
         coordinator.kill()
         # When the coordinator is started again with a lower limit
