@@ -148,21 +148,31 @@ _OF_DEAD: Final = (
     "NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.batch = {0}.batch AND tasks.idx >= {0}.{1} AND tasks.idx < {0}.{2}"
     f" AND tasks.state = {_DEAD})"
 )
+#: The records of what pages of some batches named that are gone.
+_OF_GONE: Final = (
+    "DELETE FROM uses WHERE kind = {0} AND owner {2} AND NOT EXISTS"
+    " (SELECT 1 FROM {1} WHERE {1}.batch = uses.owner AND {1}.lo = uses.lo)"
+)
+_OF_GONE_ARGUMENTS: Final = _OF_GONE.format(ARGUMENTS, "arguments", "= new.a")
+_OF_GONE_RESULTS: Final = _OF_GONE.format(RESULTS, "results", "= new.a")
 #: An expiry looks again at a batch whose dead letters change.
 _LOOK_AGAIN: Final = "UPDATE batches SET trimmed = 0 WHERE batch = new.a AND trimmed = 1;"
 _REMOVALS: Final = {
     _LEASE_ENDED: "DELETE FROM leases WHERE token = new.a;",
-    _HOLD_ENDED: "DELETE FROM holds WHERE hold = new.a;",
+    _HOLD_ENDED: f"DELETE FROM holds WHERE hold = new.a; DELETE FROM uses WHERE kind = {HOLD} AND owner = new.a;",
     _TASK_FORGOTTEN: "DELETE FROM tasks WHERE batch = new.a AND idx = new.b;"
     f" DELETE FROM attempts WHERE new.c AND batch = new.a AND idx = new.b; {_LOOK_AGAIN}",
     _BATCH_WITHDRAWN: " ".join(
         f"DELETE FROM {table} WHERE batch = new.a;"
         for table in ("leases", "batches", "tasks", "attempts", "arguments", "results")
-    ),
-    _ARGUMENTS_FORGOTTEN: f"DELETE FROM arguments WHERE batch = new.a AND {_OF_DEAD.format('arguments', 'lo', 'hi')};",
+    )
+    + f" {_OF_GONE_ARGUMENTS}; {_OF_GONE_RESULTS};",
+    _ARGUMENTS_FORGOTTEN: f"DELETE FROM arguments WHERE batch = new.a AND {_OF_DEAD.format('arguments', 'lo', 'hi')};"
+    f" {_OF_GONE_ARGUMENTS};",
     _READ: "DELETE FROM results WHERE batch = new.a AND lo >= new.b AND lo < new.c AND hi <= new.c;"
     " DELETE FROM arguments WHERE batch = new.a AND lo >= new.b AND lo < new.c AND hi <= new.c"
-    f" AND {_OF_DEAD.format('arguments', 'lo', 'hi')};",
+    f" AND {_OF_DEAD.format('arguments', 'lo', 'hi')};"
+    f" {_OF_GONE_RESULTS} AND lo >= new.b AND lo < new.c; {_OF_GONE_ARGUMENTS} AND lo >= new.b AND lo < new.c;",
 }
 
 
@@ -186,13 +196,12 @@ def _counting(name: int, when: str, step: str) -> str:
     return f"CREATE TEMP TRIGGER {when} BEGIN UPDATE counts SET rows = rows + {step} WHERE name = {name}; END"
 
 
-def _unused(kind: int, table: str, owner: str, lo: str, data: str) -> Iterator[str]:
-    """What a row no longer names when it goes, or is replaced, is in use by others only."""
-    for when, name in (("DELETE", "gone"), (f"UPDATE OF {data}", "replaced")):
-        yield (
-            f"CREATE TEMP TRIGGER {table}_{name} AFTER {when} ON {table} BEGIN"
-            f" DELETE FROM uses WHERE kind = {kind} AND owner = old.{owner} AND lo = {lo}; END"
-        )
+def _replacing(kind: int, table: str, owner: str, lo: str, data: str) -> str:
+    # Not for rows that go: a trigger for each of them would take a fifth more time, and values are few.
+    return (
+        f"CREATE TEMP TRIGGER {table}_replaced AFTER UPDATE OF {data} ON {table} BEGIN"
+        f" DELETE FROM uses WHERE kind = {kind} AND owner = old.{owner} AND lo = {lo}; END"
+    )
 
 
 #: What a connection that writes needs before its first commit.
@@ -214,10 +223,10 @@ SETUP: Final = (
     _counting(USES, "use_out AFTER DELETE ON uses", "-1"),
     _counting(HOLDS, "hold_in AFTER INSERT ON holds", "1"),
     _counting(HOLDS, "hold_out AFTER DELETE ON holds", "-1"),
-    *_unused(ARGUMENTS, "arguments", "batch", "old.lo", "data"),
-    *_unused(RESULTS, "results", "batch", "old.lo", "data"),
-    *_unused(SPEC, "specs", "number", "0", "body"),
-    *_unused(HOLD, "holds", "hold", "0", "body"),
+    _replacing(ARGUMENTS, "arguments", "batch", "old.lo", "data"),
+    _replacing(RESULTS, "results", "batch", "old.lo", "data"),
+    _replacing(SPEC, "specs", "number", "0", "body"),
+    _replacing(HOLD, "holds", "hold", "0", "body"),
     "CREATE TEMP TABLE freed (segment INTEGER PRIMARY KEY)",
     "CREATE TEMP TRIGGER freed_in AFTER DELETE ON uses BEGIN INSERT OR IGNORE INTO freed VALUES (old.segment); END",
 )
@@ -246,15 +255,25 @@ _NO_LONGER: Final = (
     f"DELETE FROM attempts WHERE batch {_GOING.format('dead')} AND {_OF_DEAD.format('attempts', 'idx', 'idx + 1')}",
     f"DELETE FROM tasks WHERE batch {_GOING.format('dead')} AND state <> {_DEAD}",
     f"UPDATE batches SET trimmed = 1 WHERE batch {_GOING.format('dead')}",
-    "DELETE FROM going",
+)
+_END_OF_GOING: Final = "DELETE FROM going"
+_NAMED_NO_LONGER: Final = tuple(
+    _OF_GONE.format(kind, table, _GOING.format(1)) for kind, table in ((ARGUMENTS, "arguments"), (RESULTS, "results"))
 )
 _UNUSED_SPECS: Final = "DELETE FROM specs WHERE NOT EXISTS (SELECT 1 FROM batches WHERE spec = number)"
+_NAMED_BY_UNUSED: Final = (
+    f"DELETE FROM uses WHERE kind = {SPEC} AND NOT EXISTS (SELECT 1 FROM specs WHERE number = owner)"
+)
 
 
 class Sheet:
     """The changes of one commit as rows, in an order that has the effect of theirs.
 
     Only the last value of a row is written. Changes that concern many rows are barriers that nothing is moved across.
+
+    Args:
+        changes: the changes.
+        valued: whether rows that are there may name values.
 
     Attributes:
         totals: the totals row, where it changed.
@@ -263,7 +282,8 @@ class Sheet:
         values: the values that its rows name.
     """
 
-    def __init__(self, changes: Sequence[Change]) -> None:
+    def __init__(self, changes: Sequence[Change], *, valued: bool = True) -> None:
+        self._valued = valued
         self.totals: Totals | None = None
         self.argument_bytes = 0
         self.removes = False
@@ -351,6 +371,8 @@ class Sheet:
             case Expired(before):
                 self._no_longer(_OLD, before)
                 self._made.append((_UNUSED_SPECS, ()))
+                if self._valued or self.values:
+                    self._made.append((_NAMED_BY_UNUSED, ()))
             case OwnExpired(at):
                 self._no_longer(_OVERDUE, at)
             case BatchesRead(batches):
@@ -369,7 +391,8 @@ class Sheet:
         self.removes = True
         self._settle()
         self._sink()
-        self._made += [(which, (parameter,)), *((sql, ()) for sql in _NO_LONGER)]
+        what = [*_NAMED_NO_LONGER, _END_OF_GOING] if self._valued or self.values else [_END_OF_GOING]
+        self._made += [(which, (parameter,)), *((sql, ()) for sql in (*_NO_LONGER, *what))]
 
     # -- writing --------------------------------------------------------------------------------------------------
 

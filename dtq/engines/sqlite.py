@@ -130,7 +130,7 @@ class SqliteEngine:
         use = self._used()
         self._check_presence(use)
         if changes:
-            sheet = Sheet(changes)
+            sheet = Sheet(changes, valued=use.valued)
             head = replace(use.head, sequence=use.head.sequence + 1, totals=sheet.totals or use.head.totals)
             use.reserve.want(head.totals)
             if sheet.values:
