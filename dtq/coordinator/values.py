@@ -312,7 +312,7 @@ class PeerValues:
 
     def read(self, segment: int, offset: int, length: int) -> bytes:
         """See `Service.read_value`."""
-        return bytes(memoryview(self._files.fetch(Value(segment, offset, length))))
+        return bytes(memoryview(self._files.part(segment, offset, length)))
 
     def check(self, session: str, named: Iterable[Value], hold: Hold) -> None:
         """Make sure that values are there which a page of somebody's names.

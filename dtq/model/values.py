@@ -3,6 +3,9 @@
 A segment is an append-only file of whoever writes values (`dtq.values`), named by a random number that its writer has
 drawn, so that nobody has to be asked. Where a value lies says which value it is: that never changes.
 
+What is no longer used of a segment may read as zeros, and no value begins with one: so who reads a value from its
+beginning knows whether it was still there.
+
 A description is a blob of a page: what it names, and what is left of the blob. Where nothing is left, the first value
 is the blob itself. The client and the slot open it; the coordinator only reads which values it names, so that they are
 kept as long as the page. What else a blob may begin with (pickles, JSON) is never `MARK`.

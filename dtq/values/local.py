@@ -136,6 +136,8 @@ class _Draft:
         parts = [memoryview(part).cast("B") for part in self._parts]
         self._parts = []
         self._gathered = 0
+        if not self._written and bytes(next(filter(None, parts), b"")[:1]) == b"\0":
+            raise ValueError("a value does not begin with a zero byte")
         if self._values.place.checked:
             for part in parts:
                 self._crc = zlib.crc32(part, self._crc)
@@ -298,6 +300,11 @@ class LocalValues:
     def stream(self, value: Value) -> BinaryIO:
         """See `Values`."""
         file = io.FileIO(self._open(value), "rb")
+        try:
+            _check_there(file.fileno(), value)
+        except BaseException:
+            file.close()
+            raise
         file.seek(value.offset)
         if value.crc:
             return _Checked(file, value)  # type: ignore[return-value]
@@ -307,6 +314,7 @@ class LocalValues:
         """See `Values`."""
         descriptor = self._open(value)
         try:
+            _check_there(descriptor, value)
             if self._map_from is not None and value.length >= self._map_from:
                 found = _mapped(descriptor, value)
             else:
@@ -318,6 +326,22 @@ class LocalValues:
         if value.crc and zlib.crc32(found) != value.crc:
             raise ValueDamaged(value.length, "its checksum is wrong")
         return found
+
+    def part(self, segment: int, offset: int, length: int) -> Buffer:
+        """Some bytes of a segment, perhaps from within a value; zeros where nothing is any more.
+
+        Raises:
+            ValueGone: there is no such segment.
+            ValueDamaged: it is too short, or cannot be read.
+        """
+        value = Value(segment, offset, length)
+        descriptor = self._open(value)
+        try:
+            return _read(descriptor, value)
+        except OSError as error:
+            raise ValueDamaged(length, str(error)) from error
+        finally:
+            os.close(descriptor)
 
     def _open(self, value: Value) -> int:
         for _ in range(2):  # a directory may be looked into just before the file is moved there
@@ -388,6 +412,21 @@ class _Checked:
 def new_memory(size: int) -> bytearray | mmap.mmap:
     """Memory for so many bytes, with anything in it."""
     return bytearray(size) if size < _CLEARED else mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+
+def _check_there(descriptor: int, value: Value) -> None:
+    """See that a value was not dropped from its segment.
+
+    Raises:
+        ValueGone: it was.
+        ValueDamaged: it cannot be read.
+    """
+    try:
+        first = os.pread(descriptor, 1, value.offset)
+    except OSError as error:
+        raise ValueDamaged(value.length, str(error)) from error
+    if first == b"\0":
+        raise ValueGone(value.length)
 
 
 def _read(descriptor: int, value: Value) -> Buffer:

@@ -301,13 +301,21 @@ class _Stream:
         data = self._service.read_value(value.segment, value.offset + self._at, size)
         if len(data) != size:
             raise ValueDamaged(value.length, "its segment is too short")
+        if self._at == 0 and data[:1] == b"\0":
+            raise ValueGone(value.length)
         self._at += size
+        if not value.crc and self._at == value.length > size and self._is_dropped():
+            raise ValueGone(value.length)
         if value.crc:
             self._crc = zlib.crc32(data, self._crc)
             if self._at == value.length and self._crc != value.crc:
                 raise ValueDamaged(value.length, "its checksum is wrong")
         self._here = memoryview(data)
         return True
+
+    def _is_dropped(self) -> bool:
+        """Whether it is no longer there, so that the last pieces may be zeros."""
+        return self._service.read_value(self._value.segment, self._value.offset, 1) == b"\0"
 
     def close(self) -> None:
         """As of a file."""

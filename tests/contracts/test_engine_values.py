@@ -9,11 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from dtq.engines.base import Engine
-from dtq.model.values import Value
+from dtq.core.changes import Expired, Read, ResultPage, Stored
+from dtq.engines import segments
+from dtq.engines.base import Engine, Opened
+from dtq.errors import ValueGone
+from dtq.model.options import Function, FunctionKind, Options, Spec
+from dtq.model.values import Value, describe
+from dtq.values import local
 from dtq.values.local import LocalValues
 from dtq.values.place import Place
 from tests.contracts.engine_kinds import KINDS, Kind
+from tests.contracts.engine_rows import SpecRow, batch, described, hold, spec, stored
 
 
 @pytest.fixture(params=KINDS, ids=lambda kind: kind.name)
@@ -63,6 +69,52 @@ def write(values: LocalValues, data: bytes) -> Value:
     return draft.finish()
 
 
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines look at once for what they can give back."""
+    for name in ("_SWEEP_S", "_SWEEP_SOON_S"):
+        monkeypatch.setattr(segments, name, 0.0)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left alone for a while."""
+    for name in ("_ASKED_S", "GRACE_S"):
+        monkeypatch.setattr(segments, name, 0.0)
+
+
+@pytest.fixture
+def reopen(kind: Kind, engine: Engine, make: Callable[[], Engine]) -> Callable[[], tuple[Engine, Opened]]:
+    """Restarts, as in `test_engine`."""
+    current = [engine]
+
+    def restart() -> tuple[Engine, Opened]:
+        current[0].close()
+        if kind.survives_reopen:
+            current[0] = make()
+        return current[0], current[0].open()
+
+    return restart
+
+
+def give_back(engine: Engine) -> None:
+    """Let an engine give back whatever room it can."""
+    for _ in range(50):
+        engine.commit([])
+
+
+def on_disk(engine: Engine) -> int:
+    """Bytes that the segments of an engine have on their disks."""
+    return sum(512 * os.stat(path).st_blocks for path in place_of(engine).segments().values())
+
+
+def data_of(engine: Engine, value: Value) -> bytes:
+    return bytes(memoryview(LocalValues(place_of(engine)).fetch(value)))
+
+
+LARGE = 3 << 20
+
+
 # -- the place ----------------------------------------------------------------------------------------------------
 
 
@@ -83,3 +135,203 @@ def test_place_of_a_store_stays_with_it(kind: Kind, engine: Engine, make: Callab
     again.open()
 
     assert place_of(again) == place
+
+
+# -- how long values are kept -------------------------------------------------------------------------------------
+
+
+def test_value_is_in_use_as_long_as_a_row_names_it(engine: Engine, values: LocalValues) -> None:
+    # Given a value that two pages name, and one that a page names twice
+    both, twice = write(values, b"x" * 1000), write(values, b"y" * 1000)
+    assert not engine.holds([both])
+    engine.commit(stored(spec(), batch(1, size=2), described(1, both, twice), described(1, both, kind=ResultPage)))
+    engine.commit(stored(described(1, twice, twice, lo=2)))
+    assert engine.holds([both, twice])
+    assert not engine.holds([both, Value(both.segment, both.offset, both.length - 1)])
+
+    # When these pages go, one after the other, Then it is in use up to the last
+    engine.commit([Read(1, 0, 2)])
+    assert [engine.holds([both]), engine.holds([twice]), engine.holds([both, twice])] == [False, True, False]
+    engine.commit([Read(1, 2, 4)])
+    assert not engine.holds([twice])
+    assert engine.holds([])
+
+
+def test_page_that_replaces_another_names_what_it_names(engine: Engine, values: LocalValues) -> None:
+    old, new = write(values, b"x" * 1000), write(values, b"y" * 1000)
+    engine.commit(stored(spec(), batch(1), described(1, old)))
+
+    engine.commit(stored(described(1, new)))
+
+    assert (engine.holds([old]), engine.holds([new])) == (False, True)
+
+
+def test_function_and_hold_name_values(engine: Engine, values: LocalValues) -> None:
+    body, put = write(values, b"f" * 1000), write(values, b"p" * 1000)
+    function = Function(kind=FunctionKind.VALUE, name="f", body=describe([body]))
+    row = SpecRow(number=7, spec=Spec(function=function, options=Options()))
+    engine.commit(stored(row, batch(1, spec=7), hold("s", b"d", put)))
+    assert engine.holds([body, put])
+
+    engine.commit([Stored(batch(1, spec=7, finished_at=1.0)), Stored(hold("s", b"d", body))])
+    engine.commit([Expired(2.0)])
+    assert (engine.holds([body]), engine.holds([put])) == (True, False)
+    assert engine.holds([body])
+
+
+def test_values_in_use_outlast_a_restart(
+    engine: Engine, values: LocalValues, reopen: Callable[[], tuple[Engine, Opened]], at_once: None
+) -> None:
+    value = write(values, b"x" * 100_000)
+    engine.commit(stored(spec(), batch(1), described(1, value)))
+    values.close()
+
+    again, opened = reopen()
+    give_back(again)
+
+    assert opened.losses == ()
+    assert again.holds([value])
+    assert data_of(again, value) == b"x" * 100_000
+
+
+def test_segment_goes_with_its_last_value_when_nobody_holds_it(
+    engine: Engine, values: LocalValues, at_once: None
+) -> None:
+    # Given two values in a segment that is held by its writer
+    values_ = [write(values, b"x" * 1000) for _ in range(2)]
+    engine.commit(stored(spec(), batch(1, size=2), *(described(1, v, lo=n) for n, v in enumerate(values_))))
+    path = Path(place_of(engine).find(values_[0].segment))
+
+    # When both are no longer in use, Then it is there as long as it is held
+    engine.commit([Read(1, 0, 1)])
+    give_back(engine)
+    engine.commit([Read(1, 1, 2)])
+    give_back(engine)
+    assert path.exists()
+    values.close()
+    give_back(engine)
+    assert not path.exists()
+
+
+def test_what_somebody_was_told_is_there_stays(
+    engine: Engine, values: LocalValues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "GRACE_S", 0.0)
+    value = write(values, b"x" * 1000)
+    engine.commit(stored(spec(), batch(1), described(1, value)))
+    values.close()
+
+    assert engine.holds([value])
+    engine.commit([Read(1, 0, 1)])
+    give_back(engine)
+
+    assert data_of(engine, value) == b"x" * 1000
+    engine.commit(stored(described(1, value)))
+    assert engine.holds([value])
+
+
+def test_what_nobody_names_is_left_alone_for_a_while(
+    engine: Engine,
+    values: LocalValues,
+    reopen: Callable[[], tuple[Engine, Opened]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its writer may have been cut off by a restart, and submit it yet."""
+    monkeypatch.setattr(segments, "_ASKED_S", 0.0)
+    young, old = write(values, b"x" * segments_bytes()), write(values, b"y" * 1000)
+    assert young.segment != old.segment
+    path = place_of(engine).find(old.segment)
+    values.close()
+    again, _ = reopen()
+    os.utime(path, (1.0, 1.0))
+
+    give_back(again)
+
+    assert list(place_of(again).segments()) == [young.segment]
+
+
+def segments_bytes() -> int:
+    """So many that nothing more goes into the same segment."""
+    return local.SEGMENT_BYTES
+
+
+def test_sparse_segment_is_rewritten_with_what_is_in_use(engine: Engine, values: LocalValues, at_once: None) -> None:
+    # Given a segment of which little is in use, and somebody who has all of it mapped
+    kept = [write(values, b"a" * 70_000), None, write(values, b"b" * 300_000)]
+    dropped = write(values, b"x" * LARGE)
+    kept[1] = write(values, b"c" * 65_537)
+    kept_values = [value for value in kept if value is not None]
+    engine.commit(stored(spec(), batch(1, size=9), described(1, *kept_values), described(1, dropped, lo=5)))
+    reader = LocalValues(place_of(engine), map_from=1)
+    before = memoryview(reader.fetch(dropped))
+    engine.commit([Read(1, 5, 6)])
+    values.close()
+    size = on_disk(engine)
+
+    # When there is time
+    give_back(engine)
+
+    # Then the rest takes no room, is gone for those who look now, and who has it mapped still has it
+    assert on_disk(engine) < size - LARGE + 100_000
+    assert [data_of(engine, value)[:1] * value.length for value in kept_values] == [
+        data_of(engine, value) for value in kept_values
+    ]
+    assert before == b"x" * LARGE
+    with pytest.raises(ValueGone):
+        reader.fetch(dropped)
+    with pytest.raises(ValueGone):
+        reader.stream(dropped)
+    reader.close()
+
+
+def test_segment_that_is_rewritten_can_be_named_meanwhile(engine: Engine, values: LocalValues, at_once: None) -> None:
+    # Given a sparse segment whose rewriting has begun
+    kept, dropped = write(values, b"a" * (9 << 20)), write(values, b"x" * (30 << 20))
+    engine.commit(stored(spec(), batch(1, size=9), described(1, kept), described(1, dropped, lo=5)))
+    values.close()
+    engine.commit([Read(1, 5, 6)])
+    engine.commit([])
+    assert any(name.endswith(segments.UNFINISHED) for path in place_of(engine).paths for name in os.listdir(path))
+
+    # When what is dropped there is named again
+    engine.commit(stored(described(1, dropped, lo=5)))
+    give_back(engine)
+
+    # Then it is there
+    assert data_of(engine, dropped) == b"x" * (30 << 20)
+    assert data_of(engine, kept) == b"a" * (9 << 20)
+
+
+def test_commit_that_names_what_is_not_there_is_made_and_logged(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What others have committed with it is not theirs to lose."""
+    place_of(engine)
+
+    engine.commit(stored(spec(), batch(1), described(1, Value(5, 0, 1000))))
+
+    assert "are not there" in caplog.text
+    assert engine.pages(ResultPage, 1, 0, 1) == []
+    assert [found.row for found in engine.batches([1])] == [batch(1)]
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut"])
+def test_values_that_are_missing_are_said(
+    kind: Kind, engine: Engine, values: LocalValues, reopen: Callable[[], tuple[Engine, Opened]], damage: str
+) -> None:
+    if not kind.survives_reopen:
+        return
+    # Given three values, two of which are on a segment that loses its end, or is lost
+    first, *others = [write(values, b"x" * 1000) for _ in range(3)]
+    engine.commit(stored(spec(), batch(1, size=3), described(1, first, *others)))
+    path = place_of(engine).find(first.segment)
+    values.close()
+    if damage == "removed":
+        os.unlink(path)
+    else:
+        os.truncate(path, others[0].end - 1)
+
+    # Then a start says so
+    _, opened = reopen()
+    sentence = "3 values (3000 bytes) are missing" if damage == "removed" else "2 values (2000 bytes) are cut short"
+    assert [loss for loss in opened.losses if loss.startswith(sentence)] == list(opened.losses) != []
