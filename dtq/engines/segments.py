@@ -7,8 +7,9 @@ something that the queue does not have yet. The engine never changes a file that
 2. After a commit, a segment whose last value has gone is removed, if nobody holds it. If the process dies in between,
    or the power fails, the file is found by a later look.
 3. A segment most of which is no longer used is rewritten as a file with holes, a few MiB at a time: what is in use, at
-   its old place, synced, and then put in the place of the old file by a rename. Who has the old file open or mapped
-   keeps it as it was. A file that was not finished is removed by the next start.
+   its old place, synced, and then put in the place of the old file by a rename, if nobody holds that or has written
+   to it meanwhile. Who has the old file open or mapped keeps it as it was. A file that was not finished is removed by
+   the next start.
 4. What nobody names is left alone for a while after it was written: after a restart of the coordinator its writer may
    come back and submit what names it. Nor does anything go that somebody has just been told is there.
 
@@ -42,6 +43,8 @@ _LOOKS_S: Final = 0.005
 #: A segment is rewritten when less than this share of it is in use, and so many bytes at least can be given back.
 _SPARSE_SHARE: Final = 2
 _WORTHWHILE: Final = 1 << 20
+#: How often a finished file is tried to put in the place of one that somebody holds.
+_TRIES: Final = 50
 #: Seconds for which what nobody names stays after it was written.
 GRACE_S: Final = 600.0
 #: Seconds for which a segment stays of which somebody was told that it is there.
@@ -259,6 +262,8 @@ class Segments:
             self._rewrite = None
             rewrite.close()
             self._done(rewrite.number)
+        elif rewrite.hopeless:
+            self._abandon()
 
     def _abandon(self) -> None:
         rewrite, self._rewrite = self._rewrite, None
@@ -272,7 +277,7 @@ class _Rewrite:
     Args:
         number: the segment.
         path: its file.
-        source: that, open and locked; this one's to close.
+        source: that, open and locked, which it is no longer then; this one's to close.
         used: what is in use.
     """
 
@@ -284,6 +289,14 @@ class _Rewrite:
         self._size = max(end for _, end in used)
         self._left = used[::-1]
         self._made = path + UNFINISHED
+        self._seen = _identity(source)
+        self._tries = _TRIES
+        fcntl.flock(source, fcntl.LOCK_UN)  # nobody has to wait for this one
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether somebody holds the old file for long, or has written to it."""
+        return self._tries == 0
 
     def step(self, *, sync: bool) -> bool:
         """Copy some of it; whether the new file has taken the place of the old one.
@@ -307,13 +320,25 @@ class _Rewrite:
                 self._left.append((start, end))
         if sync:
             os.fdatasync(self._target)
-        if self._left:
+        if self._left or not self._take_back():
             return False
         os.rename(self._made, self._path)
         self._made = ""
         if sync:
             _sync_directory(os.path.dirname(self._path))
         return True
+
+    def _take_back(self) -> bool:
+        """Have the old file to ourselves again, as it was."""
+        try:
+            fcntl.flock(self._source, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._tries -= 1
+            return False
+        if _identity(self._source) == self._seen == _identity(self._path):
+            return True
+        self._tries = 0
+        return False
 
     def close(self) -> None:
         """Let go of it; a file that is not finished is removed."""
@@ -323,6 +348,15 @@ class _Rewrite:
             if self._made:
                 with contextlib.suppress(OSError):
                     os.unlink(self._made)
+
+
+def _identity(file: int | str) -> tuple[int, int, int, int] | None:
+    """Which file it is, and when it was written to last; None where there is none."""
+    try:
+        found = os.stat(file)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _is_sparse(file: int, used: Ranges) -> bool:

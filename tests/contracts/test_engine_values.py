@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -335,3 +336,31 @@ def test_values_that_are_missing_are_said(
     _, opened = reopen()
     sentence = "3 values (3000 bytes) are missing" if damage == "removed" else "2 values (2000 bytes) are cut short"
     assert [loss for loss in opened.losses if loss.startswith(sentence)] == list(opened.losses) != []
+
+
+@pytest.mark.parametrize("act", ["hold", "append"])
+def test_segment_that_somebody_takes_while_it_is_rewritten_stays_as_it_was(
+    engine: Engine, values: LocalValues, at_once: None, act: str
+) -> None:
+    # Given a sparse segment whose rewriting has begun
+    kept, dropped = write(values, b"a" * (9 << 20)), write(values, b"x" * (30 << 20))
+    engine.commit(stored(spec(), batch(1, size=9), described(1, kept), described(1, dropped, lo=5)))
+    values.close()
+    engine.commit([Read(1, 5, 6)])
+    engine.commit([])
+    path = place_of(engine).find(kept.segment)
+    assert os.path.exists(path + segments.UNFINISHED)
+
+    # When somebody holds it, or writes to it
+    with open(path, "ab") as file:
+        if act == "hold":
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        else:
+            file.write(b"more")
+            file.flush()
+        while os.path.exists(path + segments.UNFINISHED):
+            engine.commit([])
+
+        # Then it is the same file, with all that is in it
+        assert os.stat(path).st_ino == os.fstat(file.fileno()).st_ino
+        assert data_of(engine, dropped) == b"x" * (30 << 20)
