@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dtq.client.executor import Executor
     from dtq.client.handle import TaskHandle
     from dtq.client.progress import progress
+    from dtq.client.references import Reference
     from dtq.client.sync import Client
     from dtq.client.taskqueue import TaskQueue, TaskStatus
     from dtq.client.tasks import task
@@ -55,6 +56,7 @@ _HOMES = {
     "Client": "client.sync",
     "CurrentTask": "client.current",
     "Executor": "client.executor",
+    "Reference": "client.references",
     "State": "model.states",
     "TaskHandle": "client.handle",
     "TaskQueue": "client.taskqueue",
@@ -83,6 +85,7 @@ __all__ = [
     "NotImportable",
     "NotInTask",
     "QueueFull",
+    "Reference",
     "ResultExpired",
     "State",
     "TaskCancelled",

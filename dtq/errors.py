@@ -392,6 +392,14 @@ class FunctionsFull(QueueFull):
     hint = "Wait for workers to catch up; send few functions with many arguments, or functions by their names."
 
 
+class HoldsFull(QueueFull):
+    """Clients hold as many values as they may."""
+
+    code = "holds-full"
+    text = "clients hold {0:,} values that they have put, as many as they may."
+    hint = "Let go of references that are not needed any more (Reference.release)."
+
+
 class BatchTooLarge(DtqError, ValueError):
     """A batch would have more tasks than one may have."""
 

@@ -98,7 +98,7 @@ def _submit_calls(queue: Hub, name: str, terms: Order, calls: Iterator[Call]) ->
     """One batch of the calls, a few pages of them in memory at a time."""
     function = callee(name)
     spec = function.spec(terms.terms)
-    encode_call = limited(queue, function, keyed=terms.own_key is not None)
+    encode_call = limited(queue, function, spec, keyed=terms.own_key is not None)
 
     def encode(item: tuple[Any, ...], _: object) -> bytes:
         call: Call = item[0]

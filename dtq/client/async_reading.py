@@ -47,7 +47,7 @@ async def encoded(hub: LoopHub, target: Callee, args: tuple[Any, ...], kwargs: A
     """A call as a blob, as by `submitting.encode`; what is large is written by a thread, and the loop goes on."""
     values = hub.hub.values
     if values is not None and (target.large or keyed):
-        return await hub.in_thread(partial(encode, values, target, args, kwargs, keyed=keyed), "dtq-writer")
+        return await hub.in_thread(partial(encode, hub.hub, target, args, kwargs, keyed=keyed), "dtq-writer")
     blob = target.encode(args, kwargs)
     if values is not None and len(blob) >= MIN_VALUE and not is_description(blob):
         target.large = True

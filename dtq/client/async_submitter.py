@@ -6,6 +6,7 @@ Client, below `aio`; beside `submitter`, with the same types.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
 
 from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
@@ -13,6 +14,8 @@ from dtq.client.async_reading import Items
 from dtq.client.async_submitting import mapped, submit, submit_map, submit_nowait
 from dtq.client.loops import LoopHub
 from dtq.client.maps import READ_AHEAD
+from dtq.client.references import Reference
+from dtq.client.sharing import TTL_S, ttl_seconds
 from dtq.client.submitting import PLAIN, Order, SubmitOptions, order
 from dtq.client.terms import UNSET, ExceptionLike, Span, Terms, Unset
 from dtq.model.options import Function
@@ -338,6 +341,24 @@ class AsyncSubmitter:
             As `submit`; and what the iterables raise, when what was sent has been cancelled.
         """
         return await submit_map(self._loop, fn, order(**options), iterables)
+
+    async def put(self, value: object, *, ttl: Span = TTL_S) -> Reference:
+        """Have a value kept at the coordinator, to be used in any number of calls: the reference stands for it wherever
+        it is in their arguments.
+
+        The same value is kept once, whoever puts it. It is kept while the reference lives here, and while a task may
+        need it.
+
+        Args:
+            value: anything that can be pickled.
+            ttl: how long it is kept when this client has gone, in seconds or as a timedelta.
+
+        Raises:
+            CannotPickle: it cannot be pickled; or the coordinator keeps no values.
+            TooLarge: it is larger than values may be.
+            StoreError, Unreachable: it cannot be written.
+        """
+        return await self._loop.in_thread(partial(self._loop.hub.put, value, ttl_seconds(ttl)), "dtq-writer")
 
     def options(self, **options: Unpack[SubmitOptions]) -> AsyncPreset:
         """This client with options set: all keywords of its `submit` go to the function.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any, TypeVar
 
 from dtq.client import current
@@ -15,12 +16,14 @@ from dtq.client.async_reading import Encoding, Items, encoded, read_map, submit_
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.batches import Batch
 from dtq.client.feeds import Feed
-from dtq.client.functions import callee
+from dtq.client.functions import Callee, callee
 from dtq.client.handle import TaskHandle
 from dtq.client.loops import LoopHub
 from dtq.client.progress import bar, expected
 from dtq.client.submitting import Callable_, Order, checked, item_of, limited, prepare
 from dtq.errors import InvalidValue
+from dtq.model.options import Spec
+from dtq.model.values import MIN_VALUE
 
 T = TypeVar("T")
 
@@ -38,6 +41,8 @@ async def submit(
     delay_s, key = order.delay_s, order.own_key
     blob = await encoded(hub, target, args, kwargs, keyed=key is not None)
     spec = target.spec(order.terms, current.depth_of_submissions())
+    if len(spec.function.body) >= MIN_VALUE:
+        spec = await hub.in_thread(partial(hub.hub.shared.function, function, spec), "dtq-writer")
     item = item_of(hub.hub, TaskHandle(hub.hub, spec), blob, delay_s, key)
     await hub.put(item)
     handle = AsyncTaskHandle(hub, item.handle)
@@ -97,13 +102,21 @@ async def _mapped(
     if order.own_key is not None:
         raise InvalidValue("key", order.key, "a map that is read cannot have one; use submit_map")
     await hub.start()
-    target, spec = checked(hub.hub, function, order, iterables)
+    target, spec = await _checked(hub, function, order, iterables)
     batch = Batch()
     batch.keep_results(ordered)
     feed = Feed(batch, spec, delay_s=order.delay_s, follow=True, window=max(1, read_ahead))
-    encoding = Encoding(limited(hub.hub, target), target, keyed=False)
+    encoding = Encoding(limited(hub.hub, target, spec), target, keyed=False)
     async for value in read_map(hub, feed, iterables, encoding, return_exceptions=return_exceptions):
         yield value
+
+
+async def _checked(
+    hub: LoopHub, function: Callable_, order: Order, iterables: tuple[Items, ...]
+) -> tuple[Callee, Spec]:
+    """As `checked`; a large function is written by a thread."""
+    job = partial(checked, hub.hub, function, order, iterables)
+    return await hub.in_thread(job, "dtq-writer") if len(callee(function).function.body) >= MIN_VALUE else job()
 
 
 async def _shown(results: AsyncGenerator[T, None], total: int | None) -> AsyncGenerator[T, None]:
@@ -126,9 +139,9 @@ async def submit_map(
         As `submit`, and what the iterables raise; what was sent before is cancelled.
     """
     await hub.start()
-    target, spec = checked(hub.hub, function, order, iterables)
+    target, spec = await _checked(hub, function, order, iterables)
     feed = Feed(Batch(), spec, delay_s=order.delay_s, key=order.own_key, follow=False)
     keyed = order.own_key is not None
-    encoding = Encoding(limited(hub.hub, target, keyed=keyed), target, keyed)
+    encoding = Encoding(limited(hub.hub, target, spec, keyed=keyed), target, keyed)
     await submit_all(hub, feed, iterables, encoding)
     return AsyncBatchHandle(hub, BatchHandle(hub.hub, spec, feed.batch))

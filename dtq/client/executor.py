@@ -25,6 +25,8 @@ from dtq.client.executor_map import MapResults, as_calls, chunks
 from dtq.client.functions import callee
 from dtq.client.futures import TaskFuture
 from dtq.client.local import LocalCluster
+from dtq.client.references import Reference
+from dtq.client.sharing import TTL_S
 from dtq.client.submitting import Order, SubmitOptions, limited, order, prepare
 from dtq.client.sync import TIMEOUT_S, Client
 from dtq.client.tasks import note_of
@@ -264,8 +266,13 @@ class Executor(concurrent.futures.Executor):
             known = callee(target)
         except (DtqError, TypeError) as error:
             return _failing(error, calls)
-        results: MapResults[T] = MapResults(self._completer, known.spec(how.terms), timeout, chunked=chunked)
-        results.send(calls, limited(self._completer.hub, known), delay_s=how.delay_s, key=how.own_key)
+        hub = self._completer.hub
+        try:
+            spec = hub.shared.function(target, known.spec(how.terms))
+        except DtqError as error:
+            return _failing(error, calls)
+        results: MapResults[T] = MapResults(self._completer, spec, timeout, chunked=chunked)
+        results.send(calls, limited(hub, known, spec), delay_s=how.delay_s, key=how.own_key)
         return results
 
     def _buffered(
@@ -291,6 +298,10 @@ class Executor(concurrent.futures.Executor):
             deadline,
             chunked=chunked,
         )
+
+    def put(self, value: object, *, ttl: Span = TTL_S) -> Reference:
+        """Have a value kept, to be used in any number of calls; see `Client.put`."""
+        return self._client.put(value, ttl=ttl)
 
     def options(self, **options: Unpack[SubmitOptions]) -> Executor:
         """This executor with other terms, for some calls: ``executor.options(priority=1).submit(f, x)``.

@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
+from dtq.client import references
 from dtq.client.by_value import MAINS, THIS_PYTHON, sentence
 from dtq.client.declared_terms import declared_terms
 from dtq.client.payloads import (
@@ -35,9 +36,19 @@ from dtq.client.payloads import (
 )
 from dtq.client.tasks import Note, note_of, registered
 from dtq.client.terms import NO_TERMS, Terms, exception_name
-from dtq.errors import CannotImport, CannotUnpickle, NotImportable, NotRegistered, OtherPython
+from dtq.errors import (
+    CannotImport,
+    CannotUnpickle,
+    NotImportable,
+    NotRegistered,
+    OtherPython,
+    ValueDamaged,
+    ValueGone,
+)
 from dtq.model.fields import MAX_NAME
 from dtq.model.options import Function, FunctionKind, Spec
+from dtq.model.values import is_description
+from dtq.values.base import Values
 
 __all__ = [
     "Callee",
@@ -53,7 +64,7 @@ __all__ = [
 ]
 
 #: What stands before a plain pickle; `THIS_PYTHON` before one that only the same minor version of Python can read.
-_ANY_PYTHON: Final = b"any\n"
+ANY_PYTHON: Final = b"any\n"
 #: How many different terms of one function are remembered.
 _MAX_SPECS: Final = 1024
 
@@ -68,7 +79,7 @@ class Callee:
         large: whether its last call was so large that it became a value: the next one is likely to be, too.
     """
 
-    __slots__ = ("_note", "_specs", "by_value", "encode", "function", "large")
+    __slots__ = ("__weakref__", "_note", "_specs", "by_value", "encode", "function", "large")
 
     def __init__(self, function: Function, note: Note | None) -> None:
         self.function = function
@@ -208,7 +219,7 @@ def _by_value(function: Callable[..., Any], name: str, problem: str) -> bytes:
     try:
         body = pickle.dumps(function, PICKLE)
         if MAIN not in body:
-            return _ANY_PYTHON + body
+            return ANY_PYTHON + body
     except Exception:  # noqa: BLE001 - pickling runs code of what is pickled; cloudpickle takes more
         pass
     dumps = cloudpickle_dumps()
@@ -223,20 +234,22 @@ def _by_value(function: Callable[..., Any], name: str, problem: str) -> bytes:
 # -- in the slot ----------------------------------------------------------------------------------------------------
 
 
-def resolve(function: Function, where: str = "this worker") -> Callable[..., Any]:
+def resolve(function: Function, where: str = "this worker", values: Values | None = None) -> Callable[..., Any]:
     """The function behind a reference, imported or unpickled in this process.
 
     Args:
         function: how it travelled.
         where: who imports it, for the error's sentence.
+        values: where it is read, if it is large and came by value.
 
     Raises:
         CannotImport: its module cannot be imported here, or has nothing callable of that name.
         NotRegistered: it is a task type that is not registered here.
         CannotUnpickle: it came by value, and cannot be made here.
+        ValueGone, ValueDamaged: it came by value, and cannot be read.
     """
     if function.kind is FunctionKind.VALUE:
-        return _unpickled(function)
+        return _unpickled(function, values)
     if function.kind is FunctionKind.REGISTERED:
         handler = registered(function.name)
         if handler is None:
@@ -283,19 +296,30 @@ def _imported(name: str, where: str) -> Callable[..., Any]:
     return resolved
 
 
-def _unpickled(function: Function) -> Callable[..., Any]:
-    python, _, body = function.body.partition(b"\n")
-    python += b"\n"
-    if python not in (_ANY_PYTHON, THIS_PYTHON):
-        sent = python.decode("ascii", "replace").strip()
-        raise OtherPython(function.name, sent, platform.python_version())
-    if python == THIS_PYTHON and cloudpickle_dumps() is None:
-        raise CannotUnpickle(function.name, "it was sent by value, which needs the extra dtq[closures] here too")
+def _unpickled(function: Function, values: Values | None) -> Callable[..., Any]:
     try:
-        found = pickle.loads(body)
+        if is_description(function.body):
+            found = references.decode(
+                function.body, values, function.name, lambda body, _: _loaded(function.name, body)
+            )
+        else:
+            found = _loaded(function.name, function.body)
+    except (CannotUnpickle, ValueGone, ValueDamaged):
+        raise
     except BaseException as error:  # as above
         raise CannotUnpickle(function.name, f"{sentence(error)}, with sys.path {sys.path}") from error
     if not callable(found):
         raise CannotUnpickle(function.name, f"it is {type(found).__name__}, which cannot be called")
     resolved: Callable[..., Any] = found
     return resolved
+
+
+def _loaded(name: str, body: bytes) -> Any:
+    python, _, body = body.partition(b"\n")
+    python += b"\n"
+    if python not in (ANY_PYTHON, THIS_PYTHON):
+        sent = python.decode("ascii", "replace").strip()
+        raise OtherPython(name, sent, platform.python_version())
+    if python == THIS_PYTHON and cloudpickle_dumps() is None:
+        raise CannotUnpickle(name, "it was sent by value, which needs the extra dtq[closures] here too")
+    return pickle.loads(body)

@@ -25,7 +25,9 @@ from dtq.client.links import AWAY, FATAL, Connector, Session
 from dtq.client.notebook import Row
 from dtq.client.outbox import Outbox
 from dtq.client.paging import cancel_all, whole_stats, whole_task
+from dtq.client.references import Reference
 from dtq.client.sender import Sender
+from dtq.client.sharing import Shared
 from dtq.client.watcher import Watcher
 from dtq.errors import ClientClosed, DtqError, UnknownId, Unreachable
 from dtq.model.messages import Ended
@@ -80,7 +82,8 @@ class Hub:
         self.sender = Sender(
             self.session, self.outbox, following, self.fail, self._values, full_timeout_s=self.full_timeout_s
         )
-        self._watcher = Watcher(self.session, following, self.fail, inherited=inherited)
+        self.shared = Shared(self._hold, lambda: self.values, self.following.wanted.ring)
+        self._watcher = Watcher(self.session, following, self.fail, self.shared, inherited=inherited)
         self._calls = self.session.link()
         self._starting = threading.Lock()
         self._started = False
@@ -243,6 +246,14 @@ class Hub:
     def results(self, batch: int, lo: int, hi: int) -> list[Ended]:
         """See `Service.results`."""
         return self.call(lambda service: service.results(batch, lo, hi))
+
+    def _hold(self, digest: bytes, description: bytes, ttl_s: float) -> bytes:
+        return self.call(lambda service: service.hold(digest, description, ttl_s))
+
+    def put(self, value: object, ttl_s: float) -> Reference:
+        """Have a value kept for calls that are submitted later; see `Shared.put`."""
+        self.start()
+        return self.shared.put(value, ttl_s)
 
     def cancel(self, ids: Sequence[tuple[int, int]]) -> CancelReport:
         """Stop tasks; see `Service.cancel`."""

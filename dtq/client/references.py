@@ -29,15 +29,17 @@ class Reference:
     Copies that travel to other processes, in a result for one, do not keep it.
 
     Attributes:
+        description: of the value, as it travels.
+        digest: of what the value holds; empty for a copy.
         size: about how many bytes the value has.
     """
 
-    __slots__ = ("__weakref__", "_description", "_release", "digest", "size")
+    __slots__ = ("__weakref__", "_release", "description", "digest", "size")
 
     def __init__(self, description: bytes, digest: bytes = b"", release: Callable[[bytes], None] | None = None) -> None:
         global made
         made = True
-        self._description = description
+        self.description = description
         self._release = release
         self.digest = digest
         self.size = sum(value.length for value in dict.fromkeys(named(description)))
@@ -53,9 +55,9 @@ class Reference:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         if _here.named is None:
-            return Reference, (self._description,)
-        _here.named += named(self._description)
-        return value_of, (self._description,)
+            return Reference, (self.description,)
+        _here.named += named(self.description)
+        return value_of, (self.description,)
 
     def __repr__(self) -> str:
         return f"<Reference to a value of {self.size:,} bytes>"

@@ -10,30 +10,28 @@ from __future__ import annotations
 import hashlib
 import threading
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, BinaryIO, Final, Protocol
+from dataclasses import replace
+from typing import Any, BinaryIO, Final
 
+from dtq.client.functions import ANY_PYTHON, Callee
+from dtq.client.large_payloads import written
 from dtq.client.payloads import encode_value
 from dtq.client.references import Reference
-from dtq.errors import CannotPickle
+from dtq.client.terms import seconds
+from dtq.errors import CannotPickle, DtqError, InvalidValue
+from dtq.model.fields import MAX_SECONDS
+from dtq.model.options import Function, Spec
 from dtq.model.values import MIN_VALUE, Value, named
 from dtq.values.base import Buffer, Draft, Values
 
 #: How long a value is kept when this client has left, in seconds, where nothing else is said.
 TTL_S: Final = 3600.0
-
-
-class Keeper(Protocol):
-    """What is asked of the coordinator; see `Service`."""
-
-    def hold(self, digest: bytes, description: bytes, ttl_s: float) -> bytes:
-        """See `Service.hold`."""
-        ...
-
-    def release(self, digests: list[bytes]) -> None:
-        """See `Service.release`."""
-        ...
+#: How many functions by value are kept at the coordinator although no task needs them.
+_MOST_FUNCTIONS: Final = 16
+#: Of how many arguments of a function it is remembered what came last.
+_MOST_PLACES: Final = 64
 
 
 class _Digest:
@@ -99,17 +97,36 @@ def digest_of(value: Any) -> tuple[bytes, int]:
     return sha.digest(), digests.latest.length
 
 
+def ttl_seconds(ttl: Any) -> float:
+    """Seconds of a time to live.
+
+    Raises:
+        InvalidValue: it is not one.
+    """
+    found = seconds(ttl, "ttl")
+    if not 0 <= found <= MAX_SECONDS:
+        raise InvalidValue("ttl", found, f"it is 0 to {MAX_SECONDS:,.0f} seconds")
+    return found
+
+
+#: How the coordinator is asked to hold something, and to hold it no longer; see `Service`.
+Hold = Callable[[bytes, bytes, float], bytes]
+Release = Callable[[list[bytes]], None]
+
+
 class Shared:
     """What this client has put. Any thread.
 
     Args:
-        keeper: asks the coordinator.
-        values: where values are written.
+        hold: asks the coordinator.
+        values: where values are written; None where there are none.
+        wake: has `flush` called soon; any thread, in the middle of anything.
     """
 
-    def __init__(self, keeper: Keeper, values: Callable[[], Values | None]) -> None:
-        self._keeper = keeper
+    def __init__(self, hold: Hold, values: Callable[[], Values | None], wake: Callable[[], None]) -> None:
+        self._hold = hold
         self._values = values
+        self._wake = wake
         #: Held while the coordinator is asked: what is let go of and put again must arrive in that order.
         self._asking = threading.Lock()
         #: The description of each value that is held, and how many references to it live.
@@ -118,14 +135,24 @@ class Shared:
         self._dropped: deque[bytes] = deque()
         #: What the coordinator is to be told of, a set in order.
         self._gone: dict[bytes, None] = {}
+        #: The functions by value that were sent last, and what comes again with each function's calls.
+        self._functions: OrderedDict[bytes, Reference] = OrderedDict()
+        self._repeats: weakref.WeakKeyDictionary[Callee, Repeats] = weakref.WeakKeyDictionary()
 
-    def put(self, value: Any, ttl_s: float = TTL_S, digest: bytes | None = None) -> Reference:
+    def put(
+        self,
+        value: Any,
+        ttl_s: float = TTL_S,
+        digest: bytes | None = None,
+        write: Callable[[Any, Values], bytes] = encode_value,
+    ) -> Reference:
         """Have a value kept at the coordinator, unless it is there.
 
         Args:
             value: anything that can be pickled.
             ttl_s: how long to keep it after this client has left, in seconds.
             digest: what `digest_of` says of it, where that is known.
+            write: writes it.
 
         Raises:
             CannotPickle: it cannot be pickled; or the coordinator keeps no values.
@@ -134,36 +161,47 @@ class Shared:
         if digest is None:
             digest, _ = digest_of(value)
         with self._asking:
-            self._release()
+            self._gather()
+            self._gone.pop(digest, None)
             description, count = self._held.get(digest, (b"", 0))
             if not count:
-                description = self._keeper.hold(digest, b"", ttl_s) or self._write(value, digest, ttl_s)
+                description = self._hold(digest, b"", ttl_s) or self._written(value, digest, ttl_s, write)
             self._held[digest] = description, count + 1
-        return Reference(description, digest, self._dropped.append)
+        return Reference(description, digest, self._drop)
 
-    def _write(self, value: Any, digest: bytes, ttl_s: float) -> bytes:
+    def _written(self, value: Any, digest: bytes, ttl_s: float, write: Callable[[Any, Values], bytes]) -> bytes:
         values = self._values()
         if values is None:
             raise CannotPickle("the value", "the coordinator keeps no values")
-        own = encode_value(value, values)
+        own = write(value, values)
         try:
-            return self._keeper.hold(digest, own, ttl_s)
+            return self._hold(digest, own, ttl_s)
         finally:
             values.settled(named(own)[:1])
 
-    def flush(self) -> None:
+    def _drop(self, digest: bytes) -> None:
+        self._dropped.append(digest)
+        self._wake()
+
+    def flush(self, release: Release) -> None:
         """Tell the coordinator of values that nothing here refers to any more; not while it is asked something.
+
+        Args:
+            release: tells it.
 
         Raises:
             DtqError: it could not be told; it is next time.
         """
         if (self._dropped or self._gone) and self._asking.acquire(blocking=False):
             try:
-                self._release()
+                self._gather()
+                if self._gone:
+                    release(list(self._gone))
+                    self._gone.clear()
             finally:
                 self._asking.release()
 
-    def _release(self) -> None:
+    def _gather(self) -> None:
         while self._dropped:
             digest = self._dropped.popleft()
             description, count = self._held.pop(digest)
@@ -171,15 +209,41 @@ class Shared:
                 self._held[digest] = description, count - 1
             else:
                 self._gone[digest] = None
-        for digest in self._held:
-            self._gone.pop(digest, None)  # it was put again
-        if self._gone:
-            self._keeper.release(list(self._gone))
-            self._gone.clear()
+
+    def function(self, function: Any, spec: Spec) -> Spec:
+        """A spec as it is sent: a large function that travels by value is put, once, and forgotten when others were
+        sent since.
+
+        Args:
+            function: what was submitted.
+            spec: its spec.
+
+        Raises:
+            TooLarge, StoreError, Unreachable: it cannot be written.
+        """
+        body = spec.function.body
+        if len(body) < MIN_VALUE or self._values() is None:
+            return spec
+        digest = hashlib.sha256(body).digest()
+        reference = self._functions.pop(digest, None)
+        if reference is None:
+            plain = body.startswith(ANY_PYTHON) and not isinstance(function, Function)
+            reference = self.put(function if plain else body, digest=digest, write=encode_value if plain else written)
+        self._functions[digest] = reference
+        while len(self._functions) > _MOST_FUNCTIONS:
+            self._functions.popitem(last=False)
+        return replace(spec, function=replace(spec.function, body=reference.description))
+
+    def replaced(
+        self, target: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The next call of a function, with references in the place of what has come before; see `Repeats`."""
+        repeats = self._repeats.get(target)
+        if repeats is None:
+            repeats = self._repeats[target] = Repeats(self)
+        return repeats.replaced(args, kwargs)
 
 
-#: Of how many arguments of a function it is remembered what came last.
-_MOST_PLACES: Final = 64
 #: What is surely small, or stands for something already.
 _SMALL: Final = (int, float, complex, bool, type(None), Reference)
 
@@ -220,11 +284,7 @@ class Repeats:
     def replaced(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """A call with references in the place of what has come before.
-
-        Raises:
-            TooLarge, StoreError, Unreachable: what came before cannot be written.
-        """
+        """A call with references in the place of what has come before."""
         done: dict[int, Any] = {}  # what is one object here is to be one there
 
         def replace(place: int | str, argument: Any) -> Any:
@@ -247,7 +307,7 @@ class Repeats:
             return argument
         try:
             return self._reference(seen, argument)
-        except CannotPickle:  # which is said of the call as a whole
+        except DtqError:  # it is sent as it is; what keeps it from that is said of the call
             return argument
 
     def _reference(self, seen: _Seen, argument: Any) -> Any:

@@ -14,6 +14,8 @@ from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
 from dtq.client.maps import READ_AHEAD
 from dtq.client.progress import expected, shown
+from dtq.client.references import Reference
+from dtq.client.sharing import TTL_S, ttl_seconds
 from dtq.client.submitting import PLAIN, Order, SubmitOptions, order, read_map, submit, submit_map
 from dtq.client.terms import UNSET, ExceptionLike, Span, Terms, Unset
 from dtq.model.options import Function
@@ -261,6 +263,24 @@ class Submitter:
         """
         spec, batch = submit_map(self._hub, fn, order(**options), iterables)
         return BatchHandle(self._hub, spec, batch)
+
+    def put(self, value: object, *, ttl: Span = TTL_S) -> Reference:
+        """Have a value kept at the coordinator, to be used in any number of calls: the reference stands for it wherever
+        it is in their arguments.
+
+        The same value is kept once, whoever puts it. It is kept while the reference lives here, and while a task may
+        need it.
+
+        Args:
+            value: anything that can be pickled.
+            ttl: how long it is kept when this client has gone, in seconds or as a timedelta.
+
+        Raises:
+            CannotPickle: it cannot be pickled; or the coordinator keeps no values.
+            TooLarge: it is larger than values may be.
+            StoreError, Unreachable: it cannot be written.
+        """
+        return self._hub.put(value, ttl_seconds(ttl))
 
     def options(self, **options: Unpack[SubmitOptions]) -> Preset:
         """This client with options set: all keywords of its `submit` go to the function.

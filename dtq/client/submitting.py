@@ -21,9 +21,8 @@ from dtq.client.payloads import Encode
 from dtq.client.terms import NO_TERMS, UNSET, Span, TaskOptions, Terms, Unset, seconds
 from dtq.errors import InvalidValue, TooLarge, ValueGone
 from dtq.model.fields import MAX_NAME
-from dtq.model.options import Function, Spec, check_delay
+from dtq.model.options import Function, FunctionKind, Spec, check_delay
 from dtq.model.values import MARK, MIN_VALUE, is_description, weight
-from dtq.values.base import Values
 
 #: What is left of a message for everything but function and arguments, in bytes.
 _ENVELOPE: Final = 4096
@@ -149,17 +148,19 @@ def prepare(
     """
     target = callee(function)
     delay_s, key = (0.0, None) if order is PLAIN else (order.delay_s, order.own_key)
-    blob = encode(hub.values, target, args, kwargs, keyed=key is not None)
+    blob = encode(hub, target, args, kwargs, keyed=key is not None)
     spec = target.spec(order.terms, current.depth_of_submissions())
     hub.start()
+    if target.by_value:
+        spec = hub.shared.function(function, spec)
     return item_of(hub, make(hub, spec), blob, delay_s, key)
 
 
-def encode(values: Values | None, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool) -> bytes:
-    """A call as a blob; a description where it is large.
+def encode(hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool) -> bytes:
+    """A call as a blob; a description where it is large. What is large and comes again is put.
 
     Args:
-        values: where it is written then; None to have it in the blob.
+        hub: the client.
         target: the function.
         args: its arguments.
         kwargs: its keyword arguments.
@@ -169,12 +170,24 @@ def encode(values: Values | None, target: Callee, args: tuple[Any, ...], kwargs:
         CannotPickle: an argument cannot be pickled.
         DtqError: it cannot be written.
     """
+    values = hub.values
+    if target.large and values is not None and not keyed and target.function.kind is not FunctionKind.REGISTERED:
+        args, kwargs = hub.shared.replaced(target, args, kwargs)
     try:
         blob = target.encode(args, kwargs, values, target.large or keyed)
     except ValueGone:  # the coordinator has lost what was written so far
         blob = target.encode(args, kwargs, values, target.large or keyed)
+    if blob.startswith(MARK) and not target.large:
+        _expect(hub, target, args, kwargs)
     target.large = blob.startswith(MARK)
     return blob
+
+
+def _expect(hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any) -> None:
+    """A function's call was large, for the first time: the next ones are likely to be, and to have some of it again."""
+    target.large = True
+    if target.function.kind is not FunctionKind.REGISTERED:
+        hub.shared.replaced(target, args, kwargs)
 
 
 def item_of(hub: Hub, handle: TaskHandle[Any], blob: bytes, delay_s: float, key: str | None) -> Item:
@@ -216,7 +229,7 @@ def checked(hub: Hub, function: Callable_, order: Order, iterables: tuple[Any, .
     target = callee(function)
     spec = target.spec(order.terms, current.depth_of_submissions())
     hub.start()
-    return target, spec
+    return target, hub.shared.function(function, spec) if target.by_value else spec
 
 
 def submit_map(hub: Hub, function: Callable_, order: Order, iterables: tuple[Iterable[Any], ...]) -> tuple[Spec, Batch]:
@@ -227,7 +240,7 @@ def submit_map(hub: Hub, function: Callable_, order: Order, iterables: tuple[Ite
         CannotPickle, NotImportable, InvalidValue, Unreachable, ...: as `submit`.
     """
     target, spec = checked(hub, function, order, iterables)
-    encode = limited(hub, target, keyed=order.own_key is not None)
+    encode = limited(hub, target, spec, keyed=order.own_key is not None)
     return spec, submit_whole(hub, spec, iterables, encode, delay_s=order.delay_s, key=order.own_key)
 
 
@@ -253,7 +266,7 @@ def read_map(
         hub,
         spec,
         iterables,
-        limited(hub, target),
+        limited(hub, target, spec),
         delay_s=order.delay_s,
         read_ahead=read_ahead,
         ordered=ordered,
@@ -261,28 +274,29 @@ def read_map(
     )
 
 
-def limited(hub: Hub, target: Callee, *, keyed: bool = False) -> Encode:
+def limited(hub: Hub, target: Callee, spec: Spec, *, keyed: bool = False) -> Encode:
     """How the calls of a map are encoded: as values where they are large, and refused where they are too large.
 
     Args:
         hub: the client, which is connected.
         target: the function.
+        spec: as it is sent.
         keyed: see `encode`.
     """
     values = hub.values
     encode_call = target.encode
-    limit = min(hub.session.max_message - len(target.function.body) - _ENVELOPE, hub.session.max_blob)
+    limit = min(hub.session.max_message - len(spec.function.body) - _ENVELOPE, hub.session.max_blob)
 
     def encode_limited(args: tuple[Any, ...], kwargs: Any) -> bytes:
         if target.large or keyed:
-            blob = encode(values, target, args, kwargs, keyed=keyed)
+            blob = encode(hub, target, args, kwargs, keyed=keyed)
         else:
             try:
                 blob = encode_call(args, kwargs, values)
             except ValueGone:  # as in `encode`
                 blob = encode_call(args, kwargs, values)
             if blob[0] == _MARK:
-                target.large = True
+                _expect(hub, target, args, kwargs)
         if len(blob) > limit:
             if values is not None and limit > 0 and not is_description(blob):
                 blob = written(blob, values)

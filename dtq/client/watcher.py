@@ -16,6 +16,7 @@ from dtq.client.following import Following
 from dtq.client.links import AWAY, FATAL, Link, Session
 from dtq.client.read_ranges import ReadRanges
 from dtq.client.sender import FOLLOWED
+from dtq.client.sharing import Shared
 from dtq.errors import DtqError, UnknownId
 from dtq.transport import Backoff
 
@@ -37,15 +38,23 @@ class Watcher:
         session: the client's session.
         following: where news go.
         fatal: called with what makes the client of no more use.
+        shared: what the client has put: the coordinator is told of what is needed no more.
         inherited: whether there is something to follow from before this session (in a child made by `os.fork`).
     """
 
     def __init__(
-        self, session: Session, following: Following, fatal: Callable[[DtqError], None], *, inherited: bool = False
+        self,
+        session: Session,
+        following: Following,
+        fatal: Callable[[DtqError], None],
+        shared: Shared,
+        *,
+        inherited: bool = False,
     ) -> None:
         self._session = session
         self._following = following
         self._fatal = fatal
+        self._shared = shared
         self.link: Link = session.link()
         self._generation = -1 if inherited else 0
         self._cursor = 0
@@ -108,6 +117,7 @@ class Watcher:
         link.connect()
         if self._session.generation != self._generation:
             self._follow_anew()
+        self._shared.flush(lambda digests: link.service.release(digests))
         began = time.monotonic()
         link.steady(True)
         try:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 
 from dtq import __version__
-from dtq.coordinator import letting_go, operating, queries, results, submitting
+from dtq.coordinator import holding, letting_go, operating, queries, results, submitting
 from dtq.coordinator.granting import grants_of
 from dtq.coordinator.service import LONGEST_WAIT_S, MOST_CANCELS, Coordinator
 from dtq.coordinator.sessions import PARTING_WAIT_S, Fetch, SessionState
@@ -92,6 +92,8 @@ class Connection:
             if hello.role is Role.WORKER:
                 resumed = c.machine.attach(hello.session, state.name, hello.queues, now)
                 c.dispatch(now, hello.session)  # its other connection may have waited for it to be back
+            else:
+                c.machine.resume(hello.session)
             self._state, self._primary = state, hello.primary
             c.ticker.by(c.next_deadline())
         if not resumed and (hello.primary or hello.role is Role.CLIENT):
@@ -326,6 +328,16 @@ class Connection:
     def let_go(self, read: list[TaskRange]) -> None:
         """See `Service.let_go`."""
         letting_go.let_go(self._c, self._session, read)
+
+    # -- holding --------------------------------------------------------------------------------------------------
+
+    def hold(self, digest: bytes, description: bytes, ttl_s: float) -> bytes:
+        """See `Service.hold`."""
+        return holding.hold(self._c, self._session, digest, description, ttl_s)
+
+    def release(self, digests: list[bytes]) -> None:
+        """See `Service.release`."""
+        holding.release(self._c, self._session, digests)
 
     # -- looking --------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from dtq.coordinator.values import Hold
 from dtq.errors import BadMessage, DtqError
 from dtq.model import pages, values
 from dtq.model.messages import Exchange, Failed, Failure, Submission, Succeeded
+from dtq.model.options import Spec
 from dtq.model.states import Outcome
 from dtq.model.values import Value
 
@@ -51,14 +52,19 @@ class Vetting:
 
 
 def submissions(
-    c: Coordinator, session: str, given: Sequence[Submission]
+    c: Coordinator, session: str, specs: Sequence[Spec], given: Sequence[Submission]
 ) -> tuple[dict[int, DtqError], Vetting | None]:
     """Find the submissions that name what is not there.
 
     Returns:
         Why they are to be refused, by their place in the call; and what keeps what the others name until it is closed.
     """
-    named = [place for place, submission in enumerate(given) if pages.has_descriptions(submission.arguments)]
+    functions = {place for place, spec in enumerate(specs) if values.is_description(spec.function.body)}
+    named = [
+        place
+        for place, submission in enumerate(given)
+        if pages.has_descriptions(submission.arguments) or submission.spec in functions
+    ]
     if not named:
         return _NONE, None
     refused: dict[int, DtqError] = {}
@@ -66,6 +72,8 @@ def submissions(
     for place in named:
         try:
             vetting.check(pages.named(given[place].arguments))
+            if given[place].spec in functions:
+                vetting.check(values.named(specs[given[place].spec].function.body))
         except DtqError as error:
             refused[place] = error
     return refused, vetting

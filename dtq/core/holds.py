@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from dtq.core.changes import HoldRow
 from dtq.core.ledger import Ledger
+from dtq.errors import HoldsFull
 
 
 class Holds:
@@ -19,10 +20,13 @@ class Holds:
 
     Args:
         ledger: told what changes.
+        most: how many there may be.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, most: int) -> None:
         self._ledger = ledger
+        self._most = most
+        self._count = 0
         self._of: dict[str, dict[bytes, HoldRow]] = {}
         #: The sessions that hold what has a digest, a set in order.
         self._with: dict[bytes, dict[str, None]] = {}
@@ -44,11 +48,16 @@ class Holds:
 
         Returns:
             The description of the value that is held: that of the first who has put it. Empty where there is none.
+
+        Raises:
+            HoldsFull: there are as many holds as there may be.
         """
         holders = self._with.get(digest)
         if holders is not None:
             description = self._of[next(iter(holders))][digest].description
         if description:
+            if self._count >= self._most and digest not in self._of.get(session, {}):
+                raise HoldsFull(self._count)
             self.add(HoldRow(session=session, digest=digest, description=description, ttl_s=ttl_s, until=None))
         return description
 
@@ -57,6 +66,7 @@ class Holds:
         rows = self._of.setdefault(row.session, {})
         if rows.get(row.digest) == row:
             return
+        self._count += row.digest not in rows
         rows[row.digest] = row
         self._with.setdefault(row.digest, {})[row.session] = None
         self._ledger.hold(row)
@@ -68,6 +78,7 @@ class Holds:
         rows = self._of.get(session, {})
         for digest in digests:
             if rows.pop(digest, None) is not None:
+                self._count -= 1
                 self._ledger.hold_ended(session, digest)
                 holders = self._with[digest]
                 del holders[session]

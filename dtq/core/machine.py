@@ -197,9 +197,15 @@ class Machine:
         self.register.finish_if_done(batch, now)
 
     def abandon(self, session: str, now: float) -> None:
-        """A submitter is gone: the batches it was in the middle of have what they have."""
+        """A submitter is gone: the batches it was in the middle of have what they have, and what it has put is kept for
+        its time."""
         for batch in [b for b in self.register.open.values() if b.session == session]:
             self.seal(batch, now)
+        self.register.holds.left(session, now)
+
+    def resume(self, session: str) -> None:
+        """A client is there (again): what it has put stays."""
+        self.register.holds.back(session)
 
     def withdraw(self, batch: Batch) -> None:
         """Take back a batch that could not be made durable, and was never acknowledged: it leaves no trace, even where

@@ -52,6 +52,7 @@ class Rules:
         max_batch: most tasks in one batch.
         max_blob: largest argument in bytes.
         max_spec_bytes: about how many bytes of memory the functions and options of live batches may take.
+        max_holds: how many values clients may hold together.
         grant_bytes: how many bytes of arguments one answer gathers; a task that has more travels alone.
         highest_first: whether a higher priority number is served first.
     """
@@ -62,6 +63,7 @@ class Rules:
     max_batch: int = 10_000_000
     max_blob: int = 1 << 40
     max_spec_bytes: int = 2 << 30
+    max_holds: int = 100_000
     grant_bytes: int = GRANT_BYTES
     highest_first: bool = False
 
@@ -111,7 +113,7 @@ class Register:
         #: When finished batches expire that have a time of their own; some of them may have gone before.
         self.expiries = Expiries()
         self.ledger = Ledger()
-        self.holds = Holds(self.ledger)
+        self.holds = Holds(self.ledger, rules.max_holds)
         self.submitted = totals.submitted
         self.retries = totals.retries
         self.last_batch = totals.last_batch

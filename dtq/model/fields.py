@@ -221,6 +221,8 @@ Body = Annotated[bytes, Blob()]
 Chunk = Annotated[bytes, Blob(CHUNK)]
 #: A SHA-256 digest; empty where there is none.
 Digest = Annotated[bytes, Blob(32)]
+#: A description of values.
+Description = Annotated[bytes, Blob(4 << 20)]
 #: A pickled exception.
 Pickle = Annotated[bytes, Blob(4 << 20)]
 

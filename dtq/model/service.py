@@ -146,6 +146,35 @@ class Service(Protocol):
         """
         ...
 
+    def hold(self, digest: fields.Digest, description: fields.Description, ttl_s: fields.Seconds) -> fields.Description:
+        """Have a value kept that no task needs yet, or needs any more: while the caller's session is there, and for
+        some time when it has gone. It is known by the digest of what it holds: who holds what somebody else has put
+        holds the same.
+
+        Args:
+            digest: SHA-256 of what the value holds.
+            description: of the value; empty to hold it only if there is one.
+            ttl_s: how long it is kept when the session has gone, in seconds.
+
+        Returns:
+            The description of the value that is held, which may be another one than was given; empty where there is
+            none. It is on disk.
+
+        Raises:
+            ValueGone, BadMessage: what is described is not there.
+            QueueFull: the session holds as many values as one may.
+            StoreFull: the disk is full.
+        """
+        ...
+
+    def release(self, digests: Annotated[list[fields.Digest], MANY]) -> None:
+        """Hold values no longer, those of them that this session does. Tasks that need one have it still.
+
+        Args:
+            digests: of what they hold.
+        """
+        ...
+
     def exchange(self, exchange: Exchange) -> Orders:
         """A worker's report and request (see `Exchange`); renews all its leases.
 

@@ -36,6 +36,8 @@ ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     # values of calls and results: whoever can name one may read it
     "write_value": (_SUBMIT, _WORK),
     "read_value": (_SUBMIT, _WORK, _ADMIN),
+    "hold": (_SUBMIT,),
+    "release": (_SUBMIT,),
     # working
     "exchange": (_WORK,),
     "spec": (_WORK,),

@@ -139,6 +139,8 @@ class Proxy:
     let_go = _remote(Service.let_go)
     write_value = _remote(Service.write_value)
     read_value = _remote(Service.read_value)
+    hold = _remote(Service.hold)
+    release = _remote(Service.release)
     exchange = _remote(Service.exchange)
     spec = _remote(Service.spec)
     batch = _remote(Service.batch)

@@ -163,7 +163,9 @@ class Spec:
         self.reached = self.stage
         if self._refused:
             raise OnlyRegistered(self._function.name, f"the worker {self._worker}")
-        self._call = runnable(resolve(self._function, f"the worker {self._worker}"), self._function)
+        self._call = runnable(
+            resolve(self._function, f"the worker {self._worker}", values if values.present else None), self._function
+        )
         self._function = replace(self._function, body=b"")  # it is needed no more
         self._on_import()
         self.reached = CALL

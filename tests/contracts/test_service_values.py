@@ -6,22 +6,23 @@ import fcntl
 import os
 import pickle
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dtq.coordinator import values as coordinator_values
-from dtq.errors import NotPermitted, StoreFull, TooLarge, ValueDamaged, ValueGone
+from dtq.errors import BadMessage, NotPermitted, StoreFull, TooLarge, ValueDamaged, ValueGone
 from dtq.model import pages
 from dtq.model.messages import Succeeded
 from dtq.model.states import State
-from dtq.model.values import CHUNK, Value, describe
+from dtq.model.values import CHUNK, Value, describe, named
 from dtq.values.local import LocalValues
 from dtq.values.offers import reachable
 from dtq.values.place import SEGMENT_BYTES, Place
 from dtq.values.wire import WireValues, chunk_of
-from tests.contracts.service_scene import Caller, House
+from tests.contracts.service_scene import Caller, House, until
 
 
 class Line:
@@ -403,3 +404,72 @@ def test_what_is_named_is_held_until_it_is_on_disk(house: House, monkeypatch: py
     assert _codes(client, _page(value)) == [""]
     assert held[0]
     assert not _is_held(house, value.segment)
+
+
+# -- values that are put ----------------------------------------------------------------------------------------------
+
+
+def _put(caller: Caller, data: bytes, ttl_s: float = 60.0) -> tuple[bytes, bytes]:
+    """Write a value, and hold it: its digest and description."""
+    values = _values(caller)
+    draft = values.draft()
+    draft.write(data)
+    value = draft.finish()
+    digest = sha256(data).digest()
+    description = caller.service.hold(digest, describe([value]), ttl_s)
+    values.settled([value])
+    values.close()
+    return digest, description
+
+
+def _is_kept(house: House, description: bytes) -> bool:
+    (value,) = named(description)
+    return house.engine.holds([value])
+
+
+def test_what_is_held_lies_once_and_until_nobody_holds_it(house: House) -> None:
+    # Given a value that two clients have put
+    first, second = house.client(), house.client()
+    digest, description = _put(first, b"x" * 100_000)
+    assert second.service.hold(b"another", b"", 60.0) == b""
+    assert second.service.hold(digest, b"", 60.0) == description
+    assert _put(second, b"x" * 100_000)[1] == description
+
+    # When one after the other has no use for it, Then it is kept until the last
+    first.service.release([digest, b"never"])
+    house.coordinator.flush()
+    assert _is_kept(house, description)
+    second.service.release([digest])
+    house.coordinator.flush()
+    assert not _is_kept(house, description)
+
+
+def test_what_is_held_goes_some_time_after_its_holder(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given two clients that have gone for good
+    monkeypatch.setattr("dtq.coordinator.sessions.CLIENT_GRACE_S", 0.05)
+    brief, long = house.client(), house.client()
+    _, soon = _put(brief, b"x" * 100_000, ttl_s=0.05)
+    _, later = _put(long, b"y" * 100_000, ttl_s=3600.0)
+    session = long.hello.session
+    brief.hang_up()
+    long.hang_up()
+
+    # Then what they held goes when its time is over, and not before
+    until("the first is let go", lambda: not _is_kept(house, soon))
+    assert _is_kept(house, later)
+    holds = house.coordinator.machine.register.holds
+    until("the other has left", lambda: [row.until is not None for row in holds.rows()] == [True])
+
+    # And stays when its holder is back
+    house.client(session=session)
+    assert [row.until for row in holds.rows()] == [None]
+
+
+def test_what_is_not_there_cannot_be_held(house: House) -> None:
+    client = house.client()
+    with pytest.raises((ValueGone, ValueDamaged, BadMessage)):
+        client.service.hold(b"d" * 32, describe([Value(77, 0, 10)]), 60.0)
+    with pytest.raises(BadMessage):
+        client.service.hold(b"d" * 32, b"\0nonsense", 60.0)
+
+    assert client.service.hold(b"d" * 32, b"", 60.0) == b""

@@ -191,3 +191,21 @@ def unlock(size: int) -> bytes:
 def nap(size: int, seconds: float) -> bytes:
     time.sleep(seconds)
     return much(size)
+
+
+def total_with(array: Any, other: float = 0.0) -> float:
+    return float(array.sum()) + other
+
+
+def first_and_write(array: Any, _: int = 0) -> float:
+    """What an argument begins with, before it is overwritten."""
+    found = float(array[0])
+    array[:] = -1.0
+    return found
+
+
+def mapped_files(array: Any, _: int = 0) -> list[str]:
+    """The segments that this process has mapped, while it has an array."""
+    with open("/proc/self/maps", encoding="utf-8") as file:
+        found = {line.split()[-1] for line in file if line.rstrip().endswith(".values")}
+    return sorted(found) if len(array) else []

@@ -10,9 +10,13 @@ import pytest
 
 from dtq.client.following import Following, Waiters
 from dtq.client.links import Line, Session
+from dtq.client.sharing import Shared
 from dtq.client.watcher import Watcher
 from dtq.errors import SessionUnknown, Unreachable
 from dtq.model.messages import Hello, Watched, Welcome
+
+#: What a client has that has put nothing.
+NOTHING_SHARED = Shared(lambda *_: b"", lambda: None, lambda: None)
 
 
 class Flickering:
@@ -89,7 +93,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> tuple[Flickering, Watcher, Target]
     following = Following()
     target = Target()
     following.add(7, target, [])
-    watcher = Watcher(Session(lines), following, lambda error: pytest.fail(str(error)))
+    watcher = Watcher(Session(lines), following, lambda error: pytest.fail(str(error)), NOTHING_SHARED)
     watcher._watch()
     watcher._watch()
     assert lines.calls == [("watch", 0), ("watch", 10)]

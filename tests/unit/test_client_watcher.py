@@ -8,9 +8,13 @@ import pytest
 
 from dtq.client.following import Following
 from dtq.client.links import Session
+from dtq.client.sharing import Shared
 from dtq.client.watcher import MAX_FAILURES, Watcher
 from dtq.errors import DtqError, StoreError, Unreachable
 from dtq.model.messages import TaskRange, Watched
+
+#: What a client has that has put nothing.
+NOTHING_SHARED = Shared(lambda *_: b"", lambda: None, lambda: None)
 
 
 class Line:
@@ -50,7 +54,7 @@ class OneLine:
 def watcher(error: DtqError) -> tuple[Watcher, Following, Line]:
     line, following = Line(error), Following()
     fatal = pytest.fail
-    return Watcher(cast(Session, OneLine(line)), following, cast(Any, fatal)), following, line
+    return Watcher(cast(Session, OneLine(line)), following, cast(Any, fatal), NOTHING_SHARED), following, line
 
 
 def test_store_that_cannot_let_go_is_no_trouble_for_who_waits_for_results() -> None:

@@ -43,7 +43,7 @@ def test_a_reference_stands_for_its_value(values: LocalValues, large: bool, besi
     blob = encode_call(([first, {"a": second}], beside, Holder(first)), {"k": second}, values, large)
 
     # Then it names what it needs, once each, and the call has the values
-    assert set(named(blob)) >= {*named(first._description), *named(second._description)}
+    assert set(named(blob)) >= {*named(first.description), *named(second.description)}
     assert len(named(blob)) == (3 if beside else 2)
     assert bool(rest(blob)) is not bool(beside)
     assert pages.named(pages.pack([b"", blob], described=True)) == list(named(blob))
@@ -60,7 +60,7 @@ def test_a_value_with_references_in_it_names_them_all(values: LocalValues) -> No
 
     blob = encode_call((outer,), None, values, False)
 
-    assert set(named(inner._description)) <= set(named(blob))
+    assert set(named(inner.description)) <= set(named(blob))
     assert decode_call(blob, values)[0][0] == (b"y" * 70_000, b"x" * 70_000)
 
 
@@ -78,7 +78,7 @@ def test_a_reference_in_a_result_comes_back_as_one(values: LocalValues) -> None:
     came = decode_result(encode_result([reference], values, False), values)[0]
 
     assert isinstance(came, Reference)
-    assert pickle.loads(pickle.dumps(came))._description == reference._description
+    assert pickle.loads(pickle.dumps(came)).description == reference.description
 
 
 def test_a_reference_is_released_once_and_with_its_last_use(values: LocalValues) -> None:

@@ -52,7 +52,11 @@ def keeper() -> Keeper:
 
 @pytest.fixture
 def shared(keeper: Keeper, values: LocalValues) -> Shared:
-    return Shared(keeper, lambda: values)
+    return shared_of(keeper, values)
+
+
+def shared_of(keeper: Keeper, values: LocalValues | None) -> Shared:
+    return Shared(keeper.hold, lambda: values, lambda: None)
 
 
 def load(reference: Reference, values: LocalValues) -> Any:
@@ -68,21 +72,21 @@ def test_the_same_lies_once_until_its_last_reference_is_gone(shared: Shared, kee
     # Given something that was put twice
     first, second = shared.put(np.arange(30_000)), shared.put(np.arange(30_000))
     assert len(keeper.held) == 1
-    assert first._description == second._description
+    assert first.description == second.description
 
     # When one reference is gone, and then the other, Then the coordinator hears of the last
     first.release()
-    shared.flush()
+    shared.flush(keeper.release)
     assert not keeper.released
     del second
-    shared.flush()
+    shared.flush(keeper.release)
     assert (len(keeper.released), keeper.held) == (1, {})
 
 
 def test_what_another_has_put_is_not_written_again(shared: Shared, keeper: Keeper, values: LocalValues) -> None:
-    theirs = Shared(keeper, lambda: values).put(b"x" * 100_000)
+    theirs = shared_of(keeper, values).put(b"x" * 100_000)
 
-    assert shared.put(b"x" * 100_000)._description == theirs._description
+    assert shared.put(b"x" * 100_000).description == theirs.description
 
 
 def test_what_was_let_go_while_nobody_was_there_and_put_again_is_held(shared: Shared, keeper: Keeper) -> None:
@@ -91,27 +95,27 @@ def test_what_was_let_go_while_nobody_was_there_and_put_again_is_held(shared: Sh
     shared.put(b"y" * 100_000)
     keeper.away = True
     with pytest.raises(Unreachable):
-        shared.flush()
+        shared.flush(keeper.release)
     keeper.away = False
 
     # When one is put again, Then only the other is let go
     again = shared.put(b"x" * 100_000)
-    shared.flush()
+    shared.flush(keeper.release)
     assert set(keeper.held) == {again.digest}
 
 
 def test_what_cannot_be_pickled_or_kept_says_so(keeper: Keeper, values: LocalValues) -> None:
     with pytest.raises(CannotPickle, match="lock"):
-        Shared(keeper, lambda: values).put(__import__("threading").Lock())
+        shared_of(keeper, values).put(__import__("threading").Lock())
     with pytest.raises(CannotPickle, match="keeps no values"):
-        Shared(keeper, lambda: None).put(1)
+        shared_of(keeper, None).put(1)
 
 
 def test_a_value_with_another_in_it_is_told_apart_by_that(shared: Shared) -> None:
     one, other = shared.put(b"x" * 100_000), shared.put(b"y" * 100_000)
 
     assert digest_of([one])[0] != digest_of([other])[0]
-    assert set(named(one._description)) <= set(named(shared.put([one])._description))
+    assert set(named(one.description)) <= set(named(shared.put([one]).description))
 
 
 LARGE = {"array": np.arange(30_000), "bytes": b"x" * 100_000, "list": [b"x" * 100_000]}

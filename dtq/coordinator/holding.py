@@ -1,0 +1,32 @@
+"""Values that clients put: held as long as a client is there that has put them, and some time longer."""
+
+from __future__ import annotations
+
+from dtq.coordinator.service import Coordinator
+from dtq.coordinator.sessions import SessionState
+from dtq.coordinator.vetting import Vetting
+from dtq.model.values import named
+
+
+def hold(c: Coordinator, state: SessionState, digest: bytes, description: bytes, ttl_s: float) -> bytes:
+    """See `Service.hold`."""
+    session = state.hello.session
+    vetting = Vetting(c, session)
+    try:
+        if description:
+            vetting.check(named(description))
+        with c.lock:
+            c.refuse_if_stopping()
+            held = c.machine.register.holds.hold(session, digest, description, ttl_s)
+            ticket = c.committer.ticket()
+        c.committer.settle(ticket)
+    finally:
+        vetting.close()
+    return held
+
+
+def release(c: Coordinator, state: SessionState, digests: list[bytes]) -> None:
+    """See `Service.release`. Nobody waits for the disk: what is not known to be released is kept for its time."""
+    with c.lock:
+        c.machine.register.holds.release(state.hello.session, digests)
+        c.committer.soon()
