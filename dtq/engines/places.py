@@ -7,20 +7,15 @@ those of a process that was killed are removed by the next such engine. A lock i
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import os
-import secrets
-import shutil
 import stat
 import tempfile
-import time
 import weakref
 from typing import Final
 
 from dtq.engines.storefile import sync_directory
 from dtq.errors import StoreError
+from dtq.values import directories
 from dtq.values.place import Place
 
 #: What the name of the directory beside a store ends with.
@@ -29,13 +24,9 @@ BESIDE: Final = ".values"
 _SYNC_FROM: Final = 8 << 20
 #: A directory in memory, where the system has one.
 _FAST: Final = "/dev/shm"
-_PREFIX: Final = "dtq-values-"
-_LOCK: Final = "lock"
 #: Most bytes of values in fast memory, and the share of what is free there.
 _MOST_FAST: Final = 1 << 30
 _FAST_SHARE: Final = 2
-#: Seconds after which a directory without a lock is nobody's.
-_ABANDONED_S: Final = 60.0
 
 
 def beside_store(store: str, *, durable: bool, max_value: int) -> Place:
@@ -80,11 +71,11 @@ class OwnPlace:
         fast = _free(_FAST) // _FAST_SHARE
         parents = [_FAST, temporary] if fast > 0 else [temporary]
         for parent in parents:
-            _remove_abandoned(parent)
+            directories.remove_abandoned(parent)
         made: list[tuple[str, int]] = []
-        self._remove = weakref.finalize(self, _remove_own, made, os.getpid())
+        self._remove = weakref.finalize(self, directories.remove, made, os.getpid())
         for parent in parents:
-            made.append(_make(parent))
+            made.append(directories.make(parent))
         paths = tuple(path for path, _ in made)
         #: The place.
         self.place = Place(paths, first_bytes=min(_MOST_FAST, fast), checked=False, max_value=max_value)
@@ -101,51 +92,3 @@ def _free(directory: str) -> int:
     except OSError:
         return 0
     return disk.f_bavail * disk.f_frsize if os.access(directory, os.W_OK | os.X_OK) else 0
-
-
-def _make(parent: str) -> tuple[str, int]:
-    """Make a directory, and the lock that says that it is in use; its path, and the lock's descriptor."""
-    while True:
-        path = os.path.join(parent, _PREFIX + secrets.token_hex(8))
-        os.mkdir(path, 0o700)
-        lock = -1
-        # Somebody who clears up may take it for one that nobody has, until it is locked.
-        with contextlib.suppress(FileNotFoundError, BlockingIOError):
-            lock = os.open(os.path.join(path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(lock).st_nlink:
-                return path, lock
-        if lock >= 0:
-            os.close(lock)
-
-
-def _remove_own(made: list[tuple[str, int]], process: int) -> None:
-    if os.getpid() != process:
-        return  # a fork of the process whose they are
-    for path, lock in made:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(lock)
-
-
-def _remove_abandoned(parent: str) -> None:
-    """Remove what was left behind by engines whose process was killed."""
-    with contextlib.suppress(OSError), os.scandir(parent) as entries:
-        for entry in entries:
-            if entry.name.startswith(_PREFIX) and entry.is_dir(follow_symlinks=False):
-                with contextlib.suppress(OSError):
-                    if entry.stat(follow_symlinks=False).st_uid == os.geteuid():
-                        _remove_if_abandoned(entry.path)
-
-
-def _remove_if_abandoned(path: str) -> None:
-    try:
-        lock = os.open(os.path.join(path, _LOCK), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError as error:
-        if error.errno == errno.ENOENT and time.time() - os.stat(path).st_mtime > _ABANDONED_S:
-            os.rmdir(path)
-        return
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(path, ignore_errors=True)
-    finally:
-        os.close(lock)

@@ -24,12 +24,13 @@ import threading
 import zlib
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, BinaryIO, Final
 
 from dtq.errors import DtqError, StoreFull, StoreUnwritable, TooLarge, ValueDamaged, ValueGone
 from dtq.model.values import ALIGNMENT, Value
 from dtq.values.base import Buffer, Draft
-from dtq.values.place import SEGMENT_BYTES, Place, path_of
+from dtq.values.place import SEGMENT_BYTES, Place, copy_of, path_of
 
 #: What is smaller is gathered, in bytes, up to so many together.
 _GATHERED: Final = 1 << 16
@@ -299,9 +300,10 @@ class LocalValues:
 
     def stream(self, value: Value) -> BinaryIO:
         """See `Values`."""
-        file = io.FileIO(self._open(value), "rb")
+        descriptor, value = self._open(value)
+        file = io.FileIO(descriptor, "rb")
         try:
-            _check_there(file.fileno(), value)
+            _check_there(descriptor, value)
         except BaseException:
             file.close()
             raise
@@ -312,7 +314,7 @@ class LocalValues:
 
     def fetch(self, value: Value) -> Buffer:
         """See `Values`."""
-        descriptor = self._open(value)
+        descriptor, value = self._open(value)
         try:
             _check_there(descriptor, value)
             if self._map_from is not None and value.length >= self._map_from:
@@ -334,8 +336,7 @@ class LocalValues:
             ValueGone: there is no such segment.
             ValueDamaged: it is too short, or cannot be read.
         """
-        value = Value(segment, offset, length)
-        descriptor = self._open(value)
+        descriptor, value = self._open(Value(segment, offset, length))
         try:
             return _read(descriptor, value)
         except OSError as error:
@@ -343,20 +344,18 @@ class LocalValues:
         finally:
             os.close(descriptor)
 
-    def _open(self, value: Value) -> int:
+    def _open(self, value: Value) -> tuple[int, Value]:
+        """The descriptor of the file that has a value, and where it is there."""
+        if self.place.copies:
+            copy = replace(value, offset=0)
+            descriptor = _opened(copy_of(self.place.copies, value.segment, value.offset), copy)
+            if descriptor >= 0:
+                return descriptor, copy
         for _ in range(2):  # a directory may be looked into just before the file is moved there
             for directory in self.place.paths:
-                try:
-                    descriptor = os.open(path_of(directory, value.segment), _READ)
-                except FileNotFoundError:
-                    continue
-                except OSError as error:
-                    raise ValueDamaged(value.length, str(error)) from error
-                found = os.fstat(descriptor)
-                if found.st_size < value.end or not stat.S_ISREG(found.st_mode):
-                    os.close(descriptor)
-                    raise ValueDamaged(value.length, "its segment is too short")
-                return descriptor
+                descriptor = _opened(path_of(directory, value.segment), value)
+                if descriptor >= 0:
+                    return descriptor, value
         raise ValueGone(value.length)
 
     def close(self) -> None:
@@ -407,6 +406,25 @@ class _Checked:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
+
+
+def _opened(path: str, value: Value) -> int:
+    """A descriptor of the file in which a value lies; -1 where there is none.
+
+    Raises:
+        ValueDamaged: it is none in which it can lie.
+    """
+    try:
+        descriptor = os.open(path, _READ)
+    except FileNotFoundError:
+        return -1
+    except OSError as error:
+        raise ValueDamaged(value.length, str(error)) from error
+    found = os.fstat(descriptor)
+    if found.st_size < value.end or not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise ValueDamaged(value.length, "its segment is too short")
+    return descriptor
 
 
 def new_memory(size: int) -> bytearray | mmap.mmap:

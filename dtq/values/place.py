@@ -28,6 +28,7 @@ class Place:
         max_value: largest value in bytes.
         sync_from: from how many bytes on values are synced by whoever writes them, before they are handed over, so
             that a commit of others need not wait for that; 0 where nothing is synced.
+        copies: a directory of values that lie elsewhere, each in a file of its own (`copy_of`); empty for none.
     """
 
     paths: tuple[str, ...]
@@ -35,6 +36,7 @@ class Place:
     checked: bool = True
     max_value: int = MAX_VALUE
     sync_from: int = 0
+    copies: str = ""
 
     def directory(self) -> str:
         """Where the next segment goes."""
@@ -68,6 +70,11 @@ class Place:
 def path_of(directory: str, segment: int) -> str:
     """The path of a segment's file in a directory."""
     return os.path.join(directory, f"{segment:016x}{SUFFIX}")
+
+
+def copy_of(directory: str, segment: int, offset: int) -> str:
+    """The path of the file in a directory that has a copy of one value, and is there only when it is whole."""
+    return os.path.join(directory, f"{segment:016x}-{offset:x}.value")
 
 
 def number_of(name: str) -> int | None:
