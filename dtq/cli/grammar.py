@@ -110,6 +110,8 @@ def given_words(context: click.Context, command: click.Command) -> list[str]:
         for value in given if isinstance(given, tuple) else (given,):
             if value is True:
                 words.append(option)
+            elif value is False and parameter.secondary_opts:
+                words.append(max(parameter.secondary_opts, key=len))
             elif value is not None and value is not False and value != "-":
                 words.append(f"{option}={value:f}" if isinstance(value, float) else f"{option}={value}")
     return words

@@ -87,6 +87,12 @@ working = options.stacked(
         type=options.DURATION,
         help="How long a stopping worker lets tasks run before it gives them back.  [as long as they need]",
     ),
+    click.option(
+        "--value-cache",
+        metavar="SIZE",
+        type=options.SIZE,
+        help="Most bytes of large arguments to keep on a machine other than the coordinator's.  [4GiB]",
+    ),
 )
 
 
@@ -98,6 +104,7 @@ working = options.stacked(
     ),
 )
 @working
+@options.by_reference
 @options.connecting
 def worker(addresses: tuple[str, ...], **flags: Any) -> None:
     """Run tasks on this machine until SIGTERM or Ctrl-C.

@@ -91,6 +91,8 @@ class WorkerSettings:
         tasks_may_submit: whether clients in tasks use the worker's coordinator and key.
         max_waiting: how many slots more there may be while tasks wait for other tasks.
         grace_s: how long a drain may take before running tasks are given back; None for as long as they need.
+        by_reference: whether large arguments and results pass as files where the coordinator is on this machine.
+        value_cache: where it is not, how many bytes of large arguments are kept here; None for a part of what is free.
     """
 
     addresses: tuple[Address, ...]
@@ -109,6 +111,8 @@ class WorkerSettings:
     tasks_may_submit: bool = False
     max_waiting: int = 0
     grace_s: float | None = None
+    by_reference: bool = True
+    value_cache: int | None = None
 
 
 # -- reading one value: (what it is, the value as flag, variable or TOML has it, base of relative paths) -------------
@@ -270,6 +274,8 @@ _WORKER: Final = {
     "tasks_may_submit": _Key("DTQ_TASKS_MAY_SUBMIT", _switch),
     "max_waiting": _Key("DTQ_MAX_WAITING", _number(0, 4096)),
     "grace": _Key("DTQ_GRACE", _duration(0, 10 * 366 * 86_400)),
+    "by_reference": _Key("DTQ_BY_REFERENCE", _switch),
+    "value_cache": _Key("DTQ_VALUE_CACHE", _size(0, 2**60)),
 }
 _ALL: Final[Mapping[str, Mapping[str, _Key]]] = {"": _TOP, "coordinator": _COORDINATOR, "worker": _WORKER}
 _KNOWN: Final = frozenset((table, key) for table, keys in _ALL.items() for key in keys)

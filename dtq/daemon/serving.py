@@ -19,7 +19,7 @@ from dtq.config import WorkerSettings, configured_tls, format_address, load_auth
 from dtq.daemon.ahead import slot_terms
 from dtq.errors import DtqError, InternalError
 from dtq.model.fields import Label, fitting
-from dtq.model.messages import Hello, Role, Welcome, largest_outcome
+from dtq.model.messages import Hello, Role, ValuesOffer, Welcome, largest_outcome
 from dtq.transport.backoff import Backoff
 from dtq.transport.proxy import Proxy
 from dtq.values.offers import reachable
@@ -30,6 +30,7 @@ from dtq.worker.link import FETCH_WAIT_S, Link
 from dtq.worker.program import Program
 from dtq.worker.supervisor import Supervisor
 from dtq.worker.terms import WorkerTerms
+from dtq.worker.transfers import Transfers
 
 log = logging.getLogger("dtq.daemon")
 
@@ -62,6 +63,10 @@ class Serving:
         self._stopping = threading.Event()
         self._supervisor: Supervisor | None = None
         self._link: Link | None = None
+        #: Makes connections, and what brings values over them where that is needed.
+        self._connect: Callable[[Callable[[Welcome], None]], Proxy]
+        self._transfers: Transfers | None = None
+        self._placing = threading.Lock()
 
     def drain(self) -> None:
         """Take no more work, and end when what runs has ended. Any thread; but not from a signal's handler, which may
@@ -93,13 +98,14 @@ class Serving:
         key, origin = load_authkey(settings.authkey_file, addresses=settings.addresses)
         tls = configured_tls()
         say_hello = _greeter(settings)
-        greeted = self._on_welcome
-        reporting = Proxy(
-            settings.addresses, key, say_hello(primary=True), on_welcome=greeted, key_source=origin, tls=tls
-        )
-        fetching = Proxy(
-            settings.addresses, key, say_hello(primary=False), on_welcome=greeted, key_source=origin, tls=tls
-        )
+
+        def connect(on_welcome: Callable[[Welcome], None], *, primary: bool = False) -> Proxy:
+            return Proxy(
+                settings.addresses, key, say_hello(primary=primary), on_welcome=on_welcome, key_source=origin, tls=tls
+            )
+
+        self._connect = connect
+        reporting, fetching = connect(self._on_welcome, primary=True), connect(self._on_welcome)
         welcome = self._first_contact(reporting)
         if welcome is None:
             return
@@ -117,7 +123,7 @@ class Serving:
             where=reporting.address,
             fetch_wait_s=self._fetch_wait_s,
         )
-        link.on_welcome(welcome)
+        self._on_welcome(welcome)
         link.start()
         queues = ", ".join(settings.queues) or "all queues"
         slots = counted(settings.slots, "slot")
@@ -126,13 +132,44 @@ class Serving:
             supervisor.run()
         finally:
             link.stop()
+            if self._transfers is not None:
+                self._transfers.close()
         log.info("worker %s ends; nothing is left undone here", settings.name)
 
     def _on_welcome(self, welcome: Welcome) -> None:
-        if self._link is not None:
+        if self._link is not None and self._supervisor is not None:
             self._link.on_welcome(welcome)
-        if self._supervisor is not None:
-            self._supervisor.move(_place_of(welcome))
+            self._place_values(self._supervisor, welcome.values)
+
+    def _reachable(self, offer: ValuesOffer | None) -> Place | None:
+        """Where values are, as far as slots can reach them."""
+        return reachable(offer) if offer is not None and self._settings.by_reference else None
+
+    def _place_values(self, supervisor: Supervisor, offer: ValuesOffer | None) -> None:
+        """Have slots find values where this coordinator has them, or where they are brought to from there."""
+        with self._placing:
+            place = self._reachable(offer)
+            if offer is None or place is not None:
+                supervisor.move(place)
+                return
+            if self._transfers is None:
+                try:
+                    self._transfers = Transfers(
+                        offer,
+                        self._connect,
+                        supervisor.holdings,
+                        supervisor.lock,
+                        on_ready=supervisor.fetched,
+                        on_no_room=supervisor.unfetched,
+                        announce=supervisor.announce,
+                        most_copies=self._settings.value_cache,
+                    )
+                except OSError as error:
+                    log.warning("there is no place for large arguments and results: %s", error)
+                    supervisor.move(None)
+                    return
+            self._transfers.adapt(offer)
+            supervisor.move(self._transfers.place, self._transfers)
 
     def _terms(self, welcome: Welcome) -> WorkerTerms:
         settings = self._settings
@@ -143,7 +180,7 @@ class Serving:
             slot=replace(
                 slot_terms(settings, self._inherited, self._program),
                 max_result=min(largest_outcome(welcome.max_message), welcome.max_blob),
-                place=_place_of(welcome),
+                place=self._reachable(welcome.values),
             ),
         )
 
@@ -162,11 +199,6 @@ class Serving:
                     log.warning("waiting for the coordinator at %s (%s)", line.address, error)
                 self._stopping.wait(backoff.next_s())
         return None
-
-
-def _place_of(welcome: Welcome) -> Place | None:
-    """Where values are, as far as this process can reach them."""
-    return None if welcome.values is None else reachable(welcome.values)
 
 
 def _greeter(settings: WorkerSettings) -> Callable[..., Hello]:

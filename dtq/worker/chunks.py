@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
@@ -20,6 +20,8 @@ from dtq.worker.segments import Segments
 
 #: How many bytes of outcomes may wait to be reported while more work is asked for.
 MAX_UNREPORTED: Final = 16 << 20
+#: How many bytes of values that outcomes name may wait to be sent, likewise.
+MAX_UNSENT: Final = 256 << 20
 #: About how many bytes an outcome takes beside what it carries.
 _OVERHEAD: Final = 80
 #: Stands for the base classes of the failure that is reported in place of what cannot be.
@@ -227,6 +229,12 @@ class Holdings:
         self.careful: SizedLru[str, bool] = SizedLru(_MOST_CAREFUL_BYTES, _MOST_CAREFUL)
         #: What the results need that are not acknowledged.
         self.segments = Segments()
+        #: Outcomes of which the first has values that are to be sent before it is reported, by token; and how many
+        #: bytes those have.
+        self.waiting: dict[int, deque[Outcome]] = {}
+        self._unsent: dict[int, int] = {}
+        #: Called when a lease is over, with its token.
+        self.on_over: Callable[[int], None] | None = None
 
     @property
     def urgent(self) -> bool:
@@ -242,7 +250,7 @@ class Holdings:
     @property
     def burdened(self) -> bool:
         """Whether so much waits to be reported that nothing more is to be asked for."""
-        return self.outbox.size > MAX_UNREPORTED
+        return self.outbox.size > MAX_UNREPORTED or (bool(self._unsent) and sum(self._unsent.values()) > MAX_UNSENT)
 
     def add(self, chunk: Chunk) -> None:
         """A lease has arrived."""
@@ -267,7 +275,32 @@ class Holdings:
         """A lease is no longer the worker's; nothing will be said of it."""
         self.chunks.pop(token, None)
         self.outbox.forget(token)
+        self.waited(token)
+        self._over(token)
+
+    def _over(self, token: int) -> None:
         self.segments.let_go(token)
+        if self.on_over is not None:
+            self.on_over(token)
+
+    def wait(self, outcome: Succeeded) -> deque[Outcome]:
+        """An outcome waits until its values are sent, and so does what follows of its lease; the queue of these."""
+        queue = self.waiting[outcome.token] = deque([outcome])
+        self._unsent[outcome.token] = sum(value.length for value in pages.named(outcome.results))
+        return queue
+
+    def waited(self, token: int) -> None:
+        """No outcome of a lease waits any more."""
+        if self.waiting.pop(token, None) is not None:
+            del self._unsent[token]
+
+    def give_up(self) -> None:
+        """What waits is not sent any more: its tasks go back."""
+        for token, queue in list(self.waiting.items()):
+            ranges = [_range(outcome) for outcome in queue]
+            lo, hi = ranges[0][0], ranges[-1][1]
+            self.waited(token)
+            self.outbox.add(Released(token=token, lo=lo, hi=hi, started=hi - lo))
 
     def take(self, room: int, largest: int) -> list[Outcome]:
         """What is to be reported now, first what the last report did not get across.
@@ -296,10 +329,10 @@ class Holdings:
     def acknowledged(self) -> None:
         """The report under way has arrived and is durable."""
         self.reporting = []
-        unsaid = {outcome.token for outcome in self.outbox}
+        unsaid = {outcome.token for outcome in self.outbox} | self.waiting.keys()
         for token in [t for t, chunk in self.chunks.items() if chunk.ended and t not in unsaid]:
             del self.chunks[token]
-            self.segments.let_go(token)
+            self._over(token)
 
     def refuse(self, error: Exception) -> None:
         """The report under way, of one outcome, can never be taken: the task of it has failed with the reason. Of a
@@ -307,7 +340,7 @@ class Holdings:
         (outcome,) = self.reporting
         self.reporting = []
         if isinstance(outcome, Succeeded) and pages.count(outcome.results) > 1:
-            self.outbox.put_back(_singly(outcome))
+            self.outbox.put_back(singly(outcome))
         elif (instead := refused(outcome, error)) is not None:
             self.outbox.put_back([instead])
         else:
@@ -330,7 +363,14 @@ def _slimmer(outcome: Outcome, room: int) -> Outcome:
     return outcome
 
 
-def _singly(outcome: Succeeded) -> list[Outcome]:
+def _range(outcome: Outcome) -> tuple[int, int]:
+    """The tasks of an outcome."""
+    if isinstance(outcome, Failed):
+        return outcome.index, outcome.index + 1
+    return outcome.lo, outcome.hi if isinstance(outcome, Released) else outcome.lo + pages.count(outcome.results)
+
+
+def singly(outcome: Succeeded) -> list[Outcome]:
     """The results of a lease, each by itself."""
     parts: list[Outcome] = []
     rest: Outcome | None = outcome

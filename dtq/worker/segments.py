@@ -37,6 +37,11 @@ class Segments:
     def __bool__(self) -> bool:
         return bool(self._needed)
 
+    @property
+    def held(self) -> frozenset[int]:
+        """The segments that are held."""
+        return frozenset(self._descriptors)
+
     def hold(self, token: int, values: Iterable[Value], place: Place | None) -> None:
         """Hold the segments of results of a lease until `let_go`.
 

@@ -31,6 +31,7 @@ from dtq.worker.chunks import Chunk, Holdings
 from dtq.worker.latelog import LateLog
 from dtq.worker.remains import Remains, last_words, refusal, verdict
 from dtq.worker.reports import Advanced, Changed, NoRoom, Raised, Report, Returned, Stopped
+from dtq.worker.transfers import Transfers
 
 #: How many tasks are remembered that a slot which died was about to begin with.
 MOST_SUSPECTS: Final = 1_000
@@ -51,6 +52,8 @@ class Settling:
         self._gone_on = gone_on
         self._news = news
         self._log = log
+        #: What sends results that are values to a coordinator on another machine; None where there is no need.
+        self.transfers: Transfers | None = None
         #: Tasks that a slot which died was about to begin with.
         self._suspects: SizedLru[tuple[int, int], bool] = SizedLru(MOST_SUSPECTS, MOST_SUSPECTS)
 
@@ -233,6 +236,8 @@ class Settling:
 
     def _owe(self, outcome: Succeeded | Failed | Released) -> None:
         if outcome.token in self._holdings.chunks:
+            if self.transfers is not None and self.transfers.takes(outcome):
+                return
             self._holdings.outbox.add(outcome)
             if type(outcome) is Succeeded and not self._holdings.chunks[outcome.token].ended:
                 self._gone_on()

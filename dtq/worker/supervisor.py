@@ -47,6 +47,7 @@ from dtq.worker.respawns import Respawns
 from dtq.worker.settling import Settling
 from dtq.worker.terms import WorkerTerms
 from dtq.worker.tracker import Tracker
+from dtq.worker.transfers import Transfers
 from dtq.worker.wakeup import Wakeup
 
 log = logging.getLogger("dtq.worker")
@@ -190,18 +191,48 @@ class Supervisor:
             self.holdings.add(chunk)
             if self.draining or self.ending:
                 self._settling.release(chunk, chunk.next, chunk.end)
-            else:
+            elif self.transfers is None or self.transfers.fetch(chunk):
                 self._waiting.append(chunk)
             for doomed in self.holdings.doomed.pop(chunk.token, ()):
                 self.cancel(doomed)
         self._assign(now)
         self.wake()
 
-    def move(self, place: Place | None) -> None:
-        """Values are elsewhere from now on. Any thread."""
+    @property
+    def transfers(self) -> Transfers | None:
+        """What brings arguments and results that are values here and back; None where slots reach them."""
+        return self._settling.transfers
+
+    def move(self, place: Place | None, transfers: Transfers | None = None) -> None:
+        """Values are elsewhere from now on. Any thread.
+
+        Args:
+            place: where slots find them and write them; None for nowhere.
+            transfers: what brings them there and back; None where slots reach those of the coordinator.
+        """
         with self.lock:
+            self._settling.transfers = transfers
             if place != self.place:
                 self.place = place
+
+    def fetched(self, token: int) -> None:
+        """A lease has all its arguments. Under the lock."""
+        chunk = self.holdings.chunks.get(token)
+        if chunk is None or chunk.ended:
+            return
+        if self.draining:
+            self._settling.release(chunk, chunk.next, chunk.end)
+            return
+        chunk.granted_at = time.monotonic()
+        self._waiting.append(chunk)
+        self._assign(chunk.granted_at)
+        self.wake()
+
+    def unfetched(self, token: int) -> None:
+        """There is no room for the arguments of a lease. Under the lock."""
+        chunk = self.holdings.chunks.get(token)
+        if chunk is not None:
+            self._settling.release(chunk, chunk.next, chunk.end)
 
     def cancel(self, doomed: Doomed) -> None:
         """A task is to be stopped. Under the lock."""
@@ -213,7 +244,8 @@ class Supervisor:
             return
         child = self._child_with(chunk)
         if child is None:
-            self._waiting.remove(chunk)
+            if chunk in self._waiting:  # else its arguments are on their way
+                self._waiting.remove(chunk)
             self._settling.release(chunk, chunk.next, chunk.end)
             return
         self._stop(child, doomed.token, doomed.index)
@@ -227,7 +259,7 @@ class Supervisor:
     def drop(self, token: int) -> None:
         """A lease is no longer this worker's: stop it and say nothing of it. Under the lock."""
         chunk = self.holdings.chunks.get(token)
-        if chunk is None or chunk.ended:
+        if chunk is None or (chunk.ended and token not in self.holdings.waiting):
             return  # its outcomes are on their way, or have arrived: the next acknowledgement ends it
         text = "the lease of task %d.%d was taken back by the coordinator"
         self._late(logging.WARNING, text, chunk.grant.batch, chunk.next)
@@ -327,6 +359,9 @@ class Supervisor:
         with self.lock:
             now = time.monotonic()
             self._bury(now)
+            if self.ending and not self._children and self.holdings.waiting:
+                self.holdings.give_up()
+                self.announce()
             if self._forks is not None:
                 reap_strangers({child.pid for child in self._children} | {self._forks.pid} | self._tracker_pids())
             self._enforce(now)
@@ -483,9 +518,10 @@ class Supervisor:
         child.kill()
 
     def _give_back_waiting(self) -> None:
-        while self._waiting:
-            chunk = self._waiting.popleft()
-            self._settling.release(chunk, chunk.next, chunk.end)
+        self._waiting.clear()
+        for chunk in list(self.holdings.chunks.values()):
+            if chunk.serial < 0 and not chunk.ended:  # it has not been sent to a slot
+                self._settling.release(chunk, chunk.next, chunk.end)
 
     # -- slots ----------------------------------------------------------------------------------------------------
 

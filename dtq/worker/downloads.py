@@ -1,0 +1,238 @@
+"""Arguments on their way to a worker on another machine than its coordinator.
+
+Worker, below the supervisor. A lease whose arguments are values is given to a slot when copies of them are here
+(`copies`). One thread fetches them, a piece of each in turn, so that a small value does not wait for a large one. It
+holds a piece in memory, never a value.
+
+A value that is not to be had is left out: the slot does not find it either, and says so for the task that needs it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import BinaryIO, Final
+
+from dtq.errors import DtqError
+from dtq.model.values import Value
+from dtq.values.wire import WireValues
+from dtq.worker.copies import Copies, Key, key_of
+from dtq.worker.valueline import ValueLine
+
+log = logging.getLogger("dtq.worker")
+
+#: How long to wait before a lease is given back for whose arguments there is no room here, in seconds.
+NO_ROOM_S: Final = 1.0
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class _Load:
+    """A value that is being fetched.
+
+    Args:
+        value: the value.
+        path: the file that it goes to.
+    """
+
+    def __init__(self, value: Value, path: str) -> None:
+        self.value = value
+        #: Whether room was made for it once more, as there was none.
+        self.cleared = False
+        self._path = path
+        self._file = -1
+        self._stream: BinaryIO | None = None
+        self._at = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has a file."""
+        return self._file >= 0
+
+    def step(self, values: WireValues, buffer: memoryview) -> bool:
+        """Fetch a piece; whether it was the last.
+
+        Raises:
+            DtqError: it cannot be fetched.
+            OSError: it cannot be written.
+        """
+        if self._stream is None:
+            self._file = os.open(self._path, _NEW, 0o600)
+            self._stream = values.stream(self.value)
+        size = self._stream.readinto(buffer[: self.value.length - self._at])  # type: ignore[attr-defined]
+        at = 0
+        while at < size:
+            at += os.write(self._file, buffer[at:size])
+        self._at += size
+        return self._at >= self.value.length
+
+    def close(self) -> None:
+        """It is over; what there is of it stays."""
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._stream, self._at = -1, None, 0
+
+    def abandon(self) -> None:
+        """It is over, and what there is of it goes."""
+        if self.begun:
+            self.close()
+            with suppress(OSError):
+                os.unlink(self._path)
+
+
+class Downloads:
+    """Fetches values.
+
+    Args:
+        values: where they are.
+        line: the connection of that.
+        copies: where they go.
+        lock: the supervisor's; what says so is called with it.
+        on_ready: called with it when a lease has all that is to be had.
+        on_no_room: likewise, when there is no room for what a lease needs.
+    """
+
+    def __init__(
+        self,
+        values: WireValues,
+        line: ValueLine,
+        copies: Copies,
+        lock: threading.Lock,
+        on_ready: Callable[[int], None],
+        on_no_room: Callable[[int], None],
+    ) -> None:
+        self._values = values
+        self._line = line
+        self._copies = copies
+        self._lock = lock
+        self._news = threading.Condition(lock)
+        self._on_ready = on_ready
+        self._on_no_room = on_no_room
+        #: What each lease waits for.
+        self._missing: dict[int, set[Key]] = {}
+        self._loads: deque[_Load] = deque()
+        #: All of those, and the one that the thread is at.
+        self._loading: set[Key] = set()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="dtq-download", daemon=True)
+        self._thread.start()
+
+    # -- with the lock --------------------------------------------------------------------------------------------
+
+    def fetch(self, token: int, values: Sequence[Value]) -> bool:
+        """Have values here for a lease until `let_go`; whether they are."""
+        missing = self._copies.need(token, values)
+        if not missing:
+            return True
+        self._missing[token] = {key_of(value) for value in missing}
+        for value in missing:
+            if key_of(value) not in self._loading:
+                self._loading.add(key_of(value))
+                self._loads.append(_Load(value, self._copies.part_of(value)))
+        self._news.notify_all()
+        return False
+
+    def let_go(self, token: int) -> None:
+        """A lease needs nothing any more, and what is fetched for it alone is not needed."""
+        self._missing.pop(token, None)
+        self._copies.let_go(token)
+        self._news.notify_all()
+
+    def _over(self, load: _Load, *, here: bool) -> None:
+        key = key_of(load.value)
+        self._loading.discard(key)
+        if here:
+            self._copies.add(load.value)
+        for token in [token for token, keys in self._missing.items() if key in keys]:
+            self._missing[token].discard(key)
+            if not self._missing[token]:
+                del self._missing[token]
+                self._on_ready(token)
+
+    def _without_room(self, load: _Load) -> None:
+        key = key_of(load.value)
+        self._loading.discard(key)
+        for token in [token for token, keys in self._missing.items() if key in keys]:
+            del self._missing[token]
+            self._on_no_room(token)
+
+    # -- the thread -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        buffer = memoryview(bytearray(1))
+        while (load := self._next()) is not None:
+            self._copies.sweep()
+            if len(buffer) < self._line.chunk:
+                buffer = memoryview(bytearray(self._line.chunk))
+            try:
+                self._step(load, buffer)
+            except Exception:
+                log.exception("a value could not be fetched")
+                load.abandon()
+                with self._lock:
+                    self._over(load, here=False)
+
+    def _next(self) -> _Load | None:
+        """The next value of which to fetch a piece; None at the end."""
+        while True:
+            with self._lock:
+                while not self._loads and not self._closed:
+                    self._news.wait()
+                if self._closed:
+                    return None
+                load = self._loads.popleft()
+                if self._copies.is_needed(load.value):
+                    if not load.begun:
+                        self._copies.make_room(load.value.length)
+                    return load
+                self._loading.discard(key_of(load.value))
+            load.abandon()
+
+    def _step(self, load: _Load, buffer: memoryview) -> None:
+        try:
+            if load.step(self._values, buffer):
+                load.close()
+                self._copies.finish(load.value)
+                with self._lock:
+                    self._over(load, here=True)
+                return
+        except DtqError as error:
+            load.abandon()
+            if self._closed:
+                return
+            log.warning("a large argument of a task cannot be had: %s", error)
+            with self._lock:
+                self._over(load, here=False)
+            return
+        except OSError as error:
+            load.abandon()
+            self._on_full(load, error)
+            return
+        with self._lock:
+            self._loads.append(load)
+
+    def _on_full(self, load: _Load, error: OSError) -> None:
+        """Try once more without what nobody needs, and then give back what cannot be had here."""
+        again, load.cleared = not load.cleared, True
+        if not again:
+            log.warning("a large argument of a task finds no room here, its lease is given back: %s", error)
+            threading.Event().wait(NO_ROOM_S)
+        with self._lock:
+            if again:
+                self._copies.make_room(0, 0)
+                self._loads.append(load)
+            else:
+                self._without_room(load)
+
+    def close(self) -> None:
+        """End, also a call that is under way. Not with the lock."""
+        with self._lock:
+            self._closed = True
+            self._news.notify_all()
+        self._values.close()
+        self._thread.join(5.0)
+        for load in self._loads:
+            load.abandon()

@@ -1,0 +1,119 @@
+"""Values between a worker and a coordinator on another machine: a directory of the worker's own, and what brings them.
+
+Worker, below the supervisor. The directory is this user's alone and goes with the worker; what a worker that was killed
+has left is removed by the next one on the machine.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from dtq.model import pages
+from dtq.model.messages import ValuesOffer, Welcome
+from dtq.values import directories
+from dtq.values.place import Place
+from dtq.values.wire import WireValues
+from dtq.worker.chunks import Chunk, Holdings, Outcome
+from dtq.worker.copies import Copies
+from dtq.worker.downloads import Downloads
+from dtq.worker.uploads import Uploads
+from dtq.worker.valueline import ValueCalls, ValueLine
+
+#: How many bytes of copies there are where nothing else is said: at most, and as a part of what is free on the disk.
+MOST_COPIES: Final = 4 << 30
+COPIES_SHARE: Final = 10
+
+
+class Transfers:
+    """What a worker needs to have values from a coordinator whose files it cannot reach.
+
+    Args:
+        offer: what the coordinator says of its values.
+        connect: makes a connection for values, which calls what it is given at each hello.
+        holdings: the worker's.
+        lock: the supervisor's.
+        on_ready: called with it when a lease has all its arguments, with its token.
+        on_no_room: likewise, when there is no room for them.
+        announce: likewise, when there is more to tell.
+        most_copies: how many bytes of arguments are kept; None for `MOST_COPIES`, or less.
+
+    Raises:
+        OSError: there can be no directory.
+    """
+
+    def __init__(
+        self,
+        offer: ValuesOffer,
+        connect: Callable[[Callable[[Welcome], None]], ValueCalls],
+        holdings: Holdings,
+        lock: threading.Lock,
+        *,
+        on_ready: Callable[[int], None],
+        on_no_room: Callable[[int], None],
+        announce: Callable[[], None],
+        most_copies: int | None = None,
+    ) -> None:
+        parent = tempfile.gettempdir()
+        directories.remove_abandoned(parent)
+        made = [directories.make(parent)]
+        self._remove = weakref.finalize(self, directories.remove, made, os.getpid())
+        self.directory = made[0][0]
+        results, copies = os.path.join(self.directory, "results"), os.path.join(self.directory, "copies")
+        for path in (results, copies):
+            os.mkdir(path, 0o700)
+        if most_copies is None:
+            disk = os.statvfs(parent)
+            most_copies = min(MOST_COPIES, disk.f_bavail * disk.f_frsize // COPIES_SHARE)
+        #: Where slots find and write values.
+        self.place = Place((results,), checked=offer.checked, max_value=offer.max_value, copies=copies)
+        down, up = (self._line(connect) for _ in range(2))
+        self.copies = Copies(copies, most_copies)
+        self._values = [_values(offer, line) for line in (down, up)]
+        self._downloads = Downloads(self._values[0], down, self.copies, lock, on_ready, on_no_room)
+        self._uploads = Uploads(self._values[1], up, self.place, holdings, lock, announce)
+        holdings.on_over = self._over
+
+    @staticmethod
+    def _line(connect: Callable[[Callable[[Welcome], None]], ValueCalls]) -> ValueLine:
+        made: list[ValueLine] = []
+        made.append(ValueLine(connect(lambda welcome: made[0].on_welcome(welcome))))
+        return made[0]
+
+    def adapt(self, offer: ValuesOffer) -> None:
+        """The coordinator was restarted, and may have other limits. Any thread, one at a time."""
+        if (offer.checked, offer.max_value) != (self.place.checked, self.place.max_value):
+            self.place = replace(self.place, checked=offer.checked, max_value=offer.max_value)
+            self._uploads.move(self.place)
+            for values in self._values:
+                values.checked, values.max_value = offer.checked, offer.max_value
+
+    # -- with the lock --------------------------------------------------------------------------------------------
+
+    def fetch(self, chunk: Chunk) -> bool:
+        """Have the arguments of a lease here until it is over; whether they are."""
+        page = chunk.grant.arguments
+        return not pages.has_descriptions(page) or self._downloads.fetch(chunk.token, pages.named(page))
+
+    def takes(self, outcome: Outcome) -> bool:
+        """Whether an outcome has to wait until its values, or those of one before it, are sent."""
+        return self._uploads.takes(outcome)
+
+    def _over(self, token: int) -> None:
+        self._downloads.let_go(token)
+        self._uploads.let_go(token)
+
+    def close(self) -> None:
+        """End, and remove the directory. Not with the lock."""
+        self._downloads.close()
+        self._uploads.close()
+        self._remove()
+
+
+def _values(offer: ValuesOffer, line: ValueLine) -> WireValues:
+    return WireValues(line, max_value=offer.max_value, checked=offer.checked)

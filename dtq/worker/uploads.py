@@ -1,0 +1,300 @@
+"""Results on their way from a worker on another machine than its coordinator.
+
+Worker, below the supervisor. Slots write large results as values into segments of the worker's own. What names them is
+reported when the values are at the coordinator, and so are the outcomes of the same lease that come after it; others
+are not held up. One thread sends them, a piece of each in turn, and holds a piece in memory, never a value. At the
+coordinator a value has another place, which is what the report names.
+
+The worker's segments go when nobody holds them: no slot that writes to them, and no result that is not acknowledged.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import Final
+
+from dtq.errors import DtqError, ValueDamaged, ValueGone
+from dtq.model import pages
+from dtq.model.messages import Succeeded
+from dtq.model.values import Value, describe, is_description, named, rest
+from dtq.values.base import Draft
+from dtq.values.local import LocalValues
+from dtq.values.place import Place
+from dtq.values.wire import WireValues
+from dtq.worker.chunks import Holdings, Outcome, refused, singly
+from dtq.worker.valueline import ValueLine
+
+log = logging.getLogger("dtq.worker")
+
+#: How often a value is sent of which the coordinator has lost what was sent.
+_TRIES: Final = 3
+#: How old what was written last in a segment is, in seconds, before it is removed: its slot may just have died, with
+#: a result that nobody has heard of.
+_FRESH_S: Final = 5.0
+_SAFELY: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+
+_Steps = Generator[None, None, Succeeded]
+
+
+class _Job:
+    """An outcome that is being sent.
+
+    Args:
+        outcome: the outcome.
+        queue: it and what waits behind it, of the same lease.
+        steps: sends a piece each time.
+    """
+
+    def __init__(self, outcome: Succeeded, queue: deque[Outcome], steps: _Steps) -> None:
+        self.outcome = outcome
+        self.queue = queue
+        self.steps = steps
+
+
+class Uploads:
+    """Sends values.
+
+    Args:
+        values: where they go.
+        line: the connection of that.
+        place: where slots write them.
+        holdings: the worker's; what waits is among them.
+        lock: the supervisor's.
+        announce: called with it when there is more to tell.
+    """
+
+    def __init__(
+        self,
+        values: WireValues,
+        line: ValueLine,
+        place: Place,
+        holdings: Holdings,
+        lock: threading.Lock,
+        announce: Callable[[], None],
+    ) -> None:
+        self._values = values
+        self._line = line
+        self.place = place
+        self._files = LocalValues(place)
+        self._holdings = holdings
+        self._lock = lock
+        self._news = threading.Condition(lock)
+        self._announce = announce
+        self._jobs: deque[_Job] = deque()
+        #: What was sent of each lease, and is the coordinator's when that is acknowledged.
+        self._sent: dict[int, list[Value]] = {}
+        #: When to look for segments that nobody needs, ``time.monotonic()``; None for never.
+        self._sweep_at: float | None = None
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="dtq-upload", daemon=True)
+        self._thread.start()
+
+    def move(self, place: Place) -> None:
+        """Slots write values there with other limits from now on; in the same directory."""
+        self._files.place = self.place = place
+
+    # -- with the lock --------------------------------------------------------------------------------------------
+
+    def takes(self, outcome: Outcome) -> bool:
+        """Whether an outcome has to wait; it is reported later then."""
+        queue = self._holdings.waiting.get(outcome.token)
+        if queue is not None:
+            queue.append(outcome)
+            return True
+        if not isinstance(outcome, Succeeded) or not pages.has_descriptions(outcome.results):
+            return False
+        place = self._holdings.chunks[outcome.token].place
+        if place is None or place.paths != self.place.paths:
+            return False
+        self._begin(self._holdings.wait(outcome))
+        return True
+
+    def let_go(self, token: int) -> None:
+        """A lease is over."""
+        sent = self._sent.pop(token, None)
+        if sent is not None:
+            self._values.settled(sent)
+        if self._sweep_at is None:
+            self._sweep_at = time.monotonic()
+        self._news.notify_all()
+
+    def _begin(self, queue: deque[Outcome]) -> None:
+        outcome = queue[0]
+        assert isinstance(outcome, Succeeded)
+        self._jobs.append(_Job(outcome, queue, self._steps(outcome)))
+        self._news.notify_all()
+
+    def _is_current(self, job: _Job) -> bool:
+        return self._holdings.waiting.get(job.outcome.token) is job.queue and job.queue[0] is job.outcome
+
+    def _over(self, job: _Job, outcomes: list[Outcome]) -> None:
+        """Have an outcome reported, as what came of it, and what has only waited for it."""
+        token = job.outcome.token
+        if not self._is_current(job):
+            if token not in self._holdings.chunks:
+                self._values.settled(self._sent.pop(token, ()))
+            return
+        queue = job.queue
+        queue.popleft()
+        queue.extendleft(reversed(outcomes))
+        ready = len(outcomes) if len(outcomes) == 1 else 0
+        while queue and (ready > 0 or not _has_values(queue[0])):
+            ready -= 1
+            self._holdings.outbox.add(queue.popleft())
+        if queue:
+            self._begin(queue)
+        else:
+            self._holdings.waited(token)
+        self._announce()
+
+    # -- the thread -----------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (job := self._next()) is not None:
+            try:
+                self._step(job)
+            except Exception as error:
+                log.exception("a large result could not be sent")
+                self._fail(job, error)
+
+    def _next(self) -> _Job | None:
+        """The next outcome of which to send a piece; None at the end."""
+        while True:
+            with self._lock:
+                while not self._jobs and not self._closed and not self._is_to_sweep():
+                    self._news.wait(None if self._sweep_at is None else self._sweep_at - time.monotonic())
+                if self._closed:
+                    return None
+                sweep, held = self._is_to_sweep(), self._holdings.segments.held
+                if sweep:
+                    self._sweep_at = None
+                job = self._jobs.popleft() if self._jobs else None
+                current = job is not None and self._is_current(job)
+            if sweep:
+                self._sweep(held)
+            if job is not None and current:
+                return job
+            if job is not None:
+                self._drop(job)
+
+    def _drop(self, job: _Job) -> None:
+        """Nothing is to be said of its lease any more."""
+        job.steps.close()
+        with self._lock:
+            if job.outcome.token not in self._holdings.chunks:
+                self._values.settled(self._sent.pop(job.outcome.token, ()))
+
+    def _step(self, job: _Job) -> None:
+        try:
+            next(job.steps)
+        except StopIteration as end:
+            with self._lock:
+                self._over(job, [end.value])
+            return
+        except (DtqError, OSError) as error:
+            if not self._closed:
+                log.warning("a large result cannot be sent: %s", error)
+                self._fail(job, error)
+            return
+        with self._lock:
+            self._jobs.append(job)
+
+    def _fail(self, job: _Job, error: Exception) -> None:
+        """A result cannot be sent: each by itself may be, and the task of the one that cannot has failed."""
+        several = pages.count(job.outcome.results) > 1
+        outcomes = singly(job.outcome) if several else [refused(job.outcome, error)]
+        with self._lock:
+            self._over(job, [outcome for outcome in outcomes if outcome is not None])
+
+    def _steps(self, outcome: Succeeded) -> _Steps:
+        """Send the values of an outcome, a piece at a time; the outcome that names them where they are then."""
+        moved: dict[Value, Value] = {}
+        blobs = pages.unpack(outcome.results)
+        for blob in blobs:
+            for value in named(blob) if is_description(blob) else ():
+                if value not in moved:
+                    moved[value] = yield from self._carry(value)
+                    with self._lock:
+                        self._sent.setdefault(outcome.token, []).append(moved[value])
+        found = [
+            describe([moved[value] for value in named(blob)], rest(blob)) if is_description(blob) else blob
+            for blob in blobs
+        ]
+        return replace(outcome, results=pages.pack(found, described=True))
+
+    def _carry(self, value: Value) -> Generator[None, None, Value]:
+        """Send a value, once more where the coordinator has lost what was sent of it; where it is there."""
+        for _ in range(_TRIES):
+            draft: Draft | None = None
+            try:
+                with self._files.stream(value) as file:
+                    draft = self._values.draft()
+                    left = value.length
+                    while left:
+                        data = file.read(min(left, self._line.chunk))
+                        if not data:
+                            raise ValueDamaged(value.length, "its segment is too short")
+                        draft.write(data)
+                        left -= len(data)
+                        yield
+                    return replace(draft.finish(), trailer=value.trailer)
+            except ValueGone:
+                if draft is None:
+                    raise
+                draft.abandon()
+            except BaseException:
+                if draft is not None:
+                    draft.abandon()
+                raise
+        raise ValueGone(value.length)
+
+    def _is_to_sweep(self) -> bool:
+        return self._sweep_at is not None and self._sweep_at <= time.monotonic()
+
+    def _sweep(self, held: frozenset[int]) -> None:
+        """Remove the segments that nobody needs.
+
+        Args:
+            held: those that are.
+        """
+        again = False
+        for number, path in self.place.segments().items():
+            if number in held:
+                continue
+            try:
+                file = os.open(path, _SAFELY)
+            except OSError:
+                continue
+            try:
+                if time.time() - os.fstat(file).st_mtime < _FRESH_S:
+                    again = True
+                    continue
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+            except OSError:
+                pass  # its slot holds it
+            finally:
+                os.close(file)
+        if again:
+            with self._lock:
+                self._sweep_at = time.monotonic() + _FRESH_S
+
+    def close(self) -> None:
+        """End, also a call that is under way. Not with the lock."""
+        with self._lock:
+            self._closed = True
+            self._news.notify_all()
+        self._values.close()
+        self._thread.join(5.0)
+        self._files.close()
+
+
+def _has_values(outcome: Outcome) -> bool:
+    return isinstance(outcome, Succeeded) and pages.has_descriptions(outcome.results)

@@ -1,0 +1,110 @@
+"""A worker's connection for values: calls that are made again until the coordinator answers.
+
+Worker, on another machine than its coordinator. Heartbeats and reports have connections of their own, so nothing waits
+for what travels here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final, Protocol, TypeVar
+
+from dtq.errors import DtqError, SessionUnknown, StoreFull, Unreachable, WrongKey
+from dtq.model.messages import Welcome
+from dtq.transport.backoff import Backoff
+from dtq.values.wire import chunk_of
+
+log = logging.getLogger("dtq.worker")
+
+R = TypeVar("R")
+
+#: How many bytes a call carries before the coordinator has said how many it may.
+_FIRST_CHUNK: Final = 1 << 14
+
+
+class ValueCalls(Protocol):
+    """A connection to the coordinator, as `transport.Proxy` is one."""
+
+    def write_value(self, segment: int, offset: int, data: bytes) -> None:
+        """See `Service.write_value`."""
+        ...
+
+    def read_value(self, segment: int, offset: int, length: int) -> bytes:
+        """See `Service.read_value`."""
+        ...
+
+    def reconnect(self) -> None:
+        """Begin the next call with a new connection and hello."""
+        ...
+
+    def close(self) -> None:
+        """End a call that is under way, from any thread; no more calls."""
+        ...
+
+
+class ValueLine:
+    """See `values.wire.ValueService`.
+
+    Args:
+        calls: the connection.
+    """
+
+    def __init__(self, calls: ValueCalls) -> None:
+        self._calls = calls
+        self._closing = threading.Event()
+        self._full = False
+        #: See `ValueService`.
+        self.chunk = _FIRST_CHUNK
+        self.epoch = 0
+
+    def on_welcome(self, welcome: Welcome) -> None:
+        """It has said hello."""
+        self.chunk = chunk_of(welcome.max_message)
+        self.epoch = welcome.epoch
+
+    def write_value(self, segment: int, offset: int, data: bytes) -> None:
+        """See `ValueService`."""
+        self._call(lambda: self._calls.write_value(segment, offset, data))
+
+    def read_value(self, segment: int, offset: int, length: int) -> bytes:
+        """See `ValueService`."""
+        return self._call(lambda: self._calls.read_value(segment, offset, length))
+
+    def _call(self, call: Callable[[], R]) -> R:
+        backoff = Backoff()
+        while True:
+            try:
+                found = call()
+                break
+            except DtqError as error:
+                # As for reports: once it was let in, a refusal of the key is somebody else's.
+                if self._closing.is_set() or not (error.retryable or isinstance(error, WrongKey)):
+                    raise
+                if isinstance(error, SessionUnknown):
+                    self._calls.reconnect()
+                self._note(error)
+                self._closing.wait(backoff.next_s())
+        if self._full:
+            self._full = False
+            log.warning("the coordinator has room for results again")
+        return found
+
+    def _note(self, error: DtqError) -> None:
+        if isinstance(error, StoreFull) and not self._full:
+            self._full = True
+            log.warning("large results wait, the coordinator has no room for them: %s", error)
+
+    def close(self) -> None:
+        """See `ValueService`."""
+        self._closing.set()
+        self._calls.close()
+
+    @property
+    def closing(self) -> bool:
+        """Whether it is closed, and calls fail for that."""
+        return self._closing.is_set()
+
+
+__all__ = ["Unreachable", "ValueCalls", "ValueLine"]
