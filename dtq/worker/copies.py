@@ -84,6 +84,11 @@ class Copies:
             if self.size + size <= most:
                 break
 
+    @property
+    def untidy(self) -> bool:
+        """Whether there are files to be removed."""
+        return bool(self._doomed)
+
     def sweep(self) -> None:
         """Remove the files of what was removed. Not under the lock, and by the thread that makes files."""
         doomed, self._doomed = self._doomed, []

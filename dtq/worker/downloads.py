@@ -164,7 +164,6 @@ class Downloads:
     def _run(self) -> None:
         buffer = memoryview(bytearray(1))
         while (load := self._next()) is not None:
-            self._copies.sweep()
             if len(buffer) < self._line.chunk:
                 buffer = memoryview(bytearray(self._line.chunk))
             try:
@@ -179,17 +178,21 @@ class Downloads:
         """The next value of which to fetch a piece; None at the end."""
         while True:
             with self._lock:
-                while not self._loads and not self._closed:
+                while not (self._loads or self._closed or self._copies.untidy):
                     self._news.wait()
                 if self._closed:
                     return None
-                load = self._loads.popleft()
-                if self._copies.is_needed(load.value):
-                    if not load.begun:
-                        self._copies.make_room(load.value.length)
-                    return load
-                self._loading.discard(key_of(load.value))
-            load.abandon()
+                load = self._loads.popleft() if self._loads else None
+                needed = load is not None and self._copies.is_needed(load.value)
+                if load is not None and not needed:
+                    self._loading.discard(key_of(load.value))
+                elif load is not None and not load.begun:
+                    self._copies.make_room(load.value.length)
+            self._copies.sweep()
+            if load is not None and needed:
+                return load
+            if load is not None:
+                load.abandon()
 
     def _step(self, load: _Load, buffer: memoryview) -> None:
         try:

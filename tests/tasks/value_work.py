@@ -188,7 +188,7 @@ def unlock(size: int) -> bytes:
     return much(size)
 
 
-def nap(size: int, seconds: float) -> bytes:
+def slow(size: int, seconds: float) -> bytes:
     time.sleep(seconds)
     return much(size)
 
@@ -209,3 +209,18 @@ def mapped_files(array: Any, _: int = 0) -> list[str]:
     with open("/proc/self/maps", encoding="utf-8") as file:
         found = {line.split()[-1] for line in file if line.rstrip().endswith(".values")}
     return sorted(found) if len(array) else []
+
+
+def _until(path: str) -> None:
+    while not Path(path).exists():
+        time.sleep(0.005)
+
+
+def echo_when(value: Any, path: str) -> Any:
+    _until(path)
+    return value
+
+
+def much_when(size: int, fill: int, path: str) -> bytes:
+    _until(path)
+    return much(size, fill)
