@@ -58,11 +58,7 @@ coordinating = options.stacked(
     click.option("--max-batch", metavar="N", type=click.IntRange(1), help="Most tasks in one batch.  [10 million]"),
     click.option("--max-message", metavar="SIZE", type=options.SIZE, help="Largest message.  [16MiB]"),
     click.option("--max-value", metavar="SIZE", type=options.SIZE, help="Largest argument or result.  [1GiB]"),
-    click.option(
-        "--by-reference/--no-by-reference",
-        default=None,
-        help="Whether large arguments and results pass as files on this machine.  [DTQ_BY_REFERENCE; yes]",
-    ),
+    options.by_reference,
     click.option("--max-connections", metavar="N", type=click.IntRange(2), help="Most connections.  [4096]"),
     click.option(
         "--max-unread",

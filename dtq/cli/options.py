@@ -85,6 +85,11 @@ def stacked(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorate
     return apply
 
 
+by_reference = click.option(
+    "--by-reference/--no-by-reference",
+    default=None,
+    help="Whether large arguments and results pass as files on one machine.  [DTQ_BY_REFERENCE; default: yes]",
+)
 authkey_file = click.option(
     "--authkey-file",
     metavar="FILE",

@@ -154,7 +154,7 @@ def test_worker_settings_read_a_table_with_paths_from_its_directory(home: Path) 
     [
         ("[coordinator]\nprot = 1\n", r"dtq\.toml: unknown key 'prot' in \[coordinator\]; did you mean 'port'\?"),
         ("[cordinator]\nport = 1\n", r"unknown key 'cordinator' in the top level; did you mean 'coordinator'\?"),
-        ("[worker]\nzzz = 1\n", r"unknown key 'zzz' in \[worker\]; it knows grace, imports, "),
+        ("[worker]\nzzz = 1\n", r"unknown key 'zzz' in \[worker\]; it knows by_reference, grace, imports, "),
         ("coordinator = 3\n", r"'coordinator' is a table: write \[coordinator\]"),
         ("[coordinator]\nport = 'x'\n", r"dtq\.toml: port cannot be 'x': it is a whole number from 0 to 65,535\."),
         ("[coordinator]\nport = true\n", "port cannot be 'True'"),
