@@ -44,7 +44,6 @@ def beside_store(store: str, *, durable: bool, max_value: int) -> Place:
     path = store + BESIDE
     try:
         os.mkdir(path, 0o700)
-        sync_directory(path)
     except FileExistsError:
         found = os.lstat(path)
         if not stat.S_ISDIR(found.st_mode):
@@ -53,6 +52,8 @@ def beside_store(store: str, *, durable: bool, max_value: int) -> Place:
             raise StoreError(store, f"{path} belongs to another user") from None
         if stat.S_IMODE(found.st_mode) & 0o077:
             os.chmod(path, 0o700)
+    if durable:
+        sync_directory(path)  # also where a start that failed has made it
     return Place((path,), max_value=max_value, sync_from=_SYNC_FROM if durable else 0)
 
 

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Iterator
 from typing import Final
 
 from dtq.errors import StoreError, StoreLocked
@@ -129,11 +130,38 @@ class StoreLock:
         """The process that holds the store, as far as the file beside it tells."""
         if self._files:
             return "unknown"  # it was removed, and this process has just made a new one
-        with contextlib.suppress(OSError), open(self._store + ".lock", "rb") as file:
-            holder = file.read(32).decode("ascii", "replace").strip()
-            if holder.isdecimal():
-                return int(holder)
-        return "unknown"
+        return _holder(self._store)
+
+
+@contextlib.contextmanager
+def without_coordinator(store: str) -> Iterator[None]:
+    """Keep coordinators out of a store that is only read; nothing is made or written.
+
+    Raises:
+        StoreLocked: one has it.
+        OSError: it cannot be opened.
+    """
+    with contextlib.ExitStack() as files:
+        for path in (store + ".lock", store):
+            try:
+                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            files.callback(os.close, file)
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StoreLocked(store, _holder(store)) from error
+        yield
+
+
+def _holder(store: str) -> int | str:
+    """The process that holds a store, as far as the file beside it tells."""
+    with contextlib.suppress(OSError), open(store + ".lock", "rb") as file:
+        holder = file.read(32).decode("ascii", "replace").strip()
+        if holder.isdecimal():
+            return int(holder)
+    return "unknown"
 
 
 class Presence:

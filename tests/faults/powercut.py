@@ -1,7 +1,8 @@
 """What a disk may hold after the power failed: everything synced, and any part of what was written since.
 
-The model: a sync of a file makes its contents durable; a sync of the directory, or of the file itself, makes a file's
-name durable. Writes that were not synced reach the disk or not, each sector of 512 bytes for itself, in any order.
+The model: a sync of a file makes its contents durable; a sync of the directory, or (but for values) of the file itself,
+makes a file's name durable. Writes that were not synced reach the disk or not, each sector of 512 bytes for itself, in
+any order; so do new names and removed ones.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Final
 from tests.faults.shim import Noted
 
 _SECTOR: Final = 512
+#: What the path of the directory of values has behind that of the store.
+_VALUES: Final = ".values"
 
 
 class _File:
@@ -65,33 +68,93 @@ def _sectors(call: Noted) -> list[tuple[int, bytes]]:
     return pieces
 
 
+class _Directory:
+    """The directory of values: its files come, go and are renamed."""
+
+    def __init__(self) -> None:
+        self._now: dict[str, _File] = {}
+        self._durable: dict[str, _File] = {}
+        self._since: list[tuple[str, _File | None]] = []
+
+    def on(self, call: Noted) -> None:
+        name = Path(call.path).name
+        file = self._now.get(name)
+        if call.path.endswith(f"db{_VALUES}"):
+            if call.kind == "S":
+                self._durable = dict(self._now)
+                self._since.clear()
+        elif call.kind == "O":
+            if file is None:
+                self._set(name, _File(b""))
+        elif call.kind == "U":
+            self._set(name, None)
+        elif call.kind == "R":
+            assert file is not None
+            self._set(Path(call.data.decode()).name, file)
+            self._set(name, None)
+        elif call.kind == "S":
+            assert file is not None
+            file.sync()
+        else:
+            assert file is not None
+            file.since.append(call)
+
+    def _set(self, name: str, file: _File | None) -> None:
+        self._since.append((name, file))
+        if file is None:
+            self._now.pop(name, None)
+        else:
+            self._now[name] = file
+
+    def cut(self, draw: random.Random) -> dict[str, bytes]:
+        """What is on the disk."""
+        likely = draw.choice([0.0, 0.5, 1.0])
+        for name, file in self._since:
+            if draw.random() < likely:
+                if file is None:
+                    self._durable.pop(name, None)
+                else:
+                    self._durable[name] = file
+        return {name: file.cut(draw) or b"" for name, file in self._durable.items()}
+
+
+def _note(file: _File, call: Noted) -> None:
+    if call.kind == "O":
+        file.there = True
+    elif call.kind == "S":
+        file.sync()
+    elif call.kind in "WT":
+        file.since.append(call)
+    else:
+        raise AssertionError(f"{call.kind} of {call.path} is not expected here")
+
+
 def after_power_cut(calls: Sequence[Noted], store: Path, target: Path, draw: random.Random) -> None:
     """Make the files of a store as they may be found after a power cut.
 
     Args:
-        calls: what its process had done; it had begun with the files that have ``.before`` behind their names.
+        calls: what its process had done; it had begun with the files that have ``.before`` behind their names, and
+            without values.
         store: path of the store that this was done to.
         target: path of the store to be made, in a directory that is not there yet.
         draw: decides.
     """
     files = {suffix: _File(Path(f"{store}{suffix}.before").read_bytes()) for suffix in ("", ".mark")}
+    values = _Directory()
     for call in calls:
+        suffix = call.path.removeprefix(str(store))
         if call.kind == "D":
             for file in files.values():
                 file.named = file.there
-        if call.kind in "MD":
-            continue
-        file = files.setdefault(call.path.removeprefix(str(store)), _File(None))
-        if call.kind == "O":
-            file.there = True
-        elif call.kind == "S":
-            file.sync()
-        elif call.kind in "WT":
-            file.since.append(call)
-        else:
-            raise AssertionError(f"{call.kind} of {call.path} is not expected here")
+        elif suffix.startswith(_VALUES):
+            values.on(call)
+        elif call.kind != "M":
+            _note(files.setdefault(suffix, _File(None)), call)
     target.parent.mkdir(parents=True)
+    Path(f"{target}{_VALUES}").mkdir()
     for suffix, file in files.items():
         left = None if suffix in ("-shm", ".lock", ".reserve") else file.cut(draw)
         if left is not None:
             Path(f"{target}{suffix}").write_bytes(left)
+    for name, data in values.cut(draw).items():
+        (Path(f"{target}{_VALUES}") / name).write_bytes(data)

@@ -20,6 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/types.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -182,6 +183,32 @@ int close(int file)
     }
 PWRITE(pwrite)
 PWRITE(pwrite64)
+
+#define PWRITEV(name, ...)                                                                                           \
+    ssize_t name(int file, const struct iovec *parts, int count, off_t place PWRITEV_PARAMETER(__VA_ARGS__))         \
+    {                                                                                                                \
+        static ssize_t (*real)(int, const struct iovec *, int, off_t, ...);                                          \
+        if (!real)                                                                                                   \
+            real = dlsym(RTLD_NEXT, #name);                                                                          \
+        const char *path = name_of(file);                                                                            \
+        if (path && fault("write", path, file, count ? parts->iov_base : NULL, count ? parts->iov_len : 0, place))   \
+            return -1;                                                                                               \
+        ssize_t done = real(file, parts, count, place PWRITEV_ARGUMENT(__VA_ARGS__));                                \
+        ssize_t left = path ? done : 0;                                                                              \
+        for (int n = 0; n < count && left > 0; n++) {                                                                \
+            size_t size = (size_t)left < parts[n].iov_len ? (size_t)left : parts[n].iov_len;                         \
+            record('W', path, parts[n].iov_base, (uint64_t)place, size);                                             \
+            place += (off_t)size;                                                                                    \
+            left -= (ssize_t)size;                                                                                   \
+        }                                                                                                            \
+        return done;                                                                                                 \
+    }
+#define PWRITEV_PARAMETER(...) __VA_OPT__(, int flags)
+#define PWRITEV_ARGUMENT(...) __VA_OPT__(, flags)
+PWRITEV(pwritev)
+PWRITEV(pwritev64)
+PWRITEV(pwritev2, flags)
+PWRITEV(pwritev64v2, flags)
 
 static int slowed(int file, const char *path)
 {

@@ -8,21 +8,26 @@ commits that were acknowledged. Prints what was done and what was wrong, as JSON
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import shutil
 import signal
 import sys
 import traceback
+import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
-from dtq.core.changes import Change
-from dtq.engines import reserve, sqlite
+from dtq.core.changes import Change, Read
+from dtq.engines import reserve, segments, sqlite
 from dtq.engines.sqlite import SqliteEngine
 from dtq.errors import StoreError, StoreFull, StoreUnwritable
-from tests.contracts.engine_rows import results, stored
+from dtq.model.values import Value
+from dtq.values.local import LocalValues
+from dtq.values.place import path_of
+from tests.contracts.engine_rows import described, results, stored
 from tests.faults import shim
 from tests.integration.store_scene import changes, everything, last_batch
 
@@ -32,8 +37,51 @@ TRIES: Final = 4
 
 
 def commit(number: int) -> list[Change]:
-    """Commit ``number``: large enough that there is a checkpoint after every third."""
-    return changes(number) + stored(results(number, 1, 2, 60.0, bytes([number]) * 30_000))
+    """Commit ``number``: large enough that there is a checkpoint after every third. It names a value, and the value
+    before the last is no longer named."""
+    made = changes(number) + stored(results(number, 1, 2, 60.0, bytes([number]) * 30_000))
+    made += stored(described(number, value(number), lo=5))
+    if number > 2:
+        made.append(Read(number - 2, 5, 6))
+    return made
+
+
+def value(number: int) -> Value:
+    """The value of a commit: three of them in a segment."""
+    segment, nth = divmod(number, 3)
+    return Value(segment, nth * 5056, len(data(number)), zlib.crc32(data(number)))
+
+
+def data(number: int) -> bytes:
+    return bytes([number]) * 5000
+
+
+def put(engine: SqliteEngine, number: int) -> Callable[[], object]:
+    """Write the value of a commit, and hold it until what is returned is called."""
+    at = value(number)
+    try:
+        file = os.open(path_of(engine.place.paths[0], at.segment), os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(file, fcntl.LOCK_SH)
+        os.pwritev(file, [data(number)[:2000], data(number)[2000:]], at.offset)
+    except OSError as error:
+        raise StoreUnwritable("values", str(error)) from error
+    return lambda: os.close(file)
+
+
+def look_around(engine: SqliteEngine) -> None:
+    """Have what is no longer in use given back."""
+    for _ in range(4):
+        engine.commit([])
+
+
+def said_by(engine: SqliteEngine) -> dict[str, Any]:
+    """All that can be read of a store, values too."""
+    said = everything(engine, COMMITS)
+    values = LocalValues(engine.place)
+    for number in range(1, COMMITS + 1):
+        if engine.holds([value(number)]):
+            said[f"value {number}"] = bytes(memoryview(values.fetch(value(number))))
+    return said
 
 
 def live(path: Path, say: Callable[[int], object]) -> None:
@@ -42,8 +90,11 @@ def live(path: Path, say: Callable[[int], object]) -> None:
         engine = SqliteEngine(path)
         engine.open()
         for number in range(1, COMMITS + 1):
+            let_go = put(engine, number)
             engine.commit(commit(number))
             say(number)
+            let_go()
+            look_around(engine)
         engine.close()
     except StoreError:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -53,7 +104,8 @@ def live_with_failures(path: Path) -> None:
     """A life in which calls may fail: what failed has left nothing behind, and works when it is done again."""
     engine = insisted(lambda: opened(path))
     for number in range(1, COMMITS + 1):
-        before = insisted(lambda: everything(engine, COMMITS))
+        before = insisted(lambda: said_by(engine))
+        let_go = insisted(lambda number=number: put(engine, number))
 
         def attempt(number: int = number, before: dict[str, Any] = before) -> None:
             try:
@@ -61,11 +113,13 @@ def live_with_failures(path: Path) -> None:
             except StoreError as error:
                 if not isinstance(error, StoreFull | StoreUnwritable):
                     raise AssertionError(f"commit {number} failed as if for good") from error
-                if insisted(lambda: everything(engine, COMMITS)) != before:
+                if insisted(lambda: said_by(engine)) != before:
                     raise AssertionError(f"commit {number} failed and left something behind") from error
                 raise
 
         insisted(attempt)
+        let_go()
+        insisted(lambda: look_around(engine))
     engine.close()
 
 
@@ -91,9 +145,15 @@ def look(path: Path, acknowledged: int, references: list[dict[str, Any]]) -> str
     engine = SqliteEngine(path)
     said = engine.open()
     found = last_batch(engine, COMMITS)
-    now = everything(engine, COMMITS)
+    now = said_by(engine)
+    look_around(engine)
+    left = set(engine.place.segments()), set(os.listdir(engine.place.paths[0]))
+    put(engine, found + 1)()
     engine.commit(commit(found + 1))
     engine.close()
+    used = {value(number).segment for number in range(1, found + 1) if f"value {number}" in now}
+    if left[0] != used or len(left[1]) != len(used):
+        return f"after {found} commits there are the segments {left}, not {used}"
     if said.losses:
         return f"said to be lost: {said.losses}"
     if found not in (acknowledged, acknowledged + 1):
@@ -107,10 +167,11 @@ def look(path: Path, acknowledged: int, references: list[dict[str, Any]]) -> str
 def references(place: Path) -> list[dict[str, Any]]:
     """What a store says after each number of commits."""
     engine = opened(clear(place))
-    said = [everything(engine, COMMITS)]
+    said = [said_by(engine)]
     for number in range(1, COMMITS + 1):
+        put(engine, number)()
         engine.commit(commit(number))
-        said.append(everything(engine, COMMITS))
+        said.append(said_by(engine))
     engine.close()
     return said
 
@@ -204,9 +265,19 @@ def write_down(path: Path, log: Path) -> None:
     shim.log_to(log)
     engine = opened(path)
     for number in range(1, COMMITS + 1):
+        let_go = put(engine, number)
         engine.commit(commit(number))
         shim.mark(number)
+        let_go()
+        look_around(engine)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def quicken() -> None:
+    """Have what is no longer in use given back at once, and however little it is."""
+    for name in ("_SWEEP_S", "_SWEEP_SOON_S", "_ASKED_S", "GRACE_S", "_WORTHWHILE"):
+        setattr(segments, name, 0)
+    segments._SLICE = 4096  # type: ignore[misc]
 
 
 def main() -> None:
@@ -214,6 +285,7 @@ def main() -> None:
     place = path.parent
     sqlite._CHECKPOINT_PAGES = 30  # type: ignore[misc]  # so that a short life has several
     reserve._BASE = 2**16  # type: ignore[misc]  # so that it is quickly made
+    quicken()
     if terms["do"] == "write down":
         print(json.dumps({"ended": forked(lambda: write_down(path, Path(terms["log"])))}))
         return
