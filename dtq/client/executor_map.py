@@ -24,7 +24,6 @@ from dtq.client.reading import fetch, look, values_of
 from dtq.errors import DtqError
 from dtq.model import pages
 from dtq.model.options import Spec
-from dtq.model.values import weight
 
 T = TypeVar("T")
 
@@ -109,6 +108,7 @@ class MapResults(Generic[T]):
         finally:
             feed.over = True
             hub.outbox.hurry()
+            self._blobs, self._blob_bytes = feed.put, feed.put_bytes
         self._completer.readers.add(self)
 
     def _encoded(self, calls: Iterator[tuple[Any, ...]], encode: Encode) -> Iterator[bytes]:
@@ -118,8 +118,6 @@ class MapResults(Generic[T]):
             except DtqError as error:
                 self._problem = error
                 return
-            self._blobs += 1
-            self._blob_bytes += weight(blob)
             yield blob
 
     # -- reading --------------------------------------------------------------------------------------------------

@@ -97,12 +97,12 @@ def values_of(
         failures = (error_of(ended, str(TaskId(ended.batch, index, single)), standard) for index in range(lo, hi))
         return ([], next(failures)) if not return_exceptions else (list(failures), None)
     decoder = result_decoder(kind, where if pages.has_descriptions(ended.results) else None)
-    for index, blob in enumerate(pages.unpack(pages.cut(ended.results, lo - ended.lo, hi - ended.lo)), lo):
+    for blob in pages.unpack(pages.cut(ended.results, lo - ended.lo, hi - ended.lo)):
         try:
             values.append(decoder(blob))
         except DtqError as raised:
             gone = isinstance(raised, ValueGone)
-            error = ResultExpired(str(TaskId(ended.batch, index, single))) if gone else raised
+            error = ResultExpired(str(TaskId(ended.batch, lo + len(values), single))) if gone else raised
             if not return_exceptions:
                 return values, error
             values.append(error)

@@ -147,13 +147,30 @@ def prepare(
         As `submit`.
     """
     target = callee(function)
-    delay_s, key = (0.0, None) if order is PLAIN else (order.delay_s, order.own_key)
-    blob = encode(hub, target, args, kwargs, keyed=key is not None)
+    if order is PLAIN:
+        delay_s, key = 0.0, None
+    else:
+        delay_s, key = order.delay_s, order.own_key
+    if target.large or key is not None:
+        blob = encode(hub, target, args, kwargs, keyed=key is not None)
+    else:
+        try:
+            blob = target.encode(args, kwargs, hub.values)
+        except ValueGone:  # as in `encode`
+            blob = target.encode(args, kwargs, hub.values)
     spec = target.spec(order.terms, current.depth_of_submissions())
     hub.start()
     if target.by_value:
         spec = hub.shared.function(function, spec)
-    return item_of(hub, make(hub, spec), blob, delay_s, key)
+    session, size = hub.session, len(blob)
+    around = len(spec.function.body) + _ENVELOPE
+    if blob[0] == _MARK or size >= MIN_VALUE or size > session.max_blob or size + around > session.max_message:
+        item = item_of(hub, make(hub, spec), blob, delay_s, key)
+        if item.described and not target.large:
+            _expect(hub, target, args, kwargs)
+        target.large = item.described
+        return item
+    return Item(make(hub, spec), spec, blob, delay_s, key, size, False)
 
 
 def encode(hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool) -> bytes:
