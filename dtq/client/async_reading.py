@@ -101,7 +101,8 @@ async def _next(hub: LoopHub, batch: Batch, at: int) -> list[Part]:
 async def read_map(
     hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encoding: Encoding, *, return_exceptions: bool
 ) -> AsyncGenerator[Any, None]:
-    """Submit a map, and give its results; when nobody reads them any more, what is left of it is cancelled.
+    """Submit a map, and give its results; when nobody reads them any more, what is left of it is cancelled, and all
+    of it let go.
 
     Args:
         hub: the client's, connected.
@@ -115,6 +116,7 @@ async def read_map(
         async for values in read(hub, feed.batch, feed.spec, feed, return_exceptions=return_exceptions):
             for value in values:
                 yield value
+        feed.batch.kept = False  # it was read to its end
     finally:
         abandoning(hub.hub, feed)()
         if feeding is not None:

@@ -125,6 +125,14 @@ class Batch:
         self._parts.clear()
         self._far = [] if ordered else list(self.ended)
 
+    def drop_results(self) -> list[tuple[int, int]]:
+        """Nobody reads them any more; see `following.Results`."""
+        self.kept = False
+        self.unread = 0
+        self._parts.clear()
+        self._far.clear()
+        return list(self.ended)
+
     def _keep(self, part: Part) -> None:
         size = len(part.ended.results)
         if size == 0 or self.unread + size <= UNREAD_BYTES:

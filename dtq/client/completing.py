@@ -150,10 +150,14 @@ class Completer:
         """Count a map no more: it was never sent."""
         self._maps.discard(batch)
 
-    def revoke_map(self, batch: Batch) -> None:
-        """Cancel what has not been started of a map, some time; from anywhere, also in the middle of garbage
-        collection."""
-        self._inbox.put(partial(self.revoke_map_now, batch))
+    def abandon_map(self, batch: Batch) -> None:
+        """Nobody reads (the rest of) a map: cancel what has not been started, and let go of it, some time; from
+        anywhere, also in the middle of garbage collection."""
+        self._inbox.put(partial(self.abandon_map_now, batch))
+
+    def disown_map(self, batch: Batch) -> None:
+        """Nobody will read a map, which goes on: let go of it when it has ended; from anywhere, as `abandon_map`."""
+        self._inbox.put(partial(self.hub.following.disown, batch))
 
     def translated(self, error: BaseException) -> BaseException:
         """What a reader gets to see of an error."""
@@ -223,8 +227,9 @@ class Completer:
             self._thread.join(INTERRUPT_S)
 
     def interrupt_map(self, batch: Batch) -> None:
-        """Stop a map, also what runs of it, some time."""
+        """Stop a map that nobody reads any more, also what runs of it, some time."""
         self._inbox.put(partial(self._stop_ids, batch))
+        self.disown_map(batch)
 
     def _stop_all(self) -> None:
         ids = self._accepted(list(self._pending), time.monotonic() + INTERRUPT_S)
@@ -308,6 +313,11 @@ class Completer:
         finally:
             if self.cluster is not None:
                 self.cluster.close(drain=self.broken is None)
+
+    def abandon_map_now(self, batch: Batch) -> None:
+        """As `abandon_map`; returns when the coordinator was asked to cancel."""
+        self.revoke_map_now(batch)
+        self.hub.following.disown(batch)
 
     def revoke_map_now(self, batch: Batch, deadline: float | None = None) -> None:
         """Cancel what has not been started of a map; returns when that is done."""

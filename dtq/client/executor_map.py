@@ -99,7 +99,7 @@ class MapResults(Generic[T]):
             feed.stopped = True
             self._over = True
             if added:
-                self._completer.revoke_map(self._batch)
+                self._completer.abandon_map(self._batch)
             else:
                 self._completer.forget(self._batch)
             if isinstance(error, DtqError) and error is hub.outbox.closed:
@@ -162,14 +162,18 @@ class MapResults(Generic[T]):
                     return
 
     def close(self) -> None:
-        """Read no more; what has not been started will not be."""
+        """Read no more; what has not been started will not be, and nothing is kept."""
         with self._lock:
             self._end()
 
     def __del__(self) -> None:
         # Runs in garbage collection too: no locks here. As with a generator, one that nobody began to read goes on.
-        if self._begun and not self._over and not self._batch.finished:
-            self._completer.revoke_map(self._batch)
+        if self._over:
+            return
+        if self._begun and not self._batch.finished:
+            self._completer.abandon_map(self._batch)
+        else:
+            self._completer.disown_map(self._batch)
 
     def _give_up(self, interrupt: BaseException) -> None:
         """Read no more, and do not wait for anything."""
@@ -178,7 +182,7 @@ class MapResults(Generic[T]):
         if isinstance(interrupt, KeyboardInterrupt):
             self._completer.interrupt_map(self._batch)
         else:
-            self._completer.revoke_map(self._batch)
+            self._completer.abandon_map(self._batch)
 
     def _end(self) -> None:
         self._over = True
@@ -189,8 +193,8 @@ class MapResults(Generic[T]):
         self._completer.readers.discard(self)
         batch = self._batch
         batch.kept = False
-        if not batch.finished:
-            self._completer.revoke_map_now(batch)
+        if not batch.finished or self._at < batch.size:
+            self._completer.abandon_map_now(batch)
 
     def _advance(self) -> None:
         """Have a few more values, or the error that follows them."""

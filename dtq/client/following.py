@@ -11,6 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
+from functools import partial
 from typing import Final, Protocol
 
 from dtq.client.bell import Bell
@@ -55,6 +56,27 @@ class Target(Protocol):
         ...
 
 
+class Results(Target, Protocol):
+    """A batch whose results wait for a reader."""
+
+    number: int
+    size: int
+    error: DtqError | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of its tasks have ended."""
+        ...
+
+    def drop_results(self) -> list[tuple[int, int]]:
+        """Nobody will read them: hold no more of them.
+
+        Returns:
+            Which tasks have ended.
+        """
+        ...
+
+
 #: Gives a target, or None where nobody has it any more.
 Entry = Callable[[], Target | None]
 
@@ -81,7 +103,7 @@ class Following:
         lock: guards the targets.
         failure: why there will be no more news; None while there may be.
         read: what was read and nobody will ask for again.
-        wanted: rings when there is something to watch, and nobody watches.
+        wanted: rings when there is something to watch or to tell, and nobody watches.
         asleep: what has to be called before anybody waits, in a child made by `os.fork`; else None.
     """
 
@@ -90,8 +112,10 @@ class Following:
         self.asleep = asleep
         self.failure: DtqError | None = None
         self.wanted = Bell()
-        self.read = ReadRanges()
+        self.read = ReadRanges(self.wanted.ring)
         self._targets: dict[int, Entry | list[Entry]] = {}
+        #: Batches that nobody will read, until they have ended.
+        self._unwanted: set[Results] = set()
         #: News of batches that are unknown here while a submission is under way: its receipt may be overtaken by them.
         self._early: dict[int, list[Ended]] | None = None
 
@@ -138,6 +162,26 @@ class Following:
                 looked()
         self.unsubscribe(target, bell.ring)
         return target._reached(level)
+
+    # -- by whoever reads -----------------------------------------------------------------------------------------
+
+    def disown(self, batch: Results) -> None:
+        """Nobody will read (the rest of) a batch of which news are sent: let go of what has ended, and of the rest when
+        that has ended."""
+        with self.lock:
+            ended = batch.drop_results()
+            if batch.error is not None:
+                return
+            if not batch.finished:
+                self._unwanted.add(batch)
+                add_waiter(batch, ENDED, partial(self._on_unwanted_end, batch))
+        for lo, hi in ended:
+            self.read.add(batch.number, lo, hi, 0.0)
+
+    def _on_unwanted_end(self, batch: Results) -> None:
+        self._unwanted.discard(batch)
+        if batch.error is None and batch.size:
+            self.read.add(batch.number, 0, batch.size, 0.0)
 
     # -- by the sender --------------------------------------------------------------------------------------------
 

@@ -111,6 +111,7 @@ class FutureHandle(TaskHandle[T]):
     __slots__ = ("_future", "_pinned", "_tell", "size")
 
     _standard = True
+    _sole = True
 
     def __init__(self, hub: Hub, spec: Spec, future: TaskFuture[T], tell: Callable[[TaskFuture[T]], None]) -> None:
         super().__init__(hub, spec)
@@ -139,9 +140,10 @@ class FutureHandle(TaskHandle[T]):
         return known
 
     def _let_go(self, known: Known) -> None:
-        """Nobody but the future has it now, or will ask for it."""
+        """Nobody but the future has it now, or will ask for it. A small one that travelled with others is let go with
+        the last of them (`Group`)."""
         size = self.size + (weight(known) if isinstance(known, bytes) else 0)
-        if size >= WORTH and self._batch and not isinstance(known, Raised):
+        if (size >= WORTH or self._index < 0) and self._batch and not isinstance(known, Raised):
             index = max(0, self._index)
             self._desk.following.read.add(self._batch, index, index + 1, size)
 

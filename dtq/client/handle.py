@@ -66,6 +66,8 @@ class TaskHandle(Generic[T_co]):
 
     #: Whether its exception is as an executor has it; see `outcomes.error_of`.
     _standard: ClassVar[bool] = False
+    #: Whether nobody but its holder can ask for the task, so that it need not be kept once its end is here.
+    _sole: ClassVar[bool] = False
 
     def __init__(self, desk: Desk, spec: Spec, batch: int = 0, index: int = -1) -> None:
         self._desk = desk
@@ -285,14 +287,22 @@ class Group:
     """Tasks that were submitted one by one, and travelled as one batch because they waited together.
 
     Holds the handles of those that have not ended: what is known of the others is theirs alone.
+
+    Args:
+        handles: of the tasks, in their order.
+        size: how many bytes their arguments have.
     """
 
-    __slots__ = ("__weakref__", "_handles", "_left", "_waiters")
+    __slots__ = ("__weakref__", "_batch", "_count", "_handles", "_left", "_read", "_size", "_waiters")
 
-    def __init__(self, handles: Sequence[TaskHandle[Any]]) -> None:
+    def __init__(self, handles: Sequence[TaskHandle[Any]], size: int) -> None:
         self._handles: list[TaskHandle[Any] | None] = list(handles)
-        self._left = len(handles)
+        self._batch = 0
+        self._count = self._left = len(handles)
         self._waiters: Waiters | None = None
+        self._size = size
+        #: Who is told when all of them have ended; None where they have to be kept even so.
+        self._read = handles[0]._desk.following.read if all([handle._sole for handle in handles]) else None
 
     def itself(self) -> Group:
         """For the registry, which holds other targets weakly."""
@@ -302,6 +312,7 @@ class Group:
         return False
 
     def _on_accepted(self, batch: int, wakes: list[Wake]) -> None:
+        self._batch = batch
         for index, handle in enumerate(self._handles):
             if handle is not None:
                 handle._on_accepted(batch, index, wakes)
@@ -314,7 +325,13 @@ class Group:
                 handle._on_known(blobs[place] if blobs else ended, wakes)
                 self._handles[index] = None
                 self._left -= 1
-        return not self._left
+        self._size += len(ended.results)
+        if self._left:
+            return False
+        if self._read is not None:
+            self._read.add(self._batch, 0, self._count, self._size)
+            self._read = None
+        return True
 
     def _on_failed(self, error: DtqError, wakes: list[Wake]) -> None:
         for handle in self.give_up():

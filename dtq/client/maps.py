@@ -120,31 +120,34 @@ def _feed(hub: Hub, feed: Feed, calls: Iterator[tuple[Any, ...]], encode: Encode
 
 
 def results(hub: Hub, feed: Feed, return_exceptions: bool) -> Generator[Any, None, None]:
-    """The results of a map that is being fed. When nobody reads them any more, what is left of the map is cancelled."""
+    """The results of a map that is being fed. When nobody reads them any more, what is left of the map is cancelled,
+    and all of it let go."""
     abandon = abandoning(hub, feed)
-    reading = _read(read(hub, feed.batch, feed.spec, feed, return_exceptions=return_exceptions), abandon)
+    reading = _read(read(hub, feed.batch, feed.spec, feed, return_exceptions=return_exceptions), feed.batch, abandon)
     weakref.finalize(reading, abandon).atexit = False  # also where nobody ever began to read
     return reading
 
 
 def abandoning(hub: Hub, feed: Feed) -> Callable[[], None]:
-    """What is to be done when nobody reads the results of a map any more: cancels what is left of it."""
+    """What is to be done when nobody reads the results of a map any more: cancels what is left of it, and lets go of
+    it; nothing where it was read to its end."""
     batch, sender = feed.batch, hub.sender
 
     def abandon() -> None:
         # Runs in garbage collection too: no locks here.
-        if not batch.finished and not feed.stopped:
+        if batch.kept:
+            batch.kept = False
             feed.stopped = True
             feed.room.ring()
-            batch.kept = False
             sender.abandon(batch)
 
     return abandon
 
 
-def _read(inner: Iterator[Any], abandon: Callable[[], None]) -> Generator[Any, None, None]:
+def _read(inner: Iterator[Any], batch: Batch, abandon: Callable[[], None]) -> Generator[Any, None, None]:
     try:
         yield from inner
+        batch.kept = False  # it was read to its end
     finally:
         abandon()
 

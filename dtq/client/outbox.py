@@ -218,7 +218,8 @@ class Outbox:
         taken, described = self._take_items(left, alone=not call.submissions)
         for items in _runs(taken, self._max_piece):
             first = items[0]
-            left -= self._weight(first.spec, places) + sum([len(item.blob) + _BLOB_OVERHEAD for item in items])
+            size = sum([len(item.blob) + _BLOB_OVERHEAD for item in items])
+            left -= self._weight(first.spec, places) + size
             left -= 0 if first.key is None else weight(first.key)
             submission = Submission(
                 spec=self._place(first.spec, call, places),
@@ -229,7 +230,7 @@ class Outbox:
                 wait_s=self._wait_s,
             )
             call.submissions.append(submission)
-            call.receivers.append(first.handle if len(items) == 1 else Group([item.handle for item in items]))
+            call.receivers.append(first.handle if len(items) == 1 else Group([item.handle for item in items], size))
         return left
 
     def _take_items(self, most_bytes: int, *, alone: bool) -> tuple[list[Item], bool]:

@@ -1,20 +1,20 @@
 """What this client has read and nobody will ask for again, until the coordinator is told.
 
 Client, below the handles. Who submits and reads the results itself (an executor) has no use for what the coordinator
-keeps of them. Telling it costs a call, so that is done for many at a time, and of single tasks only where it is worth
-it: what is small lies at the coordinator until it expires.
+keeps of them. Telling it costs a call, so that is done for many batches at a time; and of single tasks of a batch only
+where it is worth it: those that are small are told of when all of their batch has been read.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from dtq.model.coverage import Coverage
 from dtq.model.messages import TaskRange
 
-#: From how many bytes of arguments and result on a single task is worth it.
+#: From how many bytes of arguments and result on a single task of a batch is worth it.
 WORTH: Final = 4096
 #: The coordinator is told once this is so many bytes, or concerns so many batches; or when there is nothing else to do.
 DUE_BYTES: Final = 4 << 20
@@ -24,9 +24,14 @@ _MOST: Final = 10_000
 
 
 class ReadRanges:
-    """Which tasks. Any thread."""
+    """Which tasks. Any thread.
 
-    def __init__(self) -> None:
+    Args:
+        wake: called when there may be something to tell.
+    """
+
+    def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
+        self._wake = wake
         self._lock = threading.Lock()
         self._read: dict[int, Coverage] = {}
         self._bytes = 0.0
@@ -48,6 +53,7 @@ class ReadRanges:
                 covered = self._read[batch] = Coverage()
             covered.add(lo, hi)
             self._bytes += size
+        self._wake()
 
     def pin(self, batch: int) -> None:
         """Results of a batch are here that are still to be read where they lie: it is not to be let go yet."""
@@ -60,6 +66,7 @@ class ReadRanges:
             left = self._pinned.pop(batch, 1) - 1
             if left:
                 self._pinned[batch] = left
+        self._wake()
 
     @property
     def due(self) -> bool:
@@ -67,7 +74,9 @@ class ReadRanges:
         return self._bytes >= DUE_BYTES or len(self._read) >= DUE_BATCHES
 
     def __bool__(self) -> bool:
-        return bool(self._read)
+        """Whether there is something to tell."""
+        with self._lock:
+            return not self._read.keys() <= self._pinned.keys()
 
     def take(self) -> list[TaskRange]:
         """What the coordinator is to be told next."""

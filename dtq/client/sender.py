@@ -65,7 +65,7 @@ class Sender:
         self._following = following
         self._fatal = fatal
         self._full_timeout_s = full_timeout_s
-        #: Batches to be cancelled because nobody reads their results any more.
+        #: Batches to be cancelled and let go because nobody reads their results any more.
         self._abandoned: deque[Batch] = deque()
         #: Batches to which nothing can be added any more, before all was added.
         self._doubtful: list[Batch] = []
@@ -88,7 +88,8 @@ class Sender:
         return (not self._abandoned and self._outbox.settled) or self._done.is_set()
 
     def abandon(self, batch: Batch) -> None:
-        """Cancel what is left of a batch, some time; from anywhere, also in the middle of garbage collection."""
+        """Cancel what is left of a batch, and let go of the rest, some time; from anywhere, also in the middle of
+        garbage collection."""
         self._abandoned.append(batch)
         self._outbox.hurry()
 
@@ -330,6 +331,8 @@ class Sender:
     def _cancel(self, batch: Batch) -> None:
         if batch.number and not batch.finished:
             self._insist(lambda service: service.cancel(Selection(ids=((batch.number, -1),), limit=0)))
+        if batch.followed:
+            self._following.disown(batch)
 
     def _insist(self, ask: Callable[[Service], object]) -> DtqError | None:
         """Make a call that may be repeated, until it is answered.

@@ -80,7 +80,7 @@ class Watcher:
         failures = 0
         try:
             while not self._ending.is_set():
-                if self._following.idle and self._quiet:
+                if self._following.idle and self._quiet and not self._following.read:
                     self._following.wanted.wait()
                     self._quiet = False
                     continue

@@ -112,7 +112,7 @@ def test_group_gives_each_handle_its_own_result_in_any_pieces() -> None:
     # Given five tasks that travelled together, the handle of one of them thrown away
     desk = Desk()
     handles = [handle(desk) for _ in range(5)]
-    group = Group(handles)
+    group = Group(handles, 0)
     with desk.following.lock:
         group._on_accepted(7, [])
         desk.following.add(7, group, [], group.itself)
@@ -146,7 +146,7 @@ def test_end_of_the_client_reaches_those_who_wait_and_those_to_come() -> None:
     following = desk.following
     lone, member, late = handle(desk), handle(desk), handle(desk)
     batch = Batch(9, 5)
-    group = Group([member])
+    group = Group([member], 0)
     with following.lock:
         accept(following, 7, lone)
         following.add(8, group, [], group.itself)
