@@ -43,6 +43,9 @@ _LOOKS_S: Final = 0.005
 #: A segment is rewritten when less than this share of it is in use, and so many bytes at least can be given back.
 _SPARSE_SHARE: Final = 2
 _WORTHWHILE: Final = 1 << 20
+#: Seconds for which nothing must have been freed in a segment before it is rewritten: where values go in the order in
+#: which they came, all of it goes soon.
+_QUIET_S: Final = 5.0
 #: How often a finished file is tried to put in the place of one that somebody holds.
 _TRIES: Final = 50
 #: Seconds for which what nobody names stays after it was written.
@@ -83,6 +86,8 @@ class Segments:
         #: Segments of which a sync has failed: the kernel may take for written what is not.
         self._failed: set[int] = set()
         self._asked: dict[int, float] = {}
+        #: When something was freed last in segments that are not empty.
+        self._freed: dict[int, float] = {}
         self._rewrite: _Rewrite | None = None
         self._sweep_at = time.monotonic() + _SWEEP_SOON_S
         self._began = time.time()
@@ -150,9 +155,11 @@ class Segments:
 
     def freed(self, segments: Iterable[int]) -> None:
         """Something in these segments is no longer in use."""
+        now = time.monotonic()
         for number in segments:
             self._settled.discard(number)
             self._due[number] = None
+            self._freed[number] = now
 
     def asked(self, segments: Iterable[int]) -> None:
         """Somebody has been told that what is in these segments is there, and may name it soon. Any thread."""
@@ -216,12 +223,12 @@ class Segments:
             if not used:
                 os.unlink(path)
                 self._forget(number)
-            elif _is_sparse(file, used):
+            elif not _is_sparse(file, used):
+                self._done(number)
+            elif now - self._freed.get(number, 0.0) >= _QUIET_S:
                 self._rewrite = _Rewrite(number, path, file, used)
                 file = -1
                 return True
-            else:
-                self._done(number)
         finally:
             if file >= 0:
                 os.close(file)
@@ -247,11 +254,13 @@ class Segments:
     def _done(self, number: int) -> None:
         self._waiting.discard(number)
         self._settled.add(number)
+        self._freed.pop(number, None)
 
     def _forget(self, number: int) -> None:
         for known in (self._waiting, self._settled, self._named, self._failed):
             known.discard(number)
         self._due.pop(number, None)
+        self._freed.pop(number, None)
 
     # -- rewriting ------------------------------------------------------------------------------------------------
 

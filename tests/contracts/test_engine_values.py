@@ -73,7 +73,7 @@ def write(values: LocalValues, data: bytes) -> Value:
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines look at once for what they can give back."""
-    for name in ("_SWEEP_S", "_SWEEP_SOON_S"):
+    for name in ("_SWEEP_S", "_SWEEP_SOON_S", "_QUIET_S"):
         monkeypatch.setattr(segments, name, 0.0)
 
 
@@ -283,6 +283,25 @@ def test_sparse_segment_is_rewritten_with_what_is_in_use(engine: Engine, values:
     with pytest.raises(ValueGone):
         reader.stream(dropped)
     reader.close()
+
+
+def test_segment_of_which_values_go_one_after_the_other_is_not_rewritten(
+    engine: Engine, values: LocalValues, at_once: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a segment that became sparse just now
+    monkeypatch.setattr(segments, "_QUIET_S", 3600.0)
+    written = [write(values, b"x" * LARGE) for _ in range(3)]
+    engine.commit(stored(spec(), batch(1, size=9), *(described(1, value, lo=n) for n, value in enumerate(written))))
+    engine.commit([Read(1, 0, 2)])
+    values.close()
+    size = on_disk(engine)
+
+    # When there is time, Then it stays as it is, until nothing is left of it
+    give_back(engine)
+    assert on_disk(engine) == size
+    engine.commit([Read(1, 2, 3)])
+    give_back(engine)
+    assert on_disk(engine) == 0
 
 
 def test_segment_that_is_rewritten_can_be_named_meanwhile(engine: Engine, values: LocalValues, at_once: None) -> None:
