@@ -222,7 +222,7 @@ class Downloads:
         again, load.cleared = not load.cleared, True
         if not again:
             log.warning("a large argument of a task finds no room here, its lease is given back: %s", error)
-            threading.Event().wait(NO_ROOM_S)
+            self._line.pause(NO_ROOM_S)
         with self._lock:
             if again:
                 self._copies.make_room(0, 0)

@@ -37,7 +37,7 @@ log = logging.getLogger("dtq.worker")
 _TRIES: Final = 3
 #: How old what was written last in a segment is, in seconds, before it is removed: its slot may just have died, with
 #: a result that nobody has heard of.
-_FRESH_S: Final = 5.0
+_FRESH_S: Final = 2.0
 _SAFELY: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 
 _Steps = Generator[None, None, Succeeded]

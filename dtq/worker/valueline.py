@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
-from dtq.errors import DtqError, SessionUnknown, StoreFull, Unreachable, WrongKey
+from dtq.errors import DtqError, SessionUnknown, StoreFull, WrongKey
 from dtq.model.messages import Welcome
 from dtq.transport.backoff import Backoff
 from dtq.values.wire import chunk_of
@@ -101,10 +101,6 @@ class ValueLine:
         self._closing.set()
         self._calls.close()
 
-    @property
-    def closing(self) -> bool:
-        """Whether it is closed, and calls fail for that."""
-        return self._closing.is_set()
-
-
-__all__ = ["Unreachable", "ValueCalls", "ValueLine"]
+    def pause(self, seconds: float) -> None:
+        """Wait, but not longer than until it is closed."""
+        self._closing.wait(seconds)

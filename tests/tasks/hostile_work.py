@@ -27,6 +27,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from tests.tasks import rude_work
+from tests.tasks import value_work as rude_values
 
 #: How long a kind goes on that is to be ended, in seconds: far longer than its time limit.
 LONG_S = 600.0
@@ -427,8 +428,8 @@ def returns_a_lock() -> object:
     return threading.Lock()
 
 
-@kind("failed")
-def returns_too_much() -> bytes:
+@kind("ok")
+def returns_more_than_a_message_holds() -> bytes:
     return bytes(64 << 20)
 
 
@@ -642,3 +643,86 @@ def sleeps() -> None:
 def spins() -> None:
     while True:
         pass
+
+
+# -- large results --------------------------------------------------------------------------------------------------
+
+#: More than a message holds.
+_TOO_MUCH = 20_000_000
+_MUCH = 1_000_000
+
+
+class _Pickled:
+    """Does something when it is pickled."""
+
+    def __init__(self, does: Callable[[], Any]) -> None:
+        self._does = does
+
+    def __reduce__(self) -> Any:
+        self._does()
+        return str, ("pickled",)
+
+
+@kind("ok")
+def closes_all_and_returns_much() -> bytes:
+    os.closerange(3, 4096)
+    return bytes(_MUCH)
+
+
+@kind("ok")
+def has_a_file_in_the_place_of_everything() -> bytes:
+    with tempfile.TemporaryFile() as file:
+        for descriptor in range(3, 64):
+            with contextlib.suppress(OSError):
+                os.fstat(descriptor)
+                if descriptor != file.fileno():
+                    os.dup2(file.fileno(), descriptor)
+        return bytes(_MUCH)
+
+
+@kind("ok")
+def forks_while_much_is_pickled() -> list[Any]:
+    return [bytes(_MUCH), _Pickled(os.fork), bytes(_MUCH)]
+
+
+@kind("crashed")
+def ends_while_much_is_pickled() -> list[Any]:
+    return [bytes(_MUCH), _Pickled(lambda: os._exit(7)), bytes(_MUCH)]
+
+
+@kind("timed out")
+def hangs_while_much_is_pickled() -> list[Any]:
+    return [bytes(_MUCH), _Pickled(_forever), bytes(_MUCH)]
+
+
+@kind("failed")
+def cannot_be_pickled_after_much() -> list[Any]:
+    return [bytes(_MUCH), threading.Lock()]
+
+
+@kind("ok")
+def may_write_no_file_and_returns_much() -> bytes:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    return bytes(_MUCH)
+
+
+@kind("failed")
+def may_write_no_file_and_returns_too_much() -> bytes:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    return bytes(_TOO_MUCH)
+
+
+@kind("ok")
+def hides_what_it_returns() -> bytes:
+    os.umask(0o777)
+    return bytes(_MUCH)
+
+
+@kind("crashed")
+def returns_what_is_not_there() -> bytes:
+    return rude_values.lie(_MUCH, "nowhere")
+
+
+@kind("crashed")
+def returns_more_than_is_there() -> bytes:
+    return rude_values.lie(_MUCH, "too long")
