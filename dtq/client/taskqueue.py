@@ -27,6 +27,8 @@ log = logging.getLogger("dtq.client")
 
 #: How long a queue that stops waits for what is on its way to its coordinator, in seconds.
 END_S: Final = 5.0
+#: How long a result that was asked for can be asked for again, in seconds.
+READ_KEPT_S: Final = 300.0
 
 
 class TaskStatus(StrEnum):
@@ -88,10 +90,12 @@ class TaskQueue:
         imports: modules that every process imports when it starts.
         preload: modules that are imported once, in the process that those are forked from.
         paths: directories for modules, before those of this program.
+        keep_results: how long results that nobody asks for are kept, in seconds or as a timedelta; None for a day.
+            Those that `result` was asked for are kept for five minutes after that.
         tasks_may_submit: whether clients in tasks (``AsyncClient()``, ``Client()``) are this queue's.
 
     Raises:
-        InvalidValue: ``num_workers`` is not at least 1.
+        InvalidValue: ``num_workers`` is not at least 1, or ``keep_results`` is not a time.
     """
 
     def __init__(
@@ -104,6 +108,7 @@ class TaskQueue:
         imports: Iterable[str] = (),
         preload: Iterable[str] = (),
         paths: Iterable[str | Path] = (),
+        keep_results: Span | None = None,
         tasks_may_submit: bool = False,
     ) -> None:
         self._make = partial(
@@ -115,6 +120,7 @@ class TaskQueue:
             imports=tuple(imports),
             preload=tuple(preload),
             paths=tuple(paths),
+            keep_results=keep_results,
             tasks_may_submit=tasks_may_submit,
         )
         self._keeps = db is not None
@@ -123,6 +129,9 @@ class TaskQueue:
         self._busy = asyncio.Lock()
         self._open: set[AsyncTaskHandle[Any]] = set()
         self._ended = asyncio.Event()
+        #: Results that were asked for, by batch and index, and until when they are kept; those to go first, first.
+        self._read: dict[tuple[int, int], float] = {}
+        self._letting_go: asyncio.TimerHandle | None = None
 
     # -- beginning and end ----------------------------------------------------------------------------------------
 
@@ -184,6 +193,10 @@ class TaskQueue:
                 "the queue is stopped; what had not ended is lost with it: %s", counted(len(self._open), "task")
             )
         self._open.clear()
+        self._read.clear()
+        if self._letting_go is not None:
+            self._letting_go.cancel()
+            self._letting_go = None
         try:
             await client.close(END_S)
         except DtqError as error:  # what it has not sent is lost either way
@@ -270,6 +283,7 @@ class TaskQueue:
 
         Raises:
             UnknownId: there is no such task.
+            ResultExpired: it is no longer kept; see `result`.
             InvalidId: that is no id.
             RuntimeError: the queue is not started.
         """
@@ -299,6 +313,9 @@ class TaskQueue:
     async def result(self, task_id: str, timeout: float | None = None) -> Any:
         """Wait for what a task returns.
 
+        It may be asked for again, by several coroutines too, until five minutes after the last time. Then the task is
+        no longer known, unless it was submitted with a key, or by somebody else (`client`).
+
         Args:
             task_id: the task.
             timeout: how long at most, in seconds; None for ever.
@@ -306,9 +323,36 @@ class TaskQueue:
         Raises:
             Exception: as `AsyncTaskHandle.result`: the function's own, `TaskCancelled`, `WaitTimeout`, ...
             UnknownId: there is no such task.
+            ResultExpired: it is no longer kept.
             RuntimeError: the queue is not started.
         """
-        return await (await self._running.get(task_id)).result(timeout)
+        client = self._running
+        handle: AsyncTaskHandle[Any] = await client.get(task_id)
+        try:
+            return await handle.result(timeout)
+        finally:
+            if handle.done() and self._client is client:
+                self._let_go_later(client, handle)
+
+    def _let_go_later(self, client: AsyncClient, handle: AsyncTaskHandle[Any]) -> None:
+        """Keep what was asked for a while longer."""
+        task = handle._handle
+        place = task._batch, max(0, task._index)
+        until = asyncio.get_running_loop().time() + READ_KEPT_S
+        self._read.pop(place, None)
+        self._read[place] = until
+        if self._letting_go is None:
+            self._letting_go = asyncio.get_running_loop().call_at(until, self._let_go, client)
+
+    def _let_go(self, client: AsyncClient) -> None:
+        loop = asyncio.get_running_loop()
+        self._letting_go = None
+        for (batch, index), until in list(self._read.items()):
+            if until > loop.time():
+                self._letting_go = loop.call_at(until, self._let_go, client)
+                return
+            del self._read[batch, index]
+            client._loop.hub.following.read.add(batch, index, index + 1, 0.0)
 
     async def cancel(self, task_id: str) -> bool:
         """Stop a task: if it waits it never starts, if it runs its process is killed.

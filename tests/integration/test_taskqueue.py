@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from dtq import InvalidValue, TaskCancelled, TaskQueue, TaskStatus, UnknownId
-from dtq.errors import ClusterEnded
+from dtq.client import taskqueue, watcher
+from dtq.errors import ClusterEnded, ResultExpired
 from tests.cluster import DEADLINE_S, TASKS, clean_environment
 from tests.looping import looped, until
 from tests.tasks import async_work, nested_work, work
@@ -303,3 +304,71 @@ async def test_queue_works_on_while_its_loop_is_busy() -> None:
         while queue.get_stats()["completed"] < 100:
             assert time.monotonic() < deadline
         assert {queue.get_task_status(id) for id in ids} == {TaskStatus.COMPLETED}
+
+
+@looped
+async def test_result_can_be_asked_for_again_and_is_let_go_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given results that are kept for a short time once they were asked for, and one that was not asked for
+    monkeypatch.setattr(watcher, "WAIT_S", 0.05)
+    monkeypatch.setattr(taskqueue, "READ_KEPT_S", 60.0)
+    async with queue_of(1) as queue:
+        first = await queue.submit(work.add, 1, 2)
+        keyed = await queue.submit(work.add, 3, 4, key="mine")
+        unread = await queue.submit(work.add, 5, 6)
+        await queue.join(DEADLINE_S)
+        # When they are asked for twice, Then the answer is the same
+        assert await asyncio.gather(queue.result(first), queue.result(first)) == [3, 3]
+        assert queue.get_task_status(first) == "completed"
+        # When they are asked for once more, and their time is over
+        monkeypatch.setattr(taskqueue, "READ_KEPT_S", 0.0)
+        queue._letting_go = None
+        assert (await queue.result(first), await queue.result(keyed)) == (3, 7)
+        await until(lambda: not is_kept(queue, first))
+        # Then only that is gone which nobody else can ask for
+        with pytest.raises(ResultExpired):
+            await queue.result(first)
+        assert await queue.result(keyed) == 7
+        assert await queue.result(unread) == 11
+
+
+@looped
+async def test_asking_again_puts_off_when_a_result_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a result that was asked for, and one that was asked for after it
+    async with queue_of(1) as queue:
+        loop = asyncio.get_running_loop()
+        first, second = await queue.submit(work.add, 1, 2), await queue.submit(work.add, 3, 4)
+        await queue.result(first)
+        await queue.result(second)
+        timer = queue._letting_go
+        # When the first is asked for again; Then it goes last, and the timer waits for whichever is first
+        await queue.result(first)
+        assert [f"{batch}" for batch, _ in queue._read] == [second, first]
+        assert queue._letting_go is timer is not None
+        later = min(queue._read.values())
+        with monkeypatch.context() as patched:
+            patched.setattr(loop, "time", lambda: later)
+            queue._let_go(queue.client)
+        assert [f"{batch}" for batch, _ in queue._read] == [first]
+        assert queue._letting_go is not None
+    # When the queue has stopped, Then nothing waits any more
+    assert queue._letting_go is None
+
+
+@looped
+async def test_results_that_nobody_asks_for_are_kept_as_long_as_the_queue_says() -> None:
+    async with queue_of(1, keep_results=0) as queue:
+        brief = await queue.submit(work.add, 1, 2)
+        longer = await queue.submit(work.add, 3, 4, keep_results=600)
+        await queue.join(DEADLINE_S)
+        await until(lambda: not is_kept(queue, brief))
+        assert await queue.result(longer) == 7
+    with pytest.raises(InvalidValue, match="keep_results"):
+        TaskQueue(1, keep_results="long")  # type: ignore[arg-type]
+
+
+def is_kept(queue: TaskQueue, id: str) -> bool:
+    try:
+        queue.get_task_status(id)
+    except ResultExpired:
+        return False
+    return True
