@@ -1,16 +1,16 @@
 """How fast do values of each size travel?
 
-Bytes objects of 1 kB to 64 MB, as maps, two slots: there and back, as an argument only, as a result only; and one task
-there and back by itself. With the queue in memory and durable, beside the standard pool and, where it is installed,
-Dask; and beside what the machine gives: a plain loop of write and fdatasync, and a plain socket. Everything that dtq
-carries here goes over the wire, through its coordinator. What is larger than its longest message is refused, and so it
-says here.
+Bytes objects of 1 kB to 64 MB and numpy arrays from 10 kB on, as maps, two slots: there and back, as an argument only,
+as a result only; and one task there and back by itself. With the queue in memory and durable; by reference, as clients
+and workers on the coordinator's machine have it, and over the wire, as others do. Beside the standard pool and, where
+it is installed, Dask; and beside what the machine gives: a plain loop of write and fdatasync, and a plain socket.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import os
 import socket
 import statistics
@@ -28,17 +28,19 @@ from rig.options import Options, command_line
 from rig.report import Bar, Report
 from rig.rounds import rate
 from rig.scene import PATIENCE_S, Scene
-from rig.values import echo, made, taken
+from rig.values import echo, made, made_array, taken
 
 import dtq
-from dtq.errors import TooLarge
 
 SLOTS: Final = 2
 SIZES: Final = {"1 kB": 10**3, "10 kB": 10**4, "100 kB": 10**5, "1 MB": 10**6, "8 MB": 8 * 10**6, "64 MB": 64 * 10**6}
 WAYS: Final = ("echo", "argument", "result")
 #: The sizes that go there and back one at a time.
 SINGLES: Final = ("1 kB", "10 kB", "100 kB")
+#: What values are, and how one of a size is made; arrays are not worth it below the first size.
+KINDS: Final[dict[str, Callable[[int, int], Any]]] = {"bytes": made, "array": made_array}
 POOL, MEMORY, DURABLE, DASK = "ProcessPoolExecutor", "dtq, memory", "dtq, durable", "Dask"
+WIRE, DURABLE_WIRE = "dtq, memory, wire", "dtq, durable, wire"
 DISK, SOCKET = "write + fdatasync", "plain socket"
 #: About how long a turn takes, in seconds.
 TURN_S: Final = 0.7
@@ -50,7 +52,7 @@ MOST_TASKS: Final = 20_000
 Runs = Callable[..., Iterable[Any]]
 
 
-def run(way: str, runs: Runs, size: int, values: list[bytes]) -> int:
+def run(kind: str, way: str, runs: Runs, size: int, values: list[Any]) -> int:
     """One map; how many values went that way."""
     count = len(values)
     if way == "echo":
@@ -58,21 +60,18 @@ def run(way: str, runs: Runs, size: int, values: list[bytes]) -> int:
     elif way == "argument":
         assert sum(runs(taken, values)) == size * count
     else:
-        assert sum(map(len, runs(made, [size] * count, range(count)))) == size * count
+        assert sum(map(len, runs(KINDS[kind], [size] * count, range(count)))) == size * count
     return count
 
 
-def enough(way: str, runs: Runs, size: int, options: Options) -> list[bytes] | None:
-    """Values for a turn of the right length; None if they are refused."""
+def enough(kind: str, way: str, runs: Runs, size: int, options: Options) -> list[Any]:
+    """Values for a turn of the right length."""
     most = max(2 * SLOTS, min(MOST_TASKS, MOST_BYTES // size))
     count = 2 * SLOTS
     while True:
-        values = [made(size, number) for number in range(count)]
+        values = [KINDS[kind](size, number) for number in range(count)]
         start = time.perf_counter()
-        try:
-            run(way, runs, size, values)
-        except TooLarge:
-            return None
+        run(kind, way, runs, size, values)
         seconds = time.perf_counter() - start
         if options.quick or count >= most or seconds > TURN_S / 2:
             return values
@@ -167,8 +166,10 @@ def contenders(stack: ExitStack, report: Report, options: Options) -> tuple[dict
     """Everybody, warm; those that fork first, before there are threads."""
     executors: dict[str, Executor] = {POOL: stack.enter_context(ProcessPoolExecutor(SLOTS))}
     list(executors[POOL].map(len, [b""] * 100))
-    for name, store in ((MEMORY, "memory"), (DURABLE, "fsync")):
-        scene = stack.enter_context(Scene(store, slots=SLOTS, directory=options.directory))
+    for name, store in ((MEMORY, "memory"), (DURABLE, "fsync"), (WIRE, "memory"), (DURABLE_WIRE, "fsync")):
+        by_reference = name in (MEMORY, DURABLE)
+        scene = Scene(store, slots=SLOTS, directory=options.directory, by_reference=by_reference)
+        stack.enter_context(scene)
         executors[name] = stack.enter_context(dtq.Executor(scene.address, authkey_file=scene.key_file))
     everybody: dict[str, Runs] = {name: executor.map for name, executor in executors.items()}
     theirs = None if options.quick else dask(stack, report)
@@ -176,36 +177,33 @@ def contenders(stack: ExitStack, report: Report, options: Options) -> tuple[dict
 
 
 def maps(report: Report, options: Options, everybody: dict[str, Runs], plain: PlainSocket, directory: Path) -> None:
-    """Each way with each size, all in turns."""
+    """Each kind, way and size, all in turns."""
     report.grid("as a map", (*everybody, DISK, SOCKET))
-    for name, size in SIZES.items():
-        if options.quick and name not in ("1 kB", "100 kB"):
+    for kind, (name, size), way in itertools.product(KINDS, SIZES.items(), WAYS):
+        if options.quick and (name not in ("1 kB", "100 kB") or way != "echo"):
             continue
-        for way in ("echo",) if options.quick else WAYS:
-            if not options.wants(f"{way} {name}"):
-                continue
-            turns: dict[str, Callable[[], float]] = {}
-            found: dict[str, Any] = {}
-            for contender, runs in everybody.items():
-                values = enough(way, runs, size, options)
-                if values is None:
-                    found[contender] = "refused"
-                else:
-                    turns[contender] = rate(functools.partial(run, way, runs, size, values))
-            count = options.pick(max(2, min(2_000, 50 * 10**6 // size)), 2)
-            turns[DISK] = rate(functools.partial(written, directory, size, count))
-            if way == "echo":
-                turns[SOCKET] = rate(functools.partial(plain.echo, size, count))
-            medians = report.beside(f"{way}, {name}", found | report.rounds.alternate(turns), "/s", size)
-            judge(report, f"{way}, {name}", medians, stored=2 if way == "echo" else 1)
+        if (kind == "array" and name == "1 kB") or not options.wants(f"{kind} {way} {name}"):
+            continue
+        turns: dict[str, Callable[[], float]] = {}
+        for contender, runs in everybody.items():
+            values = enough(kind, way, runs, size, options)
+            turns[contender] = rate(functools.partial(run, kind, way, runs, size, values))
+        count = options.pick(max(2, min(2_000, 50 * 10**6 // size)), 2)
+        turns[DISK] = rate(functools.partial(written, directory, size, count))
+        turns[SOCKET] = rate(functools.partial(plain.echo, size, count))
+        title = f"{kind}, {way}, {name}"
+        medians = report.beside(title, report.rounds.alternate(turns), "/s", size)
+        judge(report, title, medians, stored=2 if way == "echo" else 1)
 
 
 def judge(report: Report, name: str, medians: dict[str, float], stored: int) -> None:
     """What the figures have to reach."""
     if MEMORY in medians:
         report.add(f"{name}: memory against the pool", medians[MEMORY] / medians[POOL], "times", Bar(least=1))
-    if SOCKET in medians and MEMORY in medians:
-        report.add("  memory against a plain socket", medians[MEMORY] / medians[SOCKET], "times", Bar(least=0.3))
+    if name.endswith(" 1 kB"):
+        return
+    if "echo" in name:
+        report.add("  memory, wire, against a plain socket", medians[WIRE] / medians[SOCKET], "times", Bar(least=0.3))
     if DURABLE in medians:
         least = 1.5 if name.endswith(" 100 kB") else 0.7
         share = medians[DURABLE] * stored / medians[DISK]
@@ -239,7 +237,8 @@ def one(executor: Executor, value: bytes, options: Options) -> float:
 
 
 def main() -> None:
-    options = command_line(__doc__, parts=[*(f"{way} {size}" for size in SIZES for way in WAYS), "single"])
+    parts = [f"{kind} {way} {size}" for kind, way, size in itertools.product(KINDS, WAYS, SIZES)]
+    options = command_line(__doc__, parts=[*parts, "single"])
     report = Report("payloads", "How fast do values of each size travel?", options)
     with ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dtq-bench-", dir=options.directory)))
@@ -248,10 +247,7 @@ def main() -> None:
         everybody, executors = contenders(stack, report, options)
         maps(report, options, everybody, plain, directory)
         singles(report, options, executors)
-    report.note(
-        "dtq's values go over the wire, through the coordinator; the pool, Dask and the plain socket store none."
-    )
-    report.note("refused: larger than the longest message, 16 MiB unless set otherwise (--max-message).")
+    report.note("wire: with --no-by-reference, through the coordinator.")
     report.note("echo stores each value twice where it is durable: as argument and as result.")
     report.print()
 

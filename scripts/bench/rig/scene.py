@@ -84,9 +84,12 @@ class Scene:
         store: ``fsync``, ``os`` or ``none`` for a store with that durability, ``memory`` for none at all.
         slots: of the worker that is started at once; 0 for no worker.
         directory: where to put the store, instead of the directory for temporary files.
+        by_reference: whether peers on this machine write and read the files of large values themselves.
     """
 
-    def __init__(self, store: str = "fsync", *, slots: int = 2, directory: Path | None = None) -> None:
+    def __init__(
+        self, store: str = "fsync", *, slots: int = 2, directory: Path | None = None, by_reference: bool = True
+    ) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="dtq-bench-", dir=directory)
         self.directory = Path(self._temporary.name)
         self.key_file = self.directory / "authkey"
@@ -96,6 +99,8 @@ class Scene:
         self._store = ["--memory"] if store == "memory" else ["--db", str(self.directory / "queue.db")]
         if store != "memory":
             self._store += ["--durability", store]
+        if not by_reference:
+            self._store += ["--no-by-reference"]
         self._processes: list[Process] = []
         #: In the order of their start.
         self.workers: list[Process] = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+from typing import Any
 
 
 @functools.lru_cache(maxsize=1)
@@ -20,11 +21,18 @@ def made(size: int, number: int) -> bytes:
     return head + _filling(size)[8:]
 
 
-def echo(value: bytes) -> bytes:
+def made_array(size: int, number: int) -> Any:
+    """Likewise, as a numpy array of bytes."""
+    import numpy as np
+
+    return np.frombuffer(bytearray(made(size, number)), dtype=np.uint8)
+
+
+def echo(value: Any) -> Any:
     """There and back."""
     return value
 
 
-def taken(value: bytes) -> int:
+def taken(value: Any) -> int:
     """There only."""
     return len(value)
