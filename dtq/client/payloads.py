@@ -26,6 +26,7 @@ from dtq.client.by_value import THIS_PYTHON, dumps_of, loads_by_value, sentence
 from dtq.errors import (
     CannotPickle,
     CannotUnpickle,
+    ClientClosed,
     ResultCannotPickle,
     StoreError,
     TooLarge,
@@ -49,8 +50,8 @@ _LONG: Final = 1 << 10
 _BY_VALUE: Final = b"cloudpickle"
 
 #: What is not for a want of pickle where values are written and read.
-_NOT_WRITTEN: Final = (TooLarge, StoreError, Unreachable)
-_NOT_READ: Final = (ValueGone, ValueDamaged, Unreachable)
+_NOT_WRITTEN: Final = (TooLarge, StoreError, Unreachable, ClientClosed)
+_NOT_READ: Final = (ValueGone, ValueDamaged, Unreachable, ClientClosed)
 
 _dumps = pickle.dumps
 _loads = pickle.loads
