@@ -18,6 +18,9 @@ from dtq.model.text import printable, printable_line
 
 #: Most digits of a whole number that are written: more take seconds.
 _MAX_DIGITS: Final = 100_000
+#: Bytes that are more than so many are not for people: their beginning is written, and how many there are.
+_MOST_BYTES: Final = 1 << 20
+_BEGINNING: Final = 64
 #: How deep it is looked for the parts of a result that cannot be written.
 _DEPTH: Final = 4
 #: Decimal digits of a binary one.
@@ -78,6 +81,8 @@ def _let_through(error: BaseException) -> None:
 
 def _shown(value: Any, depth: int) -> str:
     """The repr; where it fails, that of the parts, and for those without one what they are."""
+    if isinstance(value, bytes | bytearray) and len(value) > _MOST_BYTES:
+        return f"{bytes(value[:_BEGINNING])!r}... ({len(value):,} bytes)"
     try:
         return str(repr(value))
     except BaseException as error:  # noqa: BLE001 - as above

@@ -91,6 +91,7 @@ class Executor(concurrent.futures.Executor):
         preload: Iterable[str] = (),
         paths: Iterable[str | Path] = (),
         max_message: int | str | None = None,
+        max_value: int | str | None = None,
         keep_results: Span | None = None,
         tasks_may_submit: bool = False,
         **options: Unpack[RunOptions],
@@ -109,7 +110,9 @@ class Executor(concurrent.futures.Executor):
             imports: modules that every slot imports when it starts.
             preload: modules that are imported once, in the process that slots are forked from.
             paths: directories for modules, before those of this program.
-            max_message: how large a call or a result may be, about, in bytes or as text (``"64MiB"``); None for 16 MiB.
+            max_message: largest message, in bytes or as text (``"64MiB"``); None for 16 MiB. Calls and results that are
+                larger travel beside the messages.
+            max_value: how large a call or a result may be, in bytes or as text (``"4GiB"``); None for 1 GiB.
             keep_results: how long results that nobody fetches are kept, in seconds or as a timedelta; None for a day.
                 `options` has another time for some calls.
             tasks_may_submit: whether clients in calls (``Client()``, ``Executor()``) are this cluster's.
@@ -146,6 +149,7 @@ class Executor(concurrent.futures.Executor):
             initargs=initargs,
             max_tasks_per_slot=max_tasks_per_child,
             max_message=max_message,
+            max_value=max_value,
             keep_results=keep_results,
             tasks_may_submit=tasks_may_submit,
         )

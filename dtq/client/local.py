@@ -60,6 +60,7 @@ class LocalCluster:
         initargs: its arguments.
         max_tasks_per_slot: after how many tasks a slot's process is replaced; None for never.
         max_message: largest message in bytes, or as text ("64MiB"); None for the default.
+        max_value: largest argument or result in bytes, or as text ("4GiB"); None for the default.
         keep_results: how long results are kept, in seconds or as a timedelta; None for the default.
         tasks_may_submit: whether clients in tasks, which name no address and no key, are this cluster's.
 
@@ -85,6 +86,7 @@ class LocalCluster:
         initargs: tuple[Any, ...] = (),
         max_tasks_per_slot: int | None = None,
         max_message: int | str | None = None,
+        max_value: int | str | None = None,
         keep_results: Span | None = None,
         tasks_may_submit: bool = False,
     ) -> None:
@@ -96,7 +98,7 @@ class LocalCluster:
         self.slots = usable_cores() if slots is None else slots
         self._initializer = pack_initializer(initializer, tuple(initargs))
         self._max_tasks = max_tasks_per_slot
-        self._limits = _limits(max_message, keep_results)
+        self._limits = _limits(max_message, max_value, keep_results)
         self._db = None if db is None else Path(db).expanduser().absolute()
         self._durability = durability
         self._highest_first = highest_first
@@ -302,7 +304,7 @@ def _watch(cluster: weakref.ref[LocalCluster], pair: Pair) -> None:
         known._failed(failure)
 
 
-def _limits(max_message: int | str | None, keep_results: Span | None) -> list[str]:
+def _limits(max_message: int | str | None, max_value: int | str | None, keep_results: Span | None) -> list[str]:
     """The coordinator's options for them.
 
     Raises:
@@ -311,6 +313,8 @@ def _limits(max_message: int | str | None, keep_results: Span | None) -> list[st
     words: list[str] = []
     if max_message is not None:
         words += ["--max-message", str(parse_size(str(max_message), "max_message"))]
+    if max_value is not None:
+        words += ["--max-value", str(parse_size(str(max_value), "max_value"))]
     if keep_results is not None:
         words += ["--keep-results", f"{seconds(keep_results, 'keep_results')}s"]
     return words
