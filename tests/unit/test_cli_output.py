@@ -49,7 +49,7 @@ def test_value_text_is_json_if_it_can_be_else_repr(value: object, text: str) -> 
     assert value_text(value) == text
 
 
-def test_bytes_that_that_are_many_are_told_by_their_length() -> None:
+def test_bytes_that_are_many_are_told_by_their_length() -> None:
     assert value_text(b"x" * 3_000_000) == f"{b'x' * 64!r}... (3,000,000 bytes)"
     assert value_json(b"x" * 3_000_000) == {"repr": f"{b'x' * 64!r}... (3,000,000 bytes)"}
 
