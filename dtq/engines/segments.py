@@ -91,6 +91,7 @@ class Segments:
         self._rewrite: _Rewrite | None = None
         self._sweep_at = time.monotonic() + _SWEEP_SOON_S
         self._began = time.time()
+        self._directories = {path: _directory(path) for path in place.paths}
         for path in place.paths:
             _remove_unfinished(path)
 
@@ -105,7 +106,7 @@ class Segments:
 
         Raises:
             StoreFull: there is no room for what was written.
-            StoreUnwritable: they cannot be synced in another way.
+            StoreUnwritable: they cannot be synced in another way, or their directory was moved away.
         """
         by_segment: dict[int, list[Value]] = {}
         for value in values:
@@ -118,6 +119,7 @@ class Segments:
                 path = self.place.find(number)
                 self._ensure(number, path, wanted)
             except FileNotFoundError:
+                self._check_presence()
                 _log.error("%d values in the segment %016x are not there; rows name them", len(wanted), number)
             except OSError as error:
                 self._failed.add(number)
@@ -132,6 +134,17 @@ class Segments:
         except OSError as error:
             raise self._error(error) from error
         self._named |= by_segment.keys()
+
+    def _check_presence(self) -> None:
+        """See that the directories are those that they were.
+
+        Raises:
+            StoreUnwritable: one is not.
+        """
+        for path, seen in self._directories.items():
+            if _directory(path) != seen:
+                why = f"{path} was removed, moved or replaced while it was in use; put it back, or stop the coordinator"
+                raise StoreUnwritable(self._store, why)
 
     def _ensure(self, number: int, path: str, values: list[Value]) -> None:
         file = os.open(path, (os.O_RDWR if number in self._failed else os.O_RDONLY) | os.O_CLOEXEC)
@@ -357,6 +370,15 @@ class _Rewrite:
             if self._made:
                 with contextlib.suppress(OSError):
                     os.unlink(self._made)
+
+
+def _directory(path: str) -> tuple[int, int] | None:
+    """Which directory it is; None where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _identity(file: int | str) -> tuple[int, int, int, int] | None:

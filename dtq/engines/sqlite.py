@@ -135,7 +135,7 @@ class SqliteEngine:
             use.reserve.want(head.totals)
             if sheet.values:
                 use.valued = True
-                self._ensure(use, sheet.values)
+                use.segments.ensure(sheet.values)
             if not sheet.argument_bytes or insist:
                 self._write(use.writer, _steps(sheet, head), use.reserve)
             else:
@@ -363,20 +363,6 @@ class SqliteEngine:
             raise StoreUnwritable(self._path, missing)
 
     # -- values ---------------------------------------------------------------------------------------------------
-
-    def _ensure(self, use: _Use, values: Sequence[Value]) -> None:
-        """Have what rows are to name on the disk, with room from the reserve where there is no other.
-
-        Raises:
-            StoreFull: no room.
-            StoreUnwritable: it failed in another way.
-        """
-        while True:
-            try:
-                return use.segments.ensure(values)
-            except StoreFull:
-                if not use.reserve.give():
-                    raise
 
     def _note_freed(self, use: _Use) -> None:
         """Have the room of values given back that are no longer in use."""

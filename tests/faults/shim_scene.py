@@ -7,6 +7,7 @@ commits that were acknowledged. Prints what was done and what was wrong, as JSON
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -23,7 +24,7 @@ from typing import Any, Final
 from dtq.core.changes import Change, Read
 from dtq.engines import reserve, segments, sqlite
 from dtq.engines.sqlite import SqliteEngine
-from dtq.errors import StoreError, StoreFull, StoreUnwritable
+from dtq.errors import StoreError, StoreFull, StoreUnwritable, ValueDamaged
 from dtq.model.values import Value
 from dtq.values.local import LocalValues
 from dtq.values.place import path_of
@@ -59,13 +60,15 @@ def data(number: int) -> bytes:
 def put(engine: SqliteEngine, number: int) -> Callable[[], object]:
     """Write the value of a commit, and hold it until what is returned is called."""
     at = value(number)
-    try:
-        file = os.open(path_of(engine.place.paths[0], at.segment), os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(file, fcntl.LOCK_SH)
-        os.pwritev(file, [data(number)[:2000], data(number)[2000:]], at.offset)
-    except OSError as error:
-        raise StoreUnwritable("values", str(error)) from error
-    return lambda: os.close(file)
+    with contextlib.ExitStack() as closing:
+        try:
+            file = os.open(path_of(engine.place.paths[0], at.segment), os.O_RDWR | os.O_CREAT, 0o600)
+            closing.callback(os.close, file)
+            fcntl.flock(file, fcntl.LOCK_SH)
+            os.pwritev(file, [data(number)[:2000], data(number)[2000:]], at.offset)
+        except OSError as error:
+            raise StoreUnwritable("values", str(error)) from error
+        return closing.pop_all().close
 
 
 def look_around(engine: SqliteEngine) -> None:
@@ -80,7 +83,10 @@ def said_by(engine: SqliteEngine) -> dict[str, Any]:
     values = LocalValues(engine.place)
     for number in range(1, COMMITS + 1):
         if engine.holds([value(number)]):
-            said[f"value {number}"] = bytes(memoryview(values.fetch(value(number))))
+            try:
+                said[f"value {number}"] = bytes(memoryview(values.fetch(value(number))))
+            except ValueDamaged as error:
+                raise StoreError("values", str(error)) from error
     return said
 
 
