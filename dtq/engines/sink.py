@@ -361,6 +361,7 @@ class Sheet:
                 row = (_TASK_FORGOTTEN, batch, index, int(history), None, None, None, b"")
                 self._last((_TASK_FORGOTTEN if history else TASK, batch, index), row)
             case HoldEnded(session, digest):
+                self.removes = True
                 code = rowcodec.hold_code(session, digest)
                 self._last((HOLD, code), (_HOLD_ENDED, code, None, None, None, None, None, b""))
                 self._named.pop((HOLD, code), None)

@@ -141,7 +141,7 @@ class SqliteEngine:
             else:
                 self._try(use, _steps(sheet, head), sheet.argument_bytes)
             use.head = head
-            if use.valued:
+            if use.valued and (sheet.removes or sheet.values):  # what another page replaces is seen with the next
                 self._note_freed(use)
             use.mark.write(head)
             use.vacuum.due |= sheet.removes

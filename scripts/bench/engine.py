@@ -2,9 +2,10 @@
 
 Two shapes of commit, as the coordinator makes them under load: *map* (a large batch runs: a few batch rows, 30 leases
 that come and 30 that go, 30 pages of 100 results) and *single* (500 one-task submissions a commit, each of which
-finishes two commits later). Then the restart of a store with a million one-task batches. Rows are made before the clock
-starts, so the figures are the engine's own; ``--busy`` adds threads that call each other over sockets meanwhile, as a
-coordinator's do.
+finishes two commits later). *values* are ten results of 100 kB each, written to segments and committed, beside a loop
+that writes as much to a file and syncs it. Then the restart of a store with a million one-task batches. Rows are made
+before the clock starts, so the figures are the engine's own; ``--busy`` adds threads that call each other over sockets
+meanwhile, as a coordinator's do.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from dtq.engines.memory import MemoryEngine
 from dtq.engines.sqlite import Durability, SqliteEngine
 from dtq.model import pages
 from dtq.model.options import Function, Options, Spec
+from dtq.model.values import describe
+from dtq.values.local import LocalValues
 
 SESSION = "0123456789abcdef" * 2
 SPEC = Stored(SpecRow(number=1, spec=Spec(function=Function(name="work:task"), options=Options())))
@@ -107,6 +110,42 @@ def commit_all(engine: Engine, commits: list[list[Change]]) -> dict[str, float]:
     }
 
 
+def large_values(engine: Engine, directory: Path, count: int, *, sync: bool) -> dict[str, float]:
+    """Commits of ten values of 100 kB each; and a file with as much, synced after each ten, in turn."""
+    place = engine.place
+    assert place is not None
+    writer = LocalValues(place)
+    data = b"x" + os.urandom(99_999)
+    ours, plain = [], []
+    with open(directory / "plain", "wb", buffering=0) as file:
+        for step in range(count):
+            start = time.perf_counter()
+            for _ in range(10):
+                file.write(data)
+            if sync:
+                os.fdatasync(file.fileno())
+            between = time.perf_counter()
+            written = []
+            for _ in range(10):
+                draft = writer.draft()
+                draft.write(data)
+                written.append(draft.finish())
+            page = pages.pack([describe([value]) for value in written], described=True)
+            engine.commit([batch(1, 10**7, 0), results(1, 10 * step, 10 * step + 10, page, 1.7e9)])
+            writer.settled(written)
+            ours.append(time.perf_counter() - between)
+            plain.append(between - start)
+    writer.close()
+    mb = 1e6 * count / 1e6
+    return {
+        "values_s": 10 * count / sum(ours),
+        "mb_s": mb / sum(ours),
+        "plain_mb_s": mb / sum(plain),
+        "median_ms": statistics.median(ours) * 1e3,
+        "plain_median_ms": statistics.median(plain) * 1e3,
+    }
+
+
 def pending(engine: Engine, count: int) -> None:
     """Submissions that nobody has run yet."""
     for lo in range(1, count + 1, 1000):
@@ -165,7 +204,7 @@ def main() -> None:
     parser.add_argument("--busy", type=int, default=0, metavar="THREADS", help="threads that keep the interpreter busy")
     parser.add_argument("--directory", type=Path, help="where to put the store (default: a temporary directory)")
     options = parser.parse_args()
-    map_count, single_count, waiting = (20, 5, 5000) if options.quick else (2000, 400, 1_000_000)
+    map_count, single_count, value_count, waiting = (20, 5, 5, 5000) if options.quick else (2000, 400, 300, 1_000_000)
     stop = threading.Event()
     for _ in range(options.busy):
         threading.Thread(target=ping, args=(stop,), daemon=True).start()
@@ -180,6 +219,7 @@ def main() -> None:
             figures[name] = {
                 "map": commit_all(engine, list(map_commits(map_count))),
                 "single": commit_all(engine, list(single_commits(single_count))),
+                "values": large_values(engine, Path(directory), value_count, sync=durability == "fsync"),
             }
             engine.close()
             if durability is not None and not options.busy:

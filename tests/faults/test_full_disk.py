@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ from dtq.errors import StoreError, StoreFull, StoreUnwritable
 from tests.cluster import DEADLINE_S, Cluster, Process, until
 from tests.faults import shim
 from tests.faults.disks import SmallDisk, small_disk
+from tests.integration.store_scene import ROOT
 from tests.producer import Producer
 
 #: Seconds within which work is accepted again once there is room; it is half a second, on a quiet machine.
@@ -196,3 +200,14 @@ def test_store_that_cannot_be_written_loses_nothing_accepted(tmp_path: Path, fau
         assert worker.output().count("what was done cannot be recorded yet: the ") == 1
         assert "lost the coordinator" not in worker.output()
         assert worker.popen.poll() is None
+
+
+def test_values_that_fill_the_disk_do_not_stop_accepted_work(disk: SmallDisk) -> None:
+    """Values have no part of the reserve, and are gone from the disk as soon as nothing names them."""
+    words = [*disk.within, sys.executable, "-m", "tests.integration.store_scene", "values", str(disk.place / "dtq.db")]
+    done = subprocess.run(words, cwd=ROOT, stdout=subprocess.PIPE, timeout=120, check=True)
+
+    said = json.loads(done.stdout)
+
+    assert said == {"values": said["values"], "recorded": True, "left": 0}
+    assert said["values"] > 20

@@ -5,6 +5,7 @@ Run as a script it makes such commits on a store and says the number of each tha
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -18,13 +19,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dtq.core.changes import ArgumentPage, Change, LeaseEnded, ResultPage, Stored, Totals
+from dtq.core.changes import ArgumentPage, Change, LeaseEnded, Read, ResultPage, Stored, Totals
+from dtq.engines import segments
 from dtq.engines.base import Opened
 from dtq.engines.sqlite import SqliteEngine
 from dtq.errors import StoreError, StoreFull
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
-from tests.contracts.engine_rows import arguments, attempt, batch, lease, results, spec, stored, task
+from dtq.values.local import LocalValues
+from tests.contracts.engine_rows import arguments, attempt, batch, described, lease, results, spec, stored, task
 
 ROOT = Path(__file__).parents[2]
 #: Bytes of each blob of the larger pages.
@@ -181,6 +184,40 @@ def _fill(path: str, durability: Any) -> None:
     _say({"errors": errors, "commits": number + 19})
 
 
+def _values(path: str) -> None:
+    """Write values until the disk is full, then record small results, remove what names the values, and write on."""
+    for name in ("_SWEEP_S", "_SWEEP_SOON_S"):
+        setattr(segments, name, 0.0)
+    engine, _ = opened(Path(path), "fsync")
+    engine.commit(stored(spec(), batch(1, size=10**6)))
+    writer = LocalValues(engine.place)
+
+    def put(index: int) -> None:
+        draft = writer.draft()
+        draft.write(b"v" * 300_000)
+        value = draft.finish()
+        engine.commit(stored(described(1, value, lo=index, kind=ResultPage)))
+        writer.settled([value])
+
+    count = 0
+    with contextlib.suppress(StoreFull):
+        for count in range(1000):
+            put(count)
+    small = [results(1, 1000 + n, 1001 + n, blob=b"r" * 500) for n in range(300)]
+    for page in small:
+        engine.commit(stored(page))
+    recorded = engine.pages(ResultPage, 1, 1000, 2000) == small
+    writer.close()
+    engine.commit([Read(1, 0, 1000)])
+    for _ in range(20):
+        engine.commit([])
+    left = len(engine.place.segments())
+    for index in range(count):
+        put(index)
+    _say({"values": count, "recorded": recorded, "left": left})
+    engine.close()
+
+
 def _blobs(path: str) -> None:
     """Say by how many MB memory has grown after commits of many sizes, each of 100 kB blobs."""
     engine, _ = opened(Path(path))
@@ -207,6 +244,8 @@ if __name__ == "__main__":
             _die_at(path, int(statement))
         case ["fill", durability, path]:
             _fill(path, durability)
+        case ["values", path]:
+            _values(path)
         case ["blobs", path]:
             _blobs(path)
         case ["hold", path]:

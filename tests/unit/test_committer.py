@@ -501,6 +501,41 @@ def test_failed_commit_is_tried_again_by_itself(scene: Scene) -> None:
 # -- an engine that has space set aside -----------------------------------------------------------------------------
 
 
+class GivingEngine(FailingEngine):
+    """Has something to give back some time after the first commit, and again after that, without any."""
+
+    def __init__(self, again_s: float) -> None:
+        super().__init__(MemoryEngine())
+        self._again_s = again_s
+        self.gave = 0
+
+    def commit(self, changes: Sequence[Change], *, insist: bool = False) -> Committed:
+        super().commit(changes, insist=insist)
+        self.gave += not changes
+        return Committed(again_s=self._again_s if self.gave < 3 else None)
+
+
+def test_room_is_given_back_some_time_later_without_a_call(tmp_path: Path) -> None:
+    engine = GivingEngine(0.01)
+    house = House("memory", tmp_path, engine=lambda: engine)
+    house.client().submit()
+
+    until("it has given back", lambda: engine.gave == 3)
+
+    house.close()
+
+
+def test_nothing_is_given_back_before_its_time(tmp_path: Path) -> None:
+    engine = GivingEngine(3600.0)
+    house = House("memory", tmp_path, engine=lambda: engine)
+    client = house.client()
+    for _ in range(3):
+        client.submit()
+
+    assert engine.gave == 0
+    house.close()
+
+
 class ShortEngine(FailingEngine):
     """Has no room for new work while it is full, but goes on with what it has set aside."""
 
