@@ -199,6 +199,7 @@ class Segments:
             now = time.monotonic()
             if now >= self._sweep_at:
                 self._sweep(now)
+                now = time.monotonic()
             while self._due and time.monotonic() - now < _LOOKS_S:
                 number = next(iter(self._due))
                 del self._due[number]

@@ -149,18 +149,19 @@ def test_file_that_was_not_finished_is_removed_at_the_start(place: Place) -> Non
     assert list(strange.parent.iterdir()) == [strange]
 
 
-def test_rewriting_without_room_leaves_all_as_it_was(
-    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_rewriting_without_room_leaves_all_as_it_was(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a sparse segment on a full disk
-    for name in ("_SWEEP_S", "_SWEEP_SOON_S"):
+    for name in ("_SWEEP_S", "_SWEEP_SOON_S", "_QUIET_S"):
         monkeypatch.setattr(segments, name, 0.0)
     value, _ = write(place, DATA, b"x" * (4 << 20))
     kept = Segments(place, "dtq.db", sync=True, used=lambda number: [(value.offset, value.end)])
     kept.freed([value.segment])
     monkeypatch.setattr(kept, "_may_go", lambda file: True)
 
-    def full(*_: object) -> int:
+    tried: list[object] = []
+
+    def full(*arguments: object) -> int:
+        tried.append(arguments)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     # When it is rewritten, Then nothing is changed, and it works when there is room
@@ -168,7 +169,7 @@ def test_rewriting_without_room_leaves_all_as_it_was(
         context.setattr(os, "pwrite", full)
         for _ in range(5):
             kept.step()
-    assert "cannot be given back now" in caplog.text
+    assert tried
     assert os.listdir(place.paths[0]) == [f"{value.segment:016x}.values"]
     assert os.path.getsize(place.find(value.segment)) > 4 << 20
 
