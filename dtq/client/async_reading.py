@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 from dtq.client.batches import Batch, Part
@@ -20,7 +21,7 @@ from dtq.client.large_payloads import written
 from dtq.client.loops import LoopBell, LoopHub, settle
 from dtq.client.maps import abandoning, begin, feed_all
 from dtq.client.payloads import Encode
-from dtq.client.reading import fetch, look, values_of
+from dtq.client.reading import fetch, look, pieces, values_of
 from dtq.client.submitting import encode
 from dtq.model.options import Spec
 from dtq.model.values import MIN_VALUE, is_description, weight
@@ -62,7 +63,7 @@ async def read(
     kind = spec.function.kind
     at = 0
     while parts := await _next(hub, batch, at):
-        for part in parts:
+        for part in chain.from_iterable(map(pieces, parts)):
             where = hub.hub.values
             job = partial(values_of, part, batch.complete and batch.size == 1, kind, where, return_exceptions)
             slow = where is not None and where.page_slow(part.ended.results)

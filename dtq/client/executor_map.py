@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
 
 from dtq.client.batches import Batch, Part
@@ -20,7 +20,7 @@ from dtq.client.current import waiting
 from dtq.client.feeds import Feed
 from dtq.client.maps import feed_all
 from dtq.client.payloads import Encode
-from dtq.client.reading import fetch, look, values_of
+from dtq.client.reading import fetch, look, pieces, values_of
 from dtq.errors import DtqError
 from dtq.model import pages
 from dtq.model.options import Spec
@@ -241,9 +241,9 @@ class MapResults(Generic[T]):
             bell = Bell()
             found = look(following, batch, self._at, bell.ring)
             if found.far is not None:
-                self._fetched.extend(fetch(self._completer.hub, batch, *found.far))
+                self._fetched.extend(chain.from_iterable(map(pieces, fetch(self._completer.hub, batch, *found.far))))
             elif found.part is not None:
-                self._fetched.append(found.part)
+                self._fetched.extend(pieces(found.part))
             elif found.over:
                 return _END
             elif not _rung(bell, deadline):
@@ -252,7 +252,8 @@ class MapResults(Generic[T]):
         part = self._fetched.popleft()
         self._at = part.hi
         count, of = part.hi - part.lo, part.ended.hi - part.ended.lo
-        size = count * (self._blob_bytes / max(1, self._blobs) + pages.weight(part.ended.results) / of)
+        results = pages.weight(part.ended.results) / of
+        size = count * (self._blob_bytes / max(1, self._blobs) + results)
         if pages.has_descriptions(part.ended.results):
             following.read.pin(batch.number)
         following.read.add(batch.number, part.lo, part.hi, size)

@@ -7,7 +7,8 @@ again from the coordinator, and for what has not ended the reader waits.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from itertools import chain
+from typing import Any, Final, NamedTuple, Protocol
 
 from dtq.client.batches import Batch, Part
 from dtq.client.bell import Bell
@@ -22,7 +23,11 @@ from dtq.model.ids import TaskId
 from dtq.model.messages import Ended
 from dtq.model.options import FunctionKind, Spec
 from dtq.model.states import State
+from dtq.model.values import weight
 from dtq.values.base import Values
+
+#: How many bytes of large results are read at a time.
+PIECE_BYTES: Final = 16 << 20
 
 
 class Source(Protocol):
@@ -59,7 +64,7 @@ def read(
     kind = spec.function.kind
     at = 0
     while parts := _next(source, batch, at):
-        for part in parts:
+        for part in chain.from_iterable(map(pieces, parts)):
             single = batch.complete and batch.size == 1
             values, failure = values_of(part, single, kind, source.values, return_exceptions)
             yield from values
@@ -71,6 +76,21 @@ def read(
                 feed.room.ring()
     if feed is not None and feed.failure is not None:
         raise feed.failure
+
+
+def pieces(part: Part) -> Iterator[Part]:
+    """A part in pieces whose results, read where they lie, take little memory, or are one that takes much."""
+    lo, hi, ended = part
+    if not pages.has_descriptions(ended.results):
+        yield part
+        return
+    room = PIECE_BYTES
+    for at, blob in enumerate(pages.unpack(pages.cut(ended.results, part.lo - ended.lo, hi - ended.lo)), part.lo):
+        room -= weight(blob)
+        if room < 0 and at > lo:
+            yield part._replace(lo=lo, hi=at)
+            lo, room = at, PIECE_BYTES - weight(blob)
+    yield part._replace(lo=lo)
 
 
 def values_of(

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from dtq import AsyncClient
-from dtq.client import feeds
+from dtq.client import feeds, reading
+from dtq.client.hub_values import HubValues
 from dtq.client.submitting import PLAIN, prepare
 from dtq.client.sync import Client
 from dtq.errors import ClientClosed, ResultExpired, StoreFull, TooLarge
+from dtq.model.values import Value
 from dtq.values.local import LocalValues
 from dtq.values.place import Place
 from dtq.values.wire import WireValues
@@ -181,6 +183,28 @@ def test_a_map_does_not_run_ahead_of_its_reader_by_many_bytes(queue: Queue, monk
     assert made <= feeds.AHEAD_TASKS + 2
     with queue.working():
         assert sum(1 for _ in reading) == 1000
+
+
+def test_large_results_are_read_a_few_at_a_time(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many of them have arrived together, memory holds a few."""
+    # Given a page of large results
+    monkeypatch.setattr(reading, "PIECE_BYTES", 1_000_000)
+    client = queue.client()
+    data = [bytes([number]) * 300_000 for number in range(20)]
+    with queue.working():
+        batch = client.submit_map(work.echo, data)
+        assert batch.wait(DEADLINE_S)
+        read: list[Value] = []
+        monkeypatch.setattr(
+            HubValues, "stream", lambda self, value: read.append(value) or self._current().stream(value)
+        )
+
+        # When the first of them is read, Then not many more are
+        results = batch.results()
+        assert next(results) == data[0]
+        assert len(read) <= 3
+        assert list(results) == data[1:]
+        assert len(read) == 20
 
 
 def test_submissions_weigh_what_their_values_have(queue: Queue) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from dtq.coordinator import values as coordinator_values
+from dtq.coordinator.vetting import report as vetting_of
 from dtq.errors import BadMessage, NotPermitted, StoreFull, TooLarge, ValueDamaged, ValueGone
 from dtq.model import pages
-from dtq.model.messages import Succeeded
+from dtq.model.messages import Exchange, Succeeded
 from dtq.model.states import State
 from dtq.model.values import CHUNK, Value, describe, named
 from dtq.values.local import LocalValues
@@ -368,6 +369,29 @@ def test_results_that_are_not_there_are_failures_of_their_tasks_alone(house: Hou
     assert dead.failure is not None
     assert dead.failure.exception == "dtq.errors.ValueGone"
     assert {ended.results for ended in news if ended.lo == 3} == {_page(good)}
+
+
+def test_a_report_is_taken_apart_where_a_result_is_missing(house: House) -> None:
+    # Given results of one lease, two of which name what is not there
+    hand = house.worker()
+    good, gone = describe([_written(_values(hand), b"x" * 100_000)]), describe([Value(77, 0, 5)])
+    page = pages.pack([good, b"small", gone, good, gone], described=True)
+    said = Exchange(succeeded=(Succeeded(token=9, lo=100, results=page, seconds=5.0),))
+
+    # When the report is looked at
+    found, vetting = vetting_of(house.coordinator, hand.session, said)
+    assert vetting is not None
+    vetting.close()
+
+    # Then these are failures, and the others are results, each with its share of the time
+    assert [(one.lo, pages.unpack(one.results), one.seconds) for one in found.succeeded] == [
+        (100, [good, b"small"], 2.0),
+        (103, [good], 1.0),
+    ]
+    assert [(one.index, one.failure.exception) for one in found.failed] == [
+        (102, "dtq.errors.ValueGone"),
+        (104, "dtq.errors.ValueGone"),
+    ]
 
 
 def test_a_key_is_compared_by_what_values_hold(house: House) -> None:

@@ -115,6 +115,23 @@ def test_coordinator_killed_while_a_result_is_read(scene: Scene) -> None:
     assert scene.client.submit(work.echo, data).result(DEADLINE_S) == data
 
 
+def test_a_queue_in_memory_that_begins_anew_has_another_place(tmp_path: Path) -> None:
+    # Given a client and a worker on the machine of a coordinator without a store
+    with Cluster(tmp_path, memory=True) as cluster:
+        coordinator = cluster.coordinator()
+        cluster.worker(slots=1)
+        data = os.urandom(SIZE)
+        with Client(cluster.address, authkey_file=cluster.key_file, timeout=DEADLINE_S) as client:
+            assert client.submit(work.echo, data).result(DEADLINE_S) == data
+            # When it is killed, and another one begins
+            coordinator.kill()
+            cluster.coordinator()
+            # Then large values go by its files, there and back
+            assert client.submit(work.echo, 1).result(DEADLINE_S) == 1
+            assert client.submit(work.echo, data).result(DEADLINE_S) == data
+            assert client._hub._values.local
+
+
 def test_client_killed_in_the_middle_of_a_value(scene: Scene) -> None:
     # Given a client that is killed after some pieces
     code = (

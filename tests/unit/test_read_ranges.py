@@ -41,3 +41,21 @@ def test_what_could_not_be_told_is_told_the_next_time() -> None:
     read.add(3, 4, 5, 0)
 
     assert read.take() == [TaskRange(batch=3, lo=0, hi=5)]
+
+
+def test_what_is_still_to_be_read_where_it_lies_is_not_told() -> None:
+    # Given two batches of which one has two results that lie elsewhere
+    read = ReadRanges()
+    for batch in (1, 2):
+        read.add(batch, 0, 4, 10)
+    read.pin(1)
+    read.pin(1)
+
+    # Then it is told of when both have been read
+    assert read.take() == [TaskRange(batch=2, lo=0, hi=4)]
+    read.unpin(1)
+    assert not read
+    assert read.take() == []
+    read.unpin(1)
+    assert read
+    assert read.take() == [TaskRange(batch=1, lo=0, hi=4)]
