@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import secrets
 import sys
 import threading
 from pathlib import Path
@@ -131,7 +132,7 @@ def _engine(settings: CoordinatorSettings) -> Engine:
     if settings.db is None:
         from dtq.engines.memory import MemoryEngine
 
-        return MemoryEngine(max_value=settings.max_value)
+        return MemoryEngine(max_value=settings.max_value, epoch=secrets.randbits(30))
     from dtq.engines.sqlite import SqliteEngine
 
     durability: Any = settings.durability

@@ -62,9 +62,11 @@ class MemoryEngine:
 
     Args:
         max_value: largest value in bytes.
+        epoch: number of the run before its first one, below 2**30. Nothing says how many there were: a process whose
+            workers may have served another one draws it, so that what they still hold of that is not taken for this.
     """
 
-    def __init__(self, *, max_value: int = MAX_VALUE) -> None:
+    def __init__(self, *, max_value: int = MAX_VALUE, epoch: int = 0) -> None:
         self._max_value = max_value
         #: Made when it is asked for first: few tests have values.
         self._own: OwnPlace | None = None
@@ -74,7 +76,7 @@ class MemoryEngine:
         #: Held by a commit and by every reader, so that readers see whole commits.
         self._lock = threading.Lock()
         self._open = False
-        self._epoch = 0
+        self._epoch = epoch
         self._totals = Totals()
         self._specs: dict[int, SpecRow] = {}
         #: By spec, the batches that may need its function again: the others only need its name.

@@ -18,7 +18,6 @@ import fcntl
 import io
 import mmap
 import os
-import secrets
 import stat
 import threading
 import zlib
@@ -65,7 +64,7 @@ class _File:
         #: How many values in it are still ours.
         self.unsettled = 0
         while True:
-            self.number = secrets.randbits(63)
+            self.number = int.from_bytes(os.urandom(8), "little") >> 1  # `secrets` would bring OpenSSL into each slot
             self.path = path_of(directory, self.number)
             self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
             try:

@@ -155,7 +155,7 @@ class Child:
         self.place = terms.place
         self.tasks = self._serial = 0
         #: The functions that it has.
-        self._specs: SizedLru[int, None] = SizedLru(MAX_SPEC_BYTES, MAX_SPECS)
+        self._specs: SizedLru[int, Spec] = SizedLru(MAX_SPEC_BYTES, MAX_SPECS)
         #: The names of those, and of some that it had.
         self._names: set[str] = set()
         try:
@@ -256,11 +256,12 @@ class Child:
 
     def _push(self, chunk: Chunk, spec: Spec) -> None:
         grant = chunk.grant
-        if not self._specs.used(grant.spec):
+        known = self._specs.get(grant.spec)
+        if known is not spec and known != spec:  # new, or of another coordinator that has begun to count anew
             self.channel.put("spec", grant.spec, _FUNCTION.plain(spec.function), spec.options.depth)
             self._remember(spec.function.name)
             # Leases that use one of those have been sent before, so the slot is done with them when it reads this.
-            for number, _ in self._specs.put(grant.spec, None, len(spec.function.body)):
+            for number, _ in self._specs.put(grant.spec, spec, len(spec.function.body)):
                 self.channel.put("forget", number)
         self.channel.put(
             "lease",

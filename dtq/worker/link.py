@@ -106,6 +106,8 @@ class Link:
         self._specs: SizedLru[int, Spec] = SizedLru(MAX_SPEC_BYTES, MAX_SPECS)
         #: Held while that is looked at or changed, as both threads do.
         self._specs_lock = threading.Lock()
+        #: The coordinator's run that they are of.
+        self._epoch = 0
         self._away = False
         self._unrecorded = False
         self._refused = False
@@ -121,6 +123,10 @@ class Link:
     def on_welcome(self, welcome: Welcome) -> None:
         """A line has said hello: the coordinator may be another one now, with other limits. Any thread."""
         self._heartbeat_s = welcome.heartbeat_s
+        if welcome.epoch != self._epoch:
+            self._epoch = welcome.epoch
+            with self._specs_lock:  # one that has a new store counts them anew
+                self._specs = SizedLru(MAX_SPEC_BYTES, MAX_SPECS)
         self._report_bytes = min(REPORT_BYTES, welcome.max_message // 4)
         self._largest = largest_outcome(welcome.max_message)
 

@@ -32,9 +32,13 @@ class Scene:
         self.producer = ValueProducer(cluster)
 
     def worker(self, *words: str, slots: int = 2) -> Process:
-        self.cluster.environment["DTQ_BY_REFERENCE"] = str(int(self.by_reference))
-        self.cluster.environment["TMPDIR"] = str(self.temporary)
-        return self.cluster.worker(*words, slots=slots)
+        words = (*words, "--by-reference" if self.by_reference else "--no-by-reference")
+        before = self.cluster.environment
+        self.cluster.environment = {**before, "TMPDIR": str(self.temporary)}
+        try:
+            return self.cluster.worker(*words, slots=slots)
+        finally:
+            self.cluster.environment = before
 
     @property
     def own(self) -> list[Path]:
@@ -166,6 +170,28 @@ def test_killed_coordinator_gets_results_when_it_is_back(scene: Scene, tmp_path:
     # Then both are there, and each ran once
     assert producer.values(batch) == [bytes([fill]) * size for fill in range(2)]
     assert not producer.service.task(batch, 0).history
+
+
+@pytest.mark.parametrize("by_reference", [True, False], ids=["by reference", "by wire"])
+def test_a_worker_goes_on_with_a_coordinator_that_keeps_values_elsewhere(tmp_path: Path, by_reference: bool) -> None:
+    """One that keeps nothing has directories of its own each time."""
+    with Cluster(tmp_path, memory=True) as cluster:
+        scene = Scene(cluster, by_reference)
+        scene.worker()
+        producer = scene.producer
+        running = producer.large("much_when", [(MB, 1, str(tmp_path / "go"))])
+        assert producer.values(producer.large("echo", [(b"x" * MB,)])) == [b"x" * MB]
+        until(lambda: producer.counts(running).running, "it to run")
+        # When it is killed, and there is another
+        scene.coordinator.kill()
+        cluster.coordinator("--lease", "2s")
+        (tmp_path / "go").touch()
+        # Then the same worker goes on
+        after = ValueProducer(cluster)
+        assert after.place != producer.place
+        for _ in range(4):
+            assert after.values(after.large("echo", [(b"y" * MB,)])) == [b"y" * MB]
+        assert not after.service.stats().retries
 
 
 def test_an_argument_that_is_gone_fails_its_task_alone(remote: Scene) -> None:
