@@ -21,14 +21,14 @@ from dtq.client.current import looked, waiting
 from dtq.client.following import Wake
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
-from dtq.client.outcomes import Known, Raised, Value
+from dtq.client.outcomes import Known, Raised
 from dtq.client.read_ranges import WORTH
 from dtq.errors import DtqError
 from dtq.model.options import Spec
 from dtq.model.service import Service
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
-from dtq.model.values import is_description, weight
+from dtq.model.values import MARK, weight
 
 log = logging.getLogger("concurrent.futures")
 
@@ -108,7 +108,7 @@ class Watchers(list[Any]):
 class FutureHandle(TaskHandle[T]):
     """The handle of a task that has a future."""
 
-    __slots__ = ("_future", "_pinned", "_tell", "size")
+    __slots__ = ("_future", "_tell", "pinned", "size")
 
     _standard = True
     _sole = True
@@ -120,29 +120,32 @@ class FutureHandle(TaskHandle[T]):
         self._future = future
         self._tell = tell
         #: Whether its result is still to be read where it lies.
-        self._pinned = False
+        self.pinned = False
 
     def _on_known(self, known: Known, wakes: list[Wake]) -> None:
         first = self._known is None
         super()._on_known(known, wakes)
         if first:
-            if isinstance(known, bytes) and is_description(known):
-                self._pinned = True
-                self._desk.following.read.pin(self._batch)
+            if isinstance(known, bytes) and known.startswith(MARK):
+                self._pin(known)
             self._let_go(known)
             self._tell(self._future)
 
-    def _decoded(self, timeout: float | None) -> Value | Raised:
-        known = super()._decoded(timeout)
-        pinned, self._pinned = self._pinned, False
-        if pinned:
-            self._desk.following.read.unpin(self._batch)
-        return known
+    def _pin(self, known: bytes) -> None:
+        """Its result is to be read where it lies, by and by."""
+        self.pinned = True
+        self.size += weight(known) - len(known)
+        self._desk.following.read.pin(self._batch)
+
+    def unpin(self) -> None:
+        """It has been read."""
+        self.pinned = False
+        self._desk.following.read.unpin(self._batch)
 
     def _let_go(self, known: Known) -> None:
         """Nobody but the future has it now, or will ask for it. A small one that travelled with others is let go with
         the last of them (`Group`)."""
-        size = self.size + (weight(known) if isinstance(known, bytes) else 0)
+        size = self.size + (len(known) if isinstance(known, bytes) else 0)
         if (size >= WORTH or self._index < 0) and self._batch and not isinstance(known, Raised):
             index = max(0, self._index)
             self._desk.following.read.add(self._batch, index, index + 1, size)
@@ -235,8 +238,11 @@ class TaskFuture(Future[T]):
         Args:
             broken: what to raise where nobody will ever know how it ended; None where that is for the task to say.
         """
-        assert self._task is not None
-        known = self._task._decoded(None)
+        task = self._task
+        assert task is not None
+        known = task._decoded(None)
+        if isinstance(task, FutureHandle) and task.pinned:
+            task.unpin()
         try:
             if not isinstance(known, Raised):
                 self.set_result(known.value)

@@ -22,7 +22,7 @@ from dtq.client.payloads import Encode
 from dtq.client.reading import read
 from dtq.model import pages
 from dtq.model.options import Spec
-from dtq.model.values import MARK, is_description, weight
+from dtq.model.values import is_description, weight
 
 log = logging.getLogger("dtq.client")
 
@@ -31,7 +31,6 @@ READ_AHEAD: Final = 100_000
 #: After how many items, or bytes of them, the feeding thread looks whether it may go on.
 _STRIDE: Final = 64
 _STRIDE_BYTES: Final = 256 << 10
-_MARK: Final = MARK[0]
 
 
 def begin(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode: Encode) -> None:
@@ -101,7 +100,7 @@ def _feed(hub: Hub, feed: Feed, calls: Iterator[tuple[Any, ...]], encode: Encode
         count = size = 0
         for args in islice(calls, _STRIDE):
             blob = encode(args, None)
-            if blob[0] == _MARK:
+            if not blob[0]:  # as `is_description`, which is a call more
                 feed.described = True  # before it is there to be taken out
                 size += weight(blob)
             else:

@@ -26,7 +26,6 @@ from dtq.model.values import MARK, MIN_VALUE, is_description, weight
 
 #: What is left of a message for everything but function and arguments, in bytes.
 _ENVELOPE: Final = 4096
-_MARK: Final = MARK[0]
 
 #: What can be submitted: a function; or ``module:function`` or a registered name, for one that need not exist here.
 Callable_ = Callable[..., Any] | str | Function
@@ -164,7 +163,7 @@ def prepare(
         spec = hub.shared.function(function, spec)
     session, size = hub.session, len(blob)
     around = len(spec.function.body) + _ENVELOPE
-    if blob[0] == _MARK or size >= MIN_VALUE or size > session.max_blob or size + around > session.max_message:
+    if not blob[0] or size >= MIN_VALUE or size > session.max_blob or size + around > session.max_message:
         item = item_of(hub, make(hub, spec), blob, delay_s, key)
         if item.described and not target.large:
             _expect(hub, target, args, kwargs)
@@ -312,7 +311,7 @@ def limited(hub: Hub, target: Callee, spec: Spec, *, keyed: bool = False) -> Enc
                 blob = encode_call(args, kwargs, values)
             except ValueGone:  # as in `encode`
                 blob = encode_call(args, kwargs, values)
-            if blob[0] == _MARK:
+            if not blob[0]:  # as `is_description`, which is a call more
                 _expect(hub, target, args, kwargs)
         if len(blob) > limit:
             if values is not None and limit > 0 and not is_description(blob):
