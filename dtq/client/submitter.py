@@ -126,7 +126,7 @@ class Submitter:
         Raises:
             NotImportable: the function can travel neither by name nor by value.
             CannotPickle: an argument cannot be pickled.
-            TooLarge: the call is larger than a message may be.
+            TooLarge: the call is larger than a value may be (``--max-value``).
             InvalidValue: an option is not what it may be.
             Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
             ClientClosed: the client was closed.
