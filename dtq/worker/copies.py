@@ -58,13 +58,17 @@ class Copies:
                 self._whole.move_to_end(key)
         return [value for value in values if key_of(value) not in self._whole]
 
-    def let_go(self, token: int) -> None:
-        """A lease is over."""
-        for key in self._leases.pop(token, ()):
+    def let_go(self, token: int) -> bool:
+        """A lease is over; whether it needed anything."""
+        keys = self._leases.pop(token, None)
+        if keys is None:
+            return False
+        for key in keys:
             self._needed[key] -= 1
             if not self._needed[key]:
                 del self._needed[key]
         self.make_room(0)
+        return True
 
     def is_needed(self, value: Value) -> bool:
         """Whether a lease needs a value."""

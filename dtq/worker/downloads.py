@@ -27,6 +27,8 @@ log = logging.getLogger("dtq.worker")
 
 #: How long to wait before a lease is given back for whose arguments there is no room here, in seconds.
 NO_ROOM_S: Final = 1.0
+#: How many values are fetched in turns; the others wait until one of them is there.
+AT_ONCE: Final = 16
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -138,8 +140,8 @@ class Downloads:
     def let_go(self, token: int) -> None:
         """A lease needs nothing any more, and what is fetched for it alone is not needed."""
         self._missing.pop(token, None)
-        self._copies.let_go(token)
-        self._news.notify_all()
+        if self._copies.let_go(token):
+            self._news.notify_all()
 
     def _over(self, load: _Load, *, here: bool) -> None:
         key = key_of(load.value)
@@ -215,7 +217,7 @@ class Downloads:
             self._on_full(load, error)
             return
         with self._lock:
-            self._loads.append(load)
+            self._loads.insert(AT_ONCE - 1, load)
 
     def _on_full(self, load: _Load, error: OSError) -> None:
         """Try once more without what nobody needs, and then give back what cannot be had here."""

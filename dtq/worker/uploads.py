@@ -33,6 +33,8 @@ from dtq.worker.valueline import ValueLine
 
 log = logging.getLogger("dtq.worker")
 
+#: How many outcomes are sent in turns; the others wait until one of them is there.
+AT_ONCE: Final = 16
 #: How often a value is sent of which the coordinator has lost what was sent.
 _TRIES: Final = 3
 #: How old what was written last in a segment is, in seconds, before it is removed: its slot may just have died, with
@@ -119,8 +121,9 @@ class Uploads:
     def let_go(self, token: int) -> None:
         """A lease is over."""
         sent = self._sent.pop(token, None)
-        if sent is not None:
-            self._values.settled(sent)
+        if sent is None:
+            return
+        self._values.settled(sent)
         if self._sweep_at is None:
             self._sweep_at = time.monotonic()
         self._news.notify_all()
@@ -204,7 +207,7 @@ class Uploads:
                 self._fail(job, error)
             return
         with self._lock:
-            self._jobs.append(job)
+            self._jobs.insert(AT_ONCE - 1, job)
 
     def _fail(self, job: _Job, error: Exception) -> None:
         """A result cannot be sent: each by itself may be, and the task of the one that cannot has failed."""

@@ -164,6 +164,22 @@ def test_small_values_do_not_wait_for_large_ones(fetching: Fetching) -> None:
     assert fetching.ready == [2, 1]
 
 
+def test_files_that_are_open_are_few_however_many_are_fetched(fetching: Fetching, tmp_path: Path) -> None:
+    values = [fetching.coordinator.put(n, bytes([1 + n % 250]) * 40 * KB) for n in range(60)]
+    parts: list[int] = []
+    real = fetching.coordinator.read_value
+
+    def read_value(segment: int, offset: int, length: int) -> bytes:
+        parts.append(len(list(tmp_path.glob("*.part"))))
+        return real(segment, offset, length)
+
+    fetching.coordinator.read_value = read_value  # type: ignore[method-assign]
+    fetching.fetch(1, *values)
+    fetching.wait(lambda: fetching.ready == [1])
+
+    assert 2 <= max(parts) <= downloads_module.AT_ONCE
+
+
 def test_a_value_that_is_gone_is_left_to_the_slot(fetching: Fetching) -> None:
     fetching.fetch(1, Value(5, 0, 70 * KB))
     fetching.wait(lambda: fetching.ready == [1])
