@@ -11,14 +11,17 @@ from dtq.errors import from_wire
 from dtq.model import pages
 from dtq.model.messages import Submission
 from dtq.model.states import State
+from dtq.values.base import Values
 from dtq.values.local import LocalValues
 from dtq.values.offers import reachable
+from dtq.values.wire import WireValues
+from dtq.worker.valueline import ValueLine
 from tests.cluster import Cluster
 from tests.producer import Producer, spec_of
 
 
 class ValueProducer(Producer):
-    """Writes and reads values in the coordinator's files.
+    """Writes and reads values in the coordinator's files, or by calls where it cannot reach them.
 
     Args:
         cluster: whose; its coordinator runs.
@@ -27,11 +30,17 @@ class ValueProducer(Producer):
     def __init__(self, cluster: Cluster) -> None:
         proxy = cluster.service()
         super().__init__(proxy)
-        offer = proxy.connect().values
-        place = None if offer is None else reachable(offer)
-        assert place is not None
-        self.place = place
-        self.files = LocalValues(place)
+        welcome = proxy.connect()
+        assert welcome.values is not None
+        place = reachable(welcome.values)
+        self.files: Values
+        if place is not None:
+            self.place = place
+            self.files = LocalValues(place)
+        else:
+            line = ValueLine(proxy)
+            line.on_welcome(welcome)
+            self.files = WireValues(line, max_value=welcome.values.max_value, checked=welcome.values.checked)
         self._own_numbers = itertools.count(1_000_000)
 
     def large(self, function: str, calls: Sequence[tuple[Any, ...]], **options: Any) -> int:

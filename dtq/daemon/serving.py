@@ -162,6 +162,7 @@ class Serving:
                         on_ready=supervisor.fetched,
                         on_no_room=supervisor.unfetched,
                         announce=supervisor.announce,
+                        most_inline=supervisor.terms.slot.max_result,
                         most_copies=self._settings.value_cache,
                     )
                 except OSError as error:

@@ -41,6 +41,7 @@ class Transfers:
         on_ready: called with it when a lease has all its arguments, with its token.
         on_no_room: likewise, when there is no room for them.
         announce: likewise, when there is more to tell.
+        most_inline: how many bytes a result may have that goes with a report.
         most_copies: how many bytes of arguments are kept; None for `MOST_COPIES`, or less.
 
     Raises:
@@ -57,6 +58,7 @@ class Transfers:
         on_ready: Callable[[int], None],
         on_no_room: Callable[[int], None],
         announce: Callable[[], None],
+        most_inline: int,
         most_copies: int | None = None,
     ) -> None:
         parent = tempfile.gettempdir()
@@ -76,7 +78,7 @@ class Transfers:
         self.copies = Copies(copies, most_copies)
         self._values = [_values(offer, line) for line in (down, up)]
         self._downloads = Downloads(self._values[0], down, self.copies, lock, on_ready, on_no_room)
-        self._uploads = Uploads(self._values[1], up, self.place, holdings, lock, announce)
+        self._uploads = Uploads(self._values[1], up, self.place, most_inline, holdings, lock, announce)
         holdings.on_over = self._over
 
     @staticmethod

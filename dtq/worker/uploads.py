@@ -20,7 +20,7 @@ from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Final
 
-from dtq.errors import DtqError, ValueDamaged, ValueGone
+from dtq.errors import DtqError, StoreFull, ValueDamaged, ValueGone
 from dtq.model import pages
 from dtq.model.messages import Succeeded
 from dtq.model.values import Value, describe, is_description, named, rest
@@ -67,6 +67,7 @@ class Uploads:
         values: where they go.
         line: the connection of that.
         place: where slots write them.
+        most_inline: how many bytes a result may have that goes with the report, where there is no room for it else.
         holdings: the worker's; what waits is among them.
         lock: the supervisor's.
         announce: called with it when there is more to tell.
@@ -77,6 +78,7 @@ class Uploads:
         values: WireValues,
         line: ValueLine,
         place: Place,
+        most_inline: int,
         holdings: Holdings,
         lock: threading.Lock,
         announce: Callable[[], None],
@@ -85,6 +87,7 @@ class Uploads:
         self._line = line
         self.place = place
         self._files = LocalValues(place)
+        self._most_inline = most_inline
         self._holdings = holdings
         self._lock = lock
         self._news = threading.Condition(lock)
@@ -219,21 +222,35 @@ class Uploads:
     def _steps(self, outcome: Succeeded) -> _Steps:
         """Send the values of an outcome, a piece at a time; the outcome that names them where they are then."""
         moved: dict[Value, Value] = {}
-        blobs = pages.unpack(outcome.results)
-        for blob in blobs:
-            for value in named(blob) if is_description(blob) else ():
-                if value not in moved:
-                    moved[value] = yield from self._carry(value)
-                    with self._lock:
-                        self._sent.setdefault(outcome.token, []).append(moved[value])
-        found = [
-            describe([moved[value] for value in named(blob)], rest(blob)) if is_description(blob) else blob
-            for blob in blobs
-        ]
+        found: list[bytes] = []
+        for blob in pages.unpack(outcome.results):
+            if not is_description(blob):
+                found.append(blob)
+                continue
+            try:
+                for value in named(blob):
+                    if value not in moved:
+                        moved[value] = yield from self._carry(value, self._fits(blob))
+                        with self._lock:
+                            self._sent.setdefault(outcome.token, []).append(moved[value])
+            except StoreFull:  # it has kept room for what goes with the report
+                found.append(bytes(memoryview(self._files.fetch(value))))
+            else:
+                found.append(describe([moved[value] for value in named(blob)], rest(blob)))
         return replace(outcome, results=pages.pack(found, described=True))
 
-    def _carry(self, value: Value) -> Generator[None, None, Value]:
-        """Send a value, once more where the coordinator has lost what was sent of it; where it is there."""
+    def _fits(self, blob: bytes) -> bool:
+        """Whether what a description stands for may go with the report: a pickle as it is, and not too long."""
+        first, *others = named(blob)
+        return not (others or rest(blob) or first.trailer) and first.length <= self._most_inline
+
+    def _carry(self, value: Value, fits: bool) -> Generator[None, None, Value]:
+        """Send a value, once more where the coordinator has lost what was sent of it; where it is there.
+
+        Args:
+            value: the value.
+            fits: whether to raise StoreFull rather than to wait until there is room for it.
+        """
         for _ in range(_TRIES):
             draft: Draft | None = None
             try:
@@ -244,9 +261,12 @@ class Uploads:
                         data = file.read(min(left, self._line.chunk))
                         if not data:
                             raise ValueDamaged(value.length, "its segment is too short")
-                        draft.write(data)
                         left -= len(data)
-                        yield
+                        self._line.patient = not fits
+                        draft.write(data)
+                        if left:
+                            self._line.patient = True
+                            yield
                     return replace(draft.finish(), trailer=value.trailer)
             except ValueGone:
                 if draft is None:
@@ -256,6 +276,8 @@ class Uploads:
                 if draft is not None:
                     draft.abandon()
                 raise
+            finally:
+                self._line.patient = True
         raise ValueGone(value.length)
 
     def _is_to_sweep(self) -> bool:

@@ -55,6 +55,8 @@ class ValueLine:
         self._calls = calls
         self._closing = threading.Event()
         self._full = False
+        #: Whether a coordinator without room is waited for, too.
+        self.patient = True
         #: See `ValueService`.
         self.chunk = _FIRST_CHUNK
         self.epoch = 0
@@ -81,6 +83,8 @@ class ValueLine:
             except DtqError as error:
                 # As for reports: once it was let in, a refusal of the key is somebody else's.
                 if self._closing.is_set() or not (error.retryable or isinstance(error, WrongKey)):
+                    raise
+                if isinstance(error, StoreFull) and not self.patient:
                     raise
                 if isinstance(error, SessionUnknown):
                     self._calls.reconnect()

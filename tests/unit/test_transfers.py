@@ -283,6 +283,7 @@ class Sending:
             on_ready=lambda token: None,
             on_no_room=lambda token: None,
             announce=self.news.notify_all,
+            most_inline=100 * KB,
         )
         for on_welcome in self.welcomed:
             on_welcome(welcome())
@@ -416,11 +417,29 @@ def test_a_full_coordinator_and_one_that_is_away_are_waited_for(
     sending.lease(1)
     sending.coordinator.failures += [StoreFull("/there", "full"), StoreFull("/there", "full"), Unreachable("x", "away")]
 
-    sending.succeeded(1, 0, sending.result(b"r" * 70 * KB))
+    sending.succeeded(1, 0, sending.result(b"r" * 170 * KB))
 
-    assert sending.contents(sending.reported(1)[0]) == [b"r" * 70 * KB]
+    assert sending.contents(sending.reported(1)[0]) == [b"r" * 170 * KB]
     assert caplog.text.count("has no room for them") == 1
     assert caplog.text.count("has room for results again") == 1
+
+
+def test_a_result_that_fits_goes_with_the_report_where_there_is_no_room(sending: Sending) -> None:
+    # Given a coordinator that has no room, and an array among results that fit into a message
+    sending.lease(1, 3)
+    array = sending.files.draft()
+    array.write(b"a" * 80 * KB)
+    described = describe([array.finish(bytes(16))])
+    sending.coordinator.failures += [StoreFull("/there", "full")] * 3
+    # When they are sent
+    sending.succeeded(1, 0, sending.result(b"r" * 70 * KB), described, b"small")
+    # Then what is a pickle goes with the report, and the others have waited
+    (outcome,) = sending.reported(1)
+    blobs = pages.unpack(outcome.results)
+    assert (blobs[0], blobs[2]) == (b"r" * 70 * KB, b"small")
+    (value,) = named(blobs[1])
+    assert (value.length, value.trailer) == (80 * KB + 16, 16)
+    assert len([call for call in sending.coordinator.calls if call[0] == "write"]) > 3
 
 
 def test_what_a_coordinator_has_lost_is_sent_again(sending: Sending) -> None:

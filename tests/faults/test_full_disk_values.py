@@ -1,0 +1,75 @@
+"""Large results on a full disk: some go with the small ones, others wait for room, and nothing fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dtq.model.values import is_description
+from tests.cluster import TASKS, Cluster, Process, until
+from tests.faults.disks import SmallDisk, small_disk
+from tests.value_producer import ValueProducer
+
+MB = 1_000_000
+
+
+class Scene:
+    """A coordinator whose store is on a small disk, and a worker; both see the disk."""
+
+    def __init__(self, cluster: Cluster, disk: SmallDisk, by_reference: bool) -> None:
+        self.disk = disk
+        cluster.coordinator("--max-message", "1MiB", "--lease", "2s")
+        where = ["--connect", cluster.address, "--authkey-file", str(cluster.key_file), "--slots", "2"]
+        how = "--by-reference" if by_reference else "--no-by-reference"
+        self.worker: Process = cluster.run("worker", ["worker", *where, "--path", str(TASKS), how], disk.within)
+        self.worker.await_line("ready")
+        self.producer = ValueProducer(cluster)
+        self.go = cluster.directory / "go"
+
+    def running(self, size: int) -> int:
+        """A task that is about to have a result, on a disk that is full by then."""
+        batch = self.producer.submit("value_work:much_when", [(size, 7, str(self.go))], max_retries=0)
+        until(lambda: self.producer.counts(batch).running, "it to run")
+        self.disk.fill()
+        self.go.touch()
+        return batch
+
+
+@pytest.fixture(params=[True, False], ids=["by reference", "by wire"])
+def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    with (
+        small_disk(tmp_path / "disk", 24) as disk,
+        Cluster(tmp_path, store=tmp_path / "disk" / "queue.db", within=disk.within) as cluster,
+    ):
+        yield Scene(cluster, disk, request.param)
+
+
+def test_a_result_that_is_too_large_for_a_message_waits_for_room(scene: Scene) -> None:
+    # Given a result that is made on a full disk
+    batch = scene.running(3 * MB)
+    scene.worker.await_line("room")
+    # When small tasks run beside it, for longer than a lease lasts, Then they are done
+    for _ in range(3):
+        scene.disk.make_room()
+        small = scene.producer.submit("nap", [(0.8,)])
+        until(lambda small=small: scene.producer.counts(small).running, "it to run")  # type: ignore[misc]
+        scene.disk.fill()
+        assert scene.producer.values(small) == [0.8]
+        if scene.producer.counts(batch).succeeded:
+            break  # it found room meanwhile
+    # And when there is room, it is there, and ran once
+    if not scene.producer.counts(batch).succeeded:
+        scene.disk.make_room()
+    assert scene.producer.values(batch) == [b"\7" * 3 * MB]
+    assert not scene.producer.service.task(batch, 0).history
+
+
+def test_a_result_that_fits_into_a_message_needs_no_room(scene: Scene) -> None:
+    batch = scene.running(200_000)
+
+    (blob,) = scene.producer.blobs(batch)
+
+    assert scene.producer.values(batch) == [b"\7" * 200_000]
+    assert not is_description(blob)
