@@ -232,7 +232,10 @@ class MemoryEngine:
         """Give back some of the room of values that are no longer in use."""
         uses = self._uses
         if uses.named:
-            segments.ensure(uses.named)
+            try:
+                segments.ensure(uses.named)
+            except StoreError as error:  # what was applied stays applied
+                _log.error("%s", error)
             uses.named = []
         if uses.freed:
             segments.freed(uses.freed)

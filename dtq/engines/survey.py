@@ -20,6 +20,7 @@ from dtq.engines.rowcodec import BATCH, DamagedRow, sound
 from dtq.engines.schema import HOLDS, LEASES, LIVE, LIVE_BATCHES, LIVE_BEFORE_3, TASKS, USES
 from dtq.engines.uses import USE_COLUMNS, sound_use
 from dtq.errors import StoreDamaged
+from dtq.wording import counted
 
 #: Bytes of a store whose every row is checked; takes up to two seconds.
 WHOLE_CHECK_BYTES: Final = 32 * 2**20
@@ -169,10 +170,11 @@ def _value_losses(path: str, connection: sqlite3.Connection, segments: dict[int,
         elif start + length > segments[segment]:
             short.add((segment, start, length))
     losses = []
-    for what, lost in (("missing: their files are not in", gone), ("cut short: their files are too small in", short)):
+    for what, lost in (("missing from", gone), ("cut short in", short)):
         if lost:
             size = sum(length for _, _, length in lost)
-            losses.append(f"{len(lost)} values ({size} bytes) are {what} {path}.values")
+            verb = "is" if len(lost) == 1 else "are"
+            losses.append(f"{counted(len(lost), 'value')} ({size:,} bytes) {verb} {what} {path}.values")
     compared = _compared("records of values in use", seen, expected.get(USES))
     losses += _counted("records of values in use", seen, damaged) + compared
     holds, damaged_holds = _count(connection, "SELECT hold, body FROM holds", _hold)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from dtq.core.changes import Expired, Read, ResultPage, Stored
 from dtq.engines import segments
 from dtq.engines.base import Engine, Opened
+from dtq.engines.memory import MemoryEngine
 from dtq.errors import ValueGone
 from dtq.model.options import Function, FunctionKind, Options, Spec
 from dtq.model.values import Value, describe
@@ -335,6 +337,22 @@ def test_commit_that_names_what_is_not_there_is_made_and_logged(
     assert [found.row for found in engine.batches([1])] == [batch(1)]
 
 
+def test_commit_that_cannot_be_told_of_its_values_is_applied_once() -> None:
+    """In memory, where nothing can be taken back."""
+    engine = MemoryEngine()
+    engine.open()
+    writer = LocalValues(place_of(engine))
+    value = write(writer, b"x" * 1000)
+    shutil.rmtree(place_of(engine).paths[0])
+
+    engine.commit(stored(spec(), batch(1), described(1, value)))
+    engine.commit([Read(1, 0, 1)])
+
+    assert not engine.holds([value])
+    writer.close()
+    engine.close()
+
+
 @pytest.mark.parametrize("damage", ["removed", "cut"])
 def test_values_that_are_missing_are_said(
     kind: Kind, engine: Engine, values: LocalValues, reopen: Callable[[], tuple[Engine, Opened]], damage: str
@@ -353,7 +371,7 @@ def test_values_that_are_missing_are_said(
 
     # Then a start says so
     _, opened = reopen()
-    sentence = "3 values (3000 bytes) are missing" if damage == "removed" else "2 values (2000 bytes) are cut short"
+    sentence = "3 values (3,000 bytes) are missing" if damage == "removed" else "2 values (2,000 bytes) are cut short"
     assert [loss for loss in opened.losses if loss.startswith(sentence)] == list(opened.losses) != []
 
 

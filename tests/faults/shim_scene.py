@@ -152,7 +152,8 @@ def look(path: Path, acknowledged: int, references: list[dict[str, Any]]) -> str
     said = engine.open()
     found = last_batch(engine, COMMITS)
     now = said_by(engine)
-    look_around(engine)
+    for _ in range(4):
+        look_around(engine)
     left = set(engine.place.segments()), set(os.listdir(engine.place.paths[0]))
     put(engine, found + 1)()
     engine.commit(commit(found + 1))

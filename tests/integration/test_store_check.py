@@ -112,10 +112,10 @@ def sql(*statements: str) -> Callable[[Path], None]:
     ("damage", "sentence", "named_by"),
     [
         (flip, "1 value of 4 is damaged", ["the arguments of task 1.5, the result of task 1.5"]),
-        (lambda store: segment_of(store).unlink(), r"4 values \(400000 bytes\) are missing", None),
+        (lambda store: segment_of(store).unlink(), r"4 values \(400,000 bytes\) are missing", None),
         (
             lambda store: os.truncate(segment_of(store), 3 * BYTES + 1000),
-            r"1 values \(100000 bytes\) are cut short",
+            r"1 value \(100,000 bytes\) is cut short",
             ["what a client has put"],
         ),
         (sql("UPDATE arguments SET crc = crc + 1 WHERE batch = 5"), "1 of 10 pages of arguments are damaged", []),
