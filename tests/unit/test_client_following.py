@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from dtq.client.handle import Group, TaskHandle
 from dtq.client.payloads import encode_result
 from dtq.errors import ClientClosed, UnknownId
 from dtq.model import pages
-from dtq.model.messages import Ended
+from dtq.model.messages import Ended, TaskRange
 from dtq.model.options import Function, Options, Spec
 from dtq.model.states import State
 
@@ -127,6 +128,92 @@ def test_group_gives_each_handle_its_own_result_in_any_pieces() -> None:
     assert [h.result(0) for h in handles[:3]] == [10, 11, 13]
     assert handles[3].state is State.CANCELLED
     assert desk.following.idle
+
+
+class SoleHandle(TaskHandle[int]):
+    _sole = True
+
+
+def test_group_is_let_go_when_all_of_it_has_ended() -> None:
+    # Given three tasks that travelled together, which nobody but the holders of their handles can ask for
+    desk: Any = Desk()
+    handles = [SoleHandle(desk, SPEC) for _ in range(3)]
+    group = Group(handles, 0)
+    with desk.following.lock:
+        group._on_accepted(7, [])
+        desk.following.add(7, group, [], group.itself)
+    # When two have ended; Then there is nothing to tell
+    desk.following.on_news([ended(7, 0, 10, 11)])
+    assert not desk.following.read
+    # When all have; Then it is told as one range, once
+    desk.following.on_news([ended(7, 2, 12), ended(7, 2, 12)])
+    assert desk.following.read.take() == [TaskRange(batch=7, lo=0, hi=3)]
+    assert not desk.following.read
+
+
+def test_group_with_a_handle_of_a_plain_client_stays() -> None:
+    desk: Any = Desk()
+    handles = [SoleHandle(desk, SPEC), handle(desk)]
+    group = Group(handles, 0)
+    with desk.following.lock:
+        group._on_accepted(7, [])
+        desk.following.add(7, group, [], group.itself)
+    desk.following.on_news([ended(7, 0, 10, 11)])
+    assert not desk.following.read
+
+
+def followed(following: Following, size: int) -> Batch:
+    """A batch whose results are kept for a reader."""
+    batch = Batch(9, size, complete=True)
+    batch.followed = True
+    batch.keep_results(ordered=True)
+    with following.lock:
+        following.add(9, batch, [])
+    return batch
+
+
+def test_batch_that_nobody_reads_is_let_go_as_it_ends() -> None:
+    # Given a batch of which two tasks have ended
+    following = Desk().following
+    batch = followed(following, 5)
+    following.on_news([ended(9, 0, 10), ended(9, 2, 12)])
+    # When nobody is going to read it; Then those are let go, and their results not held here
+    following.disown(batch)
+    assert sorted(following.read.take(), key=lambda tasks: tasks.lo) == [
+        TaskRange(batch=9, lo=0, hi=1),
+        TaskRange(batch=9, lo=2, hi=3),
+    ]
+    assert batch.take(0) is None
+    # When the rest ends, with no handle of it anywhere; Then all of it is let go
+    del batch
+    gc.collect()
+    following.on_news([ended(9, 1, 11)])
+    assert not following.read
+    following.on_news([ended(9, 3, 13, 14)])
+    assert following.read.take() == [TaskRange(batch=9, lo=0, hi=5)]
+    assert following.idle
+
+
+def test_batch_that_has_ended_is_let_go_at_once() -> None:
+    following = Desk().following
+    batch = followed(following, 2)
+    following.on_news([ended(9, 0, 10, 11)])
+    following.disown(batch)
+    assert following.read.take() == [TaskRange(batch=9, lo=0, hi=2)]
+
+
+def test_batch_of_which_nothing_more_is_known_is_forgotten() -> None:
+    # Given a batch that nobody reads
+    following = Desk().following
+    batch = followed(following, 2)
+    following.disown(batch)
+    # When the client ends; Then it is not held any more, and nothing is told of it
+    following.fail(ClientClosed("x"))
+    assert not following.read
+    gone = weakref.ref(batch)
+    del batch
+    gc.collect()
+    assert gone() is None
 
 
 def test_handles_that_are_gone_are_forgotten() -> None:

@@ -35,6 +35,18 @@ def test_it_is_time_when_it_is_much_or_many() -> None:
     assert read.due
 
 
+def test_somebody_is_woken_when_there_is_something_to_tell() -> None:
+    # Given a batch of which a result is still to be read where it lies
+    woken: list[bool] = []
+    read = ReadRanges(lambda: woken.append(bool(read)))
+    read.pin(3)
+    # When it is let go, Then there is nothing to tell before that result was read
+    read.add(3, 0, 2, 0.0)
+    assert (woken, bool(read)) == ([False], False)
+    read.unpin(3)
+    assert (woken, bool(read)) == ([False, True], True)
+
+
 def test_what_could_not_be_told_is_told_the_next_time() -> None:
     read = ReadRanges()
     read.put_back([TaskRange(batch=3, lo=0, hi=4)])
