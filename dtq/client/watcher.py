@@ -80,7 +80,7 @@ class Watcher:
         failures = 0
         try:
             while not self._ending.is_set():
-                if self._following.idle and self._quiet and not self._following.read:
+                if self._following.idle and self._quiet:
                     self._following.wanted.wait()
                     self._quiet = False
                     continue

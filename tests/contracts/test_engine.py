@@ -15,9 +15,12 @@ from dtq.core.changes import (
     ArgumentsForgotten,
     BatchRow,
     BatchWithdrawn,
+    Change,
     Expired,
+    ExpiryRow,
     LeaseEnded,
     LeaseRow,
+    OwnExpired,
     ResultPage,
     SpecRow,
     Stored,
@@ -231,7 +234,11 @@ def test_spec_comes_back_as_it_was(reopen: Callable[[], tuple[Engine, Opened]], 
 
 def test_batches_come_back_as_they_were(reopen: Callable[[], tuple[Engine, Opened]], engine: Engine) -> None:
     rows = sorted(ODD_BATCHES, key=lambda row: row.batch)
-    finished = [replace(row, batch=row.batch + 100, finished_at=0.0, key=row.key + "!") for row in rows]
+    finished = [
+        replace(row, batch=row.batch + more, finished_at=0.0, key=f"{row.key}!{more}", expires_at=expires_at)
+        for row in rows
+        for more, expires_at in ((100, None), (200, 0.0), (300, 1e11 + 1 / 3))
+    ]
     engine.commit(stored(spec(), *rows, *finished))
 
     again = reopen()[0]
@@ -480,14 +487,43 @@ def test_expired_batches_go_with_all_their_rows(engine: Engine) -> None:
     assert engine.batches(key=f"{SESSION}/1") == []
 
 
-def test_expired_batch_with_dead_letters_keeps_what_they_need(engine: Engine) -> None:
-    row = batch(1, size=8, next=8, finished_at=50.0, dead=1, cancelled=1)
+def test_batches_with_a_time_of_their_own_expire_by_that_only(engine: Engine) -> None:
+    # Given batches without a time of their own, with a long one, and with shorter ones
+    for number, expires_at in ((1, None), (2, 9000.0), (3, 300.0), (4, 200.0)):
+        row = batch(number, finished_at=50.0, expires_at=expires_at)
+        engine.commit(stored(spec(), row, arguments(number), results(number)))
+    assert list(engine.restore()) == [ExpiryRow(at=200.0), ExpiryRow(at=300.0), ExpiryRow(at=9000.0)]
+
+    # When the usual time is over, and the shortest one; Then nothing else goes
+    engine.commit([Expired(5000.0)])
+    assert [found.row.batch for found in engine.batches([1, 2, 3, 4])] == [2, 3, 4]
+    engine.commit([OwnExpired(299.0)])
+    assert [found.row.batch for found in engine.batches([1, 2, 3, 4])] == [2, 3]
+    assert everything(engine, 4) == ([], [], [], [])
+    assert list(engine.restore()) == [ExpiryRow(at=300.0), ExpiryRow(at=9000.0)]
+
+
+#: Batches that expire by the coordinator's time, and by one of their own.
+EXPIRING = pytest.mark.parametrize(
+    ("own", "expired"),
+    [
+        pytest.param({}, Expired(100.0), id="usual"),
+        pytest.param({"expires_at": 100.0}, OwnExpired(100.0), id="own"),
+    ],
+)
+
+
+@EXPIRING
+def test_expired_batch_with_dead_letters_keeps_what_they_need(
+    engine: Engine, own: dict[str, Any], expired: Change
+) -> None:
+    row = batch(1, size=8, next=8, finished_at=50.0, **own, dead=1, cancelled=1)
     args = [arguments(1, lo, lo + 2) for lo in (0, 2, 4)]
     kept, gone = task(1, 2, State.DEAD), task(1, 0, State.CANCELLED)
     engine.commit(stored(spec(), row, *args, results(1, 4, 6), kept, gone, attempt(1, 2), attempt(1, 2, 2), attempt(1)))
 
     for _ in range(2):
-        engine.commit([Expired(100.0)])
+        engine.commit([expired])
 
         assert [found.row for found in engine.batches([1])] == [row]
         assert engine.pages(ArgumentPage, 1, 0, 99) == [args[1]]
@@ -497,30 +533,39 @@ def test_expired_batch_with_dead_letters_keeps_what_they_need(engine: Engine) ->
         assert [run.task for run in engine.ended(Selection(), NOW)] == [kept]
 
 
-def test_expired_batch_goes_when_its_last_dead_letter_has_gone(engine: Engine) -> None:
-    engine.commit(stored(spec(), batch(1, finished_at=50.0), arguments(1), task(1, 0, State.DEAD), attempt(1)))
-    engine.commit([Expired(100.0)])
+@EXPIRING
+def test_expired_batch_goes_when_its_last_dead_letter_has_gone(
+    engine: Engine, own: dict[str, Any], expired: Change
+) -> None:
+    engine.commit(stored(spec(), batch(1, finished_at=50.0, **own), arguments(1), task(1, 0, State.DEAD), attempt(1)))
+    engine.commit([expired])
 
     engine.commit([TaskForgotten(1, 0, True)])
     assert [found.row.batch for found in engine.batches([1])] == [1]
-    engine.commit([Expired(100.0)])
+    engine.commit([expired])
 
     assert everything(engine, 1) == ([], [], [], [])
 
 
-def test_expired_batch_goes_when_its_last_dead_letter_is_one_no_more(engine: Engine) -> None:
-    engine.commit(stored(spec(), batch(1, finished_at=50.0), arguments(1), task(1, 0, State.DEAD), attempt(1)))
-    engine.commit([Expired(100.0)])
+@EXPIRING
+def test_expired_batch_goes_when_its_last_dead_letter_is_one_no_more(
+    engine: Engine, own: dict[str, Any], expired: Change
+) -> None:
+    engine.commit(stored(spec(), batch(1, finished_at=50.0, **own), arguments(1), task(1, 0, State.DEAD), attempt(1)))
+    engine.commit([expired])
 
     engine.commit(stored(task(1, 0, State.CANCELLED)))
-    engine.commit([Expired(100.0)])
+    engine.commit([expired])
 
     assert everything(engine, 1) == ([], [], [], [])
 
 
-def test_expired_batch_that_is_stored_as_unfinished_is_restored(engine: Engine) -> None:
-    engine.commit(stored(spec(), batch(1, finished_at=50.0), task(1, 0, State.DEAD)))
-    engine.commit([Expired(100.0)])
+@EXPIRING
+def test_expired_batch_that_is_stored_as_unfinished_is_restored(
+    engine: Engine, own: dict[str, Any], expired: Change
+) -> None:
+    engine.commit(stored(spec(), batch(1, finished_at=50.0, **own), task(1, 0, State.DEAD)))
+    engine.commit([expired])
 
     engine.commit(stored(batch(1, next=1)))
 
