@@ -15,7 +15,7 @@ from dtq.core.changes import Expired, Read, ResultPage, Stored
 from dtq.engines import segments
 from dtq.engines.base import Engine, Opened
 from dtq.engines.memory import MemoryEngine
-from dtq.errors import ValueGone
+from dtq.errors import StoreError, ValueGone
 from dtq.model.options import Function, FunctionKind, Options, Spec
 from dtq.model.values import Value, describe
 from dtq.values import local
@@ -138,6 +138,15 @@ def test_place_of_a_store_stays_with_it(kind: Kind, engine: Engine, make: Callab
     again.open()
 
     assert place_of(again) == place
+
+
+def test_values_of_an_engine_that_is_closed_are_a_store_error(engine: Engine) -> None:
+    engine.close()
+
+    with pytest.raises(StoreError):
+        engine.holds([])
+    with pytest.raises(StoreError):
+        place_of(engine)
 
 
 # -- how long values are kept -------------------------------------------------------------------------------------
