@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from dtq.client.current import waiting
 from dtq.client.feeds import Feed
 from dtq.client.following import NEWS, add_waiter
 from dtq.client.functions import Callee
+from dtq.client.hub_values import HubValues
 from dtq.client.large_payloads import written
 from dtq.client.loops import LoopBell, LoopHub, settle
 from dtq.client.maps import abandoning, begin, feed_all
@@ -47,13 +48,38 @@ class Encoding(NamedTuple):
 async def encoded(hub: LoopHub, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool) -> bytes:
     """A call as a blob, as by `submitting.encode`; what is large is written by a thread, and the loop goes on."""
     values = hub.hub.values
-    if values is not None and (target.large or keyed):
-        return await hub.in_thread(partial(encode, hub.hub, target, args, kwargs, keyed=keyed), "dtq-writer")
+    if values is not None and target.large:
+        return await _in_thread(hub, values, partial(encode, hub.hub, target, args, kwargs, keyed=keyed))
     blob = target.encode(args, kwargs)
     if values is not None and len(blob) >= MIN_VALUE and not is_description(blob):
         target.large = True
-        return await hub.in_thread(partial(written, blob, values), "dtq-writer")
+        if keyed:
+            return await _in_thread(hub, values, partial(encode, hub.hub, target, args, kwargs, keyed=keyed))
+        return await _in_thread(hub, values, partial(written, blob, values))
     return blob
+
+
+async def _in_thread(hub: LoopHub, values: HubValues, write: Callable[[], bytes]) -> bytes:
+    """A call that a thread writes. Where the coroutine is cancelled meanwhile, nobody needs it."""
+    made: list[bytes] = []
+    cancelled = False
+
+    def write_it() -> bytes:
+        made.append(blob := write())
+        if cancelled:
+            drop()
+        return blob
+
+    def drop() -> None:
+        with contextlib.suppress(IndexError):  # the other side was faster
+            values.settle_blobs([made.pop()])
+
+    try:
+        return await hub.in_thread(write_it, "dtq-writer")
+    except asyncio.CancelledError:
+        cancelled = True
+        drop()
+        raise
 
 
 async def read(

@@ -44,7 +44,11 @@ async def submit(
     if len(spec.function.body) >= MIN_VALUE:
         spec = await hub.in_thread(partial(hub.hub.shared.function, function, spec), "dtq-writer")
     item = item_of(hub.hub, TaskHandle(hub.hub, spec), blob, delay_s, key)
-    await hub.put(item)
+    try:
+        await hub.put(item)
+    except BaseException:  # a cancelled coroutine's too
+        hub.hub.drop(item)
+        raise
     handle = AsyncTaskHandle(hub, item.handle)
     await handle.accepted()
     return handle
@@ -66,6 +70,7 @@ def submit_nowait(
         raise RuntimeError(f"{hub.owner!r} is not connected yet: await its connect(), or use it in an async with block")
     item = prepare(hub.hub, function, order, args, kwargs)
     if not outbox.offer(item):
+        hub.hub.drop(item)
         raise asyncio.QueueFull
     return AsyncTaskHandle(hub, item.handle)
 

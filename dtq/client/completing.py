@@ -135,10 +135,12 @@ class Completer:
             self.hub.outbox.put(item)
         except DtqError as error:
             self._pending.discard(future)
+            self.hub.drop(item)
             self.check()
             raise self.failure(error) from error
         except BaseException:  # Ctrl-C: nobody will have this future
             self._pending.discard(future)
+            self.hub.drop(item)
             raise
 
     def follow(self, batch: Batch) -> None:

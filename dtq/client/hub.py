@@ -23,7 +23,7 @@ from dtq.client.following import Following, Target, Wake
 from dtq.client.hub_values import HubValues, ValueLine
 from dtq.client.links import AWAY, FATAL, Connector, Session
 from dtq.client.notebook import Row
-from dtq.client.outbox import Outbox
+from dtq.client.outbox import Item, Outbox
 from dtq.client.paging import cancel_all, whole_stats, whole_task
 from dtq.client.references import Reference
 from dtq.client.sender import Sender
@@ -258,6 +258,11 @@ class Hub:
     def cancel(self, ids: Sequence[tuple[int, int]]) -> CancelReport:
         """Stop tasks; see `Service.cancel`."""
         return self.call(partial(cancel_all, selection=Selection(ids=tuple(ids), limit=0)))
+
+    def drop(self, item: Item) -> None:
+        """A submission that was prepared is not sent after all."""
+        if item.described:
+            self._values.settle_blobs([item.blob])
 
     def follow(self, batch: Batch) -> None:
         """Have news of a batch sent from now on, and of what has ended already; once is enough.

@@ -120,7 +120,11 @@ def submit(
         ClientClosed: the client was closed.
     """
     item = prepare(hub, function, order, args, kwargs)
-    hub.outbox.put(item)
+    try:
+        hub.outbox.put(item)
+    except BaseException:  # Ctrl-C, for one
+        hub.drop(item)
+        raise
     return item.handle
 
 

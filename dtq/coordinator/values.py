@@ -65,6 +65,7 @@ class _Upload:
         self.lock = threading.Lock()
         self.written = Coverage()
         self.end = 0
+        self._unsynced = 0
         #: When its session was seen to be gone.
         self.lost_at: float | None = None
         self._place = place
@@ -93,11 +94,24 @@ class _Upload:
         except DtqError:  # one of them is an OSError
             raise
         except OSError as error:
-            why = error.strerror or str(error)
-            kind = StoreFull if error.errno in _NO_ROOM else StoreUnwritable
-            raise kind(self._path or self._place.paths[-1], why) from error
+            raise _failed(self._path or self._place.paths[-1], error) from error
         self.written.add(offset, at)
         self.end = max(self.end, at)
+        self._unsynced += len(data)
+        if self._place.sync_from and self._unsynced >= self._place.sync_from:
+            self._sync()
+
+    def _sync(self) -> None:
+        """Have what was written on the disk, so that no commit has to wait for much of it.
+
+        Raises:
+            StoreFull, StoreUnwritable: that fails.
+        """
+        try:
+            os.fdatasync(self._file)
+        except OSError as error:
+            raise _failed(self._path, error) from error
+        self._unsynced = 0
 
     def _refuse_another(self, offset: int, data: bytes) -> None:
         """Make sure that where something is written already it is the same."""
@@ -164,6 +178,11 @@ class _Upload:
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
+
+
+def _failed(path: str, error: OSError) -> StoreError:
+    why = error.strerror or str(error)
+    return StoreFull(path, why) if error.errno in _NO_ROOM else StoreUnwritable(path, why)
 
 
 class Hold:

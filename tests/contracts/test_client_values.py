@@ -12,6 +12,7 @@ import pytest
 
 from dtq import AsyncClient
 from dtq.client import feeds, reading
+from dtq.client.hub import Hub
 from dtq.client.hub_values import HubValues
 from dtq.client.submitting import PLAIN, prepare
 from dtq.client.sync import Client
@@ -43,7 +44,11 @@ def _place(queue: Queue) -> Place:
 
 def _unsettled(client: Client) -> int:
     """How many values of a client are not known to be in the queue's hands."""
-    now = client._hub._values._now
+    return _unsettled_of(client._hub)
+
+
+def _unsettled_of(hub: Hub) -> int:
+    now = hub._values._now
     assert isinstance(now, LocalValues | WireValues)
     return sum(held.unsettled for held in now._held.values())
 
@@ -106,6 +111,26 @@ def test_a_large_call_does_not_hold_up_the_event_loop(queue: Queue) -> None:
             assert turns > before + 1
             turner.cancel()
 
+    asyncio.run(asyncio.wait_for(scene(), DEADLINE_S))
+
+
+def test_a_large_call_whose_coroutine_is_cancelled_holds_nothing(queue: Queue) -> None:
+    # Given coroutines that submit large calls
+    async def scene() -> None:
+        client = AsyncClient(connector=queue)
+        await client.connect()
+        await client.submit(work.echo, b"x" * 100_000)
+        tasks = [asyncio.create_task(client.submit(work.echo, b"%d" % n * 2_000_000)) for n in range(5)]
+        # When they are cancelled while these are written, or wait to be sent
+        for task in tasks:
+            await asyncio.sleep(0.001)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        hub = client._loop.hub
+        await asyncio.to_thread(until, "nothing to be held", lambda: not _unsettled_of(hub))
+        await client.close()
+
+    # Then nothing of them is held
     asyncio.run(asyncio.wait_for(scene(), DEADLINE_S))
 
 
