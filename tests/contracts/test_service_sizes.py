@@ -243,7 +243,7 @@ def queries_order(house: House, client: Caller, state: State | None) -> Iterator
 def test_functions_that_travelled_by_value_are_listed_without_their_bodies(house: House) -> None:
     client = house.client()
     for number in range(5):
-        function = Function(kind=FunctionKind.VALUE, name=f"m:f{number}", body=bytes(40_000))
+        function = Function(kind=FunctionKind.VALUE, name=f"m:f{number}", body=b"any\n" + bytes(40_000))
         spec = Spec(function=function, options=Options())
         (receipt,) = client.service.submit([spec], [client.submission()], False)
         assert not receipt.code
