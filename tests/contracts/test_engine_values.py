@@ -8,10 +8,21 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dtq.core.changes import Expired, Read, ResultPage, Stored
+from dtq.core.changes import (
+    ArgumentPage,
+    ArgumentsForgotten,
+    BatchesRead,
+    BatchWithdrawn,
+    Expired,
+    OwnExpired,
+    Read,
+    ResultPage,
+    Stored,
+)
 from dtq.engines import segments
 from dtq.engines.base import Engine, Opened
 from dtq.engines.memory import MemoryEngine
@@ -176,6 +187,40 @@ def test_page_that_replaces_another_names_what_it_names(engine: Engine, values: 
     engine.commit(stored(described(1, new)))
 
     assert (engine.holds([old]), engine.holds([new])) == (False, True)
+
+
+@pytest.mark.parametrize("page", [ArgumentPage, ResultPage])
+@pytest.mark.parametrize(
+    "gone",
+    [
+        Read(1, 0, 2),
+        BatchesRead((1,)),
+        Expired(60.0),
+        OwnExpired(60.0),
+        BatchWithdrawn(1),
+        ArgumentsForgotten(1),
+        "replaced",
+    ],
+    ids=lambda gone: gone if isinstance(gone, str) else type(gone).__name__,
+)
+def test_values_go_with_their_pages_however_these_go(
+    engine: Engine, values: LocalValues, page: type, gone: Any
+) -> None:
+    # Given a finished batch with a page of values, and another one
+    first, second, other = (write(values, b"x" * 1000) for _ in range(3))
+    expires_at = 55.0 if isinstance(gone, OwnExpired) else None
+    row = batch(1, size=2, finished_at=50.0, expires_at=expires_at)
+    engine.commit(stored(spec(), row, described(1, first, second, kind=page)))
+    engine.commit(stored(batch(2, size=1), described(2, other, kind=page)))
+    assert engine.holds([first, second, other])
+
+    # When the page goes
+    engine.commit(stored(described(1, other, kind=page)) if gone == "replaced" else [gone])
+
+    # Then what it named is no longer in use, and the rest is
+    stays = isinstance(gone, ArgumentsForgotten) and page is ResultPage
+    assert (engine.holds([first]), engine.holds([second])) == (stays, stays)
+    assert engine.holds([other])
 
 
 def test_function_and_hold_name_values(engine: Engine, values: LocalValues) -> None:
