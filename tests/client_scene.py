@@ -181,10 +181,10 @@ class Queue:
 
     # -- clients and workers --------------------------------------------------------------------------------------
 
-    def line(self, hello: Hello, on_welcome: Callable[[Welcome], None]) -> Line:
+    def line(self, hello: Callable[[], Hello], on_welcome: Callable[[Welcome], None]) -> Line:
         if self._port is not None:
             return Wire([("127.0.0.1", self._port)], KEY, "the test", DEADLINE_S).line(hello, on_welcome)
-        line: Any = CutLine(self, hello, on_welcome)
+        line: Any = CutLine(self, hello(), on_welcome)
         made: Line = line
         return made
 

@@ -25,7 +25,7 @@ from dtq.client.payloads import Encode
 from dtq.client.reading import fetch, look, pieces, values_of
 from dtq.client.submitting import encode
 from dtq.model.options import Spec
-from dtq.model.values import MIN_VALUE, is_description, weight
+from dtq.model.values import is_description, weight
 
 #: What a map is made of: iterables of both kinds.
 Items = Iterable[Any] | AsyncIterable[Any]
@@ -51,7 +51,7 @@ async def encoded(hub: LoopHub, target: Callee, args: tuple[Any, ...], kwargs: A
     if values is not None and target.large:
         return await _in_thread(hub, values, partial(encode, hub.hub, target, args, kwargs, keyed=keyed))
     blob = target.encode(args, kwargs)
-    if values is not None and len(blob) >= MIN_VALUE and not is_description(blob):
+    if values is not None and len(blob) >= values.least and not is_description(blob):
         target.large = True
         if keyed:
             return await _in_thread(hub, values, partial(encode, hub.hub, target, args, kwargs, keyed=keyed))

@@ -20,7 +20,6 @@ from dtq.model.values import Value
 from dtq.transport import Backoff
 from dtq.values.base import Buffer, Draft, Values
 from dtq.values.local import LocalValues
-from dtq.values.offers import reachable
 from dtq.values.wire import WireValues, chunk_of
 
 R = TypeVar("R")
@@ -129,7 +128,7 @@ class HubValues:
     def _begin(self, offer: ValuesOffer) -> None:
         """Write and read as this says from now on; as before, where nothing has changed."""
         now = self._now
-        place = reachable(offer) if self._session.by_reference else None
+        place = self._session.place_of_values
         new: Values
         if place is not None:
             if isinstance(now, LocalValues) and now.place == place:
@@ -144,6 +143,11 @@ class HubValues:
         if now is not None:
             self._before.append(now)
         self._now, self._offer = new, offer
+
+    @property
+    def least(self) -> int:
+        """See `Values`."""
+        return self._current().least
 
     def draft(self) -> Draft:
         """See `Values`."""

@@ -66,7 +66,7 @@ class _Body:
         return b"".join(self._parts)
 
 
-def encode(what: Any, values: Values, protocol: int, word: bytes, least: int = MIN_VALUE) -> bytes | None:
+def encode(what: Any, values: Values, protocol: int, word: bytes, least: int | None = None) -> bytes | None:
     """Pickle something, into a value where it is large.
 
     Args:
@@ -74,7 +74,7 @@ def encode(what: Any, values: Values, protocol: int, word: bytes, least: int = M
         values: where values are written.
         protocol: pickle's.
         word: what must not be named in it.
-        least: from how many bytes on it becomes a value.
+        least: from how many bytes on it becomes a value; None for `Values.least`.
 
     Returns:
         The blob; None where that word is in it.
@@ -83,6 +83,7 @@ def encode(what: Any, values: Values, protocol: int, word: bytes, least: int = M
         DtqError: the value cannot be written.
         Exception: whatever pickling raises.
     """
+    least = values.least if least is None else least
     body = _Body(values, word, least)
     buffers: list[memoryview] = []
 

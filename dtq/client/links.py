@@ -16,6 +16,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
 from dtq import __version__
@@ -24,7 +25,10 @@ from dtq.errors import DtqError, ProtocolMismatch, SessionUnknown, ShuttingDown,
 from dtq.model.fields import Label, fitting
 from dtq.model.messages import Hello, Role, ValuesOffer, Welcome
 from dtq.model.service import Service
+from dtq.model.values import MIN_CALLED
 from dtq.transport import Proxy
+from dtq.values.offers import reachable
+from dtq.values.place import Place
 from dtq.wording import duration
 
 log = logging.getLogger("dtq.client")
@@ -60,8 +64,8 @@ class Connector(Protocol):
         """Whether a client on the coordinator's machine writes and reads the files of what is large itself."""
         ...
 
-    def line(self, hello: Hello, on_welcome: Callable[[Welcome], None]) -> Line:
-        """A line that is not connected yet; each time that it connects it passes on the welcome."""
+    def line(self, hello: Callable[[], Hello], on_welcome: Callable[[Welcome], None]) -> Line:
+        """A line that is not connected yet; each time that it connects it says hello, and passes on the welcome."""
         ...
 
 
@@ -98,7 +102,7 @@ class Wire:
         """See `Connector`."""
         return ", ".join(format_address(address) for address in self._addresses)
 
-    def line(self, hello: Hello, on_welcome: Callable[[Welcome], None]) -> Line:
+    def line(self, hello: Callable[[], Hello], on_welcome: Callable[[Welcome], None]) -> Line:
         """See `Connector`."""
         return Proxy(
             self._addresses,
@@ -161,9 +165,20 @@ class Session:
         """Whether a call has found the coordinator away, and none has come through since."""
         return self._lost_at is not None
 
+    @property
+    def place_of_values(self) -> Place | None:
+        """Where values lie, as far as this process can reach them, and may."""
+        return reachable(self.values) if self.by_reference and self.values is not None else None
+
+    def _greeting(self) -> Hello:
+        """What a line says when it connects: whether large values are to travel with what names them is known from the
+        second one on."""
+        by_calls = self.values is not None and self.place_of_values is None
+        return replace(self._hello, inline=MIN_CALLED) if by_calls else self._hello
+
     def link(self) -> Link:
         """A new line of this session."""
-        return Link(self, self._connector, self._hello)
+        return Link(self, self._connector, self._greeting)
 
     def welcomed(self, welcome: Welcome) -> None:
         """A line has connected."""
@@ -200,7 +215,7 @@ class Link:
         epoch: the number of the coordinator's run that it has connected to last; 0 before.
     """
 
-    def __init__(self, session: Session, connector: Connector, hello: Hello) -> None:
+    def __init__(self, session: Session, connector: Connector, hello: Callable[[], Hello]) -> None:
         self._session = session
         self._steady = False
         self.epoch = 0

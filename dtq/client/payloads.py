@@ -35,7 +35,7 @@ from dtq.errors import (
     ValueGone,
 )
 from dtq.model.options import FunctionKind
-from dtq.model.values import MARK, MIN_VALUE
+from dtq.model.values import MARK
 from dtq.values.base import Values
 
 #: Protocol of all pickles: what Python 3.8 and later read, and the one with cheap bytes.
@@ -117,7 +117,7 @@ def encode_call(
             blob = _call_by_value(call)
     except Exception:  # noqa: BLE001 - pickling runs the arguments' own code, which may raise anything
         blob = _encode_anyway(args, kwargs or {}, call)
-    return blob if values is None or len(blob) < MIN_VALUE else large_payloads.written(blob, values)
+    return blob if values is None or len(blob) < values.least else large_payloads.written(blob, values)
 
 
 def _encode_carefully(
@@ -139,7 +139,7 @@ def _encode_carefully(
             blob = _call_by_value(call)
     except Exception:  # noqa: BLE001 - as there
         blob = _encode_anyway(args, kwargs or {}, call)
-    return blob if values is None or len(blob) < MIN_VALUE else large_payloads.written(blob, values)
+    return blob if values is None or len(blob) < values.least else large_payloads.written(blob, values)
 
 
 def _call_by_value(call: Any) -> bytes:
@@ -257,7 +257,7 @@ def encode_result(value: Any, values: Values | None = None, large: bool = False)
             blob = dump_by_value(value)
         except Exception as error:
             raise ResultCannotPickle(f"the result ({type(value).__name__})", sentence(error)) from error
-    return blob if values is None or len(blob) < MIN_VALUE else large_payloads.written(blob, values)
+    return blob if values is None or len(blob) < values.least else large_payloads.written(blob, values)
 
 
 def _no_pickle(_: bytes, error: Exception) -> Any:
@@ -310,7 +310,7 @@ def encode_json_call(
         blob = json.dumps({"args": args, "kwargs": kwargs or {}}, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise CannotPickle("the arguments of a registered task type", f"not JSON ({error})") from error
-    return blob if values is None or len(blob) < MIN_VALUE else large_payloads.written(blob, values)
+    return blob if values is None or len(blob) < values.least else large_payloads.written(blob, values)
 
 
 def decode_json_call(blob: bytes, values: Values | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -342,7 +342,7 @@ def encode_json_result(value: Any, values: Values | None = None, large: bool = F
         blob = json.dumps(value, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultCannotPickle("the result of a registered task type", f"not JSON ({error})") from error
-    return blob if values is None or len(blob) < MIN_VALUE else large_payloads.written(blob, values)
+    return blob if values is None or len(blob) < values.least else large_payloads.written(blob, values)
 
 
 def decode_json_result(blob: bytes, values: Values | None = None) -> Any:

@@ -60,6 +60,8 @@ class _Digest:
 class _Digests:
     """Where values are not written; see `Values`."""
 
+    least = 0
+
     def __init__(self) -> None:
         self.latest = _Digest()
 

@@ -229,7 +229,8 @@ def item_of(hub: Hub, handle: TaskHandle[Any], blob: bytes, delay_s: float, key:
     around = len(spec.function.body) + _ENVELOPE
     if len(blob) >= MIN_VALUE or len(blob) + around > session.max_message or len(blob) > session.max_blob:
         values = hub.values
-        if values is not None and around < session.max_message and not is_description(blob):
+        room = min(session.max_message - around, session.max_blob)
+        if values is not None and room > 0 and not is_description(blob) and len(blob) >= min(values.least, room):
             blob = written(blob, values)
         if len(blob) + around > session.max_message:
             raise TooLarge("a task", len(blob) + around, session.max_message)

@@ -177,7 +177,7 @@ class Connection:
         c, state = self._c, self._session
         if not state.is_worker:
             raise NotPermitted("exchange by a client")
-        exchange, vetting = vetting_of(c, state.hello.session, exchange)
+        exchange, vetting = vetting_of(c, state, exchange)
         try:
             answer, fetch, leases = self._exchange(state, exchange)
         finally:
@@ -186,7 +186,7 @@ class Connection:
         if fetch is not None:
             grants = self._await(state, fetch, exchange.wait_s, told=bool(answer.drop))
             return Orders(grants=grants, cancel=tuple(fetch.cancel), drop=tuple(answer.drop))
-        grants = grants_of(c, leases, large=False)
+        grants = grants_of(c, leases, large=False, inline=state.hello.inline)
         return Orders(grants=grants, cancel=tuple(answer.cancel[:MOST_CANCELS]), drop=tuple(answer.drop))
 
     def _exchange(self, state: SessionState, exchange: Exchange) -> tuple[Answer, Fetch | None, list[Lease]]:
@@ -281,7 +281,7 @@ class Connection:
                 if c.sessions.fetching.get(state.hello.session) is fetch:
                     del c.sessions.fetching[state.hello.session]
         # Who has to be told something else is not kept from it by a large answer.
-        return grants_of(c, fetch.leases, large=not (fetch.cancel or told))
+        return grants_of(c, fetch.leases, large=not (fetch.cancel or told), inline=state.hello.inline)
 
     def spec(self, number: int) -> Spec:
         """See `Service.spec`."""
@@ -323,7 +323,7 @@ class Connection:
             more.wait(min(longest_s, _bounded(wait_s)))
             with c.lock:
                 ended = state.since(cursor)
-        return results.watched(c, cursor, ended)
+        return results.watched(c, cursor, ended, state.hello.inline)
 
     def let_go(self, read: list[TaskRange]) -> None:
         """See `Service.let_go`."""
@@ -355,7 +355,7 @@ class Connection:
 
     def results(self, batch: int, lo: int, hi: int) -> list[Ended]:
         """See `Service.results`."""
-        return results.results(self._c, batch, lo, hi)
+        return results.results(self._c, batch, lo, hi, self._session.hello.inline)
 
     def tasks(self, selection: Selection) -> list[TaskView]:
         """See `Service.tasks`."""

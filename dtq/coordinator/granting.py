@@ -19,13 +19,14 @@ from dtq.model.states import Outcome
 log = logging.getLogger("dtq.coordinator")
 
 
-def grants_of(c: Coordinator, leases: list[Lease], *, large: bool) -> tuple[Grant, ...]:
+def grants_of(c: Coordinator, leases: list[Lease], *, large: bool, inline: int = 0) -> tuple[Grant, ...]:
     """What a worker is told of the leases that it was given.
 
     Args:
         c: the coordinator; not under its lock.
         leases: the leases, in the order in which they were given.
         large: whether a task may travel alone that has more than an answer gathers.
+        inline: see `Hello.inline`.
     """
     if not leases:
         return ()
@@ -43,6 +44,8 @@ def grants_of(c: Coordinator, leases: list[Lease], *, large: bool) -> tuple[Gran
         if count < hi - lo:
             cut = True
             _cut(c, lease, lo + count)
+        if inline and c.values is not None and pages.has_descriptions(page):
+            page = c.values.put_in(page, inline, room)
         if count:
             lease.batch.entry.weigh_arguments(len(page), count)
             granted.append(_grant(lease, lo, lo + count, page))

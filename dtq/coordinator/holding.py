@@ -11,7 +11,7 @@ from dtq.model.values import named
 def hold(c: Coordinator, state: SessionState, digest: bytes, description: bytes, ttl_s: float) -> bytes:
     """See `Service.hold`."""
     session = state.hello.session
-    vetting = Vetting(c, session)
+    vetting = Vetting(c, state)
     try:
         if description:
             vetting.check(named(description))

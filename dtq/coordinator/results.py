@@ -7,6 +7,7 @@ coordinator's memory ever has to hold what has gathered.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from operator import attrgetter
 
 from dtq.coordinator import queries
@@ -24,12 +25,22 @@ from dtq.model.weight import slim, weight
 _OVERHEAD = 200
 
 
-def results(c: Coordinator, number: int, lo: int, hi: int) -> list[Ended]:
-    """See `Service.results`."""
+def results(c: Coordinator, number: int, lo: int, hi: int, inline: int = 0) -> list[Ended]:
+    """See `Service.results`.
+
+    Args:
+        c: the coordinator.
+        number: the batch.
+        lo: index of the first task.
+        hi: index after the last.
+        inline: see `Hello.inline`.
+    """
     lo, hi = max(0, lo), min(hi, queries.batch(c, number).size)
     found: list[Ended] = []
     room = c.setup.answer_bytes
     for ended in _in_order(c, number, lo, hi):
+        if inline:
+            ended = _with_values(c, ended, inline, room)
         room -= _weight(ended)
         if room < 0 and found:
             break
@@ -38,18 +49,21 @@ def results(c: Coordinator, number: int, lo: int, hi: int) -> list[Ended]:
     return found
 
 
-def watched(c: Coordinator, cursor: int, ended: list[tuple[int, EndedRange]]) -> Watched:
+def watched(c: Coordinator, cursor: int, ended: list[tuple[int, EndedRange]], inline: int = 0) -> Watched:
     """What is told of ranges that have ended, and how far that comes.
 
     Args:
         c: the coordinator; not under its lock.
         cursor: how far the client is.
         ended: the ranges, and how far it is when it has been told all of each.
+        inline: see `Hello.inline`.
     """
     told: list[Ended] = []
     room = c.setup.answer_bytes
     for upto, run in ended:
         for piece in _at_once(c, run) or _described(c, run):
+            if inline:
+                piece = _with_values(c, piece, inline, room)
             room -= _weight(piece)
             if room < 0 and told:
                 return Watched(cursor=cursor, ended=tuple(told))
@@ -66,6 +80,13 @@ def _at_once(c: Coordinator, run: EndedRange) -> tuple[Ended, ...]:
     if page is None or page.lo != run.lo or page.hi != run.hi or len(page.data) > c.setup.answer_bytes:
         return ()
     return (Ended(batch=run.batch, lo=run.lo, hi=run.hi, state=State.SUCCEEDED, results=page.data),)
+
+
+def _with_values(c: Coordinator, ended: Ended, most: int, room: int) -> Ended:
+    """Results with the smaller of the values that they name, as far as an answer has room for them."""
+    if c.values is None or not pages.has_descriptions(ended.results):
+        return ended
+    return replace(ended, results=c.values.put_in(ended.results, most, room))
 
 
 def _weight(ended: Ended) -> int:

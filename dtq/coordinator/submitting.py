@@ -70,7 +70,7 @@ def submit(
         raise InvalidValue("submissions", len(submissions), f"a call has at most {most}")
     if submissions and submissions[0].wait_s > 0 and not repeated:
         _await_room(c, submissions[0])
-    refused, vetting = vetting_of(c, state.hello.session, specs, submissions)
+    refused, vetting = vetting_of(c, state, specs, submissions)
     try:
         receipts = _submit(c, state, specs, submissions, repeated, refused)
     finally:

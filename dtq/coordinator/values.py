@@ -23,9 +23,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from dtq.errors import DtqError, NotPermitted, StoreError, StoreFull, StoreUnwritable, TooLarge, ValueGone
+from dtq.model import pages, values
 from dtq.model.coverage import Coverage
 from dtq.model.messages import ValuesOffer
-from dtq.model.values import CHUNK, Value
+from dtq.model.values import CHUNK, MIN_VALUE, Value
 from dtq.values.local import LocalValues
 from dtq.values.offers import Proof, offer_of
 from dtq.values.place import SEGMENT_BYTES, Place, path_of
@@ -331,7 +332,7 @@ class PeerValues:
 
     def read(self, segment: int, offset: int, length: int) -> bytes:
         """See `Service.read_value`."""
-        return bytes(memoryview(self._files.part(segment, offset, length)))
+        return self._files.part(segment, offset, length)
 
     def check(self, session: str, named: Iterable[Value], hold: Hold) -> None:
         """Make sure that values are there which a page of somebody's names.
@@ -385,6 +386,58 @@ class PeerValues:
             ValueGone, ValueDamaged: it cannot be read.
         """
         return bytes(memoryview(self._files.fetch(value)))
+
+    def take_out(self, page: bytes) -> tuple[bytes, list[Value]]:
+        """A page whose large blobs are written as values, as far as there is room for them.
+
+        Returns:
+            The page that names them, and what is to be `settled` when that is on disk.
+        """
+        blobs = pages.unpack(page)
+        made: list[Value] = []
+        for place, blob in enumerate(blobs):
+            if len(blob) < MIN_VALUE or values.is_description(blob):
+                continue
+            try:
+                draft = self._files.draft()
+                try:
+                    draft.write(blob)
+                    made.append(draft.finish())
+                except BaseException:
+                    draft.abandon()
+                    raise
+            except DtqError as error:  # where it is stored then, there is some room set aside
+                log.warning("%d bytes stay in their page: %s", len(blob), error)
+                break
+            blobs[place] = values.describe([made[-1]])
+        return pages.pack(blobs, described=True), made
+
+    def settled(self, made: Sequence[Value]) -> None:
+        """What `take_out` has written is named by what is on disk, or not needed."""
+        self._files.settled(made)
+
+    def put_in(self, page: bytes, most: int, room: int) -> bytes:
+        """A page with values in the place of descriptions, where they have no more bytes than that and are nothing but
+        the blob.
+
+        Args:
+            page: the page.
+            most: the number of bytes.
+            room: how many bytes the page may have.
+        """
+        blobs = pages.unpack(page)
+        room -= len(page)
+        for place, blob in enumerate(blobs):
+            if not values.is_description(blob):
+                continue
+            named = values.named(blob)
+            value = named[0]
+            if len(named) > 1 or values.rest(blob) or value.trailer or not value.length <= min(most, room):
+                continue
+            with contextlib.suppress(DtqError):  # whoever needs it is told
+                blobs[place] = self.content(value)
+                room -= value.length
+        return pages.pack(blobs, described=True)
 
     def tick(self, is_there: Callable[[str], bool], now: float) -> None:
         """Let go of what sessions wrote that have been gone for long.

@@ -1,5 +1,5 @@
 """Whether the values are there that submissions and reports name: found out outside of the coordinator's lock, and kept
-so until what names them is on disk.
+so until what names them is on disk. What is large in pages of those who cannot write values is written here.
 
 A page says in its first byte whether it names any, so those without cost nothing here.
 """
@@ -11,13 +11,14 @@ from dataclasses import replace
 from typing import Final
 
 from dtq.coordinator.service import Coordinator
+from dtq.coordinator.sessions import SessionState
 from dtq.coordinator.values import Hold
 from dtq.errors import BadMessage, DtqError
 from dtq.model import pages, values
 from dtq.model.messages import Exchange, Failed, Failure, Submission, Succeeded
 from dtq.model.options import Spec
 from dtq.model.states import Outcome
-from dtq.model.values import Value
+from dtq.model.values import MIN_VALUE, Value
 
 
 class Vetting:
@@ -25,13 +26,14 @@ class Vetting:
 
     Args:
         c: the coordinator.
-        session: who calls.
+        state: who calls.
     """
 
-    def __init__(self, c: Coordinator, session: str) -> None:
+    def __init__(self, c: Coordinator, state: SessionState) -> None:
         self._peers = c.values
-        self._session = session
+        self._session = state.hello.session
         self._hold: Hold | None = None
+        self._made: list[Value] = []
 
     def check(self, named: Iterable[Value]) -> None:
         """Make sure that values are there, and stay until this is closed.
@@ -45,16 +47,41 @@ class Vetting:
             self._hold = self._peers.hold()
         self._peers.check(self._session, named, self._hold)
 
+    def take_out(self, page: bytes) -> bytes:
+        """A page that names what was large in it."""
+        assert self._peers is not None
+        page, made = self._peers.take_out(page)
+        self._made += made
+        return page
+
     def close(self) -> None:
         """What was named is on disk, or was refused."""
         if self._hold is not None:
             self._hold.close()
+        if self._made and self._peers is not None:
+            self._peers.settled(self._made)
+
+
+def is_large(c: Coordinator, state: SessionState, page: bytes) -> bool:
+    """Whether a page has blobs in it that are values, from somebody who cannot write them."""
+    if len(page) < MIN_VALUE or not state.hello.inline or c.values is None:
+        return False
+    try:
+        return pages.check(page) > 0 and pages.largest(page) >= MIN_VALUE
+    except BadMessage:
+        return False  # it is refused, and why
 
 
 def submissions(
-    c: Coordinator, session: str, specs: Sequence[Spec], given: Sequence[Submission]
+    c: Coordinator, state: SessionState, specs: Sequence[Spec], given: list[Submission]
 ) -> tuple[dict[int, DtqError], Vetting | None]:
     """Find the submissions that name what is not there.
+
+    Args:
+        c: the coordinator.
+        state: who calls.
+        specs: the call's.
+        given: the submissions; those with large blobs are replaced.
 
     Returns:
         Why they are to be refused, by their place in the call; and what keeps what the others name until it is closed.
@@ -65,10 +92,11 @@ def submissions(
         for place, submission in enumerate(given)
         if pages.has_descriptions(submission.arguments) or submission.spec in functions
     ]
-    if not named:
+    large = [place for place, submission in enumerate(given) if is_large(c, state, submission.arguments)]
+    if not named and not large:
         return _NONE, None
     refused: dict[int, DtqError] = {}
-    vetting = Vetting(c, session)
+    vetting = Vetting(c, state)
     for place in named:
         try:
             vetting.check(pages.named(given[place].arguments))
@@ -76,21 +104,26 @@ def submissions(
                 vetting.check(values.named(specs[given[place].spec].function.body))
         except DtqError as error:
             refused[place] = error
+    for place in large:
+        if place not in refused:
+            given[place] = replace(given[place], arguments=vetting.take_out(given[place].arguments))
     return refused, vetting
 
 
 _NONE: Final[dict[int, DtqError]] = {}
 
 
-def report(c: Coordinator, session: str, exchange: Exchange) -> tuple[Exchange, Vetting | None]:
+def report(c: Coordinator, state: SessionState, exchange: Exchange) -> tuple[Exchange, Vetting | None]:
     """Have results that are not there be failures.
 
     Returns:
         The report; and what keeps the results that it names until it is closed.
     """
-    if not any([pages.has_descriptions(done.results) for done in exchange.succeeded]):
+    if not any(
+        [pages.has_descriptions(done.results) or is_large(c, state, done.results) for done in exchange.succeeded]
+    ):
         return exchange, None
-    vetting = Vetting(c, session)
+    vetting = Vetting(c, state)
     succeeded: list[Succeeded] = []
     failed = list(exchange.failed)
     for done in exchange.succeeded:
@@ -103,6 +136,9 @@ def report(c: Coordinator, session: str, exchange: Exchange) -> tuple[Exchange, 
                     failed.append(outcome)
                 else:
                     succeeded.append(outcome)
+    for place, done in enumerate(succeeded):
+        if is_large(c, state, done.results):
+            succeeded[place] = replace(done, results=vetting.take_out(done.results))
     return replace(exchange, succeeded=tuple(succeeded), failed=tuple(failed)), vetting
 
 

@@ -20,6 +20,7 @@ from dtq.daemon.ahead import slot_terms
 from dtq.errors import DtqError, InternalError
 from dtq.model.fields import Label, fitting
 from dtq.model.messages import Hello, Role, ValuesOffer, Welcome, largest_outcome
+from dtq.model.values import MIN_CALLED
 from dtq.transport.backoff import Backoff
 from dtq.transport.proxy import Proxy
 from dtq.values.offers import reachable
@@ -100,9 +101,11 @@ class Serving:
         say_hello = _greeter(settings)
 
         def connect(on_welcome: Callable[[Welcome], None], *, primary: bool = False) -> Proxy:
-            return Proxy(
-                settings.addresses, key, say_hello(primary=primary), on_welcome=on_welcome, key_source=origin, tls=tls
-            )
+            def hello() -> Hello:
+                inline = 0 if self._transfers is None else MIN_CALLED
+                return say_hello(primary=primary, inline=inline)
+
+            return Proxy(settings.addresses, key, hello, on_welcome=on_welcome, key_source=origin, tls=tls)
 
         self._connect = connect
         reporting, fetching = connect(self._on_welcome, primary=True), connect(self._on_welcome)
@@ -205,7 +208,7 @@ class Serving:
 def _greeter(settings: WorkerSettings) -> Callable[..., Hello]:
     session = uuid.uuid4().hex
 
-    def say_hello(*, primary: bool) -> Hello:
+    def say_hello(*, primary: bool, inline: int) -> Hello:
         return Hello(
             session=session,
             role=Role.WORKER,
@@ -217,6 +220,7 @@ def _greeter(settings: WorkerSettings) -> Callable[..., Hello]:
             slots=settings.slots,
             queues=settings.queues,
             primary=primary,
+            inline=inline,
         )
 
     return say_hello

@@ -43,6 +43,8 @@ class Hello:
         slots: how many slots a worker has; 0 for a client.
         queues: the queues a worker serves, in no order; empty for all.
         primary: whether the session ends when this connection ends (a worker's reporting connection).
+        inline: up to how many bytes values are to travel in the pages that would name them: for who cannot reach their
+            files. What the session sends so is taken out of pages before it is stored.
     """
 
     session: fields.Session
@@ -56,6 +58,7 @@ class Hello:
     slots: fields.Slots = 0
     queues: Annotated[tuple[fields.Queue, ...], FEW] = ()
     primary: bool = False
+    inline: fields.Count = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

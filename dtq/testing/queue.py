@@ -320,9 +320,9 @@ class InProcessQueue:
         """See `Connector`; there are no values here."""
         return False
 
-    def line(self, hello: Hello, on_welcome: Callable[[Welcome], None]) -> Line:
+    def line(self, hello: Callable[[], Hello], on_welcome: Callable[[Welcome], None]) -> Line:
         """See `Connector`."""
-        return _Line(self, hello, on_welcome)
+        return _Line(self, hello(), on_welcome)
 
     def _accepted(self, specs: list[Spec], submissions: list[Submission], receipts: list[Receipt]) -> None:
         self._submissions.accepted(specs, submissions, receipts)

@@ -51,6 +51,11 @@ class Draft(Protocol):
 class Values(Protocol):
     """Writes and reads values. Any thread."""
 
+    @property
+    def least(self) -> int:
+        """From how many bytes on a blob is to be a value."""
+        ...
+
     def draft(self) -> Draft:
         """Begin a value.
 

@@ -231,6 +231,11 @@ class LocalValues:
         self._free: list[_File] = []
         self._held: dict[int, _File] = {}
 
+    @property
+    def least(self) -> int:
+        """See `Values`."""
+        return self.place.least
+
     def draft(self) -> Draft:
         """See `Values`."""
         with self._lock:
@@ -328,7 +333,7 @@ class LocalValues:
             raise ValueDamaged(value.length, "its checksum is wrong")
         return found
 
-    def part(self, segment: int, offset: int, length: int) -> Buffer:
+    def part(self, segment: int, offset: int, length: int) -> bytes:
         """Some bytes of a segment, perhaps from within a value; zeros where nothing is any more.
 
         Raises:
@@ -337,7 +342,9 @@ class LocalValues:
         """
         descriptor, value = self._open(Value(segment, offset, length))
         try:
-            return _read(descriptor, value)
+            data = os.pread(descriptor, length, value.offset)
+            # The kernel gives less only for more than 2 GiB, or where a signal came, or the file is cut short.
+            return data if len(data) == length else bytes(memoryview(_read(descriptor, value)))
         except OSError as error:
             raise ValueDamaged(length, str(error)) from error
         finally:

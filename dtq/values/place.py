@@ -7,6 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from dtq.model.values import MIN_VALUE
+
 #: What the name of a segment's file ends with.
 SUFFIX: Final = ".values"
 #: After so many bytes a writer begins another segment.
@@ -24,6 +26,7 @@ class Place:
     Attributes:
         paths: the directories. New segments are made in the last one, but for as many bytes as the first one is for.
         first_bytes: how many bytes of segments the first one is for, about, where there are several.
+        least: from how many bytes on what is written here is a value.
         checked: whether values are written with their checksums: where they may outlast a crash of the machine.
         max_value: largest value in bytes.
         sync_from: from how many bytes on values are synced by whoever writes them, before they are handed over, so
@@ -34,6 +37,7 @@ class Place:
     paths: tuple[str, ...]
     first_bytes: int = 0
     checked: bool = True
+    least: int = MIN_VALUE
     max_value: int = MAX_VALUE
     sync_from: int = 0
     copies: str = ""

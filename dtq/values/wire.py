@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, Protocol, cast
 
 from dtq.errors import DtqError, TooLarge, ValueDamaged, ValueGone
 from dtq.model.messages import ANSWER_ENVELOPE
-from dtq.model.values import ALIGNMENT, CHUNK, Value
+from dtq.model.values import ALIGNMENT, CHUNK, MIN_CALLED, Value
 from dtq.values.base import Buffer, Draft
 from dtq.values.local import new_memory
 from dtq.values.place import SEGMENT_BYTES
@@ -180,6 +180,11 @@ class WireValues:
         self._free: list[_Segment] = []
         self._held: dict[int, _Segment] = {}
         self._done: list[int] = []
+
+    @property
+    def least(self) -> int:
+        """See `base.Values`."""
+        return MIN_CALLED
 
     def draft(self) -> Draft:
         """See `base.Values`."""

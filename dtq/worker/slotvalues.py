@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final
 from dtq.client import large_payloads
 from dtq.client.payloads import PICKLE, EncodeResult
 from dtq.errors import StoreError, StoreFull, StoreUnwritable, TooLarge
-from dtq.model.values import MIN_VALUE, Value, is_description
+from dtq.model.values import Value, is_description
 from dtq.values.base import Buffer, Draft
 from dtq.values.local import LocalValues
 from dtq.values.place import Place
@@ -60,7 +60,7 @@ class SlotValues:
         if self._local is not None:
             self._local.close()
         self._local = None if place is None else LocalValues(place, MAP_FROM, _RESULT)
-        self.most = self._max_result if place is None else min(self._max_result, MIN_VALUE - 1)
+        self.most = self._max_result if place is None else min(self._max_result, place.least - 1)
 
     @property
     def present(self) -> bool:
@@ -100,7 +100,7 @@ class SlotValues:
 
     def keep(self, blob: bytes) -> bytes:
         """What stands for a result that is longer than `most`; errors as above."""
-        if self._local is None or len(blob) < MIN_VALUE:
+        if self._local is None or len(blob) < self._local.least:
             raise TooLarge(_RESULT, len(blob), self._max_result)
         fits = len(blob) <= self._max_result
         return self._persist(lambda: large_payloads.written(blob, self), lambda: blob if fits else None)
@@ -129,6 +129,11 @@ class SlotValues:
             return blob
 
     # -- as `Values` ----------------------------------------------------------------------------------------------
+
+    @property
+    def least(self) -> int:
+        """See `Values`."""
+        return self._here.least
 
     def draft(self) -> Draft:
         """See `Values`."""

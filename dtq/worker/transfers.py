@@ -16,6 +16,7 @@ from typing import Final
 
 from dtq.model import pages
 from dtq.model.messages import ValuesOffer, Welcome
+from dtq.model.values import MIN_CALLED
 from dtq.values import directories
 from dtq.values.place import Place
 from dtq.values.wire import WireValues
@@ -73,7 +74,9 @@ class Transfers:
             disk = os.statvfs(parent)
             most_copies = min(MOST_COPIES, disk.f_bavail * disk.f_frsize // COPIES_SHARE)
         #: Where slots find and write values.
-        self.place = Place((results,), checked=offer.checked, max_value=offer.max_value, copies=copies)
+        self.place = Place(
+            (results,), least=MIN_CALLED, checked=offer.checked, max_value=offer.max_value, copies=copies
+        )
         down, up = (self._line(connect) for _ in range(2))
         self.copies = Copies(copies, most_copies)
         self._values = [_values(offer, line) for line in (down, up)]

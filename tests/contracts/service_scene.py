@@ -117,7 +117,8 @@ class Caller:
         self._number += 1
         blobs = [(b"%d" % index).ljust(size) for index in range(offset, offset + count)]
         parts.setdefault("number", self._number)
-        return Submission(spec=0, offset=offset, arguments=pages.pack(blobs), **parts)
+        parts.setdefault("arguments", pages.pack(blobs))
+        return Submission(spec=0, offset=offset, **parts)
 
     def receipts(self, *submissions: Submission, repeated: bool = False, **options: Any) -> list[Receipt]:
         """Submit in one call, all with the same function and options."""

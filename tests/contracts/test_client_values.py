@@ -174,8 +174,8 @@ def test_a_result_that_is_no_longer_kept_has_expired(queue: Queue) -> None:
     # Given a large result that has arrived, and that is not there any more
     client = queue.client()
     with queue.working():
-        handle = client.submit(work.echo, os.urandom(300_000))
-        results = client.submit_map(work.echo, [os.urandom(300_000)])
+        handle = client.submit(work.echo, os.urandom(1_300_000))
+        results = client.submit_map(work.echo, [os.urandom(1_300_000)])
         assert handle.wait(DEADLINE_S)
         assert results.wait(DEADLINE_S)
     for path in _place(queue).segments().values():
@@ -213,9 +213,9 @@ def test_a_map_does_not_run_ahead_of_its_reader_by_many_bytes(queue: Queue, monk
 def test_large_results_are_read_a_few_at_a_time(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many of them have arrived together, memory holds a few."""
     # Given a page of large results
-    monkeypatch.setattr(reading, "PIECE_BYTES", 1_000_000)
+    monkeypatch.setattr(reading, "PIECE_BYTES", 4_000_000)
     client = queue.client()
-    data = [bytes([number]) * 300_000 for number in range(20)]
+    data = [bytes([number]) * 1_300_000 for number in range(20)]
     with queue.working():
         batch = client.submit_map(work.echo, data)
         assert batch.wait(DEADLINE_S)
@@ -235,7 +235,7 @@ def test_large_results_are_read_a_few_at_a_time(queue: Queue, monkeypatch: pytes
 def test_submissions_weigh_what_their_values_have(queue: Queue) -> None:
     client = queue.client()
     client.submit(work.echo, 1).accepted(DEADLINE_S)
-    data = b"x" * 300_000
+    data = b"x" * 1_300_000
 
     item = prepare(client._hub, work.echo, PLAIN, (data,), {})
 
@@ -267,7 +267,7 @@ def test_a_full_disk_refuses_the_call_and_no_other(queue: Queue, monkeypatch: py
 
 def test_a_closed_client_reads_no_more_by_calls(queue: Queue) -> None:
     client = queue.client()
-    data = os.urandom(300_000)
+    data = os.urandom(1_300_000)
     with queue.working():
         handle = client.submit(work.echo, data)
         assert handle.wait(DEADLINE_S)

@@ -14,11 +14,12 @@ import pytest
 
 from dtq.coordinator import values as coordinator_values
 from dtq.coordinator.vetting import report as vetting_of
+from dtq.core.changes import ArgumentPage
 from dtq.errors import BadMessage, NotPermitted, StoreFull, TooLarge, ValueDamaged, ValueGone
 from dtq.model import pages
 from dtq.model.messages import Exchange, Succeeded
 from dtq.model.states import State
-from dtq.model.values import CHUNK, Value, describe, named
+from dtq.model.values import CHUNK, Value, describe, is_description, named
 from dtq.values.local import LocalValues
 from dtq.values.offers import reachable
 from dtq.values.place import SEGMENT_BYTES, Place
@@ -379,7 +380,7 @@ def test_a_report_is_taken_apart_where_a_result_is_missing(house: House) -> None
     said = Exchange(succeeded=(Succeeded(token=9, lo=100, results=page, seconds=5.0),))
 
     # When the report is looked at
-    found, vetting = vetting_of(house.coordinator, hand.session, said)
+    found, vetting = vetting_of(house.coordinator, house.coordinator.sessions.by_id[hand.session], said)
     assert vetting is not None
     vetting.close()
 
@@ -497,3 +498,69 @@ def test_what_is_not_there_cannot_be_held(house: House) -> None:
         client.service.hold(b"d" * 32, b"\0nonsense", 60.0)
 
     assert client.service.hold(b"d" * 32, b"", 60.0) == b""
+
+
+# -- values that travel in pages ---------------------------------------------------------------------------------------
+
+INLINE = 1 << 20
+
+
+def test_large_blobs_are_taken_out_of_pages_and_put_in_again(house: House) -> None:
+    # Given a client and a worker that cannot reach the files, and others that can
+    client, near = house.client(inline=INLINE), house.client()
+    worker = house.worker(inline=INLINE)
+    blobs = [b"small", b"x" * 100_000, b"y" * 300_000]
+
+    # When the client submits large arguments in a page
+    number = client.submit(3, submission={"arguments": pages.pack(blobs)})
+
+    # Then they are stored as values, and travel to the worker in the page
+    (page,) = house.engine.pages(ArgumentPage, number, 0, 3)
+    assert len(page.data) < 1000
+    assert [value.length for value in pages.named(page.data)] == [100_000, 300_000]
+    got: list[bytes] = []
+    while len(got) < 3:
+        grant = worker.fetch_one()
+        got += pages.unpack(grant.arguments)
+        worker.succeed(grant, *pages.unpack(grant.arguments))
+    assert got == blobs
+
+    # And so do the results, back
+    ended = client.watch_until(number, 3)
+    assert [blob for part in ended for blob in pages.unpack(part.results)] == blobs
+    again = client.service.results(number, 0, 3)
+    assert [blob for part in again for blob in pages.unpack(part.results)] == blobs
+    described = [blob for part in near.service.results(number, 0, 3) for blob in pages.unpack(part.results)]
+    assert [is_description(blob) for blob in described] == [False, True, True]
+
+
+def test_what_does_not_fit_into_an_answer_is_named(house: House) -> None:
+    # Given more than an answer has room for, and one that is larger than was asked for
+    client, worker = house.client(inline=INLINE), house.worker(inline=INLINE)
+    blobs = [bytes([n]) * 900_000 for n in range(1, 9)] + [b"z" * (INLINE + 1)]
+    number = client.submit(9, submission={"arguments": pages.pack(blobs)})
+
+    # When it travels, Then some is there, and the rest is named
+    got: list[bytes] = []
+    while len(got) < 9:
+        grant = worker.fetch_one()
+        got += pages.unpack(grant.arguments)
+        worker.succeed(grant, *[b""] * (grant.hi - grant.lo))
+    read = [house.coordinator.values.content(named(blob)[0]) if is_description(blob) else blob for blob in got]
+    assert read == blobs
+    assert not is_description(got[0])
+    assert is_description(got[-1])
+    assert number
+
+
+def test_large_blobs_stay_in_their_page_where_there_is_no_room(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = house.client(inline=INLINE)
+
+    def full(self: LocalValues) -> None:
+        raise StoreFull("the store", "no room")
+
+    monkeypatch.setattr(LocalValues, "draft", full)
+    number = client.submit(1, submission={"arguments": pages.pack([b"x" * 100_000])})
+
+    (page,) = house.engine.pages(ArgumentPage, number, 0, 1)
+    assert pages.unpack(page.data) == [b"x" * 100_000]

@@ -17,7 +17,8 @@ from dtq.model.values import is_description, named
 from tests.cluster import Cluster, Process, until
 from tests.value_producer import ValueProducer
 
-MB = 1_000_000
+#: More than travels in pages over the wire.
+MB = 1_100_000
 
 
 class Scene:

@@ -30,7 +30,7 @@ class Flickering:
         self.welcomes: list[tuple[int, bool]] = []
         self.connected = False
 
-    def line(self, hello: Hello, on_welcome: Callable[[Welcome], None]) -> Line:
+    def line(self, hello: Callable[[], Hello], on_welcome: Callable[[Welcome], None]) -> Line:
         self.on_welcome = on_welcome
         made: Any = self
         line: Line = made
