@@ -163,11 +163,13 @@ def hang_with_a_pipe(directory: str, size: int) -> bytes:
 
 
 def fill_the_disk(path: str, size: int) -> bytes:
-    """Have no room for values until a file is there."""
+    """Have no room for values until a file is there; how often it was tried is the length of another."""
     real = os.pwritev
 
     def pwritev(*arguments: Any) -> int:
         if not Path(path).exists():
+            with open(f"{path}.tries", "a") as file:
+                file.write("x")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         os.pwritev = real
         return real(*arguments)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from dtq.model import pages
+from dtq.model.values import Value, describe
 from dtq.worker import unsent as unsent_module
-from dtq.worker.arena import SIZE, Arena
+from dtq.worker.arena import DATA_AT, SIZE, Arena
 from dtq.worker.channel import Channel
 from dtq.worker.position import Position
 from dtq.worker.unsent import FLUSH_BYTES, FLUSH_S, Unsent
@@ -161,3 +162,20 @@ def test_where_no_thread_can_be_started_results_wait_for_the_rest(
     unsent.flush(monotonic())
     # Then they are sent together
     assert channel.take()[:3] == (7, 3, [b"a", b"b"])
+
+
+@pytest.mark.parametrize("before", [b"a" * 100, b"a" * SIZE], ids=["a small one", "one that leaves no room"])
+def test_descriptions_are_marked_in_the_page(arena: Arena, before: bytes) -> None:
+    # Given a result, and one that was written as a value
+    channel = Recorder()
+    unsent = Unsent(channel, arena)
+    unsent.begin(1, 0, 100.0)
+    unsent.add(before[: SIZE - DATA_AT], 100.001, more=False)
+    described = describe([Value(7, 64, 100_000)])
+    # When they are sent
+    unsent.describe()
+    unsent.add(described, 100.002, more=False)
+    unsent.flush(100.002)
+    # Then the page that has it says so
+    results = [channel.messages.get_nowait()[3] for _ in range(channel.messages.qsize())]
+    assert [value for page in results for value in pages.named(page)] == [Value(7, 64, 100_000)]
