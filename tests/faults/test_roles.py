@@ -42,6 +42,8 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "follow": lambda service: service.follow([1]),
     "watch": lambda service: service.watch(0, 0),
     "let_go": lambda service: service.let_go([TaskRange(batch=1, lo=0, hi=1)]),
+    "hold": lambda service: service.hold(b"d" * 32, b"", 1.0),
+    "release": lambda service: service.release([b"d" * 32]),
     "write_value": lambda service: service.write_value(1, 0, b"x"),
     "read_value": lambda service: service.read_value(1, 0, 1),
     "exchange": lambda service: service.exchange(Exchange()),
@@ -62,12 +64,12 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "reload_keys": lambda service: service.reload_keys(),
 }
 PRODUCING = {"hello", "submit", "follow", "watch", "let_go", "batch", "task", "results", "attempts"}
-PRODUCING |= {"stats", "queues", "workers", "write_value", "read_value"}
+PRODUCING |= {"stats", "queues", "workers", "write_value", "read_value", "hold", "release"}
 OPERATING = {"tasks", "cancel", "dead_letters", "retry_dead", "purge_dead", "stop", "reload_keys"}
 MAY = {
     SUBMIT.name: PRODUCING,
     WORK.name: {"exchange", "spec", "write_value", "read_value"},
-    ADMIN.name: (PRODUCING | OPERATING) - {"submit", "let_go", "write_value"},
+    ADMIN.name: (PRODUCING | OPERATING) - {"submit", "let_go", "write_value", "hold", "release"},
 }
 
 
