@@ -312,7 +312,7 @@ class LocalValues:
             file.close()
             raise
         file.seek(value.offset)
-        if value.crc:
+        if value.crc or value.length > _AT_ONCE:
             return _Checked(file, value)  # type: ignore[return-value]
         return file
 
@@ -371,7 +371,8 @@ class LocalValues:
 
 
 class _Checked:
-    """A file that is read from a value's beginning to its end, and held against its checksum there.
+    """A file that is read from a value's beginning to its end, and held against its checksum there, if it has one. Of
+    more than the kernel reads at once all is read.
 
     Args:
         file: the file, at the value's beginning; it is this one's to close.
@@ -386,11 +387,20 @@ class _Checked:
 
     def readinto(self, buffer: Any) -> int:
         """As of a file."""
-        return self._seen(memoryview(buffer)[: self._file.readinto(buffer)])
+        view = memoryview(buffer).cast("B")
+        done = 0
+        while done < view.nbytes and (got := self._file.readinto(view[done : done + _AT_ONCE])):
+            done += got
+        return self._seen(view[:done])
 
     def read(self, size: int = -1) -> bytes:
         """As of a file."""
-        data = self._file.read(size)
+        if 0 <= size <= _AT_ONCE:
+            data = self._file.read(size)
+        else:
+            memory = bytearray(self._left if size < 0 else min(size, self._left))
+            self.readinto(memory)
+            return bytes(memory)
         self._seen(memoryview(data))
         return data
 
@@ -401,7 +411,8 @@ class _Checked:
     def _seen(self, data: memoryview) -> int:
         own = data[: self._left]
         if own:
-            self._crc = zlib.crc32(own, self._crc)
+            if self._value.crc:
+                self._crc = zlib.crc32(own, self._crc)
             self._left -= len(own)
             if not self._left and self._crc != self._value.crc:
                 raise ValueDamaged(self._value.length, "its checksum is wrong")

@@ -216,3 +216,22 @@ def test_a_forked_process_writes_elsewhere(tmp_path: Path) -> None:
     assert _is_held(tmp_path / f"{mine.segment:016x}.values")
     assert _write(values, b"z").segment == mine.segment
     values.close()
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_what_the_kernel_does_not_read_at_once_is_read_whole(
+    tmp_path: Path, checked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a value that is larger than one read gives
+    monkeypatch.setattr("dtq.values.local._AT_ONCE", 100_000)
+    values = LocalValues(Place((str(tmp_path),), checked=checked))
+    data = pickle.dumps([b"x" * 350_000, b"y" * 250_001, "z" * 150_000])
+    value = _write(values, data)
+
+    # Then all of it is there, however it is asked for
+    with values.stream(value) as file:
+        assert pickle.load(file) == pickle.loads(data)
+    with values.stream(value) as file:
+        assert file.read() == data
+    assert memoryview(values.fetch(value)) == data
+    values.close()
