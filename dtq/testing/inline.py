@@ -176,7 +176,7 @@ class InlineWorker:
 
     def _resolve(self, function: Function) -> Callable[..., Any]:
         handler = self._handlers.get(function.name) if function.kind is FunctionKind.REGISTERED else None
-        return handler or resolve(function, self._where)
+        return handler or resolve(function, self._where, self._values)
 
     @property
     def _where(self) -> str:

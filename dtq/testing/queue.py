@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -33,6 +34,7 @@ from dtq.model.options import Spec
 from dtq.testing.doubles import ManualClock
 from dtq.testing.inline import InlineWorker, Ran
 from dtq.testing.submissions import Named, Submissions, Submitted, Wanted, listing, summary
+from dtq.testing.values import OFFER, QueueValues
 
 T = TypeVar("T")
 
@@ -71,7 +73,8 @@ class InProcessQueue:
         )
         self.coordinator.start()
         self._handlers: dict[str, Callable[..., Any]] = {}
-        self._submissions = Submissions()
+        self._values = QueueValues(self.coordinator)
+        self._submissions = Submissions(self._values)
         self._client: Client | None = None
         self._running = threading.Lock()
         #: How many run tasks now: each but the last has one that waits for others.
@@ -231,7 +234,14 @@ class InProcessQueue:
         self._workers += 1
         name = "in-process" if self._workers == 1 else f"in-process-{self._workers}"
         try:
-            yield InlineWorker(connection, name, queues=queues, handlers=self._handlers, while_waiting=while_waiting)
+            yield InlineWorker(
+                connection,
+                name,
+                queues=queues,
+                handlers=self._handlers,
+                while_waiting=while_waiting,
+                values=self._values,
+            )
         finally:
             self._workers -= 1
             connection.disconnected()
@@ -266,7 +276,11 @@ class InProcessQueue:
             kwargs: its keyword arguments; and options of `Client.submit` that it was to have, like ``priority=1``.
         """
         self._settle()
-        return self._submissions.all() if function is None else self._matching(Wanted(function, args, kwargs))
+        return (
+            self._submissions.all()
+            if function is None
+            else self._matching(Wanted(function, args, kwargs, self._values))
+        )
 
     def assert_submitted(self, function: Named, /, *args: Any, **kwargs: Any) -> list[Submitted]:
         """Make sure that a task was submitted, written as it would be submitted: see `submitted`.
@@ -277,7 +291,7 @@ class InProcessQueue:
         Raises:
             AssertionError: there is none; says what was submitted instead, and what is different.
         """
-        wanted = Wanted(function, args, kwargs)
+        wanted = Wanted(function, args, kwargs, self._values)
         found = self._matching(wanted)
         if not found:
             raise AssertionError(self._submissions.why_not(wanted))
@@ -289,7 +303,7 @@ class InProcessQueue:
         Raises:
             AssertionError: there is one.
         """
-        wanted = Wanted(function, args, kwargs)
+        wanted = Wanted(function, args, kwargs, self._values)
         found = self._matching(wanted)
         if found:
             raise AssertionError(f"{wanted} was submitted, {len(found)} times:\n{listing(found)}")
@@ -317,7 +331,7 @@ class InProcessQueue:
 
     @property
     def by_reference(self) -> bool:
-        """See `Connector`; there are no values here."""
+        """See `Connector`; here clients write values by calls, which make a place for them."""
         return False
 
     def line(self, hello: Callable[[], Hello], on_welcome: Callable[[Welcome], None]) -> Line:
@@ -367,6 +381,7 @@ class InProcessQueue:
         for hub in hubs_of(self):
             with contextlib.suppress(Unreachable):
                 hub.close(PATIENCE_S)
+        self._values.close()
         self.coordinator.stop()
 
     def __enter__(self) -> Self:
@@ -403,7 +418,7 @@ class _Line(Connection):
             if self._over:
                 raise Unreachable(_PLACE, "it was closed")
             if self._welcome is None:
-                self._welcome = self.hello(self._hello)
+                self._welcome = replace(self.hello(self._hello), values=OFFER)
                 self._on_welcome(self._welcome)
             return self._welcome
 
@@ -414,9 +429,21 @@ class _Line(Connection):
 
     def submit(self, specs: list[Spec], submissions: list[Submission], repeated: bool) -> list[Receipt]:
         """See `Service.submit`."""
+        self._queue._values.keep(submissions)
         receipts = super().submit(specs, submissions, repeated)
         self._queue._accepted(specs, submissions, receipts)
         return receipts
+
+    def hold(self, digest: bytes, description: bytes, ttl_s: float) -> bytes:
+        """See `Service.hold`."""
+        held = super().hold(digest, description, ttl_s)
+        self._queue._submissions.held(held, digest)
+        return held
+
+    def write_value(self, segment: int, offset: int, data: bytes) -> None:
+        """See `Service.write_value`."""
+        self._queue._values.begin()
+        super().write_value(segment, offset, data)
 
     def watch(self, cursor: int, wait_s: float) -> Watched:
         """See `Service.watch`."""

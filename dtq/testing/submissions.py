@@ -6,16 +6,19 @@ what one key stands for is one.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import inspect
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Final
 
+from dtq.client import references
 from dtq.client.functions import callee
-from dtq.client.payloads import call_decoder, encode_call
+from dtq.client.payloads import call_decoder, decode_call, encode_call
 from dtq.client.submitting import Order, order
 from dtq.client.terms import field_of
 from dtq.errors import DtqError
@@ -23,6 +26,8 @@ from dtq.model import pages
 from dtq.model.ids import TaskId
 from dtq.model.messages import Receipt, Submission
 from dtq.model.options import Function, Options, Spec
+from dtq.model.values import MIN_VALUE, is_description
+from dtq.values.base import Values
 
 #: A function; or ``module:function`` or a registered name.
 Named = Callable[..., Any] | str
@@ -45,6 +50,7 @@ class Submitted:
         key: the submitter's own key.
         function: how its function travelled.
         blob: how its arguments did.
+        values: where they are read if they are large, or references; as long as the queue is not closed.
     """
 
     id: str
@@ -54,16 +60,17 @@ class Submitted:
     key: str | None
     function: Function
     blob: bytes
+    values: Values | None = field(default=None, repr=False, compare=False)
 
     @property
     def args(self) -> tuple[Any, ...]:
         """Its arguments, as a worker gets them."""
-        return call_decoder(self.function.kind)(self.blob)[0]
+        return call_decoder(self.function.kind)(self.blob, self.values)[0]
 
     @property
     def kwargs(self) -> dict[str, Any]:
         """Its keyword arguments, as a worker gets them."""
-        return call_decoder(self.function.kind)(self.blob)[1]
+        return call_decoder(self.function.kind)(self.blob, self.values)[1]
 
     def __str__(self) -> str:
         return f"{self.id}  {_call(self.name, self.args, self.kwargs)}"
@@ -76,9 +83,12 @@ class Wanted:
         function: the function.
         args: its arguments; none of either kind for any.
         kwargs: its keyword arguments, and options of `Client.submit`.
+        values: where that is read which references among them stand for.
     """
 
-    def __init__(self, function: Named, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, function: Named, args: tuple[Any, ...], kwargs: dict[str, Any], values: Values | None = None
+    ) -> None:
         given = {name: value for name, value in kwargs.items() if name in OPTIONS}
         how = order(**given)
         self.function = callee(function).function
@@ -97,6 +107,7 @@ class Wanted:
         if "key" in given:
             self._options["key"] = attrgetter("key"), how.own_key
         self._signature = _signature(function)
+        self._resolved = _resolved(self._args, self._kwargs, values)
 
     def differences(self, task: Submitted) -> list[str]:
         """In what a task of this function is another one, in words; nothing where it is this."""
@@ -110,12 +121,12 @@ class Wanted:
 
     def _same_arguments(self, task: Submitted) -> bool:
         args, kwargs = task.args, task.kwargs
-        if _equal((args, kwargs), (self._args, self._kwargs)):
+        if _equal((args, kwargs), self._resolved):
             return True
         if self._signature is None:
             return False
         try:  # the same arguments, one by place and one by name
-            was, wanted = (self._signature.bind(*a, **k) for a, k in ((args, kwargs), (self._args, self._kwargs)))
+            was, wanted = (self._signature.bind(*a, **k) for a, k in ((args, kwargs), self._resolved))
         except TypeError:
             return False
         return _equal(was.arguments, wanted.arguments)
@@ -128,11 +139,23 @@ class Wanted:
 
 
 class Submissions:
-    """Everything that a queue has accepted, in the order in which it did."""
+    """Everything that a queue has accepted, in the order in which it did.
 
-    def __init__(self) -> None:
+    Args:
+        values: where arguments are read that are large, or references.
+    """
+
+    def __init__(self, values: Values | None = None) -> None:
+        self._values = values
         self._lock = threading.Lock()
         self._tasks: dict[tuple[int, int], Submitted] = {}
+        #: The digests of what clients have put, by what stands for it: a large function by value is known by its own.
+        self._digests: dict[bytes, bytes] = {}
+
+    def held(self, description: bytes, digest: bytes) -> None:
+        """A client has put something."""
+        with self._lock:
+            self._digests[description] = digest
 
     def accepted(self, specs: list[Spec], submissions: list[Submission], receipts: list[Receipt]) -> None:
         """The coordinator has answered a call."""
@@ -154,6 +177,7 @@ class Submissions:
                     key=submission.key,
                     function=spec.function,
                     blob=blob,
+                    values=self._values,
                 )
 
     def all(self) -> list[Submitted]:
@@ -163,12 +187,22 @@ class Submissions:
 
     def matching(self, wanted: Wanted) -> list[Submitted]:
         """Those that a test describes."""
-        return [task for task in self.all() if task.function == wanted.function and not wanted.differences(task)]
+        return [task for task in self._of(wanted.function) if not wanted.differences(task)]
+
+    def _of(self, function: Function) -> list[Submitted]:
+        """The tasks of a function."""
+        tasks = self.all()
+        if len(function.body) < MIN_VALUE:
+            return [task for task in tasks if task.function == function]
+        digest = hashlib.sha256(function.body).digest()
+        with self._lock:
+            put = [replace(function, body=body) for body, other in self._digests.items() if other == digest]
+        return [task for task in tasks if task.function == function or task.function in put]
 
     def why_not(self, wanted: Wanted) -> str:
         """Why there is none that a test describes, with what there is."""
         tasks = self.all()
-        near = [task for task in tasks if task.function == wanted.function]
+        near = self._of(wanted.function)
         if near:
             lines = [f"  {task}: {', '.join(wanted.differences(task))}" for task in near[:_SHOWN]]
             lines += [f"  and {len(near) - _SHOWN} more"] * (len(near) > _SHOWN)
@@ -201,6 +235,18 @@ def _signature(function: Named) -> inspect.Signature | None:
         return inspect.signature(function)
     except (TypeError, ValueError):  # many a builtin has none
         return None
+
+
+def _resolved(
+    args: tuple[Any, ...], kwargs: dict[str, Any], values: Values | None
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments as a worker gets them: with values in the place of references."""
+    if references.made:
+        with contextlib.suppress(DtqError):  # what no pickle takes was not submitted, nor has it references
+            blob = encode_call(args, kwargs)
+            if is_description(blob):
+                return decode_call(blob, values)
+    return args, kwargs
 
 
 def _equal(one: Any, other: Any) -> bool:

@@ -15,6 +15,7 @@ import pytest
 from dtq import AsyncClient, Client, NotInTask, State, Unreachable, current_task, task
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import CannotImport, CannotPickle, KeyConflict, NotImportable, ReturnedFalse, StoreFull
+from dtq.model.values import named
 from dtq.testing import FailingEngine, InProcessQueue
 from tests.looping import looped
 from tests.tasks import async_work, numbers_work
@@ -213,6 +214,81 @@ def test_coroutine_functions_and_values_travel_as_with_a_worker(queue: InProcess
     assert "cannot be pickled" in str(awkward.exception())
 
 
+def first_and_write(array: Any, plus: int = 0) -> float:
+    """The first element, which it then changes."""
+    first, array[0] = float(array[0]), 7.0
+    return first + plus
+
+
+def test_what_was_put_is_in_calls_as_with_a_worker(queue: InProcessQueue) -> None:
+    # Given an array and something small that were put
+    numpy = pytest.importorskip("numpy")
+    array = numpy.full(100_000, 2.0)
+    reference, small = queue.client.put(array), queue.client.put({"a": 1})
+    # When calls have them in their arguments, by themselves and in something else
+    results = queue.client.submit_map(first_and_write, [reference] * 20, range(20))
+    nested = queue.client.submit(note, {"both": [small, reference]})
+    queue.run_due()
+    # Then each has had its own, whatever the others wrote to theirs
+    assert list(results.results()) == [2.0 + n for n in range(20)]
+    assert nested.result()["both"][0] == {"a": 1}  # type: ignore[index]
+    assert nested.result()["both"][1].tolist() == array.tolist()  # type: ignore[index]
+    # And what was submitted is known still when nothing needs it, written as it was or as the worker had it
+    reference.release()
+    queue.advance(100_000)
+    assert len(queue.assert_submitted(first_and_write, reference, 3)) == 1
+    queue.assert_submitted(first_and_write, array, plus=4)
+    queue.assert_submitted(note, {"both": [{"a": 1}, array]})
+    queue.assert_not_submitted(first_and_write, numpy.zeros(100_000), 3)
+
+
+def test_what_was_submitted_is_kept_when_all_who_need_it_have_gone(queue: InProcessQueue) -> None:
+    # Given a task with something that was put
+    with queue.client as client:
+        client.submit(note, client.put([1, 2]))
+        queue.run_due()
+    # When the time of its result and of what its client has put is over
+    queue.advance(100_000)
+    queue.advance(100_000)
+    queue.coordinator.flush()
+    # Then the record of submissions has it still
+    (task,) = queue.assert_submitted(note, [1, 2])
+    assert queue.coordinator.engine.holds(named(task.blob))
+
+
+def test_what_is_large_is_no_other_than_small(queue: InProcessQueue) -> None:
+    # Given more than a message may have, a function that has something large in it, and the same again with each call
+    data, numbers = bytes(20_000_000), list(range(100_000))
+
+    def biggest(offset: int) -> int:
+        return max(numbers) + offset
+
+    handle = queue.client.submit(len, data)
+    again = [queue.client.submit(note, (numbers, n)) for n in range(3)]
+    called = queue.client.submit(biggest, 2)
+    # When they run; Then it is as with small ones
+    queue.run_due()
+    assert handle.result() == len(data)
+    assert [done.result() for done in again] == [(numbers, n) for n in range(3)]
+    assert called.result() == 100_001
+    queue.assert_submitted(len, data)
+    assert len(queue.assert_submitted(note)) == 3
+    queue.assert_submitted(biggest, 2)
+    queue.assert_not_submitted(lambda n: n, 2)
+
+
+def test_queue_that_keeps_no_values_makes_no_directories_for_them(queue: InProcessQueue) -> None:
+    queue.client.submit(note, "x" * 100_000)
+    queue.run_due()
+    assert queue.coordinator.values is None
+
+
+def test_values_of_a_failing_store_are_its_own() -> None:
+    with InProcessQueue(engine=FailingEngine(MemoryEngine())) as queue:
+        assert queue.client.submit(note, queue.client.put("kept")).id
+        assert [one.args for one in queue.run_due()] == [("kept",)]
+
+
 def test_arguments_are_copies(queue: InProcessQueue) -> None:
     # Given a list that is changed after it was submitted
     value = [1]
@@ -372,7 +448,10 @@ async def test_client_for_coroutines_is_one_like_any_other() -> None:
             # When they are run, where an event loop runs; Then they can be awaited
             assert len(queue.run_due()) == 5
             assert await asyncio.gather(*handles) == list(range(5))
+            reference = await client.put([1, 2], ttl=60)
+            awaited = await client.submit(note, reference)
             with queue.working():
+                assert await awaited == [1, 2]
                 assert [value async for value in client.map(async_work.plus_one, range(5))] == [1, 2, 3, 4, 5]
 
 
