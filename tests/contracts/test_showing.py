@@ -79,6 +79,7 @@ def test_client_and_handles_show_what_is_known(near: Queue) -> None:
     # When tasks are submitted; Then their handles say where they stand
     task, batch = client.submit(work.add, 1), client.submit_map(work.square, range(4))
     task.accepted(DEADLINE_S)
+    batch.accepted(DEADLINE_S)
     shown = Tags(task._repr_html_()).text
     assert f"task{task.id}" in shown
     assert "tests.tasks.numbers_work:add" in shown
