@@ -87,7 +87,7 @@ class Callee:
         self.by_value = function.kind is FunctionKind.VALUE
         self.large = False
         self._note = note
-        self._specs: dict[tuple[Terms, int], Spec] = {}
+        self._specs: dict[tuple[Any, ...], Spec] = {}
 
     def spec(self, terms: Terms, depth: int = 0) -> Spec:
         """The spec of a submission under (hashable) terms; the same object for the same terms.
@@ -99,7 +99,10 @@ class Callee:
         Raises:
             InvalidValue: one of the terms is not what it may be.
         """
-        found = self._specs.get((terms, depth))
+        key: tuple[Any, ...] = (terms, depth)
+        if terms is not NO_TERMS and any([term is True or term is False for term in terms]):
+            key = (terms, depth, *map(type, terms))  # True is equal to 1, and not always allowed where that is
+        found = self._specs.get(key)
         if found is not None:
             return found
         below = self._note.terms if self._note is not None else NO_TERMS
@@ -107,7 +110,7 @@ class Callee:
         spec = Spec(function=self.function, options=replace(options, depth=depth) if depth else options)
         if len(self._specs) >= _MAX_SPECS:
             self._specs.clear()
-        self._specs[terms, depth] = spec
+        self._specs[key] = spec
         return spec
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import math
 import os.path
 import subprocess
@@ -325,6 +326,15 @@ def test_wrong_option_is_found_where_it_is_written(options: dict[str, Any], sent
     # Given a wrong option; When the module is imported; Then the decorator raises
     with pytest.raises(InvalidValue, match=sentence):
         task(**options)(plain)
+
+
+def test_true_is_not_taken_for_one() -> None:
+    target = callee(importlib.import_module)
+    assert target.spec(Terms(keep_results=1)) is target.spec(Terms(keep_results=1))
+    assert target.spec(Terms(jitter=True)) is target.spec(Terms(jitter=True))
+
+    with pytest.raises(InvalidValue):
+        target.spec(Terms(keep_results=True))
 
 
 def test_unknown_option_is_a_type_error() -> None:
