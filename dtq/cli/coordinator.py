@@ -56,8 +56,18 @@ coordinating = options.stacked(
     click.option("--keep-results", metavar="DURATION", type=options.DURATION, help="How long results are kept.  [24h]"),
     click.option("--max-tasks", metavar="N", type=click.IntRange(1), help="Most unfinished tasks.  [20 million]"),
     click.option("--max-batch", metavar="N", type=click.IntRange(1), help="Most tasks in one batch.  [10 million]"),
-    click.option("--max-message", metavar="SIZE", type=options.SIZE, help="Largest message.  [16MiB]"),
-    click.option("--max-value", metavar="SIZE", type=options.SIZE, help="Largest argument or result.  [1GiB]"),
+    click.option(
+        "--max-message",
+        metavar="SIZE",
+        type=options.SIZE,
+        help="Largest message; what is larger travels in pieces.  [16MiB]",
+    ),
+    click.option(
+        "--max-value",
+        metavar="SIZE",
+        type=options.SIZE,
+        help="Largest argument, result, or value that a client puts.  [1GiB]",
+    ),
     options.by_reference,
     click.option("--max-connections", metavar="N", type=click.IntRange(2), help="Most connections.  [4096]"),
     click.option(

@@ -88,7 +88,7 @@ def stacked(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorate
 by_reference = click.option(
     "--by-reference/--no-by-reference",
     default=None,
-    help="Whether large arguments and results pass as files on one machine.  [DTQ_BY_REFERENCE; default: yes]",
+    help="Let large arguments and results pass as files on one machine, or not.  [DTQ_BY_REFERENCE; default: yes]",
 )
 authkey_file = click.option(
     "--authkey-file",

@@ -91,7 +91,8 @@ working = options.stacked(
         "--value-cache",
         metavar="SIZE",
         type=options.SIZE,
-        help="Most bytes of large arguments to keep on a machine other than the coordinator's.  [4GiB]",
+        help="Most bytes of large arguments to keep for further tasks, where the coordinator is on another machine."
+        "  [DTQ_VALUE_CACHE; default: 4GiB, or a tenth of what is free]",
     ),
 )
 

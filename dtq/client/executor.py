@@ -112,7 +112,7 @@ class Executor(concurrent.futures.Executor):
             paths: directories for modules, before those of this program.
             max_message: largest message, in bytes or as text (``"64MiB"``); None for 16 MiB. Calls and results that are
                 larger travel beside the messages.
-            max_value: how large a call or a result may be, in bytes or as text (``"4GiB"``); None for 1 GiB.
+            max_value: how large a call, a result or what is put may be, in bytes or as text (``"4GiB"``); None: 1 GiB.
             keep_results: how long results that nobody fetches are kept, in seconds or as a timedelta; None for a day.
                 `options` has another time for some calls.
             tasks_may_submit: whether clients in calls (``Client()``, ``Executor()``) are this cluster's.
