@@ -16,7 +16,7 @@ from typing import Final
 
 from dtq.model import pages
 from dtq.model.messages import ValuesOffer, Welcome
-from dtq.model.values import MIN_CALLED
+from dtq.model.values import MIN_CALLED, is_description, named
 from dtq.values import directories
 from dtq.values.place import Place
 from dtq.values.wire import WireValues
@@ -101,9 +101,12 @@ class Transfers:
     # -- with the lock --------------------------------------------------------------------------------------------
 
     def fetch(self, chunk: Chunk) -> bool:
-        """Have the arguments of a lease here until it is over; whether they are."""
-        page = chunk.grant.arguments
-        return not pages.has_descriptions(page) or self._downloads.fetch(chunk.token, pages.named(page))
+        """Have the arguments of a lease, and a function that came by value, here until it is over; whether they are."""
+        page, body = chunk.grant.arguments, chunk.spec.function.body
+        needed = list(named(body)) if is_description(body) else []
+        if pages.has_descriptions(page):
+            needed += pages.named(page)
+        return not needed or self._downloads.fetch(chunk.token, needed)
 
     def takes(self, outcome: Outcome) -> bool:
         """Whether an outcome has to wait until its values, or those of one before it, are sent."""

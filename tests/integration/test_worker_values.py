@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import Iterator
@@ -12,9 +13,11 @@ import numpy as np
 import psutil
 import pytest
 
+import dtq
 from dtq.model.states import Outcome, State
 from dtq.model.values import is_description, named
 from tests.cluster import Cluster, Process, until
+from tests.tasks import value_work
 from tests.value_producer import ValueProducer
 
 #: More than travels in pages over the wire.
@@ -193,6 +196,16 @@ def test_a_worker_goes_on_with_a_coordinator_that_keeps_values_elsewhere(tmp_pat
         for _ in range(4):
             assert after.values(after.large("echo", [(b"y" * MB,)])) == [b"y" * MB]
         assert not after.service.stats().retries
+
+
+def test_a_large_function_by_value_runs_wherever_its_worker_is(scene: Scene) -> None:
+    # Given a worker, and a function with an array in it
+    scene.worker()
+    cluster = scene.cluster
+    with dtq.Client(cluster.address, authkey_file=cluster.key_file) as client:
+        function = functools.partial(value_work.total_with, np.ones(40_000))
+        # When it is called, Then it has that
+        assert list(client.map(function, range(5))) == [40_000 + n for n in range(5)]
 
 
 def test_an_argument_that_is_gone_fails_its_task_alone(remote: Scene) -> None:
