@@ -38,6 +38,7 @@ from dtq.client.tasks import Note, note_of, registered
 from dtq.client.terms import NO_TERMS, Terms, exception_name
 from dtq.errors import (
     CannotImport,
+    CannotPickle,
     CannotUnpickle,
     NotImportable,
     NotRegistered,
@@ -218,7 +219,16 @@ def _problem(function: Callable[..., Any]) -> str:
 
 
 def _by_value(function: Callable[..., Any], name: str, problem: str) -> bytes:
-    """The body of a function that travels by value."""
+    """The body of a function that travels by value; a description with that in it, where it has references in it."""
+    if not references.made:
+        return _pickled(function, name, problem)
+    try:
+        return references.encoding(lambda: _pickled(function, name, problem))
+    except CannotPickle as error:
+        raise NotImportable(name, f"{problem}, and {error}", "") from error
+
+
+def _pickled(function: Callable[..., Any], name: str, problem: str) -> bytes:
     try:
         body = pickle.dumps(function, PICKLE)
         if MAIN not in body:

@@ -8,6 +8,7 @@ coordinator is told now and then of those that do not.
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 import weakref
 from collections import OrderedDict, deque
@@ -17,58 +18,85 @@ from typing import Any, BinaryIO, Final
 
 from dtq.client.functions import ANY_PYTHON, Callee
 from dtq.client.large_payloads import written
+from dtq.client.links import AWAY
 from dtq.client.payloads import encode_value
 from dtq.client.references import Reference
 from dtq.client.terms import seconds
 from dtq.errors import CannotPickle, DtqError, InvalidValue
 from dtq.model.fields import MAX_SECONDS
 from dtq.model.options import Function, Spec
-from dtq.model.values import MIN_VALUE, Value, named
+from dtq.model.values import MIN_VALUE, Value, describe, is_description, named, rest
 from dtq.values.base import Buffer, Draft, Values
 
 #: How long a value is kept when this client has left, in seconds, where nothing else is said.
 TTL_S: Final = 3600.0
 #: How many functions by value are kept at the coordinator although no task needs them.
 _MOST_FUNCTIONS: Final = 16
+#: How often an argument may change in place until it is sent as it is each time.
+_MOST_CHANGES: Final = 3
 #: Of how many arguments of a function it is remembered what came last.
 _MOST_PLACES: Final = 64
 
 
 class _Digest:
-    """A value that is not written: only what it would be is told."""
+    """What is written of a value is digested; it is written to a draft, or nowhere.
 
-    def __init__(self) -> None:
+    Args:
+        draft: where it is written.
+    """
+
+    def __init__(self, draft: Draft | None = None) -> None:
         self.sha = hashlib.sha256()
         self.length = 0
+        self._draft = draft
 
     def write(self, data: Buffer, /) -> int:
         """See `Draft`."""
         size = memoryview(data).nbytes
         self.sha.update(data)
         self.length += size
+        if self._draft is not None:
+            self._draft.write(data)
         return size
 
     def finish(self, trailer: bytes = b"") -> Value:
         """See `Draft`."""
-        self.write(trailer)
+        self.sha.update(trailer)
+        self.length += len(trailer)
+        if self._draft is not None:
+            return self._draft.finish(trailer)
         return Value(0, 0, self.length, 0, len(trailer))
 
     def abandon(self) -> None:
-        """See `Draft`: what comes instead is told anew."""
+        """See `Draft`: what comes instead is digested anew."""
+        if self._draft is not None:
+            self._draft.abandon()
 
 
 class _Digests:
-    """Where values are not written; see `Values`."""
+    """Digests what is written to values, or what would be; see `Values`.
+
+    Args:
+        values: where it is written.
+    """
 
     least = 0
 
-    def __init__(self) -> None:
+    def __init__(self, values: Values | None = None) -> None:
+        self._values = values
         self.latest = _Digest()
 
     def draft(self) -> Draft:
         """See `Values`."""
-        self.latest = _Digest()
+        self.latest = _Digest(None if self._values is None else self._values.draft())
         return self.latest
+
+    def digest(self, description: bytes) -> bytes:
+        """The digest of the value that was written last, and of those that it has references to."""
+        sha = self.latest.sha
+        for other in named(description)[1:]:
+            sha.update(repr(other).encode())
+        return sha.digest()
 
     def settled(self, values: Iterable[Value]) -> None:
         """See `Values`."""
@@ -92,11 +120,8 @@ def digest_of(value: Any) -> tuple[bytes, int]:
         CannotPickle: it cannot be pickled.
     """
     digests = _Digests()
-    description = encode_value(value, digests)
-    sha = digests.latest.sha
-    for other in named(description)[1:]:  # the values that it has references to
-        sha.update(repr(other).encode())
-    return sha.digest(), digests.latest.length
+    digest = digests.digest(encode_value(value, digests))
+    return digest, digests.latest.length
 
 
 def ttl_seconds(ttl: Any) -> float:
@@ -116,6 +141,23 @@ Hold = Callable[[bytes, bytes, float], bytes]
 Release = Callable[[list[bytes]], None]
 
 
+class _Held:
+    """A value that is held.
+
+    Args:
+        ttl_s: how long to keep it when this client has left, in seconds.
+    """
+
+    __slots__ = ("count", "description", "ttl_s")
+
+    def __init__(self, ttl_s: float) -> None:
+        #: Empty where the coordinator does not have it (any more).
+        self.description = b""
+        #: How many references to it live.
+        self.count = 0
+        self.ttl_s = ttl_s
+
+
 class Shared:
     """What this client has put. Any thread.
 
@@ -131,14 +173,14 @@ class Shared:
         self._wake = wake
         #: Held while the coordinator is asked: what is let go of and put again must arrive in that order.
         self._asking = threading.Lock()
-        #: The description of each value that is held, and how many references to it live.
-        self._held: dict[bytes, tuple[bytes, int]] = {}
+        self._held: dict[bytes, _Held] = {}
         #: Those that have been let go of. Nothing else happens when that is: it may be in the middle of anything.
         self._dropped: deque[bytes] = deque()
         #: What the coordinator is to be told of, a set in order.
         self._gone: dict[bytes, None] = {}
         #: The functions by value that were sent last, and what comes again with each function's calls.
         self._functions: OrderedDict[bytes, Reference] = OrderedDict()
+        self._listing = threading.Lock()
         self._repeats: weakref.WeakKeyDictionary[Callee, Repeats] = weakref.WeakKeyDictionary()
 
     def put(
@@ -164,22 +206,58 @@ class Shared:
             digest, _ = digest_of(value)
         with self._asking:
             self._gather()
+            held = self._held.get(digest)
+            description = held.description if held is not None else b""
+            if not description:
+                description = self._hold(digest, b"", ttl_s)
+                if not description:
+                    digest, description = self._written(value, digest, ttl_s, write)
+                held = self._held.setdefault(digest, _Held(ttl_s))
+                held.description = description
+            assert held is not None
             self._gone.pop(digest, None)
-            description, count = self._held.get(digest, (b"", 0))
-            if not count:
-                description = self._hold(digest, b"", ttl_s) or self._written(value, digest, ttl_s, write)
-            self._held[digest] = description, count + 1
+            held.count += 1
         return Reference(description, digest, self._drop)
 
-    def _written(self, value: Any, digest: bytes, ttl_s: float, write: Callable[[Any, Values], bytes]) -> bytes:
+    def _written(
+        self, value: Any, digest: bytes, ttl_s: float, write: Callable[[Any, Values], bytes]
+    ) -> tuple[bytes, bytes]:
+        """Its digest and description. It may be another value than a moment ago: then it has another digest."""
         values = self._values()
         if values is None:
             raise CannotPickle("the value", "the coordinator keeps no values")
-        own = write(value, values)
+        digests = _Digests(values)
+        own = write(value, digests)
         try:
-            return self._hold(digest, own, ttl_s)
+            digest = digests.digest(own)
+            return digest, self._hold(digest, own, ttl_s)
         finally:
             values.settled(named(own)[:1])
+
+    def keeps(self, reference: Reference) -> bool:
+        """Whether the coordinator has what a reference of this client stands for, as far as is known."""
+        held = self._held.get(reference.digest)
+        return held is not None and held.description == reference.description
+
+    def hold_again(self, hold: Hold) -> None:
+        """The session is a new one to the coordinator, which may have lost what was put.
+
+        Args:
+            hold: asks it.
+
+        Raises:
+            Unreachable: it is away again.
+        """
+        with self._asking:
+            self._gather()
+            for digest, held in self._held.items():
+                if held.description:
+                    try:
+                        held.description = hold(digest, held.description, held.ttl_s)
+                    except AWAY:
+                        raise
+                    except DtqError:  # what is put next is written anew
+                        held.description = b""
 
     def _drop(self, digest: bytes) -> None:
         self._dropped.append(digest)
@@ -194,6 +272,10 @@ class Shared:
         Raises:
             DtqError: it could not be told; it is next time.
         """
+        with self._listing:
+            repeats = list(self._repeats.values())
+        for one in repeats:
+            one.forget_unused()
         if (self._dropped or self._gone) and self._asking.acquire(blocking=False):
             try:
                 self._gather()
@@ -206,10 +288,10 @@ class Shared:
     def _gather(self) -> None:
         while self._dropped:
             digest = self._dropped.popleft()
-            description, count = self._held.pop(digest)
-            if count > 1:
-                self._held[digest] = description, count - 1
-            else:
+            held = self._held[digest]
+            held.count -= 1
+            if not held.count:
+                del self._held[digest]
                 self._gone[digest] = None
 
     def function(self, function: Any, spec: Spec) -> Spec:
@@ -228,13 +310,19 @@ class Shared:
             return spec
         digest = hashlib.sha256(body).digest()
         reference = self._functions.pop(digest, None)
-        if reference is None:
-            plain = body.startswith(ANY_PYTHON) and not isinstance(function, Function)
-            reference = self.put(function if plain else body, digest=digest, write=encode_value if plain else written)
+        needed: tuple[Value, ...] = ()
+        if is_description(body):  # it has references in it
+            needed, body = named(body), rest(body)
+        if reference is None or not self.keeps(reference):
+            if body.startswith(ANY_PYTHON) and not needed and not isinstance(function, Function):
+                reference = self.put(function)
+            else:
+                reference = self.put(body, digest=hashlib.sha256(body).digest(), write=written)
         self._functions[digest] = reference
         while len(self._functions) > _MOST_FUNCTIONS:
             self._functions.popitem(last=False)
-        return replace(spec, function=replace(spec.function, body=reference.description))
+        description = reference.description if not needed else describe([*named(reference.description)[:1], *needed])
+        return replace(spec, function=replace(spec.function, body=description))
 
     def replaced(
         self, target: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
@@ -242,7 +330,8 @@ class Shared:
         """The next call of a function, with references in the place of what has come before; see `Repeats`."""
         repeats = self._repeats.get(target)
         if repeats is None:
-            repeats = self._repeats[target] = Repeats(self)
+            with self._listing:
+                repeats = self._repeats.setdefault(target, Repeats(self))
         return repeats.replaced(args, kwargs)
 
 
@@ -253,23 +342,37 @@ _SMALL: Final = (int, float, complex, bool, type(None), Reference)
 class _Seen:
     """An argument that was sent, as far as it is known whether it comes again."""
 
-    __slots__ = ("digest", "object", "reference", "worth")
+    __slots__ = ("changed", "digest", "object", "reference", "strong", "worth")
 
     def __init__(self, argument: Any) -> None:
-        #: Gives it, while it lives.
-        self.object: Callable[[], Any] = _hold(argument)
-        #: Whether it is large enough to be sent by itself.
+        #: Gives it, while it lives; None where there are no weak references to such.
+        self.object: Callable[[], Any] | None = None
+        #: Itself then, until nobody else has it.
+        self.strong: Any = None
+        try:
+            self.object = weakref.ref(argument)
+        except TypeError:
+            self.strong = argument
+        #: Whether it is large enough to be sent by itself, and stays as it is.
         self.worth = True
+        #: How often it was found changed in place.
+        self.changed = 0
         self.digest = b""
         self.reference: Reference | None = None
 
+    def is_of(self, argument: Any) -> bool:
+        """Whether it is this argument that was sent."""
+        return (self.strong if self.object is None else self.object()) is argument
 
-def _hold(argument: Any) -> Callable[[], Any]:
-    """A weak reference; to what has none, a strong one: one object for each argument of a function."""
-    try:
-        return weakref.ref(argument)
-    except TypeError:
-        return lambda: argument
+    def forget_unused(self) -> None:
+        """Do not be the only one to have it: it cannot come again."""
+        if self.object is None and sys.getrefcount(self.strong) <= _OURS:
+            self.strong = None
+
+
+def _references_of_ours() -> int:
+    seen = _Seen([])
+    return sys.getrefcount(seen.strong)
 
 
 class Repeats:
@@ -301,7 +404,7 @@ class Repeats:
 
     def _argument(self, place: int | str, argument: Any) -> Any:
         seen = self._seen.get(place)
-        if seen is None or seen.object() is not argument:
+        if seen is None or not seen.is_of(argument):
             if len(self._seen) < _MOST_PLACES or place in self._seen:
                 self._seen[place] = _Seen(argument)
             return argument
@@ -313,13 +416,29 @@ class Repeats:
             return argument
 
     def _reference(self, seen: _Seen, argument: Any) -> Any:
-        if seen.reference is not None and isinstance(argument, bytes | str):
-            return seen.reference
+        reference = seen.reference
+        if reference is not None and not self._shared.keeps(reference):
+            reference = None
+        if reference is not None and isinstance(argument, bytes | str):
+            return reference
         digest, size = digest_of(argument)
         if size < MIN_VALUE:
             seen.worth = False
             return argument
-        if seen.reference is None or seen.digest != digest:  # the first time, or it has changed in place
-            seen.reference = self._shared.put(argument, digest=digest)
-            seen.digest = digest
-        return seen.reference
+        if reference is None or seen.digest != digest:  # the first time, or it has changed in place
+            seen.changed += reference is not None
+            if seen.changed >= _MOST_CHANGES:
+                seen.worth, seen.reference = False, None
+                return argument
+            reference = seen.reference = self._shared.put(argument, digest=digest)
+            seen.digest = reference.digest
+        return reference
+
+    def forget_unused(self) -> None:
+        """Keep no argument alive that the program has let go of. Any thread."""
+        for seen in list(self._seen.values()):
+            seen.forget_unused()
+
+
+#: How many references there are to an object that only a `_Seen` has, as far as `sys.getrefcount` counts.
+_OURS: Final = _references_of_ours()

@@ -161,6 +161,8 @@ class Watcher:
         for start in range(0, len(batches), FOLLOWED):
             unknown = self.link.service.follow(batches[start : start + FOLLOWED])
             self._following.lose(unknown, self._why)
+        if not first:
+            self._shared.hold_again(lambda *asked: self.link.service.hold(*asked))
         self._generation = generation
 
     def _why(self, number: int) -> DtqError:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from dtq.client.functions import callee, resolve
 from dtq.client.payloads import decode_call, encode_call
 from dtq.client.references import Reference
 from dtq.client.sharing import Repeats, Shared, digest_of
-from dtq.errors import CannotPickle, Unreachable
+from dtq.client.terms import NO_TERMS
+from dtq.errors import CannotPickle, Unreachable, ValueGone
 from dtq.model.values import named
 from dtq.values.local import LocalValues
 from dtq.values.place import Place
@@ -158,3 +162,107 @@ def test_what_is_small_or_new_each_time_is_sent_as_it_is(shared: Shared, keeper:
         new, _ = repeats.replaced(args, None)
         assert all(one is other for one, other in zip(new, args, strict=True))
     assert not keeper.held
+
+
+class Unsteady:
+    """Pickles as something else each time."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        self.times += 1
+        return bytes, (bytes([self.times]) * 100_000,)
+
+
+class Steady:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytes, (b"\x01" * 100_000,)
+
+
+def test_a_value_is_known_by_what_was_written_of_it(shared: Shared, values: LocalValues) -> None:
+    # Given something that has changed between being looked at and being written
+    first = shared.put(Unsteady())
+
+    # When somebody puts what it was at first, Then they have that
+    second = shared.put(Steady())
+    assert (load(first, values)[0], load(second, values)[0]) == (2, 1)
+
+
+def test_what_the_coordinator_has_lost_is_written_anew(shared: Shared, keeper: Keeper, values: LocalValues) -> None:
+    # Given references, a call's argument and a function, and a coordinator that has lost them with everything else
+    array, function = np.arange(30_000), functools.partial(max, b"x" * 100_000)
+    spec = callee(function).spec(NO_TERMS)
+    kept = shared.put(b"kept")
+    repeats = Repeats(shared)
+    repeats.replaced((array,), None)
+    (lost,), _ = repeats.replaced((array,), None)
+    body = shared.function(function, spec).function.body
+    again = shared.put(array)
+    keeper.held = {digest: blob for digest, blob in keeper.held.items() if blob == kept.description}
+
+    def hold(digest: bytes, description: bytes, ttl_s: float) -> bytes:
+        if digest not in keeper.held:
+            raise ValueGone(len(description))
+        return keeper.hold(digest, description, ttl_s)
+
+    # When the client has asked again, Then what comes next is written once more, and nothing else
+    shared.hold_again(hold)
+    (found,), _ = repeats.replaced((array,), None)
+    assert found.description != lost.description
+    assert np.array_equal(load(found, values), array)
+    assert shared.function(function, spec).function.body != body
+    assert shared.put(b"kept").description == kept.description
+    assert shared.put(array).description == found.description
+    # And references to what was lost count as before
+    del lost, again
+    shared.flush(keeper.release)
+    assert found.digest in keeper.held
+
+
+def test_what_the_program_has_let_go_of_is_not_kept_alive(shared: Shared, keeper: Keeper) -> None:
+    class Part:
+        pass
+
+    # Given an argument to which there are no weak references
+    part = Part()
+    seen = weakref.ref(part)
+    argument = [part, b"x" * 100_000]
+    target = callee(len)
+    shared.replaced(target, (argument,), None)
+    del part
+
+    # When the program has it still, Then it may come again; and when not, it is gone
+    shared.flush(keeper.release)
+    assert isinstance(shared.replaced(target, (argument,), None)[0][0], list | Reference)
+    assert seen() is not None
+    del argument
+    shared.flush(keeper.release)
+    assert seen() is None
+
+
+def test_what_changes_each_time_is_not_put_for_ever(shared: Shared, keeper: Keeper) -> None:
+    repeats, array = Repeats(shared), np.zeros(30_000)
+    found = []
+    for n in range(10):
+        array[0] = n
+        found.append(repeats.replaced((array,), None)[0][0])
+
+    assert len(keeper.held) <= 3
+    assert found[-1] is array
+
+
+@pytest.mark.parametrize("size", [10, 100_000])
+def test_a_function_may_have_references_in_it(shared: Shared, values: LocalValues, size: int) -> None:
+    # Given a function by value, small or large, with a reference
+    reference = shared.put(np.arange(30_000))
+    function = functools.partial(both, reference, b"x" * size)
+
+    # When it has travelled, Then it has the value, and names what it needs
+    spec = shared.function(function, callee(function).spec(NO_TERMS))
+    assert set(named(reference.description)) <= set(named(spec.function.body))
+    assert resolve(spec.function, values=values)() == (int(np.arange(30_000).sum()), size)
+
+
+def both(array: Any, rest: bytes) -> tuple[int, int]:
+    return int(array.sum()), len(rest)
