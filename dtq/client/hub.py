@@ -82,7 +82,9 @@ class Hub:
         self.sender = Sender(
             self.session, self.outbox, following, self.fail, self._values, full_timeout_s=self.full_timeout_s
         )
-        self.shared = Shared(self._hold, lambda: self.values, self.following.wanted.ring)
+        self.shared = Shared(
+            self._hold, lambda: self.values, self.following.wanted.ring, lambda: self.session.generation
+        )
         self._watcher = Watcher(self.session, following, self.fail, self.shared, inherited=inherited)
         self._calls = self.session.link()
         self._starting = threading.Lock()

@@ -148,13 +148,15 @@ class _Held:
         ttl_s: how long to keep it when this client has left, in seconds.
     """
 
-    __slots__ = ("count", "description", "ttl_s")
+    __slots__ = ("count", "description", "generation", "ttl_s")
 
     def __init__(self, ttl_s: float) -> None:
         #: Empty where the coordinator does not have it (any more).
         self.description = b""
         #: How many references to it live.
         self.count = 0
+        #: Of the session, when the coordinator last said that it has it.
+        self.generation = 0
         self.ttl_s = ttl_s
 
 
@@ -165,12 +167,20 @@ class Shared:
         hold: asks the coordinator.
         values: where values are written; None where there are none.
         wake: has `flush` called soon; any thread, in the middle of anything.
+        generation: that of the session; see `Session`.
     """
 
-    def __init__(self, hold: Hold, values: Callable[[], Values | None], wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        hold: Hold,
+        values: Callable[[], Values | None],
+        wake: Callable[[], None],
+        generation: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._hold = hold
         self._values = values
         self._wake = wake
+        self._generation = generation
         #: Held while the coordinator is asked: what is let go of and put again must arrive in that order.
         self._asking = threading.Lock()
         self._held: dict[bytes, _Held] = {}
@@ -207,13 +217,16 @@ class Shared:
         with self._asking:
             self._gather()
             held = self._held.get(digest)
+            if held is not None:
+                self._make_sure(digest, held, self._hold)
             description = held.description if held is not None else b""
             if not description:
+                generation = self._generation()
                 description = self._hold(digest, b"", ttl_s)
                 if not description:
                     digest, description = self._written(value, digest, ttl_s, write)
                 held = self._held.setdefault(digest, _Held(ttl_s))
-                held.description = description
+                held.description, held.generation = description, generation
             assert held is not None
             self._gone.pop(digest, None)
             held.count += 1
@@ -235,12 +248,34 @@ class Shared:
             values.settled(named(own)[:1])
 
     def keeps(self, reference: Reference) -> bool:
-        """Whether the coordinator has what a reference of this client stands for, as far as is known."""
+        """Whether the coordinator has what a reference of this client stands for.
+
+        Raises:
+            Unreachable: it does not say.
+        """
         held = self._held.get(reference.digest)
-        return held is not None and held.description == reference.description
+        if held is None:
+            return False
+        if held.generation != self._generation():
+            with self._asking:
+                self._make_sure(reference.digest, held, self._hold)
+        return held.description == reference.description
+
+    def _make_sure(self, digest: bytes, held: _Held, hold: Hold) -> None:
+        """Ask the coordinator whether it has something still, where the session is a new one to it: it may have lost
+        what was put. What it has lost is written anew when it is put next."""
+        generation = self._generation()
+        if held.generation != generation and held.description:
+            try:
+                held.description = hold(digest, held.description, held.ttl_s)
+            except AWAY:
+                raise
+            except DtqError:
+                held.description = b""
+        held.generation = generation
 
     def hold_again(self, hold: Hold) -> None:
-        """The session is a new one to the coordinator, which may have lost what was put.
+        """The session is a new one to the coordinator: have it hold what it has still.
 
         Args:
             hold: asks it.
@@ -251,13 +286,7 @@ class Shared:
         with self._asking:
             self._gather()
             for digest, held in self._held.items():
-                if held.description:
-                    try:
-                        held.description = hold(digest, held.description, held.ttl_s)
-                    except AWAY:
-                        raise
-                    except DtqError:  # what is put next is written anew
-                        held.description = b""
+                self._make_sure(digest, held, hold)
 
     def _drop(self, digest: bytes) -> None:
         self._dropped.append(digest)

@@ -189,7 +189,10 @@ def test_a_value_is_known_by_what_was_written_of_it(shared: Shared, values: Loca
     assert (load(first, values)[0], load(second, values)[0]) == (2, 1)
 
 
-def test_what_the_coordinator_has_lost_is_written_anew(shared: Shared, keeper: Keeper, values: LocalValues) -> None:
+@pytest.mark.parametrize("asked_first", [True, False])
+def test_what_the_coordinator_has_lost_is_written_anew(
+    shared: Shared, keeper: Keeper, values: LocalValues, asked_first: bool
+) -> None:
     # Given references, a call's argument and a function, and a coordinator that has lost them with everything else
     array, function = np.arange(30_000), functools.partial(max, b"x" * 100_000)
     spec = callee(function).spec(NO_TERMS)
@@ -199,15 +202,18 @@ def test_what_the_coordinator_has_lost_is_written_anew(shared: Shared, keeper: K
     (lost,), _ = repeats.replaced((array,), None)
     body = shared.function(function, spec).function.body
     again = shared.put(array)
+    old = set(keeper.held.values())
     keeper.held = {digest: blob for digest, blob in keeper.held.items() if blob == kept.description}
 
     def hold(digest: bytes, description: bytes, ttl_s: float) -> bytes:
-        if digest not in keeper.held:
+        if digest not in keeper.held and description in old:
             raise ValueGone(len(description))
         return keeper.hold(digest, description, ttl_s)
 
-    # When the client has asked again, Then what comes next is written once more, and nothing else
-    shared.hold_again(hold)
+    # When the session is a new one, Then what comes next is written once more, and nothing else
+    shared._hold, shared._generation = hold, lambda: 1
+    if asked_first:
+        shared.hold_again(hold)
     (found,), _ = repeats.replaced((array,), None)
     assert found.description != lost.description
     assert np.array_equal(load(found, values), array)

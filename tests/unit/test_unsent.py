@@ -141,6 +141,7 @@ def test_fork_in_a_signal_handler_does_not_wait_for_the_lock_that_it_interrupted
     monkeypatch.setattr(channel, "send", lambda *message: unsent.before_fork())
     # Then it goes on
     unsent.flush(monotonic())
+    monkeypatch.setattr(unsent_module, "END_S", DEADLINE_S)
     unsent.before_fork()
     assert not watchers()
 
