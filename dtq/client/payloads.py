@@ -35,7 +35,7 @@ from dtq.errors import (
     ValueGone,
 )
 from dtq.model.options import FunctionKind
-from dtq.model.values import MARK
+from dtq.model.values import MARK, MIN_VALUE
 from dtq.values.base import Values
 
 #: Protocol of all pickles: what Python 3.8 and later read, and the one with cheap bytes.
@@ -93,6 +93,11 @@ def is_interrupt(error: BaseException) -> bool:
 # -- calls ----------------------------------------------------------------------------------------------------------
 
 
+def _written(blob: bytes, values: Values | None) -> bytes:
+    """A blob that may be large; the description of one that is."""
+    return blob if values is None or len(blob) < values.least else large_payloads.written(blob, values)
+
+
 def encode_call(
     args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, values: Values | None = None, large: bool = False
 ) -> bytes:
@@ -110,14 +115,14 @@ def encode_call(
     """
     call: Any = [args, dict(kwargs)] if kwargs else args
     if large or references.made:
-        return references.encoding(lambda: _encode_carefully(call, args, kwargs, values, large))
+        return references.encoding(_encode_carefully, call, args, kwargs, values, large)
     try:
         blob = _dumps(call, PICKLE)
         if (blob.find(MAIN) if len(blob) < _LONG else blob.rfind(MAIN)) >= 0:
             blob = _call_by_value(call)
     except Exception:  # noqa: BLE001 - pickling runs the arguments' own code, which may raise anything
         blob = _encode_anyway(args, kwargs or {}, call)
-    return blob if values is None or len(blob) < values.least else large_payloads.written(blob, values)
+    return blob if len(blob) < MIN_VALUE else _written(blob, values)
 
 
 def _encode_carefully(
@@ -139,7 +144,7 @@ def _encode_carefully(
             blob = _call_by_value(call)
     except Exception:  # noqa: BLE001 - as there
         blob = _encode_anyway(args, kwargs or {}, call)
-    return blob if values is None or len(blob) < values.least else large_payloads.written(blob, values)
+    return blob if len(blob) < MIN_VALUE else _written(blob, values)
 
 
 def _call_by_value(call: Any) -> bytes:
@@ -257,7 +262,7 @@ def encode_result(value: Any, values: Values | None = None, large: bool = False)
             blob = dump_by_value(value)
         except Exception as error:
             raise ResultCannotPickle(f"the result ({type(value).__name__})", sentence(error)) from error
-    return blob if values is None or len(blob) < values.least else large_payloads.written(blob, values)
+    return blob if len(blob) < MIN_VALUE else _written(blob, values)
 
 
 def _no_pickle(_: bytes, error: Exception) -> Any:
@@ -310,7 +315,7 @@ def encode_json_call(
         blob = json.dumps({"args": args, "kwargs": kwargs or {}}, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise CannotPickle("the arguments of a registered task type", f"not JSON ({error})") from error
-    return blob if values is None or len(blob) < values.least else large_payloads.written(blob, values)
+    return blob if len(blob) < MIN_VALUE else _written(blob, values)
 
 
 def decode_json_call(blob: bytes, values: Values | None = None) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -342,7 +347,7 @@ def encode_json_result(value: Any, values: Values | None = None, large: bool = F
         blob = json.dumps(value, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
         raise ResultCannotPickle("the result of a registered task type", f"not JSON ({error})") from error
-    return blob if values is None or len(blob) < values.least else large_payloads.written(blob, values)
+    return blob if len(blob) < MIN_VALUE else _written(blob, values)
 
 
 def decode_json_result(blob: bytes, values: Values | None = None) -> Any:

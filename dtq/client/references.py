@@ -82,11 +82,12 @@ class _Here(threading.local):
 _here: Final = _Here()
 
 
-def encoding(encode: Callable[[], bytes]) -> bytes:
+def encoding(encode: Callable[..., bytes], *arguments: Any) -> bytes:
     """Encode a call that may have references in it.
 
     Args:
         encode: encodes it.
+        arguments: what that is called with.
 
     Returns:
         The blob: a description, where it has.
@@ -97,7 +98,7 @@ def encoding(encode: Callable[[], bytes]) -> bytes:
     """
     before, _here.named = _here.named, []
     try:
-        blob = encode()
+        blob = encode(*arguments)
         needed = list(dict.fromkeys(_here.named))
     finally:
         _here.named = before

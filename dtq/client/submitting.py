@@ -307,16 +307,20 @@ def limited(hub: Hub, target: Callee, spec: Spec, *, keyed: bool = False) -> Enc
     values = hub.values
     encode_call = target.encode
     limit = min(hub.session.max_message - len(spec.function.body) - _ENVELOPE, hub.session.max_blob)
+    small = min(limit + 1, MIN_VALUE)
 
     def encode_limited(args: tuple[Any, ...], kwargs: Any) -> bytes:
         if target.large or keyed:
             blob = encode(hub, target, args, kwargs, keyed=keyed)
         else:
-            try:
-                blob = encode_call(args, kwargs, values)
-            except ValueGone:  # as in `encode`
-                blob = encode_call(args, kwargs, values)
-            if not blob[0]:  # as `is_description`, which is a call more
+            blob = encode_call(args, kwargs)
+            if len(blob) < small:
+                return blob
+            if values is not None and len(blob) >= values.least and not is_description(blob):
+                try:
+                    blob = written(blob, values)
+                except ValueGone:  # as in `encode`
+                    blob = written(blob, values)
                 _expect(hub, target, args, kwargs)
         if len(blob) > limit:
             if values is not None and limit > 0 and not is_description(blob):
