@@ -23,6 +23,7 @@ from dtq.errors import InvalidValue, TooLarge, ValueGone
 from dtq.model.fields import MAX_NAME
 from dtq.model.options import Function, FunctionKind, Spec, check_delay
 from dtq.model.values import MARK, MIN_VALUE, is_description, weight
+from dtq.values.base import Values
 
 #: What is left of a message for everything but function and arguments, in bytes.
 _ENVELOPE: Final = 4096
@@ -157,10 +158,7 @@ def prepare(
     if target.large or key is not None:
         blob = encode(hub, target, args, kwargs, keyed=key is not None)
     else:
-        try:
-            blob = target.encode(args, kwargs, hub.values)
-        except ValueGone:  # as in `encode`
-            blob = target.encode(args, kwargs, hub.values)
+        blob = target.encode(args, kwargs)  # what is large is written by `item_of`
     spec = target.spec(order.terms, current.depth_of_submissions())
     hub.start()
     if target.by_value:
@@ -210,6 +208,13 @@ def _expect(hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any) -> Non
         hub.shared.replaced(target, args, kwargs)
 
 
+def _written(blob: bytes, values: Values) -> bytes:
+    try:
+        return written(blob, values)
+    except ValueGone:  # as in `encode`
+        return written(blob, values)
+
+
 def item_of(hub: Hub, handle: TaskHandle[Any], blob: bytes, delay_s: float, key: str | None) -> Item:
     """A submission that has only to be put into the outbox.
 
@@ -231,7 +236,7 @@ def item_of(hub: Hub, handle: TaskHandle[Any], blob: bytes, delay_s: float, key:
         values = hub.values
         room = min(session.max_message - around, session.max_blob)
         if values is not None and room > 0 and not is_description(blob) and len(blob) >= min(values.least, room):
-            blob = written(blob, values)
+            blob = _written(blob, values)
         if len(blob) + around > session.max_message:
             raise TooLarge("a task", len(blob) + around, session.max_message)
         if len(blob) > session.max_blob:
@@ -317,10 +322,7 @@ def limited(hub: Hub, target: Callee, spec: Spec, *, keyed: bool = False) -> Enc
             if len(blob) < small:
                 return blob
             if values is not None and len(blob) >= values.least and not is_description(blob):
-                try:
-                    blob = written(blob, values)
-                except ValueGone:  # as in `encode`
-                    blob = written(blob, values)
+                blob = _written(blob, values)
                 _expect(hub, target, args, kwargs)
         if len(blob) > limit:
             if values is not None and limit > 0 and not is_description(blob):
