@@ -346,8 +346,8 @@ class AsyncSubmitter:
         """Have a value kept at the coordinator, to be used in any number of calls: the reference stands for it wherever
         it is in their arguments.
 
-        The same value is kept once, whoever puts it. It is kept while the reference lives here, and while a task may
-        need it.
+        The same value is kept once, whoever puts it. It is kept while the reference lives here, and with each task that
+        has it in its arguments: as long as the task's result.
 
         Args:
             value: anything that can be pickled.
@@ -356,6 +356,7 @@ class AsyncSubmitter:
         Raises:
             CannotPickle: it cannot be pickled; or the coordinator keeps no values.
             TooLarge: it is larger than values may be.
+            HoldsFull: clients hold as many as they may.
             StoreError, Unreachable: it cannot be written.
         """
         return await self._loop.in_thread(partial(self._loop.hub.put, value, ttl_seconds(ttl)), "dtq-writer")

@@ -268,8 +268,8 @@ class Submitter:
         """Have a value kept at the coordinator, to be used in any number of calls: the reference stands for it wherever
         it is in their arguments.
 
-        The same value is kept once, whoever puts it. It is kept while the reference lives here, and while a task may
-        need it.
+        The same value is kept once, whoever puts it. It is kept while the reference lives here, and with each task that
+        has it in its arguments: as long as the task's result.
 
         Args:
             value: anything that can be pickled.
@@ -278,6 +278,7 @@ class Submitter:
         Raises:
             CannotPickle: it cannot be pickled; or the coordinator keeps no values.
             TooLarge: it is larger than values may be.
+            HoldsFull: clients hold as many as they may.
             StoreError, Unreachable: it cannot be written.
         """
         return self._hub.put(value, ttl_seconds(ttl))
