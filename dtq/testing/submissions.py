@@ -19,6 +19,7 @@ from typing import Any, Final
 from dtq.client import references
 from dtq.client.functions import callee
 from dtq.client.payloads import call_decoder, decode_call, encode_call
+from dtq.client.sharing import digest_of
 from dtq.client.submitting import Order, order
 from dtq.client.terms import field_of
 from dtq.errors import DtqError
@@ -26,7 +27,7 @@ from dtq.model import pages
 from dtq.model.ids import TaskId
 from dtq.model.messages import Receipt, Submission
 from dtq.model.options import Function, Options, Spec
-from dtq.model.values import MIN_VALUE, is_description
+from dtq.model.values import MIN_VALUE, Value, is_description, named, rest
 from dtq.values.base import Values
 
 #: A function; or ``module:function`` or a registered name.
@@ -92,6 +93,7 @@ class Wanted:
         given = {name: value for name, value in kwargs.items() if name in OPTIONS}
         how = order(**given)
         self.function = callee(function).function
+        self._callable = function
         self._args = args
         self._kwargs = {name: value for name, value in kwargs.items() if name not in OPTIONS}
         self._given = given
@@ -108,6 +110,16 @@ class Wanted:
             self._options["key"] = attrgetter("key"), how.own_key
         self._signature = _signature(function)
         self._resolved = _resolved(self._args, self._kwargs, values)
+
+    def digests(self) -> set[bytes]:
+        """By which of these the function is put where it is large and travels by value; none where it is not large."""
+        body = self.function.body
+        if len(body) < MIN_VALUE:
+            return set()
+        found = {hashlib.sha256(rest(body) if is_description(body) else body).digest()}
+        with contextlib.suppress(DtqError):
+            found.add(digest_of(self._callable)[0])
+        return found
 
     def differences(self, task: Submitted) -> list[str]:
         """In what a task of this function is another one, in words; nothing where it is this."""
@@ -149,13 +161,14 @@ class Submissions:
         self._values = values
         self._lock = threading.Lock()
         self._tasks: dict[tuple[int, int], Submitted] = {}
-        #: The digests of what clients have put, by what stands for it: a large function by value is known by its own.
-        self._digests: dict[bytes, bytes] = {}
+        #: The digests of what clients have put: a large function by value is known by its own.
+        self._digests: dict[Value, bytes] = {}
 
     def held(self, description: bytes, digest: bytes) -> None:
         """A client has put something."""
-        with self._lock:
-            self._digests[description] = digest
+        if description:
+            with self._lock:
+                self._digests[named(description)[0]] = digest
 
     def accepted(self, specs: list[Spec], submissions: list[Submission], receipts: list[Receipt]) -> None:
         """The coordinator has answered a call."""
@@ -187,22 +200,24 @@ class Submissions:
 
     def matching(self, wanted: Wanted) -> list[Submitted]:
         """Those that a test describes."""
-        return [task for task in self._of(wanted.function) if not wanted.differences(task)]
+        return [task for task in self._of(wanted) if not wanted.differences(task)]
 
-    def _of(self, function: Function) -> list[Submitted]:
+    def _of(self, wanted: Wanted) -> list[Submitted]:
         """The tasks of a function."""
-        tasks = self.all()
-        if len(function.body) < MIN_VALUE:
-            return [task for task in tasks if task.function == function]
-        digest = hashlib.sha256(function.body).digest()
-        with self._lock:
-            put = [replace(function, body=body) for body, other in self._digests.items() if other == digest]
-        return [task for task in tasks if task.function == function or task.function in put]
+        function, digests = wanted.function, wanted.digests()
+
+        def is_it(other: Function) -> bool:
+            if not digests or not is_description(other.body):
+                return other == function
+            put = self._digests.get(named(other.body)[0])
+            return put in digests and replace(other, body=function.body) == function
+
+        return [task for task in self.all() if is_it(task.function)]
 
     def why_not(self, wanted: Wanted) -> str:
         """Why there is none that a test describes, with what there is."""
         tasks = self.all()
-        near = self._of(wanted.function)
+        near = self._of(wanted)
         if near:
             lines = [f"  {task}: {', '.join(wanted.differences(task))}" for task in near[:_SHOWN]]
             lines += [f"  and {len(near) - _SHOWN} more"] * (len(near) > _SHOWN)

@@ -7,6 +7,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from unittest.mock import ANY
 
@@ -266,14 +267,18 @@ def test_what_is_large_is_no_other_than_small(queue: InProcessQueue) -> None:
     handle = queue.client.submit(len, data)
     again = [queue.client.submit(note, (numbers, n)) for n in range(3)]
     called = queue.client.submit(biggest, 2)
+    partly = queue.client.submit(partial(max, numbers), [-1])
     # When they run; Then it is as with small ones
     queue.run_due()
     assert handle.result() == len(data)
     assert [done.result() for done in again] == [(numbers, n) for n in range(3)]
     assert called.result() == 100_001
+    assert partly.result() == numbers
     queue.assert_submitted(len, data)
     assert len(queue.assert_submitted(note)) == 3
     queue.assert_submitted(biggest, 2)
+    queue.assert_submitted(partial(max, numbers), [-1])
+    queue.assert_not_submitted(partial(max, numbers[1:]))
     queue.assert_not_submitted(lambda n: n, 2)
 
 
