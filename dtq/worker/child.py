@@ -27,6 +27,7 @@ from dtq.client.inheritance import Inheritance
 from dtq.model.ids import TaskId
 from dtq.model.lru import SizedLru
 from dtq.model.options import Function, Spec
+from dtq.model.values import weight
 from dtq.model.wire import codec
 from dtq.values.place import Place
 from dtq.worker.arena import CAPACITY, SIZE, Arena, Left
@@ -261,7 +262,7 @@ class Child:
             self.channel.put("spec", grant.spec, _FUNCTION.plain(spec.function), spec.options.depth)
             self._remember(spec.function.name)
             # Leases that use one of those have been sent before, so the slot is done with them when it reads this.
-            for number, _ in self._specs.put(grant.spec, spec, len(spec.function.body)):
+            for number, _ in self._specs.put(grant.spec, spec, weight(spec.function.body)):
                 self.channel.put("forget", number)
         self.channel.put(
             "lease",

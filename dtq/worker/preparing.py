@@ -18,6 +18,7 @@ from typing import Final
 
 from dtq.model.lru import SizedLru
 from dtq.model.options import Function, FunctionKind
+from dtq.model.values import weight
 
 #: How many functions a new slot imports.
 MOST: Final = 8
@@ -54,7 +55,7 @@ class Preparing:
             del self._functions[next(iter(self._functions))]
 
     def _wants(self, function: Function) -> bool:
-        if self._only_registered or function.kind is FunctionKind.REGISTERED or len(function.body) > MAX_BODY:
+        if self._only_registered or function.kind is FunctionKind.REGISTERED or weight(function.body) > MAX_BODY:
             return False
         return self._unfit.get(function.name) is None
 

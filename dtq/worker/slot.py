@@ -40,7 +40,7 @@ from dtq.model import pages
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind
-from dtq.model.values import Value, is_description
+from dtq.model.values import Value, is_description, weight
 from dtq.model.wire import codec
 from dtq.values.place import Place
 from dtq.worker.arena import SIZE, Arena
@@ -127,7 +127,7 @@ class Spec:
     def __init__(self, function: Function, worker: str, only_registered: bool, on_import: Callable[[], None]) -> None:
         self._function = function
         #: Bytes of a function that travelled by value.
-        self.size = len(function.body)
+        self.size = weight(function.body)
         self._worker = worker
         self._on_import = on_import
         #: Runs one call, in the context of its own in which it is called; None until the function was resolved.
