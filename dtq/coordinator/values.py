@@ -114,6 +114,12 @@ class _Upload:
             raise _failed(self._path, error) from error
         self._unsynced = 0
 
+    def has(self, value: Value) -> bool:
+        """Whether all of a value was written."""
+        with self.lock:
+            found = self.written.interval(value.offset)
+        return found is not None and found[1] >= value.end
+
     def _refuse_another(self, offset: int, data: bytes) -> None:
         """Make sure that where something is written already it is the same."""
         end = offset + len(data)
@@ -353,8 +359,12 @@ class PeerValues:
             if value.end > hold.size(value.segment):
                 raise ValueGone(value.length)
             upload = self._uploads.get(value.segment)
-            if upload is not None and upload.session != session:
+            if upload is None:
+                continue
+            if upload.session != session:
                 foreign.append(value)
+            elif not upload.has(value):  # it was written to another run of the coordinator, which had another place
+                raise ValueGone(value.length)
         if foreign and not self._holds(foreign):
             raise ValueGone(foreign[0].length)
 

@@ -176,6 +176,8 @@ class WireValues:
         self.checked = checked
         self._lock = threading.Lock()
         self._process = os.getpid()
+        #: The run of the coordinator to which they were written.
+        self._epoch = service.epoch
         #: Segments with room, that nobody writes to now; all that are ours; and those that we are done with.
         self._free: list[_Segment] = []
         self._held: dict[int, _Segment] = {}
@@ -192,6 +194,10 @@ class WireValues:
             if os.getpid() != self._process:
                 self._forget()
             done, self._done = self._done, []
+            if self.service.epoch != self._epoch:
+                # Another run of the coordinator may have another place: what is written next begins there.
+                self._epoch = self.service.epoch
+                self._free.clear()
             segment = self._free.pop() if self._free else _Segment()
             self._held[segment.number] = segment
         for number in done:

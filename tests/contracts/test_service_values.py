@@ -564,3 +564,21 @@ def test_large_blobs_stay_in_their_page_where_there_is_no_room(house: House, mon
 
     (page,) = house.engine.pages(ArgumentPage, number, 0, 1)
     assert pages.unpack(page.data) == [b"x" * 100_000]
+
+
+def test_what_another_run_of_the_coordinator_was_sent_is_not_there(house: House) -> None:
+    # Given a client whose segment has a gap, as where what was before it was sent to a run that kept it elsewhere
+    client = house.client()
+    client.service.write_value(5, 4096, b"x" * 100)
+
+    # Then what would lie in the gap is not there, and what was written is
+    for value in (Value(5, 0, 100), Value(5, 4032, 100)):
+        with pytest.raises(ValueGone):
+            client.service.hold(b"d" * 32, describe([value]), 60.0)
+    assert client.service.hold(b"d" * 32, describe([Value(5, 4096, 100)]), 60.0)
+
+    # And who finds another run at the other end begins another segment
+    values = _values(client)
+    before = _written(values, b"x" * 100)
+    values.service.epoch = 2  # type: ignore[misc]
+    assert _written(values, b"y" * 100).segment != before.segment
