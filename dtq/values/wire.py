@@ -176,7 +176,7 @@ class WireValues:
         self.checked = checked
         self._lock = threading.Lock()
         self._process = os.getpid()
-        #: The run of the coordinator to which they were written.
+        #: The run of the coordinator to which they were written; 0 while none was met.
         self._epoch = service.epoch
         #: Segments with room, that nobody writes to now; all that are ours; and those that we are done with.
         self._free: list[_Segment] = []
@@ -196,8 +196,9 @@ class WireValues:
             done, self._done = self._done, []
             if self.service.epoch != self._epoch:
                 # Another run of the coordinator may have another place: what is written next begins there.
+                if self._epoch:
+                    self._free.clear()
                 self._epoch = self.service.epoch
-                self._free.clear()
             segment = self._free.pop() if self._free else _Segment()
             self._held[segment.number] = segment
         for number in done:
