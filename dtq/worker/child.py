@@ -489,8 +489,10 @@ class Child:
             # Where it has not begun yet, nothing else says when it does.
             return [*moments, now + stuck_s] if self.chunks else moments
         chunk, index, at = running
-        if chunk.spec.options.timeout_s is not None and self.condemned is None:
-            moments.append(at + chunk.spec.options.timeout_s)
+        if self.condemned is None:
+            # Without a limit it is looked at now and then: a task may put back where it is when that was seen already.
+            limit_s = chunk.spec.options.timeout_s
+            moments.append(now + START_TIMEOUT_S if limit_s is None else at + limit_s)
         if not self.recalled and (len(self.chunks) > 1 or index + 1 < chunk.end):
             moments.append(at + stuck_s)
         return moments
