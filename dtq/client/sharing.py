@@ -22,7 +22,7 @@ from dtq.client.links import AWAY
 from dtq.client.payloads import encode_value
 from dtq.client.references import Reference
 from dtq.client.terms import seconds
-from dtq.errors import CannotPickle, DtqError, InvalidValue
+from dtq.errors import CannotPickle, DtqError, InvalidValue, ValueGone
 from dtq.model.fields import MAX_SECONDS
 from dtq.model.options import Function, Spec
 from dtq.model.values import MIN_VALUE, Value, describe, is_description, named, rest
@@ -102,12 +102,12 @@ class _Digests:
         """See `Values`."""
 
     def stream(self, value: Value) -> BinaryIO:
-        """See `Values`; never called."""
-        raise NotImplementedError
+        """See `Values`: nothing was written."""
+        raise ValueGone(value.length)
 
     def fetch(self, value: Value) -> Buffer:
-        """See `Values`; never called."""
-        raise NotImplementedError
+        """See `Values`: nothing was written."""
+        raise ValueGone(value.length)
 
     def close(self) -> None:
         """See `Values`."""
