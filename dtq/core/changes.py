@@ -182,6 +182,21 @@ class HoldRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DefinitionRow:
+    """What an operator has defined by name: how a queue is steered, a limit, a schedule. Key: kind, name.
+
+    Attributes:
+        kind: what it defines.
+        name: the name.
+        body: the definition as JSON, with what has to be remembered of it; the engine does not look into it.
+    """
+
+    kind: str
+    name: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
     """What is counted since the store was made, and the numbers not to be used again. One row.
 
@@ -214,7 +229,19 @@ class ExpiryRow:
     at: float
 
 
-Row = SpecRow | BatchRow | TaskRow | AttemptRow | LeaseRow | ArgumentPage | ResultPage | HoldRow | Totals | ExpiryRow
+Row = (
+    SpecRow
+    | BatchRow
+    | TaskRow
+    | AttemptRow
+    | LeaseRow
+    | ArgumentPage
+    | ResultPage
+    | HoldRow
+    | DefinitionRow
+    | Totals
+    | ExpiryRow
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +264,14 @@ class HoldEnded:
 
     session: str
     digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DefinitionEnded:
+    """A definition is gone."""
+
+    kind: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +342,7 @@ Change = (
     Stored
     | LeaseEnded
     | HoldEnded
+    | DefinitionEnded
     | TaskForgotten
     | Expired
     | OwnExpired

@@ -17,6 +17,8 @@ from dtq.core.changes import (
     BatchRow,
     BatchWithdrawn,
     Change,
+    DefinitionEnded,
+    DefinitionRow,
     Expired,
     HoldEnded,
     HoldRow,
@@ -64,6 +66,7 @@ class Ledger:
         self._pages: list[ArgumentPage | ResultPage] = []
         self._leases: dict[int, Lease | None] = {}
         self._holds: dict[tuple[str, bytes], HoldRow | HoldEnded] = {}
+        self._definitions: dict[tuple[str, str], DefinitionRow | DefinitionEnded] = {}
         #: Finished batches with purged dead letters, a set in order.
         self._purged: dict[int, None] = {}
         self._tail: list[Expired | OwnExpired | BatchWithdrawn | Read | BatchesRead] = []
@@ -74,7 +77,14 @@ class Ledger:
     def empty(self) -> bool:
         """Whether nothing has changed."""
         return not (
-            self._batches or self._tasks or self._leases or self._tail or self._pages or self._holds or self._totals
+            self._batches
+            or self._tasks
+            or self._leases
+            or self._tail
+            or self._pages
+            or self._holds
+            or self._definitions
+            or self._totals
         )
 
     def spec(self, entry: SpecEntry) -> None:
@@ -122,6 +132,14 @@ class Ledger:
     def hold_ended(self, session: str, digest: bytes) -> None:
         """A hold is over."""
         self._holds[session, digest] = HoldEnded(session, digest)
+
+    def definition(self, row: DefinitionRow) -> None:
+        """A definition is new, or changed."""
+        self._definitions[row.kind, row.name] = row
+
+    def definition_ended(self, kind: str, name: str) -> None:
+        """A definition is gone."""
+        self._definitions[kind, name] = DefinitionEnded(kind, name)
 
     def ended(self, batch: Batch, lo: int, hi: int, state: State) -> None:
         """Tasks came into a final state."""
@@ -178,6 +196,7 @@ class Ledger:
             LeaseEnded(token) if lease is None else Stored(lease.row()) for token, lease in self._leases.items()
         ]
         changes += [Stored(hold) if isinstance(hold, HoldRow) else hold for hold in self._holds.values()]
+        changes += [Stored(d) if isinstance(d, DefinitionRow) else d for d in self._definitions.values()]
         changes += [ArgumentsForgotten(batch) for batch in self._purged]
         changes += self._tail
         if self._totals:

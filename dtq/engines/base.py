@@ -127,8 +127,8 @@ class Engine(Protocol):
     def restore(self) -> Iterable[Row]:
         """The rows that the core needs to go on: for each batch that is not finished its `SpecRow` (once a spec, before
         the first batch that uses it) and `BatchRow`; then the `TaskRow` s of live batches in a state that is not final
-        or at or above the batch's ``next``; then all `LeaseRow` s and `HoldRow` s. Batches in rising order. Last, an
-        `ExpiryRow` for each moment at which batches expire by a time of their own, in rising order."""
+        or at or above the batch's ``next``; then all `LeaseRow` s, `HoldRow` s and `DefinitionRow` s. Batches in rising
+        order. Last, an `ExpiryRow` for each moment at which batches expire by a time of their own, in rising order."""
         ...
 
     def commit(self, changes: Sequence[Change], *, insist: bool = False) -> Committed:

@@ -23,6 +23,8 @@ from dtq.core.changes import (
     BatchRow,
     BatchWithdrawn,
     Change,
+    DefinitionEnded,
+    DefinitionRow,
     Expired,
     ExpiryRow,
     HoldEnded,
@@ -92,6 +94,7 @@ class MemoryEngine:
         self._attempts: dict[int, dict[int, dict[int, Attempt]]] = {}
         self._leases: dict[int, LeaseRow] = {}
         self._holds: dict[tuple[str, bytes], HoldRow] = {}
+        self._definitions: dict[tuple[str, str], DefinitionRow] = {}
         #: The pages of each batch in rising order.
         self._arguments: dict[int, list[ArgumentPage]] = {}
         self._results: dict[int, list[ResultPage]] = {}
@@ -103,6 +106,7 @@ class MemoryEngine:
         self._apply: dict[type, Callable[[Any], object]] = {
             LeaseEnded: lambda change: self._leases.pop(change.token, None),
             HoldEnded: lambda change: self._on_hold_ended((change.session, change.digest)),
+            DefinitionEnded: lambda change: self._definitions.pop((change.kind, change.name), None),
             TaskForgotten: self._on_task_forgotten,
             BatchWithdrawn: lambda change: self._drop(change.batch),
             ArgumentsForgotten: lambda change: self._forget_arguments(change.batch, self._dead(change.batch)),
@@ -118,6 +122,7 @@ class MemoryEngine:
             AttemptRow: self._on_attempt,
             LeaseRow: lambda row: self._leases.__setitem__(row.token, row),
             HoldRow: self._on_hold,
+            DefinitionRow: lambda row: self._definitions.__setitem__((row.kind, row.name), row),
             ArgumentPage: self._on_arguments,
             ResultPage: self._on_results,
             Totals: lambda row: setattr(self, "_totals", row),
@@ -166,6 +171,7 @@ class MemoryEngine:
                 rows += [t for _, t in sorted(tasks.items()) if not t.state.final or t.index >= batch.next]
             rows += [lease for _, lease in sorted(self._leases.items())]
             rows += [hold for _, hold in sorted(self._holds.items())]
+            rows += [definition for _, definition in sorted(self._definitions.items())]
             moments = {row.expires_at for row in self._batches.values() if row.expires_at is not None}
             rows += [ExpiryRow(at=at) for at in sorted(moments)]
             return rows

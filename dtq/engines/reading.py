@@ -14,7 +14,7 @@ from heapq import merge
 from operator import attrgetter
 from typing import Any, Final, cast
 
-from dtq.core.changes import ArgumentPage, BatchRow, ExpiryRow, Row, SpecRow, TaskRow
+from dtq.core.changes import ArgumentPage, BatchRow, DefinitionRow, ExpiryRow, Row, SpecRow, TaskRow
 from dtq.engines import rowcodec, schema
 from dtq.engines.base import EndedRun, Page, StoredBatch, fill, recall
 from dtq.engines.faults import store_error
@@ -206,11 +206,18 @@ def restore(path: str, *, missing_batches: bool) -> Iterator[Row]:
             holds = connection.execute("SELECT hold, body FROM holds").fetchall()
             whole = [rowcodec.decode_hold(*hold) for hold in holds if rowcodec.sound(hold[1], rowcodec.HOLD, hold[0])]
             yield from sorted(whole, key=attrgetter("session", "digest"))
+            yield from _definitions(connection)
             for (at,) in connection.execute(_EXPIRIES):
                 if type(at) is float:
                     yield ExpiryRow(at=at)
     except sqlite3.Error as error:
         raise store_error(path, error) from error
+
+
+def _definitions(connection: sqlite3.Connection) -> list[DefinitionRow]:
+    found = connection.execute("SELECT code, body FROM definitions").fetchall()
+    whole = [row for row in found if rowcodec.sound(row[1], rowcodec.DEFINITION, row[0])]
+    return sorted((rowcodec.decode_definition(*row) for row in whole), key=attrgetter("kind", "name"))
 
 
 def _live_batches(connection: sqlite3.Connection, left_out: set[int]) -> Iterator[SpecRow | BatchRow]:

@@ -18,7 +18,17 @@ from operator import attrgetter
 from typing import Any, Final, cast
 from zlib import crc32
 
-from dtq.core.changes import ArgumentPage, AttemptRow, BatchRow, HoldRow, LeaseRow, ResultPage, SpecRow, TaskRow
+from dtq.core.changes import (
+    ArgumentPage,
+    AttemptRow,
+    BatchRow,
+    DefinitionRow,
+    HoldRow,
+    LeaseRow,
+    ResultPage,
+    SpecRow,
+    TaskRow,
+)
 from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind, Options, Spec
 from dtq.model.snapshots import Attempt
@@ -33,6 +43,7 @@ LEASE: Final = 5
 ARGUMENTS: Final = 6
 RESULTS: Final = 7
 HOLD: Final = 8
+DEFINITION: Final = 9
 
 #: The CRC-32 of anything that ends with its own CRC-32, whatever the CRC was started with.
 _RESIDUE: Final = 0x2144DF1C
@@ -373,6 +384,29 @@ def decode_hold(hold: int, body: object) -> HoldRow:
         ttl_s=ttl_s,
         until=None if math.isnan(until) else until,
     )
+
+
+# -- definitions --------------------------------------------------------------------------------------------------
+
+
+def definition_code(kind: str, name: str) -> int:
+    """The number under which a definition is stored."""
+    return int.from_bytes(blake2b(_raw(f"{kind}/{name}"), digest_size=8).digest(), "little") >> 1
+
+
+def encode_definition(row: DefinitionRow) -> bytes:
+    """The blob of a definition."""
+    payload = _json({"kind": row.kind, "name": row.name, "body": row.body})
+    return seal(payload, DEFINITION, definition_code(row.kind, row.name))
+
+
+def decode_definition(code: int, body: object) -> DefinitionRow:
+    """The row of a definition.
+
+    Raises:
+        DamagedRow: the blob is not that definition's.
+    """
+    return DefinitionRow(**json.loads(_check(body, DEFINITION, code)[:-4]))
 
 
 # -- pages --------------------------------------------------------------------------------------------------------

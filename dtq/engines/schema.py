@@ -23,7 +23,7 @@ from dtq.errors import StoreDamaged, StoreTooNew
 #: "dtqs" at offset 68 of the file: this database is a store of dtq.
 APPLICATION_ID: Final = 0x64747173
 #: Version of everything in this module and `rowcodec` that is on disk.
-SCHEMA: Final = 3
+SCHEMA: Final = 4
 #: Bytes. Larger pages would write less for pages of blobs, and more for single rows.
 PAGE_SIZE: Final = 4096
 
@@ -33,6 +33,7 @@ TASKS: Final = 2
 LEASES: Final = 3
 USES: Final = 4
 HOLDS: Final = 5
+DEFINITIONS: Final = 6
 
 _BATCHES: Final = (
     "CREATE TABLE batches (batch INTEGER PRIMARY KEY, spec INTEGER, code INTEGER, finished_at REAL, cut INTEGER,"
@@ -71,12 +72,15 @@ _INDEXES_3: Final = (
     f"{_BY_END} WHERE expires_at IS NULL",
     "CREATE INDEX batches_by_expiry ON batches (trimmed, expires_at) WHERE expires_at IS NOT NULL",
 )
+#: That of version 4: what operators have defined by name.
+_TABLES_4: Final = ("CREATE TABLE definitions (code INTEGER PRIMARY KEY, body BLOB)",)
 #: The tables of versions before the present one.
 _TABLES_1: Final = (_BATCHES.format(""), _BY_END, *_ALWAYS)
-_TABLES_BEFORE: Final = {1: _TABLES_1, 2: _TABLES_1}
-TABLES: Final = (_BATCHES.format(", expires_at REAL"), *_ALWAYS, *_INDEXES_3, *_TABLES_3)
+_UP_TO_3: Final = (_BATCHES.format(", expires_at REAL"), *_ALWAYS, *_INDEXES_3, *_TABLES_3)
+_TABLES_BEFORE: Final = {1: _TABLES_1, 2: _TABLES_1, 3: _UP_TO_3}
+TABLES: Final = (*_UP_TO_3, *_TABLES_4)
 #: Rows that the present version counts.
-_COUNTED: Final = (LIVE_BATCHES, TASKS, LEASES, USES, HOLDS)
+_COUNTED: Final = (LIVE_BATCHES, TASKS, LEASES, USES, HOLDS, DEFINITIONS)
 #: What makes the tables of a version from those of the one before it. `ALTER TABLE` leaves the text that `TABLES` has.
 UPGRADES: Final[dict[int, tuple[str, ...]]] = {
     2: (),
@@ -87,6 +91,7 @@ UPGRADES: Final[dict[int, tuple[str, ...]]] = {
         *_TABLES_3,
         f"INSERT INTO counts VALUES ({USES}, 0), ({HOLDS}, 0)",
     ),
+    4: (*_TABLES_4, f"INSERT INTO counts VALUES ({DEFINITIONS}, 0)"),
 }
 
 #: Batches that are not finished, and not trimmed to their dead letters; in stores of earlier versions.

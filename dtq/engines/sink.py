@@ -30,6 +30,8 @@ from dtq.core.changes import (
     BatchRow,
     BatchWithdrawn,
     Change,
+    DefinitionEnded,
+    DefinitionRow,
     Expired,
     HoldEnded,
     HoldRow,
@@ -45,21 +47,37 @@ from dtq.core.changes import (
     Totals,
 )
 from dtq.engines import rowcodec
-from dtq.engines.rowcodec import ARGUMENTS, ATTEMPT, BATCH, HOLD, LEASE, RESULTS, SPEC, STATE_CODE, TASK, DamagedRow
-from dtq.engines.schema import HOLDS, LEASES, LIVE_BATCHES, TASKS, USES
+from dtq.engines.rowcodec import (
+    ARGUMENTS,
+    ATTEMPT,
+    BATCH,
+    DEFINITION,
+    HOLD,
+    LEASE,
+    RESULTS,
+    SPEC,
+    STATE_CODE,
+    TASK,
+    DamagedRow,
+)
+from dtq.engines.schema import DEFINITIONS, HOLDS, LEASES, LIVE_BATCHES, TASKS, USES
 from dtq.engines.uses import DESCRIBED, named_by, places
 from dtq.model.states import State
 from dtq.model.values import Value
 
 # Kinds of rows of the sink beside those of `rowcodec`.
-_USE: Final = 9
-_HEAD: Final = 10
-_LEASE_ENDED: Final = 11
-_TASK_FORGOTTEN: Final = 12
-_BATCH_WITHDRAWN: Final = 13
-_ARGUMENTS_FORGOTTEN: Final = 14
-_READ: Final = 15
-_HOLD_ENDED: Final = 16
+_USE: Final = 20
+_HEAD: Final = 21
+_LEASE_ENDED: Final = 22
+_TASK_FORGOTTEN: Final = 23
+_BATCH_WITHDRAWN: Final = 24
+_ARGUMENTS_FORGOTTEN: Final = 25
+_READ: Final = 26
+_HOLD_ENDED: Final = 27
+_DEFINITION_ENDED: Final = 28
+
+#: Changes by which one row goes, or those that hang on it.
+_ONE_ROW: Final = frozenset({TaskForgotten, HoldEnded, DefinitionEnded})
 
 Statement = tuple[str, Sequence[Any]]
 SinkRow = tuple[int, Any, Any, Any, Any, Any, Any, bytes]
@@ -136,6 +154,7 @@ _UPSERTS: Final = {
         key=2,
     ),
     HOLD: _Upsert(table="holds", columns={"hold": "a", "body": "body"}),
+    DEFINITION: _Upsert(table="definitions", columns={"code": "a", "body": "body"}),
     # Behind the rows that name the values: those take the records of what they named before with them.
     _USE: _Upsert(
         table="uses",
@@ -160,6 +179,7 @@ _LOOK_AGAIN: Final = "UPDATE batches SET trimmed = 0 WHERE batch = new.a AND tri
 _REMOVALS: Final = {
     _LEASE_ENDED: "DELETE FROM leases WHERE token = new.a;",
     _HOLD_ENDED: f"DELETE FROM holds WHERE hold = new.a; DELETE FROM uses WHERE kind = {HOLD} AND owner = new.a;",
+    _DEFINITION_ENDED: "DELETE FROM definitions WHERE code = new.a;",
     _TASK_FORGOTTEN: "DELETE FROM tasks WHERE batch = new.a AND idx = new.b;"
     f" DELETE FROM attempts WHERE new.c AND batch = new.a AND idx = new.b; {_LOOK_AGAIN}",
     _BATCH_WITHDRAWN: " ".join(
@@ -223,6 +243,8 @@ SETUP: Final = (
     _counting(USES, "use_out AFTER DELETE ON uses", "-1"),
     _counting(HOLDS, "hold_in AFTER INSERT ON holds", "1"),
     _counting(HOLDS, "hold_out AFTER DELETE ON holds", "-1"),
+    _counting(DEFINITIONS, "definition_in AFTER INSERT ON definitions", "1"),
+    _counting(DEFINITIONS, "definition_out AFTER DELETE ON definitions", "-1"),
     _replacing(ARGUMENTS, "arguments", "batch", "old.lo", "data"),
     _replacing(RESULTS, "results", "batch", "old.lo", "data"),
     _replacing(SPEC, "specs", "number", "0", "body"),
@@ -303,6 +325,8 @@ class Sheet:
                 _GATHER[type(change.row)](self, change.row)
             elif type(change) is LeaseEnded:
                 self._leases[change.token] = None
+            elif type(change) in _ONE_ROW:
+                self._on_row_gone(change)
             else:
                 self._on_removal(change)
         self._settle()
@@ -341,6 +365,11 @@ class Sheet:
         self._last((HOLD, code), (HOLD, code, None, None, None, None, None, rowcodec.encode_hold(row)))
         self._named[HOLD, code] = named_by(row)
 
+    def _on_definition(self, row: DefinitionRow) -> None:
+        code = rowcodec.definition_code(row.kind, row.name)
+        body = rowcodec.encode_definition(row)
+        self._last((DEFINITION, code), (DEFINITION, code, None, None, None, None, None, body))
+
     def _on_task(self, row: TaskRow) -> None:
         body = rowcodec.encode_task(row)
         state, ended_at = STATE_CODE[row.state], rowcodec.final_at(row)
@@ -355,7 +384,7 @@ class Sheet:
         self._others.pop(key, None)
         self._others[key] = row
 
-    def _on_removal(self, change: Change) -> None:
+    def _on_row_gone(self, change: Change) -> None:
         match change:
             case TaskForgotten(batch, index, history):
                 row = (_TASK_FORGOTTEN, batch, index, int(history), None, None, None, b"")
@@ -365,6 +394,12 @@ class Sheet:
                 code = rowcodec.hold_code(session, digest)
                 self._last((HOLD, code), (_HOLD_ENDED, code, None, None, None, None, None, b""))
                 self._named.pop((HOLD, code), None)
+            case DefinitionEnded(kind, name):
+                code = rowcodec.definition_code(kind, name)
+                self._last((DEFINITION, code), (_DEFINITION_ENDED, code, None, None, None, None, None, b""))
+
+    def _on_removal(self, change: Change) -> None:
+        match change:
             case BatchWithdrawn(batch):
                 self._remove(_BATCH_WITHDRAWN, batch)
             case ArgumentsForgotten(batch):
@@ -475,6 +510,7 @@ _GATHER: Final[dict[type, Callable[[Sheet, Any], None]]] = {
     AttemptRow: Sheet._on_attempt,
     SpecRow: Sheet._on_spec,
     HoldRow: Sheet._on_hold,
+    DefinitionRow: Sheet._on_definition,
     Totals: Sheet._on_totals,
 }
 

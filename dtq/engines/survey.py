@@ -17,7 +17,7 @@ from typing import Any, Final
 from dtq.engines import rowcodec
 from dtq.engines.head import Head, unpack
 from dtq.engines.rowcodec import BATCH, DamagedRow, sound
-from dtq.engines.schema import HOLDS, LEASES, LIVE, LIVE_BATCHES, LIVE_BEFORE_3, TASKS, USES
+from dtq.engines.schema import DEFINITIONS, HOLDS, LEASES, LIVE, LIVE_BATCHES, LIVE_BEFORE_3, TASKS, USES
 from dtq.engines.uses import USE_COLUMNS, sound_use
 from dtq.errors import StoreDamaged
 from dtq.wording import counted
@@ -88,6 +88,8 @@ def look_over(
     if version >= 3:
         found, uses_damaged = _value_losses(path, connection, segments)
         losses += found
+    if version >= 4:
+        losses += _definition_losses(connection)
     if whole:
         losses += _other_losses(connection, version)
     if mark is not None and mark.store == head.store and mark.sequence > head.sequence:
@@ -181,6 +183,18 @@ def _value_losses(path: str, connection: sqlite3.Connection, segments: dict[int,
     losses += _counted("values that clients have put", holds, damaged_holds)
     losses += _compared("values that clients have put", holds, expected.get(HOLDS))
     return losses, bool(damaged or compared)
+
+
+def _definition_losses(connection: sqlite3.Connection) -> list[str]:
+    """What is wrong with definitions."""
+    (expected,) = connection.execute("SELECT rows FROM counts WHERE name = ?", (DEFINITIONS,)).fetchone() or (None,)
+    noun = "definitions of queues, limits and schedules"
+    seen, damaged = _count(connection, "SELECT code, body FROM definitions", _definition)
+    return _counted(noun, seen, damaged) + _compared(noun, seen, expected)
+
+
+def _definition(row: tuple[Any, ...]) -> bool:
+    return rowcodec.sound(row[1], rowcodec.DEFINITION, row[0])
 
 
 def _check_batches(path: str, connection: sqlite3.Connection, live: str) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from dtq.model.pages import PAGE_BLOBS
 from dtq.model.states import Outcome, State
 
 #: Version of everything in this package that crosses the wire. Peers with another one are refused with a sentence.
-PROTOCOL: Final = 5
+PROTOCOL: Final = 6
 
 
 class Role(Enum):

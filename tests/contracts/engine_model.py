@@ -14,6 +14,8 @@ from dtq.core.changes import (
     BatchRow,
     BatchWithdrawn,
     Change,
+    DefinitionEnded,
+    DefinitionRow,
     Expired,
     ExpiryRow,
     HoldEnded,
@@ -40,12 +42,8 @@ from dtq.model.values import named as values_named
 
 def key_of(row: Row) -> tuple[Any, ...]:
     match row:
-        case SpecRow():
-            return SpecRow, row.number
-        case BatchRow():
-            return BatchRow, row.batch
-        case LeaseRow():
-            return LeaseRow, row.token
+        case SpecRow() | BatchRow() | LeaseRow():
+            return type(row), getattr(row, {SpecRow: "number", BatchRow: "batch", LeaseRow: "token"}[type(row)])
         case TaskRow():
             return TaskRow, row.batch, row.index
         case AttemptRow():
@@ -54,10 +52,22 @@ def key_of(row: Row) -> tuple[Any, ...]:
             return type(row), row.batch, row.lo
         case HoldRow():
             return HoldRow, row.session, row.digest
+        case DefinitionRow():
+            return DefinitionRow, row.kind, row.name
         case Totals():
             return (Totals,)
         case ExpiryRow():
             raise AssertionError("an expiry is never stored")
+
+
+def _key_of_ended(change: LeaseEnded | HoldEnded | DefinitionEnded) -> tuple[Any, ...]:
+    match change:
+        case LeaseEnded(token):
+            return LeaseRow, token
+        case HoldEnded(session, digest):
+            return HoldRow, session, digest
+        case DefinitionEnded(kind, name):
+            return DefinitionRow, kind, name
 
 
 class Model:
@@ -71,8 +81,8 @@ class Model:
             match change:
                 case Stored(row):
                     self.rows[key_of(row)] = row
-                case LeaseEnded() | HoldEnded():
-                    self._end(change)
+                case LeaseEnded() | HoldEnded() | DefinitionEnded():
+                    self.rows.pop(_key_of_ended(change), None)
                 case TaskForgotten(batch, index, history):
                     self._forget_task(batch, index, history)
                 case BatchWithdrawn(batch):
@@ -86,10 +96,6 @@ class Model:
                     self._keep(lambda r: type(r) is not ResultPage or not _within(r, batch, lo, hi))
                 case BatchesRead(batches):
                     self._no_longer(lambda r: r.batch in batches)
-
-    def _end(self, change: LeaseEnded | HoldEnded) -> None:
-        held = isinstance(change, HoldEnded)
-        self.rows.pop((HoldRow, change.session, change.digest) if held else (LeaseRow, change.token), None)
 
     def _forget_task(self, batch: int, index: int, history: bool) -> None:
         self.rows.pop((TaskRow, batch, index), None)
@@ -135,7 +141,8 @@ class Model:
             if task.batch in fresh_from and (not task.state.final or task.index >= fresh_from[task.batch]):
                 rows.append(task)
         moments = {row.expires_at for row in self.of(BatchRow) if row.expires_at is not None}
-        return rows + self.of(LeaseRow) + self.of(HoldRow) + [ExpiryRow(at=at) for at in sorted(moments)]
+        kept = self.of(LeaseRow) + self.of(HoldRow) + self.of(DefinitionRow)
+        return rows + kept + [ExpiryRow(at=at) for at in sorted(moments)]
 
     def pages(self, kind: type, batch: int, lo: int, hi: int) -> list[Any]:
         return [page for page in self.of(kind) if page.batch == batch and page.lo < hi and page.hi > lo]

@@ -20,6 +20,8 @@ from dtq.core.changes import (
     BatchesRead,
     BatchWithdrawn,
     Change,
+    DefinitionEnded,
+    DefinitionRow,
     Expired,
     HoldEnded,
     LeaseEnded,
@@ -114,6 +116,8 @@ def pages(draw: st.DrawFn) -> list[Change]:
     return [Stored(page), draw(batches(number))]
 
 
+kinds = st.sampled_from(["limit", "queue"])
+names = st.sampled_from(["api", "tenant-*", "\ud800/é"])
 changes = st.one_of(
     batches().map(lambda change: [change]),
     pages(),
@@ -130,6 +134,8 @@ changes = st.one_of(
     st.sampled_from(list(SPECS.values())).map(lambda row: stored(row)),
     st.builds(lambda s, d, v: stored(hold(s, d, *v)), holders, digests, st.lists(values, min_size=1, max_size=2)),
     st.builds(lambda s, d: [HoldEnded(s, d)], holders, digests),
+    st.builds(lambda k, n, b: stored(DefinitionRow(kind=k, name=n, body=b)), kinds, names, st.text(max_size=3)),
+    st.builds(lambda k, n: [DefinitionEnded(k, n)], kinds, names),
     st.integers(0, 99).map(lambda count: stored(Totals(submitted=count))),
 )
 commits = st.lists(changes, max_size=8).map(lambda parts: [change for part in parts for change in part])

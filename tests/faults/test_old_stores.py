@@ -16,7 +16,7 @@ from typing import Any, Final
 import pytest
 
 from dtq.core import invariants
-from dtq.core.changes import ExpiryRow, HoldRow, OwnExpired, Stored
+from dtq.core.changes import DefinitionRow, ExpiryRow, HoldRow, OwnExpired, Stored
 from dtq.core.register import Rules
 from dtq.core.restoring import restore
 from dtq.engines import schema
@@ -124,6 +124,7 @@ def test_store_of_an_earlier_version_says_what_it_said_then(tmp_path: Path, vers
     opened = engine.open()
     now = plain(everything(engine, BATCHES))
     machine = restore(opened.epoch, Rules(), opened.totals, engine.restore(), 1000.0)
+    defined = [plain(row) for row in engine.restore() if isinstance(row, DefinitionRow)]
     held = [bytes(memoryview(LocalValues(engine.place).fetch(value))).hex() for value in held_values(engine)]
     engine.close()
 
@@ -135,6 +136,7 @@ def test_store_of_an_earlier_version_says_what_it_said_then(tmp_path: Path, vers
     assert covers(plain(machine.register.tally.counts()), then["counts"])
     assert list(machine.register.expiries) == then.get("expiries", [])
     assert held == then.get("held", [])
+    assert defined == then.get("defined", [])
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -190,6 +192,8 @@ def write(directory: Path) -> None:
     engine = SqliteEngine(path)
     engine.open()
     register = live(engine).machine.register
+    defined = DefinitionRow(kind="limit", name="tenant-*", body='{"concurrency": 2}')
+    engine.commit(stored(defined))
     counts, expiries = plain(register.tally.counts()), list(register.expiries)
     held = [put(engine)]
     said = plain(everything(engine, BATCHES))
@@ -200,7 +204,14 @@ def write(directory: Path) -> None:
     for beside in (".lock", ".reserve"):
         Path(f"{path}{beside}").unlink()
     text = json.dumps(
-        {"totals": totals, "counts": counts, "expiries": expiries, "held": held, "said": said},
+        {
+            "totals": totals,
+            "counts": counts,
+            "expiries": expiries,
+            "held": held,
+            "defined": [plain(defined)],
+            "said": said,
+        },
         indent=1,
         ensure_ascii=False,
     )
