@@ -362,6 +362,16 @@ class SessionUnknown(DtqError):
     text = "the coordinator does not know session {0}; say hello again."
 
 
+class StoreReplaced(DtqError):
+    """The coordinator has another store than the one that a client has used."""
+
+    code = "store-replaced"
+    exit_code = 75
+    retryable = True
+    text = "the coordinator at {0} has another store now; nothing that was submitted to the one before is known there."
+    hint = "Submit again what is still needed."
+
+
 # -- the queue ----------------------------------------------------------------------------------------------------
 
 

@@ -85,7 +85,7 @@ class AsyncClient(AsyncSubmitter):
             full_timeout=full_timeout,
             connector=connector,
         )
-        self._loop = LoopHub(self._client._hub, self)
+        self._first = LoopHub(self._client._hub, self)
 
     # -- waiting --------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,12 @@ T = TypeVar("T")
 class AsyncSubmitter:
     """What can be submitted to a hub from its event loop."""
 
-    _loop: LoopHub
+    #: What it began with; see `LoopHub.now`.
+    _first: LoopHub
+
+    @property
+    def _loop(self) -> LoopHub:
+        return self._first.now
 
     @overload
     async def submit(
@@ -374,8 +379,12 @@ class AsyncPreset:
     """A client with options set. Made by `AsyncClient.options`."""
 
     def __init__(self, loop: LoopHub, order: Order) -> None:
-        self._loop = loop
+        self._first = loop
         self._order = order
+
+    @property
+    def _loop(self) -> LoopHub:
+        return self._first.now
 
     @overload
     async def submit(

@@ -29,7 +29,7 @@ from dtq.client.references import Reference
 from dtq.client.sender import Sender
 from dtq.client.sharing import Shared
 from dtq.client.watcher import Watcher
-from dtq.errors import ClientClosed, DtqError, UnknownId, Unreachable
+from dtq.errors import ClientClosed, DtqError, StoreReplaced, UnknownId, Unreachable
 from dtq.model.messages import Ended
 from dtq.model.service import Service
 from dtq.model.snapshots import BatchView, CancelReport, Selection, TaskView
@@ -67,14 +67,16 @@ class Hub:
 
     def __init__(self, connector: Connector, timeout_s: float, full_timeout_s: float = FULL_TIMEOUT_S) -> None:
         self._connector = connector
+        self._successor: Hub | None = None
+        self._succeeding = threading.Lock()
         self.full_timeout_s = full_timeout_s
         self._timeout_s = timeout_s
-        self._make(Following(), inherited=False)
+        self._make(Following(), Session(connector), inherited=False)
         _hubs.add(self)
 
-    def _make(self, following: Following, *, inherited: bool) -> None:
+    def _make(self, following: Following, session: Session, *, inherited: bool) -> None:
         self.following = following
-        self.session = Session(self._connector)
+        self.session = session
         self.outbox = Outbox(min(_HELD_S, self.full_timeout_s))
         self._ending = threading.Event()
         line = ValueLine(self.session, lambda: self.outbox.closed, self._ending, self._timeout_s)
@@ -91,6 +93,18 @@ class Hub:
         self._started = False
 
     # -- beginning and end ----------------------------------------------------------------------------------------
+
+    @property
+    def now(self) -> Hub:
+        """This hub; where the coordinator has another store now, one that begins anew with that. What belongs to this
+        one ends with it."""
+        if not isinstance(self.outbox.closed, StoreReplaced):
+            return self
+        with self._succeeding:
+            if self._successor is None:
+                self._successor = Hub(self._connector, self._timeout_s, self.full_timeout_s)
+            self._successor = self._successor.now  # those in between are not to be kept
+            return self._successor
 
     @property
     def started(self) -> bool:
@@ -180,7 +194,7 @@ class Hub:
         wakes: list[Wake] = []
         for batch, target in self.following.heirs():
             following.add(batch, target, wakes)
-        self._make(following, inherited=True)
+        self._make(following, Session(self._connector, self.session.store), inherited=True)
         self._drop(lost, ClientClosed("this task was being submitted when the process forked; its parent has it"))
 
     # -- calls ----------------------------------------------------------------------------------------------------

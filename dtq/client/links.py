@@ -3,7 +3,8 @@
 Client, above the transport. A client is one *session*, whatever number of connections it has: one on which it submits,
 one on which it waits for results, one for everything else. When the coordinator says that it does not know the session
 (it was restarted, or was out of reach for long), everything the client follows has to be followed anew: that is a new
-*generation* here, whichever connection learns of it first.
+*generation* here, whichever connection learns of it first. A session never goes on with another store: its numbers
+would be those of somebody else's batches there.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ from typing import Final, Protocol
 
 from dtq import __version__
 from dtq.config import Address, TlsFiles, format_address
-from dtq.errors import DtqError, ProtocolMismatch, SessionUnknown, ShuttingDown, Unreachable, WrongKey
+from dtq.errors import (
+    DtqError,
+    ProtocolMismatch,
+    SessionUnknown,
+    ShuttingDown,
+    StoreReplaced,
+    Unreachable,
+    WrongKey,
+)
 from dtq.model.fields import Label, fitting
 from dtq.model.messages import Hello, Role, ValuesOffer, Welcome
 from dtq.model.service import Service
@@ -35,8 +44,8 @@ log = logging.getLogger("dtq.client")
 
 #: What a later attempt at the same call may cure: the coordinator is away, stopping, or was restarted.
 AWAY: Final = (Unreachable, ShuttingDown, SessionUnknown)
-#: What no later attempt cures.
-FATAL: Final = (WrongKey, ProtocolMismatch)
+#: What no later attempt of this session's cures.
+FATAL: Final = (WrongKey, ProtocolMismatch, StoreReplaced)
 
 
 class Line(Service, Protocol):
@@ -120,8 +129,10 @@ class Session:
 
     Args:
         connector: makes lines.
+        store: the coordinator's store, where it is known already; see `Welcome`.
 
     Attributes:
+        store: see above; empty before the first connection.
         place: where the coordinator is, for people.
         generation: grows each time that the coordinator has forgotten what this session follows; 0 before the first
             connection.
@@ -132,7 +143,8 @@ class Session:
         by_reference: see `Connector`.
     """
 
-    def __init__(self, connector: Connector) -> None:
+    def __init__(self, connector: Connector, store: bytes = b"") -> None:
+        self.store = store
         self.place = connector.place
         self.generation = 0
         self.max_message = 1 << 20
@@ -181,8 +193,15 @@ class Session:
         return Link(self, self._connector, self._greeting)
 
     def welcomed(self, welcome: Welcome) -> None:
-        """A line has connected."""
+        """A line has connected.
+
+        Raises:
+            StoreReplaced: to a coordinator with another store.
+        """
         with self._lock:
+            if self.store and self.store != welcome.store:
+                raise StoreReplaced(self.place)
+            self.store = welcome.store
             if not welcome.resumed or welcome.epoch != self._epoch:
                 self.generation += 1
             self._epoch = welcome.epoch
@@ -223,8 +242,8 @@ class Link:
         self.service: Service = self._line
 
     def _on_welcome(self, welcome: Welcome) -> None:
-        self.epoch = welcome.epoch
         self._session.welcomed(welcome)
+        self.epoch = welcome.epoch
         if self._steady:
             raise SessionUnknown("of a cursor that another connection was given")
 
@@ -232,7 +251,7 @@ class Link:
         """Connect now, unless connected.
 
         Raises:
-            Unreachable, WrongKey, ProtocolMismatch: it does not work.
+            Unreachable, WrongKey, ProtocolMismatch, StoreReplaced: it does not work.
         """
         self._line.connect()
 

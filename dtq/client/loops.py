@@ -152,6 +152,20 @@ class LoopHub:
         self._errands: Errands
         self._putting: asyncio.Lock
         self._in_a_row = 0
+        self._successor: LoopHub | None = None
+
+    @property
+    def now(self) -> LoopHub:
+        """See `Hub.now`."""
+        hub = self.hub.now
+        if hub is self.hub:
+            return self
+        if self._successor is None:
+            if self._bridge is not None:
+                self._errands.end()
+            self._successor = LoopHub(hub, self.owner)
+        self._successor = self._successor.now
+        return self._successor
 
     @property
     def owner(self) -> object:

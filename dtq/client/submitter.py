@@ -30,7 +30,12 @@ _NO_OPTIONS: Final = tuple(Terms())
 class Submitter:
     """What can be submitted to a hub."""
 
-    _hub: Hub
+    #: What it began with; see `Hub.now`.
+    _first: Hub
+
+    @property
+    def _hub(self) -> Hub:
+        return self._first.now
 
     @overload
     def submit(
@@ -296,8 +301,12 @@ class Preset:
     """A client with options set. Made by `Client.options`."""
 
     def __init__(self, hub: Hub, order: Order) -> None:
-        self._hub = hub
+        self._first = hub
         self._order = order
+
+    @property
+    def _hub(self) -> Hub:
+        return self._first.now
 
     @overload
     def submit(

@@ -80,7 +80,7 @@ class Client(Submitter):
         connector: Connector | None = None,
     ) -> None:
         wire = connector or _wire(address, authkey_file, authkey, tls, timeout)
-        self._hub = Hub(wire, timeout, patience(when_full, full_timeout))
+        self._first = Hub(wire, timeout, patience(when_full, full_timeout))
 
     # -- waiting --------------------------------------------------------------------------------------------------
 

@@ -111,6 +111,7 @@ class Connection:
             highest_first=c.setup.rules.highest_first,
             version=__version__,
             values=None if c.values is None else c.values.offer,
+            store=c.opened.store,
         )
 
     def alive(self) -> None:

@@ -129,14 +129,17 @@ def _raise_descriptor_limit() -> None:
 
 
 def _engine(settings: CoordinatorSettings) -> Engine:
+    # Workers may live that served another store at this address: what they hold of that is not to be taken for this
+    # one's.
+    epoch = secrets.randbits(30)
     if settings.db is None:
         from dtq.engines.memory import MemoryEngine
 
-        return MemoryEngine(max_value=settings.max_value, epoch=secrets.randbits(30))
+        return MemoryEngine(max_value=settings.max_value, epoch=epoch)
     from dtq.engines.sqlite import SqliteEngine
 
     durability: Any = settings.durability
-    return SqliteEngine(settings.db, durability=durability, max_value=settings.max_value)
+    return SqliteEngine(settings.db, durability=durability, max_value=settings.max_value, epoch=epoch)
 
 
 def _setup(settings: CoordinatorSettings) -> Setup:

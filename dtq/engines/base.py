@@ -30,12 +30,14 @@ class Opened:
     """What an engine says when it has been opened.
 
     Attributes:
-        epoch: how many times the store has been opened, this time included; on disk before `open` returns.
+        epoch: number of this run, one more than that of the run before; on disk before `open` returns.
+        store: random bytes that no other store has.
         totals: the totals row; all zero in a new store.
         losses: what is missing or damaged, a sentence each with a count; empty where nothing is.
     """
 
     epoch: int
+    store: bytes
     totals: Totals
     losses: tuple[str, ...] = ()
 

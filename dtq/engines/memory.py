@@ -7,6 +7,7 @@ is a restart that loses nothing.
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -79,6 +80,7 @@ class MemoryEngine:
         self._lock = threading.Lock()
         self._open = False
         self._epoch = epoch
+        self._identity = secrets.token_bytes(8)
         self._totals = Totals()
         self._specs: dict[int, SpecRow] = {}
         #: By spec, the batches that may need its function again: the others only need its name.
@@ -148,7 +150,7 @@ class MemoryEngine:
                 raise StoreError("in memory", "it is already open")
             self._open = True
             self._epoch += 1
-            return Opened(epoch=self._epoch, totals=self._totals)
+            return Opened(epoch=self._epoch, store=self._identity, totals=self._totals)
 
     def close(self) -> None:
         """See `Engine.close`."""

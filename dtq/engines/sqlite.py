@@ -86,12 +86,19 @@ class SqliteEngine:
         path: the file; it and its directory are made where they are missing.
         durability: what a commit survives, see above.
         max_value: largest value in bytes.
+        epoch: number of the run before the first one of a store that is made, below 2**30; see `MemoryEngine`.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], *, durability: Durability = "fsync", max_value: int = MAX_VALUE
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: Durability = "fsync",
+        max_value: int = MAX_VALUE,
+        epoch: int = 0,
     ) -> None:
         self._path = os.path.realpath(path)
+        self._first_epoch = epoch
         self._max_value = max_value
         self._sync = durability == "fsync"
         self._use: _Use | None = None
@@ -119,7 +126,7 @@ class SqliteEngine:
                 raise StoreDamaged(self._path, "its tables cannot be read") from error
             use.closing = closing.pop_all()
             self._use = use
-        return Opened(epoch=use.head.epoch, totals=use.head.totals, losses=survey.losses)
+        return Opened(epoch=use.head.epoch, store=use.head.store, totals=use.head.totals, losses=survey.losses)
 
     def restore(self) -> Iterable[Row]:
         """See `Engine.restore`."""
@@ -227,7 +234,7 @@ class SqliteEngine:
             raise StoreDamaged(
                 self._path, f"the file{commits} is gone, though {beside} is there; to begin anew, remove that too"
             )
-        head = Head(store=secrets.token_bytes(8), sequence=0, epoch=0, totals=Totals())
+        head = Head(store=secrets.token_bytes(8), sequence=0, epoch=self._first_epoch, totals=Totals())
         with contextlib.closing(Mark(mark_path, sync=self._sync)) as new:
             new.start(head)
         schema.create(self._path, head)

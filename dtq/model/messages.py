@@ -100,6 +100,7 @@ class Welcome:
         max_blob: largest argument or result in bytes, where that is less than a message allows.
         max_piece: how many tasks one submission should have at most, so that a full queue soon has room for it.
         values: where values lie; None where the coordinator keeps none, and all that is large travels in messages.
+        store: what no other store has; batches of two stores may have the same numbers. Empty where it does not matter.
     """
 
     epoch: fields.Count
@@ -112,6 +113,7 @@ class Welcome:
     max_blob: fields.Count = 1 << 40
     max_piece: fields.Count = PAGE_BLOBS
     values: ValuesOffer | None = None
+    store: fields.Digest = b""
 
 
 #: What a worker's report holds beside the one result or failure that travels alone in it, at most, in bytes: mostly its

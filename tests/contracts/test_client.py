@@ -25,6 +25,7 @@ from dtq.errors import (
     InvalidValue,
     KeyConflict,
     QueueFull,
+    StoreReplaced,
     TooLarge,
     UnknownId,
     WrongKey,
@@ -734,18 +735,58 @@ def test_lost_news_are_told_again(near: Queue) -> None:
         assert [client.submit(work.add, n).result(DEADLINE_S) for n in range(20)] == list(range(20))
 
 
-def test_batch_that_was_purged_meanwhile_is_an_error_not_a_hang(near: Queue) -> None:
-    # Given a task that is waited for
+def test_handles_of_a_store_that_was_replaced_know_nothing_of_the_one_in_its_place(near: Queue) -> None:
+    # Given a task that is waited for, and one that has ended
     client = near.client()
-    handle = client.submit(work.add, 4)
-    assert handle.accepted(DEADLINE_S)
-    # When the coordinator comes back with an empty store
+    with near.working():
+        ended = client.submit(work.add, 3)
+        assert ended.result(DEADLINE_S) == 3
+    waiting = client.submit(work.add, 4)
+    assert waiting.id == "2"
+    # When the coordinator comes back with another store, and somebody else's tasks have their numbers there
     near.stop()
     near.forget_everything()
     near.start()
-    # Then whoever waits learns that it is not known any more
-    with pytest.raises(UnknownId, match="no task 1 is known"):
-        handle.result(DEADLINE_S)
+    other = near.client()
+    theirs = []
+    for number, argument in enumerate((50, 60), 1):
+        theirs.append(other.submit(work.add, argument))
+        assert theirs[-1].id == str(number)
+    # Then whoever waits learns that it is not known any more, and nothing of the others
+    with pytest.raises(StoreReplaced, match="has another store now"):
+        waiting.result(DEADLINE_S)
+    for ask in (waiting.status, waiting.cancel, ended.status, ended.cancel):
+        with pytest.raises(StoreReplaced):
+            ask()
+    assert ended.result() == 3
+    with near.working():
+        assert [handle.result(DEADLINE_S) for handle in theirs] == [50, 60]
+        # And the client goes on with the store that is there
+        assert client.submit(work.add, 5).result(DEADLINE_S) == 5
+        assert list(client.options(priority=1).map(work.square, range(3))) == [0, 1, 4]
+        assert client.get("1").result(DEADLINE_S) == 50
+
+
+def test_batch_of_a_store_that_was_replaced_is_not_read_from_the_one_in_its_place(near: Queue) -> None:
+    # Given a batch whose results nobody has read, and a map that is being read
+    client = near.client()
+    with near.working():
+        batch = client.submit_map(work.square, range(3000))
+        assert batch.wait(DEADLINE_S)
+    reading = client.map(work.add, range(3000))
+    # When another store, with batches of others, takes its place
+    near.stop()
+    near.forget_everything()
+    near.start()
+    other = near.client()
+    with near.working():
+        theirs = [other.submit_map(work.add, range(7000, 10_000)) for _ in range(2)]
+        # Then neither gives what others have there
+        with pytest.raises(StoreReplaced):
+            list(batch.results())
+        with pytest.raises(StoreReplaced):
+            list(reading)
+        assert [next(iter(one.results())) for one in theirs] == [7000, 7000]
 
 
 def test_wrong_key_reaches_everybody_who_waits(near: Queue) -> None:

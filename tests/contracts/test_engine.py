@@ -29,6 +29,7 @@ from dtq.core.changes import (
     Totals,
 )
 from dtq.engines.base import EndedRun, Engine, Opened
+from dtq.engines.memory import MemoryEngine
 from dtq.engines.sieve import Sieve
 from dtq.errors import StoreError
 from dtq.model import pages
@@ -103,7 +104,17 @@ def reopen(kind: Kind, engine: Engine, make: Callable[[], Engine]) -> Callable[[
 
 
 def test_open_of_a_new_store_says_epoch_one_and_nothing_else(make: Callable[[], Engine]) -> None:
-    assert make().open() == Opened(epoch=1, totals=Totals(), losses=())
+    opened = make().open()
+    assert opened == Opened(epoch=1, store=opened.store, totals=Totals(), losses=())
+
+
+def test_open_says_which_store_it_is(make: Callable[[], Engine], reopen: Callable[[], tuple[Engine, Opened]]) -> None:
+    # Given a store that is opened several times, and another one
+    stores = {reopen()[1].store for _ in range(3)}
+    # Then it has one name, which nobody else has
+    (store,) = stores
+    assert len(store) >= 8
+    assert MemoryEngine().open().store not in stores
 
 
 def test_open_counts_the_openings(reopen: Callable[[], tuple[Engine, Opened]]) -> None:
