@@ -119,23 +119,6 @@ def worker(addresses: tuple[str, ...], **flags: Any) -> None:
     raise click.exceptions.Exit(run(settings, signals))
 
 
-def begin_ahead(words: list[str]) -> None:
-    """Begin what a worker needs before it is known where its coordinator is; see `client.processes`.
-
-    Args:
-        words: its command, without an address.
-    """
-    from dtq.daemon.ahead import begin
-
-    name, *rest = words
-    with worker.make_context(name, rest) as context:
-        flags = {key: value for key, value in context.params.items() if key != "addresses"}
-    begin(worker_settings({**flags, "connect": (format_address((DEFAULT_HOST, DEFAULT_PORT)),)}))
-    # What the command will need takes long to import, too.
-    import dtq.cli.app
-    import dtq.daemon.worker  # noqa: F401
-
-
 @click.command(
     cls=Command,
     examples=(

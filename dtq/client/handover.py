@@ -56,12 +56,12 @@ def pack_initializer(initializer: Callable[..., object] | None, arguments: tuple
 # -- through a pipe -------------------------------------------------------------------------------------------------
 
 
-def write(file: IO[bytes], what: Inheritance | list[str]) -> None:
+def write(file: IO[bytes], what: Inheritance | dict[str, Any]) -> None:
     """Send something to a process that waits for it.
 
     Args:
         file: the pipe to that process.
-        what: first what it inherits; then the rest of its command, which was not known yet when it was started.
+        what: first what it inherits; then its settings; then those that were not known yet when it was started.
 
     Raises:
         OSError: that process is gone.
@@ -81,14 +81,14 @@ def receive(file: IO[bytes]) -> None:
     _own = _read(file)
 
 
-def receive_words(file: IO[bytes]) -> list[str]:
-    """Wait for the rest of this process's command.
+def receive_settings(file: IO[bytes]) -> dict[str, Any]:
+    """Wait for settings of this process.
 
     Raises:
         EOFError: as for `receive`.
     """
-    words: list[str] = _read(file)
-    return words
+    settings: dict[str, Any] = _read(file)
+    return settings
 
 
 def own() -> Inheritance:

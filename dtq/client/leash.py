@@ -1,4 +1,4 @@
-"""A dtq command that must not outlive the program that started it.
+"""One of the two processes of a local cluster, which must not outlive the program that started it.
 
 Client, started by `processes` as ``python -m dtq.client.leash``, imported by nobody. It ends its process at once when
 the program is gone, however that ended: the program's end of a pipe closes, or (where a child of the program still
@@ -12,7 +12,6 @@ import contextlib
 import importlib
 import io
 import os
-import runpy
 import select
 import shutil
 import signal
@@ -20,7 +19,7 @@ import sys
 import threading
 from typing import Final
 
-from dtq.client.handover import receive, receive_words
+from dtq.client.handover import receive, receive_settings
 
 #: How long the log may become, in bytes, before it begins anew: it is read only when something has gone wrong.
 LOG_BYTES: Final = 1 << 20
@@ -65,31 +64,34 @@ def hold(parent: int, directory: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str]) -> int:
     """Entry point.
 
     Args:
         arguments: the program's process, the descriptor for the readiness line, the log's path, a directory to remove
-            when the program is gone (or an empty text), as ``module:function`` what to call meanwhile (or an empty
-            text); then the words of the command, as far as they are known.
+            when the program is gone (or an empty text), and the module of what runs here: its ``begin`` is called with
+            the settings that are known at first, its ``run`` with all of them. The settings come through a pipe.
+
+    Returns:
+        The exit code.
     """
-    parent, ready, log, directory, ahead, *words = arguments
+    parent, ready, log, directory, part = arguments
     try:
         with open(0, "rb", buffering=0, closefd=False) as program:
             receive(program)
-            if ahead:
-                module, _, name = ahead.partition(":")
-                getattr(importlib.import_module(module), name)(words)
-            words += receive_words(program)
+            settings = receive_settings(program)
+            module = importlib.import_module(part)
+            module.begin(settings)
+            settings |= receive_settings(program)
     except EOFError:
         hold(int(parent), directory)  # the program is gone: this ends the process
     threading.Thread(target=hold, args=(int(parent), directory), name="dtq-leash", daemon=True).start()
     # What tasks print goes where the program's own output goes; what dtq says here does not.
     sys.stdout = os.fdopen(int(ready), "w", encoding="utf-8")
     sys.stderr = Log(log)
-    sys.argv[1:] = words
-    runpy.run_module("dtq", run_name="__main__", alter_sys=True)
+    code: int = module.run(settings)
+    return code
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))

@@ -1,8 +1,8 @@
 """A cluster of its own: a coordinator and a worker as processes, for as long as a program needs them.
 
-Client, below the faces that can do without a cluster that somebody else runs. The processes are those that a user
-would start, with the same commands, and end with this program, however it ends. The user's own coordinator is left
-alone: port, key and state are apart.
+Client, below the faces that can do without a cluster that somebody else runs. The processes are what a user would
+start with ``dtq coordinator start`` and ``dtq worker``, and end with this program, however it ends. The user's own
+coordinator is left alone: port, key and state are apart.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dtq.client.handover import interpreter_flags, pack_initializer
 from dtq.client.inheritance import Inheritance
 from dtq.client.processes import Pair, Process
 from dtq.client.terms import Span, seconds
-from dtq.config import make_authkey, parse_size, usable_cores
+from dtq.config import MEMORY, make_authkey, parse_size, usable_cores
 from dtq.errors import ClusterEnded, InvalidValue
 from dtq.transport.family import authentication_key, tracker_descriptor
 from dtq.wording import counted
@@ -35,8 +35,9 @@ log = logging.getLogger("dtq.client")
 
 #: Settings of this program's environment that are not for its own cluster.
 _KEPT: Final = ("DTQ_LOG_LEVEL",)
-#: What the worker's process does while the coordinator starts.
-_AHEAD: Final = "dtq.cli.worker:begin_ahead"
+#: What the two processes run. Above this floor, and so only named here.
+_COORDINATOR: Final = "dtq.daemon.local_coordinator"
+_WORKER: Final = "dtq.daemon.local_worker"
 
 
 class LocalCluster:
@@ -95,9 +96,9 @@ class LocalCluster:
         if max_tasks_per_slot is not None and operator.index(max_tasks_per_slot) < 1:
             raise InvalidValue("max_tasks_per_slot", max_tasks_per_slot, "it is a whole number of at least 1")
         #: How many tasks run at once.
-        self.slots = usable_cores() if slots is None else slots
+        self.slots = usable_cores() if slots is None else operator.index(slots)
         self._initializer = pack_initializer(initializer, tuple(initargs))
-        self._max_tasks = max_tasks_per_slot
+        self._max_tasks = None if max_tasks_per_slot is None else operator.index(max_tasks_per_slot)
         self._limits = _limits(max_message, max_value, keep_results)
         self._db = None if db is None else Path(db).expanduser().absolute()
         self._durability = durability
@@ -207,14 +208,14 @@ class LocalCluster:
         )
         coordinator = Process(
             "coordinator",
-            [*self._coordinator_words(), "--authkey-file", str(_key(pair))],
+            _COORDINATOR,
+            self._coordinator_settings() | {"authkey_file": str(_key(pair))},
             pair.directory / "coordinator.log",
             _environment()
             | {
                 # The user's own coordinator must not be taken for this one, nor its settings for this one's.
                 "XDG_STATE_HOME": str(pair.directory),
                 "XDG_CONFIG_HOME": str(pair.directory),
-                "DTQ_HIGHEST_FIRST": str(self._highest_first),
             },
             home=pair.directory,
             doomed=pair.directory,
@@ -223,34 +224,38 @@ class LocalCluster:
         # Both begin at the same time; where the coordinator listens, it says only then.
         worker = Process(
             "worker",
-            [*self._worker_words(), "--authkey-file", str(_key(pair))],
+            _WORKER,
+            self._worker_settings() | {"authkey_file": str(_key(pair))},
             pair.directory / "worker.log",
             _environment(),
             inheritance=inheritance,
-            ahead=_AHEAD,
         )
         pair.add(worker)
         self._address = coordinator.await_ready().split()[3]
-        worker.go("--connect", self._address)
+        worker.go(connect=(self._address,))
         worker.await_ready()
 
-    def _coordinator_words(self) -> list[str]:
-        store = ["--memory"] if self._db is None else ["--db", str(self._db)]
-        words = ["coordinator", "start", "--host", "127.0.0.1", "--port", "0", *store, "--durability", self._durability]
-        return [*words, *self._limits]
+    def _coordinator_settings(self) -> dict[str, Any]:
+        return {
+            "host": "127.0.0.1",
+            "port": 0,
+            "db": MEMORY if self._db is None else str(self._db),
+            "durability": self._durability,
+            "highest_first": self._highest_first,
+            **self._limits,
+        }
 
-    def _worker_words(self) -> list[str]:
-        words = ["worker", "--slots", str(self.slots), "--name", self._name]
-        if self._tasks_may_submit:
-            words.append("--tasks-may-submit")
-        if self._max_tasks is not None:
-            words += ["--max-tasks-per-slot", f"{self._max_tasks:d}"]
-        paths = dict.fromkeys([*self._paths, *program_paths()])
-        lists = {"--queue": self._queues, "--import": self._imports, "--preload": self._preload, "--path": paths}
-        for flag, values in lists.items():
-            for value in values:
-                words += [flag, value]
-        return words
+    def _worker_settings(self) -> dict[str, Any]:
+        return {
+            "slots": self.slots,
+            "name": self._name,
+            "queues": self._queues,
+            "imports": self._imports,
+            "preload": self._preload,
+            "paths": tuple(dict.fromkeys([*self._paths, *program_paths()])),
+            "max_tasks_per_slot": self._max_tasks,
+            "tasks_may_submit": True if self._tasks_may_submit else None,
+        }
 
     def _failed(self, failure: ClusterEnded) -> None:
         log.error("%s", failure)
@@ -304,20 +309,20 @@ def _watch(cluster: weakref.ref[LocalCluster], pair: Pair) -> None:
         known._failed(failure)
 
 
-def _limits(max_message: int | str | None, max_value: int | str | None, keep_results: Span | None) -> list[str]:
-    """The coordinator's options for them.
+def _limits(max_message: int | str | None, max_value: int | str | None, keep_results: Span | None) -> dict[str, Any]:
+    """The coordinator's settings for them.
 
     Raises:
         InvalidValue: one of them is not what it may be.
     """
-    words: list[str] = []
+    found: dict[str, Any] = {}
     if max_message is not None:
-        words += ["--max-message", str(parse_size(str(max_message), "max_message"))]
+        found["max_message"] = parse_size(str(max_message), "max_message")
     if max_value is not None:
-        words += ["--max-value", str(parse_size(str(max_value), "max_value"))]
+        found["max_value"] = parse_size(str(max_value), "max_value")
     if keep_results is not None:
-        words += ["--keep-results", f"{seconds(keep_results, 'keep_results')}s"]
-    return words
+        found["keep_results"] = seconds(keep_results, "keep_results")
+    return found
 
 
 def program_paths() -> list[str]:

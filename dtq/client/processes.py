@@ -1,6 +1,7 @@
 """The two processes of a local cluster: started, watched, ended.
 
-Client, below `local`. They are the commands that a user would type, each on a `leash`.
+Client, below `local`. They run what the commands ``dtq coordinator start`` and ``dtq worker`` run, with settings in the
+place of words, each on a `leash`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from dtq.client import handover
 from dtq.client.inheritance import Inheritance
@@ -33,30 +34,30 @@ _SHOWN: Final = 2000
 
 
 class Process:
-    """A dtq command on a leash.
+    """One of them, on a leash.
 
     Args:
         name: what it is, for people and for its log.
-        words: the command.
+        part: the module of what it runs; see `leash.main`.
+        settings: what it runs with, as far as it is known; by the names of the configuration.
         log: where it says what it does.
         environment: its environment.
         home: its working directory; None for this program's.
         doomed: a directory that it removes when this program is killed.
         inheritance: what its slots take over.
-        ahead: as ``module:function``, what it calls with its words before it waits for `go`; empty for nothing.
     """
 
     def __init__(
         self,
         name: str,
-        words: list[str],
+        part: str,
+        settings: dict[str, Any],
         log: Path,
         environment: dict[str, str],
         *,
         home: Path | None = None,
         doomed: Path | None = None,
         inheritance: Inheritance | None = None,
-        ahead: str = "",
     ) -> None:
         self.name = name
         self._log = log
@@ -64,10 +65,10 @@ class Process:
         #: What it prints: its readiness line; then nothing, until it ends.
         self.output = os.fdopen(read, "rb", buffering=0)
         given = inheritance or Inheritance()
-        leash = [str(os.getpid()), str(write), str(log), "" if doomed is None else str(doomed), ahead]
+        leash = [str(os.getpid()), str(write), str(log), "" if doomed is None else str(doomed), part]
         try:
             self.popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", "dtq.client.leash", *leash, *words],
+                [sys.executable, "-P", "-m", "dtq.client.leash", *leash],
                 stdin=subprocess.PIPE,
                 pass_fds=(write,) if given.tracker < 0 else (write, given.tracker),
                 cwd=home,
@@ -80,19 +81,20 @@ class Process:
         finally:
             os.close(write)
         self._send(given)
+        self._send(settings)
 
-    def _send(self, what: Inheritance | list[str]) -> None:
+    def _send(self, what: Inheritance | dict[str, Any]) -> None:
         assert self.popen.stdin is not None
         with contextlib.suppress(OSError):  # it has ended: `await_ready` says so
             handover.write(self.popen.stdin, what)
 
-    def go(self, *words: str) -> None:
+    def go(self, **settings: Any) -> None:
         """Have it begin; to be called once.
 
         Args:
-            words: the rest of its command.
+            settings: the rest of its settings.
         """
-        self._send(list(words))
+        self._send(settings)
 
     @property
     def gone(self) -> bool:

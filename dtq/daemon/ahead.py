@@ -1,4 +1,4 @@
-"""The worker's fork server, started before the rest of the worker is imported or its coordinator is known.
+"""The worker's fork server, forked before the rest of the worker is imported or its coordinator is known.
 
 Daemon, below `serving`. It imports as long as the worker does; so it begins first, and this imports little.
 """
@@ -22,13 +22,15 @@ _ahead: list[tuple[ForkServer, SlotTerms]] = []
 def begin(settings: WorkerSettings) -> None:
     """Start what the worker will need, in the same thread, though it is not known yet where the coordinator is.
 
+    To be called by the only thread of a process that has no key yet: it is forked. It returns in this process only.
+
     Args:
         settings: what it will run with, but for the addresses.
     """
     terms = slot_terms(settings, own())
     if sys.platform == "linux":
         with contextlib.suppress(OSError):  # `run` tries again, and says so
-            _ahead.append((ForkServer(terms), terms))
+            _ahead.append((ForkServer(terms, fork=True), terms))
 
 
 def take_fork_server(settings: WorkerSettings) -> ForkServer | None:

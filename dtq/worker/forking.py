@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import signal
 import socket
 import subprocess
 import sys
+from importlib import import_module
 from typing import Final
 
 from dtq.client.handover import interpreter_flags
@@ -25,6 +27,7 @@ from dtq.worker.warden import adopt_orphans
 
 #: How long a fork may take, in seconds; far above what it takes.
 FORK_S: Final = 5.0
+_MODULE: Final = "dtq.worker.forkserver"
 
 
 class Forked:
@@ -38,6 +41,12 @@ class Forked:
         self.pid = pid
         #: As for `subprocess.Popen`.
         self.returncode: int | None = None
+
+    def kill(self) -> None:
+        """Kill it, if it is there."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def wait(self, timeout: float) -> int:
         """Wait for its end.
@@ -72,29 +81,26 @@ class ForkServer:
 
     Args:
         terms: what slots are started with.
+        fork: whether to fork this process instead of starting another interpreter, where that makes no difference to
+            slots. This thread must be its only one; and nothing may be open or known here that slots must not have.
 
     Raises:
         OSError: it cannot be started.
     """
 
-    def __init__(self, terms: SlotTerms) -> None:
+    def __init__(self, terms: SlotTerms, *, fork: bool = False) -> None:
         adopt_orphans()
         #: Whether it is still importing.
         self.starting = True
         self._sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         flags = interpreter_flags() if terms.inherited.flags is None else terms.inherited.flags
-        words = [*flags, "-P", "-m", "dtq.worker.forkserver", str(os.getpid()), str(theirs.fileno())]
-        stream = None if terms.inherited.streams else 2  # what it prints is no line of the worker's
+        #: Its process.
+        self._process: subprocess.Popen[bytes] | Forked
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, *words],
-                pass_fds=(theirs.fileno(),),
-                stdin=subprocess.DEVNULL,
-                stdout=stream,
-                stderr=stream,
-                start_new_session=True,
-                env={name: value for name, value in os.environ.items() if name not in SECRETS},
-            )
+            if fork and flags == interpreter_flags() and terms.inherited.streams:
+                self._process = _fork(theirs.fileno())
+            else:
+                self._process = _start(flags, theirs.fileno(), streams=terms.inherited.streams)
             self._sock.send(safepickle.dumps((terms.worker, terms.paths, terms.preload)))
         except OSError:
             self._sock.close()
@@ -153,7 +159,44 @@ class ForkServer:
         """End it; slots that were forked there go on."""
         self._sock.close()
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it is killed; if the kernel needs long, nobody else does
+            self._process.wait(FORK_S)
+
+
+def _start(flags: tuple[str, ...], sock: int, *, streams: bool) -> subprocess.Popen[bytes]:
+    """Start a fork server as an interpreter of its own."""
+    stream = None if streams else 2  # what it prints is no line of the worker's
+    return subprocess.Popen(
+        [sys.executable, *flags, "-P", "-m", _MODULE, str(os.getpid()), str(sock)],
+        pass_fds=(sock,),
+        stdin=subprocess.DEVNULL,
+        stdout=stream,
+        stderr=stream,
+        start_new_session=True,
+        env={name: value for name, value in os.environ.items() if name not in SECRETS},
+    )
+
+
+def _fork(sock: int) -> Forked:
+    """Fork this process; the fork becomes what `_start` starts."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return Forked(pid)
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != sock:
+            with contextlib.suppress(OSError):  # that of the list itself
+                os.close(int(name))
+    for secret in SECRETS:
+        os.environ.pop(secret, None)
+    server = import_module(_MODULE)
+    sys.argv[:] = [str(server.__file__), str(parent), str(sock)]
+    sys.exit(
+        server.main(sys.argv[1:])
+    )  # no `os._exit`: slots come this way, too, and what tasks have for the exit runs
 
 
 def reap_strangers(known: set[int]) -> None:

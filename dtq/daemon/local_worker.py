@@ -1,0 +1,45 @@
+"""The worker of a local cluster, as `client.processes` starts it: ``dtq worker`` without the command line.
+
+Daemon, named by `client.local`, imported by `client.leash`. Its fork server is a fork of this process, made before that
+has a thread or a key: so what both need is imported once. This module therefore imports little; the worker itself, and
+what slots need, are imported at the same time, each in a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from importlib import import_module
+from typing import Any
+
+from dtq.config import DEFAULT_HOST, DEFAULT_PORT, format_address, worker_settings
+from dtq.daemon import ahead
+from dtq.daemon.local_part import exit_code
+from dtq.daemon.signals import Signals
+from dtq.errors import DtqError
+
+
+def begin(settings: dict[str, Any]) -> None:
+    """Start what it needs before it is known where the coordinator is.
+
+    Args:
+        settings: by the names of the configuration, without an address.
+    """
+    with contextlib.suppress(DtqError):  # `run` says so
+        anywhere = (format_address((DEFAULT_HOST, DEFAULT_PORT)),)
+        ahead.begin(worker_settings({**settings, "connect": anywhere}))
+    import_module("dtq.daemon.worker")
+
+
+def run(settings: dict[str, Any]) -> int:
+    """Run it.
+
+    Args:
+        settings: by the names of the configuration.
+
+    Returns:
+        The exit code.
+    """
+    signals = Signals()
+    from dtq.daemon.worker import run as run_worker  # by now it is there
+
+    return exit_code(lambda: run_worker(worker_settings(settings), signals))
