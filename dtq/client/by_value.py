@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import io
 import pickle
-import platform
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from types import FunctionType, MappingProxyType, ModuleType
 from typing import Any, Final
 
 from dtq.errors import CannotUnpickle, OtherPython
+from dtq.wording import PYTHON_VERSION
 
 #: The modules of the main program: as it is called itself, and in processes that multiprocessing starts.
 MAINS: Final = ("__main__", "__mp_main__")
@@ -76,7 +76,7 @@ def loads_by_value(blob: bytes, error: Exception, what: str) -> Any:
     if not _VERSION.fullmatch(python):
         raise CannotUnpickle(what, sentence(error)) from error
     if python + b"\n" != THIS_PYTHON:
-        raise OtherPython(what, python.decode("ascii"), platform.python_version())
+        raise OtherPython(what, python.decode("ascii"), PYTHON_VERSION)
     try:
         return pickle.loads(body)
     except Exception as own:

@@ -13,7 +13,6 @@ import contextlib
 import functools
 import importlib
 import pickle
-import platform
 import sys
 import weakref
 from collections.abc import Callable
@@ -50,6 +49,7 @@ from dtq.model.fields import MAX_NAME
 from dtq.model.options import Function, FunctionKind, Spec
 from dtq.model.values import is_description
 from dtq.values.base import Values
+from dtq.wording import PYTHON_VERSION
 
 __all__ = [
     "Callee",
@@ -280,7 +280,7 @@ def cannot_import(name: str, where: str, why: str | BaseException) -> CannotImpo
         why: the reason; or what the import raised.
     """
     reason = why if isinstance(why, str) else sentence(why)
-    return CannotImport(name, where, reason, platform.python_version(), str(sys.path))
+    return CannotImport(name, where, reason, PYTHON_VERSION, str(sys.path))
 
 
 def _import(module: str) -> Any:
@@ -332,7 +332,7 @@ def _loaded(name: str, body: bytes) -> Any:
     python += b"\n"
     if python not in (ANY_PYTHON, THIS_PYTHON):
         sent = python.decode("ascii", "replace").strip()
-        raise OtherPython(name, sent, platform.python_version())
+        raise OtherPython(name, sent, PYTHON_VERSION)
     if python == THIS_PYTHON and cloudpickle_dumps() is None:
         raise CannotUnpickle(name, "it was sent by value, which needs the extra dtq[closures] here too")
     return pickle.loads(body)

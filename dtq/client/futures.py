@@ -7,8 +7,8 @@ for what only the coordinator knows (whether the task runs, whether it can still
 from __future__ import annotations
 
 import logging
+import sys
 import threading
-from asyncio import _get_running_loop
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from concurrent.futures._base import CANCELLED, PENDING, _AsCompletedWaiter
@@ -38,6 +38,14 @@ T = TypeVar("T")
 ACCEPT_S: Final = 10.0
 #: Where the callbacks are from with which `asyncio` waits for a future.
 _ASYNCIO: Final = "asyncio.futures"
+
+
+def _in_loop() -> bool:
+    """Whether a loop of asyncio runs in this thread; where nobody has imported that, none does."""
+    events = sys.modules.get("asyncio.events")
+    return events is not None and events._get_running_loop() is not None
+
+
 #: What a task is while it has not been started.
 _WAITING: Final = (State.PENDING, State.SCHEDULED)
 
@@ -185,7 +193,7 @@ class TaskFuture(Future[T]):
             Whether it will never run; False also where that is not known (yet).
         """
         if self._state == PENDING and self._task is not None:
-            if _get_running_loop() is not None:
+            if _in_loop():
                 self._cancel_soon(self)
                 return False
             if not self._revoke(self._task):

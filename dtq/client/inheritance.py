@@ -5,7 +5,7 @@ Client, beside `handover`, which brings it to the worker's process; the worker s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dtq.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import secrets
 import socket
 import threading
@@ -38,7 +37,7 @@ from dtq.model.values import MIN_CALLED
 from dtq.transport import Proxy
 from dtq.values.offers import reachable
 from dtq.values.place import Place
-from dtq.wording import duration
+from dtq.wording import PYTHON_VERSION, duration
 
 log = logging.getLogger("dtq.client")
 
@@ -163,7 +162,7 @@ class Session:
             name=fitting(Label, f"{host}-{os.getpid()}"),
             host=host,
             pid=os.getpid(),
-            python=platform.python_version(),
+            python=PYTHON_VERSION,
             version=__version__,
         )
 

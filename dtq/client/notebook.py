@@ -6,9 +6,16 @@ Client, below the faces. Pure: what is known goes in, HTML comes out.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
+from importlib import import_module
 
 from dtq.model.text import printable
+
+
+def escape(text: str) -> str:
+    """The text as HTML; what does it is imported where there is a notebook."""
+    escaped: str = import_module("html").escape(text)
+    return escaped
+
 
 #: A row: what it says, and the value.
 Row = tuple[str, object]

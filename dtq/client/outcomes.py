@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from concurrent.futures import process
+from importlib import import_module
 from typing import Any, Final
 
 from dtq.client.exception_pickles import load_exception
@@ -40,8 +40,11 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.traceback.strip()}\n"""'
 
 
-#: What stands for it in an executor: programs look for this very class. Where there is none, it is ours.
-_StandardTraceback: Final[Callable[[str], BaseException]] = getattr(process, "_RemoteTraceback", RemoteTraceback)
+def _standard(remote: RemoteTraceback) -> BaseException:
+    """What stands for it in an executor: programs look for this very class. Where there is none, it is ours."""
+    process = import_module("concurrent.futures.process")  # it takes long, and most programs never need it
+    made: Callable[[str], BaseException] = getattr(process, "_RemoteTraceback", RemoteTraceback)
+    return made(str(remote))
 
 
 class Value:
@@ -124,7 +127,7 @@ def error_of(ended: Ended, task: str, standard: bool = False) -> BaseException:
         if error.__cause__ is not None:
             error.__context__ = error.__cause__
         remote = RemoteTraceback(failure.traceback)
-        error.__cause__ = _StandardTraceback(str(remote)) if standard else remote
+        error.__cause__ = _standard(remote) if standard else remote
     return _loud(error, task)
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
 
 from dtq.client.terms import TaskOptions, Terms
 from dtq.errors import InvalidValue
+from dtq.records import dataclass
 
 P = ParamSpec("P")
 T = TypeVar("T")

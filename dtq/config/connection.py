@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from dtq.config.files import state_directory
 from dtq.config.values import Address, format_address, host_here, parse_address
 from dtq.errors import DtqError, StoreError
+from dtq.records import dataclass
 
 _NAME: Final = "coordinator.json"
 

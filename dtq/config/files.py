@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from dtq.errors import BadConfig
+from dtq.records import dataclass
 
 #: The settings of the whole machine, after the user's.
 SYSTEM_FILE: Final = Path("/etc/dtq/config.toml")

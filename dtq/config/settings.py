@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +17,7 @@ from dtq.config.cores import usable_cores
 from dtq.config.files import ConfigFile, config_files, state_directory
 from dtq.config.values import Address, check_host, check_queue, parse_address, parse_duration, parse_size
 from dtq.errors import BadConfig, DtqError, InvalidValue
+from dtq.records import dataclass
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 3870

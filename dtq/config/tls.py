@@ -7,11 +7,11 @@ private key, mode 0600). ``dtq keygen --tls`` makes such directories; certificat
 from __future__ import annotations
 
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 from dtq.config.settings import configured_tls_directory
 from dtq.errors import BadConfig, KeyUnusable
+from dtq.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -34,6 +33,7 @@ from dtq.model.snapshots import (
 )
 from dtq.model.states import FINAL, Outcome, State, exception_name
 from dtq.model.weight import first_within, slim
+from dtq.wording import PYTHON_VERSION
 
 #: How often something is looked for that moves between memory and store meanwhile.
 _LOOKS: Final = 5
@@ -331,7 +331,7 @@ def stats(c: Coordinator) -> Stats:
             now=now,
             pid=os.getpid(),
             version=__version__,
-            python=platform.python_version(),
+            python=PYTHON_VERSION,
             store=c.setup.store,
             durability=c.setup.durability,
             highest_first=c.setup.rules.highest_first,

@@ -17,7 +17,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -38,6 +37,7 @@ from dtq.engines.base import Engine, Opened
 from dtq.errors import DtqError, ShuttingDown
 from dtq.model.messages import Doomed
 from dtq.model.states import State
+from dtq.records import dataclass
 from dtq.wording import counted, duration
 
 log = logging.getLogger("dtq.coordinator")

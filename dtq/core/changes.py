@@ -6,11 +6,10 @@ values, not steps: two changes of one batch between two drains are one row, a le
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from dtq.model.options import Spec
 from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome, State
+from dtq.records import dataclass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,8 +6,6 @@ change is a set insertion, and a batch that moved fifty times between two commit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from dtq.core.batches import Batch, SpecEntry
 from dtq.core.changes import (
     ArgumentPage,
@@ -34,6 +32,7 @@ from dtq.core.changes import (
 )
 from dtq.core.leases import Lease
 from dtq.model.states import State
+from dtq.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

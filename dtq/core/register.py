@@ -8,7 +8,6 @@ happen; the methods here make it happen completely: state, counts, heap and ledg
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from dtq.core.batches import Batch, SpecEntry, Task
@@ -26,6 +25,7 @@ from dtq.model.messages import Failure
 from dtq.model.options import Spec
 from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome, State
+from dtq.records import dataclass
 
 #: How many specs that no live batch uses are remembered, for their number and estimate: of functions by name, and of
 #: those by value; and how many bytes the latter may have.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
 from dtq.core.states import Move
 from dtq.model.messages import Failure
 from dtq.model.options import Options
 from dtq.model.states import Outcome
+from dtq.records import dataclass
 
 #: Longest backoff in seconds (row C3 of the mission: 2^retry, at most five minutes).
 MAX_BACKOFF_S: Final = 300.0

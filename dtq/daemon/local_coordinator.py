@@ -1,4 +1,4 @@
-"""The coordinator of a local cluster, as `client.processes` starts it: ``dtq coordinator start`` without its command line.
+"""The coordinator of a local cluster, as `client.processes` starts it: ``dtq coordinator start`` without command line.
 
 Daemon, named by `client.local`, imported by `client.leash`.
 """

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
+import secrets
 import threading
-import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -25,7 +24,7 @@ from dtq.transport.backoff import Backoff
 from dtq.transport.proxy import Proxy
 from dtq.values.offers import reachable
 from dtq.values.place import Place
-from dtq.wording import counted
+from dtq.wording import PYTHON_VERSION, counted
 from dtq.worker.forking import ForkServer
 from dtq.worker.link import FETCH_WAIT_S, Link
 from dtq.worker.program import Program
@@ -206,16 +205,16 @@ class Serving:
 
 
 def _greeter(settings: WorkerSettings) -> Callable[..., Hello]:
-    session = uuid.uuid4().hex
+    session = secrets.token_hex(16)
 
     def say_hello(*, primary: bool, inline: int) -> Hello:
         return Hello(
             session=session,
             role=Role.WORKER,
             name=fitting(Label, settings.name),
-            host=fitting(Label, platform.node()),
+            host=fitting(Label, os.uname().nodename),
             pid=os.getpid(),
-            python=platform.python_version(),
+            python=PYTHON_VERSION,
             version=__version__,
             slots=settings.slots,
             queues=settings.queues,

@@ -10,7 +10,6 @@ while a commit is under way, and see whole commits only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from dtq.core.changes import ArgumentPage, BatchRow, Change, ResultPage, Row, TaskRow, Totals
@@ -20,6 +19,7 @@ from dtq.model.snapshots import Attempt, Selection
 from dtq.model.states import State
 from dtq.model.values import Value
 from dtq.model.weight import first_within
+from dtq.records import dataclass
 from dtq.values.place import Place
 
 Page = TypeVar("Page", ArgumentPage, ResultPage)

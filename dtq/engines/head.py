@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final
 from zlib import crc32
 
 from dtq.core.changes import Totals
+from dtq.records import dataclass
 
 _LAYOUT: Final = struct.Struct("<4s8sQQ2qd5q")
 _MAGIC: Final = b"dtqH"

@@ -16,7 +16,6 @@ import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from operator import itemgetter
@@ -64,6 +63,7 @@ from dtq.engines.schema import DEFINITIONS, HOLDS, LEASES, LIVE_BATCHES, TASKS, 
 from dtq.engines.uses import DESCRIBED, named_by, places
 from dtq.model.states import State
 from dtq.model.values import Value
+from dtq.records import dataclass
 
 # Kinds of rows of the sink beside those of `rowcodec`.
 _USE: Final = 20

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Final
 
@@ -21,6 +20,7 @@ from dtq.model import pages
 from dtq.model.globs import MAX_GLOB
 from dtq.model.text import printable_line
 from dtq.model.values import CHUNK
+from dtq.records import dataclass
 
 #: Lowest and highest priority; 1 is served first unless the coordinator runs with highest_first.
 PRIORITIES: Final = (1, 10)

@@ -6,7 +6,6 @@ of the Unix epoch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Final
 
@@ -15,6 +14,7 @@ from dtq.model.fields import ANSWERED, FEW, MANY, MAX_SUBMISSIONS, NAMES, Items
 from dtq.model.options import Spec
 from dtq.model.pages import PAGE_BLOBS
 from dtq.model.states import Outcome, State
+from dtq.records import dataclass
 
 #: Version of everything in this package that crosses the wire. Peers with another one are refused with a sentence.
 PROTOCOL: Final = 6

@@ -7,7 +7,7 @@ submissions of one function with one set of options share one object.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from dtq.config.values import check_queue
 from dtq.errors import InvalidValue
 from dtq.model import fields
 from dtq.model.fields import MAX_NAME, MAX_SECONDS, NAMES, PRIORITIES
+from dtq.records import dataclass
 
 
 class FunctionKind(Enum):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated
 
 from dtq.model import fields
@@ -11,6 +10,7 @@ from dtq.model.ids import TaskId
 from dtq.model.messages import Failure
 from dtq.model.options import Spec
 from dtq.model.states import Outcome, State
+from dtq.records import dataclass
 
 #: A place in a list of tasks: a state; the moment of the end, or the priority of what has not ended; batch and index.
 Place = tuple[fields.Word, fields.Moment, fields.BatchNumber, fields.Index]

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from dtq.errors import BadMessage
+from dtq.records import dataclass
 
 #: What a description begins with.
 MARK: Final = b"\0"

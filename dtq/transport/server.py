@@ -13,7 +13,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import dataclass
 from multiprocessing import managers
 from ssl import SSLContext
 from typing import Any, Final, Self
@@ -23,6 +22,7 @@ from dtq.config.tls import TlsFiles
 from dtq.config.values import Address, is_loopback
 from dtq.errors import ConnectionsFull, DtqError, InvalidValue
 from dtq.model.service import Session
+from dtq.records import dataclass
 from dtq.transport import safepickle
 from dtq.transport.admission import Admission, StrangersLog
 from dtq.transport.admitting import Keyring, Waits, admit_client, farewell, peek, want_tls

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 
 from dtq.model.values import MIN_VALUE
+from dtq.records import dataclass
 
 #: What the name of a segment's file ends with.
 SUFFIX: Final = ".values"

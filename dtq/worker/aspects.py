@@ -6,8 +6,9 @@ Worker, in the slot's process. `interpreter` and `kernel` have the tables, `surr
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+from dtq.records import dataclass
 
 
 class Spoilt(Exception):

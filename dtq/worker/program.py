@@ -13,7 +13,6 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +22,7 @@ from dtq.client.by_value import sentence
 from dtq.client.payloads import PICKLE, cloudpickle_dumps
 from dtq.client.tasks import register
 from dtq.errors import NotImportable
+from dtq.records import dataclass
 
 _MAIN: Final = b"__main__"
 #: The name under which a slot runs the main module; multiprocessing's own, which programs already know.

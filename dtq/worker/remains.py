@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import pickle
 import signal
-from dataclasses import dataclass
 
 from dtq.client.payloads import PICKLE
 from dtq.client.terms import exception_name
 from dtq.errors import SlotsWaiting
 from dtq.model.messages import Failure
 from dtq.model.states import Outcome
+from dtq.records import dataclass
 from dtq.wording import duration
 
 

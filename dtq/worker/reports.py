@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Final
 
 from dtq.errors import BadMessage
 from dtq.model import pages
 from dtq.model.messages import Failure
 from dtq.model.wire import codec
+from dtq.records import dataclass
 from dtq.worker.failures import bounded, check
 
 #: Longest text of a notice, in bytes; a traceback of an import, and what it could not import, may be longer.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from dtq.client.inheritance import Inheritance
+from dtq.records import dataclass
 from dtq.values.place import Place
 from dtq.worker.program import Program
 
