@@ -8,6 +8,7 @@ killed.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import io
@@ -17,7 +18,7 @@ import shutil
 import signal
 import sys
 import threading
-from typing import Final
+from typing import Final, NoReturn
 
 from dtq.client.handover import receive, receive_settings
 
@@ -64,16 +65,26 @@ def hold(parent: int, directory: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(arguments: list[str]) -> int:
+def end(code: int) -> NoReturn:
+    """End this process without taking the interpreter apart: that takes 50 ms, and the program waits for it.
+
+    Args:
+        code: the exit code.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
+
+
+def main(arguments: list[str]) -> NoReturn:
     """Entry point.
 
     Args:
         arguments: the program's process, the descriptor for the readiness line, the log's path, a directory to remove
             when the program is gone (or an empty text), and the module of what runs here: its ``begin`` is called with
             the settings that are known at first, its ``run`` with all of them. The settings come through a pipe.
-
-    Returns:
-        The exit code.
     """
     parent, ready, log, directory, part = arguments
     try:
@@ -89,9 +100,8 @@ def main(arguments: list[str]) -> int:
     # What tasks print goes where the program's own output goes; what dtq says here does not.
     sys.stdout = os.fdopen(int(ready), "w", encoding="utf-8")
     sys.stderr = Log(log)
-    code: int = module.run(settings)
-    return code
+    end(module.run(settings))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])
