@@ -14,12 +14,14 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Final
 
 from rig.apps import APPS, Scale
-from rig.scene import BENCH
 
 SLOTS: Final = 2
+#: Where the functions of the apps are; `rig.scene` knows it, too, but imports dtq, for which the others should not pay.
+BENCH: Final = Path(__file__).resolve().parents[1]
 
 
 class _Joblib(Executor):
