@@ -36,6 +36,7 @@ from dtq.client.futures import ACCEPT_S, TaskFuture
 from dtq.client.handover import pack_initializer
 from dtq.client.joblib_calls import run_batch
 from dtq.client.payloads import dump_by_value
+from dtq.client.references import Reference, apart
 from dtq.client.terms import TaskOptions
 from dtq.errors import CannotPickle, DtqError, InvalidValue
 
@@ -94,9 +95,10 @@ class Packing:
     def __init__(self, settings: dict[str, Any], context: str, shared: bool) -> None:
         self._files: Any = None
         self._reducers: dict[type, Callable[[Any], Any]] = {}
-        packed = pack_initializer(settings.get("initializer"), tuple(settings.get("initargs") or ()))
-        #: What every slot calls first, with the name of the use.
-        self.initializer = (uuid.uuid4().hex, packed) if packed else None
+        begin = settings.get("initializer"), tuple(settings.get("initargs") or ())
+        packed, references = apart(lambda: pack_initializer(*begin))
+        #: What every slot calls first, with the name of the use, and the references in it.
+        self.initializer = (uuid.uuid4().hex, packed, references) if packed else None
         if shared and settings.get("max_nbytes", 1) is not None:
             self._files = TemporaryResourcesManager(settings.get("temp_folder"), context_id=context)
             how = {name: settings[name] for name in _SHARING if name in settings}
@@ -109,14 +111,14 @@ class Packing:
         """Whether large arrays lie in files."""
         return self._files is not None
 
-    def pack(self, call: Callable[[], Any]) -> bytes:
-        """A batch, pickled.
+    def pack(self, call: Callable[[], Any]) -> tuple[bytes, tuple[Reference, ...]]:
+        """A batch, pickled; and the references in it.
 
         Raises:
             CannotPickle: something in it cannot be pickled.
         """
         try:
-            return dump_by_value(call, self._reducers)
+            return apart(lambda: dump_by_value(call, self._reducers))
         except Exception as error:
             raise CannotPickle("the task to send to the workers", sentence(error)) from error
 
@@ -271,13 +273,14 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     def _submit(self, executor: Executor, packing: Packing, func: Callable[[], Any]) -> Future[Any]:
         try:
-            packed = packing.pack(func)
+            packed, references = packing.pack(func)
         except CannotPickle as error:
             future: Future[Any] = Future()
             future.set_exception(error)
             return future
         threads = int(self._variables[self.MAX_NUM_THREADS_VARS[0]])
-        return executor.submit(run_batch, packed, self._variables, threads, packing.initializer, packing.shares)
+        how = self._variables, threads, packing.initializer, packing.shares
+        return executor.submit(run_batch, packed, references, *how)
 
     #: Its name before joblib 1.5.
     apply_async = submit

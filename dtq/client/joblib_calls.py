@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from dtq.client.payloads import PICKLE, dump_by_value
+from dtq.client.references import given
 
 #: The initializers that this process has called, by the use of the backend that they belong to.
 _begun: set[str] = set()
@@ -24,34 +25,47 @@ _controllers: list[tuple[int, Any]] = []
 
 
 def run_batch(
-    packed: bytes, variables: Mapping[str, str], threads: int, initializer: tuple[str, bytes] | None, mapped: bool
+    packed: bytes,
+    values: tuple[Any, ...],
+    variables: Mapping[str, str],
+    threads: int,
+    initializer: tuple[str, bytes, tuple[Any, ...]] | None,
+    mapped: bool,
 ) -> Any:
     """Run a batch of calls.
 
     Args:
         packed: the batch, pickled: to be called without arguments.
+        values: what the references in it stand for.
         variables: of the environment, while it runs.
         threads: how many threads numerical libraries may use in this process.
-        initializer: called in this process before its first batch: which use it is of, and the pickle of
-            ``(function, arguments)``.
+        initializer: called in this process before its first batch: which use it is of, the pickle of
+            ``(function, arguments)``, and what the references in that stand for.
         mapped: whether large arrays of it lie in files, which are about to be removed.
 
     Returns:
         What it returns; where arrays lie in files pickled, with those as they are in memory.
     """
     if initializer is not None and initializer[0] not in _begun:
-        function, arguments = pickle.loads(initializer[1])
+        with given(initializer[2]):
+            function, arguments = pickle.loads(initializer[1])
         function(*arguments)
         _begun.add(initializer[0])
     dynamic = importlib.util.find_spec("threadpoolctl") is not None
-    call: Callable[[], Any] | None = pickle.loads(packed) if dynamic else None  # its libraries keep their own defaults
+    call: Callable[[], Any] | None = _opened(packed, values) if dynamic else None  # its libraries keep their defaults
     with _environment(variables):
         if call is None:
-            call = pickle.loads(packed)
+            call = _opened(packed, values)
         with _limited(threads) if dynamic else contextlib.nullcontext():
             results = call()
     numpy = sys.modules.get("numpy")
     return dump_by_value(results, {numpy.memmap: _in_memory}) if mapped and numpy is not None else results
+
+
+def _opened(packed: bytes, values: tuple[Any, ...]) -> Callable[[], Any]:
+    with given(values):
+        call: Callable[[], Any] = pickle.loads(packed)
+    return call
 
 
 @contextlib.contextmanager

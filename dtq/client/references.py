@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from dtq.client import large_payloads
@@ -54,6 +54,9 @@ class Reference:
         self.release()
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        if _here.apart is not None:
+            _here.apart.append(self)
+            return _given, (len(_here.apart) - 1,)
         if _here.named is None:
             return Reference, (self.description,)
         _here.named += named(self.description)
@@ -73,10 +76,14 @@ class _Here(threading.local):
     Attributes:
         named: the values that the call that is encoded needs so far; None while none is.
         values: where the values of the call that is decoded are read.
+        apart: the references in what is pickled apart from its call so far; None while nothing is.
+        given: what stands for them where that is unpickled.
     """
 
     named: list[Value] | None = None
     values: Values | None = None
+    apart: list[Reference] | None = None
+    given: Sequence[Any] = ()
 
 
 _here: Final = _Here()
@@ -117,6 +124,43 @@ def _reading(values: Values | None) -> Iterator[None]:
         yield
     finally:
         _here.values = before
+
+
+def apart(dump: Callable[[], bytes]) -> tuple[bytes, tuple[Reference, ...]]:
+    """Pickle what travels within a call as bytes, which nobody looks into on the way.
+
+    Args:
+        dump: pickles it.
+
+    Returns:
+        The pickle, and the references in it: to be arguments of the call, and `given` where it is unpickled.
+
+    Raises:
+        Exception: what pickling raises.
+    """
+    before, _here.apart = _here.apart, []
+    try:
+        return dump(), tuple(_here.apart)
+    finally:
+        _here.apart = before
+
+
+@contextlib.contextmanager
+def given(values: Sequence[Any]) -> Iterator[None]:
+    """Unpickle what was pickled `apart`.
+
+    Args:
+        values: what its references stand for.
+    """
+    before, _here.given = _here.given, values
+    try:
+        yield
+    finally:
+        _here.given = before
+
+
+def _given(place: int) -> Any:
+    return _here.given[place]
 
 
 def decode(blob: bytes, values: Values | None, what: str, otherwise: Callable[[bytes, Exception], Any]) -> Any:

@@ -143,6 +143,18 @@ def test_joblib_begins_each_slot_with_its_initializer(joblib: Any) -> None:
         assert found == [value] * 10
 
 
+def test_joblib_gives_calls_what_references_in_them_stand_for(joblib: Any, executor: dtq.Executor) -> None:
+    # Given values that were put, in the arguments of calls and of an initializer
+    number, text = executor.put(4.0), executor.put("of the initializer")
+    with joblib.parallel_config(backend="dtq", initializer=work.remember, initargs=(text,)):
+        # When joblib sends them in its batches; Then the calls have the values
+        calls = (joblib.delayed(work.divide)(number, b=divisor) for divisor in (1, 2, number))
+        assert joblib.Parallel(n_jobs=2)(calls) == [4.0, 2.0, 1.0]
+        assert set(joblib.Parallel(n_jobs=2)(joblib.delayed(work.remembered)() for _ in range(10))) == {
+            "of the initializer"
+        }
+
+
 def test_joblib_limits_the_threads_of_libraries(joblib: Any) -> None:
     share = max(1, joblib.cpu_count() // 2)
     found = joblib.Parallel(n_jobs=2)(joblib.delayed(os.getenv)("OMP_NUM_THREADS") for _ in range(4))
