@@ -575,6 +575,11 @@ class TaskCancelled(TaskError, CancelledError):
     code = "task-cancelled"
     text = "task {0} was cancelled."
 
+    @property
+    def sentence(self) -> str:
+        """That it was; and the reason, where nobody had asked for it."""
+        return f"task {self.args[0]} was cancelled: {self.args[1]}." if len(self.args) > 1 else super().sentence
+
 
 class ReturnedFalse(TaskError):
     """The handler of a registered task type returned False."""

@@ -44,3 +44,18 @@ def counted(number: int, noun: str, nouns: str = "") -> str:
         nouns: the word for several, where it is not the one for one with an s.
     """
     return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
+
+
+def utc(seconds: float) -> str:
+    """A moment, in seconds of the Unix epoch: ``2026-11-30 15:41:48 UTC``. Imports nothing, as the core may not."""
+    days, second = divmod(int(seconds // 1), 86_400)
+    # Years here begin in March, so that the day that some years have more is their last: days of eras of 400 years.
+    era, day = divmod(days + 719_468, 146_097)
+    year = (day - day // 1_460 + day // 36_524 - day // 146_096) // 365
+    day -= 365 * year + year // 4 - year // 100
+    month = (5 * day + 2) // 153
+    day -= (153 * month + 2) // 5 - 1
+    month += 3 if month < 10 else -9
+    hours, rest = divmod(second, 3_600)
+    date = f"{year + 400 * era + (month <= 2):04}-{month:02}-{day:02}"
+    return f"{date} {hours:02}:{rest // 60:02}:{rest % 60:02} UTC"

@@ -19,7 +19,7 @@ from dtq.core.restoring import restore
 from dtq.engines.base import StoredBatch
 from dtq.engines.memory import MemoryEngine
 from dtq.model import pages
-from dtq.model.messages import Exchange, Failed, Failure, Holding, Released, Submission, Succeeded
+from dtq.model.messages import Conditions, Exchange, Failed, Failure, Holding, Released, Submission, Succeeded
 from dtq.model.options import Function, Options, Spec
 from dtq.model.snapshots import BatchView, Selection, TaskView
 from dtq.model.states import Outcome, State
@@ -83,6 +83,7 @@ class Driver:
         key: str | None = None,
         follow: bool = True,
         size: int = 0,
+        conditions: Conditions | None = None,
         **options: Any,
     ) -> int:
         """Submit so many tasks, with arguments of at least so many bytes; the batch's number."""
@@ -97,6 +98,7 @@ class Driver:
             delay_s=delay_s,
             key=key,
             follow=follow,
+            conditions=conditions,
         )
         made, _ = self.machine.submit(spec(function, **options), submission, session, self.now)
         self.check()

@@ -79,6 +79,7 @@ def show_task(task: TaskView, now: float, *, tracebacks: bool = False) -> None:
             ("progress", _progress(task)),
             ("submitted", local_time(task.submitted_at, now)),
             ("due", local_time(task.due_at, now)),
+            ("start by", local_time(task.start_by, now)),
             ("started", local_time(task.started_at, now)),
             ("ended", local_time(task.ended_at, now)),
         ]
@@ -101,6 +102,7 @@ def show_batch(batch: BatchView, now: float) -> None:
             ("function", printable(batch.spec.function.name)),
             ("terms", f"priority {options.priority}, queue {options.queue}"),
             ("key", printable(batch.key or "")),
+            ("reason", printable(batch.reason)),
             ("submitted", local_time(batch.submitted_at, now)),
             ("finished", local_time(batch.finished_at, now)),
         ]

@@ -93,6 +93,7 @@ def task_json(task: TaskView) -> dict[str, Any]:
         "crashes": task.crashes,
         "submitted_at": moment(task.submitted_at),
         "due_at": moment(task.due_at),
+        "start_by": moment(task.start_by),
         "started_at": moment(task.started_at),
         "ended_at": moment(task.ended_at),
         "worker": task.worker,
@@ -126,6 +127,7 @@ def batch_json(batch: BatchView) -> dict[str, Any]:
         "submitted_at": moment(batch.submitted_at),
         "finished_at": moment(batch.finished_at),
         "key": batch.key,
+        "reason": batch.reason,
     }
 
 

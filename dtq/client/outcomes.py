@@ -120,7 +120,7 @@ def error_of(ended: Ended, task: str, standard: bool = False) -> BaseException:
         told = ended.failure
         return ResultExpired(task) if told is None else TaskFailed(task, told.exception, told.message)
     if ended.state is State.CANCELLED:
-        return TaskCancelled(task)
+        return TaskCancelled(task) if ended.failure is None else TaskCancelled(task, ended.failure.message)
     failure = ended.failure or _NOTHING
     error = _error(failure, ended.outcome, task, standard)
     if failure.traceback:

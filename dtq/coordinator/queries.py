@@ -178,6 +178,7 @@ def _ended_view(run: EndedRun, index: int | None = None) -> TaskView:
         submitted_at=row.submitted_at,
         ended_at=run.ended_at,
         worker=run.worker,
+        reason=run.why,
     )
 
 
@@ -242,7 +243,7 @@ def ended_ranges(c: Coordinator, number: int) -> tuple[bool, list[EndedRange]] |
 
 def _ended_of(c: Coordinator, number: int) -> list[EndedRange]:
     runs = c.engine.ended(Selection(ids=((number, -1),), limit=0), c.clock.now())
-    return [EndedRange(number, run.lo, run.hi, run.state, "") for run in sorted(runs, key=attrgetter("lo"))]
+    return [EndedRange(number, run.lo, run.hi, run.state, "", run.why) for run in sorted(runs, key=attrgetter("lo"))]
 
 
 def _gaps(ended: list[EndedRange], size: int) -> Iterator[tuple[int, int]]:

@@ -100,7 +100,7 @@ def _in_order(c: Coordinator, number: int, lo: int, hi: int) -> Iterator[Ended]:
         for run in _without_result(c, number, lo, end):
             yield from _succeeded(c, number, lo, run.lo)
             lo = max(lo, run.lo)
-            yield from _described(c, EndedRange(number, lo, min(run.hi, hi), run.state, ""))
+            yield from _described(c, EndedRange(number, lo, min(run.hi, hi), run.state, "", run.why))
             lo = min(run.hi, hi)
         if lo < end:
             yield from _succeeded(c, number, lo, end)
@@ -112,7 +112,7 @@ def _without_result(c: Coordinator, number: int, lo: int, hi: int) -> list[Ended
     ids = tuple((number, index) for index in range(lo, hi))
     return sorted(
         (
-            EndedRange(number, run.lo, run.hi, run.state, "")
+            EndedRange(number, run.lo, run.hi, run.state, "", run.why)
             for state in (State.DEAD, State.CANCELLED)
             for run in c.engine.ended(Selection(ids=ids, state=state, limit=0), c.clock.now())
         ),
@@ -132,7 +132,8 @@ def _described(c: Coordinator, run: EndedRange) -> Iterator[Ended]:
         if at < run.hi:
             yield Ended(batch=run.batch, lo=at, hi=run.hi, state=run.state)
     elif run.state is State.CANCELLED:
-        yield Ended(batch=run.batch, lo=run.lo, hi=run.hi, state=run.state)
+        failure = Failure(message=run.why) if run.why else None
+        yield Ended(batch=run.batch, lo=run.lo, hi=run.hi, state=run.state, failure=failure)
     else:
         for index in range(run.lo, run.hi):
             yield _dead(c, run.batch, index)

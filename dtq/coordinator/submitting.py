@@ -113,6 +113,7 @@ def _submit(
             state.repeated = max(state.receipts, default=state.repeated)
         c.dispatch(now)
         c.ticker.by(c.machine.register.waiting.next_at())
+        c.ticker.by(c.machine.register.start_moments.next_at())
         ticket = c.committer.ticket()
         if ticket is not None and made and c.committer.waits:
             c.uncommitted.setdefault(ticket, []).extend(made)

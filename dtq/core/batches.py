@@ -9,7 +9,7 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
-from dtq.core.changes import BatchRow, TaskRow
+from dtq.core.changes import BatchFlow, BatchRow, TaskRow
 from dtq.core.expiry import moment_of_expiry
 from dtq.model.fields import MAX_DEPTH
 from dtq.model.options import Spec
@@ -172,6 +172,7 @@ class Batch:
         "due_at",
         "entry",
         "finished_at",
+        "flow",
         "followed",
         "key",
         "next",
@@ -200,6 +201,8 @@ class Batch:
         self.dead = 0
         self.cancelled = 0
         self.purged = 0
+        #: What few batches have.
+        self.flow: BatchFlow | None = None
         #: The user's key; None where the session and the number of the submission stand for it.
         self.key: str | None = None
         self.session = ""
@@ -224,6 +227,7 @@ class Batch:
         batch.dead = row.dead
         batch.cancelled = row.cancelled
         batch.purged = row.purged
+        batch.flow = row.flow
         batch.session = row.session
         if row.user_key:
             batch.key = row.key
@@ -251,6 +255,7 @@ class Batch:
             user_key=self.key is not None,
             session=self.session,
             expires_at=self.expires_at,
+            flow=self.flow,
         )
 
     @property

@@ -10,6 +10,7 @@ from dtq.model.options import Spec
 from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome, State
 from dtq.records import dataclass
+from dtq.wording import utc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +19,27 @@ class SpecRow:
 
     number: int
     spec: Spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchFlow:
+    """What few batches have; part of their rows. An engine keeps those fields that are not at their defaults, as JSON.
+
+    Attributes:
+        start_by: what of it has not started by then is cancelled; None where it may start at any time.
+        lapsed: whether that was done: the moment had come.
+        why: why those tasks never start that were cancelled as a whole (``BatchRow.cut``); "" where somebody asked.
+    """
+
+    start_by: float | None = None
+    lapsed: bool = False
+    why: str = ""
+
+    def too_late(self, now: float) -> str:
+        """Why what has not started of the batch never will; "" while it may."""
+        if self.start_by is None or now < self.start_by:
+            return ""
+        return f"it had not started by {utc(self.start_by)}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +68,7 @@ class BatchRow:
         session: session of the submitter.
         expires_at: until when a finished batch is kept that has a time of its own (`Options.keep_results_s`); None
             where it has none, or is live.
+        flow: what few batches have; None where it has nothing of that.
     """
 
     batch: int
@@ -65,6 +88,7 @@ class BatchRow:
     user_key: bool
     session: str
     expires_at: float | None = None
+    flow: BatchFlow | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +107,7 @@ class TaskRow:
         cancelling: whether it runs and is being stopped.
         outcome: how its last unsuccessful attempt ended.
         exception: what that raised.
-        message: and its message.
+        message: and its message; of a cancelled one the reason, where nobody had asked for it.
     """
 
     batch: int
@@ -98,6 +122,11 @@ class TaskRow:
     outcome: Outcome | None
     exception: str
     message: str
+
+    @property
+    def why(self) -> str:
+        """Why it was cancelled, where nobody had asked for it."""
+        return self.message if self.outcome is None else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

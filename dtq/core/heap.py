@@ -9,13 +9,15 @@ register's to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import islice
 from typing import Final, NamedTuple
 
 #: At most so many runs are looked at to tell how many tasks are ahead of one: about two milliseconds of work.
 _LOOKED_AT: Final = 5_000
+#: With fewer moments than this, those of batches that have finished are left where they are.
+_FEW: Final = 1024
 
 
 #: Where a run stands: rank, batch, lo.
@@ -166,3 +168,38 @@ class DueHeap:
         if self._due and self._due[0][0] <= now:
             return heappop(self._due)
         return None
+
+
+class Moments:
+    """Moments to come, and the batches that they are of; some of these may have finished meanwhile."""
+
+    __slots__ = ("_heap", "_most")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int]] = []
+        self._most = _FEW
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def add(self, at: float, batch: int, live: Container[int]) -> None:
+        """Something is due for a batch at a moment.
+
+        Args:
+            at: the moment.
+            batch: its number.
+            live: the numbers of live batches: where those that have finished gather, they are thrown away.
+        """
+        heappush(self._heap, (at, batch))
+        if len(self._heap) > self._most:
+            self._heap = [entry for entry in self._heap if entry[1] in live]
+            heapify(self._heap)
+            self._most = max(_FEW, 2 * len(self._heap))
+
+    def next_at(self) -> float | None:
+        """The first moment; None where there is none."""
+        return self._heap[0][0] if self._heap else None
+
+    def pop_due(self, now: float) -> int | None:
+        """Take out the first, if it has come; the batch."""
+        return heappop(self._heap)[1] if self._heap and self._heap[0][0] <= now else None

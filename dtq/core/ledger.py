@@ -45,6 +45,7 @@ class EndedRange:
         hi: index after the last.
         state: the final state.
         session: the submitter's session where it follows the batch, else "".
+        why: why they were cancelled, where nobody had asked for it.
     """
 
     batch: int
@@ -52,6 +53,7 @@ class EndedRange:
     hi: int
     state: State
     session: str
+    why: str = ""
 
 
 class Ledger:
@@ -140,9 +142,9 @@ class Ledger:
         """A definition is gone."""
         self._definitions[kind, name] = DefinitionEnded(kind, name)
 
-    def ended(self, batch: Batch, lo: int, hi: int, state: State) -> None:
+    def ended(self, batch: Batch, lo: int, hi: int, state: State, why: str = "") -> None:
         """Tasks came into a final state."""
-        self._ended.append(EndedRange(batch.number, lo, hi, state, batch.session if batch.followed else ""))
+        self._ended.append(EndedRange(batch.number, lo, hi, state, batch.session if batch.followed else "", why))
 
     def purged(self, batch: int) -> None:
         """A batch is finished, and has dead letters that were purged: their arguments are needed no more."""

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from dtq.core import ability
+from dtq.core import ability, start_by
 from dtq.core.batches import Batch
 from dtq.core.changes import ArgumentPage, Change, ResultPage, Totals
 from dtq.core.heap import Run, RunHeap
@@ -168,6 +168,8 @@ class Machine:
         if delay_s > 0:
             batch.due_at = now + delay_s
         register.add_batch(batch)
+        if submission.conditions is not None:
+            start_by.note(register, batch, submission.conditions, now)
         register.ledger.batch(batch)  # also where its first piece is empty: its number is about to be told
         return batch
 
@@ -191,10 +193,7 @@ class Machine:
 
     def seal(self, batch: Batch, now: float) -> None:
         """No more pieces of a batch will come."""
-        batch.complete = True
-        self.register.open.pop(batch.number, None)
-        self.register.ledger.batch(batch)
-        self.register.finish_if_done(batch, now)
+        self.register.seal(batch, now)
 
     def abandon(self, session: str, now: float) -> None:
         """A submitter is gone: the batches it was in the middle of have what they have, and what it has put is kept for
@@ -460,6 +459,8 @@ class Machine:
             if heap is None or run is None:
                 break
             batch = self.register.batches[run.batch]
+            if batch.flow is not None and start_by.lapse(self.register, batch, now):
+                continue
             if worker.lacking is not None and ability.held_back(self.register, worker, batch, run.lo, now):
                 break
             ahead = len(worker.leases) >= worker.capacity
@@ -530,6 +531,7 @@ class Machine:
         register.clock = max(register.clock, now)
         while (due := register.waiting.pop_due(now)) is not None:
             self._due(*due)
+        start_by.tick(register, now)
         ability.probe(register, now)
         for worker in [w for w in register.workers.values() if w.expires_at <= now]:
             self.lose(worker.session, now)
@@ -547,6 +549,8 @@ class Machine:
         due_at = self.register.waiting.next_at()
         if due_at is not None:
             deadlines.append(due_at)
+        if (start_at := self.register.start_moments.next_at()) is not None:
+            deadlines.append(start_at)
         if self.register.probe_at is not None:
             deadlines.append(self.register.probe_at)
         expires_at = self.register.expiries.next_at()

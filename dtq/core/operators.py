@@ -36,10 +36,7 @@ def cancel_batch(machine: Machine, batch: Batch, now: float, only: State | None 
     for index in sorted(batch.tasks or ()):
         _cancel_waiting(register, batch, index, now, only)
     if batch.cut is None and batch.next < batch.size and _is(batch.fresh_state(), only):
-        lo, already = batch.next, batch.cancelled_ahead()
-        state = batch.fresh_state()
-        batch.cut = lo
-        register.end_fresh(batch, lo, batch.size, state, already)
+        register.cut(batch)
     cancelled = batch.cancelled - before
     if register.batches.get(batch.number) is batch:
         machine.seal(batch, now)

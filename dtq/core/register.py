@@ -8,12 +8,13 @@ happen; the methods here make it happen completely: state, counts, heap and ledg
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from dtq.core.batches import Batch, SpecEntry, Task
-from dtq.core.changes import AttemptRow, Totals
+from dtq.core.changes import AttemptRow, BatchFlow, Totals
 from dtq.core.expiry import Expiries
-from dtq.core.heap import DueHeap, Run, RunHeap, Tops
+from dtq.core.heap import DueHeap, Moments, Run, RunHeap, Tops
 from dtq.core.holds import Holds
 from dtq.core.leases import Lease, Worker
 from dtq.core.ledger import Ledger
@@ -108,6 +109,8 @@ class Register:
         #: How many runs have come to wait so far.
         self.pushed = 0
         self.waiting = DueHeap()
+        #: When what has not started is cancelled (`core.start_by`).
+        self.start_moments = Moments()
         #: When a worker that was kept from what it is unable to run may be asked again; None where there is none.
         self.probe_at: float | None = None
         #: When finished batches expire that have a time of their own; some of them may have gone before.
@@ -348,7 +351,8 @@ class Register:
         task.ended_at = now
         task.due_at = None
         self.ledger.task(task.row(batch.number, index))
-        self.ledger.ended(batch, index, index + 1, task.state)
+        why = task.message if task.state is State.CANCELLED and task.outcome is None else ""
+        self.ledger.ended(batch, index, index + 1, task.state, why)
         if task.state is State.DEAD:
             batch.dead += 1
         else:
@@ -360,15 +364,20 @@ class Register:
         self.ledger.batch(batch)
         self.finish_if_done(batch, now)
 
-    def end_fresh(self, batch: Batch, lo: int, hi: int, state: State, already: int = 0) -> None:
-        """The fresh tasks ``[lo, hi)`` are cancelled as a whole; ``already`` of them were before."""
+    def cut(self, batch: Batch, why: str = "") -> None:
+        """All fresh tasks of a batch are cancelled as a whole; for that reason, where nobody has asked for it."""
+        lo, already, state = batch.next, batch.cancelled_ahead(), batch.fresh_state()
+        batch.cut = lo
+        if why:
+            batch.flow = replace(batch.flow or BatchFlow(), why=why)
+        hi = batch.size
         count = hi - lo - already
         if count:
             self.tally.move(batch.queue, state, Move.CANCELLED, count)
             batch.cancelled += count
         for gap in [*batch.records_in(lo, hi), hi]:
             if gap > lo:
-                self.ledger.ended(batch, lo, gap, State.CANCELLED)
+                self.ledger.ended(batch, lo, gap, State.CANCELLED, why)
             if gap < hi:  # cancelled alone before; one of the many from now on
                 batch.release(gap)
                 self.ledger.task_forgotten(batch.number, gap, history=True)
@@ -387,6 +396,7 @@ class Register:
             why: what became of those.
         """
         batch = lease.batch
+        late = "" if batch.flow is None else batch.flow.too_late(now)
         for index in range(lo, hi):
             task = batch.task(index) or Task(State.RUNNING, lease.attempt)
             task.attempt = lease.attempt
@@ -395,7 +405,9 @@ class Register:
             else:
                 task.attempt -= 1
             batch.running -= 1
-            if task.cancelling:
+            too_late = bool(late) and task.attempt == 0
+            if task.cancelling or too_late:
+                task.message = task.message if task.cancelling else late
                 task.cancelling = False
                 task.state = State.CANCELLED
                 self.tally.move(batch.queue, State.RUNNING, Move.CANCELLED)
@@ -419,7 +431,8 @@ class Register:
         Fresh tasks behind which nothing was taken meanwhile go back as the run that they were.
         """
         batch, hi = lease.batch, lease.hi
-        if hi != batch.next or batch.cut is not None or lease.attempt != 1 or any(batch.records_in(lo, hi)):
+        usual = batch.cut is None and batch.flow is None and lease.attempt == 1
+        if hi != batch.next or not usual or any(batch.records_in(lo, hi)):
             self.give_back(lease, lo, hi, now)
             return
         batch.running -= hi - lo
@@ -446,6 +459,13 @@ class Register:
         del self.leases[lease.token]
         del lease.worker.leases[lease.token]
         self.ledger.lease_ended(lease.token)
+
+    def seal(self, batch: Batch, now: float) -> None:
+        """No more pieces of a batch will come."""
+        batch.complete = True
+        self.open.pop(batch.number, None)
+        self.ledger.batch(batch)
+        self.finish_if_done(batch, now)
 
     def finish_if_done(self, batch: Batch, now: float) -> None:
         """A batch whose tasks have all ended leaves memory."""

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
+from dtq.core import start_by
 from dtq.core.batches import Batch, Task
 from dtq.core.changes import BatchRow, ExpiryRow, HoldRow, LeaseRow, Row, SpecRow, TaskRow, Totals
 from dtq.core.leases import Lease, Worker
@@ -80,6 +81,8 @@ def _batch(register: Register, row: BatchRow, ahead_s: float) -> None:
     if ahead_s and batch.due_at is not None:
         batch.due_at -= ahead_s
         register.ledger.batch(batch)
+    if batch.flow is not None:
+        start_by.restored(register, batch, ahead_s)
 
 
 def _task(register: Register, row: TaskRow, ahead_s: float) -> None:

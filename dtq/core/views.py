@@ -46,6 +46,7 @@ def batch_view(batch: Batch) -> BatchView:
         ),
         submitted_at=batch.submitted_at,
         key=batch.key,
+        reason="" if batch.flow is None else batch.flow.why,
     )
 
 
@@ -60,6 +61,7 @@ def finished_batch_view(row: BatchRow, spec: Spec) -> BatchView:
         submitted_at=row.submitted_at,
         finished_at=row.finished_at,
         key=row.key if row.user_key else None,
+        reason="" if row.flow is None else row.flow.why,
     )
 
 
@@ -255,6 +257,7 @@ def _view(
         started_at=lease.granted_at if lease is not None else None,
         worker=lease.worker.name if lease is not None else "",
         cancelling=task is not None and task.cancelling,
+        start_by=None if batch.flow is None or attempt else batch.flow.start_by,
     )
 
 

@@ -88,6 +88,16 @@ class EndedRun:
     worker: str = ""
     task: TaskRow | None = None
 
+    @property
+    def why(self) -> str:
+        """Why they were cancelled, where nobody had asked for it."""
+        if self.state is not State.CANCELLED:
+            return ""
+        if self.task is not None:
+            return self.task.why
+        flow = self.batch.row.flow
+        return "" if flow is None else flow.why
+
 
 def fill(found: Iterable[Page], room: int | None) -> list[Page]:
     """The first of some pages that have so many bytes; the first in any case. None for all."""

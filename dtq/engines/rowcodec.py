@@ -21,6 +21,7 @@ from zlib import crc32
 from dtq.core.changes import (
     ArgumentPage,
     AttemptRow,
+    BatchFlow,
     BatchRow,
     DefinitionRow,
     HoldRow,
@@ -105,8 +106,8 @@ def _check(body: object, kind: int, key: int, second: int = 0) -> bytes:
 
 # -- batches ------------------------------------------------------------------------------------------------------
 
-# Flags, eight counts, three times, length of the session's name; where a flag says so, until when the batch is kept;
-# then the session and the key.
+# Flags, eight counts, three times, length of the session's name; where a flag says so, until when the batch is kept,
+# and where another does, what few batches have, as JSON behind its length; then the session and the key.
 _BATCH: Final = struct.Struct("<B8I3dH")
 _BATCH_WIDE: Final = struct.Struct("<B8q3dH")
 _COMPLETE: Final = 1
@@ -115,6 +116,8 @@ _WIDE: Final = 4
 _KEY_OF_SESSION: Final = 8
 _OWN_EXPIRY: Final = 16
 _EXPIRY: Final = struct.Struct("<d")
+_FLOW: Final = 32
+_FLOW_LENGTH: Final = struct.Struct("<I")
 _batch_fields = attrgetter(*(field.name for field in dataclasses.fields(BatchRow)))
 
 
@@ -139,7 +142,7 @@ def encode_batch(row: BatchRow) -> bytes:
     """The blob of a batch."""
     (
         batch, spec, size, complete, next_, cut, due_at, submitted_at, finished_at,
-        succeeded, dead, cancelled, purged, key, user_key, session, expires_at,
+        succeeded, dead, cancelled, purged, key, user_key, session, expires_at, flow,
     ) = _batch_fields(row)  # fmt: skip
     flags = complete + 2 * user_key
     name = _raw(session)
@@ -158,7 +161,11 @@ def encode_batch(row: BatchRow) -> bytes:
         flags += _WIDE
         head = _BATCH_WIDE.pack(flags, *values)
     if expires_at is not None:
-        head = bytes((flags + _OWN_EXPIRY,)) + head[1:] + _EXPIRY.pack(expires_at)
+        flags += _OWN_EXPIRY
+        head = bytes((flags,)) + head[1:] + _EXPIRY.pack(expires_at)
+    if flow is not None:
+        told = _json(_set_of(flow))
+        head = bytes((flags + _FLOW,)) + head[1:] + _FLOW_LENGTH.pack(len(told)) + told
     payload = head + name + _raw(key)
     return payload + crc32(payload, (BATCH + batch * 8) & 0xFFFFFFFF).to_bytes(4, "little")
 
@@ -169,6 +176,14 @@ _END_WIDE: Final = slice(1 + 8 * 8 + 2 * 8, 1 + 8 * 8 + 3 * 8)
 _NOT_YET: Final = struct.pack("<d", math.nan)
 
 
+_flow_defaults: Final = {field.name: field.default for field in dataclasses.fields(BatchFlow)}
+
+
+def _set_of(flow: BatchFlow) -> dict[str, Any]:
+    """What of it is not at its default."""
+    return {name: value for name, default in _flow_defaults.items() if (value := getattr(flow, name)) != default}
+
+
 def unfinished(body: bytes) -> bool:
     """Whether a sound blob is one of a batch that is not finished."""
     return body[_END_WIDE if body[0] & _WIDE else _END] == _NOT_YET
@@ -177,7 +192,7 @@ def unfinished(body: bytes) -> bool:
 class _Draft:
     """A `BatchRow` while its fields are set: the same slots, not frozen.
 
-    A frozen dataclass sets each of its 17 fields with a call, 2 us together; a restart makes a million of them, and so
+    A frozen dataclass sets each of its 18 fields with a call, 2 us together; a restart makes a million of them, and so
     sets them here (0.3 us) and turns the draft into the row it is.
     """
 
@@ -199,6 +214,7 @@ class _Draft:
     user_key: bool
     session: str
     expires_at: float | None
+    flow: BatchFlow | None
 
 
 def decode_batch(batch: int, body: object, names: dict[bytes, str]) -> BatchRow:
@@ -232,6 +248,12 @@ def decode_batch(batch: int, body: object, names: dict[bytes, str]) -> BatchRow:
         begin += _EXPIRY.size
     else:
         draft.expires_at = None
+    if flags & _FLOW:
+        (size,) = _FLOW_LENGTH.unpack_from(body, begin)
+        begin += _FLOW_LENGTH.size + size
+        draft.flow = BatchFlow(**json.loads(body[begin - size : begin]))
+    else:
+        draft.flow = None
     end = begin + length
     name = body[begin:end]
     session = names.get(name)

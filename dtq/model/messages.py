@@ -135,6 +135,20 @@ def largest_outcome(max_message: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What few submissions ask for, beside their terms.
+
+    Attributes:
+        expires_s: for how many seconds from its acceptance on it may wait for its start: what has not started then is
+            cancelled. None for any time.
+        start_by: likewise, until which moment.
+    """
+
+    expires_s: fields.Seconds | None = None
+    start_by: fields.Moment | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
     """A new batch, or the next piece of one.
 
@@ -150,6 +164,7 @@ class Submission:
             with other arguments is taken for it.
         follow: whether the session's `watch` reports how the tasks end.
         wait_s: how long the call may be held for room in a full queue, in seconds; 0 to be refused at once.
+        conditions: what few submissions ask for.
     """
 
     spec: fields.Index
@@ -162,6 +177,7 @@ class Submission:
     key: fields.Key | None = None
     follow: bool = True
     wait_s: fields.Seconds = 0.0
+    conditions: Conditions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -426,7 +442,7 @@ class Ended:
         state: SUCCEEDED, DEAD or CANCELLED.
         results: page of result blobs where they succeeded (empty where the results are no longer kept).
         outcome: how the last attempt of a dead task ended.
-        failure: why, for a dead task.
+        failure: why, for a dead task, and for one that was cancelled although nobody had asked for it.
     """
 
     batch: fields.BatchNumber
@@ -462,6 +478,7 @@ class Watched:
 
 __all__ = [
     "PROTOCOL",
+    "Conditions",
     "Doomed",
     "Ended",
     "Exchange",

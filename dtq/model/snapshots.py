@@ -86,8 +86,9 @@ class TaskView:
         progress: ``(done, total)`` as the task itself says.
         cancelling: whether it runs but is being stopped.
         history: its attempts that did not succeed (only where one task was asked for).
-        reason: why it does not run, for a task that waits.
+        reason: why it does not run, for a task that waits; why it was cancelled, where nobody had asked for it.
         more: whether there are later attempts than those of the history; see `Service.attempts`.
+        start_by: when it is cancelled if it has not started, for one that waits for its first start.
     """
 
     batch: fields.BatchNumber
@@ -109,6 +110,7 @@ class TaskView:
     history: Annotated[tuple[Attempt, ...], ANSWERED] = ()
     reason: fields.Sentence = ""
     more: bool = False
+    start_by: fields.Moment | None = None
 
     @property
     def id(self) -> TaskId:
@@ -157,6 +159,7 @@ class BatchView:
         submitted_at: when its first piece was accepted.
         finished_at: when its last task came into a final state.
         key: the submitter's own key.
+        reason: why those of its tasks never start that were cancelled as a whole, where nobody had asked for it.
     """
 
     batch: fields.BatchNumber
@@ -167,6 +170,7 @@ class BatchView:
     submitted_at: fields.Moment
     finished_at: fields.Moment | None = None
     key: fields.Key | None = None
+    reason: fields.Sentence = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -62,6 +62,8 @@ class Shipment:
     due_at: float | None
     complete: bool = False
     finished_at: float | None = None
+    #: What has not started by then is cancelled.
+    start_by: float | None = None
     #: Whether it has expired once, but for its dead letters.
     expired: bool = False
     jobs: list[Job] = field(default_factory=list)
@@ -117,10 +119,18 @@ class Model:
     # -- submitters -------------------------------------------------------------------------------------------------
 
     def submit(
-        self, number: int, options: Options, session: str, key: str | None, delay_s: float, now: float
+        self,
+        number: int,
+        options: Options,
+        session: str,
+        key: str | None,
+        delay_s: float,
+        now: float,
+        expires_s: float | None = None,
     ) -> Shipment:
         due_at = now + delay_s if delay_s else None
         shipment = Shipment(number=number, options=options, session=session, key=key, due_at=due_at)
+        shipment.start_by = None if expires_s is None else now + expires_s
         self.shipments[number] = shipment
         return shipment
 
@@ -229,10 +239,15 @@ class Model:
             job.history.append(job.attempt)
         else:
             job.attempt -= 1
-        if job.cancelling:
+        if job.cancelling or (job.attempt == 0 and self.is_over(self.shipments[job.batch], now)):
             self.end(job, State.CANCELLED, now)
         else:
             job.state = State.PENDING
+
+    @staticmethod
+    def is_over(shipment: Shipment, now: float) -> bool:
+        """Whether what has not started of it never will."""
+        return shipment.start_by is not None and now >= shipment.start_by
 
     def release(self, held: Held, count: int, now: float) -> None:
         """The last so many tasks."""
@@ -277,6 +292,12 @@ class Model:
             if job.state is State.SCHEDULED and job.due_at is not None and job.due_at <= now:
                 job.state = State.PENDING
                 job.due_at = None
+        for shipment in self.live():
+            if self.is_over(shipment, now):
+                for job in shipment.jobs:
+                    if job.attempt == 0 and job.state in (State.PENDING, State.SCHEDULED):
+                        self.end(job, State.CANCELLED, now)
+                self.seal(shipment, now)
         for session in [session for session, crew in self.crews.items() if crew.expires_at <= now]:
             self.lose(session, now)
 

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from dtq.core.batches import Batch
 from dtq.core.changes import Change, Expired, OwnExpired, Stored, Totals
 from dtq.core.leases import CHUNK_S, Lease
-from dtq.model.messages import Holding
+from dtq.model.messages import Conditions, Holding
 from dtq.model.options import Options
 from dtq.model.snapshots import Selection
 from dtq.model.states import Outcome, State
@@ -87,9 +87,18 @@ class Histories(RuleBasedStateMachine):
         session=st.sampled_from(SUBMITTERS),
         complete=st.sampled_from([True, True, True, False]),
         delay_s=st.sampled_from([0.0, 0.0, 0.0, 1.0, 20.0]),
+        expires_s=st.sampled_from([None, None, None, 1.0, 15.0]),
     )
-    def submit(self, count: int, terms: dict[str, Any], session: str, complete: bool, delay_s: float) -> None:
-        self._submit(count, terms, session, complete, delay_s, None)
+    def submit(
+        self,
+        count: int,
+        terms: dict[str, Any],
+        session: str,
+        complete: bool,
+        delay_s: float,
+        expires_s: float | None,
+    ) -> None:
+        self._submit(count, terms, session, complete, delay_s, None, expires_s)
 
     @rule(count=counts, key=st.sampled_from(["k1", "k2"]), session=st.sampled_from(SUBMITTERS))
     def submit_with_key(self, count: int, key: str, session: str) -> None:
@@ -111,14 +120,24 @@ class Histories(RuleBasedStateMachine):
         assert self.driver.live(number).size == size
 
     def _submit(
-        self, count: int, terms: dict[str, Any], session: str, complete: bool, delay_s: float, key: str | None
+        self,
+        count: int,
+        terms: dict[str, Any],
+        session: str,
+        complete: bool,
+        delay_s: float,
+        key: str | None,
+        expires_s: float | None = None,
     ) -> None:
         known = set(self.driver.machine.register.batches)
         before = self.driver.machine.register.last_batch
-        number = self.driver.submit(count, session=session, complete=complete, delay_s=delay_s, key=key, **terms)
+        conditions = None if expires_s is None else Conditions(expires_s=expires_s)
+        number = self.driver.submit(
+            count, session=session, complete=complete, delay_s=delay_s, key=key, conditions=conditions, **terms
+        )
         assert number == before + 1
         assert number not in known
-        shipment = self.model.submit(number, Options(**terms), session, key, delay_s, self.now)
+        shipment = self.model.submit(number, Options(**terms), session, key, delay_s, self.now, expires_s)
         self.model.append(shipment, count, complete, self.now)
         if self.driver.is_live(number):
             self.unwritten.append(self.driver.live(number))

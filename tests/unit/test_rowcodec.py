@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
-from dtq.core.changes import AttemptRow
-from dtq.engines.rowcodec import ATTEMPT, decode_attempt, encode_attempt, seal
+from dtq.core.changes import AttemptRow, BatchFlow
+from dtq.engines.rowcodec import ATTEMPT, decode_attempt, decode_batch, encode_attempt, encode_batch, seal
 from dtq.model.messages import Failure
 from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome
+from tests.contracts.engine_rows import batch
 
 ATTEMPT_ROW = AttemptRow(
     batch=7,
@@ -38,3 +40,19 @@ def test_attempt_without_the_fields_of_later_versions_is_read() -> None:
     failure = decode_attempt(7, 3, body).failure
     assert (failure.message, failure.signal) == ("killed", 9)
     assert (failure.peak_memory, failure.output, failure.unable) == (None, "", False)
+
+
+def test_batch_comes_back_with_what_few_have_and_takes_no_more_room_without_it() -> None:
+    # Given a row of a batch with and without what few have, with an expiry of its own and without
+    plain = batch(7)
+    few = BatchFlow(start_by=12.5, lapsed=True, why="it had not started by then \u2603")
+    for row in (
+        replace(plain, flow=few),
+        replace(plain, flow=few, expires_at=99.0),
+        replace(plain, size=1 << 40, flow=few),
+    ):
+        assert decode_batch(7, encode_batch(row), {}) == row
+
+    # Then the common one is no larger for it
+    assert decode_batch(7, encode_batch(plain), {}) == plain
+    assert len(encode_batch(replace(plain, flow=few))) > len(encode_batch(plain)) == 96

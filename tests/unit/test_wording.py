@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dtq.errors import BatchTooLarge, QueueFull, TaskCrashed, TooLarge, WaitTimeout
-from dtq.wording import counted, duration
+from dtq.wording import counted, duration, utc
 
 
 @pytest.mark.parametrize(
@@ -60,3 +61,9 @@ def test_counted_puts_the_noun_in_its_number() -> None:
 )
 def test_an_errors_sentence_has_its_numbers_in_words(error: Exception, words: str) -> None:
     assert words in str(error)
+
+
+@given(st.integers(0, 10**11))
+def test_moment_is_told_as_the_standard_library_does(seconds: int) -> None:
+    assert utc(seconds) == f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    assert utc(seconds + 0.99) == utc(seconds)

@@ -1,0 +1,72 @@
+"""What has to start by a moment, or not at all.
+
+A batch may have such a moment (`BatchFlow.start_by`). When it has come, its tasks that have not started are cancelled
+with that reason, fresh ones as a whole, and no more pieces are taken. A task of which an attempt has started counts as
+started for good: its retries, and what follows a crash, go on. One that was handed out and came back unstarted does not
+count; if it comes back after the moment, it is cancelled then. The machine asks here at few places, and only for
+batches that have such a moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from dtq.core.batches import Batch
+from dtq.core.changes import BatchFlow
+from dtq.core.register import Register
+from dtq.core.states import Move
+from dtq.model.messages import Conditions
+from dtq.model.states import State
+
+
+def note(register: Register, batch: Batch, conditions: Conditions, now: float) -> None:
+    """A new batch is accepted: it has such a moment if it was asked for."""
+    moments = [] if conditions.start_by is None else [conditions.start_by]
+    moments += [] if conditions.expires_s is None else [now + conditions.expires_s]
+    if moments:
+        batch.flow = replace(batch.flow or BatchFlow(), start_by=min(moments))
+        register.start_moments.add(max(now, min(moments)), batch.number, register.batches)
+
+
+def restored(register: Register, batch: Batch, ahead_s: float) -> None:
+    """A batch was restored, from a store whose times are so many seconds ahead."""
+    flow = batch.flow
+    if flow is None or flow.start_by is None or flow.lapsed:
+        return
+    if ahead_s:
+        batch.flow = flow = replace(flow, start_by=flow.start_by - ahead_s)
+        register.ledger.batch(batch)
+    assert flow.start_by is not None
+    register.start_moments.add(flow.start_by, batch.number, register.batches)
+
+
+def tick(register: Register, now: float) -> None:
+    """Cancel what should have started by now."""
+    while (number := register.start_moments.pop_due(now)) is not None:
+        batch = register.batches.get(number)
+        if batch is not None:
+            lapse(register, batch, now)
+
+
+def lapse(register: Register, batch: Batch, now: float) -> bool:
+    """Cancel what of a batch has not started, if its moment has come and this was not done yet.
+
+    Returns:
+        Whether it was done.
+    """
+    flow = batch.flow
+    if flow is None or flow.lapsed or not (why := flow.too_late(now)):
+        return False
+    batch.flow = replace(flow, lapsed=True)
+    for index in sorted(batch.tasks or ()):
+        task = batch.task(index)
+        if task is not None and task.attempt == 0 and task.state in (State.PENDING, State.SCHEDULED):
+            register.tally.move(batch.queue, task.state, Move.CANCELLED)
+            task.state = State.CANCELLED
+            task.message = why
+            register.end_task(batch, index, task, now)
+    if batch.cut is None and batch.next < batch.size:
+        register.cut(batch, why)
+    if register.batches.get(batch.number) is batch:
+        register.seal(batch, now)
+    return True
