@@ -290,8 +290,8 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
     def compute_batch_size(self) -> int:
         """How many calls the next batch has.
 
-        joblib doubles it as long as batches end too soon. Here one there and back takes a few times as long as in a pool
-        of processes, so it grows faster; at most to the size with which a batch takes as long as joblib wants.
+        joblib doubles it as long as batches end too soon. Here one there and back takes longer than in a pool of
+        processes, so it grows faster; at most to the size with which a batch takes as long as joblib wants.
         """
         before: int = self._effective_batch_size  # type: ignore[has-type]  # joblib is not typed
         duration_s: float = self._smoothed_batch_duration

@@ -84,6 +84,21 @@ def test_with_block_starts_both_and_leaves_nothing(tmp_path: Path) -> None:
         _ = cluster.address
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there is a fork server on Linux only")
+def test_slots_have_nothing_of_the_worker_that_their_fork_server_is_a_fork_of() -> None:
+    with LocalCluster(1, paths=[TASKS]) as cluster, connect(cluster) as client:
+        worker = psutil.Process(cluster.pids["worker"])
+        found = client.submit("work:surroundings").result(DEADLINE_S)
+        servers = [child for child in worker.children() if child.cmdline() == worker.cmdline()]
+        theirs = {os.readlink(f"/proc/{worker.pid}/fd/{number}") for number in os.listdir(f"/proc/{worker.pid}/fd")}
+    assert servers
+    assert found["main"] == []
+    assert found["input"] == os.devnull
+    assert found["session"] != os.getsid(0)
+    # The pipe to the resource tracker of this program is theirs as well as the worker's.
+    assert len(theirs.intersection(found["pipes"])) <= 1
+
+
 def test_tasks_import_what_this_program_imports_and_run_where_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
