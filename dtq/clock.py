@@ -3,7 +3,8 @@
 Ground floor. The core never reads a clock: whoever calls it reads one here, once, and passes the value on.
 Two kinds of time are kept apart. A *steady* time counts seconds of the Unix epoch but never jumps: it starts at the
 wall clock and then follows the monotonic clock. Leases, delays and backoffs live on it, so setting the machine's clock
-neither hastens nor starves a task. In-process waits use ``time.monotonic`` as everywhere in Python.
+neither hastens nor starves a task. What is due by the time of day (schedules, `at`) is compared with the *wall* time,
+which jumps when somebody sets the clock. In-process waits use ``time.monotonic`` as everywhere in Python.
 """
 
 from __future__ import annotations
@@ -13,10 +14,14 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the steady time."""
+    """Tells the steady time, and the wall time."""
 
     def now(self) -> float:
         """Seconds since the Unix epoch, never going back, never jumping with the wall clock."""
+        ...
+
+    def wall(self) -> float:
+        """Seconds since the Unix epoch as the machine's clock shows them, which may be set at any time."""
         ...
 
 
@@ -29,3 +34,7 @@ class SteadyClock:
     def now(self) -> float:
         """The steady time in seconds."""
         return time.monotonic() + self._offset
+
+    def wall(self) -> float:
+        """The wall time in seconds."""
+        return time.time()

@@ -427,6 +427,42 @@ class KeyConflict(DtqError):
     text = "the key {0!r} already belongs to batch {1}, a different submission."
 
 
+class UnknownSchedule(DtqError, LookupError):
+    """No such schedule."""
+
+    code = "unknown-schedule"
+    exit_code = 65
+    text = "no schedule is called {0!r}."
+    hint = "`dtq schedule list` shows what there is."
+
+
+class ScheduleExists(DtqError):
+    """The name of a schedule is taken."""
+
+    code = "schedule-exists"
+    exit_code = 65
+    text = "there is a schedule {0!r} already, with another definition."
+    hint = "Add --replace (replace=True) to change it."
+
+
+class SchedulesFull(DtqError):
+    """There are as many schedules as there may be."""
+
+    code = "schedules-full"
+    exit_code = 75
+    text = "there are {0:,} schedules, as many as there may be."
+    hint = "Remove those that are over."
+
+
+class CronMissing(DtqError):
+    """The coordinator cannot read cron expressions."""
+
+    code = "cron-missing"
+    exit_code = 78
+    text = "the coordinator cannot read the cron expression {0!r}: it runs without the extra dtq[cron]."
+    hint = "Install it there (pip install 'dtq[cron]') and restart it; --every and --at work without."
+
+
 class ResultExpired(DtqError, LookupError):
     """The result was kept for its time and is gone."""
 

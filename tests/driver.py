@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from dtq.coordinator.cron import CronCalendar
 from dtq.core import invariants, operators, views
 from dtq.core.batches import Batch
 from dtq.core.changes import Change, Stored, TaskRow, Totals
@@ -16,11 +17,14 @@ from dtq.core.ledger import EndedRange
 from dtq.core.machine import Answer, Machine
 from dtq.core.register import Rules
 from dtq.core.restoring import restore
+from dtq.core.schedules import Entry
+from dtq.core.scheduling import run_due
 from dtq.engines.base import StoredBatch
 from dtq.engines.memory import MemoryEngine
 from dtq.model import pages
 from dtq.model.messages import Conditions, Exchange, Failed, Failure, Holding, Released, Submission, Succeeded
 from dtq.model.options import Function, Options, Spec
+from dtq.model.schedules import CatchUp, Overlap, Rule, Schedule
 from dtq.model.snapshots import BatchView, Selection, TaskView
 from dtq.model.states import Outcome, State
 from dtq.testing import ManualClock
@@ -52,7 +56,8 @@ class Driver:
         self.clock = ManualClock()
         self.store = MemoryEngine()
         opened = self.store.open()
-        self.machine = Machine(opened.epoch, self.rules, opened.totals)
+        self.calendar = CronCalendar()
+        self.machine = Machine(opened.epoch, self.rules, opened.totals, self.calendar)
         #: What followers were told, in order.
         self.told: list[EndedRange] = []
         self._totals = opened.totals
@@ -220,6 +225,8 @@ class Driver:
         """Let time pass, and do what is due."""
         self.clock.advance(advance)
         deadline = self.machine.tick(self.now)
+        while run_due(self.machine, self.now, self.clock.wall()).more:
+            self.check()
         self.check()
         return deadline
 
@@ -256,6 +263,38 @@ class Driver:
         runs = self.store.ended(Selection(ids=ids, state=State.DEAD, limit=0), self.now)
         (stored,) = self.store.batches([batch])
         return stored, [run.task for run in sorted(runs, key=lambda run: run.lo) if run.task is not None]
+
+    # -- schedules ------------------------------------------------------------------------------------------------
+
+    def schedule(
+        self,
+        name: str = "often",
+        *,
+        overlap: Overlap = Overlap.QUEUE,
+        catch_up: CatchUp = CatchUp.LAST,
+        function: str = "work:shop",
+        arguments: bytes = b"call",
+        options: dict[str, Any] | None = None,
+        **rule: Any,
+    ) -> Entry:
+        """Define a schedule; the keywords left are those of `Rule`."""
+        schedule = Schedule(
+            name=name,
+            rule=Rule(**rule),
+            spec=spec(function, **(options or {})),
+            arguments=arguments,
+            overlap=overlap,
+            catch_up=catch_up,
+        )
+        entry = self.machine.schedules.define(schedule, self.clock.wall())
+        self.check()
+        return entry
+
+    def user_keys(self) -> list[str]:
+        """The keys of all batches with one, finished or not, in the order of their acceptance."""
+        self.drain()
+        found = self.store.batches(range(1, self.machine.register.last_batch + 1))
+        return [stored.row.key for stored in found if stored.row.user_key]
 
     # -- looking --------------------------------------------------------------------------------------------------
 
@@ -314,7 +353,7 @@ class Driver:
     def restored(self) -> Machine:
         """The machine that the next run of the coordinator would begin with."""
         self.drain()
-        again = restore(self.machine.epoch + 1, self.rules, self._totals, self.store.restore(), self.now)
+        again = restore(self.machine.epoch + 1, self.rules, self._totals, self.store.restore(), self.now, self.calendar)
         invariants.check(again)
         return again
 
@@ -322,5 +361,5 @@ class Driver:
         """Kill the coordinator, and start it on the same store; what was not drained is lost."""
         self.store.close()
         opened = self.store.open()
-        self.machine = restore(opened.epoch, self.rules, opened.totals, self.store.restore(), self.now)
+        self.machine = restore(opened.epoch, self.rules, opened.totals, self.store.restore(), self.now, self.calendar)
         self.check()

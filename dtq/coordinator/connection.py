@@ -10,7 +10,7 @@ import contextlib
 import logging
 
 from dtq import __version__
-from dtq.coordinator import holding, letting_go, operating, queries, results, submitting
+from dtq.coordinator import holding, letting_go, operating, queries, results, scheduling, submitting
 from dtq.coordinator.granting import grants_of
 from dtq.coordinator.service import LONGEST_WAIT_S, MOST_CANCELS, Coordinator
 from dtq.coordinator.sessions import PARTING_WAIT_S, Fetch, SessionState
@@ -42,6 +42,7 @@ from dtq.model.messages import (
 )
 from dtq.model.options import Spec
 from dtq.model.pages import PAGE_BLOBS
+from dtq.model.schedules import Schedule, ScheduleView
 from dtq.model.snapshots import (
     Attempt,
     BatchView,
@@ -396,6 +397,37 @@ class Connection:
         count = operating.purge_dead(self._c, _checked(selection))
         log.info("%s purged %d dead letters", self._who, count)
         return count
+
+    # -- schedules ------------------------------------------------------------------------------------------------
+
+    def set_schedule(self, schedule: Schedule, replace: bool, dry_run: bool) -> str:
+        """See `Service.set_schedule`."""
+        _ = self._session
+        return scheduling.define(self._c, schedule, change=replace, dry_run=dry_run)
+
+    def schedules(self, after: str) -> list[ScheduleView]:
+        """See `Service.schedules`."""
+        return scheduling.listed(self._c, after)
+
+    def schedule(self, name: str) -> ScheduleView:
+        """See `Service.schedule`."""
+        return scheduling.show(self._c, name)
+
+    def pause_schedule(self, name: str, paused: bool) -> None:
+        """See `Service.pause_schedule`."""
+        scheduling.pause(self._c, name, paused=paused)
+        log.info("%s has schedule %s %s", self._who, name, "paused" if paused else "resumed")
+
+    def run_schedule(self, name: str) -> int:
+        """See `Service.run_schedule`."""
+        return scheduling.run(self._c, name)
+
+    def remove_schedule(self, name: str) -> None:
+        """See `Service.remove_schedule`."""
+        scheduling.remove(self._c, name)
+        log.info("%s has removed schedule %s", self._who, name)
+
+    # -- the coordinator itself -----------------------------------------------------------------------------------
 
     def stop(self) -> None:
         """See `Service.stop`."""

@@ -23,6 +23,7 @@ from typing import Final
 from dtq.clock import Clock, SteadyClock
 from dtq.coordinator.cache import PageCache
 from dtq.coordinator.committer import Committer, Generation
+from dtq.coordinator.cron import CronCalendar
 from dtq.coordinator.sessions import Sessions, SessionState
 from dtq.coordinator.ticker import Ticker
 from dtq.coordinator.values import PeerValues
@@ -33,6 +34,7 @@ from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.core.register import Rules
 from dtq.core.restoring import SECOND_LOOK_S, restore, would_expire_all
+from dtq.core.scheduling import Made, run_due
 from dtq.engines.base import Engine, Opened
 from dtq.errors import DtqError, ShuttingDown
 from dtq.model.messages import Doomed
@@ -54,6 +56,9 @@ _ORPHANS_S: Final = 60.0
 _SET_ASIDE: Final = 8
 #: Pause after a tick in which something could not be done, in seconds.
 _AFTER_DEFECT_S: Final = 1.0
+#: How often the wall clock is looked at while something waits for it, in seconds: how late it is noticed that somebody
+#: has set it.
+_LOOK_S: Final = 1.0
 #: Changes that let go of much, and how long after them, in seconds, memory is given back.
 _FREEING: Final = (Read, BatchesRead, Expired, OwnExpired)
 _FREED_S: Final = 5.0
@@ -161,7 +166,12 @@ class Coordinator:
         self.started_at = self.clock.now()
         with _uncollected():
             self.machine = restore(
-                self.opened.epoch, self.setup.rules, self.opened.totals, self.engine.restore(), self.started_at
+                self.opened.epoch,
+                self.setup.rules,
+                self.opened.totals,
+                self.engine.restore(),
+                self.started_at,
+                CronCalendar(),
             )
         place = self.engine.place if self.setup.values else None
         if place is not None:
@@ -323,7 +333,15 @@ class Coordinator:
         """When something is due next."""
         deadlines = [self.machine.next_deadline()]
         deadlines += [at for at in (self.sessions.next_deadline(), self._orphans_at, self._freed_at) if at is not None]
+        if self.machine.on_wall:
+            deadlines.append(self._next_on_wall())
         return min(deadlines)
+
+    def _next_on_wall(self) -> float:
+        """When something is due next by the wall clock, or that clock is to be looked at: somebody may set it."""
+        now = self.clock.now()
+        at = self.machine.next_on_wall()
+        return now + (_LOOK_S if at is None else min(_LOOK_S, max(0.0, at - self.clock.wall())))
 
     # -- called by the threads ------------------------------------------------------------------------------------
 
@@ -336,7 +354,13 @@ class Coordinator:
         now = self.clock.now()
         with self.lock:
             # A defect in one of them must not keep the others from being done.
-            steps = (self._tick_machine, self._give_up_sessions, self._abandon_orphans, self.dispatch)
+            steps = (
+                self._tick_machine,
+                self._run_schedules,
+                self._give_up_sessions,
+                self._abandon_orphans,
+                self.dispatch,
+            )
             done = [self._guarded(step, now) for step in steps]
             self.committer.soon()
             freed = self._freed_at is not None and self._freed_at <= now
@@ -372,6 +396,16 @@ class Coordinator:
                 log.warning("worker %s has been silent for too long", state.name if state else session)
                 if state is not None:
                     self.sessions.remove(state)
+
+    def _run_schedules(self, now: float) -> None:
+        if self.machine.schedules and not self.stopping:
+            self.take_made(run_due(self.machine, now, self.clock.wall(), self.committer.trouble))
+
+    def take_made(self, made: Made) -> None:
+        """Take in what due times of schedules have brought about. Under the lock."""
+        self.cache.add(made.pages)
+        if made.cancelled:
+            self.tell_cancelled()
 
     def _give_up_sessions(self, now: float) -> None:
         for state in self.sessions.expired(now):

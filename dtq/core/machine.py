@@ -27,6 +27,7 @@ from dtq.core.heap import Run, RunHeap
 from dtq.core.leases import CHUNK_S, Lease, Worker, chunk, is_over
 from dtq.core.ledger import EndedRange
 from dtq.core.register import Register, Rules
+from dtq.core.schedules import Calendar, NoCalendar, Schedules
 from dtq.core.states import Move
 from dtq.errors import BadMessage, KeyConflict, NotPermitted, SessionUnknown, TooLarge, UnknownId, WorkerBroken
 from dtq.model import pages
@@ -72,12 +73,15 @@ class Machine:
         epoch: number of this run of the coordinator; part of every lease token.
         rules: settings.
         totals: what the store had counted.
+        calendar: reads the cron expressions of schedules.
     """
 
-    def __init__(self, epoch: int, rules: Rules, totals: Totals) -> None:
+    def __init__(self, epoch: int, rules: Rules, totals: Totals, calendar: Calendar | None = None) -> None:
         self.epoch = epoch
         self.rules = rules
         self.register = Register(rules, totals)
+        #: What `core.scheduling` makes submissions of.
+        self.schedules = Schedules(self.register.ledger, calendar or NoCalendar())
         #: Outcomes refused since this start.
         self.refused = 0
         self._last_token = epoch << 32
@@ -559,6 +563,15 @@ class Machine:
         if (over_at := self.register.holds.next_at()) is not None:
             deadlines.append(over_at)
         return min([*deadlines, self._next_expiry])
+
+    @property
+    def on_wall(self) -> bool:
+        """Whether anything waits for the wall clock."""
+        return len(self.schedules) > 0
+
+    def next_on_wall(self) -> float | None:
+        """When something is due next by the wall clock; None where nothing is."""
+        return self.schedules.next_at()
 
     def _due(self, due_at: float, number: int, lo: int, hi: int) -> None:
         register = self.register

@@ -15,12 +15,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from dtq.core import start_by
+from dtq.core import schedules, start_by
 from dtq.core.batches import Batch, Task
-from dtq.core.changes import BatchRow, ExpiryRow, HoldRow, LeaseRow, Row, SpecRow, TaskRow, Totals
+from dtq.core.changes import BatchRow, DefinitionRow, ExpiryRow, HoldRow, LeaseRow, Row, SpecRow, TaskRow, Totals
 from dtq.core.leases import Lease, Worker
 from dtq.core.machine import Machine
 from dtq.core.register import Register, Rules
+from dtq.core.schedules import Calendar
 from dtq.model.states import State
 
 #: How long results are kept after a start by whose clock all of them are to go, in seconds.
@@ -32,7 +33,9 @@ def would_expire_all(rules: Rules, totals: Totals, now: float) -> bool:
     return totals.clock > 0 and now - totals.clock > rules.keep_results_s
 
 
-def restore(epoch: int, rules: Rules, totals: Totals, rows: Iterable[Row], now: float) -> Machine:
+def restore(
+    epoch: int, rules: Rules, totals: Totals, rows: Iterable[Row], now: float, calendar: Calendar | None = None
+) -> Machine:
     """The machine that the rows describe.
 
     Workers that held leases get one lease time to come back and claim them.
@@ -43,15 +46,19 @@ def restore(epoch: int, rules: Rules, totals: Totals, rows: Iterable[Row], now: 
         totals: what the store had counted.
         rows: as `Engine.restore` gives them: specs before batches before tasks before leases before expiries.
         now: the time.
+        calendar: reads the cron expressions of schedules.
     """
-    machine = Machine(epoch, rules, totals)
+    machine = Machine(epoch, rules, totals, calendar)
     register = machine.register
     if would_expire_all(rules, totals, now):
         machine.put_off_expiry(now + min(SECOND_LOOK_S, rules.keep_results_s))
     ahead_s = max(0.0, register.clock - now)
     register.clock -= ahead_s
     for row in rows:
-        _take(register, row, ahead_s, now)
+        if isinstance(row, DefinitionRow):
+            _define(machine, row)
+        else:
+            _take(register, row, ahead_s, now)
     waiting: dict[tuple[str, State], int] = {}
     for batch in list(register.batches.values()):
         _place(machine, batch, waiting, now)
@@ -73,6 +80,11 @@ def _take(register: Register, row: Row, ahead_s: float, now: float) -> None:
         register.expiries.add(row.at)
     elif isinstance(row, HoldRow):
         _hold(register, row, ahead_s, now)
+
+
+def _define(machine: Machine, row: DefinitionRow) -> None:
+    if row.kind == schedules.KIND:
+        machine.schedules.restore(row)
 
 
 def _batch(register: Register, row: BatchRow, ahead_s: float) -> None:

@@ -31,7 +31,7 @@ from dtq.core.changes import (
     TaskRow,
 )
 from dtq.model.messages import Failure
-from dtq.model.options import Function, FunctionKind, Options, Spec
+from dtq.model.options import Spec, spec_as_json, spec_from_json
 from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome, State
 
@@ -497,14 +497,7 @@ def _json(value: object) -> bytes:
 
 def encode_spec(row: SpecRow) -> bytes:
     """The blob of a spec."""
-    function, options = row.spec.function, row.spec.options
-    fields = {
-        "kind": function.kind.value,
-        "name": function.name,
-        "body": base64.b64encode(function.body).decode("ascii"),
-        "options": dataclasses.asdict(options),
-    }
-    return seal(_json(fields), SPEC, row.number)
+    return seal(_json(spec_as_json(row.spec)), SPEC, row.number)
 
 
 def decode_spec(number: int, body: object) -> Spec:
@@ -513,11 +506,7 @@ def decode_spec(number: int, body: object) -> Spec:
     Raises:
         DamagedRow: the blob is not that spec's.
     """
-    fields = json.loads(_check(body, SPEC, number)[:-4])
-    options = fields["options"]
-    options["never_retry"] = tuple(options["never_retry"])
-    kind, pickled = FunctionKind(fields["kind"]), base64.b64decode(fields["body"])
-    return Spec(function=Function(kind=kind, name=fields["name"], body=pickled), options=Options(**options))
+    return spec_from_json(json.loads(_check(body, SPEC, number)[:-4]))
 
 
 def encode_attempt(row: AttemptRow) -> bytes:

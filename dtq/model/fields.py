@@ -28,6 +28,8 @@ PRIORITIES: Final = (1, 10)
 MAX_NAME: Final = 512
 #: Longest name of a worker, client or machine, in characters.
 MAX_LABEL: Final = 200
+#: Most bytes of a schedule's arguments, and of its function where that travels by value.
+MAX_CALL: Final = 64 << 10
 #: Longest time limit, delay or wait, in seconds: ten years. Beyond it a number is a mistake, not a wish.
 MAX_SECONDS: Final = 10 * 366 * 86_400.0
 #: Most slots of a worker.
@@ -47,6 +49,7 @@ class Characters(Enum):
     PRINTABLE = "printable ones"  #: as `str.isprintable`: none that is not seen, none that breaks a line
     TOKEN = "letters, digits and _ . -"
     QUEUE = "letters, digits and _ . : / -"
+    ZONE = "letters, digits and _ / + -"
 
 
 _MATCH: Final[dict[Characters, Callable[[str], object]]] = {
@@ -54,6 +57,7 @@ _MATCH: Final[dict[Characters, Callable[[str], object]]] = {
     Characters.PRINTABLE: str.isprintable,
     Characters.TOKEN: re.compile(r"[A-Za-z0-9_.-]*", re.ASCII).fullmatch,
     Characters.QUEUE: re.compile(r"[A-Za-z0-9_.:/-]*", re.ASCII).fullmatch,
+    Characters.ZONE: re.compile(r"[A-Za-z0-9_/+-]*", re.ASCII).fullmatch,
 }
 
 
@@ -156,6 +160,12 @@ ExceptionName = Annotated[str, Text(MAX_NAME, Characters.PRINTABLE)]
 Key = Annotated[str, Text(MAX_NAME, Characters.PRINTABLE, least=1)]
 #: A glob.
 Pattern = Annotated[str, Text(MAX_GLOB, Characters.PRINTABLE)]
+#: The name of a schedule.
+ScheduleName = Annotated[str, Text(100, Characters.QUEUE, least=1)]
+#: A cron expression; empty where a schedule has none.
+Expression = Annotated[str, Text(200, Characters.PRINTABLE)]
+#: The name of a time zone.
+Zone = Annotated[str, Text(64, Characters.ZONE, least=1)]
 #: What an exception says.
 Message = Annotated[str, Text(8 << 10)]
 #: A traceback, or the last lines that a task printed.
@@ -223,6 +233,8 @@ Chunk = Annotated[bytes, Blob(CHUNK)]
 Digest = Annotated[bytes, Blob(32)]
 #: A description of values.
 Description = Annotated[bytes, Blob(4 << 20)]
+#: The arguments of a schedule's calls.
+CallBlob = Annotated[bytes, Blob(MAX_CALL)]
 #: A pickled exception.
 Pickle = Annotated[bytes, Blob(4 << 20)]
 

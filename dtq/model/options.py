@@ -7,9 +7,10 @@ submissions of one function with one set of options share one object.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from base64 import b64decode, b64encode
+from dataclasses import asdict, replace
 from enum import Enum
-from typing import Annotated
+from typing import Annotated, Any
 
 from dtq.config.values import check_queue
 from dtq.errors import InvalidValue
@@ -104,6 +105,26 @@ class Spec:
 
     function: Function
     options: Options
+
+
+def spec_as_json(spec: Spec) -> dict[str, Any]:
+    """A spec as plain values, for who keeps it as JSON."""
+    function = spec.function
+    return {
+        "kind": function.kind.value,
+        "name": function.name,
+        "body": b64encode(function.body).decode("ascii"),
+        "options": asdict(spec.options),
+    }
+
+
+def spec_from_json(plain: dict[str, Any]) -> Spec:
+    """The spec that these values are."""
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in plain["options"].items()
+    }
+    kind, body = FunctionKind(plain["kind"]), b64decode(plain["body"])
+    return Spec(function=Function(kind=kind, name=plain["name"], body=body), options=Options(**options))
 
 
 def same_call(one: Spec, other: Spec) -> bool:

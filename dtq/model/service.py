@@ -26,6 +26,7 @@ from dtq.model.messages import (
     Welcome,
 )
 from dtq.model.options import Spec
+from dtq.model.schedules import Schedule, ScheduleView
 from dtq.model.snapshots import (
     Attempt,
     BatchView,
@@ -277,6 +278,67 @@ class Service(Protocol):
 
         Raises:
             UnknownId: one of the selected ids is not a dead letter; nothing was purged.
+        """
+        ...
+
+    def set_schedule(self, schedule: Schedule, replace: bool, dry_run: bool) -> fields.Word:
+        """Define a schedule, durably; one that has the same definition already stays as it is.
+
+        Args:
+            schedule: the schedule.
+            replace: whether one of this name that has another definition is changed to this one.
+            dry_run: whether nothing is done, and only said what would be.
+
+        Returns:
+            ``added``, ``changed`` or ``unchanged``.
+
+        Raises:
+            ScheduleExists: there is one of this name with another definition.
+            SchedulesFull: there are as many as there may be.
+            InvalidValue: its cron expression is none, or its time zone; or its call refers to values that are put.
+            CronMissing: the coordinator reads no cron expressions.
+        """
+        ...
+
+    def schedules(self, after: fields.Label) -> Annotated[list[ScheduleView], ANSWERED]:
+        """The schedules behind a name ("" for all), in the order of their names; ask again behind the last, until there
+        are none."""
+        ...
+
+    def schedule(self, name: fields.ScheduleName) -> ScheduleView:
+        """A schedule.
+
+        Raises:
+            UnknownSchedule: there is none of this name.
+        """
+        ...
+
+    def pause_schedule(self, name: fields.ScheduleName, paused: bool) -> None:
+        """Let due times of a schedule go by without a submission, durably; or no longer: then the first one that counts
+        is after this moment.
+
+        Raises:
+            UnknownSchedule: there is none of this name.
+        """
+        ...
+
+    def run_schedule(self, name: fields.ScheduleName) -> fields.BatchNumber:
+        """Make a submission of a schedule now, durably, beside its due times.
+
+        Returns:
+            The batch.
+
+        Raises:
+            UnknownSchedule: there is none of this name.
+            QueueFull: there is no room for it.
+        """
+        ...
+
+    def remove_schedule(self, name: fields.ScheduleName) -> None:
+        """Forget a schedule, durably. What it has submitted stays.
+
+        Raises:
+            UnknownSchedule: there is none of this name.
         """
         ...
 

@@ -25,10 +25,23 @@ class ManualClock:
 
     def __init__(self, now: float = 1_000_000.0) -> None:
         self._now = now
+        self._ahead = 0.0
 
     def now(self) -> float:
         """The time in seconds."""
         return self._now
+
+    def wall(self) -> float:
+        """The wall time in seconds: the same, unless `set_wall` has said otherwise."""
+        return self._now + self._ahead
+
+    def set_wall(self, moment: float) -> None:
+        """Set the wall clock, as an operator sets that of a machine; it goes on from there.
+
+        Args:
+            moment: what it shows now, in seconds of the Unix epoch.
+        """
+        self._ahead = moment - self._now
 
     def advance(self, seconds: float) -> float:
         """Let so many seconds pass.

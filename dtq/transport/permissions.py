@@ -15,7 +15,7 @@ from dtq.model.messages import Role
 
 _SUBMIT, _WORK, _ADMIN = KeyRole.SUBMIT, KeyRole.WORK, KeyRole.ADMIN
 
-#: Every act, and the roles of which a key needs one.
+#: Every act, and the roles of which a key needs one; of those in `ALL_ROLES` it needs each.
 ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     "hello as client": (_SUBMIT, _ADMIN),
     "hello as worker": (_WORK,),
@@ -47,11 +47,32 @@ ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     "dead_letters": (_ADMIN,),
     "retry_dead": (_ADMIN,),
     "purge_dead": (_ADMIN,),
+    # schedules: they submit for others, and for as long as they are there
+    "set_schedule": (_SUBMIT, _ADMIN),
+    "schedules": (_ADMIN,),
+    "schedule": (_ADMIN,),
+    "pause_schedule": (_ADMIN,),
+    "run_schedule": (_ADMIN,),
+    "remove_schedule": (_ADMIN,),
     "stop": (_ADMIN,),
     "reload_keys": (_ADMIN,),
 }
+#: Acts that take every role they name: who may not submit may have nothing submitted either.
+ALL_ROLES: Final = frozenset({"set_schedule"})
 #: Acts that change what others submitted, or the coordinator itself: each use is put on record.
-AUDITED: Final = frozenset({"cancel", "retry_dead", "purge_dead", "stop", "reload_keys"})
+AUDITED: Final = frozenset(
+    {
+        "cancel",
+        "retry_dead",
+        "purge_dead",
+        "set_schedule",
+        "pause_schedule",
+        "run_schedule",
+        "remove_schedule",
+        "stop",
+        "reload_keys",
+    }
+)
 
 #: Methods whose act depends on their arguments.
 _BY_ARGUMENTS: Final[Mapping[str, Callable[..., str]]] = {
@@ -74,10 +95,15 @@ def act_of(method: str, arguments: tuple[Any, ...]) -> str:
 
 def acts_of(key: Key) -> frozenset[str]:
     """All that a key may do."""
-    return frozenset(act for act, roles in ACTS.items() if not key.roles.isdisjoint(roles))
+    return frozenset(
+        act
+        for act, roles in ACTS.items()
+        if (key.roles.issuperset(roles) if act in ALL_ROLES else not key.roles.isdisjoint(roles))
+    )
 
 
 def refusal(key: Key, act: str) -> RoleMissing:
     """What a key is told that may not do something."""
-    needed = " or ".join(role.value for role in ACTS.get(act, ()))
-    return RoleMissing(f"{key.name!r} (role {key.role_names})", f"{act} takes the role {needed}")
+    roles = [role.value for role in ACTS.get(act, ())]
+    needed = f"roles {' and '.join(roles)}" if act in ALL_ROLES else f"role {' or '.join(roles)}"
+    return RoleMissing(f"{key.name!r} (role {key.role_names})", f"{act} takes the {needed}")

@@ -20,6 +20,7 @@ from dtq.errors import BadMessage, DtqError, NotPermitted, RoleMissing, Unreacha
 from dtq.model.messages import Exchange, Hello, Role, Submission, TaskRange
 from dtq.model.options import Function, Options, Spec
 from dtq.model.pages import pack
+from dtq.model.schedules import Rule, Schedule
 from dtq.model.service import Service
 from dtq.model.snapshots import Selection
 from dtq.transport import Proxy, Server
@@ -34,6 +35,7 @@ ADMIN = Key(name="ops", secret=b"a" * 32, roles=frozenset({KeyRole.ADMIN}))
 CLIENT = Hello(session="c" * 32, role=Role.CLIENT)
 WORKER = Hello(session="w" * 32, role=Role.WORKER, slots=1, primary=True, name="one")
 SPEC = Spec(function=Function(name="math:sqrt"), options=Options())
+SCHEDULE = Schedule(name="daily", rule=Rule(every_s=60.0), spec=SPEC, arguments=b"x")
 
 #: One call of each method; a method without one here makes the table's test fail.
 CALLS: dict[str, Callable[[Service], object]] = {
@@ -60,12 +62,19 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "queues": lambda service: service.queues(""),
     "workers": lambda service: service.workers("", ""),
     "attempts": lambda service: service.attempts(1, 0, 0),
+    "set_schedule": lambda service: service.set_schedule(SCHEDULE, False, True),
+    "schedules": lambda service: service.schedules(""),
+    "schedule": lambda service: service.schedule("daily"),
+    "pause_schedule": lambda service: service.pause_schedule("daily", True),
+    "run_schedule": lambda service: service.run_schedule("daily"),
+    "remove_schedule": lambda service: service.remove_schedule("daily"),
     "stop": lambda service: service.stop(),
     "reload_keys": lambda service: service.reload_keys(),
 }
 PRODUCING = {"hello", "submit", "follow", "watch", "let_go", "batch", "task", "results", "attempts"}
 PRODUCING |= {"stats", "queues", "workers", "write_value", "read_value", "hold", "release"}
 OPERATING = {"tasks", "cancel", "dead_letters", "retry_dead", "purge_dead", "stop", "reload_keys"}
+OPERATING |= {"schedules", "schedule", "pause_schedule", "run_schedule", "remove_schedule"}
 MAY = {
     SUBMIT.name: PRODUCING,
     WORK.name: {"exchange", "spec", "write_value", "read_value"},
@@ -109,6 +118,15 @@ def house() -> Iterator[House]:
 
 def test_every_method_of_the_service_has_somebody_who_may_call_it() -> None:
     assert {act.split(" ")[0] for act in ACTS} == set(METHODS) == set(CALLS)
+
+
+def test_schedule_is_defined_by_who_may_submit_and_operate(house: House) -> None:
+    both = Key(name="both", secret=b"b" * 32, roles=frozenset({KeyRole.SUBMIT, KeyRole.ADMIN}))
+    house.server.replace_keys([SUBMIT, ADMIN, both])
+    assert house.proxy(both).set_schedule(SCHEDULE, False, False) == "added"
+    for key in (SUBMIT, ADMIN):
+        with pytest.raises(RoleMissing, match="the roles submit and admin"):
+            house.proxy(key, replace(CLIENT, session=key.name * 8)).set_schedule(SCHEDULE, False, False)
 
 
 @pytest.mark.parametrize("key", [SUBMIT, WORK, ADMIN], ids=lambda key: key.role_names)

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 from dtq.errors import BadMessage, DtqError, InvalidValue
 from dtq.model import wire
-from dtq.model.fields import Blob, Characters, Items, Rule, Text
+from dtq.model.fields import Blob, Characters, Items, Text
+from dtq.model.fields import Rule as FieldRule
 from dtq.model.messages import Doomed, Exchange, Hello, Orders, Progress, Role, Submission, Welcome
 from dtq.model.options import Function, FunctionKind, Options, Spec
 from dtq.model.pages import pack
+from dtq.model.schedules import Rule
 from dtq.model.service import Service
 from dtq.model.wire import codec, methods
 from dtq.transport import safepickle
@@ -47,16 +49,23 @@ RULED: dict[Characters, st.SearchStrategy[str]] = {
     Characters.PRINTABLE: st.sampled_from("ab :ü漢"),
     Characters.TOKEN: st.sampled_from("aZ0_.-"),
     Characters.QUEUE: st.sampled_from("aZ0_.:/-"),
+    Characters.ZONE: st.sampled_from("aZ0_/+-"),
 }
+SCHEDULE_RULES = st.one_of(
+    st.builds(Rule, cron=NAMES, tz=NAMES, until=st.none() | st.floats(0, 1e11)),
+    st.builds(Rule, every_s=st.floats(0.1, 1e6), jitter_s=st.floats(0, 1e6)),
+    st.builds(Rule, at=st.floats(0, 1e11)),
+)
 BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     type(None): st.none(),
     Function: FUNCTIONS,
     Options: OPTIONS,
+    Rule: SCHEDULE_RULES,
 }
 
 
-def ruled(kind: Any, rule: Rule) -> st.SearchStrategy[Any]:
+def ruled(kind: Any, rule: FieldRule) -> st.SearchStrategy[Any]:
     """Values that follow a rule; of a union, texts only."""
     if isinstance(rule, Text):
         return st.text(RULED[rule.characters], min_size=rule.least, max_size=min(rule.most, 10))

@@ -1,0 +1,151 @@
+"""Schedules: the calls that define, show and steer them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Final
+
+from dtq.coordinator import queries
+from dtq.coordinator.cron import CronCalendar
+from dtq.coordinator.sameness import same_arguments
+from dtq.coordinator.service import Coordinator
+from dtq.core import views
+from dtq.core.schedules import Entry, without_function
+from dtq.core.scheduling import run_now
+from dtq.errors import InvalidValue, ScheduleExists
+from dtq.model import values
+from dtq.model.options import same_call
+from dtq.model.schedules import Schedule, ScheduleView
+from dtq.model.snapshots import BatchView
+from dtq.model.weight import first_within
+
+log = logging.getLogger("dtq.coordinator")
+
+#: What became of a definition.
+ADDED: Final = "added"
+CHANGED: Final = "changed"
+UNCHANGED: Final = "unchanged"
+#: How many schedules are looked at for one answer.
+_PAGE: Final = 1_000
+
+
+def define(c: Coordinator, schedule: Schedule, *, change: bool, dry_run: bool) -> str:
+    """Define a schedule, durably; see `Service.set_schedule`."""
+    if values.is_description(schedule.arguments) or values.is_description(schedule.spec.function.body):
+        why = "it refers to values, which are kept for a time only; have the function read the data"
+        raise InvalidValue("a schedule's call", schedule.spec.function.name, why)
+    rule = schedule.rule
+    if rule.cron:
+        CronCalendar().recurrence(rule.cron, rule.tz)  # outside of the lock, and before anything is said of it
+    c.committer.refuse_if_in_trouble()
+    with c.lock:
+        c.refuse_if_stopping()
+        schedules = c.machine.schedules
+        known = schedules.find(schedule.name)
+        outcome = ADDED if known is None else UNCHANGED if _same(known.schedule, schedule) else CHANGED
+        if outcome == CHANGED and not change:
+            raise ScheduleExists(schedule.name)
+        if outcome != UNCHANGED and not dry_run:
+            entry = schedules.define(schedule, c.clock.wall())
+            if entry.last_batch == 0 and outcome == ADDED:
+                log.info("schedule %s is defined: %s", schedule.name, rule)
+            c.ticker.by(c.next_deadline())
+        ticket = c.committer.ticket()
+    c.committer.settle(ticket)
+    return outcome
+
+
+def _same(one: Schedule, other: Schedule) -> bool:
+    return (
+        replace(one, arguments=b"", spec=other.spec) == replace(other, arguments=b"")
+        and same_call(one.spec, other.spec)
+        and same_arguments(one.arguments, other.arguments, in_doubt=False)
+    )
+
+
+def show(c: Coordinator, name: str) -> ScheduleView:
+    """A schedule; see `Service.schedule`."""
+    with c.lock:
+        entry = c.machine.schedules.get(name)
+        view, live = _view(c, entry)
+    queries.settle(c)
+    return next(iter(_with_ended(c, [(view, live)])))
+
+
+def listed(c: Coordinator, after: str) -> list[ScheduleView]:
+    """The schedules behind a name; see `Service.schedules`."""
+    with c.lock:
+        entries = [entry for entry in c.machine.schedules if entry.schedule.name > after][:_PAGE]
+        found = [_view(c, entry) for entry in entries]
+    queries.settle(c)
+    return list(first_within(_with_ended(c, found), c.setup.answer_bytes))
+
+
+def _view(c: Coordinator, entry: Entry) -> tuple[ScheduleView, bool]:
+    """A schedule, and whether its last run has not ended. Under the lock."""
+    live = c.machine.register.batches.get(entry.last_batch)
+    view = ScheduleView(
+        schedule=without_function(entry.schedule),
+        added_at=entry.added_at,
+        paused=entry.paused,
+        upcoming=c.machine.schedules.upcoming(entry),
+        last_due=entry.last_due,
+        last_batch=entry.last_batch,
+        last=None if live is None else _lean(views.batch_view(live)),
+        made=entry.made,
+        skipped=entry.skipped,
+        trouble=entry.trouble,
+    )
+    return view, live is not None
+
+
+def _with_ended(c: Coordinator, found: list[tuple[ScheduleView, bool]]) -> Iterable[ScheduleView]:
+    """The views, with those last runs that have ended; outside of the lock."""
+    numbers = [view.last_batch for view, live in found if view.last_batch and not live]
+    ended = {stored.row.batch: stored for stored in c.engine.batches(numbers)} if numbers else {}
+    for view, _ in found:
+        stored = ended.get(view.last_batch)
+        if stored is not None and stored.row.finished_at is not None:
+            view = replace(view, last=_lean(views.finished_batch_view(stored.row, stored.spec)))
+        yield view
+
+
+def _lean(view: BatchView) -> BatchView:
+    spec = view.spec
+    if not spec.function.body:
+        return view
+    return replace(view, spec=replace(spec, function=replace(spec.function, body=b"")))
+
+
+def pause(c: Coordinator, name: str, *, paused: bool) -> None:
+    """Let due times of a schedule go by, or no longer; see `Service.pause_schedule`."""
+    with c.lock:
+        entry = c.machine.schedules.get(name)
+        c.machine.schedules.pause(entry, c.clock.wall(), paused=paused)
+        c.ticker.by(c.next_deadline())
+        ticket = c.committer.ticket()
+    c.committer.settle(ticket)
+
+
+def run(c: Coordinator, name: str) -> int:
+    """Make a submission of a schedule now; see `Service.run_schedule`."""
+    c.committer.refuse_if_in_trouble()
+    with c.lock:
+        c.refuse_if_stopping()
+        now = c.clock.now()
+        number, made = run_now(c.machine, c.machine.schedules.get(name), now, c.clock.wall())
+        c.take_made(made)
+        c.dispatch(now)
+        ticket = c.committer.ticket()
+    c.committer.settle(ticket)
+    return number
+
+
+def remove(c: Coordinator, name: str) -> None:
+    """Forget a schedule; see `Service.remove_schedule`."""
+    with c.lock:
+        c.machine.schedules.remove(c.machine.schedules.get(name))
+        ticket = c.committer.ticket()
+    c.committer.settle(ticket)

@@ -1,0 +1,410 @@
+"""Schedules: what is defined, when each is due next, and what has to be remembered of it.
+
+Rules:
+
+1. A due time is a moment of the wall clock, and follows from the schedule's definition alone: from its rule, and for a
+   period from the moment at which that was defined.
+2. The next due time of each schedule is kept (`Entry.next_at`), and only ever grows: a wall clock that is set back
+   brings no due time a second time. It is stored with the batch that the one before it has made, in one commit.
+3. What is made at a due time, and what of due times that went by, is for `core.scheduling`; this holds no machine.
+
+Cron expressions and time zones are read by a `Calendar`, which whoever makes the machine hands to it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from hashlib import blake2b
+from itertools import islice
+from math import floor
+from typing import Any, Final, Protocol
+
+from dtq.core.changes import DefinitionRow
+from dtq.core.ledger import Ledger
+from dtq.errors import CronMissing, DtqError, SchedulesFull, UnknownSchedule
+from dtq.model.options import spec_as_json, spec_from_json
+from dtq.model.schedules import CatchUp, Overlap, Rule, Schedule
+
+#: What definitions of schedules are called among all definitions.
+KIND: Final = "schedule"
+#: How many schedules there may be.
+MOST: Final = 10_000
+#: How many due times that went by are made up for, at most: the latest.
+MOST_CAUGHT_UP: Final = 10_000
+#: How many due times are told that are to come.
+_SHOWN: Final = 3
+#: How far back due times are looked for at first, in seconds; twice as far each time after that.
+_BACK_S: Final = 4096.0
+
+
+class Recurrence(Protocol):
+    """A rule that comes again and again."""
+
+    def later(self, moment: float) -> Iterator[float]:
+        """The due times after a moment, rising, each once."""
+        ...
+
+
+class Calendar(Protocol):
+    """Reads cron expressions."""
+
+    def recurrence(self, cron: str, zone: str) -> Recurrence:
+        """What an expression says in a time zone.
+
+        Raises:
+            InvalidValue: it is no expression, or there is no such zone.
+            CronMissing: expressions cannot be read here.
+        """
+        ...
+
+
+class NoCalendar:
+    """Stands for a calendar where there is none."""
+
+    def recurrence(self, cron: str, zone: str) -> Recurrence:
+        """See `Calendar`.
+
+        Raises:
+            CronMissing: always.
+        """
+        raise CronMissing(cron)
+
+
+class _Periodic:
+    """Every so many seconds."""
+
+    def __init__(self, anchor: float, every_s: float) -> None:
+        self._anchor = anchor
+        self._every_s = every_s
+
+    def later(self, moment: float) -> Iterator[float]:
+        """See `Recurrence`."""
+        count = max(1, floor((moment - self._anchor) / self._every_s))
+        while True:
+            at = round(self._anchor + count * self._every_s, 3)  # a due time has milliseconds, as its key shows
+            count += 1
+            if at > moment:
+                yield at
+
+
+class _Once:
+    """At one moment."""
+
+    def __init__(self, at: float) -> None:
+        self._at = at
+
+    def later(self, moment: float) -> Iterator[float]:
+        """See `Recurrence`."""
+        if self._at > moment:
+            yield self._at
+
+
+class Entry:
+    """A schedule, and what is remembered of it. Its fields are those of its row."""
+
+    __slots__ = (
+        "added_at",
+        "catching_up",
+        "last_batch",
+        "last_due",
+        "made",
+        "next_at",
+        "paused",
+        "recurrence",
+        "schedule",
+        "skipped",
+        "stuck_since",
+        "trouble",
+    )
+
+    def __init__(self, schedule: Schedule, added_at: float) -> None:
+        self.schedule = schedule
+        #: When it was defined, or its rule was changed last; periods are counted from here.
+        self.added_at = added_at
+        self.paused = False
+        #: The next due time; None where there is none any more.
+        self.next_at: float | None = None
+        self.last_due: float | None = None
+        self.last_batch = 0
+        self.made = 0
+        self.skipped = 0
+        #: Made when it is needed; None until then.
+        self.recurrence: Recurrence | None = None
+        #: Since when, by the wall clock, its submission is owed: there was no room for it. Due times from then on are
+        #: not late. A restart forgets it.
+        self.stuck_since: float | None = None
+        #: Whether due times that went by are being made up for, and it was looked how many there are.
+        self.catching_up = False
+        self.trouble = ""
+
+    def row(self) -> DefinitionRow:
+        """The row that describes it."""
+        schedule = self.schedule
+        body = {
+            "rule": asdict(schedule.rule),
+            "spec": spec_as_json(schedule.spec),
+            "arguments": b64encode(schedule.arguments).decode("ascii"),
+            "overlap": schedule.overlap.value,
+            "catch_up": schedule.catch_up.value,
+            "added_at": self.added_at,
+            "paused": self.paused,
+            "next_at": self.next_at,
+            "last_due": self.last_due,
+            "last_batch": self.last_batch,
+            "made": self.made,
+            "skipped": self.skipped,
+        }
+        return DefinitionRow(kind=KIND, name=schedule.name, body=json.dumps(body, separators=(",", ":")))
+
+    @classmethod
+    def from_row(cls, row: DefinitionRow) -> Entry:
+        """The schedule that a row describes."""
+        body: dict[str, Any] = json.loads(row.body)
+        schedule = Schedule(
+            name=row.name,
+            rule=Rule(**body["rule"]),
+            spec=spec_from_json(body["spec"]),
+            arguments=b64decode(body["arguments"]),
+            overlap=Overlap(body["overlap"]),
+            catch_up=CatchUp(body["catch_up"]),
+        )
+        entry = cls(schedule, body["added_at"])
+        for name in ("paused", "next_at", "last_due", "last_batch", "made", "skipped"):
+            setattr(entry, name, body[name])
+        return entry
+
+    @property
+    def fires_at(self) -> float | None:
+        """When its next submission is to be made: at the due time, and as much later as its jitter says."""
+        return None if self.next_at is None or self.paused else self.moment_of(self.next_at)
+
+    def moment_of(self, due: float) -> float:
+        """When the submission of a due time is made."""
+        jitter_s = self.schedule.rule.jitter_s
+        if not jitter_s:
+            return due
+        drawn = blake2b(f"{self.schedule.name}/{moment_name(due)}".encode(), digest_size=8).digest()
+        return due + jitter_s * int.from_bytes(drawn) / 2**64
+
+
+def moment_name(moment: float) -> str:
+    """A due time as it stands in a key: seconds of the Unix epoch, to the millisecond."""
+    return f"{moment:.3f}".rstrip("0").rstrip(".")
+
+
+class Schedules:
+    """All schedules.
+
+    Args:
+        ledger: told what changes.
+        calendar: reads cron expressions.
+    """
+
+    def __init__(self, ledger: Ledger, calendar: Calendar) -> None:
+        self._ledger = ledger
+        self._calendar = calendar
+        self._entries: dict[str, Entry] = {}
+        #: When each is to make its next submission, soonest first; some of these are not true any more.
+        self._fires: list[tuple[float, str]] = []
+        #: Those that could not make theirs, and when that is tried again, by the steady clock.
+        self._put_off: list[tuple[float, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        """All of them, in the order of their names."""
+        return iter([self._entries[name] for name in sorted(self._entries)])
+
+    def get(self, name: str) -> Entry:
+        """The schedule of a name.
+
+        Raises:
+            UnknownSchedule: there is none.
+        """
+        entry = self._entries.get(name)
+        if entry is None:
+            raise UnknownSchedule(name)
+        return entry
+
+    def find(self, name: str) -> Entry | None:
+        """The schedule of a name, if there is one."""
+        return self._entries.get(name)
+
+    # -- defining -------------------------------------------------------------------------------------------------
+
+    def define(self, schedule: Schedule, wall: float) -> Entry:
+        """Define a schedule, or define it anew: its first due time is after this moment.
+
+        One that has this name keeps what is remembered of it; as long as its rule stays the same, its next due time
+        too.
+
+        Args:
+            schedule: the schedule.
+            wall: the wall time.
+
+        Raises:
+            InvalidValue: its cron expression is none, or its time zone.
+            CronMissing: cron expressions cannot be read here.
+            SchedulesFull: there are as many as there may be.
+        """
+        known = self._entries.get(schedule.name)
+        if known is None and len(self._entries) >= MOST:
+            raise SchedulesFull(len(self._entries))
+        if known is not None and known.schedule.rule == schedule.rule:
+            known.schedule = schedule
+            self.changed(known)
+            return known
+        entry = Entry(schedule, round(wall, 3))
+        entry.recurrence = self._recurrence(entry)
+        if known is not None:
+            entry.paused, entry.made, entry.skipped = known.paused, known.made, known.skipped
+            entry.last_due, entry.last_batch = known.last_due, known.last_batch
+        entry.next_at = self.later(entry, wall)
+        self._entries[schedule.name] = entry
+        self.changed(entry)
+        return entry
+
+    def restore(self, row: DefinitionRow) -> None:
+        """A schedule was there before."""
+        entry = self._entries[row.name] = Entry.from_row(row)
+        self._await(entry)
+
+    def pause(self, entry: Entry, wall: float, *, paused: bool) -> None:
+        """Let due times go by from now on, or no longer: then the first one that counts is after this moment."""
+        if entry.paused == paused:
+            return
+        if not paused and entry.next_at is not None and entry.next_at <= wall:
+            entry.next_at = self.later(entry, wall)
+        entry.paused = paused
+        entry.stuck_since = None
+        self.changed(entry)
+
+    def remove(self, entry: Entry) -> None:
+        """Forget a schedule. What it has submitted stays."""
+        del self._entries[entry.schedule.name]
+        self._ledger.definition_ended(KIND, entry.schedule.name)
+
+    def changed(self, entry: Entry) -> None:
+        """What is remembered of a schedule has changed."""
+        self._ledger.definition(entry.row())
+        self._await(entry)
+
+    # -- due times ------------------------------------------------------------------------------------------------
+
+    def _recurrence(self, entry: Entry) -> Recurrence:
+        rule = entry.schedule.rule
+        if rule.every_s is not None:
+            return _Periodic(entry.added_at, rule.every_s)
+        if rule.at is not None:
+            return _Once(rule.at)
+        return self._calendar.recurrence(rule.cron, rule.tz)
+
+    def _later(self, entry: Entry, moment: float) -> Iterator[float]:
+        if entry.recurrence is None:
+            entry.recurrence = self._recurrence(entry)
+        until = entry.schedule.rule.until
+        for due in entry.recurrence.later(moment):
+            if until is not None and due > until:
+                return
+            yield due
+
+    def later(self, entry: Entry, moment: float) -> float | None:
+        """The first due time of a schedule after a moment; None where there is none.
+
+        Raises:
+            DtqError: its cron expression cannot be read here.
+        """
+        return next(self._later(entry, moment), None)
+
+    def upcoming(self, entry: Entry) -> tuple[float, ...]:
+        """The next due times of a schedule, a few."""
+        if entry.paused or entry.next_at is None:
+            return ()
+        try:
+            return (entry.next_at, *islice(self._later(entry, entry.next_at), _SHOWN - 1))
+        except DtqError:
+            return (entry.next_at,)
+
+    def latest(self, entry: Entry, wall: float, most: int) -> list[float]:
+        """The latest of a schedule's due times from its next one on whose submissions were to be made by now.
+
+        They are looked for from here backwards, in steps that grow: there may be a year of them.
+
+        Args:
+            entry: the schedule, whose next submission was to be made by now.
+            wall: the wall time.
+            most: at most so many.
+
+        Raises:
+            DtqError: its cron expression cannot be read here.
+        """
+        assert entry.next_at is not None
+        back_s = _BACK_S
+        while True:
+            begin = max(entry.next_at, wall - back_s)
+            found = [entry.next_at] if begin == entry.next_at else []
+            for due in self._later(entry, begin):
+                if due > wall:
+                    break
+                found.append(due)
+            found = [due for due in found if entry.moment_of(due) <= wall]
+            if len(found) >= most or begin == entry.next_at:
+                return found[-most:]
+            back_s *= 2
+
+    # -- waiting --------------------------------------------------------------------------------------------------
+
+    def _await(self, entry: Entry) -> None:
+        at = entry.fires_at
+        if at is not None:
+            heapq.heappush(self._fires, (at, entry.schedule.name))
+
+    def next_at(self) -> float | None:
+        """When the next submission is to be made, by the wall clock; None where none is."""
+        while self._fires:
+            at, name = self._fires[0]
+            entry = self._entries.get(name)
+            if entry is not None and entry.fires_at == at:
+                return at
+            heapq.heappop(self._fires)
+        return None
+
+    def pop_due(self, wall: float) -> Entry | None:
+        """A schedule whose submission is to be made by now, the earliest; whoever takes it says what it waits for
+        next (`changed`, `put_off`)."""
+        at = self.next_at()
+        if at is None or at > wall:
+            return None
+        return self._entries[heapq.heappop(self._fires)[1]]
+
+    def put_off(self, entry: Entry, until: float) -> None:
+        """What a schedule is to do cannot be done now: look again at a moment of the steady clock."""
+        heapq.heappush(self._put_off, (until, entry.schedule.name))
+
+    def put_off_until(self) -> float | None:
+        """When the first of those that were put off is looked at again, by the steady clock; None where none was."""
+        return self._put_off[0][0] if self._put_off else None
+
+    def look_again(self, now: float) -> None:
+        """Have those wait no longer that were put off until now, a moment of the steady clock."""
+        while self._put_off and self._put_off[0][0] <= now:
+            entry = self._entries.get(heapq.heappop(self._put_off)[1])
+            if entry is not None:
+                self._await(entry)
+
+    def rows(self) -> Iterable[DefinitionRow]:
+        """What describes all of them."""
+        return [entry.row() for entry in self]
+
+
+def without_function(schedule: Schedule) -> Schedule:
+    """A schedule without the function's body, which is for slots only."""
+    spec = schedule.spec
+    if not spec.function.body:
+        return schedule
+    return replace(schedule, spec=replace(spec, function=replace(spec.function, body=b"")))
