@@ -224,6 +224,7 @@ class Driver:
     def tick(self, advance: float = 0.0) -> float:
         """Let time pass, and do what is due."""
         self.clock.advance(advance)
+        self.machine.register.wall_ahead_s = self.clock.wall() - self.now
         deadline = self.machine.tick(self.now)
         while run_due(self.machine, self.now, self.clock.wall()).more:
             self.check()
@@ -356,6 +357,11 @@ class Driver:
         again = restore(self.machine.epoch + 1, self.rules, self._totals, self.store.restore(), self.now, self.calendar)
         invariants.check(again)
         return again
+
+    def set_wall(self, moment: float) -> None:
+        """Set the wall clock, which is noticed."""
+        self.clock.set_wall(moment)
+        self.machine.register.wall_ahead_s = moment - self.now
 
     def restart(self) -> None:
         """Kill the coordinator, and start it on the same store; what was not drained is lost."""

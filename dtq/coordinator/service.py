@@ -334,10 +334,16 @@ class Coordinator:
         deadlines = [self.machine.next_deadline()]
         deadlines += [at for at in (self.sessions.next_deadline(), self._orphans_at, self._freed_at) if at is not None]
         if self.machine.on_wall:
-            deadlines.append(self._next_on_wall())
+            deadlines.append(self.next_on_wall())
         return min(deadlines)
 
-    def _next_on_wall(self) -> float:
+    def look_at_wall(self, now: float) -> float:
+        """Tell the machine what the wall clock shows; that moment."""
+        wall = self.clock.wall()
+        self.machine.register.wall_ahead_s = wall - now
+        return wall
+
+    def next_on_wall(self) -> float:
         """When something is due next by the wall clock, or that clock is to be looked at: somebody may set it."""
         now = self.clock.now()
         at = self.machine.next_on_wall()
@@ -353,6 +359,8 @@ class Coordinator:
         """
         now = self.clock.now()
         with self.lock:
+            if self.machine.on_wall:
+                self.look_at_wall(now)
             # A defect in one of them must not keep the others from being done.
             steps = (
                 self._tick_machine,
@@ -399,7 +407,8 @@ class Coordinator:
 
     def _run_schedules(self, now: float) -> None:
         if self.machine.schedules and not self.stopping:
-            self.take_made(run_due(self.machine, now, self.clock.wall(), self.committer.trouble))
+            wall = now + self.machine.register.wall_ahead_s
+            self.take_made(run_due(self.machine, now, wall, self.committer.trouble))
 
     def take_made(self, made: Made) -> None:
         """Take in what due times of schedules have brought about. Under the lock."""

@@ -114,6 +114,8 @@ def _submit(
         c.dispatch(now)
         c.ticker.by(c.machine.register.waiting.next_at())
         c.ticker.by(c.machine.register.start_moments.next_at())
+        if c.machine.on_wall:
+            c.ticker.by(c.next_on_wall())
         ticket = c.committer.ticket()
         if ticket is not None and made and c.committer.waits:
             c.uncommitted.setdefault(ticket, []).extend(made)
@@ -193,6 +195,7 @@ def _accept(
         taken = register.batches[register.keys[submission.key]]
         if same_call(taken.entry.spec, spec):
             _refuse_another(c, known, place, submission, taken.number, taken.size)
+    _look_at_wall(c, submission, now)
     last = register.last_batch
     batch, page = c.machine.submit(spec, submission, state.hello.session, now)
     if batch.number > last:
@@ -200,6 +203,12 @@ def _accept(
     if page is not None:
         c.cache.add([page])
     return Receipt(batch=batch.number, size=batch.size)
+
+
+def _look_at_wall(c: Coordinator, submission: Submission, now: float) -> None:
+    """See what the wall clock shows, for a submission that is due by it."""
+    if submission.conditions is not None and submission.conditions.at is not None:
+        c.look_at_wall(now)
 
 
 def _refuse_another(c: Coordinator, known: _Known, place: int, submission: Submission, number: int, size: int) -> None:

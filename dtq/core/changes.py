@@ -26,11 +26,14 @@ class BatchFlow:
     """What few batches have; part of their rows. An engine keeps those fields that are not at their defaults, as JSON.
 
     Attributes:
+        at: its fresh tasks become due at this moment of the wall clock (`BatchRow.due_at` until then); None where they
+            wait for the steady clock, or for none.
         start_by: what of it has not started by then is cancelled; None where it may start at any time.
         lapsed: whether that was done: the moment had come.
         why: why those tasks never start that were cancelled as a whole (``BatchRow.cut``); "" where somebody asked.
     """
 
+    at: float | None = None
     start_by: float | None = None
     lapsed: bool = False
     why: str = ""

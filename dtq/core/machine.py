@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from dtq.core import ability, start_by
+from dtq.core import ability, start_by, wall_moments
 from dtq.core.batches import Batch
 from dtq.core.changes import ArgumentPage, Change, ResultPage, Totals
 from dtq.core.heap import Run, RunHeap
@@ -173,6 +173,7 @@ class Machine:
             batch.due_at = now + delay_s
         register.add_batch(batch)
         if submission.conditions is not None:
+            wall_moments.note(register, batch, submission.conditions, now)
             start_by.note(register, batch, submission.conditions, now)
         register.ledger.batch(batch)  # also where its first piece is empty: its number is about to be told
         return batch
@@ -180,7 +181,7 @@ class Machine:
     def _append(self, batch: Batch, data: bytes, count: int, now: float) -> ArgumentPage:
         register = self.register
         lo, hi = batch.size, batch.size + count
-        if lo == 0 and batch.due_at is not None and batch.due_at <= now:
+        if lo == 0 and batch.due_at is not None and wall_moments.left_s(register, batch, now) <= 0:
             batch.due_at = None  # its time came before its first task
         batch.size = hi
         register.submitted += count
@@ -189,7 +190,7 @@ class Machine:
             register.push(batch, lo, hi)
         else:
             register.tally.move(batch.queue, None, Move.DELAYED, count)
-            register.waiting.push(batch.due_at, batch.number, lo, hi)
+            wall_moments.heap_of(register, batch).push(batch.due_at, batch.number, lo, hi)
         page = ArgumentPage(batch=batch.number, lo=lo, hi=hi, data=data)
         register.ledger.page(page)
         register.ledger.batch(batch)
@@ -535,6 +536,8 @@ class Machine:
         register.clock = max(register.clock, now)
         while (due := register.waiting.pop_due(now)) is not None:
             self._due(*due)
+        while (due := register.on_wall.pop_due(now + register.wall_ahead_s)) is not None:
+            self._due(*due)
         start_by.tick(register, now)
         ability.probe(register, now)
         for worker in [w for w in register.workers.values() if w.expires_at <= now]:
@@ -567,11 +570,12 @@ class Machine:
     @property
     def on_wall(self) -> bool:
         """Whether anything waits for the wall clock."""
-        return len(self.schedules) > 0
+        return len(self.schedules) > 0 or len(self.register.on_wall) > 0
 
     def next_on_wall(self) -> float | None:
         """When something is due next by the wall clock; None where nothing is."""
-        return self.schedules.next_at()
+        moments = [at for at in (self.schedules.next_at(), self.register.on_wall.next_at()) if at is not None]
+        return min(moments, default=None)
 
     def _due(self, due_at: float, number: int, lo: int, hi: int) -> None:
         register = self.register

@@ -109,6 +109,9 @@ class Register:
         #: How many runs have come to wait so far.
         self.pushed = 0
         self.waiting = DueHeap()
+        #: What waits for the wall clock (`core.wall_moments`), and how many seconds that is ahead of the steady one.
+        self.on_wall = DueHeap()
+        self.wall_ahead_s = 0.0
         #: When what has not started is cancelled (`core.start_by`).
         self.start_moments = Moments()
         #: When a worker that was kept from what it is unable to run may be asked again; None where there is none.

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from dtq.core import schedules, start_by
+from dtq.core import schedules, start_by, wall_moments
 from dtq.core.batches import Batch, Task
 from dtq.core.changes import BatchRow, DefinitionRow, ExpiryRow, HoldRow, LeaseRow, Row, SpecRow, TaskRow, Totals
 from dtq.core.leases import Lease, Worker
@@ -90,7 +90,7 @@ def _define(machine: Machine, row: DefinitionRow) -> None:
 def _batch(register: Register, row: BatchRow, ahead_s: float) -> None:
     batch = Batch.from_row(row, register.specs_by_number[row.spec])
     register.add_batch(batch)
-    if ahead_s and batch.due_at is not None:
+    if ahead_s and batch.due_at is not None and not wall_moments.waits_for_wall(batch):
         batch.due_at -= ahead_s
         register.ledger.batch(batch)
     if batch.flow is not None:
@@ -146,7 +146,7 @@ def _place(machine: Machine, batch: Batch, waiting: dict[tuple[str, State], int]
         if batch.due_at is None:
             register.push(batch, batch.next, batch.size)
         else:
-            register.waiting.push(batch.due_at, batch.number, batch.next, batch.size)
+            wall_moments.heap_of(register, batch).push(batch.due_at, batch.number, batch.next, batch.size)
     register.finish_if_done(batch, now)
 
 

@@ -9,6 +9,7 @@ from math import inf
 from operator import attrgetter
 from typing import Final
 
+from dtq.core import wall_moments
 from dtq.core.batches import Batch, SpecEntry, Task
 from dtq.core.changes import BatchRow
 from dtq.core.heap import Run, RunHeap, ahead
@@ -19,7 +20,7 @@ from dtq.model.globs import Glob, glob
 from dtq.model.options import Spec
 from dtq.model.snapshots import BatchView, Counts, QueueView, Selection, TaskView
 from dtq.model.states import State, exception_name
-from dtq.wording import counted, duration
+from dtq.wording import counted, duration, utc
 
 #: The states that are not final, in the order of lists.
 _LIVE: Final = (State.RUNNING, State.PENDING, State.SCHEDULED)
@@ -285,13 +286,7 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
     register = machine.register
     options = view.spec.options
     if view.state is State.SCHEDULED:
-        wait_s = max(0.0, (view.due_at or now) - now)
-        cause = (
-            f"backing off after {counted(view.failures, 'failed attempt')}"
-            if view.failures
-            else "submitted with a delay"
-        )
-        return f"{cause}; due in {duration(wait_s)}"
+        return _why_scheduled(register, view, now)
     if view.state is not State.PENDING:
         return ""
     serving = [w for w in register.workers.values() if not w.queues or options.queue in w.queues]
@@ -307,6 +302,18 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
         return f"next in line for {counted(capacity, 'busy slot')}"
     before = counted(count, "task is", "tasks are")
     return f"{'' if exact else 'more than '}{before} ahead of it, for {counted(capacity, 'slot')}"
+
+
+def _why_scheduled(register: Register, view: TaskView, now: float) -> str:
+    batch = register.batches[view.batch]
+    if view.failures:
+        cause = f"backing off after {counted(view.failures, 'failed attempt')}"
+    elif view.index >= batch.next and wall_moments.waits_for_wall(batch):
+        wait_s = max(0.0, wall_moments.left_s(register, batch, now)) if batch.due_at is not None else 0.0
+        return f"submitted for {utc(view.due_at or now)}; due in {duration(wait_s)}"
+    else:
+        cause = "submitted with a delay"
+    return f"{cause}; due in {duration(max(0.0, (view.due_at or now) - now))}"
 
 
 def _served_with(register: Register, serving: list[Worker]) -> list[RunHeap]:

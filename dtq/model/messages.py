@@ -142,10 +142,12 @@ class Conditions:
         expires_s: for how many seconds from its acceptance on it may wait for its start: what has not started then is
             cancelled. None for any time.
         start_by: likewise, until which moment.
+        at: it is due at this moment of the coordinator's wall clock, whatever its delay; None for no such moment.
     """
 
     expires_s: fields.Seconds | None = None
     start_by: fields.Moment | None = None
+    at: fields.Moment | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

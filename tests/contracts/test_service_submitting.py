@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 
@@ -10,7 +11,7 @@ from dtq import __version__
 from dtq.core.changes import ArgumentPage
 from dtq.errors import ProtocolMismatch, ShuttingDown
 from dtq.model import pages
-from dtq.model.messages import PROTOCOL, Hello, Role, Submission
+from dtq.model.messages import PROTOCOL, Conditions, Hello, Role, Submission
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
 from tests.contracts.service_scene import Caller, House, spec, until
@@ -338,3 +339,19 @@ def test_keys_are_not_mistaken_for_what_repeats_are_recognised_by(house: House) 
 
     # Then
     assert (receipt.batch, receipt.size) == (2, 2)
+
+
+def test_moment_of_the_wall_clock_is_kept_over_a_restart(house: House) -> None:
+    # Given what is due in an hour, and what is due in a moment, by the time of day
+    client = house.client()
+    at = time.time() + 3600
+    later = client.submit(2, submission={"conditions": Conditions(at=at)})
+    house.restart()
+    client, hand = house.client(), house.worker()
+    soon = client.submit(submission={"conditions": Conditions(at=time.time() + 0.3)})
+    # Then this is handed out, and that is said to wait
+    assert hand.fetch_one().batch == soon
+    view = client.service.task(later, 1)
+    assert (view.state, view.due_at) == (State.SCHEDULED, at)
+    assert view.reason.startswith("submitted for 2")
+    assert hand.fetch() == []

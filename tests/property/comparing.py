@@ -31,7 +31,7 @@ def pending_in_order(register: Register) -> list[tuple[int, int, int]]:
 def scheduled_in_order(register: Register) -> list[tuple[float, int, int]]:
     """Due time, batch and index of everything that waits for a time."""
     found = set()
-    for due_at, number, lo, hi in register.waiting._due:
+    for due_at, number, lo, hi in (*register.waiting._due, *register.on_wall._due):
         batch = register.batches.get(number)
         if batch is None:
             continue
