@@ -22,6 +22,7 @@ from dtq.config import load_authkey
 from dtq.errors import DtqError
 from dtq.model.messages import Hello, Role
 from dtq.transport.proxy import Proxy
+from tests import prefork
 
 T = TypeVar("T")
 
@@ -29,6 +30,8 @@ T = TypeVar("T")
 TASKS = Path(__file__).parent / "tasks"
 #: How long anything may take, in seconds; far above what it takes.
 DEADLINE_S = 30.0
+#: What Python runs unless something else is said.
+DTQ = ("-m", "dtq")
 
 
 class Process:
@@ -40,13 +43,18 @@ class Process:
         words: list[str],
         directory: Path,
         environment: dict[str, str],
-        program: Sequence[str] = ("-m", "dtq"),
+        program: Sequence[str] = DTQ,
         within: Sequence[str] = (),
         python: str = sys.executable,
     ) -> None:
         self.name = name
         self.log = directory / f"{name}.log"
         with self.log.open("w") as output:
+            if (program, within, python) == (DTQ, (), sys.executable):
+                self.popen: prefork.Started = prefork.start(
+                    words, directory, environment, output.fileno(), output.fileno()
+                )
+                return
             self.popen = subprocess.Popen(
                 [*within, python, *program, *words],
                 stdin=subprocess.DEVNULL,
@@ -113,7 +121,7 @@ class Cluster:
         self.address = f"127.0.0.1:{self.port}"
         self.environment = clean_environment(directory)
         self._store = ["--memory"] if memory else ["--db", str(store or directory / "queue.db")]
-        self.within = list(within)
+        self.within = tuple(within)
         #: The Python that what is started next runs on.
         self.python = sys.executable
         self._started = 0
@@ -160,6 +168,8 @@ class Cluster:
             "DTQ_ADDRESS": self.address,
             "DTQ_AUTHKEY_FILE": str(self.key_file),
         }
+        if input is None and self.python == sys.executable:
+            return prefork.run(words, self.directory, environment, DEADLINE_S)
         return subprocess.run(
             [self.python, "-m", "dtq", *words],
             input=input,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import dtq
+from tests import prefork
 from tests.cluster import DEADLINE_S, clean_environment
 
 TASKS = '''
@@ -62,27 +63,32 @@ class Command:
         words: the command line after ``dtq``.
         environment: its variables.
         directory: where it runs.
-        within: the words before it, of a command that becomes it.
+        within: the words before it, of a command that becomes it, where it is to be started anew; else it is forked.
     """
 
     def __init__(
-        self, words: Sequence[str], environment: dict[str, str], directory: Path, within: Sequence[str] = ()
+        self, words: Sequence[str], environment: dict[str, str], directory: Path, within: Sequence[str] | None = None
     ) -> None:
         self.words = words
-        self.process = subprocess.Popen(
-            [*within, sys.executable, "-m", "dtq", *words],
-            env=environment,
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        streams, theirs = zip(os.pipe(), os.pipe(), strict=True)
+        if within is None:
+            self.process = prefork.start(words, directory, environment, *theirs)
+        else:
+            self.process = subprocess.Popen(
+                [*within, sys.executable, "-m", "dtq", *words],
+                env=environment,
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=theirs[0],
+                stderr=theirs[1],
+            )
+        for descriptor in theirs:
+            os.close(descriptor)
         self._changed = threading.Condition()
         self._texts = {"stdout": "", "stderr": ""}
         self._readers = [
-            threading.Thread(target=self._read, args=(name, stream), daemon=True)
-            for name, stream in (("stdout", self.process.stdout), ("stderr", self.process.stderr))
+            threading.Thread(target=self._read, args=(name, os.fdopen(stream)), daemon=True)
+            for name, stream in zip(self._texts, streams, strict=True)
         ]
         for reader in self._readers:
             reader.start()
@@ -144,10 +150,13 @@ class Home:
 
     Args:
         directory: where all of it is.
+        anew: whether commands are started as a user starts them, and known by what they began with; else each is a
+            fork of a process that has imported dtq (`prefork`).
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, anew: bool = False) -> None:
         self.directory = directory
+        self._within = () if anew else None
         self.work = directory / "work"
         self.work.mkdir(parents=True)
         (self.work / "jobs.py").write_text(TASKS)
@@ -161,7 +170,7 @@ class Home:
 
     def start(self, *words: str, **variables: str) -> Command:
         """Start a command."""
-        command = Command(words, self.environment | variables, self.work)
+        command = Command(words, self.environment | variables, self.work, self._within)
         self._commands.append(command)
         return command
 
@@ -206,7 +215,7 @@ class Home:
         return command
 
     def processes(self) -> dict[int, str]:
-        """Every process that was started from here, directly or not, with its command line."""
+        """Every process that was started anew from here, directly or not, with its command line."""
         mark = f"HOME={self.directory}".encode()
         found = {}
         for entry in Path("/proc").iterdir():
@@ -231,5 +240,3 @@ class Home:
             except subprocess.TimeoutExpired:
                 command.process.kill()
                 command.process.wait()
-            for stream in (command.process.stdout, command.process.stderr):
-                assert stream is not None

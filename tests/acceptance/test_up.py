@@ -28,9 +28,17 @@ UNREADY = {signal.SIGTERM: -signal.SIGTERM, signal.SIGINT: 130, signal.SIGHUP: -
 
 
 @pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """A home whose processes are known by what they began with."""
+    home = Home(tmp_path, anew=True)
+    yield home
+    home.close()
+
+
+@pytest.fixture
 def homes(tmp_path: Path) -> Iterator[list[Home]]:
     """Four homes, for commands that run at the same time."""
-    made = [Home(tmp_path / str(number)) for number in range(4)]
+    made = [Home(tmp_path / str(number), anew=True) for number in range(4)]
     yield made
     for home in made:
         home.close()
