@@ -1,4 +1,4 @@
-"""A minute of the soak: faults of every kind against real processes, and nothing lost, doubled, wrong or stuck."""
+"""Half a minute of the soak: faults of every kind against real processes, and nothing lost, doubled, wrong or stuck."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 SOAK = Path(__file__).parents[2] / "scripts" / "soak.py"
 SEED = 3870
 #: How long faults happen, in seconds; draining, the last restart and the checks take as long again on a slow machine.
-SECONDS = 35
+SECONDS = 20
 
 
 @pytest.mark.timeout(300)

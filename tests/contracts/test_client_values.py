@@ -196,7 +196,7 @@ def test_a_map_does_not_run_ahead_of_its_reader_by_many_bytes(queue: Queue, monk
 
     def items() -> Iterator[bytes]:
         nonlocal made
-        for _ in range(1000):
+        for _ in range(300):
             made += 1
             yield b"x" * (200 << 10)
 
@@ -207,7 +207,7 @@ def test_a_map_does_not_run_ahead_of_its_reader_by_many_bytes(queue: Queue, monk
     until("it to be full", lambda: feed.full)
     assert made <= feeds.AHEAD_TASKS + 2
     with queue.working():
-        assert sum(1 for _ in reading) == 1000
+        assert sum(1 for _ in reading) == 300
 
 
 def test_large_results_are_read_a_few_at_a_time(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:

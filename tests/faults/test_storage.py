@@ -1,7 +1,7 @@
 """The store on a file system that fails: at every call once, by death between any two, by a power cut.
 
 Rows 17, 40, 41, 42 and 45 of the catalogue of faults. What a short life of a store does to its files is some 1,000
-calls; each test takes sixteen of them, ``DTQ_FAULTS_ALL=1`` has it take all. Damage of many kinds is in
+calls; each test takes eight of them, ``DTQ_FAULTS_ALL=1`` has it take all. Damage of many kinds is in
 ``tests/integration/test_sqlite_damage.py``.
 """
 
@@ -45,9 +45,9 @@ def small_reserves(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rounds(tmp_path: Path, **terms: object) -> None:
-    said = shim.run_scene(tmp_path / "life" / "dtq.db", rounds=0 if ALL else 16, **terms)
+    said = shim.run_scene(tmp_path / "life" / "dtq.db", rounds=0 if ALL else 8, **terms)
     assert said["calls"] > 500
-    assert said["rounds"] >= 16
+    assert said["rounds"] >= 8
     assert said["wrong"] == []
 
 

@@ -29,7 +29,7 @@ def coordinator(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Coor
     assert coordinator.stop()
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("coordinator", "seed"), [("memory", 1), ("sqlite", 2)], indirect=["coordinator"])
 def test_random_calls_of_every_role_are_answered_and_harm_nobody(
     coordinator: Coordinator, seed: int, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -84,7 +84,8 @@ STARTS = {
 
 
 @pytest.mark.parametrize(
-    ("way", "start"), [*((way, "with") for way in WAYS), ("map", "without"), ("future", "without")]
+    ("way", "start"),
+    [("map", "with"), ("map with a buffer", "without"), ("future", "without"), ("waiting future", "with")],
 )
 def test_ctrl_c_leaves_soon(tmp_path: Path, way: str, start: str) -> None:
     script = tmp_path / "program.py"
@@ -246,4 +247,4 @@ def test_local_clusters_leave_no_descriptor() -> None:
         return len(os.listdir("/proc/self/fd"))
 
     first = use()
-    assert [use() for _ in range(3)] == [first] * 3
+    assert use() == first

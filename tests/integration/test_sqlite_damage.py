@@ -240,7 +240,7 @@ def _flip_at_random(
     return seen
 
 
-@pytest.mark.parametrize("byte", [*range(0, 100, 3), 100, 101, 103, 104, 105, 107, 108, 109])
+@pytest.mark.parametrize("byte", [*range(0, 100, 6), 100, 101, 103, 105, 108])
 def test_flipped_bits_in_the_first_page_are_never_silent(in_file: Crashed, tmp_path: Path, byte: int) -> None:
     path = copy(in_file.path, tmp_path / "store")
     flip(path, 8 * byte + byte % 8)
@@ -248,7 +248,7 @@ def test_flipped_bits_in_the_first_page_are_never_silent(in_file: Crashed, tmp_p
     assert outcome(path, in_file.said)[0] != "silent"
 
 
-@pytest.mark.parametrize("byte", [*range(16, 24), *range(52, 60), *range(60, 72)])
+@pytest.mark.parametrize("byte", [*range(16, 24), *range(52, 72, 4)])
 def test_flipped_bits_in_the_header_are_refused_in_a_store_of_any_size(
     in_file: Crashed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, byte: int
 ) -> None:
@@ -282,8 +282,8 @@ def test_row_cut_off_from_its_tree_is_noticed(
     assert outcome(path, in_file.said)[0] == "refused"
 
 
-@pytest.mark.parametrize("byte", [0, 3, 8, 11, 14, 17, 18, 23, 24, 31, 32, 40, 41, 47, 48, 60, 2000])
-@pytest.mark.parametrize("copied", [0.0, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("byte", [0, 8, 14, 17, 23, 24, 31, 32, 40, 47, 48, 2000])
+@pytest.mark.parametrize("copied", [0.0, 0.5, 1.0])
 def test_log_damaged_at_its_start_is_never_silent(
     in_log: Crashed, in_both: Crashed, tmp_path: Path, byte: int, copied: float
 ) -> None:

@@ -147,7 +147,7 @@ def test_killed_workers_tasks_run_elsewhere(scene: Scene, tmp_path: Path) -> Non
     # Given a worker with a large task under way
     worker = scene.worker(slots=1)
     producer = scene.producer
-    data = b"x" * (40 * MB)
+    data = b"x" * (10 * MB)
     batch = producer.large("echo_when", [(data, str(tmp_path / "go"))])
     until(lambda: producer.counts(batch).running, "it to be leased")
     # When the worker is killed, and there is another
@@ -158,7 +158,7 @@ def test_killed_workers_tasks_run_elsewhere(scene: Scene, tmp_path: Path) -> Non
     assert producer.values(batch) == [data]
 
 
-@pytest.mark.parametrize("size", [100_000, 40 * MB])
+@pytest.mark.parametrize("size", [100_000, 20 * MB])
 def test_killed_coordinator_gets_results_when_it_is_back(scene: Scene, tmp_path: Path, size: int) -> None:
     """It is killed while a task runs, while its result is made, and while it is on its way."""
     scene.worker(slots=2)
@@ -231,11 +231,11 @@ def test_an_argument_that_is_gone_fails_its_task_alone(remote: Scene) -> None:
 
 
 def test_nothing_else_waits_while_values_travel(remote: Scene, tmp_path: Path) -> None:
-    """Time limits, cancels, heartbeats and small tasks, while 150 MB go there and 150 MB come back."""
+    """Time limits, cancels, heartbeats and small tasks, while 80 MB go there and 80 MB come back."""
     # Given a worker with large values under way in both directions
     remote.worker(slots=4)
     producer = remote.producer
-    large = producer.large("echo", [(b"x" * (75 * MB),) for _ in range(2)])
+    large = producer.large("echo", [(b"x" * (40 * MB),) for _ in range(2)])
     # When small tasks run beside them
     small = [producer.submit("add", [(n, 1)]) for n in range(20)]
     spinning = producer.submit("nap", [(60.0,)], timeout_s=0.3, max_retries=0)
@@ -244,7 +244,7 @@ def test_nothing_else_waits_while_values_travel(remote: Scene, tmp_path: Path) -
     (ended,) = producer.finish(spinning).values()
     assert ended.outcome is Outcome.TIMED_OUT
     # Then they are done, whatever the large ones are at; these come whole, and no lease was lost
-    assert producer.values(large) == [b"x" * (75 * MB)] * 2
+    assert producer.values(large) == [b"x" * (40 * MB)] * 2
     stats = producer.service.stats()
     assert stats.retries == 0
     assert not producer.service.task(large, 0).history

@@ -444,7 +444,7 @@ class Histories(RuleBasedStateMachine):
 
 
 Histories.TestCase.settings = settings(
-    max_examples=int(EXAMPLES or 300),
+    max_examples=int(EXAMPLES or 100),
     stateful_step_count=60,
     derandomize=EXAMPLES is None,
     database=None,
