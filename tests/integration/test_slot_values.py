@@ -5,6 +5,7 @@ The supervisor's loop is turned by the test; nobody takes what it has to report.
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import time
 from collections.abc import Callable, Iterator
@@ -24,22 +25,35 @@ from dtq.model.values import Value, is_description, named
 from dtq.values.local import LocalValues
 from dtq.values.place import SEGMENT_BYTES, Place
 from dtq.worker.child import Child
+from dtq.worker.forking import ForkServer
 from dtq.worker.supervisor import Supervisor
 from dtq.worker.terms import SlotTerms, WorkerTerms
 from tests.cluster import TASKS, until
 
 MB = 1_000_000
+PR_SET_CHILD_SUBREAPER = 36
 TERMS = SlotTerms(worker="w", paths=(str(TASKS),))
+
+
+class Kept(ForkServer):
+    """A fork server that outlives the worker of a test."""
+
+    def close(self) -> None:
+        """Go on."""
+
+    def end(self) -> None:
+        """End."""
+        super().close()
 
 
 class Scene:
     """A worker with one slot, and somebody who submits to it."""
 
-    def __init__(self, directory: Path, **terms: Any) -> None:
+    def __init__(self, directory: Path, forks: ForkServer | None = None, **terms: Any) -> None:
         self.directory = directory
         self.place = Place((str(directory),), max_value=64 * MB)
         self.values = LocalValues(self.place)
-        self.supervisor = Supervisor(WorkerTerms(slots=1, slot=replace(TERMS, place=self.place, **terms)))
+        self.supervisor = Supervisor(WorkerTerms(slots=1, slot=replace(TERMS, place=self.place, **terms)), forks)
         self._token = 0
         self.supervisor._spawn(1)
 
@@ -124,9 +138,19 @@ class Scene:
             return False
 
 
+@pytest.fixture(scope="module")
+def forks() -> Iterator[ForkServer]:
+    """Has imported what takes longest, once for all slots."""
+    made = Kept(replace(TERMS, preload=("numpy",)))
+    until(made.hear, "the fork server to be ready")
+    yield made
+    made.end()
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)  # which a fork server needs
+
+
 @pytest.fixture
-def scene(tmp_path: Path) -> Iterator[Scene]:
-    made = Scene(tmp_path)
+def scene(tmp_path: Path, forks: ForkServer) -> Iterator[Scene]:
+    made = Scene(tmp_path, forks)
     yield made
     made.close()
 
