@@ -21,11 +21,13 @@ from dtq.model.states import Outcome
 from dtq.model.wire import codec
 from dtq.worker.child import Child
 from dtq.worker.chunks import Chunk
+from dtq.worker.forking import ForkServer
 from dtq.worker.program import Program
 from dtq.worker.remains import Remains
 from dtq.worker.supervisor import Supervisor
 from dtq.worker.terms import SlotTerms, WorkerTerms
 from tests.cluster import TASKS, until
+from tests.integration.forks import fork_server
 
 TERMS = SlotTerms(worker="w", paths=(str(TASKS),))
 
@@ -55,6 +57,21 @@ def close(child: Child) -> Remains:
 def supervisor() -> Iterator[Supervisor]:
     """A supervisor whose loop is turned by the test."""
     supervisor = Supervisor(WorkerTerms(slots=1, slot=TERMS))
+    supervisor._spawn(1)
+    yield supervisor
+    supervisor._close()
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[ForkServer]:
+    with fork_server(TERMS) as made:
+        yield made
+
+
+@pytest.fixture
+def forking(forks: ForkServer) -> Iterator[Supervisor]:
+    """The same, with slots that are ready at once."""
+    supervisor = Supervisor(WorkerTerms(slots=1, slot=TERMS), forks)
     supervisor._spawn(1)
     yield supervisor
     supervisor._close()
@@ -273,7 +290,8 @@ LIES: dict[str, tuple[object, ...]] = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_slot_that_says_what_cannot_be_is_killed_and_its_task_blamed(supervisor: Supervisor, lie: str) -> None:
+def test_slot_that_says_what_cannot_be_is_killed_and_its_task_blamed(forking: Supervisor, lie: str) -> None:
+    supervisor = forking
     # Given a slot that runs a task
     child = turn_until(supervisor, "idle")
     chunk = a_chunk(1, "nap", 60)
@@ -299,7 +317,8 @@ def test_slot_that_says_what_cannot_be_is_killed_and_its_task_blamed(supervisor:
 
 
 @pytest.mark.parametrize("seconds", [-1.0, 1e308])
-def test_time_that_cannot_be_is_not_believed(supervisor: Supervisor, seconds: float) -> None:
+def test_time_that_cannot_be_is_not_believed(forking: Supervisor, seconds: float) -> None:
+    supervisor = forking
     child = turn_until(supervisor, "idle")
     chunk = a_chunk(1, "nap", 60)
     with supervisor.lock:

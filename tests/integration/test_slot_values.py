@@ -5,7 +5,6 @@ The supervisor's loop is turned by the test; nobody takes what it has to report.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import time
 from collections.abc import Callable, Iterator
@@ -29,21 +28,10 @@ from dtq.worker.forking import ForkServer
 from dtq.worker.supervisor import Supervisor
 from dtq.worker.terms import SlotTerms, WorkerTerms
 from tests.cluster import TASKS, until
+from tests.integration.forks import fork_server
 
 MB = 1_000_000
-PR_SET_CHILD_SUBREAPER = 36
 TERMS = SlotTerms(worker="w", paths=(str(TASKS),))
-
-
-class Kept(ForkServer):
-    """A fork server that outlives the worker of a test."""
-
-    def close(self) -> None:
-        """Go on."""
-
-    def end(self) -> None:
-        """End."""
-        super().close()
 
 
 class Scene:
@@ -141,11 +129,8 @@ class Scene:
 @pytest.fixture(scope="module")
 def forks() -> Iterator[ForkServer]:
     """Has imported what takes longest, once for all slots."""
-    made = Kept(replace(TERMS, preload=("numpy",)))
-    until(made.hear, "the fork server to be ready")
-    yield made
-    made.end()
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)  # which a fork server needs
+    with fork_server(replace(TERMS, preload=("numpy",))) as made:
+        yield made
 
 
 @pytest.fixture
