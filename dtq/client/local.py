@@ -199,13 +199,6 @@ class LocalCluster:
 
     def _start(self, pair: Pair) -> None:
         make_authkey(_key(pair))
-        inheritance = Inheritance(
-            streams=True,
-            flags=interpreter_flags(),
-            authkey=authentication_key(),
-            tracker=tracker_descriptor(),
-            initializer=self._initializer,
-        )
         coordinator = Process(
             "coordinator",
             _COORDINATOR,
@@ -221,6 +214,13 @@ class LocalCluster:
             doomed=pair.directory,
         )
         pair.add(coordinator).go()
+        inheritance = Inheritance(
+            streams=True,
+            flags=interpreter_flags(),
+            authkey=authentication_key(),
+            tracker=tracker_descriptor(),
+            initializer=self._initializer,
+        )
         # Both begin at the same time; where the coordinator listens, it says only then.
         worker = Process(
             "worker",
