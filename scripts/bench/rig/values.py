@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from typing import Any
 
 
@@ -36,3 +37,11 @@ def echo(value: Any) -> Any:
 def taken(value: Any) -> int:
     """There only."""
     return len(value)
+
+
+def summed(value: Any, _: object = None) -> tuple[int, int]:
+    """The sum of an array, which takes some time to be used by others, too; and the process's number."""
+    total = int(value.sum())
+    if len(value) > 1_000:
+        time.sleep(0.01)
+    return total, os.getpid()
