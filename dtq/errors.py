@@ -463,6 +463,13 @@ class CronMissing(DtqError):
     hint = "Install it there (pip install 'dtq[cron]') and restart it; --every and --at work without."
 
 
+class KeyTaken(KeyConflict):
+    """The key of a submission is taken, and that was to be an error."""
+
+    code = "key-taken"
+    text = "the key {0!r} is taken by batch {1}."
+
+
 class ResultExpired(DtqError, LookupError):
     """The result was kept for its time and is gone."""
 

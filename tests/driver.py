@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dtq.coordinator.cron import CronCalendar
-from dtq.core import invariants, operators, views
+from dtq.core import invariants, operators, uniqueness, views
 from dtq.core.batches import Batch
 from dtq.core.changes import Change, Stored, TaskRow, Totals
 from dtq.core.leases import Lease
@@ -105,9 +105,23 @@ class Driver:
             follow=follow,
             conditions=conditions,
         )
-        made, _ = self.machine.submit(spec(function, **options), submission, session, self.now)
+        if key is None or conditions is None or batch is not None:
+            made, _ = self.machine.submit(spec(function, **options), submission, session, self.now)
+        else:
+            made = self._submit_unique(spec(function, **options), submission, session, key)
         self.check()
         return made.number
+
+    def _submit_unique(self, asked: Spec, submission: Submission, session: str, key: str) -> Batch:
+        """As the coordinator does, but that it looks for finished batches that have the key, too."""
+        live = self.machine.register.keys.get(key)
+        earlier = None if live is None else self.machine.register.batches[live]
+        holder = None if earlier is None else uniqueness.holder_of(earlier)
+        accepted = uniqueness.submit(self.machine, asked, submission, session, holder, self.now)
+        if accepted is not None:
+            return accepted[0]
+        assert earlier is not None
+        return earlier
 
     def seal(self, batch: int) -> None:
         self.machine.seal(self.live(batch), self.now)

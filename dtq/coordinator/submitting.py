@@ -18,12 +18,14 @@ from dtq.coordinator.sameness import same_arguments
 from dtq.coordinator.service import LONGEST_WAIT_S, Coordinator
 from dtq.coordinator.sessions import SessionState
 from dtq.coordinator.vetting import submissions as vetting_of
+from dtq.core import uniqueness
 from dtq.core.batches import Batch
 from dtq.core.changes import ArgumentPage
+from dtq.core.uniqueness import Holder
 from dtq.errors import BadMessage, DtqError, InvalidValue, KeyConflict, QueueFull, StoreDamaged, ValueDamaged, to_wire
 from dtq.model import pages, values
 from dtq.model.fields import MAX_SUBMISSIONS
-from dtq.model.messages import ANSWER_ENVELOPE, Receipt, RefusedSubmission, Submission
+from dtq.model.messages import ANSWER_ENVELOPE, Conflict, Receipt, RefusedSubmission, Submission
 from dtq.model.options import Spec, same_call
 from dtq.model.weight import weight
 
@@ -36,6 +38,8 @@ _FEW_DETAILS: Final = 2
 _DESCRIBED: Final = 16 << 20
 #: What is known of a batch that may answer a submission: its number, size and spec.
 Found = tuple[int, int, Spec]
+#: Among so many batches with a key, the latest, that of a repeated submission is looked for.
+_LATEST: Final = 1_000
 
 
 class _Known:
@@ -46,8 +50,12 @@ class _Known:
         self.live: dict[int, Batch] = {}
         #: Finished ones that the store has.
         self.stored: dict[int, Found] = {}
-        #: The places of those that were compared with the batch that has their key, and whether they are the same.
-        self.same: dict[int, bool] = {}
+        #: The places of those that were compared with the batch that has their key: which, and whether it is the same.
+        self.same: dict[int, tuple[int, bool]] = {}
+        #: Of those that the store has with a key: when they were accepted.
+        self.submitted_at: dict[int, float] = {}
+        #: Finished ones that were made of these very submissions, whose call is repeated.
+        self.own: dict[int, Found] = {}
         #: What has finished since the store was asked, by key.
         self.finished: dict[str, Batch] = {}
 
@@ -59,6 +67,19 @@ class _Known:
         if batch is not None and batch.finished_at is not None:
             return batch.number, batch.size, batch.entry.spec
         return self.stored.get(place)
+
+    def holder(self, place: int, submission: Submission) -> Holder | None:
+        """The finished batch that has a submission's key, if there is one."""
+        answer = self.answer(place, submission)
+        if answer is None:
+            return None
+        for batch in (self.finished.get(submission.key or ""), self.live.get(place)):
+            if batch is not None and batch.number == answer[0]:
+                submitted_at = batch.submitted_at
+                break
+        else:
+            submitted_at = self.submitted_at[place]
+        return Holder(number=answer[0], submitted_at=submitted_at, live=False, started=True)
 
 
 def submit(
@@ -112,6 +133,8 @@ def _submit(
         if repeated:
             state.repeated = max(state.receipts, default=state.repeated)
         c.dispatch(now)
+        if any(s.conditions is not None and s.conditions.on_conflict is Conflict.REPLACE for s in submissions):
+            c.tell_cancelled()
         c.ticker.by(c.machine.register.waiting.next_at())
         c.ticker.by(c.machine.register.start_moments.next_at())
         if c.machine.on_wall:
@@ -182,6 +205,24 @@ def _accept(
     if not 0 <= submission.spec < len(specs):
         raise InvalidValue("a spec", submission.spec, f"the call has {len(specs)}")
     spec = specs[submission.spec]
+    _look_at_wall(c, submission, now)
+    receipt = None
+    if submission.conditions is not None and submission.key is not None and submission.batch is None:
+        receipt = _accept_unique(c, state, spec, place, submission, known, made, now)
+    if receipt is None:
+        receipt = _found(c, spec, place, submission, known)
+    if receipt is None:
+        last = c.machine.register.last_batch
+        receipt = _accepted(c, *c.machine.submit(spec, submission, state.hello.session, now), made, last)
+    return receipt
+
+
+def _found(c: Coordinator, spec: Spec, place: int, submission: Submission, known: _Known) -> Receipt | None:
+    """What a finished batch answers; None where there is none.
+
+    Raises:
+        KeyConflict: the submission's key is taken by another one.
+    """
     register = c.machine.register
     if not _is_live(c, submission):
         answer = known.answer(place, submission)
@@ -195,9 +236,10 @@ def _accept(
         taken = register.batches[register.keys[submission.key]]
         if same_call(taken.entry.spec, spec):
             _refuse_another(c, known, place, submission, taken.number, taken.size)
-    _look_at_wall(c, submission, now)
-    last = register.last_batch
-    batch, page = c.machine.submit(spec, submission, state.hello.session, now)
+    return None
+
+
+def _accepted(c: Coordinator, batch: Batch, page: ArgumentPage | None, made: list[Batch], last: int) -> Receipt:
     if batch.number > last:
         made.append(batch)
     if page is not None:
@@ -211,6 +253,38 @@ def _look_at_wall(c: Coordinator, submission: Submission, now: float) -> None:
         c.look_at_wall(now)
 
 
+def _accept_unique(
+    c: Coordinator,
+    state: SessionState,
+    spec: Spec,
+    place: int,
+    submission: Submission,
+    known: _Known,
+    made: list[Batch],
+    now: float,
+) -> Receipt | None:
+    """Accept the first piece of a batch that has a key and conditions (`core.uniqueness`).
+
+    Returns:
+        What became of it; None where the batch that has the key answers it.
+
+    Raises:
+        DtqError: it is refused.
+    """
+    session, register = state.hello.session, c.machine.register
+    last = register.last_batch
+    if place in known.own:
+        number, size, _ = known.own[place]
+        if number not in register.batches:
+            return Receipt(batch=number, size=size)
+        batch, page = c.machine.submit(spec, replace(submission, batch=number), session, now)
+        return _accepted(c, batch, page, made, last)
+    live = register.keys.get(submission.key or "")
+    holder = known.holder(place, submission) if live is None else uniqueness.holder_of(register.batches[live])
+    accepted = uniqueness.submit(c.machine, spec, submission, session, holder, now)
+    return None if accepted is None else _accepted(c, *accepted, made, last)
+
+
 def _refuse_another(c: Coordinator, known: _Known, place: int, submission: Submission, number: int, size: int) -> None:
     """Make sure that a submission whose key is taken has the arguments of the batch that has it.
 
@@ -218,8 +292,10 @@ def _refuse_another(c: Coordinator, known: _Known, place: int, submission: Submi
         KeyConflict: it has others.
     """
     if submission.batch is None and submission.key is not None:
-        same = known.same.get(place)  # else the batch is as new as this call, and its arguments are at hand
-        if not (_is_same(c, submission, number, size) if same is None else same):
+        compared, same = known.same.get(place, (0, False))
+        if compared != number:  # it is as new as this call, and its arguments are at hand
+            same = _is_same(c, submission, number, size)
+        if not same:
             raise KeyConflict(submission.key, number)
 
 
@@ -277,13 +353,17 @@ def _looked_up(c: Coordinator, state: SessionState, submissions: list[Submission
         return
     register = c.machine.register
     with c.lock:
-        missing = [(place, s) for place, s in asked if not _note_live(c, known, place, s)]
+        # The batch of a repeated one may be another than the live one that has its key.
+        unsure = {at for at, s in asked if repeated and s.conditions is not None}
+        missing = [(at, s) for at, s in asked if not _note_live(c, known, at, s) or at in unsure]
         register.key_watchers.append(known.finished)
     try:
         if missing:
             c.flush()
             for place, submission in missing:
                 _note_stored(c, state, known, place, submission)
+                if place in unsure:
+                    _note_own(c, state, known, place, submission)
         for place, submission in asked:
             _compare(c, known, place, submission)
         yield known
@@ -295,12 +375,14 @@ def _looked_up(c: Coordinator, state: SessionState, submissions: list[Submission
 def _compare(c: Coordinator, known: _Known, place: int, submission: Submission) -> None:
     if submission.key is None or submission.batch is not None or isinstance(submission, RefusedSubmission):
         return
+    if submission.conditions is not None and submission.conditions.on_conflict is not Conflict.EXISTING:
+        return
     live = known.live.get(place)
     if live is not None:
-        known.same[place] = _is_same(c, submission, live.number, live.size)
+        known.same[place] = live.number, _is_same(c, submission, live.number, live.size)
     elif place in known.stored:
         number, size, _ = known.stored[place]
-        known.same[place] = _is_same(c, submission, number, size)
+        known.same[place] = number, _is_same(c, submission, number, size)
 
 
 def _note_live(c: Coordinator, known: _Known, place: int, submission: Submission) -> bool:
@@ -323,3 +405,12 @@ def _note_stored(c: Coordinator, state: SessionState, known: _Known, place: int,
         found = [stored for stored in c.engine.batches(key=key) if stored.row.user_key is not own]
     for stored in found:
         known.stored[place] = stored.row.batch, stored.row.size, stored.spec
+        known.submitted_at[place] = stored.row.submitted_at
+
+
+def _note_own(c: Coordinator, state: SessionState, known: _Known, place: int, submission: Submission) -> None:
+    """The batch that was made of a submission whose call is repeated, where its key alone does not say which."""
+    for stored in c.engine.batches(key=submission.key, most=_LATEST) if submission.key is not None else ():
+        row = stored.row
+        if row.session == state.hello.session and row.flow is not None and row.flow.submission == submission.number:
+            known.own[place] = row.batch, row.size, stored.spec

@@ -143,6 +143,11 @@ class Task:
         task.message = row.message
         return task
 
+    def give_reason(self, why: str) -> None:
+        """It is (being) cancelled, although nobody has asked for it: its row says why instead of how its last attempt
+        ended, which its history still tells."""
+        self.outcome, self.exception, self.message = None, "", why
+
     def row(self, batch: int, index: int) -> TaskRow:
         """The row that describes the task."""
         return TaskRow(

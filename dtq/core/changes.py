@@ -31,12 +31,15 @@ class BatchFlow:
         start_by: what of it has not started by then is cancelled; None where it may start at any time.
         lapsed: whether that was done: the moment had come.
         why: why those tasks never start that were cancelled as a whole (``BatchRow.cut``); "" where somebody asked.
+        submission: the submitter's number of the submission, where it has a key that may become free before the batch
+            is no longer kept; None otherwise.
     """
 
     at: float | None = None
     start_by: float | None = None
     lapsed: bool = False
     why: str = ""
+    submission: int | None = None
 
     def too_late(self, now: float) -> str:
         """Why what has not started of the batch never will; "" while it may."""

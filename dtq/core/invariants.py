@@ -33,7 +33,15 @@ def check(machine: Machine) -> None:
     assert register.slots == sum(worker.capacity for worker in register.workers.values()), "the slots are miscounted"
     live = {batch.entry for batch in register.batches.values()}
     assert register.spec_bytes == sum(entry.size for entry in live), "the bytes of the specs are miscounted"
-    assert register.keys == {b.key: b.number for b in register.batches.values() if b.key is not None}
+    _check_keys(register)
+
+
+def _check_keys(register: Register) -> None:
+    keyed: dict[str, list[int]] = {}
+    for number, batch in sorted(register.batches.items(), reverse=True):
+        if batch.key is not None:
+            keyed.setdefault(batch.key, []).append(number)
+    assert {key: register.keys.all(key) for key in register.keys} == keyed, "the keys are not those of live batches"
 
 
 def _covered(ranges: list[tuple[int, int, int]]) -> dict[int, set[int]]:

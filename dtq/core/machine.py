@@ -95,11 +95,20 @@ class Machine:
 
     # -- submitting -----------------------------------------------------------------------------------------------
 
-    def submit(self, spec: Spec, submission: Submission, session: str, now: float) -> tuple[Batch, ArgumentPage | None]:
+    def submit(
+        self, spec: Spec, submission: Submission, session: str, now: float, *, anew: bool = False
+    ) -> tuple[Batch, ArgumentPage | None]:
         """Accept a new batch, or the next piece of one.
 
         What the batch has already is not added again, so a repeated piece does no harm; neither does a piece for a
         batch that was sealed meanwhile (cancelled): it is left out.
+
+        Args:
+            spec: its spec.
+            submission: what is submitted.
+            session: the submitter's.
+            now: the time.
+            anew: whether it makes a new batch whoever has its key (`core.uniqueness`).
 
         Returns:
             The batch, and the page that was added to it, if any.
@@ -121,7 +130,7 @@ class Machine:
             largest = pages.largest(submission.arguments)
             if largest > self.rules.max_blob:
                 raise TooLarge("a task's arguments", largest, self.rules.max_blob)
-        batch = self._known(spec, submission, session)
+        batch = None if anew else self._known(spec, submission, session)
         size = 0 if batch is None else batch.size
         new = submission.offset + count - size
         if new > count or submission.offset < 0:

@@ -15,7 +15,9 @@ from dtq.model.options import Spec
 from dtq.model.states import State
 
 
-def cancel_batch(machine: Machine, batch: Batch, now: float, only: State | None = None) -> tuple[int, int]:
+def cancel_batch(
+    machine: Machine, batch: Batch, now: float, only: State | None = None, why: str = ""
+) -> tuple[int, int]:
     """Stop a whole live batch; pieces that its submitter still sends are left out.
 
     Args:
@@ -23,6 +25,7 @@ def cancel_batch(machine: Machine, batch: Batch, now: float, only: State | None 
         batch: the batch.
         now: the time.
         only: only the tasks in this state; None for all.
+        why: the reason, where nobody has asked for it.
 
     Returns:
         How many tasks will never start, and how many run and are being stopped.
@@ -31,12 +34,12 @@ def cancel_batch(machine: Machine, batch: Batch, now: float, only: State | None 
     stopping = 0
     leases = [lease for lease in register.leases.values() if lease.batch is batch] if _is(State.RUNNING, only) else []
     for lease in leases:
-        stopping += sum([_stop(register, lease, index) for index in range(lease.lo, lease.hi)])
+        stopping += sum([_stop(register, lease, index, why) for index in range(lease.lo, lease.hi)])
     before = batch.cancelled
     for index in sorted(batch.tasks or ()):
-        _cancel_waiting(register, batch, index, now, only)
+        _cancel_waiting(register, batch, index, now, only, why)
     if batch.cut is None and batch.next < batch.size and _is(batch.fresh_state(), only):
-        register.cut(batch)
+        register.cut(batch, why)
     cancelled = batch.cancelled - before
     if register.batches.get(batch.number) is batch:
         machine.seal(batch, now)
@@ -77,17 +80,21 @@ def _is(state: State, only: State | None) -> bool:
     return only is None or state is only
 
 
-def _cancel_waiting(register: Register, batch: Batch, index: int, now: float, only: State | None) -> bool:
+def _cancel_waiting(
+    register: Register, batch: Batch, index: int, now: float, only: State | None, why: str = ""
+) -> bool:
     task = batch.task(index)
     if task is None or task.state not in (State.PENDING, State.SCHEDULED) or not _is(task.state, only):
         return False
     register.tally.move(batch.queue, task.state, Move.CANCELLED)
     task.state = State.CANCELLED
+    if why:
+        task.give_reason(why)
     register.end_task(batch, index, task, now)
     return True
 
 
-def _stop(register: Register, lease: Lease, index: int) -> bool:
+def _stop(register: Register, lease: Lease, index: int, why: str = "") -> bool:
     """Mark a running task: its worker is told to kill it, and no attempt follows, however this one ends."""
     task = lease.batch.task(index)
     if task is None:
@@ -96,6 +103,8 @@ def _stop(register: Register, lease: Lease, index: int) -> bool:
     if task.cancelling:
         return False
     task.cancelling = True
+    if why:
+        task.give_reason(why)
     register.ledger.task(task.row(lease.batch.number, index))
     return True
 

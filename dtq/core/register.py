@@ -9,6 +9,7 @@ happen; the methods here make it happen completely: state, counts, heap and ledg
 from __future__ import annotations
 
 from dataclasses import replace
+from operator import attrgetter
 from typing import Final
 
 from dtq.core.batches import Batch, SpecEntry, Task
@@ -21,6 +22,7 @@ from dtq.core.ledger import Ledger
 from dtq.core.retry import Verdict, judge
 from dtq.core.states import Move, Tally
 from dtq.errors import BatchTooLarge, FunctionsFull, QueueFull
+from dtq.model.latest import LatestByKey
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Failure
 from dtq.model.options import Spec
@@ -97,7 +99,7 @@ class Register:
             by_value: SizedLru(IDLE_BYTES, IDLE_SPECS) for by_value in (False, True)
         }
         self._latest: SpecEntry | None = None
-        self.keys: dict[str, int] = {}
+        self.keys = LatestByKey()
         #: Of those who look keys up in the store right now: batches with a key that have finished meanwhile.
         self.key_watchers: list[dict[str, Batch]] = []
         self.ready: dict[str, RunHeap] = {}
@@ -198,7 +200,7 @@ class Register:
             self.spec_bytes += batch.entry.size
         batch.entry.batches += 1
         if batch.key is not None:
-            self.keys[batch.key] = batch.number
+            self.keys.add(batch.key, batch.number)
 
     def push(self, batch: Batch, lo: int, hi: int) -> None:
         """Put tasks into the heap of their queue."""
@@ -310,9 +312,10 @@ class Register:
         self._note_attempt(lease, index, outcome, failure, started_at, now)
         if failure.unable:
             task.shunned = (*task.shunned, lease.worker.session)
-        task.outcome = outcome
-        task.exception = failure.exception
-        task.message = failure.message[:_MESSAGE]
+        if not (task.cancelling and task.outcome is None and task.message):  # else that is why it is cancelled
+            task.outcome = outcome
+            task.exception = failure.exception
+            task.message = failure.message[:_MESSAGE]
         batch.running -= 1
         self._apply(batch, index, task, verdict, now)
 
@@ -485,7 +488,8 @@ class Register:
             self.forget(batch)
             if batch.key is not None:
                 for finished in self.key_watchers:
-                    finished[batch.key] = batch
+                    known = finished.setdefault(batch.key, batch)
+                    finished[batch.key] = max(known, batch, key=attrgetter("number"))
 
     def forget(self, batch: Batch) -> None:
         """A batch leaves memory."""
@@ -496,7 +500,7 @@ class Register:
             self.spec_bytes -= batch.entry.size
             self._released(batch.entry)
         if batch.key is not None:
-            self.keys.pop(batch.key, None)
+            self.keys.discard(batch.key, batch.number)
 
     def totals(self) -> Totals:
         """The totals row."""

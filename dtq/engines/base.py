@@ -176,8 +176,11 @@ class Engine(Protocol):
         """
         ...
 
-    def batches(self, numbers: Sequence[int] = (), key: str | None = None) -> list[StoredBatch]:
-        """The batches with these numbers, or with this key (at most one), that are kept; others are left out."""
+    def batches(self, numbers: Sequence[int] = (), key: str | None = None, most: int = 1) -> list[StoredBatch]:
+        """The batches with these numbers, or with this key, that are kept, in rising order; others are left out.
+
+        Of those with the key, the latest ``most``.
+        """
         ...
 
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:

@@ -49,6 +49,7 @@ from dtq.engines.segments import Segments
 from dtq.engines.sieve import Sieve, cut_tail, latest_first
 from dtq.engines.uses import DESCRIBED, Uses, named_by
 from dtq.errors import StoreError
+from dtq.model.latest import LatestByKey
 from dtq.model.pages import PAGE_BLOBS
 from dtq.model.snapshots import Attempt, Selection
 from dtq.model.states import FINAL, State
@@ -88,7 +89,7 @@ class MemoryEngine:
         #: Specs that had callers before the commit that is being made.
         self._unused: set[int] = set()
         self._batches: dict[int, BatchRow] = {}
-        self._keys: dict[str, int] = {}
+        self._keys = LatestByKey()
         #: Finished batches with a time of their own, by the moment at which it is over; some may have none any more,
         #: or have nothing but dead letters.
         self._expiring: dict[float, set[int]] = {}
@@ -200,12 +201,12 @@ class MemoryEngine:
         with self._reading():
             return fill(_overlapping(self._pages[kind].get(batch, []), lo, hi), room)
 
-    def batches(self, numbers: Sequence[int] = (), key: str | None = None) -> list[StoredBatch]:
-        """See `Engine.batches`. In rising order."""
+    def batches(self, numbers: Sequence[int] = (), key: str | None = None, most: int = 1) -> list[StoredBatch]:
+        """See `Engine.batches`."""
         with self._reading():
             wanted = set(numbers)
-            if key is not None and key in self._keys:
-                wanted.add(self._keys[key])
+            if key is not None:
+                wanted.update(self._keys.all(key)[:most])
             found = [self._stored(number) for number in sorted(wanted)]
             return [batch for batch in found if batch is not None]
 
@@ -370,7 +371,7 @@ class MemoryEngine:
         self._batches[row.batch] = row
         if row.cut is not None:
             self._cut.add(row.batch)
-        self._keys[row.key] = row.batch
+        self._keys.add(row.key, row.batch)
         self._await_expiry(row)
         if before is not None and before.spec != row.spec:
             self._let_go(before)
@@ -493,8 +494,7 @@ class MemoryEngine:
             del self._leases[token]
 
     def _forget_key(self, row: BatchRow) -> None:
-        if self._keys.get(row.key) == row.batch:
-            del self._keys[row.key]
+        self._keys.discard(row.key, row.batch)
 
 
 def _put(pages: list[Any], page: ArgumentPage | ResultPage) -> Any:

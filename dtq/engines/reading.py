@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from heapq import merge
+from itertools import islice
 from operator import attrgetter
 from typing import Any, Final, cast
 
@@ -150,8 +151,8 @@ class Reader:
             kept = (rowcodec.decode_attempt(batch, index, body) for (body,) in rows)
             return recall(kept if first >= 0 else reversed(list(kept)), room)
 
-    def batches(self, numbers: Sequence[int], key: str | None) -> list[StoredBatch]:
-        """See `Engine.batches`. In rising order."""
+    def batches(self, numbers: Sequence[int], key: str | None, most: int) -> list[StoredBatch]:
+        """See `Engine.batches`."""
         with self._one_moment() as connection:
             specs = _Specs(connection)
             bodies: dict[int, object] = {}
@@ -159,7 +160,7 @@ class Reader:
                 bodies.update(connection.execute("SELECT batch, body FROM batches WHERE batch = ?", (number,)))
             rows = {number: rowcodec.decode_batch(number, body, {}) for number, body in bodies.items()}
             if key is not None:
-                rows.update({row.batch: row for row in _with_key(connection, key)})
+                rows.update({row.batch: row for row in islice(_with_key(connection, key), most)})
             with_spec = [(row, specs.get(row.spec)) for _, row in sorted(rows.items())]
         return [StoredBatch(row=row, spec=spec) for row, spec in with_spec if spec is not None]
 
@@ -275,13 +276,12 @@ class _Specs:
 
 
 def _with_key(connection: sqlite3.Connection, key: str) -> Iterator[BatchRow]:
-    """The batch with a key, if there is one."""
+    """The batches with a key, the latest first."""
     sql = "SELECT batch, body FROM batches WHERE code = ? ORDER BY batch DESC"
     for number, body in connection.execute(sql, (rowcodec.key_code(key),)):
         row = rowcodec.decode_batch(number, body, {})
         if row.key == key:
             yield row
-            return
 
 
 #: Tasks ``[lo, hi)`` of a batch.

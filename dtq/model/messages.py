@@ -134,6 +134,22 @@ def largest_outcome(max_message: int) -> int:
 # -- submitting ---------------------------------------------------------------------------------------------------
 
 
+class Unique(Enum):
+    """For how long a key stands for the batch that was accepted with it."""
+
+    PENDING = "pending"  #: while none of its tasks has started
+    UNFINISHED = "unfinished"  #: while it has not ended
+    KEPT = "kept"  #: as long as it is kept
+
+
+class Conflict(Enum):
+    """What a submission gets whose key is taken."""
+
+    EXISTING = "existing"  #: the batch that has it, if it is of the same call
+    ERROR = "error"  #: an error
+    REPLACE = "replace"  #: a batch of its own; the earlier one is cancelled
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
     """What few submissions ask for, beside their terms.
@@ -143,11 +159,23 @@ class Conditions:
             cancelled. None for any time.
         start_by: likewise, until which moment.
         at: it is due at this moment of the coordinator's wall clock, whatever its delay; None for no such moment.
+        unique: for how long its key stands for an earlier batch.
+        unique_s: likewise, in seconds from the acceptance of that one on; None where `unique` says it.
+        on_conflict: what it gets where the key is taken.
     """
 
     expires_s: fields.Seconds | None = None
     start_by: fields.Moment | None = None
     at: fields.Moment | None = None
+    unique: Unique = Unique.KEPT
+    unique_s: fields.Seconds | None = None
+    on_conflict: Conflict = Conflict.EXISTING
+
+    @property
+    def of_key(self) -> bool:
+        """Whether they say something of the key."""
+        usual = self.unique is Unique.KEPT and self.unique_s is None and self.on_conflict is Conflict.EXISTING
+        return not usual
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -481,6 +509,7 @@ class Watched:
 __all__ = [
     "PROTOCOL",
     "Conditions",
+    "Conflict",
     "Doomed",
     "Ended",
     "Exchange",
@@ -498,6 +527,7 @@ __all__ = [
     "Submission",
     "Succeeded",
     "TaskRange",
+    "Unique",
     "ValuesOffer",
     "Watched",
     "Welcome",

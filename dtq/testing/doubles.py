@@ -113,9 +113,9 @@ class FailingEngine:
         """See `Engine.pages`."""
         return self._engine.pages(kind, batch, lo, hi, room)
 
-    def batches(self, numbers: Sequence[int] = (), key: str | None = None) -> list[StoredBatch]:
+    def batches(self, numbers: Sequence[int] = (), key: str | None = None, most: int = 1) -> list[StoredBatch]:
         """See `Engine.batches`."""
-        return self._engine.batches(numbers, key)
+        return self._engine.batches(numbers, key, most)
 
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:
         """See `Engine.ended`."""

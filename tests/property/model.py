@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from dtq.model.messages import Conditions, Unique
 from dtq.model.options import Options
 from dtq.model.states import FINAL, Outcome, State
 
@@ -126,13 +127,24 @@ class Model:
         key: str | None,
         delay_s: float,
         now: float,
-        expires_s: float | None = None,
+        conditions: Conditions | None = None,
     ) -> Shipment:
         due_at = now + delay_s if delay_s else None
         shipment = Shipment(number=number, options=options, session=session, key=key, due_at=due_at)
-        shipment.start_by = None if expires_s is None else now + expires_s
+        if conditions is not None and conditions.expires_s is not None:
+            shipment.start_by = now + conditions.expires_s
         self.shipments[number] = shipment
         return shipment
+
+    def holder(self, key: str) -> Shipment | None:
+        """The latest batch that has a key and has not ended."""
+        return max((s for s in self.live() if s.key == key), key=lambda s: s.number, default=None)
+
+    def is_taken(self, holder: Shipment, unique: Unique) -> bool:
+        """Whether its key is taken, for who asks that way."""
+        begun = (State.RUNNING, State.SUCCEEDED, State.DEAD, None)
+        started = any(job.state in begun or (job.attempt and not job.over) for job in holder.jobs)
+        return unique is not Unique.PENDING or not started
 
     def append(self, shipment: Shipment, count: int, complete: bool, now: float) -> None:
         if shipment.complete:

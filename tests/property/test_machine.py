@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from dtq.core.batches import Batch
 from dtq.core.changes import Change, Expired, OwnExpired, Stored, Totals
 from dtq.core.leases import CHUNK_S, Lease
-from dtq.model.messages import Conditions, Holding
+from dtq.errors import KeyTaken
+from dtq.model.messages import Conditions, Conflict, Holding, Unique
 from dtq.model.options import Options
 from dtq.model.snapshots import Selection
 from dtq.model.states import Outcome, State
@@ -98,7 +99,8 @@ class Histories(RuleBasedStateMachine):
         delay_s: float,
         expires_s: float | None,
     ) -> None:
-        self._submit(count, terms, session, complete, delay_s, None, expires_s)
+        conditions = None if expires_s is None else Conditions(expires_s=expires_s)
+        self._submit(count, terms, session, complete, delay_s, None, conditions)
 
     @rule(count=counts, key=st.sampled_from(["k1", "k2"]), session=st.sampled_from(SUBMITTERS))
     def submit_with_key(self, count: int, key: str, session: str) -> None:
@@ -119,6 +121,28 @@ class Histories(RuleBasedStateMachine):
         assert number == known[0].number
         assert self.driver.live(number).size == size
 
+    @rule(
+        count=st.integers(1, 5),
+        key=st.sampled_from(["u1", "u2"]),
+        unique=st.sampled_from([Unique.PENDING, Unique.PENDING, Unique.UNFINISHED]),
+        conflict=st.sampled_from(Conflict),
+    )
+    def submit_unique(self, count: int, key: str, unique: Unique, conflict: Conflict) -> None:
+        terms: dict[str, Any] = {"priority": 5, "queue": "a", "max_retries": 1}
+        conditions = Conditions(unique=unique, on_conflict=conflict)
+        holder = self.model.holder(key)
+        taken = holder is not None and self.model.is_taken(holder, unique)
+        if holder is None or not taken:
+            self._submit(count, terms, SUBMITTERS[0], True, 0.0, key, conditions)
+        elif conflict is Conflict.ERROR:
+            with pytest.raises(KeyTaken):
+                self.driver.submit(count, key=key, conditions=conditions, **terms)
+        elif conflict is Conflict.EXISTING:
+            assert self.driver.submit(count, key=key, conditions=conditions, **terms) == holder.number
+        else:
+            self._submit(count, terms, SUBMITTERS[0], True, 0.0, key, conditions)
+            self.model.cancel_all(holder, self.now)
+
     def _submit(
         self,
         count: int,
@@ -127,17 +151,16 @@ class Histories(RuleBasedStateMachine):
         complete: bool,
         delay_s: float,
         key: str | None,
-        expires_s: float | None = None,
+        conditions: Conditions | None = None,
     ) -> None:
         known = set(self.driver.machine.register.batches)
         before = self.driver.machine.register.last_batch
-        conditions = None if expires_s is None else Conditions(expires_s=expires_s)
         number = self.driver.submit(
             count, session=session, complete=complete, delay_s=delay_s, key=key, conditions=conditions, **terms
         )
         assert number == before + 1
         assert number not in known
-        shipment = self.model.submit(number, Options(**terms), session, key, delay_s, self.now, expires_s)
+        shipment = self.model.submit(number, Options(**terms), session, key, delay_s, self.now, conditions)
         self.model.append(shipment, count, complete, self.now)
         if self.driver.is_live(number):
             self.unwritten.append(self.driver.live(number))
