@@ -410,6 +410,33 @@ class HoldsFull(QueueFull):
     hint = "Let go of references that are not needed any more (Reference.release)."
 
 
+class LimitsFull(DtqError):
+    """There are as many limits as there may be."""
+
+    code = "limits-full"
+    exit_code = 65
+    text = "there are {0:,} limits, as many as there may be."
+    hint = "Name many limits with one glob (dtq limit set 'tenant-*' ...), and remove what is not needed."
+
+
+class QueueDraining(DtqError):
+    """A queue takes no new tasks, as an operator has asked."""
+
+    code = "queue-draining"
+    exit_code = 75
+    text = "the queue {0!r} takes no new tasks: it is being drained."
+    hint = "Submit to another queue, or have it take tasks again (dtq queue resume)."
+
+
+class WholeBatchOnly(DtqError, ValueError):
+    """One task of a batch cannot have a priority of its own."""
+
+    code = "whole-batch-only"
+    exit_code = 65
+    text = "{0} is one task of a batch: the tasks of a batch have one priority."
+    hint = "Name the batch."
+
+
 class BatchTooLarge(DtqError, ValueError):
     """A batch would have more tasks than one may have."""
 

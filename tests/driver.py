@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dtq.coordinator.cron import CronCalendar
-from dtq.core import invariants, operators, uniqueness, views
+from dtq.core import invariants, operators, queues, uniqueness, views
 from dtq.core.batches import Batch
 from dtq.core.changes import Change, Stored, TaskRow, Totals
 from dtq.core.leases import Lease
@@ -22,8 +22,10 @@ from dtq.core.scheduling import run_due
 from dtq.engines.base import StoredBatch
 from dtq.engines.memory import MemoryEngine
 from dtq.model import pages
+from dtq.model.limits import Limit
 from dtq.model.messages import Conditions, Exchange, Failed, Failure, Holding, Released, Submission, Succeeded
 from dtq.model.options import Function, Options, Spec
+from dtq.model.queues import Steering
 from dtq.model.schedules import CatchUp, Overlap, Rule, Schedule
 from dtq.model.snapshots import BatchView, Selection, TaskView
 from dtq.model.states import Outcome, State
@@ -256,6 +258,23 @@ class Driver:
             counts = int(state is State.CANCELLED), int(state is State.RUNNING)
         self.check()
         return counts
+
+    def limit(self, name: str, **bounds: Any) -> None:
+        """Set a limit; the keywords are those of `Limit`."""
+        operators.set_limit(self.machine, Limit(name=name, **bounds))
+        self.check()
+
+    def unlimit(self, name: str) -> bool:
+        """Forget a limit; whether there was one."""
+        known = operators.remove_limit(self.machine, name)
+        self.check()
+        return known
+
+    def steer(self, queue: str, **how: Any) -> Steering:
+        """Say something of a queue; the keywords are those of `queues.steer`."""
+        after = queues.steer(self.machine.register, queue, **how)
+        self.check()
+        return after
 
     def revive(self, batch: int, *indexes: int) -> int:
         """Put dead letters back, as the coordinator does it; all of the batch by default."""

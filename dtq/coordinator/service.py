@@ -262,8 +262,10 @@ class Coordinator:
         """
         self.let_in()
         register, fetching = self.machine.register, self.sessions.fetching
-        candidates = list(fetching) if register.pushed > self._handed_out else [changed] if changed in fetching else []
-        self._handed_out = register.pushed
+        candidates = (
+            list(fetching) if register.lines.pushed > self._handed_out else [changed] if changed in fetching else []
+        )
+        self._handed_out = register.lines.pushed
         for session in candidates:
             if not register.tally[State.PENDING]:
                 return
@@ -281,12 +283,14 @@ class Coordinator:
         """
         for _ in range(_SET_ASIDE):
             try:
-                return self.machine.lease(session, now, call, by_report=by_report)
+                leases = self.machine.lease(session, now, call, by_report=by_report)
+                self.ticker.by(self.machine.register.limits.next_at())
+                return leases
             except DtqError:
                 raise
             except Exception:
                 log.exception("a defect keeps the next tasks from being handed out; they are set aside")
-                if not self._guarded(lambda _: operators.set_aside(self.machine, session), now):
+                if not self._guarded(partial(operators.set_aside, self.machine, session), now):
                     break
         return []
 

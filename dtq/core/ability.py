@@ -75,4 +75,4 @@ def probe(register: Register, now: float) -> None:
     """Have the workers that were held back asked again, where it is time."""
     if register.probe_at is not None and register.probe_at <= now:
         register.probe_at = None
-        register.pushed += 1  # as if there were news
+        register.lines.pushed += 1  # as if there were news

@@ -35,7 +35,9 @@ class SpecEntry:
         "argument_bytes",
         "batches",
         "estimate_s",
+        "limits",
         "number",
+        "queue",
         "rank",
         "result_bytes",
         "size",
@@ -47,6 +49,9 @@ class SpecEntry:
         self.number = number
         self.spec = spec
         self.rank = rank
+        self.queue = spec.options.queue
+        #: What its tasks count against, each once.
+        self.limits = tuple(dict.fromkeys(spec.options.limits))
         #: About how many bytes it takes in memory.
         function = spec.function
         self.size = _SPEC_BYTES + len(function.body) + len(function.name) + sum(map(len, spec.options.never_retry))
@@ -277,7 +282,7 @@ class Batch:
     @property
     def queue(self) -> str:
         """The queue its tasks wait in."""
-        return self.entry.spec.options.queue
+        return self.entry.queue
 
     @property
     def fresh(self) -> int:

@@ -9,19 +9,23 @@ register's to say.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Collection, Container, Hashable, Iterable, Iterator
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import islice
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
+
+K = TypeVar("K", bound=Hashable)
 
 #: At most so many runs are looked at to tell how many tasks are ahead of one: about two milliseconds of work.
 _LOOKED_AT: Final = 5_000
 #: With fewer moments than this, those of batches that have finished are left where they are.
 _FEW: Final = 1024
+#: So many entries that do not count any more are not worth looking for.
+_SPARE: Final = 64
 
 
-#: Where a run stands: rank, batch, lo.
-Place = tuple[int, int, int]
+#: Where a run stands: rank, batch, lo; among lines also what a line has paid.
+Place = tuple[float, ...]
 
 
 class Run(NamedTuple):
@@ -37,6 +41,9 @@ class RunHeap:
     """A priority queue of runs."""
 
     __slots__ = ("_runs",)
+
+    #: What its tasks count against (`core.lines.Group`); nothing, for most.
+    limits: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self._runs: list[Run] = []
@@ -73,6 +80,11 @@ class RunHeap:
             self._runs += few
             heapify(self._runs)
 
+    def without(self, batches: Collection[int]) -> None:
+        """Take out all runs of some batches, stale ones too."""
+        self._runs = [run for run in self._runs if run.batch not in batches]
+        heapify(self._runs)
+
     def before(self, place: Run) -> Iterator[int]:
         """How many tasks come before a place, run by run.
 
@@ -99,49 +111,65 @@ def ahead(heaps: Iterable[RunHeap], place: Run) -> tuple[int, bool]:
     return count, next(counts, None) is None
 
 
-class Tops:
+class Tops(Generic[K]):
     """Which of many heaps has the most urgent run, found without looking at each of them.
 
     An entry is the place of a heap's first run as it was at some time. It is never behind the true one: whoever pushes
-    a run that comes before tells (`pushed`); a run that was taken is noticed when the entry comes up.
+    a run that comes before tells (`pushed`); that a run was taken is noticed when the entry comes up (`moved`).
     """
 
     __slots__ = ("_entries", "_places")
 
     def __init__(self) -> None:
-        self._entries: list[tuple[Place, str]] = []
+        self._entries: list[tuple[Place, K]] = []
         #: The place of each heap's only entry that counts.
-        self._places: dict[str, Place] = {}
+        self._places: dict[K, Place] = {}
 
-    def pushed(self, name: str, run: Run) -> None:
-        """A run has come into a heap."""
-        place = run[:3]
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def names(self) -> Collection[K]:
+        """The heaps that stand here, in no order."""
+        return self._places.keys()
+
+    def pushed(self, name: K, place: Place) -> None:
+        """A run has come into a heap, or a heap among the others."""
         known = self._places.get(name)
         if known is None or place < known:
             self._places[name] = place
             heappush(self._entries, (place, name))
+            if len(self._entries) > 2 * len(self._places) + _SPARE:
+                self._entries = [(place, name) for name, place in self._places.items()]
+                heapify(self._entries)
 
-    def first(self, top: Callable[[str], Run | None]) -> str | None:
-        """The name of the heap with the most urgent run; None where there is none.
-
-        Args:
-            top: the first run of a heap, if it has one.
-        """
+    def peek(self) -> tuple[Place, K] | None:
+        """The first entry that counts, left where it is: it is for the caller to tell whether its place is true."""
         while self._entries:
-            place, name = self._entries[0]
-            if self._places.get(name) != place:
-                heappop(self._entries)  # another entry of this heap has come before it
-                continue
-            run = top(name)
-            if run is None:
-                heappop(self._entries)
-                del self._places[name]
-            elif run[:3] == place:
-                return name
-            else:
-                self._places[name] = run[:3]
-                heapreplace(self._entries, (run[:3], name))
+            first = self._entries[0]
+            if self._places.get(first[1]) == first[0]:
+                return first
+            heappop(self._entries)  # another entry of this heap has come before it
         return None
+
+    def moved(self, place: Place) -> None:
+        """The heap of the first entry (`peek`) is at another place, further back."""
+        name = self._entries[0][1]
+        self._places[name] = place
+        heapreplace(self._entries, (place, name))
+
+    def remove_first(self) -> None:
+        """The heap of the first entry (`peek`) has no run, or does not stand among the others any more."""
+        _, name = heappop(self._entries)
+        del self._places[name]
+
+    def discard(self, name: K) -> None:
+        """A heap does not stand among the others any more, if it does."""
+        self._places.pop(name, None)
+
+    def clear(self) -> None:
+        """No heap stands here any more."""
+        self._entries.clear()
+        self._places.clear()
 
 
 class DueHeap:

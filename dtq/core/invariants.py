@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from dtq.core.batches import Batch
+from dtq.core.limits import Bucket
+from dtq.core.lines import Group
 from dtq.core.machine import Machine
 from dtq.core.register import Register
 from dtq.model.states import State
@@ -18,9 +20,9 @@ def check(machine: Machine) -> None:
     """
     register = machine.register
     counted: Counter[tuple[str, State]] = Counter()
-    runs = [
-        run for heap in (*register.ready.values(), *register.held_back.values()) for run in heap.runs()
-    ] + register.aside
+    waiting = [heap for line in register.lines for heap in line.heaps()]
+    waiting += [heap for _, heap in register.held_back.values()]
+    runs = [run for heap in waiting for run in heap.runs()] + register.aside
     in_ready = _covered([(run.batch, run.lo, run.hi) for run in runs])
     for number, batch in register.batches.items():
         assert number == batch.number
@@ -33,6 +35,7 @@ def check(machine: Machine) -> None:
     assert register.slots == sum(worker.capacity for worker in register.workers.values()), "the slots are miscounted"
     live = {batch.entry for batch in register.batches.values()}
     assert register.spec_bytes == sum(entry.size for entry in live), "the bytes of the specs are miscounted"
+    _check_lines(register)
     _check_keys(register)
 
 
@@ -89,3 +92,44 @@ def _check_leases(register: Register) -> None:
         assert lease.lo < lease.hi, f"lease {token} is empty"
         assert register.batches.get(lease.batch.number) is lease.batch, f"lease {token}: its batch is gone"
         assert register.workers.get(lease.worker.session) is lease.worker, f"lease {token}: its worker is gone"
+
+
+def _check_lines(register: Register) -> None:
+    used: Counter[str] = Counter()
+    for lease in register.leases.values():
+        for name in lease.batch.entry.limits:
+            used[name] += lease.hi - lease.lo
+    buckets = register.limits.buckets
+    for name in used.keys() | buckets.keys():
+        bucket = buckets.get(name)
+        if bucket is None:
+            assert register.limits.governing(name) is None, f"limit {name}: {used[name]} run, and are not counted"
+        elif bucket.rule is not None:
+            assert bucket.used == used[name], f"limit {name}: {bucket.used} counted, {used[name]} run"
+    refers: Counter[int] = Counter()
+    for line in register.lines:
+        assert register.lines.get(line.queue) is line
+        for limits, group in (line.groups or {}).items():
+            assert group.limits == limits
+            assert group.line is line
+            refers.update(id(bucket) for bucket in group.buckets)
+            stands = [bucket for bucket in buckets.values() if _stands(bucket, group)]
+            expected = list(group.buckets) if group.parked is None else [group.parked]
+            assert {id(bucket) for bucket in stands} == {id(bucket) for bucket in expected}, (
+                f"{limits} stands elsewhere"
+            )
+    for bucket in buckets.values():
+        assert bucket.groups == refers[id(bucket)], f"limit {bucket.name}: its groups are miscounted"
+        for queue, standing in bucket.standings.items():
+            assert register.lines.get(queue) is not None, f"limit {bucket.name}: the line {queue} is gone"
+            assert standing.open or standing.parked, f"limit {bucket.name}: nothing of {queue} stands there"
+
+
+def _stands(bucket: Bucket, group: Group) -> bool:
+    standing = bucket.standings.get(group.line.queue)
+    if standing is None:
+        return False
+    if group.parked is None:
+        return group in standing.open
+    assert group not in standing.open
+    return any(limits == group.limits for limits in standing.parked.names())

@@ -26,10 +26,20 @@ from dtq.core.changes import ArgumentPage, Change, ResultPage, Totals
 from dtq.core.heap import Run, RunHeap
 from dtq.core.leases import CHUNK_S, Lease, Worker, chunk, is_over
 from dtq.core.ledger import EndedRange
+from dtq.core.lines import Group
 from dtq.core.register import Register, Rules
 from dtq.core.schedules import Calendar, NoCalendar, Schedules
 from dtq.core.states import Move
-from dtq.errors import BadMessage, KeyConflict, NotPermitted, SessionUnknown, TooLarge, UnknownId, WorkerBroken
+from dtq.errors import (
+    BadMessage,
+    KeyConflict,
+    NotPermitted,
+    QueueDraining,
+    SessionUnknown,
+    TooLarge,
+    UnknownId,
+    WorkerBroken,
+)
 from dtq.model import pages
 from dtq.model.fields import MAX_NAME
 from dtq.model.messages import Doomed, Exchange, Failed, Failure, Released, Submission, Succeeded
@@ -120,6 +130,7 @@ class Machine:
             KeyConflict: the key belongs to a live batch of another function or other options.
             FunctionsFull: the functions of unfinished tasks take as much memory as they may.
             UnknownId: there is no such live batch to append to.
+            QueueDraining: the queue takes no new batches.
             NotPermitted: another session submits it.
             BadMessage: the page is not one, or does not continue the batch.
         """
@@ -169,6 +180,8 @@ class Machine:
 
     def _new_batch(self, spec: Spec, submission: Submission, session: str, now: float) -> Batch:
         register = self.register
+        if register.draining and spec.options.queue in register.draining:
+            raise QueueDraining(spec.options.queue)
         delay_s = check_delay(submission.delay_s)
         entry = register.intern(spec)
         register.last_batch += 1
@@ -468,7 +481,7 @@ class Machine:
         granted: list[Lease] = []
         room = self.rules.grant_bytes // 4 if by_report else self.rules.grant_bytes
         while len(worker.leases) < 2 * worker.capacity:
-            heap = self.register.most_urgent(worker)
+            heap = self.register.lines.first(worker.queues, now)
             run = heap.top() if heap is not None else None
             if heap is None or run is None:
                 break
@@ -481,6 +494,8 @@ class Machine:
             estimate_s = batch.entry.estimate_s
             if ahead and (estimate_s is None or estimate_s > CHUNK_S):
                 break
+            if ahead and isinstance(heap, Group) and heap.paced:
+                break  # its lease is its start
             if batch.entry.argument_bytes > room and (granted or by_report):
                 break
             lease = self._take(heap, run, batch, worker, now, room)
@@ -503,6 +518,8 @@ class Machine:
         most = chunk(batch.entry.estimate_s, waiting, register.slots)
         if most > 1:
             most = min(most, batch.entry.most_within(room))
+        if isinstance(heap, Group):
+            most = heap.most(most)
         if lo < batch.next:
             hi, attempt = register.take_returned(heap, batch, lo, most)
         else:
@@ -510,6 +527,8 @@ class Machine:
             hi = min([hi, *batch.records_in(lo, hi)])
             batch.next = hi
             heap.advance(hi)
+        if heap.limits or register.lines.several:
+            register.lines.took(heap, batch.entry, worker.queues, hi - lo, now)
         register.tally.move(batch.queue, State.PENDING, Move.LEASED, hi - lo)
         batch.running += hi - lo
         self._last_token += 1
@@ -549,6 +568,7 @@ class Machine:
             self._due(*due)
         start_by.tick(register, now)
         ability.probe(register, now)
+        register.lines.tick(now)
         for worker in [w for w in register.workers.values() if w.expires_at <= now]:
             self.lose(worker.session, now)
         register.holds.expire(now)
@@ -567,6 +587,8 @@ class Machine:
             deadlines.append(due_at)
         if (start_at := self.register.start_moments.next_at()) is not None:
             deadlines.append(start_at)
+        if (opens_at := self.register.limits.next_at()) is not None:
+            deadlines.append(opens_at)
         if self.register.probe_at is not None:
             deadlines.append(self.register.probe_at)
         expires_at = self.register.expiries.next_at()

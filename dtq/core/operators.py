@@ -11,6 +11,7 @@ from dtq.core.leases import Lease
 from dtq.core.machine import Machine
 from dtq.core.register import Register
 from dtq.core.states import Move
+from dtq.model.limits import Limit
 from dtq.model.options import Spec
 from dtq.model.states import State
 
@@ -109,17 +110,36 @@ def _stop(register: Register, lease: Lease, index: int, why: str = "") -> bool:
     return True
 
 
-def set_aside(machine: Machine, session: str) -> None:
+def set_aside(machine: Machine, session: str, now: float) -> None:
     """Take what would be handed to a worker next off its heap: a defect keeps it from being handed out, and all that is
     behind it. It waits until a restart builds the heaps anew.
     """
     register = machine.register
     worker = register.workers.get(session)
-    heap = register.most_urgent(worker) if worker is not None else None
+    heap = register.lines.first(worker.queues, now) if worker is not None else None
     run = heap.top() if heap is not None else None
     if heap is not None and run is not None:
         register.aside.append(run)
         heap.advance(run.hi)
+
+
+def set_limit(machine: Machine, limit: Limit) -> None:
+    """Set a limit, or change it.
+
+    Raises:
+        LimitsFull: there are as many limits as there may be.
+    """
+    register = machine.register
+    register.limits.define(limit, register.leases.values())
+    register.lines.limits_changed()
+
+
+def remove_limit(machine: Machine, name: str) -> bool:
+    """Forget a limit; whether there was one."""
+    register = machine.register
+    known = register.limits.remove(name, register.leases.values())
+    register.lines.limits_changed()
+    return known
 
 
 def revive(

@@ -15,10 +15,12 @@ from typing import Final
 from dtq.core.batches import Batch, SpecEntry, Task
 from dtq.core.changes import AttemptRow, BatchFlow, Totals
 from dtq.core.expiry import Expiries
-from dtq.core.heap import DueHeap, Moments, Run, RunHeap, Tops
+from dtq.core.heap import DueHeap, Moments, Run, RunHeap
 from dtq.core.holds import Holds
 from dtq.core.leases import Lease, Worker
 from dtq.core.ledger import Ledger
+from dtq.core.limits import Limits
+from dtq.core.lines import Lines
 from dtq.core.retry import Verdict, judge
 from dtq.core.states import Move, Tally
 from dtq.errors import BatchTooLarge, FunctionsFull, QueueFull
@@ -102,14 +104,10 @@ class Register:
         self.keys = LatestByKey()
         #: Of those who look keys up in the store right now: batches with a key that have finished meanwhile.
         self.key_watchers: list[dict[str, Batch]] = []
-        self.ready: dict[str, RunHeap] = {}
-        self._tops = Tops()
-        #: Likewise, what is not to be handed out yet (`hold`).
-        self.held_back: dict[str, RunHeap] = {}
+        #: By queue and limits, what is not to be handed out yet (`hold`).
+        self.held_back: dict[tuple[str, tuple[str, ...]], tuple[SpecEntry, RunHeap]] = {}
         #: Runs that a defect keeps from being handed out (`operators.set_aside`).
         self.aside: list[Run] = []
-        #: How many runs have come to wait so far.
-        self.pushed = 0
         self.waiting = DueHeap()
         #: What waits for the wall clock (`core.wall_moments`), and how many seconds that is ahead of the steady one.
         self.on_wall = DueHeap()
@@ -121,6 +119,11 @@ class Register:
         #: When finished batches expire that have a time of their own; some of them may have gone before.
         self.expiries = Expiries()
         self.ledger = Ledger()
+        self.limits = Limits(self.ledger)
+        #: What waits to be handed out.
+        self.lines = Lines(self._true_top, self.limits)
+        #: Queues that take no new tasks.
+        self.draining: set[str] = set()
         self.holds = Holds(self.ledger, rules.max_holds)
         self.submitted = totals.submitted
         self.retries = totals.retries
@@ -203,49 +206,25 @@ class Register:
             self.keys.add(batch.key, batch.number)
 
     def push(self, batch: Batch, lo: int, hi: int) -> None:
-        """Put tasks into the heap of their queue."""
-        name = batch.queue
-        heap = self.ready.get(name)
-        if heap is None:
-            heap = self.ready[name] = RunHeap()
-        self.pushed += 1
-        run = Run(batch.entry.urgency, batch.number, lo, hi)
-        heap.push(run)
-        self._tops.pushed(name, run)
+        """Have tasks wait to be handed out."""
+        entry = batch.entry
+        self.lines.push(entry, Run(entry.urgency, batch.number, lo, hi))
 
     def hold(self, batch: Batch, lo: int, hi: int) -> None:
         """Keep tasks that wait from being handed out until `let_go`: what is put back together comes back at once, in
         its order. A restart lets them go too."""
-        self.held_back.setdefault(batch.queue, RunHeap()).push(Run(batch.entry.urgency, batch.number, lo, hi))
+        entry = batch.entry
+        _, heap = self.held_back.setdefault((entry.queue, entry.limits), (entry, RunHeap()))
+        heap.push(Run(entry.urgency, batch.number, lo, hi))
 
     def let_go(self) -> None:
-        """Put what is held back into the heaps."""
-        for name, heap in self.held_back.items():
-            self.pushed += len(heap)
-            top = heap.top()
-            self.ready.setdefault(name, RunHeap()).absorb(heap)
-            if top is not None:
-                self._tops.pushed(name, top)
+        """Have what is held back wait to be handed out."""
+        for entry, heap in self.held_back.values():
+            self.lines.absorb(entry, heap)
         self.held_back = {}
 
-    def most_urgent(self, worker: Worker) -> RunHeap | None:
-        """The heap with the most urgent run that a worker may be given; None where there is no such run."""
-        if not worker.queues:
-            name = self._tops.first(self._top_of)
-            return None if name is None else self.ready[name]
-        best: RunHeap | None = None
-        first: Run | None = None
-        for name in worker.queues:
-            run = self._top_of(name)
-            if run is not None and (first is None or run < first):
-                best, first = self.ready[name], run
-        return best
-
-    def _top_of(self, name: str) -> Run | None:
-        """The first run of a queue's heap that is still true; stale ones are thrown away on the way."""
-        heap = self.ready.get(name)
-        if heap is None:
-            return None
+    def _true_top(self, heap: RunHeap) -> Run | None:
+        """The first run of a heap that is still true; stale ones are thrown away on the way."""
         while (run := heap.top()) is not None:
             batch = self.batches.get(run.batch)
             if batch is not None:
@@ -263,7 +242,6 @@ class Register:
                     heap.advance(run.lo + 1)
                     continue
             heap.advance(run.hi)
-        del self.ready[name]
         return None
 
     def take_returned(self, heap: RunHeap, batch: Batch, lo: int, most: int) -> tuple[int, int]:
@@ -428,8 +406,7 @@ class Register:
         if lo == lease.lo:
             self.shorten(lease, hi)
         else:
-            lease.hi = lo
-            self.ledger.lease(lease)
+            self._cut_end(lease, lo)
 
     def untake(self, lease: Lease, lo: int, now: float) -> None:
         """The end of a lease from ``lo`` on, which its worker has not been told of, is as if it had not been leased.
@@ -446,14 +423,22 @@ class Register:
         self.tally.move(batch.queue, State.RUNNING, Move.RETURNED, hi - lo)
         self.push(batch, lo, hi)
         self.ledger.batch(batch)
-        lease.hi = lo
-        if lease.lo >= lo:
+        self._cut_end(lease, lo)
+
+    def _cut_end(self, lease: Lease, hi: int) -> None:
+        """The end of a lease is gone, from ``hi`` on."""
+        if lease.batch.entry.limits:
+            self.lines.gave_back(lease.batch.entry, lease.hi - hi)
+        lease.hi = hi
+        if lease.lo >= hi:
             self.end_lease(lease)
         else:
             self.ledger.lease(lease)
 
     def shorten(self, lease: Lease, lo: int) -> None:
         """The front of a lease is settled up to ``lo``."""
+        if lease.batch.entry.limits:
+            self.lines.gave_back(lease.batch.entry, lo - lease.lo)
         lease.lo = lo
         if lease.lo >= lease.hi:
             self.end_lease(lease)
@@ -461,7 +446,9 @@ class Register:
             self.ledger.lease(lease)
 
     def end_lease(self, lease: Lease) -> None:
-        """A lease is over."""
+        """A lease is over, with what is left of it."""
+        if lease.lo < lease.hi and lease.batch.entry.limits:
+            self.lines.gave_back(lease.batch.entry, lease.hi - lease.lo)
         del self.leases[lease.token]
         del lease.worker.leases[lease.token]
         self.ledger.lease_ended(lease.token)

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from dtq.core import schedules, start_by, wall_moments
+from dtq.core import limits, queues, schedules, start_by, wall_moments
 from dtq.core.batches import Batch, Task
 from dtq.core.changes import BatchRow, DefinitionRow, ExpiryRow, HoldRow, LeaseRow, Row, SpecRow, TaskRow, Totals
 from dtq.core.leases import Lease, Worker
@@ -56,9 +56,10 @@ def restore(
     register.clock -= ahead_s
     for row in rows:
         if isinstance(row, DefinitionRow):
-            _define(machine, row)
+            _define(machine, row, now)
         else:
             _take(register, row, ahead_s, now)
+    register.limits.recount(register.leases.values())
     waiting: dict[tuple[str, State], int] = {}
     for batch in list(register.batches.values()):
         _place(machine, batch, waiting, now)
@@ -82,9 +83,13 @@ def _take(register: Register, row: Row, ahead_s: float, now: float) -> None:
         _hold(register, row, ahead_s, now)
 
 
-def _define(machine: Machine, row: DefinitionRow) -> None:
+def _define(machine: Machine, row: DefinitionRow, now: float) -> None:
     if row.kind == schedules.KIND:
         machine.schedules.restore(row)
+    elif row.kind == limits.KIND:
+        machine.register.limits.restore(row, now)
+    elif row.kind == queues.KIND:
+        queues.restore(machine.register, row)
 
 
 def _batch(register: Register, row: BatchRow, ahead_s: float) -> None:

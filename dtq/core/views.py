@@ -319,6 +319,6 @@ def _why_scheduled(register: Register, view: TaskView, now: float) -> str:
 def _served_with(register: Register, serving: list[Worker]) -> list[RunHeap]:
     """What waits for some workers: the heaps of all queues that any of them serves."""
     if any(not worker.queues for worker in serving):
-        return list(register.ready.values())
+        return [heap for line in register.lines for heap in line.heaps()]
     names = {name for worker in serving for name in worker.queues}
-    return [heap for name in names if (heap := register.ready.get(name)) is not None]
+    return [heap for line in register.lines if line.queue in names for heap in line.heaps()]

@@ -152,6 +152,11 @@ Label = Annotated[str, Text(MAX_LABEL, Characters.PRINTABLE)]
 Version = Annotated[str, Text(64, Characters.PRINTABLE)]
 #: The name of a queue.
 Queue = Annotated[str, Text(64, Characters.QUEUE, least=1)]
+LIMIT_NAME: Final = Text(128, Characters.QUEUE, least=1)
+#: The name of a limit that a task counts against.
+LimitName = Annotated[str, LIMIT_NAME]
+#: The name of a limit, or a glob of such names.
+LimitPattern = Annotated[str, Text(128, Characters.PRINTABLE, least=1)]
 #: The name of a function or task type.
 FunctionName = Annotated[str, Text(MAX_NAME, Characters.PRINTABLE, least=1)]
 #: The name of an exception class; empty where none was raised.
@@ -211,6 +216,10 @@ Pid = Annotated[int, Number(0, (1 << 32) - 1)]
 ExitCode = Annotated[int, Number(-(1 << 31), (1 << 32) - 1)]
 #: The version of the protocol.
 Protocol = Annotated[int, Number(0, 255)]
+#: Largest weight of a queue.
+MAX_WEIGHT: Final = 1_000
+#: How much of what is handed out a queue has.
+Weight = Annotated[int, Number(1, MAX_WEIGHT)]
 #: How urgent.
 Priority = Annotated[int, Number(*PRIORITIES)]
 #: How often something is tried again.
@@ -244,6 +253,8 @@ Pickle = Annotated[bytes, Blob(4 << 20)]
 FEW: Final = Items(256)
 #: Names of exceptions: base classes of one, or those that are never tried again.
 NAMES: Final = Items(64)
+#: Names of limits that a task counts against.
+LIMITS: Final = Items(16)
 #: Most submissions in one call.
 MAX_SUBMISSIONS: Final = 100_000
 #: What one call names or brings otherwise: tasks, batches, functions.

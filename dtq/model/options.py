@@ -10,12 +10,12 @@ import math
 from base64 import b64decode, b64encode
 from dataclasses import asdict, replace
 from enum import Enum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from dtq.config.values import check_queue
 from dtq.errors import InvalidValue
 from dtq.model import fields
-from dtq.model.fields import MAX_NAME, MAX_SECONDS, NAMES, PRIORITIES
+from dtq.model.fields import LIMITS, MAX_LABEL, MAX_NAME, MAX_SECONDS, NAMES, PRIORITIES
 from dtq.records import dataclass
 
 
@@ -66,6 +66,8 @@ class Options:
         keep_results_s: how many seconds its results are kept after the last task of the batch has ended, None for as
             long as the coordinator keeps those of others. In effect at least a second, and up to a second or an eighth
             longer.
+        limits: names of the limits that its tasks count against, at most 16.
+        label: what it belongs to, for people who look for it; empty for nothing.
     """
 
     priority: fields.Priority = 5
@@ -78,6 +80,8 @@ class Options:
     never_retry: Annotated[tuple[fields.ExceptionName, ...], NAMES] = ()
     depth: fields.Depth = 0
     keep_results_s: fields.Seconds | None = None
+    limits: Annotated[tuple[fields.LimitName, ...], LIMITS] = ()
+    label: fields.Label = ""
 
     def __post_init__(self) -> None:
         low, high = PRIORITIES
@@ -97,6 +101,10 @@ class Options:
         check_queue(self.queue)
         if len(self.never_retry) > 64 or any(len(name) > MAX_NAME for name in self.never_retry):
             raise InvalidValue("never_retry", len(self.never_retry), "it has at most 64 names of exceptions")
+        if self.limits:
+            check_limits(self.limits)
+        if len(self.label) > MAX_LABEL or not self.label.isprintable():
+            raise InvalidValue("label", self.label[:80], f"it has at most {MAX_LABEL} characters, printable ones")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +115,22 @@ class Spec:
     options: Options
 
 
+#: Options that are told only where they are set.
+_RARE: Final = ("limits", "label")
+
+
 def spec_as_json(spec: Spec) -> dict[str, Any]:
     """A spec as plain values, for who keeps it as JSON."""
     function = spec.function
+    options = asdict(spec.options)
+    for name in _RARE:
+        if not options[name]:
+            del options[name]
     return {
         "kind": function.kind.value,
         "name": function.name,
         "body": b64encode(function.body).decode("ascii"),
-        "options": asdict(spec.options),
+        "options": options,
     }
 
 
@@ -132,6 +148,20 @@ def same_call(one: Spec, other: Spec) -> bool:
     return one == other or (
         one.function == other.function and replace(one.options, depth=other.options.depth) == other.options
     )
+
+
+def check_limits(names: tuple[str, ...]) -> None:
+    """Make sure that these can be the names of limits that a task counts against.
+
+    Raises:
+        InvalidValue: they are too many, or one of them is no name.
+    """
+    if len(names) > LIMITS.most:
+        raise InvalidValue("limits", len(names), f"there are at most {LIMITS.most} of them")
+    for name in names:
+        wrong = fields.LIMIT_NAME.breach(name)
+        if wrong is not None:
+            raise InvalidValue("the name of a limit", name[:80], f"it {wrong}")
 
 
 def check_delay(delay_s: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from dtq.core import views
+from dtq.core import queues, views
 from dtq.core.machine import Machine
 from dtq.core.register import Register
 from dtq.model.states import State
@@ -14,7 +14,7 @@ from dtq.model.states import State
 def pending_in_order(register: Register) -> list[tuple[int, int, int]]:
     """Rank, batch and index of everything that waits to be handed out, in the order of the heaps."""
     found = []
-    for heap in register.ready.values():
+    for heap in [heap for line in register.lines for heap in line.heaps()]:
         for run in heap.runs():
             batch = register.batches.get(run.batch)
             if batch is None:
@@ -60,6 +60,9 @@ def state_of(machine: Machine) -> dict[str, Any]:
         "holds": sorted((row.session, row.digest, row.description, row.ttl_s) for row in register.holds.rows()),
         "counts": register.tally.counts(),
         "queues": register.tally.queues(),
+        "limits": list(register.limits),
+        "used": {b.name: b.used for b in register.limits.buckets.values() if b.rule is not None and b.used},
+        "steering": {queue: queues.steering(register, queue) for queue in queues.steered(register)},
         "pending": pending_in_order(register),
         "scheduled": scheduled_in_order(register),
         "keys": register.keys,

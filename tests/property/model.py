@@ -104,6 +104,13 @@ class Model:
         self.crews: dict[str, Crew] = {}
         self.submitted = 0
         self.refused = 0
+        self.paused: set[str] = set()
+        #: How many may run at once, by a name or a glob that ends with an asterisk.
+        self.limits: dict[str, int] = {}
+        #: Seconds between two starts and how many may start together, of the names that have a rate; and until when
+        #: the starts of each are paid for.
+        self.rates: dict[str, tuple[float, int]] = {}
+        self.paid: dict[str, float] = {}
 
     def jobs(self) -> Iterable[Job]:
         return (job for shipment in self.shipments.values() for job in shipment.jobs)
@@ -196,19 +203,59 @@ class Model:
         crew.expires_at = now + LEASE_S
         return crew
 
-    def waiting_for(self, crew: Crew) -> list[Job]:
-        """What the worker may be given, in the order in which it must be."""
+    def next_for(self, crew: Crew, now: float) -> list[Job]:
+        """What the worker may be given next: the first that may start of each queue whose first is as urgent as any.
+        Which of the queues has its turn is not for this model to say."""
         fitting = [
             job
             for job in self.jobs()
-            if job.state is State.PENDING and (not crew.queues or job.options.queue in crew.queues)
+            if job.state is State.PENDING
+            and (not crew.queues or job.options.queue in crew.queues)
+            and job.options.queue not in self.paused
+            and self.may_start(job, now)
         ]
-        return sorted(fitting, key=lambda job: job.place)
+        firsts: dict[str, Job] = {}
+        for job in sorted(fitting, key=lambda job: job.place):
+            firsts.setdefault(job.options.queue, job)
+        most_urgent = min((job.options.priority for job in firsts.values()), default=0)
+        return [job for job in firsts.values() if job.options.priority == most_urgent]
+
+    def may_start(self, job: Job, now: float) -> bool:
+        """Whether the limits that a task counts against have room for it."""
+        for name in job.options.limits:
+            most = self.most(name)
+            if most is not None and self.running(name) >= most:
+                return False
+            if name in self.rates:
+                interval_s, burst = self.rates[name]
+                if self.paid.get(name, 0.0) - now > (burst - 1) * interval_s:
+                    return False
+        return True
+
+    def most(self, name: str) -> int | None:
+        """How many may run at once that count against a name: the name says it, else the longest glob."""
+        globs = [each for each in self.limits if each.endswith("*") and name.startswith(each[:-1])]
+        governing = name if name in self.limits else max(globs, key=len, default="")
+        return self.limits.get(governing)
+
+    def running(self, name: str) -> int:
+        return sum(job.state is State.RUNNING and name in job.options.limits for job in self.jobs())
+
+    def start(self, job: Job, now: float) -> None:
+        """A task is leased."""
+        assert job.state is State.PENDING
+        job.state = State.RUNNING
+        for name in job.options.limits:
+            if name in self.rates:
+                self.paid[name] = max(self.paid.get(name, 0.0), now) + self.rates[name][0]
+
+    def restart(self, now: float) -> None:
+        """Nobody knows what was started last."""
+        for name, (interval_s, burst) in self.rates.items():
+            self.paid[name] = now + interval_s * burst
 
     def lease(self, crew: Crew, token: int, jobs: list[Job]) -> None:
         for job in jobs:
-            assert job.state is State.PENDING
-            job.state = State.RUNNING
             job.attempt += 1
         # Whatever is within the slots is started at once; what is beyond them waits in the worker.
         crew.leases[token] = Held(token, jobs, started=len(crew.leases) < crew.capacity)

@@ -43,6 +43,11 @@ options = st.sampled_from(
         {"priority": 5, "queue": "b", "max_retries": 2},
         {"priority": 5, "queue": "b", "max_retries": 2, "keep_results_s": 2 * KEEP_S},
         {"priority": 1, "queue": "b", "max_retries": 0},
+        {"priority": 5, "queue": "a", "limits": ("x",)},
+        {"priority": 5, "queue": "b", "limits": ("x", "y-1")},
+        {"priority": 1, "queue": "a", "limits": ("y-2",), "max_retries": 1},
+        {"priority": 5, "queue": "a", "limits": ("y-1", "x")},
+        {"priority": 5, "queue": "b", "limits": ("rate", "y-2")},
     ]
 )
 
@@ -66,6 +71,8 @@ class Histories(RuleBasedStateMachine):
     def begin(self) -> None:
         self.driver = Driver(keep_results_s=KEEP_S)
         self.model = Model()
+        self.driver.limit("rate", starts=1, per_s=0.5, burst=2)
+        self.model.rates["rate"] = 0.5, 2
         #: The model as it was when the store was written last: what a restart leaves of it.
         self.written = copy.deepcopy(self.model)
         #: What could not be written, and waits to be written with what comes after it.
@@ -73,6 +80,7 @@ class Histories(RuleBasedStateMachine):
         #: Batches that were accepted since the store was written last.
         self.unwritten: list[Batch] = []
         self.totals = Totals()
+        self.driver.drain()
         for session in SESSIONS:
             self.attach(session, 2)
 
@@ -184,7 +192,7 @@ class Histories(RuleBasedStateMachine):
     @staticmethod
     def _terms(shipment: Shipment) -> dict[str, Any]:
         asked = shipment.options
-        names = ("priority", "queue", "max_retries", "max_crashes", "keep_results_s")
+        names = ("priority", "queue", "max_retries", "max_crashes", "keep_results_s", "limits")
         return {name: getattr(asked, name) for name in names}
 
     @rule(session=st.sampled_from(SUBMITTERS))
@@ -222,7 +230,6 @@ class Histories(RuleBasedStateMachine):
             self.driver.check()
 
     def _lease(self, crew: Crew, confirmed: bool, lost: int) -> None:
-        wanted = self.model.waiting_for(crew)
         older = self.driver.next_call()
         leases = self.driver.lease(crew.session)
         cut = bool(leases) and lost % 4 == 0
@@ -230,15 +237,20 @@ class Histories(RuleBasedStateMachine):
             self._cut(leases[-1], leases[-1].lo + lost % 3)
         leases = [lease for lease in leases if lease.token in self.driver.machine.register.leases]
         for lease in leases:
-            # Each task of each lease is the most urgent one that the worker may be given.
+            # Each task of each lease is one that the worker must be given next.
             count = lease.hi - lease.lo
-            jobs, wanted = wanted[:count], wanted[count:]
-            taken = [(lease.batch.number, index) for index in range(lease.lo, lease.hi)]
-            assert [(job.batch, job.index) for job in jobs] == taken
+            jobs = []
+            for index in range(lease.lo, lease.hi):
+                job = self.model.job(lease.batch.number, index)
+                assert job in self.model.next_for(crew, self.now)
+                self.model.start(job, self.now)
+                jobs.append(job)
+            assert count == 1 or "rate" not in jobs[0].options.limits
             assert count == 1 or count * (lease.batch.entry.estimate_s or 0.0) <= CHUNK_S
             self.model.lease(crew, lease.token, jobs)
             assert {job.attempt for job in jobs} == {lease.attempt}
         assert len(crew.leases) <= 2 * crew.capacity or not leases
+        wanted = self.model.next_for(crew, self.now)
         assert cut or not wanted or len(crew.leases) >= crew.capacity, "a slot is idle beside work"
         if confirmed:
             self._confirm(crew, {lease.token for lease in leases}, older, lost)
@@ -345,6 +357,22 @@ class Histories(RuleBasedStateMachine):
         shipment = self._one(self.model.live(), which)
         assert self.driver.cancel(shipment.number) == self.model.cancel_all(shipment, self.now)
 
+    @rule(name=st.sampled_from(["x", "x", "y-*", "y-1"]), concurrency=st.sampled_from([0, 1, 1, 2, 3, None]))
+    def limit(self, name: str, concurrency: int | None) -> None:
+        if concurrency is not None:
+            self.driver.limit(name, concurrency=concurrency)
+            self.model.limits[name] = concurrency
+        else:
+            assert self.driver.unlimit(name) == (self.model.limits.pop(name, None) is not None)
+
+    @rule(queue=st.sampled_from("ab"), paused=st.sampled_from([True, False, False]), weight=st.sampled_from([1, 1, 3]))
+    def steer(self, queue: str, paused: bool, weight: int) -> None:
+        self.driver.steer(queue, paused=paused, weight=weight)
+        if paused:
+            self.model.paused.add(queue)
+        else:
+            self.model.paused.discard(queue)
+
     @precondition(lambda self: self.model.dead())
     @rule(which=pick, whole=st.booleans(), purge=st.sampled_from([False, False, True]))
     def operate_on_the_dead(self, which: int, whole: bool, purge: bool) -> None:
@@ -437,6 +465,7 @@ class Histories(RuleBasedStateMachine):
             crew.queues = ()
             for held in crew.leases.values():
                 held.started = True  # nobody knows, so the worst is assumed
+        self.model.restart(self.now)
         self.driver.tick()
         self.model.tick(self.now)
 

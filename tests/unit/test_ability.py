@@ -56,9 +56,9 @@ def test_worker_is_kept_from_a_spec_for_a_moment_while_others_may_run_it(machine
     deadline = machine.tick()
     assert deadline <= machine.now + PROBE_S
     # After that it may try one task, not four
-    pushed = machine.machine.register.pushed
+    pushed = machine.machine.register.lines.pushed
     machine.tick(PROBE_S)
-    assert machine.machine.register.pushed > pushed, "those that wait for work are asked again"
+    assert machine.machine.register.lines.pushed > pushed, "those that wait for work are asked again"
     assert machine.take("w1") == [(batch, 1)]
 
 

@@ -157,18 +157,51 @@ def test_most_urgent_of_many_heaps_is_found_as_by_looking_at_each() -> None:
     # Given heaps whose runs come and go in any order
     draw = random.Random(7)
     heaps = {name: RunHeap() for name in "abcde"}
-    tops = Tops()
+    tops: Tops[str] = Tops()
     for batch in range(3_000):
         name = draw.choice("abcde")
         heap = heaps[name]
         if draw.random() < 0.5:
             run = Run(draw.randint(1, 9), batch, 0, draw.randint(1, 3))
             heap.push(run)
-            tops.pushed(name, run)
+            tops.pushed(name, run[:3])
         elif (first := heap.top()) is not None:
             heap.advance(first.lo + 1)  # taken, or thrown away, without a word
 
         # Then
-        found = tops.first(lambda name: heaps[name].top())
+        found = _first(tops, heaps)
         firsts = [top for each in heaps.values() if (top := each.top()) is not None]
         assert (None if found is None else heaps[found].top()) == min(firsts, default=None)
+
+
+def _first(tops: Tops[str], heaps: dict[str, RunHeap]) -> str | None:
+    """The heap with the most urgent run, as `Tops` is to be asked."""
+    while (first := tops.peek()) is not None:
+        top = heaps[first[1]].top()
+        if top is None:
+            tops.remove_first()
+        elif top[:3] == first[0]:
+            return first[1]
+        else:
+            tops.moved(top[:3])
+    return None
+
+
+def test_entries_that_do_not_count_any_more_do_not_pile_up() -> None:
+    tops: Tops[str] = Tops()
+
+    for place in range(10_000, 0, -1):
+        tops.pushed("a", (5, place, 0))
+        tops.pushed("b", (5, place, 1))
+        tops.discard("b")
+
+    assert len(tops._entries) < 200
+    assert tops.peek() == ((5, 1, 0), "a")
+
+
+def test_heap_without_some_batches_keeps_the_others_in_their_order() -> None:
+    heap = heap_of(*(Run(5, batch, 0, 2) for batch in (4, 1, 3, 2, 1)))
+
+    heap.without({1, 4})
+
+    assert [run.batch for run in popped(heap)] == [2, 3]

@@ -1,0 +1,526 @@
+"""What waits to be handed out, and which of it is next.
+
+Rules:
+
+1. What waits in one queue is a *line*. A line is served in its order: by urgency, then first in, first out.
+2. Inside a line, tasks that count against the same limits stand in one *group*, a heap of runs; tasks that count
+   against none (nearly all) stand in the line's own heap. A group is *open*, or *parked* at a bucket (`core.limits`)
+   that lets nothing start now. Only open groups are looked at when something is handed out, so what is parked holds up
+   nobody, and costs nothing, however much it is.
+3. A group is parked when it comes up and a bucket of it is shut; or as it comes to wait, where a group of its line that
+   comes before it is open at the same bucket. Wherever a bucket has room, one group of each line is open at it that
+   comes before all that are parked there. So none is forgotten, none overtakes, and nothing ever has to let a crowd go:
+   whenever that group is served, parked elsewhere or used up, the next one is opened.
+4. A more urgent line is served first, always. Lines of equal urgency are served in turn, by their weights: the lease of
+   k tasks costs k / weight, and the line that has paid least is next (start-time fair queueing). A line that gets work
+   anew starts where the others are. Workers that serve other queues share them out among themselves.
+5. A line may be paused: it takes what comes, and hands out nothing.
+
+What comes up may be stale (cancelled, taken twice); whether it is true is for the register to say (`true_top`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Final
+
+from dtq.core.batches import SpecEntry
+from dtq.core.heap import Place, Run, RunHeap, Tops
+from dtq.core.limits import Bucket, Limits
+
+#: How many lines' shares are remembered for one set of workers, and for how many sets.
+_MOST_SHARES: Final = 4_096
+_MOST_SETS: Final = 256
+#: Before every place there is.
+_FRONT: Final = (float("-inf"), 0.0, 0, 0)
+
+
+class Group(RunHeap):
+    """Tasks of one line that count against the same limits."""
+
+    __slots__ = ("buckets", "limits", "line", "parked", "version")
+
+    def __init__(self, line: Line, limits: tuple[str, ...]) -> None:
+        super().__init__()
+        self.line = line
+        self.limits = limits
+        #: Of those of its limits that something bounds.
+        self.buckets: tuple[Bucket, ...] = ()
+        #: As of which `Limits.version`.
+        self.version = -1
+        #: Where it waits; None where it is open.
+        self.parked: Bucket | None = None
+
+    @property
+    def paced(self) -> bool:
+        """Whether a rate bounds it: its leases are starts."""
+        return any(bucket.opens_at() is not None for bucket in self.buckets)
+
+    def most(self, most: int) -> int:
+        """How many tasks one lease may hold, of so many."""
+        for bucket in self.buckets:
+            rule = bucket.rule
+            if rule is not None:
+                if rule.interval_s is not None:
+                    return 1
+                if rule.concurrency is not None:
+                    most = min(most, rule.concurrency - bucket.used)
+        return most
+
+
+class Standing:
+    """The groups of one line that count against one bucket."""
+
+    __slots__ = ("open", "parked")
+
+    def __init__(self) -> None:
+        self.open: set[Group] = set()
+        self.parked: Tops[tuple[str, ...]] = Tops()
+
+
+class Line:
+    """What waits in one queue."""
+
+    __slots__ = ("groups", "open", "paused", "plain", "queue")
+
+    def __init__(self, queue: str, *, paused: bool) -> None:
+        self.queue = queue
+        self.paused = paused
+        #: What counts against no limit.
+        self.plain = RunHeap()
+        #: All else, by its limits; None where there has been nothing else.
+        self.groups: dict[tuple[str, ...], Group] | None = None
+        #: Those of them that are open, by their first run.
+        self.open: Tops[tuple[str, ...]] = Tops()
+
+    def is_empty(self) -> bool:
+        """Whether nothing waits in it."""
+        return not self.plain and not self.groups
+
+    def heaps(self) -> Iterator[RunHeap]:
+        """All heaps of it."""
+        yield self.plain
+        yield from (self.groups or {}).values()
+
+
+class Share:
+    """How the workers that serve the same queues have shared out their leases among these."""
+
+    __slots__ = ("_paid", "_virtual")
+
+    def __init__(self) -> None:
+        #: By urgency, what the line that was served last had paid before.
+        self._virtual: dict[int, float] = {}
+        #: By queue and urgency, what it has paid.
+        self._paid: dict[tuple[str, int], float] = {}
+
+    def paid(self, queue: str, urgency: int) -> float:
+        """What a line has paid, as it counts: one that was not there meanwhile has saved up nothing."""
+        return max(self._paid.get((queue, urgency), 0.0), self._virtual.get(urgency, 0.0))
+
+    def charge(self, queue: str, urgency: int, cost: float) -> None:
+        """A line was served."""
+        paid = self.paid(queue, urgency)
+        self._virtual[urgency] = paid
+        self._paid[queue, urgency] = paid + cost
+        if len(self._paid) > _MOST_SHARES:
+            self._paid = {at: p for at, p in self._paid.items() if p > self._virtual.get(at[1], 0.0)}
+            while len(self._paid) > _MOST_SHARES // 2:
+                del self._paid[next(iter(self._paid))]
+
+
+class Lines:
+    """All lines.
+
+    Args:
+        true_top: the first run of a heap that is still true, after those that are not are thrown away.
+        limits: the limits.
+    """
+
+    def __init__(self, true_top: Callable[[RunHeap], Run | None], limits: Limits) -> None:
+        self._true_top = true_top
+        self.limits = limits
+        self._lines: dict[str, Line] = {}
+        #: Whether there are more than one: only then is there anything to share out.
+        self.several = False
+        #: How many times something has come that a worker may be given, so far.
+        self.pushed = 0
+        #: The queues that are paused, and the weights that are not 1.
+        self.paused: set[str] = set()
+        self.weights: dict[str, int] = {}
+        #: Where there are several lines: each by its urgency, what it has paid among workers that serve all queues, and
+        #: its first run.
+        self._tops: Tops[str] = Tops()
+        #: By the queues that workers serve.
+        self._shares: dict[tuple[str, ...], Share] = {}
+        self._share = Share()
+
+    def __iter__(self) -> Iterator[Line]:
+        return iter(list(self._lines.values()))
+
+    def get(self, queue: str) -> Line | None:
+        """The line of a queue; None where nothing waits in it."""
+        return self._lines.get(queue)
+
+    # -- coming to wait -------------------------------------------------------------------------------------------
+
+    def push(self, entry: SpecEntry, run: Run) -> None:
+        """Tasks come to wait."""
+        line = self._lines.get(entry.queue)
+        if line is None:
+            line = self._begin(entry.queue)
+        if entry.limits:
+            self._push_limited(line, entry.limits, run)
+            return
+        if not line.paused:
+            self.pushed += 1
+        line.plain.push(run)
+        if self.several:
+            self._came(line, run)
+
+    def absorb(self, entry: SpecEntry, heap: RunHeap) -> None:
+        """Many runs of one queue and the same limits come to wait together; the heap's end."""
+        if entry.limits:
+            for run in heap.runs():
+                self.push(entry, run)
+            return
+        line = self._lines.get(entry.queue) or self._begin(entry.queue)
+        top = heap.top()
+        self.pushed += len(heap)
+        line.plain.absorb(heap)
+        if self.several and top is not None:
+            self._came(line, top)
+
+    def remove(self, batches: Collection[int], queues: Iterable[str]) -> None:
+        """Take all runs of some batches out of the lines of some queues: they are about to stand elsewhere."""
+        for line in [self._lines[queue] for queue in queues if queue in self._lines]:
+            for heap in line.heaps():
+                heap.without(batches)
+
+    def _begin(self, queue: str) -> Line:
+        line = self._lines[queue] = Line(queue, paused=queue in self.paused)
+        if len(self._lines) == 2:
+            self.several = True
+            for name in self._lines:
+                self._tops.pushed(name, _FRONT)
+        return line
+
+    def _end(self, line: Line) -> None:
+        del self._lines[line.queue]
+        self._tops.discard(line.queue)
+        if self.several and len(self._lines) < 2:
+            self.several = False
+            self._tops.clear()
+
+    def _came(self, line: Line, run: Run) -> None:
+        """Something that may be handed out has come into a line, beside which there are others."""
+        place = (run.rank, self._share.paid(line.queue, run.rank), run.batch, run.lo)
+        self._tops.pushed(line.queue, place)
+
+    def _push_limited(self, line: Line, limits: tuple[str, ...], run: Run) -> None:
+        if line.groups is None:
+            line.groups = {}
+        group = line.groups.get(limits)
+        if group is None:
+            group = line.groups[limits] = Group(line, limits)
+            group.push(run)
+            self._look_up(group)
+            behind = self._behind(group, run)
+            if behind is None:
+                self._open(group)
+            else:
+                self._park(group, behind, run)
+            return
+        top = group.top()
+        group.push(run)
+        if group.parked is None:
+            self.pushed += 1
+            if top is None or run < top:
+                line.open.pushed(limits, run[:3])
+                if self.several:
+                    self._came(line, run)
+        elif top is None or run < top:
+            standing = group.parked.standings[line.queue]
+            standing.parked.pushed(limits, run[:3])
+            self._replenish(group.parked, line)
+
+    @staticmethod
+    def _behind(group: Group, run: Run) -> Bucket | None:
+        """A bucket at which another group of the line is open that comes before this one."""
+        for bucket in group.buckets:
+            standing = bucket.standings.get(group.line.queue)
+            if standing is not None and _is_before(standing, run):
+                return bucket
+        return None
+
+    # -- open and parked ------------------------------------------------------------------------------------------
+
+    def _look_up(self, group: Group) -> None:
+        """Find the buckets of a group that is neither open nor parked."""
+        if group.version == self.limits.version:
+            return
+        before = group.buckets
+        found = (self.limits.bucket(name) for name in group.limits)
+        # One that nothing bounds any more counts as long as groups are parked there: they are let go one after another.
+        group.buckets = tuple(b for b in found if b is not None and (b.rule is not None or b.standings))
+        group.version = self.limits.version
+        for bucket in group.buckets:
+            bucket.groups += 1
+        for bucket in before:
+            bucket.groups -= 1
+            self.limits.forget_if_idle(bucket, 0.0)
+
+    def _open(self, group: Group) -> None:
+        """Have a group handed out, which stands nowhere."""
+        self._look_up(group)
+        line = group.line
+        group.parked = None
+        for bucket in group.buckets:
+            self._standing(bucket, line).open.add(group)
+        top = group.top()
+        if top is not None:
+            self.pushed += 1
+            line.open.pushed(group.limits, top[:3])
+            if self.several:
+                self._came(line, top)
+
+    def _close(self, group: Group) -> None:
+        """Have a group stand nowhere; it has been taken out of the line's, or the bucket's, order already."""
+        if group.parked is not None:
+            self._tidy(group.parked, group.line)
+            group.parked = None
+            return
+        for bucket in group.buckets:
+            standing = bucket.standings.get(group.line.queue)
+            if standing is not None:
+                standing.open.discard(group)
+                self._tidy(bucket, group.line)
+
+    def _park(self, group: Group, bucket: Bucket, run: Run) -> None:
+        """Have a group wait at a bucket, which stands nowhere."""
+        group.parked = bucket
+        self._standing(bucket, group.line).parked.pushed(group.limits, run[:3])
+
+    def _end_group(self, group: Group, now: float) -> None:
+        """Nothing waits in a group any more, which stands nowhere."""
+        assert group.line.groups is not None
+        del group.line.groups[group.limits]
+        for bucket in group.buckets:
+            bucket.groups -= 1
+            self.limits.forget_if_idle(bucket, now)
+
+    @staticmethod
+    def _standing(bucket: Bucket, line: Line) -> Standing:
+        standing = bucket.standings.get(line.queue)
+        if standing is None:
+            standing = bucket.standings[line.queue] = Standing()
+        return standing
+
+    @staticmethod
+    def _tidy(bucket: Bucket, line: Line) -> None:
+        standing = bucket.standings.get(line.queue)
+        if standing is not None and not standing.open and not standing.parked:
+            del bucket.standings[line.queue]
+
+    def _replenish(self, bucket: Bucket, line: Line, now: float = 0.0) -> None:
+        """Open the first of a line's groups that are parked at a bucket, unless one that comes before is open there."""
+        standing = bucket.standings.get(line.queue)
+        while standing is not None and (first := standing.parked.peek()) is not None:
+            assert line.groups is not None
+            group = line.groups[first[1]]
+            run = self._true_top(group)
+            at: Place | None = run[:3] if run is not None else None
+            if at is not None and at != first[0]:
+                standing.parked.moved(at)
+                continue
+            if run is not None and _is_before(standing, run):
+                return
+            standing.parked.remove_first()
+            self._close(group)
+            if run is not None:
+                self._open(group)
+                return
+            self._end_group(group, now)
+            standing = bucket.standings.get(line.queue)
+
+    def _next(self, line: Line, buckets: Iterable[Bucket], now: float) -> None:
+        """An open group of a line does not come first any more at its buckets: those that have room let the next go."""
+        for bucket in buckets:
+            if bucket.standings and not bucket.shut(now):
+                self._replenish(bucket, line, now)
+
+    # -- handing out ----------------------------------------------------------------------------------------------
+
+    def first(self, queues: tuple[str, ...], now: float) -> RunHeap | None:
+        """The heap with the run that a worker is to be given next; None where there is none. Its first run is true.
+
+        Args:
+            queues: what the worker serves; empty for all.
+            now: the time.
+        """
+        if queues:
+            return self._first_among(queues, now)
+        if not self.several:
+            for line in self._lines.values():
+                return self._first_of(line, now)
+            return None
+        while (first := self._tops.peek()) is not None:
+            place, name = first
+            heap = self._first_of(self._lines[name], now) if name in self._lines else None
+            run = None if heap is None else heap.top()
+            if len(self._lines) < 2:  # the others have ended
+                return heap if run is not None else self.first(queues, now)
+            now_first = self._tops.peek()
+            if run is None:
+                if now_first is not None and now_first[1] == name:
+                    self._tops.remove_first()
+                continue
+            true: Place = (run.rank, self._share.paid(name, run.rank), run.batch, run.lo)
+            if true == place:
+                return heap
+            if now_first is not None and now_first[1] == name:
+                self._tops.moved(true)
+        return None
+
+    def _first_among(self, queues: tuple[str, ...], now: float) -> RunHeap | None:
+        found: list[tuple[str, RunHeap, Run]] = []
+        for name in queues:
+            line = self._lines.get(name)
+            heap = None if line is None else self._first_of(line, now)
+            run = None if heap is None else heap.top()
+            if heap is not None and run is not None:
+                found.append((name, heap, run))
+        if len(found) < 2:
+            return found[0][1] if found else None
+        share = self._share_of(queues)
+        return min(found, key=lambda each: (each[2].rank, share.paid(each[0], each[2].rank), each[2]))[1]
+
+    def _first_of(self, line: Line, now: float) -> RunHeap | None:
+        """The heap of a line that is next; None where nothing of it may be handed out."""
+        if line.paused:
+            return None
+        run = self._true_top(line.plain)
+        if not line.groups:
+            if run is None:
+                self._end(line)
+                return None
+            return line.plain
+        group = self._first_open(line, now)
+        top = None if group is None else group.top()
+        if run is None or (top is not None and top < run):
+            if group is None and line.is_empty():
+                self._end(line)
+            return group
+        return line.plain
+
+    def _first_open(self, line: Line, now: float) -> Group | None:
+        """The open group of a line that comes first and may be handed out; those that may not are parked."""
+        groups = line.groups
+        assert groups is not None
+        while (first := line.open.peek()) is not None:
+            group = groups[first[1]]
+            run = self._true_top(group)
+            if run is None:
+                line.open.remove_first()
+                self._close(group)
+                buckets = group.buckets
+                self._end_group(group, now)
+                self._next(line, buckets, now)
+                continue
+            at: Place = run[:3]
+            if at != first[0]:
+                line.open.moved(at)
+                self._next(line, group.buckets, now)
+                continue
+            if group.version != self.limits.version:
+                self._close(group)
+                self._look_up(group)
+                for bucket in group.buckets:
+                    self._standing(bucket, line).open.add(group)
+            shut = next((bucket for bucket in group.buckets if bucket.shut(now)), None)
+            if shut is None:
+                return group
+            line.open.remove_first()
+            self._close(group)
+            self._park(group, shut, run)
+            self.limits.look_again(shut, now)
+            self._next(line, group.buckets, now)
+        return None
+
+    def took(self, heap: RunHeap, entry: SpecEntry, queues: tuple[str, ...], count: int, now: float) -> None:
+        """So many tasks of a heap (`first`) were leased to a worker that serves some queues, or all (none)."""
+        if isinstance(heap, Group):
+            for bucket in heap.buckets:
+                bucket.take(count, now)
+        if self.several and len(queues) != 1:
+            share = self._share_of(queues) if queues else self._share
+            share.charge(entry.queue, entry.urgency, count / self.weights.get(entry.queue, 1))
+
+    def gave_back(self, entry: SpecEntry, count: int) -> None:
+        """So many tasks that count against limits are leased no more."""
+        for name in entry.limits:
+            bucket = self.limits.buckets.get(name)
+            if bucket is None:
+                continue
+            full = bucket.full
+            bucket.used -= count
+            if full and bucket.standings:
+                self._all_next(bucket)
+            elif bucket.used == 0 and not bucket.groups:
+                self.limits.forget_if_idle(bucket, 0.0)
+
+    def _share_of(self, queues: tuple[str, ...]) -> Share:
+        share = self._shares.get(queues)
+        if share is None:
+            if len(self._shares) >= _MOST_SETS:
+                del self._shares[next(iter(self._shares))]
+            share = self._shares[queues] = Share()
+        return share
+
+    # -- what changes ---------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Let those go whose rate has room again."""
+        for bucket in self.limits.due(now):
+            if bucket.shut(now):
+                self.limits.look_again(bucket, now)
+            else:
+                self._all_next(bucket)
+
+    def limits_changed(self) -> None:
+        """Other limits hold, or the same with other bounds: look at all that waits for one."""
+        for bucket in list(self.limits.buckets.values()):
+            self._all_next(bucket)
+        self.pushed += 1
+
+    def _all_next(self, bucket: Bucket) -> None:
+        for queue in list(bucket.standings):
+            self._replenish(bucket, self._lines[queue])
+
+    def pause(self, queue: str) -> None:
+        """Hand out nothing of a queue."""
+        self.paused.add(queue)
+        line = self._lines.get(queue)
+        if line is not None:
+            line.paused = True
+
+    def resume(self, queue: str) -> None:
+        """Hand out again what waits in a queue."""
+        self.paused.discard(queue)
+        line = self._lines.get(queue)
+        if line is not None and line.paused:
+            line.paused = False
+            self.pushed += 1
+            if self.several:
+                self._tops.pushed(queue, _FRONT)
+
+    def refresh(self, queue: str) -> None:
+        """What waits in a queue was moved about: look at its front again."""
+        self.pushed += 1
+        if self.several and queue in self._lines:
+            self._tops.pushed(queue, _FRONT)
+
+
+def _is_before(standing: Standing, run: Run) -> bool:
+    """Whether an open group of a standing comes before a run."""
+    return any((top := group.top()) is not None and top < run for group in standing.open)

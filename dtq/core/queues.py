@@ -1,0 +1,90 @@
+"""Queues as operators steer them: paused, draining, and their weights.
+
+What holds for a queue is a definition that outlives it: a queue comes and goes with its tasks, and is paused all the
+same. A queue of which nothing is said runs, takes tasks, and has weight 1.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Final
+
+from dtq.core.changes import DefinitionRow
+from dtq.core.register import Register
+from dtq.model.queues import Steering
+
+#: The kind of their definitions.
+KIND: Final = "queue"
+#: How a queue is steered of which nothing is said.
+DEFAULT: Final = Steering()
+
+
+def steering(register: Register, queue: str) -> Steering:
+    """How a queue is steered."""
+    lines = register.lines
+    return Steering(
+        paused=queue in lines.paused, draining=queue in register.draining, weight=lines.weights.get(queue, 1)
+    )
+
+
+def steered(register: Register) -> set[str]:
+    """The queues of which something is said."""
+    return register.lines.paused | register.draining | register.lines.weights.keys()
+
+
+def steer(
+    register: Register,
+    queue: str,
+    *,
+    paused: bool | None = None,
+    draining: bool | None = None,
+    weight: int | None = None,
+) -> Steering:
+    """Say something of a queue; what is None stays as it is.
+
+    Args:
+        register: the state of the queues.
+        queue: the queue.
+        paused: whether nothing of it is handed out.
+        draining: whether it takes no new tasks.
+        weight: how much of what is handed out it has, beside others of equal urgency.
+
+    Returns:
+        How it is steered now.
+    """
+    before = steering(register, queue)
+    after = replace(
+        before,
+        paused=before.paused if paused is None else paused,
+        draining=before.draining if draining is None else draining,
+        weight=before.weight if weight is None else weight,
+    )
+    if after != before:
+        _apply(register, queue, after)
+        if after == DEFAULT:
+            register.ledger.definition_ended(KIND, queue)
+        else:
+            register.ledger.definition(DefinitionRow(kind=KIND, name=queue, body=json.dumps(asdict(after))))
+    return after
+
+
+def restore(register: Register, row: DefinitionRow) -> None:
+    """Something was said of a queue in an earlier run of the coordinator."""
+    _apply(register, row.name, Steering(**json.loads(row.body)))
+
+
+def _apply(register: Register, queue: str, after: Steering) -> None:
+    lines = register.lines
+    if after.paused:
+        lines.pause(queue)
+    else:
+        lines.resume(queue)
+    if after.draining:
+        register.draining.add(queue)
+    else:
+        register.draining.discard(queue)
+    if after.weight == DEFAULT.weight:
+        lines.weights.pop(queue, None)
+    else:
+        lines.weights[queue] = after.weight

@@ -1,0 +1,70 @@
+"""What bounds how many tasks run at once, or start per time: limits by name.
+
+A task names what it counts against (`Options.limits`); what a name allows, an operator says. The name of a limit may be
+a glob: each name that it matches is then bounded by itself.
+"""
+
+from __future__ import annotations
+
+from dtq.errors import InvalidValue
+from dtq.model import fields
+from dtq.records import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """What a name allows.
+
+    Attributes:
+        name: the name, or a glob of names (``tenant-*``), each of which has the whole of it.
+        concurrency: how many tasks may run at once; 0 for none at all, None for any number.
+        starts: how many may start in `per_s` seconds; None for any number.
+        per_s: that time.
+        burst: how many may start together, where none has started for long enough: in any time of T seconds there are
+            at most ``starts / per_s * T + burst`` starts.
+    """
+
+    name: fields.LimitPattern
+    concurrency: fields.Count | None = None
+    starts: fields.Count | None = None
+    per_s: fields.Seconds = 1.0
+    burst: fields.Count = 1
+
+    def __post_init__(self) -> None:
+        if self.concurrency is None and self.starts is None:
+            raise InvalidValue("a limit", self.name, "it has a concurrency, a rate, or both")
+        if self.concurrency is not None and self.concurrency < 0:
+            raise InvalidValue("a concurrency", self.concurrency, "it is a whole number from 0")
+        if self.starts is not None and not (0 < self.starts <= 1_000_000 and 0.001 <= self.per_s <= fields.MAX_SECONDS):
+            raise InvalidValue("a rate", f"{self.starts}/{self.per_s}s", "write starts per time: 100/m, 5/s, 10/90s")
+        if not 1 <= self.burst <= 1_000_000:
+            raise InvalidValue("a burst", self.burst, "it is a whole number from 1 to 1,000,000")
+
+    @property
+    def interval_s(self) -> float | None:
+        """How many seconds lie between two starts, in the long run; None where there is no rate."""
+        return None if self.starts is None else self.per_s / self.starts
+
+    @property
+    def is_glob(self) -> bool:
+        """Whether it stands for many names."""
+        return any(character in self.name for character in "*?[")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitView:
+    """A limit, and what comes of it.
+
+    Attributes:
+        limit: what it allows.
+        names: how many names it bounds at the moment.
+        running: how many tasks that count against it run.
+        waiting: how many tasks wait for it, as far as is known: at the names that are reached now.
+        next_at: when the next may start, where the rate holds one back; None where none is.
+    """
+
+    limit: Limit
+    names: fields.Count
+    running: fields.Count
+    waiting: fields.Count
+    next_at: fields.Moment | None = None
