@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
 from dtq.config.values import check_queue, parse_address, parse_duration, parse_size
-from dtq.errors import DtqError
+from dtq.errors import DtqError, InvalidValue
 from dtq.model.ids import parse_named
 
 if TYPE_CHECKING:
@@ -63,6 +64,19 @@ def _task_id(text: str) -> str:
     return text.strip()
 
 
+def parse_moment(text: str) -> datetime:
+    """A moment, from ``2026-12-01T08:00`` (which names no zone), ``2026-12-01T08:00Z`` or ``2026-12-01T08:00+01:00``.
+
+    Raises:
+        InvalidValue: the text is not a moment.
+    """
+    try:
+        return datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise InvalidValue("a moment", text[:80], "write 2026-12-01T08:00, or 2026-12-01T08:00Z for UTC") from None
+
+
+MOMENT: Final = _Parsed("moment", parse_moment)
 DURATION: Final = _Parsed("duration", parse_duration)
 SIZE: Final = _Parsed("size", parse_size)
 ADDRESS: Final = _Parsed("host:port", _address)

@@ -66,6 +66,12 @@ _terms = options.stacked(
     ),
     click.option("--queue", metavar="NAME", help="The queue.  [default: default]"),
     click.option("--delay", metavar="DURATION", type=options.DURATION, help="Do not start before this has passed."),
+    click.option(
+        "--at",
+        metavar="MOMENT",
+        type=options.MOMENT,
+        help="Do not start before this moment (2026-12-01T08:00, local time; or with Z or an offset).",
+    ),
     click.option("--key", metavar="KEY", help="Submit only once: the same KEY again gives the same id."),
 )
 
@@ -82,7 +88,7 @@ def _refuse_early(name: str, given: Order, paths: tuple[str, ...]) -> None:
     find_modules(tuple(map(os.path.abspath, paths)))
     say_warnings()
     callee(name).spec(given.terms)
-    _ = given.delay_s, given.own_key
+    _ = given.delay_s, given.own_key, given.conditions
 
 
 @contextmanager
@@ -104,7 +110,8 @@ def _submit_calls(queue: Hub, name: str, terms: Order, calls: Iterator[Call]) ->
         call: Call = item[0]
         return encode_call(call.args, call.kwargs)
 
-    batch = submit_whole(queue, spec, (calls,), encode, delay_s=terms.delay_s, key=terms.own_key)
+    delay_s, conditions = terms.delay_s, terms.conditions
+    batch = submit_whole(queue, spec, (calls,), encode, delay_s=delay_s, key=terms.own_key, conditions=conditions)
     try:
         _accepted_whole(queue, batch)
     except BaseException:

@@ -6,6 +6,7 @@ Client, below `aio`; beside `submitter`, with the same types.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
 
@@ -50,6 +51,7 @@ class AsyncSubmitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
+        at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[T]: ...
@@ -70,6 +72,7 @@ class AsyncSubmitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
+        at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[T]: ...
@@ -90,6 +93,7 @@ class AsyncSubmitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
+        at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[Any]: ...
@@ -109,6 +113,7 @@ class AsyncSubmitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
+        at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[Any]:
@@ -126,6 +131,7 @@ class AsyncSubmitter:
             priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results: see
                 `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
+            at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
             key: while a batch with this key is remembered, there is no second one: the handle is of that one.
             kwargs: its keyword arguments.
 
@@ -133,7 +139,7 @@ class AsyncSubmitter:
             As `Client.submit`, and why the coordinator refused it (`QueueFull`, ...).
         """
         options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results)
-        return await submit(self._loop, fn, _ordered(options, delay, key), args, kwargs)
+        return await submit(self._loop, fn, _ordered(options, delay, key, at), args, kwargs)
 
     @overload
     def submit_nowait(
@@ -151,6 +157,7 @@ class AsyncSubmitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
+        at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[T]: ...
@@ -171,6 +178,7 @@ class AsyncSubmitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
+        at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[T]: ...
@@ -191,6 +199,7 @@ class AsyncSubmitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
+        at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[Any]: ...
@@ -210,6 +219,7 @@ class AsyncSubmitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
+        at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[Any]:
@@ -220,7 +230,7 @@ class AsyncSubmitter:
             RuntimeError: the client is not connected yet.
         """
         options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results)
-        return submit_nowait(self._loop, fn, _ordered(options, delay, key), args, kwargs)
+        return submit_nowait(self._loop, fn, _ordered(options, delay, key, at), args, kwargs)
 
     @overload
     def map(
@@ -515,7 +525,9 @@ class AsyncPreset:
 _NO_OPTIONS: Final = tuple(Terms())
 
 
-def _ordered(options: tuple[Any, ...], delay: Span | Unset, key: str | Unset | None) -> Order:
-    if options == _NO_OPTIONS and delay is UNSET and key is UNSET:
+def _ordered(
+    options: tuple[Any, ...], delay: Span | Unset, key: str | Unset | None, at: datetime | Unset | None
+) -> Order:
+    if options == _NO_OPTIONS and delay is UNSET and key is UNSET and at is UNSET:
         return PLAIN
-    return Order(Terms(*options).frozen(), delay, key)
+    return Order(Terms(*options).frozen(), delay, key, at)

@@ -38,12 +38,12 @@ async def submit(
     """
     await hub.start()
     target = callee(function)
-    delay_s, key = order.delay_s, order.own_key
+    delay_s, key, conditions = order.delay_s, order.own_key, order.conditions
     blob = await encoded(hub, target, args, kwargs, keyed=key is not None)
     spec = target.spec(order.terms, current.depth_of_submissions())
     if len(spec.function.body) >= MIN_VALUE:
         spec = await hub.in_thread(partial(hub.hub.shared.function, function, spec), "dtq-writer")
-    item = item_of(hub.hub, TaskHandle(hub.hub, spec), blob, delay_s, key)
+    item = item_of(hub.hub, TaskHandle(hub.hub, spec), blob, delay_s, key, conditions)
     try:
         await hub.put(item)
     except BaseException:  # a cancelled coroutine's too
@@ -110,7 +110,8 @@ async def _mapped(
     target, spec = await _checked(hub, function, order, iterables)
     batch = Batch()
     batch.keep_results(ordered)
-    feed = Feed(batch, spec, delay_s=order.delay_s, follow=True, window=max(1, read_ahead))
+    window = max(1, read_ahead)
+    feed = Feed(batch, spec, delay_s=order.delay_s, conditions=order.conditions, follow=True, window=window)
     encoding = Encoding(limited(hub.hub, target, spec), target, keyed=False)
     async for value in read_map(hub, feed, iterables, encoding, return_exceptions=return_exceptions):
         yield value
@@ -145,7 +146,8 @@ async def submit_map(
     """
     await hub.start()
     target, spec = await _checked(hub, function, order, iterables)
-    feed = Feed(Batch(), spec, delay_s=order.delay_s, key=order.own_key, follow=False)
+    delay_s, conditions = order.delay_s, order.conditions
+    feed = Feed(Batch(), spec, delay_s=delay_s, key=order.own_key, conditions=conditions, follow=False)
     keyed = order.own_key is not None
     encoding = Encoding(limited(hub.hub, target, spec, keyed=keyed), target, keyed)
     await submit_all(hub, feed, iterables, encoding)

@@ -276,7 +276,8 @@ class Executor(concurrent.futures.Executor):
         except DtqError as error:
             return _failing(error, calls)
         results: MapResults[T] = MapResults(self._completer, spec, timeout, chunked=chunked)
-        results.send(calls, limited(hub, known, spec), delay_s=how.delay_s, key=how.own_key)
+        encode = limited(hub, known, spec)
+        results.send(calls, encode, delay_s=how.delay_s, key=how.own_key, conditions=how.conditions)
         return results
 
     def _buffered(
@@ -455,5 +456,5 @@ def _checked(order: Order) -> Order:
         InvalidValue: one of its terms is not what it may be.
     """
     order.terms.options()
-    _ = order.delay_s, order.own_key
+    _ = order.delay_s, order.own_key, order.conditions
     return order

@@ -23,6 +23,7 @@ from dtq.client.payloads import Encode
 from dtq.client.reading import fetch, look, pieces, values_of
 from dtq.errors import DtqError
 from dtq.model import pages
+from dtq.model.messages import Conditions
 from dtq.model.options import Spec
 
 T = TypeVar("T")
@@ -78,7 +79,15 @@ class MapResults(Generic[T]):
 
     # -- sending --------------------------------------------------------------------------------------------------
 
-    def send(self, calls: Iterator[tuple[Any, ...]], encode: Encode, *, delay_s: float, key: str | None) -> None:
+    def send(
+        self,
+        calls: Iterator[tuple[Any, ...]],
+        encode: Encode,
+        *,
+        delay_s: float,
+        key: str | None,
+        conditions: Conditions | None = None,
+    ) -> None:
         """Send all calls; returns when all were taken, and all but the last few accepted.
 
         A call that cannot be pickled ends the map: its error comes in its turn, as it would from a future.
@@ -88,7 +97,7 @@ class MapResults(Generic[T]):
             ExecutorBroken, RuntimeError: as `Completer.check`.
         """
         hub = self._completer.hub
-        feed = Feed(self._batch, self._spec, delay_s=delay_s, key=key, follow=True)
+        feed = Feed(self._batch, self._spec, delay_s=delay_s, key=key, conditions=conditions, follow=True)
         added = False
         try:
             self._completer.follow(self._batch)

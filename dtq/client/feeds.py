@@ -12,6 +12,7 @@ from typing import Final
 from dtq.client.batches import Batch
 from dtq.client.bell import Bell
 from dtq.model import pages
+from dtq.model.messages import Conditions
 from dtq.model.options import Spec
 from dtq.model.values import weight
 
@@ -33,6 +34,7 @@ class Feed:
         spec: its function and options.
         delay_s: how long its tasks wait before they are due.
         key: the user's key.
+        conditions: what few submissions ask for.
         follow: whether the coordinator is to report how its tasks end.
         window: how many tasks may have been put in and not been taken by a reader; None for any number.
 
@@ -53,6 +55,7 @@ class Feed:
         "__weakref__",
         "batch",
         "blobs",
+        "conditions",
         "delay_s",
         "described",
         "failure",
@@ -78,6 +81,7 @@ class Feed:
         *,
         delay_s: float = 0.0,
         key: str | None = None,
+        conditions: Conditions | None = None,
         follow: bool,
         window: int | None = None,
     ) -> None:
@@ -85,6 +89,7 @@ class Feed:
         self.spec = spec
         self.delay_s = delay_s
         self.key = key
+        self.conditions = conditions
         self.follow = follow
         self.window = window
         self.blobs: deque[bytes] = deque()

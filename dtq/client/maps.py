@@ -21,6 +21,7 @@ from dtq.client.hub import Hub
 from dtq.client.payloads import Encode
 from dtq.client.reading import read
 from dtq.model import pages
+from dtq.model.messages import Conditions
 from dtq.model.options import Spec
 from dtq.model.values import is_description, weight
 
@@ -158,6 +159,7 @@ def start_reading(
     encode: Encode,
     *,
     delay_s: float,
+    conditions: Conditions | None,
     read_ahead: int,
     ordered: bool,
     return_exceptions: bool,
@@ -170,6 +172,7 @@ def start_reading(
         iterables: where the arguments come from.
         encode: how calls are encoded.
         delay_s: how long the tasks wait before they are due.
+        conditions: what few submissions ask for.
         read_ahead: how many tasks may be ahead of the reader.
         ordered: whether the results come in the order of the items; else as they end.
         return_exceptions: whether an exception is given instead of raised.
@@ -179,13 +182,20 @@ def start_reading(
     """
     batch = Batch()
     batch.keep_results(ordered)
-    feed = Feed(batch, spec, delay_s=delay_s, follow=True, window=max(1, read_ahead))
+    feed = Feed(batch, spec, delay_s=delay_s, conditions=conditions, follow=True, window=max(1, read_ahead))
     begin(hub, feed, iterables, encode)
     return results(hub, feed, return_exceptions)
 
 
 def submit_whole(
-    hub: Hub, spec: Spec, iterables: tuple[Iterable[Any], ...], encode: Encode, *, delay_s: float, key: str | None
+    hub: Hub,
+    spec: Spec,
+    iterables: tuple[Iterable[Any], ...],
+    encode: Encode,
+    *,
+    delay_s: float,
+    key: str | None,
+    conditions: Conditions | None = None,
 ) -> Batch:
     """Submit a map whose results nobody reads now; returns when all of its items were pulled.
 
@@ -193,7 +203,7 @@ def submit_whole(
         Exception: what the iterables and pickling their items raise; what was sent of the map is cancelled.
     """
     batch = Batch()
-    feed = Feed(batch, spec, delay_s=delay_s, key=key, follow=False)
+    feed = Feed(batch, spec, delay_s=delay_s, key=key, conditions=conditions, follow=False)
     hub.outbox.add(feed)
     try:
         feed_all(hub, feed, iterables, encode)

@@ -19,7 +19,7 @@ from dtq.client.following import Wake
 from dtq.client.handle import Group, TaskHandle
 from dtq.errors import DtqError
 from dtq.model import pages
-from dtq.model.messages import Submission
+from dtq.model.messages import Conditions, Submission
 from dtq.model.options import Spec
 from dtq.model.weight import weight
 
@@ -45,6 +45,8 @@ class Item(NamedTuple):
     #: How many bytes its arguments have, wherever they are; and whether they are a description.
     weight: int
     described: bool
+    #: What few submissions ask for.
+    conditions: Conditions | None = None
 
 
 #: Who gets a receipt: a lone task, several that travel as one batch, or a map.
@@ -228,6 +230,7 @@ class Outbox:
                 delay_s=first.delay_s,
                 key=first.key,
                 wait_s=self._wait_s,
+                conditions=first.conditions,
             )
             call.submissions.append(submission)
             call.receivers.append(first.handle if len(items) == 1 else Group([item.handle for item in items], size))
@@ -288,6 +291,7 @@ class Outbox:
                 key=feed.key,
                 follow=feed.follow,
                 wait_s=self._wait_s,
+                conditions=feed.conditions,
             )
             call.submissions.append(submission)
             call.receivers.append(feed)
@@ -338,7 +342,13 @@ def _share(item: Item, before: Item | None) -> int:
     size = len(item.blob) + _BLOB_OVERHEAD
     if item.key is not None:
         return size + _OVERHEAD + weight(item.key)
-    alike = before is not None and before.spec is item.spec and before.delay_s == item.delay_s and before.key is None
+    alike = (
+        before is not None
+        and before.spec is item.spec
+        and before.delay_s == item.delay_s
+        and before.key is None
+        and before.conditions == item.conditions
+    )
     return size if alike else size + _OVERHEAD
 
 
@@ -349,6 +359,7 @@ def _runs(items: list[Item], most: int) -> Iterator[list[Item]]:
         if run and (
             item.spec is not run[0].spec
             or item.delay_s != run[0].delay_s
+            or item.conditions != run[0].conditions
             or item.key is not None
             or run[0].key is not None
             or len(run) >= most

@@ -7,6 +7,7 @@ coroutine function is what its coroutine returns.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Iterable
+from datetime import datetime
 from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
 
 from dtq.client.batch_handle import BatchHandle
@@ -53,6 +54,7 @@ class Submitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
+        at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
     ) -> TaskHandle[T]: ...
@@ -73,6 +75,7 @@ class Submitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
+        at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
     ) -> TaskHandle[T]: ...
@@ -93,6 +96,7 @@ class Submitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
+        at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
     ) -> TaskHandle[Any]: ...
@@ -112,6 +116,7 @@ class Submitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
+        at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
     ) -> TaskHandle[Any]:
@@ -125,6 +130,7 @@ class Submitter:
             priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results: see
                 `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
+            at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
             key: while a batch with this key is remembered, there is no second one: the handle is of that one.
             kwargs: its keyword arguments.
 
@@ -137,8 +143,8 @@ class Submitter:
             ClientClosed: the client was closed.
         """
         options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results)
-        if options != _NO_OPTIONS or delay is not UNSET or key is not UNSET:
-            how = Order(Terms(*options).frozen(), delay, key)
+        if options != _NO_OPTIONS or delay is not UNSET or key is not UNSET or at is not UNSET:
+            how = Order(Terms(*options).frozen(), delay, key, at)
         else:
             how = PLAIN
         return submit(self._hub, fn, how, args, kwargs)

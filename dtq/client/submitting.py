@@ -7,6 +7,7 @@ caller wait.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from dtq.client import current
@@ -18,9 +19,10 @@ from dtq.client.large_payloads import written
 from dtq.client.maps import start_reading, submit_whole
 from dtq.client.outbox import Item
 from dtq.client.payloads import Encode
-from dtq.client.terms import NO_TERMS, UNSET, Span, TaskOptions, Terms, Unset, seconds
+from dtq.client.terms import NO_TERMS, UNSET, Span, TaskOptions, Terms, Unset, moment, seconds
 from dtq.errors import InvalidValue, TooLarge, ValueGone
 from dtq.model.fields import MAX_NAME
+from dtq.model.messages import Conditions
 from dtq.model.options import Function, FunctionKind, Spec, check_delay
 from dtq.model.values import MARK, MIN_VALUE, is_description, weight
 from dtq.values.base import Values
@@ -37,11 +39,14 @@ class SubmitOptions(TaskOptions, total=False):
 
     Attributes:
         delay: time before the task is due, in seconds or as a timedelta. Default 0.
+        at: the moment at which it is due, by the coordinator's wall clock: also if somebody sets that meanwhile. One
+            without a time zone is local time.
         key: the submitter's own key: while a batch with this key is remembered, submitting it again gives a handle of
             that one, and no second task.
     """
 
     delay: Span
+    at: datetime | None
     key: str | None
 
 
@@ -52,11 +57,13 @@ class Order(NamedTuple):
         terms: options of the task that were given; can be hashed.
         delay: time before it is due, as it was given.
         key: the submitter's own key.
+        at: the moment at which it is due, as it was given.
     """
 
     terms: Terms = NO_TERMS
     delay: Span | Unset = UNSET
     key: str | Unset | None = UNSET
+    at: datetime | Unset | None = UNSET
 
     def over(self, below: Order) -> Order:
         """This, and where it says nothing, what is below."""
@@ -64,6 +71,7 @@ class Order(NamedTuple):
             self.terms.over(below.terms),
             below.delay if self.delay is UNSET else self.delay,
             below.key if self.key is UNSET else self.key,
+            below.at if self.at is UNSET else self.at,
         )
 
     @property
@@ -74,6 +82,19 @@ class Order(NamedTuple):
             InvalidValue: it is not one.
         """
         return 0.0 if self.delay is UNSET else check_delay(seconds(self.delay, "delay"))
+
+    @property
+    def conditions(self) -> Conditions | None:
+        """What few submissions ask for; None where this one does not.
+
+        Raises:
+            InvalidValue: the moment is none, or there is a delay too.
+        """
+        if self.at is UNSET or self.at is None:
+            return None
+        if self.delay is not UNSET:
+            raise InvalidValue("at", str(self.at), "give a delay or a moment, not both")
+        return Conditions(at=moment(self.at, "at"))
 
     @property
     def own_key(self) -> str | None:
@@ -94,7 +115,12 @@ class Order(NamedTuple):
 PLAIN: Final = Order()
 
 
-def order(delay: Span | Unset = UNSET, key: str | Unset | None = UNSET, **options: Any) -> Order:
+def order(
+    delay: Span | Unset = UNSET,
+    key: str | Unset | None = UNSET,
+    at: datetime | Unset | None = UNSET,
+    **options: Any,
+) -> Order:
     """An order from keywords: those of `SubmitOptions`.
 
     Raises:
@@ -102,12 +128,12 @@ def order(delay: Span | Unset = UNSET, key: str | Unset | None = UNSET, **option
         TypeError: there is no such option.
     """
     if not options:
-        return Order(NO_TERMS, delay, key)
+        return Order(NO_TERMS, delay, key, at)
     unknown = [name for name in options if name not in Terms._fields]
     if unknown:
-        known = ", ".join(("delay", "key", *Terms._fields))
+        known = ", ".join(("delay", "at", "key", *Terms._fields))
         raise TypeError(f"unexpected keyword argument {unknown[0]!r}; the options of a task are {known}")
-    return Order(Terms(**options).frozen(), delay, key)
+    return Order(Terms(**options).frozen(), delay, key, at)
 
 
 def submit(
@@ -152,9 +178,9 @@ def prepare(
     """
     target = callee(function)
     if order is PLAIN:
-        delay_s, key = 0.0, None
+        delay_s, key, conditions = 0.0, None, None
     else:
-        delay_s, key = order.delay_s, order.own_key
+        delay_s, key, conditions = order.delay_s, order.own_key, order.conditions
     if target.large or key is not None:
         blob = encode(hub, target, args, kwargs, keyed=key is not None)
     else:
@@ -166,12 +192,12 @@ def prepare(
     session, size = hub.session, len(blob)
     around = len(spec.function.body) + _ENVELOPE
     if not blob[0] or size >= MIN_VALUE or size > session.max_blob or size + around > session.max_message:
-        item = item_of(hub, make(hub, spec), blob, delay_s, key)
+        item = item_of(hub, make(hub, spec), blob, delay_s, key, conditions)
         if item.described and not target.large:
             _expect(hub, target, args, kwargs)
         target.large = item.described
         return item
-    return Item(make(hub, spec), spec, blob, delay_s, key, size, False)
+    return Item(make(hub, spec), spec, blob, delay_s, key, size, False, conditions)
 
 
 def encode(hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool) -> bytes:
@@ -215,7 +241,14 @@ def _written(blob: bytes, values: Values) -> bytes:
         return written(blob, values)
 
 
-def item_of(hub: Hub, handle: TaskHandle[Any], blob: bytes, delay_s: float, key: str | None) -> Item:
+def item_of(
+    hub: Hub,
+    handle: TaskHandle[Any],
+    blob: bytes,
+    delay_s: float,
+    key: str | None,
+    conditions: Conditions | None = None,
+) -> Item:
     """A submission that has only to be put into the outbox.
 
     Args:
@@ -224,6 +257,7 @@ def item_of(hub: Hub, handle: TaskHandle[Any], blob: bytes, delay_s: float, key:
         blob: its call.
         delay_s: time before the task is due, in seconds.
         key: the submitter's own key.
+        conditions: what few submissions ask for.
 
     Raises:
         TooLarge: it is too large to be sent.
@@ -241,7 +275,7 @@ def item_of(hub: Hub, handle: TaskHandle[Any], blob: bytes, delay_s: float, key:
             raise TooLarge("a task", len(blob) + around, session.max_message)
         if len(blob) > session.max_blob:
             raise TooLarge("a task's arguments", len(blob), session.max_blob)
-    return Item(handle, spec, blob, delay_s, key, weight(blob), is_description(blob))
+    return Item(handle, spec, blob, delay_s, key, weight(blob), is_description(blob), conditions)
 
 
 def checked(hub: Hub, function: Callable_, order: Order, iterables: tuple[Any, ...]) -> tuple[Callee, Spec]:
@@ -267,7 +301,8 @@ def submit_map(hub: Hub, function: Callable_, order: Order, iterables: tuple[Ite
     """
     target, spec = checked(hub, function, order, iterables)
     encode = limited(hub, target, spec, keyed=order.own_key is not None)
-    return spec, submit_whole(hub, spec, iterables, encode, delay_s=order.delay_s, key=order.own_key)
+    delay_s, conditions = order.delay_s, order.conditions
+    return spec, submit_whole(hub, spec, iterables, encode, delay_s=delay_s, key=order.own_key, conditions=conditions)
 
 
 def read_map(
@@ -294,6 +329,7 @@ def read_map(
         iterables,
         limited(hub, target, spec),
         delay_s=order.delay_s,
+        conditions=order.conditions,
         read_ahead=read_ahead,
         ordered=ordered,
         return_exceptions=return_exceptions,

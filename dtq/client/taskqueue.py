@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -229,6 +230,7 @@ class TaskQueue:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         delay: Span | Unset = UNSET,
+        at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
         **kwargs: Any,
     ) -> str:
@@ -241,6 +243,7 @@ class TaskQueue:
             max_retries: how often a failed task is tried again, after 2, 4, 8 ... seconds. Default 3.
             max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results: see `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
+            at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
             key: while a task with this key is remembered, there is no second one.
             kwargs: its keyword arguments.
 
@@ -265,6 +268,7 @@ class TaskQueue:
             never_retry=never_retry,
             keep_results=keep_results,
             delay=delay,
+            at=at,
             key=key,
             **kwargs,
         )

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final, NamedTuple, TypedDict
 
 from dtq.errors import InvalidValue
+from dtq.model.fields import MAX_MOMENT
 from dtq.model.options import Options
 
 
@@ -165,6 +166,23 @@ def seconds(value: Any, what: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise InvalidValue(what, repr(value)[:80], "it is a number of seconds or a timedelta") from None
+
+
+def moment(value: Any, what: str) -> float:
+    """Seconds of the Unix epoch of a datetime; one without a time zone is local time.
+
+    Raises:
+        InvalidValue: it is none, or one that the clocks of computers do not show.
+    """
+    if not isinstance(value, datetime):
+        raise InvalidValue(what, repr(value)[:80], "it is a datetime; one without a time zone is local time")
+    try:
+        seconds = value.timestamp()
+    except (OverflowError, ValueError, OSError):
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_MOMENT:
+        raise InvalidValue(what, value.isoformat(), "it is a moment after the beginning of 1970")
+    return seconds
 
 
 def _span(value: Any, what: str) -> float | None:

@@ -32,6 +32,8 @@ MAX_LABEL: Final = 200
 MAX_CALL: Final = 64 << 10
 #: Longest time limit, delay or wait, in seconds: ten years. Beyond it a number is a mistake, not a wish.
 MAX_SECONDS: Final = 10 * 366 * 86_400.0
+#: Latest moment, in seconds of the Unix epoch: in the year 5138.
+MAX_MOMENT: Final = 1e11
 #: Most slots of a worker.
 MAX_SLOTS: Final = 4096
 #: Whole numbers end before this, either way: a store takes no larger ones.
@@ -189,7 +191,7 @@ Detail = Annotated[Scalar, Text(8 << 10)]
 #: A duration.
 Seconds = Annotated[float, Number(0, MAX_SECONDS)]
 #: A moment, in seconds of the Unix epoch.
-Moment = Annotated[float, Number(0, 1e11)]
+Moment = Annotated[float, Number(0, MAX_MOMENT)]
 #: A number that means something to the user only.
 Measure = Annotated[float, Number(-_FINITE, _FINITE)]
 #: The number of a batch.

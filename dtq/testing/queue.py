@@ -161,17 +161,31 @@ class InProcessQueue:
             ValueError: time does not go back.
         """
         self._settle()
-        self.clock.advance(seconds)
+        until = self.clock.now() + seconds
+        while (left := self._next_on_wall(until)) is not None:
+            self.clock.advance(left)  # the due times on the way, one by one: nobody was away
+            self.coordinator.tick()
+        self.clock.advance(max(0.0, until - self.clock.now()) if seconds >= 0 else seconds)
         self.coordinator.tick()
         return self.clock.now()
 
+    def _next_on_wall(self, until: float) -> float | None:
+        """In how many seconds something is due by the wall clock, if that is before a moment."""
+        with self.coordinator.lock:
+            at = self.coordinator.machine.next_on_wall()
+        left = None if at is None else at - self.clock.wall()
+        return left if left is not None and left > 0 and self.clock.now() + left < until else None
+
     def due_in(self) -> float | None:
         """How long it is until the next delayed or failed task is due, in seconds; None where none is waiting for its
-        time."""
+        time. Schedules do not count."""
         self._settle()
         with self.coordinator.lock:
-            at = self.coordinator.machine.register.waiting.next_at()
-        return None if at is None else max(0.0, at - self.clock.now())
+            register = self.coordinator.machine.register
+            at, at_wall = register.waiting.next_at(), register.on_wall.next_at()
+        waits = [] if at is None else [at - self.clock.now()]
+        waits += [] if at_wall is None else [at_wall - self.clock.wall()]
+        return max(0.0, min(waits)) if waits else None
 
     @contextlib.contextmanager
     def working(self, *queues: str) -> Iterator[list[Ran]]:

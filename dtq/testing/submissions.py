@@ -34,7 +34,7 @@ from dtq.values.base import Values
 Named = Callable[..., Any] | str
 
 #: The keywords that are not the function's: those of `Client.submit`.
-OPTIONS: Final = frozenset({*Order().terms._fields, "delay", "key"})
+OPTIONS: Final = frozenset({*Order().terms._fields, "delay", "at", "key"})
 #: How many submissions a failed assertion shows.
 _SHOWN: Final = 10
 
@@ -48,6 +48,7 @@ class Submitted:
         name: its function's name, ``module:function`` or a registered name.
         options: the terms it has: its function's, and those it was submitted with.
         delay_s: how long it had to wait before it was due, in seconds.
+        at: the moment of the wall clock at which it was to be due, in seconds of the Unix epoch; None for none.
         key: the submitter's own key.
         function: how its function travelled.
         blob: how its arguments did.
@@ -61,6 +62,7 @@ class Submitted:
     key: str | None
     function: Function
     blob: bytes
+    at: float | None = None
     values: Values | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -102,10 +104,12 @@ class Wanted:
         self._options: dict[str, tuple[Callable[[Submitted], Any], Any]] = {
             name: (attrgetter(f"options.{field_of(name)}"), fields[field_of(name)])
             for name in given
-            if name not in ("delay", "key")
+            if name not in ("delay", "at", "key")
         }
         if "delay" in given:
             self._options["delay"] = attrgetter("delay_s"), how.delay_s
+        if "at" in given:
+            self._options["at"] = attrgetter("at"), None if how.conditions is None else how.conditions.at
         if "key" in given:
             self._options["key"] = attrgetter("key"), how.own_key
         self._signature = _signature(function)
@@ -187,6 +191,7 @@ class Submissions:
                     name=spec.function.name,
                     options=spec.options,
                     delay_s=submission.delay_s,
+                    at=None if submission.conditions is None else submission.conditions.at,
                     key=submission.key,
                     function=spec.function,
                     blob=blob,

@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -285,6 +286,17 @@ async def test_one_wake_up_serves_many(near: Queue) -> None:
         assert results == list(range(1000))
         assert woken < 200
         assert sum(thread.name.startswith("dtq-") for thread in threading.enumerate()) <= 6
+
+
+@looped
+async def test_moment_is_kept_by_every_way_to_submit(queue: Queue) -> None:
+    at = datetime(2030, 1, 1, 8)
+    async with connected(queue) as client:
+        for handle in (await client.submit(work.add, 1, at=at), client.submit_nowait(work.add, 1, at=at)):
+            await handle.accepted()
+            assert (await handle.status()).due_at == at.timestamp()
+        batch = await client.submit_map(work.add, [1, 2], at=at)
+        assert [view.due_at for view in await client.tasks(batch)] == [at.timestamp()]
 
 
 @looped

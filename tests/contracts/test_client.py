@@ -9,7 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -142,9 +142,32 @@ def test_wrong_argument_is_raised_at_the_caller_and_nothing_is_submitted(queue: 
         client.submit(work.add, 1, priority=11)
     with pytest.raises(InvalidValue, match="delay"):
         client.submit(work.add, 1, delay=-1)
+    for at in (5.0, datetime(1, 1, 1)):
+        with pytest.raises(InvalidValue, match="at cannot be"):
+            client.submit(work.add, 1, at=at)  # type: ignore[arg-type]
+    with pytest.raises(InvalidValue, match="not both"):
+        client.submit(work.add, 1, at=datetime(2030, 1, 1), delay=5)
     with pytest.raises(InvalidValue, match="a key"):
         client.submit(work.add, 1, key="")
     assert client.stats().submitted == 0
+
+
+def test_moment_is_kept_by_every_way_to_submit(queue: Queue) -> None:
+    # Given a moment, in local time and in another zone
+    client = queue.client()
+    local, utc = datetime(2030, 1, 1, 8), datetime(2030, 1, 1, 8, tzinfo=UTC)
+    # When calls, maps and presets are submitted with it
+    handle = client.submit(work.add, 1, at=local)
+    batch = client.submit_map(work.add, [1, 2], at=utc)
+    preset = client.options(at=local, priority=1).submit(work.add, 1)
+    preset.accepted(DEADLINE_S)
+    # Then that is when they are due
+    assert handle.status().due_at == local.timestamp()
+    assert handle.status().reason.startswith("submitted for 20")
+    assert client.tasks(batch)[0].due_at == utc.timestamp()
+    assert preset.status().due_at == local.timestamp()
+    # And what is past is due at once.
+    assert client.submit(work.add, 1, at=datetime(2020, 1, 1)).status().state is State.PENDING
 
 
 def test_task_over_the_limit_is_refused_at_the_caller() -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from concurrent.futures import Future
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, assert_type
 
 from dtq import (
@@ -81,6 +81,7 @@ def submitting(client: Client) -> None:
     assert_type(client.submit(plain, 1, b="x"), TaskHandle[float])
     assert_type(client.submit(plain, 1).result(timeout=3), float)
     assert_type(client.submit(bare, 1, priority=1, delay=timedelta(seconds=1), keep_results=60, key="k").result(), str)
+    assert_type(client.submit(bare, 1, at=datetime(2030, 1, 1)).result(), str)
     assert_type(client.submit(with_terms, 1, size=2, timeout=None).result(), list[int])
     assert_type(client.submit(coroutine, 1).result(), bytes)
     assert_type(client.submit(decorated_coroutine, 1).result(), int)

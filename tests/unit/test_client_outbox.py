@@ -15,6 +15,7 @@ from dtq.client.handle import Group, TaskHandle
 from dtq.client.outbox import Call, Item, Outbox
 from dtq.errors import ClientClosed
 from dtq.model import pages
+from dtq.model.messages import Conditions
 from dtq.model.options import Function, FunctionKind, Options, Spec
 from dtq.model.values import is_description, weight
 from dtq.transport import safepickle
@@ -25,9 +26,12 @@ TWO = Spec(function=Function(name="m:two"), options=Options())
 LARGE = 16 << 20
 
 
-def item(spec: Spec = ONE, blob: bytes = b"x", delay_s: float = 0.0, key: str | None = None) -> Item:
+def item(
+    spec: Spec = ONE, blob: bytes = b"x", delay_s: float = 0.0, key: str | None = None, at: float | None = None
+) -> Item:
     desk: Any = None
-    return Item(TaskHandle(desk, spec), spec, blob, delay_s, key, weight(blob), is_description(blob))
+    conditions = None if at is None else Conditions(at=at)
+    return Item(TaskHandle(desk, spec), spec, blob, delay_s, key, weight(blob), is_description(blob), conditions)
 
 
 def gathered(*items: Item, max_message: int = LARGE) -> Call:
@@ -50,6 +54,12 @@ def test_neighbours_of_one_kind_travel_as_one_batch_in_their_order() -> None:
     assert [pages.unpack(s.arguments) for s in call.submissions] == [[b"a", b"b"], [b"c"], [b"d"]]
     assert [call.specs[s.spec] for s in call.submissions] == [ONE, TWO, ONE]
     assert [type(receiver) for receiver in call.receivers] == [Group, TaskHandle, TaskHandle]
+
+
+def test_moments_do_not_mix() -> None:
+    call = gathered(item(), item(at=5.0), item(at=5.0), item(at=6.0))
+    assert [pages.count(s.arguments) for s in call.submissions] == [1, 2, 1]
+    assert [s.conditions for s in call.submissions] == [None, Conditions(at=5.0), Conditions(at=6.0)]
 
 
 def test_keys_and_delays_are_never_shared() -> None:

@@ -7,6 +7,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from unittest.mock import ANY
@@ -144,6 +145,20 @@ def test_run_all_moves_the_clock_to_what_is_due_next(queue: InProcessQueue) -> N
     # When a dead letter is put back; Then it runs again
     assert queue.client.retry_dead(all=True) == 1
     assert len(queue.run_all()) == 3
+
+
+def test_moments_of_the_wall_clock_come_as_the_clock_is_moved_or_set(queue: InProcessQueue) -> None:
+    at = datetime.fromtimestamp(queue.clock.now() + 3600, UTC)
+    soon, late = queue.client.submit(note, "soon", at=at), queue.client.submit(note, "late", at=at + timedelta(hours=9))
+    queue.assert_submitted(note, "soon", at=at)
+    assert queue.run_due() == []
+    assert queue.due_in() == pytest.approx(3600)
+    queue.advance(3600)
+    assert len(queue.run_due()) == 1
+    assert soon.result() == "soon"
+    queue.clock.set_wall(late.status().due_at or 0.0)
+    assert len(queue.run_due()) == 1
+    assert late.result() == "late"
 
 
 def test_results_are_kept_for_their_time(queue: InProcessQueue) -> None:
