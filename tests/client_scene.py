@@ -20,6 +20,7 @@ from dtq.errors import DtqError, Unreachable
 from dtq.model.messages import Grant, Hello, Welcome
 from dtq.model.service import Service
 from dtq.testing import InlineWorker, Ran
+from dtq.transport.calls import METHODS
 from dtq.transport.server import Server
 from dtq.values.base import Values
 from dtq.values.local import LocalValues
@@ -75,7 +76,7 @@ class CutLine:
         return answer
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name.startswith("_"):
+        if name not in METHODS:
             raise AttributeError(name)
         return lambda *arguments: self.call(name, *arguments)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import BinaryIO, Final, TypeVar
 
 from dtq.client.links import AWAY, Link, Session
@@ -20,7 +20,7 @@ from dtq.model.values import Value
 from dtq.transport import Backoff
 from dtq.values.base import Buffer, Draft, Values
 from dtq.values.local import LocalValues
-from dtq.values.wire import WireValues, chunk_of
+from dtq.values.wire import WireValues, chunk_of, read_into, write_parts
 
 R = TypeVar("R")
 
@@ -62,13 +62,13 @@ class ValueLine:
         """See `ValueService`."""
         return self._link.epoch
 
-    def write_value(self, segment: int, offset: int, data: bytes) -> None:
+    def write_value(self, segment: int, offset: int, parts: Sequence[memoryview]) -> None:
         """See `ValueService`."""
-        self._call(lambda service: service.write_value(segment, offset, data), None)
+        self._call(lambda service: write_parts(service, segment, offset, parts), None)
 
-    def read_value(self, segment: int, offset: int, length: int) -> bytes:
+    def read_value(self, segment: int, offset: int, place: memoryview) -> None:
         """See `ValueService`."""
-        return self._call(lambda service: service.read_value(segment, offset, length), self._timeout_s)
+        self._call(lambda service: read_into(service, segment, offset, place), self._timeout_s)
 
     def _call(self, ask: Callable[[Service], R], timeout_s: float | None) -> R:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s

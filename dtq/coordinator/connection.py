@@ -166,6 +166,11 @@ class Connection:
         _ = self._session
         return self._values.read(segment, offset, length)
 
+    def open_value(self, segment: int, offset: int, length: int) -> tuple[int, int]:
+        """See `Session.open_value`."""
+        _ = self._session
+        return self._values.open(segment, offset, length)
+
     @property
     def _values(self) -> PeerValues:
         if self._c.values is None:

@@ -74,7 +74,7 @@ class _Upload:
         self._file = -1
         self._closed = False
 
-    def write(self, offset: int, data: bytes) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write a piece; with the lock.
 
         Raises:
@@ -120,7 +120,7 @@ class _Upload:
             found = self.written.interval(value.offset)
         return found is not None and found[1] >= value.end
 
-    def _refuse_another(self, offset: int, data: bytes) -> None:
+    def _refuse_another(self, offset: int, data: bytes | memoryview) -> None:
         """Make sure that where something is written already it is the same."""
         end = offset + len(data)
         for lo, hi in self.written:
@@ -283,7 +283,7 @@ class PeerValues:
         #: What peers are told.
         self.offer: ValuesOffer = offer_of(place, self._proof)
 
-    def write(self, session: str, segment: int, offset: int, data: bytes) -> None:
+    def write(self, session: str, segment: int, offset: int, data: bytes | memoryview) -> None:
         """See `Service.write_value`."""
         if not data:
             self._done(session, segment)
@@ -340,6 +340,10 @@ class PeerValues:
         """See `Service.read_value`."""
         return self._files.part(segment, offset, length)
 
+    def open(self, segment: int, offset: int, length: int) -> tuple[int, int]:
+        """See `Session.open_value`."""
+        return self._files.open_part(segment, offset, length)
+
     def check(self, session: str, named: Iterable[Value], hold: Hold) -> None:
         """Make sure that values are there which a page of somebody's names.
 
@@ -395,7 +399,7 @@ class PeerValues:
         Raises:
             ValueGone, ValueDamaged: it cannot be read.
         """
-        return bytes(memoryview(self._files.fetch(value)))
+        return self._files.content(value)
 
     def take_out(self, page: bytes) -> tuple[bytes, list[Value]]:
         """A page whose large blobs are written as values, as far as there is room for them.
@@ -403,10 +407,10 @@ class PeerValues:
         Returns:
             The page that names them, and what is to be `settled` when that is on disk.
         """
-        blobs = pages.unpack(page)
+        blobs = pages.parts(page)
         made: list[Value] = []
         for place, blob in enumerate(blobs):
-            if len(blob) < MIN_VALUE or values.is_description(blob):
+            if len(blob) < MIN_VALUE or values.is_description(bytes(blob[:1])):
                 continue
             try:
                 draft = self._files.draft()
@@ -419,7 +423,7 @@ class PeerValues:
             except DtqError as error:  # where it is stored then, there is some room set aside
                 log.warning("%d bytes stay in their page: %s", len(blob), error)
                 break
-            blobs[place] = values.describe([made[-1]])
+            blobs[place] = memoryview(values.describe([made[-1]]))
         return pages.pack(blobs, described=True), made
 
     def settled(self, made: Sequence[Value]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import Final
 
@@ -51,7 +51,7 @@ def _head(blobs: int, *, described: bool) -> bytes:
     return (blobs | _DESCRIPTION if described else blobs).to_bytes(_HEAD, "big")
 
 
-def pack(blobs: Sequence[bytes], *, described: bool = False) -> bytes:
+def pack(blobs: Sequence[bytes | memoryview], *, described: bool = False) -> bytes:
     """One page of the blobs, in their order.
 
     Args:
@@ -61,7 +61,7 @@ def pack(blobs: Sequence[bytes], *, described: bool = False) -> bytes:
     lengths = array(_CODE, map(len, blobs))
     if described:
         for at, blob in enumerate(blobs):
-            if values.is_description(blob):
+            if blob[: len(values.MARK)] == values.MARK:
                 lengths[at] |= _DESCRIPTION
         described = max(lengths, default=0) >= _DESCRIPTION
     if sys.byteorder == "big":
@@ -133,9 +133,18 @@ def weight(page: bytes) -> int:
 
 def unpack(page: bytes) -> list[bytes]:
     """The blobs of a page."""
+    return [page[start:end] for start, end in _ranges(page)]
+
+
+def parts(page: bytes) -> list[memoryview]:
+    """The blobs of a page where they lie, none of them copied."""
+    whole = memoryview(page)
+    return [whole[start:end] for start, end in _ranges(page)]
+
+
+def _ranges(page: bytes) -> Iterable[tuple[int, int]]:
     blobs = count(page)
-    ends = list(accumulate(_lengths(page, 0, blobs), initial=_HEAD + blobs * _LENGTH))
-    return [page[start:end] for start, end in pairwise(ends)]
+    return pairwise(accumulate(_lengths(page, 0, blobs), initial=_HEAD + blobs * _LENGTH))
 
 
 def cut(page: bytes, lo: int, hi: int) -> bytes:

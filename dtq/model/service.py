@@ -380,6 +380,15 @@ class Session(Service, Protocol):
         and then while a long message is under way, from the thread that makes the calls."""
         ...
 
+    def open_value(self, segment: int, offset: int, length: int) -> tuple[int, int]:
+        """As `read_value`, to be sent from where it lies: a descriptor of the file that has the piece, for the caller
+        to close, and where it begins there.
+
+        Raises:
+            ValueGone, ValueDamaged: as there.
+        """
+        ...
+
     def disconnected(self) -> None:
         """The connection is gone; called once, last."""
         ...

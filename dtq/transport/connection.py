@@ -9,12 +9,14 @@ by `os.fork` answers the wrong process.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from dtq.errors import TooLarge
@@ -52,11 +54,19 @@ PACE_S: Final = float(SILENCE_S)
 #: Largest piece that is handed to TLS at once: it has to be gone in that time as a whole. And to the kernel, so that
 #: bytes are seen to move.
 _TLS_PIECE: Final = 16 << 10
-_PIECE: Final = 64 << 10
+_PIECE: Final = 256 << 10
+#: Says that more follows at once, where the platform can be told: one packet less.
+_MORE: Final[int] = getattr(socket, "MSG_MORE", 0)
 #: Most parts of a message in such a piece.
 _MOST_PARTS: Final = 16
 #: How often it is told that bytes of a long message move, in seconds: a small part of the shortest lease.
 _MOVED_S: Final = 0.1
+
+#: Memory for long messages that nobody uses right now: what is used again costs a part of what new memory does, which
+#: the kernel clears page by page. Most of it, and the longest. Single list operations need no lock.
+_bodies: Final[list[bytearray]] = []
+_MOST_BODIES: Final = 2
+_MOST_KEPT: Final = 4 << 20
 
 
 def tune(sock: socket.socket) -> None:
@@ -66,6 +76,26 @@ def tune(sock: socket.socket) -> None:
         option = getattr(socket, name, None)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """Bytes of a file, to be sent.
+
+    Attributes:
+        descriptor: the file's; closed by whoever sends them.
+        offset: where they begin.
+        size: how many there are.
+    """
+
+    descriptor: int
+    offset: int
+    size: int
+
+
+#: Says where the large content of a message goes: given the bytes before it, and how many it has. None to have it in
+#: the message.
+Room = Callable[[bytes, int], memoryview | None]
 
 
 def _first_bytes(parts: list[memoryview], at: int) -> list[memoryview]:
@@ -192,8 +222,61 @@ class Connection:
         else:
             self._pour([memoryview(part) for part in (length, *parts)])
 
-    def recv(self) -> Any:
+    def send_around(self, value: Any, content: Sequence[memoryview] | FileRange) -> None:
+        """Send a message in which a large content stands in the place of `safepickle.FILLER`, from where it lies.
+
+        Args:
+            value: the message.
+            content: at least `safepickle.APART` bytes; of a file that is too short the connection is of no more use.
+
+        Raises:
+            BadMessage, TooLarge, TimeoutError, OSError: as for `send`.
+        """
+        size = content.size if isinstance(content, FileRange) else sum(part.nbytes for part in content)
+        before, after = safepickle.around(value, size)
+        whole = len(before) + size + len(after)
+        if whole > self.limit:
+            raise TooLarge("a message", whole, self.limit)
+        self._waiting = True
+        before = whole.to_bytes(_LENGTH, "big") + before
+        if isinstance(content, FileRange):
+            self._push(before, 0 if self._secured else _MORE)
+            self._send_file(content)
+            self._push(after)
+        elif self._secured:
+            self._push(before)
+            for part in content:
+                self._push(part)
+            self._push(after)
+        else:
+            self._pour([memoryview(before), *content, memoryview(after)])
+
+    def _send_file(self, content: FileRange) -> None:
+        at, end = content.offset, content.offset + content.size
+        while at < end:
+            size = min(_PIECE, end - at)
+            if self._secured:
+                data = os.pread(content.descriptor, size, at)
+                self._push(data)
+                sent = len(data)
+            else:
+                try:
+                    sent = os.sendfile(self.sock.fileno(), content.descriptor, at, size)
+                except BlockingIOError:
+                    raise TimeoutError(_SLOW) from None
+                if self._pace is not None and 0 < sent < min(size, self._pace[0]):
+                    raise TimeoutError(_SLOW)
+            if not sent:
+                raise OSError(errno.EIO, "a file was cut short while it was sent")
+            at += sent
+            self._moved()
+
+    def recv(self, room: Room | None = None) -> Any:
         """Wait for a message.
+
+        Args:
+            room: where a large content in it goes, which is in the message as that memory then; None to have all of it
+                in the message itself.
 
         Raises:
             BadMessage: it is not plain data. The connection is in step.
@@ -210,9 +293,34 @@ class Connection:
             raise TooLarge("a message announced by the peer", size, self.limit)
         end = _LENGTH + size
         self._rest = data[end:]
-        body = data[_LENGTH:end] if len(data) >= end else self._fill(data[_LENGTH:], size)
+        if room is not None and len(data) < end and size >= safepickle.APART:
+            found = safepickle.large_at(data[_LENGTH:], size)
+            place = None if found is None else room(data[_LENGTH : _LENGTH + found[0]], found[1])
+            if found is not None and place is not None:
+                return self._place(data[_LENGTH:], size, found[0], place)
+        if len(data) >= end:
+            self._waiting = False
+            return safepickle.loads(data[_LENGTH:end])
+        body = self._fill(data[_LENGTH:], size)
         self._waiting = False
-        return safepickle.loads(body)
+        with memoryview(body) as whole:
+            value = safepickle.loads(whole[:size])
+        if _FIRST_ROOM <= len(body) <= _MOST_KEPT and len(_bodies) < _MOST_BODIES:
+            _bodies.append(body)
+        return value
+
+    def _place(self, start: bytes, size: int, at: int, place: memoryview) -> Any:
+        """The rest of a message, with the content that begins there in its place."""
+        pace = self._pace and _Pace(*self._pace)
+        have = min(len(start) - at, place.nbytes)
+        place[:have] = start[at : at + have]
+        self._receive(place, have, pace)
+        behind = start[at + place.nbytes :]
+        after = bytearray(size - at - place.nbytes)
+        after[: len(behind)] = behind
+        self._receive(memoryview(after), len(behind), self._pace and _Pace(*self._pace))
+        self._waiting = False
+        return safepickle.loads_around(start[:at], place, bytes(after))
 
     def set_timeout(self, timeout_s: float | None) -> None:
         """How long `send` and `recv` wait without a byte moving, in seconds; None for ever."""
@@ -253,7 +361,7 @@ class Connection:
             self._moved_at = now
             self.on_moved()
 
-    def _push(self, data: bytes | memoryview) -> None:
+    def _push(self, data: bytes | memoryview, flags: int = 0) -> None:
         if len(data) > _TLS_PIECE and self._secured:
             rest = memoryview(data)
             while rest:
@@ -261,7 +369,7 @@ class Connection:
                 self._moved()
             return
         try:
-            sent = self.sock.send(data)
+            sent = self.sock.send(data, flags)
             if sent < len(data):
                 rest = memoryview(data)[sent:]
                 while rest:
@@ -327,21 +435,30 @@ class Connection:
         return data
 
     def _fill(self, start: bytes, size: int) -> bytearray:
-        """The rest of a message. Memory grows with the bytes received, not with those announced."""
-        body = bytearray(min(size, max(_FIRST_ROOM, len(start))))
+        """The rest of a message, and perhaps more behind it. Memory grows with the bytes received, not with those
+        announced."""
+        try:
+            body = _bodies.pop()
+        except IndexError:
+            body = bytearray(min(size, max(_FIRST_ROOM, len(start))))
         body[: len(start)] = start
         have = len(start)
         pace = self._pace and _Pace(*self._pace)
         while True:
             with memoryview(body) as room:
-                while have < len(body):
-                    if pace is not None:
-                        self._await_more(pace, have)
-                    received = self.sock.recv_into(room[have:])
-                    if not received:
-                        raise EOFError
-                    have += received
-                    self._moved()
+                have = self._receive(room[:size], have, pace)
             if have == size:
                 return body
             body += _MORE_ROOM[: min(size - have, have)]
+
+    def _receive(self, room: memoryview, have: int, pace: _Pace | None) -> int:
+        """Receive until this is full; how many bytes it has."""
+        while have < len(room):
+            if pace is not None:
+                self._await_more(pace, have)
+            received = self.sock.recv_into(room[have:])
+            if not received:
+                raise EOFError
+            have += received
+            self._moved()
+        return have

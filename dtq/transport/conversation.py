@@ -8,13 +8,17 @@ coordinator, leaves a line in the log ``dtq.audit``, whether it was allowed or n
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any, Final
 
 from dtq.config.keys import Key
 from dtq.errors import BadMessage, DtqError, InternalError, NotPermitted, RoleMissing, SessionUnknown, TooLarge
 from dtq.model.service import Session
+from dtq.model.values import CHUNK
+from dtq.model.wire import Method
+from dtq.transport import safepickle
 from dtq.transport.calls import HELLO, METHODS, RETURN, Answer, error_answer, read_call
-from dtq.transport.connection import Connection
+from dtq.transport.connection import Connection, FileRange
 from dtq.transport.permissions import AUDITED, act_by_name, act_of, acts_of, refusal
 
 log = logging.getLogger("dtq.transport")
@@ -22,6 +26,14 @@ audit = logging.getLogger("dtq.audit")
 
 #: Longest description of a call's arguments in the audit's line, in characters.
 _SHORT: Final = 200
+#: The calls that carry a piece of a value, there and back.
+_WRITE: Final = "write_value"
+_READ: Final = "read_value"
+_WRITE_WORD: Final = _WRITE.encode()
+#: Memory for pieces that arrive, which no call needs right now, and most of it: memory that is used again costs a part
+#: of what new memory does. Taking and giving back are single list operations, so threads need no lock.
+_rooms: Final[list[bytearray]] = []
+_MOST_ROOMS: Final = 4
 
 
 class Conversation:
@@ -33,7 +45,7 @@ class Conversation:
         key: what the peer has proved to hold.
     """
 
-    __slots__ = ("_connection", "_greeted", "_key", "_permitted", "_session")
+    __slots__ = ("_connection", "_greeted", "_key", "_permitted", "_room", "_session")
 
     def __init__(self, connection: Connection, session: Session, key: Key) -> None:
         self._connection = connection
@@ -41,6 +53,8 @@ class Conversation:
         self._key = key
         self._permitted = acts_of(key)
         self._greeted = False
+        #: Where the piece of a value went that the call under way has brought.
+        self._room: bytearray | None = None
 
     def turn(self) -> bool:
         """Wait for one call and answer it. Nothing of it is kept, so that an idle connection holds no message.
@@ -54,7 +68,15 @@ class Conversation:
             OSError: the connection is gone.
         """
         try:
-            name, arguments = read_call(self._connection.recv())
+            return self._turn()
+        finally:
+            room, self._room = self._room, None
+            if room is not None and len(_rooms) < _MOST_ROOMS:
+                _rooms.append(room)
+
+    def _turn(self) -> bool:
+        try:
+            name, arguments = read_call(self._connection.recv(self._room_for))
         except BadMessage as refused:
             log.warning("a message from %s was refused, closing: %s", self._connection.peer, refused)
             self._connection.send(error_answer(refused))
@@ -67,12 +89,39 @@ class Conversation:
         if name == HELLO and answer[0] == RETURN:
             self._greeted = True
         try:
-            self._connection.send(answer)
+            self._send(answer)
         except (TooLarge, BadMessage) as refused:
             log.error("the answer to %s cannot be sent to %s: %s", name, self._connection.peer, refused)
             self._connection.send(error_answer(refused))
         # Who is no longer known has to say hello again, which is said on a new connection.
         return answer[0] == RETURN or answer[1][0] != SessionUnknown.code
+
+    def _room_for(self, before: bytes, size: int) -> memoryview | None:
+        """Where a piece of a value goes; None for whatever else is large."""
+        if size > CHUNK or not self._greeted or _WRITE_WORD not in before:
+            return None
+        try:
+            room = _rooms.pop()
+        except IndexError:
+            room = bytearray(CHUNK)
+        self._room = room
+        return memoryview(room)[:size]
+
+    def _send(self, answer: Answer) -> None:
+        result = answer[1]
+        if type(result) is not FileRange:
+            self._connection.send(answer)
+            return
+        try:
+            self._connection.send_around((RETURN, safepickle.FILLER), result)
+        finally:
+            os.close(result.descriptor)
+
+    def _call(self, name: str, given: tuple[Any, ...], method: Method) -> Any:
+        """The answer's result, plain, or where it lies."""
+        if name == _READ and given[2] >= safepickle.APART:
+            return FileRange(*self._session.open_value(*given), given[2])
+        return method.encode_result(getattr(self._session, name)(*given))
 
     def _answer(self, name: str, arguments: Any) -> Answer:
         method = METHODS.get(name)
@@ -82,12 +131,13 @@ class Conversation:
         act, given = name, ()
         try:
             self._permit(act_by_name(name))  # what is refused anyway is not taken apart
-            given = method.decode_arguments(arguments)
+            given = _decoded(method, arguments)
             act = act_of(name, given)
             self._permit(act)
+            if act not in AUDITED:
+                return RETURN, self._call(name, given, method)
             result = getattr(self._session, name)(*given)
-            if act in AUDITED:
-                self._put_on_record(act, given, f"done ({result})")
+            self._put_on_record(act, given, f"done ({result})")
             return RETURN, method.encode_result(result)
         except DtqError as error:
             if act in AUDITED:
@@ -110,3 +160,13 @@ class Conversation:
         """One line; a representation has no line breaks, whatever a peer has sent."""
         short = ", ".join(map(repr, arguments))[:_SHORT]
         audit.info("key %s from %s: %s(%s): %s", self._key.name, self._connection.peer, act, short, outcome[:_SHORT])
+
+
+def _decoded(method: Method, arguments: Any) -> tuple[Any, ...]:
+    """The arguments of a call; the piece of a value that lies in memory of its own stays there."""
+    if method.name == _WRITE and type(arguments) is tuple and len(arguments) == 3:
+        segment, offset, data = arguments
+        if type(data) is memoryview:
+            segment, offset, _ = method.decode_arguments((segment, offset, b""))
+            return segment, offset, data
+    return method.decode_arguments(arguments)

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, Type
 
 from dtq.config.tls import TlsFiles
 from dtq.config.values import Address, format_address
-from dtq.errors import BadMessage, DtqError, InvalidValue, TooLarge, Unreachable
+from dtq.errors import BadMessage, DtqError, InvalidValue, TooLarge, Unreachable, ValueDamaged
 from dtq.model.messages import Hello, Welcome
 from dtq.model.service import Service
-from dtq.transport.calls import HELLO, METHODS, read_answer
-from dtq.transport.connection import Connection
+from dtq.transport import safepickle
+from dtq.transport.calls import HELLO, METHODS, RETURN, read_answer
+from dtq.transport.connection import Connection, Room
 from dtq.transport.endpoints import dial, reason
 from dtq.transport.handshake import check_key
 from dtq.wording import duration
@@ -162,6 +163,25 @@ class Proxy:
     queues = _remote(Service.queues)
     workers = _remote(Service.workers)
     stop = _remote(Service.stop)
+
+    def write_value_parts(self, segment: int, offset: int, parts: Sequence[memoryview]) -> None:
+        """As `write_value`, of bytes that lie apart."""
+        if sum(part.nbytes for part in parts) < safepickle.APART:
+            return self.write_value(segment, offset, b"".join(parts))
+        self._call("write_value", (segment, offset, safepickle.FILLER), parts=parts)
+
+    def read_value_into(self, segment: int, offset: int, place: memoryview) -> None:
+        """As `read_value`, of as many bytes as this memory has."""
+
+        def room(_: bytes, size: int) -> memoryview | None:
+            return place if size == place.nbytes else None
+
+        found = self._call("read_value", (segment, offset, place.nbytes), room=room)
+        if found is not place:
+            if len(found) != place.nbytes:
+                raise ValueDamaged(place.nbytes, "its segment is too short")
+            place[:] = found
+
     reload_keys = _remote(Service.reload_keys)
 
     @property
@@ -187,12 +207,24 @@ class Proxy:
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Call a method of the service by its name."""
+        return self._call(name, arguments)
+
+    def _call(
+        self,
+        name: str,
+        arguments: tuple[Any, ...],
+        parts: Sequence[memoryview] | None = None,
+        room: Room | None = None,
+    ) -> Any:
         method = METHODS[name]
         plain = method.encode_arguments(arguments)
         wait_s = _WAITS[name](arguments) if name in _WAITS else 0.0
         self._leave_parent()
         with self._lock:
-            answer = self._ask(self._ready(), name, plain, self._call_timeout_s + wait_s)
+            answer = self._ask(self._ready(), name, plain, self._call_timeout_s + wait_s, parts, room)
+        match answer:
+            case (str(word), memoryview()) if word == RETURN and room is not None:
+                return answer[1]
         return read_answer(method, answer)
 
     def close(self) -> None:
@@ -275,15 +307,26 @@ class Proxy:
         connection.limit = welcome.max_message
         return connection, welcome
 
-    def _ask(self, connection: Connection, name: str, plain: Any, timeout_s: float) -> Any:
+    def _ask(
+        self,
+        connection: Connection,
+        name: str,
+        plain: Any,
+        timeout_s: float,
+        parts: Sequence[memoryview] | None = None,
+        room: Room | None = None,
+    ) -> Any:
         """One call, up to the answer as it came. An exception from elsewhere (a signal's) leaves the connection waiting
         for an answer, and so not usable."""
         try:
             if self._closed:
                 raise EOFError
             connection.set_timeout(timeout_s)
-            connection.send((name, plain))
-            return connection.recv()
+            if parts is None:
+                connection.send((name, plain))
+            else:
+                connection.send_around((name, plain), parts)
+            return connection.recv(room)
         except (BadMessage, TooLarge):
             raise  # nothing was sent, or the answer cannot be used
         except TimeoutError as error:

@@ -30,6 +30,11 @@ MAX_VALUES: Final = 1 << 20
 _PROTOCOL: Final = 5
 _HEAD: Final = bytes([0x80, _PROTOCOL])
 _LENGTH: Final = Struct("<I").unpack_from
+_LENGTH_BYTES: Final = 4
+_BYTES: Final = pickle.BINBYTES[0]
+#: Cut short, a bracket that nobody opened, a frame that does not fit, an append to what is not a list, text that is not
+#: UTF-8.
+_PROBLEMS: Final = (IndexError, ValueError, OverflowError, EOFError, AttributeError, error, pickle.UnpicklingError)
 
 # What an opcode does to the reader. Values below 10 are a scalar that long, opcode included.
 _SHORT, _LONG, _PAIR, _OPEN, _CLOSE, _ONE, _THREE, _LIST, _EXTEND, _APPEND, _FRAME, _STOP, _REFUSED = range(10, 23)
@@ -64,6 +69,15 @@ def _table() -> tuple[int, ...]:
 
 _KINDS: Final = _table()
 
+
+#: From so many bytes on the content of a bytes object need not be in the message as it is pickled or loaded. The
+#: pickler hands over as it is, behind its length and outside of any frame, what has so many.
+APART: Final = 64 << 10
+#: Stands for such a content while the message around it is made.
+FILLER: Final = bytes(APART)
+#: How far into a message it is looked for such a content, and how many bytes may be behind it.
+_NEAR: Final = 128
+_BYTES_AT: Final = 1 + 4
 
 #: A message of no more bytes is small.
 _SMALL: Final = 1 << 10
@@ -161,7 +175,69 @@ def parts(value: Any) -> list[bytes]:
     return found
 
 
-def loads(data: bytes | bytearray) -> Any:
+def around(value: Any, size: int) -> tuple[bytes, bytes]:
+    """The bytes of a plain value in which another content stands in the place of `FILLER`: those before it, and those
+    behind it.
+
+    Args:
+        value: as for `dumps`; `FILLER` is in it, once.
+        size: how many bytes the content has, at least `APART`.
+
+    Raises:
+        BadMessage: likewise.
+    """
+    found = parts(value)
+    place = next(place for place, part in enumerate(found) if part is FILLER)
+    before = b"".join(found[:place])
+    return before[:-_LENGTH_BYTES] + size.to_bytes(_LENGTH_BYTES, "little"), b"".join(found[place + 1 :])
+
+
+def large_at(head: bytes, size: int) -> tuple[int, int] | None:
+    """Where in a message the content of its first large bytes object is, if that is nearly all of it.
+
+    Args:
+        head: the message's beginning.
+        size: how many bytes it has in all.
+
+    Returns:
+        Index of its first byte, and how many bytes it has.
+    """
+    at = len(_HEAD)
+    end = min(len(head), _NEAR) - _BYTES_AT
+    while at <= end:
+        kind = _KINDS[head[at]]
+        if kind == _LONG:
+            length = _LENGTH(head, at + 1)[0]
+            if head[at] != _BYTES or length < APART:
+                return None
+            at += _BYTES_AT
+            return (at, length) if 0 <= size - at - length <= _NEAR else None
+        if kind in (_STOP, _REFUSED):
+            return None
+        at += kind if kind < _SHORT else 2 + head[at + 1] if kind == _SHORT else 9 if kind == _FRAME else 1
+    return None
+
+
+def loads_around(before: bytes, content: memoryview, after: bytes) -> Any:
+    """The plain value of a message whose large content is elsewhere: it is in the value as it is given.
+
+    Args:
+        before: the bytes before the content.
+        content: that.
+        after: the bytes behind it.
+
+    Raises:
+        BadMessage: as for `loads`.
+    """
+    before = before[:-_BYTES_AT]
+    try:
+        _check(before + pickle.NONE + after)  # what is checked is a scalar in its place
+        return pickle.loads(before + pickle.NEXT_BUFFER + after, buffers=(content,))
+    except _PROBLEMS as problem:
+        raise BadMessage("its opcodes do not fit together") from problem
+
+
+def loads(data: bytes | bytearray | memoryview) -> Any:
     """The plain value that `dumps` made the bytes of.
 
     Args:
@@ -174,13 +250,11 @@ def loads(data: bytes | bytearray) -> Any:
         if not _small_and_plain(data):
             _check(data)
         return pickle.loads(data)
-    except (IndexError, ValueError, OverflowError, EOFError, AttributeError, error, pickle.UnpicklingError) as problem:
-        # Cut short, a bracket that nobody opened, a frame that does not fit, an append to what is not a list, text
-        # that is not UTF-8.
+    except _PROBLEMS as problem:
         raise BadMessage("its opcodes do not fit together") from problem
 
 
-def _small_and_plain(data: bytes | bytearray) -> bool:
+def _small_and_plain(data: bytes | bytearray | memoryview) -> bool:
     """Whether a message is seen at once to be plain: it is small, and without its scalars nothing is left but so few
     opcodes that build tuples and lists that it cannot be nested too deep. Whether they fit together the unpickler finds
     out. What is not seen here `_check` decides.
@@ -188,7 +262,7 @@ def _small_and_plain(data: bytes | bytearray) -> bool:
     From left to right the pattern takes whole scalars, and what it leaves is one byte each; as long as all of those are
     opcodes without content, it has met every opcode, and no content.
     """
-    if len(data) > _SMALL or not data.startswith(_FRAMED):
+    if len(data) > _SMALL or data[: len(_FRAMED)] != _FRAMED:
         return False
     structure = _SCALARS.sub(b"", data[_CONTENT_AT:])
     if structure[-1:] != pickle.STOP or structure[:-1].translate(None, _STRUCTURE):
@@ -196,7 +270,7 @@ def _small_and_plain(data: bytes | bytearray) -> bool:
     return len(structure) < MAX_DEPTH or len(structure.translate(None, b"(ae")) <= MAX_DEPTH
 
 
-def _check(data: bytes | bytearray) -> None:
+def _check(data: bytes | bytearray | memoryview) -> None:
     """Walk over the opcodes as the unpickler will, keeping of each value only how deep it is.
 
     The common opcodes are handled here, without a call, because this runs for every message.

@@ -17,8 +17,8 @@ class Draft(Protocol):
     """A value that is being written. It is finished or abandoned by whoever has begun it."""
 
     def write(self, data: Buffer, /) -> int:
-        """Append bytes. What is small may be kept until `finish`, so it must not change before. The first
-        byte of a value is not 0.
+        """Append bytes. They may be kept until `finish`, so they must not change before. The first byte of a
+        value is not 0.
 
         Returns:
             How many bytes: all of them.

@@ -333,6 +333,15 @@ class LocalValues:
             raise ValueDamaged(value.length, "its checksum is wrong")
         return found
 
+    def content(self, value: Value) -> bytes:
+        """As `fetch`, of a value that is small enough to be read at once."""
+        data = self.part(value.segment, value.offset, value.length)
+        if data[:1] == b"\0":
+            raise ValueGone(value.length)
+        if value.crc and zlib.crc32(data) != value.crc:
+            raise ValueDamaged(value.length, "its checksum is wrong")
+        return data
+
     def part(self, segment: int, offset: int, length: int) -> bytes:
         """Some bytes of a segment, perhaps from within a value; zeros where nothing is any more.
 
@@ -349,6 +358,12 @@ class LocalValues:
             raise ValueDamaged(length, str(error)) from error
         finally:
             os.close(descriptor)
+
+    def open_part(self, segment: int, offset: int, length: int) -> tuple[int, int]:
+        """A descriptor of the file that has some bytes of a segment, for the caller to close, and where they begin
+        there; errors as for `part`."""
+        descriptor, value = self._open(Value(segment, offset, length))
+        return descriptor, value.offset
 
     def _open(self, value: Value) -> tuple[int, Value]:
         """The descriptor of the file that has a value, and where it is there."""

@@ -11,15 +11,55 @@ import os
 import secrets
 import threading
 import zlib
-from collections.abc import Iterable
-from typing import Any, BinaryIO, Protocol, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, BinaryIO, Final, Protocol, cast
 
 from dtq.errors import DtqError, TooLarge, ValueDamaged, ValueGone
 from dtq.model.messages import ANSWER_ENVELOPE
 from dtq.model.values import ALIGNMENT, CHUNK, MIN_CALLED, Value
-from dtq.values.base import Buffer, Draft
+from dtq.values.base import Buffer
 from dtq.values.local import new_memory
 from dtq.values.place import SEGMENT_BYTES
+
+#: Most parts of a piece that are kept apart until it is sent.
+_MOST_PARTS: Final = 256
+
+
+class ValueCalls(Protocol):
+    """The calls of the service that carry values."""
+
+    def write_value(self, segment: int, offset: int, data: bytes) -> None:
+        """See `Service.write_value`."""
+        ...
+
+    def read_value(self, segment: int, offset: int, length: int) -> bytes:
+        """See `Service.read_value`."""
+        ...
+
+
+def write_parts(calls: ValueCalls, segment: int, offset: int, parts: Sequence[memoryview]) -> None:
+    """Write a piece that lies in parts. Whoever can do it without a copy has a method for it."""
+    in_place = getattr(calls, "write_value_parts", None)
+    if in_place is None:
+        calls.write_value(segment, offset, b"".join(parts))
+    else:
+        in_place(segment, offset, parts)
+
+
+def read_into(calls: ValueCalls, segment: int, offset: int, place: memoryview) -> None:
+    """Read a piece to where it is to be. Whoever can do it without a copy has a method for it.
+
+    Raises:
+        ValueDamaged: there is less of it.
+    """
+    in_place = getattr(calls, "read_value_into", None)
+    if in_place is not None:
+        in_place(segment, offset, place)
+        return
+    data = calls.read_value(segment, offset, place.nbytes)
+    if len(data) != place.nbytes:
+        raise ValueDamaged(place.nbytes, "its segment is too short")
+    place[:] = data
 
 
 class ValueService(Protocol):
@@ -39,12 +79,12 @@ class ValueService(Protocol):
         """The number of the coordinator's run that was connected to last."""
         ...
 
-    def write_value(self, segment: int, offset: int, data: bytes) -> None:
-        """See `Service.write_value`."""
+    def write_value(self, segment: int, offset: int, parts: Sequence[memoryview]) -> None:
+        """See `Service.write_value`; the piece lies in parts."""
         ...
 
-    def read_value(self, segment: int, offset: int, length: int) -> bytes:
-        """See `Service.read_value`."""
+    def read_value(self, segment: int, offset: int, place: memoryview) -> None:
+        """See `Service.read_value`; the piece goes there, and has as many bytes."""
         ...
 
     def close(self) -> None:
@@ -73,7 +113,7 @@ class _Segment:
         self.unsettled = 0
 
 
-class _Draft:
+class WireDraft:
     """See `Draft`."""
 
     def __init__(self, values: WireValues, segment: _Segment) -> None:
@@ -81,10 +121,12 @@ class _Draft:
         self._service = values.service
         self._segment = segment
         self._start = segment.size
-        #: How many bytes were sent, and what is to be sent next.
+        #: How many bytes were sent; what is to be sent next, and how many bytes that has.
         self._sent = 0
-        self._next = bytearray()
-        self._chunk = values.service.chunk
+        self._next: list[memoryview] = []
+        self._gathered = 0
+        #: How many bytes one call carries; so many that are written are sent at once.
+        self.chunk = values.service.chunk
         #: The checksum of what was sent.
         self._sent_crc = 0
         self._epoch = 0
@@ -92,7 +134,7 @@ class _Draft:
     @property
     def length(self) -> int:
         """See `Draft`."""
-        return self._sent + len(self._next)
+        return self._sent + self._gathered
 
     def write(self, data: Buffer, /) -> int:
         """See `Draft`."""
@@ -100,38 +142,36 @@ class _Draft:
         if self.length + view.nbytes > self._values.max_value:
             raise TooLarge(self._values.what, self.length + view.nbytes, self._values.max_value)
         at = 0
-        if self._next:
-            at = min(view.nbytes, self._chunk - len(self._next))
-            self._next += view[:at]
-            if len(self._next) < self._chunk:
-                return view.nbytes
-            self._flush()
-        while view.nbytes - at >= self._chunk:
-            self._send(bytes(view[at : at + self._chunk]))
-            at += self._chunk
-        self._next += view[at:]
+        while at < view.nbytes:
+            part = view[at : at + self.chunk - self._gathered]
+            at += part.nbytes
+            self._next.append(part)
+            self._gathered += part.nbytes
+            if self._gathered == self.chunk:
+                self._flush()
+        if len(self._next) >= _MOST_PARTS:
+            self._next = [memoryview(b"".join(self._next))]
         return view.nbytes
 
     def _flush(self) -> None:
-        data = bytes(self._next)
-        self._next.clear()
-        self._send(data)
-
-    def _send(self, data: bytes) -> None:
-        self._service.write_value(self._segment.number, self._start + self._sent, data)
+        parts, self._next, size, self._gathered = self._next, [], self._gathered, 0
+        self._service.write_value(self._segment.number, self._start + self._sent, parts)
         before, self._epoch = self._epoch, self._service.epoch
         if self._sent and before != self._epoch:
             self._verify()
-        self._sent += len(data)
-        self._sent_crc = zlib.crc32(data, self._sent_crc)
+        self._sent += size
+        for part in parts:
+            self._sent_crc = zlib.crc32(part, self._sent_crc)
 
     def _verify(self) -> None:
         """Make sure that a coordinator which was restarted has all that was sent before: it may have lost power."""
         crc = 0
+        place = memoryview(bytearray(min(self.chunk, self._sent)))
         try:
-            for at in range(0, self._sent, self._chunk):
-                size = min(self._chunk, self._sent - at)
-                crc = zlib.crc32(self._service.read_value(self._segment.number, self._start + at, size), crc)
+            for at in range(0, self._sent, self.chunk):
+                piece = place[: self._sent - at]
+                self._service.read_value(self._segment.number, self._start + at, piece)
+                crc = zlib.crc32(piece, crc)
         except ValueDamaged as error:
             raise ValueGone(self.length) from error
         if crc != self._sent_crc:
@@ -151,7 +191,7 @@ class _Draft:
 
     def abandon(self) -> None:
         """See `Draft`."""
-        self._sent += self._chunk  # of the last piece it is not known whether it has arrived
+        self._sent += self.chunk  # of the last piece it is not known whether it has arrived
         self._give_back()
 
     def _give_back(self) -> None:
@@ -188,7 +228,7 @@ class WireValues:
         """See `base.Values`."""
         return MIN_CALLED
 
-    def draft(self) -> Draft:
+    def draft(self) -> WireDraft:
         """See `base.Values`."""
         with self._lock:
             if os.getpid() != self._process:
@@ -203,11 +243,11 @@ class WireValues:
             self._held[segment.number] = segment
         for number in done:
             self._say_done(number)
-        return _Draft(self, segment)
+        return WireDraft(self, segment)
 
     def _say_done(self, segment: int) -> None:
         with contextlib.suppress(DtqError):  # the coordinator finds out when the session is gone
-            self.service.write_value(segment, 0, b"")
+            self.service.write_value(segment, 0, ())
 
     def give_back(self, segment: _Segment) -> None:
         """A draft is over."""
@@ -275,13 +315,28 @@ class _Stream:
         self._chunk = service.chunk
         self._at = 0
         self._crc = 0
+        #: What is left of the piece that was read last, and where such pieces go.
         self._here = memoryview(b"")
+        self._memory: bytearray | None = None
 
     def readinto(self, buffer: Any) -> int:
         """As of a file: all of the buffer, or as much as there is."""
         view = memoryview(buffer).cast("B")
         done = 0
-        while done < view.nbytes and self._more():
+        while done < view.nbytes:
+            if not self._here:
+                size = min(self._chunk, self._value.length - self._at)
+                if not size:
+                    break
+                if view.nbytes - done >= size:
+                    self._take(view[done : done + size])
+                    done += size
+                    continue
+                if self._memory is None:
+                    self._memory = bytearray(size)
+                piece = memoryview(self._memory)[:size]
+                self._take(piece)
+                self._here = piece
             part = self._here[: view.nbytes - done]
             view[done : done + len(part)] = part
             self._here = self._here[len(part) :]
@@ -302,36 +357,29 @@ class _Stream:
         """As of a file; what was written here has no lines."""
         raise ValueDamaged(self._value.length, "it is no pickle of ours")
 
-    def _more(self) -> bool:
-        """Have the next piece, unless something is left of the last one; whether there is something."""
-        if self._here:
-            return True
-        value = self._value
-        size = min(self._chunk, value.length - self._at)
-        if not size:
-            return False
-        data = self._service.read_value(value.segment, value.offset + self._at, size)
-        if len(data) != size:
-            raise ValueDamaged(value.length, "its segment is too short")
-        if self._at == 0 and data[:1] == b"\0":
+    def _take(self, piece: memoryview) -> None:
+        """Have the next piece here."""
+        value, size = self._value, piece.nbytes
+        self._service.read_value(value.segment, value.offset + self._at, piece)
+        if self._at == 0 and not piece[0]:
             raise ValueGone(value.length)
         self._at += size
         if not value.crc and self._at == value.length > size and self._is_dropped():
             raise ValueGone(value.length)
         if value.crc:
-            self._crc = zlib.crc32(data, self._crc)
+            self._crc = zlib.crc32(piece, self._crc)
             if self._at == value.length and self._crc != value.crc:
                 raise ValueDamaged(value.length, "its checksum is wrong")
-        self._here = memoryview(data)
-        return True
 
     def _is_dropped(self) -> bool:
         """Whether it is no longer there, so that the last pieces may be zeros."""
-        return self._service.read_value(self._value.segment, self._value.offset, 1) == b"\0"
+        first = bytearray(1)
+        self._service.read_value(self._value.segment, self._value.offset, memoryview(first))
+        return first == b"\0"
 
     def close(self) -> None:
         """As of a file."""
-        self._here = memoryview(b"")
+        self._here, self._memory = memoryview(b""), None
 
     def __enter__(self) -> _Stream:
         return self

@@ -24,10 +24,9 @@ from dtq.errors import DtqError, StoreFull, ValueDamaged, ValueGone
 from dtq.model import pages
 from dtq.model.messages import Succeeded
 from dtq.model.values import Value, describe, is_description, named, rest
-from dtq.values.base import Draft
 from dtq.values.local import LocalValues
 from dtq.values.place import Place
-from dtq.values.wire import WireValues
+from dtq.values.wire import WireDraft, WireValues
 from dtq.worker.chunks import Holdings, Outcome, refused, singly
 from dtq.worker.valueline import ValueLine
 
@@ -98,6 +97,7 @@ class Uploads:
         #: When to look for segments that nobody needs, ``time.monotonic()``; None for never.
         self._sweep_at: float | None = None
         self._closed = False
+        self._memory = bytearray()
         self._thread = threading.Thread(target=self._run, name="dtq-upload", daemon=True)
         self._thread.start()
 
@@ -252,18 +252,19 @@ class Uploads:
             fits: whether to raise StoreFull rather than to wait until there is room for it.
         """
         for _ in range(_TRIES):
-            draft: Draft | None = None
+            draft: WireDraft | None = None
             try:
                 with self._files.stream(value) as file:
                     draft = self._values.draft()
                     left = value.length
                     while left:
-                        data = file.read(min(left, self._line.chunk))
-                        if not data:
+                        piece = self._piece(min(left, draft.chunk))
+                        # All of it at once: what is less than a piece is sent only with what follows.
+                        if file.readinto(piece) != piece.nbytes:  # type: ignore[attr-defined]
                             raise ValueDamaged(value.length, "its segment is too short")
-                        left -= len(data)
+                        left -= piece.nbytes
                         self._line.patient = not fits
-                        draft.write(data)
+                        draft.write(piece)
                         if left:
                             self._line.patient = True
                             yield
@@ -279,6 +280,12 @@ class Uploads:
             finally:
                 self._line.patient = True
         raise ValueGone(value.length)
+
+    def _piece(self, size: int) -> memoryview:
+        """Memory for a piece, until that is sent."""
+        if len(self._memory) < size:
+            self._memory = bytearray(size)
+        return memoryview(self._memory)[:size]
 
     def _is_to_sweep(self) -> bool:
         return self._sweep_at is not None and self._sweep_at <= time.monotonic()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar
 
 from dtq.errors import DtqError, SessionUnknown, StoreFull, WrongKey
 from dtq.model.messages import Welcome
 from dtq.transport.backoff import Backoff
-from dtq.values.wire import chunk_of
+from dtq.values.wire import chunk_of, read_into, write_parts
 
 log = logging.getLogger("dtq.worker")
 
@@ -66,13 +66,13 @@ class ValueLine:
         self.chunk = chunk_of(welcome.max_message)
         self.epoch = welcome.epoch
 
-    def write_value(self, segment: int, offset: int, data: bytes) -> None:
+    def write_value(self, segment: int, offset: int, parts: Sequence[memoryview]) -> None:
         """See `ValueService`."""
-        self._call(lambda: self._calls.write_value(segment, offset, data))
+        self._call(lambda: write_parts(self._calls, segment, offset, parts))
 
-    def read_value(self, segment: int, offset: int, length: int) -> bytes:
+    def read_value(self, segment: int, offset: int, place: memoryview) -> None:
         """See `ValueService`."""
-        return self._call(lambda: self._calls.read_value(segment, offset, length))
+        self._call(lambda: read_into(self._calls, segment, offset, place))
 
     def _call(self, call: Callable[[], R]) -> R:
         backoff = Backoff()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import pickle
 from dataclasses import replace
@@ -20,10 +21,11 @@ from dtq.model import pages
 from dtq.model.messages import Exchange, Succeeded
 from dtq.model.states import State
 from dtq.model.values import CHUNK, Value, describe, is_description, named
+from dtq.transport.safepickle import APART
 from dtq.values.local import LocalValues
 from dtq.values.offers import reachable
 from dtq.values.place import SEGMENT_BYTES, Place
-from dtq.values.wire import WireValues, chunk_of
+from dtq.values.wire import WireValues, chunk_of, read_into, write_parts
 from tests.contracts.service_scene import Caller, House, until
 
 
@@ -34,8 +36,8 @@ class Line:
     epoch = 1
 
     def __init__(self, caller: Caller) -> None:
-        self.write_value = caller.service.write_value
-        self.read_value = caller.service.read_value
+        self.write_value = functools.partial(write_parts, caller.service)
+        self.read_value = functools.partial(read_into, caller.service)
 
     def close(self) -> None:
         pass
@@ -132,6 +134,32 @@ def test_values_travel_in_pieces(house: House) -> None:
         assert file.read(100) == data[-10:]
     # And whoever can reach the files finds the same
     assert bytes(memoryview(LocalValues(_place(house)).fetch(value))) == data
+
+
+def test_pieces_are_told_from_others_by_their_place_and_length(house: House) -> None:
+    # Given pieces of all lengths around those that are sent from where they lie, in one part or in several
+    service = house.client().service
+    sizes = [1, 8_000, APART - 1, APART, APART + 1, CHUNK - 1, CHUNK]
+    pieces = {n << 21: os.urandom(size) for n, size in enumerate(sizes, 1)}
+    for offset, data in pieces.items():
+        whole = memoryview(data)
+        write_parts(service, 5, offset, [whole[:10], whole[10:30], whole[30:]])
+        write_parts(service, 5, offset, [whole])  # the same again
+
+    # Then each is read as it was written, into memory of one's own as well
+    for offset, data in pieces.items():
+        place = bytearray(len(data))
+        read_into(service, 5, offset, memoryview(place))
+        assert place == data
+        assert service.read_value(5, offset, len(data)) == data
+    # And what is not right is said, and leaves the calls in step
+    with pytest.raises(NotPermitted):
+        write_parts(service, 5, 7 << 21, [memoryview(bytes(CHUNK))])
+    with pytest.raises(ValueGone):
+        read_into(service, 6, 0, memoryview(bytearray(CHUNK)))
+    with pytest.raises(ValueDamaged):
+        read_into(service, 5, (7 << 21) + 1, memoryview(bytearray(CHUNK)))
+    assert service.read_value(5, 7 << 21, CHUNK) == pieces[7 << 21]
 
 
 def test_an_abandoned_value_harms_no_other(house: House) -> None:

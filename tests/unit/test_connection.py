@@ -7,11 +7,13 @@ import socket
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from dtq.errors import BadMessage, TooLarge
-from dtq.transport.connection import Connection, tune
+from dtq.transport import safepickle
+from dtq.transport.connection import Connection, FileRange, tune
 
 Pair = tuple[Connection, Connection]
 
@@ -115,6 +117,89 @@ def test_announced_length_over_the_limit_is_refused_at_once(pair: Pair) -> None:
 
     with pytest.raises(TooLarge, match="announced"):
         far.recv()
+
+
+SIZES = [65_536, 70_000, 1_000_000, 5_000_000]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("placed", [True, False])
+@pytest.mark.parametrize("source", ["parts", "file"])
+def test_large_content_is_sent_from_where_it_lies_and_goes_to_its_place(
+    pair: Pair, size: int, placed: bool, source: str, tmp_path: Path
+) -> None:
+    # Given a content in three parts, or in the middle of a file
+    near, far = pair
+    content = os.urandom(size)
+    whole = memoryview(content)
+    path = tmp_path / "content"
+    path.write_bytes(b"before" + content + b"behind")
+    place = bytearray(size)
+    asked: list[tuple[bytes, int]] = []
+
+    def room(before: bytes, length: int) -> memoryview | None:
+        asked.append((before, length))
+        return memoryview(place) if placed else None
+
+    # When it goes within a message, with another one behind it
+    def send() -> None:
+        with path.open("rb") as file:
+            parts = [whole[:10], whole[10:40_000], whole[40_000:]]
+            sent = parts if source == "parts" else FileRange(file.fileno(), len("before"), size)
+            near.send_around(("word", (1, safepickle.FILLER, "end")), sent)
+        near.send("next")
+
+    thread = threading.Thread(target=send, daemon=True)
+    thread.start()
+    word, (number, found, end) = far.recv(room)
+
+    # Then it is the same as if it had been in the message, and lies where it was to
+    assert (word, number, bytes(found), end) == ("word", 1, content, "end")
+    assert [length for _, length in asked] == [size]
+    assert b"word" in asked[0][0]
+    assert (bytes(place) == content) is placed
+    assert far.recv(room) == "next"
+    thread.join(10)
+    assert far.usable()
+
+
+def test_a_file_that_is_too_short_ends_the_connection(pair: Pair, tmp_path: Path) -> None:
+    near, far = pair
+    path = tmp_path / "short"
+    path.write_bytes(bytes(100_000))
+    with path.open("rb") as file, pytest.raises(OSError, match="cut short"):
+        near.send_around(("word", safepickle.FILLER), FileRange(file.fileno(), 0, 100_001))
+
+    assert not near.usable()
+    near.close()
+    with pytest.raises(EOFError):
+        far.recv()
+
+
+def test_large_content_over_the_limit_is_refused_before_a_byte_is_sent(pair: Pair) -> None:
+    near, far = pair
+    near.limit = 100_000
+    with pytest.raises(TooLarge):
+        near.send_around(("word", safepickle.FILLER), [memoryview(bytes(100_001))])
+
+    near.send("next")
+    assert far.recv(lambda _, length: memoryview(bytearray(length))) == "next"
+
+
+def test_what_is_around_a_placed_content_is_looked_through(pair: Pair) -> None:
+    # Given a message with a large content, and a call behind it
+    near, far = pair
+    before, after = safepickle.around(("word", safepickle.FILLER), 100_000)
+    for attack in (b"cos\nsystem\n" + after, after[:-1] + b"0cos\nsystem\n.", b"", after + after):
+        body = before + bytes(100_000) + attack
+        near.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        near.sock.sendall(_frame(body))
+
+        # Then it is refused, and the next one is in step
+        with pytest.raises(BadMessage):
+            far.recv(lambda _, length: memoryview(bytearray(length)))
+    near.send("next")
+    assert far.recv() == "next"
 
 
 def test_memory_grows_with_what_arrives_not_with_what_is_announced(pair: Pair) -> None:
