@@ -88,6 +88,7 @@ class _Upload:
                 self._open()
             if offset < self.end:
                 self._refuse_another(offset, data)
+            self._place.piece(self._file, len(data))
             rest, at = memoryview(data), offset
             while rest:
                 done = os.pwrite(self._file, rest, at)

@@ -13,6 +13,7 @@ import tempfile
 import weakref
 from typing import Final
 
+from dtq.engines.reserve import base_on
 from dtq.engines.storefile import sync_directory
 from dtq.errors import StoreError
 from dtq.values import directories
@@ -54,7 +55,8 @@ def beside_store(store: str, *, durable: bool, max_value: int) -> Place:
             os.chmod(path, 0o700)
     if durable:
         sync_directory(path)  # also where a start that failed has made it
-    return Place((path,), max_value=max_value, sync_from=_SYNC_FROM if durable else 0)
+    sync_from = _SYNC_FROM if durable else 0
+    return Place((path,), max_value=max_value, sync_from=sync_from, spare=base_on(path))
 
 
 class OwnPlace:

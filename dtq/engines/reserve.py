@@ -37,6 +37,12 @@ _LEAST_HEADROOM: Final = 2**18
 _LOOK_S: Final = 0.2
 
 
+def base_on(directory: str) -> int:
+    """How many bytes a reserve in a directory has, whatever work there is."""
+    disk = os.statvfs(directory)
+    return min(_BASE, disk.f_blocks * disk.f_frsize // _SHARE)
+
+
 class Reserve:
     """The reserve of one store.
 
@@ -46,9 +52,8 @@ class Reserve:
 
     def __init__(self, store: str) -> None:
         self._path = store + ".reserve"
-        disk = os.statvfs(os.path.dirname(store) or ".")
         #: Bytes that it has whatever work there is.
-        self.base = min(_BASE, disk.f_blocks * disk.f_frsize // _SHARE)
+        self.base = base_on(os.path.dirname(store) or ".")
         self._size = _allocated(self._path)
         self._wanted = self.base
         self._headroom = 0

@@ -71,6 +71,7 @@ class ValuesOffer:
         directories: the segments' directories, for a peer that can reach them; empty where none may.
         first_bytes: how many bytes of segments the first directory is for, where there are several.
         sync_from: from how many bytes on whoever writes a value there syncs it; 0 for none.
+        spare: how many bytes values are to leave free on the disk.
         proof: name of a file in each of the directories.
         digest: SHA-256 of what is in that file. A peer that finds the same is on the same machine, whatever it is
             called.
@@ -81,6 +82,7 @@ class ValuesOffer:
     directories: Annotated[tuple[fields.FilePath, ...], FEW] = ()
     first_bytes: fields.Count = 0
     sync_from: fields.Count = 0
+    spare: fields.Count = 0
     proof: fields.FilePath = ""
     digest: fields.Digest = b""
 

@@ -28,6 +28,8 @@ MIN_VALUE: Final = 64 << 10
 CHUNK: Final = 1 << 20
 #: From so many bytes on a blob is a value where values travel by calls: what is smaller travels faster in its page.
 MIN_CALLED: Final = 1 << 19
+#: How many bytes a result may have to go into its page where there is no room for values.
+MOST_WITHOUT_ROOM: Final = 1 << 20
 #: Most values that one description names.
 MAX_VALUES: Final = 0xFFFF
 #: Values begin at multiples of this, so that arrays in them are aligned; segments' numbers and sizes are below 2**63.

@@ -144,7 +144,8 @@ class _Draft:
         self._make_sure()
         while parts:
             try:
-                done = os.pwritev(self._file.descriptor, _most(parts), self._start + self._written)
+                piece = self._values.place.piece(self._file.descriptor, sum(part.nbytes for part in parts))
+                done = os.pwritev(self._file.descriptor, _most(parts, piece), self._start + self._written)
             except OSError as error:
                 if error.errno not in _NO_ROOM or not self._move():
                     raise _failed(self._file.path, error) from error
@@ -503,11 +504,12 @@ def _mapped(descriptor: int, value: Value) -> Buffer:
     return memoryview(memory)[before:]
 
 
-def _most(parts: list[memoryview]) -> list[memoryview]:
-    """The first of the parts, as many bytes as can be written at once."""
-    if parts[0].nbytes > _AT_ONCE:
-        return [parts[0][:_AT_ONCE]]
-    return parts
+def _most(parts: list[memoryview], most: int) -> list[memoryview]:
+    """The first of the parts, as many bytes as can be written at once; only the last part may be large."""
+    most = min(most, _AT_ONCE)
+    if parts[-1].nbytes <= most:
+        return parts
+    return parts[:-1] or [parts[0][:most]]
 
 
 def _behind(parts: list[memoryview], done: int) -> list[memoryview]:

@@ -76,6 +76,7 @@ def offer_of(place: Place, proof: Proof | None) -> ValuesOffer:
         directories=place.paths,
         first_bytes=place.first_bytes,
         sync_from=place.sync_from,
+        spare=place.spare,
         proof=proof.name,
         digest=proof.digest,
     )
@@ -99,6 +100,7 @@ def reachable(offer: ValuesOffer) -> Place | None:
         checked=offer.checked,
         max_value=offer.max_value,
         sync_from=offer.sync_from,
+        spare=offer.spare,
     )
 
 

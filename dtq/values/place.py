@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 from typing import Final
@@ -15,6 +16,10 @@ SUFFIX: Final = ".values"
 SEGMENT_BYTES: Final = 64 << 20
 #: Largest value in bytes, where nothing else is said.
 MAX_VALUE: Final = 1 << 30
+#: Bytes that are written without another look at the disk, and how many writers share what is free on it before it is
+#: looked at again.
+_LEAST_PIECE: Final = 1 << 18
+_WRITERS: Final = 16
 #: How many bytes a block of a file has, as the kernel counts them (stat(2)).
 _BLOCK: Final = 512
 
@@ -32,6 +37,7 @@ class Place:
         sync_from: from how many bytes on values are synced by whoever writes them, before they are handed over, so
             that a commit of others need not wait for that; 0 where nothing is synced.
         copies: a directory of values that lie elsewhere, each in a file of its own (`copy_of`); empty for none.
+        spare: how many bytes values leave free on the disk, for the rows of what was accepted.
     """
 
     paths: tuple[str, ...]
@@ -41,12 +47,34 @@ class Place:
     max_value: int = MAX_VALUE
     sync_from: int = 0
     copies: str = ""
+    spare: int = 0
 
     def directory(self) -> str:
         """Where the next segment goes."""
         if len(self.paths) > 1 and _used(self.paths[0]) >= self.first_bytes:
             return self.paths[-1]
         return self.paths[0]
+
+    def piece(self, file: int, size: int) -> int:
+        """How much of what is to be written may be written before the next look at the disk: others write there, too,
+        and all of them together are to leave free what is to be left.
+
+        Args:
+            file: the descriptor of a segment.
+            size: how many bytes are to be written.
+
+        Raises:
+            OSError: there is no room for them, as on a full disk. Where nobody says what is free, writing finds out.
+        """
+        if not self.spare:
+            return size
+        disk = os.fstatvfs(file)
+        if not disk.f_blocks:
+            return size
+        room = disk.f_bavail * disk.f_frsize - self.spare
+        if room < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return max(_LEAST_PIECE, room // _WRITERS)
 
     def find(self, segment: int) -> str:
         """The path of a segment's file.

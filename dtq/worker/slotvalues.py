@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Final
 from dtq.client import large_payloads
 from dtq.client.payloads import PICKLE, EncodeResult
 from dtq.errors import StoreError, StoreFull, StoreUnwritable, TooLarge
-from dtq.model.values import Value, is_description
+from dtq.model.values import MOST_WITHOUT_ROOM, Value, is_description
 from dtq.values.base import Buffer, Draft
 from dtq.values.local import LocalValues
 from dtq.values.place import Place
@@ -48,6 +48,8 @@ class SlotValues:
     ) -> None:
         self._own = own
         self._max_result = max_result
+        #: Longest that goes as it is where there is no room for it: for a few of these the coordinator has kept some.
+        self._most_inline = min(max_result, MOST_WITHOUT_ROOM)
         self._on_described = on_described
         self._on_full = on_full
         self._local: LocalValues | None = None
@@ -87,11 +89,13 @@ class SlotValues:
             DtqError: it cannot be encoded, or written.
         """
 
+        most = self._most_inline
+
         def inline() -> bytes | None:
-            if not _fits(result, self._max_result):
+            if not _fits(result, most):
                 return None
             blob = encode(result)
-            return blob if len(blob) <= self._max_result else None
+            return blob if len(blob) <= most else None
 
         blob = self._persist(lambda: encode(result, self, True), inline)
         if len(blob) > self._max_result:
@@ -102,7 +106,7 @@ class SlotValues:
         """What stands for a result that is longer than `most`; errors as above."""
         if self._local is None or len(blob) < self._local.least:
             raise TooLarge(_RESULT, len(blob), self._max_result)
-        fits = len(blob) <= self._max_result
+        fits = len(blob) <= self._most_inline
         return self._persist(lambda: large_payloads.written(blob, self), lambda: blob if fits else None)
 
     def _persist(self, write: Callable[[], bytes], inline: Callable[[], bytes | None]) -> bytes:

@@ -23,7 +23,7 @@ from typing import Final
 from dtq.errors import DtqError, StoreFull, ValueDamaged, ValueGone
 from dtq.model import pages
 from dtq.model.messages import Succeeded
-from dtq.model.values import Value, describe, is_description, named, rest
+from dtq.model.values import MOST_WITHOUT_ROOM, Value, describe, is_description, named, rest
 from dtq.values.local import LocalValues
 from dtq.values.place import Place
 from dtq.values.wire import WireDraft, WireValues
@@ -86,7 +86,7 @@ class Uploads:
         self._line = line
         self.place = place
         self._files = LocalValues(place)
-        self._most_inline = most_inline
+        self._most_inline = min(most_inline, MOST_WITHOUT_ROOM)
         self._holdings = holdings
         self._lock = lock
         self._news = threading.Condition(lock)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dtq.model.snapshots import Selection
 from dtq.model.values import is_description
 from tests.cluster import TASKS, Cluster, Process, until
 from tests.faults.disks import SmallDisk, small_disk
@@ -73,3 +74,15 @@ def test_a_result_that_fits_into_a_message_needs_no_room(scene: Scene) -> None:
 
     assert scene.producer.values(batch) == [b"\7" * 200_000]
     assert not is_description(blob)
+
+
+@pytest.mark.parametrize("scene", [True], ids=["by reference"], indirect=True)
+def test_results_that_wait_for_room_leave_the_small_ones_theirs(scene: Scene) -> None:
+    # Given results that are together larger than the disk, so that their slots try again and again to write them
+    large = [scene.producer.submit("value_work:much", [(15 * MB,)], max_retries=0) for _ in range(2)]
+    scene.worker.await_line("room")
+    # When one of them is no longer wanted; Then that can be said and recorded, and its slot does other work
+    waiting = next(batch for batch in large if not scene.producer.counts(batch).succeeded)
+    scene.producer.service.cancel(Selection(ids=((waiting, 0),)))
+    assert scene.producer.values(scene.producer.submit("nap", [(0.0,)])) == [0.0]
+    assert scene.disk.free > 2 * MB

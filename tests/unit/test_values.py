@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dtq.errors import BadMessage, TooLarge, ValueDamaged, ValueGone
+from dtq.errors import BadMessage, StoreFull, TooLarge, ValueDamaged, ValueGone
 from dtq.model import pages
 from dtq.model import values as model
 from dtq.model.values import MAX_VALUES, Value
@@ -194,6 +195,25 @@ def test_the_first_directory_is_for_so_many_bytes(tmp_path: Path) -> None:
     assert (len(list(fast.iterdir())), len(list(slow.iterdir()))) == (1, 1)
     assert all(len(memoryview(values.fetch(value))) == SEGMENT_BYTES for value in written)
     values.close()
+
+
+def test_values_leave_free_what_rows_need(tmp_path: Path) -> None:
+    # Given a place that is to leave more free than there is after the next value
+    free = shutil.disk_usage(tmp_path).free
+    values = LocalValues(Place((str(tmp_path),), spare=free - (1 << 20)))
+    draft = values.draft()
+
+    # When a value that is larger than what may be used is written, Then it has no room, and none was used
+    with pytest.raises(StoreFull):
+        draft.write(memoryview(b"x" * (64 << 20)))
+    draft.abandon()
+    assert not any(path.stat().st_size for path in tmp_path.iterdir())
+
+    # And one that leaves as much has
+    roomy = LocalValues(Place((str(tmp_path),), spare=1 << 20))
+    assert bytes(memoryview(roomy.fetch(_write(roomy, b"x")))) == b"x"
+    values.close()
+    roomy.close()
 
 
 def test_a_forked_process_writes_elsewhere(tmp_path: Path) -> None:
