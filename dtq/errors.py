@@ -402,6 +402,23 @@ class FunctionsFull(QueueFull):
     hint = "Wait for workers to catch up; send few functions with many arguments, or functions by their names."
 
 
+class EdgesFull(QueueFull):
+    """What tasks wait for is as much as it may be."""
+
+    code = "edges-full"
+    text = "all tasks together wait for {0:,} others, and may wait for {1:,}."
+    hint = "Wait until some have ended; wait for whole batches, not for each of their tasks."
+
+
+class ParentUnknown(DtqError, LookupError):
+    """A task was to wait for another one that is not there, or no longer kept."""
+
+    code = "parent-unknown"
+    exit_code = 65
+    text = "a task cannot wait for {0}: {1}."
+    hint = "It was not submitted."
+
+
 class HoldsFull(QueueFull):
     """Clients hold as many values as they may."""
 

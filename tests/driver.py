@@ -6,12 +6,14 @@ What has ended leaves the machine's memory, so the driver keeps a memory engine 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from dtq.coordinator.cron import CronCalendar
 from dtq.core import invariants, operators, queues, uniqueness, views
 from dtq.core.batches import Batch
-from dtq.core.changes import Change, Stored, TaskRow, Totals
+from dtq.core.changes import Change, Parent, Stored, TaskRow, Totals
+from dtq.core.dependencies import After, cause
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.core.machine import Answer, Machine
@@ -19,7 +21,7 @@ from dtq.core.register import Rules
 from dtq.core.restoring import restore
 from dtq.core.schedules import Entry
 from dtq.core.scheduling import run_due
-from dtq.engines.base import StoredBatch
+from dtq.engines.base import EndedRun, StoredBatch
 from dtq.engines.memory import MemoryEngine
 from dtq.model import pages
 from dtq.model.limits import Limit
@@ -91,9 +93,11 @@ class Driver:
         follow: bool = True,
         size: int = 0,
         conditions: Conditions | None = None,
+        after: Iterable[Parent] = (),
+        run_anyway: bool = False,
         **options: Any,
     ) -> int:
-        """Submit so many tasks, with arguments of at least so many bytes; the batch's number."""
+        """Submit so many tasks, with arguments of at least so many bytes, that wait for others; the batch's number."""
         self._submissions += 1
         submission = Submission(
             spec=0,
@@ -107,12 +111,37 @@ class Driver:
             follow=follow,
             conditions=conditions,
         )
+        parents = tuple(after)
+        waits = None
+        if parents:
+            self.drain()
+            lost = "" if run_anyway else self.lost(parents)
+            waits = partial(After, parents=parents, run_anyway=run_anyway, lost=lost)
         if key is None or conditions is None or batch is not None:
-            made, _ = self.machine.submit(spec(function, **options), submission, session, self.now)
+            made, _ = self.machine.submit(spec(function, **options), submission, session, self.now, after=waits)
         else:
             made = self._submit_unique(spec(function, **options), submission, session, key)
         self.check()
         return made.number
+
+    def lost(self, parents: Iterable[Parent]) -> str:
+        """Why what waits for some tasks never starts; "" where none of them has ended without a result."""
+        for number, lo, hi, _ in parents:
+            for run in self.store.ended(Selection(ids=((number, -1),), limit=0), self.now):
+                parent = self.machine.register.batches.get(number)
+                if parent is not None and self._put_back(parent, run):
+                    continue
+                if run.state is not State.SUCCEEDED and (not hi or (run.lo < hi and lo < run.hi)):
+                    whole = not hi and run.hi - run.lo == run.batch.row.size > 1
+                    at = -1 if whole else max(lo, run.lo)
+                    return cause(number, at, run.state.value, single=run.batch.row.size == 1)
+        return ""
+
+    @staticmethod
+    def _put_back(parent: Batch, run: EndedRun) -> bool:
+        """Whether what has ended in the store has just been put back."""
+        task = parent.task(run.lo)
+        return parent.cut is None if run.task is None else task is not None and not task.state.final
 
     def _submit_unique(self, asked: Spec, submission: Submission, session: str, key: str) -> Batch:
         """As the coordinator does, but that it looks for finished batches that have the key, too."""
@@ -134,7 +163,7 @@ class Driver:
         self.check()
 
     def withdraw(self, batch: Batch) -> None:
-        self.machine.withdraw(batch)
+        self.machine.withdraw(batch, self.now)
         self.check()
 
     # -- workers --------------------------------------------------------------------------------------------------
@@ -279,9 +308,19 @@ class Driver:
     def revive(self, batch: int, *indexes: int) -> int:
         """Put dead letters back, as the coordinator does it; all of the batch by default."""
         stored, tasks = self.dead(batch, *indexes)
-        count = operators.revive(self.machine, stored.row, stored.spec, tasks, self.now)
+        children = self.store.children([batch])
+        count = operators.revive(self.machine, stored.row, stored.spec, tasks, self.now, children=children)
+        self.bring_back(children)
         self.check()
         return count
+
+    def bring_back(self, children: list[int]) -> None:
+        """What the end of a parent had cancelled waits again, and what waits for that; as the coordinator does it."""
+        for number in children:
+            for stored in self.store.batches([number]):
+                after = stored.row.flow.after if stored.row.flow is not None else ()
+                if self.machine.register.dependencies.bring_back(stored.row, stored.spec, self.lost(after), self.now):
+                    self.bring_back(self.store.children([number]))
 
     def purge(self, batch: int, *indexes: int) -> int:
         """Throw dead letters away, as the coordinator does it; all of the batch by default."""

@@ -69,7 +69,7 @@ class TaskLook:
         news = [attempt_text(view, attempt) for attempt in view.history if attempt.number > self._told]
         self._told = max((attempt.number for attempt in view.history), default=self._told)
         reason = re.sub(r"\d+", "", view.reason)  # how many are ahead of it is no news
-        if view.state is State.PENDING and reason != self._reason:
+        if view.state in (State.PENDING, State.BLOCKED) and reason != self._reason:
             self._reason = reason
             news.append(f"task {view.id} waits: {view.reason}.")
         ended = int(view.state.final)
@@ -131,7 +131,7 @@ def _standing(view: TaskView) -> str:
 
 
 def _of_batch(counts: Counts) -> str:
-    left = Counts(scheduled=counts.scheduled, pending=counts.pending, running=counts.running)
+    left = Counts(blocked=counts.blocked, scheduled=counts.scheduled, pending=counts.pending, running=counts.running)
     parts = [counts_text(left)] if counts.unfinished else []
     parts += [f"{counts.dead:,} failed"] if counts.dead else []
     parts += [f"{counts.cancelled:,} cancelled"] if counts.cancelled else []

@@ -22,6 +22,7 @@ SCHEMA: Final = 1
 #: Narrowest a column is cut to, in characters.
 _NARROWEST: Final = 8
 _COLOURS: Final = {
+    "blocked": "36",
     "scheduled": "36",
     "pending": "36",
     "running": "34",

@@ -175,13 +175,22 @@ def show_coordinator(stats: Stats, address: str) -> None:
         say(f"dtq: the store had losses: {one_line(loss, 1000)}")
 
 
+def _show_queues(stats: Stats) -> None:
+    blocked = any(queue.blocked for queue in stats.queues)  # few queues ever have a task that waits for others
+    names = ("QUEUE", "PENDING", "SCHEDULED", *(["BLOCKED"] if blocked else []), "RUNNING", "WORKERS")
+    rows = [
+        (q.name, *(f"{n:,}" for n in (q.pending, q.scheduled, *([q.blocked] if blocked else []), q.running, q.workers)))
+        for q in stats.queues
+    ]
+    write_table(names, rows, right=tuple(range(1, len(names))))
+
+
 def show_stats(stats: Stats, address: str) -> None:
     """The coordinator, its queues and its workers."""
     show_coordinator(stats, address)
     if stats.queues:
-        rows = [(q.name, f"{q.pending:,}", f"{q.scheduled:,}", f"{q.running:,}", str(q.workers)) for q in stats.queues]
         write("")
-        write_table(("QUEUE", "PENDING", "SCHEDULED", "RUNNING", "WORKERS"), rows, right=(1, 2, 3, 4))
+        _show_queues(stats)
     if stats.workers:
         write("")
         for line in table(

@@ -107,6 +107,7 @@ def task_json(task: TaskView) -> dict[str, Any]:
 def counts_json(counts: Counts) -> dict[str, int]:
     """How many tasks stand where."""
     return {
+        "blocked": counts.blocked,
         "scheduled": counts.scheduled,
         "pending": counts.pending,
         "running": counts.running,
@@ -159,6 +160,7 @@ def stats_json(stats: Stats) -> dict[str, Any]:
                 "name": queue.name,
                 "pending": queue.pending,
                 "scheduled": queue.scheduled,
+                "blocked": queue.blocked,
                 "running": queue.running,
                 "workers": queue.workers,
             }

@@ -47,7 +47,7 @@ def _in_loop() -> bool:
 
 
 #: What a task is while it has not been started.
-_WAITING: Final = (State.PENDING, State.SCHEDULED)
+_WAITING: Final = (State.BLOCKED, State.PENDING, State.SCHEDULED)
 
 
 class Latch:

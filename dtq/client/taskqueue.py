@@ -35,7 +35,7 @@ READ_KEPT_S: Final = 300.0
 class TaskStatus(StrEnum):
     """Where a task stands; equal to its own word, as in ``status == "completed"``."""
 
-    PENDING = "pending"  #: waits for a slot, or for the time of its next attempt
+    PENDING = "pending"  #: waits for a slot, for the time of its next attempt, or for other tasks
     RUNNING = "running"
     COMPLETED = "completed"
     FAILED = "failed"  #: has used up its retries: a dead letter
@@ -43,6 +43,7 @@ class TaskStatus(StrEnum):
 
 
 _STATUS: Final = {
+    State.BLOCKED: TaskStatus.PENDING,
     State.SCHEDULED: TaskStatus.PENDING,
     State.PENDING: TaskStatus.PENDING,
     State.RUNNING: TaskStatus.RUNNING,
@@ -304,7 +305,7 @@ class TaskQueue:
         ended = counts.succeeded + counts.dead
         return QueueStats(
             submitted=stats.submitted,
-            pending=counts.pending + counts.scheduled,
+            pending=counts.pending + counts.scheduled + counts.blocked,
             running=counts.running,
             completed=counts.succeeded,
             failed=counts.dead,

@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import Final
 
 from dtq.coordinator import queries
+from dtq.coordinator.awaiting import Parents, after_of_row, family, was_lost
 from dtq.coordinator.service import Coordinator
 from dtq.core import operators, views
 from dtq.core.batches import SpecEntry
 from dtq.core.changes import TaskRow
 from dtq.engines.base import EndedRun, StoredBatch
-from dtq.errors import NotDead, StoreError
+from dtq.errors import NotDead, ParentUnknown, StoreError
 from dtq.model.snapshots import CancelReport, Selection
 from dtq.model.states import State
 
@@ -22,8 +23,10 @@ from dtq.model.states import State
 _AT_ONCE: Final = 2_000
 #: How many dead letters are looked up, and written, at a time.
 _PAGE: Final = 500
-#: What is done with dead letters of one batch, under the lock; how many it was done with.
-Verb = Callable[[StoredBatch, list[TaskRow], float], int]
+#: Dead letters by their batches.
+DeadOf = list[tuple[StoredBatch, list[TaskRow]]]
+#: What is done with dead letters; how many it was done with, and those whose batches have to be read anew for it.
+Verb = Callable[[Coordinator, DeadOf], tuple[int, DeadOf]]
 
 
 def cancel(c: Coordinator, selection: Selection) -> CancelReport:
@@ -117,11 +120,8 @@ def retry_dead(c: Coordinator, selection: Selection) -> int:
         StoreError: it cannot be made durable at the moment.
     """
 
-    def put_back(stored: StoredBatch, tasks: list[TaskRow], now: float) -> int:
-        return operators.revive(c.machine, stored.row, stored.spec, tasks, now, held=True)
-
     try:
-        return _with_the_dead(c, selection, put_back)
+        return _with_the_dead(c, selection, _put_back)
     finally:
         with c.lock:
             c.machine.register.let_go()
@@ -138,7 +138,51 @@ def purge_dead(c: Coordinator, selection: Selection) -> int:
         NotDead: one of the selected ids is not a dead letter; nothing was purged.
         StoreError: it cannot be made durable at the moment.
     """
-    return _with_the_dead(c, selection, lambda stored, tasks, _: operators.purge(c.machine, stored.row, tasks))
+    return _with_the_dead(c, selection, _purge)
+
+
+def _purge(c: Coordinator, todo: DeadOf) -> tuple[int, DeadOf]:
+    with c.lock:
+        found, again = _still(c, todo)
+        return sum([operators.purge(c.machine, stored.row, tasks) for stored, tasks in found]), again
+
+
+def _put_back(c: Coordinator, todo: DeadOf) -> tuple[int, DeadOf]:
+    """Put dead letters back, and with them whatever had been cancelled as they had died."""
+    numbers = [stored.row.batch for stored, _ in todo]
+    kin = family(c, numbers)
+    lost = [stored for stored in kin.values() if was_lost(stored)]
+    back = {(task.batch, task.index) for _, tasks in todo for task in tasks}
+    parents = Parents(c, back)
+    with parents.locked([parent for stored in lost for parent in after_of_row(stored)]) if lost else c.lock:
+        now = c.clock.now()
+        found, again = _still(c, todo)
+        count = 0
+        children: dict[int, list[int]] = {}
+        for number, child in kin.items():
+            for parent in {parent[0] for parent in after_of_row(child)}:
+                children.setdefault(parent, []).append(number)
+        for stored, tasks in found:
+            own = children.get(stored.row.batch, ())
+            count += operators.revive(c.machine, stored.row, stored.spec, tasks, now, held=True, children=own)
+        for stored in lost:
+            why = ""
+            with contextlib.suppress(ParentUnknown):  # it fails when it needs a result that is gone
+                why = parents.standing(after_of_row(stored))
+            if c.machine.register.dependencies.bring_back(stored.row, stored.spec, why, now) is not None:
+                parents.back.add((stored.row.batch, -1))
+    return count, again
+
+
+def _still(c: Coordinator, todo: DeadOf) -> tuple[DeadOf, DeadOf]:
+    """Those of dead letters whose batches are as they were read, and the others: these have finished since. Under the
+    lock."""
+    live = c.machine.register.batches
+    again = [
+        (stored, tasks) for stored, tasks in todo if stored.row.finished_at is None and stored.row.batch not in live
+    ]
+    gone = {stored.row.batch for stored, _ in again}
+    return [each for each in todo if each[0].row.batch not in gone], again
 
 
 def _with_the_dead(c: Coordinator, selection: Selection, verb: Verb) -> int:
@@ -156,16 +200,11 @@ def _with_the_dead(c: Coordinator, selection: Selection, verb: Verb) -> int:
     return count
 
 
-def _with_some(c: Coordinator, todo: list[tuple[StoredBatch, list[TaskRow]]], verb: Verb) -> int:
+def _with_some(c: Coordinator, todo: DeadOf, verb: Verb) -> int:
     count = 0
     while todo:
-        again = []
-        for stored, tasks in todo:
-            with c.lock:
-                if stored.row.finished_at is None and stored.row.batch not in c.machine.register.batches:
-                    again.append((stored, tasks))  # it has finished since its row was read
-                else:
-                    count += verb(stored, tasks, c.clock.now())
+        done, again = verb(c, todo)
+        count += done
         if again:
             c.flush()
         todo = [(c.engine.batches([stored.row.batch])[0], tasks) for stored, tasks in again]
@@ -213,7 +252,7 @@ def _standing(c: Coordinator, number: int, index: int) -> tuple[str, str]:
     return str(number), ", ".join(found) or "without a task"
 
 
-def _by_batch(runs: list[EndedRun]) -> list[tuple[StoredBatch, list[TaskRow]]]:
+def _by_batch(runs: list[EndedRun]) -> DeadOf:
     by_batch: dict[int, tuple[StoredBatch, list[TaskRow]]] = {}
     for run in runs:
         if run.task is not None:

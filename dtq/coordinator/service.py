@@ -453,7 +453,7 @@ class Coordinator:
         """Take back the batches that were never acknowledged; everything else is kept and tried again."""
         taken_back: set[int] = set()
         for batch in [batch for generation in generations for batch in self.uncommitted.pop(generation, ())]:
-            self.machine.withdraw(batch)
+            self.machine.withdraw(batch, self.clock.now())
             taken_back.add(batch.number)
         self.cache.forget(taken_back)
         for state in self.sessions.by_id.values():

@@ -8,12 +8,13 @@ between the two.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from dtq.coordinator.awaiting import Parents, after_of
 from dtq.coordinator.sameness import same_arguments
 from dtq.coordinator.service import LONGEST_WAIT_S, Coordinator
 from dtq.coordinator.sessions import SessionState
@@ -21,6 +22,7 @@ from dtq.coordinator.vetting import submissions as vetting_of
 from dtq.core import uniqueness
 from dtq.core.batches import Batch
 from dtq.core.changes import ArgumentPage
+from dtq.core.dependencies import After
 from dtq.core.uniqueness import Holder
 from dtq.errors import BadMessage, DtqError, InvalidValue, KeyConflict, QueueFull, StoreDamaged, ValueDamaged, to_wire
 from dtq.model import pages, values
@@ -45,7 +47,10 @@ _LATEST: Final = 1_000
 class _Known:
     """What was found out about the submissions of one call before the lock was taken to accept them."""
 
-    def __init__(self) -> None:
+    def __init__(self, parents: Parents) -> None:
+        self.parents = parents
+        #: What has become of those before the one that is accepted.
+        self.receipts: list[Receipt] = []
         #: Live batches that were named, by place in the call: should they finish until the call goes on.
         self.live: dict[int, Batch] = {}
         #: Finished ones that the store has.
@@ -109,12 +114,16 @@ def _submit(
     refused: dict[int, DtqError],
 ) -> list[Receipt]:
     """Accept submissions durably, but for some that are refused already."""
-    with _looked_up(c, state, submissions, repeated) as known, c.lock:
+    waiting = [s.conditions for s in submissions if s.conditions is not None and s.conditions.after]
+    awaited = [parent for conditions in waiting for parent in conditions.after if parent[0] > 0]
+    known = _Known(Parents(c))
+    ready = known.parents.locked(awaited) if awaited else c.lock
+    with _looked_up(c, state, submissions, repeated, known), ready:
         c.refuse_if_stopping()
         c.committer.refuse_if_in_trouble()
         now = c.clock.now()
         made: list[Batch] = []
-        receipts: list[Receipt] = []
+        receipts = known.receipts
         full: QueueFull | None = None
         for place, submission in enumerate(submissions):
             receipt = _remembered(state, submission, repeated)
@@ -206,14 +215,18 @@ def _accept(
         raise InvalidValue("a spec", submission.spec, f"the call has {len(specs)}")
     spec = specs[submission.spec]
     _look_at_wall(c, submission, now)
+    after = None
+    if submission.conditions is not None and submission.conditions.after:
+        after = partial(after_of, known.parents, place, submission.conditions, known.receipts, made)
     receipt = None
     if submission.conditions is not None and submission.key is not None and submission.batch is None:
-        receipt = _accept_unique(c, state, spec, place, submission, known, made, now)
+        receipt = _accept_unique(c, state, spec, place, submission, known, made, now, after)
     if receipt is None:
         receipt = _found(c, spec, place, submission, known)
     if receipt is None:
         last = c.machine.register.last_batch
-        receipt = _accepted(c, *c.machine.submit(spec, submission, state.hello.session, now), made, last)
+        accepted = c.machine.submit(spec, submission, state.hello.session, now, after=after)
+        receipt = _accepted(c, *accepted, made, last)
     return receipt
 
 
@@ -262,6 +275,7 @@ def _accept_unique(
     known: _Known,
     made: list[Batch],
     now: float,
+    after: Callable[[], After] | None,
 ) -> Receipt | None:
     """Accept the first piece of a batch that has a key and conditions (`core.uniqueness`).
 
@@ -281,7 +295,7 @@ def _accept_unique(
         return _accepted(c, batch, page, made, last)
     live = register.keys.get(submission.key or "")
     holder = known.holder(place, submission) if live is None else uniqueness.holder_of(register.batches[live])
-    accepted = uniqueness.submit(c.machine, spec, submission, session, holder, now)
+    accepted = uniqueness.submit(c.machine, spec, submission, session, holder, now, after)
     return None if accepted is None else _accepted(c, *accepted, made, last)
 
 
@@ -344,12 +358,13 @@ def _is_live(c: Coordinator, submission: Submission) -> bool:
 
 
 @contextmanager
-def _looked_up(c: Coordinator, state: SessionState, submissions: list[Submission], repeated: bool) -> Iterator[_Known]:
+def _looked_up(
+    c: Coordinator, state: SessionState, submissions: list[Submission], repeated: bool, known: _Known
+) -> Iterator[None]:
     """Find the finished batches that may answer; entered and left outside of the lock."""
-    known = _Known()
     asked = [(place, s) for place, s in enumerate(submissions) if repeated or s.key is not None or s.batch is not None]
     if not asked:
-        yield known
+        yield
         return
     register = c.machine.register
     with c.lock:
@@ -366,7 +381,7 @@ def _looked_up(c: Coordinator, state: SessionState, submissions: list[Submission
                     _note_own(c, state, known, place, submission)
         for place, submission in asked:
             _compare(c, known, place, submission)
-        yield known
+        yield
     finally:
         with c.lock:
             register.key_watchers = [other for other in register.key_watchers if other is not known.finished]

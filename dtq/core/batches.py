@@ -275,6 +275,11 @@ class Batch:
         return None if keep_s is None or self.finished_at is None else moment_of_expiry(self.finished_at, keep_s)
 
     @property
+    def blocked(self) -> bool:
+        """Whether its fresh tasks, which are all of its tasks then, wait for others."""
+        return self.flow is not None and self.flow.blocked
+
+    @property
     def single(self) -> bool:
         """Whether it has just one task, and never will have more."""
         return self.complete and self.size == 1
@@ -325,4 +330,6 @@ class Batch:
 
     def fresh_state(self) -> State:
         """The state of its fresh tasks."""
+        if self.flow is not None and self.flow.blocked:
+            return State.BLOCKED
         return State.PENDING if self.due_at is None else State.SCHEDULED

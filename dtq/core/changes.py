@@ -21,6 +21,11 @@ class SpecRow:
     spec: Spec
 
 
+#: What a batch waits for: tasks ``[lo, hi)`` of another one, where hi is 0 all of it; and whether their results are
+#: given to its function.
+Parent = tuple[int, int, int, bool]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchFlow:
     """What few batches have; part of their rows. An engine keeps those fields that are not at their defaults, as JSON.
@@ -30,12 +35,18 @@ class BatchFlow:
             wait for the steady clock, or for none.
         start_by: what of it has not started by then is cancelled; None where it may start at any time.
         lapsed: whether that was done: the moment had come.
+        after: what it waits for, or has waited for.
+        run_anyway: whether it runs where one of them ends without a result; else it is cancelled then.
+        blocked: whether it waits for them still.
         why: why those tasks never start that were cancelled as a whole (``BatchRow.cut``); "" where somebody asked.
         submission: the submitter's number of the submission, where it has a key that may become free before the batch
             is no longer kept; None otherwise.
     """
 
     at: float | None = None
+    after: tuple[Parent, ...] = ()
+    run_anyway: bool = False
+    blocked: bool = False
     start_by: float | None = None
     lapsed: bool = False
     why: str = ""
@@ -231,6 +242,15 @@ class DefinitionRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EdgeRow:
+    """A batch has another one among what it waits for, or has waited for (`BatchFlow.after`). Key: child, parent. Gone
+    with the child's own row. Never read by the core at a start."""
+
+    child: int
+    parent: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
     """What is counted since the store was made, and the numbers not to be used again. One row.
 
@@ -273,6 +293,7 @@ Row = (
     | ResultPage
     | HoldRow
     | DefinitionRow
+    | EdgeRow
     | Totals
     | ExpiryRow
 )
@@ -327,9 +348,10 @@ class TaskForgotten:
 class Expired:
     """What finished before this moment is no longer kept: batches with all their rows, except that a batch with dead
     letters keeps its own row, and the `TaskRow`, attempts and argument pages of its dead letters. Batches with a time
-    of their own stay. Specs that no batch uses any more go too."""
+    of their own stay, and those that are spared. Specs that no batch uses any more go too."""
 
     before: float
+    spared: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -338,6 +360,7 @@ class OwnExpired:
     with `Expired`, but that specs stay."""
 
     at: float
+    spared: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

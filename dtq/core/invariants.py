@@ -35,6 +35,7 @@ def check(machine: Machine) -> None:
     assert register.slots == sum(worker.capacity for worker in register.workers.values()), "the slots are miscounted"
     live = {batch.entry for batch in register.batches.values()}
     assert register.spec_bytes == sum(entry.size for entry in live), "the bytes of the specs are miscounted"
+    _check_dependencies(register)
     _check_lines(register)
     _check_keys(register)
 
@@ -79,9 +80,31 @@ def _check_batch(
             waiting += 1
     fresh = [i for i in range(batch.next, batch.size) if batch.task(i) is None] if batch.cut is None else []
     counted[batch.queue, batch.fresh_state()] += len(fresh)
-    assert batch.due_at is not None or ready.issuperset(fresh), f"batch {batch.number}: fresh tasks in no heap"
+    waits = batch.due_at is not None or batch.blocked
+    assert waits or ready.issuperset(fresh), f"batch {batch.number}: fresh tasks in no heap"
     everything = batch.ended + len(running) + waiting + len(fresh)
     assert everything == batch.size, f"batch {batch.number}: {everything} tasks accounted for, of {batch.size}"
+
+
+def _check_dependencies(register: Register) -> None:
+    dependencies = register.dependencies
+    assert not dependencies.todo, "ends of what others wait for have not been worked off"
+    flows = {n: batch.flow for n, batch in register.batches.items() if batch.flow is not None}
+    assert dependencies.edges == sum(len(flow.after) for flow in flows.values()), "the edges are miscounted"
+    waits = {}
+    for number, flow in flows.items():
+        if flow.blocked and not flow.why:
+            waits[number] = 0
+            for parent, lo, hi, _ in flow.after:
+                live = register.batches.get(parent)
+                waits[number] += live is not None and (hi == 0 or dependencies.unended(live, lo, hi) > 0)
+            assert waits[number], f"batch {number} waits for nothing"
+    assert dependencies.waits == waits, f"{dependencies.waits} are waited for, not {waits}"
+    needed = Counter(parent for flow in flows.values() for parent in {p[0] for p in flow.after if p[3]})
+    assert dependencies.needed == needed, f"the results of {dependencies.needed} are needed, not of {needed}"
+    for number, awaited in dependencies.awaited.items():
+        assert number in register.batches, f"batch {number} is waited for, and has ended"
+        assert not awaited.empty
 
 
 def _check_leases(register: Register) -> None:

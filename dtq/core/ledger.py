@@ -6,6 +6,8 @@ change is a set insertion, and a batch that moved fifty times between two commit
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from dtq.core.batches import Batch, SpecEntry
 from dtq.core.changes import (
     ArgumentPage,
@@ -17,6 +19,7 @@ from dtq.core.changes import (
     Change,
     DefinitionEnded,
     DefinitionRow,
+    EdgeRow,
     Expired,
     HoldEnded,
     HoldRow,
@@ -72,6 +75,7 @@ class Ledger:
         self._purged: dict[int, None] = {}
         self._tail: list[Expired | OwnExpired | BatchWithdrawn | Read | BatchesRead] = []
         self._ended: list[EndedRange] = []
+        self._edges: list[EdgeRow] = []
         self._totals = False
 
     @property
@@ -101,6 +105,10 @@ class Ledger:
         """A batch that is not live changed."""
         self._batches[row.batch] = row
         self._totals = True
+
+    def edges(self, child: int, parents: Iterable[int]) -> None:
+        """A batch waits for others."""
+        self._edges += [EdgeRow(child=child, parent=parent) for parent in parents]
 
     def page(self, page: ArgumentPage | ResultPage) -> None:
         """A page is new."""
@@ -154,13 +162,13 @@ class Ledger:
         """A batch is live again: its arguments are needed until it has finished once more."""
         self._purged.pop(batch, None)
 
-    def expired(self, before: float) -> None:
-        """What finished before a moment is no longer kept."""
-        self._tail.append(Expired(before))
+    def expired(self, before: float, spared: tuple[int, ...] = ()) -> None:
+        """What finished before a moment is no longer kept, but for some batches."""
+        self._tail.append(Expired(before, spared))
 
-    def own_expired(self, at: float) -> None:
-        """Batches whose own time is a moment or an earlier one are no longer kept."""
-        self._tail.append(OwnExpired(at))
+    def own_expired(self, at: float, spared: tuple[int, ...] = ()) -> None:
+        """Batches whose own time is a moment or an earlier one are no longer kept, but for some."""
+        self._tail.append(OwnExpired(at, spared))
 
     def read(self, batch: int, lo: int, hi: int) -> None:
         """Nobody will ask for tasks of a batch again, which have ended."""
@@ -175,6 +183,7 @@ class Ledger:
         self._batches.pop(batch, None)
         self._purged.pop(batch, None)
         self._pages = [page for page in self._pages if page.batch != batch]
+        self._edges = [edge for edge in self._edges if edge.child != batch]
         self._ended = [ended for ended in self._ended if ended.batch != batch]
         self._tail.append(BatchWithdrawn(batch))
         self._totals = True
@@ -191,6 +200,7 @@ class Ledger:
         ]
         changes += [Stored(b if isinstance(b, BatchRow) else b.row()) for b in self._batches.values()]
         changes += [Stored(page) for page in self._pages]
+        changes += [Stored(edge) for edge in self._edges]
         changes += [Stored(t) if isinstance(t, TaskRow) else t for t in self._tasks.values()]
         changes += [Stored(attempt) for attempt in self._attempts]
         changes += [

@@ -16,13 +16,14 @@ What operators ask for stands in `core.operators`; it works on the same register
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from dtq.core import ability, start_by, wall_moments
 from dtq.core.batches import Batch
-from dtq.core.changes import ArgumentPage, Change, ResultPage, Totals
+from dtq.core.changes import ArgumentPage, BatchFlow, Change, ResultPage, Totals
+from dtq.core.dependencies import After
 from dtq.core.heap import Run, RunHeap
 from dtq.core.leases import CHUNK_S, Lease, Worker, chunk, is_over
 from dtq.core.ledger import EndedRange
@@ -32,6 +33,7 @@ from dtq.core.schedules import Calendar, NoCalendar, Schedules
 from dtq.core.states import Move
 from dtq.errors import (
     BadMessage,
+    EdgesFull,
     KeyConflict,
     NotPermitted,
     QueueDraining,
@@ -106,7 +108,14 @@ class Machine:
     # -- submitting -----------------------------------------------------------------------------------------------
 
     def submit(
-        self, spec: Spec, submission: Submission, session: str, now: float, *, anew: bool = False
+        self,
+        spec: Spec,
+        submission: Submission,
+        session: str,
+        now: float,
+        *,
+        anew: bool = False,
+        after: Callable[[], After] | None = None,
     ) -> tuple[Batch, ArgumentPage | None]:
         """Accept a new batch, or the next piece of one.
 
@@ -119,12 +128,14 @@ class Machine:
             session: the submitter's.
             now: the time.
             anew: whether it makes a new batch whoever has its key (`core.uniqueness`).
+            after: says what a new batch is to wait for; asked where one is made.
 
         Returns:
             The batch, and the page that was added to it, if any.
 
         Raises:
             QueueFull: there are as many unfinished tasks as there may be.
+            EdgesFull: all that is waited for is as much as it may be.
             BatchTooLarge: the batch has as many tasks as one may have.
             TooLarge: an argument is larger than one may be.
             KeyConflict: the key belongs to a live batch of another function or other options.
@@ -149,12 +160,14 @@ class Machine:
         if new > 0 and (batch is None or not batch.complete):
             self.register.room_for(size, new)
         if batch is None:
-            batch = self._new_batch(spec, submission, session, now)
+            batch = self._new_batch(spec, submission, session, now, after)
         page = None
         if new > 0 and not batch.complete:
             page = self._append(batch, pages.cut(submission.arguments, count - new, count), new, now)
         if submission.complete and not batch.complete:
             self.seal(batch, now)
+        if after is not None:
+            self.register.dependencies.look_again(batch, now)
         return batch, page
 
     def _known(self, spec: Spec, submission: Submission, session: str) -> Batch | None:
@@ -178,11 +191,16 @@ class Machine:
             raise KeyConflict(submission.key, number)
         return register.batches[number]
 
-    def _new_batch(self, spec: Spec, submission: Submission, session: str, now: float) -> Batch:
+    def _new_batch(
+        self, spec: Spec, submission: Submission, session: str, now: float, ask: Callable[[], After] | None
+    ) -> Batch:
         register = self.register
         if register.draining and spec.options.queue in register.draining:
             raise QueueDraining(spec.options.queue)
         delay_s = check_delay(submission.delay_s)
+        after = None if ask is None else ask()
+        if after is not None and register.dependencies.edges + len(after.parents) > self.rules.max_edges:
+            raise EdgesFull(register.dependencies.edges, self.rules.max_edges)
         entry = register.intern(spec)
         register.last_batch += 1
         batch = Batch(register.last_batch, entry, now)
@@ -193,10 +211,20 @@ class Machine:
             batch.key = submission.key
         if delay_s > 0:
             batch.due_at = now + delay_s
+        if after is not None:
+            batch.flow = replace(
+                batch.flow or BatchFlow(),
+                after=after.parents,
+                run_anyway=after.run_anyway,
+                blocked=True,
+                why=after.lost,
+            )
         register.add_batch(batch)
         if submission.conditions is not None:
             wall_moments.note(register, batch, submission.conditions, now)
             start_by.note(register, batch, submission.conditions, now)
+        if after is not None:
+            register.dependencies.begin(batch)
         register.ledger.batch(batch)  # also where its first piece is empty: its number is about to be told
         return batch
 
@@ -207,7 +235,9 @@ class Machine:
             batch.due_at = None  # its time came before its first task
         batch.size = hi
         register.submitted += count
-        if batch.due_at is None:
+        if batch.blocked:
+            register.tally.move(batch.queue, None, Move.BLOCKED, count)
+        elif batch.due_at is None:
             register.tally.move(batch.queue, None, Move.ACCEPTED, count)
             register.push(batch, lo, hi)
         else:
@@ -233,7 +263,7 @@ class Machine:
         """A client is there (again): what it has put stays."""
         self.register.holds.back(session)
 
-    def withdraw(self, batch: Batch) -> None:
+    def withdraw(self, batch: Batch, now: float) -> None:
         """Take back a batch that could not be made durable, and was never acknowledged: it leaves no trace, even where
         a worker has been quick enough to run some of it."""
         register = self.register
@@ -253,6 +283,8 @@ class Machine:
             register.forget(batch)
         batch.finished_at = None  # for whoever has seen it finish
         register.ledger.withdrawn(batch.number)
+        if register.dependencies.awaited:
+            register.dependencies.withdrawn(batch, now)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -265,7 +297,8 @@ class Machine:
             lo: index of the first task.
             hi: index after the last; all of them have ended (`has_ended`).
         """
-        self.register.ledger.read(number, lo, hi)
+        if not self.register.dependencies.spare(number, lo, hi):
+            self.register.ledger.read(number, lo, hi)
 
     def has_ended(self, number: int, lo: int, hi: int) -> bool:
         """Whether tasks ``[lo, hi)`` of a batch that is kept have all ended."""
@@ -281,7 +314,8 @@ class Machine:
 
     def batches_read(self, numbers: Iterable[int]) -> None:
         """Keep nothing of batches but their dead letters: they have finished, and nobody will ask for them again."""
-        numbers = tuple(number for number in numbers if number not in self.register.batches)
+        batches, spare = self.register.batches, self.register.dependencies.spare_whole
+        numbers = tuple(number for number in numbers if number not in batches and not spare(number))
         if numbers:
             self.register.ledger.batches_read(numbers)
 
@@ -411,6 +445,8 @@ class Machine:
         register.ledger.page(page)
         answer.pages.append(page)
         register.ledger.ended(batch, lo, hi, State.SUCCEEDED)
+        if register.dependencies.awaited:
+            register.dependencies.ended(batch, lo, hi, State.SUCCEEDED)
         lease.started = True  # its slot goes on with the next one
         register.shorten(lease, hi)
         register.ledger.batch(batch)
@@ -573,10 +609,10 @@ class Machine:
             self.lose(worker.session, now)
         register.holds.expire(now)
         if now >= self._next_expiry:
-            register.ledger.expired(now - self.rules.keep_results_s)
+            register.ledger.expired(now - self.rules.keep_results_s, register.dependencies.spared())
             self._next_expiry = now + min(3600.0, max(1.0, self.rules.keep_results_s / 8))
         if now >= self._expiry_from and (expired := register.expiries.pop_due(now)) is not None:
-            register.ledger.own_expired(expired)
+            register.ledger.own_expired(expired, register.dependencies.over(expired))
         return self.next_deadline()
 
     def next_deadline(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from dtq.core.batches import Batch, Task
@@ -143,7 +143,14 @@ def remove_limit(machine: Machine, name: str) -> bool:
 
 
 def revive(
-    machine: Machine, row: BatchRow, spec: Spec, tasks: Sequence[TaskRow], now: float, *, held: bool = False
+    machine: Machine,
+    row: BatchRow,
+    spec: Spec,
+    tasks: Sequence[TaskRow],
+    now: float,
+    *,
+    held: bool = False,
+    children: Collection[int] = (),
 ) -> int:
     """Put dead letters of one batch back, with fresh counters and at their old place.
 
@@ -153,6 +160,7 @@ def revive(
         spec: its spec.
         tasks: their rows.
         now: the time.
+        children: the batches that have tasks of this one among what they wait for, or have waited for.
         held: whether they are not handed out before `Register.let_go`, as others are about to be put back with them.
 
     Returns:
@@ -181,6 +189,8 @@ def revive(
         place(batch, old.index, old.index + 1)
         register.ledger.task(task.row(batch.number, old.index))
     register.ledger.batch(batch)
+    if children:
+        register.dependencies.revived(batch, [task.index for task in put_back], children)
     register.finish_if_done(batch, now)
     return len(put_back)
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from dtq.core.batches import Batch, SpecEntry, Task
 from dtq.core.changes import AttemptRow, BatchFlow, Totals
+from dtq.core.dependencies import Dependencies
 from dtq.core.expiry import Expiries
 from dtq.core.heap import DueHeap, Moments, Run, RunHeap
 from dtq.core.holds import Holds
@@ -57,6 +58,7 @@ class Rules:
         max_batch: most tasks in one batch.
         max_blob: largest argument in bytes.
         max_spec_bytes: about how many bytes of memory the functions and options of live batches may take.
+        max_edges: how many tasks of others all live batches may have among what they wait for, together.
         max_holds: how many values clients may hold together.
         grant_bytes: how many bytes of arguments one answer gathers; a task that has more travels alone.
         highest_first: whether a higher priority number is served first.
@@ -68,6 +70,7 @@ class Rules:
     max_batch: int = 10_000_000
     max_blob: int = 1 << 40
     max_spec_bytes: int = 2 << 30
+    max_edges: int = 2_000_000
     max_holds: int = 100_000
     grant_bytes: int = GRANT_BYTES
     highest_first: bool = False
@@ -125,6 +128,7 @@ class Register:
         #: Queues that take no new tasks.
         self.draining: set[str] = set()
         self.holds = Holds(self.ledger, rules.max_holds)
+        self.dependencies = Dependencies(self)
         self.submitted = totals.submitted
         self.retries = totals.retries
         self.last_batch = totals.last_batch
@@ -204,6 +208,8 @@ class Register:
         batch.entry.batches += 1
         if batch.key is not None:
             self.keys.add(batch.key, batch.number)
+        if batch.flow is not None:
+            self.dependencies.added(batch)
 
     def push(self, batch: Batch, lo: int, hi: int) -> None:
         """Have tasks wait to be handed out."""
@@ -337,6 +343,8 @@ class Register:
         self.ledger.task(task.row(batch.number, index))
         why = task.message if task.state is State.CANCELLED and task.outcome is None else ""
         self.ledger.ended(batch, index, index + 1, task.state, why)
+        if self.dependencies.awaited:
+            self.dependencies.ended(batch, index, index + 1, task.state)
         if task.state is State.DEAD:
             batch.dead += 1
         else:
@@ -354,6 +362,8 @@ class Register:
         batch.cut = lo
         if why:
             batch.flow = replace(batch.flow or BatchFlow(), why=why)
+        if batch.blocked and batch.flow is not None:
+            batch.flow = replace(batch.flow, blocked=False)
         hi = batch.size
         count = hi - lo - already
         if count:
@@ -362,6 +372,8 @@ class Register:
         for gap in [*batch.records_in(lo, hi), hi]:
             if gap > lo:
                 self.ledger.ended(batch, lo, gap, State.CANCELLED, why)
+                if self.dependencies.awaited:
+                    self.dependencies.ended(batch, lo, gap, State.CANCELLED)
             if gap < hi:  # cancelled alone before; one of the many from now on
                 batch.release(gap)
                 self.ledger.task_forgotten(batch.number, gap, history=True)
@@ -458,6 +470,8 @@ class Register:
         batch.complete = True
         self.open.pop(batch.number, None)
         self.ledger.batch(batch)
+        if batch.blocked:
+            self.dependencies.sealed(batch, now)
         self.finish_if_done(batch, now)
 
     def finish_if_done(self, batch: Batch, now: float) -> None:
@@ -477,6 +491,10 @@ class Register:
                 for finished in self.key_watchers:
                     known = finished.setdefault(batch.key, batch)
                     finished[batch.key] = max(known, batch, key=attrgetter("number"))
+            if self.dependencies.awaited:
+                self.dependencies.finished(batch)
+        if self.dependencies.todo:
+            self.dependencies.settle(now)
 
     def forget(self, batch: Batch) -> None:
         """A batch leaves memory."""
@@ -488,6 +506,8 @@ class Register:
             self._released(batch.entry)
         if batch.key is not None:
             self.keys.discard(batch.key, batch.number)
+        if batch.flow is not None:
+            self.dependencies.forget(batch)
 
     def totals(self) -> Totals:
         """The totals row."""

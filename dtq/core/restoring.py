@@ -61,11 +61,23 @@ def restore(
             _take(register, row, ahead_s, now)
     register.limits.recount(register.leases.values())
     waiting: dict[tuple[str, State], int] = {}
+    _wait(register, now)
     for batch in list(register.batches.values()):
         _place(machine, batch, waiting, now)
     for (queue, state), count in waiting.items():
         register.tally.recall(queue, state, count)
     return machine
+
+
+def _wait(register: Register, now: float) -> None:
+    """Have what is blocked wait for what has not ended; nothing else can be lacking for it."""
+    blocked = [batch for batch in register.batches.values() if batch.blocked]
+    if blocked:
+        leases: dict[int, list[Lease]] = {}
+        for lease in register.leases.values():
+            leases.setdefault(lease.batch.number, []).append(lease)
+        for batch in blocked:
+            register.dependencies.wait(batch, leases)
 
 
 def _take(register: Register, row: Row, ahead_s: float, now: float) -> None:
@@ -148,9 +160,9 @@ def _place(machine: Machine, batch: Batch, waiting: dict[tuple[str, State], int]
     if fresh:
         cancelled = 0 if batch.tasks is None else batch.cancelled_ahead()
         _count(waiting, batch, batch.fresh_state(), fresh - cancelled)
-        if batch.due_at is None:
+        if batch.due_at is None and not batch.blocked:
             register.push(batch, batch.next, batch.size)
-        else:
+        elif batch.due_at is not None and not batch.blocked:
             wall_moments.heap_of(register, batch).push(batch.due_at, batch.number, batch.next, batch.size)
     register.finish_if_done(batch, now)
 

@@ -5,10 +5,11 @@ Rules:
 1. Everything that decides whether a task may go from one state to another stands in `TRANSITIONS`. The machine moves
    tasks by naming a move; the table names the state they come to, and a move that it does not list is an
    `IllegalMove`: a bug, never a message from a peer.
-2. A task enters by ACCEPTED or DELAYED and is counted in exactly one state from then on, until it is WITHDRAWN
+2. A task enters by ACCEPTED, DELAYED or BLOCKED and is counted in exactly one state from then on, until it is WITHDRAWN
    (its submission could not be made durable) or PURGED (a dead letter was thrown away).
 3. Only LEASED leads to RUNNING, and only from PENDING: nothing runs that was not handed out.
-4. What was acknowledged leaves SUCCEEDED and CANCELLED by no move at all, and DEAD only on request (REVIVED, PURGED).
+4. What was acknowledged leaves SUCCEEDED by no move at all, DEAD only on request (REVIVED, PURGED), and CANCELLED only
+   where another task's end had cancelled it, and that one is put back on request (BROUGHT_BACK).
 5. The counts per queue and in all are kept by the same call that moves, so they cannot disagree with it.
 """
 
@@ -25,7 +26,10 @@ class Move(Enum):
     """What can happen to a task."""
 
     ACCEPTED = auto()  #: a new task that is due
-    DELAYED = auto()  #: a new task that is not due yet
+    DELAYED = auto()  #: a new task that is not due yet, or one that waited for others, and is not due yet
+    BLOCKED = auto()  #: a new task that waits for others to end
+    RELEASED = auto()  #: all that it waited for have ended
+    BROUGHT_BACK = auto()  #: what it waited for had ended without a result, and was put back
     DUE = auto()  #: its time has come
     LEASED = auto()  #: handed to a worker
     RETURNED = auto()  #: back to its place in the heap: not started, or its worker or slot died
@@ -40,7 +44,13 @@ class Move(Enum):
 
 #: From each state (None: not there yet, or gone) to the next.
 TRANSITIONS: Final[dict[State | None, dict[Move, State | None]]] = {
-    None: {Move.ACCEPTED: State.PENDING, Move.DELAYED: State.SCHEDULED},
+    None: {Move.ACCEPTED: State.PENDING, Move.DELAYED: State.SCHEDULED, Move.BLOCKED: State.BLOCKED},
+    State.BLOCKED: {
+        Move.RELEASED: State.PENDING,
+        Move.DELAYED: State.SCHEDULED,
+        Move.CANCELLED: State.CANCELLED,
+        Move.WITHDRAWN: None,
+    },
     State.SCHEDULED: {Move.DUE: State.PENDING, Move.CANCELLED: State.CANCELLED, Move.WITHDRAWN: None},
     State.PENDING: {Move.LEASED: State.RUNNING, Move.CANCELLED: State.CANCELLED, Move.WITHDRAWN: None},
     State.RUNNING: {
@@ -53,7 +63,7 @@ TRANSITIONS: Final[dict[State | None, dict[Move, State | None]]] = {
     },
     State.SUCCEEDED: {Move.WITHDRAWN: None},
     State.DEAD: {Move.REVIVED: State.PENDING, Move.PURGED: None, Move.WITHDRAWN: None},
-    State.CANCELLED: {Move.WITHDRAWN: None},
+    State.CANCELLED: {Move.BROUGHT_BACK: State.BLOCKED, Move.WITHDRAWN: None},
 }
 
 
@@ -69,7 +79,7 @@ class IllegalMove(Exception):
 
 
 #: The states in which a queue holds tasks.
-_QUEUED: Final = (State.SCHEDULED, State.PENDING, State.RUNNING)
+_QUEUED: Final = (State.BLOCKED, State.SCHEDULED, State.PENDING, State.RUNNING)
 
 
 class Tally:
@@ -119,12 +129,12 @@ class Tally:
     def unfinished(self) -> int:
         """How many tasks are not in a final state."""
         every = self._all  # summed by hand: asked for with every submission
-        return every[State.SCHEDULED] + every[State.PENDING] + every[State.RUNNING]
+        return every[State.SCHEDULED] + every[State.PENDING] + every[State.RUNNING] + every[State.BLOCKED]
 
     def counts(self) -> Counts:
         """All of them."""
         return Counts(**{state.value: count for state, count in self._all.items()})
 
     def queues(self) -> dict[str, dict[State, int]]:
-        """The queues with unfinished tasks; scheduled, pending and running of each."""
+        """The queues with unfinished tasks; blocked, scheduled, pending and running of each."""
         return self._queues

@@ -17,11 +17,13 @@ That two submissions are of the same call, their arguments too, is compared by t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from dtq.core import operators
 from dtq.core.batches import Batch
 from dtq.core.changes import ArgumentPage, BatchFlow
+from dtq.core.dependencies import After
 from dtq.core.machine import Machine
 from dtq.errors import KeyTaken
 from dtq.model.messages import Conditions, Conflict, Submission, Unique
@@ -68,7 +70,13 @@ def is_taken(conditions: Conditions, holder: Holder, now: float) -> bool:
 
 
 def submit(
-    machine: Machine, spec: Spec, submission: Submission, session: str, holder: Holder | None, now: float
+    machine: Machine,
+    spec: Spec,
+    submission: Submission,
+    session: str,
+    holder: Holder | None,
+    now: float,
+    after: Callable[[], After] | None = None,
 ) -> tuple[Batch, ArgumentPage | None] | None:
     """Accept a submission with a key and conditions if the key is free for it, or have it replace the earlier one.
 
@@ -79,6 +87,7 @@ def submit(
         session: the submitter's.
         holder: the batch that has the key, live or not; None where none is kept.
         now: the time.
+        after: says what it is to wait for.
 
     Returns:
         As `Machine.submit`; None where the submission stands for the batch that has the key.
@@ -95,7 +104,7 @@ def submit(
             raise KeyTaken(submission.key, holder.number)
         if conditions.on_conflict is Conflict.EXISTING:
             return None
-    accepted = machine.submit(spec, submission, session, now, anew=True)
+    accepted = machine.submit(spec, submission, session, now, anew=True, after=after)
     batch = accepted[0]
     if conditions.of_key:
         batch.flow = replace(batch.flow or BatchFlow(), submission=submission.number)

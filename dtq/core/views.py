@@ -23,21 +23,23 @@ from dtq.model.states import State, exception_name
 from dtq.wording import counted, duration, utc
 
 #: The states that are not final, in the order of lists.
-_LIVE: Final = (State.RUNNING, State.PENDING, State.SCHEDULED)
+_LIVE: Final = (State.RUNNING, State.PENDING, State.SCHEDULED, State.BLOCKED)
 
 
 def batch_view(batch: Batch) -> BatchView:
     """A live batch."""
     waiting = [t.state for i, t in (batch.tasks or {}).items() if i < batch.next]
     fresh = max(0, batch.fresh - batch.cancelled_ahead())
-    scheduled = waiting.count(State.SCHEDULED) + (fresh if batch.due_at is not None else 0)
-    pending = waiting.count(State.PENDING) + (fresh if batch.due_at is None else 0)
+    state = batch.fresh_state()
+    scheduled = waiting.count(State.SCHEDULED) + (fresh if state is State.SCHEDULED else 0)
+    pending = waiting.count(State.PENDING) + (fresh if state is State.PENDING else 0)
     return BatchView(
         batch=batch.number,
         size=batch.size,
         complete=batch.complete,
         spec=batch.entry.spec,
         counts=Counts(
+            blocked=fresh if state is State.BLOCKED else 0,
             scheduled=scheduled,
             pending=pending,
             running=batch.running,
@@ -275,6 +277,7 @@ def queues(machine: Machine) -> tuple[QueueView, ...]:
             pending=counts.get(name, {}).get(State.PENDING, 0),
             scheduled=counts.get(name, {}).get(State.SCHEDULED, 0),
             running=counts.get(name, {}).get(State.RUNNING, 0),
+            blocked=counts.get(name, {}).get(State.BLOCKED, 0),
             workers=everywhere + serving[name],
         )
         for name in sorted(names)
@@ -285,6 +288,8 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
     """Why a task that waits does not run, in one sentence."""
     register = machine.register
     options = view.spec.options
+    if view.state is State.BLOCKED:
+        return register.dependencies.reason(register.batches[view.batch])
     if view.state is State.SCHEDULED:
         return _why_scheduled(register, view, now)
     if view.state is not State.PENDING:

@@ -8,12 +8,15 @@ The machine asks here at few places, and only where there are such batches.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from dtq.core.batches import Batch
 from dtq.core.changes import BatchFlow
 from dtq.core.heap import DueHeap
-from dtq.core.register import Register
 from dtq.model.messages import Conditions
+
+if TYPE_CHECKING:
+    from dtq.core.register import Register
 
 
 def note(register: Register, batch: Batch, conditions: Conditions, now: float) -> None:

@@ -192,6 +192,11 @@ class Engine(Protocol):
         """
         ...
 
+    def children(self, parents: Sequence[int]) -> list[int]:
+        """The batches that are kept and have one of these among what they wait for, or have waited for (`EdgeRow`), in
+        rising order. A damaged store may name others, too."""
+        ...
+
     def holds(self, values: Sequence[Value]) -> bool:
         """Whether rows name all of these values. Where they do, the values stay for at least a minute, so that whoever
         asks can name them too."""

@@ -26,6 +26,7 @@ from dtq.core.changes import (
     Change,
     DefinitionEnded,
     DefinitionRow,
+    EdgeRow,
     Expired,
     ExpiryRow,
     HoldEnded,
@@ -98,6 +99,9 @@ class MemoryEngine:
         self._leases: dict[int, LeaseRow] = {}
         self._holds: dict[tuple[str, bytes], HoldRow] = {}
         self._definitions: dict[tuple[str, str], DefinitionRow] = {}
+        #: By batch, what waits for it or has waited; and what it waits for, or has waited for.
+        self._children: dict[int, set[int]] = {}
+        self._parents: dict[int, list[int]] = {}
         #: The pages of each batch in rising order.
         self._arguments: dict[int, list[ArgumentPage]] = {}
         self._results: dict[int, list[ResultPage]] = {}
@@ -126,6 +130,7 @@ class MemoryEngine:
             LeaseRow: lambda row: self._leases.__setitem__(row.token, row),
             HoldRow: self._on_hold,
             DefinitionRow: lambda row: self._definitions.__setitem__((row.kind, row.name), row),
+            EdgeRow: self._on_edge,
             ArgumentPage: self._on_arguments,
             ResultPage: self._on_results,
             Totals: lambda row: setattr(self, "_totals", row),
@@ -221,6 +226,11 @@ class MemoryEngine:
                 return list(sieve.first(merge(*streams, key=latest_first, reverse=True)))
             runs = [run for number in sieve.batches for run in self._runs(number, sieve)]
             return list(sieve.first(sorted(runs, key=latest_first, reverse=True)))
+
+    def children(self, parents: Sequence[int]) -> list[int]:
+        """See `Engine.children`."""
+        with self._reading():
+            return sorted({child for parent in parents for child in self._children.get(parent, ())})
 
     def holds(self, values: Sequence[Value]) -> bool:
         """See `Engine.holds`."""
@@ -416,6 +426,9 @@ class MemoryEngine:
             for row in self._batches.values()
             if row.finished_at is not None and row.expires_at is None and row.finished_at < change.before
         ]
+        if change.spared:
+            spared = set(change.spared)
+            old = [number for number in old if number not in spared]
         self._no_longer(old)
         used = {row.spec for row in self._batches.values()}
         self._gone(row for number, row in self._specs.items() if number not in used)
@@ -427,8 +440,12 @@ class MemoryEngine:
             self._expiring.setdefault(row.expires_at, set()).add(row.batch)
 
     def _on_own_expired(self, change: OwnExpired) -> None:
+        spared = set(change.spared)
         for at in [at for at in self._expiring if at <= change.at]:
             numbers = self._expiring.pop(at)
+            if left := numbers & spared:
+                self._expiring[at] = left
+                numbers -= left
             self._no_longer(n for n in numbers if n in self._batches and self._batches[n].expires_at == at)
 
     def _no_longer(self, batches: Iterable[int]) -> None:
@@ -488,6 +505,16 @@ class MemoryEngine:
         self._gone(self._arguments.pop(batch, ()))
         self._forget_results(batch)
         self._drop_leases(batch)
+        for parent in self._parents.pop(batch, ()):
+            self._children[parent].discard(batch)
+            if not self._children[parent]:
+                del self._children[parent]
+
+    def _on_edge(self, row: EdgeRow) -> None:
+        children = self._children.setdefault(row.parent, set())
+        if row.child not in children:
+            children.add(row.child)
+            self._parents.setdefault(row.child, []).append(row.parent)
 
     def _drop_leases(self, batch: int) -> None:
         for token in [token for token, lease in self._leases.items() if lease.batch == batch]:

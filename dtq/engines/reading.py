@@ -5,6 +5,7 @@ They never wait for a commit, nor a commit for them, and each answer is of one m
 
 from __future__ import annotations
 
+import json
 import logging
 import sqlite3
 import threading
@@ -39,6 +40,8 @@ _ARGUMENTS: Final = f"SELECT batch, lo, hi, crc, data FROM arguments {_OVERLAPPI
 _RESULTS: Final = f"SELECT batch, lo, hi, ended_at, worker, crc, data FROM results {_OVERLAPPING}"
 
 _IN_USE: Final = "SELECT 1 FROM uses WHERE segment = ? AND start = ? AND length = ? LIMIT 1"
+
+_CHILDREN: Final = "SELECT DISTINCT child FROM edges WHERE parent IN (SELECT value FROM json_each(?)) ORDER BY child"
 
 _ATTEMPTS: Final = "SELECT body FROM attempts WHERE batch = ? AND idx = ? AND number >= ? ORDER BY number"
 _LAST_ATTEMPTS: Final = "SELECT body FROM attempts WHERE batch = ? AND idx = ? ORDER BY number DESC LIMIT ?"
@@ -136,6 +139,12 @@ class Reader:
                 with closing(connection.execute(_RESULTS, where)) as rows:
                     found = fill(map(rowcodec.decode_results, rows), room)
         return cast(list[Page], found)
+
+    def children(self, parents: Sequence[int]) -> list[int]:
+        """See `Engine.children`."""
+        with self._asking() as connection:
+            found = connection.execute(_CHILDREN, (json.dumps(list(parents)),))
+            return [child for (child,) in found if type(child) is int]
 
     def holds(self, values: Sequence[Value]) -> bool:
         """See `Engine.holds`."""

@@ -50,6 +50,7 @@ DEFINITION: Final = 9
 _RESIDUE: Final = 0x2144DF1C
 
 STATE_CODE: Final = {
+    State.BLOCKED: 7,
     State.SCHEDULED: 1,
     State.PENDING: 2,
     State.RUNNING: 3,
@@ -184,6 +185,11 @@ def _set_of(flow: BatchFlow) -> dict[str, Any]:
     return {name: value for name, default in _flow_defaults.items() if (value := getattr(flow, name)) != default}
 
 
+def _flow_of(told: dict[str, Any]) -> BatchFlow:
+    after = tuple([tuple(parent) for parent in told.pop("after", ())])
+    return BatchFlow(after=after, **told)
+
+
 def unfinished(body: bytes) -> bool:
     """Whether a sound blob is one of a batch that is not finished."""
     return body[_END_WIDE if body[0] & _WIDE else _END] == _NOT_YET
@@ -251,7 +257,7 @@ def decode_batch(batch: int, body: object, names: dict[bytes, str]) -> BatchRow:
     if flags & _FLOW:
         (size,) = _FLOW_LENGTH.unpack_from(body, begin)
         begin += _FLOW_LENGTH.size + size
-        draft.flow = BatchFlow(**json.loads(body[begin - size : begin]))
+        draft.flow = _flow_of(json.loads(body[begin - size : begin]))
     else:
         draft.flow = None
     end = begin + length

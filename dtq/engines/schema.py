@@ -72,8 +72,12 @@ _INDEXES_3: Final = (
     f"{_BY_END} WHERE expires_at IS NULL",
     "CREATE INDEX batches_by_expiry ON batches (trimmed, expires_at) WHERE expires_at IS NOT NULL",
 )
-#: That of version 4: what operators have defined by name.
-_TABLES_4: Final = ("CREATE TABLE definitions (code INTEGER PRIMARY KEY, body BLOB)",)
+#: Those of version 4: what operators have defined by name, and which batch has which among what it waits for.
+_TABLES_4: Final = (
+    "CREATE TABLE definitions (code INTEGER PRIMARY KEY, body BLOB)",
+    "CREATE TABLE edges (child INTEGER, parent INTEGER, PRIMARY KEY (child, parent)) WITHOUT ROWID",
+    "CREATE INDEX edges_by_parent ON edges (parent)",
+)
 #: The tables of versions before the present one.
 _TABLES_1: Final = (_BATCHES.format(""), _BY_END, *_ALWAYS)
 _UP_TO_3: Final = (_BATCHES.format(", expires_at REAL"), *_ALWAYS, *_INDEXES_3, *_TABLES_3)

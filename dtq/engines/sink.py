@@ -31,6 +31,7 @@ from dtq.core.changes import (
     Change,
     DefinitionEnded,
     DefinitionRow,
+    EdgeRow,
     Expired,
     HoldEnded,
     HoldRow,
@@ -66,6 +67,7 @@ from dtq.model.values import Value
 from dtq.records import dataclass
 
 # Kinds of rows of the sink beside those of `rowcodec`.
+_EDGE: Final = 19
 _USE: Final = 20
 _HEAD: Final = 21
 _LEASE_ENDED: Final = 22
@@ -116,10 +118,8 @@ class _Upsert:
         names = list(self.columns)
         key = names[: self.key]
         changed = [f"{name} = excluded.{name}" for name in names[self.key :] if name not in self.constant]
-        return (
-            f"INSERT INTO {self.table} ({', '.join(names)}) {source}"
-            f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join(changed)}{self.also}"
-        )
+        then = f"UPDATE SET {', '.join(changed)}{self.also}" if changed else "NOTHING"
+        return f"INSERT INTO {self.table} ({', '.join(names)}) {source} ON CONFLICT ({', '.join(key)}) DO {then}"
 
 
 _UPSERTS: Final = {
@@ -155,6 +155,7 @@ _UPSERTS: Final = {
     ),
     HOLD: _Upsert(table="holds", columns={"hold": "a", "body": "body"}),
     DEFINITION: _Upsert(table="definitions", columns={"code": "a", "body": "body"}),
+    _EDGE: _Upsert(table="edges", columns={"child": "a", "parent": "b"}, key=2),
     # Behind the rows that name the values: those take the records of what they named before with them.
     _USE: _Upsert(
         table="uses",
@@ -186,7 +187,7 @@ _REMOVALS: Final = {
         f"DELETE FROM {table} WHERE batch = new.a;"
         for table in ("leases", "batches", "tasks", "attempts", "arguments", "results")
     )
-    + f" {_OF_GONE_ARGUMENTS}; {_OF_GONE_RESULTS};",
+    + f" DELETE FROM edges WHERE child = new.a; {_OF_GONE_ARGUMENTS}; {_OF_GONE_RESULTS};",
     _ARGUMENTS_FORGOTTEN: f"DELETE FROM arguments WHERE batch = new.a AND {_OF_DEAD.format('arguments', 'lo', 'hi')};"
     f" {_OF_GONE_ARGUMENTS};",
     _READ: "DELETE FROM results WHERE batch = new.a AND lo >= new.b AND lo < new.c AND hi <= new.c;"
@@ -264,6 +265,8 @@ _CHOSEN: Final = (
 #: Which batches go: of `Expired` and `OwnExpired` with their moments, of `BatchesRead` with their numbers as JSON.
 _OLD: Final = _CHOSEN.format("expires_at IS NULL AND finished_at < ?")
 _OVERDUE: Final = _CHOSEN.format("expires_at <= ?")
+#: Where some are spared, with their numbers as JSON.
+_SPARING: Final = " AND batch NOT IN (SELECT value FROM json_each(?))"
 _READ_WHOLE: Final = _CHOSEN.format("finished_at IS NOT NULL AND batch IN (SELECT value FROM json_each(?))")
 #: What becomes of them, in order.
 _NO_LONGER: Final = (
@@ -282,6 +285,7 @@ _END_OF_GOING: Final = "DELETE FROM going"
 _NAMED_NO_LONGER: Final = tuple(
     _OF_GONE.format(kind, table, _GOING.format(1)) for kind, table in ((ARGUMENTS, "arguments"), (RESULTS, "results"))
 )
+_LINKED_NO_LONGER: Final = f"DELETE FROM edges WHERE child {_GOING.format('NOT dead')}"
 _UNUSED_SPECS: Final = "DELETE FROM specs WHERE NOT EXISTS (SELECT 1 FROM batches WHERE spec = number)"
 _NAMED_BY_UNUSED: Final = (
     f"DELETE FROM uses WHERE kind = {SPEC} AND NOT EXISTS (SELECT 1 FROM specs WHERE number = owner)"
@@ -296,16 +300,19 @@ class Sheet:
     Args:
         changes: the changes.
         valued: whether rows that are there may name values.
+        linked: whether batches that are there may have others among what they wait for.
 
     Attributes:
         totals: the totals row, where it changed.
         argument_bytes: how much of it is arguments.
         removes: whether it removes rows that may be large, so that the file may have room to give back.
         values: the values that its rows name.
+        linked: whether batches may have others among what they wait for when it is done.
     """
 
-    def __init__(self, changes: Sequence[Change], *, valued: bool = True) -> None:
+    def __init__(self, changes: Sequence[Change], *, valued: bool = True, linked: bool = True) -> None:
         self._valued = valued
+        self.linked = linked
         self.totals: Totals | None = None
         self.argument_bytes = 0
         self.removes = False
@@ -370,6 +377,11 @@ class Sheet:
         body = rowcodec.encode_definition(row)
         self._last((DEFINITION, code), (DEFINITION, code, None, None, None, None, None, body))
 
+    def _on_edge(self, row: EdgeRow) -> None:
+        self.linked = True
+        key = (_EDGE, row.child, row.parent)
+        self._others[key] = (*key, None, None, None, None, b"")
+
     def _on_task(self, row: TaskRow) -> None:
         body = rowcodec.encode_task(row)
         state, ended_at = STATE_CODE[row.state], rowcodec.final_at(row)
@@ -404,13 +416,13 @@ class Sheet:
                 self._remove(_BATCH_WITHDRAWN, batch)
             case ArgumentsForgotten(batch):
                 self._remove(_ARGUMENTS_FORGOTTEN, batch)
-            case Expired(before):
-                self._no_longer(_OLD, before)
+            case Expired(before, spared):
+                self._no_longer(_OLD, before, spared)
                 self._made.append((_UNUSED_SPECS, ()))
                 if self._valued or self.values:
                     self._made.append((_NAMED_BY_UNUSED, ()))
-            case OwnExpired(at):
-                self._no_longer(_OVERDUE, at)
+            case OwnExpired(at, spared):
+                self._no_longer(_OVERDUE, at, spared)
             case BatchesRead(batches):
                 self._no_longer(_READ_WHOLE, json.dumps(batches))
             case Read(batch, lo, hi):
@@ -423,12 +435,15 @@ class Sheet:
         self._settle()
         self._rows.append((kind, batch, lo, hi, None, None, None, b""))
 
-    def _no_longer(self, which: str, parameter: object) -> None:
+    def _no_longer(self, which: str, parameter: object, spared: tuple[int, ...] = ()) -> None:
         self.removes = True
         self._settle()
         self._sink()
         what = [*_NAMED_NO_LONGER, _END_OF_GOING] if self._valued or self.values else [_END_OF_GOING]
-        self._made += [(which, (parameter,)), *((sql, ()) for sql in (*_NO_LONGER, *what))]
+        if self.linked:
+            what.insert(0, _LINKED_NO_LONGER)
+        chosen = (which + _SPARING, (parameter, json.dumps(spared))) if spared else (which, (parameter,))
+        self._made += [chosen, *((sql, ()) for sql in (*_NO_LONGER, *what))]
 
     # -- writing --------------------------------------------------------------------------------------------------
 
@@ -511,6 +526,7 @@ _GATHER: Final[dict[type, Callable[[Sheet, Any], None]]] = {
     SpecRow: Sheet._on_spec,
     HoldRow: Sheet._on_hold,
     DefinitionRow: Sheet._on_definition,
+    EdgeRow: Sheet._on_edge,
     Totals: Sheet._on_totals,
 }
 

@@ -73,6 +73,8 @@ class _Use:
     missing_batches: bool
     #: Whether rows may name values.
     valued: bool
+    #: Whether batches may have others among what they wait for.
+    linked: bool
     closing: contextlib.ExitStack
 
 
@@ -137,7 +139,8 @@ class SqliteEngine:
         use = self._used()
         self._check_presence(use)
         if changes:
-            sheet = Sheet(changes, valued=use.valued)
+            sheet = Sheet(changes, valued=use.valued, linked=use.linked)
+            use.linked |= sheet.linked
             head = replace(use.head, sequence=use.head.sequence + 1, totals=sheet.totals or use.head.totals)
             use.reserve.want(head.totals)
             if sheet.values:
@@ -175,6 +178,10 @@ class SqliteEngine:
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:
         """See `Engine.ended`."""
         return self._used().reader.ended(Sieve(selection, now))
+
+    def children(self, parents: Sequence[int]) -> list[int]:
+        """See `Engine.children`."""
+        return self._used().reader.children(parents)
 
     def holds(self, values: Sequence[Value]) -> bool:
         """See `Engine.holds`."""
@@ -275,6 +282,7 @@ class SqliteEngine:
             reader=readers[1],
             missing_batches=survey.missing_batches,
             valued=writer.execute("SELECT 1 FROM uses LIMIT 1").fetchone() is not None,
+            linked=writer.execute("SELECT 1 FROM edges LIMIT 1").fetchone() is not None,
             closing=closing,
         )
 

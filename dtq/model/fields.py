@@ -196,6 +196,8 @@ Moment = Annotated[float, Number(0, MAX_MOMENT)]
 Measure = Annotated[float, Number(-_FINITE, _FINITE)]
 #: The number of a batch.
 BatchNumber = Annotated[int, Number(0, _ID_END - 1)]
+#: A batch that is waited for; negative, how many places before it in the same call the one was submitted that is.
+Awaited = Annotated[int, Number(-100_000, _ID_END - 1)]
 #: The index of a task in its batch, or the one after the last.
 Index = Annotated[int, Number(0, _ID_END - 1)]
 #: An index, or -1 for all or none.
@@ -259,6 +261,8 @@ NAMES: Final = Items(64)
 LIMITS: Final = Items(16)
 #: Most submissions in one call.
 MAX_SUBMISSIONS: Final = 100_000
+#: What one submission waits for.
+AWAITED: Final = Items(10_000)
 #: What one call names or brings otherwise: tasks, batches, functions.
 MANY: Final = Items(300_000)
 #: What an answer brings is bounded in bytes, where it is made.

@@ -164,8 +164,14 @@ class Conditions:
         unique: for how long its key stands for an earlier batch.
         unique_s: likewise, in seconds from the acceptance of that one on; None where `unique` says it.
         on_conflict: what it gets where the key is taken.
+        after: what it waits for: tasks ``[lo, hi)`` of a batch, where hi is 0 all of it, as ``(batch, lo, hi, value)``;
+            and whether its function is given their results, in this order. A negative batch is the one that was
+            submitted so many places before in the same call.
+        run_anyway: whether it runs where one of them ends without a result; else it is cancelled then.
     """
 
+    after: Annotated[tuple[tuple[fields.Awaited, fields.Index, fields.Index, bool], ...], fields.AWAITED] = ()
+    run_anyway: bool = False
     expires_s: fields.Seconds | None = None
     start_by: fields.Moment | None = None
     at: fields.Moment | None = None

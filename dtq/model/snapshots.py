@@ -128,6 +128,7 @@ class TaskView:
 class Counts:
     """How many tasks stand where."""
 
+    blocked: fields.Count = 0
     scheduled: fields.Count = 0
     pending: fields.Count = 0
     running: fields.Count = 0
@@ -143,7 +144,7 @@ class Counts:
     @property
     def unfinished(self) -> int:
         """Those that are not in a final state."""
-        return self.scheduled + self.pending + self.running
+        return self.blocked + self.scheduled + self.pending + self.running
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +239,7 @@ class QueueView:
     scheduled: fields.Count
     running: fields.Count
     workers: fields.Count
+    blocked: fields.Count = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Final
 class State(Enum):
     """Where a task stands. `core.states` says how it may move."""
 
+    BLOCKED = "blocked"  #: waits for other tasks to end
     SCHEDULED = "scheduled"  #: delayed, or backing off after a failure: waits for a time
     PENDING = "pending"  #: waits for a slot
     RUNNING = "running"  #: leased to a worker

@@ -121,6 +121,10 @@ class FailingEngine:
         """See `Engine.ended`."""
         return self._engine.ended(selection, now)
 
+    def children(self, parents: Sequence[int]) -> list[int]:
+        """See `Engine.children`."""
+        return self._engine.children(parents)
+
     def holds(self, values: Sequence[Value]) -> bool:
         """See `Engine.holds`."""
         return self._engine.holds(values)

@@ -16,6 +16,7 @@ from dtq.core.changes import (
     Change,
     DefinitionEnded,
     DefinitionRow,
+    EdgeRow,
     Expired,
     ExpiryRow,
     HoldEnded,
@@ -54,6 +55,8 @@ def key_of(row: Row) -> tuple[Any, ...]:
             return HoldRow, row.session, row.digest
         case DefinitionRow():
             return DefinitionRow, row.kind, row.name
+        case EdgeRow():
+            return EdgeRow, row.child, row.parent
         case Totals():
             return (Totals,)
         case ExpiryRow():
@@ -86,7 +89,7 @@ class Model:
                 case TaskForgotten(batch, index, history):
                     self._forget_task(batch, index, history)
                 case BatchWithdrawn(batch):
-                    self._keep(lambda r: getattr(r, "batch", None) != batch)
+                    self._keep(lambda r: getattr(r, "batch", getattr(r, "child", None)) != batch)
                 case ArgumentsForgotten(batch):
                     self._forget_arguments(batch)
                 case Expired() | OwnExpired():
@@ -107,9 +110,13 @@ class Model:
 
     def _expire(self, change: Expired | OwnExpired) -> None:
         if isinstance(change, OwnExpired):
-            self._no_longer(lambda r: r.expires_at is not None and r.expires_at <= change.at)
+            self._no_longer(
+                lambda r: r.expires_at is not None and r.expires_at <= change.at and r.batch not in change.spared
+            )
             return
-        self._no_longer(lambda r: r.expires_at is None and r.finished_at < change.before)
+        self._no_longer(
+            lambda r: r.expires_at is None and r.finished_at < change.before and r.batch not in change.spared
+        )
         used = {row.spec for row in self.of(BatchRow)}
         self._keep(lambda r: type(r) is not SpecRow or r.number in used)
 
@@ -154,6 +161,9 @@ class Model:
             if (row.batch in set(numbers) or row.key == key) and (SpecRow, row.spec) in self.rows
         ]
 
+    def children(self, parents: Iterable[int]) -> list[int]:
+        return sorted({row.child for row in self.of(EdgeRow) if row.parent in set(parents)})
+
     def holds(self, values: Iterable[Value]) -> bool:
         named = {
             value for kind in (ArgumentPage, ResultPage) for row in self.of(kind) for value in pages.named(row.data)
@@ -195,6 +205,8 @@ def _by(run: EndedRun, worker: str) -> EndedRun:
 
 
 def _outlives(row: Any, batch: int, dead: set[int]) -> bool:
+    if isinstance(row, EdgeRow):
+        return row.child != batch or bool(dead)
     if getattr(row, "batch", None) != batch:
         return True
     match row:

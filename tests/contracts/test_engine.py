@@ -217,7 +217,7 @@ def test_restore_gives_tasks_of_live_batches_not_final_or_never_leased_then_all_
         *live, task(3, 0), task(3, 1), task(4, 1), *ahead[1:]
     ]  # fmt: skip
     assert rows[-3:] == [lease(2, 2), lease(5, 77), lease(9, 3)]
-    assert [type(row) for row in rows] == [SpecRow, *[BatchRow] * 3, *[TaskRow] * 8, *[LeaseRow] * 3]
+    assert [type(row) for row in rows] == [SpecRow, *[BatchRow] * 3, *[TaskRow] * 9, *[LeaseRow] * 3]
 
 
 def test_restore_can_be_read_while_commits_go_on(engine: Engine) -> None:

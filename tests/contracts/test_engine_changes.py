@@ -18,10 +18,12 @@ from dtq.core.changes import (
     ArgumentPage,
     ArgumentsForgotten,
     BatchesRead,
+    BatchFlow,
     BatchWithdrawn,
     Change,
     DefinitionEnded,
     DefinitionRow,
+    EdgeRow,
     Expired,
     HoldEnded,
     LeaseEnded,
@@ -73,6 +75,15 @@ holders = st.sampled_from([SESSION, ODD_TEXT])
 digests = st.sampled_from([b"", b"\0\xff"])
 
 
+flows = st.builds(
+    BatchFlow,
+    after=st.lists(st.tuples(numbers, indexes, indexes, st.booleans()), max_size=2).map(tuple),
+    run_anyway=st.booleans(),
+    blocked=st.booleans(),
+    why=st.sampled_from(["", "parent 2 is dead"]),
+)
+
+
 @st.composite
 def batches(draw: st.DrawFn, number: int | None = None) -> Change:
     number = draw(numbers) if number is None else number
@@ -87,6 +98,7 @@ def batches(draw: st.DrawFn, number: int | None = None) -> Change:
             cut=draw(st.none() | st.integers(0, 6)),
             finished_at=finished_at,
             expires_at=None if finished_at is None else draw(st.none() | moments),
+            flow=draw(st.none() | flows),
         )
     )
 
@@ -116,12 +128,21 @@ def pages(draw: st.DrawFn) -> list[Change]:
     return [Stored(page), draw(batches(number))]
 
 
+@st.composite
+def edges(draw: st.DrawFn) -> list[Change]:
+    """A batch with what it waits for."""
+    number = draw(numbers)
+    return [draw(batches(number)), *stored(*[EdgeRow(child=number, parent=p) for p in draw(st.sets(numbers))])]
+
+
+spared = st.lists(numbers, max_size=2).map(tuple)
 kinds = st.sampled_from(["limit", "queue"])
 names = st.sampled_from(["api", "tenant-*", "\ud800/é"])
 changes = st.one_of(
     batches().map(lambda change: [change]),
     pages(),
     tasks(),
+    edges(),
     st.builds(lambda number, token: [Stored(lease(token, number))], numbers, st.integers(1, 5)),
     st.integers(1, 5).map(lambda token: [LeaseEnded(token)]),
     st.builds(lambda number, index, history: [TaskForgotten(number, index, history)], numbers, indexes, st.booleans()),
@@ -129,8 +150,8 @@ changes = st.one_of(
     numbers.map(lambda number: [ArgumentsForgotten(number)]),
     st.builds(lambda number, lo, count: [Read(number, lo, lo + count)], numbers, st.integers(0, 5), st.integers(1, 6)),
     st.lists(numbers, min_size=1, max_size=3).map(lambda several: [BatchesRead(tuple(several))]),
-    moments.map(lambda before: [Expired(before), *stored(*SPECS.values())]),
-    moments.map(lambda at: [OwnExpired(at)]),
+    st.builds(lambda before, some: [Expired(before, some), *stored(*SPECS.values())], moments, spared),
+    st.builds(lambda at, some: [OwnExpired(at, some)], moments, spared),
     st.sampled_from(list(SPECS.values())).map(lambda row: stored(row)),
     st.builds(lambda s, d, v: stored(hold(s, d, *v)), holders, digests, st.lists(values, min_size=1, max_size=2)),
     st.builds(lambda s, d: [HoldEnded(s, d)], holders, digests),
@@ -153,6 +174,7 @@ def answers(store: Engine | Model) -> dict[str, Any]:
     """Everything a store can be asked about."""
     said: dict[str, Any] = {"restore": list(store.restore())}
     said["in use"] = [store.holds([value]) for value in VALUES] + [store.holds(VALUES), store.holds([])]
+    said["children"] = [store.children([number]) for number in BATCHES] + [store.children(BATCHES), store.children([])]
     said["by number"] = store.batches(BATCHES)
     said["by key"] = [store.batches(key=key) for key in KEYS.values()]
     for number in BATCHES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -65,11 +66,26 @@ def state_of(machine: Machine) -> dict[str, Any]:
         "steering": {queue: queues.steering(register, queue) for queue in queues.steered(register)},
         "pending": pending_in_order(register),
         "scheduled": scheduled_in_order(register),
+        "waits": register.dependencies.waits,
+        "needed": register.dependencies.needed,
+        "edges": register.dependencies.edges,
+        "awaited": sorted(awaited(register)),
         "keys": register.keys,
         "open": set(register.open),
         "specs": {number: entry.spec for number, entry in register.specs_by_number.items() if entry.batches},
         "totals": replace(register.totals(), clock=0.0),  # the clock goes on without being written each time
     }
+
+
+def awaited(register: Register) -> Iterator[tuple[int, ...]]:
+    """What waits for what: batch, range, how many of it have not ended, and what waits."""
+    waits = register.dependencies.waits
+    for number, found in register.dependencies.awaited.items():
+        singles = [(index, index + 1, 1, child) for index, some in found.by_index.items() for child in some]
+        spans = [(span.lo, span.hi, span.left, span.child) for span in found.spans]
+        for lo, hi, left, child in [*singles, *spans, *((0, 0, 0, child) for child in found.whole)]:
+            if child.number in waits and register.batches[child.number] is child:
+                yield number, lo, hi, left, child.number
 
 
 def unfinished(machine: Machine) -> dict[tuple[int, int], tuple[Any, ...]]:

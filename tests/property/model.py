@@ -68,6 +68,12 @@ class Shipment:
     #: Whether it has expired once, but for its dead letters.
     expired: bool = False
     jobs: list[Job] = field(default_factory=list)
+    #: What it waits for, or has: batch, lo, hi (0: all of it), whether its function is given the results.
+    after: tuple[tuple[int, int, int, bool], ...] = ()
+    run_anyway: bool = False
+    #: Whether it waits still; and, where it is doomed or was cancelled by the end of a parent, of which.
+    blocked: bool = False
+    lost_to: tuple[int, int] | None = None
 
     @property
     def expires_at(self) -> float | None:
@@ -111,6 +117,8 @@ class Model:
         #: the starts of each are paid for.
         self.rates: dict[str, tuple[float, int]] = {}
         self.paid: dict[str, float] = {}
+        #: Finished batches that would have expired by their own time, but are needed.
+        self.overdue: set[int] = set()
 
     def jobs(self) -> Iterable[Job]:
         return (job for shipment in self.shipments.values() for job in shipment.jobs)
@@ -135,11 +143,14 @@ class Model:
         delay_s: float,
         now: float,
         conditions: Conditions | None = None,
+        after: tuple[tuple[int, int, int, bool], ...] = (),
+        run_anyway: bool = False,
     ) -> Shipment:
         due_at = now + delay_s if delay_s else None
         shipment = Shipment(number=number, options=options, session=session, key=key, due_at=due_at)
         if conditions is not None and conditions.expires_s is not None:
             shipment.start_by = now + conditions.expires_s
+        shipment.after, shipment.run_anyway, shipment.blocked = after, run_anyway, bool(after)
         self.shipments[number] = shipment
         return shipment
 
@@ -153,6 +164,76 @@ class Model:
         started = any(job.state in begun or (job.attempt and not job.over) for job in holder.jobs)
         return unique is not Unique.PENDING or not started
 
+    # -- waiting for others -----------------------------------------------------------------------------------------
+
+    def of_parent(self, parent: tuple[int, int, int, bool]) -> list[Job]:
+        number, lo, hi, _ = parent
+        shipment = self.shipments.get(number)
+        return [] if shipment is None else shipment.jobs[lo : hi or None]
+
+    def waits(self, shipment: Shipment) -> bool:
+        """Whether something that it waits for has not ended."""
+        for parent in shipment.after:
+            found = self.shipments.get(parent[0])
+            if found is not None and (
+                any(not job.over for job in self.of_parent(parent)) or (not parent[2] and not found.complete)
+            ):
+                return True
+        return False
+
+    def lost(self, shipment: Shipment) -> tuple[int, int] | None:
+        """What it waits for that has ended without a result."""
+        for parent in shipment.after:
+            for job in self.of_parent(parent):
+                if job.state in (State.DEAD, State.CANCELLED):
+                    return job.batch, job.index
+        return None
+
+    def settle(self, now: float) -> None:
+        """What waits is released, or cancelled, until nothing changes any more."""
+        while any([self.settled(shipment, now) for shipment in self.live() if shipment.blocked]):
+            pass
+
+    def settled(self, shipment: Shipment, now: float) -> bool:
+        """Whether something that waits does so no more."""
+        if shipment.lost_to is None and not shipment.run_anyway:
+            shipment.lost_to = self.lost(shipment)
+        if not shipment.complete if shipment.lost_to is not None else self.waits(shipment):
+            return False
+        for job in [job for job in shipment.jobs if not job.over]:
+            if shipment.lost_to is not None:
+                self.end(job, State.CANCELLED, now)
+            else:
+                self.free(job, now)
+        shipment.blocked = False
+        self.look_whether_finished(shipment, now)
+        return True
+
+    def free(self, job: Job, now: float) -> None:
+        due_at = self.shipments[job.batch].due_at
+        waits = due_at is not None and due_at > now
+        job.state = State.SCHEDULED if waits else State.PENDING
+        job.due_at = due_at if waits else None
+
+    def bring_back(self, number: int, now: float) -> None:
+        """A task of a batch was put back: so is what its end had cancelled."""
+        for shipment in list(self.shipments.values()):
+            cancelled = shipment.finished_at is not None and shipment.lost_to is not None and not shipment.blocked
+            if not cancelled or not shipment.jobs or number not in [parent[0] for parent in shipment.after]:
+                continue
+            lost = self.lost(shipment)
+            if lost is not None:
+                shipment.lost_to = lost
+                continue
+            shipment.lost_to, shipment.finished_at, shipment.blocked = None, None, True
+            for job in shipment.jobs:
+                job.state = State.BLOCKED
+            self.bring_back(shipment.number, now)
+
+    def needed(self) -> set[int]:
+        """Batches whose results are given to something that has not ended."""
+        return {parent[0] for shipment in self.live() for parent in shipment.after if parent[3]}
+
     def append(self, shipment: Shipment, count: int, complete: bool, now: float) -> None:
         if shipment.complete:
             return
@@ -162,8 +243,8 @@ class Model:
                 batch=shipment.number,
                 index=len(shipment.jobs),
                 options=shipment.options,
-                state=State.SCHEDULED if waits else State.PENDING,
-                due_at=shipment.due_at if waits else None,
+                state=State.BLOCKED if shipment.blocked else State.SCHEDULED if waits else State.PENDING,
+                due_at=shipment.due_at if waits and not shipment.blocked else None,
             )
             shipment.jobs.append(job)
         self.submitted += count
@@ -354,22 +435,29 @@ class Model:
         for shipment in self.live():
             if self.is_over(shipment, now):
                 for job in shipment.jobs:
-                    if job.attempt == 0 and job.state in (State.PENDING, State.SCHEDULED):
+                    if job.attempt == 0 and job.state in (State.BLOCKED, State.PENDING, State.SCHEDULED):
                         self.end(job, State.CANCELLED, now)
+                shipment.lost_to, shipment.blocked = None, False
                 self.seal(shipment, now)
         for session in [session for session, crew in self.crews.items() if crew.expires_at <= now]:
             self.lose(session, now)
+        self.settle(now)
 
-    def expire(self, before: float) -> None:
+    def expire(self, before: float, spared: Iterable[int]) -> None:
         """What finished before a moment is no longer kept, unless it has a time of its own; dead letters are."""
         for shipment in list(self.shipments.values()):
+            if shipment.number in spared:
+                continue
             if shipment.finished_at is not None and shipment.expires_at is None and shipment.finished_at < before:
                 self.forget(shipment)
 
-    def expire_by_own_time(self, now: float) -> None:
+    def expire_by_own_time(self, now: float, spared: Iterable[int]) -> None:
         for shipment in list(self.shipments.values()):
             if shipment.expires_at is not None and shipment.expires_at <= now:
-                self.forget(shipment)
+                if shipment.number in spared:
+                    self.overdue.add(shipment.number)
+                else:
+                    self.forget(shipment)
 
     def forget(self, shipment: Shipment) -> None:
         """All but dead letters."""

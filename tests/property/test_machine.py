@@ -151,6 +151,46 @@ class Histories(RuleBasedStateMachine):
             self._submit(count, terms, SUBMITTERS[0], True, 0.0, key, conditions)
             self.model.cancel_all(holder, self.now)
 
+    @precondition(lambda self: self._parents())
+    @rule(
+        count=counts,
+        terms=options,
+        parents=st.lists(st.tuples(pick, pick, pick, st.booleans()), min_size=1, max_size=3),
+        run_anyway=st.sampled_from([False, False, True]),
+        complete=st.sampled_from([True, True, True, False]),
+        delay_s=st.sampled_from([0.0, 0.0, 2.0]),
+        expires_s=st.sampled_from([None, None, None, 30.0]),
+    )
+    def submit_after(
+        self,
+        count: int,
+        terms: dict[str, Any],
+        parents: list[tuple[int, int, int, bool]],
+        run_anyway: bool,
+        complete: bool,
+        delay_s: float,
+        expires_s: float | None,
+    ) -> None:
+        """Something that waits for tasks, or whole batches, that are there."""
+        self.commit()  # what has ended is looked up in the store
+        if not self._parents():
+            return
+        conditions = None if expires_s is None else Conditions(expires_s=expires_s)
+        after = []
+        for which, lo, length, value in parents:
+            shipment = self._one(self._parents(), which)
+            size = len(shipment.jobs)
+            lo = lo % size if size else 0
+            hi = 0 if which % 3 == 0 or not size else min(size, lo + 1 + length % 3)
+            after.append((shipment.number, lo if hi else 0, hi, value))
+        self._submit(count, terms, SUBMITTERS[0], complete, delay_s, None, conditions, tuple(after), run_anyway)
+
+    def _parents(self) -> list[Shipment]:
+        return [shipment for shipment in self.model.shipments.values() if not shipment.expired]
+
+    # Much of what is new in a history is to wait for something.
+    submit_after_more = submit_after
+
     def _submit(
         self,
         count: int,
@@ -160,15 +200,19 @@ class Histories(RuleBasedStateMachine):
         delay_s: float,
         key: str | None,
         conditions: Conditions | None = None,
+        after: tuple[tuple[int, int, int, bool], ...] = (),
+        run_anyway: bool = False,
     ) -> None:
         known = set(self.driver.machine.register.batches)
         before = self.driver.machine.register.last_batch
+        flow: dict[str, Any] = {"conditions": conditions, "after": after, "run_anyway": run_anyway}
         number = self.driver.submit(
-            count, session=session, complete=complete, delay_s=delay_s, key=key, conditions=conditions, **terms
+            count, session=session, complete=complete, delay_s=delay_s, key=key, **flow, **terms
         )
         assert number == before + 1
         assert number not in known
-        shipment = self.model.submit(number, Options(**terms), session, key, delay_s, self.now, conditions)
+        waits = (conditions, after, run_anyway)
+        shipment = self.model.submit(number, Options(**terms), session, key, delay_s, self.now, *waits)
         self.model.append(shipment, count, complete, self.now)
         if self.driver.is_live(number):
             self.unwritten.append(self.driver.live(number))
@@ -388,6 +432,8 @@ class Histories(RuleBasedStateMachine):
                 self.model.purge(each)
             else:
                 self.model.revive(each)
+        if not purge:
+            self.model.bring_back(job.batch, self.now)
 
     # -- the store --------------------------------------------------------------------------------------------------
 
@@ -397,9 +443,9 @@ class Histories(RuleBasedStateMachine):
         self.driver.store.commit(self.backlog)
         for change in self.backlog:
             if isinstance(change, Expired):
-                self.model.expire(change.before)
+                self.model.expire(change.before, change.spared)
             elif isinstance(change, OwnExpired):
-                self.model.expire_by_own_time(change.at)
+                self.model.expire_by_own_time(change.at, change.spared)
             elif isinstance(change, Stored) and isinstance(change.row, Totals):
                 self.totals = change.row
         self.backlog = []
@@ -427,7 +473,8 @@ class Histories(RuleBasedStateMachine):
         restored, live = state_of(machine), state_of(self.driver.machine)
         for what, value in live.items():
             assert restored[what] == value, f"the {what} are not the same after a restart"
-        own = {s.expires_at for s in self.model.shipments.values() if s.expires_at is not None and not s.expired}
+        kept = [s for s in self.model.shipments.values() if s.expires_at is not None and not s.expired]
+        own = {s.expires_at for s in kept if s.number not in self.model.overdue}
         assert own <= set(self.driver.machine.register.expiries)
         assert own <= set(machine.register.expiries)
         # and everything that has ended, and how, is in the store, once.
@@ -473,6 +520,8 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def machine_agrees_with_model(self) -> None:
+        self.model.settle(self.now)
+        assert set(self.driver.machine.register.dependencies.needed) == self.model.needed()
         expected = {
             (job.batch, job.index): (job.state, job.due_at, job.attempt, job.failures, job.crashes, job.cancelling)
             for job in self.model.jobs()

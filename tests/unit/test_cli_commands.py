@@ -156,6 +156,7 @@ def test_stats_show_queues_workers_and_losses(noted: NotedCoordinator, capsys: C
     assert run(["stats", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)["stats"]
     assert document["tasks"] == {
+        "blocked": 0,
         "scheduled": 0,
         "pending": 5,
         "running": 0,

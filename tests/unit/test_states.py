@@ -50,7 +50,11 @@ def test_running_is_only_reached_by_a_lease_of_a_pending_task() -> None:
 def test_final_states_are_only_left_by_operators_or_by_a_withdrawal() -> None:
     left = {(state, move) for state, move, _ in LISTED if state in FINAL and move is not Move.WITHDRAWN}
 
-    assert left == {(State.DEAD, Move.REVIVED), (State.DEAD, Move.PURGED)}
+    assert left == {
+        (State.DEAD, Move.REVIVED),
+        (State.DEAD, Move.PURGED),
+        (State.CANCELLED, Move.BROUGHT_BACK),
+    }
 
 
 def test_every_task_can_be_stopped_until_it_has_ended() -> None:
@@ -69,8 +73,8 @@ def test_tally_counts_each_queue_apart_and_all_together() -> None:
 
     # Then
     assert tally.queues() == {
-        "a": {State.SCHEDULED: 0, State.PENDING: 1, State.RUNNING: 2},
-        "b": {State.SCHEDULED: 2, State.PENDING: 0, State.RUNNING: 0},
+        "a": {State.BLOCKED: 0, State.SCHEDULED: 0, State.PENDING: 1, State.RUNNING: 2},
+        "b": {State.BLOCKED: 0, State.SCHEDULED: 2, State.PENDING: 0, State.RUNNING: 0},
     }
     assert tally.counts() == Counts(scheduled=2, pending=1, running=2)
     assert tally.unfinished == 5

@@ -1,0 +1,281 @@
+"""What submissions wait for: which of it is there, and how what has ended did.
+
+The machine knows what is live; what has ended is in the store, and is looked up there outside of the lock. So whoever
+accepts a submission takes the lock, sees whether everything that it has to know is known, and else lets go of it, looks
+it up and tries again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+
+from dtq.coordinator.service import Coordinator
+from dtq.core.batches import Batch
+from dtq.core.changes import Parent
+from dtq.core.dependencies import CAUSE, After, cause
+from dtq.engines.base import EndedRun, StoredBatch
+from dtq.errors import DtqError, ParentUnknown
+from dtq.model.ids import TaskId
+from dtq.model.messages import Conditions, Receipt
+from dtq.model.snapshots import Selection
+from dtq.model.states import State
+from dtq.records import dataclass
+
+#: How often something is looked up that changes meanwhile, before what was seen last counts.
+_LOOKS: Final = 8
+#: Up to so many tasks of a batch are looked up one by one.
+_FEW: Final = 1024
+#: Of a live batch, how many tasks have ended so or so.
+_Stamp = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """What the store says of tasks.
+
+    Attributes:
+        error: why they cannot be waited for, where they cannot.
+        lost: those that have ended without a result, by their indexes, and why what waits for them never starts.
+        ended: how many of them have ended, as far as they are kept.
+        stamp: of their batch, when that was so; None where it was not live.
+    """
+
+    error: DtqError | None = None
+    lost: tuple[tuple[int, str], ...] = ()
+    ended: int = 0
+    stamp: _Stamp | None = None
+
+
+class Parents:
+    """What is found out of the tasks that something waits for.
+
+    Args:
+        c: the coordinator.
+        back: tasks that are put back: they had ended without a result, and are to run. Index -1 is all of a batch.
+    """
+
+    def __init__(self, c: Coordinator, back: Collection[tuple[int, int]] = ()) -> None:
+        self._c = c
+        self.back = set(back)
+        self._found: dict[tuple[int, int, int], _Found] = {}
+        self._looks = 0
+
+    @contextmanager
+    def locked(self, wanted: Sequence[Parent]) -> Iterator[None]:
+        """Hold the coordinator's lock while everything is known of some tasks."""
+        c = self._c
+        c.lock.acquire()
+        try:
+            while missing := [parent for parent in wanted if self._is_missing(parent)]:
+                c.lock.release()
+                try:
+                    self._look_up(missing)
+                finally:
+                    c.lock.acquire()
+                self._looks += 1
+            yield
+        finally:
+            c.lock.release()
+
+    # -- under the lock -------------------------------------------------------------------------------------------
+
+    def standing(self, parents: Iterable[Parent]) -> str:
+        """Why what waits for some tasks never starts; "" where it may.
+
+        Raises:
+            ParentUnknown: one of them is not there, or no longer kept.
+        """
+        lost = ""
+        for parent in parents:
+            lost = lost or self._standing(parent)
+        return lost
+
+    def _standing(self, parent: Parent) -> str:
+        number, lo, hi, _ = parent
+        batch = self._c.machine.register.batches.get(number)
+        if batch is not None and not hi:
+            return _lost_of(batch)
+        left = self._left(batch, lo, hi)
+        if batch is not None and left == hi - lo:
+            return ""
+        found = self._found.get((number, lo, hi))
+        if found is None:  # of the same call, and had been submitted before
+            raise ParentUnknown(_named(number, lo, hi), "it has ended meanwhile")
+        if found.error is not None:
+            raise found.error
+        if hi and found.ended + left < hi - lo and self._looks < _LOOKS:
+            raise ParentUnknown(_named(number, lo, hi), "it is no longer kept")
+        left_out = (number, -1) in self.back
+        return next((why for at, why in found.lost if not left_out and (number, at) not in self.back), "")
+
+    def _left(self, batch: Batch | None, lo: int, hi: int) -> int:
+        return 0 if batch is None else self._c.machine.register.dependencies.unended(batch, lo, hi)
+
+    def _is_missing(self, parent: Parent) -> bool:
+        number, lo, hi, _ = parent
+        batch = self._c.machine.register.batches.get(number)
+        if batch is not None and (not hi or self._left(batch, lo, hi) == hi - lo):
+            return False
+        found = self._found.get((number, lo, hi))
+        if found is None:
+            return True
+        return self._looks < _LOOKS and batch is not None and found.stamp != _stamp(batch)
+
+    # -- outside of it --------------------------------------------------------------------------------------------
+
+    def _look_up(self, missing: Iterable[Parent]) -> None:
+        c = self._c
+        with c.lock:
+            stamps = {
+                parent[0]: _stamp(batch)
+                for parent in missing
+                if (batch := c.machine.register.batches.get(parent[0])) is not None
+            }
+        c.flush()
+        for number, lo, hi, value in missing:
+            stored = next(iter(c.engine.batches([number])), None)
+            if stored is None:
+                with c.lock:
+                    accepted = 0 < number <= c.machine.register.last_batch
+                why = "it is no longer kept" if accepted else "it was never accepted"
+                found = _Found(error=ParentUnknown(_named(number, lo, hi), why))
+            elif hi > stored.row.size:
+                found = _Found(error=ParentUnknown(str(TaskId(number, hi - 1, False)), "it was never accepted"))
+            else:
+                found = self._ended(stored, lo, hi, value=value)
+            self._found[number, lo, hi] = replace(found, stamp=stamps.get(number))
+
+    def _ended(self, stored: StoredBatch, lo: int, hi: int, *, value: bool) -> _Found:
+        row = stored.row
+        if not hi and not value and not (row.dead or row.cancelled or row.purged):
+            return _Found(ended=row.size)
+        ids = [(row.batch, index) for index in range(lo, hi)] if 0 < hi - lo <= _FEW else [(row.batch, -1)]
+        runs = self._c.engine.ended(Selection(ids=tuple(ids), limit=0), self._c.clock.now())
+        end = hi or row.size
+        lost: list[tuple[int, str]] = []
+        ended, results = 0, 0
+        for run in sorted(runs, key=_by_place):
+            first, last = max(lo, run.lo), min(end, run.hi)
+            if first < last:
+                ended += last - first
+                if run.state is State.SUCCEEDED:
+                    results += last - first
+                else:
+                    lost.append((first, _lost(run, first)))
+        if not hi:
+            if row.purged and not lost:
+                lost.append((0, cause(row.batch, -1, State.DEAD.value, single=row.size == 1)))
+            if value and not lost and results < row.succeeded:
+                return _Found(error=ParentUnknown(str(row.batch), "its results are no longer kept"))
+        return _Found(lost=tuple(lost), ended=ended)
+
+
+def _lost(run: EndedRun, index: int) -> str:
+    row = run.batch.row
+    whole = run.task is None and run.hi - run.lo == row.size > 1
+    return cause(row.batch, -1 if whole else index, run.state.value, single=row.complete and row.size == 1)
+
+
+def _by_place(run: EndedRun) -> tuple[bool, int]:
+    return run.state is State.CANCELLED, run.lo  # a death says more than what it has brought with it
+
+
+def _stamp(batch: Batch) -> _Stamp:
+    return batch.succeeded, batch.dead, batch.cancelled, batch.purged
+
+
+def _lost_of(batch: Batch) -> str:
+    """Why what waits for all of a live batch never starts, where one of its tasks has ended without a result."""
+    if batch.dead or batch.purged:
+        return cause(batch.number, -1, State.DEAD.value, single=batch.single)
+    return cause(batch.number, -1, State.CANCELLED.value, single=batch.single) if batch.cancelled else ""
+
+
+def _named(number: int, lo: int, hi: int) -> str:
+    return str(number) if not hi else str(TaskId(number, lo, False))
+
+
+# -- for submissions --------------------------------------------------------------------------------------------------
+
+
+def _of_call(place: int, conditions: Conditions, receipts: Sequence[Receipt]) -> list[Parent]:
+    """What a submission waits for, where those that were made in the same call have got their numbers.
+
+    Args:
+        place: of the submission in its call.
+        conditions: its conditions.
+        receipts: of the submissions before it.
+
+    Raises:
+        ParentUnknown: one of those was refused.
+    """
+    parents: list[Parent] = []
+    for number, lo, hi, value in conditions.after:
+        if number < 0:
+            receipt = receipts[place + number] if place + number >= 0 else None
+            if receipt is None or receipt.code:
+                raise ParentUnknown("a task of the same call", "it was refused")
+            number = receipt.batch
+        parents.append((number, lo, hi, value))
+    return parents
+
+
+def after_of(
+    parents: Parents, place: int, conditions: Conditions, receipts: Sequence[Receipt], made: Sequence[Batch]
+) -> After:
+    """What a new batch is to wait for; under the lock.
+
+    Args:
+        parents: what was found out.
+        place: of the submission in its call.
+        conditions: its conditions.
+        receipts: of the submissions before it.
+        made: batches that were made in the same call.
+
+    Raises:
+        ParentUnknown: one of the tasks is not there, or no longer kept.
+    """
+    wanted = _of_call(place, conditions, receipts)
+    new = {batch.number: batch for batch in made}
+    for number, lo, hi, _ in wanted:
+        if (hi and hi <= lo) or (number in new and hi > new[number].size):
+            raise ParentUnknown(_named(number, lo, hi), "there is no such task")
+    lost = parents.standing([parent for parent in wanted if parent[0] not in new])
+    lost = lost or next(filter(None, [_lost_of(new[parent[0]]) for parent in wanted if parent[0] in new]), "")
+    return After(
+        parents=tuple(wanted),
+        run_anyway=conditions.run_anyway,
+        lost="" if conditions.run_anyway else lost,
+    )
+
+
+# -- for what is put back ---------------------------------------------------------------------------------------------
+
+
+def family(c: Coordinator, numbers: Iterable[int]) -> dict[int, StoredBatch]:
+    """The batches that the end of tasks of some batches had cancelled, and those that the end of these had, and so on;
+    in rising order, in which each comes behind what it waits for. And those that wait for them and go on doing so."""
+    found: dict[int, StoredBatch] = {}
+    level = list(numbers)
+    while level:
+        children = [number for number in c.engine.children(level) if number not in found]
+        level = []
+        for stored in c.engine.batches(children):
+            found[stored.row.batch] = stored
+            if was_lost(stored):
+                level.append(stored.row.batch)
+    return dict(sorted(found.items()))
+
+
+def was_lost(stored: StoredBatch) -> bool:
+    """Whether a batch was cancelled by the end of a parent."""
+    flow = stored.row.flow
+    return flow is not None and stored.row.finished_at is not None and flow.why.startswith(CAUSE)
+
+
+def after_of_row(stored: StoredBatch) -> tuple[Parent, ...]:
+    """What a batch waits for, or has waited for."""
+    return () if stored.row.flow is None else stored.row.flow.after

@@ -1,0 +1,498 @@
+"""What waits for other tasks to end, and what its end means for it.
+
+A batch may wait for tasks of other batches, its *parents* (`BatchFlow.after`); then all of its tasks are BLOCKED until
+those have ended. A parent that ends without a result cancels the batch, and with it whatever waits for that in turn,
+unless the batch runs anyway. Parents exist before their children, so nothing waits for itself.
+
+Rules:
+
+1. Which tasks a batch waits for stands in its row, and whether it still does. How many of them have not ended follows
+   from where these stand, and is counted here only so that nobody has to look.
+2. Ends are gathered where they happen (`ended`, `finished`) and worked off one after the other (`settle`): a chain of
+   any length needs no recursion.
+3. The results of what a live batch's function is given are kept, whatever is read or expires meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+from dtq.core import wall_moments
+from dtq.core.batches import Batch
+from dtq.core.changes import BatchRow, Parent
+from dtq.core.leases import Lease
+from dtq.core.states import Move
+from dtq.model.coverage import Coverage
+from dtq.model.ids import TaskId
+from dtq.model.options import Spec
+from dtq.model.states import State
+from dtq.records import dataclass
+from dtq.wording import counted
+
+if TYPE_CHECKING:
+    from dtq.core.register import Register
+
+#: What the reason begins with where a parent's end has cancelled a batch.
+CAUSE: Final = "parent "
+#: How many parents are named that a task waits for.
+_NAMED: Final = 3
+
+
+def cause(batch: int, index: int, state: str, *, single: bool) -> str:
+    """The reason of what was cancelled as a task had ended without a result.
+
+    Args:
+        batch: the task's batch.
+        index: its index; negative for the whole batch.
+        state: what has become of it.
+        single: whether it is the only task of its batch.
+    """
+    named = str(batch) if index < 0 else str(TaskId(batch, index, single))
+    return f"{CAUSE}{named} is {state}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class After:
+    """What a new batch is to wait for.
+
+    Attributes:
+        parents: the tasks; all of them were accepted, and are kept.
+        run_anyway: whether it runs where one of them ends without a result.
+        lost: why it never starts, where one of them has ended so, and it does not run anyway; else "".
+    """
+
+    parents: tuple[Parent, ...]
+    run_anyway: bool = False
+    lost: str = ""
+
+
+class _Span:
+    """Several tasks of one batch that another one waits for.
+
+    Attributes:
+        child: what waits.
+        lo: index of the first.
+        hi: index after the last.
+        left: how many of them have not ended.
+    """
+
+    __slots__ = ("child", "hi", "left", "lo")
+
+    def __init__(self, child: Batch, lo: int, hi: int, left: int) -> None:
+        self.child = child
+        self.lo = lo
+        self.hi = hi
+        self.left = left
+
+
+class _Awaited:
+    """What waits for tasks of one batch; some of it may have been cancelled since."""
+
+    __slots__ = ("by_index", "spans", "whole")
+
+    def __init__(self) -> None:
+        self.by_index: dict[int, list[Batch]] = {}
+        self.spans: list[_Span] = []
+        #: What waits until all of the batch has ended.
+        self.whole: list[Batch] = []
+
+    @property
+    def empty(self) -> bool:
+        return not (self.by_index or self.spans or self.whole)
+
+    def indexes(self, lo: int, hi: int) -> list[int]:
+        """The single tasks of a range that something waits for."""
+        by_index = self.by_index
+        if not by_index:
+            return []
+        if hi - lo <= len(by_index):
+            return [index for index in range(lo, hi) if index in by_index]
+        return sorted(index for index in by_index if lo <= index < hi)
+
+
+#: Tasks ``[lo, hi)`` of a batch that came into a final state; None where the batch has finished.
+_End = tuple[Batch, int, int, State | None]
+
+
+class Dependencies:
+    """Which batches wait for which tasks.
+
+    Args:
+        register: where all of them stand.
+    """
+
+    def __init__(self, register: Register) -> None:
+        self._register = register
+        #: By batch, what waits for tasks of it.
+        self.awaited: dict[int, _Awaited] = {}
+        #: By batch that is blocked, how many of its parents have not ended.
+        self.waits: dict[int, int] = {}
+        #: By batch, how many live batches are given results of it.
+        self.needed: dict[int, int] = {}
+        #: How many parents all live batches have together.
+        self.edges = 0
+        #: What is let go once nobody needs it: by batch what was read of it, or all of it, and whether its own time is
+        #: over, and since when.
+        self._read: dict[int, Coverage | None] = {}
+        self._over: dict[int, float] = {}
+        #: Ends that nobody has worked off yet.
+        self.todo: deque[_End] = deque()
+        self._settling = False
+
+    # -- what begins and ceases to wait ---------------------------------------------------------------------------
+
+    def added(self, batch: Batch) -> None:
+        """A batch that has parents is live."""
+        after = batch.flow.after if batch.flow is not None else ()
+        self.edges += len(after)
+        for number in {parent[0] for parent in after if parent[3]}:
+            self.needed[number] = self.needed.get(number, 0) + 1
+
+    def begin(self, batch: Batch) -> None:
+        """A new batch begins to wait."""
+        if batch.flow is not None:
+            parents = dict.fromkeys(parent[0] for parent in batch.flow.after)
+            self._register.ledger.edges(batch.number, parents)
+            self.wait(batch)
+
+    def look_again(self, batch: Batch, now: float) -> None:
+        """What a batch waits for may all have ended before."""
+        if self._waiting(batch) and not self._doomed(batch) and batch.number not in self.waits:
+            self.release(batch, now)
+
+    def forget(self, batch: Batch) -> None:
+        """A batch that has parents is live no more."""
+        after = batch.flow.after if batch.flow is not None else ()
+        self.edges -= len(after)
+        self.waits.pop(batch.number, None)
+        for number in {parent[0] for parent in after if parent[3]}:
+            self.needed[number] -= 1
+            if not self.needed[number]:
+                del self.needed[number]
+                self._let_go(number)
+
+    def wait(self, batch: Batch, leases: dict[int, list[Lease]] | None = None) -> bool:
+        """Begin to wait for those of a batch's parents that have not ended; the others have, with a result or such that
+        it does not matter.
+
+        Args:
+            batch: the batch.
+            leases: the leases of batches, where they have been gathered already.
+
+        Returns:
+            Whether there is anything to wait for.
+        """
+        flow = batch.flow
+        if self._doomed(batch):
+            return True
+        waits = 0
+        for number, lo, hi, _ in flow.after if flow is not None else ():
+            parent = self._register.batches.get(number)
+            if parent is not None and parent is not batch:
+                waits += self._await(batch, parent, lo, hi, leases)
+        if waits:
+            self.waits[batch.number] = waits
+        return waits > 0
+
+    def _await(
+        self, child: Batch, parent: Batch, lo: int, hi: int, leases: dict[int, list[Lease]] | None = None
+    ) -> bool:
+        left = self.unended(parent, lo, hi, leases) if hi else 1
+        if not left:
+            return False
+        awaited = self.awaited.get(parent.number)
+        if awaited is None:
+            awaited = self.awaited[parent.number] = _Awaited()
+        if not hi:
+            awaited.whole.append(child)
+        elif hi == lo + 1:
+            awaited.by_index.setdefault(lo, []).append(child)
+        else:
+            awaited.spans.append(_Span(child, lo, hi, left))
+        return True
+
+    def unended(self, batch: Batch, lo: int, hi: int, leases: dict[int, list[Lease]] | None = None) -> int:
+        """How many of the tasks ``[lo, hi)`` of a live batch have not ended."""
+        hi = min(hi, batch.size)
+        count = 0
+        fresh = max(lo, batch.next)
+        if batch.cut is None and fresh < hi:
+            count += hi - fresh - len(batch.records_in(fresh, hi))
+        if lo < batch.next:
+            hi = min(hi, batch.next)
+            tasks = batch.tasks or {}
+            waiting = (State.PENDING, State.SCHEDULED)
+            count += sum(tasks[index].state in waiting for index in batch.records_in(lo, hi))
+            own = self._register.leases.values() if leases is None else leases.get(batch.number, ())
+            for lease in own if batch.running else ():
+                if lease.batch is batch:
+                    count += max(0, min(hi, lease.hi) - max(lo, lease.lo))
+        return count
+
+    # -- what ends ------------------------------------------------------------------------------------------------
+
+    def ended(self, batch: Batch, lo: int, hi: int, state: State) -> None:
+        """Tasks came into a final state."""
+        if batch.number in self.awaited:
+            self.todo.append((batch, lo, hi, state))
+
+    def finished(self, batch: Batch) -> None:
+        """All tasks of a batch have ended."""
+        if batch.number in self.awaited:
+            self.todo.append((batch, 0, batch.size, None))
+
+    def settle(self, now: float) -> None:
+        """Release, or cancel, what has waited for what has ended."""
+        if self._settling:
+            return
+        self._settling = True
+        try:
+            while self.todo:
+                batch, lo, hi, state = self.todo.popleft()
+                awaited = self.awaited.get(batch.number)
+                if awaited is not None:
+                    if state is None:
+                        self._met(awaited.whole, now)
+                        awaited.whole = []
+                    else:
+                        self._on_ended(awaited, batch, lo, hi, state, now)
+                    if awaited.empty:
+                        self.awaited.pop(batch.number, None)
+        finally:
+            self._settling = False
+
+    def _on_ended(self, awaited: _Awaited, batch: Batch, lo: int, hi: int, state: State, now: float) -> None:
+        lost = "" if state is State.SUCCEEDED else state.value
+        for index in awaited.indexes(lo, hi):
+            children = awaited.by_index.pop(index)
+            if lost:
+                children = self._lost(children, cause(batch.number, index, lost, single=batch.single), now)
+            self._met(children, now)
+        spans = []
+        for span in awaited.spans:
+            first, end = max(lo, span.lo), min(hi, span.hi)
+            if first < end:
+                if lost and not self._lost([span.child], cause(batch.number, first, lost, single=batch.single), now):
+                    continue
+                span.left -= end - first
+                if span.left <= 0:
+                    self._met([span.child], now)
+                    continue
+            spans.append(span)
+        awaited.spans = spans
+        if lost and awaited.whole:
+            at = -1 if hi - lo == batch.size > 1 else lo
+            awaited.whole = self._lost(awaited.whole, cause(batch.number, at, lost, single=batch.single), now)
+
+    def _waiting(self, batch: Batch) -> bool:
+        """Whether a batch is still what waits: it may have been cancelled, or even brought back as another object."""
+        return batch.blocked and self._register.batches.get(batch.number) is batch
+
+    def _met(self, children: Iterable[Batch], now: float) -> None:
+        """One thing that these have waited for has ended."""
+        for child in children:
+            if self._waiting(child) and not self._doomed(child):
+                self.waits[child.number] -= 1
+                if not self.waits[child.number]:
+                    self.release(child, now)
+
+    def _lost(self, children: list[Batch], why: str, now: float) -> list[Batch]:
+        """One thing that these have waited for has ended without a result; those that run anyway."""
+        runs = []
+        for child in children:
+            if self._waiting(child) and not self._doomed(child):
+                if child.flow is not None and child.flow.run_anyway:
+                    runs.append(child)
+                else:
+                    self.cancel(child, why, now)
+        return runs
+
+    def release(self, batch: Batch, now: float) -> None:
+        """A batch has nothing left to wait for."""
+        register = self._register
+        self.waits.pop(batch.number, None)
+        assert batch.flow is not None
+        batch.flow = replace(batch.flow, blocked=False)
+        if batch.due_at is not None and wall_moments.left_s(register, batch, now) <= 0:
+            batch.due_at = None
+        lo, hi = batch.next, batch.size
+        move = Move.RELEASED if batch.due_at is None else Move.DELAYED
+        register.tally.move(batch.queue, State.BLOCKED, move, batch.fresh - batch.cancelled_ahead())
+        if batch.fresh:
+            if batch.due_at is None:
+                register.push(batch, lo, hi)
+            else:
+                wall_moments.heap_of(register, batch).push(batch.due_at, batch.number, lo, hi)
+        register.ledger.batch(batch)
+
+    def cancel(self, batch: Batch, why: str, now: float) -> None:
+        """A batch that is blocked never starts. Where pieces of it still come, it is cancelled with the last of them:
+        so that all of it can be brought back."""
+        register = self._register
+        assert batch.flow is not None
+        batch.flow = replace(batch.flow, why=why)
+        self.waits.pop(batch.number, None)
+        register.ledger.batch(batch)
+        if batch.complete:
+            self.sealed(batch, now)
+
+    def sealed(self, batch: Batch, now: float) -> None:
+        """No more pieces of a batch will come: if it is doomed, this is its end."""
+        flow = batch.flow
+        if flow is not None and self._doomed(batch):
+            self._register.cut(batch, flow.why)
+            self._register.finish_if_done(batch, now)
+
+    @staticmethod
+    def _doomed(batch: Batch) -> bool:
+        """Whether a batch never starts, and is cancelled as soon as it is complete."""
+        return batch.blocked and batch.flow is not None and batch.flow.why != ""
+
+    def withdrawn(self, batch: Batch, now: float) -> None:
+        """A batch never was: neither is what waited for it."""
+        awaited = self.awaited.pop(batch.number, None)
+        if awaited is None:
+            return
+        children = [child for some in awaited.by_index.values() for child in some]
+        children += [span.child for span in awaited.spans] + awaited.whole
+        for child in children:
+            if self._waiting(child):
+                self.cancel(child, cause(batch.number, -1, "not accepted", single=False), now)
+
+    # -- what is put back -----------------------------------------------------------------------------------------
+
+    def revived(self, batch: Batch, indexes: Iterable[int], children: Iterable[int]) -> None:
+        """Dead letters of a batch are put back: what was to run without their results, and still waits for others,
+        waits for them again.
+
+        Args:
+            batch: the batch, which is live.
+            indexes: of the tasks.
+            children: the batches that have parents in it.
+        """
+        wanted = set(indexes)
+        for number in children:
+            child = self._register.batches.get(number)
+            if child is None or child.flow is None or not child.blocked or self._doomed(child):
+                continue
+            for parent, lo, hi, _ in child.flow.after:
+                count = sum(lo <= index < (hi or batch.size) for index in wanted) if parent == batch.number else 0
+                if count:
+                    self._await_again(child, batch, lo, hi, count)
+
+    def _await_again(self, child: Batch, batch: Batch, lo: int, hi: int, count: int) -> None:
+        awaited = self.awaited.get(batch.number)
+        if awaited is not None:
+            if not hi and any(each is child for each in awaited.whole):
+                return  # it has not finished since
+            for span in awaited.spans:
+                if span.child is child and (span.lo, span.hi) == (lo, hi):
+                    span.left += count
+                    return
+        if self._await(child, batch, lo, hi):
+            self.waits[child.number] = self.waits.get(child.number, 0) + 1
+
+    def bring_back(self, row: BatchRow, spec: Spec, lost: str, now: float) -> Batch | None:
+        """A batch that the end of a parent had cancelled waits again, as that has been put back.
+
+        Args:
+            row: the batch, as the engine has it.
+            spec: its spec.
+            lost: why it stays cancelled, where another parent has ended without a result; else "".
+            now: the time.
+
+        Returns:
+            The batch; None where it was not cancelled so, or stays as it is.
+        """
+        register = self._register
+        flow = row.flow
+        if row.batch in register.batches or flow is None or not flow.why.startswith(CAUSE):
+            return None
+        if row.cut is None or row.cut >= row.size:
+            return None  # none of it was cancelled so
+        if lost:
+            if lost != flow.why:
+                register.ledger.finished_batch(replace(row, flow=replace(flow, why=lost)))
+            return None
+        batch = Batch.from_row(row, register.intern(spec))
+        batch.flow = replace(flow, blocked=True, why="")
+        batch.cut = None
+        count = row.size - batch.next
+        batch.cancelled -= count
+        register.add_batch(batch)
+        register.ledger.revived(batch.number)
+        if flow.start_by is not None and not flow.lapsed:
+            register.start_moments.add(flow.start_by, batch.number, register.batches)
+        register.tally.move(batch.queue, State.CANCELLED, Move.BROUGHT_BACK, count)
+        register.ledger.batch(batch)
+        if not self.wait(batch):
+            self.release(batch, now)
+        return batch
+
+    # -- what is kept ---------------------------------------------------------------------------------------------
+
+    def spare(self, batch: int, lo: int, hi: int) -> bool:
+        """Whether tasks of a batch that nobody will ask for again are needed by others: they go after those."""
+        if batch not in self.needed:
+            return False
+        read = self._read.setdefault(batch, Coverage())
+        if read is not None:
+            read.add(lo, hi)
+        return True
+
+    def spare_whole(self, batch: int) -> bool:
+        """As `spare`, for a finished batch."""
+        if batch not in self.needed:
+            return False
+        self._read[batch] = None
+        return True
+
+    def spared(self) -> tuple[int, ...]:
+        """The finished batches that must not go by their age."""
+        return tuple(sorted(number for number in self.needed if number not in self._register.batches))
+
+    def over(self, at: float) -> tuple[int, ...]:
+        """As `spared`, where the own time of some is over at a moment: they go as soon as they may."""
+        spared = self.spared()
+        for number in spared:
+            self._over.setdefault(number, at)
+        return spared
+
+    def _let_go(self, number: int) -> None:
+        register = self._register
+        read = self._read.pop(number, Coverage())
+        if read is None:
+            register.ledger.batches_read((number,))
+        else:
+            for lo, hi in read:
+                register.ledger.read(number, lo, hi)
+        at = self._over.pop(number, None)
+        if at is not None:
+            register.expiries.add(at)
+
+    # -- what is told ---------------------------------------------------------------------------------------------
+
+    def reason(self, batch: Batch) -> str:
+        """What a batch that is blocked waits for, in words."""
+        if self._doomed(batch) and batch.flow is not None:
+            return batch.flow.why
+        named: list[str] = []
+        more = 0
+        for number, lo, hi, _ in batch.flow.after if batch.flow is not None else ():
+            parent = self._register.batches.get(number)
+            if parent is None or (hi and not self.unended(parent, lo, hi)):
+                continue
+            if len(named) == _NAMED:
+                more = self.waits.get(batch.number, 0) - _NAMED
+                break
+            if not hi:
+                named.append(f"all of {number}")
+            elif hi == lo + 1:
+                named.append(str(TaskId(number, lo, parent.single)))
+            else:
+                named.append(f"{number}.{lo}-{hi - 1}")
+        others = f" and {counted(more, 'other')}" if more > 0 else ""
+        return f"waits for {', '.join(named)}{others}"

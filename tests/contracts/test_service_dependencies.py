@@ -1,0 +1,147 @@
+"""Submissions that wait for others: over every way to the coordinator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dtq.model.messages import Conditions
+from dtq.model.snapshots import Selection
+from dtq.model.states import State
+from tests.contracts.service_scene import Caller, House
+
+
+def waiting(*after: tuple[int, int, int, bool], run_anyway: bool = False) -> dict[str, Any]:
+    """The part of a submission that says what it waits for."""
+    return {"conditions": Conditions(after=after, run_anyway=run_anyway)}
+
+
+def on(batch: int, index: int | None = None) -> tuple[int, int, int, bool]:
+    return (batch, 0, 0, False) if index is None else (batch, index, index + 1, False)
+
+
+def refused(client: Caller, *after: tuple[int, int, int, bool]) -> tuple[str, str]:
+    """The code and the sentence's first argument of a submission that is refused."""
+    (receipt,) = client.receipts(client.submission(**waiting(*after)))
+    return receipt.code, str(receipt.details[0])
+
+
+def test_task_waits_for_others_and_says_so(house: House) -> None:
+    client, hand = house.client(), house.worker(slots=4)
+    parent = client.submit(2)
+    child = client.submit(3, submission=waiting(on(parent, 1)))
+
+    view = client.service.task(child, 0)
+    assert (view.state, view.reason) == (State.BLOCKED, f"waits for {parent}.1")
+    assert client.service.batch(child).counts.blocked == 3
+    assert client.service.stats().counts.blocked == 3
+    assert [queue.blocked for queue in client.service.stats().queues] == [3]
+    (run,) = client.service.tasks(Selection(state=State.BLOCKED))
+    assert (run.batch, run.count) == (child, 3)
+
+    first, second = hand.fetch()
+    hand.succeed(first)
+    assert client.states(child, 1) == [State.BLOCKED]
+    hand.succeed(second)
+    assert {grant.batch for grant in hand.fetch()} == {child}
+
+
+def test_what_is_submitted_in_one_call_may_wait_for_what_is_before_it(house: House) -> None:
+    client, hand = house.client(), house.worker()
+    receipts = client.receipts(
+        client.submission(2), client.submission(**waiting(on(-1, 1))), client.submission(**waiting(on(-2), on(-1)))
+    )
+    first, second, third = [receipt.batch for receipt in receipts]
+
+    assert client.service.task(second, 0).reason == f"waits for {first}.1"
+    assert client.service.task(third, 0).reason == f"waits for all of {first}, all of {second}"
+    order = []
+    for _ in range(4):
+        grant = hand.fetch_one()
+        order.append(grant.batch)
+        hand.succeed(grant)
+    assert order == [first, first, second, third]
+
+
+def test_call_that_is_repeated_makes_nothing_twice(house: House) -> None:
+    client = house.client()
+    call = [client.submission(), client.submission(**waiting(on(-1)))]
+    once = client.receipts(*call)
+    assert client.receipts(*call, repeated=True) == once
+    house.restart()
+    again = house.client(client.session)
+    assert again.receipts(*call, repeated=True) == once
+
+
+def test_parents_that_have_ended_count_by_how_they_did(house: House) -> None:
+    client, hand = house.client(), house.worker(slots=3)
+    done, half, dead = client.submit(), client.submit(2), client.submit(max_retries=0)
+    grants = {(grant.batch, grant.lo): grant for grant in hand.fetch()}
+    hand.succeed(grants[done, 0])
+    hand.succeed(grants[half, 0])
+    (grant,) = [grant for grant in hand.fetch() if grant.batch == dead]
+    hand.fail(grant)
+
+    assert client.states(client.submit(submission=waiting(on(done), on(half, 0))), 1) == [State.PENDING]
+    assert client.states(client.submit(submission=waiting(on(dead), run_anyway=True)), 1) == [State.PENDING]
+    lost = client.submit(submission=waiting(on(done), on(dead)))
+    view = client.service.task(lost, 0)
+    assert (view.state, view.reason) == (State.CANCELLED, f"parent {dead} is dead")
+    (news,) = client.watch_until(lost, 1)
+    assert news.state is State.CANCELLED
+    assert news.failure is not None
+    assert news.failure.message == f"parent {dead} is dead"
+
+
+def test_what_is_not_there_cannot_be_waited_for(house: House) -> None:
+    client = house.client()
+    batch = client.submit(2)
+    assert refused(client, on(batch + 7)) == ("parent-unknown", str(batch + 7))
+    assert refused(client, on(batch, 2)) == ("parent-unknown", f"{batch}.2")
+    assert refused(client, on(-3)) == ("parent-unknown", "a task of the same call")
+    assert refused(client, (batch, 1, 1, False))[0] == "parent-unknown"
+    assert client.states(client.submit(submission=waiting(on(batch, 1))), 1) == [State.BLOCKED]
+
+
+def test_what_waited_for_one_of_the_same_call_that_is_refused_is_refused(house: House) -> None:
+    client = house.client()
+    wrong, child, fine = client.receipts(
+        client.submission(**waiting(on(99))), client.submission(**waiting(on(-1))), client.submission()
+    )
+    assert (wrong.code, child.code, fine.code) == ("parent-unknown", "parent-unknown", "")
+
+
+def test_what_is_no_longer_kept_cannot_be_waited_for(house: House) -> None:
+    client, hand = house.client(), house.worker()
+    batch = client.submit(max_retries=0)
+    hand.fail(hand.fetch_one())
+    assert client.service.purge_dead(Selection(ids=((batch, 0),))) == 1
+    assert refused(client, on(batch, 0)) == ("parent-unknown", f"{batch}.0")
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_dead_parent_that_is_put_back_brings_its_children_back(house: House, restart: bool) -> None:
+    client, hand = house.client(), house.worker()
+    one, other = client.submit(max_retries=0), client.submit(max_retries=0)
+    child = client.submit(submission=waiting(on(one)))
+    both = client.submit(submission=waiting(on(one), on(other)))
+    last = client.submit(submission=waiting(on(child), on(both)))
+    for _ in range(2):
+        hand.fail(hand.fetch_one())
+    assert [client.service.task(b, 0).state for b in (child, both, last)] == [State.CANCELLED] * 3
+    if restart:
+        house.restart()
+        client, hand = house.client(), house.worker()
+
+    assert client.service.retry_dead(Selection(ids=((one, 0),))) == 1
+    states = [client.service.task(b, 0).state for b in (one, child, both, last)]
+    assert states == [State.PENDING, State.BLOCKED, State.CANCELLED, State.CANCELLED]
+    assert client.service.task(both, 0).reason == f"parent {other} is dead"
+    assert client.service.retry_dead(Selection()) == 1
+    assert [client.service.task(b, 0).state for b in (both, last)] == [State.BLOCKED] * 2
+    for batch in (one, other, child, both, last):
+        grant = hand.fetch_one()
+        assert grant.batch == batch
+        hand.succeed(grant)
+    assert client.service.task(last, 0).state is State.SUCCEEDED
