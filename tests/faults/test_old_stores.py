@@ -192,7 +192,7 @@ def write(directory: Path) -> None:
     engine = SqliteEngine(path)
     engine.open()
     register = live(engine).machine.register
-    defined = DefinitionRow(kind="limit", name="tenant-*", body='{"concurrency": 2}')
+    defined = DefinitionRow(kind="limit", name="tenant-*", body='{"name": "tenant-*", "concurrency": 2}')
     engine.commit(stored(defined))
     counts, expiries = plain(register.tally.counts()), list(register.expiries)
     held = [put(engine)]
