@@ -198,6 +198,14 @@ class BadInput(DtqError, ValueError):
     text = "{0}, line {1}: {2}."
 
 
+class BadFile(DtqError, ValueError):
+    """A file is not what it has to be."""
+
+    code = "bad-file"
+    exit_code = 65
+    text = "{0}: {1}."
+
+
 class BadConfig(DtqError):
     """A configuration file or variable has a value that cannot be used."""
 

@@ -39,6 +39,7 @@ COMMANDS: Final = {
     "list": Entry("tasks", "list_", "List tasks."),
     "stats": Entry("tasks", "stats", "Show counts, queues and workers."),
     "dlq": Entry("dlq", "dlq", "List, show, retry or purge dead letters."),
+    "schedule": Entry("schedule", "schedule", "Have functions called at due times."),
     "store": Entry("store", "store", "Check a store that no coordinator uses."),
     "key": Entry("key", "key", "Make, list or revoke keys that may do less than everything."),
     "keygen": Entry("keygen", "keygen", "Make an authkey, or certificates for TLS."),

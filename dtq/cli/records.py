@@ -11,6 +11,7 @@ from dtq.cli.output import moment, one_line
 from dtq.model.ids import run_text
 from dtq.model.messages import Failure
 from dtq.model.options import Spec
+from dtq.model.schedules import ScheduleView
 from dtq.model.snapshots import Attempt, BatchView, Counts, DeadLetter, Stats, TaskView
 from dtq.model.states import State
 
@@ -144,6 +145,34 @@ def letter_json(letter: DeadLetter) -> dict[str, Any]:
         "message": letter.message,
         "submitted_at": moment(letter.submitted_at),
         "died_at": moment(letter.died_at),
+    }
+
+
+def schedule_json(view: ScheduleView) -> dict[str, Any]:
+    """A schedule, and where it stands."""
+    given, rule = view.schedule, view.schedule.rule
+    return {
+        "name": given.name,
+        "cron": rule.cron or None,
+        "tz": rule.tz,
+        "every": rule.every_s,
+        "at": moment(rule.at),
+        "jitter": rule.jitter_s,
+        "until": moment(rule.until),
+        "overlap": given.overlap.value,
+        "catch_up": given.catch_up.value,
+        **spec_json(given.spec),
+        "arguments": len(given.arguments),
+        "added_at": moment(view.added_at),
+        "paused": view.paused,
+        "next": [moment(due) for due in view.upcoming],
+        "last_due": moment(view.last_due),
+        "last_id": str(view.last_batch) if view.last_batch else None,
+        "last": None if view.last is None else counts_json(view.last.counts),
+        "last_finished_at": None if view.last is None else moment(view.last.finished_at),
+        "runs": view.made,
+        "skipped": view.skipped,
+        "trouble": view.trouble,
     }
 
 

@@ -22,6 +22,7 @@ from dtq.client.hub import FULL_TIMEOUT_S
 from dtq.client.links import Connector
 from dtq.client.loops import LoopHub
 from dtq.client.notebook import card
+from dtq.client.schedules import AsyncSchedules
 from dtq.client.selecting import Filters, Named
 from dtq.client.sync import CLOSE_S, TIMEOUT_S, Client, WhenFull
 from dtq.client.waiting import ReturnWhen
@@ -171,6 +172,11 @@ class AsyncClient(AsyncSubmitter):
         """Forget dead letters for good; everything as for `retry_dead`."""
         named = await self._all_named(ids)
         return await self._loop.call(lambda: self._client.purge_dead(*named, all=all, **filters))
+
+    @property
+    def schedules(self) -> AsyncSchedules:
+        """The coordinator's schedules: functions that it has called at due times."""
+        return AsyncSchedules(self)
 
     async def _named(self, id: AsyncNamed) -> Named:
         if isinstance(id, AsyncTaskHandle | AsyncBatchHandle):

@@ -19,6 +19,7 @@ from dtq.client.hub import FULL_TIMEOUT_S, Hub
 from dtq.client.links import Connector, Wire
 from dtq.client.notebook import card
 from dtq.client.paging import all_dead_letters, all_tasks, cancel_all, purge_all, retry_all, whole_stats
+from dtq.client.schedules import Schedules
 from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, select
 from dtq.client.submitter import Submitter
 from dtq.client.waiting import H, ReturnWhen, Waited, as_completed, wait
@@ -228,6 +229,11 @@ class Client(Submitter):
         """Forget dead letters for good; everything as for `retry_dead`."""
         selection = choose(ids, all, **filters)
         return self._hub.call(lambda service: purge_all(service, selection), again=False)
+
+    @property
+    def schedules(self) -> Schedules:
+        """The coordinator's schedules: functions that it has called at due times."""
+        return Schedules(self)
 
     # -- the end --------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from typing import Any, Final, Self, TypedDict
 from dtq.client.aio import AsyncClient
 from dtq.client.async_handle import AsyncTaskHandle
 from dtq.client.local import LocalCluster
+from dtq.client.schedules import AsyncSchedules
 from dtq.client.terms import UNSET, ExceptionLike, Span, Unset
 from dtq.errors import DtqError
 from dtq.model.states import State
@@ -405,6 +406,16 @@ class TaskQueue:
             RuntimeError: the queue is not started.
         """
         return self._running
+
+    @property
+    def schedules(self) -> AsyncSchedules:
+        """Functions that are called at due times, as long as the queue runs; with a file, they are there at its next
+        start.
+
+        Raises:
+            RuntimeError: the queue is not started.
+        """
+        return self._running.schedules
 
     @property
     def _running(self) -> AsyncClient:

@@ -215,6 +215,11 @@ def field_of(name: str) -> str:
     return _CONVERSIONS[name][0]
 
 
+def is_span(name: str) -> bool:
+    """Whether one of the terms is a time span."""
+    return name in _CONVERSIONS and _CONVERSIONS[name][1] is _span
+
+
 _FIELDS: Final = Terms._fields
 #: For each of the terms: the field of `Options` it becomes, and how.
 _CONVERSIONS: Final[dict[str, tuple[str, Callable[[Any, str], Any]]]] = {

@@ -1,0 +1,157 @@
+"""Schedules as a program writes them: a function, its arguments, and when it is due.
+
+Client, below `schedules`; the command line uses it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
+from enum import Enum
+from typing import Any, TypedDict, TypeVar
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from dtq.client.functions import callee
+from dtq.client.terms import Span, TaskOptions, Terms, moment, seconds
+from dtq.errors import InvalidValue
+from dtq.model.fields import MAX_SECONDS, ScheduleName
+from dtq.model.options import Function
+from dtq.model.schedules import CatchUp, Overlap, Rule, Schedule, ScheduleView
+from dtq.model.service import Service
+
+E = TypeVar("E", bound=Enum)
+
+
+class Timing(TypedDict, total=False):
+    """When a schedule is due, and what becomes of due times that cannot be as they should: exactly one of ``cron``,
+    ``every`` and ``at``, and what else is wanted.
+
+    Attributes:
+        cron: a cron expression of five fields, or of six with seconds in front; or ``"@daily"`` and the like. The
+            coordinator needs the extra ``cron`` for it.
+        every: time between two due times, in seconds or as a timedelta; the first is that long from now.
+        at: the only due time.
+        tz: the time zone of a cron expression, and of an ``at`` or ``until`` that has none: a name like
+            ``"Europe/Prague"``. Without it, expressions are in UTC, and moments in local time.
+        overlap: what becomes of a due time while the run before it has not ended: ``"queue"`` (it is made all the same;
+            the default), ``"skip"`` (it is left out) or ``"replace"`` (the run before it is cancelled).
+        catch_up: which due times are made up for that went by while no coordinator was there: ``"none"``, ``"last"``
+            (the default) or ``"all"``.
+        jitter: how much later than its due time a submission is made at most, in seconds or as a timedelta; how long it
+            is differs from due time to due time.
+        until: the last moment that may be a due time.
+    """
+
+    cron: str | None
+    every: Span | None
+    at: datetime | None
+    tz: str | None
+    overlap: str | Overlap
+    catch_up: str | CatchUp
+    jitter: Span
+    until: datetime | None
+
+
+def rule_of(timing: Timing) -> Rule:
+    """When a schedule is due.
+
+    Raises:
+        InvalidValue: that is not said, or said twice, or not as it can be.
+    """
+    zone = timing.get("tz")
+    every, at, until = timing.get("every"), timing.get("at"), timing.get("until")
+    return Rule(
+        cron=_text(timing.get("cron") or "", "a cron expression"),
+        tz=_text("UTC" if zone is None else zone, "a time zone"),
+        every_s=None if every is None else _span(every, "every"),
+        at=None if at is None else moment(_in_zone(at, zone), "at"),
+        jitter_s=_span(timing.get("jitter", 0.0), "jitter"),
+        until=None if until is None else moment(_in_zone(until, zone), "until"),
+    )
+
+
+def schedule_of(
+    name: str,
+    function: Callable[..., Any] | str | Function,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    timing: Timing,
+    options: TaskOptions | Mapping[str, Any],
+) -> Schedule:
+    """A schedule.
+
+    Args:
+        name: its name.
+        function: what is called.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        timing: when it is due.
+        options: the terms of its calls; its function's own are below them.
+
+    Raises:
+        InvalidValue, NotImportable, CannotPickle: it cannot be.
+        TypeError: there is no such option.
+    """
+    unknown = [option for option in options if option not in Terms._fields]
+    if unknown:
+        raise TypeError(f"{unknown[0]!r} is no option of a schedule's calls; they are {', '.join(Terms._fields)}")
+    target = callee(function)
+    return Schedule(
+        name=_name(name),
+        rule=rule_of(timing),
+        spec=target.spec(Terms(**options).frozen()),
+        arguments=target.encode(args, kwargs),
+        overlap=_one_of(Overlap, timing.get("overlap", Overlap.QUEUE), "overlap"),
+        catch_up=_one_of(CatchUp, timing.get("catch_up", CatchUp.LAST), "catch_up"),
+    )
+
+
+def all_schedules(service: Service) -> list[ScheduleView]:
+    """All schedules, in the order of their names; see `Service.schedules`."""
+    return list(_all_schedules(service))
+
+
+def _all_schedules(service: Service) -> Iterator[ScheduleView]:
+    after = ""
+    while found := service.schedules(after):
+        yield from found
+        after = found[-1].schedule.name
+
+
+def _one_of(kind: type[E], value: object, what: str) -> E:
+    try:
+        return kind(value)
+    except ValueError:
+        why = f"it is one of {', '.join(one.value for one in kind)}"
+        raise InvalidValue(what, repr(value)[:80], why) from None
+
+
+def _text(value: object, what: str) -> str:
+    if not isinstance(value, str):
+        raise InvalidValue(what, repr(value)[:80], "it is a text")
+    return value
+
+
+def _name(value: object) -> str:
+    name = _text(value, "a schedule's name")
+    kind: Any = ScheduleName
+    if not kind.__metadata__[0].sound(name):
+        raise InvalidValue("a schedule's name", name[:80], "it has 1 to 100 letters, digits or _ . : / -")
+    return name
+
+
+def _span(value: Span, what: str) -> float:
+    found = seconds(value, what)
+    if not 0 <= found <= MAX_SECONDS:
+        raise InvalidValue(what, found, "it is a number of seconds from 0 to ten years")
+    return found
+
+
+def _in_zone(value: datetime, zone: str | None) -> datetime:
+    """A moment that names no zone, in this one."""
+    if zone is None or getattr(value, "tzinfo", zone) is not None:
+        return value
+    try:
+        return value.replace(tzinfo=ZoneInfo(zone))
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise InvalidValue("a time zone", zone, "there is none of this name here") from None
