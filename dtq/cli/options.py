@@ -59,6 +59,10 @@ def _address(text: str) -> str:
     return text
 
 
+def _unique(text: str) -> str | float:
+    return text if text in UNIQUE_WORDS else parse_duration(text)
+
+
 def _task_id(text: str) -> str:
     parse_named(text)
     return text.strip()
@@ -86,6 +90,9 @@ DIRECTORY: Final = _Place("directory", "dir")
 TEXT: Final = _Place("text", "file")
 ID: Final = _Parsed("id", _task_id)
 QUEUE: Final = _Parsed("queue", check_queue)
+#: For how long a key stands for an earlier submission.
+UNIQUE_WORDS: Final = ("pending", "unfinished", "kept")
+UNIQUE: Final = _Parsed("unique", _unique)
 
 
 def stacked(*decorators: Callable[[Decorated], Decorated]) -> Callable[[Decorated], Decorated]:

@@ -49,6 +49,7 @@ def spec_json(spec: Spec) -> dict[str, Any]:
         "max_retries": options.max_retries,
         "max_crashes": options.max_crashes,
         "timeout": options.timeout_s,
+        "soft_timeout": options.soft_timeout_s,
         "keep_results": options.keep_results_s,
         "never_retry": list(options.never_retry),
     }

@@ -52,6 +52,12 @@ _terms = options.stacked(
     ),
     click.option("--timeout", metavar="DURATION", type=options.DURATION, help="Time limit of one attempt."),
     click.option(
+        "--soft-timeout",
+        metavar="DURATION",
+        type=options.DURATION,
+        help="When to raise dtq.SoftTimeout in the task.",
+    ),
+    click.option(
         "--retry-delay", metavar="DURATION", type=options.DURATION, help="Before each retry.  [min(5m, 2**n s)]"
     ),
     click.option("--jitter", is_flag=True, default=None, help="Spread retries at random."),
@@ -72,7 +78,23 @@ _terms = options.stacked(
         type=options.MOMENT,
         help="Do not start before this moment (2026-12-01T08:00, local time; or with Z or an offset).",
     ),
+    click.option(
+        "--expires", metavar="DURATION", type=options.DURATION, help="Cancel what has not started when this has passed."
+    ),
     click.option("--key", metavar="KEY", help="Submit only once: the same KEY again gives the same id."),
+    click.option(
+        "--unique",
+        metavar="pending|unfinished|kept|DURATION",
+        type=options.UNIQUE,
+        help="For how long KEY stands for an earlier submission: until that starts, until it has ended, as long as it "
+        "is kept, or so long.  [default: kept]",
+    ),
+    click.option(
+        "--on-conflict",
+        type=click.Choice(["existing", "error", "replace"]),
+        help="What to do where KEY is taken: give the earlier id, end with 65, or cancel the earlier one and submit.  "
+        "[default: existing]",
+    ),
 )
 
 

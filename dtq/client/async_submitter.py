@@ -13,6 +13,7 @@ from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
 from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
 from dtq.client.async_reading import Items
 from dtq.client.async_submitting import mapped, submit, submit_map, submit_nowait
+from dtq.client.conditions import NOTHING_ASKED, Expires, OnConflict, UniqueFor, asked_of
 from dtq.client.loops import LoopHub
 from dtq.client.maps import READ_AHEAD
 from dtq.client.references import Reference
@@ -45,6 +46,7 @@ class AsyncSubmitter:
         max_retries: int | Unset = UNSET,
         max_crashes: int | Unset = UNSET,
         timeout: Span | Unset | None = UNSET,
+        soft_timeout: Span | Unset | None = UNSET,
         queue: str | Unset = UNSET,
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
@@ -53,6 +55,9 @@ class AsyncSubmitter:
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
+        expires: Expires | Unset | None = UNSET,
+        unique: UniqueFor | Unset | None = UNSET,
+        on_conflict: OnConflict | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[T]: ...
 
@@ -66,6 +71,7 @@ class AsyncSubmitter:
         max_retries: int | Unset = UNSET,
         max_crashes: int | Unset = UNSET,
         timeout: Span | Unset | None = UNSET,
+        soft_timeout: Span | Unset | None = UNSET,
         queue: str | Unset = UNSET,
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
@@ -74,6 +80,9 @@ class AsyncSubmitter:
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
+        expires: Expires | Unset | None = UNSET,
+        unique: UniqueFor | Unset | None = UNSET,
+        on_conflict: OnConflict | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[T]: ...
 
@@ -87,6 +96,7 @@ class AsyncSubmitter:
         max_retries: int | Unset = UNSET,
         max_crashes: int | Unset = UNSET,
         timeout: Span | Unset | None = UNSET,
+        soft_timeout: Span | Unset | None = UNSET,
         queue: str | Unset = UNSET,
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
@@ -95,6 +105,9 @@ class AsyncSubmitter:
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
+        expires: Expires | Unset | None = UNSET,
+        unique: UniqueFor | Unset | None = UNSET,
+        on_conflict: OnConflict | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[Any]: ...
 
@@ -107,6 +120,7 @@ class AsyncSubmitter:
         max_retries: int | Unset = UNSET,
         max_crashes: int | Unset = UNSET,
         timeout: Span | Unset | None = UNSET,
+        soft_timeout: Span | Unset | None = UNSET,
         queue: str | Unset = UNSET,
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
@@ -115,6 +129,9 @@ class AsyncSubmitter:
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
+        expires: Expires | Unset | None = UNSET,
+        unique: UniqueFor | Unset | None = UNSET,
+        on_conflict: OnConflict | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[Any]:
         """Have a function called by a worker. Returns when the task is accepted durably, and so has its id.
@@ -128,18 +145,32 @@ class AsyncSubmitter:
         Args:
             fn: the function, which may be a coroutine function; or ``"module:function"`` or a registered name.
             args: its arguments.
-            priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results: see
-                `TaskOptions`.
+            priority, max_retries, max_crashes, timeout, soft_timeout, queue, retry_delay, jitter, never_retry,
+                keep_results: see `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
             at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
             key: while a batch with this key is remembered, there is no second one: the handle is of that one.
+            expires, unique, on_conflict: see `ConditionOptions`.
             kwargs: its keyword arguments.
 
         Raises:
             As `Client.submit`, and why the coordinator refused it (`QueueFull`, ...).
         """
-        options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results)
-        return await submit(self._loop, fn, _ordered(options, delay, key, at), args, kwargs)
+        options = (
+            priority,
+            max_retries,
+            max_crashes,
+            timeout,
+            soft_timeout,
+            queue,
+            retry_delay,
+            jitter,
+            never_retry,
+            keep_results,
+        )
+        return await submit(
+            self._loop, fn, _ordered(options, delay, key, at, (expires, unique, on_conflict)), args, kwargs
+        )
 
     @overload
     def submit_nowait(
@@ -151,6 +182,7 @@ class AsyncSubmitter:
         max_retries: int | Unset = UNSET,
         max_crashes: int | Unset = UNSET,
         timeout: Span | Unset | None = UNSET,
+        soft_timeout: Span | Unset | None = UNSET,
         queue: str | Unset = UNSET,
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
@@ -159,6 +191,9 @@ class AsyncSubmitter:
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
+        expires: Expires | Unset | None = UNSET,
+        unique: UniqueFor | Unset | None = UNSET,
+        on_conflict: OnConflict | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[T]: ...
 
@@ -172,6 +207,7 @@ class AsyncSubmitter:
         max_retries: int | Unset = UNSET,
         max_crashes: int | Unset = UNSET,
         timeout: Span | Unset | None = UNSET,
+        soft_timeout: Span | Unset | None = UNSET,
         queue: str | Unset = UNSET,
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
@@ -180,6 +216,9 @@ class AsyncSubmitter:
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
+        expires: Expires | Unset | None = UNSET,
+        unique: UniqueFor | Unset | None = UNSET,
+        on_conflict: OnConflict | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[T]: ...
 
@@ -193,6 +232,7 @@ class AsyncSubmitter:
         max_retries: int | Unset = UNSET,
         max_crashes: int | Unset = UNSET,
         timeout: Span | Unset | None = UNSET,
+        soft_timeout: Span | Unset | None = UNSET,
         queue: str | Unset = UNSET,
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
@@ -201,6 +241,9 @@ class AsyncSubmitter:
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
+        expires: Expires | Unset | None = UNSET,
+        unique: UniqueFor | Unset | None = UNSET,
+        on_conflict: OnConflict | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[Any]: ...
 
@@ -213,6 +256,7 @@ class AsyncSubmitter:
         max_retries: int | Unset = UNSET,
         max_crashes: int | Unset = UNSET,
         timeout: Span | Unset | None = UNSET,
+        soft_timeout: Span | Unset | None = UNSET,
         queue: str | Unset = UNSET,
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
@@ -221,6 +265,9 @@ class AsyncSubmitter:
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
+        expires: Expires | Unset | None = UNSET,
+        unique: UniqueFor | Unset | None = UNSET,
+        on_conflict: OnConflict | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[Any]:
         """As `submit`, without waiting: the handle's `accepted` says when the task is. The client must be connected.
@@ -229,8 +276,21 @@ class AsyncSubmitter:
             asyncio.QueueFull: too many submissions wait to be sent; `submit` would wait.
             RuntimeError: the client is not connected yet.
         """
-        options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results)
-        return submit_nowait(self._loop, fn, _ordered(options, delay, key, at), args, kwargs)
+        options = (
+            priority,
+            max_retries,
+            max_crashes,
+            timeout,
+            soft_timeout,
+            queue,
+            retry_delay,
+            jitter,
+            never_retry,
+            keep_results,
+        )
+        return submit_nowait(
+            self._loop, fn, _ordered(options, delay, key, at, (expires, unique, on_conflict)), args, kwargs
+        )
 
     @overload
     def map(
@@ -526,8 +586,12 @@ _NO_OPTIONS: Final = tuple(Terms())
 
 
 def _ordered(
-    options: tuple[Any, ...], delay: Span | Unset, key: str | Unset | None, at: datetime | Unset | None
+    options: tuple[Any, ...],
+    delay: Span | Unset,
+    key: str | Unset | None,
+    at: datetime | Unset | None,
+    asked: tuple[Any, Any, Any],
 ) -> Order:
-    if options == _NO_OPTIONS and delay is UNSET and key is UNSET and at is UNSET:
+    if options == _NO_OPTIONS and delay is UNSET and key is UNSET and at is UNSET and asked == NOTHING_ASKED:
         return PLAIN
-    return Order(Terms(*options).frozen(), delay, key, at)
+    return Order(Terms(*options).frozen(), delay, key, at, asked_of(asked))

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
 
 from dtq.client.batch_handle import BatchHandle
+from dtq.client.conditions import Asked, Expires, OnConflict, UniqueFor, asked_of
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
 from dtq.client.maps import READ_AHEAD
@@ -26,6 +27,8 @@ T = TypeVar("T")
 
 #: What `submit` compares its options with: UNSET for each of the terms.
 _NO_OPTIONS: Final = tuple(Terms())
+#: Likewise, for delay, key, moment and what few submissions ask for.
+_NOTHING: Final = (UNSET, UNSET, UNSET, *Asked())
 
 
 class Submitter:
@@ -48,6 +51,7 @@ class Submitter:
         max_retries: int | Unset = UNSET,
         max_crashes: int | Unset = UNSET,
         timeout: Span | Unset | None = UNSET,
+        soft_timeout: Span | Unset | None = UNSET,
         queue: str | Unset = UNSET,
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
@@ -56,6 +60,9 @@ class Submitter:
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
+        expires: Expires | Unset | None = UNSET,
+        unique: UniqueFor | Unset | None = UNSET,
+        on_conflict: OnConflict | Unset | None = UNSET,
         **kwargs: Any,
     ) -> TaskHandle[T]: ...
 
@@ -69,6 +76,7 @@ class Submitter:
         max_retries: int | Unset = UNSET,
         max_crashes: int | Unset = UNSET,
         timeout: Span | Unset | None = UNSET,
+        soft_timeout: Span | Unset | None = UNSET,
         queue: str | Unset = UNSET,
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
@@ -77,6 +85,9 @@ class Submitter:
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
+        expires: Expires | Unset | None = UNSET,
+        unique: UniqueFor | Unset | None = UNSET,
+        on_conflict: OnConflict | Unset | None = UNSET,
         **kwargs: Any,
     ) -> TaskHandle[T]: ...
 
@@ -90,6 +101,7 @@ class Submitter:
         max_retries: int | Unset = UNSET,
         max_crashes: int | Unset = UNSET,
         timeout: Span | Unset | None = UNSET,
+        soft_timeout: Span | Unset | None = UNSET,
         queue: str | Unset = UNSET,
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
@@ -98,6 +110,9 @@ class Submitter:
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
+        expires: Expires | Unset | None = UNSET,
+        unique: UniqueFor | Unset | None = UNSET,
+        on_conflict: OnConflict | Unset | None = UNSET,
         **kwargs: Any,
     ) -> TaskHandle[Any]: ...
 
@@ -110,6 +125,7 @@ class Submitter:
         max_retries: int | Unset = UNSET,
         max_crashes: int | Unset = UNSET,
         timeout: Span | Unset | None = UNSET,
+        soft_timeout: Span | Unset | None = UNSET,
         queue: str | Unset = UNSET,
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
@@ -118,6 +134,9 @@ class Submitter:
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
+        expires: Expires | Unset | None = UNSET,
+        unique: UniqueFor | Unset | None = UNSET,
+        on_conflict: OnConflict | Unset | None = UNSET,
         **kwargs: Any,
     ) -> TaskHandle[Any]:
         """Have a function called by a worker. Returns at once; the handle says when the task is accepted durably.
@@ -127,11 +146,12 @@ class Submitter:
         Args:
             fn: the function; or ``"module:function"`` or a registered name, for one that need not exist here.
             args: its arguments.
-            priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results: see
-                `TaskOptions`.
+            priority, max_retries, max_crashes, timeout, soft_timeout, queue, retry_delay, jitter, never_retry,
+                keep_results: see `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
             at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
             key: while a batch with this key is remembered, there is no second one: the handle is of that one.
+            expires, unique, on_conflict: see `ConditionOptions`.
             kwargs: its keyword arguments.
 
         Raises:
@@ -142,9 +162,21 @@ class Submitter:
             Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
             ClientClosed: the client was closed.
         """
-        options = (priority, max_retries, max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results)
-        if options != _NO_OPTIONS or delay is not UNSET or key is not UNSET or at is not UNSET:
-            how = Order(Terms(*options).frozen(), delay, key, at)
+        options = (
+            priority,
+            max_retries,
+            max_crashes,
+            timeout,
+            soft_timeout,
+            queue,
+            retry_delay,
+            jitter,
+            never_retry,
+            keep_results,
+        )
+        asked = (expires, unique, on_conflict)
+        if options != _NO_OPTIONS or (delay, key, at, *asked) != _NOTHING:
+            how = Order(Terms(*options).frozen(), delay, key, at, asked_of(asked))
         else:
             how = PLAIN
         return submit(self._hub, fn, how, args, kwargs)

@@ -7,11 +7,13 @@ caller wait.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from dtq.client import current
 from dtq.client.batches import Batch
+from dtq.client.conditions import NOTHING_ASKED, Asked, ConditionOptions
 from dtq.client.functions import Callee, callee
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
@@ -34,15 +36,15 @@ _ENVELOPE: Final = 4096
 Callable_ = Callable[..., Any] | str | Function
 
 
-class SubmitOptions(TaskOptions, total=False):
-    """`TaskOptions`, and what holds for one submission.
+class SubmitOptions(TaskOptions, ConditionOptions, total=False):
+    """`TaskOptions`, `ConditionOptions`, and what holds for one submission.
 
     Attributes:
         delay: time before the task is due, in seconds or as a timedelta. Default 0.
         at: the moment at which it is due, by the coordinator's wall clock: also if somebody sets that meanwhile. One
             without a time zone is local time.
         key: the submitter's own key: while a batch with this key is remembered, submitting it again gives a handle of
-            that one, and no second task.
+            that one, and no second task; ``unique`` and ``on_conflict`` say it otherwise.
     """
 
     delay: Span
@@ -58,12 +60,14 @@ class Order(NamedTuple):
         delay: time before it is due, as it was given.
         key: the submitter's own key.
         at: the moment at which it is due, as it was given.
+        asked: what few submissions ask for.
     """
 
     terms: Terms = NO_TERMS
     delay: Span | Unset = UNSET
     key: str | Unset | None = UNSET
     at: datetime | Unset | None = UNSET
+    asked: Asked = NOTHING_ASKED
 
     def over(self, below: Order) -> Order:
         """This, and where it says nothing, what is below."""
@@ -72,6 +76,7 @@ class Order(NamedTuple):
             below.delay if self.delay is UNSET else self.delay,
             below.key if self.key is UNSET else self.key,
             below.at if self.at is UNSET else self.at,
+            self.asked.over(below.asked),
         )
 
     @property
@@ -88,13 +93,14 @@ class Order(NamedTuple):
         """What few submissions ask for; None where this one does not.
 
         Raises:
-            InvalidValue: the moment is none, or there is a delay too.
+            InvalidValue: it is not what it may be: the moment is none, or there is a delay too.
         """
+        asked = None if self.asked is NOTHING_ASKED else self.asked.conditions(self.own_key)
         if self.at is UNSET or self.at is None:
-            return None
+            return asked
         if self.delay is not UNSET:
             raise InvalidValue("at", str(self.at), "give a delay or a moment, not both")
-        return Conditions(at=moment(self.at, "at"))
+        return replace(asked or Conditions(), at=moment(self.at, "at"))
 
     @property
     def own_key(self) -> str | None:
@@ -129,11 +135,12 @@ def order(
     """
     if not options:
         return Order(NO_TERMS, delay, key, at)
-    unknown = [name for name in options if name not in Terms._fields]
+    unknown = [name for name in options if name not in Terms._fields and name not in Asked._fields]
     if unknown:
-        known = ", ".join(("delay", "at", "key", *Terms._fields))
+        known = ", ".join(("delay", "at", "key", *Asked._fields, *Terms._fields))
         raise TypeError(f"unexpected keyword argument {unknown[0]!r}; the options of a task are {known}")
-    return Order(Terms(**options).frozen(), delay, key, at)
+    asked = {name: options.pop(name) for name in Asked._fields if name in options}
+    return Order(Terms(**options).frozen(), delay, key, at, Asked(**asked) if asked else NOTHING_ASKED)
 
 
 def submit(

@@ -18,6 +18,7 @@ from typing import Any, Final, Self, TypedDict
 
 from dtq.client.aio import AsyncClient
 from dtq.client.async_handle import AsyncTaskHandle
+from dtq.client.conditions import Expires, OnConflict, UniqueFor
 from dtq.client.local import LocalCluster
 from dtq.client.schedules import AsyncSchedules
 from dtq.client.terms import UNSET, ExceptionLike, Span, Unset
@@ -226,6 +227,7 @@ class TaskQueue:
         max_retries: int | Unset = UNSET,
         max_crashes: int | Unset = UNSET,
         timeout: Span | Unset | None = UNSET,
+        soft_timeout: Span | Unset | None = UNSET,
         queue: str | Unset = UNSET,
         retry_delay: Span | Unset | None = UNSET,
         jitter: bool | Unset = UNSET,
@@ -234,6 +236,9 @@ class TaskQueue:
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
+        expires: Expires | Unset | None = UNSET,
+        unique: UniqueFor | Unset | None = UNSET,
+        on_conflict: OnConflict | Unset | None = UNSET,
         **kwargs: Any,
     ) -> str:
         """Have a function called in one of the processes; returns when the task is accepted.
@@ -243,10 +248,12 @@ class TaskQueue:
             args: its arguments.
             priority: 1 to 10; 10 is the most urgent, unless the queue was made otherwise. Default 5.
             max_retries: how often a failed task is tried again, after 2, 4, 8 ... seconds. Default 3.
-            max_crashes, timeout, queue, retry_delay, jitter, never_retry, keep_results: see `TaskOptions`.
+            max_crashes, timeout, soft_timeout, queue, retry_delay, jitter, never_retry, keep_results: see
+                `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
             at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
             key: while a task with this key is remembered, there is no second one.
+            expires, unique, on_conflict: see `ConditionOptions`.
             kwargs: its keyword arguments.
 
         Returns:
@@ -264,6 +271,7 @@ class TaskQueue:
             max_retries=max_retries,
             max_crashes=max_crashes,
             timeout=timeout,
+            soft_timeout=soft_timeout,
             queue=queue,
             retry_delay=retry_delay,
             jitter=jitter,
@@ -272,6 +280,9 @@ class TaskQueue:
             delay=delay,
             at=at,
             key=key,
+            expires=expires,
+            unique=unique,
+            on_conflict=on_conflict,
             **kwargs,
         )
         self._open.add(handle)

@@ -46,6 +46,7 @@ class RunOptions(TypedDict, total=False):
     max_retries: int
     max_crashes: int
     timeout: Span | None
+    soft_timeout: Span | None
     queue: str
     retry_delay: Span | None
     jitter: bool
@@ -60,6 +61,8 @@ class TaskOptions(RunOptions, total=False):
         max_retries: how often a failed task is tried again. Default 3.
         max_crashes: at how many crashes (its process died, its worker was lost) it is given up. Default 3.
         timeout: time limit of one attempt, in seconds or as a timedelta; None for none, the default.
+        soft_timeout: after so long, in seconds or as a timedelta, `SoftTimeout` is raised in the task, which may catch
+            it and end in order; where it does not, the attempt has failed with it. None for never, the default.
         queue: the queue it waits in. Default ``"default"``.
         retry_delay: time before a retry, in seconds or as a timedelta; None for ``min(300, 2**retry)`` s, the default.
         jitter: whether a backoff is drawn at random from (half, whole]. Default False.
@@ -79,6 +82,7 @@ class Terms(NamedTuple):
     max_retries: int | Unset = UNSET
     max_crashes: int | Unset = UNSET
     timeout: Span | Unset | None = UNSET
+    soft_timeout: Span | Unset | None = UNSET
     queue: str | Unset = UNSET
     retry_delay: Span | Unset | None = UNSET
     jitter: bool | Unset = UNSET
@@ -227,6 +231,7 @@ _CONVERSIONS: Final[dict[str, tuple[str, Callable[[Any, str], Any]]]] = {
     "max_retries": ("max_retries", _whole),
     "max_crashes": ("max_crashes", _whole),
     "timeout": ("timeout_s", _span),
+    "soft_timeout": ("soft_timeout_s", _span),
     "queue": ("queue", _text),
     "retry_delay": ("retry_delay_s", _span),
     "jitter": ("jitter", _flag),

@@ -57,6 +57,7 @@ class Options:
         max_retries: how many times a failed task is tried again; 0 for never.
         max_crashes: at how many crashes (slot died, worker lost) a task is given up; at least 1.
         timeout_s: time limit of one attempt in seconds, None for none. The slot is killed at the limit.
+        soft_timeout_s: after so many seconds of an attempt `SoftTimeout` is raised in the task; None for never.
         queue: name of the queue; workers choose the queues they serve.
         retry_delay_s: seconds before a failed task is tried again; None for min(300, 2**retry).
         jitter: whether a backoff is drawn from (half, whole] instead of being exact.
@@ -74,6 +75,7 @@ class Options:
     max_retries: fields.Tries = 3
     max_crashes: fields.Tries = 3
     timeout_s: fields.Seconds | None = None
+    soft_timeout_s: fields.Seconds | None = None
     queue: fields.Queue = "default"
     retry_delay_s: fields.Seconds | None = None
     jitter: bool = False
@@ -91,13 +93,7 @@ class Options:
             raise InvalidValue("max_retries", self.max_retries, "it is a whole number from 0 to 1,000,000")
         if not 1 <= self.max_crashes <= 1_000_000:
             raise InvalidValue("max_crashes", self.max_crashes, "it is a whole number from 1 to 1,000,000")
-        if self.timeout_s is not None and not 0 < self.timeout_s <= MAX_SECONDS:
-            raise InvalidValue("timeout", self.timeout_s, "it is a number of seconds above 0, or None for no limit")
-        if self.retry_delay_s is not None and not 0 <= self.retry_delay_s <= MAX_SECONDS:
-            raise InvalidValue("retry_delay", self.retry_delay_s, "it is a number of seconds from 0, or None")
-        if self.keep_results_s is not None and not 0 <= self.keep_results_s <= MAX_SECONDS:
-            why = "it is a number of seconds from 0 to ten years, or None for the coordinator's"
-            raise InvalidValue("keep_results", self.keep_results_s, why)
+        self._check_spans()
         check_queue(self.queue)
         if len(self.never_retry) > 64 or any(len(name) > MAX_NAME for name in self.never_retry):
             raise InvalidValue("never_retry", len(self.never_retry), "it has at most 64 names of exceptions")
@@ -105,6 +101,17 @@ class Options:
             check_limits(self.limits)
         if len(self.label) > MAX_LABEL or not self.label.isprintable():
             raise InvalidValue("label", self.label[:80], f"it has at most {MAX_LABEL} characters, printable ones")
+
+    def _check_spans(self) -> None:
+        if self.timeout_s is not None and not 0 < self.timeout_s <= MAX_SECONDS:
+            raise InvalidValue("timeout", self.timeout_s, "it is a number of seconds above 0, or None for no limit")
+        if self.soft_timeout_s is not None and not 0 < self.soft_timeout_s <= MAX_SECONDS:
+            raise InvalidValue("soft_timeout", self.soft_timeout_s, "it is a number of seconds above 0, or None")
+        if self.retry_delay_s is not None and not 0 <= self.retry_delay_s <= MAX_SECONDS:
+            raise InvalidValue("retry_delay", self.retry_delay_s, "it is a number of seconds from 0, or None")
+        if self.keep_results_s is not None and not 0 <= self.keep_results_s <= MAX_SECONDS:
+            why = "it is a number of seconds from 0 to ten years, or None for the coordinator's"
+            raise InvalidValue("keep_results", self.keep_results_s, why)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +123,7 @@ class Spec:
 
 
 #: Options that are told only where they are set.
-_RARE: Final = ("limits", "label")
+_RARE: Final = ("limits", "label", "soft_timeout_s")
 
 
 def spec_as_json(spec: Spec) -> dict[str, Any]:

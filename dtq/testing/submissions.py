@@ -13,19 +13,21 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from operator import attrgetter
 from typing import Any, Final
 
 from dtq.client import references
+from dtq.client.conditions import Asked
 from dtq.client.functions import callee
 from dtq.client.payloads import call_decoder, decode_call, encode_call
 from dtq.client.sharing import digest_of
-from dtq.client.submitting import Order, order
-from dtq.client.terms import field_of
+from dtq.client.submitting import order
+from dtq.client.terms import UNSET, Terms, field_of
 from dtq.errors import DtqError
 from dtq.model import pages
 from dtq.model.ids import TaskId
-from dtq.model.messages import Receipt, Submission
+from dtq.model.messages import Conditions, Receipt, Submission
 from dtq.model.options import Function, Options, Spec
 from dtq.model.values import MIN_VALUE, Value, is_description, named, rest
 from dtq.values.base import Values
@@ -34,7 +36,7 @@ from dtq.values.base import Values
 Named = Callable[..., Any] | str
 
 #: The keywords that are not the function's: those of `Client.submit`.
-OPTIONS: Final = frozenset({*Order().terms._fields, "delay", "at", "key"})
+OPTIONS: Final = frozenset({*Terms._fields, *Asked._fields, "delay", "at", "key"})
 #: How many submissions a failed assertion shows.
 _SHOWN: Final = 10
 
@@ -50,6 +52,7 @@ class Submitted:
         delay_s: how long it had to wait before it was due, in seconds.
         at: the moment of the wall clock at which it was to be due, in seconds of the Unix epoch; None for none.
         key: the submitter's own key.
+        conditions: until when it starts, and what its key stands for; None where nothing was said of that.
         function: how its function travelled.
         blob: how its arguments did.
         values: where they are read if they are large, or references; as long as the queue is not closed.
@@ -60,6 +63,7 @@ class Submitted:
     options: Options
     delay_s: float
     key: str | None
+    conditions: Conditions | None
     function: Function
     blob: bytes
     at: float | None = None
@@ -77,6 +81,19 @@ class Submitted:
 
     def __str__(self) -> str:
         return f"{self.id}  {_call(self.name, self.args, self.kwargs)}"
+
+
+def _asked_of(name: str, conditions: Conditions) -> Any:
+    """One of the things that few submissions ask for, as it travels."""
+    if name == "expires":
+        return conditions.expires_s if conditions.start_by is None else conditions.start_by
+    if name == "unique":
+        return conditions.unique if conditions.unique_s is None else conditions.unique_s
+    return conditions.on_conflict
+
+
+def _asked(name: str, task: Submitted) -> Any:
+    return _asked_of(name, task.conditions or Conditions())
 
 
 class Wanted:
@@ -104,7 +121,7 @@ class Wanted:
         self._options: dict[str, tuple[Callable[[Submitted], Any], Any]] = {
             name: (attrgetter(f"options.{field_of(name)}"), fields[field_of(name)])
             for name in given
-            if name not in ("delay", "at", "key")
+            if name in Terms._fields
         }
         if "delay" in given:
             self._options["delay"] = attrgetter("delay_s"), how.delay_s
@@ -112,6 +129,10 @@ class Wanted:
             self._options["at"] = attrgetter("at"), None if how.conditions is None else how.conditions.at
         if "key" in given:
             self._options["key"] = attrgetter("key"), how.own_key
+        asked = how._replace(key="any" if how.key is UNSET else how.key).conditions or Conditions()
+        for name in Asked._fields:
+            if name in given:
+                self._options[name] = partial(_asked, name), _asked_of(name, asked)
         self._signature = _signature(function)
         self._resolved = _resolved(self._args, self._kwargs, values)
 
@@ -193,6 +214,7 @@ class Submissions:
                     delay_s=submission.delay_s,
                     at=None if submission.conditions is None else submission.conditions.at,
                     key=submission.key,
+                    conditions=submission.conditions,
                     function=spec.function,
                     blob=blob,
                     values=self._values,

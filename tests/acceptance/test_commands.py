@@ -213,16 +213,23 @@ def test_a_key_submits_once(cluster: Home) -> None:
     assert first == second
     cluster.dtq("wait", first)
     assert (cluster.work / "once").read_text() == "x"
+    # And once more when the first has ended, where that is asked for
+    words = ["jobs:record", str(cluster.work / "once"), "--key", "only once"]
+    assert cluster.id(*words, "--unique", "unfinished") != first
+    taken = cluster.dtq("submit", *words, "--unique", "1h", "--on-conflict", "error")
+    assert taken.process.returncode == 65
+    assert "the key 'only once' is taken by batch" in taken.err
 
 
 def test_terms_arrive_with_the_task(cluster: Home) -> None:
     words = ["-p", "2", "--max-retries", "7", "--max-crashes", "2", "--timeout", "1m", "--queue", "later"]
-    words += ["--keep-results", "10m"]
+    words += ["--keep-results", "10m", "--soft-timeout", "50s", "--expires", "2h"]
     task = cluster.id("jobs:add", "1", *words, "--delay", "1h", "--never-retry", "KeyError")
     seen = cluster.data("status", task)["task"]
     assert (seen["priority"], seen["max_retries"], seen["max_crashes"], seen["timeout"]) == (2, 7, 2, 60.0)
     assert (seen["queue"], seen["state"], seen["never_retry"]) == ("later", "scheduled", ["KeyError"])
-    assert seen["keep_results"] == 600.0
+    assert (seen["keep_results"], seen["soft_timeout"]) == (600.0, 50.0)
+    assert seen["start_by"] > seen["due_at"]
     assert "delay" in seen["reason"]
     listed = cluster.data("list", "--queue", "later")["tasks"]
     assert [(entry["id"], entry["state"]) for entry in listed] == [(task, "scheduled")]

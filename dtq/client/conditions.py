@@ -1,0 +1,116 @@
+"""What few submissions ask for, beside their terms: until when they start, and what their key stands for.
+
+Client, beside `terms`: the keywords that become `model.messages.Conditions`, and what they may be.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import Enum
+from typing import Any, Final, Literal, NamedTuple, TypedDict, TypeVar
+
+from dtq.client.terms import UNSET, Span, Unset, seconds
+from dtq.errors import InvalidValue
+from dtq.model.fields import MAX_SECONDS
+from dtq.model.messages import Conditions, Conflict, Unique
+
+E = TypeVar("E", bound=Enum)
+
+#: Until when something starts: a time span from its acceptance on, or a moment.
+Expires = Span | datetime
+#: For how long a key stands for an earlier submission: by what becomes of that one, or for a time span.
+UniqueFor = Literal["pending", "unfinished", "kept"] | Span
+OnConflict = Literal["existing", "error", "replace"]
+
+
+class ConditionOptions(TypedDict, total=False):
+    """What few submissions ask for, as keywords.
+
+    Attributes:
+        expires: what has not started by then is cancelled, with that reason: seconds or a timedelta from the acceptance
+            on, or a datetime (of this machine's time zone, where it names none). A task of which an attempt has started
+            counts as started: its retries go on. Default: None, at any time.
+        unique: for how long ``key`` stands for an earlier submission: "pending", while none of its tasks has started;
+            "unfinished", while it has not ended; "kept", as long as it is kept, the default; or seconds or a timedelta
+            from its acceptance on, at most as long as it is kept.
+        on_conflict: what a submission gets whose key is taken: "existing", the earlier one, the default (`KeyConflict`
+            where that is another call, or has other arguments); "error", `KeyTaken`; "replace", a task of its own: the
+            earlier one is cancelled, and stopped where it runs.
+    """
+
+    expires: Expires | None
+    unique: UniqueFor | None
+    on_conflict: OnConflict | None
+
+
+class Asked(NamedTuple):
+    """What was given of `ConditionOptions`, UNSET for the rest."""
+
+    expires: Expires | Unset | None = UNSET
+    unique: UniqueFor | Unset | None = UNSET
+    on_conflict: OnConflict | Unset | None = UNSET
+
+    def over(self, below: Asked) -> Asked:
+        """This, and where it says nothing, what is below."""
+        given: dict[str, Any] = {name: value for name, value in self._asdict().items() if value is not UNSET}
+        return below._replace(**given) if given else below
+
+    def conditions(self, key: str | None) -> Conditions | None:
+        """What it adds up to; None where that is nothing.
+
+        Args:
+            key: the submission's key.
+
+        Raises:
+            InvalidValue: one of them is not what it may be.
+        """
+        fields: dict[str, Any] = {}
+        if self.expires is not UNSET and self.expires is not None:
+            at_moment = isinstance(self.expires, datetime)
+            fields = {"start_by": _moment(self.expires)} if at_moment else {"expires_s": _span(self.expires, "expires")}
+        if self.unique is not UNSET and self.unique is not None:
+            if isinstance(self.unique, str):
+                fields["unique"] = _member(Unique, self.unique, "unique", ", or a time span")
+            else:
+                fields["unique_s"] = _span(self.unique, "unique")
+        if self.on_conflict is not UNSET and self.on_conflict is not None:
+            fields["on_conflict"] = _member(Conflict, self.on_conflict, "on_conflict")
+        for name in ("unique", "on_conflict"):
+            if key is None and getattr(self, name) not in (UNSET, None):
+                raise InvalidValue(name, getattr(self, name), "it is for submissions with a key")
+        return Conditions(**fields) if fields else None
+
+
+#: Nothing was asked for.
+NOTHING_ASKED: Final = Asked()
+
+
+def asked_of(given: tuple[Any, Any, Any]) -> Asked:
+    """What was given, in the order of the fields."""
+    asked = Asked(*given)
+    return NOTHING_ASKED if asked == NOTHING_ASKED else asked
+
+
+def _moment(value: Any) -> float:
+    try:
+        moment: float = value.timestamp()
+    except (OverflowError, ValueError, OSError):
+        moment = -1.0
+    if not 0 <= moment <= 1e11:
+        raise InvalidValue("expires", repr(value)[:80], "it is a moment from 1970 on")
+    return moment
+
+
+def _span(value: Any, what: str) -> float:
+    span = seconds(value, what)
+    if not 0 <= span <= MAX_SECONDS:
+        raise InvalidValue(what, span, "it is a number of seconds from 0 to ten years")
+    return span
+
+
+def _member(kind: type[E], value: Any, what: str, other: str = "") -> E:
+    try:
+        return kind(value)
+    except ValueError:
+        words = ", ".join(repr(member.value) for member in kind)
+        raise InvalidValue(what, repr(value)[:80], f"it is one of {words}{other}") from None
