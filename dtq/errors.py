@@ -444,6 +444,15 @@ class LimitsFull(DtqError):
     hint = "Name many limits with one glob (dtq limit set 'tenant-*' ...), and remove what is not needed."
 
 
+class UnknownLimit(DtqError, LookupError):
+    """No such limit."""
+
+    code = "unknown-limit"
+    exit_code = 65
+    text = "there is no limit {0!r}."
+    hint = "`dtq limit list` shows what there is."
+
+
 class QueueDraining(DtqError):
     """A queue takes no new tasks, as an operator has asked."""
 

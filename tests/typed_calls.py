@@ -105,6 +105,8 @@ class Calls:
             rules.Token: lambda: self._lease[0],
             rules.Session: lambda: chance.choice((f"{chance.getrandbits(128):032x}", *self.known.sessions[-3:])),
             rules.Queue: lambda: chance.choice(QUEUES),
+            rules.ScheduleName: lambda: chance.choice(("daily", "hourly")),
+            rules.LimitPattern: lambda: chance.choice(("api", "tenant-*")),
             rules.Count: lambda: chance.choice((0, 0, 1, 1, 2, 3, 10, 100, *self.known.specs[-5:])),
             rules.Slots: lambda: chance.choice((0, 1, 1, 2, 4)),
             rules.Seconds: lambda: chance.choice((0.0, 0.0, 1e-6, 0.001, 0.5, 3.0, 1e4)),

@@ -10,7 +10,7 @@ import contextlib
 import logging
 
 from dtq import __version__
-from dtq.coordinator import holding, letting_go, operating, queries, results, scheduling, submitting
+from dtq.coordinator import holding, letting_go, operating, queries, results, scheduling, steering, submitting
 from dtq.coordinator.granting import grants_of
 from dtq.coordinator.service import LONGEST_WAIT_S, MOST_CANCELS, Coordinator
 from dtq.coordinator.sessions import PARTING_WAIT_S, Fetch, SessionState
@@ -26,6 +26,7 @@ from dtq.errors import (
     StoreError,
     UnknownId,
 )
+from dtq.model.limits import Limit, LimitView
 from dtq.model.messages import (
     PROTOCOL,
     Ended,
@@ -42,6 +43,7 @@ from dtq.model.messages import (
 )
 from dtq.model.options import Spec
 from dtq.model.pages import PAGE_BLOBS
+from dtq.model.queues import Steering, SteeringChange
 from dtq.model.schedules import Schedule, ScheduleView
 from dtq.model.snapshots import (
     Attempt,
@@ -402,6 +404,37 @@ class Connection:
         count = operating.purge_dead(self._c, _checked(selection))
         log.info("%s purged %d dead letters", self._who, count)
         return count
+
+    def reprioritize(self, selection: Selection, priority: int) -> int:
+        """See `Service.reprioritize`."""
+        count = operating.reprioritize(self._c, _checked(selection), priority)
+        log.info("%s gave %d tasks that wait the priority %d", self._who, count, priority)
+        return count
+
+    # -- queues and limits ----------------------------------------------------------------------------------------
+
+    def steer_queue(self, queue: str, how: SteeringChange) -> Steering:
+        """See `Service.steer_queue`."""
+        _ = self._session
+        after = steering.steer(self._c, queue, how)
+        log.info("%s steers the queue %s: %s", self._who, queue, after)
+        return after
+
+    def set_limit(self, limit: Limit) -> None:
+        """See `Service.set_limit`."""
+        _ = self._session
+        steering.set_limit(self._c, limit)
+        log.info("%s has set %s", self._who, limit)
+
+    def limits(self, after: str) -> list[LimitView]:
+        """See `Service.limits`."""
+        return steering.limits(self._c, after)
+
+    def remove_limit(self, name: str) -> None:
+        """See `Service.remove_limit`."""
+        _ = self._session
+        steering.remove_limit(self._c, name)
+        log.info("%s has removed the limit %s", self._who, name)
 
     # -- schedules ------------------------------------------------------------------------------------------------
 

@@ -15,12 +15,15 @@ from dtq.core import operators, views
 from dtq.core.batches import SpecEntry
 from dtq.core.changes import TaskRow
 from dtq.engines.base import EndedRun, StoredBatch
-from dtq.errors import NotDead, ParentUnknown, StoreError
-from dtq.model.snapshots import CancelReport, Selection
+from dtq.errors import NotDead, ParentUnknown, StoreError, WholeBatchOnly
+from dtq.model.ids import TaskId
+from dtq.model.snapshots import CancelReport, Selection, TaskView
 from dtq.model.states import State
 
 #: How many targets are cancelled before others have their turn at the lock.
 _AT_ONCE: Final = 2_000
+#: The states of what waits.
+_WAITING: Final = (State.PENDING, State.SCHEDULED, State.BLOCKED)
 #: How many dead letters are looked up, and written, at a time.
 _PAGE: Final = 500
 #: Dead letters by their batches.
@@ -106,6 +109,60 @@ def _targets(c: Coordinator, selection: Selection, specs: set[SpecEntry], now: f
         for view in found
         for index in range(view.index, view.index + view.count)
         if not wanted or (view.batch, index) in wanted or (view.batch, -1) in wanted
+    ]
+
+
+def reprioritize(c: Coordinator, selection: Selection, priority: int) -> int:
+    """Give what waits another priority, durably; see `Service.reprioritize`."""
+    _sizes(c, selection)
+    specs = queries.wanted_specs(c, selection)
+    count = 0
+    with c.operators:
+        with c.lock:
+            numbers = _batches_that_wait(c, selection, specs, c.clock.now())
+        for start in range(0, len(numbers), _AT_ONCE):
+            with c.lock:
+                found = (c.machine.register.batches.get(number) for number in numbers[start : start + _AT_ONCE])
+                count += operators.reprioritize(c.machine, [batch for batch in found if batch is not None], priority)
+                c.dispatch(c.clock.now())
+                ticket = c.committer.ticket()
+            c.committer.settle(ticket)
+    return count
+
+
+def _batches_that_wait(c: Coordinator, selection: Selection, specs: set[SpecEntry], now: float) -> list[int]:
+    """The batches of which any task that waits matches. Under the lock.
+
+    Raises:
+        WholeBatchOnly: only some of the tasks that wait in a batch are named.
+    """
+    some: dict[int, set[int]] = {}
+    for number, index in selection.ids:
+        if index >= 0:
+            some.setdefault(number, set()).add(index)
+    whole = {number for number, index in selection.ids if index < 0}
+    for number, indexes in some.items():
+        batch = c.machine.register.batches.get(number)
+        if number in whole or batch is None:
+            continue
+        if operators.waiting_in(batch) > sum(view.count for view in _waiting(c, batch.number, indexes, specs, now)):
+            raise WholeBatchOnly(str(TaskId(number, min(indexes))))
+    wanted = [state for state in _WAITING if selection.state in (None, state)]
+    found = [
+        view.batch
+        for state in wanted
+        for view in views.live_tasks(c.machine, replace(selection, limit=0, state=state), now, specs)
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _waiting(c: Coordinator, number: int, indexes: set[int], specs: set[SpecEntry], now: float) -> list[TaskView]:
+    """Of some tasks of a batch, those that wait, as runs that are named as a whole."""
+    return [
+        view
+        for state in _WAITING
+        for view in views.live_tasks(c.machine, Selection(ids=((number, -1),), state=state, limit=0), now, specs)
+        if indexes.issuperset(range(view.index, view.index + view.count))
     ]
 
 

@@ -127,16 +127,16 @@ def _submit(
         full: QueueFull | None = None
         for place, submission in enumerate(submissions):
             receipt = _remembered(state, submission, repeated)
+            before = refused.get(place, full if submission.wait_s > 0 else None)  # it would overtake those before it
+            if receipt is None and before is not None:
+                receipt = _refusal(before)
             if receipt is None:
                 try:
-                    if place in refused:
-                        raise refused[place]
-                    if full is not None and submission.wait_s > 0:
-                        raise full  # it would overtake those before it
                     receipt = _accept(c, state, specs, place, submission, known, made, now)
                 except DtqError as error:
                     receipt = _refusal(error)
-                    full = error if isinstance(error, QueueFull) and submission.wait_s > 0 else full
+                    if isinstance(error, QueueFull) and submission.wait_s > 0:
+                        full = error.with_traceback(None)  # which would hold this frame, and with it the error
             receipts.append(receipt)
         state.receipts = {s.number: receipt for s, receipt in zip(submissions, receipts, strict=True)}
         if repeated:
@@ -241,13 +241,13 @@ def _found(c: Coordinator, spec: Spec, place: int, submission: Submission, known
         answer = known.answer(place, submission)
         if answer is not None:
             number, size, its_spec = answer
-            if submission.batch is None and submission.key is not None and not same_call(its_spec, spec):
+            if submission.batch is None and submission.key is not None and not same_call(its_spec, spec, urgency=False):
                 raise KeyConflict(submission.key, number)
             _refuse_another(c, known, place, submission, number, size)
             return Receipt(batch=number, size=size)
     elif submission.batch is None and submission.key is not None:
         taken = register.batches[register.keys[submission.key]]
-        if same_call(taken.entry.spec, spec):
+        if same_call(taken.entry.spec, spec, urgency=False):
             _refuse_another(c, known, place, submission, taken.number, taken.size)
     return None
 

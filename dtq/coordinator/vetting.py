@@ -103,7 +103,7 @@ def submissions(
             if given[place].spec in functions:
                 vetting.check(values.named(specs[given[place].spec].function.body))
         except DtqError as error:
-            refused[place] = error
+            refused[place] = error.with_traceback(None)  # which would hold this frame, and with it the error
     for place in large:
         if place not in refused:
             given[place] = replace(given[place], arguments=vetting.take_out(given[place].arguments))

@@ -67,6 +67,12 @@ class SpecEntry:
         self.argument_bytes = 0.0
         self.result_bytes = 0.0
 
+    def learn_from(self, other: SpecEntry) -> None:
+        """Know what another spec of the same function knows, where nothing is known yet."""
+        if self.estimate_s is None:
+            self.estimate_s = other.estimate_s
+            self.argument_bytes, self.result_bytes = other.argument_bytes, other.result_bytes
+
     def observe(self, seconds: float, tasks: int) -> None:
         """Learn from tasks that took so long together.
 

@@ -99,6 +99,10 @@ class RunHeap:
             yield min(run.hi, place.lo if run[:2] == place[:2] else run.hi) - run.lo
             todo += (2 * at + 1, 2 * at + 2)
 
+    def count(self) -> int:
+        """How many tasks it has, stale ones included."""
+        return sum(run.hi - run.lo for run in self._runs)
+
     def runs(self) -> list[Run]:
         """All runs in their order: a sorted copy, for listings and checks."""
         return sorted(self._runs)

@@ -97,6 +97,11 @@ class Line:
         """Whether nothing waits in it."""
         return not self.plain and not self.groups
 
+    def open_heaps(self) -> Iterator[RunHeap]:
+        """Those heaps of it of which something may be handed out, as far as is known."""
+        yield self.plain
+        yield from (group for group in (self.groups or {}).values() if group.parked is None)
+
     def heaps(self) -> Iterator[RunHeap]:
         """All heaps of it."""
         yield self.plain
@@ -492,6 +497,15 @@ class Lines:
         for bucket in list(self.limits.buckets.values()):
             self._all_next(bucket)
         self.pushed += 1
+
+    def waiting_at(self, bucket: Bucket) -> int:
+        """How many tasks wait at a bucket, those included that were cancelled and not come across yet."""
+        count = 0
+        for queue, standing in bucket.standings.items():
+            groups = self._lines[queue].groups or {}
+            count += sum(groups[limits].count() for limits in standing.parked.names())
+            count += sum(group.count() for group in standing.open)
+        return count
 
     def _all_next(self, bucket: Bucket) -> None:
         for queue in list(bucket.standings):

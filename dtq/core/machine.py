@@ -187,7 +187,7 @@ class Machine:
         number = register.keys.get(submission.key)
         if number is None:
             return None
-        if not same_call(register.batches[number].entry.spec, spec):
+        if not same_call(register.batches[number].entry.spec, spec, urgency=False):
             raise KeyConflict(submission.key, number)
         return register.batches[number]
 

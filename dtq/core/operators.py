@@ -123,6 +123,44 @@ def set_aside(machine: Machine, session: str, now: float) -> None:
         heap.advance(run.hi)
 
 
+def reprioritize(machine: Machine, batches: Sequence[Batch], priority: int) -> int:
+    """Have live batches another priority: what of them waits moves to its new place, what comes back goes there.
+
+    Args:
+        machine: the machine.
+        batches: the batches; they are live.
+        priority: the priority.
+
+    Returns:
+        How many tasks wait in them.
+
+    Raises:
+        FunctionsFull: specs take as much memory as they may; some of the batches may have been changed.
+    """
+    register = machine.register
+    moved = [batch for batch in batches if batch.entry.spec.options.priority != priority]
+    for batch in moved:
+        register.change_priority(batch, priority)
+    queues = {batch.queue for batch in moved}
+    register.lines.remove({batch.number for batch in moved}, queues)
+    for batch in moved:
+        for index, task in (batch.tasks or {}).items():
+            if index < batch.next and task.state is State.PENDING:
+                register.push(batch, index, index + 1)
+        if batch.fresh and batch.fresh_state() is State.PENDING:
+            register.push(batch, batch.next, batch.size)
+    for queue in queues:
+        register.lines.refresh(queue)
+    return sum(waiting_in(batch) for batch in batches)
+
+
+def waiting_in(batch: Batch) -> int:
+    """How many tasks of a live batch wait, to be handed out or for a time."""
+    waits = (State.PENDING, State.SCHEDULED, State.BLOCKED)
+    back = [task for index, task in (batch.tasks or {}).items() if index < batch.next and task.state in waits]
+    return len(back) + max(0, batch.fresh - batch.cancelled_ahead())
+
+
 def set_limit(machine: Machine, limit: Limit) -> None:
     """Set a limit, or change it.
 

@@ -201,15 +201,40 @@ class Register:
         self.batches[batch.number] = batch
         if not batch.complete:
             self.open[batch.number] = batch
-        if batch.entry.batches == 0:
-            self._idle[bool(batch.entry.spec.function.body)].pop(batch.entry.number)
-            self.ledger.spec(batch.entry)  # new, or unused for so long that the engine may have let it go
-            self.spec_bytes += batch.entry.size
-        batch.entry.batches += 1
+        self._use(batch.entry)
         if batch.key is not None:
             self.keys.add(batch.key, batch.number)
         if batch.flow is not None:
             self.dependencies.added(batch)
+
+    def change_priority(self, batch: Batch, priority: int) -> None:
+        """Have a live batch another priority from now on: a spec of its own. What of it waits is not moved.
+
+        Raises:
+            FunctionsFull: those of live batches take as much memory as they may.
+        """
+        before = batch.entry
+        entry = self.intern(replace(before.spec, options=replace(before.spec.options, priority=priority)))
+        entry.learn_from(before)
+        self._use(entry)
+        batch.entry = entry
+        self._use_no_more(before)
+        self.ledger.batch(batch)
+
+    def _use(self, entry: SpecEntry) -> None:
+        """A batch that is live uses a spec."""
+        if entry.batches == 0:
+            self._idle[bool(entry.spec.function.body)].pop(entry.number)
+            self.ledger.spec(entry)  # new, or unused for so long that the engine may have let it go
+            self.spec_bytes += entry.size
+        entry.batches += 1
+
+    def _use_no_more(self, entry: SpecEntry) -> None:
+        """A batch that used a spec does not any more."""
+        entry.batches -= 1
+        if entry.batches == 0:
+            self.spec_bytes -= entry.size
+            self._released(entry)
 
     def push(self, batch: Batch, lo: int, hi: int) -> None:
         """Have tasks wait to be handed out."""
@@ -500,10 +525,7 @@ class Register:
         """A batch leaves memory."""
         del self.batches[batch.number]
         self.open.pop(batch.number, None)
-        batch.entry.batches -= 1
-        if batch.entry.batches == 0:
-            self.spec_bytes -= batch.entry.size
-            self._released(batch.entry)
+        self._use_no_more(batch.entry)
         if batch.key is not None:
             self.keys.discard(batch.key, batch.number)
         if batch.flow is not None:

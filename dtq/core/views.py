@@ -14,9 +14,12 @@ from dtq.core.batches import Batch, SpecEntry, Task
 from dtq.core.changes import BatchRow
 from dtq.core.heap import Run, RunHeap, ahead
 from dtq.core.leases import Lease, Worker
+from dtq.core.limits import Bucket
 from dtq.core.machine import Machine
+from dtq.core.queues import steered, steering
 from dtq.core.register import Register
 from dtq.model.globs import Glob, glob
+from dtq.model.limits import Limit, LimitView
 from dtq.model.options import Spec
 from dtq.model.snapshots import BatchView, Counts, QueueView, Selection, TaskView
 from dtq.model.states import State, exception_name
@@ -151,12 +154,13 @@ def batches(
 
 
 def matching(specs: Iterable[SpecEntry], selection: Selection) -> set[SpecEntry]:
-    """The specs that match by queue and function: a glob of a peer's is gone through here, and needs no lock."""
+    """The specs that match by queue, label and function: a glob of a peer's is gone through here, and needs no lock."""
     function = None if selection.function is None else glob(selection.function)
     return {
         entry
         for entry in specs
         if (selection.queue is None or entry.spec.options.queue == selection.queue)
+        and (selection.label is None or entry.spec.options.label == selection.label)
         and (function is None or function.matches(entry.spec.function.name))
     }
 
@@ -265,12 +269,13 @@ def _view(
 
 
 def queues(machine: Machine) -> tuple[QueueView, ...]:
-    """The queues with unfinished tasks, or with workers of their own."""
+    """The queues with unfinished tasks, or with workers of their own, or of which an operator has said something."""
     register = machine.register
     counts = register.tally.queues()
     everywhere = sum(not worker.queues for worker in register.workers.values())
     serving = Counter(name for worker in register.workers.values() for name in set(worker.queues))
-    names = counts.keys() | serving.keys()
+    names = counts.keys() | serving.keys() | steered(register)
+    found = ((name, steering(register, name)) for name in sorted(names))
     return tuple(
         QueueView(
             name=name,
@@ -279,9 +284,51 @@ def queues(machine: Machine) -> tuple[QueueView, ...]:
             running=counts.get(name, {}).get(State.RUNNING, 0),
             blocked=counts.get(name, {}).get(State.BLOCKED, 0),
             workers=everywhere + serving[name],
+            paused=how.paused,
+            draining=how.draining,
+            weight=how.weight,
         )
-        for name in sorted(names)
+        for name, how in found
     )
+
+
+def limits(machine: Machine, now: float) -> list[LimitView]:
+    """The limits, and what is used of them, in the order of their names."""
+    register = machine.register
+    buckets: dict[str, list[Bucket]] = {}
+    for bucket in register.limits.buckets.values():
+        if bucket.rule is not None:
+            buckets.setdefault(bucket.rule.limit.name, []).append(bucket)
+    return [_limit(register, limit, buckets.get(limit.name, []), now) for limit in register.limits]
+
+
+def _limit(register: Register, limit: Limit, buckets: list[Bucket], now: float) -> LimitView:
+    shut = [bucket for bucket in buckets if bucket.shut(now)]
+    nexts = [at for bucket in shut if not bucket.full and bucket.standings and (at := bucket.opens_at()) is not None]
+    return LimitView(
+        limit=limit,
+        names=len(buckets),
+        running=sum(bucket.used for bucket in buckets),
+        waiting=sum(register.lines.waiting_at(bucket) for bucket in shut),
+        next_at=min(nexts, default=None),
+    )
+
+
+def _why_limited(register: Register, entry: SpecEntry, now: float) -> str:
+    """Which limit keeps tasks of a spec from starting now; "" where none does."""
+    for name in entry.limits:
+        bucket = register.limits.bucket(name)
+        rule = None if bucket is None else bucket.rule
+        if bucket is None or rule is None or not bucket.shut(now):
+            continue
+        which = f"the limit {name!r}" if rule.glob is None else f"the limit {name!r} ({rule.limit.name})"
+        if bucket.full:
+            if not rule.concurrency:
+                return f"{which} is closed"
+            return f"{which} is reached: {bucket.used} of {rule.concurrency} run"
+        wait_s = max(0.0, (bucket.opens_at() or now) - now)
+        return f"{which} lets one start every {duration(rule.interval_s or 0.0)}: the next in {duration(wait_s)}"
+    return ""
 
 
 def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
@@ -294,6 +341,8 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
         return _why_scheduled(register, view, now)
     if view.state is not State.PENDING:
         return ""
+    if options.queue in register.lines.paused:
+        return f"the queue {options.queue!r} is paused"
     serving = [w for w in register.workers.values() if not w.queues or options.queue in w.queues]
     if not serving:
         others = "" if register.workers else " (no worker is connected at all)"
@@ -301,8 +350,13 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
     capacity = sum(worker.capacity for worker in serving)
     if capacity == 0:
         return f"every worker that serves the queue {options.queue!r} is draining or has no slot ready"
-    place = Run(register.batches[view.batch].entry.urgency, view.batch, view.index, view.index)
-    count, exact = ahead(_served_with(register, serving), place)
+    entry = register.batches[view.batch].entry
+    if entry.limits and (held_back := _why_limited(register, entry, now)):
+        return held_back
+    place = Run(entry.urgency, view.batch, view.index, view.index)
+    more_urgent, all_of_them = ahead(_beside(register, serving, entry.queue), Run(entry.urgency, 0, 0, 0))
+    count, exact = ahead(_open_heaps(register, entry.queue), place)
+    count, exact = count + more_urgent, exact and all_of_them
     if count == 0:
         return f"next in line for {counted(capacity, 'busy slot')}"
     before = counted(count, "task is", "tasks are")
@@ -321,9 +375,15 @@ def _why_scheduled(register: Register, view: TaskView, now: float) -> str:
     return f"{cause}; due in {duration(max(0.0, (view.due_at or now) - now))}"
 
 
-def _served_with(register: Register, serving: list[Worker]) -> list[RunHeap]:
-    """What waits for some workers: the heaps of all queues that any of them serves."""
-    if any(not worker.queues for worker in serving):
-        return [heap for line in register.lines for heap in line.heaps()]
+def _open_heaps(register: Register, queue: str) -> list[RunHeap]:
+    """What waits in a queue and is not held back by a limit."""
+    line = register.lines.get(queue)
+    return [] if line is None or line.paused else list(line.open_heaps())
+
+
+def _beside(register: Register, serving: list[Worker], queue: str) -> list[RunHeap]:
+    """What waits in the other queues that workers serve."""
+    everywhere = any(not worker.queues for worker in serving)
     names = {name for worker in serving for name in worker.queues}
-    return [heap for line in register.lines if line.queue in names for heap in line.heaps()]
+    others = [line.queue for line in register.lines if line.queue != queue and (everywhere or line.queue in names)]
+    return [heap for other in others for heap in _open_heaps(register, other)]

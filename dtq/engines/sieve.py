@@ -68,6 +68,8 @@ class Sieve:
         queue = self._selection.queue
         if queue is not None and spec.options.queue != queue:
             return False
+        if self._selection.label is not None and spec.options.label != self._selection.label:
+            return False
         return self._function is None or self._function.matches(spec.function.name)
 
     def wants(self, run: EndedRun) -> bool:

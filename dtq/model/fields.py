@@ -220,6 +220,11 @@ Pid = Annotated[int, Number(0, (1 << 32) - 1)]
 ExitCode = Annotated[int, Number(-(1 << 31), (1 << 32) - 1)]
 #: The version of the protocol.
 Protocol = Annotated[int, Number(0, 255)]
+#: Fewest and most starts of a rate, or of a burst; and the time that a rate is for, in seconds.
+STARTS: Final = (1, 1_000_000)
+INTERVALS: Final = (0.001, MAX_SECONDS)
+Starts = Annotated[int, Number(*STARTS)]
+Interval = Annotated[float, Number(*INTERVALS)]
 #: Largest weight of a queue.
 MAX_WEIGHT: Final = 1_000
 #: How much of what is handed out a queue has.

@@ -26,19 +26,24 @@ class Limit:
 
     name: fields.LimitPattern
     concurrency: fields.Count | None = None
-    starts: fields.Count | None = None
-    per_s: fields.Seconds = 1.0
-    burst: fields.Count = 1
+    starts: fields.Starts | None = None
+    per_s: fields.Interval = 1.0
+    burst: fields.Starts = 1
 
     def __post_init__(self) -> None:
-        if self.concurrency is None and self.starts is None:
-            raise InvalidValue("a limit", self.name, "it has a concurrency, a rate, or both")
         if self.concurrency is not None and self.concurrency < 0:
             raise InvalidValue("a concurrency", self.concurrency, "it is a whole number from 0")
-        if self.starts is not None and not (0 < self.starts <= 1_000_000 and 0.001 <= self.per_s <= fields.MAX_SECONDS):
+        low, high = fields.STARTS
+        shortest, longest = fields.INTERVALS
+        if self.starts is not None and not (low <= self.starts <= high and shortest <= self.per_s <= longest):
             raise InvalidValue("a rate", f"{self.starts}/{self.per_s}s", "write starts per time: 100/m, 5/s, 10/90s")
-        if not 1 <= self.burst <= 1_000_000:
-            raise InvalidValue("a burst", self.burst, "it is a whole number from 1 to 1,000,000")
+        if not low <= self.burst <= high:
+            raise InvalidValue("a burst", self.burst, f"it is a whole number from {low} to {high:,}")
+
+    @property
+    def bounds_nothing(self) -> bool:
+        """Whether it allows everything."""
+        return self.concurrency is None and self.starts is None
 
     @property
     def interval_s(self) -> float | None:

@@ -150,11 +150,20 @@ def spec_from_json(plain: dict[str, Any]) -> Spec:
     return Spec(function=Function(kind=kind, name=plain["name"], body=body), options=Options(**options))
 
 
-def same_call(one: Spec, other: Spec) -> bool:
-    """Whether two submissions have the same function and the same terms, wherever each was made."""
-    return one == other or (
-        one.function == other.function and replace(one.options, depth=other.options.depth) == other.options
-    )
+def same_call(one: Spec, other: Spec, *, urgency: bool = True) -> bool:
+    """Whether two submissions have the same function and the same terms, wherever each was made.
+
+    Args:
+        one: what was submitted.
+        other: what was submitted, too.
+        urgency: whether the priority has to be the same; that of a batch may have been changed since it was submitted.
+    """
+    if one == other:
+        return True
+    if one.function != other.function:
+        return False
+    options = replace(one.options, depth=other.options.depth)
+    return (options if urgency else replace(options, priority=other.options.priority)) == other.options
 
 
 def check_limits(names: tuple[str, ...]) -> None:

@@ -25,3 +25,18 @@ class Steering:
         if not 1 <= self.weight <= fields.MAX_WEIGHT:
             why = f"it is a whole number from 1 to {fields.MAX_WEIGHT}"
             raise InvalidValue("a weight", self.weight, why)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SteeringChange:
+    """What an operator says of a queue; what is None stays as it is.
+
+    Attributes:
+        paused: see `Steering.paused`.
+        draining: see `Steering.draining`.
+        weight: see `Steering.weight`.
+    """
+
+    paused: bool | None = None
+    draining: bool | None = None
+    weight: fields.Weight | None = None

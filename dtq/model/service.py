@@ -13,6 +13,7 @@ from typing import Annotated, Protocol
 
 from dtq.model import fields
 from dtq.model.fields import ANSWERED, MANY
+from dtq.model.limits import Limit, LimitView
 from dtq.model.messages import (
     SUBMISSIONS,
     Ended,
@@ -26,6 +27,7 @@ from dtq.model.messages import (
     Welcome,
 )
 from dtq.model.options import Spec
+from dtq.model.queues import Steering, SteeringChange
 from dtq.model.schedules import Schedule, ScheduleView
 from dtq.model.snapshots import (
     Attempt,
@@ -248,6 +250,49 @@ class Service(Protocol):
 
         Raises:
             UnknownId: one of the selected ids was never accepted; nothing was cancelled.
+        """
+        ...
+
+    def reprioritize(self, selection: Selection, priority: fields.Priority) -> fields.Count:
+        """Give what waits another priority, durably, in whole batches: those of which any task that waits matches.
+
+        Returns:
+            How many tasks wait in them.
+
+        Raises:
+            UnknownId: one of the selected ids was never accepted; nothing was changed.
+            WholeBatchOnly: one is that of a task, or of some tasks, while others of the batch wait too; nothing was
+                changed.
+        """
+        ...
+
+    def steer_queue(self, queue: fields.Queue, how: SteeringChange) -> Steering:
+        """Pause or drain a queue, or give it a weight, durably.
+
+        Returns:
+            What holds for it now.
+        """
+        ...
+
+    def set_limit(self, limit: Limit) -> None:
+        """Set a limit, or change it, durably.
+
+        Raises:
+            LimitsFull: there are as many limits as there may be.
+            InvalidValue: it bounds nothing.
+        """
+        ...
+
+    def limits(self, after: fields.Label) -> Annotated[list[LimitView], ANSWERED]:
+        """The limits behind a name ("" for all), in the order of their names; ask again behind the last, until there
+        are none."""
+        ...
+
+    def remove_limit(self, name: fields.LimitPattern) -> None:
+        """Forget a limit, durably: what waited for it may start.
+
+        Raises:
+            UnknownLimit: there is none of this name.
         """
         ...
 

@@ -27,6 +27,7 @@ class Selection:
         function: their function's name, as a glob (``mymodule:*``).
         exception: name of the last exception, as a glob; of a time limit ``TimeoutError``, of a crash
             ``dtq.errors.TaskCrashed`` (`exception_name`).
+        label: their label.
         older_than_s: in that state for at least so long.
         limit: at most so many (verbs that change something take no limit: 0).
         after: only those behind this place of a list (`TaskView.place`, `DeadLetter.place`): how a list goes on that
@@ -38,6 +39,7 @@ class Selection:
     queue: fields.Label | None = None
     function: fields.Pattern | None = None
     exception: fields.Pattern | None = None
+    label: fields.Label | None = None
     older_than_s: fields.Seconds | None = None
     limit: fields.Count = 100
     after: Place | None = None
@@ -232,7 +234,19 @@ class CancelReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueView:
-    """A queue with unfinished tasks or workers."""
+    """A queue with unfinished tasks or workers, or one that is steered.
+
+    Attributes:
+        name: its name.
+        pending: how many tasks wait to be handed out.
+        scheduled: how many wait for a time.
+        running: how many run.
+        workers: how many workers serve it.
+        blocked: how many wait for other tasks.
+        paused: whether it starts nothing.
+        draining: whether it takes no new tasks.
+        weight: its share beside other queues of equal priority.
+    """
 
     name: fields.Queue
     pending: fields.Count
@@ -240,6 +254,9 @@ class QueueView:
     running: fields.Count
     workers: fields.Count
     blocked: fields.Count = 0
+    paused: bool = False
+    draining: bool = False
+    weight: fields.Weight = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

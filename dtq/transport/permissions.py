@@ -33,6 +33,7 @@ ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     "stats": (_SUBMIT, _ADMIN),
     "queues": (_SUBMIT, _ADMIN),
     "workers": (_SUBMIT, _ADMIN),
+    "limits": (_SUBMIT, _ADMIN),
     # values of calls and results: whoever can name one may read it
     "write_value": (_SUBMIT, _WORK),
     "read_value": (_SUBMIT, _WORK, _ADMIN),
@@ -44,6 +45,10 @@ ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     # operating
     "tasks": (_ADMIN,),
     "cancel": (_ADMIN,),
+    "reprioritize": (_ADMIN,),
+    "steer_queue": (_ADMIN,),
+    "set_limit": (_ADMIN,),
+    "remove_limit": (_ADMIN,),
     "dead_letters": (_ADMIN,),
     "retry_dead": (_ADMIN,),
     "purge_dead": (_ADMIN,),
@@ -63,6 +68,10 @@ ALL_ROLES: Final = frozenset({"set_schedule"})
 AUDITED: Final = frozenset(
     {
         "cancel",
+        "reprioritize",
+        "steer_queue",
+        "set_limit",
+        "remove_limit",
         "retry_dead",
         "purge_dead",
         "set_schedule",

@@ -17,9 +17,11 @@ from dtq.coordinator.service import Coordinator, Setup
 from dtq.core.register import Rules
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import BadMessage, DtqError, NotPermitted, RoleMissing, Unreachable, WrongKey
+from dtq.model.limits import Limit
 from dtq.model.messages import Exchange, Hello, Role, Submission, TaskRange
 from dtq.model.options import Function, Options, Spec
 from dtq.model.pages import pack
+from dtq.model.queues import SteeringChange
 from dtq.model.schedules import Rule, Schedule
 from dtq.model.service import Service
 from dtq.model.snapshots import Selection
@@ -62,6 +64,11 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "queues": lambda service: service.queues(""),
     "workers": lambda service: service.workers("", ""),
     "attempts": lambda service: service.attempts(1, 0, 0),
+    "reprioritize": lambda service: service.reprioritize(Selection(limit=0), 1),
+    "steer_queue": lambda service: service.steer_queue("mail", SteeringChange(paused=True)),
+    "set_limit": lambda service: service.set_limit(Limit(name="api", concurrency=1)),
+    "limits": lambda service: service.limits(""),
+    "remove_limit": lambda service: service.remove_limit("api"),
     "set_schedule": lambda service: service.set_schedule(SCHEDULE, False, True),
     "schedules": lambda service: service.schedules(""),
     "schedule": lambda service: service.schedule("daily"),
@@ -72,8 +79,9 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "reload_keys": lambda service: service.reload_keys(),
 }
 PRODUCING = {"hello", "submit", "follow", "watch", "let_go", "batch", "task", "results", "attempts"}
-PRODUCING |= {"stats", "queues", "workers", "write_value", "read_value", "hold", "release"}
+PRODUCING |= {"stats", "queues", "limits", "workers", "write_value", "read_value", "hold", "release"}
 OPERATING = {"tasks", "cancel", "dead_letters", "retry_dead", "purge_dead", "stop", "reload_keys"}
+OPERATING |= {"reprioritize", "steer_queue", "set_limit", "remove_limit"}
 OPERATING |= {"schedules", "schedule", "pause_schedule", "run_schedule", "remove_schedule"}
 MAY = {
     SUBMIT.name: PRODUCING,

@@ -342,7 +342,13 @@ def test_key_of_another_function_or_other_options_is_a_conflict(machine: Driver)
     with pytest.raises(KeyConflict, match=f"batch {batch}"):
         machine.submit(key="nightly", function="work:other")
     with pytest.raises(KeyConflict):
-        machine.submit(key="nightly", priority=1)
+        machine.submit(key="nightly", max_retries=1)
+
+
+def test_repeat_with_another_priority_is_the_first_as_an_operator_may_have_changed_that(machine: Driver) -> None:
+    batch = machine.submit(key="nightly", priority=7)
+
+    assert machine.submit(key="nightly", priority=1) == batch
 
     assert machine.count(State.PENDING) == 1
 
