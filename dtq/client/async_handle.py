@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Callable, Generator
 from functools import partial
 from typing import Any, Generic, cast
 
@@ -30,6 +30,10 @@ class AsyncTaskHandle(Generic[T_co]):
     def __init__(self, hub: LoopHub, handle: TaskHandle[T_co]) -> None:
         self._hub = hub
         self._handle = handle
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Among the arguments of a call it stands for its task's result."""
+        return self._handle.__reduce__()
 
     @property
     def id(self) -> str:

@@ -19,8 +19,10 @@ from dtq.client.feeds import Feed
 from dtq.client.functions import Callee, callee
 from dtq.client.handle import TaskHandle
 from dtq.client.loops import LoopHub
+from dtq.client.outbox import Awaited
+from dtq.client.parents import HandlesMet
 from dtq.client.progress import bar, expected
-from dtq.client.submitting import Callable_, Order, checked, item_of, limited, prepare
+from dtq.client.submitting import Callable_, Order, checked, item_of, limited, prepare, with_parents
 from dtq.errors import InvalidValue
 from dtq.model.options import Spec
 from dtq.model.values import MIN_VALUE
@@ -39,11 +41,15 @@ async def submit(
     await hub.start()
     target = callee(function)
     delay_s, key, conditions = order.delay_s, order.own_key, order.conditions
-    blob = await encoded(hub, target, args, kwargs, keyed=key is not None)
+    parents: tuple[Awaited, ...] = ()
+    try:
+        blob = await encoded(hub, target, args, kwargs, keyed=key is not None)
+    except HandlesMet:
+        blob, parents = with_parents(hub.hub, target, args, kwargs, keyed=key is not None)
     spec = target.spec(order.terms, current.depth_of_submissions())
     if len(spec.function.body) >= MIN_VALUE:
         spec = await hub.in_thread(partial(hub.hub.shared.function, function, spec), "dtq-writer")
-    item = item_of(hub.hub, TaskHandle(hub.hub, spec), blob, delay_s, key, conditions)
+    item = item_of(hub.hub, TaskHandle(hub.hub, spec), blob, delay_s, key, conditions, parents)
     try:
         await hub.put(item)
     except BaseException:  # a cancelled coroutine's too

@@ -21,7 +21,8 @@ from dtq.client.current import looked, waiting
 from dtq.client.following import Wake
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
-from dtq.client.outcomes import Known, Raised
+from dtq.client.outcomes import Known, Raised, state_of
+from dtq.client.parents import HandlesMet, as_it_is, is_collecting
 from dtq.client.read_ranges import WORTH
 from dtq.errors import DtqError
 from dtq.model.options import Spec
@@ -116,7 +117,7 @@ class Watchers(list[Any]):
 class FutureHandle(TaskHandle[T]):
     """The handle of a task that has a future."""
 
-    __slots__ = ("_future", "_tell", "pinned", "size")
+    __slots__ = ("_future", "_kept", "_tell", "pinned", "size")
 
     _standard = True
     _sole = True
@@ -125,6 +126,7 @@ class FutureHandle(TaskHandle[T]):
         super().__init__(hub, spec)
         #: How many bytes its arguments have.
         self.size = 0
+        self._kept = False
         self._future = future
         self._tell = tell
         #: Whether its result is still to be read where it lies.
@@ -138,6 +140,24 @@ class FutureHandle(TaskHandle[T]):
                 self._pin(known)
             self._let_go(known)
             self._tell(self._future)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """As of any handle; but what has ended may be let go, and is here: so it travels itself."""
+        with self._desk.following.lock:
+            known = self._known
+            self._kept = self._kept or (known is None and is_collecting())
+        if known is not None and state_of(known) is State.SUCCEEDED and is_collecting():
+            return as_it_is, (self.result(0),)
+        return super().__reduce__()
+
+    def release(self) -> None:
+        """What waits for it is accepted: that keeps it now."""
+        with self._desk.following.lock:
+            kept, self._kept = self._kept, False
+            known = self._known
+        if kept and known is not None and self._batch and not isinstance(known, Raised):
+            index = max(0, self._index)
+            self._desk.following.read.add(self._batch, index, index + 1, self.size)
 
     def _pin(self, known: bytes) -> None:
         """Its result is to be read where it lies, by and by."""
@@ -154,6 +174,8 @@ class FutureHandle(TaskHandle[T]):
         """Nobody but the future has it now, or will ask for it. A small one that travelled with others is let go with
         the last of them (`Group`)."""
         size = self.size + (len(known) if isinstance(known, bytes) else 0)
+        if self._kept:
+            return
         if (size >= WORTH or self._index < 0) and self._batch and not isinstance(known, Raised):
             index = max(0, self._index)
             self._desk.following.read.add(self._batch, index, index + 1, size)
@@ -182,6 +204,12 @@ class TaskFuture(Future[T]):
         None where the call could not be submitted.
         """
         return self._task
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Among the arguments of a call it stands for its result."""
+        if self._task is None:
+            raise HandlesMet("a future", "its call was not submitted, so it never has a result")
+        return self._task.__reduce__()
 
     def cancel(self) -> bool:
         """Cancel the task if it has not been started. Asks the coordinator.

@@ -6,7 +6,7 @@ unless somebody does, and its result is unpickled in the thread that first asks 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
 from dtq.client.batches import Batch
@@ -14,12 +14,13 @@ from dtq.client.current import looked
 from dtq.client.following import ACCEPTED, ENDED, Following, Waiters, Wake, wake_waiters
 from dtq.client.notebook import Row, card
 from dtq.client.outcomes import Known, Raised, Value, decode, state_of, take
+from dtq.client.parents import stand_in
 from dtq.client.payloads import result_decoder
 from dtq.errors import DtqError, WaitTimeout
 from dtq.model import pages
 from dtq.model.ids import TaskId
 from dtq.model.messages import Ended
-from dtq.model.options import Spec
+from dtq.model.options import FunctionKind, Spec
 from dtq.model.snapshots import BatchView, CancelReport, TaskView
 from dtq.model.states import State
 from dtq.model.values import MARK
@@ -68,6 +69,8 @@ class TaskHandle(Generic[T_co]):
     _standard: ClassVar[bool] = False
     #: Whether nobody but its holder can ask for the task, so that it need not be kept once its end is here.
     _sole: ClassVar[bool] = False
+    #: Whether it has to be kept all the same, as something that waits for it has not been accepted yet.
+    _kept: bool = False
 
     def __init__(self, desk: Desk, spec: Spec, batch: int = 0, index: int = -1) -> None:
         self._desk = desk
@@ -76,6 +79,10 @@ class TaskHandle(Generic[T_co]):
         self._index = index  # -1: the only one of its batch
         self._known: Known | None = None
         self._waiters: Waiters | None = None
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Among the arguments of a call it stands for its task's result."""
+        return stand_in(self, self._spec.function.kind is FunctionKind.REGISTERED)
 
     # -- its id ---------------------------------------------------------------------------------------------------
 
@@ -106,6 +113,9 @@ class TaskHandle(Generic[T_co]):
     @property
     def _text(self) -> str:
         return str(TaskId(self._batch, max(0, self._index), self._index < 0))
+
+    def release(self) -> None:
+        """It need not be kept any longer for what waits for it."""
 
     # -- its end --------------------------------------------------------------------------------------------------
 
@@ -322,6 +332,8 @@ class Group:
         for place, index in enumerate(range(ended.lo, min(ended.hi, len(self._handles)))):
             handle = self._handles[index]
             if handle is not None:
+                if self._read is not None and handle._kept:
+                    self._read = None  # it is let go when what waits for it is accepted
                 handle._on_known(blobs[place] if blobs else ended, wakes)
                 self._handles[index] = None
                 self._left -= 1

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +20,7 @@ from dtq.client.following import Wake
 from dtq.client.handle import Group, TaskHandle
 from dtq.errors import DtqError
 from dtq.model import pages
+from dtq.model.fields import MAX_SUBMISSIONS
 from dtq.model.messages import Conditions, Submission
 from dtq.model.options import Spec
 from dtq.model.weight import weight
@@ -32,6 +34,14 @@ CALL_BYTES: Final = 4 << 20
 #: About how many bytes of a call are not arguments, functions, options or keys: for each submission, and task.
 _OVERHEAD: Final = 256
 _BLOB_OVERHEAD: Final = 4
+#: And how many for each task that is waited for.
+_PARENT_OVERHEAD: Final = 32
+#: Stands for a task that was refused, among those that are waited for: no call has so many submissions.
+NOWHERE: Final = -MAX_SUBMISSIONS
+
+
+#: What a task waits for, and whether its call is given the result.
+Awaited = tuple[TaskHandle[Any] | tuple[int, int, int], bool]
 
 
 class Item(NamedTuple):
@@ -47,6 +57,9 @@ class Item(NamedTuple):
     described: bool
     #: What few submissions ask for.
     conditions: Conditions | None = None
+    #: What its task waits for: a handle, or tasks ``[lo, hi)`` of a batch, where hi is 0 all of it; and whether the
+    #: call is given the results, in this order.
+    parents: tuple[Awaited, ...] = ()
 
 
 #: Who gets a receipt: a lone task, several that travel as one batch, or a map.
@@ -62,6 +75,8 @@ class Call(NamedTuple):
     empty: list[Feed]
     #: Arguments that are not sent, as nobody is interested any more.
     dropped: list[bytes]
+    #: The handles of tasks that others in the call wait for.
+    kept: list[TaskHandle[Any]]
 
 
 class Outbox:
@@ -204,7 +219,7 @@ class Outbox:
             max_piece: how many tasks one submission has at most.
         """
         self._max_piece = max_piece
-        call = Call([], [], [], [], [])
+        call = Call([], [], [], [], [], [])
         places: dict[int, int] = {}
         left = min(CALL_BYTES, max_message // 2)
         self._feeds_first = not self._feeds_first  # neither kind can keep the other from ever being sent
@@ -218,6 +233,9 @@ class Outbox:
     def _gather_items(self, left: int, call: Call, places: dict[int, int]) -> int:
         """Add single submissions to a call; how many bytes of it are left then."""
         taken, described = self._take_items(left, alone=not call.submissions)
+        #: Where in the call each of them is, by the identity of its handle: place and index. Only asked for where one
+        #: waits for another.
+        made: dict[int, tuple[int, int]] | None = {} if any([item.parents for item in taken]) else None
         for items in _runs(taken, self._max_piece):
             first = items[0]
             size = sum([len(item.blob) + _BLOB_OVERHEAD for item in items])
@@ -230,11 +248,33 @@ class Outbox:
                 delay_s=first.delay_s,
                 key=first.key,
                 wait_s=self._wait_s,
-                conditions=first.conditions,
+                conditions=self._conditions(first, call, made) if first.parents else first.conditions,
             )
+            if made is not None:
+                place = len(call.submissions)
+                made.update((id(item.handle), (place, index)) for index, item in enumerate(items))
             call.submissions.append(submission)
             call.receivers.append(first.handle if len(items) == 1 else Group([item.handle for item in items], size))
         return left
+
+    @staticmethod
+    def _conditions(item: Item, call: Call, made: dict[int, tuple[int, int]] | None) -> Conditions:
+        """The conditions of a submission that waits for others: by their numbers, or by their places in the call."""
+        after: list[tuple[int, int, int, bool]] = []
+        for parent, is_value in item.parents:
+            if isinstance(parent, tuple):
+                after.append((*parent, is_value))
+                continue
+            call.kept.append(parent)
+            place, index = (made or {}).get(id(parent), (-1, 0))
+            if parent._batch:
+                index = max(0, parent._index)
+                after.append((parent._batch, index, index + 1, is_value))
+            elif place >= 0:
+                after.append((place - len(call.submissions), index, index + 1, is_value))
+            else:  # it was refused
+                after.append((NOWHERE, 0, 1, is_value))
+        return replace(item.conditions or Conditions(), after=tuple(after))
 
     def _take_items(self, most_bytes: int, *, alone: bool) -> tuple[list[Item], bool]:
         """Take out what fits; where nothing else is in the call, the first item however large. And whether there are
@@ -339,7 +379,7 @@ class Outbox:
 
 def _share(item: Item, before: Item | None) -> int:
     """How many bytes an item adds to a call, its function and options apart: it may be a submission of its own."""
-    size = len(item.blob) + _BLOB_OVERHEAD
+    size = len(item.blob) + _BLOB_OVERHEAD + len(item.parents) * _PARENT_OVERHEAD
     if item.key is not None:
         return size + _OVERHEAD + weight(item.key)
     alike = (
@@ -348,6 +388,7 @@ def _share(item: Item, before: Item | None) -> int:
         and before.delay_s == item.delay_s
         and before.key is None
         and before.conditions == item.conditions
+        and before.parents == item.parents
     )
     return size if alike else size + _OVERHEAD
 
@@ -360,6 +401,7 @@ def _runs(items: list[Item], most: int) -> Iterator[list[Item]]:
             item.spec is not run[0].spec
             or item.delay_s != run[0].delay_s
             or item.conditions != run[0].conditions
+            or item.parents != run[0].parents
             or item.key is not None
             or run[0].key is not None
             or len(run) >= most

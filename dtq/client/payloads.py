@@ -21,8 +21,9 @@ from functools import partial
 from types import MappingProxyType, ModuleType
 from typing import Any, Final, Protocol, cast
 
-from dtq.client import large_payloads, references
+from dtq.client import large_payloads, parents, references
 from dtq.client.by_value import THIS_PYTHON, dumps_of, loads_by_value, sentence
+from dtq.client.parents import HandlesMet
 from dtq.errors import (
     CannotPickle,
     CannotUnpickle,
@@ -34,6 +35,8 @@ from dtq.errors import (
     ValueDamaged,
     ValueGone,
 )
+from dtq.model.inputs import inputs_of
+from dtq.model.messages import Ended
 from dtq.model.options import FunctionKind
 from dtq.model.values import MARK, MIN_VALUE
 from dtq.values.base import Values
@@ -50,7 +53,7 @@ _LONG: Final = 1 << 10
 _BY_VALUE: Final = b"cloudpickle"
 
 #: What is not for a want of pickle where values are written and read.
-_NOT_WRITTEN: Final = (TooLarge, StoreError, Unreachable, ClientClosed)
+_NOT_WRITTEN: Final = (HandlesMet, TooLarge, StoreError, Unreachable, ClientClosed)
 _NOT_READ: Final = (ValueGone, ValueDamaged, Unreachable, ClientClosed)
 
 _dumps = pickle.dumps
@@ -110,6 +113,7 @@ def encode_call(
         large: whether they are likely to be.
 
     Raises:
+        HandlesMet: one of them has a handle of a task in it, and that is not for this call.
         CannotPickle: one of them cannot be pickled; says which and why.
         TooLarge, StoreError: they cannot be written there.
     """
@@ -120,6 +124,8 @@ def encode_call(
         blob = _dumps(call, PICKLE)
         if (blob.find(MAIN) if len(blob) < _LONG else blob.rfind(MAIN)) >= 0:
             blob = _call_by_value(call)
+    except HandlesMet:
+        raise
     except Exception:  # noqa: BLE001 - pickling runs the arguments' own code, which may raise anything
         blob = _encode_anyway(args, kwargs or {}, call)
     return blob if len(blob) < MIN_VALUE else _written(blob, values)
@@ -142,6 +148,8 @@ def _encode_carefully(
         blob = _dumps(call, PICKLE)
         if MAIN in blob:
             blob = _call_by_value(call)
+    except HandlesMet:
+        raise
     except Exception:  # noqa: BLE001 - as there
         blob = _encode_anyway(args, kwargs or {}, call)
     return blob if len(blob) < MIN_VALUE else _written(blob, values)
@@ -186,6 +194,10 @@ def decode_call(blob: bytes, values: Values | None = None) -> tuple[tuple[Any, .
     try:
         call = _loads(blob)
     except Exception as error:  # noqa: BLE001 - unpickling runs code of what is unpickled
+        with_inputs = inputs_of(blob)
+        if with_inputs is not None:
+            with parents.reading(with_inputs[1], _Decoders(values)):
+                return decode_call(with_inputs[0], values)
         if not blob.startswith(MARK):  # as no pickle does: the common ones are not looked at for it
             call = _decode_by_value(blob, error)
     if type(call) is tuple:
@@ -200,6 +212,27 @@ def decode_call(blob: bytes, values: Values | None = None) -> tuple[tuple[Any, .
 
 def _decode_by_value(blob: bytes, error: Exception) -> Any:
     return loads_by_value(blob, error, "the task's arguments")
+
+
+class _Decoders:
+    """How what a call is given is decoded.
+
+    Args:
+        values: where it is read if it is large.
+    """
+
+    def __init__(self, values: Values | None) -> None:
+        self._values = values
+
+    def result(self, blob: bytes, is_json: bool) -> Any:
+        """See `parents.Decoders`."""
+        return decode_json_result(blob, self._values) if is_json else decode_result(blob, self._values)
+
+    def failure(self, ended: Ended, task: str) -> BaseException:
+        """See `parents.Decoders`."""
+        from dtq.client.outcomes import error_of  # few slots ever need it, and it imports much
+
+        return error_of(ended, task)
 
 
 def encode_value(value: Any, values: Values) -> bytes:

@@ -12,6 +12,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from dtq.client.following import Following, Wake
 from dtq.client.handle import Group
 from dtq.client.hub_values import HubValues
 from dtq.client.links import AWAY, FATAL, Session
-from dtq.client.outbox import Call, Outbox, Receiver
+from dtq.client.outbox import NOWHERE, Call, Outbox, Receiver
 from dtq.errors import ClientClosed, DtqError, QueueFull, UnknownId, from_wire
 from dtq.model import pages
 from dtq.model.messages import Receipt, Submission
@@ -158,7 +159,18 @@ class Sender:
             again = self._accept(call, receipts, repeated, waiting)
             if again:
                 self._follow(again)
+            if not call.submissions:
+                self._release(call)
             self._cancel_abandoned()  # what is cancelled makes room
+
+    @staticmethod
+    def _release(call: Call) -> None:
+        """What waits for tasks is accepted or refused: whatever was kept for that need not be any longer."""
+        while call.kept:
+            handle = call.kept.pop()
+            if handle._kept:
+                handle.release()
+            del handle
 
     def _ask(self, call: Call) -> tuple[list[Receipt], bool] | None:
         """One call, until it is answered.
@@ -233,6 +245,8 @@ class Sender:
         del receiver  # whoever dropped the handle is not to be held by this loop
         call.receivers.clear()
         self._settle(call.submissions, left)
+        if any([submission.conditions is not None and submission.conditions.after for submission, _ in left]):
+            left = _repointed(call.submissions, receipts, left)
         call.submissions[:] = [submission for submission, _ in left]
         call.receivers.extend(receiver for _, receiver in left)
         left.clear()
@@ -358,3 +372,27 @@ class Sender:
 
 def _ask_to_follow(batches: list[int], service: Service) -> None:
     service.follow(batches)
+
+
+def _repointed(
+    sent: list[Submission], receipts: list[Receipt], left: list[tuple[Submission, Receiver]]
+) -> list[tuple[Submission, Receiver]]:
+    """What is sent again, with what it waits for named as it is now: the places in the call have changed, and some of
+    what had one is accepted."""
+    before = {id(submission): place for place, submission in enumerate(sent)}
+    now = {before[id(submission)]: place for place, (submission, _) in enumerate(left)}
+    found: list[tuple[Submission, Receiver]] = []
+    for place, (submission, receiver) in enumerate(left):
+        conditions = submission.conditions
+        if conditions is not None and any([parent[0] < 0 for parent in conditions.after]):
+            after = []
+            for number, lo, hi, is_value in conditions.after:
+                at = before[id(submission)] + number
+                if number < 0 and at in now:
+                    number = now[at] - place
+                elif number < 0:
+                    number = (receipts[at].batch if at >= 0 else 0) or NOWHERE
+                after.append((number, lo, hi, is_value))
+            submission = replace(submission, conditions=replace(conditions, after=tuple(after)))
+        found.append((submission, receiver))
+    return found

@@ -19,7 +19,8 @@ from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
 from dtq.client.large_payloads import written
 from dtq.client.maps import start_reading, submit_whole
-from dtq.client.outbox import Item
+from dtq.client.outbox import Awaited, Item
+from dtq.client.parents import HandlesMet, collecting
 from dtq.client.payloads import Encode
 from dtq.client.terms import NO_TERMS, UNSET, Span, TaskOptions, Terms, Unset, moment, seconds
 from dtq.errors import InvalidValue, TooLarge, ValueGone
@@ -188,10 +189,14 @@ def prepare(
         delay_s, key, conditions = 0.0, None, None
     else:
         delay_s, key, conditions = order.delay_s, order.own_key, order.conditions
-    if target.large or key is not None:
-        blob = encode(hub, target, args, kwargs, keyed=key is not None)
-    else:
-        blob = target.encode(args, kwargs)  # what is large is written by `item_of`
+    parents: tuple[Awaited, ...] = ()
+    try:
+        if target.large or key is not None:
+            blob = encode(hub, target, args, kwargs, keyed=key is not None)
+        else:
+            blob = target.encode(args, kwargs)  # what is large is written by `item_of`
+    except HandlesMet:
+        blob, parents = with_parents(hub, target, args, kwargs, keyed=key is not None)
     spec = target.spec(order.terms, current.depth_of_submissions())
     hub.start()
     if target.by_value:
@@ -199,12 +204,45 @@ def prepare(
     session, size = hub.session, len(blob)
     around = len(spec.function.body) + _ENVELOPE
     if not blob[0] or size >= MIN_VALUE or size > session.max_blob or size + around > session.max_message:
-        item = item_of(hub, make(hub, spec), blob, delay_s, key, conditions)
-        if item.described and not target.large:
+        item = item_of(hub, make(hub, spec), blob, delay_s, key, conditions, parents)
+        if item.described and not target.large and not parents:
             _expect(hub, target, args, kwargs)
         target.large = item.described
         return item
-    return Item(make(hub, spec), spec, blob, delay_s, key, size, False, conditions)
+    return Item(make(hub, spec), spec, blob, delay_s, key, size, False, conditions, parents)
+
+
+def with_parents(
+    hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool
+) -> tuple[bytes, tuple[Awaited, ...]]:
+    """A call that has handles in it, as a blob, and what it waits for.
+
+    Args:
+        hub: the client.
+        target: the function.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        keyed: see `encode`.
+
+    Raises:
+        CannotPickle: an argument cannot be pickled.
+        InvalidValue: a handle is of a task that another coordinator has.
+        DtqError: why a task was refused that has to be accepted first.
+    """
+    blob, handles = collecting(target.encode, args, kwargs, keyed=keyed)
+    for handle in handles:
+        if handle._desk is not hub:
+            _check_place(hub, handle)
+    return blob, tuple([(handle, True) for handle in handles])
+
+
+def _check_place(hub: Hub, handle: TaskHandle[Any]) -> None:
+    """Make sure that a task of another client is one that this one's coordinator has."""
+    place = getattr(handle._desk, "session", hub.session).place
+    if place != hub.session.place:
+        why = f"its task is at {place}, and this client submits to {hub.session.place}"
+        raise InvalidValue("a handle among the arguments", repr(handle), why)
+    handle.accepted()
 
 
 def encode(hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool) -> bytes:
@@ -255,6 +293,7 @@ def item_of(
     delay_s: float,
     key: str | None,
     conditions: Conditions | None = None,
+    parents: tuple[Awaited, ...] = (),
 ) -> Item:
     """A submission that has only to be put into the outbox.
 
@@ -265,6 +304,7 @@ def item_of(
         delay_s: time before the task is due, in seconds.
         key: the submitter's own key.
         conditions: what few submissions ask for.
+        parents: what its task waits for.
 
     Raises:
         TooLarge: it is too large to be sent.
@@ -282,7 +322,7 @@ def item_of(
             raise TooLarge("a task", len(blob) + around, session.max_message)
         if len(blob) > session.max_blob:
             raise TooLarge("a task's arguments", len(blob), session.max_blob)
-    return Item(handle, spec, blob, delay_s, key, weight(blob), is_description(blob), conditions)
+    return Item(handle, spec, blob, delay_s, key, weight(blob), is_description(blob), conditions, parents)
 
 
 def checked(hub: Hub, function: Callable_, order: Order, iterables: tuple[Any, ...]) -> tuple[Callee, Spec]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 
+from dtq.coordinator.inputs import has_inputs, with_results
 from dtq.coordinator.service import Coordinator
 from dtq.core.leases import Lease
 from dtq.errors import DtqError, StoreDamaged, TooLarge
@@ -86,12 +87,32 @@ def _arguments(c: Coordinator, lease: Lease, lo: int, hi: int, room: int, *, wha
         why = f"the task's arguments cannot be read: {error}"
         _fail(c, lease, lease.hi, Failure(exception="dtq.errors.StoreDamaged", message=why))
         return None
+    if pages.count(page) and has_inputs(lease.batch):
+        return _with_results(c, lease, lo, page, None if whatever else room)
     if len(page) > largest:  # one task, stored while messages could be larger
         too_large = TooLarge("a task's arguments", len(page), largest)
         _fail(c, lease, lo + 1, Failure(exception=_name(too_large), message=str(too_large)))
         _cut(c, lease, lo + 1)
         return None
     return page
+
+
+def _with_results(c: Coordinator, lease: Lease, lo: int, page: bytes, room: int | None) -> bytes | None:
+    """Calls with the results that they are given: none where there is no room; None where these cannot be had, or not
+    be sent: they have failed."""
+    upto = lo + pages.count(page)
+    try:
+        given = with_results(c, lease.batch, page)
+    except DtqError as error:
+        why = f"what the task is given cannot be read: {error}"
+        _fail(c, lease, upto, Failure(exception=_name(error), message=why))
+        return None
+    largest = c.setup.max_message - ANSWER_ENVELOPE
+    if len(given) > largest:
+        too_large = TooLarge("a task's arguments, with the results that it is given,", len(given), largest)
+        _fail(c, lease, upto, Failure(exception=_name(too_large), message=str(too_large)))
+        return None
+    return given if room is None or len(given) <= room else pages.pack([])
 
 
 def _name(error: DtqError) -> str:

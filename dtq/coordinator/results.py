@@ -38,7 +38,7 @@ def results(c: Coordinator, number: int, lo: int, hi: int, inline: int = 0) -> l
     lo, hi = max(0, lo), min(hi, queries.batch(c, number).size)
     found: list[Ended] = []
     room = c.setup.answer_bytes
-    for ended in _in_order(c, number, lo, hi):
+    for ended in how_ended(c, number, lo, hi):
         if inline:
             ended = _with_values(c, ended, inline, room)
         room -= _weight(ended)
@@ -93,7 +93,7 @@ def _weight(ended: Ended) -> int:
     return len(ended.results) + (weight(ended.failure) if ended.failure is not None else 0) + _OVERHEAD
 
 
-def _in_order(c: Coordinator, number: int, lo: int, hi: int) -> Iterator[Ended]:
+def how_ended(c: Coordinator, number: int, lo: int, hi: int) -> Iterator[Ended]:
     """The ends of tasks ``[lo, hi)``, in rising order; those that have not ended are left out."""
     while lo < hi:
         end = min(hi, lo + pages.PAGE_BLOBS)

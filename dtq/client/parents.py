@@ -1,0 +1,139 @@
+"""Results of other tasks among the arguments of a call.
+
+Client, below `payloads`; the slot uses the other half. A handle in the arguments pickles as a stand-in, and its task is
+one that the call waits for. The coordinator hands the results out with the call (`model.inputs`), and in the slot the
+stand-ins become what they stand for. So the values never come through the client.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Final, Protocol
+
+from dtq.errors import CannotPickle, CannotUnpickle
+from dtq.model.inputs import RESULT, ended_of
+from dtq.model.messages import Ended
+
+
+class HandlesMet(CannotPickle):
+    """A handle is among the arguments of a call that is encoded without waiting for anything."""
+
+
+class Decoders(Protocol):
+    """How inputs are decoded."""
+
+    def result(self, blob: bytes, is_json: bool) -> Any:
+        """A result."""
+        ...
+
+    def failure(self, ended: Ended, task: str) -> BaseException:
+        """The exception of a task that has none."""
+        ...
+
+
+class _Here(threading.local):
+    """What this thread is at.
+
+    Attributes:
+        met: the handles that the call that is encoded has had so far; None where it may have none.
+        keyed: whether it is compared with other calls.
+        inputs: those of the call that is decoded, and how; None where it has none.
+        made: what was made of them.
+    """
+
+    met: list[Any] | None = None
+    keyed: bool = False
+    inputs: tuple[Sequence[bytes], Decoders] | None = None
+    made: dict[int, Any]
+
+
+_here: Final = _Here()
+
+# -- in the client ----------------------------------------------------------------------------------------------------
+
+
+def is_collecting() -> bool:
+    """Whether a call is encoded that may have handles."""
+    return _here.met is not None
+
+
+def as_it_is(value: Any) -> Any:
+    """What a future pickles as that has its result already."""
+    return value
+
+
+def stand_in(handle: Any, is_json: bool) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """What a handle pickles as.
+
+    Args:
+        handle: the handle.
+        is_json: whether its task's result travels as JSON.
+
+    Raises:
+        HandlesMet: the call may have none.
+    """
+    met = _here.met
+    if met is None:
+        why = "it is the handle of a task, which can be an argument of `submit`, and nothing else"
+        raise HandlesMet("a handle", why)
+    place = next((place for place, known in enumerate(met) if known is handle), len(met))
+    if place == len(met):
+        met.append(handle)
+    return input_of, (place, is_json, handle.id if _here.keyed else "")
+
+
+def collecting(encode: Callable[..., bytes], *arguments: Any, keyed: bool = False) -> tuple[bytes, list[Any]]:
+    """Encode a call that may have handles in it.
+
+    Args:
+        encode: encodes it.
+        arguments: what that is called with.
+        keyed: whether it is compared with others that have its key: then it says which tasks it waits for.
+
+    Returns:
+        The blob, and the handles in the order of their stand-ins.
+    """
+    before, _here.met = _here.met, []
+    _here.keyed = keyed
+    try:
+        return encode(*arguments), _here.met
+    finally:
+        _here.met = before
+
+
+# -- in the slot ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def reading(inputs: Sequence[bytes], decoders: Decoders) -> Iterator[None]:
+    """Decode a call that has inputs."""
+    before, _here.inputs = _here.inputs, (inputs, decoders)
+    _here.made = {}
+    try:
+        yield
+    finally:
+        _here.inputs = before
+        _here.made = {}
+
+
+def input_of(place: int, is_json: bool, task: str = "") -> Any:
+    """What a stand-in becomes; called while a call is unpickled.
+
+    Raises:
+        CannotUnpickle: it is not there, or cannot be made here.
+        DtqError: it cannot be read.
+    """
+    if _here.inputs is None or place >= len(_here.inputs[0]):
+        raise CannotUnpickle("the result of another task", "it did not come with the call")
+    made = _here.made
+    if place not in made:
+        inputs, decoders = _here.inputs
+        kind, body = inputs[place][:1], inputs[place][1:]
+        if kind == RESULT:
+            made[place] = decoders.result(body, is_json)
+        else:
+            ended = ended_of(body)
+            made[place] = decoders.failure(ended, task or f"{ended.batch}.{ended.lo}")
+    return made[place]

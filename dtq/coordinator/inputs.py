@@ -1,0 +1,49 @@
+"""Results of other tasks, handed out with the calls that are given them."""
+
+from __future__ import annotations
+
+from dtq.coordinator.results import how_ended
+from dtq.coordinator.service import Coordinator
+from dtq.core.batches import Batch
+from dtq.core.changes import ResultPage
+from dtq.errors import ResultExpired
+from dtq.model import pages
+from dtq.model.ids import TaskId
+from dtq.model.inputs import RESULT, failure_input, with_inputs
+from dtq.model.states import State
+
+
+def has_inputs(batch: Batch) -> bool:
+    """Whether a batch's function is given results of others."""
+    flow = batch.flow
+    return flow is not None and any([parent[3] for parent in flow.after])
+
+
+def with_results(c: Coordinator, batch: Batch, page: bytes) -> bytes:
+    """Calls of a batch that is given results of others, with these.
+
+    Args:
+        c: the coordinator; not under its lock.
+        batch: the batch.
+        page: the calls.
+
+    Raises:
+        ResultExpired: one of the results is no longer kept.
+        StoreError: one cannot be read.
+    """
+    assert batch.flow is not None
+    inputs = [_input(c, number, lo) for number, lo, _, is_value in batch.flow.after if is_value]
+    return pages.pack([with_inputs(call, inputs) for call in pages.unpack(page)], described=True)
+
+
+def _input(c: Coordinator, number: int, index: int) -> bytes:
+    page = c.cache.held(ResultPage, number, index)
+    if page is None:
+        c.flush()
+        page = next(iter(c.engine.pages(ResultPage, number, index, index + 1)), None)
+    if page is not None:
+        return RESULT + pages.unpack(pages.cut(page.data, index - page.lo, index - page.lo + 1))[0]
+    for ended in how_ended(c, number, index, index + 1):
+        if ended.state is not State.SUCCEEDED:
+            return failure_input(ended)
+    raise ResultExpired(str(TaskId(number, index, False)))

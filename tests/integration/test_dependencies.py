@@ -1,0 +1,92 @@
+"""Tasks that are given the results of others, with real processes: the values never come through the client."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dtq import AsyncClient, CannotPickle, Client, Executor, State, TaskCancelled
+from tests.cluster import DEADLINE_S, Cluster
+from tests.tasks import work
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("cluster")) as made:
+        made.coordinator()
+        made.worker("--path", str(ROOT), slots=1)
+        yield made
+
+
+@pytest.fixture
+def client(cluster: Cluster) -> Iterator[Client]:
+    with Client(cluster.address, authkey_file=cluster.key_file) as made:
+        yield made
+
+
+def test_handle_as_an_argument_stands_for_its_result_wherever_it_is(client: Client) -> None:
+    one, two = client.submit(work.add, 1, b=2), client.submit(work.square, 2)
+    direct = client.submit(work.add, one, b=two)
+    inside = client.submit(work.echo, {"list": [one, (two, direct)], "twice": [one, one]})
+    assert direct.result(DEADLINE_S) == 7
+    assert inside.result(DEADLINE_S) == {"list": [3, (4, 7)], "twice": [3, 3]}
+
+
+def test_chain_runs_in_order(client: Client) -> None:
+    last = client.submit(work.add, 0, 0)
+    for _ in range(200):
+        last = client.submit(work.add, last, 1)
+    assert last.result(DEADLINE_S) == 200
+
+
+def test_large_results_are_given_by_reference(client: Client) -> None:
+    large = client.submit(work.echo, b"x" * (1 << 20))
+    size = client.submit(len, large)
+    both = client.submit(work.add, large, large)
+    assert size.result(DEADLINE_S) == 1 << 20
+    assert len(both.result(DEADLINE_S)) == 2 << 20
+
+
+def test_parent_that_fails_cancels_what_is_given_its_result(client: Client) -> None:
+    bad = client.options(max_retries=0).submit(work.fail, "no")
+    child = client.submit(work.echo, bad)
+    grandchild = client.submit(work.echo, [child])
+    with pytest.raises(TaskCancelled, match=f"parent {bad.id} is dead"):
+        child.result(DEADLINE_S)
+    with pytest.raises(TaskCancelled, match=f"parent {child.id} is cancelled"):
+        grandchild.result(DEADLINE_S)
+    assert child.status().state is State.CANCELLED
+
+
+def test_futures_stand_for_their_results_before_and_after_they_have_ended(cluster: Cluster) -> None:
+    with Executor(cluster.address, authkey_file=cluster.key_file) as executor:
+        done = executor.submit(work.square, 3)
+        assert done.result(DEADLINE_S) == 9
+        pending = executor.submit(work.nap, 0.2)
+        both = executor.submit(work.add, done, pending)
+        chain = executor.submit(work.echo, [both, both])
+        assert chain.result(DEADLINE_S) == [9.2, 9.2]
+
+
+def test_asyncio_handles_stand_for_their_results(cluster: Cluster) -> None:
+    async def main() -> int:
+        async with AsyncClient(cluster.address, authkey_file=cluster.key_file) as client:
+            first = await client.submit(work.add, 1, 1)
+            second = client.submit_nowait(work.add, first, first)
+            third = await client.submit(work.add, second, 1)
+            return await third.result(DEADLINE_S)
+
+    assert asyncio.run(main()) == 5
+
+
+def test_handle_elsewhere_than_in_a_call_is_refused_with_a_sentence(client: Client) -> None:
+    handle = client.submit(work.square, 2)
+    with pytest.raises(CannotPickle, match="handle of a task"):
+        client.submit_map(work.echo, [handle])
+    with pytest.raises(CannotPickle, match="handle of a task"):
+        client.put(handle)
