@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 from collections.abc import Iterator
@@ -28,10 +29,12 @@ def no_thread_left_behind() -> Iterator[None]:
     """Whatever a room's tests open, they close: no thread of ours outlives the module that started it."""
     before = set(threading.enumerate())
     yield
-    for thread in set(threading.enumerate()) - before:
-        if thread.name.startswith("dtq"):
-            thread.join(DEADLINE_S)
-            assert not thread.is_alive(), f"{thread.name} is still running"
+    left = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("dtq")]
+    if left:
+        gc.collect()  # what nobody can close any more ends when it is collected
+    for thread in left:
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive(), f"{thread.name} is still running"
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from contextvars import copy_context
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from dtq.client.bell import Bell
 from dtq.client.current import looked, waiting
@@ -98,12 +98,15 @@ class Errands:
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
+        self._ended = False
         self._jobs: SimpleQueue[tuple[Callable[[], Any], asyncio.Future[Any]] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
         weakref.finalize(self, self._jobs.put, None).atexit = False
 
     async def run(self, job: Callable[[], R]) -> R:
         """What a call gives. If the coroutine is cancelled, a call that has not begun is not made."""
+        if self._ended:
+            return job()  # of a client that is closed: it asks nobody, and nobody would end a thread for it
         future: asyncio.Future[R] = self._bridge.loop.create_future()
         if self._thread is None:
             thread = threading.Thread(
@@ -115,7 +118,8 @@ class Errands:
         return await future
 
     def end(self) -> None:
-        """End the thread when it has done what it was given; a later call starts another."""
+        """End the thread when it has done what it was given; the client is closed."""
+        self._ended = True
         if self._thread is not None:
             self._jobs.put(None)
             self._thread = None
@@ -137,20 +141,28 @@ def _outcome(job: Callable[[], Any], future: asyncio.Future[Any]) -> Callable[[]
         return partial(_fail, future, error)
 
 
+class _Bound(NamedTuple):
+    """What a client has in its event loop."""
+
+    bridge: Bridge
+    errands: Errands
+    #: Held by who waits for room in the outbox.
+    putting: asyncio.Lock
+
+
 class LoopHub:
     """A hub, bound to the event loop that uses it first.
 
     Args:
         hub: the client's.
         owner: for the sentence of an error: the client.
+        bound: what it is bound to already, where it follows upon another.
     """
 
-    def __init__(self, hub: Hub, owner: object) -> None:
+    def __init__(self, hub: Hub, owner: object, bound: _Bound | None = None) -> None:
         self.hub = hub
         self._owner = weakref.ref(owner)
-        self._bridge: Bridge | None = None
-        self._errands: Errands
-        self._putting: asyncio.Lock
+        self._bound = bound
         self._in_a_row = 0
         self._successor: LoopHub | None = None
 
@@ -161,9 +173,8 @@ class LoopHub:
         if hub is self.hub:
             return self
         if self._successor is None:
-            if self._bridge is not None:
-                self._errands.end()
-            self._successor = LoopHub(hub, self.owner)
+            # Handles of this one are still asked: they and the client's calls have one thread, which ends with it.
+            self._successor = LoopHub(hub, self.owner, self._bound)
         self._successor = self._successor.now
         return self._successor
 
@@ -179,16 +190,19 @@ class LoopHub:
         Raises:
             RuntimeError: no loop runs, or another one than before.
         """
+        return self._here.bridge
+
+    @property
+    def _here(self) -> _Bound:
         loop = asyncio.get_running_loop()
-        bridge = self._bridge
-        if bridge is None:
-            bridge = self._bridge = Bridge(loop)
-            self._errands = Errands(bridge)
-            self._putting = asyncio.Lock()
-        elif bridge.loop is not loop:
+        bound = self._bound
+        if bound is None:
+            bridge = Bridge(loop)
+            bound = self._bound = _Bound(bridge, Errands(bridge), asyncio.Lock())
+        elif bound.bridge.loop is not loop:
             # The sentence of the standard library's own locks and queues.
             raise RuntimeError(f"{self.owner!r} is bound to a different event loop")
-        return bridge
+        return bound
 
     async def start(self) -> None:
         """See `Hub.start`."""
@@ -197,8 +211,7 @@ class LoopHub:
 
     async def call(self, job: Callable[[], R]) -> R:
         """What a call to the coordinator gives; the loop goes on meanwhile."""
-        _ = self.bridge
-        return await self._errands.run(job)
+        return await self._here.errands.run(job)
 
     async def in_thread(self, job: Callable[[], R], name: str) -> R:
         """What something gives that waits on its own account, in a thread of its own."""
@@ -211,14 +224,14 @@ class LoopHub:
     async def put(self, item: Item) -> None:
         """Have a submission sent; waits while too many wait already."""
         outbox = self.hub.outbox
-        bridge = self.bridge
-        if not self._putting.locked() and outbox.offer(item):
+        bridge, _, putting = self._here
+        if not putting.locked() and outbox.offer(item):
             self._in_a_row += 1
             if self._in_a_row >= _STRIDE:
                 self._in_a_row = 0
                 await asyncio.sleep(0)
             return
-        async with self._putting:  # in the order in which they came
+        async with putting:  # in the order in which they came
             while True:
                 room: asyncio.Future[None] = bridge.loop.create_future()
                 if outbox.offer(item, partial(bridge.post, partial(settle, room, None))):
@@ -259,10 +272,13 @@ class LoopHub:
             self.fail(error)
             raise
         finally:
-            self._errands.end()
+            self._end_errands()
 
     def fail(self, error: RuntimeError) -> None:
         """End without waiting for anything."""
         self.hub.fail(ClientClosed(str(error)))
-        if self._bridge is not None:
-            self._errands.end()
+        self._end_errands()
+
+    def _end_errands(self) -> None:
+        if self._bound is not None:
+            self._bound.errands.end()

@@ -26,7 +26,7 @@ from dtq import (
 from dtq.client import outbox
 from dtq.client.outcomes import RemoteTraceback
 from dtq.core.register import Rules
-from dtq.errors import CannotPickle, InvalidId, InvalidValue, QueueFull, UnknownId, WrongKey
+from dtq.errors import CannotPickle, InvalidId, InvalidValue, QueueFull, StoreReplaced, UnknownId, WrongKey
 from tests.client_scene import DEADLINE_S, Queue
 from tests.looping import connected, looped, until
 from tests.tasks import numbers_work as work
@@ -460,6 +460,7 @@ async def test_closed_client_says_so(queue: Queue) -> None:
         result = asyncio.create_task(waiting.result())
         await asyncio.sleep(0)
     await client.close()
+    before = set(threading.enumerate())
     # When it is used; Then everything says that it is closed, but what is known
     for ask in (
         lambda: client.submit(work.add, 1),
@@ -476,6 +477,32 @@ async def test_closed_client_says_so(queue: Queue) -> None:
         await result
     assert await ended == 1
     assert waiting.id == "2"
+    # And no thread is started that nobody would end
+    assert not set(threading.enumerate()) - before
+
+
+@looped
+async def test_client_has_one_thread_for_calls_over_two_stores(near: Queue) -> None:
+    # Given a client with a handle of a store that another has taken the place of
+    def callers() -> list[threading.Thread]:
+        return [thread for thread in threading.enumerate() if thread.name == "dtq-loop-calls" and thread not in before]
+
+    before = set(threading.enumerate())
+    async with connected(near) as client:
+        lost = await client.submit(work.add, 1)
+        near.stop()
+        near.forget_everything()
+        near.start()
+        # When both the handle and the client are used
+        with pytest.raises(StoreReplaced):
+            await lost.status()
+        assert (await client.stats()).submitted == 0
+        with pytest.raises(StoreReplaced):
+            await lost.status()
+        (thread,) = callers()
+    # Then there was one thread, which ends with the client
+    thread.join(DEADLINE_S)
+    assert not callers()
 
 
 @looped
