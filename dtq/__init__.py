@@ -12,6 +12,7 @@ TYPE_CHECKING = False  # as type checkers know it; typing itself would be most o
 
 if TYPE_CHECKING:
     from dtq.client.aio import AsyncClient
+    from dtq.client.around import around_task
     from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
     from dtq.client.batch_handle import BatchHandle
     from dtq.client.current import CurrentTask, current_task
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         NotInTask,
         QueueFull,
         ResultExpired,
+        SoftTimeout,
         TaskCancelled,
         TaskCrashed,
         TaskError,
@@ -62,6 +64,7 @@ _HOMES = {
     "TaskQueue": "client.taskqueue",
     "TaskStatus": "client.taskqueue",
     "Worker": "daemon.program",
+    "around_task": "client.around",
     "as_completed": "client.waiting",
     "current_task": "client.current",
     "progress": "client.progress",
@@ -87,6 +90,7 @@ __all__ = [
     "QueueFull",
     "Reference",
     "ResultExpired",
+    "SoftTimeout",
     "State",
     "TaskCancelled",
     "TaskCrashed",
@@ -102,6 +106,7 @@ __all__ = [
     "WaitTimeout",
     "Worker",
     "WrongKey",
+    "around_task",
     "as_completed",
     "current_task",
     "progress",

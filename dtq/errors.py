@@ -666,6 +666,20 @@ class TaskCrashed(TaskError):
     text = "task {0} went to the dead letters: {1}."
 
 
+class SoftTimeout(TaskError, TimeoutError):
+    """A task has run for as long as its ``soft_timeout`` says; raised in the task, which may catch it."""
+
+    code = "soft-timeout"
+    text = "the task has run for {0:duration}, its soft_timeout."
+
+
+class HookFailed(TaskError):
+    """A hook that runs around each task (``@dtq.around_task``) has failed."""
+
+    code = "hook-failed"
+    text = "the hook {0}, which runs around each task, failed {1}: {2}."
+
+
 class TaskTimedOut(TaskError):
     """The task ran into its time limit in every attempt."""
 

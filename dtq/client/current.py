@@ -46,17 +46,21 @@ class CurrentTask:
 
     Attributes:
         id: its id, as everywhere.
+        name: its function's name: ``module:function``, or a registered name.
         attempt: which attempt this is, from 1.
+        queue: the queue in which it waited.
         worker: name of the worker.
     """
 
-    __slots__ = ("_next_report", "_running", "attempt", "id", "worker")
+    __slots__ = ("_next_report", "_running", "attempt", "id", "name", "queue", "worker")
 
-    def __init__(self, running: _Running, worker: str) -> None:
+    def __init__(self, running: _Running, worker: str, name: str, queue: str) -> None:
         batch, index, single, attempt = running
         self.id = str(TaskId(batch, index, single))
         self.attempt = attempt
         self.worker = worker
+        self.name = name
+        self.queue = queue
         self._running = running
         self._next_report = 0.0
 
@@ -103,7 +107,9 @@ class _Slot:
         "current",
         "depth",
         "is_process",
+        "name",
         "on_wait",
+        "queue",
         "report",
         "running",
         "waits",
@@ -119,6 +125,7 @@ class _Slot:
         self.current: CurrentTask | None = None
         self.waits: _Waits | None = None
         self.depth = 0
+        self.name = self.queue = ""
         self.is_process = False
         self.access: Access | None = None
 
@@ -137,7 +144,7 @@ def current_task() -> CurrentTask:
         raise NotInTask("current_task()")
     current = _slot.current
     if current is None or not current.belongs_to(running):
-        current = _slot.current = CurrentTask(running, _slot.worker)
+        current = _slot.current = CurrentTask(running, _slot.worker, _slot.name, _slot.queue)
     return current
 
 
@@ -297,16 +304,22 @@ def become_slot(access: Access | None) -> None:
 @contextmanager
 def set_aside() -> Iterator[None]:
     """While this lasts, the task that this process runs is none, so that others can run in its place."""
-    kept = _slot.running, _slot.current, _slot.waits, _slot.depth
+    kept = _slot.running, _slot.current, _slot.waits, _slot.depth, _slot.name, _slot.queue
     try:
         yield
     finally:
-        _slot.running, _slot.current, _slot.waits, _slot.depth = kept
+        _slot.running, _slot.current, _slot.waits, _slot.depth, _slot.name, _slot.queue = kept
 
 
-def lease(depth: int) -> None:
-    """Tasks of this depth are run from now on: so many tasks that submit tasks are above them."""
-    _slot.depth = depth
+def lease(depth: int, name: str = "", queue: str = "") -> None:
+    """Tasks of one function are run from now on.
+
+    Args:
+        depth: so many tasks that submit tasks are above them.
+        name: the function's name.
+        queue: the queue in which they waited.
+    """
+    _slot.depth, _slot.name, _slot.queue = depth, name, queue
 
 
 def begin(batch: int, index: int, single: bool, attempt: int) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dtq.client import current
+from dtq.client.around import hooked
 from dtq.client.functions import resolve
 from dtq.client.payloads import call_decoder, result_encoder
 from dtq.client.runnables import runnable
@@ -128,7 +129,7 @@ class InlineWorker:
         """
         spec = self.service.spec(grant.spec)
         function = spec.function
-        current.lease(spec.options.depth)
+        current.lease(spec.options.depth, function.name, spec.options.queue)
         succeeded: list[Succeeded] = []
         # The test's own threads may wait for this very task meanwhile.
         self._bystanders = frozenset(threading.enumerate()) - {threading.current_thread()}
@@ -164,7 +165,7 @@ class InlineWorker:
         call = _Call()
         try:
             call.stage = Stage.of(function)
-            resolved = runnable(self._resolve(function), function)
+            resolved = hooked(runnable(self._resolve(function), function))
             call.stage = Stage.DECODE
             call.args, call.kwargs = call_decoder(function.kind)(blob, self._values)
             call.stage = Stage.CALL

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import psutil
 
@@ -26,7 +26,7 @@ from dtq.client.handover import interpreter_flags
 from dtq.client.inheritance import Inheritance
 from dtq.model.ids import TaskId
 from dtq.model.lru import SizedLru
-from dtq.model.options import Function, Spec
+from dtq.model.options import Function, Options, Spec
 from dtq.model.values import weight
 from dtq.model.wire import codec
 from dtq.values.place import Place
@@ -69,6 +69,11 @@ LEAVING_S: Final = 3.0
 KILLED_S: Final = 3.0
 #: Whether a warden stands between.
 WARDEN: Final = sys.platform == "linux"
+
+
+def _told_of(options: Options) -> tuple[Any, ...]:
+    """What a slot is told of a function's options: depth, queue, and seconds to its soft time limit; 0 for none."""
+    return options.depth, options.queue, options.soft_timeout_s or 0.0
 
 
 class _Wait(NamedTuple):
@@ -259,7 +264,7 @@ class Child:
         grant = chunk.grant
         known = self._specs.get(grant.spec)
         if known is not spec and known != spec:  # new, or of another coordinator that has begun to count anew
-            self.channel.put("spec", grant.spec, _FUNCTION.plain(spec.function), spec.options.depth)
+            self.channel.put("spec", grant.spec, _FUNCTION.plain(spec.function), *_told_of(spec.options))
             self._remember(spec.function.name)
             # Leases that use one of those have been sent before, so the slot is done with them when it reads this.
             for number, _ in self._specs.put(grant.spec, spec, weight(spec.function.body)):

@@ -29,6 +29,7 @@ from time import monotonic
 from typing import Any, Final, NoReturn
 
 from dtq.client import current
+from dtq.client.around import hooked, registered_hooks
 from dtq.client.by_value import sentence
 from dtq.client.functions import cannot_import, resolve
 from dtq.client.import_path import find_modules
@@ -74,6 +75,7 @@ from dtq.worker.reports import (
 from dtq.worker.setters import Setters
 from dtq.worker.siblings import empty_main, share_key, share_tracker
 from dtq.worker.slotvalues import SlotValues
+from dtq.worker.soft_timeout import softly
 from dtq.worker.sources import Sources
 from dtq.worker.surroundings import Spoilt, Surroundings, seed_anew
 from dtq.worker.unsent import Unsent
@@ -117,9 +119,11 @@ class Spec:
         "decode",
         "depth",
         "encode",
+        "queue",
         "reached",
         "run",
         "size",
+        "soft_s",
         "stage",
         "tiny_s",
     )
@@ -143,6 +147,9 @@ class Spec:
         self.tiny_s = TINY_S
         #: By how many tasks that submit tasks its own were submitted.
         self.depth = 0
+        #: The queue of them, and after how many seconds `SoftTimeout` is raised in them; 0 for never.
+        self.queue = ""
+        self.soft_s = 0.0
 
     @property
     def name(self) -> str:
@@ -169,12 +176,15 @@ class Spec:
         self._function = replace(self._function, body=b"")  # it is needed no more
         self._on_import()
         self.reached = CALL
-        return self.adapt(own, values) or self._running(self._call, own, values)
+        run = self.adapt(own, values)
+        assert run is not None
+        return run
 
     def adapt(self, own: mmap, values: SlotValues) -> Callable[[bytes], bytes] | None:
         """Have it ready to run once more: values are elsewhere; None where it was not. Arguments as above."""
         call = self._call
         if call is not None:
+            call = hooked(softly(call, self.soft_s) if self.soft_s else call)
             # The first result may be large, so it is not pickled in memory; the next ones are taken for as large.
             run = self._running_large if values.present else self._running
             self.run = run(call, own, values)
@@ -291,6 +301,8 @@ class Slot:
         self._only_registered = only_registered
         self._specs: dict[int, Spec] = {}
         self._forgotten = Forgotten()
+        #: The hooks around each task, as they were when the functions were made ready.
+        self._hooks = registered_hooks()
         self._token = 0
         self._index = 0
         #: The function that has run last.
@@ -303,7 +315,7 @@ class Slot:
             while (message := self._receive()) is not None:
                 kind, *fields = message
                 if kind == "spec":
-                    self._specs[fields[0]] = self._spec(_FUNCTION.decode(fields[1]), fields[2])
+                    self._specs[fields[0]] = self._spec(_FUNCTION.decode(fields[1]), *fields[2:])
                 elif kind == "prepare":
                     self._prepare(_FUNCTION.decode(fields[0]))
                 elif kind == "settled":
@@ -322,6 +334,11 @@ class Slot:
     def move(self, place: Place | None) -> None:
         """Values lie here from now on; None for nowhere."""
         self._values.move(place)
+        self._adapt()
+
+    def _adapt(self) -> None:
+        """Something has changed of what is around each call."""
+        self._hooks = registered_hooks()
         for spec in self._specs.values():
             spec.adapt(self._own, self._values)
 
@@ -351,10 +368,12 @@ class Slot:
         self._surroundings.accept()
         self._new_context = new_contexts()
         self._sources.note()
+        if registered_hooks() != self._hooks:
+            self._adapt()
 
-    def _spec(self, function: Function, depth: int) -> Spec:
+    def _spec(self, function: Function, depth: int = 0, queue: str = "", soft_s: float = 0.0) -> Spec:
         spec = Spec(function, self._worker, self._only_registered, self._imported)
-        spec.depth = depth
+        spec.depth, spec.queue, spec.soft_s = depth, queue, soft_s
         if self._max_memory is not None:
             spec.tiny_s = -1.0
         return spec
@@ -372,7 +391,7 @@ class Slot:
         self._sources.begin()
         sound = True
         try:
-            self._spec(function, 0).resolve(self._own, self._values)
+            self._spec(function).resolve(self._own, self._values)
         except BaseException as error:  # noqa: BLE001 - the edge to user code, at import
             if not self._own[0]:
                 end_child(error)
@@ -413,7 +432,7 @@ class Slot:
             # What it sets up is accepted, and nothing else is to be; and what one leaves is not another's to find.
             self._look_after(latest, everything=True)
         self._latest = spec
-        current.lease(spec.depth)
+        current.lease(spec.depth, spec.name, spec.queue)
         self._token = token
         start, touched = self._start, self._surroundings.touched
         clock = self._clock

@@ -1,0 +1,53 @@
+"""A time limit that a task hears of: `SoftTimeout` is raised in it.
+
+Worker, in the slot's process. The kernel's timer ends what the main thread waits for, and the handler of its signal
+raises in the task's own code, as soon as Python runs there again; what never comes back to Python is for the hard time
+limit. A function without such a limit is called without a layer between.
+
+It is raised once, and only while the task's call lasts. Where it comes just as that has returned, the task has
+returned; what the handler finds after that is no task any more, and nothing is raised. Handler and timer are those of
+before when the call is over, whatever the task did with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from signal import ITIMER_REAL, SIGALRM, setitimer, signal  # the originals: `setters` wraps them later
+from typing import Any, Final
+
+from dtq.errors import SoftTimeout
+
+_ABSENT: Final = object()
+
+
+def softly(call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    """A call that raises `SoftTimeout` in the main thread, in which it must be made, after so many seconds of it."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        value: Any = _ABSENT
+        armed = False
+
+        def expire(number: int, frame: object) -> None:
+            nonlocal armed
+            if armed:
+                armed = False
+                raise SoftTimeout(seconds)
+
+        before = signal(SIGALRM, expire)
+        try:
+            try:
+                armed = True
+                setitimer(ITIMER_REAL, seconds)
+                value = call(*args, **kwargs)
+            finally:
+                armed = False
+        except SoftTimeout:
+            if value is _ABSENT:
+                raise
+        finally:
+            setitimer(ITIMER_REAL, 0.0)
+            if before is not None:
+                signal(SIGALRM, before)
+        return value
+
+    return run
