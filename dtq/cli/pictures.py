@@ -203,7 +203,7 @@ def show_stats(stats: Stats, address: str) -> None:
                     ",".join(worker.queues) or "all",
                     f"{duration(worker.seen_s)} ago",
                     " ".join(worker.running[:3]) + (" …" if len(worker.running) > 3 else ""),
-                    "draining" if worker.draining else "",
+                    "draining" if worker.draining else printable(worker.trouble),
                 )
                 for worker in stats.workers
             ],

@@ -208,6 +208,7 @@ def stats_json(stats: Stats) -> dict[str, Any]:
                 "connected_at": moment(worker.connected_at),
                 "running": list(worker.running),
                 "draining": worker.draining,
+                "trouble": worker.trouble,
                 "version": worker.version,
                 "python": worker.python,
             }

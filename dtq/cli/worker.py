@@ -37,6 +37,11 @@ working = options.stacked(
         help="Import it once, in the process that slots are forked from; repeatable.",
     ),
     click.option(
+        "--init",
+        metavar="MODULE:FUNCTION",
+        help="Call it in every slot at its start; where it fails, the slot is tried again later.  [DTQ_INIT]",
+    ),
+    click.option(
         "--path",
         "paths",
         metavar="DIR",

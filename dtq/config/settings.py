@@ -81,6 +81,7 @@ class WorkerSettings:
         queues: the queues to serve; empty for all.
         imports: modules that every slot imports when it starts.
         preload: modules that are imported once, in the process that slots are forked from.
+        init: function that every slot calls when it starts, ``module:function``; empty for none.
         paths: directories that modules are looked for in, before the usual ones.
         name: the worker's name for people.
         max_tasks_per_slot: after how many tasks a slot's process is replaced; None for never.
@@ -101,6 +102,7 @@ class WorkerSettings:
     queues: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
+    init: str = ""
     paths: tuple[Path, ...] = ()
     name: str
     max_tasks_per_slot: int | None = None
@@ -229,6 +231,13 @@ def _many(item: Reader, separator: str) -> Reader:
     return read
 
 
+def _function(what: str, value: Any, base: Path) -> str:
+    name = _text(what, value, base)
+    if not all(name.partition(":")):
+        raise _wrong(what, name, "write module:function, for example mymodule:begin")
+    return name
+
+
 def _address(what: str, value: Any, base: Path) -> Address:
     return parse_address(_text(what, value, base))
 
@@ -264,6 +273,7 @@ _WORKER: Final = {
     "queues": _Key("DTQ_QUEUES", _many(_queue, ",")),
     "imports": _Key("DTQ_IMPORTS", _many(_text, ",")),
     "preload": _Key("DTQ_PRELOAD", _many(_text, ",")),
+    "init": _Key("DTQ_INIT", _function),
     "paths": _Key("DTQ_PATHS", _many(_import_path, os.pathsep)),
     "name": _Key("DTQ_WORKER_NAME", _label),
     "max_tasks_per_slot": _Key("DTQ_MAX_TASKS_PER_SLOT", _number(1, 10**12)),

@@ -257,7 +257,8 @@ class Connection:
         state.seen_at = now
         if overtaken:
             return
-        state.draining = exchange.capacity == 0
+        state.draining = exchange.capacity == 0 and not exchange.trouble
+        state.trouble = exchange.trouble
         leases = self._c.machine.leases_of(state.hello.session)
         if state.progress:
             state.progress = {at: done for at, done in state.progress.items() if at[0] in leases}

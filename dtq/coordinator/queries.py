@@ -379,6 +379,7 @@ def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerView:
         connected_at=state.connected_at,
         running=tuple(str(TaskId(e.batch.number, e.lo, e.batch.single)) for e in leases[:_NAMED]),
         draining=state.draining,
+        trouble=state.trouble,
         version=hello.version,
         python=hello.python,
     )

@@ -99,6 +99,8 @@ class SessionState:
         #: Cancellations that the worker has been told on its fetching call.
         self.told: set[tuple[int, int]] = set()
         self.draining = False
+        #: Why slots of a worker do not start; empty where they do.
+        self.trouble = ""
         #: Batches that it follows beside those that it has submitted.
         self.following: set[int] = set()
         #: Latest progress of running tasks, by batch and index.

@@ -67,6 +67,7 @@ def slot_terms(settings: WorkerSettings, inherited: Inheritance, program: Progra
         paths=tuple(map(str, settings.paths)),
         imports=settings.imports,
         preload=settings.preload,
+        init=settings.init,
         max_tasks=settings.max_tasks_per_slot,
         max_memory=settings.max_memory_per_slot,
         keep_processes=settings.keep_processes,

@@ -44,6 +44,8 @@ class Worker:
         queues: the queues it serves; empty for all.
         authkey_file: the file with the key; None for ``DTQ_AUTHKEY_FILE``, the configuration, or this user's key.
         imports: modules that every slot imports when it starts.
+        init: ``"module:function"``, a function that every slot calls when it starts; where it fails, the slot is tried
+            again later.
         paths: directories for modules, before those of this program.
         only_registered: whether to run registered task types only: no function by its name, no code that was sent.
         keep_processes: whether processes that tasks leave running may go on until their slot is replaced.
@@ -66,6 +68,7 @@ class Worker:
         queues: Iterable[str] = (),
         authkey_file: str | Path | None = None,
         imports: Iterable[str] = (),
+        init: str | None = None,
         paths: Iterable[str | Path] = (),
         only_registered: bool | None = None,
         keep_processes: bool | None = None,
@@ -83,6 +86,7 @@ class Worker:
             "slots": slots,
             "queues": tuple(queues),
             "imports": tuple(imports),
+            "init": init,
             "paths": tuple(dict.fromkeys([*map(str, paths), *program_paths()])),
             "only_registered": only_registered,
             "keep_processes": keep_processes,

@@ -401,6 +401,7 @@ class Exchange:
             call for what comes next.
         call: number of this call, one more with each that the worker makes up, on whichever connection; 0 from a worker
             that does not number them, and of which no lease is ever missed.
+        trouble: why slots of the worker do not start at the moment; empty where they do.
         beside: the call that is under way on the worker's other connection: its answer had not been seen when this was
             made up; 0 where there was none. Of all other earlier calls the answer was seen, or never will be.
     """
@@ -416,6 +417,7 @@ class Exchange:
     more: bool = False
     call: fields.Count = 0
     beside: fields.Count = 0
+    trouble: fields.Sentence = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

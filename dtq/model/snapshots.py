@@ -277,6 +277,7 @@ class WorkerView:
         draining: whether it takes no more work.
         version: its dtq version.
         python: its Python version.
+        trouble: why slots of it do not start at the moment; empty where they do.
     """
 
     session: fields.Session
@@ -292,6 +293,7 @@ class WorkerView:
     draining: bool
     version: fields.Version
     python: fields.Version
+    trouble: fields.Sentence = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

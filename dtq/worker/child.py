@@ -118,9 +118,10 @@ class Child:
         #: Leases it was sent and has not finished, the running one first.
         self.chunks: deque[Chunk] = deque()
         self.ready = False
-        #: Why it is being killed, where it is; and how it has broken the protocol, where that is why.
+        #: Why it is being killed, where it is; how it has broken the protocol, where that is why; and why it is not
+        #: ready, where what it begins with has failed.
         self.condemned: Condemned | None = None
-        self.breach = ""
+        self.breach = self.uninitialized = ""
         #: Leases of which something was taken back, and of which it has not said that it stopped.
         self.recalled: set[int] = set()
         #: When what it has not started can be taken back, ``time.monotonic()``; None where that was not begun.
@@ -178,6 +179,7 @@ class Child:
                 terms.worker,
                 terms.paths,
                 terms.imports if isinstance(self.process, Forked) else (*terms.preload, *terms.imports),
+                terms.init,
                 terms.max_result,
                 terms.max_memory,
                 terms.keep_processes,

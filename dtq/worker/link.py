@@ -266,11 +266,11 @@ class Link:
     def _report(self) -> None:
         supervisor = self._supervisor
         backoff = Backoff()
-        last_capacity = -1
+        said = -1, ""
         while not self._stopping.is_set():
             with supervisor.lock:
                 deadline = time.monotonic() + self._heartbeat_s
-                while not self._something_to_say(last_capacity) and not self._stopping.is_set():
+                while not self._something_to_say(said) and not self._stopping.is_set():
                     left = deadline - time.monotonic()
                     if left <= 0:
                         break
@@ -279,11 +279,11 @@ class Link:
                 singly, self._singly = self._singly, max(0, self._singly - 1)
                 room = 0 if singly else self._report_bytes
                 exchange = supervisor.exchange(fetch=False, room=room, largest=self._largest, quiet=singly > 0)
-            last_capacity = -1
+            said = -1, ""
             orders = self._call(self._reporting, exchange, backoff)
             if orders is None:
                 continue
-            last_capacity = exchange.capacity
+            said = exchange.capacity, exchange.trouble
             granted = self._with_specs(orders.grants, self._reporting)
             with supervisor.lock:
                 burdened = supervisor.holdings.burdened
@@ -307,13 +307,18 @@ class Link:
                 return
             self._supervisor.pressing.wait(left)
 
-    def _something_to_say(self, last_capacity: int) -> bool:
+    def _something_to_say(self, said: tuple[int, str]) -> bool:
+        """Whether there is news.
+
+        Args:
+            said: what was said last of the slots: how many can run something, and why others do not start.
+        """
         holdings = self._supervisor.holdings
         return bool(
             holdings.outbox
             or holdings.reporting
             or holdings.outbox.progress
-            or self._supervisor.capacity != last_capacity
+            or (self._supervisor.capacity, self._supervisor.trouble) != said
         )
 
     def _obey(self, orders: Orders) -> None:

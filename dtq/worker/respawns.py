@@ -14,6 +14,8 @@ from dtq.worker.latelog import LateLog
 
 #: Pause before a slot that died at its start is started again, in seconds: first, and longest.
 RESPAWN_S: Final = (0.1, 5.0)
+#: Longest pause before a slot is tried again whose start failed with an exception that may pass, in seconds.
+LONGEST_RETRY_S: Final = 60.0
 #: How many slots in a row may die at their start before the worker gives up.
 MOST_STILLBORN: Final = 10
 
@@ -38,15 +40,23 @@ class Respawns:
         self._pause.pop(number, None)
         self._stillborn = 0
 
-    def plan(self, number: int, now: float, *, stillborn: bool = False) -> None:
+    def plan(self, number: int, now: float, *, stillborn: bool = False, why: str = "") -> None:
         """A slot has died.
 
         Args:
             number: which.
             now: ``time.monotonic()``.
             stillborn: whether it was never ready: then it is not started again in a tight loop.
+            why: why not, where that may pass: then it is tried again for ever, ever later.
         """
         first, longest = RESPAWN_S
+        if why:
+            pause = self._pause[number] = min(LONGEST_RETRY_S, max(first, 2 * self._pause.get(number, 0.0)))
+            self._late(
+                logging.ERROR, "slot %d does not start: %s; it is tried again in %s", number, why, duration(pause)
+            )
+            self._at[number] = now + pause
+            return
         pause = 0.0
         if stillborn:
             self._stillborn += 1

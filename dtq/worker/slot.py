@@ -623,6 +623,7 @@ def _prepare(
     worker: str,
     paths: tuple[str, ...],
     imports: tuple[str, ...],
+    init: str,
     program: Program,
     inherited: Inheritance,
 ) -> bool:
@@ -641,6 +642,8 @@ def _prepare(
         return False
     try:
         initialize(inherited.initializer)
+        if init:
+            resolve(Function(name=init), f"the worker {worker}", None)()
     except BaseException as error:  # noqa: BLE001 - as above
         trace = bounded(traceback_of(error, __file__), MAX_TRACE)
         channel.send(*plain(Uninitialized(trace, bounded(sentence(error), MAX_TEXT))))
@@ -681,14 +684,14 @@ def main(parent: int, channel_fd: int, position_fd: int, forked: Sources | None 
     greeting = channel.receive(lambda: None)
     if greeting is None:
         return 0
-    worker, paths, imports, *limits, plain_program, plain_inheritance, plain_place = greeting
+    worker, paths, imports, init, *limits, plain_program, plain_inheritance, plain_place = greeting
     mark_records()
     inherited = _INHERITANCE.decode(plain_inheritance)
     if forked is not None:
         inherited = replace(inherited, tracker=tracker)
     current.become_slot(current.Access(inherited.addresses, inherited.clientkey) if inherited.clientkey else None)
     _be_sibling(inherited)
-    if not _prepare(channel, worker, paths, imports, _PROGRAM.decode(plain_program), inherited):
+    if not _prepare(channel, worker, paths, imports, init, _PROGRAM.decode(plain_program), inherited):
         return 1
     sources.begin()
     sources.note()

@@ -83,6 +83,8 @@ class Supervisor:
         self.ending = False
         #: Why the worker cannot go on; and why it is to end when what runs has ended.
         self.fatal: DtqError | None = None
+        #: Why slots do not start at the moment; empty where they do.
+        self.trouble = ""
         #: Where slots find values, and write them; None for nowhere.
         self.place = terms.slot.place
         self.parting: DtqError | None = None
@@ -160,7 +162,13 @@ class Supervisor:
         call, beside = self.calls.begin(fetch=fetch)
         if fetch:
             return Exchange(
-                holding=holding, capacity=self.capacity, fetch=True, wait_s=wait_s, call=call, beside=beside
+                holding=holding,
+                capacity=self.capacity,
+                fetch=True,
+                wait_s=wait_s,
+                call=call,
+                beside=beside,
+                trouble=self.trouble,
             )
         said = self.holdings.take(room, largest)
         released = tuple([outcome for outcome in said if isinstance(outcome, Released)])
@@ -175,6 +183,7 @@ class Supervisor:
             more=more,
             call=call,
             beside=beside,
+            trouble=self.trouble,
         )
 
     def farewell(self) -> Exchange:
@@ -461,6 +470,7 @@ class Supervisor:
         if isinstance(report, Ready):
             child.began(report.pid)
             self._respawns.began(child.number)
+            self.trouble = ""
             self.announce()
         elif isinstance(report, Prepared):
             self._on_prepared(child, report.sound)
@@ -484,6 +494,10 @@ class Supervisor:
             self.announce()
         elif isinstance(report, Unusable):
             self._on_unusable(f"slot {child.number}", report)
+        elif isinstance(report, Uninitialized) and self.terms.slot.init:
+            # What it needs (a device, a server) may be there later: `_not_born` has it tried again.
+            child.uninitialized = self.trouble = f"its --init {self.terms.slot.init} fails: {report.why}"
+            self.announce()
         elif isinstance(report, Uninitialized):
             text = "slot %d cannot start: its initializer failed:\n%s"
             self._late(logging.ERROR, text, child.number, report.trace)
@@ -766,7 +780,7 @@ class Supervisor:
         if self.draining:
             return
         if not child.ready:
-            self._not_born(child.number)
+            self._not_born(child.number, child.uninitialized)
             return
         if not self._extras.is_extra(child):
             self._respawns.plan(child.number, time.monotonic())
@@ -776,9 +790,9 @@ class Supervisor:
         elif child.condemned is None and not (child.retired and not child.broken) and not child.leaving:
             self._late(logging.WARNING, "slot %d (pid %d) died; it is replaced", child.number, child.pid)
 
-    def _not_born(self, number: int) -> None:
-        """A slot was never ready for work: try again later, or give up where no other is."""
-        self._respawns.plan(number, time.monotonic(), stillborn=True)
+    def _not_born(self, number: int, why: str = "") -> None:
+        """A slot was never ready for work: try again later; where that is not known to pass, give up if no other is."""
+        self._respawns.plan(number, time.monotonic(), stillborn=True, why=why)
         if not any(child.sound for child in self._children):
             self.fatal = self.fatal or self._respawns.verdict()
 

@@ -23,6 +23,7 @@ class SlotTerms:
         paths: put in front of ``sys.path``.
         imports: modules imported at the start.
         preload: modules imported by the fork server; where there is none, by each slot.
+        init: function called by each slot at its start, once these are imported, ``module:function``; empty for none.
         max_result: longest result in bytes that is no value.
         place: where values are; None where there are none, and large arguments and results go as all others.
         max_tasks: after how many tasks a slot is replaced; None for never.
@@ -38,6 +39,7 @@ class SlotTerms:
     paths: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
+    init: str = ""
     max_result: int = 16 << 20
     place: Place | None = None
     max_tasks: int | None = None

@@ -326,3 +326,29 @@ def test_long_task_does_not_hold_what_waits_behind_it(cluster: Cluster, producer
     gate.touch()
     producer.finish(batch)
     assert producer.service.stats().retries == 0
+
+
+def test_slots_begin_with_the_init_function_and_are_tried_again_until_it_works(
+    cluster: Cluster, producer: Producer, tmp_path: Path
+) -> None:
+    # Given an init function that fails
+    model = tmp_path / "model"
+    cluster.environment["MODEL_OF_TESTS"] = str(model)
+    batch = producer.submit("init_work:use", [(n,) for n in range(20)])
+    worker = cluster.worker("--init", "init_work:begin", "--preload", "init_work", ready=False)
+
+    # Then the log says so in one line for each try, and so do the statistics; nothing runs, and the worker goes on
+    line = worker.await_line("slot 1 does not start: its --init init_work:begin fails: FileNotFoundError:")
+    assert line.endswith("; it is tried again in 100 ms")
+    (seen,) = until(lambda: [w for w in producer.service.stats().workers if w.trouble], "its trouble")
+    assert seen.trouble.startswith("its --init init_work:begin fails: FileNotFoundError:")
+    assert producer.service.stats().counts.pending == 20
+    assert "Traceback" not in worker.output()
+
+    # When it works
+    model.write_text("weights")
+
+    # Then tasks run, in slots that have called it once each
+    values = producer.values(batch)
+    assert {(said, calls) for _, said, calls in values} == {("weights", 1)}
+    until(lambda: not producer.service.stats().workers[0].trouble, "all to be well")
