@@ -81,6 +81,19 @@ _terms = options.stacked(
     click.option(
         "--expires", metavar="DURATION", type=options.DURATION, help="Cancel what has not started when this has passed."
     ),
+    click.option(
+        "--after",
+        metavar="ID",
+        type=options.ID,
+        multiple=True,
+        help="Do not start before this task or batch (17, 17.3, 17.0-46) has a result; repeatable.",
+    ),
+    click.option(
+        "--on-failed",
+        type=click.Choice(["cancel", "run"]),
+        help="What to do where one of those ends without a result: cancel this one, or run it all the same.  "
+        "[default: cancel]",
+    ),
     click.option("--key", metavar="KEY", help="Submit only once: the same KEY again gives the same id."),
     click.option(
         "--unique",
@@ -110,7 +123,7 @@ def _refuse_early(name: str, given: Order, paths: tuple[str, ...]) -> None:
     find_modules(tuple(map(os.path.abspath, paths)))
     say_warnings()
     callee(name).spec(given.terms)
-    _ = given.delay_s, given.own_key, given.conditions
+    _ = given.delay_s, given.own_key, given.conditions, given.parents
 
 
 @contextmanager
@@ -132,7 +145,7 @@ def _submit_calls(queue: Hub, name: str, terms: Order, calls: Iterator[Call]) ->
         call: Call = item[0]
         return encode_call(call.args, call.kwargs)
 
-    delay_s, conditions = terms.delay_s, terms.conditions
+    delay_s, conditions = terms.delay_s, terms.settled
     batch = submit_whole(queue, spec, (calls,), encode, delay_s=delay_s, key=terms.own_key, conditions=conditions)
     try:
         _accepted_whole(queue, batch)

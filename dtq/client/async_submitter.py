@@ -13,7 +13,7 @@ from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
 from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
 from dtq.client.async_reading import Items
 from dtq.client.async_submitting import mapped, submit, submit_map, submit_nowait
-from dtq.client.conditions import NOTHING_ASKED, Expires, OnConflict, UniqueFor, asked_of
+from dtq.client.conditions import NOTHING_ASKED, After, Expires, OnConflict, OnFailed, UniqueFor, asked_of
 from dtq.client.loops import LoopHub
 from dtq.client.maps import READ_AHEAD
 from dtq.client.references import Reference
@@ -58,6 +58,8 @@ class AsyncSubmitter:
         expires: Expires | Unset | None = UNSET,
         unique: UniqueFor | Unset | None = UNSET,
         on_conflict: OnConflict | Unset | None = UNSET,
+        after: After = UNSET,
+        on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[T]: ...
 
@@ -83,6 +85,8 @@ class AsyncSubmitter:
         expires: Expires | Unset | None = UNSET,
         unique: UniqueFor | Unset | None = UNSET,
         on_conflict: OnConflict | Unset | None = UNSET,
+        after: After = UNSET,
+        on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[T]: ...
 
@@ -108,6 +112,8 @@ class AsyncSubmitter:
         expires: Expires | Unset | None = UNSET,
         unique: UniqueFor | Unset | None = UNSET,
         on_conflict: OnConflict | Unset | None = UNSET,
+        after: After = UNSET,
+        on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[Any]: ...
 
@@ -132,6 +138,8 @@ class AsyncSubmitter:
         expires: Expires | Unset | None = UNSET,
         unique: UniqueFor | Unset | None = UNSET,
         on_conflict: OnConflict | Unset | None = UNSET,
+        after: After = UNSET,
+        on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[Any]:
         """Have a function called by a worker. Returns when the task is accepted durably, and so has its id.
@@ -150,7 +158,7 @@ class AsyncSubmitter:
             delay: time before the task is due, in seconds or as a timedelta.
             at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
             key: while a batch with this key is remembered, there is no second one: the handle is of that one.
-            expires, unique, on_conflict: see `ConditionOptions`.
+            expires, unique, on_conflict, after, on_failed: see `ConditionOptions`.
             kwargs: its keyword arguments.
 
         Raises:
@@ -169,7 +177,11 @@ class AsyncSubmitter:
             keep_results,
         )
         return await submit(
-            self._loop, fn, _ordered(options, delay, key, at, (expires, unique, on_conflict)), args, kwargs
+            self._loop,
+            fn,
+            _ordered(options, delay, key, at, (expires, unique, on_conflict, after, on_failed)),
+            args,
+            kwargs,
         )
 
     @overload
@@ -194,6 +206,8 @@ class AsyncSubmitter:
         expires: Expires | Unset | None = UNSET,
         unique: UniqueFor | Unset | None = UNSET,
         on_conflict: OnConflict | Unset | None = UNSET,
+        after: After = UNSET,
+        on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[T]: ...
 
@@ -219,6 +233,8 @@ class AsyncSubmitter:
         expires: Expires | Unset | None = UNSET,
         unique: UniqueFor | Unset | None = UNSET,
         on_conflict: OnConflict | Unset | None = UNSET,
+        after: After = UNSET,
+        on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[T]: ...
 
@@ -244,6 +260,8 @@ class AsyncSubmitter:
         expires: Expires | Unset | None = UNSET,
         unique: UniqueFor | Unset | None = UNSET,
         on_conflict: OnConflict | Unset | None = UNSET,
+        after: After = UNSET,
+        on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[Any]: ...
 
@@ -268,6 +286,8 @@ class AsyncSubmitter:
         expires: Expires | Unset | None = UNSET,
         unique: UniqueFor | Unset | None = UNSET,
         on_conflict: OnConflict | Unset | None = UNSET,
+        after: After = UNSET,
+        on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[Any]:
         """As `submit`, without waiting: the handle's `accepted` says when the task is. The client must be connected.
@@ -289,7 +309,11 @@ class AsyncSubmitter:
             keep_results,
         )
         return submit_nowait(
-            self._loop, fn, _ordered(options, delay, key, at, (expires, unique, on_conflict)), args, kwargs
+            self._loop,
+            fn,
+            _ordered(options, delay, key, at, (expires, unique, on_conflict, after, on_failed)),
+            args,
+            kwargs,
         )
 
     @overload
@@ -590,7 +614,7 @@ def _ordered(
     delay: Span | Unset,
     key: str | Unset | None,
     at: datetime | Unset | None,
-    asked: tuple[Any, Any, Any],
+    asked: tuple[Any, ...],
 ) -> Order:
     if options == _NO_OPTIONS and delay is UNSET and key is UNSET and at is UNSET and asked == NOTHING_ASKED:
         return PLAIN

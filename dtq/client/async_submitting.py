@@ -19,11 +19,12 @@ from dtq.client.feeds import Feed
 from dtq.client.functions import Callee, callee
 from dtq.client.handle import TaskHandle
 from dtq.client.loops import LoopHub
-from dtq.client.outbox import Awaited
 from dtq.client.parents import HandlesMet
 from dtq.client.progress import bar, expected
 from dtq.client.submitting import Callable_, Order, checked, item_of, limited, prepare, with_parents
+from dtq.client.terms import UNSET
 from dtq.errors import InvalidValue
+from dtq.model.messages import Conditions
 from dtq.model.options import Spec
 from dtq.model.values import MIN_VALUE
 
@@ -41,11 +42,12 @@ async def submit(
     await hub.start()
     target = callee(function)
     delay_s, key, conditions = order.delay_s, order.own_key, order.conditions
-    parents: tuple[Awaited, ...] = ()
+    parents = order.parents
     try:
         blob = await encoded(hub, target, args, kwargs, keyed=key is not None)
     except HandlesMet:
-        blob, parents = with_parents(hub.hub, target, args, kwargs, keyed=key is not None)
+        blob, given = with_parents(hub.hub, target, args, kwargs, keyed=key is not None)
+        parents = (*given, *parents)
     spec = target.spec(order.terms, current.depth_of_submissions())
     if len(spec.function.body) >= MIN_VALUE:
         spec = await hub.in_thread(partial(hub.hub.shared.function, function, spec), "dtq-writer")
@@ -79,6 +81,13 @@ def submit_nowait(
         hub.hub.drop(item)
         raise asyncio.QueueFull
     return AsyncTaskHandle(hub, item.handle)
+
+
+async def _settled(hub: LoopHub, order: Order) -> Conditions | None:
+    """See `Order.settled`."""
+    if order.asked.after in (UNSET, None):
+        return order.conditions
+    return await hub.in_thread(partial(getattr, order, "settled"), "dtq-waiter")
 
 
 def mapped(
@@ -117,7 +126,8 @@ async def _mapped(
     batch = Batch()
     batch.keep_results(ordered)
     window = max(1, read_ahead)
-    feed = Feed(batch, spec, delay_s=order.delay_s, conditions=order.conditions, follow=True, window=window)
+    conditions = await _settled(hub, order)
+    feed = Feed(batch, spec, delay_s=order.delay_s, conditions=conditions, follow=True, window=window)
     encoding = Encoding(limited(hub.hub, target, spec), target, keyed=False)
     async for value in read_map(hub, feed, iterables, encoding, return_exceptions=return_exceptions):
         yield value
@@ -152,7 +162,7 @@ async def submit_map(
     """
     await hub.start()
     target, spec = await _checked(hub, function, order, iterables)
-    delay_s, conditions = order.delay_s, order.conditions
+    delay_s, conditions = order.delay_s, await _settled(hub, order)
     feed = Feed(Batch(), spec, delay_s=delay_s, key=order.own_key, conditions=conditions, follow=False)
     keyed = order.own_key is not None
     encoding = Encoding(limited(hub.hub, target, spec, keyed=keyed), target, keyed)

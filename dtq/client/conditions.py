@@ -21,6 +21,9 @@ Expires = Span | datetime
 #: For how long a key stands for an earlier submission: by what becomes of that one, or for a time span.
 UniqueFor = Literal["pending", "unfinished", "kept"] | Span
 OnConflict = Literal["existing", "error", "replace"]
+#: What is waited for: handles, futures and ids of tasks and batches; one or several.
+After = Any
+OnFailed = Literal["cancel", "run"]
 
 
 class ConditionOptions(TypedDict, total=False):
@@ -36,11 +39,17 @@ class ConditionOptions(TypedDict, total=False):
         on_conflict: what a submission gets whose key is taken: "existing", the earlier one, the default (`KeyConflict`
             where that is another call, or has other arguments); "error", `KeyTaken`; "replace", a task of its own: the
             earlier one is cancelled, and stopped where it runs.
+        after: what has to end before it starts: handles, futures and ids of tasks and batches; one or several. Handles
+            among its arguments are waited for anyway. At most 10,000; a batch counts once.
+        on_failed: what becomes of it where one of those ends without a result: "cancel", it never starts, with that
+            reason, the default; "run", it starts all the same, with the exception in the place of a result.
     """
 
     expires: Expires | None
     unique: UniqueFor | None
     on_conflict: OnConflict | None
+    after: After
+    on_failed: OnFailed | None
 
 
 class Asked(NamedTuple):
@@ -49,6 +58,8 @@ class Asked(NamedTuple):
     expires: Expires | Unset | None = UNSET
     unique: UniqueFor | Unset | None = UNSET
     on_conflict: OnConflict | Unset | None = UNSET
+    after: After = UNSET
+    on_failed: OnFailed | Unset | None = UNSET
 
     def over(self, below: Asked) -> Asked:
         """This, and where it says nothing, what is below."""
@@ -75,6 +86,10 @@ class Asked(NamedTuple):
                 fields["unique_s"] = _span(self.unique, "unique")
         if self.on_conflict is not UNSET and self.on_conflict is not None:
             fields["on_conflict"] = _member(Conflict, self.on_conflict, "on_conflict")
+        if self.on_failed is not UNSET and self.on_failed is not None:
+            if self.on_failed not in ("cancel", "run"):
+                raise InvalidValue("on_failed", repr(self.on_failed)[:80], "it is one of 'cancel', 'run'")
+            fields["run_anyway"] = self.on_failed == "run"
         for name in ("unique", "on_conflict"):
             if key is None and getattr(self, name) not in (UNSET, None):
                 raise InvalidValue(name, getattr(self, name), "it is for submissions with a key")
@@ -85,7 +100,7 @@ class Asked(NamedTuple):
 NOTHING_ASKED: Final = Asked()
 
 
-def asked_of(given: tuple[Any, Any, Any]) -> Asked:
+def asked_of(given: tuple[Any, ...]) -> Asked:
     """What was given, in the order of the fields."""
     asked = Asked(*given)
     return NOTHING_ASKED if asked == NOTHING_ASKED else asked

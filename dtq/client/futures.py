@@ -143,12 +143,16 @@ class FutureHandle(TaskHandle[T]):
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """As of any handle; but what has ended may be let go, and is here: so it travels itself."""
-        with self._desk.following.lock:
-            known = self._known
-            self._kept = self._kept or (known is None and is_collecting())
-        if known is not None and state_of(known) is State.SUCCEEDED and is_collecting():
+        if is_collecting() and not self._keep():
             return as_it_is, (self.result(0),)
         return super().__reduce__()
+
+    def _keep(self) -> bool:
+        """See `TaskHandle._keep`."""
+        with self._desk.following.lock:
+            known = self._known
+            self._kept = self._kept or known is None
+        return known is None or state_of(known) is not State.SUCCEEDED
 
     def release(self) -> None:
         """What waits for it is accepted: that keeps it now."""

@@ -114,6 +114,14 @@ class TaskHandle(Generic[T_co]):
     def _text(self) -> str:
         return str(TaskId(self._batch, max(0, self._index), self._index < 0))
 
+    def _keep(self) -> bool:
+        """Something is about to wait for it: it has to be kept until that is accepted.
+
+        Returns:
+            False where it has a result already, and need not be waited for.
+        """
+        return True
+
     def release(self) -> None:
         """It need not be kept any longer for what waits for it."""
 

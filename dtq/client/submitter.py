@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
 
 from dtq.client.batch_handle import BatchHandle
-from dtq.client.conditions import Asked, Expires, OnConflict, UniqueFor, asked_of
+from dtq.client.conditions import After, Asked, Expires, OnConflict, OnFailed, UniqueFor, asked_of
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
 from dtq.client.maps import READ_AHEAD
@@ -63,6 +63,8 @@ class Submitter:
         expires: Expires | Unset | None = UNSET,
         unique: UniqueFor | Unset | None = UNSET,
         on_conflict: OnConflict | Unset | None = UNSET,
+        after: After = UNSET,
+        on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> TaskHandle[T]: ...
 
@@ -88,6 +90,8 @@ class Submitter:
         expires: Expires | Unset | None = UNSET,
         unique: UniqueFor | Unset | None = UNSET,
         on_conflict: OnConflict | Unset | None = UNSET,
+        after: After = UNSET,
+        on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> TaskHandle[T]: ...
 
@@ -113,6 +117,8 @@ class Submitter:
         expires: Expires | Unset | None = UNSET,
         unique: UniqueFor | Unset | None = UNSET,
         on_conflict: OnConflict | Unset | None = UNSET,
+        after: After = UNSET,
+        on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> TaskHandle[Any]: ...
 
@@ -137,6 +143,8 @@ class Submitter:
         expires: Expires | Unset | None = UNSET,
         unique: UniqueFor | Unset | None = UNSET,
         on_conflict: OnConflict | Unset | None = UNSET,
+        after: After = UNSET,
+        on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> TaskHandle[Any]:
         """Have a function called by a worker. Returns at once; the handle says when the task is accepted durably.
@@ -151,7 +159,7 @@ class Submitter:
             delay: time before the task is due, in seconds or as a timedelta.
             at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
             key: while a batch with this key is remembered, there is no second one: the handle is of that one.
-            expires, unique, on_conflict: see `ConditionOptions`.
+            expires, unique, on_conflict, after, on_failed: see `ConditionOptions`.
             kwargs: its keyword arguments.
 
         Raises:
@@ -174,7 +182,7 @@ class Submitter:
             never_retry,
             keep_results,
         )
-        asked = (expires, unique, on_conflict)
+        asked = (expires, unique, on_conflict, after, on_failed)
         if options != _NO_OPTIONS or (delay, key, at, *asked) != _NOTHING:
             how = Order(Terms(*options).frozen(), delay, key, at, asked_of(asked))
         else:

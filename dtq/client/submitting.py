@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from dtq.client import current
+from dtq.client.after import awaited, settled
 from dtq.client.batches import Batch
 from dtq.client.conditions import NOTHING_ASKED, Asked, ConditionOptions
 from dtq.client.functions import Callee, callee
@@ -104,6 +105,27 @@ class Order(NamedTuple):
         return replace(asked or Conditions(), at=moment(self.at, "at"))
 
     @property
+    def parents(self) -> tuple[Awaited, ...]:
+        """What it waits for, apart from what is in its arguments.
+
+        Raises:
+            InvalidValue, InvalidId: it is not what it may be.
+            DtqError: a batch was refused that it waits for.
+        """
+        after = self.asked.after
+        return () if after is UNSET or after is None else awaited(after)
+
+    @property
+    def settled(self) -> Conditions | None:
+        """The conditions, with what it waits for; waits until all of that is accepted.
+
+        Raises:
+            As `conditions` and `parents`; and DtqError where a task was refused that it waits for.
+        """
+        parents = settled(self.parents)
+        return replace(self.conditions or Conditions(), after=parents) if parents else self.conditions
+
+    @property
     def own_key(self) -> str | None:
         """The key.
 
@@ -189,14 +211,15 @@ def prepare(
         delay_s, key, conditions = 0.0, None, None
     else:
         delay_s, key, conditions = order.delay_s, order.own_key, order.conditions
-    parents: tuple[Awaited, ...] = ()
+    parents = order.parents if order is not PLAIN else ()
     try:
         if target.large or key is not None:
             blob = encode(hub, target, args, kwargs, keyed=key is not None)
         else:
             blob = target.encode(args, kwargs)  # what is large is written by `item_of`
     except HandlesMet:
-        blob, parents = with_parents(hub, target, args, kwargs, keyed=key is not None)
+        blob, given = with_parents(hub, target, args, kwargs, keyed=key is not None)
+        parents = (*given, *parents)
     spec = target.spec(order.terms, current.depth_of_submissions())
     hub.start()
     if target.by_value:
@@ -348,7 +371,7 @@ def submit_map(hub: Hub, function: Callable_, order: Order, iterables: tuple[Ite
     """
     target, spec = checked(hub, function, order, iterables)
     encode = limited(hub, target, spec, keyed=order.own_key is not None)
-    delay_s, conditions = order.delay_s, order.conditions
+    delay_s, conditions = order.delay_s, order.settled
     return spec, submit_whole(hub, spec, iterables, encode, delay_s=delay_s, key=order.own_key, conditions=conditions)
 
 
@@ -376,7 +399,7 @@ def read_map(
         iterables,
         limited(hub, target, spec),
         delay_s=order.delay_s,
-        conditions=order.conditions,
+        conditions=order.settled,
         read_ahead=read_ahead,
         ordered=ordered,
         return_exceptions=return_exceptions,

@@ -18,7 +18,7 @@ from typing import Any, Final, Self, TypedDict
 
 from dtq.client.aio import AsyncClient
 from dtq.client.async_handle import AsyncTaskHandle
-from dtq.client.conditions import Expires, OnConflict, UniqueFor
+from dtq.client.conditions import After, Expires, OnConflict, OnFailed, UniqueFor
 from dtq.client.local import LocalCluster
 from dtq.client.schedules import AsyncSchedules
 from dtq.client.terms import UNSET, ExceptionLike, Span, Unset
@@ -239,6 +239,8 @@ class TaskQueue:
         expires: Expires | Unset | None = UNSET,
         unique: UniqueFor | Unset | None = UNSET,
         on_conflict: OnConflict | Unset | None = UNSET,
+        after: After = UNSET,
+        on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> str:
         """Have a function called in one of the processes; returns when the task is accepted.
@@ -253,7 +255,7 @@ class TaskQueue:
             delay: time before the task is due, in seconds or as a timedelta.
             at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
             key: while a task with this key is remembered, there is no second one.
-            expires, unique, on_conflict: see `ConditionOptions`.
+            expires, unique, on_conflict, after, on_failed: see `ConditionOptions`.
             kwargs: its keyword arguments.
 
         Returns:
@@ -283,6 +285,8 @@ class TaskQueue:
             expires=expires,
             unique=unique,
             on_conflict=on_conflict,
+            after=after,
+            on_failed=on_failed,
             **kwargs,
         )
         self._open.add(handle)

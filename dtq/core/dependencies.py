@@ -489,7 +489,7 @@ class Dependencies:
                 more = self.waits.get(batch.number, 0) - _NAMED
                 break
             if not hi:
-                named.append(f"all of {number}")
+                named.append(str(number) if parent.single else f"all of {number}")
             elif hi == lo + 1:
                 named.append(str(TaskId(number, lo, parent.single)))
             else:

@@ -89,6 +89,10 @@ def _asked_of(name: str, conditions: Conditions) -> Any:
         return conditions.expires_s if conditions.start_by is None else conditions.start_by
     if name == "unique":
         return conditions.unique if conditions.unique_s is None else conditions.unique_s
+    if name == "on_failed":
+        return conditions.run_anyway
+    if name == "after":
+        return {parent[:3] for parent in conditions.after}
     return conditions.on_conflict
 
 
@@ -129,7 +133,7 @@ class Wanted:
             self._options["at"] = attrgetter("at"), None if how.conditions is None else how.conditions.at
         if "key" in given:
             self._options["key"] = attrgetter("key"), how.own_key
-        asked = how._replace(key="any" if how.key is UNSET else how.key).conditions or Conditions()
+        asked = how._replace(key="any" if how.key is UNSET else how.key).settled or Conditions()
         for name in Asked._fields:
             if name in given:
                 self._options[name] = partial(_asked, name), _asked_of(name, asked)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dtq import AsyncClient, CannotPickle, Client, Executor, State, TaskCancelled
+from dtq import AsyncClient, CannotPickle, Client, Executor, InvalidValue, State, TaskCancelled
+from dtq.errors import ParentUnknown
 from tests.cluster import DEADLINE_S, Cluster
 from tests.tasks import work
 
@@ -90,3 +91,45 @@ def test_handle_elsewhere_than_in_a_call_is_refused_with_a_sentence(client: Clie
         client.submit_map(work.echo, [handle])
     with pytest.raises(CannotPickle, match="handle of a task"):
         client.put(handle)
+
+
+# -- after ------------------------------------------------------------------------------------------------------------
+
+
+def test_task_starts_after_others_whatever_they_are_named_by(client: Client, cluster: Cluster, tmp_path: Path) -> None:
+    batch = client.submit_map(work.note, [str(tmp_path)] * 3, ["a", "b", "c"])
+    one = client.submit(work.note, str(tmp_path), "d")
+    last = client.submit(work.seen, str(tmp_path), after=[batch, one, batch.task(1), batch.id, one.id])
+    assert last.result(DEADLINE_S) == ["a", "b", "c", "d"]
+    seen = client.submit_map(work.seen, [str(tmp_path)] * 2, after=client.submit(work.note, str(tmp_path), "e"))
+    assert list(seen) == [["a", "b", "c", "d", "e"]] * 2
+    told = cluster.command("submit", "tests.tasks.work:seen", str(tmp_path), "--after", one.id, "--wait", "--json")
+    assert told.returncode == 0, told.stderr
+
+
+def test_on_failed_run_gives_the_exception_in_place_of_the_value(client: Client) -> None:
+    bad = client.submit(work.fail, "no", max_retries=0)
+    fine = client.submit(work.square, 3)
+    told = client.submit(work.echo, [bad, fine], on_failed="run").result(DEADLINE_S)
+    assert (type(told[0]), str(told[0]), told[1]) == (ValueError, "no", 9)
+    with pytest.raises(TaskCancelled, match=f"parent {bad.id} is dead"):
+        client.submit(work.square, 3, after=bad).result(DEADLINE_S)
+
+
+def test_executor_waits_for_futures(cluster: Cluster) -> None:
+    with Executor(cluster.address, authkey_file=cluster.key_file) as executor:
+        first = executor.submit(work.nap, 0.1)
+        assert executor.options(after=first).submit(work.square, 4).result(DEADLINE_S) == 16
+        assert list(executor.options(after=[first]).map(work.square, range(3))) == [0, 1, 4]
+
+
+def test_what_cannot_be_waited_for_is_refused(client: Client, cluster: Cluster) -> None:
+    with pytest.raises(ParentUnknown, match=r"cannot wait for 9999: it was never accepted"):
+        client.submit(work.square, 3, after="9999").result(DEADLINE_S)
+    with pytest.raises(InvalidValue, match="handles and ids"):
+        client.submit(work.square, 3, after=[7])
+    with pytest.raises(InvalidValue, match="'cancel', 'run'"):
+        client.options(on_failed="maybe").submit(work.square, 3)  # type: ignore[typeddict-item]  # to be found out
+    told = cluster.command("submit", "math:factorial", "5", "--after", "9999")
+    assert (told.returncode, told.stdout) == (65, "")
+    assert "cannot wait for 9999" in told.stderr

@@ -26,6 +26,11 @@ def note(directory: str, name: str) -> str:
     return name
 
 
+def seen(directory: str) -> list[str]:
+    """What is there by now."""
+    return sorted(os.listdir(directory))
+
+
 def marked_nap(directory: str, name: str, seconds: float) -> str:
     """Leave a mark, then take a while."""
     note(directory, name)

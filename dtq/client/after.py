@@ -1,0 +1,72 @@
+"""What a submission waits for, as it is given: handles, futures, batches, ids.
+
+Client, below `submitting`. A handle may be waited for before its task is accepted; a batch, and what a map waits for,
+is accepted first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from dtq.client.batch_handle import BatchHandle
+from dtq.client.futures import TaskFuture
+from dtq.client.handle import TaskHandle
+from dtq.client.outbox import Awaited
+from dtq.errors import InvalidValue
+from dtq.model.ids import parse_named
+
+#: Most of what one submission waits for; whole batches count once.
+MOST: Final = 10_000
+_WHAT: Final = "it takes handles and ids of tasks and batches"
+
+
+def awaited(after: Any) -> tuple[Awaited, ...]:
+    """What is waited for, without the results being given to anybody.
+
+    Args:
+        after: what was given: one of them, or several.
+
+    Raises:
+        InvalidValue: something else is among them, or too much.
+        InvalidId: an id is none.
+        DtqError: a batch was refused.
+    """
+    one = isinstance(after, str | BatchHandle) or not isinstance(after, Iterable)
+    found: Iterable[Any] = (after,) if one else after
+    parents = tuple([(parent, False) for each in found if (parent := _parent(each)) is not None])
+    if len(parents) > MOST:
+        raise InvalidValue("after", len(parents), f"a task waits for at most {MOST:,} others; wait for whole batches")
+    return parents
+
+
+def _parent(given: Any) -> TaskHandle[Any] | tuple[int, int, int] | None:
+    """What is waited for; None where there is nothing to wait for any more."""
+    if isinstance(given, str):
+        named = parse_named(given)
+        whole = named.lo is None or named.hi is None
+        return (named.batch, 0, 0) if whole else (named.batch, named.lo or 0, (named.hi or 0) + 1)
+    handle = given.task if isinstance(given, TaskFuture) else getattr(given, "_handle", given)  # of an asyncio client
+    if isinstance(handle, TaskHandle):
+        return handle if handle._keep() else None
+    if not isinstance(handle, BatchHandle):
+        raise InvalidValue("after", repr(given)[:80], _WHAT)
+    handle.accepted()
+    return handle._target.number, 0, 0
+
+
+def settled(parents: Sequence[Awaited]) -> tuple[tuple[int, int, int, bool], ...]:
+    """The same with numbers; waits until all of it is accepted.
+
+    Raises:
+        DtqError: some of it was refused.
+    """
+    found = []
+    for parent, is_value in parents:
+        if isinstance(parent, TaskHandle):
+            parent.accepted()
+            index = max(0, parent._index)
+            found.append((parent._batch, index, index + 1, is_value))
+        else:
+            found.append((*parent, is_value))
+    return tuple(found)
