@@ -27,8 +27,8 @@ def note(directory: str, name: str) -> str:
 
 
 def seen(directory: str) -> list[str]:
-    """What is there by now."""
-    return sorted(os.listdir(directory))
+    """What has been noted by now."""
+    return sorted(name.rpartition("-")[2] for name in os.listdir(directory))
 
 
 def marked_nap(directory: str, name: str, seconds: float) -> str:
