@@ -440,4 +440,5 @@ class Driver:
         self.store.close()
         opened = self.store.open()
         self.machine = restore(opened.epoch, self.rules, opened.totals, self.store.restore(), self.now, self.calendar)
+        self.machine.register.wall_ahead_s = self.clock.wall() - self.now
         self.check()

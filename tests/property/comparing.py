@@ -71,6 +71,8 @@ def state_of(machine: Machine) -> dict[str, Any]:
         "edges": register.dependencies.edges,
         "awaited": sorted(awaited(register)),
         "keys": register.keys,
+        "schedules": list(machine.schedules.rows()),
+        "due times": machine.schedules.next_at(),
         "open": set(register.open),
         "specs": {number: entry.spec for number, entry in register.specs_by_number.items() if entry.batches},
         "totals": replace(register.totals(), clock=0.0),  # the clock goes on without being written each time

@@ -170,6 +170,25 @@ def test_name_that_is_used_again_finds_its_due_time_taken_by_a_live_batch(machin
     assert (entry.made, entry.last_batch, entry.next_at) == (0, 1, 1_000_020.0)
 
 
+def test_clock_set_back_while_it_is_paused_brings_no_due_time_again(machine: Driver) -> None:
+    entry = machine.schedule(every_s=10)
+    machine.tick(10)
+    machine.machine.schedules.pause(entry, machine.clock.wall(), paused=True)
+    machine.set_wall(1_000_000.0)
+    machine.machine.schedules.pause(entry, machine.clock.wall(), paused=False)
+    machine.tick(10)
+    assert (dues(machine), entry.next_at) == ([10], 1_000_020.0)
+
+
+def test_run_of_a_due_time_that_comes_again_by_another_rule_is_not_replaced_by_itself(machine: Driver) -> None:
+    machine.schedule(every_s=10, overlap=Overlap.REPLACE)
+    machine.tick(10)
+    machine.set_wall(999_990.0)
+    machine.schedule(every_s=20, overlap=Overlap.REPLACE)
+    machine.tick(20)
+    assert (dues(machine), machine.state(1)) == ([10], State.PENDING)
+
+
 # -- late ---------------------------------------------------------------------------------------------------------
 
 
