@@ -15,8 +15,14 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 @pytest.mark.parametrize(
     ("page", "fewest", "libraries"),
-    [("asyncio.md", 6, ()), ("executor.md", 9, ("dask", "joblib", "numpy")), ("testing.md", 7, ())],
-    ids=["asyncio", "executor", "testing"],
+    [
+        ("asyncio.md", 6, ()),
+        ("executor.md", 9, ("dask", "joblib", "numpy")),
+        ("testing.md", 7, ()),
+        ("terms.md", 5, ()),
+        ("hooks.md", 4, ("opentelemetry.trace",)),
+    ],
+    ids=["asyncio", "executor", "testing", "terms", "hooks"],
 )
 def test_every_block_of_the_page_runs_as_written(
     tmp_path: Path, page: str, fewest: int, libraries: tuple[str, ...]
