@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
+from typing import Any
 
 import click
 
@@ -13,7 +15,7 @@ from dtq.cli.grammar import Group
 from dtq.cli.output import say, write, write_json
 from dtq.cli.pictures import show_letters, show_task
 from dtq.cli.records import letter_json, task_json
-from dtq.cli.tasks import look_up, selected
+from dtq.cli.tasks import NO_FILTERS, filtered, look_up, selected, which
 from dtq.client.paging import all_dead_letters
 from dtq.errors import NotDead
 from dtq.model.ids import parse_named
@@ -37,43 +39,17 @@ def dlq() -> None:
     """Dead letters: tasks that used up their retries or crashes, with the history of every attempt."""
 
 
-def _selection(
-    ids: tuple[str, ...],
-    function: str | None,
-    exception: str | None,
-    queue: str | None,
-    older_than: float | None,
-    limit: int = 0,
-) -> Selection:
-    return Selection(
-        ids=selected(ids),
-        function=function,
-        exception=exception,
-        queue=queue,
-        older_than_s=older_than,
-        limit=limit,
-    )
+def _selection(ids: tuple[str, ...], filters: dict[str, Any], limit: int = 0) -> Selection:
+    found = replace(filtered(**filters), limit=limit)
+    return replace(found, ids=selected(ids)) if ids else found
 
 
-def _which(ids: tuple[str, ...], everything: bool, selection: Selection) -> None:
-    """Make sure that a verb that changes something says exactly what it is for."""
-    filtered = (selection.function, selection.exception, selection.queue, selection.older_than_s) != (None,) * 4
-    if ids and (everything or filtered):
-        raise click.UsageError("name ids, or use --all (with filters), not both.", click.get_current_context())
-    if not ids and not everything:
-        add = "add --all to mean every dead letter that matches" if filtered else "name ids, or use --all"
-        raise click.UsageError(f"{add}.", click.get_current_context())
+def _which(ids: tuple[str, ...], everything: bool, filters: dict[str, Any]) -> None:
+    which(ids, everything, filtered(**filters) != NO_FILTERS, "dead letter")
 
 
 def _count(coordinator: Service, selection: Selection) -> str:
-    limited = Selection(
-        ids=selection.ids,
-        function=selection.function,
-        exception=selection.exception,
-        queue=selection.queue,
-        older_than_s=selection.older_than_s,
-        limit=_COUNTED,
-    )
+    limited = replace(selection, limit=_COUNTED)
     found = len(all_dead_letters(coordinator, limited))
     return f"{'at least ' if found == _COUNTED else ''}{counted(found, 'dead letter')}"
 
@@ -91,19 +67,16 @@ def _count(coordinator: Service, selection: Selection) -> str:
 @options.as_json
 @options.quiet
 def list_letters(
-    function: str | None,
-    exception: str | None,
-    queue: str | None,
-    older_than: float | None,
     limit: int,
     addresses: tuple[str, ...],
     authkey_file: str | None,
     as_json: bool,
     quiet: bool,
+    **filters: Any,
 ) -> None:
     """List dead letters, the latest first. With --quiet, ids alone."""
     with service(addresses, authkey_file) as coordinator:
-        found = all_dead_letters(coordinator, _selection((), function, exception, queue, older_than, limit + 1))
+        found = all_dead_letters(coordinator, _selection((), filters, limit + 1))
     more, found = len(found) > limit, found[:limit]
     if as_json:
         write_json({"dead_letters": [letter_json(letter) for letter in found], "more": more})
@@ -167,22 +140,19 @@ def show(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, as_
 def retry(
     ids: tuple[str, ...],
     everything: bool,
-    function: str | None,
-    exception: str | None,
-    queue: str | None,
-    older_than: float | None,
     dry_run: bool,
     addresses: tuple[str, ...],
     authkey_file: str | None,
     as_json: bool,
     quiet: bool,
+    **filters: Any,
 ) -> None:
     """Put dead letters back into the queue.
 
     They get fresh counters and keep their history.
     """
-    selection = _selection(ids, function, exception, queue, older_than)
-    _which(ids, everything, selection)
+    selection = _selection(ids, filters)
+    _which(ids, everything, filters)
     with service(addresses, authkey_file) as coordinator:
         if dry_run:
             write(f"{_count(coordinator, selection)} would be put back")
@@ -220,10 +190,6 @@ def _may_purge(count: str, yes: bool, no_input: bool) -> bool:
 def purge(
     ids: tuple[str, ...],
     everything: bool,
-    function: str | None,
-    exception: str | None,
-    queue: str | None,
-    older_than: float | None,
     dry_run: bool,
     yes: bool,
     no_input: bool,
@@ -231,10 +197,11 @@ def purge(
     authkey_file: str | None,
     as_json: bool,
     quiet: bool,
+    **filters: Any,
 ) -> None:
     """Forget dead letters for good."""
-    selection = _selection(ids, function, exception, queue, older_than)
-    _which(ids, everything, selection)
+    selection = _selection(ids, filters)
+    _which(ids, everything, filters)
     with service(addresses, authkey_file) as coordinator:
         if dry_run:
             write(f"{_count(coordinator, selection)} would be purged")

@@ -15,6 +15,7 @@ import click
 from dtq.config.values import check_queue, parse_address, parse_duration, parse_size
 from dtq.errors import DtqError, InvalidValue
 from dtq.model.ids import parse_named
+from dtq.model.states import State
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -165,13 +166,30 @@ limit = click.option(
 queue_filter = click.option("--queue", metavar="NAME", type=QUEUE, help="Only of this queue.")
 function_filter = click.option("--function", metavar="GLOB", help="Only of functions that match, as in 'mymodule:*'.")
 
+label_filter = click.option("--label", metavar="TEXT", help="Only of this label.")
+batch_filter = click.option("--batch", metavar="N", type=click.IntRange(1, 10**15 - 1), help="Only of this batch.")
+
 #: Which dead letters.
 dead_letter_filters = stacked(
     function_filter,
     click.option("--exception", metavar="GLOB", help="Only where the last exception matches, as in '*TimeoutError'."),
     queue_filter,
+    label_filter,
+    batch_filter,
     click.option("--older-than", metavar="DURATION", type=DURATION, help="Only those that died at least so long ago."),
 )
+#: Which tasks.
+task_filters = stacked(
+    click.option("--state", type=click.Choice([state.value for state in State]), help="Only in this state."),
+    queue_filter,
+    function_filter,
+    label_filter,
+    batch_filter,
+    click.option(
+        "--older-than", metavar="DURATION", type=DURATION, help="Only those in their state for at least so long."
+    ),
+)
+everything = click.option("--all", "everything", is_flag=True, help="Every task that matches the filters.")
 
 #: Whether questions are asked.
 asking = stacked(

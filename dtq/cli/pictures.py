@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from dtq.cli.output import (
     ago,
@@ -17,7 +17,8 @@ from dtq.cli.output import (
 )
 from dtq.cli.records import counts_text, failure_text, run_id
 from dtq.config.values import format_size
-from dtq.model.snapshots import Attempt, BatchView, DeadLetter, Stats, TaskView
+from dtq.model.limits import Limit, LimitView
+from dtq.model.snapshots import Attempt, BatchView, DeadLetter, QueueView, Stats, TaskView
 from dtq.model.text import printable
 from dtq.wording import counted, duration
 
@@ -49,7 +50,8 @@ def _terms(task: TaskView) -> str:
     options = task.spec.options
     limit = "" if options.timeout_s is None else f", at most {duration(options.timeout_s)} an attempt"
     retries = counted(options.max_retries, "retry", "retries")
-    return f"priority {options.priority}, queue {options.queue}, {retries}{limit}"
+    counts = f", counts against {', '.join(options.limits)}" if options.limits else ""
+    return f"priority {options.priority}, queue {options.queue}, {retries}{limit}{counts}"
 
 
 def show_task(task: TaskView, now: float, *, tracebacks: bool = False) -> None:
@@ -74,6 +76,7 @@ def show_task(task: TaskView, now: float, *, tracebacks: bool = False) -> None:
             ("reason", printable(task.reason)),
             ("function", printable(task.spec.function.name)),
             ("terms", _terms(task)),
+            ("label", task.spec.options.label),
             ("attempt", str(task.attempt) + (f" (after {', '.join(failed)})" if failed else "")),
             ("worker", printable(task.worker)),
             ("progress", _progress(task)),
@@ -175,14 +178,51 @@ def show_coordinator(stats: Stats, address: str) -> None:
         say(f"dtq: the store had losses: {one_line(loss, 1000)}")
 
 
-def _show_queues(stats: Stats) -> None:
-    blocked = any(queue.blocked for queue in stats.queues)  # few queues ever have a task that waits for others
+def show_queues(queues: Sequence[QueueView]) -> None:
+    """A table of queues."""
+    blocked = any(queue.blocked for queue in queues)  # few queues ever have a task that waits for others
     names = ("QUEUE", "PENDING", "SCHEDULED", *(["BLOCKED"] if blocked else []), "RUNNING", "WORKERS")
     rows = [
         (q.name, *(f"{n:,}" for n in (q.pending, q.scheduled, *([q.blocked] if blocked else []), q.running, q.workers)))
-        for q in stats.queues
+        for q in queues
     ]
-    write_table(names, rows, right=tuple(range(1, len(names))))
+    right = tuple(range(1, len(names)))
+    if any(queue.weight != 1 for queue in queues):
+        names, rows = (*names, "WEIGHT"), [(*row, str(q.weight)) for row, q in zip(rows, queues, strict=True)]
+        right = (*right, len(names) - 1)
+    if any(queue.paused or queue.draining for queue in queues):
+        names, rows = (*names, "STEERED"), [(*row, _steered(q)) for row, q in zip(rows, queues, strict=True)]
+    write_table(names, rows, right=right)
+
+
+def _steered(queue: QueueView) -> str:
+    said = [word for word, so in (("paused", queue.paused), ("draining", queue.draining)) if so]
+    return ", ".join(said)
+
+
+def show_limits(limits: Sequence[LimitView], now: float) -> None:
+    """A table of limits."""
+    rows = [
+        (
+            view.limit.name,
+            "" if view.limit.concurrency is None else f"{view.limit.concurrency:,}",
+            _rate(view.limit),
+            f"{view.names:,}" if view.limit.is_glob else "",
+            f"{view.running:,}",
+            f"{view.waiting:,}",
+            "" if view.next_at is None else f"in {duration(max(0.0, view.next_at - now))}",
+        )
+        for view in limits
+    ]
+    write_table(("LIMIT", "CONCURRENCY", "RATE", "NAMES", "RUNNING", "WAITING", "NEXT"), rows, right=(1, 3, 4, 5))
+
+
+def _rate(limit: Limit) -> str:
+    if limit.starts is None:
+        return ""
+    units = {1.0: "s", 60.0: "m", 3600.0: "h", 86_400.0: "d"}
+    burst = f", burst {limit.burst}" if limit.burst > 1 else ""
+    return f"{limit.starts}/{units.get(limit.per_s) or f'{limit.per_s:g}s'}{burst}"
 
 
 def show_stats(stats: Stats, address: str) -> None:
@@ -190,7 +230,7 @@ def show_stats(stats: Stats, address: str) -> None:
     show_coordinator(stats, address)
     if stats.queues:
         write("")
-        _show_queues(stats)
+        show_queues(stats.queues)
     if stats.workers:
         write("")
         for line in table(

@@ -9,10 +9,11 @@ from typing import Any
 
 from dtq.cli.output import moment, one_line
 from dtq.model.ids import run_text
+from dtq.model.limits import LimitView
 from dtq.model.messages import Failure
 from dtq.model.options import Spec
 from dtq.model.schedules import ScheduleView
-from dtq.model.snapshots import Attempt, BatchView, Counts, DeadLetter, Stats, TaskView
+from dtq.model.snapshots import Attempt, BatchView, Counts, DeadLetter, QueueView, Stats, TaskView
 from dtq.model.states import State
 
 
@@ -52,6 +53,8 @@ def spec_json(spec: Spec) -> dict[str, Any]:
         "soft_timeout": options.soft_timeout_s,
         "keep_results": options.keep_results_s,
         "never_retry": list(options.never_retry),
+        "limits": list(options.limits),
+        "label": options.label,
     }
 
 
@@ -177,6 +180,37 @@ def schedule_json(view: ScheduleView) -> dict[str, Any]:
     }
 
 
+def queue_json(queue: QueueView) -> dict[str, Any]:
+    """A queue."""
+    return {
+        "name": queue.name,
+        "pending": queue.pending,
+        "scheduled": queue.scheduled,
+        "blocked": queue.blocked,
+        "running": queue.running,
+        "paused": queue.paused,
+        "draining": queue.draining,
+        "weight": queue.weight,
+        "workers": queue.workers,
+    }
+
+
+def limit_json(view: LimitView) -> dict[str, Any]:
+    """A limit, and what comes of it."""
+    limit = view.limit
+    return {
+        "name": limit.name,
+        "concurrency": limit.concurrency,
+        "starts": limit.starts,
+        "per": None if limit.starts is None else limit.per_s,
+        "burst": limit.burst,
+        "names": view.names,
+        "running": view.running,
+        "waiting": view.waiting,
+        "next_at": moment(view.next_at),
+    }
+
+
 def stats_json(stats: Stats) -> dict[str, Any]:
     """The coordinator in one look."""
     return {
@@ -185,17 +219,7 @@ def stats_json(stats: Stats) -> dict[str, Any]:
         "retries": stats.retries,
         "refused": stats.refused,
         "dead_letters": stats.dead_letters,
-        "queues": [
-            {
-                "name": queue.name,
-                "pending": queue.pending,
-                "scheduled": queue.scheduled,
-                "blocked": queue.blocked,
-                "running": queue.running,
-                "workers": queue.workers,
-            }
-            for queue in stats.queues
-        ],
+        "queues": [queue_json(queue) for queue in stats.queues],
         "workers": [
             {
                 "name": worker.name,

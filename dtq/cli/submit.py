@@ -71,6 +71,10 @@ _terms = options.stacked(
         help="How long results are kept.  [the coordinator's --keep-results]",
     ),
     click.option("--queue", metavar="NAME", help="The queue.  [default: default]"),
+    click.option(
+        "--limit", "limits", metavar="NAME", multiple=True, help="Count against this limit (`dtq limit`); repeatable."
+    ),
+    click.option("--label", metavar="TEXT", help="What it belongs to, to find it by."),
     click.option("--delay", metavar="DURATION", type=options.DURATION, help="Do not start before this has passed."),
     click.option(
         "--at",

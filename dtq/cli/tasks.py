@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -14,8 +15,9 @@ from dtq.cli.grammar import Command
 from dtq.cli.output import say, write, write_json
 from dtq.cli.pictures import show_batch, show_stats, show_task, show_tasks
 from dtq.cli.records import batch_json, run_id, stats_json, task_json
-from dtq.client.paging import all_tasks, whole_stats, whole_task
+from dtq.client.paging import all_tasks, cancel_all, whole_stats, whole_task
 from dtq.errors import InvalidValue
+from dtq.model.fields import PRIORITIES
 from dtq.model.ids import parse_named
 from dtq.model.service import Service
 from dtq.model.snapshots import BatchView, Selection, TaskView
@@ -108,23 +110,60 @@ def _show_run(found: list[TaskView], as_json: bool, quiet: bool) -> None:
         show_tasks(found, time.time())
 
 
+def which(ids: tuple[str, ...], everything: bool, filtered: bool, noun: str) -> None:
+    """Make sure that a verb that changes something says exactly what it is for."""
+    if ids and (everything or filtered):
+        raise click.UsageError("name ids, or use --all (with filters), not both.", click.get_current_context())
+    if not ids and not everything:
+        add = f"add --all to mean every {noun} that matches" if filtered else "name ids, or use --all"
+        raise click.UsageError(f"{add}.", click.get_current_context())
+
+
+def filtered(
+    state: str | None = None, batch: int | None = None, older_than: float | None = None, **filters: Any
+) -> Selection:
+    """The selection of filters, as options have them; without a limit."""
+    return Selection(
+        ids=() if batch is None else ((batch, -1),),
+        state=None if state is None else State(state),
+        older_than_s=older_than,
+        limit=0,
+        **filters,
+    )
+
+
+#: Nothing was filtered.
+NO_FILTERS: Final = filtered()
+
+
 @click.command(
     cls=Command,
     examples=(
         ("dtq cancel 17", "a task, or every task of a batch"),
-        ("dtq cancel 17.3 17.4", "two tasks of a batch"),
+        ("dtq cancel 17.3 17.4-9", "some tasks of a batch"),
+        ("dtq cancel --all --queue mail --state pending", "all that match"),
     ),
 )
-@click.argument("ids", metavar="ID...", type=options.ID, nargs=-1, required=True)
+@click.argument("ids", metavar="[ID]...", type=options.ID, nargs=-1)
+@options.everything
+@options.task_filters
 @options.connecting
 @options.as_json
 @options.quiet
 def cancel(
-    ids: tuple[str, ...], addresses: tuple[str, ...], authkey_file: str | None, as_json: bool, quiet: bool
+    ids: tuple[str, ...],
+    everything: bool,
+    addresses: tuple[str, ...],
+    authkey_file: str | None,
+    as_json: bool,
+    quiet: bool,
+    **filters: Any,
 ) -> None:
     """Stop tasks: those that wait never start, those that run are killed. What has ended stays as it is."""
+    selection = filtered(**filters)
+    which(ids, everything, selection != NO_FILTERS, "task")
     with service(addresses, authkey_file) as queue:
-        report = queue.cancel(Selection(ids=selected(ids), limit=0))
+        report = cancel_all(queue, Selection(ids=selected(ids), limit=0) if ids else selection)
     if as_json:
         write_json({"cancelled": report.cancelled, "stopping": report.stopping, "finished": report.finished})
     elif not quiet:
@@ -135,6 +174,44 @@ def cancel(
 
 
 @click.command(
+    cls=Command,
+    examples=(
+        ("dtq reprioritize 17 -p 1", "what waits of a batch"),
+        ("dtq reprioritize --all --label nightly -p 9", "all that match"),
+    ),
+)
+@click.argument("ids", metavar="[ID]...", type=options.ID, nargs=-1)
+@click.option("-p", "--priority", metavar="N", type=click.IntRange(*PRIORITIES), required=True, help="1 (first) to 10.")
+@options.everything
+@options.task_filters
+@options.connecting
+@options.as_json
+@options.quiet
+def reprioritize(
+    ids: tuple[str, ...],
+    priority: int,
+    everything: bool,
+    addresses: tuple[str, ...],
+    authkey_file: str | None,
+    as_json: bool,
+    quiet: bool,
+    **filters: Any,
+) -> None:
+    """Give what waits another priority.
+
+    The tasks of a batch have one priority: all that waits of a batch moves, and what comes back.
+    """
+    selection = filtered(**filters)
+    which(ids, everything, selection != NO_FILTERS, "task")
+    with service(addresses, authkey_file) as queue:
+        count = queue.reprioritize(Selection(ids=selected(ids), limit=0) if ids else selection, priority)
+    if as_json:
+        write_json({"reprioritized": count})
+    elif not quiet:
+        write(f"{counted(count, 'task')} that wait{'s' if count == 1 else ''}: priority {priority}")
+
+
+@click.command(
     "list",
     cls=Command,
     examples=(
@@ -142,36 +219,24 @@ def cancel(
         ("dtq list --state running --queue slow --json", "what runs of one queue, as JSON"),
     ),
 )
-@click.option("--state", type=click.Choice([state.value for state in State]), help="Only in this state.")
-@options.queue_filter
-@options.function_filter
-@click.option("--batch", metavar="N", type=click.IntRange(1, 10**15 - 1), help="Only of this batch.")
+@options.task_filters
 @options.limit
 @options.connecting
 @options.as_json
 @options.quiet
 def list_(
-    state: str | None,
-    queue: str | None,
-    function: str | None,
-    batch: int | None,
     limit: int,
     addresses: tuple[str, ...],
     authkey_file: str | None,
     as_json: bool,
     quiet: bool,
+    **filters: Any,
 ) -> None:
     """List tasks: unfinished ones in the order they will run, then ended ones, the latest first.
 
     Neighbours of a batch that stand alike share a line. With --quiet, ids alone.
     """
-    selection = Selection(
-        ids=() if batch is None else ((batch, -1),),
-        state=None if state is None else State(state),
-        queue=queue,
-        function=function,
-        limit=limit + 1,
-    )
+    selection = replace(filtered(**filters), limit=limit + 1)
     with service(addresses, authkey_file) as coordinator:
         found = all_tasks(coordinator, selection)
     more, found = len(found) > limit, found[:limit]

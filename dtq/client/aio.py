@@ -24,6 +24,7 @@ from dtq.client.loops import LoopHub
 from dtq.client.notebook import card
 from dtq.client.schedules import AsyncSchedules
 from dtq.client.selecting import Filters, Named
+from dtq.client.steering import AsyncLimits, AsyncQueues
 from dtq.client.sync import CLOSE_S, TIMEOUT_S, Client, WhenFull
 from dtq.client.waiting import ReturnWhen
 from dtq.errors import Unreachable
@@ -158,6 +159,11 @@ class AsyncClient(AsyncSubmitter):
         named = await self._all_named(ids)
         return await self._loop.call(lambda: self._client.cancel(*named, **filters))
 
+    async def reprioritize(self, *ids: AsyncNamed, priority: int, **filters: Unpack[Filters]) -> int:
+        """Give what waits another priority, in whole batches; see `Client.reprioritize`."""
+        named = await self._all_named(ids)
+        return await self._loop.call(lambda: self._client.reprioritize(*named, priority=priority, **filters))
+
     async def dead_letters(self, *ids: AsyncNamed, limit: int = 100, **filters: Unpack[Filters]) -> list[DeadLetter]:
         """Dead letters that match everything given, latest first; see `Client.dead_letters`."""
         named = await self._all_named(ids)
@@ -172,6 +178,16 @@ class AsyncClient(AsyncSubmitter):
         """Forget dead letters for good; everything as for `retry_dead`."""
         named = await self._all_named(ids)
         return await self._loop.call(lambda: self._client.purge_dead(*named, all=all, **filters))
+
+    @property
+    def limits(self) -> AsyncLimits:
+        """The limits: what the names allow that tasks count against."""
+        return AsyncLimits(self)
+
+    @property
+    def queues(self) -> AsyncQueues:
+        """The queues, to look at and to steer."""
+        return AsyncQueues(self)
 
     @property
     def schedules(self) -> AsyncSchedules:

@@ -52,6 +52,8 @@ class AsyncSubmitter:
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
+        limits: str | Iterable[str] | Unset = UNSET,
+        label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
@@ -79,6 +81,8 @@ class AsyncSubmitter:
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
+        limits: str | Iterable[str] | Unset = UNSET,
+        label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
@@ -106,6 +110,8 @@ class AsyncSubmitter:
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
+        limits: str | Iterable[str] | Unset = UNSET,
+        label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
@@ -132,6 +138,8 @@ class AsyncSubmitter:
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
+        limits: str | Iterable[str] | Unset = UNSET,
+        label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
@@ -154,7 +162,7 @@ class AsyncSubmitter:
             fn: the function, which may be a coroutine function; or ``"module:function"`` or a registered name.
             args: its arguments.
             priority, max_retries, max_crashes, timeout, soft_timeout, queue, retry_delay, jitter, never_retry,
-                keep_results: see `TaskOptions`.
+                keep_results, limits, label: see `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
             at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
             key: while a batch with this key is remembered, there is no second one: the handle is of that one.
@@ -175,6 +183,8 @@ class AsyncSubmitter:
             jitter,
             never_retry,
             keep_results,
+            limits,
+            label,
         )
         return await submit(
             self._loop,
@@ -200,6 +210,8 @@ class AsyncSubmitter:
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
+        limits: str | Iterable[str] | Unset = UNSET,
+        label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
@@ -227,6 +239,8 @@ class AsyncSubmitter:
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
+        limits: str | Iterable[str] | Unset = UNSET,
+        label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
@@ -254,6 +268,8 @@ class AsyncSubmitter:
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
+        limits: str | Iterable[str] | Unset = UNSET,
+        label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
@@ -280,6 +296,8 @@ class AsyncSubmitter:
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
+        limits: str | Iterable[str] | Unset = UNSET,
+        label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
@@ -307,6 +325,8 @@ class AsyncSubmitter:
             jitter,
             never_retry,
             keep_results,
+            limits,
+            label,
         )
         return submit_nowait(
             self._loop,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
+from dtq.model.limits import LimitView
 from dtq.model.service import Service
 from dtq.model.snapshots import CancelReport, DeadLetter, Place, QueueView, Selection, Stats, TaskView, WorkerView
 
@@ -44,6 +45,22 @@ def all_tasks(service: Service, selection: Selection) -> list[TaskView]:
 def all_dead_letters(service: Service, selection: Selection) -> list[DeadLetter]:
     """All dead letters that match, up to the limit; see `Service.dead_letters`."""
     return list(_listed(service.dead_letters, selection))
+
+
+def all_limits(service: Service) -> list[LimitView]:
+    """All limits; see `Service.limits`."""
+    found: list[LimitView] = []
+    while more := service.limits(found[-1].limit.name if found else ""):
+        found += more
+    return found
+
+
+def all_queues(service: Service) -> list[QueueView]:
+    """All queues; see `Service.queues`."""
+    found: list[QueueView] = []
+    while more := service.queues(found[-1].name if found else ""):
+        found += more
+    return found
 
 
 def _listed(ask: Callable[[Selection], list[Listed]], selection: Selection) -> Iterator[Listed]:

@@ -26,12 +26,14 @@ class Filters(TypedDict, total=False):
         queue: their queue.
         function: name of their function, as a glob (``"mymodule:*"``).
         exception: name of their last exception, as a glob.
+        label: their label.
         older_than: in their state for at least so long, in seconds or as a timedelta.
     """
 
     queue: str | None
     function: str | None
     exception: str | None
+    label: str | None
     older_than: Span | None
 
 
@@ -77,6 +79,7 @@ def select(
         queue=filters.get("queue"),
         function=filters.get("function"),
         exception=filters.get("exception"),
+        label=filters.get("label"),
         older_than_s=None if older_than is None else seconds(older_than, "older_than"),
         limit=limit,
     )

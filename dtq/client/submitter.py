@@ -57,6 +57,8 @@ class Submitter:
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
+        limits: str | Iterable[str] | Unset = UNSET,
+        label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
@@ -84,6 +86,8 @@ class Submitter:
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
+        limits: str | Iterable[str] | Unset = UNSET,
+        label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
@@ -111,6 +115,8 @@ class Submitter:
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
+        limits: str | Iterable[str] | Unset = UNSET,
+        label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
@@ -137,6 +143,8 @@ class Submitter:
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
+        limits: str | Iterable[str] | Unset = UNSET,
+        label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
@@ -155,7 +163,7 @@ class Submitter:
             fn: the function; or ``"module:function"`` or a registered name, for one that need not exist here.
             args: its arguments.
             priority, max_retries, max_crashes, timeout, soft_timeout, queue, retry_delay, jitter, never_retry,
-                keep_results: see `TaskOptions`.
+                keep_results, limits, label: see `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
             at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
             key: while a batch with this key is remembered, there is no second one: the handle is of that one.
@@ -181,6 +189,8 @@ class Submitter:
             jitter,
             never_retry,
             keep_results,
+            limits,
+            label,
         )
         asked = (expires, unique, on_conflict, after, on_failed)
         if options != _NO_OPTIONS or (delay, key, at, *asked) != _NOTHING:

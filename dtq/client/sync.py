@@ -21,11 +21,13 @@ from dtq.client.notebook import card
 from dtq.client.paging import all_dead_letters, all_tasks, cancel_all, purge_all, retry_all, whole_stats
 from dtq.client.schedules import Schedules
 from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, select
+from dtq.client.steering import Limits, Queues
 from dtq.client.submitter import Submitter
 from dtq.client.waiting import H, ReturnWhen, Waited, as_completed, wait
 from dtq.config import Address, client_addresses, client_by_reference, configured_tls, load_authkey, tls_files
 from dtq.errors import ClientClosed, InvalidId, InvalidValue, KeyMissing, KeyMissingInTask, UnknownId, Unreachable
 from dtq.model.ids import TaskId
+from dtq.model.options import Options
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Stats, TaskView
 from dtq.model.states import State
 from dtq.wording import counted
@@ -195,6 +197,26 @@ class Client(Submitter):
         selection = choose(ids, **filters)
         return self._hub.call(lambda service: cancel_all(service, selection))
 
+    def reprioritize(self, *ids: Named, priority: int, **filters: Unpack[Filters]) -> int:
+        """Give what waits another priority, in whole batches: those of which any task that waits matches.
+
+        Args:
+            ids: batches, or tasks of which a batch has just one.
+            priority: 1 to 10.
+            filters: see `Filters`.
+
+        Returns:
+            How many tasks wait in them.
+
+        Raises:
+            UnknownId: one of the ids was never accepted; nothing was changed.
+            WholeBatchOnly: one is that of a task beside which others of its batch wait; nothing was changed.
+            InvalidValue: nothing was selected, or there is no such priority.
+        """
+        Options(priority=priority)
+        selection = choose(ids, **filters)
+        return self._hub.call(lambda service: service.reprioritize(selection, priority))
+
     def dead_letters(self, *ids: Named, limit: int = 100, **filters: Unpack[Filters]) -> list[DeadLetter]:
         """Dead letters that match everything given, latest first.
 
@@ -229,6 +251,16 @@ class Client(Submitter):
         """Forget dead letters for good; everything as for `retry_dead`."""
         selection = choose(ids, all, **filters)
         return self._hub.call(lambda service: purge_all(service, selection), again=False)
+
+    @property
+    def limits(self) -> Limits:
+        """The limits: what the names allow that tasks count against."""
+        return Limits(self)
+
+    @property
+    def queues(self) -> Queues:
+        """The queues, to look at and to steer."""
+        return Queues(self)
 
     @property
     def schedules(self) -> Schedules:

@@ -21,6 +21,7 @@ from dtq.client.async_handle import AsyncTaskHandle
 from dtq.client.conditions import After, Expires, OnConflict, OnFailed, UniqueFor
 from dtq.client.local import LocalCluster
 from dtq.client.schedules import AsyncSchedules
+from dtq.client.steering import AsyncLimits
 from dtq.client.terms import UNSET, ExceptionLike, Span, Unset
 from dtq.errors import DtqError
 from dtq.model.states import State
@@ -233,6 +234,8 @@ class TaskQueue:
         jitter: bool | Unset = UNSET,
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
+        limits: str | Iterable[str] | Unset = UNSET,
+        label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
         key: str | Unset | None = UNSET,
@@ -250,8 +253,8 @@ class TaskQueue:
             args: its arguments.
             priority: 1 to 10; 10 is the most urgent, unless the queue was made otherwise. Default 5.
             max_retries: how often a failed task is tried again, after 2, 4, 8 ... seconds. Default 3.
-            max_crashes, timeout, soft_timeout, queue, retry_delay, jitter, never_retry, keep_results: see
-                `TaskOptions`.
+            max_crashes, timeout, soft_timeout, queue, retry_delay, jitter, never_retry, keep_results, limits, label:
+                see `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
             at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
             key: while a task with this key is remembered, there is no second one.
@@ -279,6 +282,8 @@ class TaskQueue:
             jitter=jitter,
             never_retry=never_retry,
             keep_results=keep_results,
+            limits=limits,
+            label=label,
             delay=delay,
             at=at,
             key=key,
@@ -421,6 +426,15 @@ class TaskQueue:
             RuntimeError: the queue is not started.
         """
         return self._running
+
+    @property
+    def limits(self) -> AsyncLimits:
+        """What the names allow that tasks count against; with a file, it holds at its next start, too.
+
+        Raises:
+            RuntimeError: the queue is not started.
+        """
+        return self._running.limits
 
     @property
     def schedules(self) -> AsyncSchedules:

@@ -51,6 +51,8 @@ class RunOptions(TypedDict, total=False):
     retry_delay: Span | None
     jitter: bool
     never_retry: ExceptionLike | Iterable[ExceptionLike]
+    limits: str | Iterable[str]
+    label: str
 
 
 class TaskOptions(RunOptions, total=False):
@@ -70,6 +72,9 @@ class TaskOptions(RunOptions, total=False):
         keep_results: how long results are kept after the last task of the submission has ended, in seconds or as a
             timedelta; None for as long as the coordinator keeps those of others (``--keep-results``), the default. It
             must be long enough for whoever reads them. The least is about a second, also for 0.
+        limits: the name of a limit that it counts against, or several, at most 16. What a name allows says who operates
+            the queue (`dtq limit set`); nothing, for a name of which nobody has said anything. Default none.
+        label: what it belongs to: `dtq list` and other verbs find it by that. Default none.
     """
 
     keep_results: Span | None
@@ -88,6 +93,8 @@ class Terms(NamedTuple):
     jitter: bool | Unset = UNSET
     never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET
     keep_results: Span | Unset | None = UNSET
+    limits: str | Iterable[str] | Unset = UNSET
+    label: str | Unset = UNSET
 
     def over(self, below: Terms) -> Terms:
         """These terms, and where they say nothing, those below."""
@@ -95,12 +102,13 @@ class Terms(NamedTuple):
         return below._replace(**given) if given else below
 
     def frozen(self) -> Terms:
-        """The same, with the names of ``never_retry``.
+        """The same, with the names of ``never_retry`` and ``limits``.
 
         Raises:
-            InvalidValue: ``never_retry`` has something that is no exception.
+            InvalidValue: ``never_retry`` has something that is no exception, or ``limits`` something that is no name.
         """
-        return self if self.never_retry is UNSET else self._replace(never_retry=exception_names(self.never_retry))
+        terms = self if self.limits is UNSET else self._replace(limits=limit_names(self.limits))
+        return terms if terms.never_retry is UNSET else terms._replace(never_retry=exception_names(terms.never_retry))
 
     def options(self) -> Options:
         """The options they add up to.
@@ -146,6 +154,18 @@ def exception_names(kinds: ExceptionLike | Iterable[ExceptionLike], what: str = 
         return tuple([_named(kind, what) for kind in kinds])
     except TypeError:
         raise InvalidValue(what, repr(kinds)[:80], "it takes exception classes or their names") from None
+
+
+def limit_names(names: str | Iterable[str], what: str = "limits") -> tuple[str, ...]:
+    """The names of limits, each once.
+
+    Raises:
+        InvalidValue: something else is among them.
+    """
+    try:
+        return tuple(dict.fromkeys(_text(name, what) for name in ((names,) if isinstance(names, str) else names)))
+    except TypeError:
+        raise InvalidValue(what, repr(names)[:80], "it takes the name of a limit, or several") from None
 
 
 def _named(kind: object, what: str) -> str:
@@ -237,4 +257,6 @@ _CONVERSIONS: Final[dict[str, tuple[str, Callable[[Any, str], Any]]]] = {
     "jitter": ("jitter", _flag),
     "never_retry": ("never_retry", exception_names),
     "keep_results": ("keep_results_s", _span),
+    "limits": ("limits", limit_names),
+    "label": ("label", _text),
 }

@@ -22,6 +22,9 @@ _DURATION: Final = re.compile(r"(?:\d+(?:\.\d+)?\s*(?:ms|[smhdw])\s*)+", re.ASCI
 _NUMBER: Final = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII)
 _DURATION_FORM: Final = "write seconds (2.5), or units of ms, s, m, h, d, w (90s, 5m, 1h30m)"
 
+_RATE: Final = re.compile(r"(\d{1,9})\s*/\s*(\S.*)", re.ASCII)
+_RATE_FORM: Final = "write how many in which time: 100/m, 5/s, 10/90s"
+
 _BYTES: Final = {
     "": 1,
     "b": 1,
@@ -67,6 +70,23 @@ def parse_duration(text: str, what: str = "a duration") -> float:
     if not math.isfinite(seconds):
         raise InvalidValue(what, text[:80], _DURATION_FORM)
     return seconds
+
+
+def parse_rate(text: str, what: str = "a rate") -> tuple[int, float]:
+    """How many, and in how many seconds, from ``100/m``, ``5/s``, ``10/90s`` or ``1/1h30m``.
+
+    Args:
+        text: the rate.
+        what: what it is, for the error's sentence.
+
+    Raises:
+        InvalidValue: the text is not a rate.
+    """
+    found = _RATE.fullmatch(text.strip().lower())
+    if found is None:
+        raise InvalidValue(what, text[:80], _RATE_FORM)
+    per = found[2].strip()
+    return int(found[1]), _SECONDS[per] if per in _SECONDS else parse_duration(per, what)
 
 
 def parse_size(text: str, what: str = "a size") -> int:

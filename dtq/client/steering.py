@@ -1,0 +1,178 @@
+"""Limits and queues, as programs set and steer them: `Client.limits`, `Client.queues`, and the same of `AsyncClient`.
+
+Client, beside `sync` and `aio`.
+"""
+
+from __future__ import annotations
+
+import builtins
+from functools import partial
+from typing import TYPE_CHECKING
+
+from dtq.client.paging import all_limits, all_queues, cancel_all
+from dtq.config.values import parse_rate
+from dtq.errors import InvalidValue
+from dtq.model.limits import Limit, LimitView
+from dtq.model.queues import Steering, SteeringChange
+from dtq.model.snapshots import QueueView, Selection
+from dtq.model.states import State
+
+if TYPE_CHECKING:
+    from dtq.client.aio import AsyncClient
+    from dtq.client.sync import Client
+    from dtq.model.service import Service
+
+#: What a purge of a queue leaves alone.
+_KEPT = (State.RUNNING,)
+
+
+def limit_of(name: str, concurrency: int | None, rate: str | None, burst: int) -> Limit:
+    """A limit, as people say it.
+
+    Raises:
+        InvalidValue: it cannot be.
+    """
+    if concurrency is None and rate is None:
+        raise InvalidValue("a limit", name, "it has a concurrency, a rate, or both")
+    if rate is None:
+        return Limit(name=name, concurrency=concurrency, burst=burst)
+    starts, per_s = parse_rate(rate)
+    return Limit(name=name, concurrency=concurrency, starts=starts, per_s=per_s, burst=burst)
+
+
+def purge_queue(service: Service, name: str) -> int:
+    """Cancel all that waits in a queue; how many tasks that were."""
+    waiting = [state for state in State if not state.final and state not in _KEPT]
+    return sum(cancel_all(service, Selection(queue=name, state=state, limit=0)).cancelled for state in waiting)
+
+
+class Limits:
+    """The limits: what the names allow that tasks count against. Made by `Client.limits`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def set(self, name: str, *, concurrency: int | None = None, rate: str | None = None, burst: int = 1) -> None:
+        """Set a limit, or change it; tasks that run count already.
+
+        Args:
+            name: the name, or a glob of names (``"tenant-*"``): each that it matches is bounded by itself.
+            concurrency: how many tasks may run at once; 0 for none. None for any number.
+            rate: how many may start in which time: ``"100/m"``, ``"5/s"``, ``"10/90s"``. None for any number.
+            burst: how many may start together, where none has started for long enough.
+
+        Raises:
+            InvalidValue: it cannot be.
+            LimitsFull: there are as many as there may be.
+        """
+        limit = limit_of(name, concurrency, rate, burst)
+        self._client._hub.call(lambda service: service.set_limit(limit))
+
+    def list(self) -> builtins.list[LimitView]:
+        """All of them with what is used, in the order of their names."""
+        return self._client._hub.call(all_limits)
+
+    def remove(self, name: str) -> None:
+        """Forget a limit: what waited for it may start.
+
+        Raises:
+            UnknownLimit: there is none of this name.
+            Unreachable: the coordinator was lost in the middle: `list` says what became of it.
+        """
+        self._client._hub.call(lambda service: service.remove_limit(name), again=False)
+
+
+class Queues:
+    """The queues, to look at and to steer. Made by `Client.queues`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def list(self) -> builtins.list[QueueView]:
+        """Those with unfinished tasks, workers of their own, or of which something was said."""
+        return self._client._hub.call(all_queues)
+
+    def pause(self, name: str) -> Steering:
+        """Start nothing of a queue until `resume`; it takes tasks as before. What runs goes on."""
+        return self._steer(name, SteeringChange(paused=True))
+
+    def resume(self, name: str) -> Steering:
+        """Start what waits in a queue again, and take new tasks again."""
+        return self._steer(name, SteeringChange(paused=False, draining=False))
+
+    def drain(self, name: str) -> Steering:
+        """Take no new tasks into a queue until `resume`, and work off what it has: submitters get `QueueDraining`."""
+        return self._steer(name, SteeringChange(draining=True))
+
+    def weigh(self, name: str, weight: int) -> Steering:
+        """Give a queue a weight: how many of its tasks start for each one of a queue of weight 1, both of equal
+        priority.
+
+        Raises:
+            InvalidValue: it is not a whole number from 1 to 1,000.
+        """
+        Steering(weight=weight)
+        return self._steer(name, SteeringChange(weight=weight))
+
+    def purge(self, name: str) -> int:
+        """Cancel all that waits in a queue; what runs goes on.
+
+        Returns:
+            How many tasks were cancelled.
+        """
+        return self._client._hub.call(partial(purge_queue, name=name))
+
+    def _steer(self, name: str, change: SteeringChange) -> Steering:
+        return self._client._hub.call(lambda service: service.steer_queue(name, change))
+
+
+class AsyncLimits:
+    """The limits, for coroutines: the verbs of `Limits`. Made by `AsyncClient.limits`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._limits = Limits(client._client)
+
+    async def set(self, name: str, *, concurrency: int | None = None, rate: str | None = None, burst: int = 1) -> None:
+        """Set a limit, or change it; see `Limits.set`."""
+        await self._client._loop.call(partial(self._limits.set, name, concurrency=concurrency, rate=rate, burst=burst))
+
+    async def list(self) -> builtins.list[LimitView]:
+        """All of them with what is used; see `Limits.list`."""
+        return await self._client._loop.call(self._limits.list)
+
+    async def remove(self, name: str) -> None:
+        """Forget a limit; see `Limits.remove`."""
+        await self._client._loop.call(partial(self._limits.remove, name))
+
+
+class AsyncQueues:
+    """The queues, for coroutines: the verbs of `Queues`. Made by `AsyncClient.queues`."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self._queues = Queues(client._client)
+
+    async def list(self) -> builtins.list[QueueView]:
+        """See `Queues.list`."""
+        return await self._client._loop.call(self._queues.list)
+
+    async def pause(self, name: str) -> Steering:
+        """Start nothing of a queue until `resume`; see `Queues.pause`."""
+        return await self._client._loop.call(partial(self._queues.pause, name))
+
+    async def resume(self, name: str) -> Steering:
+        """Start what waits in a queue again, and take new tasks again."""
+        return await self._client._loop.call(partial(self._queues.resume, name))
+
+    async def drain(self, name: str) -> Steering:
+        """Take no new tasks into a queue; see `Queues.drain`."""
+        return await self._client._loop.call(partial(self._queues.drain, name))
+
+    async def weigh(self, name: str, weight: int) -> Steering:
+        """Give a queue a weight; see `Queues.weigh`."""
+        return await self._client._loop.call(partial(self._queues.weigh, name, weight))
+
+    async def purge(self, name: str) -> int:
+        """Cancel all that waits in a queue; see `Queues.purge`."""
+        return await self._client._loop.call(partial(self._queues.purge, name))
