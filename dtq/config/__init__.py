@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         is_loopback,
         parse_address,
         parse_duration,
+        parse_rate,
         parse_size,
     )
 
@@ -97,6 +98,7 @@ _HOMES = {
     "make_authkey": "authkey",
     "parse_address": "values",
     "parse_duration": "values",
+    "parse_rate": "values",
     "parse_size": "values",
     "read_connection": "connection",
     "read_keyring": "keys",
@@ -144,6 +146,7 @@ __all__ = [
     "make_authkey",
     "parse_address",
     "parse_duration",
+    "parse_rate",
     "parse_size",
     "read_connection",
     "read_keyring",

@@ -83,10 +83,14 @@ def parse_rate(text: str, what: str = "a rate") -> tuple[int, float]:
         InvalidValue: the text is not a rate.
     """
     found = _RATE.fullmatch(text.strip().lower())
-    if found is None:
+    per = "" if found is None else found[2].strip()
+    try:
+        seconds = _SECONDS[per] if per in _SECONDS else parse_duration(per, what)
+    except InvalidValue:
+        seconds = 0.0
+    if found is None or not seconds:
         raise InvalidValue(what, text[:80], _RATE_FORM)
-    per = found[2].strip()
-    return int(found[1]), _SECONDS[per] if per in _SECONDS else parse_duration(per, what)
+    return int(found[1]), seconds
 
 
 def parse_size(text: str, what: str = "a size") -> int:

@@ -149,7 +149,7 @@ class NotedCoordinator:
                 answer = answer.pop(0)
             if isinstance(answer, DtqError):
                 raise answer
-            return answer
+            return answer(*arguments) if callable(answer) else answer
 
         return call
 

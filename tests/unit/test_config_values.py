@@ -11,6 +11,7 @@ from dtq.config import (
     format_size,
     parse_address,
     parse_duration,
+    parse_rate,
     parse_size,
     usable_cores,
 )
@@ -133,3 +134,24 @@ def test_usable_cores_without_quota_is_the_affinity_mask(tmp_path: Path, monkeyp
     (groups / "cpu.max").write_text("max 100000\n")
     assert usable_cores(proc, groups) == 3
     assert usable_cores(tmp_path / "nowhere", groups) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [
+        ("100/m", (100, 60.0)),
+        ("5/s", (5, 1.0)),
+        (" 10 / 90s", (10, 90.0)),
+        ("1/1h30m", (1, 5400.0)),
+        ("3/D", (3, 86_400.0)),
+        ("7/2", (7, 2.0)),
+    ],
+)
+def test_parse_rate_reads_how_many_in_which_time(text: str, rate: tuple[int, float]) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["", "5", "5/", "/s", "5/x", "-1/s", "1.5/s", "5/0"])
+def test_parse_rate_refuses_what_is_none(text: str) -> None:
+    with pytest.raises(InvalidValue, match="write how many in which time"):
+        parse_rate(text)

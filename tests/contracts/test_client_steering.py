@@ -1,0 +1,107 @@
+"""Limits, queues that are steered and priorities that change, as programs have them: `Client` and `AsyncClient`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from dtq import State
+from dtq.errors import InvalidValue, QueueDraining, UnknownLimit
+from dtq.model.limits import Limit
+from dtq.model.queues import Steering
+from tests.client_scene import DEADLINE_S, Queue
+from tests.looping import connected, looped
+from tests.tasks import numbers_work as work
+
+
+@pytest.fixture(params=["in process", "wire"])
+def queue(request: pytest.FixtureRequest) -> Iterator[Queue]:
+    with Queue(wire=request.param == "wire") as made:
+        yield made
+
+
+def test_tasks_name_the_limits_that_they_count_against(queue: Queue) -> None:
+    # Given
+    client = queue.client()
+    client.limits.set("api", concurrency=0)
+    client.limits.set("tenant-*", rate="600/m", burst=5)
+
+    # When
+    held = client.submit(work.square, 2, limits=("api", "tenant-7"), label="nightly")
+    free = client.options(limits="tenant-8").submit(work.square, 3)
+
+    # Then
+    with queue.working():
+        assert free.result(DEADLINE_S) == 9
+        assert held.status().reason == "the limit 'api' is closed"
+        assert [view.limit for view in client.limits.list()] == [
+            Limit(name="api", concurrency=0),
+            Limit(name="tenant-*", starts=600, per_s=60.0, burst=5),
+        ]
+        assert [view.batch for view in client.tasks(label="nightly")] == [int(held.id)]
+        client.limits.remove("api")
+        assert held.result(DEADLINE_S) == 4
+    with pytest.raises(UnknownLimit):
+        client.limits.remove("api")
+
+
+@pytest.mark.parametrize("wrong", [7, [7], "a b", "", ["x"] * 1_000 + ["y" * 200], [f"n{i}" for i in range(17)]])
+def test_what_is_no_name_of_a_limit_is_refused_at_the_caller(wrong: object) -> None:
+    with Queue() as near, pytest.raises(InvalidValue, match="limit"):
+        near.client().submit(work.square, 2, limits=wrong)  # type: ignore[arg-type]  # that is the point
+
+
+def test_queues_are_steered(queue: Queue) -> None:
+    # Given
+    client = queue.client()
+    assert client.queues.pause("mail") == Steering(paused=True)
+    held = client.submit_map(work.square, range(3), queue="mail")
+    assert held.accepted(DEADLINE_S)
+    assert client.queues.drain("mail") == Steering(paused=True, draining=True)
+    with pytest.raises(QueueDraining, match="'mail' takes no new tasks"):
+        client.submit(work.square, 1, queue="mail").result(DEADLINE_S)
+
+    # Then
+    with queue.working():
+        assert [(view.name, view.paused, view.pending) for view in client.queues.list()] == [("mail", True, 3)]
+        assert client.queues.resume("mail") == Steering()
+        assert list(held.results()) == [0, 1, 4]
+    assert client.queues.weigh("mail", 3) == Steering(weight=3)
+    with pytest.raises(InvalidValue, match="a weight"):
+        client.queues.weigh("mail", 0)
+    waiting = client.submit(work.square, 1, queue="mail", delay=60)
+    waiting.accepted(DEADLINE_S)
+    client.submit(work.square, 1, queue="mail").accepted(DEADLINE_S)
+    assert client.queues.purge("mail") == 2
+    assert waiting.status().state is State.CANCELLED
+
+
+def test_what_waits_gets_another_priority(queue: Queue) -> None:
+    client = queue.client()
+    handle = client.submit(work.square, 2, priority=7)
+    handle.accepted(DEADLINE_S)
+
+    assert client.reprioritize(handle, priority=2) == 1
+    assert client.reprioritize(queue="default", priority=3) == 1
+    assert handle.status().spec.options.priority == 3
+    with pytest.raises(InvalidValue, match="priority"):
+        client.reprioritize(handle, priority=11)
+    with pytest.raises(InvalidValue, match="a selection"):
+        client.reprioritize(priority=1)
+
+
+@looped
+async def test_coroutines_have_the_same(queue: Queue) -> None:
+    async with connected(queue) as client:
+        await client.limits.set("api", concurrency=0)
+        held = await client.submit(work.square, 2, limits="api", label="nightly")
+        assert [view.waiting for view in await client.limits.list()] == [1]
+        assert await client.reprioritize(held, priority=1) == 1
+        assert await client.queues.pause("mail") == Steering(paused=True)
+        assert [view.name for view in await client.queues.list()] == ["default", "mail"]
+        await client.queues.resume("mail")
+        assert await client.queues.drain("mail") == Steering(draining=True)
+        assert await client.queues.weigh("mail", 2) == Steering(draining=True, weight=2)
+        assert await client.queues.purge("default") == 1
+        await client.limits.remove("api")

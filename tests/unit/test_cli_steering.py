@@ -1,0 +1,99 @@
+"""What ``dtq limit``, ``dtq queue``, ``dtq reprioritize`` and filters ask of the coordinator."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dtq.cli.app import run
+from dtq.model.limits import Limit, LimitView
+from dtq.model.queues import Steering, SteeringChange
+from dtq.model.snapshots import CancelReport, QueueView, Selection
+from dtq.model.states import State
+from tests.unit.cli_scene import Captured, NotedCoordinator, noted
+
+__all__ = ["noted"]  # a fixture
+
+
+def test_limit_set_says_what_was_given(noted: NotedCoordinator, capsys: Captured) -> None:
+    noted.answers["set_limit"] = None
+    assert run(["limit", "set", "api", "--concurrency", "10", "--rate", "100/m", "--burst", "5"]) == 0
+    assert noted.calls == [("set_limit", Limit(name="api", concurrency=10, starts=100, per_s=60.0, burst=5))]
+    assert capsys.readouterr().out == "api: set\n"
+    assert run(["limit", "set", "api"]) == 2
+    assert "it has a concurrency, a rate, or both" in capsys.readouterr().err
+
+
+def test_limit_list_shows_use_and_what_waits(noted: NotedCoordinator, capsys: Captured) -> None:
+    one = LimitView(limit=Limit(name="api", concurrency=10), names=1, running=7, waiting=0)
+    many = Limit(name="tenant-*", starts=10, per_s=90.0, burst=3)
+    noted.answers["limits"] = lambda after: [] if after else [one, LimitView(limit=many, names=3, running=1, waiting=5)]
+    assert run(["limit", "list"]) == 0
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["LIMIT", "CONCURRENCY", "RATE", "NAMES", "RUNNING", "WAITING", "NEXT"],
+        ["api", "10", "7", "0"],
+        ["tenant-*", "10/90s,", "burst", "3", "3", "1", "5"],
+    ]
+    assert run(["limit", "list", "--json"]) == 0
+    limits = json.loads(capsys.readouterr().out)["limits"]
+    assert [(each["name"], each["concurrency"], each["starts"], each["per"]) for each in limits] == [
+        ("api", 10, None, None),
+        ("tenant-*", None, 10, 90.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        (["pause"], SteeringChange(paused=True)),
+        (["resume"], SteeringChange(paused=False, draining=False)),
+        (["drain"], SteeringChange(draining=True)),
+    ],
+)
+def test_queue_verbs_say_one_thing(
+    words: list[str], change: SteeringChange, noted: NotedCoordinator, capsys: Captured
+) -> None:
+    noted.answers["steer_queue"] = Steering()
+    assert run(["queue", *words, "mail", "other", "-q"]) == 0
+    assert noted.calls == [("steer_queue", "mail", change), ("steer_queue", "other", change)]
+    assert capsys.readouterr().out == ""
+
+
+def test_queue_purge_asks_before_it_cancels_what_waits(noted: NotedCoordinator, capsys: Captured) -> None:
+    view = QueueView(name="mail", pending=3, scheduled=1, running=2, workers=1, paused=True, weight=2)
+    noted.answers["queues"] = lambda after: [] if after else [view]
+    noted.answers["cancel"] = CancelReport(cancelled=2, stopping=0, finished=0)
+    assert run(["queue", "purge", "mail"]) == 2
+    assert "this would cancel 4 tasks of mail; add --yes." in capsys.readouterr().err
+    assert run(["queue", "purge", "mail", "--yes"]) == 0
+    assert capsys.readouterr().out == "6 tasks cancelled\n"
+    cancelled = [call[1] for call in noted.calls if call[0] == "cancel"]
+    assert {selection.state for selection in cancelled} == {State.PENDING, State.SCHEDULED, State.BLOCKED}
+    assert {selection.queue for selection in cancelled} == {"mail"}
+    assert run(["queue", "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["mail", "3", "1", "2", "1", "2", "paused"]
+
+
+def test_reprioritize_takes_ids_as_list_prints_them_or_filters(noted: NotedCoordinator, capsys: Captured) -> None:
+    noted.answers["reprioritize"] = 3
+    assert run(["reprioritize", "17.3-5", "-p", "2"]) == 0
+    assert noted.calls == [("reprioritize", Selection(ids=((17, 3), (17, 4), (17, 5)), limit=0), 2)]
+    noted.calls.clear()
+    filters = ["--label", "nightly", "--queue", "q", "--state", "pending", "--older-than", "1h", "--batch", "17"]
+    assert run(["reprioritize", "--all", *filters, "-p", "2", "--json"]) == 0
+    asked = Selection(ids=((17, -1),), state=State.PENDING, queue="q", label="nightly", older_than_s=3600.0, limit=0)
+    assert noted.calls == [("reprioritize", asked, 2)]
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["reprioritized"] == 3
+
+
+@pytest.mark.parametrize("verb", [["cancel"], ["reprioritize", "-p", "1"]])
+def test_verbs_say_exactly_what_they_are_for(verb: list[str], noted: NotedCoordinator, capsys: Captured) -> None:
+    for words, sentence in [
+        ([], "name ids, or use --all."),
+        (["--label", "x"], "add --all to mean every task that matches."),
+        (["17", "--all"], "name ids, or use --all (with filters), not both."),
+    ]:
+        assert run([*verb, *words]) == 2
+        assert sentence in capsys.readouterr().err
+    assert noted.calls == []
