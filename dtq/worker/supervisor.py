@@ -118,10 +118,12 @@ class Supervisor:
 
     @property
     def capacity(self) -> int:
-        """How many slots can run something; 0 while draining. Under the lock."""
+        """How many leases can be held, one for each slot that can run something, and those that wait for nothing but
+        room at the coordinator: they keep no slot from running others. 0 while draining. Under the lock."""
         if self.draining or self.ending:
             return 0
-        return self._extras.capacity(self._children)
+        capacity = self._extras.capacity(self._children)
+        return capacity + self.transfers.stalled if capacity and self.transfers is not None else capacity
 
     @property
     def saturated(self) -> bool:
@@ -250,6 +252,8 @@ class Supervisor:
             self.holdings.doom(doomed)  # its lease may be in the answer that is under way on the other connection
             return
         if not chunk.next <= doomed.index < chunk.end:
+            if self.transfers is not None:
+                self.transfers.cancel(doomed.token, doomed.index)
             return
         child = self._child_with(chunk)
         if child is None:

@@ -112,6 +112,15 @@ class Transfers:
         """Whether an outcome has to wait until its values, or those of one before it, are sent."""
         return self._uploads.takes(outcome)
 
+    def cancel(self, token: int, index: int) -> bool:
+        """See `Uploads.cancel`."""
+        return self._uploads.cancel(token, index)
+
+    @property
+    def stalled(self) -> int:
+        """See `Uploads.stalled`."""
+        return self._uploads.stalled
+
     def _over(self, token: int) -> None:
         self._downloads.let_go(token)
         self._uploads.let_go(token)

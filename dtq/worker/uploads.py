@@ -22,8 +22,9 @@ from typing import Final
 
 from dtq.errors import DtqError, StoreFull, ValueDamaged, ValueGone
 from dtq.model import pages
-from dtq.model.messages import Succeeded
+from dtq.model.messages import Released, Succeeded
 from dtq.model.values import MOST_WITHOUT_ROOM, Value, describe, is_description, named, rest
+from dtq.transport.backoff import Backoff
 from dtq.values.local import LocalValues
 from dtq.values.place import Place
 from dtq.values.wire import WireDraft, WireValues
@@ -41,7 +42,8 @@ _TRIES: Final = 3
 _FRESH_S: Final = 2.0
 _SAFELY: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 
-_Steps = Generator[None, None, Succeeded]
+#: Sends a piece each time, and says whether it was: there may be no room for it.
+_Steps = Generator[bool, None, Succeeded]
 
 
 class _Job:
@@ -98,6 +100,10 @@ class Uploads:
         self._sweep_at: float | None = None
         self._closed = False
         self._memory = bytearray()
+        #: Whether the coordinator has no room; and how many outcomes in a row were tried in vain.
+        self._full = False
+        self._vain = 0
+        self._backoff = Backoff()
         self._thread = threading.Thread(target=self._run, name="dtq-upload", daemon=True)
         self._thread.start()
 
@@ -106,6 +112,14 @@ class Uploads:
         self._files.place = self.place = place
 
     # -- with the lock --------------------------------------------------------------------------------------------
+
+    @property
+    def stalled(self) -> int:
+        """How many leases wait for nothing but room at the coordinator: no slot runs anything of them."""
+        if not self._full:
+            return 0
+        chunks = self._holdings.chunks
+        return sum(token in chunks and chunks[token].ended for token in self._holdings.waiting)
 
     def takes(self, outcome: Outcome) -> bool:
         """Whether an outcome has to wait; it is reported later then."""
@@ -135,7 +149,36 @@ class Uploads:
         outcome = queue[0]
         assert isinstance(outcome, Succeeded)
         self._jobs.append(_Job(outcome, queue, self._steps(outcome)))
+        if self._full:
+            self._jobs.rotate(1)  # it may be small enough to go with the report
         self._news.notify_all()
+
+    def cancel(self, token: int, index: int) -> bool:
+        """A task is to be stopped whose result waits to be sent: it goes back as one that was stopped, and its result
+        is not sent any more. What travels with results of others does.
+
+        Args:
+            token: of its lease.
+            index: its place in the batch.
+
+        Returns:
+            Whether it goes back.
+        """
+        chunk, queue = self._holdings.chunks.get(token), self._holdings.waiting.get(token)
+        if chunk is None or queue is None or not chunk.ended or chunk.end != index + 1:
+            return False  # what goes back is the end of a lease
+        last = queue[-1]
+        if not isinstance(last, Succeeded) or last.lo != index:
+            return False
+        released = Released(token=token, lo=index, hi=index + 1, started=1)
+        if len(queue) > 1:
+            queue[-1] = released
+        else:
+            self._holdings.waited(token)
+            self._holdings.outbox.add(released)
+        self._announce()
+        self._news.notify_all()
+        return True
 
     def _is_current(self, job: _Job) -> bool:
         return self._holdings.waiting.get(job.outcome.token) is job.queue and job.queue[0] is job.outcome
@@ -174,6 +217,9 @@ class Uploads:
         """The next outcome of which to send a piece; None at the end."""
         while True:
             with self._lock:
+                if self._jobs and self._vain >= len(self._jobs) and not self._closed:
+                    self._news.wait(self._backoff.next_s())
+                    self._vain = 0
                 while not self._jobs and not self._closed and not self._is_to_sweep():
                     self._news.wait(None if self._sweep_at is None else self._sweep_at - time.monotonic())
                 if self._closed:
@@ -199,7 +245,7 @@ class Uploads:
 
     def _step(self, job: _Job) -> None:
         try:
-            next(job.steps)
+            sent = next(job.steps)
         except StopIteration as end:
             with self._lock:
                 self._over(job, [end.value])
@@ -211,6 +257,7 @@ class Uploads:
             return
         with self._lock:
             self._jobs.insert(AT_ONCE - 1, job)
+            self._vain = 0 if sent else self._vain + 1
 
     def _fail(self, job: _Job, error: Exception) -> None:
         """A result cannot be sent: each by itself may be, and the task of the one that cannot has failed."""
@@ -230,7 +277,7 @@ class Uploads:
             try:
                 for value in named(blob):
                     if value not in moved:
-                        moved[value] = yield from self._carry(value, self._fits(blob))
+                        moved[value] = yield from self._carry(value, fits=self._fits(blob))
                         with self._lock:
                             self._sent.setdefault(outcome.token, []).append(moved[value])
             except StoreFull:  # it has kept room for what goes with the report
@@ -244,7 +291,7 @@ class Uploads:
         first, *others = named(blob)
         return not (others or rest(blob) or first.trailer) and first.length <= self._most_inline
 
-    def _carry(self, value: Value, fits: bool) -> Generator[None, None, Value]:
+    def _carry(self, value: Value, *, fits: bool) -> Generator[bool, None, Value]:
         """Send a value, once more where the coordinator has lost what was sent of it; where it is there.
 
         Args:
@@ -257,18 +304,16 @@ class Uploads:
                 with self._files.stream(value) as file:
                     draft = self._values.draft()
                     left = value.length
-                    while left:
+                    while True:
                         piece = self._piece(min(left, draft.chunk))
                         # All of it at once: what is less than a piece is sent only with what follows.
                         if file.readinto(piece) != piece.nbytes:  # type: ignore[attr-defined]
                             raise ValueDamaged(value.length, "its segment is too short")
                         left -= piece.nbytes
-                        self._line.patient = not fits
-                        draft.write(piece)
-                        if left:
-                            self._line.patient = True
-                            yield
-                    return replace(draft.finish(), trailer=value.trailer)
+                        sent = yield from self._send(draft, piece, last=not left, fits=fits)
+                        if sent is not None:
+                            return replace(sent, trailer=value.trailer)
+                        yield True
             except ValueGone:
                 if draft is None:
                     raise
@@ -277,9 +322,40 @@ class Uploads:
                 if draft is not None:
                     draft.abandon()
                 raise
-            finally:
-                self._line.patient = True
         raise ValueGone(value.length)
+
+    def _send(
+        self, draft: WireDraft, piece: memoryview, *, last: bool, fits: bool
+    ) -> Generator[bool, None, Value | None]:
+        """Send a piece, as soon as there is room for it; the value where it is the last one."""
+        while True:
+            try:
+                draft.write(piece)
+                sent = draft.finish() if last else None
+            except StoreFull as error:
+                if fits:
+                    raise
+                self._on_full(error)
+                piece = memoryview(bytes(piece))  # others use its memory meanwhile
+                yield False
+            else:
+                self._on_room()
+                return sent
+
+    def _on_full(self, error: StoreFull) -> None:
+        if not self._full:
+            log.warning("large results wait, the coordinator has no room for them: %s", error)
+            with self._lock:
+                self._full = True
+                self._announce()
+
+    def _on_room(self) -> None:
+        if self._full:
+            log.warning("the coordinator has room for results again")
+            self._backoff.reset()
+            with self._lock:
+                self._full = False
+                self._announce()
 
     def _piece(self, size: int) -> memoryview:
         """Memory for a piece, until that is sent."""

@@ -1,4 +1,5 @@
-"""A worker's connection for values: calls that are made again until the coordinator answers.
+"""A worker's connection for values: calls that are made again until the coordinator answers. That it has no room is an
+answer.
 
 Worker, on another machine than its coordinator. Heartbeats and reports have connections of their own, so nothing waits
 for what travels here.
@@ -6,7 +7,6 @@ for what travels here.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol, TypeVar
@@ -15,8 +15,6 @@ from dtq.errors import DtqError, SessionUnknown, StoreFull, WrongKey
 from dtq.model.messages import Welcome
 from dtq.transport.backoff import Backoff
 from dtq.values.wire import chunk_of, read_into, write_parts
-
-log = logging.getLogger("dtq.worker")
 
 R = TypeVar("R")
 
@@ -54,9 +52,6 @@ class ValueLine:
     def __init__(self, calls: ValueCalls) -> None:
         self._calls = calls
         self._closing = threading.Event()
-        self._full = False
-        #: Whether a coordinator without room is waited for, too.
-        self.patient = True
         #: See `ValueService`.
         self.chunk = _FIRST_CHUNK
         self.epoch = 0
@@ -78,27 +73,16 @@ class ValueLine:
         backoff = Backoff()
         while True:
             try:
-                found = call()
-                break
+                return call()
             except DtqError as error:
                 # As for reports: once it was let in, a refusal of the key is somebody else's.
                 if self._closing.is_set() or not (error.retryable or isinstance(error, WrongKey)):
                     raise
-                if isinstance(error, StoreFull) and not self.patient:
-                    raise
+                if isinstance(error, StoreFull):
+                    raise  # others may find room
                 if isinstance(error, SessionUnknown):
                     self._calls.reconnect()
-                self._note(error)
                 self._closing.wait(backoff.next_s())
-        if self._full:
-            self._full = False
-            log.warning("the coordinator has room for results again")
-        return found
-
-    def _note(self, error: DtqError) -> None:
-        if isinstance(error, StoreFull) and not self._full:
-            self._full = True
-            log.warning("large results wait, the coordinator has no room for them: %s", error)
 
     def close(self) -> None:
         """See `ValueService`."""

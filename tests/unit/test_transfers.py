@@ -39,6 +39,7 @@ class Coordinator:
         self.segments: dict[int, bytearray] = {}
         self.calls: list[tuple[Any, ...]] = []
         self.failures: list[Exception] = []
+        self.full = False
         self.gate = threading.Event()
         self.gate.set()
         self.reconnects = 0
@@ -65,6 +66,8 @@ class Coordinator:
 
     def write_value(self, segment: int, offset: int, data: bytes) -> None:
         self._called("write", segment, offset, len(data))
+        if self.full:
+            raise StoreFull("/there", "full")
         self._write(segment, offset, data)
 
     def read_value(self, segment: int, offset: int, length: int) -> bytes:
@@ -332,6 +335,10 @@ class Sending:
             assert self.news.wait_for(lambda: len(self.holdings.outbox) >= count, DEADLINE_S)
             return list(self.holdings.outbox)
 
+    def until(self, look: Callable[[], Any]) -> None:
+        with self.lock:
+            assert self.news.wait_for(look, DEADLINE_S)
+
     def contents(self, outcome: Succeeded) -> list[bytes]:
         return [self.coordinator.content(value) for value in pages.named(outcome.results)]
 
@@ -440,6 +447,46 @@ def test_a_result_that_fits_goes_with_the_report_where_there_is_no_room(sending:
     (value,) = named(blobs[1])
     assert (value.length, value.trailer) == (80 * KB + 16, 16)
     assert len([call for call in sending.coordinator.calls if call[0] == "write"]) > 3
+
+
+def test_what_fits_does_not_wait_for_what_finds_no_room(sending: Sending) -> None:
+    # Given a coordinator without room, for which a large result waits
+    sending.lease(1)
+    sending.lease(2)
+    sending.coordinator.full = True
+    sending.succeeded(1, 0, sending.result(b"1" * 200 * KB))
+    sending.until(lambda: sending.transfers.stalled)
+    # When there is another, which may go with the report
+    sending.succeeded(2, 0, sending.result(b"2" * 70 * KB))
+    # Then it does, and the first waits
+    (outcome,) = sending.reported(1)
+    assert (outcome.token, pages.unpack(outcome.results)) == (2, [b"2" * 70 * KB])
+    # And it goes when there is room; from then on nothing waits
+    sending.coordinator.full = False
+    first = sending.reported(2)[1]
+    assert (first.token, sending.contents(first)) == (1, [b"1" * 200 * KB])
+    sending.until(lambda: not sending.transfers.stalled)
+
+
+def test_a_result_that_waits_for_room_can_be_cancelled(sending: Sending) -> None:
+    # Given results that find no room: one of a lease of its own, and one behind another
+    sending.lease(1)
+    sending.lease(2, 2)
+    sending.coordinator.full = True
+    sending.succeeded(1, 0, sending.result(b"1" * 200 * KB))
+    sending.succeeded(2, 0, sending.result(b"2" * 200 * KB))
+    sending.succeeded(2, 1, sending.result(b"3" * 200 * KB))
+    sending.until(lambda: sending.transfers.stalled == 2)
+    # When those that end a lease are cancelled; Then they go back, each in its turn; the other is not
+    with sending.lock:
+        assert [sending.transfers.cancel(*task) for task in ((1, 0), (2, 0), (2, 1), (3, 0))] == [
+            True, False, True, False,
+        ]  # fmt: skip
+    assert sending.reported(1) == [Released(token=1, lo=0, hi=1, started=1)]
+    sending.coordinator.full = False
+    _, kept, back = sending.reported(3)
+    assert sending.contents(kept) == [b"2" * 200 * KB]
+    assert back == Released(token=2, lo=1, hi=2, started=1)
 
 
 def test_what_a_coordinator_has_lost_is_sent_again(sending: Sending) -> None:
