@@ -5,7 +5,8 @@ How blocks are read:
   and alone in a line for any lines. A command without lines below it may print anything. It has to end with 0, or with
   what a line ``[exit code: 69]`` below it says. A backslash at its end goes on in the next line. ``&`` at its end puts
   it into the background until the last block has run; the next one waits until it has printed a line.
-- A ``python`` block whose first line is ``# name.py`` is saved under that name; any other is run as a program.
+- A ``python`` or ``toml`` block whose first line is ``# name.py`` or ``# name.toml`` is saved under that name; any
+  other ``python`` block is run as a program.
 - ``<!-- not run: why -->`` before a block leaves it out.
 - The default port is replaced by a free one.
 """
@@ -29,7 +30,7 @@ README = Path(__file__).parents[2] / "README.md"
 #: How long one command may take, in seconds.
 PATIENCE_S = 60.0
 _BLOCK = re.compile(
-    r"^(?P<skip><!-- not run: .*? -->\s*\n)?```(?P<kind>console|python)\n(?P<text>.*?)^```", re.M | re.S
+    r"^(?P<skip><!-- not run: .*? -->\s*\n)?```(?P<kind>console|python|toml)\n(?P<text>.*?)^```", re.M | re.S
 )
 _EXIT = re.compile(r"\[exit code: (\d+)\]")
 
@@ -99,13 +100,13 @@ class Reader:
     def read(self, block: Block) -> None:
         """Do what a block says."""
         text = block.text.replace("3870", self._port)
-        name = re.match(r"# (\w+\.py)\n", text)
+        name = re.match(r"# (\w+\.(?:py|toml))\n", text)
         if block.kind == "console":
             for step in steps(text):
                 self._type(step, block.line)
         elif name:
             (self._directory / name[1]).write_text(text)
-        else:
+        elif block.kind == "python":
             (self._directory / f"block_{block.line}.py").write_text(text)
             self._type(Step(f"python block_{block.line}.py", []), block.line)
 
