@@ -102,7 +102,7 @@ def test_task_starts_after_others_whatever_they_are_named_by(client: Client, clu
     last = client.submit(work.seen, str(tmp_path), after=[batch, one, batch.task(1), batch.id, one.id])
     assert last.result(DEADLINE_S) == ["a", "b", "c", "d"]
     seen = client.submit_map(work.seen, [str(tmp_path)] * 2, after=client.submit(work.note, str(tmp_path), "e"))
-    assert list(seen) == [["a", "b", "c", "d", "e"]] * 2
+    assert list(seen.results()) == [["a", "b", "c", "d", "e"]] * 2
     told = cluster.command("submit", "tests.tasks.work:seen", str(tmp_path), "--after", one.id, "--wait", "--json")
     assert told.returncode == 0, told.stderr
 
