@@ -18,6 +18,7 @@ from dtq.client.following import ACCEPTED, ENDED, Wake
 from dtq.client.handle import T_co, TaskHandle
 from dtq.client.loops import LoopHub
 from dtq.errors import WaitTimeout
+from dtq.model.options import Function
 from dtq.model.snapshots import BatchView, CancelReport, TaskView
 from dtq.model.states import State
 
@@ -80,6 +81,19 @@ class AsyncTaskHandle(Generic[T_co]):
             Whether it has.
         """
         return self._handle.done() or await self._hub.reach(self._handle, ENDED, timeout)
+
+    async def then(self, fn: Callable[..., Any] | str | Function, /, *args: Any, **kwargs: Any) -> AsyncTaskHandle[Any]:
+        """Have a function called with what this task returns, once that is there; see `TaskHandle.then`. Returns when
+        that is accepted.
+
+        Raises:
+            As `AsyncClient.submit`.
+        """
+        from dtq.client.async_submitting import submit  # which gives out handles, and so stands above
+        from dtq.client.submitting import divided
+
+        order, rest = divided(kwargs)
+        return await submit(self._hub, fn, order, (self, *args), rest)
 
     async def result(self, timeout: float | None = None) -> T_co:
         """Wait for what the task returns; the same as to await the handle.

@@ -20,7 +20,7 @@ from dtq.errors import DtqError, WaitTimeout
 from dtq.model import pages
 from dtq.model.ids import TaskId
 from dtq.model.messages import Ended
-from dtq.model.options import FunctionKind, Spec
+from dtq.model.options import Function, FunctionKind, Spec
 from dtq.model.snapshots import BatchView, CancelReport, TaskView
 from dtq.model.states import State
 from dtq.model.values import MARK
@@ -210,6 +210,24 @@ class TaskHandle(Generic[T_co]):
             decoder = result_decoder(self._spec.function.kind, where)
             known = self._known = decode(known, self._text, decoder, self._standard)
         return known
+
+    def then(self, fn: Callable[..., Any] | str | Function, /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
+        """Have a function called with what this task returns, and these arguments behind it, once that is there.
+
+        Shorthand for ``submit(fn, handle, *args, **kwargs)``: keywords that `Client.submit` knows are its options.
+
+        Args:
+            fn: the function, as for `Client.submit`.
+            args: its other arguments.
+            kwargs: its keyword arguments.
+
+        Raises:
+            As `Client.submit`.
+        """
+        from dtq.client.submitting import divided, submit  # which gives out handles, and so stands above
+
+        order, rest = divided(kwargs)
+        return submit(cast(Any, self._desk), fn, order, (self, *args), rest)
 
     # -- asking the coordinator -----------------------------------------------------------------------------------
 

@@ -140,6 +140,8 @@ class Order(NamedTuple):
         return key
 
 
+#: What `Client.submit` knows as options.
+OPTIONS: Final = frozenset({*Terms._fields, *Asked._fields, "delay", "at", "key"})
 #: Nothing was said.
 PLAIN: Final = Order()
 
@@ -164,6 +166,16 @@ def order(
         raise TypeError(f"unexpected keyword argument {unknown[0]!r}; the options of a task are {known}")
     asked = {name: options.pop(name) for name in Asked._fields if name in options}
     return Order(Terms(**options).frozen(), delay, key, at, Asked(**asked) if asked else NOTHING_ASKED)
+
+
+def divided(keywords: dict[str, Any]) -> tuple[Order, dict[str, Any]]:
+    """Keywords as `Client.submit` takes them: what is an option of its own, and what goes to the function.
+
+    Raises:
+        As `order`.
+    """
+    options = {name: value for name, value in keywords.items() if name in OPTIONS}
+    return order(**options), {name: value for name, value in keywords.items() if name not in OPTIONS}
 
 
 def submit(

@@ -22,7 +22,7 @@ from dtq.client.conditions import Asked
 from dtq.client.functions import callee
 from dtq.client.payloads import call_decoder, decode_call, encode_call
 from dtq.client.sharing import digest_of
-from dtq.client.submitting import order
+from dtq.client.submitting import OPTIONS, order
 from dtq.client.terms import UNSET, Terms, field_of
 from dtq.errors import DtqError
 from dtq.model import pages
@@ -35,8 +35,6 @@ from dtq.values.base import Values
 #: A function; or ``module:function`` or a registered name.
 Named = Callable[..., Any] | str
 
-#: The keywords that are not the function's: those of `Client.submit`.
-OPTIONS: Final = frozenset({*Terms._fields, *Asked._fields, "delay", "at", "key"})
 #: How many submissions a failed assertion shows.
 _SHOWN: Final = 10
 

@@ -38,6 +38,12 @@ def test_handle_as_an_argument_stands_for_its_result_wherever_it_is(client: Clie
     assert inside.result(DEADLINE_S) == {"list": [3, (4, 7)], "twice": [3, 3]}
 
 
+def test_then_calls_a_function_with_what_a_task_returns(client: Client) -> None:
+    square = client.submit(work.square, 3).then(work.add, 1)
+    assert square.then(work.add, b=5, priority=1).result(DEADLINE_S) == 15
+    assert square.result(DEADLINE_S) == 10
+
+
 def test_chain_runs_in_order(client: Client) -> None:
     last = client.submit(work.add, 0, 0)
     for _ in range(200):
@@ -79,8 +85,8 @@ def test_asyncio_handles_stand_for_their_results(cluster: Cluster) -> None:
         async with AsyncClient(cluster.address, authkey_file=cluster.key_file) as client:
             first = await client.submit(work.add, 1, 1)
             second = client.submit_nowait(work.add, first, first)
-            third = await client.submit(work.add, second, 1)
-            return await third.result(DEADLINE_S)
+            third = await client.submit(work.add, second, 0)
+            return await (await third.then(work.add, 1)).result(DEADLINE_S)
 
     assert asyncio.run(main()) == 5
 
