@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "up": Entry("worker", "up", "Coordinator and worker in one, in the foreground."),
     "submit": Entry("submit", "submit", "Have a function called: once, or once a line of a file."),
     "status": Entry("tasks", "status", "Show where a task or batch stands, and why."),
+    "graph": Entry("graph", "graph", "Show what a task waits for, and what waits for it."),
     "result": Entry("results", "result", "Print what a task returned."),
     "wait": Entry("results", "wait", "Wait until tasks have ended."),
     "cancel": Entry("tasks", "cancel", "Stop tasks, those that run too."),

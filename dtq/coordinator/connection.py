@@ -10,7 +10,7 @@ import contextlib
 import logging
 
 from dtq import __version__
-from dtq.coordinator import holding, letting_go, operating, queries, results, scheduling, steering, submitting
+from dtq.coordinator import graph, holding, letting_go, operating, queries, results, scheduling, steering, submitting
 from dtq.coordinator.granting import grants_of
 from dtq.coordinator.service import LONGEST_WAIT_S, MOST_CANCELS, Coordinator
 from dtq.coordinator.sessions import PARTING_WAIT_S, Fetch, SessionState
@@ -50,6 +50,7 @@ from dtq.model.snapshots import (
     BatchView,
     CancelReport,
     DeadLetter,
+    GraphNode,
     QueueView,
     Selection,
     Stats,
@@ -370,6 +371,10 @@ class Connection:
     def tasks(self, selection: Selection) -> list[TaskView]:
         """See `Service.tasks`."""
         return queries.tasks(self._c, _checked(selection))
+
+    def graph(self, batch: int, limit: int) -> list[GraphNode]:
+        """See `Service.graph`."""
+        return graph.graph(self._c, batch, limit)
 
     def dead_letters(self, selection: Selection) -> list[DeadLetter]:
         """See `Service.dead_letters`."""

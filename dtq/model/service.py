@@ -34,6 +34,7 @@ from dtq.model.snapshots import (
     BatchView,
     CancelReport,
     DeadLetter,
+    GraphNode,
     QueueView,
     Selection,
     Stats,
@@ -242,6 +243,22 @@ class Service(Protocol):
 
         Returns:
             As many as were asked for, or fewer: ask again with `Selection.after`, until there are none.
+        """
+        ...
+
+    def graph(self, batch: fields.BatchNumber, limit: fields.Count) -> Annotated[list[GraphNode], ANSWERED]:
+        """A batch, what it waits for or has waited for, what waits for it, and so on: the nearest ones that are kept.
+
+        Args:
+            batch: the batch.
+            limit: how many batches at most; there is a bound of 1,000.
+
+        Returns:
+            The batch itself first, then the others in rising order; fewer where they are more than an answer holds.
+
+        Raises:
+            UnknownId: it was never accepted.
+            ResultExpired: it is no longer kept.
         """
         ...
 

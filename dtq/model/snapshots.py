@@ -177,6 +177,27 @@ class BatchView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GraphNode:
+    """A batch among those that wait for each other.
+
+    Attributes:
+        batch: its number.
+        size: how many tasks it has.
+        function: its function's name.
+        counts: where its tasks stand.
+        after: what it waits for, or has waited for: tasks ``[lo, hi)`` of a batch, where hi is 0 all of it.
+        more: whether it waits for more than that.
+    """
+
+    batch: fields.BatchNumber
+    size: fields.Count
+    function: fields.FunctionName
+    counts: Counts
+    after: Annotated[tuple[tuple[fields.BatchNumber, fields.Index, fields.Index], ...], ANSWERED] = ()
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
     """A dead letter, in one line.
 

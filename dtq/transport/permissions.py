@@ -27,6 +27,7 @@ ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     "batch": (_SUBMIT, _ADMIN),
     "task": (_SUBMIT, _ADMIN),
     "results": (_SUBMIT, _ADMIN),
+    "graph": (_SUBMIT, _ADMIN),
     "attempts": (_SUBMIT, _ADMIN),
     "tasks by id": (_SUBMIT, _ADMIN),
     "cancel by id": (_SUBMIT, _ADMIN),

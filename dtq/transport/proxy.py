@@ -155,6 +155,7 @@ class Proxy:
     set_limit = _remote(Service.set_limit)
     limits = _remote(Service.limits)
     remove_limit = _remote(Service.remove_limit)
+    graph = _remote(Service.graph)
     dead_letters = _remote(Service.dead_letters)
     retry_dead = _remote(Service.retry_dead)
     purge_dead = _remote(Service.purge_dead)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dtq.errors import UnknownId
 from dtq.model.messages import Conditions
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
@@ -55,7 +56,7 @@ def test_what_is_submitted_in_one_call_may_wait_for_what_is_before_it(house: Hou
     first, second, third = [receipt.batch for receipt in receipts]
 
     assert client.service.task(second, 0).reason == f"waits for {first}.1"
-    assert client.service.task(third, 0).reason == f"waits for all of {first}, all of {second}"
+    assert client.service.task(third, 0).reason == f"waits for all of {first}, {second}"
     order = []
     for _ in range(4):
         grant = hand.fetch_one()
@@ -145,3 +146,29 @@ def test_dead_parent_that_is_put_back_brings_its_children_back(house: House, res
         assert grant.batch == batch
         hand.succeed(grant)
     assert client.service.task(last, 0).state is State.SUCCEEDED
+
+
+def test_graph_shows_what_waits_for_what_the_nearest_first(house: House) -> None:
+    client, hand = house.client(), house.worker()
+    first = client.submit(2)
+    second = client.submit(submission=waiting(on(first, 1)))
+    third = client.submit(submission=waiting(on(first), (second, 0, 1, False)))
+    last = client.submit(submission=waiting(on(third)))
+    alone = client.submit()
+    for _ in range(2):
+        hand.succeed(hand.fetch_one())
+
+    nodes = client.service.graph(second, 100)
+
+    assert [(node.batch, node.after) for node in nodes] == [
+        (second, ((first, 1, 2),)),
+        (first, ()),
+        (third, ((first, 0, 0), (second, 0, 1))),
+        (last, ((third, 0, 0),)),
+    ]
+    assert [node.counts.succeeded for node in nodes] == [0, 2, 0, 0]
+    assert [node.counts.blocked for node in nodes] == [0, 0, 1, 1]
+    assert [node.batch for node in client.service.graph(second, 3)] == [second, first, third]
+    assert [node.batch for node in client.service.graph(alone, 0)] == [alone]
+    with pytest.raises(UnknownId):
+        client.service.graph(99, 10)

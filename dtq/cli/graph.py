@@ -1,0 +1,148 @@
+"""``dtq graph``: what a task waits for, and what waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import click
+
+from dtq.cli import options
+from dtq.cli.calling import service
+from dtq.cli.grammar import Command
+from dtq.cli.output import one_line, say, write, write_json
+from dtq.cli.records import counts_json, counts_text
+from dtq.model.ids import parse_id
+from dtq.model.snapshots import GraphNode
+
+#: How many batches are shown unless it is said otherwise.
+_LIMIT: Final = 100
+
+
+def _edge(parent: tuple[int, int, int]) -> str:
+    """The tasks that something waits for, as an id."""
+    number, lo, hi = parent
+    return str(number) if not hi else f"{number}.{lo}" if hi == lo + 1 else f"{number}.{lo}-{hi - 1}"
+
+
+def _standing(node: GraphNode) -> str:
+    """Where its tasks stand: in one word where all of them stand alike."""
+    told = counts_text(node.counts)
+    return told.partition(" ")[2] if node.size == 1 and "," not in told else told
+
+
+def tree(nodes: Sequence[GraphNode], asked: int) -> Iterator[str]:
+    """The batches as a tree: each below what it waits for; one that waits for several is told once.
+
+    Args:
+        nodes: the batches.
+        asked: the one that was asked for, which is marked.
+    """
+    known = {node.batch: node for node in nodes}
+    children: dict[int, list[int]] = {}
+    for node in sorted(nodes, key=lambda node: node.batch):
+        for parent in dict.fromkeys(parent[0] for parent in node.after if parent[0] in known):
+            children.setdefault(parent, []).append(node.batch)
+    roots = [n for n, node in sorted(known.items()) if not any(parent[0] in known for parent in node.after)]
+    told: set[int] = set()
+    #: What is to be told, the last one first: number, what its line begins with, and those of the lines below it.
+    todo = [(number, "", "") for number in reversed(roots)]
+    while todo:
+        number, head, below = todo.pop()
+        node = known[number]
+        again = number in told
+        mark = "*" if number == asked else " "
+        line = f"{head}{mark}{number}  {one_line(node.function, 60)}"
+        if again:
+            yield f"{line}  (above)"
+            continue
+        told.add(number)
+        several = [_edge(parent) for parent in node.after]
+        waits = f"  after {', '.join(several[:3])}{' …' if len(several) > 3 else ''}" if len(several) > 1 else ""
+        yield f"{line}  {_standing(node)}{waits}"
+        below_it = children.get(number, [])
+        for place, child in reversed(list(enumerate(below_it))):
+            last = place == len(below_it) - 1
+            todo.append((child, f"{below}{'└─' if last else '├─'}", f"{below}{'  ' if last else '│ '}"))
+
+
+def dot(nodes: Sequence[GraphNode]) -> Iterator[str]:
+    """The batches in the language of Graphviz."""
+    yield "digraph tasks {"
+    for node in nodes:
+        label = f"{node.batch} {node.function}\\n{_standing(node)}".replace('"', "'")
+        yield f'  "{node.batch}" [label="{one_line(label)}"];'
+    for node in nodes:
+        for parent in node.after:
+            yield f'  "{parent[0]}" -> "{node.batch}" [label="{_edge(parent)}"];'
+    yield "}"
+
+
+def mermaid(nodes: Sequence[GraphNode]) -> Iterator[str]:
+    """The batches in the language of Mermaid."""
+    yield "graph TD"
+    for node in nodes:
+        label = f"{node.batch} {node.function}: {_standing(node)}".replace('"', "'")
+        yield f'  b{node.batch}["{one_line(label)}"]'
+    for node in nodes:
+        for parent in node.after:
+            yield f"  b{parent[0]} -->|{_edge(parent)}| b{node.batch}"
+
+
+def _json(nodes: Sequence[GraphNode]) -> dict[str, Any]:
+    return {
+        "batches": [
+            {
+                "id": str(node.batch),
+                "function": node.function,
+                "size": node.size,
+                "tasks": counts_json(node.counts),
+                "after": [_edge(parent) for parent in node.after],
+                "more": node.more,
+            }
+            for node in nodes
+        ]
+    }
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        ("dtq graph 17", "what 17 waits for and what waits for it, as a tree"),
+        ("dtq graph 17 --format dot > graph.dot", "for a picture, with Graphviz"),
+    ),
+)
+@click.argument("task_id", metavar="ID", type=options.ID)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["tree", "dot", "mermaid", "json"]),
+    default="tree",
+    show_default=True,
+    help="As a tree in the terminal, or for Graphviz, Mermaid, or a program.",
+)
+@click.option(
+    "--limit",
+    metavar="N",
+    type=click.IntRange(1, 1_000),
+    default=_LIMIT,
+    show_default=True,
+    help="Show at most N batches, the nearest.",
+)
+@options.connecting
+def graph(task_id: str, form: str, limit: int, addresses: tuple[str, ...], authkey_file: str | None) -> None:
+    """Show what a task or batch waits for, what waits for it, and so on: a batch a line, each below what it waits for.
+
+    The one that was asked for is marked with *.
+    """
+    number, _ = parse_id(task_id)
+    with service(addresses, authkey_file) as queue:
+        nodes = queue.graph(number, limit)
+    if form == "json":
+        write_json(_json(nodes))
+        return
+    lines = {"dot": dot, "mermaid": mermaid}[form](nodes) if form != "tree" else tree(nodes, number)
+    for line in lines:
+        write(line)
+    if len(nodes) >= limit:
+        say(f"dtq: only the nearest {limit:,} batches are shown; --limit shows more.")
