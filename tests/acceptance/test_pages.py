@@ -17,13 +17,14 @@ DOCS = Path(__file__).parents[2] / "docs"
     ("page", "fewest", "libraries"),
     [
         ("asyncio.md", 6, ()),
+        ("dependencies.md", 7, ()),
         ("executor.md", 9, ("dask", "joblib", "numpy")),
         ("schedules.md", 7, ("cronsim",)),
         ("testing.md", 7, ()),
         ("terms.md", 5, ()),
         ("hooks.md", 4, ("opentelemetry.trace",)),
     ],
-    ids=["asyncio", "executor", "schedules", "testing", "terms", "hooks"],
+    ids=["asyncio", "dependencies", "executor", "schedules", "testing", "terms", "hooks"],
 )
 def test_every_block_of_the_page_runs_as_written(
     tmp_path: Path, page: str, fewest: int, libraries: tuple[str, ...]
