@@ -77,6 +77,7 @@ def show_task(task: TaskView, now: float, *, tracebacks: bool = False) -> None:
             ("function", printable(task.spec.function.name)),
             ("terms", _terms(task)),
             ("label", task.spec.options.label),
+            ("key", printable(task.key or "")),
             ("attempt", str(task.attempt) + (f" (after {', '.join(failed)})" if failed else "")),
             ("worker", printable(task.worker)),
             ("progress", _progress(task)),
@@ -170,6 +171,7 @@ def show_coordinator(stats: Stats, address: str) -> None:
             ("dead letters", f"{stats.dead_letters:,}"),
             ("workers", f"{counted(len(stats.workers), 'worker')} with {counted(slots, 'slot')}"),
             ("clients", str(stats.clients)),
+            ("schedules", str(stats.schedules or "")),
         ]
     )
     if stats.trouble:

@@ -105,6 +105,7 @@ def task_json(task: TaskView) -> dict[str, Any]:
         "progress": progress,
         "cancelling": task.cancelling,
         "reason": task.reason,
+        "key": task.key,
         "history": [attempt_json(attempt) for attempt in task.history],
     }
 
@@ -249,5 +250,6 @@ def stats_json(stats: Stats) -> dict[str, Any]:
         "durability": stats.durability,
         "highest_first": stats.highest_first,
         "losses": list(stats.losses),
+        "schedules": stats.schedules,
         "trouble": {"code": stats.trouble, "message": stats.trouble_text} if stats.trouble else None,
     }

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from dtq.client.functions import callee
 from dtq.client.terms import Span, TaskOptions, Terms, moment, seconds
 from dtq.errors import InvalidValue
-from dtq.model.fields import MAX_SECONDS, ScheduleName
+from dtq.model.fields import MAX_SECONDS, Expression, ScheduleName, Zone
 from dtq.model.options import Function
 from dtq.model.schedules import CatchUp, Overlap, Rule, Schedule, ScheduleView
 from dtq.model.service import Service
@@ -61,8 +61,8 @@ def rule_of(timing: Timing) -> Rule:
     zone = timing.get("tz")
     every, at, until = timing.get("every"), timing.get("at"), timing.get("until")
     return Rule(
-        cron=_text(timing.get("cron") or "", "a cron expression"),
-        tz=_text("UTC" if zone is None else zone, "a time zone"),
+        cron=_sound(Expression, timing.get("cron") or "", "a cron expression", "it has at most 200 characters"),
+        tz=_sound(Zone, "UTC" if zone is None else zone, "a time zone", "write one like Europe/Prague"),
         every_s=None if every is None else _span(every, "every"),
         at=None if at is None else moment(_in_zone(at, zone), "at"),
         jitter_s=_span(timing.get("jitter", 0.0), "jitter"),
@@ -97,7 +97,7 @@ def schedule_of(
         raise TypeError(f"{unknown[0]!r} is no option of a schedule's calls; they are {', '.join(Terms._fields)}")
     target = callee(function)
     return Schedule(
-        name=_name(name),
+        name=_sound(ScheduleName, name, "a schedule's name", "it has 1 to 100 letters, digits or _ . : / -"),
         rule=rule_of(timing),
         spec=target.spec(Terms(**options).frozen()),
         arguments=target.encode(args, kwargs),
@@ -126,18 +126,11 @@ def _one_of(kind: type[E], value: object, what: str) -> E:
         raise InvalidValue(what, repr(value)[:80], why) from None
 
 
-def _text(value: object, what: str) -> str:
-    if not isinstance(value, str):
-        raise InvalidValue(what, repr(value)[:80], "it is a text")
+def _sound(kind: Any, value: object, what: str, why: str) -> str:
+    """A text, if it follows the rule of its kind (`model.fields`)."""
+    if not isinstance(value, str) or not kind.__metadata__[0].sound(value):
+        raise InvalidValue(what, repr(value)[:80] if not isinstance(value, str) else value[:80], why)
     return value
-
-
-def _name(value: object) -> str:
-    name = _text(value, "a schedule's name")
-    kind: Any = ScheduleName
-    if not kind.__metadata__[0].sound(name):
-        raise InvalidValue("a schedule's name", name[:80], "it has 1 to 100 letters, digits or _ . : / -")
-    return name
 
 
 def _span(value: Span, what: str) -> float:

@@ -179,6 +179,7 @@ def _ended_view(run: EndedRun, index: int | None = None) -> TaskView:
         ended_at=run.ended_at,
         worker=run.worker,
         reason=run.why,
+        key=row.key if row.user_key else None,
     )
 
 
@@ -326,6 +327,7 @@ def stats(c: Coordinator) -> Stats:
             workers=tuple(workers),
             more_queues=len(queues) < len(all_queues),
             more_workers=len(workers) < len(all_workers),
+            schedules=len(c.machine.schedules),
             clients=sum(not s.is_worker and s.connections > 0 for s in c.sessions.by_id.values()),
             epoch=c.machine.epoch,
             started_at=c.started_at,

@@ -282,6 +282,7 @@ class Schedules:
             entry.next_at = self.later(entry, wall)
         entry.paused = paused
         entry.stuck_since = None
+        entry.trouble = ""
         self.changed(entry)
 
     def remove(self, entry: Entry) -> None:

@@ -265,6 +265,7 @@ def _view(
         worker=lease.worker.name if lease is not None else "",
         cancelling=task is not None and task.cancelling,
         start_by=None if batch.flow is None or attempt else batch.flow.start_by,
+        key=batch.key,
     )
 
 

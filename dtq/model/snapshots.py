@@ -91,6 +91,7 @@ class TaskView:
         reason: why it does not run, for a task that waits; why it was cancelled, where nobody had asked for it.
         more: whether there are later attempts than those of the history; see `Service.attempts`.
         start_by: when it is cancelled if it has not started, for one that waits for its first start.
+        key: its batch's own key; ``schedule/NAME/...`` where a schedule has submitted it.
     """
 
     batch: fields.BatchNumber
@@ -113,6 +114,7 @@ class TaskView:
     reason: fields.Sentence = ""
     more: bool = False
     start_by: fields.Moment | None = None
+    key: fields.Key | None = None
 
     @property
     def id(self) -> TaskId:
@@ -345,6 +347,7 @@ class Stats:
         trouble_text: the same as a sentence.
         more_queues: whether there are more queues; see `Service.queues`.
         more_workers: whether there are more workers; see `Service.workers`.
+        schedules: how many schedules there are; see `Service.schedules`.
     """
 
     counts: Counts
@@ -369,3 +372,4 @@ class Stats:
     trouble_text: fields.Sentence = ""
     more_queues: bool = False
     more_workers: bool = False
+    schedules: fields.Count = 0

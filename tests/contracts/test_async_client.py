@@ -300,6 +300,22 @@ async def test_moment_is_kept_by_every_way_to_submit(queue: Queue) -> None:
 
 
 @looped
+async def test_schedules_are_defined_steered_and_run(queue: Queue) -> None:
+    async with connected(queue) as client:
+        schedules = client.schedules
+        assert await schedules.add("a", {"every": 3600}, work.add, 1, 2, options={"priority": 2}) == "added"
+        await schedules.pause("a")
+        assert [(view.schedule.name, view.paused) for view in await schedules.list()] == [("a", True)]
+        handle = await schedules.run("a")
+        with queue.working():
+            assert await handle == 3
+        await schedules.resume("a")
+        assert len((await schedules.get("a")).upcoming) == 3
+        await schedules.remove("a")
+        assert await schedules.list() == []
+
+
+@looped
 async def test_as_completed_gives_handles_as_they_end(queue: Queue) -> None:
     # Given tasks and a batch, some ended and some not
     async with connected(queue) as client:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -25,11 +26,14 @@ from dtq.errors import (
     InvalidValue,
     KeyConflict,
     QueueFull,
+    ScheduleExists,
     StoreReplaced,
     TooLarge,
     UnknownId,
+    UnknownSchedule,
     WrongKey,
 )
+from dtq.model.schedules import Rule
 from tests.client_scene import DEADLINE_S, Queue
 from tests.cluster import until
 from tests.tasks import numbers_work as work
@@ -168,6 +172,68 @@ def test_moment_is_kept_by_every_way_to_submit(queue: Queue) -> None:
     assert preset.status().due_at == local.timestamp()
     # And what is past is due at once.
     assert client.submit(work.add, 1, at=datetime(2020, 1, 1)).status().state is State.PENDING
+
+
+def test_schedules_are_defined_steered_and_run(queue: Queue) -> None:
+    # Given a client, and schedules of functions that travel by name and by value
+    schedules = queue.client().schedules
+    at = datetime(2030, 1, 1, 8)
+    assert schedules.add("a", {"every": timedelta(hours=1)}, work.add, 1, 2, options={"priority": 2}) == "added"
+    assert schedules.add("a", {"every": 3600}, work.add, 1, 2, options={"priority": 2}) == "unchanged"
+    with pytest.raises(ScheduleExists):
+        schedules.add("a", {"every": 3600}, work.add, 1, 3)
+    assert schedules.add("a", {"every": 3600}, work.add, 1, 3, replace=True) == "changed"
+    schedules.add(
+        "b", {"at": at, "tz": "Europe/Prague", "jitter": 5, "until": at + timedelta(1)}, "work:later", deep=True
+    )
+    # When they are looked at, then each is as it was defined
+    a, b = schedules.list()
+    assert (a.schedule.rule, len(a.upcoming)) == (Rule(every_s=3600.0), 3)
+    prague = at.replace(tzinfo=ZoneInfo("Europe/Prague"))
+    assert b.upcoming == (prague.timestamp(),)
+    assert b.schedule.rule.until == (prague + timedelta(1)).timestamp()
+    # And they are steered.
+    schedules.pause("a")
+    assert schedules.get("a").paused
+    handle = schedules.run("a")
+    with queue.working():
+        assert handle.result(DEADLINE_S) == 4
+    assert handle.status().key == f"schedule/a/run/{handle.id}"
+    schedules.resume("a")
+    assert schedules.get("a").upcoming == a.upcoming
+    schedules.remove("b")
+    with pytest.raises(UnknownSchedule):
+        schedules.get("b")
+    assert queue.client().stats().schedules == 1
+
+
+@pytest.mark.parametrize(
+    "timing",
+    [
+        {},
+        {"every": 5, "cron": "* * * * *"},
+        {"every": -5},
+        {"every": "often"},
+        {"every": 5, "overlap": "sometimes"},
+        {"every": 5, "tz": "Europe Prague"},
+        {"every": 5, "until": 7},
+        {"at": datetime(2030, 1, 1), "tz": "Europe/Nowhere"},
+        {"cron": "x" * 300},
+    ],
+)
+def test_schedule_that_cannot_be_is_refused_before_it_is_sent(queue: Queue, timing: Any) -> None:
+    with pytest.raises(InvalidValue):
+        queue.client().schedules.add("x", timing, work.add, 1)
+    assert queue.client().schedules.list() == []
+
+
+def test_schedule_takes_terms_of_calls_and_nothing_else(queue: Queue) -> None:
+    with pytest.raises(TypeError, match="'delay' is no option"):
+        queue.client().schedules.add("x", {"every": 5}, work.add, 1, options={"delay": 5})  # type: ignore[typeddict-unknown-key]
+    with pytest.raises(InvalidValue, match="65,536 bytes"):
+        queue.client().schedules.add("x", {"every": 5}, work.add, bytes(70_000))
+    with pytest.raises(InvalidValue, match="which are kept for a time only"):
+        queue.client().schedules.add("x", {"every": 5}, work.add, queue.client().put(b"x" * 100_000))
 
 
 def test_task_over_the_limit_is_refused_at_the_caller() -> None:

@@ -82,6 +82,8 @@ def submitting(client: Client) -> None:
     assert_type(client.submit(plain, 1).result(timeout=3), float)
     assert_type(client.submit(bare, 1, priority=1, delay=timedelta(seconds=1), keep_results=60, key="k").result(), str)
     assert_type(client.submit(bare, 1, at=datetime(2030, 1, 1)).result(), str)
+    assert_type(client.schedules.add("x", {"every": 5}, bare, 1, options={"priority": 1}), str)
+    assert_type(client.schedules.list()[0].upcoming, tuple[float, ...])
     assert_type(client.submit(with_terms, 1, size=2, timeout=None).result(), list[int])
     assert_type(client.submit(coroutine, 1).result(), bytes)
     assert_type(client.submit(decorated_coroutine, 1).result(), int)

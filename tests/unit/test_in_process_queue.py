@@ -161,6 +161,16 @@ def test_moments_of_the_wall_clock_come_as_the_clock_is_moved_or_set(queue: InPr
     assert late.result() == "late"
 
 
+def test_schedules_come_by_as_the_clock_is_moved(queue: InProcessQueue) -> None:
+    queue.client.schedules.add("often", {"every": 60, "catch_up": "none"}, note, "tick")
+    queue.client.schedules.add("daily", {"cron": "0 0 * * *"}, note, "day")
+    queue.advance(599)
+    assert len(queue.run_all()) == 9
+    queue.advance(86_400)
+    assert queue.client.schedules.get("often").made == 9 + 1440
+    assert queue.client.schedules.get("daily").made == 1
+
+
 def test_results_are_kept_for_their_time(queue: InProcessQueue) -> None:
     handle = queue.client.submit(note, 1)
     queue.run_due()

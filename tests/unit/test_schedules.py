@@ -353,6 +353,28 @@ def test_what_is_restored_is_what_was_there(machine: Driver) -> None:
     assert again.schedules.next_at() == machine.machine.schedules.next_at()
 
 
+def test_row_of_the_first_version_is_understood(machine: Driver) -> None:
+    # As it was written when there were no options but these
+    body = (
+        '{"rule":{"cron":"","tz":"UTC","every_s":10.0,"at":null,"jitter_s":0.0,"until":null},'
+        '"spec":{"kind":"import","name":"work:shop","body":"","options":{"priority":2,"max_retries":3,"max_crashes":3,'
+        '"timeout_s":null,"queue":"default","retry_delay_s":null,"jitter":false,"never_retry":["OSError"],"depth":0,'
+        '"keep_results_s":null}},"arguments":"Y2FsbA==","overlap":"skip","catch_up":"all","added_at":1000000.0,'
+        '"paused":false,"next_at":1000010.0,"last_due":null,"last_batch":0,"made":4,"skipped":1}'
+    )
+    machine.machine.schedules.restore(DefinitionRow(kind="schedule", name="often", body=body))
+    entry = machine.machine.schedules.get("often")
+    assert entry.schedule == Schedule(
+        name="often",
+        rule=Rule(every_s=10.0),
+        spec=spec(priority=2, never_retry=("OSError",)),
+        arguments=b"call",
+        overlap=Overlap.SKIP,
+        catch_up=CatchUp.ALL,
+    )
+    assert (entry.made, entry.skipped, entry.next_at) == (4, 1, 1_000_010.0)
+
+
 def test_there_are_only_so_many(machine: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schedules, "MOST", 2)
     machine.schedule("one", every_s=10)
