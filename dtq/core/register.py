@@ -107,7 +107,7 @@ class Register:
         self.keys = LatestByKey()
         #: Of those who look keys up in the store right now: batches with a key that have finished meanwhile.
         self.key_watchers: list[dict[str, Batch]] = []
-        #: By queue and limits, what is not to be handed out yet (`hold`).
+        #: By line and limits, what is not to be handed out yet (`hold`).
         self.held_back: dict[tuple[str, tuple[str, ...]], tuple[SpecEntry, RunHeap]] = {}
         #: Runs that a defect keeps from being handed out (`operators.set_aside`).
         self.aside: list[Run] = []
@@ -125,6 +125,8 @@ class Register:
         self.limits = Limits(self.ledger)
         #: What waits to be handed out.
         self.lines = Lines(self._true_top, self.limits)
+        #: Sessions of workers of which something is kept for a task that does not fit there now (`core.placing`).
+        self.keeping: set[str] = set()
         #: Queues that take no new tasks.
         self.draining: set[str] = set()
         self.holds = Holds(self.ledger, rules.max_holds)
@@ -245,7 +247,7 @@ class Register:
         """Keep tasks that wait from being handed out until `let_go`: what is put back together comes back at once, in
         its order. A restart lets them go too."""
         entry = batch.entry
-        _, heap = self.held_back.setdefault((entry.queue, entry.limits), (entry, RunHeap()))
+        _, heap = self.held_back.setdefault((entry.line, entry.limits), (entry, RunHeap()))
         heap.push(Run(entry.urgency, batch.number, lo, hi))
 
     def let_go(self) -> None:
@@ -352,12 +354,12 @@ class Register:
             self.end_task(batch, index, task, now)
             return
         self.retries += 1
+        batch.keep(index, task)  # first, as a heap that it comes to is looked at
         if state is State.SCHEDULED:
             task.due_at = now + verdict.delay_s
             self.waiting.push(task.due_at, batch.number, index, index + 1)
         else:
             self.push(batch, index, index + 1)
-        batch.keep(index, task)
         self.ledger.task(task.row(batch.number, index))
         self.ledger.batch(batch)
 
@@ -366,6 +368,8 @@ class Register:
         task.ended_at = now
         task.due_at = None
         self.ledger.task(task.row(batch.number, index))
+        if batch.entry.need is not None:
+            self.lines.left += 1
         why = task.message if task.state is State.CANCELLED and task.outcome is None else ""
         self.ledger.ended(batch, index, index + 1, task.state, why)
         if self.dependencies.awaited:
@@ -385,6 +389,8 @@ class Register:
         """All fresh tasks of a batch are cancelled as a whole; for that reason, where nobody has asked for it."""
         lo, already, state = batch.next, batch.cancelled_ahead(), batch.fresh_state()
         batch.cut = lo
+        if batch.entry.need is not None:
+            self.lines.left += 1
         if why:
             batch.flow = replace(batch.flow or BatchFlow(), why=why)
         if batch.blocked and batch.flow is not None:
@@ -488,7 +494,18 @@ class Register:
             self.lines.gave_back(lease.batch.entry, lease.hi - lease.lo)
         del self.leases[lease.token]
         del lease.worker.leases[lease.token]
+        if lease.units is not None:
+            self._free(lease)
         self.ledger.lease_ended(lease.token)
+
+    @staticmethod
+    def _free(lease: Lease) -> None:
+        """What a lease had of its worker is free again."""
+        worker, need = lease.worker, lease.batch.entry.need
+        if lease.units and worker.room is not None:
+            worker.room.give(lease.units)
+        if need is not None:
+            worker.spread -= need.slots - 1
 
     def seal(self, batch: Batch, now: float) -> None:
         """No more pieces of a batch will come."""

@@ -414,3 +414,14 @@ def test_paused_queue_accepts_and_starts_nothing(machine: Driver) -> None:
 
     assert len(machine.take()) == 2
     assert queues.steered(machine.machine.register) == set()
+
+
+def test_task_that_comes_back_to_a_group_that_waits_is_not_lost(machine: Driver) -> None:
+    machine.limit("rate", starts=1, per_s=10.0)
+    machine.attach()
+    machine.submit(2, limits=("rate",))
+    lease = machine.lease_one()
+    assert machine.lease() == []
+    machine.crash(lease)
+    machine.tick(10.0)
+    assert machine.take() == [(1, 0)]
