@@ -28,6 +28,7 @@ from dtq.model.limits import Limit
 from dtq.model.messages import Conditions, Exchange, Failed, Failure, Holding, Released, Submission, Succeeded
 from dtq.model.options import Function, Options, Spec
 from dtq.model.queues import Steering
+from dtq.model.resources import Offers
 from dtq.model.schedules import CatchUp, Overlap, Rule, Schedule
 from dtq.model.snapshots import BatchView, Selection, TaskView
 from dtq.model.states import Outcome, State
@@ -168,9 +169,25 @@ class Driver:
 
     # -- workers --------------------------------------------------------------------------------------------------
 
-    def attach(self, session: str = "w1", capacity: int = 1, queues: tuple[str, ...] = ()) -> bool:
-        """A worker says hello, and how many slots it has; whether it was known."""
-        known = self.machine.attach(session, f"name of {session}", queues, self.now)
+    def attach(
+        self,
+        session: str = "w1",
+        capacity: int = 1,
+        queues: tuple[str, ...] = (),
+        *,
+        slots: int | None = None,
+        offers: Offers | None = None,
+    ) -> bool:
+        """A worker says hello, and how many slots it has (all that it was told to, unless these are given); whether it
+        was known."""
+        known = self.machine.attach(
+            session,
+            f"name of {session}",
+            queues,
+            self.now,
+            slots=capacity if slots is None else slots,
+            offers=offers,
+        )
         self.exchange(session, capacity=capacity)
         return known
 

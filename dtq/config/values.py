@@ -44,6 +44,9 @@ _BYTES: Final = {
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.ASCII)
 _SIZE_FORM: Final = "write bytes (1048576), or units (512MiB, 5GB)"
 
+#: Most named units of a resource.
+_MOST_UNITS: Final = 256
+
 _HOST: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,253}[A-Za-z0-9])?", re.ASCII)
 _HOST6: Final = re.compile(r"[0-9A-Fa-f:.]{2,45}(%[A-Za-z0-9_.-]{1,32})?", re.ASCII)
 _QUEUE: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,64}", re.ASCII)
@@ -140,6 +143,61 @@ def check_queue(name: str) -> str:
     if _QUEUE.fullmatch(name):
         return name
     raise InvalidValue("queue", name[:80], "it has 1 to 64 letters, digits or _ . : / -")
+
+
+def check_resource(name: str) -> str:
+    """The name of a resource, if it can be one.
+
+    Raises:
+        InvalidValue: it cannot.
+    """
+    if _QUEUE.fullmatch(name):
+        return name
+    raise InvalidValue("the name of a resource", name[:80], "it has 1 to 64 letters, digits or _ . : / -")
+
+
+def check_tag(tag: str) -> str:
+    """The tag, if it can be one.
+
+    Raises:
+        InvalidValue: it cannot.
+    """
+    if _QUEUE.fullmatch(tag):
+        return tag
+    raise InvalidValue("a tag", tag[:80], "it has 1 to 64 letters, digits or _ . : / -")
+
+
+def parse_offer(text: str, what: str = "a resource") -> tuple[str, tuple[str, ...], int]:
+    """What a worker has of a resource, from ``gpu=0,1`` (named units) or ``memory=32GB`` (a sum).
+
+    One unit with a name that is a number has a comma behind it: ``port=8080,``. That of ``gpu`` needs none.
+
+    Args:
+        text: name and amount.
+        what: what it is, for the error's sentence.
+
+    Returns:
+        The name, the names of its units (empty for a sum), and how many there are, or how large the sum is.
+
+    Raises:
+        InvalidValue: the text does not say that.
+    """
+    name, equals, value = text.partition("=")
+    name, value = name.strip(), value.strip()
+    if not equals or not value:
+        raise InvalidValue(what, text[:80], "write NAME=UNIT,UNIT or NAME=AMOUNT, as in gpu=0,1 or memory=32GB")
+    check_resource(name)
+    if "," not in value and not (name == "gpu" and value == "0"):
+        amount = parse_size(value, what)
+        if name == "gpu" or amount < 1:
+            why = f"name its units: {name}=0,1 for two; {name}={value}, for the one that is called {value}"
+            raise InvalidValue(what, text[:80], why)
+        return name, (), amount
+    units = tuple([unit.strip() for unit in value.split(",") if unit.strip()])
+    if not 1 <= len(units) <= _MOST_UNITS or len(set(units)) < len(units) or not all(map(_QUEUE.fullmatch, units)):
+        why = f"it has 1 to {_MOST_UNITS} units, each with a name of its own of letters, digits or _ . : / -"
+        raise InvalidValue(what, text[:80], why)
+    return name, units, len(units)
 
 
 def parse_address(text: str) -> Address:

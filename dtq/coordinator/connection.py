@@ -94,7 +94,9 @@ class Connection:
                 raise NotPermitted(f"a hello as {hello.role.value} in the session of a {known.hello.role.value}")
             state, resumed = c.sessions.enter(hello, now)
             if hello.role is Role.WORKER:
-                resumed = c.machine.attach(hello.session, state.name, hello.queues, now)
+                resumed = c.machine.attach(
+                    hello.session, state.name, hello.queues, now, slots=hello.slots, offers=hello.offers
+                )
                 c.dispatch(now, hello.session)  # its other connection may have waited for it to be back
             else:
                 c.machine.resume(hello.session)

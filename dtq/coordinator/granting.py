@@ -69,6 +69,7 @@ def _grant(lease: Lease, lo: int, hi: int, page: bytes) -> Grant:
         attempt=lease.attempt,
         spec=batch.entry.number,
         arguments=page,
+        units=lease.units,
     )
 
 

@@ -49,6 +49,8 @@ def cancel(c: Coordinator, selection: Selection) -> CancelReport:
             for number, index in targets[start : start + _AT_ONCE]:
                 done.update(_cancel(c, number, index, selection.state, sizes))
             c.tell_cancelled()
+            if c.machine.register.keeping:
+                c.dispatch(c.clock.now())
             ticket = c.committer.ticket()
         c.committer.settle(ticket)
     return CancelReport(cancelled=done["cancelled"], stopping=done["stopping"], finished=done["finished"])

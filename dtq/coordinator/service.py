@@ -151,6 +151,8 @@ class Coordinator:
         self._asked_to_stop = False
         #: How many runs had come to wait when waiting workers were last asked.
         self._handed_out = 0
+        #: What `Lines.left` was when workers were last asked of which something is kept.
+        self._left = 0
 
     def start(self) -> Opened:
         """Open the store, restore the queue, start the threads.
@@ -266,8 +268,18 @@ class Coordinator:
             list(fetching) if register.lines.pushed > self._handed_out else [changed] if changed in fetching else []
         )
         self._handed_out = register.lines.pushed
-        for session in candidates:
-            if not register.tally[State.PENDING]:
+        self._hand_to(candidates, now)
+        # Where what was kept for a task is free, as that has started elsewhere or never will, nothing new has come.
+        while register.keeping and register.lines.left != self._left:
+            self._left = register.lines.left
+            self._hand_to([session for session in fetching if session in register.keeping], now)
+            if not register.lines.needed:
+                register.keeping.clear()
+
+    def _hand_to(self, sessions: list[str], now: float) -> None:
+        fetching = self.sessions.fetching
+        for session in sessions:
+            if not self.machine.register.tally[State.PENDING]:
                 return
             # A worker that may be dead is given nothing; when it says hello again, it is asked again.
             away = self.sessions.by_id[session].away

@@ -19,6 +19,7 @@ from __future__ import annotations
 from dtq.core.batches import Batch
 from dtq.core.lacking import PROBE_S, Lacking
 from dtq.core.leases import Worker
+from dtq.core.placing import could_run
 from dtq.core.register import Register
 from dtq.model.messages import Failed
 from dtq.model.states import Outcome
@@ -66,6 +67,8 @@ def held_back(register: Register, worker: Worker, batch: Batch, index: int, now:
 
 def _able(worker: Worker, batch: Batch) -> bool:
     """Whether a worker takes tasks of a batch's queue and was not unable to run its spec."""
+    if not could_run(worker, batch):
+        return False
     if worker.capacity == 0 or (worker.queues and batch.queue not in worker.queues):
         return False
     return worker.lacking is None or batch.entry.number not in worker.lacking.specs

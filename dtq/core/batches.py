@@ -11,6 +11,7 @@ from typing import Final
 
 from dtq.core.changes import BatchFlow, BatchRow, TaskRow
 from dtq.core.expiry import moment_of_expiry
+from dtq.core.needs import Need
 from dtq.model.fields import MAX_DEPTH
 from dtq.model.options import Spec
 from dtq.model.states import Outcome, State
@@ -36,6 +37,8 @@ class SpecEntry:
         "batches",
         "estimate_s",
         "limits",
+        "line",
+        "need",
         "number",
         "queue",
         "rank",
@@ -52,6 +55,9 @@ class SpecEntry:
         self.queue = spec.options.queue
         #: What its tasks count against, each once.
         self.limits = tuple(dict.fromkeys(spec.options.limits))
+        #: What they need beside one slot; None for nothing. And the line in which they wait (`core.lines`).
+        self.need = None if spec.options.needs is None else Need(spec.options.needs)
+        self.line = self.queue if self.need is None else self.need.line(self.queue)
         #: About how many bytes it takes in memory.
         function = spec.function
         self.size = _SPEC_BYTES + len(function.body) + len(function.name) + sum(map(len, spec.options.never_retry))

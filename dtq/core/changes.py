@@ -7,6 +7,7 @@ values, not steps: two changes of one batch between two drains are one row, a le
 from __future__ import annotations
 
 from dtq.model.options import Spec
+from dtq.model.resources import Portion
 from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome, State
 from dtq.records import dataclass
@@ -169,6 +170,7 @@ class LeaseRow:
         attempt: which attempt of each of them it is.
         granted_at: since when.
         call: number of the worker's call whose answer brought it (`Exchange.call`).
+        units: what it has got of the worker's resources; None where its task needs nothing.
     """
 
     token: int
@@ -180,6 +182,7 @@ class LeaseRow:
     attempt: int
     granted_at: float
     call: int = 0
+    units: tuple[Portion, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

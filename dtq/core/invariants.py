@@ -8,6 +8,7 @@ from dtq.core.batches import Batch
 from dtq.core.limits import Bucket
 from dtq.core.lines import Group
 from dtq.core.machine import Machine
+from dtq.core.needs import Room
 from dtq.core.register import Register
 from dtq.model.states import State
 
@@ -37,6 +38,7 @@ def check(machine: Machine) -> None:
     assert register.spec_bytes == sum(entry.size for entry in live), "the bytes of the specs are miscounted"
     _check_dependencies(register)
     _check_lines(register)
+    _check_rooms(register)
     _check_keys(register)
 
 
@@ -117,6 +119,25 @@ def _check_leases(register: Register) -> None:
         assert register.workers.get(lease.worker.session) is lease.worker, f"lease {token}: its worker is gone"
 
 
+def _check_rooms(register: Register) -> None:
+    for worker in register.workers.values():
+        held = [lease for lease in worker.leases.values() if lease.batch.entry.need is not None]
+        assert all(lease.hi - lease.lo == 1 and lease.units is not None for lease in held), "a need has no units"
+        spread = sum(lease.batch.entry.need.slots - 1 for lease in held if lease.batch.entry.need is not None)
+        assert worker.spread == spread, f"{worker.name}: its slots are miscounted"
+        if worker.room is None:
+            continue
+        again = Room(worker.room.slots, worker.room.offers)
+        for lease in held:
+            for portion in lease.units or ():
+                assert set(portion.units) <= set(again.units.get(portion.name, portion.units)), "a unit is given twice"
+            again.took(lease.units or ())
+        assert (worker.room.units, worker.room.sums) == (again.units, again.sums), f"{worker.name}: its room is off"
+        assert all(amount >= 0 for amount in again.sums.values()), f"{worker.name} is given more than it has"
+    lines = Counter(line.need.name for line in register.lines if line.need is not None)
+    assert lines == {name: kind.lines for name, kind in register.lines.needed.items()}, "the needs are miscounted"
+
+
 def _check_lines(register: Register) -> None:
     used: Counter[str] = Counter()
     for lease in register.leases.values():
@@ -131,7 +152,7 @@ def _check_lines(register: Register) -> None:
             assert bucket.used == used[name], f"limit {name}: {bucket.used} counted, {used[name]} run"
     refers: Counter[int] = Counter()
     for line in register.lines:
-        assert register.lines.get(line.queue) is line
+        assert register.lines.get(line.name) is line
         for limits, group in (line.groups or {}).items():
             assert group.limits == limits
             assert group.line is line
@@ -143,13 +164,13 @@ def _check_lines(register: Register) -> None:
             )
     for bucket in buckets.values():
         assert bucket.groups == refers[id(bucket)], f"limit {bucket.name}: its groups are miscounted"
-        for queue, standing in bucket.standings.items():
-            assert register.lines.get(queue) is not None, f"limit {bucket.name}: the line {queue} is gone"
-            assert standing.open or standing.parked, f"limit {bucket.name}: nothing of {queue} stands there"
+        for name, standing in bucket.standings.items():
+            assert register.lines.get(name) is not None, f"limit {bucket.name}: the line {name} is gone"
+            assert standing.open or standing.parked, f"limit {bucket.name}: nothing of {name} stands there"
 
 
 def _stands(bucket: Bucket, group: Group) -> bool:
-    standing = bucket.standings.get(group.line.queue)
+    standing = bucket.standings.get(group.line.name)
     if standing is None:
         return False
     if group.parked is None:

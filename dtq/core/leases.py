@@ -19,6 +19,8 @@ from typing import Final
 from dtq.core.batches import Batch
 from dtq.core.changes import LeaseRow
 from dtq.core.lacking import Lacking
+from dtq.core.needs import Room
+from dtq.model.resources import Portion
 
 #: How much work one lease may hold, in seconds by the spec's estimate. A worker holds one a slot and one more, and so
 #: takes at most twice as long to turn to something more urgent.
@@ -61,8 +63,10 @@ class Worker:
         "leases",
         "name",
         "queues",
+        "room",
         "session",
         "spared",
+        "spread",
     )
 
     def __init__(self, session: str, name: str, expires_at: float) -> None:
@@ -74,6 +78,9 @@ class Worker:
         #: What it was unable to run, once it was.
         self.lacking: Lacking | None = None
         self.leases: dict[int, Lease] = {}
+        #: What it offers; None until it has said so. And how many slots its leases have beyond one each.
+        self.room: Room | None = None
+        self.spread = 0
         #: Number of the newest of its messages, and of the call that was under way beside that.
         self.call = self.beside = 0
         self.expires_at = expires_at
@@ -104,7 +111,7 @@ def is_over(call: int, newer: int, beside: int) -> bool:
 class Lease:
     """Tasks ``[lo, hi)`` of a batch that a worker holds."""
 
-    __slots__ = ("attempt", "batch", "call", "granted_at", "hi", "lo", "started", "token", "worker")
+    __slots__ = ("attempt", "batch", "call", "granted_at", "hi", "lo", "started", "token", "units", "worker")
 
     def __init__(
         self,
@@ -128,6 +135,8 @@ class Lease:
         self.call = call
         #: Whether the task at ``lo`` has started, as far as is known: blamed if the worker is lost.
         self.started = False
+        #: What it has got of its worker's resources; None where its task needs nothing.
+        self.units: tuple[Portion, ...] | None = None
 
     def row(self) -> LeaseRow:
         """The row that describes the lease."""
@@ -141,4 +150,5 @@ class Lease:
             attempt=self.attempt,
             granted_at=self.granted_at,
             call=self.call,
+            units=self.units,
         )

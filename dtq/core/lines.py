@@ -2,7 +2,8 @@
 
 Rules:
 
-1. What waits in one queue is a *line*. A line is served in its order: by urgency, then first in, first out.
+1. What waits in one queue, and needs the same of a worker (`core.needs`; nearly all needs nothing), is a *line*. A line
+   is served in its order: by urgency, then first in, first out.
 2. Inside a line, tasks that count against the same limits stand in one *group*, a heap of runs; tasks that count
    against none (nearly all) stand in the line's own heap. A group is *open*, or *parked* at a bucket (`core.limits`)
    that lets nothing start now. Only open groups are looked at when something is handed out, so what is parked holds up
@@ -13,7 +14,8 @@ Rules:
    whenever that group is served, parked elsewhere or used up, the next one is opened.
 4. A more urgent line is served first, always. Lines of equal urgency are served in turn, by their weights: the lease of
    k tasks costs k / weight, and the line that has paid least is next (start-time fair queueing). A line that gets work
-   anew starts where the others are. Workers that serve other queues share them out among themselves.
+   anew starts where the others are. Workers that serve other queues share them out among themselves. Lines of one queue
+   have one account, and are served as if they were one.
 5. A line may be paused: it takes what comes, and hands out nothing.
 
 What comes up may be stale (cancelled, taken twice); whether it is true is for the register to say (`true_top`).
@@ -27,6 +29,7 @@ from typing import Final
 from dtq.core.batches import SpecEntry
 from dtq.core.heap import Place, Run, RunHeap, Tops
 from dtq.core.limits import Bucket, Limits
+from dtq.core.needs import Need
 
 #: How many lines' shares are remembered for one set of workers, and for how many sets.
 _MOST_SHARES: Final = 4_096
@@ -79,12 +82,15 @@ class Standing:
 
 
 class Line:
-    """What waits in one queue."""
+    """What waits in one queue, and needs the same."""
 
-    __slots__ = ("groups", "open", "paused", "plain", "queue")
+    __slots__ = ("groups", "name", "need", "open", "paused", "plain", "queue")
 
-    def __init__(self, queue: str, *, paused: bool) -> None:
+    def __init__(self, name: str, queue: str, need: Need | None, *, paused: bool) -> None:
+        #: What it is known by: the queue, where it needs nothing.
+        self.name = name
         self.queue = queue
+        self.need = need
         self.paused = paused
         #: What counts against no limit.
         self.plain = RunHeap()
@@ -106,6 +112,19 @@ class Line:
         """All heaps of it."""
         yield self.plain
         yield from (self.groups or {}).values()
+
+
+class Kind:
+    """The lines with one need."""
+
+    __slots__ = ("lines", "need", "tops")
+
+    def __init__(self, need: Need) -> None:
+        self.need = need
+        #: How many there are.
+        self.lines = 0
+        #: Each by its urgency, what its queue has paid among workers that serve all queues, and its first run.
+        self.tops: Tops[str] = Tops()
 
 
 class Share:
@@ -153,8 +172,13 @@ class Lines:
         #: The queues that are paused, and the weights that are not 1.
         self.paused: set[str] = set()
         self.weights: dict[str, int] = {}
-        #: Where there are several lines: each by its urgency, what it has paid among workers that serve all queues, and
-        #: its first run.
+        #: By name, the needs of what waits; empty where nothing waits that has one.
+        self.needed: dict[str, Kind] = {}
+        #: How many times something with a need has left the lines, or may not be handed out any more: what was kept for
+        #: it may be given to others.
+        self.left = 0
+        #: Where there are several lines, those without a need: each by its urgency, what it has paid among workers that
+        #: serve all queues, and its first run.
         self._tops: Tops[str] = Tops()
         #: By the queues that workers serve.
         self._shares: dict[tuple[str, ...], Share] = {}
@@ -163,24 +187,33 @@ class Lines:
     def __iter__(self) -> Iterator[Line]:
         return iter(list(self._lines.values()))
 
-    def get(self, queue: str) -> Line | None:
-        """The line of a queue; None where nothing waits in it."""
-        return self._lines.get(queue)
+    def get(self, name: str) -> Line | None:
+        """The line of that name; None where nothing waits in it."""
+        return self._lines.get(name)
+
+    def needs(self) -> list[Need]:
+        """The needs of what waits."""
+        return [kind.need for kind in self.needed.values()]
+
+    def _of(self, queue: str) -> list[Line]:
+        """All lines of a queue."""
+        names = [queue, *(kind.need.line(queue) for kind in self.needed.values())]
+        return [self._lines[name] for name in names if name in self._lines]
 
     # -- coming to wait -------------------------------------------------------------------------------------------
 
     def push(self, entry: SpecEntry, run: Run) -> None:
         """Tasks come to wait."""
-        line = self._lines.get(entry.queue)
+        line = self._lines.get(entry.line)
         if line is None:
-            line = self._begin(entry.queue)
+            line = self._begin(entry)
         if entry.limits:
             self._push_limited(line, entry.limits, run)
             return
         if not line.paused:
             self.pushed += 1
         line.plain.push(run)
-        if self.several:
+        if self.several or line.need is not None:
             self._came(line, run)
 
     def absorb(self, entry: SpecEntry, heap: RunHeap) -> None:
@@ -189,38 +222,52 @@ class Lines:
             for run in heap.runs():
                 self.push(entry, run)
             return
-        line = self._lines.get(entry.queue) or self._begin(entry.queue)
+        line = self._lines.get(entry.line) or self._begin(entry)
         top = heap.top()
         self.pushed += len(heap)
         line.plain.absorb(heap)
-        if self.several and top is not None:
+        if (self.several or line.need is not None) and top is not None:
             self._came(line, top)
 
     def remove(self, batches: Collection[int], queues: Iterable[str]) -> None:
         """Take all runs of some batches out of the lines of some queues: they are about to stand elsewhere."""
-        for line in [self._lines[queue] for queue in queues if queue in self._lines]:
+        for line in [line for queue in queues for line in self._of(queue)]:
             for heap in line.heaps():
                 heap.without(batches)
 
-    def _begin(self, queue: str) -> Line:
-        line = self._lines[queue] = Line(queue, paused=queue in self.paused)
+    def _begin(self, entry: SpecEntry) -> Line:
+        line = Line(entry.line, entry.queue, entry.need, paused=entry.queue in self.paused)
+        self._lines[line.name] = line
+        if line.need is not None:
+            kind = self.needed.setdefault(line.need.name, Kind(line.need))
+            kind.lines += 1
         if len(self._lines) == 2:
             self.several = True
-            for name in self._lines:
-                self._tops.pushed(name, _FRONT)
+            for name, other in self._lines.items():
+                if other.need is None:
+                    self._tops.pushed(name, _FRONT)
         return line
 
     def _end(self, line: Line) -> None:
-        del self._lines[line.queue]
-        self._tops.discard(line.queue)
+        del self._lines[line.name]
+        self._tops.discard(line.name)
+        if line.need is not None:
+            kind = self.needed[line.need.name]
+            kind.tops.discard(line.name)
+            kind.lines -= 1
+            if not kind.lines:
+                del self.needed[line.need.name]
         if self.several and len(self._lines) < 2:
             self.several = False
             self._tops.clear()
 
     def _came(self, line: Line, run: Run) -> None:
-        """Something that may be handed out has come into a line, beside which there are others."""
+        """Something that may be handed out has come into a line that stands among others, or has a need."""
         place = (run.rank, self._share.paid(line.queue, run.rank), run.batch, run.lo)
-        self._tops.pushed(line.queue, place)
+        self._tops_of(line).pushed(line.name, place)
+
+    def _tops_of(self, line: Line) -> Tops[str]:
+        return self._tops if line.need is None else self.needed[line.need.name].tops
 
     def _push_limited(self, line: Line, limits: tuple[str, ...], run: Run) -> None:
         if line.groups is None:
@@ -242,10 +289,10 @@ class Lines:
             self.pushed += 1
             if top is None or run < top:
                 line.open.pushed(limits, run[:3])
-                if self.several:
+                if self.several or line.need is not None:
                     self._came(line, run)
         elif top is None or run < top:
-            standing = group.parked.standings[line.queue]
+            standing = group.parked.standings[line.name]
             standing.parked.pushed(limits, run[:3])
             self._replenish(group.parked, line)
 
@@ -253,7 +300,7 @@ class Lines:
     def _behind(group: Group, run: Run) -> Bucket | None:
         """A bucket at which another group of the line is open that comes before this one."""
         for bucket in group.buckets:
-            standing = bucket.standings.get(group.line.queue)
+            standing = bucket.standings.get(group.line.name)
             if standing is not None and _is_before(standing, run):
                 return bucket
         return None
@@ -286,7 +333,7 @@ class Lines:
         if top is not None:
             self.pushed += 1
             line.open.pushed(group.limits, top[:3])
-            if self.several:
+            if self.several or line.need is not None:
                 self._came(line, top)
 
     def _close(self, group: Group) -> None:
@@ -296,7 +343,7 @@ class Lines:
             group.parked = None
             return
         for bucket in group.buckets:
-            standing = bucket.standings.get(group.line.queue)
+            standing = bucket.standings.get(group.line.name)
             if standing is not None:
                 standing.open.discard(group)
                 self._tidy(bucket, group.line)
@@ -316,20 +363,20 @@ class Lines:
 
     @staticmethod
     def _standing(bucket: Bucket, line: Line) -> Standing:
-        standing = bucket.standings.get(line.queue)
+        standing = bucket.standings.get(line.name)
         if standing is None:
-            standing = bucket.standings[line.queue] = Standing()
+            standing = bucket.standings[line.name] = Standing()
         return standing
 
     @staticmethod
     def _tidy(bucket: Bucket, line: Line) -> None:
-        standing = bucket.standings.get(line.queue)
+        standing = bucket.standings.get(line.name)
         if standing is not None and not standing.open and not standing.parked:
-            del bucket.standings[line.queue]
+            del bucket.standings[line.name]
 
     def _replenish(self, bucket: Bucket, line: Line, now: float = 0.0) -> None:
         """Open the first of a line's groups that are parked at a bucket, unless one that comes before is open there."""
-        standing = bucket.standings.get(line.queue)
+        standing = bucket.standings.get(line.name)
         while standing is not None and (first := standing.parked.peek()) is not None:
             assert line.groups is not None
             group = line.groups[first[1]]
@@ -346,7 +393,7 @@ class Lines:
                 self._open(group)
                 return
             self._end_group(group, now)
-            standing = bucket.standings.get(line.queue)
+            standing = bucket.standings.get(line.name)
 
     def _next(self, line: Line, buckets: Iterable[Bucket], now: float) -> None:
         """An open group of a line does not come first any more at its buckets: those that have room let the next go."""
@@ -357,7 +404,8 @@ class Lines:
     # -- handing out ----------------------------------------------------------------------------------------------
 
     def first(self, queues: tuple[str, ...], now: float) -> RunHeap | None:
-        """The heap with the run that a worker is to be given next; None where there is none. Its first run is true.
+        """The heap with the run that a worker is to be given next; None where there is none. Its first run is true. For
+        where nothing that waits has a need.
 
         Args:
             queues: what the worker serves; empty for all.
@@ -365,27 +413,74 @@ class Lines:
         """
         if queues:
             return self._first_among(queues, now)
+        heap = self._first_in(self._tops, now) if self.several else None
+        return self._alone(now) if heap is None else heap  # all others may have ended meanwhile
+
+    def _alone(self, now: float) -> RunHeap | None:
+        """The heap of the only line that is next; None where there are several, or none."""
         if not self.several:
             for line in self._lines.values():
                 return self._first_of(line, now)
-            return None
-        while (first := self._tops.peek()) is not None:
-            place, name = first
-            heap = self._first_of(self._lines[name], now) if name in self._lines else None
-            run = None if heap is None else heap.top()
-            if len(self._lines) < 2:  # the others have ended
-                return heap if run is not None else self.first(queues, now)
-            now_first = self._tops.peek()
-            if run is None:
-                if now_first is not None and now_first[1] == name:
-                    self._tops.remove_first()
-                continue
-            true: Place = (run.rank, self._share.paid(name, run.rank), run.batch, run.lo)
-            if true == place:
-                return heap
-            if now_first is not None and now_first[1] == name:
-                self._tops.moved(true)
         return None
+
+    def _first_in(self, tops: Tops[str], now: float) -> RunHeap | None:
+        """The first of some lines that stand among each other."""
+        while (first := tops.peek()) is not None:
+            place, name = first
+            line = self._lines.get(name)
+            heap = None if line is None else self._first_of(line, now)
+            run = None if heap is None else heap.top()
+            now_first = tops.peek()
+            is_first = now_first is not None and now_first[1] == name
+            if line is None or run is None:
+                if is_first:
+                    tops.remove_first()
+                continue
+            true: Place = (run.rank, self._share.paid(line.queue, run.rank), run.batch, run.lo)
+            if true == place or now_first is None:
+                return heap
+            if is_first:
+                tops.moved(true)
+        return None
+
+    def first_of(
+        self, queues: tuple[str, ...], kinds: Iterable[Need | None], now: float
+    ) -> tuple[Need | None, RunHeap] | None:
+        """What a worker is to be given next of what needs one of some kinds of things; None where there is nothing.
+
+        Args:
+            queues: what the worker serves; empty for all.
+            kinds: the needs; None for what needs nothing.
+            now: the time.
+
+        Returns:
+            Its need, and the heap with the run, which is true.
+        """
+        share = self._share_of(queues) if queues else self._share
+        best: tuple[int, float, Run] | None = None
+        found: tuple[Need | None, RunHeap] | None = None
+        for need in kinds:
+            for queue, heap in self._firsts(queues, need, now):
+                run = heap.top()
+                if run is not None and (best is None or (run.rank, share.paid(queue, run.rank), run) < best):
+                    best, found = (run.rank, share.paid(queue, run.rank), run), (need, heap)
+        return found
+
+    def _firsts(self, queues: tuple[str, ...], need: Need | None, now: float) -> Iterator[tuple[str, RunHeap]]:
+        """The heaps of one kind among which the next is; of each, its queue."""
+        names = [queue if need is None else need.line(queue) for queue in queues]
+        if not queues:
+            kind = None if need is None else self.needed.get(need.name)
+            tops = self._tops if need is None else None if kind is None else kind.tops
+            if need is None and not self.several:
+                names = [name for name, line in self._lines.items() if line.need is None]
+            elif tops is not None and self._first_in(tops, now) is not None and (top := tops.peek()) is not None:
+                names = [top[1]]
+        for name in names:
+            line = self._lines.get(name)
+            heap = None if line is None else self._first_of(line, now)
+            if line is not None and heap is not None:
+                yield line.queue, heap
 
     def _first_among(self, queues: tuple[str, ...], now: float) -> RunHeap | None:
         found: list[tuple[str, RunHeap, Run]] = []
@@ -457,6 +552,8 @@ class Lines:
         if isinstance(heap, Group):
             for bucket in heap.buckets:
                 bucket.take(count, now)
+        if self.needed:
+            self.left += 1
         if self.several and len(queues) != 1:
             share = self._share_of(queues) if queues else self._share
             share.charge(entry.queue, entry.urgency, count / self.weights.get(entry.queue, 1))
@@ -508,31 +605,32 @@ class Lines:
         return count
 
     def _all_next(self, bucket: Bucket) -> None:
-        for queue in list(bucket.standings):
-            self._replenish(bucket, self._lines[queue])
+        for name in list(bucket.standings):
+            self._replenish(bucket, self._lines[name])
 
     def pause(self, queue: str) -> None:
         """Hand out nothing of a queue."""
         self.paused.add(queue)
-        line = self._lines.get(queue)
-        if line is not None:
+        self.left += 1
+        for line in self._of(queue):
             line.paused = True
 
     def resume(self, queue: str) -> None:
         """Hand out again what waits in a queue."""
         self.paused.discard(queue)
-        line = self._lines.get(queue)
-        if line is not None and line.paused:
-            line.paused = False
-            self.pushed += 1
-            if self.several:
-                self._tops.pushed(queue, _FRONT)
+        for line in self._of(queue):
+            if line.paused:
+                line.paused = False
+                self.pushed += 1
+                if self.several or line.need is not None:
+                    self._tops_of(line).pushed(line.name, _FRONT)
 
     def refresh(self, queue: str) -> None:
         """What waits in a queue was moved about: look at its front again."""
         self.pushed += 1
-        if self.several and queue in self._lines:
-            self._tops.pushed(queue, _FRONT)
+        for line in self._of(queue):
+            if self.several or line.need is not None:
+                self._tops_of(line).pushed(line.name, _FRONT)
 
 
 def _is_before(standing: Standing, run: Run) -> bool:

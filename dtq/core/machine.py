@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from dtq.core import ability, start_by, wall_moments
+from dtq.core import ability, placing, start_by, wall_moments
 from dtq.core.batches import Batch
 from dtq.core.changes import ArgumentPage, BatchFlow, Change, ResultPage, Totals
 from dtq.core.dependencies import After
@@ -46,6 +46,7 @@ from dtq.model import pages
 from dtq.model.fields import MAX_NAME
 from dtq.model.messages import Doomed, Exchange, Failed, Failure, Released, Submission, Succeeded
 from dtq.model.options import Spec, check_delay, same_call
+from dtq.model.resources import Offers
 from dtq.model.states import Outcome, State
 
 #: A tick that comes so many seconds after something was due means that this process was stopped meanwhile.
@@ -321,8 +322,25 @@ class Machine:
 
     # -- workers --------------------------------------------------------------------------------------------------
 
-    def attach(self, session: str, name: str, queues: tuple[str, ...], now: float) -> bool:
+    def attach(
+        self,
+        session: str,
+        name: str,
+        queues: tuple[str, ...],
+        now: float,
+        *,
+        slots: int = 0,
+        offers: Offers | None = None,
+    ) -> bool:
         """A worker said hello.
+
+        Args:
+            session: its session.
+            name: its name.
+            queues: what it serves; empty for all.
+            now: the time.
+            slots: how many slots it was told to have.
+            offers: what it has beside these.
 
         Returns:
             Whether it was known, and its leases are in place.
@@ -332,6 +350,7 @@ class Machine:
         worker = workers.setdefault(session, Worker(session, name, 0.0))
         worker.name = name
         worker.queues = queues
+        placing.offer(worker, slots, offers)
         worker.renew(now + self.rules.lease_s)
         return known
 
@@ -486,6 +505,7 @@ class Machine:
         if worker is None:
             return False
         register.slots -= worker.capacity
+        register.keeping.discard(session)
         failure = Failure(message=f"the worker {worker.name} was lost while it ran the task")
         for lease in list(worker.leases.values()):
             first = lease.lo
@@ -516,8 +536,10 @@ class Machine:
         worker = self._worker(session)
         granted: list[Lease] = []
         room = self.rules.grant_bytes // 4 if by_report else self.rules.grant_bytes
-        while len(worker.leases) < 2 * worker.capacity:
-            heap = self.register.lines.first(worker.queues, now)
+        lines = self.register.lines
+        while len(worker.leases) + worker.spread < 2 * worker.capacity:
+            needy = bool(lines.needed)
+            heap = placing.first(self.register, worker, now) if needy else lines.first(worker.queues, now)
             run = heap.top() if heap is not None else None
             if heap is None or run is None:
                 break
@@ -526,7 +548,7 @@ class Machine:
                 continue
             if worker.lacking is not None and ability.held_back(self.register, worker, batch, run.lo, now):
                 break
-            ahead = len(worker.leases) >= worker.capacity
+            ahead = len(worker.leases) + worker.spread >= worker.capacity
             estimate_s = batch.entry.estimate_s
             if ahead and (estimate_s is None or estimate_s > CHUNK_S):
                 break
@@ -554,6 +576,9 @@ class Machine:
         most = chunk(batch.entry.estimate_s, waiting, register.slots)
         if most > 1:
             most = min(most, batch.entry.most_within(room))
+        need = batch.entry.need
+        if need is not None:
+            most = 1
         if isinstance(heap, Group):
             most = heap.most(most)
         if lo < batch.next:
@@ -570,6 +595,8 @@ class Machine:
         self._last_token += 1
         lease = Lease(self._last_token, worker, batch, lo, hi, attempt, now)
         register.leases[lease.token] = worker.leases[lease.token] = lease
+        if need is not None:
+            placing.take(lease, need)
         register.ledger.lease(lease)
         register.ledger.batch(batch)
         return lease

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from dtq.core import placing
 from dtq.core.batches import Batch, Task
 from dtq.core.changes import BatchRow, TaskRow
 from dtq.core.leases import Lease
@@ -116,7 +117,10 @@ def set_aside(machine: Machine, session: str, now: float) -> None:
     """
     register = machine.register
     worker = register.workers.get(session)
-    heap = register.lines.first(worker.queues, now) if worker is not None else None
+    heap = None
+    if worker is not None:
+        needy = bool(register.lines.needed)
+        heap = placing.first(register, worker, now) if needy else register.lines.first(worker.queues, now)
     run = heap.top() if heap is not None else None
     if heap is not None and run is not None:
         register.aside.append(run)

@@ -132,6 +132,9 @@ def _lease(register: Register, row: LeaseRow, now: float) -> None:
         worker = register.workers[row.session] = Worker(row.session, row.worker, now + register.rules.lease_s)
     lease = Lease(row.token, worker, batch, row.lo, row.hi, row.attempt, row.granted_at, row.call)
     lease.started = True
+    lease.units = row.units
+    need = batch.entry.need
+    worker.spread += 0 if need is None or row.units is None else need.slots - 1
     register.leases[lease.token] = worker.leases[lease.token] = lease
     batch.running += row.hi - row.lo
     register.tally.recall(batch.queue, State.RUNNING, row.hi - row.lo)

@@ -32,6 +32,7 @@ from dtq.core.changes import (
 )
 from dtq.model.messages import Failure
 from dtq.model.options import Spec, spec_as_json, spec_from_json
+from dtq.model.resources import Portion
 from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome, State
 
@@ -325,19 +326,26 @@ def decode_task(batch: int, index: int, body: object) -> TaskRow:
     )
 
 
-# Batch, lo, hi, attempt, since when, length of the session's name; where that has `_CALLED` added, the call; then the
-# session and the worker. The first stores knew no calls.
+# Batch, lo, hi, attempt, since when, length of the session's name; where that has `_CALLED` added, the call; where it
+# has `_WITH_UNITS` added, what the lease has got, as JSON behind its length; then the session and the worker. The first
+# stores knew no calls.
 _LEASE: Final = struct.Struct("<4qdH")
 _CALL: Final = struct.Struct("<q")
 _CALLED: Final = 1 << 15
-_lease_fields = attrgetter("token", "session", "worker", "batch", "lo", "hi", "attempt", "granted_at", "call")
+_WITH_UNITS: Final = 1 << 14
+_UNITS_LENGTH: Final = struct.Struct("<I")
+_lease_fields = attrgetter("token", "session", "worker", "batch", "lo", "hi", "attempt", "granted_at", "call", "units")
 
 
 def encode_lease(row: LeaseRow) -> bytes:
     """The blob of a lease."""
-    token, session, worker, batch, lo, hi, attempt, granted_at, call = _lease_fields(row)
+    token, session, worker, batch, lo, hi, attempt, granted_at, call, units = _lease_fields(row)
     name = _raw(session)
     head = _LEASE.pack(batch, lo, hi, attempt, granted_at, len(name) + _CALLED) + _CALL.pack(call)
+    if units is not None:
+        told = _json([(portion.name, portion.units, portion.amount) for portion in units])
+        head = _LEASE.pack(batch, lo, hi, attempt, granted_at, len(name) + _CALLED + _WITH_UNITS) + _CALL.pack(call)
+        head += _UNITS_LENGTH.pack(len(told)) + told
     return seal(head + name + _raw(worker), LEASE, token)
 
 
@@ -353,6 +361,12 @@ def decode_lease(token: int, body: object) -> LeaseRow:
     if length & _CALLED:
         (call,) = _CALL.unpack_from(raw, begin)
         begin, length = begin + _CALL.size, length - _CALLED
+    units: tuple[Portion, ...] | None = None
+    if length & _WITH_UNITS:
+        (size,) = _UNITS_LENGTH.unpack_from(raw, begin)
+        begin, length = begin + _UNITS_LENGTH.size + size, length - _WITH_UNITS
+        told = json.loads(raw[begin - size : begin])
+        units = tuple([Portion(name=name, units=tuple(named), amount=amount) for name, named, amount in told])
     end = begin + length
     return LeaseRow(
         token=token,
@@ -364,6 +378,7 @@ def decode_lease(token: int, body: object) -> LeaseRow:
         attempt=attempt,
         granted_at=granted_at,
         call=call,
+        units=units,
     )
 
 

@@ -154,6 +154,10 @@ Label = Annotated[str, Text(MAX_LABEL, Characters.PRINTABLE)]
 Version = Annotated[str, Text(64, Characters.PRINTABLE)]
 #: The name of a queue.
 Queue = Annotated[str, Text(64, Characters.QUEUE, least=1)]
+#: The name of a resource, of a unit of one, and what else is to be known of a worker.
+ResourceName = Annotated[str, Text(64, Characters.QUEUE, least=1)]
+UnitName = Annotated[str, Text(64, Characters.QUEUE, least=1)]
+Tag = Annotated[str, Text(64, Characters.QUEUE, least=1)]
 LIMIT_NAME: Final = Text(128, Characters.QUEUE, least=1)
 #: The name of a limit that a task counts against.
 LimitName = Annotated[str, LIMIT_NAME]
@@ -214,6 +218,10 @@ Offset = Annotated[int, Number(0, INT_END - 1)]
 ChunkLength = Annotated[int, Number(0, CHUNK)]
 #: How many slots.
 Slots = Annotated[int, Number(0, MAX_SLOTS)]
+#: How many slots of a worker a task has.
+TaskSlots = Annotated[int, Number(1, MAX_SLOTS)]
+#: How much of a resource.
+Amount = Annotated[int, Number(1, (1 << 62) - 1)]
 #: A process.
 Pid = Annotated[int, Number(0, (1 << 32) - 1)]
 #: How a process ended, or the signal that ended it.
@@ -264,6 +272,10 @@ FEW: Final = Items(256)
 NAMES: Final = Items(64)
 #: Names of limits that a task counts against.
 LIMITS: Final = Items(16)
+#: Resources that a task needs or a worker offers, the named units of one, and tags.
+RESOURCES: Final = Items(32)
+UNITS: Final = Items(256)
+TAGS: Final = Items(64)
 #: Most submissions in one call.
 MAX_SUBMISSIONS: Final = 100_000
 #: What one submission waits for.

@@ -10,9 +10,10 @@ from enum import Enum
 from typing import Annotated, Final
 
 from dtq.model import fields
-from dtq.model.fields import ANSWERED, FEW, MANY, MAX_SUBMISSIONS, NAMES, Items
+from dtq.model.fields import ANSWERED, FEW, MANY, MAX_SUBMISSIONS, NAMES, RESOURCES, Items
 from dtq.model.options import Spec
 from dtq.model.pages import PAGE_BLOBS
+from dtq.model.resources import Offers, Portion
 from dtq.model.states import Outcome, State
 from dtq.records import dataclass
 
@@ -45,6 +46,7 @@ class Hello:
         primary: whether the session ends when this connection ends (a worker's reporting connection).
         inline: up to how many bytes values are to travel in the pages that would name them: for who cannot reach their
             files. What the session sends so is taken out of pages before it is stored.
+        offers: what a worker has beside its slots; None for nothing.
     """
 
     session: fields.Session
@@ -59,6 +61,7 @@ class Hello:
     queues: Annotated[tuple[fields.Queue, ...], FEW] = ()
     primary: bool = False
     inline: fields.Count = 0
+    offers: Offers | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -433,6 +436,7 @@ class Grant:
         attempt: which attempt of each of the tasks this is, from 1.
         spec: number of the spec, to be asked for with `Service.spec` when it is new.
         arguments: page of argument blobs.
+        units: what of its worker's resources it has got; None where it needs none.
     """
 
     token: fields.Token
@@ -443,6 +447,7 @@ class Grant:
     attempt: fields.Count
     spec: fields.Count
     arguments: fields.Page
+    units: Annotated[tuple[Portion, ...], RESOURCES] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from dtq.config.values import check_queue
 from dtq.errors import InvalidValue
 from dtq.model import fields
 from dtq.model.fields import LIMITS, MAX_LABEL, MAX_NAME, MAX_SECONDS, NAMES, PRIORITIES
+from dtq.model.resources import Needs, needs_from_json
 from dtq.records import dataclass
 
 
@@ -68,6 +69,7 @@ class Options:
             long as the coordinator keeps those of others. In effect at least a second, and up to a second or an eighth
             longer.
         limits: names of the limits that its tasks count against, at most 16.
+        needs: what its tasks need of a worker beside one slot; None for nothing.
         label: what it belongs to, for people who look for it; empty for nothing.
     """
 
@@ -83,6 +85,7 @@ class Options:
     depth: fields.Depth = 0
     keep_results_s: fields.Seconds | None = None
     limits: Annotated[tuple[fields.LimitName, ...], LIMITS] = ()
+    needs: Needs | None = None
     label: fields.Label = ""
 
     def __post_init__(self) -> None:
@@ -123,7 +126,7 @@ class Spec:
 
 
 #: Options that are told only where they are set.
-_RARE: Final = ("limits", "label", "soft_timeout_s")
+_RARE: Final = ("limits", "needs", "label", "soft_timeout_s")
 
 
 def spec_as_json(spec: Spec) -> dict[str, Any]:
@@ -146,6 +149,8 @@ def spec_from_json(plain: dict[str, Any]) -> Spec:
     options: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in plain["options"].items()
     }
+    if options.get("needs") is not None:
+        options["needs"] = needs_from_json(options["needs"])
     kind, body = FunctionKind(plain["kind"]), b64decode(plain["body"])
     return Spec(function=Function(kind=kind, name=plain["name"], body=body), options=Options(**options))
 

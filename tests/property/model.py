@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from dtq.model.messages import Conditions, Unique
 from dtq.model.options import Options
+from dtq.model.resources import Needs
 from dtq.model.states import FINAL, Outcome, State
 
 LEASE_S = 15.0
@@ -99,6 +100,10 @@ class Crew:
     queues: tuple[str, ...]
     capacity: int
     expires_at: float
+    #: How many slots it was told to have, and what it offers beside these.
+    slots: int = 0
+    resources: dict[str, int] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
     leases: dict[int, Held] = field(default_factory=dict)
 
 
@@ -284,22 +289,74 @@ class Model:
         crew.expires_at = now + LEASE_S
         return crew
 
-    def next_for(self, crew: Crew, now: float) -> list[Job]:
+    def next_for(
+        self, crew: Crew, now: float, kept: Job | None = None, passed: tuple[Needs | None, ...] = ()
+    ) -> list[Job | None]:
         """What the worker may be given next: the first that may start of each queue whose first is as urgent as any.
-        Which of the queues has its turn is not for this model to say."""
+        Which of the queues has its turn is not for this model to say. None where it may well be nothing.
+
+        Args:
+            crew: the worker.
+            now: the time.
+            kept: what does not fit, and is kept for.
+            passed: the needs that do not fit.
+        """
         fitting = [
             job
             for job in self.jobs()
             if job.state is State.PENDING
             and (not crew.queues or job.options.queue in crew.queues)
             and job.options.queue not in self.paused
+            and job.options.needs not in passed
+            and self.could_run(crew, job)
             and self.may_start(job, now)
         ]
         firsts: dict[str, Job] = {}
         for job in sorted(fitting, key=lambda job: job.place):
             firsts.setdefault(job.options.queue, job)
         most_urgent = min((job.options.priority for job in firsts.values()), default=0)
-        return [job for job in firsts.values() if job.options.priority == most_urgent]
+        found: list[Job | None] = [] if firsts else [None]
+        for job in firsts.values():
+            if job.options.priority != most_urgent:
+                continue
+            if self.fits(crew, job, kept):
+                found.append(job)
+            else:
+                found += self.next_for(crew, now, kept or job, (*passed, job.options.needs))
+        return found
+
+    @staticmethod
+    def could_run(crew: Crew, job: Job) -> bool:
+        """Whether the worker could run the task if it had nothing else to do."""
+        needs = job.options.needs
+        if needs is None:
+            return True
+        enough = all(crew.resources.get(q.name, 0) >= q.amount for q in needs.resources)
+        return enough and needs.slots <= crew.slots and set(needs.tags) <= set(crew.tags)
+
+    def fits(self, crew: Crew, job: Job, kept: Job | None) -> bool:
+        """Whether there is room for the task beside what is kept for another one."""
+        if kept is not None and self.has_resources(crew, kept, None):
+            return False  # what is kept is slots
+        if job.options.needs is None:
+            return True
+        return self.taken(crew) + job.options.needs.slots <= crew.capacity and self.has_resources(crew, job, kept)
+
+    @staticmethod
+    def has_resources(crew: Crew, job: Job, kept: Job | None) -> bool:
+        left = dict(crew.resources)
+        holders = [job for held in crew.leases.values() for job in held.jobs]
+        for holder in holders if kept is None else [*holders, kept]:
+            for quantity in () if holder.options.needs is None else holder.options.needs.resources:
+                left[quantity.name] -= quantity.amount
+        assert job.options.needs is not None
+        return all(left.get(quantity.name, 0) >= quantity.amount for quantity in job.options.needs.resources)
+
+    @staticmethod
+    def taken(crew: Crew) -> int:
+        """How many slots of the worker something was handed out for."""
+        needs = [held.jobs[0].options.needs for held in crew.leases.values()]
+        return sum(1 if need is None else need.slots for need in needs)
 
     def may_start(self, job: Job, now: float) -> bool:
         """Whether the limits that a task counts against have room for it."""
@@ -339,7 +396,7 @@ class Model:
         for job in jobs:
             job.attempt += 1
         # Whatever is within the slots is started at once; what is beyond them waits in the worker.
-        crew.leases[token] = Held(token, jobs, started=len(crew.leases) < crew.capacity)
+        crew.leases[token] = Held(token, jobs, started=self.taken(crew) < crew.capacity)
 
     def succeed(self, held: Held, count: int, now: float) -> None:
         done, held.jobs = held.jobs[:count], held.jobs[count:]

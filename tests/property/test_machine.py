@@ -20,6 +20,7 @@ from dtq.core.leases import CHUNK_S, Lease
 from dtq.errors import KeyTaken
 from dtq.model.messages import Conditions, Conflict, Holding, Unique
 from dtq.model.options import Options
+from dtq.model.resources import Offers, Portion, needs
 from dtq.model.snapshots import Selection
 from dtq.model.states import Outcome, State
 from tests.driver import Driver
@@ -29,6 +30,14 @@ from tests.property.model import Crew, Held, Model, Shipment
 EXAMPLES = os.environ.get("DTQ_PROPERTY_EXAMPLES")
 KEEP_S = 200.0
 SESSIONS = {"w1": (), "w2": ("a",), "w3": ("b", "a")}
+#: What each offers beside three slots.
+OFFERS = {
+    "w1": Offers(
+        resources=(Portion(name="gpu", units=("0", "1"), amount=2), Portion(name="memory", amount=8)), tags=("fast",)
+    ),
+    "w2": Offers(resources=(Portion(name="memory", amount=4),)),
+    "w3": None,
+}
 SUBMITTERS = ("client 1", "client 2")
 
 counts = st.integers(0, 6) | st.sampled_from([1, 1, 1, 12, 30])
@@ -48,6 +57,11 @@ options = st.sampled_from(
         {"priority": 1, "queue": "a", "limits": ("y-2",), "max_retries": 1},
         {"priority": 5, "queue": "a", "limits": ("y-1", "x")},
         {"priority": 5, "queue": "b", "limits": ("rate", "y-2")},
+        {"priority": 5, "queue": "a", "needs": needs({"gpu": 1}, 1, ())},
+        {"priority": 5, "queue": "b", "needs": needs({"gpu": 2, "memory": 3}, 1, ("fast",))},
+        {"priority": 1, "queue": "a", "needs": needs({"memory": 4}, 2, ()), "max_retries": 1},
+        {"priority": 5, "queue": "a", "needs": needs({}, 3, ())},
+        {"priority": 5, "queue": "b", "needs": needs({"memory": 2}, 1, ()), "limits": ("x",)},
     ]
 )
 
@@ -236,7 +250,7 @@ class Histories(RuleBasedStateMachine):
     @staticmethod
     def _terms(shipment: Shipment) -> dict[str, Any]:
         asked = shipment.options
-        names = ("priority", "queue", "max_retries", "max_crashes", "keep_results_s", "limits")
+        names = ("priority", "queue", "max_retries", "max_crashes", "keep_results_s", "limits", "needs")
         return {name: getattr(asked, name) for name in names}
 
     @rule(session=st.sampled_from(SUBMITTERS))
@@ -248,9 +262,14 @@ class Histories(RuleBasedStateMachine):
 
     @rule(session=st.sampled_from(sorted(SESSIONS)), capacity=st.integers(0, 3))
     def attach(self, session: str, capacity: int) -> None:
-        known = self.driver.attach(session, capacity, SESSIONS[session])
+        offers = OFFERS[session]
+        known = self.driver.attach(session, capacity, SESSIONS[session], slots=3, offers=offers)
         assert known == self.model.attach(session, SESSIONS[session], self.now)
-        self.model.crews[session].capacity = capacity
+        crew = self.model.crews[session]
+        crew.capacity, crew.slots = capacity, 3
+        if offers is not None:
+            crew.resources = {portion.name: portion.amount for portion in offers.resources}
+            crew.tags = offers.tags
 
     @rule(session=st.sampled_from(sorted(SESSIONS)), steps=st.lists(work, min_size=1, max_size=10))
     def work(self, session: str, steps: list[Step]) -> None:
@@ -289,13 +308,14 @@ class Histories(RuleBasedStateMachine):
                 assert job in self.model.next_for(crew, self.now)
                 self.model.start(job, self.now)
                 jobs.append(job)
+            assert count == 1 or jobs[0].options.needs is None
             assert count == 1 or "rate" not in jobs[0].options.limits
             assert count == 1 or count * (lease.batch.entry.estimate_s or 0.0) <= CHUNK_S
             self.model.lease(crew, lease.token, jobs)
             assert {job.attempt for job in jobs} == {lease.attempt}
         assert len(crew.leases) <= 2 * crew.capacity or not leases
         wanted = self.model.next_for(crew, self.now)
-        assert cut or not wanted or len(crew.leases) >= crew.capacity, "a slot is idle beside work"
+        assert cut or None in wanted or self.model.taken(crew) >= crew.capacity, "a slot is idle beside work"
         if confirmed:
             self._confirm(crew, {lease.token for lease in leases}, older, lost)
 

@@ -1,0 +1,155 @@
+"""What workers have that is not on every machine, and what tasks need of it: resources, several slots, tags.
+
+A resource is a name. What a worker offers of it is named units, which are handed out one by one (the graphics cards 0
+and 1), or a sum, of which tasks take their parts (32 GB of memory). A task needs so many of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
+
+from dtq.config.values import check_resource, check_tag, parse_size
+from dtq.errors import InvalidValue
+from dtq.model import fields
+from dtq.model.fields import RESOURCES, TAGS, UNITS
+from dtq.records import dataclass
+from dtq.wording import counted
+
+#: Largest amount of a resource.
+MOST: Final = (1 << 62) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantity:
+    """So much of a resource, as a task needs it.
+
+    Attributes:
+        name: the resource.
+        amount: how many units of it, or how much of the sum; at least 1.
+    """
+
+    name: fields.ResourceName
+    amount: fields.Amount
+
+    def __post_init__(self) -> None:
+        check_resource(self.name)
+        if not 1 <= self.amount <= MOST:
+            raise InvalidValue(f"how much of {self.name}", self.amount, "it is a whole number from 1")
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.amount}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Portion:
+    """What a worker has of a resource, or what a lease has got of that.
+
+    Attributes:
+        name: the resource.
+        units: the names of the units; empty where it is a sum.
+        amount: how many units, or how large the sum.
+    """
+
+    name: fields.ResourceName
+    units: Annotated[tuple[fields.UnitName, ...], UNITS] = ()
+    amount: fields.Amount
+
+    def __post_init__(self) -> None:
+        check_resource(self.name)
+        if self.units and (len(self.units) != self.amount or len(set(self.units)) != self.amount):
+            raise InvalidValue(f"the units of {self.name}", ",".join(self.units)[:80], "each has a name of its own")
+
+    def __str__(self) -> str:
+        return f"{self.name}={','.join(self.units) or self.amount}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What a task needs of the worker that runs it, beside one slot.
+
+    Attributes:
+        resources: so much of these, by name, each once.
+        slots: how many slots of the worker.
+        tags: the worker has all of these, in the order of the alphabet.
+    """
+
+    resources: Annotated[tuple[Quantity, ...], RESOURCES] = ()
+    slots: fields.TaskSlots = 1
+    tags: Annotated[tuple[fields.Tag, ...], TAGS] = ()
+
+    def __post_init__(self) -> None:
+        names = [quantity.name for quantity in self.resources]
+        if names != sorted(set(names)) or len(names) > RESOURCES.most:
+            raise InvalidValue("resources", ", ".join(names)[:80], f"at most {RESOURCES.most}, each once, by name")
+        if not 1 <= self.slots <= fields.MAX_SLOTS:
+            raise InvalidValue("slots", self.slots, f"it is a whole number from 1 to {fields.MAX_SLOTS:,}")
+        for tag in self.tags:
+            check_tag(tag)
+        if list(self.tags) != sorted(set(self.tags)) or len(self.tags) > TAGS.most:
+            raise InvalidValue("tags", ", ".join(self.tags)[:80], f"at most {TAGS.most}, each once, by name")
+
+    def __str__(self) -> str:
+        parts = [*map(str, self.resources)]
+        if self.slots > 1:
+            parts.append(counted(self.slots, "slot"))
+        parts += [f"the tag {tag}" for tag in self.tags]
+        return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offers:
+    """What a worker has beside its slots.
+
+    Attributes:
+        resources: by name, each once.
+        tags: what else is to be known of it.
+    """
+
+    resources: Annotated[tuple[Portion, ...], RESOURCES] = ()
+    tags: Annotated[tuple[fields.Tag, ...], TAGS] = ()
+
+    def __post_init__(self) -> None:
+        names = [portion.name for portion in self.resources]
+        if len(names) != len(set(names)) or len(names) > RESOURCES.most:
+            raise InvalidValue("resources", ", ".join(names)[:80], f"at most {RESOURCES.most}, each once")
+
+
+def needs(resources: Mapping[str, Any] | None, slots: int, tags: tuple[str, ...]) -> Needs | None:
+    """What a task needs, as somebody has written it; None where that is no more than a slot.
+
+    Args:
+        resources: by name, how much: a whole number, or a size (``"4GB"``).
+        slots: how many slots.
+        tags: tags that the worker must have.
+
+    Raises:
+        InvalidValue: one of them is not what it may be.
+    """
+    if not resources and slots == 1 and not tags:
+        return None
+    quantities = [Quantity(name=name, amount=_amount(name, value)) for name, value in (resources or {}).items()]
+    return Needs(
+        resources=tuple(sorted(quantities, key=lambda quantity: quantity.name)),
+        slots=slots,
+        tags=tuple(sorted(set(tags))),
+    )
+
+
+def _amount(name: str, value: Any) -> int:
+    if isinstance(value, str):
+        return parse_size(value, f"how much of {name}")
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is not int:
+        raise InvalidValue(f"how much of {name}", repr(value)[:80], "it is a whole number, or a size as in '4GB'")
+    return value
+
+
+def needs_from_json(plain: dict[str, Any]) -> Needs:
+    """The needs that these plain values are."""
+    return Needs(
+        resources=tuple(Quantity(**quantity) for quantity in plain["resources"]),
+        slots=plain["slots"],
+        tags=tuple(plain["tags"]),
+    )
