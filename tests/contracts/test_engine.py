@@ -456,6 +456,21 @@ def test_batches_are_found_by_number_and_by_key(engine: Engine) -> None:
     assert engine.batches([2])[0].spec == spec().spec
 
 
+def test_latest_of_several_batches_with_a_key_has_it(engine: Engine) -> None:
+    # Given three, of which an earlier one is written last
+    rows = [batch(number, key="mine", user_key=True) for number in (1, 2, 3)]
+    engine.commit(stored(spec(), *rows, batch(4)))
+    engine.commit(stored(replace(rows[0], finished_at=9.0)))
+
+    def having(most: int = 1) -> list[int]:
+        return [found.row.batch for found in engine.batches(key="mine", most=most)]
+
+    assert (having(), having(2), having(9)) == ([3], [2, 3], [1, 2, 3])
+    # and when that is gone, the next
+    engine.commit([BatchWithdrawn(3)])
+    assert (having(), having(9)) == ([2], [1, 2])
+
+
 def test_key_is_free_again_when_its_batch_is_gone(engine: Engine) -> None:
     engine.commit(stored(spec(), batch(1, key="k"), batch(2, key="e", finished_at=1.0)))
     engine.commit(

@@ -144,3 +144,21 @@ def test_moments_of_what_has_finished_do_not_gather() -> None:
         moments.add(1e9 + number, number, live)
     assert len(moments) < 3000
     assert moments.pop_due(1e8) is None
+
+
+def test_what_waits_for_others_is_cancelled_too_and_takes_along_what_waits_for_it(machine: Driver) -> None:
+    # Given one that waits for a task that does not end, and one that waits for that
+    parent = machine.submit()
+    child = machine.submit(conditions=MINUTE, after=[(parent, 0, 0, False)])
+    grandchild = machine.submit(after=[(child, 0, 0, False)])
+    assert machine.state(child) is State.BLOCKED
+
+    machine.tick(60.0)
+
+    assert [machine.state(batch) for batch in (parent, child, grandchild)] == [
+        State.PENDING,
+        State.CANCELLED,
+        State.CANCELLED,
+    ]
+    assert machine.batch(child).reason == WHY
+    assert machine.batch(grandchild).reason == f"parent {child} is cancelled"
