@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sys
 import time
 from collections.abc import Iterator
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -38,6 +41,34 @@ def test_call_that_catches_it_ends_in_order() -> None:
 
 def test_it_is_raised_once() -> None:
     assert softly(term_work.stubborn, 0.01)(0.1) == "went on"
+
+    def work() -> int:
+        caught = 0
+        for _ in range(3):
+            try:
+                signal.raise_signal(signal.SIGALRM)
+            except SoftTimeout:
+                caught += 1
+        return caught
+
+    assert softly(work, 10.0)() == 1
+
+
+def test_one_that_comes_just_as_the_call_has_returned_leaves_its_result() -> None:
+    limited = softly(lambda: "done", 10.0)
+
+    def tracer(frame: FrameType, event: str, argument: object) -> Any:
+        """Send the signal where the call has returned, and its limit is still to be lifted."""
+        if frame.f_code is limited.__code__ and event == "line" and frame.f_locals.get("value") == "done":
+            sys.settrace(None)
+            signal.raise_signal(signal.SIGALRM)
+        return tracer
+
+    sys.settrace(tracer)
+    try:
+        assert limited() == "done"
+    finally:
+        sys.settrace(None)
 
 
 def test_one_that_the_call_raises_itself_is_its_own() -> None:
