@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Generator
 from functools import partial
-from typing import Any, Generic, cast
+from typing import Any, ClassVar, Generic, cast
 
 from dtq.client.async_reading import read
 from dtq.client.batch_handle import SIZE_EVERY_S, BatchHandle
@@ -27,6 +27,9 @@ class AsyncTaskHandle(Generic[T_co]):
     """One task that was submitted, or that was found by its id. Awaiting it gives the result."""
 
     __slots__ = ("__weakref__", "_handle", "_hub")
+
+    #: What it is among arguments; see `parents.ResultOf`.
+    stands_for_result: ClassVar[bool] = True
 
     def __init__(self, hub: LoopHub, handle: TaskHandle[T_co]) -> None:
         self._hub = hub

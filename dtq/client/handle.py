@@ -69,6 +69,8 @@ class TaskHandle(Generic[T_co]):
     _standard: ClassVar[bool] = False
     #: Whether nobody but its holder can ask for the task, so that it need not be kept once its end is here.
     _sole: ClassVar[bool] = False
+    #: What it is among arguments; see `parents.ResultOf`.
+    stands_for_result: ClassVar[bool] = True
     #: Whether it has to be kept all the same, as something that waits for it has not been accepted yet.
     _kept: bool = False
 

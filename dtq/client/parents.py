@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from dtq.errors import CannotPickle, CannotUnpickle
 from dtq.model.inputs import RESULT, ended_of
@@ -33,6 +33,24 @@ class Decoders(Protocol):
         ...
 
 
+class ResultOf:
+    """Stands for the result of another task where somebody looks at a call that has not been given it.
+
+    Equal to each of its like, and to a handle.
+    """
+
+    stands_for_result: ClassVar[bool] = True
+
+    def __eq__(self, other: object) -> bool:
+        return True if getattr(type(other), "stands_for_result", False) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(ResultOf)
+
+    def __repr__(self) -> str:
+        return "<the result of another task>"
+
+
 class _Here(threading.local):
     """What this thread is at.
 
@@ -41,12 +59,14 @@ class _Here(threading.local):
         keyed: whether it is compared with other calls.
         inputs: those of the call that is decoded, and how; None where it has none.
         made: what was made of them.
+        looking: whether somebody only looks at a call.
     """
 
     met: list[Any] | None = None
     keyed: bool = False
     inputs: tuple[Sequence[bytes], Decoders] | None = None
     made: dict[int, Any]
+    looking: bool = False
 
 
 _here: Final = _Here()
@@ -118,6 +138,16 @@ def reading(inputs: Sequence[bytes], decoders: Decoders) -> Iterator[None]:
         _here.made = {}
 
 
+@contextlib.contextmanager
+def looking() -> Iterator[None]:
+    """Decode calls that have not been given their inputs: something stands for these (`ResultOf`)."""
+    before, _here.looking = _here.looking, True
+    try:
+        yield
+    finally:
+        _here.looking = before
+
+
 def input_of(place: int, is_json: bool, task: str = "") -> Any:
     """What a stand-in becomes; called while a call is unpickled.
 
@@ -125,6 +155,8 @@ def input_of(place: int, is_json: bool, task: str = "") -> Any:
         CannotUnpickle: it is not there, or cannot be made here.
         DtqError: it cannot be read.
     """
+    if _here.inputs is None and _here.looking:
+        return ResultOf()
     if _here.inputs is None or place >= len(_here.inputs[0]):
         raise CannotUnpickle("the result of another task", "it did not come with the call")
     made = _here.made

@@ -20,6 +20,7 @@ from typing import Any, Final
 from dtq.client import references
 from dtq.client.conditions import Asked
 from dtq.client.functions import callee
+from dtq.client.parents import looking
 from dtq.client.payloads import call_decoder, decode_call, encode_call
 from dtq.client.sharing import digest_of
 from dtq.client.submitting import OPTIONS, order
@@ -70,12 +71,17 @@ class Submitted:
     @property
     def args(self) -> tuple[Any, ...]:
         """Its arguments, as a worker gets them."""
-        return call_decoder(self.function.kind)(self.blob, self.values)[0]
+        return self._call[0]
 
     @property
     def kwargs(self) -> dict[str, Any]:
         """Its keyword arguments, as a worker gets them."""
-        return call_decoder(self.function.kind)(self.blob, self.values)[1]
+        return self._call[1]
+
+    @property
+    def _call(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        with looking():
+            return call_decoder(self.function.kind)(self.blob, self.values)
 
     def __str__(self) -> str:
         return f"{self.id}  {_call(self.name, self.args, self.kwargs)}"
@@ -90,7 +96,7 @@ def _asked_of(name: str, conditions: Conditions) -> Any:
     if name == "on_failed":
         return conditions.run_anyway
     if name == "after":
-        return {parent[:3] for parent in conditions.after}
+        return {parent[:3] for parent in conditions.after if not parent[3]}
     return conditions.on_conflict
 
 
@@ -200,9 +206,9 @@ class Submissions:
     def accepted(self, specs: list[Spec], submissions: list[Submission], receipts: list[Receipt]) -> None:
         """The coordinator has answered a call."""
         with self._lock:
-            for submission, receipt in zip(submissions, receipts, strict=True):
+            for place, (submission, receipt) in enumerate(zip(submissions, receipts, strict=True)):
                 if not receipt.code:
-                    self._add(specs[submission.spec], submission, receipt.batch)
+                    self._add(specs[submission.spec], _numbered(submission, place, receipts), receipt.batch)
 
     def _add(self, spec: Spec, submission: Submission, batch: int) -> None:
         blobs = pages.unpack(submission.arguments)
@@ -279,6 +285,16 @@ def _signature(function: Named) -> inspect.Signature | None:
         return inspect.signature(function)
     except (TypeError, ValueError):  # many a builtin has none
         return None
+
+
+def _numbered(submission: Submission, place: int, receipts: list[Receipt]) -> Submission:
+    """A submission with the numbers of what it waits for, where that was submitted in the same call."""
+    conditions = submission.conditions
+    if conditions is None or not conditions.after:
+        return submission
+    numbers = [(receipts[place + number].batch if number < 0 else number) for number, *_ in conditions.after]
+    after = tuple([(number, *parent[1:]) for number, parent in zip(numbers, conditions.after, strict=True)])
+    return replace(submission, conditions=replace(conditions, after=after))
 
 
 def _resolved(

@@ -14,13 +14,13 @@ from unittest.mock import ANY
 
 import pytest
 
-from dtq import AsyncClient, Client, NotInTask, State, Unreachable, current_task, task
+from dtq import AsyncClient, Client, NotInTask, State, TaskCancelled, Unreachable, current_task, task
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import CannotImport, CannotPickle, KeyConflict, NotImportable, ReturnedFalse, StoreFull
 from dtq.model.values import named
 from dtq.testing import FailingEngine, InProcessQueue
 from tests.looping import looped
-from tests.tasks import async_work, numbers_work
+from tests.tasks import async_work, numbers_work, work
 
 #: What the tasks of a test did, in their order.
 done: list[Any] = []
@@ -612,3 +612,23 @@ def test_what_a_task_submits_goes_before_its_like(queue: InProcessQueue) -> None
     queue.run_due()
     assert done == [0, "another"]
     assert {submitted.options.priority for submitted in queue.submitted()} == {5}
+
+
+def test_tasks_are_given_the_results_of_others_and_wait_for_them() -> None:
+    with InProcessQueue() as queue:
+        one = queue.client.submit(work.add, 1, 2)
+        two = queue.client.submit(work.add, one, b=one, after=one, on_failed="run")
+        bad = queue.client.submit(work.fail, "no", max_retries=0)
+        lost, told = queue.client.submit(work.echo, bad), queue.client.submit(work.echo, bad, on_failed="run")
+
+        assert [ran.id for ran in queue.run_due()] == [one.id, two.id, bad.id, told.id]
+
+        assert two.result() == 6
+        assert isinstance(told.result(), ValueError)
+        with pytest.raises(TaskCancelled, match=f"parent {bad.id} is dead"):
+            lost.result()
+        queue.assert_submitted(work.echo, ANY, on_failed="run")
+        queue.assert_submitted(work.add, one, b=one, after=one, on_failed="run")
+        assert queue.submitted(work.echo)[0].args == (bad,)
+        with pytest.raises(AssertionError, match="result of another task"):
+            queue.assert_submitted(work.echo, 5)
