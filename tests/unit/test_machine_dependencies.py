@@ -54,7 +54,7 @@ def test_task_waits_until_its_parent_has_a_result(machine: Driver) -> None:
 
     assert machine.states(child, 3) == [State.BLOCKED] * 3
     assert machine.count(State.BLOCKED) == machine.batch(child).counts.blocked == 3
-    assert views.why_waiting(machine.machine, machine.view(child), machine.now) == f"waits for all of {parent}"
+    assert views.why_waiting(machine.machine, machine.view(child), machine.now) == f"waits for {parent}"
     assert machine.take() == [(parent, 0)]
     machine.succeed(*machine.machine.register.leases.values())
     assert machine.states(child, 3) == [State.PENDING] * 3
@@ -66,7 +66,7 @@ def test_task_waits_for_all_of_its_parents(machine: Driver) -> None:
     other = machine.submit()
     child = machine.submit(after=[of(several, 1), (several, 2, 4, False), of(other)])
     assert views.why_waiting(machine.machine, machine.view(child), machine.now) == (
-        f"waits for {several}.1, {several}.2-3, all of {other}"
+        f"waits for {several}.1, {several}.2-3, {other}"
     )
 
     leases = machine.lease()
