@@ -103,12 +103,21 @@ class _Once:
             yield self._at
 
 
+#: What is remembered of a schedule.
+_REMEMBERED: Final = ("paused", "next_at", "last_due", "last_batch", "made", "skipped")
+
+
+def _json(fields: dict[str, Any]) -> str:
+    return json.dumps(fields, separators=(",", ":"))
+
+
 class Entry:
     """A schedule, and what is remembered of it. Its fields are those of its row."""
 
     __slots__ = (
         "added_at",
         "catching_up",
+        "fixed",
         "last_batch",
         "last_due",
         "made",
@@ -140,25 +149,25 @@ class Entry:
         #: Whether due times that went by are being made up for, and it was looked how many there are.
         self.catching_up = False
         self.trouble = ""
+        #: That part of its row which says how it is defined, as JSON; made when it is needed.
+        self.fixed = ""
 
     def row(self) -> DefinitionRow:
         """The row that describes it."""
         schedule = self.schedule
-        body = {
-            "rule": asdict(schedule.rule),
-            "spec": spec_as_json(schedule.spec),
-            "arguments": b64encode(schedule.arguments).decode("ascii"),
-            "overlap": schedule.overlap.value,
-            "catch_up": schedule.catch_up.value,
-            "added_at": self.added_at,
-            "paused": self.paused,
-            "next_at": self.next_at,
-            "last_due": self.last_due,
-            "last_batch": self.last_batch,
-            "made": self.made,
-            "skipped": self.skipped,
-        }
-        return DefinitionRow(kind=KIND, name=schedule.name, body=json.dumps(body, separators=(",", ":")))
+        if not self.fixed:
+            self.fixed = _json(
+                {
+                    "rule": asdict(schedule.rule),
+                    "spec": spec_as_json(schedule.spec),
+                    "arguments": b64encode(schedule.arguments).decode("ascii"),
+                    "overlap": schedule.overlap.value,
+                    "catch_up": schedule.catch_up.value,
+                    "added_at": self.added_at,
+                }
+            )
+        remembered = _json({name: getattr(self, name) for name in _REMEMBERED})
+        return DefinitionRow(kind=KIND, name=schedule.name, body=f"{self.fixed[:-1]},{remembered[1:]}")
 
     @classmethod
     def from_row(cls, row: DefinitionRow) -> Entry:
@@ -173,8 +182,9 @@ class Entry:
             catch_up=CatchUp(body["catch_up"]),
         )
         entry = cls(schedule, body["added_at"])
-        for name in ("paused", "next_at", "last_due", "last_batch", "made", "skipped"):
+        for name in _REMEMBERED:
             setattr(entry, name, body[name])
+        entry.fixed = row.body[: row.body.rindex(f',"{_REMEMBERED[0]}":')] + "}"
         return entry
 
     @property
@@ -256,7 +266,7 @@ class Schedules:
         if known is None and len(self._entries) >= MOST:
             raise SchedulesFull(len(self._entries))
         if known is not None and known.schedule.rule == schedule.rule:
-            known.schedule = schedule
+            known.schedule, known.fixed = schedule, ""
             self.changed(known)
             return known
         entry = Entry(schedule, round(wall, 3))

@@ -30,7 +30,7 @@ ON_TIME_S: Final = 10.0
 _FULL_S: Final = 1.0
 _TROUBLE_S: Final = 60.0
 #: How many due times are looked at in one tick: about ten milliseconds of work. Others have their turn between.
-_AT_ONCE: Final = 250
+_AT_ONCE: Final = 100
 
 
 @dataclass(slots=True)
