@@ -29,7 +29,7 @@ from dtq.client.references import Reference
 from dtq.client.sender import Sender
 from dtq.client.sharing import Shared
 from dtq.client.watcher import Watcher
-from dtq.errors import ClientClosed, DtqError, StoreReplaced, UnknownId, Unreachable
+from dtq.errors import ClientClosed, DtqError, StoreReplaced, TooLarge, UnknownId, Unreachable
 from dtq.model.messages import Ended
 from dtq.model.service import Service
 from dtq.model.snapshots import BatchView, CancelReport, Selection, TaskView
@@ -269,7 +269,10 @@ class Hub:
     def put(self, value: object, ttl_s: float) -> Reference:
         """Have a value kept for calls that are submitted later; see `Shared.put`."""
         self.start()
-        return self.shared.put(value, ttl_s)
+        try:
+            return self.shared.put(value, ttl_s)
+        except TooLarge as error:
+            raise TooLarge("the value that is put", *error.args[1:]) from None
 
     def cancel(self, ids: Sequence[tuple[int, int]]) -> CancelReport:
         """Stop tasks; see `Service.cancel`."""

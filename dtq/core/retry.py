@@ -70,7 +70,7 @@ def judge(
     A crash (the slot died, the worker was lost) counts against ``max_crashes`` and not against ``max_retries``, and
     goes back at once: it says nothing against trying again elsewhere. Nor does an attempt that never came to the task's
     code, for want of something that the worker lacks: it counts as a crash, and waits for a moment. A failure or
-    time-out waits for its backoff.
+    time-out waits for its backoff; where what the task returned can never be sent, nothing follows.
 
     Args:
         options: the task's options.
@@ -81,7 +81,7 @@ def judge(
         cancelling: whether the task was being stopped: then no attempt follows, however this one ended.
         salt: see `backoff_s`.
     """
-    hopeless = outcome is Outcome.FAILED and never_again(options, failure)
+    hopeless = outcome is Outcome.FAILED and (failure.final or never_again(options, failure))
     unable = outcome is Outcome.FAILED and failure.unable and not hopeless
     if outcome is Outcome.CRASHED or unable:
         crashes += 1

@@ -278,6 +278,7 @@ class Failure:
         unable: whether it never came to the task's own code, because the worker lacks what that needs.
         particular: whether what is lacking is particular to this call's arguments, or to a function sent by value from
             another Python: the worker may well be fit for everything else.
+        final: whether the task has returned something that can never be sent, so that no other attempt follows.
     """
 
     exception: fields.ExceptionName = ""
@@ -291,6 +292,7 @@ class Failure:
     output: fields.Report = ""
     unable: bool = False
     particular: bool = False
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

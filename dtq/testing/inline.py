@@ -170,6 +170,7 @@ class InlineWorker:
             call.args, call.kwargs = call_decoder(function.kind)(blob, self._values)
             call.stage = Stage.CALL
             call.value = resolved(*call.args, **call.kwargs)
+            call.stage = Stage.RESULT
             call.result = result_encoder(function.kind)(call.value, self._values)
         except _OUTCOMES as error:  # the edge to the task, as in a slot
             call.error = located(error, call.stage, self._where)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
+from dtq.errors import TooLarge
 from dtq.model import pages
 from dtq.model.fields import MAX_NAME
 from dtq.model.lru import SizedLru
@@ -211,7 +212,8 @@ def refused(outcome: Outcome, error: Exception) -> Failed | None:
 
 def _reason(error: Exception, what: str) -> Failure:
     name = f"{type(error).__module__}.{type(error).__qualname__}"
-    return Failure(exception=name[:MAX_NAME], bases=_REFUSED, message=f"{what}: {error}"[:_MESSAGE])
+    final = isinstance(error, TooLarge)
+    return Failure(exception=name[:MAX_NAME], bases=_REFUSED, message=f"{what}: {error}"[:_MESSAGE], final=final)
 
 
 class Holdings:

@@ -18,7 +18,15 @@ from typing import Final, TypeGuard
 import dtq
 from dtq.client.exception_pickles import dump_exception
 from dtq.client.functions import cannot_import, exception_name
-from dtq.errors import BadMessage, CannotImport, CannotUnpickle, DtqError, OtherPython
+from dtq.errors import (
+    BadMessage,
+    CannotImport,
+    CannotUnpickle,
+    DtqError,
+    OtherPython,
+    ResultCannotPickle,
+    TooLarge,
+)
 from dtq.model.fields import MAX_NAME, ExceptionName, fitting
 from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind
@@ -52,7 +60,8 @@ class Stage(Enum):
     IMPORT = "import"  #: the function is imported
     REBUILD = "rebuild"  #: the function, which was sent by value, is unpickled
     DECODE = "decode"  #: the arguments are unpickled
-    CALL = "call"  #: the function runs, or its result is pickled
+    CALL = "call"  #: the function runs
+    RESULT = "result"  #: its result is pickled
 
     @classmethod
     def of(cls, function: Function) -> Stage:
@@ -68,7 +77,7 @@ def located(error: BaseException, stage: Stage, where: str) -> BaseException:
         stage: how far the call had come.
         where: who made it.
     """
-    if stage is Stage.CALL:
+    if stage in (Stage.CALL, Stage.RESULT):
         return error
     if type(error) is CannotUnpickle and _is_lack(error.__cause__):
         return cannot_import(f"a module for {error.args[0]}", where, error.__cause__)
@@ -101,6 +110,7 @@ def describe(error: BaseException, runner: str, stage: Stage = Stage.CALL, peak_
         peak_memory=peak_memory,
         unable=_is_unable(error, stage),
         particular=stage in (Stage.REBUILD, Stage.DECODE),
+        final=stage is Stage.RESULT and isinstance(error, TooLarge | ResultCannotPickle),
     )
 
 
@@ -109,7 +119,7 @@ def _is_unable(error: BaseException, stage: Stage) -> bool:
     something is missing are the call's own fault."""
     if stage is Stage.DECODE:
         return isinstance(error, CannotImport | OtherPython)
-    return stage is not Stage.CALL
+    return stage not in (Stage.CALL, Stage.RESULT)
 
 
 def _name(kind: type[BaseException]) -> str:

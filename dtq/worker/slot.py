@@ -94,6 +94,7 @@ MOST_TOLD_BYTES: Final = 1 << 16
 _NEEDED: Final = frozenset({"sys", "builtins", "_frozen_importlib", __name__})
 DECODE: Final = Stage.DECODE
 CALL: Final = Stage.CALL
+RESULT: Final = Stage.RESULT
 _FUNCTION: Final = codec(Function)
 _PROGRAM: Final = codec(Program)
 _INHERITANCE: Final = codec(Inheritance)
@@ -201,11 +202,18 @@ class Spec:
             except BaseException:
                 self.reached = DECODE
                 raise
-            result = encode(call(*args, **kwargs))
+            value = call(*args, **kwargs)
+            try:
+                result = encode(value)
+                large = len(result) > most
+                if large and own[0]:
+                    result = values.keep(result)
+            except BaseException:
+                self.reached = RESULT
+                raise
             if not own[0]:
                 end_child(None)
-            if len(result) > most:
-                result = values.keep(result)
+            if large:
                 self.run = self._running_large(call, own, values)
             return result
 
@@ -223,7 +231,11 @@ class Spec:
                 raise
             value = call(*args, **kwargs)
             del args, kwargs
-            result = values.encode(encode, value)
+            try:
+                result = values.encode(encode, value)
+            except BaseException:
+                self.reached = RESULT
+                raise
             if not own[0]:
                 end_child(None)
             if not is_description(result):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from dtq.client.hub import Hub
 from dtq.client.hub_values import HubValues
 from dtq.client.submitting import PLAIN, prepare
 from dtq.client.sync import Client
-from dtq.errors import ClientClosed, ResultExpired, StoreFull, TooLarge
+from dtq.errors import ClientClosed, DtqError, ResultCannotPickle, ResultExpired, StoreFull, TooLarge
+from dtq.model.states import State
 from dtq.model.values import Value
 from dtq.values.local import LocalValues
 from dtq.values.place import Place
@@ -144,6 +146,30 @@ def test_a_call_may_be_as_large_as_a_value_and_no_larger() -> None:
             with pytest.raises(TooLarge):
                 list(client.map(work.echo, [data]))
         assert not _unsettled(client)
+
+
+def test_a_value_that_is_too_large_to_be_put_is_called_one() -> None:
+    with (
+        Queue(max_value=300_000) as queue,
+        pytest.raises(TooLarge, match=r"the value that is put has .* more than the limit of 300,000"),
+    ):
+        queue.client().put(os.urandom(300_001))
+
+
+@pytest.mark.parametrize(
+    ("make", "argument", "error"), [(bytes, 300_001, TooLarge), (sys._getframe, 0, ResultCannotPickle)]
+)
+def test_a_result_that_can_never_be_sent_is_not_made_again(
+    make: Callable[[Any], Any], argument: Any, error: type[DtqError]
+) -> None:
+    # Given a task with retries, whose result is too large, or cannot be pickled
+    with Queue(max_value=300_000) as queue, queue.working():
+        handle = queue.client().submit(make, argument, max_retries=3)
+        # When it has run; Then it is a dead letter, after one attempt, and says why
+        with pytest.raises(error, match="the result"):
+            handle.result(DEADLINE_S)
+        view = handle.status()
+        assert (view.state, len(view.history)) == (State.DEAD, 1)
 
 
 def test_a_call_that_no_small_message_holds_is_a_value() -> None:

@@ -198,6 +198,7 @@ def test_a_result_is_as_large_as_values_may_be(scene: Scene) -> None:
     failed = scene.failed("much", 64 * MB)
 
     assert failed.failure.exception == "dtq.errors.TooLarge"
+    assert failed.failure.final
     assert failed.failure.message.startswith("the result has 64,000,0")
     assert scene.run("much", 60 * MB) == b"\7" * (60 * MB)
 

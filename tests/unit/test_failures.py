@@ -14,9 +14,12 @@ from dtq.errors import (
     BadMessage,
     CannotImport,
     CannotUnpickle,
+    DtqError,
     NotRegistered,
     OnlyRegistered,
     OtherPython,
+    ResultCannotPickle,
+    TooLarge,
     WorkerBroken,
 )
 from dtq.model.messages import Failure
@@ -178,6 +181,14 @@ def test_stage_alone_tells_whether_a_worker_was_unable(error: BaseException) -> 
     assert describe(located(error, Stage.IMPORT, "w"), __file__, Stage.IMPORT).unable
     rebuilt = describe(located(error, Stage.REBUILD, "w"), __file__, Stage.REBUILD)
     assert (rebuilt.unable, rebuilt.particular) == (True, True)
+
+
+@pytest.mark.parametrize("error", [TooLarge("the result", 2, 1), ResultCannotPickle("the result", "no")])
+def test_result_that_can_never_be_sent_is_told_from_what_a_task_raises(error: DtqError) -> None:
+    returned = describe(error, __file__, Stage.RESULT)
+    assert (returned.final, returned.unable, returned.particular) == (True, False, False)
+    assert not describe(error, __file__, Stage.CALL).final
+    assert not describe(OSError("no room"), __file__, Stage.RESULT).final
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -126,6 +127,13 @@ def test_never_retry_is_death_at_the_first_attempt() -> None:
     failure = Failure(exception="UnicodeDecodeError", bases=("UnicodeError", "ValueError", "Exception"))
 
     assert verdict(FAILED, failure, never_retry=("ValueError",)).move is Move.DIED
+
+
+def test_what_can_never_be_sent_is_death_at_the_first_attempt() -> None:
+    failure = Failure(exception="dtq.errors.TooLarge", final=True)
+
+    assert verdict(FAILED, failure).move is Move.DIED
+    assert verdict(FAILED, replace(failure, final=False)).move is Move.RETRIED
 
 
 def test_never_retry_does_not_apply_to_crashes_and_time_limits() -> None:
