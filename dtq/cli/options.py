@@ -61,7 +61,12 @@ def _address(text: str) -> str:
 
 
 def _unique(text: str) -> str | float:
-    return text if text in UNIQUE_WORDS else parse_duration(text)
+    if text in UNIQUE_WORDS:
+        return text
+    try:
+        return parse_duration(text)
+    except InvalidValue:
+        raise InvalidValue("unique", text[:80], "write pending, unfinished, kept, or a duration such as 90s") from None
 
 
 def _task_id(text: str) -> str:

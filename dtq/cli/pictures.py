@@ -49,6 +49,7 @@ def _progress(task: TaskView) -> str:
 def _terms(task: TaskView) -> str:
     options = task.spec.options
     limit = "" if options.timeout_s is None else f", at most {duration(options.timeout_s)} an attempt"
+    limit += "" if options.soft_timeout_s is None else f", SoftTimeout after {duration(options.soft_timeout_s)}"
     retries = counted(options.max_retries, "retry", "retries")
     counts = f", counts against {', '.join(options.limits)}" if options.limits else ""
     return f"priority {options.priority}, queue {options.queue}, {retries}{limit}{counts}"
