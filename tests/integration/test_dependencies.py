@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -139,3 +140,31 @@ def test_what_cannot_be_waited_for_is_refused(client: Client, cluster: Cluster) 
     told = cluster.command("submit", "math:factorial", "5", "--after", "9999")
     assert (told.returncode, told.stdout) == (65, "")
     assert "cannot wait for 9999" in told.stderr
+
+
+def test_kills_of_coordinator_and_worker_lose_no_edge_and_no_result(tmp_path: Path) -> None:
+    # Given a lattice: each task adds up the results of two before it
+    with Cluster(tmp_path) as cluster:
+        coordinator, worker = cluster.coordinator(), cluster.worker("--path", str(ROOT))
+        with Client(cluster.address, authkey_file=cluster.key_file) as client:
+            row = [client.submit(work.add, 1, 0, max_crashes=50) for _ in range(8)]
+            rows = [row]
+            for _ in range(24):
+                row = [client.submit(work.add, a, b, max_crashes=50) for a, b in pairwise([*row, row[0]])]
+                rows.append(row)
+            every = client.submit(work.square, 3, after=[handle for row in rows for handle in row])
+            every.accepted(DEADLINE_S)
+            # When what runs it is killed again and again
+            for place in (4, 10, 16):
+                rows[place][0].wait(DEADLINE_S)
+                if place == 10:
+                    worker.kill()
+                    cluster.worker("--path", str(ROOT))
+                else:
+                    coordinator.kill()
+                    coordinator = cluster.coordinator()
+            # Then each sum is right, and nothing waits any more
+            assert [handle.result(DEADLINE_S) for handle in rows[-1]] == [2**24] * 8
+            assert every.result(DEADLINE_S) == 9
+            counts = client.stats().counts
+            assert (counts.succeeded, counts.unfinished, counts.cancelled) == (8 * 25 + 1, 0, 0)
