@@ -166,6 +166,10 @@ class Tops(Generic[K]):
         _, name = heappop(self._entries)
         del self._places[name]
 
+    def place_of(self, name: K) -> Place | None:
+        """Where a heap stands, as far as is known; None where it does not."""
+        return self._places.get(name)
+
     def discard(self, name: K) -> None:
         """A heap does not stand among the others any more, if it does."""
         self._places.pop(name, None)

@@ -263,8 +263,12 @@ class Lines:
 
     def _came(self, line: Line, run: Run) -> None:
         """Something that may be handed out has come into a line that stands among others, or has a need."""
+        tops = self._tops_of(line)
+        known = tops.place_of(line.name)
+        if known is not None and (known[0] < run.rank or (known[0] == run.rank and known[2] < run.batch)):
+            return  # what the line has paid only grows
         place = (run.rank, self._share.paid(line.queue, run.rank), run.batch, run.lo)
-        self._tops_of(line).pushed(line.name, place)
+        tops.pushed(line.name, place)
 
     def _tops_of(self, line: Line) -> Tops[str]:
         return self._tops if line.need is None else self.needed[line.need.name].tops
@@ -398,7 +402,8 @@ class Lines:
     def _next(self, line: Line, buckets: Iterable[Bucket], now: float) -> None:
         """An open group of a line does not come first any more at its buckets: those that have room let the next go."""
         for bucket in buckets:
-            if bucket.standings and not bucket.shut(now):
+            standing = bucket.standings.get(line.name)
+            if standing is not None and standing.parked and not bucket.shut(now):
                 self._replenish(bucket, line, now)
 
     # -- handing out ----------------------------------------------------------------------------------------------
@@ -537,7 +542,11 @@ class Lines:
                 self._look_up(group)
                 for bucket in group.buckets:
                     self._standing(bucket, line).open.add(group)
-            shut = next((bucket for bucket in group.buckets if bucket.shut(now)), None)
+            shut = None
+            for bucket in group.buckets:
+                if bucket.shut(now):
+                    shut = bucket
+                    break
             if shut is None:
                 return group
             line.open.remove_first()
