@@ -305,6 +305,12 @@ class Driver:
         self.check()
         return counts
 
+    def reprioritize(self, *batches: int, priority: int) -> int:
+        """Give batches another priority; how many tasks wait in them."""
+        count = operators.reprioritize(self.machine, [self.live(batch) for batch in batches], priority)
+        self.check()
+        return count
+
     def limit(self, name: str, **bounds: Any) -> None:
         """Set a limit; the keywords are those of `Limit`."""
         operators.set_limit(self.machine, Limit(name=name, **bounds))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dtq.model.messages import Conditions, Unique
 from dtq.model.options import Options
@@ -545,6 +545,16 @@ class Model:
             cancelled += self.cancel(job, now) is State.CANCELLED
         self.seal(shipment, now)
         return cancelled, stopping
+
+    def reprioritize(self, numbers: Iterable[int], priority: int) -> int:
+        """How many tasks wait in these batches."""
+        count = 0
+        for shipment in [self.shipments[number] for number in numbers]:
+            shipment.options = replace(shipment.options, priority=priority)
+            for job in shipment.jobs:
+                job.options = shipment.options
+                count += not job.over and job.state is not State.RUNNING
+        return count
 
     def revive(self, job: Job) -> None:
         job.state = State.PENDING

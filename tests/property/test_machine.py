@@ -429,6 +429,12 @@ class Histories(RuleBasedStateMachine):
         else:
             assert self.driver.unlimit(name) == (self.model.limits.pop(name, None) is not None)
 
+    @precondition(lambda self: self.model.live())
+    @rule(which=pick, more=pick, priority=st.sampled_from([1, 5, 9]))
+    def reprioritize(self, which: int, more: int, priority: int) -> None:
+        chosen = {self._one(self.model.live(), each).number for each in (which, more)}
+        assert self.driver.reprioritize(*chosen, priority=priority) == self.model.reprioritize(chosen, priority)
+
     @rule(queue=st.sampled_from("ab"), paused=st.sampled_from([True, False, False]), weight=st.sampled_from([1, 1, 3]))
     def steer(self, queue: str, paused: bool, weight: int) -> None:
         self.driver.steer(queue, paused=paused, weight=weight)

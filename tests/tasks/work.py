@@ -158,3 +158,16 @@ def surroundings() -> dict[str, Any]:
         "pipes": pipes,
         "session": os.getsid(0),
     }
+
+
+def alone(directory: str, name: str, seconds: float) -> bool:
+    """Whether nobody else was in here meanwhile: each holds a file that must not be there before."""
+    inside = Path(directory, "inside")
+    note(directory, name)
+    try:
+        inside.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    time.sleep(seconds)
+    inside.unlink()
+    return True
