@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -372,3 +373,15 @@ def is_kept(queue: TaskQueue, id: str) -> bool:
     except ResultExpired:
         return False
     return True
+
+
+@looped
+async def test_queue_calls_functions_at_due_times_and_at_moments(tmp_path: Path) -> None:
+    async with TaskQueue(num_workers=1, paths=[TASKS]) as queue:
+        at = datetime.now() + timedelta(seconds=0.3)
+        id = await queue.submit(work.add, 1, 2, at=at)
+        assert await queue.schedules.add("sum", {"every": 0.3}, work.add, 3, 4) == "added"
+        assert await queue.result(id, DEADLINE_S) == 3
+        await until(lambda: queue.get_stats()["completed"] > 1)
+        await queue.schedules.remove("sum")
+        assert await queue.schedules.list() == []

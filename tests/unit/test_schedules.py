@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from itertools import islice
 from zoneinfo import ZoneInfo
@@ -417,6 +418,20 @@ def test_machine_without_a_calendar_says_which_extra_it_lacks() -> None:
     schedule = Schedule(name="x", rule=Rule(cron="* * * * *"), spec=spec(), arguments=b"")
     with pytest.raises(CronMissing, match=r"dtq\[cron\]"):
         machine.schedules.define(schedule, 0.0)
+
+
+def test_coordinator_without_cronsim_says_which_extra_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cronsim", None)
+    with pytest.raises(CronMissing, match=r"pip install 'dtq\[cron\]'"):
+        CronCalendar().recurrence("* * * * *", "UTC")
+
+
+@pytest.mark.parametrize(
+    ("word", "expression"), [("@hourly", "0 * * * *"), ("@Daily", "0 0 * * *"), ("@weekly", "0 0 * * 0")]
+)
+def test_words_stand_for_expressions(word: str, expression: str) -> None:
+    one, other = (CronCalendar().recurrence(text, "UTC").later(1_000_000.0) for text in (word, expression))
+    assert list(islice(one, 5)) == list(islice(other, 5))
 
 
 def test_cron_schedule_of_a_store_waits_where_no_calendar_is(machine: Driver) -> None:
