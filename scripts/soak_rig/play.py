@@ -27,6 +27,7 @@ from soak_rig.records import Records
 from soak_rig.report import Report
 from soak_rig.runs import check_blame, check_repeats, check_times
 from soak_rig.scene import Scene, Stuck
+from soak_rig.timetable import Timetable, check_due_times
 from soak_rig.verdict import Violation
 
 log = logging.getLogger("soak")
@@ -78,11 +79,13 @@ class Run:
         memory = MemoryWatch(self.scene)
         follower = Follower(self.scene)
         operator = Operator(self.scene, self.ledger, self.seed)
+        self.timetable = Timetable(self.scene)
         begun = time.monotonic()
         self.director.play(schedule(self.seed, self.seconds))
         suffered_s = time.monotonic() - begun
         log.info("healed; draining")
         operator.stop()
+        self._pause()
         for name in PRODUCERS:
             self.scene.nodes[name].signal(signal.SIGTERM)
         drained_s = self._drain()
@@ -101,6 +104,12 @@ class Run:
 
     def _wrong(self, kind: str, what: str) -> None:
         self.violations.append(Violation(kind, time.monotonic(), what))
+
+    def _pause(self) -> None:
+        try:
+            self.timetable.stop()
+        except Stuck as stuck:
+            self._wrong("stuck", str(stuck))
 
     def _drain(self) -> float:
         """Wait until nothing has been unfinished for a while; how long it took."""
@@ -161,6 +170,7 @@ class Run:
         records.read_executions(self.scene.executions)
         records.read_queue(service)
         records.look_closely(service)
+        self.timetable.ask(service)
         return records
 
     def _end(self) -> None:
@@ -200,6 +210,7 @@ class Run:
         found += check_times(records, faults)
         found += check_blame(records, faults, report.blame)
         found += check_precedence(records, faults)
+        found += check_due_times(records, self.timetable)
         found += check_logs(self.scene.logs)
         if not any(submitted.letters for submitted in records.submitted.values()) or not records.follower.sights:
             found.append(Violation("error", 0.0, "nothing was submitted and seen to end: this run says nothing"))

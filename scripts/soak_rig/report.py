@@ -59,6 +59,7 @@ class Report:
             "tasks refused": sum(order.order.size for order in refused),
             "tasks of unknown outcome": sum(o.order.size for o in orders if o.acked_at is None and not o.refused),
             "tasks of unknown outcome found in the queue": self._recovered(),
+            "due times of a schedule": sum((b.key or "").startswith("schedule/") for b in records.batches.values()),
             "executions": sum(map(len, records.executions.values())),
             "executions beyond the first": dict(self.repeats.most_common()),
             "attempts charged": dict(self.blame.most_common()),

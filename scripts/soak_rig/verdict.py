@@ -32,6 +32,7 @@ KINDS = {
     "early": "started before it was due",
     "after cancel": "started after its cancellation was acknowledged",
     "inversion": "started while a more urgent task of the queue had been waiting for more than 1 s",
+    "due times": "a due time of a schedule that made no submission, or two",
     "stuck": "did not end, or was not told, although everything was healed",
     "stats": "counts that disagree with the tasks",
     "stuck process": "did not start, or did not end when asked",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,11 @@ from soak_rig.precedence import check_precedence
 from soak_rig.records import Execution, Final, Records, Submitted
 from soak_rig.runs import check_blame, check_repeats, check_times
 from soak_rig.tasks import checksum
+from soak_rig.timetable import EVERY_S, KEYS, Timetable, check_due_times
 
 from dtq.model.messages import Failure
 from dtq.model.options import Function, Options, Spec
+from dtq.model.schedules import Rule, Schedule, ScheduleView
 from dtq.model.snapshots import Attempt, BatchView, Counts, Stats, TaskView
 from dtq.model.states import Outcome, State
 
@@ -234,6 +236,35 @@ def test_unimportant_task_that_overtakes_an_urgent_one_is_an_inversion(records: 
     assert "inversion" in kinds(records)
     # When the worker that ran it was stopped before, what was on the way to it is nobody's fault
     assert "inversion" not in kinds(records, fault("stop worker", 9.0, 10.5))
+
+
+def due_times(records: Records, *dues: float, made: int) -> list[str]:
+    """What is wrong with the due times of a schedule that was paused after three of them."""
+    given = Schedule(name="soak", rule=Rule(every_s=EVERY_S), spec=SPEC, arguments=b"")
+    timetable = Timetable.__new__(Timetable)
+    timetable.paused_at = 101.6
+    timetable.view = ScheduleView(
+        schedule=given, added_at=100.0, paused=True, upcoming=(), last_due=None, last_batch=0, last=None, made=made,
+        skipped=0, trouble="",
+    )  # fmt: skip
+    for number, due in enumerate(dues, 10):
+        records.batches[number] = replace(records.batches[1], key=f"{KEYS}{due:g}")
+    return [violation.what for violation in check_due_times(records, timetable)]
+
+
+def test_due_times_make_one_submission_each(records: Records) -> None:
+    assert due_times(records, 100.5, 101.0, 101.5, made=3) == []
+    # What comes between the last look and the pause may come
+    assert due_times(records, 100.5, 101.0, 101.5, 102.0, made=4) == []
+
+
+def test_due_time_that_is_missed_or_comes_twice_is_found(records: Records) -> None:
+    assert due_times(records, 100.5, 101.5, 102.0, made=3) == ["the due time 101.0 has made no submission"]
+    records.batches = {1: records.batches[1]}
+    found = due_times(records, 100.5, 101.0, 101.0, 101.5, made=4)
+    assert found == ["the due time 101.0 has made 2 submissions"]
+    records.batches = {1: records.batches[1]}
+    assert due_times(records, made=0)
 
 
 def test_schedule_is_the_seeds_has_every_kind_and_a_fault_every_two_seconds() -> None:
