@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
 from datetime import datetime
-from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
 
 from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
@@ -478,7 +477,7 @@ class AsyncSubmitter:
             HoldsFull: clients hold as many as they may.
             StoreError, Unreachable: it cannot be written.
         """
-        return await self._loop.in_thread(partial(self._loop.hub.put, value, ttl_seconds(ttl)), "dtq-writer")
+        return await self._loop.in_thread(lambda: self._loop.hub.looked().put(value, ttl_seconds(ttl)), "dtq-writer")
 
     def options(self, **options: Unpack[SubmitOptions]) -> AsyncPreset:
         """This client with options set: all keywords of its `submit` go to the function.

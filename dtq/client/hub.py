@@ -44,6 +44,11 @@ R = TypeVar("R")
 FULL_TIMEOUT_S: Final = 300.0
 #: How long the coordinator may hold one call for room in a full queue, in seconds.
 _HELD_S: Final = 2.0
+#: How often it is looked whether a connection that nobody uses is still there, in seconds.
+_LOOK_S: Final = 0.01
+#: From how many seconds on a look that finds nobody is slow, and how long there is none then.
+_SLOW_S: Final = 0.05
+_SLOW_LOOK_S: Final = 600.0
 #: How long a program that ends without closing its client waits for what it submitted, in seconds.
 EXIT_S: Final = 5.0
 
@@ -89,6 +94,7 @@ class Hub:
         )
         self._watcher = Watcher(self.session, following, self.fail, self.shared, inherited=inherited)
         self._calls = self.session.link()
+        self._look_at = 0.0
         self._starting = threading.Lock()
         self._started = False
 
@@ -105,6 +111,22 @@ class Hub:
                 self._successor = Hub(self._connector, self._timeout_s, self.full_timeout_s)
             self._successor = self._successor.now  # those in between are not to be kept
             return self._successor
+
+    def looked(self) -> Hub:
+        """As `now`, for something new, once it was seen whether the coordinator is still the one of before: a queue in
+        memory that has begun anew is to be noticed before something is submitted to it, not by that."""
+        hub, at = self.now, time.monotonic()
+        if hub.started and at >= hub._look_at and hub.outbox.idle:
+            hub._look_at = at + _LOOK_S
+            try:
+                hub.sender.link.connect()  # nothing, where the connection is as it was
+            except AWAY as error:
+                hub.session.lost(error)
+                if time.monotonic() - at > _SLOW_S:  # nobody says no: others wait for it, and submissions gather
+                    hub._look_at = at + _SLOW_LOOK_S
+            except FATAL as error:
+                hub.fail(error)
+        return hub.now
 
     @property
     def started(self) -> bool:

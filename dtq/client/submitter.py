@@ -41,6 +41,10 @@ class Submitter:
     def _hub(self) -> Hub:
         return self._first.now
 
+    @property
+    def _new(self) -> Hub:
+        return self._first.looked()
+
     @overload
     def submit(
         self,
@@ -197,7 +201,7 @@ class Submitter:
             how = Order(Terms(*options).frozen(), delay, key, at, asked_of(asked))
         else:
             how = PLAIN
-        return submit(self._hub, fn, how, args, kwargs)
+        return submit(self._new, fn, how, args, kwargs)
 
     @overload
     def map(
@@ -271,7 +275,7 @@ class Submitter:
             As `submit`; and while reading what `TaskHandle.result` and the iterables raise.
         """
         results = read_map(
-            self._hub,
+            self._new,
             fn,
             order(**options),
             iterables,
@@ -322,8 +326,9 @@ class Submitter:
         Raises:
             As `submit`; and what the iterables raise, when what was sent has been cancelled.
         """
-        spec, batch = submit_map(self._hub, fn, order(**options), iterables)
-        return BatchHandle(self._hub, spec, batch)
+        hub = self._new
+        spec, batch = submit_map(hub, fn, order(**options), iterables)
+        return BatchHandle(hub, spec, batch)
 
     def put(self, value: object, *, ttl: Span = TTL_S) -> Reference:
         """Have a value kept at the coordinator, to be used in any number of calls: the reference stands for it wherever
@@ -342,7 +347,7 @@ class Submitter:
             HoldsFull: clients hold as many as they may.
             StoreError, Unreachable: it cannot be written.
         """
-        return self._hub.put(value, ttl_seconds(ttl))
+        return self._new.put(value, ttl_seconds(ttl))
 
     def options(self, **options: Unpack[SubmitOptions]) -> Preset:
         """This client with options set: all keywords of its `submit` go to the function.
@@ -364,6 +369,10 @@ class Preset:
     def _hub(self) -> Hub:
         return self._first.now
 
+    @property
+    def _new(self) -> Hub:
+        return self._first.looked()
+
     @overload
     def submit(
         self, fn: Callable[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs
@@ -377,7 +386,7 @@ class Preset:
 
     def submit(self, fn: Callable[..., Any] | str | Function, /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
         """As `Client.submit`; all keywords go to the function."""
-        return submit(self._hub, fn, self._order, args, kwargs)
+        return submit(self._new, fn, self._order, args, kwargs)
 
     @overload
     def map(
@@ -427,7 +436,7 @@ class Preset:
     ) -> Generator[Any, None, None]:
         """As `Client.map`."""
         results = read_map(
-            self._hub,
+            self._new,
             fn,
             self._order,
             iterables,
@@ -463,8 +472,9 @@ class Preset:
 
     def submit_map(self, fn: Callable[..., Any] | str | Function, /, *iterables: Iterable[Any]) -> BatchHandle[Any]:
         """As `Client.submit_map`."""
-        spec, batch = submit_map(self._hub, fn, self._order, iterables)
-        return BatchHandle(self._hub, spec, batch)
+        hub = self._new
+        spec, batch = submit_map(hub, fn, self._order, iterables)
+        return BatchHandle(hub, spec, batch)
 
     def options(self, **options: Unpack[SubmitOptions]) -> Preset:
         """These options, and others over them."""

@@ -24,7 +24,7 @@ from dtq.client.outbox import Awaited, Item
 from dtq.client.parents import HandlesMet, collecting
 from dtq.client.payloads import Encode
 from dtq.client.terms import NO_TERMS, UNSET, Span, TaskOptions, Terms, Unset, moment, seconds
-from dtq.errors import InvalidValue, TooLarge, ValueGone
+from dtq.errors import InvalidValue, StoreReplaced, TooLarge, ValueGone
 from dtq.model.fields import MAX_NAME
 from dtq.model.messages import Conditions
 from dtq.model.options import Function, FunctionKind, Spec, check_delay
@@ -272,11 +272,21 @@ def with_parents(
 
 
 def _check_place(hub: Hub, handle: TaskHandle[Any]) -> None:
-    """Make sure that a task of another client is one that this one's coordinator has."""
-    place = getattr(handle._desk, "session", hub.session).place
+    """Make sure that a task of another client is one that this one's coordinator has.
+
+    Raises:
+        InvalidValue: another coordinator has it.
+        StoreReplaced: it was submitted to a store that another has taken the place of.
+        DtqError: why it was refused.
+    """
+    hub.start()
+    session = getattr(handle._desk, "session", hub.session)
+    place = session.place
     if place != hub.session.place:
         why = f"its task is at {place}, and this client submits to {hub.session.place}"
         raise InvalidValue("a handle among the arguments", repr(handle), why)
+    if session.store and session.store != hub.session.store:
+        raise StoreReplaced(place)
     handle.accepted()
 
 

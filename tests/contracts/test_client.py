@@ -856,6 +856,33 @@ def test_handles_of_a_store_that_was_replaced_know_nothing_of_the_one_in_its_pla
         assert client.get("1").result(DEADLINE_S) == 50
 
 
+def test_client_that_only_submits_something_new_goes_on_with_another_store(queue: Queue) -> None:
+    # Given a client all of whose tasks have ended
+    client = queue.client()
+    with queue.working():
+        ended = client.submit(work.add, 3)
+        assert ended.result(DEADLINE_S) == 3
+    # When another store takes the place of the one that it has used; Then it hears nothing of that
+    new = (
+        lambda: client.submit(work.add, 5).result(DEADLINE_S) == 5,
+        lambda: list(client.map(work.square, range(3))) == [0, 1, 4],
+        lambda: list(client.submit_map(work.square, range(3)).results()) == [0, 1, 4],
+        lambda: client.submit(work.add, client.put(7)).result(DEADLINE_S) == 7,
+        lambda: client.options(priority=1).submit(work.add, b"x" * 100_000, b"y").result(DEADLINE_S)[-2:] == b"xy",
+    )
+    for act in new:
+        queue.stop()
+        queue.forget_everything()
+        queue.start()
+        with queue.working():
+            assert act()
+    # And what it had submitted to the first is not taken for anything of the last
+    with pytest.raises(StoreReplaced):
+        client.submit(work.add, ended)
+    with pytest.raises(StoreReplaced):
+        ended.status()
+
+
 def test_batch_of_a_store_that_was_replaced_is_not_read_from_the_one_in_its_place(near: Queue) -> None:
     # Given a batch whose results nobody has read, and a map that is being read
     client = near.client()
