@@ -511,8 +511,8 @@ class SchedulesFull(DtqError):
 
     code = "schedules-full"
     exit_code = 75
-    text = "there are {0:,} schedules, as many as there may be."
-    hint = "Remove those that are over."
+    text = "there is no room for more schedules: there are {0:,}, whose calls have {1:,} bytes."
+    hint = "Remove those that are over, and have functions read large data."
 
 
 class CronMissing(DtqError):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from dtq.coordinator import queries
 from dtq.coordinator.cron import CronCalendar
@@ -68,29 +68,32 @@ def _same(one: Schedule, other: Schedule) -> bool:
 def show(c: Coordinator, name: str) -> ScheduleView:
     """A schedule; see `Service.schedule`."""
     with c.lock:
-        entry = c.machine.schedules.get(name)
-        view, live = _view(c, entry)
-    queries.settle(c)
-    return next(iter(_with_ended(c, [(view, live)])))
+        looks = [_look(c, c.machine.schedules.get(name))]
+    return next(iter(_views(c, looks)))
 
 
 def listed(c: Coordinator, after: str) -> list[ScheduleView]:
     """The schedules behind a name; see `Service.schedules`."""
     with c.lock:
-        entries = [entry for entry in c.machine.schedules if entry.schedule.name > after][:_PAGE]
-        found = [_view(c, entry) for entry in entries]
-    queries.settle(c)
-    return list(first_within(_with_ended(c, found), c.setup.answer_bytes))
+        looks = [_look(c, entry) for entry in c.machine.schedules.behind(after, _PAGE)]
+    return list(first_within(_views(c, looks), c.setup.answer_bytes))
 
 
-def _view(c: Coordinator, entry: Entry) -> tuple[ScheduleView, bool]:
-    """A schedule, and whether its last run has not ended. Under the lock."""
+class _Look(NamedTuple):
+    """What was seen of a schedule under the lock: all but its due times after the next, and a last run that ended."""
+
+    entry: Entry
+    view: ScheduleView
+
+
+def _look(c: Coordinator, entry: Entry) -> _Look:
     live = c.machine.register.batches.get(entry.last_batch)
+    due = None if entry.paused else entry.next_at
     view = ScheduleView(
         schedule=without_function(entry.schedule),
         added_at=entry.added_at,
         paused=entry.paused,
-        upcoming=c.machine.schedules.upcoming(entry),
+        upcoming=() if due is None else (due,),
         last_due=entry.last_due,
         last_batch=entry.last_batch,
         last=None if live is None else _lean(views.batch_view(live)),
@@ -98,15 +101,18 @@ def _view(c: Coordinator, entry: Entry) -> tuple[ScheduleView, bool]:
         skipped=entry.skipped,
         trouble=entry.trouble,
     )
-    return view, live is not None
+    return _Look(entry, view)
 
 
-def _with_ended(c: Coordinator, found: list[tuple[ScheduleView, bool]]) -> Iterable[ScheduleView]:
-    """The views, with those last runs that have ended; outside of the lock."""
-    numbers = [view.last_batch for view, live in found if view.last_batch and not live]
+def _views(c: Coordinator, looks: list[_Look]) -> Iterator[ScheduleView]:
+    """The views with what takes long: outside of the lock, and no more of it than is asked for."""
+    queries.settle(c)
+    numbers = [view.last_batch for _, view in looks if view.last_batch and view.last is None]
     ended = {stored.row.batch: stored for stored in c.engine.batches(numbers)} if numbers else {}
-    for view, _ in found:
-        stored = ended.get(view.last_batch)
+    for entry, view in looks:
+        if view.upcoming:
+            view = replace(view, upcoming=c.machine.schedules.upcoming_from(entry, view.upcoming[0]))
+        stored = ended.get(view.last_batch) if view.last is None else None
         if stored is not None and stored.row.finished_at is not None:
             view = replace(view, last=_lean(views.finished_batch_view(stored.row, stored.spec)))
         yield view

@@ -19,6 +19,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from hashlib import blake2b
+from heapq import nsmallest
 from itertools import islice
 from math import floor
 from typing import Any, Final, Protocol
@@ -33,6 +34,10 @@ from dtq.model.schedules import CatchUp, Overlap, Rule, Schedule
 KIND: Final = "schedule"
 #: How many schedules there may be.
 MOST: Final = 10_000
+#: How many bytes their calls may have together, and the functions that travel by value.
+MOST_BYTES: Final = 64 << 20
+#: Up to so many bytes of JSON that say how one is defined are kept.
+_KEPT: Final = 16 << 10
 #: How many due times that went by are made up for, at most: the latest.
 MOST_CAUGHT_UP: Final = 10_000
 #: How many due times are told that are to come.
@@ -155,8 +160,9 @@ class Entry:
     def row(self) -> DefinitionRow:
         """The row that describes it."""
         schedule = self.schedule
-        if not self.fixed:
-            self.fixed = _json(
+        fixed = self.fixed
+        if not fixed:
+            fixed = _json(
                 {
                     "rule": asdict(schedule.rule),
                     "spec": spec_as_json(schedule.spec),
@@ -166,8 +172,13 @@ class Entry:
                     "added_at": self.added_at,
                 }
             )
+            self._keep(fixed)
         remembered = _json({name: getattr(self, name) for name in _REMEMBERED})
-        return DefinitionRow(kind=KIND, name=schedule.name, body=f"{self.fixed[:-1]},{remembered[1:]}")
+        return DefinitionRow(kind=KIND, name=schedule.name, body=f"{fixed[:-1]},{remembered[1:]}")
+
+    def _keep(self, fixed: str) -> None:
+        if len(fixed) <= _KEPT:
+            self.fixed = fixed
 
     @classmethod
     def from_row(cls, row: DefinitionRow) -> Entry:
@@ -184,7 +195,7 @@ class Entry:
         entry = cls(schedule, body["added_at"])
         for name in _REMEMBERED:
             setattr(entry, name, body[name])
-        entry.fixed = row.body[: row.body.rindex(f',"{_REMEMBERED[0]}":')] + "}"
+        entry._keep(row.body[: row.body.rindex(f',"{_REMEMBERED[0]}":')] + "}")
         return entry
 
     @property
@@ -218,6 +229,8 @@ class Schedules:
         self._ledger = ledger
         self._calendar = calendar
         self._entries: dict[str, Entry] = {}
+        #: How many bytes their calls have.
+        self._bytes = 0
         #: When each is to make its next submission, soonest first; some of these are not true any more.
         self._fires: list[tuple[float, str]] = []
         #: Those that could not make theirs, and when that is tried again, by the steady clock.
@@ -229,6 +242,11 @@ class Schedules:
     def __iter__(self) -> Iterator[Entry]:
         """All of them, in the order of their names."""
         return iter([self._entries[name] for name in sorted(self._entries)])
+
+    def behind(self, after: str, most: int) -> list[Entry]:
+        """Those behind a name, in the order of their names; at most so many."""
+        names = nsmallest(most, (name for name in self._entries if name > after))
+        return [self._entries[name] for name in names]
 
     def get(self, name: str) -> Entry:
         """The schedule of a name.
@@ -260,12 +278,14 @@ class Schedules:
         Raises:
             InvalidValue: its cron expression is none, or its time zone.
             CronMissing: cron expressions cannot be read here.
-            SchedulesFull: there are as many as there may be.
+            SchedulesFull: there are as many as there may be, or their calls as large together.
         """
         known = self._entries.get(schedule.name)
-        if known is None and len(self._entries) >= MOST:
-            raise SchedulesFull(len(self._entries))
+        more = _size(schedule) - (0 if known is None else _size(known.schedule))
+        if (known is None and len(self._entries) >= MOST) or (more > 0 and self._bytes + more > MOST_BYTES):
+            raise SchedulesFull(len(self._entries), self._bytes)
         if known is not None and known.schedule.rule == schedule.rule:
+            self._bytes += more
             known.schedule, known.fixed = schedule, ""
             self.changed(known)
             return known
@@ -275,6 +295,7 @@ class Schedules:
             entry.paused, entry.made, entry.skipped = known.paused, known.made, known.skipped
             entry.last_due, entry.last_batch = known.last_due, known.last_batch
         entry.next_at = self.later(entry, wall)
+        self._bytes += more
         self._entries[schedule.name] = entry
         self.changed(entry)
         return entry
@@ -282,6 +303,7 @@ class Schedules:
     def restore(self, row: DefinitionRow) -> None:
         """A schedule was there before."""
         entry = self._entries[row.name] = Entry.from_row(row)
+        self._bytes += _size(entry.schedule)
         self._await(entry)
 
     def pause(self, entry: Entry, wall: float, *, paused: bool) -> None:
@@ -298,6 +320,7 @@ class Schedules:
     def remove(self, entry: Entry) -> None:
         """Forget a schedule. What it has submitted stays."""
         del self._entries[entry.schedule.name]
+        self._bytes -= _size(entry.schedule)
         self._ledger.definition_ended(KIND, entry.schedule.name)
 
     def changed(self, entry: Entry) -> None:
@@ -334,12 +357,14 @@ class Schedules:
 
     def upcoming(self, entry: Entry) -> tuple[float, ...]:
         """The next due times of a schedule, a few."""
-        if entry.paused or entry.next_at is None:
-            return ()
+        return () if entry.paused or entry.next_at is None else self.upcoming_from(entry, entry.next_at)
+
+    def upcoming_from(self, entry: Entry, due: float) -> tuple[float, ...]:
+        """A due time of a schedule and those after it, a few. Changes nothing that others see, and needs no lock."""
         try:
-            return (entry.next_at, *islice(self._later(entry, entry.next_at), _SHOWN - 1))
+            return (due, *islice(self._later(entry, due), _SHOWN - 1))
         except DtqError:
-            return (entry.next_at,)
+            return (due,)
 
     def latest(self, entry: Entry, wall: float, most: int) -> list[float]:
         """The latest of a schedule's due times from its next one on whose submissions were to be made by now.
@@ -411,6 +436,11 @@ class Schedules:
     def rows(self) -> Iterable[DefinitionRow]:
         """What describes all of them."""
         return [entry.row() for entry in self]
+
+
+def _size(schedule: Schedule) -> int:
+    """How many bytes the call of a schedule has."""
+    return len(schedule.arguments) + len(schedule.spec.function.body)
 
 
 def without_function(schedule: Schedule) -> Schedule:

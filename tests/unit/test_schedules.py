@@ -385,6 +385,21 @@ def test_there_are_only_so_many(machine: Driver, monkeypatch: pytest.MonkeyPatch
     machine.schedule("two", every_s=20)
 
 
+def test_calls_are_only_so_large_together(machine: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedules, "MOST_BYTES", 100)
+    machine.schedule("one", every_s=10, arguments=bytes(60))
+    with pytest.raises(SchedulesFull, match="60 bytes"):
+        machine.schedule("two", every_s=10, arguments=bytes(41))
+    machine.drain()
+    machine.restart()
+    with pytest.raises(SchedulesFull):
+        machine.schedule("one", every_s=10, arguments=bytes(101))
+    machine.schedule("one", every_s=20, arguments=bytes(50))
+    machine.schedule("two", every_s=10, arguments=bytes(50))
+    machine.machine.schedules.remove(machine.machine.schedules.get("one"))
+    machine.schedule("two", every_s=10, arguments=bytes(100))
+
+
 # -- what cannot be -----------------------------------------------------------------------------------------------
 
 
