@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from dtq.config.values import check_queue, parse_address, parse_duration, parse_size
+from dtq.config.values import check_queue, check_resource, parse_address, parse_duration, parse_size
 from dtq.errors import DtqError, InvalidValue
 from dtq.model.ids import parse_named
 from dtq.model.states import State
@@ -86,6 +86,19 @@ def parse_moment(text: str) -> datetime:
         raise InvalidValue("a moment", text[:80], "write 2026-12-01T08:00, or 2026-12-01T08:00Z for UTC") from None
 
 
+def parse_amount(text: str) -> tuple[str, int]:
+    """A resource and how much of it a task needs, from ``gpu=1`` or ``memory=4GB``.
+
+    Raises:
+        InvalidValue: the text is not that.
+    """
+    name, equals, amount = text.partition("=")
+    if not equals:
+        raise InvalidValue("a resource", text[:80], "write NAME=AMOUNT, as in gpu=1 or memory=4GB")
+    return check_resource(name.strip()), parse_size(amount, f"how much of {name.strip()}")
+
+
+AMOUNT: Final = _Parsed("resource", parse_amount)
 MOMENT: Final = _Parsed("moment", parse_moment)
 DURATION: Final = _Parsed("duration", parse_duration)
 SIZE: Final = _Parsed("size", parse_size)

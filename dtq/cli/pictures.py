@@ -18,7 +18,7 @@ from dtq.cli.output import (
 from dtq.cli.records import counts_text, failure_text, run_id
 from dtq.config.values import format_size
 from dtq.model.limits import Limit, LimitView
-from dtq.model.snapshots import Attempt, BatchView, DeadLetter, QueueView, Stats, TaskView
+from dtq.model.snapshots import Attempt, BatchView, DeadLetter, QueueView, ResourceView, Stats, TaskView
 from dtq.model.text import printable
 from dtq.wording import counted, duration
 
@@ -77,6 +77,7 @@ def show_task(task: TaskView, now: float, *, tracebacks: bool = False) -> None:
             ("reason", printable(task.reason)),
             ("function", printable(task.spec.function.name)),
             ("terms", _terms(task)),
+            ("needs", str(task.spec.options.needs or "")),
             ("label", task.spec.options.label),
             ("key", printable(task.key or "")),
             ("attempt", str(task.attempt) + (f" (after {', '.join(failed)})" if failed else "")),
@@ -253,3 +254,15 @@ def show_stats(stats: Stats, address: str) -> None:
             right=(1, 2),
         ):
             write(line)
+    offered = [(worker.name, *_offer(resource)) for worker in stats.workers for resource in worker.resources]
+    offered += [(worker.name, f"tag {tag}", "") for worker in stats.workers for tag in worker.tags]
+    if offered:
+        write("")
+        write_table(("WORKER", "OFFERS", "FREE"), offered)
+
+
+def _offer(resource: ResourceView) -> tuple[str, str]:
+    """A resource as a worker offers it, and what of it is free."""
+    if resource.units:
+        return f"{resource.name}={','.join(resource.units)}", ",".join(resource.free_units) or "none"
+    return f"{resource.name}={resource.amount:,}", f"{resource.free:,}"

@@ -41,7 +41,7 @@ def failure_text(failure: Failure) -> str:
 
 def spec_json(spec: Spec) -> dict[str, Any]:
     """A function and its options."""
-    options = spec.options
+    options, needs = spec.options, spec.options.needs
     return {
         "function": spec.function.name,
         "kind": spec.function.kind.value,
@@ -54,6 +54,9 @@ def spec_json(spec: Spec) -> dict[str, Any]:
         "keep_results": options.keep_results_s,
         "never_retry": list(options.never_retry),
         "limits": list(options.limits),
+        "resources": {} if needs is None else {quantity.name: quantity.amount for quantity in needs.resources},
+        "slots": 1 if needs is None else needs.slots,
+        "tags": [] if needs is None else list(needs.tags),
         "label": options.label,
     }
 
@@ -229,6 +232,15 @@ def stats_json(stats: Stats) -> dict[str, Any]:
                 "slots": worker.slots,
                 "busy": worker.busy,
                 "queues": list(worker.queues),
+                "resources": {
+                    resource.name: (
+                        {"units": list(resource.units), "free": list(resource.free_units)}
+                        if resource.units
+                        else {"amount": resource.amount, "free": resource.free}
+                    )
+                    for resource in worker.resources
+                },
+                "tags": list(worker.tags),
                 "seen": worker.seen_s,
                 "connected_at": moment(worker.connected_at),
                 "running": list(worker.running),

@@ -74,6 +74,18 @@ _terms = options.stacked(
     click.option(
         "--limit", "limits", metavar="NAME", multiple=True, help="Count against this limit (`dtq limit`); repeatable."
     ),
+    click.option(
+        "--resource",
+        "resources",
+        metavar="NAME=AMOUNT",
+        type=options.AMOUNT,
+        multiple=True,
+        help="Needs so much of what workers offer, as in gpu=1 or memory=4GB; repeatable.",
+    ),
+    click.option(
+        "--slots", metavar="N", type=click.IntRange(1, 4096), help="Takes so many slots of one worker.  [default: 1]"
+    ),
+    click.option("--tag", "tags", metavar="TAG", multiple=True, help="Needs a worker with this tag; repeatable."),
     click.option("--label", metavar="TEXT", help="What it belongs to, to find it by."),
     click.option("--delay", metavar="DURATION", type=options.DURATION, help="Do not start before this has passed."),
     click.option(

@@ -28,6 +28,16 @@ working = options.stacked(
         "--slots", metavar="N", type=click.IntRange(1, 4096), help="Tasks at once.  [DTQ_SLOTS; default: usable cores]"
     ),
     click.option("--queue", "queues", metavar="NAME", multiple=True, help="Serve only this queue; repeatable."),
+    click.option(
+        "--resource",
+        "resources",
+        metavar="NAME=...",
+        multiple=True,
+        help="Offer units (gpu=0,1) or a sum (memory=32GB) to tasks that need it; repeatable.  [DTQ_RESOURCES]",
+    ),
+    click.option(
+        "--tag", "tags", metavar="TAG", multiple=True, help="Run tasks that need this tag, too; repeatable.  [DTQ_TAGS]"
+    ),
     click.option("--import", "imports", metavar="MODULE", multiple=True, help="Import it in every slot; repeatable."),
     click.option(
         "--preload",

@@ -18,7 +18,7 @@ from dtq.client.maps import READ_AHEAD
 from dtq.client.references import Reference
 from dtq.client.sharing import TTL_S, ttl_seconds
 from dtq.client.submitting import PLAIN, Order, SubmitOptions, order
-from dtq.client.terms import UNSET, ExceptionLike, Span, Terms, Unset
+from dtq.client.terms import UNSET, ExceptionLike, Resources, Span, Terms, Unset
 from dtq.model.options import Function
 
 P = ParamSpec("P")
@@ -52,6 +52,9 @@ class AsyncSubmitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         limits: str | Iterable[str] | Unset = UNSET,
+        resources: Resources | Unset = UNSET,
+        slots: int | Unset = UNSET,
+        tags: str | Iterable[str] | Unset = UNSET,
         label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
@@ -81,6 +84,9 @@ class AsyncSubmitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         limits: str | Iterable[str] | Unset = UNSET,
+        resources: Resources | Unset = UNSET,
+        slots: int | Unset = UNSET,
+        tags: str | Iterable[str] | Unset = UNSET,
         label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
@@ -110,6 +116,9 @@ class AsyncSubmitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         limits: str | Iterable[str] | Unset = UNSET,
+        resources: Resources | Unset = UNSET,
+        slots: int | Unset = UNSET,
+        tags: str | Iterable[str] | Unset = UNSET,
         label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
@@ -138,6 +147,9 @@ class AsyncSubmitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         limits: str | Iterable[str] | Unset = UNSET,
+        resources: Resources | Unset = UNSET,
+        slots: int | Unset = UNSET,
+        tags: str | Iterable[str] | Unset = UNSET,
         label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
@@ -161,7 +173,7 @@ class AsyncSubmitter:
             fn: the function, which may be a coroutine function; or ``"module:function"`` or a registered name.
             args: its arguments.
             priority, max_retries, max_crashes, timeout, soft_timeout, queue, retry_delay, jitter, never_retry,
-                keep_results, limits, label: see `TaskOptions`.
+                keep_results, limits, resources, slots, tags, label: see `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
             at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
             key: while a batch with this key is remembered, there is no second one: the handle is of that one.
@@ -183,6 +195,9 @@ class AsyncSubmitter:
             never_retry,
             keep_results,
             limits,
+            resources,
+            slots,
+            tags,
             label,
         )
         return await submit(
@@ -210,6 +225,9 @@ class AsyncSubmitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         limits: str | Iterable[str] | Unset = UNSET,
+        resources: Resources | Unset = UNSET,
+        slots: int | Unset = UNSET,
+        tags: str | Iterable[str] | Unset = UNSET,
         label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
@@ -239,6 +257,9 @@ class AsyncSubmitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         limits: str | Iterable[str] | Unset = UNSET,
+        resources: Resources | Unset = UNSET,
+        slots: int | Unset = UNSET,
+        tags: str | Iterable[str] | Unset = UNSET,
         label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
@@ -268,6 +289,9 @@ class AsyncSubmitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         limits: str | Iterable[str] | Unset = UNSET,
+        resources: Resources | Unset = UNSET,
+        slots: int | Unset = UNSET,
+        tags: str | Iterable[str] | Unset = UNSET,
         label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
@@ -296,6 +320,9 @@ class AsyncSubmitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         limits: str | Iterable[str] | Unset = UNSET,
+        resources: Resources | Unset = UNSET,
+        slots: int | Unset = UNSET,
+        tags: str | Iterable[str] | Unset = UNSET,
         label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
@@ -325,6 +352,9 @@ class AsyncSubmitter:
             never_retry,
             keep_results,
             limits,
+            resources,
+            slots,
+            tags,
             label,
         )
         return submit_nowait(

@@ -50,9 +50,10 @@ class CurrentTask:
         attempt: which attempt this is, from 1.
         queue: the queue in which it waited.
         worker: name of the worker.
+        resources: what it has of the worker's resources: the names of units, or how much of a sum; by name.
     """
 
-    __slots__ = ("_next_report", "_running", "attempt", "id", "name", "queue", "worker")
+    __slots__ = ("_next_report", "_running", "attempt", "id", "name", "queue", "resources", "worker")
 
     def __init__(self, running: _Running, worker: str, name: str, queue: str) -> None:
         batch, index, single, attempt = running
@@ -61,6 +62,7 @@ class CurrentTask:
         self.worker = worker
         self.name = name
         self.queue = queue
+        self.resources: dict[str, tuple[str, ...] | int] = dict(_slot.resources)
         self._running = running
         self._next_report = 0.0
 
@@ -111,6 +113,7 @@ class _Slot:
         "on_wait",
         "queue",
         "report",
+        "resources",
         "running",
         "waits",
         "worker",
@@ -126,6 +129,8 @@ class _Slot:
         self.waits: _Waits | None = None
         self.depth = 0
         self.name = self.queue = ""
+        #: What the task that runs now has of its worker's resources.
+        self.resources: dict[str, tuple[str, ...] | int] = {}
         self.is_process = False
         self.access: Access | None = None
 
@@ -320,6 +325,11 @@ def lease(depth: int, name: str = "", queue: str = "") -> None:
         queue: the queue in which they waited.
     """
     _slot.depth, _slot.name, _slot.queue = depth, name, queue
+
+
+def allot(resources: dict[str, tuple[str, ...] | int]) -> None:
+    """Tasks that begin from now on have this of their worker's resources."""
+    _slot.resources = resources
 
 
 def begin(batch: int, index: int, single: bool, attempt: int) -> None:

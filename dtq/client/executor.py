@@ -94,6 +94,8 @@ class Executor(concurrent.futures.Executor):
         max_value: int | str | None = None,
         keep_results: Span | None = None,
         tasks_may_submit: bool = False,
+        resources: Iterable[str] = (),
+        tags: Iterable[str] = (),
         **options: Unpack[RunOptions],
     ) -> Self:
         """An executor with a cluster of its own on this machine, started now and ended with it.
@@ -116,6 +118,8 @@ class Executor(concurrent.futures.Executor):
             keep_results: how long results that nobody fetches are kept, in seconds or as a timedelta; None for a day.
                 `options` has another time for some calls.
             tasks_may_submit: whether clients in calls (``Client()``, ``Executor()``) are this cluster's.
+            resources: what its worker offers to calls that need it (`options`): ``("gpu=0,1", "memory=32GB")``.
+            tags: what calls may ask of their worker beside that.
             options: as for the class.
 
         Raises:
@@ -152,6 +156,8 @@ class Executor(concurrent.futures.Executor):
             max_value=max_value,
             keep_results=keep_results,
             tasks_may_submit=tasks_may_submit,
+            resources=resources,
+            tags=tags,
         )
         cluster.start()
         try:

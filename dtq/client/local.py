@@ -28,6 +28,7 @@ from dtq.client.processes import Pair, Process
 from dtq.client.terms import Span, seconds
 from dtq.config import MEMORY, make_authkey, parse_size, usable_cores
 from dtq.errors import ClusterEnded, InvalidValue
+from dtq.model.resources import offers
 from dtq.transport.family import authentication_key, tracker_descriptor
 from dtq.wording import counted
 
@@ -53,6 +54,8 @@ class LocalCluster:
         durability: with a file, what an acknowledgement waits for: ``"fsync"`` (the disk), ``"os"``, ``"none"``.
         highest_first: whether a higher priority number is served first.
         queues: the queues the worker serves; empty for all.
+        resources: what it offers to tasks that need it: ``("gpu=0,1", "memory=32GB")``.
+        tags: what tasks may ask of their worker beside that.
         imports: modules that every slot imports when it starts.
         preload: modules that are imported once, in the process that slots are forked from.
         paths: directories for modules, before those of this program.
@@ -79,6 +82,8 @@ class LocalCluster:
         durability: str = "fsync",
         highest_first: bool = False,
         queues: Iterable[str] = (),
+        resources: Iterable[str] = (),
+        tags: Iterable[str] = (),
         imports: Iterable[str] = (),
         preload: Iterable[str] = (),
         paths: Iterable[str | Path] = (),
@@ -104,6 +109,8 @@ class LocalCluster:
         self._durability = durability
         self._highest_first = highest_first
         self._queues = tuple(queues)
+        self._resources, self._tags = tuple(resources), tuple(tags)
+        offers(self._resources, self._tags)  # what is wrong with them is said here
         self._imports = tuple(imports)
         self._preload = tuple(preload)
         self._tasks_may_submit = tasks_may_submit
@@ -250,6 +257,8 @@ class LocalCluster:
             "slots": self.slots,
             "name": self._name,
             "queues": self._queues,
+            "resources": self._resources,
+            "tags": self._tags,
             "imports": self._imports,
             "preload": self._preload,
             "paths": tuple(dict.fromkeys([*self._paths, *program_paths()])),

@@ -19,7 +19,7 @@ from dtq.client.progress import expected, shown
 from dtq.client.references import Reference
 from dtq.client.sharing import TTL_S, ttl_seconds
 from dtq.client.submitting import PLAIN, Order, SubmitOptions, order, read_map, submit, submit_map
-from dtq.client.terms import UNSET, ExceptionLike, Span, Terms, Unset
+from dtq.client.terms import UNSET, ExceptionLike, Resources, Span, Terms, Unset
 from dtq.model.options import Function
 
 P = ParamSpec("P")
@@ -62,6 +62,9 @@ class Submitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         limits: str | Iterable[str] | Unset = UNSET,
+        resources: Resources | Unset = UNSET,
+        slots: int | Unset = UNSET,
+        tags: str | Iterable[str] | Unset = UNSET,
         label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
@@ -91,6 +94,9 @@ class Submitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         limits: str | Iterable[str] | Unset = UNSET,
+        resources: Resources | Unset = UNSET,
+        slots: int | Unset = UNSET,
+        tags: str | Iterable[str] | Unset = UNSET,
         label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
@@ -120,6 +126,9 @@ class Submitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         limits: str | Iterable[str] | Unset = UNSET,
+        resources: Resources | Unset = UNSET,
+        slots: int | Unset = UNSET,
+        tags: str | Iterable[str] | Unset = UNSET,
         label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
@@ -148,6 +157,9 @@ class Submitter:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         limits: str | Iterable[str] | Unset = UNSET,
+        resources: Resources | Unset = UNSET,
+        slots: int | Unset = UNSET,
+        tags: str | Iterable[str] | Unset = UNSET,
         label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
@@ -167,7 +179,7 @@ class Submitter:
             fn: the function; or ``"module:function"`` or a registered name, for one that need not exist here.
             args: its arguments.
             priority, max_retries, max_crashes, timeout, soft_timeout, queue, retry_delay, jitter, never_retry,
-                keep_results, limits, label: see `TaskOptions`.
+                keep_results, limits, resources, slots, tags, label: see `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
             at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
             key: while a batch with this key is remembered, there is no second one: the handle is of that one.
@@ -194,6 +206,9 @@ class Submitter:
             never_retry,
             keep_results,
             limits,
+            resources,
+            slots,
+            tags,
             label,
         )
         asked = (expires, unique, on_conflict, after, on_failed)

@@ -22,7 +22,7 @@ from dtq.client.conditions import After, Expires, OnConflict, OnFailed, UniqueFo
 from dtq.client.local import LocalCluster
 from dtq.client.schedules import AsyncSchedules
 from dtq.client.steering import AsyncLimits
-from dtq.client.terms import UNSET, ExceptionLike, Span, Unset
+from dtq.client.terms import UNSET, ExceptionLike, Resources, Span, Unset
 from dtq.errors import DtqError
 from dtq.model.states import State
 from dtq.wording import counted
@@ -235,6 +235,9 @@ class TaskQueue:
         never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET,
         keep_results: Span | Unset | None = UNSET,
         limits: str | Iterable[str] | Unset = UNSET,
+        resources: Resources | Unset = UNSET,
+        slots: int | Unset = UNSET,
+        tags: str | Iterable[str] | Unset = UNSET,
         label: str | Unset = UNSET,
         delay: Span | Unset = UNSET,
         at: datetime | Unset | None = UNSET,
@@ -253,8 +256,8 @@ class TaskQueue:
             args: its arguments.
             priority: 1 to 10; 10 is the most urgent, unless the queue was made otherwise. Default 5.
             max_retries: how often a failed task is tried again, after 2, 4, 8 ... seconds. Default 3.
-            max_crashes, timeout, soft_timeout, queue, retry_delay, jitter, never_retry, keep_results, limits, label:
-                see `TaskOptions`.
+            max_crashes, timeout, soft_timeout, queue, retry_delay, jitter, never_retry, keep_results, limits,
+                resources, slots, tags, label: see `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
             at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
             key: while a task with this key is remembered, there is no second one.
@@ -283,6 +286,9 @@ class TaskQueue:
             never_retry=never_retry,
             keep_results=keep_results,
             limits=limits,
+            resources=resources,
+            slots=slots,
+            tags=tags,
             label=label,
             delay=delay,
             at=at,

@@ -8,7 +8,7 @@ value (``timeout=None`` lifts a time limit).
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Any, Final, NamedTuple, TypedDict
@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, TypedDict
 from dtq.errors import InvalidValue
 from dtq.model.fields import MAX_MOMENT
 from dtq.model.options import Options
+from dtq.model.resources import needs
 
 
 class Unset(Enum):
@@ -37,6 +38,8 @@ UNSET: Final = Unset.UNSET
 ExceptionLike = type[BaseException] | str
 #: A time span: seconds, or a timedelta.
 Span = float | timedelta
+#: How much of resources, by name: a whole number, or a size (``"4GB"``).
+Resources = Mapping[str, int | str] | Iterable[tuple[str, int | str]]
 
 
 class RunOptions(TypedDict, total=False):
@@ -74,10 +77,17 @@ class TaskOptions(RunOptions, total=False):
             must be long enough for whoever reads them. The least is about a second, also for 0.
         limits: the name of a limit that it counts against, or several, at most 16. What a name allows says who operates
             the queue (`dtq limit set`); nothing, for a name of which nobody has said anything. Default none.
+        resources: how much it needs of what its worker offers (``dtq worker --resource``), by name:
+            ``{"gpu": 1, "memory": "4GB"}``. It has that for itself while it runs. Default none.
+        slots: how many slots of its worker it takes. Default 1.
+        tags: a tag that its worker must have (``dtq worker --tag``), or several. Default none.
         label: what it belongs to: `dtq list` and other verbs find it by that. Default none.
     """
 
     keep_results: Span | None
+    resources: Resources
+    slots: int
+    tags: str | Iterable[str]
 
 
 class Terms(NamedTuple):
@@ -94,6 +104,9 @@ class Terms(NamedTuple):
     never_retry: ExceptionLike | Iterable[ExceptionLike] | Unset = UNSET
     keep_results: Span | Unset | None = UNSET
     limits: str | Iterable[str] | Unset = UNSET
+    resources: Resources | Unset = UNSET
+    slots: int | Unset = UNSET
+    tags: str | Iterable[str] | Unset = UNSET
     label: str | Unset = UNSET
 
     def over(self, below: Terms) -> Terms:
@@ -102,12 +115,16 @@ class Terms(NamedTuple):
         return below._replace(**given) if given else below
 
     def frozen(self) -> Terms:
-        """The same, with the names of ``never_retry`` and ``limits``.
+        """The same, with the names of ``never_retry``, ``limits``, ``resources`` and ``tags``.
 
         Raises:
-            InvalidValue: ``never_retry`` has something that is no exception, or ``limits`` something that is no name.
+            InvalidValue: ``never_retry`` has something that is no exception, or another one something that is no name.
         """
         terms = self if self.limits is UNSET else self._replace(limits=limit_names(self.limits))
+        if terms.resources is not UNSET:
+            terms = terms._replace(resources=amounts(terms.resources))
+        if terms.tags is not UNSET:
+            terms = terms._replace(tags=tag_names(terms.tags))
         return terms if terms.never_retry is UNSET else terms._replace(never_retry=exception_names(terms.never_retry))
 
     def options(self) -> Options:
@@ -129,6 +146,9 @@ class Terms(NamedTuple):
             if value is not UNSET:
                 field, convert = _CONVERSIONS[name]
                 fields[field] = convert(value, name)
+        if not _OF_NEEDS.isdisjoint(fields):
+            of_needs = [fields.pop(name, default) for name, default in (("resources", ()), ("slots", 1), ("tags", ()))]
+            fields["needs"] = needs(dict(of_needs[0]), of_needs[1], of_needs[2])
         return fields
 
 
@@ -166,6 +186,32 @@ def limit_names(names: str | Iterable[str], what: str = "limits") -> tuple[str, 
         return tuple(dict.fromkeys(_text(name, what) for name in ((names,) if isinstance(names, str) else names)))
     except TypeError:
         raise InvalidValue(what, repr(names)[:80], "it takes the name of a limit, or several") from None
+
+
+def tag_names(names: str | Iterable[str], what: str = "tags") -> tuple[str, ...]:
+    """Tags, each once.
+
+    Raises:
+        InvalidValue: something else is among them.
+    """
+    try:
+        return tuple(dict.fromkeys(_text(name, what) for name in ((names,) if isinstance(names, str) else names)))
+    except TypeError:
+        raise InvalidValue(what, repr(names)[:80], "it takes a tag, or several") from None
+
+
+def amounts(resources: Resources, what: str = "resources") -> tuple[tuple[str, int | str], ...]:
+    """Names of resources, and how much of each.
+
+    Raises:
+        InvalidValue: that is something else.
+    """
+    try:
+        pairs = resources.items() if isinstance(resources, Mapping) else resources
+        return tuple([(_text(name, what), amount) for name, amount in pairs])
+    except (TypeError, ValueError):
+        why = "it takes names and amounts, as in {'gpu': 1, 'memory': '4GB'}"
+        raise InvalidValue(what, repr(resources)[:80], why) from None
 
 
 def _named(kind: object, what: str) -> str:
@@ -258,5 +304,10 @@ _CONVERSIONS: Final[dict[str, tuple[str, Callable[[Any, str], Any]]]] = {
     "never_retry": ("never_retry", exception_names),
     "keep_results": ("keep_results_s", _span),
     "limits": ("limits", limit_names),
+    "resources": ("resources", amounts),
+    "slots": ("slots", _whole),
+    "tags": ("tags", tag_names),
     "label": ("label", _text),
 }
+#: Those that become one field, `Options.needs`.
+_OF_NEEDS: Final = frozenset(("resources", "slots", "tags"))

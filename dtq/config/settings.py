@@ -15,7 +15,16 @@ from typing import Any, Final, NamedTuple
 from dtq.config.connection import read_connection
 from dtq.config.cores import usable_cores
 from dtq.config.files import ConfigFile, config_files, state_directory
-from dtq.config.values import Address, check_host, check_queue, parse_address, parse_duration, parse_size
+from dtq.config.values import (
+    Address,
+    check_host,
+    check_queue,
+    check_tag,
+    parse_address,
+    parse_duration,
+    parse_offer,
+    parse_size,
+)
 from dtq.errors import BadConfig, DtqError, InvalidValue
 from dtq.records import dataclass
 
@@ -79,6 +88,8 @@ class WorkerSettings:
         authkey_file: what ``--authkey-file`` says; None where it is not given (`load_authkey` looks elsewhere).
         slots: how many tasks run at once.
         queues: the queues to serve; empty for all.
+        resources: what it offers to tasks that need it, each as `parse_offer` reads it.
+        tags: what tasks may ask of their worker beside that.
         imports: modules that every slot imports when it starts.
         preload: modules that are imported once, in the process that slots are forked from.
         init: function that every slot calls when it starts, ``module:function``; empty for none.
@@ -100,6 +111,8 @@ class WorkerSettings:
     authkey_file: Path | None = None
     slots: int
     queues: tuple[str, ...] = ()
+    resources: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
     init: str = ""
@@ -238,6 +251,18 @@ def _function(what: str, value: Any, base: Path) -> str:
     return name
 
 
+def _offers(what: str, value: Any, base: Path) -> tuple[str, ...]:
+    texts: tuple[str, ...] = _many(_text, ";")(what, value, base)
+    names = [parse_offer(text, what)[0] for text in texts]
+    if len(set(names)) < len(names):
+        raise _wrong(what, ", ".join(names), "it has each resource once")
+    return texts
+
+
+def _tag(what: str, value: Any, base: Path) -> str:
+    return check_tag(_text(what, value, base))
+
+
 def _address(what: str, value: Any, base: Path) -> Address:
     return parse_address(_text(what, value, base))
 
@@ -271,6 +296,8 @@ WAITING_A_SLOT: Final = 8
 _WORKER: Final = {
     "slots": _Key("DTQ_SLOTS", _number(1, 4096)),
     "queues": _Key("DTQ_QUEUES", _many(_queue, ",")),
+    "resources": _Key("DTQ_RESOURCES", _offers),
+    "tags": _Key("DTQ_TAGS", _many(_tag, ",")),
     "imports": _Key("DTQ_IMPORTS", _many(_text, ",")),
     "preload": _Key("DTQ_PRELOAD", _many(_text, ",")),
     "init": _Key("DTQ_INIT", _function),

@@ -382,6 +382,8 @@ def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerView:
         running=tuple(str(TaskId(e.batch.number, e.lo, e.batch.single)) for e in leases[:_NAMED]),
         draining=state.draining,
         trouble=state.trouble,
+        resources=() if worker is None else views.resources(worker),
+        tags=() if hello.offers is None else hello.offers.tags,
         version=hello.version,
         python=hello.python,
     )

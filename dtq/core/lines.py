@@ -607,8 +607,8 @@ class Lines:
     def waiting_at(self, bucket: Bucket) -> int:
         """How many tasks wait at a bucket, those included that were cancelled and not come across yet."""
         count = 0
-        for queue, standing in bucket.standings.items():
-            groups = self._lines[queue].groups or {}
+        for name, standing in bucket.standings.items():
+            groups = self._lines[name].groups or {}
             count += sum(groups[limits].count() for limits in standing.parked.names())
             count += sum(group.count() for group in standing.open)
         return count

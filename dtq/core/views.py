@@ -15,13 +15,16 @@ from dtq.core.changes import BatchRow
 from dtq.core.heap import Run, RunHeap, ahead
 from dtq.core.leases import Lease, Worker
 from dtq.core.limits import Bucket
+from dtq.core.lines import Line
 from dtq.core.machine import Machine
+from dtq.core.needs import Need
+from dtq.core.placing import could_run
 from dtq.core.queues import steered, steering
 from dtq.core.register import Register
 from dtq.model.globs import Glob, glob
 from dtq.model.limits import Limit, LimitView
 from dtq.model.options import Spec
-from dtq.model.snapshots import BatchView, Counts, QueueView, Selection, TaskView
+from dtq.model.snapshots import BatchView, Counts, QueueView, ResourceView, Selection, TaskView
 from dtq.model.states import State, exception_name
 from dtq.wording import counted, duration, utc
 
@@ -269,6 +272,23 @@ def _view(
     )
 
 
+def resources(worker: Worker) -> tuple[ResourceView, ...]:
+    """What a worker offers, and what of that is free."""
+    room = worker.room
+    if room is None or room.offers is None:
+        return ()
+    return tuple(
+        ResourceView(
+            name=portion.name,
+            units=portion.units,
+            amount=portion.amount,
+            free_units=tuple(room.units.get(portion.name, ())),
+            free=max(0, room.free(portion.name)),
+        )
+        for portion in room.offers.resources
+    )
+
+
 def queues(machine: Machine) -> tuple[QueueView, ...]:
     """The queues with unfinished tasks, or with workers of their own, or of which an operator has said something."""
     register = machine.register
@@ -348,20 +368,50 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
     if not serving:
         others = "" if register.workers else " (no worker is connected at all)"
         return f"no worker serves the queue {options.queue!r}{others}"
-    capacity = sum(worker.capacity for worker in serving)
-    if capacity == 0:
+    batch = register.batches[view.batch]
+    able = [worker for worker in serving if could_run(worker, batch)]
+    if not able:
+        whose = "no connected worker" if len(serving) == len(register.workers) else "no worker that serves its queue"
+        need = batch.entry.need
+        assert need is not None
+        return f"{whose} can ever run it: it needs {need}, and {_most_of(serving, need)}"
+    if not any(worker.capacity for worker in able):
         return f"every worker that serves the queue {options.queue!r} is draining or has no slot ready"
-    entry = register.batches[view.batch].entry
-    if entry.limits and (held_back := _why_limited(register, entry, now)):
+    if batch.entry.limits and (held_back := _why_limited(register, batch.entry, now)):
         return held_back
-    place = Run(entry.urgency, view.batch, view.index, view.index)
-    more_urgent, all_of_them = ahead(_beside(register, serving, entry.queue), Run(entry.urgency, 0, 0, 0))
-    count, exact = ahead(_open_heaps(register, entry.queue), place)
+    return _why_in_line(register, batch, view.index, able)
+
+
+def _why_in_line(register: Register, batch: Batch, index: int, able: list[Worker]) -> str:
+    """What is ahead of a task that some workers could run."""
+    entry = batch.entry
+    capacity = sum(worker.capacity for worker in able)
+    place = Run(entry.urgency, batch.number, index, index)
+    more_urgent, all_of_them = ahead(_beside(register, able, entry.queue), Run(entry.urgency, 0, 0, 0))
+    count, exact = ahead(_open_heaps(register, able, entry.queue), place)
     count, exact = count + more_urgent, exact and all_of_them
+    if count == 0 and entry.need is not None:
+        where = "a worker" if len(able) == 1 else f"one of {len(able)} workers"
+        return f"next in line for {where} that has what it needs ({entry.need}), and keeps that for it"
     if count == 0:
         return f"next in line for {counted(capacity, 'busy slot')}"
     before = counted(count, "task is", "tasks are")
     return f"{'' if exact else 'more than '}{before} ahead of it, for {counted(capacity, 'slot')}"
+
+
+def _most_of(serving: list[Worker], need: Need) -> str:
+    """What the workers lack of a need, in words."""
+    rooms = [worker.room for worker in serving if worker.room is not None]
+    lacks = []
+    for name, amount in need.amounts.items():
+        most = max((room.totals.get(name, 0) for room in rooms), default=0)
+        if most < amount:
+            lacks.append(f"the most that one offers of {name} is {most}" if most else f"none offers any {name}")
+    slots = max((room.slots for room in rooms), default=0)
+    if slots < need.slots:
+        lacks.append(f"the most slots of one are {slots}")
+    lacks += [f"none has the tag {tag}" for tag in sorted(need.tags) if not any(tag in room.tags for room in rooms)]
+    return ", ".join(lacks) or "none offers all of that together"
 
 
 def _why_scheduled(register: Register, view: TaskView, now: float) -> str:
@@ -376,15 +426,21 @@ def _why_scheduled(register: Register, view: TaskView, now: float) -> str:
     return f"{cause}; due in {duration(max(0.0, (view.due_at or now) - now))}"
 
 
-def _open_heaps(register: Register, queue: str) -> list[RunHeap]:
-    """What waits in a queue and is not held back by a limit."""
-    line = register.lines.get(queue)
-    return [] if line is None or line.paused else list(line.open_heaps())
+def _open_heaps(register: Register, serving: list[Worker], queue: str) -> list[RunHeap]:
+    """What waits in a queue, is not held back by a limit, and could be run by workers that could run something else."""
+    return [heap for line in register.lines if line.queue == queue for heap in _open(line, serving)]
 
 
 def _beside(register: Register, serving: list[Worker], queue: str) -> list[RunHeap]:
-    """What waits in the other queues that workers serve."""
+    """Likewise, in the other queues that workers serve."""
     everywhere = any(not worker.queues for worker in serving)
     names = {name for worker in serving for name in worker.queues}
-    others = [line.queue for line in register.lines if line.queue != queue and (everywhere or line.queue in names)]
-    return [heap for other in others for heap in _open_heaps(register, other)]
+    others = [line for line in register.lines if line.queue != queue and (everywhere or line.queue in names)]
+    return [heap for line in others for heap in _open(line, serving)]
+
+
+def _open(line: Line, serving: list[Worker]) -> list[RunHeap]:
+    need = line.need
+    if line.paused or (need is not None and not any(w.room is not None and w.room.could(need) for w in serving)):
+        return []
+    return list(line.open_heaps())

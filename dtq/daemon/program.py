@@ -42,6 +42,8 @@ class Worker:
         worker_id: the worker's name; None for the configuration's, or one of host and process.
         slots: how many tasks run at once; None for the configuration's, or one a core.
         queues: the queues it serves; empty for all.
+        resources: what it offers to tasks that need it: ``("gpu=0,1", "memory=32GB")``.
+        tags: what tasks may ask of their worker beside that.
         authkey_file: the file with the key; None for ``DTQ_AUTHKEY_FILE``, the configuration, or this user's key.
         imports: modules that every slot imports when it starts.
         init: ``"module:function"``, a function that every slot calls when it starts; where it fails, the slot is tried
@@ -66,6 +68,8 @@ class Worker:
         worker_id: str | None = None,
         slots: int | None = None,
         queues: Iterable[str] = (),
+        resources: Iterable[str] = (),
+        tags: Iterable[str] = (),
         authkey_file: str | Path | None = None,
         imports: Iterable[str] = (),
         init: str | None = None,
@@ -85,6 +89,8 @@ class Worker:
             "name": worker_id,
             "slots": slots,
             "queues": tuple(queues),
+            "resources": tuple(resources),
+            "tags": tuple(tags),
             "imports": tuple(imports),
             "init": init,
             "paths": tuple(dict.fromkeys([*map(str, paths), *program_paths()])),

@@ -19,6 +19,7 @@ from dtq.daemon.ahead import slot_terms
 from dtq.errors import DtqError, InternalError
 from dtq.model.fields import Label, fitting
 from dtq.model.messages import Hello, Role, ValuesOffer, Welcome, largest_outcome
+from dtq.model.resources import offers
 from dtq.model.values import MIN_CALLED
 from dtq.transport.backoff import Backoff
 from dtq.transport.proxy import Proxy
@@ -206,6 +207,7 @@ class Serving:
 
 def _greeter(settings: WorkerSettings) -> Callable[..., Hello]:
     session = secrets.token_hex(16)
+    offered = offers(settings.resources, settings.tags)
 
     def say_hello(*, primary: bool, inline: int) -> Hello:
         return Hello(
@@ -220,6 +222,7 @@ def _greeter(settings: WorkerSettings) -> Callable[..., Hello]:
             queues=settings.queues,
             primary=primary,
             inline=inline,
+            offers=offered,
         )
 
     return say_hello

@@ -6,10 +6,10 @@ and 1), or a sum, of which tasks take their parts (32 GB of memory). A task need
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Final
 
-from dtq.config.values import check_resource, check_tag, parse_size
+from dtq.config.values import check_resource, check_tag, parse_offer, parse_size
 from dtq.errors import InvalidValue
 from dtq.model import fields
 from dtq.model.fields import RESOURCES, TAGS, UNITS
@@ -113,6 +113,22 @@ class Offers:
         names = [portion.name for portion in self.resources]
         if len(names) != len(set(names)) or len(names) > RESOURCES.most:
             raise InvalidValue("resources", ", ".join(names)[:80], f"at most {RESOURCES.most}, each once")
+
+
+def offers(resources: Iterable[str], tags: Iterable[str]) -> Offers | None:
+    """What a worker has beside its slots, as somebody has written it; None where that is nothing.
+
+    Args:
+        resources: each as in ``gpu=0,1`` or ``memory=32GB``.
+        tags: tags.
+
+    Raises:
+        InvalidValue: one of them is not what it may be.
+    """
+    parsed = [parse_offer(text) for text in resources]
+    portions = tuple([Portion(name=name, units=units, amount=amount) for name, units, amount in parsed])
+    named = tuple(dict.fromkeys(check_tag(tag) for tag in tags))
+    return Offers(resources=portions, tags=named) if portions or named else None
 
 
 def needs(resources: Mapping[str, Any] | None, slots: int, tags: tuple[str, ...]) -> Needs | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from dtq.model import fields
-from dtq.model.fields import ANSWERED, FEW, MANY
+from dtq.model.fields import ANSWERED, FEW, MANY, RESOURCES, TAGS, UNITS
 from dtq.model.ids import TaskId
 from dtq.model.messages import Failure
 from dtq.model.options import Spec
@@ -283,6 +283,25 @@ class QueueView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ResourceView:
+    """What a worker offers of a resource.
+
+    Attributes:
+        name: the resource.
+        units: the names of its units; empty where it is a sum.
+        amount: how many units, or how large the sum.
+        free_units: the units that no task has.
+        free: how many these are, or how much of the sum no task has.
+    """
+
+    name: fields.ResourceName
+    units: Annotated[tuple[fields.UnitName, ...], UNITS]
+    amount: fields.Count
+    free_units: Annotated[tuple[fields.UnitName, ...], UNITS]
+    free: fields.Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerView:
     """A connected worker.
 
@@ -317,6 +336,8 @@ class WorkerView:
     version: fields.Version
     python: fields.Version
     trouble: fields.Sentence = ""
+    resources: Annotated[tuple[ResourceView, ...], RESOURCES] = ()
+    tags: Annotated[tuple[fields.Tag, ...], TAGS] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

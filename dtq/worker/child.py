@@ -27,6 +27,7 @@ from dtq.client.inheritance import Inheritance
 from dtq.model.ids import TaskId
 from dtq.model.lru import SizedLru
 from dtq.model.options import Function, Options, Spec
+from dtq.model.resources import Portion
 from dtq.model.values import weight
 from dtq.model.wire import codec
 from dtq.values.place import Place
@@ -38,7 +39,7 @@ from dtq.worker.output import Output, Passed
 from dtq.worker.position import SETTLE_S, UNLIMITED, Position
 from dtq.worker.program import Program
 from dtq.worker.remains import Condemned, Remains
-from dtq.worker.terms import SECRETS, SlotTerms
+from dtq.worker.terms import SlotTerms, settable_threads, slot_environment
 
 log = logging.getLogger("dtq.worker")
 
@@ -101,6 +102,11 @@ class Child:
     Raises:
         OSError: it cannot be started: the machine has no process, memory or descriptor left.
     """
+
+    #: What a lease had last of the worker's resources that it was sent.
+    units: tuple[Portion, ...] = ()
+    #: How many slots more than its own the lease has that it was sent when it was idle last.
+    spread = 0
 
     def __init__(
         self, number: int, terms: SlotTerms, tracker: int | None = None, forks: ForkServer | None = None
@@ -207,7 +213,7 @@ class Child:
             stdout=self.output.writing_end,
             stderr=self.output.writing_end,
             start_new_session=True,
-            env={name: value for name, value in os.environ.items() if name not in SECRETS},
+            env=slot_environment(),
         )
 
     @property
@@ -254,6 +260,7 @@ class Child:
         self.tasks += chunk.grant.hi - chunk.grant.lo
         if not self.chunks:
             self._moved_at = now
+            self.spread = chunk.slots - 1
         self.chunks.append(chunk)
         try:
             self._push(chunk, spec)
@@ -271,8 +278,7 @@ class Child:
             # Leases that use one of those have been sent before, so the slot is done with them when it reads this.
             for number, _ in self._specs.put(grant.spec, spec, weight(spec.function.body)):
                 self.channel.put("forget", number)
-        self.channel.put(
-            "lease",
+        lease = (
             grant.token,
             chunk.serial,
             grant.batch,
@@ -283,6 +289,11 @@ class Child:
             grant.arguments,
             chunk.careful,
         )
+        if grant.units is None:
+            self.channel.put("lease", *lease)
+            return
+        portions = tuple([(portion.name, portion.units, portion.amount) for portion in grant.units])
+        self.channel.put("allotted", (portions, chunk.slots, settable_threads()), *lease)
 
     def move(self, place: Place | None) -> None:
         """Tell it where values are from now on.

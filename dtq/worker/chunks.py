@@ -71,6 +71,12 @@ class Chunk:
         return self.grant.token
 
     @property
+    def slots(self) -> int:
+        """How many slots its task has."""
+        needs = self.spec.options.needs
+        return 1 if needs is None else needs.slots
+
+    @property
     def ended(self) -> bool:
         """Whether all its tasks have, or were given back."""
         return self.next >= self.end

@@ -36,6 +36,8 @@ class Extras:
     def __init__(self, slots: int, most: int) -> None:
         self._slots = slots
         self._most = most
+        #: Whether a task has come that has several slots.
+        self._spread = False
         #: When there was need for more slots last, ``time.monotonic()``.
         self._needed_at = 0.0
 
@@ -43,16 +45,18 @@ class Extras:
         """Whether it is one of them."""
         return child.number > self._slots
 
-    def free(self, children: Sequence[Child], function: str) -> Child | None:
+    def free(self, children: Sequence[Child], function: str, slots: int = 1) -> Child | None:
         """A slot that may be given a lease: one that waits for work; or else one that imports what it needs.
 
         Args:
             children: all slots.
             function: the name of the lease's function.
+            slots: how many slots its task has.
         """
-        if len(children) > self._slots:
-            busy = sum(1 for child in children if child.chunks and child.waiting_since is None)
-            if busy >= self._slots:
+        self._spread = self._spread or slots > 1
+        if self._spread or len(children) > self._slots:
+            runs = [child for child in children if child.chunks and child.waiting_since is None]
+            if sum(1 + child.spread for child in runs) + slots > self._slots:
                 return None
         found = next((child for child in children if child.idle and not child.worn_out()), None)
         return found or next((child for child in children if child.awaits(function) and not child.worn_out()), None)

@@ -22,7 +22,7 @@ from dtq.transport import safepickle
 from dtq.worker import reports, requests
 from dtq.worker.reports import Ready, Unusable
 from dtq.worker.requests import Request
-from dtq.worker.terms import SECRETS, SlotTerms
+from dtq.worker.terms import SECRETS, SlotTerms, slot_environment
 from dtq.worker.warden import adopt_orphans
 
 #: How long a fork may take, in seconds; far above what it takes.
@@ -173,7 +173,7 @@ def _start(flags: tuple[str, ...], sock: int, *, streams: bool) -> subprocess.Po
         stdout=stream,
         stderr=stream,
         start_new_session=True,
-        env={name: value for name, value in os.environ.items() if name not in SECRETS},
+        env=slot_environment(),
     )
 
 
@@ -192,6 +192,7 @@ def _fork(sock: int) -> Forked:
                 os.close(int(name))
     for secret in SECRETS:
         os.environ.pop(secret, None)
+    os.environ.update(slot_environment())
     server = import_module(_MODULE)
     sys.argv[:] = [str(server.__file__), str(parent), str(sock)]
     sys.exit(

@@ -44,6 +44,7 @@ from dtq.model.options import Function, FunctionKind
 from dtq.model.values import Value, is_description, weight
 from dtq.model.wire import codec
 from dtq.values.place import Place
+from dtq.worker.allotment import Portions, allotted, cards_of, has_opened_cards
 from dtq.worker.arena import SIZE, Arena
 from dtq.worker.channel import Channel
 from dtq.worker.contexts import new_contexts
@@ -317,6 +318,8 @@ class Slot:
         self._hooks = registered_hooks()
         self._token = 0
         self._index = 0
+        #: The graphics cards that a task had last that had any.
+        self._cards = ""
         #: The function that has run last.
         self._latest: Spec | None = None
         current.serve(worker, self._progress, self._wait)
@@ -336,6 +339,8 @@ class Slot:
                     self.move(_PLACE.decode(fields[0]))
                 elif kind == "forget":
                     self._forgotten.add(self._specs.pop(fields[0]).size)
+                elif kind == "allotted":
+                    self._allotted(fields[0], *fields[1:])
                 else:
                     self._lease(*fields)
         except _Unfit as unfit:
@@ -485,6 +490,20 @@ class Slot:
         start(serial + last - lo, begun)
         self._flush(begun)
         self._look_after(spec)
+
+    def _allotted(self, what: tuple[Portions, int, tuple[str, ...]], token: int, *lease: Any) -> None:
+        """Run a lease whose task has more of the worker than this slot.
+
+        Raises:
+            _Unfit: it has other graphics cards than this process has opened, which opens them once.
+        """
+        cards = cards_of(what[0])
+        if cards and self._cards and cards != self._cards and has_opened_cards():
+            self._say(Leaving(token, notice("has other graphics cards than this process has opened")))
+            raise _Unfit(at_once=False)
+        self._cards = cards or self._cards
+        with allotted(self._surroundings, *what):
+            self._lease(token, *lease)
 
     def _refuse_old_code(self) -> None:
         """Leave where what this process has imported has changed on disk.

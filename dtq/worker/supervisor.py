@@ -31,6 +31,7 @@ from typing import Any, Final
 from dtq.errors import BadMessage, CannotImport, DtqError, InitializerFailed
 from dtq.model.messages import Doomed, Exchange, Failed, Grant, Released, Succeeded
 from dtq.model.options import Spec
+from dtq.model.resources import Portion
 from dtq.values.place import Place
 from dtq.worker import reports
 from dtq.worker.calls import Calls
@@ -629,9 +630,12 @@ class Supervisor:
         """Send waiting leases to slots that are idle, or about to be."""
         while self._waiting:
             chunk = self._waiting[0]
-            child = self._extras.free(self._children, chunk.spec.function.name) or self._nearly_idle(chunk, now)
+            name, slots = chunk.spec.function.name, chunk.slots
+            child = self._extras.free(self._children, name, slots) or self._nearly_idle(chunk, now)
             if child is None:
                 return
+            if chunk.grant.units:
+                child = self._suited(chunk.grant.units, child)
             self._waiting.popleft()
             self._preparing.note(chunk.spec.function)
             chunk.careful = bool(self.holdings.careful.get(chunk.spec.function.name))
@@ -644,6 +648,13 @@ class Supervisor:
                 self._waiting.appendleft(chunk)
                 child.broken = True
                 child.leave_within(DYING_S)
+
+    def _suited(self, units: tuple[Portion, ...], child: Child) -> Child:
+        """The idle slot that had the same units last, which its process may have opened; else one that had none."""
+        idle = [other for other in self._children if other.idle and not other.worn_out()]
+        suited = next((other for wanted in (units, ()) for other in idle if other.units == wanted), child)
+        suited.units = units
+        return suited
 
     def _prepare(self) -> None:
         """Have slots that are idle import the functions that are new, each slot one at a time."""
@@ -670,7 +681,7 @@ class Supervisor:
                 return
 
     def _nearly_idle(self, chunk: Chunk, now: float) -> Child | None:
-        if len(chunk.grant.arguments) > MAX_AHEAD_BYTES:
+        if chunk.grant.units is not None or len(chunk.grant.arguments) > MAX_AHEAD_BYTES:
             return None
         for child in self._children:
             if child.usable and len(child.chunks) == 1 and child.waiting_since is None:
@@ -718,7 +729,7 @@ class Supervisor:
         """Time limits, work that is stuck behind work, slots that are worn out, the end of a drain."""
         while self._waiting and now - self._waiting[0].granted_at > STUCK_S:
             chunk = self._waiting[0]
-            if self._extras.free(self._children, chunk.spec.function.name) is not None:
+            if self._extras.free(self._children, chunk.spec.function.name, chunk.slots) is not None:
                 break
             self._stop_preparing()
             self._waiting.popleft()

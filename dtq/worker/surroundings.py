@@ -19,6 +19,7 @@ import gc
 import os
 import random
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final
@@ -71,6 +72,26 @@ class Surroundings:
 
     def _accept_processes(self) -> None:
         self._known = frozenset(_helpers()) if _has_children() else frozenset()
+
+    def lend(self, variables: Mapping[str, str | None]) -> dict[str, str | None]:
+        """Have the environment be right with these values, from now on.
+
+        Args:
+            variables: values by name; None for none.
+
+        Returns:
+            What they were before.
+        """
+        right: dict[bytes, bytes] = self._slow["its environment"].right[1]
+        before: dict[str, str | None] = {name: os.environ.get(name) for name in variables}
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+                right.pop(os.fsencode(name), None)
+            else:
+                os.environ[name] = value
+                right[os.fsencode(name)] = os.fsencode(value)
+        return before
 
     @property
     def touched(self) -> set[str]:

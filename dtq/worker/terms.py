@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import field
 from typing import Final
 
@@ -12,6 +13,27 @@ from dtq.worker.program import Program
 
 #: What a task must not find in its environment.
 SECRETS: Final = ("DTQ_AUTHKEY", "DTQ_AUTHKEY_FILE", "CREDENTIALS_DIRECTORY", "DTQ_TOKEN")
+
+#: What says how many threads numeric libraries begin.
+THREADS: Final = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
+
+
+def slot_environment() -> dict[str, str]:
+    """The environment that slots begin with, in the worker's process: without secrets, and with one thread for numeric
+    libraries, where nobody has said something else."""
+    own = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    return {**dict.fromkeys(THREADS, "1"), **own}
+
+
+def settable_threads() -> tuple[str, ...]:
+    """Which variables of threads are dtq's to set, in the worker's process."""
+    return tuple([name for name in THREADS if name not in os.environ])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

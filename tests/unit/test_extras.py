@@ -26,6 +26,7 @@ class Slot:
     condemned: object = None
     looks: bool = False
     preparing: str = ""
+    spread: int = 0
 
     @property
     def blocked(self) -> bool:
