@@ -77,12 +77,12 @@ def test_status_says_what_nobody_can_run_and_stats_what_is_offered(cluster: Clus
         "no connected worker can ever run it: it needs gpu=3, and the most that one offers of gpu is 2" in shown.stdout
     )
     handle.cancel()
-    stats = json.loads(cluster.command("status", "--json").stdout)
+    stats = json.loads(cluster.command("stats", "--json").stdout)["stats"]
     offers = {worker["name"]: (worker["resources"], worker["tags"]) for worker in stats["workers"]}
     assert offers["tagged"] == ({}, ["cuda12"])
     assert offers["cards"][0]["gpu"]["units"] == ["0", "1"]
     assert offers["cards"][0]["memory"]["amount"] == 8 * 10**9
-    assert "gpu=0,1" in cluster.command("status").stdout
+    assert "gpu=0,1" in cluster.command("stats").stdout
 
 
 def test_shell_asks_for_resources(cluster: Cluster, tmp_path: Path) -> None:
