@@ -6,17 +6,18 @@ Client, beside `handle`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any, Final, Generic
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, Final, Generic
 
 from dtq.client.batches import Batch
 from dtq.client.current import looked
 from dtq.client.following import ACCEPTED, ENDED, Wake
 from dtq.client.handle import Desk, MemberHandle, T_co, TaskHandle
 from dtq.client.notebook import Row, card
+from dtq.client.parents import stand_in
 from dtq.client.reading import read
 from dtq.errors import InvalidValue
-from dtq.model.options import Spec
+from dtq.model.options import FunctionKind, Spec
 from dtq.model.snapshots import BatchView, CancelReport
 from dtq.wording import counted
 
@@ -30,10 +31,17 @@ class BatchHandle(Generic[T_co]):
     Its results stay with the coordinator until they are asked for: a handle of ten million tasks takes no memory.
     """
 
+    #: What it is among arguments; see `parents.ResultOf`.
+    stands_for_result: ClassVar[bool] = True
+
     def __init__(self, desk: Desk, spec: Spec, batch: Batch) -> None:
         self._desk = desk
         self._spec = spec
         self._target = batch
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Among the arguments of a call it stands for all of its results."""
+        return stand_in(self, self._spec.function.kind is FunctionKind.REGISTERED)
 
     def accepted(self, timeout: float | None = None) -> bool:
         """Wait until the coordinator has some of the batch durably, and so it has an id.

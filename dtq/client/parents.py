@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Final, Protocol
 
 from dtq.errors import CannotPickle, CannotUnpickle
-from dtq.model.inputs import RESULT, ended_of
+from dtq.model.inputs import RESULT, SEQUENCE, ended_of
 from dtq.model.messages import Ended
 
 
@@ -26,6 +26,10 @@ class Decoders(Protocol):
 
     def result(self, blob: bytes, is_json: bool) -> Any:
         """A result."""
+        ...
+
+    def sequence(self, body: bytes, is_json: bool) -> Any:
+        """All results of a batch."""
         ...
 
     def failure(self, ended: Ended, task: str) -> BaseException:
@@ -165,6 +169,8 @@ def input_of(place: int, is_json: bool, task: str = "") -> Any:
         kind, body = inputs[place][:1], inputs[place][1:]
         if kind == RESULT:
             made[place] = decoders.result(body, is_json)
+        elif kind == SEQUENCE:
+            made[place] = decoders.sequence(body, is_json)
         else:
             ended = ended_of(body)
             made[place] = decoders.failure(ended, task or f"{ended.batch}.{ended.lo}")

@@ -23,6 +23,7 @@ from typing import Any, Final, Protocol, cast
 
 from dtq.client import large_payloads, parents, references
 from dtq.client.by_value import THIS_PYTHON, dumps_of, loads_by_value, sentence
+from dtq.client.given import Results
 from dtq.client.parents import HandlesMet
 from dtq.errors import (
     CannotPickle,
@@ -35,10 +36,10 @@ from dtq.errors import (
     ValueDamaged,
     ValueGone,
 )
-from dtq.model.inputs import inputs_of
+from dtq.model.inputs import inputs_of, sequence_of
 from dtq.model.messages import Ended
 from dtq.model.options import FunctionKind
-from dtq.model.values import MARK, MIN_VALUE
+from dtq.model.values import MARK, MIN_VALUE, named
 from dtq.values.base import Values
 
 #: Protocol of all pickles: what Python 3.8 and later read, and the one with cheap bytes.
@@ -227,6 +228,17 @@ class _Decoders:
     def result(self, blob: bytes, is_json: bool) -> Any:
         """See `parents.Decoders`."""
         return decode_json_result(blob, self._values) if is_json else decode_result(blob, self._values)
+
+    def sequence(self, body: bytes, is_json: bool) -> Any:
+        """See `parents.Decoders`."""
+        count, table, is_value, rest = sequence_of(body)
+        if is_value:
+            if self._values is None:
+                raise CannotUnpickle("the results of a batch", "they lie in a segment, which cannot be read here")
+            data = memoryview(self._values.fetch(named(rest)[0]))
+        else:
+            data = memoryview(rest)
+        return Results(data, count, table, self, is_json=is_json)
 
     def failure(self, ended: Ended, task: str) -> BaseException:
         """See `parents.Decoders`."""

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from dtq.client import current
 from dtq.client.after import awaited, settled
+from dtq.client.batch_handle import BatchHandle
 from dtq.client.batches import Batch
 from dtq.client.conditions import NOTHING_ASKED, Asked, ConditionOptions
 from dtq.client.functions import Callee, callee
@@ -268,10 +269,15 @@ def with_parents(
     for handle in handles:
         if handle._desk is not hub:
             _check_place(hub, handle)
-    return blob, tuple([(handle, True) for handle in handles])
+    return blob, tuple([(_given(handle), True) for handle in handles])
 
 
-def _check_place(hub: Hub, handle: TaskHandle[Any]) -> None:
+def _given(handle: Any) -> TaskHandle[Any] | tuple[int, int, int]:
+    """What a handle among arguments waits for; a batch is accepted first."""
+    return (int(handle.id), 0, 0) if isinstance(handle, BatchHandle) else handle
+
+
+def _check_place(hub: Hub, handle: TaskHandle[Any] | BatchHandle[Any]) -> None:
     """Make sure that a task of another client is one that this one's coordinator has.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dtq.coordinator.results import how_ended
+from dtq.coordinator.sequences import sequence
 from dtq.coordinator.service import Coordinator
 from dtq.core.batches import Batch
 from dtq.core.changes import ResultPage
@@ -32,7 +33,11 @@ def with_results(c: Coordinator, batch: Batch, page: bytes) -> bytes:
         StoreError: one cannot be read.
     """
     assert batch.flow is not None
-    inputs = [_input(c, number, lo) for number, lo, _, is_value in batch.flow.after if is_value]
+    inputs = [
+        _input(c, number, lo) if hi else sequence(c, batch, number)
+        for number, lo, hi, is_value in batch.flow.after
+        if is_value
+    ]
     return pages.pack([with_inputs(call, inputs) for call in pages.unpack(page)], described=True)
 
 

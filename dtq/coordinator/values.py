@@ -27,6 +27,7 @@ from dtq.model import pages, values
 from dtq.model.coverage import Coverage
 from dtq.model.messages import ValuesOffer
 from dtq.model.values import CHUNK, MIN_VALUE, Value
+from dtq.values.base import Draft
 from dtq.values.local import LocalValues
 from dtq.values.offers import Proof, offer_of
 from dtq.values.place import SEGMENT_BYTES, Place, path_of
@@ -426,6 +427,14 @@ class PeerValues:
                 break
             blobs[place] = memoryview(values.describe([made[-1]]))
         return pages.pack(blobs, described=True), made
+
+    def draft(self) -> Draft:
+        """Begin a value of the coordinator's own, to be `settled` when what names it is on disk.
+
+        Raises:
+            DtqError: it cannot be written.
+        """
+        return self._files.draft()
 
     def settled(self, made: Sequence[Value]) -> None:
         """What `take_out` has written is named by what is on disk, or not needed."""

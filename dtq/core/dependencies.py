@@ -54,6 +54,11 @@ def cause(batch: int, index: int, state: str, *, single: bool) -> str:
     return f"{CAUSE}{named} is {state}"
 
 
+def holder_of(batch: int) -> str:
+    """In whose name that is held which a batch is given: all results of another one, written as one value."""
+    return f"batch-{batch}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class After:
     """What a new batch is to wait for.
@@ -167,6 +172,8 @@ class Dependencies:
         """A batch that has parents is live no more."""
         after = batch.flow.after if batch.flow is not None else ()
         self.edges -= len(after)
+        if any([parent[3] and not parent[2] for parent in after]):
+            self._register.holds.release_all(holder_of(batch.number))
         self.waits.pop(batch.number, None)
         for number in {parent[0] for parent in after if parent[3]}:
             self.needed[number] -= 1

@@ -37,6 +37,10 @@ class Holds:
         """All of them."""
         return [row for rows in self._of.values() for row in rows.values()]
 
+    def release_all(self, session: str) -> None:
+        """Nothing is held in this name any more."""
+        self.release(session, list(self._of.get(session, ())))
+
     def hold(self, session: str, digest: bytes, description: bytes, ttl_s: float) -> bytes:
         """A client that is there puts a value, or asks whether it is there.
 

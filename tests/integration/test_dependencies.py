@@ -100,6 +100,24 @@ def test_handle_elsewhere_than_in_a_call_is_refused_with_a_sentence(client: Clie
         client.put(handle)
 
 
+def test_batch_as_an_argument_stands_for_all_of_its_results(client: Client) -> None:
+    few = client.submit_map(work.square, range(5))
+    many = client.submit_map(work.square, range(20_000))
+    large = client.submit_map(work.grown, [b"a", b"b"], [200_000, 100_000])
+    assert client.submit(sum, few).result(DEADLINE_S) == 30
+    assert client.submit(sum, many).result(DEADLINE_S) == sum(n * n for n in range(20_000))
+    assert client.submit(work.ends, many, few).result(DEADLINE_S) == (20_000, 0, 19_999**2, [16, 9])
+    assert client.submit(work.lengths, large).result(DEADLINE_S) == [200_000, 100_000]
+
+
+def test_batch_with_a_dead_letter_is_given_with_its_exception(client: Client) -> None:
+    batch = client.submit_map(work.leave_if_odd, range(3), max_retries=0)
+    values = client.submit(list, batch, on_failed="run").result(DEADLINE_S)
+    assert (values[0], str(values[1]), values[2]) == (0, "1 is odd", 2)
+    with pytest.raises(TaskCancelled, match=f"parent {batch.id}"):
+        client.submit(sum, batch).result(DEADLINE_S)
+
+
 # -- after ------------------------------------------------------------------------------------------------------------
 
 

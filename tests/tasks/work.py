@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,23 @@ def note(directory: str, name: str) -> str:
 def seen(directory: str) -> list[str]:
     """What has been noted by now."""
     return sorted(name.rpartition("-")[2] for name in os.listdir(directory))
+
+
+def ends(values: Sequence[int], others: Sequence[int]) -> tuple[object, ...]:
+    """How many there are, the first and the last, and the last two of others, backwards."""
+    return len(values), values[0], values[-1], others[:-3:-1]
+
+
+def lengths(values: Sequence[bytes]) -> list[int]:
+    """How long each is."""
+    return [len(value) for value in values]
+
+
+def leave_if_odd(value: int) -> int:
+    """Itself, if it is even."""
+    if value % 2:
+        raise ValueError(f"{value} is odd")
+    return value
 
 
 def marked_nap(directory: str, name: str, seconds: float) -> str:

@@ -1,0 +1,156 @@
+"""All results of a batch, for a function that is given them: in the call where they are few, else as one value.
+
+They are read a page at a time, and the value is written as they are read; so the coordinator never holds all of them.
+It is held in the name of the batches that are given them, until these have ended, and is made once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from dtq.coordinator import queries
+from dtq.coordinator.results import how_ended
+from dtq.coordinator.service import Coordinator
+from dtq.core.batches import Batch
+from dtq.core.dependencies import holder_of
+from dtq.errors import ResultExpired, TooLarge
+from dtq.model import pages
+from dtq.model.fields import MAX_SECONDS
+from dtq.model.inputs import RESULT, SEQUENCE_MARK, SEQUENCE_PAGE, failure_input, offsets_in, sequence_input
+from dtq.model.states import State
+from dtq.model.values import MAX_VALUES, MIN_VALUE, Value, describe, named
+from dtq.values.base import Draft
+
+#: Most bytes of results in a call, where the coordinator keeps no values.
+_MOST_INLINE: Final = 1 << 20
+
+
+class _Body:
+    """What is written: into memory as long as it is small, then into a value.
+
+    Args:
+        c: the coordinator.
+    """
+
+    def __init__(self, c: Coordinator) -> None:
+        self._values = c.values
+        self._parts: list[bytes] = []
+        self.length = 0
+        self.draft: Draft | None = None
+
+    def write(self, data: bytes) -> None:
+        """Append bytes.
+
+        Raises:
+            TooLarge: it is too large for a call, and cannot be a value.
+            DtqError: it cannot be written.
+        """
+        self.length += len(data)
+        if self.draft is None and self.length >= MIN_VALUE and self._values is not None:
+            self.draft = self._values.draft()
+            for part in self._parts:
+                self.draft.write(part)
+            self._parts = []
+        if self.draft is not None:
+            self.draft.write(data)
+            return
+        if self.length > _MOST_INLINE:
+            raise TooLarge("what a batch has returned", self.length, _MOST_INLINE)
+        self._parts.append(data)
+
+    def joined(self) -> bytes:
+        """All of it, where it is no value."""
+        return b"".join(self._parts)
+
+
+def sequence(c: Coordinator, batch: Batch, number: int) -> bytes:
+    """The input that is all results of a batch.
+
+    Args:
+        c: the coordinator; not under its lock.
+        batch: what is given them.
+        number: the batch that has them; it has finished.
+
+    Raises:
+        ResultExpired: one of them is no longer kept.
+        TooLarge: they are too large.
+        DtqError: they cannot be read, or written.
+    """
+    view = queries.batch(c, number)
+    size, digest = view.size, b"all results of a batch, which finished then: %d %r" % (number, view.finished_at)
+    held = _hold(c, batch, digest)
+    if held:
+        return sequence_input(size, _table(size, held), held, is_value=True)
+    body = _Body(c)
+    try:
+        offsets, inner = _write(c, number, size, body)
+        table = body.length
+        body.write(offsets_in(offsets))
+        if body.draft is None:
+            return sequence_input(size, table, body.joined(), is_value=False)
+        value = body.draft.finish()
+    except BaseException:
+        if body.draft is not None:
+            body.draft.abandon()
+        raise
+    description = describe([value, *inner[: MAX_VALUES - 1]])
+    held = _hold(c, batch, digest, description)  # another one may just have been faster
+    assert c.values is not None
+    c.values.settled([value])
+    return sequence_input(size, table, held or description, is_value=True)
+
+
+def _table(size: int, description: bytes) -> int:
+    """Where the table begins in a value: it is the end of it."""
+    return named(description)[0].length - 8 * (-(-size // SEQUENCE_PAGE) + 1)
+
+
+def _hold(c: Coordinator, batch: Batch, digest: bytes, description: bytes = b"") -> bytes:
+    """Keep a value as long as the batch is live that is given it; the description of the one that is kept, if any."""
+    with c.lock:
+        held, ticket = b"", None
+        if c.machine.register.batches.get(batch.number) is batch:
+            held = c.machine.register.holds.hold(holder_of(batch.number), digest, description, MAX_SECONDS)
+            ticket = c.committer.ticket() if description else None
+    c.committer.settle(ticket)
+    return held
+
+
+def _write(c: Coordinator, number: int, size: int, body: _Body) -> tuple[list[int], list[Value]]:
+    """Write all results, page by page; where each page begins and the last one ends, and the values that they name."""
+    body.write(SEQUENCE_MARK)
+    offsets = [body.length]
+    inner: list[Value] = []
+    blobs: list[bytes] = []
+    count = 0
+    for blob, values in _blobs(c, number, size):
+        inner += values
+        blobs.append(blob)
+        count += 1
+        if len(blobs) == SEQUENCE_PAGE or count == size:
+            body.write(pages.pack(blobs))
+            offsets.append(body.length)
+            blobs = []
+    if count < size:
+        raise ResultExpired(f"{number}.{count}")
+    return offsets, list(dict.fromkeys(inner))
+
+
+def _blobs(c: Coordinator, number: int, size: int) -> Iterator[tuple[bytes, tuple[Value, ...]]]:
+    """How each task has ended, in their order, and what values that names."""
+    at = 0
+    c.flush()
+    for ended in how_ended(c, number, 0, size):
+        if ended.lo > at:
+            return  # no longer kept
+        if ended.state is State.SUCCEEDED and ended.results:
+            values = pages.named(ended.results) if pages.has_descriptions(ended.results) else ()
+            for place, blob in enumerate(pages.unpack(ended.results)):
+                yield RESULT + blob, tuple(values) if not place else ()
+        elif ended.state is State.SUCCEEDED:
+            return
+        else:
+            for _ in range(ended.lo, ended.hi):
+                yield failure_input(ended), ()
+        at = ended.hi
