@@ -184,9 +184,16 @@ class AsyncBatchHandle(Generic[T_co]):
 
     __slots__ = ("__weakref__", "_handle", "_hub")
 
+    #: What it is among arguments; see `parents.ResultOf`.
+    stands_for_result: ClassVar[bool] = True
+
     def __init__(self, hub: LoopHub, handle: BatchHandle[T_co]) -> None:
         self._hub = hub
         self._handle = handle
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Among the arguments of a call it stands for all of its results."""
+        return self._handle.__reduce__()
 
     @property
     def id(self) -> str:

@@ -17,7 +17,7 @@ DOCS = Path(__file__).parents[2] / "docs"
     ("page", "fewest", "libraries"),
     [
         ("asyncio.md", 6, ()),
-        ("dependencies.md", 7, ()),
+        ("dependencies.md", 8, ()),
         ("executor.md", 9, ("dask", "joblib", "numpy")),
         ("schedules.md", 7, ("cronsim",)),
         ("testing.md", 7, ()),

@@ -87,6 +87,9 @@ def test_asyncio_handles_stand_for_their_results(cluster: Cluster) -> None:
             first = await client.submit(work.add, 1, 1)
             second = client.submit_nowait(work.add, first, first)
             third = await client.submit(work.add, second, 0)
+            batch = await client.submit_map(work.square, range(4))
+            assert await client.submit(sum, batch, after=[third, batch.id]) is not None
+            assert await (await client.submit(sum, batch)).result(DEADLINE_S) == 14
             return await (await third.then(work.add, 1)).result(DEADLINE_S)
 
     assert asyncio.run(main()) == 5

@@ -15,7 +15,15 @@ from dtq.client.payloads import decode_call, encode_call
 from dtq.client.sender import _repointed
 from dtq.errors import CannotPickle, CannotUnpickle, TaskCrashed
 from dtq.model import pages
-from dtq.model.inputs import RESULT, failure_input, with_inputs
+from dtq.model.inputs import (
+    RESULT,
+    SEQUENCE_MARK,
+    SEQUENCE_PAGE,
+    failure_input,
+    offsets_in,
+    sequence_input,
+    with_inputs,
+)
 from dtq.model.messages import Conditions, Ended, Failure, Receipt, Submission
 from dtq.model.options import Function, FunctionKind, Options, Spec
 from dtq.model.states import Outcome, State
@@ -108,3 +116,25 @@ def test_what_is_sent_again_names_its_parents_as_they_are_then() -> None:
     left = _repointed(sent, receipts, [(sent[1], handle()), (sent[2], handle()), (sent[3], handle())])
     after = [each.conditions.after for each, _ in left if each.conditions is not None]
     assert after == [((17, 0, 1, True),), ((-1, 0, 1, True), (17, 1, 2, False)), ((17, 0, 0, True),)]
+
+
+def test_results_of_a_batch_are_read_as_they_are_asked_for() -> None:
+    # Given the results of 2,500 tasks, of which one has none
+    ended = Ended(batch=7, lo=5, hi=6, state=State.DEAD, outcome=Outcome.CRASHED, failure=Failure(message="gone"))
+    blobs = [result(n) for n in range(2_500)]
+    blobs[5] = failure_input(ended)
+    body, offsets = SEQUENCE_MARK, [1]
+    for at in range(0, 2_500, SEQUENCE_PAGE):
+        body += pages.pack(blobs[at : at + SEQUENCE_PAGE])
+        offsets.append(len(body))
+    given = sequence_input(2_500, len(body), body + offsets_in(offsets), is_value=False)
+    call, _ = collecting(encode_call, (handle(),), {})
+
+    ((results,), _) = decode_call(with_inputs(call, [given]))
+
+    assert (len(results), results[0], results[-1], results[2_047], results[2_048]) == (2_500, 0, 2_499, 2_047, 2_048)
+    assert results[1_022:1_026] == [1_022, 1_023, 1_024, 1_025]
+    assert isinstance(results[5], TaskCrashed)
+    assert [n for n in results if isinstance(n, int)] == [n for n in range(2_500) if n != 5]
+    with pytest.raises(IndexError):
+        results[2_500]
