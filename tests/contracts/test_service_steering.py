@@ -9,7 +9,10 @@ from dtq.model.limits import Limit
 from dtq.model.queues import Steering, SteeringChange
 from dtq.model.snapshots import CancelReport, Selection
 from dtq.model.states import State
-from tests.contracts.service_scene import SOON_S, House
+from tests.contracts.service_scene import House
+
+#: How long a worker may wait that is to be told, in seconds: less than it takes until deadlines are looked at anyway.
+AT_ONCE_S = 3.0
 
 # -- limits ---------------------------------------------------------------------------------------------------------
 
@@ -46,7 +49,7 @@ def test_what_waits_for_a_limit_starts_when_it_is_removed(house: House) -> None:
     client.service.remove_limit("api")
 
     # Then
-    assert [grant.batch for grant in fetching.result(SOON_S).grants] == [batch]
+    assert [grant.batch for grant in fetching.result(AT_ONCE_S).grants] == [batch]
     assert client.service.limits("") == []
 
 
@@ -58,7 +61,7 @@ def test_rate_starts_the_next_task_in_its_time_though_nobody_asks_again(house: H
 
     fetching = house.begin_fetch(hand)
 
-    assert [grant.lo for grant in fetching.result(SOON_S).grants] == [1]
+    assert [grant.lo for grant in fetching.result(AT_ONCE_S).grants] == [1]
     first, second = client.service.task(batch, 0), client.service.task(batch, 1)
     assert first.ended_at is not None
     assert second.started_at is not None
@@ -103,7 +106,7 @@ def test_paused_queue_takes_tasks_and_starts_none_until_it_is_resumed(house: Hou
     client.service.steer_queue("mail", SteeringChange(paused=False))
 
     # Then
-    assert [grant.batch for grant in fetching.result(SOON_S).grants] == [batch]
+    assert [grant.batch for grant in fetching.result(AT_ONCE_S).grants] == [batch]
 
 
 def test_draining_queue_takes_no_new_tasks_and_works_off_what_it_has(house: House) -> None:
