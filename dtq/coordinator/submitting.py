@@ -214,11 +214,12 @@ def _accept(
     if not 0 <= submission.spec < len(specs):
         raise InvalidValue("a spec", submission.spec, f"the call has {len(specs)}")
     spec = specs[submission.spec]
-    _look_at_wall(c, submission, now)
-    after = None
-    if submission.conditions is not None and submission.conditions.after:
-        after = partial(after_of, known.parents, place, submission.conditions, known.receipts, made)
-    receipt = None
+    after = receipt = None
+    if submission.conditions is not None:
+        if submission.conditions.at is not None:
+            c.look_at_wall(now)
+        if submission.conditions.after:
+            after = partial(after_of, known.parents, place, submission.conditions, known.receipts, made)
     if submission.conditions is not None and submission.key is not None and submission.batch is None:
         receipt = _accept_unique(c, state, spec, place, submission, known, made, now, after)
     if receipt is None:
@@ -258,12 +259,6 @@ def _accepted(c: Coordinator, batch: Batch, page: ArgumentPage | None, made: lis
     if page is not None:
         c.cache.add([page])
     return Receipt(batch=batch.number, size=batch.size)
-
-
-def _look_at_wall(c: Coordinator, submission: Submission, now: float) -> None:
-    """See what the wall clock shows, for a submission that is due by it."""
-    if submission.conditions is not None and submission.conditions.at is not None:
-        c.look_at_wall(now)
 
 
 def _accept_unique(
