@@ -98,6 +98,8 @@ class TaskQueue:
         keep_results: how long results that nobody asks for are kept, in seconds or as a timedelta; None for a day.
             Those that `result` was asked for are kept for five minutes after that.
         tasks_may_submit: whether clients in tasks (``AsyncClient()``, ``Client()``) are this queue's.
+        resources: what there is for tasks that need it: ``("gpu=0,1", "memory=32GB")``.
+        tags: what tasks may ask for beside that.
 
     Raises:
         InvalidValue: ``num_workers`` is not at least 1, or ``keep_results`` is not a time.
@@ -115,6 +117,8 @@ class TaskQueue:
         paths: Iterable[str | Path] = (),
         keep_results: Span | None = None,
         tasks_may_submit: bool = False,
+        resources: Iterable[str] = (),
+        tags: Iterable[str] = (),
     ) -> None:
         self._make = partial(
             LocalCluster,
@@ -127,6 +131,8 @@ class TaskQueue:
             paths=tuple(paths),
             keep_results=keep_results,
             tasks_may_submit=tasks_may_submit,
+            resources=tuple(resources),
+            tags=tuple(tags),
         )
         self._keeps = db is not None
         self._cluster = self._make()

@@ -79,6 +79,10 @@ class SpecEntry:
             self.estimate_s = other.estimate_s
             self.argument_bytes, self.result_bytes = other.argument_bytes, other.result_bytes
 
+    def overlook_needs(self) -> None:
+        """Its tasks are as if they needed nothing."""
+        self.need, self.line = None, self.queue
+
     def observe(self, seconds: float, tasks: int) -> None:
         """Learn from tasks that took so long together.
 

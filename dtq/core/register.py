@@ -62,6 +62,7 @@ class Rules:
         max_holds: how many values clients may hold together.
         grant_bytes: how many bytes of arguments one answer gathers; a task that has more travels alone.
         highest_first: whether a higher priority number is served first.
+        heed_needs: whether what tasks need of a worker counts; else any worker has all of it.
     """
 
     lease_s: float = 15.0
@@ -74,6 +75,7 @@ class Rules:
     max_holds: int = 100_000
     grant_bytes: int = GRANT_BYTES
     highest_first: bool = False
+    heed_needs: bool = True
 
 
 class Register:
@@ -185,6 +187,8 @@ class Register:
         """Hold a spec under its number."""
         rank = spec.options.priority
         entry = SpecEntry(number, spec, -rank if self.rules.highest_first else rank)
+        if not self.rules.heed_needs:
+            entry.overlook_needs()
         self.specs[spec] = self.specs_by_number[number] = entry
         return entry
 

@@ -23,6 +23,7 @@ from dtq.model import pages
 from dtq.model.ids import TaskId
 from dtq.model.messages import Exchange, Failed, Grant, Hello, Holding, Orders, Progress, Released, Role, Succeeded
 from dtq.model.options import Function, FunctionKind
+from dtq.model.resources import Needs
 from dtq.model.service import Service
 from dtq.model.states import Outcome
 from dtq.values.base import Values
@@ -130,6 +131,7 @@ class InlineWorker:
         spec = self.service.spec(grant.spec)
         function = spec.function
         current.lease(spec.options.depth, function.name, spec.options.queue)
+        current.allot(_what_it_needs(spec.options.needs))
         succeeded: list[Succeeded] = []
         # The test's own threads may wait for this very task meanwhile.
         self._bystanders = frozenset(threading.enumerate()) - {threading.current_thread()}
@@ -149,6 +151,7 @@ class InlineWorker:
             raise
         finally:
             current.end()
+            current.allot({})
             self._bystanders = frozenset()
             unmark()
             self.held.pop(grant.token, None)
@@ -237,6 +240,12 @@ class _Call:
     result: bytes = b""
     error: BaseException | None = None
     stage: Stage = Stage.CALL
+
+
+def _what_it_needs(needs: Needs | None) -> dict[str, tuple[str, ...] | int]:
+    """What a task finds that needs something, as if this process had all of it."""
+    amounts = {} if needs is None else {quantity.name: quantity.amount for quantity in needs.resources}
+    return {name: tuple(map(str, range(amount))) if name == "gpu" else amount for name, amount in amounts.items()}
 
 
 def _ran(grant: Grant, at: int, function: str, call: _Call) -> Ran:

@@ -67,7 +67,7 @@ class InProcessQueue:
 
     def __init__(self, *, now: float = 1_000_000.0, highest_first: bool = False, engine: Engine | None = None) -> None:
         self.clock = ManualClock(now)
-        rules = Rules(lease_s=_NO_LEASE_ENDS_S, highest_first=highest_first)
+        rules = Rules(lease_s=_NO_LEASE_ENDS_S, highest_first=highest_first, heed_needs=False)
         self.coordinator = Coordinator(
             engine or MemoryEngine(), Setup(rules=rules, values=False), clock=lambda: self.clock
         )

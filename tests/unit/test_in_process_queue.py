@@ -632,3 +632,17 @@ def test_tasks_are_given_the_results_of_others_and_wait_for_them() -> None:
         assert queue.submitted(work.echo)[0].args == (bad,)
         with pytest.raises(AssertionError, match="result of another task"):
             queue.assert_submitted(work.echo, 5)
+
+
+@task(resources={"gpu": 2, "memory": "1GB"}, slots=64, tags="cuda12")
+def needy() -> dict[str, object]:
+    return current_task().resources
+
+
+def test_task_has_whatever_it_needs(queue: InProcessQueue) -> None:
+    handle = queue.client.submit(needy)
+    queue.run_all()
+    assert handle.result(0) == {"gpu": ("0", "1"), "memory": 10**9}
+    plain = queue.client.submit(note, 1)
+    queue.run_all()
+    assert plain.result(0) == 1
