@@ -29,6 +29,21 @@ _LONGEST_S: Final = 1e9
 _NEWS: Final = 0.3
 
 
+class Learned:
+    """What is known of a function's tasks, whatever their terms.
+
+    Where tasks name the limits of their tenants, each tenant has a spec of its own, and the first task of each would
+    else be one of unknown duration.
+    """
+
+    __slots__ = ("__weakref__", "argument_bytes", "estimate_s", "result_bytes")
+
+    def __init__(self) -> None:
+        self.estimate_s: float | None = None
+        self.argument_bytes = 0.0
+        self.result_bytes = 0.0
+
+
 class SpecEntry:
     """An interned spec, and what is known of its tasks' duration."""
 
@@ -36,6 +51,7 @@ class SpecEntry:
         "argument_bytes",
         "batches",
         "estimate_s",
+        "learned",
         "limits",
         "line",
         "need",
@@ -55,6 +71,8 @@ class SpecEntry:
         self.queue = spec.options.queue
         #: What its tasks count against, each once.
         self.limits = tuple(dict.fromkeys(spec.options.limits))
+        #: What it has in common with others of its function; None for nothing, which is so without limits.
+        self.learned: Learned | None = None
         #: What they need beside one slot; None for nothing. And the line in which they wait (`core.lines`).
         self.need = None if spec.options.needs is None else Need(spec.options.needs)
         self.line = self.queue if self.need is None else self.need.line(self.queue)
@@ -73,7 +91,7 @@ class SpecEntry:
         self.argument_bytes = 0.0
         self.result_bytes = 0.0
 
-    def learn_from(self, other: SpecEntry) -> None:
+    def learn_from(self, other: SpecEntry | Learned) -> None:
         """Know what another spec of the same function knows, where nothing is known yet."""
         if self.estimate_s is None:
             self.estimate_s = other.estimate_s
@@ -97,6 +115,9 @@ class SpecEntry:
             self.estimate_s = each
         else:
             self.estimate_s *= (each / self.estimate_s) ** _NEWS
+        if self.learned is not None:
+            self.learned.estimate_s = self.estimate_s
+            self.learned.argument_bytes, self.learned.result_bytes = self.argument_bytes, self.result_bytes
 
     def weigh_arguments(self, size: int, tasks: int) -> None:
         """Learn from arguments of so many bytes together."""

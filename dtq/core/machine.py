@@ -550,6 +550,9 @@ class Machine:
                 break
             ahead = len(worker.leases) + worker.spread >= worker.capacity
             estimate_s = batch.entry.estimate_s
+            if estimate_s is None and batch.entry.learned is not None:
+                batch.entry.learn_from(batch.entry.learned)
+                estimate_s = batch.entry.estimate_s
             if ahead and (estimate_s is None or estimate_s > CHUNK_S):
                 break
             if ahead and isinstance(heap, Group) and heap.paced:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from operator import attrgetter
 from typing import Final
+from weakref import WeakValueDictionary
 
-from dtq.core.batches import Batch, SpecEntry, Task
+from dtq.core.batches import Batch, Learned, SpecEntry, Task
 from dtq.core.changes import AttemptRow, BatchFlow, Totals
 from dtq.core.dependencies import Dependencies
 from dtq.core.expiry import Expiries
@@ -28,7 +29,7 @@ from dtq.errors import BatchTooLarge, FunctionsFull, QueueFull
 from dtq.model.latest import LatestByKey
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Failure
-from dtq.model.options import Spec
+from dtq.model.options import FunctionKind, Spec
 from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome, State
 from dtq.records import dataclass
@@ -106,6 +107,8 @@ class Register:
             by_value: SizedLru(IDLE_BYTES, IDLE_SPECS) for by_value in (False, True)
         }
         self._latest: SpecEntry | None = None
+        #: By function, for as long as specs have it.
+        self._learned: WeakValueDictionary[tuple[FunctionKind, str, int], Learned] = WeakValueDictionary()
         self.keys = LatestByKey()
         #: Of those who look keys up in the store right now: batches with a key that have finished meanwhile.
         self.key_watchers: list[dict[str, Batch]] = []
@@ -189,6 +192,13 @@ class Register:
         entry = SpecEntry(number, spec, -rank if self.rules.highest_first else rank)
         if not self.rules.heed_needs:
             entry.overlook_needs()
+        if entry.limits:
+            function = spec.function
+            at = function.kind, function.name, hash(function.body)
+            learned = self._learned.get(at)
+            if learned is None:
+                learned = self._learned[at] = Learned()
+            entry.learned = learned
         self.specs[spec] = self.specs_by_number[number] = entry
         return entry
 

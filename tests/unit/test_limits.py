@@ -60,6 +60,22 @@ def test_lease_of_many_takes_as_many(machine: Driver) -> None:
     assert sum(each.hi - each.lo for each in machine.lease()) == 3
 
 
+def test_first_task_of_each_tenant_is_none_of_unknown_duration(machine: Driver) -> None:
+    machine.attach("w1", capacity=1)
+    machine.submit(1, limits=("tenant-1",))
+    machine.succeed(machine.lease_one(), seconds=0.0001)
+    machine.submit(50, limits=("tenant-2",))
+    machine.submit(50, limits=("tenant-3",), function="work:other")
+
+    first, *_ = machine.lease()
+
+    assert first.hi - first.lo > 1
+    machine.lose()
+    machine.cancel(2)
+    machine.attach("w2", capacity=1)
+    assert machine.take("w2") == [(3, 0)]
+
+
 def test_what_is_held_back_holds_up_nobody(machine: Driver) -> None:
     machine.limit("api", concurrency=0)
     machine.attach("w1", capacity=2)
