@@ -17,7 +17,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from dtq.core.schedules import Recurrence
+from dtq.core.recurrences import Recurrence
 from dtq.errors import CronMissing, InvalidValue
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _FORM: Final = (
 
 
 class CronCalendar:
-    """Reads cron expressions. Satisfies `dtq.core.schedules.Calendar`."""
+    """Reads cron expressions. Satisfies `dtq.core.recurrences.Calendar`."""
 
     def recurrence(self, cron: str, zone: str) -> Recurrence:
         """See `Calendar`.

@@ -28,8 +28,9 @@ from dtq.core.heap import Run, RunHeap
 from dtq.core.leases import CHUNK_S, Lease, Worker, chunk, is_over
 from dtq.core.ledger import EndedRange
 from dtq.core.lines import Group
+from dtq.core.recurrences import Calendar, NoCalendar
 from dtq.core.register import Register, Rules
-from dtq.core.schedules import Calendar, NoCalendar, Schedules
+from dtq.core.schedules import Schedules
 from dtq.core.states import Move
 from dtq.errors import (
     BadMessage,

@@ -20,8 +20,8 @@ from dtq.core.batches import Batch, Task
 from dtq.core.changes import BatchRow, DefinitionRow, ExpiryRow, HoldRow, LeaseRow, Row, SpecRow, TaskRow, Totals
 from dtq.core.leases import Lease, Worker
 from dtq.core.machine import Machine
+from dtq.core.recurrences import Calendar
 from dtq.core.register import Register, Rules
-from dtq.core.schedules import Calendar
 from dtq.model.states import State
 
 #: How long results are kept after a start by whose clock all of them are to go, in seconds.

@@ -8,7 +8,7 @@ Rules:
    brings no due time a second time. It is stored with the batch that the one before it has made, in one commit.
 3. What is made at a due time, and what of due times that went by, is for `core.scheduling`; this holds no machine.
 
-Cron expressions and time zones are read by a `Calendar`, which whoever makes the machine hands to it.
+When one is due is for `core.recurrences` to say.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from dataclasses import asdict, replace
 from hashlib import blake2b
 from heapq import nsmallest
 from itertools import islice
-from math import floor
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from dtq.core.changes import DefinitionRow
 from dtq.core.ledger import Ledger
-from dtq.errors import CronMissing, DtqError, SchedulesFull, UnknownSchedule
+from dtq.core.recurrences import Calendar, Once, Periodic, Recurrence
+from dtq.errors import DtqError, SchedulesFull, UnknownSchedule
 from dtq.model.options import spec_as_json, spec_from_json
 from dtq.model.schedules import CatchUp, Overlap, Rule, Schedule
 
@@ -44,68 +44,6 @@ MOST_CAUGHT_UP: Final = 10_000
 _SHOWN: Final = 3
 #: How far back due times are looked for at first, in seconds; twice as far each time after that.
 _BACK_S: Final = 4096.0
-
-
-class Recurrence(Protocol):
-    """A rule that comes again and again."""
-
-    def later(self, moment: float) -> Iterator[float]:
-        """The due times after a moment, rising, each once."""
-        ...
-
-
-class Calendar(Protocol):
-    """Reads cron expressions."""
-
-    def recurrence(self, cron: str, zone: str) -> Recurrence:
-        """What an expression says in a time zone.
-
-        Raises:
-            InvalidValue: it is no expression, or there is no such zone.
-            CronMissing: expressions cannot be read here.
-        """
-        ...
-
-
-class NoCalendar:
-    """Stands for a calendar where there is none."""
-
-    def recurrence(self, cron: str, zone: str) -> Recurrence:
-        """See `Calendar`.
-
-        Raises:
-            CronMissing: always.
-        """
-        raise CronMissing(cron)
-
-
-class _Periodic:
-    """Every so many seconds."""
-
-    def __init__(self, anchor: float, every_s: float) -> None:
-        self._anchor = anchor
-        self._every_s = every_s
-
-    def later(self, moment: float) -> Iterator[float]:
-        """See `Recurrence`."""
-        count = max(1, floor((moment - self._anchor) / self._every_s))
-        while True:
-            at = round(self._anchor + count * self._every_s, 3)  # a due time has milliseconds, as its key shows
-            count += 1
-            if at > moment:
-                yield at
-
-
-class _Once:
-    """At one moment."""
-
-    def __init__(self, at: float) -> None:
-        self._at = at
-
-    def later(self, moment: float) -> Iterator[float]:
-        """See `Recurrence`."""
-        if self._at > moment:
-            yield self._at
 
 
 #: What is remembered of a schedule.
@@ -333,9 +271,9 @@ class Schedules:
     def _recurrence(self, entry: Entry) -> Recurrence:
         rule = entry.schedule.rule
         if rule.every_s is not None:
-            return _Periodic(entry.added_at, rule.every_s)
+            return Periodic(entry.added_at, rule.every_s)
         if rule.at is not None:
-            return _Once(rule.at)
+            return Once(rule.at)
         return self._calendar.recurrence(rule.cron, rule.tz)
 
     def _later(self, entry: Entry, moment: float) -> Iterator[float]:

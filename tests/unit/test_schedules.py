@@ -13,6 +13,7 @@ from dtq.coordinator.cron import CronCalendar
 from dtq.core import schedules
 from dtq.core.changes import BatchRow, DefinitionRow, Stored
 from dtq.core.machine import Machine
+from dtq.core.recurrences import NoCalendar
 from dtq.core.register import Rules
 from dtq.core.schedules import moment_name
 from dtq.errors import CronMissing, InvalidValue, SchedulesFull, UnknownSchedule
@@ -453,7 +454,7 @@ def test_cron_schedule_of_a_store_waits_where_no_calendar_is(machine: Driver) ->
     machine.schedule("cron", cron="* * * * *")
     machine.schedule("often", every_s=60)
     machine.drain()
-    machine.calendar = schedules.NoCalendar()  # type: ignore[assignment]
+    machine.calendar = NoCalendar()  # type: ignore[assignment]
     machine.restart()
     machine.tick(60)
     assert dues(machine, "often") == [60]
