@@ -177,13 +177,14 @@ class InProcessQueue:
         return left if left is not None and left > 0 and self.clock.now() + left < until else None
 
     def due_in(self) -> float | None:
-        """How long it is until the next delayed or failed task is due, in seconds; None where none is waiting for its
-        time. Schedules do not count."""
+        """How long it is until the next delayed or failed task is due, or one that waits for the rate of a limit, in
+        seconds; None where none is waiting for its time. Schedules do not count."""
         self._settle()
         with self.coordinator.lock:
             register = self.coordinator.machine.register
-            at, at_wall = register.waiting.next_at(), register.on_wall.next_at()
-        waits = [] if at is None else [at - self.clock.now()]
+            ats = register.waiting.next_at(), register.limits.next_at()
+            at_wall = register.on_wall.next_at()
+        waits = [at - self.clock.now() for at in ats if at is not None]
         waits += [] if at_wall is None else [at_wall - self.clock.wall()]
         return max(0.0, min(waits)) if waits else None
 

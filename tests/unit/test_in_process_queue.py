@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import re
 import threading
 from collections.abc import Iterator
@@ -646,3 +647,27 @@ def test_task_has_whatever_it_needs(queue: InProcessQueue) -> None:
     plain = queue.client.submit(note, 1)
     queue.run_all()
     assert plain.result(0) == 1
+
+
+# -- limits and queues --------------------------------------------------------------------------------------------
+
+
+def test_limits_rates_and_pauses_hold_in_the_queue_in_process() -> None:
+    # Given
+    with InProcessQueue() as queue:
+        client = queue.client
+        client.limits.set("api", rate="1/m")
+        client.queues.pause("mail")
+        first, second = (client.submit(math.sqrt, n, limits="api") for n in (4, 9))
+        paused = client.submit(math.sqrt, 16, queue="mail")
+
+        # When / Then
+        assert len(queue.run_due()) == 1
+        assert first.result(0) == 2.0
+        assert queue.due_in() == pytest.approx(60.0)
+        queue.advance(60.0)
+        assert len(queue.run_due()) == 1
+        assert second.result(0) == 3.0
+        client.queues.resume("mail")
+        assert len(queue.run_due()) == 1
+        assert paused.result(0) == 4.0
