@@ -35,8 +35,18 @@ def awaited(after: Any) -> tuple[Awaited, ...]:
     one = isinstance(after, str | BatchHandle) or not isinstance(after, Iterable)
     found: Iterable[Any] = (after,) if one else after
     parents = tuple([(parent, False) for each in found if (parent := _parent(each)) is not None])
+    return few(parents)
+
+
+def few(parents: tuple[Awaited, ...]) -> tuple[Awaited, ...]:
+    """What a task waits for.
+
+    Raises:
+        InvalidValue: it is too much.
+    """
     if len(parents) > MOST:
-        raise InvalidValue("after", len(parents), f"a task waits for at most {MOST:,} others; wait for whole batches")
+        why = f"a task waits for at most {MOST:,} others, where a batch counts once"
+        raise InvalidValue("what a task waits for", len(parents), why)
     return parents
 
 

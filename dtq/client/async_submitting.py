@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from dtq.client import current
+from dtq.client.after import few
 from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
 from dtq.client.async_reading import Encoding, Items, encoded, read_map, submit_all
 from dtq.client.batch_handle import BatchHandle
@@ -47,7 +48,7 @@ async def submit(
         blob = await encoded(hub, target, args, kwargs, keyed=key is not None)
     except HandlesMet:
         blob, given = with_parents(hub.hub, target, args, kwargs, keyed=key is not None)
-        parents = (*given, *parents)
+        parents = few((*given, *parents))
     spec = target.spec(order.terms, current.depth_of_submissions())
     if len(spec.function.body) >= MIN_VALUE:
         spec = await hub.in_thread(partial(hub.hub.shared.function, function, spec), "dtq-writer")

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from dtq.client import current
-from dtq.client.after import awaited, settled
+from dtq.client.after import awaited, few, settled
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.batches import Batch
 from dtq.client.conditions import NOTHING_ASKED, Asked, ConditionOptions
@@ -232,7 +232,7 @@ def prepare(
             blob = target.encode(args, kwargs)  # what is large is written by `item_of`
     except HandlesMet:
         blob, given = with_parents(hub, target, args, kwargs, keyed=key is not None)
-        parents = (*given, *parents)
+        parents = few((*given, *parents))
     spec = target.spec(order.terms, current.depth_of_submissions())
     hub.start()
     if target.by_value:
