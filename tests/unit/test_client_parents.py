@@ -116,6 +116,11 @@ def test_what_is_sent_again_names_its_parents_as_they_are_then() -> None:
     left = _repointed(sent, receipts, [(sent[1], handle()), (sent[2], handle()), (sent[3], handle())])
     after = [each.conditions.after for each, _ in left if each.conditions is not None]
     assert after == [((17, 0, 1, True),), ((-1, 0, 1, True), (17, 1, 2, False)), ((17, 0, 0, True),)]
+    # And where another one between them is accepted
+    receipts = [Receipt(batch=0, size=0, code="queue-full"), Receipt(batch=18, size=1), *receipts[2:]]
+    left = _repointed(sent, receipts, [(sent[0], handle()), (sent[2], handle()), (sent[3], handle())])
+    after = [each.conditions.after for each, _ in left if each.conditions is not None]
+    assert after == [(), ((18, 0, 1, True), (-1, 1, 2, False)), ((-2, 0, 0, True),)]
 
 
 def test_results_of_a_batch_are_read_as_they_are_asked_for() -> None:

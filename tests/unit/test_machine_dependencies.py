@@ -77,6 +77,23 @@ def test_task_waits_for_all_of_its_parents(machine: Driver) -> None:
     assert machine.state(child) is State.PENDING
 
 
+def test_tasks_that_are_waited_for_together_may_end_together() -> None:
+    machine = Driver()
+    machine.attach(capacity=1)
+    machine.submit()
+    machine.succeed(machine.lease_one(), seconds=0.0)  # such tasks are known to be tiny now
+    tiny = machine.submit(30)
+    child = machine.submit(after=[(tiny, 5, 25, False)])
+    lease = machine.lease()[0]
+    assert (lease.lo, lease.hi) == (0, 30)
+
+    machine.succeed(lease, 15, seconds=0.0)
+    assert machine.state(child) is State.BLOCKED
+    machine.succeed(lease, 10, seconds=0.0)
+
+    assert machine.state(child) is State.PENDING
+
+
 def test_what_has_ended_before_is_not_waited_for(machine: Driver) -> None:
     finished, half = machine.submit(), machine.submit(2)
     leases = machine.lease()
@@ -311,6 +328,19 @@ def test_what_runs_anyway_waits_again_for_a_parent_that_is_put_back(machine: Dri
     waits = machine.machine.register.dependencies.waits
     assert waits == {child: 4} == machine.restored().register.dependencies.waits
     run(machine, 3)
+    assert machine.state(child) is State.PENDING
+
+
+def test_span_that_still_waits_counts_what_is_put_back(machine: Driver) -> None:
+    parent = machine.submit(3, never_retry=HOPELESS)
+    child = machine.submit(after=[(parent, 0, 3, False)], run_anyway=True)
+    die(machine, parent)
+
+    machine.revive(parent, 0)
+
+    run(machine, 2)
+    assert machine.state(child) is State.BLOCKED
+    run(machine)
     assert machine.state(child) is State.PENDING
 
 
