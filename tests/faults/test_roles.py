@@ -61,6 +61,7 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "retry_dead": lambda service: service.retry_dead(Selection(limit=0)),
     "purge_dead": lambda service: service.purge_dead(Selection(limit=0)),
     "stats": lambda service: service.stats(),
+    "graph": lambda service: service.graph(1, 10),
     "queues": lambda service: service.queues(""),
     "workers": lambda service: service.workers("", ""),
     "attempts": lambda service: service.attempts(1, 0, 0),
@@ -79,7 +80,7 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "reload_keys": lambda service: service.reload_keys(),
 }
 PRODUCING = {"hello", "submit", "follow", "watch", "let_go", "batch", "task", "results", "attempts"}
-PRODUCING |= {"stats", "queues", "limits", "workers", "write_value", "read_value", "hold", "release"}
+PRODUCING |= {"graph", "stats", "queues", "limits", "workers", "write_value", "read_value", "hold", "release"}
 OPERATING = {"tasks", "cancel", "dead_letters", "retry_dead", "purge_dead", "stop", "reload_keys"}
 OPERATING |= {"reprioritize", "steer_queue", "set_limit", "remove_limit"}
 OPERATING |= {"schedules", "schedule", "pause_schedule", "run_schedule", "remove_schedule"}
