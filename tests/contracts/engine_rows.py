@@ -20,6 +20,7 @@ from dtq.core.changes import (
 from dtq.model import pages
 from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind, Options, Spec
+from dtq.model.resources import Portion
 from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome, State
 from dtq.model.values import Value, describe
@@ -115,6 +116,8 @@ ODD_TASKS = [
 ]
 ODD_LEASES = [
     lease(0, 1, session="", worker="", granted_at=0.0),
+    lease(5, 1, units=()),
+    lease(6, 1, units=(Portion(name="gpu", units=("0", "GPU-5f"), amount=2), Portion(name="memory", amount=2**40))),
     lease(2**62, 2**49, lo=2**40, hi=2**40 + 1024, attempt=2**40, session=ODD_TEXT, worker=ODD_TEXT),
 ]
 ODD_ATTEMPTS = [

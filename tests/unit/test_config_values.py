@@ -15,6 +15,7 @@ from dtq.config import (
     parse_size,
     usable_cores,
 )
+from dtq.config.values import parse_offer
 from dtq.errors import InvalidAddress, InvalidValue
 
 
@@ -155,3 +156,27 @@ def test_parse_rate_reads_how_many_in_which_time(text: str, rate: tuple[int, flo
 def test_parse_rate_refuses_what_is_none(text: str) -> None:
     with pytest.raises(InvalidValue, match="write how many in which time"):
         parse_rate(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "offer"),
+    [
+        ("gpu=0,1", ("gpu", ("0", "1"), 2)),
+        ("gpu=0", ("gpu", ("0",), 1)),
+        ("gpu=3,", ("gpu", ("3",), 1)),
+        ("gpu=GPU-5f,GPU-77", ("gpu", ("GPU-5f", "GPU-77"), 2)),
+        ("memory = 32GB", ("memory", (), 32 * 10**9)),
+        ("licences=5", ("licences", (), 5)),
+        ("port=8080,", ("port", ("8080",), 1)),
+    ],
+)
+def test_offer_is_named_units_or_a_sum(text: str, offer: tuple[str, tuple[str, ...], int]) -> None:
+    assert parse_offer(text) == offer
+
+
+@pytest.mark.parametrize(
+    "text", ["gpu", "gpu=", "=1", "gpu=2", "gpu=1,1", "memory=0", "memory=much", "a b=1", "port=a b,c"]
+)
+def test_offer_that_cannot_be_told_is_refused(text: str) -> None:
+    with pytest.raises(InvalidValue):
+        parse_offer(text)
