@@ -39,7 +39,10 @@ def limit() -> None:
 @click.option("--concurrency", metavar="N", type=click.IntRange(0), help="How many run at once; 0 for none.")
 @click.option("--rate", metavar="N/TIME", help="How many start per time: 100/m, 5/s, 10/90s.")
 @click.option(
-    "--burst", metavar="N", type=click.IntRange(1), default=1, show_default=True, help="How many may start together."
+    "--burst",
+    metavar="N",
+    type=click.IntRange(1),
+    help="How many may start together; without it 1, or what 50 ms of the rate are for.",
 )
 @options.connecting
 @options.quiet
@@ -47,7 +50,7 @@ def set_limit(
     name: str,
     concurrency: int | None,
     rate: str | None,
-    burst: int,
+    burst: int | None,
     addresses: tuple[str, ...],
     authkey_file: str | None,
     quiet: bool,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from dtq.client.paging import all_limits, all_queues, cancel_all
 from dtq.config.values import parse_rate
 from dtq.errors import InvalidValue
-from dtq.model.limits import Limit, LimitView
+from dtq.model.limits import Limit, LimitView, usual_burst
 from dtq.model.queues import Steering, SteeringChange
 from dtq.model.snapshots import QueueView, Selection
 from dtq.model.states import State
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _KEPT = (State.RUNNING,)
 
 
-def limit_of(name: str, concurrency: int | None, rate: str | None, burst: int) -> Limit:
+def limit_of(name: str, concurrency: int | None, rate: str | None, burst: int | None) -> Limit:
     """A limit, as people say it.
 
     Raises:
@@ -35,8 +35,9 @@ def limit_of(name: str, concurrency: int | None, rate: str | None, burst: int) -
     if concurrency is None and rate is None:
         raise InvalidValue("a limit", name, "it has a concurrency, a rate, or both")
     if rate is None:
-        return Limit(name=name, concurrency=concurrency, burst=burst)
+        return Limit(name=name, concurrency=concurrency, burst=1 if burst is None else burst)
     starts, per_s = parse_rate(rate)
+    burst = usual_burst(starts, per_s) if burst is None else burst
     return Limit(name=name, concurrency=concurrency, starts=starts, per_s=per_s, burst=burst)
 
 
@@ -52,14 +53,17 @@ class Limits:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def set(self, name: str, *, concurrency: int | None = None, rate: str | None = None, burst: int = 1) -> None:
+    def set(
+        self, name: str, *, concurrency: int | None = None, rate: str | None = None, burst: int | None = None
+    ) -> None:
         """Set a limit, or change it; tasks that run count already.
 
         Args:
             name: the name, or a glob of names (``"tenant-*"``): each that it matches is bounded by itself.
             concurrency: how many tasks may run at once; 0 for none. None for any number.
             rate: how many may start in which time: ``"100/m"``, ``"5/s"``, ``"10/90s"``. None for any number.
-            burst: how many may start together, where none has started for long enough.
+            burst: how many may start together, where none has started for long enough; None for one, and at more than
+                20 starts a second for what a twentieth of a second is for.
 
         Raises:
             InvalidValue: it cannot be.
@@ -133,7 +137,9 @@ class AsyncLimits:
         self._client = client
         self._limits = Limits(client._client)
 
-    async def set(self, name: str, *, concurrency: int | None = None, rate: str | None = None, burst: int = 1) -> None:
+    async def set(
+        self, name: str, *, concurrency: int | None = None, rate: str | None = None, burst: int | None = None
+    ) -> None:
         """Set a limit, or change it; see `Limits.set`."""
         await self._client._loop.call(partial(self._limits.set, name, concurrency=concurrency, rate=rate, burst=burst))
 

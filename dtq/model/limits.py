@@ -6,9 +6,22 @@ a glob: each name that it matches is then bounded by itself.
 
 from __future__ import annotations
 
+from math import ceil
+from typing import Final
+
 from dtq.errors import InvalidValue
 from dtq.model import fields
 from dtq.records import dataclass
+
+#: For how many seconds of a rate starts may be made up together, where nobody says otherwise: a coordinator hands out a
+#: few milliseconds late now and then, and of a rate whose starts never come closer than they should, that much is lost
+#: each time.
+_CATCH_UP_S: Final = 0.05
+
+
+def usual_burst(starts: int | None, per_s: float) -> int:
+    """How many may start together where nobody says: one, and of fast rates what a twentieth of a second is for."""
+    return 1 if starts is None else max(1, ceil(starts / per_s * _CATCH_UP_S))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

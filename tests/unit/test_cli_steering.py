@@ -25,6 +25,15 @@ def test_limit_set_says_what_was_given(noted: NotedCoordinator, capsys: Captured
     assert "it has a concurrency, a rate, or both" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("rate", "burst"), [("100/m", 1), ("20/s", 1), ("50/s", 3), ("1000/s", 50)])
+def test_fast_rates_have_a_burst_that_makes_up_for_what_comes_late(
+    noted: NotedCoordinator, rate: str, burst: int
+) -> None:
+    noted.answers["set_limit"] = None
+    assert run(["limit", "set", "api", "--rate", rate]) == 0
+    assert noted.calls[0][1].burst == burst
+
+
 def test_limit_list_shows_use_and_what_waits(noted: NotedCoordinator, capsys: Captured) -> None:
     one = LimitView(limit=Limit(name="api", concurrency=10), names=1, running=7, waiting=0)
     many = Limit(name="tenant-*", starts=10, per_s=90.0, burst=3)
