@@ -313,12 +313,12 @@ class Driver:
 
     def limit(self, name: str, **bounds: Any) -> None:
         """Set a limit; the keywords are those of `Limit`."""
-        operators.set_limit(self.machine, Limit(name=name, **bounds))
+        operators.set_limit(self.machine, Limit(name=name, **bounds), self.now)
         self.check()
 
     def unlimit(self, name: str) -> bool:
         """Forget a limit; whether there was one."""
-        known = operators.remove_limit(self.machine, name)
+        known = operators.remove_limit(self.machine, name, self.now)
         self.check()
         return known
 

@@ -25,7 +25,7 @@ def set_limit(c: Coordinator, limit: Limit) -> None:
     if limit.bounds_nothing:
         raise InvalidValue("a limit", limit.name, "it has a concurrency, a rate, or both")
     with c.lock:
-        operators.set_limit(c.machine, limit)
+        operators.set_limit(c.machine, limit, c.clock.now())
         c.dispatch(c.clock.now())
         ticket = c.committer.ticket()
     c.committer.settle(ticket)
@@ -34,7 +34,7 @@ def set_limit(c: Coordinator, limit: Limit) -> None:
 def remove_limit(c: Coordinator, name: str) -> None:
     """Forget a limit; see `Service.remove_limit`."""
     with c.lock:
-        if not operators.remove_limit(c.machine, name):
+        if not operators.remove_limit(c.machine, name, c.clock.now()):
             raise UnknownLimit(name)
         c.dispatch(c.clock.now())
         ticket = c.committer.ticket()

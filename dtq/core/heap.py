@@ -9,7 +9,7 @@ register's to say.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Container, Hashable, Iterable, Iterator
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import islice
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -85,34 +85,37 @@ class RunHeap:
         self._runs = [run for run in self._runs if run.batch not in batches]
         heapify(self._runs)
 
-    def before(self, place: Run) -> Iterator[int]:
-        """How many tasks come before a place, run by run.
-
-        Stale runs count; nothing but the runs that come before is walked through.
-        """
+    def before(self, place: Run) -> Iterator[Run]:
+        """What comes before a place, run by run, stale ones too; nothing else is walked through."""
         todo = [0]
         while todo:
             at = todo.pop()
             if at >= len(self._runs) or self._runs[at] >= place:
                 continue
             run = self._runs[at]
-            yield min(run.hi, place.lo if run[:2] == place[:2] else run.hi) - run.lo
+            yield run._replace(hi=min(run.hi, place.lo)) if run[:2] == place[:2] else run
             todo += (2 * at + 1, 2 * at + 2)
 
-    def count(self) -> int:
-        """How many tasks it has, stale ones included."""
-        return sum(run.hi - run.lo for run in self._runs)
+    def count(self, waiting: Callable[[Run], int]) -> int:
+        """How many tasks it has; how many of a run still wait is for `waiting` to say."""
+        return sum(map(waiting, self._runs))
 
     def runs(self) -> list[Run]:
         """All runs in their order: a sorted copy, for listings and checks."""
         return sorted(self._runs)
 
 
-def ahead(heaps: Iterable[RunHeap], place: Run) -> tuple[int, bool]:
-    """How many tasks of some heaps come before a place, and whether that is all of them: only so many are looked at."""
-    counts = (count for heap in heaps for count in heap.before(place))
-    count = sum(islice(counts, _LOOKED_AT))
-    return count, next(counts, None) is None
+def length(run: Run) -> int:
+    """How many tasks a run has, stale ones included."""
+    return run.hi - run.lo
+
+
+def ahead(heaps: Iterable[RunHeap], place: Run, waiting: Callable[[Run], int] = length) -> tuple[int, bool]:
+    """How many tasks of some heaps come before a place, and whether that is all of them: only so many runs are looked
+    at. How many of a run still wait is for `waiting` to say."""
+    runs = (run for heap in heaps for run in heap.before(place))
+    count = sum(map(waiting, islice(runs, _LOOKED_AT)))
+    return count, next(runs, None) is None
 
 
 class Tops(Generic[K]):

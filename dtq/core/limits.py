@@ -96,6 +96,13 @@ class Bucket:
             return True
         return rule.interval_s is not None and now < self.paid_until - rule.burst_s
 
+    def follow(self, rule: Rule | None, now: float) -> None:
+        """Another rule holds, or the same. What was paid for at another rate counts as no more than used up now: who
+        mends a rate that was far too low does not wait for what that had asked for."""
+        if rule is not None and rule is not self.rule and rule.interval_s is not None:
+            self.paid_until = min(self.paid_until, now + rule.interval_s + rule.burst_s)
+        self.rule = rule
+
     def take(self, count: int, now: float) -> None:
         """So many tasks are leased."""
         self.used += count
@@ -144,12 +151,13 @@ class Limits:
 
     # -- rules ----------------------------------------------------------------------------------------------------
 
-    def define(self, limit: Limit, leases: Iterable[Lease]) -> None:
+    def define(self, limit: Limit, leases: Iterable[Lease], now: float) -> None:
         """Set a limit, or change it. Who waits at its buckets is to be looked at afterwards.
 
         Args:
             limit: the limit.
             leases: all leases there are.
+            now: the time.
 
         Raises:
             LimitsFull: there are as many limits as there may be.
@@ -159,18 +167,18 @@ class Limits:
             raise LimitsFull(len(known))
         self._set(limit)
         self._ledger.definition(DefinitionRow(kind=KIND, name=limit.name, body=json.dumps(asdict(limit))))
-        self.recount(leases)
+        self.recount(leases, now)
 
     def restore(self, row: DefinitionRow, now: float) -> None:
         """A limit was set in an earlier run of the coordinator."""
         self._set(Limit(**json.loads(row.body)), now)
 
-    def remove(self, name: str, leases: Iterable[Lease]) -> bool:
+    def remove(self, name: str, leases: Iterable[Lease], now: float) -> bool:
         """Forget a limit; whether there was one. Who waits at its buckets is to be looked at afterwards."""
         if not self._drop(name):
             return False
         self._ledger.definition_ended(KIND, name)
-        self.recount(leases)
+        self.recount(leases, now)
         return True
 
     def _set(self, limit: Limit, empty_at: float | None = None) -> None:
@@ -193,10 +201,10 @@ class Limits:
         self.version += found
         return found
 
-    def recount(self, leases: Iterable[Lease]) -> None:
+    def recount(self, leases: Iterable[Lease], now: float) -> None:
         """Have every bucket follow the rule that there is now, and count what is leased anew."""
         for bucket in list(self.buckets.values()):
-            bucket.rule = self.governing(bucket.name)
+            bucket.follow(self.governing(bucket.name), now)
             bucket.used = 0
             self.forget_if_idle(bucket, 0.0)
         for lease in leases:

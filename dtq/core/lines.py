@@ -604,13 +604,13 @@ class Lines:
             self._all_next(bucket)
         self.pushed += 1
 
-    def waiting_at(self, bucket: Bucket) -> int:
-        """How many tasks wait at a bucket, those included that were cancelled and not come across yet."""
+    def waiting_at(self, bucket: Bucket, waiting: Callable[[Run], int]) -> int:
+        """How many tasks wait at a bucket."""
         count = 0
         for name, standing in bucket.standings.items():
             groups = self._lines[name].groups or {}
-            count += sum(groups[limits].count() for limits in standing.parked.names())
-            count += sum(group.count() for group in standing.open)
+            count += sum(groups[limits].count(waiting) for limits in standing.parked.names())
+            count += sum(group.count(waiting) for group in standing.open)
         return count
 
     def _all_next(self, bucket: Bucket) -> None:

@@ -165,21 +165,21 @@ def waiting_in(batch: Batch) -> int:
     return len(back) + max(0, batch.fresh - batch.cancelled_ahead())
 
 
-def set_limit(machine: Machine, limit: Limit) -> None:
+def set_limit(machine: Machine, limit: Limit, now: float) -> None:
     """Set a limit, or change it.
 
     Raises:
         LimitsFull: there are as many limits as there may be.
     """
     register = machine.register
-    register.limits.define(limit, register.leases.values())
+    register.limits.define(limit, register.leases.values(), now)
     register.lines.limits_changed()
 
 
-def remove_limit(machine: Machine, name: str) -> bool:
+def remove_limit(machine: Machine, name: str, now: float) -> bool:
     """Forget a limit; whether there was one."""
     register = machine.register
-    known = register.limits.remove(name, register.leases.values())
+    known = register.limits.remove(name, register.leases.values(), now)
     register.lines.limits_changed()
     return known
 

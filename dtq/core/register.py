@@ -291,6 +291,19 @@ class Register:
             heap.advance(run.hi)
         return None
 
+    def waiting_in(self, run: Run) -> int:
+        """How many tasks of a run that stands in a heap still wait; the others were cancelled, or taken twice."""
+        batch = self.batches.get(run.batch)
+        if batch is None:
+            return 0
+        lo = max(run.lo, batch.next)
+        count = max(0, run.hi - lo) if batch.cut is None else 0
+        if batch.tasks is not None:
+            count -= len(batch.records_in(lo, run.hi)) if count else 0
+            back = batch.records_in(run.lo, min(run.hi, batch.next)) if run.lo < batch.next else ()
+            count += sum(batch.tasks[index].state is State.PENDING for index in back)
+        return count
+
     def take_returned(self, heap: RunHeap, batch: Batch, lo: int, most: int) -> tuple[int, int]:
         """Take the first run off a heap, a task that has come back; with as many as came back with it as a lease may
         hold, unless it has failed or crashed before: then it runs alone.

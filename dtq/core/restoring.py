@@ -59,7 +59,7 @@ def restore(
             _define(machine, row, now)
         else:
             _take(register, row, ahead_s, now)
-    register.limits.recount(register.leases.values())
+    register.limits.recount(register.leases.values(), now)
     waiting: dict[tuple[str, State], int] = {}
     _wait(register, now)
     for batch in list(register.batches.values()):

@@ -330,7 +330,7 @@ def _limit(register: Register, limit: Limit, buckets: list[Bucket], now: float) 
         limit=limit,
         names=len(buckets),
         running=sum(bucket.used for bucket in buckets),
-        waiting=sum(register.lines.waiting_at(bucket) for bucket in shut),
+        waiting=sum(register.lines.waiting_at(bucket, register.waiting_in) for bucket in shut),
         next_at=min(nexts, default=None),
     )
 
@@ -387,8 +387,9 @@ def _why_in_line(register: Register, batch: Batch, index: int, able: list[Worker
     entry = batch.entry
     capacity = sum(worker.capacity for worker in able)
     place = Run(entry.urgency, batch.number, index, index)
-    more_urgent, all_of_them = ahead(_beside(register, able, entry.queue), Run(entry.urgency, 0, 0, 0))
-    count, exact = ahead(_open_heaps(register, able, entry.queue), place)
+    still = register.waiting_in
+    more_urgent, all_of_them = ahead(_beside(register, able, entry.queue), Run(entry.urgency, 0, 0, 0), still)
+    count, exact = ahead(_open_heaps(register, able, entry.queue), place, still)
     count, exact = count + more_urgent, exact and all_of_them
     if count == 0 and entry.need is not None:
         where = "a worker" if len(able) == 1 else f"one of {len(able)} workers"
@@ -416,8 +417,8 @@ def _most_of(serving: list[Worker], need: Need) -> str:
 
 def _why_scheduled(register: Register, view: TaskView, now: float) -> str:
     batch = register.batches[view.batch]
-    if view.failures:
-        cause = f"backing off after {counted(view.failures, 'failed attempt')}"
+    if view.failures or view.crashes:  # one that crashed waits where its worker was unable to run it
+        cause = f"backing off after {counted(view.failures + view.crashes, 'failed attempt')}"
     elif view.index >= batch.next and wall_moments.waits_for_wall(batch):
         wait_s = max(0.0, wall_moments.left_s(register, batch, now)) if batch.due_at is not None else 0.0
         return f"submitted for {utc(view.due_at or now)}; due in {duration(wait_s)}"

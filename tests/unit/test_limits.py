@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from dtq.core import queues
+from dtq.core import queues, views
 from dtq.core.ledger import Ledger
 from dtq.core.limits import Limits
 from dtq.errors import InvalidValue, LimitsFull
@@ -303,11 +303,11 @@ def test_there_are_only_so_many_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dtq.core.limits.MOST", 3)
     limits = Limits(Ledger())
     for name in ("a", "b*", "c"):
-        limits.define(Limit(name=name, concurrency=1), ())
+        limits.define(Limit(name=name, concurrency=1), (), 0.0)
 
-    limits.define(Limit(name="c", concurrency=2), ())
+    limits.define(Limit(name="c", concurrency=2), (), 0.0)
     with pytest.raises(LimitsFull):
-        limits.define(Limit(name="d", concurrency=1), ())
+        limits.define(Limit(name="d", concurrency=1), (), 0.0)
     assert [limit.name for limit in limits] == ["a", "b*", "c"]
 
 
@@ -442,3 +442,31 @@ def test_task_that_comes_back_to_a_group_that_waits_is_not_lost(machine: Driver)
     machine.crash(lease)
     machine.tick(10.0)
     assert machine.take() == [(1, 0)]
+
+
+def test_rate_that_was_far_too_low_holds_nothing_back_once_it_is_mended(machine: Driver) -> None:
+    machine.limit("api", starts=1, per_s=3600.0)
+    machine.attach("w1", capacity=9)
+    machine.submit(9, limits=("api",))
+    assert machine.take() == [(1, 0)]
+    assert machine.take() == []
+
+    machine.limit("api", starts=10, per_s=1.0, burst=3)
+
+    assert machine.take() == []  # as if it was just used up
+    machine.tick(0.1)
+    assert machine.take() == [(1, 1)]
+    machine.tick(0.3)
+    assert machine.take() == [(1, 2), (1, 3), (1, 4)]
+
+
+def test_what_was_cancelled_waits_at_no_limit(machine: Driver) -> None:
+    machine.limit("api", concurrency=0)
+    whole, some = machine.submit(5, limits=("api",)), machine.submit(4, limits=("api",))
+    machine.submit(2, limits=("api", "b"))
+
+    machine.cancel(whole)
+    machine.cancel(some, 2)
+
+    (view,) = views.limits(machine.machine, machine.now)
+    assert view.waiting == 3 + 2

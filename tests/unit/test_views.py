@@ -179,6 +179,36 @@ def test_reason_counts_what_is_ahead(machine: Driver) -> None:
     assert why(machine, last, 2) == "15 tasks are ahead of it, for 2 slots"
 
 
+def test_reason_counts_only_what_still_waits(machine: Driver) -> None:
+    # Given a busy slot, and a task behind three batches
+    machine.attach()
+    machine.submit()
+    first = machine.lease_one()
+    returned, whole, some = machine.submit(1, priority=1), machine.submit(100), machine.submit(10)
+    last = machine.submit()
+    machine.succeed(first)
+    machine.release(machine.lease_one())  # one that comes back
+    assert why(machine, last) == "111 tasks are ahead of it, for 1 slot"
+
+    # When one of them is cancelled, and tasks of another
+    machine.cancel(whole)
+    for index in (3, 4):
+        machine.cancel(some, index)
+
+    # Then these are not ahead of it any more
+    assert why(machine, last) == "9 tasks are ahead of it, for 1 slot"
+    machine.cancel(returned)
+    assert why(machine, last) == "8 tasks are ahead of it, for 1 slot"
+
+
+def test_reason_of_what_its_worker_was_unable_to_run_is_no_delay_of_its_submission(machine: Driver) -> None:
+    machine.attach()
+    batch = machine.submit()
+    machine.fail(machine.lease_one(), exception="ModuleNotFoundError", unable=True)
+
+    assert why(machine, batch) == "backing off after 1 failed attempt; due in 300 ms"
+
+
 def test_reason_of_a_running_task_is_none(machine: Driver) -> None:
     machine.attach()
     machine.submit()
