@@ -6,7 +6,8 @@ Rules:
    the same commit as the batch, so a restart finds both or none.
 2. A due time is late if its submission was to be made more than `ON_TIME_S` ago: nobody was there to make it. Where one
    is, the schedule's `CatchUp` says which of those until now are made. If none is late, each is made.
-3. What there is no room for is tried again; due times that come meanwhile wait behind it, and are not late.
+3. What there is no room for is tried again; due times that come meanwhile wait behind it, and are not late. While its
+   queue is drained a schedule makes nothing, and its due times become late.
 4. A due time that is skipped because the run before has not ended (`Overlap.SKIP`) is over, like one that was made.
 """
 
@@ -19,7 +20,7 @@ from dtq.core import operators
 from dtq.core.changes import ArgumentPage
 from dtq.core.machine import Machine
 from dtq.core.schedules import MOST_CAUGHT_UP, Entry, moment_name
-from dtq.errors import DtqError, KeyConflict, QueueFull
+from dtq.errors import DtqError, KeyConflict, QueueDraining, QueueFull
 from dtq.model import pages
 from dtq.model.messages import Submission
 from dtq.model.schedules import CatchUp, Overlap
@@ -67,8 +68,14 @@ def run_due(machine: Machine, now: float, wall: float, trouble: DtqError | None 
         if trouble is not None:
             _stuck(machine, entry, trouble, now + _FULL_S, wall)
             continue
+        due = entry.next_at
         try:
             _come(machine, entry, made, now, wall)
+        except QueueDraining as error:  # due times go by meanwhile: what of them is made up for, its catch-up says
+            entry.trouble = str(error)
+            schedules.put_off(entry, now + _FULL_S)
+            if entry.next_at != due:
+                machine.register.ledger.definition(entry.row())
         except QueueFull as error:
             _stuck(machine, entry, error, now + _FULL_S, wall)
             machine.register.ledger.definition(entry.row())
@@ -135,7 +142,7 @@ def _make(machine: Machine, entry: Entry, due: float, made: Made, now: float) ->
     except KeyConflict as taken:  # it has been made, by a schedule of this name that called something else
         number = int(str(taken.args[1]))
     if before is not None and overlap is Overlap.REPLACE and before.number != number:
-        operators.cancel_batch(machine, before, now)
+        operators.cancel_batch(machine, before, now, why=f"it was replaced by {number}")
         made.cancelled = True
     entry.last_due = due
     entry.last_batch = number

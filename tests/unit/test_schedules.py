@@ -257,6 +257,7 @@ def test_run_that_has_not_ended_is_cancelled_where_it_is_replaced(machine: Drive
     assert [d.index for d in machine.machine.cancelling("w1")] == [0]
     machine.tick(10)
     assert [machine.state(batch) for batch in (1, 2, 3)] == [State.RUNNING, State.CANCELLED, State.PENDING]
+    assert machine.batch(2).reason == "it was replaced by 3"
     machine.fail(lease)
     assert machine.state(1) is State.CANCELLED
 
@@ -297,6 +298,33 @@ def test_full_queue_is_no_busy_loop() -> None:
     machine.tick(10)
     assert machine.machine.schedules.next_at() is None
     assert machine.machine.schedules.put_off_until() == machine.now + 1
+
+
+@pytest.mark.parametrize(
+    ("catch_up", "made"),
+    [(CatchUp.NONE, [30, 150]), (CatchUp.LAST, [30, 120, 150]), (CatchUp.ALL, [30, 60, 90, 120, 150])],
+)
+def test_due_times_of_a_queue_that_is_drained_are_missed(machine: Driver, catch_up: CatchUp, made: list[float]) -> None:
+    # Given a schedule that has made a run, and whose queue is drained while three due times come
+    entry = machine.schedule(every_s=30, catch_up=catch_up)
+    machine.tick(30)
+    machine.steer("default", draining=True)
+    for _ in range(65):
+        machine.tick(1)
+    assert "drained" in entry.trouble
+    for _ in range(50):
+        machine.tick(1)
+    assert dues(machine) == [30]
+    machine.restored()
+
+    # When it is resumed
+    machine.steer("default", draining=False)
+    machine.tick(1)
+    assert entry.trouble == ""
+    machine.tick(4)
+
+    # Then what has been missed is for its rule to say
+    assert dues(machine) == made
 
 
 # -- steering -----------------------------------------------------------------------------------------------------
