@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from dtq.client.paging import all_limits, all_queues, cancel_all
 from dtq.config.values import parse_rate
 from dtq.errors import InvalidValue
+from dtq.model import fields
 from dtq.model.limits import Limit, LimitView, usual_burst
 from dtq.model.queues import Steering, SteeringChange
 from dtq.model.snapshots import QueueView, Selection
@@ -34,6 +35,9 @@ def limit_of(name: str, concurrency: int | None, rate: str | None, burst: int | 
     """
     if concurrency is None and rate is None:
         raise InvalidValue("a limit", name, "it has a concurrency, a rate, or both")
+    wrong = fields.LIMIT_PATTERN.breach(name)
+    if wrong is not None:
+        raise InvalidValue("the name of a limit", name[:80], f"it {wrong}")
     if rate is None:
         return Limit(name=name, concurrency=concurrency, burst=1 if burst is None else burst)
     starts, per_s = parse_rate(rate)

@@ -91,7 +91,7 @@ def parse_rate(text: str, what: str = "a rate") -> tuple[int, float]:
         seconds = _SECONDS[per] if per in _SECONDS else parse_duration(per, what)
     except InvalidValue:
         seconds = 0.0
-    if found is None or not seconds:
+    if found is None or not seconds or not int(found[1]):
         raise InvalidValue(what, text[:80], _RATE_FORM)
     return int(found[1]), seconds
 

@@ -161,8 +161,9 @@ Tag = Annotated[str, Text(64, Characters.QUEUE, least=1)]
 LIMIT_NAME: Final = Text(128, Characters.QUEUE, least=1)
 #: The name of a limit that a task counts against.
 LimitName = Annotated[str, LIMIT_NAME]
+LIMIT_PATTERN: Final = Text(128, Characters.PRINTABLE, least=1)
 #: The name of a limit, or a glob of such names.
-LimitPattern = Annotated[str, Text(128, Characters.PRINTABLE, least=1)]
+LimitPattern = Annotated[str, LIMIT_PATTERN]
 #: The name of a function or task type.
 FunctionName = Annotated[str, Text(MAX_NAME, Characters.PRINTABLE, least=1)]
 #: The name of an exception class; empty where none was raised.

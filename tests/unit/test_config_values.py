@@ -152,7 +152,7 @@ def test_parse_rate_reads_how_many_in_which_time(text: str, rate: tuple[int, flo
     assert parse_rate(text) == rate
 
 
-@pytest.mark.parametrize("text", ["", "5", "5/", "/s", "5/x", "-1/s", "1.5/s", "5/0"])
+@pytest.mark.parametrize("text", ["", "5", "5/", "/s", "5/x", "-1/s", "1.5/s", "5/0", "0/s"])
 def test_parse_rate_refuses_what_is_none(text: str) -> None:
     with pytest.raises(InvalidValue, match="write how many in which time"):
         parse_rate(text)

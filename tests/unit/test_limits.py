@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from dtq.client.steering import limit_of
 from dtq.core import queues, views
 from dtq.core.ledger import Ledger
 from dtq.core.limits import Limits
@@ -470,3 +471,9 @@ def test_what_was_cancelled_waits_at_no_limit(machine: Driver) -> None:
 
     (view,) = views.limits(machine.machine, machine.now)
     assert view.waiting == 3 + 2
+
+
+@pytest.mark.parametrize("name", ["", "n" * 129, "two\nlines"])
+def test_name_that_is_none_is_refused_where_the_limit_is_made(name: str) -> None:
+    with pytest.raises(InvalidValue, match="the name of a limit"):
+        limit_of(name, 1, None, 1)
