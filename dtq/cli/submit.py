@@ -139,7 +139,7 @@ def _refuse_early(name: str, given: Order, paths: tuple[str, ...]) -> None:
     find_modules(tuple(map(os.path.abspath, paths)))
     say_warnings()
     callee(name).spec(given.terms)
-    _ = given.delay_s, given.own_key, given.conditions, given.parents
+    _ = given.delay_s, given.own_key, given.conditions, given.parents(None)
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def _submit_calls(queue: Hub, name: str, terms: Order, calls: Iterator[Call]) ->
         call: Call = item[0]
         return encode_call(call.args, call.kwargs)
 
-    delay_s, conditions = terms.delay_s, terms.settled
+    delay_s, conditions = terms.delay_s, terms.settled(queue)
     batch = submit_whole(queue, spec, (calls,), encode, delay_s=delay_s, key=terms.own_key, conditions=conditions)
     try:
         _accepted_whole(queue, batch)

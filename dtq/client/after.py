@@ -6,7 +6,7 @@ is accepted first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final
 
 from dtq.client.batch_handle import BatchHandle
@@ -21,11 +21,12 @@ MOST: Final = 10_000
 _WHAT: Final = "it takes handles and ids of tasks and batches"
 
 
-def awaited(after: Any) -> tuple[Awaited, ...]:
+def awaited(after: Any, check: Callable[[TaskHandle[Any] | BatchHandle[Any]], None]) -> tuple[Awaited, ...]:
     """What is waited for, without the results being given to anybody.
 
     Args:
         after: what was given: one of them, or several.
+        check: makes sure that what a handle stands for can be waited for.
 
     Raises:
         InvalidValue: something else is among them, or too much.
@@ -34,7 +35,7 @@ def awaited(after: Any) -> tuple[Awaited, ...]:
     """
     one = isinstance(after, str | BatchHandle) or not isinstance(after, Iterable)
     found: Iterable[Any] = (after,) if one else after
-    parents = tuple([(parent, False) for each in found if (parent := _parent(each)) is not None])
+    parents = tuple([(parent, False) for each in found if (parent := _parent(each, check)) is not None])
     return few(parents)
 
 
@@ -50,7 +51,9 @@ def few(parents: tuple[Awaited, ...]) -> tuple[Awaited, ...]:
     return parents
 
 
-def _parent(given: Any) -> TaskHandle[Any] | tuple[int, int, int] | None:
+def _parent(
+    given: Any, check: Callable[[TaskHandle[Any] | BatchHandle[Any]], None]
+) -> TaskHandle[Any] | tuple[int, int, int] | None:
     """What is waited for; None where there is nothing to wait for any more."""
     if isinstance(given, str):
         named = parse_named(given)
@@ -58,11 +61,20 @@ def _parent(given: Any) -> TaskHandle[Any] | tuple[int, int, int] | None:
         return (named.batch, 0, 0) if whole else (named.batch, named.lo or 0, (named.hi or 0) + 1)
     handle = given.task if isinstance(given, TaskFuture) else getattr(given, "_handle", given)  # of an asyncio client
     if isinstance(handle, TaskHandle):
-        return handle if handle._keep() else None
+        if not handle._keep():
+            return None
+        try:
+            check(handle)
+        except BaseException:
+            handle.release()
+            raise
+        return handle
     if not isinstance(handle, BatchHandle):
         raise InvalidValue("after", repr(given)[:80], _WHAT)
+    check(handle)
     handle.accepted()
-    return handle._target.number, 0, 0
+    number = handle._target.number
+    return (number, 0, 0) if number else None  # one without tasks has ended
 
 
 def settled(parents: Sequence[Awaited]) -> tuple[tuple[int, int, int, bool], ...]:

@@ -43,7 +43,7 @@ async def submit(
     await hub.start()
     target = callee(function)
     delay_s, key, conditions = order.delay_s, order.own_key, order.conditions
-    parents = order.parents
+    parents = order.parents(hub.hub)
     try:
         blob = await encoded(hub, target, args, kwargs, keyed=key is not None)
     except HandlesMet:
@@ -88,7 +88,7 @@ async def _settled(hub: LoopHub, order: Order) -> Conditions | None:
     """See `Order.settled`."""
     if order.asked.after in (UNSET, None):
         return order.conditions
-    return await hub.in_thread(partial(getattr, order, "settled"), "dtq-waiter")
+    return await hub.in_thread(partial(order.settled, hub.hub), "dtq-waiter")
 
 
 def mapped(

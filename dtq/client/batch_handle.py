@@ -14,7 +14,7 @@ from dtq.client.current import looked
 from dtq.client.following import ACCEPTED, ENDED, Wake
 from dtq.client.handle import Desk, MemberHandle, T_co, TaskHandle
 from dtq.client.notebook import Row, card
-from dtq.client.parents import stand_in
+from dtq.client.parents import as_it_is, is_collecting, stand_in
 from dtq.client.reading import read
 from dtq.errors import InvalidValue
 from dtq.model.options import FunctionKind, Spec
@@ -41,6 +41,8 @@ class BatchHandle(Generic[T_co]):
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """Among the arguments of a call it stands for all of its results."""
+        if self.is_empty and is_collecting():
+            return as_it_is, ((),)
         return stand_in(self, self._spec.function.kind is FunctionKind.REGISTERED)
 
     def accepted(self, timeout: float | None = None) -> bool:
@@ -74,6 +76,11 @@ class BatchHandle(Generic[T_co]):
         if not self._target.number:
             raise InvalidValue("a batch", "it", "without tasks it was not submitted, and has no id")
         return str(self._target.number)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it is known to have no tasks, and never will have any; asks nobody."""
+        return self._target.finished and not self._target.number
 
     @property
     def size(self) -> int:

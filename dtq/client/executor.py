@@ -283,7 +283,7 @@ class Executor(concurrent.futures.Executor):
             return _failing(error, calls)
         results: MapResults[T] = MapResults(self._completer, spec, timeout, chunked=chunked)
         encode = limited(hub, known, spec)
-        results.send(calls, encode, delay_s=how.delay_s, key=how.own_key, conditions=how.settled)
+        results.send(calls, encode, delay_s=how.delay_s, key=how.own_key, conditions=how.settled(hub))
         return results
 
     def _buffered(
@@ -462,5 +462,5 @@ def _checked(order: Order) -> Order:
         InvalidValue: one of its terms is not what it may be.
     """
     order.terms.options()
-    _ = order.delay_s, order.own_key, order.conditions, order.parents
+    _ = order.delay_s, order.own_key, order.conditions, order.parents(None)
     return order

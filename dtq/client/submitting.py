@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from dtq.client import current
@@ -105,25 +106,29 @@ class Order(NamedTuple):
             raise InvalidValue("at", str(self.at), "give a delay or a moment, not both")
         return replace(asked or Conditions(), at=moment(self.at, "at"))
 
-    @property
-    def parents(self) -> tuple[Awaited, ...]:
+    def parents(self, hub: Hub | None) -> tuple[Awaited, ...]:
         """What it waits for, apart from what is in its arguments.
+
+        Args:
+            hub: the client that submits it; None to look only whether it is something to wait for.
 
         Raises:
             InvalidValue, InvalidId: it is not what it may be.
             DtqError: a batch was refused that it waits for.
         """
         after = self.asked.after
-        return () if after is UNSET or after is None else awaited(after)
+        return () if after is UNSET or after is None else awaited(after, partial(_check_place, hub, "after"))
 
-    @property
-    def settled(self) -> Conditions | None:
+    def settled(self, hub: Hub | None) -> Conditions | None:
         """The conditions, with what it waits for; waits until all of that is accepted.
+
+        Args:
+            hub: as for `parents`.
 
         Raises:
             As `conditions` and `parents`; and DtqError where a task was refused that it waits for.
         """
-        parents = settled(self.parents)
+        parents = settled(self.parents(hub))
         return replace(self.conditions or Conditions(), after=parents) if parents else self.conditions
 
     @property
@@ -224,7 +229,7 @@ def prepare(
         delay_s, key, conditions = 0.0, None, None
     else:
         delay_s, key, conditions = order.delay_s, order.own_key, order.conditions
-    parents = order.parents if order is not PLAIN else ()
+    parents = order.parents(hub) if order is not PLAIN else ()
     try:
         if target.large or key is not None:
             blob = encode(hub, target, args, kwargs, keyed=key is not None)
@@ -267,8 +272,9 @@ def with_parents(
     """
     blob, handles = collecting(target.encode, args, kwargs, keyed=keyed)
     for handle in handles:
-        if handle._desk is not hub:
-            _check_place(hub, handle)
+        _check_place(hub, "a handle among the arguments", handle)
+    if any([isinstance(handle, BatchHandle) and handle.accepted() and handle.is_empty for handle in handles]):
+        blob, handles = collecting(target.encode, args, kwargs, keyed=keyed)  # there is nothing to wait for
     return blob, tuple([(_given(handle), True) for handle in handles])
 
 
@@ -277,20 +283,27 @@ def _given(handle: Any) -> TaskHandle[Any] | tuple[int, int, int]:
     return (int(handle.id), 0, 0) if isinstance(handle, BatchHandle) else handle
 
 
-def _check_place(hub: Hub, handle: TaskHandle[Any] | BatchHandle[Any]) -> None:
+def _check_place(hub: Hub | None, what: str, handle: TaskHandle[Any] | BatchHandle[Any]) -> None:
     """Make sure that a task of another client is one that this one's coordinator has.
+
+    Args:
+        hub: this client; None to look at nothing.
+        what: what its handle is here, for the error's sentence.
+        handle: the handle.
 
     Raises:
         InvalidValue: another coordinator has it.
         StoreReplaced: it was submitted to a store that another has taken the place of.
         DtqError: why it was refused.
     """
+    if hub is None or handle._desk is hub:
+        return
     hub.start()
     session = getattr(handle._desk, "session", hub.session)
     place = session.place
     if place != hub.session.place:
         why = f"its task is at {place}, and this client submits to {hub.session.place}"
-        raise InvalidValue("a handle among the arguments", repr(handle), why)
+        raise InvalidValue(what, repr(handle), why)
     if session.store and session.store != hub.session.store:
         raise StoreReplaced(place)
     handle.accepted()
@@ -399,7 +412,7 @@ def submit_map(hub: Hub, function: Callable_, order: Order, iterables: tuple[Ite
     """
     target, spec = checked(hub, function, order, iterables)
     encode = limited(hub, target, spec, keyed=order.own_key is not None)
-    delay_s, conditions = order.delay_s, order.settled
+    delay_s, conditions = order.delay_s, order.settled(hub)
     return spec, submit_whole(hub, spec, iterables, encode, delay_s=delay_s, key=order.own_key, conditions=conditions)
 
 
@@ -427,7 +440,7 @@ def read_map(
         iterables,
         limited(hub, target, spec),
         delay_s=order.delay_s,
-        conditions=order.settled,
+        conditions=order.settled(hub),
         read_ahead=read_ahead,
         ordered=ordered,
         return_exceptions=return_exceptions,

@@ -137,7 +137,7 @@ class Wanted:
             self._options["at"] = attrgetter("at"), None if how.conditions is None else how.conditions.at
         if "key" in given:
             self._options["key"] = attrgetter("key"), how.own_key
-        asked = how._replace(key="any" if how.key is UNSET else how.key).settled or Conditions()
+        asked = how._replace(key="any" if how.key is UNSET else how.key).settled(None) or Conditions()
         for name in Asked._fields:
             if name in given:
                 self._options[name] = partial(_asked, name), _asked_of(name, asked)

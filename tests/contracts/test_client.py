@@ -384,6 +384,31 @@ def test_map_over_nothing_is_nothing(queue: Queue) -> None:
         client.map(work.square)
 
 
+def test_batch_of_nothing_has_ended_for_what_waits_for_it(queue: Queue) -> None:
+    client = queue.client()
+    empty = client.submit_map(work.square, iter(()))
+    with queue.working():
+        assert client.submit(work.square, 3, after=empty).result(DEADLINE_S) == 9
+        assert client.submit_map(work.square, [3], after=[empty]).wait(DEADLINE_S)
+        assert client.submit(len, empty).result(DEADLINE_S) == 0
+        assert client.submit(sorted, empty, key="a key").result(DEADLINE_S) == []
+
+
+def test_nothing_waits_for_a_task_that_another_coordinator_has(queue: Queue) -> None:
+    client = queue.client()
+    client.submit(work.square, 1).accepted(DEADLINE_S)  # which has the same number here
+    with Queue() as elsewhere:
+        others = elsewhere.client()
+        for foreign in (others.submit(work.square, 2), others.submit_map(work.square, [2])):
+            with pytest.raises((InvalidValue, StoreReplaced)):
+                client.submit(work.square, 3, after=[foreign])
+            with pytest.raises((InvalidValue, StoreReplaced)):
+                client.submit_map(work.square, [3], after=foreign)
+            with pytest.raises((InvalidValue, StoreReplaced)):
+                client.submit(work.square, foreign)
+    assert client.stats().submitted == 1
+
+
 def test_unordered_map_gives_every_result_once(queue: Queue) -> None:
     # Given a worker; When results are taken as they end; Then all come, once
     with queue.working():
