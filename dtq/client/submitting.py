@@ -389,14 +389,30 @@ def item_of(
     return Item(handle, spec, blob, delay_s, key, weight(blob), is_description(blob), conditions, parents)
 
 
+def check_items(iterables: tuple[Any, ...]) -> None:
+    """Make sure that a map can be over these.
+
+    Raises:
+        TypeError: there are none.
+        InvalidValue: one is the handle of a batch, whose results are not here.
+    """
+    if not iterables:
+        raise TypeError("a map needs at least one iterable")
+    for each in iterables:
+        if isinstance(getattr(each, "_handle", each), BatchHandle):
+            why = (
+                "its results are not here; read them first (its results()), or have one task given all of them (submit)"
+            )
+            raise InvalidValue("what a map is over", repr(each), why)
+
+
 def checked(hub: Hub, function: Callable_, order: Order, iterables: tuple[Any, ...]) -> tuple[Callee, Spec]:
     """What a map is of, once the client is connected.
 
     Raises:
         As `submit`.
     """
-    if not iterables:
-        raise TypeError("a map needs at least one iterable")
+    check_items(iterables)
     target = callee(function)
     spec = target.spec(order.terms, current.depth_of_submissions())
     hub.start()
