@@ -7,6 +7,7 @@ import types
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
+from operator import attrgetter
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
@@ -20,6 +21,7 @@ from dtq.model.fields import Rule as FieldRule
 from dtq.model.messages import Doomed, Exchange, Hello, Orders, Progress, Role, Submission, Welcome
 from dtq.model.options import Function, FunctionKind, Options, Spec
 from dtq.model.pages import pack
+from dtq.model.resources import Offers, Portion
 from dtq.model.schedules import Rule
 from dtq.model.service import Service
 from dtq.model.wire import codec, methods
@@ -56,11 +58,22 @@ SCHEDULE_RULES = st.one_of(
     st.builds(Rule, every_s=st.floats(0.1, 1e6), jitter_s=st.floats(0, 1e6)),
     st.builds(Rule, at=st.floats(0, 1e11)),
 )
+UNIT_NAMES = st.text("aZ0_.", min_size=1, max_size=10)
+PORTIONS = st.one_of(
+    st.builds(Portion, name=UNIT_NAMES, amount=st.integers(1, 1 << 62)),
+    st.builds(
+        lambda name, units: Portion(name=name, units=tuple(units), amount=len(units)),
+        UNIT_NAMES,
+        st.lists(UNIT_NAMES, min_size=1, max_size=3, unique=True),
+    ),
+)
 BY_TYPE: dict[Any, st.SearchStrategy[Any]] = {
     bool: st.booleans(),
     type(None): st.none(),
     Function: FUNCTIONS,
     Options: OPTIONS,
+    Portion: PORTIONS,
+    Offers: st.builds(Offers, resources=st.lists(PORTIONS, max_size=2, unique_by=attrgetter("name")).map(tuple)),
     Rule: SCHEDULE_RULES,
 }
 
@@ -116,7 +129,7 @@ def crossed(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("name", METHODS)
-@settings(max_examples=30)
+@settings(max_examples=10)
 @given(st.data())
 def test_call_and_result_come_back_the_same(name: str, data: st.DataObject) -> None:
     # Given any arguments and any result that the annotations allow
@@ -131,7 +144,7 @@ def test_call_and_result_come_back_the_same(name: str, data: st.DataObject) -> N
 
 
 @pytest.mark.parametrize("name", METHODS)
-@settings(max_examples=50)
+@settings(max_examples=20)
 @given(value=PLAIN)
 def test_any_plain_value_is_decoded_or_refused(name: str, value: Any) -> None:
     method = METHODS[name]
