@@ -199,10 +199,14 @@ def _values(path: str) -> None:
         engine.commit(stored(described(1, value, lo=index, kind=ResultPage)))
         writer.settled([value])
 
-    count = 0
-    with contextlib.suppress(StoreFull):
-        for count in range(1000):
-            put(count)
+    def fill() -> int:
+        count = 0
+        with contextlib.suppress(StoreFull):
+            for count in range(1000):
+                put(count)
+        return count
+
+    count = fill()
     small = [results(1, 1000 + n, 1001 + n, blob=b"r" * 500) for n in range(300)]
     for page in small:
         engine.commit(stored(page))
@@ -212,9 +216,7 @@ def _values(path: str) -> None:
     for _ in range(20):
         engine.commit([])
     left = len(engine.place.segments())
-    for index in range(count):
-        put(index)
-    _say({"values": count, "recorded": recorded, "left": left})
+    _say({"values": count, "recorded": recorded, "left": left, "again": fill()})
     engine.close()
 
 

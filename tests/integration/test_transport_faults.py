@@ -69,9 +69,10 @@ def test_signal_at_random_moments_never_crosses_answers(alarm: Callable[[float],
     """Row 57: a time limit by signal during calls: no answer goes to another call."""
     # Given a server apart, and calls that go on until a signal interrupts one, also while it connects
     rng = random.Random(57)
-    calls = 0
+    calls = rounds = 0
     with serving_apart() as apart, proxy_to(apart) as proxy:
-        for _ in range(500):
+        while rounds < 500 or calls <= 100:  # fewer would show nothing; on a busy machine it takes more of these
+            rounds += 1
             with pytest.raises(Interrupted):
                 alarm(rng.uniform(0.00001, 0.003))
                 while True:
@@ -79,7 +80,6 @@ def test_signal_at_random_moments_never_crosses_answers(alarm: Callable[[float],
                     assert proxy.follow([calls]) == [calls]
                     calls += 1
         assert proxy.follow([10**9]) == [10**9]
-    assert calls > 100  # or it would have shown nothing
 
 
 def test_timeout_does_not_answer_the_next_call(fake: Fake) -> None:
