@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gc
+import re
+import shutil
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,6 +26,41 @@ def pytest_configure() -> None:
     """A shell has what it starts in the background ignore Ctrl-C, and so would every process that tests start."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_FAILED: Final = pytest.StashKey[bool]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note what has failed: its directory is kept."""
+    report = yield
+    if report.failed:
+        item.stash[_FAILED] = True
+    return report
+
+
+@pytest.fixture(autouse=True, scope="module")
+def directories_of_passed() -> Iterator[list[Path]]:
+    """Those of a module's tests that passed go when its clusters have ended: a task of an earlier test may still look
+    there for the file that lets it end, and holds its slot until it sees it."""
+    passed: list[Path] = []
+    yield passed
+    for path in passed:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def tmp_path(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, directories_of_passed: list[Path]
+) -> Iterator[Path]:
+    """A directory of the test's own, as pytest has it, but for when it goes."""
+    made = tmp_path_factory.mktemp(re.sub(r"\W", "_", request.node.name)[:30])
+    yield made
+    if _FAILED not in request.node.stash:
+        directories_of_passed.append(made)
 
 
 @pytest.fixture(autouse=True, scope="module")
