@@ -22,6 +22,7 @@ from dtq.client.feeds import Feed
 from dtq.client.following import Following, Target, Wake
 from dtq.client.hub_values import HubValues, ValueLine
 from dtq.client.links import AWAY, FATAL, Connector, Session
+from dtq.client.marks import Mark
 from dtq.client.notebook import Row
 from dtq.client.outbox import Item, Outbox
 from dtq.client.paging import cancel_all, whole_stats, whole_task
@@ -253,6 +254,38 @@ class Hub:
             except FATAL as error:
                 self.fail(error)
                 raise
+
+    def call_behind(self, ask: Callable[[Service], R], *, more: Callable[[R], bool] = lambda _: False) -> list[R]:
+        """As `call`, once all that was submitted before is accepted or refused.
+
+        What a full queue has no room for is not waited for; but where the call may have made room, it is made again
+        behind what has come in by that.
+
+        Args:
+            ask: makes the call.
+            more: whether an answer says that there may be room now.
+
+        Returns:
+            The answers, one or several.
+
+        Raises:
+            As `call`.
+        """
+        mark = self.outbox.mark() if self._started else None
+        answers: list[R] = []
+        while True:
+            passed = mark is None or self._await(mark)
+            answers.append(self.call(ask))
+            if mark is None or passed or not more(answers[-1]):
+                return answers
+            self.outbox.watch(mark)
+
+    def _await(self, mark: Mark) -> bool:
+        """Wait for a mark, unless the coordinator is away for too long; whether it was passed."""
+        while not mark.wait(self._timeout_s):
+            if self.outbox.closed is not None or self.session.away:
+                return True  # the call says so
+        return mark.passed
 
     def standing(self) -> list[Row]:
         """How things stand, for people to look at; asks the coordinator only where it is known to be there."""

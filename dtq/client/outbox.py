@@ -18,6 +18,7 @@ from dtq.client.bell import Bell
 from dtq.client.feeds import Feed
 from dtq.client.following import Wake
 from dtq.client.handle import Group, TaskHandle
+from dtq.client.marks import Mark
 from dtq.errors import DtqError
 from dtq.model import pages
 from dtq.model.fields import MAX_SUBMISSIONS
@@ -96,6 +97,9 @@ class Outbox:
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._items: deque[Item] = deque()
+        #: How many of them were taken out so far.
+        self._taken = 0
+        self._marks: list[Mark] = []
         self._bytes = 0
         self._feeds: list[Feed] = []
         self._numbers = count(1)
@@ -185,6 +189,23 @@ class Outbox:
         waits = bool(self._items) or any(feed.ready() or not feed.full for feed in list(self._feeds))
         return not waits and self._idle  # in this order: the sender is idle again only after the answer
 
+    def mark(self) -> Mark | None:
+        """What is not accepted or refused yet of all that was put in before; None where that is nothing."""
+        with self._lock:
+            feeds = [(feed, feed.put) for feed in list(self._feeds) if not feed.sealed and feed.sent < feed.put]
+            if not (self._items or feeds) and self._idle:  # in this order, as in `settled`
+                return None
+            mark = Mark(self._taken + len(self._items), feeds)
+        self.watch(mark)
+        return mark
+
+    def watch(self, mark: Mark) -> None:
+        """Have the sender say when a mark is passed, or the queue is full."""
+        mark.again()
+        with self._lock:
+            self._marks.append(mark)
+        self.hurry()  # it may have become idle meanwhile, and would not look
+
     def hurry(self) -> None:
         """Have the sender look again; from anywhere, also in the middle of garbage collection."""
         self._bell.ring()
@@ -210,6 +231,24 @@ class Outbox:
                 self._bell.wait()
         finally:
             self._idle = False
+
+    def call_over(self, *, full: bool = False) -> None:
+        """What was taken out is accepted or refused, unless the queue is full."""
+        if self._marks:
+            with self._lock:
+                self._marks = [mark for mark in self._marks if not mark.look(self._taken, full=full)]
+
+    @property
+    def is_marked(self) -> bool:
+        """Whether somebody waits until what was put in is accepted or refused."""
+        return bool(self._marks)
+
+    def end(self) -> None:
+        """Nothing is sent any more: whoever waits for it does not."""
+        with self._lock:
+            marks, self._marks = self._marks, []
+        for mark in marks:
+            mark.end()
 
     def gather(self, max_message: int, max_piece: int = pages.PAGE_BLOBS) -> Call:
         """Take out what one call can carry.
@@ -293,6 +332,7 @@ class Outbox:
                 if most_bytes < 0 and (taken or not alone):
                     break
                 taken.append(item := items.popleft())
+                self._taken += 1
                 self._bytes -= item.weight
                 described = described or item.described
             if taken:
@@ -307,10 +347,11 @@ class Outbox:
             if left <= 0:
                 break
             left -= self._gather_feed(feed, left, call, places)
-            self._feeds.remove(feed)
-            if not feed.sealed:
-                self._feeds.append(feed)
-            elif not feed.sent:
+            with self._lock:  # whoever looks at them sees all
+                self._feeds.remove(feed)
+                if not feed.sealed:
+                    self._feeds.append(feed)
+            if feed.sealed and not feed.sent:
                 call.empty.append(feed)
         return left
 

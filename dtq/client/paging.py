@@ -5,7 +5,7 @@ Client, between the faces and the service: what is listed may be of any length, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
@@ -75,11 +75,15 @@ def _listed(ask: Callable[[Selection], list[Listed]], selection: Selection) -> I
 def cancel_all(service: Service, selection: Selection) -> CancelReport:
     """Stop tasks; see `Service.cancel`. More ids than a call has are named in several, each of which does all or
     nothing."""
-    done = [service.cancel(part) for part in _parts(selection)]
+    return added([service.cancel(part) for part in _parts(selection)])
+
+
+def added(reports: Sequence[CancelReport]) -> CancelReport:
+    """What several cancels have done together."""
     return CancelReport(
-        cancelled=sum(report.cancelled for report in done),
-        stopping=sum(report.stopping for report in done),
-        finished=sum(report.finished for report in done),
+        cancelled=sum(report.cancelled for report in reports),
+        stopping=sum(report.stopping for report in reports),
+        finished=sum(report.finished for report in reports),
     )
 
 

@@ -117,13 +117,14 @@ class Sender:
     def _run(self) -> None:
         try:
             while not self._over():
-                self._outbox.wait(lambda: bool(self._abandoned) or self._over())
+                self._outbox.wait(lambda: bool(self._abandoned) or self._outbox.is_marked or self._over())
                 call = self._outbox.gather(self._session.max_message, self._session.max_piece)
                 for feed in call.empty:
                     self._accept_nothing(feed)
                 self._values.settle_blobs(call.dropped)
                 if call.submissions:
                     self._submit(call)
+                self._outbox.call_over()
                 while self._doubtful:
                     self._settle_size(self._doubtful.pop())
                 self._cancel_abandoned()
@@ -133,6 +134,7 @@ class Sender:
             log.exception("the client's sender failed")
             self._fatal(DtqError(f"the client failed at something of its own ({error!r}); its log has the traceback"))
         finally:
+            self._outbox.end()
             self.link.close()  # for good: `end` only interrupts what another thread is at
             self._done.set()
 
@@ -157,6 +159,8 @@ class Sender:
                 full_since = now
             waiting = now - full_since < self._full_timeout_s and not self._ending.is_set()
             again = self._accept(call, receipts, repeated, waiting)
+            if call.submissions:
+                self._outbox.call_over(full=True)
             if again:
                 self._follow(again)
             if not call.submissions:

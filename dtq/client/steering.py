@@ -91,7 +91,10 @@ class Limits:
 
 
 class Queues:
-    """The queues, to look at and to steer. Made by `Client.queues`."""
+    """The queues, to look at and to steer. Made by `Client.queues`.
+
+    What is said of a queue holds for all that this client has submitted before.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -128,10 +131,10 @@ class Queues:
         Returns:
             How many tasks were cancelled.
         """
-        return self._client._hub.call(partial(purge_queue, name=name))
+        return sum(self._client._hub.call_behind(partial(purge_queue, name=name), more=bool))
 
     def _steer(self, name: str, change: SteeringChange) -> Steering:
-        return self._client._hub.call(lambda service: service.steer_queue(name, change))
+        return self._client._hub.call_behind(lambda service: service.steer_queue(name, change))[-1]
 
 
 class AsyncLimits:

@@ -18,7 +18,7 @@ from dtq.client.handle import TaskHandle
 from dtq.client.hub import FULL_TIMEOUT_S, Hub
 from dtq.client.links import Connector, Wire
 from dtq.client.notebook import card
-from dtq.client.paging import all_dead_letters, all_tasks, cancel_all, purge_all, retry_all, whole_stats
+from dtq.client.paging import added, all_dead_letters, all_tasks, cancel_all, purge_all, retry_all, whole_stats
 from dtq.client.schedules import Schedules
 from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, select
 from dtq.client.steering import Limits, Queues
@@ -181,7 +181,8 @@ class Client(Submitter):
     # -- operating ------------------------------------------------------------------------------------------------
 
     def cancel(self, *ids: Named, **filters: Unpack[Filters]) -> CancelReport:
-        """Stop tasks: those that wait never start, those that run are killed.
+        """Stop tasks: those that wait never start, those that run are killed; also those that this client has submitted
+        before, whether they are accepted yet or not.
 
         Args:
             ids: tasks and batches.
@@ -195,7 +196,8 @@ class Client(Submitter):
             InvalidValue: nothing was selected.
         """
         selection = choose(ids, **filters)
-        return self._hub.call(lambda service: cancel_all(service, selection))
+        reports = self._hub.call_behind(lambda service: cancel_all(service, selection), more=_made_room)
+        return added(reports)
 
     def reprioritize(self, *ids: Named, priority: int, **filters: Unpack[Filters]) -> int:
         """Give what waits another priority, in whole batches: those of which any task that waits matches.
@@ -215,7 +217,7 @@ class Client(Submitter):
         """
         Options(priority=priority)
         selection = choose(ids, **filters)
-        return self._hub.call(lambda service: service.reprioritize(selection, priority))
+        return self._hub.call_behind(lambda service: service.reprioritize(selection, priority))[-1]
 
     def dead_letters(self, *ids: Named, limit: int = 100, **filters: Unpack[Filters]) -> list[DeadLetter]:
         """Dead letters that match everything given, latest first.
@@ -308,6 +310,10 @@ class Client(Submitter):
 
     def _repr_html_(self) -> str:
         return card("Client", [("coordinator", self._hub.session.place), *self._hub.standing()])
+
+
+def _made_room(report: CancelReport) -> bool:
+    return report.cancelled > 0
 
 
 def patience(when_full: str, full_timeout_s: float) -> float:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from dtq import State
+from dtq.client import hub
+from dtq.core.register import Rules
 from dtq.errors import InvalidValue, QueueDraining, UnknownLimit
 from dtq.model.limits import Limit
 from dtq.model.queues import Steering
+from dtq.model.snapshots import CancelReport
 from tests.client_scene import DEADLINE_S, Queue
 from tests.looping import connected, looped
 from tests.tasks import numbers_work as work
@@ -105,3 +109,41 @@ async def test_coroutines_have_the_same(queue: Queue) -> None:
         assert await client.queues.weigh("mail", 2) == Steering(draining=True, weight=2)
         assert await client.queues.purge("default") == 1
         await client.limits.remove("api")
+
+
+def test_verbs_hold_for_all_that_was_submitted_before_accepted_or_not(queue: Queue) -> None:
+    # Given so many submissions that most of them are on their way
+    client = queue.client()
+
+    def submit(count: int = 1_500, **options: Any) -> None:
+        for number in range(count):
+            client.submit(work.square, number, **options)
+        client.submit_map(work.square, range(count), **options)
+
+    submit(label="nightly", queue="mail")
+    assert client.cancel(label="nightly").cancelled == 3_000
+    submit(queue="mail")
+    assert client.queues.purge("mail") == 3_000
+    submit(queue="mail")
+    client.queues.drain("mail")
+    assert client.stats().counts.unfinished == 3_000
+
+
+def test_purge_takes_what_a_full_queue_had_no_room_for() -> None:
+    # Given a client of which a full queue has no room for some
+    with Queue(rules=Rules(max_tasks=10)) as queue:
+        client = queue.client()
+        for number in range(25):
+            client.submit(work.square, number)
+        assert client.queues.purge("default") == 25
+        assert client.stats().counts.unfinished == 0
+
+
+def test_verb_that_makes_no_room_in_a_full_queue_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "_HELD_S", 0.1)
+    with Queue(rules=Rules(max_tasks=10)) as queue:
+        client = queue.client()
+        held = [client.submit(work.square, number) for number in range(15)]
+        assert client.cancel(label="nightly") == CancelReport(cancelled=0, stopping=0, finished=0)
+        assert client.queues.purge("default") == 15
+        assert all(handle.status().state is State.CANCELLED for handle in held)
