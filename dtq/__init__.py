@@ -1,7 +1,7 @@
 """dtq: a distributed task queue without a broker.
 
-The public names, imported when they are first asked for: ``import dtq`` alone costs next to nothing, and a worker's
-slot never loads the client's threads.
+The public names. Each is imported at its first use: ``import dtq`` alone costs next to nothing, and a worker's slot
+never loads the client's threads.
 """
 
 from importlib import import_module

@@ -1,4 +1,4 @@
-"""``python -m dtq``: the command line, for where the script is not on the path."""
+"""``python -m dtq``: the command line, for environments whose PATH lacks the script."""
 
 from dtq.cli import main
 

@@ -1,4 +1,4 @@
-"""The command line: parse, call, print. Top floor; a file a group, imported when its command is named."""
+"""The command line: parse, call, print. Top floor; one file for each group, imported when its command is named."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""The root command: what there is, where it is, and how a run of it ends.
+"""The root command: the table of commands, their lazy import, and the exit of a run.
 
-``dtq --help`` has to be there at once, so the commands stand in a table here and their files are imported when one of
-them is named.
+``dtq --help`` must answer at once, so the commands stand in a table here, and the file of a command is imported when
+the command is named.
 """
 
 from __future__ import annotations

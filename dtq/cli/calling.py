@@ -1,4 +1,4 @@
-"""The one place where commands get hold of the coordinator."""
+"""The commands' connection to the coordinator: the one place that opens it."""
 
 from __future__ import annotations
 

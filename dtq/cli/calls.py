@@ -1,6 +1,6 @@
-"""Calls as they are written on the command line and in files: one, one a line, or one JSON object a line.
+"""Parses calls from the command line and from files: one call, one call a line, or one JSON object a line.
 
-Pure but for reading the lines. Nothing here holds more than a line, so a file may be of any size.
+Pure, except for reading the lines. Nothing here holds more than one line, so a file may be of any size.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``dtq coordinator``: start it here, look at it, stop it."""
+"""``dtq coordinator``: start, inspect and stop this machine's coordinator."""
 
 from __future__ import annotations
 

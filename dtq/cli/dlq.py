@@ -1,4 +1,4 @@
-"""``dtq dlq``: the dead letters, listed, shown, put back or forgotten."""
+"""``dtq dlq``: list, show, requeue and purge dead letters."""
 
 from __future__ import annotations
 

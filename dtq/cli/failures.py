@@ -1,6 +1,6 @@
-"""How a command ends: every error becomes one line on standard error and one exit code.
+"""Exit of a command: every error becomes one line on standard error and one exit code.
 
-Top floor. This is the process's edge: what is not an error of dtq is caught here too, and is a bug.
+Top floor. This is the process's edge: exceptions from outside dtq's error tree are caught here too, and are bugs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How commands are written down: click's commands, with examples first in their help, and ``-h``."""
+"""dtq's own click classes: commands and groups whose help begins with examples and accepts ``-h``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dtq graph``: what a task waits for, and what waits for it."""
+"""``dtq graph``: the dependencies of a task, and the tasks that depend on it."""
 
 from __future__ import annotations
 

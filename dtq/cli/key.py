@@ -1,4 +1,4 @@
-"""``dtq key``: keys that may do less than everything. Run where the coordinator's key files are."""
+"""``dtq key``: keys with fewer rights than the authkey. Run on the machine with the coordinator's key files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dtq keygen``: what has to be made once: an authkey, or certificates."""
+"""``dtq keygen``: make an authkey, or certificates, once for a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dtq limit``: what the names allow that tasks count against."""
+"""``dtq limit``: set, show and remove the limits that tasks count against."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""What is said while tasks are waited for: how far they are, and why they are not done.
+"""Progress of awaited tasks on standard error: a bar, failed attempts, and the reasons for waiting.
 
-A progress bar where standard error is a terminal; there and elsewhere a line for what somebody who waits has to know:
-an attempt that failed and when the next one is, and why nothing runs. All of it is what the coordinator says.
+A progress bar where standard error is a terminal; there and elsewhere a line for each event that concerns the waiting
+user: a failed attempt and the time of the next one, and the reason why nothing runs. Every text comes from the
+coordinator.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Options that several commands share, and the kinds of their values.
+"""Options that several commands share, and the click types of their values.
 
-Every command takes its own connection and output options, so that ``dtq status --json`` works as it is written.
+Every command takes its own connection and output options, so ``dtq status --json`` works as written.
 """
 
 from __future__ import annotations

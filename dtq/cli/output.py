@@ -1,6 +1,6 @@
-"""What commands print: tables, JSON, moments, and text from elsewhere made safe for a terminal.
+"""Output of commands: tables, JSON, moments, and foreign text made safe for a terminal.
 
-Standard output is data, standard error is everything else. Tables are for people and may change; JSON carries
+Standard output carries data, standard error carries everything else. Tables are for people and may change; JSON carries
 ``schema: 1`` and may only grow.
 """
 

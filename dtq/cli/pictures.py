@@ -1,4 +1,4 @@
-"""Tasks, batches and statistics for people: short blocks of names and values, tables without borders."""
+"""Renders tasks, batches and statistics as text for people: short blocks of names and values, and borderless tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dtq queue``: the queues, listed and steered."""
+"""``dtq queue``: list, pause, drain and weigh queues."""
 
 from __future__ import annotations
 

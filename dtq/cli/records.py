@@ -1,6 +1,6 @@
-"""Tasks, batches, dead letters and statistics as JSON, and in a few words.
+"""Renders tasks, batches, dead letters and statistics as JSON, and as short phrases.
 
-In JSON, moments are ISO 8601 in UTC, durations seconds.
+In JSON, moments are ISO 8601 in UTC and durations are seconds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``dtq result`` and ``dtq wait``: what tasks returned, and waiting until they have."""
+"""``dtq result`` and ``dtq wait``: print the results of tasks, and wait for their ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dtq schedule``: functions that the coordinator has called at due times."""
+"""``dtq schedule``: define, list and steer functions that the coordinator submits at due times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schedules in a TOML file, for ``dtq schedule sync``: read whole before anything is done."""
+"""Reads schedules from a TOML file, for ``dtq schedule sync``: the whole file is checked before anything changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dtq store``: look at a store that no coordinator uses."""
+"""``dtq store``: inspect a store that no coordinator uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dtq submit``: have a function called, once or once a line of a file."""
+"""``dtq submit``: submit one call of a function, or one call for each line of a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dtq status``, ``cancel``, ``list`` and ``stats``: looking at the queue, and stopping tasks."""
+"""``dtq status``, ``cancel``, ``list`` and ``stats``: inspect the queue, and cancel tasks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Results in words: whatever a task returned has a line, also what refuses to be written.
+"""Renders results as text: every result gets a line, even one that cannot be written.
 
-A result is foreign code: its ``repr`` may raise, and a whole number may be too long to be written at all. One such
-result is no reason to lose those that come after it.
+A result is foreign code: its ``repr`` may raise, and a whole number may have too many digits to be written. Such a
+result must not hide the results after it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Waiting for tasks on the command line, and printing what became of them.
+"""Waits for tasks on the command line, and prints their outcomes.
 
-Results go to standard output, one line a task, as they are ready to be piped on; the progress bar and every sentence
-about a failure go to standard error.
+Results go to standard output, one line a task, as they arrive, so they can be piped; the progress bar and every
+sentence about a failure go to standard error.
 """
 
 from __future__ import annotations

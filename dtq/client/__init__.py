@@ -1,1 +1,1 @@
-"""Clients: submit, wait, map; how functions, calls and results travel, for both ends."""
+"""Clients: submit, wait, map; and the encoding of functions, calls and results, for both ends."""

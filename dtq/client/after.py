@@ -1,7 +1,7 @@
-"""What a submission waits for, as it is given: handles, futures, batches, ids.
+"""Dependencies of a submission, in the forms that users give: handles, futures, batches, ids.
 
-Client, below `submitting`. A handle may be waited for before its task is accepted; a batch, and what a map waits for,
-is accepted first.
+Client, below `submitting`. A submission may depend on a handle before the handle's task is accepted; a batch, and
+whatever a map depends on, is accepted first.
 """
 
 from __future__ import annotations

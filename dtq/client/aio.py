@@ -1,7 +1,7 @@
 """The client for coroutines: submit, map, wait, ask, operate.
 
-Client, a face beside `sync`, whose verbs it has. It needs the same three connections and two threads as that one, and
-one more thread for calls, however many coroutines wait. A client belongs to the event loop that uses it first.
+Client, a face beside `sync`, with the same verbs. It uses the same three connections and two threads as `sync`, and one
+more thread for calls, however many coroutines wait. A client belongs to the event loop that uses it first.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""``@around_task``: what runs around each task of a worker, for traces, metrics and reports of errors.
+"""``@around_task``: hooks that run around each task of a worker, for traces, metrics and error reports.
 
 Client, because user code imports it, beside `tasks`; the worker's slot calls it. A module registers its hooks when it
-is imported: by ``dtq worker --import``, or with the module of a task. In a process that runs no tasks they do nothing.
-A function that is called where there are no hooks is called without a layer between.
+is imported: by ``dtq worker --import``, or with the module of a task. In a process that runs no tasks hooks do nothing.
+Without hooks, a slot calls the function with no layer between.
 """
 
 from __future__ import annotations

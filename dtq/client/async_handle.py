@@ -1,7 +1,7 @@
 """Handles of tasks and batches for coroutines: they can be awaited.
 
-Client, beside `handle` and `batch_handle`, of which they are another view: what is known is known there. Whoever awaits
-may be cancelled at any time; the task goes on, and only `cancel` stops it.
+Client, beside `handle` and `batch_handle`: a second view of the same state. A coroutine that awaits a handle may be
+cancelled at any time; the task goes on, and only `cancel` stops it.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Reading results, and making items, in an event loop.
+"""Reads results, and makes items, in an event loop.
 
-Client, beside `reading` and `maps`, of which this is what waits; everything else is theirs.
+Client, beside `reading` and `maps`: this module waits, those two do everything else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Submitting, as the client for coroutines has it: a task, a map, a batch, and the same under options.
+"""The submitting verbs of the client for coroutines: a task, a map, a batch, and the same under options.
 
 Client, below `aio`; beside `submitter`, with the same types.
 """

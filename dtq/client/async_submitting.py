@@ -1,6 +1,6 @@
-"""Submitting from an event loop: a function, its arguments and terms become something that waits in the outbox.
+"""Submits from an event loop: a function, its arguments and terms become an entry of the outbox.
 
-Client, between the faces and the hub; beside `submitting`, of which this is what waits.
+Client, between the faces and the hub; beside `submitting`, for which this module does the waiting.
 """
 
 from __future__ import annotations

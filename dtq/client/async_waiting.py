@@ -1,6 +1,6 @@
-"""Waiting for several awaitable handles at once.
+"""Waits for several awaitable handles at once.
 
-Client, above the handles, beside `waiting`. Nothing is created for a handle but an entry in the registry.
+Client, above the handles, beside `waiting`. Each handle costs one entry in the registry, and nothing else.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A batch of several tasks as the client sees it: what has ended, and the results that nobody has taken yet.
+"""The client's state of a batch of several tasks: ended tasks, and results that nobody has taken yet.
 
-Client, below the handles of batches and the results of a map. However large the batch, what is kept here is bounded:
-which tasks have ended is a few intervals, and of the results at most `UNREAD_BYTES` wait; the rest stays where it is
-durable, at the coordinator, and is fetched when its turn comes.
+Client, below the handles of batches and the results of a map. However large the batch, the state is bounded: ended
+tasks are a few intervals, and at most `UNREAD_BYTES` of results wait here; the others stay durable at the coordinator,
+and are fetched in their turn.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A wake-up for one thread, which may be rung from anywhere.
+"""A wake-up for one thread that any code may ring.
 
 Client, below everything that waits. Unlike a Condition or an Event it takes no lock to ring, so garbage collection, a
-signal handler or a callback may ring it in the middle of anything.
+signal handler or a callback may ring it at any point.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Several calls as one task.
+"""Runs several calls as one task.
 
-Client, beside `functions`. These run in a slot, which is why this module imports nothing of the client: that would
-cost each slot 80 ms at its first chunk, and 8 MiB for good.
+Client, beside `functions`. These functions run in a slot, so this module imports nothing of the client: that would cost
+each slot 80 ms at its first chunk, and 8 MiB for good.
 """
 
 from __future__ import annotations

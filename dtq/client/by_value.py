@@ -1,9 +1,9 @@
-"""Pickles that need nothing of the main program where they are opened.
+"""Pickles that open in any process, without the main program of their writer.
 
-Client, below `payloads`. What is defined in ``__main__`` cannot be found there in another process: it goes by value,
-through cloudpickle where the extra ``closures`` is installed. What would go by its name all the same (cloudpickle knows
-classes and functions; there is more that pickle names) is refused here, where somebody can do something about it, and
-not in a slot, whose own ``__main__`` might even have something of that name.
+Client, below `payloads`. Another process cannot find what ``__main__`` defines, so such objects travel by value,
+through cloudpickle where the extra ``closures`` is installed. Some objects would still travel by name (cloudpickle
+handles classes and functions; pickle names more kinds): they are refused here, at the caller who can mend them, and not
+in a slot, whose own ``__main__`` might even define the same name.
 """
 
 from __future__ import annotations

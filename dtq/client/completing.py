@@ -1,8 +1,9 @@
-"""What stands behind an executor: its client, its cluster if it has one, and the thread that completes futures.
+"""The part of an executor behind its futures: its client, its cluster if any, and the thread that completes futures.
 
 Client, between the futures and the executor. News of tasks arrive on the client's own thread, which only passes them
-on; results are unpickled and callbacks run here, so that slow ones hold up nobody but each other. The thread knows
-nothing of the executor, which may be forgotten: then it ends everything once the last future is done.
+on; the completing thread unpickles results and runs callbacks, so that slow callbacks hold up nothing but each other.
+The thread has no reference to the executor, which may be garbage-collected: then the thread ends everything after the
+last future.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What few submissions ask for, beside their terms: until when they start, and what their key stands for.
+"""Rare terms of a submission: the moment by which it must start, and the meaning of its key.
 
-Client, beside `terms`: the keywords that become `model.messages.Conditions`, and what they may be.
+Client, beside `terms`: the keywords that become `model.messages.Conditions`, and their checks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""The task that runs now, as its own code sees it.
+"""`current_task`: the running task, as its own code sees it.
 
-Client, because user code imports it; the worker's slot sets it. A slot's process runs one task at a time, so the place
-is a plain variable: the task's threads see it too, and setting it costs a task two assignments. What `current_task`
-gives out belongs to that one task for ever: a thread that outlives its task cannot report progress for the next.
+Client, because user code imports it; the worker's slot sets it. A slot's process runs one task at a time, so the
+running task stands in a plain variable: the task's threads see it too, and setting it costs a task two assignments. The
+object from `current_task` belongs to that one task for ever: a thread that outlives its task cannot report progress for
+the next.
 """
 
 from __future__ import annotations

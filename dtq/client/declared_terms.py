@@ -1,9 +1,10 @@
-"""The terms that ``@task`` gives a function of which only the name is known here.
+"""Finds the terms that ``@task`` gives to a function whose name alone is known here.
 
-Client, beside `functions`. A submitter that names a function (`dtq submit shop:order`, `Client.submit("shop:order")`)
-gets the same terms as one that has it. A module that this process has imported is asked. Otherwise its source is read,
-where it can be found, and nothing of it is run as long as ``@task`` has plain values; where it has not, a process of
-its own imports the module, for a bounded time. A module that cannot be found here has no say: who submits may lack it.
+Client, beside `functions`. A submission by name (`dtq submit shop:order`, `Client.submit("shop:order")`) gets the same
+terms as a submission of the function itself. A module that this process has imported is asked. Otherwise its source is
+read, if it can be found, and none of it is run as long as the arguments of ``@task`` are plain values; if they are not,
+a process of its own imports the module, for a bounded time. A module that cannot be found here gives no terms: the
+submitter's machine may lack it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Schedules as a program writes them: a function, its arguments, and when it is due.
+"""Definitions of schedules: a function, its arguments, and its due times.
 
 Client, below `schedules`; the command line uses it too.
 """

@@ -1,13 +1,13 @@
-"""How the exception of a task travels: as a pickle that brings back the very class, arguments and attributes.
+"""Pickles of a task's exception that restore its class, arguments and attributes.
 
-Client, beside `payloads`; the slot uses the other half. Pickle's own way to bring an exception back is to call its
-class with ``args``, which is wrong wherever ``__init__`` takes something else than it hands on: here such a class is
-not called, its arguments and attributes are put back. What an exception was raised from travels with it.
+Client, beside `payloads`; the slot uses the other half. Pickle restores an exception by a call of its class with
+``args``, which fails if ``__init__`` takes other arguments than it hands on: here such a class is not called, its
+arguments and attributes are set. The cause and context of an exception travel with it.
 
-A class that can be imported travels by name. Any other (of ``__main__``, of a notebook, of a function) goes by value
-through cloudpickle, as results do. Where the receiving program has a class of that name, or made the class itself, it
-gets its own, so that ``except MyError`` holds. A pickle by value is for the same minor version of Python: a line
-before it says which.
+An importable class travels by name. Any other class (of ``__main__``, of a notebook, of a function) travels by value
+through cloudpickle, as results do. If the receiving program has a class of that name, or made the class itself, it gets
+its own, so that ``except MyError`` holds. A pickle by value is for the same minor version of Python: a line before it
+names the version.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The results of an executor's map.
 
-Client, between the completer and the executor. A map is one batch, sent whole before anybody reads, as the standard
-library promises; what has not been read waits at the coordinator, and is fetched when the executor ends.
+Client, between the completer and the executor. A map is one batch, sent whole before the first result is read, as the
+standard library promises; unread results wait at the coordinator, and are fetched when the executor ends.
 """
 
 from __future__ import annotations

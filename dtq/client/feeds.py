@@ -1,7 +1,7 @@
-"""Batches on their way: a map whose items are still being made, or still wait to be sent.
+"""Batches in transit: maps whose items are still being made, or still wait to be sent.
 
-Client, below the outbox. One thread puts in, the sender takes out, a reader of the results says how far it is; each
-counter is written by one of them only, so none of them takes a lock for a task.
+Client, below the outbox. One thread puts items in, the sender takes them out, a reader of the results reports its
+position; each counter has one writer, so none of the three takes a lock for a task.
 """
 
 from __future__ import annotations

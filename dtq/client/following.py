@@ -1,8 +1,8 @@
-"""What this client waits for: the targets behind its handles, by batch, and how news reaches them.
+"""The registry of followed tasks: the targets behind a client's handles, by batch, and the delivery of news to them.
 
-Client, between the handles and the threads. The registry holds its targets weakly: when nobody has a handle to a batch
-any more, the news of it are dropped. One lock guards all targets; what news set off (waking a thread, a callback of
-an event loop) is called outside of it.
+Client, between the handles and the threads. The registry holds its targets weakly: when the last handle to a batch is
+gone, news of the batch are dropped. One lock guards all targets; the effects of news (waking a thread, a callback of an
+event loop) happen outside the lock.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How functions travel: function to reference at the client, reference to function in the slot.
+"""References to functions: the client makes one from a function, the slot finds the function by it.
 
-Client, below `sync`; the worker's slot uses the other half. A function that can be imported travels as
-``module:qualname``, after it was made sure that this name leads back to the same object. Anything else that can be
-called travels by value: bound methods and partials of importable things as plain pickles, lambdas, closures and what is
-defined in ``__main__`` through cloudpickle (extra ``closures``). A function by value is taken as it is at the moment of
-the submission, with the variables it sees, every time.
+Client, below `sync`; the worker's slot uses the other half. An importable function travels as ``module:qualname``,
+after a check that this name leads back to the same object. Any other callable travels by value: bound methods and
+partials of importable objects as plain pickles, lambdas, closures and functions of ``__main__`` through cloudpickle
+(extra ``closures``). Each submission takes a fresh copy of a function by value, with the variables that the function
+sees.
 """
 
 from __future__ import annotations

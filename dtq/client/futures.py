@@ -1,7 +1,7 @@
 """Futures of the standard library, for tasks.
 
-Client, between the handles and the executor. A future is set by the executor's completing thread; nothing but asking
-for what only the coordinator knows (whether the task runs, whether it can still be cancelled) makes a call.
+Client, between the handles and the executor. The executor's completing thread sets a future; a call is made only for
+facts that the coordinator alone has (whether the task runs, whether it can still be cancelled).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""All results of a batch, as a function is given them: read as they are asked for.
+"""All results of a batch, as the argument of a function: read on demand.
 
-Client, below `payloads`; for the slot. They lie one behind the other in a file that is mapped, or in the call itself
-where they are few; one page of them is taken apart at a time.
+Client, below `payloads`; for the slot. The results lie one behind the other in a mapped file, or in the call itself if
+they are few; one page of them is decoded at a time.
 """
 
 from __future__ import annotations

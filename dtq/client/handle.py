@@ -1,7 +1,7 @@
-"""Handles of tasks: what a submission gives back, to ask for its end.
+"""Handles of tasks: the return value of a submission, with the task's state, result and end.
 
 Client, above `following`. A handle of one task is a few words of memory: it holds no lock, no thread waits for it
-unless somebody does, and its result is unpickled in the thread that first asks for it.
+unless a caller does, and its result is unpickled in the thread that first asks for it.
 """
 
 from __future__ import annotations

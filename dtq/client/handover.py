@@ -1,4 +1,4 @@
-"""From a program to the slots of its local cluster: what they inherit, gathered and sent.
+"""Gathers and sends the state that the slots of a local cluster inherit from their program.
 
 Client, above `inheritance`. `local` sends it, `leash` receives it in the worker's process. It goes through a pipe:
 multiprocessing's authentication key is in no argument and no environment.

@@ -1,8 +1,8 @@
-"""What every face of the client shares: one session with its outbox, sender, watcher, and calls.
+"""The part that all faces of a client share: one session with its outbox, sender, watcher, and calls.
 
-Client, below the faces. Nothing here belongs to threads that wait or to an event loop: a face submits, and subscribes
-to what it wants to know (`Following.subscribe`). Threads start with the first submission; a hub survives a coordinator
-that comes and goes, and in a child made by `os.fork` becomes one of its own.
+Client, below the faces. Nothing here is particular to threads or to an event loop: a face submits, and subscribes to
+news (`Following.subscribe`). Threads start with the first submission; a hub survives restarts of the coordinator, and
+becomes a hub of its own in a child made by `os.fork`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where a client writes and reads what is large: in the coordinator's files where it can reach them, else by calls.
+"""A client's access to large values: in the coordinator's files where the client can reach them, else by calls.
 
-Client, below the hub. Which of the two it is the client finds out when it connects, and again when the coordinator was
-restarted. Calls for values have a connection of their own, so that nothing waits behind them.
+Client, below the hub. The client tests for access when it connects, and again after a restart of the coordinator. Calls
+for values have a connection of their own, so nothing waits behind them.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Where a user's modules are looked for by their names.
+"""The search path for a user's modules.
 
-Client, used by a worker's slots and by the command line, so that a name means the same module to both: the one whose
-terms a command submits is the one that runs.
+Client, used by a worker's slots and by the command line, so that a name means the same module to both: a command reads
+the terms of the very module that runs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the slots of a local cluster take over from its program, as the processes of a standard pool do.
+"""The state that slots of a local cluster inherit from its program, as the processes of a standard pool do.
 
 Client, beside `handover`, which brings it to the worker's process; the worker starts each slot with it.
 """

@@ -1,7 +1,7 @@
-"""joblib's batches of calls, as a slot runs them.
+"""Runs joblib's batches of calls in a slot.
 
-Client, beside `bundles`; run in slots, so it imports only what those have. A batch arrives as a pickle of its own:
-what has to stand before it is opened (an initializer, limits of threads) stands then.
+Client, beside `bundles`; run in slots, so it imports only modules that slots have. A batch arrives as a pickle of its
+own: its preconditions (an initializer, limits of threads) are met before the pickle is opened.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Calls and results that are too large for a page: written as values while they are pickled, and read back in place.
 
-Client, below `payloads`, of which the slot uses the other half. Pickle hands large bytes over as they are and offers
-the buffers of arrays beside the pickle (protocol 5), so that both are copied once: from the object to the segment.
+Client, below `payloads`, of which the slot uses the other half. Pickle passes large bytes through unchanged and offers
+the buffers of arrays beside the pickle (protocol 5), so both are copied once: from the object to the segment.
 """
 
 from __future__ import annotations

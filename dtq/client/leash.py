@@ -1,9 +1,8 @@
-"""One of the two processes of a local cluster, which must not outlive the program that started it.
+"""The entry point of a local cluster's two processes: it ends its process when the program that started it is gone.
 
-Client, started by `processes` as ``python -m dtq.client.leash``, imported by nobody. It ends its process at once when
-the program is gone, however that ended: the program's end of a pipe closes, or (where a child of the program still
-holds that pipe) the kernel says that the process has ended. Nothing is asked of the program itself: it may be busy, or
-killed.
+Client, started by `processes` as ``python -m dtq.client.leash``, imported by nobody. Whichever way the program ended,
+this process ends at once: the program's end of a pipe closes, or (where a child of the program still holds that pipe)
+the kernel reports the program's end. The program itself is not asked: it may be busy, or killed.
 """
 
 from __future__ import annotations

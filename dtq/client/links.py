@@ -1,10 +1,10 @@
-"""The client's lines to the coordinator, and whether the coordinator still knows who is calling.
+"""The client's connections to the coordinator, and the check that the coordinator still knows the session.
 
-Client, above the transport. A client is one *session*, whatever number of connections it has: one on which it submits,
-one on which it waits for results, one for everything else. When the coordinator says that it does not know the session
-(it was restarted, or was out of reach for long), everything the client follows has to be followed anew: that is a new
-*generation* here, whichever connection learns of it first. A session never goes on with another store: its numbers
-would be those of somebody else's batches there.
+Client, above the transport. A client is one *session*, whatever number of connections it has: one for submissions, one
+for awaiting results, one for everything else. When the coordinator does not know the session (after a restart, or a
+long time out of reach), the client must follow all its tasks anew: a new *generation* begins here, whichever connection
+learns of it first. A session never goes on with another store: there its numbers would belong to other clients'
+batches.
 """
 
 from __future__ import annotations

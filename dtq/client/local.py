@@ -1,6 +1,6 @@
-"""A cluster of its own: a coordinator and a worker as processes, for as long as a program needs them.
+"""A private cluster: a coordinator and a worker as processes, for as long as a program needs them.
 
-Client, below the faces that can do without a cluster that somebody else runs. The processes are what a user would
+Client, below the faces that can run without a cluster of somebody else's. The processes are those that a user would
 start with ``dtq coordinator start`` and ``dtq worker``, and end with this program, however it ends. The user's own
 coordinator is left alone: port, key and state are apart.
 """

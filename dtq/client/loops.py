@@ -1,8 +1,8 @@
-"""The client as one event loop uses it: news reach the loop in bulk, and what has to wait waits in one thread.
+"""The client's side of one event loop: news reach the loop in bulk, and blocking calls run in one thread.
 
-Client, between the hub and `aio`. However many coroutines wait, there is nothing here for each of them but a future and
-an entry in the registry of `following`: the hub's threads put what has happened into one list, and wake the loop once
-for all that gathers until it looks.
+Client, between the hub and `aio`. However many coroutines wait, each costs only a future and an entry in the registry
+of `following`: the hub's threads put news into one list, and wake the loop once for everything that gathers until the
+loop looks.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Maps: one batch made of iterables, fed while its results are read.
 
-Client, between the hub and the faces. Items are pulled as far as the sender and, where somebody reads the results, the
-reader allow: ten million of them pass through a few MiB. A map that is read is fed by a thread of its own, so that a
-slow iterable holds up no result and a slow reader no worker.
+Client, between the hub and the faces. Items are pulled only as far as the sender allows and, if the results are read,
+the reader: ten million items pass through a few MiB. A thread of its own feeds a map that is read, so that a slow
+iterable holds up no result and a slow reader no worker.
 """
 
 from __future__ import annotations

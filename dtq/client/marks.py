@@ -1,7 +1,7 @@
-"""Where the outbox stands at a moment, and who waits until all that lay there then is accepted or refused.
+"""Marks in the outbox: a caller waits until all that was submitted before the mark is accepted or refused.
 
-Client, below the hub. What is said of tasks by a filter, or of a queue, must not overtake what the same client has
-submitted before: the one travels on another line than the other.
+Client, below the hub. A verb on a filter or a queue must not overtake earlier submissions of the same client: the two
+travel on different connections.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""How clients and handles look in a notebook: a small static table, escaped, without script.
+"""Renders clients and handles as HTML for notebooks: a small static table, escaped, without script.
 
-Client, below the faces. Pure: what is known goes in, HTML comes out.
+Client, below the faces. Pure: known facts go in, HTML comes out.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What waits to be sent: single submissions of all threads, and the maps that are being fed.
+"""The outbox: single submissions of all threads, and the maps that are being fed, until the sender takes them.
 
-Client, between the callers and the sender's thread. The sender takes whatever has gathered while its last call was
-under way, so a lone submission leaves at once and a flood travels in large calls, neighbours of one kind as one batch.
-Both are bounded: `put` waits while too much lies here.
+Client, between the callers and the sender's thread. The sender takes everything that has gathered during its last call,
+so a lone submission leaves at once and a flood travels in large calls, neighbours of one kind as one batch. Both are
+bounded: `put` waits while the outbox is full.
 """
 
 from __future__ import annotations

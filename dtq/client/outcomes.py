@@ -1,7 +1,7 @@
-"""How a task ended, as its submitter gets it: the value, or the exception to raise.
+"""Outcomes of tasks for their submitters: the value, or the exception to raise.
 
-Client, below the handles. Pure: what the coordinator said goes in, a value or an exception comes out. It is called in
-the thread that asks for the result, so results nobody asks for are never unpickled.
+Client, below the handles. Pure: the coordinator's answer goes in, a value or an exception comes out. It runs in the
+thread that asks for the result, so a result that nobody asks for is never unpickled.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Whole answers to questions whose answers come in parts.
+"""Collects whole answers from calls that answer in pages.
 
-Client, between the faces and the service: what is listed may be of any length, what is answered at once may not.
+Client, between the faces and the service: a listing may be of any length, one answer may not.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Results of other tasks among the arguments of a call.
 
-Client, below `payloads`; the slot uses the other half. A handle in the arguments pickles as a stand-in, and its task is
-one that the call waits for. The coordinator hands the results out with the call (`model.inputs`), and in the slot the
-stand-ins become what they stand for. So the values never come through the client.
+Client, below `payloads`; the slot uses the other half. A handle in the arguments pickles as a stand-in, and the call
+depends on the handle's task. The coordinator sends the results with the call (`model.inputs`), and the slot replaces
+the stand-ins by them. So the values never pass through the client.
 """
 
 from __future__ import annotations

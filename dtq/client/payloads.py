@@ -1,13 +1,13 @@
-"""How calls and results travel: as pickles that nobody but the submitting client and the executing slot opens.
+"""Encodes calls and results: pickles that only the submitting client and the executing slot open.
 
 Client, beside `functions`; the slot uses the other half. A call without keywords is the pickled tuple of its arguments,
 one with keywords the pickled list ``[arguments, keywords]``; the result None is the empty blob. Calls and results of
-registered task types are JSON. These run once a task on both ends, so the common case is one call into pickle.
+registered task types are JSON. This code runs once a task on both ends, so the common case is one call into pickle.
 
-What is large becomes a value where the caller has a place for values, and its blob a description (`large_payloads`).
-What was large is taken for large the next time: then nothing is pickled in memory first.
+A large payload becomes a value if the caller has a place for values, and its blob a description (`large_payloads`). A
+function whose payload was large is expected to have large ones the next time: then nothing is pickled in memory first.
 
-What plain pickle cannot take, or would only find again in this very process (whatever is defined in ``__main__``), goes
+Objects that plain pickle refuses, or would find again only in this very process (definitions of ``__main__``), go
 through cloudpickle where the extra ``closures`` is installed; the receiving end is the same.
 """
 

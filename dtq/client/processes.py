@@ -1,7 +1,7 @@
-"""The two processes of a local cluster: started, watched, ended.
+"""Starts, watches and ends the two processes of a local cluster.
 
-Client, below `local`. They run what the commands ``dtq coordinator start`` and ``dtq worker`` run, with settings in the
-place of words, each on a `leash`.
+Client, below `local`. They run the code of the commands ``dtq coordinator start`` and ``dtq worker``, with settings
+instead of command-line words, each on a `leash`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A bar that shows how far something is: in a terminal, or in a notebook; nowhere else.
+"""A progress bar, in a terminal or a notebook only.
 
-Client, above the handles. With tqdm installed the bar is tqdm's, else one line that is written over. Off a terminal (a
+Client, above the handles. With tqdm installed the bar is tqdm's, else one line that is overwritten. Off a terminal (a
 pipe, a log file, a service) nothing is written at all.
 """
 

@@ -1,8 +1,8 @@
-"""What this client has read and nobody will ask for again, until the coordinator is told.
+"""Results that this client has read for the last time, gathered until the coordinator is told.
 
-Client, below the handles. Who submits and reads the results itself (an executor) has no use for what the coordinator
-keeps of them. Telling it costs a call, so that is done for many batches at a time; and of single tasks of a batch only
-where it is worth it: those that are small are told of when all of their batch has been read.
+Client, below the handles. A client that submits and reads the results itself (an executor) has no use for the
+coordinator's copies. Telling the coordinator costs a call, so one call covers many batches; single tasks of a batch are
+told only if large: small ones are told when all of their batch has been read.
 """
 
 from __future__ import annotations

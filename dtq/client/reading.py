@@ -1,7 +1,7 @@
-"""Reading the results of a batch as they come, in order or as they end.
+"""Reads the results of a batch, in order or as they end.
 
-Client, between the batches and their handles. What has arrived is here, what was let go for want of room is fetched
-again from the coordinator, and for what has not ended the reader waits.
+Client, between the batches and their handles. Arrived results are here, results dropped for want of room are fetched
+again from the coordinator, and for the others the reader waits.
 """
 
 from __future__ import annotations

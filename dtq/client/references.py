@@ -1,8 +1,8 @@
-"""References: what stands in a call for a value that was put before.
+"""References: stand-ins in a call for values that were put before.
 
-Client, below `payloads`; the slot uses the other half. A reference pickles as the description of its value, and says so
-to whoever encodes the call, who lets the coordinator know what the call needs. In the slot, unpickling makes the value
-itself of it.
+Client, below `payloads`; the slot uses the other half. A reference pickles as the description of its value, and tells
+the encoder of the call, so that the coordinator learns which values the call needs. In the slot, unpickling turns the
+reference into the value.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a slot calls: coroutine functions run to their end, and a registered task type's False is a failure.
+"""Adapts functions for a slot: a coroutine function is run to its end, a registered task type's False is a failure.
 
 Client, beside `functions`, for the executing end. Decided once for a function, not once for a task: a plain function is
 called without a layer between.

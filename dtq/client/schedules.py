@@ -1,4 +1,4 @@
-"""Schedules, as programs define and steer them: `Client.schedules` and `AsyncClient.schedules`.
+"""The verbs on schedules: `Client.schedules` and `AsyncClient.schedules`.
 
 Client, beside `sync` and `aio`.
 """

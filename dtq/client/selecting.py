@@ -1,4 +1,4 @@
-"""Naming tasks: ids in the forms people have them, and filters.
+"""Selections of tasks: ids in all the forms that users have, and filters.
 
 Client, between the faces and the service's `Selection`.
 """

@@ -1,7 +1,7 @@
-"""The thread that submits: one call at a time, repeated until the coordinator has answered it.
+"""The thread that submits: one call at a time, repeated until the coordinator answers.
 
-Client, between the outbox and the coordinator. Whatever was submitted is either accepted durably or refused, and its
-handle says which; a coordinator that is away is waited for.
+Client, between the outbox and the coordinator. Each submission is either accepted durably or refused, and its handle
+says which; the thread waits for a coordinator that is away.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a client has put, and what it sends more than once: it travels once, and lies once at the coordinator.
+"""Values that a client has put or sends repeatedly: each travels once, and is stored once at the coordinator.
 
-Client, below `hub`. A value is known by the digest of what is written of it, so what somebody else has put need not be
-sent, and what changes between two calls is another value. It is kept as long as one of its references lives here; the
-coordinator is told now and then of those that do not.
+Client, below `hub`. A value is known by the digest of its bytes, so a value that another client has put is not sent
+again, and a value that changes between two calls is another value. It is kept as long as one of its references lives
+here; the coordinator is told now and then of those whose last reference is gone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Limits and queues, as programs set and steer them: `Client.limits`, `Client.queues`, and the same of `AsyncClient`.
+"""The verbs on limits and queues: `Client.limits`, `Client.queues`, and the same of `AsyncClient`.
 
 Client, beside `sync` and `aio`.
 """

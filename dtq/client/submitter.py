@@ -1,7 +1,7 @@
-"""Submitting, as the client for threads has it: a task, a map, a batch, and the same under options.
+"""The submitting verbs of the client for threads: a task, a map, a batch, and the same under options.
 
-Client, below `sync`. What a checker of types is told: a handle has the type of what its function returns, which for a
-coroutine function is what its coroutine returns.
+Client, below `sync`. For type checkers, a handle has the type of its function's result, which for a coroutine function
+is the result of its coroutine.
 """
 
 from __future__ import annotations

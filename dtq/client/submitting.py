@@ -1,6 +1,6 @@
-"""Submitting: a function, its arguments and terms become something that waits in the outbox.
+"""Submits: a function, its arguments and terms become an entry of the outbox.
 
-Client, between the faces and the hub; the same for threads and for an event loop, but that the outbox may make the
+Client, between the faces and the hub; the same for threads and for an event loop, except that the outbox may make the
 caller wait.
 """
 

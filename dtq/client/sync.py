@@ -1,6 +1,6 @@
 """The client for threads: submit, map, wait, ask, operate.
 
-Client, the face that most programs use; `hub` does the work. Every method may be called from any thread.
+Client, the face of most programs; `hub` does the work. Every method may be called from any thread.
 """
 
 from __future__ import annotations

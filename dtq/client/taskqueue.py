@@ -1,4 +1,4 @@
-"""An asyncio queue with a cluster of its own: real processes, for as long as the program needs them.
+"""`TaskQueue`: an asyncio queue with a cluster of its own, real processes that live as long as the program needs them.
 
 Client, above `aio` and `local`. It speaks the dialect of asyncio queues: a higher priority number is more urgent, a
 task is pending, running, completed or failed, and is known by its id.

@@ -1,7 +1,7 @@
 """``@task``: a function with terms of its own, and optionally a name to be registered under.
 
-Client, beside `functions`. The decorator gives back the very function it was given, with a note attached: the function
-keeps its signature, calling it runs it here, its name leads back to it, and a slot calls it without a layer between.
+Client, beside `functions`. The decorator returns the very function it was given, with a note attached: the function
+keeps its signature, a direct call runs it here, its name leads back to it, and a slot calls it without a layer between.
 """
 
 from __future__ import annotations

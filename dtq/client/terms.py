@@ -1,8 +1,8 @@
-"""Terms: the options somebody gave for a task, and the `Options` they add up to.
+"""Terms: the options that a caller gave for a task, and the `Options` they add up to.
 
-Client, beside `functions`: a call's own terms are laid over those of `Client.options`, these over those of ``@task``,
-these over the defaults of `model.options`. What was not given stays `UNSET` until the last step, because None is a
-value (``timeout=None`` lifts a time limit).
+Client, beside `functions`: a call's own terms override those of `Client.options`, these override those of ``@task``,
+these override the defaults of `model.options`. A term that was not given stays `UNSET` until the last step, because
+None is a value (``timeout=None`` lifts a time limit).
 """
 
 from __future__ import annotations

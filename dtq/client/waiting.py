@@ -1,7 +1,6 @@
-"""Waiting for several handles at once.
+"""Waits for several handles at once.
 
-Client, above the handles. Each handle says by itself when it has ended, into one queue: no thread, call or poll for
-each.
+Client, above the handles. Each handle announces its own end, into one queue: no thread, call or poll for each.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The thread that waits for results: one long poll for everything the client follows.
 
-Client, between the coordinator and `following`. After the coordinator was restarted it follows everything that has not
-ended anew, and begins with a fresh cursor; what then arrives for a second time is recognised by the targets.
+Client, between the coordinator and `following`. After a restart of the coordinator it follows every unfinished task
+anew, with a fresh cursor; the targets recognise news that arrive a second time.
 """
 
 from __future__ import annotations
