@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import click
@@ -12,17 +12,26 @@ from dtq.cli.calling import service
 from dtq.cli.grammar import Command
 from dtq.cli.output import one_line, say, write, write_json
 from dtq.cli.records import counts_json, counts_text
-from dtq.model.ids import parse_id
+from dtq.model.ids import parse_id, run_text
 from dtq.model.snapshots import GraphNode
 
 #: How many batches are shown unless it is said otherwise.
 _LIMIT: Final = 100
 
 
-def _edge(parent: tuple[int, int, int]) -> str:
-    """The tasks that something waits for, as an id."""
+def _edge(parent: tuple[int, int, int], sizes: Mapping[int, int]) -> str:
+    """The tasks that something waits for, as an id.
+
+    Args:
+        parent: the tasks.
+        sizes: how many tasks the batches have, by number.
+    """
     number, lo, hi = parent
-    return str(number) if not hi else f"{number}.{lo}" if hi == lo + 1 else f"{number}.{lo}-{hi - 1}"
+    return run_text(number, lo, hi - lo, single=sizes.get(number) == 1) if hi else str(number)
+
+
+def _sizes(nodes: Sequence[GraphNode]) -> dict[int, int]:
+    return {node.batch: node.size for node in nodes}
 
 
 def _standing(node: GraphNode) -> str:
@@ -39,6 +48,7 @@ def tree(nodes: Sequence[GraphNode], asked: int) -> Iterator[str]:
         asked: the one that was asked for, which is marked.
     """
     known = {node.batch: node for node in nodes}
+    sizes = _sizes(nodes)
     children: dict[int, list[int]] = {}
     for node in sorted(nodes, key=lambda node: node.batch):
         for parent in dict.fromkeys(parent[0] for parent in node.after if parent[0] in known):
@@ -57,7 +67,7 @@ def tree(nodes: Sequence[GraphNode], asked: int) -> Iterator[str]:
             yield f"{line}  (above)"
             continue
         told.add(number)
-        several = [_edge(parent) for parent in node.after]
+        several = [_edge(parent, sizes) for parent in node.after]
         waits = f"  after {', '.join(several[:3])}{' …' if len(several) > 3 else ''}" if len(several) > 1 else ""
         yield f"{line}  {_standing(node)}{waits}"
         below_it = children.get(number, [])
@@ -68,28 +78,31 @@ def tree(nodes: Sequence[GraphNode], asked: int) -> Iterator[str]:
 
 def dot(nodes: Sequence[GraphNode]) -> Iterator[str]:
     """The batches in the language of Graphviz."""
+    sizes = _sizes(nodes)
     yield "digraph tasks {"
     for node in nodes:
         label = f"{node.batch} {node.function}\\n{_standing(node)}".replace('"', "'")
         yield f'  "{node.batch}" [label="{one_line(label)}"];'
     for node in nodes:
         for parent in node.after:
-            yield f'  "{parent[0]}" -> "{node.batch}" [label="{_edge(parent)}"];'
+            yield f'  "{parent[0]}" -> "{node.batch}" [label="{_edge(parent, sizes)}"];'
     yield "}"
 
 
 def mermaid(nodes: Sequence[GraphNode]) -> Iterator[str]:
     """The batches in the language of Mermaid."""
+    sizes = _sizes(nodes)
     yield "graph TD"
     for node in nodes:
         label = f"{node.batch} {node.function}: {_standing(node)}".replace('"', "'")
         yield f'  b{node.batch}["{one_line(label)}"]'
     for node in nodes:
         for parent in node.after:
-            yield f"  b{parent[0]} -->|{_edge(parent)}| b{node.batch}"
+            yield f"  b{parent[0]} -->|{_edge(parent, sizes)}| b{node.batch}"
 
 
 def _json(nodes: Sequence[GraphNode]) -> dict[str, Any]:
+    sizes = _sizes(nodes)
     return {
         "batches": [
             {
@@ -97,7 +110,7 @@ def _json(nodes: Sequence[GraphNode]) -> dict[str, Any]:
                 "function": node.function,
                 "size": node.size,
                 "tasks": counts_json(node.counts),
-                "after": [_edge(parent) for parent in node.after],
+                "after": [_edge(parent, sizes) for parent in node.after],
                 "more": node.more,
             }
             for node in nodes

@@ -68,5 +68,4 @@ class Results(Sequence[Any]):
         blob = self._blobs[place]
         if blob.startswith(RESULT):
             return self._decoders.result(blob[1:], self._is_json)
-        ended = ended_of(blob[1:])
-        return self._decoders.failure(ended, f"{ended.batch}.{ended.lo}")
+        return self._decoders.failure(*ended_of(blob[1:]))

@@ -172,6 +172,6 @@ def input_of(place: int, is_json: bool, task: str = "") -> Any:
         elif kind == SEQUENCE:
             made[place] = decoders.sequence(body, is_json)
         else:
-            ended = ended_of(body)
-            made[place] = decoders.failure(ended, task or f"{ended.batch}.{ended.lo}")
+            ended, its_id = ended_of(body)
+            made[place] = decoders.failure(ended, task or its_id)
     return made[place]

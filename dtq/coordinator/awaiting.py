@@ -41,12 +41,14 @@ class _Found:
         lost: those that have ended without a result, by their indexes, and why what waits for them never starts.
         ended: how many of them have ended, as far as they are kept.
         stamp: of their batch, when that was so; None where it was not live.
+        size: how many tasks that has.
     """
 
     error: DtqError | None = None
     lost: tuple[tuple[int, str], ...] = ()
     ended: int = 0
     stamp: _Stamp | None = None
+    size: int = 1
 
 
 class Parents:
@@ -103,11 +105,12 @@ class Parents:
             return ""
         found = self._found.get((number, lo, hi))
         if found is None:  # of the same call, and had been submitted before
-            raise ParentUnknown(_named(number, lo, hi), "it has ended meanwhile")
+            size = 1 if batch is None else batch.size
+            raise ParentUnknown(_named(number, lo, hi, size), "it has ended meanwhile")
         if found.error is not None:
             raise found.error
         if hi and found.ended + left < hi - lo and self._looks < _LOOKS:
-            raise ParentUnknown(_named(number, lo, hi), "it is no longer kept")
+            raise ParentUnknown(_named(number, lo, hi, found.size), "it is no longer kept")
         left_out = (number, -1) in self.back
         return next((why for at, why in found.lost if not left_out and (number, at) not in self.back), "")
 
@@ -146,7 +149,8 @@ class Parents:
                 found = _Found(error=ParentUnknown(str(TaskId(number, hi - 1, False)), "it was never accepted"))
             else:
                 found = self._ended(stored, lo, hi, value=value)
-            self._found[number, lo, hi] = replace(found, stamp=stamps.get(number))
+            size = 1 if stored is None else stored.row.size
+            self._found[number, lo, hi] = replace(found, stamp=stamps.get(number), size=size)
 
     def _ended(self, stored: StoredBatch, lo: int, hi: int, *, value: bool) -> _Found:
         row = stored.row
@@ -194,8 +198,15 @@ def _lost_of(batch: Batch) -> str:
     return cause(batch.number, -1, State.CANCELLED.value, single=batch.single) if batch.cancelled else ""
 
 
-def _named(number: int, lo: int, hi: int) -> str:
-    return str(number) if not hi else str(TaskId(number, lo, False))
+def _named(number: int, lo: int, hi: int, size: int = 1) -> str:
+    """The id of the first of some tasks, as lists have it, or of all of a batch.
+
+    Args:
+        number: the batch.
+        lo, hi: the tasks.
+        size: how many the batch has; where nothing is known of it, the first one's id is that of the batch.
+    """
+    return str(number) if not hi else str(TaskId(number, lo, size == 1 and not lo))
 
 
 # -- for submissions --------------------------------------------------------------------------------------------------
@@ -242,7 +253,8 @@ def after_of(
     new = {batch.number: batch for batch in made}
     for number, lo, hi, _ in wanted:
         if (hi and hi <= lo) or (number in new and hi > new[number].size):
-            raise ParentUnknown(_named(number, lo, hi), "there is no such task")
+            size = new[number].size if number in new else 1
+            raise ParentUnknown(_named(number, max(lo, hi - 1), hi, size), "there is no such task")
     lost = parents.standing([parent for parent in wanted if parent[0] not in new])
     lost = lost or next(filter(None, [_lost_of(new[parent[0]]) for parent in wanted if parent[0] in new]), "")
     return After(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dtq.coordinator.results import how_ended
+from dtq.coordinator.queries import task_name
+from dtq.coordinator.results import how_ended, purged
 from dtq.coordinator.sequences import sequence
 from dtq.coordinator.service import Coordinator
 from dtq.core.batches import Batch
 from dtq.core.changes import ResultPage
 from dtq.errors import ResultExpired
 from dtq.model import pages
-from dtq.model.ids import TaskId
 from dtq.model.inputs import RESULT, failure_input, with_inputs
 from dtq.model.states import State
 
@@ -50,5 +50,7 @@ def _input(c: Coordinator, number: int, index: int) -> bytes:
         return RESULT + pages.unpack(pages.cut(page.data, index - page.lo, index - page.lo + 1))[0]
     for ended in how_ended(c, number, index, index + 1):
         if ended.state is not State.SUCCEEDED:
-            return failure_input(ended)
-    raise ResultExpired(str(TaskId(number, index, False)))
+            return failure_input(ended, task_name(c, number, index))
+    if (gone := purged(c, number, index)) is not None:
+        return failure_input(gone, task_name(c, number, index))
+    raise ResultExpired(task_name(c, number, index))

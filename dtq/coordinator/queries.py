@@ -105,10 +105,21 @@ def nowhere(c: Coordinator, number: int, index: int = -1, *, known: bool = False
         index: the task; -1 for the whole batch.
         known: whether the batch is, so that it never had such a task.
     """
-    named = str(number) if index < 0 else str(TaskId(number, index))
+    named = str(number) if index < 0 else task_name(c, number, index)
     with c.lock:
         accepted = 0 < number <= c.machine.register.last_batch
     return ResultExpired(named) if accepted and not known else UnknownId(named)
+
+
+def task_name(c: Coordinator, number: int, index: int) -> str:
+    """The id of a task, as lists have it; where nothing is known of its batch, the first one's is that of the batch.
+    Not under the lock."""
+    with c.lock:
+        live = c.machine.register.batches.get(number)
+        single = live.single if live is not None else None
+    if single is None:
+        single = all([stored.row.size == 1 for stored in c.engine.batches([number])])
+    return str(TaskId(number, index, single and not index))
 
 
 def attempts(c: Coordinator, number: int, index: int, first: int = 0) -> tuple[list[Attempt], bool]:

@@ -18,11 +18,13 @@ from dtq.errors import TooLarge
 from dtq.model import pages
 from dtq.model.messages import ANSWER_ENVELOPE, Ended, Failure, Watched
 from dtq.model.snapshots import Selection
-from dtq.model.states import State
+from dtq.model.states import Outcome, State
 from dtq.model.weight import slim, weight
 
 #: About how many bytes an end takes in an answer beside what it carries.
 _OVERHEAD = 200
+#: How a dead letter has ended of which nothing more is known.
+_PURGED = Failure(message="it was a dead letter, which was thrown away")
 
 
 def results(c: Coordinator, number: int, lo: int, hi: int, inline: int = 0) -> list[Ended]:
@@ -137,6 +139,16 @@ def _described(c: Coordinator, run: EndedRange) -> Iterator[Ended]:
     else:
         for index in range(run.lo, run.hi):
             yield _dead(c, run.batch, index)
+
+
+def purged(c: Coordinator, number: int, index: int) -> Ended | None:
+    """How a task has ended that is in no final state any more, as it was a dead letter that was thrown away; None where
+    its batch had none."""
+    batch = next(iter(c.engine.batches([number])), None)
+    if batch is None or not batch.row.purged:
+        return None
+    ended = _dead(c, number, index)
+    return ended if ended.failure is not None else replace(ended, outcome=Outcome.FAILED, failure=_PURGED)
 
 
 def _dead(c: Coordinator, number: int, index: int) -> Ended:

@@ -10,14 +10,16 @@ from collections.abc import Iterator
 from typing import Final
 
 from dtq.coordinator import queries
-from dtq.coordinator.results import how_ended
+from dtq.coordinator.results import how_ended, purged
 from dtq.coordinator.service import Coordinator
 from dtq.core.batches import Batch
 from dtq.core.dependencies import holder_of
 from dtq.errors import ResultExpired, TooLarge
 from dtq.model import pages
 from dtq.model.fields import MAX_SECONDS
+from dtq.model.ids import TaskId
 from dtq.model.inputs import RESULT, SEQUENCE_MARK, SEQUENCE_PAGE, failure_input, offsets_in, sequence_input
+from dtq.model.messages import Ended
 from dtq.model.states import State
 from dtq.model.values import MAX_VALUES, MIN_VALUE, Value, describe, named
 from dtq.values.base import Draft
@@ -133,7 +135,7 @@ def _write(c: Coordinator, number: int, size: int, body: _Body) -> tuple[list[in
             offsets.append(body.length)
             blobs = []
     if count < size:
-        raise ResultExpired(f"{number}.{count}")
+        raise ResultExpired(str(TaskId(number, count, size == 1)))
     return offsets, list(dict.fromkeys(inner))
 
 
@@ -141,7 +143,7 @@ def _blobs(c: Coordinator, number: int, size: int) -> Iterator[tuple[bytes, tupl
     """How each task has ended, in their order, and what values that names."""
     at = 0
     c.flush()
-    for ended in how_ended(c, number, 0, size):
+    for ended in _all_ended(c, number, size):
         if ended.lo > at:
             return  # no longer kept
         if ended.state is State.SUCCEEDED and ended.results:
@@ -151,6 +153,23 @@ def _blobs(c: Coordinator, number: int, size: int) -> Iterator[tuple[bytes, tupl
         elif ended.state is State.SUCCEEDED:
             return
         else:
-            for _ in range(ended.lo, ended.hi):
-                yield failure_input(ended), ()
+            for index in range(ended.lo, ended.hi):
+                yield failure_input(ended, str(TaskId(number, index, size == 1))), ()
         at = ended.hi
+
+
+def _all_ended(c: Coordinator, number: int, size: int) -> Iterator[Ended]:
+    """As `how_ended`, with the dead letters that were thrown away."""
+    at = 0
+    for ended in how_ended(c, number, 0, size):
+        yield from _purged(c, number, at, ended.lo)
+        yield ended
+        at = ended.hi
+    yield from _purged(c, number, at, size)
+
+
+def _purged(c: Coordinator, number: int, lo: int, hi: int) -> Iterator[Ended]:
+    for index in range(lo, hi):
+        if (ended := purged(c, number, index)) is None:
+            return
+        yield ended

@@ -143,6 +143,9 @@ class Dependencies:
         #: over, and since when.
         self._read: dict[int, Coverage | None] = {}
         self._over: dict[int, float] = {}
+        #: By batch, the dead letters that were thrown away, but for their last attempts: a restart forgets that these
+        #: are not to be kept any longer than what needs them, and then they go with the batch.
+        self._purged: dict[int, list[int]] = {}
         #: Ends that nobody has worked off yet.
         self.todo: deque[_End] = deque()
         self._settling = False
@@ -457,6 +460,13 @@ class Dependencies:
         self._read[batch] = None
         return True
 
+    def spare_history(self, batch: int, index: int) -> bool:
+        """Whether how a dead letter has ended that is thrown away is needed by others: it goes after those."""
+        if batch not in self.needed:
+            return False
+        self._purged.setdefault(batch, []).append(index)
+        return True
+
     def spared(self) -> tuple[int, ...]:
         """The finished batches that must not go by their age."""
         return tuple(sorted(number for number in self.needed if number not in self._register.batches))
@@ -476,6 +486,8 @@ class Dependencies:
         else:
             for lo, hi in read:
                 register.ledger.read(number, lo, hi)
+        for index in self._purged.pop(number, ()):
+            register.ledger.task_forgotten(number, index, history=True)
         at = self._over.pop(number, None)
         if at is not None:
             register.expiries.add(at)

@@ -238,7 +238,8 @@ def revive(
 
 
 def purge(machine: Machine, row: BatchRow, tasks: Sequence[TaskRow]) -> int:
-    """Throw dead letters of one batch away, with their history.
+    """Throw dead letters of one batch away, with their history; that stays as long as something is to run that is given
+    their exceptions.
 
     Args:
         machine: the machine.
@@ -253,7 +254,8 @@ def purge(machine: Machine, row: BatchRow, tasks: Sequence[TaskRow]) -> int:
     dead = [t for t in tasks if t.state is State.DEAD and (batch is None or batch.task(t.index) is None)]
     for task in dead:
         register.tally.move("", State.DEAD, Move.PURGED)
-        register.ledger.task_forgotten(row.batch, task.index, history=True)
+        needed = register.dependencies.spare_history(row.batch, task.index)
+        register.ledger.task_forgotten(row.batch, task.index, history=not needed)
     if batch is None:
         register.ledger.finished_batch(replace(row, dead=row.dead - len(dead), purged=row.purged + len(dead)))
         if dead:

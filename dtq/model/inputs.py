@@ -84,15 +84,21 @@ def offsets_of(body: memoryview, count: int, table: int) -> list[int]:
     return [offset for (offset,) in _OFFSET.iter_unpack(body[table:end])]
 
 
-def failure_input(ended: Ended) -> bytes:
-    """The input of a task that has no result."""
-    return FAILURE + pickle.dumps(codec(Ended).plain(ended), 5)
+def failure_input(ended: Ended, task: str) -> bytes:
+    """The input of a task that has no result.
+
+    Args:
+        ended: how it has ended.
+        task: its id.
+    """
+    return FAILURE + pickle.dumps((task, codec(Ended).plain(ended)), 5)
 
 
-def ended_of(body: bytes) -> Ended:
-    """How a task has ended, from its input without what that begins with."""
-    ended: Ended = codec(Ended, answer=True).decode(pickle.loads(body))
-    return ended
+def ended_of(body: bytes) -> tuple[Ended, str]:
+    """The same again, from the input without what that begins with."""
+    task, plain = pickle.loads(body)
+    ended: Ended = codec(Ended, answer=True).decode(plain)
+    return ended, task
 
 
 def inputs_of(blob: bytes) -> tuple[bytes, list[bytes]] | None:

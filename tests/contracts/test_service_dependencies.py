@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from dtq.errors import UnknownId
+from dtq.model import pages
+from dtq.model.inputs import ended_of, inputs_of, sequence_of
 from dtq.model.messages import Conditions
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
-from tests.contracts.service_scene import Caller, House
+from tests.contracts.service_scene import Caller, House, until
 
 
 def waiting(*after: tuple[int, int, int, bool], run_anyway: bool = False) -> dict[str, Any]:
@@ -118,7 +120,43 @@ def test_what_is_no_longer_kept_cannot_be_waited_for(house: House) -> None:
     batch = client.submit(max_retries=0)
     hand.fail(hand.fetch_one())
     assert client.service.purge_dead(Selection(ids=((batch, 0),))) == 1
-    assert refused(client, on(batch, 0)) == ("parent-unknown", f"{batch}.0")
+    assert refused(client, on(batch, 0)) == ("parent-unknown", f"{batch}")
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_runs_without_a_result_is_given_the_exception_of_a_dead_letter_that_was_thrown_away(
+    house: House, restart: bool, whole: bool
+) -> None:
+    # Given a dead letter whose exception a task that waits for another one is to be given
+    client, hand = house.client(), house.worker()
+    parent, other = client.submit(max_retries=0), client.submit()
+    given = (parent, 0, 0, True) if whole else (parent, 0, 1, True)
+    child = client.submit(submission=waiting(given, on(other), run_anyway=True))
+    hand.fail(hand.fetch_one(), message="for good")
+    assert client.service.purge_dead(Selection(ids=((parent, 0),))) == 1
+    if restart:
+        house.restart()
+        client, hand = house.client(), house.worker()
+
+    hand.succeed(hand.fetch_one())
+    grant = hand.fetch_one()
+    assert grant.batch == child
+    (call,) = pages.unpack(grant.arguments)
+    found = inputs_of(call)
+    assert found is not None
+    (given_to_it,) = found[1]
+    if whole:
+        _, _, _, body = sequence_of(given_to_it[1:])
+        (given_to_it,) = pages.unpack(body[1:-16])
+    ended, task = ended_of(given_to_it[1:])
+    assert (task, ended.failure and ended.failure.message) == (str(parent), "for good")
+
+    # Then what it ended with goes as soon as that has run
+    assert house.engine.attempts(parent, 0)
+    hand.succeed(grant)
+    client.service.stats()
+    until("it is gone", lambda: restart or not house.engine.attempts(parent, 0))
 
 
 @pytest.mark.parametrize("restart", [False, True])

@@ -17,7 +17,7 @@ def test_tree_has_each_batch_below_what_it_waits_for_and_tells_it_once() -> None
     assert list(tree(NODES, 18)) == [
         " 17  shop:order  succeeded",
         "├─*18  shop:pay  pending",
-        '│ └─ 20  shop:"send"  blocked  after 18.0, 19.1-2',
+        '│ └─ 20  shop:"send"  blocked  after 18, 19.1-2',
         "└─ 19  shop:pack  3 blocked, 1 running",
         '  └─ 20  shop:"send"  (above)',
     ]

@@ -59,9 +59,9 @@ def test_exception_stands_in_the_place_of_a_result_that_is_not() -> None:
         batch=7, lo=3, hi=4, state=State.DEAD, outcome=Outcome.CRASHED, failure=Failure(message="it was killed")
     )
     blob, _ = collecting(encode_call, (handle(),), {})
-    ((error,), _) = decode_call(with_inputs(blob, [failure_input(ended)]))
+    ((error,), _) = decode_call(with_inputs(blob, [failure_input(ended, "7")]))
     assert isinstance(error, TaskCrashed)
-    assert str(error).startswith("task 7.3")
+    assert str(error).startswith("task 7 ")
 
 
 def test_call_without_its_inputs_is_an_error_of_its_own() -> None:
@@ -127,7 +127,7 @@ def test_results_of_a_batch_are_read_as_they_are_asked_for() -> None:
     # Given the results of 2,500 tasks, of which one has none
     ended = Ended(batch=7, lo=5, hi=6, state=State.DEAD, outcome=Outcome.CRASHED, failure=Failure(message="gone"))
     blobs = [result(n) for n in range(2_500)]
-    blobs[5] = failure_input(ended)
+    blobs[5] = failure_input(ended, "7.5")
     body, offsets = SEQUENCE_MARK, [1]
     for at in range(0, 2_500, SEQUENCE_PAGE):
         body += pages.pack(blobs[at : at + SEQUENCE_PAGE])
