@@ -96,6 +96,7 @@ class Driver:
         conditions: Conditions | None = None,
         after: Iterable[Parent] = (),
         run_anyway: bool = False,
+        at_once: bool = True,
         **options: Any,
     ) -> int:
         """Submit so many tasks, with arguments of at least so many bytes, that wait for others; the batch's number."""
@@ -121,7 +122,7 @@ class Driver:
         if key is None or conditions is None or batch is not None:
             made, _ = self.machine.submit(spec(function, **options), submission, session, self.now, after=waits)
         else:
-            made = self._submit_unique(spec(function, **options), submission, session, key)
+            made = self._submit_unique(spec(function, **options), submission, session, key, at_once=at_once)
         self.check()
         return made.number
 
@@ -144,12 +145,12 @@ class Driver:
         task = parent.task(run.lo)
         return parent.cut is None if run.task is None else task is not None and not task.state.final
 
-    def _submit_unique(self, asked: Spec, submission: Submission, session: str, key: str) -> Batch:
+    def _submit_unique(self, asked: Spec, submission: Submission, session: str, key: str, *, at_once: bool) -> Batch:
         """As the coordinator does, but that it looks for finished batches that have the key, too."""
         live = self.machine.register.keys.get(key)
         earlier = None if live is None else self.machine.register.batches[live]
         holder = None if earlier is None else uniqueness.holder_of(earlier)
-        accepted = uniqueness.submit(self.machine, asked, submission, session, holder, self.now)
+        accepted = uniqueness.submit(self.machine, asked, submission, session, holder, self.now, at_once=at_once)
         if accepted is not None:
             return accepted[0]
         assert earlier is not None

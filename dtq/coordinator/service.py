@@ -27,7 +27,7 @@ from dtq.coordinator.cron import CronCalendar
 from dtq.coordinator.sessions import Sessions, SessionState
 from dtq.coordinator.ticker import Ticker
 from dtq.coordinator.values import PeerValues
-from dtq.core import operators
+from dtq.core import operators, uniqueness
 from dtq.core.batches import Batch
 from dtq.core.changes import BatchesRead, Change, Expired, OwnExpired, Read
 from dtq.core.leases import Lease
@@ -452,7 +452,9 @@ class Coordinator:
 
     def _on_committed(self, generation: Generation, changes: list[Change], ended: list[EndedRange]) -> None:
         self.cache.committed(changes)
-        self.uncommitted.pop(generation, None)
+        made = self.uncommitted.pop(generation, None)
+        if made is not None:
+            self._guarded(partial(self._replace_earlier, made), self.clock.now())
         for ended_range in ended:
             self.sessions.publish(ended_range)
         self.sessions.batches_finished(changes)
@@ -460,6 +462,13 @@ class Coordinator:
         if self._freed_at is None and any(type(change) in _FREEING for change in changes[-2:]):
             self._freed_at = self.clock.now() + _FREED_S
             self.ticker.by(self._freed_at)
+
+    def _replace_earlier(self, made: list[Batch], now: float) -> None:
+        """Batches are on disk: cancel what they replace."""
+        if any([uniqueness.replace_earlier(self.machine, batch, now) for batch in made]):
+            self.tell_cancelled()
+            self.dispatch(now)
+            self.committer.soon()
 
     def _on_failed(self, generations: list[Generation]) -> set[int]:
         """Take back the batches that were never acknowledged; everything else is kept and tried again."""

@@ -290,7 +290,8 @@ def _accept_unique(
         return _accepted(c, batch, page, made, last)
     live = register.keys.get(submission.key or "")
     holder = known.holder(place, submission) if live is None else uniqueness.holder_of(register.batches[live])
-    accepted = uniqueness.submit(c.machine, spec, submission, session, holder, now, after)
+    at_once = not c.committer.waits or (holder is not None and holder.number in {batch.number for batch in made})
+    accepted = uniqueness.submit(c.machine, spec, submission, session, holder, now, after, at_once=at_once)
     return None if accepted is None else _accepted(c, *accepted, made, last)
 
 

@@ -42,6 +42,7 @@ class BatchFlow:
         why: why those tasks never start that were cancelled as a whole (``BatchRow.cut``); "" where somebody asked.
         submission: the submitter's number of the submission, where it has a key that may become free before the batch
             is no longer kept; None otherwise.
+        replaces: a batch that is cancelled as soon as this one is on disk; None where there is none, or that was done.
     """
 
     at: float | None = None
@@ -52,6 +53,7 @@ class BatchFlow:
     lapsed: bool = False
     why: str = ""
     submission: int | None = None
+    replaces: int | None = None
 
     def too_late(self, now: float) -> str:
         """Why what has not started of the batch never will; "" while it may."""

@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Final
 
-from dtq.core import limits, queues, schedules, start_by, wall_moments
+from dtq.core import limits, queues, schedules, start_by, uniqueness, wall_moments
 from dtq.core.batches import Batch, Task
 from dtq.core.changes import BatchRow, DefinitionRow, ExpiryRow, HoldRow, LeaseRow, Row, SpecRow, TaskRow, Totals
 from dtq.core.leases import Lease, Worker
@@ -66,6 +66,9 @@ def restore(
         _place(machine, batch, waiting, now)
     for (queue, state), count in waiting.items():
         register.tally.recall(queue, state, count)
+    for batch in list(register.batches.values()):
+        if batch.flow is not None and batch.flow.replaces is not None:
+            uniqueness.replace_earlier(machine, batch, now)
     return machine
 
 

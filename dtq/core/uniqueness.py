@@ -8,7 +8,8 @@ Rules:
 2. Where the key is taken, the submission says what it gets (`Conditions.on_conflict`): the batch that has the key, if
    it is of the same call; an error; or its own batch, for which the earlier one is cancelled: what waits never starts,
    what runs is stopped. What has ended stays as it is.
-3. The new batch and the end of the earlier one are decided by one command, and so are in one commit.
+3. The earlier one is cancelled as soon as its successor is on disk, not before: if that cannot be written, nothing has
+   happened. The successor's row says so until it is done (`BatchFlow.replaces`), and a restart goes on with it.
 4. A submission that is repeated, as its answer was lost, finds its own batch, whatever has become of that: so the batch
    remembers the number of the submission (`BatchFlow.submission`), where the key alone does not say it.
 
@@ -77,6 +78,8 @@ def submit(
     holder: Holder | None,
     now: float,
     after: Callable[[], After] | None = None,
+    *,
+    at_once: bool = True,
 ) -> tuple[Batch, ArgumentPage | None] | None:
     """Accept a submission with a key and conditions if the key is free for it, or have it replace the earlier one.
 
@@ -88,6 +91,8 @@ def submit(
         holder: the batch that has the key, live or not; None where none is kept.
         now: the time.
         after: says what it is to wait for.
+        at_once: whether the earlier batch is cancelled now, as both will be on disk or neither; else `replace_earlier`
+            does it.
 
     Returns:
         As `Machine.submit`; None where the submission stands for the batch that has the key.
@@ -109,7 +114,24 @@ def submit(
     if conditions.of_key:
         batch.flow = replace(batch.flow or BatchFlow(), submission=submission.number)
     if taken and holder is not None:
-        earlier = machine.register.batches.get(holder.number)
-        if earlier is not None:
-            operators.cancel_batch(machine, earlier, now, why=f"it was replaced by {batch.number}")
+        batch.flow = replace(batch.flow or BatchFlow(), replaces=holder.number)
+        if at_once or not holder.live:
+            earlier = machine.register.batches.get(holder.number)
+            inherited = None if earlier is None or earlier.flow is None else earlier.flow.replaces
+            replace_earlier(machine, batch, now)
+            batch.flow = replace(batch.flow, replaces=inherited)
     return accepted
+
+
+def replace_earlier(machine: Machine, batch: Batch, now: float) -> bool:
+    """Cancel what a batch replaces that is on disk; whether there was anything to cancel."""
+    if batch.flow is None or batch.flow.replaces is None:
+        return False
+    earlier = machine.register.batches.get(batch.flow.replaces)
+    batch.flow = replace(batch.flow, replaces=None)
+    if machine.register.batches.get(batch.number) is batch:
+        machine.register.ledger.batch(batch)
+    if earlier is None:
+        return False
+    operators.cancel_batch(machine, earlier, now, why=f"it was replaced by {batch.number}")
+    return True

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from dtq.engines.memory import MemoryEngine
+from dtq.errors import StoreFull
 from dtq.model import pages
 from dtq.model.messages import Conditions, Conflict, Doomed, Receipt, Unique
 from dtq.model.states import Outcome, State
+from dtq.testing import FailingEngine
 from tests.contracts.service_scene import Caller, House, until
 
 PENDING = Conditions(unique=Unique.PENDING)
@@ -141,6 +146,32 @@ def test_one_that_replaces_leaves_what_has_ended_as_it_is(house: House) -> None:
     assert client.service.task(first, 0).state is State.SUCCEEDED
     # and from now on the key stands for the later one
     assert with_key(client, None).batch == second
+
+
+def test_nothing_is_replaced_by_what_cannot_be_written(tmp_path: Path) -> None:
+    # Given a disk that is full when one is to take the place of another
+    engine = FailingEngine(MemoryEngine())
+    house = House("memory", tmp_path, engine=lambda: engine)
+    try:
+        client, worker = house.client(), house.worker()
+        replace = Conditions(unique=Unique.UNFINISHED, on_conflict=Conflict.REPLACE)
+        first = client.submit(2, submission={"key": "k", "conditions": replace})
+        grant = worker.fetch_one()
+        engine.fail(1)
+        with pytest.raises(StoreFull):
+            with_key(client, replace)
+
+        # Then the other goes on
+        until("it can be written again", lambda: house.coordinator.committer.trouble is None)
+        assert client.states(first, 2) == [State.RUNNING, State.PENDING]
+        assert worker.exchange().cancel == ()
+        worker.succeed(grant)
+
+        # and is replaced by what can be written
+        second = with_key(client, replace).batch
+        assert client.service.task(first, 1).reason == f"it was replaced by {second}"
+    finally:
+        house.close()
 
 
 def test_submission_whose_answer_was_lost_is_accepted_once_whatever_its_conditions(house: House) -> None:

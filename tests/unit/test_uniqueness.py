@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dtq.core import uniqueness
+from dtq.core.changes import BatchFlow
 from dtq.errors import KeyTaken, QueueFull
 from dtq.model.messages import Conditions, Conflict, Unique
 from dtq.model.snapshots import Selection
@@ -71,3 +72,25 @@ def test_nothing_is_replaced_by_what_is_refused() -> None:
     with pytest.raises(QueueFull):
         machine.submit(key="k", conditions=REPLACE)
     assert machine.state(first) is State.PENDING
+
+
+def test_restart_goes_on_with_what_was_to_be_replaced(machine: Driver) -> None:
+    # Given one that has not taken the place of the one before it yet, and one that replaces it at once
+    first = machine.submit(3, key="k", conditions=REPLACE)
+    second = machine.submit(key="k", conditions=REPLACE, at_once=False)
+    assert machine.state(first) is State.PENDING
+    third = machine.submit(key="k", conditions=REPLACE)
+    assert [machine.state(batch) for batch in (first, third)] == [State.PENDING] * 2
+    machine.drain()
+
+    machine.restart()
+    machine.drain()
+
+    runs = machine.store.ended(Selection(ids=((first, -1), (second, -1)), limit=0), machine.now)
+    assert {(run.batch.row.batch, run.why) for run in runs} == {
+        (first, f"it was replaced by {third}"),
+        (second, f"it was replaced by {third}"),
+    }
+    assert machine.state(third) is State.PENDING
+    # and only once: what is put back afterwards stays
+    assert machine.live(third).flow == BatchFlow(submission=3)
