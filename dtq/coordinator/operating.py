@@ -10,12 +10,14 @@ from typing import Final
 
 from dtq.coordinator import queries
 from dtq.coordinator.awaiting import Parents, after_of_row, family, was_lost
+from dtq.coordinator.holders import holders
 from dtq.coordinator.service import Coordinator
 from dtq.core import operators, views
 from dtq.core.batches import SpecEntry
-from dtq.core.changes import TaskRow
+from dtq.core.changes import BatchRow, TaskRow
+from dtq.core.uniqueness import holder_of, succeeded_by
 from dtq.engines.base import EndedRun, StoredBatch
-from dtq.errors import NotDead, ParentUnknown, StoreError, WholeBatchOnly
+from dtq.errors import KeyTaken, NotDead, ParentUnknown, StoreError, WholeBatchOnly
 from dtq.model.ids import TaskId
 from dtq.model.snapshots import CancelReport, Selection, TaskView
 from dtq.model.states import State
@@ -176,11 +178,12 @@ def retry_dead(c: Coordinator, selection: Selection) -> int:
 
     Raises:
         NotDead: one of the selected ids is not a dead letter; nothing was put back.
+        KeyTaken: a later batch, which has not ended, has the key of one; nothing was put back.
         StoreError: it cannot be made durable at the moment.
     """
 
     try:
-        return _with_the_dead(c, selection, _put_back)
+        return _with_the_dead(c, selection, _put_back, _refuse_succeeded)
     finally:
         with c.lock:
             c.machine.register.let_go()
@@ -213,9 +216,12 @@ def _put_back(c: Coordinator, todo: DeadOf) -> tuple[int, DeadOf]:
     lost = [stored for stored in kin.values() if was_lost(stored)]
     back = {(task.batch, task.index) for _, tasks in todo for task in tasks}
     parents = Parents(c, back)
-    with parents.locked([parent for stored in lost for parent in after_of_row(stored)]) if lost else c.lock:
+    keyed = [stored for stored in lost if stored.row.user_key]
+    ready = parents.locked([parent for stored in lost for parent in after_of_row(stored)]) if lost else c.lock
+    with holders(c, keyed) as latest, ready:
         now = c.clock.now()
         found, again = _still(c, todo)
+        found = [(stored, tasks) for stored, tasks in found if _successor(c, stored.row) is None]
         count = 0
         children: dict[int, list[int]] = {}
         for number, child in kin.items():
@@ -228,9 +234,19 @@ def _put_back(c: Coordinator, todo: DeadOf) -> tuple[int, DeadOf]:
             why = ""
             with contextlib.suppress(ParentUnknown):  # it fails when it needs a result that is gone
                 why = parents.standing(after_of_row(stored))
+            successor = succeeded_by(stored.row, latest(stored.row)) if stored.row.user_key else None
+            if successor is not None:
+                why = f"batch {successor} was submitted with its key {stored.row.key!r} since"
             if c.machine.register.dependencies.bring_back(stored.row, stored.spec, why, now) is not None:
                 parents.back.add((stored.row.batch, -1))
     return count, again
+
+
+def _successor(c: Coordinator, row: BatchRow) -> int | None:
+    """The live batch that has taken the place of one that has ended; None where there is none. Under the lock."""
+    register = c.machine.register
+    number = register.keys.get(row.key) if row.user_key and row.batch not in register.batches else None
+    return None if number is None else succeeded_by(row, holder_of(register.batches[number]))
 
 
 def _still(c: Coordinator, todo: DeadOf) -> tuple[DeadOf, DeadOf]:
@@ -244,13 +260,27 @@ def _still(c: Coordinator, todo: DeadOf) -> tuple[DeadOf, DeadOf]:
     return [each for each in todo if each[0].row.batch not in gone], again
 
 
-def _with_the_dead(c: Coordinator, selection: Selection, verb: Verb) -> int:
+def _refuse_succeeded(c: Coordinator, selection: Selection) -> None:
+    """Make sure that none of the batches that are named has a live successor."""
+    named = sorted({number for number, _ in selection.ids})
+    for stored in c.engine.batches(named) if named else ():
+        with c.lock:
+            successor = _successor(c, stored.row)
+        if successor is not None:
+            raise KeyTaken(stored.row.key, successor)
+
+
+def _with_the_dead(
+    c: Coordinator, selection: Selection, verb: Verb, check: Callable[[Coordinator, Selection], None] | None = None
+) -> int:
     """Do something with all dead letters that match, a page at a time: others have their turn between, and what
     is done stays done if the coordinator is killed."""
     count = 0
     with c.operators:
         c.flush()
         _check_ids(c, selection)
+        if check is not None:
+            check(c, selection)
         for runs in _pages(c, selection):
             count += _with_some(c, _by_batch(runs), verb)
             with c.lock:

@@ -12,6 +12,8 @@ Rules:
    happened. The successor's row says so until it is done (`BatchFlow.replaces`), and a restart goes on with it.
 4. A submission that is repeated, as its answer was lost, finds its own batch, whatever has become of that: so the batch
    remembers the number of the submission (`BatchFlow.submission`), where the key alone does not say it.
+5. Once a batch has ended and another one was accepted with its key, that has taken its place: what is put back does not
+   begin beside it. What was cancelled as a parent had died stays so; a dead letter, as long as the other has not ended.
 
 That two submissions are of the same call, their arguments too, is compared by the coordinator, which has them.
 """
@@ -23,7 +25,7 @@ from dataclasses import replace
 
 from dtq.core import operators
 from dtq.core.batches import Batch
-from dtq.core.changes import ArgumentPage, BatchFlow
+from dtq.core.changes import ArgumentPage, BatchFlow, BatchRow
 from dtq.core.dependencies import After
 from dtq.core.machine import Machine
 from dtq.errors import KeyTaken
@@ -59,6 +61,18 @@ def has_started(batch: Batch) -> bool:
     if batch.running or batch.succeeded or batch.dead or batch.purged:
         return True
     return any(task.attempt for task in (batch.tasks or {}).values())
+
+
+def succeeded_by(row: BatchRow, later: Holder | None) -> int | None:
+    """The batch that has taken the place of one that has ended, as it has the same key and was accepted after that.
+
+    Args:
+        row: the batch that has ended.
+        later: the latest that has its key.
+    """
+    if later is None or later.number <= row.batch or row.finished_at is None:
+        return None
+    return later.number if later.submitted_at >= row.finished_at else None
 
 
 def is_taken(conditions: Conditions, holder: Holder, now: float) -> bool:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from dtq.errors import UnknownId
+from dtq.errors import KeyTaken, UnknownId
 from dtq.model import pages
 from dtq.model.inputs import ended_of, inputs_of, sequence_of
-from dtq.model.messages import Conditions
+from dtq.model.messages import Conditions, Unique
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
 from tests.contracts.service_scene import Caller, House, until
@@ -184,6 +184,36 @@ def test_dead_parent_that_is_put_back_brings_its_children_back(house: House, res
         assert grant.batch == batch
         hand.succeed(grant)
     assert client.service.task(last, 0).state is State.SUCCEEDED
+
+
+def test_what_has_a_successor_with_its_key_is_not_put_back_beside_it(house: House) -> None:
+    # Given a parent that is dead, a child that its death has cancelled, and a later task with that one's key
+    client, hand = house.client(), house.worker(slots=4)
+    unique = {"key": "k", "conditions": Conditions(unique=Unique.UNFINISHED, after=(on(1, 0),))}
+    parent = client.submit(max_retries=0)
+    child = client.submit(submission=unique)
+    last = client.submit(submission=waiting(on(child)))
+    hand.fail(hand.fetch_one())
+    later = client.submit(submission={"key": "k", "conditions": Conditions(unique=Unique.UNFINISHED)}, max_retries=0)
+    assert later not in (parent, child)
+
+    # When the parent is put back, while that waits and after it has ended
+    for _ in range(2):
+        assert client.service.retry_dead(Selection(ids=((parent, 0),))) == 1
+
+        # Then the child stays as it is, and says so
+        view = client.service.task(child, 0)
+        assert (view.state, view.reason) == (State.CANCELLED, f"batch {later} was submitted with its key 'k' since")
+        assert client.service.task(last, 0).reason == f"parent {child} is cancelled"
+        for grant in hand.fetch():
+            hand.fail(grant, exception="Hopeless")
+    # and a dead letter is not put back as long as a later one has not ended
+    newest = client.submit(submission={"key": "k", "conditions": Conditions(unique=Unique.UNFINISHED)})
+    with pytest.raises(KeyTaken, match=f"'k' is taken by batch {newest}"):
+        client.service.retry_dead(Selection(ids=((later, 0),)))
+    assert client.service.retry_dead(Selection()) == 1  # the parent
+    client.service.cancel(Selection(ids=((newest, -1),)))
+    assert client.service.retry_dead(Selection(ids=((later, 0),))) == 1
 
 
 def test_graph_shows_what_waits_for_what_the_nearest_first(house: House) -> None:

@@ -1,0 +1,51 @@
+"""The latest batches that were accepted with some keys, whether they have ended or not.
+
+A live one is in the register, one that has ended in the store, which is asked outside of the lock; what ends meanwhile
+is noted by the register (`Register.key_watchers`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from dtq.coordinator.service import Coordinator
+from dtq.core.batches import Batch
+from dtq.core.changes import BatchRow
+from dtq.core.uniqueness import Holder, holder_of
+from dtq.engines.base import StoredBatch
+
+
+@contextmanager
+def holders(c: Coordinator, keyed: Sequence[StoredBatch]) -> Iterator[Callable[[BatchRow], Holder | None]]:
+    """Look the keys of some batches up; entered and left outside of the lock.
+
+    Args:
+        c: the coordinator.
+        keyed: the batches; they have keys of users.
+
+    Yields:
+        What says which batch has a batch's key, under the lock.
+    """
+    finished: dict[str, Batch] = {}
+    register = c.machine.register
+    with c.lock:
+        register.key_watchers.append(finished)
+    try:
+        stored = {batch.row.key: next(iter(c.engine.batches(key=batch.row.key)), None) for batch in keyed}
+
+        def latest(row: BatchRow) -> Holder | None:
+            live = register.keys.get(row.key)
+            if live is not None:
+                return holder_of(register.batches[live])
+            batch, known = finished.get(row.key), stored.get(row.key)
+            if batch is not None:
+                return Holder(number=batch.number, submitted_at=batch.submitted_at, live=False, started=True)
+            if known is not None:
+                return Holder(number=known.row.batch, submitted_at=known.row.submitted_at, live=False, started=True)
+            return None
+
+        yield latest
+    finally:
+        with c.lock:
+            register.key_watchers = [other for other in register.key_watchers if other is not finished]
