@@ -1,17 +1,18 @@
-"""What workers have shown themselves unable to run: it is tried elsewhere, and who lacks what others have leaves.
+"""Quarantine: which specs each worker has failed to run, which tasks it is refused for that, and when it is broken.
 
-An attempt that failed before it came to the task's own code, because a module or a task type is missing at the worker,
-says something of the worker, or of the task, and it takes other workers to tell which.
+An attempt may fail before the task's own code starts, because the worker lacks a module or a task type. Such a failure
+blames either the worker or the task, and only other workers can tell which.
 
 Rules:
 
-1. The task is tried again soon, by workers that were not unable to run it, as long as there are such; it counts as a
-   crash, so that one that nobody can run becomes a dead letter.
-2. Until `PROBE_S` has passed, the worker is given no task of that spec while another may be able to run it; and then
-   one lease of it at a time, until one has come to its own code. Nor is it given what lies behind that in the heap.
-3. A worker whose attempts end so `MOST_ERRORS` times in a row, at least `PROVEN` of them with functions that have run
-   somewhere, is broken, and is told to leave. A function that never ran anywhere breaks no worker; nor does what is
-   particular to a call's arguments, or to a function by value from another Python (`Failure.particular`).
+1. The task is tried again soon, by workers that have not failed to run it, as long as one exists; the attempt counts as
+   a crash, so that a task that nobody can run becomes a dead letter.
+2. Until `PROBE_S` has passed, the worker is given no task of that spec while another worker may be able to run it;
+   after that, one lease of the spec at a time, until one has reached its own code. A held-back task also blocks the
+   tasks behind it for that worker.
+3. A worker is broken, and is told to leave, if `MOST_ERRORS` attempts in a row end so, at least `PROVEN` of them with
+   functions that have run somewhere. A function that never ran anywhere breaks no worker; nor does a fault of one
+   call's arguments, or of a function by value from another Python (`Failure.particular`).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from dtq.model.states import Outcome
 
 
 def note(worker: Worker, batch: Batch, failed: Failed, now: float) -> None:
-    """An attempt of a worker has failed, and is about to be judged: was the worker unable to make it?"""
+    """Record a failed attempt of a worker, before it is judged: the worker may have been unable to make it."""
     if not failed.failure.unable:
         if worker.lacking is not None and failed.outcome is Outcome.FAILED:
             worker.lacking.ran(batch.entry)
@@ -38,7 +39,7 @@ def note(worker: Worker, batch: Batch, failed: Failed, now: float) -> None:
 
 
 def held_back(register: Register, worker: Worker, batch: Batch, index: int, now: float) -> bool:
-    """Whether a worker that was unable to run something is to be given nothing now, for others may run what is next.
+    """Whether a worker with failures to run is offered nothing now, because other workers may run the next task.
 
     Args:
         register: the state of the queue.
@@ -66,7 +67,7 @@ def held_back(register: Register, worker: Worker, batch: Batch, index: int, now:
 
 
 def _able(worker: Worker, batch: Batch) -> bool:
-    """Whether a worker takes tasks of a batch's queue and was not unable to run its spec."""
+    """Whether a worker serves a batch's queue and has not failed to run its spec."""
     if not could_run(worker, batch):
         return False
     if worker.capacity == 0 or (worker.queues and batch.queue not in worker.queues):
@@ -75,7 +76,7 @@ def _able(worker: Worker, batch: Batch) -> bool:
 
 
 def probe(register: Register, now: float) -> None:
-    """Have the workers that were held back asked again, where it is time."""
+    """Offer tasks again to the workers that were held back, when their time has come."""
     if register.probe_at is not None and register.probe_at <= now:
         register.probe_at = None
-        register.lines.pushed += 1  # as if there were news
+        register.lines.pushed += 1  # wakes the fetching calls, as new tasks do

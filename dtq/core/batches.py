@@ -1,7 +1,7 @@
-"""Live batches and the tasks that left the common path, as the machine holds them.
+"""Live batches, and the tasks that left the common path, as the machine holds them.
 
-These are the only objects that grow with the queue: one `Batch` a submission, whatever its size, and one `Task` for
-each task that came back and is still to run. What is finished leaves memory; the engine has it.
+Only these objects grow with the queue: one `Batch` for each submission, whatever its size, and one `Task` for each task
+that came back and has not ended. Finished batches and tasks leave memory; the engine has them.
 """
 
 from __future__ import annotations
@@ -16,24 +16,23 @@ from dtq.model.fields import MAX_DEPTH
 from dtq.model.options import Spec
 from dtq.model.states import Outcome, State
 
-#: What a spec with short names takes in memory, in bytes.
+#: Memory of a spec with short names, in bytes.
 _SPEC_BYTES: Final = 1_000
-#: Shortest duration of a task that is told apart from none, in seconds.
+#: Shortest duration of a task that is told apart from zero, in seconds.
 _SHORTEST_S: Final = 1e-7
-#: How many bytes of results one lease makes, as far as is known: a worker holds two leases a slot until all of each are
-#: reported.
+#: Expected bytes of results that one lease may make: a worker holds two leases a slot until all of each are reported.
 _RESULTS: Final = 4 << 20
-#: Longest one that is told from longer ones, in seconds: so the ratio of any two stays a number.
+#: Longest duration that is told apart from longer ones, in seconds: so the ratio of any two stays a number.
 _LONGEST_S: Final = 1e9
-#: How much the latest report weighs in an estimate.
+#: Weight of the latest report in an estimate.
 _NEWS: Final = 0.3
 
 
 class Learned:
-    """What is known of a function's tasks, whatever their terms.
+    """Estimates for a function's tasks, shared by all of its specs.
 
-    Where tasks name the limits of their tenants, each tenant has a spec of its own, and the first task of each would
-    else be one of unknown duration.
+    If tasks name the limits of their tenants, each tenant has a spec of its own, and without this the first task of
+    each would have an unknown duration.
     """
 
     __slots__ = ("__weakref__", "argument_bytes", "estimate_s", "result_bytes")
@@ -45,7 +44,7 @@ class Learned:
 
 
 class SpecEntry:
-    """An interned spec, and what is known of its tasks' duration."""
+    """An interned spec, and the estimates for its tasks."""
 
     __slots__ = (
         "argument_bytes",
@@ -69,44 +68,44 @@ class SpecEntry:
         self.spec = spec
         self.rank = rank
         self.queue = spec.options.queue
-        #: What its tasks count against, each once.
+        #: The limits of its tasks, each once.
         self.limits = tuple(dict.fromkeys(spec.options.limits))
-        #: What it has in common with others of its function; None for nothing, which is so without limits.
+        #: Estimates shared with the function's other specs; None for none, as in every spec without limits.
         self.learned: Learned | None = None
-        #: What they need beside one slot; None for nothing. And the line in which they wait (`core.lines`).
+        #: The needs of its tasks beside one slot; None for none. And the line in which they wait (`core.lines`).
         self.need = None if spec.options.needs is None else Need(spec.options.needs)
         self.line = self.queue if self.need is None else self.need.line(self.queue)
-        #: About how many bytes it takes in memory.
+        #: Approximate memory, in bytes.
         function = spec.function
         self.size = _SPEC_BYTES + len(function.body) + len(function.name) + sum(map(len, spec.options.never_retry))
-        #: What orders it among all that waits. Tasks that a task has submitted, and may wait for, go before its like:
-        #: so the tasks that wait are as many as they are deep, not as many as there are.
+        #: Its rank among waiting tasks. Tasks submitted by a task, which may wait for them, go before others of their
+        #: priority: so the number of waiting parents grows with the depth of the nesting, not with the number of tasks.
         self.urgency = rank * (MAX_DEPTH + 1) - spec.options.depth
-        #: How many live batches use it.
+        #: Number of live batches that use it.
         self.batches = 0
-        #: How long one task takes, in seconds; None while unknown.
+        #: Duration of one task, in seconds; None while unknown.
         self.estimate_s: float | None = None
-        #: How many bytes the arguments and the result of one task have, as far as is known: rather too many than too
-        #: few, as a lease gathers no more than an answer and a few reports carry.
+        #: Expected bytes of arguments and of the result of one task. An estimate errs upwards, since a lease gathers no
+        #: more than an answer and a few reports carry.
         self.argument_bytes = 0.0
         self.result_bytes = 0.0
 
     def learn_from(self, other: SpecEntry | Learned) -> None:
-        """Know what another spec of the same function knows, where nothing is known yet."""
+        """Copy the estimates of another spec of the same function, if this one has none yet."""
         if self.estimate_s is None:
             self.estimate_s = other.estimate_s
             self.argument_bytes, self.result_bytes = other.argument_bytes, other.result_bytes
 
     def overlook_needs(self) -> None:
-        """Its tasks are as if they needed nothing."""
+        """Treat its tasks as if they needed nothing."""
         self.need, self.line = None, self.queue
 
     def observe(self, seconds: float, tasks: int) -> None:
-        """Learn from tasks that took so long together.
+        """Update the duration's estimate from tasks that together took so long.
 
         The estimate is a moving geometric mean: one outlier (a first import, a busy machine) moves it little, a lasting
-        change within a few reports. Work that waits behind a task that takes far longer than that is taken back by the
-        worker. What is no duration teaches nothing.
+        change moves it within a few reports. If a task takes far longer than its estimate, the worker takes back the
+        work that waits behind it. A time that is no duration changes nothing.
         """
         if not 0 <= seconds < inf:
             return
@@ -120,28 +119,29 @@ class SpecEntry:
             self.learned.argument_bytes, self.learned.result_bytes = self.argument_bytes, self.result_bytes
 
     def weigh_arguments(self, size: int, tasks: int) -> None:
-        """Learn from arguments of so many bytes together."""
+        """Update the estimate of arguments from so many bytes together."""
         each = size / max(1, tasks)
         self.argument_bytes = each if each >= self.argument_bytes else _lighter(self.argument_bytes, each)
 
     def weigh_results(self, size: int, tasks: int) -> None:
-        """Learn from results of so many bytes together."""
+        """Update the estimate of results from so many bytes together."""
         each = size / max(1, tasks)
         self.result_bytes = each if each >= self.result_bytes else _lighter(self.result_bytes, each)
 
     def most_within(self, room: int) -> int:
-        """How many tasks are expected to have no more than so many bytes of arguments, and to make no more than a
-        worker is to hold of results; at least one."""
+        """Number of tasks whose arguments are expected to fit into so many bytes, and whose results into a worker's
+        bound; at least one.
+        """
         return max(1, int(min(room / max(1.0, self.argument_bytes), _RESULTS / max(1.0, self.result_bytes))))
 
 
 def _lighter(known: float, news: float) -> float:
-    """What is expected after news of less, which count after a while only; more counts at once."""
+    """The new estimate after a smaller observation, which counts only gradually; a larger one counts at once."""
     return known + _NEWS * (news - known)
 
 
 class Task:
-    """A task that left the common path and is not in a final state, or a fresh one that was cancelled alone."""
+    """A task that left the common path and is not in a final state, or a fresh task that was cancelled alone."""
 
     __slots__ = (
         "attempt",
@@ -186,8 +186,9 @@ class Task:
         return task
 
     def give_reason(self, why: str) -> None:
-        """It is (being) cancelled, although nobody has asked for it: its row says why instead of how its last attempt
-        ended, which its history still tells."""
+        """Record the reason of a cancellation that nobody asked for. Its row then has this reason in place of its last
+        attempt's end, which its history still has.
+        """
         self.outcome, self.exception, self.message = None, "", why
 
     def row(self, batch: int, index: int) -> TaskRow:
@@ -248,17 +249,17 @@ class Batch:
         self.dead = 0
         self.cancelled = 0
         self.purged = 0
-        #: What few batches have.
+        #: Rare fields; None for most batches.
         self.flow: BatchFlow | None = None
-        #: The user's key; None where the session and the number of the submission stand for it.
+        #: The user's key; None if the session and the number of the submission stand for it.
         self.key: str | None = None
         self.session = ""
         self.submission = 0
-        #: Whether the submitter's session is to be told how its tasks end.
+        #: Whether the submitter's session is told of the ends of its tasks.
         self.followed = False
-        #: How many of its tasks are leased now.
+        #: Number of its leased tasks.
         self.running = 0
-        #: Those that left the common path, by index; None (not an empty dict) for most batches, to save the memory.
+        #: The tasks that left the common path, by index; None (not an empty dict) for most batches, to save the memory.
         self.tasks: dict[int, Task] | None = None
 
     @classmethod
@@ -307,13 +308,13 @@ class Batch:
 
     @property
     def expires_at(self) -> float | None:
-        """Until when it is kept, where it has finished and has a time of its own."""
+        """The moment at which it expires, if it has finished and has a time of its own."""
         keep_s = self.entry.spec.options.keep_results_s
         return None if keep_s is None or self.finished_at is None else moment_of_expiry(self.finished_at, keep_s)
 
     @property
     def blocked(self) -> bool:
-        """Whether its fresh tasks, which are all of its tasks then, wait for others."""
+        """Whether its fresh tasks, which are then all of its tasks, wait for others."""
         return self.flow is not None and self.flow.blocked
 
     @property
@@ -328,33 +329,33 @@ class Batch:
 
     @property
     def fresh(self) -> int:
-        """How many of its tasks have never been leased and still may be (those cancelled alone included)."""
+        """Number of its tasks that have never been leased and still may be (those cancelled alone included)."""
         return 0 if self.cut is not None else self.size - self.next
 
     @property
     def ended(self) -> int:
-        """How many of its tasks are in a final state, or purged."""
+        """Number of its tasks that are in a final state, or purged."""
         return self.succeeded + self.dead + self.cancelled + self.purged
 
     def task(self, index: int) -> Task | None:
-        """The task's record, if it left the common path and is in memory."""
+        """The task's record, if the task left the common path and is in memory."""
         return None if self.tasks is None else self.tasks.get(index)
 
     def keep(self, index: int, task: Task) -> None:
-        """Hold a record."""
+        """Add a record."""
         if self.tasks is None:
             self.tasks = {}
         self.tasks[index] = task
 
     def release(self, index: int) -> None:
-        """Hold a record no longer."""
+        """Remove a record."""
         if self.tasks is not None:
             self.tasks.pop(index, None)
             if not self.tasks:
                 self.tasks = None
 
     def records_in(self, lo: int, hi: int) -> list[int]:
-        """Which of the tasks ``[lo, hi)`` have a record, in order; looks at the smaller side."""
+        """The indexes of tasks in ``[lo, hi)`` with a record, in order; looks at the smaller side."""
         if self.tasks is None:
             return []
         if hi - lo < len(self.tasks):
@@ -362,7 +363,7 @@ class Batch:
         return sorted(index for index in self.tasks if lo <= index < hi)
 
     def cancelled_ahead(self) -> int:
-        """How many of its fresh tasks were cancelled alone."""
+        """Number of its fresh tasks that were cancelled alone."""
         return len(self.records_in(self.next, self.size))
 
     def fresh_state(self) -> State:

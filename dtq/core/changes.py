@@ -1,7 +1,7 @@
-"""What the core asks an engine to keep: rows, and changes to rows.
+"""Rows and changes: the state that the core asks an engine to keep.
 
-The core's whole state is these rows; restoring them restores it. Changes are gathered by `Machine.drain` and are final
-values, not steps: two changes of one batch between two drains are one row, a lease that came and went is none.
+The core's whole state is these rows; restoring them restores it. `Machine.drain` gathers the changes. They are final
+values, not steps: two changes of one batch between two drains are one row, and a lease that came and went is none.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class SpecRow:
     spec: Spec
 
 
-#: What a batch waits for: tasks ``[lo, hi)`` of another one, where hi is 0 all of it; and whether their results are
-#: given to its function.
+#: A parent of a batch: tasks ``[lo, hi)`` of another batch, where hi is 0 for all of it; and whether their results are
+#: arguments of the batch's function.
 Parent = tuple[int, int, int, bool]
 
 
@@ -56,7 +56,7 @@ class BatchFlow:
     replaces: int | None = None
 
     def too_late(self, now: float) -> str:
-        """Why what has not started of the batch never will; "" while it may."""
+        """Why the unstarted tasks of the batch never will start; "" while they may."""
         if self.start_by is None or now < self.start_by:
             return ""
         return f"it had not started by {utc(self.start_by)}"
@@ -73,22 +73,22 @@ class BatchRow:
         batch: its number.
         spec: number of its spec.
         size: how many tasks it has so far.
-        complete: whether there are no more pieces to come.
+        complete: whether its last piece has come.
         next: index of the first task never leased.
-        cut: where the batch was cancelled: tasks from here on never start; None where it was not.
-        due_at: when its fresh tasks become due; None where they are.
+        cut: if the batch was cancelled, the first task that never starts; None otherwise.
+        due_at: when its fresh tasks become due; None if they are.
         submitted_at: when its first piece was accepted.
         finished_at: when its last task came into a final state; None while it is live.
         succeeded: how many tasks succeeded.
         dead: how many are dead letters now.
         cancelled: how many were cancelled.
         purged: how many were dead letters and have been purged.
-        key: what a repeated submission is recognised by: the user's key, or session/number.
+        key: recognises a repeated submission: the user's key, or session/number.
         user_key: whether the key is the user's.
         session: session of the submitter.
-        expires_at: until when a finished batch is kept that has a time of its own (`Options.keep_results_s`); None
-            where it has none, or is live.
-        flow: what few batches have; None where it has nothing of that.
+        expires_at: when the batch expires, if it is finished and has a time of its own (`Options.keep_results_s`); None
+            otherwise.
+        flow: rare fields; None if all are at their defaults.
     """
 
     batch: int
@@ -118,16 +118,16 @@ class TaskRow:
     Attributes:
         batch: the batch.
         index: its index.
-        state: where it stands; never SUCCEEDED (the row is removed then).
+        state: its state; never SUCCEEDED (the row is removed then).
         attempt: number of its current or last attempt.
         failures: failed and timed out attempts that count against max_retries.
         crashes: crashed attempts that count against max_crashes.
-        due_at: when it becomes due, where it is SCHEDULED.
+        due_at: when it becomes due, if it is SCHEDULED.
         ended_at: when it died or was cancelled.
         cancelling: whether it runs and is being stopped.
         outcome: how its last unsuccessful attempt ended.
-        exception: what that raised.
-        message: and its message; of a cancelled one the reason, where nobody had asked for it.
+        exception: the exception of that attempt.
+        message: the exception's message; of a task that was cancelled without a request, the reason.
     """
 
     batch: int
@@ -145,7 +145,7 @@ class TaskRow:
 
     @property
     def why(self) -> str:
-        """Why it was cancelled, where nobody had asked for it."""
+        """Why it was cancelled without a request."""
         return self.message if self.outcome is None else ""
 
 
@@ -172,7 +172,7 @@ class LeaseRow:
         attempt: which attempt of each of them it is.
         granted_at: since when.
         call: number of the worker's call whose answer brought it (`Exchange.call`).
-        units: what it has got of the worker's resources; None where its task needs nothing.
+        units: the worker's resources that it holds; None if its task needs none.
     """
 
     token: int
@@ -218,10 +218,10 @@ class HoldRow:
 
     Attributes:
         session: the client's session.
-        digest: of what the value holds.
+        digest: of the value's content.
         description: of the value (`model.values`).
-        ttl_s: how long it is kept when the client has left.
-        until: until when that is, where it has; None while the client is there.
+        ttl_s: how long it is kept after the client has left.
+        until: when that time ends; None while the client is connected.
     """
 
     session: str
@@ -233,12 +233,12 @@ class HoldRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DefinitionRow:
-    """What an operator has defined by name: how a queue is steered, a limit, a schedule. Key: kind, name.
+    """A named definition that an operator has made: the steering of a queue, a limit, a schedule. Key: kind, name.
 
     Attributes:
-        kind: what it defines.
+        kind: the kind of definition.
         name: the name.
-        body: the definition as JSON, with what has to be remembered of it; the engine does not look into it.
+        body: the definition as JSON, with its remembered state; the engine does not look into it.
     """
 
     kind: str
@@ -248,8 +248,9 @@ class DefinitionRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdgeRow:
-    """A batch has another one among what it waits for, or has waited for (`BatchFlow.after`). Key: child, parent. Gone
-    with the child's own row. Never read by the core at a start."""
+    """A batch has another one among its parents (`BatchFlow.after`). Key: child, parent. Removed with the child's own
+    row. Never read by the core at a start.
+    """
 
     child: int
     parent: int
@@ -257,7 +258,7 @@ class EdgeRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Totals:
-    """What is counted since the store was made, and the numbers not to be used again. One row.
+    """Counts since the store was made, and the numbers not to be used again. One row.
 
     Attributes:
         last_batch: highest batch number given out.
@@ -265,7 +266,7 @@ class Totals:
         clock: latest steady time seen.
         submitted: tasks accepted.
         succeeded: tasks that succeeded.
-        dead: dead letters there are now.
+        dead: current dead letters.
         cancelled: tasks that were cancelled.
         retries: attempts that were followed by another.
     """
@@ -283,7 +284,8 @@ class Totals:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpiryRow:
     """A moment at which finished batches expire by a time of their own (`BatchRow.expires_at`). Never stored: an engine
-    makes it of the rows of batches."""
+    derives it from the rows of batches.
+    """
 
     at: float
 
@@ -306,21 +308,21 @@ Row = (
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A row has this value now, whether it was there before or not."""
+    """A row has this value now, whether the row is new or not."""
 
     row: Row
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseEnded:
-    """The row of a lease is gone."""
+    """Remove the row of a lease."""
 
     token: int
 
 
 @dataclass(frozen=True, slots=True)
 class HoldEnded:
-    """The row of a hold is gone."""
+    """Remove the row of a hold."""
 
     session: str
     digest: bytes
@@ -328,7 +330,7 @@ class HoldEnded:
 
 @dataclass(frozen=True, slots=True)
 class DefinitionEnded:
-    """A definition is gone."""
+    """Remove a definition."""
 
     kind: str
     name: str
@@ -336,12 +338,12 @@ class DefinitionEnded:
 
 @dataclass(frozen=True, slots=True)
 class TaskForgotten:
-    """The row of a task is gone (it succeeded after all, or was purged).
+    """Remove the row of a task (it succeeded after all, or was purged).
 
     Attributes:
         batch: the batch.
         index: the task's index.
-        history: whether its attempts are forgotten too (they are kept where it succeeded).
+        history: whether its attempts are removed too (they are kept if it succeeded).
     """
 
     batch: int
@@ -351,9 +353,10 @@ class TaskForgotten:
 
 @dataclass(frozen=True, slots=True)
 class Expired:
-    """What finished before this moment is no longer kept: batches with all their rows, except that a batch with dead
-    letters keeps its own row, and the `TaskRow`, attempts and argument pages of its dead letters. Batches with a time
-    of their own stay, and those that are spared. Specs that no batch uses any more go too."""
+    """Remove batches that finished before this moment, with all their rows. A batch with dead letters keeps its own
+    row, and the `TaskRow`, attempts and argument pages of its dead letters. Batches with a time of their own stay, and
+    so do the spared ones. Specs that no batch uses any more are removed too.
+    """
 
     before: float
     spared: tuple[int, ...] = ()
@@ -361,8 +364,9 @@ class Expired:
 
 @dataclass(frozen=True, slots=True)
 class OwnExpired:
-    """Finished batches whose own time (`BatchRow.expires_at`) is this moment or an earlier one are no longer kept: as
-    with `Expired`, but that specs stay."""
+    """Remove finished batches whose own time (`BatchRow.expires_at`) is this moment or an earlier one: as with
+    `Expired`, except that specs stay.
+    """
 
     at: float
     spared: tuple[int, ...] = ()
@@ -370,23 +374,25 @@ class OwnExpired:
 
 @dataclass(frozen=True, slots=True)
 class BatchWithdrawn:
-    """A batch that was never acknowledged is gone, with every row of it."""
+    """Remove a batch that was never acknowledged, with every row of it."""
 
     batch: int
 
 
 @dataclass(frozen=True, slots=True)
 class ArgumentsForgotten:
-    """Argument pages of a batch in which there is no dead letter are gone: the batch is finished, and dead letters of
-    it were purged, so nothing in those pages can run again."""
+    """Remove the argument pages of a batch that hold no dead letter: the batch is finished, and dead letters of it were
+    purged, so no task of those pages can run again.
+    """
 
     batch: int
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Pages of results of a batch that lie wholly in ``[lo, hi)`` are gone, and those of arguments in which there is no
-    dead letter: the tasks have ended, and nobody will ask for them again."""
+    """Remove the result pages of a batch that lie wholly in ``[lo, hi)``, and its argument pages there that hold no
+    dead letter: the tasks have ended, and nobody will ask for them again.
+    """
 
     batch: int
     lo: int
@@ -395,7 +401,7 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class BatchesRead:
-    """Batches are no longer kept, those of them that have finished: as if they had expired, but that specs stay."""
+    """Remove the finished ones of these batches: as if they had expired, except that specs stay."""
 
     batches: tuple[int, ...]
 

@@ -1,16 +1,16 @@
-"""What waits for other tasks to end, and what its end means for it.
+"""Dependencies between batches: which batch waits for which tasks, and how the end of a task releases or cancels it.
 
 A batch may wait for tasks of other batches, its *parents* (`BatchFlow.after`); then all of its tasks are BLOCKED until
-those have ended. A parent that ends without a result cancels the batch, and with it whatever waits for that in turn,
-unless the batch runs anyway. Parents exist before their children, so nothing waits for itself.
+those have ended. A parent that ends without a result cancels the batch, and with it every batch that waits for it in
+turn, unless the batch runs anyway. Parents exist before their children, so no batch waits for itself.
 
 Rules:
 
-1. Which tasks a batch waits for stands in its row, and whether it still does. How many of them have not ended follows
-   from where these stand, and is counted here only so that nobody has to look.
-2. Ends are gathered where they happen (`ended`, `finished`) and worked off one after the other (`settle`): a chain of
-   any length needs no recursion.
-3. The results of what a live batch's function is given are kept, whatever is read or expires meanwhile.
+1. A batch's row lists its parents, and says whether the batch still waits. The number of unfinished parents follows
+   from their own state; it is counted here only to save the search.
+2. Ends are gathered as they happen (`ended`, `finished`) and processed one after the other (`settle`): a chain of any
+   length needs no recursion.
+3. Results that a live batch's function takes as arguments are kept, even if they are read or expire meanwhile.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from dtq.wording import counted
 if TYPE_CHECKING:
     from dtq.core.register import Register
 
-#: What the reason begins with where a parent's end has cancelled a batch.
+#: Begins the reason of a batch that a parent's end has cancelled.
 CAUSE: Final = "parent "
-#: How many parents are named that a task waits for.
+#: Most parents that the reason of a waiting task names.
 _NAMED: Final = 3
 
 
 def cause(batch: int, index: int, state: str, *, single: bool) -> str:
-    """The reason of what was cancelled as a task had ended without a result.
+    """The reason of tasks that were cancelled because a parent ended without a result.
 
     Args:
-        batch: the task's batch.
-        index: its index; negative for the whole batch.
-        state: what has become of it.
+        batch: the parent's batch.
+        index: the parent's index; negative for the whole batch.
+        state: the parent's final state.
         single: whether it is the only task of its batch.
     """
     named = str(batch) if index < 0 else str(TaskId(batch, index, single))
@@ -55,18 +55,18 @@ def cause(batch: int, index: int, state: str, *, single: bool) -> str:
 
 
 def holder_of(batch: int) -> str:
-    """In whose name that is held which a batch is given: all results of another one, written as one value."""
+    """The holder's name for a batch's given value: all results of another batch, written as one value."""
     return f"batch-{batch}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class After:
-    """What a new batch is to wait for.
+    """The dependencies of a new batch.
 
     Attributes:
         parents: the tasks; all of them were accepted, and are kept.
-        run_anyway: whether it runs where one of them ends without a result.
-        lost: why it never starts, where one of them has ended so, and it does not run anyway; else "".
+        run_anyway: whether it runs although a parent ends without a result.
+        lost: if a parent has ended so, and the batch does not run anyway, the reason why it never starts; else "".
     """
 
     parents: tuple[Parent, ...]
@@ -75,13 +75,13 @@ class After:
 
 
 class _Span:
-    """Several tasks of one batch that another one waits for.
+    """Several tasks of one batch that another batch waits for.
 
     Attributes:
-        child: what waits.
+        child: the waiting batch.
         lo: index of the first.
         hi: index after the last.
-        left: how many of them have not ended.
+        left: number of these tasks that have not ended.
     """
 
     __slots__ = ("child", "hi", "left", "lo")
@@ -94,14 +94,14 @@ class _Span:
 
 
 class _Awaited:
-    """What waits for tasks of one batch; some of it may have been cancelled since."""
+    """The batches that wait for tasks of one batch; some may have been cancelled since."""
 
     __slots__ = ("by_index", "spans", "whole")
 
     def __init__(self) -> None:
         self.by_index: dict[int, list[Batch]] = {}
         self.spans: list[_Span] = []
-        #: What waits until all of the batch has ended.
+        #: Batches that wait until all of the batch has ended.
         self.whole: list[Batch] = []
 
     @property
@@ -109,7 +109,7 @@ class _Awaited:
         return not (self.by_index or self.spans or self.whole)
 
     def indexes(self, lo: int, hi: int) -> list[int]:
-        """The single tasks of a range that something waits for."""
+        """The single tasks of a range that batches wait for."""
         by_index = self.by_index
         if not by_index:
             return []
@@ -118,7 +118,7 @@ class _Awaited:
         return sorted(index for index in by_index if lo <= index < hi)
 
 
-#: Tasks ``[lo, hi)`` of a batch that came into a final state; None where the batch has finished.
+#: Tasks ``[lo, hi)`` of a batch that came into a final state; None if the batch has finished.
 _End = tuple[Batch, int, int, State | None]
 
 
@@ -126,53 +126,53 @@ class Dependencies:
     """Which batches wait for which tasks.
 
     Args:
-        register: where all of them stand.
+        register: the state of the queue.
     """
 
     def __init__(self, register: Register) -> None:
         self._register = register
-        #: By batch, what waits for tasks of it.
+        #: By batch, the batches that wait for tasks of it.
         self.awaited: dict[int, _Awaited] = {}
-        #: By batch that is blocked, how many of its parents have not ended.
+        #: By blocked batch, the number of its parents that have not ended.
         self.waits: dict[int, int] = {}
-        #: By batch, how many live batches are given results of it.
+        #: By batch, the number of live batches whose functions are given results of it.
         self.needed: dict[int, int] = {}
-        #: How many parents all live batches have together.
+        #: Number of parents of all live batches together.
         self.edges = 0
-        #: What is let go once nobody needs it: by batch what was read of it, or all of it, and whether its own time is
-        #: over, and since when.
+        #: Removals put off until no batch needs the results: by batch, the part that was read (None for all of it), and
+        #: the time at which its own time was over.
         self._read: dict[int, Coverage | None] = {}
         self._over: dict[int, float] = {}
         #: By batch, the dead letters that were thrown away, but for their last attempts: a restart forgets that these
         #: are not to be kept any longer than what needs them, and then they go with the batch.
         self._purged: dict[int, list[int]] = {}
-        #: Ends that nobody has worked off yet.
+        #: Ends that `settle` has not processed yet.
         self.todo: deque[_End] = deque()
         self._settling = False
 
-    # -- what begins and ceases to wait ---------------------------------------------------------------------------
+    # -- beginning and ceasing to wait ----------------------------------------------------------------------------
 
     def added(self, batch: Batch) -> None:
-        """A batch that has parents is live."""
+        """Count the parents of a batch that becomes live."""
         after = batch.flow.after if batch.flow is not None else ()
         self.edges += len(after)
         for number in {parent[0] for parent in after if parent[3]}:
             self.needed[number] = self.needed.get(number, 0) + 1
 
     def begin(self, batch: Batch) -> None:
-        """A new batch begins to wait."""
+        """Have a new batch begin to wait."""
         if batch.flow is not None:
             parents = dict.fromkeys(parent[0] for parent in batch.flow.after)
             self._register.ledger.edges(batch.number, parents)
             self.wait(batch)
 
     def look_again(self, batch: Batch, now: float) -> None:
-        """What a batch waits for may all have ended before."""
+        """Release a batch whose parents may all have ended before."""
         if self._waiting(batch) and not self._doomed(batch) and batch.number not in self.waits:
             self.release(batch, now)
 
     def forget(self, batch: Batch) -> None:
-        """A batch that has parents is live no more."""
+        """Forget a batch with parents that is no longer live."""
         after = batch.flow.after if batch.flow is not None else ()
         self.edges -= len(after)
         if any([parent[3] and not parent[2] for parent in after]):
@@ -185,15 +185,15 @@ class Dependencies:
                 self._let_go(number)
 
     def wait(self, batch: Batch, leases: dict[int, list[Lease]] | None = None) -> bool:
-        """Begin to wait for those of a batch's parents that have not ended; the others have, with a result or such that
-        it does not matter.
+        """Begin to wait for those of a batch's parents that have not ended. The others have ended with a result, or
+        their end does not matter.
 
         Args:
             batch: the batch.
-            leases: the leases of batches, where they have been gathered already.
+            leases: the leases of batches, if they have been gathered already.
 
         Returns:
-            Whether there is anything to wait for.
+            Whether the batch has to wait.
         """
         flow = batch.flow
         if self._doomed(batch):
@@ -225,7 +225,7 @@ class Dependencies:
         return True
 
     def unended(self, batch: Batch, lo: int, hi: int, leases: dict[int, list[Lease]] | None = None) -> int:
-        """How many of the tasks ``[lo, hi)`` of a live batch have not ended."""
+        """Number of tasks in ``[lo, hi)`` of a live batch that have not ended."""
         hi = min(hi, batch.size)
         count = 0
         fresh = max(lo, batch.next)
@@ -242,20 +242,20 @@ class Dependencies:
                     count += max(0, min(hi, lease.hi) - max(lo, lease.lo))
         return count
 
-    # -- what ends ------------------------------------------------------------------------------------------------
+    # -- ends -----------------------------------------------------------------------------------------------------
 
     def ended(self, batch: Batch, lo: int, hi: int, state: State) -> None:
-        """Tasks came into a final state."""
+        """Note that tasks came into a final state."""
         if batch.number in self.awaited:
             self.todo.append((batch, lo, hi, state))
 
     def finished(self, batch: Batch) -> None:
-        """All tasks of a batch have ended."""
+        """Note that all tasks of a batch have ended."""
         if batch.number in self.awaited:
             self.todo.append((batch, 0, batch.size, None))
 
     def settle(self, now: float) -> None:
-        """Release, or cancel, what has waited for what has ended."""
+        """Release, or cancel, the batches that waited for tasks that have ended."""
         if self._settling:
             return
         self._settling = True
@@ -298,11 +298,11 @@ class Dependencies:
             awaited.whole = self._lost(awaited.whole, cause(batch.number, at, lost, single=batch.single), now)
 
     def _waiting(self, batch: Batch) -> bool:
-        """Whether a batch is still what waits: it may have been cancelled, or even brought back as another object."""
+        """Whether this very batch still waits: it may have been cancelled, or even brought back as another object."""
         return batch.blocked and self._register.batches.get(batch.number) is batch
 
     def _met(self, children: Iterable[Batch], now: float) -> None:
-        """One thing that these have waited for has ended."""
+        """Count one parent of these batches as ended."""
         for child in children:
             if self._waiting(child) and not self._doomed(child):
                 self.waits[child.number] -= 1
@@ -310,7 +310,7 @@ class Dependencies:
                     self.release(child, now)
 
     def _lost(self, children: list[Batch], why: str, now: float) -> list[Batch]:
-        """One thing that these have waited for has ended without a result; those that run anyway."""
+        """Handle the end of a parent without a result; the children that run anyway."""
         runs = []
         for child in children:
             if self._waiting(child) and not self._doomed(child):
@@ -321,7 +321,7 @@ class Dependencies:
         return runs
 
     def release(self, batch: Batch, now: float) -> None:
-        """A batch has nothing left to wait for."""
+        """Let a batch run that has nothing left to wait for."""
         register = self._register
         self.waits.pop(batch.number, None)
         assert batch.flow is not None
@@ -339,8 +339,9 @@ class Dependencies:
         register.ledger.batch(batch)
 
     def cancel(self, batch: Batch, why: str, now: float) -> None:
-        """A batch that is blocked never starts. Where pieces of it still come, it is cancelled with the last of them:
-        so that all of it can be brought back."""
+        """Doom a blocked batch: it never starts. While pieces of it still come, it is not cancelled: the last piece
+        does that, so that all of it can be brought back.
+        """
         register = self._register
         assert batch.flow is not None
         batch.flow = replace(batch.flow, why=why)
@@ -350,7 +351,7 @@ class Dependencies:
             self.sealed(batch, now)
 
     def sealed(self, batch: Batch, now: float) -> None:
-        """No more pieces of a batch will come: if it is doomed, this is its end."""
+        """Handle the last piece of a batch: a doomed batch ends now."""
         flow = batch.flow
         if flow is not None and self._doomed(batch):
             self._register.cut(batch, flow.why)
@@ -362,7 +363,7 @@ class Dependencies:
         return batch.blocked and batch.flow is not None and batch.flow.why != ""
 
     def withdrawn(self, batch: Batch, now: float) -> None:
-        """A batch never was: neither is what waited for it."""
+        """Cancel the batches that waited for a batch that was withdrawn."""
         awaited = self.awaited.pop(batch.number, None)
         if awaited is None:
             return
@@ -372,11 +373,11 @@ class Dependencies:
             if self._waiting(child):
                 self.cancel(child, cause(batch.number, -1, "not accepted", single=False), now)
 
-    # -- what is put back -----------------------------------------------------------------------------------------
+    # -- dead letters put back ------------------------------------------------------------------------------------
 
     def revived(self, batch: Batch, indexes: Iterable[int], children: Iterable[int]) -> None:
-        """Dead letters of a batch are put back: what was to run without their results, and still waits for others,
-        waits for them again.
+        """Handle revived dead letters of a batch: children that would have run without their results, and still wait
+        for others, wait for them again.
 
         Args:
             batch: the batch, which is live.
@@ -397,7 +398,7 @@ class Dependencies:
         awaited = self.awaited.get(batch.number)
         if awaited is not None:
             if not hi and any(each is child for each in awaited.whole):
-                return  # it has not finished since
+                return  # the batch has not finished since
             for span in awaited.spans:
                 if span.child is child and (span.lo, span.hi) == (lo, hi):
                     span.left += count
@@ -406,23 +407,24 @@ class Dependencies:
             self.waits[child.number] = self.waits.get(child.number, 0) + 1
 
     def bring_back(self, row: BatchRow, spec: Spec, lost: str, now: float) -> Batch | None:
-        """A batch that the end of a parent had cancelled waits again, as that has been put back.
+        """Restore a batch that a parent's end had cancelled, because the parent has been put back: the batch waits
+        again.
 
         Args:
             row: the batch, as the engine has it.
             spec: its spec.
-            lost: why it stays cancelled, where another parent has ended without a result; else "".
+            lost: if another parent has ended without a result, the reason why the batch stays cancelled; else "".
             now: the time.
 
         Returns:
-            The batch; None where it was not cancelled so, or stays as it is.
+            The batch; None if it was not cancelled so, or stays as it is.
         """
         register = self._register
         flow = row.flow
         if row.batch in register.batches or flow is None or not flow.why.startswith(CAUSE):
             return None
         if row.cut is None or row.cut >= row.size:
-            return None  # none of it was cancelled so
+            return None  # no task of the batch was cancelled so
         if lost:
             if lost != flow.why:
                 register.ledger.finished_batch(replace(row, flow=replace(flow, why=lost)))
@@ -442,10 +444,12 @@ class Dependencies:
             self.release(batch, now)
         return batch
 
-    # -- what is kept ---------------------------------------------------------------------------------------------
+    # -- kept results ---------------------------------------------------------------------------------------------
 
     def spare(self, batch: int, lo: int, hi: int) -> bool:
-        """Whether tasks of a batch that nobody will ask for again are needed by others: they go after those."""
+        """Whether live batches still need results that nobody will ask for again; if so, these are removed after those
+        batches.
+        """
         if batch not in self.needed:
             return False
         read = self._read.setdefault(batch, Coverage())
@@ -468,11 +472,11 @@ class Dependencies:
         return True
 
     def spared(self) -> tuple[int, ...]:
-        """The finished batches that must not go by their age."""
+        """The finished batches that must not expire yet."""
         return tuple(sorted(number for number in self.needed if number not in self._register.batches))
 
     def over(self, at: float) -> tuple[int, ...]:
-        """As `spared`, where the own time of some is over at a moment: they go as soon as they may."""
+        """As `spared`, after the own time of some has passed: they are removed as soon as no batch needs them."""
         spared = self.spared()
         for number in spared:
             self._over.setdefault(number, at)
@@ -492,10 +496,10 @@ class Dependencies:
         if at is not None:
             register.expiries.add(at)
 
-    # -- what is told ---------------------------------------------------------------------------------------------
+    # -- reasons --------------------------------------------------------------------------------------------------
 
     def reason(self, batch: Batch) -> str:
-        """What a batch that is blocked waits for, in words."""
+        """The reason why a batch is blocked: the parents that it waits for."""
         if self._doomed(batch) and batch.flow is not None:
             return batch.flow.why
         named: list[str] = []

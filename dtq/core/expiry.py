@@ -1,8 +1,8 @@
-"""When batches expire that have a time of their own.
+"""Moments at which batches with a retention time of their own expire.
 
-There may be a million of them, and each has left memory when it finished: so what is held here is the moments at which
-some expire, and which those are is for the engine to find. Moments are multiples of a step that grows with the time, so
-that there are few of them, however many batches.
+Such batches may number a million, and each has left memory when it finished: so only the moments at which some expire
+are held here, and the engine finds the batches. Moments are multiples of a step that grows with the time, so their
+number stays small, however many batches expire.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from collections.abc import Iterator
 from math import ceil, frexp, ldexp
 from typing import Final
 
-#: Least and most seconds between two moments at which batches expire; between them, an eighth of their time or less.
+#: Least and most seconds between two moments at which batches expire; between them, at most an eighth of the batch's
+#: time.
 _STEP_S: Final = (1.0, 2048.0)
 _STEPS: Final = 8
-#: Least time that a result is kept, in seconds: whoever waits for it is told meanwhile.
+#: Least time that a result is kept, in seconds: its waiting clients are told meanwhile.
 _LEAST_S: Final = 1.0
 
 
 def moment_of_expiry(finished_at: float, keep_s: float) -> float:
-    """Until when a batch is kept: as long as it is to be, and up to a step longer.
+    """The moment at which a batch expires: after its retention time, and up to a step later.
 
     Args:
         finished_at: when its last task ended.
-        keep_s: for how many seconds it is to be kept.
+        keep_s: its retention time, in seconds.
     """
     low, high = _STEP_S
     step = min(high, max(low, ldexp(1.0, frexp(keep_s / _STEPS)[1] - 1)))
@@ -41,17 +42,17 @@ class Expiries:
         self._known: set[float] = set()
 
     def add(self, at: float) -> None:
-        """Something expires at a moment."""
+        """Add a moment."""
         if at not in self._known:
             self._known.add(at)
             heapq.heappush(self._heap, at)
 
     def next_at(self) -> float | None:
-        """The first moment; None where nothing has a time of its own."""
+        """The first moment; None if no batch has a time of its own."""
         return self._heap[0] if self._heap else None
 
     def pop_due(self, now: float) -> float | None:
-        """Take out the moments that have come; the last of them, None where none has."""
+        """Take out the moments that have come; the last of them, None for none."""
         due = None
         while self._heap and self._heap[0] <= now:
             due = heapq.heappop(self._heap)

@@ -1,10 +1,9 @@
 """The heap of runs.
 
 A million-element map must not become a million objects: an entry is a *run*, a contiguous range of one batch's tasks
-that wait at one rank. Runs are ordered by ``(rank, batch, lo)``: rank is the spec's urgency, lower first; batches are
-numbered in the order of their acceptance, so inside a rank it is first in, first out, and a task that comes back
-returns to its place. This module knows nothing of tasks or batches; whether an entry is still true is the
-register's to say.
+that wait at one rank. Runs are ordered by ``(rank, batch, lo)``. Rank is the spec's urgency, lower first. Batches are
+numbered in the order of their acceptance, so tasks of a rank are first in, first out, and a task that comes back
+returns to its place. This module knows nothing of tasks or batches; the register knows whether an entry is still true.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 
-#: At most so many runs are looked at to tell how many tasks are ahead of one: about two milliseconds of work.
+#: Most runs that are looked at to count the tasks ahead of one: about two milliseconds of work.
 _LOOKED_AT: Final = 5_000
-#: With fewer moments than this, those of batches that have finished are left where they are.
+#: With fewer moments than this, those of finished batches are left in place.
 _FEW: Final = 1024
-#: So many entries that do not count any more are not worth looking for.
+#: Outdated entries up to this number are not searched for.
 _SPARE: Final = 64
 
 
-#: Where a run stands: rank, batch, lo; among lines also what a line has paid.
+#: The place of a run: rank, batch, lo; among lines also the line's paid cost.
 Place = tuple[float, ...]
 
 
@@ -42,7 +41,7 @@ class RunHeap:
 
     __slots__ = ("_runs",)
 
-    #: What its tasks count against (`core.lines.Group`); nothing, for most.
+    #: The limits of its tasks (`core.lines.Group`); none, for most.
     limits: tuple[str, ...] = ()
 
     def __init__(self) -> None:
@@ -62,7 +61,7 @@ class RunHeap:
     def advance(self, lo: int) -> None:
         """Take everything below ``lo`` off the first run, and the run itself if nothing is left of it.
 
-        Runs of one batch and rank do not overlap, so what is left is still the first: no sifting.
+        Runs of one batch and rank do not overlap, so the rest is still the first: no sifting.
         """
         first = self._runs[0]
         if lo >= first.hi:
@@ -71,7 +70,7 @@ class RunHeap:
             self._runs[0] = Run(first.rank, first.batch, lo, first.hi)
 
     def absorb(self, other: RunHeap) -> None:
-        """Take over all runs of another heap, whose end that is."""
+        """Take over all runs of another heap, which is not used after that."""
         few, self._runs = sorted((other._runs, self._runs), key=len)
         if 8 * len(few) < len(self._runs):
             for run in few:
@@ -86,7 +85,7 @@ class RunHeap:
         heapify(self._runs)
 
     def before(self, place: Run) -> Iterator[Run]:
-        """What comes before a place, run by run, stale ones too; nothing else is walked through."""
+        """The runs before a place, one by one, stale ones too; no other run is visited."""
         todo = [0]
         while todo:
             at = todo.pop()
@@ -97,7 +96,7 @@ class RunHeap:
             todo += (2 * at + 1, 2 * at + 2)
 
     def count(self, waiting: Callable[[Run], int]) -> int:
-        """How many tasks it has; how many of a run still wait is for `waiting` to say."""
+        """Number of its tasks; `waiting` counts those of a run that still wait."""
         return sum(map(waiting, self._runs))
 
     def runs(self) -> list[Run]:
@@ -106,41 +105,42 @@ class RunHeap:
 
 
 def length(run: Run) -> int:
-    """How many tasks a run has, stale ones included."""
+    """Length of a run, stale tasks included."""
     return run.hi - run.lo
 
 
 def ahead(heaps: Iterable[RunHeap], place: Run, waiting: Callable[[Run], int] = length) -> tuple[int, bool]:
-    """How many tasks of some heaps come before a place, and whether that is all of them: only so many runs are looked
-    at. How many of a run still wait is for `waiting` to say."""
+    """Count tasks ahead of `place`; False if the scan stopped early. `waiting` counts the tasks of a run that still
+    wait.
+    """
     runs = (run for heap in heaps for run in heap.before(place))
     count = sum(map(waiting, islice(runs, _LOOKED_AT)))
     return count, next(runs, None) is None
 
 
 class Tops(Generic[K]):
-    """Which of many heaps has the most urgent run, found without looking at each of them.
+    """Finds the most urgent run of many heaps, without a look at each of them.
 
-    An entry is the place of a heap's first run as it was at some time. It is never behind the true one: whoever pushes
-    a run that comes before tells (`pushed`); that a run was taken is noticed when the entry comes up (`moved`).
+    An entry is the place of a heap's first run at some time. It is never behind the true one: a push of a run that
+    comes before is announced (`pushed`); a run that was taken is noticed when the entry comes up (`moved`).
     """
 
     __slots__ = ("_entries", "_places")
 
     def __init__(self) -> None:
         self._entries: list[tuple[Place, K]] = []
-        #: The place of each heap's only entry that counts.
+        #: The place of each heap's only valid entry.
         self._places: dict[K, Place] = {}
 
     def __len__(self) -> int:
         return len(self._places)
 
     def names(self) -> Collection[K]:
-        """The heaps that stand here, in no order."""
+        """The names of the heaps here, in no order."""
         return self._places.keys()
 
     def pushed(self, name: K, place: Place) -> None:
-        """A run has come into a heap, or a heap among the others."""
+        """Announce that a run has come into a heap, or a heap among the others."""
         known = self._places.get(name)
         if known is None or place < known:
             self._places[name] = place
@@ -150,7 +150,7 @@ class Tops(Generic[K]):
                 heapify(self._entries)
 
     def peek(self) -> tuple[Place, K] | None:
-        """The first entry that counts, left where it is: it is for the caller to tell whether its place is true."""
+        """The first valid entry, left in place; the caller checks whether its place is true."""
         while self._entries:
             first = self._entries[0]
             if self._places.get(first[1]) == first[0]:
@@ -159,26 +159,26 @@ class Tops(Generic[K]):
         return None
 
     def moved(self, place: Place) -> None:
-        """The heap of the first entry (`peek`) is at another place, further back."""
+        """Move the heap of the first entry (`peek`) to another place, further back."""
         name = self._entries[0][1]
         self._places[name] = place
         heapreplace(self._entries, (place, name))
 
     def remove_first(self) -> None:
-        """The heap of the first entry (`peek`) has no run, or does not stand among the others any more."""
+        """Remove the heap of the first entry (`peek`)."""
         _, name = heappop(self._entries)
         del self._places[name]
 
     def place_of(self, name: K) -> Place | None:
-        """Where a heap stands, as far as is known; None where it does not."""
+        """The known place of a heap; None if the heap is not here."""
         return self._places.get(name)
 
     def discard(self, name: K) -> None:
-        """A heap does not stand among the others any more, if it does."""
+        """Remove a heap, if it is here."""
         self._places.pop(name, None)
 
     def clear(self) -> None:
-        """No heap stands here any more."""
+        """Remove all heaps."""
         self._entries.clear()
         self._places.clear()
 
@@ -199,7 +199,7 @@ class DueHeap:
         heappush(self._due, (due_at, batch, lo, hi))
 
     def next_at(self) -> float | None:
-        """When the first is due."""
+        """The moment at which the first is due."""
         return self._due[0][0] if self._due else None
 
     def pop_due(self, now: float) -> tuple[float, int, int, int] | None:
@@ -210,7 +210,7 @@ class DueHeap:
 
 
 class Moments:
-    """Moments to come, and the batches that they are of; some of these may have finished meanwhile."""
+    """Moments to come, and their batches; some of these may have finished meanwhile."""
 
     __slots__ = ("_heap", "_most")
 
@@ -222,12 +222,12 @@ class Moments:
         return len(self._heap)
 
     def add(self, at: float, batch: int, live: Container[int]) -> None:
-        """Something is due for a batch at a moment.
+        """Add a moment for a batch.
 
         Args:
             at: the moment.
             batch: its number.
-            live: the numbers of live batches: where those that have finished gather, they are thrown away.
+            live: the numbers of live batches: when entries of finished batches gather, they are thrown away.
         """
         heappush(self._heap, (at, batch))
         if len(self._heap) > self._most:
@@ -236,9 +236,9 @@ class Moments:
             self._most = max(_FEW, 2 * len(self._heap))
 
     def next_at(self) -> float | None:
-        """The first moment; None where there is none."""
+        """The first moment; None if none is left."""
         return self._heap[0][0] if self._heap else None
 
     def pop_due(self, now: float) -> int | None:
-        """Take out the first, if it has come; the batch."""
+        """Take out the first moment if it has come, and return its batch."""
         return heappop(self._heap)[1] if self._heap and self._heap[0][0] <= now else None

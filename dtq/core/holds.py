@@ -1,7 +1,7 @@
-"""Values that clients have put: each is kept as long as a client that has put it is there, and some time longer.
+"""Values that clients have put: each is kept while such a client is connected, and for its time to live after that.
 
-What tasks need is kept by their rows; this is for values that no row names yet, or any more. Two clients that put the
-same (by its digest) hold the same value.
+Rows keep the values that tasks need; holds keep values that no row names yet, or any more. Two clients that put the
+same content (by its digest) hold the same value.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ class Holds:
     """All holds.
 
     Args:
-        ledger: told what changes.
-        most: how many there may be.
+        ledger: told of changes.
+        most: their bound.
     """
 
     def __init__(self, ledger: Ledger, most: int) -> None:
@@ -28,33 +28,33 @@ class Holds:
         self._most = most
         self._count = 0
         self._of: dict[str, dict[bytes, HoldRow]] = {}
-        #: The sessions that hold what has a digest, a set in order.
+        #: By digest, the sessions that hold the value, an ordered set.
         self._with: dict[bytes, dict[str, None]] = {}
-        #: When holds of holders who have left are over, soonest first; some are held on to, or over already.
+        #: When holds of departed clients end, soonest first; some entries are outdated.
         self._due: list[tuple[float, str, bytes]] = []
 
     def rows(self) -> list[HoldRow]:
-        """All of them."""
+        """The rows of all holds."""
         return [row for rows in self._of.values() for row in rows.values()]
 
     def release_all(self, session: str) -> None:
-        """Nothing is held in this name any more."""
+        """Release every hold of a holder."""
         self.release(session, list(self._of.get(session, ())))
 
     def hold(self, session: str, digest: bytes, description: bytes, ttl_s: float) -> bytes:
-        """A client that is there puts a value, or asks whether it is there.
+        """Hold a value for a connected client, or ask whether the value is here.
 
         Args:
             session: the client's.
-            digest: of what the value holds.
-            description: of the value; empty to hold one only if it is there.
-            ttl_s: how long to keep it when the client has left, in seconds.
+            digest: of the value's content.
+            description: of the value; empty to hold it only if it is here.
+            ttl_s: how long to keep it after the client has left, in seconds.
 
         Returns:
-            The description of the value that is held: that of the first who has put it. Empty where there is none.
+            The description of the value that is held: that of the first put. Empty if there is none.
 
         Raises:
-            HoldsFull: there are as many holds as there may be.
+            HoldsFull: the number of holds has reached its bound.
         """
         holders = self._with.get(digest)
         if holders is not None:
@@ -66,7 +66,7 @@ class Holds:
         return description
 
     def add(self, row: HoldRow) -> None:
-        """A hold is this now."""
+        """Set a hold to this row."""
         rows = self._of.setdefault(row.session, {})
         if rows.get(row.digest) == row:
             return
@@ -78,7 +78,7 @@ class Holds:
             heapq.heappush(self._due, (row.until, row.session, row.digest))
 
     def release(self, session: str, digests: Iterable[bytes]) -> None:
-        """A client has no use for what it holds any more."""
+        """Release holds that a client no longer needs."""
         rows = self._of.get(session, {})
         for digest in digests:
             if rows.pop(digest, None) is not None:
@@ -92,22 +92,22 @@ class Holds:
             self._of.pop(session, None)
 
     def left(self, session: str, now: float) -> None:
-        """A client is gone: what it holds is kept for its time."""
+        """Start the time to live of a departed client's holds."""
         for row in list(self._of.get(session, {}).values()):
             if row.until is None:
                 self.add(replace(row, until=now + row.ttl_s))
 
     def back(self, session: str) -> None:
-        """A client is there again."""
+        """Stop the time to live of a returned client's holds."""
         for row in list(self._of.get(session, {}).values()):
             self.add(replace(row, until=None))
 
     def next_at(self) -> float | None:
-        """When the next one may be over; None where none is to be."""
+        """The earliest moment at which a hold may end; None for none."""
         return self._due[0][0] if self._due else None
 
     def expire(self, now: float) -> None:
-        """End those whose time is over."""
+        """End the holds whose time is over."""
         while self._due and self._due[0][0] <= now:
             until, session, digest = heapq.heappop(self._due)
             row = self._of.get(session, {}).get(digest)

@@ -1,4 +1,4 @@
-"""What must hold after every command; tests check it after each step."""
+"""Invariants of the machine's state, which hold after every command; tests check them after each step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from dtq.model.states import State
 
 
 def check(machine: Machine) -> None:
-    """Raise AssertionError, with what disagrees, unless the state is consistent.
+    """Raise AssertionError, with the disagreeing values, unless the state is consistent.
 
-    Every count is recomputed from the facts; every waiting task is in a heap; every lease belongs to a live batch and
-    a known worker; no two leases overlap; nothing finished is in memory.
+    Every count is recomputed from the facts; every waiting task is in a heap; every lease belongs to a live batch and a
+    known worker; no two leases overlap; no finished batch or task is in memory.
     """
     register = machine.register
     counted: Counter[tuple[str, State]] = Counter()

@@ -1,4 +1,4 @@
-"""What one worker was unable to run; the rules stand in `core.ability`."""
+"""The specs that one worker has failed to run; `core.ability` has the rules."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from dtq.core.batches import SpecEntry
 from dtq.errors import WorkerBroken
 from dtq.wording import counted
 
-#: How long a worker is kept from what it was unable to run, in seconds: at first, and at most, when it was unable to
-#: run it more than `MOST_ERRORS` times, and runs other things well enough.
+#: How long a worker is not offered a spec it could not run, in seconds: 0.2 s, and after ten failures doubling up to 60
+#: s.
 PROBE_S: Final = 0.2
 LONGEST_PROBE_S: Final = 60.0
-#: How many attempts in a row a broken worker spoils before it leaves; and how many of them count against it for sure.
+#: Failed attempts in a row after which a broken worker leaves; and how many of them must be the worker's fault for
+#: sure.
 MOST_ERRORS: Final = 10
 PROVEN: Final = 3
-#: How many specs are remembered of a worker.
+#: Most specs that are remembered of a worker.
 _MOST_SPECS: Final = 1_000
 
 
 class Lacking:
-    """What one worker was unable to run.
+    """The specs that one worker has failed to run.
 
     Args:
         name: the worker's name.
@@ -30,19 +31,20 @@ class Lacking:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        #: Attempts in a row that did not come to the task's own code; and those of them with functions that ran.
+        #: Attempts in a row that did not reach the task's own code; and those of them whose functions have run
+        #: elsewhere.
         self.errors = 0
         self._proven = 0
         self._why = ""
-        #: By number of the spec: until when it is kept from it, and how often it was unable to run it.
+        #: By number of the spec: the end of its pause, and the number of failures to run it.
         self.specs: dict[int, tuple[float, int]] = {}
 
     def failed(self, entry: SpecEntry, why: str, now: float) -> None:
-        """It was unable to run a task.
+        """Record that the worker was unable to run a task.
 
         Args:
             entry: the spec of the task.
-            why: what it lacks; empty where that says nothing against it.
+            why: the worker's lack; empty if the failure does not count against the worker.
             now: the time.
         """
         if why:
@@ -56,16 +58,16 @@ class Lacking:
             del self.specs[next(iter(self.specs))]
 
     def kept_from(self, entry: SpecEntry) -> float:
-        """Until when it is kept from a spec."""
+        """The end of the pause in which the worker is not offered a spec."""
         return self.specs.get(entry.number, (0.0, 0))[0]
 
     def ran(self, entry: SpecEntry) -> None:
-        """A task came to its own code."""
+        """Record that a task reached its own code."""
         self.errors = self._proven = 0
         self.specs.pop(entry.number, None)
 
     def verdict(self) -> WorkerBroken | None:
-        """That it is broken, where it is."""
+        """The error that tells a broken worker to leave; None for a sound worker."""
         if self.errors < MOST_ERRORS or self._proven < PROVEN:
             return None
         tasks = counted(self.errors, "task")

@@ -1,15 +1,15 @@
 """Leases and the workers that hold them.
 
-A lease is a worker's temporary ownership of tasks ``[lo, hi)`` of one batch. It is renewed with all others of the
-worker by anything the worker says, and fenced by its token: a number that is never used twice (it holds the
-coordinator's epoch), so that a report for a lease that has been taken back cannot be mistaken for one of its successor.
+A lease is a worker's temporary ownership of tasks ``[lo, hi)`` of one batch. Every message of the worker renews all of
+its leases. A lease is fenced by its token: a number that is never used twice (it holds the coordinator's epoch), so a
+report for a lease that was taken back cannot be mistaken for one of its successor.
 
-What a worker reports of a lease comes in the order of the tasks: the front of the range moves up. What it gives back
-unstarted comes off the end.
+A worker reports the tasks of a lease in their order: the front of the range moves up. Unstarted tasks that it returns
+come off the end.
 
-A worker talks on two connections, and what is said on one overtakes what is said on the other. So each of its messages
-is numbered, and says which call on the other connection was under way when it was made up. Nothing is judged by a
-message whose sender could not know of it.
+A worker talks on two connections, and a message on one overtakes messages on the other. So each message is numbered,
+and names the call that was under way on the other connection when it was made. No fact is judged by a message whose
+sender could not know of it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from dtq.core.lacking import Lacking
 from dtq.core.needs import Room
 from dtq.model.resources import Portion
 
-#: How much work one lease may hold, in seconds by the spec's estimate. A worker holds one a slot and one more, and so
-#: takes at most twice as long to turn to something more urgent.
+#: Work in one lease, in seconds by the spec's estimate. A worker holds one lease a slot and one more, so it takes at
+#: most twice as long to turn to more urgent work.
 CHUNK_S: Final = 0.025
-#: Below so much work a lease costs more than it brings, in seconds: tasks are not spread thinner than this.
+#: Least useful work in a lease, in seconds: below this a lease costs more than it brings, and tasks are not spread
+#: thinner.
 WORTHWHILE_S: Final = 0.002
 #: Most tasks in a lease: one page.
 MAX_CHUNK: Final = 1024
@@ -34,13 +35,13 @@ MAX_CHUNK: Final = 1024
 def chunk(estimate_s: float | None, waiting: int, slots: int) -> int:
     """How many tasks a lease may hold.
 
-    One of unknown or long duration. Of others what `CHUNK_S` has room for while there are plenty, and towards the end
-    of them half of each slot's share, so that all slots end together.
+    One task of unknown or long duration. Of short tasks as many as fit into `CHUNK_S` while plenty wait, and towards
+    their end half of each slot's share, so that all slots end together.
 
     Args:
-        estimate_s: how long one task takes, in seconds; None where that is not known.
-        waiting: how many such tasks there are.
-        slots: how many slots all workers have.
+        estimate_s: duration of one task, in seconds; None if unknown.
+        waiting: number of such tasks that wait.
+        slots: slots of all workers.
     """
     if estimate_s is None or estimate_s >= CHUNK_S:
         return 1
@@ -73,35 +74,35 @@ class Worker:
         self.session = session
         self.name = name
         self.queues: tuple[str, ...] = ()
-        #: How many slots can run something; 0 while it drains, and until it reports.
+        #: Slots that can run tasks; 0 while it drains, and until it reports.
         self.capacity = 0
-        #: What it was unable to run, once it was.
+        #: The specs that it failed to run; None without such failures.
         self.lacking: Lacking | None = None
         self.leases: dict[int, Lease] = {}
-        #: What it offers; None until it has said so. And how many slots its leases have beyond one each.
+        #: Its offer; None until its hello. And the slots that its leases have beyond one each.
         self.room: Room | None = None
         self.spread = 0
-        #: Number of the newest of its messages, and of the call that was under way beside that.
+        #: Number of its newest message, and of the call that was under way beside that.
         self.call = self.beside = 0
         self.expires_at = expires_at
         #: Whether it was given more time after a pause of the coordinator, and has not been heard since.
         self.spared = False
 
     def renew(self, expires_at: float) -> None:
-        """It was heard."""
+        """Note that it was heard: its leases are renewed."""
         self.expires_at = expires_at
         self.spared = False
 
     def is_over(self, call: int) -> bool:
-        """Whether one of its calls is over, by the newest of its messages: nobody reads an answer to it any more."""
+        """Whether one of its calls is over, by its newest message: nobody reads an answer to it any more."""
         return is_over(call, self.call, self.beside)
 
 
 def is_over(call: int, newer: int, beside: int) -> bool:
-    """Whether a call was over when a message was made up: its answer had been seen, or never would be.
+    """Whether a call was over when a message was made: its answer had been seen, or never would be.
 
     Args:
-        call: number of the call; 0 where it has none, and is never known to be over.
+        call: number of the call; 0 if it has none, and is never known to be over.
         newer: number of the message.
         beside: the call that was under way on the other connection then.
     """
@@ -133,9 +134,9 @@ class Lease:
         self.granted_at = granted_at
         #: Number of the worker's call whose answer brings it.
         self.call = call
-        #: Whether the task at ``lo`` has started, as far as is known: blamed if the worker is lost.
+        #: Whether the task at ``lo`` is known to have started: blamed if the worker is lost.
         self.started = False
-        #: What it has got of its worker's resources; None where its task needs nothing.
+        #: The worker's resources that it holds; None if its task needs none.
         self.units: tuple[Portion, ...] | None = None
 
     def row(self) -> LeaseRow:

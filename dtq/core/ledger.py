@@ -1,7 +1,7 @@
-"""What has changed since the last drain.
+"""The ledger: gathers changes until the next drain.
 
-The machine marks what it touched; `drain` turns that into rows once, however often it was touched. So the cost of a
-change is a set insertion, and a batch that moved fifty times between two commits is written once.
+The machine marks everything it touches; `drain` turns each marked object into one row, however often it was touched. So
+a change costs a set insertion, and a batch that moved fifty times between two commits is written once.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from dtq.records import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EndedRange:
-    """Tasks ``[lo, hi)`` of a batch came into a final state; what followers are told once it is durable.
+    """Tasks ``[lo, hi)`` of a batch came into a final state: followers are told once this is durable.
 
     Attributes:
         batch: the batch.
         lo: index of the first task.
         hi: index after the last.
         state: the final state.
-        session: the submitter's session where it follows the batch, else "".
-        why: why they were cancelled, where nobody had asked for it.
+        session: the submitter's session if it follows the batch, else "".
+        why: why they were cancelled without a request.
     """
 
     batch: int
@@ -71,7 +71,7 @@ class Ledger:
         self._leases: dict[int, Lease | None] = {}
         self._holds: dict[tuple[str, bytes], HoldRow | HoldEnded] = {}
         self._definitions: dict[tuple[str, str], DefinitionRow | DefinitionEnded] = {}
-        #: Finished batches with purged dead letters, a set in order.
+        #: Finished batches with purged dead letters, an ordered set.
         self._purged: dict[int, None] = {}
         self._tail: list[Expired | OwnExpired | BatchWithdrawn | Read | BatchesRead] = []
         self._ended: list[EndedRange] = []
@@ -93,93 +93,93 @@ class Ledger:
         )
 
     def spec(self, entry: SpecEntry) -> None:
-        """A spec is to be kept (again)."""
+        """Keep a spec (again)."""
         self._specs[entry.number] = entry
 
     def batch(self, batch: Batch) -> None:
-        """A live batch changed."""
+        """Mark a live batch as changed."""
         self._batches[batch.number] = batch
         self._totals = True
 
     def finished_batch(self, row: BatchRow) -> None:
-        """A batch that is not live changed."""
+        """Store the row of a batch that is not live."""
         self._batches[row.batch] = row
         self._totals = True
 
     def edges(self, child: int, parents: Iterable[int]) -> None:
-        """A batch waits for others."""
+        """Store the parents of a batch."""
         self._edges += [EdgeRow(child=child, parent=parent) for parent in parents]
 
     def page(self, page: ArgumentPage | ResultPage) -> None:
-        """A page is new."""
+        """Add a page."""
         self._pages.append(page)
 
     def task(self, row: TaskRow) -> None:
-        """A task off the common path changed."""
+        """Mark a task off the common path as changed."""
         self._tasks[row.batch, row.index] = row
 
     def task_forgotten(self, batch: int, index: int, *, history: bool) -> None:
-        """The row of a task is needed no more."""
+        """Remove the row of a task."""
         self._tasks[batch, index] = TaskForgotten(batch, index, history)
 
     def attempt(self, row: AttemptRow) -> None:
-        """An attempt did not succeed."""
+        """Add an unsuccessful attempt."""
         self._attempts.append(row)
 
     def lease(self, lease: Lease) -> None:
-        """A lease is new, or has become shorter."""
+        """Mark a lease as new, or shortened."""
         self._leases[lease.token] = lease
 
     def lease_ended(self, token: int) -> None:
-        """A lease is over."""
+        """Remove a lease."""
         self._leases[token] = None
 
     def hold(self, row: HoldRow) -> None:
-        """A hold is new, or changed."""
+        """Mark a hold as new, or changed."""
         self._holds[row.session, row.digest] = row
 
     def hold_ended(self, session: str, digest: bytes) -> None:
-        """A hold is over."""
+        """Remove a hold."""
         self._holds[session, digest] = HoldEnded(session, digest)
 
     def definition(self, row: DefinitionRow) -> None:
-        """A definition is new, or changed."""
+        """Mark a definition as new, or changed."""
         self._definitions[row.kind, row.name] = row
 
     def definition_ended(self, kind: str, name: str) -> None:
-        """A definition is gone."""
+        """Remove a definition."""
         self._definitions[kind, name] = DefinitionEnded(kind, name)
 
     def ended(self, batch: Batch, lo: int, hi: int, state: State, why: str = "") -> None:
-        """Tasks came into a final state."""
+        """Note tasks that came into a final state."""
         self._ended.append(EndedRange(batch.number, lo, hi, state, batch.session if batch.followed else "", why))
 
     def purged(self, batch: int) -> None:
-        """A batch is finished, and has dead letters that were purged: their arguments are needed no more."""
+        """Note a finished batch whose dead letters were purged: their arguments are no longer needed."""
         self._purged[batch] = None
 
     def revived(self, batch: int) -> None:
-        """A batch is live again: its arguments are needed until it has finished once more."""
+        """Note a batch that is live again: its arguments are needed until it has finished once more."""
         self._purged.pop(batch, None)
 
     def expired(self, before: float, spared: tuple[int, ...] = ()) -> None:
-        """What finished before a moment is no longer kept, but for some batches."""
+        """Expire batches that finished before a moment, except some."""
         self._tail.append(Expired(before, spared))
 
     def own_expired(self, at: float, spared: tuple[int, ...] = ()) -> None:
-        """Batches whose own time is a moment or an earlier one are no longer kept, but for some."""
+        """Expire batches whose own time is a moment or an earlier one, except some."""
         self._tail.append(OwnExpired(at, spared))
 
     def read(self, batch: int, lo: int, hi: int) -> None:
-        """Nobody will ask for tasks of a batch again, which have ended."""
+        """Remove results of ended tasks that nobody will ask for again."""
         self._tail.append(Read(batch, lo, hi))
 
     def batches_read(self, batches: tuple[int, ...]) -> None:
-        """Nobody will ask for anything of batches again."""
+        """Remove batches that nobody will ask for again."""
         self._tail.append(BatchesRead(batches))
 
     def withdrawn(self, batch: int) -> None:
-        """A batch never was."""
+        """Remove a batch that was never acknowledged."""
         self._batches.pop(batch, None)
         self._purged.pop(batch, None)
         self._pages = [page for page in self._pages if page.batch != batch]
@@ -189,9 +189,9 @@ class Ledger:
         self._totals = True
 
     def drain(self, totals: Totals) -> tuple[list[Change], list[EndedRange]]:
-        """Everything since the last drain as rows, and what ended; nothing is left afterwards.
+        """Everything since the last drain as rows, and the tasks that ended; the ledger is empty afterwards.
 
-        Specs come before the batches that use them, and removals of what was stored in the same drain after it.
+        Specs come before the batches that use them, and the removal of a row after its storing in the same drain.
         """
         if self.empty:
             return [], []

@@ -1,17 +1,17 @@
-"""Limits by name: how many tasks run at once that count against a name, and how many of them start per time.
+"""Limits by name: how many tasks of a name run at once, and how many of them start per time.
 
 Rules:
 
 1. A name is bounded by the limit of exactly that name; else by the longest glob that matches it (of two as long, the
    first in the alphabet); else not at all. Each name has a bucket of its own, made when a task needs it and forgotten
-   when it tells nothing, so any number of names needs no registration.
-2. Concurrency counts leased tasks: taken when they are leased, given back when they settle, go back or are lost. After
-   a restart it is counted anew from the leases.
-3. A rate counts leases, and a task with a rate is leased alone, and never ahead of a free slot: its lease is its start.
-   The bucket knows the moment up to which its starts are paid for (GCRA): a start moves it on by one interval, and is
-   allowed where it lies no more than ``burst - 1`` intervals ahead. What was started before a restart is not known, so
-   after one a bucket is as if it had just been used up.
-4. Which groups of tasks wait at a bucket, and who is let go when it has room, stands in `core.lines`.
+   when a new one would be the same, so any number of names needs no registration.
+2. Concurrency counts leased tasks: they are added when leased, and subtracted when they settle, go back or are lost.
+   After a restart the count is made anew from the leases.
+3. A rate counts leases. A task with a rate is leased alone, and never ahead of a free slot: its lease is its start. The
+   bucket keeps the moment up to which its starts are paid for (GCRA): a start moves it on by one interval, and is
+   allowed if it lies no more than ``burst - 1`` intervals ahead. Starts before a restart are not known, so after a
+   restart a bucket counts as just used up.
+4. `core.lines` keeps the groups of tasks that wait at a bucket, and lets one go when the bucket has room.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 #: The kind of their definitions.
 KIND: Final = "limit"
-#: How many limits there may be.
+#: Most limits.
 MOST: Final = 10_000
 
 
@@ -49,46 +49,46 @@ class Rule:
         self.interval_s = limit.interval_s
         #: How far ahead starts may be paid for.
         self.burst_s = (limit.burst - 1) * (limit.interval_s or 0.0)
-        #: When buckets that are made anew were last used up: at the restart before which nothing is known.
+        #: Until when new buckets count as used up: the restart, before which no starts are known.
         self.empty_at = empty_at
         self.glob = Glob(limit.name) if limit.is_glob else None
 
 
 class Bucket:
-    """What is used of one name."""
+    """The use of one name."""
 
     __slots__ = ("groups", "name", "paid_until", "rule", "standings", "timer_at", "used")
 
     def __init__(self, name: str, rule: Rule) -> None:
         self.name = name
-        #: None where nothing bounds it any more.
+        #: None if no limit bounds it any more.
         self.rule: Rule | None = rule
-        #: How many tasks are leased.
+        #: Number of leased tasks.
         self.used = 0
-        #: Until when starts are paid for.
+        #: The moment up to which starts are paid for.
         self.paid_until = 0.0
         if rule.empty_at is not None and rule.interval_s is not None:
             self.paid_until = rule.empty_at + rule.interval_s + rule.burst_s
-        #: How many groups of tasks that wait know of it.
+        #: Number of waiting groups that refer to it.
         self.groups = 0
         #: By line, its groups of tasks that count against this.
         self.standings: dict[str, Standing] = {}
-        #: When it is looked at next, where that is planned.
+        #: When its next look is planned; None if none is.
         self.timer_at: float | None = None
 
     @property
     def full(self) -> bool:
-        """Whether as many run as may."""
+        """Whether as many tasks run as may."""
         return self.rule is not None and self.rule.concurrency is not None and self.used >= self.rule.concurrency
 
     def opens_at(self) -> float | None:
-        """From when on its rate lets one start; None where it has no rate."""
+        """From when on its rate permits a start; None without a rate."""
         if self.rule is None or self.rule.interval_s is None:
             return None
         return self.paid_until - self.rule.burst_s
 
     def shut(self, now: float) -> bool:
-        """Whether nothing may start now."""
+        """Whether no task may start now."""
         rule = self.rule
         if rule is None:
             return False
@@ -97,20 +97,21 @@ class Bucket:
         return rule.interval_s is not None and now < self.paid_until - rule.burst_s
 
     def follow(self, rule: Rule | None, now: float) -> None:
-        """Another rule holds, or the same. What was paid for at another rate counts as no more than used up now: who
-        mends a rate that was far too low does not wait for what that had asked for."""
+        """Apply another rule, or the same. Starts paid for at the old rate count as no more than used up now: after a
+        far too low rate was mended, nobody waits for its debts.
+        """
         if rule is not None and rule is not self.rule and rule.interval_s is not None:
             self.paid_until = min(self.paid_until, now + rule.interval_s + rule.burst_s)
         self.rule = rule
 
     def take(self, count: int, now: float) -> None:
-        """So many tasks are leased."""
+        """Count so many tasks as leased."""
         self.used += count
         if self.rule is not None and self.rule.interval_s is not None:
             self.paid_until = max(self.paid_until, now) + count * self.rule.interval_s
 
     def idle(self, now: float) -> bool:
-        """Whether it tells nothing: one made anew would be the same."""
+        """Whether it can be forgotten: a new one would be the same."""
         if self.groups or self.standings:
             return False
         if self.rule is None:
@@ -122,20 +123,20 @@ class Limits:
     """All limits and their buckets.
 
     Args:
-        ledger: told what changes.
+        ledger: told of changes.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._exact: dict[str, Rule] = {}
-        #: The globs in the order in which they are asked.
+        #: The globs in the order in which they are tried.
         self._globs: list[Rule] = []
         self.buckets: dict[str, Bucket] = {}
-        #: How often the rules have changed: who knows its buckets since before looks them up again.
+        #: Number of changes of the rules: holders of buckets from an older version look them up again.
         self.version = 0
-        #: When buckets with groups that wait for their rate are to be looked at.
+        #: When buckets with groups that wait for their rate are due for a look.
         self._timers: list[tuple[float, str]] = []
-        #: When buckets may be idle that only their rate keeps.
+        #: When buckets that are kept for their rate alone may become idle.
         self._cooling: list[tuple[float, str]] = []
 
     def __iter__(self) -> Iterator[Limit]:
@@ -143,7 +144,7 @@ class Limits:
         return iter(sorted((rule.limit for rule in rules), key=lambda limit: limit.name))
 
     def governing(self, name: str) -> Rule | None:
-        """The rule that bounds a name; None where none does."""
+        """The rule that bounds a name; None for none."""
         rule = self._exact.get(name)
         if rule is not None:
             return rule
@@ -152,15 +153,15 @@ class Limits:
     # -- rules ----------------------------------------------------------------------------------------------------
 
     def define(self, limit: Limit, leases: Iterable[Lease], now: float) -> None:
-        """Set a limit, or change it. Who waits at its buckets is to be looked at afterwards.
+        """Set a limit, or change it. The caller then looks at the groups that wait at its buckets.
 
         Args:
             limit: the limit.
-            leases: all leases there are.
+            leases: all leases.
             now: the time.
 
         Raises:
-            LimitsFull: there are as many limits as there may be.
+            LimitsFull: the number of limits has reached its bound.
         """
         known = {each.name for each in self}
         if limit.name not in known and len(known) >= MOST:
@@ -170,11 +171,11 @@ class Limits:
         self.recount(leases, now)
 
     def restore(self, row: DefinitionRow, now: float) -> None:
-        """A limit was set in an earlier run of the coordinator."""
+        """Restore a limit of an earlier run of the coordinator."""
         self._set(Limit(**json.loads(row.body)), now)
 
     def remove(self, name: str, leases: Iterable[Lease], now: float) -> bool:
-        """Forget a limit; whether there was one. Who waits at its buckets is to be looked at afterwards."""
+        """Remove a limit; whether it existed. The caller then looks at the groups that wait at its buckets."""
         if not self._drop(name):
             return False
         self._ledger.definition_ended(KIND, name)
@@ -202,7 +203,7 @@ class Limits:
         return found
 
     def recount(self, leases: Iterable[Lease], now: float) -> None:
-        """Have every bucket follow the rule that there is now, and count what is leased anew."""
+        """Apply the current rules to every bucket, and count its leased tasks anew."""
         for bucket in list(self.buckets.values()):
             bucket.follow(self.governing(bucket.name), now)
             bucket.used = 0
@@ -216,7 +217,7 @@ class Limits:
     # -- buckets --------------------------------------------------------------------------------------------------
 
     def bucket(self, name: str) -> Bucket | None:
-        """The bucket of a name; None where nothing bounds it."""
+        """The bucket of a name; None if nothing bounds it."""
         bucket = self.buckets.get(name)
         if bucket is None:
             rule = self.governing(name)
@@ -225,7 +226,7 @@ class Limits:
         return bucket
 
     def forget_if_idle(self, bucket: Bucket, now: float) -> None:
-        """Forget a bucket that tells nothing; one that only its rate keeps, later."""
+        """Forget an idle bucket; one that is kept for its rate alone, later."""
         if bucket.idle(now):
             if self.buckets.get(bucket.name) is bucket:
                 del self.buckets[bucket.name]
@@ -235,18 +236,18 @@ class Limits:
     # -- time -----------------------------------------------------------------------------------------------------
 
     def look_again(self, bucket: Bucket, now: float) -> None:
-        """Groups wait at a bucket that is shut: plan when it is looked at again, where that is known."""
+        """Plan the next look at a shut bucket with waiting groups, if its time is known."""
         at = bucket.opens_at()
         if at is not None and at > now and (bucket.timer_at is None or at < bucket.timer_at):
             bucket.timer_at = at
             heappush(self._timers, (at, bucket.name))
 
     def next_at(self) -> float | None:
-        """When the next bucket is to be looked at; None where none is."""
+        """When the next bucket is due for a look; None for none."""
         return self._timers[0][0] if self._timers else None
 
     def due(self, now: float) -> Iterator[Bucket]:
-        """The buckets that are to be looked at by now."""
+        """The buckets that are due for a look."""
         while self._timers and self._timers[0][0] <= now:
             at, name = heappop(self._timers)
             bucket = self.buckets.get(name)

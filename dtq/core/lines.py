@@ -1,24 +1,23 @@
-"""What waits to be handed out, and which of it is next.
+"""Lines of waiting tasks, and the choice of the next one.
 
 Rules:
 
-1. What waits in one queue, and needs the same of a worker (`core.needs`; nearly all needs nothing), is a *line*. A line
-   is served in its order: by urgency, then first in, first out.
-2. Inside a line, tasks that count against the same limits stand in one *group*, a heap of runs; tasks that count
-   against none (nearly all) stand in the line's own heap. A group is *open*, or *parked* at a bucket (`core.limits`)
-   that lets nothing start now. Only open groups are looked at when something is handed out, so what is parked holds up
-   nobody, and costs nothing, however much it is.
-3. A group is parked when it comes up and a bucket of it is shut; or as it comes to wait, where a group of its line that
-   comes before it is open at the same bucket. Wherever a bucket has room, one group of each line is open at it that
-   comes before all that are parked there. So none is forgotten, none overtakes, and nothing ever has to let a crowd go:
-   whenever that group is served, parked elsewhere or used up, the next one is opened.
-4. A more urgent line is served first, always. Lines of equal urgency are served in turn, by their weights: the lease of
-   k tasks costs k / weight, and the line that has paid least is next (start-time fair queueing). A line that gets work
-   anew starts where the others are. Workers that serve other queues share them out among themselves. Lines of one queue
+1. Tasks that wait in one queue, and have the same needs (`core.needs`; nearly all have none), form a *line*. A line is
+   served in its order: by urgency, then first in, first out.
+2. Inside a line, tasks with the same limits form one *group*, a heap of runs; tasks without limits (nearly all) are in
+   the line's own heap. A group is *open*, or *parked* at a bucket (`core.limits`) that permits no start now. A grant
+   looks at open groups only, so parked tasks hold up nobody and cost nothing, whatever their number.
+3. A group is parked when it comes up while one of its buckets is shut; or when it begins to wait while a group of its
+   line that comes before it is open at the same bucket. At every bucket with room, one group of each line is open that
+   comes before all groups parked there. So no group is forgotten, none overtakes, and no event releases a crowd:
+   whenever the open group is served, parked elsewhere or used up, the next one is opened.
+4. A more urgent line is always served first. Lines of equal urgency take turns, by their weights: the lease of k tasks
+   costs k / weight, and the line that has paid least is next (start-time fair queueing). A line that gets work anew
+   starts level with the others. Workers that serve other queues share them out among themselves. Lines of one queue
    have one account, and are served as if they were one.
-5. A line may be paused: it takes what comes, and hands out nothing.
+5. A line may be paused: it takes tasks, and hands out none.
 
-What comes up may be stale (cancelled, taken twice); whether it is true is for the register to say (`true_top`).
+A run that comes up may be stale (cancelled, taken twice); the register tells whether it is true (`true_top`).
 """
 
 from __future__ import annotations
@@ -31,15 +30,15 @@ from dtq.core.heap import Place, Run, RunHeap, Tops
 from dtq.core.limits import Bucket, Limits
 from dtq.core.needs import Need
 
-#: How many lines' shares are remembered for one set of workers, and for how many sets.
+#: Most lines whose shares are remembered for one set of workers, and most such sets.
 _MOST_SHARES: Final = 4_096
 _MOST_SETS: Final = 256
-#: Before every place there is.
+#: Before every possible place.
 _FRONT: Final = (float("-inf"), 0.0, 0, 0)
 
 
 class Group(RunHeap):
-    """Tasks of one line that count against the same limits."""
+    """Tasks of one line with the same limits."""
 
     __slots__ = ("buckets", "limits", "line", "parked", "version")
 
@@ -47,11 +46,11 @@ class Group(RunHeap):
         super().__init__()
         self.line = line
         self.limits = limits
-        #: Of those of its limits that something bounds.
+        #: The buckets of those of its limits that bound anything.
         self.buckets: tuple[Bucket, ...] = ()
-        #: As of which `Limits.version`.
+        #: The `Limits.version` of these buckets.
         self.version = -1
-        #: Where it waits; None where it is open.
+        #: The bucket at which it waits; None if it is open.
         self.parked: Bucket | None = None
 
     @property
@@ -60,7 +59,7 @@ class Group(RunHeap):
         return any(bucket.opens_at() is not None for bucket in self.buckets)
 
     def most(self, most: int) -> int:
-        """How many tasks one lease may hold, of so many."""
+        """Most tasks of one lease, out of so many."""
         for bucket in self.buckets:
             rule = bucket.rule
             if rule is not None:
@@ -82,34 +81,34 @@ class Standing:
 
 
 class Line:
-    """What waits in one queue, and needs the same."""
+    """Waiting tasks of one queue with the same needs."""
 
     __slots__ = ("groups", "name", "need", "open", "paused", "plain", "queue")
 
     def __init__(self, name: str, queue: str, need: Need | None, *, paused: bool) -> None:
-        #: What it is known by: the queue, where it needs nothing.
+        #: Its name: the queue, for tasks without needs.
         self.name = name
         self.queue = queue
         self.need = need
         self.paused = paused
-        #: What counts against no limit.
+        #: Tasks without limits.
         self.plain = RunHeap()
-        #: All else, by its limits; None where there has been nothing else.
+        #: All other tasks, by their limits; None if there never were any.
         self.groups: dict[tuple[str, ...], Group] | None = None
-        #: Those of them that are open, by their first run.
+        #: The open groups, by their first run.
         self.open: Tops[tuple[str, ...]] = Tops()
 
     def is_empty(self) -> bool:
-        """Whether nothing waits in it."""
+        """Whether no task waits in it."""
         return not self.plain and not self.groups
 
     def open_heaps(self) -> Iterator[RunHeap]:
-        """Those heaps of it of which something may be handed out, as far as is known."""
+        """Its heaps from which tasks may be handed out, as far as is known."""
         yield self.plain
         yield from (group for group in (self.groups or {}).values() if group.parked is None)
 
     def heaps(self) -> Iterator[RunHeap]:
-        """All heaps of it."""
+        """All of its heaps."""
         yield self.plain
         yield from (self.groups or {}).values()
 
@@ -121,29 +120,29 @@ class Kind:
 
     def __init__(self, need: Need) -> None:
         self.need = need
-        #: How many there are.
+        #: Number of these lines.
         self.lines = 0
-        #: Each by its urgency, what its queue has paid among workers that serve all queues, and its first run.
+        #: Each line by its urgency, its queue's paid cost among workers that serve all queues, and its first run.
         self.tops: Tops[str] = Tops()
 
 
 class Share:
-    """How the workers that serve the same queues have shared out their leases among these."""
+    """The accounts of lines among the workers that serve the same queues."""
 
     __slots__ = ("_paid", "_virtual")
 
     def __init__(self) -> None:
-        #: By urgency, what the line that was served last had paid before.
+        #: By urgency, the paid cost of the last served line before that service.
         self._virtual: dict[int, float] = {}
-        #: By queue and urgency, what it has paid.
+        #: By queue and urgency, its paid cost.
         self._paid: dict[tuple[str, int], float] = {}
 
     def paid(self, queue: str, urgency: int) -> float:
-        """What a line has paid, as it counts: one that was not there meanwhile has saved up nothing."""
+        """The paid cost of a line as it counts: an absent line has saved up nothing."""
         return max(self._paid.get((queue, urgency), 0.0), self._virtual.get(urgency, 0.0))
 
     def charge(self, queue: str, urgency: int, cost: float) -> None:
-        """A line was served."""
+        """Charge a line for a grant."""
         paid = self.paid(queue, urgency)
         self._virtual[urgency] = paid
         self._paid[queue, urgency] = paid + cost
@@ -157,7 +156,7 @@ class Lines:
     """All lines.
 
     Args:
-        true_top: the first run of a heap that is still true, after those that are not are thrown away.
+        true_top: returns the first true run of a heap, and throws stale ones before it away.
         limits: the limits.
     """
 
@@ -165,20 +164,20 @@ class Lines:
         self._true_top = true_top
         self.limits = limits
         self._lines: dict[str, Line] = {}
-        #: Whether there are more than one: only then is there anything to share out.
+        #: Whether several lines exist: only then is anything shared out.
         self.several = False
-        #: How many times something has come that a worker may be given, so far.
+        #: Number of arrivals of tasks that a worker may be given.
         self.pushed = 0
-        #: The queues that are paused, and the weights that are not 1.
+        #: The paused queues, and the weights that are not 1.
         self.paused: set[str] = set()
         self.weights: dict[str, int] = {}
-        #: By name, the needs of what waits; empty where nothing waits that has one.
+        #: By name, the needs of waiting tasks; empty if none has any.
         self.needed: dict[str, Kind] = {}
-        #: How many times something with a need has left the lines, or may not be handed out any more: what was kept for
-        #: it may be given to others.
+        #: Number of times that tasks with a need have left the lines, or were barred from grants: resources kept for
+        #: them are free for others.
         self.left = 0
-        #: Where there are several lines, those without a need: each by its urgency, what it has paid among workers that
-        #: serve all queues, and its first run.
+        #: With several lines, those without a need: each by its urgency, its paid cost among workers that serve all
+        #: queues, and its first run.
         self._tops: Tops[str] = Tops()
         #: By the queues that workers serve.
         self._shares: dict[tuple[str, ...], Share] = {}
@@ -188,11 +187,11 @@ class Lines:
         return iter(list(self._lines.values()))
 
     def get(self, name: str) -> Line | None:
-        """The line of that name; None where nothing waits in it."""
+        """The line of that name; None if no task waits in it."""
         return self._lines.get(name)
 
     def needs(self) -> list[Need]:
-        """The needs of what waits."""
+        """The needs of waiting tasks."""
         return [kind.need for kind in self.needed.values()]
 
     def _of(self, queue: str) -> list[Line]:
@@ -200,10 +199,10 @@ class Lines:
         names = [queue, *(kind.need.line(queue) for kind in self.needed.values())]
         return [self._lines[name] for name in names if name in self._lines]
 
-    # -- coming to wait -------------------------------------------------------------------------------------------
+    # -- beginning to wait ----------------------------------------------------------------------------------------
 
     def push(self, entry: SpecEntry, run: Run) -> None:
-        """Tasks come to wait."""
+        """Add waiting tasks."""
         line = self._lines.get(entry.line)
         if line is None:
             line = self._begin(entry)
@@ -217,7 +216,7 @@ class Lines:
             self._came(line, run)
 
     def absorb(self, entry: SpecEntry, heap: RunHeap) -> None:
-        """Many runs of one queue and the same limits come to wait together; the heap's end."""
+        """Add many runs of one queue and the same limits; the given heap is not used after that."""
         if entry.limits:
             for run in heap.runs():
                 self.push(entry, run)
@@ -230,7 +229,7 @@ class Lines:
             self._came(line, top)
 
     def remove(self, batches: Collection[int], queues: Iterable[str]) -> None:
-        """Take all runs of some batches out of the lines of some queues: they are about to stand elsewhere."""
+        """Take all runs of some batches out of the lines of some queues: the caller is about to put them elsewhere."""
         for line in [line for queue in queues for line in self._of(queue)]:
             for heap in line.heaps():
                 heap.without(batches)
@@ -262,11 +261,11 @@ class Lines:
             self._tops.clear()
 
     def _came(self, line: Line, run: Run) -> None:
-        """Something that may be handed out has come into a line that stands among others, or has a need."""
+        """Announce new tasks in a line that stands among others, or has a need."""
         tops = self._tops_of(line)
         known = tops.place_of(line.name)
         if known is not None and (known[0] < run.rank or (known[0] == run.rank and known[2] < run.batch)):
-            return  # what the line has paid only grows
+            return  # a line's paid cost only grows
         place = (run.rank, self._share.paid(line.queue, run.rank), run.batch, run.lo)
         tops.pushed(line.name, place)
 
@@ -302,7 +301,7 @@ class Lines:
 
     @staticmethod
     def _behind(group: Group, run: Run) -> Bucket | None:
-        """A bucket at which another group of the line is open that comes before this one."""
+        """A bucket at which another group of the line that comes before this one is open."""
         for bucket in group.buckets:
             standing = bucket.standings.get(group.line.name)
             if standing is not None and _is_before(standing, run):
@@ -317,7 +316,7 @@ class Lines:
             return
         before = group.buckets
         found = (self.limits.bucket(name) for name in group.limits)
-        # One that nothing bounds any more counts as long as groups are parked there: they are let go one after another.
+        # A bucket without a limit counts as long as groups are parked at it: they are let go one after another.
         group.buckets = tuple(b for b in found if b is not None and (b.rule is not None or b.standings))
         group.version = self.limits.version
         for bucket in group.buckets:
@@ -327,7 +326,7 @@ class Lines:
             self.limits.forget_if_idle(bucket, 0.0)
 
     def _open(self, group: Group) -> None:
-        """Have a group handed out, which stands nowhere."""
+        """Open a group that is neither open nor parked."""
         self._look_up(group)
         line = group.line
         group.parked = None
@@ -341,7 +340,7 @@ class Lines:
                 self._came(line, top)
 
     def _close(self, group: Group) -> None:
-        """Have a group stand nowhere; it has been taken out of the line's, or the bucket's, order already."""
+        """Make a group neither open nor parked; its entry in the line's, or the bucket's, order is removed already."""
         if group.parked is not None:
             self._tidy(group.parked, group.line)
             group.parked = None
@@ -353,12 +352,12 @@ class Lines:
                 self._tidy(bucket, group.line)
 
     def _park(self, group: Group, bucket: Bucket, run: Run) -> None:
-        """Have a group wait at a bucket, which stands nowhere."""
+        """Park a group that is neither open nor parked at a bucket."""
         group.parked = bucket
         self._standing(bucket, group.line).parked.pushed(group.limits, run[:3])
 
     def _end_group(self, group: Group, now: float) -> None:
-        """Nothing waits in a group any more, which stands nowhere."""
+        """Remove an empty group that is neither open nor parked."""
         assert group.line.groups is not None
         del group.line.groups[group.limits]
         for bucket in group.buckets:
@@ -379,7 +378,9 @@ class Lines:
             del bucket.standings[line.name]
 
     def _replenish(self, bucket: Bucket, line: Line, now: float = 0.0) -> None:
-        """Open the first of a line's groups that are parked at a bucket, unless one that comes before is open there."""
+        """Open the first of a line's groups that are parked at a bucket, unless a group that comes before is open
+        there.
+        """
         standing = bucket.standings.get(line.name)
         while standing is not None and (first := standing.parked.peek()) is not None:
             assert line.groups is not None
@@ -400,20 +401,20 @@ class Lines:
             standing = bucket.standings.get(line.name)
 
     def _next(self, line: Line, buckets: Iterable[Bucket], now: float) -> None:
-        """An open group of a line does not come first any more at its buckets: those that have room let the next go."""
+        """After an open group lost its first place at its buckets: those with room let the next group go."""
         for bucket in buckets:
             standing = bucket.standings.get(line.name)
             if standing is not None and standing.parked and not bucket.shut(now):
                 self._replenish(bucket, line, now)
 
-    # -- handing out ----------------------------------------------------------------------------------------------
+    # -- granting -------------------------------------------------------------------------------------------------
 
     def first(self, queues: tuple[str, ...], now: float) -> RunHeap | None:
-        """The heap with the run that a worker is to be given next; None where there is none. Its first run is true. For
-        where nothing that waits has a need.
+        """The heap with the next run for a worker, which is true; None if there is none. For use if no waiting task has
+        a need.
 
         Args:
-            queues: what the worker serves; empty for all.
+            queues: the worker's queues; empty for all.
             now: the time.
         """
         if queues:
@@ -422,14 +423,14 @@ class Lines:
         return self._alone(now) if heap is None else heap  # all others may have ended meanwhile
 
     def _alone(self, now: float) -> RunHeap | None:
-        """The heap of the only line that is next; None where there are several, or none."""
+        """The next heap of the only line; None with several lines, or none."""
         if not self.several:
             for line in self._lines.values():
                 return self._first_of(line, now)
         return None
 
     def _first_in(self, tops: Tops[str], now: float) -> RunHeap | None:
-        """The first of some lines that stand among each other."""
+        """The first heap of several lines in their common order."""
         while (first := tops.peek()) is not None:
             place, name = first
             line = self._lines.get(name)
@@ -451,15 +452,15 @@ class Lines:
     def first_of(
         self, queues: tuple[str, ...], kinds: Iterable[Need | None], now: float
     ) -> tuple[Need | None, RunHeap] | None:
-        """What a worker is to be given next of what needs one of some kinds of things; None where there is nothing.
+        """The next run for a worker among tasks with some needs; None if there is none.
 
         Args:
-            queues: what the worker serves; empty for all.
-            kinds: the needs; None for what needs nothing.
+            queues: the worker's queues; empty for all.
+            kinds: the needs; None for tasks without needs.
             now: the time.
 
         Returns:
-            Its need, and the heap with the run, which is true.
+            The run's need, and the heap with the run, which is true.
         """
         share = self._share_of(queues) if queues else self._share
         best: tuple[int, float, Run] | None = None
@@ -472,7 +473,7 @@ class Lines:
         return found
 
     def _firsts(self, queues: tuple[str, ...], need: Need | None, now: float) -> Iterator[tuple[str, RunHeap]]:
-        """The heaps of one kind among which the next is; of each, its queue."""
+        """The candidate heaps of one kind; each with its queue."""
         names = [queue if need is None else need.line(queue) for queue in queues]
         if not queues:
             kind = None if need is None else self.needed.get(need.name)
@@ -501,7 +502,7 @@ class Lines:
         return min(found, key=lambda each: (each[2].rank, share.paid(each[0], each[2].rank), each[2]))[1]
 
     def _first_of(self, line: Line, now: float) -> RunHeap | None:
-        """The heap of a line that is next; None where nothing of it may be handed out."""
+        """The next heap of a line; None if no task of it may be handed out."""
         if line.paused:
             return None
         run = self._true_top(line.plain)
@@ -519,7 +520,7 @@ class Lines:
         return line.plain
 
     def _first_open(self, line: Line, now: float) -> Group | None:
-        """The open group of a line that comes first and may be handed out; those that may not are parked."""
+        """The first open group of a line whose tasks may be handed out; groups before it are parked."""
         groups = line.groups
         assert groups is not None
         while (first := line.open.peek()) is not None:
@@ -557,7 +558,9 @@ class Lines:
         return None
 
     def took(self, heap: RunHeap, entry: SpecEntry, queues: tuple[str, ...], count: int, now: float) -> None:
-        """So many tasks of a heap (`first`) were leased to a worker that serves some queues, or all (none)."""
+        """Account for so many tasks of a heap (`first`) that were leased to a worker that serves some queues, or all
+        (none).
+        """
         if isinstance(heap, Group):
             for bucket in heap.buckets:
                 bucket.take(count, now)
@@ -568,7 +571,7 @@ class Lines:
             share.charge(entry.queue, entry.urgency, count / self.weights.get(entry.queue, 1))
 
     def gave_back(self, entry: SpecEntry, count: int) -> None:
-        """So many tasks that count against limits are leased no more."""
+        """Account for so many tasks with limits whose lease is over."""
         for name in entry.limits:
             bucket = self.limits.buckets.get(name)
             if bucket is None:
@@ -588,10 +591,10 @@ class Lines:
             share = self._shares[queues] = Share()
         return share
 
-    # -- what changes ---------------------------------------------------------------------------------------------
+    # -- events ---------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Let those go whose rate has room again."""
+        """Let groups go whose rate has room again."""
         for bucket in self.limits.due(now):
             if bucket.shut(now):
                 self.limits.look_again(bucket, now)
@@ -599,13 +602,13 @@ class Lines:
                 self._all_next(bucket)
 
     def limits_changed(self) -> None:
-        """Other limits hold, or the same with other bounds: look at all that waits for one."""
+        """Look at all tasks that wait for a limit, after limits were added, removed or changed."""
         for bucket in list(self.limits.buckets.values()):
             self._all_next(bucket)
         self.pushed += 1
 
     def waiting_at(self, bucket: Bucket, waiting: Callable[[Run], int]) -> int:
-        """How many tasks wait at a bucket."""
+        """Number of tasks that wait at a bucket."""
         count = 0
         for name, standing in bucket.standings.items():
             groups = self._lines[name].groups or {}
@@ -618,14 +621,14 @@ class Lines:
             self._replenish(bucket, self._lines[name])
 
     def pause(self, queue: str) -> None:
-        """Hand out nothing of a queue."""
+        """Hand out no tasks of a queue."""
         self.paused.add(queue)
         self.left += 1
         for line in self._of(queue):
             line.paused = True
 
     def resume(self, queue: str) -> None:
-        """Hand out again what waits in a queue."""
+        """Hand out tasks of a queue again."""
         self.paused.discard(queue)
         for line in self._of(queue):
             if line.paused:
@@ -635,7 +638,7 @@ class Lines:
                     self._tops_of(line).pushed(line.name, _FRONT)
 
     def refresh(self, queue: str) -> None:
-        """What waits in a queue was moved about: look at its front again."""
+        """Look at the front of a queue again, after its waiting tasks were moved about."""
         self.pushed += 1
         for line in self._of(queue):
             if self.several or line.need is not None:

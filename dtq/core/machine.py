@@ -1,17 +1,17 @@
-"""The machine: the one place that decides.
+"""The machine: the state machine that makes every decision about the queue.
 
 Rules:
 
 1. Commands come in with the time as a value; nothing here reads a clock, waits, or does I/O.
-2. The state is what the rows of `core.changes` say, plus what only a running coordinator needs (heaps, workers'
-   deadlines, estimates), which `core.restoring` builds anew. `drain` hands over the rows that changed; whoever calls it
-   makes them durable.
-3. A report counts only if its lease is still the reporter's, and continues where the last one ended; anything else is
-   refused and counted.
-4. A worker that falls silent, or says that a lease never arrived, has its tasks taken back. Only what it had started is
-   blamed. What a message could not know of when it was made up is not judged by it.
+2. The state is the rows of `core.changes`, plus parts that only a running coordinator needs (heaps, workers' deadlines,
+   estimates), which `core.restoring` builds anew. `drain` hands over the rows that changed; its caller makes them
+   durable.
+3. A report counts only if its lease is still the reporter's, and continues where the last report ended; any other
+   report is refused and counted.
+4. If a worker falls silent, or says that a lease never arrived, its tasks are taken back. Only tasks that it had
+   started are blamed. A message is not used to judge facts that its sender could not know of.
 
-What operators ask for stands in `core.operators`; it works on the same register.
+Operators' commands are in `core.operators`, which works on the same register.
 """
 
 from __future__ import annotations
@@ -50,22 +50,23 @@ from dtq.model.options import Spec, check_delay, same_call
 from dtq.model.resources import Offers
 from dtq.model.states import Outcome, State
 
-#: A tick that comes so many seconds after something was due means that this process was stopped meanwhile.
+#: If a tick comes so many seconds after its deadline, this process was stopped meanwhile.
 _PAUSE_S: Final = 0.1
-#: What becomes of tasks that had started and go back unblamed, as their histories say.
+#: Recorded in the histories of tasks that had started and go back unblamed.
 _RESULT_LOST: Final = Failure(message="its result was lost with its slot, in which a later task ended; it runs again")
 _STOPPED: Final = Failure(message="it was stopped as its slot ended; it runs again")
 
 
 @dataclass(slots=True)
 class Answer:
-    """What an exchange brought to light.
+    """The effects of an exchange.
 
     Attributes:
         cancel: tasks to stop.
         drop: leases that are not the worker's.
-        pages: the results that were taken, as they will be stored.
-        overtaken: whether the worker has said something newer before: what this says of its present does not count.
+        pages: the accepted results, as they will be stored.
+        overtaken: whether the worker has sent a newer message before: this one's statements about the present do not
+            count.
         over: whether the worker has said that this call is over: nobody reads the answer.
     """
 
@@ -86,7 +87,7 @@ class Machine:
     Args:
         epoch: number of this run of the coordinator; part of every lease token.
         rules: settings.
-        totals: what the store had counted.
+        totals: the store's counts.
         calendar: reads the cron expressions of schedules.
     """
 
@@ -94,17 +95,17 @@ class Machine:
         self.epoch = epoch
         self.rules = rules
         self.register = Register(rules, totals)
-        #: What `core.scheduling` makes submissions of.
+        #: The schedules, for which `core.scheduling` makes submissions.
         self.schedules = Schedules(self.register.ledger, calendar or NoCalendar())
         #: Outcomes refused since this start.
         self.refused = 0
         self._last_token = epoch << 32
         self._next_expiry = 0.0
-        #: Nothing expires before.
+        #: Nothing expires before this moment.
         self._expiry_from = 0.0
 
     def put_off_expiry(self, until: float) -> None:
-        """Keep what finished for longer than it has to be, up to a moment."""
+        """Let nothing expire before a moment."""
         self._next_expiry = self._expiry_from = until
 
     # -- submitting -----------------------------------------------------------------------------------------------
@@ -121,31 +122,31 @@ class Machine:
     ) -> tuple[Batch, ArgumentPage | None]:
         """Accept a new batch, or the next piece of one.
 
-        What the batch has already is not added again, so a repeated piece does no harm; neither does a piece for a
-        batch that was sealed meanwhile (cancelled): it is left out.
+        Tasks that the batch already has are not added again, so a repeated piece does no harm; neither does a piece for
+        a batch that was sealed meanwhile (cancelled): it is left out.
 
         Args:
             spec: its spec.
-            submission: what is submitted.
+            submission: the submission.
             session: the submitter's.
             now: the time.
-            anew: whether it makes a new batch whoever has its key (`core.uniqueness`).
-            after: says what a new batch is to wait for; asked where one is made.
+            anew: whether it makes a new batch even if its key is taken (`core.uniqueness`).
+            after: returns the dependencies of a new batch; called if one is made.
 
         Returns:
             The batch, and the page that was added to it, if any.
 
         Raises:
-            QueueFull: there are as many unfinished tasks as there may be.
-            EdgesFull: all that is waited for is as much as it may be.
-            BatchTooLarge: the batch has as many tasks as one may have.
-            TooLarge: an argument is larger than one may be.
+            QueueFull: the number of unfinished tasks has reached its bound.
+            EdgesFull: the number of dependencies has reached its bound.
+            BatchTooLarge: the batch would have more tasks than a batch may.
+            TooLarge: an argument is larger than its bound.
             KeyConflict: the key belongs to a live batch of another function or other options.
-            FunctionsFull: the functions of unfinished tasks take as much memory as they may.
+            FunctionsFull: the functions of unfinished tasks have reached the bound of their memory.
             UnknownId: there is no such live batch to append to.
             QueueDraining: the queue takes no new batches.
             NotPermitted: another session submits it.
-            BadMessage: the page is not one, or does not continue the batch.
+            BadMessage: the page is malformed, or does not continue the batch.
         """
         count = pages.check(submission.arguments)
         if count > pages.PAGE_BLOBS:
@@ -178,7 +179,7 @@ class Machine:
             batch = register.batches.get(submission.batch)
             if batch is None:
                 raise UnknownId(str(submission.batch))
-            # Who has the batch's own key may go on with it; a number can be guessed.
+            # The holder of the batch's own key may go on with it; a number can be guessed.
             if batch.session != session and (batch.key is None or batch.key != submission.key):
                 raise NotPermitted(f"a piece for batch {batch.number}, which another session submits")
             return batch
@@ -227,14 +228,14 @@ class Machine:
             start_by.note(register, batch, submission.conditions, now)
         if after is not None:
             register.dependencies.begin(batch)
-        register.ledger.batch(batch)  # also where its first piece is empty: its number is about to be told
+        register.ledger.batch(batch)  # also if its first piece is empty: its number is about to be told
         return batch
 
     def _append(self, batch: Batch, data: bytes, count: int, now: float) -> ArgumentPage:
         register = self.register
         lo, hi = batch.size, batch.size + count
         if lo == 0 and batch.due_at is not None and wall_moments.left_s(register, batch, now) <= 0:
-            batch.due_at = None  # its time came before its first task
+            batch.due_at = None  # the due time came before the first task
         batch.size = hi
         register.submitted += count
         if batch.blocked:
@@ -251,23 +252,25 @@ class Machine:
         return page
 
     def seal(self, batch: Batch, now: float) -> None:
-        """No more pieces of a batch will come."""
+        """Record that a batch's last piece has come."""
         self.register.seal(batch, now)
 
     def abandon(self, session: str, now: float) -> None:
-        """A submitter is gone: the batches it was in the middle of have what they have, and what it has put is kept for
-        its time."""
+        """Handle a departed submitter: its incomplete batches end with the tasks they have, and the time to live of its
+        holds begins.
+        """
         for batch in [b for b in self.register.open.values() if b.session == session]:
             self.seal(batch, now)
         self.register.holds.left(session, now)
 
     def resume(self, session: str) -> None:
-        """A client is there (again): what it has put stays."""
+        """Handle a returned client: its holds stay."""
         self.register.holds.back(session)
 
     def withdraw(self, batch: Batch, now: float) -> None:
-        """Take back a batch that could not be made durable, and was never acknowledged: it leaves no trace, even where
-        a worker has been quick enough to run some of it."""
+        """Remove a batch that could not be made durable, and was never acknowledged: it leaves no trace, even if a
+        quick worker has run some of it.
+        """
         register = self.register
         for lease in [lease for lease in register.leases.values() if lease.batch is batch]:
             register.tally.move(batch.queue, State.RUNNING, Move.WITHDRAWN, lease.hi - lease.lo)
@@ -283,7 +286,7 @@ class Machine:
         register.submitted -= batch.size
         if batch.finished_at is None:
             register.forget(batch)
-        batch.finished_at = None  # for whoever has seen it finish
+        batch.finished_at = None  # for readers that have seen it finish
         register.ledger.withdrawn(batch.number)
         if register.dependencies.awaited:
             register.dependencies.withdrawn(batch, now)
@@ -291,8 +294,8 @@ class Machine:
     # -- reading --------------------------------------------------------------------------------------------------
 
     def read(self, number: int, lo: int, hi: int) -> None:
-        """Keep no longer what came of tasks ``[lo, hi)`` of a batch, nor what they were called with: nobody will ask
-        for it again. Dead letters keep their arguments.
+        """Drop the results and arguments of tasks ``[lo, hi)`` of a batch: nobody will ask for them again. Dead letters
+        keep their arguments.
 
         Args:
             number: the batch.
@@ -315,7 +318,7 @@ class Machine:
         return all(tasks[index].state.final for index in batch.records_in(lo, hi))
 
     def batches_read(self, numbers: Iterable[int]) -> None:
-        """Keep nothing of batches but their dead letters: they have finished, and nobody will ask for them again."""
+        """Drop finished batches, except their dead letters: nobody will ask for them again."""
         batches, spare = self.register.batches, self.register.dependencies.spare_whole
         numbers = tuple(number for number in numbers if number not in batches and not spare(number))
         if numbers:
@@ -333,18 +336,18 @@ class Machine:
         slots: int = 0,
         offers: Offers | None = None,
     ) -> bool:
-        """A worker said hello.
+        """Register a worker that said hello.
 
         Args:
             session: its session.
             name: its name.
-            queues: what it serves; empty for all.
+            queues: the queues it serves; empty for all.
             now: the time.
-            slots: how many slots it was told to have.
-            offers: what it has beside these.
+            slots: its configured number of slots.
+            offers: its other resources.
 
         Returns:
-            Whether it was known, and its leases are in place.
+            Whether the worker was known, with its leases still in place.
         """
         workers = self.register.workers
         known = session in workers
@@ -356,15 +359,15 @@ class Machine:
         return known
 
     def exchange(self, session: str, message: Exchange, now: float) -> Answer:
-        """Take a worker's report: outcomes, what it gives back, what it holds.
+        """Apply a worker's report: outcomes, returned tasks, and the leases it holds.
 
         Raises:
             SessionUnknown: the worker is not known (any more): its leases are gone.
-            BadMessage: a page of results is not one.
+            BadMessage: a page of results is malformed.
         """
         worker = self._worker(session)
         for success in message.succeeded:
-            pages.check(success.results)  # all of them first: a message that is refused has no effect
+            pages.check(success.results)  # all of them first: a refused message has no effect
         worker.renew(now + self.rules.lease_s)
         answer = Answer(overtaken=message.call < worker.call, over=worker.is_over(message.call))
         if not answer.overtaken:
@@ -373,7 +376,7 @@ class Machine:
             worker.capacity = message.capacity
         outcomes: Sequence[Succeeded | Failed] = message.succeeded
         if message.failed:
-            # What is said of one lease counts in the order of its tasks, whatever kind it is.
+            # Statements about one lease count in the order of its tasks, whatever their kind.
             outcomes = sorted((*message.succeeded, *message.failed), key=_place)
         for outcome in outcomes:
             if isinstance(outcome, Succeeded):
@@ -406,7 +409,7 @@ class Machine:
                 self.register.give_back(lease, lease.lo, lease.hi, now)
 
     def is_over(self, session: str, call: int) -> bool:
-        """Whether a call of a worker's is over, as far as the worker has said."""
+        """Whether one of a worker's calls is over, as far as the worker has said."""
         worker = self.register.workers.get(session)
         return worker is not None and worker.is_over(call)
 
@@ -419,7 +422,7 @@ class Machine:
         return [Doomed(token=lease.token, index=index) for index in doomed]
 
     def broken(self, session: str) -> WorkerBroken | None:
-        """Why a worker is to leave, where it is."""
+        """Why a worker must leave; None for a sound worker."""
         lacking = self._worker(session).lacking
         return None if lacking is None else lacking.verdict()
 
@@ -429,13 +432,13 @@ class Machine:
         return {} if worker is None else worker.leases
 
     def cancelling(self, session: str) -> list[Doomed]:
-        """The running tasks of a worker that are to be stopped."""
+        """The running tasks of a worker that must be stopped."""
         worker = self.register.workers.get(session)
         leases = worker.leases.values() if worker is not None else ()
         return [doomed for lease in leases for doomed in self._doomed(lease)]
 
     def _reported(self, worker: Worker, token: int, lo: int, hi: int) -> Lease | None:
-        """The worker's lease, if a report for ``[lo, hi)`` of it counts."""
+        """The worker's lease, if a report for ``[lo, hi)`` of it counts; else None."""
         lease = worker.leases.get(token)
         if lease is not None and lease.lo <= lo < hi <= lease.hi:
             return lease
@@ -467,7 +470,7 @@ class Machine:
         register.ledger.ended(batch, lo, hi, State.SUCCEEDED)
         if register.dependencies.awaited:
             register.dependencies.ended(batch, lo, hi, State.SUCCEEDED)
-        lease.started = True  # its slot goes on with the next one
+        lease.started = True  # its slot goes on with the next task
         register.shorten(lease, hi)
         register.ledger.batch(batch)
         register.finish_if_done(batch, now)
@@ -479,7 +482,7 @@ class Machine:
             return
         if failed.index > lease.lo:
             self.register.give_back(lease, lease.lo, failed.index, now, failed.index - lease.lo, _RESULT_LOST)
-        # After an exception the slot goes on with the next one; any other outcome is the end of the slot.
+        # After an exception the slot goes on with the next task; any other outcome is the end of the slot.
         lease.started = failed.outcome is Outcome.FAILED
         if lease.started and not failed.failure.unable:
             lease.batch.entry.observe(failed.seconds, 1)
@@ -496,7 +499,7 @@ class Machine:
             self.refused += lease is not None
 
     def lose(self, session: str, now: float) -> bool:
-        """A worker is gone: what it had started is blamed for it, the rest goes back unblamed.
+        """Handle the loss of a worker: it is blamed for the tasks it had started, the rest goes back unblamed.
 
         Returns:
             Whether it was known.
@@ -518,15 +521,15 @@ class Machine:
                 register.give_back(lease, first, lease.hi, now)
         return True
 
-    # -- handing out ----------------------------------------------------------------------------------------------
+    # -- granting -------------------------------------------------------------------------------------------------
 
     def lease(self, session: str, now: float, call: int = 0, *, by_report: bool = False) -> list[Lease]:
-        """Hand out what a worker has room for, most urgent first.
+        """Grant as much as a worker has room for, most urgent first.
 
-        A worker gets one lease a slot; and up to one more a slot while the next tasks are known to be tiny, so that
-        its slots need not wait for a round trip. All that is handed out at once fits into an answer, as far as is
-        known of its arguments; what does not is for `cut`. Large arguments are for fetching calls: a report's answer
-        must not take long.
+        A worker gets one lease a slot; and up to one more a slot while the next tasks are known to be tiny, so that its
+        slots need not wait for a round trip. All leases of one call are expected to fit into its answer with their
+        arguments; `cut` takes back the excess. Large arguments are for fetching calls: a report's answer must not take
+        long.
 
         Args:
             session: the worker's.
@@ -568,8 +571,9 @@ class Machine:
         return granted
 
     def cut(self, lease: Lease, hi: int, now: float) -> None:
-        """A lease that was just handed out is too much for one answer: tasks from ``hi`` on go back before its worker
-        is told of them."""
+        """Shorten a new lease that is too large for one answer: tasks from ``hi`` on go back before its worker is told
+        of them.
+        """
         if lease.token in self.register.leases and lease.lo <= hi < lease.hi:
             self.register.untake(lease, hi, now)
 
@@ -608,20 +612,22 @@ class Machine:
     # -- time -----------------------------------------------------------------------------------------------------
 
     def excuse(self, session: str, now: float) -> None:
-        """A worker waits for an answer of the coordinator's: it can say nothing meanwhile, and is not silent."""
+        """Excuse the silence of a worker that waits for an answer of the coordinator's: it can say nothing
+        meanwhile.
+        """
         worker = self.register.workers.get(session)
         if worker is not None:
             worker.renew(now + self.rules.lease_s)
 
     def tick(self, now: float) -> float:
-        """Do what is due.
+        """Do everything that is due.
 
-        A tick that comes long after something was due means that this process was stopped: the workers could not
-        report meanwhile, and what they say now may be read after this, so they have a whole lease to say it; but only
-        once, or a coordinator that is always late would keep the dead.
+        A tick that comes long after its deadline means that this process was stopped. The workers could not report
+        meanwhile, and their reports may be read after this tick, so each gets a whole lease time to report; but only
+        once, or a coordinator that is always late would keep dead workers.
 
         Returns:
-            When something is due next.
+            The next deadline.
         """
         register = self.register
         if now - self.next_deadline() > _PAUSE_S:
@@ -647,7 +653,7 @@ class Machine:
         return self.next_deadline()
 
     def next_deadline(self) -> float:
-        """When something is due next."""
+        """The next deadline."""
         deadlines = [worker.expires_at for worker in self.register.workers.values()]
         due_at = self.register.waiting.next_at()
         if due_at is not None:
@@ -667,11 +673,11 @@ class Machine:
 
     @property
     def on_wall(self) -> bool:
-        """Whether anything waits for the wall clock."""
+        """Whether any task waits for the wall clock."""
         return len(self.schedules) > 0 or len(self.register.on_wall) > 0
 
     def next_on_wall(self) -> float | None:
-        """When something is due next by the wall clock; None where nothing is."""
+        """The next deadline by the wall clock; None for none."""
         moments = [at for at in (self.schedules.next_at(), self.register.on_wall.next_at()) if at is not None]
         return min(moments, default=None)
 
@@ -699,6 +705,6 @@ class Machine:
     # -- to the engine --------------------------------------------------------------------------------------------
 
     def drain(self, now: float) -> tuple[list[Change], list[EndedRange]]:
-        """What has changed since the last drain, as rows, and what came into a final state."""
+        """The changes since the last drain, as rows, and the tasks that came into a final state."""
         self.register.clock = max(self.register.clock, now)
         return self.register.ledger.drain(self.register.totals())

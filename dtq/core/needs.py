@@ -1,17 +1,17 @@
-"""What tasks need of a worker beside one slot, and what of that a worker has free.
+"""Needs of tasks beside one slot, and each worker's free share of its resources.
 
 Rules:
 
-1. A worker *could run* what its whole offer meets. What it could not is not looked at when something is handed to it,
-   and holds up nothing there.
-2. Of what it could run, the most urgent comes first. Where that does not fit into what is free now, it is kept for: as
-   much of each resource as it needs is given to nobody else of this worker; nor are slots, once its resources are
-   there and it lacks nothing but these. So all that it needs gathers, and it starts before anything that could have
-   stood in its way. What takes nothing of that goes on.
-3. A lease with a need holds one task, and has what that needs from its grant to its end. It is never granted ahead of
-   free slots. Which units it has got is part of its row, so a restart finds it as it was.
+1. A worker *could run* tasks whose needs its whole offer meets. Other tasks are skipped when the worker is given work,
+   and hold up nothing there.
+2. Of the tasks it could run, the most urgent comes first. If that one does not fit into the worker's free resources,
+   they are kept for it: as much of each resource as it needs is given to no other task of this worker; nor are slots,
+   once its resources are there and it lacks slots only. So its resources gather, and it starts before any later task
+   that could delay it. Tasks that take none of these resources go on.
+3. A lease with a need holds one task, and owns its resources from its grant to its end. It is never granted ahead of
+   free slots. Its units are part of its row, so a restart finds them unchanged.
 
-`core.placing` applies them to what waits.
+`core.placing` applies these rules to waiting tasks.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from typing import Final
 
 from dtq.model.resources import Needs, Offers, Portion
 
-#: Of how many needs a worker remembers whether it could meet them.
+#: Number of needs of which a worker remembers whether it could meet them.
 _MOST_KNOWN: Final = 1_000
 
 
 class Need:
-    """What the tasks of a spec need."""
+    """The needs of a spec's tasks."""
 
     __slots__ = ("amounts", "name", "needs", "slots", "tags")
 
@@ -35,11 +35,11 @@ class Need:
         self.amounts = {quantity.name: quantity.amount for quantity in needs.resources}
         self.slots = needs.slots
         self.tags = frozenset(needs.tags)
-        #: The same for the same needs.
+        #: The same for equal needs.
         self.name = ";".join([",".join(map(str, needs.resources)), str(needs.slots), ",".join(needs.tags)])
 
     def line(self, queue: str) -> str:
-        """What stands for it in a queue; no queue is called so."""
+        """The name of their line in a queue; no queue has such a name."""
         return f"{queue} {self.name}"
 
     def __str__(self) -> str:
@@ -47,11 +47,11 @@ class Need:
 
 
 class Room:
-    """What a worker offers, and what of that is free.
+    """A worker's resources, and its free ones.
 
     Args:
-        slots: how many slots it was told to have.
-        offers: what it has beside these; None for nothing.
+        slots: its configured number of slots.
+        offers: its other resources; None for none.
     """
 
     __slots__ = ("_known", "_order", "offers", "slots", "sums", "tags", "totals", "units")
@@ -62,14 +62,14 @@ class Room:
         resources = () if offers is None else offers.resources
         self.totals = {portion.name: portion.amount for portion in resources}
         self.tags = frozenset(() if offers is None else offers.tags)
-        #: What is free: the names of units in the order in which they were offered, and how much of sums.
+        #: Free resources: names of units in the order of the offer, and the rest of sums.
         self.units = {portion.name: list(portion.units) for portion in resources if portion.units}
         self.sums = {portion.name: portion.amount for portion in resources if not portion.units}
         self._order = {p.name: {unit: place for place, unit in enumerate(p.units)} for p in resources}
         self._known: dict[str, bool] = {}
 
     def could(self, need: Need) -> bool:
-        """Whether the worker could run what needs that, if nothing else ran there."""
+        """Whether the idle worker could run a task with this need."""
         could = self._known.get(need.name)
         if could is None:
             if len(self._known) >= _MOST_KNOWN:
@@ -80,17 +80,17 @@ class Room:
         return could
 
     def free(self, name: str) -> int:
-        """How many units of a resource are free, or how much of the sum."""
+        """Number of free units of a resource, or the free part of a sum."""
         units = self.units.get(name)
         return self.sums.get(name, 0) if units is None else len(units)
 
     def fits(self, need: Need, beside: Need | None = None) -> bool:
-        """Whether there are resources for what needs that, beside what is kept for something else."""
+        """Whether the free resources meet a need, beside those kept for another one."""
         kept = {} if beside is None else beside.amounts
         return all(self.free(name) - kept.get(name, 0) >= amount for name, amount in need.amounts.items())
 
     def take(self, need: Need) -> tuple[Portion, ...]:
-        """Give it what it needs; there are resources for it."""
+        """Take the resources of a need, which are free."""
         taken = []
         for name, amount in need.amounts.items():
             units = self.units.get(name)
@@ -103,7 +103,7 @@ class Room:
         return tuple(taken)
 
     def took(self, portions: Iterable[Portion]) -> None:
-        """These are taken by a lease of an earlier time; what the worker does not offer any more is passed over."""
+        """Take the resources of a restored lease; those that the worker does not offer any more are skipped."""
         for portion in portions:
             if portion.name in self.units:
                 self.units[portion.name] = [u for u in self.units[portion.name] if u not in portion.units]
@@ -111,7 +111,7 @@ class Room:
                 self.sums[portion.name] -= portion.amount
 
     def give(self, portions: Iterable[Portion]) -> None:
-        """These are free again."""
+        """Free these resources."""
         for portion in portions:
             order = self._order.get(portion.name)
             if order is None:

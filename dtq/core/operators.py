@@ -1,4 +1,4 @@
-"""What operators ask of the machine: cancel, put dead letters back, throw them away."""
+"""Operators' commands on the machine: cancel tasks, put dead letters back, purge them."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def cancel_batch(
         batch: the batch.
         now: the time.
         only: only the tasks in this state; None for all.
-        why: the reason, where nobody has asked for it.
+        why: the reason, if no user asked for it.
 
     Returns:
-        How many tasks will never start, and how many run and are being stopped.
+        The number of tasks that will never start, and of running tasks that are being stopped.
     """
     register = machine.register
     stopping = 0
@@ -97,7 +97,7 @@ def _cancel_waiting(
 
 
 def _stop(register: Register, lease: Lease, index: int, why: str = "") -> bool:
-    """Mark a running task: its worker is told to kill it, and no attempt follows, however this one ends."""
+    """Mark a running task: its worker is told to kill it, and no attempt follows, whatever its outcome."""
     task = lease.batch.task(index)
     if task is None:
         task = Task(State.RUNNING, lease.attempt)
@@ -112,8 +112,8 @@ def _stop(register: Register, lease: Lease, index: int, why: str = "") -> bool:
 
 
 def set_aside(machine: Machine, session: str, now: float) -> None:
-    """Take what would be handed to a worker next off its heap: a defect keeps it from being handed out, and all that is
-    behind it. It waits until a restart builds the heaps anew.
+    """Take the next run off its heap: a defect keeps it, and all runs behind it, from being granted. It waits until a
+    restart builds the heaps anew.
     """
     register = machine.register
     worker = register.workers.get(session)
@@ -128,7 +128,8 @@ def set_aside(machine: Machine, session: str, now: float) -> None:
 
 
 def reprioritize(machine: Machine, batches: Sequence[Batch], priority: int) -> int:
-    """Have live batches another priority: what of them waits moves to its new place, what comes back goes there.
+    """Change the priority of live batches: their waiting tasks move to their new places, and returned tasks will come
+    back there.
 
     Args:
         machine: the machine.
@@ -136,10 +137,10 @@ def reprioritize(machine: Machine, batches: Sequence[Batch], priority: int) -> i
         priority: the priority.
 
     Returns:
-        How many tasks wait in them.
+        Number of their waiting tasks.
 
     Raises:
-        FunctionsFull: specs take as much memory as they may; some of the batches may have been changed.
+        FunctionsFull: specs have reached the bound of their memory; some of the batches may have been changed.
     """
     register = machine.register
     moved = [batch for batch in batches if batch.entry.spec.options.priority != priority]
@@ -159,7 +160,7 @@ def reprioritize(machine: Machine, batches: Sequence[Batch], priority: int) -> i
 
 
 def waiting_in(batch: Batch) -> int:
-    """How many tasks of a live batch wait, to be handed out or for a time."""
+    """Number of a live batch's tasks that wait, for a grant or for a time."""
     waits = (State.PENDING, State.SCHEDULED, State.BLOCKED)
     back = [task for index, task in (batch.tasks or {}).items() if index < batch.next and task.state in waits]
     return len(back) + max(0, batch.fresh - batch.cancelled_ahead())
@@ -177,7 +178,7 @@ def set_limit(machine: Machine, limit: Limit, now: float) -> None:
 
 
 def remove_limit(machine: Machine, name: str, now: float) -> bool:
-    """Forget a limit; whether there was one."""
+    """Remove a limit; whether it existed."""
     register = machine.register
     known = register.limits.remove(name, register.leases.values(), now)
     register.lines.limits_changed()
@@ -198,15 +199,15 @@ def revive(
 
     Args:
         machine: the machine.
-        row: the batch as the engine has it; only looked at where the batch is not live.
+        row: the batch as the engine has it; used only if the batch is not live.
         spec: its spec.
         tasks: their rows.
         now: the time.
-        children: the batches that have tasks of this one among what they wait for, or have waited for.
-        held: whether they are not handed out before `Register.let_go`, as others are about to be put back with them.
+        children: the batches that have parents in this one.
+        held: whether they wait for `Register.let_go`, because others are about to be put back with them.
 
     Returns:
-        How many were put back; those that are not dead any more are left alone.
+        The number put back; tasks that are no longer dead are left alone.
     """
     register = machine.register
     place = register.hold if held else register.push
@@ -260,7 +261,7 @@ def purge(machine: Machine, row: BatchRow, tasks: Sequence[TaskRow]) -> int:
         register.ledger.finished_batch(replace(row, dead=row.dead - len(dead), purged=row.purged + len(dead)))
         if dead:
             register.ledger.purged(row.batch)
-            if row.expires_at is not None:  # which may have been: the batch was kept for what is gone now
+            if row.expires_at is not None:  # the batch may now expire: it was kept for its dead letters
                 register.expiries.add(row.expires_at)
     else:
         batch.dead -= len(dead)

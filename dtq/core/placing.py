@@ -1,6 +1,6 @@
-"""Which task a worker is given next where tasks need more of it than a slot: the rules of `core.needs`.
+"""Choice of a worker's next task when tasks have needs: applies the rules of `core.needs`.
 
-Asked only where something with a need waits; else `core.lines` says what is next.
+Used only while a task with a need waits; otherwise `core.lines` chooses.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dtq.model.resources import Offers
 
 
 def first(register: Register, worker: Worker, now: float) -> RunHeap | None:
-    """The heap with the run that a worker is to be given next; None where there is none. Its first run is true.
+    """The heap with the next run for a worker, which is true; None if there is none.
 
     Args:
         register: the state of the queue.
@@ -45,22 +45,22 @@ def first(register: Register, worker: Worker, now: float) -> RunHeap | None:
 
 
 def _fits(worker: Worker, need: Need | None, kept: Need | None) -> bool:
-    """Whether a worker has room for what needs that, beside what is kept for something more urgent."""
+    """Whether a worker has room for a need, beside the resources kept for a more urgent one."""
     room = worker.room
     if kept is not None and room is not None and room.fits(kept):
-        return False  # it lacks nothing but slots
+        return False  # the kept need lacks slots only
     if need is None:
-        return True  # how many of these a worker gets is for the machine to say
+        return True  # the machine decides how many of these a worker gets
     return room is not None and need.slots <= free_slots(worker) and room.fits(need, kept)
 
 
 def free_slots(worker: Worker) -> int:
-    """How many slots of a worker nothing is granted for."""
+    """Number of a worker's slots without a grant."""
     return worker.capacity - len(worker.leases) - worker.spread
 
 
 def offer(worker: Worker, slots: int, offers: Offers | None) -> None:
-    """A worker says what it has."""
+    """Record a worker's offer."""
     if worker.room is not None and (worker.room.slots, worker.room.offers) == (slots, offers):
         return
     worker.room = Room(slots, offers)
@@ -70,13 +70,13 @@ def offer(worker: Worker, slots: int, offers: Offers | None) -> None:
 
 
 def take(lease: Lease, need: Need) -> None:
-    """A lease was made for a task with a need, for which there is room."""
+    """Take the resources for a new lease; they are free."""
     assert lease.worker.room is not None
     lease.units = lease.worker.room.take(need)
     lease.worker.spread += need.slots - 1
 
 
 def could_run(worker: Worker, batch: Batch) -> bool:
-    """Whether a worker could meet the needs of a batch's tasks."""
+    """Whether an idle worker could meet the needs of a batch's tasks."""
     need = batch.entry.need
     return need is None or (worker.room is not None and worker.room.could(need))

@@ -1,7 +1,7 @@
-"""Queues as operators steer them: paused, draining, and their weights.
+"""Operators' steering of queues: paused, draining, and weights.
 
-What holds for a queue is a definition that outlives it: a queue comes and goes with its tasks, and is paused all the
-same. A queue of which nothing is said runs, takes tasks, and has weight 1.
+A definition outlives its queue: a queue comes and goes with its tasks, and is still paused when it comes back. A queue
+without a definition runs, takes tasks, and has weight 1.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from dtq.model.queues import Steering
 
 #: The kind of their definitions.
 KIND: Final = "queue"
-#: How a queue is steered of which nothing is said.
+#: The steering of a queue without a definition.
 DEFAULT: Final = Steering()
 
 
 def steering(register: Register, queue: str) -> Steering:
-    """How a queue is steered."""
+    """The steering of a queue."""
     lines = register.lines
     return Steering(
         paused=queue in lines.paused, draining=queue in register.draining, weight=lines.weights.get(queue, 1)
@@ -29,7 +29,7 @@ def steering(register: Register, queue: str) -> Steering:
 
 
 def steered(register: Register) -> set[str]:
-    """The queues of which something is said."""
+    """The queues with a definition."""
     return register.lines.paused | register.draining | register.lines.weights.keys()
 
 
@@ -41,17 +41,17 @@ def steer(
     draining: bool | None = None,
     weight: int | None = None,
 ) -> Steering:
-    """Say something of a queue; what is None stays as it is.
+    """Change the steering of a queue; None leaves a setting unchanged.
 
     Args:
         register: the state of the queues.
         queue: the queue.
-        paused: whether nothing of it is handed out.
+        paused: whether none of its tasks are granted.
         draining: whether it takes no new tasks.
-        weight: how much of what is handed out it has, beside others of equal urgency.
+        weight: its share of grants, beside other queues of equal urgency.
 
     Returns:
-        How it is steered now.
+        Its steering now.
     """
     before = steering(register, queue)
     after = replace(
@@ -70,7 +70,7 @@ def steer(
 
 
 def restore(register: Register, row: DefinitionRow) -> None:
-    """Something was said of a queue in an earlier run of the coordinator."""
+    """Restore the steering of a queue from an earlier run of the coordinator."""
     _apply(register, row.name, Steering(**json.loads(row.body)))
 
 

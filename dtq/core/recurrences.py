@@ -1,7 +1,7 @@
-"""When something comes again: every so many seconds, once, or as a cron expression says.
+"""Recurrences: rules for due times, periodic, once, or by a cron expression.
 
-Due times are moments of the wall clock. Cron expressions and time zones are read by a `Calendar`, which whoever makes
-the machine hands to it: the core has neither a library for them nor a data base of zones.
+Due times are moments of the wall clock. A `Calendar`, which the machine's maker provides, reads cron expressions and
+time zones: the core has neither a library for them nor a database of zones.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dtq.errors import CronMissing
 
 
 class Recurrence(Protocol):
-    """A rule that comes again and again."""
+    """A rule for recurring due times."""
 
     def later(self, moment: float) -> Iterator[float]:
         """The due times after a moment, rising, each once."""
@@ -25,17 +25,17 @@ class Calendar(Protocol):
     """Reads cron expressions."""
 
     def recurrence(self, cron: str, zone: str) -> Recurrence:
-        """What an expression says in a time zone.
+        """The recurrence of an expression in a time zone.
 
         Raises:
-            InvalidValue: it is no expression, or there is no such zone.
-            CronMissing: expressions cannot be read here.
+            InvalidValue: the expression or the zone is invalid.
+            CronMissing: this process cannot read expressions.
         """
         ...
 
 
 class NoCalendar:
-    """Stands for a calendar where there is none."""
+    """The calendar of a machine without one."""
 
     def recurrence(self, cron: str, zone: str) -> Recurrence:
         """See `Calendar`.

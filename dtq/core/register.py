@@ -1,9 +1,9 @@
-"""The register: where every live task stands, and the moves that keep it true.
+"""The register: the place of every live task, and the moves that keep it true.
 
-Where a task stands follows from few facts: its record if it left the common path, else its place relative to its
-batch's frontier ``next``, else whether a lease covers it; there is no object per task. Heap entries may be stale
-(cancelled, taken twice): they are looked at when they come up, never searched for. The machine decides what is to
-happen; the methods here make it happen completely: state, counts, heap and ledger together.
+A task's place follows from few facts: its record if it left the common path, else its position relative to its batch's
+frontier ``next``, else whether a lease covers it; there is no object per task. Heap entries may be stale (cancelled,
+taken twice): they are checked when they come up, never searched for. The machine decides the moves; the methods here
+carry each out completely: state, counts, heap and ledger together.
 """
 
 from __future__ import annotations
@@ -34,36 +34,36 @@ from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome, State
 from dtq.records import dataclass
 
-#: How many specs that no live batch uses are remembered, for their number and estimate: of functions by name, and of
-#: those by value; and how many bytes the latter may have.
+#: Most remembered specs without a live batch, for their number and estimate: of functions by name, and of functions by
+#: value; and most bytes of the latter.
 IDLE_SPECS: Final = 1_000
 IDLE_BYTES: Final = 8 << 20
-#: How many bytes of arguments one answer gathers, if messages may be so large.
+#: Bytes of arguments that one answer gathers, if messages may be so large.
 GRANT_BYTES: Final = 2 << 20
 #: Longest message of a dead letter's last exception that its row repeats, in characters.
 _MESSAGE: Final = 500
 
 
-#: Of what goes back before it has started.
+#: The failure of tasks that go back before they have started.
 _NOT_BEGUN: Final = Failure()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """What the machine is told once.
+    """Settings of the machine.
 
     Attributes:
-        lease_s: how long a worker may be silent, in seconds.
-        keep_results_s: how long finished batches are kept that have no time of their own, in seconds.
+        lease_s: longest silence of a worker, in seconds.
+        keep_results_s: how long finished batches without a time of their own are kept, in seconds.
         max_tasks: most unfinished tasks.
         max_batch: most tasks in one batch.
         max_blob: largest argument in bytes.
-        max_spec_bytes: about how many bytes of memory the functions and options of live batches may take.
-        max_edges: how many tasks of others all live batches may have among what they wait for, together.
-        max_holds: how many values clients may hold together.
-        grant_bytes: how many bytes of arguments one answer gathers; a task that has more travels alone.
+        max_spec_bytes: approximate bound of the memory of live batches' functions and options, in bytes.
+        max_edges: most parents of all live batches together.
+        max_holds: most values that clients hold together.
+        grant_bytes: bytes of arguments that one answer gathers; a task with more travels alone.
         highest_first: whether a higher priority number is served first.
-        heed_needs: whether what tasks need of a worker counts; else any worker has all of it.
+        heed_needs: whether needs of tasks count; else every worker is assumed to meet all of them.
     """
 
     lease_s: float = 15.0
@@ -84,53 +84,54 @@ class Register:
 
     Args:
         rules: settings.
-        totals: what the store had counted.
+        totals: the store's counts.
     """
 
     def __init__(self, rules: Rules, totals: Totals) -> None:
         self.rules = rules
         self.tally = Tally()
         self.batches: dict[int, Batch] = {}
-        #: Those of them that their submitters have not completed.
+        #: The batches that their submitters have not completed.
         self.open: dict[int, Batch] = {}
         self.workers: dict[str, Worker] = {}
-        #: The slots of all of them.
+        #: The slots of all workers.
         self.slots = 0
         self.leases: dict[int, Lease] = {}
         self.specs: dict[Spec, SpecEntry] = {}
         self.specs_by_number: dict[int, SpecEntry] = {}
-        #: About how many bytes the specs of live batches take.
+        #: Approximate bytes of the specs of live batches.
         self.spec_bytes = 0
-        #: Those that no live batch uses, by whether their function travelled by value: closures, of which there may be
-        #: any number, do not push out what is known of functions that will come again.
+        #: Specs without a live batch, by whether their function travelled by value: closures may come in any number,
+        #: and must not push out the estimates of functions that will come again.
         self._idle: dict[bool, SizedLru[int, SpecEntry]] = {
             by_value: SizedLru(IDLE_BYTES, IDLE_SPECS) for by_value in (False, True)
         }
         self._latest: SpecEntry | None = None
-        #: By function, for as long as specs have it.
+        #: By function, the estimates that its specs share, for as long as specs have them.
         self._learned: WeakValueDictionary[tuple[FunctionKind, str, int], Learned] = WeakValueDictionary()
         self.keys = LatestByKey()
-        #: Of those who look keys up in the store right now: batches with a key that have finished meanwhile.
+        #: One dict per key look-up in progress: keyed batches that finished since it began.
         self.key_watchers: list[dict[str, Batch]] = []
-        #: By line and limits, what is not to be handed out yet (`hold`).
+        #: By line and limits, tasks that must not be granted yet (`hold`).
         self.held_back: dict[tuple[str, tuple[str, ...]], tuple[SpecEntry, RunHeap]] = {}
-        #: Runs that a defect keeps from being handed out (`operators.set_aside`).
+        #: Runs that a defect keeps from being granted (`operators.set_aside`).
         self.aside: list[Run] = []
         self.waiting = DueHeap()
-        #: What waits for the wall clock (`core.wall_moments`), and how many seconds that is ahead of the steady one.
+        #: Runs that wait for the wall clock (`core.wall_moments`), and how many seconds that is ahead of the steady
+        #: one.
         self.on_wall = DueHeap()
         self.wall_ahead_s = 0.0
-        #: When what has not started is cancelled (`core.start_by`).
+        #: Moments at which unstarted tasks are cancelled (`core.start_by`).
         self.start_moments = Moments()
-        #: When a worker that was kept from what it is unable to run may be asked again; None where there is none.
+        #: When a worker that was kept from tasks it failed to run may be asked again; None for never.
         self.probe_at: float | None = None
-        #: When finished batches expire that have a time of their own; some of them may have gone before.
+        #: Moments at which finished batches with a time of their own expire; some batches may be gone before.
         self.expiries = Expiries()
         self.ledger = Ledger()
         self.limits = Limits(self.ledger)
-        #: What waits to be handed out.
+        #: Tasks that wait for a grant.
         self.lines = Lines(self._true_top, self.limits)
-        #: Sessions of workers of which something is kept for a task that does not fit there now (`core.placing`).
+        #: Sessions of workers with resources kept for a task that does not fit there now (`core.placing`).
         self.keeping: set[str] = set()
         #: Queues that take no new tasks.
         self.draining: set[str] = set()
@@ -150,19 +151,19 @@ class Register:
 
     @property
     def room(self) -> int:
-        """How many more tasks may be accepted."""
+        """Number of further tasks that may be accepted."""
         return self.rules.max_tasks - self.tally.unfinished
 
     def room_for(self, size: int, count: int) -> None:
-        """Make sure that so many more tasks may be accepted.
+        """Make sure that so many further tasks may be accepted.
 
         Args:
-            size: how many their batch has already.
-            count: how many more.
+            size: tasks that their batch already has.
+            count: further tasks.
 
         Raises:
-            QueueFull: they may not now.
-            BatchTooLarge: they never may in this batch.
+            QueueFull: the tasks may not be accepted now.
+            BatchTooLarge: the batch may never have so many.
         """
         if size + count > self.rules.max_batch:
             raise BatchTooLarge(size + count, self.rules.max_batch)
@@ -173,7 +174,7 @@ class Register:
         """The entry of a spec, made if it is new.
 
         Raises:
-            FunctionsFull: those of live batches take as much memory as they may.
+            FunctionsFull: specs of live batches have reached the bound of their memory.
         """
         if self._latest is not None and self._latest.spec is spec:
             return self._latest  # the submissions of one call share the object: no need to hash it for each
@@ -187,7 +188,7 @@ class Register:
         return entry
 
     def add_spec(self, number: int, spec: Spec) -> SpecEntry:
-        """Hold a spec under its number."""
+        """Add a spec under its number."""
         rank = spec.options.priority
         entry = SpecEntry(number, spec, -rank if self.rules.highest_first else rank)
         if not self.rules.heed_needs:
@@ -203,7 +204,7 @@ class Register:
         return entry
 
     def _released(self, entry: SpecEntry) -> None:
-        """No live batch uses a spec any more: it is remembered for as long as there is room."""
+        """Handle a spec that no live batch uses any more: it is remembered for as long as there is room."""
         body = entry.spec.function.body
         for number, idle in self._idle[bool(body)].put(entry.number, entry, len(body)):
             del self.specs_by_number[number]
@@ -213,7 +214,7 @@ class Register:
                 self._latest = None
 
     def add_batch(self, batch: Batch) -> None:
-        """A batch is live."""
+        """Add a live batch."""
         self.batches[batch.number] = batch
         if not batch.complete:
             self.open[batch.number] = batch
@@ -224,10 +225,10 @@ class Register:
             self.dependencies.added(batch)
 
     def change_priority(self, batch: Batch, priority: int) -> None:
-        """Have a live batch another priority from now on: a spec of its own. What of it waits is not moved.
+        """Give a live batch another priority from now on, through a spec of its own. Its waiting tasks are not moved.
 
         Raises:
-            FunctionsFull: those of live batches take as much memory as they may.
+            FunctionsFull: specs of live batches have reached the bound of their memory.
         """
         before = batch.entry
         entry = self.intern(replace(before.spec, options=replace(before.spec.options, priority=priority)))
@@ -238,40 +239,41 @@ class Register:
         self.ledger.batch(batch)
 
     def _use(self, entry: SpecEntry) -> None:
-        """A batch that is live uses a spec."""
+        """Count a live batch's use of a spec."""
         if entry.batches == 0:
             self._idle[bool(entry.spec.function.body)].pop(entry.number)
-            self.ledger.spec(entry)  # new, or unused for so long that the engine may have let it go
+            self.ledger.spec(entry)  # new, or unused for so long that the engine may have removed it
             self.spec_bytes += entry.size
         entry.batches += 1
 
     def _use_no_more(self, entry: SpecEntry) -> None:
-        """A batch that used a spec does not any more."""
+        """Count a batch's use of a spec as over."""
         entry.batches -= 1
         if entry.batches == 0:
             self.spec_bytes -= entry.size
             self._released(entry)
 
     def push(self, batch: Batch, lo: int, hi: int) -> None:
-        """Have tasks wait to be handed out."""
+        """Add tasks that wait for a grant."""
         entry = batch.entry
         self.lines.push(entry, Run(entry.urgency, batch.number, lo, hi))
 
     def hold(self, batch: Batch, lo: int, hi: int) -> None:
-        """Keep tasks that wait from being handed out until `let_go`: what is put back together comes back at once, in
-        its order. A restart lets them go too."""
+        """Keep waiting tasks from being granted until `let_go`: tasks that are put back together come back at once, in
+        their order. A restart lets them go too.
+        """
         entry = batch.entry
         _, heap = self.held_back.setdefault((entry.line, entry.limits), (entry, RunHeap()))
         heap.push(Run(entry.urgency, batch.number, lo, hi))
 
     def let_go(self) -> None:
-        """Have what is held back wait to be handed out."""
+        """Let the held-back tasks wait for grants."""
         for entry, heap in self.held_back.values():
             self.lines.absorb(entry, heap)
         self.held_back = {}
 
     def _true_top(self, heap: RunHeap) -> Run | None:
-        """The first run of a heap that is still true; stale ones are thrown away on the way."""
+        """The first true run of a heap; stale ones before it are thrown away."""
         while (run := heap.top()) is not None:
             batch = self.batches.get(run.batch)
             if batch is not None:
@@ -292,7 +294,7 @@ class Register:
         return None
 
     def waiting_in(self, run: Run) -> int:
-        """How many tasks of a run that stands in a heap still wait; the others were cancelled, or taken twice."""
+        """Number of tasks of a heap's run that still wait; the others were cancelled, or taken twice."""
         batch = self.batches.get(run.batch)
         if batch is None:
             return 0
@@ -305,11 +307,11 @@ class Register:
         return count
 
     def take_returned(self, heap: RunHeap, batch: Batch, lo: int, most: int) -> tuple[int, int]:
-        """Take the first run off a heap, a task that has come back; with as many as came back with it as a lease may
-        hold, unless it has failed or crashed before: then it runs alone.
+        """Pop the next returned task, with adjacent returned tasks of the same attempt. A task that failed or crashed
+        goes alone.
 
         Returns:
-            Index after the last task taken, and which attempt of each of them it is.
+            Index after the last task taken, and the number of their attempt.
         """
         task = batch.task(lo)
         attempt = task.attempt + 1 if task is not None else 1
@@ -335,7 +337,7 @@ class Register:
     def attempt_ended(
         self, lease: Lease, index: int, outcome: Outcome, failure: Failure, started_at: float, now: float
     ) -> None:
-        """An attempt did not succeed: decide what follows, and do it."""
+        """Handle an unsuccessful attempt: decide on the next step, and do it."""
         batch = lease.batch
         task = batch.task(index) or Task(State.RUNNING, lease.attempt)
         verdict = judge(
@@ -350,7 +352,7 @@ class Register:
         self._note_attempt(lease, index, outcome, failure, started_at, now)
         if failure.unable:
             task.shunned = (*task.shunned, lease.worker.session)
-        if not (task.cancelling and task.outcome is None and task.message):  # else that is why it is cancelled
+        if not (task.cancelling and task.outcome is None and task.message):  # else it is the reason of the cancellation
             task.outcome = outcome
             task.exception = failure.exception
             task.message = failure.message[:_MESSAGE]
@@ -381,7 +383,7 @@ class Register:
             self.end_task(batch, index, task, now)
             return
         self.retries += 1
-        batch.keep(index, task)  # first, as a heap that it comes to is looked at
+        batch.keep(index, task)  # first, because the push looks at the task's record
         if state is State.SCHEDULED:
             task.due_at = now + verdict.delay_s
             self.waiting.push(task.due_at, batch.number, index, index + 1)
@@ -391,7 +393,7 @@ class Register:
         self.ledger.batch(batch)
 
     def end_task(self, batch: Batch, index: int, task: Task, now: float) -> None:
-        """A task off the common path is dead or cancelled: its row says so, memory forgets it."""
+        """Make a task off the common path dead or cancelled: its row keeps it, memory forgets it."""
         task.ended_at = now
         task.due_at = None
         self.ledger.task(task.row(batch.number, index))
@@ -408,12 +410,12 @@ class Register:
         if index < batch.next:
             batch.release(index)
         else:
-            batch.keep(index, task)  # a fresh one, cancelled alone: kept until the frontier has passed it
+            batch.keep(index, task)  # a fresh task, cancelled alone: kept until the frontier has passed it
         self.ledger.batch(batch)
         self.finish_if_done(batch, now)
 
     def cut(self, batch: Batch, why: str = "") -> None:
-        """All fresh tasks of a batch are cancelled as a whole; for that reason, where nobody has asked for it."""
+        """Cancel all fresh tasks of a batch as a whole; with this reason, if no user asked for it."""
         lo, already, state = batch.next, batch.cancelled_ahead(), batch.fresh_state()
         batch.cut = lo
         if batch.entry.need is not None:
@@ -439,15 +441,15 @@ class Register:
         self.ledger.batch(batch)
 
     def give_back(self, lease: Lease, lo: int, hi: int, now: float, ran: int = 0, why: Failure = _NOT_BEGUN) -> None:
-        """Tasks ``[lo, hi)``, the front or the end of a lease, go back to their place in the heap, unblamed.
+        """Return tasks ``[lo, hi)``, the front or the end of a lease, to their place in the heap, unblamed.
 
         Args:
             lease: the lease.
             lo: index of the first.
             hi: index after the last.
             now: the time.
-            ran: how many of them, the first ones, had started: an attempt is a start, so these have had one.
-            why: what became of those.
+            ran: number of the first tasks that had started: an attempt is a start, so these have had one.
+            why: the failure to record for those.
         """
         batch = lease.batch
         late = "" if batch.flow is None else batch.flow.too_late(now)
@@ -479,9 +481,9 @@ class Register:
             self._cut_end(lease, lo)
 
     def untake(self, lease: Lease, lo: int, now: float) -> None:
-        """The end of a lease from ``lo`` on, which its worker has not been told of, is as if it had not been leased.
+        """Undo the grant of a lease's end from ``lo`` on, of which its worker has not been told.
 
-        Fresh tasks behind which nothing was taken meanwhile go back as the run that they were.
+        Fresh tasks go back as the run that they were, if nothing behind them was taken meanwhile.
         """
         batch, hi = lease.batch, lease.hi
         usual = batch.cut is None and batch.flow is None and lease.attempt == 1
@@ -496,7 +498,7 @@ class Register:
         self._cut_end(lease, lo)
 
     def _cut_end(self, lease: Lease, hi: int) -> None:
-        """The end of a lease is gone, from ``hi`` on."""
+        """Cut a lease off at ``hi``."""
         if lease.batch.entry.limits:
             self.lines.gave_back(lease.batch.entry, lease.hi - hi)
         lease.hi = hi
@@ -506,7 +508,7 @@ class Register:
             self.ledger.lease(lease)
 
     def shorten(self, lease: Lease, lo: int) -> None:
-        """The front of a lease is settled up to ``lo``."""
+        """Move the front of a lease, settled so far, to ``lo``."""
         if lease.batch.entry.limits:
             self.lines.gave_back(lease.batch.entry, lo - lease.lo)
         lease.lo = lo
@@ -516,7 +518,7 @@ class Register:
             self.ledger.lease(lease)
 
     def end_lease(self, lease: Lease) -> None:
-        """A lease is over, with what is left of it."""
+        """End a lease, with all its remaining tasks."""
         if lease.lo < lease.hi and lease.batch.entry.limits:
             self.lines.gave_back(lease.batch.entry, lease.hi - lease.lo)
         del self.leases[lease.token]
@@ -527,7 +529,7 @@ class Register:
 
     @staticmethod
     def _free(lease: Lease) -> None:
-        """What a lease had of its worker is free again."""
+        """Free a lease's resources at its worker."""
         worker, need = lease.worker, lease.batch.entry.need
         if lease.units and worker.room is not None:
             worker.room.give(lease.units)
@@ -535,7 +537,7 @@ class Register:
             worker.spread -= need.slots - 1
 
     def seal(self, batch: Batch, now: float) -> None:
-        """No more pieces of a batch will come."""
+        """Record that a batch's last piece has come."""
         batch.complete = True
         self.open.pop(batch.number, None)
         self.ledger.batch(batch)
@@ -544,10 +546,10 @@ class Register:
         self.finish_if_done(batch, now)
 
     def finish_if_done(self, batch: Batch, now: float) -> None:
-        """A batch whose tasks have all ended leaves memory."""
+        """Remove a batch from memory if all of its tasks have ended."""
         if batch.complete and batch.ended >= batch.size and batch.finished_at is None:
             batch.finished_at = now
-            if batch.cut is None:  # fresh tasks that were cancelled alone are no frontier's business any more
+            if batch.cut is None:  # fresh tasks that were cancelled alone need no record behind the last frontier
                 batch.next = batch.size
             self.ledger.batch(batch)
             expires_at = batch.expires_at
@@ -566,7 +568,7 @@ class Register:
             self.dependencies.settle(now)
 
     def forget(self, batch: Batch) -> None:
-        """A batch leaves memory."""
+        """Remove a batch from memory."""
         del self.batches[batch.number]
         self.open.pop(batch.number, None)
         self._use_no_more(batch.entry)

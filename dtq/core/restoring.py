@@ -1,12 +1,12 @@
-"""From rows back to a machine, at the start of a coordinator.
+"""Restores a machine from its rows, at the start of a coordinator.
 
-What is rebuilt here is compared with the live state at every step of the property suite, so it is the same state: rows
-are all there is.
+The property suite compares the restored state with the live one at every step, so both are the same: rows are the whole
+state.
 
-Time goes on between two runs: what became due meanwhile is due. Unless the clock was set back, or stood ahead when the
-store was used last: then the store's times are ahead of it, and what waits keeps waiting for as long as it had to then.
-A clock that stands ahead now cannot be told from a long time away: so that it can be noticed before results go by it,
-they do not go at once.
+Time goes on between two runs: tasks that became due meanwhile are due. An exception: if the clock was set back, or
+stood ahead when the store was used last, then the store's times are ahead of the clock, and waiting tasks wait for as
+long as they had to at that time. A clock that stands ahead now cannot be told from a long downtime: to give users time
+to notice, results that are overdue by such a clock are not removed at once.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from dtq.core.recurrences import Calendar
 from dtq.core.register import Register, Rules
 from dtq.model.states import State
 
-#: How long results are kept after a start by whose clock all of them are to go, in seconds.
+#: How long results are kept after a start whose clock makes all of them overdue, in seconds.
 SECOND_LOOK_S: Final = 3600.0
 
 
 def would_expire_all(rules: Rules, totals: Totals, now: float) -> bool:
-    """Whether everything that had finished when the store was used last is no longer to be kept, by this time."""
+    """Whether all batches that had finished by the store's last use have expired by this time."""
     return totals.clock > 0 and now - totals.clock > rules.keep_results_s
 
 
@@ -43,7 +43,7 @@ def restore(
     Args:
         epoch: number of this run of the coordinator.
         rules: settings.
-        totals: what the store had counted.
+        totals: the store's counts.
         rows: as `Engine.restore` gives them: specs before batches before tasks before leases before expiries.
         now: the time.
         calendar: reads the cron expressions of schedules.
@@ -73,7 +73,7 @@ def restore(
 
 
 def _wait(register: Register, now: float) -> None:
-    """Have what is blocked wait for what has not ended; nothing else can be lacking for it."""
+    """Have blocked batches wait for their unfinished parents; nothing else of them needs restoring."""
     blocked = [batch for batch in register.batches.values() if batch.blocked]
     if blocked:
         leases: dict[int, list[Lease]] = {}
@@ -144,7 +144,7 @@ def _lease(register: Register, row: LeaseRow, now: float) -> None:
 
 
 def _hold(register: Register, row: HoldRow, ahead_s: float, now: float) -> None:
-    """Whoever was there may come back; till then it has left."""
+    """Restore a hold: its client may come back; until then it counts as departed."""
     until = now + row.ttl_s if row.until is None else row.until - ahead_s
     register.holds.add(replace(row, until=until))
 
@@ -155,7 +155,7 @@ def _place(machine: Machine, batch: Batch, waiting: dict[tuple[str, State], int]
     if batch.tasks is not None:
         for index, task in batch.tasks.items():
             if index >= batch.next:
-                continue  # a fresh one, cancelled alone
+                continue  # a fresh task, cancelled alone
             if task.state is State.PENDING:
                 _count(waiting, batch, State.PENDING, 1)
                 register.push(batch, index, index + 1)

@@ -1,4 +1,4 @@
-"""What becomes of a task whose attempt did not succeed."""
+"""Retry decisions: the fate of a task whose attempt did not succeed."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from dtq.records import dataclass
 
 #: Longest backoff in seconds (row C3 of the mission: 2^retry, at most five minutes).
 MAX_BACKOFF_S: Final = 300.0
-#: How long a task waits that a worker was unable to run, in seconds, for another to take it: at first, and how many
-#: times as long each time after that.
+#: How long a task that a worker was unable to run waits for another worker, in seconds; and the factor for each further
+#: time.
 ELSEWHERE_S: Final = 0.3
 ELSEWHERE_FACTOR: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What to do with the task.
+    """The decision about the task.
 
     Attributes:
         move: RETRIED, RETURNED, DIED or CANCELLED.
         failures: its failures, this attempt included.
         crashes: its crashes, this attempt included.
-        delay_s: how long it waits before it is tried again, where it is RETRIED.
+        delay_s: how long it waits before the next attempt, if it is RETRIED.
     """
 
     move: Move
@@ -65,12 +65,13 @@ def judge(
     cancelling: bool,
     salt: int,
 ) -> Verdict:
-    """What becomes of a task after an attempt that did not succeed.
+    """Decide about a task after an unsuccessful attempt.
 
-    A crash (the slot died, the worker was lost) counts against ``max_crashes`` and not against ``max_retries``, and
-    goes back at once: it says nothing against trying again elsewhere. Nor does an attempt that never came to the task's
-    code, for want of something that the worker lacks: it counts as a crash, and waits for a moment. A failure or
-    time-out waits for its backoff; where what the task returned can never be sent, nothing follows.
+    A crash (the slot died, the worker was lost) counts against ``max_crashes`` and not against ``max_retries``, and the
+    task goes back at once: a crash does not speak against another attempt elsewhere. The same holds for an attempt that
+    never reached the task's code because the worker lacked something: it counts as a crash, and the task waits for a
+    moment. After a failure or time-out the task waits for its backoff; if its result can never be sent, no attempt
+    follows.
 
     Args:
         options: the task's options.
@@ -78,7 +79,7 @@ def judge(
         failure: why.
         failures: failures before this attempt.
         crashes: crashes before this attempt.
-        cancelling: whether the task was being stopped: then no attempt follows, however this one ended.
+        cancelling: whether the task was being stopped: then no attempt follows, whatever the outcome.
         salt: see `backoff_s`.
     """
     hopeless = outcome is Outcome.FAILED and (failure.final or never_again(options, failure))
@@ -102,7 +103,7 @@ def judge(
 
 
 def never_again(options: Options, failure: Failure) -> bool:
-    """Whether the exception, or one of its base classes, is one for which there is no second attempt."""
+    """Whether the options exclude a second attempt after this exception, or one of its base classes."""
     if not options.never_retry:
         return False
     return failure.exception in options.never_retry or any(base in options.never_retry for base in failure.bases)

@@ -1,14 +1,14 @@
-"""Schedules: what is defined, when each is due next, and what has to be remembered of it.
+"""Schedules: their definitions, the next due time of each, and their remembered state.
 
 Rules:
 
 1. A due time is a moment of the wall clock, and follows from the schedule's definition alone: from its rule, and for a
    period from the moment at which that was defined.
 2. The next due time of each schedule is kept (`Entry.next_at`), and only ever grows: a wall clock that is set back
-   brings no due time a second time. It is stored with the batch that the one before it has made, in one commit.
-3. What is made at a due time, and what of due times that went by, is for `core.scheduling`; this holds no machine.
+   brings no due time a second time. It is stored in one commit with the batch of the due time before it.
+3. `core.scheduling` makes the submissions of due times, and decides about missed ones; this module holds no machine.
 
-When one is due is for `core.recurrences` to say.
+`core.recurrences` computes due times.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from dtq.errors import DtqError, SchedulesFull, UnknownSchedule
 from dtq.model.options import spec_as_json, spec_from_json
 from dtq.model.schedules import CatchUp, Overlap, Rule, Schedule
 
-#: What definitions of schedules are called among all definitions.
+#: The kind of their definitions.
 KIND: Final = "schedule"
-#: How many schedules there may be.
+#: Most schedules.
 MOST: Final = 10_000
-#: How many bytes their calls may have together, and the functions that travel by value.
+#: Most bytes of all their calls together, and of their functions that travel by value.
 MOST_BYTES: Final = 64 << 20
-#: Up to so many bytes of JSON that say how one is defined are kept.
+#: Most bytes of JSON kept of one schedule's definition.
 _KEPT: Final = 16 << 10
-#: How many due times that went by are made up for, at most: the latest.
+#: Most missed due times that are made up for: the latest ones.
 MOST_CAUGHT_UP: Final = 10_000
-#: How many due times are told that are to come.
+#: Number of coming due times that are shown.
 _SHOWN: Final = 3
-#: How far back due times are looked for at first, in seconds; twice as far each time after that.
+#: How far back the first search for due times looks, in seconds; each further one looks twice as far.
 _BACK_S: Final = 4096.0
 
 
-#: What is remembered of a schedule.
+#: The remembered state of a schedule.
 _REMEMBERED: Final = ("paused", "next_at", "last_due", "last_batch", "made", "skipped")
 
 
@@ -55,7 +55,7 @@ def _json(fields: dict[str, Any]) -> str:
 
 
 class Entry:
-    """A schedule, and what is remembered of it. Its fields are those of its row."""
+    """A schedule, and its remembered state. Its fields are those of its row."""
 
     __slots__ = (
         "added_at",
@@ -75,24 +75,24 @@ class Entry:
 
     def __init__(self, schedule: Schedule, added_at: float) -> None:
         self.schedule = schedule
-        #: When it was defined, or its rule was changed last; periods are counted from here.
+        #: When it was defined, or its rule was last changed; periods are counted from here.
         self.added_at = added_at
         self.paused = False
-        #: The next due time; None where there is none any more.
+        #: The next due time; None if none is left.
         self.next_at: float | None = None
         self.last_due: float | None = None
         self.last_batch = 0
         self.made = 0
         self.skipped = 0
-        #: Made when it is needed; None until then.
+        #: Made on first use; None until then.
         self.recurrence: Recurrence | None = None
-        #: Since when, by the wall clock, its submission is owed: there was no room for it. Due times from then on are
-        #: not late. A restart forgets it.
+        #: Since when, by the wall clock, its submission is owed for want of room. Due times from then on are not late.
+        #: A restart forgets it.
         self.stuck_since: float | None = None
-        #: Whether due times that went by are being made up for, and it was looked how many there are.
+        #: Whether missed due times are being made up for, after they were counted.
         self.catching_up = False
         self.trouble = ""
-        #: That part of its row which says how it is defined, as JSON; made when it is needed.
+        #: The definition's part of its row, as JSON; made on first use.
         self.fixed = ""
 
     def row(self) -> DefinitionRow:
@@ -138,7 +138,7 @@ class Entry:
 
     @property
     def fires_at(self) -> float | None:
-        """When its next submission is to be made: at the due time, and as much later as its jitter says."""
+        """When its next submission is to be made: at the due time, or later by its jitter."""
         return None if self.next_at is None or self.paused else self.moment_of(self.next_at)
 
     def moment_of(self, due: float) -> float:
@@ -151,7 +151,7 @@ class Entry:
 
 
 def moment_name(moment: float) -> str:
-    """A due time as it stands in a key: seconds of the Unix epoch, to the millisecond."""
+    """A due time's name in a key: seconds of the Unix epoch, to the millisecond."""
     return f"{moment:.3f}".rstrip("0").rstrip(".")
 
 
@@ -159,7 +159,7 @@ class Schedules:
     """All schedules.
 
     Args:
-        ledger: told what changes.
+        ledger: told of changes.
         calendar: reads cron expressions.
     """
 
@@ -167,22 +167,22 @@ class Schedules:
         self._ledger = ledger
         self._calendar = calendar
         self._entries: dict[str, Entry] = {}
-        #: How many bytes their calls have.
+        #: Bytes of all calls.
         self._bytes = 0
-        #: When each is to make its next submission, soonest first; some of these are not true any more.
+        #: When each schedule makes its next submission, soonest first; some entries are outdated.
         self._fires: list[tuple[float, str]] = []
-        #: Those that could not make theirs, and when that is tried again, by the steady clock.
+        #: Schedules that could not make their submission, and when they try again, by the steady clock.
         self._put_off: list[tuple[float, str]] = []
 
     def __len__(self) -> int:
         return len(self._entries)
 
     def __iter__(self) -> Iterator[Entry]:
-        """All of them, in the order of their names."""
+        """All schedules, in the order of their names."""
         return iter([self._entries[name] for name in sorted(self._entries)])
 
     def behind(self, after: str, most: int) -> list[Entry]:
-        """Those behind a name, in the order of their names; at most so many."""
+        """The schedules behind a name, in the order of their names; at most so many."""
         names = nsmallest(most, (name for name in self._entries if name > after))
         return [self._entries[name] for name in names]
 
@@ -190,7 +190,7 @@ class Schedules:
         """The schedule of a name.
 
         Raises:
-            UnknownSchedule: there is none.
+            UnknownSchedule: the name has no schedule.
         """
         entry = self._entries.get(name)
         if entry is None:
@@ -198,25 +198,24 @@ class Schedules:
         return entry
 
     def find(self, name: str) -> Entry | None:
-        """The schedule of a name, if there is one."""
+        """The schedule of a name; None if the name has none."""
         return self._entries.get(name)
 
     # -- defining -------------------------------------------------------------------------------------------------
 
     def define(self, schedule: Schedule, wall: float) -> Entry:
-        """Define a schedule, or define it anew: its first due time is after this moment.
+        """Define a schedule, or redefine it: its first due time is after this moment.
 
-        One that has this name keeps what is remembered of it; as long as its rule stays the same, its next due time
-        too.
+        An existing schedule of this name keeps its remembered state; if its rule stays the same, its next due time too.
 
         Args:
             schedule: the schedule.
             wall: the wall time.
 
         Raises:
-            InvalidValue: its cron expression is none, or its time zone.
-            CronMissing: cron expressions cannot be read here.
-            SchedulesFull: there are as many as there may be, or their calls as large together.
+            InvalidValue: its cron expression, or its time zone, is invalid.
+            CronMissing: this process cannot read cron expressions.
+            SchedulesFull: the number of schedules, or the size of their calls together, has reached its bound.
         """
         known = self._entries.get(schedule.name)
         more = _size(schedule) - (0 if known is None else _size(known.schedule))
@@ -239,13 +238,13 @@ class Schedules:
         return entry
 
     def restore(self, row: DefinitionRow) -> None:
-        """A schedule was there before."""
+        """Restore a schedule."""
         entry = self._entries[row.name] = Entry.from_row(row)
         self._bytes += _size(entry.schedule)
         self._await(entry)
 
     def pause(self, entry: Entry, wall: float, *, paused: bool) -> None:
-        """Let due times go by from now on, or no longer: then the first one that counts is after this moment."""
+        """Let due times go by from now on, or stop that: then the first one that counts is after this moment."""
         if entry.paused == paused:
             return
         if not paused and entry.next_at is not None and entry.next_at <= wall:
@@ -256,13 +255,13 @@ class Schedules:
         self.changed(entry)
 
     def remove(self, entry: Entry) -> None:
-        """Forget a schedule. What it has submitted stays."""
+        """Remove a schedule. Its submissions stay."""
         del self._entries[entry.schedule.name]
         self._bytes -= _size(entry.schedule)
         self._ledger.definition_ended(KIND, entry.schedule.name)
 
     def changed(self, entry: Entry) -> None:
-        """What is remembered of a schedule has changed."""
+        """Note that a schedule's remembered state has changed."""
         self._ledger.definition(entry.row())
         self._await(entry)
 
@@ -286,36 +285,36 @@ class Schedules:
             yield due
 
     def later(self, entry: Entry, moment: float) -> float | None:
-        """The first due time of a schedule after a moment; None where there is none.
+        """The first due time of a schedule after a moment; None if none is left.
 
         Raises:
-            DtqError: its cron expression cannot be read here.
+            DtqError: this process cannot read its cron expression.
         """
         return next(self._later(entry, moment), None)
 
     def upcoming(self, entry: Entry) -> tuple[float, ...]:
-        """The next due times of a schedule, a few."""
+        """The next few due times of a schedule."""
         return () if entry.paused or entry.next_at is None else self.upcoming_from(entry, entry.next_at)
 
     def upcoming_from(self, entry: Entry, due: float) -> tuple[float, ...]:
-        """A due time of a schedule and those after it, a few. Changes nothing that others see, and needs no lock."""
+        """A due time of a schedule and the next few after it. Changes no shared state, and needs no lock."""
         try:
             return (due, *islice(self._later(entry, due), _SHOWN - 1))
         except DtqError:
             return (due,)
 
     def latest(self, entry: Entry, wall: float, most: int) -> list[float]:
-        """The latest of a schedule's due times from its next one on whose submissions were to be made by now.
+        """The latest of a schedule's due times, from its next one on, whose submissions were to be made by now.
 
-        They are looked for from here backwards, in steps that grow: there may be a year of them.
+        The search goes backwards from now, in growing steps: a year of due times may have passed.
 
         Args:
             entry: the schedule, whose next submission was to be made by now.
             wall: the wall time.
-            most: at most so many.
+            most: most due times to return.
 
         Raises:
-            DtqError: its cron expression cannot be read here.
+            DtqError: this process cannot read its cron expression.
         """
         assert entry.next_at is not None
         back_s = _BACK_S
@@ -339,7 +338,7 @@ class Schedules:
             heapq.heappush(self._fires, (at, entry.schedule.name))
 
     def next_at(self) -> float | None:
-        """When the next submission is to be made, by the wall clock; None where none is."""
+        """When the next submission is to be made, by the wall clock; None for never."""
         while self._fires:
             at, name = self._fires[0]
             entry = self._entries.get(name)
@@ -349,40 +348,41 @@ class Schedules:
         return None
 
     def pop_due(self, wall: float) -> Entry | None:
-        """A schedule whose submission is to be made by now, the earliest; whoever takes it says what it waits for
-        next (`changed`, `put_off`)."""
+        """The schedule whose submission is due first, if one is; its taker says when its next one is (`changed`,
+        `put_off`).
+        """
         at = self.next_at()
         if at is None or at > wall:
             return None
         return self._entries[heapq.heappop(self._fires)[1]]
 
     def put_off(self, entry: Entry, until: float) -> None:
-        """What a schedule is to do cannot be done now: look again at a moment of the steady clock."""
+        """Put a schedule off that cannot make its submission now: try again at a moment of the steady clock."""
         heapq.heappush(self._put_off, (until, entry.schedule.name))
 
     def put_off_until(self) -> float | None:
-        """When the first of those that were put off is looked at again, by the steady clock; None where none was."""
+        """When the first put-off schedule tries again, by the steady clock; None for none."""
         return self._put_off[0][0] if self._put_off else None
 
     def look_again(self, now: float) -> None:
-        """Have those wait no longer that were put off until now, a moment of the steady clock."""
+        """Let schedules try again that were put off until now, a moment of the steady clock."""
         while self._put_off and self._put_off[0][0] <= now:
             entry = self._entries.get(heapq.heappop(self._put_off)[1])
             if entry is not None:
                 self._await(entry)
 
     def rows(self) -> Iterable[DefinitionRow]:
-        """What describes all of them."""
+        """The rows of all schedules."""
         return [entry.row() for entry in self]
 
 
 def _size(schedule: Schedule) -> int:
-    """How many bytes the call of a schedule has."""
+    """Bytes of a schedule's call."""
     return len(schedule.arguments) + len(schedule.spec.function.body)
 
 
 def without_function(schedule: Schedule) -> Schedule:
-    """A schedule without the function's body, which is for slots only."""
+    """A schedule without the function's body, which only slots need."""
     spec = schedule.spec
     if not spec.function.body:
         return schedule

@@ -1,13 +1,14 @@
-"""What happens at due times: submissions are made, and what went by is made up for.
+"""Makes the submissions of due times, and makes up for missed ones.
 
 Rules:
 
 1. A due time makes one submission, with the key ``schedule/NAME/<due time>``. The schedule's next due time is stored in
    the same commit as the batch, so a restart finds both or none.
-2. A due time is late if its submission was to be made more than `ON_TIME_S` ago: nobody was there to make it. Where one
-   is, the schedule's `CatchUp` says which of those until now are made. If none is late, each is made.
-3. What there is no room for is tried again; due times that come meanwhile wait behind it, and are not late. While its
-   queue is drained a schedule makes nothing, and its due times become late.
+2. A due time is late if its submission was to be made more than `ON_TIME_S` ago: no coordinator was running to make it.
+   If one is late, the schedule's `CatchUp` says which of the due times until now are made. If none is late, each is
+   made.
+3. A submission without room is tried again; due times that come meanwhile wait behind it, and are not late. While its
+   queue is drained a schedule makes no submission, and its due times become late.
 4. A due time that is skipped because the run before has not ended (`Overlap.SKIP`) is over, like one that was made.
 """
 
@@ -25,23 +26,23 @@ from dtq.model import pages
 from dtq.model.messages import Submission
 from dtq.model.schedules import CatchUp, Overlap
 
-#: Up to so many seconds after a submission was to be made, it is as if it was made in time.
+#: A submission that is up to so many seconds late counts as made in time.
 ON_TIME_S: Final = 10.0
-#: How long it takes until that is tried again which there is no room for, and which cannot be done for another reason.
+#: How long a submission waits for its next try: without room, and after another failure.
 _FULL_S: Final = 1.0
 _TROUBLE_S: Final = 60.0
-#: How many due times are looked at in one tick: about ten milliseconds of work. Others have their turn between.
+#: Due times handled in one tick: about ten milliseconds of work. Other work has its turn between two ticks.
 _AT_ONCE: Final = 100
 
 
 @dataclass(slots=True)
 class Made:
-    """What due times have brought about.
+    """The effects of due times.
 
     Attributes:
         pages: the arguments of new batches, as they will be stored.
         cancelled: whether a run was cancelled to make room for another.
-        more: whether there are more due times by now.
+        more: whether more due times have come.
     """
 
     pages: list[ArgumentPage] = field(default_factory=list)
@@ -56,7 +57,7 @@ def run_due(machine: Machine, now: float, wall: float, trouble: DtqError | None 
         machine: the machine.
         now: the steady time.
         wall: the wall time.
-        trouble: why nothing can be made at the moment, where that is so: then it is made when it can be.
+        trouble: why submissions cannot be made at the moment; None otherwise. They are made as soon as possible.
     """
     schedules = machine.schedules
     schedules.look_again(now)
@@ -71,7 +72,7 @@ def run_due(machine: Machine, now: float, wall: float, trouble: DtqError | None 
         due = entry.next_at
         try:
             _come(machine, entry, made, now, wall)
-        except QueueDraining as error:  # due times go by meanwhile: what of them is made up for, its catch-up says
+        except QueueDraining as error:  # due times go by meanwhile: the schedule's catch-up decides about them
             entry.trouble = str(error)
             schedules.put_off(entry, now + _FULL_S)
             if entry.next_at != due:
@@ -82,7 +83,7 @@ def run_due(machine: Machine, now: float, wall: float, trouble: DtqError | None 
         except DtqError as error:
             _stuck(machine, entry, error, now + _TROUBLE_S, wall)
             machine.register.ledger.definition(entry.row())
-        except BaseException:  # a defect: of this schedule, or of what it calls
+        except BaseException:  # a defect of this schedule, or of its call
             schedules.put_off(entry, now + _TROUBLE_S)
             raise
     made.more = True
@@ -96,13 +97,13 @@ def _stuck(machine: Machine, entry: Entry, error: DtqError, until: float, wall: 
 
 
 def _come(machine: Machine, entry: Entry, made: Made, now: float, wall: float) -> None:
-    """The next due time of a schedule has come, or went by."""
+    """Handle the next due time of a schedule, which has come, or was missed."""
     due = _first_to_make(machine, entry, wall)
     if due is None:
         entry.next_at = machine.schedules.later(entry, wall)
     else:
         entry.next_at = due
-        later = machine.schedules.later(entry, due)  # before anything is made: it may be that it cannot be told
+        later = machine.schedules.later(entry, due)  # before the submission: the next due time may not be computable
         _make(machine, entry, due, made, now)
         entry.next_at = later
     entry.stuck_since = None
@@ -117,11 +118,11 @@ def _is_late(entry: Entry, wall: float) -> bool:
 
 
 def _first_to_make(machine: Machine, entry: Entry, wall: float) -> float | None:
-    """The first due time that makes a submission, of those that have come; None where none of them does."""
+    """The first of the due times up to now that makes a submission; None if none of them does."""
     late = _is_late(entry, wall)
     if entry.catching_up or not (late or entry.stuck_since is not None):
         return entry.next_at
-    catch_up = entry.schedule.catch_up if late else CatchUp.ALL  # it was there in time, and there was no room
+    catch_up = entry.schedule.catch_up if late else CatchUp.ALL  # the coordinator was there in time, without room
     due = machine.schedules.latest(entry, wall, MOST_CAUGHT_UP if catch_up is CatchUp.ALL else 1)[0]
     if catch_up is CatchUp.ALL:
         entry.catching_up = True
@@ -139,7 +140,7 @@ def _make(machine: Machine, entry: Entry, due: float, made: Made, now: float) ->
     key = f"schedule/{entry.schedule.name}/{moment_name(due)}"
     try:
         number = _submit(machine, entry, key, made, now)
-    except KeyConflict as taken:  # it has been made, by a schedule of this name that called something else
+    except KeyConflict as taken:  # made already, by a schedule of this name with another call
         number = int(str(taken.args[1]))
     if before is not None and overlap is Overlap.REPLACE and before.number != number:
         operators.cancel_batch(machine, before, now, why=f"it was replaced by {number}")
@@ -158,7 +159,7 @@ def run_now(machine: Machine, entry: Entry, now: float, wall: float) -> tuple[in
         wall: the wall time.
 
     Returns:
-        The batch's number, and what was made.
+        The batch's number, and the effects.
 
     Raises:
         QueueFull: there is no room for it.

@@ -1,10 +1,10 @@
-"""What has to start by a moment, or not at all.
+"""Start deadlines: cancels tasks that have not started by a moment.
 
-A batch may have such a moment (`BatchFlow.start_by`). When it has come, its tasks that have not started are cancelled
-with that reason, fresh ones as a whole, and no more pieces are taken. A task of which an attempt has started counts as
-started for good: its retries, and what follows a crash, go on. One that was handed out and came back unstarted does not
-count; if it comes back after the moment, it is cancelled then. The machine asks here at few places, and only for
-batches that have such a moment.
+A batch may have such a moment (`BatchFlow.start_by`). When it has come, the batch's unstarted tasks are cancelled with
+that reason, fresh ones as a whole, and no more pieces are accepted. A task counts as started for good once an attempt
+has started: its retries, after failures and crashes, go on. A task that was granted and came back unstarted does not
+count as started; if it comes back after the moment, it is cancelled then. The machine calls this module at few places,
+and only for batches with such a moment.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dtq.model.states import State
 
 
 def note(register: Register, batch: Batch, conditions: Conditions, now: float) -> None:
-    """A new batch is accepted: it has such a moment if it was asked for."""
+    """Note a new batch's start deadline, if it has one."""
     moments = [] if conditions.start_by is None else [conditions.start_by]
     moments += [] if conditions.expires_s is None else [now + conditions.expires_s]
     if moments:
@@ -29,7 +29,7 @@ def note(register: Register, batch: Batch, conditions: Conditions, now: float) -
 
 
 def restored(register: Register, batch: Batch, ahead_s: float) -> None:
-    """A batch was restored, from a store whose times are so many seconds ahead."""
+    """Note a restored batch's start deadline; the store's times are so many seconds ahead."""
     flow = batch.flow
     if flow is None or flow.start_by is None or flow.lapsed:
         return
@@ -41,7 +41,7 @@ def restored(register: Register, batch: Batch, ahead_s: float) -> None:
 
 
 def tick(register: Register, now: float) -> None:
-    """Cancel what should have started by now."""
+    """Cancel tasks that should have started by now."""
     while (number := register.start_moments.pop_due(now)) is not None:
         batch = register.batches.get(number)
         if batch is not None:
@@ -49,7 +49,7 @@ def tick(register: Register, now: float) -> None:
 
 
 def lapse(register: Register, batch: Batch, now: float) -> bool:
-    """Cancel what of a batch has not started, if its moment has come and this was not done yet.
+    """Cancel a batch's unstarted tasks, if its moment has come and this was not done yet.
 
     Returns:
         Whether it was done.

@@ -1,15 +1,15 @@
-"""How a task may move.
+"""States of a task, and the table of its allowed moves.
 
 Rules:
 
-1. Everything that decides whether a task may go from one state to another stands in `TRANSITIONS`. The machine moves
-   tasks by naming a move; the table names the state they come to, and a move that it does not list is an
-   `IllegalMove`: a bug, never a message from a peer.
+1. `TRANSITIONS` alone decides whether a task may go from one state to another. The machine moves tasks by naming a
+   move; the table names the state they come to, and a move that it does not list is an `IllegalMove`: a bug, never a
+   message from a peer.
 2. A task enters by ACCEPTED, DELAYED or BLOCKED and is counted in exactly one state from then on, until it is WITHDRAWN
    (its submission could not be made durable) or PURGED (a dead letter was thrown away).
-3. Only LEASED leads to RUNNING, and only from PENDING: nothing runs that was not handed out.
-4. What was acknowledged leaves SUCCEEDED by no move at all, DEAD only on request (REVIVED, PURGED), and CANCELLED only
-   where another task's end had cancelled it, and that one is put back on request (BROUGHT_BACK).
+3. Only LEASED leads to RUNNING, and only from PENDING: no task runs without a grant.
+4. An acknowledged task leaves SUCCEEDED by no move at all, DEAD only on request (REVIVED, PURGED), and CANCELLED only
+   if another task's end had cancelled it, and that task is put back on request (BROUGHT_BACK).
 5. The counts per queue and in all are kept by the same call that moves, so they cannot disagree with it.
 """
 
@@ -23,13 +23,13 @@ from dtq.model.states import State
 
 
 class Move(Enum):
-    """What can happen to a task."""
+    """The moves of a task."""
 
     ACCEPTED = auto()  #: a new task that is due
     DELAYED = auto()  #: a new task that is not due yet, or one that waited for others, and is not due yet
     BLOCKED = auto()  #: a new task that waits for others to end
-    RELEASED = auto()  #: all that it waited for have ended
-    BROUGHT_BACK = auto()  #: what it waited for had ended without a result, and was put back
+    RELEASED = auto()  #: all of its parents have ended
+    BROUGHT_BACK = auto()  #: a parent had ended without a result, and was put back
     DUE = auto()  #: its time has come
     LEASED = auto()  #: handed to a worker
     RETURNED = auto()  #: back to its place in the heap: not started, or its worker or slot died
@@ -39,7 +39,7 @@ class Move(Enum):
     CANCELLED = auto()  #: stopped on request
     REVIVED = auto()  #: a dead letter put back
     PURGED = auto()  #: a dead letter thrown away
-    WITHDRAWN = auto()  #: never was: its submission could not be made durable
+    WITHDRAWN = auto()  #: removed: its submission could not be made durable
 
 
 #: From each state (None: not there yet, or gone) to the next.
@@ -68,7 +68,7 @@ TRANSITIONS: Final[dict[State | None, dict[Move, State | None]]] = {
 
 
 class IllegalMove(Exception):
-    """A task was to make a move that its state does not allow: a bug in the core."""
+    """The core made a move that the task's state does not allow: a bug in the core."""
 
     def __init__(self, state: State | None, move: Move) -> None:
         super().__init__(state, move)
@@ -93,7 +93,7 @@ class Tally:
         """Move tasks of a queue that are in one state.
 
         Returns:
-            The state they are in now; None where they are gone.
+            The state they are in now; None if they are gone.
 
         Raises:
             IllegalMove: the state does not allow it.
@@ -107,7 +107,7 @@ class Tally:
         return to
 
     def recall(self, queue: str, state: State, count: int) -> None:
-        """Count tasks that were there before (restored from an engine)."""
+        """Count restored tasks."""
         self._add(queue, state, count)
 
     def _add(self, queue: str, state: State | None, count: int) -> None:
@@ -127,14 +127,14 @@ class Tally:
 
     @property
     def unfinished(self) -> int:
-        """How many tasks are not in a final state."""
-        every = self._all  # summed by hand: asked for with every submission
+        """Number of tasks that are not in a final state."""
+        every = self._all  # summed by hand: needed for every submission
         return every[State.SCHEDULED] + every[State.PENDING] + every[State.RUNNING] + every[State.BLOCKED]
 
     def counts(self) -> Counts:
-        """All of them."""
+        """The counts of all tasks."""
         return Counts(**{state.value: count for state, count in self._all.items()})
 
     def queues(self) -> dict[str, dict[State, int]]:
-        """The queues with unfinished tasks; blocked, scheduled, pending and running of each."""
+        """The queues with unfinished tasks, with the blocked, scheduled, pending and running tasks of each."""
         return self._queues

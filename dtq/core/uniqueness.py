@@ -40,7 +40,7 @@ class Holder:
 
     Attributes:
         number: its number.
-        submitted_at: when that was.
+        submitted_at: when it was accepted.
         live: whether it has not ended.
         started: whether any of its tasks has started.
     """
@@ -52,12 +52,12 @@ class Holder:
 
 
 def holder_of(batch: Batch) -> Holder:
-    """A live batch as one that has its key."""
+    """A live batch as the holder of its key."""
     return Holder(number=batch.number, submitted_at=batch.submitted_at, live=True, started=has_started(batch))
 
 
 def has_started(batch: Batch) -> bool:
-    """Whether any task of a live batch has started, those that were stopped since left aside."""
+    """Whether any task of a live batch has started, apart from those stopped since."""
     if batch.running or batch.succeeded or batch.dead or batch.purged:
         return True
     return any(task.attempt for task in (batch.tasks or {}).values())
@@ -76,7 +76,7 @@ def succeeded_by(row: BatchRow, later: Holder | None) -> int | None:
 
 
 def is_taken(conditions: Conditions, holder: Holder, now: float) -> bool:
-    """Whether a key is taken by the batch that has it, for a submission with these conditions."""
+    """Whether a key is taken by its holder, for a submission with these conditions."""
     if conditions.unique_s is not None:
         return now < holder.submitted_at + conditions.unique_s
     if conditions.unique is Unique.PENDING:

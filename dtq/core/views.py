@@ -1,4 +1,4 @@
-"""What the machine can tell about tasks that have not ended; the engine tells about those that have."""
+"""The machine's answers about tasks that have not ended; the engine answers about ended ones."""
 
 from __future__ import annotations
 
@@ -90,13 +90,13 @@ def task_view(machine: Machine, batch: Batch, index: int) -> TaskView | None:
 def live_tasks(
     machine: Machine, selection: Selection, now: float, specs: Collection[SpecEntry] | None = None
 ) -> list[TaskView]:
-    """Unfinished tasks that match, as runs of like ones: running ones first, then in the order they will run.
+    """Unfinished tasks that match, as runs of like tasks: running tasks first, then in the order they will run.
 
     Args:
         machine: the machine.
         selection: the selection.
         now: the time.
-        specs: the specs that match, where `matching` has looked for them already.
+        specs: the specs that match, if `matching` has found them already.
     """
     register = machine.register
     picker = _Picker(selection, now)
@@ -120,7 +120,7 @@ def live_tasks(
 
 
 class _Behind:
-    """What is behind the place at which a list was cut off.
+    """Tells which tasks are behind the place at which a list was cut off.
 
     Args:
         selection: the selection.
@@ -136,7 +136,7 @@ class _Behind:
             self._place = _LIVE.index(State(state)), rank, number
 
     def first_of(self, batch: Batch, state: State) -> int | None:
-        """The first task of a batch that is, of those in a state; None where none is."""
+        """The first task of a batch in a state that is behind; None if there is none."""
         place = _LIVE.index(state), batch.entry.rank, batch.number
         if self._place is None or place > self._place:
             return 0
@@ -146,7 +146,7 @@ class _Behind:
 def batches(
     machine: Machine, selection: Selection, specs: Collection[SpecEntry], among: Iterable[Batch] | None = None
 ) -> list[Batch]:
-    """Live batches that match by id and are of these specs; among all of them, or some."""
+    """Live batches that match by id and have these specs; among all of them, or some."""
     register = machine.register
     if among is None:
         numbers = {number for number, _ in selection.ids}
@@ -157,7 +157,7 @@ def batches(
 
 
 def matching(specs: Iterable[SpecEntry], selection: Selection) -> set[SpecEntry]:
-    """The specs that match by queue, label and function: a glob of a peer's is gone through here, and needs no lock."""
+    """The specs that match by queue, label and function. A peer's glob is matched here, without the lock."""
     function = None if selection.function is None else glob(selection.function)
     return {
         entry
@@ -169,12 +169,12 @@ def matching(specs: Iterable[SpecEntry], selection: Selection) -> set[SpecEntry]
 
 
 class _Picker:
-    """Tells which tasks of batches that match are selected by themselves."""
+    """Selects tasks of matching batches one by one."""
 
     def __init__(self, selection: Selection, now: float) -> None:
         self._before = inf if selection.older_than_s is None else now - selection.older_than_s
         self._exception: Glob | None = None if selection.exception is None else glob(selection.exception)
-        #: By batch, the indexes that are wanted, in order; None for all of them.
+        #: By batch, the selected indexes, in order; None for all of them.
         self._ids: dict[int, list[int] | None] = {}
         for number, index in sorted(selection.ids, reverse=True):
             wanted = self._ids.setdefault(number, [])
@@ -204,7 +204,7 @@ class _Picker:
 
 
 def _in_order(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """By urgency, and then in the order of their acceptance, in which they nearly are."""
+    """By urgency, and then in the order of their acceptance, which is nearly the given order."""
     by_rank: dict[int, list[Batch]] = {}
     for batch in batches:
         by_rank.setdefault(batch.entry.rank, []).append(batch)
@@ -213,7 +213,7 @@ def _in_order(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _runs(machine: Machine, batch: Batch, state: State) -> Iterator[TaskView]:
-    """A live batch's tasks in one state that is not final, as runs of like ones."""
+    """A live batch's tasks in one unfinished state, as runs of like tasks."""
     if state is State.RUNNING:
         leases = [lease for lease in machine.register.leases.values() if lease.batch is batch]
         for lease in sorted(leases, key=attrgetter("lo")):
@@ -273,7 +273,7 @@ def _view(
 
 
 def resources(worker: Worker) -> tuple[ResourceView, ...]:
-    """What a worker offers, and what of that is free."""
+    """A worker's resources, and its free ones."""
     room = worker.room
     if room is None or room.offers is None:
         return ()
@@ -290,7 +290,7 @@ def resources(worker: Worker) -> tuple[ResourceView, ...]:
 
 
 def queues(machine: Machine) -> tuple[QueueView, ...]:
-    """The queues with unfinished tasks, or with workers of their own, or of which an operator has said something."""
+    """The queues with unfinished tasks, with workers of their own, or with a definition."""
     register = machine.register
     counts = register.tally.queues()
     everywhere = sum(not worker.queues for worker in register.workers.values())
@@ -314,7 +314,7 @@ def queues(machine: Machine) -> tuple[QueueView, ...]:
 
 
 def limits(machine: Machine, now: float) -> list[LimitView]:
-    """The limits, and what is used of them, in the order of their names."""
+    """The limits and their use, in the order of their names."""
     register = machine.register
     buckets: dict[str, list[Bucket]] = {}
     for bucket in register.limits.buckets.values():
@@ -336,7 +336,7 @@ def _limit(register: Register, limit: Limit, buckets: list[Bucket], now: float) 
 
 
 def _why_limited(register: Register, entry: SpecEntry, now: float) -> str:
-    """Which limit keeps tasks of a spec from starting now; "" where none does."""
+    """The limit that keeps tasks of a spec from starting now; "" for none."""
     for name in entry.limits:
         bucket = register.limits.bucket(name)
         rule = None if bucket is None else bucket.rule
@@ -353,7 +353,7 @@ def _why_limited(register: Register, entry: SpecEntry, now: float) -> str:
 
 
 def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
-    """Why a task that waits does not run, in one sentence."""
+    """Why a waiting task does not run, in one sentence."""
     register = machine.register
     options = view.spec.options
     if view.state is State.BLOCKED:
@@ -383,7 +383,7 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
 
 
 def _why_in_line(register: Register, batch: Batch, index: int, able: list[Worker]) -> str:
-    """What is ahead of a task that some workers could run."""
+    """The tasks ahead of a task that some workers could run."""
     entry = batch.entry
     capacity = sum(worker.capacity for worker in able)
     place = Run(entry.urgency, batch.number, index, index)
@@ -401,7 +401,7 @@ def _why_in_line(register: Register, batch: Batch, index: int, able: list[Worker
 
 
 def _most_of(serving: list[Worker], need: Need) -> str:
-    """What the workers lack of a need, in words."""
+    """The parts of a need that the workers lack, in words."""
     rooms = [worker.room for worker in serving if worker.room is not None]
     lacks = []
     for name, amount in need.amounts.items():
@@ -417,7 +417,7 @@ def _most_of(serving: list[Worker], need: Need) -> str:
 
 def _why_scheduled(register: Register, view: TaskView, now: float) -> str:
     batch = register.batches[view.batch]
-    if view.failures or view.crashes:  # one that crashed waits where its worker was unable to run it
+    if view.failures or view.crashes:  # a task that crashed waits because its worker was unable to run it
         cause = f"backing off after {counted(view.failures + view.crashes, 'failed attempt')}"
     elif view.index >= batch.next and wall_moments.waits_for_wall(batch):
         wait_s = max(0.0, wall_moments.left_s(register, batch, now)) if batch.due_at is not None else 0.0
@@ -428,12 +428,12 @@ def _why_scheduled(register: Register, view: TaskView, now: float) -> str:
 
 
 def _open_heaps(register: Register, serving: list[Worker], queue: str) -> list[RunHeap]:
-    """What waits in a queue, is not held back by a limit, and could be run by workers that could run something else."""
+    """Heaps of a queue that no limit holds back, and that some of these workers could run."""
     return [heap for line in register.lines if line.queue == queue for heap in _open(line, serving)]
 
 
 def _beside(register: Register, serving: list[Worker], queue: str) -> list[RunHeap]:
-    """Likewise, in the other queues that workers serve."""
+    """The same for the other queues that workers serve."""
     everywhere = any(not worker.queues for worker in serving)
     names = {name for worker in serving for name in worker.queues}
     others = [line for line in register.lines if line.queue != queue and (everywhere or line.queue in names)]

@@ -1,8 +1,8 @@
-"""Batches that are due at a moment of the wall clock (`BatchFlow.at`), also where somebody sets that clock meanwhile.
+"""Batches that are due at a moment of the wall clock (`BatchFlow.at`), even if that clock is set meanwhile.
 
-Until then they stand as those with a delay do (`Batch.due_at`), but wait in a heap of their own: `Register.on_wall`
-instead of `Register.waiting`. What comes of their tasks later, retries for one, goes by the steady clock like all else.
-The machine asks here at few places, and only where there are such batches.
+Until then they are kept like delayed batches (`Batch.due_at`), but in a heap of their own: `Register.on_wall` instead
+of `Register.waiting`. Later waits of their tasks, retries for one, use the steady clock like all others. The machine
+calls this module at few places, and only while such batches exist.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def note(register: Register, batch: Batch, conditions: Conditions, now: float) -> None:
-    """A new batch is accepted: it waits for a moment if it was asked for."""
+    """Note a new batch's moment of the wall clock, if it has one."""
     if conditions.at is None:
         return
     batch.flow = replace(batch.flow or BatchFlow(), at=conditions.at)
@@ -33,11 +33,11 @@ def waits_for_wall(batch: Batch) -> bool:
 
 
 def heap_of(register: Register, batch: Batch) -> DueHeap:
-    """Where fresh tasks of a batch wait for their time."""
+    """The heap in which fresh tasks of a batch wait for their time."""
     return register.on_wall if waits_for_wall(batch) else register.waiting
 
 
 def left_s(register: Register, batch: Batch, now: float) -> float:
-    """How many seconds the fresh tasks of a batch that is not due yet still have to wait, by its own clock."""
+    """Seconds that the fresh tasks of a batch that is not due yet still have to wait, by the batch's clock."""
     assert batch.due_at is not None
     return batch.due_at - (now + register.wall_ahead_s if waits_for_wall(batch) else now)
