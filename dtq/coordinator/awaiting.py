@@ -212,7 +212,7 @@ def _named(number: int, lo: int, hi: int, size: int = 1) -> str:
 # -- for submissions --------------------------------------------------------------------------------------------------
 
 
-def _of_call(place: int, conditions: Conditions, receipts: Sequence[Receipt]) -> list[Parent]:
+def of_call(place: int, conditions: Conditions, receipts: Sequence[Receipt]) -> list[Parent]:
     """What a submission waits for, where those that were made in the same call have got their numbers.
 
     Args:
@@ -234,6 +234,28 @@ def _of_call(place: int, conditions: Conditions, receipts: Sequence[Receipt]) ->
     return parents
 
 
+def same_parents(c: Coordinator, some: Iterable[Parent], others: Iterable[Parent]) -> bool:
+    """Whether two submissions wait for the same, and are given the same results in the same order. The only task of a
+    batch may be named as that. Under the lock."""
+    return _named_alike(c, some) == _named_alike(c, others)
+
+
+def _named_alike(c: Coordinator, parents: Iterable[Parent]) -> tuple[list[Parent], set[Parent]]:
+    batches = c.machine.register.batches
+    given: list[Parent] = []
+    others: set[Parent] = set()
+    for number, lo, hi, is_value in parents:
+        if is_value:
+            given.append((number, lo, hi, is_value))
+            continue
+        batch = batches.get(number)
+        only = (lo, hi) == (0, 1) and (
+            batch is None or batch.size == 1
+        )  # one that has ended may have more: nobody knows
+        others.add((number, 0, 0, False) if only else (number, lo, hi, False))
+    return given, others
+
+
 def after_of(
     parents: Parents, place: int, conditions: Conditions, receipts: Sequence[Receipt], made: Sequence[Batch]
 ) -> After:
@@ -249,7 +271,7 @@ def after_of(
     Raises:
         ParentUnknown: one of the tasks is not there, or no longer kept.
     """
-    wanted = _of_call(place, conditions, receipts)
+    wanted = of_call(place, conditions, receipts)
     new = {batch.number: batch for batch in made}
     for number, lo, hi, _ in wanted:
         if (hi and hi <= lo) or (number in new and hi > new[number].size):

@@ -14,14 +14,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
-from dtq.coordinator.awaiting import Parents, after_of
+from dtq.coordinator.awaiting import Parents, after_of, of_call, same_parents
 from dtq.coordinator.sameness import same_arguments
 from dtq.coordinator.service import LONGEST_WAIT_S, Coordinator
 from dtq.coordinator.sessions import SessionState
 from dtq.coordinator.vetting import submissions as vetting_of
 from dtq.core import uniqueness
 from dtq.core.batches import Batch
-from dtq.core.changes import ArgumentPage
+from dtq.core.changes import ArgumentPage, BatchFlow
 from dtq.core.dependencies import After
 from dtq.core.uniqueness import Holder
 from dtq.errors import BadMessage, DtqError, InvalidValue, KeyConflict, QueueFull, StoreDamaged, ValueDamaged, to_wire
@@ -59,6 +59,8 @@ class _Known:
         self.same: dict[int, tuple[int, bool]] = {}
         #: Of those that the store has with a key: when they were accepted.
         self.submitted_at: dict[int, float] = {}
+        #: And what few batches have, by their numbers.
+        self.flows: dict[int, BatchFlow | None] = {}
         #: Finished ones that were made of these very submissions, whose call is repeated.
         self.own: dict[int, Found] = {}
         #: What has finished since the store was asked, by key.
@@ -72,6 +74,11 @@ class _Known:
         if batch is not None and batch.finished_at is not None:
             return batch.number, batch.size, batch.entry.spec
         return self.stored.get(place)
+
+    def flow(self, number: int) -> BatchFlow | None:
+        """What a finished batch has that few have."""
+        ended = [batch for batch in (*self.finished.values(), *self.live.values()) if batch.number == number]
+        return ended[0].flow if ended else self.flows.get(number)
 
     def holder(self, place: int, submission: Submission) -> Holder | None:
         """The finished batch that has a submission's key, if there is one."""
@@ -305,8 +312,20 @@ def _refuse_another(c: Coordinator, known: _Known, place: int, submission: Submi
         compared, same = known.same.get(place, (0, False))
         if compared != number:  # it is as new as this call, and its arguments are at hand
             same = _is_same(c, submission, number, size)
-        if not same:
+        if not same or not _waits_for_same(c, known, place, submission, number):
             raise KeyConflict(submission.key, number)
+
+
+def _waits_for_same(c: Coordinator, known: _Known, place: int, submission: Submission, number: int) -> bool:
+    """Whether a submission waits for what a batch waits for, or has waited for."""
+    conditions, live = submission.conditions, c.machine.register.batches.get(number)
+    flow = live.flow if live is not None else known.flow(number)
+    theirs = () if flow is None else flow.after
+    ours = () if conditions is None else of_call(place, conditions, known.receipts)
+    if not ours and not theirs:
+        return True
+    run_anyway = conditions is not None and conditions.run_anyway
+    return same_parents(c, ours, theirs) and (flow is not None and flow.run_anyway) == run_anyway
 
 
 def _is_same(c: Coordinator, submission: Submission, number: int, size: int) -> bool:
@@ -417,6 +436,7 @@ def _note_stored(c: Coordinator, state: SessionState, known: _Known, place: int,
     for stored in found:
         known.stored[place] = stored.row.batch, stored.row.size, stored.spec
         known.submitted_at[place] = stored.row.submitted_at
+        known.flows[stored.row.batch] = stored.row.flow
 
 
 def _note_own(c: Coordinator, state: SessionState, known: _Known, place: int, submission: Submission) -> None:

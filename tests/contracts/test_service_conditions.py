@@ -10,6 +10,7 @@ from dtq.engines.memory import MemoryEngine
 from dtq.errors import StoreFull
 from dtq.model import pages
 from dtq.model.messages import Conditions, Conflict, Doomed, Receipt, Unique
+from dtq.model.snapshots import Selection
 from dtq.model.states import Outcome, State
 from dtq.testing import FailingEngine
 from tests.contracts.service_scene import Caller, House, until
@@ -96,6 +97,28 @@ def test_repeat_with_other_arguments_is_told_apart(house: House) -> None:
     first = with_key(client, PENDING)
     other = with_key(client, PENDING, 1)
     assert (other.code, other.details) == ("key-conflict", ("k", first.batch))
+
+
+@pytest.mark.parametrize(("unique", "ended"), [(Unique.KEPT, False), (Unique.KEPT, True), (Unique.PENDING, False)])
+def test_repeat_that_waits_for_something_else_is_told_apart(house: House, unique: Unique, ended: bool) -> None:
+    # Given one that waits for a task
+    client, worker = house.client(), house.worker()
+    one, other, many = client.submit(), client.submit(), client.submit(3)
+    keyed = with_key(client, Conditions(unique=unique, after=((one, 0, 1, False),)))
+    if ended:
+        client.service.cancel(Selection(ids=((keyed.batch, -1),)))
+        worker.succeed(worker.fetch_one())
+
+    # When it is repeated, named otherwise; Then it is that one
+    for same in ((one, 0, 1, False), (one, 0, 0, False)):
+        assert with_key(client, Conditions(unique=unique, after=(same,))).batch == keyed.batch
+
+    # but what waits for something else, for nothing, or goes on without a result is not
+    for after in ((other, 0, 0, False),), ((one, 0, 0, False), (many, 0, 1, False)), ():
+        told = with_key(client, Conditions(unique=unique, after=after))
+        assert (told.code, told.details) == ("key-conflict", ("k", keyed.batch))
+    told = with_key(client, Conditions(unique=unique, after=((one, 0, 0, False),), run_anyway=True))
+    assert told.code == "key-conflict"
 
 
 def test_repeat_is_an_error_where_it_is_to_be_one(house: House) -> None:
