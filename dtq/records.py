@@ -1,140 +1,291 @@
-"""`dataclass` as the standard library has it, for frozen classes with slots: made in a fourth of the time.
+"""Dataclasses with slots as the standard library has them, made in a tenth of the time; and what is done with them.
 
 Ground floor: imports nothing of dtq. The standard library compiles six functions for a class, one by one, which takes a
-millisecond; each process of dtq has fifty to eighty such classes, and that was a third of what it did at its start.
-Here one function is compiled, ``__init__``; the others are closures. What a class can do is the same, and type checkers
-see the standard library's.
+millisecond, and brings `inspect`; each process of dtq has sixty to a hundred such classes, and that was a third of what
+it did at its start. Here one function is compiled, ``__init__``, and only when the class is called first; the others
+are closures, or the same for all. What a class can do is the same, also for who asks `dataclasses` about it: that looks
+where the standard library does when it is first asked. Type checkers see the standard library's.
+
+Annotations are texts: a module of such classes begins with ``from __future__ import annotations``.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from reprlib import recursive_repr
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
+__all__ = ["asdict", "dataclass", "field", "fields", "is_dataclass", "replace"]
+
 _set: Final = object.__setattr__
-#: In the place of an argument that was not given, where the default is made anew each time.
+#: In the place of what was not given: of a default; and of an argument, where its default is made anew each time.
 _ABSENT: Final = object()
-
-Fields = tuple[dataclasses.Field[Any], ...]
-
-
-def frozen_with_slots(*, kw_only: bool) -> Callable[[type], type]:
-    """What makes a class a frozen dataclass with slots.
-
-    Args:
-        kw_only: whether its ``__init__`` takes keywords only.
-    """
-
-    def made(cls: type) -> type:
-        bare: type = dataclasses.dataclass(init=False, repr=False, eq=False, slots=True, kw_only=kw_only)(cls)
-        fields = dataclasses.fields(bare)
-        for method in (_init(bare, fields), *_comparing(fields), *_freezing(bare, fields), *_pickling(fields)):
-            if method.__name__ not in cls.__dict__:
-                method.__qualname__ = f"{cls.__qualname__}.{method.__name__}"
-                method.__module__ = cls.__module__
-                setattr(bare, method.__name__, method)
-        return bare
-
-    return made
+#: Where a class has its fields.
+_FIELDS: Final = "__record__"
 
 
-def _init(cls: type, fields: Fields) -> FunctionType:
+class Field:
+    """One field of a class, as far as what asks for it knows it from `dataclasses.Field`."""
+
+    __slots__ = ("compare", "default", "default_factory", "kw_only", "name", "repr", "type")
+
+    def __init__(self, default: Any, default_factory: Any = _ABSENT, repr: bool = True, compare: bool = True) -> None:
+        self.name = self.type = ""
+        self.kw_only = False
+        self.default = default
+        self.default_factory = default_factory
+        self.repr = repr
+        self.compare = compare
+
+
+# -- what a class has of its own ------------------------------------------------------------------------------------
+
+
+class _Late:
+    """Something of a class that is made when it is first asked for: a process needs it of few of its classes."""
+
+    __slots__ = ("_make", "_name", "_owner")
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._make = make
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._owner, self._name = owner, name
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        made = self._make(self._owner)
+        setattr(self._owner, self._name, made)
+        return made if instance is None or not isinstance(made, FunctionType) else made.__get__(instance, owner)
+
+
+def _init(cls: Any) -> FunctionType:
+    frozen = "__setattr__" in cls.__dict__
     parameters: list[str] = ["self"]
     body: list[str] = []
     known: dict[str, Any] = {"_set": _set, "_absent": _ABSENT}
-    for field in sorted(fields, key=lambda field: bool(field.kw_only)):  # stable: keywords last, as they must be
+    for field in sorted(cls.__record__, key=lambda field: field.kw_only):  # stable: keywords last, as they must be
         name, value = field.name, field.name
         if field.kw_only and "*" not in parameters:
             parameters.append("*")
-        if field.default_factory is not dataclasses.MISSING:
+        if field.default_factory is not _ABSENT:
             known[f"_make_{name}"] = field.default_factory
             value = f"_make_{name}() if {name} is _absent else {name}"
             parameters.append(f"{name}=_absent")
-        elif field.default is not dataclasses.MISSING:
+        elif field.default is not _ABSENT:
             known[f"_default_{name}"] = field.default
             parameters.append(f"{name}=_default_{name}")
         else:
             parameters.append(name)
-        body.append(f"    _set(self, {name!r}, {value})\n")
+        body.append(f"    _set(self, {name!r}, {value})\n" if frozen else f"    self.{name} = {value}\n")
     if hasattr(cls, "__post_init__"):
         body.append("    self.__post_init__()\n")
-    exec(f"def __init__({', '.join(parameters)}):\n{''.join(body) or '    pass'}", known)
+    # Compiled first: text that is executed after a Ctrl-C, as the program ends, would make Python forget what ends it.
+    text = f"def __init__({', '.join(parameters)}):\n{''.join(body) or '    pass'}"
+    exec(compile(text, f"<{cls.__qualname__}>", "exec"), known)
     init: FunctionType = known["__init__"]
-    init.__annotations__ = {field.name: field.type for field in fields} | {"return": None}
+    init.__annotations__ = {field.name: field.type for field in cls.__record__} | {"return": None}
+    init.__qualname__ = f"{cls.__qualname__}.__init__"
+    init.__module__ = cls.__module__
     return init
 
 
-def _comparing(fields: Fields) -> Iterable[FunctionType]:
-    shown = [field.name for field in fields if field.repr]
-    names = [field.name for field in fields if field.compare]
+def _standard(cls: Any) -> Any:
+    """A class of the standard library's with the same fields."""
+    import dataclasses  # it brings `inspect`, and is asked by few
+
+    given: dict[str, Any] = {}
+    for field in cls.__record__:
+        default = dataclasses.MISSING if field.default is _ABSENT else field.default
+        factory = dataclasses.MISSING if field.default_factory is _ABSENT else field.default_factory
+        how: Any = {"default": default, "default_factory": factory, "repr": field.repr, "compare": field.compare}
+        given[field.name] = dataclasses.field(kw_only=field.kw_only, **how)
+    annotations = {field.name: field.type for field in cls.__record__}
+    bare = type(cls.__name__, (), {"__annotations__": annotations, **given})
+    return dataclasses.dataclass(frozen="__setattr__" in cls.__dict__)(bare)
+
+
+def _standard_fields(cls: type) -> Any:
+    return _standard(cls).__dataclass_fields__
+
+
+def _standard_params(cls: type) -> Any:
+    return _standard(cls).__dataclass_params__
+
+
+def _comparing(found: list[Field], *, frozen: bool, order: bool) -> dict[str, Any]:
+    names = [field.name for field in found if field.compare]
     # One value is compared as it is, several as a tuple; all of a class that has none are equal.
-    values: Callable[[object], object] = attrgetter(*names) if names else type
+    values: Callable[[object], Any] = attrgetter(*names) if names else type
 
     def __eq__(self: object, other: object) -> bool:
         if other.__class__ is self.__class__:
-            return values(self) == values(other)
+            return bool(values(self) == values(other))
         return NotImplemented
 
     def __hash__(self: object) -> int:
         return hash(values(self))
 
-    @recursive_repr()
-    def __repr__(self: object) -> str:
-        parts = ", ".join([f"{name}={getattr(self, name)!r}" for name in shown])
-        return f"{self.__class__.__qualname__}({parts})"
-
-    return _functions(__eq__, __hash__, __repr__)
+    methods: dict[str, Any] = {"__eq__": __eq__, "__hash__": __hash__ if frozen else None}
+    return {**methods, **_ordering(values)} if order else methods
 
 
-def _freezing(cls: type, fields: Fields) -> Iterable[FunctionType]:
-    names = frozenset(field.name for field in fields)
+def _ordering(values: Callable[[object], Any]) -> dict[str, Any]:
+    def __lt__(self: object, other: object) -> bool:
+        return bool(values(self) < values(other)) if other.__class__ is self.__class__ else NotImplemented
 
-    def __setattr__(self: object, name: str, value: object) -> None:
-        if type(self) is cls or name in names:
-            raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
-        _set(self, name, value)
+    def __le__(self: object, other: object) -> bool:
+        return bool(values(self) <= values(other)) if other.__class__ is self.__class__ else NotImplemented
 
-    def __delattr__(self: object, name: str) -> None:
-        if type(self) is cls or name in names:
-            raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
-        object.__delattr__(self, name)
+    def __gt__(self: object, other: object) -> bool:
+        return bool(values(self) > values(other)) if other.__class__ is self.__class__ else NotImplemented
 
-    return _functions(__setattr__, __delattr__)
+    def __ge__(self: object, other: object) -> bool:
+        return bool(values(self) >= values(other)) if other.__class__ is self.__class__ else NotImplemented
 
-
-def _pickling(fields: Fields) -> Iterable[FunctionType]:
-    names = [field.name for field in fields]
-
-    def __getstate__(self: object) -> list[object]:
-        return [getattr(self, name) for name in names]
-
-    def __setstate__(self: object, state: list[object]) -> None:
-        for name, value in zip(names, state, strict=False):
-            _set(self, name, value)
-
-    return _functions(__getstate__, __setstate__)
+    return {"__lt__": __lt__, "__le__": __le__, "__gt__": __gt__, "__ge__": __ge__}
 
 
-def _functions(*found: Callable[..., object]) -> Iterable[FunctionType]:
-    return [function for function in found if isinstance(function, FunctionType)]
+# -- what is the same for all -----------------------------------------------------------------------------------------
 
+
+@recursive_repr()
+def _repr(self: Any) -> str:
+    parts = ", ".join([f"{field.name}={getattr(self, field.name)!r}" for field in self.__record__ if field.repr])
+    return f"{self.__class__.__qualname__}({parts})"
+
+
+def _refuse(self: Any, name: str, what: str) -> None:
+    """Raise what the standard library does, where this is no attribute that a class without slots has added."""
+    if _FIELDS in type(self).__dict__ or any(field.name == name for field in self.__record__):
+        from dataclasses import FrozenInstanceError
+
+        raise FrozenInstanceError(f"cannot {what} field {name!r}")
+
+
+def _setattr(self: Any, name: str, value: object) -> None:
+    _refuse(self, name, "assign to")
+    _set(self, name, value)
+
+
+def _delattr(self: Any, name: str) -> None:
+    _refuse(self, name, "delete")
+    object.__delattr__(self, name)
+
+
+def _getstate(self: Any) -> list[object]:
+    return [getattr(self, field.name) for field in self.__record__]
+
+
+def _setstate(self: Any, state: list[object]) -> None:
+    for field, value in zip(self.__record__, state, strict=False):
+        _set(self, field.name, value)
+
+
+def _fields(record: Any) -> Iterable[Any]:
+    own = getattr(record, _FIELDS, None)
+    if own is not None:
+        return tuple(own)
+    import dataclasses  # one of the standard library's, which is there then
+
+    return dataclasses.fields(record)
+
+
+def _is_dataclass(record: object) -> bool:
+    return hasattr(record, _FIELDS) or hasattr(record, "__dataclass_fields__")
+
+
+def _replace(record: Any, /, **changes: Any) -> Any:
+    for field in _fields(record):
+        if field.name not in changes:
+            changes[field.name] = getattr(record, field.name)
+    return record.__class__(**changes)
+
+
+def _asdict(record: Any) -> Any:
+    if isinstance(record, list | tuple):
+        items = [_asdict(item) for item in record]
+        return type(record)(*items) if hasattr(record, "_fields") else type(record)(items)
+    if isinstance(record, dict):
+        return {name: _asdict(value) for name, value in record.items()}
+    if not _is_dataclass(record):
+        return record
+    return {field.name: _asdict(getattr(record, field.name)) for field in _fields(record)}
+
+
+# -- the class --------------------------------------------------------------------------------------------------------
+
+
+def _own_fields(cls: type, kw_only: bool) -> list[Field]:
+    found = []
+    for name, kind in cls.__annotations__.items():
+        if not kind.startswith("ClassVar"):
+            given = cls.__dict__.get(name, _ABSENT)
+            field = given if type(given) is Field else Field(given)
+            field.name, field.type, field.kw_only = name, kind, kw_only
+            found.append(field)
+    return found
+
+
+def with_slots(*, frozen: bool, kw_only: bool, order: bool) -> Callable[[type], type]:
+    """What makes a class a dataclass with slots.
+
+    Args:
+        frozen: whether nothing of it can be set afterwards.
+        kw_only: whether its ``__init__`` takes keywords only.
+        order: whether its instances have an order.
+    """
+
+    def made(cls: Any) -> type:
+        inherited = {field.name: field for field in getattr(cls, _FIELDS, ())}
+        own = {field.name: field for field in _own_fields(cls, kw_only)}
+        found = list({**inherited, **own}.values())
+        methods: dict[str, Any] = {
+            "__init__": _Late(_init),
+            "__repr__": _repr,
+            **_comparing(found, frozen=frozen, order=order),
+            "__getstate__": _getstate,
+            "__setstate__": _setstate,
+            "__replace__": _replace,
+            "__match_args__": tuple([field.name for field in found if not field.kw_only]),
+            "__dataclass_fields__": _Late(_standard_fields),
+            "__dataclass_params__": _Late(_standard_params),
+        }
+        if frozen:
+            methods |= {"__setattr__": _setattr, "__delattr__": _delattr}
+        rest = {name: value for name, value in cls.__dict__.items() if name not in own and name not in _UNSLOTTED}
+        space = {**methods, **rest, _FIELDS: found, "__slots__": tuple([name for name in own if name not in inherited])}
+        bare: type = type(cls)(cls.__name__, cls.__bases__, space)
+        bare.__qualname__ = cls.__qualname__
+        return bare
+
+    return made
+
+
+#: What a class has that has no slots.
+_UNSLOTTED: Final = ("__dict__", "__weakref__")
 
 if TYPE_CHECKING:
-    from dataclasses import dataclass as dataclass
+    from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 else:
+    asdict, fields, is_dataclass, replace = _asdict, _fields, _is_dataclass, _replace
 
-    def dataclass(*, frozen: bool, slots: bool, kw_only: bool = False) -> Callable[[type], type]:
-        """The standard library's, of classes that are frozen and have slots.
+    def field(
+        *, default: Any = _ABSENT, default_factory: Any = _ABSENT, repr: bool = True, compare: bool = True
+    ) -> Any:
+        """The standard library's."""
+        return Field(default, default_factory, repr, compare)
+
+    def dataclass(*, frozen: bool = False, slots: bool, kw_only: bool = False, order: bool = False) -> Any:
+        """The standard library's, of classes that have slots.
 
         Args:
-            frozen: True.
+            frozen: as the standard library's.
             slots: True.
             kw_only: as the standard library's.
+            order: likewise.
         """
-        if not (frozen and slots):
-            raise TypeError("the standard library has those that are not frozen, or without slots")
-        return frozen_with_slots(kw_only=kw_only)
+        if not slots:
+            raise TypeError("the standard library has those without slots")
+        return with_slots(frozen=frozen, kw_only=kw_only, order=order)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -22,6 +21,7 @@ from dtq.model.ids import parse_named
 from dtq.model.service import Service
 from dtq.model.snapshots import Selection, TaskView
 from dtq.model.states import State
+from dtq.records import replace
 from dtq.wording import counted
 
 #: How many dead letters are counted before a question or a dry run says "at least".

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -12,6 +11,7 @@ from dtq.cli.grammar import Group
 from dtq.cli.output import one_line, write, write_json
 from dtq.config import coordinator_settings
 from dtq.errors import StoreDamaged, StoreError
+from dtq.records import asdict
 from dtq.wording import counted
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def check(path: str | None, as_json: bool, quiet: bool) -> None:
         raise StoreError("in memory", "there is no file to check")
     found = check_store(settings.db)
     if as_json:
-        write_json({"sound": not found.damage, "store": dataclasses.asdict(found)})
+        write_json({"sound": not found.damage, "store": asdict(found)})
     elif not quiet:
         _show(found)
     if found.damage:

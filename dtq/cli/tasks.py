@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from operator import attrgetter
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from dtq.model.ids import parse_named
 from dtq.model.service import Service
 from dtq.model.snapshots import BatchView, Selection, TaskView
 from dtq.model.states import State
+from dtq.records import replace
 from dtq.wording import counted
 
 #: Longest run of tasks that is named one by one to the coordinator.

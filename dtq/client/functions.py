@@ -16,7 +16,6 @@ import pickle
 import sys
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final
 
 from dtq.client import references
@@ -48,6 +47,7 @@ from dtq.errors import (
 from dtq.model.fields import MAX_NAME
 from dtq.model.options import Function, FunctionKind, Spec
 from dtq.model.values import is_description
+from dtq.records import replace
 from dtq.values.base import Values
 from dtq.wording import PYTHON_VERSION
 

@@ -16,7 +16,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final, Protocol
 
 from dtq import __version__
@@ -34,6 +33,7 @@ from dtq.model.fields import Label, fitting
 from dtq.model.messages import Hello, Role, ValuesOffer, Welcome
 from dtq.model.service import Service
 from dtq.model.values import MIN_CALLED
+from dtq.records import replace
 from dtq.transport import Proxy
 from dtq.values.offers import reachable
 from dtq.values.place import Place

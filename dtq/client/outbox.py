@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from itertools import count
 from typing import Any, Final, NamedTuple
 
@@ -25,6 +24,7 @@ from dtq.model.fields import MAX_SUBMISSIONS
 from dtq.model.messages import Conditions, Submission
 from dtq.model.options import Spec
 from dtq.model.weight import weight
+from dtq.records import replace
 
 #: How many submissions, and how many bytes of them, may wait to be sent.
 MAX_WAITING: Final = 20_000

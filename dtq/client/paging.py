@@ -6,12 +6,12 @@ Client, between the faces and the service: a listing may be of any length, one a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Final, Protocol, TypeVar
 
 from dtq.model.limits import LimitView
 from dtq.model.service import Service
 from dtq.model.snapshots import CancelReport, DeadLetter, Place, QueueView, Selection, Stats, TaskView, WorkerView
+from dtq.records import replace
 
 #: Most ids that one call names: with the largest of them it fits into the smallest message.
 MOST_IDS: Final = 2_000

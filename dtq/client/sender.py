@@ -12,7 +12,6 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -28,6 +27,7 @@ from dtq.model import pages
 from dtq.model.messages import Receipt, Submission
 from dtq.model.service import Service
 from dtq.model.snapshots import BatchView, Selection
+from dtq.records import replace
 from dtq.transport import Backoff
 from dtq.wording import counted
 

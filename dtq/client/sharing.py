@@ -13,7 +13,6 @@ import threading
 import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, BinaryIO, Final
 
 from dtq.client.functions import ANY_PYTHON, Callee
@@ -26,6 +25,7 @@ from dtq.errors import CannotPickle, DtqError, InvalidValue, ValueGone
 from dtq.model.fields import MAX_SECONDS
 from dtq.model.options import Function, Spec
 from dtq.model.values import MIN_VALUE, Value, describe, is_description, named, rest
+from dtq.records import replace
 from dtq.values.base import Buffer, Draft, Values
 
 #: How long a value is kept when this client has left, in seconds, where nothing else is said.

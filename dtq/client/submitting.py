@@ -7,7 +7,6 @@ caller wait.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -31,6 +30,7 @@ from dtq.model.fields import MAX_NAME
 from dtq.model.messages import Conditions
 from dtq.model.options import Function, FunctionKind, Spec, check_delay
 from dtq.model.values import MARK, MIN_VALUE, is_description, weight
+from dtq.records import replace
 from dtq.values.base import Values
 
 #: What is left of a message for everything but function and arguments, in bytes.

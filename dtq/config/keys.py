@@ -16,14 +16,13 @@ import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
 from dtq.config.authkey import MIN_KEY
 from dtq.errors import InvalidValue, KeyUnusable
-from dtq.records import dataclass
+from dtq.records import dataclass, field
 
 #: What the name of a key may be: it stands in logs and sentences.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Final
 
 from dtq.coordinator.service import Coordinator
@@ -22,7 +21,7 @@ from dtq.model.ids import TaskId
 from dtq.model.messages import Conditions, Receipt
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
-from dtq.records import dataclass
+from dtq.records import dataclass, replace
 
 #: How often something is looked up that changes meanwhile, before what was seen last counts.
 _LOOKS: Final = 8

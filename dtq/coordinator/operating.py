@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Final
 
 from dtq.coordinator import queries
@@ -21,6 +20,7 @@ from dtq.errors import KeyTaken, NotDead, ParentUnknown, StoreError, WholeBatchO
 from dtq.model.ids import TaskId
 from dtq.model.snapshots import CancelReport, Selection, TaskView
 from dtq.model.states import State
+from dtq.records import replace
 
 #: How many targets are cancelled before others have their turn at the lock.
 _AT_ONCE: Final = 2_000

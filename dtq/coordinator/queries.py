@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from hashlib import sha256
 from operator import attrgetter
 from typing import Final
@@ -33,6 +32,7 @@ from dtq.model.snapshots import (
 )
 from dtq.model.states import FINAL, Outcome, State, exception_name
 from dtq.model.weight import first_within, slim
+from dtq.records import replace
 from dtq.wording import PYTHON_VERSION
 
 #: How often something is looked for that moves between memory and store meanwhile.

@@ -7,7 +7,6 @@ coordinator's memory ever has to hold what has gathered.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from operator import attrgetter
 
 from dtq.coordinator import queries
@@ -20,6 +19,7 @@ from dtq.model.messages import ANSWER_ENVELOPE, Ended, Failure, Watched
 from dtq.model.snapshots import Selection
 from dtq.model.states import Outcome, State
 from dtq.model.weight import slim, weight
+from dtq.records import replace
 
 #: About how many bytes an end takes in an answer beside what it carries.
 _OVERHEAD = 200

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Final, NamedTuple
 
 from dtq.coordinator import queries
@@ -20,6 +19,7 @@ from dtq.model.options import same_call
 from dtq.model.schedules import Schedule, ScheduleView
 from dtq.model.snapshots import BatchView
 from dtq.model.weight import first_within
+from dtq.records import replace
 
 log = logging.getLogger("dtq.coordinator")
 

@@ -10,7 +10,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import islice
 from typing import Final
 
@@ -21,6 +20,7 @@ from dtq.core.ledger import EndedRange
 from dtq.errors import SessionUnknown
 from dtq.model.coverage import Coverage
 from dtq.model.messages import Doomed, Hello, Receipt, Role
+from dtq.records import replace
 
 log = logging.getLogger("dtq.coordinator")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -30,6 +29,7 @@ from dtq.model.fields import MAX_SUBMISSIONS
 from dtq.model.messages import ANSWER_ENVELOPE, Conflict, Receipt, RefusedSubmission, Submission
 from dtq.model.options import Spec, same_call
 from dtq.model.weight import weight
+from dtq.records import replace
 
 #: How many bytes of a message a submission has at least for its receipt; so long, in characters, is a reason that is
 #: cut short, and so many parts it has: then the receipt is no larger.

@@ -7,7 +7,6 @@ A page says in its first byte whether it names any, so those without cost nothin
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Final
 
 from dtq.coordinator.service import Coordinator
@@ -19,6 +18,7 @@ from dtq.model.messages import Exchange, Failed, Failure, Submission, Succeeded
 from dtq.model.options import Spec
 from dtq.model.states import Outcome
 from dtq.model.values import MIN_VALUE, Value
+from dtq.records import replace
 
 
 class Vetting:

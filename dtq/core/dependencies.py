@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from dtq.core import wall_moments
@@ -29,7 +28,7 @@ from dtq.model.coverage import Coverage
 from dtq.model.ids import TaskId
 from dtq.model.options import Spec
 from dtq.model.states import State
-from dtq.records import dataclass
+from dtq.records import dataclass, replace
 from dtq.wording import counted
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from dataclasses import replace
 
 from dtq.core.changes import HoldRow
 from dtq.core.ledger import Ledger
 from dtq.errors import HoldsFull
+from dtq.records import replace
 
 
 class Holds:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +26,7 @@ from dtq.core.ledger import Ledger
 from dtq.errors import LimitsFull
 from dtq.model.globs import Glob
 from dtq.model.limits import Limit
+from dtq.records import asdict
 
 if TYPE_CHECKING:
     from dtq.core.leases import Lease

@@ -17,7 +17,6 @@ Operators' commands are in `core.operators`, which works on the same register.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Final
 
 from dtq.core import ability, placing, start_by, wall_moments
@@ -49,6 +48,7 @@ from dtq.model.messages import Doomed, Exchange, Failed, Failure, Released, Subm
 from dtq.model.options import Spec, check_delay, same_call
 from dtq.model.resources import Offers
 from dtq.model.states import Outcome, State
+from dtq.records import dataclass, field, replace
 
 #: If a tick comes so many seconds after its deadline, this process was stopped meanwhile.
 _PAUSE_S: Final = 0.1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 
 from dtq.core import placing
 from dtq.core.batches import Batch, Task
@@ -15,6 +14,7 @@ from dtq.core.states import Move
 from dtq.model.limits import Limit
 from dtq.model.options import Spec
 from dtq.model.states import State
+from dtq.records import replace
 
 
 def cancel_batch(

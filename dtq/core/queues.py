@@ -7,12 +7,12 @@ without a definition runs, takes tasks, and has weight 1.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
 from typing import Final
 
 from dtq.core.changes import DefinitionRow
 from dtq.core.register import Register
 from dtq.model.queues import Steering
+from dtq.records import asdict, replace
 
 #: The kind of their definitions.
 KIND: Final = "queue"

@@ -8,7 +8,6 @@ carry each out completely: state, counts, heap and ledger together.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from operator import attrgetter
 from typing import Final
 from weakref import WeakValueDictionary
@@ -32,7 +31,7 @@ from dtq.model.messages import Failure
 from dtq.model.options import FunctionKind, Spec
 from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome, State
-from dtq.records import dataclass
+from dtq.records import dataclass, replace
 
 #: Most remembered specs without a live batch, for their number and estimate: of functions by name, and of functions by
 #: value; and most bytes of the latter.

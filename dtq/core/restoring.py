@@ -12,7 +12,6 @@ to notice, results that are overdue by such a clock are not removed at once.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Final
 
 from dtq.core import limits, queues, schedules, start_by, uniqueness, wall_moments
@@ -23,6 +22,7 @@ from dtq.core.machine import Machine
 from dtq.core.recurrences import Calendar
 from dtq.core.register import Register, Rules
 from dtq.model.states import State
+from dtq.records import replace
 
 #: How long results are kept after a start whose clock makes all of them overdue, in seconds.
 SECOND_LOOK_S: Final = 3600.0

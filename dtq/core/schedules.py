@@ -17,7 +17,6 @@ import heapq
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
 from hashlib import blake2b
 from heapq import nsmallest
 from itertools import islice
@@ -29,6 +28,7 @@ from dtq.core.recurrences import Calendar, Once, Periodic, Recurrence
 from dtq.errors import DtqError, SchedulesFull, UnknownSchedule
 from dtq.model.options import spec_as_json, spec_from_json
 from dtq.model.schedules import CatchUp, Overlap, Rule, Schedule
+from dtq.records import asdict, replace
 
 #: The kind of their definitions.
 KIND: Final = "schedule"

@@ -14,7 +14,6 @@ Rules:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final
 
 from dtq.core import operators
@@ -25,6 +24,7 @@ from dtq.errors import DtqError, KeyConflict, QueueDraining, QueueFull
 from dtq.model import pages
 from dtq.model.messages import Submission
 from dtq.model.schedules import CatchUp, Overlap
+from dtq.records import dataclass, field
 
 #: A submission that is up to so many seconds late counts as made in time.
 ON_TIME_S: Final = 10.0

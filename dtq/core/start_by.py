@@ -9,14 +9,13 @@ and only for batches with such a moment.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from dtq.core.batches import Batch
 from dtq.core.changes import BatchFlow
 from dtq.core.register import Register
 from dtq.core.states import Move
 from dtq.model.messages import Conditions
 from dtq.model.states import State
+from dtq.records import replace
 
 
 def note(register: Register, batch: Batch, conditions: Conditions, now: float) -> None:

@@ -21,7 +21,6 @@ That two submissions are of the same call, their arguments too, is compared by t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from dtq.core import operators
 from dtq.core.batches import Batch
@@ -31,7 +30,7 @@ from dtq.core.machine import Machine
 from dtq.errors import KeyTaken
 from dtq.model.messages import Conditions, Conflict, Submission, Unique
 from dtq.model.options import Spec
-from dtq.records import dataclass
+from dtq.records import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,13 +7,13 @@ calls this module at few places, and only while such batches exist.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dtq.core.batches import Batch
 from dtq.core.changes import BatchFlow
 from dtq.core.heap import DueHeap
 from dtq.model.messages import Conditions
+from dtq.records import replace
 
 if TYPE_CHECKING:
     from dtq.core.register import Register

@@ -10,7 +10,6 @@ import os
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 
 from dtq import __version__
 from dtq.client.inheritance import Inheritance
@@ -21,6 +20,7 @@ from dtq.model.fields import Label, fitting
 from dtq.model.messages import Hello, Role, ValuesOffer, Welcome, largest_outcome
 from dtq.model.resources import offers
 from dtq.model.values import MIN_CALLED
+from dtq.records import replace
 from dtq.transport.backoff import Backoff
 from dtq.transport.proxy import Proxy
 from dtq.values.offers import reachable

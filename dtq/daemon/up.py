@@ -16,13 +16,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
 from typing import Final
 
 from dtq.config import format_address, host_here, parse_address
 from dtq.daemon.logs import log_to_stderr
 from dtq.daemon.signals import ENDING, INTERRUPTED, SignalPipe, ignore_from_now_on
-from dtq.records import dataclass
+from dtq.records import dataclass, field
 
 log = logging.getLogger("dtq.daemon")
 

@@ -11,7 +11,6 @@ import os
 import sqlite3
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -29,6 +28,7 @@ from dtq.engines.walcheck import damaged_start
 from dtq.errors import BadMessage, StoreDamaged, StoreError
 from dtq.model import pages, values
 from dtq.model.values import Value
+from dtq.records import dataclass, field
 from dtq.values.place import Place
 from dtq.wording import counted
 

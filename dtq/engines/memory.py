@@ -11,7 +11,6 @@ import secrets
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from heapq import merge
 from operator import attrgetter
 from typing import Any
@@ -55,6 +54,7 @@ from dtq.model.pages import PAGE_BLOBS
 from dtq.model.snapshots import Attempt, Selection
 from dtq.model.states import FINAL, State
 from dtq.model.values import Value
+from dtq.records import replace
 from dtq.values.place import MAX_VALUE, Place
 
 _log = logging.getLogger("dtq.engines")

@@ -8,7 +8,6 @@ large. Text is UTF-8 that lets lone surrogates pass, because error messages come
 from __future__ import annotations
 
 import base64
-import dataclasses
 import json
 import math
 import struct
@@ -35,6 +34,7 @@ from dtq.model.options import Spec, spec_as_json, spec_from_json
 from dtq.model.resources import Portion
 from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome, State
+from dtq.records import asdict, fields
 
 # What kind of row a blob is. Part of its checksum, and the first value of a row of the sink.
 SPEC: Final = 1
@@ -120,7 +120,7 @@ _OWN_EXPIRY: Final = 16
 _EXPIRY: Final = struct.Struct("<d")
 _FLOW: Final = 32
 _FLOW_LENGTH: Final = struct.Struct("<I")
-_batch_fields = attrgetter(*(field.name for field in dataclasses.fields(BatchRow)))
+_batch_fields = attrgetter(*(field.name for field in fields(BatchRow)))
 
 
 @lru_cache(maxsize=1024)
@@ -178,7 +178,7 @@ _END_WIDE: Final = slice(1 + 8 * 8 + 2 * 8, 1 + 8 * 8 + 3 * 8)
 _NOT_YET: Final = struct.pack("<d", math.nan)
 
 
-_flow_defaults: Final = {field.name: field.default for field in dataclasses.fields(BatchFlow)}
+_flow_defaults: Final = {field.name: field.default for field in fields(BatchFlow)}
 
 
 def _set_of(flow: BatchFlow) -> dict[str, Any]:
@@ -203,7 +203,7 @@ class _Draft:
     sets them here (0.3 us) and turns the draft into the row it is.
     """
 
-    __slots__ = tuple(field.name for field in dataclasses.fields(BatchRow))
+    __slots__ = tuple(field.name for field in fields(BatchRow))
     batch: int
     spec: int
     size: int
@@ -533,10 +533,10 @@ def decode_spec(number: int, body: object) -> Spec:
 def encode_attempt(row: AttemptRow) -> bytes:
     """The blob of an attempt."""
     attempt = row.attempt
-    fields = dataclasses.asdict(attempt)
-    fields["outcome"] = attempt.outcome.value
-    fields["failure"]["pickled"] = base64.b64encode(attempt.failure.pickled).decode("ascii")
-    return seal(_json(fields), ATTEMPT, row.batch, row.index)
+    plain = asdict(attempt)
+    plain["outcome"] = attempt.outcome.value
+    plain["failure"]["pickled"] = base64.b64encode(attempt.failure.pickled).decode("ascii")
+    return seal(_json(plain), ATTEMPT, row.batch, row.index)
 
 
 def decode_attempt(batch: int, index: int, body: object) -> Attempt:

@@ -16,7 +16,6 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
@@ -40,6 +39,7 @@ from dtq.engines.walcheck import damaged_start
 from dtq.errors import StoreDamaged, StoreError, StoreFull, StoreUnwritable
 from dtq.model.snapshots import Attempt, Selection
 from dtq.model.values import Value
+from dtq.records import dataclass, replace
 from dtq.values.place import MAX_VALUE, Place
 
 _log = logging.getLogger("dtq.engines")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Final
 
 from dtq.engines import rowcodec
@@ -20,7 +19,7 @@ from dtq.engines.rowcodec import BATCH, DamagedRow, sound
 from dtq.engines.schema import DEFINITIONS, HOLDS, LEASES, LIVE, LIVE_BATCHES, LIVE_BEFORE_3, TASKS, USES
 from dtq.engines.uses import USE_COLUMNS, sound_use
 from dtq.errors import StoreDamaged
-from dtq.records import dataclass
+from dtq.records import dataclass, replace
 from dtq.wording import counted
 
 #: Bytes of a store whose every row is checked; takes up to two seconds.

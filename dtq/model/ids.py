@@ -4,9 +4,9 @@ of tasks, as lists show them."""
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
 from dtq.errors import InvalidId
+from dtq.records import dataclass
 
 _RUN = re.compile(r"(\d{1,15})\.(\d{1,15})-(\d{1,15})", re.ASCII)
 _ID = re.compile(r"(\d{1,15})(?:\.(\d{1,15}))?", re.ASCII)

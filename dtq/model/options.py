@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from base64 import b64decode, b64encode
-from dataclasses import asdict, replace
 from enum import Enum
 from typing import Annotated, Any, Final
 
@@ -17,7 +16,7 @@ from dtq.errors import InvalidValue
 from dtq.model import fields
 from dtq.model.fields import LIMITS, MAX_LABEL, MAX_NAME, MAX_SECONDS, NAMES, PRIORITIES
 from dtq.model.resources import Needs, needs_from_json
-from dtq.records import dataclass
+from dtq.records import asdict, dataclass, replace
 
 
 class FunctionKind(Enum):

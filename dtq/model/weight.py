@@ -7,12 +7,12 @@ fit goes with the next one. What is weighed is rather too heavy than too light.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 from dtq.model.messages import Failure
+from dtq.records import fields, is_dataclass, replace
 
 T = TypeVar("T")
 

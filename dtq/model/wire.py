@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
 from enum import Enum
 from functools import cache, cached_property
 from operator import attrgetter, call
@@ -25,6 +24,7 @@ from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_
 
 from dtq.errors import BadMessage, DtqError
 from dtq.model.fields import Blob, Items, Rule, Text, limits
+from dtq.records import fields, is_dataclass, replace
 
 #: A plain value: what may cross the wire.
 Plain = Any

@@ -11,7 +11,6 @@ import asyncio
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dtq.client import current
@@ -26,6 +25,7 @@ from dtq.model.options import Function, FunctionKind
 from dtq.model.resources import Needs
 from dtq.model.service import Service
 from dtq.model.states import Outcome
+from dtq.records import dataclass, field
 from dtq.values.base import Values
 from dtq.worker.failures import Stage, describe, located
 from dtq.worker.logrecords import mark_records

@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
@@ -31,6 +30,7 @@ from dtq.engines.memory import MemoryEngine
 from dtq.errors import Unreachable
 from dtq.model.messages import Hello, Receipt, Submission, Watched, Welcome
 from dtq.model.options import Spec
+from dtq.records import replace
 from dtq.testing.doubles import ManualClock
 from dtq.testing.inline import InlineWorker, Ran
 from dtq.testing.submissions import Named, Submissions, Submitted, Wanted, listing, summary

@@ -12,7 +12,6 @@ import inspect
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any, Final
@@ -31,6 +30,7 @@ from dtq.model.ids import TaskId
 from dtq.model.messages import Conditions, Receipt, Submission
 from dtq.model.options import Function, Options, Spec
 from dtq.model.values import MIN_VALUE, Value, is_description, named, rest
+from dtq.records import dataclass, field, replace
 from dtq.values.base import Values
 
 #: A function; or ``module:function`` or a registered name.

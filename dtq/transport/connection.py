@@ -16,10 +16,10 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from dtq.errors import TooLarge
+from dtq.records import dataclass
 from dtq.transport import safepickle
 
 #: Largest message in bytes, unless the server is told otherwise.

@@ -23,11 +23,11 @@ import threading
 import zlib
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, BinaryIO, Final
 
 from dtq.errors import DtqError, StoreFull, StoreUnwritable, TooLarge, ValueDamaged, ValueGone
 from dtq.model.values import ALIGNMENT, Value
+from dtq.records import replace
 from dtq.values.base import Buffer, Draft
 from dtq.values.place import SEGMENT_BYTES, Place, copy_of, path_of
 

@@ -17,7 +17,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import psutil
@@ -30,6 +29,7 @@ from dtq.model.options import Function, Options, Spec
 from dtq.model.resources import Portion
 from dtq.model.values import weight
 from dtq.model.wire import codec
+from dtq.records import replace
 from dtq.values.place import Place
 from dtq.worker.arena import CAPACITY, SIZE, Arena, Left
 from dtq.worker.channel import BUFFER, Pipe

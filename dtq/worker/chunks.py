@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Final
 
 from dtq.errors import TooLarge
@@ -16,6 +15,7 @@ from dtq.model.options import Function, Options, Spec
 from dtq.model.states import Outcome as Ending
 from dtq.model.weight import slim
 from dtq.model.weight import weight as weigh
+from dtq.records import replace
 from dtq.values.place import Place
 from dtq.worker.segments import Segments
 

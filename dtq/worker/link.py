@@ -11,7 +11,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final, Protocol
 
 from dtq.errors import (
@@ -27,6 +26,7 @@ from dtq.errors import (
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Exchange, Grant, Orders, Welcome, largest_outcome
 from dtq.model.options import Spec
+from dtq.records import replace
 from dtq.transport.backoff import Backoff
 from dtq.worker.supervisor import Supervisor
 

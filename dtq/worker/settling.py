@@ -17,7 +17,6 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Final
 
 from dtq.errors import BadMessage
@@ -26,6 +25,7 @@ from dtq.model.lru import SizedLru
 from dtq.model.messages import Failed, Failure, Progress, Released, Succeeded
 from dtq.model.states import Outcome
 from dtq.model.values import Value, is_description, named
+from dtq.records import replace
 from dtq.worker.child import Child
 from dtq.worker.chunks import Chunk, Holdings
 from dtq.worker.latelog import LateLog

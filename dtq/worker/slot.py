@@ -23,7 +23,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from mmap import mmap
 from time import monotonic
 from typing import Any, Final, NoReturn
@@ -43,6 +42,7 @@ from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind
 from dtq.model.values import Value, is_description, weight
 from dtq.model.wire import codec
+from dtq.records import replace
 from dtq.values.place import Place
 from dtq.worker.allotment import Portions, allotted, cards_of, has_opened_cards
 from dtq.worker.arena import SIZE, Arena

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import field
 from typing import Final
 
 from dtq.client.inheritance import Inheritance
-from dtq.records import dataclass
+from dtq.records import dataclass, field
 from dtq.values.place import Place
 from dtq.worker.program import Program
 

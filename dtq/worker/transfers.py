@@ -11,12 +11,12 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 from dtq.model import pages
 from dtq.model.messages import ValuesOffer, Welcome
 from dtq.model.values import MIN_CALLED, is_description, named
+from dtq.records import replace
 from dtq.values import directories
 from dtq.values.place import Place
 from dtq.values.wire import WireValues

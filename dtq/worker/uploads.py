@@ -17,13 +17,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator
-from dataclasses import replace
 from typing import Final
 
 from dtq.errors import DtqError, StoreFull, ValueDamaged, ValueGone
 from dtq.model import pages
 from dtq.model.messages import Released, Succeeded
 from dtq.model.values import MOST_WITHOUT_ROOM, Value, describe, is_description, named, rest
+from dtq.records import replace
 from dtq.transport.backoff import Backoff
 from dtq.values.local import LocalValues
 from dtq.values.place import Place

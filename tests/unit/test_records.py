@@ -6,6 +6,9 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import pprint
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -13,21 +16,21 @@ import pytest
 from dtq import records
 
 
-def bodies(decorated: Any, keyworded: Any) -> tuple[type, type, type]:
+def bodies(decorated: Any, field: Any) -> tuple[type, ...]:
     @decorated(frozen=True, slots=True)
     class Point:
         """A point."""
 
         x: int
         y: int = 0
-        note: str = dataclasses.field(default="", repr=False, compare=False)
+        note: str = field(default="", repr=False, compare=False)
 
-    @keyworded(frozen=True, slots=True, kw_only=True)
+    @decorated(frozen=True, slots=True, kw_only=True)
     class Line:
         """A line."""
 
         ends: tuple[Any, ...] = ()
-        names: list[str] = dataclasses.field(default_factory=list)
+        names: list[str] = field(default_factory=list)
         length: int
 
         def __post_init__(self) -> None:
@@ -38,13 +41,33 @@ def bodies(decorated: Any, keyworded: Any) -> tuple[type, type, type]:
     class Nothing:
         """Nothing."""
 
-    return Point, Line, Nothing
+    @decorated(frozen=True, slots=True, order=True)
+    class Version:
+        """One that has an order, and another that is more."""
+
+        major: int
+        minor: int = 0
+
+    @decorated(frozen=True, slots=True)
+    class Release(Version):
+        """One that is more than another."""
+
+        note: str = ""
+        minor: int = 1
+
+    @decorated(slots=True, kw_only=True)
+    class Draft:
+        """One that can be changed."""
+
+        lines: list[str] = field(default_factory=list)
+        done: bool = False
+
+    return Point, Line, Nothing, Version, Release, Draft
 
 
-FAST: Any = records.dataclass
-USUAL: Any = dataclasses.dataclass
-Point, Line, Nothing = bodies(FAST, FAST)
-Usual = bodies(USUAL, USUAL)
+FAST = bodies(records.dataclass, records.field)
+USUAL = bodies(dataclasses.dataclass, dataclasses.field)
+Point, Line, Nothing, Version, Release, Draft = FAST
 
 
 @records.dataclass(frozen=True, slots=True)
@@ -55,7 +78,7 @@ class Kept:
     text: str = ""
 
 
-@pytest.mark.parametrize(("fast", "usual"), list(zip((Point, Line, Nothing), Usual, strict=True)))
+@pytest.mark.parametrize(("fast", "usual"), list(zip(FAST, USUAL, strict=True)))
 def test_class_has_what_the_standard_library_gives_it(fast: type, usual: type) -> None:
     assert [(f.name, f.type, f.kw_only) for f in dataclasses.fields(fast)] == [
         (f.name, f.type, f.kw_only) for f in dataclasses.fields(usual)
@@ -67,6 +90,9 @@ def test_class_has_what_the_standard_library_gives_it(fast: type, usual: type) -
     assert described[0] == described[1]
     assert fast.__slots__ == usual.__slots__  # type: ignore[attr-defined]
     assert fast.__match_args__ == usual.__match_args__  # type: ignore[attr-defined]
+    assert {name for name in ("__lt__", "__setattr__", "__hash__") if vars(fast).get(name)} == {
+        name for name in ("__lt__", "__setattr__", "__hash__") if vars(usual).get(name)
+    }
 
 
 def test_instances_are_compared_shown_and_hashed_by_their_fields() -> None:
@@ -103,3 +129,50 @@ def test_instances_are_frozen_and_have_nothing_beside_their_fields() -> None:
 def test_instances_are_pickled_and_copied() -> None:
     kept = Kept(1, "a")
     assert pickle.loads(pickle.dumps(kept)) == copy.copy(kept) == copy.deepcopy(kept) == kept
+
+
+def test_instances_have_an_order_where_they_are_to() -> None:
+    assert sorted([Version(2), Version(1, 5), Version(1)]) == [Version(1), Version(1, 5), Version(2)]
+    assert Version(1) < Version(1, 1) <= Version(1, 1)
+    assert Version(2) > Version(1) >= Version(1)
+    with pytest.raises(TypeError):
+        Version(1) < Release(2)  # noqa: B015 - only of the same class
+
+
+def test_what_is_not_frozen_can_be_changed_and_has_no_hash() -> None:
+    draft = Draft()
+    draft.lines.append("a")
+    draft.done = True
+    assert draft == Draft(lines=["a"], done=True) != Draft()
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(draft)
+    with pytest.raises(AttributeError):
+        draft.other = 1
+
+
+def test_the_standard_library_sees_dataclasses() -> None:
+    whole = Release(1, note="first")
+    assert dataclasses.is_dataclass(Release)
+    assert (
+        dataclasses.asdict(Draft(lines=["a"])) == records.asdict(Draft(lines=["a"])) == {"lines": ["a"], "done": False}
+    )
+    assert dataclasses.astuple(whole) == (1, 1, "first")
+    assert dataclasses.replace(whole, major=2) == records.replace(whole, major=2) == Release(2, note="first")
+    assert [field.name for field in records.fields(whole)] == [field.name for field in dataclasses.fields(whole)]
+    assert pprint.pformat(Kept(1)) == "Kept(number=1, text='')"
+    with pytest.raises(TypeError):
+        records.replace(whole, other=1)
+
+
+def test_dataclasses_of_the_standard_library_are_taken_too() -> None:
+    usual = USUAL[4](1)
+    assert records.is_dataclass(usual)
+    assert [field.name for field in records.fields(usual)] == ["major", "minor", "note"]
+    assert records.asdict([usual]) == [{"major": 1, "minor": 1, "note": ""}]
+    assert records.replace(usual, minor=3) == USUAL[4](1, minor=3)
+
+
+def test_modules_of_dataclasses_bring_neither_the_standard_librarys_nor_inspect() -> None:
+    code = "import sys, dtq.model.messages; print(sorted({'dataclasses', 'inspect'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
