@@ -7,7 +7,6 @@ Without hooks, a slot calls the function with no layer between.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
@@ -44,6 +43,8 @@ def around_task(hook: Hook) -> Hook:
     """
     if not callable(hook):
         raise TypeError(f"@around_task decorates functions, not {type(hook).__name__}")
+    import inspect  # a process without hooks does without
+
     made: Any = contextmanager(hook) if inspect.isgeneratorfunction(hook) else hook
     _hooks[_name(hook)] = made
     return hook

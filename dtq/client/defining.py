@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from enum import Enum
 from typing import Any, TypedDict, TypeVar
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dtq.client.functions import callee
 from dtq.client.terms import Span, TaskOptions, Terms, moment, seconds
@@ -144,6 +143,8 @@ def _in_zone(value: datetime, zone: str | None) -> datetime:
     """A moment that names no zone, in this one."""
     if zone is None or getattr(value, "tzinfo", zone) is not None:
         return value
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # a program without zones does without
+
     try:
         return value.replace(tzinfo=ZoneInfo(zone))
     except (ZoneInfoNotFoundError, ValueError, OSError):

@@ -20,7 +20,6 @@ from typing import Any, Final
 
 from dtq.client import references
 from dtq.client.by_value import MAINS, THIS_PYTHON, sentence
-from dtq.client.declared_terms import declared_terms
 from dtq.client.payloads import (
     MAIN,
     PICKLE,
@@ -160,6 +159,8 @@ def _look_at(function: Callable[..., Any] | str | Function, before: Callee | Non
 
 @functools.lru_cache(maxsize=1024)
 def _named(function: Function) -> Callee:
+    from dtq.client.declared_terms import declared_terms  # it reads sources; who has its functions does without
+
     return Callee(function, Note(name=None, terms=declared_terms(function)))
 
 

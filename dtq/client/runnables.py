@@ -6,12 +6,15 @@ called without a layer between.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from typing import Any
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, Final
 
 from dtq.errors import ReturnedFalse
 from dtq.model.options import Function, FunctionKind
+
+#: What says of code that it is a coroutine function's; `inspect.CO_COROUTINE`.
+_COROUTINE: Final = 0x80
 
 
 def runnable(function: Callable[..., Any], travelled: Function) -> Callable[..., Any]:
@@ -30,6 +33,12 @@ def runnable(function: Callable[..., Any], travelled: Function) -> Callable[...,
 
 
 def _is_coroutine_function(function: Callable[..., Any]) -> bool:
+    if type(function) is FunctionType and not function.__dict__:
+        return bool(function.__code__.co_flags & _COROUTINE)
+    if type(function) is BuiltinFunctionType:
+        return False
+    import inspect  # a slot that runs plain functions does without
+
     if inspect.iscoroutinefunction(function):
         return True
     return inspect.iscoroutinefunction(type(function).__call__)  # an object with an asynchronous __call__

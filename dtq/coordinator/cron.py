@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, tzinfo
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dtq.core.recurrences import Recurrence
 from dtq.errors import CronMissing, InvalidValue
@@ -72,6 +71,8 @@ def _zone(name: str) -> tzinfo:
     """
     if name == "UTC":
         return UTC
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # a coordinator without such schedules does without
+
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):

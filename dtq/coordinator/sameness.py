@@ -11,7 +11,6 @@ value that holds itself, more than `MOST` instructions.
 from __future__ import annotations
 
 import json
-import pickletools
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -89,6 +88,8 @@ class _Reader:
             IndexError: it takes what is not there.
             KeyError: the same.
         """
+        import pickletools  # a coordinator in which no key comes twice does without
+
         for count, (instruction, argument, _) in enumerate(pickletools.genops(blob)):
             name = instruction.name
             if count > MOST:

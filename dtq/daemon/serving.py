@@ -10,6 +10,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from dtq import __version__
 from dtq.client.inheritance import Inheritance
@@ -31,7 +32,9 @@ from dtq.worker.link import FETCH_WAIT_S, Link
 from dtq.worker.program import Program
 from dtq.worker.supervisor import Supervisor
 from dtq.worker.terms import WorkerTerms
-from dtq.worker.transfers import Transfers
+
+if TYPE_CHECKING:
+    from dtq.worker.transfers import Transfers
 
 log = logging.getLogger("dtq.daemon")
 
@@ -156,6 +159,8 @@ class Serving:
                 supervisor.move(place)
                 return
             if self._transfers is None:
+                from dtq.worker.transfers import Transfers  # a worker beside its coordinator does without
+
                 try:
                     self._transfers = Transfers(
                         offer,

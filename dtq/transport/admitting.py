@@ -11,7 +11,6 @@ import hmac
 import os
 import selectors
 import socket
-import ssl
 from collections.abc import Generator, Iterable
 from typing import Final
 
@@ -159,7 +158,7 @@ def _take(sock: socket.socket, size: int) -> Generator[Waits, None, bytes]:
     while len(data) < size:
         try:
             part = sock.recv(size - len(data))
-        except (BlockingIOError, ssl.SSLWantReadError):
+        except BlockingIOError:
             yield selectors.EVENT_READ
             continue
         if not part:
@@ -172,5 +171,5 @@ def _give(sock: socket.socket, data: bytes) -> Generator[Waits, None, None]:
     while data:
         try:
             data = data[sock.send(data) :]
-        except (BlockingIOError, ssl.SSLWantWriteError):
+        except BlockingIOError:
             yield selectors.EVENT_WRITE

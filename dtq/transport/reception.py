@@ -20,8 +20,9 @@ from dtq.config.keys import Key
 from dtq.transport.admission import StrangersLog
 from dtq.transport.admitting import Stranger, Waits
 from dtq.transport.connection import Connection
-from dtq.transport.endpoints import Listener, reason
+from dtq.transport.endpoints import reason
 from dtq.transport.handshake import HANDSHAKE_S
+from dtq.transport.listening import Listener
 
 #: Seconds that a newcomer is given before it may be sent away for another: an honest client on a busy machine needs a
 #: millisecond or few, and a burst of them must not push itself out.

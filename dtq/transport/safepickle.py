@@ -79,8 +79,10 @@ FILLER: Final = bytes(APART)
 _NEAR: Final = 128
 _BYTES_AT: Final = 1 + 4
 
-#: A message of no more bytes is small.
+#: A message of no more bytes is small, if its texts and blobs have no more than so many each. With every length that
+#: the pattern knows, every process takes longer to start.
 _SMALL: Final = 1 << 10
+_SHORT_TEXT: Final = 64
 #: How the writer begins, the frame's length apart, and where what it frames begins.
 _FRAMED: Final = _HEAD + pickle.FRAME
 _CONTENT_AT: Final = len(_FRAMED) + 8
@@ -97,7 +99,7 @@ def _scalars() -> re.Pattern[bytes]:
             fixed[length] = fixed.get(length, b"") + re.escape(bytes([opcode]))
     fixed[1] += re.escape(pickle.EMPTY_LIST)
     ways = [b"[%b].{%d}" % (opcodes, length - 1) for length, opcodes in fixed.items()]
-    counted = b"|".join(re.escape(bytes([length])) + b".{%d}" % length for length in range(256))
+    counted = b"|".join(re.escape(bytes([length])) + b".{%d}" % length for length in range(_SHORT_TEXT + 1))
     strings = re.escape(pickle.SHORT_BINUNICODE + pickle.SHORT_BINBYTES)
     return re.compile(b"(?:%b|[%b](?:%b))++" % (b"|".join(ways), strings, counted), re.DOTALL)
 

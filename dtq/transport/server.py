@@ -14,8 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from multiprocessing import managers
-from ssl import SSLContext
-from typing import Any, Final, Self
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from dtq.config.keys import FIRST, Key
 from dtq.config.tls import TlsFiles
@@ -29,11 +29,14 @@ from dtq.transport.admitting import Keyring, Waits, admit_client, farewell, peek
 from dtq.transport.calls import METHODS, error_answer
 from dtq.transport.connection import MAX_MESSAGE, Connection, tune
 from dtq.transport.conversation import Conversation
-from dtq.transport.endpoints import SERIALIZER, Listener, reason
+from dtq.transport.endpoints import reason
 from dtq.transport.handshake import NO_BINDING
+from dtq.transport.listening import SERIALIZER, Listener
 from dtq.transport.reception import Reception, Talk
-from dtq.transport.tls import RECORD, server_binding, server_context, server_side, shake_hands
 from dtq.wording import counted
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 #: The one type that the manager registers: an object that satisfies `model.service.Session`.
 TYPEID: Final = "Service"
@@ -93,8 +96,8 @@ class Server:
             max_message=max_message,
             max_connections=max_connections,
             max_pending=max_pending,
-            tls=None if tls is None else server_context(tls),
-            binding=NO_BINDING if tls is None else server_binding(tls),
+            tls=None if tls is None else _tls().server_context(tls),
+            binding=NO_BINDING if tls is None else _tls().server_binding(tls),
             on_quiet=on_quiet,
         )
         self._wanted: Address = (host, port)
@@ -152,6 +155,13 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _tls() -> ModuleType:
+    """What speaks TLS: a server that does not is spared its import."""
+    from dtq.transport import tls
+
+    return tls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,9 +242,9 @@ class _ServiceServer(managers.Server):
         tls = self._door.tls
         if tls is None:
             return NO_BINDING
-        if (yield from peek(connection.sock)) == RECORD:
-            connection.sock = secured = server_side(connection.sock, tls)
-            yield from shake_hands(secured)
+        if (yield from peek(connection.sock)) == _tls().RECORD:
+            connection.sock = secured = _tls().server_side(connection.sock, tls)
+            yield from _tls().shake_hands(secured)
             return self._door.binding
         if not is_loopback(connection.sock.getpeername()[0]):
             yield from want_tls(connection.sock)

@@ -13,10 +13,13 @@ import socket
 import ssl
 import time
 from collections.abc import Generator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dtq.config.tls import TlsFiles
 from dtq.errors import BadConfig, TlsFailed
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 #: What the first record of TLS begins with.
 RECORD: Final = b"\x16"
@@ -31,7 +34,26 @@ def server_context(files: TlsFiles) -> ssl.SSLContext:
     context = _context(ssl.PROTOCOL_TLS_SERVER, files)
     context.verify_mode = ssl.CERT_REQUIRED
     context.num_tickets = 0  # nothing is resumed, and a client takes nothing unasked for an answer
+    context.sslsocket_class = _Secured
     return context
+
+
+class _Secured(ssl.SSLSocket):
+    """A socket of the server's that says as every other that it would block: who uses it need not know of TLS."""
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        """See `socket.socket.recv`."""
+        try:
+            return super().recv(buflen, flags)
+        except ssl.SSLWantReadError as error:
+            raise BlockingIOError from error
+
+    def send(self, data: Buffer, flags: int = 0) -> int:
+        """See `socket.socket.send`."""
+        try:
+            return super().send(data, flags)
+        except ssl.SSLWantWriteError as error:
+            raise BlockingIOError from error
 
 
 def client_context(files: TlsFiles) -> ssl.SSLContext:

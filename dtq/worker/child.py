@@ -19,8 +19,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-import psutil
-
 from dtq.client.handover import interpreter_flags
 from dtq.client.inheritance import Inheritance
 from dtq.model.ids import TaskId
@@ -36,6 +34,7 @@ from dtq.worker.channel import BUFFER, Pipe
 from dtq.worker.chunks import Chunk
 from dtq.worker.forking import Forked, ForkServer
 from dtq.worker.output import Output, Passed
+from dtq.worker.pinned import Pinned, kill_tree, pinned
 from dtq.worker.position import SETTLE_S, UNLIMITED, Position
 from dtq.worker.program import Program
 from dtq.worker.remains import Condemned, Remains
@@ -155,7 +154,7 @@ class Child:
         self._waits: _Wait | None = None
         self._killed = False
         self._told: set[int] = set()
-        self._slot: psutil.Process | None = None
+        self._slot: Pinned | None = None
         self._born_at = time.monotonic()
         #: The serial that it was seen at last, since when, and when it was given something or something ended last.
         self._seen = -1
@@ -588,10 +587,7 @@ class Child:
             pid: what it says that its process is; remembered where that is true.
         """
         self.ready = True
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
-            if process.ppid() == self.pid:
-                self._slot = process
+        self._slot = pinned(pid, self.pid)
 
     def worn_out(self) -> bool:
         """Whether it is to be replaced before it is given anything more."""
@@ -632,21 +628,13 @@ class Child:
             os.kill(self.pid, signal.SIGCONT)
 
     def _kill_by_force(self) -> None:
-        descendants: Sequence[psutil.Process] = ()
-        with contextlib.suppress(psutil.Error):
-            descendants = psutil.Process(self.pid).children(recursive=True)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        for process in descendants:
-            with contextlib.suppress(psutil.Error):
-                process.kill()
+        kill_tree(self.pid)
         self._kill_slot()
 
     def _kill_slot(self) -> None:
         """End the slot's own process, should it have outlived its warden."""
         if self._slot is not None:
-            with contextlib.suppress(psutil.Error):
-                self._slot.kill()  # it makes sure that the number is still the same process's
+            self._slot.kill()
 
     def exited(self) -> bool:
         """Whether the process has ended; its exit is not collected yet, so that its number stays taken."""
@@ -678,6 +666,8 @@ class Child:
 
     def let_go(self) -> None:
         """Close pipes and memory: nothing of what it left is needed any more."""
+        if self._slot is not None:
+            self._slot.close()
         self.output.close()
         self.arena.close()
         self.position.close()

@@ -17,7 +17,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dtq.errors import BadMessage
 from dtq.model import pages
@@ -31,7 +31,9 @@ from dtq.worker.chunks import Chunk, Holdings
 from dtq.worker.latelog import LateLog
 from dtq.worker.remains import Remains, last_words, refusal, verdict
 from dtq.worker.reports import Advanced, Changed, NoRoom, Raised, Report, Returned, Stopped
-from dtq.worker.transfers import Transfers
+
+if TYPE_CHECKING:
+    from dtq.worker.transfers import Transfers
 
 #: How many tasks are remembered that a slot which died was about to begin with.
 MOST_SUSPECTS: Final = 1_000

@@ -9,7 +9,6 @@ again with the same text.
 
 from __future__ import annotations
 
-import ast
 import os
 import sys
 from contextlib import suppress
@@ -92,9 +91,11 @@ class Sources:
         """
         module, _, qualname = function.partition(":")
         path = source_of(module, sys.modules.get(module))
-        if path is None or module not in self._known or not _defines(path, qualname.partition(".")[0]):
+        if path is None or module not in self._known:
             return ""
-        return path
+        from dtq.worker.source_names import defines  # see there
+
+        return path if defines(path, qualname.partition(".")[0]) else ""
 
     def told(self, function: str, error: CannotImport) -> CannotImport:
         """The error that a function is not there; which says so where its module's file is not what was imported.
@@ -122,23 +123,6 @@ def source_of(name: str, module: Any) -> str | None:
         return None
     archive = getattr(getattr(module, "__loader__", None), "archive", None)
     return archive if isinstance(archive, str) else path
-
-
-def _defines(path: str, name: str) -> bool:
-    """Whether a file with code says what a name is."""
-    if not path.endswith(".py"):
-        return False
-    with suppress(OSError, ValueError, SyntaxError), open(path, "rb") as file:
-        return any(name in _names(node) for node in ast.parse(file.read()).body)
-    return False
-
-
-def _names(node: ast.stmt) -> set[str]:
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return {node.name}
-    if isinstance(node, ast.Import | ast.ImportFrom):
-        return {alias.asname or alias.name for alias in node.names}
-    return {found.id for found in ast.walk(node) if isinstance(found, ast.Name) and isinstance(found.ctx, ast.Store)}
 
 
 def _hash(path: str) -> int:

@@ -26,7 +26,7 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dtq.errors import BadMessage, CannotImport, DtqError, InitializerFailed
 from dtq.model.messages import Doomed, Exchange, Failed, Grant, Released, Succeeded
@@ -48,8 +48,10 @@ from dtq.worker.respawns import Respawns
 from dtq.worker.settling import Settling
 from dtq.worker.terms import WorkerTerms
 from dtq.worker.tracker import Tracker
-from dtq.worker.transfers import Transfers
 from dtq.worker.wakeup import Wakeup
+
+if TYPE_CHECKING:
+    from dtq.worker.transfers import Transfers
 
 log = logging.getLogger("dtq.worker")
 

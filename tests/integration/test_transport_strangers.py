@@ -23,8 +23,9 @@ from dtq.errors import BadMessage, DtqError, Unreachable, WrongKey
 from dtq.transport import Proxy, Server, reception
 from dtq.transport.calls import METHODS
 from dtq.transport.connection import Connection
-from dtq.transport.endpoints import SERIALIZER, dial
+from dtq.transport.endpoints import dial
 from dtq.transport.handshake import KEY_ID, MAGIC
+from dtq.transport.listening import SERIALIZER
 from tests.integration.transport_scene import (
     HELLO,
     KEY,

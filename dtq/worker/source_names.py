@@ -1,0 +1,27 @@
+"""Whether the source of a module says what a name is.
+
+Worker, in the slot's process, for `sources`, which imports this when it is needed: it reads sources, and most processes
+never do.
+"""
+
+from __future__ import annotations
+
+import ast
+from contextlib import suppress
+
+
+def defines(path: str, name: str) -> bool:
+    """Whether a file with code says what a name is."""
+    if not path.endswith(".py"):
+        return False
+    with suppress(OSError, ValueError, SyntaxError), open(path, "rb") as file:
+        return any(name in _names(node) for node in ast.parse(file.read()).body)
+    return False
+
+
+def _names(node: ast.stmt) -> set[str]:
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name for alias in node.names}
+    return {found.id for found in ast.walk(node) if isinstance(found, ast.Name) and isinstance(found.ctx, ast.Store)}
