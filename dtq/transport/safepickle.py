@@ -79,10 +79,12 @@ FILLER: Final = bytes(APART)
 _NEAR: Final = 128
 _BYTES_AT: Final = 1 + 4
 
-#: A message of no more bytes is small, if its texts and blobs have no more than so many each. With every length that
-#: the pattern knows, every process takes longer to start.
+#: A message of no more bytes is small.
 _SMALL: Final = 1 << 10
-_SHORT_TEXT: Final = 64
+#: The longest text or blob that a process knows the looks of when it starts, in bytes: each length costs it time. It
+#: learns the others, up to 255, when so many small messages have had longer ones.
+_KNOWN: Final = 64
+_PATIENCE: Final = 64
 #: How the writer begins, the frame's length apart, and where what it frames begins.
 _FRAMED: Final = _HEAD + pickle.FRAME
 _CONTENT_AT: Final = len(_FRAMED) + 8
@@ -91,20 +93,39 @@ _BUILDERS: Final = pickle.TUPLE + pickle.TUPLE1 + pickle.TUPLE2 + pickle.TUPLE3
 _STRUCTURE: Final = _BUILDERS + pickle.MARK + pickle.APPEND + pickle.APPENDS
 
 
-def _scalars() -> re.Pattern[bytes]:
-    """Scalars in a row, each with its content; possessive, for there is only one way to read them."""
+def _scalars(longest: int) -> re.Pattern[bytes]:
+    """Scalars in a row, each with its content; possessive, for there is only one way to read them.
+
+    Args:
+        longest: the longest text or blob among them, in bytes.
+    """
     fixed: dict[int, bytes] = {}
     for opcode, length in enumerate(_KINDS):
         if length < _SHORT:
             fixed[length] = fixed.get(length, b"") + re.escape(bytes([opcode]))
     fixed[1] += re.escape(pickle.EMPTY_LIST)
     ways = [b"[%b].{%d}" % (opcodes, length - 1) for length, opcodes in fixed.items()]
-    counted = b"|".join(re.escape(bytes([length])) + b".{%d}" % length for length in range(_SHORT_TEXT + 1))
+    counted = b"|".join(re.escape(bytes([length])) + b".{%d}" % length for length in range(longest + 1))
     strings = re.escape(pickle.SHORT_BINUNICODE + pickle.SHORT_BINBYTES)
     return re.compile(b"(?:%b|[%b](?:%b))++" % (b"|".join(ways), strings, counted), re.DOTALL)
 
 
-_SCALARS: Final = _scalars()
+class _Look:
+    """What is left of a small message without its scalars."""
+
+    def __init__(self) -> None:
+        self._patience = _PATIENCE
+        self.scalars = _scalars(_KNOWN)
+
+    def learn(self, structure: bytes | bytearray) -> None:
+        """Something was met that may be a longer text or blob: where that has become usual, know them all."""
+        if self._patience and (pickle.SHORT_BINBYTES in structure or pickle.SHORT_BINUNICODE in structure):
+            self._patience -= 1
+            if not self._patience:
+                self.scalars = _scalars(255)
+
+
+_look: Final = _Look()
 
 
 class _Sink:
@@ -266,8 +287,9 @@ def _small_and_plain(data: bytes | bytearray | memoryview) -> bool:
     """
     if len(data) > _SMALL or data[: len(_FRAMED)] != _FRAMED:
         return False
-    structure = _SCALARS.sub(b"", data[_CONTENT_AT:])
+    structure = _look.scalars.sub(b"", data[_CONTENT_AT:])
     if structure[-1:] != pickle.STOP or structure[:-1].translate(None, _STRUCTURE):
+        _look.learn(structure)
         return False
     return len(structure) < MAX_DEPTH or len(structure.translate(None, b"(ae")) <= MAX_DEPTH
 
