@@ -40,6 +40,17 @@ T = TypeVar("T")
 _ONCE: Final = Terms(max_retries=0)
 
 
+#: What the standard library's pools take, and with `Executor.local` a cluster of one's own; and what is to be done with
+#: one that others run.
+_LOCAL: Final = {
+    "max_workers": "its workers say how many slots they have (dtq worker --slots N)",
+    "initializer": "its workers say what their slots begin with (dtq worker --init module:function)",
+    "initargs": "its workers say what their slots begin with (dtq worker --init module:function)",
+    "max_tasks_per_child": "its workers say when slots are replaced (dtq worker --max-tasks-per-slot N)",
+    "mp_context": "slots are always fresh processes",
+}
+
+
 class Executor(concurrent.futures.Executor):
     """Runs calls on the workers of a cluster.
 
@@ -60,6 +71,7 @@ class Executor(concurrent.futures.Executor):
         Unreachable, WrongKey, ProtocolMismatch: the connection does not work.
         InvalidAddress, KeyMissing, KeyUnusable, BadConfig: there is nothing to connect with.
         InvalidValue: an option is not what it may be.
+        TypeError: one is for executors with a cluster of their own (`local`), or there is none of that name.
     """
 
     def __init__(
@@ -71,6 +83,7 @@ class Executor(concurrent.futures.Executor):
         connect_timeout: float = TIMEOUT_S,
         **options: Unpack[TaskOptions],
     ) -> None:
+        _refuse_local(address, options)
         terms = _checked(order(**options))
         client = Client(address, authkey_file=authkey_file, authkey=authkey, timeout=connect_timeout)
         self._begin(client, None, terms)
@@ -453,6 +466,20 @@ def _result_or_cancel(completer: Completer, future: TaskFuture[Any], deadline: f
         raise
     finally:
         del future  # or the exception's traceback would hold what holds the exception
+
+
+def _refuse_local(address: object, options: Iterable[str]) -> None:
+    """Make sure that nothing is asked of processes that belong to others.
+
+    Raises:
+        TypeError: something is.
+    """
+    if isinstance(address, int):  # as the standard library's pools are made
+        raise TypeError(f"{address} is no address; a cluster of its own with so many slots: Executor.local({address})")
+    for name in options:
+        if name in _LOCAL:
+            own = "" if name == "mp_context" else "; Executor.local, which has a cluster of its own, takes it"
+            raise TypeError(f"{name} is not for an executor on a cluster that runs: {_LOCAL[name]}{own}")
 
 
 def _checked(order: Order) -> Order:

@@ -334,7 +334,7 @@ def _wire(
     tls: str | Path | None,
     timeout_s: float,
 ) -> Wire:
-    given = (address,) if isinstance(address, str) else tuple(address or ())
+    given = _addresses(address)
     access = current.access()
     if not given and authkey is None and authkey_file is None and access is not None:
         given, authkey = access.addresses, access.authkey
@@ -345,6 +345,13 @@ def _wire(
         key, source = (authkey.encode() if isinstance(authkey, str) else authkey), "the one given to Client"
     certificates = configured_tls() if tls is None else tls_files(tls)
     return Wire(addresses, key, source, timeout_s, certificates, client_by_reference())
+
+
+def _addresses(given: object) -> tuple[str, ...]:
+    """Addresses as they are given, whatever the caller says of their type."""
+    if given is None:
+        return ()
+    return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (str(given),)
 
 
 def _load(authkey_file: str | Path | None, addresses: Sequence[Address]) -> tuple[bytes, str]:

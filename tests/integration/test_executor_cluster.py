@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures.process
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import dtq.client.executor
 from dtq.client.completing import ExecutorBroken
 from dtq.client.futures import TaskFuture
 from dtq.client.local import LocalCluster
-from dtq.errors import ClusterEnded, InvalidValue, TaskCancelled, TaskTimedOut, Unreachable, WrongKey
+from dtq.errors import ClusterEnded, InvalidAddress, InvalidValue, TaskCancelled, TaskTimedOut, Unreachable, WrongKey
 from tests.cluster import DEADLINE_S, TASKS, Cluster, free_port, until
 from tests.contracts.executor_kinds import Gate
 from tests.tasks import executor_work as work
@@ -161,6 +162,23 @@ def test_executor_needs_a_slot(slots: int) -> None:
 def test_unknown_keyword_is_named() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'max_worker'"):
         dtq.Executor.local(1, max_worker=1)  # type: ignore[call-arg]
+
+
+def test_what_is_asked_of_the_processes_of_others_is_refused_and_the_way_to_it_is_named() -> None:
+    executor: Any = dtq.Executor
+    for asked, way in (
+        ({"initializer": print}, "dtq worker --init module:function"),
+        ({"initargs": (1,)}, "dtq worker --init"),
+        ({"max_workers": 4}, "dtq worker --slots N"),
+        ({"max_tasks_per_child": 4}, "dtq worker --max-tasks-per-slot N"),
+        ({"mp_context": None}, "fresh processes"),
+    ):
+        with pytest.raises(TypeError, match=re.escape(way)):
+            executor("127.0.0.1:1", **asked)
+    with pytest.raises(TypeError, match=re.escape("Executor.local(4)")):
+        executor(4)
+    with pytest.raises(InvalidAddress, match="4"):
+        dtq.Client(4)  # type: ignore[arg-type]
 
 
 def test_local_cluster_takes_the_standard_librarys_arguments_and_its_own_limits(tmp_path: Path) -> None:
