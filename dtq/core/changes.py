@@ -29,20 +29,21 @@ Parent = tuple[int, int, int, bool]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchFlow:
-    """What few batches have; part of their rows. An engine keeps those fields that are not at their defaults, as JSON.
+    """Rare fields of a batch; part of its row. An engine keeps the fields that differ from their defaults, as JSON.
 
     Attributes:
-        at: its fresh tasks become due at this moment of the wall clock (`BatchRow.due_at` until then); None where they
-            wait for the steady clock, or for none.
-        start_by: what of it has not started by then is cancelled; None where it may start at any time.
-        lapsed: whether that was done: the moment had come.
-        after: what it waits for, or has waited for.
-        run_anyway: whether it runs where one of them ends without a result; else it is cancelled then.
-        blocked: whether it waits for them still.
-        why: why those tasks never start that were cancelled as a whole (``BatchRow.cut``); "" where somebody asked.
-        submission: the submitter's number of the submission, where it has a key that may become free before the batch
-            is no longer kept; None otherwise.
-        replaces: a batch that is cancelled as soon as this one is on disk; None where there is none, or that was done.
+        at: its fresh tasks become due at this moment of the wall clock (`BatchRow.due_at` until then); None if they
+            wait for the steady clock, or for no time.
+        start_by: tasks that have not started by this moment are cancelled; None without a deadline.
+        lapsed: whether they were: the moment had come.
+        after: its parents: the tasks that it waits for, or has waited for.
+        run_anyway: whether it runs although a parent ends without a result; else it is cancelled then.
+        blocked: whether it still waits for its parents.
+        why: why the tasks that were cancelled as a whole (``BatchRow.cut``) never start; "" if a user asked.
+        submission: the submitter's number of the submission, if its key may become free before the batch expires; None
+            otherwise.
+        replaces: an earlier batch that is cancelled as soon as this one is on disk; None for none, or once that is
+            done.
     """
 
     at: float | None = None

@@ -239,16 +239,16 @@ def revive(
 
 
 def purge(machine: Machine, row: BatchRow, tasks: Sequence[TaskRow]) -> int:
-    """Throw dead letters of one batch away, with their history; that stays as long as something is to run that is given
-    their exceptions.
+    """Purge dead letters of one batch, with their history, which stays as long as a task that is given their exceptions
+    has still to run.
 
     Args:
         machine: the machine.
-        row: the batch as the engine has it; only looked at where the batch is not live.
+        row: the batch as the engine has it; used only if the batch is not live.
         tasks: their rows.
 
     Returns:
-        How many were thrown away; those that are not dead any more are left alone.
+        The number purged; tasks that are no longer dead are left alone.
     """
     register = machine.register
     batch = register.batches.get(row.batch)

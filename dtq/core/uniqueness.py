@@ -1,21 +1,23 @@
-"""Whom a key stands for: what becomes of a submission whose key has been used.
+"""Uniqueness of keys: the result of a submission whose key has been used.
 
 Rules:
 
 1. A key stands for the latest batch that was accepted with it and is kept. A submission says for how long that counts
-   (`Conditions.unique`): as long as the batch is kept, which is what it is without a word; while it has not ended;
-   while none of its tasks has started; or for some seconds from its acceptance on. After that the key is free.
-2. Where the key is taken, the submission says what it gets (`Conditions.on_conflict`): the batch that has the key, if
-   it is of the same call; an error; or its own batch, for which the earlier one is cancelled: what waits never starts,
-   what runs is stopped. What has ended stays as it is.
-3. The earlier one is cancelled as soon as its successor is on disk, not before: if that cannot be written, nothing has
-   happened. The successor's row says so until it is done (`BatchFlow.replaces`), and a restart goes on with it.
-4. A submission that is repeated, as its answer was lost, finds its own batch, whatever has become of that: so the batch
-   remembers the number of the submission (`BatchFlow.submission`), where the key alone does not say it.
-5. Once a batch has ended and another one was accepted with its key, that has taken its place: what is put back does not
-   begin beside it. What was cancelled as a parent had died stays so; a dead letter, as long as the other has not ended.
+   (`Conditions.unique`): as long as the batch is kept, which is the default; while it has not ended; while none of its
+   tasks has started; or for some seconds from its acceptance on. After that the key is free.
+2. If the key is taken, the submission chooses its result (`Conditions.on_conflict`): the batch that has the key, if
+   that is of the same call; an error; or its own batch, for which the earlier one is cancelled: waiting tasks never
+   start, running tasks are stopped, ended tasks stay as they are.
+3. The earlier batch is cancelled as soon as its successor is on disk, not before: if the successor cannot be written,
+   nothing has happened. The successor's row says so until it is done (`BatchFlow.replaces`), and a restart goes on with
+   it.
+4. A submission that is repeated because its answer was lost finds its own batch, whatever has become of that: so the
+   batch remembers the number of the submission (`BatchFlow.submission`), if the key alone does not identify it.
+5. Once a batch has ended and another was accepted with its key, the other has taken its place: tasks that are put back
+   do not begin beside it. Tasks that were cancelled because a parent died stay cancelled; a dead letter stays dead as
+   long as the other batch has not ended.
 
-That two submissions are of the same call, their arguments too, is compared by the coordinator, which has them.
+The coordinator, which has the arguments, compares whether two submissions are of the same call.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def has_started(batch: Batch) -> bool:
 
 
 def succeeded_by(row: BatchRow, later: Holder | None) -> int | None:
-    """The batch that has taken the place of one that has ended, as it has the same key and was accepted after that.
+    """The batch that has taken the place of an ended one: it has the same key and was accepted after the end.
 
     Args:
         row: the batch that has ended.
@@ -94,24 +96,24 @@ def submit(
     *,
     at_once: bool = True,
 ) -> tuple[Batch, ArgumentPage | None] | None:
-    """Accept a submission with a key and conditions if the key is free for it, or have it replace the earlier one.
+    """Accept a submission with a key and conditions if the key is free for it, or replace the earlier batch.
 
     Args:
         machine: the machine.
         spec: its spec.
         submission: the first piece of a batch.
         session: the submitter's.
-        holder: the batch that has the key, live or not; None where none is kept.
+        holder: the batch that has the key, live or not; None if no such batch is kept.
         now: the time.
-        after: says what it is to wait for.
-        at_once: whether the earlier batch is cancelled now, as both will be on disk or neither; else `replace_earlier`
-            does it.
+        after: returns its dependencies.
+        at_once: whether the earlier batch is cancelled now, because both changes are in one commit; else
+            `replace_earlier` does it.
 
     Returns:
-        As `Machine.submit`; None where the submission stands for the batch that has the key.
+        As `Machine.submit`; None if the submission stands for the batch that has the key.
 
     Raises:
-        KeyTaken: that is an error.
+        KeyTaken: the conditions make a taken key an error.
         DtqError: as `Machine.submit`; then nothing has changed.
     """
     conditions = submission.conditions
@@ -137,7 +139,7 @@ def submit(
 
 
 def replace_earlier(machine: Machine, batch: Batch, now: float) -> bool:
-    """Cancel what a batch replaces that is on disk; whether there was anything to cancel."""
+    """Cancel the batch that a batch on disk replaces; whether there was anything to cancel."""
     if batch.flow is None or batch.flow.replaces is None:
         return False
     earlier = machine.register.batches.get(batch.flow.replaces)

@@ -1,1 +1,1 @@
-"""What the rooms talk about: tasks, options, messages, snapshots, and the service that all faces call."""
+"""The vocabulary that all rooms share: tasks, options, messages, snapshots, and the service protocol."""

@@ -1,4 +1,4 @@
-"""Sets of indices that are mostly whole ranges: which tasks of a batch something is true of."""
+"""Sets of task indices, stored as few intervals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Coverage:
         """Add ``[lo, hi)``.
 
         Returns:
-            The parts of it that were not there.
+            The parts of it that were new.
         """
         starts, ends = self._starts, self._ends
         first = bisect_left(ends, lo)  # the first interval that overlaps, or touches
@@ -45,7 +45,7 @@ class Coverage:
         return new
 
     def end(self, index: int) -> int | None:
-        """Where the interval that has this index ends; None if none has."""
+        """The end of the interval that has this index; None if none has."""
         interval = self.interval(index)
         return None if interval is None else interval[1]
 

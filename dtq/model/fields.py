@@ -1,11 +1,9 @@
-"""The fields of messages: the one table of how long a text may be and of what characters, which numbers there are, and
-how many items.
+"""The rules of message fields: the one table of text lengths and characters, number ranges, and item counts.
 
 Every text, number, blob and sequence of `model.messages`, `model.options`, `model.snapshots` and of the methods of
-`model.service` is annotated with a kind of this table, which `model.wire` reads: what a peer sends is held to it where
-it enters, and refused with the field's name. What the coordinator answers is for people and programs that trust it, and
-may come from a store of old; there a text that breaks its rule is cut and escaped. A test refuses a field without a
-rule.
+`model.service` is annotated with a kind of this table, which `model.wire` reads: a peer's field is checked on arrival,
+and refused by its name. The coordinator's answers are for people and programs that trust it, and may come from an old
+store; there a text that breaks its rule is cut and escaped. A test refuses a field without a rule.
 """
 
 from __future__ import annotations
@@ -28,9 +26,9 @@ PRIORITIES: Final = (1, 10)
 MAX_NAME: Final = 512
 #: Longest name of a worker, client or machine, in characters.
 MAX_LABEL: Final = 200
-#: Most bytes of a schedule's arguments, and of its function where that travels by value.
+#: Most bytes of a schedule's arguments, and of its function if that travels by value.
 MAX_CALL: Final = 64 << 10
-#: Longest time limit, delay or wait, in seconds: ten years. Beyond it a number is a mistake, not a wish.
+#: Longest time limit, delay or wait, in seconds: ten years. A larger number is a mistake.
 MAX_SECONDS: Final = 10 * 366 * 86_400.0
 #: Latest moment, in seconds of the Unix epoch: in the year 5138.
 MAX_MOMENT: Final = 1e11
@@ -45,10 +43,10 @@ _FINITE: Final = 1.7976931348623157e308
 
 
 class Characters(Enum):
-    """Of what characters a text may be."""
+    """Character sets for texts."""
 
-    FREE = "any"  #: escaped where people read it
-    PRINTABLE = "printable ones"  #: as `str.isprintable`: none that is not seen, none that breaks a line
+    FREE = "any"  #: escaped for people
+    PRINTABLE = "printable ones"  #: as `str.isprintable`: no invisible character, no line break
     TOKEN = "letters, digits and _ . -"
     QUEUE = "letters, digits and _ . : / -"
     ZONE = "letters, digits and _ / + -"
@@ -73,7 +71,7 @@ class Text:
 
     @property
     def match(self) -> Callable[[str], object] | None:
-        """What says whether the characters are right; None where any are."""
+        """Matches a text of allowed characters; None if all are allowed."""
         return None if self.characters is Characters.FREE else _MATCH[self.characters]
 
     def sound(self, text: str) -> bool:
@@ -81,7 +79,7 @@ class Text:
         return self.least <= len(text) <= self.most and bool(_MATCH[self.characters](text))
 
     def breach(self, text: str) -> str | None:
-        """What is wrong with a text; None where nothing is."""
+        """The fault of a text; None for none."""
         if not self.least <= len(text) <= self.most:
             return f"has {len(text):,} characters, not {self.least} to {self.most:,}"
         if not _MATCH[self.characters](text):
@@ -89,7 +87,7 @@ class Text:
         return None
 
     def fitting(self, text: str) -> str:
-        """The text made to follow the rule: cut, and what it may not hold escaped or left out."""
+        """The text made to follow the rule: cut, and forbidden characters escaped or left out."""
         text = text[: self.most + 1]
         if self.characters is not Characters.FREE:
             text = "".join(c if _MATCH[self.characters](c) else "?" for c in printable_line(text))
@@ -106,7 +104,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes: at most so many; None for as many as a message holds. Where they are a page, its lengths add up."""
+    """Bytes: at most so many; None for the bound of a message. A page's lengths must add up."""
 
     most: int | None = None
     page: bool = False
@@ -116,7 +114,7 @@ class Blob:
         return self.breach(blob) is None
 
     def breach(self, blob: bytes) -> str | None:
-        """What is wrong with a blob; None where nothing is."""
+        """The fault of a blob; None for none."""
         if self.most is not None and len(blob) > self.most:
             return f"has {len(blob):,} bytes, not at most {self.most:,}"
         if self.page:
@@ -131,9 +129,9 @@ class Blob:
 class Items:
     """A list or tuple: at most so many items.
 
-    Where an item that breaks a rule must harm no other, it is taken ``apart``: it is left out, and what ``instead``
-    makes of it (of its first two fields, which are whole numbers, and of what is wrong) is put into the message's field
-    ``into``, or into its own place where there is no such field.
+    If an item that breaks a rule must not harm the others, the items are checked ``apart``: the item is left out, and
+    ``instead`` makes a substitute (from the item's first two fields, which are whole numbers, and the fault), which is
+    put into the message's field ``into``, or into the item's own place without such a field.
     """
 
     most: int
@@ -148,13 +146,13 @@ Rule = Text | Number | Blob | Items
 
 #: The random name of a session.
 Session = Annotated[str, Text(64, Characters.TOKEN, least=1)]
-#: What a worker, a client or a machine is called.
+#: The name of a worker, a client or a machine.
 Label = Annotated[str, Text(MAX_LABEL, Characters.PRINTABLE)]
 #: A version, of dtq or Python.
 Version = Annotated[str, Text(64, Characters.PRINTABLE)]
 #: The name of a queue.
 Queue = Annotated[str, Text(64, Characters.QUEUE, least=1)]
-#: The name of a resource, of a unit of one, and what else is to be known of a worker.
+#: The name of a resource, of one of its units, and a tag.
 ResourceName = Annotated[str, Text(64, Characters.QUEUE, least=1)]
 UnitName = Annotated[str, Text(64, Characters.QUEUE, least=1)]
 Tag = Annotated[str, Text(64, Characters.QUEUE, least=1)]
@@ -166,7 +164,7 @@ LIMIT_PATTERN: Final = Text(128, Characters.PRINTABLE, least=1)
 LimitPattern = Annotated[str, LIMIT_PATTERN]
 #: The name of a function or task type.
 FunctionName = Annotated[str, Text(MAX_NAME, Characters.PRINTABLE, least=1)]
-#: The name of an exception class; empty where none was raised.
+#: The name of an exception class; empty if none was raised.
 ExceptionName = Annotated[str, Text(MAX_NAME, Characters.PRINTABLE)]
 #: A user's own key of a batch.
 Key = Annotated[str, Text(MAX_NAME, Characters.PRINTABLE, least=1)]
@@ -174,11 +172,11 @@ Key = Annotated[str, Text(MAX_NAME, Characters.PRINTABLE, least=1)]
 Pattern = Annotated[str, Text(MAX_GLOB, Characters.PRINTABLE)]
 #: The name of a schedule.
 ScheduleName = Annotated[str, Text(100, Characters.QUEUE, least=1)]
-#: A cron expression; empty where a schedule has none.
+#: A cron expression; empty if a schedule has none.
 Expression = Annotated[str, Text(200, Characters.PRINTABLE)]
 #: The name of a time zone.
 Zone = Annotated[str, Text(64, Characters.ZONE, least=1)]
-#: What an exception says.
+#: An exception's message.
 Message = Annotated[str, Text(8 << 10)]
 #: A traceback, or the last lines that a task printed.
 Report = Annotated[str, Text(64 << 10)]
@@ -197,11 +195,11 @@ Detail = Annotated[Scalar, Text(8 << 10)]
 Seconds = Annotated[float, Number(0, MAX_SECONDS)]
 #: A moment, in seconds of the Unix epoch.
 Moment = Annotated[float, Number(0, MAX_MOMENT)]
-#: A number that means something to the user only.
+#: A number with a meaning to the user only.
 Measure = Annotated[float, Number(-_FINITE, _FINITE)]
 #: The number of a batch.
 BatchNumber = Annotated[int, Number(0, _ID_END - 1)]
-#: A batch that is waited for; negative, how many places before it in the same call the one was submitted that is.
+#: An awaited batch; negative, how many places before it in the same call that batch was submitted.
 Awaited = Annotated[int, Number(-100_000, _ID_END - 1)]
 #: The index of a task in its batch, or the one after the last.
 Index = Annotated[int, Number(0, _ID_END - 1)]
@@ -209,23 +207,23 @@ Index = Annotated[int, Number(0, _ID_END - 1)]
 IndexOrNone = Annotated[int, Number(-1, _ID_END - 1)]
 #: A lease.
 Token = Annotated[int, Number(0, INT_END - 1)]
-#: How many, or a number that rises by one.
+#: A count, or a number that rises by one.
 Count = Annotated[int, Number(0, INT_END - 1)]
 #: The number of a segment of values.
 Segment = Annotated[int, Number(0, INT_END - 1)]
-#: Where something lies in a segment, in bytes.
+#: An offset in a segment, in bytes.
 Offset = Annotated[int, Number(0, INT_END - 1)]
-#: How many bytes of a value are asked for.
+#: Bytes of a value that are asked for.
 ChunkLength = Annotated[int, Number(0, CHUNK)]
-#: How many slots.
+#: A number of slots.
 Slots = Annotated[int, Number(0, MAX_SLOTS)]
-#: How many slots of a worker a task has.
+#: Slots of a worker for one task.
 TaskSlots = Annotated[int, Number(1, MAX_SLOTS)]
-#: How much of a resource.
+#: An amount of a resource.
 Amount = Annotated[int, Number(1, (1 << 62) - 1)]
-#: A process.
+#: A process id.
 Pid = Annotated[int, Number(0, (1 << 32) - 1)]
-#: How a process ended, or the signal that ended it.
+#: A process's exit code, or the signal that ended it.
 ExitCode = Annotated[int, Number(-(1 << 31), (1 << 32) - 1)]
 #: The version of the protocol.
 Protocol = Annotated[int, Number(0, 255)]
@@ -236,19 +234,18 @@ Starts = Annotated[int, Number(*STARTS)]
 Interval = Annotated[float, Number(*INTERVALS)]
 #: Largest weight of a queue.
 MAX_WEIGHT: Final = 1_000
-#: How much of what is handed out a queue has.
+#: A queue's share of grants.
 Weight = Annotated[int, Number(1, MAX_WEIGHT)]
-#: How urgent.
+#: A priority.
 Priority = Annotated[int, Number(*PRIORITIES)]
-#: How often something is tried again.
-#: How deep tasks that submit tasks are told apart: deeper ones count as one.
+#: Counts of retries. And the greatest depth of tasks that submit tasks: deeper ones count as equal.
 MAX_DEPTH: Final = 63
 Depth = Annotated[int, Number(0, MAX_DEPTH)]
 Tries = Annotated[int, Number(0, 1_000_000)]
 
 # -- blobs --------------------------------------------------------------------------------------------------------
 
-#: A page of arguments or results; how large each may be is the coordinator's to say.
+#: A page of arguments or results; the coordinator bounds the size of each.
 Page = Annotated[bytes, Blob()]
 #: The page of results in a worker's report.
 Results = Annotated[bytes, Blob(page=True)]
@@ -256,7 +253,7 @@ Results = Annotated[bytes, Blob(page=True)]
 Body = Annotated[bytes, Blob()]
 #: Bytes of a value.
 Chunk = Annotated[bytes, Blob(CHUNK)]
-#: A SHA-256 digest; empty where there is none.
+#: A SHA-256 digest; empty for none.
 Digest = Annotated[bytes, Blob(32)]
 #: A description of values.
 Description = Annotated[bytes, Blob(4 << 20)]
@@ -265,7 +262,7 @@ CallBlob = Annotated[bytes, Blob(MAX_CALL)]
 #: A pickled exception.
 Pickle = Annotated[bytes, Blob(4 << 20)]
 
-# -- how many -----------------------------------------------------------------------------------------------------
+# -- counts -------------------------------------------------------------------------------------------------------
 
 #: Queues of a worker.
 FEW: Final = Items(256)
@@ -279,11 +276,11 @@ UNITS: Final = Items(256)
 TAGS: Final = Items(64)
 #: Most submissions in one call.
 MAX_SUBMISSIONS: Final = 100_000
-#: What one submission waits for.
+#: Parents of one submission.
 AWAITED: Final = Items(10_000)
-#: What one call names or brings otherwise: tasks, batches, functions.
+#: Items of one call: tasks, batches, functions.
 MANY: Final = Items(300_000)
-#: What an answer brings is bounded in bytes, where it is made.
+#: Items of an answer, which is bounded in bytes by its maker.
 ANSWERED: Final = Items(1 << 20)
 
 
@@ -295,6 +292,6 @@ def limits(rule: Rule | None, whole: bool) -> tuple[float, float]:
 
 
 def fitting(kind: Any, text: str) -> str:
-    """A text from elsewhere (a system, a task) made to follow the rule of a kind of this table: cut and escaped."""
+    """A foreign text (of a system, a task) made to follow the rule of a kind of this table: cut and escaped."""
     rule: Text = kind.__metadata__[0]
     return text if rule.breach(text) is None else rule.fitting(text)

@@ -1,8 +1,8 @@
-"""Globs of peers, matched in bounded time: ``*``, ``?``, ``[abc]``, ``[a-z]`` and ``[!abc]``, case and all.
+"""Globs of peers, matched in bounded time: ``*``, ``?``, ``[abc]``, ``[a-z]`` and ``[!abc]``, case-sensitive.
 
-What a peer sends as a pattern must not cost others anything. A glob is cut at its asterisks into pieces of fixed
-length; the first and the last have their places, and each of the others is taken where it is found first. No place is
-come back to, so the time is at most the length of the pattern times that of the name, and both have limits.
+A peer's pattern must not cost others anything. A glob is cut at its asterisks into pieces of fixed length; the first
+and the last have fixed places, and each of the others is taken at its first match. Matching never goes back, so the
+time is at most the length of the pattern times that of the name, and both have limits.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Glob:
         self._middle = [_compiled(piece) for piece in pieces[1:-1] if piece]
 
     def matches(self, name: str) -> bool:
-        """Whether a name is one of those that the glob means, as a whole."""
+        """Whether the glob matches a whole name."""
         if self._last is None:
             return self._first.fullmatch(name) is not None
         found = self._first.match(name) if len(name) >= self._shortest else None
@@ -54,7 +54,7 @@ def glob(pattern: str) -> Glob:
 
 
 def _pieces(pattern: str) -> list[list[str]]:
-    """What stands between the asterisks, each a list of expressions for one character."""
+    """The pieces between the asterisks, each a list of expressions for one character."""
     pieces: list[list[str]] = [[]]
     last_bracket = pattern.rfind("]")
     at = 0
@@ -74,7 +74,7 @@ def _pieces(pattern: str) -> list[list[str]]:
 
 
 def _end_of_set(pattern: str, at: int, last_bracket: int) -> int:
-    """Where the set that begins at a place ends; -1 where it does not."""
+    """The end of the set that begins at a place; -1 if it has none."""
     first = at + (pattern[at : at + 1] == "!")
     return pattern.find("]", first + 1) if first < last_bracket else -1
 
@@ -93,7 +93,7 @@ def _set(inside: str) -> str:
             at += 2
         if low <= high:
             ranges.append(f"{re.escape(low)}-{re.escape(high)}")
-    if not ranges:  # only ranges that run backwards: nothing is in it
+    if not ranges:  # only backward ranges: the set is empty
         return "." if negated else "(?!)."
     return f"[{'^' if negated else ''}{''.join(ranges)}]"
 

@@ -32,7 +32,7 @@ class TaskId:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """What an id names: a batch, a task, or a run of tasks.
+    """The meaning of an id: a batch, a task, or a run of tasks.
 
     Attributes:
         batch: number of the batch.
@@ -46,22 +46,22 @@ class Named:
 
     @property
     def index(self) -> int | None:
-        """The index, where it is one task's id."""
+        """The index, if the id is one task's."""
         return self.lo if self.lo == self.hi else None
 
     @property
     def run(self) -> range | None:
-        """The indices, where it is a run's id."""
+        """The indices, if the id is a run's."""
         return None if self.lo is None or self.hi is None or self.lo == self.hi else range(self.lo, self.hi + 1)
 
 
 def run_text(batch: int, index: int, count: int, *, single: bool = False) -> str:
-    """The id of a run of tasks: that of the task where it is one."""
+    """The id of a run of tasks: the task's id if the run has one task."""
     return str(TaskId(batch, index, single)) if count == 1 else f"{batch}.{index}-{index + count - 1}"
 
 
 def parse_named(text: str) -> Named:
-    """Take an id apart that may be a run's.
+    """Parse an id that may be a run's.
 
     Raises:
         InvalidId: the text is not an id, or its run ends before it begins.
@@ -77,10 +77,10 @@ def parse_named(text: str) -> Named:
 
 
 def parse_id(text: str) -> tuple[int, int | None]:
-    """Take an id apart.
+    """Parse an id.
 
     Returns:
-        ``(batch, index)``; the index is None where the text names the whole batch.
+        ``(batch, index)``; the index is None if the text names the whole batch.
 
     Raises:
         InvalidId: the text is not an id.

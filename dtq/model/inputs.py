@@ -1,8 +1,8 @@
-"""Inputs: results of other tasks that travel with a call which is given them.
+"""Inputs: results of other tasks that travel with a call as its arguments.
 
-A call that has inputs is one blob, that begins as no pickle does; the call itself and its inputs are in it. What reads
-its arguments puts them in their places (`client.parents`). Where one of them is large it is a description, and so is
-the whole, so that whoever has values brought to where they are read finds all of them.
+A call with inputs is one blob, with a first byte that no pickle has; the blob holds the call itself and its inputs. The
+reader of the arguments puts the inputs in their places (`client.parents`). If an input is large, it is a description,
+and so is the whole blob: so whoever brings values to a reader finds all of them.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from dtq.model.messages import Ended
 from dtq.model.values import MARK, MAX_VALUES, Value, describe, is_description, named, rest
 from dtq.model.wire import codec
 
-#: What a call begins with that has inputs; a pickle never does.
+#: First byte of a call with inputs; no pickle begins so.
 INPUTS: Final = b"\x01"
-#: What an input begins with: a result as it travels; how the task has ended, where it has no result.
+#: First byte of an input: a result as it travels; or, of a task without a result, its end.
 RESULT: Final = b"r"
 FAILURE: Final = b"f"
-#: Likewise, all results of a batch: how many, where the table of their pages is, whether they are a value; then they
-#: themselves, or the description.
+#: Likewise, all results of a batch: their number, the offset of the table of their pages, whether they are a value;
+#: then the results, or their description.
 SEQUENCE: Final = b"s"
 _SEQUENCE: Final = struct.Struct("<QQ?")
-#: How many of them are in a page; and what they begin with, as a value may not begin with 0.
+#: Results in one of their pages; and their first byte, as a value may not begin with 0.
 SEQUENCE_PAGE: Final = 1024
 SEQUENCE_MARK: Final = b"q"
 _OFFSET: Final = struct.Struct("<Q")
@@ -56,53 +56,53 @@ def _named(each: bytes) -> tuple[Value, ...]:
 
 
 def sequence_input(count: int, table: int, body: bytes, *, is_value: bool) -> bytes:
-    """The input that is all results of a batch.
+    """The input that holds all results of a batch.
 
     Args:
-        count: how many.
-        table: where the places of their pages begin in the body.
-        body: the body; its description where it is a value.
-        is_value: whether it is.
+        count: their number.
+        table: offset of the table of their pages in the body.
+        body: the body; its description if it is a value.
+        is_value: whether it is a value.
     """
     return SEQUENCE + _SEQUENCE.pack(count, table, is_value) + body
 
 
 def sequence_of(body: bytes) -> tuple[int, int, bool, bytes]:
-    """The same again, from the input without what that begins with."""
+    """Decodes `sequence_input`, given the input without its first byte."""
     count, table, is_value = _SEQUENCE.unpack_from(body)
     return count, table, is_value, body[_SEQUENCE.size :]
 
 
 def offsets_in(offsets: Sequence[int]) -> bytes:
-    """The table of where pages begin, and the last one ends."""
+    """The table of the offsets of pages, with the end of the last one."""
     return b"".join(map(_OFFSET.pack, offsets))
 
 
 def offsets_of(body: memoryview, count: int, table: int) -> list[int]:
-    """The same again."""
+    """Decodes `offsets_in`."""
     end = table + _OFFSET.size * (-(-count // SEQUENCE_PAGE) + 1)
     return [offset for (offset,) in _OFFSET.iter_unpack(body[table:end])]
 
 
 def failure_input(ended: Ended, task: str) -> bytes:
-    """The input of a task that has no result.
+    """The input of a task without a result.
 
     Args:
-        ended: how it has ended.
+        ended: its end.
         task: its id.
     """
     return FAILURE + pickle.dumps((task, codec(Ended).plain(ended)), 5)
 
 
 def ended_of(body: bytes) -> tuple[Ended, str]:
-    """The same again, from the input without what that begins with."""
+    """Decodes `failure_input`, given the input without its first byte."""
     task, plain = pickle.loads(body)
     ended: Ended = codec(Ended, answer=True).decode(plain)
     return ended, task
 
 
 def inputs_of(blob: bytes) -> tuple[bytes, list[bytes]] | None:
-    """A call and its inputs; None where it has none."""
+    """A call and its inputs; None for a call without inputs."""
     if blob.startswith(MARK):
         blob = rest(blob)
     if not blob.startswith(INPUTS):

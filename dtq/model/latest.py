@@ -1,4 +1,4 @@
-"""The latest number that has a key, where several may have it: of batches, whose numbers rise."""
+"""The latest number of each key, for keys that several numbers may have: batch numbers, which rise."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from heapq import heappop, heappush
 
 
 class _Others:
-    """The numbers of one key beside the latest, and a heap of them in which some are not its any more."""
+    """The numbers of one key beside the latest, and a heap of them with outdated entries."""
 
     __slots__ = ("heap", "numbers")
 
@@ -25,7 +25,7 @@ class LatestByKey(dict[str, int]):
         self._others: dict[str, _Others] = {}
 
     def add(self, key: str, number: int) -> None:
-        """A number has a key; nothing new where it has it already."""
+        """Add a number to a key; no effect if the key has it already."""
         latest = self.setdefault(key, number)
         if latest == number:
             return
@@ -37,7 +37,7 @@ class LatestByKey(dict[str, int]):
             heappush(others.heap, -other)
 
     def discard(self, key: str, number: int) -> None:
-        """A number has a key no longer; nothing where it had not."""
+        """Remove a number from a key; no effect if the key has it not."""
         others = self._others.get(key)
         if others is None:
             if self.get(key) == number:
@@ -52,7 +52,7 @@ class LatestByKey(dict[str, int]):
             del self._others[key]
 
     def all(self, key: str) -> list[int]:
-        """All numbers that have a key, the latest first."""
+        """All numbers of a key, the latest first."""
         latest = self.get(key)
         if latest is None:
             return []

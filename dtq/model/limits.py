@@ -1,7 +1,7 @@
-"""What bounds how many tasks run at once, or start per time: limits by name.
+"""Limits by name: bounds on how many tasks run at once, or start per time.
 
-A task names what it counts against (`Options.limits`); what a name allows, an operator says. The name of a limit may be
-a glob: each name that it matches is then bounded by itself.
+A task names the limits that it counts against (`Options.limits`); an operator sets their values. The name of a limit
+may be a glob: each name that it matches is then bounded by itself.
 """
 
 from __future__ import annotations
@@ -13,28 +13,27 @@ from dtq.errors import InvalidValue
 from dtq.model import fields
 from dtq.records import dataclass
 
-#: For how many seconds of a rate starts may be made up together, where nobody says otherwise: a coordinator hands out a
-#: few milliseconds late now and then, and of a rate whose starts never come closer than they should, that much is lost
-#: each time.
+#: Default burst of a rate, in seconds' worth of starts: a coordinator grants a few milliseconds late now and then, and
+#: a rate whose starts never come closer than their interval loses that time for good.
 _CATCH_UP_S: Final = 0.05
 
 
 def usual_burst(starts: int | None, per_s: float) -> int:
-    """How many may start together where nobody says: one, and of fast rates what a twentieth of a second is for."""
+    """The default burst: one, and for fast rates the starts of a twentieth of a second."""
     return 1 if starts is None else max(1, ceil(starts / per_s * _CATCH_UP_S))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """What a name allows.
+    """A named limit.
 
     Attributes:
-        name: the name, or a glob of names (``tenant-*``), each of which has the whole of it.
+        name: the name, or a glob of names (``tenant-*``), each of which has the whole limit.
         concurrency: how many tasks may run at once; 0 for none at all, None for any number.
         starts: how many may start in `per_s` seconds; None for any number.
         per_s: that time.
-        burst: how many may start together, where none has started for long enough: in any time of T seconds there are
-            at most ``starts / per_s * T + burst`` starts.
+        burst: how many may start together after a long enough pause: in any time of T seconds at most ``starts / per_s
+            * T + burst`` tasks start.
     """
 
     name: fields.LimitPattern
@@ -60,25 +59,25 @@ class Limit:
 
     @property
     def interval_s(self) -> float | None:
-        """How many seconds lie between two starts, in the long run; None where there is no rate."""
+        """Seconds between two starts, in the long run; None without a rate."""
         return None if self.starts is None else self.per_s / self.starts
 
     @property
     def is_glob(self) -> bool:
-        """Whether it stands for many names."""
+        """Whether its name is a glob."""
         return any(character in self.name for character in "*?[")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitView:
-    """A limit, and what comes of it.
+    """A limit and its use.
 
     Attributes:
-        limit: what it allows.
+        limit: the limit.
         names: how many names it bounds at the moment.
         running: how many tasks that count against it run.
-        waiting: how many tasks wait for it, as far as is known: at the names that are reached now.
-        next_at: when the next may start, where the rate holds one back; None where none is.
+        waiting: how many tasks are known to wait for it: at the names that are reached now.
+        next_at: when the next task may start, if the rate holds one back; None otherwise.
     """
 
     limit: Limit

@@ -1,7 +1,7 @@
-"""What is remembered for as long as there is room: least recently used entries go first.
+"""A cache bounded by bytes and entries: least recently used entries go first.
 
-Model, pure. Functions that travel by value may be large, so a bound on how many are remembered is none on the memory
-they take; whoever remembers them (the coordinator, a worker, its slots) counts bytes, too.
+Model, pure. Functions that travel by value may be large, so a bound on their number does not bound their memory; the
+caches of the coordinator, of a worker and of its slots therefore count bytes, too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SizedLru(Generic[K, V]):
         self.size = 0
 
     def get(self, key: K) -> V | None:
-        """The value of a key, which has been used now; None where there is none."""
+        """The value of a key, which counts as used now; None for an unknown key."""
         entry = self._entries.get(key)
         if entry is None:
             return None
@@ -39,7 +39,7 @@ class SizedLru(Generic[K, V]):
         return entry[0]
 
     def used(self, key: K) -> bool:
-        """Whether a key is there; it has been used now."""
+        """Whether the cache has a key, which counts as used now."""
         if key not in self._entries:
             return False
         self._entries.move_to_end(key)
@@ -54,7 +54,7 @@ class SizedLru(Generic[K, V]):
             size: its bytes.
 
         Returns:
-            What had to go for it.
+            The values that were dropped for it.
         """
         self.pop(key)
         self._entries[key] = value, size

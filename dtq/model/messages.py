@@ -1,7 +1,7 @@
-"""What clients and workers say to the coordinator, and what it answers.
+"""Messages between clients or workers and the coordinator, and its answers.
 
-Everything here crosses the wire (`model.wire`) as tuples of scalars and bytes. Times are seconds; moments are seconds
-of the Unix epoch.
+All of them cross the wire (`model.wire`) as tuples of scalars and bytes. Times are seconds; moments are seconds of the
+Unix epoch.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from dtq.model.resources import Offers, Portion
 from dtq.model.states import Outcome, State
 from dtq.records import dataclass
 
-#: Version of everything in this package that crosses the wire. Peers with another one are refused with a sentence.
+#: Version of everything in this package that crosses the wire. Peers with another version are refused with a sentence.
 PROTOCOL: Final = 6
 
 
 class Role(Enum):
-    """What a session is for."""
+    """Purpose of a session."""
 
     CLIENT = "client"
     WORKER = "worker"
@@ -30,11 +30,11 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """Who is calling. The first call on every connection.
+    """The caller's identity. The first call on every connection.
 
     Attributes:
         session: random name of the caller (32 hex digits), the same on all its connections and after a reconnect.
-        role: what the session is for.
+        role: purpose of the session.
         protocol: the caller's `PROTOCOL`.
         name: the caller's name for people.
         host: the caller's machine.
@@ -44,9 +44,9 @@ class Hello:
         slots: how many slots a worker has; 0 for a client.
         queues: the queues a worker serves, in no order; empty for all.
         primary: whether the session ends when this connection ends (a worker's reporting connection).
-        inline: up to how many bytes values are to travel in the pages that would name them: for who cannot reach their
-            files. What the session sends so is taken out of pages before it is stored.
-        offers: what a worker has beside its slots; None for nothing.
+        inline: values up to so many bytes travel in the pages that would name them: for callers that cannot reach the
+            files of values. The coordinator takes such values out of the pages before it stores them.
+        offers: a worker's resources beside its slots; None for none.
     """
 
     session: fields.Session
@@ -66,18 +66,18 @@ class Hello:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValuesOffer:
-    """Where values lie, and how a peer shows itself that it is on the same machine.
+    """The place of values, and a proof by which a peer finds out that it is on the same machine.
 
     Attributes:
         max_value: largest value in bytes.
         checked: whether values have checksums.
-        directories: the segments' directories, for a peer that can reach them; empty where none may.
-        first_bytes: how many bytes of segments the first directory is for, where there are several.
-        sync_from: from how many bytes on whoever writes a value there syncs it; 0 for none.
-        spare: how many bytes values are to leave free on the disk.
+        directories: the segments' directories, for a peer that can reach them; empty if none may.
+        first_bytes: if there are several directories, bytes of segments that the first one is for.
+        sync_from: a writer syncs values of so many bytes and more; 0 for none.
+        spare: bytes that values must leave free on the disk.
         proof: name of a file in each of the directories.
-        digest: SHA-256 of what is in that file. A peer that finds the same is on the same machine, whatever it is
-            called.
+        digest: SHA-256 of that file's content. A peer that finds the same content is on the same machine, whatever its
+            name.
     """
 
     max_value: fields.Count
@@ -96,16 +96,17 @@ class Welcome:
 
     Attributes:
         epoch: number of this run of the coordinator, one more at each start.
-        resumed: whether the session was known, and what it followed or held is still in place.
+        resumed: whether the session was known, and its followed batches and leases are still in place.
         lease_s: how long a worker may be silent before its tasks run elsewhere.
         heartbeat_s: how often a worker reports at least.
         max_message: largest message in bytes.
         highest_first: whether a higher priority number is served first.
         version: the coordinator's dtq version.
-        max_blob: largest argument or result in bytes, where that is less than a message allows.
+        max_blob: largest argument or result in bytes, if that is less than a message allows.
         max_piece: how many tasks one submission should have at most, so that a full queue soon has room for it.
-        values: where values lie; None where the coordinator keeps none, and all that is large travels in messages.
-        store: what no other store has; batches of two stores may have the same numbers. Empty where it does not matter.
+        values: the place of values; None if the coordinator keeps none, and everything large travels in messages.
+        store: unique id of the store, because batches of two stores may have the same numbers. Empty if that does not
+            matter.
     """
 
     epoch: fields.Count
@@ -121,14 +122,14 @@ class Welcome:
     store: fields.Digest = b""
 
 
-#: What a worker's report holds beside the one result or failure that travels alone in it, at most, in bytes: mostly its
-#: leases; a quarter of small messages. And an answer beside the one argument or result.
+#: Most bytes of a worker's report beside the one result or failure that travels alone in it: mostly its leases; a
+#: quarter of small messages. And of an answer beside the one argument or result.
 REPORT_ENVELOPE: Final = 64 << 10
 ANSWER_ENVELOPE: Final = 1 << 10
 
 
 def largest_outcome(max_message: int) -> int:
-    """How large a result or a failure may be, in bytes, to travel alone in a report.
+    """Largest result or failure, in bytes, that can travel alone in a report.
 
     Args:
         max_message: largest message in bytes.
@@ -140,7 +141,7 @@ def largest_outcome(max_message: int) -> int:
 
 
 class Unique(Enum):
-    """For how long a key stands for the batch that was accepted with it."""
+    """How long a key stands for the batch that was accepted with it."""
 
     PENDING = "pending"  #: while none of its tasks has started
     UNFINISHED = "unfinished"  #: while it has not ended
@@ -148,29 +149,29 @@ class Unique(Enum):
 
 
 class Conflict(Enum):
-    """What a submission gets whose key is taken."""
+    """The result of a submission whose key is taken."""
 
-    EXISTING = "existing"  #: the batch that has it, if it is of the same call
+    EXISTING = "existing"  #: the batch that has it, if that is of the same call
     ERROR = "error"  #: an error
     REPLACE = "replace"  #: a batch of its own; the earlier one is cancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """What few submissions ask for, beside their terms.
+    """Rare terms of a submission.
 
     Attributes:
-        expires_s: for how many seconds from its acceptance on it may wait for its start: what has not started then is
-            cancelled. None for any time.
-        start_by: likewise, until which moment.
+        expires_s: tasks that have not started so many seconds after the acceptance are cancelled; None for no such
+            bound.
+        start_by: likewise, at this moment.
         at: it is due at this moment of the coordinator's wall clock, whatever its delay; None for no such moment.
-        unique: for how long its key stands for an earlier batch.
-        unique_s: likewise, in seconds from the acceptance of that one on; None where `unique` says it.
-        on_conflict: what it gets where the key is taken.
-        after: what it waits for: tasks ``[lo, hi)`` of a batch, where hi is 0 all of it, as ``(batch, lo, hi, value)``;
-            and whether its function is given their results, in this order. A negative batch is the one that was
+        unique: how long its key stands for an earlier batch.
+        unique_s: likewise, in seconds from the acceptance of that one on; None if `unique` counts.
+        on_conflict: its result if the key is taken.
+        after: its parents: tasks ``[lo, hi)`` of a batch, where hi is 0 for all of it, as ``(batch, lo, hi, value)``;
+            and whether their results are arguments of its function, in this order. A negative batch is the one that was
             submitted so many places before in the same call.
-        run_anyway: whether it runs where one of them ends without a result; else it is cancelled then.
+        run_anyway: whether it runs although a parent ends without a result; else it is cancelled then.
     """
 
     after: Annotated[tuple[tuple[fields.Awaited, fields.Index, fields.Index, bool], ...], fields.AWAITED] = ()
@@ -184,7 +185,7 @@ class Conditions:
 
     @property
     def of_key(self) -> bool:
-        """Whether they say something of the key."""
+        """Whether they concern the key."""
         usual = self.unique is Unique.KEPT and self.unique_s is None and self.on_conflict is Conflict.EXISTING
         return not usual
 
@@ -194,18 +195,18 @@ class Submission:
     """A new batch, or the next piece of one.
 
     Attributes:
-        spec: which of the call's specs it is for.
+        spec: index of its spec in the call.
         number: the client's own number for it, rising; makes a repeat of the call recognisable.
         arguments: page of argument blobs, one a task; at most `pages.PAGE_BLOBS`.
         batch: the batch to append to; None makes a new one.
-        offset: place of the first blob in the batch; what is there already is not added again.
+        offset: place of the first blob in the batch; tasks that the batch already has are not added again.
         complete: whether the batch has no more pieces.
         delay_s: how long the tasks wait before they are due.
-        key: the user's own key; while a batch with this key is remembered, there is no second one, and none
-            with other arguments is taken for it.
+        key: the user's own key; while a batch with this key is remembered, there is no second one, and none with other
+            arguments is taken for it.
         follow: whether the session's `watch` reports how the tasks end.
-        wait_s: how long the call may be held for room in a full queue, in seconds; 0 to be refused at once.
-        conditions: what few submissions ask for.
+        wait_s: how long the call may wait for room in a full queue, in seconds; 0 to be refused at once.
+        conditions: rare terms.
     """
 
     spec: fields.Index
@@ -226,7 +227,7 @@ class RefusedSubmission(Submission):
     """Stands for a submission of a call that breaks a rule, and is refused without the others.
 
     Attributes:
-        why: what is wrong with it.
+        why: its fault.
     """
 
     why: fields.Sentence
@@ -242,12 +243,12 @@ SUBMISSIONS: Final = Items(MAX_SUBMISSIONS, apart=True, instead=_refused)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """What became of a submission: durably accepted, or refused.
+    """The result of a submission: durably accepted, or refused.
 
     Attributes:
-        batch: the batch's number; 0 where it was refused.
+        batch: the batch's number; 0 if refused.
         size: how many tasks of the batch have been accepted so far.
-        code: stable code of the error where it was refused, else "".
+        code: stable code of the error if refused, else "".
         details: the arguments of that error.
     """
 
@@ -265,20 +266,20 @@ class Failure:
     """Why an attempt did not succeed.
 
     Attributes:
-        exception: ``module.Class`` of what was raised, builtins bare; "" where nothing was raised.
+        exception: ``module.Class`` of the exception, builtins bare; "" if none was raised.
         bases: the names of its base classes, nearest first, so that "never retry" can match them.
         message: one line or few, bounded.
         traceback: the remote traceback, bounded.
-        pickled: the exception itself, pickled, or empty where it cannot be or is too large.
-        exit_code: how the slot's process ended, where it did.
+        pickled: the exception itself, pickled, or empty if it cannot be pickled or is too large.
+        exit_code: exit code of the slot's process, if that ended.
         signal: the signal that ended it.
-        peak_memory: the most memory that the slot's process has had resident since its start, in bytes; None where
-            that is not known. Tasks that it ran before count too.
+        peak_memory: highest resident memory of the slot's process since its start, in bytes; None if unknown. Earlier
+            tasks of the process count too.
         output: the last lines that the task printed, bounded.
-        unable: whether it never came to the task's own code, because the worker lacks what that needs.
-        particular: whether what is lacking is particular to this call's arguments, or to a function sent by value from
-            another Python: the worker may well be fit for everything else.
-        final: whether the task has returned something that can never be sent, so that no other attempt follows.
+        unable: whether the attempt never reached the task's own code, because the worker lacks a module or task type.
+        particular: whether the lack is particular to this call's arguments, or to a function sent by value from another
+            Python: the worker may well be fit for everything else.
+        final: whether the task has returned a result that can never be sent, so that no other attempt follows.
     """
 
     exception: fields.ExceptionName = ""
@@ -335,13 +336,13 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released:
-    """Tasks ``[lo, hi)``, the end of a lease, are given back unblamed: not started, or stopped as the worker ends.
+    """Tasks ``[lo, hi)``, the end of a lease, are returned unblamed: not started, or stopped as the worker ends.
 
     Attributes:
         token: the lease.
         lo: index of the first task.
         hi: index after the last.
-        started: how many of them, the first ones, had started.
+        started: number of the first tasks that had started.
     """
 
     token: fields.Token
@@ -352,12 +353,12 @@ class Released:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
-    """A lease the worker has: everything of it that is not settled in an answered exchange.
+    """A lease of the worker: its tasks that are not settled in an answered exchange.
 
     Attributes:
         token: the lease.
-        started: index of the task that runs now, or -1 where none has started.
-        done: whether all of it has ended, and the outcomes are on their way.
+        started: index of the running task, or -1 if none has started.
+        done: whether all of its tasks have ended, and the outcomes are on their way.
     """
 
     token: fields.Token
@@ -367,7 +368,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """How far a running task says it is."""
+    """Progress of a running task, as the task reports it."""
 
     token: fields.Token
     index: fields.Index
@@ -376,14 +377,14 @@ class Progress:
 
 
 def _spoilt(token: int, index: int, why: str) -> Failed:
-    """What counts instead of an outcome that breaks a rule: the task failed, for that reason."""
+    """The substitute for an outcome that breaks a rule: the task failed, for that reason."""
     failure = Failure(exception="dtq.errors.BadMessage", message=f"the worker's report is refused: {why}")
     return Failed(token=token, index=index, outcome=Outcome.FAILED, failure=failure, seconds=0.0)
 
 
-#: Outcomes in a report: one that breaks a rule is the end of its own task's attempt, and harms nothing else.
+#: Outcomes in a report: one that breaks a rule ends its own task's attempt, and harms no other.
 OUTCOMES: Final = Items(MANY.most, apart=True, instead=_spoilt, into="failed")
-#: What else a report says of leases: what breaks a rule was not said.
+#: Other statements about leases in a report: one that breaks a rule is ignored.
 CLAIMS: Final = Items(MANY.most, apart=True)
 
 
@@ -395,20 +396,20 @@ class Exchange:
         succeeded: results.
         failed: attempts without a result.
         released: unstarted tasks given back.
-        holding: every lease the worker has. This is the whole truth as far as its sender had seen: a lease that the
-            answer to an earlier call brought, other than `beside`, and that is missing here, never arrived and is taken
-            back unblamed. Leases that the worker cannot have seen are not judged.
+        holding: every lease of the worker. The list is complete as far as its sender had seen: if a lease from the
+            answer to an earlier call, other than `beside`, is missing here, it never arrived and is taken back
+            unblamed. Leases that the worker cannot have seen are not judged.
         progress: latest progress of running tasks.
-        capacity: how many slots can run something, busy ones included; 0 while draining.
+        capacity: how many slots can run tasks, busy ones included; 0 while draining.
         fetch: whether grants may be answered (a worker has one fetching call under way at most).
         wait_s: how long a fetching call may wait for work.
         more: whether the answer to a report may bring grants, so that a worker whose slots are busy needs no second
-            call for what comes next.
-        call: number of this call, one more with each that the worker makes up, on whichever connection; 0 from a worker
+            call for the next work.
+        call: number of this call, one more with each that the worker makes, on whichever connection; 0 from a worker
             that does not number them, and of which no lease is ever missed.
-        trouble: why slots of the worker do not start at the moment; empty where they do.
-        beside: the call that is under way on the worker's other connection: its answer had not been seen when this was
-            made up; 0 where there was none. Of all other earlier calls the answer was seen, or never will be.
+        trouble: why slots of the worker do not start at the moment; empty if they do.
+        beside: the call that is under way on the worker's other connection: its answer had not been seen when this one
+            was made; 0 for none. Of all other earlier calls the answer was seen, or never will be.
     """
 
     succeeded: Annotated[tuple[Succeeded, ...], OUTCOMES] = ()
@@ -438,7 +439,7 @@ class Grant:
         attempt: which attempt of each of the tasks this is, from 1.
         spec: number of the spec, to be asked for with `Service.spec` when it is new.
         arguments: page of argument blobs.
-        units: what of its worker's resources it has got; None where it needs none.
+        units: the worker's resources that it holds; None if it needs none.
     """
 
     token: fields.Token
@@ -454,7 +455,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doomed:
-    """A running task that is to be stopped: its slot is killed and the outcome CANCELLED reported."""
+    """A running task to be stopped: its slot is killed and the outcome CANCELLED reported."""
 
     token: fields.Token
     index: fields.Index
@@ -487,9 +488,9 @@ class Ended:
         lo: index of the first task.
         hi: index after the last.
         state: SUCCEEDED, DEAD or CANCELLED.
-        results: page of result blobs where they succeeded (empty where the results are no longer kept).
+        results: page of result blobs if they succeeded (empty if the results are no longer kept).
         outcome: how the last attempt of a dead task ended.
-        failure: why, for a dead task, and for one that was cancelled although nobody had asked for it.
+        failure: why, for a dead task, and for one that was cancelled without a request.
     """
 
     batch: fields.BatchNumber
@@ -512,11 +513,11 @@ class TaskRange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watched:
-    """What ended since the cursor.
+    """The ends since the cursor.
 
     Attributes:
-        cursor: to be passed to the next `watch`; it also says that everything before has arrived.
-        ended: what ended, in the order in which it became durable.
+        cursor: argument of the next `watch`; it also says that everything before has arrived.
+        ended: the ended tasks, in the order in which they became durable.
     """
 
     cursor: fields.Count

@@ -1,4 +1,4 @@
-"""What is to be called, and under which terms.
+"""Functions and options: the call of a task, and its terms.
 
 A `Spec` (function and options) is shared by all tasks of a batch, and interned by the coordinator: a million
 submissions of one function with one set of options share one object.
@@ -20,7 +20,7 @@ from dtq.records import asdict, dataclass, replace
 
 
 class FunctionKind(Enum):
-    """How a function travels, and with it how its arguments and results are encoded."""
+    """How a function travels, which also determines the encoding of its arguments and results."""
 
     IMPORT = "import"  #: as ``module:qualname``; arguments and results are pickles
     VALUE = "value"  #: by value, pickled with cloudpickle; arguments and results are pickles
@@ -29,12 +29,12 @@ class FunctionKind(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Function:
-    """A function, as it travels.
+    """A function in its form for the wire.
 
     Attributes:
         kind: how it travels.
         name: ``module:qualname``, or the registered name; for a function sent by value, the name to show.
-        body: the pickled function where it travels by value, else empty.
+        body: the pickled function if it travels by value, else empty.
     """
 
     kind: FunctionKind = FunctionKind.IMPORT
@@ -53,23 +53,23 @@ class Options:
     """The terms of a batch.
 
     Attributes:
-        priority: 1 to 10; 1 is served first (10 first where the coordinator runs with highest_first).
+        priority: 1 to 10; 1 is served first (10 first if the coordinator runs with highest_first).
         max_retries: how many times a failed task is tried again; 0 for never.
-        max_crashes: at how many crashes (slot died, worker lost) a task is given up; at least 1.
+        max_crashes: number of crashes (slot died, worker lost) after which a task is given up; at least 1.
         timeout_s: time limit of one attempt in seconds, None for none. The slot is killed at the limit.
         soft_timeout_s: after so many seconds of an attempt `SoftTimeout` is raised in the task; None for never.
         queue: name of the queue; workers choose the queues they serve.
         retry_delay_s: seconds before a failed task is tried again; None for min(300, 2**retry).
         jitter: whether a backoff is drawn from (half, whole] instead of being exact.
-        never_retry: names of exceptions (``module.Class``, builtins bare) for which there is no second attempt;
-            a subclass counts as its base.
-        depth: by how many tasks that submit tasks it was submitted; among tasks of one priority, deeper ones go first.
+        never_retry: names of exceptions (``module.Class``, builtins bare) for which there is no second attempt; a
+            subclass counts as its base.
+        depth: how many tasks that submit tasks are above it; among tasks of one priority, deeper ones go first.
         keep_results_s: how many seconds its results are kept after the last task of the batch has ended, None for as
             long as the coordinator keeps those of others. In effect at least a second, and up to a second or an eighth
             longer.
         limits: names of the limits that its tasks count against, at most 16.
-        needs: what its tasks need of a worker beside one slot; None for nothing.
-        label: what it belongs to, for people who look for it; empty for nothing.
+        needs: its tasks' needs of a worker beside one slot; None for none.
+        label: a free word to find it by; empty for none.
     """
 
     priority: fields.Priority = 5
@@ -118,18 +118,18 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """A function and the terms it is called under."""
+    """A function and the terms of its calls."""
 
     function: Function
     options: Options
 
 
-#: Options that are told only where they are set.
+#: Options that are shown only if set.
 _RARE: Final = ("limits", "needs", "label", "soft_timeout_s")
 
 
 def spec_as_json(spec: Spec) -> dict[str, Any]:
-    """A spec as plain values, for who keeps it as JSON."""
+    """A spec as plain values, for storage as JSON."""
     function = spec.function
     options = asdict(spec.options)
     for name in _RARE:
@@ -144,7 +144,7 @@ def spec_as_json(spec: Spec) -> dict[str, Any]:
 
 
 def spec_from_json(plain: dict[str, Any]) -> Spec:
-    """The spec that these values are."""
+    """The spec of these plain values."""
     options: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in plain["options"].items()
     }
@@ -158,9 +158,9 @@ def same_call(one: Spec, other: Spec, *, urgency: bool = True) -> bool:
     """Whether two submissions have the same function and the same terms, wherever each was made.
 
     Args:
-        one: what was submitted.
-        other: what was submitted, too.
-        urgency: whether the priority has to be the same; that of a batch may have been changed since it was submitted.
+        one: one spec.
+        other: the other spec.
+        urgency: whether the priorities must be equal, too; a batch's may have been changed since its submission.
     """
     if one == other:
         return True
@@ -171,10 +171,10 @@ def same_call(one: Spec, other: Spec, *, urgency: bool = True) -> bool:
 
 
 def check_limits(names: tuple[str, ...]) -> None:
-    """Make sure that these can be the names of limits that a task counts against.
+    """Make sure that a task can count against limits of these names.
 
     Raises:
-        InvalidValue: they are too many, or one of them is no name.
+        InvalidValue: they are too many, or one of them is no valid name.
     """
     if len(names) > LIMITS.most:
         raise InvalidValue("limits", len(names), f"there are at most {LIMITS.most} of them")
@@ -185,7 +185,7 @@ def check_limits(names: tuple[str, ...]) -> None:
 
 
 def check_delay(delay_s: float) -> float:
-    """The delay, if it is one.
+    """The delay, if valid.
 
     Raises:
         InvalidValue: it is negative, not finite, or beyond ten years.

@@ -20,7 +20,7 @@ from dtq.errors import BadMessage
 from dtq.model import values
 from dtq.model.values import Value
 
-#: Most blobs in a page. Bounds what one row, one lease and one cut have to touch.
+#: Most blobs in a page. Bounds the work on one row, one lease and one cut.
 PAGE_BLOBS: Final = 1024
 _HEAD: Final = 4
 _LENGTH: Final = 4
@@ -31,7 +31,7 @@ _DESCRIPTIONS: Final = b"\x80"
 
 
 def _marked(raw: bytes | memoryview) -> array[int]:
-    """Lengths as they stand in a page."""
+    """Lengths in a page's encoding."""
     lengths = array(_CODE)
     lengths.frombytes(raw)
     if sys.byteorder == "big":
@@ -70,7 +70,7 @@ def pack(blobs: Sequence[bytes | memoryview], *, described: bool = False) -> byt
 
 
 def count(page: bytes) -> int:
-    """How many blobs the page holds.
+    """Number of blobs in the page.
 
     Raises:
         BadMessage: the bytes are not a page.
@@ -82,8 +82,7 @@ def count(page: bytes) -> int:
 
 
 def check(page: bytes) -> int:
-    """How many blobs the page holds, after making sure that the lengths add up, and that descriptions can be true: for
-    pages from a peer.
+    """Number of blobs in a peer's page, after a check that the lengths add up, and that descriptions can be true.
 
     Raises:
         BadMessage: the bytes are not a page.
@@ -102,7 +101,7 @@ def has_descriptions(page: bytes) -> bool:
 
 
 def named(page: bytes) -> list[Value]:
-    """The values that the page's descriptions name, as often as they are named.
+    """The values that the page's descriptions name, with repetitions.
 
     Raises:
         BadMessage: a description cannot be true.
@@ -120,12 +119,12 @@ def named(page: bytes) -> list[Value]:
 
 
 def largest(page: bytes) -> int:
-    """How many bytes the largest blob of the page has (a description as such); 0 where it holds none."""
+    """Bytes of the page's largest blob (a description counts as such); 0 if the page is empty."""
     return max(_lengths(page, 0, count(page)), default=0)
 
 
 def weight(page: bytes) -> int:
-    """How many bytes a page stands for: its own, and those of the values that blobs of it stand for."""
+    """Bytes that a page stands for: its own, and those of its blobs' values."""
     if not has_descriptions(page):
         return len(page)
     return len(page) + sum(values.weight(blob) - len(blob) for blob in unpack(page))
@@ -137,7 +136,7 @@ def unpack(page: bytes) -> list[bytes]:
 
 
 def parts(page: bytes) -> list[memoryview]:
-    """The blobs of a page where they lie, none of them copied."""
+    """The blobs of a page in place, none of them copied."""
     whole = memoryview(page)
     return [whole[start:end] for start, end in _ranges(page)]
 
@@ -155,15 +154,16 @@ def cut(page: bytes, lo: int, hi: int) -> bytes:
     lengths = _lengths(page, 0, hi)
     start = _HEAD + blobs * _LENGTH + sum(lengths[:lo])
     end = start + sum(lengths[lo:hi])
-    whole = memoryview(page)  # what a slice of it holds is copied once, into the page that is made
+    whole = memoryview(page)  # each slice of it is copied once, into the new page
     own = whole[_HEAD + lo * _LENGTH : _HEAD + hi * _LENGTH]
     described = has_descriptions(page) and max(_marked(own), default=0) >= _DESCRIPTION
     return b"".join((_head(hi - lo, described=described), own, whole[start:end]))
 
 
 def fitting(page: bytes, lo: int, hi: int, room: int) -> int:
-    """Index after the last blob of ``[lo, hi)`` up to which their page has no more than so many bytes; ``lo`` where not
-    even that of the first has."""
+    """Index after the last blob of ``[lo, hi)`` up to which their page has no more than so many bytes; ``lo`` if even
+    the first does not fit.
+    """
     if len(page) <= room:
         return hi
     room -= _HEAD

@@ -1,4 +1,4 @@
-"""How an operator steers a queue."""
+"""Steering of queues: an operator's settings."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dtq.records import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steering:
-    """What holds for a queue.
+    """An operator's settings for a queue.
 
     Attributes:
         paused: whether it takes tasks and starts none.
-        draining: whether it takes no new tasks, and works off what it has.
-        weight: how many tasks of it start for each one of a queue of weight 1, both of equal priority.
+        draining: whether it takes no new tasks, and works off those it has.
+        weight: how many of its tasks start for each one of a queue of weight 1, both of equal priority.
     """
 
     paused: bool = False
@@ -29,7 +29,7 @@ class Steering:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SteeringChange:
-    """What an operator says of a queue; what is None stays as it is.
+    """A change of a queue's settings; None leaves one unchanged.
 
     Attributes:
         paused: see `Steering.paused`.

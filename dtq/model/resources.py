@@ -1,7 +1,7 @@
-"""What workers have that is not on every machine, and what tasks need of it: resources, several slots, tags.
+"""Resources, several slots and tags: workers offer them, and tasks need them.
 
-A resource is a name. What a worker offers of it is named units, which are handed out one by one (the graphics cards 0
-and 1), or a sum, of which tasks take their parts (32 GB of memory). A task needs so many of it.
+A resource is a name. A worker offers named units of it, which are handed out one by one (the graphics cards 0 and 1),
+or a sum, of which tasks take their parts (32 GB of memory). A task needs a number of units or a part of the sum.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MOST: Final = (1 << 62) - 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantity:
-    """So much of a resource, as a task needs it.
+    """An amount of a resource, as a task needs it.
 
     Attributes:
         name: the resource.
@@ -43,11 +43,11 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Portion:
-    """What a worker has of a resource, or what a lease has got of that.
+    """A worker's share of a resource, or a lease's part of that.
 
     Attributes:
         name: the resource.
-        units: the names of the units; empty where it is a sum.
+        units: the names of the units; empty for a sum.
         amount: how many units, or how large the sum.
     """
 
@@ -66,12 +66,12 @@ class Portion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Needs:
-    """What a task needs of the worker that runs it, beside one slot.
+    """A task's needs of its worker, beside one slot.
 
     Attributes:
-        resources: so much of these, by name, each once.
-        slots: how many slots of the worker.
-        tags: the worker has all of these, in the order of the alphabet.
+        resources: the amounts, by name, each name once.
+        slots: number of the worker's slots.
+        tags: tags that the worker must have, in the order of the alphabet.
     """
 
     resources: Annotated[tuple[Quantity, ...], RESOURCES] = ()
@@ -99,11 +99,11 @@ class Needs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offers:
-    """What a worker has beside its slots.
+    """A worker's resources and tags, beside its slots.
 
     Attributes:
         resources: by name, each once.
-        tags: what else is to be known of it.
+        tags: other properties of the worker.
     """
 
     resources: Annotated[tuple[Portion, ...], RESOURCES] = ()
@@ -116,14 +116,14 @@ class Offers:
 
 
 def offers(resources: Iterable[str], tags: Iterable[str]) -> Offers | None:
-    """What a worker has beside its slots, as somebody has written it; None where that is nothing.
+    """Parse a worker's resources and tags; None for none.
 
     Args:
         resources: each as in ``gpu=0,1`` or ``memory=32GB``.
         tags: tags.
 
     Raises:
-        InvalidValue: one of them is not what it may be.
+        InvalidValue: one of them is invalid.
     """
     parsed = [parse_offer(text) for text in resources]
     portions = tuple([Portion(name=name, units=units, amount=amount) for name, units, amount in parsed])
@@ -132,15 +132,15 @@ def offers(resources: Iterable[str], tags: Iterable[str]) -> Offers | None:
 
 
 def needs(resources: Mapping[str, Any] | None, slots: int, tags: tuple[str, ...]) -> Needs | None:
-    """What a task needs, as somebody has written it; None where that is no more than a slot.
+    """Parse a task's needs; None for no more than a slot.
 
     Args:
-        resources: by name, how much: a whole number, or a size (``"4GB"``).
-        slots: how many slots.
+        resources: by name, the amount: a whole number, or a size (``"4GB"``).
+        slots: number of slots.
         tags: tags that the worker must have.
 
     Raises:
-        InvalidValue: one of them is not what it may be.
+        InvalidValue: one of them is invalid.
     """
     if not resources and slots == 1 and not tags:
         return None
@@ -163,7 +163,7 @@ def _amount(name: str, value: Any) -> int:
 
 
 def needs_from_json(plain: dict[str, Any]) -> Needs:
-    """The needs that these plain values are."""
+    """The needs of these plain values."""
     return Needs(
         resources=tuple(Quantity(**quantity) for quantity in plain["resources"]),
         slots=plain["slots"],

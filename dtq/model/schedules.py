@@ -1,4 +1,4 @@
-"""Schedules: named rules that make submissions at due times, as they are defined and shown.
+"""Schedules: named rules that make submissions at due times; their definitions and views.
 
 Due times are moments of the wall clock, in seconds of the Unix epoch.
 """
@@ -20,7 +20,7 @@ SHORTEST_S: Final = 0.1
 
 
 class Overlap(Enum):
-    """What becomes of a due time while the run before it has not ended."""
+    """The effect of a due time while the run before it has not ended."""
 
     QUEUE = "queue"  #: it makes its submission all the same
     SKIP = "skip"  #: it makes none
@@ -28,7 +28,7 @@ class Overlap(Enum):
 
 
 class CatchUp(Enum):
-    """What becomes of due times that went by while no coordinator was there."""
+    """The effect of due times that went by while no coordinator was running."""
 
     NONE = "none"  #: they make no submission
     LAST = "last"  #: the last of them makes one
@@ -37,15 +37,15 @@ class CatchUp(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """When a schedule is due: by exactly one of a cron expression, a period and a moment.
+    """A schedule's due times, by exactly one of a cron expression, a period and a moment.
 
     Attributes:
-        cron: a cron expression of five fields, or six with seconds in front; "" where it is one of the others.
+        cron: a cron expression of five fields, or six with seconds in front; "" for the other two.
         tz: the time zone in which the expression is read.
         every_s: seconds from one due time to the next, the first that long after the schedule was defined.
         at: the only due time.
-        jitter_s: a submission is made up to so many seconds after its due time; how long is drawn for each due time,
-            and stays the same.
+        jitter_s: a submission is made up to so many seconds after its due time; the delay is drawn once for each due
+            time.
         until: the last moment that may be a due time; None for no end.
     """
 
@@ -70,15 +70,15 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """A schedule, as somebody defines it.
+    """The definition of a schedule.
 
     Attributes:
         name: its name.
         rule: when it is due.
-        spec: what is called then, under which terms.
+        spec: the function to call, and its terms.
         arguments: the call's arguments, as a blob.
-        overlap: what becomes of a due time while the run before it has not ended.
-        catch_up: what becomes of due times that went by while no coordinator was there.
+        overlap: the effect of a due time while the run before it has not ended.
+        catch_up: the effect of due times that went by while no coordinator was running.
     """
 
     name: fields.ScheduleName
@@ -99,19 +99,19 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleView:
-    """A schedule, and where it stands.
+    """A schedule, and its state.
 
     Attributes:
-        schedule: as it was defined; without the function's body, where that travelled by value.
+        schedule: its definition; without the function's body, if that travelled by value.
         added_at: when it was defined, or its rule was changed last.
         paused: whether due times go by.
-        upcoming: the next due times, at most three; none where it is paused, or has none any more.
+        upcoming: the next due times, at most three; empty if it is paused, or has none left.
         last_due: the due time of its last submission, or the moment of one that was asked for; None before the first.
         last_batch: the batch of its last submission; 0 before the first.
-        last: that batch; None where it is no longer kept.
+        last: that batch; None if it is no longer kept.
         made: how many submissions it has made.
         skipped: how many due times made none because the run before had not ended.
-        trouble: why it cannot make its submissions at the moment; "" where it can.
+        trouble: why it cannot make its submissions at the moment; "" if it can.
     """
 
     schedule: Schedule

@@ -3,8 +3,8 @@
 The coordinator's sessions satisfy it in process, the transport's proxy satisfies it across the wire; the contract suite
 runs the same tests over both. Each connection has a service object of its own, and `hello` is its first call.
 
-No call returns before everything its answer depends on is on disk, except that work is granted (and a lease recorded)
-without waiting: a lease lost with a crash is a task that runs again.
+No call returns before everything its answer depends on is on disk. Grants are the exception: a lease is recorded
+without waiting, since a lease lost in a crash is a task that runs again.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from dtq.model.snapshots import (
 
 
 class Service(Protocol):
-    """What the coordinator does for clients, workers and operators."""
+    """The coordinator's calls for clients, workers and operators."""
 
     def hello(self, hello: Hello) -> Welcome:
-        """Say who calls; the first call on every connection.
+        """Introduce the caller; the first call on every connection.
 
         Raises:
             ProtocolMismatch: the two sides speak different versions.
@@ -64,11 +64,12 @@ class Service(Protocol):
 
         Args:
             specs: the functions and options that the submissions refer to.
-            submissions: what to accept, in order. Each is accepted or refused by itself.
+            submissions: in order. Each is accepted or refused by itself.
             repeated: whether the same submissions may have arrived before (the answer to them was lost).
 
-        Where the queue has no room for the first submission, the call is held for so long as that allows. When one
-        that may wait is refused with `QueueFull`, those after it that may wait are refused too: their order stays.
+        If the queue has no room for the first submission, the call waits for room as long as that submission allows.
+        When a submission that may wait is refused with `QueueFull`, those after it that may wait are refused too, so
+        the order stays.
 
         Returns:
             One receipt a submission. An accepted one is on disk.
@@ -82,7 +83,7 @@ class Service(Protocol):
     def follow(
         self, batches: Annotated[list[fields.BatchNumber], MANY]
     ) -> Annotated[list[fields.BatchNumber], ANSWERED]:
-        """Have `watch` report how the tasks of these batches end, and of those that ended already.
+        """Have `watch` report the ends of these batches' tasks, past ones included.
 
         Returns:
             The batches that are not known.
@@ -97,16 +98,15 @@ class Service(Protocol):
             wait_s: how long to wait at most, in seconds.
 
         Returns:
-            What ended since the cursor, at most a few MiB at a time; empty when the wait ran out.
+            The ends since the cursor, at most a few MiB at a time; empty when the wait ran out.
         """
         ...
 
     def let_go(self, read: Annotated[list[TaskRange], MANY]) -> None:
-        """Keep no longer what the caller has read and nobody else will ask for: of tasks that have ended, in batches
+        """Drop results and arguments that the caller has read and nobody else will ask for: of ended tasks, in batches
         that this very session has submitted without a key of the user's. Other tasks are passed over.
 
-        Results and arguments go; dead letters stay, with their arguments. A batch all of which is let go is not known
-        any more.
+        Dead letters stay, with their arguments. A batch whose tasks are all let go is no longer known.
 
         Args:
             read: the tasks.
@@ -114,25 +114,25 @@ class Service(Protocol):
         ...
 
     def write_value(self, segment: fields.Segment, offset: fields.Offset, data: fields.Chunk) -> None:
-        """Write a piece of a value into a segment of the caller's own; from clients and workers that cannot reach the
+        """Write a piece of a value into a segment of the caller's own; for clients and workers that cannot reach the
         segments' files.
 
-        The segment is made with the first piece; its number is drawn by the caller, at random. It belongs to the
-        caller's session, and is kept until that is gone, or says that it is done with it. What was written is not
-        changed any more: to write the same again does no harm, so a call whose answer was lost may be repeated, also
-        to a coordinator that was restarted.
+        The segment is made with the first piece; the caller draws its number at random. It belongs to the caller's
+        session, and is kept until that session is gone, or is done with the segment. Written bytes never change:
+        writing the same bytes again does no harm, so a call whose answer was lost may be repeated, also to a restarted
+        coordinator.
 
         Args:
             segment: the segment.
-            offset: where the piece goes, in bytes from its beginning.
-            data: the piece; empty to say that the caller is done with the segment: what is in it has been submitted or
-                reported, and stays for as long as that.
+            offset: the piece's offset in the segment, in bytes.
+            data: the piece; empty to say that the caller is done with the segment: its values have been submitted or
+                reported, and stay as long as their tasks.
 
         Raises:
-            NotPermitted: somebody else writes to this segment, or something else is written there; or the coordinator
-                keeps no values.
-            TooLarge: it lies behind the end of the largest segment.
-            StoreFull, StoreUnwritable: it cannot be written at the moment.
+            NotPermitted: another session writes to this segment, or the bytes there differ; or the coordinator keeps no
+                values.
+            TooLarge: the piece lies behind the end of the largest segment.
+            StoreFull, StoreUnwritable: the piece cannot be written at the moment.
         """
         ...
 
@@ -141,41 +141,41 @@ class Service(Protocol):
 
         Args:
             segment: the segment.
-            offset: where the piece is, in bytes from its beginning.
+            offset: the piece's offset in the segment, in bytes.
             length: how many bytes.
 
         Raises:
-            ValueGone: there is no such segment, or not any more.
+            ValueGone: the segment does not exist, or no longer.
             ValueDamaged: it is too short, or cannot be read.
         """
         ...
 
     def hold(self, digest: fields.Digest, description: fields.Description, ttl_s: fields.Seconds) -> fields.Description:
-        """Have a value kept that no task needs yet, or needs any more: while the caller's session is there, and for
-        some time when it has gone. It is known by the digest of what it holds: who holds what somebody else has put
-        holds the same.
+        """Keep a value that no task needs yet, or needs any more: while the caller's session is connected, and for some
+        time after. The value is known by the digest of its content: two holders of the same content hold the same
+        value.
 
         Args:
-            digest: SHA-256 of what the value holds.
-            description: of the value; empty to hold it only if there is one.
+            digest: SHA-256 of the value's content.
+            description: of the value; empty to hold it only if it exists.
             ttl_s: how long it is kept when the session has gone, in seconds.
 
         Returns:
-            The description of the value that is held, which may be another one than was given; empty where there is
-            none. It is on disk.
+            The description of the value that is held, which may be another than the given one; empty if there is none.
+            It is on disk.
 
         Raises:
-            ValueGone, BadMessage: what is described is not there.
-            QueueFull: the session holds as many values as one may.
+            ValueGone, BadMessage: the described value does not exist.
+            QueueFull: the session's number of holds has reached its bound.
             StoreFull: the disk is full.
         """
         ...
 
     def release(self, digests: Annotated[list[fields.Digest], MANY]) -> None:
-        """Hold values no longer, those of them that this session does. Tasks that need one have it still.
+        """Release the session's holds on these values. Tasks keep the values they need.
 
         Args:
-            digests: of what they hold.
+            digests: of the values' contents.
         """
         ...
 
@@ -183,7 +183,7 @@ class Service(Protocol):
         """A worker's report and request (see `Exchange`); renews all its leases.
 
         Raises:
-            SessionUnknown: the worker has to say hello again.
+            SessionUnknown: the worker must say hello again.
         """
         ...
 
@@ -217,7 +217,7 @@ class Service(Protocol):
     def attempts(
         self, batch: fields.BatchNumber, index: fields.Index, first: fields.Count
     ) -> Annotated[list[Attempt], ANSWERED]:
-        """The attempts of a task that did not succeed, from the one with a number on.
+        """The unsuccessful attempts of a task, from a number on.
 
         Returns:
             Oldest first, cut off after a few MiB: ask again behind the last one's number.
@@ -227,7 +227,7 @@ class Service(Protocol):
     def results(
         self, batch: fields.BatchNumber, lo: fields.Index, hi: fields.Index
     ) -> Annotated[list[Ended], ANSWERED]:
-        """How tasks ``[lo, hi)`` of a batch ended; those that have not are left out.
+        """The ends of tasks ``[lo, hi)`` of a batch; tasks that have not ended are left out.
 
         Returns:
             In rising order, cut off after a few MiB: ask again from the last ``hi``.
@@ -238,23 +238,23 @@ class Service(Protocol):
         ...
 
     def tasks(self, selection: Selection) -> Annotated[list[TaskView], ANSWERED]:
-        """Tasks that match, as runs of like ones: unfinished ones in the order they will run, then ended ones, the
-        latest first. The functions of those that travelled by value are without their bodies.
+        """Tasks that match, as runs of like ones: unfinished tasks in the order they will run, then ended tasks, the
+        latest first. Functions that travelled by value come without their bodies.
 
         Returns:
-            As many as were asked for, or fewer: ask again with `Selection.after`, until there are none.
+            At most the requested number: ask again with `Selection.after`, until none are left.
         """
         ...
 
     def graph(self, batch: fields.BatchNumber, limit: fields.Count) -> Annotated[list[GraphNode], ANSWERED]:
-        """A batch, what it waits for or has waited for, what waits for it, and so on: the nearest ones that are kept.
+        """A batch, its parents, its children, and so on: the nearest batches that are kept.
 
         Args:
             batch: the batch.
-            limit: how many batches at most; there is a bound of 1,000.
+            limit: how many batches at most; the bound is 1,000.
 
         Returns:
-            The batch itself first, then the others in rising order; fewer where they are more than an answer holds.
+            The batch itself first, then the others in rising order; fewer if an answer cannot hold them all.
 
         Raises:
             UnknownId: it was never accepted.
@@ -263,7 +263,7 @@ class Service(Protocol):
         ...
 
     def cancel(self, selection: Selection) -> CancelReport:
-        """Stop tasks: those that wait never start, those that run are killed.
+        """Stop tasks: waiting tasks never start, running tasks are killed.
 
         Raises:
             UnknownId: one of the selected ids was never accepted; nothing was cancelled.
@@ -271,23 +271,22 @@ class Service(Protocol):
         ...
 
     def reprioritize(self, selection: Selection, priority: fields.Priority) -> fields.Count:
-        """Give what waits another priority, durably, in whole batches: those of which any task that waits matches.
+        """Change the priority of whole batches, durably: of those with a matching task that waits.
 
         Returns:
-            How many tasks wait in them.
+            The number of their waiting tasks.
 
         Raises:
             UnknownId: one of the selected ids was never accepted; nothing was changed.
-            WholeBatchOnly: one is that of a task, or of some tasks, while others of the batch wait too; nothing was
-                changed.
+            WholeBatchOnly: an id names one task, or some, while others of the batch wait too; nothing was changed.
         """
         ...
 
     def steer_queue(self, queue: fields.Queue, how: SteeringChange) -> Steering:
-        """Pause or drain a queue, or give it a weight, durably.
+        """Pause or drain a queue, or set its weight, durably.
 
         Returns:
-            What holds for it now.
+            Its settings now.
         """
         ...
 
@@ -295,21 +294,22 @@ class Service(Protocol):
         """Set a limit, or change it, durably.
 
         Raises:
-            LimitsFull: there are as many limits as there may be.
+            LimitsFull: the number of limits has reached its bound.
             InvalidValue: it bounds nothing.
         """
         ...
 
     def limits(self, after: fields.Label) -> Annotated[list[LimitView], ANSWERED]:
-        """The limits behind a name ("" for all), in the order of their names; ask again behind the last, until there
-        are none."""
+        """The limits behind a name ("" for all), in the order of their names; ask again behind the last, until none are
+        left.
+        """
         ...
 
     def remove_limit(self, name: fields.LimitPattern) -> None:
-        """Forget a limit, durably: what waited for it may start.
+        """Remove a limit, durably: tasks that waited for it may start.
 
         Raises:
-            UnknownLimit: there is none of this name.
+            UnknownLimit: no limit has this name.
         """
         ...
 
@@ -317,7 +317,7 @@ class Service(Protocol):
         """Dead letters that match, latest first.
 
         Returns:
-            As many as were asked for, or fewer: ask again with `Selection.after`, until there are none.
+            At most the requested number: ask again with `Selection.after`, until none are left.
         """
         ...
 
@@ -325,7 +325,7 @@ class Service(Protocol):
         """Put dead letters back with fresh counters, their history kept.
 
         Returns:
-            How many.
+            Their number.
 
         Raises:
             UnknownId: one of the selected ids is not a dead letter; nothing was put back.
@@ -333,10 +333,10 @@ class Service(Protocol):
         ...
 
     def purge_dead(self, selection: Selection) -> fields.Count:
-        """Forget dead letters for good.
+        """Remove dead letters for good.
 
         Returns:
-            How many.
+            Their number.
 
         Raises:
             UnknownId: one of the selected ids is not a dead letter; nothing was purged.
@@ -344,43 +344,44 @@ class Service(Protocol):
         ...
 
     def set_schedule(self, schedule: Schedule, replace: bool, dry_run: bool) -> fields.Word:
-        """Define a schedule, durably; one that has the same definition already stays as it is.
+        """Define a schedule, durably; an identical definition changes nothing.
 
         Args:
             schedule: the schedule.
-            replace: whether one of this name that has another definition is changed to this one.
-            dry_run: whether nothing is done, and only said what would be.
+            replace: whether a schedule of this name with another definition is changed to this one.
+            dry_run: whether nothing is changed, and only the effect is returned.
 
         Returns:
             ``added``, ``changed`` or ``unchanged``.
 
         Raises:
-            ScheduleExists: there is one of this name with another definition.
-            SchedulesFull: there are as many as there may be.
-            InvalidValue: its cron expression is none, or its time zone; or its call refers to values that are put.
-            CronMissing: the coordinator reads no cron expressions.
+            ScheduleExists: a schedule of this name has another definition.
+            SchedulesFull: the number of schedules has reached its bound.
+            InvalidValue: its cron expression or time zone is invalid; or its call refers to values that are put.
+            CronMissing: the coordinator cannot read cron expressions.
         """
         ...
 
     def schedules(self, after: fields.Label) -> Annotated[list[ScheduleView], ANSWERED]:
-        """The schedules behind a name ("" for all), in the order of their names; ask again behind the last, until there
-        are none."""
+        """The schedules behind a name ("" for all), in the order of their names; ask again behind the last, until none
+        are left.
+        """
         ...
 
     def schedule(self, name: fields.ScheduleName) -> ScheduleView:
         """A schedule.
 
         Raises:
-            UnknownSchedule: there is none of this name.
+            UnknownSchedule: no schedule has this name.
         """
         ...
 
     def pause_schedule(self, name: fields.ScheduleName, paused: bool) -> None:
-        """Let due times of a schedule go by without a submission, durably; or no longer: then the first one that counts
+        """Let due times of a schedule go by without a submission, durably; or stop that: then the first one that counts
         is after this moment.
 
         Raises:
-            UnknownSchedule: there is none of this name.
+            UnknownSchedule: no schedule has this name.
         """
         ...
 
@@ -391,31 +392,33 @@ class Service(Protocol):
             The batch.
 
         Raises:
-            UnknownSchedule: there is none of this name.
-            QueueFull: there is no room for it.
+            UnknownSchedule: no schedule has this name.
+            QueueFull: the queue has no room for it.
         """
         ...
 
     def remove_schedule(self, name: fields.ScheduleName) -> None:
-        """Forget a schedule, durably. What it has submitted stays.
+        """Remove a schedule, durably. Its submissions stay.
 
         Raises:
-            UnknownSchedule: there is none of this name.
+            UnknownSchedule: no schedule has this name.
         """
         ...
 
     def stats(self) -> Stats:
-        """The coordinator in one look, with as many of its queues and workers as an answer holds."""
+        """An overview of the coordinator, with as many of its queues and workers as an answer holds."""
         ...
 
     def queues(self, after: fields.Label) -> Annotated[list[QueueView], ANSWERED]:
-        """The queues behind a name ("" for all), in the order of their names; ask again behind the last, until there
-        are none."""
+        """The queues behind a name ("" for all), in the order of their names; ask again behind the last, until none are
+        left.
+        """
         ...
 
     def workers(self, after: fields.Label, session: fields.Label) -> Annotated[list[WorkerView], ANSWERED]:
         """The workers behind one, by its `WorkerView.name` and `WorkerView.session`, in this order ("" and "" for all);
-        ask again behind the last, until there are none."""
+        ask again behind the last, until none are left.
+        """
         ...
 
     def stop(self) -> None:
@@ -423,10 +426,10 @@ class Service(Protocol):
         ...
 
     def reload_keys(self) -> Annotated[list[fields.Label], ANSWERED]:
-        """Accept the keys that the keyring has now, and no others; connections of those that are gone end.
+        """Accept exactly the keys that the keyring has now; connections with removed keys end.
 
         Returns:
-            The names of all keys that are accepted.
+            The names of all accepted keys.
 
         Raises:
             KeyUnusable: the keyring cannot be read; the keys are as before.
@@ -435,16 +438,17 @@ class Service(Protocol):
 
 
 class Session(Service, Protocol):
-    """A service object of one connection, as the coordinator hands it to a transport."""
+    """A connection's service object, as the coordinator hands it to a transport."""
 
     def alive(self) -> None:
-        """Bytes of a call or an answer move: whoever is at the other end is there, however slow the line is. Called now
-        and then while a long message is under way, from the thread that makes the calls."""
+        """Note that bytes of a call or an answer move: the peer is alive, however slow the line is. Called now and then
+        while a long message is under way, from the thread that makes the calls.
+        """
         ...
 
     def open_value(self, segment: int, offset: int, length: int) -> tuple[int, int]:
-        """As `read_value`, to be sent from where it lies: a descriptor of the file that has the piece, for the caller
-        to close, and where it begins there.
+        """As `read_value`, to be sent from the file: a descriptor of the file with the piece, for the caller to close,
+        and the piece's offset there.
 
         Raises:
             ValueGone, ValueDamaged: as there.
@@ -452,5 +456,5 @@ class Session(Service, Protocol):
         ...
 
     def disconnected(self) -> None:
-        """The connection is gone; called once, last."""
+        """Note that the connection is gone; called once, last."""
         ...

@@ -1,4 +1,7 @@
-"""What the coordinator tells people about tasks, batches, queues and workers. Moments are seconds of the Unix epoch."""
+"""Snapshots: the coordinator's descriptions of tasks, batches, queues and workers for people.
+
+Moments are seconds of the Unix epoch.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +15,13 @@ from dtq.model.options import Spec
 from dtq.model.states import Outcome, State
 from dtq.records import dataclass
 
-#: A place in a list of tasks: a state; the moment of the end, or the priority of what has not ended; batch and index.
+#: A place in a list of tasks: a state; the moment of the end, or the priority of an unfinished task; batch and index.
 Place = tuple[fields.Word, fields.Moment, fields.BatchNumber, fields.Index]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which tasks a verb is for: all that match everything given.
+    """The tasks that a verb applies to: those that match every given field.
 
     Attributes:
         ids: ``(batch, index)``; index -1 for the whole batch. Empty for any.
@@ -30,8 +33,8 @@ class Selection:
         label: their label.
         older_than_s: in that state for at least so long.
         limit: at most so many (verbs that change something take no limit: 0).
-        after: only those behind this place of a list (`TaskView.place`, `DeadLetter.place`): how a list goes on that
-            was cut off.
+        after: only those behind this place of a list (`TaskView.place`, `DeadLetter.place`): continues a list that was
+            cut off.
     """
 
     ids: Annotated[tuple[tuple[fields.BatchNumber, fields.IndexOrNone], ...], MANY] = ()
@@ -68,14 +71,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
-    """A task, or a run of tasks of one batch that stand alike.
+    """A task, or a run of like tasks of one batch.
 
     Attributes:
         batch: the batch.
         index: index of the (first) task.
         count: how many tasks this describes.
         single: whether the batch has just one task.
-        state: where it stands.
+        state: its state.
         spec: its function and options.
         attempt: number of the current or last attempt; 0 before the first.
         failures: how many attempts failed since it was submitted or put back.
@@ -85,13 +88,13 @@ class TaskView:
         started_at: when the current or last attempt was leased.
         ended_at: when it came into its final state.
         worker: name of the worker that runs it or ran it last.
-        progress: ``(done, total)`` as the task itself says.
+        progress: ``(done, total)`` as the task itself reports it.
         cancelling: whether it runs but is being stopped.
-        history: its attempts that did not succeed (only where one task was asked for).
-        reason: why it does not run, for a task that waits; why it was cancelled, where nobody had asked for it.
+        history: its unsuccessful attempts (only if one task was asked for).
+        reason: why it does not run, for a waiting task; why it was cancelled without a request.
         more: whether there are later attempts than those of the history; see `Service.attempts`.
-        start_by: when it is cancelled if it has not started, for one that waits for its first start.
-        key: its batch's own key; ``schedule/NAME/...`` where a schedule has submitted it.
+        start_by: for a task that waits for its first start, the moment at which it is cancelled.
+        key: its batch's own key; ``schedule/NAME/...`` if a schedule has submitted it.
     """
 
     batch: fields.BatchNumber
@@ -123,14 +126,14 @@ class TaskView:
 
     @property
     def place(self) -> Place:
-        """Where it is in a list of tasks."""
+        """Its place in a list of tasks."""
         at = float(self.spec.options.priority) if self.ended_at is None else self.ended_at
         return self.state.value, at, self.batch, self.index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """How many tasks stand where."""
+    """Numbers of tasks by state."""
 
     blocked: fields.Count = 0
     scheduled: fields.Count = 0
@@ -142,12 +145,12 @@ class Counts:
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Number of all tasks."""
         return self.unfinished + self.succeeded + self.dead + self.cancelled
 
     @property
     def unfinished(self) -> int:
-        """Those that are not in a final state."""
+        """Number of tasks that are not in a final state."""
         return self.blocked + self.scheduled + self.pending + self.running
 
 
@@ -160,11 +163,11 @@ class BatchView:
         size: how many tasks it has (so far, while it is not complete).
         complete: whether the submitter has sent all of it.
         spec: its function and options.
-        counts: where its tasks stand.
+        counts: its tasks by state.
         submitted_at: when its first piece was accepted.
         finished_at: when its last task came into a final state.
         key: the submitter's own key.
-        reason: why those of its tasks never start that were cancelled as a whole, where nobody had asked for it.
+        reason: why its tasks that were cancelled as a whole, without a request, never start.
     """
 
     batch: fields.BatchNumber
@@ -180,15 +183,15 @@ class BatchView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GraphNode:
-    """A batch among those that wait for each other.
+    """A batch in a graph of dependencies.
 
     Attributes:
         batch: its number.
         size: how many tasks it has.
         function: its function's name.
-        counts: where its tasks stand.
-        after: what it waits for, or has waited for: tasks ``[lo, hi)`` of a batch, where hi is 0 all of it.
-        more: whether it waits for more than that.
+        counts: its tasks by state.
+        after: its parents: tasks ``[lo, hi)`` of a batch, where hi is 0 for all of it.
+        more: whether it has more parents than these.
     """
 
     batch: fields.BatchNumber
@@ -211,8 +214,8 @@ class DeadLetter:
         queue: its queue.
         attempts: how many attempts it had.
         outcome: how the last one ended.
-        exception: what the last one raised.
-        message: and its message.
+        exception: the exception of the last one.
+        message: the exception's message.
         submitted_at: when it was accepted.
         died_at: when it was given up.
     """
@@ -236,13 +239,13 @@ class DeadLetter:
 
     @property
     def place(self) -> Place:
-        """Where it is in a list of dead letters."""
+        """Its place in a list of dead letters."""
         return State.DEAD.value, self.died_at, self.batch, self.index
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelReport:
-    """What a cancel did.
+    """The effects of a cancel.
 
     Attributes:
         cancelled: tasks that had not started and never will.
@@ -257,16 +260,16 @@ class CancelReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueView:
-    """A queue with unfinished tasks or workers, or one that is steered.
+    """A queue with unfinished tasks, workers, or settings of its own.
 
     Attributes:
         name: its name.
-        pending: how many tasks wait to be handed out.
+        pending: how many tasks wait for a grant.
         scheduled: how many wait for a time.
         running: how many run.
         workers: how many workers serve it.
         blocked: how many wait for other tasks.
-        paused: whether it starts nothing.
+        paused: whether it starts no tasks.
         draining: whether it takes no new tasks.
         weight: its share beside other queues of equal priority.
     """
@@ -284,14 +287,14 @@ class QueueView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResourceView:
-    """What a worker offers of a resource.
+    """A worker's offer of a resource.
 
     Attributes:
         name: the resource.
-        units: the names of its units; empty where it is a sum.
+        units: the names of its units; empty for a sum.
         amount: how many units, or how large the sum.
         free_units: the units that no task has.
-        free: how many these are, or how much of the sum no task has.
+        free: number of free units, or the free part of the sum.
     """
 
     name: fields.ResourceName
@@ -306,20 +309,20 @@ class WorkerView:
     """A connected worker.
 
     Attributes:
-        session: stands for its session, the same while that lasts; is not its name towards the coordinator.
+        session: identifies its session while that lasts; not the name that it uses towards the coordinator.
         name: its name.
         host: its machine.
         pid: its process.
-        slots: how many slots can run something.
+        slots: how many slots can run tasks.
         busy: how many leases it holds, at most two a slot.
-        queues: what it serves; empty for all.
+        queues: the queues it serves; empty for all.
         seen_s: seconds since it was last heard.
         connected_at: since when it is known.
         running: the tasks it runs, at most 100.
         draining: whether it takes no more work.
         version: its dtq version.
         python: its Python version.
-        trouble: why slots of it do not start at the moment; empty where they do.
+        trouble: why its slots do not start at the moment; empty if they do.
     """
 
     session: fields.Session
@@ -342,15 +345,15 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """The coordinator in one look.
+    """An overview of the coordinator.
 
     Attributes:
-        counts: where tasks stand; final states count everything since the store was made, less what was put back.
+        counts: tasks by state; final states count all tasks since the store was made, less those put back.
         submitted: tasks accepted since the store was made.
         retries: attempts that were followed by another, since the store was made.
         refused: reports for leases that were no longer current, since this start.
         dead_letters: how many dead letters there are now.
-        queues: the queues with something in them, or with workers.
+        queues: the queues with tasks, or with workers.
         workers: the connected workers.
         clients: how many client sessions are known.
         epoch: number of this run of the coordinator.
@@ -362,9 +365,9 @@ class Stats:
         store: where the state is kept.
         durability: fsync, os or none.
         highest_first: whether a higher number is more urgent.
-        losses: what the store had lost when it was opened, in sentences; empty where nothing.
-        trouble: why new submissions are refused at the moment, as the code of the error (``store-full``:
-            the disk is full); empty where they are accepted.
+        losses: losses of the store found when it was opened, in sentences; empty for none.
+        trouble: why new submissions are refused at the moment, as the code of the error (``store-full``: the disk is
+            full); empty if they are accepted.
         trouble_text: the same as a sentence.
         more_queues: whether there are more queues; see `Service.queues`.
         more_workers: whether there are more workers; see `Service.workers`.

@@ -7,7 +7,7 @@ from typing import Final
 
 
 class State(Enum):
-    """Where a task stands. `core.states` says how it may move."""
+    """State of a task. `core.states` has the allowed moves."""
 
     BLOCKED = "blocked"  #: waits for other tasks to end
     SCHEDULED = "scheduled"  #: delayed, or backing off after a failure: waits for a time
@@ -22,7 +22,7 @@ class State(Enum):
 
     @property
     def final(self) -> bool:
-        """Whether nothing more happens to the task by itself."""
+        """Whether the task stays in this state unless somebody acts on it."""
         return self in FINAL
 
 
@@ -30,7 +30,7 @@ FINAL = frozenset({State.SUCCEEDED, State.DEAD, State.CANCELLED})
 
 
 class Outcome(Enum):
-    """How one attempt ended, as a worker reports it."""
+    """End of one attempt, as a worker reports it."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"  #: the function raised
@@ -42,17 +42,17 @@ class Outcome(Enum):
     __hash__ = object.__hash__
 
 
-#: What stands for the exception of an attempt that raised none.
+#: Exception names of attempts that raised none.
 _UNRAISED: Final = {Outcome.TIMED_OUT: "TimeoutError", Outcome.CRASHED: "dtq.errors.TaskCrashed"}
 
 
 def exception_name(outcome: Outcome | None, exception: str) -> str:
-    """The name that an attempt's exception is listed and looked for by.
+    """The exception's name of an attempt, in lists and searches.
 
     A time limit and a crash raise nothing in the task; they go by ``TimeoutError`` and ``dtq.errors.TaskCrashed``.
 
     Args:
-        outcome: how the attempt ended; None where there was none.
-        exception: the name of what it raised, or "".
+        outcome: how the attempt ended; None without an attempt.
+        exception: the name of the raised exception, or "".
     """
     return exception or (_UNRAISED.get(outcome, "") if outcome is not None else "")

@@ -1,9 +1,8 @@
-"""Text from elsewhere made safe to read: on a terminal, in a log, in a report.
+"""Makes foreign text safe to read: on a terminal, in a log, in a report.
 
-What a task prints, raises or is called may hold characters that nobody sees and that change what is seen: control
-characters drive a terminal, marks of direction turn a line around (U+202E), others take no room (U+200B) or break lines
-where nobody looks for it (U+2028). One rule for every place where people read: such characters are shown as their
-number.
+A task's output, exceptions and names may hold invisible characters that change the text around them: control characters
+drive a terminal, marks of direction turn a line around (U+202E), others take no room (U+200B) or break lines
+unexpectedly (U+2028). One rule holds wherever people read: such characters are shown as their number.
 """
 
 from __future__ import annotations
@@ -11,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
-#: Control characters but for tab and newline; line and paragraph separators; every mark that only changes how others
-#: are shown (the category Cf: direction, joining, zero width, tags, soft hyphens); halves of characters (surrogates).
+#: Control characters but for tab and newline; line and paragraph separators; every mark that only changes the look of
+#: others (the category Cf: direction, joining, zero width, tags, soft hyphens); halves of characters (surrogates).
 _UNSEEN: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u0600-\u0605\u061c\u06dd\u070f\u0890-\u0891\u08e2\u180e\u200b-\u200f"
     "\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb\U000110bd\U000110cd\U00013430-\U0001345f"
@@ -23,7 +22,7 @@ _BREAK: Final = re.compile(r"[\n\t]")
 
 
 def printable(text: str) -> str:
-    """The text with every character escaped that is not seen, but for tabs and newlines.
+    """The text with every invisible character escaped, except tabs and newlines.
 
     An escape is ``\\u`` and four hexadecimal digits, two escapes beyond U+FFFF, as in JSON: escaped JSON stays JSON.
     """

@@ -1,14 +1,14 @@
-"""Values: what is too large for a page lies in a segment, and a *description* stands for it where a blob would.
+"""Values: a blob that is too large for a page lies in a segment, and a *description* stands for it in the page.
 
-A segment is an append-only file of whoever writes values (`dtq.values`), named by a random number that its writer has
-drawn, so that nobody has to be asked. Where a value lies says which value it is: that never changes.
+A segment is an append-only file of its writer (`dtq.values`). The writer names it by a random number, and so need not
+ask anybody. A value's position identifies the value: the bytes there never change.
 
-What is no longer used of a segment may read as zeros, and no value begins with one: so who reads a value from its
-beginning knows whether it was still there.
+Unused parts of a segment may read as zeros, and no value begins with a zero: so a reader of a value's beginning knows
+whether the value was still there.
 
-A description is a blob of a page: what it names, and what is left of the blob. Where nothing is left, the first value
-is the blob itself. The client and the slot open it; the coordinator only reads which values it names, so that they are
-kept as long as the page. What else a blob may begin with (pickles, JSON) is never `MARK`.
+A description is a blob of a page: it names values, and holds the rest of the blob. If the rest is empty, the first
+value is the blob itself. The client and the slot open a description; the coordinator only reads which values it names,
+so that they are kept as long as the page. No other blob (a pickle, JSON) begins with `MARK`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Final
 from dtq.errors import BadMessage
 from dtq.records import dataclass
 
-#: What a description begins with.
+#: First byte of a description.
 MARK: Final = b"\0"
-#: From so many bytes on a blob is a value.
+#: A blob of so many bytes or more is a value.
 MIN_VALUE: Final = 64 << 10
-#: How many bytes of a value one call carries at most.
+#: Most bytes of a value in one call.
 CHUNK: Final = 1 << 20
-#: From so many bytes on a blob is a value where values travel by calls: what is smaller travels faster in its page.
+#: The same if values travel by calls: smaller blobs travel faster in their pages.
 MIN_CALLED: Final = 1 << 19
-#: How many bytes a result may have to go into its page where there is no room for values.
+#: Largest result that goes into its page when values have no room, in bytes.
 MOST_WITHOUT_ROOM: Final = 1 << 20
 #: Most values that one description names.
 MAX_VALUES: Final = 0xFFFF
@@ -46,10 +46,10 @@ class Value:
 
     Attributes:
         segment: number of the segment.
-        offset: where it begins in the segment's file, in bytes.
-        length: how many bytes it has.
-        crc: their CRC-32; 0 where they are not checked.
-        trailer: how many of them, the last ones, say how the others are divided (`values.layout`); 0 for none.
+        offset: its offset in the segment's file, in bytes.
+        length: its length, in bytes.
+        crc: CRC-32 of its bytes; 0 if unchecked.
+        trailer: length of the table at its end that divides its bytes (`values.layout`); 0 for none.
     """
 
     segment: int
@@ -60,7 +60,7 @@ class Value:
 
     @property
     def end(self) -> int:
-        """Where it ends in the segment's file."""
+        """Its end in the segment's file."""
         return self.offset + self.length
 
 
@@ -68,15 +68,15 @@ def describe(values: Sequence[Value], rest: bytes = b"") -> bytes:
     """A description.
 
     Args:
-        values: what it names, at least one and at most `MAX_VALUES`.
-        rest: the blob, where none of the values is.
+        values: the named values, at least one and at most `MAX_VALUES`.
+        rest: the blob, if none of the values is the blob.
     """
     packed = [_VALUE.pack(v.segment, v.offset, v.length, v.crc, v.trailer) for v in values]
     return b"".join((MARK, _COUNT.pack(len(values)), *packed, rest))
 
 
 def is_description(blob: bytes) -> bool:
-    """Whether a blob is one."""
+    """Whether a blob is a description."""
     return blob.startswith(MARK)
 
 
@@ -84,7 +84,7 @@ def named(blob: bytes) -> tuple[Value, ...]:
     """The values that a description names.
 
     Raises:
-        BadMessage: it is none, or cannot be true.
+        BadMessage: the blob is no description, or cannot be true.
     """
     if not blob.startswith(MARK) or len(blob) < _HEAD:
         raise BadMessage("a description of values is cut short")
@@ -100,17 +100,17 @@ def named(blob: bytes) -> tuple[Value, ...]:
 
 
 def rest(blob: bytes) -> bytes:
-    """What a description has beside the values that it names; empty where the first one is the blob.
+    """A description's content beside its named values; empty if the first value is the blob.
 
     Args:
-        blob: a description that `named` has taken.
+        blob: a description that `named` has accepted.
     """
     (count,) = _COUNT.unpack_from(blob, len(MARK))
     return blob[_HEAD + count * _VALUE.size :]
 
 
 def content(blob: bytes) -> Value | None:
-    """The value that a description stands for; None where what it stands for is in itself.
+    """The value that a description stands for; None if its content is in itself.
 
     Args:
         blob: a description.
@@ -119,7 +119,7 @@ def content(blob: bytes) -> Value | None:
 
 
 def weight(blob: bytes) -> int:
-    """How many bytes a blob stands for: its own, and those of the value that it stands for, if it is a description."""
+    """Bytes that a blob stands for: its own, and those of its value, if it is a description."""
     if not blob.startswith(MARK):
         return len(blob)
     value = content(blob)

@@ -1,7 +1,7 @@
-"""How much of a message something takes, and how a failure is made to take less.
+"""Weight: the size of a message's parts, and how a failure is made lighter.
 
-Everything that is gathered into a message is weighed first, so that no message is refused for its size: what does not
-fit goes with the next one. What is weighed is rather too heavy than too light.
+Everything that is gathered into a message is weighed first, so that no message is refused for its size: an item that
+does not fit goes with the next one. Weights err upwards.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dtq.records import fields, is_dataclass, replace
 
 T = TypeVar("T")
 
-#: What a scalar takes at most, and what a text, bytes or a tuple take beside what they hold, in bytes.
+#: Most bytes of a scalar, and of a text, bytes or a tuple beside their content.
 _SCALAR: Final = 12
 _SCALARS: Final = frozenset({bool, int, float})
 
@@ -28,7 +28,7 @@ def _fields_of(kind: type) -> Callable[[Any], Iterable[Any]]:
 
 
 def weight(value: Any) -> int:
-    """How many bytes a message's part takes, about, and no fewer: a dataclass, a tuple or list, a scalar."""
+    """Approximate bytes of a message's part, never too few: a dataclass, a tuple or list, a scalar."""
     kind = type(value)
     if kind is bytes or kind is bytearray:
         return len(value) + _SCALAR
@@ -44,7 +44,7 @@ def weight(value: Any) -> int:
 
 
 def first_within(items: Iterable[T], room: int) -> Iterator[T]:
-    """The first of some items that have so many bytes; the first in any case. No more than one other is made."""
+    """The first items that fit into so many bytes; the first item in any case. At most one further item is made."""
     for number, item in enumerate(items):
         room -= weight(item)
         if room < 0 and number:
@@ -53,8 +53,7 @@ def first_within(items: Iterable[T], room: int) -> Iterator[T]:
 
 
 def slim(failure: Failure, room: int) -> Failure:
-    """A failure that takes no more than so many bytes: first without the exception itself, then with less of what it
-    says."""
+    """A failure of at most so many bytes: first without the exception itself, then with shortened texts."""
     if weight(failure) > room:
         failure = replace(failure, pickled=b"")
     if weight(failure) > room:

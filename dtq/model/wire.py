@@ -1,16 +1,15 @@
-"""Dataclasses to plain tuples and back, from their annotations.
+"""Converts dataclasses to plain tuples and back, by their annotations.
 
-What crosses the wire is built of scalars, bytes, tuples and lists only, so that the receiving side can refuse anything
-else before unpickling it. This module translates, and checks every field on the way in, its type and its rule
-(`model.fields`): a peer that sends a string for a number, or a number that is none, gets an error that names the field,
-not a corrupted queue. Codecs are made once per type, from the annotations; there is no second description of a message
-anywhere.
+A message on the wire holds scalars, bytes, tuples and lists only, so that the receiver can refuse anything else before
+unpickling it. This module converts, and checks the type and the rule (`model.fields`) of every arriving field: a peer
+that sends a string for a number, or NaN, gets an error that names the field, not a corrupted queue. Codecs are made
+once per type, from the annotations; no second description of a message exists.
 
-A dataclass is the tuple of its fields in their order; a trailing field that the peer does not know yet is an error, as
-protocol versions are compared before anything else is said.
+A dataclass is the tuple of its fields in their order; an unknown trailing field is an error, as protocol versions are
+compared before anything else.
 
-What is asked is held to the rules. What is answered is held to the types, and numbers to be finite; a text of an answer
-that breaks its rule is cut and escaped: it may come from a store of old, and one name must not hide a whole list.
+Requests are held to the rules. Answers are held to the types, and their numbers to be finite; a text of an answer that
+breaks its rule is cut and escaped: it may come from an old store, and one name must not hide a whole list.
 """
 
 from __future__ import annotations
@@ -26,23 +25,23 @@ from dtq.errors import BadMessage, DtqError
 from dtq.model.fields import Blob, Items, Rule, Text, limits
 from dtq.records import fields, is_dataclass, replace
 
-#: A plain value: what may cross the wire.
+#: A plain value: may cross the wire.
 Plain = Any
 Encode = Callable[[Any], Plain]
 Decode = Callable[[Plain], Any]
 
 
 class _Breach(BadMessage):
-    """A value is not what its field takes; whoever knows the field names it."""
+    """A value breaks its field's rule; the caller adds the field's name."""
 
 
 class Inline(NamedTuple):
-    """Python that does for one field what its decoder does, where a call would cost more than the look.
+    """Source code that does a field's decoding in place, if a call would cost more than the check.
 
     Attributes:
-        test: an expression that says whether a plain value, ``{v}``, is right as far as can be seen at once.
-        value: an expression for what is made of such a one.
-        names: what the two name besides, in braces likewise.
+        test: an expression that is true of a plain value, ``{v}``, which is certainly right.
+        value: an expression that decodes such a value.
+        names: names that the two expressions use, likewise in braces.
     """
 
     test: str
@@ -51,20 +50,20 @@ class Inline(NamedTuple):
 
 
 class Codec(NamedTuple):
-    """How a type is taken apart and put together; an encoder of None means that the value goes as it is."""
+    """Encoder and decoder of a type; an encoder of None passes the value unchanged."""
 
     encode: Encode | None
     decode: Decode
     inline: Inline | None = None
 
     def plain(self, value: Any) -> Plain:
-        """The value, taken apart."""
+        """The value, encoded."""
         return value if self.encode is None else self.encode(value)
 
 
 class Method:
-    """How one method of the service crosses the wire. Codecs are made when the method is called first: a program calls
-    few of them, and all together take longer than the rest of an import.
+    """Codecs of one method of the service. They are made at the method's first call: a program calls few methods, and
+    making all takes longer than the rest of an import.
 
     Args:
         name: the method's name.
@@ -86,30 +85,30 @@ class Method:
 
     @cached_property
     def result(self) -> Codec:
-        """The codec of what it returns."""
+        """The codec of its result."""
         return codec(self._hints["return"], answer=True)
 
     @cached_property
     def encoders(self) -> tuple[Encode, ...]:
-        """What takes its arguments apart."""
+        """The encoders of its arguments."""
         return tuple(codec(self._hints[word]).plain for word in self.parameters)
 
     @cached_property
     def decoders(self) -> tuple[Decode, ...]:
-        """What puts them together."""
+        """The decoders of its arguments."""
         return tuple(codec(self._hints[word]).decode for word in self.parameters)
 
     def encode_arguments(self, arguments: tuple[Any, ...]) -> Plain:
-        """The positional arguments, plain."""
+        """Encode the positional arguments."""
         if len(arguments) != len(self.encoders):
             raise TypeError(f"{self.name} takes {len(self.encoders)} arguments")
         return tuple(map(call, self.encoders, arguments))
 
     def decode_arguments(self, plain: Plain) -> tuple[Any, ...]:
-        """The positional arguments again.
+        """Decode the positional arguments.
 
         Raises:
-            BadMessage: they are not what the method takes.
+            BadMessage: the method does not take such arguments.
         """
         if type(plain) is not tuple or len(plain) != len(self.decoders):
             raise BadMessage(f"{self.name} takes {len(self.decoders)} arguments")
@@ -120,12 +119,12 @@ class Method:
             raise _named(self.name, self.parameters, decoders, plain) from None
 
     def encode_result(self, result: Any) -> Plain:
-        """The result, plain."""
+        """Encode the result."""
         return self.result.plain(result)
 
 
 def _named(owner: str, names: tuple[str, ...], decoders: list[Decode], plain: Plain) -> BadMessage:
-    """The error that names the first field that is not right."""
+    """The error that names the first faulty field."""
     for name, decode, item in zip(names, decoders, plain, strict=True):
         try:
             decode(item)
@@ -153,7 +152,7 @@ def _number(kind: type, rule: Rule | None) -> Codec:
     def decode_float(plain: Plain) -> Any:
         if type(plain) is not float and type(plain) is not int:
             raise _wrong_type(kind, plain)
-        if least <= plain <= most:  # not so for NaN
+        if least <= plain <= most:  # false for NaN
             return plain
         raise _Breach(f"is out of range: it is a finite number from {least:g} to {most:g}")
 
@@ -161,7 +160,7 @@ def _number(kind: type, rule: Rule | None) -> Codec:
 
 
 def _ruled(kind: type, rule: Text | Blob | None) -> Codec:
-    """For texts and blobs."""
+    """Codec of texts and blobs."""
     free = rule is None or rule == Blob()
     sound: Callable[[Any], bool] = (lambda plain: True) if rule is None else rule.sound
 
@@ -186,7 +185,7 @@ def _text(rule: Text) -> Inline:
 
 
 def _fitted(rule: Text | None) -> Codec:
-    """For texts of answers."""
+    """Codec of answers' texts."""
 
     def decode(plain: Plain) -> Any:
         if type(plain) is not str:
@@ -221,7 +220,9 @@ def _optional(inner: Codec) -> Codec:
 
 
 def _union(kinds: tuple[type, ...], rule: Rule | None) -> Codec:
-    """Scalars of several types, in answers only: arguments of errors, which may be the very number that is none."""
+    """Codec of scalars of several types, in answers only: arguments of errors, which may be an invalid number
+    itself.
+    """
 
     def decode(plain: Plain) -> Any:
         if type(plain) not in kinds:
@@ -308,7 +309,7 @@ def _dataclass(kind: type, answer: bool) -> Codec:
             if (value := build_at_once(plain)) is not None:
                 return value
         except (DtqError, TypeError, ValueError):
-            pass  # what it was, and what follows, is found out the long way
+            pass  # the slow path finds the fault
         if type(plain) is not tuple or len(plain) != len(names):
             raise BadMessage(f"{kind.__name__} has {len(names)} fields")
         try:
@@ -340,10 +341,11 @@ def _taking_apart(names: tuple[str, ...], codecs: list[Codec]) -> Encode:
 
 
 def _inlined(kind: type, names: tuple[str, ...], codecs: list[Codec]) -> Decode:
-    """What makes a dataclass of its plain tuple; it returns None, or raises, where that is not right.
+    """Source of a function that makes a dataclass of its plain tuple; the function returns None, or raises, for a
+    faulty one.
 
-    One function, made of what its fields have for it, as `dataclasses` makes ``__init__``: with a call for every field,
-    taking a small message apart costs twice as much.
+    It is one function, made of its fields' expressions, as `dataclasses` makes ``__init__``: with a call for every
+    field, decoding a small message costs twice as much.
     """
     space: dict[str, Any] = {"kind_": kind}
     tests, values = [], []
@@ -369,13 +371,13 @@ def _inlined(kind: type, names: tuple[str, ...], codecs: list[Codec]) -> Decode:
 
 
 def _apart(hint: Any) -> Items | None:
-    """The rule of a sequence whose items are taken or left each by itself."""
+    """The rule of a sequence whose items are accepted or refused one by one."""
     rule = _rule(hint) if get_origin(hint) is Annotated else None
     return rule if isinstance(rule, Items) and rule.apart else None
 
 
 def _sifted(kind: type, build: Decode, decoders: dict[str, Decode], apart: dict[str, Items], plain: Plain) -> Any:
-    """A message without those of its items that break a rule, and with what counts instead of them."""
+    """A message without its faulty items, and with their substitutes."""
     sound = dict(zip(decoders, plain, strict=True))
     instead: dict[str, list[Any]] = {}
     for name, rule in apart.items():
@@ -407,7 +409,7 @@ def codec(annotation: Any, *, answer: bool = False) -> Codec:
 
     Args:
         annotation: the type.
-        answer: whether it comes from the coordinator, whose texts are made to fit, and which is believed otherwise.
+        answer: whether it comes from the coordinator, whose texts are made to fit, and which is trusted otherwise.
 
     Raises:
         TypeError: the type cannot cross the wire. A programming error.
@@ -436,7 +438,7 @@ def _codec(annotation: Any, answer: bool) -> Codec:
 
 
 def _rule(annotation: Any) -> Rule | None:
-    """The rule that an annotation brings."""
+    """The rule in an annotation."""
     return next((one for one in annotation.__metadata__ if isinstance(one, Rule)), None)
 
 
@@ -451,7 +453,7 @@ def _single(annotation: Any, rule: Rule | None, answer: bool) -> Codec:
 
 
 def methods(protocol: type) -> dict[str, Method]:
-    """How each public method of a protocol class crosses the wire, from its annotations."""
+    """The codecs of each public method of a protocol class, by its annotations."""
     return {
         name: Method(name, function)
         for name, function in vars(protocol).items()
