@@ -1,4 +1,4 @@
-"""The engine port: where rows are kept.
+"""The engine port: storage for the core's rows.
 
 An engine stores the rows of `core.changes` and answers a few questions about them. It decides nothing: no priority, no
 lease, no retry. Every engine passes the contract suite in ``tests/contracts``.
@@ -27,13 +27,13 @@ Page = TypeVar("Page", ArgumentPage, ResultPage)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Opened:
-    """What an engine says when it has been opened.
+    """The result of opening a store.
 
     Attributes:
         epoch: number of this run, one more than that of the run before; on disk before `open` returns.
-        store: random bytes that no other store has.
+        store: the store's unique id, random bytes.
         totals: the totals row; all zero in a new store.
-        losses: what is missing or damaged, a sentence each with a count; empty where nothing is.
+        losses: missing or damaged parts, a sentence each with a count; empty for a sound store.
     """
 
     epoch: int
@@ -44,13 +44,13 @@ class Opened:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
-    """What an engine says when it has applied changes.
+    """The result of a commit.
 
     Attributes:
-        shortage: why new work is going to be refused, where it is; None where there is room.
-        unfinished: whether room that was freed is still to be given back: each commit, also one of no changes, gives
-            back some of it.
-        again_s: after how many seconds there may be some to give back although nothing was committed; None for never.
+        shortage: why new work is going to be refused; None while the store has room.
+        unfinished: whether freed room has still to be given back: each commit, even an empty one, gives back some of
+            it.
+        again_s: seconds after which there may be room to give back even without a commit; None for never.
     """
 
     shortage: StoreFull | None = None
@@ -76,8 +76,8 @@ class EndedRun:
         hi: index after the last.
         state: SUCCEEDED (one run a result page), DEAD or CANCELLED (one run a `TaskRow`, or the tail from ``cut``).
         ended_at: when.
-        worker: who ran them, where they succeeded.
-        task: the row of a single task, where there is one.
+        worker: the name of their worker, if they succeeded.
+        task: the row of a single task, if it has one.
     """
 
     batch: StoredBatch
@@ -90,7 +90,7 @@ class EndedRun:
 
     @property
     def why(self) -> str:
-        """Why they were cancelled, where nobody had asked for it."""
+        """Why they were cancelled without a request."""
         if self.state is not State.CANCELLED:
             return ""
         if self.task is not None:
@@ -100,7 +100,7 @@ class EndedRun:
 
 
 def fill(found: Iterable[Page], room: int | None) -> list[Page]:
-    """The first of some pages that have so many bytes; the first in any case. None for all."""
+    """The first of some pages that fit into so many bytes; the first in any case. None for all."""
     taken: list[Page] = []
     left = room
     for page in found:
@@ -113,50 +113,51 @@ def fill(found: Iterable[Page], room: int | None) -> list[Page]:
 
 
 def recall(attempts: Iterable[Attempt], room: int | None) -> list[Attempt]:
-    """The first of some attempts that have so many bytes; the first in any case. None for all."""
+    """The first of some attempts that fit into so many bytes; the first in any case. None for all."""
     return list(attempts if room is None else first_within(attempts, room))
 
 
 class Engine(Protocol):
-    """Keeps rows."""
+    """Stores rows."""
 
     @property
     def place(self) -> Place | None:
-        """Where values are written that rows may name, once it is open; None where it keeps none."""
+        """The place for values that rows may name, once the engine is open; None if it keeps no values."""
         ...
 
     def open(self) -> Opened:
-        """Take the store for this process, and look it over. Called once, first.
+        """Lock the store for this process, and check it. Called once, first.
 
         Raises:
             StoreLocked: another coordinator has it.
             StoreTooNew: a newer dtq wrote it; it was not touched.
-            StoreDamaged: it is not a store, or not readable as a whole; it was not touched.
+            StoreDamaged: it is no store, or not readable as a whole; it was not touched.
             StoreError: it cannot be opened (permissions, missing directory).
         """
         ...
 
     def restore(self) -> Iterable[Row]:
-        """The rows that the core needs to go on: for each batch that is not finished its `SpecRow` (once a spec, before
-        the first batch that uses it) and `BatchRow`; then the `TaskRow` s of live batches in a state that is not final
-        or at or above the batch's ``next``; then all `LeaseRow` s, `HoldRow` s and `DefinitionRow` s. Batches in rising
-        order. Last, an `ExpiryRow` for each moment at which batches expire by a time of their own, in rising order."""
+        """The rows with which the core goes on: for each unfinished batch its `SpecRow` (each spec once, before the
+        first batch that uses it) and `BatchRow`; then the `TaskRow` s of live batches in a state that is not final or
+        at or above the batch's ``next``; then all `LeaseRow` s, `HoldRow` s and `DefinitionRow` s. Batches in rising
+        order. Last, an `ExpiryRow` for each moment at which batches expire by a time of their own, in rising order.
+        """
         ...
 
     def commit(self, changes: Sequence[Change], *, insist: bool = False) -> Committed:
         """Apply all changes, in order, or none.
 
-        When it returns they are as durable as the engine was told to make them, with the values that their rows name;
-        these stay as long as one of the rows does. Values that are not there are logged. Where there is little room,
-        changes that store arguments are refused first: room is set aside for those that end what was accepted. A commit
-        of no changes writes nothing and only says whether there is room.
+        Afterwards they are as durable as the engine was told to make them, with the values that their rows name; these
+        stay as long as one of the rows does. Missing values are logged. If room is scarce, changes that store arguments
+        are refused first: room is set aside for the ends of accepted work. An empty commit writes nothing and only
+        returns whether there is room.
 
         Args:
-            changes: what has changed.
-            insist: whether what is set aside may be used for arguments too, as they cannot be refused any more.
+            changes: the changes.
+            insist: whether the room set aside may be used for arguments too, as they cannot be refused any more.
 
         Returns:
-            Whether there is room, and whether some is still to be given back.
+            Whether there is room, and whether freed room has still to be given back.
 
         Raises:
             StoreFull: no room; nothing was applied, and the same call may work later.
@@ -168,8 +169,8 @@ class Engine(Protocol):
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """The pages of a batch that overlap ``[lo, hi)``, in rising order; whole pages, not cut.
 
-        With ``room``, the first of them that have no more bytes than that together, and no fewer than one; no more of
-        the others is read than it takes to know.
+        With ``room``, only the first pages that fit into so many bytes together, and at least one; little more than
+        these is read.
 
         Raises:
             StoreDamaged: a page's checksum is wrong.
@@ -177,7 +178,7 @@ class Engine(Protocol):
         ...
 
     def batches(self, numbers: Sequence[int] = (), key: str | None = None, most: int = 1) -> list[StoredBatch]:
-        """The batches with these numbers, or with this key, that are kept, in rising order; others are left out.
+        """The kept batches with these numbers, or with this key, in rising order; others are left out.
 
         Of those with the key, the latest ``most``.
         """
@@ -193,13 +194,15 @@ class Engine(Protocol):
         ...
 
     def children(self, parents: Sequence[int]) -> list[int]:
-        """The batches that are kept and have one of these among what they wait for, or have waited for (`EdgeRow`), in
-        rising order. A damaged store may name others, too."""
+        """The kept batches that have a parent in one of these (`EdgeRow`), in rising order. A damaged store may name
+        others, too.
+        """
         ...
 
     def holds(self, values: Sequence[Value]) -> bool:
-        """Whether rows name all of these values. Where they do, the values stay for at least a minute, so that whoever
-        asks can name them too."""
+        """Whether rows name all of these values. If so, the values stay for at least a minute, so that the caller can
+        name them too.
+        """
         ...
 
     def attempts(self, batch: int, index: int, *, first: int = 0, room: int | None = None) -> list[Attempt]:
@@ -214,5 +217,5 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the store; everything committed is in place. Calling it twice does no harm."""
+        """Close the store; everything committed is in place. Calling it twice does no harm."""
         ...

@@ -1,6 +1,6 @@
-"""Which tasks have ended, in the order of their ends: what an engine without indexes of its own pages through.
+"""Ended tasks in the order of their ends, for an engine without indexes of its own.
 
-A sorted list in blocks, so that adding and removing one costs the same however many there are, wherever it stands.
+A sorted list in blocks, so that an insertion or removal costs the same at any place and any length.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from operator import itemgetter
 from typing import Final
 
-#: Where a run of ended tasks stands: when it ended, its batch, its first task, and whether it has a row of its own.
+#: The place of a run of ended tasks: the moment of its end, its batch, its first task, and whether it has a row of its
+#: own.
 End = tuple[float, int, int, bool]
 
 #: Half of the most entries of one block.
@@ -25,11 +26,11 @@ class ByEnd:
     __slots__ = ("_blocks",)
 
     def __init__(self) -> None:
-        #: None of them is empty; what stands in one comes before what stands in the next.
+        #: None of the blocks is empty; all ends in one come before those in the next.
         self._blocks: list[list[End]] = []
 
     def add(self, end: End) -> None:
-        """Add one that is not there."""
+        """Add a new run."""
         if not self._blocks:
             self._blocks.append([end])
             return
@@ -41,7 +42,7 @@ class ByEnd:
             del block[_BLOCK:]
 
     def remove(self, end: End) -> None:
-        """Remove one that is there."""
+        """Remove a run."""
         at = self._block_of(end)
         block = self._blocks[at]
         del block[bisect_left(block, end)]
@@ -49,7 +50,7 @@ class ByEnd:
             del self._blocks[at]
 
     def latest_first(self, below: tuple[float, int, int]) -> Iterator[End]:
-        """Those whose end, batch and first task come before a place, latest first."""
+        """The runs whose end, batch and first task come before a place, latest first."""
         at = self._block_of((*below, False)) if self._blocks else -1
         while at >= 0:
             block = self._blocks[at]

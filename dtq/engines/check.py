@@ -1,7 +1,7 @@
-"""A look at all of a store, values too, that changes nothing: what ``dtq store check`` says.
+"""A full check of a store, values too, that changes nothing: the work of ``dtq store check``.
 
-Engines. A start looks at what it needs (`survey`); this reads every row and every value, which takes as long as reading
-the files does. No coordinator may use the store meanwhile.
+Engines. A start checks only the parts it needs (`survey`); this check reads every row and every value, which takes as
+long as reading the files does. No coordinator may use the store meanwhile.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from dtq.records import dataclass, field
 from dtq.values.place import Place
 from dtq.wording import counted
 
-#: Bytes that are read at once.
+#: Bytes per read.
 _READ_BYTES: Final = 1 << 20
-#: Most damaged values that are told one by one.
+#: Most damaged values that are listed one by one.
 _MOST_TOLD: Final = 100
 _BLOCK: Final = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DamagedValue:
-    """A value that cannot be read as it was written.
+    """A damaged value.
 
     Attributes:
         named_by: the rows that name it, in words, as "the arguments of task 17.3".
-        length: how many bytes it has.
-        why: what is wrong.
+        length: its length in bytes.
+        why: the fault.
     """
 
     named_by: str
@@ -56,20 +56,20 @@ class DamagedValue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
-    """What a store holds, and what is wrong with it.
+    """A store's contents and faults.
 
     Attributes:
         path: the store.
         schema: version of its tables.
-        batches: how many batches it has.
-        unfinished: how many of these are not finished.
-        values: how many values its rows name.
-        value_bytes: how many bytes these have.
-        segments: how many files of values there are.
-        unused_segments: how many of these hold nothing that a row names.
-        unused_bytes: bytes on the disk of what no row names.
-        damage: what is missing or damaged, a sentence each.
-        damaged_values: the first of the values that are.
+        batches: number of its batches.
+        unfinished: number of unfinished batches.
+        values: number of values that its rows name.
+        value_bytes: bytes of these values.
+        segments: number of files of values.
+        unused_segments: number of these without a value that a row names.
+        unused_bytes: bytes on the disk that no row names.
+        damage: missing or damaged parts, a sentence each.
+        damaged_values: the first damaged values.
     """
 
     path: str
@@ -86,12 +86,12 @@ class Checked:
 
 
 def check(path: str | os.PathLike[str]) -> Checked:
-    """Look at all of a store.
+    """Check all of a store.
 
     Raises:
         StoreLocked: a coordinator uses it.
         StoreTooNew: a newer dtq wrote it.
-        StoreError: it is not there, or cannot be read.
+        StoreError: it does not exist, or cannot be read.
     """
     store = os.path.realpath(path)
     try:
@@ -119,7 +119,7 @@ def _check(store: str) -> Checked:
             connection,
             marks.read(store + ".mark"),
             damaged_log=damaged_log,
-            size=0,  # so that all of it is looked at
+            size=0,  # so that all of it is checked
             version=version,
             segments=segments,
         )
@@ -156,7 +156,7 @@ def _are(some: list[Any]) -> str:
 
 
 def _connect(store: str) -> sqlite3.Connection:
-    """A connection that only reads. Without a log there is nothing that it would have to share, nor to make."""
+    """A connection that only reads. A store without a log has nothing to share, so the connection makes no log."""
     log = store + "-wal"
     empty = not os.path.exists(log) or os.path.getsize(log) == 0
     uri = f"file:{quote(store)}?{'immutable=1' if empty else 'mode=ro'}"
@@ -174,14 +174,14 @@ def _counts(connection: sqlite3.Connection, version: int) -> tuple[int, int]:
 
 @dataclass(slots=True)
 class _Use:
-    """A value that is named: as the first description has it, and by which rows."""
+    """A named value: as the first description has it, and the rows that name it."""
 
     value: Value
     rows: list[str] = field(default_factory=list)
 
 
 class _Named:
-    """What all sound rows name, by where it lies; and the records that there should be of that."""
+    """The values that all sound rows name, by their places; and the records of uses that there should be."""
 
     def __init__(self, connection: sqlite3.Connection, version: int) -> None:
         self.by: dict[tuple[int, int, int], _Use] = {}
@@ -200,7 +200,7 @@ _What = list[tuple[str, tuple[Value, ...]]]
 
 
 def _rows(connection: sqlite3.Connection, version: int) -> Iterator[tuple[int, int, int, _What, _Row]]:
-    """The rows that name values: kind and key, what names what, and the row. Damaged ones are left out."""
+    """The rows that name values: kind and key, the naming row in words, and the row. Damaged rows are left out."""
     for number, body in connection.execute("SELECT number, body FROM specs"):
         with contextlib.suppress(DamagedRow):
             spec = SpecRow(number=number, spec=rowcodec.decode_spec(number, body))
@@ -248,7 +248,7 @@ def _recorded(connection: sqlite3.Connection) -> set[tuple[int, ...]]:
 
 
 def _damaged_values(directory: str, named: _Named) -> list[DamagedValue]:
-    """Read every value, and tell those that cannot be."""
+    """Read every value, and return the damaged ones."""
     place = Place((directory,))
     damaged = []
     current, file = -1, -1
@@ -274,7 +274,7 @@ def _opened(place: Place, segment: int) -> int:
 
 
 def _wrong(file: int, value: Value) -> str:
-    """What is wrong with a value; nothing where it is as it was written."""
+    """The fault of a value; empty for a sound value."""
     if file < 0:
         return "its file is missing"
     crc, at = 0, value.offset
@@ -291,7 +291,7 @@ def _wrong(file: int, value: Value) -> str:
 
 
 def _unused(directory: str, segments: dict[int, int], named: _Named) -> tuple[int, int]:
-    """How many bytes on the disk nothing names, and how many segments of which nothing is named."""
+    """Unused bytes on the disk, and number of segments without any used value."""
     used: dict[int, int] = {}
     for segment, _, length in named.by:
         used[segment] = used.get(segment, 0) + length

@@ -1,4 +1,4 @@
-"""From errors of SQLite to errors of dtq: none of the former leaves the engine."""
+"""Translates errors of SQLite into errors of dtq: no SQLite error leaves the engine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Final
 from dtq.engines.storefile import open_beside
 from dtq.errors import StoreDamaged, StoreError, StoreFull, StoreUnwritable
 
-#: Bytes. With less room than this a failed write is taken for a full disk.
+#: Free bytes below which a failed write is taken for a full disk.
 _SCARCE: Final = 2**20
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT}
 
 
 def store_error(path: str, error: sqlite3.Error) -> StoreError:
-    """What an error of SQLite means.
+    """The dtq error for an error of SQLite.
 
     Args:
         path: the store.
@@ -36,13 +36,13 @@ def store_error(path: str, error: sqlite3.Error) -> StoreError:
 
 
 def file_error(path: str, error: OSError) -> StoreError:
-    """What an error at one of the files beside a store means."""
+    """The dtq error for an error at one of the files beside a store."""
     kind = StoreFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else StoreError
     return kind(path, error.strerror or str(error))
 
 
 def commit_error(path: str, error: sqlite3.Error) -> StoreError:
-    """What an error of SQLite means for a commit: what is neither a full disk nor damage may pass."""
+    """The dtq error for a commit's error: an error that is neither a full disk nor damage may pass."""
     cause = store_error(path, error)
     return StoreUnwritable(*cause.args) if type(cause) is StoreError else cause
 
@@ -50,7 +50,7 @@ def commit_error(path: str, error: sqlite3.Error) -> StoreError:
 def no_room(path: str) -> bool:
     """Whether the disk, this user's part of it, or the size that this process may give a file, is used up.
 
-    SQLite calls only the plainest case "full"; a log or its index that cannot grow is a "disk I/O error".
+    SQLite reports only the plainest case as "full"; if its log or index cannot grow, it reports a "disk I/O error".
     """
     try:
         disk = os.statvfs(os.path.dirname(path) or ".")
@@ -64,7 +64,7 @@ def no_room(path: str) -> bool:
 
 
 def _quota_is_used_up(path: str) -> bool:
-    """What a quota leaves is seen only by asking for it."""
+    """A quota's remaining room shows only in an attempt to use it."""
     try:
         file = open_beside(path + ".room")
         try:

@@ -1,4 +1,6 @@
-"""What a store says about itself with each commit: in its database, and in the mark beside it (`mark`)."""
+"""The head of a store: its id, commit number, epoch and totals, written with each commit to its database and its mark
+(`mark`).
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ class Head:
 
 
 def unpack(raw: object) -> Head | None:
-    """The head in these bytes; None where there is none, or a damaged one."""
+    """The head in these bytes; None if there is none, or a damaged one."""
     if not isinstance(raw, bytes) or len(raw) != HEAD_BYTES or not raw.startswith(_MAGIC):
         return None
     if crc32(raw[:-4]).to_bytes(4, "little") != raw[-4:]:

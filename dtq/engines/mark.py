@@ -1,10 +1,10 @@
-"""The high-water mark: how a store knows at start that acknowledged commits are missing.
+"""The high-water mark: detects at start that acknowledged commits are missing from a store.
 
 SQLite takes a damaged write-ahead log for one that ends before the damage: after one flipped bit it opens without an
-error, and what was committed behind the bit is gone. Therefore each commit carries a number, and after each commit its
-head (`head`) is also written to a small file of its own beside the store. A store that opens with a lower number than
-its mark has lost the commits in between; and as the mark says which numbers had been given out, none of them is given
-out again.
+error, and the commits behind the bit are gone. Therefore each commit carries a number, and after each commit its head
+(`head`) is also written to a small file of its own beside the store. A store that opens with a lower number than its
+mark has lost the commits in between. The mark also has the highest numbers that had been given out, so that none of
+them is given out again.
 
 The mark is written with a plain write after each commit, before the commit is acknowledged, and synced about once a
 second and at close. That is enough: the write survives the death of the process at once. After a power cut the mark may
@@ -36,7 +36,7 @@ class Mark:
     """The mark of an open store.
 
     Args:
-        path: its file; made where it is missing.
+        path: its file; made if missing.
         sync: whether it is ever synced.
 
     Raises:
@@ -52,7 +52,7 @@ class Mark:
         self._file = open_beside(path)
 
     def start(self, head: Head) -> None:
-        """Make both places say this, durably, one after the other.
+        """Write a head to both places, durably, one after the other.
 
         Raises:
             OSError: they cannot be written.
@@ -64,7 +64,7 @@ class Mark:
                 os.fsync(self._file)
 
     def write(self, head: Head) -> None:
-        """Note a head. A mark that cannot be written is logged once: the commit itself is in place."""
+        """Write a head. A mark that cannot be written is logged once: the commit itself is in place."""
         self._place = _PLACE - self._place
         try:
             os.pwrite(self._file, head.pack(), self._place)
@@ -77,7 +77,7 @@ class Mark:
             self._complained = True
 
     def close(self) -> None:
-        """Sync and let go."""
+        """Sync and close."""
         try:
             if self._sync:
                 os.fdatasync(self._file)
@@ -88,10 +88,10 @@ class Mark:
 
 
 def read(path: str) -> Head | None:
-    """The latest head in a mark's file; None where the file is missing or both places are damaged.
+    """The latest head in a mark's file; None if the file is missing or both places are damaged.
 
     Raises:
-        OSError: it is there and cannot be read.
+        OSError: the file exists and cannot be read.
     """
     return _latest(path)[0]
 

@@ -1,7 +1,7 @@
 """The engine without a file: all rows in dictionaries, gone with the process.
 
-For ``--memory`` and for tests. It keeps the whole contract but for surviving the process; closing and opening it again
-is a restart that loses nothing.
+For ``--memory`` and for tests. It keeps the whole contract, except that rows do not survive the process; closing and
+opening it again is a restart that loses nothing.
 """
 
 from __future__ import annotations
@@ -67,13 +67,14 @@ class MemoryEngine:
 
     Args:
         max_value: largest value in bytes.
-        epoch: number of the run before its first one, below 2**30. Nothing says how many there were: a process whose
-            workers may have served another one draws it, so that what they still hold of that is not taken for this.
+        epoch: number of the run before its first one, below 2**30. No file keeps the number of earlier runs: a process
+            whose workers may have served an earlier coordinator draws it at random, so that their old leases are not
+            taken for leases of this run.
     """
 
     def __init__(self, *, max_value: int = MAX_VALUE, epoch: int = 0) -> None:
         self._max_value = max_value
-        #: Made when it is asked for first: few tests have values.
+        #: Made on first use: few tests have values.
         self._own: OwnPlace | None = None
         self._segments: Segments | None = None
         self._uses = Uses()
@@ -85,29 +86,29 @@ class MemoryEngine:
         self._identity = secrets.token_bytes(8)
         self._totals = Totals()
         self._specs: dict[int, SpecRow] = {}
-        #: By spec, the batches that may need its function again: the others only need its name.
+        #: By spec, the batches that may need its function again: the others need its name only.
         self._callers: dict[int, set[int]] = {}
-        #: Specs that had callers before the commit that is being made.
+        #: Specs that had callers before the current commit.
         self._unused: set[int] = set()
         self._batches: dict[int, BatchRow] = {}
         self._keys = LatestByKey()
-        #: Finished batches with a time of their own, by the moment at which it is over; some may have none any more,
-        #: or have nothing but dead letters.
+        #: Finished batches with a time of their own, by its end; some batches may no longer have one, or keep dead
+        #: letters only.
         self._expiring: dict[float, set[int]] = {}
         self._tasks: dict[int, dict[int, TaskRow]] = {}
         self._attempts: dict[int, dict[int, dict[int, Attempt]]] = {}
         self._leases: dict[int, LeaseRow] = {}
         self._holds: dict[tuple[str, bytes], HoldRow] = {}
         self._definitions: dict[tuple[str, str], DefinitionRow] = {}
-        #: By batch, what waits for it or has waited; and what it waits for, or has waited for.
+        #: By batch, its children; and its parents, past ones included.
         self._children: dict[int, set[int]] = {}
         self._parents: dict[int, list[int]] = {}
         #: The pages of each batch in rising order.
         self._arguments: dict[int, list[ArgumentPage]] = {}
         self._results: dict[int, list[ResultPage]] = {}
-        #: The ended tasks that have a row, and the pages of results, of all batches: dead letters are few among many.
+        #: All ended tasks that have a row, and all pages of results: dead letters are few among many.
         self._by_end = {state: ByEnd() for state in FINAL}
-        #: Batches that may have a tail which was cancelled before it started (`cut_tail`).
+        #: Batches that may have a tail that was cancelled before it started (`cut_tail`).
         self._cut: set[int] = set()
         self._pages: dict[type, Any] = {ArgumentPage: self._arguments, ResultPage: self._results}
         self._apply: dict[type, Callable[[Any], object]] = {
@@ -191,7 +192,7 @@ class MemoryEngine:
             if type(change) is Stored
             else (self._apply[type(change)], change)
             for change in changes
-        ]  # all of them before the first is applied, so that what is no change leaves nothing applied
+        ]  # all of them before the first is applied, so that a wrong one leaves nothing applied
         with self._reading():
             for apply, what in steps:
                 apply(what)
@@ -248,12 +249,12 @@ class MemoryEngine:
     # -- values ---------------------------------------------------------------------------------------------------
 
     def _give_back(self, segments: Segments) -> Committed:
-        """Give back some of the room of values that are no longer in use."""
+        """Give back some of the room of unused values."""
         uses = self._uses
         if uses.named:
             try:
                 segments.ensure(uses.named)
-            except StoreError as error:  # what was applied stays applied
+            except StoreError as error:  # the changes stay applied
                 _log.error("%s", error)
             uses.named = []
         if uses.freed:
@@ -280,7 +281,7 @@ class MemoryEngine:
         return None if row is None or spec is None else StoredBatch(row=row, spec=spec.spec)
 
     def _all_runs(self, state: State, sieve: Sieve) -> Iterator[EndedRun]:
-        """What has ended in one state, latest first and as far as it is asked for; without tails."""
+        """Ended tasks in one state, latest first and only as far as requested; without tails."""
         if state is State.SUCCEEDED and sieve.by_exception:
             return
         known: dict[int, StoredBatch | None] = {}
@@ -292,7 +293,7 @@ class MemoryEngine:
                 yield _task_run(batch, self._tasks[number][lo]) if is_task else _page_run(batch, self._page(number, lo))
 
     def _runs(self, number: int, sieve: Sieve) -> Iterator[EndedRun]:
-        """What has ended of one batch."""
+        """Ended tasks of one batch."""
         batch = self._wanted(number, sieve)
         if batch is not None:
             yield from (_page_run(batch, page) for page in self._results.get(number, []))
@@ -325,7 +326,7 @@ class MemoryEngine:
             self._by_end[row.state].add(_task_end(row))
 
     def _gone(self, rows: Iterable[SpecRow | ArgumentPage | ResultPage | HoldRow]) -> None:
-        """Rows that may name values are gone."""
+        """Handle removed rows that may name values."""
         if self._uses:
             for row in rows:
                 self._uses.remove(named_by(row))
@@ -391,7 +392,7 @@ class MemoryEngine:
             self._let_go(row)
 
     def _let_go(self, row: BatchRow) -> None:
-        """A batch has no use for its spec's function any more."""
+        """Note that a batch does not need its spec's function any more."""
         callers = self._callers.get(row.spec)
         if callers is not None:
             callers.discard(row.batch)
@@ -400,7 +401,7 @@ class MemoryEngine:
                 self._unused.add(row.spec)
 
     def _strip(self) -> None:
-        """Keep nothing but the names of functions that no batch may need again: their bodies may be large."""
+        """Drop the bodies of functions that no batch may need again, and keep their names: bodies may be large."""
         for number in self._unused - self._callers.keys():
             kept = self._specs.get(number)
             if kept is not None and kept.spec.function.body:
@@ -435,7 +436,7 @@ class MemoryEngine:
         self._specs = {number: row for number, row in self._specs.items() if number in used}
 
     def _await_expiry(self, row: BatchRow | None) -> None:
-        """See that the end of a batch's own time finds it: it is new, or what it is kept for may have gone."""
+        """Register a batch for the end of its own time: it is new, or its dead letters may be gone."""
         if row is not None and row.expires_at is not None:
             self._expiring.setdefault(row.expires_at, set()).add(row.batch)
 
@@ -449,7 +450,7 @@ class MemoryEngine:
             self._no_longer(n for n in numbers if n in self._batches and self._batches[n].expires_at == at)
 
     def _no_longer(self, batches: Iterable[int]) -> None:
-        """Keep nothing of finished batches but their dead letters."""
+        """Remove finished batches, except their dead letters."""
         for batch in batches:
             row = self._batches.get(batch)
             if row is None or row.finished_at is None:
@@ -525,7 +526,7 @@ class MemoryEngine:
 
 
 def _put(pages: list[Any], page: ArgumentPage | ResultPage) -> Any:
-    """Put a page at its place; the one that was there."""
+    """Put a page at its place; return the page that was there."""
     if not pages or pages[-1].lo < page.lo:
         pages.append(page)
         return None

@@ -1,8 +1,9 @@
-"""The directories in which engines keep the segments of values: how they are made, and how they go.
+"""Directories for the segments of values: how engines make and remove them.
 
-Engines. A directory is this user's alone (mode 0700), and never a link that somebody else has put there. Beside a store
-it stays as the store does. An engine in memory has one of its own in fast memory and one on the disk, which go with it;
-those of a process that was killed are removed by the next such engine. A lock in a directory tells whose is alive.
+Engines. A directory is this user's alone (mode 0700), and never a link that another user has put there. A directory
+beside a store stays as long as the store. An engine in memory has one directory in fast memory and one on the disk,
+which are removed with it; those of a killed process are removed by the next such engine. A lock in a directory tells
+whether its owner is alive.
 """
 
 from __future__ import annotations
@@ -19,19 +20,19 @@ from dtq.errors import StoreError
 from dtq.values import directories
 from dtq.values.place import Place
 
-#: What the name of the directory beside a store ends with.
+#: Suffix of the directory beside a store.
 BESIDE: Final = ".values"
-#: Values of so many bytes are synced by whoever writes them, so that commits have little to wait for.
+#: The writer of a value of so many bytes syncs it, so that commits have little to wait for.
 _SYNC_FROM: Final = 8 << 20
-#: A directory in memory, where the system has one.
+#: A directory in memory, if the system has one.
 _FAST: Final = "/dev/shm"
-#: Most bytes of values in fast memory, and the share of what is free there.
+#: Most bytes of values in fast memory, and the share of its free room.
 _MOST_FAST: Final = 1 << 30
 _FAST_SHARE: Final = 2
 
 
 def beside_store(store: str, *, durable: bool, max_value: int) -> Place:
-    """The place beside a store, made where it is missing.
+    """The place beside a store, made if missing.
 
     Args:
         store: path of the store.
@@ -39,7 +40,7 @@ def beside_store(store: str, *, durable: bool, max_value: int) -> Place:
         max_value: largest value in bytes.
 
     Raises:
-        StoreError: what has that name is no directory, or not this user's.
+        StoreError: the name belongs to no directory, or not to this user's.
         OSError: it cannot be made.
     """
     path = store + BESIDE
@@ -54,7 +55,7 @@ def beside_store(store: str, *, durable: bool, max_value: int) -> Place:
         if stat.S_IMODE(found.st_mode) & 0o077:
             os.chmod(path, 0o700)
     if durable:
-        sync_directory(path)  # also where a start that failed has made it
+        sync_directory(path)  # also if a failed start has made it
     sync_from = _SYNC_FROM if durable else 0
     return Place((path,), max_value=max_value, sync_from=sync_from, spare=base_on(path))
 
@@ -84,12 +85,12 @@ class OwnPlace:
         self.place = Place(paths, first_bytes=min(_MOST_FAST, fast), checked=False, max_value=max_value)
 
     def close(self) -> None:
-        """Remove the directories, with what is in them."""
+        """Remove the directories, with their contents."""
         self._remove()
 
 
 def _free(directory: str) -> int:
-    """How many bytes are free in a directory that can be written to; 0 where there is none."""
+    """Free bytes in a writable directory; 0 if there is none."""
     try:
         disk = os.statvfs(directory)
     except OSError:

@@ -1,6 +1,6 @@
-"""The questions that the SQLite engine answers, over connections that only read.
+"""Reads of the SQLite engine, over connections that only read.
 
-They never wait for a commit, nor a commit for them, and each answer is of one moment between two commits.
+A read never waits for a commit, nor a commit for a read, and each answer shows one moment between two commits.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class Reader:
         self._connection: sqlite3.Connection | None = connect(path)
 
     def close(self) -> None:
-        """Wait for the question under way, and let go."""
+        """Wait for the read under way, and close."""
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
@@ -192,7 +192,7 @@ def restore(path: str, *, missing_batches: bool) -> Iterator[Row]:
 
     Args:
         path: the store.
-        missing_batches: whether there may be tasks and leases whose batch cannot be restored; they are left out.
+        missing_batches: whether tasks and leases may belong to batches that cannot be restored; they are left out.
 
     Raises:
         StoreError: it cannot be read.
@@ -251,7 +251,7 @@ def _live_batches(connection: sqlite3.Connection, left_out: set[int]) -> Iterato
 
 
 def _live_tasks(connection: sqlite3.Connection) -> Iterator[TaskRow]:
-    # Whether a batch is live and a task final is taken from the blobs: the columns have no checksums.
+    # The blobs tell whether a batch is live and a task final: the columns have no checksums.
     current, live, fresh_from = -1, False, 0
     for batch, index, body, batch_body in connection.execute(_TASKS):
         if batch != current:
@@ -265,7 +265,7 @@ def _live_tasks(connection: sqlite3.Connection) -> Iterator[TaskRow]:
 
 
 class _Specs:
-    """The specs of one answer, each decoded once; None for one that is not there or damaged."""
+    """The specs of one answer, each decoded once; None for a missing or damaged one."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -303,7 +303,7 @@ def _spans(batches: dict[int, set[int] | None]) -> Iterator[_Span]:
 
 
 class _Search:
-    """One listing of ended tasks: three streams, each latest first, merged as far as they are needed."""
+    """One listing of ended tasks: three streams, each latest first, merged lazily."""
 
     def __init__(self, connection: sqlite3.Connection, sieve: Sieve) -> None:
         self.damaged = 0
@@ -314,7 +314,7 @@ class _Search:
         self._names: dict[bytes, str] = {}
 
     def runs(self, span: _Span | None) -> Iterator[EndedRun]:
-        """The runs of some tasks, or of all, latest first; more may come than the sieve lets through."""
+        """The runs of some tasks, or of all, latest first; it may return more than the sieve lets through."""
         states = self._sieve.states
         streams = []
         if State.SUCCEEDED in states and not self._sieve.by_exception:
@@ -361,7 +361,7 @@ class _Search:
                 yield tail
 
     def _batch(self, number: int, spec_number: int, body: object) -> StoredBatch | None:
-        """The batch of a run; None where its spec is not wanted, or something is damaged."""
+        """The batch of a run; None if its spec does not match, or a row is damaged."""
         spec = self._specs.get(spec_number)
         wanted = self._wanted.get(spec_number)
         if wanted is None:

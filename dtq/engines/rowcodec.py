@@ -1,8 +1,8 @@
-"""Rows to bytes and back: what the SQLite engine puts into its blobs.
+"""Encodes rows to bytes and back: the blobs of the SQLite engine.
 
-A row becomes one blob that ends with a CRC-32 of everything in it and of its key, so that a row that was damaged, or
-that turns up in another row's place, is known as soon as it is read. Counts are 4 bytes each unless one of them is too
-large. Text is UTF-8 that lets lone surrogates pass, because error messages come from user code. Every time is a double.
+A row becomes one blob that ends with a CRC-32 of its content and its key, so that a damaged row, or one in another
+row's place, is detected when it is read. Counts are 4 bytes each unless one of them is too large. Text is UTF-8 with
+lone surrogates allowed, because error messages come from user code. Every time is a double.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome, State
 from dtq.records import asdict, fields
 
-# What kind of row a blob is. Part of its checksum, and the first value of a row of the sink.
+# Kinds of rows. A kind is part of the blob's checksum, and the first value of a row of the sink.
 SPEC: Final = 1
 BATCH: Final = 2
 TASK: Final = 3
@@ -72,7 +72,7 @@ _OUTCOMES: Final = {code: outcome for outcome, code in _OUTCOME_CODE.items()}
 
 
 class DamagedRow(ValueError):
-    """A blob is not what was stored under its key."""
+    """A blob is not the one that was stored under its key."""
 
 
 def _text(raw: bytes) -> str:
@@ -88,12 +88,12 @@ def _seed(kind: int, key: int, second: int = 0) -> int:
 
 
 def seal(payload: bytes, kind: int, key: int, second: int = 0) -> bytes:
-    """The payload with the checksum of it and its key behind it."""
+    """The payload, followed by a checksum of the payload and its key."""
     return payload + crc32(payload, _seed(kind, key, second)).to_bytes(4, "little")
 
 
 def sound(body: object, kind: int, key: int, second: int = 0) -> bool:
-    """Whether this is what `seal` made for that key; in a damaged row the key may be of any type."""
+    """Whether `seal` made this for that key; in a damaged row the key may be of any type."""
     try:
         return type(body) is bytes and crc32(body, _seed(kind, key, second)) == _RESIDUE
     except TypeError:
@@ -108,8 +108,8 @@ def _check(body: object, kind: int, key: int, second: int = 0) -> bytes:
 
 # -- batches ------------------------------------------------------------------------------------------------------
 
-# Flags, eight counts, three times, length of the session's name; where a flag says so, until when the batch is kept,
-# and where another does, what few batches have, as JSON behind its length; then the session and the key.
+# Flags, eight counts, three times, length of the session's name; if flags say so, the batch's expiry, and its rare
+# fields, as JSON behind its length; then the session and the key.
 _BATCH: Final = struct.Struct("<B8I3dH")
 _BATCH_WIDE: Final = struct.Struct("<B8q3dH")
 _COMPLETE: Final = 1
@@ -172,7 +172,7 @@ def encode_batch(row: BatchRow) -> bytes:
     return payload + crc32(payload, (BATCH + batch * 8) & 0xFFFFFFFF).to_bytes(4, "little")
 
 
-#: Where the moment of its end lies in a batch's blob, and how "not yet" looks there.
+#: The place of a batch's end in its blob, and the encoding of "not yet".
 _END: Final = slice(1 + 8 * 4 + 2 * 8, 1 + 8 * 4 + 3 * 8)
 _END_WIDE: Final = slice(1 + 8 * 8 + 2 * 8, 1 + 8 * 8 + 3 * 8)
 _NOT_YET: Final = struct.pack("<d", math.nan)
@@ -182,7 +182,7 @@ _flow_defaults: Final = {field.name: field.default for field in fields(BatchFlow
 
 
 def _set_of(flow: BatchFlow) -> dict[str, Any]:
-    """What of it is not at its default."""
+    """Its fields that differ from their defaults."""
     return {name: value for name, default in _flow_defaults.items() if (value := getattr(flow, name)) != default}
 
 
@@ -192,7 +192,7 @@ def _flow_of(told: dict[str, Any]) -> BatchFlow:
 
 
 def unfinished(body: bytes) -> bool:
-    """Whether a sound blob is one of a batch that is not finished."""
+    """Whether a sound blob belongs to an unfinished batch."""
     return body[_END_WIDE if body[0] & _WIDE else _END] == _NOT_YET
 
 
@@ -280,7 +280,7 @@ _TASK: Final = struct.Struct("<BB?3q2dI")
 
 
 def final_at(row: TaskRow) -> float | None:
-    """When the task came into its final state; None where it has not."""
+    """When the task came into its final state; None if it has not."""
     return (row.ended_at or 0.0) if row.state.final else None
 
 
@@ -326,9 +326,9 @@ def decode_task(batch: int, index: int, body: object) -> TaskRow:
     )
 
 
-# Batch, lo, hi, attempt, since when, length of the session's name; where that has `_CALLED` added, the call; where it
-# has `_WITH_UNITS` added, what the lease has got, as JSON behind its length; then the session and the worker. The first
-# stores knew no calls.
+# Batch, lo, hi, attempt, since when, length of the session's name; if `_CALLED` is added to that, the call; if
+# `_WITH_UNITS` is added, the lease's units, as JSON behind its length; then the session and the worker. The first
+# stores had no calls.
 _LEASE: Final = struct.Struct("<4qdH")
 _CALL: Final = struct.Struct("<q")
 _CALLED: Final = 1 << 15
@@ -384,17 +384,17 @@ def decode_lease(token: int, body: object) -> LeaseRow:
 
 # -- values in use, and holds -------------------------------------------------------------------------------------
 
-# Kind and key of the row that names it; segment, start and length.
+# Kind and key of the naming row; segment, start and length.
 _USE: Final = struct.Struct("<B5q")
-# How long it is kept and until when; lengths of the session's name and of the digest; then both, and the description.
+# Its time to live and its end; lengths of the session's name and of the digest; then both, and the description.
 _HOLD: Final = struct.Struct("<2dHH")
 
 
 def use_crc(kind: int, owner: int, lo: int, segment: int, start: int, length: int) -> bytes:
-    """The checksum of the record that a row names a value.
+    """The checksum of a record that a row names a value.
 
     Raises:
-        struct.error: no row has such a key, or no value lies there.
+        struct.error: no row can have such a key, or no value such a place.
     """
     return crc32(_USE.pack(kind, owner, lo, segment, start, length)).to_bytes(4, "little")
 
@@ -463,7 +463,7 @@ def encode_worker(row: ResultPage) -> bytes:
 
 
 def decode_worker(raw: object) -> str:
-    """The name of a worker from its column; what cannot be read is replaced, the page's checksum covers it."""
+    """The name of a worker from its column; undecodable bytes are replaced, as the page's checksum covers them."""
     return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else ""
 
 
@@ -473,7 +473,7 @@ def arguments_crc(batch: int, lo: int, hi: int, data: bytes) -> int:
 
 
 def results_crc(batch: int, lo: int, hi: int, ended_at: float, worker: bytes, data: bytes) -> int:
-    """The checksum of a page of results, of its key and of what else is known of it."""
+    """The checksum of a page of results, of its key and of its other columns."""
     return crc32(data, crc32(_PAGE.pack(RESULTS, batch, lo, hi, ended_at) + worker))
 
 
@@ -509,7 +509,7 @@ def decode_results(row: tuple[Any, ...]) -> ResultPage:
     return ResultPage(batch=batch, lo=lo, hi=hi, data=data, worker=_text(worker), ended_at=ended_at)
 
 
-# -- what is rarely written: JSON, readable by people and by later versions ---------------------------------------
+# -- rare rows: JSON, readable by people and by later versions ----------------------------------------------------
 
 
 def _json(value: object) -> bytes:

@@ -1,10 +1,10 @@
-"""The tables of the SQLite engine: how a store is made, and how its file is recognised.
+"""The tables of the SQLite engine: creation of a store, and recognition of its file.
 
 Every table has the columns that queries need and a blob with the whole row (`rowcodec`). Batch numbers, leases and
-specs are row ids; pages, tasks and attempts lie in their key's order. Live batches are the ones whose ``finished_at``
-is NULL, and stand together at the start of ``batches_by_end``; finished ones that have a time of their own stand in
-``batches_by_expiry`` instead. ``counts`` says how many rows the core depends on, so that a row that vanishes from a
-damaged file is missed.
+specs are row ids; pages, tasks and attempts are in the order of their keys. Live batches are those whose
+``finished_at`` is NULL, and come first in ``batches_by_end``; finished ones with a time of their own are in
+``batches_by_expiry`` instead. ``counts`` has the numbers of rows that the core depends on, so that a row missing from a
+damaged file is noticed.
 
 A store of an earlier version gets these tables at its first start (`UPGRADES`).
 """
@@ -60,8 +60,8 @@ _ALWAYS: Final = (
     " PRIMARY KEY (batch, lo)) WITHOUT ROWID",
     "CREATE INDEX results_by_end ON results (ended_at)",
 )
-#: Those that version 3 has brought, with the column ``expires_at`` of batches: also which row (its kind, as `rowcodec`
-#: has it, and its key) names which value, and what clients have put.
+#: Tables of version 3, with the column ``expires_at`` of batches: also the uses of values (kind of the naming row, as
+#: in `rowcodec`, its key, and the value), and clients' holds.
 _TABLES_3: Final = (
     "CREATE TABLE uses (kind INTEGER, owner INTEGER, lo INTEGER, segment INTEGER, start INTEGER, length INTEGER,"
     " crc BLOB, PRIMARY KEY (kind, owner, lo, segment, start, length)) WITHOUT ROWID",
@@ -72,7 +72,7 @@ _INDEXES_3: Final = (
     f"{_BY_END} WHERE expires_at IS NULL",
     "CREATE INDEX batches_by_expiry ON batches (trimmed, expires_at) WHERE expires_at IS NOT NULL",
 )
-#: Those of version 4: what operators have defined by name, and which batch has which among what it waits for.
+#: Tables of version 4: operators' definitions, and the parents of batches.
 _TABLES_4: Final = (
     "CREATE TABLE definitions (code INTEGER PRIMARY KEY, body BLOB)",
     "CREATE TABLE edges (child INTEGER, parent INTEGER, PRIMARY KEY (child, parent)) WITHOUT ROWID",
@@ -85,7 +85,7 @@ _TABLES_BEFORE: Final = {1: _TABLES_1, 2: _TABLES_1, 3: _UP_TO_3}
 TABLES: Final = (*_UP_TO_3, *_TABLES_4)
 #: Rows that the present version counts.
 _COUNTED: Final = (LIVE_BATCHES, TASKS, LEASES, USES, HOLDS, DEFINITIONS)
-#: What makes the tables of a version from those of the one before it. `ALTER TABLE` leaves the text that `TABLES` has.
+#: Statements that upgrade the tables from the version before. `ALTER TABLE` leaves the text that `TABLES` has.
 UPGRADES: Final[dict[int, tuple[str, ...]]] = {
     2: (),
     3: (
@@ -98,10 +98,10 @@ UPGRADES: Final[dict[int, tuple[str, ...]]] = {
     4: (*_TABLES_4, f"INSERT INTO counts VALUES ({DEFINITIONS}, 0)"),
 }
 
-#: Batches that are not finished, and not trimmed to their dead letters; in stores of earlier versions.
+#: Condition of batches that are unfinished, and not trimmed to their dead letters; in stores of earlier versions.
 LIVE: Final = "trimmed = 0 AND finished_at IS NULL AND expires_at IS NULL"
 LIVE_BEFORE_3: Final = "trimmed = 0 AND finished_at IS NULL"
-#: Not what SQLite makes of its own accord (ANALYZE), and in no order: VACUUM changes it.
+#: Without tables that SQLite makes of its own accord (ANALYZE), and in no order: VACUUM changes it.
 _LIST_SCHEMA: Final = "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
 
 
@@ -109,7 +109,7 @@ def create(path: str, head: Head) -> None:
     """Make an empty store, whole or not at all.
 
     Args:
-        path: where; the directory is there, the file is not.
+        path: the file, which does not exist, in a directory that does.
         head: its first head, of sequence number 0.
 
     Raises:
@@ -144,7 +144,7 @@ def _fill(draft: str, head: Head) -> None:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA}")
         connection.execute("COMMIT")
-        # Closing does this too, and says nothing where it fails.
+        # Closing does this too, and does not report a failure.
         ((busy, *_),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         if busy:
             raise sqlite3.OperationalError("the new store is in use")
@@ -154,15 +154,15 @@ def _fill(draft: str, head: Head) -> None:
 
 
 def lenient(raw: bytes) -> str:
-    """Text of a database, also where its bytes are damaged; checksums tell. For ``Connection.text_factory``."""
+    """Decodes text of a database, even of damaged bytes; checksums tell. For ``Connection.text_factory``."""
     return raw.decode("utf-8", "replace")
 
 
 def check_header(path: str) -> None:
-    """Look at a file's first 100 bytes, before SQLite does.
+    """Check a file's first 100 bytes, before SQLite reads it.
 
     Raises:
-        StoreDamaged: it is no database, another program's, or one that dtq never makes.
+        StoreDamaged: the file is no database, another program's, or one that dtq never makes.
         StoreTooNew: a newer dtq wrote it.
         OSError: it cannot be read.
     """
@@ -183,10 +183,10 @@ def check_header(path: str) -> None:
 
 
 def check_roots(path: str, connection: sqlite3.Connection) -> None:
-    """Compare the largest root page that the file's header names with the tables. Only where the log is empty.
+    """Compare the largest root page in the file's header with the tables. Only while the log is empty.
 
     Raises:
-        StoreDamaged: it is another one.
+        StoreDamaged: they differ.
         sqlite3.Error: it cannot be read.
         OSError: the same.
     """
@@ -201,7 +201,7 @@ def check_version(path: str, version: int) -> None:
 
     Raises:
         StoreTooNew: it is newer.
-        StoreDamaged: there has never been such a version.
+        StoreDamaged: no dtq has ever had such a version.
     """
     if version > SCHEMA:
         raise StoreTooNew(path, version, SCHEMA)
@@ -210,7 +210,7 @@ def check_version(path: str, version: int) -> None:
 
 
 def upgrade_steps(version: int) -> list[str]:
-    """The statements that make a store of an earlier version one of this; none for one of this."""
+    """The statements that upgrade a store to this version; none for a store of this version."""
     if version >= SCHEMA:
         return []
     steps = [step for later in range(version + 1, SCHEMA + 1) for step in UPGRADES[later]]

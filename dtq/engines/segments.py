@@ -1,17 +1,17 @@
-"""The files of values: on the disk before a row names them, and gone when none does any more.
+"""Upkeep of the files of values: synced before a row names them, removed when no row does any more.
 
-Engines. Whoever writes values makes the files (`values.local`), and holds a shared lock on each in which there is
-something that the queue does not have yet. The engine never changes a file that others may read or write:
+Engines. The writers of values make the files (`values.local`), and hold a shared lock on each file with content that
+the queue does not have yet. The engine never changes a file that others may read or write:
 
 1. Before a commit, the segments that its rows name are synced, then the names of new files in their directory.
-2. After a commit, a segment whose last value has gone is removed, if nobody holds it. If the process dies in between,
-   or the power fails, the file is found by a later look.
-3. A segment most of which is no longer used is rewritten as a file with holes, a few MiB at a time: what is in use, at
-   its old place, synced, and then put in the place of the old file by a rename, if nobody holds that or has written
-   to it meanwhile. Who has the old file open or mapped keeps it as it was. A file that was not finished is removed by
-   the next start.
-4. What nobody names is left alone for a while after it was written: after a restart of the coordinator its writer may
-   come back and submit what names it. Nor does anything go that somebody has just been told is there.
+2. After a commit, a segment whose last value has gone is removed, unless a process holds it. If the process dies in
+   between, or the power fails, a later sweep finds the file.
+3. A mostly unused segment is rewritten as a file with holes, a few MiB at a time: the used parts at their old places,
+   synced, and then put in the place of the old file by a rename, unless a process holds the old file or has written to
+   it meanwhile. A process with the old file open or mapped keeps the old content. The next start removes an unfinished
+   file.
+4. A value that no row names is left alone for a while after it was written: after a restart of the coordinator its
+   writer may come back and submit a call that names it. Nor is a value removed that a peer has just been told exists.
 
 All but `asked` is for the thread that commits.
 """
@@ -34,31 +34,31 @@ from dtq.values.place import Place, number_of
 
 _log = logging.getLogger("dtq.engines")
 
-#: What the name of a file ends with that is to replace a segment's.
+#: Suffix of a file that is to replace a segment's.
 UNFINISHED: Final = ".new"
-#: Bytes that one step copies.
+#: Bytes copied in one step.
 _SLICE: Final = 4 << 20
-#: Seconds that the looks of one step take, about.
+#: Approximate seconds of checks in one step.
 _LOOKS_S: Final = 0.005
-#: A segment is rewritten when less than this share of it is in use, and so many bytes at least can be given back.
+#: A segment is rewritten when less than this share of it is used, and at least so many bytes can be given back.
 _SPARSE_SHARE: Final = 2
 _WORTHWHILE: Final = 1 << 20
-#: Seconds for which nothing must have been freed in a segment before it is rewritten: where values go in the order in
-#: which they came, all of it goes soon.
+#: Quiet seconds before a segment is rewritten, counted from the last release in it: if values go in the order in which
+#: they came, all of it goes soon.
 _QUIET_S: Final = 5.0
-#: How often a finished file is tried to put in the place of one that somebody holds.
+#: Tries to put a finished file in the place of one that a process holds.
 _TRIES: Final = 50
-#: Seconds for which what nobody names stays after it was written.
+#: Seconds for which an unnamed value stays after it was written.
 GRACE_S: Final = 600.0
-#: Seconds for which a segment stays of which somebody was told that it is there.
+#: Seconds for which a segment stays after a peer was told that it exists.
 _ASKED_S: Final = 60.0
-#: Seconds between two looks at what is there, and where some segment could not go yet.
+#: Seconds between two sweeps, and between two tries to remove a segment.
 _SWEEP_S: Final = 300.0
 _SWEEP_SOON_S: Final = 10.0
 _BLOCK: Final = 512
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-#: What is in use of a segment: places where values begin and end, rising.
+#: The used parts of a segment: beginnings and ends of values, rising.
 Ranges = list[tuple[int, int]]
 
 
@@ -66,10 +66,10 @@ class Segments:
     """The segments at a place.
 
     Args:
-        place: where they are.
+        place: their place.
         store: name of the store, for errors.
-        sync: whether what a commit names is to be on the disk before.
-        used: what is in use of a segment by committed rows.
+        sync: whether a commit waits until its values are on the disk.
+        used: returns the parts of a segment that committed rows use.
     """
 
     def __init__(self, place: Place, store: str, *, sync: bool, used: Callable[[int], Ranges]) -> None:
@@ -77,16 +77,16 @@ class Segments:
         self._store = store
         self._sync = sync
         self._used = used
-        #: Segments to look at; those that could not go yet; those of which nothing can go before something is freed.
+        #: Segments to check; those that could not be removed yet; those in which a value must be freed first.
         self._due: dict[int, None] = {}
         self._waiting: set[int] = set()
         self._settled: set[int] = set()
         #: Segments whose names are on the disk.
         self._named: set[int] = set()
-        #: Segments of which a sync has failed: the kernel may take for written what is not.
+        #: Segments whose sync has failed: the kernel may take unwritten data for written.
         self._failed: set[int] = set()
         self._asked: dict[int, float] = {}
-        #: When something was freed last in segments that are not empty.
+        #: When a value was last freed in segments that are not empty.
         self._freed: dict[int, float] = {}
         self._rewrite: _Rewrite | None = None
         self._sweep_at = time.monotonic() + _SWEEP_SOON_S
@@ -96,17 +96,17 @@ class Segments:
             _remove_unfinished(path)
 
     def close(self) -> None:
-        """Stop; a file that is being written is removed."""
+        """Stop; an unfinished file is removed."""
         self._abandon()
 
     # -- before a commit ------------------------------------------------------------------------------------------
 
     def ensure(self, values: Iterable[Value]) -> None:
-        """Have values on the disk, before rows that name them. What is not there is logged: it is lost already.
+        """Put values on the disk, before rows that name them. Missing values are logged: they are lost already.
 
         Raises:
-            StoreFull: there is no room for what was written.
-            StoreUnwritable: they cannot be synced in another way, or their directory was moved away.
+            StoreFull: the disk has no room for written data.
+            StoreUnwritable: they cannot be synced for another reason, or their directory was moved away.
         """
         by_segment: dict[int, list[Value]] = {}
         for value in values:
@@ -136,7 +136,7 @@ class Segments:
         self._named |= by_segment.keys()
 
     def _check_presence(self) -> None:
-        """See that the directories are those that they were.
+        """Check that the directories are still the same.
 
         Raises:
             StoreUnwritable: one is not.
@@ -167,7 +167,7 @@ class Segments:
     # -- after a commit -------------------------------------------------------------------------------------------
 
     def freed(self, segments: Iterable[int]) -> None:
-        """Something in these segments is no longer in use."""
+        """Note that values in these segments are no longer in use."""
         now = time.monotonic()
         for number in segments:
             self._settled.discard(number)
@@ -175,23 +175,23 @@ class Segments:
             self._freed[number] = now
 
     def asked(self, segments: Iterable[int]) -> None:
-        """Somebody has been told that what is in these segments is there, and may name it soon. Any thread."""
+        """Note that a peer has been told that values in these segments exist, and may name them soon. Any thread."""
         now = time.monotonic()
         for number in segments:
             self._asked[number] = now
 
     @property
     def unfinished(self) -> bool:
-        """Whether there is something to do now."""
+        """Whether there is work to do now."""
         return self._rewrite is not None or bool(self._due) or time.monotonic() >= self._sweep_at
 
     @property
     def again_s(self) -> float:
-        """Seconds until there may be something to do."""
+        """Seconds until there may be work to do."""
         return max(0.0, self._sweep_at - time.monotonic())
 
     def step(self) -> None:
-        """Do some of what there is to do: some milliseconds' work."""
+        """Do a few milliseconds' work."""
         try:
             if self._rewrite is not None:
                 self._go_on()
@@ -211,7 +211,7 @@ class Segments:
             self._abandon()
 
     def _sweep(self, now: float) -> None:
-        """Find what nobody has said is due: of writers that are gone, of commits before the last start."""
+        """Find segments that no event has reported: of departed writers, of commits before the last start."""
         oldest = time.time() - GRACE_S
         for number, path in self.place.segments().items():
             if number not in self._settled:
@@ -223,7 +223,7 @@ class Segments:
         self._sweep_at = now + _SWEEP_S
 
     def _look(self, number: int, now: float) -> bool:
-        """See whether a segment can go, or become smaller; whether it is being rewritten now."""
+        """Check whether a segment can be removed, or shortened; whether it is being rewritten now."""
         try:
             path = self.place.find(number)
             file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -253,7 +253,7 @@ class Segments:
         return at is not None and now - at < _ASKED_S
 
     def _may_go(self, file: int) -> bool:
-        """Whether nobody holds a segment, nor may come back for what is in it; it is locked then."""
+        """Whether no process holds a segment, nor may come back for it; it is locked then."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -300,8 +300,8 @@ class _Rewrite:
     Args:
         number: the segment.
         path: its file.
-        source: that, open and locked, which it is no longer then; this one's to close.
-        used: what is in use.
+        source: that file, open and locked; this object unlocks and closes it.
+        used: its used parts.
     """
 
     def __init__(self, number: int, path: str, source: int, used: Ranges) -> None:
@@ -314,15 +314,15 @@ class _Rewrite:
         self._made = path + UNFINISHED
         self._seen = _identity(source)
         self._tries = _TRIES
-        fcntl.flock(source, fcntl.LOCK_UN)  # nobody has to wait for this one
+        fcntl.flock(source, fcntl.LOCK_UN)  # no process has to wait for this one
 
     @property
     def hopeless(self) -> bool:
-        """Whether somebody holds the old file for long, or has written to it."""
+        """Whether a process holds the old file for long, or has written to it."""
         return self._tries == 0
 
     def step(self, *, sync: bool) -> bool:
-        """Copy some of it; whether the new file has taken the place of the old one.
+        """Copy some of it; whether the new file has replaced the old one.
 
         Raises:
             OSError: it cannot be written.
@@ -336,7 +336,7 @@ class _Rewrite:
             start, end = self._left.pop()
             data = os.pread(self._source, min(end - start, room), start)
             if not data:
-                continue  # it is cut short: what is not there is lost already
+                continue  # the file is cut short: the missing part is lost already
             start += _put(self._target, data, start)
             room -= len(data)
             if start < end:
@@ -352,7 +352,7 @@ class _Rewrite:
         return True
 
     def _take_back(self) -> bool:
-        """Have the old file to ourselves again, as it was."""
+        """Lock the old file again, if it is unchanged."""
         try:
             fcntl.flock(self._source, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -364,7 +364,7 @@ class _Rewrite:
         return False
 
     def close(self) -> None:
-        """Let go of it; a file that is not finished is removed."""
+        """Close; an unfinished file is removed."""
         os.close(self._source)
         if self._target >= 0:
             os.close(self._target)
@@ -374,7 +374,7 @@ class _Rewrite:
 
 
 def _directory(path: str) -> tuple[int, int] | None:
-    """Which directory it is; None where there is none."""
+    """The directory's identity; None if it does not exist."""
     try:
         found = os.stat(path)
     except OSError:
@@ -383,7 +383,7 @@ def _directory(path: str) -> tuple[int, int] | None:
 
 
 def _identity(file: int | str) -> tuple[int, int, int, int] | None:
-    """Which file it is, and when it was written to last; None where there is none."""
+    """The file's identity, and the time of its last write; None if it does not exist."""
     try:
         found = os.stat(file)
     except FileNotFoundError:
@@ -398,7 +398,7 @@ def _is_sparse(file: int, used: Ranges) -> bool:
 
 
 def _put(file: int, data: bytes, at: int) -> int:
-    """Write all of the bytes there; how many those are."""
+    """Write all of the bytes at an offset; return their number."""
     view = memoryview(data)
     done = 0
     while done < len(view):
@@ -407,7 +407,7 @@ def _put(file: int, data: bytes, at: int) -> int:
 
 
 def _write_again(file: int, value: Value) -> None:
-    """Write what a value has in memory to the disk once more: after a sync that failed the kernel would not."""
+    """Write a value's pages in memory to the disk once more: after a failed sync the kernel would not."""
     crc, at = 0, value.offset
     while at < value.end and (data := os.pread(file, min(_SLICE, value.end - at), at)):
         crc = zlib.crc32(data, crc)

@@ -1,4 +1,4 @@
-"""Which ended tasks a selection means: the one reading of `Selection` that all engines share."""
+"""Filters ended tasks by a selection: the one interpretation of `Selection` that all engines share."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from dtq.model.options import Spec
 from dtq.model.snapshots import Selection
 from dtq.model.states import FINAL, State, exception_name
 
-#: More than any batch's number, and as much as an engine may hold.
+#: Above any batch's number, and as large as an engine can store.
 _ALL: Final = (1 << 63) - 1
 
 
 class Sieve:
-    """Lets through what a selection matches.
+    """Filters runs by a selection.
 
     Args:
         selection: the selection.
         now: the time, for ``older_than_s``.
 
     Attributes:
-        states: the final states that are wanted.
-        latest: the latest end that is wanted.
-        batches: the batches that are wanted and, where not the whole of one, which tasks; None for all batches.
-        limit: how many runs at most; None for all.
+        states: the selected final states.
+        latest: the latest selected end.
+        batches: the selected batches with their selected tasks, or all of them; None for all batches.
+        limit: most runs; None for all.
     """
 
     def __init__(self, selection: Selection, now: float) -> None:
@@ -55,7 +55,7 @@ class Sieve:
 
     @property
     def below(self) -> tuple[float, int, int]:
-        """What is wanted comes before this place: end, batch and first task."""
+        """Only runs before this place match: end, batch and first task."""
         return self._behind if self._behind is not None and self._behind[0] <= self.latest else (self.latest, _ALL, 0)
 
     @property
@@ -73,7 +73,7 @@ class Sieve:
         return self._function is None or self._function.matches(spec.function.name)
 
     def wants(self, run: EndedRun) -> bool:
-        """Whether a run matches; its spec has been looked at."""
+        """Whether a run matches; its spec has been checked."""
         if run.state not in self.states or run.ended_at > self.latest or not self._wants_id(run):
             return False
         if self._behind is not None and latest_first(run)[:3] >= self._behind:
@@ -94,14 +94,14 @@ class Sieve:
         return any(run.lo <= index < run.hi for index in indexes)
 
     def first(self, runs: Iterable[EndedRun]) -> Iterator[EndedRun]:
-        """Those that match, up to the limit."""
+        """The matching runs, up to the limit."""
         return islice(filter(self.wants, runs), self.limit)
 
 
 def cut_tail(batch: StoredBatch, now: float) -> EndedRun | None:
-    """The tasks that were cancelled with their batch before they ever started, as one run.
+    """The tasks that were cancelled with their batch before their first start, as one run.
 
-    A batch does not note when it was cut: its tail counts as cancelled when the batch finished, and until then as
+    A batch does not record when it was cut: its tail counts as cancelled when the batch finished, and until then as
     cancelled just now.
     """
     row = batch.row
@@ -112,6 +112,6 @@ def cut_tail(batch: StoredBatch, now: float) -> EndedRun | None:
 
 
 def latest_first(run: EndedRun) -> tuple[float, int, int, bool, bool]:
-    """What runs are sorted by, highest first; no two runs have the same."""
+    """The sort key of runs, highest first; no two runs have the same."""
     tail = run.task is None and run.state is State.CANCELLED
     return run.ended_at, run.batch.row.batch, run.lo, run.task is not None, tail

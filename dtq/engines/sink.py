@@ -1,11 +1,11 @@
-"""From the changes of one commit to few SQL statements, one where it can be.
+"""Turns the changes of one commit into few SQL statements, usually one.
 
-The thread that commits shares the interpreter with busy handler threads, and each statement it executes gives the
-interpreter's lock away and has to queue for it again, which costs far more than a small statement itself. So the rows
-of a commit, whatever their kind, are inserted with one statement into one view, the *sink*, whose triggers put them
-where they belong, and that statement is the whole transaction. (Measured with four busy threads and a hundred rows: 625
-commits/s, against 260 to 360 with statements for each table.) A trigger doubles the work for a row, though, so where
-one kind has many rows they go straight into their table, up to `_MOST_ROWS` a statement.
+The thread that commits shares the interpreter with busy handler threads. Each statement gives the interpreter's lock
+away and has to queue for it again, which costs far more than a small statement itself. So the rows of a commit,
+whatever their kind, are inserted with one statement into one view, the *sink*, whose triggers distribute them to their
+tables, and that statement is the whole transaction. (Measured with four busy threads and a hundred rows: 625 commits/s,
+against 260 to 360 with statements for each table.) A trigger doubles the work for a row, though, so many rows of one
+kind go straight into their table, up to `_MOST_ROWS` a statement.
 
 A row is ``(kind, a, b, c, d, e, f, body)``. View and triggers are temporary: the file has only tables.
 """
@@ -78,7 +78,7 @@ _READ: Final = 26
 _HOLD_ENDED: Final = 27
 _DEFINITION_ENDED: Final = 28
 
-#: Changes by which one row goes, or those that hang on it.
+#: Changes that remove one row, and the rows that depend on it.
 _ONE_ROW: Final = frozenset({TaskForgotten, HoldEnded, DefinitionEnded})
 
 Statement = tuple[str, Sequence[Any]]
@@ -87,24 +87,24 @@ _NAMES: Final = ("kind", "a", "b", "c", "d", "e", "f", "body")
 _body = itemgetter(7)
 #: Most rows of one statement: its parameters stay below the 32,766 that SQLite allows, its program below 1 MB.
 _MOST_ROWS: Final = 1024
-#: From how many rows of one kind on they go straight into their table.
+#: So many rows of one kind, or more, go straight into their table.
 _MANY: Final = 128
 #: Fewest rows of one statement; then powers of two, so that there are few statements to prepare.
 _FEWEST_ROWS: Final = 16
-#: Most bytes of one statement, but for a single larger row: SQLite keeps what was bound last to each statement.
+#: Most bytes of one statement, except for a single larger row: SQLite keeps the values last bound to each statement.
 _MOST_BYTES: Final = 2 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Upsert:
-    """How rows of a kind get into their table.
+    """The SQL that stores rows of a kind in their table.
 
     Attributes:
         table: the table.
-        columns: its columns and the places in a sink row that their values come from.
+        columns: its columns, each with its place in a sink row.
         key: how many of the columns, from the first, are the key.
-        constant: columns that a row with the same key keeps.
-        also: what else is set in a row with the same key.
+        constant: columns that stay as they are in a row with the same key.
+        also: further settings in a row with the same key.
     """
 
     table: str
@@ -135,8 +135,8 @@ _UPSERTS: Final = {
             "expires_at": "f",
             "body": "body",
         },
-        # A batch keeps its key, and that index is not touched. Its function may get another number: where it is put
-        # back after a restart that had no use for the old one.
+        # A batch keeps its key, and that index is not touched. Its function may get another number, when the batch is
+        # put back after a restart that dropped the old one.
         constant=("code",),
         also=", trimmed = 0",
     ),
@@ -156,7 +156,7 @@ _UPSERTS: Final = {
     HOLD: _Upsert(table="holds", columns={"hold": "a", "body": "body"}),
     DEFINITION: _Upsert(table="definitions", columns={"code": "a", "body": "body"}),
     _EDGE: _Upsert(table="edges", columns={"child": "a", "parent": "b"}, key=2),
-    # Behind the rows that name the values: those take the records of what they named before with them.
+    # After the rows that name the values: these remove the records of their earlier values.
     _USE: _Upsert(
         table="uses",
         columns={"kind": "a", "owner": "b", "lo": "c", "segment": "d", "start": "e", "length": "f", "crc": "body"},
@@ -168,14 +168,14 @@ _OF_DEAD: Final = (
     "NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.batch = {0}.batch AND tasks.idx >= {0}.{1} AND tasks.idx < {0}.{2}"
     f" AND tasks.state = {_DEAD})"
 )
-#: The records of what pages of some batches named that are gone.
+#: The records of uses by removed pages of some batches.
 _OF_GONE: Final = (
     "DELETE FROM uses WHERE kind = {0} AND owner {2} AND NOT EXISTS"
     " (SELECT 1 FROM {1} WHERE {1}.batch = uses.owner AND {1}.lo = uses.lo)"
 )
 _OF_GONE_ARGUMENTS: Final = _OF_GONE.format(ARGUMENTS, "arguments", "= new.a")
 _OF_GONE_RESULTS: Final = _OF_GONE.format(RESULTS, "results", "= new.a")
-#: An expiry looks again at a batch whose dead letters change.
+#: An expiry checks a batch again when its dead letters change.
 _LOOK_AGAIN: Final = "UPDATE batches SET trimmed = 0 WHERE batch = new.a AND trimmed = 1;"
 _REMOVALS: Final = {
     _LEASE_ENDED: "DELETE FROM leases WHERE token = new.a;",
@@ -218,14 +218,14 @@ def _counting(name: int, when: str, step: str) -> str:
 
 
 def _replacing(kind: int, table: str, owner: str, lo: str, data: str) -> str:
-    # Not for rows that go: a trigger for each of them would take a fifth more time, and values are few.
+    # Not for removed rows: a trigger for each of them would take a fifth more time, and values are few.
     return (
         f"CREATE TEMP TRIGGER {table}_replaced AFTER UPDATE OF {data} ON {table} BEGIN"
         f" DELETE FROM uses WHERE kind = {kind} AND owner = old.{owner} AND lo = {lo}; END"
     )
 
 
-#: What a connection that writes needs before its first commit.
+#: Statements before the first commit of a writing connection.
 SETUP: Final = (
     f"CREATE TEMP VIEW sink ({', '.join(_NAMES)}) AS SELECT 0, 0, 0, 0, 0, 0, 0, 0",
     *(_sink_trigger(kind) for kind in (*_UPSERTS, _HEAD, *_REMOVALS)),
@@ -253,7 +253,7 @@ SETUP: Final = (
     "CREATE TEMP TABLE freed (segment INTEGER PRIMARY KEY)",
     "CREATE TEMP TRIGGER freed_in AFTER DELETE ON uses BEGIN INSERT OR IGNORE INTO freed VALUES (old.segment); END",
 )
-#: The segments of which values are no longer in use since this was asked last.
+#: The segments with values that went out of use since the last query.
 FREED: Final = "SELECT segment FROM freed"
 FREED_SEEN: Final = "DELETE FROM freed"
 
@@ -262,13 +262,13 @@ _CHOSEN: Final = (
     "INSERT INTO going SELECT batch, EXISTS (SELECT 1 FROM tasks WHERE tasks.batch = batches.batch"
     f" AND state = {_DEAD}) FROM batches WHERE trimmed = 0 AND {{}}"
 )
-#: Which batches go: of `Expired` and `OwnExpired` with their moments, of `BatchesRead` with their numbers as JSON.
+#: Removed batches: of `Expired` and `OwnExpired` by their moments, of `BatchesRead` by their numbers as JSON.
 _OLD: Final = _CHOSEN.format("expires_at IS NULL AND finished_at < ?")
 _OVERDUE: Final = _CHOSEN.format("expires_at <= ?")
-#: Where some are spared, with their numbers as JSON.
+#: Except for spared ones, by their numbers as JSON.
 _SPARING: Final = " AND batch NOT IN (SELECT value FROM json_each(?))"
 _READ_WHOLE: Final = _CHOSEN.format("finished_at IS NOT NULL AND batch IN (SELECT value FROM json_each(?))")
-#: What becomes of them, in order.
+#: The steps of their removal, in order.
 _NO_LONGER: Final = (
     f"DELETE FROM results WHERE batch {_GOING.format(1)}",
     f"DELETE FROM leases WHERE batch {_GOING.format(1)}",
@@ -293,21 +293,21 @@ _NAMED_BY_UNUSED: Final = (
 
 
 class Sheet:
-    """The changes of one commit as rows, in an order that has the effect of theirs.
+    """The changes of one commit as rows, in an order with the same effect.
 
-    Only the last value of a row is written. Changes that concern many rows are barriers that nothing is moved across.
+    Only the last value of a row is written. Changes that concern many rows are barriers that no other change crosses.
 
     Args:
         changes: the changes.
-        valued: whether rows that are there may name values.
-        linked: whether batches that are there may have others among what they wait for.
+        valued: whether stored rows may name values.
+        linked: whether stored batches may have parents.
 
     Attributes:
-        totals: the totals row, where it changed.
-        argument_bytes: how much of it is arguments.
+        totals: the totals row, if it changed.
+        argument_bytes: bytes of arguments.
         removes: whether it removes rows that may be large, so that the file may have room to give back.
         values: the values that its rows name.
-        linked: whether batches may have others among what they wait for when it is done.
+        linked: whether batches may have parents after this commit.
     """
 
     def __init__(self, changes: Sequence[Change], *, valued: bool = True, linked: bool = True) -> None:
@@ -317,7 +317,7 @@ class Sheet:
         self.argument_bytes = 0
         self.removes = False
         self.values: list[Value] = []
-        #: Statements so far, and rows that wait to be put into the sink with one.
+        #: Statements so far, and rows that wait for a statement into the sink.
         self._made: list[Statement] = []
         self._rows: list[SinkRow] = []
         self._batches: dict[int, BatchRow] = {}
@@ -325,7 +325,7 @@ class Sheet:
         self._arguments: dict[tuple[int, int], ArgumentPage] = {}
         self._results: dict[tuple[int, int], ResultPage] = {}
         self._others: dict[tuple[int, ...], SinkRow] = {}
-        #: What functions and holds name, by kind and key.
+        #: The values that functions and holds name, by kind and key.
         self._named: dict[tuple[int, int], Sequence[Value]] = {}
         for change in changes:
             if type(change) is Stored:
@@ -448,7 +448,7 @@ class Sheet:
     # -- writing --------------------------------------------------------------------------------------------------
 
     def _settle(self) -> None:
-        """Turn what was gathered into rows."""
+        """Turn the gathered changes into rows."""
         self._rows += self._others.values()
         self._others.clear()
         uses = self._uses()
@@ -468,12 +468,12 @@ class Sheet:
         self._leases.clear()
 
     def _sink(self) -> None:
-        """Make a statement of the rows for the sink."""
+        """Make a statement that inserts the rows into the sink."""
         self._made += [_statement(0, part) for part in _parts(self._rows)]
         self._rows = []
 
     def _uses(self) -> list[SinkRow]:
-        """The records of what the rows name that were gathered."""
+        """The records of uses by the gathered rows."""
         rows: list[SinkRow] = []
         for kind, kept in ((ARGUMENTS, self._arguments), (RESULTS, self._results)):
             for (batch, lo), page in kept.items():
@@ -531,7 +531,7 @@ _GATHER: Final[dict[type, Callable[[Sheet, Any], None]]] = {
 }
 
 
-#: Rows that may name values, by their kind, and what such a row is.
+#: Kinds of rows that may name values, and how to decode them.
 _NAMING: Final[tuple[tuple[int, str, Callable[[tuple[Any, ...]], tuple[int, int, Sequence[Value]]]], ...]] = (
     (
         SPEC,
@@ -553,7 +553,7 @@ _NAMING: Final[tuple[tuple[int, str, Callable[[tuple[Any, ...]], tuple[int, int,
 
 
 def remade_uses(connection: sqlite3.Connection) -> list[Statement]:
-    """The statements that make the record of uses anew, from all rows that may name values; damaged ones name none.
+    """The statements that rebuild the record of uses, from all rows that may name values; damaged ones name none.
 
     Raises:
         sqlite3.Error: they cannot be read.
@@ -572,7 +572,7 @@ def remade_uses(connection: sqlite3.Connection) -> list[Statement]:
 
 
 def _uses(kind: int, owner: int, lo: int, named: Iterable[Value]) -> list[SinkRow]:
-    """The records of what a row names."""
+    """The records of a row's uses."""
     return [(_USE, kind, owner, lo, *at, rowcodec.use_crc(kind, owner, lo, *at)) for at in places(named)]
 
 
@@ -614,7 +614,7 @@ def _statement(kind: int, rows: list[SinkRow]) -> Statement:
 
 @cache
 def _prepared(kind: int, rows: int) -> tuple[str, int, Callable[[SinkRow], Iterable[Any]]]:
-    """The statement for so many rows of a kind, or of any kind (0); how many values a row has in it; which.
+    """The statement for so many rows of a kind, or of any kind (0); the number of values of a row; their order.
 
     Rows that are NULL are left out.
     """

@@ -1,7 +1,7 @@
 """The engine that ships: one SQLite file, its write-ahead log, and a mark beside it.
 
-How it commits is in `sink`, what lies in the file in `schema` and `rowcodec`, how it is looked over at start in
-`survey` and `mark`, and how it answers in `reading`.
+`sink` has its commits, `schema` and `rowcodec` its file format, `survey` and `mark` its check at start, `reading` its
+answers.
 
 Durability. With ``fsync``, `commit` returns when the log is on disk (``synchronous=FULL``): nothing acknowledged is
 lost by a kill or a power cut. With ``os`` or ``none`` it returns when the operating system has it
@@ -47,19 +47,19 @@ _log = logging.getLogger("dtq.engines")
 Durability = Literal["fsync", "os", "none"]
 
 #: Pages of the write-ahead log after which a commit also moves it into the file: 8 MB, a pause of about 20 ms. Fewer
-#: where the reserve is small, so that the log alone does not use it up.
+#: with a small reserve, so that the log alone does not use it up.
 _CHECKPOINT_PAGES: Final = 2000
 #: Kibibytes of pages that the writing connection caches.
 _CACHE_KIB: Final = 16384
 #: Seconds that the log waits for readers before it is given back to a disk that is full.
 _BUSY_S: Final = 0.2
-#: Bytes that the log keeps on disk when it has been larger.
+#: Bytes of the log that stay on disk after it has been larger.
 _LOG_BYTES: Final = 64 * 2**20
 
 
 @dataclass(slots=True, kw_only=True)
 class _Use:
-    """What an engine has while it is open."""
+    """The parts of an open engine."""
 
     writer: sqlite3.Connection
     segments: Segments
@@ -73,7 +73,7 @@ class _Use:
     missing_batches: bool
     #: Whether rows may name values.
     valued: bool
-    #: Whether batches may have others among what they wait for.
+    #: Whether batches may have parents.
     linked: bool
     closing: contextlib.ExitStack
 
@@ -85,10 +85,10 @@ class SqliteEngine:
     the directory ``.values``.
 
     Args:
-        path: the file; it and its directory are made where they are missing.
-        durability: what a commit survives, see above.
+        path: the file; it and its directory are made if missing.
+        durability: see above.
         max_value: largest value in bytes.
-        epoch: number of the run before the first one of a store that is made, below 2**30; see `MemoryEngine`.
+        epoch: number of the run before a new store's first one, below 2**30; see `MemoryEngine`.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class SqliteEngine:
                 raise file_error(self._path, error) from error
             except sqlite3.Error as error:
                 raise store_error(self._path, error) from error
-            except UnicodeError as error:  # SQLite quotes damaged text when it complains of it
+            except UnicodeError as error:  # SQLite quotes damaged text in its messages
                 raise StoreDamaged(self._path, "its tables cannot be read") from error
             use.closing = closing.pop_all()
             self._use = use
@@ -151,13 +151,13 @@ class SqliteEngine:
             else:
                 self._try(use, _steps(sheet, head), sheet.argument_bytes)
             use.head = head
-            if use.valued and (sheet.removes or sheet.values):  # what another page replaces is seen with the next
+            if use.valued and (sheet.removes or sheet.values):  # values of replaced pages are found by the next commit
                 self._note_freed(use)
             use.mark.write(head)
             use.vacuum.due |= sheet.removes
             self._check_presence(use)
         if use.vacuum.due and use.vacuum.step(all_of_it=use.reserve.short):
-            self._shorten_log(use.writer)  # which cuts the file
+            self._shorten_log(use.writer)  # which shortens the file
         if use.segments.unfinished:
             use.segments.step()
         short = use.reserve.short and not (use.reserve.due and self._fill(use))
@@ -207,7 +207,7 @@ class SqliteEngine:
     # -- opening --------------------------------------------------------------------------------------------------
 
     def _look_over(self, lock: StoreLock) -> Survey:
-        """Make the store if there is none, lock it, and look it over without touching it."""
+        """Make the store if there is none, lock it, and check it without changing it."""
         mark_path, log_path = self._path + ".mark", self._path + "-wal"
         if _size(self._path) == 0:
             self._make(mark_path, log_path)
@@ -234,7 +234,7 @@ class SqliteEngine:
 
     def _make(self, mark_path: str, log_path: str) -> None:
         mark = marks.read(mark_path)
-        begun = _size(mark_path) >= HEAD_BYTES  # smaller, it is of a store that was never made
+        begun = _size(mark_path) >= HEAD_BYTES  # a smaller mark belongs to a store whose creation was not finished
         if _size(log_path) or (begun and (mark is None or mark.sequence > 0)):
             commits = "" if mark is None else f" with {mark.sequence} commits"
             beside = mark_path if _size(mark_path) else log_path
@@ -305,7 +305,7 @@ class SqliteEngine:
     def _write(
         self, writer: sqlite3.Connection, steps: list[Statement], reserve: Reserve, *, opening: bool = False
     ) -> None:
-        """Put a commit in place that cannot be refused, with room from the reserve where there is no other.
+        """Write a commit that cannot be refused, with room from the reserve if there is no other.
 
         Raises:
             StoreFull: no room.
@@ -322,10 +322,10 @@ class SqliteEngine:
                         continue
                 if not reserve.give(all_of_it=opening):
                     raise
-                self._shorten_log(writer)  # what it gave may be what the file needs to take in the log
+                self._shorten_log(writer)  # the file may need the given room to take in the log
 
     def _try(self, use: _Use, steps: list[Statement], size: int) -> None:
-        """Put a commit of so many bytes in place, for which there has to be room beside the reserve.
+        """Write a commit of so many bytes, for which there must be room beside the reserve.
 
         Raises:
             StoreFull: no room.
@@ -341,7 +341,7 @@ class SqliteEngine:
             raise
 
     def _put(self, writer: sqlite3.Connection, steps: list[Statement]) -> None:
-        """Put a commit in place, or nothing of it.
+        """Write a commit as a whole, or nothing of it.
 
         Raises:
             StoreFull: no room.
@@ -358,7 +358,7 @@ class SqliteEngine:
             raise
 
     def _execute(self, writer: sqlite3.Connection, sql: str, parameters: Sequence[Any]) -> None:
-        """The one door through which a commit reaches SQLite; tests put their faults here."""
+        """The only place where a commit reaches SQLite; tests inject their faults here."""
         writer.execute(sql, parameters)
 
     def _take_back(self, writer: sqlite3.Connection) -> None:
@@ -369,10 +369,10 @@ class SqliteEngine:
             _log.warning("after a commit to %s failed, so did taking it back: %s", self._path, error)
 
     def _check_presence(self, use: _Use) -> None:
-        """See that what is written is what the next start finds.
+        """Check that the next start will find the written files.
 
         Raises:
-            StoreUnwritable: it is not.
+            StoreUnwritable: it will not.
         """
         if missing := use.presence.missing():
             raise StoreUnwritable(self._path, missing)
@@ -380,7 +380,7 @@ class SqliteEngine:
     # -- values ---------------------------------------------------------------------------------------------------
 
     def _note_freed(self, use: _Use) -> None:
-        """Have the room of values given back that are no longer in use."""
+        """Have the room of unused values given back."""
         try:
             if freed := use.writer.execute(FREED).fetchall():
                 use.writer.execute(FREED_SEEN)
@@ -391,7 +391,7 @@ class SqliteEngine:
     # -- room -----------------------------------------------------------------------------------------------------
 
     def _fill(self, use: _Use) -> bool:
-        """Make the reserve whole; whether there is room for new work. What is free inside of the file is room too."""
+        """Make the reserve whole; whether there is room for new work. Free pages inside the file are room too."""
         if use.reserve.fill() or (self._shorten_log(use.writer) and use.reserve.fill()):
             return True
         try:
@@ -401,7 +401,7 @@ class SqliteEngine:
         return use.reserve.fill(elsewhere=pages * schema.PAGE_SIZE)
 
     def _shorten_log(self, writer: sqlite3.Connection) -> bool:
-        """Move what the log holds into the file, which may have room for it, and give its own room back.
+        """Move the log into the file, which may have room for it, and free the log's own room.
 
         Returns:
             Whether there is more room than before.
@@ -425,7 +425,7 @@ def _steps(sheet: Sheet, head: Head) -> list[Statement]:
 
 
 def _size(path: str) -> int:
-    """Bytes in a file; 0 where there is none."""
+    """Bytes in a file; 0 if there is none."""
     try:
         return os.path.getsize(path)
     except FileNotFoundError:
@@ -433,6 +433,6 @@ def _size(path: str) -> int:
 
 
 def _ranges(writer: sqlite3.Connection, segment: int) -> Ranges:
-    """What is in use of a segment."""
+    """The used parts of a segment."""
     sql = "SELECT DISTINCT start, start + length FROM uses WHERE segment = ? ORDER BY start, length"
     return writer.execute(sql, (segment,)).fetchall()

@@ -1,7 +1,8 @@
-"""The files of a store: how they are opened, the locks that keep a second coordinator out, and whether they are there.
+"""The files of a store: how they are opened, the locks that keep a second coordinator out, and checks of their
+presence.
 
-Engines, used by `sqlite`. The files beside a store have names that follow from the store's. In a directory that others
-can write to, somebody may have put a link there: what it leads to is never written.
+Engines, used by `sqlite`. The names of the files beside a store follow from the store's. In a directory that others can
+write to, another user may have put a link under such a name: its target is never written.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Final
 
 from dtq.errors import StoreError, StoreLocked
 
-#: What the names of the files beside a store end in.
+#: Suffixes of the files beside a store.
 BESIDE: Final = (".lock", ".mark", ".reserve", "-wal", "-shm")
-#: Files that SQLite has open as long as a store is, by the ends of their names.
+#: Suffixes of the files that SQLite has open as long as a store is open.
 _IN_USE: Final = ("", "-wal", "-shm")
 
 
@@ -36,7 +37,7 @@ def sync_directory(path: str) -> None:
 
 
 def open_beside(path: str) -> int:
-    """Open a file beside a store for reading and writing; make it where it is missing.
+    """Open a file beside a store for reading and writing; make it if missing.
 
     Returns:
         The descriptor.
@@ -53,10 +54,10 @@ def open_beside(path: str) -> int:
 
 
 def check_names(store: str) -> None:
-    """See that the names of a store's files lead to plain files of its own.
+    """Check that the names of a store's files lead to plain files of its own.
 
-    A write-ahead log belongs to one name of the store: opened by another name (a hard link), the store would lack what
-    is in the log.
+    A write-ahead log belongs to one name of the store: opened by another name (a hard link), the store would lack the
+    log's commits.
 
     Raises:
         StoreError: one of them is a link, a pipe or the like, or has a second name.
@@ -80,13 +81,13 @@ class StoreLock:
 
     The kernel keeps the locks with the open files, so they also keep out a second engine of the same process. One lock
     is on a file beside the store, which stays: it holds while there is no store yet. The other one is on the store
-    itself (`hold_store`), and so keeps out whoever removes the first, or comes by another name of the store.
+    itself (`hold_store`), and so keeps out a process that removes the first, or uses another name of the store.
 
     Args:
         store: path of the store, for the message.
 
     Raises:
-        StoreLocked: somebody else holds it.
+        StoreLocked: another process holds it.
         OSError: the lock's file cannot be opened.
     """
 
@@ -99,19 +100,19 @@ class StoreLock:
             os.pwrite(self._files[0], f"{os.getpid()}\n".encode("ascii"), 0)
 
     def hold_store(self) -> None:
-        """Lock the store itself, which is there now.
+        """Lock the store itself, which exists now.
 
         The file is not closed before `release`: SQLite's own locks on it would end with that
         (https://sqlite.org/howtocorrupt.html, section 2.2).
 
         Raises:
-            StoreLocked: somebody else holds it.
+            StoreLocked: another process holds it.
             OSError: it cannot be opened.
         """
         self._take(os.open(self._store, os.O_RDWR | os.O_CLOEXEC))
 
     def release(self) -> None:
-        """Let the store go."""
+        """Release the store."""
         while self._files:
             os.close(self._files.pop())
 
@@ -127,7 +128,7 @@ class StoreLock:
         self._files.append(file)
 
     def _holder(self) -> int | str:
-        """The process that holds the store, as far as the file beside it tells."""
+        """The process that holds the store, as the file beside it says."""
         if self._files:
             return "unknown"  # it was removed, and this process has just made a new one
         return _holder(self._store)
@@ -135,10 +136,10 @@ class StoreLock:
 
 @contextlib.contextmanager
 def without_coordinator(store: str) -> Iterator[None]:
-    """Keep coordinators out of a store that is only read; nothing is made or written.
+    """Keep coordinators out of a store that is only read; no file is made or written.
 
     Raises:
-        StoreLocked: one has it.
+        StoreLocked: a coordinator has it.
         OSError: it cannot be opened.
     """
     with contextlib.ExitStack() as files:
@@ -156,7 +157,7 @@ def without_coordinator(store: str) -> Iterator[None]:
 
 
 def _holder(store: str) -> int | str:
-    """The process that holds a store, as far as the file beside it tells."""
+    """The process that holds a store, as the file beside it says."""
     with contextlib.suppress(OSError), open(store + ".lock", "rb") as file:
         holder = file.read(32).decode("ascii", "replace").strip()
         if holder.isdecimal():
@@ -165,11 +166,11 @@ def _holder(store: str) -> int | str:
 
 
 class Presence:
-    """Whether the files of a store in use are still what their names lead to, and have no other names.
+    """Checks that the names of an open store's files still lead to them, and that the files have no other names.
 
-    What is written to a file that was moved or removed is lost with this process, or is another store's: it must not be
-    acknowledged. Nor is what is written to a file with a second name: whoever opens it by that one, or removes the
-    first, has a store without its log, and no start would take it (`check_names`).
+    Data written to a file that was moved or removed is lost with this process, or becomes another store's: it must not
+    be acknowledged. Nor must data written to a file with a second name: a process that opens it by that name, or
+    removes the first, has a store without its log, and no start would accept it (`check_names`).
 
     Args:
         store: path of the store, which is open.
@@ -179,7 +180,7 @@ class Presence:
         self._seen = [(path, _identity(path)) for path in (store + end for end in _IN_USE)]
 
     def missing(self) -> str:
-        """What is not in its place any more, or not only there, in words; "" where everything is."""
+        """The files that are no longer in their place, or not only there, in words; "" for none."""
         for path, seen in self._seen:
             found = _identity(path)
             if found == seen:
@@ -191,7 +192,7 @@ class Presence:
 
 
 def _identity(path: str) -> tuple[int, int, bool] | None:
-    """Device, inode, and whether the file has more names than this one."""
+    """Device, inode, and whether the file has further names."""
     try:
         found = os.stat(path, follow_symlinks=False)
     except OSError:

@@ -1,10 +1,10 @@
-"""The look a store gets before it is used: what is missing, what is damaged.
+"""The check of a store before its use: missing and damaged parts.
 
-It only reads. The rows that the core goes on with are always checked, one by one and by their number. How much of the
-rest is checked depends on the store's size, so that a start takes seconds: in a small one every index, row and page of
-blobs; in all but the largest, that the trees hang together. A store that shows signs of damage is checked as a whole
-whatever its size. What was not checked at the start is checked when it is found; but in a large store a damaged key may
-keep a page, an attempt or a finished batch from being found.
+It only reads. The rows with which the core goes on are always checked, one by one and by their number. The store's size
+decides how much of the rest is checked, so that a start takes seconds: in a small store every index, row and page of
+blobs; in all but the largest, the structure of the trees. A store with signs of damage is checked as a whole, whatever
+its size. Parts that the start skips are checked when they are read; but in a large store a damaged key may hide a page,
+an attempt or a finished batch.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from dtq.errors import StoreDamaged
 from dtq.records import dataclass, replace
 from dtq.wording import counted
 
-#: Bytes of a store whose every row is checked; takes up to two seconds.
+#: Largest store whose every row is checked, in bytes; takes up to two seconds.
 WHOLE_CHECK_BYTES: Final = 32 * 2**20
-#: Bytes of a store whose trees are checked; takes up to a second, and as long as reading it from the disk takes.
+#: Largest store whose trees are checked, in bytes; takes up to a second, and the time to read it from the disk.
 TREE_CHECK_BYTES: Final = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
-    """What was found.
+    """The findings.
 
     Attributes:
-        head: the store's head; where the mark is ahead of it, with the numbers that the mark says were given out.
-        losses: what is missing or damaged, a sentence each.
+        head: the store's head; if the mark is ahead of it, with the mark's highest numbers.
+        losses: missing or damaged parts, a sentence each.
         missing_batches: whether unfinished batches are gone without a trace, so that leases may point to nothing.
-        version: the schema that the store has.
-        uses_damaged: whether the record of which values are in use is to be made anew from the rows that name them.
+        version: the store's schema.
+        uses_damaged: whether the record of uses must be rebuilt from the rows that name values.
     """
 
     head: Head
@@ -57,16 +57,16 @@ def look_over(
     version: int,
     segments: dict[int, int],
 ) -> Survey:
-    """Look a store over.
+    """Check a store.
 
     Args:
         path: the store, for messages.
         connection: a connection to it that only reads.
-        mark: what its mark says, if anything.
+        mark: the mark's head, if any.
         damaged_log: whether the start of its write-ahead log is damaged.
         size: bytes of its file and its log.
-        version: the schema that it has.
-        segments: the sizes of the files of values that are there, by number.
+        version: its schema.
+        segments: the sizes of its files of values, by number.
 
     Raises:
         StoreDamaged: it is not readable as a whole.
@@ -98,7 +98,7 @@ def look_over(
 
 
 def _caught_up(head: Head, mark: Head) -> Head:
-    """The head, with the mark's numbers: what was given out in a missing commit is never given out again."""
+    """The head, with the mark's numbers: a number given out in a missing commit is never given out again."""
     ours, theirs = head.totals, mark.totals
     totals = replace(
         ours,
@@ -141,7 +141,7 @@ def _check_trees(path: str, connection: sqlite3.Connection, check: str) -> None:
 
 
 def _live_losses(path: str, connection: sqlite3.Connection, live: str) -> tuple[list[str], bool]:
-    """What is wrong with the rows that the core goes on with, and whether whole batches are gone."""
+    """Faults of the rows with which the core goes on, and whether whole batches are gone."""
     expected = dict(connection.execute("SELECT name, rows FROM counts").fetchall())
     losses = []
     seen, damaged = _check_batches(path, connection, live)
@@ -158,7 +158,7 @@ def _live_losses(path: str, connection: sqlite3.Connection, live: str) -> tuple[
 
 
 def _value_losses(path: str, connection: sqlite3.Connection, segments: dict[int, int]) -> tuple[list[str], bool]:
-    """Which values are missing, what is wrong with holds, and whether the record of uses is damaged."""
+    """Missing values, faults of holds, and whether the record of uses is damaged."""
     expected = dict(connection.execute("SELECT name, rows FROM counts").fetchall())
     seen = damaged = 0
     gone: set[tuple[int, int, int]] = set()
@@ -186,7 +186,7 @@ def _value_losses(path: str, connection: sqlite3.Connection, segments: dict[int,
 
 
 def _definition_losses(connection: sqlite3.Connection) -> list[str]:
-    """What is wrong with definitions."""
+    """Faults of definitions."""
     (expected,) = connection.execute("SELECT rows FROM counts WHERE name = ?", (DEFINITIONS,)).fetchone() or (None,)
     noun = "definitions of queues, limits and schedules"
     seen, damaged = _count(connection, "SELECT code, body FROM definitions", _definition)
@@ -198,7 +198,7 @@ def _definition(row: tuple[Any, ...]) -> bool:
 
 
 def _check_batches(path: str, connection: sqlite3.Connection, live: str) -> tuple[int, int]:
-    # A million of them are checked at a restart.
+    # A restart checks a million of them.
     seen = damaged = previous = 0
     for batch, body in connection.execute(f"SELECT batch, body FROM batches WHERE {live}"):
         seen += 1
@@ -211,7 +211,7 @@ def _check_batches(path: str, connection: sqlite3.Connection, live: str) -> tupl
 
 
 def _without_spec(connection: sqlite3.Connection, live: str) -> int:
-    """How many unfinished batches have no readable spec."""
+    """Number of unfinished batches without a readable spec."""
     count = 0
     for (number,) in connection.execute("SELECT DISTINCT spec FROM batches").fetchall():
         found = connection.execute("SELECT body FROM specs WHERE number = ?", (number,)).fetchone()
@@ -234,7 +234,7 @@ def _compared(noun: str, seen: int, expected: int | None) -> list[str]:
 
 
 def _count(connection: sqlite3.Connection, sql: str, check: Callable[[tuple[Any, ...]], bool]) -> tuple[int, int]:
-    """How many rows there are, and how many of them are damaged."""
+    """Number of rows, and of damaged ones."""
     seen = damaged = 0
     for row in connection.execute(sql):
         seen += 1
@@ -259,13 +259,13 @@ def _lease(row: tuple[Any, ...]) -> bool:
     return bool(rowcodec.decode_lease(token, body).batch == batch)
 
 
-# -- the rest, where the store is checked as a whole --------------------------------------------------------------
+# -- the rest, if the store is checked as a whole -----------------------------------------------------------------
 
 
 def _batch_columns(row: tuple[Any, ...]) -> bool:
     number, *columns, body = row
     if columns[2] is None and not sound(body, BATCH, number):
-        return True  # an unfinished one, counted already
+        return True  # an unfinished batch, counted already
     stored = rowcodec.decode_batch(number, body, {})
     return columns == [stored.spec, rowcodec.key_code(stored.key), stored.finished_at, stored.cut, stored.expires_at]
 
@@ -304,7 +304,7 @@ _REST: Final[tuple[tuple[str, str, Callable[[tuple[Any, ...]], bool]], ...]] = (
 def _other_losses(connection: sqlite3.Connection, version: int) -> list[str]:
     losses = []
     for noun, sql, check in _REST:
-        if version < 3:  # which had no such column, as no batch had a time of its own
+        if version < 3:  # without this column, as no batch had a time of its own
             sql = sql.replace("expires_at, body FROM batches", "NULL, body FROM batches")
         seen, damaged = _count(connection, sql, check)
         if damaged:

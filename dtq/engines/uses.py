@@ -1,7 +1,7 @@
-"""Which values rows name: pages of arguments and results, functions that travel by value, and holds.
+"""Uses of values by rows: pages of arguments and results, functions that travel by value, and holds.
 
-Engines. A value is in use as long as a row names it; several may name the same one. Who stores rows keeps a record of
-each use beside the row, in the same commit, so that both are there or neither.
+Engines. A value is in use as long as a row names it; several rows may name the same value. An engine stores a record of
+each use beside the row, in the same commit, so that both exist or neither.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ DESCRIBED: Final = b"\x80"
 #: The columns of a record of a use.
 USE_COLUMNS: Final = "kind, owner, lo, segment, start, length, crc"
 
-#: Where a value lies: its segment, where it begins in it, and its length.
+#: The place of a value: its segment, its offset, and its length.
 Place = tuple[int, int, int]
 
 
 def named_by(row: SpecRow | ArgumentPage | ResultPage | HoldRow) -> Sequence[Value]:
-    """The values that a row names. What cannot be read as a description names none."""
+    """The values that a row names. A blob that cannot be read as a description names none."""
     try:
         if type(row) is SpecRow:
             body = row.spec.function.body
@@ -40,11 +40,11 @@ def named_by(row: SpecRow | ArgumentPage | ResultPage | HoldRow) -> Sequence[Val
 
 
 class Uses:
-    """How often values are named, for an engine that keeps its rows in memory."""
+    """Counts of uses by value, for an engine that keeps its rows in memory."""
 
     def __init__(self) -> None:
         self._of: dict[int, dict[tuple[int, int], int]] = {}
-        #: The values that were named since this was emptied last, and the segments in which some are no longer.
+        #: The values named since this list was last emptied, and the segments in which some went out of use.
         self.named: list[Value] = []
         self.freed: set[int] = set()
 
@@ -52,7 +52,7 @@ class Uses:
         return bool(self._of)
 
     def add(self, named: Iterable[Value]) -> None:
-        """A row has come that names these."""
+        """Count the values of a new row."""
         for value in named:
             uses = self._of.setdefault(value.segment, {})
             at = value.offset, value.length
@@ -60,7 +60,7 @@ class Uses:
             self.named.append(value)
 
     def remove(self, named: Iterable[Value]) -> None:
-        """A row has gone that named these."""
+        """Count the values of a removed row as released."""
         for value in named:
             uses = self._of[value.segment]
             at = value.offset, value.length
@@ -72,21 +72,21 @@ class Uses:
                     del self._of[value.segment]
 
     def has(self, value: Value) -> bool:
-        """Whether a row names this."""
+        """Whether a row names this value."""
         return (value.offset, value.length) in self._of.get(value.segment, ())
 
     def ranges(self, segment: int) -> list[tuple[int, int]]:
-        """What is in use of a segment: where values begin and end, rising."""
+        """The used parts of a segment: beginnings and ends of values, rising."""
         return sorted((start, start + length) for start, length in self._of.get(segment, ()))
 
 
 def places(named: Iterable[Value]) -> set[Place]:
-    """Where some values lie, each once."""
+    """The places of some values, each once."""
     return {(value.segment, value.offset, value.length) for value in named}
 
 
 def sound_use(*columns: Any) -> bool:
-    """Whether the columns of a record are what was stored."""
+    """Whether the columns of a record are as they were stored."""
     try:
         return bool(rowcodec.use_crc(*columns[:-1]) == columns[-1])
     except struct.error:

@@ -1,11 +1,11 @@
-"""Free pages of a store go back to the file system, a slice at a time.
+"""Returns free pages of a store to the file system, a slice at a time.
 
-Engines, used by `sqlite`. Rows that are removed leave free pages in the file, which later rows use again. What is free
-beyond that is given back by SQLite's incremental vacuum (https://sqlite.org/pragma.html#pragma_incremental_vacuum): it
-moves pages from the end of the file to free places, and the next checkpoint cuts the file. A slice takes milliseconds,
-so that commits go on between two of them.
+Engines, used by `sqlite`. Removed rows leave free pages in the file, which later rows use again. Further free pages are
+given back by SQLite's incremental vacuum (https://sqlite.org/pragma.html#pragma_incremental_vacuum): it moves pages
+from the end of the file to free places, and the next checkpoint cuts the file. A slice takes milliseconds, so that
+commits go on between two of them.
 
-A store that an earlier version made cannot do that. It is rewritten once, at a start, where it is small.
+A store that an earlier version made cannot do that. It is rewritten once, at a start, if it is small.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _log = logging.getLogger("dtq.engines")
 
 #: Pages of one slice: 4 MiB.
 _SLICE: Final = 1024
-#: Free pages that the file keeps for the next rows: so many (16 MiB), and this share of those in use.
+#: Free pages that the file keeps for the next rows: at least so many (16 MiB), and this share of those in use.
 _KEPT: Final = 4096
 _KEPT_SHARE: Final = 8
-#: Bytes of a store that is rewritten at a start, at most: a second or two.
+#: Largest store that is rewritten at a start, in bytes: a second or two.
 _MOST_REWRITTEN: Final = 256 * 2**20
 
 
@@ -40,10 +40,10 @@ class Vacuum:
         self._under_way = False
 
     def step(self, *, all_of_it: bool = False) -> bool:
-        """Give one slice back, if there is more than the file should keep.
+        """Give one slice back, if the file has more free pages than it should keep.
 
         Args:
-            all_of_it: whether the file should keep nothing, as the disk is full.
+            all_of_it: whether the file should keep none, because the disk is full.
 
         Returns:
             Whether the last slice of several was given, so that a checkpoint cuts the file.
@@ -70,7 +70,7 @@ class Vacuum:
 
 
 def enable(path: str, writer: sqlite3.Connection) -> None:
-    """Make a store of an earlier version one that can give pages back, where that is quick.
+    """Rewrite a store of an earlier version so that it can give pages back, if that is quick.
 
     Args:
         path: the store.

@@ -1,10 +1,10 @@
-"""Whether the start of a write-ahead log is damaged.
+"""Detects damage at the start of a write-ahead log.
 
-SQLite uses a log up to the first frame with a wrong checksum. Where that is in the middle, the pages of the last good
-commit count, the head among them, and comparing it with the mark tells what is missing. Where it is at the very start,
-the log is not used at all, and if a checkpoint was under way the file holds pages of different commits, the latest head
-perhaps among them. So the start is looked at before SQLite opens the file; layout: https://sqlite.org/fileformat2.html,
-"The WAL File Format".
+SQLite uses a log up to the first frame with a wrong checksum. If that frame is in the middle, the pages of the last
+good commit count, the head among them, and comparing it with the mark tells which commits are missing. If it is at the
+very start, the log is not used at all, and if a checkpoint was under way the file holds pages of different commits, the
+latest head perhaps among them. So the start is checked before SQLite opens the file; layout:
+https://sqlite.org/fileformat2.html, "The WAL File Format".
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import BinaryIO, Final
 _MAGIC: Final = 0x377F0682  # checksums of little-endian words; one more: of big-endian words
 _HEADER: Final = struct.Struct(">8I")
 _FRAME: Final = struct.Struct(">6I")
-#: Frames of the first commit that are checked at most; more would take long in Python, and is 4 MB at once.
+#: Most frames of the first commit that are checked; more would take long in Python, and is 4 MB at once.
 _MOST_FRAMES: Final = 1024
 
 
 def damaged_start(path: str) -> bool:
     """Whether a log holds several commits, but SQLite will use none because the header or the first one is damaged.
 
-    A log of one commit is left out: the power may have failed while it was written.
+    A log of one commit does not count: the power may have failed while it was written.
 
     Raises:
         OSError: it cannot be read.
