@@ -11,7 +11,8 @@ the queue does not have yet. The engine never changes a file that others may rea
    it meanwhile. A process with the old file open or mapped keeps the old content. The next start removes an unfinished
    file.
 4. A value that no row names is left alone for a while after it was written: after a restart of the coordinator its
-   writer may come back and submit a call that names it. Nor is a value removed that a peer has just been told exists.
+   writer may come back and submit a call that names it. A writer of this run holds its segments as long as it lives:
+   a segment of this run that no process holds goes sooner. A value stays that a peer has just been told exists.
 
 All but `asked` is for the thread that commits.
 """
@@ -48,12 +49,15 @@ _WORTHWHILE: Final = 1 << 20
 _QUIET_S: Final = 5.0
 #: Tries to put a finished file in the place of one that a process holds.
 _TRIES: Final = 50
-#: Seconds for which an unnamed value stays after it was written.
+#: Seconds for which an unnamed value stays that was written before the last start.
 GRACE_S: Final = 600.0
+#: Seconds for which an unnamed value stays that was written since, if no process holds its segment: the result of a
+#: slot that has ended may be on its way.
+_FRESH_S: Final = 60.0
 #: Seconds for which a segment stays after a peer was told that it exists.
 _ASKED_S: Final = 60.0
 #: Seconds between two sweeps, and between two tries to remove a segment.
-_SWEEP_S: Final = 300.0
+_SWEEP_S: Final = 60.0
 _SWEEP_SOON_S: Final = 10.0
 _BLOCK: Final = 512
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -79,6 +83,8 @@ class Segments:
         self._used = used
         #: Segments to check; those that could not be removed yet; those in which a value must be freed first.
         self._due: dict[int, None] = {}
+        #: Those of them that only a sweep has found.
+        self._found: set[int] = set()
         self._waiting: set[int] = set()
         self._settled: set[int] = set()
         #: Segments whose names are on the disk.
@@ -172,6 +178,7 @@ class Segments:
         for number in segments:
             self._settled.discard(number)
             self._due[number] = None
+            self._found.discard(number)
             self._freed[number] = now
 
     def asked(self, segments: Iterable[int]) -> None:
@@ -203,7 +210,10 @@ class Segments:
             while self._due and time.monotonic() - now < _LOOKS_S:
                 number = next(iter(self._due))
                 del self._due[number]
-                self._wait(number, now)
+                if number in self._found:  # a held one can wait for the next sweep
+                    self._found.discard(number)
+                else:
+                    self._wait(number, now)
                 if self._look(number, now):
                     break
         except OSError as error:
@@ -212,12 +222,14 @@ class Segments:
 
     def _sweep(self, now: float) -> None:
         """Find segments that no event has reported: of departed writers, of commits before the last start."""
-        oldest = time.time() - GRACE_S
         for number, path in self.place.segments().items():
-            if number not in self._settled:
+            if number not in self._settled and number not in self._due:
                 with contextlib.suppress(FileNotFoundError):
-                    if number in self._waiting or os.stat(path).st_mtime < oldest:
+                    if number in self._waiting:
                         self._due[number] = None
+                    elif time.time() - os.stat(path).st_mtime > _FRESH_S:
+                        self._due[number] = None
+                        self._found.add(number)
         self._waiting.clear()
         self._asked = {number: at for number, at in list(self._asked.items()) if now - at < _ASKED_S}
         self._sweep_at = now + _SWEEP_S
@@ -271,7 +283,7 @@ class Segments:
         self._freed.pop(number, None)
 
     def _forget(self, number: int) -> None:
-        for known in (self._waiting, self._settled, self._named, self._failed):
+        for known in (self._waiting, self._settled, self._named, self._failed, self._found):
             known.discard(number)
         self._due.pop(number, None)
         self._freed.pop(number, None)

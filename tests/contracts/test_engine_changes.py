@@ -195,7 +195,7 @@ ENGINES += [pytest.param(kind, SMALL, id="sqlite-small") for kind in KINDS if ki
 
 
 #: No segment is waited for.
-AT_ONCE = {"_SWEEP_S": 0.0, "_SWEEP_SOON_S": 0.0, "_ASKED_S": 0.0, "GRACE_S": 0.0}
+AT_ONCE = {"_SWEEP_S": 0.0, "_SWEEP_SOON_S": 0.0, "_ASKED_S": 0.0, "_FRESH_S": 0.0, "GRACE_S": 0.0}
 
 
 @contextlib.contextmanager

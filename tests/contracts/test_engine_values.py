@@ -93,7 +93,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is left alone for a while."""
-    for name in ("_ASKED_S", "GRACE_S"):
+    for name in ("_ASKED_S", "_FRESH_S", "GRACE_S"):
         monkeypatch.setattr(segments, name, 0.0)
 
 
@@ -305,6 +305,25 @@ def test_what_nobody_names_is_left_alone_for_a_while(
     give_back(again)
 
     assert list(place_of(again).segments()) == [young.segment]
+
+
+def test_what_a_writer_has_left_that_is_gone_goes_soon(
+    engine: Engine, values: LocalValues, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given what nobody names, of a writer that lives, and of one that was killed in the middle of something
+    killed = LocalValues(place_of(engine))
+    held, left = write(values, b"x" * 1000), write(killed, b"y" * 1000)
+    give_back(engine)
+    killed.close()
+
+    # When it is not new any more
+    give_back(engine)
+    assert set(place_of(engine).segments()) == {held.segment, left.segment}
+    monkeypatch.setattr(segments, "_FRESH_S", -1.0)
+    give_back(engine)
+
+    # Then only what is held is there
+    assert set(place_of(engine).segments()) == {held.segment}
 
 
 def segments_bytes() -> int:

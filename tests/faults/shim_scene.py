@@ -282,7 +282,7 @@ def write_down(path: Path, log: Path) -> None:
 
 def quicken() -> None:
     """Have what is no longer in use given back at once, and however little it is."""
-    for name in ("_SWEEP_S", "_SWEEP_SOON_S", "_ASKED_S", "_QUIET_S", "GRACE_S", "_WORTHWHILE"):
+    for name in ("_SWEEP_S", "_SWEEP_SOON_S", "_ASKED_S", "_QUIET_S", "_FRESH_S", "GRACE_S", "_WORTHWHILE"):
         setattr(segments, name, 0)
     segments._SLICE = 4096  # type: ignore[misc]
 

@@ -205,7 +205,7 @@ def test_readers_that_read_no_answer_hold_up_nobody(scene: Scene) -> None:
     # Given a value, and peers that ask for it again and again and take nothing
     value = scene.client._hub._values
     draft = value.draft()
-    draft.write(os.urandom(CHUNK))
+    draft.write(b"x" + os.urandom(CHUNK - 1))
     written = draft.finish()
     proxies = [scene.cluster.service() for _ in range(8)]
     for proxy in proxies:
@@ -223,7 +223,7 @@ def test_peers_cannot_write_or_name_what_is_not_theirs(scene: Scene) -> None:
     # Given the segment of a client's value, and a stranger
     values = scene.client._hub._values
     draft = values.draft()
-    draft.write(os.urandom(200_000))
+    draft.write(b"x" + os.urandom(199_999))
     value = draft.finish()
     stranger = scene.cluster.service()
 
