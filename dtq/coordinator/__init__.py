@@ -1,1 +1,1 @@
-"""The coordinator: one machine behind one lock, and the threads that carry for it. Never sees a socket."""
+"""The coordinator: one machine behind one lock, and the threads that do its I/O. Never sees a socket."""

@@ -1,8 +1,8 @@
-"""What submissions wait for: which of it is there, and how what has ended did.
+"""Looks up the parents of submissions: whether they exist, and how those that have ended did.
 
-The machine knows what is live; what has ended is in the store, and is looked up there outside of the lock. So whoever
-accepts a submission takes the lock, sees whether everything that it has to know is known, and else lets go of it, looks
-it up and tries again.
+The machine knows live tasks; ended tasks are in the store, and are looked up there outside of the lock. So the accepter
+of a submission takes the lock and checks whether all parents are known; if not, it releases the lock, looks the others
+up, and tries again.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from dtq.model.snapshots import Selection
 from dtq.model.states import State
 from dtq.records import dataclass, replace
 
-#: How often something is looked up that changes meanwhile, before what was seen last counts.
+#: Look-ups of a task that keeps changing, before the last answer counts.
 _LOOKS: Final = 8
 #: Up to so many tasks of a batch are looked up one by one.
 _FEW: Final = 1024
-#: Of a live batch, how many tasks have ended so or so.
+#: Numbers of a live batch's ended tasks, by state.
 _Stamp = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Found:
-    """What the store says of tasks.
+    """The store's answer about tasks.
 
     Attributes:
-        error: why they cannot be waited for, where they cannot.
-        lost: those that have ended without a result, by their indexes, and why what waits for them never starts.
-        ended: how many of them have ended, as far as they are kept.
-        stamp: of their batch, when that was so; None where it was not live.
-        size: how many tasks that has.
+        error: why no batch can wait for them, if that is so.
+        lost: tasks that have ended without a result, by their indexes, and the reason for the batches that wait.
+        ended: number of the ended tasks among them, as far as they are kept.
+        stamp: stamp of their batch at that time; None if it was not live.
+        size: number of the batch's tasks.
     """
 
     error: DtqError | None = None
@@ -51,11 +51,11 @@ class _Found:
 
 
 class Parents:
-    """What is found out of the tasks that something waits for.
+    """Findings about the parents of batches.
 
     Args:
         c: the coordinator.
-        back: tasks that are put back: they had ended without a result, and are to run. Index -1 is all of a batch.
+        back: tasks that are put back: they had ended without a result, and are to run again. Index -1 is a whole batch.
     """
 
     def __init__(self, c: Coordinator, back: Collection[tuple[int, int]] = ()) -> None:
@@ -66,7 +66,7 @@ class Parents:
 
     @contextmanager
     def locked(self, wanted: Sequence[Parent]) -> Iterator[None]:
-        """Hold the coordinator's lock while everything is known of some tasks."""
+        """Hold the coordinator's lock, once all facts about some tasks are known."""
         c = self._c
         c.lock.acquire()
         try:
@@ -84,10 +84,10 @@ class Parents:
     # -- under the lock -------------------------------------------------------------------------------------------
 
     def standing(self, parents: Iterable[Parent]) -> str:
-        """Why what waits for some tasks never starts; "" where it may.
+        """Why a batch that waits for these tasks never starts; "" if it may.
 
         Raises:
-            ParentUnknown: one of them is not there, or no longer kept.
+            ParentUnknown: one of them does not exist, or is no longer kept.
         """
         lost = ""
         for parent in parents:
@@ -103,7 +103,7 @@ class Parents:
         if batch is not None and left == hi - lo:
             return ""
         found = self._found.get((number, lo, hi))
-        if found is None:  # of the same call, and had been submitted before
+        if found is None:  # of the same call, and submitted before
             size = 1 if batch is None else batch.size
             raise ParentUnknown(_named(number, lo, hi, size), "it has ended meanwhile")
         if found.error is not None:
@@ -126,7 +126,7 @@ class Parents:
             return True
         return self._looks < _LOOKS and batch is not None and found.stamp != _stamp(batch)
 
-    # -- outside of it --------------------------------------------------------------------------------------------
+    # -- outside the lock -----------------------------------------------------------------------------------------
 
     def _look_up(self, missing: Iterable[Parent]) -> None:
         c = self._c
@@ -183,7 +183,7 @@ def _lost(run: EndedRun, index: int) -> str:
 
 
 def _by_place(run: EndedRun) -> tuple[bool, int]:
-    return run.state is State.CANCELLED, run.lo  # a death says more than what it has brought with it
+    return run.state is State.CANCELLED, run.lo  # a death is a better reason than the cancellations that it caused
 
 
 def _stamp(batch: Batch) -> _Stamp:
@@ -191,19 +191,19 @@ def _stamp(batch: Batch) -> _Stamp:
 
 
 def _lost_of(batch: Batch) -> str:
-    """Why what waits for all of a live batch never starts, where one of its tasks has ended without a result."""
+    """Why a batch that waits for all of a live batch never starts, if a task of that has ended without a result."""
     if batch.dead or batch.purged:
         return cause(batch.number, -1, State.DEAD.value, single=batch.single)
     return cause(batch.number, -1, State.CANCELLED.value, single=batch.single) if batch.cancelled else ""
 
 
 def _named(number: int, lo: int, hi: int, size: int = 1) -> str:
-    """The id of the first of some tasks, as lists have it, or of all of a batch.
+    """The id of the first of some tasks, as lists show it, or of the whole batch.
 
     Args:
         number: the batch.
         lo, hi: the tasks.
-        size: how many the batch has; where nothing is known of it, the first one's id is that of the batch.
+        size: size of the batch; if unknown, the first one's id is that of the batch.
     """
     return str(number) if not hi else str(TaskId(number, lo, size == 1 and not lo))
 
@@ -212,7 +212,7 @@ def _named(number: int, lo: int, hi: int, size: int = 1) -> str:
 
 
 def of_call(place: int, conditions: Conditions, receipts: Sequence[Receipt]) -> list[Parent]:
-    """What a submission waits for, where those that were made in the same call have got their numbers.
+    """The parents of a submission, with the numbers of those that were submitted in the same call.
 
     Args:
         place: of the submission in its call.
@@ -234,8 +234,9 @@ def of_call(place: int, conditions: Conditions, receipts: Sequence[Receipt]) -> 
 
 
 def same_parents(c: Coordinator, some: Iterable[Parent], others: Iterable[Parent]) -> bool:
-    """Whether two submissions wait for the same, and are given the same results in the same order. The only task of a
-    batch may be named as that. Under the lock."""
+    """Whether two submissions have the same parents, and are given the same results in the same order. A batch's only
+    task may be named as the batch. Under the lock.
+    """
     return _named_alike(c, some) == _named_alike(c, others)
 
 
@@ -250,7 +251,7 @@ def _named_alike(c: Coordinator, parents: Iterable[Parent]) -> tuple[list[Parent
         batch = batches.get(number)
         only = (lo, hi) == (0, 1) and (
             batch is None or batch.size == 1
-        )  # one that has ended may have more: nobody knows
+        )  # an ended batch may have more tasks: their number is unknown
         others.add((number, 0, 0, False) if only else (number, lo, hi, False))
     return given, others
 
@@ -258,17 +259,17 @@ def _named_alike(c: Coordinator, parents: Iterable[Parent]) -> tuple[list[Parent
 def after_of(
     parents: Parents, place: int, conditions: Conditions, receipts: Sequence[Receipt], made: Sequence[Batch]
 ) -> After:
-    """What a new batch is to wait for; under the lock.
+    """The dependencies of a new batch; under the lock.
 
     Args:
-        parents: what was found out.
+        parents: the findings.
         place: of the submission in its call.
         conditions: its conditions.
         receipts: of the submissions before it.
         made: batches that were made in the same call.
 
     Raises:
-        ParentUnknown: one of the tasks is not there, or no longer kept.
+        ParentUnknown: one of the tasks does not exist, or is no longer kept.
     """
     wanted = of_call(place, conditions, receipts)
     new = {batch.number: batch for batch in made}
@@ -285,12 +286,13 @@ def after_of(
     )
 
 
-# -- for what is put back ---------------------------------------------------------------------------------------------
+# -- for revived dead letters -----------------------------------------------------------------------------------------
 
 
 def family(c: Coordinator, numbers: Iterable[int]) -> dict[int, StoredBatch]:
     """The batches that the end of tasks of some batches had cancelled, and those that the end of these had, and so on;
-    in rising order, in which each comes behind what it waits for. And those that wait for them and go on doing so."""
+    in rising order, so each comes behind its parents. And the batches that wait for them and go on waiting.
+    """
     found: dict[int, StoredBatch] = {}
     level = list(numbers)
     while level:
@@ -304,11 +306,11 @@ def family(c: Coordinator, numbers: Iterable[int]) -> dict[int, StoredBatch]:
 
 
 def was_lost(stored: StoredBatch) -> bool:
-    """Whether a batch was cancelled by the end of a parent."""
+    """Whether a parent's end had cancelled a batch."""
     flow = stored.row.flow
     return flow is not None and stored.row.finished_at is not None and flow.why.startswith(CAUSE)
 
 
 def after_of_row(stored: StoredBatch) -> tuple[Parent, ...]:
-    """What a batch waits for, or has waited for."""
+    """A batch's parents."""
     return () if stored.row.flow is None else stored.row.flow.after

@@ -1,7 +1,7 @@
-"""Pages on their way: those not committed yet, and the latest of those that are.
+"""A cache of pages: those not committed yet, and the latest committed ones.
 
-Arguments are usually asked for soon after they were submitted, results soon after they arrived; both are found here
-then, and in the engine otherwise. What is not committed yet is nowhere else, so it is never dropped.
+Arguments are usually read soon after they were submitted, results soon after they arrived; both are then found here,
+and otherwise in the engine. An uncommitted page exists nowhere else, so it is never dropped.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dtq.engines.base import Engine, Page, fill
 from dtq.errors import StoreDamaged
 from dtq.model import pages
 
-#: How many bytes of committed pages are held, bookkeeping included.
+#: Bytes of committed pages in the cache, bookkeeping included.
 BUDGET: Final = 16 << 20
-#: What a page costs beside its bytes, roughly.
+#: Approximate bytes of a page beside its content.
 _OVERHEAD: Final = 500
 _by_lo = attrgetter("lo")
 
@@ -29,7 +29,7 @@ class PageCache:
     """Finds pages.
 
     Args:
-        engine: has those that are not here.
+        engine: has the other pages.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -42,7 +42,7 @@ class PageCache:
         self._committed = 0
 
     def add(self, new: Iterable[ArgumentPage | ResultPage]) -> None:
-        """Hold pages, in the order in which they will be committed."""
+        """Add pages, in the order in which they will be committed."""
         with self._lock:
             for page in new:
                 held: list[Any] = self._pages.setdefault((type(page), page.batch), [])
@@ -51,7 +51,7 @@ class PageCache:
                 self._bytes += len(page.data) + _OVERHEAD
 
     def committed(self, changes: Iterable[Change]) -> None:
-        """These changes are in the engine: the pages among them may be dropped when room is needed."""
+        """Note that these changes are in the engine: the pages among them may be dropped when room is needed."""
         stored = sum(type(c) is Stored and type(c.row) in (ArgumentPage, ResultPage) for c in changes)
         with self._lock:
             self._committed += stored
@@ -60,7 +60,7 @@ class PageCache:
                 self._drop(self._order.popleft())
 
     def forget(self, batches: set[int]) -> None:
-        """These batches will never be in the engine."""
+        """Forget batches that will never be in the engine."""
         with self._lock:
             kept = deque(page for page in self._order if page.batch not in batches)
             self._bytes -= sum(len(page.data) + _OVERHEAD for page in self._order if page.batch in batches)
@@ -84,11 +84,11 @@ class PageCache:
             batch: the batch.
             lo: index of its first task.
             hi: index after the last.
-            room: about how many bytes of them; at least one page. None for all. Where the last one ends before ``hi``
+            room: about how many bytes of them; at least one page. None for all. If the last one ends before ``hi``
                 there may be more.
 
         Raises:
-            StoreDamaged: the engine finds one of them damaged.
+            StoreDamaged: the engine finds a damaged page.
         """
         with self._lock:
             held: list[Page] = self._pages.get((kind, batch), [])
@@ -102,25 +102,25 @@ class PageCache:
         here.update((page.lo, page) for page in stored)
         if room is None or not stored:
             return fill([here[at] for at in sorted(here)], room)
-        # Behind the last of those that were read there may be more in the store: what is here is not next to it.
+        # The store may have more pages behind those that were read: the cached ones may not be adjacent to them.
         return fill([here[at] for at in sorted(here) if at <= stored[-1].lo], room)
 
     def arguments(self, batch: int, lo: int, hi: int, room: int, *, whatever: bool) -> bytes:
-        """The arguments of the first of tasks ``[lo, hi)``, as one page: as many as there is room for.
+        """The arguments of the first of tasks ``[lo, hi)``, as one page: as many as fit.
 
         Args:
             batch: the batch.
             lo: index of its first task.
             hi: index after the last.
-            room: how many bytes there is room for.
-            whatever: whether the first goes whatever it takes; else the page may hold none.
+            room: bytes that they may take.
+            whatever: whether the first is returned whatever its size; else the page may be empty.
 
         Raises:
             StoreDamaged: the engine finds those of the first task damaged.
             LookupError: those of the first task are missing.
         """
         page = self.held(ArgumentPage, batch, lo)
-        if page is not None and hi <= page.hi and len(page.data) <= room:  # as nearly always
+        if page is not None and hi <= page.hi and len(page.data) <= room:  # nearly always
             return pages.cut(page.data, lo - page.lo, hi - page.lo)
         parts: list[bytes] = []
         at = lo
@@ -140,7 +140,7 @@ class PageCache:
         return pages.join(parts) if parts else pages.pack([])
 
     def held(self, kind: type[Page], batch: int, index: int) -> Page | None:
-        """The page that has a task's arguments or result, if it is here."""
+        """The cached page with a task's arguments or result; None for none."""
         with self._lock:
             held: list[Page] | None = self._pages.get((kind, batch))
             if held is None:
@@ -149,7 +149,7 @@ class PageCache:
             return page if page.lo <= index < page.hi else None
 
     def _part(self, batch: int, lo: int, hi: int, room: int, *, whatever: bool) -> bytes:
-        """What there is room for of the page that has a task's arguments, from that task on."""
+        """The part that fits of the page with a task's arguments, from that task on."""
         page = self.held(ArgumentPage, batch, lo) or next(iter(self.find(ArgumentPage, batch, lo, lo + 1)), None)
         if page is None:
             raise LookupError(f"arguments of {batch}.{lo} are missing")

@@ -1,13 +1,13 @@
-"""Group commit: whoever needs something durable writes it, with all that others have changed meanwhile.
+"""Group commit: a caller that needs a change durable commits it together with all other changes so far.
 
 Callers change the machine under the coordinator's lock, take the ticket of the generation that their change belongs to,
-and settle it outside the lock. If nobody writes at that moment, the caller does it itself, which spares two threads'
-waking for one another; else it waits, and a thread of the committer writes the next generation for all who came
-meanwhile. However many callers there are, the disk is asked once a generation. What nobody waits for (a lease that was
-handed out) is written with the next of these, or soon by the thread.
+and settle it outside the lock. If no commit is under way at that moment, the caller commits itself, which saves two
+threads from waking each other; else it waits, and a thread of the committer writes the next generation for all callers
+that came meanwhile. However many callers there are, the disk is written once a generation. Changes that no caller waits
+for (a new lease) are written with the next generation, or soon by the thread.
 
-A commit that fails (full disk) is tried again with everything that came after it, for ever: what the machine has
-decided stays decided. Meanwhile `trouble` says why, new submissions are refused, and waiting callers hear the error.
+A failed commit (full disk) is tried again with everything that came after it, for ever: the machine's decisions stay
+decided. Meanwhile `trouble` has the error, new submissions are refused, and waiting callers get the error.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ log = logging.getLogger("dtq.coordinator")
 
 #: Pause before a failed commit is tried again, in seconds.
 RETRY_S: Final = 0.5
-#: How long what nobody waits for may wait for a commit, in seconds: leases handed out so shortly before the coordinator
-#: is killed are not known after it, and their tasks run again.
+#: How long changes without a waiting caller may wait for a commit, in seconds: after a kill of the coordinator, leases
+#: granted within this time are unknown, and their tasks run again.
 SOON_S: Final = 0.02
 _DIED: Final = "a commit failed of a defect; nothing can be made durable any more"
 
 
 class Generation:
-    """What is committed together. A caller waits for it outside of every lock."""
+    """The changes of one commit. A caller waits for it outside of every lock."""
 
     __slots__ = ("_gate", "error", "over", "wanted")
 
     def __init__(self) -> None:
-        # One is made for each commit, and an event would be three objects more.
+        # One is made for each commit, and an event would be three more objects.
         self._gate = threading.Lock()
         self._gate.acquire()
         self.error: DtqError | None = None
         #: Whether the commit is over.
         self.over = False
-        #: Whether somebody waits for it.
+        #: Whether a caller waits for it.
         self.wanted = False
 
     def finish(self, error: DtqError | None) -> None:
-        """The commit is over. By one thread at a time."""
+        """Note that the commit is over. One thread at a time."""
         if not self.over:
             self.error = error
             self.over = True
@@ -71,7 +71,7 @@ class Generation:
 
 
 def _anew(error: DtqError) -> DtqError:
-    """The same error as an object of its own: what is raised grows a traceback, and holds everything in it."""
+    """A copy of the error: a raised error grows a traceback, which keeps everything in it alive."""
     return type(error)(*error.args)
 
 
@@ -79,13 +79,13 @@ class Committer:
     """Makes the machine's changes durable.
 
     Args:
-        engine: where they go.
+        engine: stores them.
         lock: the coordinator's lock.
-        drain: hands over what has changed; called under the lock.
+        drain: hands over the changes; called under the lock.
         dirty: whether anything has changed; called under the lock.
-        committed: told what has become durable; called under the lock.
-        failed: told which generations could not be made durable, before their waiters are; names the batches that it
-            has taken back. Called under the lock.
+        committed: told of durable changes; called under the lock.
+        failed: told of generations that could not be made durable, before their waiters are; returns the batches that
+            it has withdrawn. Called under the lock.
         wait: whether `settle` waits for the disk (not with durability "none").
     """
 
@@ -113,19 +113,19 @@ class Committer:
         self._writing: Generation | None = None
         self._backlog: list[Change] = []
         self._backlog_ended: list[EndedRange] = []
-        #: Held by whoever commits.
+        #: Held by the committing thread.
         self._turn = threading.Lock()
         self._wake = threading.Event()
         self._hurry = threading.Event()
         self._stopping = threading.Event()
-        #: Why the last commit failed; None where it did not, or is past.
+        #: Why the last commit failed; None if it did not, or the failure has passed.
         self.stuck: StoreError | None = None
-        #: Why new work is refused at the moment; None while it is not.
+        #: Why new work is refused at the moment; None if it is not.
         self.trouble: StoreError | None = None
-        #: Whether the engine has freed room to give back, and when it may have some although nothing was committed.
+        #: Whether the engine has freed room to give back, and when it may have some even without a commit.
         self._unfinished = False
         self._again_at = math.inf
-        #: Until when the thread waits, where nothing wakes it.
+        #: Until when the thread waits unless it is woken.
         self._waits_until = math.inf
         self._thread = threading.Thread(target=self._run, name="dtq-committer", daemon=True)
 
@@ -134,7 +134,7 @@ class Committer:
         self._thread.start()
 
     def ticket(self) -> Generation | None:
-        """The generation after which everything that has changed so far is durable; None where it is.
+        """The generation after which all changes so far are durable; None if they are.
 
         Called under the lock, after the change or before an answer that depends on earlier ones.
         """
@@ -142,10 +142,10 @@ class Committer:
             return self._gathering
         if self._writing is not None:
             return self._writing
-        return self._gathering if self._backlog else None  # what failed is tried again with the next generation
+        return self._gathering if self._backlog else None  # failed changes are tried again with the next generation
 
     def soon(self) -> None:
-        """Have what has changed committed although nobody waits for it. Called under the lock, after the change."""
+        """Have changes committed although no caller waits for them. Called under the lock, after the change."""
         if not self._wake.is_set() and self._dirty():
             self._wake.set()
 
@@ -173,7 +173,7 @@ class Committer:
             ticket.wait()
 
     def _have(self, ticket: Generation) -> None:
-        """Commit a ticket, if nobody else commits now; whoever does will find that it is wanted."""
+        """Commit a ticket, unless another thread commits now; that thread will find that it is wanted."""
         ticket.wanted = True
         if ticket.over or self.stuck is not None or not self._turn.acquire(blocking=False):
             return
@@ -188,26 +188,25 @@ class Committer:
         self._look_behind()
 
     def _look_behind(self) -> None:
-        """Somebody may have come to wait while this thread had the turn, which is over: only then is this sure to be
-        seen."""
+        """After releasing the turn, check again: a waiter may have arrived meanwhile."""
         if self._gathering.wanted:
             self._hurry.set()
             self._wake.set()
 
     def refuse_if_in_trouble(self) -> None:
-        """Raise what is wrong with the store while new work is refused."""
+        """Raise the store's error while new work is refused."""
         trouble = self.trouble
         if trouble is not None:
             raise _anew(trouble)
 
     def refuse_if_stuck(self) -> None:
-        """Raise what is wrong with the store while nothing at all can be written."""
+        """Raise the store's error while nothing at all can be written."""
         stuck = self.stuck
         if stuck is not None:
             raise _anew(stuck)
 
     def stop(self, timeout_s: float) -> bool:
-        """Commit what there is and end the thread.
+        """Commit the rest and end the thread.
 
         Returns:
             Whether everything is durable.
@@ -243,19 +242,19 @@ class Committer:
             self._hurry.wait(SOON_S)
 
     def _patience(self) -> float | None:
-        """How long the thread waits if nothing wakes it; None for ever."""
+        """How long the thread waits unless it is woken; None for ever."""
         if self.trouble is not None:
             return RETRY_S
         self._waits_until = self._again_at
         return None if self._again_at == math.inf else max(0.0, self._again_at - time.monotonic())
 
     def _die(self) -> None:
-        """A defect: everybody who waits hears of it. With the turn."""
+        """After a defect, wake all waiters with the error. With the turn."""
         self.trouble = self.stuck = StoreError("(memory)", "the committer died, see the log")
         self._end(self.trouble)
 
     def _end(self, error: DtqError) -> None:
-        """Nothing will be made durable any more: whoever waits, or comes to wait, hears so. With the turn."""
+        """Nothing will be made durable any more: wake all present and future waiters with the error. With the turn."""
         with self._lock:
             self._ended = True
             for generation in (self._writing, self._gathering):
@@ -263,7 +262,7 @@ class Committer:
                     generation.finish(error)
 
     def _commit(self) -> None:
-        """Write what has gathered. With the turn."""
+        """Write the gathered changes. With the turn."""
         with self._lock:
             changes, ended = self._drain()
             self._backlog += changes
@@ -281,7 +280,7 @@ class Committer:
                 ended, self._backlog_ended = self._backlog_ended, []
                 self._committed(generation, changes, ended)
             else:
-                # What has gathered meanwhile may build on what has failed, and would only wait to hear the same.
+                # Later changes may build on the failed ones, and would only wait for the same error.
                 done.append(self._gathering)
                 self._gathering = Generation()
                 self._leave_out(self._failed(done))
@@ -291,25 +290,25 @@ class Committer:
             self._hurry.set()
             self._wake.set()  # the thread tries again
         elif self._unfinished:
-            self._wake.set()  # the thread goes on giving back, a step each `SOON_S`
+            self._wake.set()  # the thread goes on giving back, one step each `SOON_S`
         elif self._again_at < self._waits_until:
-            self._wake.set()  # the thread does not wait for so long
+            self._wake.set()  # the thread waits for a shorter time
 
     def _leave_out(self, batches: set[int]) -> None:
-        """Do not try again to write batches that were taken back: they may be what there is no room for."""
+        """Drop withdrawn batches from the backlog: they may be the ones without room."""
         if batches:
             self._backlog = [change for change in self._backlog if _batch_of(change) not in batches]
             self._backlog_ended = [ended for ended in self._backlog_ended if ended.batch not in batches]
 
     def _write(self) -> tuple[StoreError | None, StoreError | None]:
-        """Commit the backlog; why that failed, and why new work is to be refused."""
+        """Write the backlog; the error if that failed, and the reason to refuse new work."""
         due = self._unfinished or (self._again_at < math.inf and time.monotonic() >= self._again_at)
         if not self._backlog and self.trouble is None and not due:
             return None, None
         error: StoreError | None = None
         trouble: StoreError | None
         try:
-            # What was not taken back when it failed the first time has to be written some time.
+            # Changes that were not withdrawn after their first failure must be written eventually.
             done = self._engine.commit(self._backlog, insist=self.stuck is not None)
             trouble, self._unfinished = done.shortage, done.unfinished
             self._again_at = math.inf if done.again_s is None else time.monotonic() + done.again_s

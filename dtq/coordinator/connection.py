@@ -1,7 +1,7 @@
-"""One connection's service object: the calls, as `model.service` promises them.
+"""The service object of one connection: the calls, as `model.service` promises them.
 
-Made for a transport, or for whoever talks to the coordinator in the same process. The calls of one connection come one
-at a time; different connections call at once.
+Made for a transport, or for a caller in the same process. The calls of one connection come one at a time; different
+connections call at once.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Connection:
     """The service of one connection.
 
     Args:
-        coordinator: what the connections share.
-        peer: who is at the other end, for the log.
+        coordinator: shared by the connections.
+        peer: the peer, for the log.
     """
 
     def __init__(self, coordinator: Coordinator, peer: str) -> None:
@@ -76,7 +76,7 @@ class Connection:
         self._state: SessionState | None = None
         self._primary = False
 
-    # -- coming and going -----------------------------------------------------------------------------------------
+    # -- begin and end --------------------------------------------------------------------------------------------
 
     def hello(self, hello: Hello) -> Welcome:
         """See `Service.hello`."""
@@ -97,13 +97,13 @@ class Connection:
                 resumed = c.machine.attach(
                     hello.session, state.name, hello.queues, now, slots=hello.slots, offers=hello.offers
                 )
-                c.dispatch(now, hello.session)  # its other connection may have waited for it to be back
+                c.dispatch(now, hello.session)  # its other connection may have waited for its return
             else:
                 c.machine.resume(hello.session)
             self._state, self._primary = state, hello.primary
             c.ticker.by(c.next_deadline())
         if not resumed and (hello.primary or hello.role is Role.CLIENT):
-            # Every command is a client: too many to be news.
+            # Every command is a client: too many for the log at INFO.
             level = logging.INFO if hello.role is Role.WORKER else logging.DEBUG
             log.log(level, "%s %s from %s joins", hello.role.value, state.name, self._peer)
         return Welcome(
@@ -146,9 +146,9 @@ class Connection:
         return self._state
 
     def _flush(self) -> None:
-        """Wait until everything so far is in the engine, for a call that is going to look there.
+        """Wait until everything so far is in the engine, for a call that is going to read there.
 
-        While the store cannot be written (the committer logs it) looking goes on with what is there.
+        While the store cannot be written (the committer logs it) the call reads the older state.
         """
         with contextlib.suppress(StoreError):
             self._c.flush()
@@ -202,7 +202,7 @@ class Connection:
         return Orders(grants=grants, cancel=tuple(answer.cancel[:MOST_CANCELS]), drop=tuple(answer.drop))
 
     def _exchange(self, state: SessionState, exchange: Exchange) -> tuple[Answer, Fetch | None, list[Lease]]:
-        """Take a report, durably."""
+        """Apply a report, durably."""
         c = self._c
         with c.lock:
             if exchange.fetch:
@@ -217,7 +217,7 @@ class Connection:
             fetches = exchange.fetch and not answer.over
             brings = exchange.more and not exchange.fetch and not answer.over
             self._let_go(state, fetches)
-            # A worker that has to be told something is given what there is, and does not wait.
+            # A worker with orders gets its grants at once, and does not wait.
             wait = exchange.wait_s > 0 and not answer.drop
             fetch = self._fetch(state, wait, exchange.call, now) if fetches else None
             leases = self._more(state, exchange.call, now) if brings else []
@@ -234,10 +234,10 @@ class Connection:
         return answer, fetch, leases
 
     def _part(self, state: SessionState, exchange: Exchange) -> None:
-        """Tell a worker that is broken, where it is, when it asks for work; and have it ask.
+        """Tell a worker that it is broken, when it asks for work; and make it ask.
 
         Raises:
-            WorkerBroken: it asks.
+            WorkerBroken: the worker is broken, and asks.
         """
         broken = self._c.machine.broken(state.hello.session)
         if broken is None:
@@ -249,7 +249,7 @@ class Connection:
             fetch.serve([], [])
 
     def _let_go(self, state: SessionState, superseded: bool) -> None:
-        """Answer the fetching call that waits, if another takes its place or nobody reads its answer any more."""
+        """Answer the waiting fetching call, if another replaces it or nobody reads its answer any more."""
         c, session = self._c, state.hello.session
         waiting = c.sessions.fetching.get(session)
         if waiting is not None and (superseded or c.machine.is_over(session, waiting.call)):
@@ -267,7 +267,7 @@ class Connection:
             state.progress = {at: done for at, done in state.progress.items() if at[0] in leases}
         for said in exchange.progress:
             lease = leases.get(said.token)
-            if lease is not None and lease.lo <= said.index < lease.hi:  # of others' tasks it has nothing to say
+            if lease is not None and lease.lo <= said.index < lease.hi:  # it cannot report other workers' tasks
                 state.progress[said.token, said.index] = (said.done, said.total)
 
     def _fetch(self, state: SessionState, wait: bool, call: int, now: float) -> Fetch:
@@ -282,18 +282,18 @@ class Connection:
         return fetch
 
     def _more(self, state: SessionState, call: int, now: float) -> list[Lease]:
-        """What the answer to a report brings."""
+        """The grants in the answer to a report."""
         c = self._c
         return [] if c.stopping or state.away else c.lease(state.hello.session, now, call, by_report=True)
 
     def _await(self, state: SessionState, fetch: Fetch, wait_s: float, *, told: bool) -> tuple[Grant, ...]:
         c = self._c
-        # Whoever waits here says nothing meanwhile, and must not count as silent.
+        # A worker that waits here sends nothing meanwhile, and must not count as silent.
         if not fetch.wait(min(_bounded(wait_s), c.setup.rules.lease_s / 2)):
             with c.lock:
                 if c.sessions.fetching.get(state.hello.session) is fetch:
                     del c.sessions.fetching[state.hello.session]
-        # Who has to be told something else is not kept from it by a large answer.
+        # Other orders must not be delayed by a large answer.
         return grants_of(c, fetch.leases, large=not (fetch.cancel or told), inline=state.hello.inline)
 
     def spec(self, number: int) -> Spec:
@@ -352,7 +352,7 @@ class Connection:
         """See `Service.release`."""
         holding.release(self._c, self._session, digests)
 
-    # -- looking --------------------------------------------------------------------------------------------------
+    # -- queries --------------------------------------------------------------------------------------------------
 
     def batch(self, batch: int) -> BatchView:
         """See `Service.batch`."""
@@ -490,10 +490,10 @@ class Connection:
 
 
 def _checked(selection: Selection) -> Selection:
-    """The selection, if it can be one.
+    """The selection, if valid.
 
     Raises:
-        InvalidValue: its limit is less than nothing.
+        InvalidValue: its limit is negative.
     """
     if selection.limit < 0:
         raise InvalidValue("a limit", selection.limit, "it is 0 for none, or more")
@@ -503,5 +503,5 @@ def _checked(selection: Selection) -> Selection:
 
 
 def _bounded(wait_s: float) -> float:
-    """How long to wait; what is not a number is as long as it may be."""
+    """A wait's length, bounded; NaN counts as the longest."""
     return min(LONGEST_WAIT_S, wait_s)

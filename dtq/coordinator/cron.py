@@ -2,11 +2,11 @@
 
 Rules, which are those of Debian's cron:
 
-1. An expression is read in its time zone's local time. One that names minutes and hours (neither begins with ``*``)
-   comes once a day, whatever the clocks do: what falls into an hour that is left out comes at the first minute after
-   it; what falls into an hour that comes twice comes in the first of the two.
-2. Any other expression, and any of six fields, follows the time that passes: it does not come in an hour that is left
-   out, and comes in both where one comes twice.
+1. An expression is read in its time zone's local time. An expression that names minutes and hours (neither begins with
+   ``*``) comes once a day, whatever the clocks do: a time in an hour that is left out comes at the first minute after
+   it; a time in an hour that comes twice comes in the first of the two.
+2. Any other expression, and any of six fields, follows elapsed time: it does not come in an hour that is left out, and
+   comes in both if an hour comes twice.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class CronCalendar:
 
         Raises:
             CronMissing: `cronsim` is not installed here.
-            InvalidValue: it is no expression, or never comes; or there is no such zone.
+            InvalidValue: the expression is invalid, or never comes; or the zone is unknown.
         """
         try:
             from cronsim import CronSim, CronSimError
@@ -67,11 +67,11 @@ def _zone(name: str) -> tzinfo:
     """A time zone.
 
     Raises:
-        InvalidValue: there is none of this name.
+        InvalidValue: no zone has this name.
     """
     if name == "UTC":
         return UTC
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # a coordinator without such schedules does without
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # a coordinator without such schedules does not import it
 
     try:
         return ZoneInfo(name)
@@ -93,8 +93,8 @@ class _Recurrence:
         try:
             for found in self._step(self._expression, datetime.fromtimestamp(moment, self._zone)):
                 due = found.timestamp()
-                # In the second of two like hours it goes on from the first; and two due times of an hour that is left
-                # out are one.
+                # In the second of two like hours the first one's due times are over; and two due times of an hour that
+                # is left out are one.
                 if due > moment:
                     moment = due
                     yield due

@@ -1,8 +1,8 @@
-"""Granting: leases on their way to the worker that they were handed to, with their arguments.
+"""Granting: prepares new leases and their arguments for the answer to a worker.
 
-An answer gathers no more arguments than `Rules.grant_bytes`, whatever the machine thought that they would have: what
-does not fit goes back before its worker is told of it, as if it had not been leased. One task travels whatever it has,
-where nothing else does; so each fetching call brings something, and none an answer that cannot be sent.
+An answer gathers at most `Rules.grant_bytes` of arguments, whatever the machine's estimate was: leases that do not fit
+go back before their worker is told of them, as if never granted. A task of any size travels alone; so each fetching
+call brings a task, and no answer is too large to send.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ log = logging.getLogger("dtq.coordinator")
 
 
 def grants_of(c: Coordinator, leases: list[Lease], *, large: bool, inline: int = 0) -> tuple[Grant, ...]:
-    """What a worker is told of the leases that it was given.
+    """Make the grants of a worker's new leases.
 
     Args:
         c: the coordinator; not under its lock.
-        leases: the leases, in the order in which they were given.
-        large: whether a task may travel alone that has more than an answer gathers.
+        leases: the leases, in the order in which they were granted.
+        large: whether a task may travel alone whose arguments exceed the usual bound.
         inline: see `Hello.inline`.
     """
     if not leases:
@@ -37,7 +37,7 @@ def grants_of(c: Coordinator, leases: list[Lease], *, large: bool, inline: int =
     for lease in leases:
         lo, hi = lease.lo, lease.hi
         if lo >= hi:
-            continue  # taken back before it was on its way
+            continue  # taken back before its answer was made
         page = _arguments(c, lease, lo, hi, room, whatever=large and not granted)
         if page is None:
             continue
@@ -79,7 +79,7 @@ def _cut(c: Coordinator, lease: Lease, hi: int) -> None:
 
 
 def _arguments(c: Coordinator, lease: Lease, lo: int, hi: int, room: int, *, whatever: bool) -> bytes | None:
-    """The arguments of the first tasks of a lease; None where those of the first cannot be had: it has failed."""
+    """The arguments of a lease's first tasks; None if those of the first are lost: it has failed."""
     number = lease.batch.number
     largest = c.setup.max_message - ANSWER_ENVELOPE
     try:
@@ -90,7 +90,7 @@ def _arguments(c: Coordinator, lease: Lease, lo: int, hi: int, room: int, *, wha
         return None
     if pages.count(page) and has_inputs(lease.batch):
         return _with_results(c, lease, lo, page, None if whatever else room)
-    if len(page) > largest:  # one task, stored while messages could be larger
+    if len(page) > largest:  # one task, stored when messages could be larger
         too_large = TooLarge("a task's arguments", len(page), largest)
         _fail(c, lease, lo + 1, Failure(exception=_name(too_large), message=str(too_large)))
         _cut(c, lease, lo + 1)
@@ -99,8 +99,9 @@ def _arguments(c: Coordinator, lease: Lease, lo: int, hi: int, room: int, *, wha
 
 
 def _with_results(c: Coordinator, lease: Lease, lo: int, page: bytes, room: int | None) -> bytes | None:
-    """Calls with the results that they are given: none where there is no room; None where these cannot be had, or not
-    be sent: they have failed."""
+    """Calls with the results that they are given: empty if they do not fit; None if the results are lost, or cannot be
+    sent: the tasks have failed.
+    """
     upto = lo + pages.count(page)
     try:
         given = with_results(c, lease.batch, page)
@@ -121,7 +122,7 @@ def _name(error: DtqError) -> str:
 
 
 def _fail(c: Coordinator, lease: Lease, upto: int, failure: Failure) -> None:
-    """Tasks of a lease below ``upto`` cannot be sent: they fail, with the reason, until they are dead letters."""
+    """Fail a lease's tasks below ``upto``, which cannot be sent, with the reason, until they are dead letters."""
     with c.lock:
         now = c.clock.now()
         if lease.token in c.machine.register.leases:

@@ -1,4 +1,4 @@
-"""The neighbourhood of a batch: what it waits for or has waited for, what waits for it, and so on."""
+"""The neighbourhood of a batch in the graph of dependencies: its parents, its children, and so on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dtq.core.changes import Parent
 from dtq.model.snapshots import BatchView, GraphNode
 from dtq.model.weight import first_within
 
-#: Most batches in one answer, and most of what one of them waits for that is named.
+#: Most batches in one answer, and most parents of one batch in it.
 MOST: Final = 1_000
 _NAMED: Final = 100
 
@@ -34,7 +34,7 @@ def graph(c: Coordinator, number: int, limit: int) -> list[GraphNode]:
 
 
 def _nodes(c: Coordinator, numbers: list[int]) -> list[GraphNode]:
-    """Batches that are kept; others are left out."""
+    """The kept batches among these; others are left out."""
     found: list[GraphNode] = []
     for stored in c.engine.batches(numbers):
         with c.lock:

@@ -1,7 +1,7 @@
-"""The latest batches that were accepted with some keys, whether they have ended or not.
+"""Looks up the latest batches that were accepted with some keys, ended or not.
 
-A live one is in the register, one that has ended in the store, which is asked outside of the lock; what ends meanwhile
-is noted by the register (`Register.key_watchers`).
+Live batches are in the register, ended ones in the store, which is read outside of the lock; batches that end meanwhile
+are noted by the register (`Register.key_watchers`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def holders(c: Coordinator, keyed: Sequence[StoredBatch]) -> Iterator[Callable[[
         keyed: the batches; they have keys of users.
 
     Yields:
-        What says which batch has a batch's key, under the lock.
+        A function that returns the holder of a batch's key, under the lock.
     """
     finished: dict[str, Batch] = {}
     register = c.machine.register

@@ -1,4 +1,4 @@
-"""Values that clients put: held as long as a client is there that has put them, and some time longer."""
+"""Calls on values that clients put: held while such a client is connected, and for their time to live after that."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def hold(c: Coordinator, state: SessionState, digest: bytes, description: bytes,
 
 
 def release(c: Coordinator, state: SessionState, digests: list[bytes]) -> None:
-    """See `Service.release`. Nobody waits for the disk: what is not known to be released is kept for its time."""
+    """See `Service.release`. Does not wait for the disk: after a lost release, the value is kept for its time."""
     with c.lock:
         c.machine.register.holds.release(state.hello.session, digests)
         c.committer.soon()

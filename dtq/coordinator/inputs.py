@@ -1,4 +1,4 @@
-"""Results of other tasks, handed out with the calls that are given them."""
+"""Adds results of other tasks to the calls that take them as arguments."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from dtq.model.states import State
 
 
 def has_inputs(batch: Batch) -> bool:
-    """Whether a batch's function is given results of others."""
+    """Whether a batch's function is given results of other tasks."""
     flow = batch.flow
     return flow is not None and any([parent[3] for parent in flow.after])
 
 
 def with_results(c: Coordinator, batch: Batch, page: bytes) -> bytes:
-    """Calls of a batch that is given results of others, with these.
+    """Add the results of other tasks to a batch's calls.
 
     Args:
         c: the coordinator; not under its lock.

@@ -1,7 +1,7 @@
-"""What its only reader has read is kept no longer.
+"""Removes results that their only reader has read.
 
-A client that submits and reads the results itself, an executor for one, says what it has: nobody can ask for it again,
-so it need not take memory and disk until it expires.
+A client that submits and reads the results itself, an executor for one, reports the results it has read: nobody can ask
+for them again, so they need not take memory and disk until they expire.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dtq.model.messages import TaskRange
 
 
 def let_go(c: Coordinator, state: SessionState, read: Sequence[TaskRange]) -> None:
-    """See `Service.let_go`. What is let go is forgotten with the next commit; nobody waits for that."""
+    """See `Service.let_go`. The results are removed with the next commit, which the call does not wait for."""
     kept = c.engine.batches(list({tasks.batch for tasks in read}))
     own = {batch.row.batch: batch.row for batch in kept if _is_own(batch.row, state)}
     with c.lock:
@@ -29,7 +29,7 @@ def _is_own(row: BatchRow, state: SessionState) -> bool:
 
 
 def _read(c: Coordinator, state: SessionState, row: BatchRow, tasks: TaskRange) -> bool:
-    """Let tasks go; whether that were the last of a batch that has finished."""
+    """Remove tasks; whether they were the last of a finished batch."""
     lo, hi = tasks.lo, min(tasks.hi, row.size)
     if lo >= hi or not c.machine.has_ended(row.batch, lo, hi):
         return False
@@ -39,6 +39,6 @@ def _read(c: Coordinator, state: SessionState, row: BatchRow, tasks: TaskRange) 
         state.read_whole(row.batch)
         return True
     interval = covered.interval(lo)
-    assert interval is not None  # it was just added
+    assert interval is not None  # just added
     c.machine.read(row.batch, *interval)
     return False

@@ -1,4 +1,4 @@
-"""Calls by which operators change things: cancel tasks, put dead letters back, throw them away."""
+"""Operators' calls that change tasks: cancel, put dead letters back, purge them."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from dtq.model.snapshots import CancelReport, Selection, TaskView
 from dtq.model.states import State
 from dtq.records import replace
 
-#: How many targets are cancelled before others have their turn at the lock.
+#: Targets cancelled before other calls have their turn at the lock.
 _AT_ONCE: Final = 2_000
-#: The states of what waits.
+#: The states of waiting tasks.
 _WAITING: Final = (State.PENDING, State.SCHEDULED, State.BLOCKED)
-#: How many dead letters are looked up, and written, at a time.
+#: Dead letters read, and written, at a time.
 _PAGE: Final = 500
 #: Dead letters by their batches.
 DeadOf = list[tuple[StoredBatch, list[TaskRow]]]
-#: What is done with dead letters; how many it was done with, and those whose batches have to be read anew for it.
+#: Applies a verb to dead letters; returns how many it applied to, and those whose batches must be read anew.
 Verb = Callable[[Coordinator, DeadOf], tuple[int, DeadOf]]
 
 
@@ -39,7 +39,7 @@ def cancel(c: Coordinator, selection: Selection) -> CancelReport:
 
     Raises:
         UnknownId: one of the selected ids was never accepted; nothing was cancelled.
-        StoreError: it cannot be made durable at the moment; it holds while this coordinator runs.
+        StoreError: the cancel cannot be made durable at the moment; it holds while this coordinator runs.
     """
     sizes = _sizes(c, selection)
     specs = queries.wanted_specs(c, selection)
@@ -59,7 +59,7 @@ def cancel(c: Coordinator, selection: Selection) -> CancelReport:
 
 
 def _cancel(c: Coordinator, number: int, index: int, only: State | None, sizes: dict[int, int]) -> dict[str, int]:
-    """Cancel one target; what became of how many tasks. Under the lock."""
+    """Cancel one target; the numbers of affected tasks. Under the lock."""
     now = c.clock.now()
     batch = c.machine.register.batches.get(number)
     if batch is None:
@@ -75,7 +75,7 @@ def _cancel(c: Coordinator, number: int, index: int, only: State | None, sizes: 
 
 
 def _sizes(c: Coordinator, selection: Selection) -> dict[int, int]:
-    """How many tasks each batch has that is named.
+    """The size of each named batch.
 
     Raises:
         UnknownId: one of the selected ids was never accepted.
@@ -96,7 +96,7 @@ def _sizes(c: Coordinator, selection: Selection) -> dict[int, int]:
 
 
 def _targets(c: Coordinator, selection: Selection, specs: set[SpecEntry], now: float) -> list[tuple[int, int]]:
-    """What a cancel is for: ``(batch, index)``, index -1 for a whole batch; nothing twice. Under the lock."""
+    """The targets of a cancel: ``(batch, index)``, index -1 for a whole batch; without duplicates. Under the lock."""
     whole = {number for number, index in selection.ids if index < 0}
     named = [at for at in dict.fromkeys(selection.ids) if at[1] < 0 or at[0] not in whole]
     if named and selection == Selection(ids=selection.ids, state=selection.state, limit=selection.limit):
@@ -105,7 +105,7 @@ def _targets(c: Coordinator, selection: Selection, specs: set[SpecEntry], now: f
     if by_spec and selection.state is None and not named:
         return [(batch.number, -1) for batch in views.batches(c.machine, selection, specs)]
     found = views.live_tasks(c.machine, replace(selection, limit=0), now, specs)
-    if by_spec and len(whole) == len(named):  # every task of a batch matches, or none
+    if by_spec and len(whole) == len(named):  # all tasks of a batch match, or none
         return list(dict.fromkeys((view.batch, -1) for view in found))
     wanted = set(named)
     return [
@@ -117,7 +117,7 @@ def _targets(c: Coordinator, selection: Selection, specs: set[SpecEntry], now: f
 
 
 def reprioritize(c: Coordinator, selection: Selection, priority: int) -> int:
-    """Give what waits another priority, durably; see `Service.reprioritize`."""
+    """Change the priority of waiting tasks, durably; see `Service.reprioritize`."""
     _sizes(c, selection)
     specs = queries.wanted_specs(c, selection)
     count = 0
@@ -135,10 +135,10 @@ def reprioritize(c: Coordinator, selection: Selection, priority: int) -> int:
 
 
 def _batches_that_wait(c: Coordinator, selection: Selection, specs: set[SpecEntry], now: float) -> list[int]:
-    """The batches of which any task that waits matches. Under the lock.
+    """The batches with a matching task that waits. Under the lock.
 
     Raises:
-        WholeBatchOnly: only some of the tasks that wait in a batch are named.
+        WholeBatchOnly: only some of a batch's waiting tasks are named.
     """
     some: dict[int, set[int]] = {}
     for number, index in selection.ids:
@@ -161,7 +161,7 @@ def _batches_that_wait(c: Coordinator, selection: Selection, specs: set[SpecEntr
 
 
 def _waiting(c: Coordinator, number: int, indexes: set[int], specs: set[SpecEntry], now: float) -> list[TaskView]:
-    """Of some tasks of a batch, those that wait, as runs that are named as a whole."""
+    """The waiting ones of some tasks of a batch, as runs that are named as a whole."""
     return [
         view
         for state in _WAITING
@@ -174,12 +174,12 @@ def retry_dead(c: Coordinator, selection: Selection) -> int:
     """Put dead letters back, durably.
 
     Returns:
-        How many.
+        Their number.
 
     Raises:
         NotDead: one of the selected ids is not a dead letter; nothing was put back.
-        KeyTaken: a later batch, which has not ended, has the key of one; nothing was put back.
-        StoreError: it cannot be made durable at the moment.
+        KeyTaken: a later batch, which has not ended, has the key of a dead letter; nothing was put back.
+        StoreError: the change cannot be made durable at the moment.
     """
 
     try:
@@ -191,14 +191,14 @@ def retry_dead(c: Coordinator, selection: Selection) -> int:
 
 
 def purge_dead(c: Coordinator, selection: Selection) -> int:
-    """Throw dead letters away, durably.
+    """Purge dead letters, durably.
 
     Returns:
-        How many.
+        Their number.
 
     Raises:
         NotDead: one of the selected ids is not a dead letter; nothing was purged.
-        StoreError: it cannot be made durable at the moment.
+        StoreError: the change cannot be made durable at the moment.
     """
     return _with_the_dead(c, selection, _purge)
 
@@ -210,7 +210,7 @@ def _purge(c: Coordinator, todo: DeadOf) -> tuple[int, DeadOf]:
 
 
 def _put_back(c: Coordinator, todo: DeadOf) -> tuple[int, DeadOf]:
-    """Put dead letters back, and with them whatever had been cancelled as they had died."""
+    """Put dead letters back, with the tasks that their death had cancelled."""
     numbers = [stored.row.batch for stored, _ in todo]
     kin = family(c, numbers)
     lost = [stored for stored in kin.values() if was_lost(stored)]
@@ -232,7 +232,7 @@ def _put_back(c: Coordinator, todo: DeadOf) -> tuple[int, DeadOf]:
             count += operators.revive(c.machine, stored.row, stored.spec, tasks, now, held=True, children=own)
         for stored in lost:
             why = ""
-            with contextlib.suppress(ParentUnknown):  # it fails when it needs a result that is gone
+            with contextlib.suppress(ParentUnknown):  # the task fails when it needs a result that is gone
                 why = parents.standing(after_of_row(stored))
             successor = succeeded_by(stored.row, latest(stored.row)) if stored.row.user_key else None
             if successor is not None:
@@ -243,15 +243,16 @@ def _put_back(c: Coordinator, todo: DeadOf) -> tuple[int, DeadOf]:
 
 
 def _successor(c: Coordinator, row: BatchRow) -> int | None:
-    """The live batch that has taken the place of one that has ended; None where there is none. Under the lock."""
+    """The live batch that has taken the place of an ended one; None for none. Under the lock."""
     register = c.machine.register
     number = register.keys.get(row.key) if row.user_key and row.batch not in register.batches else None
     return None if number is None else succeeded_by(row, holder_of(register.batches[number]))
 
 
 def _still(c: Coordinator, todo: DeadOf) -> tuple[DeadOf, DeadOf]:
-    """Those of dead letters whose batches are as they were read, and the others: these have finished since. Under the
-    lock."""
+    """Dead letters whose batches are unchanged since they were read, and the others, whose batches have finished since.
+    Under the lock.
+    """
     live = c.machine.register.batches
     again = [
         (stored, tasks) for stored, tasks in todo if stored.row.finished_at is None and stored.row.batch not in live
@@ -261,7 +262,7 @@ def _still(c: Coordinator, todo: DeadOf) -> tuple[DeadOf, DeadOf]:
 
 
 def _refuse_succeeded(c: Coordinator, selection: Selection) -> None:
-    """Make sure that none of the batches that are named has a live successor."""
+    """Make sure that no named batch has a live successor."""
     named = sorted({number for number, _ in selection.ids})
     for stored in c.engine.batches(named) if named else ():
         with c.lock:
@@ -273,8 +274,9 @@ def _refuse_succeeded(c: Coordinator, selection: Selection) -> None:
 def _with_the_dead(
     c: Coordinator, selection: Selection, verb: Verb, check: Callable[[Coordinator, Selection], None] | None = None
 ) -> int:
-    """Do something with all dead letters that match, a page at a time: others have their turn between, and what
-    is done stays done if the coordinator is killed."""
+    """Apply a verb to all matching dead letters, a page at a time: other calls have their turn between, and finished
+    pages stay done if the coordinator is killed.
+    """
     count = 0
     with c.operators:
         c.flush()
@@ -301,7 +303,7 @@ def _with_some(c: Coordinator, todo: DeadOf, verb: Verb) -> int:
 
 
 def _pages(c: Coordinator, selection: Selection) -> Iterator[list[EndedRun]]:
-    """The dead letters that match, some at a time, latest first; those that come to be meanwhile are not among them."""
+    """The matching dead letters, some at a time, latest first; tasks that die meanwhile are not among them."""
     selection = replace(selection, limit=_PAGE)
     while runs := queries.dead_runs(c, selection):
         yield runs
@@ -310,10 +312,10 @@ def _pages(c: Coordinator, selection: Selection) -> Iterator[list[EndedRun]]:
 
 
 def _check_ids(c: Coordinator, selection: Selection) -> None:
-    """Make sure that there is a dead letter for each id.
+    """Make sure that each id is that of a dead letter.
 
     Raises:
-        NotDead: there is none; says what the task is.
+        NotDead: an id is not; the error has the task's state.
         ResultExpired: the task is no longer kept.
         UnknownId: it was never accepted.
     """
@@ -329,7 +331,7 @@ def _check_ids(c: Coordinator, selection: Selection) -> None:
 
 
 def _standing(c: Coordinator, number: int, index: int) -> tuple[str, str]:
-    """The id of a task or batch that was asked for as a dead letter, and what it is, or its tasks are."""
+    """The id of a task or batch that is not a dead letter, and its state, or its tasks' states."""
     if index >= 0:
         view = queries.task(c, number, index)
         left_out = "a dead letter that the filter leaves out"

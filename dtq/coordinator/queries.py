@@ -1,4 +1,4 @@
-"""Calls that only look: at the machine for what has not ended, at the engine for what has."""
+"""Calls that only read: unfinished tasks from the machine, ended tasks from the engine."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from dtq.model.weight import first_within, slim
 from dtq.records import replace
 from dtq.wording import PYTHON_VERSION
 
-#: How often something is looked for that moves between memory and store meanwhile.
+#: Tries to find a task that moves between memory and store meanwhile.
 _LOOKS: Final = 5
 #: Most tasks or dead letters in one answer.
 MOST: Final = 5_000
-#: Most running tasks that are named for one worker.
+#: Most running tasks that are listed for one worker.
 _NAMED: Final = 100
 
 
@@ -49,7 +49,7 @@ def batch(c: Coordinator, number: int) -> BatchView:
     Raises:
         UnknownId: it was never accepted.
         ResultExpired: it was, and is no longer kept, or was purged.
-        StoreError: it cannot be told at the moment, as the store cannot be written.
+        StoreError: the answer is unknown at the moment, because the store cannot be written.
     """
     for _ in range(_LOOKS):
         with c.lock:
@@ -64,7 +64,7 @@ def batch(c: Coordinator, number: int) -> BatchView:
             return views.finished_batch_view(stored.row, _lean(stored.spec))
         if stored is None or not written:
             break
-        # It was put back in between: look again.
+        # The batch was put back between the two reads: try again.
     c.committer.refuse_if_stuck()
     raise nowhere(c, number)
 
@@ -75,7 +75,7 @@ def task(c: Coordinator, number: int, index: int) -> TaskView:
     Raises:
         UnknownId: it was never accepted.
         ResultExpired: it was, and is no longer kept, or was purged.
-        StoreError: it cannot be told at the moment, as the store cannot be written.
+        StoreError: the answer is unknown at the moment, because the store cannot be written.
     """
     for _ in range(_LOOKS):
         with c.lock:
@@ -91,19 +91,19 @@ def task(c: Coordinator, number: int, index: int) -> TaskView:
             return replace(view, spec=_lean(view.spec), count=1, attempt=attempt, history=tuple(history), more=more)
         sizes = [stored.row.size for stored in c.engine.batches([number])]
         if not any(index < size for size in sizes):
-            break  # it is nowhere; else it was put back in between, or purged: look again
+            break  # it does not exist; else it was put back between the two reads, or purged: try again
     c.committer.refuse_if_stuck()
     raise nowhere(c, number, index, known=bool(sizes) and index >= sizes[0])
 
 
 def nowhere(c: Coordinator, number: int, index: int = -1, *, known: bool = False) -> DtqError:
-    """Why a task or batch is not found: it was never accepted, or was, and is no longer kept.
+    """The error for a task or batch that is not found: never accepted, or no longer kept.
 
     Args:
         c: the coordinator.
         number: the batch.
         index: the task; -1 for the whole batch.
-        known: whether the batch is, so that it never had such a task.
+        known: whether the batch is kept, so that it never had such a task.
     """
     named = str(number) if index < 0 else task_name(c, number, index)
     with c.lock:
@@ -112,8 +112,9 @@ def nowhere(c: Coordinator, number: int, index: int = -1, *, known: bool = False
 
 
 def task_name(c: Coordinator, number: int, index: int) -> str:
-    """The id of a task, as lists have it; where nothing is known of its batch, the first one's is that of the batch.
-    Not under the lock."""
+    """The id of a task, as lists show it; if its batch is unknown, the first one's is that of the batch. Not under the
+    lock.
+    """
     with c.lock:
         live = c.machine.register.batches.get(number)
         single = live.single if live is not None else None
@@ -123,8 +124,7 @@ def task_name(c: Coordinator, number: int, index: int) -> str:
 
 
 def attempts(c: Coordinator, number: int, index: int, first: int = 0) -> tuple[list[Attempt], bool]:
-    """The attempts of a task that did not succeed, from the one with a number on: as many as an answer carries, and
-    whether there are more."""
+    """The unsuccessful attempts of a task, from a number on: as many as an answer carries, and whether more follow."""
     room, largest = c.setup.answer_bytes, c.setup.max_message - ANSWER_ENVELOPE
     found = c.engine.attempts(number, index, first=first, room=room)
     if not found:
@@ -142,10 +142,10 @@ def settle(c: Coordinator) -> None:
 
 
 def _settled(c: Coordinator, ticket: Generation | None) -> bool:
-    """Wait until what an answer says is durable.
+    """Wait until the facts of an answer are durable.
 
     Returns:
-        False if it cannot be made so at the moment: then people are told at once what there is.
+        False if that is impossible at the moment: then people are told the present state at once.
     """
     try:
         if ticket is not None:
@@ -212,25 +212,25 @@ def tasks(c: Coordinator, selection: Selection) -> list[TaskView]:
 
 
 def _lean(spec: Spec) -> Spec:
-    """A function without its body, which may be large and is for slots only."""
+    """A function without its body, which may be large and which only slots need."""
     return spec if not spec.function.body else replace(spec, function=replace(spec.function, body=b""))
 
 
 def wanted_specs(c: Coordinator, selection: Selection) -> set[SpecEntry]:
-    """The specs of live batches that match; a glob is matched outside of the lock."""
+    """The matching specs of live batches; a glob is matched outside of the lock."""
     with c.lock:
         specs = list(c.machine.register.specs.values())
     return views.matching(specs, selection)
 
 
-# -- what has ended ---------------------------------------------------------------------------------------------------
+# -- ended tasks ------------------------------------------------------------------------------------------------------
 
 
 def ended_ranges(c: Coordinator, number: int) -> tuple[bool, list[EndedRange]] | None:
-    """What of a batch has ended so far, in rising order, and whether that is all of it; None where it is not known.
+    """The ended tasks of a batch so far, in rising order, and whether that is all of it; None for an unknown batch.
 
-    Of what has ended, that which is no longer kept is among it: dead letters that were purged, and tasks that succeeded
-    so long ago that their results have expired. Whoever was away when they ended waits for them like for any other.
+    They include ended tasks that are no longer kept: purged dead letters, and tasks that succeeded so long ago that
+    their results have expired. A client that was away at their end waits for them like for any other.
     """
     ended: list[EndedRange] = []
     for _ in range(_LOOKS):
@@ -247,7 +247,7 @@ def ended_ranges(c: Coordinator, number: int) -> tuple[bool, list[EndedRange]] |
         if gone is not None:
             break
     if gone:
-        ended = _ended_of(c, number)  # what had just ended when the machine was asked is on disk now, and no gap
+        ended = _ended_of(c, number)  # tasks that had just ended in the machine are on disk now, and are no gaps
         for lo, hi in list(_gaps(ended, row.size)):
             ended += [EndedRange(number, i, i + 1, State.DEAD, "") for i in sorted(gone) if lo <= i < hi]
     return False, ended
@@ -259,7 +259,7 @@ def _ended_of(c: Coordinator, number: int) -> list[EndedRange]:
 
 
 def _gaps(ended: list[EndedRange], size: int) -> Iterator[tuple[int, int]]:
-    """What is between the runs that have ended."""
+    """The gaps between the ended runs."""
     at = 0
     for run in ended:
         if run.lo > at:
@@ -270,8 +270,9 @@ def _gaps(ended: list[EndedRange], size: int) -> Iterator[tuple[int, int]]:
 
 
 def _not_live(c: Coordinator, number: int, ranges: Iterable[tuple[int, int]]) -> set[int] | None:
-    """Which of a batch's tasks have ended, by the machine's account; returns when that is on disk. None where the whole
-    batch has ended meanwhile."""
+    """A batch's ended tasks by the machine's account; returns when that is on disk. None if the whole batch has ended
+    meanwhile.
+    """
     with c.lock:
         batch = c.machine.register.batches.get(number)
         if batch is not None:
@@ -289,12 +290,12 @@ def _not_live(c: Coordinator, number: int, ranges: Iterable[tuple[int, int]]) ->
 
 
 def dead_runs(c: Coordinator, selection: Selection) -> list[EndedRun]:
-    """The dead letters that match, latest first."""
+    """The matching dead letters, latest first."""
     return c.engine.ended(replace(selection, state=State.DEAD), c.clock.now())
 
 
 def dead_letters(c: Coordinator, selection: Selection) -> list[DeadLetter]:
-    """The dead letters that match, in one line each."""
+    """The matching dead letters, each in one line."""
     few = dead_runs(c, replace(selection, limit=min(selection.limit or MOST, MOST)))
     letters = (
         DeadLetter(
@@ -316,11 +317,11 @@ def dead_letters(c: Coordinator, selection: Selection) -> list[DeadLetter]:
     return list(first_within(letters, c.setup.answer_bytes))
 
 
-# -- the whole ----------------------------------------------------------------------------------------------------
+# -- overview -----------------------------------------------------------------------------------------------------
 
 
 def stats(c: Coordinator) -> Stats:
-    """The coordinator in one look."""
+    """An overview of the coordinator."""
     trouble = c.committer.trouble
     with c.lock:
         now = c.clock.now()
@@ -380,7 +381,7 @@ def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerView:
     worker = c.machine.register.workers.get(hello.session)
     leases = list(worker.leases.values()) if worker is not None else []
     return WorkerView(
-        # Who knows a session can speak for it.
+        # A peer that knows a session's name can act as that session.
         session=sha256(hello.session.encode()).hexdigest()[:32],
         name=state.name,
         host=hello.host,

@@ -1,7 +1,7 @@
-"""How tasks ended: their results, or why they have none, as many as one answer carries.
+"""Ends of tasks: their results, or the reasons why they have none, as many as one answer carries.
 
-Everything here is made piece by piece, and no more of it than goes into the answer: neither a message nor the
-coordinator's memory ever has to hold what has gathered.
+Everything here is made piece by piece, and no more than goes into the answer: neither a message nor the coordinator's
+memory ever holds all the gathered results.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dtq.model.states import Outcome, State
 from dtq.model.weight import slim, weight
 from dtq.records import replace
 
-#: About how many bytes an end takes in an answer beside what it carries.
+#: Approximate bytes of an end in an answer beside its results.
 _OVERHEAD = 200
-#: How a dead letter has ended of which nothing more is known.
+#: End of a dead letter of which nothing else is known.
 _PURGED = Failure(message="it was a dead letter, which was thrown away")
 
 
@@ -47,17 +47,17 @@ def results(c: Coordinator, number: int, lo: int, hi: int, inline: int = 0) -> l
         if room < 0 and found:
             break
         found.append(ended)
-    queries.settle(c)  # results that have arrived since the batch was looked up are told once they are durable
+    queries.settle(c)  # results that have arrived since the batch was looked up are answered once they are durable
     return found
 
 
 def watched(c: Coordinator, cursor: int, ended: list[tuple[int, EndedRange]], inline: int = 0) -> Watched:
-    """What is told of ranges that have ended, and how far that comes.
+    """The answer for ended ranges, and the cursor behind it.
 
     Args:
         c: the coordinator; not under its lock.
-        cursor: how far the client is.
-        ended: the ranges, and how far it is when it has been told all of each.
+        cursor: the client's cursor.
+        ended: the ranges, each with the cursor behind it.
         inline: see `Hello.inline`.
     """
     told: list[Ended] = []
@@ -75,7 +75,7 @@ def watched(c: Coordinator, cursor: int, ended: list[tuple[int, EndedRange]], in
 
 
 def _at_once(c: Coordinator, run: EndedRange) -> tuple[Ended, ...]:
-    """A range whose results arrived as one page that is still at hand, as nearly all are; else nothing."""
+    """A range whose results arrived as one page that is still cached, as nearly all are; else nothing."""
     if run.state is not State.SUCCEEDED or c.committer.stuck is not None:
         return ()
     page = c.cache.held(ResultPage, run.batch, run.lo)
@@ -85,7 +85,7 @@ def _at_once(c: Coordinator, run: EndedRange) -> tuple[Ended, ...]:
 
 
 def _with_values(c: Coordinator, ended: Ended, most: int, room: int) -> Ended:
-    """Results with the smaller of the values that they name, as far as an answer has room for them."""
+    """Results with the smaller ones of their values inline, as far as an answer has room for them."""
     if c.values is None or not pages.has_descriptions(ended.results):
         return ended
     return replace(ended, results=c.values.put_in(ended.results, most, room))
@@ -96,7 +96,7 @@ def _weight(ended: Ended) -> int:
 
 
 def how_ended(c: Coordinator, number: int, lo: int, hi: int) -> Iterator[Ended]:
-    """The ends of tasks ``[lo, hi)``, in rising order; those that have not ended are left out."""
+    """The ends of tasks ``[lo, hi)``, in rising order; unfinished tasks are left out."""
     while lo < hi:
         end = min(hi, lo + pages.PAGE_BLOBS)
         for run in _without_result(c, number, lo, end):
@@ -110,7 +110,7 @@ def how_ended(c: Coordinator, number: int, lo: int, hi: int) -> Iterator[Ended]:
 
 
 def _without_result(c: Coordinator, number: int, lo: int, hi: int) -> list[EndedRange]:
-    """The tasks that ended without a result, of a few or more; what holds one of them is given whole."""
+    """The tasks in a range that ended without a result, or more: a run that overlaps the range is returned whole."""
     ids = tuple((number, index) for index in range(lo, hi))
     return sorted(
         (
@@ -123,7 +123,7 @@ def _without_result(c: Coordinator, number: int, lo: int, hi: int) -> list[Ended
 
 
 def _described(c: Coordinator, run: EndedRange) -> Iterator[Ended]:
-    """Tasks that ended alike, all of them in rising order, with their results or the reason."""
+    """The ends of tasks that ended alike, all of them in rising order, with their results or the reason."""
     if run.state is State.SUCCEEDED:
         at = run.lo
         for ended in _succeeded(c, run.batch, run.lo, run.hi):
@@ -142,8 +142,9 @@ def _described(c: Coordinator, run: EndedRange) -> Iterator[Ended]:
 
 
 def purged(c: Coordinator, number: int, index: int) -> Ended | None:
-    """How a task has ended that is in no final state any more, as it was a dead letter that was thrown away; None where
-    its batch had none."""
+    """The end of a task that is in no final state any more because its dead letter was purged; None if its batch had
+    none.
+    """
     batch = next(iter(c.engine.batches([number])), None)
     if batch is None or not batch.row.purged:
         return None
@@ -167,7 +168,7 @@ def _succeeded(c: Coordinator, number: int, lo: int, hi: int) -> Iterator[Ended]
     """The results of tasks ``[lo, hi)`` that have one, in rising order."""
     room = c.setup.answer_bytes
     while lo < hi:
-        # What cannot be written is in the cache only; it is not told before it is durable.
+        # Unwritable results are in the cache only; they are not answered before they are durable.
         find = c.cache.find if c.committer.stuck is None else c.engine.pages
         found = find(ResultPage, number, lo, hi, room)
         if not found:
@@ -178,7 +179,7 @@ def _succeeded(c: Coordinator, number: int, lo: int, hi: int) -> Iterator[Ended]
 
 
 def _pieces(c: Coordinator, page: ResultPage, lo: int, hi: int) -> Iterator[Ended]:
-    """The results ``[lo, hi)`` of a page, in pieces that answers carry."""
+    """The results ``[lo, hi)`` of a page, in pieces that fit into answers."""
     room, largest = c.setup.answer_bytes, c.setup.max_message - ANSWER_ENVELOPE
     while lo < hi:
         fit = pages.fitting(page.data, lo - page.lo, hi - page.lo, room) + page.lo
@@ -186,7 +187,7 @@ def _pieces(c: Coordinator, page: ResultPage, lo: int, hi: int) -> Iterator[Ende
         data = pages.cut(page.data, lo - page.lo, end - page.lo)
         if len(data) <= largest:
             yield Ended(batch=page.batch, lo=lo, hi=end, state=State.SUCCEEDED, results=data)
-        else:  # stored while messages could be larger
+        else:  # stored when messages could be larger
             error = TooLarge("the result", len(data), largest)
             failure = Failure(exception=f"{TooLarge.__module__}.TooLarge", message=str(error))
             yield Ended(batch=page.batch, lo=lo, hi=end, state=State.SUCCEEDED, failure=failure)

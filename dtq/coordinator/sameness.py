@@ -1,11 +1,11 @@
-"""Whether two calls have the same arguments, told from their blobs without opening them.
+"""Compares the arguments of two calls by their blobs, without unpickling them.
 
-The coordinator never unpickles what clients send. It does not compare bytes either: equal arguments may be pickled
-differently, as the order of a set changes from process to process, and as a value that occurs twice is written once
-where it is the same object. So a pickle's instructions are read, and the value that they would build is described.
+The coordinator never unpickles clients' data. It does not compare bytes either: equal arguments may be pickled
+differently, as the order of a set changes from process to process, and as a value that occurs twice is written once if
+it is the same object. So the instructions of a pickle are read, and the value that they would build is described.
 
-What cannot be described counts as the same, as nobody is to be refused a true repetition: code that travels by value, a
-value that holds itself, more than `MOST` instructions.
+Arguments that cannot be described count as equal, because no true repetition may be refused: code that travels by
+value, a value that contains itself, more than `MOST` instructions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Final
 #: Most instructions of a pickle that are read: some milliseconds' work.
 MOST: Final = 20_000
 _MARK: Final = object()
-#: Instructions that put a value on the stack which stands in their argument, and what kind of value that is.
+#: Instructions that push their argument as a value, and the value's kind.
 _VALUES: Final = {
     **dict.fromkeys(("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4"), "int"),
     **dict.fromkeys(("FLOAT", "BINFLOAT"), "float"),
@@ -34,14 +34,14 @@ _MARKED: Final = {"TUPLE": "tuple", "LIST": "list", "DICT": "dict", "FROZENSET":
 
 
 def _told(argument: Any) -> str:
-    """The argument of an instruction, briefly."""
+    """The argument of an instruction, in short."""
     if isinstance(argument, bytes | bytearray):
         return blake2b(argument, digest_size=16).hexdigest()
     return repr(argument)
 
 
 class _Node:
-    """A value: of what kind, and of which parts, in their order or in none."""
+    """A value: its kind and its parts, in order or unordered."""
 
     __slots__ = ("digest", "kind", "parts")
 
@@ -52,12 +52,12 @@ class _Node:
 
 
 def same_arguments(one: bytes, other: bytes, *, in_doubt: bool = True) -> bool:
-    """Whether two blobs of arguments stand for equal ones, as far as that can be told.
+    """Whether two blobs hold equal arguments, as far as that can be told.
 
     Args:
         one: a blob.
         other: a blob.
-        in_doubt: the answer where it cannot be told.
+        in_doubt: the answer if it cannot be told.
     """
     if one == other:
         return True
@@ -74,7 +74,7 @@ def _described(blob: bytes) -> Any:
 
 
 class _Reader:
-    """Follows the instructions of one pickle."""
+    """Interprets the instructions of one pickle."""
 
     def __init__(self) -> None:
         self._stack: list[Any] = []
@@ -84,11 +84,11 @@ class _Reader:
         """The value that a pickle makes.
 
         Raises:
-            ValueError: it is none, or not of those that are read here.
-            IndexError: it takes what is not there.
+            ValueError: the pickle is malformed, or uses other instructions.
+            IndexError: it pops an empty stack.
             KeyError: the same.
         """
-        import pickletools  # a coordinator in which no key comes twice does without
+        import pickletools  # a coordinator without repeated keys does not import it
 
         for count, (instruction, argument, _) in enumerate(pickletools.genops(blob)):
             name = instruction.name
@@ -146,9 +146,9 @@ class _Reader:
 
 
 def _digest(node: _Node) -> bytes:
-    """What stands for a value; the same for equal ones. Each is looked at once, however often it occurs."""
+    """The digest of a value; equal for equal ones. Each value is visited once, however often it occurs."""
     if node.digest is None:
-        node.digest = b""  # stands for this one while it is looked at: whoever holds itself is not described
+        node.digest = b""  # stands for this node during its visit: a value that contains itself is not described
         parts = [_digest(part) for part in node.parts]
         if not all(parts):
             raise ValueError("it holds itself")

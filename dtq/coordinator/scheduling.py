@@ -1,4 +1,4 @@
-"""Schedules: the calls that define, show and steer them."""
+"""Calls that define, show and steer schedules."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from dtq.records import replace
 
 log = logging.getLogger("dtq.coordinator")
 
-#: What became of a definition.
+#: Results of a definition.
 ADDED: Final = "added"
 CHANGED: Final = "changed"
 UNCHANGED: Final = "unchanged"
-#: How many schedules are looked at for one answer.
+#: Schedules that one answer looks through.
 _PAGE: Final = 1_000
 
 
@@ -38,7 +38,7 @@ def define(c: Coordinator, schedule: Schedule, *, change: bool, dry_run: bool) -
         raise InvalidValue("a schedule's call", schedule.spec.function.name, why)
     rule = schedule.rule
     if rule.cron:
-        CronCalendar().recurrence(rule.cron, rule.tz)  # outside of the lock, and before anything is said of it
+        CronCalendar().recurrence(rule.cron, rule.tz)  # outside of the lock, and before any answer
     c.committer.refuse_if_in_trouble()
     with c.lock:
         c.refuse_if_stopping()
@@ -80,7 +80,7 @@ def listed(c: Coordinator, after: str) -> list[ScheduleView]:
 
 
 class _Look(NamedTuple):
-    """What was seen of a schedule under the lock: all but its due times after the next, and a last run that ended."""
+    """A schedule's state as read under the lock: all but its due times after the next, and an ended last run."""
 
     entry: Entry
     view: ScheduleView
@@ -105,7 +105,7 @@ def _look(c: Coordinator, entry: Entry) -> _Look:
 
 
 def _views(c: Coordinator, looks: list[_Look]) -> Iterator[ScheduleView]:
-    """The views with what takes long: outside of the lock, and no more of it than is asked for."""
+    """The views with their slow parts: outside of the lock, and no more than requested."""
     queries.settle(c)
     numbers = [view.last_batch for _, view in looks if view.last_batch and view.last is None]
     ended = {stored.row.batch: stored for stored in c.engine.batches(numbers)} if numbers else {}
@@ -126,7 +126,7 @@ def _lean(view: BatchView) -> BatchView:
 
 
 def pause(c: Coordinator, name: str, *, paused: bool) -> None:
-    """Let due times of a schedule go by, or no longer; see `Service.pause_schedule`."""
+    """Let due times of a schedule go by, or stop that; see `Service.pause_schedule`."""
     with c.lock:
         entry = c.machine.schedules.get(name)
         c.machine.schedules.pause(entry, c.clock.wall(), paused=paused)
@@ -150,7 +150,7 @@ def run(c: Coordinator, name: str) -> int:
 
 
 def remove(c: Coordinator, name: str) -> None:
-    """Forget a schedule; see `Service.remove_schedule`."""
+    """Remove a schedule; see `Service.remove_schedule`."""
     with c.lock:
         c.machine.schedules.remove(c.machine.schedules.get(name))
         ticket = c.committer.ticket()

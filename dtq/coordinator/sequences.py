@@ -1,7 +1,7 @@
-"""All results of a batch, for a function that is given them: in the call where they are few, else as one value.
+"""All results of a batch as one input of a function: in the call if they are few, else as one value.
 
-They are read a page at a time, and the value is written as they are read; so the coordinator never holds all of them.
-It is held in the name of the batches that are given them, until these have ended, and is made once.
+They are read a page at a time, and written to the value as they are read; so the coordinator never holds all of them.
+The value is made once, and held in the name of the batches that take it until these have ended.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from dtq.model.states import State
 from dtq.model.values import MAX_VALUES, MIN_VALUE, Value, describe, named
 from dtq.values.base import Draft
 
-#: Most bytes of results in a call, where the coordinator keeps no values.
+#: Most bytes of results in a call, if the coordinator keeps no values.
 _MOST_INLINE: Final = 1 << 20
 
 
 class _Body:
-    """What is written: into memory as long as it is small, then into a value.
+    """The body of a sequence: kept in memory as long as it is small, then written into a value.
 
     Args:
         c: the coordinator.
@@ -45,7 +45,7 @@ class _Body:
         """Append bytes.
 
         Raises:
-            TooLarge: it is too large for a call, and cannot be a value.
+            TooLarge: the body is too large for a call, and cannot be a value.
             DtqError: it cannot be written.
         """
         self.length += len(data)
@@ -62,7 +62,7 @@ class _Body:
         self._parts.append(data)
 
     def joined(self) -> bytes:
-        """All of it, where it is no value."""
+        """The whole body, if it is no value."""
         return b"".join(self._parts)
 
 
@@ -71,8 +71,8 @@ def sequence(c: Coordinator, batch: Batch, number: int) -> bytes:
 
     Args:
         c: the coordinator; not under its lock.
-        batch: what is given them.
-        number: the batch that has them; it has finished.
+        batch: the batch that takes them.
+        number: their batch; it has finished.
 
     Raises:
         ResultExpired: one of them is no longer kept.
@@ -97,19 +97,19 @@ def sequence(c: Coordinator, batch: Batch, number: int) -> bytes:
             body.draft.abandon()
         raise
     description = describe([value, *inner[: MAX_VALUES - 1]])
-    held = _hold(c, batch, digest, description)  # another one may just have been faster
+    held = _hold(c, batch, digest, description)  # another thread may just have been faster
     assert c.values is not None
     c.values.settled([value])
     return sequence_input(size, table, held or description, is_value=True)
 
 
 def _table(size: int, description: bytes) -> int:
-    """Where the table begins in a value: it is the end of it."""
+    """The offset of the table in a value: the table is the end of it."""
     return named(description)[0].length - 8 * (-(-size // SEQUENCE_PAGE) + 1)
 
 
 def _hold(c: Coordinator, batch: Batch, digest: bytes, description: bytes = b"") -> bytes:
-    """Keep a value as long as the batch is live that is given it; the description of the one that is kept, if any."""
+    """Hold a value as long as the batch that takes it is live; the description of the held value, if any."""
     with c.lock:
         held, ticket = b"", None
         if c.machine.register.batches.get(batch.number) is batch:
@@ -120,7 +120,9 @@ def _hold(c: Coordinator, batch: Batch, digest: bytes, description: bytes = b"")
 
 
 def _write(c: Coordinator, number: int, size: int, body: _Body) -> tuple[list[int], list[Value]]:
-    """Write all results, page by page; where each page begins and the last one ends, and the values that they name."""
+    """Write all results, page by page; the offsets of the pages and the end of the last one, and the values that they
+    name.
+    """
     body.write(SEQUENCE_MARK)
     offsets = [body.length]
     inner: list[Value] = []
@@ -140,7 +142,7 @@ def _write(c: Coordinator, number: int, size: int, body: _Body) -> tuple[list[in
 
 
 def _blobs(c: Coordinator, number: int, size: int) -> Iterator[tuple[bytes, tuple[Value, ...]]]:
-    """How each task has ended, in their order, and what values that names."""
+    """The end of each task, in order, and the values that it names."""
     at = 0
     c.flush()
     for ended in _all_ended(c, number, size):
@@ -159,7 +161,7 @@ def _blobs(c: Coordinator, number: int, size: int) -> Iterator[tuple[bytes, tupl
 
 
 def _all_ended(c: Coordinator, number: int, size: int) -> Iterator[Ended]:
-    """As `how_ended`, with the dead letters that were thrown away."""
+    """As `how_ended`, with the purged dead letters."""
     at = 0
     for ended in how_ended(c, number, 0, size):
         yield from _purged(c, number, at, ended.lo)

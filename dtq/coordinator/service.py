@@ -1,11 +1,11 @@
-"""The coordinator: the machine behind one lock, and the threads that carry for it.
+"""The coordinator: the machine behind one lock, and the threads that do its I/O.
 
-Every call takes the lock, asks the machine, takes a ticket for the commit that its answer depends on, lets go of the
-lock and waits for the ticket. Work is handed to waiting workers by whoever brings it: the call that adds tasks leases
-them to the longest waiting fetching calls that can be served, and wakes exactly those.
+Every call takes the lock, asks the machine, takes a ticket for the commit that its answer depends on, releases the lock
+and waits for the ticket. The call that adds tasks also grants them: it leases them to the longest waiting fetching
+calls that can be served, and wakes exactly those.
 
-`Coordinator` is what the connections share; `coordinator.connection` has the calls themselves, one object a connection,
-and `coordinator.queries` those that only look.
+The connections share a `Coordinator`; `coordinator.connection` has the calls themselves, one object a connection, and
+`coordinator.queries` those that only read.
 """
 
 from __future__ import annotations
@@ -44,30 +44,31 @@ from dtq.wording import counted, duration
 
 log = logging.getLogger("dtq.coordinator")
 
-#: Longest wait of one call in seconds: bounds how long a thread is held by a peer that is gone without a word.
+#: Longest wait of one call in seconds: bounds how long a vanished peer can hold a thread.
 LONGEST_WAIT_S: Final = 20.0
-#: About how many bytes one answer gathers, if messages may be so large.
+#: Approximate bytes of one answer, if messages may be so large.
 _ANSWER_BYTES: Final = 4 << 20
-#: Most tasks that one answer tells a worker to stop; of the others its next ones tell.
+#: Most cancellations in one answer to a worker; the next answers have the others.
 MOST_CANCELS: Final = 4_096
-#: How long batches that were being submitted wait for their submitter after a restart, in seconds.
+#: How long incomplete batches wait for their submitter after a restart, in seconds.
 _ORPHANS_S: Final = 60.0
-#: How often in one call something is set aside that a defect keeps from being handed out.
+#: Most runs that one call sets aside because a defect keeps them from being granted.
 _SET_ASIDE: Final = 8
-#: Pause after a tick in which something could not be done, in seconds.
+#: Pause after a tick with a failed step, in seconds.
 _AFTER_DEFECT_S: Final = 1.0
-#: How often the wall clock is looked at while something waits for it, in seconds: how late it is noticed that somebody
-#: has set it.
+#: Seconds between two looks at the wall clock while anything waits for it: the delay after which a change of that clock
+#: is noticed.
 _LOOK_S: Final = 1.0
-#: Changes that let go of much, and how long after them, in seconds, memory is given back.
+#: Changes that free much memory, and the delay in seconds after which it is given back.
 _FREEING: Final = (Read, BatchesRead, Expired, OwnExpired)
 _FREED_S: Final = 5.0
 
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without the cyclic garbage collector: it would look through a million new batches again and again for the garbage
-    that there is not, a fifth of the time that a restart takes."""
+    """Without the cyclic garbage collector: it would search a million new batches again and again for garbage that does
+    not exist, a fifth of a restart's time.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -79,15 +80,15 @@ def _uncollected() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """What a coordinator is told once.
+    """Settings of a coordinator.
 
     Attributes:
         rules: the machine's settings.
         durability: "fsync", "os" (survives a killed process, not a power cut) or "none" (answers do not wait).
-        store: what to call the store towards people.
+        store: the store's name for people.
         max_message: largest message in bytes, told to peers.
-        max_unread: how many ended ranges that a client has not asked for are kept for it.
-        values: whether what is too large for a message is kept as values, where the engine has a place for them.
+        max_unread: most ended ranges kept for a client that has not asked for them.
+        values: whether blobs too large for a message are kept as values, if the engine has a place for them.
         by_reference: whether peers on this machine may write and read values' files themselves.
     """
 
@@ -101,7 +102,7 @@ class Setup:
 
     @property
     def answer_bytes(self) -> int:
-        """About how many bytes one answer gathers; one item that has more goes alone."""
+        """Approximate bytes of one answer; a larger item goes alone."""
         return min(_ANSWER_BYTES, self.max_message // 4)
 
 
@@ -109,12 +110,12 @@ class Coordinator:
     """Keeps the queue; hands out a service object for each connection.
 
     Args:
-        engine: where the state is kept; opened by `start`, closed by `stop`.
+        engine: keeps the state; opened by `start`, closed by `stop`.
         setup: settings.
         clock: makes the clock, when the store is open.
-        on_stop: called (once, from any thread) when somebody asks the coordinator to stop.
-        on_reload_keys: called (from any thread) when somebody asks it to read its keys again; the names that it has.
-        on_freed: called by the ticker some time after much may have been let go: what it took may be given back.
+        on_stop: called (once, from any thread) when a peer asks the coordinator to stop.
+        on_reload_keys: called (from any thread) when a peer asks it to read its keys again; returns the keys' names.
+        on_freed: called by the ticker some time after much memory may have been freed, to give it back.
     """
 
     def __init__(
@@ -132,33 +133,33 @@ class Coordinator:
         self.on_stop = on_stop
         self.on_reload_keys = on_reload_keys
         self._on_freed = on_freed
-        #: When to call that; None where nothing was let go since the last time.
+        #: When to call that; None if nothing was freed since the last time.
         self._freed_at: float | None = None
         self.lock = threading.Lock()
         self.sessions = Sessions(setup.max_unread)
-        #: Calls that are held because the queue is full: how many tasks each has to find room for; longest held first.
+        #: Calls that wait because the queue is full: the tasks that each needs room for; longest waiting first.
         self.held: deque[tuple[int, threading.Event]] = deque()
         self.cache = PageCache(engine)
-        #: Where values are; None where none are kept.
+        #: The peers' values; None if none are kept.
         self.values: PeerValues | None = None
         self.stopping = False
-        #: Batches made in generations that are not committed yet: taken back if their commit fails.
+        #: Batches made in uncommitted generations: withdrawn if their commit fails.
         self.uncommitted: dict[Generation, list[Batch]] = {}
-        #: One operator's verb on ended tasks at a time: it reads the engine and then changes the machine.
+        #: Serialises operators' verbs on ended tasks: each reads the engine and then changes the machine.
         self.operators = threading.Lock()
         self._make_clock = clock
         self._orphans_at: float | None = None
         self._asked_to_stop = False
-        #: How many runs had come to wait when waiting workers were last asked.
+        #: Value of `Lines.pushed` when waiting workers were last served.
         self._handed_out = 0
-        #: What `Lines.left` was when workers were last asked of which something is kept.
+        #: Value of `Lines.left` when workers with kept resources were last served.
         self._left = 0
 
     def start(self) -> Opened:
         """Open the store, restore the queue, start the threads.
 
         Returns:
-            What the engine said: epoch and losses.
+            The engine's answer: epoch and losses.
 
         Raises:
             StoreError: the store cannot be used; see its kinds.
@@ -204,7 +205,7 @@ class Coordinator:
         return self.opened
 
     def quiesce(self) -> None:
-        """Take no more work, and let waiting calls go; calls under way are still answered."""
+        """Grant no more work, and release waiting calls; calls under way are still answered."""
         with self.lock:
             self.stopping = True
             for fetch in self.sessions.fetching.values():
@@ -217,10 +218,10 @@ class Coordinator:
                 state.wake()
 
     def stop(self, timeout_s: float = 10.0) -> bool:
-        """Commit and close the store. Nobody may call any more.
+        """Commit and close the store. No call may follow.
 
         Returns:
-            Whether everything that was decided is durable.
+            Whether all decisions are durable.
         """
         self.quiesce()
         self.ticker.stop()
@@ -239,14 +240,14 @@ class Coordinator:
         """Wait until everything so far is in the engine, whatever the durability.
 
         Raises:
-            StoreError: it cannot be written at the moment.
+            StoreError: the store cannot be written at the moment.
         """
         with self.lock:
             ticket = self.committer.ticket()
         self.committer.complete(ticket)
 
     def ask_to_stop(self) -> None:
-        """Somebody wants the coordinator to stop; whoever runs it is told once."""
+        """Ask the coordinator to stop; `on_stop` is called once."""
         with self.lock:
             asked, self._asked_to_stop = self._asked_to_stop, True
         if not asked:
@@ -255,12 +256,12 @@ class Coordinator:
     # -- under the lock -------------------------------------------------------------------------------------------
 
     def dispatch(self, now: float, changed: str = "") -> None:
-        """Hand what waits to the fetching calls that wait, longest waiting first.
+        """Grant waiting tasks to the waiting fetching calls, longest waiting first.
 
         Args:
             now: the time.
-            changed: session of a worker that may take more than before. Others could not be given anything when they
-                began to wait, so they are asked only if more has come since.
+            changed: session of a worker that may take more than before. Other workers could not be given anything when
+                they began to wait, so they are served only if more tasks have come since.
         """
         self.let_in()
         register, fetching = self.machine.register, self.sessions.fetching
@@ -269,7 +270,7 @@ class Coordinator:
         )
         self._handed_out = register.lines.pushed
         self._hand_to(candidates, now)
-        # Where what was kept for a task is free, as that has started elsewhere or never will, nothing new has come.
+        # If resources that were kept for a task are free, as it has started elsewhere or never will, no task has come.
         while register.keeping and register.lines.left != self._left:
             self._left = register.lines.left
             self._hand_to([session for session in fetching if session in register.keeping], now)
@@ -281,17 +282,17 @@ class Coordinator:
         for session in sessions:
             if not self.machine.register.tally[State.PENDING]:
                 return
-            # A worker that may be dead is given nothing; when it says hello again, it is asked again.
+            # A worker that may be dead is given nothing; its next hello serves it again.
             away = self.sessions.by_id[session].away
             leases = [] if away else self.lease(session, now, fetching[session].call)
             if leases:
                 fetching.pop(session).serve(leases, [])
 
     def lease(self, session: str, now: float, call: int = 0, *, by_report: bool = False) -> list[Lease]:
-        """Hand out what a worker has room for (`Machine.lease`).
+        """Grant as much as a worker has room for (`Machine.lease`).
 
-        Whoever brings tasks hands them to others: an error of ours in that must not be theirs, nor keep everybody from
-        what comes after the task that it is about. So that is set aside, and the next is handed out.
+        The caller brings tasks that are granted to others: a defect of ours in that must not fail the caller, nor block
+        the tasks behind the one that it is about. So that task is set aside, and the next is granted.
         """
         for _ in range(_SET_ASIDE):
             try:
@@ -307,7 +308,7 @@ class Coordinator:
         return []
 
     def let_in(self) -> None:
-        """Let calls go on that the queue has room for now, in their order."""
+        """Let waiting calls go on for which the queue has room now, in their order."""
         if self.held:
             room = self.machine.register.room
             while self.held and self.held[0][0] <= room:
@@ -316,7 +317,7 @@ class Coordinator:
                 event.set()
 
     def tell_cancelled(self) -> None:
-        """Wake the fetching calls of workers that have something to stop."""
+        """Wake the fetching calls of workers with tasks to stop."""
         self.let_in()
         for session, fetch in list(self.sessions.fetching.items()):
             untold = self.untold(self.sessions.by_id[session])
@@ -325,7 +326,7 @@ class Coordinator:
                 fetch.serve([], untold)
 
     def untold(self, state: SessionState) -> list[Doomed]:
-        """What a worker is to stop and has not been told on a fetching call; it counts as told from now on."""
+        """A worker's cancellations that no fetching call has told it; they count as told from now on."""
         doomed = self.machine.cancelling(state.hello.session)
         if not doomed:
             state.told.clear()
@@ -336,7 +337,7 @@ class Coordinator:
         return untold
 
     def lose_worker(self, state: SessionState, now: float) -> None:
-        """A worker is gone for good: its tasks run elsewhere."""
+        """Handle the loss of a worker: its tasks run elsewhere."""
         worker = self.machine.register.workers.get(state.hello.session)
         held = len(worker.leases) if worker is not None else 0
         self.machine.lose(state.hello.session, now)
@@ -346,7 +347,7 @@ class Coordinator:
             log.info("worker %s has left", state.name)
 
     def next_deadline(self) -> float:
-        """When something is due next."""
+        """The next deadline."""
         deadlines = [self.machine.next_deadline()]
         deadlines += [at for at in (self.sessions.next_deadline(), self._orphans_at, self._freed_at) if at is not None]
         if self.machine.on_wall:
@@ -354,13 +355,13 @@ class Coordinator:
         return min(deadlines)
 
     def look_at_wall(self, now: float) -> float:
-        """Tell the machine what the wall clock shows; that moment."""
+        """Tell the machine the time of the wall clock, and return it."""
         wall = self.clock.wall()
         self.machine.register.wall_ahead_s = wall - now
         return wall
 
     def next_on_wall(self) -> float:
-        """When something is due next by the wall clock, or that clock is to be looked at: somebody may set it."""
+        """The next deadline by the wall clock, or the next look at that clock, which may be set."""
         now = self.clock.now()
         at = self.machine.next_on_wall()
         return now + (_LOOK_S if at is None else min(_LOOK_S, max(0.0, at - self.clock.wall())))
@@ -368,7 +369,7 @@ class Coordinator:
     # -- called by the threads ------------------------------------------------------------------------------------
 
     def tick(self) -> float:
-        """Do what is due. The ticker calls this at the next deadline, and whoever moves a clock that stands still.
+        """Do everything that is due. Called by the ticker at the next deadline, and by whoever moves a manual clock.
 
         Returns:
             The next deadline.
@@ -377,7 +378,7 @@ class Coordinator:
         with self.lock:
             if self.machine.on_wall:
                 self.look_at_wall(now)
-            # A defect in one of them must not keep the others from being done.
+            # A defect in one of them must not block the others.
             steps = (
                 self._tick_machine,
                 self._run_schedules,
@@ -400,7 +401,7 @@ class Coordinator:
         return deadline
 
     def _guarded(self, step: Callable[[float], object], now: float) -> bool:
-        """Do a step; whether it was without an error of ours."""
+        """Do a step; whether it had no defect."""
         try:
             step(now)
         except Exception:
@@ -427,7 +428,7 @@ class Coordinator:
             self.take_made(run_due(self.machine, now, wall, self.committer.trouble))
 
     def take_made(self, made: Made) -> None:
-        """Take in what due times of schedules have brought about. Under the lock."""
+        """Apply the effects of schedules' due times. Under the lock."""
         self.cache.add(made.pages)
         if made.cancelled:
             self.tell_cancelled()
@@ -464,14 +465,14 @@ class Coordinator:
             self.ticker.by(self._freed_at)
 
     def _replace_earlier(self, made: list[Batch], now: float) -> None:
-        """Batches are on disk: cancel what they replace."""
+        """Cancel the batches that durable batches replace."""
         if any([uniqueness.replace_earlier(self.machine, batch, now) for batch in made]):
             self.tell_cancelled()
             self.dispatch(now)
             self.committer.soon()
 
     def _on_failed(self, generations: list[Generation]) -> set[int]:
-        """Take back the batches that were never acknowledged; everything else is kept and tried again."""
+        """Withdraw the batches that were never acknowledged; all other changes are kept and tried again."""
         taken_back: set[int] = set()
         for batch in [batch for generation in generations for batch in self.uncommitted.pop(generation, ())]:
             self.machine.withdraw(batch, self.clock.now())

@@ -1,7 +1,7 @@
-"""Who is connected: sessions, what they follow, and what they wait for.
+"""Sessions: the connected peers, the batches they follow, and the calls in which they wait.
 
-A session outlives its connections: it is the caller's random name, and whoever comes back with it finds what it
-followed and held. All of this is used under the coordinator's lock.
+A session outlives its connections: it is the caller's random name, and a caller that comes back with it finds its
+followed batches and leases. All of this is used under the coordinator's lock.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ CLIENT_GRACE_S: Final = 60.0
 #: How long a worker whose reporting connection ended may take to come back before its tasks run elsewhere, in seconds.
 #: A reconnect after a reset takes milliseconds; a killed worker's connection is closed by its kernel at once.
 WORKER_GRACE_S: Final = 0.5
-#: Most sessions of a kind that are kept without a connection: who comes and goes faster is forgotten sooner.
+#: Most sessions of a kind that are kept without a connection: beyond that, the oldest are forgotten sooner.
 MOST_AWAY: Final = 10_000
-#: How long `watch` waits at most where another connection of the session has ended, in seconds. A client that closes
-#: ends one after the other, and a call that waits does not see the end of its own.
+#: Longest wait of `watch` after another connection of the session has ended, in seconds. A closing client ends its
+#: connections one after the other, and a waiting call does not see the end of its own.
 PARTING_WAIT_S: Final = 0.5
 #: Most ranges in one answer of `watch`.
 _WATCHED: Final = 4_096
@@ -42,9 +42,9 @@ class Fetch:
     """A fetching call of a worker.
 
     Args:
-        leases: what it is answered with.
-        cancel: likewise.
-        waits: whether there is nothing yet.
+        leases: its answer's new leases.
+        cancel: its answer's cancellations.
+        waits: whether the answer is still empty.
         call: its number (`Exchange.call`).
     """
 
@@ -57,7 +57,7 @@ class Fetch:
         self._served = threading.Event() if waits else None
 
     def serve(self, leases: list[Lease], cancel: list[Doomed]) -> None:
-        """Answer the call that waits."""
+        """Answer the waiting call."""
         assert self._served is not None
         self.leases = leases
         self.cancel = cancel
@@ -72,49 +72,50 @@ class SessionState:
     """One session.
 
     Args:
-        hello: what the caller said last.
+        hello: the caller's latest hello.
         now: the time.
-        max_unread: how many ranges that have ended are kept until they are asked for.
+        max_unread: most ended ranges that are kept until the client asks for them.
     """
 
     def __init__(self, hello: Hello, now: float, max_unread: int) -> None:
         self.hello = hello
-        #: What people call it; see `Sessions.enter`.
+        #: Its name for people; see `Sessions.enter`.
         self.name = hello.name
         self.connected_at = now
         self.seen_at = now
         self.connections = 0
-        #: How many of them are primary: for a moment two, where a reconnect is seen before the end of what it replaces.
+        #: How many of them are primary: for a moment two, if a reconnect is seen before the end of the old connection.
         self.primaries = 0
         #: Whether one of them has ended, and none has come since: the client may be closing.
         self.parting = False
-        #: When the session is given up, if it does not come back before; None while it is connected.
+        #: When the session is given up unless it comes back; None while it is connected.
         self.lost_at: float | None = None
-        #: Receipts of the last submit call, by the submission's number: what a repeat is answered with.
+        #: Receipts of the last submit call, by the submission's number: the answers to a repeat.
         self.receipts: dict[int, Receipt] = {}
-        #: Highest number of a submission that was repeated: up to it, a first time that comes late does not count.
+        #: Highest repeated submission number; a late original up to it is ignored.
         self.repeated: int | None = None
-        #: What the answer to the worker's last report waits for, or waited.
+        #: The generation that the answer to the worker's last report waits for, or waited.
         self.reported: Generation | None = None
-        #: Cancellations that the worker has been told on its fetching call.
+        #: Cancellations that a fetching call has told the worker.
         self.told: set[tuple[int, int]] = set()
         self.draining = False
-        #: Why slots of a worker do not start; empty where they do.
+        #: Why slots of a worker do not start; empty if they do.
         self.trouble = ""
-        #: Batches that it follows beside those that it has submitted.
+        #: Batches that it follows beside those it has submitted.
         self.following: set[int] = set()
         #: Latest progress of running tasks, by batch and index.
         self.progress: dict[tuple[int, int], tuple[float, float]] = {}
-        #: What it has read of batches that it has not read whole, by batch.
+        #: The tasks it has read of batches that it has not read whole, by batch.
         self._read: dict[int, Coverage] = {}
-        #: Whether more had ended than is kept for it: then it has to say hello again, and to follow anew.
+        #: Whether more ranges had ended than are kept for it: then it must say hello again, and follow anew.
         self.overrun = False
         self._max_unread = max_unread
-        #: How much more is kept because it was asked for.
+        #: Ranges kept beyond the bound, because the session asked for them.
         self._asked = 0
-        #: Batches of which all that had ended is in there because it was asked for, and the cursor of its first range.
+        #: Batches whose past ends are all in there because the session asked for them, and the cursor of the first
+        #: range of each.
         self._past: dict[int, int] = {}
-        #: The cursor of what an answer of `watch` has brought last.
+        #: The cursor behind the last answer of `watch`.
         self._sent = 0
         self._ended: deque[tuple[int, EndedRange]] = deque()
         self._last = 0
@@ -132,17 +133,17 @@ class SessionState:
 
     @property
     def away(self) -> bool:
-        """Whether nobody is there at the moment, and it is about to be given up."""
+        """Whether it has no connection at the moment, and is about to be given up."""
         return self.lost_at is not None
 
     @property
     def news(self) -> int:
-        """The cursor of what ended last: how many tasks have."""
+        """The cursor behind the last ended task: the number of ended tasks."""
         return self._last
 
     def publish_past(self, batch: int, runs: list[EndedRange]) -> None:
-        """Tell `watch` what had ended when the session asked to follow a batch; not once more while none of that is on
-        its way yet, however often it asks.
+        """Tell `watch` of ends before the session asked to follow a batch; not again while none of these has been
+        answered, however often it asks.
         """
         if self._past.get(batch, 0) > self._sent:
             return
@@ -151,11 +152,11 @@ class SessionState:
             self.publish(run, asked=True)
 
     def publish(self, ended: EndedRange, *, asked: bool = False) -> None:
-        """Tell `watch`.
+        """Tell `watch` of ended tasks.
 
         Args:
-            ended: what has ended.
-            asked: whether the session has just asked for it: then there is always room.
+            ended: the ended tasks.
+            asked: whether the session has just asked for them: then they are always kept.
         """
         self._asked += asked
         if self.overrun or len(self._ended) >= self._max_unread + self._asked:
@@ -174,24 +175,24 @@ class SessionState:
         self.wake()
 
     def read_of(self, batch: int) -> Coverage:
-        """Which tasks of a batch it has read and let go; to be added to."""
+        """The tasks of a batch that it has read and let go; to be added to."""
         return self._read.setdefault(batch, Coverage())
 
     def read_whole(self, batch: int) -> None:
-        """It has read all of a batch."""
+        """Note that it has read all of a batch."""
         self._read.pop(batch, None)
 
     def wake(self) -> None:
-        """Let a waiting `watch` look again."""
+        """Wake a waiting `watch`."""
         if self._watching is not None:
             self._watching.set()
             self._watching = None
 
     def since(self, cursor: int) -> list[tuple[int, EndedRange]]:
-        """What ended after the cursor, with the cursor of each; what is before it has arrived and is dropped.
+        """The ends after the cursor, each with its own cursor; earlier ones have arrived and are dropped.
 
         Raises:
-            SessionUnknown: more has ended than is kept.
+            SessionUnknown: more tasks have ended than are kept.
         """
         if self.overrun:
             raise SessionUnknown(self.hello.session)
@@ -209,17 +210,17 @@ class SessionState:
         return few
 
     def watch(self) -> threading.Event:
-        """An event that is set when something more has ended; a call that watched before is let go."""
+        """An event that is set when further tasks have ended; an earlier waiting call is released."""
         self.wake()
         self._watching = threading.Event()
         return self._watching
 
 
 class Sessions:
-    """All sessions, and who follows which batch.
+    """All sessions, and the batches that each follows.
 
     Args:
-        max_unread: how many ended ranges are kept for each.
+        max_unread: most ended ranges kept for each.
     """
 
     def __init__(self, max_unread: int) -> None:
@@ -229,11 +230,11 @@ class Sessions:
         #: Fetching calls that wait for work, longest waiting first, by session.
         self.fetching: dict[str, Fetch] = {}
 
-        # Those that nobody is there of, by kind, in the order in which they left, which is that of their deadlines.
+        # Sessions without a connection, by kind, in the order in which they left, which is that of their deadlines.
         self._away: dict[Role, dict[str, SessionState]] = {role: {} for role in Role}
 
     def enter(self, hello: Hello, now: float) -> tuple[SessionState, bool]:
-        """A connection said hello. A worker with the name of another one that is there is called by its process, too.
+        """Handle a connection's hello. A worker with the name of another present one is named by its process, too.
 
         Returns:
             Its session, and whether it was known.
@@ -261,7 +262,7 @@ class Sessions:
         return any(state.is_worker and not state.away and state.name == name for state in self.by_id.values())
 
     def leave(self, state: SessionState, *, primary: bool, now: float) -> None:
-        """A connection ended."""
+        """Handle the end of a connection."""
         state.connections -= 1
         state.primaries -= primary
         if state.is_worker and primary and state.primaries == 0:
@@ -271,7 +272,7 @@ class Sessions:
                 self._wait_for(state, now + CLIENT_GRACE_S)
             else:
                 state.parting = True
-                state.wake()  # what it answers finds out whether anybody is there
+                state.wake()  # its answer finds out whether the peer is alive
 
     def _wait_for(self, state: SessionState, until: float) -> None:
         if self.by_id.get(state.hello.session) is not state:
@@ -282,7 +283,7 @@ class Sessions:
         state.lost_at = until
 
     def expired(self, now: float) -> list[SessionState]:
-        """The sessions that did not come back in time, and the first of too many; they are gone now."""
+        """Remove the sessions that did not come back in time, and the oldest of too many; returns them."""
         gone = []
         for away in self._away.values():
             for state in list(away.values()):
@@ -311,13 +312,13 @@ class Sessions:
         return min((at for at in first if at is not None), default=None)
 
     def follow(self, batch: int, state: SessionState) -> None:
-        """A session wants to know how the tasks of a batch end that it did not submit on its present connection."""
+        """Note that a session follows a batch that it did not submit on its present connection."""
         if batch not in state.following:
             state.following.add(batch)
             self._followers.setdefault(batch, []).append(state)
 
     def unfollow(self, batch: int, state: SessionState) -> None:
-        """There is nothing (more) to be told about a batch."""
+        """Note that a session needs no (more) news of a batch."""
         if batch in state.following:
             state.following.remove(batch)
             self._followers[batch].remove(state)
@@ -325,7 +326,7 @@ class Sessions:
                 del self._followers[batch]
 
     def publish(self, ended: EndedRange) -> None:
-        """Tell those who follow the batch."""
+        """Tell the followers of the batch."""
         submitter = self.by_id.get(ended.session)
         if submitter is not None:
             submitter.publish(ended)
@@ -334,7 +335,7 @@ class Sessions:
                 state.publish(ended)
 
     def batches_finished(self, changes: Iterable[Change]) -> None:
-        """Nothing more will be told about the batches that are finished by these changes."""
+        """Note that batches are finished by these changes, and have no more news."""
         if not self._followers:
             return
         for change in changes:

@@ -1,4 +1,4 @@
-"""Calls by which operators steer queues and set limits."""
+"""Operators' calls that steer queues and set limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dtq.model.weight import first_within
 
 
 def steer(c: Coordinator, queue: str, how: SteeringChange) -> Steering:
-    """Pause or drain a queue, or give it a weight; see `Service.steer_queue`."""
+    """Pause or drain a queue, or set its weight; see `Service.steer_queue`."""
     with c.lock:
         after = queues.steer(c.machine.register, queue, paused=how.paused, draining=how.draining, weight=how.weight)
         c.dispatch(c.clock.now())
@@ -32,7 +32,7 @@ def set_limit(c: Coordinator, limit: Limit) -> None:
 
 
 def remove_limit(c: Coordinator, name: str) -> None:
-    """Forget a limit; see `Service.remove_limit`."""
+    """Remove a limit; see `Service.remove_limit`."""
     with c.lock:
         if not operators.remove_limit(c.machine, name, c.clock.now()):
             raise UnknownLimit(name)

@@ -1,8 +1,8 @@
-"""Accepting submissions: new ones, repeated ones, and those that a batch of old answers for.
+"""Accepts submissions; answers repeats from memory or, if the batch has finished, from the store.
 
-The machine knows live batches; finished ones are in the store. So whatever may have been accepted before is looked up
-there first, outside of the lock; what finishes while somebody looks is noted by the register, so that nothing falls
-between the two.
+The machine knows live batches; finished ones are in the store. So submissions that may have been accepted before are
+looked up there first, outside of the lock; the register notes batches that finish during the look-up, so that none is
+missed.
 """
 
 from __future__ import annotations
@@ -31,43 +31,43 @@ from dtq.model.options import Spec, same_call
 from dtq.model.weight import weight
 from dtq.records import replace
 
-#: How many bytes of a message a submission has at least for its receipt; so long, in characters, is a reason that is
-#: cut short, and so many parts it has: then the receipt is no larger.
+#: Least bytes of a message for each submission's receipt. And the characters of a reason that is cut short, and the
+#: number of its parts: with these, a receipt fits.
 _RECEIPT: Final = 512
 _BRIEF: Final = 40
 _FEW_DETAILS: Final = 2
-#: Up to so many bytes of arguments are read to find out whether they stand for the same.
+#: Most bytes of arguments that are read for a comparison.
 _DESCRIBED: Final = 16 << 20
-#: What is known of a batch that may answer a submission: its number, size and spec.
+#: A batch that may answer a submission: its number, size and spec.
 Found = tuple[int, int, Spec]
-#: Among so many batches with a key, the latest, that of a repeated submission is looked for.
+#: A repeated submission's batch is looked for among so many batches with its key, the latest.
 _LATEST: Final = 1_000
 
 
 class _Known:
-    """What was found out about the submissions of one call before the lock was taken to accept them."""
+    """Facts about the submissions of one call, gathered before the lock was taken to accept them."""
 
     def __init__(self, parents: Parents) -> None:
         self.parents = parents
-        #: What has become of those before the one that is accepted.
+        #: Receipts of the submissions so far.
         self.receipts: list[Receipt] = []
-        #: Live batches that were named, by place in the call: should they finish until the call goes on.
+        #: Named live batches, by place in the call: they may finish before the call goes on.
         self.live: dict[int, Batch] = {}
-        #: Finished ones that the store has.
+        #: Finished batches in the store, by place.
         self.stored: dict[int, Found] = {}
-        #: The places of those that were compared with the batch that has their key: which, and whether it is the same.
+        #: By place, the batch that has the submission's key, and whether the two were found equal.
         self.same: dict[int, tuple[int, bool]] = {}
-        #: Of those that the store has with a key: when they were accepted.
+        #: Acceptance times of batches in the store that have a key.
         self.submitted_at: dict[int, float] = {}
-        #: And what few batches have, by their numbers.
+        #: And their rare fields, by their numbers.
         self.flows: dict[int, BatchFlow | None] = {}
-        #: Finished ones that were made of these very submissions, whose call is repeated.
+        #: Finished batches that were made of these very submissions, whose call is repeated.
         self.own: dict[int, Found] = {}
-        #: What has finished since the store was asked, by key.
+        #: By key, batches that have finished since the store was read.
         self.finished: dict[str, Batch] = {}
 
     def answer(self, place: int, submission: Submission) -> Found | None:
-        """The finished batch that answers a submission, if there is one."""
+        """The finished batch that answers a submission, if any."""
         batch = self.live.get(place)
         if submission.batch is None and submission.key is not None:
             batch = self.finished.get(submission.key, batch)
@@ -76,12 +76,12 @@ class _Known:
         return self.stored.get(place)
 
     def flow(self, number: int) -> BatchFlow | None:
-        """What a finished batch has that few have."""
+        """A finished batch's rare fields."""
         ended = [batch for batch in (*self.finished.values(), *self.live.values()) if batch.number == number]
         return ended[0].flow if ended else self.flows.get(number)
 
     def holder(self, place: int, submission: Submission) -> Holder | None:
-        """The finished batch that has a submission's key, if there is one."""
+        """The finished batch that has a submission's key, if any."""
         answer = self.answer(place, submission)
         if answer is None:
             return None
@@ -120,7 +120,7 @@ def _submit(
     repeated: bool,
     refused: dict[int, DtqError],
 ) -> list[Receipt]:
-    """Accept submissions durably, but for some that are refused already."""
+    """Accept submissions durably, except those that are refused already."""
     waiting = [s.conditions for s in submissions if s.conditions is not None and s.conditions.after]
     awaited = [parent for conditions in waiting for parent in conditions.after if parent[0] > 0]
     known = _Known(Parents(c))
@@ -143,7 +143,7 @@ def _submit(
                 except DtqError as error:
                     receipt = _refusal(error)
                     if isinstance(error, QueueFull) and submission.wait_s > 0:
-                        full = error.with_traceback(None)  # which would hold this frame, and with it the error
+                        full = error.with_traceback(None)  # it would keep this frame alive, and with it the error
             receipts.append(receipt)
         state.receipts = {s.number: receipt for s, receipt in zip(submissions, receipts, strict=True)}
         if repeated:
@@ -163,7 +163,7 @@ def _submit(
 
 
 def _told_briefly(receipts: list[Receipt], room: int) -> list[Receipt]:
-    """The receipts, in no more bytes than that: where so many are refused, the reasons are cut short."""
+    """The receipts, in at most so many bytes: if many are refused, the reasons are cut short."""
     if not any(receipt.code for receipt in receipts) or weight(receipts) <= room:
         return receipts
     return [
@@ -173,7 +173,7 @@ def _told_briefly(receipts: list[Receipt], room: int) -> list[Receipt]:
 
 
 def _await_room(c: Coordinator, submission: Submission) -> None:
-    """Wait until a full queue has room for a submission, for as long as that allows; outside of the lock."""
+    """Wait until a full queue has room for a submission, for as long as the submission allows; outside of the lock."""
     needed = pages.count(submission.arguments)
     register = c.machine.register
     if needed <= register.room or needed > register.rules.max_tasks:
@@ -187,16 +187,16 @@ def _await_room(c: Coordinator, submission: Submission) -> None:
         with c.lock:
             if here in c.held:
                 c.held.remove(here)
-                c.let_in()  # those behind it may need less
+                c.let_in()  # those behind it may need less room
 
 
 def _remembered(state: SessionState, submission: Submission, repeated: bool) -> Receipt | None:
-    """What was said to the submission when it came before."""
+    """The earlier answer to a repeated submission."""
     if not repeated and (state.repeated is None or submission.number > state.repeated):
         return None
     receipt = state.receipts.get(submission.number)
     if receipt is None and not repeated:
-        # Its call was cut, and has been repeated on another connection while it lay here.
+        # Its call was cut, and was repeated on another connection while this original waited here.
         return _refusal(BadMessage(f"submission {submission.number} was overtaken by its repetition"))
     return receipt
 
@@ -239,10 +239,10 @@ def _accept(
 
 
 def _found(c: Coordinator, spec: Spec, place: int, submission: Submission, known: _Known) -> Receipt | None:
-    """What a finished batch answers; None where there is none.
+    """The finished batch's answer; None without such a batch.
 
     Raises:
-        KeyConflict: the submission's key is taken by another one.
+        KeyConflict: the submission's key belongs to another batch.
     """
     register = c.machine.register
     if not _is_live(c, submission):
@@ -282,7 +282,7 @@ def _accept_unique(
     """Accept the first piece of a batch that has a key and conditions (`core.uniqueness`).
 
     Returns:
-        What became of it; None where the batch that has the key answers it.
+        Its receipt; None if the batch that has the key answers it.
 
     Raises:
         DtqError: it is refused.
@@ -303,21 +303,21 @@ def _accept_unique(
 
 
 def _refuse_another(c: Coordinator, known: _Known, place: int, submission: Submission, number: int, size: int) -> None:
-    """Make sure that a submission whose key is taken has the arguments of the batch that has it.
+    """Make sure that a submission whose key is taken has the same arguments as the batch that has it.
 
     Raises:
-        KeyConflict: it has others.
+        KeyConflict: the arguments differ.
     """
     if submission.batch is None and submission.key is not None:
         compared, same = known.same.get(place, (0, False))
-        if compared != number:  # it is as new as this call, and its arguments are at hand
+        if compared != number:  # it is as new as this call, and its arguments are in memory
             same = _is_same(c, submission, number, size)
         if not same or not _waits_for_same(c, known, place, submission, number):
             raise KeyConflict(submission.key, number)
 
 
 def _waits_for_same(c: Coordinator, known: _Known, place: int, submission: Submission, number: int) -> bool:
-    """Whether a submission waits for what a batch waits for, or has waited for."""
+    """Whether a submission and a batch have the same parents."""
     conditions, live = submission.conditions, c.machine.register.batches.get(number)
     flow = live.flow if live is not None else known.flow(number)
     theirs = () if flow is None else flow.after
@@ -329,8 +329,9 @@ def _waits_for_same(c: Coordinator, known: _Known, place: int, submission: Submi
 
 
 def _is_same(c: Coordinator, submission: Submission, number: int, size: int) -> bool:
-    """Whether a submission has the arguments that a batch has, as far as both go. What the store has lost, or finds
-    damaged, is not compared."""
+    """Whether a submission and a batch have the same arguments, as far as both go. Arguments that the store has lost,
+    or finds damaged, are not compared.
+    """
     lo, count = submission.offset, pages.count(submission.arguments)
     if submission.complete and (size < lo or (size != count if lo == 0 else size > lo + count)):
         return False
@@ -347,7 +348,7 @@ def _is_same(c: Coordinator, submission: Submission, number: int, size: int) -> 
 
 
 def _are_same(c: Coordinator, one: bytes, other: bytes) -> bool:
-    """Whether two blobs of arguments stand for equal ones, as far as that can be told."""
+    """Whether two blobs hold equal arguments, as far as that can be told."""
     described = values.is_description(one), values.is_description(other)
     if one == other or not any(described) or c.values is None:
         return same_arguments(one, other)
@@ -358,7 +359,7 @@ def _are_same(c: Coordinator, one: bytes, other: bytes) -> bool:
         return False
     if all(map(c.values.are_same, ours, theirs)):
         return True
-    # They may be pickled differently, as long as nothing lies beside the pickles.
+    # They may be pickled differently, as long as no values lie beside the pickles.
     large = max(ours[0].length, theirs[0].length) > _DESCRIBED or ours[0].trailer or theirs[0].trailer
     if large or len(ours) > 1 or values.rest(one):
         return False
@@ -376,14 +377,14 @@ def _is_live(c: Coordinator, submission: Submission) -> bool:
 def _looked_up(
     c: Coordinator, state: SessionState, submissions: list[Submission], repeated: bool, known: _Known
 ) -> Iterator[None]:
-    """Find the finished batches that may answer; entered and left outside of the lock."""
+    """Look up the finished batches that may answer; entered and left outside of the lock."""
     asked = [(place, s) for place, s in enumerate(submissions) if repeated or s.key is not None or s.batch is not None]
     if not asked:
         yield
         return
     register = c.machine.register
     with c.lock:
-        # The batch of a repeated one may be another than the live one that has its key.
+        # A repeat's batch may be another than the live one that has its key.
         unsure = {at for at, s in asked if repeated and s.conditions is not None}
         missing = [(at, s) for at, s in asked if not _note_live(c, known, at, s) or at in unsure]
         register.key_watchers.append(known.finished)
@@ -440,7 +441,7 @@ def _note_stored(c: Coordinator, state: SessionState, known: _Known, place: int,
 
 
 def _note_own(c: Coordinator, state: SessionState, known: _Known, place: int, submission: Submission) -> None:
-    """The batch that was made of a submission whose call is repeated, where its key alone does not say which."""
+    """Note the batch that was made of a submission whose call is repeated, if its key alone does not identify it."""
     for stored in c.engine.batches(key=submission.key, most=_LATEST) if submission.key is not None else ():
         row = stored.row
         if row.session == state.hello.session and row.flow is not None and row.flow.submission == submission.number:

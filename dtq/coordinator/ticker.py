@@ -1,4 +1,6 @@
-"""Wakes at the next deadline, and calls. Nothing is polled: with no deadline it sleeps."""
+"""The ticker: a thread that wakes at the next deadline and calls `tick`. It does not poll: without a deadline it
+sleeps.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from dtq.clock import Clock
 
 log = logging.getLogger("dtq.coordinator")
 
-#: Shortest pause between two ticks in seconds: what is due meanwhile is done together.
+#: Shortest pause between two ticks in seconds: everything due meanwhile is done together.
 _SHORTEST_S: Final = 0.005
 #: Longest sleep in seconds: bounds how late a deadline is noticed if a call to `by` was forgotten somewhere.
 _LONGEST_S: Final = 5.0
@@ -22,7 +24,7 @@ class Ticker:
 
     Args:
         clock: tells the time.
-        tick: does what is due, and returns the next deadline.
+        tick: does everything that is due, and returns the next deadline.
     """
 
     def __init__(self, clock: Clock, tick: Callable[[], float]) -> None:
@@ -38,7 +40,7 @@ class Ticker:
         self._thread.start()
 
     def by(self, deadline: float | None) -> None:
-        """Something is due at this moment; wakes the thread only if that is earlier than it knows of."""
+        """Set a deadline; wakes the thread only if it is earlier than the known one."""
         if deadline is not None and deadline < self._deadline:
             with self._changed:
                 self._deadline = min(self._deadline, deadline)
@@ -59,7 +61,7 @@ class Ticker:
                     self._changed.wait(min(left, _LONGEST_S))
                 if self._stopping:
                     return
-                # Deadlines that are named from here on count; those before are seen by the tick.
+                # Deadlines set from here on count; the tick sees earlier ones.
                 self._deadline = float("inf")
             try:
                 deadline = self._tick()

@@ -1,9 +1,9 @@
-"""Values of calls and results, for peers that cannot reach their files; and for those that can, where the files are.
+"""Calls on values, for peers that cannot reach their files; and the place of the files, for those that can.
 
-A session writes to segments whose numbers it has drawn, and to no others'. What was written is not changed any more: so
-nobody can change what somebody else has read, or what is on disk, and a call may be made again without harm. Each such
-segment has a shared lock (flock(2)) as its writer would have where it can reach the file, until the session is done
-with it or gone.
+A session writes to segments whose numbers it has drawn, and to no others. Written bytes never change: so no peer can
+change a value that another has read, or that is on disk, and a call may be repeated without harm. The coordinator holds
+a shared lock (flock(2)) on each such segment, as a writer with access to the file would, until the session is done with
+it or gone.
 
 Nothing here is done under the coordinator's lock: files are slow.
 """
@@ -34,19 +34,19 @@ from dtq.values.place import SEGMENT_BYTES, Place, path_of
 
 log = logging.getLogger("dtq.coordinator")
 
-#: Most segments that peers write to at a time, a descriptor each. Beyond it the session that has most of them loses its
-#: oldest: what is in it and was not submitted goes.
+#: Most segments that peers write to at a time, a descriptor each. Beyond it the session with the most of them loses its
+#: oldest: values in it that were not submitted are lost.
 MOST_OPEN: Final = 1024
-#: How long what a session wrote is kept for it when it is gone, in seconds: as after a restart of the coordinator, a
-#: client that was cut off may still submit it.
+#: How long a departed session's segments are kept, in seconds: as after a restart of the coordinator, a client that was
+#: cut off may still submit them.
 KEPT_S: Final = 600.0
-#: Most ranges of a segment that were written apart from each other: a gap is what was dropped on the way.
+#: Most separate ranges written to a segment: a gap is a piece that was lost on the way.
 _MOST_RANGES: Final = 4096
-#: How long a segment is waited for that is being rewritten, in seconds, and how often it is tried.
+#: Longest wait for a segment that is being rewritten, in seconds, and the pause between two tries.
 _PATIENCE_S: Final = 10.0
 _EVERY_S: Final = 0.01
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-#: How files are opened that others have made: what is in their place must not be waited for.
+#: Flags for files that others have made: opening a pipe or the like in their place must not block.
 _SAFELY: Final = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 #: Most segments that one call holds.
 _MOST_HELD: Final = 512
@@ -56,9 +56,9 @@ class _Upload:
     """A segment that a peer writes to.
 
     Args:
-        session: whose it is.
+        session: its owner.
         segment: its number.
-        place: where segments are.
+        place: the place of segments.
     """
 
     def __init__(self, session: str, segment: int, place: Place) -> None:
@@ -79,7 +79,7 @@ class _Upload:
         """Write a piece; with the lock.
 
         Raises:
-            NotPermitted: something else is written there, or by somebody else.
+            NotPermitted: the bytes there differ, or another session writes to the segment.
             StoreFull, StoreUnwritable: it cannot be written.
         """
         if self._closed:
@@ -105,10 +105,10 @@ class _Upload:
             self._sync()
 
     def _sync(self) -> None:
-        """Have what was written on the disk, so that no commit has to wait for much of it.
+        """Sync the written pieces, so that no commit has to wait for many of them.
 
         Raises:
-            StoreFull, StoreUnwritable: that fails.
+            StoreFull, StoreUnwritable: the sync fails.
         """
         try:
             os.fdatasync(self._file)
@@ -123,7 +123,7 @@ class _Upload:
         return found is not None and found[1] >= value.end
 
     def _refuse_another(self, offset: int, data: bytes | memoryview) -> None:
-        """Make sure that where something is written already it is the same."""
+        """Make sure that a rewritten range has the same bytes as before."""
         end = offset + len(data)
         for lo, hi in self.written:
             lo, hi = max(lo, offset), min(hi, end)
@@ -133,7 +133,7 @@ class _Upload:
             raise NotPermitted("writing to a segment in so many pieces")
 
     def _open(self) -> None:
-        """Open the segment's file: a new one, or one that was there before this coordinator was started."""
+        """Open the segment's file: a new one, or one from before this coordinator's start."""
         deadline = time.monotonic() + _PATIENCE_S
         while self._file < 0:
             try:
@@ -162,14 +162,14 @@ class _Upload:
             fcntl.flock(file, fcntl.LOCK_SH)
             if _is_at(file, self._path):
                 self._file = file
-            else:  # it was removed as one that nobody needs, just before
+            else:  # it was just removed as unused
                 os.close(file)
 
     def _take(self, file: int) -> bool:
-        """Have a file to ourselves; False where it is being rewritten or removed.
+        """Lock a file; False if it is being rewritten or removed.
 
         Raises:
-            NotPermitted: somebody else writes to it, or holds what is in it.
+            NotPermitted: another process writes to it, or holds its values.
         """
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,7 +181,7 @@ class _Upload:
         return True
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self.lock:
             self._closed = True
             if self._file >= 0:
@@ -195,10 +195,10 @@ def _failed(path: str, error: OSError) -> StoreError:
 
 
 class Hold:
-    """Segments that are neither removed nor rewritten before it is closed, and how large they are.
+    """Segments that are neither removed nor rewritten before it is closed, and their sizes.
 
     Args:
-        place: where segments are.
+        place: the place of segments.
     """
 
     def __init__(self, place: Place) -> None:
@@ -207,7 +207,7 @@ class Hold:
         self._sizes: dict[int, int] = {}
 
     def size(self, segment: int) -> int:
-        """How many bytes a segment has; 0 where there is none."""
+        """Bytes of a segment; 0 if it does not exist."""
         size = self._sizes.get(segment)
         if size is None:
             size = self._sizes[segment] = self._have(segment)
@@ -235,7 +235,7 @@ class Hold:
             time.sleep(_EVERY_S)
 
     def close(self) -> None:
-        """Let go of them."""
+        """Release them."""
         while self._files:
             os.close(self._files.pop())
 
@@ -249,7 +249,7 @@ def _shared(file: int) -> bool:
 
 
 def _is_at(file: int, path: str) -> bool:
-    """Whether a file is the one that has this path now."""
+    """Whether the path still leads to this file."""
     ours = os.fstat(file)
     try:
         now = os.stat(path)
@@ -259,11 +259,11 @@ def _is_at(file: int, path: str) -> bool:
 
 
 class PeerValues:
-    """What peers write and read, and what they are told of where it is.
+    """Peers' values: written and read by calls, and the offer of their place.
 
     Args:
-        place: where segments are.
-        holds: whether all of some values are named by what is on disk.
+        place: the place of segments.
+        holds: whether durable rows name all of some values.
         by_reference: whether peers on this machine may write and read the files themselves.
     """
 
@@ -272,9 +272,9 @@ class PeerValues:
         self._holds = holds
         self._files = LocalValues(place)
         self._lock = threading.Lock()
-        #: By number, those written to last at the end.
+        #: By number, in the order of the last write.
         self._uploads: dict[int, _Upload] = {}
-        #: When `tick` has something to do, at the latest; None for nothing.
+        #: When `tick` has work to do, at the latest; None for never.
         self.next_at: float | None = None
         self._proof: Proof | None = None
         if by_reference:
@@ -282,7 +282,7 @@ class PeerValues:
                 self._proof = Proof(place)
             except OSError as error:
                 log.warning("values travel over the connection also on this machine: %s", error)
-        #: What peers are told.
+        #: The offer to peers.
         self.offer: ValuesOffer = offer_of(place, self._proof)
 
     def write(self, session: str, segment: int, offset: int, data: bytes | memoryview) -> None:
@@ -298,7 +298,7 @@ class PeerValues:
             with upload.lock:
                 upload.write(offset, data)
         except (NotPermitted, StoreError):
-            if not upload.end:  # it was never opened
+            if not upload.end:  # never opened
                 self._drop(upload)
             raise
 
@@ -316,7 +316,7 @@ class PeerValues:
         return upload
 
     def _surplus(self) -> _Upload:
-        """The oldest of the session that has most of them; it is no longer known."""
+        """Remove the oldest upload of the session with the most of them."""
         counts: dict[str, int] = {}
         for upload in self._uploads.values():
             counts[upload.session] = counts.get(upload.session, 0) + 1
@@ -347,16 +347,16 @@ class PeerValues:
         return self._files.open_part(segment, offset, length)
 
     def check(self, session: str, named: Iterable[Value], hold: Hold) -> None:
-        """Make sure that values are there which a page of somebody's names.
+        """Make sure that the values exist that a session's page names.
 
         Args:
-            session: whose page it is.
+            session: the page's sender.
             named: the values.
-            hold: keeps them there until it is closed.
+            hold: keeps them until it is closed.
 
         Raises:
             TooLarge: one is larger than values may be.
-            ValueGone: one is not there, or it is being written by somebody else.
+            ValueGone: one does not exist, or is being written by another session.
         """
         foreign: list[Value] = []
         for value in named:
@@ -375,7 +375,7 @@ class PeerValues:
             raise ValueGone(foreign[0].length)
 
     def hold(self) -> Hold:
-        """Nothing, yet."""
+        """An empty hold."""
         return Hold(self.place)
 
     def are_same(self, one: Value, other: Value) -> bool:
@@ -404,10 +404,10 @@ class PeerValues:
         return self._files.content(value)
 
     def take_out(self, page: bytes) -> tuple[bytes, list[Value]]:
-        """A page whose large blobs are written as values, as far as there is room for them.
+        """Write a page's large blobs as values, as far as there is room for them.
 
         Returns:
-            The page that names them, and what is to be `settled` when that is on disk.
+            The page that names them, and the segments to be `settled` when that page is on disk.
         """
         blobs = pages.parts(page)
         made: list[Value] = []
@@ -422,14 +422,14 @@ class PeerValues:
                 except BaseException:
                     draft.abandon()
                     raise
-            except DtqError as error:  # where it is stored then, there is some room set aside
+            except DtqError as error:  # its later place has some room set aside
                 log.warning("%d bytes stay in their page: %s", len(blob), error)
                 break
             blobs[place] = memoryview(values.describe([made[-1]]))
         return pages.pack(blobs, described=True), made
 
     def draft(self) -> Draft:
-        """Begin a value of the coordinator's own, to be `settled` when what names it is on disk.
+        """Begin a value of the coordinator's own, to be `settled` when the row that names it is on disk.
 
         Raises:
             DtqError: it cannot be written.
@@ -437,17 +437,16 @@ class PeerValues:
         return self._files.draft()
 
     def settled(self, made: Sequence[Value]) -> None:
-        """What `take_out` has written is named by what is on disk, or not needed."""
+        """Release segments that `take_out` has written: durable rows name them, or nobody needs them."""
         self._files.settled(made)
 
     def put_in(self, page: bytes, most: int, room: int) -> bytes:
-        """A page with values in the place of descriptions, where they have no more bytes than that and are nothing but
-        the blob.
+        """Replace descriptions in a page by their values, if a value has at most so many bytes and is the whole blob.
 
         Args:
             page: the page.
             most: the number of bytes.
-            room: how many bytes the page may have.
+            room: bytes that the page may have.
         """
         blobs = pages.unpack(page)
         room -= len(page)
@@ -458,13 +457,13 @@ class PeerValues:
             value = named[0]
             if len(named) > 1 or values.rest(blob) or value.trailer or not value.length <= min(most, room):
                 continue
-            with contextlib.suppress(DtqError):  # whoever needs it is told
+            with contextlib.suppress(DtqError):  # the reader of the value gets the error
                 blobs[place] = self.content(value)
                 room -= value.length
         return pages.pack(blobs, described=True)
 
     def tick(self, is_there: Callable[[str], bool], now: float) -> None:
-        """Let go of what sessions wrote that have been gone for long.
+        """Release segments of sessions that have been gone for long.
 
         Args:
             is_there: whether a session is known.
@@ -487,7 +486,7 @@ class PeerValues:
             self._drop(upload)
 
     def close(self) -> None:
-        """End: nobody writes or reads any more."""
+        """End: no session writes or reads any more."""
         for upload in list(self._uploads.values()):
             self._drop(upload)
         self._files.close()

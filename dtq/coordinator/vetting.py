@@ -1,7 +1,8 @@
-"""Whether the values are there that submissions and reports name: found out outside of the coordinator's lock, and kept
-so until what names them is on disk. What is large in pages of those who cannot write values is written here.
+"""Checks that the values exist that submissions and reports name.
 
-A page says in its first byte whether it names any, so those without cost nothing here.
+The check is done outside of the coordinator's lock, and keeps the values until the rows that name them are on disk.
+Large blobs of peers that cannot write values are written as values here. A page's first byte says whether it names any,
+so pages without values cost nothing.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from dtq.records import replace
 
 
 class Vetting:
-    """What is named by one call.
+    """The values that one call names.
 
     Args:
         c: the coordinator.
-        state: who calls.
+        state: the caller.
     """
 
     def __init__(self, c: Coordinator, state: SessionState) -> None:
@@ -36,10 +37,10 @@ class Vetting:
         self._made: list[Value] = []
 
     def check(self, named: Iterable[Value]) -> None:
-        """Make sure that values are there, and stay until this is closed.
+        """Make sure that values exist, and keep them until this is closed.
 
         Raises:
-            DtqError: one is not, or cannot be.
+            DtqError: one does not, or cannot.
         """
         if self._peers is None:
             raise BadMessage("it names values, and this coordinator keeps none")
@@ -48,14 +49,14 @@ class Vetting:
         self._peers.check(self._session, named, self._hold)
 
     def take_out(self, page: bytes) -> bytes:
-        """A page that names what was large in it."""
+        """A page with its large blobs written as values."""
         assert self._peers is not None
         page, made = self._peers.take_out(page)
         self._made += made
         return page
 
     def close(self) -> None:
-        """What was named is on disk, or was refused."""
+        """Release: the rows are on disk, or were refused."""
         if self._hold is not None:
             self._hold.close()
         if self._made and self._peers is not None:
@@ -63,28 +64,29 @@ class Vetting:
 
 
 def is_large(c: Coordinator, state: SessionState, page: bytes) -> bool:
-    """Whether a page has blobs in it that are values, from somebody who cannot write them."""
+    """Whether a page has blobs to be written as values, from a peer that cannot write them."""
     if len(page) < MIN_VALUE or not state.hello.inline or c.values is None:
         return False
     try:
         return pages.check(page) > 0 and pages.largest(page) >= MIN_VALUE
     except BadMessage:
-        return False  # it is refused, and why
+        return False  # the caller refuses the page, with the reason
 
 
 def submissions(
     c: Coordinator, state: SessionState, specs: Sequence[Spec], given: list[Submission]
 ) -> tuple[dict[int, DtqError], Vetting | None]:
-    """Find the submissions that name what is not there.
+    """Find the submissions that name missing values.
 
     Args:
         c: the coordinator.
-        state: who calls.
+        state: the caller.
         specs: the call's.
         given: the submissions; those with large blobs are replaced.
 
     Returns:
-        Why they are to be refused, by their place in the call; and what keeps what the others name until it is closed.
+        The errors of these submissions, by their place in the call; and an object that keeps the others' values until
+        it is closed.
     """
     functions = {place for place, spec in enumerate(specs) if values.is_description(spec.function.body)}
     named = [
@@ -103,7 +105,7 @@ def submissions(
             if given[place].spec in functions:
                 vetting.check(values.named(specs[given[place].spec].function.body))
         except DtqError as error:
-            refused[place] = error.with_traceback(None)  # which would hold this frame, and with it the error
+            refused[place] = error.with_traceback(None)  # it would keep this frame alive, and with it the error
     for place in large:
         if place not in refused:
             given[place] = replace(given[place], arguments=vetting.take_out(given[place].arguments))
@@ -114,10 +116,10 @@ _NONE: Final[dict[int, DtqError]] = {}
 
 
 def report(c: Coordinator, state: SessionState, exchange: Exchange) -> tuple[Exchange, Vetting | None]:
-    """Have results that are not there be failures.
+    """Turn results that name missing values into failures.
 
     Returns:
-        The report; and what keeps the results that it names until it is closed.
+        The report; and an object that keeps the values of its results until it is closed.
     """
     if not any(
         [pages.has_descriptions(done.results) or is_large(c, state, done.results) for done in exchange.succeeded]
@@ -143,7 +145,7 @@ def report(c: Coordinator, state: SessionState, exchange: Exchange) -> tuple[Exc
 
 
 def _taken_apart(vetting: Vetting, done: Succeeded) -> Iterator[Succeeded | Failed]:
-    """Outcomes of which some name what is not there, in their order."""
+    """The outcomes of a page of which some name missing values, in their order."""
     blobs = pages.unpack(done.results)
     first = 0
     for at, blob in enumerate(blobs):
