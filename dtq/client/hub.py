@@ -85,8 +85,10 @@ class Hub:
         self.session = session
         self.outbox = Outbox(min(_HELD_S, self.full_timeout_s))
         self._ending = threading.Event()
-        line = ValueLine(self.session, lambda: self.outbox.closed, self._ending, self._timeout_s)
-        self._values = HubValues(self.session, line)
+        up, down = (
+            ValueLine(self.session, lambda: self.outbox.closed, self._ending, self._timeout_s) for _ in range(2)
+        )
+        self._values = HubValues(self.session, up, down)
         self.sender = Sender(
             self.session, self.outbox, following, self.fail, self._values, full_timeout_s=self.full_timeout_s
         )

@@ -1,11 +1,12 @@
 """A client's access to large values: in the coordinator's files where the client can reach them, else by calls.
 
 Client, below the hub. The client tests for access when it connects, and again after a restart of the coordinator. Calls
-for values have a connection of their own, so nothing waits behind them.
+for values have connections of their own, one each way, so nothing else waits behind them.
 """
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +21,7 @@ from dtq.model.values import Value
 from dtq.transport import Backoff
 from dtq.values.base import Buffer, Draft, Values
 from dtq.values.local import LocalValues
-from dtq.values.wire import WireValues, chunk_of, read_into, write_parts
+from dtq.values.wire import Arrived, Incoming, Outgoing, Remainder, WireValues, chunk_of, write_firmly
 
 R = TypeVar("R")
 
@@ -62,13 +63,13 @@ class ValueLine:
         """See `ValueService`."""
         return self._link.epoch
 
-    def write_value(self, segment: int, offset: int, parts: Sequence[memoryview]) -> None:
+    def write_values(self, pieces: Sequence[Outgoing]) -> list[DtqError | None]:
         """See `ValueService`."""
-        self._call(lambda service: write_parts(service, segment, offset, parts), None)
+        return self._call(lambda service: write_firmly(service, pieces, _passes), None)
 
-    def read_value(self, segment: int, offset: int, place: memoryview) -> None:
+    def read_values(self, pieces: Sequence[Incoming], arrived: Arrived) -> None:
         """See `ValueService`."""
-        self._call(lambda service: read_into(service, segment, offset, place), self._timeout_s)
+        self._call(Remainder(pieces, arrived, _passes).read, self._timeout_s)
 
     def _call(self, ask: Callable[[Service], R], timeout_s: float | None) -> R:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -82,15 +83,19 @@ class ValueLine:
                 self._link.connect()
                 return ask(self._link.service)
             except AWAY as error:
-                left = backoff.next_s() if deadline is None else min(backoff.next_s(), deadline - time.monotonic())
-                if left <= 0:
+                left_s = math.inf if deadline is None else deadline - time.monotonic()
+                if left_s <= 0:
                     raise
                 self._session.lost(error)
-                self._ending.wait(left)
+                self._ending.wait(min(backoff.next_s(), left_s))
 
     def close(self) -> None:
         """See `ValueService`."""
         self._link.close()
+
+
+def _passes(error: DtqError) -> bool:
+    return isinstance(error, AWAY)
 
 
 class HubValues:
@@ -98,12 +103,14 @@ class HubValues:
 
     Args:
         session: the client's.
-        line: makes the calls.
+        up: makes the calls that write.
+        down: makes those that read.
     """
 
-    def __init__(self, session: Session, line: ValueLine) -> None:
+    def __init__(self, session: Session, up: ValueLine, down: ValueLine) -> None:
         self._session = session
-        self._line = line
+        self._up = up
+        self._down = down
         self._lock = threading.Lock()
         self._offer: ValuesOffer | None = None
         self._now: Values | None = None
@@ -139,7 +146,7 @@ class HubValues:
             if isinstance(now, WireValues) and (now.max_value, now.checked) == (offer.max_value, offer.checked):
                 self._offer = offer
                 return
-            new = WireValues(self._line, max_value=offer.max_value, checked=offer.checked, what=_WHAT)
+            new = WireValues(self._up, max_value=offer.max_value, checked=offer.checked, what=_WHAT, reading=self._down)
         if now is not None:
             self._before.append(now)
         self._now, self._offer = new, offer
@@ -173,7 +180,8 @@ class HubValues:
         for which in (self._now, *self._before):
             if which is not None:
                 which.close()
-        self._line.close()
+        self._up.close()
+        self._down.close()
 
     # -- pages ------------------------------------------------------------------------------------------------------
 

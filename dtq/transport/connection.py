@@ -52,11 +52,15 @@ _OPTIONS: Final = (
 PACE_BYTES: Final = 4096
 PACE_S: Final = float(SILENCE_S)
 #: Largest piece that is handed to TLS at once: it has to be gone in that time as a whole. And to the kernel, so that
-#: bytes are seen to move.
+#: bytes are seen to move: at first, and while pieces are gone at once.
 _TLS_PIECE: Final = 16 << 10
 _PIECE: Final = 256 << 10
+_LARGE_PIECE: Final = 1 << 20
+_AT_ONCE_S: Final = 0.02
 #: Says that more follows at once, where the platform can be told: one packet less.
 _MORE: Final[int] = getattr(socket, "MSG_MORE", 0)
+#: Has the kernel hand over what is there, and not wait.
+_AT_ONCE: Final[int] = getattr(socket, "MSG_DONTWAIT", 0)
 #: Most parts of a message in such a piece.
 _MOST_PARTS: Final = 16
 #: How often it is told that bytes of a long message move, in seconds: a small part of the shortest lease.
@@ -98,16 +102,20 @@ class FileRange:
 Room = Callable[[bytes, int], memoryview | None]
 
 
-def _first_bytes(parts: list[memoryview], at: int) -> list[memoryview]:
-    """The first bytes of what is left to be sent, no more than are handed to the kernel at once."""
+def _first_bytes(parts: list[memoryview], at: int, room: int) -> list[memoryview]:
+    """The first bytes of what is left to be sent, no more than so many."""
     pieces: list[memoryview] = []
-    room = _PIECE
     for part in parts[at : at + _MOST_PARTS]:
         pieces.append(part[:room])
         room -= len(pieces[-1])
         if room <= 0:
             break
     return pieces
+
+
+def _piece_after(began: float) -> int:
+    """How many bytes are handed to the kernel next, after it has had some since then."""
+    return _LARGE_PIECE if time.monotonic() - began < _AT_ONCE_S else _PIECE
 
 
 class _Pace:
@@ -157,12 +165,12 @@ class Connection:
 
     __slots__ = (
         "_moved_at",
+        "_outstanding",
         "_owner",
         "_pace",
         "_poll",
         "_rest",
         "_timeout_s",
-        "_waiting",
         "limit",
         "on_moved",
         "peer",
@@ -177,7 +185,8 @@ class Connection:
         self._moved_at = 0.0
         self._rest = b""
         self._owner = os.getpid()
-        self._waiting = False
+        #: How many messages were sent, less those that came since.
+        self._outstanding = 0
         self._timeout_s = sock.gettimeout()
         self._poll: select.poll | None = None
         self._pace: tuple[int, float] | None = None
@@ -211,7 +220,7 @@ class Connection:
         size = sum(map(len, parts))
         if size > self.limit:
             raise TooLarge("a message", size, self.limit)
-        self._waiting = True
+        self._outstanding += 1
         length = size.to_bytes(_LENGTH, "big")
         if size <= _JOINED:
             self._push(b"".join((length, *parts)))
@@ -237,7 +246,7 @@ class Connection:
         whole = len(before) + size + len(after)
         if whole > self.limit:
             raise TooLarge("a message", whole, self.limit)
-        self._waiting = True
+        self._outstanding += 1
         before = whole.to_bytes(_LENGTH, "big") + before
         if isinstance(content, FileRange):
             self._push(before, 0 if self._secured else _MORE)
@@ -252,9 +261,9 @@ class Connection:
             self._pour([memoryview(before), *content, memoryview(after)])
 
     def _send_file(self, content: FileRange) -> None:
-        at, end = content.offset, content.offset + content.size
+        at, end, piece = content.offset, content.offset + content.size, _PIECE
         while at < end:
-            size = min(_PIECE, end - at)
+            size, began = min(piece, end - at), time.monotonic()
             if self._secured:
                 data = os.pread(content.descriptor, size, at)
                 self._push(data)
@@ -269,6 +278,7 @@ class Connection:
             if not sent:
                 raise OSError(errno.EIO, "a file was cut short while it was sent")
             at += sent
+            piece = _piece_after(began)
             self._moved()
 
     def recv(self, room: Room | None = None) -> Any:
@@ -299,10 +309,10 @@ class Connection:
             if found is not None and place is not None:
                 return self._place(data[_LENGTH:], size, found[0], place)
         if len(data) >= end:
-            self._waiting = False
+            self._outstanding -= 1
             return safepickle.loads(data[_LENGTH:end])
         body = self._fill(data[_LENGTH:], size)
-        self._waiting = False
+        self._outstanding -= 1
         with memoryview(body) as whole:
             value = safepickle.loads(whole[:size])
         if _FIRST_ROOM <= len(body) <= _MOST_KEPT and len(_bodies) < _MOST_BODIES:
@@ -319,7 +329,7 @@ class Connection:
         after = bytearray(size - at - place.nbytes)
         after[: len(behind)] = behind
         self._receive(memoryview(after), len(behind), self._pace and _Pace(*self._pace))
-        self._waiting = False
+        self._outstanding -= 1
         return safepickle.loads_around(start[:at], place, bytes(after))
 
     def set_timeout(self, timeout_s: float | None) -> None:
@@ -330,8 +340,8 @@ class Connection:
 
     def usable(self) -> bool:
         """Whether a request may be sent: it is open, this process's own, no answer is outstanding, and the peer has
-        neither gone nor said something unasked."""
-        if self._waiting or self._owner != os.getpid() or self.sock.fileno() < 0:
+        neither gone nor said something unasked. Of the side that asks."""
+        if self._outstanding > 0 or self._owner != os.getpid() or self.sock.fileno() < 0:
             return False
         if self._poll is None:
             self._poll = select.poll()
@@ -383,9 +393,9 @@ class Connection:
 
     def _pour(self, parts: list[memoryview]) -> None:
         """Hand the parts of a long message over as they are, piece by piece."""
-        at = 0
+        at, room = 0, _PIECE
         while at < len(parts):
-            pieces = _first_bytes(parts, at)
+            pieces, began = _first_bytes(parts, at, room), time.monotonic()
             try:
                 sent = self.sock.sendmsg(pieces)
             except BlockingIOError:
@@ -398,6 +408,7 @@ class Connection:
                 at += 1
             if sent:
                 parts[at] = parts[at][sent:]
+            room = _piece_after(began)
             self._moved()
 
     def _first(self) -> bytes:
@@ -453,10 +464,17 @@ class Connection:
 
     def _receive(self, room: memoryview, have: int, pace: _Pace | None) -> int:
         """Receive until this is full; how many bytes it has."""
+        at_once = 0 if pace is None or self._secured else _AT_ONCE
+        flags = at_once
         while have < len(room):
-            if pace is not None:
+            if pace is not None and not flags:
                 self._await_more(pace, have)
-            received = self.sock.recv_into(room[have:])
+            try:
+                received = self.sock.recv_into(room[have:], 0, flags)
+            except BlockingIOError:  # nothing is there yet
+                flags = 0
+                continue
+            flags = at_once
             if not received:
                 raise EOFError
             have += received

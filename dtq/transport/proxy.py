@@ -12,6 +12,7 @@ only the caller knows which ones may be.
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -20,9 +21,10 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, Type
 
 from dtq.config.tls import TlsFiles
 from dtq.config.values import Address, format_address
-from dtq.errors import BadMessage, DtqError, InvalidValue, TooLarge, Unreachable, ValueDamaged
+from dtq.errors import DtqError, InvalidValue, Unreachable, ValueDamaged
 from dtq.model.messages import Hello, Welcome
 from dtq.model.service import Service
+from dtq.records import dataclass
 from dtq.transport import safepickle
 from dtq.transport.calls import HELLO, METHODS, RETURN, read_answer
 from dtq.transport.connection import Connection, Room
@@ -48,6 +50,56 @@ _WAITS: Final[dict[str, Callable[[tuple[Any, ...]], float]]] = {
 
 
 _CLOSED: Final = "this side has closed the connection"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """A call to be made.
+
+    Attributes:
+        arguments: its arguments.
+        parts: a large content that stands in the place of `safepickle.FILLER` in them; None for none.
+        room: where a large content of the answer goes; None for the answer itself.
+    """
+
+    arguments: tuple[Any, ...]
+    parts: Sequence[memoryview] | None = None
+    room: Room | None = None
+
+
+def _written(segment: int, offset: int, parts: Sequence[memoryview]) -> _Asked:
+    """The call that writes a piece."""
+    if sum(part.nbytes for part in parts) < safepickle.APART:
+        return _Asked(arguments=(segment, offset, b"".join(parts)))
+    return _Asked(arguments=(segment, offset, safepickle.FILLER), parts=parts)
+
+
+def _room(place: memoryview, _: bytes, size: int) -> memoryview | None:
+    return place if size == place.nbytes else None
+
+
+def _refusal(name: str, answer: Any) -> DtqError | None:
+    """Why a call was refused."""
+    try:
+        read_answer(METHODS[name], answer)
+    except DtqError as error:
+        return error
+    return None
+
+
+def _placed(answer: Any, place: memoryview) -> DtqError | None:
+    """Have a piece that was answered where it is to be; why it is not."""
+    match answer:
+        case (str(word), memoryview()) if word == RETURN:
+            return None  # it was received there
+    try:
+        found = read_answer(METHODS["read_value"], answer)
+    except DtqError as error:
+        return error
+    if len(found) != place.nbytes:
+        return ValueDamaged(place.nbytes, "its segment is too short")
+    place[:] = found
+    return None
 
 
 def _remote(method: Callable[Concatenate[Service, P], R]) -> Callable[Concatenate[Proxy, P], R]:
@@ -170,23 +222,36 @@ class Proxy:
     workers = _remote(Service.workers)
     stop = _remote(Service.stop)
 
-    def write_value_parts(self, segment: int, offset: int, parts: Sequence[memoryview]) -> None:
-        """As `write_value`, of bytes that lie apart."""
-        if sum(part.nbytes for part in parts) < safepickle.APART:
-            return self.write_value(segment, offset, b"".join(parts))
-        self._call("write_value", (segment, offset, safepickle.FILLER), parts=parts)
+    def write_values(self, pieces: Sequence[tuple[int, int, Sequence[memoryview]]]) -> list[DtqError | None]:
+        """As `write_value`, of several pieces that follow one another at once: none waits for the answer to the one
+        before.
 
-    def read_value_into(self, segment: int, offset: int, place: memoryview) -> None:
-        """As `read_value`, of as many bytes as this memory has."""
+        Args:
+            pieces: segment, offset and the bytes of each, which may lie in parts.
 
-        def room(_: bytes, size: int) -> memoryview | None:
-            return place if size == place.nbytes else None
+        Returns:
+            What was answered to each: why it was refused; None where it was not.
+        """
+        refusals: list[DtqError | None] = []
+        asked = [_written(*piece) for piece in pieces]
+        self._converse("write_value", asked, lambda _, answer: refusals.append(_refusal("write_value", answer)))
+        return refusals
 
-        found = self._call("read_value", (segment, offset, place.nbytes), room=room)
-        if found is not place:
-            if len(found) != place.nbytes:
-                raise ValueDamaged(place.nbytes, "its segment is too short")
-            place[:] = found
+    def read_values(
+        self, pieces: Sequence[tuple[int, int, memoryview]], arrived: Callable[[int, DtqError | None], None]
+    ) -> None:
+        """As `read_value`, of several pieces at once as in `write_values`, each of as many bytes as there is memory.
+
+        Args:
+            pieces: segment and offset of each, and the memory that it goes to, which may be the same for several.
+            arrived: told of each when it is there and before the next one comes: its place among them, and why it is
+                refused. What it raises ends the call.
+        """
+        asked = [
+            _Asked(arguments=(segment, offset, place.nbytes), room=functools.partial(_room, place))
+            for segment, offset, place in pieces
+        ]
+        self._converse("read_value", asked, lambda nth, answer: arrived(nth, _placed(answer, pieces[nth][2])))
 
     reload_keys = _remote(Service.reload_keys)
 
@@ -213,25 +278,37 @@ class Proxy:
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Call a method of the service by its name."""
-        return self._call(name, arguments)
-
-    def _call(
-        self,
-        name: str,
-        arguments: tuple[Any, ...],
-        parts: Sequence[memoryview] | None = None,
-        room: Room | None = None,
-    ) -> Any:
-        method = METHODS[name]
-        plain = method.encode_arguments(arguments)
         wait_s = _WAITS[name](arguments) if name in _WAITS else 0.0
+        method = METHODS[name]
+        plain, timeout_s = method.encode_arguments(arguments), self._call_timeout_s + wait_s
         self._leave_parent()
         with self._lock:
-            answer = self._ask(self._ready(), name, plain, self._call_timeout_s + wait_s, parts, room)
-        match answer:
-            case (str(word), memoryview()) if word == RETURN and room is not None:
-                return answer[1]
+            connection = self._ready()
+            self._ask(connection, name, plain, timeout_s)
+            answer = self._answer(connection, name, timeout_s)
         return read_answer(method, answer)
+
+    def _converse(self, name: str, asked: Sequence[_Asked], take: Callable[[int, Any], None]) -> None:
+        """Calls of one method, each made before the one before is answered.
+
+        The server answers one after the other. It must not come to wait for this side to take an answer while this
+        side waits for it to take a call: either what is asked is short, or what is answered.
+
+        Args:
+            name: the method's.
+            asked: the calls.
+            take: given each answer as it comes, and its place among them. What it raises ends this.
+        """
+        encode = METHODS[name].encode_arguments
+        plain = [encode(one.arguments) for one in asked]
+        timeout_s = self._call_timeout_s
+        self._leave_parent()
+        with self._lock:
+            connection = self._ready()
+            for arguments, one in zip(plain, asked, strict=True):
+                self._ask(connection, name, arguments, timeout_s, one.parts)
+            for nth, one in enumerate(asked):
+                take(nth, self._answer(connection, name, timeout_s, one.room))
 
     def close(self) -> None:
         """Close the connection for good. A call under way in another thread ends at once with `Unreachable` (one that
@@ -306,10 +383,10 @@ class Proxy:
             tls=self._tls,
         )
         self._connection = connection  # from here on `close` finds it
-        method = METHODS[HELLO]
+        method, timeout_s = METHODS[HELLO], self._call_timeout_s
         hello = self._hello if isinstance(self._hello, Hello) else self._hello()
-        answer = self._ask(connection, HELLO, method.encode_arguments((hello,)), self._call_timeout_s)
-        welcome: Welcome = read_answer(method, answer)
+        self._ask(connection, HELLO, method.encode_arguments((hello,)), timeout_s)
+        welcome: Welcome = read_answer(method, self._answer(connection, HELLO, timeout_s))
         connection.limit = welcome.max_message
         return connection, welcome
 
@@ -320,10 +397,9 @@ class Proxy:
         plain: Any,
         timeout_s: float,
         parts: Sequence[memoryview] | None = None,
-        room: Room | None = None,
-    ) -> Any:
-        """One call, up to the answer as it came. An exception from elsewhere (a signal's) leaves the connection waiting
-        for an answer, and so not usable."""
+    ) -> None:
+        """Make a call. As long as its answer has not come the connection is not usable for others, whatever is the
+        reason: an exception from elsewhere (a signal's), for one."""
         try:
             if self._closed:
                 raise EOFError
@@ -332,15 +408,22 @@ class Proxy:
                 connection.send((name, plain))
             else:
                 connection.send_around((name, plain), parts)
-            return connection.recv(room)
-        except (BadMessage, TooLarge):
-            raise  # nothing was sent, or the answer cannot be used
-        except TimeoutError as error:
-            connection.close()
-            raise Unreachable(connection.peer, f"no answer to {name} within {duration(timeout_s)}") from error
         except (OSError, EOFError) as error:
-            connection.close()
-            raise Unreachable(connection.peer, _CLOSED if self._closed else reason(error)) from error
+            raise self._lost(connection, name, timeout_s, error) from error
+
+    def _answer(self, connection: Connection, name: str, timeout_s: float, room: Room | None = None) -> Any:
+        """The next answer, as it came."""
+        try:
+            return connection.recv(room)
+        except (OSError, EOFError) as error:
+            raise self._lost(connection, name, timeout_s, error) from error
+
+    def _lost(self, connection: Connection, name: str, timeout_s: float, error: OSError | EOFError) -> Unreachable:
+        """What to say of a connection that is of no more use."""
+        connection.close()
+        if isinstance(error, TimeoutError):
+            return Unreachable(connection.peer, f"no answer to {name} within {duration(timeout_s)}")
+        return Unreachable(connection.peer, _CLOSED if self._closed else reason(error))
 
     @staticmethod
     def _gravest(refusals: list[DtqError]) -> DtqError:

@@ -1,8 +1,10 @@
 """Arguments on their way to a worker on another machine than its coordinator.
 
 Worker, below the supervisor. A lease whose arguments are values is given to a slot when copies of them are here
-(`copies`). One thread fetches them, a piece of each in turn, so that a small value does not wait for a large one. It
-holds a piece in memory, never a value.
+(`copies`). One thread fetches them, a few pieces at a time, of several values where there are several, so that a small
+value does not wait for a large one. It holds a piece in memory, never a value.
+
+Whether they are what was written the slot finds out, which reads them next.
 
 A value that is not to be had is left out: the slot does not find it either, and says so for the task that needs it.
 """
@@ -15,11 +17,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import BinaryIO, Final
+from itertools import repeat
+from typing import Final
 
 from dtq.errors import DtqError
 from dtq.model.values import Value
-from dtq.values.wire import WireValues
+from dtq.values.wire import WINDOW, Incoming, WireStream, WireValues
 from dtq.worker.copies import Copies, Key, key_of
 from dtq.worker.valueline import ValueLine
 
@@ -46,39 +49,55 @@ class _Load:
         self.cleared = False
         self._path = path
         self._file = -1
-        self._stream: BinaryIO | None = None
-        self._at = 0
+        self._stream: WireStream | None = None
+        #: Whether all of it is there.
+        self.whole = False
+        #: Why it is not fetched any further.
+        self.problem: DtqError | OSError | None = None
 
     @property
     def begun(self) -> bool:
         """Whether it has a file."""
         return self._file >= 0
 
-    def step(self, values: WireValues, buffer: memoryview) -> bool:
-        """Fetch a piece; whether it was the last.
+    def ask(self, values: WireValues, buffer: memoryview, most: int) -> list[Incoming]:
+        """The next pieces to be fetched.
+
+        Args:
+            values: where it is.
+            buffer: where each goes.
+            most: how many there may be, about.
 
         Raises:
-            DtqError: it cannot be fetched.
-            OSError: it cannot be written.
+            OSError: there can be no file for it.
         """
         if self._stream is None:
             self._file = os.open(self._path, _NEW, 0o600)
-            self._stream = values.stream(self.value)
-        size = self._stream.readinto(buffer[: self.value.length - self._at])  # type: ignore[attr-defined]
-        at = 0
-        while at < size:
-            at += os.write(self._file, buffer[at:size])
-        self._at += size
-        return self._at >= self.value.length
+            self._stream = values.pieces(self.value)
+        return self._stream.ask(repeat(buffer, most))
+
+    def arrived(self, piece: memoryview) -> None:
+        """The next of these is there.
+
+        Raises:
+            ValueGone: it is no longer kept.
+            OSError: it cannot be written.
+        """
+        assert self._stream is not None
+        if self._stream.arrived(piece):
+            while piece:
+                piece = piece[os.write(self._file, piece) :]
+        self.whole = self._stream.whole
 
     def close(self) -> None:
         """It is over; what there is of it stays."""
         if self._file >= 0:
             os.close(self._file)
-        self._file, self._stream, self._at = -1, None, 0
+        self._file, self._stream = -1, None
 
     def abandon(self) -> None:
         """It is over, and what there is of it goes."""
+        self.whole = False
         if self.begun:
             self.close()
             with suppress(OSError):
@@ -165,59 +184,101 @@ class Downloads:
 
     def _run(self) -> None:
         buffer = memoryview(bytearray(1))
-        while (load := self._next()) is not None:
+        while loads := self._next():
             if len(buffer) < self._line.chunk:
                 buffer = memoryview(bytearray(self._line.chunk))
             try:
-                self._step(load, buffer)
-            except Exception:
-                log.exception("a value could not be fetched")
-                load.abandon()
-                with self._lock:
-                    self._over(load, here=False)
+                self._fetch(loads, buffer)
+            except Exception as error:
+                if not self._closed:
+                    log.exception("values could not be fetched")
+                for load in loads:
+                    load.problem = load.problem or DtqError(str(error))
+            self._settle(loads)
 
-    def _next(self) -> _Load | None:
-        """The next value of which to fetch a piece; None at the end."""
+    def _next(self) -> list[_Load]:
+        """The values of which to fetch the next pieces; none at the end."""
         while True:
+            loads: list[_Load] = []
+            unneeded: list[_Load] = []
             with self._lock:
                 while not (self._loads or self._closed or self._copies.untidy):
                     self._news.wait()
                 if self._closed:
-                    return None
-                load = self._loads.popleft() if self._loads else None
-                needed = load is not None and self._copies.is_needed(load.value)
-                if load is not None and not needed:
-                    self._loading.discard(key_of(load.value))
-                elif load is not None and not load.begun:
-                    self._copies.make_room(load.value.length)
+                    return []
+                while self._loads and len(loads) < WINDOW:
+                    load = self._loads.popleft()
+                    if not self._copies.is_needed(load.value):
+                        self._loading.discard(key_of(load.value))
+                        unneeded.append(load)
+                        continue
+                    if not load.begun:
+                        self._copies.make_room(load.value.length)
+                    loads.append(load)
             self._copies.sweep()
-            if load is not None and needed:
-                return load
-            if load is not None:
+            for load in unneeded:
                 load.abandon()
+            if loads:
+                return loads
 
-    def _step(self, load: _Load, buffer: memoryview) -> None:
-        try:
-            if load.step(self._values, buffer):
-                load.close()
-                self._copies.finish(load.value)
-                with self._lock:
-                    self._over(load, here=True)
+    def _fetch(self, loads: list[_Load], buffer: memoryview) -> None:
+        """Fetch some pieces of each.
+
+        Raises:
+            DtqError: none can be had.
+        """
+        asked: list[tuple[_Load, Incoming]] = []
+        for load in loads:
+            load.problem = None
+            try:
+                asked += [(load, piece) for piece in load.ask(self._values, buffer, WINDOW // len(loads))]
+            except OSError as error:
+                load.problem = error
+
+        def arrived(nth: int, refusal: DtqError | None) -> None:
+            load, (_, _, piece) = asked[nth]
+            if load.problem is not None:
                 return
-        except DtqError as error:
-            load.abandon()
+            load.problem = refusal
+            if refusal is None:
+                try:
+                    load.arrived(piece)
+                except (DtqError, OSError) as error:
+                    load.problem = error
+
+        self._line.read_values([piece for _, piece in asked], arrived)
+
+    def _settle(self, loads: list[_Load]) -> None:
+        """See what has become of values of which pieces were to be fetched."""
+        going: list[_Load] = []
+        for load in loads:
+            try:
+                if load.problem is None and load.whole:
+                    load.close()
+                    self._copies.finish(load.value)
+            except OSError as error:
+                load.problem = error
+            if load.problem is None and not load.whole:
+                going.append(load)
+                continue
+            if load.problem is not None:
+                load.abandon()
+            self._end(load)
+        with self._lock:
+            for place, load in enumerate(going):
+                self._loads.insert(AT_ONCE - len(loads) + place, load)
+
+    def _end(self, load: _Load) -> None:
+        """A value is whole, or is not to be had."""
+        if isinstance(load.problem, OSError) and not isinstance(load.problem, DtqError):
+            self._on_full(load, load.problem)
+            return
+        if load.problem is not None:
             if self._closed:
                 return
-            log.warning("a large argument of a task cannot be had: %s", error)
-            with self._lock:
-                self._over(load, here=False)
-            return
-        except OSError as error:
-            load.abandon()
-            self._on_full(load, error)
-            return
+            log.warning("a large argument of a task cannot be had: %s", load.problem)
         with self._lock:
-            self._loads.insert(AT_ONCE - 1, load)
+            self._over(load, here=load.problem is None)
 
     def _on_full(self, load: _Load, error: OSError) -> None:
         """Try once more without what nobody needs, and then give back what cannot be had here."""

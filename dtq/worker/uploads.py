@@ -2,8 +2,8 @@
 
 Worker, below the supervisor. Slots write large results as values into segments of the worker's own. What names them is
 reported when the values are at the coordinator, and so are the outcomes of the same lease that come after it; others
-are not held up. One thread sends them, a piece of each in turn, and holds a piece in memory, never a value. At the
-coordinator a value has another place, which is what the report names.
+are not held up. One thread sends them, a few pieces at a time, of several values where there are several, and holds
+those in memory, never a value. At the coordinator a value has another place, which is what the report names.
 
 The worker's segments go when nobody holds them: no slot that writes to them, and no result that is not acknowledged.
 """
@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from dtq.errors import DtqError, StoreFull, ValueDamaged, ValueGone
@@ -27,7 +27,7 @@ from dtq.records import replace
 from dtq.transport.backoff import Backoff
 from dtq.values.local import LocalValues
 from dtq.values.place import Place
-from dtq.values.wire import WireDraft, WireValues
+from dtq.values.wire import WINDOW, Outgoing, WireValues
 from dtq.worker.chunks import Holdings, Outcome, refused, singly
 from dtq.worker.valueline import ValueLine
 
@@ -42,8 +42,74 @@ _TRIES: Final = 3
 _FRESH_S: Final = 2.0
 _SAFELY: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 
-#: Sends a piece each time, and says whether it was: there may be no room for it.
-_Steps = Generator[bool, None, Succeeded]
+
+class _Carry:
+    """A value that is being sent.
+
+    Args:
+        value: the value.
+        files: where it is.
+        values: where it goes.
+
+    Raises:
+        ValueGone, ValueDamaged: it is not there.
+    """
+
+    def __init__(self, value: Value, files: LocalValues, values: WireValues) -> None:
+        self._value = value
+        self._file, self._start = files.open_part(value.segment, value.offset, value.length)
+        try:
+            self._draft = values.draft()
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def pieces(self, memories: Sequence[bytearray]) -> list[Outgoing]:
+        """The pieces that come next.
+
+        Args:
+            memories: where each is until it is sent.
+
+        Raises:
+            ValueGone, ValueDamaged, OSError: they cannot be read.
+        """
+        at = self._draft.sent
+        pieces: list[memoryview] = []
+        for memory in memories:
+            size = min(len(memory), self._draft.chunk, self._value.length - at)
+            if not size:
+                break
+            piece = memoryview(memory)[:size]
+            if os.preadv(self._file, [piece], self._start + at) != size:
+                raise ValueDamaged(self._value.length, "its segment is too short")
+            if at == 0 and not piece[0]:
+                raise ValueGone(self._value.length)
+            pieces.append(piece)
+            at += size
+        return self._draft.place([[piece] for piece in pieces])
+
+    def took(self, pieces: Sequence[Outgoing], refusals: Sequence[DtqError | None]) -> DtqError | None:
+        """See `WireDraft.took`."""
+        return self._draft.took(pieces, refusals)
+
+    def finish(self) -> Value | None:
+        """Where the value is, if all of it has arrived.
+
+        Raises:
+            ValueDamaged: it is not what was written.
+        """
+        value = self._value
+        if self._draft.sent < value.length:
+            return None
+        if value.crc and self._draft.crc and self._draft.crc != value.crc:
+            raise ValueDamaged(value.length, "its checksum is wrong")
+        os.close(self._file)
+        return replace(self._draft.finish(), crc=value.crc or self._draft.crc, trailer=value.trailer)
+
+    def abandon(self) -> None:
+        """Send no more of it."""
+        os.close(self._file)
+        self._draft.abandon()
 
 
 class _Job:
@@ -52,13 +118,59 @@ class _Job:
     Args:
         outcome: the outcome.
         queue: it and what waits behind it, of the same lease.
-        steps: sends a piece each time.
     """
 
-    def __init__(self, outcome: Succeeded, queue: deque[Outcome], steps: _Steps) -> None:
+    def __init__(self, outcome: Succeeded, queue: deque[Outcome]) -> None:
         self.outcome = outcome
         self.queue = queue
-        self.steps = steps
+        #: The value under way; how often it was begun; the pieces of it that are being sent; why they are not.
+        self.carry: _Carry | None = None
+        self.tries = 0
+        self.pieces: list[Outgoing] = []
+        self.problem: Exception | None = None
+        self._blobs = pages.unpack(outcome.results)
+        #: The blobs that were dealt with, as they are reported; and where each value is now.
+        self._done: list[bytes] = []
+        self._moved: dict[Value, Value] = {}
+
+    @property
+    def blob(self) -> bytes | None:
+        """The next blob of which something is to be sent; None where everything is."""
+        while len(self._done) < len(self._blobs):
+            blob = self._blobs[len(self._done)]
+            if is_description(blob):
+                if any(value not in self._moved for value in named(blob)):
+                    return blob
+                blob = describe([self._moved[value] for value in named(blob)], rest(blob))
+            self._done.append(blob)
+        return None
+
+    @property
+    def value(self) -> Value:
+        """The next value to be sent."""
+        assert self.blob is not None
+        return next(value for value in named(self.blob) if value not in self._moved)
+
+    def moved(self, value: Value) -> None:
+        """That one is there."""
+        self._moved[self.value] = value
+        self.carry, self.tries = None, 0
+
+    def inline(self, blob: bytes) -> None:
+        """The next blob goes with the report, as this."""
+        self.abandon()
+        self._done.append(blob)
+        self.tries = 0
+
+    def sent(self) -> Succeeded:
+        """The outcome, when everything is there."""
+        return replace(self.outcome, results=pages.pack(self._done, described=True))
+
+    def abandon(self) -> None:
+        """Send no more of the value under way."""
+        carry, self.carry = self.carry, None
+        if carry is not None:
+            carry.abandon()
 
 
 class Uploads:
@@ -99,7 +211,8 @@ class Uploads:
         #: When to look for segments that nobody needs, ``time.monotonic()``; None for never.
         self._sweep_at: float | None = None
         self._closed = False
-        self._memory = bytearray()
+        #: Where pieces are until they are sent.
+        self._memories: list[bytearray] = []
         #: Whether the coordinator has no room; and how many outcomes in a row were tried in vain.
         self._full = False
         self._vain = 0
@@ -148,7 +261,7 @@ class Uploads:
     def _begin(self, queue: deque[Outcome]) -> None:
         outcome = queue[0]
         assert isinstance(outcome, Succeeded)
-        self._jobs.append(_Job(outcome, queue, self._steps(outcome)))
+        self._jobs.append(_Job(outcome, queue))
         if self._full:
             self._jobs.rotate(1)  # it may be small enough to go with the report
         self._news.notify_all()
@@ -206,16 +319,21 @@ class Uploads:
     # -- the thread -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while (job := self._next()) is not None:
+        while jobs := self._next():
             try:
-                self._step(job)
+                self._send(jobs)
             except Exception as error:
-                log.exception("a large result could not be sent")
-                self._fail(job, error)
+                if not self._closed:
+                    log.exception("large results could not be sent")
+                for job in jobs:
+                    job.problem = job.problem or error
+            self._settle(jobs)
 
-    def _next(self) -> _Job | None:
-        """The next outcome of which to send a piece; None at the end."""
+    def _next(self) -> list[_Job]:
+        """The outcomes of which to send the next pieces; none at the end."""
         while True:
+            jobs: list[_Job] = []
+            dropped: list[_Job] = []
             with self._lock:
                 if self._jobs and self._vain >= len(self._jobs) and not self._closed:
                     self._news.wait(self._backoff.next_s())
@@ -223,41 +341,106 @@ class Uploads:
                 while not self._jobs and not self._closed and not self._is_to_sweep():
                     self._news.wait(None if self._sweep_at is None else self._sweep_at - time.monotonic())
                 if self._closed:
-                    return None
+                    return []
                 sweep, held = self._is_to_sweep(), self._holdings.segments.held
                 if sweep:
                     self._sweep_at = None
-                job = self._jobs.popleft() if self._jobs else None
-                current = job is not None and self._is_current(job)
+                while self._jobs and len(jobs) < (1 if self._full else WINDOW):
+                    job = self._jobs.popleft()
+                    (jobs if self._is_current(job) else dropped).append(job)
             if sweep:
                 self._sweep(held)
-            if job is not None and current:
-                return job
-            if job is not None:
+            for job in dropped:
                 self._drop(job)
+            if jobs:
+                return jobs
 
     def _drop(self, job: _Job) -> None:
         """Nothing is to be said of its lease any more."""
-        job.steps.close()
+        job.abandon()
         with self._lock:
             if job.outcome.token not in self._holdings.chunks:
                 self._values.settled(self._sent.pop(job.outcome.token, ()))
 
-    def _step(self, job: _Job) -> None:
-        try:
-            sent = next(job.steps)
-        except StopIteration as end:
-            with self._lock:
-                self._over(job, [end.value])
-            return
-        except (DtqError, OSError) as error:
-            if not self._closed:
-                log.warning("a large result cannot be sent: %s", error)
-                self._fail(job, error)
-            return
+    def _send(self, jobs: list[_Job]) -> None:
+        """Send some pieces of each, and note what was answered.
+
+        Raises:
+            DtqError: nothing can be sent.
+        """
+        if not self._memories or len(self._memories[0]) < self._line.chunk:
+            self._memories = [bytearray(self._line.chunk) for _ in range(WINDOW)]
+        share = WINDOW // len(jobs)
+        for place, job in enumerate(jobs):
+            job.problem, job.pieces = None, []
+            try:
+                if job.blob is None:
+                    continue
+                if job.carry is None:
+                    job.carry = _Carry(job.value, self._files, self._values)
+                job.pieces = job.carry.pieces(self._memories[place * share : (place + 1) * share])
+            except (DtqError, OSError) as error:
+                job.problem = error
+        refusals = self._line.write_values([piece for job in jobs for piece in job.pieces])
+        at = 0
+        for job in jobs:
+            answered = refusals[at : at + len(job.pieces)]
+            at += len(job.pieces)
+            try:
+                if job.problem is None and job.carry is not None:
+                    job.problem = job.carry.took(job.pieces, answered)
+                    self._note(job)
+            except ValueGone as error:  # the coordinator has lost what was sent
+                job.abandon()
+                job.tries += 1
+                job.problem = error if job.tries == _TRIES else None
+            except (DtqError, OSError) as error:
+                job.problem = error
+
+    def _note(self, job: _Job) -> None:
+        """Some pieces have arrived, or not.
+
+        Raises:
+            ValueDamaged: the value is not what was written.
+            DtqError: what is to go with the report cannot be read.
+        """
+        assert job.carry is not None
+        if job.problem is None:
+            self._on_room()
+            value = job.carry.finish()
+            if value is not None:
+                job.moved(value)
+                with self._lock:
+                    self._sent.setdefault(job.outcome.token, []).append(value)
+        elif isinstance(job.problem, StoreFull) and job.blob is not None and self._fits(job.blob):
+            # It has kept room for what goes with the report.
+            job.inline(bytes(memoryview(self._files.fetch(job.value))))
+            job.problem = None
+
+    def _settle(self, jobs: list[_Job]) -> None:
+        """See what has become of outcomes of which pieces were to be sent."""
+        going: list[_Job] = []
+        for job in jobs:
+            if isinstance(job.problem, StoreFull):
+                self._on_full(job.problem)
+                self._vain += 1
+                going.append(job)
+                continue
+            if job.problem is None:
+                self._vain = 0
+                if job.blob is not None:
+                    going.append(job)
+                    continue
+            job.abandon()
+            if job.problem is None:
+                with self._lock:
+                    self._over(job, [job.sent()])
+            elif not self._closed:
+                log.warning("a large result cannot be sent: %s", job.problem)
+                self._fail(job, job.problem)
         with self._lock:
-            self._jobs.insert(AT_ONCE - 1, job)
-            self._vain = 0 if sent else self._vain + 1
+            for place, job in enumerate(going):
+                self._jobs.insert(AT_ONCE - len(jobs) + place, job)
 
     def _fail(self, job: _Job, error: Exception) -> None:
         """A result cannot be sent: each by itself may be, and the task of the one that cannot has failed."""
@@ -266,81 +449,10 @@ class Uploads:
         with self._lock:
             self._over(job, [outcome for outcome in outcomes if outcome is not None])
 
-    def _steps(self, outcome: Succeeded) -> _Steps:
-        """Send the values of an outcome, a piece at a time; the outcome that names them where they are then."""
-        moved: dict[Value, Value] = {}
-        found: list[bytes] = []
-        for blob in pages.unpack(outcome.results):
-            if not is_description(blob):
-                found.append(blob)
-                continue
-            try:
-                for value in named(blob):
-                    if value not in moved:
-                        moved[value] = yield from self._carry(value, fits=self._fits(blob))
-                        with self._lock:
-                            self._sent.setdefault(outcome.token, []).append(moved[value])
-            except StoreFull:  # it has kept room for what goes with the report
-                found.append(bytes(memoryview(self._files.fetch(value))))
-            else:
-                found.append(describe([moved[value] for value in named(blob)], rest(blob)))
-        return replace(outcome, results=pages.pack(found, described=True))
-
     def _fits(self, blob: bytes) -> bool:
         """Whether what a description stands for may go with the report: a pickle as it is, and not too long."""
         first, *others = named(blob)
         return not (others or rest(blob) or first.trailer) and first.length <= self._most_inline
-
-    def _carry(self, value: Value, *, fits: bool) -> Generator[bool, None, Value]:
-        """Send a value, once more where the coordinator has lost what was sent of it; where it is there.
-
-        Args:
-            value: the value.
-            fits: whether to raise StoreFull rather than to wait until there is room for it.
-        """
-        for _ in range(_TRIES):
-            draft: WireDraft | None = None
-            try:
-                with self._files.stream(value) as file:
-                    draft = self._values.draft()
-                    left = value.length
-                    while True:
-                        piece = self._piece(min(left, draft.chunk))
-                        # All of it at once: what is less than a piece is sent only with what follows.
-                        if file.readinto(piece) != piece.nbytes:  # type: ignore[attr-defined]
-                            raise ValueDamaged(value.length, "its segment is too short")
-                        left -= piece.nbytes
-                        sent = yield from self._send(draft, piece, last=not left, fits=fits)
-                        if sent is not None:
-                            return replace(sent, trailer=value.trailer)
-                        yield True
-            except ValueGone:
-                if draft is None:
-                    raise
-                draft.abandon()
-            except BaseException:
-                if draft is not None:
-                    draft.abandon()
-                raise
-        raise ValueGone(value.length)
-
-    def _send(
-        self, draft: WireDraft, piece: memoryview, *, last: bool, fits: bool
-    ) -> Generator[bool, None, Value | None]:
-        """Send a piece, as soon as there is room for it; the value where it is the last one."""
-        while True:
-            try:
-                draft.write(piece)
-                sent = draft.finish() if last else None
-            except StoreFull as error:
-                if fits:
-                    raise
-                self._on_full(error)
-                piece = memoryview(bytes(piece))  # others use its memory meanwhile
-                yield False
-            else:
-                self._on_room()
-                return sent
 
     def _on_full(self, error: StoreFull) -> None:
         if not self._full:
@@ -356,12 +468,6 @@ class Uploads:
             with self._lock:
                 self._full = False
                 self._announce()
-
-    def _piece(self, size: int) -> memoryview:
-        """Memory for a piece, until that is sent."""
-        if len(self._memory) < size:
-            self._memory = bytearray(size)
-        return memoryview(self._memory)[:size]
 
     def _is_to_sweep(self) -> bool:
         return self._sweep_at is not None and self._sweep_at <= time.monotonic()
@@ -401,6 +507,8 @@ class Uploads:
             self._news.notify_all()
         self._values.close()
         self._thread.join(5.0)
+        for job in self._jobs:
+            job.abandon()
         self._files.close()
 
 

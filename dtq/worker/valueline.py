@@ -14,7 +14,7 @@ from typing import Final, Protocol, TypeVar
 from dtq.errors import DtqError, SessionUnknown, StoreFull, WrongKey
 from dtq.model.messages import Welcome
 from dtq.transport.backoff import Backoff
-from dtq.values.wire import chunk_of, read_into, write_parts
+from dtq.values.wire import Arrived, Incoming, Outgoing, Remainder, chunk_of, write_firmly
 
 R = TypeVar("R")
 
@@ -61,13 +61,14 @@ class ValueLine:
         self.chunk = chunk_of(welcome.max_message)
         self.epoch = welcome.epoch
 
-    def write_value(self, segment: int, offset: int, parts: Sequence[memoryview]) -> None:
+    def write_values(self, pieces: Sequence[Outgoing]) -> list[DtqError | None]:
         """See `ValueService`."""
-        self._call(lambda: write_parts(self._calls, segment, offset, parts))
+        return self._call(lambda: write_firmly(self._calls, pieces, _passes))
 
-    def read_value(self, segment: int, offset: int, place: memoryview) -> None:
+    def read_values(self, pieces: Sequence[Incoming], arrived: Arrived) -> None:
         """See `ValueService`."""
-        self._call(lambda: read_into(self._calls, segment, offset, place))
+        remainder = Remainder(pieces, arrived, _passes)
+        self._call(lambda: remainder.read(self._calls))
 
     def _call(self, call: Callable[[], R]) -> R:
         backoff = Backoff()
@@ -75,11 +76,8 @@ class ValueLine:
             try:
                 return call()
             except DtqError as error:
-                # As for reports: once it was let in, a refusal of the key is somebody else's.
-                if self._closing.is_set() or not (error.retryable or isinstance(error, WrongKey)):
+                if self._closing.is_set() or not _passes(error):
                     raise
-                if isinstance(error, StoreFull):
-                    raise  # others may find room
                 if isinstance(error, SessionUnknown):
                     self._calls.reconnect()
                 self._closing.wait(backoff.next_s())
@@ -92,3 +90,9 @@ class ValueLine:
     def pause(self, seconds: float) -> None:
         """Wait, but not longer than until it is closed."""
         self._closing.wait(seconds)
+
+
+def _passes(error: DtqError) -> bool:
+    """Whether it is worth while to make the call again. Where there is no room, others may find some."""
+    # As for reports: once it was let in, a refusal of the key is somebody else's.
+    return (error.retryable or isinstance(error, WrongKey)) and not isinstance(error, StoreFull)

@@ -6,6 +6,7 @@ import fcntl
 import functools
 import os
 import pickle
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from dtq.coordinator import values as coordinator_values
 from dtq.coordinator.vetting import report as vetting_of
 from dtq.core.changes import ArgumentPage
-from dtq.errors import BadMessage, NotPermitted, StoreFull, TooLarge, ValueDamaged, ValueGone
+from dtq.errors import BadMessage, DtqError, NotPermitted, StoreFull, TooLarge, ValueDamaged, ValueGone
 from dtq.model import pages
 from dtq.model.messages import Exchange, Succeeded
 from dtq.model.states import State
@@ -25,7 +26,7 @@ from dtq.transport.safepickle import APART
 from dtq.values.local import LocalValues
 from dtq.values.offers import reachable
 from dtq.values.place import SEGMENT_BYTES, Place
-from dtq.values.wire import WireValues, chunk_of, read_into, write_parts
+from dtq.values.wire import Incoming, ValueCalls, WireValues, chunk_of, read_pieces, write_pieces
 from tests.contracts.service_scene import Caller, House, until
 
 
@@ -36,8 +37,8 @@ class Line:
     epoch = 1
 
     def __init__(self, caller: Caller) -> None:
-        self.write_value = functools.partial(write_parts, caller.service)
-        self.read_value = functools.partial(read_into, caller.service)
+        self.write_values = functools.partial(write_pieces, caller.service)
+        self.read_values = functools.partial(read_pieces, caller.service)
 
     def close(self) -> None:
         pass
@@ -143,23 +144,53 @@ def test_pieces_are_told_from_others_by_their_place_and_length(house: House) -> 
     pieces = {n << 21: os.urandom(size) for n, size in enumerate(sizes, 1)}
     for offset, data in pieces.items():
         whole = memoryview(data)
-        write_parts(service, 5, offset, [whole[:10], whole[10:30], whole[30:]])
-        write_parts(service, 5, offset, [whole])  # the same again
+        parted = (5, offset, [whole[:10], whole[10:30], whole[30:]])
+        assert write_pieces(service, [parted, (5, offset, [whole])]) == [None, None]  # the same again
 
     # Then each is read as it was written, into memory of one's own as well
+    places = [bytearray(len(data)) for data in pieces.values()]
+    asked = [(5, offset, memoryview(place)) for offset, place in zip(pieces, places, strict=True)]
+    assert _read(service, asked) == [None] * len(pieces)
+    assert places == list(pieces.values())
     for offset, data in pieces.items():
-        place = bytearray(len(data))
-        read_into(service, 5, offset, memoryview(place))
-        assert place == data
         assert service.read_value(5, offset, len(data)) == data
-    # And what is not right is said, and leaves the calls in step
-    with pytest.raises(NotPermitted):
-        write_parts(service, 5, 7 << 21, [memoryview(bytes(CHUNK))])
-    with pytest.raises(ValueGone):
-        read_into(service, 6, 0, memoryview(bytearray(CHUNK)))
-    with pytest.raises(ValueDamaged):
-        read_into(service, 5, (7 << 21) + 1, memoryview(bytearray(CHUNK)))
-    assert service.read_value(5, 7 << 21, CHUNK) == pieces[7 << 21]
+
+
+def test_what_is_wrong_with_a_piece_is_said_of_it_alone_where_that_can_be(house: House) -> None:
+    # Given a piece that is written
+    service = house.client().service
+    data = os.urandom(CHUNK)
+    assert write_pieces(service, [(5, 0, [memoryview(data)])]) == [None]
+
+    # When others are written that cannot be, among those that can
+    refusals = write_pieces(
+        service,
+        [(5, CHUNK, [memoryview(data)]), (5, 0, [memoryview(bytes(CHUNK))]), (5, 2 * CHUNK, [memoryview(data)])],
+    )
+    # Then it is said of these; what is behind them may be there
+    assert refusals[0] is None
+    assert isinstance(refusals[1], NotPermitted)
+
+    # When some are read that are not there, also into the same memory; Then likewise, and the calls are in step
+    place = bytearray(CHUNK)
+    view = memoryview(place)
+    asked = [(5, 0, view), (6, 0, view), (5, (3 << 20) + 1, view), (5, CHUNK, view)]
+    found = [None if refusal is None else type(refusal) for refusal in _read(service, asked)]
+    assert found == [None, ValueGone, ValueDamaged, None]
+    assert place == data
+    assert service.read_value(5, CHUNK, CHUNK) == data
+
+
+def _read(service: ValueCalls, pieces: Sequence[Incoming]) -> list[DtqError | None]:
+    """Read pieces; why each is refused."""
+    refusals: list[DtqError | None] = []
+
+    def arrived(nth: int, refusal: DtqError | None) -> None:
+        assert nth == len(refusals)
+        refusals.append(refusal)
+
+    read_pieces(service, pieces, arrived)
+    return refusals
 
 
 def test_an_abandoned_value_harms_no_other(house: House) -> None:

@@ -16,6 +16,7 @@ import pytest
 from dtq.client.sync import Client
 from dtq.errors import DtqError, Unreachable
 from dtq.model.values import CHUNK
+from dtq.transport.connection import Connection
 from tests.cluster import DEADLINE_S, TASKS, Cluster, Process, until
 
 sys.path.append(str(TASKS))
@@ -43,9 +44,14 @@ class Scene:
         self.coordinator = self.cluster.coordinator()
 
     @property
-    def line(self) -> Any:
-        """What makes the client's calls for values."""
-        return self.client._hub._values._line
+    def up(self) -> Any:
+        """What makes the client's calls that write values."""
+        return self.client._hub._values._up
+
+    @property
+    def down(self) -> Any:
+        """What makes those that read them."""
+        return self.client._hub._values._down
 
 
 @pytest.fixture
@@ -57,7 +63,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
         scene.client.close()
 
 
-def once_before(target: Any, name: str, nth: int, act: Callable[[], None]) -> None:
+def once_before(target: Any, name: str, nth: int, act: Callable[[], None], patch: pytest.MonkeyPatch) -> None:
     """Do something before the nth call of a method, once."""
     method, count = getattr(target, name), 0
 
@@ -68,20 +74,21 @@ def once_before(target: Any, name: str, nth: int, act: Callable[[], None]) -> No
             act()
         return method(*args, **kwargs)
 
-    setattr(target, name, calling)
+    patch.setattr(target, name, calling)
 
 
-@pytest.mark.parametrize("nth", [1, 3, 6])
-def test_coordinator_killed_in_the_middle_of_a_value(scene: Scene, nth: int) -> None:
+@pytest.mark.parametrize("nth", [1, 3, 5, 6])
+def test_coordinator_killed_in_the_middle_of_a_value(scene: Scene, nth: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces were sent then of which it is not known whether they have arrived, or none."""
     data = os.urandom(SIZE)
-    once_before(scene.line, "write_value", nth, scene.restart)
+    once_before(Connection, "send_around", nth, scene.restart, monkeypatch)
 
     assert scene.client.submit(work.echo, data).result(DEADLINE_S) == data
 
 
-def test_coordinator_killed_between_a_value_and_its_submission(scene: Scene) -> None:
+def test_coordinator_killed_between_a_value_and_its_submission(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     data = os.urandom(SIZE)
-    once_before(scene.client._hub.outbox, "put", 1, scene.restart)
+    once_before(scene.client._hub.outbox, "put", 1, scene.restart, monkeypatch)
 
     assert scene.client.submit(work.echo, data).result(DEADLINE_S) == data
 
@@ -108,9 +115,10 @@ def test_coordinator_killed_between_a_submission_and_its_receipt(scene: Scene) -
     assert scene.client.stats().submitted == 2
 
 
-def test_coordinator_killed_while_a_result_is_read(scene: Scene) -> None:
+@pytest.mark.parametrize("nth", [1, 3, 5])
+def test_coordinator_killed_while_a_result_is_read(scene: Scene, nth: int, monkeypatch: pytest.MonkeyPatch) -> None:
     data = os.urandom(SIZE)
-    once_before(scene.line, "read_value", 3, scene.restart)
+    once_before(Connection, "_place", nth, scene.restart, monkeypatch)
 
     assert scene.client.submit(work.echo, data).result(DEADLINE_S) == data
 
@@ -136,15 +144,15 @@ def test_client_killed_in_the_middle_of_a_value(scene: Scene) -> None:
     # Given a client that is killed after some pieces
     code = (
         "import os, signal, work, dtq\n"
+        "from dtq.transport.connection import Connection\n"
         "client = dtq.Client()\n"
         "client.submit(work.echo, 1).accepted()\n"
-        "line, count = client._hub._values._line, [0]\n"
-        "write = line.write_value\n"
+        "send, count = Connection.send_around, [0]\n"
         "def dying(*args):\n"
-        "    write(*args)\n"
+        "    send(*args)\n"
         "    count[0] += 1\n"
         "    if count[0] == 3: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "line.write_value = dying\n"
+        "Connection.send_around = dying\n"
         f"client.submit(work.echo, os.urandom({SIZE}))\n"
     )
     environment = {
@@ -169,16 +177,16 @@ def test_small_calls_pass_a_large_value_on_its_way(scene: Scene) -> None:
     """What is counted is how many pieces of the value pass while a small call is made, not the time that it takes."""
     # Given a value of 150 MB that is being written, and then read
     pieces = 0
-    for name in ("write_value", "read_value"):
-        method = getattr(scene.line, name)
+    for line, name in ((scene.up, "write_values"), (scene.down, "read_values")):
+        method = getattr(line, name)
 
-        def counting(*args: Any, method: Any = method) -> Any:
+        def counting(asked: Any, *args: Any, method: Any = method) -> Any:
             nonlocal pieces
-            found = method(*args)
-            pieces += 1
+            found = method(asked, *args)
+            pieces += len(asked)
             return found
 
-        setattr(scene.line, name, counting)
+        setattr(line, name, counting)
     data = bytes(150_000_000)
     found: list[bytes] = []
     sending = threading.Thread(target=lambda: found.append(scene.client.submit(work.echo, data).result(4 * DEADLINE_S)))
