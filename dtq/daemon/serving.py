@@ -79,6 +79,12 @@ class Serving:
         if self._supervisor is not None:
             self._supervisor.drain()
 
+    def hindrances(self) -> list[str]:
+        """Reasons for which a drain may take long although no task runs, a sentence each. As `drain`."""
+        found = [] if self._supervisor is None else self._supervisor.hindrances()
+        hindrance = "" if self._link is None else self._link.hindrance
+        return [*found, hindrance] if hindrance else found
+
     def end(self) -> None:
         """Give back what runs, at once, and end. As `drain`."""
         self._stopping.set()

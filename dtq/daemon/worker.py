@@ -25,6 +25,8 @@ class _Ending:
         """See `Serving.drain`."""
         log.info("finishing what runs; a second signal gives it back to the queue at once")
         self._serving.drain()
+        for hindrance in self._serving.hindrances():
+            log.warning("the worker ends only after this: %s", hindrance)
 
     def end(self) -> None:
         """See `Serving.end`."""

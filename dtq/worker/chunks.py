@@ -43,7 +43,19 @@ MOST_DOOMED: Final = 1_000
 class Chunk:
     """A lease on its way through the worker: granted, bound to a slot, ended, acknowledged."""
 
-    __slots__ = ("careful", "end", "grant", "granted_at", "next", "place", "sent_at", "serial", "spec", "stoppable")
+    __slots__ = (
+        "careful",
+        "end",
+        "grant",
+        "granted_at",
+        "next",
+        "no_room",
+        "place",
+        "sent_at",
+        "serial",
+        "spec",
+        "stoppable",
+    )
 
     def __init__(self, grant: Grant, spec: Spec, now: float) -> None:
         self.grant = grant
@@ -64,6 +76,8 @@ class Chunk:
         self.careful = False
         #: Where the slot it was sent to takes its values to be, and writes those of its results.
         self.place: Place | None = None
+        #: Index of the task whose result waits for room on the disk, and the reason; None for no task.
+        self.no_room: tuple[int, str] | None = None
 
     @property
     def token(self) -> int:

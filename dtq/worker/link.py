@@ -238,6 +238,13 @@ class Link:
         with self._supervisor.lock:
             self._supervisor.holdings.keep_progress(exchange.progress)
 
+    @property
+    def hindrance(self) -> str:
+        """The reason for which results are not reported now; "" while they are."""
+        if self._away:
+            return f"results wait for the coordinator at {self._where}, which is away"
+        return "results cannot be recorded by the coordinator yet" if self._unrecorded else ""
+
     def _note_failure(self, error: Exception) -> None:
         """Log the first of several."""
         if _refusal(error):

@@ -83,6 +83,7 @@ class Settling:
         elif isinstance(report, NoRoom):
             chunk = child.known(report.token)
             if chunk is not None:
+                chunk.no_room = chunk.next, report.why
                 name = chunk.spec.function.name
                 text = "slot %d: the result of a task of %s waits for room: %s"
                 self._log(logging.WARNING, text, child.number, name, report.why)

@@ -33,6 +33,7 @@ from dtq.model.messages import Doomed, Exchange, Failed, Grant, Released, Succee
 from dtq.model.options import Spec
 from dtq.model.resources import Portion
 from dtq.values.place import Place
+from dtq.wording import counted
 from dtq.worker import reports
 from dtq.worker.calls import Calls
 from dtq.worker.child import DYING_S, LEAVING_S, MAX_AHEAD_BYTES, Child
@@ -315,6 +316,22 @@ class Supervisor:
                 self._condemn(child, Condemned(0, 0, timed_out=False))
             self.announce()
         self.wake()
+
+    def hindrances(self) -> list[str]:
+        """Reasons for which a drain may take long although no task runs: results without room, a sentence each. Any
+        thread."""
+        with self.lock:
+            waiting = [
+                f"the result of a task of {chunk.spec.function.name} in slot {child.number} waits for room:"
+                f" {chunk.no_room[1]}"
+                for child in self._children
+                for chunk in child.chunks
+                if chunk.no_room is not None and chunk.no_room[0] == chunk.next and not chunk.ended
+            ]
+            stalled = 0 if self.transfers is None else self.transfers.stalled
+        if stalled:
+            waiting.append(f"{counted(stalled, 'result')} of ended tasks: the coordinator has no room")
+        return waiting
 
     @property
     def idle(self) -> bool:

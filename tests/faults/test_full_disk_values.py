@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,9 +62,13 @@ def test_a_result_that_is_too_large_for_a_message_waits_for_room(scene: Scene) -
         assert scene.producer.values(small) == [0.8]
         if scene.producer.counts(batch).succeeded:
             break  # it found room meanwhile
-    # And when there is room, it is there, and ran once
+    # And a worker that is told to end says what it waits for
     if not scene.producer.counts(batch).succeeded:
+        scene.worker.signal(signal.SIGTERM)
+        scene.worker.await_line("the worker ends only after this: ")
+        # And when there is room, the result is there, and the task ran once
         scene.disk.make_room()
+        assert scene.worker.ended() == 0
     assert scene.producer.values(batch) == [b"\7" * 3 * MB]
     assert not scene.producer.service.task(batch, 0).history
 

@@ -317,6 +317,9 @@ def test_a_result_that_fits_nowhere_waits_for_room(tmp_path: Path, caplog: pytes
     token = scene.lease("fill_the_disk", [(str(room), 2 * MB)])
     scene.turn(lambda: "waits for room" in caplog.text, "the log")
     assert not scene.supervisor.holdings.chunks[token].ended
+    (hindrance,) = scene.supervisor.hindrances()
+    assert hindrance.startswith("the result of a task of ")
+    assert " waits for room: " in hindrance
     # When it was tried some times, and there is room, Then it is reported
     tries = tmp_path / "room.tries"
     scene.turn(
@@ -328,6 +331,7 @@ def test_a_result_that_fits_nowhere_waits_for_room(tmp_path: Path, caplog: pytes
     (blob,) = pages.unpack(outcome.results)
     assert is_description(blob)
     assert caplog.text.count("waits for room") == 1
+    assert scene.supervisor.hindrances() == []
     scene.close()
 
 
