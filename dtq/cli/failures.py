@@ -87,6 +87,9 @@ def _on_dtq_error(error: DtqError, arguments: Sequence[str]) -> int:
 
 
 def _no_such_option(error: click.NoSuchOption) -> str:
+    instead = getattr(error.ctx and error.ctx.command, "instead", {}).get(error.option_name)
+    if instead:
+        return f"no such option {error.option_name!r}: {instead}."
     meant = f" Did you mean {' or '.join(map(repr, sorted(error.possibilities)))}?" if error.possibilities else ""
     return f"no such option {error.option_name!r}.{meant}"
 

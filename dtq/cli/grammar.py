@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any, Final
 
 import click
@@ -42,12 +43,20 @@ class Command(_Shown):
 
     Args:
         examples: at least two, shown first in its help.
+        instead: what to do instead of options that like commands have and this one has not, by their names.
     """
 
-    def __init__(self, *args: Any, examples: Sequence[Example] = (), **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        examples: Sequence[Example] = (),
+        instead: Mapping[str, str] = MappingProxyType({}),
+        **kwargs: Any,
+    ) -> None:
         kwargs["context_settings"] = {**_SETTINGS, **(kwargs.get("context_settings") or {})}
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
+        self.instead = instead
 
 
 class Group(_Shown, click.Group):

@@ -18,7 +18,7 @@ from dtq.cli.output import ago, local_time, say, write, write_fields, write_json
 from dtq.cli.records import schedule_json
 from dtq.cli.schedule_file import Planned, read_schedules
 from dtq.cli.submit import submit
-from dtq.client.defining import Timing, all_schedules, schedule_of
+from dtq.client.defining import INSTEAD, Timing, all_schedules, schedule_of
 from dtq.client.import_path import find_modules
 from dtq.client.terms import Terms
 from dtq.model.schedules import CatchUp, Overlap, Rule, Schedule, ScheduleView
@@ -121,6 +121,7 @@ def _timing(cron: str | None, values: dict[str, Any]) -> Timing:
         ("dtq schedule add sweep --every 90s store:sweep depth=2 --overlap skip", "never two at once"),
         ("dtq schedule add launch --at 2026-12-01T08:00 shop:open --queue web", "once"),
     ),
+    instead={f"--{name.replace('_', '-')}": instead for name, instead in INSTEAD.items() if name != "at"},
 )
 @click.argument("name", metavar="NAME")
 @click.argument("words", metavar="[RULE] MODULE:FUNCTION [ARG]... [KEY=VALUE]...", nargs=-1, type=options.TEXT)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from enum import Enum
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Final, TypedDict, TypeVar
 
 from dtq.client.functions import callee
 from dtq.client.terms import Span, TaskOptions, Terms, moment, seconds
@@ -69,6 +69,22 @@ def rule_of(timing: Timing) -> Rule:
     )
 
 
+#: The answer to options of submissions that a schedule's calls do not have.
+_CHAINED: Final = "its call waits for no other task: let the function submit tasks that wait for others"
+_KEYED: Final = "each due time has a key of its own, and --overlap says what becomes of a run that has not ended"
+_DUE: Final = "its rule says when it is due"
+INSTEAD: Final = {
+    "after": _CHAINED,
+    "on_failed": _CHAINED,
+    "key": _KEYED,
+    "unique": _KEYED,
+    "on_conflict": _KEYED,
+    "delay": _DUE,
+    "at": _DUE,
+    "expires": "--catch-up says what becomes of due times that went by",
+}
+
+
 def schedule_of(
     name: str,
     function: Callable[..., Any] | str | Function,
@@ -93,7 +109,8 @@ def schedule_of(
     """
     unknown = [option for option in options if option not in Terms._fields]
     if unknown:
-        raise TypeError(f"{unknown[0]!r} is no option of a schedule's calls; they are {', '.join(Terms._fields)}")
+        instead = INSTEAD.get(unknown[0], f"they are {', '.join(Terms._fields)}")
+        raise TypeError(f"{unknown[0]!r} is no option of a schedule's calls; {instead}")
     target = callee(function)
     return Schedule(
         name=_sound(ScheduleName, name, "a schedule's name", "it has 1 to 100 letters, digits or _ . : / -"),

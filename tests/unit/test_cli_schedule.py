@@ -245,7 +245,10 @@ def test_sync_leaves_others_alone_where_it_is_told_to(
         ("[schedules.x]\nevry = 5\ncall = 'm:f'", "schedule 'x' has 'evry'"),
         ("[schedules.x]\ncall = 'm:f'", "schedule 'x': a schedule's rule cannot be"),
         ("[schedules.x]\nevery = 'often'\ncall = 'm:f'", "schedule 'x': a duration cannot be 'often'"),
-        ("[schedules.x]\nevery = 5\ncall = 'm:f'\noptions = { delay = 3 }", "'delay' is no option"),
+        (
+            "[schedules.x]\nevery = 5\ncall = 'm:f'\noptions = { delay = 3 }",
+            "'delay' is no option of a schedule's calls; its rule says when it is due",
+        ),
         ("[schedules.x]\nevery = 5\ncall = 'm:f'\noverlap = 'no'", "overlap cannot be"),
         ("[schedules.x]\nevery = 5\ncall = 'm:f'\nargs = 3", "args is an array"),
     ],
@@ -257,6 +260,22 @@ def test_file_that_is_none_is_refused_before_anything_is_done(
     assert run(["schedule", "sync", "s.toml"]) == 65
     assert sentence in capsys.readouterr().err
     assert noted.calls == []
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--after", "dtq: no such option '--after': its call waits for no other task: let the function submit tasks"),
+        ("--key", "dtq: no such option '--key': each due time has a key of its own"),
+        ("--delay", "dtq: no such option '--delay': its rule says when it is due."),
+        ("--evry", "dtq: no such option '--evry'. Did you mean '--every'"),
+    ],
+)
+def test_option_of_submissions_that_no_schedule_has_is_answered_by_what_it_has(
+    capsys: Captured, option: str, sentence: str
+) -> None:
+    assert run(["schedule", "add", "nightly", "--every", "5s", "m:f", option, "1"]) == 2
+    assert capsys.readouterr().err.startswith(sentence)
 
 
 def test_file_that_is_not_there_is_said_to_be(noted: NotedCoordinator, capsys: Captured) -> None:
