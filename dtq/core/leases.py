@@ -30,6 +30,8 @@ CHUNK_S: Final = 0.025
 WORTHWHILE_S: Final = 0.002
 #: Most tasks in a lease: one page.
 MAX_CHUNK: Final = 1024
+#: Most leases of a slot where batches are small, so that what many of them have is handed out as the tasks of one are.
+MAX_SMALL: Final = 48
 
 
 def chunk(estimate_s: float | None, waiting: int, slots: int) -> int:

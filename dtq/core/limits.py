@@ -81,6 +81,13 @@ class Bucket:
         """Whether as many tasks run as may."""
         return self.rule is not None and self.rule.concurrency is not None and self.used >= self.rule.concurrency
 
+    @property
+    def has_plenty(self) -> bool:
+        """Whether as many more may run as do; or any, where none does."""
+        if self.rule is None or self.rule.concurrency is None or self.used == 0:
+            return True
+        return 2 * self.used <= self.rule.concurrency
+
     def opens_at(self) -> float | None:
         """From when on its rate permits a start; None without a rate."""
         if self.rule is None or self.rule.interval_s is None:

@@ -58,6 +58,11 @@ class Group(RunHeap):
         """Whether a rate bounds it: its leases are starts."""
         return any(bucket.opens_at() is not None for bucket in self.buckets)
 
+    @property
+    def has_plenty(self) -> bool:
+        """Whether its limits allow at least as much more as is leased; or anything, where nothing is."""
+        return all(bucket.has_plenty for bucket in self.buckets)
+
     def most(self, most: int) -> int:
         """Most tasks of one lease, out of so many."""
         for bucket in self.buckets:

@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from dtq.core import ability, placing, start_by, wall_moments
-from dtq.core.batches import Batch
+from dtq.core.batches import Batch, SpecEntry
 from dtq.core.changes import ArgumentPage, BatchFlow, Change, ResultPage, Totals
 from dtq.core.dependencies import After
 from dtq.core.heap import Run, RunHeap
-from dtq.core.leases import CHUNK_S, Lease, Worker, chunk, is_over
+from dtq.core.leases import CHUNK_S, MAX_SMALL, Lease, Worker, chunk, is_over
 from dtq.core.ledger import EndedRange
 from dtq.core.lines import Group
 from dtq.core.recurrences import Calendar, NoCalendar
@@ -527,9 +527,9 @@ class Machine:
         """Grant as much as a worker has room for, most urgent first.
 
         A worker gets one lease a slot; and up to one more a slot while the next tasks are known to be tiny, so that its
-        slots need not wait for a round trip. All leases of one call are expected to fit into its answer with their
-        arguments; `cut` takes back the excess. Large arguments are for fetching calls: a report's answer must not take
-        long.
+        slots need not wait for a round trip. Where batches are smaller than a lease may be, a slot gets as many more
+        leases as make up one. All leases of one call are expected to fit into its answer with their arguments; `cut`
+        takes back the excess. Large arguments are for fetching calls: a report's answer must not take long.
 
         Args:
             session: the worker's.
@@ -541,7 +541,7 @@ class Machine:
         granted: list[Lease] = []
         room = self.rules.grant_bytes // 4 if by_report else self.rules.grant_bytes
         lines = self.register.lines
-        while len(worker.leases) + worker.spread < 2 * worker.capacity:
+        while (held := len(worker.leases) + worker.spread) < MAX_SMALL * worker.capacity:
             needy = bool(lines.needed)
             heap = placing.first(self.register, worker, now) if needy else lines.first(worker.queues, now)
             run = heap.top() if heap is not None else None
@@ -552,7 +552,7 @@ class Machine:
                 continue
             if worker.lacking is not None and ability.held_back(self.register, worker, batch, run.lo, now):
                 break
-            ahead = len(worker.leases) + worker.spread >= worker.capacity
+            ahead = held >= worker.capacity
             estimate_s = batch.entry.estimate_s
             if estimate_s is None and batch.entry.learned is not None:
                 batch.entry.learn_from(batch.entry.learned)
@@ -561,6 +561,8 @@ class Machine:
                 break
             if ahead and isinstance(heap, Group) and heap.paced:
                 break  # its lease is its start
+            if held >= 2 * worker.capacity and not self._has_room(worker, held, heap, batch.entry):
+                break
             if batch.entry.argument_bytes > room and (granted or by_report):
                 break
             lease = self._take(heap, run, batch, worker, now, room)
@@ -569,6 +571,16 @@ class Machine:
             lease.started = not ahead
             granted.append(lease)
         return granted
+
+    def _has_room(self, worker: Worker, held: int, heap: RunHeap, entry: SpecEntry) -> bool:
+        """Whether a worker with two leases a slot is given another, of tiny tasks: those that it has hold few tasks."""
+        register = self.register
+        most = min(chunk(entry.estimate_s, register.tally[State.PENDING], register.slots), MAX_SMALL)
+        most = worker.capacity * min(most, entry.most_within(self.rules.grant_bytes))
+        if held >= most or sum([lease.hi - lease.lo for lease in worker.leases.values()]) >= 2 * most:
+            return False
+        # Nobody takes so much ahead of what a limit allows that others wait for that.
+        return not isinstance(heap, Group) or heap.has_plenty
 
     def cut(self, lease: Lease, hi: int, now: float) -> None:
         """Shorten a new lease that is too large for one answer: tasks from ``hi`` on go back before its worker is told

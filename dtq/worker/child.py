@@ -49,7 +49,8 @@ _PLACE: Final = codec(Place | None)
 #: How many functions a slot keeps, and how many bytes of those that travelled by value.
 MAX_SPECS: Final = 1_000
 MAX_SPEC_BYTES: Final = 8 << 20
-#: A lease whose arguments are longer than this is not sent to a slot that is busy: it might not fit into the pipe.
+#: A lease is not sent to a slot that is busy where its arguments, and those of as many others as it has, are longer
+#: than this: it might not fit into the pipe.
 MAX_AHEAD_BYTES: Final = BUFFER // 4
 #: How long an idle slot may take to read a lease and start the first task of it, in seconds.
 START_TIMEOUT_S: Final = 10.0
@@ -408,6 +409,18 @@ class Child:
             if index is not None and chunk.next <= index < chunk.end:
                 return chunk, index, self._seen_at
         return None
+
+    def is_brisk(self, now: float, within_s: float) -> bool:
+        """Whether what it runs, or is to begin with, may be about to end: it has not taken long so far.
+
+        Args:
+            now: ``time.monotonic()``.
+            within_s: how long it may have taken, in seconds.
+        """
+        if self.preparing or not self.look(now):
+            return False
+        running = self.running()
+        return now - (self._moved_at if running is None else running[2]) < within_s
 
     def waits(self, token: int, index: int, seconds: float, blocked: bool) -> None:
         """It says that a task waits for other tasks; see `reports.Waiting`."""

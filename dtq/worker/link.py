@@ -294,7 +294,7 @@ class Link:
             granted = self._with_specs(orders.grants, self._reporting)
             with supervisor.lock:
                 burdened = supervisor.holdings.burdened
-                supervisor.holdings.acknowledged()
+                supervisor.acknowledged()
                 if burdened:
                     supervisor.announce()  # more may be asked for, once there is less to report
                 self._obey(orders)

@@ -47,6 +47,7 @@ from dtq.worker.remains import Condemned
 from dtq.worker.reports import Leaving, Prepared, Ready, Stale, Uninitialized, Unusable, Waiting
 from dtq.worker.respawns import Respawns
 from dtq.worker.settling import Settling
+from dtq.worker.takenback import TakenBack
 from dtq.worker.terms import WorkerTerms
 from dtq.worker.tracker import Tracker
 from dtq.worker.wakeup import Wakeup
@@ -58,6 +59,9 @@ log = logging.getLogger("dtq.worker")
 
 #: How long work may wait behind a running task before it is taken back, in seconds.
 STUCK_S: Final = 0.05
+#: How many leases a slot has at most, the one that it runs among them: what the coordinator grants of tiny ones. Those
+#: of many tasks it grants two at most.
+MOST_LEASES: Final = 96
 #: How often in a row a fork server may die before it is ready, until slots go without.
 MOST_STILLBORN_FORKS: Final = 3
 
@@ -108,6 +112,8 @@ class Supervisor:
         self._respawns = Respawns(terms.slot.worker, self._late)
         self._extras = Extras(terms.slots, terms.max_waiting)
         self._preparing = Preparing(terms.slot.only_registered)
+        #: What has gone back as it would have had to wait.
+        self._taken_back = TakenBack()
         #: Whether the fork server may have imported what has changed since.
         self._outdated = False
         self._settling = Settling(self.holdings, self.news.notify_all, self.announce, self._late)
@@ -198,14 +204,23 @@ class Supervisor:
         call, _ = self.calls.begin(fetch=True)
         return Exchange(fetch=True, call=call)
 
+    def acknowledged(self) -> None:
+        """The report that is under way has arrived and is durable. Under the lock."""
+        if self._taken_back and any([isinstance(outcome, Released) for outcome in self.holdings.reporting]):
+            self._taken_back.clear()
+        self.holdings.acknowledged()
+
     def granted(self, grants: list[tuple[Grant, Spec]]) -> None:
         """Leases have arrived. Under the lock."""
         now = time.monotonic()
+        overtaking = self._taken_back.overtaking([grant for grant, _ in grants])
         for grant, spec in grants:
             chunk = Chunk(grant, spec, now)
             self.holdings.add(chunk)
             if self.draining or self.ending:
                 self._settling.release(chunk, chunk.next, chunk.end)
+            elif grant.token in overtaking:
+                self._put_back(chunk, chunk.next)
             elif self.transfers is None or self.transfers.fetch(chunk):
                 self._waiting.append(chunk)
             for doomed in self.holdings.doomed.pop(chunk.token, ()):
@@ -702,12 +717,13 @@ class Supervisor:
     def _nearly_idle(self, chunk: Chunk, now: float) -> Child | None:
         if chunk.grant.units is not None or len(chunk.grant.arguments) > MAX_AHEAD_BYTES:
             return None
+        found, least = None, MOST_LEASES
         for child in self._children:
-            if child.usable and len(child.chunks) == 1 and child.waiting_since is None:
-                running = child.running()
-                if running is not None and now - running[2] < STUCK_S and not child.worn_out():
-                    return child
-        return None
+            if child.usable and 0 < len(child.chunks) < least and child.waiting_since is None:
+                brief = len(child.chunks) * len(chunk.grant.arguments) <= MAX_AHEAD_BYTES
+                if brief and child.is_brisk(now, STUCK_S) and not child.worn_out():
+                    found, least = child, len(child.chunks)
+        return found
 
     def _retire(self, child: Child) -> None:
         """Replace an idle slot."""
@@ -726,8 +742,14 @@ class Supervisor:
         if child.recall_at is None and child.look(now):
             child.begin_recall(now)
 
+    def _put_back(self, chunk: Chunk, lo: int) -> None:
+        """What of a lease has not started, from a task on, goes back as it would have to wait."""
+        self._taken_back.note(chunk.grant, lo)
+        self._settling.release(chunk, lo, chunk.end)
+
     def _finish_recall(self, child: Child) -> None:
         for chunk, lo, hi in child.recall():
+            self._taken_back.note(chunk.grant, lo)
             self._settling.release(chunk, lo, hi)
         while child.chunks and child.chunks[-1].ended and child.chunks[-1].token not in child.recalled:
             child.chunks.pop()
@@ -751,8 +773,9 @@ class Supervisor:
             if self._extras.free(self._children, chunk.spec.function.name, chunk.slots) is not None:
                 break
             self._stop_preparing()
-            self._waiting.popleft()
-            self._settling.release(chunk, chunk.next, chunk.end)
+            while self._waiting:  # also those behind it, which would overtake it
+                chunk = self._waiting.popleft()
+                self._put_back(chunk, chunk.next)
         for child in self._children:
             child.overdue(now)
             if child.condemned is None and not child.breach:
@@ -781,6 +804,8 @@ class Supervisor:
             self._condemn(child, Condemned(0, 0, timed_out=False))
         elif (running := child.running()) is not None:
             self._limit(child, *running, now)
+        elif len(child.chunks) > 1 and not child.is_brisk(now, STUCK_S):
+            self._recall(child)
 
     def _limit(self, child: Child, chunk: Chunk, index: int, at: float, now: float) -> None:
         """Hold a running task to its time limit, and let nothing wait behind a long one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
@@ -155,7 +156,8 @@ def test_lease_does_not_reach_beyond_its_batch_or_piece(machine: Driver) -> None
     leases = machine.lease()
 
     # Then
-    assert [(lease.batch.number, lease.lo, lease.hi) for lease in leases] == [(batch, 0, 3), (batch, 3, 7)]
+    taken = [(lease.batch.number, lease.lo, lease.hi) for lease in leases]
+    assert taken == [(batch, 0, 3), (batch, 3, 7), (batch + 1, 0, 5)]
 
 
 def test_lease_stops_before_a_task_that_was_cancelled(machine: Driver) -> None:
@@ -189,8 +191,8 @@ def test_tiny_tasks_that_came_back_are_leased_together_again(machine: Driver) ->
     leases = machine.lease()
 
     # Then the one that crashed runs alone, the others together
-    assert [(lease.lo, lease.hi, lease.attempt) for lease in leases] == [(2, 3, 2), (3, 28, 1)]
-    assert machine.states(batch, 40) == [State.SUCCEEDED] * 2 + [State.RUNNING] * 26 + [State.PENDING] * 12
+    assert [(lease.lo, lease.hi, lease.attempt) for lease in leases] == [(2, 3, 2), (3, 28, 1), (28, 40, 1)]
+    assert machine.states(batch, 40) == [State.SUCCEEDED] * 2 + [State.RUNNING] * 38
 
 
 def test_tasks_that_came_back_from_different_attempts_are_not_leased_together(machine: Driver) -> None:
@@ -205,7 +207,7 @@ def test_tasks_that_came_back_from_different_attempts_are_not_leased_together(ma
 
     # Then those that have started are on their second attempt
     leases = machine.lease()
-    assert [(lease.lo, lease.hi, lease.attempt) for lease in leases] == [(0, 1, 2), (1, 2, 2)]
+    assert [(lease.lo, lease.hi, lease.attempt) for lease in leases] == [(0, 1, 2), (1, 2, 2), (2, 6, 1)]
 
 
 def test_worker_gets_one_lease_a_slot_of_work_that_takes_its_time(machine: Driver) -> None:
@@ -230,6 +232,47 @@ def test_worker_gets_two_leases_a_slot_of_work_that_takes_no_time(machine: Drive
     # Then
     assert len(machine.lease()) == 6
     assert machine.lease() == []
+
+
+def small_batches(machine: Driver, count: int, *, seconds: float, **options: Any) -> None:
+    """So many batches of one task wait, of a function that takes so long."""
+    machine.submit(1, **options)
+    machine.succeed(machine.lease_one(), seconds=seconds)
+    for _ in range(count):
+        machine.submit(1, **options)
+
+
+def test_worker_gets_of_small_batches_what_it_would_get_of_one_large_batch(machine: Driver) -> None:
+    # Given batches of one task each of 2 ms: a lease of a large batch would hold 12
+    machine.attach(capacity=2)
+    small_batches(machine, 100, seconds=0.002)
+
+    # Then as much as that for each slot, and no more
+    assert len(machine.lease()) == 2 * 12
+    assert machine.lease() == []
+
+
+def test_last_small_batches_are_shared_out_among_all_slots(machine: Driver) -> None:
+    # Given two workers, and batches of one task each for a quarter of a lease a slot
+    machine.attach(capacity=1)
+    machine.attach("another", capacity=1)
+    small_batches(machine, 12, seconds=0.000_5)
+
+    # Then the first leaves half of them to the other one
+    assert len(machine.lease()) == 4
+    assert len(machine.lease("another")) == 4
+
+
+def test_worker_takes_small_batches_ahead_of_no_more_than_half_of_what_their_limit_allows(machine: Driver) -> None:
+    # Given a limit of 10, and many batches of one task each that count against it
+    machine.limit("them", concurrency=10)
+    machine.attach(capacity=1)
+    small_batches(machine, 100, seconds=0.000_5, limits=("them",))
+
+    # Then half of that is left to other workers
+    assert len(machine.lease()) == 6
+    machine.attach("another", capacity=1)
+    assert len(machine.lease("another")) == 2
 
 
 def test_only_leases_within_the_slots_count_as_started(machine: Driver) -> None:
