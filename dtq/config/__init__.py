@@ -1,13 +1,13 @@
 """Settings: flag, then ``DTQ_*`` variable, then configuration file, then default.
 
 Floor 1, with `errors` alone below: the coordinator, the workers, the client and the command line all take their
-settings, addresses and keys from here, and write durations, sizes and addresses as here. Each name is imported when it
-is first asked for: a worker's slot checks the names of queues, and needs nothing else of this.
+settings, addresses and keys from here, with one format of durations, sizes and addresses. Each name is imported at its
+first use: a worker's slot checks the names of queues, and needs nothing else of this.
 """
 
 from importlib import import_module
 
-TYPE_CHECKING = False  # as type checkers know it
+TYPE_CHECKING = False  # true for type checkers
 
 if TYPE_CHECKING:
     from dtq.config.authkey import (
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
         parse_size,
     )
 
-#: Where each name is defined.
+#: The module that defines each name.
 _HOMES = {
     "Address": "values",
     "Connection": "connection",

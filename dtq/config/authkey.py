@@ -1,10 +1,10 @@
-"""The authkey: where it is looked for, what makes it unusable, and how it is made.
+"""The authkey: the places where it is looked for, its checks, and its creation.
 
 A key never travels on a command line, in a log or in the connection file. It is the content of a file or variable
-without the white space around it. The first of these that is there decides: ``--authkey-file`` (``-`` is standard
-input), ``DTQ_AUTHKEY_FILE``, ``DTQ_AUTHKEY``, ``authkey_file`` of a configuration file, ``dtq_authkey`` in systemd's
-credentials directory, ``/run/secrets/dtq_authkey``, the key of the coordinator that runs on this machine, and last
-the file that the first coordinator of this user made.
+without surrounding white space. The first of these that exists decides: ``--authkey-file`` (``-`` is standard input),
+``DTQ_AUTHKEY_FILE``, ``DTQ_AUTHKEY``, ``authkey_file`` of a configuration file, ``dtq_authkey`` in systemd's
+credentials directory, ``/run/secrets/dtq_authkey``, the key of the coordinator that runs on this machine, and last the
+file that the first coordinator of this user made.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from dtq.errors import KeyMissing, KeyUnusable
 
 #: Fewest bytes of a key. A key of this length that was chosen at random cannot be guessed.
 MIN_KEY: Final = 16
-#: Most bytes of a key file: anything larger is another file.
+#: Most bytes of a key file: a larger one is some other file.
 MAX_KEY: Final = 4096
 #: Random bytes of a key that dtq makes.
 _RANDOM: Final = 32
 _SECRET: Final = "dtq_authkey"
-#: Where a container runtime puts secrets. It decides who can read them; the modes of the files say nothing there.
+#: A container runtime's directory for secrets. The runtime decides who can read them; the modes of the files say
+#: nothing there.
 _SECRETS: Final = Path("/run/secrets")
 
-#: What can be read only once (standard input) or must not be left lying (the variable), by where it came from.
+#: Keys that can be read only once (standard input) or must not be left in place (the variable), by their origin.
 _taken: Final[dict[str, bytes]] = {}
 _VARIABLE: Final = "DTQ_AUTHKEY"
 _STDIN: Final = "standard input"
 
 
 def default_authkey_file() -> Path | None:
-    """Where the first coordinator of this user makes the key; None where there is no home directory."""
+    """The file in which the first coordinator of this user makes the key; None without a home directory."""
     directory = config_directory()
     return None if directory is None else directory / "authkey"
 
@@ -76,7 +77,7 @@ def _read(path: Path) -> bytes:
 
 
 def _take(named: str | None) -> tuple[bytes, str] | None:
-    """The key of standard input, if that is what is named, or of DTQ_AUTHKEY.
+    """The key of standard input, if the flag names that, or of DTQ_AUTHKEY.
 
     The variable leaves the environment whether it is used or not, so that no task ever sees it.
     """
@@ -93,7 +94,7 @@ def _take(named: str | None) -> tuple[bytes, str] | None:
 
 
 def _explicit(path: str | Path | None) -> tuple[bytes, str] | None:
-    """The key that somebody named, by flag, variable or configuration."""
+    """The key that the user named, by flag, variable or configuration."""
     named = str(path) if path is not None else os.environ.get("DTQ_AUTHKEY_FILE")
     taken = _take(named)
     if taken is not None:
@@ -106,15 +107,14 @@ def load_authkey(path: str | Path | None = None, *, addresses: Sequence[Address]
     """The key to authenticate with.
 
     Args:
-        path: what ``--authkey-file`` says; ``-`` reads standard input.
-        addresses: where the key is for; the key file of the coordinator that runs on this machine is used where its
-            address is among them.
+        path: the value of ``--authkey-file``; ``-`` reads standard input.
+        addresses: the coordinator's; if that of the coordinator on this machine is among them, its key file is used.
 
     Returns:
-        The key, and where it came from.
+        The key, and its origin.
 
     Raises:
-        KeyMissing: there is none.
+        KeyMissing: no key was found.
         KeyUnusable: the file is open to others, no regular file, or its key is too short.
     """
     found = _explicit(path)
@@ -133,16 +133,16 @@ def load_authkey(path: str | Path | None = None, *, addresses: Sequence[Address]
 
 
 def make_authkey(path: Path) -> bytes:
-    """Make a key file, mode 0600, unless it exists; whoever makes it first wins, and everybody ends with that key.
+    """Make a key file, mode 0600, unless it exists; the first of several makers wins, and all return that key.
 
     Args:
         path: the file; directories above it are made, mode 0700.
 
     Returns:
-        The key that the file has.
+        The file's key.
 
     Raises:
-        KeyUnusable: the file cannot be written, or there is one that cannot be used.
+        KeyUnusable: the file cannot be written, or exists and cannot be used.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
     try:
@@ -152,7 +152,7 @@ def make_authkey(path: Path) -> bytes:
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.link(draft, path)  # all of the file appears at once, or somebody else was first
+            os.link(draft, path)  # the whole file appears at once, or another process was first
         except FileExistsError:
             pass
         finally:
@@ -165,20 +165,20 @@ def make_authkey(path: Path) -> bytes:
 
 
 def coordinator_authkey(path: str | Path | None = None) -> tuple[bytes, str, bool]:
-    """The key a coordinator starts with; made where there is none yet and nobody named another place.
+    """The key a coordinator starts with; made if none exists yet and the user named no other place.
 
-    A file named with ``--authkey-file`` is made too. One named by a variable or a configuration file is not: there,
-    a missing file is a deployment that went wrong, and a fresh key would hide it.
+    A file named with ``--authkey-file`` is made too. One named by a variable or a configuration file is not: there, a
+    missing file is a deployment that went wrong, and a fresh key would hide it.
 
     Args:
-        path: what ``--authkey-file`` says; ``-`` reads standard input.
+        path: the value of ``--authkey-file``; ``-`` reads standard input.
 
     Returns:
-        The key, where it came from, and whether it was made just now.
+        The key, its origin, and whether it was made just now.
 
     Raises:
-        KeyMissing: the place that a variable or a configuration file names has none.
-        KeyUnusable: there is one that cannot be used, or none can be made.
+        KeyMissing: the place that a variable or a configuration file names has no key.
+        KeyUnusable: the key cannot be used, or cannot be made.
     """
     if path is not None and str(path) != "-":
         file = Path(path).expanduser()

@@ -1,4 +1,4 @@
-"""Makes what a small cluster needs for TLS: an authority of its own, and certificates that it signs.
+"""Makes the certificates of a small cluster: an authority of its own, and certificates that it signs.
 
 Needs the extra ``tls`` (the package cryptography); using certificates does not.
 """
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-#: How long certificates are good, in days; the authority's twice as long.
+#: Lifetime of certificates in days; the authority's is twice as long.
 DAYS: Final = 825
-#: The directories that are made: the authority (to be kept away from the cluster), and one for each side.
+#: The directories: the authority (to be kept away from the cluster), and one for each side.
 AUTHORITY: Final = "authority"
 COORDINATOR: Final = "coordinator"
 PEER: Final = "peer"
@@ -30,15 +30,15 @@ def make_certificates(directory: Path, hosts: Sequence[str]) -> tuple[Path, Path
     """Make an authority, a certificate for the coordinator, and one for workers and clients.
 
     Args:
-        directory: where to put the three directories.
-        hosts: names and addresses under which the coordinator is reached.
+        directory: parent of the three directories.
+        hosts: names and addresses of the coordinator.
 
     Returns:
         The directories of the authority, the coordinator and its peers.
 
     Raises:
         BadConfig: the package cryptography is not installed.
-        KeyUnusable: a file is there already, or cannot be written.
+        KeyUnusable: a file exists already, or cannot be written.
     """
     try:
         from cryptography.hazmat.primitives.asymmetric import ec

@@ -1,7 +1,7 @@
-"""The connection file: how the commands of this user find the coordinator that runs on this machine.
+"""The connection file: through it this user's commands find the coordinator on this machine.
 
 A running coordinator writes its address, process and key's path (never the key) into the state directory, and removes
-the file when it stops cleanly. A file whose process is gone says nothing.
+the file when it stops cleanly. A file whose process is gone is ignored.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Connection:
     """A coordinator that runs on this machine.
 
     Attributes:
-        address: where it listens, as a client on this machine reaches it.
+        address: its address for clients on this machine.
         pid: its process.
         version: its dtq version.
-        authkey_file: the file that has its key; None where the key came from elsewhere.
+        authkey_file: the file with its key; None if the key came from elsewhere.
     """
 
     address: Address
@@ -38,21 +38,21 @@ class Connection:
 
 
 def connection_file() -> Path | None:
-    """Where the connection file is, or would be; None where there is no home directory."""
+    """The path of the connection file; None without a home directory."""
     directory = state_directory()
     return None if directory is None else directory / _NAME
 
 
 def write_connection(address: Address, *, version: str, authkey_file: Path | None = None) -> Path | None:
-    """Tell this user's commands that this process is the coordinator; the last one that says so is believed.
+    """Tell this user's commands that this process is the coordinator; the last such process counts.
 
     Args:
-        address: where it listens.
+        address: its address.
         version: its dtq version.
-        authkey_file: the file that has its key, if one does.
+        authkey_file: the file with its key, if any.
 
     Returns:
-        The file; None where there is no home directory to write it to.
+        The file; None without a home directory.
 
     Raises:
         StoreError: the state directory cannot be written.
@@ -89,7 +89,7 @@ def _read(path: Path) -> Connection | None:
             authkey_file=None if key is None else Path(key),
         )
     except (OSError, ValueError, LookupError, TypeError, DtqError):
-        return None  # a hint that cannot be read is no hint
+        return None  # an unreadable file is ignored
 
 
 def _lives(pid: int) -> bool:
@@ -99,22 +99,22 @@ def _lives(pid: int) -> bool:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # it lives, as another user
+    except PermissionError:  # alive, as another user
         return True
     return True
 
 
 def read_connection() -> Connection | None:
-    """The coordinator that runs on this machine as this user; None where none is known or its process is gone."""
+    """The coordinator that runs on this machine as this user; None if none is known or its process is gone."""
     path = connection_file()
     connection = None if path is None else _read(path)
     return connection if connection is not None and _lives(connection.pid) else None
 
 
 def remove_connection() -> None:
-    """Take back what `write_connection` of this process wrote; another coordinator's file stays."""
+    """Remove the file that this process wrote; another coordinator's file stays."""
     path = connection_file()
     connection = None if path is None else _read(path)
     if path is not None and connection is not None and connection.pid == os.getpid():
-        with contextlib.suppress(OSError):  # a file whose process is gone says nothing anyway
+        with contextlib.suppress(OSError):  # a file whose process is gone is ignored anyway
             path.unlink()

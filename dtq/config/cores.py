@@ -1,4 +1,4 @@
-"""How many cores this process may use: the affinity mask and the control group's quota together decide."""
+"""Number of cores that this process may use: by the affinity mask and the control group's quota."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def _quota(directory: Path) -> float:
-    """Cores that the quota of one control group allows; infinite where it sets none."""
+    """Cores that the quota of one control group allows; infinite without a quota."""
     try:
         if (file := directory / "cpu.max").exists():
             quota, period = file.read_text().split()
@@ -41,11 +41,11 @@ def _groups(proc: Path, root: Path) -> list[Path]:
 
 
 def usable_cores(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> int:
-    """How many cores this process may use, at least one; a quota of one and a half counts as two.
+    """Number of cores that this process may use, at least one; a quota of one and a half counts as two.
 
     Args:
-        proc: where the process information is mounted.
-        cgroups: where the control groups are mounted.
+        proc: mount point of the process information.
+        cgroups: mount point of the control groups.
     """
     mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = min((_quota(group) for group in _groups(proc, cgroups)), default=math.inf)

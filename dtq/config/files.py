@@ -1,9 +1,9 @@
-"""Where dtq keeps its files, and what its configuration files say.
+"""Directories of dtq's files, and the configuration files.
 
 A configuration file is TOML: ``connect`` and ``authkey_file`` at the top, a table ``[coordinator]``, a table
 ``[worker]``. The first file that has a key decides: ``./dtq.toml`` (or ``[tool.dtq]`` of ``./pyproject.toml``), then
-``$XDG_CONFIG_HOME/dtq/config.toml``, then ``/etc/dtq/config.toml``. A key that dtq does not know is an error, since a
-setting that is silently ignored is worse than none.
+``$XDG_CONFIG_HOME/dtq/config.toml``, then ``/etc/dtq/config.toml``. An unknown key is an error, since a silently
+ignored setting is worse than none.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ def _xdg(variable: str, fallback: str) -> Path | None:
     if os.path.isabs(given):
         return Path(given) / "dtq"
     home = os.path.expanduser("~")
-    # A container may run as a user that has no home: that is an error only for who needs a file there.
+    # A container may run as a user without a home: an error only if a file is needed there.
     return Path(home) / fallback / "dtq" if os.path.isabs(home) else None
 
 
 def config_directory() -> Path | None:
-    """``$XDG_CONFIG_HOME/dtq``, for the configuration and the generated key; None where there is no home directory."""
+    """``$XDG_CONFIG_HOME/dtq``, for the configuration and the generated key; None without a home directory."""
     return _xdg("XDG_CONFIG_HOME", ".config")
 
 
 def state_directory() -> Path | None:
-    """``$XDG_STATE_HOME/dtq``, for the store and the connection file; None where there is no home directory."""
+    """``$XDG_STATE_HOME/dtq``, for the store and the connection file; None without a home directory."""
     return _xdg("XDG_STATE_HOME", ".local/state")
 
 
@@ -54,7 +54,7 @@ class ConfigFile:
 
 
 def _suggestion(word: str, known: Iterable[str]) -> str:
-    from difflib import get_close_matches  # only ever needed on the way to an error
+    from difflib import get_close_matches  # needed for errors only
 
     near = get_close_matches(word, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; it knows {', '.join(sorted(known))}"
@@ -89,7 +89,7 @@ def _load(path: Path, must_contain: bytes = b"") -> dict[str, Any] | None:
         return None
     except OSError as error:
         if isinstance(error, PermissionError) and not _is_seen(path):
-            return None  # a home that is another user's, as in containers: nobody says that there is a file in it
+            return None  # a home of another user's, as in containers: it has no file for us
         raise BadConfig(str(path), f"cannot be read ({error.strerror})") from None
     if must_contain not in raw:
         return None
@@ -105,10 +105,10 @@ def config_files(known: Collection[tuple[str, str]]) -> list[ConfigFile]:
     """The configuration files that exist, nearest first.
 
     Args:
-        known: every ``(table, key)`` there is.
+        known: every valid ``(table, key)``.
 
     Raises:
-        BadConfig: a file cannot be read, is not TOML, or has a key that is not known.
+        BadConfig: a file cannot be read, is not TOML, or has an unknown key.
     """
     found: list[ConfigFile] = []
     here = Path("dtq.toml").absolute() if _has_working_directory() else None
@@ -141,6 +141,6 @@ def _is_seen(path: Path) -> bool:
 def _has_working_directory() -> bool:
     try:
         os.getcwd()
-    except FileNotFoundError:  # removed under our feet: there is no file in it either
+    except FileNotFoundError:  # removed meanwhile: the directory has no file either
         return False
     return True

@@ -1,8 +1,8 @@
-"""The keyring: keys that may do less than the first one, each with a name and roles.
+"""The keyring: keys with fewer rights than the authkey, each with a name and roles.
 
-Floor 1. The first key, the authkey, may do everything. Beside its file lies the keyring, a JSON file of mode 0600 that
-``dtq key`` writes and the coordinator reads when it starts and whenever it is told to. The handshake proves a shared
-secret, so the secrets stand there as they are: who can read the file can use every key in it, as with the authkey.
+Floor 1. The authkey, the first key, may do everything. Beside its file lies the keyring, a JSON file of mode 0600 that
+``dtq key`` writes and the coordinator reads at its start and on request. The handshake proves a shared secret, so the
+file has the secrets in clear: a reader of the file can use every key in it, as with the authkey.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from dtq.config.authkey import MIN_KEY
 from dtq.errors import InvalidValue, KeyUnusable
 from dtq.records import dataclass, field
 
-#: What the name of a key may be: it stands in logs and sentences.
+#: Form of a key's name, which appears in logs and sentences.
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 #: Name of the first key.
 FIRST: Final = "authkey"
 _RANDOM: Final = 32
-#: Largest keyring in bytes: anything larger is another file.
+#: Largest keyring in bytes: a larger file is some other file.
 _MAX_FILE: Final = 4 << 20
 
 
 class KeyRole(Enum):
-    """What a key is for. A key has one role or several; the first key has all."""
+    """A key's purpose. A key has one role or several; the first key has all."""
 
     SUBMIT = "submit"
     WORK = "work"
@@ -46,10 +46,10 @@ class Key:
     """A key.
 
     Attributes:
-        name: what people call it.
-        secret: what it is; shown nowhere.
-        roles: what it may do.
-        made_at: when it was made, seconds of the Unix epoch; 0 where that is not known.
+        name: its name for people.
+        secret: the secret; shown nowhere.
+        roles: its roles.
+        made_at: when it was made, seconds of the Unix epoch; 0 if unknown.
     """
 
     name: str
@@ -67,20 +67,20 @@ def keyring_file(origin: str) -> Path | None:
     """The keyring that belongs to an authkey.
 
     Args:
-        origin: where the authkey came from, as `load_authkey` says.
+        origin: the authkey's origin, as `load_authkey` returns it.
 
     Returns:
-        The file beside the authkey's; None where the authkey has no file.
+        The file beside the authkey's; None if the authkey has no file.
     """
     path = Path(origin)
     return path.with_name(f"{path.name}.keys").absolute() if path.is_file() else None
 
 
 def read_keyring(path: Path) -> tuple[Key, ...]:
-    """The keys of a keyring; none where there is no file.
+    """The keys of a keyring; none without a file.
 
     Raises:
-        KeyUnusable: others can read the file, or it is no keyring.
+        KeyUnusable: other users can read the file, or it is no keyring.
     """
     try:
         with path.open("rb") as file:
@@ -117,10 +117,10 @@ def _key(entry: dict[str, Any]) -> Key:
 
 
 def check_key_name(name: str) -> str:
-    """The name, if a key can have it.
+    """The name, if valid for a key.
 
     Raises:
-        InvalidValue: it cannot.
+        InvalidValue: it is not.
     """
     if not _NAME.fullmatch(name) or name == FIRST:
         raise InvalidValue("the name of a key", name[:80], f"it is a word of up to 64 characters, and not {FIRST!r}")
@@ -131,15 +131,15 @@ def add_key(path: Path, name: str, roles: Iterable[KeyRole]) -> Key:
     """Make a key, and put it into a keyring.
 
     Args:
-        path: the keyring; made where there is none.
-        name: what to call the key.
-        roles: what it may do; at least one.
+        path: the keyring; made if missing.
+        name: the key's name.
+        roles: its roles; at least one.
 
     Returns:
         The key.
 
     Raises:
-        InvalidValue: the name is taken or cannot be one, or there is no role.
+        InvalidValue: the name is taken or invalid, or there is no role.
         KeyUnusable: the keyring cannot be read or written.
     """
     made = Key(
@@ -164,10 +164,10 @@ def remove_key(path: Path, name: str) -> Key:
     """Take a key out of a keyring.
 
     Returns:
-        The key that it was.
+        The removed key.
 
     Raises:
-        InvalidValue: there is no such key.
+        InvalidValue: no key has this name.
         KeyUnusable: the keyring cannot be read or written.
     """
     removed: list[Key] = []
@@ -187,7 +187,7 @@ def write_secret(path: Path, key: Key) -> None:
     """Write a key's secret to a new file, mode 0600, as `--authkey-file` reads it.
 
     Raises:
-        KeyUnusable: there is a file already, or it cannot be written.
+        KeyUnusable: the file exists already, or cannot be written.
     """
     try:
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -227,7 +227,7 @@ def _change(path: Path, change: Callable[[tuple[Key, ...]], tuple[Key, ...]]) ->
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """While no other process changes the keyring: its directory is locked."""
+    """Keep other processes from changing the keyring: its directory is locked meanwhile."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory = os.open(path.parent, os.O_RDONLY)

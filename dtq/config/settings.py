@@ -1,8 +1,8 @@
-"""What a coordinator, a worker and a client run with.
+"""Settings of a coordinator, a worker and a client.
 
 Each value comes from the first of: the flag, the ``DTQ_*`` variable, the configuration files, the default. A bad flag
-is wrong use (`InvalidValue`); a bad value in a variable or file is a bad configuration (`BadConfig`) and says where
-it stands.
+is wrong use (`InvalidValue`); a bad value in a variable or file is a bad configuration (`BadConfig`), and the error
+names its place.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from dtq.records import dataclass
 
 DEFAULT_HOST: Final = "127.0.0.1"
 DEFAULT_PORT: Final = 3870
-#: What ``--db`` says for a store that is only in memory.
+#: Value of ``--db`` for a store in memory only.
 MEMORY: Final = ":memory:"
-#: Longest name of a worker in characters, as the coordinator takes it (`model.fields`).
+#: Longest name of a worker in characters, the coordinator's bound (`model.fields`).
 _MAX_LABEL: Final = 200
 DURABILITIES: Final = ("fsync", "os", "none")
 RELOADS: Final = ("auto", "off")
@@ -40,14 +40,14 @@ RELOADS: Final = ("auto", "off")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoordinatorSettings:
-    """What a coordinator runs with.
+    """Settings of a coordinator.
 
     Attributes:
         host: the address to listen on.
         port: the port to listen on; 0 for a free one.
-        db: the store's file; None for a store that is only in memory.
-        durability: what an acknowledgement waits for: ``fsync`` (the disk), ``os`` (the kernel), ``none``.
-        authkey_file: what ``--authkey-file`` says; None where it is not given (`load_authkey` looks elsewhere).
+        db: the store's file; None for a store in memory only.
+        durability: the guarantee behind an acknowledgement: ``fsync`` (the disk), ``os`` (the kernel), ``none``.
+        authkey_file: the value of ``--authkey-file``; None if not given (`load_authkey` looks elsewhere).
         keys_file: the keyring; None for the one beside the authkey's file.
         highest_first: whether a higher priority number is served first.
         lease_s: how long a worker may be silent before its tasks run elsewhere.
@@ -55,10 +55,10 @@ class CoordinatorSettings:
         max_tasks: how many unfinished tasks the queue takes.
         max_batch: how many tasks one batch may have.
         max_message: largest message in bytes.
-        max_value: largest argument or result in bytes. What is too large for a message travels in pieces beside it.
+        max_value: largest argument or result in bytes. Values too large for a message travel in pieces beside it.
         by_reference: whether peers on this machine may write and read the files of large arguments and results.
-        max_connections: how many connections there may be.
-        max_unread: how many results that a client has not asked for are kept ready for it.
+        max_connections: bound of the connections.
+        max_unread: how many unread results are kept ready for a client.
     """
 
     host: str = DEFAULT_HOST
@@ -81,30 +81,30 @@ class CoordinatorSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerSettings:
-    """What a worker runs with.
+    """Settings of a worker.
 
     Attributes:
-        addresses: where the coordinator may be reached, tried in this order.
-        authkey_file: what ``--authkey-file`` says; None where it is not given (`load_authkey` looks elsewhere).
+        addresses: of the coordinator, tried in this order.
+        authkey_file: the value of ``--authkey-file``; None if not given (`load_authkey` looks elsewhere).
         slots: how many tasks run at once.
         queues: the queues to serve; empty for all.
-        resources: what it offers to tasks that need it, each as `parse_offer` reads it.
-        tags: what tasks may ask of their worker beside that.
+        resources: its offers to tasks, each as `parse_offer` reads it.
+        tags: further properties that tasks may ask for.
         imports: modules that every slot imports when it starts.
         preload: modules that are imported once, in the process that slots are forked from.
         init: function that every slot calls when it starts, ``module:function``; empty for none.
-        paths: directories that modules are looked for in, before the usual ones.
+        paths: directories to search for modules, before the usual ones.
         name: the worker's name for people.
         max_tasks_per_slot: after how many tasks a slot's process is replaced; None for never.
         max_memory_per_slot: above how many bytes a slot's process is replaced; None for never.
         keep_processes: whether processes that tasks leave running may go on until their slot is replaced.
         only_registered: whether to run registered task types only.
-        reload: ``"auto"`` where slots are replaced when code that they have imported changes on disk, else ``"off"``.
+        reload: ``"auto"`` to replace slots when code that they have imported changes on disk, else ``"off"``.
         tasks_may_submit: whether clients in tasks use the worker's coordinator and key.
-        max_waiting: how many slots more there may be while tasks wait for other tasks.
-        grace_s: how long a drain may take before running tasks are given back; None for as long as they need.
-        by_reference: whether large arguments and results pass as files where the coordinator is on this machine.
-        value_cache: where it is not, how many bytes of large arguments are kept here; None for a part of what is free.
+        max_waiting: bound of further slots while tasks wait for other tasks.
+        grace_s: how long a drain may take before running tasks are returned; None for as long as they need.
+        by_reference: whether large arguments and results pass as files if the coordinator is on this machine.
+        value_cache: if it is not, bytes of large arguments that are kept here; None for a part of the free room.
     """
 
     addresses: tuple[Address, ...]
@@ -130,7 +130,7 @@ class WorkerSettings:
     value_cache: int | None = None
 
 
-# -- reading one value: (what it is, the value as flag, variable or TOML has it, base of relative paths) -------------
+# -- reading one value: (its name, the value as flag, variable or TOML has it, base of relative paths) ---------------
 
 Reader = Callable[[str, Any, Path], Any]
 
@@ -168,7 +168,7 @@ def _path(what: str, value: Any, base: Path) -> Path:
 
 def _import_path(what: str, value: Any, base: Path) -> Path:
     path = _path(what, value, base)
-    if not path.exists():  # an archive will do, too
+    if not path.exists():  # an archive is valid, too
         raise InvalidValue("path", str(path)[:200], "there is no such directory")
     return path
 
@@ -269,7 +269,7 @@ def _address(what: str, value: Any, base: Path) -> Address:
 
 _TOP: Final = {
     "connect": _Key("DTQ_ADDRESS", _many(_address, ",")),
-    # Variable and flag are looked at by `load_authkey`, which has more places to look.
+    # `load_authkey` handles variable and flag, and looks in further places.
     "authkey_file": _Key("", _path),
     "tls": _Key("DTQ_TLS", _path),
     "by_reference": _Key("DTQ_BY_REFERENCE", _switch),
@@ -291,7 +291,7 @@ _COORDINATOR: Final = {
     "max_connections": _Key("DTQ_MAX_CONNECTIONS", _number(2, 10**6)),
     "max_unread": _Key("DTQ_MAX_UNREAD", _number(1, 10**9)),
 }
-#: How many slots more there may be for each, while tasks wait for other tasks.
+#: Bound of further slots for each slot, while tasks wait for other tasks.
 WAITING_A_SLOT: Final = 8
 _WORKER: Final = {
     "slots": _Key("DTQ_SLOTS", _number(1, 4096)),
@@ -316,7 +316,7 @@ _WORKER: Final = {
 }
 _ALL: Final[Mapping[str, Mapping[str, _Key]]] = {"": _TOP, "coordinator": _COORDINATOR, "worker": _WORKER}
 _KNOWN: Final = frozenset((table, key) for table, keys in _ALL.items() for key in keys)
-#: Key of a file or flag to field, where the field's name has the unit.
+#: Key of a file or flag to field, if the field's name has the unit.
 _FIELDS: Final = {"lease": "lease_s", "keep_results": "keep_results_s", "grace": "grace_s"}
 
 
@@ -341,7 +341,7 @@ def _variable(name: str) -> str | None:
 
 
 def _resolve(table: str, flags: Mapping[str, Any], files: Sequence[ConfigFile]) -> dict[str, Any]:
-    """What is set for a table, by field; what is set nowhere is left out."""
+    """The settings of a table, by field; unset ones are left out."""
     found: dict[str, Any] = {}
     for key, setting in _ALL[table].items():
         field = _FIELDS.get(key, key)
@@ -394,18 +394,18 @@ def client_by_reference() -> bool:
 
 
 def client_addresses(explicit: Sequence[str] = ()) -> tuple[Address, ...]:
-    """Where the coordinator may be reached, in the order in which to try.
+    """Addresses of the coordinator, in the order in which to try them.
 
     Args:
-        explicit: what ``--connect`` says, if it is given.
+        explicit: the value of ``--connect``, if given.
 
     Returns:
-        At least one: of the flag, ``DTQ_ADDRESS``, the configuration, the coordinator that runs on this machine, or
-        the default.
+        At least one: of the flag, ``DTQ_ADDRESS``, the configuration, the coordinator that runs on this machine, or the
+        default.
 
     Raises:
-        InvalidAddress: one of the explicit ones is not an address.
-        BadConfig: the variable or a configuration file has one that is not.
+        InvalidAddress: an explicit one is invalid.
+        BadConfig: the variable or a configuration file has an invalid one.
     """
     given: tuple[Address, ...]
     given = _resolve("", {"connect": tuple(explicit)}, () if explicit else config_files(_KNOWN)).get("connect", ())
@@ -416,15 +416,15 @@ def client_addresses(explicit: Sequence[str] = ()) -> tuple[Address, ...]:
 
 
 def coordinator_settings(flags: Mapping[str, Any] | None = None) -> CoordinatorSettings:
-    """What a coordinator is to run with.
+    """The settings of a coordinator.
 
     Args:
-        flags: what was given on the command line, by the names of the keys (``lease``, ``db``, ...), and
-            ``authkey_file``; None or missing for what was not.
+        flags: the command line's values, by the names of the keys (``lease``, ``db``, ...), and ``authkey_file``; None
+            or missing if not given.
 
     Raises:
         InvalidValue: a flag has a value that cannot be used.
-        BadConfig: a variable or a configuration file has one.
+        BadConfig: a variable or a configuration file has such a value.
     """
     flags = flags or {}
     found = _resolve("coordinator", flags, config_files(_KNOWN))
@@ -437,15 +437,15 @@ def coordinator_settings(flags: Mapping[str, Any] | None = None) -> CoordinatorS
 
 
 def worker_settings(flags: Mapping[str, Any] | None = None) -> WorkerSettings:
-    """What a worker is to run with.
+    """The settings of a worker.
 
     Args:
-        flags: what was given on the command line, by the names of the keys (``slots``, ``queues``, ...), and
-            ``connect`` and ``authkey_file``; None, empty or missing for what was not.
+        flags: the command line's values, by the names of the keys (``slots``, ``queues``, ...), and ``connect`` and
+            ``authkey_file``; None, empty or missing if not given.
 
     Raises:
         InvalidValue: a flag has a value that cannot be used.
-        InvalidAddress: an address of ``connect`` is none.
+        InvalidAddress: an address of ``connect`` is invalid.
         BadConfig: a variable or a configuration file has a value that cannot be used.
     """
     flags = flags or {}
@@ -459,7 +459,7 @@ def worker_settings(flags: Mapping[str, Any] | None = None) -> WorkerSettings:
         slots=slots,
         max_waiting=found.pop("max_waiting", WAITING_A_SLOT * slots),
         name=found.pop("name", None) or f"{os.uname().nodename}-{os.getpid()}",
-        # As with `python -m`: what lies in the current directory can be imported.
+        # As with `python -m`: modules in the current directory can be imported.
         paths=paths if here in paths else (*paths, here),
         **found,
     )

@@ -1,7 +1,8 @@
-"""Certificates: which directory has this process's own, and what makes it unusable.
+"""Certificates: the directory with this process's own, and its checks.
 
-A directory of three PEM files: ``ca.pem`` (whom to believe), ``cert.pem`` (who this side is) and ``key.pem`` (its
-private key, mode 0600). ``dtq keygen --tls`` makes such directories; certificates of your own go under the same names.
+A directory of three PEM files: ``ca.pem`` (the trusted authorities), ``cert.pem`` (this side's certificate) and
+``key.pem`` (its private key, mode 0600). ``dtq keygen --tls`` makes such directories; certificates of your own go under
+the same names.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ from dtq.records import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFiles:
-    """What one side of a TLS connection needs.
+    """The files of one side of a TLS connection.
 
     Attributes:
-        ca: certificates of those whose signature is believed.
+        ca: certificates of the trusted authorities.
         cert: this side's certificate.
         key: its private key.
     """
@@ -34,7 +35,7 @@ def tls_files(directory: str | Path) -> TlsFiles:
 
     Raises:
         BadConfig: one is missing.
-        KeyUnusable: others can read the private key.
+        KeyUnusable: other users can read the private key.
     """
     place = Path(directory).expanduser().absolute()
     files = TlsFiles(ca=place / "ca.pem", cert=place / "cert.pem", key=place / "key.pem")
@@ -47,11 +48,11 @@ def tls_files(directory: str | Path) -> TlsFiles:
 
 
 def configured_tls() -> TlsFiles | None:
-    """What ``DTQ_TLS`` or the configuration says; None where it says nothing, and connections are not encrypted.
+    """The files named by ``DTQ_TLS`` or the configuration; None for neither, and connections are not encrypted.
 
     Raises:
         BadConfig: a configuration file cannot be used, or the directory lacks a file.
-        KeyUnusable: others can read the private key.
+        KeyUnusable: other users can read the private key.
     """
     directory = configured_tls_directory()
     return None if directory is None else tls_files(directory)

@@ -1,4 +1,4 @@
-"""Durations, sizes, addresses and names, as people write them and as dtq prints them.
+"""Parsers and formatters of durations, sizes, addresses and names.
 
 Floor 1, with `errors` alone below. Everything here is pure and cheap: the command line, the transport and the settings
 share the one parser of each kind.
@@ -58,7 +58,7 @@ def parse_duration(text: str, what: str = "a duration") -> float:
 
     Args:
         text: the duration.
-        what: what it is, for the error's sentence.
+        what: its noun in the error's sentence.
 
     Raises:
         InvalidValue: the text is not a duration.
@@ -76,11 +76,11 @@ def parse_duration(text: str, what: str = "a duration") -> float:
 
 
 def parse_rate(text: str, what: str = "a rate") -> tuple[int, float]:
-    """How many, and in how many seconds, from ``100/m``, ``5/s``, ``10/90s`` or ``1/1h30m``.
+    """A count, and the seconds it is for, from ``100/m``, ``5/s``, ``10/90s`` or ``1/1h30m``.
 
     Args:
         text: the rate.
-        what: what it is, for the error's sentence.
+        what: its noun in the error's sentence.
 
     Raises:
         InvalidValue: the text is not a rate.
@@ -101,7 +101,7 @@ def parse_size(text: str, what: str = "a size") -> int:
 
     Args:
         text: the size.
-        what: what it is, for the error's sentence.
+        what: its noun in the error's sentence.
 
     Raises:
         InvalidValue: the text is not a size.
@@ -124,10 +124,10 @@ def format_size(size: int) -> str:
 
 
 def check_host(host: str) -> str:
-    """The host, if it can be one: a name, or the number of IPv4 or IPv6 (without brackets).
+    """The host, if valid: a name, or the number of IPv4 or IPv6 (without brackets).
 
     Raises:
-        InvalidValue: it cannot.
+        InvalidValue: it is not.
     """
     if _HOST.fullmatch(host) or (":" in host and _HOST6.fullmatch(host)):
         return host
@@ -135,10 +135,10 @@ def check_host(host: str) -> str:
 
 
 def check_queue(name: str) -> str:
-    """The queue's name, if it can be one.
+    """The queue's name, if valid.
 
     Raises:
-        InvalidValue: it cannot.
+        InvalidValue: it is not.
     """
     if _QUEUE.fullmatch(name):
         return name
@@ -146,10 +146,10 @@ def check_queue(name: str) -> str:
 
 
 def check_resource(name: str) -> str:
-    """The name of a resource, if it can be one.
+    """The name of a resource, if valid.
 
     Raises:
-        InvalidValue: it cannot.
+        InvalidValue: it is not.
     """
     if _QUEUE.fullmatch(name):
         return name
@@ -157,10 +157,10 @@ def check_resource(name: str) -> str:
 
 
 def check_tag(tag: str) -> str:
-    """The tag, if it can be one.
+    """The tag, if valid.
 
     Raises:
-        InvalidValue: it cannot.
+        InvalidValue: it is not.
     """
     if _QUEUE.fullmatch(tag):
         return tag
@@ -168,19 +168,19 @@ def check_tag(tag: str) -> str:
 
 
 def parse_offer(text: str, what: str = "a resource") -> tuple[str, tuple[str, ...], int]:
-    """What a worker has of a resource, from ``gpu=0,1`` (named units) or ``memory=32GB`` (a sum).
+    """A worker's share of a resource, from ``gpu=0,1`` (named units) or ``memory=32GB`` (a sum).
 
-    One unit with a name that is a number has a comma behind it: ``port=8080,``. That of ``gpu`` needs none.
+    A single unit whose name is a number has a comma behind it: ``port=8080,``. That of ``gpu`` needs none.
 
     Args:
         text: name and amount.
-        what: what it is, for the error's sentence.
+        what: its noun in the error's sentence.
 
     Returns:
-        The name, the names of its units (empty for a sum), and how many there are, or how large the sum is.
+        The name, the names of its units (empty for a sum), and their number, or the sum.
 
     Raises:
-        InvalidValue: the text does not say that.
+        InvalidValue: the text is malformed.
     """
     name, equals, value = text.partition("=")
     name, value = name.strip(), value.strip()
@@ -222,12 +222,12 @@ def format_address(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-#: Hosts that stand for every interface of a machine, and where a client on it finds such a listener.
+#: Hosts that stand for every interface of a machine, and the address of such a listener for clients on it.
 _EVERY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def host_here(host: str) -> str:
-    """The host as clients on this machine reach a listener that is bound to it."""
+    """The host under which clients on this machine reach a listener that is bound to it."""
     return _EVERY.get(host, host)
 
 

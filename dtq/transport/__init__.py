@@ -1,8 +1,8 @@
-"""The way between coordinator, workers and clients; the only room that knows `multiprocessing.managers`.
+"""The connections between coordinator, workers and clients; the only room that knows `multiprocessing.managers`.
 
-`Server` is handed something that opens sessions (`model.service.Session`), `Proxy` is such a service across the wire,
-`Backoff` says how long to wait before asking again. They are imported when first named: a slot needs `safepickle`
-alone, and starts the sooner for it.
+`Server` is given a function that opens sessions (`model.service.Session`), `Proxy` is such a service across the wire,
+`Backoff` computes the waits between retries. Each is imported at its first use: a slot needs `safepickle` alone, and so
+starts sooner.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Who is in: the connections that have proved themselves, how many there may be, and with which key each came.
+"""The table of authenticated connections: their number, its bound, and the key of each.
 
-Strangers are not here: they wait in `reception`.
+Unauthenticated connections are not here: they wait in `reception`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dtq.transport.connection import Connection
 
 
 class Admission:
-    """Keeps the list of connections.
+    """The table of connections.
 
     Args:
-        most: connections in all.
+        most: bound of their number.
     """
 
     def __init__(self, most: int) -> None:
@@ -28,32 +28,32 @@ class Admission:
 
     @property
     def full(self) -> bool:
-        """Whether there are as many connections as there may be."""
+        """Whether the number of connections has reached its bound."""
         return len(self._in) >= self._most
 
     def admit(self, connection: Connection, key: Key) -> None:
-        """Put a connection on the list; only the reception's thread does, after it has asked whether it is full."""
+        """Add a connection; only the reception's thread does, after a check of `full`."""
         with self._lock:
             self._in[connection] = key
 
     def leave(self, connection: Connection) -> None:
-        """A connection is gone; calling it twice does no harm."""
+        """Remove a connection; calling it twice does no harm."""
         with self._lock:
             self._in.pop(connection, None)
 
     def everybody(self, where: Callable[[Key], bool] = lambda key: True) -> list[Connection]:
-        """The connections whose key is such."""
+        """The connections whose keys match."""
         with self._lock:
             return [connection for connection, key in self._in.items() if where(key)]
 
 
 class StrangersLog:
-    """Says what strangers do, at most so often: a port scan must not fill a disk.
+    """Logs warnings about strangers at a bounded rate: a port scan must not fill a disk.
 
     Args:
-        log: where to.
-        most: lines in a period; what is above is counted, and the count said with the next period's first line.
-        period_s: its length in seconds.
+        log: the log.
+        most: lines in a period; further ones are counted, and their number is logged with the next period's first line.
+        period_s: the period in seconds.
     """
 
     def __init__(self, log: logging.Logger, *, most: int = 20, period_s: float = 60.0) -> None:
@@ -80,7 +80,7 @@ class StrangersLog:
         self._log.warning(text, *args)
 
     def close(self) -> None:
-        """Say what was only counted so far."""
+        """Log the number of lines that were only counted."""
         with self._lock:
             self._say_unsaid()
 

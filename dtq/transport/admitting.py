@@ -1,7 +1,7 @@
-"""The server's part of the handshake (`handshake` has the protocol), and the keys that it knows.
+"""The server's part of the handshake (`handshake` has the protocol), and the keyring.
 
-Written as a generator that never blocks: it yields what it waits for, and whoever runs it (`reception`) attends to a
-thousand others meanwhile, and ends it when its time is over.
+Written as a generator that never blocks: it yields the event that it waits for, and its caller (`reception`) attends to
+a thousand others meanwhile, and ends it after its deadline.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from dtq.transport.handshake import (
     proof,
 )
 
-#: What a step of the handshake waits for: `selectors.EVENT_READ` or `EVENT_WRITE`.
+#: The event that a step of the handshake waits for: `selectors.EVENT_READ` or `EVENT_WRITE`.
 Waits = int
 
 
 class Stranger(Exception):
-    """Who connected is not let in. Stays on the server's side of the wire, in its log."""
+    """The peer is refused. Stays on the server's side of the wire, in its log."""
 
 
 class Keyring:
@@ -50,20 +50,20 @@ class Keyring:
     """
 
     def __init__(self, keys: Iterable[Key]) -> None:
-        # A key that nobody has: an unknown id takes the same steps as a known one.
+        # A key without a holder: an unknown id takes the same steps as a known one.
         self._nobody: Final = Key(name="", secret=os.urandom(32), roles=frozenset())
         self.replace(keys)
 
     def replace(self, keys: Iterable[Key]) -> None:
-        """Know these keys from now on, and no others."""
+        """Replace all keys by these."""
         self._keys = {key_id(check_key(key.secret)): key for key in keys}
 
     def of_id(self, identity: bytes) -> Key:
-        """The key with an id; one that nobody has where there is none."""
+        """The key with an id; a key without a holder if the id is unknown."""
         return self._keys.get(identity, self._nobody)
 
     def holds(self, key: Key) -> bool:
-        """Whether the key, with the roles that it has, is one of them."""
+        """Whether this key, with its roles, is one of them."""
         return self._keys.get(key_id(key.secret)) == key
 
     def names(self) -> list[str]:
@@ -76,17 +76,17 @@ def admit_client(sock: socket.socket, keys: Keyring, binding: bytes = NO_BINDING
 
     Args:
         sock: a new connection that does not block.
-        keys: the keys that are accepted.
-        binding: what the channel is bound to.
+        keys: the accepted keys.
+        binding: the channel's binding.
 
     Yields:
-        What it waits for.
+        The event that it waits for.
 
     Returns:
         The key that the peer has proved to hold.
 
     Raises:
-        Stranger: the peer speaks something else, another version, or has another key.
+        Stranger: the peer speaks another protocol, another version, or has another key.
         EOFError: it closed the connection.
         OSError: it reset the connection.
     """
@@ -94,7 +94,7 @@ def admit_client(sock: socket.socket, keys: Keyring, binding: bytes = NO_BINDING
     if not theirs.startswith(NAME):
         raise Stranger("it does not speak dtq's protocol")
     if theirs != MAGIC:
-        # Every version begins with at least a nonce. What is there has to be read: unread, it would reset our answer.
+        # Every version begins with at least a nonce. Received bytes must be read: unread, they would reset our answer.
         yield from _take(sock, NONCE)
         yield from _give(sock, MAGIC + os.urandom(NONCE))
         with contextlib.suppress(OSError):
@@ -114,10 +114,10 @@ def admit_client(sock: socket.socket, keys: Keyring, binding: bytes = NO_BINDING
 
 
 def peek(sock: socket.socket) -> Generator[Waits, None, bytes]:
-    """The first byte that the peer says; it stays to be read.
+    """The peer's first byte, which stays to be read.
 
     Raises:
-        EOFError: it says nothing.
+        EOFError: the peer sends nothing.
     """
     while True:
         try:
@@ -131,7 +131,7 @@ def peek(sock: socket.socket) -> Generator[Waits, None, bytes]:
 
 
 def want_tls(sock: socket.socket) -> Generator[Waits, None, None]:
-    """Tell a peer that speaks plainly that it is to speak TLS.
+    """Tell a peer without TLS that it must use TLS.
 
     Raises:
         Stranger: always.
@@ -146,9 +146,9 @@ def want_tls(sock: socket.socket) -> Generator[Waits, None, None]:
 
 
 def farewell(sock: socket.socket, body: bytes) -> Generator[Waits, None, None]:
-    """Answer what a peer that has been let in is going to ask first, whatever it is, and wait for it to leave."""
+    """Answer the first request of an authenticated peer, whatever it is, and wait for it to leave."""
     yield from _give(sock, len(body).to_bytes(4, "big") + body)
-    # Closing with something unread would take the answer back.
+    # Closing with unread bytes would take the answer back.
     while True:
         yield from _take(sock, 1)
 

@@ -1,4 +1,4 @@
-"""How long to wait before trying again: for workers and clients that lost the coordinator. Pure: nobody waits here."""
+"""Waits between retries, for workers and clients that lost the coordinator. Pure: nothing waits here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FIRST_S: Final = 0.05
 #: The longest wait, in seconds: how late a worker may be after a coordinator that comes back.
 LONGEST_S: Final = 2.0
 
-# A generator of our own: a program that seeds Python's shared one shall draw the same numbers with and without us.
+# A generator of our own: a program that seeds Python's shared one must draw the same numbers with and without us.
 _OWN: Final = random.Random()
 
 
@@ -23,7 +23,7 @@ class Backoff:
     Args:
         first_s: the second wait, in seconds.
         longest_s: the longest wait, in seconds.
-        draw: gives a number from [0, 1).
+        draw: returns a number from [0, 1).
     """
 
     def __init__(
@@ -41,5 +41,5 @@ class Backoff:
         return whole_s * (1 - self._draw() / 2)
 
     def reset(self) -> None:
-        """An attempt succeeded: the next retry is at once again."""
+        """Note a success: the next retry is immediate again."""
         self._whole_s = 0.0

@@ -1,6 +1,6 @@
-"""The words of a call, the same for both sides.
+"""Encoding of a call and its answer, the same for both sides.
 
-A call is ``(name, arguments)``: a method of `model.service.Service`, its arguments taken apart as the wire table says.
+A call is ``(name, arguments)``: a method of `model.service.Service`, and its arguments as the wire table encodes them.
 The answer is ``("#RETURN", result)`` or ``("#ERROR", (code, arguments))``, in the words of `multiprocessing.managers`.
 """
 
@@ -12,7 +12,7 @@ from dtq.errors import BadMessage, DtqError, from_wire, to_wire
 from dtq.model.service import Service
 from dtq.model.wire import Method, methods
 
-#: How each method of the service crosses the wire: the one list of what can be called.
+#: The codecs of each method of the service: the one list of callable methods.
 METHODS: Final = methods(Service)
 #: The first call of every connection.
 HELLO: Final = "hello"
@@ -42,7 +42,7 @@ def read_answer(method: Method, message: Any) -> Any:
     """The result in an answer.
 
     Raises:
-        DtqError: the one that was answered.
+        DtqError: the error in the answer.
         BadMessage: it is not an answer.
     """
     match message:

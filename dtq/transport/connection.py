@@ -1,9 +1,8 @@
 """Messages over a socket: a length, then a pickle of plain values (`safepickle`).
 
-Both ends of every dtq connection hold one of these. It has the three methods that
-`multiprocessing.managers` asks of a connection (``send``, ``recv``, ``close``), and knows what the stock one does not:
-whether it may still be used. A connection on which an answer is outstanding answers the wrong question, one inherited
-by `os.fork` answers the wrong process.
+Both ends of every dtq connection hold one of these. It has the three methods that `multiprocessing.managers` asks of a
+connection (``send``, ``recv``, ``close``), and in addition knows whether it may still be used. A connection with an
+outstanding answer answers the wrong question, one inherited by `os.fork` answers the wrong process.
 """
 
 from __future__ import annotations
@@ -22,19 +21,19 @@ from dtq.errors import TooLarge
 from dtq.records import dataclass
 from dtq.transport import safepickle
 
-#: Largest message in bytes, unless the server is told otherwise.
+#: Largest message in bytes, the server's default.
 MAX_MESSAGE: Final = 16 << 20
 #: Seconds after which a peer that acknowledges nothing, or keeps its window shut, counts as gone. Keepalive alone is
-#: mute while data is under way.
+#: silent while data is under way.
 SILENCE_S: Final = 20
 
 _SLOW: Final = "the peer is too slow"
 _LENGTH: Final = 4
 #: First read of a message, in bytes: most messages are smaller, and every idle connection holds so much.
 _FIRST_READ: Final = 8 << 10
-#: Up to here a body is copied behind its length, to be one buffer; above, its parts are handed over as they are.
+#: Up to this size a body is copied behind its length, to be one buffer; larger ones are sent in their parts.
 _JOINED: Final = 32 << 10
-#: A long message is given so much memory at first, and then as much again as has arrived, but no more than a MiB.
+#: First memory for a long message; then as much again as has arrived, but no more than a MiB.
 _FIRST_ROOM: Final = 64 << 10
 _MORE_ROOM: Final = memoryview(bytes(1 << 20))
 
@@ -47,8 +46,8 @@ _OPTIONS: Final = (
 )
 
 
-#: Slowest that a message may move: so many bytes in so many seconds, once it has begun. A peer on the worst of lines is
-#: faster; one that keeps a thread busy with a byte now and then is not.
+#: Least pace of a message: so many bytes in so many seconds, once it has begun. A peer on the worst of lines is faster;
+#: one that keeps a thread busy with a byte now and then is not.
 PACE_BYTES: Final = 4096
 PACE_S: Final = float(SILENCE_S)
 #: Largest piece that is handed to TLS at once: it has to be gone in that time as a whole. And to the kernel, so that
@@ -57,24 +56,24 @@ _TLS_PIECE: Final = 16 << 10
 _PIECE: Final = 256 << 10
 _LARGE_PIECE: Final = 1 << 20
 _AT_ONCE_S: Final = 0.02
-#: Says that more follows at once, where the platform can be told: one packet less.
+#: Tells the kernel that more follows at once, if the platform supports it: one packet less.
 _MORE: Final[int] = getattr(socket, "MSG_MORE", 0)
 #: Has the kernel hand over what is there, and not wait.
 _AT_ONCE: Final[int] = getattr(socket, "MSG_DONTWAIT", 0)
 #: Most parts of a message in such a piece.
 _MOST_PARTS: Final = 16
-#: How often it is told that bytes of a long message move, in seconds: a small part of the shortest lease.
+#: Seconds between two calls of `on_moved` during a long message: a small part of the shortest lease.
 _MOVED_S: Final = 0.1
 
-#: Memory for long messages that nobody uses right now: what is used again costs a part of what new memory does, which
-#: the kernel clears page by page. Most of it, and the longest. Single list operations need no lock.
+#: Unused memory for long messages: reused memory costs a part of new memory, which the kernel clears page by page. With
+#: its bounds: total, and longest. Single list operations need no lock.
 _bodies: Final[list[bytearray]] = []
 _MOST_BODIES: Final = 2
 _MOST_KEPT: Final = 4 << 20
 
 
 def tune(sock: socket.socket) -> None:
-    """Set the options that every connection of dtq needs, where the platform has them."""
+    """Set the options that every connection of dtq needs, if the platform has them."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in _OPTIONS:
         option = getattr(socket, name, None)
@@ -87,9 +86,9 @@ class FileRange:
     """Bytes of a file, to be sent.
 
     Attributes:
-        descriptor: the file's; closed by whoever sends them.
-        offset: where they begin.
-        size: how many there are.
+        descriptor: the file's; closed by the sender.
+        offset: offset of the first.
+        size: their number.
     """
 
     descriptor: int
@@ -97,8 +96,8 @@ class FileRange:
     size: int
 
 
-#: Says where the large content of a message goes: given the bytes before it, and how many it has. None to have it in
-#: the message.
+#: Returns memory for the large content of a message: given the bytes before it, and its size. None to have it in the
+#: message.
 Room = Callable[[bytes, int], memoryview | None]
 
 
@@ -119,7 +118,7 @@ def _piece_after(began: float) -> int:
 
 
 class _Pace:
-    """Whether a message comes fast enough: in each stretch of time so many bytes."""
+    """Checks the pace of a message: so many bytes in each stretch of time."""
 
     __slots__ = ("_bytes", "_have", "_seconds", "_until")
 
@@ -130,13 +129,13 @@ class _Pace:
         self._until = time.monotonic() + seconds
 
     def left_s(self, have: int) -> float:
-        """How much is left of this stretch, in seconds.
+        """Seconds left of this stretch.
 
         Args:
-            have: how many bytes have come in all.
+            have: bytes received so far.
 
         Raises:
-            TimeoutError: too few came in the last one.
+            TimeoutError: too few bytes came in the last stretch.
         """
         now = time.monotonic()
         if now >= self._until:
@@ -159,8 +158,8 @@ class Connection:
         sock: the socket.
         peer: the other side's address.
         limit: may be changed; holds for the next message.
-        on_moved: called now and then while bytes of a long message move, either way, by the thread that is at it; None
-            where nobody wants to know.
+        on_moved: called now and then while bytes of a long message move, either way, by the thread that sends or
+            receives it; None for no calls.
     """
 
     __slots__ = (
@@ -192,13 +191,14 @@ class Connection:
         self._pace: tuple[int, float] | None = None
 
     def keep_pace(self) -> None:
-        """From now on a message that has begun has to move on (`PACE_BYTES`), either way, or the connection is of no
-        more use; one that has not begun is waited for, for ever."""
+        """From now on a message that has begun must keep its pace (`PACE_BYTES`), either way, or the connection becomes
+        unusable; the wait for a message to begin is unbounded.
+        """
         self._pace = PACE_BYTES, PACE_S
         if self._secured:
             self.sock.settimeout(PACE_S)
         else:
-            # By the kernel, so that what does not have to wait costs no call more.
+            # By the kernel, so that a transfer that does not wait costs no further call.
             whole_s = int(PACE_S)
             timeout = struct.pack("@ll", whole_s, int((PACE_S - whole_s) * 1e6))
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, timeout)
@@ -211,9 +211,9 @@ class Connection:
         """Send a message, whole.
 
         Raises:
-            BadMessage: it is not plain data. Nothing was sent, the connection is as before.
-            TooLarge: it is over the limit. Nothing was sent, the connection is as before.
-            TimeoutError: the peer took nothing for the time set, or too little. The connection is of no more use.
+            BadMessage: the message is not plain data. Nothing was sent, the connection is as before.
+            TooLarge: the message is over the limit. Nothing was sent, the connection is as before.
+            TimeoutError: the peer took nothing for the time set, or too little. The connection is unusable.
             OSError: the connection is gone.
         """
         parts = safepickle.parts(value)
@@ -224,7 +224,7 @@ class Connection:
         length = size.to_bytes(_LENGTH, "big")
         if size <= _JOINED:
             self._push(b"".join((length, *parts)))
-        elif self._secured:  # with TLS there is no sendmsg
+        elif self._secured:  # a socket with TLS has no sendmsg
             self._push(length)
             for part in parts:
                 self._push(part)
@@ -232,11 +232,11 @@ class Connection:
             self._pour([memoryview(part) for part in (length, *parts)])
 
     def send_around(self, value: Any, content: Sequence[memoryview] | FileRange) -> None:
-        """Send a message in which a large content stands in the place of `safepickle.FILLER`, from where it lies.
+        """Send a message with a large content in the place of `safepickle.FILLER`, without a copy.
 
         Args:
             value: the message.
-            content: at least `safepickle.APART` bytes; of a file that is too short the connection is of no more use.
+            content: at least `safepickle.APART` bytes; a file that is too short makes the connection unusable.
 
         Raises:
             BadMessage, TooLarge, TimeoutError, OSError: as for `send`.
@@ -285,14 +285,14 @@ class Connection:
         """Wait for a message.
 
         Args:
-            room: where a large content in it goes, which is in the message as that memory then; None to have all of it
-                in the message itself.
+            room: returns memory for a large content in it, which then stands in the message; None to have all of it in
+                the message itself.
 
         Raises:
-            BadMessage: it is not plain data. The connection is in step.
-            TooLarge: the peer announced one over the limit. The connection is of no more use.
+            BadMessage: the message is not plain data. The connection is in step.
+            TooLarge: the peer announced one over the limit. The connection is unusable.
             EOFError: the peer has closed the connection.
-            TimeoutError: nothing came for the time set, or too little. The connection is of no more use.
+            TimeoutError: nothing came for the time set, or too little. The connection is unusable.
             OSError: the connection is gone.
         """
         data = self._rest or self._first()
@@ -320,7 +320,7 @@ class Connection:
         return value
 
     def _place(self, start: bytes, size: int, at: int, place: memoryview) -> Any:
-        """The rest of a message, with the content that begins there in its place."""
+        """The rest of a message, with the content that begins here in its memory."""
         pace = self._pace and _Pace(*self._pace)
         have = min(len(start) - at, place.nbytes)
         place[:have] = start[at : at + have]
@@ -333,7 +333,7 @@ class Connection:
         return safepickle.loads_around(start[:at], place, bytes(after))
 
     def set_timeout(self, timeout_s: float | None) -> None:
-        """How long `send` and `recv` wait without a byte moving, in seconds; None for ever."""
+        """Set how long `send` and `recv` wait without a byte moving, in seconds; None for ever."""
         if timeout_s != self._timeout_s:
             self.sock.settimeout(timeout_s)
             self._timeout_s = timeout_s
@@ -349,21 +349,21 @@ class Connection:
         return not self._poll.poll(0)
 
     def finish(self) -> None:
-        """Take no more messages: `recv` meets the end, an answer under way can still be sent. From any thread."""
+        """Accept no more messages: `recv` meets the end, an answer under way can still be sent. From any thread."""
         self._shutdown(socket.SHUT_RD)
 
     def interrupt(self) -> None:
-        """Wake whoever waits in `send` or `recv`, from any thread; the connection is of no more use."""
+        """Wake any thread in `send` or `recv`, from any thread; the connection becomes unusable."""
         self._shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Let go of the socket; calling it twice does no harm."""
+        """Close the socket; calling it twice does no harm."""
         self.sock.close()
 
     def _shutdown(self, how: int) -> None:
         if self._owner == os.getpid():  # a shutdown would reach the process that it was inherited from
             with contextlib.suppress(OSError):  # gone already
-                # Not the method of a socket with TLS: that would have what follows sent in the clear.
+                # Not the method of a socket with TLS: it would send later bytes in the clear.
                 socket.socket.shutdown(self.sock, how)
 
     def _moved(self) -> None:
@@ -383,7 +383,7 @@ class Connection:
             if sent < len(data):
                 rest = memoryview(data)[sent:]
                 while rest:
-                    # With a pace set, less than all was sent because its time was over.
+                    # With a pace set, a short send means that its time was over.
                     if self._pace is not None and sent < self._pace[0]:
                         raise TimeoutError(_SLOW)
                     sent = self.sock.send(rest)
@@ -392,7 +392,7 @@ class Connection:
             raise TimeoutError(_SLOW) from None
 
     def _pour(self, parts: list[memoryview]) -> None:
-        """Hand the parts of a long message over as they are, piece by piece."""
+        """Send the parts of a long message piece by piece, uncopied."""
         at, room = 0, _PIECE
         while at < len(parts):
             pieces, began = _first_bytes(parts, at, room), time.monotonic()
@@ -400,7 +400,7 @@ class Connection:
                 sent = self.sock.sendmsg(pieces)
             except BlockingIOError:
                 raise TimeoutError(_SLOW) from None
-            # With a pace set, less than all was sent because its time was over.
+            # With a pace set, a short send means that its time was over.
             if self._pace is not None and sent < self._pace[0] and sent < sum(map(len, pieces)):
                 raise TimeoutError(_SLOW)
             while at < len(parts) and sent >= len(parts[at]):
@@ -412,13 +412,13 @@ class Connection:
             self._moved()
 
     def _first(self) -> bytes:
-        """The beginning of a message, which may be a long time coming."""
+        """The beginning of a message; the wait may be long."""
         if self._pace is not None and self._secured and not self.sock.pending():  # type: ignore[attr-defined]  # TLS
             self._readable(None)
         return self._pull(_FIRST_READ)
 
     def _length(self, data: bytes) -> bytes:
-        """More of a message, up to its length at least."""
+        """More of a message, at least its length."""
         pace = self._pace and _Pace(*self._pace)
         while len(data) < _LENGTH:
             if pace is not None:
@@ -446,8 +446,9 @@ class Connection:
         return data
 
     def _fill(self, start: bytes, size: int) -> bytearray:
-        """The rest of a message, and perhaps more behind it. Memory grows with the bytes received, not with those
-        announced."""
+        """The rest of a message, and perhaps bytes behind it. Memory grows with the bytes received, not with those
+        announced.
+        """
         try:
             body = _bodies.pop()
         except IndexError:
@@ -463,7 +464,7 @@ class Connection:
             body += _MORE_ROOM[: min(size - have, have)]
 
     def _receive(self, room: memoryview, have: int, pace: _Pace | None) -> int:
-        """Receive until this is full; how many bytes it has."""
+        """Receive until this memory is full; returns the number of its bytes."""
         at_once = 0 if pace is None or self._secured else _AT_ONCE
         flags = at_once
         while have < len(room):

@@ -1,8 +1,8 @@
-"""One authenticated connection, on the server's side: calls in, answers out, until either side has enough.
+"""One authenticated connection, on the server's side: calls in, answers out, until either side ends it.
 
-Names are looked up in the wire table (`calls.METHODS`) and nowhere else, so nothing but the service can be called; and
-of that only what the roles of the connection's key allow (`permissions`). What changes other people's tasks, or the
-coordinator, leaves a line in the log ``dtq.audit``, whether it was allowed or not.
+Names are looked up in the wire table (`calls.METHODS`) and nowhere else, so only methods of the service can be called;
+and of these only the ones that the roles of the connection's key allow (`permissions`). Calls that change other users'
+tasks, or the coordinator, leave a line in the log ``dtq.audit``, allowed or refused.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _SHORT: Final = 200
 _WRITE: Final = "write_value"
 _READ: Final = "read_value"
 _WRITE_WORD: Final = _WRITE.encode()
-#: Memory for pieces that arrive, which no call needs right now, and most of it: memory that is used again costs a part
-#: of what new memory does. Taking and giving back are single list operations, so threads need no lock.
+#: Unused memory for arriving pieces, and its bound: reused memory costs a part of new memory. Taking and giving back
+#: are single list operations, so threads need no lock.
 _rooms: Final[list[bytearray]] = []
 _MOST_ROOMS: Final = 4
 
@@ -40,9 +40,9 @@ class Conversation:
     """The calls of one connection.
 
     Args:
-        connection: where they come from.
-        session: who answers them.
-        key: what the peer has proved to hold.
+        connection: the connection.
+        session: answers the calls.
+        key: the peer's key.
     """
 
     __slots__ = ("_connection", "_greeted", "_key", "_permitted", "_room", "_session")
@@ -53,11 +53,11 @@ class Conversation:
         self._key = key
         self._permitted = acts_of(key)
         self._greeted = False
-        #: Where the piece of a value went that the call under way has brought.
+        #: Memory with the value's piece of the current call.
         self._room: bytearray | None = None
 
     def turn(self) -> bool:
-        """Wait for one call and answer it. Nothing of it is kept, so that an idle connection holds no message.
+        """Wait for one call and answer it. No part of the call is kept, so an idle connection holds no message.
 
         Returns:
             Whether the conversation goes on.
@@ -93,11 +93,11 @@ class Conversation:
         except (TooLarge, BadMessage) as refused:
             log.error("the answer to %s cannot be sent to %s: %s", name, self._connection.peer, refused)
             self._connection.send(error_answer(refused))
-        # Who is no longer known has to say hello again, which is said on a new connection.
+        # A forgotten session must say hello again, on a new connection.
         return answer[0] == RETURN or answer[1][0] != SessionUnknown.code
 
     def _room_for(self, before: bytes, size: int) -> memoryview | None:
-        """Where a piece of a value goes; None for whatever else is large."""
+        """Memory for a piece of a value; None for any other large content."""
         if size > CHUNK or not self._greeted or _WRITE_WORD not in before:
             return None
         try:
@@ -118,7 +118,7 @@ class Conversation:
             os.close(result.descriptor)
 
     def _call(self, name: str, given: tuple[Any, ...], method: Method) -> Any:
-        """The answer's result, plain, or where it lies."""
+        """The answer's result, plain, or as a range of a file."""
         if name == _READ and given[2] >= safepickle.APART:
             return FileRange(*self._session.open_value(*given), given[2])
         return method.encode_result(getattr(self._session, name)(*given))
@@ -130,7 +130,7 @@ class Conversation:
             return error_answer(NotPermitted(f"a call of {name[:40]!r}"))
         act, given = name, ()
         try:
-            self._permit(act_by_name(name))  # what is refused anyway is not taken apart
+            self._permit(act_by_name(name))  # a refused call is not decoded
             given = _decoded(method, arguments)
             act = act_of(name, given)
             self._permit(act)
@@ -143,10 +143,10 @@ class Conversation:
             if act in AUDITED:
                 self._put_on_record(act, given, f"refused ({error.code})")
             elif isinstance(error, RoleMissing):
-                self._put_on_record(act, (), f"refused ({error.code})")  # what is given may be a task's own data
+                self._put_on_record(act, (), f"refused ({error.code})")  # arguments may be a task's own data
             return error_answer(error)
         except Exception as error:
-            # The edge of the connection's thread. What the peer is told shows neither paths nor values.
+            # The edge of the connection's thread. The answer to the peer shows neither paths nor values.
             log.exception("%s failed, called by %s", name, self._connection.peer)
             if act in AUDITED:
                 self._put_on_record(act, given, f"failed ({type(error).__name__})")
@@ -157,13 +157,13 @@ class Conversation:
             raise refusal(self._key, act)
 
     def _put_on_record(self, act: str, arguments: tuple[Any, ...], outcome: str) -> None:
-        """One line; a representation has no line breaks, whatever a peer has sent."""
+        """Log one line; a representation has no line breaks, whatever a peer has sent."""
         short = ", ".join(map(repr, arguments))[:_SHORT]
         audit.info("key %s from %s: %s(%s): %s", self._key.name, self._connection.peer, act, short, outcome[:_SHORT])
 
 
 def _decoded(method: Method, arguments: Any) -> tuple[Any, ...]:
-    """The arguments of a call; the piece of a value that lies in memory of its own stays there."""
+    """The arguments of a call; a value's piece in memory of its own stays there."""
     if method.name == _WRITE and type(arguments) is tuple and len(arguments) == 3:
         segment, offset, data = arguments
         if type(data) is memoryview:

@@ -1,7 +1,7 @@
-"""The end of a connection that connects: what a client or worker does until the other side has proved who it is.
+"""The connecting end of a connection: all steps of a client or worker until both sides are authenticated.
 
-The other end is in `listening`, which knows `multiprocessing.managers`: a program that only connects is spared the
-import of that.
+The other end is in `listening`, which knows `multiprocessing.managers`: a program that only connects need not import
+that.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dtq.transport.handshake import HANDSHAKE_S, NO_BINDING, join_server
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-#: Connecting to every interface is connecting to this machine.
+#: A connection to every interface is one to this machine.
 _ANY: Final = ("0.0.0.0", "::")
 
 
@@ -41,18 +41,18 @@ def dial(
     limit: int = MAX_MESSAGE,
     tls: SSLContext | None = None,
 ) -> Connection:
-    """Connect, and prove who is who.
+    """Connect, and authenticate both sides.
 
     Args:
         address: host and port of a coordinator.
         authkey: the key; None proves nothing, and is refused.
-        timeout_s: seconds for all of it.
-        key_source: where the key comes from, for sentences.
+        timeout_s: seconds for the whole.
+        key_source: the key's origin, for sentences.
         limit: largest message in bytes.
-        tls: what to speak TLS with, unless the address is of this machine; None for no TLS.
+        tls: the TLS context, unused if the address is of this machine; None for no TLS.
 
     Raises:
-        Unreachable: nobody answers there, or not in time, or not a coordinator.
+        Unreachable: no answer, or not in time, or not from a coordinator.
         TlsFailed: the two sides do not agree on TLS.
         WrongKey: the other side has another key.
         ProtocolMismatch: the other side speaks another version.

@@ -1,4 +1,4 @@
-"""What `multiprocessing` shares between the processes of one program, for those that a local cluster starts."""
+"""State that `multiprocessing` shares between the processes of one program, for the processes of a local cluster."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ def authentication_key() -> bytes:
 
 
 def tracker_descriptor() -> int:
-    """The descriptor of the pipe to this program's resource tracker, which is started where there is none."""
+    """The descriptor of the pipe to this program's resource tracker, which is started if there is none."""
     descriptor = resource_tracker.getfd()
     return -1 if descriptor is None else descriptor

@@ -1,17 +1,17 @@
-"""Who may talk: both sides prove that they hold the same key, and neither shows it. The client's part.
+"""Mutual authentication: both sides prove that they hold the same key, and neither shows it. The client's part.
 
     client  magic, key id, nonce
     server                        magic, nonce          (to those whose magic begins right; to others nothing)
     client  proof
     server                        proof                 (to a wrong proof: as many random bytes)
 
-A key's id follows from the key, and tells the server which of its keys to compare with; a key it does not have fails
-like a wrong proof, in the same steps. A proof is HMAC-SHA256 over magic, role, channel binding, key id and both nonces,
-so it cannot be reflected, replayed, or taken from another connection. The client speaks first: where the kernel's
-accept queue overflows, the client's side of a connection may exist without the server's, and a client that waits to be
-greeted waits for ever. Whatever a stranger sees is random, and the refusal is an answer rather than a closed
-connection, because a connection is also closed by a coordinator that dies or is too busy, which must not look like a
-wrong key. All of it happens under one deadline, which no drip feed extends. The server's part is in `admitting`.
+A key's id follows from the key, and tells the server which of its keys to compare with; an unknown id fails like a
+wrong proof, in the same steps. A proof is HMAC-SHA256 over magic, role, channel binding, key id and both nonces, so it
+cannot be reflected, replayed, or taken from another connection. The client speaks first: if the kernel's accept queue
+overflows, the client's side of a connection may exist without the server's, and a client that waits for a greeting
+waits for ever. A stranger sees random bytes only. The refusal is an answer rather than a closed connection, because a
+dying or overloaded coordinator also closes connections, which must not look like a wrong key. One deadline bounds the
+whole handshake, and no drip feed extends it. The server's part is in `admitting`.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ from dtq.model.messages import PROTOCOL
 
 #: Seconds for the whole handshake.
 HANDSHAKE_S: Final = 5.0
-#: What every connection begins with: three letters and the version of the protocol.
+#: First bytes of every connection: three letters and the version of the protocol.
 MAGIC: Final = b"DTQ" + bytes([PROTOCOL])
-#: How a connection of any version begins.
+#: First bytes of a connection of any version.
 NAME: Final = MAGIC[:3]
-#: What a server that speaks TLS only says to who does not.
+#: Answer of a server that requires TLS to a client without it.
 TLS_WANTED: Final = NAME + b"\x00"
 #: Shortest authkey in bytes; shorter ones can be guessed from one recorded handshake.
 MIN_KEY: Final = 16
-#: What a connection without TLS is bound to; with TLS, the hash of the server's certificate goes here.
+#: Channel binding without TLS; with TLS, the hash of the server's certificate.
 NO_BINDING: Final = bytes(32)
 
 #: Lengths in bytes.
 KEY_ID: Final = 8
 NONCE: Final = 32
 PROOF: Final = 32
-#: Whose proof it is.
+#: Roles in a proof.
 CLIENT: Final = b"client"
 SERVER: Final = b"server"
 
@@ -51,7 +51,7 @@ def check_key(key: bytes) -> bytes:
     """The authkey, if it is long enough.
 
     Raises:
-        InvalidValue: it is not. The sentence does not show the key.
+        InvalidValue: the key is too short. The sentence does not show the key.
     """
     if len(key) < MIN_KEY:
         raise InvalidValue("the length of an authkey", len(key), f"it has at least {MIN_KEY} random bytes")
@@ -59,17 +59,17 @@ def check_key(key: bytes) -> bytes:
 
 
 def key_id(key: bytes) -> bytes:
-    """The id of a key, which says nothing about it to who does not have it."""
+    """The id of a key, from which the key cannot be found."""
     return hmac.digest(key, b"dtq key id", "sha256")[:KEY_ID]
 
 
 def proof(key: bytes, role: bytes, binding: bytes, nonces: bytes) -> bytes:
-    """What shows that one holds a key.
+    """The proof of a key's possession.
 
     Args:
         key: the key.
-        role: whose proof it is, `CLIENT` or `SERVER`.
-        binding: what the channel is bound to.
+        role: the prover, `CLIENT` or `SERVER`.
+        binding: the channel's binding.
         nonces: the server's, then the client's.
     """
     return hmac.digest(key, MAGIC + role + binding + key_id(key) + nonces, "sha256")
@@ -83,16 +83,16 @@ def join_server(
     Args:
         sock: a new connection; its timeout is changed.
         key: the authkey.
-        deadline: when it has to be over, as `time.monotonic` counts.
+        deadline: its end, as `time.monotonic` counts.
         peer: the server's address, for sentences.
-        key_source: where the key comes from, for sentences.
-        binding: what the channel is bound to.
+        key_source: the key's origin, for sentences.
+        binding: the channel's binding.
 
     Raises:
         WrongKey: the server refused the proof, or could not prove itself.
         ProtocolMismatch: the server speaks another version.
-        Unreachable: what answers is no coordinator.
-        TlsFailed: the server speaks TLS only.
+        Unreachable: the peer is no coordinator.
+        TlsFailed: the server requires TLS.
         EOFError: the server closed the connection.
         OSError: it reset the connection, or the deadline has passed.
     """

@@ -1,10 +1,9 @@
-"""The listening end of a connection, and the place of both ends in the standard library:
+"""The listening end of a connection, and the registration of both ends in the standard library:
 ``managers.listener_client["dtq"]``.
 
-`multiprocessing.managers` looks up how to listen and how to connect in a table by the name of a serializer. With dtq's
-own pair in it, the library's `Server` and `BaseManager` speak dtq's framing, pickling and handshake without a patch.
-As in the library, the listener hands out connections before anybody has proved anything; that is done in the
-`reception`.
+`multiprocessing.managers` finds its listeners and clients in a table by the name of a serializer. With dtq's own pair
+in it, the library's `Server` and `BaseManager` speak dtq's framing, pickling and handshake without a patch. As in the
+library, the listener hands out unauthenticated connections; the `reception` authenticates them.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class Listener:
     """A listening socket.
 
     Args:
-        address: host and port; an empty host for every interface, port 0 for any that is free.
+        address: host and port; an empty host for every interface, port 0 for any free port.
         backlog: connections that may wait to be accepted; never less than `BACKLOG`.
 
     Attributes:
@@ -36,7 +35,7 @@ class Listener:
         socket: the socket.
 
     Raises:
-        PortInUse: it cannot listen there.
+        PortInUse: the address cannot be bound.
     """
 
     def __init__(self, address: Address, backlog: int = BACKLOG) -> None:
@@ -55,12 +54,12 @@ class Listener:
         self.address: Address = self.socket.getsockname()[:2]
 
     def accept(self) -> Connection:
-        """The next connection, which has proved nothing yet."""
+        """The next connection, not authenticated yet."""
         sock, place = self.socket.accept()
         return Connection(sock, format_address(place[:2]))
 
     def close(self) -> None:
-        """Listen no more; wakes a thread that waits in `accept`."""
+        """Stop listening; wakes a thread that waits in `accept`."""
         try:
             self.socket.shutdown(socket.SHUT_RDWR)
         except OSError:

@@ -1,7 +1,7 @@
-"""Who may do what: the one table of acts and the roles that they take.
+"""Permissions: the one table of acts and the roles that they require.
 
-An act is a method of the service, or a part of one where who may use it depends on the arguments. What stands in no
-role's hands here is refused, so a new method of the service is nobody's until it is put into the table.
+An act is a method of the service, or one of several variants of it that the arguments select. An act outside the table
+is refused, so a new method of the service belongs to no role until it is in the table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SUBMIT, _WORK, _ADMIN = KeyRole.SUBMIT, KeyRole.WORK, KeyRole.ADMIN
 ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     "hello as client": (_SUBMIT, _ADMIN),
     "hello as worker": (_WORK,),
-    # producing: ids are needed, and whoever was given one may follow it, read it and stop it
+    # producing: ids are needed, and the holder of an id may follow, read and stop its tasks
     "submit": (_SUBMIT,),
     "follow": (_SUBMIT, _ADMIN),
     "watch": (_SUBMIT, _ADMIN),
@@ -53,7 +53,7 @@ ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     "dead_letters": (_ADMIN,),
     "retry_dead": (_ADMIN,),
     "purge_dead": (_ADMIN,),
-    # schedules: they submit for others, and for as long as they are there
+    # schedules: they submit on behalf of others, for as long as they exist
     "set_schedule": (_SUBMIT, _ADMIN),
     "schedules": (_ADMIN,),
     "schedule": (_ADMIN,),
@@ -63,9 +63,9 @@ ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     "stop": (_ADMIN,),
     "reload_keys": (_ADMIN,),
 }
-#: Acts that take every role they name: who may not submit may have nothing submitted either.
+#: Acts that need every role in their list: a key without the right to submit must not submit through a schedule.
 ALL_ROLES: Final = frozenset({"set_schedule"})
-#: Acts that change what others submitted, or the coordinator itself: each use is put on record.
+#: Acts that change other users' submissions, or the coordinator itself: each use is audited.
 AUDITED: Final = frozenset(
     {
         "cancel",
@@ -93,18 +93,18 @@ _BY_ARGUMENTS: Final[Mapping[str, Callable[..., str]]] = {
 
 
 def act_by_name(method: str) -> str | None:
-    """Which act a call is, where that does not depend on its arguments."""
+    """The act of a call, if it does not depend on the arguments."""
     return None if method in _BY_ARGUMENTS else method
 
 
 def act_of(method: str, arguments: tuple[Any, ...]) -> str:
-    """Which act a call is."""
+    """The act of a call."""
     by_arguments = _BY_ARGUMENTS.get(method)
     return method if by_arguments is None else by_arguments(*arguments)
 
 
 def acts_of(key: Key) -> frozenset[str]:
-    """All that a key may do."""
+    """All acts that a key permits."""
     return frozenset(
         act
         for act, roles in ACTS.items()
@@ -113,7 +113,7 @@ def acts_of(key: Key) -> frozenset[str]:
 
 
 def refusal(key: Key, act: str) -> RoleMissing:
-    """What a key is told that may not do something."""
+    """The error for a key that lacks the roles of an act."""
     roles = [role.value for role in ACTS.get(act, ())]
     needed = f"roles {' and '.join(roles)}" if act in ALL_ROLES else f"role {' or '.join(roles)}"
     return RoleMissing(f"{key.name!r} (role {key.role_names})", f"{act} takes the {needed}")

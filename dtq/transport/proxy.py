@@ -1,13 +1,13 @@
-"""The service across the wire: what clients and workers hold in place of a coordinator.
+"""The service across the wire: clients and workers hold a proxy in place of a coordinator.
 
 A thin equivalent of `managers.BaseProxy`, over the same table of listeners and clients. The library's own is not used,
 because its connections belong to a pair of address and thread, whatever the key; because after an interrupted call it
 hands the old answer to the next caller, and after an end of file never connects again; and because it begins with verbs
 (accept_connection, incref) that dtq's server does not have.
 
-A proxy has one connection. Whatever may have left an answer in it (a signal in the middle of a call, a timeout, a
-fork) makes it unusable, and the next call opens a fresh one and says hello there. Calls are never repeated here:
-only the caller knows which ones may be.
+A proxy has one connection. Any event that may have left an answer in it (a signal in the middle of a call, a timeout, a
+fork) makes it unusable, and the next call opens a fresh one and says hello there. Calls are never repeated here: only
+the caller knows which ones may be.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-#: How many seconds the calls may take that go through all dead letters, of which there may be millions.
+#: Seconds for calls that go through all dead letters, of which there may be millions.
 _MANY_S: Final = 600.0
-#: Calls that the server answers late, on purpose or for all that it has to do: how many seconds more they may take.
+#: Further seconds for calls that the server answers late, on purpose or for their amount of work.
 _WAITS: Final[dict[str, Callable[[tuple[Any, ...]], float]]] = {
     "watch": lambda arguments: cast(float, arguments[1]),
     "exchange": lambda arguments: cast(float, arguments[0].wait_s),
@@ -125,17 +125,17 @@ class Proxy:
     One thread at a time calls; another that calls meanwhile waits. `close` may be called from anywhere.
 
     Args:
-        addresses: where the coordinator may be; tried in turn, beginning with the one that worked last.
+        addresses: of the coordinator; tried in turn, beginning with the one that worked last.
         authkey: the key.
-        hello: who is calling, or a function that says so at each connection. A child made by `os.fork` has to be
-            somebody else: give a function that makes up a new session there.
-        on_welcome: called with each answer to hello, in the calling thread, before the call goes on. Must not call
-            the proxy.
+        hello: the caller's identity, or a function that returns it for each connection. A child made by `os.fork` needs
+            an identity of its own: give a function that makes up a new session there.
+        on_welcome: called with each answer to hello, in the calling thread, before the call goes on. Must not call the
+            proxy.
         connect_timeout_s: seconds to connect to one address, handshake included.
         call_timeout_s: seconds without a byte before a call is given up, on top of the time that it may wait at the
             server.
-        key_source: where the key comes from, for the sentence of `WrongKey`.
-        tls: certificates, to speak TLS with coordinators on other machines; None for no TLS.
+        key_source: the key's origin, for the sentence of `WrongKey`.
+        tls: certificates, for TLS with coordinators on other machines; None for no TLS.
 
     Every call raises, besides what `Service` says:
         Unreachable: nobody answers at any address, the connection was lost or timed out in mid-call, or the proxy is
@@ -170,15 +170,16 @@ class Proxy:
         self._tls = None if tls is None else _client_context(tls)
         self._first = 0  # the address that worked last
         self._connection: Connection | None = None
-        self._greeted = False  # whether all that comes before a call has happened on it
+        self._greeted = False  # whether hello, and all that precedes a call, has happened on it
         self._welcome: Welcome
         self._closed = False
         self._lock = threading.RLock()  # re-entered by a signal handler that calls
         self._owner = os.getpid()
 
     def hello(self, hello: Hello) -> Welcome:
-        """Be this caller from now on, on a new connection; see `Service.hello`. Without it, each connection begins with
-        the hello that the proxy was made with."""
+        """Be this caller from now on, on a new connection; see `Service.hello`. Without this call, each connection
+        begins with the hello that the proxy was made with.
+        """
         self._leave_parent()
         with self._lock:
             self._hello = hello
@@ -257,7 +258,7 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        """The address of the coordinator that answered last, or is to be tried first."""
+        """The address that answered last, or is to be tried first."""
         return format_address(self._addresses[self._first])
 
     @property
@@ -311,8 +312,9 @@ class Proxy:
                 take(nth, self._answer(connection, name, timeout_s, one.room))
 
     def close(self) -> None:
-        """Close the connection for good. A call under way in another thread ends at once with `Unreachable` (one that
-        is connecting, when its time to connect is over at the latest); so does every later one."""
+        """Close the connection for good. A call under way in another thread ends at once with `Unreachable` (while
+        connecting, at its connect timeout at the latest); so does every later one.
+        """
         self._leave_parent()
         self._closed = True
         connection = self._connection
@@ -337,8 +339,9 @@ class Proxy:
         self.close()
 
     def _leave_parent(self) -> None:
-        """In a child made by `os.fork`: forget the parent's lock, which may be held by a thread that is not here, and
-        its connection."""
+        """In a child made by `os.fork`: forget the parent's connection, and its lock, which a thread that does not
+        exist here may hold.
+        """
         if self._owner != os.getpid():
             self._owner = os.getpid()
             self._lock = threading.RLock()
@@ -350,7 +353,7 @@ class Proxy:
             connection.close()
 
     def _ready(self) -> Connection:
-        """A connection on which hello has been said."""
+        """A connection after its hello."""
         connection = self._connection
         if connection is not None and self._greeted and connection.usable():
             return connection
@@ -427,7 +430,7 @@ class Proxy:
 
     @staticmethod
     def _gravest(refusals: list[DtqError]) -> DtqError:
-        """What to say when no address would do: a coordinator that refuses is more telling than one that is away."""
+        """The most telling of several addresses' errors: a refusal tells more than an absence."""
         for refusal in refusals:
             if type(refusal) is not Unreachable:
                 return refusal

@@ -1,9 +1,9 @@
-"""The reception: one thread that accepts connections and hears out all who have proved nothing yet.
+"""The reception: one thread that accepts connections and holds them until they are authenticated.
 
 A stranger costs a descriptor and a few hundred bytes here, not a thread, so silent connections by the hundred delay
-nobody. The oldest makes room for the next where there are too many, and everybody is sent away when the time of the
-handshake is over. Who has proved to hold a key is handed on, and gets a thread then. The loop outlives everything that
-can happen to it: no descriptors, no threads, connections that vanish.
+nobody. If there are too many, the oldest makes room for the next, and each is closed at its handshake's deadline. An
+authenticated connection is handed on, and only then gets a thread. The loop survives every failure: lack of descriptors
+or threads, connections that vanish.
 """
 
 from __future__ import annotations
@@ -24,26 +24,27 @@ from dtq.transport.endpoints import reason
 from dtq.transport.handshake import HANDSHAKE_S
 from dtq.transport.listening import Listener
 
-#: Seconds that a newcomer is given before it may be sent away for another: an honest client on a busy machine needs a
-#: millisecond or few, and a burst of them must not push itself out.
+#: Seconds for a newcomer before another may displace it: an honest client on a busy machine needs a few milliseconds,
+#: and a burst of them must not push itself out.
 GRACE_S: Final = 0.02
-#: So many newcomers are a crowd; when it has left, but for few, what it took is given back, at most so often (seconds).
+#: So many newcomers are a crowd; when nearly all of it has left, its memory is given back, at most once in so many
+#: seconds.
 CROWD: Final = 256
 FEW: Final = 32
 QUIET_S: Final = 2.0
-#: Connections accepted before those that are in already have their turn.
+#: Connections accepted before those already here have their turn.
 _AT_ONCE: Final = 32
-#: Seconds that nobody is accepted when the machine has no descriptor or thread to spare.
+#: Pause in seconds when the machine has no descriptor or thread to spare.
 _REST_S: Final = 0.05
 
 log = logging.getLogger("dtq.transport")
 
-#: Everything that is said to a newcomer; ends when all is said, with its key if it is to come in.
+#: The dialogue with a newcomer; returns its key, or None for a refusal.
 Talk = Generator[Waits, None, Key | None]
 
 
 class _Newcomer:
-    """One who is in the reception."""
+    """An unauthenticated connection."""
 
     __slots__ = ("awaits", "connection", "since", "talk")
 
@@ -55,15 +56,15 @@ class _Newcomer:
 
 
 class Reception:
-    """Accepts connections, and finds out who they are.
+    """Accepts connections, and authenticates them.
 
     Args:
-        listener: where they come from; does not block from now on.
-        greet: begins the talk with a new connection.
-        show_in: takes over a connection that has proved to hold a key.
-        most: how many may be in the reception.
-        strangers: where to say what happens.
-        on_quiet: called when a crowd has left: what it took may be given back.
+        listener: accepts them; does not block from now on.
+        greet: begins the dialogue with a new connection.
+        show_in: takes over an authenticated connection.
+        most: bound of the unauthenticated connections.
+        strangers: their log.
+        on_quiet: called when a crowd has left, to give its memory back.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Reception:
         on_quiet: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_quiet = on_quiet
-        #: How many have come since the last crowd left.
+        #: Connections since the last crowd left.
         self._crowd = 0
         self._quiet_from = 0.0
         self._listener = listener
@@ -95,13 +96,13 @@ class Reception:
         listener.socket.setblocking(False)
 
     def run(self) -> None:
-        """Until `close` is called."""
+        """Run until `close` is called."""
         try:
             while not self._closing:
                 try:
                     self._round()
                 except Exception:
-                    # The edge of the thread, which must not end: without it nobody comes in any more.
+                    # The edge of the thread, which must not end: without it no connection is accepted any more.
                     log.exception("the reception stumbled, and goes on")
                     time.sleep(_REST_S)
         finally:
@@ -112,7 +113,7 @@ class Reception:
             self._bell.close()
 
     def _round(self) -> None:
-        """Wait until something is to be done, and do it."""
+        """Wait for the next event or deadline, and handle it."""
         self._open_or_shut()
         for key, _ in self._selector.select(self._patience_s()):
             if key.data is not None:
@@ -130,12 +131,12 @@ class Reception:
         return self._crowd >= CROWD and len(self._newcomers) <= FEW
 
     def close(self) -> None:
-        """Have `run` end soon; from any thread, once."""
+        """Make `run` end soon; from any thread, once."""
         self._closing = True
         self._rope.close()
 
     def _patience_s(self) -> float | None:
-        """How long nothing has to be done if nobody says anything."""
+        """Seconds until the next deadline, if no peer sends anything."""
         oldest = next(iter(self._newcomers), None)
         due = oldest.since + HANDSHAKE_S if oldest is not None else math.inf
         if self._crowd_has_left:
@@ -155,7 +156,7 @@ class Reception:
         self._accepting = accepting
 
     def _rest(self, seconds: float) -> None:
-        """Accept nobody for a while; those who come wait in the kernel's queue."""
+        """Accept no connections for a while; they wait in the kernel's queue."""
         self._open_again_at = time.monotonic() + seconds
 
     def _accept(self) -> None:
@@ -179,7 +180,7 @@ class Reception:
             self._attend(newcomer)
 
     def _make_room(self) -> bool:
-        """Send the oldest newcomer away, if it had its time; whether it did."""
+        """Close the oldest newcomer, if its grace is over; whether it was."""
         oldest = next(iter(self._newcomers), None)
         if oldest is None or oldest.since + GRACE_S > time.monotonic():
             return False
@@ -189,9 +190,9 @@ class Reception:
     # -- newcomers ----------------------------------------------------------------------------------------------------
 
     def _attend(self, newcomer: _Newcomer) -> None:
-        """Go on with a talk, as far as it goes without waiting."""
+        """Go on with a dialogue, as far as possible without waiting."""
         if newcomer not in self._newcomers:
-            return  # sent away in this very round
+            return  # closed in this very round
         peer = newcomer.connection.peer
         try:
             self._await(newcomer, next(newcomer.talk))
@@ -228,7 +229,7 @@ class Reception:
             self._rest(_REST_S)
 
     def _send_away(self, before: float) -> None:
-        """End with those who came before a moment."""
+        """Close the newcomers from before a moment."""
         while self._newcomers:
             newcomer = next(iter(self._newcomers))
             if newcomer.since > before:
@@ -241,7 +242,7 @@ class Reception:
         newcomer.connection.close()
 
     def _part(self, newcomer: _Newcomer) -> None:
-        """The reception has no more to do with it."""
+        """Forget a newcomer."""
         if self._newcomers.pop(newcomer, newcomer) is None and newcomer.awaits:
             self._selector.unregister(newcomer.connection.sock)
         newcomer.talk.close()

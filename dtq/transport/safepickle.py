@@ -1,12 +1,12 @@
-"""Pickles of plain values, and nothing else: what crosses every wire and pipe of dtq.
+"""Pickles of plain values only: the encoding of every wire and pipe of dtq.
 
-Unpickling runs code, so what a peer sends is looked through before `pickle.loads` sees it. A message is scalars, str,
-bytes, tuples and lists, as a *tree*: the writer keeps no memo, and the reader accepts no opcode that names a class,
-calls something, fills a dict or uses the memo. With that gone there is nothing left to attack with: no code, no memo
-bomb (nine bytes that allocate 2 GiB), no colliding dict keys, no value that refers to another a million times. What
-remains is bounded: nesting by `MAX_DEPTH`, the number of values by `MAX_VALUES`, everything else by the message's own
-length. Large blobs are one opcode each, so the look costs about a microsecond and 0.15 us a value; of a small message
-that is plain at first sight it costs a quarter of that (`_small_and_plain`).
+Unpickling runs code, so a peer's bytes are checked before `pickle.loads` sees them. A message is scalars, str, bytes,
+tuples and lists, as a *tree*: the writer keeps no memo, and the reader accepts no opcode that names a class, calls a
+function, fills a dict or uses the memo. That leaves no means of attack: no code, no memo bomb (nine bytes that allocate
+2 GiB), no colliding dict keys, no value that refers to another a million times. The rest is bounded: nesting by
+`MAX_DEPTH`, the number of values by `MAX_VALUES`, everything else by the message's own length. Large blobs are one
+opcode each, so the check costs about a microsecond and 0.15 us a value; for a small message that is obviously plain it
+costs a quarter of that (`_small_and_plain`).
 
 Used by `connection` in both directions, and by workers for the pipes to their slots.
 """
@@ -32,11 +32,11 @@ _HEAD: Final = bytes([0x80, _PROTOCOL])
 _LENGTH: Final = Struct("<I").unpack_from
 _LENGTH_BYTES: Final = 4
 _BYTES: Final = pickle.BINBYTES[0]
-#: Cut short, a bracket that nobody opened, a frame that does not fit, an append to what is not a list, text that is not
-#: UTF-8.
+#: Raised for bytes cut short, a bracket that was never opened, a frame that does not fit, an append to a value that is
+#: no list, text that is not UTF-8.
 _PROBLEMS: Final = (IndexError, ValueError, OverflowError, EOFError, AttributeError, error, pickle.UnpicklingError)
 
-# What an opcode does to the reader. Values below 10 are a scalar that long, opcode included.
+# Effects of opcodes on the reader. Values below 10 are a scalar of that length, opcode included.
 _SHORT, _LONG, _PAIR, _OPEN, _CLOSE, _ONE, _THREE, _LIST, _EXTEND, _APPEND, _FRAME, _STOP, _REFUSED = range(10, 23)
 
 
@@ -70,31 +70,31 @@ def _table() -> tuple[int, ...]:
 _KINDS: Final = _table()
 
 
-#: From so many bytes on the content of a bytes object need not be in the message as it is pickled or loaded. The
-#: pickler hands over as it is, behind its length and outside of any frame, what has so many.
+#: A bytes object of so many bytes need not be part of the message while that is pickled or loaded. The pickler passes
+#: such an object through uncopied, behind its length and outside of any frame.
 APART: Final = 64 << 10
-#: Stands for such a content while the message around it is made.
+#: Stands for such an object while the message around it is made.
 FILLER: Final = bytes(APART)
-#: How far into a message it is looked for such a content, and how many bytes may be behind it.
+#: How far into a message such an object is looked for, and how many bytes may be behind it.
 _NEAR: Final = 128
 _BYTES_AT: Final = 1 + 4
 
-#: A message of no more bytes is small.
+#: Most bytes of a small message.
 _SMALL: Final = 1 << 10
-#: The longest text or blob that a process knows the looks of when it starts, in bytes: each length costs it time. It
-#: learns the others, up to 255, when so many small messages have had longer ones.
+#: Longest text or blob whose patterns a process compiles at its start, in bytes: each length costs time. It compiles
+#: the others, up to 255, after so many small messages with longer ones.
 _KNOWN: Final = 64
 _PATIENCE: Final = 64
-#: How the writer begins, the frame's length apart, and where what it frames begins.
+#: First bytes of a pickle, apart from the frame's length, and the offset of the framed bytes.
 _FRAMED: Final = _HEAD + pickle.FRAME
 _CONTENT_AT: Final = len(_FRAMED) + 8
-#: What makes one value of several; an empty list or tuple is a scalar here.
+#: Opcodes that make one value of several; an empty list or tuple is a scalar here.
 _BUILDERS: Final = pickle.TUPLE + pickle.TUPLE1 + pickle.TUPLE2 + pickle.TUPLE3
 _STRUCTURE: Final = _BUILDERS + pickle.MARK + pickle.APPEND + pickle.APPENDS
 
 
 def _scalars(longest: int) -> re.Pattern[bytes]:
-    """Scalars in a row, each with its content; possessive, for there is only one way to read them.
+    """A pattern of scalars in a row, each with its content; possessive, for they can be read in one way only.
 
     Args:
         longest: the longest text or blob among them, in bytes.
@@ -111,14 +111,16 @@ def _scalars(longest: int) -> re.Pattern[bytes]:
 
 
 class _Look:
-    """What is left of a small message without its scalars."""
+    """Strips the scalars off small messages."""
 
     def __init__(self) -> None:
         self._patience = _PATIENCE
         self.scalars = _scalars(_KNOWN)
 
     def learn(self, structure: bytes | bytearray) -> None:
-        """Something was met that may be a longer text or blob: where that has become usual, know them all."""
+        """Note a message that may have a longer text or blob: after enough of them, compile the patterns for all
+        lengths.
+        """
         if self._patience and (pickle.SHORT_BINBYTES in structure or pickle.SHORT_BINUNICODE in structure):
             self._patience -= 1
             if not self._patience:
@@ -129,7 +131,7 @@ _look: Final = _Look()
 
 
 class _Sink:
-    """The file that a pickler writes to: gathers what it is given."""
+    """The file that a pickler writes to: gathers the written bytes."""
 
     __slots__ = ("parts", "write")
 
@@ -147,7 +149,7 @@ class _Encoder(pickle.Pickler):
         self.fast = True
 
     def reducer_override(self, value: Any) -> Any:
-        """Asked for everything that is not of a built-in type: none of it may travel."""
+        """Called for every object that is not of a built-in type: none of them may travel."""
         raise BadMessage(f"a {type(value).__module__}.{type(value).__qualname__} is not plain data")
 
     def encode(self, value: Any) -> list[bytes]:
@@ -158,8 +160,8 @@ class _Encoder(pickle.Pickler):
         return found
 
 
-# Encoders that nobody uses right now. Taking and giving back are single list operations, so threads, signal handlers
-# and forks need no lock; an encoder whose work was cut short is not given back.
+# Unused encoders. Taking and giving back are single list operations, so threads, signal handlers and forks need no
+# lock; an encoder whose work was interrupted is not given back.
 _idle: Final[list[_Encoder]] = []
 
 
@@ -168,17 +170,17 @@ def dumps(value: Any) -> bytes:
 
     Args:
         value: None, a bool, int, float, str or bytes, or a tuple or list of such. Dicts, sets and bytearrays are not
-            looked for here: they get as far as `loads`.
+            checked for here: `loads` refuses them.
 
     Raises:
-        BadMessage: there is something else in it, or it contains itself.
+        BadMessage: the value contains another type, or itself.
     """
     found = parts(value)
     return found[0] if len(found) == 1 else b"".join(found)
 
 
 def parts(value: Any) -> list[bytes]:
-    """The same bytes in pieces, to be sent one behind the other: what is large is in there as it is, not copied.
+    """The same bytes in pieces, to be sent one behind the other: large objects are not copied.
 
     Args:
         value: as for `dumps`.
@@ -199,12 +201,11 @@ def parts(value: Any) -> list[bytes]:
 
 
 def around(value: Any, size: int) -> tuple[bytes, bytes]:
-    """The bytes of a plain value in which another content stands in the place of `FILLER`: those before it, and those
-    behind it.
+    """The bytes of a plain value before and behind its large content, for which `FILLER` stands.
 
     Args:
         value: as for `dumps`; `FILLER` is in it, once.
-        size: how many bytes the content has, at least `APART`.
+        size: bytes of the content, at least `APART`.
 
     Raises:
         BadMessage: likewise.
@@ -216,14 +217,14 @@ def around(value: Any, size: int) -> tuple[bytes, bytes]:
 
 
 def large_at(head: bytes, size: int) -> tuple[int, int] | None:
-    """Where in a message the content of its first large bytes object is, if that is nearly all of it.
+    """The position in a message of its first large bytes object, if that is nearly all of it.
 
     Args:
         head: the message's beginning.
-        size: how many bytes it has in all.
+        size: bytes of the whole message.
 
     Returns:
-        Index of its first byte, and how many bytes it has.
+        Index of its first byte, and its length.
     """
     at = len(_HEAD)
     end = min(len(head), _NEAR) - _BYTES_AT
@@ -242,11 +243,11 @@ def large_at(head: bytes, size: int) -> tuple[int, int] | None:
 
 
 def loads_around(before: bytes, content: memoryview, after: bytes) -> Any:
-    """The plain value of a message whose large content is elsewhere: it is in the value as it is given.
+    """The plain value of a message whose large content is elsewhere: the value has the given object.
 
     Args:
         before: the bytes before the content.
-        content: that.
+        content: the content.
         after: the bytes behind it.
 
     Raises:
@@ -254,7 +255,7 @@ def loads_around(before: bytes, content: memoryview, after: bytes) -> Any:
     """
     before = before[:-_BYTES_AT]
     try:
-        _check(before + pickle.NONE + after)  # what is checked is a scalar in its place
+        _check(before + pickle.NONE + after)  # the check is done with a scalar in its place
         return pickle.loads(before + pickle.NEXT_BUFFER + after, buffers=(content,))
     except _PROBLEMS as problem:
         raise BadMessage("its opcodes do not fit together") from problem
@@ -264,7 +265,7 @@ def loads(data: bytes | bytearray | memoryview) -> Any:
     """The plain value that `dumps` made the bytes of.
 
     Args:
-        data: any bytes; nothing is assumed of where they come from.
+        data: any bytes, from any source.
 
     Raises:
         BadMessage: the bytes are not a plain value; nothing was built of them.
@@ -278,12 +279,12 @@ def loads(data: bytes | bytearray | memoryview) -> Any:
 
 
 def _small_and_plain(data: bytes | bytearray | memoryview) -> bool:
-    """Whether a message is seen at once to be plain: it is small, and without its scalars nothing is left but so few
-    opcodes that build tuples and lists that it cannot be nested too deep. Whether they fit together the unpickler finds
-    out. What is not seen here `_check` decides.
+    """Whether a message is plain at first sight: it is small, and without its scalars only a few opcodes that build
+    tuples and lists are left, so few that it cannot be nested too deep. The unpickler finds out whether they fit
+    together. `_check` decides about all other messages.
 
-    From left to right the pattern takes whole scalars, and what it leaves is one byte each; as long as all of those are
-    opcodes without content, it has met every opcode, and no content.
+    From left to right the pattern takes whole scalars, and leaves one byte each; if all of the rest are opcodes without
+    content, it has met every opcode, and no content.
     """
     if len(data) > _SMALL or data[: len(_FRAMED)] != _FRAMED:
         return False
@@ -295,7 +296,7 @@ def _small_and_plain(data: bytes | bytearray | memoryview) -> bool:
 
 
 def _check(data: bytes | bytearray | memoryview) -> None:
-    """Walk over the opcodes as the unpickler will, keeping of each value only how deep it is.
+    """Walk over the opcodes as the unpickler will, keeping only the depth of each value.
 
     The common opcodes are handled here, without a call, because this runs for every message.
     """
@@ -303,7 +304,7 @@ def _check(data: bytes | bytearray | memoryview) -> None:
         raise BadMessage("it is not a pickle of protocol 5")
     kinds = _KINDS
     at = 2
-    frames: list[list[int]] = [[]]  # the values before each bracket that is open, and those after the last one
+    frames: list[list[int]] = [[]]  # the values before each open bracket, and those after the last one
     depths = frames[0]
     push = depths.append
     for _ in repeat(None, MAX_VALUES):
@@ -338,7 +339,7 @@ def _check(data: bytes | bytearray | memoryview) -> None:
 
 
 def _bracket(kind: int, frames: list[list[int]]) -> list[int]:
-    """What the rarer opcodes do to the frames; returns the last frame, where reading goes on."""
+    """The effects of the rarer opcodes on the frames; returns the last frame, which goes on."""
     if kind == _OPEN:
         if len(frames) > MAX_DEPTH:
             raise _too_deep()
@@ -360,7 +361,7 @@ def _bracket(kind: int, frames: list[list[int]]) -> list[int]:
 
 
 def _check_end(frames: list[list[int]], rest: int) -> None:
-    """What is left at the end is one value; its depth is the greatest of all."""
+    """Check that one value is left at the end; its depth is the greatest of all."""
     if rest or len(frames) != 1 or len(frames[0]) != 1:
         raise BadMessage("it is not exactly one value")
     if frames[0][0] > MAX_DEPTH:

@@ -1,10 +1,10 @@
-"""The server: `multiprocessing.managers` with dtq's own door, wire and manners.
+"""The server: `multiprocessing.managers` with dtq's own authentication, wire format and thread management.
 
 Built on `BaseManager` and its `Server`: one registered type, whose factory is called once a connection and whose
-exposed methods are those of `model.service.Service`. What the library's server offers on top of that (create, shutdown,
-debug_info, reference counts, ``#GETVALUE``) is not there: a peer's words are looked up in the wire table only.
+exposed methods are those of `model.service.Service`. The other verbs of the library's server (create, shutdown,
+debug_info, reference counts, ``#GETVALUE``) do not exist here: a peer's words are looked up in the wire table only.
 
-Threads: one accepts and hears out strangers (`reception`); each connection that has proved to hold a key has its own.
+Threads: one accepts and authenticates connections (`reception`); each authenticated connection has its own.
 """
 
 from __future__ import annotations
@@ -42,32 +42,32 @@ if TYPE_CHECKING:
 TYPEID: Final = "Service"
 #: Default port of a coordinator.
 PORT: Final = 3870
-#: Stack of a connection's thread in bytes: the usual 8 MiB each exhaust an address space limit with a few hundred.
+#: Stack of a connection's thread in bytes: with the usual 8 MiB, a few hundred threads exhaust an address space limit.
 _STACK: Final = 1 << 20
-#: Seconds that a connection which was cut is given to end.
+#: Seconds for a connection to end after it was cut.
 _LAST_WAIT_S: Final = 1.0
 
 log = logging.getLogger("dtq.transport")
 
-#: Makes the object that answers the calls of one new connection; told where that comes from.
+#: Makes the object that answers the calls of one new connection, given the peer's address.
 OpenSession = Callable[[str], Session]
 
 
 class Server:
-    """Serves `model.service.Service` to whoever holds a key, as far as the key's roles go.
+    """Serves `model.service.Service` to the holders of keys, as far as a key's roles permit.
 
     Args:
         open_session: called once for each authenticated connection, in its thread, with the peer's ``host:port``. The
             session's ``disconnected`` is called exactly once, last, however the connection ends.
         host: interface to listen on.
-        port: port to listen on; 0 for any that is free.
+        port: port to listen on; 0 for any free port.
         authkeys: the keys that may do everything, at least 16 bytes each; more than one while a key is being replaced.
-        keys: keys that may do less.
+        keys: keys with fewer rights.
         max_message: largest message in bytes, either way.
-        max_connections: connections in all.
-        max_pending: connections that have not proved themselves yet; the oldest makes room for the next.
+        max_connections: bound of all connections.
+        max_pending: bound of unauthenticated connections; the oldest makes room for the next.
         on_quiet: called, in the thread that accepts connections, when a crowd of strangers has left.
-        tls: certificates; with them, peers on other machines have to speak TLS, those on this one may.
+        tls: certificates; with them, peers on other machines must use TLS, those on this one may.
 
     Raises:
         InvalidValue: an authkey is missing, or a key too short.
@@ -114,7 +114,7 @@ class Server:
         """Listen, and accept connections in a thread of its own; calling it twice does no harm.
 
         Raises:
-            PortInUse: it cannot listen there.
+            PortInUse: the address cannot be bound.
         """
         if self._server is not None:
             return
@@ -123,7 +123,7 @@ class Server:
         self._accepter.start()
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """Accept no more, let calls under way be answered, close every connection; calling it twice does no harm.
+        """Accept no more connections, finish calls under way, close every connection; calling it twice does no harm.
 
         Args:
             timeout_s: how long to wait for calls under way, in seconds; after it their connections are cut.
@@ -138,11 +138,11 @@ class Server:
         self._server.disperse(timeout_s)
 
     def replace_keys(self, keys: Iterable[Key]) -> list[str]:
-        """Accept these keys beside the authkeys, and no others, from now on. Connections that came with a key which is
-        no longer accepted, or has other roles now, end at once. From any thread.
+        """Accept these keys beside the authkeys, and no others, from now on. Connections whose key is no longer
+        accepted, or has other roles now, end at once. From any thread.
 
         Returns:
-            The names of all keys that are accepted now.
+            The names of all accepted keys.
         """
         self._door.keyring.replace([*self._first, *keys])
         if self._server is not None:
@@ -158,7 +158,7 @@ class Server:
 
 
 def _tls() -> ModuleType:
-    """What speaks TLS: a server that does not is spared its import."""
+    """The TLS context; imported here, so that a server without TLS does not import it."""
     from dtq.transport import tls
 
     return tls
@@ -166,7 +166,7 @@ def _tls() -> ModuleType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Door:
-    """Who may come in, and how much of it."""
+    """The server's rules of admission: keys, and bounds."""
 
     keyring: Keyring
     max_message: int
@@ -199,7 +199,7 @@ def _manager_class(open_session: OpenSession) -> type[_Manager]:
 
 
 class _ServiceServer(managers.Server):
-    """The library's server with every step of a connection's life replaced, and no verbs of its own."""
+    """The library's server with every step of a connection's life replaced, and without verbs of its own."""
 
     #: The library looks a peer's verbs up here.
     public: list[str] = []  # noqa: RUF012  declared so by the library
@@ -227,7 +227,7 @@ class _ServiceServer(managers.Server):
         self.reception.run()
 
     def _greet(self, connection: Connection) -> Talk:
-        """All that is said to a stranger."""
+        """The whole dialogue with a stranger."""
         binding = yield from self._secure(connection)
         key = yield from admit_client(connection.sock, self._door.keyring, binding)
         if not self._admission.full:
@@ -238,7 +238,7 @@ class _ServiceServer(managers.Server):
         return None
 
     def _secure(self, connection: Connection) -> Generator[Waits, None, bytes]:
-        """Speak TLS, where this server does; what the channel is bound to."""
+        """Begin TLS, if this server uses it; returns the channel's binding."""
         tls = self._door.tls
         if tls is None:
             return NO_BINDING
@@ -251,7 +251,7 @@ class _ServiceServer(managers.Server):
         return NO_BINDING
 
     def _show_in(self, connection: Connection, key: Key) -> None:
-        """Give a connection that has proved to hold a key its thread."""
+        """Start the thread of an authenticated connection."""
         self._admission.admit(connection, key)
         name = f"dtq-connection-{connection.peer}"
         thread = threading.Thread(target=self.handle_request, args=((connection, key),), name=name, daemon=True)
@@ -267,7 +267,7 @@ class _ServiceServer(managers.Server):
             threading.stack_size(usual)
 
     def handle_request(self, conn: Any) -> None:
-        """An authenticated connection's life, in its own thread."""
+        """Run an authenticated connection, in its own thread."""
         connection: Connection
         connection, key = conn
         peer = connection.peer
@@ -275,7 +275,7 @@ class _ServiceServer(managers.Server):
             tune(connection.sock)
             connection.keep_pace()
             connection.limit = self._door.max_message
-            if self._door.keyring.holds(key):  # it may have been revoked since it was proved
+            if self._door.keyring.holds(key):  # it may have been revoked since its proof
                 self.serve_client(conn)
         except DtqError as error:
             log.warning("closing the connection from %s: %s", peer, error)
@@ -289,7 +289,7 @@ class _ServiceServer(managers.Server):
             self._threads.discard(threading.current_thread())
 
     def serve_client(self, conn: Any) -> None:
-        """What an authenticated connection says, to its end."""
+        """Answer an authenticated connection's calls, to its end."""
         connection, key = conn
         session = self._open_session(connection.peer)
         connection.on_moved = session.alive
@@ -307,7 +307,7 @@ class _ServiceServer(managers.Server):
             connection.interrupt()
 
     def disperse(self, timeout_s: float) -> None:
-        """Have every connection end, and wait for its thread, for so many seconds at most."""
+        """End every connection, and wait for the threads, for so many seconds at most."""
         deadline = time.monotonic() + timeout_s
         for connection in self._admission.everybody():
             connection.finish()

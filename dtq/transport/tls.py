@@ -1,8 +1,8 @@
-"""TLS for both ends: who is believed, and what a channel is bound to.
+"""TLS for both ends: trusted certificates, and the channel binding.
 
-Each side shows a certificate that the cluster's authority has signed, for its own part: a worker's or client's does not
-pass for the coordinator's. The handshake that follows proves the key too, bound to the coordinator's certificate, so
-whoever has one of the two, key or certificate, has nothing.
+Each side shows a certificate that the cluster's authority has signed for its role: a worker's or client's does not pass
+for the coordinator's. The handshake that follows proves the key too, bound to the coordinator's certificate, so key or
+certificate alone give no access.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from dtq.errors import BadConfig, TlsFailed
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
 
-#: What the first record of TLS begins with.
+#: First byte of a TLS record.
 RECORD: Final = b"\x16"
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
-    """What the coordinator speaks TLS with.
+    """The coordinator's TLS context.
 
     Raises:
         BadConfig: the certificates cannot be used.
     """
     context = _context(ssl.PROTOCOL_TLS_SERVER, files)
     context.verify_mode = ssl.CERT_REQUIRED
-    context.num_tickets = 0  # nothing is resumed, and a client takes nothing unasked for an answer
+    context.num_tickets = 0  # no session is resumed, and a client does not take unasked bytes for an answer
     context.sslsocket_class = _Secured
     return context
 
 
 class _Secured(ssl.SSLSocket):
-    """A socket of the server's that says as every other that it would block: who uses it need not know of TLS."""
+    """A server's socket that reports a blocking operation as plain sockets do: its users need not know of TLS."""
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         """See `socket.socket.recv`."""
@@ -57,7 +57,7 @@ class _Secured(ssl.SSLSocket):
 
 
 def client_context(files: TlsFiles) -> ssl.SSLContext:
-    """What workers and clients speak TLS with.
+    """The TLS context of workers and clients.
 
     Raises:
         BadConfig: the certificates cannot be used.
@@ -70,19 +70,19 @@ def _context(side: int, files: TlsFiles) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
         context.load_verify_locations(files.ca)
-        context.load_cert_chain(files.cert, files.key, password="")  # one that has a password is an error, no question
+        context.load_cert_chain(files.cert, files.key, password="")  # a key with a password is an error, no prompt
     except (OSError, ValueError) as error:
         raise BadConfig(str(files.cert.parent), f"its certificates cannot be used ({_why(error)})") from None
     return context
 
 
 def binding_of(certificate: bytes) -> bytes:
-    """What a channel is bound to whose server has this certificate (DER)."""
+    """The channel binding for a server with this certificate (DER)."""
     return hashlib.sha256(certificate).digest()
 
 
 def server_binding(files: TlsFiles) -> bytes:
-    """What the channels of a server with these files are bound to."""
+    """The channel binding of a server with these files."""
     return binding_of(ssl.PEM_cert_to_DER_cert(_first_certificate(files.cert.read_text("ascii", "replace"))))
 
 
@@ -98,24 +98,24 @@ def secure_client(
     """The client's part of the TLS handshake.
 
     Args:
-        sock: a new connection; belongs to what is returned.
+        sock: a new connection; belongs to the returned socket.
         context: of `client_context`.
-        host: whom the certificate has to be for.
+        host: the name that the certificate must have.
         peer: the server's address, for sentences.
-        deadline: when it has to be over, as `time.monotonic` counts.
+        deadline: its end, as `time.monotonic` counts.
 
     Returns:
-        The socket, and what the channel is bound to.
+        The socket, and the channel's binding.
 
     Raises:
-        TlsFailed: they do not agree, or one does not believe the other.
+        TlsFailed: the two sides do not agree, or one does not trust the other's certificate.
     """
     secured = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
     try:
         secured.settimeout(max(0.001, deadline - time.monotonic()))
         secured.do_handshake()
         certificate = secured.getpeercert(binary_form=True)
-        assert certificate is not None  # it was verified
+        assert certificate is not None  # verified already
         return secured, binding_of(certificate)
     except TimeoutError:
         secured.close()
@@ -126,15 +126,15 @@ def secure_client(
 
 
 def server_side(sock: socket.socket, context: ssl.SSLContext) -> ssl.SSLSocket:
-    """The socket to use from now on instead of a new connection's own; `shake_hands` comes next."""
+    """The socket that replaces a new connection's own; `shake_hands` comes next."""
     return context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
 
 
 def shake_hands(secured: ssl.SSLSocket) -> Generator[int, None, None]:
-    """The server's part, for a socket that does not block; yields what it waits for.
+    """The server's part, for a socket that does not block; yields the events that it waits for.
 
     Raises:
-        OSError: they do not agree, or the peer's certificate is not believed.
+        OSError: the two sides do not agree, or the peer's certificate is not trusted.
     """
     while True:
         try:

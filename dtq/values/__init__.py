@@ -1,5 +1,5 @@
-"""Values where they lie: segments, which are append-only files, and how processes write to them and read from them.
+"""Storage of values: segments, which are append-only files, and how processes write to them and read from them.
 
-Above `model.values`, which names values; below engines, client and worker, which all use it. What a value holds is not
-known here, but for how pickles with their buffers lie in one (`layout`).
+Above `model.values`, which names values; below engines, client and worker, which all use it. The content of a value is
+not known here, except for the layout of pickles with their buffers (`layout`).
 """

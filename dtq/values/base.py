@@ -1,4 +1,6 @@
-"""The port to values: `LocalValues` for whoever can reach the segments' files, others by calls of the service."""
+"""The port to values: `LocalValues` for processes with access to the segments' files, `WireValues` for others, by calls
+of the service.
+"""
 
 from __future__ import annotations
 
@@ -9,34 +11,34 @@ from typing import BinaryIO, Protocol
 
 from dtq.model.values import Value
 
-#: Bytes as others hand them over, contiguous.
+#: Bytes in a caller's object, contiguous.
 Buffer = bytes | bytearray | memoryview | mmap | PickleBuffer
 
 
 class Draft(Protocol):
-    """A value that is being written. It is finished or abandoned by whoever has begun it."""
+    """A value that is being written. The thread that has begun it finishes or abandons it."""
 
     def write(self, data: Buffer, /) -> int:
-        """Append bytes. They may be kept until `finish`, so they must not change before. The first byte of a
-        value is not 0.
+        """Append bytes. They may be kept until `finish`, so they must not change before. The first byte of a value is
+        not 0.
 
         Returns:
-            How many bytes: all of them.
+            The number of bytes: all of them.
 
         Raises:
-            TooLarge: the value gets larger than values may be.
+            TooLarge: the value becomes larger than values may be.
             StoreFull: there is no room.
-            DtqError: it cannot be written in another way; it can only be abandoned.
+            DtqError: another failure; the draft can only be abandoned.
         """
         ...
 
     @property
     def length(self) -> int:
-        """How many bytes it has so far."""
+        """Its length so far, in bytes."""
         ...
 
     def finish(self, trailer: bytes = b"") -> Value:
-        """Append this, and end the value. It is whoever's begun it until `Values.settled`.
+        """Append this, and end the value. It belongs to its writer until `Values.settled`.
 
         Raises:
             DtqError: as for `write`.
@@ -44,7 +46,7 @@ class Draft(Protocol):
         ...
 
     def abandon(self) -> None:
-        """What was written is not needed; also after an error."""
+        """Drop the written bytes; also after an error."""
         ...
 
 
@@ -53,7 +55,7 @@ class Values(Protocol):
 
     @property
     def least(self) -> int:
-        """From how many bytes on a blob is to be a value."""
+        """A blob of so many bytes or more becomes a value."""
         ...
 
     def draft(self) -> Draft:
@@ -65,28 +67,28 @@ class Values(Protocol):
         ...
 
     def settled(self, values: Iterable[Value]) -> None:
-        """Values that were written here are in the queue's hands now, or not needed any more: no longer ours."""
+        """Note that values that were written here belong to the queue now, or are not needed any more."""
         ...
 
     def stream(self, value: Value) -> BinaryIO:
-        """A value as a file to be read from its beginning, and closed; what is read behind its end is anything.
+        """A value as a file to be read from its beginning, and closed; bytes behind its end are undefined.
 
         Raises:
-            ValueGone: it is no longer kept.
+            ValueGone: the value is no longer kept.
             DtqError: it cannot be read.
         """
         ...
 
     def fetch(self, value: Value) -> Buffer:
-        """A value in memory of one's own, which may be written to.
+        """A value in private memory, which may be written to.
 
         Raises:
-            ValueGone: it is no longer kept.
-            ValueDamaged: it is not what was written.
-            DtqError: it cannot be read.
+            ValueGone: the value is no longer kept.
+            ValueDamaged: the value has changed since it was written.
+            DtqError: the value cannot be read.
         """
         ...
 
     def close(self) -> None:
-        """End; what is unfinished is lost. Calling it twice does no harm."""
+        """End; unfinished values are lost. Calling it twice does no harm."""
         ...

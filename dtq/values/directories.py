@@ -1,7 +1,7 @@
-"""Directories for values that belong to a process, and go with it, however it ends.
+"""Directories for values that belong to a process, and are removed with it, however it ends.
 
-A lock in a directory tells whether its process is there still. What was left behind by processes that were killed is
-removed by the next one that makes such a directory in the same place.
+A lock in a directory tells whether its process is alive. The next process that makes such a directory in the same place
+removes those that killed processes left behind.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Final
 
 _PREFIX: Final = "dtq-values-"
 _LOCK: Final = "lock"
-#: Seconds after which a directory without a lock is nobody's.
+#: Seconds after which a directory without a lock counts as abandoned.
 _ABANDONED_S: Final = 60.0
 
 
 def make(parent: str) -> tuple[str, int]:
-    """Make a directory, and the lock that says that it is in use; its path, and the lock's descriptor."""
+    """Make a directory, and the lock that marks it as used; its path, and the lock's descriptor."""
     while True:
         path = os.path.join(parent, _PREFIX + secrets.token_hex(8))
         os.mkdir(path, 0o700)
         lock = -1
-        # Somebody who clears up may take it for one that nobody has, until it is locked.
+        # Until it is locked, a process that clears up may take it for an abandoned one.
         with contextlib.suppress(FileNotFoundError, BlockingIOError):
             lock = os.open(os.path.join(path, _LOCK), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,18 +41,18 @@ def remove(made: list[tuple[str, int]], process: int) -> None:
     """Remove directories that were made, in the process that has made them.
 
     Args:
-        made: what `make` has returned; only looked at now.
+        made: the results of `make`; only read now.
         process: that process.
     """
     if os.getpid() != process:
-        return  # a fork of the process whose they are
+        return  # a fork of their process
     for path, lock in made:
         shutil.rmtree(path, ignore_errors=True)
         os.close(lock)
 
 
 def remove_abandoned(parent: str) -> None:
-    """Remove what was left behind in a directory by processes that were killed."""
+    """Remove the directories in a place that killed processes left behind."""
     with contextlib.suppress(OSError), os.scandir(parent) as entries:
         for entry in entries:
             if entry.name.startswith(_PREFIX) and entry.is_dir(follow_symlinks=False):

@@ -1,5 +1,8 @@
-"""How a pickle with buffers beside it (PEP 574) lies in a value: the pickle, each buffer at a multiple of `ALIGNMENT`
-from the value's beginning, and a trailer that says where they are. A pickle without buffers is a value by itself."""
+"""Layout of a pickle with buffers beside it (PEP 574) in a value.
+
+The pickle comes first, then each buffer at a multiple of `ALIGNMENT` from the value's beginning, and last a trailer
+with their positions. A pickle without buffers is a value by itself.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ _RANGE: Final = struct.Struct("<QQ")
 
 
 def finish(draft: Draft, buffers: Sequence[memoryview]) -> Value:
-    """End a value that has a pickle so far.
+    """End a value that holds its pickle already.
 
     Args:
         draft: the value.
-        buffers: what goes beside the pickle, in its order.
+        buffers: the pickle's buffers, in its order.
 
     Raises:
         DtqError: see `Draft.write`.

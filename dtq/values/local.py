@@ -1,14 +1,13 @@
-"""Values in files that this process can reach.
+"""Values in files that this process can access.
 
-Each writer draws the numbers of its segments and makes their files, so that nothing has to be asked before a value is
-written. It holds a shared lock (flock(2)) on a segment's file as long as there is something in it that is not settled,
-or it may write to it again: the engine removes or rewrites only segments of which nobody has a lock. The kernel lets go
-of a lock with its process.
+Each writer draws the numbers of its segments and makes their files, so it need not ask before it writes a value. It
+holds a shared lock (flock(2)) on a segment's file as long as values in it are not settled, or it may write to it again:
+the engine removes or rewrites only segments without a lock. The kernel releases a lock with its process.
 
-A file is opened for each reading: one that was removed must not take room because somebody has read it once.
+A file is opened for each read: a removed file must not take up room because a process has read it once.
 
-A process that runs foreign code may find its descriptors closed, and their numbers used for something else, or the
-files removed or cut. So a descriptor is written to, or closed, only where it still stands for the segment.
+A process that runs foreign code may find its descriptors closed, and their numbers reused for other files, or the files
+removed or cut. So a descriptor is written to, or closed, only while it still refers to the segment.
 """
 
 from __future__ import annotations
@@ -31,20 +30,20 @@ from dtq.records import replace
 from dtq.values.base import Buffer, Draft
 from dtq.values.place import SEGMENT_BYTES, Place, copy_of, path_of
 
-#: What is smaller is gathered, in bytes, up to so many together.
+#: Smaller parts are gathered, in bytes, up to so many together.
 _GATHERED: Final = 1 << 16
 _MOST_GATHERED: Final = 1 << 18
 _MOST_PARTS: Final = 256
-#: Bytes that the kernel writes at once, at most 2**31 - 4096.
+#: Most bytes of one kernel write, at most 2**31 - 4096.
 _AT_ONCE: Final = 1 << 30
 #: From so many bytes on memory for a value comes from the kernel: a bytearray would be cleared first.
 _CLEARED: Final = 32 << 20
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 #: Permissions of a segment, whatever the process's mask.
 _MODE: Final = 0o600
-#: How a segment is opened to be read: what somebody has put in its place must not be waited for.
+#: Flags for reading a segment: opening a pipe or the like in its place must not block.
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
-#: How many bytes are copied at once from a directory without room.
+#: Bytes per copy out of a directory without room.
 _COPIED: Final = 1 << 20
 
 
@@ -59,12 +58,12 @@ class _File:
 
     def __init__(self, directory: str) -> None:
         self.size = 0
-        #: Whether there is no room for more in it, however small it is.
+        #: Whether it has no room for another value, however small.
         self.full = False
-        #: How many values in it are still ours.
+        #: Number of values in it that are still ours.
         self.unsettled = 0
         while True:
-            self.number = int.from_bytes(os.urandom(8), "little") >> 1  # `secrets` would bring OpenSSL into each slot
+            self.number = int.from_bytes(os.urandom(8), "little") >> 1  # `secrets` would load OpenSSL in each slot
             self.path = path_of(directory, self.number)
             self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
             try:
@@ -73,7 +72,7 @@ class _File:
                 self._identity = found.st_dev, found.st_ino
                 if stat.S_IMODE(found.st_mode) != _MODE:
                     os.fchmod(self.descriptor, _MODE)
-                if found.st_nlink:  # else it was removed as one that nobody needs, just before
+                if found.st_nlink:  # else it was just removed as unused
                     return
             except BaseException:
                 os.close(self.descriptor)
@@ -81,7 +80,7 @@ class _File:
             os.close(self.descriptor)
 
     def _look(self) -> os.stat_result | None:
-        """The file, where the descriptor still stands for it."""
+        """The file's state, if the descriptor still refers to it."""
         try:
             found = os.fstat(self.descriptor)
         except OSError:
@@ -90,12 +89,12 @@ class _File:
 
     @property
     def reachable(self) -> bool:
-        """Whether the descriptor still stands for it."""
+        """Whether the descriptor still refers to it."""
         return self._look() is not None
 
     @property
     def sound(self) -> bool:
-        """Whether more can be written to it: it is still there, and all of it."""
+        """Whether more can be written to it: it still exists, and is complete."""
         found = self._look()
         return found is not None and found.st_nlink > 0 and found.st_size > self.size - ALIGNMENT
 
@@ -154,16 +153,16 @@ class _Draft:
             parts = _behind(parts, done)
 
     def _make_sure(self) -> None:
-        """Whoever begun the value writes it, and to the segment.
+        """Check that the writer is the process that began the value, and that the descriptor is the segment's.
 
         Raises:
-            StoreUnwritable: another process does, which was forked meanwhile; or the descriptor was closed.
+            StoreUnwritable: the writer is a process that was forked meanwhile; or the descriptor was closed.
         """
         if self._values.forked or not self._file.reachable:
             raise StoreUnwritable(self._file.path, "its descriptor was closed by somebody else")
 
     def _move(self) -> bool:
-        """Go on in the last directory, as there is no room in this one; whether there is another."""
+        """Go on in the last directory, as this one has no room; whether there is another."""
         file = self._values.elsewhere(self._file)
         if file is None:
             return False
@@ -180,7 +179,7 @@ class _Draft:
         return True
 
     def _forget(self, file: _File, start: int) -> None:
-        """What was written behind this needs no room any more."""
+        """Release the room reserved behind this."""
         if not self._values.forked and file.reachable:
             with suppress(OSError):
                 os.ftruncate(file.descriptor, start)
@@ -216,10 +215,10 @@ class LocalValues:
     """See `Values`. Processes that are forked from this one write to segments of their own.
 
     Args:
-        place: where the segments are.
-        map_from: from how many bytes on `fetch` maps the file instead of reading it: nothing is copied until it is
-            written to, but the whole segment takes room as long as the memory lives. None to map nothing.
-        what: what a value is called where it is too large.
+        place: the place of the segments.
+        map_from: from so many bytes on `fetch` maps the file instead of reading it: pages are copied only when they are
+            written to, but the whole segment takes up room as long as the memory lives. None for no mapping.
+        what: the noun for a value in the error of one that is too large.
     """
 
     def __init__(self, place: Place, map_from: int | None = None, what: str = "the value") -> None:
@@ -228,7 +227,7 @@ class LocalValues:
         self._map_from = map_from
         self._lock = threading.Lock()
         self._process = os.getpid()
-        #: Segments with room, that nobody writes to now; and all that are held.
+        #: Unused segments with room; and all that are held.
         self._free: list[_File] = []
         self._held: dict[int, _File] = {}
 
@@ -251,7 +250,7 @@ class LocalValues:
 
     @property
     def forked(self) -> bool:
-        """Whether this is a process that was forked from the one whose segments are held."""
+        """Whether this process was forked from the one that holds the segments."""
         return os.getpid() != self._process
 
     def _begin(self, directory: str) -> _File:
@@ -264,7 +263,7 @@ class LocalValues:
         return file
 
     def elsewhere(self, file: _File) -> _File | None:
-        """A segment in the last directory, instead of one for which there is no room in another; else None."""
+        """A segment in the last directory, to replace one without room in another; else None."""
         last = self.place.paths[-1]
         if os.path.dirname(file.path) == last:
             return None
@@ -272,7 +271,7 @@ class LocalValues:
         return self._begin(last)
 
     def give_back(self, file: _File) -> None:
-        """A draft is over."""
+        """Return the segment of a finished draft."""
         with self._lock:
             if self._held.get(file.number) is not file:
                 return  # closed meanwhile
@@ -335,7 +334,7 @@ class LocalValues:
         return found
 
     def content(self, value: Value) -> bytes:
-        """As `fetch`, of a value that is small enough to be read at once."""
+        """As `fetch`, for a value that is small enough to be read at once."""
         data = self.part(value.segment, value.offset, value.length)
         if data[:1] == b"\0":
             raise ValueGone(value.length)
@@ -344,16 +343,16 @@ class LocalValues:
         return data
 
     def part(self, segment: int, offset: int, length: int) -> bytes:
-        """Some bytes of a segment, perhaps from within a value; zeros where nothing is any more.
+        """Some bytes of a segment, perhaps from within a value; zeros for removed parts.
 
         Raises:
-            ValueGone: there is no such segment.
+            ValueGone: the segment does not exist.
             ValueDamaged: it is too short, or cannot be read.
         """
         descriptor, value = self._open(Value(segment, offset, length))
         try:
             data = os.pread(descriptor, length, value.offset)
-            # The kernel gives less only for more than 2 GiB, or where a signal came, or the file is cut short.
+            # The kernel returns less only for more than 2 GiB, after a signal, or if the file is cut short.
             return data if len(data) == length else bytes(memoryview(_read(descriptor, value)))
         except OSError as error:
             raise ValueDamaged(length, str(error)) from error
@@ -361,19 +360,20 @@ class LocalValues:
             os.close(descriptor)
 
     def open_part(self, segment: int, offset: int, length: int) -> tuple[int, int]:
-        """A descriptor of the file that has some bytes of a segment, for the caller to close, and where they begin
-        there; errors as for `part`."""
+        """A descriptor of the file with some bytes of a segment, for the caller to close, and their offset there;
+        errors as for `part`.
+        """
         descriptor, value = self._open(Value(segment, offset, length))
         return descriptor, value.offset
 
     def _open(self, value: Value) -> tuple[int, Value]:
-        """The descriptor of the file that has a value, and where it is there."""
+        """The descriptor of the file with a value, and the value's offset there."""
         if self.place.copies:
             copy = replace(value, offset=0)
             descriptor = _opened(copy_of(self.place.copies, value.segment, value.offset), copy)
             if descriptor >= 0:
                 return descriptor, copy
-        for _ in range(2):  # a directory may be looked into just before the file is moved there
+        for _ in range(2):  # the first look may come just before the file is moved to another directory
             for directory in self.place.paths:
                 descriptor = _opened(path_of(directory, value.segment), value)
                 if descriptor >= 0:
@@ -387,11 +387,11 @@ class LocalValues:
 
 
 class _Checked:
-    """A file that is read from a value's beginning to its end, and held against its checksum there, if it has one. Of
-    more than the kernel reads at once all is read.
+    """A value's file, read from its beginning to its end, and compared with its checksum there, if it has one. Reads
+    are repeated until all bytes that the kernel can give are there.
 
     Args:
-        file: the file, at the value's beginning; it is this one's to close.
+        file: the file, at the value's beginning; closed by this object.
         value: the value.
     """
 
@@ -421,7 +421,7 @@ class _Checked:
         return data
 
     def readline(self) -> bytes:
-        """As of a file; what was written here has no lines."""
+        """As of a file; values have no lines."""
         raise ValueDamaged(self._value.length, "it is no pickle of ours")
 
     def _seen(self, data: memoryview) -> int:
@@ -442,10 +442,10 @@ class _Checked:
 
 
 def _opened(path: str, value: Value) -> int:
-    """A descriptor of the file in which a value lies; -1 where there is none.
+    """A descriptor of the file with a value; -1 for none.
 
     Raises:
-        ValueDamaged: it is none in which it can lie.
+        ValueDamaged: the file cannot hold the value.
     """
     try:
         descriptor = os.open(path, _READ)
@@ -461,12 +461,12 @@ def _opened(path: str, value: Value) -> int:
 
 
 def new_memory(size: int) -> bytearray | mmap.mmap:
-    """Memory for so many bytes, with anything in it."""
+    """Memory of so many bytes, with undefined content."""
     return bytearray(size) if size < _CLEARED else mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def _check_there(descriptor: int, value: Value) -> None:
-    """See that a value was not dropped from its segment.
+    """Check that a value was not dropped from its segment.
 
     Raises:
         ValueGone: it was.

@@ -1,7 +1,7 @@
-"""Offering a place for values to peers, and finding out whether it can be reached.
+"""Offers of a place for values to peers, and the test whether a peer can access it.
 
-A peer is on the same machine, and another process of the same user, where it finds in the place's directories what the
-coordinator has written there: a file of random bytes. Names and addresses say nothing about that.
+If a peer finds in the place's directories what the coordinator has written there, a file of random bytes, it runs on
+the same machine as the same user. Names and addresses prove nothing of the kind.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from typing import Final
 from dtq.model.messages import ValuesOffer
 from dtq.values.place import Place
 
-#: What the names of the files that peers look for begin with, and how many bytes these files have.
+#: Prefix of the names of the proof files, and their length in bytes.
 _PREFIX: Final = "proof-"
 _BYTES: Final = 32
 
 
 class Proof:
-    """The files that peers look for.
+    """The proof files.
 
     Args:
-        place: the place; nobody else offers it now, so such files of others are left over and removed.
+        place: the place; no other coordinator offers it now, so others' proof files are left over and removed.
 
     Raises:
         OSError: they cannot be made.
 
     Attributes:
         name: the name of each.
-        digest: SHA-256 of what is in it.
+        digest: SHA-256 of its content.
     """
 
     def __init__(self, place: Place) -> None:
@@ -62,11 +62,11 @@ def _remove(path: str) -> None:
 
 
 def offer_of(place: Place, proof: Proof | None) -> ValuesOffer:
-    """What peers are told.
+    """The offer to peers.
 
     Args:
-        place: where values lie.
-        proof: what shows them that they can reach it; None where they are not to.
+        place: the place of values.
+        proof: its proof files; None if peers must not access it.
     """
     if proof is None:
         return ValuesOffer(max_value=place.max_value, checked=place.checked)
@@ -83,7 +83,7 @@ def offer_of(place: Place, proof: Proof | None) -> ValuesOffer:
 
 
 def reachable(offer: ValuesOffer) -> Place | None:
-    """The place of an offer, where this process can read and write it; None where it cannot."""
+    """The place of an offer, if this process can read and write it; None otherwise."""
     if not offer.directories or not offer.proof or "/" in offer.proof:
         return None
     for directory in offer.directories:
@@ -107,7 +107,7 @@ def reachable(offer: ValuesOffer) -> Place | None:
 def _is_proved(path: str, digest: bytes) -> bool:
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        # What another user's process makes there the coordinator could not read.
+        # The coordinator could not read files that another user's process makes there.
         return os.fstat(file).st_uid == os.geteuid() and sha256(os.read(file, _BYTES + 1)).digest() == digest
     finally:
         os.close(file)

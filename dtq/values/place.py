@@ -1,4 +1,4 @@
-"""Where segments lie: directories, and the names of the files in them."""
+"""The place of segments: directories, and the names of the files in them."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Final
 from dtq.model.values import MIN_VALUE
 from dtq.records import dataclass
 
-#: What the name of a segment's file ends with.
+#: Suffix of a segment's file.
 SUFFIX: Final = ".values"
 #: After so many bytes a writer begins another segment.
 SEGMENT_BYTES: Final = 64 << 20
-#: Largest value in bytes, where nothing else is said.
+#: Default of the largest value, in bytes.
 MAX_VALUE: Final = 1 << 30
-#: Bytes that are written without another look at the disk, and how many writers share what is free on it before it is
-#: looked at again.
+#: Bytes that are written without another look at the disk, and the number of writers that share its free room between
+#: two looks.
 _LEAST_PIECE: Final = 1 << 18
 _WRITERS: Final = 16
-#: How many bytes a block of a file has, as the kernel counts them (stat(2)).
+#: Bytes of a block of a file, as the kernel counts them (stat(2)).
 _BLOCK: Final = 512
 
 
@@ -29,15 +29,15 @@ class Place:
     """Directories of segments, of this process's user alone.
 
     Attributes:
-        paths: the directories. New segments are made in the last one, but for as many bytes as the first one is for.
-        first_bytes: how many bytes of segments the first one is for, about, where there are several.
-        least: from how many bytes on what is written here is a value.
-        checked: whether values are written with their checksums: where they may outlast a crash of the machine.
+        paths: the directories. New segments are made in the last one, except for as many bytes as the first one is for.
+        first_bytes: if there are several, approximate bytes of segments in the first one.
+        least: a blob of so many bytes or more is a value here.
+        checked: whether values have checksums: if they may outlast a crash of the machine.
         max_value: largest value in bytes.
-        sync_from: from how many bytes on values are synced by whoever writes them, before they are handed over, so
-            that a commit of others need not wait for that; 0 where nothing is synced.
-        copies: a directory of values that lie elsewhere, each in a file of its own (`copy_of`); empty for none.
-        spare: how many bytes values leave free on the disk, for the rows of what was accepted.
+        sync_from: from so many bytes on the writer of a value syncs it before handing it over, so that a commit of
+            others need not wait for that; 0 for no syncs.
+        copies: a directory of copies of remote values, each in a file of its own (`copy_of`); empty for none.
+        spare: bytes that values leave free on the disk, for the rows of accepted tasks.
     """
 
     paths: tuple[str, ...]
@@ -50,21 +50,22 @@ class Place:
     spare: int = 0
 
     def directory(self) -> str:
-        """Where the next segment goes."""
+        """The directory for the next segment."""
         if len(self.paths) > 1 and _used(self.paths[0]) >= self.first_bytes:
             return self.paths[-1]
         return self.paths[0]
 
     def piece(self, file: int, size: int) -> int:
-        """How much of what is to be written may be written before the next look at the disk: others write there, too,
-        and all of them together are to leave free what is to be left.
+        """How many of the bytes may be written before the next look at the disk: other processes write there, too, and
+        all of them together must leave the spare room free.
 
         Args:
             file: the descriptor of a segment.
-            size: how many bytes are to be written.
+            size: bytes to be written.
 
         Raises:
-            OSError: there is no room for them, as on a full disk. Where nobody says what is free, writing finds out.
+            OSError: there is no room for them, as on a full disk. If the system does not report free room, the write
+                finds out.
         """
         if not self.spare:
             return size
@@ -80,7 +81,7 @@ class Place:
         """The path of a segment's file.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: the segment does not exist.
         """
         for directory in self.paths:
             path = path_of(directory, segment)
@@ -105,12 +106,12 @@ def path_of(directory: str, segment: int) -> str:
 
 
 def copy_of(directory: str, segment: int, offset: int) -> str:
-    """The path of the file in a directory that has a copy of one value, and is there only when it is whole."""
+    """The path of the file in a directory with a copy of one value, which exists only when complete."""
     return os.path.join(directory, f"{segment:016x}-{offset:x}.value")
 
 
 def number_of(name: str) -> int | None:
-    """The number of the segment whose file has this name; None where it is no segment's."""
+    """The number of the segment whose file has this name; None if it is no segment's."""
     digits, dot, _ = name.rpartition(SUFFIX)
     if not dot or len(digits) != 16 or name != f"{digits}{SUFFIX}":
         return None
@@ -120,7 +121,7 @@ def number_of(name: str) -> int | None:
 
 
 def _used(directory: str) -> int:
-    """How many bytes the segments in a directory have on their disk."""
+    """Bytes of a directory's segments on the disk."""
     used = 0
     with suppress(FileNotFoundError), os.scandir(directory) as entries:
         for entry in entries:

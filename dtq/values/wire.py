@@ -1,7 +1,8 @@
-"""Values that are written and read by calls of the service, a piece at a time: for whoever cannot reach the files.
+"""Values that are written and read by calls of the service, a piece at a time: for processes without access to the
+files.
 
-A value is never whole in memory here, but in what `fetch` gives. Segments are kept as by `local`: each writer draws
-their numbers, and fills one after the other.
+Only the result of `fetch` is ever a whole value in memory. Segments are kept as by `local`: each writer draws their
+numbers, and fills one after the other.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dtq.values.base import Buffer
 from dtq.values.local import new_memory
 from dtq.values.place import SEGMENT_BYTES
 
-#: Most parts of a piece that are kept apart until it is sent.
+#: Most parts of a piece that are gathered before it is sent.
 _MOST_PARTS: Final = 256
 #: How many pieces are under way at a time on one connection, none of which waits for the answer to the one before.
 WINDOW: Final = 4
@@ -139,7 +140,7 @@ class ValueService(Protocol):
 
     @property
     def epoch(self) -> int:
-        """The number of the coordinator's run that was connected to last."""
+        """The coordinator's epoch at the last connection."""
         ...
 
     def write_values(self, pieces: Sequence[Outgoing]) -> list[DtqError | None]:
@@ -156,7 +157,7 @@ class ValueService(Protocol):
 
 
 def chunk_of(max_message: int) -> int:
-    """How many bytes of a value one call carries.
+    """Bytes of a value that one call carries.
 
     Args:
         max_message: largest message in bytes.
@@ -172,7 +173,7 @@ class _Segment:
     def __init__(self) -> None:
         self.number = secrets.randbits(63)
         self.size = 0
-        #: How many values in it are still ours.
+        #: Number of values in it that are still ours.
         self.unsettled = 0
 
 
@@ -337,9 +338,9 @@ class WireValues:
         self.checked = checked
         self._lock = threading.Lock()
         self._process = os.getpid()
-        #: The run of the coordinator to which they were written; 0 while none was met.
+        #: The coordinator's epoch at the time of the writes; 0 before the first.
         self._epoch = service.epoch
-        #: Segments with room, that nobody writes to now; all that are ours; and those that we are done with.
+        #: Unused segments with room; all that are ours; and those that we are done with.
         self._free: list[_Segment] = []
         self._held: dict[int, _Segment] = {}
         self._done: list[int] = []
@@ -356,7 +357,7 @@ class WireValues:
                 self._forget()
             done, self._done = self._done, []
             if self.service.epoch != self._epoch:
-                # Another run of the coordinator may have another place: what is written next begins there.
+                # Another run of the coordinator may have another place: later writes begin there.
                 if self._epoch:
                     self._free.clear()
                 self._epoch = self.service.epoch
@@ -371,7 +372,7 @@ class WireValues:
             self.service.write_values([(segment, 0, ())])
 
     def give_back(self, segment: _Segment) -> None:
-        """A draft is over."""
+        """Return the segment of a finished draft."""
         with self._lock:
             if self._held.get(segment.number) is not segment:
                 return  # closed meanwhile
@@ -442,7 +443,7 @@ class WireStream:
         self._asked = 0
         self._at = 0
         self._crc = 0
-        #: What is left of the piece that was read last, and where such pieces go.
+        #: The rest of the piece that was read last, and the memory for such pieces.
         self._here = memoryview(b"")
         self._room: bytearray | None = None
         #: Where its first byte goes when it is looked at once more.
@@ -517,7 +518,7 @@ class WireStream:
         return self._at - before
 
     def readinto(self, buffer: Any) -> int:
-        """As of a file: all of the buffer, or as much as there is."""
+        """As of a file: fills the buffer, or as much as is left."""
         view = memoryview(buffer).cast("B")
         done = 0
         while done < view.nbytes:
@@ -559,7 +560,7 @@ class WireStream:
         return bytes(found)
 
     def readline(self) -> bytes:
-        """As of a file; what was written here has no lines."""
+        """As of a file; values have no lines."""
         raise ValueDamaged(self._value.length, "it is no pickle of ours")
 
     def close(self) -> None:
