@@ -17,6 +17,7 @@ from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
 from dtq.client.async_submitter import AsyncSubmitter
 from dtq.client.async_waiting import AH, as_completed, wait
 from dtq.client.batch_handle import BatchHandle
+from dtq.client.defaults import TIMEOUT_S
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import FULL_TIMEOUT_S
 from dtq.client.links import Connector
@@ -25,7 +26,7 @@ from dtq.client.notebook import card
 from dtq.client.schedules import AsyncSchedules
 from dtq.client.selecting import Filters, Named
 from dtq.client.steering import AsyncLimits, AsyncQueues
-from dtq.client.sync import CLOSE_S, TIMEOUT_S, Client, WhenFull
+from dtq.client.sync import CLOSE_S, Client, WhenFull
 from dtq.client.waiting import ReturnWhen
 from dtq.errors import Unreachable
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Stats, TaskView

@@ -13,10 +13,11 @@ from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
 from dtq.client.async_reading import Items
 from dtq.client.async_submitting import mapped, submit, submit_map, submit_nowait
 from dtq.client.conditions import NOTHING_ASKED, After, Expires, OnConflict, OnFailed, UniqueFor, asked_of
+from dtq.client.defaults import TTL_S
 from dtq.client.loops import LoopHub
 from dtq.client.maps import READ_AHEAD
 from dtq.client.references import Reference
-from dtq.client.sharing import TTL_S, ttl_seconds
+from dtq.client.sharing import ttl_seconds
 from dtq.client.submitting import PLAIN, Order, SubmitOptions, order
 from dtq.client.terms import UNSET, ExceptionLike, Resources, Span, Terms, Unset
 from dtq.model.options import Function

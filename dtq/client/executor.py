@@ -8,37 +8,26 @@ from __future__ import annotations
 
 import concurrent.futures
 import operator
-import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, ParamSpec, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
 
-from dtq.client.bundles import run_chunk
-from dtq.client.completing import Completer
-from dtq.client.executor_map import MapResults, as_calls, chunks
-from dtq.client.functions import callee
-from dtq.client.futures import TaskFuture
+from dtq.client.defaults import TIMEOUT_S, TTL_S
 from dtq.client.local import LocalCluster
-from dtq.client.references import Reference
-from dtq.client.sharing import TTL_S
-from dtq.client.submitting import Order, SubmitOptions, limited, order, prepare
-from dtq.client.sync import TIMEOUT_S, Client
-from dtq.client.tasks import note_of
-from dtq.client.terms import UNSET, RunOptions, Span, TaskOptions, Terms
 from dtq.errors import DtqError
+
+if TYPE_CHECKING:
+    from dtq.client.executor_calls import ExecutorCalls
+    from dtq.client.references import Reference
+    from dtq.client.submitting import SubmitOptions
+    from dtq.client.sync import Client
+    from dtq.client.terms import RunOptions, Span, TaskOptions
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-#: What holds where neither the executor nor the function says anything: who has a future expects the first exception.
-_ONCE: Final = Terms(max_retries=0)
-
 
 #: What the standard library's pools take, and with `Executor.local` a cluster of one's own; and what is to be done with
 #: one that others run.
@@ -84,9 +73,12 @@ class Executor(concurrent.futures.Executor):
         **options: Unpack[TaskOptions],
     ) -> None:
         _refuse_local(address, options)
-        terms = _checked(order(**options))
+        from dtq.client.executor_calls import checked, opened
+        from dtq.client.sync import Client
+
+        order = checked(**options)
         client = Client(address, authkey_file=authkey_file, authkey=authkey, timeout=connect_timeout)
-        self._begin(client, None, terms)
+        self._begin(opened(client, None, order))
 
     @classmethod
     def local(
@@ -143,7 +135,10 @@ class Executor(concurrent.futures.Executor):
             InvalidValue: an option is not what it may be.
             CannotPickle: the initializer cannot be sent.
         """
-        terms = _checked(order(**options))
+        if options:
+            from dtq.client.executor_calls import checked  # what is wrong with them is said before anything starts
+
+            checked(**options)
         if slots is not None and max_workers is not None:
             raise TypeError("slots and max_workers are the same: give one of them")
         count = max_workers if slots is None else slots
@@ -172,31 +167,27 @@ class Executor(concurrent.futures.Executor):
             resources=resources,
             tags=tags,
         )
-        cluster.start()
+        cluster.launch()
         try:
+            # This takes as long as the processes take to start, which do so meanwhile.
+            from dtq.client.executor_calls import checked, opened
+            from dtq.client.sync import Client
+
+            order = checked(**options)
+            cluster.start()
             executor = cls.__new__(cls)
-            executor._begin(Client(cluster.address, authkey_file=cluster.authkey_file), cluster, terms)
+            client = Client(cluster.address, authkey_file=cluster.authkey_file)
+            executor._begin(opened(client, cluster, order))
         except BaseException:
             cluster.close(drain=False)
             raise
         return executor
 
-    def _begin(self, client: Client, cluster: LocalCluster | None, order: Order) -> None:
-        try:
-            client._hub.start()
-            self._completer = Completer(client, cluster)
-        except BaseException:  # no thread can be started, for one: the program ends, or has too many
-            client.close()
-            raise
-        self._client = client
+    def _begin(self, calls: ExecutorCalls) -> None:
+        self._calls = calls
+        self._completer = calls.completer
         self._origin: Executor | None = None
-        self._set(order)
         weakref.finalize(self, self._completer.stop).atexit = False
-
-    def _set(self, order: Order) -> None:
-        self._order = order
-        #: The same, as it is for functions without terms of their own.
-        self._plain = order._replace(terms=order.terms.over(_ONCE))
 
     # -- running calls --------------------------------------------------------------------------------------------
 
@@ -216,20 +207,7 @@ class Executor(concurrent.futures.Executor):
             RuntimeError: after `shutdown`.
             ExecutorBroken: the executor is of no more use.
         """
-        return self._submit(fn, args, kwargs)
-
-    def _submit(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskFuture[T]:
-        completer = self._completer
-        completer.check()
-        future: TaskFuture[T] = TaskFuture(completer.hub, completer.cancel_soon)
-        try:
-            item = prepare(completer.hub, fn, self._order_of(fn), args, kwargs, partial(completer.handle, future))
-        except (DtqError, TypeError) as error:
-            completer.check()
-            future.set_exception(error)
-            return future
-        completer.submit(future, item)
-        return future
+        return self._calls.submit(fn, args, kwargs)
 
     def map(
         self,
@@ -266,66 +244,11 @@ class Executor(concurrent.futures.Executor):
                 raise TypeError("buffersize must be an integer or None")
             if buffersize < 1:
                 raise ValueError("buffersize must be None or > 0")
-        self._completer.check()
-        calls = as_calls(iterables)
-        if chunksize > 1:
-            calls = ((chunk,) for chunk in chunks(calls, chunksize))
-        target = fn if chunksize == 1 else partial(run_chunk, fn)
-        if buffersize is not None:
-            return self._buffered(fn, target, calls, timeout, buffersize, chunked=chunksize > 1)
-        return self._sent(fn, target, calls, timeout, chunked=chunksize > 1)
-
-    def _sent(
-        self,
-        fn: Callable[..., T],
-        target: Callable[..., Any],
-        calls: Iterator[tuple[Any, ...]],
-        timeout: float | None,
-        *,
-        chunked: bool,
-    ) -> Iterator[T]:
-        how = self._order_of(fn, noted=chunked)
-        try:
-            known = callee(target)
-        except (DtqError, TypeError) as error:
-            return _failing(error, calls)
-        hub = self._completer.hub
-        try:
-            spec = hub.shared.function(target, known.spec(how.terms))
-        except DtqError as error:
-            return _failing(error, calls)
-        results: MapResults[T] = MapResults(self._completer, spec, timeout, chunked=chunked)
-        encode = limited(hub, known, spec)
-        results.send(calls, encode, delay_s=how.delay_s, key=how.own_key, conditions=how.settled(hub))
-        return results
-
-    def _buffered(
-        self,
-        fn: Callable[..., T],
-        target: Callable[..., Any],
-        calls: Iterator[tuple[Any, ...]],
-        timeout: float | None,
-        size: int,
-        *,
-        chunked: bool,
-    ) -> Iterator[T]:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        view = self._with(self._order_of(fn, noted=chunked))
-        futures: deque[TaskFuture[Any]] = deque([view._submit(target, args, {}) for args in islice(calls, size)])
-        return _read_buffered(
-            weakref.ref(self._origin or self),
-            self._completer,
-            view._order,
-            target,
-            futures,
-            calls,
-            deadline,
-            chunked=chunked,
-        )
+        return self._calls.map(weakref.ref(self._origin or self), fn, iterables, timeout, chunksize, buffersize)
 
     def put(self, value: object, *, ttl: Span = TTL_S) -> Reference:
         """Have a value kept, to be used in any number of calls; see `Client.put`."""
-        return self._client.put(value, ttl=ttl)
+        return self._calls.client.put(value, ttl=ttl)
 
     def options(self, **options: Unpack[SubmitOptions]) -> Executor:
         """This executor with other terms, for some calls: ``executor.options(priority=1).submit(f, x)``.
@@ -339,37 +262,18 @@ class Executor(concurrent.futures.Executor):
         Raises:
             InvalidValue: an option is not what it may be.
         """
-        return self._with(_checked(order(**options).over(self._order)))
-
-    def _with(self, order: Order) -> Executor:
         view = Executor.__new__(Executor)
-        view._client = self._client
+        view._calls = self._calls.with_options(options)
         view._completer = self._completer
         view._origin = self._origin or self  # as long as there is a view, the executor is in use
-        view._set(order)
         return view
-
-    def _order_of(self, fn: object, *, noted: bool = False) -> Order:
-        """Under which terms a function is called.
-
-        Args:
-            fn: the function.
-            noted: whether what ``@task`` says of it has to be said here, because something else carries it.
-        """
-        note = note_of(fn)
-        if note is None:
-            return self._plain
-        terms = self._order.terms
-        if terms.max_retries is UNSET and note.terms.max_retries is UNSET:
-            terms = terms.over(_ONCE)
-        return self._order._replace(terms=terms.over(note.terms) if noted else terms)
 
     # -- the rest -------------------------------------------------------------------------------------------------
 
     @property
     def client(self) -> Client:
         """The connection, for everything that an executor cannot say: status, dead letters, counts."""
-        return self._client
+        return self._calls.client
 
     @property
     def _broken(self) -> str | bool:
@@ -381,7 +285,7 @@ class Executor(concurrent.futures.Executor):
     def _max_workers(self) -> int:
         """How many calls can run at once, at least 1. Dask and others look at it, as at the standard library's."""
         try:
-            workers = self._client.stats().workers
+            workers = self._calls.client.stats().workers
         except DtqError:
             return 1
         return max(1, sum(worker.slots for worker in workers))
@@ -415,59 +319,6 @@ class Executor(concurrent.futures.Executor):
         return f"<Executor {own}, {state}>"
 
 
-def _failing(error: Exception, calls: Iterator[object]) -> Iterator[Any]:
-    """The results of a map whose function cannot travel: as with futures, the error comes when it is read."""
-    if next(calls, None) is not None:
-        yield from ()
-        raise error
-
-
-def _read_buffered(
-    executor: weakref.ref[Executor],
-    completer: Completer,
-    order: Order,
-    target: Callable[..., Any],
-    futures: deque[TaskFuture[Any]],
-    calls: Iterator[tuple[Any, ...]],
-    deadline: float | None,
-    *,
-    chunked: bool,
-) -> Iterator[Any]:
-    try:
-        while futures:
-            known = executor()
-            args = next(calls, None) if known is not None else None
-            if known is not None and args is not None:
-                futures.append(known._with(order)._submit(target, args, {}))
-            del known
-            result = _result_or_cancel(completer, futures.popleft(), deadline)
-            if chunked:
-                yield from result
-            else:
-                yield result
-            del result
-    except KeyboardInterrupt:
-        for future in futures:
-            completer.cancel_soon(future)
-        futures.clear()
-        raise
-    finally:
-        completer.cancel(futures)
-
-
-def _result_or_cancel(completer: Completer, future: TaskFuture[Any], deadline: float | None) -> Any:
-    try:
-        return future.result(None if deadline is None else deadline - time.monotonic())
-    except KeyboardInterrupt:
-        completer.cancel_soon(future)
-        raise
-    except BaseException:
-        future.cancel()
-        raise
-    finally:
-        del future  # or the exception's traceback would hold what holds the exception
-
-
 def _refuse_local(address: object, options: Iterable[str]) -> None:
     """Make sure that nothing is asked of processes that belong to others.
 
@@ -480,14 +331,3 @@ def _refuse_local(address: object, options: Iterable[str]) -> None:
         if name in _LOCAL:
             own = "" if name == "mp_context" else "; Executor.local, which has a cluster of its own, takes it"
             raise TypeError(f"{name} is not for an executor on a cluster that runs: {_LOCAL[name]}{own}")
-
-
-def _checked(order: Order) -> Order:
-    """An order that can be used: a wrong value is found where it is given.
-
-    Raises:
-        InvalidValue: one of its terms is not what it may be.
-    """
-    order.terms.options()
-    _ = order.delay_s, order.own_key, order.conditions, order.parents(None)
-    return order

@@ -1,7 +1,7 @@
-"""Gathers and sends the state that the slots of a local cluster inherit from their program.
+"""From a program to the processes of its local cluster: what they run with, and what slots inherit, gathered and sent.
 
-Client, above `inheritance`. `local` sends it, `leash` receives it in the worker's process. It goes through a pipe:
-multiprocessing's authentication key is in no argument and no environment.
+Client, above `inheritance`. `processes` sends it, the launcher receives it. It goes through a pipe: multiprocessing's
+authentication key is in no argument and no environment.
 """
 
 from __future__ import annotations
@@ -9,11 +9,9 @@ from __future__ import annotations
 import pickle
 import subprocess
 from collections.abc import Callable
-from typing import IO, Any, Final
+from typing import IO, Any, Final, NamedTuple
 
-from dtq.client.by_value import sentence
 from dtq.client.inheritance import Inheritance
-from dtq.client.payloads import PICKLE, cloudpickle_dumps
 from dtq.errors import CannotPickle
 
 #: The options of the interpreter that slots share with their program.
@@ -22,6 +20,34 @@ _LENGTH_BYTES: Final = 8
 
 #: What this process was started with.
 _own = Inheritance()
+
+
+class Start(NamedTuple):
+    """The first thing that a launcher is told.
+
+    Attributes:
+        coordinator: the coordinator's settings, by the names of the configuration.
+        worker: the worker's, without an address.
+        inheritance: what slots take over from the program.
+        tracker: where no resource tracker runs yet, the reading end of the pipe to it; else -1.
+    """
+
+    coordinator: dict[str, Any]
+    worker: dict[str, Any]
+    inheritance: Inheritance
+    tracker: int
+
+
+class End(NamedTuple):
+    """The last thing that a launcher is told.
+
+    Attributes:
+        drain: whether what runs is to finish.
+        timeout_s: how long that may take, in seconds; None for as long as it needs.
+    """
+
+    drain: bool
+    timeout_s: float | None
 
 
 def interpreter_flags() -> tuple[str, ...]:
@@ -46,6 +72,9 @@ def pack_initializer(initializer: Callable[..., object] | None, arguments: tuple
         return b""
     if not callable(initializer):
         raise TypeError("initializer must be a callable")
+    from dtq.client.by_value import sentence  # a cluster without an initializer starts the sooner without them
+    from dtq.client.payloads import PICKLE, cloudpickle_dumps
+
     dumps = cloudpickle_dumps() or pickle.dumps
     try:
         return dumps((initializer, arguments), PICKLE)
@@ -56,47 +85,27 @@ def pack_initializer(initializer: Callable[..., object] | None, arguments: tuple
 # -- through a pipe -------------------------------------------------------------------------------------------------
 
 
-def write(file: IO[bytes], what: Inheritance | dict[str, Any]) -> None:
+def write(file: IO[bytes], what: Start | End | dict[str, Any]) -> None:
     """Send something to a process that waits for it.
 
     Args:
         file: the pipe to that process.
-        what: first what it inherits; then its settings; then those that were not known yet when it was started.
+        what: to a launcher, how it is to start and then how it is to end; to a part of the cluster, settings.
 
     Raises:
         OSError: that process is gone.
     """
-    data = pickle.dumps(what, PICKLE)
+    data = pickle.dumps(what)
     file.write(len(data).to_bytes(_LENGTH_BYTES, "big") + data)
     file.flush()
 
 
-def receive(file: IO[bytes]) -> None:
-    """Wait for what this process inherits. From then on `own` gives it.
+def read(file: IO[bytes]) -> Any:
+    """Wait for what `write` sends.
 
     Raises:
-        EOFError: the program that started it is gone.
+        EOFError: the process that sends it is gone.
     """
-    global _own
-    _own = _read(file)
-
-
-def receive_settings(file: IO[bytes]) -> dict[str, Any]:
-    """Wait for settings of this process.
-
-    Raises:
-        EOFError: as for `receive`.
-    """
-    settings: dict[str, Any] = _read(file)
-    return settings
-
-
-def own() -> Inheritance:
-    """What this process was started with."""
-    return _own
-
-
-def _read(file: IO[bytes]) -> Any:
     length = int.from_bytes(_exactly(file, _LENGTH_BYTES), "big")
     return pickle.loads(_exactly(file, length))  # from who started this process, and runs it
 
@@ -109,3 +118,14 @@ def _exactly(file: IO[bytes], count: int) -> bytes:
             raise EOFError("the program that started this process is gone")
         data += more
     return data
+
+
+def inherit(inheritance: Inheritance) -> None:
+    """Take over what this process was started with: from then on `own` gives it."""
+    global _own
+    _own = inheritance
+
+
+def own() -> Inheritance:
+    """What this process was started with."""
+    return _own

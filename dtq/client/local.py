@@ -3,6 +3,8 @@
 Client, below the faces that can run without a cluster of somebody else's. The processes are those that a user would
 start with ``dtq coordinator start`` and ``dtq worker``, and end with this program, however it ends. The user's own
 coordinator is left alone: port, key and state are apart.
+
+It imports little, so that the processes start while the program imports what speaks to them.
 """
 
 from __future__ import annotations
@@ -14,31 +16,29 @@ import os
 import site
 import sys
 import sysconfig
-import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from dtq.client.handover import interpreter_flags, pack_initializer
 from dtq.client.inheritance import Inheritance
-from dtq.client.processes import Pair, Process
-from dtq.client.terms import Span, seconds
-from dtq.config import MEMORY, make_authkey, parse_size, usable_cores
+from dtq.client.processes import Processes
+from dtq.config.cores import usable_cores
 from dtq.errors import ClusterEnded, InvalidValue
-from dtq.model.resources import offers
-from dtq.transport.family import authentication_key, tracker_descriptor
 from dtq.wording import counted
+
+if TYPE_CHECKING:
+    from dtq.client.terms import Span
 
 log = logging.getLogger("dtq.client")
 
 #: Settings of this program's environment that are not for its own cluster.
 _KEPT: Final = ("DTQ_LOG_LEVEL",)
-#: What the two processes run. Above this floor, and so only named here.
-_COORDINATOR: Final = "dtq.daemon.local_coordinator"
-_WORKER: Final = "dtq.daemon.local_worker"
+#: How a store in memory is named, as in `config.settings`.
+_MEMORY: Final = ":memory:"
 
 
 class LocalCluster:
@@ -110,20 +110,33 @@ class LocalCluster:
         self._highest_first = highest_first
         self._queues = tuple(queues)
         self._resources, self._tags = tuple(resources), tuple(tags)
-        offers(self._resources, self._tags)  # what is wrong with them is said here
+        if self._resources or self._tags:
+            from dtq.model.resources import offers  # a cluster without any starts the sooner
+
+            offers(self._resources, self._tags)  # what is wrong with them is said here
         self._imports = tuple(imports)
         self._preload = tuple(preload)
         self._tasks_may_submit = tasks_may_submit
         self._paths = [os.path.abspath(os.path.expanduser(path)) for path in paths]
         self._name = name or f"local-{os.getpid()}"
         self._lock = threading.Lock()
-        self._pair: Pair | None = None
+        self._processes: Processes | None = None
+        self._ready = False
         self._address = ""
         self._failure: ClusterEnded | None = None
         self._listeners: list[Callable[[ClusterEnded], None]] = []
 
+    def launch(self) -> None:
+        """Have the processes start, and wait for nothing: `start` does. Nothing where they run already.
+
+        Raises:
+            OSError: the machine has no process, memory or descriptor left.
+        """
+        with self._lock:
+            self._launch()
+
     def start(self) -> Self:
-        """Start both and wait until they are ready; nothing where they run already.
+        """Start both and wait until they are ready; nothing where they are.
 
         Returns:
             This cluster.
@@ -132,24 +145,39 @@ class LocalCluster:
             ClusterEnded: one of them did not become ready; the sentence has what it said. Nothing is left behind.
         """
         with self._lock:
-            if self._pair is not None:
+            processes = self._launch()
+            if self._ready:
                 return self
-            pair = Pair(Path(tempfile.mkdtemp(prefix="dtq-")))
             try:
-                self._start(pair)
+                self._address = processes.await_listening()
+                processes.await_ready()
+                watched = weakref.ref(self), processes
+                threading.Thread(target=_watch, args=watched, name="dtq-local", daemon=True).start()
             except BaseException:
-                pair.close(drain=False, timeout_s=None)
+                self._processes = None
+                processes.close(drain=False, timeout_s=None)
                 raise
-            watching = threading.Thread(target=_watch, args=(weakref.ref(self), pair), name="dtq-local", daemon=True)
-            try:
-                watching.start()
-            except BaseException:  # no thread can be started
-                pair.close(drain=False, timeout_s=None)
-                raise
-            self._pair = pair
-            weakref.finalize(self, pair.close, False, None).atexit = False
-            _clusters.add(self)
+            self._ready = True
         return self
+
+    def _launch(self) -> Processes:
+        """The processes, which have begun. Under the lock."""
+        if self._processes is not None:
+            return self._processes
+        directory = _make_directory()
+        try:
+            processes = Processes(directory, _environment())
+        except BaseException:
+            directory.rmdir()
+            raise
+        self._ready = False
+        self._processes = processes
+        weakref.finalize(self, processes.close, False, None).atexit = False
+        _clusters.add(self)
+        inheritance = Inheritance(streams=True, flags=interpreter_flags(), initializer=self._initializer)
+        key = _key(processes)
+        processes.begin(self._coordinator_settings(key), self._worker_settings(key), inheritance)
+        return processes
 
     @property
     def address(self) -> str:
@@ -177,7 +205,7 @@ class LocalCluster:
         Raises:
             ClusterEnded: it was not started, or was closed.
         """
-        return {name: process.popen.pid for name, process in self._required().processes.items()}
+        return dict(self._required().pids)
 
     def on_end(self, tell: Callable[[ClusterEnded], None]) -> None:
         """Have something called when a process ends that nobody told to: the cluster is then of no more use.
@@ -200,60 +228,24 @@ class LocalCluster:
             timeout_s: how long that may take, in seconds; then it is killed all the same. None for as long as it needs.
         """
         with self._lock:
-            pair, self._pair = self._pair, None
-        if pair is not None:
-            pair.close(drain, timeout_s)
+            processes, self._processes = self._processes, None
+        if processes is not None:
+            processes.close(drain, timeout_s)
 
-    def _start(self, pair: Pair) -> None:
-        make_authkey(_key(pair))
-        coordinator = Process(
-            "coordinator",
-            _COORDINATOR,
-            self._coordinator_settings() | {"authkey_file": str(_key(pair))},
-            pair.directory / "coordinator.log",
-            _environment()
-            | {
-                # The user's own coordinator must not be taken for this one, nor its settings for this one's.
-                "XDG_STATE_HOME": str(pair.directory),
-                "XDG_CONFIG_HOME": str(pair.directory),
-            },
-            home=pair.directory,
-            doomed=pair.directory,
-        )
-        pair.add(coordinator).go()
-        inheritance = Inheritance(
-            streams=True,
-            flags=interpreter_flags(),
-            authkey=authentication_key(),
-            tracker=tracker_descriptor(),
-            initializer=self._initializer,
-        )
-        # Both begin at the same time; where the coordinator listens, it says only then.
-        worker = Process(
-            "worker",
-            _WORKER,
-            self._worker_settings() | {"authkey_file": str(_key(pair))},
-            pair.directory / "worker.log",
-            _environment(),
-            inheritance=inheritance,
-        )
-        pair.add(worker)
-        self._address = coordinator.await_ready().split()[3]
-        worker.go(connect=(self._address,))
-        worker.await_ready()
-
-    def _coordinator_settings(self) -> dict[str, Any]:
+    def _coordinator_settings(self, key: Path) -> dict[str, Any]:
         return {
+            "authkey_file": str(key),
             "host": "127.0.0.1",
             "port": 0,
-            "db": MEMORY if self._db is None else str(self._db),
+            "db": _MEMORY if self._db is None else str(self._db),
             "durability": self._durability,
             "highest_first": self._highest_first,
             **self._limits,
         }
 
-    def _worker_settings(self) -> dict[str, Any]:
+    def _worker_settings(self, key: Path) -> dict[str, Any]:
         return {
+            "authkey_file": str(key),
             "slots": self.slots,
             "name": self._name,
             "queues": self._queues,
@@ -277,11 +269,11 @@ class LocalCluster:
             except Exception:
                 log.exception("a listener of a local cluster failed")
 
-    def _required(self) -> Pair:
-        pair = self._pair
-        if pair is None:
+    def _required(self) -> Processes:
+        processes = self._processes
+        if processes is None or not self._ready:
             raise ClusterEnded("it was not started, or was closed")
-        return pair
+        return processes
 
     def __enter__(self) -> Self:
         return self.start()
@@ -292,7 +284,7 @@ class LocalCluster:
         self.close(drain=kind is None)
 
     def __repr__(self) -> str:
-        where = "not running" if self._pair is None else f"at {self._address}"
+        where = "not running" if self._processes is None else f"at {self._address}"
         return f"<LocalCluster {where}, {counted(self.slots, 'slot')}>"
 
 
@@ -307,12 +299,27 @@ def _close_all() -> None:
         cluster.close(drain=False)
 
 
-def _key(pair: Pair) -> Path:
-    return pair.directory / "authkey"
+def _key(processes: Processes) -> Path:
+    return processes.directory / "authkey"
 
 
-def _watch(cluster: weakref.ref[LocalCluster], pair: Pair) -> None:
-    failure = pair.watch()
+def _make_directory() -> Path:
+    """A directory of this user's alone, where temporary ones are."""
+    places = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
+    for place in filter(None, [*places, "/tmp"]):
+        path = Path(place, f"dtq-{os.urandom(8).hex()}").absolute()
+        try:
+            os.mkdir(path, 0o700)
+        except OSError:
+            continue
+        return path
+    import tempfile  # it knows more places, and takes as long to import as all that is needed here
+
+    return Path(tempfile.mkdtemp(prefix="dtq-"))
+
+
+def _watch(cluster: weakref.ref[LocalCluster], processes: Processes) -> None:
+    failure = processes.watch()
     known = cluster()
     if failure is not None and known is not None:
         known._failed(failure)
@@ -325,6 +332,11 @@ def _limits(max_message: int | str | None, max_value: int | str | None, keep_res
         InvalidValue: one of them is not what it may be.
     """
     found: dict[str, Any] = {}
+    if (max_message, max_value, keep_results) == (None, None, None):
+        return found
+    from dtq.client.terms import seconds  # who sets no limit does without
+    from dtq.config.values import parse_size
+
     if max_message is not None:
         found["max_message"] = parse_size(str(max_message), "max_message")
     if max_value is not None:

@@ -1,7 +1,7 @@
-"""Starts, watches and ends the two processes of a local cluster.
+"""The processes of a local cluster, as its program sees them: started, watched, ended.
 
-Client, below `local`. They run the code of the commands ``dtq coordinator start`` and ``dtq worker``, with settings
-instead of command-line words, each on a `leash`.
+Client, below `local`. The program starts one process, the launcher (`daemon.launcher`), which starts the others. They
+run what the commands ``dtq coordinator start`` and ``dtq worker`` run, with settings in the place of words.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -19,164 +17,145 @@ from pathlib import Path
 from typing import Any, Final
 
 from dtq.client import handover
+from dtq.client.handover import End, Start
 from dtq.client.inheritance import Inheritance
 from dtq.errors import ClusterEnded
+from dtq.records import replace
+from dtq.transport import family
 from dtq.wording import duration
 
-#: How long a process may take to be ready, in seconds.
+#: What the program starts. Above this floor, and so only named here.
+_LAUNCHER: Final = "dtq.daemon.launcher"
+#: How long the processes may take to be ready, in seconds.
 START_S: Final = 60.0
-#: How long a process may take to end after it was told to, where it has nothing to wait for, in seconds.
-END_S: Final = 10.0
-#: How long a worker may take that has nobody to report to, in seconds: enough to kill what its slots have started.
-ALONE_S: Final = 1.0
+#: How long they may take to end, beside what tasks may, in seconds: more than the launcher waits until it kills them.
+END_S: Final = 30.0
 #: How much of a log is shown where something went wrong, in characters.
 _SHOWN: Final = 2000
 
 
-class Process:
-    """One of them, on a leash.
-
-    Args:
-        name: what it is, for people and for its log.
-        part: the module of what it runs; see `leash.main`.
-        settings: what it runs with, as far as it is known; by the names of the configuration.
-        log: where it says what it does.
-        environment: its environment.
-        home: its working directory; None for this program's.
-        doomed: a directory that it removes when this program is killed.
-        inheritance: what its slots take over.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        part: str,
-        settings: dict[str, Any],
-        log: Path,
-        environment: dict[str, str],
-        *,
-        home: Path | None = None,
-        doomed: Path | None = None,
-        inheritance: Inheritance | None = None,
-    ) -> None:
-        self.name = name
-        self._log = log
-        read, write = os.pipe()
-        #: What it prints: its readiness line; then nothing, until it ends.
-        self.output = os.fdopen(read, "rb", buffering=0)
-        given = inheritance or Inheritance()
-        leash = [str(os.getpid()), str(write), str(log), "" if doomed is None else str(doomed), part]
-        try:
-            self.popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", "dtq.client.leash", *leash],
-                stdin=subprocess.PIPE,
-                pass_fds=(write,) if given.tracker < 0 else (write, given.tracker),
-                cwd=home,
-                env=environment,
-                start_new_session=True,  # Ctrl-C is for the program, which ends its cluster as it sees fit
-            )
-        except BaseException:
-            self.output.close()
-            raise
-        finally:
-            os.close(write)
-        self._send(given)
-        self._send(settings)
-
-    def _send(self, what: Inheritance | dict[str, Any]) -> None:
-        assert self.popen.stdin is not None
-        with contextlib.suppress(OSError):  # it has ended: `await_ready` says so
-            handover.write(self.popen.stdin, what)
-
-    def go(self, **settings: Any) -> None:
-        """Have it begin; to be called once.
-
-        Args:
-            settings: the rest of its settings.
-        """
-        self._send(settings)
-
-    @property
-    def gone(self) -> bool:
-        """Whether it has ended."""
-        return self.popen.poll() is not None
-
-    def await_ready(self) -> str:
-        """Its readiness line.
-
-        Raises:
-            ClusterEnded: it ended, or took too long.
-        """
-        deadline = time.monotonic() + START_S
-        line = b""
-        while not line.endswith(b"\n"):
-            ready, _, _ = select.select([self.output], [], [], max(0.0, deadline - time.monotonic()))
-            data = self.output.read(1 << 12) if ready else b""
-            if not data:
-                raise self.failure("ended at its start" if ready else f"was not ready within {duration(START_S)}")
-            line += data
-        return line.decode()
-
-    def failure(self, what: str) -> ClusterEnded:
-        """An error with the end of its log."""
-        said = ""
-        with contextlib.suppress(OSError):
-            said = self._log.read_text(encoding="utf-8", errors="replace").strip()[-_SHOWN:]
-        return ClusterEnded(f"its {self.name} {what}{': ' * bool(said)}{said}")
-
-    def signal(self, number: int) -> None:
-        """Send it a signal, if it is there."""
-        with contextlib.suppress(ProcessLookupError):
-            self.popen.send_signal(number)
-
-    def wait(self, timeout_s: float | None) -> bool:
-        """Wait for its end; whether it has ended."""
-        if timeout_s is not None and not self.gone:  # `Popen` looks again and again, up to 50 ms apart
-            with contextlib.suppress(AttributeError, OSError):  # a system without such descriptors
-                descriptor = os.pidfd_open(self.popen.pid)
-                try:
-                    poll = select.poll()
-                    poll.register(descriptor, select.POLLIN)
-                    poll.poll(timeout_s * 1e3)
-                    timeout_s = 0.0
-                finally:
-                    os.close(descriptor)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.popen.wait(timeout_s)
-        return self.gone
-
-    def close(self) -> None:
-        """End it if it has not ended, and let go of its pipes."""
-        if not self.gone:
-            self.popen.kill()
-            self.popen.wait()
-        self.output.close()
-        if self.popen.stdin is not None:
-            self.popen.stdin.close()
-
-
-class Pair:
-    """Coordinator and worker, and the directory with their key and logs.
+class Processes:
+    """Launcher, coordinator and worker, and the directory with their key and logs.
 
     Args:
         directory: theirs alone; removed with them.
+        environment: of all of them.
+
+    Raises:
+        OSError: the machine has no process, memory or descriptor left.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
         self.directory = directory
-        self.processes: dict[str, Process] = {}
+        #: Coordinator and worker, once they are ready.
+        self.pids: dict[str, int] = {}
         self._owner = os.getpid()
         self._lock = threading.Lock()
         self._closed = False
         self._watched = False
+        self._heard = b""
+        read, write = os.pipe()
+        #: What the launcher has to say.
+        self._output = os.fdopen(read, "rb", buffering=0)
         #: Written to and closed when they are being closed, for `watch`. Closing alone says nothing as long as a child
         #: made by `os.fork` has it open, too.
         self._closing_read, self._closing = os.pipe()
+        tracker = family.tracker_pipe()
+        #: The pipe to the program's resource tracker; and where none runs, which the launcher then starts when there is
+        #: something to read, the reading end.
+        self._tracker_read, self._tracker = os.pipe() if tracker < 0 else (-1, tracker)
+        try:
+            self._launcher = subprocess.Popen(
+                [sys.executable, "-P", "-m", _LAUNCHER, str(os.getpid()), str(write), str(directory)],
+                stdin=subprocess.PIPE,
+                pass_fds=[fd for fd in (write, self._tracker, self._tracker_read) if fd >= 0],
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for the program, which ends its cluster as it sees fit
+            )
+        except BaseException:
+            for descriptor in (read, self._closing_read, self._closing):
+                os.close(descriptor)
+            if tracker < 0:
+                os.close(self._tracker)
+            raise
+        finally:
+            os.close(write)
+            if tracker < 0:
+                os.close(self._tracker_read)
+        assert self._launcher.stdin is not None
+        self._stdin = self._launcher.stdin
+        if tracker < 0:
+            family.use_tracker(self._tracker)
 
-    def add(self, process: Process) -> Process:
-        """Take a process in: it ends with the pair."""
-        self.processes[process.name] = process
-        return process
+    def begin(self, coordinator: dict[str, Any], worker: dict[str, Any], inheritance: Inheritance) -> None:
+        """Have coordinator and worker start; to be called once.
+
+        Args:
+            coordinator: the coordinator's settings, by the names of the configuration.
+            worker: the worker's, without an address.
+            inheritance: what slots take over, as far as it is not known here.
+        """
+        own = replace(inheritance, authkey=family.authentication_key(), tracker=self._tracker)
+        self._tell(Start(coordinator, worker, own, self._tracker_read))
+
+    def _tell(self, what: Start | End) -> None:
+        with contextlib.suppress(OSError):  # it has ended, which is seen where it is waited for
+            handover.write(self._stdin, what)
+
+    # -- what the launcher says -----------------------------------------------------------------------------------
+
+    def _next(self, timeout_s: float | None) -> list[str] | None:
+        """The words of the next line; None where the time is up, none where there is no other."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        poll = select.poll()
+        poll.register(self._output, select.POLLIN)
+        while b"\n" not in self._heard:
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            if not poll.poll(None if left_s is None else left_s * 1e3):
+                return None
+            data = self._output.read(1 << 12)
+            if not data:
+                return []
+            self._heard += data
+        line, _, self._heard = self._heard.partition(b"\n")
+        return line.decode().split()
+
+    def await_listening(self) -> str:
+        """Wait until the coordinator can be connected to.
+
+        Returns:
+            Its address, ``host:port``.
+
+        Raises:
+            ClusterEnded: one of them ended, or it takes too long; the sentence has what it said.
+        """
+        (address,) = self._await("listening", "coordinator")
+        return address
+
+    def await_ready(self) -> None:
+        """Wait until the worker is connected, after `await_listening`.
+
+        Raises:
+            ClusterEnded: likewise.
+        """
+        coordinator, worker = self._await("ready", "worker")
+        self.pids = {"coordinator": int(coordinator), "worker": int(worker)}
+
+    def _await(self, what: str, who: str) -> list[str]:
+        words = self._next(START_S)
+        if words is None:
+            raise self._failure(who, f"was not ready within {duration(START_S)}")
+        if words and words[0] == what:
+            return words[1:]
+        raise self._failure(words[1] if words else "launcher", "ended at its start")
+
+    def _failure(self, name: str, what: str) -> ClusterEnded:
+        """An error with the end of a process's log."""
+        said = ""
+        with contextlib.suppress(OSError):
+            log = self.directory / f"{name}.log"
+            said = log.read_text(encoding="utf-8", errors="replace").strip()[-_SHOWN:]
+        return ClusterEnded(f"its {name} {what}{': ' * bool(said)}{said}")
 
     def watch(self) -> ClusterEnded | None:
         """Wait until one of them ends, or they are being closed.
@@ -191,34 +170,30 @@ class Pair:
         failure = self._watch()
         if failure is None:  # `close` has the lock, and leaves this to the one who waits for it
             os.close(self._closing_read)
-        else:
-            self._end_watching()
-        return failure
+            return None
+        return None if self._end_watching() else failure
 
-    def _end_watching(self) -> None:
+    def _end_watching(self) -> bool:
+        """Watch no more; whether they are closed by now."""
         with self._lock:
             self._watched = False
             if self._closed:  # else `close` will write to it
                 os.close(self._closing_read)
+            return self._closed
 
     def _watch(self) -> ClusterEnded | None:
         poll = select.poll()
         poll.register(self._closing_read, select.POLLIN)
-        outputs = {process.output.fileno(): process for process in self.processes.values()}
-        for descriptor in outputs:
-            poll.register(descriptor, select.POLLIN)
-        while True:
-            ready = [descriptor for descriptor, _ in poll.poll()]
-            if self._closing_read in ready:
-                return None
-            for descriptor in ready:
-                if not os.read(descriptor, 1 << 12):
-                    outputs[descriptor].wait(END_S)
-                    code = outputs[descriptor].popen.returncode
-                    return outputs[descriptor].failure(f"ended unexpectedly (exit code {code})")
+        poll.register(self._output, select.POLLIN)
+        if not self._heard and self._closing_read in [descriptor for descriptor, _ in poll.poll()]:
+            return None
+        words = self._next(None) or ["ended", "launcher", str(self._launcher.wait())]
+        return self._failure(words[1], f"ended unexpectedly (exit code {words[2]})")
+
+    # -- the end --------------------------------------------------------------------------------------------------
 
     def close(self, drain: bool, timeout_s: float | None) -> None:
-        """End both, and see them ended.
+        """End all, and see them ended.
 
         Args:
             drain: let what runs finish.
@@ -234,22 +209,41 @@ class Pair:
             os.close(self._closing)
             if not self._watched:
                 os.close(self._closing_read)
-            worker, coordinator = self.processes.get("worker"), self.processes.get("coordinator")
-            if worker is not None:
-                alone = coordinator is None or coordinator.gone
-                self._end_worker(
-                    worker, drain=drain and not alone, timeout_s=timeout_s, grace_s=ALONE_S if alone else END_S
-                )
-            if coordinator is not None:
-                coordinator.signal(signal.SIGTERM)
-                coordinator.wait(END_S)
-                coordinator.close()
-            shutil.rmtree(self.directory, ignore_errors=True)
+            self._tell(End(drain, timeout_s))
+            self._await_end(None if drain and timeout_s is None else (timeout_s or 0.0) * drain + END_S)
+            self._output.close()
+            with contextlib.suppress(OSError):
+                self._stdin.close()
+            family.tracker_pipe()  # it looks whether a tracker was started, and lets go of the pipe where none was
+            _remove(self.directory)
 
-    @staticmethod
-    def _end_worker(worker: Process, *, drain: bool, timeout_s: float | None, grace_s: float) -> None:
-        worker.signal(signal.SIGTERM)
-        if not drain or not worker.wait(timeout_s):
-            worker.signal(signal.SIGINT)  # the second signal: it kills what runs, with all that this started
-            worker.wait(grace_s)
-        worker.close()
+    def _await_end(self, timeout_s: float | None) -> None:
+        launcher = self._launcher
+        if timeout_s is not None and launcher.poll() is None:  # `Popen` looks again and again, up to 50 ms apart
+            with contextlib.suppress(AttributeError, OSError):  # a system without such descriptors
+                descriptor = os.pidfd_open(launcher.pid)
+                try:
+                    poll = select.poll()
+                    poll.register(descriptor, select.POLLIN)
+                    poll.poll(timeout_s * 1e3)
+                    timeout_s = 0.0
+                finally:
+                    os.close(descriptor)
+        try:
+            launcher.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            launcher.kill()
+            launcher.wait()
+
+
+def _remove(directory: Path) -> None:
+    """Remove a directory with all that is in it, as far as it is there."""
+    for path, directories, files in os.walk(directory, topdown=False):
+        for name in files:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(path, name))
+        for name in directories:
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.join(path, name))
+    with contextlib.suppress(OSError):
+        os.rmdir(directory)

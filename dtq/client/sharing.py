@@ -15,6 +15,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO, Final
 
+from dtq.client.defaults import TTL_S
 from dtq.client.functions import ANY_PYTHON, Callee
 from dtq.client.large_payloads import written
 from dtq.client.links import AWAY
@@ -28,8 +29,6 @@ from dtq.model.values import MIN_VALUE, Value, describe, is_description, named, 
 from dtq.records import replace
 from dtq.values.base import Buffer, Draft, Values
 
-#: How long a value is kept when this client has left, in seconds, where nothing else is said.
-TTL_S: Final = 3600.0
 #: How many functions by value are kept at the coordinator although no task needs them.
 _MOST_FUNCTIONS: Final = 16
 #: How often an argument may change in place until it is sent as it is each time.

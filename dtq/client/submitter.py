@@ -12,12 +12,13 @@ from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
 
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.conditions import After, Asked, Expires, OnConflict, OnFailed, UniqueFor, asked_of
+from dtq.client.defaults import TTL_S
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
 from dtq.client.maps import READ_AHEAD
 from dtq.client.progress import expected, shown
 from dtq.client.references import Reference
-from dtq.client.sharing import TTL_S, ttl_seconds
+from dtq.client.sharing import ttl_seconds
 from dtq.client.submitting import PLAIN, Order, SubmitOptions, order, read_map, submit, submit_map
 from dtq.client.terms import UNSET, ExceptionLike, Resources, Span, Terms, Unset
 from dtq.model.options import Function

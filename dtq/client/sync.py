@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, Unpack, get_ar
 from dtq.client import current
 from dtq.client.batch_handle import BatchHandle, member
 from dtq.client.batches import Batch
+from dtq.client.defaults import TIMEOUT_S
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import FULL_TIMEOUT_S, Hub
 from dtq.client.links import Connector, Wire
@@ -39,8 +40,6 @@ T = TypeVar("T")
 
 #: What becomes of submissions that the queue has no room for.
 WhenFull = Literal["wait", "fail"]
-#: How long the first connection may take, and a call while the coordinator is away, in seconds.
-TIMEOUT_S: Final = 10.0
 #: How long `Client.close` waits for what was submitted, in seconds.
 CLOSE_S: Final = 30.0
 

@@ -1,6 +1,6 @@
-"""The coordinator of a local cluster, as `client.processes` starts it: ``dtq coordinator start`` without command line.
+"""The coordinator of a local cluster, as the launcher has it run: ``dtq coordinator start`` without command line.
 
-Daemon, named by `client.local`, imported by `client.leash`.
+Daemon, imported by `launcher`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The worker of a local cluster, as `client.processes` starts it: ``dtq worker`` without the command line.
+"""The worker of a local cluster, as the launcher has it run: ``dtq worker`` without the command line.
 
-Daemon, named by `client.local`, imported by `client.leash`. Its fork server is a fork of this process, made before that
+Daemon, imported by `launcher`. Its fork server is a fork of this process, made before that
 has a thread or a key: so what both need is imported once. This module therefore imports little; the worker itself, and
 what slots need, are imported at the same time, each in a process.
 """

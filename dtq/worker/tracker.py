@@ -17,6 +17,23 @@ END_S: Final = 2.0
 _PROGRAM: Final = "from multiprocessing.resource_tracker import main; main({0})"
 
 
+def start_tracker(read: int) -> subprocess.Popen[bytes]:
+    """Start a resource tracker.
+
+    Args:
+        read: descriptor of the pipe to it, which stays the caller's, too.
+
+    Raises:
+        OSError: the machine has no process, memory or descriptor left.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _PROGRAM.format(read)],
+        pass_fds=(read,),
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,  # it outlives what ends the worker, for a moment
+    )
+
+
 class Tracker:
     """The pipe, and the process at its end."""
 
@@ -44,12 +61,7 @@ class Tracker:
         Raises:
             OSError: the machine has no process, memory or descriptor left.
         """
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _PROGRAM.format(self._read)],
-            pass_fds=(self._read,),
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # it outlives what ends the worker, for a moment
-        )
+        self._process = start_tracker(self._read)
 
     def close(self) -> None:
         """All slots have ended: have it remove what they have left, and end."""

@@ -24,6 +24,7 @@ from dtq.worker.position import Position
 
 _PR_SET_PDEATHSIG: Final = 1
 _PR_SET_DUMPABLE: Final = 4
+_PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PTRACE_DETACH: Final = 17
 #: How long processes that were killed may take to be gone, in seconds: one that hangs in the kernel is not waited for.
@@ -48,6 +49,12 @@ def die_with(parent: int, number: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def name_process(name: str) -> None:
+    """Have this process be listed under a name of at most 15 characters: it is a fork, with another's command line."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
 
 
 def children() -> list[int]:

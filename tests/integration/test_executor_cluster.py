@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 import dtq
-import dtq.client.executor
+import dtq.client.executor_calls
 from dtq.client.completing import ExecutorBroken
 from dtq.client.futures import TaskFuture
 from dtq.client.local import LocalCluster
@@ -139,7 +139,7 @@ def test_executor_that_cannot_start_its_thread_leaves_nothing(monkeypatch: pytes
         processes.extend(psutil.Process(pid) for pid in cluster.pids.values())
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(dtq.client.executor, "Completer", refuse)
+    monkeypatch.setattr(dtq.client.executor_calls, "Completer", refuse)
     # When
     with pytest.raises(RuntimeError, match="can't start new thread"):
         dtq.Executor.local(1)

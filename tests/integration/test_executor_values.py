@@ -41,9 +41,9 @@ def test_arrays_come_back(executor: dtq.Executor, size: int) -> None:
 
 def test_what_was_read_is_let_go(executor: dtq.Executor) -> None:
     """Values too: a loop of days does not fill the disk."""
-    coordinator = next(
-        process for process in psutil.Process().children(recursive=True) if "coordinator" in str(process.cmdline())
-    )
+    cluster = executor._completer.cluster
+    assert cluster is not None
+    coordinator = psutil.Process(cluster.pids["coordinator"])
     places = {Path(file).parent for file in _open_files(coordinator) if "dtq-values-" in file}
 
     def used() -> int:

@@ -16,7 +16,9 @@ import psutil
 import pytest
 
 from dtq import Client, Executor
+from dtq.client import processes
 from dtq.client.local import LocalCluster
+from dtq.daemon import launcher
 from dtq.errors import ClusterEnded, DtqError, InvalidValue, KeyMissingInTask
 from tests.cluster import DEADLINE_S, TASKS, until
 from tests.tasks import nested_work, numbers_work
@@ -84,7 +86,93 @@ def test_with_block_starts_both_and_leaves_nothing(tmp_path: Path) -> None:
         _ = cluster.address
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="there is a fork server on Linux only")
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="they are forked on Linux only")
+
+
+@LINUX
+def test_processes_are_listed_under_their_names_and_share_what_both_import() -> None:
+    with LocalCluster(1) as cluster:
+        names = {name: psutil.Process(pid).name() for name, pid in cluster.pids.items()}
+    assert names == {"coordinator": "dtq-coordinator", "worker": "dtq-worker"}
+    code = "import sys\nfor name in {0}: __import__(name)\nprint(*[name for name in sys.modules if 'dtq' in name])"
+    shared, *parts = [
+        set(subprocess.run([sys.executable, "-c", code.format(wanted)], capture_output=True, check=True).stdout.split())
+        for wanted in (
+            ["dtq.daemon.launcher", *launcher.SHARED],
+            ["dtq.daemon.local_coordinator"],
+            ["dtq.daemon.local_worker", "dtq.daemon.worker", "dtq.worker.forkserver"],
+        )
+    ]
+    assert parts[0] & parts[1] - shared == set()
+
+
+def test_processes_that_are_not_forked_do_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # Given a system where forks are not safe for its libraries
+    (tmp_path / "no_forks.py").write_text(
+        "from dtq.daemon import launcher\nlauncher.FORKS = False\nlauncher.main(__import__('sys').argv[1:])\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setattr(processes, "_LAUNCHER", "no_forks")
+    # When
+    with LocalCluster(1, paths=[TASKS]) as cluster, connect(cluster) as client:
+        found = [psutil.Process(pid) for pid in cluster.pids.values()]
+        words = [process.cmdline() for process in found]
+        assert client.submit("work:add", 1, 2).result(DEADLINE_S) == 3
+    # Then
+    assert ["coordinator" in words[0], "worker" in words[1]] == [True, True]
+    assert not any(process.is_running() for process in found)
+
+
+@LINUX
+def test_nothing_outlives_the_launcher(tmp_path: Path) -> None:
+    told: Queue[DtqError] = Queue()
+    with LocalCluster(1, paths=[TASKS]) as cluster, connect(cluster) as client:
+        cluster.on_end(told.put)
+        client.submit("work:spin", str(tmp_path), "spinning").accepted()
+        slot = started(tmp_path, "spinning")
+        found = [psutil.Process(pid) for pid in (*cluster.pids.values(), slot)]
+        # When
+        (launching,) = {process.ppid() for process in found[:2]}
+        os.kill(launching, signal.SIGKILL)
+        # Then
+        _, alive = psutil.wait_procs(found, timeout=DEADLINE_S)
+        assert not alive
+        assert "launcher" in str(told.get(timeout=DEADLINE_S))
+
+
+@LINUX
+def test_a_resource_tracker_is_started_when_somebody_needs_one(tmp_path: Path) -> None:
+    # Given a program in which nobody has needed one; it says how many processes its cluster has
+    code = (
+        "import psutil, warnings\n"
+        "from multiprocessing.shared_memory import SharedMemory\n"
+        "from dtq.client.local import LocalCluster\n"
+        "warnings.simplefilter('error')\n"
+        "def use():\n"
+        "    memory = SharedMemory(create=True, size=100)\n"
+        "    memory.close()\n"
+        "    memory.unlink()\n"
+        "def trackers():\n"
+        "    children = psutil.Process().children(recursive=True)\n"
+        "    return sum('resource_tracker' in str(child.cmdline()) for child in children)\n"
+        "with LocalCluster(1) as cluster:\n"
+        "    print(trackers())\n"
+        "with LocalCluster(1) as cluster:\n"
+        "    use()\n"
+        "    while not trackers(): pass\n"
+        "    print(trackers())\n"
+        "use()\n"
+        "with LocalCluster(1) as cluster:\n"
+        "    pass\n"
+        "use()\n"
+    )
+    # When one is used while there is a cluster, after it, and after another one
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    # Then
+    assert (done.stdout, done.stderr, done.returncode) == ("0\n1\n", "", 0)
+
+
+@LINUX
 def test_slots_have_nothing_of_the_worker_that_their_fork_server_is_a_fork_of() -> None:
     with LocalCluster(1, paths=[TASKS]) as cluster, connect(cluster) as client:
         worker = psutil.Process(cluster.pids["worker"])
