@@ -9,18 +9,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from dtq.core import invariants
+from dtq.core import invariants, queues, views
 from dtq.core.changes import DefinitionRow, ExpiryRow, HoldRow, OwnExpired, Stored
+from dtq.core.machine import Machine
 from dtq.core.register import Rules
 from dtq.core.restoring import restore
 from dtq.engines import schema
 from dtq.engines.sqlite import SqliteEngine
+from dtq.model.messages import Conditions, Unique
+from dtq.model.resources import needs
+from dtq.model.schedules import CatchUp, Overlap
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
 from dtq.model.values import Value, named
@@ -31,7 +36,7 @@ from tests.driver import Driver
 from tests.integration.store_scene import everything
 
 FIXTURES: Final = Path(__file__).parents[1] / "fixtures"
-BATCHES: Final = 6
+BATCHES: Final = 9
 VERSIONS: Final = range(1, schema.SCHEMA + 1)
 
 
@@ -65,6 +70,20 @@ def live(engine: SqliteEngine) -> Driver:
     # 5: delayed; 6: not all of it is there yet
     driver.submit(4, delay_s=9000.0)
     driver.submit(1, complete=False)
+    # 7: waits for a part of another one, and for all of one; 8: waits for units and limits, with a key that is its own
+    # for a while; 9: due at a moment
+    driver.submit(2, after=((1, 1, 2, True), (5, 0, 0, False)), run_anyway=True)
+    unique = Conditions(unique=Unique.UNFINISHED, expires_s=1e6)
+    driver.submit(2, key="gpu", conditions=unique, limits=("tenant-7", "api"), needs=needs({"gpu": 1}, 2, ("fast",)))
+    driver.submit(1, conditions=Conditions(at=2e9))
+    # What operators have defined
+    driver.limit("api", concurrency=3, starts=100, per_s=60.0, burst=5)
+    driver.limit("tenant-*", concurrency=0)
+    driver.steer("night", weight=3)
+    driver.steer("mail", paused=True, draining=True)
+    driver.schedule("nightly", cron="0 3 * * *", tz="Europe/Prague", jitter_s=30.0, overlap=Overlap.SKIP)
+    sweep = driver.schedule("sweep", every_s=90.0, until=3e9, catch_up=CatchUp.ALL, options={"queue": "night"})
+    driver.machine.schedules.pause(sweep, driver.clock.wall(), paused=True)
     driver.drain()
     return driver
 
@@ -115,6 +134,13 @@ def copied(version: int, directory: Path) -> Path:
     return directory / f"store_v{version}.db"
 
 
+def _standing(machine: Machine) -> Iterator[tuple[str, str]]:
+    """The definitions that a machine goes by."""
+    yield from (("limit", view.limit.name) for view in views.limits(machine, 1000.0))
+    yield from (("queue", queue) for queue in queues.steered(machine.register))
+    yield from (("schedule", entry.schedule.name) for entry in machine.schedules)
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_store_of_an_earlier_version_says_what_it_said_then(tmp_path: Path, version: int) -> None:
     path = copied(version, tmp_path)
@@ -137,6 +163,7 @@ def test_store_of_an_earlier_version_says_what_it_said_then(tmp_path: Path, vers
     assert list(machine.register.expiries) == then.get("expiries", [])
     assert held == then.get("held", [])
     assert defined == then.get("defined", [])
+    assert {(row["kind"], row["name"]) for row in defined} == {*_standing(machine)}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -192,11 +219,10 @@ def write(directory: Path) -> None:
     engine = SqliteEngine(path)
     engine.open()
     register = live(engine).machine.register
-    defined = DefinitionRow(kind="limit", name="tenant-*", body='{"name": "tenant-*", "concurrency": 2}')
-    engine.commit(stored(defined))
     counts, expiries = plain(register.tally.counts()), list(register.expiries)
     held = [put(engine)]
     said = plain(everything(engine, BATCHES))
+    defined = [plain(row) for row in engine.restore() if isinstance(row, DefinitionRow)]
     engine.close()
     engine = SqliteEngine(path)
     totals = plain(engine.open().totals)
@@ -209,7 +235,7 @@ def write(directory: Path) -> None:
             "counts": counts,
             "expiries": expiries,
             "held": held,
-            "defined": [plain(defined)],
+            "defined": defined,
             "said": said,
         },
         indent=1,
