@@ -24,6 +24,7 @@ def parents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         parent.mkdir()
     monkeypatch.setattr(places, "_FAST", str(made[0]))
     monkeypatch.setattr(tempfile, "tempdir", str(made[1]))
+    monkeypatch.setattr(places, "_ENOUGH", 1 << 62)
     return made
 
 
@@ -86,6 +87,19 @@ def test_without_fast_memory_there_is_one_directory(parents: list[Path], monkeyp
     own = OwnPlace(1 << 30)
 
     assert len(own.place.paths) == 1
+    own.close()
+
+
+def test_where_the_disk_has_room_values_are_nowhere_else(parents: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given what a killed process has left in fast memory, and a disk with room
+    (parents[0] / "dtq-values-0123").mkdir()
+    os.utime(parents[0] / "dtq-values-0123", (0, 0))
+    monkeypatch.setattr(places, "_ENOUGH", 1)
+
+    own = OwnPlace(1 << 30)
+
+    assert [Path(path).parent for path in own.place.paths] == [parents[1]]
+    assert list(parents[0].iterdir()) == []
     own.close()
 
 
