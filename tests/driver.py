@@ -178,6 +178,7 @@ class Driver:
         *,
         slots: int | None = None,
         offers: Offers | None = None,
+        chains: bool = False,
     ) -> bool:
         """A worker says hello, and how many slots it has (all that it was told to, unless these are given); whether it
         was known."""
@@ -188,6 +189,7 @@ class Driver:
             self.now,
             slots=capacity if slots is None else slots,
             offers=offers,
+            chains=chains,
         )
         self.exchange(session, capacity=capacity)
         return known

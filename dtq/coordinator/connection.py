@@ -95,7 +95,13 @@ class Connection:
             state, resumed = c.sessions.enter(hello, now)
             if hello.role is Role.WORKER:
                 resumed = c.machine.attach(
-                    hello.session, state.name, hello.queues, now, slots=hello.slots, offers=hello.offers
+                    hello.session,
+                    state.name,
+                    hello.queues,
+                    now,
+                    slots=hello.slots,
+                    offers=hello.offers,
+                    chains=hello.chains,
                 )
                 c.dispatch(now, hello.session)  # its other connection may have waited for its return
             else:

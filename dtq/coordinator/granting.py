@@ -70,6 +70,7 @@ def _grant(lease: Lease, lo: int, hi: int, page: bytes) -> Grant:
         spec=batch.entry.number,
         arguments=page,
         units=lease.units,
+        behind=lease.behind,
     )
 
 
@@ -104,7 +105,7 @@ def _with_results(c: Coordinator, lease: Lease, lo: int, page: bytes, room: int 
     """
     upto = lo + pages.count(page)
     try:
-        given = with_results(c, lease.batch, page)
+        given = with_results(c, lease.batch, page, lease.given)
     except DtqError as error:
         why = f"what the task is given cannot be read: {error}"
         _fail(c, lease, upto, Failure(exception=_name(error), message=why))

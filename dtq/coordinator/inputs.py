@@ -10,7 +10,7 @@ from dtq.core.batches import Batch
 from dtq.core.changes import ResultPage
 from dtq.errors import ResultExpired
 from dtq.model import pages
-from dtq.model.inputs import RESULT, failure_input, with_inputs
+from dtq.model.inputs import PREVIOUS, RESULT, failure_input, with_inputs
 from dtq.model.states import State
 
 
@@ -20,13 +20,14 @@ def has_inputs(batch: Batch) -> bool:
     return flow is not None and any([parent[3] for parent in flow.after])
 
 
-def with_results(c: Coordinator, batch: Batch, page: bytes) -> bytes:
+def with_results(c: Coordinator, batch: Batch, page: bytes, given: tuple[int, int] | None = None) -> bytes:
     """Add the results of other tasks to a batch's calls.
 
     Args:
         c: the coordinator; not under its lock.
         batch: the batch.
         page: the calls.
+        given: the task whose result they are given where they run (`Lease.given`); None for none.
 
     Raises:
         ResultExpired: one of the results is no longer kept.
@@ -34,7 +35,7 @@ def with_results(c: Coordinator, batch: Batch, page: bytes) -> bytes:
     """
     assert batch.flow is not None
     inputs = [
-        _input(c, number, lo) if hi else sequence(c, batch, number)
+        PREVIOUS if (number, lo) == given and hi else _input(c, number, lo) if hi else sequence(c, batch, number)
         for number, lo, hi, is_value in batch.flow.after
         if is_value
     ]

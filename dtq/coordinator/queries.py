@@ -387,7 +387,7 @@ def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerView:
         host=hello.host,
         pid=hello.pid,
         slots=hello.slots,
-        busy=len(leases),
+        busy=0 if worker is None else worker.held,
         queues=hello.queues,
         seen_s=max(0.0, now - state.seen_at),
         connected_at=state.connected_at,

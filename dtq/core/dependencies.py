@@ -343,6 +343,7 @@ class Dependencies:
         """
         register = self._register
         assert batch.flow is not None
+        register.call_back(batch)
         batch.flow = replace(batch.flow, why=why)
         self.waits.pop(batch.number, None)
         register.ledger.batch(batch)

@@ -61,10 +61,12 @@ class Worker:
         "beside",
         "call",
         "capacity",
+        "chains",
         "expires_at",
         "lacking",
         "leases",
         "name",
+        "queued",
         "queues",
         "room",
         "session",
@@ -81,6 +83,9 @@ class Worker:
         #: The specs that it failed to run; None without such failures.
         self.lacking: Lacking | None = None
         self.leases: dict[int, Lease] = {}
+        #: Whether it runs successors (`core.chains`), and the number of its leases that are behind others of its.
+        self.chains = False
+        self.queued = 0
         #: Its offer; None until its hello. And the slots that its leases have beyond one each.
         self.room: Room | None = None
         self.spread = 0
@@ -89,6 +94,11 @@ class Worker:
         self.expires_at = expires_at
         #: Whether it was given more time after a pause of the coordinator, and has not been heard since.
         self.spared = False
+
+    @property
+    def held(self) -> int:
+        """Number of its leases, without those that are behind others."""
+        return len(self.leases) - self.queued
 
     def renew(self, expires_at: float) -> None:
         """Note that it was heard: its leases are renewed."""
@@ -114,7 +124,22 @@ def is_over(call: int, newer: int, beside: int) -> bool:
 class Lease:
     """Tasks ``[lo, hi)`` of a batch that a worker holds."""
 
-    __slots__ = ("attempt", "batch", "call", "granted_at", "hi", "lo", "started", "token", "units", "worker")
+    __slots__ = (
+        "attempt",
+        "batch",
+        "before",
+        "behind",
+        "call",
+        "given",
+        "granted_at",
+        "hi",
+        "lo",
+        "started",
+        "successor",
+        "token",
+        "units",
+        "worker",
+    )
 
     def __init__(
         self,
@@ -140,6 +165,27 @@ class Lease:
         self.started = False
         #: The worker's resources that it holds; None if its task needs none.
         self.units: tuple[Portion, ...] | None = None
+        #: Token of the lease behind which it was granted (`core.chains`), and the task of that; 0 and None for none.
+        self.behind = 0
+        self.given: tuple[int, int] | None = None
+        #: That lease, and the lease behind this one: as long as both are held.
+        self.before: Lease | None = None
+        self.successor: Lease | None = None
+
+    def put_behind(self, before: Lease) -> None:
+        """Note that it was granted behind another lease of its worker's, of one task."""
+        self.behind = before.token
+        self.given = before.batch.number, before.lo
+        self.before = before
+        before.successor = self
+        self.worker.queued += 1
+
+    def leave(self) -> None:
+        """Note that it is over: it is behind no other lease any more, and none is behind it."""
+        for first, second in ((self, self.successor), (self.before, self)):
+            if first is not None and second is not None:
+                first.successor = second.before = None
+                self.worker.queued -= 1
 
     def row(self) -> LeaseRow:
         """The row that describes the lease."""

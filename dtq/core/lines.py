@@ -571,7 +571,12 @@ class Lines:
                 bucket.take(count, now)
         if self.needed:
             self.left += 1
-        if self.several and len(queues) != 1:
+        if self.several:
+            self.charge(entry, queues, count)
+
+    def charge(self, entry: SpecEntry, queues: tuple[str, ...], count: int) -> None:
+        """Have a line pay for so many tasks, if there are several lines; see `took`."""
+        if len(queues) != 1:
             share = self._share_of(queues) if queues else self._share
             share.charge(entry.queue, entry.urgency, count / self.weights.get(entry.queue, 1))
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from dtq.core import ability, placing, start_by, wall_moments
+from dtq.core import ability, chains, placing, start_by, wall_moments
 from dtq.core.batches import Batch, SpecEntry
 from dtq.core.changes import ArgumentPage, BatchFlow, Change, ResultPage, Totals
 from dtq.core.dependencies import After
@@ -335,6 +335,7 @@ class Machine:
         *,
         slots: int = 0,
         offers: Offers | None = None,
+        chains: bool = False,
     ) -> bool:
         """Register a worker that said hello.
 
@@ -345,6 +346,7 @@ class Machine:
             now: the time.
             slots: its configured number of slots.
             offers: its other resources.
+            chains: whether it runs successors (`core.chains`).
 
         Returns:
             Whether the worker was known, with its leases still in place.
@@ -354,6 +356,7 @@ class Machine:
         worker = workers.setdefault(session, Worker(session, name, 0.0))
         worker.name = name
         worker.queues = queues
+        worker.chains = chains
         placing.offer(worker, slots, offers)
         worker.renew(now + self.rules.lease_s)
         return known
@@ -375,7 +378,9 @@ class Machine:
             self.register.slots += message.capacity - worker.capacity
             worker.capacity = message.capacity
         outcomes: Sequence[Succeeded | Failed] = message.succeeded
+        released = message.released
         if message.failed:
+            released = self._give_back_successors(worker, released, now)
             # Statements about one lease count in the order of its tasks, whatever their kind.
             outcomes = sorted((*message.succeeded, *message.failed), key=_place)
         for outcome in outcomes:
@@ -383,10 +388,26 @@ class Machine:
                 self._succeeded(worker, outcome, answer, now)
             else:
                 self._failed(worker, outcome, now)
-        for released in message.released:
-            self._released(worker, released, now)
+        for back in released:
+            self._released(worker, back, now)
         self._reconcile(worker, message, answer, now)
         return answer
+
+    def _give_back_successors(self, worker: Worker, released: tuple[Released, ...], now: float) -> tuple[Released, ...]:
+        """Take back the successors of failed tasks that did not start, before the failures are judged: the end of a
+        task may be the end of its successors.
+
+        Returns:
+            The other tasks that are given back.
+        """
+        left = []
+        for back in released:
+            lease = worker.leases.get(back.token)
+            if lease is not None and lease.batch.blocked and not back.started:
+                self._released(worker, back, now)
+            else:
+                left.append(back)
+        return tuple(left)
 
     def _worker(self, session: str) -> Worker:
         worker = self.register.workers.get(session)
@@ -405,7 +426,7 @@ class Machine:
             answer.cancel += self._doomed(lease)
         unsaid = worker.leases.keys() - {held.token for held in message.holding}
         for lease in [worker.leases[token] for token in sorted(unsaid)]:
-            if is_over(lease.call, message.call, message.beside):
+            if is_over(lease.call, message.call, message.beside) and lease.token in worker.leases:
                 self.register.give_back(lease, lease.lo, lease.hi, now)
 
     def is_over(self, session: str, call: int) -> bool:
@@ -450,7 +471,7 @@ class Machine:
         count = pages.count(success.results)
         lo, hi = success.lo, success.lo + count
         lease = self._reported(worker, success.token, lo, hi)
-        if lease is None or lo != lease.lo:
+        if lease is None or lo != lease.lo or lease.batch.blocked:
             self.refused += lease is not None
             return
         batch = lease.batch
@@ -477,7 +498,7 @@ class Machine:
 
     def _failed(self, worker: Worker, failed: Failed, now: float) -> None:
         lease = self._reported(worker, failed.token, failed.index, failed.index + 1)
-        if lease is None or failed.outcome is Outcome.SUCCEEDED:
+        if lease is None or failed.outcome is Outcome.SUCCEEDED or lease.batch.blocked:
             self.refused += lease is not None
             return
         if failed.index > lease.lo:
@@ -512,8 +533,10 @@ class Machine:
         register.keeping.discard(session)
         failure = Failure(message=f"the worker {worker.name} was lost while it ran the task")
         for lease in list(worker.leases.values()):
+            if lease.token not in worker.leases:
+                continue  # called back, as the task before it is dead now
             first = lease.lo
-            if lease.started:
+            if lease.started and not lease.batch.blocked:
                 register.shorten(lease, first + 1)
                 register.attempt_ended(lease, first, Outcome.CRASHED, failure, lease.granted_at, now)
                 first += 1
@@ -528,8 +551,9 @@ class Machine:
 
         A worker gets one lease a slot; and up to one more a slot while the next tasks are known to be tiny, so that its
         slots need not wait for a round trip. Where batches are smaller than a lease may be, a slot gets as many more
-        leases as make up one. All leases of one call are expected to fit into its answer with their arguments; `cut`
-        takes back the excess. Large arguments are for fetching calls: a report's answer must not take long.
+        leases as make up one; and behind a lease it gets the tasks that wait for it (`core.chains`). All leases of one
+        call are expected to fit into its answer with their arguments; `cut` takes back the excess. Large arguments are
+        for fetching calls: a report's answer must not take long.
 
         Args:
             session: the worker's.
@@ -541,7 +565,7 @@ class Machine:
         granted: list[Lease] = []
         room = self.rules.grant_bytes // 4 if by_report else self.rules.grant_bytes
         lines = self.register.lines
-        while (held := len(worker.leases) + worker.spread) < MAX_SMALL * worker.capacity:
+        while (held := worker.held + worker.spread) < MAX_SMALL * worker.capacity:
             needy = bool(lines.needed)
             heap = placing.first(self.register, worker, now) if needy else lines.first(worker.queues, now)
             run = heap.top() if heap is not None else None
@@ -570,17 +594,62 @@ class Machine:
             room -= int(batch.entry.argument_bytes * (lease.hi - lease.lo))
             lease.started = not ahead
             granted.append(lease)
-        return granted
+        return granted + self._successors(worker, now, call)
 
     def _has_room(self, worker: Worker, held: int, heap: RunHeap, entry: SpecEntry) -> bool:
         """Whether a worker with two leases a slot is given another, of tiny tasks: those that it has hold few tasks."""
         register = self.register
         most = min(chunk(entry.estimate_s, register.tally[State.PENDING], register.slots), MAX_SMALL)
         most = worker.capacity * min(most, entry.most_within(self.rules.grant_bytes))
-        if held >= most or sum([lease.hi - lease.lo for lease in worker.leases.values()]) >= 2 * most:
+        if (
+            held >= most
+            or sum([lease.hi - lease.lo for lease in worker.leases.values() if lease.before is None]) >= 2 * most
+        ):
             return False
         # Nobody takes so much ahead of what a limit allows that others wait for that.
         return not isinstance(heap, Group) or heap.has_plenty
+
+    def _successors(self, worker: Worker, now: float, call: int) -> list[Lease]:
+        """Grant successors of a worker's leases (`core.chains`)."""
+        register = self.register
+        ends = chains.ends(register, worker) if register.dependencies.awaited else []
+        if not ends or register.lines.needed:
+            return []
+        first = self._first(worker, now)
+        granted: list[Lease] = []
+        for before in ends:
+            while (batch := chains.successor_of(register, worker, before, first)) is not None:
+                before = self._take_behind(before, batch, now, call)
+                granted.append(before)
+                if register.lines.several:  # then it may be another queue's turn
+                    first = self._first(worker, now)
+        return granted
+
+    def _first(self, worker: Worker, now: float) -> tuple[Run, str] | None:
+        """The run that a worker would be given next, and its queue; for lines without needs."""
+        heap = self.register.lines.first(worker.queues, now)
+        run = heap.top() if heap is not None else None
+        return None if run is None else (run, self.register.batches[run.batch].queue)
+
+    def _take_behind(self, before: Lease, batch: Batch, now: float, call: int) -> Lease:
+        register, worker = self.register, before.worker
+        register.tally.move(batch.queue, State.BLOCKED, Move.LEASED)
+        batch.next = batch.running = 1
+        if register.lines.several:
+            register.lines.charge(batch.entry, worker.queues, 1)
+        lease = self._lease(worker, batch, 0, 1, 1, now)
+        lease.call = call
+        lease.put_behind(before)
+        return lease
+
+    def _lease(self, worker: Worker, batch: Batch, lo: int, hi: int, attempt: int, now: float) -> Lease:
+        register = self.register
+        self._last_token += 1
+        lease = Lease(self._last_token, worker, batch, lo, hi, attempt, now)
+        register.leases[lease.token] = worker.leases[lease.token] = lease
+        register.ledger.lease(lease)
+        register.ledger.batch(batch)
+        return lease
 
     def cut(self, lease: Lease, hi: int, now: float) -> None:
         """Shorten a new lease that is too large for one answer: tasks from ``hi`` on go back before its worker is told
@@ -612,13 +681,9 @@ class Machine:
             register.lines.took(heap, batch.entry, worker.queues, hi - lo, now)
         register.tally.move(batch.queue, State.PENDING, Move.LEASED, hi - lo)
         batch.running += hi - lo
-        self._last_token += 1
-        lease = Lease(self._last_token, worker, batch, lo, hi, attempt, now)
-        register.leases[lease.token] = worker.leases[lease.token] = lease
+        lease = self._lease(worker, batch, lo, hi, attempt, now)
         if need is not None:
             placing.take(lease, need)
-        register.ledger.lease(lease)
-        register.ledger.batch(batch)
         return lease
 
     # -- time -----------------------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ def cancel_batch(
     """
     register = machine.register
     stopping = 0
+    if _called_back(register, batch, only):
+        only = None
     leases = [lease for lease in register.leases.values() if lease.batch is batch] if _is(State.RUNNING, only) else []
     for lease in leases:
         stopping += sum([_stop(register, lease, index, why) for index in range(lease.lo, lease.hi)])
@@ -62,6 +64,8 @@ def cancel_task(machine: Machine, batch: Batch, index: int, now: float, only: St
         CANCELLED; RUNNING if it is being stopped; None if it has ended already, or is in another state.
     """
     register = machine.register
+    if _called_back(register, batch, only):
+        only = None
     if index >= batch.next and batch.cut is None and batch.task(index) is None:
         if not _is(batch.fresh_state(), only):
             return None
@@ -80,6 +84,14 @@ def cancel_task(machine: Machine, batch: Batch, index: int, now: float, only: St
 
 def _is(state: State, only: State | None) -> bool:
     return only is None or state is only
+
+
+def _called_back(register: Register, batch: Batch, only: State | None) -> bool:
+    """Call a blocked batch's task back from its worker, if it is to be cancelled; whether that was done."""
+    if not (batch.blocked and batch.running and _is(State.RUNNING, only)):
+        return False
+    register.call_back(batch)
+    return True
 
 
 def _cancel_waiting(

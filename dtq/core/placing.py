@@ -56,7 +56,7 @@ def _fits(worker: Worker, need: Need | None, kept: Need | None) -> bool:
 
 def free_slots(worker: Worker) -> int:
     """Number of a worker's slots without a grant."""
-    return worker.capacity - len(worker.leases) - worker.spread
+    return worker.capacity - worker.held - worker.spread
 
 
 def offer(worker: Worker, slots: int, offers: Offers | None) -> None:

@@ -451,6 +451,9 @@ class Register:
             why: the failure to record for those.
         """
         batch = lease.batch
+        if batch.blocked:
+            self._wait_again(lease)
+            return
         late = "" if batch.flow is None else batch.flow.too_late(now)
         for index in range(lo, hi):
             task = batch.task(index) or Task(State.RUNNING, lease.attempt)
@@ -478,6 +481,23 @@ class Register:
             self.shorten(lease, hi)
         else:
             self._cut_end(lease, lo)
+
+    def _wait_again(self, lease: Lease) -> None:
+        """Undo the grant of a task behind the one that it waits for (`core.chains`)."""
+        batch = lease.batch
+        batch.running = batch.next = 0
+        self.tally.move(batch.queue, State.RUNNING, Move.WAITS_AGAIN)
+        self.ledger.batch(batch)
+        self.end_lease(lease)
+        lease.hi = lease.lo
+
+    def call_back(self, batch: Batch) -> None:
+        """End the lease of a blocked batch's task, if it has one (`core.chains`): the batch is about to be cancelled.
+        The worker hears of that when it mentions the lease.
+        """
+        if batch.running:
+            for lease in [lease for lease in self.leases.values() if lease.batch is batch]:
+                self._wait_again(lease)
 
     def untake(self, lease: Lease, lo: int, now: float) -> None:
         """Undo the grant of a lease's end from ``lo`` on, of which its worker has not been told.
@@ -522,6 +542,7 @@ class Register:
             self.lines.gave_back(lease.batch.entry, lease.hi - lease.lo)
         del self.leases[lease.token]
         del lease.worker.leases[lease.token]
+        lease.leave()
         if lease.units is not None:
             self._free(lease)
         self.ledger.lease_ended(lease.token)

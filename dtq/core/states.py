@@ -7,7 +7,8 @@ Rules:
    message from a peer.
 2. A task enters by ACCEPTED, DELAYED or BLOCKED and is counted in exactly one state from then on, until it is WITHDRAWN
    (its submission could not be made durable) or PURGED (a dead letter was thrown away).
-3. Only LEASED leads to RUNNING, and only from PENDING: no task runs without a grant.
+3. Only LEASED leads to RUNNING: no task runs without a grant. It leads there from BLOCKED if a worker has the one task
+   that is waited for; a grant that comes back before that has ended is BLOCKED again (`core.chains`).
 4. An acknowledged task leaves SUCCEEDED by no move at all, DEAD only on request (REVIVED, PURGED), and CANCELLED only
    if another task's end had cancelled it, and that task is put back on request (BROUGHT_BACK).
 5. The counts per queue and in all are kept by the same call that moves, so they cannot disagree with it.
@@ -32,6 +33,7 @@ class Move(Enum):
     BROUGHT_BACK = auto()  #: a parent had ended without a result, and was put back
     DUE = auto()  #: its time has come
     LEASED = auto()  #: handed to a worker
+    WAITS_AGAIN = auto()  #: back from a worker that got it behind its only parent, before that has ended
     RETURNED = auto()  #: back to its place in the heap: not started, or its worker or slot died
     RETRIED = auto()  #: failed, to be tried again after its backoff
     SUCCEEDED = auto()  #: returned a result
@@ -48,6 +50,7 @@ TRANSITIONS: Final[dict[State | None, dict[Move, State | None]]] = {
     State.BLOCKED: {
         Move.RELEASED: State.PENDING,
         Move.DELAYED: State.SCHEDULED,
+        Move.LEASED: State.RUNNING,
         Move.CANCELLED: State.CANCELLED,
         Move.WITHDRAWN: None,
     },
@@ -55,6 +58,7 @@ TRANSITIONS: Final[dict[State | None, dict[Move, State | None]]] = {
     State.PENDING: {Move.LEASED: State.RUNNING, Move.CANCELLED: State.CANCELLED, Move.WITHDRAWN: None},
     State.RUNNING: {
         Move.RETURNED: State.PENDING,
+        Move.WAITS_AGAIN: State.BLOCKED,
         Move.RETRIED: State.SCHEDULED,
         Move.SUCCEEDED: State.SUCCEEDED,
         Move.DIED: State.DEAD,

@@ -234,6 +234,7 @@ def _greeter(settings: WorkerSettings) -> Callable[..., Hello]:
             primary=primary,
             inline=inline,
             offers=offered,
+            chains=True,
         )
 
     return say_hello

@@ -22,6 +22,8 @@ INPUTS: Final = b"\x01"
 #: First byte of an input: a result as it travels; or, of a task without a result, its end.
 RESULT: Final = b"r"
 FAILURE: Final = b"f"
+#: Stands for the result of the task that the slot ran right before (`messages.Grant.behind`).
+PREVIOUS: Final = b"p"
 #: Likewise, all results of a batch: their number, the offset of the table of their pages, whether they are a value;
 #: then the results, or their description.
 SEQUENCE: Final = b"s"
@@ -99,6 +101,19 @@ def ended_of(body: bytes) -> tuple[Ended, str]:
     task, plain = pickle.loads(body)
     ended: Ended = codec(Ended, answer=True).decode(plain)
     return ended, task
+
+
+def with_previous(blob: bytes, result: bytes) -> bytes:
+    """A call with a result in the place of `PREVIOUS`.
+
+    Args:
+        blob: the call.
+        result: the result as it travels; no description.
+    """
+    found = inputs_of(blob)
+    if found is None or PREVIOUS not in found[1]:
+        return blob
+    return with_inputs(found[0], [RESULT + result if each == PREVIOUS else each for each in found[1]])
 
 
 def inputs_of(blob: bytes) -> tuple[bytes, list[bytes]] | None:

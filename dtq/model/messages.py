@@ -47,6 +47,7 @@ class Hello:
         inline: values up to so many bytes travel in the pages that would name them: for callers that cannot reach the
             files of values. The coordinator takes such values out of the pages before it stores them.
         offers: a worker's resources beside its slots; None for none.
+        chains: whether a worker's slots run tasks right behind the one that they wait for (`Grant.behind`).
     """
 
     session: fields.Session
@@ -62,6 +63,7 @@ class Hello:
     primary: bool = False
     inline: fields.Count = 0
     offers: Offers | None = None
+    chains: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -440,6 +442,8 @@ class Grant:
         spec: number of the spec, to be asked for with `Service.spec` when it is new.
         arguments: page of argument blobs.
         units: the worker's resources that it holds; None if it needs none.
+        behind: token of the lease of the one task that this one waits for; 0 for none. This one starts in the same slot
+            right behind it, if that has returned, with its result in the place of `inputs.PREVIOUS`; else it goes back.
     """
 
     token: fields.Token
@@ -451,6 +455,7 @@ class Grant:
     spec: fields.Count
     arguments: fields.Page
     units: Annotated[tuple[Portion, ...], RESOURCES] | None = None
+    behind: fields.Token = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

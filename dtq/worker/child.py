@@ -38,6 +38,7 @@ from dtq.worker.pinned import Pinned, kill_tree, pinned
 from dtq.worker.position import SETTLE_S, UNLIMITED, Position
 from dtq.worker.program import Program
 from dtq.worker.remains import Condemned, Remains
+from dtq.worker.reports import KEPT_RESULTS
 from dtq.worker.terms import SlotTerms, settable_threads, slot_environment
 
 log = logging.getLogger("dtq.worker")
@@ -153,20 +154,22 @@ class Child:
         self.latest: Chunk | None = None
         #: What it said last of a task that waits for others.
         self._waits: _Wait | None = None
-        self._killed = False
         self._told: set[int] = set()
         self._slot: Pinned | None = None
         self._born_at = time.monotonic()
         #: The serial that it was seen at last, since when, and when it was given something or something ended last.
         self._seen = -1
         self._seen_at = self._moved_at = self._born_at
-        #: Whether it was seen where it cannot be.
-        self._lied = False
+        #: Whether it was seen where it cannot be; whether it was killed.
+        self._lied = self._killed = False
         self._limit = UNLIMITED
         self.output: Output | Passed = Passed() if terms.inherited.streams else Output(number, self._task)
         #: Where it takes values to be.
         self.place = terms.place
+        #: How many tasks it was sent; and the serial of the next one.
         self.tasks = self._serial = 0
+        #: The leases that it was sent last, in a set with an order.
+        self._sent: dict[int, None] = {}
         #: The functions that it has.
         self._specs: SizedLru[int, Spec] = SizedLru(MAX_SPEC_BYTES, MAX_SPECS)
         #: The names of those, and of some that it had.
@@ -268,6 +271,13 @@ class Child:
             self.chunks.remove(chunk)
             chunk.serial = -1
             raise
+        self._sent[chunk.token] = None
+        if len(self._sent) > KEPT_RESULTS:
+            del self._sent[next(iter(self._sent))]
+
+    def was_sent(self, token: int) -> bool:
+        """Whether it was sent a lease not long ago, and may have the result of its task."""
+        return token in self._sent
 
     def _push(self, chunk: Chunk, spec: Spec) -> None:
         grant = chunk.grant
@@ -290,7 +300,7 @@ class Child:
             chunk.careful,
         )
         if grant.units is None:
-            self.channel.put("lease", *lease)
+            self.channel.put(*(("behind", grant.behind) if grant.behind else ("lease",)), *lease)
             return
         portions = tuple([(portion.name, portion.units, portion.amount) for portion in grant.units])
         self.channel.put("allotted", (portions, chunk.slots, settable_threads()), *lease)

@@ -21,6 +21,11 @@ from dtq.worker.failures import bounded, check
 #: Longest text of a notice, in bytes; a traceback of an import, and what it could not import, may be longer.
 MAX_TEXT: Final = 2_000
 MAX_TRACE: Final = 40_000
+#: The latest results that a slot keeps for leases behind theirs: how many, and how long in bytes each of them is at
+#: most, and all together.
+KEPT_RESULTS: Final = 256
+MAX_KEPT: Final = 1 << 16
+KEPT_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,7 @@ class Settling:
 
     def _stopped(self, child: Child, report: Stopped) -> None:
         chunk = child.holding(report.token)
-        asked = report.token in child.recalled or (chunk is not None and chunk.stoppable)
+        asked = report.token in child.recalled or (chunk is not None and (chunk.stoppable or chunk.grant.behind > 0))
         if (chunk is not None and report.index < chunk.next) or not (asked or child.limit_was_overwritten()):
             raise BadMessage(f"it stopped before task {report.index}, which was not taken back")
         child.stopped(report.token)

@@ -37,6 +37,7 @@ from dtq.client.payloads import call_decoder, result_encoder
 from dtq.client.runnables import runnable
 from dtq.errors import BadMessage, CannotImport, DtqError, OnlyRegistered
 from dtq.model import pages
+from dtq.model.inputs import with_previous
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind
@@ -55,6 +56,9 @@ from dtq.worker.logrecords import mark_records
 from dtq.worker.position import Position
 from dtq.worker.program import Program, become, initialize
 from dtq.worker.reports import (
+    KEPT_BYTES,
+    KEPT_RESULTS,
+    MAX_KEPT,
     MAX_TEXT,
     MAX_TRACE,
     Advanced,
@@ -318,6 +322,8 @@ class Slot:
         self._hooks = registered_hooks()
         self._token = 0
         self._index = 0
+        #: Results that may be given to tasks of leases that are behind theirs, by lease.
+        self._results: SizedLru[int, bytes] = SizedLru(KEPT_BYTES, KEPT_RESULTS)
         #: The graphics cards that a task had last that had any.
         self._cards = ""
         #: The function that has run last.
@@ -329,24 +335,33 @@ class Slot:
         try:
             while (message := self._receive()) is not None:
                 kind, *fields = message
-                if kind == "spec":
-                    self._specs[fields[0]] = self._spec(_FUNCTION.decode(fields[1]), *fields[2:])
-                elif kind == "prepare":
-                    self._prepare(_FUNCTION.decode(fields[0]))
-                elif kind == "settled":
-                    self._values.settled([Value(segment, 0, 0) for segment in fields[0]])
-                elif kind == "place":
-                    self.move(_PLACE.decode(fields[0]))
-                elif kind == "forget":
-                    self._forgotten.add(self._specs.pop(fields[0]).size)
+                if kind == "lease":
+                    self._lease(*fields)
+                elif kind == "behind":
+                    self._behind(*fields)
                 elif kind == "allotted":
                     self._allotted(fields[0], *fields[1:])
                 else:
-                    self._lease(*fields)
+                    self._heed(kind, *fields)
         except _Unfit as unfit:
             if unfit.at_once:
                 _flush_streams()
                 os._exit(0)
+
+    def _heed(self, kind: str, *fields: Any) -> None:
+        """Take a message of the supervisor's that is no lease."""
+        if kind == "spec":
+            self._specs[fields[0]] = self._spec(_FUNCTION.decode(fields[1]), *fields[2:])
+        elif kind == "prepare":
+            self._prepare(_FUNCTION.decode(fields[0]))
+        elif kind == "settled":
+            self._values.settled([Value(segment, 0, 0) for segment in fields[0]])
+        elif kind == "place":
+            self.move(_PLACE.decode(fields[0]))
+        elif kind == "forget":
+            self._forgotten.add(self._specs.pop(fields[0]).size)
+        else:
+            raise BadMessage(f"a slot is told {kind!r}")
 
     def move(self, place: Place | None) -> None:
         """Values lie here from now on; None for nowhere."""
@@ -455,6 +470,7 @@ class Slot:
         clock = self._clock
         unsent = self._unsent
         last = lo + pages.count(arguments) - 1
+        result: bytes | None = None
         begun = clock()
         unsent.begin(token, lo, begun)
         for index, blob in enumerate(pages.unpack(arguments), lo):
@@ -487,9 +503,37 @@ class Slot:
                 start(serial + index - lo, begun)
                 self._flush(now)
             begun = now
+        self._keep(token, result)
         start(serial + last - lo, begun)
         self._flush(begun)
         self._look_after(spec)
+
+    def _keep(self, token: int, result: bytes | None) -> None:
+        """Keep the result of a lease's last task for leases that may be behind it, if it can be handed on as it is."""
+        if result is not None and len(result) < MAX_KEPT and not is_description(result):
+            self._results.put(token, result, len(result))
+
+    def _behind(
+        self,
+        behind: int,
+        token: int,
+        serial: int,
+        batch: int,
+        lo: int,
+        single: bool,
+        attempt: int,
+        number: int,
+        arguments: bytes,
+        careful: bool,
+    ) -> None:
+        """Run a lease that is behind another one, with the result of that one's task; give it back if that task has no
+        result, or none that can be handed on as it is."""
+        result = self._results.get(behind)
+        if result is None:
+            self._say(Stopped(token, lo))
+            return
+        calls = pages.pack([with_previous(call, result) for call in pages.unpack(arguments)], described=True)
+        self._lease(token, serial, batch, lo, single, attempt, number, calls, careful)
 
     def _allotted(self, what: tuple[Portions, int, tuple[str, ...]], token: int, *lease: Any) -> None:
         """Run a lease whose task has more of the worker than this slot.

@@ -222,11 +222,25 @@ class Supervisor:
             elif grant.token in overtaking:
                 self._put_back(chunk, chunk.next)
             elif self.transfers is None or self.transfers.fetch(chunk):
-                self._waiting.append(chunk)
+                self._queue(chunk, now)
             for doomed in self.holdings.doomed.pop(chunk.token, ()):
                 self.cancel(doomed)
         self._assign(now)
         self.wake()
+
+    def _queue(self, chunk: Chunk, now: float) -> None:
+        """Have a lease sent to a slot: at once if it is behind one that was sent, else in its turn. Under the lock."""
+        behind = chunk.grant.behind
+        if behind and not any(waiting.token == behind for waiting in reversed(self._waiting)):
+            self._follow(chunk, now)
+        else:
+            self._waiting.append(chunk)
+
+    def _follow(self, chunk: Chunk, now: float) -> None:
+        """Send a lease to the slot that was sent the lease before it; without such a slot it goes back."""
+        child = next((child for child in self._children if child.was_sent(chunk.grant.behind)), None)
+        if child is None or not child.usable or child.worn_out() or not self._send(child, chunk, now):
+            self._settling.release(chunk, chunk.next, chunk.end)
 
     @property
     def transfers(self) -> Transfers | None:
@@ -254,7 +268,7 @@ class Supervisor:
             self._settling.release(chunk, chunk.next, chunk.end)
             return
         chunk.granted_at = time.monotonic()
-        self._waiting.append(chunk)
+        self._queue(chunk, chunk.granted_at)
         self._assign(chunk.granted_at)
         self.wake()
 
@@ -664,6 +678,10 @@ class Supervisor:
         """Send waiting leases to slots that are idle, or about to be."""
         while self._waiting:
             chunk = self._waiting[0]
+            if chunk.grant.behind:
+                self._waiting.popleft()
+                self._follow(chunk, now)
+                continue
             name, slots = chunk.spec.function.name, chunk.slots
             child = self._extras.free(self._children, name, slots) or self._nearly_idle(chunk, now)
             if child is None:
@@ -671,17 +689,23 @@ class Supervisor:
             if chunk.grant.units:
                 child = self._suited(chunk.grant.units, child)
             self._waiting.popleft()
-            self._preparing.note(chunk.spec.function)
-            chunk.careful = bool(self.holdings.careful.get(chunk.spec.function.name))
-            try:
-                if child.place is not self.place:
-                    child.move(self.place)
-                child.send(chunk, chunk.spec, now)
-            except OSError as error:  # it died by itself, and what it ran, if anything, is to blame
-                self._late(logging.WARNING, "slot %d does not take work (%s); it is replaced", child.number, error)
+            if not self._send(child, chunk, now):
                 self._waiting.appendleft(chunk)
-                child.broken = True
-                child.leave_within(DYING_S)
+
+    def _send(self, child: Child, chunk: Chunk, now: float) -> bool:
+        """Send a slot a lease; whether it takes it."""
+        self._preparing.note(chunk.spec.function)
+        chunk.careful = bool(self.holdings.careful.get(chunk.spec.function.name))
+        try:
+            if child.place is not self.place:
+                child.move(self.place)
+            child.send(chunk, chunk.spec, now)
+        except OSError as error:  # it died by itself, and what it ran, if anything, is to blame
+            self._late(logging.WARNING, "slot %d does not take work (%s); it is replaced", child.number, error)
+            child.broken = True
+            child.leave_within(DYING_S)
+            return False
+        return True
 
     def _suited(self, units: tuple[Portion, ...], child: Child) -> Child:
         """The idle slot that had the same units last, which its process may have opened; else one that had none."""

@@ -8,7 +8,7 @@ import pytest
 
 from dtq.errors import KeyTaken, UnknownId
 from dtq.model import pages
-from dtq.model.inputs import ended_of, inputs_of, sequence_of
+from dtq.model.inputs import RESULT, ended_of, inputs_of, sequence_of, with_previous
 from dtq.model.messages import Conditions, Unique
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
@@ -65,6 +65,35 @@ def test_what_is_submitted_in_one_call_may_wait_for_what_is_before_it(house: Hou
         order.append(grant.batch)
         hand.succeed(grant)
     assert order == [first, first, second, third]
+
+
+def test_chain_of_tiny_tasks_is_handed_out_at_once_to_who_runs_it_as_one(house: House) -> None:
+    # Given tasks that are known to be tiny
+    client, hand = house.client(), house.worker(chains=True)
+    client.submit()
+    hand.succeed(hand.fetch_one(), seconds=0.0001)
+    receipts = client.receipts(
+        client.submission(), client.submission(**waiting((-1, 0, 1, True))), client.submission(**waiting(on(-1, 0)))
+    )
+    first, second, third = [receipt.batch for receipt in receipts]
+
+    # When they are fetched
+    grants = hand.fetch()
+
+    # Then each is behind the one before; the second is given what that returns, where it runs, and the third nothing
+    assert [grant.batch for grant in grants] == [first, second, third]
+    assert [grant.behind for grant in grants] == [0, grants[0].token, grants[1].token]
+    (blob,) = pages.unpack(grants[1].arguments)
+    assert (inputs_of(with_previous(blob, b"it")) or ())[1:] == ([RESULT + b"it"],)
+    assert inputs_of(pages.unpack(grants[2].arguments)[0]) is None
+    # and what comes back once that has ended is as any other
+    hand.succeed(grants[0], b"it")
+    assert client.states(second, 1) == client.states(third, 1) == [State.RUNNING]
+    hand.succeed(grants[1])
+    hand.release(grants[2])
+    assert client.states(third, 1) == [State.PENDING]
+    (grant,) = hand.fetch()
+    assert (grant.batch, grant.behind, grant.attempt) == (third, 0, 1)
 
 
 def test_call_that_is_repeated_makes_nothing_twice(house: House) -> None:

@@ -85,11 +85,12 @@ class Shipment:
 
 @dataclass
 class Held:
-    """A lease: tasks in their order, and whether the first of them has started."""
+    """A lease: tasks in their order, whether the first of them has started, and behind which other lease it is."""
 
     token: int
     jobs: list[Job]
     started: bool
+    behind: int = 0
 
 
 @dataclass
@@ -105,6 +106,10 @@ class Crew:
     resources: dict[str, int] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
     leases: dict[int, Held] = field(default_factory=dict)
+
+    def in_line(self) -> list[Held]:
+        """Its leases that are not behind others of its."""
+        return [held for held in self.leases.values() if held.behind not in self.leases]
 
 
 class Model:
@@ -207,12 +212,40 @@ class Model:
             return False
         for job in [job for job in shipment.jobs if not job.over]:
             if shipment.lost_to is not None:
+                self.call_back(job)
                 self.end(job, State.CANCELLED, now)
-            else:
+            elif job.state is State.BLOCKED:
                 self.free(job, now)
         shipment.blocked = False
         self.look_whether_finished(shipment, now)
         return True
+
+    def call_back(self, job: Job) -> None:
+        """A task is about to be cancelled that may have been handed out before what it waits for has ended."""
+        if job.state is State.RUNNING:
+            job.attempt -= 1
+            for crew in self.crews.values():
+                crew.leases = {token: held for token, held in crew.leases.items() if job not in held.jobs}
+
+    def may_follow(self, crew: Crew, job: Job, behind: int, now: float) -> bool:
+        """Whether a task may be handed out behind a lease: it waits for the one task of that alone, and comes before
+        all else that the worker may be given."""
+        shipment, before = self.shipments[job.batch], crew.leases[behind].jobs
+        waits_for = [each for parent in shipment.after for each in self.of_parent(parent) if not each.over]
+        others = [other for other in self.next_for(crew, now) if other is not None]
+        of_queue = [other for other in others if other.options.queue == job.options.queue]
+        return (
+            waits_for == before
+            and len(before) == 1
+            and job.state is State.BLOCKED
+            and shipment.complete
+            and len(shipment.jobs) == 1
+            and not shipment.run_anyway
+            and (not crew.queues or job.options.queue in crew.queues)
+            and job.options.queue not in self.paused
+            and all(job.place < other.place for other in of_queue)
+            and (bool(of_queue) or all(job.options.priority < other.options.priority for other in others))
+        )
 
     def free(self, job: Job, now: float) -> None:
         due_at = self.shipments[job.batch].due_at
@@ -355,7 +388,7 @@ class Model:
     @staticmethod
     def taken(crew: Crew) -> int:
         """How many slots of the worker something was handed out for."""
-        needs = [held.jobs[0].options.needs for held in crew.leases.values()]
+        needs = [held.jobs[0].options.needs for held in crew.in_line()]
         return sum(1 if need is None else need.slots for need in needs)
 
     def may_start(self, job: Job, now: float) -> bool:
@@ -381,7 +414,7 @@ class Model:
 
     def start(self, job: Job, now: float) -> None:
         """A task is leased."""
-        assert job.state is State.PENDING
+        assert job.state in (State.PENDING, State.BLOCKED)
         job.state = State.RUNNING
         for name in job.options.limits:
             if name in self.rates:
@@ -392,11 +425,11 @@ class Model:
         for name, (interval_s, burst) in self.rates.items():
             self.paid[name] = now + interval_s * burst
 
-    def lease(self, crew: Crew, token: int, jobs: list[Job]) -> None:
+    def lease(self, crew: Crew, token: int, jobs: list[Job], behind: int = 0) -> None:
         for job in jobs:
             job.attempt += 1
         # Whatever is within the slots is started at once; what is beyond them waits in the worker.
-        crew.leases[token] = Held(token, jobs, started=self.taken(crew) < crew.capacity)
+        crew.leases[token] = Held(token, jobs, not behind and self.taken(crew) < crew.capacity, behind)
 
     def succeed(self, held: Held, count: int, now: float) -> None:
         done, held.jobs = held.jobs[:count], held.jobs[count:]
@@ -431,7 +464,11 @@ class Model:
             job.due_at = now + min(300.0, 2.0**job.failures)
 
     def go_back(self, job: Job, now: float, *, started: bool = False) -> None:
-        """Unblamed; an attempt is a start."""
+        """Unblamed; an attempt is a start. What waits for another task still has not started, as far as is known."""
+        if self.shipments[job.batch].blocked:
+            job.attempt -= 1
+            job.state = State.BLOCKED
+            return
         if started:
             job.history.append(job.attempt)
         else:
@@ -465,7 +502,7 @@ class Model:
             return False
         for held in crew.leases.values():
             for place, job in enumerate(held.jobs):
-                if place == 0 and held.started:
+                if place == 0 and held.started and not self.shipments[job.batch].blocked:
                     self.judge(job, Outcome.CRASHED, now)
                 else:
                     self.go_back(job, now)
@@ -532,7 +569,9 @@ class Model:
         """CANCELLED, RUNNING where it is being stopped, None where it had ended."""
         if job.over:
             return None
-        if job.state is State.RUNNING:
+        if self.shipments[job.batch].blocked:
+            self.call_back(job)
+        elif job.state is State.RUNNING:
             job.cancelling = True
             return State.RUNNING
         self.end(job, State.CANCELLED, now)
@@ -541,7 +580,7 @@ class Model:
     def cancel_all(self, shipment: Shipment, now: float) -> tuple[int, int]:
         cancelled = stopping = 0
         for job in shipment.jobs:
-            stopping += job.state is State.RUNNING and not job.cancelling
+            stopping += job.state is State.RUNNING and not job.cancelling and not shipment.blocked
             cancelled += self.cancel(job, now) is State.CANCELLED
         self.seal(shipment, now)
         return cancelled, stopping

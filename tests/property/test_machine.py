@@ -42,6 +42,12 @@ SUBMITTERS = ("client 1", "client 2")
 
 counts = st.integers(0, 6) | st.sampled_from([1, 1, 1, 12, 30])
 pick = st.integers(0, 1_000)
+#: Those of tasks that need nothing but a slot.
+PLAIN: list[dict[str, Any]] = [
+    {"priority": 5, "queue": "a"},
+    {"priority": 1, "queue": "a", "max_retries": 1, "max_crashes": 2},
+    {"priority": 5, "queue": "b", "max_retries": 0, "max_crashes": 1},
+]
 #: Few, so that the durations of the same functions are learned again and again.
 options = st.sampled_from(
     [
@@ -199,6 +205,15 @@ class Histories(RuleBasedStateMachine):
             after.append((shipment.number, lo if hi else 0, hi, value))
         self._submit(count, terms, SUBMITTERS[0], complete, delay_s, None, conditions, tuple(after), run_anyway)
 
+    @rule(length=st.integers(2, 4), terms=st.sampled_from(PLAIN), delay_s=st.sampled_from([0.0, 0.0, 0.0, 2.0]))
+    def submit_chain(self, length: int, terms: dict[str, Any], delay_s: float) -> None:
+        """Tasks each of which waits for the one before; the first of them may be due later."""
+        after: tuple[tuple[int, int, int, bool], ...] = ()
+        for _ in range(length):
+            self.commit()
+            self._submit(1, terms, SUBMITTERS[0], True, 0.0 if after else delay_s, None, None, after)
+            after = ((self.driver.machine.register.last_batch, 0, 1, True),)
+
     def _parents(self) -> list[Shipment]:
         return [shipment for shipment in self.model.shipments.values() if not shipment.expired]
 
@@ -263,7 +278,8 @@ class Histories(RuleBasedStateMachine):
     @rule(session=st.sampled_from(sorted(SESSIONS)), capacity=st.integers(0, 3))
     def attach(self, session: str, capacity: int) -> None:
         offers = OFFERS[session]
-        known = self.driver.attach(session, capacity, SESSIONS[session], slots=3, offers=offers)
+        chains = session != "w2"
+        known = self.driver.attach(session, capacity, SESSIONS[session], slots=3, offers=offers, chains=chains)
         assert known == self.model.attach(session, SESSIONS[session], self.now)
         crew = self.model.crews[session]
         crew.capacity, crew.slots = capacity, 3
@@ -305,15 +321,18 @@ class Histories(RuleBasedStateMachine):
             jobs = []
             for index in range(lease.lo, lease.hi):
                 job = self.model.job(lease.batch.number, index)
-                assert job in self.model.next_for(crew, self.now)
+                if lease.behind:
+                    assert self.model.may_follow(crew, job, lease.behind, self.now)
+                else:
+                    assert job in self.model.next_for(crew, self.now)
                 self.model.start(job, self.now)
                 jobs.append(job)
             assert count == 1 or jobs[0].options.needs is None
             assert count == 1 or "rate" not in jobs[0].options.limits
             assert count == 1 or count * (lease.batch.entry.estimate_s or 0.0) <= CHUNK_S
-            self.model.lease(crew, lease.token, jobs)
+            self.model.lease(crew, lease.token, jobs, lease.behind)
             assert {job.attempt for job in jobs} == {lease.attempt}
-        assert len(crew.leases) <= 2 * crew.capacity or not leases or self._are_small(crew, leases[-1])
+        assert len(crew.in_line()) <= 2 * crew.capacity or not leases or self._are_small(crew, leases[-1])
         wanted = self.model.next_for(crew, self.now)
         assert cut or None in wanted or self.model.taken(crew) >= crew.capacity, "a slot is idle beside work"
         if confirmed:
@@ -342,16 +361,28 @@ class Histories(RuleBasedStateMachine):
     def _succeed(self, crew: Crew, which: int, share: int, _: Outcome) -> None:
         held, lease = self._held(crew, which)
         count = 1 + share % len(held.jobs)
+        refused = self.driver.machine.refused
         self.driver.succeed(lease, count, seconds=(0.0, 0.001, 0.015, 1.0)[share % 4] * count)
         self.model.heard(crew.session, self.now)
-        self.model.succeed(held, count, self.now)
+        if self._is_early(held):
+            assert self.driver.machine.refused == refused + 1
+        else:
+            self.model.succeed(held, count, self.now)
+
+    def _is_early(self, held: Held) -> bool:
+        """Whether its task waits for another one still, so that nothing counts which is said of it."""
+        return self.model.shipments[held.jobs[0].batch].blocked
 
     def _fail(self, crew: Crew, which: int, share: int, outcome: Outcome) -> None:
         held, lease = self._held(crew, which)
         offset = share % len(held.jobs) if share % 3 == 0 else 0
+        refused = self.driver.machine.refused
         self.driver.fail(lease, lease.lo + offset, outcome, seconds=0.001)
         self.model.heard(crew.session, self.now)
-        self.model.fail(held, offset, outcome, self.now)
+        if self._is_early(held):
+            assert self.driver.machine.refused == refused + 1
+        else:
+            self.model.fail(held, offset, outcome, self.now)
 
     def _release(self, crew: Crew, which: int, share: int, _: Outcome) -> None:
         held, lease = self._held(crew, which)
@@ -544,6 +575,7 @@ class Histories(RuleBasedStateMachine):
             crew.queues = ()
             for held in crew.leases.values():
                 held.started = True  # nobody knows, so the worst is assumed
+                held.behind = 0
         self.model.restart(self.now)
         self.driver.tick()
         self.model.tick(self.now)

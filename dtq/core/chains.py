@@ -1,0 +1,98 @@
+"""Chains: tasks that are granted behind the task that they wait for.
+
+A chain of tiny tasks would cost a round trip a task. So a worker gets the next tasks of a chain together with the one
+that they wait for, as its *successors*, and its slot runs them one after the other, each with the result of the one
+before.
+
+Rules:
+
+1. A successor waits for no more than one task, which has a lease of its own. The successor goes to the same worker,
+   behind that lease: only if it is known to be tiny, and if no task that the worker could be given comes before it.
+2. A successor has a lease, so it is RUNNING; but its batch stays blocked, and its outcome counts only once the task
+   before it has a result. A worker reports outcomes in the order in which they happened, so this refuses nothing that
+   a sound worker says; and restored state is as true as live state: the result of a successor is in the same commit as
+   the result before it, or in a later one.
+3. A successor that comes back while its batch is blocked is as if it had never been leased: it is not known to have
+   started. A successor that is to be cancelled is called back first; its worker's reports of it are refused.
+4. Successors take no room of a worker's as long as it holds the leases that they are behind.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Final
+
+from dtq.core.batches import Batch
+from dtq.core.heap import Run
+from dtq.core.leases import CHUNK_S, Lease, Worker
+from dtq.core.register import Register
+
+#: Most successors of a worker, for each of its slots.
+MOST: Final = 128
+#: Most bytes, roughly, of the arguments and of the result of a task in a chain: arguments wait in a slot's pipe.
+SMALL: Final = 4 << 10
+#: Number of tasks that wait for the same one that are tried as its successor.
+_FEW: Final = 8
+
+
+def ends(register: Register, worker: Worker) -> list[Lease]:
+    """The leases of a worker that may get a successor."""
+    if not worker.chains or worker.lacking is not None:
+        return []
+    awaited = register.dependencies.awaited
+    return [
+        lease
+        for lease in worker.leases.values()
+        if lease.successor is None and lease.batch.number in awaited and lease.hi - lease.lo == 1
+    ]
+
+
+def successor_of(register: Register, worker: Worker, lease: Lease, first: tuple[Run, str] | None) -> Batch | None:
+    """The batch of the task to be granted behind a lease; None if there is none.
+
+    Args:
+        register: the state of the queue.
+        worker: the worker.
+        lease: one of its leases, of one task.
+        first: the run that it would be given next otherwise, and the queue of that; None for none.
+    """
+    awaited = register.dependencies.awaited.get(lease.batch.number)
+    if awaited is None or lease.batch.entry.result_bytes > SMALL:
+        return None
+    for child in islice(awaited.by_index.get(lease.lo, ()), _FEW):
+        if _is_waiting(register, child) and _suits(register, worker, child) and _comes_first(child, first):
+            return child
+    return None
+
+
+def _is_waiting(register: Register, child: Batch) -> bool:
+    """Whether a batch has one task, and waits for one task and no moment."""
+    flow = child.flow
+    if flow is None or not flow.blocked or flow.why or flow.run_anyway or flow.start_by is not None:
+        return False
+    return (
+        register.batches.get(child.number) is child
+        and child.single
+        and child.next == 0
+        and child.tasks is None
+        and child.due_at is None
+        and register.dependencies.waits.get(child.number) == 1
+    )
+
+
+def _suits(register: Register, worker: Worker, child: Batch) -> bool:
+    """Whether a worker may be given a batch's task behind another one."""
+    entry = child.entry
+    if entry.limits or entry.need is not None or entry.estimate_s is None or entry.argument_bytes > SMALL:
+        return False
+    if entry.queue in register.lines.paused or (worker.queues and entry.queue not in worker.queues):
+        return False
+    return worker.queued < min(MOST, int(CHUNK_S / entry.estimate_s)) * worker.capacity
+
+
+def _comes_first(child: Batch, first: tuple[Run, str] | None) -> bool:
+    if first is None:
+        return True
+    run, queue = first
+    mine = Run(child.entry.urgency, child.number, 0, 1)
+    return mine < run if queue == child.queue else mine.rank < run.rank
