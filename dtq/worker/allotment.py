@@ -1,9 +1,9 @@
-"""What a task has of its worker beside its slot, as it finds it: units of resources, and threads.
+"""A task's share of its worker beside its slot, as the task sees it: units of resources, and threads.
 
-Worker, in the slot's process. Numeric libraries begin as many threads as the machine
-has processors, in each process; beside each other that makes all of them slower. So a slot begins with one, and a task
-that has several slots has as many. The variables that say so are read when a library is loaded; of those that are,
-`threadpoolctl` changes the number, where it is installed.
+Worker, in the slot's process. Numeric libraries start as many threads as the machine has processors, in each process;
+several such processes slow each other down. So a slot begins with one thread, and a task with several slots has as
+many. The variables with the number are read when a library is loaded; for loaded libraries `threadpoolctl` changes the
+number, if it is installed.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from dtq.client import current
 from dtq.worker.surroundings import Surroundings
 from dtq.worker.terms import THREADS
 
-#: What says which graphics cards a process sees.
+#: Variable with the graphics cards that a process sees.
 GPUS: Final = "CUDA_VISIBLE_DEVICES"
 
-#: A name, the names of units (none of a sum), and how much.
+#: A resource's name, the names of units (empty for a sum), and the amount.
 Portions = tuple[tuple[str, tuple[str, ...], int], ...]
 
 
 def cards_of(portions: Portions) -> str:
-    """The graphics cards among these, as a process is told which ones it sees; empty where there are none."""
+    """The graphics cards among these, in the form for a process's environment; empty for none."""
     return ",".join(unit for name, units, _ in portions if name == "gpu" for unit in units)
 
 
 def has_opened_cards() -> bool:
-    """Whether this process has loaded what opens graphics cards: it may see for good those that it saw then. True where
-    that cannot be told."""
+    """Whether this process has loaded a library that opens graphics cards: it may for ever see those that it saw then.
+    True if unknown.
+    """
     try:
         with open("/proc/self/maps", "rb") as file:
             return any(b"libcuda.so" in line for line in file)
@@ -42,13 +43,13 @@ def has_opened_cards() -> bool:
 
 @contextlib.contextmanager
 def allotted(surroundings: Surroundings, portions: Portions, slots: int, threads: tuple[str, ...]) -> Iterator[None]:
-    """While this lasts, the task that runs has this.
+    """Gives the running task its share, while this context lasts.
 
     Args:
-        surroundings: where its environment is put back after each task.
-        portions: what it has of its worker's resources.
-        slots: how many slots.
-        threads: the variables that say how many threads it may have.
+        surroundings: restores the environment after each task.
+        portions: the task's units and sums.
+        slots: its number of slots.
+        threads: the variables with the number of threads.
     """
     variables: dict[str, str | None] = {name: str(slots) for name in threads if slots > 1}
     if cards := cards_of(portions):
@@ -68,9 +69,9 @@ def allotted(surroundings: Surroundings, portions: Portions, slots: int, threads
 
 
 def _set_threads(count: int) -> None:
-    """Have the libraries that are loaded use so many threads, as far as that can be said."""
+    """Set the number of threads of loaded libraries, as far as possible."""
     if find_spec("threadpoolctl") is None:
         return
-    with contextlib.suppress(Exception):  # it looks into libraries of all kinds; the task is no worse off without
+    with contextlib.suppress(Exception):  # it looks into libraries of all kinds; the task can do without
         threadpoolctl: Any = importlib.import_module("threadpoolctl")
         threadpoolctl.threadpool_limits(limits=count)

@@ -1,14 +1,14 @@
-"""Results that a slot has made and not sent yet, in memory that outlives the slot.
+"""Unsent results of a slot, in memory that outlives the slot.
 
 Worker, used at both ends of a slot's pipe; it lies behind the slot's `position` in one file. The slot writes each
-result here as it is made and sends them together; where its process ends before that, however it does, the supervisor
-takes from here what was not sent. So a crash costs its neighbours in the lease nothing.
+result here as it is made and sends them together; if its process ends before that, however it does, the supervisor
+takes the unsent results from here. So a crash costs its neighbours in the lease nothing.
 
-Layout: a head (lease, index of its first task here, when that began, how many of the first have been sent), one length
-a result, the results. A length is written last, and so says that its result is there.
+Layout: a head (lease, index of its first task here, when that began, number of results sent), one length a result, the
+results. A length is written last, and so marks its result as complete.
 
-A task can write into this memory, too. The supervisor takes from it what fits the lease, and nothing where the slot
-broke the protocol otherwise.
+A task can write into this memory, too. The supervisor takes only results that fit the lease, and none if the slot broke
+the protocol otherwise.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _SENT: Final = struct.Struct("=q")
 _SENT_AT: Final = _HEAD_AT + 24
 _LENGTHS_AT: Final = _HEAD_AT + 64
 _LENGTH: Final = 4
-#: Where in memory the results are.
+#: Offset of the results.
 DATA_AT: Final = _LENGTHS_AT + PAGE_BLOBS * _LENGTH
-#: What stands for a length where there is no result.
+#: Stands for the length of a missing result.
 _NONE: Final = 0xFFFF_FFFF
 _CLEAR: Final = b"\xff" * (PAGE_BLOBS * _LENGTH)
-#: How many bytes of results there is room for.
+#: Room for results, in bytes.
 CAPACITY: Final = 1 << 20
-#: How large the memory of a position with an arena behind it is.
+#: Size of the memory of a position with an arena behind it.
 SIZE: Final = DATA_AT + CAPACITY
 
 
 class Left(NamedTuple):
-    """What a slot has made and not sent.
+    """A slot's unsent results.
 
     Attributes:
         token: the lease.
@@ -61,7 +61,7 @@ class Arena:
     """The shared memory.
 
     Args:
-        memory: that of a position, of `SIZE` bytes; it is the position's to close, after this.
+        memory: that of a position, of `SIZE` bytes; the position closes it, after this.
     """
 
     def __init__(self, memory: mmap.mmap) -> None:
@@ -69,12 +69,12 @@ class Arena:
         self.lengths = memoryview(memory)[_LENGTHS_AT:DATA_AT].cast("I")
         self._token = 0
         self._lo = 0
-        #: How many results are here, and where in memory the next one goes.
+        #: Number of results, and offset for the next one.
         self.count = 0
         self.end = DATA_AT
         #: Whether descriptions of values may be among them.
         self.described = False
-        #: How many of the first ones were sent, and where in memory the next one to be sent is.
+        #: Number of sent results, and offset of the first unsent one.
         self._sent = 0
         self._sent_to = DATA_AT
         self.clear(0, 0, 0.0)
@@ -82,14 +82,15 @@ class Arena:
     # -- in the slot ----------------------------------------------------------------------------------------------
 
     def clear(self, token: int, lo: int, since: float) -> None:
-        """All that is here has been sent; the results of a lease follow, from a task on.
+        """Start anew, after everything was sent: the results of a lease follow, from a task on.
 
         Args:
             token: the lease.
             lo: index of the task.
             since: when it began, ``time.monotonic()``.
         """
-        # First these: at no moment may old results, or what a task wrote here, seem to be those of later tasks.
+        # The lengths first: at no moment may old results, or bytes that a task wrote here, seem to be those of later
+        # tasks.
         self.memory[_LENGTHS_AT:DATA_AT] = _CLEAR
         _HEAD.pack_into(self.memory, _HEAD_AT, token, lo, since, 0)
         self._token, self._lo = token, lo
@@ -99,7 +100,7 @@ class Arena:
 
     @property
     def unsent(self) -> int:
-        """How many results are here that were not sent."""
+        """Number of unsent results."""
         return self.count - self._sent
 
     @property
@@ -108,7 +109,7 @@ class Arena:
         return self._lo + self.count
 
     def page(self) -> tuple[int, bytes, tuple[int, int]]:
-        """What was not sent, as a page: index of its first task, the page, and what to tell `sent`."""
+        """The unsent results as a page: index of the first task, the page, and the argument for `sent`."""
         sent, count = self._sent, self.count
         raw = self.memory[_LENGTHS_AT + sent * _LENGTH : _LENGTHS_AT + count * _LENGTH]
         lengths = array("I", raw)
@@ -125,7 +126,7 @@ class Arena:
         return self._lo + sent, page, (count, end)
 
     def sent(self, upto: tuple[int, int]) -> None:
-        """What `page` gave has been sent. Any thread, not two at once."""
+        """Note that the results of `page` have been sent. Any thread, not two at once."""
         count, self._sent_to = upto
         self._sent = count
         _SENT.pack_into(self.memory, _SENT_AT, count)
@@ -133,13 +134,13 @@ class Arena:
     # -- at the supervisor ----------------------------------------------------------------------------------------
 
     def has_made(self, token: int, index: int) -> bool:
-        """Whether the slot says that it has made the result of a task, or sent it."""
+        """Whether the slot claims to have made, or sent, the result of a task."""
         mine, lo, _, _ = _HEAD.unpack_from(self.memory, _HEAD_AT)
         at = index - lo
         return bool(mine == token and (at < 0 or (at < PAGE_BLOBS and self.lengths[at] != _NONE)))
 
     def left(self) -> Left:
-        """What the slot has made and not sent. Its process has ended."""
+        """The slot's unsent results, after its process has ended."""
         token, lo, since, sent = _HEAD.unpack_from(self.memory, _HEAD_AT)
         lengths = self.lengths.tolist()
         count = next((at for at, length in enumerate(lengths) if length == _NONE), PAGE_BLOBS)
@@ -150,5 +151,5 @@ class Arena:
         return Left(token, lo + sent, [data[begin:end] for begin, end in pairwise(ends[sent:])], since)
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         self.lengths.release()

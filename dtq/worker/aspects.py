@@ -1,4 +1,4 @@
-"""One thing that a process has once, that a task may change, and that the next task has to find as it was.
+"""An aspect: one part of a process's state that a task may change, and that the next task must find unchanged.
 
 Worker, in the slot's process. `interpreter` and `kernel` have the tables, `surroundings` goes through them.
 """
@@ -12,7 +12,7 @@ from dtq.records import dataclass
 
 
 class Spoilt(Exception):
-    """Something cannot be put back: this process must not run another task."""
+    """A part of the state cannot be restored: this process must not run another task."""
 
 
 def _same(value: Any) -> Any:
@@ -21,14 +21,14 @@ def _same(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aspect:
-    """Something to compare with what it was, and to put back.
+    """A part of the state that can be compared and restored.
 
     Attributes:
-        name: for people, as in "a task changed *its umask*"; and what the setters that change it are listed under.
-        look: what it is now; compared by ``==``.
-        put_back: makes it what it was, given that. May raise `Spoilt`, or anything where that is not allowed.
-        keep: a copy of what it is now, where that is an object that changes.
-        quiet: whether nobody is to hear of a change: it is one that many a harmless task makes.
+        name: for people, as in "a task changed *its umask*"; also the key of the setters that change it.
+        look: returns the present state; compared by ``==``.
+        put_back: restores the given state. May raise `Spoilt`, or any exception if that is not allowed.
+        keep: a copy of the present state, if that is a mutable object.
+        quiet: whether a change is not reported: many harmless tasks make it.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Aspect:
 
 
 class Kept:
-    """An aspect, and what it is to be.
+    """An aspect, and its right state.
 
     Args:
-        aspect: the aspect; as it is now is right.
+        aspect: the aspect; its present state is right.
     """
 
     __slots__ = ("aspect", "look", "right")
@@ -54,25 +54,25 @@ class Kept:
         self.accept()
 
     def accept(self) -> None:
-        """What is now is right."""
+        """Make the present state the right one."""
         self.right = self.aspect.keep(self.aspect.look())
 
     def restore(self) -> bool:
-        """Put it back where it has changed; see `put_back`.
+        """Restore the state if it has changed; see `put_back`.
 
         Returns:
-            Whether it had, and somebody should hear of it.
+            Whether it had, and the change should be reported.
         """
         return self.look() != self.right and self.put_back()
 
     def put_back(self) -> bool:
-        """Put it back: it has changed.
+        """Restore the state, which has changed.
 
         Returns:
-            Whether somebody should hear of it.
+            Whether the change should be reported.
 
         Raises:
-            Spoilt: it cannot be put back.
+            Spoilt: the state cannot be restored.
         """
         aspect = self.aspect
         try:

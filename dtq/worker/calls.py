@@ -1,7 +1,7 @@
-"""The numbers of a worker's calls: what each says its sender had seen of the answers to the others.
+"""Numbers of a worker's calls: each call says which answers to the others its sender had seen.
 
-A worker has two connections with one call under way on each at most. What is said on one overtakes what is said on the
-other; so each exchange says which call was under way beside it when it was made up.
+A worker has two connections with at most one call under way on each. A message on one overtakes messages on the other;
+so each exchange names the call that was under way beside it when it was made.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ class Calls:
         self._under_way: dict[bool, int] = {}
 
     def begin(self, *, fetch: bool) -> tuple[int, int]:
-        """A call is made up; the one before it on the same connection is over.
+        """Begin a call; the one before it on the same connection is over.
 
         Returns:
-            Its number, and that of the call under way on the other connection; 0 where there is none.
+            Its number, and that of the call under way on the other connection; 0 for none.
         """
         self._last += 1
         self._under_way[fetch] = self._last
         return self._last, self._under_way.get(not fetch, 0)
 
     def over(self, call: int) -> None:
-        """A call is over: what its answer brought has been taken up, or it has failed and its answer is lost."""
+        """End a call: its answer has been applied, or the call has failed and its answer is lost."""
         self._under_way = {fetch: number for fetch, number in self._under_way.items() if number != call}
 
     def all_over(self) -> None:
-        """No call is under way any more."""
+        """End all calls."""
         self._under_way = {}

@@ -1,11 +1,12 @@
 """The pipe between a supervisor and a slot: framed messages over a socket pair.
 
 Messages are tuples of scalars and bytes, checked before they are unpickled as everywhere: a slot runs foreign code. The
-slot's end, `Channel`, waits. The supervisor's end, `Pipe`, never does: it gathers what has arrived, and keeps what the
-slot has not read yet.
+slot's end, `Channel`, waits. The supervisor's end, `Pipe`, never does: it gathers arrived messages, and keeps those
+that the slot has not read yet.
 
 Each message begins with the same four random bytes, which the supervisor has drawn for this pipe, and its length. So
-what a task writes into the pipe, or has read out of it, is seen at once, and never waited for or taken for a message.
+bytes that a task writes into the pipe, or has read out of it, are noticed at once, and never waited for or taken for a
+message.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ from typing import Any, Final, NamedTuple
 from dtq.errors import BadMessage
 from dtq.transport import safepickle
 
-#: What a message begins with: the pipe's mark, and the length.
+#: Beginning of a message: the pipe's mark, and the length.
 MARK: Final = 4
 _HEAD: Final = MARK + 4
 _READ: Final = 1 << 18
-#: Up to here the parts of a message are copied into one, in bytes: a call of the kernel costs more.
+#: Up to this size the parts of a message are copied into one, in bytes: a call of the kernel costs more.
 _JOINED: Final = 1 << 17
-#: How many parts the kernel takes at once, surely.
+#: Parts that the kernel surely takes at once.
 _AT_ONCE: Final = 512
-#: Buffer of the pipe in bytes: a message of less than half fits in while the slot is busy with the one before.
+#: Buffer of the pipe in bytes: a message of less than half of it fits in while the slot is busy with the one before.
 BUFFER: Final = 1 << 19
-#: How much of what has arrived is taken at once, in bytes: so many others are looked after in between.
+#: Most bytes of arrived messages that are taken at once: the loop serves other slots in between.
 TURN: Final = 1 << 20
-#: What the kernel counts in.
+#: The kernel's type of a count.
 _COUNT: Final = struct.Struct("@i")
 
 
 class _Received:
-    """Bytes that have arrived, as messages.
+    """Splits arrived bytes into messages.
 
     Args:
-        mark: what each message begins with.
+        mark: beginning of each message.
         longest: longest message in bytes; None for any.
     """
 
@@ -54,14 +55,14 @@ class _Received:
         self._data = bytearray()
 
     def add(self, data: bytes) -> None:
-        """More have arrived."""
+        """Add arrived bytes."""
         self._data += data
 
     def take(self) -> tuple[Any] | None:
-        """The next message, in a tuple; None where it has not arrived whole.
+        """The next message, in a tuple; None if it has not arrived as a whole.
 
         Raises:
-            BadMessage: what has arrived is none.
+            BadMessage: the bytes are no message.
         """
         data = self._data
         if not data.startswith(self._mark) and not self._mark.startswith(data):
@@ -80,10 +81,10 @@ class _Received:
 
 
 def _framed(mark: bytes, parts: list[bytes]) -> list[bytes]:
-    """A message as it is sent: what is large in it is not copied, what is small is together.
+    """A message in its frame: large parts are not copied, small ones are joined.
 
     Args:
-        mark: what each message begins with.
+        mark: beginning of each message.
         parts: its bytes, see `safepickle.parts`.
     """
     size = sum(map(len, parts))
@@ -121,13 +122,13 @@ class Channel:
         """Send one message.
 
         Raises:
-            OSError: the other end is gone, or a task has closed this one, whatever may have its number now.
+            OSError: the other end is gone, or a task has closed this one, even if its number is in use again.
         """
         parts = _framed(self._mark, safepickle.parts(message))
         with self._sending:
             if _identity(self._sock) != self._identity:
                 raise OSError(9, "the pipe to the worker was closed, and its number used for something else")
-            # In one call, as far as that goes: a signal handler of a task that raises may come between two.
+            # In one call, if possible: a task's signal handler that raises may come between two.
             sent = self._sock.sendmsg(parts[:_AT_ONCE])
             for part in parts:
                 if sent < len(part):
@@ -138,12 +139,12 @@ class Channel:
         """Wait for the next message; None when the other end is closed.
 
         Args:
-            at_once: called where none has arrived yet, before it is waited for.
+            at_once: called before a wait, if no message has arrived yet.
             within_s: how long to wait, in seconds; None for ever.
 
         Raises:
             BadMessage: a task has read from the pipe.
-            TimeoutError: nothing has arrived for so long.
+            TimeoutError: no message has arrived in that time.
             OSError: as for `send`.
         """
         while (message := self._received.take()) is None:
@@ -158,7 +159,7 @@ class Channel:
         return message[0]
 
     def _wait(self, within_s: float | None) -> bytes:
-        """Wait by the kernel's own clock: what comes in time costs no call more."""
+        """Wait by the kernel's own clock: a message in time costs no further call."""
         if within_s != self._within_s:
             self._within_s = within_s
             timeout = struct.pack("@ll", 0, 0 if within_s is None else int(within_s * 1e6))
@@ -174,12 +175,12 @@ class Channel:
 
 
 class Gathered(NamedTuple):
-    """What has come out of a pipe.
+    """The yield of a pipe.
 
     Attributes:
         messages: whole messages, in their order.
         closed: whether the other end is closed.
-        breach: why what follows is no message; empty where all is well.
+        breach: why the following bytes are no message; empty for none.
     """
 
     messages: list[Any]
@@ -201,7 +202,7 @@ class Pipe:
         mark = os.urandom(MARK)
         self._mark = mark
         self._received = _Received(mark, longest)
-        #: What the slot's end has not taken.
+        #: Bytes that the slot's end has not taken.
         self._unsent: deque[memoryview] = deque([memoryview(mark)])
 
     def fileno(self) -> int:
@@ -210,12 +211,12 @@ class Pipe:
 
     @property
     def unsent(self) -> bool:
-        """Whether something is left to be sent: `pump` is to be called when the pipe takes more."""
+        """Whether bytes are left to be sent: `pump` must be called when the pipe takes more."""
         return bool(self._unsent)
 
     @property
     def taken(self) -> bool:
-        """Whether the slot has read all that it was sent; False where that cannot be told."""
+        """Whether the slot has read everything that it was sent; False if unknown."""
         if self._unsent or sys.platform != "linux":
             return False
         unread: int = _COUNT.unpack(fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(_COUNT.size)))[0]
@@ -229,11 +230,11 @@ class Pipe:
         """
         waiting = len(self._unsent)
         self._unsent.extend(map(memoryview, _framed(self._mark, safepickle.parts(message))))
-        if waiting <= 1:  # else what is before it waits already
+        if waiting <= 1:  # else earlier bytes wait already
             self.pump()
 
     def pump(self) -> None:
-        """Send of what is left as much as the pipe takes.
+        """Send as many of the waiting bytes as the pipe takes.
 
         Raises:
             OSError: the other end is gone.
@@ -250,10 +251,10 @@ class Pipe:
                 unsent.popleft()
 
     def gather(self, most: int = TURN) -> Gathered:
-        """Messages that have arrived.
+        """Take arrived messages.
 
         Args:
-            most: after how many bytes the rest is left for another time.
+            most: bytes after which the rest is left for another time.
         """
         closed = self._fill(most)
         messages: list[Any] = []

@@ -1,8 +1,7 @@
 """A slot as its supervisor sees it: a process, a pipe, and the leases that were sent down the pipe.
 
-Nothing here waits: what the slot has not read is kept, what it is to have done is looked at later. And nothing that the
-slot says of itself is simply believed: where it is, and since when, is held against what it was sent and the
-supervisor's own clock.
+No method waits: messages that the slot has not read are kept, effects are checked later. No statement of the slot is
+trusted: its position and times are compared with the leases that it was sent and with the supervisor's own clock.
 """
 
 from __future__ import annotations
@@ -47,40 +46,40 @@ _FUNCTION: Final = codec(Function)
 _PROGRAM: Final = codec(Program)
 _INHERITANCE: Final = codec(Inheritance)
 _PLACE: Final = codec(Place | None)
-#: How many functions a slot keeps, and how many bytes of those that travelled by value.
+#: Most functions that a slot keeps, and most bytes of those that travelled by value.
 MAX_SPECS: Final = 1_000
 MAX_SPEC_BYTES: Final = 8 << 20
-#: A lease is not sent to a slot that is busy where its arguments, and those of as many others as it has, are longer
-#: than this: it might not fit into the pipe.
+#: A busy slot is not sent a lease if the bytes of its arguments, times the number of the slot's leases, exceed this: it
+#: might not fit into the pipe.
 MAX_AHEAD_BYTES: Final = BUFFER // 4
-#: How long an idle slot may take to read a lease and start the first task of it, in seconds.
+#: Time for an idle slot to read a lease and start its first task, in seconds.
 START_TIMEOUT_S: Final = 10.0
-#: How long work may wait behind an import that was begun before it came, in seconds; or for its own time limit, if that
-#: is less.
+#: Longest wait of work behind an import that began before it came, in seconds; or its own time limit, if that is less.
 PREPARE_TIMEOUT_S: Final = 60.0
-#: How much longer than its time limit a task may take whose slot has read its lease, and says that it has not begun.
+#: Time beyond its limit for a task whose slot has read its lease, and claims not to have begun it.
 BEGIN_SLACK_S: Final = 2.0
-#: What a message of a slot may have beside results, in bytes: an exception with all its texts.
+#: Bytes of a slot's message beside results: an exception with all its texts.
 MAX_BESIDE: Final = 1 << 20
-#: How far ahead of the supervisor's clock a slot's may be, in seconds.
+#: How far a slot's clock may be ahead of the supervisor's, in seconds.
 CLOCK_SLACK_S: Final = 1.0
-#: How long a slot may take to end, in seconds: after its pipe was seen closed, so that it must be about to; after it
-#: was told to, or said that it would; and its warden, after it was told to kill it.
+#: Time for a slot to end, in seconds: after its pipe was seen closed, so that it is about to; after it was told to, or
+#: announced it; and for its warden, after the order to kill it.
 DYING_S: Final = 0.25
 LEAVING_S: Final = 3.0
 KILLED_S: Final = 3.0
-#: Whether a warden stands between.
+#: Whether a warden stands between supervisor and slot.
 WARDEN: Final = sys.platform == "linux"
 
 
 def _told_of(options: Options) -> tuple[Any, ...]:
-    """What a slot is told of a function's options: depth, queue, and seconds to its soft time limit; 0 for none."""
+    """A function's options for the slot: depth, queue, and seconds to its soft time limit; 0 for none."""
     return options.depth, options.queue, options.soft_timeout_s or 0.0
 
 
 class _Wait(NamedTuple):
-    """A task that waits for others: lease and index; since when, and until when if it says nothing more; and whether it
-    is blocked."""
+    """A task that waits for others: lease and index; since when, and until when unless it reports again; and whether it
+    is blocked.
+    """
 
     token: int
     task: int
@@ -90,23 +89,23 @@ class _Wait(NamedTuple):
 
 
 class Child:
-    """One slot's process: its warden, where it has one, which ends when the slot has.
+    """One slot's process: its warden, if it has one, which ends after the slot.
 
     Must be made by a thread that lives as long as the worker: the kernel's parent-death signal follows the thread.
 
     Args:
         number: which slot of the worker it is, from 1.
-        terms: what it is started with.
-        tracker: descriptor of the pipe to the worker's resource tracker, where it has one of its own.
-        forks: the fork server, where there is one that is ready.
+        terms: its settings.
+        tracker: descriptor of the pipe to the worker's resource tracker, if it has one of its own.
+        forks: the fork server, if one is ready.
 
     Raises:
         OSError: it cannot be started: the machine has no process, memory or descriptor left.
     """
 
-    #: What a lease had last of the worker's resources that it was sent.
+    #: The worker's resources of the last lease with any.
     units: tuple[Portion, ...] = ()
-    #: How many slots more than its own the lease has that it was sent when it was idle last.
+    #: Slots beside its own of the lease that it was sent when it was last idle.
     spread = 0
 
     def __init__(
@@ -114,7 +113,7 @@ class Child:
     ) -> None:
         self.number = number
         self.terms = terms
-        #: Where it was forked, if it was.
+        #: The fork server that it was forked from, if any.
         self.origin = forks
         self._inherited = terms.inherited if tracker is None else replace(terms.inherited, tracker=tracker)
         self.position, position_fd = Position.create(SIZE)
@@ -125,46 +124,46 @@ class Child:
         #: Leases it was sent and has not finished, the running one first.
         self.chunks: deque[Chunk] = deque()
         self.ready = False
-        #: Why it is being killed, where it is; how it has broken the protocol, where that is why; and why it is not
-        #: ready, where what it begins with has failed.
+        #: Why it is being killed, if it is; its breach of the protocol, if that is the reason; and why it is not ready,
+        #: if its initial imports or calls have failed.
         self.condemned: Condemned | None = None
         self.breach = self.uninitialized = ""
-        #: Leases of which something was taken back, and of which it has not said that it stopped.
+        #: Leases from which tasks were taken back, and for which it has not reported its stop.
         self.recalled: set[int] = set()
-        #: When what it has not started can be taken back, ``time.monotonic()``; None where that was not begun.
+        #: When its unstarted tasks can be taken back, ``time.monotonic()``; None if that was not begun.
         self.recall_at: float | None = None
-        #: Tasks to be stopped once that is done: lease and index, or -1 for the one that runs.
+        #: Tasks to be stopped after that: lease and index, or -1 for the running one.
         self.doomed: list[tuple[int, int]] = []
         #: Whether its pipe was closed, so that it ends by itself.
         self.retired = False
         #: Whether its end of the pipe is closed, so that it has died, or is about to.
         self.broken = False
-        #: By when it must have ended, ``time.monotonic()``; None while it may live.
+        #: When it must have ended, ``time.monotonic()``; None while it may live.
         self.doomed_at: float | None = None
-        #: Whether it has said that it ends, for it is fit for no other task.
+        #: Whether it has announced its end, because it is unfit for another task.
         self.leaving = False
         #: Whether it closed its pipe and went on.
         self.deaf = False
-        #: The function that it imports before a task of it has come, by name, empty where it does not; and up to which
-        #: number it was told to, see `preparing.Preparing`.
+        #: The function that it imports in advance, by name, empty for none; and the number up to which it was told to,
+        #: see `preparing.Preparing`.
         self.preparing, self.prepared = "", 0
         #: Whether the loop waits for the pipe to take more.
         self.watched_for_room = False
-        #: The lease that left it last, and when it last became or ceased to be idle.
+        #: The lease that left it last, and when it last became idle or busy.
         self.latest: Chunk | None = None
-        #: What it said last of a task that waits for others.
+        #: Its last report of a task that waits for others.
         self._waits: _Wait | None = None
         self._told: set[int] = set()
         self._slot: Pinned | None = None
         self._born_at = time.monotonic()
-        #: The serial that it was seen at last, since when, and when it was given something or something ended last.
+        #: The serial at the last look, since when, and when it was last given work or finished some.
         self._seen = -1
         self._seen_at = self._moved_at = self._born_at
         #: Whether it was seen where it cannot be; whether it was killed.
         self._lied = self._killed = False
         self._limit = UNLIMITED
         self.output: Output | Passed = Passed() if terms.inherited.streams else Output(number, self._task)
-        #: Where it takes values to be.
+        #: Its place of values, as it knows it.
         self.place = terms.place
         #: How many tasks it was sent; and the serial of the next one.
         self.tasks = self._serial = 0
@@ -172,7 +171,7 @@ class Child:
         self._sent: dict[int, None] = {}
         #: The functions that it has.
         self._specs: SizedLru[int, Spec] = SizedLru(MAX_SPEC_BYTES, MAX_SPECS)
-        #: The names of those, and of some that it had.
+        #: Their names, and those of some that it had.
         self._names: set[str] = set()
         try:
             self.process = self._start(theirs.fileno(), position_fd, forks)
@@ -207,7 +206,7 @@ class Child:
             except OSError as error:  # the supervisor hears of its end, and starts another
                 log.warning("slot %d cannot be forked (%s); it is started", self.number, error)
         flags = interpreter_flags() if inherited.flags is None else inherited.flags
-        # -P: what lies about in the working directory must not be taken for a module of the standard library.
+        # -P: files in the working directory must not be taken for modules of the standard library.
         words = [*flags, "-P", "-m", "dtq.worker.warden", str(os.getpid()), str(channel_fd), str(position_fd)]
         return subprocess.Popen(
             [sys.executable, *words],
@@ -230,31 +229,31 @@ class Child:
         return self.usable and not self.chunks and not self.preparing
 
     def awaits(self, name: str) -> bool:
-        """Whether it has nothing to do but to import this function."""
+        """Whether it has nothing to do but import this function."""
         return self.preparing == name and self.usable and not self.chunks
 
     @property
     def sound(self) -> bool:
-        """Whether it can run tasks: it has begun, and nothing is about to end it."""
+        """Whether it can run tasks: it has begun, and is not about to end."""
         return self.ready and self.condemned is None and not (self.retired or self.broken or self.leaving)
 
     @property
     def usable(self) -> bool:
-        """Whether it can run something, now or after what it has."""
+        """Whether it can take a lease, now or after the present ones."""
         return self.sound and not self.recalled and self.recall_at is None
 
     # -- leases ---------------------------------------------------------------------------------------------------
 
     def send(self, chunk: Chunk, spec: Spec, now: float) -> None:
-        """Send it a lease; what it cannot take now follows.
+        """Send it a lease; bytes that it cannot take now follow.
 
         Args:
             chunk: the lease.
-            spec: what it calls.
+            spec: the lease's function and options.
             now: ``time.monotonic()``.
 
         Raises:
-            OSError: it is gone; it does not have the lease, and must not be used any more.
+            OSError: the slot is gone; it does not have the lease, and must not be used any more.
         """
         chunk.serial = self._serial
         chunk.sent_at = now
@@ -282,10 +281,10 @@ class Child:
     def _push(self, chunk: Chunk, spec: Spec) -> None:
         grant = chunk.grant
         known = self._specs.get(grant.spec)
-        if known is not spec and known != spec:  # new, or of another coordinator that has begun to count anew
+        if known is not spec and known != spec:  # new, or of another coordinator that counts anew
             self.channel.put("spec", grant.spec, _FUNCTION.plain(spec.function), *_told_of(spec.options))
             self._remember(spec.function.name)
-            # Leases that use one of those have been sent before, so the slot is done with them when it reads this.
+            # Leases with one of those have been sent before, so the slot is done with them when it reads this.
             for number, _ in self._specs.put(grant.spec, spec, weight(spec.function.body)):
                 self.channel.put("forget", number)
         lease = (
@@ -306,7 +305,7 @@ class Child:
         self.channel.put("allotted", (portions, chunk.slots, settable_threads()), *lease)
 
     def move(self, place: Place | None) -> None:
-        """Tell it where values are from now on.
+        """Tell it the place of values from now on.
 
         Raises:
             OSError: it is gone.
@@ -315,7 +314,7 @@ class Child:
         self.channel.put("place", _PLACE.plain(place))
 
     def settled(self, segments: Sequence[int]) -> None:
-        """Tell it that results it has sent are held here.
+        """Tell it that the supervisor holds results it has sent.
 
         Args:
             segments: the segment of each.
@@ -324,7 +323,7 @@ class Child:
             self.channel.put("settled", tuple(segments))
 
     def prepare(self, number: int, function: Function) -> None:
-        """Have it import a function before a task of it has come, unless it was given one before.
+        """Have it import a function in advance, unless it was given that function before.
 
         Args:
             number: the function's number, see `preparing.Preparing`.
@@ -340,10 +339,10 @@ class Child:
             self.channel.put("prepare", _FUNCTION.plain(function))
 
     def has_prepared(self) -> str:
-        """It says that it has imported what it was to, or tried to.
+        """Note that it has imported, or tried to import, a function in advance.
 
         Returns:
-            The function's name; empty where it was told nothing like it.
+            The function's name; empty if it was not told to import one.
         """
         name, self.preparing = self.preparing, ""
         self._moved_at = time.monotonic()
@@ -355,17 +354,17 @@ class Child:
         self._names.add(name)
 
     def holding(self, token: int) -> Chunk | None:
-        """A lease that it was sent and has not finished."""
+        """An unfinished lease of the slot."""
         return next((chunk for chunk in self.chunks if chunk.token == token), None)
 
     def known(self, token: int) -> Chunk | None:
-        """A lease that it was sent and has not finished, or finished last."""
+        """An unfinished lease of the slot, or the one it finished last."""
         if self.latest is not None and self.latest.token == token:
             return self.latest
         return self.holding(token)
 
     def ended(self, chunk: Chunk, upto: int) -> None:
-        """Tasks of a lease below ``upto`` have ended; leases without more leave it."""
+        """Note that a lease's tasks below ``upto`` have ended; a lease without further tasks leaves the slot."""
         chunk.next = max(chunk.next, upto)
         self.latest = chunk
         self._moved_at = time.monotonic()
@@ -381,16 +380,16 @@ class Child:
         self._told.add(spec)
         return True
 
-    # -- where it is ----------------------------------------------------------------------------------------------
+    # -- its position ---------------------------------------------------------------------------------------------
 
     def look(self, now: float) -> bool:
-        """See where it is.
+        """Read its position.
 
         Args:
             now: ``time.monotonic()``.
 
         Returns:
-            Whether that can be true; else a task has written over what slot and supervisor share.
+            Whether that can be true; else a task has written over the shared memory.
         """
         serial, at = self.position.read()
         if serial == self._seen:
@@ -400,7 +399,7 @@ class Child:
             return False
         chunk = next((chunk for chunk in self.chunks if chunk.task(serial) is not None), None)
         if chunk is not None and not self._comes_after_what_ended(chunk, serial):
-            return True  # for now: what a task says of its successors does not give it more time
+            return True  # for now: a task's false claim about its successors does not give it more time
         self._seen = serial
         self._seen_at = min(now, max(at, self._born_at if chunk is None else chunk.sent_at))
         return True
@@ -413,7 +412,7 @@ class Child:
         return chunk is self.chunks[0]
 
     def running(self) -> tuple[Chunk, int, float] | None:
-        """The task it runs, as it was seen: its lease, its index, and when it started (``time.monotonic()``)."""
+        """The running task at the last look: its lease, its index, and when it started (``time.monotonic()``)."""
         for chunk in self.chunks:
             index = chunk.task(self._seen)
             if index is not None and chunk.next <= index < chunk.end:
@@ -421,11 +420,11 @@ class Child:
         return None
 
     def is_brisk(self, now: float, within_s: float) -> bool:
-        """Whether what it runs, or is to begin with, may be about to end: it has not taken long so far.
+        """Whether its running, or first, task may be about to end: it has not taken long so far.
 
         Args:
             now: ``time.monotonic()``.
-            within_s: how long it may have taken, in seconds.
+            within_s: the longest time it may have taken, in seconds.
         """
         if self.preparing or not self.look(now):
             return False
@@ -433,7 +432,7 @@ class Child:
         return now - (self._moved_at if running is None else running[2]) < within_s
 
     def waits(self, token: int, index: int, seconds: float, blocked: bool) -> None:
-        """It says that a task waits for other tasks; see `reports.Waiting`."""
+        """Note that a task waits for other tasks; see `reports.Waiting`."""
         now = time.monotonic()
         known = self._waits
         goes_on = known is not None and (known.token, known.task) == (token, index) and now < known.until
@@ -442,7 +441,7 @@ class Child:
 
     @property
     def waiting_since(self) -> float | None:
-        """Since when the task that it runs waits for other tasks, ``time.monotonic()``; None where it does not."""
+        """Since when the running task waits for other tasks, ``time.monotonic()``; None if it does not."""
         waits = self._waits
         if waits is None or time.monotonic() >= waits.until:
             return None
@@ -451,11 +450,11 @@ class Child:
 
     @property
     def blocked(self) -> bool:
-        """Whether the task that it runs can do nothing but wait for other tasks."""
+        """Whether the running task can do nothing but wait for other tasks."""
         return self.waiting_since is not None and self._waits is not None and self._waits.blocked
 
     def unfinished(self) -> Chunk | None:
-        """The lease whose next task is the one that a slot which has ended was running; None where it ran none."""
+        """In an ended slot, the lease of the task that it was running; None for none."""
         chunk = self.chunks[0] if self.chunks else None
         if chunk is None or chunk.ended:
             return None
@@ -464,19 +463,19 @@ class Child:
         return chunk if lied or serial >= chunk.serial_of(chunk.next) else None
 
     def begun(self, chunk: Chunk) -> int:
-        """How many of the tasks of a lease that have not ended had begun, in a slot that has ended."""
+        """In an ended slot, the number of a lease's unfinished tasks that had begun."""
         serial, _ = self.position.read()
         return max(1, min(serial + 1 - chunk.serial_of(chunk.next), chunk.end - chunk.next))
 
     def started_at(self, chunk: Chunk) -> float:
-        """When the task that it runs has started, as far as that was seen; else when its lease was sent."""
+        """When the running task has started, if that was seen; else when its lease was sent."""
         return max(chunk.sent_at, self._seen_at if chunk.task(self._seen) is not None else 0.0)
 
     def left(self) -> Left:
-        """The results that it had made and not sent when it ended; none where it cannot be believed.
+        """Its unsent results after its end; none if they cannot be trusted.
 
-        Where it was killed for what came out of its pipe, the task that began last has none either: that task is the
-        one to be blamed, however far it came before the slot was dead.
+        If it was killed for a bad message, the task that began last has no result either: that task is to blame,
+        however far it came before the slot was dead.
         """
         serial, _ = self.position.read()
         if self._lied or not self._seen <= serial < self._serial:
@@ -490,7 +489,7 @@ class Child:
         return left._replace(results=left.results[:most])
 
     def stalled(self, now: float) -> bool:
-        """Whether it should long have started what it was sent."""
+        """Whether it should long have started its work."""
         if not self._has_not_begun():
             return False
         if self.preparing:
@@ -499,8 +498,9 @@ class Child:
         return now - self._moved_at >= START_TIMEOUT_S
 
     def hides(self, now: float) -> bool:
-        """Whether it has read what it was sent, and would by now have begun with it, or be over its time limit, if it
-        spoke the truth: a task has put back where it is."""
+        """Whether it has read its work, and would by now have begun it, or be over its time limit, if its position were
+        true: a task has reset the position.
+        """
         if self.preparing or not self._has_not_begun():
             return False
         limit_s = self.chunks[0].spec.options.timeout_s
@@ -511,26 +511,26 @@ class Child:
         return True
 
     def _has_not_begun(self) -> bool:
-        """Whether it was sent something, and says that it has not begun with it."""
+        """Whether it was sent work, and claims not to have begun it."""
         if not self.chunks or self.condemned is not None:
             return False
         return self._seen < self.chunks[0].serial_of(self.chunks[0].next)
 
     def moments(self, now: float, stuck_s: float) -> list[float]:
-        """When it is to be looked at again.
+        """The moments of the next looks.
 
         Args:
             now: ``time.monotonic()``.
-            stuck_s: how long work may wait behind a task that runs, in seconds.
+            stuck_s: how long work may wait behind a running task, in seconds.
         """
         moments = [at for at in (self.doomed_at, self.recall_at) if at is not None]
         running = self.running()
         if running is None:
-            # Where it has not begun yet, nothing else says when it does.
+            # If it has not begun yet, no other event tells when it does.
             return [*moments, now + stuck_s] if self.chunks else moments
         chunk, index, at = running
         if self.condemned is None:
-            # Without a limit it is looked at now and then: a task may put back where it is when that was seen already.
+            # Without a limit it is looked at now and then: a task may reset the position after a look.
             limit_s = chunk.spec.options.timeout_s
             moments.append(now + START_TIMEOUT_S if limit_s is None else at + limit_s)
         if not self.recalled and (len(self.chunks) > 1 or index + 1 < chunk.end):
@@ -544,14 +544,15 @@ class Child:
         self.position.set_limit(serial)
 
     def limit_was_overwritten(self) -> bool:
-        """Whether a task has written over what says which tasks may begin; it is right again afterwards."""
+        """Whether a task has written over the limit of tasks that may begin; the limit is right again afterwards."""
         wrong = self.position.limit != self._limit
         self.position.set_limit(self._limit)
         return wrong
 
     def begin_recall(self, now: float) -> None:
-        """Keep what it has not started from starting; `recall` is to follow at `recall_at`. It takes no new lease until
-        it has said that it stopped."""
+        """Keep its unstarted tasks from starting; `recall` must follow at `recall_at`. It takes no new lease until it
+        has reported its stop.
+        """
         serial, _ = self.position.read()
         self._set_limit(serial + 1)
         self.recall_at = now + SETTLE_S
@@ -559,10 +560,10 @@ class Child:
             chunk.stoppable = True
 
     def recall(self) -> list[tuple[Chunk, int, int]]:
-        """Take back what it has not started.
+        """Take back its unstarted tasks.
 
         Returns:
-            For each lease that something was taken back of: the lease, and the range of the tasks.
+            For each shortened lease: the lease, and the range of the tasks.
         """
         self.recall_at = None
         last, _ = self.position.read()
@@ -578,15 +579,15 @@ class Child:
         return back
 
     def stopped(self, token: int) -> None:
-        """It says that it stopped in a lease, at what was taken back."""
+        """Note that it stopped in a lease, before the tasks that were taken back."""
         self.recalled.discard(token)
         if not self.recalled and self.recall_at is None:
             self._set_limit(UNLIMITED)
 
-    # -- what it prints -------------------------------------------------------------------------------------------
+    # -- its output -----------------------------------------------------------------------------------------------
 
     def _task(self) -> tuple[str, int]:
-        """The task it started last: its id, "" where none was or what it prints is not its, and its serial."""
+        """The task it started last: its id, "" for none or if its output is not the task's, and its serial."""
         serial, _ = self.position.read()
         if self.preparing:
             return "", serial
@@ -597,34 +598,34 @@ class Child:
         return "", serial
 
     def last_lines(self, token: int, index: int) -> str:
-        """The end of what a task of a lease that it has, or had last, has printed."""
+        """The end of the output of a task, whose lease it has, or had last."""
         chunk = self.known(token)
         return "" if chunk is None else self.output.last_lines(chunk.serial_of(index))
 
     # -- its end --------------------------------------------------------------------------------------------------
 
     def began(self, pid: int) -> None:
-        """It is ready for work.
+        """Note that it is ready for work.
 
         Args:
-            pid: what it says that its process is; remembered where that is true.
+            pid: its process, as it claims; remembered if true.
         """
         self.ready = True
         self._slot = pinned(pid, self.pid)
 
     def worn_out(self) -> bool:
-        """Whether it is to be replaced before it is given anything more."""
+        """Whether it must be replaced before it is given more work."""
         return self.terms.max_tasks is not None and self.tasks >= self.terms.max_tasks
 
     def retire(self) -> None:
-        """Let it end by itself: it has nothing to do, and will get nothing more."""
+        """Let it end by itself: it has nothing to do, and will get no more work."""
         self.retired = True
         self.leave_within(LEAVING_S)
         with contextlib.suppress(OSError):
             self.channel.close()
 
     def leave_within(self, seconds: float) -> None:
-        """It is about to end: it must have by then."""
+        """Note that it is about to end, and must have by then."""
         if self.doomed_at is None:
             self.doomed_at = time.monotonic() + seconds
 
@@ -655,7 +656,7 @@ class Child:
         self._kill_slot()
 
     def _kill_slot(self) -> None:
-        """End the slot's own process, should it have outlived its warden."""
+        """End the slot's own process, in case it has outlived its warden."""
         if self._slot is not None:
             self._slot.kill()
 
@@ -666,7 +667,7 @@ class Child:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def collect(self) -> Remains:
-        """The process has ended, or was killed: see its end, and that of its group."""
+        """Collect its end, and end its group, after the process has ended or was killed."""
         if not WARDEN:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -688,7 +689,7 @@ class Child:
             return -signal.SIGKILL
 
     def let_go(self) -> None:
-        """Close pipes and memory: nothing of what it left is needed any more."""
+        """Close pipes and memory: nothing else that it leaves is needed."""
         if self._slot is not None:
             self._slot.close()
         self.output.close()

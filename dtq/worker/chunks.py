@@ -19,24 +19,24 @@ from dtq.records import replace
 from dtq.values.place import Place
 from dtq.worker.segments import Segments
 
-#: How many bytes of outcomes may wait to be reported while more work is asked for.
+#: Bytes of unreported outcomes above which the worker asks for no more work.
 MAX_UNREPORTED: Final = 16 << 20
-#: How many bytes of values that outcomes name may wait to be sent, likewise.
+#: Likewise, bytes of unsent values that outcomes name.
 MAX_UNSENT: Final = 256 << 20
-#: About how many bytes an outcome takes beside what it carries.
+#: Approximate bytes of an outcome beside its content.
 _OVERHEAD: Final = 80
-#: Stands for the base classes of the failure that is reported in place of what cannot be.
+#: Base classes of the failure that replaces a refused outcome.
 _REFUSED: Final = ("dtq.errors.DtqError",)
-#: Longest reason of it, in characters.
+#: Longest reason in it, in characters.
 _MESSAGE: Final = 2_000
-#: Longest time that a task is said to have taken where its outcome was refused, in seconds.
+#: Longest duration in it, in seconds.
 _LONGEST_S: Final = 1e9
 
-#: Of how many functions it is remembered that their results are sent one by one, and how long their names may be.
+#: Most functions whose results are sent one by one, and most bytes of their names.
 _MOST_CAREFUL: Final = 1_000
 _MOST_CAREFUL_BYTES: Final = 1 << 16
 
-#: Of how many leases that are not here it is remembered that tasks of theirs are to be stopped.
+#: Most leases, not arrived yet, with tasks that must be stopped.
 MOST_DOOMED: Final = 1_000
 
 
@@ -64,17 +64,17 @@ class Chunk:
         self.granted_at = now
         #: Index of the first task that has not ended.
         self.next = grant.lo
-        #: Index after the last task that is still its; those from here on were given back.
+        #: Index after its last task; those from here on were given back.
         self.end = grant.hi
-        #: Serial of its first task in the slot it was sent to; -1 while it was not.
+        #: Serial of its first task in its slot; -1 without a slot.
         self.serial = -1
-        #: When it was sent there, ``time.monotonic()``.
+        #: When it was sent to its slot, ``time.monotonic()``.
         self.sent_at = now
-        #: Whether the slot may stop in the middle of it: something was taken back, or its function cannot be had.
+        #: Whether the slot may stop in the middle of it: tasks were taken back, or its function cannot be had.
         self.stoppable = False
         #: Whether each of its results is sent before the next task begins; see `Holdings.careful`.
         self.careful = False
-        #: Where the slot it was sent to takes its values to be, and writes those of its results.
+        #: Its slot's place of values, also for its results.
         self.place: Place | None = None
         #: Index of the task whose result waits for room on the disk, and the reason; None for no task.
         self.no_room: tuple[int, str] | None = None
@@ -86,17 +86,17 @@ class Chunk:
 
     @property
     def slots(self) -> int:
-        """How many slots its task has."""
+        """Number of slots of its task."""
         needs = self.spec.options.needs
         return 1 if needs is None else needs.slots
 
     @property
     def ended(self) -> bool:
-        """Whether all its tasks have, or were given back."""
+        """Whether all its tasks have ended, or were given back."""
         return self.next >= self.end
 
     def task(self, serial: int) -> int | None:
-        """Index of the task with a serial of the slot; None where it is none of this lease.
+        """Index of the task with a serial of the slot; None if the task is none of this lease.
 
         Args:
             serial: of the task.
@@ -109,16 +109,16 @@ class Chunk:
         return self.serial + index - self.grant.lo
 
 
-#: What a worker tells the coordinator of tasks.
+#: An outcome for the coordinator.
 Outcome = Succeeded | Failed | Released
 
 
 class Outbox:
-    """What has happened and was not reported yet, in the order in which it happened.
+    """Outcomes that were not reported yet, in their order.
 
     Attributes:
         progress: latest progress of running tasks, by token.
-        size: about how many bytes the outcomes have.
+        size: approximate bytes of the outcomes.
     """
 
     def __init__(self) -> None:
@@ -137,38 +137,40 @@ class Outbox:
 
     @property
     def succeeded(self) -> list[Succeeded]:
-        """The results among it."""
+        """The results in it."""
         return [outcome for outcome in self._outcomes if isinstance(outcome, Succeeded)]
 
     @property
     def failed(self) -> list[Failed]:
-        """The failures."""
+        """The failures in it."""
         return [outcome for outcome in self._outcomes if isinstance(outcome, Failed)]
 
     @property
     def released(self) -> list[Released]:
-        """What is given back."""
+        """The returned tasks in it."""
         return [outcome for outcome in self._outcomes if isinstance(outcome, Released)]
 
     def add(self, outcome: Outcome) -> None:
-        """Something has happened."""
+        """Add an outcome."""
         self._outcomes.append(outcome)
         self.size += weight(outcome)
 
     def put_back(self, outcomes: Iterable[Outcome]) -> None:
-        """What was taken is to be reported before anything else."""
+        """Put taken outcomes back, to be reported first."""
         for outcome in reversed(list(outcomes)):
             self._outcomes.appendleft(outcome)
             self.size += weight(outcome)
 
     def forget(self, token: int) -> None:
-        """Nothing is to be said of a lease."""
+        """Drop the outcomes of a lease."""
         self._outcomes = deque(outcome for outcome in self._outcomes if outcome.token != token)
         self.size = sum(map(weight, self._outcomes))
         self.progress.pop(token, None)
 
     def take(self, room: int) -> list[Outcome]:
-        """The first of it that have so many bytes; the first in any case. Results of a lease are divided for it."""
+        """The first outcomes that fit into so many bytes; the first in any case. Results of a lease are divided for
+        it.
+        """
         taken: list[Outcome] = []
         while self._outcomes:
             outcome = self._outcomes.popleft()
@@ -187,19 +189,19 @@ class Outbox:
 
 
 def weight(outcome: Outcome) -> int:
-    """About how many bytes it takes in a report, rather too many."""
+    """Approximate bytes of an outcome in a report, rather too many."""
     if isinstance(outcome, Succeeded):
         return len(outcome.results) + _OVERHEAD
     return _OVERHEAD if isinstance(outcome, Released) else weigh(outcome.failure) + _OVERHEAD
 
 
 def divided(outcome: Outcome, room: int, *, whatever: bool) -> tuple[Outcome | None, Outcome | None]:
-    """As much of an outcome as there is room for, and what is left.
+    """Divide an outcome into the part that fits, and the rest.
 
     Args:
-        outcome: the outcome; it has more bytes than there is room for.
-        room: how many bytes there is room for.
-        whatever: whether something is taken in any case, the least that can be.
+        outcome: the outcome; it does not fit as a whole.
+        room: bytes that the part may have.
+        whatever: whether to take the smallest possible part even if it does not fit.
     """
     least = outcome if whatever else None
     if not isinstance(outcome, Succeeded):
@@ -221,7 +223,7 @@ def divided(outcome: Outcome, room: int, *, whatever: bool) -> tuple[Outcome | N
 
 
 def refused(outcome: Outcome, error: Exception) -> Failed | None:
-    """What is reported where an outcome is refused: a failure with the reason. None where that was refused too."""
+    """The substitute for a refused outcome: a failure with the reason. None if that was refused too."""
     if isinstance(outcome, Released) or (isinstance(outcome, Failed) and outcome.failure.bases == _REFUSED):
         return None
     index, kind = (outcome.lo, Ending.FAILED) if isinstance(outcome, Succeeded) else (outcome.index, outcome.outcome)
@@ -246,21 +248,20 @@ class Holdings:
         self.reporting: list[Outcome] = []
         #: Tasks to stop of leases that have not arrived, by token.
         self.doomed: dict[int, list[Doomed]] = {}
-        #: Names of functions of which a task, nobody knows which, has broken its slot's protocol: their results are
-        #: sent one by one, so that it is known the next time.
+        #: Names of functions of which an unknown task has broken its slot's protocol: their results are sent one by
+        #: one, so that the task is known the next time.
         self.careful: SizedLru[str, bool] = SizedLru(_MOST_CAREFUL_BYTES, _MOST_CAREFUL)
-        #: What the results need that are not acknowledged.
+        #: Segments of unacknowledged results.
         self.segments = Segments()
-        #: Outcomes of which the first has values that are to be sent before it is reported, by token; and how many
-        #: bytes those have.
+        #: By token, outcomes of which the first waits until its values are sent; and the bytes of those.
         self.waiting: dict[int, deque[Outcome]] = {}
         self._unsent: dict[int, int] = {}
-        #: Called when a lease is over, with its token.
+        #: Called at the end of a lease, with its token.
         self.on_over: Callable[[int], None] | None = None
 
     @property
     def urgent(self) -> bool:
-        """Whether there is more to report than results of leases that go on: those may wait for more of them."""
+        """Whether the report has more than results of unfinished leases: those may wait for further ones."""
         if self.reporting or self.outbox.progress:
             return True
         for outcome in self.outbox:
@@ -271,21 +272,21 @@ class Holdings:
 
     @property
     def burdened(self) -> bool:
-        """Whether so much waits to be reported that nothing more is to be asked for."""
+        """Whether so many outcomes wait that the worker asks for no more work."""
         return self.outbox.size > MAX_UNREPORTED or (bool(self._unsent) and sum(self._unsent.values()) > MAX_UNSENT)
 
     def add(self, chunk: Chunk) -> None:
-        """A lease has arrived."""
+        """Add a lease that has arrived."""
         self.chunks[chunk.token] = chunk
 
     def doom(self, doomed: Doomed) -> None:
-        """A task is to be stopped whose lease is not here: it may be on its way, or over."""
+        """Stop a task whose lease is not here: it may be on its way, or over."""
         self.doomed.setdefault(doomed.token, []).append(doomed)
         while len(self.doomed) > MOST_DOOMED:
             del self.doomed[next(iter(self.doomed))]
 
     def unknown(self, grant: Grant, error: Exception) -> None:
-        """A lease has arrived of which the worker is refused what it is: its tasks have failed with the reason."""
+        """Add a lease whose spec the worker is refused: its tasks have failed with the reason."""
         chunk = Chunk(grant, Spec(function=Function(name="unknown:unknown"), options=Options()), 0.0)
         chunk.next = grant.hi
         self.add(chunk)
@@ -294,7 +295,7 @@ class Holdings:
             self.outbox.add(Failed(token=grant.token, index=index, outcome=Ending.FAILED, failure=failure, seconds=0.0))
 
     def forget(self, token: int) -> None:
-        """A lease is no longer the worker's; nothing will be said of it."""
+        """Forget a lease that is no longer the worker's, with its outcomes."""
         self.chunks.pop(token, None)
         self.outbox.forget(token)
         self.waited(token)
@@ -306,18 +307,18 @@ class Holdings:
             self.on_over(token)
 
     def wait(self, outcome: Succeeded) -> deque[Outcome]:
-        """An outcome waits until its values are sent, and so does what follows of its lease; the queue of these."""
+        """Have an outcome, and the later ones of its lease, wait until its values are sent; their queue."""
         queue = self.waiting[outcome.token] = deque([outcome])
         self._unsent[outcome.token] = sum(value.length for value in pages.named(outcome.results))
         return queue
 
     def waited(self, token: int) -> None:
-        """No outcome of a lease waits any more."""
+        """Note that no outcome of a lease waits any more."""
         if self.waiting.pop(token, None) is not None:
             del self._unsent[token]
 
     def give_up(self) -> None:
-        """What waits is not sent any more: its tasks go back."""
+        """Give up the waiting outcomes: their tasks go back."""
         for token, queue in list(self.waiting.items()):
             ranges = [_range(outcome) for outcome in queue]
             lo, hi = ranges[0][0], ranges[-1][1]
@@ -325,11 +326,11 @@ class Holdings:
             self.outbox.add(Released(token=token, lo=lo, hi=hi, started=hi - lo))
 
     def take(self, room: int, largest: int) -> list[Outcome]:
-        """What is to be reported now, first what the last report did not get across.
+        """Take the outcomes of the next report, first those of a failed report.
 
         Args:
-            room: how many bytes a report may have, if that is not one outcome alone.
-            largest: how many bytes one outcome may have.
+            room: bytes of a report, unless it has one outcome alone.
+            largest: bytes of one outcome.
         """
         self.outbox.put_back(outcome for outcome in self.reporting if outcome.token in self.chunks)
         self.reporting = self.outbox.take(room)
@@ -338,18 +339,18 @@ class Holdings:
         return self.reporting
 
     def take_progress(self) -> tuple[Progress, ...]:
-        """How far running tasks are, as far as they have said so since the last time."""
+        """Take the progress of running tasks since the last report."""
         said, self.outbox.progress = self.outbox.progress, {}
         return tuple(said.values())
 
     def keep_progress(self, said: Iterable[Progress]) -> None:
-        """It did not get across."""
+        """Put back the progress of a failed report."""
         for progress in said:
             if progress.token in self.chunks:
                 self.outbox.progress.setdefault(progress.token, progress)
 
     def acknowledged(self) -> None:
-        """The report under way has arrived and is durable."""
+        """Note that the report under way has arrived and is durable."""
         self.reporting = []
         unsaid = {outcome.token for outcome in self.outbox} | self.waiting.keys()
         for token in [t for t, chunk in self.chunks.items() if chunk.ended and t not in unsaid]:
@@ -357,8 +358,9 @@ class Holdings:
             self._over(token)
 
     def refuse(self, error: Exception) -> None:
-        """The report under way, of one outcome, can never be taken: the task of it has failed with the reason. Of a
-        lease that not even that can be said of nothing is, so that it is taken back."""
+        """Handle a report of one outcome that was refused for good: its task has failed with the reason. If even that
+        was refused, the lease is dropped, so that the coordinator takes it back.
+        """
         (outcome,) = self.reporting
         self.reporting = []
         if isinstance(outcome, Succeeded) and pages.count(outcome.results) > 1:
@@ -369,7 +371,7 @@ class Holdings:
             self.forget(outcome.token)
 
     def say(self, started: dict[int, int]) -> tuple[Holding, ...]:
-        """All of them.
+        """All leases, as a report has them.
 
         Args:
             started: index of the running task, by token.

@@ -1,8 +1,8 @@
-"""A context of its own for each task: what one sets in a context variable, no other finds.
+"""A context of its own for each task: no task sees another's context variables.
 
-Worker, in the slot's process. A task's context is a copy of that of the slot, which has what was set when modules were
-imported. Decimal's context is in there, too, where something has used it then: an object that changes, so that each
-task needs a copy of that as well.
+Worker, in the slot's process. A task's context is a copy of the slot's, which has the values set when modules were
+imported. If the decimal module was used then, the copy has decimal's context, too: a mutable object, so each task needs
+a copy of that as well.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _DECIMAL: Final = "decimal_context"
 
 
 def new_contexts() -> Callable[[], contextvars.Context]:
-    """What makes a task's context, as the slot's is now."""
+    """A factory of tasks' contexts, from the slot's present one."""
     decimals = [value for variable, value in contextvars.copy_context().items() if variable.name == _DECIMAL]
     if not decimals:
         return contextvars.copy_context

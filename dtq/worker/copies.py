@@ -1,8 +1,8 @@
-"""Copies of values that lie at the coordinator, on a worker's own disk: those of the arguments of its tasks.
+"""Copies of values on a worker's own disk: the arguments of its tasks, if its coordinator is on another machine.
 
-Worker, where it is on another machine than its coordinator. Each value has a file of its own (`place.copy_of`), which
-is there only when it is whole, so that a slot finds the value or does not. What no lease needs goes when there is too
-much, that which was needed longest ago first. A slot that has mapped a file keeps what is in it.
+Each value has a file of its own (`place.copy_of`), which exists only when complete, so that a slot finds the value or
+does not. When the copies take too much room, those that no lease needs are removed, the least recently needed ones
+first. A slot that has mapped a file keeps its content.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from typing import Final
 from dtq.model.values import Value
 from dtq.values.place import copy_of
 
-#: What the name of a file ends with that is not whole.
+#: Suffix of an incomplete file.
 PART: Final = ".part"
 
-#: Which value it is: segment and offset.
+#: A value: segment and offset.
 Key = tuple[int, int]
 
 
 def key_of(value: Value) -> Key:
-    """Which value it is."""
+    """The key of a value."""
     return value.segment, value.offset
 
 
 class Copies:
-    """What is there. Under the supervisor's lock, but for what is in the files.
+    """The copies. Under the supervisor's lock, except for the files' content.
 
     Args:
         directory: the directory.
-        most: how many bytes there may be, if leases do not need more.
+        most: bound of their bytes, unless leases need more.
     """
 
     def __init__(self, directory: str, most: int) -> None:
         self.directory = directory
         self._most = most
-        #: How many bytes each has, the one that was needed longest ago first.
+        #: By value, its bytes, the least recently needed one first.
         self._whole: OrderedDict[Key, int] = OrderedDict()
         self.size = 0
-        #: What each lease needs, and how many need it.
+        #: The values that each lease needs, and the number of leases that need each.
         self._leases: dict[int, list[Key]] = {}
         self._needed: dict[Key, int] = {}
         #: Files to be removed, see `sweep`.
         self._doomed: list[str] = []
 
     def need(self, token: int, values: Sequence[Value]) -> list[Value]:
-        """A lease needs values until `let_go`; those of them that are not there."""
+        """Register the values that a lease needs until `let_go`; those that are missing here."""
         values = list({key_of(value): value for value in values}.values())
         self._leases[token] = [key_of(value) for value in values]
         for key in self._leases[token]:
@@ -59,7 +59,7 @@ class Copies:
         return [value for value in values if key_of(value) not in self._whole]
 
     def let_go(self, token: int) -> bool:
-        """A lease is over; whether it needed anything."""
+        """End of a lease; whether it needed any value."""
         keys = self._leases.pop(token, None)
         if keys is None:
             return False
@@ -75,11 +75,11 @@ class Copies:
         return key_of(value) in self._needed
 
     def make_room(self, size: int, most: int | None = None) -> None:
-        """Remove what nobody needs.
+        """Remove unneeded copies.
 
         Args:
-            size: how many bytes are to come.
-            most: how many there may be then; None for what the directory may have.
+            size: bytes to come.
+            most: bound of all bytes then; None for the directory's.
         """
         most = self._most if most is None else most
         for key in [key for key in self._whole if key not in self._needed] if self.size + size > most else ():
@@ -94,31 +94,31 @@ class Copies:
         return bool(self._doomed)
 
     def sweep(self) -> None:
-        """Remove the files of what was removed. Not under the lock, and by the thread that makes files."""
+        """Remove the files of removed copies. Not under the lock, and by the thread that makes files."""
         doomed, self._doomed = self._doomed, []
         for path in doomed:
             with suppress(OSError):
                 os.unlink(path)
 
     def part_of(self, value: Value) -> str:
-        """The path of the file in which a value is while it is not whole."""
+        """The path of an incomplete value's file."""
         return copy_of(self.directory, value.segment, value.offset) + PART
 
     def finish(self, value: Value) -> None:
-        """All of a value is in that file: have it found. Not under the lock.
+        """Complete a value's file, so that slots find it. Not under the lock.
 
         Raises:
-            OSError: the file is not there.
+            OSError: the file does not exist.
         """
         os.replace(self.part_of(value), copy_of(self.directory, value.segment, value.offset))
 
     def add(self, value: Value) -> None:
-        """All of a value is there."""
+        """Add a complete value."""
         key = key_of(value)
         self.size += value.length - self._whole.pop(key, 0)
         self._whole[key] = value.length
         self.make_room(0)
 
     def keys(self) -> Iterable[Key]:
-        """The values that are there."""
+        """The values here."""
         return self._whole.keys()

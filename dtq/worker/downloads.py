@@ -1,12 +1,12 @@
-"""Arguments on their way to a worker on another machine than its coordinator.
+"""Downloads of arguments to a worker on another machine than its coordinator.
 
 Worker, below the supervisor. A lease whose arguments are values is given to a slot when copies of them are here
-(`copies`). One thread fetches them, a few pieces at a time, of several values where there are several, so that a small
-value does not wait for a large one. It holds a piece in memory, never a value.
+(`copies`). One thread fetches them, a few pieces at a time, from several values in turn, so that a small value does not
+wait for a large one. It holds pieces in memory, never a value.
 
-Whether they are what was written the slot finds out, which reads them next.
+The slot, which reads a value next, checks its checksum.
 
-A value that is not to be had is left out: the slot does not find it either, and says so for the task that needs it.
+A missing value is left out: the slot does not find it either, and reports that for the task that needs it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from dtq.worker.valueline import ValueLine
 
 log = logging.getLogger("dtq.worker")
 
-#: How long to wait before a lease is given back for whose arguments there is no room here, in seconds.
+#: How long a lease waits for room for its arguments before it is given back, in seconds.
 NO_ROOM_S: Final = 1.0
-#: How many values are fetched in turns; the others wait until one of them is there.
+#: Values fetched in turns; the others wait until one of them is complete.
 AT_ONCE: Final = 16
 _NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -40,19 +40,19 @@ class _Load:
 
     Args:
         value: the value.
-        path: the file that it goes to.
+        path: its file.
     """
 
     def __init__(self, value: Value, path: str) -> None:
         self.value = value
-        #: Whether room was made for it once more, as there was none.
+        #: Whether room was cleared for it after a full disk.
         self.cleared = False
         self._path = path
         self._file = -1
         self._stream: WireStream | None = None
-        #: Whether all of it is there.
+        #: Whether it is complete.
         self.whole = False
-        #: Why it is not fetched any further.
+        #: Why its download has stopped.
         self.problem: DtqError | OSError | None = None
 
     @property
@@ -64,12 +64,12 @@ class _Load:
         """The next pieces to be fetched.
 
         Args:
-            values: where it is.
-            buffer: where each goes.
-            most: how many there may be, about.
+            values: its source.
+            buffer: returns memory for a piece.
+            most: approximate bound of their number.
 
         Raises:
-            OSError: there can be no file for it.
+            OSError: its file cannot be made.
         """
         if self._stream is None:
             self._file = os.open(self._path, _NEW, 0o600)
@@ -77,10 +77,10 @@ class _Load:
         return self._stream.ask(repeat(buffer, most))
 
     def arrived(self, piece: memoryview) -> None:
-        """The next of these is there.
+        """Write the next of these pieces.
 
         Raises:
-            ValueGone: it is no longer kept.
+            ValueGone: the value is no longer kept.
             OSError: it cannot be written.
         """
         assert self._stream is not None
@@ -90,13 +90,13 @@ class _Load:
         self.whole = self._stream.whole
 
     def close(self) -> None:
-        """It is over; what there is of it stays."""
+        """Stop; its pieces so far stay."""
         if self._file >= 0:
             os.close(self._file)
         self._file, self._stream = -1, None
 
     def abandon(self) -> None:
-        """It is over, and what there is of it goes."""
+        """Stop, and remove its pieces."""
         self.whole = False
         if self.begun:
             self.close()
@@ -108,12 +108,12 @@ class Downloads:
     """Fetches values.
 
     Args:
-        values: where they are.
-        line: the connection of that.
-        copies: where they go.
-        lock: the supervisor's; what says so is called with it.
-        on_ready: called with it when a lease has all that is to be had.
-        on_no_room: likewise, when there is no room for what a lease needs.
+        values: their source.
+        line: the source's connection.
+        copies: their destination.
+        lock: the supervisor's; held for the calls that are marked so.
+        on_ready: called with it when a lease has all values that exist.
+        on_no_room: likewise, when a lease's values have no room.
     """
 
     def __init__(
@@ -132,10 +132,10 @@ class Downloads:
         self._news = threading.Condition(lock)
         self._on_ready = on_ready
         self._on_no_room = on_no_room
-        #: What each lease waits for.
+        #: The values that each lease waits for.
         self._missing: dict[int, set[Key]] = {}
         self._loads: deque[_Load] = deque()
-        #: All of those, and the one that the thread is at.
+        #: All of those, and the thread's current ones.
         self._loading: set[Key] = set()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="dtq-download", daemon=True)
@@ -144,7 +144,7 @@ class Downloads:
     # -- with the lock --------------------------------------------------------------------------------------------
 
     def fetch(self, token: int, values: Sequence[Value]) -> bool:
-        """Have values here for a lease until `let_go`; whether they are."""
+        """Fetch a lease's values until `let_go`; whether they are here already."""
         missing = self._copies.need(token, values)
         if not missing:
             return True
@@ -157,7 +157,7 @@ class Downloads:
         return False
 
     def let_go(self, token: int) -> None:
-        """A lease needs nothing any more, and what is fetched for it alone is not needed."""
+        """End of a lease: values that are fetched for it alone are not needed."""
         self._missing.pop(token, None)
         if self._copies.let_go(token):
             self._news.notify_all()
@@ -197,7 +197,7 @@ class Downloads:
             self._settle(loads)
 
     def _next(self) -> list[_Load]:
-        """The values of which to fetch the next pieces; none at the end."""
+        """The values whose next pieces to fetch; none at the end."""
         while True:
             loads: list[_Load] = []
             unneeded: list[_Load] = []
@@ -225,7 +225,7 @@ class Downloads:
         """Fetch some pieces of each.
 
         Raises:
-            DtqError: none can be had.
+            DtqError: no piece can be fetched.
         """
         asked: list[tuple[_Load, Incoming]] = []
         for load in loads:
@@ -249,7 +249,7 @@ class Downloads:
         self._line.read_values([piece for _, piece in asked], arrived)
 
     def _settle(self, loads: list[_Load]) -> None:
-        """See what has become of values of which pieces were to be fetched."""
+        """Handle the results for the values whose pieces were fetched."""
         going: list[_Load] = []
         for load in loads:
             try:
@@ -269,7 +269,7 @@ class Downloads:
                 self._loads.insert(AT_ONCE - len(loads) + place, load)
 
     def _end(self, load: _Load) -> None:
-        """A value is whole, or is not to be had."""
+        """Handle a value that is complete, or missing."""
         if isinstance(load.problem, OSError) and not isinstance(load.problem, DtqError):
             self._on_full(load, load.problem)
             return
@@ -281,7 +281,7 @@ class Downloads:
             self._over(load, here=load.problem is None)
 
     def _on_full(self, load: _Load, error: OSError) -> None:
-        """Try once more without what nobody needs, and then give back what cannot be had here."""
+        """Try once more without unneeded copies, and then give back leases whose values have no room here."""
         again, load.cleared = not load.cleared, True
         if not again:
             log.warning("a large argument of a task finds no room here, its lease is given back: %s", error)
@@ -294,7 +294,7 @@ class Downloads:
                 self._without_room(load)
 
     def close(self) -> None:
-        """End, also a call that is under way. Not with the lock."""
+        """End, with a call that is under way. Not with the lock."""
         with self._lock:
             self._closed = True
             self._news.notify_all()

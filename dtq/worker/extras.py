@@ -1,15 +1,15 @@
-"""Slots beyond those that a worker was told to have: one for each whose task waits for other tasks, within a bound.
+"""Further slots of a worker: one for each slot whose task waits for other tasks, within a bound.
 
 Worker, below the supervisor. Pure. A task that waits for tasks holds a process but needs no slot: without another in
-its place, a worker whose slots all wait would never run what they wait for. Where the bound is reached, all slots wait
-and there is work for this worker, the task that began to wait last is ended with a sentence; but not while one of them
-only looks again and again, for that one may go on.
+its place, a worker whose slots all wait would never run the tasks they wait for. If the bound is reached, all slots
+wait and the queue has work for this worker, the task that began to wait last is ended with a sentence; but not while
+one of them polls, for that one may go on.
 
 Rules:
 
-1. No more than `slots` tasks that do not wait are begun; those that cease to wait go on beside them.
-2. A slot is added once a task has waited for `WAIT_S`: many waits are shorter than a process takes to start.
-3. A slot that is not needed stays for `KEEP_S`, for the next wait.
+1. At most `slots` tasks that do not wait are begun; those whose wait ends go on beside them.
+2. A slot is added once a task has waited for `WAIT_S`: many waits are shorter than the start of a process.
+3. An unneeded slot stays for `KEEP_S`, for the next wait.
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ from typing import Final
 
 from dtq.worker.child import Child
 
-#: How long a task has waited, in seconds, before its slot is given to others.
+#: Seconds that a task has waited before its slot is given to others.
 WAIT_S: Final = 0.05
-#: How long a slot that nobody needs is kept, in seconds.
+#: Seconds that an unneeded slot is kept.
 KEEP_S: Final = 10.0
 
 
 class Extras:
-    """The slots beyond those that a worker was told to have.
+    """The further slots of a worker.
 
     Args:
-        slots: how many it was told to have.
-        most: how many more there may be.
+        slots: its configured number of slots.
+        most: bound of the further ones.
     """
 
     def __init__(self, slots: int, most: int) -> None:
         self._slots = slots
         self._most = most
-        #: Whether a task has come that has several slots.
+        #: Whether a task with several slots has come.
         self._spread = False
-        #: When there was need for more slots last, ``time.monotonic()``.
+        #: When further slots were last needed, ``time.monotonic()``.
         self._needed_at = 0.0
 
     def is_extra(self, child: Child) -> bool:
-        """Whether it is one of them."""
+        """Whether a slot is one of them."""
         return child.number > self._slots
 
     def free(self, children: Sequence[Child], function: str, slots: int = 1) -> Child | None:
-        """A slot that may be given a lease: one that waits for work; or else one that imports what it needs.
+        """A slot for a lease: an idle one; or else one that imports the lease's function.
 
         Args:
             children: all slots.
             function: the name of the lease's function.
-            slots: how many slots its task has.
+            slots: number of slots of its task.
         """
         self._spread = self._spread or slots > 1
         if self._spread or len(children) > self._slots:
@@ -62,8 +62,9 @@ class Extras:
         return found or next((child for child in children if child.awaits(function) and not child.worn_out()), None)
 
     def capacity(self, children: Sequence[Child]) -> int:
-        """How many slots can run something, busy and waiting ones included; one more than there are, where all wait and
-        none can be added: what arrives then says that there is work which this keeps from running."""
+        """Number of slots that can run tasks, busy and waiting ones included. If all wait and none can be added, one
+        more than exist: a grant then shows that work is kept from running.
+        """
         sound = len([child for child in children if child.sound])
         waiting = self._waiting(children)
         if not waiting and sound <= self._slots:
@@ -72,7 +73,7 @@ class Extras:
         return min(sound, self._slots + waiting) + probe
 
     def exhausted(self, children: Sequence[Child]) -> bool:
-        """Whether all are blocked, and none can be added. What looks again and again may be about to go on."""
+        """Whether all are blocked, and none can be added. A polling task may be about to go on."""
         extra = sum(map(self.is_extra, children))
         return extra >= self._most and bool(children) and all(child.blocked for child in children)
 
@@ -81,7 +82,7 @@ class Extras:
 
         Args:
             children: all slots.
-            planned: the numbers of those that will be started anyway.
+            planned: the numbers of slots that will be started anyway.
             now: ``time.monotonic()``.
         """
         need = self._need(children, now)
@@ -101,13 +102,13 @@ class Extras:
         return [child for child in extra if child.idle]
 
     def latest(self, children: Sequence[Child]) -> Child | None:
-        """The slot whose task is to be ended, where all wait and none can be added: it began to wait last."""
+        """The slot whose task is to be ended, if all wait and none can be added: it began to wait last."""
         if not self.exhausted(children) or any(child.condemned is not None for child in children):
             return None
         return max(children, key=_since)
 
     def moments(self, children: Collection[Child]) -> list[float]:
-        """When to look again."""
+        """The moments of the next looks."""
         moments = [since + WAIT_S for child in children if (since := child.waiting_since) is not None]
         if len(children) > self._slots:
             moments.append(self._needed_at + KEEP_S)

@@ -1,10 +1,10 @@
-"""What is kept of an exception that a task raised: plain, bounded, and with the place where something was missing.
+"""Describes a task's exception for the coordinator: plain, bounded, and with the place of a lack.
 
-Worker, in the slot's process; the queue of `dtq.testing`, whose tasks run where it is, uses it too. The supervisor
-checks the same bounds once more (`check`), for a slot runs foreign code.
+Worker, in the slot's process; the queue of `dtq.testing`, whose tasks run in its own process, uses it too. The
+supervisor checks the same bounds once more (`check`), for a slot runs foreign code.
 
-Whether the worker was *unable* to run a task is told by the stage in which it ended, never by the class of what was
-raised: what the task's own code raises is the task's failure, dtq's own errors included.
+The stage in which an attempt ended tells whether the worker was *unable* to run the task, never the exception's class:
+an exception of the task's own code is the task's failure, dtq's own errors included.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ MAX_MESSAGE: Final = 4_000
 MAX_TRACEBACK: Final = 32_000
 MAX_PICKLED: Final = 256 << 10
 MAX_BASES: Final = 32
-#: Longest name of a class, in characters, whose exceptions are pickled.
+#: Longest class name whose exceptions are pickled, in characters.
 _MAX_CLASS: Final = 4_000
-#: What the note in place of what was left out may add.
+#: Most bytes of the note in place of omitted text.
 _NOTE: Final = 64
-#: Most memory that a process can be said to have had.
+#: Most memory that a process can plausibly have had.
 _MAX_MEMORY: Final = 1 << 50
-#: Where frames come from that are nobody's code but ours and the import machinery's.
+#: Directories of frames that belong to dtq and the import machinery only.
 _OWN: Final = (
     os.path.dirname(dtq.__file__) + os.sep,
     os.path.dirname(importlib.__file__) + os.sep,
@@ -55,7 +55,7 @@ _BY_VALUE: Final = f"{os.sep}cloudpickle{os.sep}"
 
 
 class Stage(Enum):
-    """How far a call has come."""
+    """Stages of a call."""
 
     IMPORT = "import"  #: the function is imported
     REBUILD = "rebuild"  #: the function, which was sent by value, is unpickled
@@ -70,12 +70,12 @@ class Stage(Enum):
 
 
 def located(error: BaseException, stage: Stage, where: str) -> BaseException:
-    """What a call raised; where something could not be made for want of a module, it says who lacks it.
+    """The exception of a call; if a module was missing, the returned one says where.
 
     Args:
-        error: what was raised.
-        stage: how far the call had come.
-        where: who made it.
+        error: the exception.
+        stage: the stage of the call.
+        where: this worker.
     """
     if stage in (Stage.CALL, Stage.RESULT):
         return error
@@ -85,20 +85,20 @@ def located(error: BaseException, stage: Stage, where: str) -> BaseException:
 
 
 def _is_lack(cause: BaseException | None) -> TypeGuard[BaseException]:
-    """Whether unpickling failed for want of a module, or of something in it."""
+    """Whether unpickling failed because a module, or a name in it, is missing."""
     return isinstance(cause, ImportError) or (
         type(cause) is AttributeError and str(cause).startswith("Can't get attribute ")
     )
 
 
 def describe(error: BaseException, runner: str, stage: Stage = Stage.CALL, peak_memory: int | None = None) -> Failure:
-    """What the coordinator keeps of an exception.
+    """Describe an exception for the coordinator.
 
     Args:
-        error: the exception, as `located` gives it.
+        error: the exception, as `located` returns it.
         runner: the file of the code that called the task; its frames at the top of the traceback are left out.
-        stage: how far the call had come.
-        peak_memory: the most memory that its process has had resident, in bytes; None where it has none of its own.
+        stage: the stage of the call.
+        peak_memory: highest resident memory of its process, in bytes; None if it has no process of its own.
     """
     kind = type(error)
     return Failure(
@@ -115,8 +115,9 @@ def describe(error: BaseException, runner: str, stage: Stage = Stage.CALL, peak_
 
 
 def _is_unable(error: BaseException, stage: Stage) -> bool:
-    """Whether the worker lacks what the call needs. Arguments that cannot be unpickled for another reason than that
-    something is missing are the call's own fault."""
+    """Whether the worker lacks a part that the call needs. If arguments cannot be unpickled for any other reason than a
+    lack, the call itself is at fault.
+    """
     if stage is Stage.DECODE:
         return isinstance(error, CannotImport | OtherPython)
     return stage not in (Stage.CALL, Stage.RESULT)
@@ -138,15 +139,16 @@ def _message(error: BaseException) -> str:
 
 def _pickled(error: BaseException) -> bytes:
     try:
-        # A name as long as that is looked for, piece by piece, in every directory there is.
+        # The import system looks for every part of such a long name in every directory.
         return b"" if len(exception_name(type(error))) > _MAX_CLASS else dump_exception(error, MAX_PICKLED)
     except BaseException:  # noqa: BLE001 - as above; its text is kept all the same
         return b""
 
 
 def traceback_of(error: BaseException, runner: str) -> str:
-    """The traceback as text, without the frames of one file and of dtq at its top. A function written in C has none of
-    its own; and where it is an error of dtq's that no code of the user's had a part in, its sentence says it all."""
+    """The traceback as text, without the frames of one file and of dtq at its top. A function written in C has no
+    frames; and for an error of dtq's without any of the user's code, the sentence is enough.
+    """
     if isinstance(error, DtqError) and not _reaches_others(error):
         return "".join(traceback.format_exception_only(error))
     try:
@@ -185,15 +187,15 @@ def _reaches_others(error: BaseException | None) -> bool:
 
 
 def bounded(text: str, most: int) -> str:
-    """A text that is valid UTF-8 and not much longer than so many bytes; what is left out is left out of its middle.
+    """A text that is valid UTF-8 and not much longer than so many bytes; the omitted part is its middle.
 
     Args:
         text: any text, lone surrogates included.
-        most: how many bytes of it are kept.
+        most: bytes that are kept.
     """
-    text = str.__str__(text)  # one of a subclass may do anything
+    text = str.__str__(text)  # a subclass's method may do anything
     length = len(text)
-    head, tail = text[:most], text[max(0, length - most) :]  # of a huge one, only what may be kept is encoded
+    head, tail = text[:most], text[max(0, length - most) :]  # only the kept parts of a huge text are encoded
     if length <= most and len(data := text.encode("utf-8", "backslashreplace")) <= most:
         return data.decode()
     half = most // 2
@@ -206,7 +208,7 @@ def bounded(text: str, most: int) -> str:
 
 
 def check(failure: Failure) -> None:
-    """Make sure that a failure which a slot reports is as `describe` makes them.
+    """Make sure that a slot's reported failure is one that `describe` could have made.
 
     Raises:
         BadMessage: it is not.

@@ -1,8 +1,8 @@
-"""Memory of functions that a slot needs no more.
+"""Frees the memory of functions that a slot no longer needs.
 
-Worker, inside a slot. What Python frees by counting references is free at once. A function that travelled by value is
-often part of a cycle, though (it calls itself, or another one that stood beside it), and is only found by a full
-collection; Python's own comes late, for it counts objects, and here are few objects of many bytes.
+Worker, inside a slot. Python frees an object at once when its last reference goes. A function that travelled by value
+is often part of a cycle, though (it calls itself, or another one that was defined beside it), and only a full
+collection finds it; Python's own comes late, for it counts objects, and these are few objects of many bytes.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import gc
 from time import monotonic
 from typing import Final
 
-#: How many bytes of functions may be forgotten before they are collected.
+#: Bytes of forgotten functions before a collection.
 COLLECT_BYTES: Final = 8 << 20
 #: Collecting takes at most one part in so many of the time: a process with many objects needs seconds for it.
 SHARE: Final = 20
 
 
 class Forgotten:
-    """Counts what was forgotten, and has it collected."""
+    """Counts forgotten bytes, and runs collections."""
 
     def __init__(self) -> None:
         self._bytes = 0
@@ -26,10 +26,10 @@ class Forgotten:
         self._next_at = 0.0
 
     def add(self, size: int) -> None:
-        """A function was forgotten.
+        """Note a forgotten function.
 
         Args:
-            size: bytes that it came in.
+            size: its bytes when it travelled.
         """
         self._bytes += size
         if self._bytes < COLLECT_BYTES or (begun := monotonic()) < self._next_at:

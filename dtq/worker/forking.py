@@ -1,7 +1,7 @@
-"""The supervisor's hold on its fork server, and on what was forked there.
+"""The supervisor's side of its fork server, and of the processes that were forked there.
 
-Worker, below the supervisor. Linux only, and only where the worker's process is the worker's alone: it becomes a
-subreaper, so that it is the parent of what its fork server has forked.
+Worker, below the supervisor. Linux only, and only if the worker has its process to itself: the process becomes a
+subreaper, so that it is the parent of everything that its fork server has forked.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from dtq.worker.requests import Request
 from dtq.worker.terms import SECRETS, SlotTerms, slot_environment
 from dtq.worker.warden import adopt_orphans
 
-#: How long a fork may take, in seconds; far above what it takes.
+#: Longest time of a fork, in seconds; far above the usual one.
 FORK_S: Final = 5.0
 _MODULE: Final = "dtq.worker.forkserver"
 
 
 class Forked:
-    """A process that was forked for this one, which is its parent; as far as `subprocess.Popen` is needed.
+    """A process that was forked for this one, which is its parent; has the needed part of `subprocess.Popen`.
 
     Args:
         pid: its number.
@@ -43,7 +43,7 @@ class Forked:
         self.returncode: int | None = None
 
     def kill(self) -> None:
-        """Kill it, if it is there."""
+        """Kill it, if it exists."""
         if self.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
@@ -61,7 +61,7 @@ class Forked:
             subprocess.TimeoutExpired: it has not ended.
         """
         if self.returncode is None:
-            with contextlib.suppress(OSError):  # an old kernel: it is looked at all the same
+            with contextlib.suppress(OSError):  # an old kernel: the process is checked all the same
                 descriptor = os.pidfd_open(self.pid)
                 try:
                     select.select([descriptor], [], [], timeout)
@@ -75,14 +75,15 @@ class Forked:
 
 
 class ForkServer:
-    """A fork server that runs, or is about to.
+    """A running, or starting, fork server.
 
     Must be made by a thread that lives as long as the worker; see `child.Child`.
 
     Args:
-        terms: what slots are started with.
-        fork: whether to fork this process instead of starting another interpreter, where that makes no difference to
-            slots. This thread must be its only one; and nothing may be open or known here that slots must not have.
+        terms: the settings of slots.
+        fork: whether to fork this process instead of starting another interpreter, if that makes no difference to
+            slots. This thread must be its only one; and this process must have no open file and no secret that slots
+            must not have.
 
     Raises:
         OSError: it cannot be started.
@@ -114,11 +115,11 @@ class ForkServer:
         return self._process.pid
 
     def fileno(self) -> int:
-        """The descriptor to wait for; `hear` then."""
+        """The descriptor to wait for before `hear`."""
         return self._sock.fileno()
 
     def hear(self) -> Ready | Unusable | None:
-        """What it says: once whether it is ready. None where it is gone, or says something else."""
+        """Its message: once, whether it is ready. None if it is gone, or sends another message."""
         try:
             data = self._sock.recv(2 * requests.LONGEST, socket.MSG_DONTWAIT)
             report = reports.read(safepickle.loads(data)) if data else None
@@ -135,7 +136,7 @@ class ForkServer:
         Args:
             channel: descriptor of its pipe.
             position: of the memory that it shares with the supervisor.
-            output: of what its standard output and error are to be; None for those of the fork server.
+            output: of its standard output and error; None for those of the fork server.
             tracker: of the pipe to the resource tracker; -1 for none.
 
         Raises:
@@ -159,13 +160,13 @@ class ForkServer:
         """End it; slots that were forked there go on."""
         self._sock.close()
         self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # it is killed; if the kernel needs long, nobody else does
+        with contextlib.suppress(subprocess.TimeoutExpired):  # it is killed; a slow kernel does not hold us up
             self._process.wait(FORK_S)
 
 
 def _start(flags: tuple[str, ...], sock: int, *, streams: bool) -> subprocess.Popen[bytes]:
     """Start a fork server as an interpreter of its own."""
-    stream = None if streams else 2  # what it prints is no line of the worker's
+    stream = None if streams else 2  # its output must not be read as a line of the worker's
     return subprocess.Popen(
         [sys.executable, *flags, "-P", "-m", _MODULE, str(os.getpid()), str(sock)],
         pass_fds=(sock,),
@@ -178,7 +179,7 @@ def _start(flags: tuple[str, ...], sock: int, *, streams: bool) -> subprocess.Po
 
 
 def _fork(sock: int) -> Forked:
-    """Fork this process; the fork becomes what `_start` starts."""
+    """Fork this process; the fork becomes the process that `_start` would start."""
     parent = os.getpid()
     pid = os.fork()
     if pid:
@@ -195,16 +196,15 @@ def _fork(sock: int) -> Forked:
     os.environ.update(slot_environment())
     server = import_module(_MODULE)
     sys.argv[:] = [str(server.__file__), str(parent), str(sock)]
-    sys.exit(
-        server.main(sys.argv[1:])
-    )  # no `os._exit`: slots come this way, too, and what tasks have for the exit runs
+    sys.exit(server.main(sys.argv[1:]))  # no `os._exit`: slots take this path, too, and tasks' exit handlers run
 
 
 def reap_strangers(known: set[int]) -> None:
-    """Collect children that have ended and that nobody waits for: what a slot had set free whose warden was killed.
+    """Collect ended children that no other code waits for: processes that a slot had set free, after its warden was
+    killed.
 
     Args:
-        known: the children that somebody does wait for.
+        known: the children that other code waits for.
     """
     with contextlib.suppress(ChildProcessError):
         while True:

@@ -1,9 +1,9 @@
-"""Whether this process is the slot, or a child of it that a task has forked.
+"""Detects whether this process is the slot, or a child that a task has forked.
 
-Worker, in the slot's process. A task may fork in any way, and its child may return, raise or exit: it then stands where
-the slot stood, in the middle of a lease. It must not be heard as the slot, so the slot looks whose process this is
-whenever a task's code has ended. A page that the kernel empties in every child says so without a system call, also
-where nobody told Python of the fork.
+Worker, in the slot's process. A task may fork in any way, and its child may return, raise or exit: it is then in the
+slot's place, in the middle of a lease. It must not be heard as the slot, so the slot checks its process whenever a
+task's code has ended. A page that the kernel empties in every child tells without a system call, even if Python was not
+told of the fork.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def own_page(before: Callable[[], None], in_child: Callable[[], None]) -> mmap.m
 
 
 def end_child(error: BaseException | None) -> NoReturn:
-    """End a child that was forked by a task whose code has ended in it, as a program of its own would end: but for exit
-    handlers, which are the slot's.
+    """End a task's forked child after the task's code, as a program of its own would end; but without exit handlers,
+    which are the slot's.
 
     Args:
-        error: what the code has raised; None where it returned.
+        error: the code's exception; None if it returned.
     """
     code = 0
     try:

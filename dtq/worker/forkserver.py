@@ -1,11 +1,11 @@
-"""The fork server: a small process with one thread that has imported what slots need, and from which they are forked.
+"""The fork server: a small process with one thread that has imported the modules of slots, and forks slots.
 
-Worker, started by the supervisor as ``python -m dtq.worker.forkserver``, by way of `forking`. What it imports lies in
-memory once, however many slots there are, and a slot that is replaced is ready in a few milliseconds. It runs no task,
-has no key, and ends with the worker.
+Worker, started by the supervisor as ``python -m dtq.worker.forkserver``, by way of `forking`. Its modules are in memory
+once, however many slots there are, and a replaced slot is ready in a few milliseconds. It runs no task, has no key, and
+ends with the worker.
 
 A slot's warden is forked twice, so that its parent is the supervisor, which is a subreaper: it is then the same as one
-that the supervisor has started, in a session of its own, and lives on where this process dies.
+that the supervisor has started, in a session of its own, and survives the end of the fork server.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from dtq.worker.slot import main as run_slot
 from dtq.worker.sources import Sources
 from dtq.worker.warden import die_with, guard
 
-#: How long to wait before looking again whether the process between has ended, in seconds.
+#: Pause between two looks whether the intermediate process has ended, in seconds.
 _PAUSE_S: Final = 0.0002
 
 
 def _serve(sock: socket.socket, parent: int) -> Request | None:
-    """Fork slots until the supervisor is gone: None then. In the process that is to be a warden it returns, too."""
+    """Fork slots until the supervisor is gone: then return None. Returns also in each process that becomes a warden."""
     while (request := receive(sock)) is not None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -69,7 +69,7 @@ def _is_gone(pid: int) -> bool:
 
 
 def _import(modules: tuple[str, ...], worker: str) -> Unusable | None:
-    """Import what slots are to have; what to say where that cannot be."""
+    """Import the modules of slots; the sentence for a failure."""
     what = ""
     try:
         for what in modules:

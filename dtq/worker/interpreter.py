@@ -1,6 +1,6 @@
-"""What the interpreter has once for the whole process, as aspects to compare and to put back; no system call is made.
+"""The interpreter's process-wide state, as aspects to compare and restore; without system calls.
 
-Worker, in the slot's process. Modules that a task may do without are looked at only where something has imported them.
+Worker, in the slot's process. Modules that a task may do without are checked only once they are imported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dtq.worker.aspects import Aspect
 _STREAMS: Final = ("stdin", "stdout", "stderr")
 _HOOKS: Final = ("excepthook", "displayhook", "unraisablehook", "breakpointhook")
 _threading: Final[Any] = threading
-#: What watches the code that runs, since Python 3.12.
+#: The watchers of running code, since Python 3.12.
 _watching: Final[Any] = getattr(sys, "monitoring", None)
 _warnings: Final[Any] = warnings
 _builtins: Final[dict[str, Any]] = vars(builtins)
@@ -35,7 +35,7 @@ def _set_streams(right: tuple[Any, ...]) -> None:
 
 
 def closed_stream() -> str:
-    """The name of a standard stream that is closed; empty where none is."""
+    """The name of a closed standard stream; empty for none."""
     for name in _STREAMS:
         if getattr(getattr(sys, name), "closed", False):
             return f"sys.{name}"
@@ -105,7 +105,7 @@ def _end_monitoring(tool: int) -> None:
         try:
             _watching.register_callback(tool, event, None)
         except ValueError:
-            break  # there are no more events
+            break  # all events are known
     _watching.free_tool_id(tool)
 
 
@@ -141,7 +141,7 @@ def _set_filters(right: tuple[Any, ...]) -> None:
 
 def _program() -> tuple[Any, ...]:
     main = sys.modules.get("__main__")
-    # That of a program keeps its variables, like other modules; the empty one of a slot has none.
+    # A program's module keeps its variables, like other modules; a slot's empty one has none.
     return sys.argv, main, vars(main) if main is not None and not hasattr(main, "__file__") else None
 
 
@@ -164,8 +164,7 @@ def _set_path(right: list[str]) -> None:
 
 
 class _Finders:
-    """What finds modules. A module that is imported for the first time may bring a finder of its own (six does), which
-    has to stay with it."""
+    """The finders of modules. The first import of a module may add a finder (six does), which must stay."""
 
     def __init__(self) -> None:
         self._modules = set(sys.modules)
@@ -174,7 +173,7 @@ class _Finders:
         return sys.meta_path, sys.path_hooks
 
     def put_back(self, right: tuple[Any, ...]) -> None:
-        """Put them back, but for those that new modules have brought."""
+        """Restore them, except those that new modules have added."""
         for now, before in zip(self(), right, strict=True):
             brought = [finder for finder in now if finder not in before and self._is_new(finder)]
             before[:0] = brought
@@ -192,7 +191,7 @@ class _Finders:
         return name in sys.modules and name not in self._modules
 
     def aspect(self) -> Aspect:
-        """It as an aspect."""
+        """The aspect of them."""
         return Aspect(name="its import hooks", look=self, put_back=self.put_back, keep=self.keep)
 
 
@@ -213,11 +212,11 @@ def _set_logging(right: tuple[Any, ...]) -> None:
     root.filters[:] = filters
     logging.disable(below)
     logging.setLoggerClass(kind)
-    root.setLevel(level)  # which also forgets what loggers have worked out of all this
+    root.setLevel(level)  # which also clears the levels that loggers have cached
 
 
 def _loop() -> tuple[Any, ...]:
-    """The policy of event loops, what it has for this thread, and the loop that runs here."""
+    """The policy of event loops, its loop for this thread, and the running loop."""
     events: Any = sys.modules.get("asyncio.events")
     if events is None:
         return None, None, False, None
@@ -227,7 +226,7 @@ def _loop() -> tuple[Any, ...]:
 
 
 def _set_loop(right: tuple[Any, ...]) -> None:
-    """A loop that is left is not closed: it may stand in a module's variable, and be used again."""
+    """The task's loop is not closed: a module's variable may keep it, for later use."""
     events: Any = sys.modules["asyncio.events"]
     events._event_loop_policy, loop, set_called, running = right
     events._set_running_loop(running)
@@ -237,7 +236,7 @@ def _set_loop(right: tuple[Any, ...]) -> None:
 
 
 def _methods() -> Any:
-    """How multiprocessing starts processes, where that was said."""
+    """multiprocessing's start method, if set."""
     context: Any = sys.modules.get("multiprocessing.context")
     return None if context is None else context._default_context._actual_context
 
@@ -257,12 +256,12 @@ def _set_traced(right: bool) -> None:
     (module.start if right else module.stop)()
 
 
-#: The template of decimal contexts, as it is where nobody has changed it: what `decimal.Context` is made from.
+#: The unchanged template of decimal contexts, from which `decimal.Context` is made.
 _USUAL_DECIMALS: Final = (28, "ROUND_HALF_EVEN", -999_999, 999_999, 1, 0)
 
 
 def _decimals() -> tuple[Any, ...]:
-    """What new decimal contexts are copies of; the one of a task is its own."""
+    """The template of new decimal contexts; a task's context is its own."""
     module: Any = sys.modules.get("decimal")
     return _USUAL_DECIMALS if module is None else tuple(module.DefaultContext.__reduce__()[1][:6])
 
@@ -279,7 +278,7 @@ def _set_builtins(right: dict[str, Any]) -> None:
 
 
 def aspects() -> tuple[Aspect, ...]:
-    """Those that cost next to nothing to look at, for the process as it is now."""
+    """Aspects that cost next to nothing to check, for the process in its present state."""
     return (
         Aspect(name="sys.stdin, sys.stdout or sys.stderr", look=_streams, put_back=_set_streams),
         Aspect(name="its limits of the interpreter", look=_limits, put_back=_set_limits),
@@ -301,7 +300,7 @@ def aspects() -> tuple[Aspect, ...]:
 
 
 def slower_aspects() -> tuple[Aspect, ...]:
-    """Those that cost some microseconds each."""
+    """Aspects that cost some microseconds each."""
     return (
         Aspect(name="its builtins", look=lambda: _builtins, put_back=_set_builtins, keep=dict),
         Aspect(name="its decimal contexts", look=_decimals, put_back=_set_decimals),

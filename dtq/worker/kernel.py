@@ -1,6 +1,6 @@
-"""What the kernel and the C library keep for a process, as aspects to compare and to put back.
+"""Process state in the kernel and the C library, as aspects to compare and restore.
 
-Worker, in the slot's process. Each costs a system call or more: some microseconds.
+Worker, in the slot's process. Each check costs a system call or more: some microseconds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dtq.worker.aspects import Aspect, Spoilt
 _SIGNALS: Final = tuple(
     int(number) for number in signal.valid_signals() if number < 32 and number not in (signal.SIGKILL, signal.SIGSTOP)
 )
-# What lies behind the signal module's functions, which spend a microsecond each on making enumerations of numbers.
+# The functions behind the signal module's, which spend a microsecond each on making enumerations of numbers.
 _signal: Any = importlib.import_module("_signal")
 _handler: Final[Callable[[int], Any]] = _signal.getsignal
 _mask: Final[Callable[[int, Any], Any]] = _signal.pthread_sigmask
@@ -32,7 +32,7 @@ _set_wakeup_fd: Final[Callable[..., int]] = _signal.set_wakeup_fd
 _TIMERS: Final = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _LIMITS: Final = tuple(sorted({getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}))
 _LINUX: Final = sys.platform == "linux"
-#: Which part of the descriptors that it may have a process may hold open and go on.
+#: The share of its limit of descriptors that a process may hold open and go on.
 MOST_OPEN: Final = 0.5
 
 
@@ -47,7 +47,7 @@ def _set_limits(right: tuple[tuple[int, int], ...]) -> None:
 
 
 def _timers() -> tuple[bool, ...]:
-    """Which are set: when they go off is their own affair."""
+    """The set timers: when they go off is their own affair."""
     return tuple(_signal.getitimer(timer)[0] > 0 for timer in _TIMERS)
 
 
@@ -63,7 +63,7 @@ def _handlers() -> list[Any]:
 
 def _set_handlers(right: list[Any]) -> None:
     for number, now, handler in zip(_SIGNALS, _handlers(), right, strict=True):
-        if now != handler and handler is not None:  # None: not set from Python, so it cannot be set back either
+        if now != handler and handler is not None:  # None: not set from Python, so it cannot be restored either
             _signal.signal(number, handler)
 
 
@@ -72,7 +72,7 @@ def _blocked() -> Any:
 
 
 def _set_blocked(right: Any) -> None:
-    # What waits behind the mask was meant for the task that has set it.
+    # Pending signals were meant for the task that has masked them.
     while (waiting := signal.sigpending() - right) and signal.sigtimedwait(waiting, 0) is not None:
         pass
     _mask(signal.SIG_SETMASK, right)
@@ -90,8 +90,9 @@ def _set_wakeup(right: int) -> None:
 
 
 class _Umask:
-    """The bits that are taken from the mode of new files. Asking for them means setting them: to what they are to be,
-    so that threads that make files meanwhile are not misled."""
+    """The bits that are taken from the mode of new files. The system tells them only when they are set: so the right
+    ones are set, and threads that make files meanwhile are not misled.
+    """
 
     def __init__(self) -> None:
         self._right = self._read()
@@ -105,25 +106,25 @@ class _Umask:
         return mask
 
     def look(self) -> int:
-        """What it was; it is what it is to be now."""
+        """The previous bits; the right ones are set now."""
         return _set_umask(self._right)
 
     def keep(self, now: int) -> int:
-        """What it was is right."""
+        """Make the previous bits the right ones."""
         _set_umask(now)
         self._right = now
         return now
 
 
 class _Directory:
-    """The working directory. It may have no name any more, or none that may be read."""
+    """The working directory. It may no longer have a name, or none that may be read."""
 
     def __init__(self) -> None:
         self._home = -1
         self._right: tuple[int, int] | None = None
 
     def look(self) -> tuple[int, int] | None:
-        """Which it is."""
+        """Its identity."""
         try:
             found = os.stat(".")
         except OSError:
@@ -135,7 +136,7 @@ class _Directory:
         if now != self._right:
             if self._home >= 0:
                 os.close(self._home)
-            # One that may be entered, and not read, is one to work in, too; where there is no O_PATH it is not.
+            # A directory that may be entered but not read is a working directory, too; without O_PATH it is not.
             self._home = os.open(".", getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC)
             self._right = now
         return now
@@ -149,7 +150,7 @@ class _Descriptors:
     """The descriptors 0 to 2."""
 
     def __init__(self) -> None:
-        #: Copies of them, out of the way of what closes them, and what they stand for.
+        #: Copies of them, out of reach of code that closes them, and their files.
         self._spare = [-1, -1, -1]
         self._right: list[tuple[int, int] | None] = [None, None, None]
 
@@ -162,7 +163,7 @@ class _Descriptors:
         return found.st_dev, found.st_ino
 
     def look(self) -> list[tuple[int, int] | None]:
-        """What they stand for; None for one that is closed."""
+        """Their files; None for a closed one."""
         return [self._identity(descriptor) for descriptor in range(3)]
 
     def keep(self, now: list[tuple[int, int] | None]) -> list[tuple[int, int] | None]:
@@ -176,7 +177,7 @@ class _Descriptors:
         return list(self._right)
 
     def put_back(self, right: list[tuple[int, int] | None]) -> None:
-        """Take the copies."""
+        """Restore them from the copies."""
         for descriptor, (now, before) in enumerate(zip(self.look(), right, strict=True)):
             if now != before:
                 if self._identity(self._spare[descriptor]) != before:
@@ -185,13 +186,13 @@ class _Descriptors:
 
 
 class Environment:
-    """The environment, as Python has it and as the C library has it."""
+    """The environment, in Python and in the C library."""
 
     def __init__(self) -> None:
         self._object = os.environ
 
     def look(self) -> tuple[Any, ...]:
-        """Compared through `os.environ` every entry would be decoded."""
+        """A comparison through `os.environ` would decode every entry."""
         found: dict[bytes, bytes] = self._object._data  # type: ignore[attr-defined]
         return os.environ, found
 
@@ -200,7 +201,7 @@ class Environment:
         return self._object, dict(now[1])
 
     def put_back(self, right: tuple[Any, ...]) -> None:
-        """Make it what it was."""
+        """Restore it."""
         os.environ = self._object  # noqa: B003 - the very object that it was
         now, before = os.environb, right[1]
         zone = now.get(b"TZ")
@@ -212,7 +213,7 @@ class Environment:
             time.tzset()
 
     def put_back_in_c(self, names: set[bytes], right: tuple[Any, ...]) -> None:
-        """Put back what was changed past `os.environ`."""
+        """Restore entries that were changed past `os.environ`."""
         for name in names:
             value = right[1].get(name)
             with suppress(ValueError, OSError):
@@ -243,21 +244,21 @@ def _identity() -> tuple[Any, ...]:
 
 def _set_identity(right: tuple[Any, ...]) -> None:
     users, groups, others = right
-    os.setresuid(*users)  # first, as the rest may take a privilege
+    os.setresuid(*users)  # first, as the others may take a privilege
     os.setresgid(*groups)
     if os.getgroups() != others:
         os.setgroups(others)
 
 
 def check_descriptors() -> None:
-    """Make sure that the next task finds descriptors.
+    """Make sure that the next task has free descriptors.
 
     Raises:
         Spoilt: so many are open that it might not.
     """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     try:
-        lowest = os.dup(0)  # the lowest that is free
+        lowest = os.dup(0)  # the lowest free one
     except OSError as error:
         raise Spoilt(f"leaves no descriptor ({error})") from error
     os.close(lowest)
@@ -266,8 +267,9 @@ def check_descriptors() -> None:
 
 
 def aspects(environment: Environment) -> tuple[Aspect, ...]:
-    """All of them, for the process as it is now, in the order in which they are to be put back: first what may end it
-    meanwhile, and what may keep the rest from being put back."""
+    """All of them, for the process in its present state, in the order of their restoration: first those that may end it
+    meanwhile, and those that may block the others.
+    """
     umask, directory, descriptors = _Umask(), _Directory(), _Descriptors()
     found = [
         Aspect(name="its timers", look=_timers, put_back=_stop_timers),

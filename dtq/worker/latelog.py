@@ -1,4 +1,4 @@
-"""Log lines that are written once a lock is free: writing one may wait for whoever reads the log.
+"""A log whose lines are written once a lock is free: writing one may wait for the reader of the log.
 
 Worker, below the supervisor.
 """
@@ -9,15 +9,15 @@ import logging
 from collections import deque
 from typing import Any, Final
 
-#: How many lines wait at most; the oldest go.
+#: Most waiting lines; the oldest are dropped.
 _MOST: Final = 1_000
 
 
 class LateLog:
-    """Lines that wait.
+    """Waiting lines.
 
     Args:
-        log: where they go.
+        log: their log.
     """
 
     def __init__(self, log: logging.Logger) -> None:
@@ -30,11 +30,11 @@ class LateLog:
 
     @property
     def waits(self) -> bool:
-        """Whether there is something to be written."""
+        """Whether lines wait."""
         return bool(self._lines)
 
     def write(self) -> None:
-        """Write what waits. By one thread, which holds no lock."""
+        """Write the waiting lines. By one thread, which holds no lock."""
         while self._lines:
             level, text, args = self._lines.popleft()
             self._log.log(level, text, *args)

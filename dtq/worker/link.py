@@ -1,8 +1,8 @@
-"""The worker's two conversations with the coordinator: one that may wait for work, one that never waits.
+"""The worker's two connections to the coordinator: one that may wait for work, one that never waits.
 
-Each is a thread with a connection of its own. The reporting one is the session's primary connection: when it ends, the
-coordinator gives the worker half a second to come back. Both try for ever while the coordinator is away; what
-was done meanwhile is kept and reported.
+Each has a thread of its own. The reporting one is the session's primary connection: when it ends, the coordinator gives
+the worker half a second to come back. Both reconnect for ever while the coordinator is away; outcomes of that time are
+kept and reported.
 """
 
 from __future__ import annotations
@@ -34,24 +34,25 @@ log = logging.getLogger("dtq.worker")
 
 #: How long a fetching call waits for work at the coordinator, in seconds.
 FETCH_WAIT_S: Final = 10.0
-#: How long outcomes may wait for others while all slots are busy, in seconds: where they end a lease, so that more can
-#: be given, a moment in which the others may end too; where they do not, what a lease of tiny tasks takes.
+#: How long outcomes may wait for others while all slots are busy, in seconds: if they end a lease, so that the worker
+#: can be given more, a moment in which the others may end too; if not, the time of a lease of tiny tasks.
 GATHER_S: Final = 0.004
 GATHER_PARTS_S: Final = 0.02
-#: How many bytes of outcomes one report has, if messages may be so large; one outcome may have more, and goes alone. So
-#: that reports are short, as heartbeats are.
+#: Bytes of outcomes in one report, if messages may be so large; a larger outcome goes alone. Reports are short for the
+#: sake of heartbeats.
 REPORT_BYTES: Final = 2 << 20
-#: How often a thread may fail soon after it began, before the worker ends; and what is not soon, in seconds.
+#: Failures of a thread soon after its start before the worker ends; and the limit of soon, in seconds.
 MAX_STUMBLES: Final = 10
 STEADY_S: Final = 60.0
-#: How many specs are remembered, and how many bytes of functions that travelled by value.
+#: Most remembered specs, and most bytes of functions that travelled by value.
 MAX_SPECS: Final = 1_000
 MAX_SPEC_BYTES: Final = 8 << 20
 
 
 def _refusal(error: Exception) -> bool:
-    """Whether it says that the message was not taken for what it is: said again, it would be refused again."""
-    # Once a worker was let in, a refusal of its key is rather somebody else on the coordinator's port.
+    """Whether the error refuses the message itself: a repetition would be refused again."""
+    # After a first acceptance, a refusal of the worker's key rather comes from another program on the coordinator's
+    # port.
     return not isinstance(error, WrongKey) and not (isinstance(error, DtqError) and error.retryable)
 
 
@@ -76,15 +77,15 @@ class Line(Protocol):
 
 
 class Link:
-    """Carries between a supervisor and the coordinator.
+    """Carries messages between a supervisor and the coordinator.
 
     Args:
         supervisor: the supervisor.
         reporting: the primary connection.
         fetching: the other one.
-        heartbeat_s: how often to report at least, in seconds.
+        heartbeat_s: longest time between two reports, in seconds.
         where: the coordinator's address, for the log.
-        fetch_wait_s: how long a fetching call waits for work at the coordinator, at most, in seconds.
+        fetch_wait_s: longest wait of a fetching call at the coordinator, in seconds.
     """
 
     def __init__(
@@ -104,14 +105,14 @@ class Link:
         self._where = where
         self._fetch_wait_s = fetch_wait_s
         self._specs: SizedLru[int, Spec] = SizedLru(MAX_SPEC_BYTES, MAX_SPECS)
-        #: Held while that is looked at or changed, as both threads do.
+        #: Guards that, as both threads use it.
         self._specs_lock = threading.Lock()
-        #: The coordinator's run that they are of.
+        #: The coordinator's epoch that they belong to.
         self._epoch = 0
         self._away = False
         self._unrecorded = False
         self._refused = False
-        #: How many of the next reports have one outcome each, as one of them was refused.
+        #: How many of the next reports have one outcome each, after one of them was refused.
         self._singly = 0
         self._report_bytes = self._largest = REPORT_BYTES
         self._stopping = threading.Event()
@@ -121,11 +122,11 @@ class Link:
         ]
 
     def on_welcome(self, welcome: Welcome) -> None:
-        """A line has said hello: the coordinator may be another one now, with other limits. Any thread."""
+        """Note a hello's answer: the coordinator may be another one now, with other limits. Any thread."""
         self._heartbeat_s = welcome.heartbeat_s
         if welcome.epoch != self._epoch:
             self._epoch = welcome.epoch
-            with self._specs_lock:  # one that has a new store counts them anew
+            with self._specs_lock:  # a coordinator with a new store counts specs anew
                 self._specs = SizedLru(MAX_SPEC_BYTES, MAX_SPECS)
         self._report_bytes = min(REPORT_BYTES, welcome.max_message // 4)
         self._largest = largest_outcome(welcome.max_message)
@@ -136,7 +137,7 @@ class Link:
             thread.start()
 
     def stop(self) -> None:
-        """End the threads, and say goodbye: whatever the coordinator still counts as held goes back at once."""
+        """End the threads, and say goodbye: all leases at the coordinator go back at once."""
         self._stopping.set()
         self._fetching.close()
         with self._supervisor.lock:
@@ -152,8 +153,9 @@ class Link:
         self._reporting.close()
 
     def _guard(self, run: Callable[[], None]) -> None:
-        """The edge of a thread: an error that nobody thought of is logged, and the thread goes on. A worker in which it
-        stumbles again and again is fit for nothing, and ends."""
+        """The edge of a thread: an unexpected error is logged, and the thread goes on. A worker whose thread fails
+        again and again is unfit, and ends.
+        """
         backoff = Backoff()
         stumbles = 0
         while stumbles < MAX_STUMBLES:
@@ -175,10 +177,10 @@ class Link:
         self._supervisor.wake()
 
     def _call(self, line: Line, exchange: Exchange, backoff: Backoff) -> Orders | None:
-        """One exchange; None where it failed and the caller should look again at what to say.
+        """One exchange; None if it failed and the caller should build a new message.
 
-        A refusal is of this message, and the next one may be taken. So the worker only ends where it is told to, or
-        will never be listened to.
+        A refusal concerns this message, and the next one may be accepted. So the worker only ends if it is told to, or
+        if the coordinator will never accept it.
         """
         try:
             orders = line.exchange(exchange)
@@ -209,11 +211,12 @@ class Link:
                 self._keep_progress(exchange)
             self._stopping.wait(backoff.next_s())
 
-    # -- what is refused ------------------------------------------------------------------------------------------
+    # -- refused messages -----------------------------------------------------------------------------------------
 
     def _on_refused(self, exchange: Exchange, error: Exception) -> None:
-        """A message was refused: from now on its outcomes go one by one, and the one that is refused alone, while a
-        message without any is taken, has failed."""
+        """Handle a refused message: from now on its outcomes go one by one. An outcome that is refused alone, while an
+        empty message is accepted, has failed.
+        """
         outcomes = len(exchange.succeeded) + len(exchange.failed) + len(exchange.released)
         if exchange.fetch:
             return
@@ -224,7 +227,7 @@ class Link:
                 self._supervisor.holdings.refuse(error)
 
     def _heard_without(self, exchange: Exchange) -> bool:
-        """Whether the same message is taken without what has happened."""
+        """Whether the same message is accepted without its outcomes."""
         try:
             orders = self._reporting.exchange(replace(exchange, succeeded=(), failed=(), released=(), more=False))
         except Exception as error:  # noqa: BLE001 - as above: it is the message, or the coordinator
@@ -240,13 +243,13 @@ class Link:
 
     @property
     def hindrance(self) -> str:
-        """The reason for which results are not reported now; "" while they are."""
+        """The reason why results are not reported now; "" while they are."""
         if self._away:
             return f"results wait for the coordinator at {self._where}, which is away"
         return "results cannot be recorded by the coordinator yet" if self._unrecorded else ""
 
     def _note_failure(self, error: Exception) -> None:
-        """Log the first of several."""
+        """Log the first of several failures."""
         if _refusal(error):
             if not self._refused:
                 self._refused = True
@@ -296,7 +299,7 @@ class Link:
                 burdened = supervisor.holdings.burdened
                 supervisor.acknowledged()
                 if burdened:
-                    supervisor.announce()  # more may be asked for, once there is less to report
+                    supervisor.announce()  # more work may be asked for, once fewer outcomes wait
                 self._obey(orders)
                 if granted:
                     supervisor.granted(granted)
@@ -305,7 +308,7 @@ class Link:
                 supervisor.wake()
 
     def _gather(self) -> None:
-        """While all slots are busy, wait a moment for more to report: each report costs the coordinator a commit."""
+        """While all slots are busy, wait a moment for further outcomes: each report costs the coordinator a commit."""
         since = time.monotonic()
         while self._supervisor.saturated and not self._stopping.is_set():
             longest_s = GATHER_S if self._supervisor.holdings.urgent else GATHER_PARTS_S
@@ -318,7 +321,7 @@ class Link:
         """Whether there is news.
 
         Args:
-            said: what was said last of the slots: how many can run something, and why others do not start.
+            said: the last reported state of the slots: how many can run tasks, and why others do not start.
         """
         holdings = self._supervisor.holdings
         return bool(
@@ -362,8 +365,9 @@ class Link:
         return [(grant, spec) for grant in grants if (spec := self._spec_of(grant, line)) is not None]
 
     def _spec_of(self, grant: Grant, line: Line) -> Spec | None:
-        """The grant's spec; None where it cannot be had: the lease is not mentioned again, and so taken back; or, where
-        nothing but a refusal is to be had, its tasks fail with that."""
+        """The grant's spec; None if it cannot be had: then the lease is not mentioned again, and so taken back; or,
+        after a refusal, its tasks fail with that.
+        """
         with self._specs_lock:
             spec = self._specs.get(grant.spec)
         if spec is not None:
@@ -374,7 +378,7 @@ class Link:
             return None
         except Exception as error:  # noqa: BLE001 - also one that nobody thought of is of this lease alone
             log.warning("cannot learn what task %d.%d is: %s", grant.batch, grant.lo, error)
-            if _refusal(error):  # taken back, it would be handed out again, and refused again
+            if _refusal(error):  # taken back, it would be granted again, and refused again
                 with self._supervisor.lock:
                     self._supervisor.holdings.unknown(grant, error)
             return None

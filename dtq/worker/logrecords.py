@@ -1,8 +1,8 @@
-"""Which task a log record belongs to: ``task_id`` and ``attempt`` on every record that is made in a slot.
+"""Adds ``task_id`` and ``attempt`` to every log record that is made in a slot.
 
 Worker, in the slot's process. The fields are set where `logging.Logger` makes its records, so that no handler,
-formatter, filter or logger class of the user's is touched, a record factory of the user's stays in force, and whoever
-gives ``extra={"task_id": ...}`` of their own keeps it (a record factory would make that an error).
+formatter, filter or logger class of the user's is touched, a record factory of the user's stays in force, and a caller
+with an ``extra={"task_id": ...}`` of its own keeps it (a record factory would make that an error).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from dtq.client import current
 
 
 def mark_records() -> Callable[[], None]:
-    """Have every log record say which task it belongs to, from now on: its id and attempt; ``""`` and 0 outside.
+    """Mark every log record with its task's id and attempt, from now on; ``""`` and 0 outside of tasks.
 
     Returns:
-        Ends it.
+        A function that ends it.
     """
     make = logging.Logger.makeRecord
 

@@ -1,12 +1,12 @@
-"""What a slot's process prints: a pipe that the supervisor reads, for its log and for the record of failed attempts.
+"""Output of a slot's process: a pipe that the supervisor reads, for its log and for the record of failed attempts.
 
 Worker, below the supervisor. Standard output and standard error of a slot are the same pipe, so that lines stay in
-their order and a task that prints nothing costs nothing. Lines go to the logger ``dtq.task`` with the task they belong
-to; a task that floods is cut short there, and what was left out is counted. The last few kilobytes are kept for the
-attempt that fails next.
+their order and a task without output costs nothing. Lines go to the logger ``dtq.task`` with their task; a task that
+floods is cut short there, and the omitted lines are counted. The last few kilobytes are kept for the next attempt that
+fails.
 
-Which task printed something is read off the slot's position when the bytes arrive: what a task printed in its last
-moments may be said to be its successor's, if that starts within the same moment.
+The slot's position at the arrival of the bytes tells which task printed them: the last output of a task may be ascribed
+to its successor, if that starts within the same moment.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from typing import Final
 
 log = logging.getLogger("dtq.task")
 
-#: How much of a slot's last output is kept, in bytes.
+#: Bytes of a slot's last output that are kept.
 KEPT: Final = 4096
-#: How much of its output a slot may have logged: bytes a second in the long run, and bytes at once.
+#: Bounds of a slot's logged output: bytes a second in the long run, and bytes at once.
 LOG_RATE: Final = 16 << 10
 LOG_BURST: Final = 128 << 10
 #: Longest line in the log, in bytes.
 LONGEST_LINE: Final = 2000
 _READ: Final = 1 << 16
-#: What would move a terminal's cursor, or worse, and how it is shown.
+#: Characters that would move a terminal's cursor, or worse, and their replacements.
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(9), *range(10, 32), *range(127, 160))}
 
 
 class Passed:
-    """No pipe: what the slot prints goes where the worker's own process would print.
+    """No pipe: the slot's output goes where the worker's own would go.
 
-    So it is with the cluster of a program, as with a pool of the standard library: in its order, to a terminal where
-    there is one, and at a pace that is the reader's.
+    The cluster of a program works like a pool of the standard library: output is in the program's order, on its
+    terminal if it has one, and at the reader's pace.
     """
 
-    #: Nothing is given to the slot: it has the streams of the worker.
+    #: The slot is given nothing: it has the streams of the worker.
     writing_end: None = None
 
     def given(self) -> None:
@@ -63,7 +63,7 @@ class Output:
 
     Args:
         slot: the slot's number.
-        task: gives the id of the task that the slot has started last ("" before the first) and its serial.
+        task: returns the id of the task that the slot has started last ("" before the first) and its serial.
     """
 
     def __init__(self, slot: int, task: Callable[[], tuple[str, int]]) -> None:
@@ -77,7 +77,7 @@ class Output:
         self._refilled_at = time.monotonic()
         self._line = b""
         self._left_out = 0
-        #: What is to be logged: the task's id, and a line.
+        #: Lines to be logged, each with its task's id.
         self._lines: deque[tuple[str, str]] = deque()
 
     def fileno(self) -> int:
@@ -90,20 +90,20 @@ class Output:
         return self._write
 
     def given(self) -> None:
-        """The slot has the writing end: nobody else may have it."""
+        """Close the writing end here, after the slot has it."""
         os.close(self._write)
 
     def take(self) -> bool:
-        """Take some of what has arrived, without waiting.
+        """Take some of the arrived output, without waiting.
 
         Returns:
-            Whether there may be more, now or later.
+            Whether more may follow, now or later.
         """
         try:
             data = os.read(self._read, _READ)
         except BlockingIOError:
             return False
-        task, serial = self._task()  # after the read: what belongs to a task is never said to be an earlier one's
+        task, serial = self._task()  # after the read: a task's output is never ascribed to an earlier one
         if data:
             self._keep(serial, data)
             self._log(task, data)
@@ -117,13 +117,12 @@ class Output:
             self._size -= len(kept.popleft()[1])
 
     def last_lines(self, serial: int) -> str:
-        """The end of what has been printed since a task started, at most `KEPT` bytes; whole lines where that is
-        possible.
+        """The end of the output since a task started, at most `KEPT` bytes; whole lines if possible.
 
         Args:
             serial: of the task.
         """
-        for _ in range(4):  # no more than a pipe holds: who goes on printing is not waited for
+        for _ in range(4):  # at most a full pipe: a process that goes on printing is not waited for
             if not self.take():
                 break
         data = b"".join([piece for at, piece in self._kept if at >= serial])
@@ -159,18 +158,18 @@ class Output:
         self._lines.append((task, line.translate(_CONTROLS)))
 
     def write(self) -> None:
-        """Write to the log what has been taken; that may wait for whoever reads the log."""
+        """Log the taken output; that may wait for the reader of the log."""
         while self._lines:
             task, line = self._lines.popleft()
             if log.hasHandlers() and log.isEnabledFor(logging.INFO):
                 log.info("slot %d, task %s: %s", self._slot, task or "-", line)
                 continue
-            # Part of a program that keeps no such log: what its tasks print is to be seen all the same.
+            # A worker inside a program without such a log: its tasks' output must be visible all the same.
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 sys.stderr.write(f"{line}\n")
 
     def close(self) -> None:
-        """The slot has ended: let go of the pipe; what is left is to be written."""
+        """Close the pipe after the slot's end; the rest is still to be written."""
         if self._line:
             self._log(self._task()[0], b"\n")
         if self._left_out:

@@ -1,8 +1,8 @@
-"""Processes that are killed later: the one that was meant, and no other that has its number by then.
+"""Processes that are killed later: a pinned process is never confused with another that has its number by then.
 
-Worker, below `child`. Where the kernel has descriptors of processes (Linux), one is held. Elsewhere, and for what a
-process has started, there is `psutil`, which takes longer to import than all else that a worker needs for its slots; so
-it is imported where it is used.
+Worker, below `child`. If the kernel has descriptors of processes (Linux), one is held. Elsewhere, and for the
+descendants of a process, `psutil` is used, which takes longer to import than everything else that a worker needs for
+its slots; so it is imported where it is used.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from typing import Any, Protocol
 
 
 class Pinned(Protocol):
-    """A process that is held on to."""
+    """A pinned process."""
 
     def kill(self) -> None:
-        """Kill it, if it is there still."""
+        """Kill it, if it still exists."""
         ...
 
     def close(self) -> None:
-        """Let go of it."""
+        """Release it."""
         ...
 
 
 def pinned(pid: int, parent: int) -> Pinned | None:
-    """Hold on to a process.
+    """Pin a process.
 
     Args:
         pid: its number.
         parent: that of its parent.
 
     Returns:
-        None where there is no such child of that parent.
+        None if that parent has no such child.
     """
     if sys.platform != "linux":
         return _by_number(pid, parent)
@@ -67,7 +67,7 @@ class _ByDescriptor:
 
 def _parent(pid: int) -> int | None:
     with contextlib.suppress(OSError), open(f"/proc/{pid}/stat", "rb") as file:
-        # The command's name, in parentheses, may have anything in it; the parent is the second word after it.
+        # The command's name, in parentheses, may contain anything; the parent is the second word after it.
         return int(file.read().rpartition(b")")[2].split()[1])
     return None
 
@@ -95,7 +95,7 @@ def _by_number(pid: int, parent: int) -> Pinned | None:
 
 
 def kill_tree(pid: int) -> None:
-    """Kill a process, its group, and all that descends from it."""
+    """Kill a process, its group, and all its descendants."""
     psutil = import_module("psutil")
     descendants: list[Any] = []
     with contextlib.suppress(psutil.Error):

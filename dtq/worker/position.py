@@ -1,18 +1,18 @@
-"""Where a slot is: a few bytes of memory that it shares with its supervisor.
+"""The position of a slot: a few bytes of memory that it shares with its supervisor.
 
-The slot writes which task it has started and when; the supervisor reads that when it wants to know (time limits,
-blame), so saying it costs the slot a tenth of a microsecond and no system call. Tasks are numbered by a serial that
-runs through the life of the slot.
+The slot writes which task it has started and when; the supervisor reads that when it needs it (time limits, blame), so
+an update costs the slot a tenth of a microsecond and no system call. Tasks are numbered by a serial that runs through
+the life of the slot.
 
-The other way goes the *limit*: the slot starts no task whose serial is at or above it. Taking back unstarted work is
-therefore safe without a lock: the supervisor lowers the limit, waits until the slot must see it (`SETTLE_S`, far longer
-than a store takes to become visible), and only then reads where the slot is. What lies behind that can no longer
-start.
+In the other direction the supervisor sets the *limit*: the slot starts no task whose serial is at or above it. Taking
+back unstarted work is therefore safe without a lock: the supervisor lowers the limit, waits until the slot must see it
+(`SETTLE_S`, far longer than a store takes to become visible), and only then reads the position. Tasks behind that can
+no longer start.
 
-Last, the slot's warden leaves here how the slot ended, for a process that has ended cannot say it any more.
+Last, the slot's warden records the slot's end here, because an ended process cannot report it.
 
-A task can write into this memory, too. So the supervisor believes a position only where it can be true (`Child.look`),
-and never for longer than its own clock allows.
+A task can write into this memory, too. So the supervisor trusts a position only if it can be true (`Child.look`), and
+never for longer than its own clock allows.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
-#: Where each number is, in units of eight bytes: when, serial; and the limit, in a cache line of its own. They are
-#: stored one by one, for that is one store each: what writes a whole structure clears it first, and may be seen to.
+#: Offset of each number, in units of eight bytes: time, serial; and the limit, in a cache line of its own. They are
+#: written one by one, in one store each: writing a whole structure clears it first, and a reader may see that.
 _TIME: Final = 0
 _SERIAL: Final = 1
 _LIMIT: Final = 8
@@ -35,11 +35,11 @@ _END_AT: Final = 96
 SIZE: Final = 128
 #: No limit.
 UNLIMITED: Final = (1 << 62) - 1
-#: How long the supervisor waits between lowering the limit and reading the position, in seconds.
+#: Wait between lowering the limit and reading the position, in seconds.
 SETTLE_S: Final = 0.001
-#: How often a position is read that changes while it is.
+#: Reads of a position that keeps changing.
 _READS: Final = 100
-#: Most that the numbers of an end can be.
+#: Largest plausible numbers of an end.
 _MAX_MEMORY: Final = 1 << 50
 _MAX_PROCESSES: Final = 1 << 22
 
@@ -49,7 +49,7 @@ class Position:
 
     Args:
         descriptor: of a file of at least so many bytes; stays the caller's.
-        size: how many of them to have in memory: what lies behind is the `arena`.
+        size: bytes to map; those behind the position are the `arena`.
     """
 
     def __init__(self, descriptor: int, size: int = SIZE) -> None:
@@ -59,10 +59,10 @@ class Position:
 
     @classmethod
     def create(cls, size: int = SIZE) -> tuple[Position, int]:
-        """A new one, and the descriptor for the slot.
+        """Make a new one; with the descriptor for the slot.
 
         Args:
-            size: how large the file is to be, in bytes.
+            size: size of the file, in bytes.
         """
         descriptor = _anonymous()
         os.ftruncate(descriptor, size)
@@ -72,11 +72,13 @@ class Position:
         return position, descriptor
 
     def starter(self) -> Callable[[int, float], bool]:
-        """What the slot calls to start a task, with its serial and ``time.monotonic()``; it says whether it may."""
+        """The slot's function to start a task, with its serial and ``time.monotonic()``; returns whether it may
+        start.
+        """
         numbers, times = self._numbers, self._times
 
         def start(serial: int, at: float) -> bool:
-            times[_TIME] = at  # first: who sees the serial sees no earlier time
+            times[_TIME] = at  # first: a reader that sees the serial sees no earlier time
             numbers[_SERIAL] = serial
             return serial < numbers[_LIMIT]
 
@@ -102,26 +104,26 @@ class Position:
         self._numbers[_LIMIT] = serial
 
     def keep_from_children(self) -> None:
-        """Processes that are forked from this one have nothing of it."""
+        """Keep the memory from processes that are forked from this one."""
         with suppress(OSError, ValueError):
             self.memory.madvise(getattr(mmap, "MADV_DONTFORK", -1))
 
     def note_end(self, peak: int, left: int) -> None:
-        """The slot has ended.
+        """Record the slot's end.
 
         Args:
-            peak: the most memory it has had resident, in bytes.
-            left: how many processes it left behind, which have been ended.
+            peak: its highest resident memory, in bytes.
+            left: number of processes it left behind, which have been ended.
         """
         _END.pack_into(self.memory, _END_AT, peak, left)
 
     def end(self) -> tuple[int | None, int]:
-        """What `note_end` was told: the peak (None where nobody was there to see it) and how many were left behind."""
+        """The record of `note_end`: the peak (None without a warden) and the number of processes left behind."""
         peak, left = _END.unpack_from(self.memory, _END_AT)
         return (peak if 0 < peak <= _MAX_MEMORY else None), min(max(0, left), _MAX_PROCESSES)
 
     def close(self) -> None:
-        """Let go of the memory."""
+        """Release the memory."""
         self._numbers.release()
         self._times.release()
         self.memory.close()

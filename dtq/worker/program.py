@@ -1,10 +1,10 @@
-"""The program that a worker is part of, as its slots need it: task types that it registered, and its main module.
+"""The program around a worker, as its slots need it: registered task types, and the main module.
 
-Worker, used at both ends of a slot's pipe. A handler travels to the slots as a pickle, so one that can be imported is
-imported there. One of the main module is found as multiprocessing's *spawn* finds it: the slot runs the main module's
-file once, under the name ``__mp_main__``, so that what stands under ``if __name__ == "__main__"`` is left out; where
-there is no such line, running it ends in the slot where the worker is started. What no pickle takes (a lambda, a
-function of a notebook) goes by value, with the extra ``closures``.
+Worker, used at both ends of a slot's pipe. A handler travels to the slots as a pickle, so an importable one is imported
+there. A handler of the main module is found as multiprocessing's *spawn* finds it: the slot runs the main module's file
+once, under the name ``__mp_main__``, so that code under ``if __name__ == "__main__"`` is left out; without such a line,
+the slot stops running the module where it starts a worker. A handler that no pickle takes (a lambda, a function of a
+notebook) goes by value, with the extra ``closures``.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _NAME: Final = "__mp_main__"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What slots take over from a program.
+    """The program's state for slots.
 
     Attributes:
-        handlers: registered task types, as names and pickles of what to call.
-        module: name of its main module, where it was started with ``-m``; else empty.
-        path: its main module's file; empty where slots do without.
+        handlers: registered task types, as names and pickled callables.
+        module: name of its main module, if it was started with ``-m``; else empty.
+        path: its main module's file; empty if slots do without.
         arguments: its ``sys.argv``.
     """
 
@@ -47,7 +47,7 @@ class Program:
 
 
 class StartedInSlot(BaseException):
-    """The main module, run in a slot, has come to where it starts a worker: the slot knows all it has to.
+    """The main module, run in a slot, has reached the start of a worker: the slot has all definitions.
 
     No Exception, so that a program that catches those does not go on.
     """
@@ -58,7 +58,7 @@ _becoming = False
 
 
 def stop_in_slot() -> None:
-    """To be called where a worker is started: does nothing, but in a slot that runs the main module.
+    """Called at the start of a worker: does nothing, except in a slot that runs the main module.
 
     Raises:
         StartedInSlot: there.
@@ -71,7 +71,7 @@ def stop_in_slot() -> None:
 
 
 def this_program(handlers: Mapping[str, Callable[..., Any]]) -> Program:
-    """What the slots of this program's worker need.
+    """The state of this program for its worker's slots.
 
     Args:
         handlers: its task types.
@@ -126,10 +126,10 @@ def _shown(handler: Callable[..., Any]) -> str:
 
 
 def become(program: Program) -> None:
-    """Take over what the program has: its main module, if that is needed, then its task types.
+    """Take over the program's state: its main module, if needed, then its task types.
 
     Raises:
-        BaseException: whatever the main module and the handlers' modules raise.
+        BaseException: any exception of the main module and the handlers' modules.
     """
     if program.path:
         sys.argv[:] = program.arguments
@@ -139,13 +139,13 @@ def become(program: Program) -> None:
 
 
 def initialize(pickled: bytes) -> None:
-    """Call the initializer that slots of this program begin with, if there is one.
+    """Call the initializer of this program's slots, if any.
 
     Args:
         pickled: the function and its arguments; empty for none.
 
     Raises:
-        BaseException: whatever it raises, or unpickling it.
+        BaseException: any exception of the call, or of unpickling it.
     """
     if pickled:
         function, arguments = pickle.loads(pickled)
@@ -157,7 +157,7 @@ def _run_main(program: Program) -> None:
     module = ModuleType(_NAME)
     module.__file__ = program.path
     if program.module:
-        # Also imports the packages it lies in, for what it imports relative to itself.
+        # Also imports the packages above it, for its relative imports.
         module.__spec__ = find_spec(program.module)
         module.__package__ = program.module.rpartition(".")[0]
     sys.modules["__main__"] = sys.modules[_NAME] = module

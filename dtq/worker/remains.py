@@ -1,4 +1,4 @@
-"""What a slot's process leaves behind when it ends, and what is said of the task that it ran.
+"""How a slot's process ended, and the outcome of the task that it ran.
 
 Worker, below the slot's supervisor. Pure.
 """
@@ -22,10 +22,11 @@ class Condemned:
     """Why a slot is being killed.
 
     Attributes:
-        token: the lease of the task that it is killed for; 0 where the worker itself ends.
+        token: the lease of the task that it is killed for; 0 if the worker itself ends.
         index: the task.
-        timed_out: whether for its time limit; else because it was cancelled or is no longer the worker's.
-        waiting: whether because all slots of the worker wait.
+        timed_out: whether the reason is the task's time limit; else the task was cancelled or is no longer the
+            worker's.
+        waiting: whether the reason is that all slots of the worker wait.
     """
 
     token: int
@@ -40,11 +41,11 @@ class Remains:
 
     Attributes:
         code: its exit code, or the negative number of the signal that ended it.
-        deaf: whether it had closed its pipe, went on, and was killed for that.
-        breach: how it had broken the protocol, where it was killed for that.
-        peak_memory: the most memory it has had resident, in bytes; None where that is not known.
-        left: how many processes it left behind, which have been ended.
-        output: the last lines that the task it ran has printed.
+        deaf: whether it was killed because it had closed its pipe and went on.
+        breach: its breach of the protocol, if it was killed for that.
+        peak_memory: its highest resident memory, in bytes; None if unknown.
+        left: number of processes it left behind, which have been ended.
+        output: the last lines of its task's output.
     """
 
     code: int
@@ -56,10 +57,10 @@ class Remains:
 
 
 def verdict(condemned: Condemned | None, token: int, index: int) -> Outcome | None:
-    """How the running task of a dead slot ended; None where it is not to blame: it was killed for another one.
+    """The outcome of a dead slot's running task; None if the task is not to blame: the slot was killed for another one.
 
     Args:
-        condemned: what the slot was killed for, if it was.
+        condemned: why the slot was killed, if it was.
         token: the lease of the task that it ran.
         index: that task.
     """
@@ -73,12 +74,12 @@ def verdict(condemned: Condemned | None, token: int, index: int) -> Outcome | No
 
 
 def refusal(slots: int, worker: str, remains: Remains) -> Failure:
-    """That a task was ended because all slots of its worker wait for tasks.
+    """The failure of a task that was ended because all slots of its worker wait for tasks.
 
     Args:
-        slots: how many they are.
+        slots: number of these slots.
         worker: the worker's name.
-        remains: what the slot left.
+        remains: the end of the slot.
     """
     error = SlotsWaiting(slots, worker)
     kind = type(error)
@@ -93,11 +94,11 @@ def refusal(slots: int, worker: str, remains: Remains) -> Failure:
 
 
 def last_words(outcome: Outcome, remains: Remains, timeout_s: float | None) -> Failure:
-    """Why the task that a dead slot ran has no result.
+    """The failure of the task that a dead slot ran.
 
     Args:
         outcome: the verdict.
-        remains: what the slot left.
+        remains: the end of the slot.
         timeout_s: the task's time limit in seconds.
     """
     message, code, number = _cause(outcome, remains, timeout_s)

@@ -1,8 +1,8 @@
-"""What a slot may say to its supervisor: one class a kind, with the rule of every field.
+"""Messages of a slot to its supervisor: one class a kind, with the rule of every field.
 
-Worker, used at both ends of a slot's pipe. A slot runs foreign code, which may write into the pipe itself, so what
-comes out of it is a stranger's word: types, lengths and ranges are checked here; whether it fits what the supervisor
-knows of its leases is checked in `worker.settling`.
+Worker, used at both ends of a slot's pipe. A slot runs foreign code, which may write into the pipe itself, so its
+messages are a stranger's word: types, lengths and ranges are checked here; `worker.settling` checks them against the
+supervisor's knowledge of its leases.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from dtq.model.wire import codec
 from dtq.records import dataclass
 from dtq.worker.failures import bounded, check
 
-#: Longest text of a notice, in bytes; a traceback of an import, and what it could not import, may be longer.
+#: Longest text of a notice, in bytes; the traceback of an import, and the name of a module that is missing, may be
+#: longer.
 MAX_TEXT: Final = 2_000
 MAX_TRACE: Final = 40_000
 #: The latest results that a slot keeps for leases behind theirs: how many, and how long in bytes each of them is at
@@ -30,23 +31,23 @@ KEPT_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """It can run tasks; its process."""
+    """The slot can run tasks; its process."""
 
     pid: int
 
     def check(self) -> None:
-        """Raise BadMessage where a field is out of its range."""
+        """Raise BadMessage if a field is out of its range."""
         _in_range(0 < self.pid < 1 << 31)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """It has tried to import a function before a task of it has come; whether it can go on, else the process ends."""
+    """The slot has tried to import a function in advance; whether it can go on, else the process ends."""
 
     sound: bool
 
     def check(self) -> None:
-        """As above: any will do."""
+        """As above: any value is valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Returned:
 
     @property
     def count(self) -> int:
-        """How many."""
+        """Number of the tasks."""
         return pages.count(self.results)
 
     def check(self) -> None:
@@ -70,7 +71,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """A task of a lease raised something after so many seconds."""
+    """A task of a lease raised an exception after so many seconds."""
 
     token: int
     index: int
@@ -84,18 +85,18 @@ class Raised:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """From this task of a lease on, nothing of it runs: it was taken back, or its function cannot be had."""
+    """From this task of a lease on, none of its tasks run: they were taken back, or the function cannot be had."""
 
     token: int
     index: int
 
     def check(self) -> None:
-        """As above: any number will do, for it has to be one that the supervisor knows."""
+        """As above: any number is valid, as the supervisor must know it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Advanced:
-    """A running task says how far it is."""
+    """Progress of a running task."""
 
     token: int
     index: int
@@ -109,7 +110,7 @@ class Advanced:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A task of a lease changed something in the process, which was put back."""
+    """A task of a lease changed the process's state, which was restored."""
 
     token: int
     what: str
@@ -121,7 +122,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """The process ends, for what a task of a lease left behind."""
+    """The process ends, because of state that a task of a lease left behind."""
 
     token: int
     why: str
@@ -133,7 +134,7 @@ class Leaving:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """Something that was to be imported at the start cannot be: a traceback, and the arguments of `CannotImport`."""
+    """A module of the start cannot be imported: a traceback, and the arguments of `CannotImport`."""
 
     trace: str
     why: tuple[str, ...]
@@ -160,8 +161,9 @@ class Uninitialized:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A running task waits for other tasks, for so many seconds unless it says something else before, and whether it is
-    blocked meanwhile; with 0 seconds it has ceased to."""
+    """A running task waits for other tasks, for so many seconds unless it reports again, and whether it is blocked
+    meanwhile; 0 seconds end the wait.
+    """
 
     token: int
     index: int
@@ -175,7 +177,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """The process ends, for a file that it has imported has changed."""
+    """The process ends, because a file that it has imported has changed."""
 
     path: str
 
@@ -186,7 +188,7 @@ class Stale:
 
 @dataclass(frozen=True, slots=True)
 class NoRoom:
-    """The result of a running task of a lease waits for room on the disk; why."""
+    """The result of a running task of a lease waits for room on the disk; the reason."""
 
     token: int
     why: str
@@ -221,7 +223,7 @@ _NAMED: Final[dict[str, type]] = {name: kind for kind, name in _NAMES.items()}
 
 
 class _Plain(dict[type, Callable[[Any], Any]]):
-    """What takes a kind of report apart, made when the first one is sent: most slots send few kinds."""
+    """The encoder of a kind of report, made when the first one is sent: most slots send few kinds."""
 
     def __missing__(self, kind: type) -> Callable[[Any], Any]:
         made = self[kind] = codec(kind).plain
@@ -229,7 +231,7 @@ class _Plain(dict[type, Callable[[Any], Any]]):
 
 
 class _Decode(dict[str, Callable[[Any], Any]]):
-    """What puts a kind of report together, by its name, likewise.
+    """The decoder of a kind of report, by its name, likewise.
 
     Raises:
         KeyError: no report has that name.
@@ -245,24 +247,24 @@ _DECODE: Final = _Decode()
 
 
 def plain(report: Report) -> tuple[Any, ...]:
-    """A report as it travels."""
+    """A report in its form for the pipe."""
     kind = type(report)
     return (_NAMES[kind], *_PLAIN[kind](report))
 
 
 def notice(text: str) -> str:
-    """A text as a report may have it."""
+    """A text cut for a report."""
     return bounded(text, MAX_TEXT)
 
 
 def read(message: Any) -> Report:
-    """What a slot has said.
+    """The report in a slot's message.
 
     Args:
         message: a plain value, as it came out of the pipe.
 
     Raises:
-        BadMessage: it is none of the things that a slot says.
+        BadMessage: the message is no report.
     """
     if type(message) is not tuple or not message or type(message[0]) is not str or message[0] not in _NAMED:
         raise BadMessage("it is nothing that a slot says")

@@ -1,4 +1,4 @@
-"""What a supervisor asks of its fork server: a slot, with the descriptors that it is to have.
+"""Requests of a supervisor to its fork server: a slot, with its descriptors.
 
 Worker, used at both ends of the socket between them.
 """
@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 #: Longest message in bytes: paths and modules; a traceback.
 LONGEST: Final = 1 << 17
-#: A letter for each of the descriptors, in their order; a message has those that are given.
+#: A letter for each of the descriptors, in their order; a message has the letters of the given ones.
 _LETTERS: Final = b"cprot"
 
 
@@ -19,9 +19,9 @@ class Request(NamedTuple):
 
     Attributes:
         channel: pipe to the supervisor.
-        position: memory that it shares with it.
+        position: memory that it shares with the supervisor.
         reply: the pipe for the warden's number.
-        output: what standard output and error are to be.
+        output: its standard output and error.
         tracker: pipe to the resource tracker.
     """
 
@@ -33,7 +33,7 @@ class Request(NamedTuple):
 
 
 def send(sock: socket.socket, request: Request) -> None:
-    """Ask for a slot.
+    """Request a slot.
 
     Raises:
         OSError: the fork server is gone.
@@ -43,7 +43,7 @@ def send(sock: socket.socket, request: Request) -> None:
 
 
 def receive(sock: socket.socket) -> Request | None:
-    """The next request, with descriptors of this process; None where the supervisor is gone."""
+    """The next request, with descriptors of this process; None if the supervisor is gone."""
     letters, descriptors, _, _ = socket.recv_fds(sock, 64, len(_LETTERS))
     if not letters:
         return None

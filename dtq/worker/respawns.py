@@ -1,4 +1,4 @@
-"""When a slot that has died is started again, and when there is no point in that any more.
+"""Restarts of slots that have died: when each is due, and when to give up.
 
 Worker, below the supervisor. Pure.
 """
@@ -14,18 +14,18 @@ from dtq.worker.latelog import LateLog
 
 #: Pause before a slot that died at its start is started again, in seconds: first, and longest.
 RESPAWN_S: Final = (0.1, 5.0)
-#: Longest pause before a slot is tried again whose start failed with an exception that may pass, in seconds.
+#: Longest pause before the next try of a slot whose start failed with an exception that may pass, in seconds.
 LONGEST_RETRY_S: Final = 60.0
-#: How many slots in a row may die at their start before the worker gives up.
+#: Slots in a row that may die at their start before the worker gives up.
 MOST_STILLBORN: Final = 10
 
 
 class Respawns:
-    """What is to be started, and when.
+    """The planned starts of slots.
 
     Args:
         worker: the worker's name.
-        late: takes what is to be logged.
+        late: takes lines for the log.
     """
 
     def __init__(self, worker: str, late: LateLog) -> None:
@@ -36,18 +36,18 @@ class Respawns:
         self._stillborn = 0
 
     def began(self, number: int) -> None:
-        """A slot is ready for work."""
+        """Note that a slot is ready for work."""
         self._pause.pop(number, None)
         self._stillborn = 0
 
     def plan(self, number: int, now: float, *, stillborn: bool = False, why: str = "") -> None:
-        """A slot has died.
+        """Plan the restart of a slot that has died.
 
         Args:
-            number: which.
+            number: the slot.
             now: ``time.monotonic()``.
-            stillborn: whether it was never ready: then it is not started again in a tight loop.
-            why: why not, where that may pass: then it is tried again for ever, ever later.
+            stillborn: whether it was never ready: then it is not restarted in a tight loop.
+            why: why it was not ready, if the reason may pass: then it is tried again for ever, with growing pauses.
         """
         first, longest = RESPAWN_S
         if why:
@@ -65,22 +65,22 @@ class Respawns:
         self._at[number] = now + pause
 
     def verdict(self) -> WorkerBroken | None:
-        """That the worker is broken, where it is."""
+        """The error of a broken worker; None for a sound one."""
         if self._stillborn < MOST_STILLBORN:
             return None
         why = f"{counted(self._stillborn, 'slot')} in a row died at their start; its log has what they said"
         return WorkerBroken(self._worker, why)
 
     def planned(self) -> list[int]:
-        """The slots that are going to be started."""
+        """The slots with planned starts."""
         return list(self._at)
 
     def moments(self) -> list[float]:
-        """When something is to be started."""
+        """The moments of planned starts."""
         return list(self._at.values())
 
     def due(self, now: float) -> list[int]:
-        """The slots to start now; they are not named again."""
+        """The slots to start now, removed from the plan."""
         numbers = [number for number, at in self._at.items() if at <= now]
         for number in numbers:
             del self._at[number]

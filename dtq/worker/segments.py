@@ -1,10 +1,10 @@
 """Segments that the supervisor holds: those with results that the coordinator has not acknowledged yet.
 
 Worker, below the supervisor. The slot that has written a result holds its segment, but may end before the result is
-acknowledged. So the supervisor takes a hold of its own (flock(2)) when it hears of the result, one a segment, and lets
-go with the last lease that needs it.
+acknowledged. So the supervisor takes a hold of its own (flock(2)) when it hears of the result, one a segment, and
+releases it with the last lease that needs it.
 
-What a slot says of its results is a stranger's word: a segment is opened without waiting for whatever lies there.
+A slot's statement about its results is a stranger's word: opening a segment must not block, whatever file is there.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _NONE_LEFT: Final = (errno.EMFILE, errno.ENFILE)
 
 
 class Segments:
-    """What is held. Under the supervisor's lock."""
+    """The held segments. Under the supervisor's lock."""
 
     def __init__(self) -> None:
         self._descriptors: dict[int, int] = {}
-        #: The segments that each lease needs, of those.
+        #: By lease, the held segments that it needs.
         self._needed: dict[int, set[int]] = {}
 
     def __bool__(self) -> bool:
@@ -47,11 +47,11 @@ class Segments:
 
         Args:
             token: the lease.
-            values: the results, as far as they are values.
-            place: where they are.
+            values: those of the results that are values.
+            place: their place.
 
         Raises:
-            BadMessage: there are no such values.
+            BadMessage: the values do not exist.
         """
         for value in values:
             if place is None or value.length > place.max_value:
@@ -64,7 +64,7 @@ class Segments:
                 self._needed.setdefault(token, set()).add(value.segment)
 
     def _take(self, segment: int, place: Place) -> int:
-        """Hold a segment, if there is a descriptor for that; its size in bytes."""
+        """Hold a segment, if a descriptor is free; its size in bytes."""
         for _ in range(2):  # it may be rewritten just now, under the same name
             try:
                 descriptor = os.open(place.find(segment), _OPEN)
@@ -83,7 +83,7 @@ class Segments:
         raise BadMessage("a result in what is no segment, or one that is being removed")
 
     def let_go(self, token: int) -> None:
-        """A lease needs nothing any more."""
+        """End of a lease."""
         needed = self._needed.pop(token, None)
         if needed is None:
             return
@@ -92,13 +92,13 @@ class Segments:
             os.close(self._descriptors.pop(segment))
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
         for token in list(self._needed):
             self.let_go(token)
 
 
 def _lock(descriptor: int) -> bool:
-    """Hold a file, unless somebody is about to remove it or has."""
+    """Lock a file, unless it is about to be removed or already is."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:

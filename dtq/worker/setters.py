@@ -1,10 +1,10 @@
-"""Functions that change the whole process, as they say that they were called.
+"""Wrapped functions that change process-wide state: each records its calls.
 
-Worker, in the slot's process. Looking at everything that a task may have changed takes longer than a tiny task. So the
-functions of the standard library with which it would change anything that may end or mislead the next one are wrapped
-before user code is imported: what was called is looked at as soon as the task has ended, and costs others nothing.
+Worker, in the slot's process. A check of all state that a task may have changed takes longer than a tiny task. So the
+functions of the standard library whose effects may end or mislead the next task are wrapped before user code is
+imported: state with recorded calls is checked as soon as the task has ended, and other state costs nothing.
 
-What a module calls while it is imported stays: it would not be called again.
+The effects of calls during a module's import stay: the module would not repeat them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import Any, Final
 
-#: What cannot be looked at, and so not be put back: calling it spoils the process.
+#: State that cannot be read, and so not be restored: a call of its setter spoils the process.
 UNKNOWABLE: Final = "what nothing can tell"
 PROCESSES: Final = "its processes"
 RANDOM: Final = "its random numbers"
@@ -68,38 +68,38 @@ _WATCHED: Final[dict[str, dict[str, str]]] = {
         "addaudithook": UNKNOWABLE,
     },
 }
-#: Likewise, of modules that are watched once something has imported them.
+#: Likewise, for modules that are wrapped once they are imported.
 _WATCHED_LATER: Final = {
     "numpy.random": dict.fromkeys(("seed", "set_state"), RANDOM),
     "asyncio": dict.fromkeys(("set_event_loop", "set_event_loop_policy"), "its event loop"),
 }
-#: Sets of functions that programs ask whether something is among them.
+#: Sets of functions in which programs look for a function.
 _CAPABILITIES: Final = (os.supports_fd, os.supports_dir_fd, os.supports_follow_symlinks, os.supports_effective_ids)
 _IMPORTING: Final = "<frozen importlib._bootstrap>"
 
 
 class Setters:
-    """What was called since the last look."""
+    """The calls since the last check."""
 
     def __init__(self) -> None:
         #: Aspects that a task may have changed; and those that a module has changed when it was imported.
         self.called: set[str] = set()
         self.at_import: set[str] = set()
-        #: Names and arguments, where the aspect's name does not say enough.
+        #: Names and arguments, if the aspect's name does not tell enough.
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
-        #: Names of those that spoil the process.
+        #: Names of calls that spoil the process.
         self.unknowable: set[str] = set()
         self._later = dict(_WATCHED_LATER)
 
     def watch(self) -> None:
-        """Wrap the functions, from now on and for good."""
+        """Wrap the functions, for good."""
         for name, functions in _WATCHED.items():
             self._wrap(importlib.import_module(name), functions)
         self.watch_imported()
         os.register_at_fork(after_in_parent=functools.partial(self.called.add, PROCESSES))
 
     def watch_imported(self) -> None:
-        """Wrap those of modules that have been imported since."""
+        """Wrap functions of modules that have been imported since."""
         for name in [name for name in self._later if name in sys.modules]:
             self._wrap(sys.modules[name], self._later.pop(name))
 
@@ -112,7 +112,7 @@ class Setters:
             if aspect == UNKNOWABLE:
                 self.unknowable.add(name)
             wrapped = self._noting(original, name, aspect)
-            # Pickles name a function by what it says of itself.
+            # Pickles name a function by its own module and name.
             wrapped.__module__, wrapped.__qualname__ = module.__name__, function
             _replace(module, function, original, wrapped)
 
@@ -131,7 +131,7 @@ class Setters:
         return noting
 
     def forget(self) -> None:
-        """It was looked at."""
+        """Clear the records, after a check."""
         self.called.clear()
         self.at_import.clear()
         self.calls.clear()

@@ -1,15 +1,15 @@
-"""How the tasks that slots run have ended: from what slots say, and from what they leave.
+"""Derives the outcomes of tasks: from slots' reports, and from the state that ended slots leave.
 
-Worker, below the supervisor, which calls everything here under its lock. What a slot says has been read (`reports`) and
-is held here against what is known of its leases: a report that cannot be true is a *breach*, for which the slot is
-killed and the task that it ran is blamed.
+Worker, below the supervisor, which calls everything here under its lock. A slot's report has been decoded (`reports`)
+and is compared here with its leases: a report that cannot be true is a *breach*, for which the slot is killed and its
+running task is blamed.
 
-Of a slot that has ended, the results that it had made and not sent are taken from its `arena`. The first task of its
-leases that has no result then is the one that ran, if it had started.
+The unsent results of an ended slot are taken from its `arena`. The first task of its leases without a result is then
+the one that ran, if it had started.
 
-Of a slot that was killed for a breach, another task of the same lease may run by the time, and results that were sent
-after the breach are lost. So where a lease has several tasks nobody is blamed for the first one: they go back, and each
-result of that function is sent by itself from then on. The first task without one is to blame then.
+After a breach, another task of the same lease may run by the time the slot is killed, and results sent after the breach
+are lost. So if a lease has several tasks, none is blamed the first time: they go back, and each result of that function
+is sent by itself from then on. The first task without a result is then to blame.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from dtq.worker.reports import Advanced, Changed, NoRoom, Raised, Report, Return
 if TYPE_CHECKING:
     from dtq.worker.transfers import Transfers
 
-#: How many tasks are remembered that a slot which died was about to begin with.
+#: Most remembered tasks that a dying slot was about to begin.
 MOST_SUSPECTS: Final = 1_000
 
 
 class Settling:
-    """Turns the ends of tasks into what the coordinator is told.
+    """Turns the ends of tasks into outcomes for the coordinator.
 
     Args:
-        holdings: the worker's leases, and what it owes the coordinator.
-        gone_on: called when tasks of a lease have ended that goes on.
-        news: called when there is more to tell.
-        log: what is to be logged once the lock is free.
+        holdings: the worker's leases, and the outcomes it owes the coordinator.
+        gone_on: called when tasks of an unfinished lease have ended.
+        news: called when further outcomes wait for a report.
+        log: takes lines to be logged once the lock is free.
     """
 
     def __init__(self, holdings: Holdings, gone_on: Callable[[], None], news: Callable[[], None], log: LateLog) -> None:
@@ -54,19 +54,19 @@ class Settling:
         self._gone_on = gone_on
         self._news = news
         self._log = log
-        #: What sends results that are values to a coordinator on another machine; None where there is no need.
+        #: Sends results that are values to a coordinator on another machine; None if they need not be sent.
         self.transfers: Transfers | None = None
-        #: Tasks that a slot which died was about to begin with.
+        #: Tasks that a dying slot was about to begin.
         self._suspects: SizedLru[tuple[int, int], bool] = SizedLru(MOST_SUSPECTS, MOST_SUSPECTS)
 
-    # -- what slots say -------------------------------------------------------------------------------------------
+    # -- reports of slots -----------------------------------------------------------------------------------------
 
     def take(self, child: Child, report: Report, now: float) -> None:
-        """A slot has said something of its tasks.
+        """Apply a slot's report on its tasks.
 
         Args:
             child: the slot.
-            report: what.
+            report: the report.
             now: ``time.monotonic()``.
 
         Raises:
@@ -114,14 +114,14 @@ class Settling:
             except BadMessage:
                 if chunk.place is child.place:
                     raise
-                self.release(chunk, chunk.next, chunk.end, hi - chunk.next)  # with their coordinator, values are gone
+                self.release(chunk, chunk.next, chunk.end, hi - chunk.next)  # values go with their coordinator
                 child.ended(chunk, 0)
                 return
             child.settled([value.segment for value in values])
         self._succeed(child, chunk, report.results, hi, _took(report.seconds, chunk, now))
 
     def _hold(self, chunk: Chunk, values: Sequence[Value]) -> None:
-        """Hold values that a slot says are results; raises BadMessage where they cannot be."""
+        """Hold values that a slot claims are results; raises BadMessage if they cannot be."""
         if chunk.token in self._holdings.chunks:
             self._holdings.segments.hold(chunk.token, values, chunk.place)
 
@@ -159,15 +159,15 @@ class Settling:
         self._holdings.outbox.progress[report.token] = progress
         self._news()
 
-    # -- what slots leave -----------------------------------------------------------------------------------------
+    # -- ended slots ----------------------------------------------------------------------------------------------
 
     def bury(self, child: Child, remains: Remains, slots: int, now: float) -> None:
-        """A slot has ended: report what it leaves behind, and give the rest of its leases back.
+        """Settle the leases of an ended slot: report its results, and give the rest back.
 
         Args:
             child: the slot.
-            remains: how it ended.
-            slots: how many slots there were.
+            remains: its end.
+            slots: number of slots before.
             now: ``time.monotonic()``.
         """
         self._inherit(child, now)
@@ -189,10 +189,10 @@ class Settling:
         child.chunks.clear()
 
     def _suspect(self, child: Child) -> Chunk | None:
-        """The lease to blame of a slot that has died, and is said not to have begun with it.
+        """The lease to blame for a slot that has died, and claims not to have begun it.
 
-        A task can put that back before it ends its process. So nobody is blamed the first time, for the slot may have
-        been killed between two tasks; but the task that it was about to begin with is, where that happens to it again.
+        A task can reset the position before it ends its process. So the task that the slot was about to begin is not
+        blamed the first time, for the slot may have been killed between two tasks; but it is blamed the second time.
         """
         chunk = child.chunks[0] if child.chunks else None
         if chunk is None or chunk.ended or child.condemned is not None or child.leaving or child.preparing:
@@ -204,7 +204,7 @@ class Settling:
         return None
 
     def _is_certain(self, chunk: Chunk) -> bool:
-        """Whether it is known which task of a lease broke the protocol; if not, it will be the next time."""
+        """Whether the task that broke the protocol is known; if not, it will be the next time."""
         if chunk.careful or chunk.grant.hi - chunk.grant.lo == 1:
             return True
         name = chunk.spec.function.name
@@ -212,7 +212,7 @@ class Settling:
         return False
 
     def _inherit(self, child: Child, now: float) -> None:
-        """Take what it had made and not sent."""
+        """Take a slot's unsent results."""
         token, lo, results, since = child.left()
         chunk = child.holding(token)
         if chunk is None or not results or not lo <= chunk.next < lo + len(results) <= chunk.end:
@@ -224,7 +224,7 @@ class Settling:
             self._succeed(child, chunk, pages.pack(sound, described=True), chunk.next + len(sound), seconds)
 
     def _first_unsound(self, child: Child, chunk: Chunk, results: list[bytes]) -> int:
-        """Index of the first result that cannot be one, as a task has written over it."""
+        """Index of the first impossible result, which a task has written over."""
         for index, result in enumerate(results):
             if len(result) > child.terms.max_result:
                 return index
@@ -235,7 +235,7 @@ class Settling:
                     return index
         return len(results)
 
-    # -- what is owed ---------------------------------------------------------------------------------------------
+    # -- owed outcomes --------------------------------------------------------------------------------------------
 
     def _owe(self, outcome: Succeeded | Failed | Released) -> None:
         if outcome.token in self._holdings.chunks:
@@ -251,13 +251,13 @@ class Settling:
         self._owe(Failed(token=chunk.token, index=index, outcome=outcome, failure=failure, seconds=seconds))
 
     def release(self, chunk: Chunk, lo: int, hi: int, started: int = 0) -> None:
-        """Tasks ``[lo, hi)``, the end of a lease, go back unblamed; so many of them, the first ones, had started."""
+        """Return tasks ``[lo, hi)``, the end of a lease, unblamed; so many of the first ones had started."""
         chunk.end = lo
         if lo < hi:
             self._owe(Released(token=chunk.token, lo=lo, hi=hi, started=started))
 
 
 def _took(seconds: float, chunk: Chunk, now: float) -> float:
-    """How long tasks of a lease took: what is said of it, as far as that is possible."""
+    """Duration of a lease's tasks: the reported one, as far as it is possible."""
     most = max(0.0, now - chunk.sent_at)
     return seconds if math.isfinite(seconds) and 0 <= seconds <= most else most

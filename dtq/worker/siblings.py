@@ -1,10 +1,10 @@
-"""What makes a slot a sibling of other processes to `multiprocessing`: the same key, the same resource tracker.
+"""Makes a slot a sibling of other processes for `multiprocessing`: the same key, the same resource tracker.
 
-Worker, in the slot's process. Shared memory and named semaphores are looked after by a *resource tracker*, a process
-that removes what is left when the last of its clients has ended. A slot with a tracker of its own would have memory
-removed that others still use as soon as it ends, so all slots of a worker share one, which the worker has
-(`resource_tracker`), or the program that a local cluster belongs to. multiprocessing costs a slot 10 ms and half a
-megabyte; so nothing of it is imported before a task does.
+Worker, in the slot's process. A *resource tracker*, a process of its own, cleans up shared memory and named semaphores
+after the last of its clients has ended. A slot with a tracker of its own would at its end have memory removed that
+others still use, so all slots of a worker share the worker's tracker (`resource_tracker`), or that of the program that
+a local cluster belongs to. multiprocessing costs a slot 10 ms and half a megabyte; so no part of it is imported before
+a task imports it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ else:
 
 
 class _AfterImport:
-    """Does something with a module as soon as it has been imported."""
+    """Modifies a module as soon as it has been imported."""
 
     def __init__(self, name: str, act: Callable[[ModuleType], None]) -> None:
         self._name = name
@@ -35,7 +35,7 @@ class _AfterImport:
         """See `importlib.abc.MetaPathFinder`."""
         if fullname != self._name:
             return None
-        self._name = ""  # it stays where it is: what finds modules is compared with what it was after each task
+        self._name = ""  # it stays in place: the list of finders is compared after each task
         spec = PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
             spec.loader = _Acting(spec.loader, self._act)
@@ -80,7 +80,7 @@ def share_tracker(descriptor: int) -> None:
 
 
 def share_key(key: bytes) -> None:
-    """Use an authentication key: what managers, listeners and proxies of the same program have.
+    """Use an authentication key: that of managers, listeners and proxies of the same program.
 
     Args:
         key: the key.
@@ -93,7 +93,7 @@ def share_key(key: bytes) -> None:
 
 
 def empty_main() -> None:
-    """Have no main program: what looks for something in it finds nothing, rather than something of dtq's."""
+    """Make the main program empty: a look-up in it finds nothing, rather than a name of dtq's."""
     main = ModuleType("__main__")
     main.__builtins__ = importlib.import_module("builtins")  # type: ignore[attr-defined]
     sys.modules["__main__"] = main

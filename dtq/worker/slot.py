@@ -1,13 +1,13 @@
 """A slot: the child process that runs tasks, one at a time.
 
-Forked by its `warden` (started by the supervisor where there are none), with two descriptors and nothing else: no key,
-no address. It reads leases from its pipe, runs their tasks in order and reports results in pages; what it is at stands
-in shared memory. It lives as long as its supervisor: the kernel kills it with its parent where it can, and the closed
-pipe ends it elsewhere.
+Forked by its `warden` (started by the supervisor on systems without one), with two descriptors and nothing else: no
+key, no address. It reads leases from its pipe, runs their tasks in order and reports results in pages; its position is
+in shared memory. It lives as long as its supervisor: the kernel kills it with its parent if it can, and the closed pipe
+ends it elsewhere.
 
 User code may do anything here (exit, crash, close every descriptor): whatever happens, the supervisor sees a report or
-the end of the process. What a task changed in the process is put back before the next one (`surroundings`); where that
-cannot be, the process ends and another takes its place.
+the end of the process. Process state that a task changed is restored before the next one (`surroundings`); if it cannot
+be, the process ends and another takes its place.
 """
 
 from __future__ import annotations
@@ -86,16 +86,17 @@ from dtq.worker.surroundings import Spoilt, Surroundings, seed_anew
 from dtq.worker.unsent import Unsent
 from dtq.worker.warden import adopt_orphans, die_with
 
-#: How long no work has to come, in seconds, before this process looks at everything that tasks may have left.
+#: Seconds without work before this process checks all state that tasks may have changed.
 IDLE_S: Final = 0.003
-#: A task that took longer than this, in seconds, is looked after as soon as it has ended; others with their lease.
+#: Longest tiny task, in seconds: state is checked as soon as a longer task has ended, and after tiny ones at the end of
+#: their lease.
 TINY_S: Final = 0.004
 
-#: How many functions are remembered of which that was said, and how long their names may be together.
+#: Most remembered functions whose traces were reported, and most bytes of their names.
 MOST_TOLD: Final = 1_000
 MOST_TOLD_BYTES: Final = 1 << 16
 
-#: Modules without which nothing can be imported.
+#: Modules without which no import works.
 _NEEDED: Final = frozenset({"sys", "builtins", "_frozen_importlib", __name__})
 DECODE: Final = Stage.DECODE
 CALL: Final = Stage.CALL
@@ -107,13 +108,13 @@ _PLACE: Final = codec(Place | None)
 
 
 class Spec:
-    """A function as this process calls it, imported when it is first called.
+    """A function as this process calls it, imported at its first call.
 
     Args:
-        function: how it travelled.
+        function: the function in its form for the wire.
         worker: the worker's name.
-        only_registered: whether nothing but registered task types may run: nothing else is even unpickled.
-        on_import: called when it has been imported: what its module set up in this process is there to stay.
+        only_registered: whether only registered task types may run: no other function is even unpickled.
+        on_import: called after its import: the state that its module set up in this process stays.
     """
 
     __slots__ = (
@@ -140,20 +141,21 @@ class Spec:
         self.size = weight(function.body)
         self._worker = worker
         self._on_import = on_import
-        #: Runs one call, in the context of its own in which it is called; None until the function was resolved.
+        #: Runs one call, in its own context, in which it must be called; None until the function is resolved.
         self.run: Callable[[bytes], bytes] | None = None
         self._call: Callable[..., Any] | None = None
         self._refused = only_registered and function.kind is not FunctionKind.REGISTERED
         self.stage = Stage.CALL if self._refused else Stage.of(function)
-        #: Where the call that failed last has ended.
+        #: The stage at which the last failed call ended.
         self.reached = CALL
         self.decode = call_decoder(function.kind)
         self.encode = result_encoder(function.kind)
-        #: How long a task of it may take without being looked after at once; negative for one that left traces before.
+        #: Longest tiny task of it, after which state is not checked at once; negative for a function that left traces
+        #: before.
         self.tiny_s = TINY_S
-        #: By how many tasks that submit tasks its own were submitted.
+        #: Number of tasks that submit tasks above its own.
         self.depth = 0
-        #: The queue of them, and after how many seconds `SoftTimeout` is raised in them; 0 for never.
+        #: The queue of its tasks, and the seconds after which `SoftTimeout` is raised in them; 0 for never.
         self.queue = ""
         self.soft_s = 0.0
 
@@ -163,14 +165,14 @@ class Spec:
         return self._function.name
 
     def resolve(self, own: mmap, values: SlotValues) -> Callable[[bytes], bytes]:
-        """Have it ready to run; that is `run` from then on.
+        """Make it ready: sets `run`.
 
         Args:
             own: see `forks.own_page`.
-            values: where large arguments and results are.
+            values: for large arguments and results.
 
         Raises:
-            OnlyRegistered: it is not to run here.
+            OnlyRegistered: it must not run here.
             DtqError: it cannot be had here.
         """
         self.reached = self.stage
@@ -179,7 +181,7 @@ class Spec:
         self._call = runnable(
             resolve(self._function, f"the worker {self._worker}", values if values.present else None), self._function
         )
-        self._function = replace(self._function, body=b"")  # it is needed no more
+        self._function = replace(self._function, body=b"")  # no longer needed
         self._on_import()
         self.reached = CALL
         run = self.adapt(own, values)
@@ -187,17 +189,17 @@ class Spec:
         return run
 
     def adapt(self, own: mmap, values: SlotValues) -> Callable[[bytes], bytes] | None:
-        """Have it ready to run once more: values are elsewhere; None where it was not. Arguments as above."""
+        """Make it ready again after the place of values has changed; None if it was not ready. Arguments as above."""
         call = self._call
         if call is not None:
             call = hooked(softly(call, self.soft_s) if self.soft_s else call)
-            # The first result may be large, so it is not pickled in memory; the next ones are taken for as large.
+            # The first result may be large, so it is not pickled in memory; the next ones are expected to be as large.
             run = self._running_large if values.present else self._running
             self.run = run(call, own, values)
         return self.run
 
     def _running(self, call: Callable[..., Any], own: mmap, values: SlotValues) -> Callable[[bytes], bytes]:
-        """What runs one call the result of which is likely to be small."""
+        """Runs one call whose result is probably small."""
         decode, encode, most = self.decode, self.encode, values.most
         readable = values if values.present else None
 
@@ -225,7 +227,7 @@ class Spec:
         return run
 
     def _running_large(self, call: Callable[..., Any], own: mmap, values: SlotValues) -> Callable[[bytes], bytes]:
-        """What runs one call the result of which is likely to be large."""
+        """Runs one call whose result is probably large."""
         decode, encode = self.decode, self.encode
 
         def run(blob: bytes) -> bytes:
@@ -255,10 +257,10 @@ class Spec:
 
 
 class _Unfit(Exception):
-    """This process is to run no other task.
+    """This process must not run another task.
 
     Args:
-        at_once: whether it is to end without exit handlers, which might wait for what was left running.
+        at_once: whether it ends without exit handlers, which might wait for processes left running.
     """
 
     def __init__(self, at_once: bool) -> None:
@@ -267,20 +269,20 @@ class _Unfit(Exception):
 
 
 class Slot:
-    """Runs what the supervisor sends.
+    """Runs the supervisor's leases.
 
     Args:
         channel: to the supervisor.
         position: shared with it.
         arena: shared with it.
-        setters: say what tasks change.
+        setters: record tasks' changes.
         sources: the files of the modules that were imported so far.
         worker: the worker's name.
         max_result: longest result in bytes that is no value.
-        max_memory: how much memory in bytes it may have resident after a task and go on; None for any.
+        max_memory: resident memory in bytes, after a task, above which it is replaced; None for any.
         keep_processes: whether processes that tasks leave running may go on.
-        only_registered: whether nothing but registered task types may run.
-        reload: whether to be replaced where the code that it has imported has changed.
+        only_registered: whether only registered task types may run.
+        reload: whether it is replaced after its imported code has changed.
     """
 
     def __init__(
@@ -302,9 +304,9 @@ class Slot:
         self._start = position.starter()
         self._worker = worker
         self._max_memory = max_memory
-        #: The clock; what tests of users' put in the place of a module's names does not reach it here.
+        #: The clock; a user's test that patches the time module does not reach it here.
         self._clock = monotonic
-        #: Functions of which it was said that they leave traces.
+        #: Functions whose traces were reported.
         self._told: SizedLru[str, bool] = SizedLru(MOST_TOLD_BYTES, MOST_TOLD)
         self._surroundings = Surroundings(keep_processes, setters)
         self._new_context = new_contexts()
@@ -318,20 +320,20 @@ class Slot:
         self._only_registered = only_registered
         self._specs: dict[int, Spec] = {}
         self._forgotten = Forgotten()
-        #: The hooks around each task, as they were when the functions were made ready.
+        #: The hooks around each task, as of the time when the functions were made ready.
         self._hooks = registered_hooks()
         self._token = 0
         self._index = 0
         #: Results that may be given to tasks of leases that are behind theirs, by lease.
         self._results: SizedLru[int, bytes] = SizedLru(KEPT_BYTES, KEPT_RESULTS)
-        #: The graphics cards that a task had last that had any.
+        #: The graphics cards of the last task that had any.
         self._cards = ""
         #: The function that has run last.
         self._latest: Spec | None = None
         current.serve(worker, self._progress, self._wait)
 
     def run(self) -> None:
-        """Serve until the pipe is closed, or this process is fit for no other task."""
+        """Serve until the pipe is closed, or this process is unfit for another task."""
         try:
             while (message := self._receive()) is not None:
                 kind, *fields = message
@@ -364,12 +366,12 @@ class Slot:
             raise BadMessage(f"a slot is told {kind!r}")
 
     def move(self, place: Place | None) -> None:
-        """Values lie here from now on; None for nowhere."""
+        """Set the place of values from now on; None for none."""
         self._values.move(place)
         self._adapt()
 
     def _adapt(self) -> None:
-        """Something has changed of what is around each call."""
+        """Make functions ready again after a change of their hooks or of the place of values."""
         self._hooks = registered_hooks()
         for spec in self._specs.values():
             spec.adapt(self._own, self._values)
@@ -380,7 +382,7 @@ class Slot:
     def _receive(self) -> Any | None:
         latest = self._latest
         if latest is not None and self._surroundings.overdue:
-            # The next one often comes soon, and would have to wait for that look.
+            # The next lease often comes soon, and would have to wait for that check.
             try:
                 return self._channel.receive(self._waits, IDLE_S)
             except TimeoutError:
@@ -391,7 +393,7 @@ class Slot:
         self._waited = True
 
     def _forked(self) -> None:
-        """This is another process now, which a task has forked: nobody is to hear of it."""
+        """Handle a fork by a task, in the child: its messages must not be heard."""
         self._channel.close()
 
     def _imported(self) -> None:
@@ -411,10 +413,10 @@ class Slot:
         return spec
 
     def _prepare(self, function: Function) -> None:
-        """Import a function before a task of it has come; what is wrong with it will be told to that task.
+        """Import a function in advance; its task will report a failure.
 
         Raises:
-            _Unfit: its module has failed halfway: the task is to find a process in which nobody has tried.
+            _Unfit: its module has failed halfway: the task must find a process without the attempt.
         """
         latest = self._latest
         if latest is not None and self._surroundings.overdue:  # as before the first task of a function
@@ -461,7 +463,8 @@ class Slot:
         self._refuse_old_code()
         latest = self._latest
         if latest is not None and self._surroundings.overdue and (spec.run is None or spec is not latest):
-            # What it sets up is accepted, and nothing else is to be; and what one leaves is not another's to find.
+            # State that the import sets up is accepted, and no other change is; and one task's traces are not another's
+            # to find.
             self._look_after(latest, everything=True)
         self._latest = spec
         current.lease(spec.depth, spec.name, spec.queue)
@@ -536,10 +539,10 @@ class Slot:
         self._lease(token, serial, batch, lo, single, attempt, number, calls, careful)
 
     def _allotted(self, what: tuple[Portions, int, tuple[str, ...]], token: int, *lease: Any) -> None:
-        """Run a lease whose task has more of the worker than this slot.
+        """Run a lease whose task has further resources of the worker.
 
         Raises:
-            _Unfit: it has other graphics cards than this process has opened, which opens them once.
+            _Unfit: the task has other graphics cards than this process, which opens them only once, has opened.
         """
         cards = cards_of(what[0])
         if cards and self._cards and cards != self._cards and has_opened_cards():
@@ -550,7 +553,7 @@ class Slot:
             self._lease(token, *lease)
 
     def _refuse_old_code(self) -> None:
-        """Leave where what this process has imported has changed on disk.
+        """Leave if imported code has changed on disk.
 
         Raises:
             _Unfit: it has.
@@ -563,29 +566,29 @@ class Slot:
         sources.begin()
 
     def _leave(self, path: str, stopped: Stopped | None = None) -> NoReturn:
-        """End for old code, and have what is not done run in another process."""
+        """End because of old code, and have unfinished tasks run in another process."""
         self._say(Stale(notice(path)))
         if stopped is not None:
             self._say(stopped)
         raise _Unfit(at_once=False)
 
     def _failed(self, spec: Spec, serial: int, index: int, begun: float, error: BaseException) -> bool:
-        """Say that a task has failed.
+        """Report a failed task.
 
         Args:
             spec: its function.
             serial: its serial.
             index: its index.
             begun: when it began.
-            error: what was raised.
+            error: its exception.
 
         Returns:
-            Whether that was because this process cannot run any of its function.
+            Whether this process cannot run any task of the function.
         """
         if not self._own[0]:
             end_child(error)
         token = self._token
-        self._start(serial, begun)  # what stands there may be the task's; before anything is said
+        self._start(serial, begun)  # the position may have been changed by the task; before any report
         now, stage = self._clock(), spec.reached
         spec.reached = CALL
         self._flush(begun)
@@ -599,7 +602,7 @@ class Slot:
         return stage is spec.stage and failure.unable
 
     def _look_after(self, spec: Spec, *, everything: bool = False, touched: bool = False) -> None:
-        """What has ended may have changed this process: put it right for the next one.
+        """Restore the state that a task may have changed, for the next one.
 
         Args:
             spec: the function that ran last.
@@ -607,7 +610,7 @@ class Slot:
             touched: likewise.
 
         Raises:
-            _Unfit: that cannot be.
+            _Unfit: that is impossible.
         """
         current.end()
         self._sources.note()
@@ -634,22 +637,22 @@ class Slot:
 
     def _flush(self, now: float) -> None:
         current.end()
-        _flush_streams()  # what a task has printed is out before its result is
+        _flush_streams()  # a task's output is written before its result
         self._unsent.flush(now)
 
 
 def _describe(error: BaseException, stage: Stage) -> Failure:
-    """What the coordinator keeps of an exception."""
+    """Describe an exception for the coordinator."""
     current.end()
     _flush_streams()
     return describe(error, __file__, stage, _peak())
 
 
 def _ran_nothing(error: BaseException, function: Function) -> bool:
-    """Whether no code of a function's own module has run, though the packages that it lies in may have been imported.
+    """Whether no code of a function's own module has run; its parent packages may have been imported.
 
     Args:
-        error: what `resolve` has raised.
+        error: the exception of `resolve`.
         function: the function.
     """
     cause = error.__cause__
@@ -660,7 +663,7 @@ def _ran_nothing(error: BaseException, function: Function) -> bool:
 
 
 def _flush_streams() -> None:
-    """Let go of what the task printed and Python still has."""
+    """Flush the task's buffered output."""
     for stream in (sys.stdout, sys.stderr):
         try:  # noqa: SIM105 - dearer, and done before every report
             stream.flush()
@@ -669,13 +672,13 @@ def _flush_streams() -> None:
 
 
 def _peak() -> int:
-    """The most memory that this process has had resident, in bytes."""
+    """Highest resident memory of this process, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak << 10
 
 
 def _resident() -> int:
-    """The memory that this process has resident, in bytes; where that is not to be had, the most it has had."""
+    """Resident memory of this process, in bytes; if unknown, the highest so far."""
     try:
         with open("/proc/self/statm", "rb") as file:
             return int(file.read().split()[1]) * resource.getpagesize()
@@ -684,7 +687,7 @@ def _resident() -> int:
 
 
 def _be_sibling(inherited: Inheritance) -> None:
-    """Be to multiprocessing what the other processes of the same program, or worker, are."""
+    """Become a sibling of the program's, or worker's, other processes for multiprocessing."""
     empty_main()
     if inherited.authkey:
         share_key(inherited.authkey)
@@ -702,7 +705,7 @@ def _prepare(
     program: Program,
     inherited: Inheritance,
 ) -> bool:
-    """Make the user's modules importable, import those that are wanted from the start, and know the task types."""
+    """Make the user's modules importable, import the initial ones, and load the task types."""
     find_modules(paths)
     what = ""
     try:
@@ -730,11 +733,11 @@ def main(parent: int, channel_fd: int, position_fd: int, forked: Sources | None 
     """Be a slot until there is no more work.
 
     Args:
-        parent: the process that this one is not to outlive.
+        parent: the process that this one must not outlive.
         channel_fd: descriptor of the pipe.
         position_fd: descriptor of the shared memory.
-        forked: where this process was forked from one that has imported modules: their files.
-        tracker: there, descriptor of the pipe to the resource tracker; -1 for none.
+        forked: if forked from a process with imported modules, their files.
+        tracker: then, descriptor of the pipe to the resource tracker; -1 for none.
 
     Returns:
         The exit code.
@@ -748,7 +751,7 @@ def main(parent: int, channel_fd: int, position_fd: int, forked: Sources | None 
     arena = Arena(position.memory)
     os.close(position_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    faulthandler.enable()  # where a crash was is among its last words
+    faulthandler.enable()  # the place of a crash is among its last words
     setters = Setters()
     setters.watch()
     sources = Sources() if forked is None else forked
@@ -788,6 +791,6 @@ def main(parent: int, channel_fd: int, position_fd: int, forked: Sources | None 
 
 
 def _last_word(text: str) -> None:
-    """Say why this process ends, as far as that can still be heard."""
+    """Report why this process ends, as far as that can still be heard."""
     with contextlib.suppress(OSError):
         os.write(2, f"{text}\n".encode())

@@ -1,11 +1,11 @@
 """Large arguments and results of a slot: values in segments that the slot itself reads and writes.
 
-Worker, in the slot's process. What is in the queue instead is a description, so a large result costs the pipe to the
-supervisor nothing. Arguments are mapped where they are large: in memory of the task's own, which it may write to, and
-which is gone with the last reference to it.
+Worker, in the slot's process. The queue has only a description of a value, so a large result costs the pipe to the
+supervisor nothing. Large arguments are mapped: into memory of the task's own, which it may write to, and which is freed
+with the last reference to it.
 
-A task that has run for hours is not failed for a full disk: its result goes with the others, as far as messages allow,
-and else it waits for room. Its time limit goes on.
+A task that has run for hours does not fail because of a full disk: its result goes with the others, as far as messages
+allow, or else waits for room. Its time limit goes on.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from dtq.values.local import LocalValues
 from dtq.values.place import Place
 from dtq.worker.forks import end_child
 
-#: From so many bytes on values are mapped, not read.
+#: Values of so many bytes or more are mapped, not read.
 MAP_FROM: Final = 1 << 20
-#: How long to wait for room on a full disk before trying again, in seconds: at first, and at most.
+#: Pause before the next try on a full disk, in seconds: first, and longest.
 PAUSE_S: Final = 0.1
 LONGEST_PAUSE_S: Final = 5.0
 _RESULT: Final = "the result"
 
 
 class SlotValues:
-    """See `Values`, and where there is no place for them.
+    """See `Values`; also for slots without a place for them.
 
     Args:
-        own: see `forks.own_page`: nothing is written in a process that a task has forked.
+        own: see `forks.own_page`: a process that a task has forked writes nothing.
         max_result: longest result in bytes that is no value.
         on_described: called when a result has become a value.
         on_full: called once for each result that waits for room, with the reason.
@@ -48,17 +48,19 @@ class SlotValues:
     ) -> None:
         self._own = own
         self._max_result = max_result
-        #: Longest that goes as it is where there is no room for it: for a few of these the coordinator has kept some.
+        #: Longest result that goes as it is if it has no room: for a few of these the coordinator has set some aside.
         self._most_inline = min(max_result, MOST_WITHOUT_ROOM)
         self._on_described = on_described
         self._on_full = on_full
         self._local: LocalValues | None = None
         #: Longest result that goes as it is.
         self.most = max_result
-        self._sleep = sleep  # what tests of users' put in the place of a module's names does not reach it here
+        self._sleep = sleep  # a user's test that patches the time module does not reach it here
 
     def move(self, place: Place | None) -> None:
-        """Values lie here from now on; None for nowhere. What was written elsewhere is its supervisor's to hold."""
+        """Set the place of values from now on; None for none. The supervisor holds values that were written
+        elsewhere.
+        """
         if self._local is not None:
             self._local.close()
         self._local = None if place is None else LocalValues(place, MAP_FROM, _RESULT)
@@ -81,12 +83,12 @@ class SlotValues:
         """A result that is likely to be large, as a blob or a description.
 
         Args:
-            encode: encodes it, see `payloads.result_encoder`.
+            encode: the encoder, see `payloads.result_encoder`.
             result: the result.
 
         Raises:
-            TooLarge: it is larger than values or messages may be.
-            DtqError: it cannot be encoded, or written.
+            TooLarge: the result is larger than values or messages may be.
+            DtqError: the result cannot be encoded, or written.
         """
 
         most = self._most_inline
@@ -103,7 +105,7 @@ class SlotValues:
         return blob
 
     def keep(self, blob: bytes) -> bytes:
-        """What stands for a result that is longer than `most`; errors as above."""
+        """The stand-in for a result that is longer than `most`; errors as above."""
         if self._local is None or len(blob) < self._local.least:
             raise TooLarge(_RESULT, len(blob), self._max_result)
         fits = len(blob) <= self._most_inline
@@ -115,7 +117,7 @@ class SlotValues:
             try:
                 blob = write()
             except StoreError as error:
-                if not isinstance(error, StoreFull) and not tried:  # for another segment it may be different
+                if not isinstance(error, StoreFull) and not tried:  # another segment may have room
                     tried = True
                     continue
                 if (kept := inline()) is not None:
@@ -164,10 +166,10 @@ class SlotValues:
 
 
 class _Measure:
-    """A file that takes so many bytes, and keeps none.
+    """A file that accepts so many bytes, and keeps none.
 
     Args:
-        most: how many.
+        most: their number.
     """
 
     def __init__(self, most: int) -> None:
@@ -183,7 +185,7 @@ class _Measure:
 
 
 def _fits(result: Any, most: int) -> bool:
-    """Whether the pickle of a result may have no more than so many bytes; found out without having it in memory."""
+    """Whether the pickle of a result fits into so many bytes; found without having it in memory."""
     try:
         pickle.Pickler(_Measure(most), PICKLE).dump(result)
     except OverflowError:

@@ -1,12 +1,12 @@
-"""A time limit that a task hears of: `SoftTimeout` is raised in it.
+"""The soft time limit: raises `SoftTimeout` inside the task.
 
-Worker, in the slot's process. The kernel's timer ends what the main thread waits for, and the handler of its signal
-raises in the task's own code, as soon as Python runs there again; what never comes back to Python is for the hard time
-limit. A function without such a limit is called without a layer between.
+Worker, in the slot's process. The kernel's timer interrupts a wait of the main thread, and the handler of its signal
+raises in the task's own code, as soon as Python runs there again; code that never comes back to Python is left to the
+hard time limit. A function without such a limit is called without a layer between.
 
-It is raised once, and only while the task's call lasts. Where it comes just as that has returned, the task has
-returned; what the handler finds after that is no task any more, and nothing is raised. Handler and timer are those of
-before when the call is over, whatever the task did with them.
+It is raised once, and only during the task's call. If it comes just after the return, the task has returned; the
+handler then finds no task, and raises nothing. Handler and timer are restored after the call, whatever the task did
+with them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ABSENT: Final = object()
 
 
 def softly(call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-    """A call that raises `SoftTimeout` in the main thread, in which it must be made, after so many seconds of it."""
+    """Make a call raise `SoftTimeout` in the main thread, in which it must be made, after so many seconds."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         value: Any = _ABSENT

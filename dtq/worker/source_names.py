@@ -1,7 +1,7 @@
-"""Whether the source of a module says what a name is.
+"""Whether the source of a module defines a name.
 
-Worker, in the slot's process, for `sources`, which imports this when it is needed: it reads sources, and most processes
-never do.
+Worker, in the slot's process, for `sources`, which imports this on demand: it reads sources, and most processes never
+do.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from contextlib import suppress
 
 
 def defines(path: str, name: str) -> bool:
-    """Whether a file with code says what a name is."""
+    """Whether a file of code defines a name."""
     if not path.endswith(".py"):
         return False
     with suppress(OSError, ValueError, SyntaxError), open(path, "rb") as file:

@@ -1,9 +1,9 @@
-"""Whether the code of the modules that a slot has imported is still what stands in their files.
+"""Detects whether the files of a slot's imported modules have changed since.
 
-Worker, in the slot's process. A module is imported once in a process: code that was changed on disk meanwhile would run
-on as before. So the files of the user's modules are looked at before a lease, and a slot with old code is replaced.
-Only modules are watched that were imported since the start, from outside of the standard library and of where packages
-are installed. A file that is gone counts as unchanged, for it is about to be replaced; so does one that was written
+Worker, in the slot's process. A process imports a module once: without a check, code that was changed on disk meanwhile
+would not run. So the files of the user's modules are checked before a lease, and a slot with old code is replaced. Only
+modules that were imported since the start are watched, from outside of the standard library and of the directories of
+installed packages. A missing file counts as unchanged, for it is about to be replaced; so does one that was written
 again with the same text.
 """
 
@@ -18,17 +18,17 @@ from typing import Any, Final
 
 from dtq.errors import CannotImport
 
-#: Looking takes at most one part in so many of the time, where there is always a lease that waits.
+#: The check takes at most one part in so many of the time, if leases always wait.
 SHARE: Final = 50
-#: By how much a file's time may be before the clock's, in ns: it is that of the kernel's last tick.
+#: How far a file's time may be behind the clock's, in ns: it is that of the kernel's last tick.
 _TICK_NS: Final = 10_000_000
 _LIBRARY: Final = os.path.dirname(os.__file__) + os.sep
 _INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _OWN: Final = "dtq"
 
-#: What tells one version of a file from another: time of the last change, size, inode.
+#: The version of a file: time of the last change, size, inode.
 _State = tuple[int, int, int]
-#: That of a file that was changed while it was imported.
+#: The version of a file that was changed during its import.
 _NONE: Final = (-1, -1, -1)
 
 
@@ -37,18 +37,18 @@ class Sources:
 
     def __init__(self) -> None:
         self._known = set(sys.modules)
-        #: By file, what it was, and a hash of what it had in it.
+        #: By file, its version, and a hash of its content.
         self._files: dict[str, tuple[_State, int]] = {}
-        #: Until when what a file says of itself is certain to be what was imported: before it, in ns since the epoch.
+        #: A file that was last changed before this moment, in ns since the epoch, certainly has the imported content.
         self._since = time_ns() - _TICK_NS
         self._due_at = 0.0
 
     def begin(self) -> None:
-        """What is imported next is imported after this moment."""
+        """Note the present time: the next imports come after it."""
         self._since = time_ns() - _TICK_NS
 
     def note(self) -> None:
-        """Remember the files of modules that were imported since the last time."""
+        """Add the files of modules that were imported since the last call."""
         if len(sys.modules) == len(self._known):
             return
         now = time_ns()
@@ -63,11 +63,11 @@ class Sources:
         self._known &= sys.modules.keys()
 
     def changed(self, waited: bool) -> str:
-        """The first file that is not what was imported; empty where there is none.
+        """The first file that has changed since its import; empty for none.
 
         Args:
-            waited: whether the slot has waited for work, so that there is time to look. Otherwise it is looked only
-                now and then.
+            waited: whether the slot has waited for work, so that there is time for a check. Otherwise it is checked
+                only now and then.
         """
         begun = monotonic()
         if not self._files or (not waited and begun < self._due_at):
@@ -84,7 +84,7 @@ class Sources:
         return ""
 
     def has_now(self, function: str) -> str:
-        """The file of a module that lacks a function and was imported before, if the file has it now; else empty.
+        """The file of an imported module that lacks a function, if the file defines it now; else empty.
 
         Args:
             function: as ``module:qualname``.
@@ -98,11 +98,11 @@ class Sources:
         return path if defines(path, qualname.partition(".")[0]) else ""
 
     def told(self, function: str, error: CannotImport) -> CannotImport:
-        """The error that a function is not there; which says so where its module's file is not what was imported.
+        """The error for a missing function; it mentions a module's file that has changed since the import.
 
         Args:
             function: as ``module:qualname``.
-            error: that it is not there.
+            error: the original error.
         """
         module = function.partition(":")[0]
         path = source_of(module, sys.modules.get(module))
@@ -132,7 +132,9 @@ def _hash(path: str) -> int:
 
 
 def _is_older(module: ModuleType, state: _State) -> bool:
-    """Whether what was imported is older than the module's file: the compiled code, where it was kept, says of what."""
+    """Whether the imported code is older than the module's file: the kept compiled code, if any, names its source's
+    version.
+    """
     cached = getattr(module, "__cached__", None)
     with suppress(OSError, TypeError), open(cached, "rb") as file:  # type: ignore[arg-type]  # None raises, too
         head = file.read(16)

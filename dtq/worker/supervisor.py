@@ -1,21 +1,21 @@
 """The supervisor: owns a worker's slots and leases; runs no user code.
 
-One loop, in the main thread, waits for what slots send and for deadlines (time limits, stuck work); it starts and ends
-the slots' processes. Two threads of `worker.link` talk to the coordinator: one fetches leases, one reports. They meet
-under one lock, held for moments only.
+One loop, in the main thread, waits for messages of slots and for deadlines (time limits, stuck work); it starts and
+ends the slots' processes. Two threads of `worker.link` talk to the coordinator: one fetches leases, one reports. They
+meet under one lock, held for moments only.
 
 Rules:
 
-1. A slot gets a lease when it is idle, or when what it runs is about to end. Anything that waits behind a task that
+1. A slot gets a lease when it is idle, or when its running task is about to end. Work that waits behind a task that
    turns out long is taken back and returned to the queue within `STUCK_S`.
 2. A slot is free when its process is idle or dead. Time limits and cancels kill the slot's process group; the outcome
    is reported when the process is seen to have ended.
-3. Of a slot that died only the task that had started is blamed; what it had finished and not sent is taken from the
-   memory that it leaves, and what it had not started goes back unblamed.
-4. What a slot says is a stranger's word. One that breaks the protocol is killed, and the task that it ran is blamed.
-5. Nothing waits under the lock: what a slot has not read is kept, what may take a while is done without it, and what is
-   logged is written afterwards.
-6. What was reported is kept until the coordinator has it on disk; so a coordinator may restart at any time.
+3. Of a dead slot's tasks only the one that had started is blamed; finished but unsent results are taken from the memory
+   that the slot leaves, and unstarted tasks go back unblamed.
+4. A slot's message is a stranger's word. A slot that breaks the protocol is killed, and its running task is blamed.
+5. No thread waits under the lock: messages that a slot has not read are kept, slow work is done without the lock, and
+   log lines are written afterwards.
+6. A report is kept until the coordinator has it on disk; so a coordinator may restart at any time.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ log = logging.getLogger("dtq.worker")
 
 #: How long work may wait behind a running task before it is taken back, in seconds.
 STUCK_S: Final = 0.05
-#: How many leases a slot has at most, the one that it runs among them: what the coordinator grants of tiny ones. Those
-#: of many tasks it grants two at most.
+#: Most leases of a slot, the running one among them: as many as the coordinator grants of tiny ones. Of leases of many
+#: tasks it grants at most two.
 MOST_LEASES: Final = 96
-#: How often in a row a fork server may die before it is ready, until slots go without.
+#: Times in a row that a fork server may die before it is ready, until slots go without.
 MOST_STILLBORN_FORKS: Final = 3
 
 
@@ -71,29 +71,29 @@ class Supervisor:
 
     Args:
         terms: settings.
-        forks: the fork server that slots come from, where there is one; the supervisor owns it.
+        forks: the fork server of the slots, if any; the supervisor owns it.
     """
 
     def __init__(self, terms: WorkerTerms, forks: ForkServer | None = None) -> None:
         self.terms = terms
         self._forks = forks
-        #: How often in a row a fork server has died before it was ready.
+        #: Times in a row that a fork server has died before it was ready.
         self._stillborn_forks = 0
         self.lock = threading.Lock()
-        #: Notified when there is something to report, or the worker's state changed.
+        #: Notified of new outcomes, and of changes of the worker's state.
         self.news = threading.Condition(self.lock)
-        #: Notified likewise, but for results of leases that go on.
+        #: Notified likewise, but of results of unfinished leases.
         self.pressing = threading.Condition(self.lock)
         self.holdings = Holdings()
         self.calls = Calls()
         self.draining = False
-        #: Whether everything is to stop now.
+        #: Whether everything must stop now.
         self.ending = False
-        #: Why the worker cannot go on; and why it is to end when what runs has ended.
+        #: The error with which the worker ends at once; and the error with which it ends after a drain.
         self.fatal: DtqError | None = None
-        #: Why slots do not start at the moment; empty where they do.
+        #: Why slots do not start at the moment; empty if they do.
         self.trouble = ""
-        #: Where slots find values, and write them; None for nowhere.
+        #: The slots' place of values; None for none.
         self.place = terms.slot.place
         self.parting: DtqError | None = None
         self._children: list[Child] = []
@@ -106,30 +106,31 @@ class Supervisor:
             self._tracker = Tracker()
             self._selector.register(self._tracker, selectors.EVENT_READ, self._tracker)
         self._drain_until: float | None = None
-        #: When the loop has to look around at the latest, ``time.monotonic()``; None where nothing is planned.
+        #: The latest moment of the loop's next round, ``time.monotonic()``; None for no deadline.
         self._due_at: float | None = None
         self._late = LateLog(log)
         self._respawns = Respawns(terms.slot.worker, self._late)
         self._extras = Extras(terms.slots, terms.max_waiting)
         self._preparing = Preparing(terms.slot.only_registered)
-        #: What has gone back as it would have had to wait.
+        #: Tasks that went back because they would have had to wait.
         self._taken_back = TakenBack()
-        #: Whether the fork server may have imported what has changed since.
+        #: Whether the fork server may have imported code that has changed since.
         self._outdated = False
         self._settling = Settling(self.holdings, self.news.notify_all, self.announce, self._late)
-        #: What slots that have ended had printed, to be logged.
+        #: Output of ended slots, to be logged.
         self._printed: list[Output] = []
 
     # -- called from signal handlers and the link's threads ---------------------------------------------------------
 
     def wake(self) -> None:
-        """Have the loop look around."""
+        """Wake the loop."""
         self._wakeup.ring()
 
     @property
     def capacity(self) -> int:
-        """How many leases can be held, one for each slot that can run something, and those that wait for nothing but
-        room at the coordinator: they keep no slot from running others. 0 while draining. Under the lock."""
+        """Number of leases that the worker can hold: one for each slot that can run tasks, and those that wait only for
+        room at the coordinator: they keep no slot from running others. 0 while draining. Under the lock.
+        """
         if self.draining or self.ending:
             return 0
         capacity = self._extras.capacity(self._children)
@@ -137,18 +138,19 @@ class Supervisor:
 
     @property
     def saturated(self) -> bool:
-        """Whether every slot that can run something does, and more is at hand. Under the lock."""
+        """Whether every slot that can run tasks does, and more leases are at hand. Under the lock."""
         ready = [child for child in self._children if child.ready]
         return bool(ready) and all(child.chunks for child in ready)
 
     def announce(self) -> None:
-        """Wake whoever waits for news. Under the lock."""
+        """Wake the threads that wait for news. Under the lock."""
         self.news.notify_all()
         self.pressing.notify_all()
 
     def _brisk(self, now: float) -> bool:
-        """Whether all slots are busy with what is about to end, so that more will be wanted soon. What is given to a
-        worker behind a long task only comes back. Under the lock."""
+        """Whether all slots are busy with tasks that are about to end, so that the worker will want more soon. Work
+        given to a worker behind a long task only comes back. Under the lock.
+        """
         if self.draining or not self.saturated:
             return False
         return all(now - running[2] < STUCK_S for child in self._children if (running := child.running()) is not None)
@@ -156,14 +158,14 @@ class Supervisor:
     def exchange(
         self, *, fetch: bool, wait_s: float = 0.0, room: int = 0, largest: int = 0, quiet: bool = False
     ) -> Exchange:
-        """What to tell the coordinator now. Under the lock; a report takes what is to be reported.
+        """Make the next message for the coordinator. Under the lock; a report takes the waiting outcomes.
 
         Args:
             fetch: whether it is a fetching call, which reports nothing.
             wait_s: how long that may wait, in seconds.
-            room: how many bytes of outcomes a report has; at least one outcome.
-            largest: how many bytes one outcome has at most, if it can have less.
-            quiet: whether it says nothing of progress, and asks for nothing.
+            room: bytes of outcomes in a report; at least one outcome.
+            largest: most bytes of one outcome, if it can be made smaller.
+            quiet: whether it has no progress, and asks for nothing.
         """
         started: dict[int, int] = {}
         for child in self._children:
@@ -199,19 +201,19 @@ class Supervisor:
         )
 
     def farewell(self) -> Exchange:
-        """The last thing to tell: no call is under way any more, and nothing is held. Under the lock."""
+        """Make the last message: no call is under way any more, and no lease is held. Under the lock."""
         self.calls.all_over()
         call, _ = self.calls.begin(fetch=True)
         return Exchange(fetch=True, call=call)
 
     def acknowledged(self) -> None:
-        """The report that is under way has arrived and is durable. Under the lock."""
+        """Note that the report under way has arrived and is durable. Under the lock."""
         if self._taken_back and any([isinstance(outcome, Released) for outcome in self.holdings.reporting]):
             self._taken_back.clear()
         self.holdings.acknowledged()
 
     def granted(self, grants: list[tuple[Grant, Spec]]) -> None:
-        """Leases have arrived. Under the lock."""
+        """Take new leases. Under the lock."""
         now = time.monotonic()
         overtaking = self._taken_back.overtaking([grant for grant, _ in grants])
         for grant, spec in grants:
@@ -244,15 +246,15 @@ class Supervisor:
 
     @property
     def transfers(self) -> Transfers | None:
-        """What brings arguments and results that are values here and back; None where slots reach them."""
+        """Brings arguments and results that are values here and back; None if slots access them."""
         return self._settling.transfers
 
     def move(self, place: Place | None, transfers: Transfers | None = None) -> None:
-        """Values are elsewhere from now on. Any thread.
+        """Set another place of values from now on. Any thread.
 
         Args:
-            place: where slots find them and write them; None for nowhere.
-            transfers: what brings them there and back; None where slots reach those of the coordinator.
+            place: the slots' place of values; None for none.
+            transfers: brings them there and back; None if slots access those of the coordinator.
         """
         with self.lock:
             self._settling.transfers = transfers
@@ -260,7 +262,7 @@ class Supervisor:
                 self.place = place
 
     def fetched(self, token: int) -> None:
-        """A lease has all its arguments. Under the lock."""
+        """Note that a lease has all its arguments. Under the lock."""
         chunk = self.holdings.chunks.get(token)
         if chunk is None or chunk.ended:
             return
@@ -273,13 +275,13 @@ class Supervisor:
         self.wake()
 
     def unfetched(self, token: int) -> None:
-        """There is no room for the arguments of a lease. Under the lock."""
+        """Note that the arguments of a lease have no room. Under the lock."""
         chunk = self.holdings.chunks.get(token)
         if chunk is not None:
             self._settling.release(chunk, chunk.next, chunk.end)
 
     def cancel(self, doomed: Doomed) -> None:
-        """A task is to be stopped. Under the lock."""
+        """Stop a task. Under the lock."""
         chunk = self.holdings.chunks.get(doomed.token)
         if chunk is None:
             self.holdings.doom(doomed)  # its lease may be in the answer that is under way on the other connection
@@ -297,13 +299,13 @@ class Supervisor:
         self._stop(child, doomed.token, doomed.index)
 
     def _stop(self, child: Child, token: int, index: int) -> None:
-        """Stop a task once it is known whether it is the one that runs; -1 for whichever of the lease does."""
+        """Stop a task once it is known whether it is the running one; -1 for the lease's running task."""
         child.doomed.append((token, index))
         self._recall(child)
         self.wake()
 
     def drop(self, token: int) -> None:
-        """A lease is no longer this worker's: stop it and say nothing of it. Under the lock."""
+        """Stop a lease that is no longer this worker's, without reports. Under the lock."""
         chunk = self.holdings.chunks.get(token)
         if chunk is None or (chunk.ended and token not in self.holdings.waiting):
             return  # its outcomes are on their way, or have arrived: the next acknowledgement ends it
@@ -318,7 +320,7 @@ class Supervisor:
         self.wake()
 
     def drain(self) -> None:
-        """Take no more work, give back what has not started, end when what runs has ended. Any thread."""
+        """Drain: take no more work, return unstarted tasks, end when the running ones have ended. Any thread."""
         with self.lock:
             if self.draining:
                 return
@@ -337,7 +339,7 @@ class Supervisor:
         self.drain()
 
     def end(self) -> None:
-        """Kill what runs and give everything back. Any thread."""
+        """Kill running tasks and return everything. Any thread."""
         with self.lock:
             self.draining = self.ending = True
             self._give_back_waiting()
@@ -347,8 +349,9 @@ class Supervisor:
         self.wake()
 
     def hindrances(self) -> list[str]:
-        """Reasons for which a drain may take long although no task runs: results without room, a sentence each. Any
-        thread."""
+        """Reasons why a drain may take long although no task runs: results without room, a sentence each. Any
+        thread.
+        """
         with self.lock:
             waiting = [
                 f"the result of a task of {chunk.spec.function.name} in slot {child.number} waits for room:"
@@ -364,16 +367,16 @@ class Supervisor:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is held any more, and everything that was is acknowledged. Under the lock."""
+        """Whether no lease is held any more, and every outcome is acknowledged. Under the lock."""
         return not self.holdings.chunks
 
     # -- the loop -------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Run slots until drained or ended; all that its thread does. Slots end with that thread.
+        """Run slots until drained or ended; its thread does nothing else. Slots end with that thread.
 
         Raises:
-            DtqError: the worker cannot go on: a wrong key, or a module to import that is not there.
+            DtqError: the worker cannot go on: a wrong key, or a missing module.
         """
         with self._wakeup.by_signals():
             try:
@@ -394,8 +397,9 @@ class Supervisor:
             return self.fatal is not None or (self.draining and self.idle)
 
     def _turn(self) -> None:
-        """Wait for something to happen, and see to it. Where that is no more than results of slots that have nothing
-        left to do, others who wait for this thread's lock go first: nothing is due before it was."""
+        """Wait for an event, and handle it. If the events are only results of slots that have nothing left to do, other
+        threads get this thread's lock first: nothing else is due then.
+        """
         now = time.monotonic()
         ready = self._selector.select(None if self._due_at is None else max(0.0, self._due_at - now))
         unsettled = not ready
@@ -417,7 +421,7 @@ class Supervisor:
             self._look_around()
 
     def _look_around(self) -> None:
-        """Everything that may be due, and when to do so next."""
+        """Handle everything that may be due, and plan the next round."""
         with self.lock:
             now = time.monotonic()
             self._bury(now)
@@ -430,7 +434,7 @@ class Supervisor:
             due = self._to_be_started(now)
             self._assign(now)
             self._prepare()
-        if self._outdated:  # what it has imported may be what has changed
+        if self._outdated:  # it may have imported the changed code
             self._outdated = False
             self._replace_forks()
         for number in due:
@@ -443,7 +447,7 @@ class Supervisor:
                 self._watch_for_room(child)
 
     def _watch_for_room(self, child: Child) -> None:
-        """Have the loop wake when the pipe takes more, where something is left for it."""
+        """Wake the loop when the pipe takes more, if bytes are left for it."""
         wanted = child.channel.unsent
         if wanted is not child.watched_for_room and not child.retired:
             child.watched_for_room = wanted
@@ -451,7 +455,7 @@ class Supervisor:
             self._selector.modify(child.channel, events, child)
 
     def _write_logs(self) -> None:
-        """Write what was to be logged; whoever reads the log may take its time."""
+        """Write the waiting log lines; the reader of the log may take its time."""
         self._late.write()
         for child in self._children:  # only this thread changes them
             child.output.write()
@@ -471,10 +475,10 @@ class Supervisor:
             moments.append(now + self._wakeup.look_s)
         return max(0.0, min(moments) - now) if moments else None
 
-    # -- what slots say -------------------------------------------------------------------------------------------
+    # -- messages of slots ----------------------------------------------------------------------------------------
 
     def _hear(self, child: Child, events: int) -> bool:
-        """Take what a slot has said; whether that is settled by it, and the slot has nothing left to do."""
+        """Handle a slot's messages; whether they were results only, and the slot has nothing left to do."""
         gathered = child.channel.gather()
         with self.lock:
             now = time.monotonic()
@@ -498,7 +502,7 @@ class Supervisor:
             child.leave_within(DYING_S)
 
     def _take(self, child: Child, messages: list[Any], breach: str, now: float) -> bool:
-        """Take what a slot says, as far as it keeps to the protocol; whether it has said something of itself."""
+        """Handle a slot's messages, until one breaks the protocol; whether one was about the slot itself."""
         noticed = False
         for message in messages:
             if child.breach:
@@ -519,7 +523,7 @@ class Supervisor:
         return noticed or bool(breach)
 
     def _notice(self, child: Child, report: reports.Report) -> bool:
-        """What a slot says of itself; whether this was such."""
+        """Handle a slot's message about itself; whether this was such."""
         if isinstance(report, Ready):
             child.began(report.pid)
             self._respawns.began(child.number)
@@ -548,7 +552,7 @@ class Supervisor:
         elif isinstance(report, Unusable):
             self._on_unusable(f"slot {child.number}", report)
         elif isinstance(report, Uninitialized) and self.terms.slot.init:
-            # What it needs (a device, a server) may be there later: `_not_born` has it tried again.
+            # Its requirement (a device, a server) may exist later: `_not_born` has it tried again.
             child.uninitialized = self.trouble = f"its --init {self.terms.slot.init} fails: {report.why}"
             self.announce()
         elif isinstance(report, Uninitialized):
@@ -560,10 +564,10 @@ class Supervisor:
         return True
 
     def _on_prepared(self, child: Child, sound: bool) -> None:
-        """A slot has imported a function before a task of it has come, or tried to.
+        """Handle the end of an advance import.
 
         Raises:
-            BadMessage: it was not told to.
+            BadMessage: the slot was not told to import one.
         """
         name = child.has_prepared()
         if not name:
@@ -574,7 +578,7 @@ class Supervisor:
             child.leave_within(LEAVING_S)
 
     def _breach(self, child: Child, why: str) -> None:
-        """A slot broke the protocol: it is killed, and nothing more that it says is heard."""
+        """Handle a breach of the protocol: the slot is killed, and no further message of it is read."""
         if child.breach:
             return
         self._late(logging.ERROR, "slot %d does not keep to the protocol (%s); it is killed", child.number, why)
@@ -587,13 +591,13 @@ class Supervisor:
     def _give_back_waiting(self) -> None:
         self._waiting.clear()
         for chunk in list(self.holdings.chunks.values()):
-            if chunk.serial < 0 and not chunk.ended:  # it has not been sent to a slot
+            if chunk.serial < 0 and not chunk.ended:  # not sent to a slot yet
                 self._settling.release(chunk, chunk.next, chunk.end)
 
     # -- slots ----------------------------------------------------------------------------------------------------
 
     def _spawn(self, number: int) -> None:
-        """Start a slot; not under the lock, for a machine may take its time over it."""
+        """Start a slot; not under the lock, for it may take long on a busy machine."""
         try:
             tracker = None if self._tracker is None else self._tracker.writing_end
             child = Child(number, self.terms.slot, tracker, self._forks)
@@ -611,7 +615,7 @@ class Supervisor:
                 child.kill()
 
     def _hear_forks(self, forks: ForkServer) -> None:
-        """The fork server has said something, or is gone."""
+        """Handle the fork server's message, or its end."""
         starting = forks.starting
         report = forks.hear()
         if isinstance(report, Ready):
@@ -657,8 +661,9 @@ class Supervisor:
             log.error("what tasks leave of shared memory will not be removed: no process for that (%s)", error)
 
     def _to_be_started(self, now: float) -> list[int]:
-        """The numbers of slots to be started now. Slots for those whose tasks wait for other tasks are among them; and
-        those that are not needed any more are taken away."""
+        """The numbers of slots to be started now, further slots for waiting tasks among them; unneeded ones are
+        removed.
+        """
         if self.draining or self.fatal is not None or (self._forks is not None and self._forks.starting):
             return []
         due = self._respawns.due(now)
@@ -700,7 +705,7 @@ class Supervisor:
             if child.place is not self.place:
                 child.move(self.place)
             child.send(chunk, chunk.spec, now)
-        except OSError as error:  # it died by itself, and what it ran, if anything, is to blame
+        except OSError as error:  # it died by itself, and its running task, if any, is to blame
             self._late(logging.WARNING, "slot %d does not take work (%s); it is replaced", child.number, error)
             child.broken = True
             child.leave_within(DYING_S)
@@ -708,14 +713,14 @@ class Supervisor:
         return True
 
     def _suited(self, units: tuple[Portion, ...], child: Child) -> Child:
-        """The idle slot that had the same units last, which its process may have opened; else one that had none."""
+        """The idle slot that last had the same units, which its process may have opened; else one that had none."""
         idle = [other for other in self._children if other.idle and not other.worn_out()]
         suited = next((other for wanted in (units, ()) for other in idle if other.units == wanted), child)
         suited.units = units
         return suited
 
     def _prepare(self) -> None:
-        """Have slots that are idle import the functions that are new, each slot one at a time."""
+        """Have idle slots import new functions in advance, each slot one at a time."""
         if self.draining or self._waiting:
             return
         for child in self._children:
@@ -732,7 +737,7 @@ class Supervisor:
                     child.leave_within(DYING_S)
 
     def _stop_preparing(self) -> None:
-        """End a slot that does nothing but import what no task needs yet, for one that has work waits for it."""
+        """End a slot that only imports in advance, because a lease for it waits."""
         for child in self._children:
             if child.preparing and not child.chunks and child.usable:
                 self._condemn(child, Condemned(0, 0, timed_out=False))
@@ -759,7 +764,7 @@ class Supervisor:
         child.kill()
 
     def _recall(self, child: Child) -> None:
-        """Begin to take back what a slot has not started. By any thread; the loop finishes it."""
+        """Begin to take back a slot's unstarted tasks. By any thread; the loop finishes it."""
         if child.condemned is not None or child.retired or not child.chunks or child.recalled:
             return
         now = time.monotonic()
@@ -767,7 +772,7 @@ class Supervisor:
             child.begin_recall(now)
 
     def _put_back(self, chunk: Chunk, lo: int) -> None:
-        """What of a lease has not started, from a task on, goes back as it would have to wait."""
+        """Return a lease's unstarted tasks, from a task on, because they would have to wait."""
         self._taken_back.note(chunk.grant, lo)
         self._settling.release(chunk, lo, chunk.end)
 
@@ -779,7 +784,7 @@ class Supervisor:
             child.chunks.pop()
 
     def _execute(self, child: Child, now: float) -> None:
-        """Stop the tasks that are to be, as far as they run."""
+        """Stop the tasks that must be, if they run."""
         child.look(now)
         running = child.running()
         waiting: list[tuple[int, int]] = []
@@ -791,13 +796,13 @@ class Supervisor:
         child.doomed = waiting
 
     def _enforce(self, now: float) -> None:
-        """Time limits, work that is stuck behind work, slots that are worn out, the end of a drain."""
+        """Enforce time limits, handle work that is stuck behind work, worn-out slots, and the end of a drain."""
         while self._waiting and now - self._waiting[0].granted_at > STUCK_S:
             chunk = self._waiting[0]
             if self._extras.free(self._children, chunk.spec.function.name, chunk.slots) is not None:
                 break
             self._stop_preparing()
-            while self._waiting:  # also those behind it, which would overtake it
+            while self._waiting:  # with those behind it, which would overtake it
                 chunk = self._waiting.popleft()
                 self._put_back(chunk, chunk.next)
         for child in self._children:
@@ -832,7 +837,7 @@ class Supervisor:
             self._recall(child)
 
     def _limit(self, child: Child, chunk: Chunk, index: int, at: float, now: float) -> None:
-        """Hold a running task to its time limit, and let nothing wait behind a long one."""
+        """Apply a running task's time limit, and let no work wait behind a long task."""
         timeout_s = chunk.spec.options.timeout_s
         if timeout_s is not None and now - at >= timeout_s:
             self._condemn(child, Condemned(chunk.token, index, timed_out=True))
@@ -844,7 +849,7 @@ class Supervisor:
     def _bury(self, now: float) -> None:
         for child in [child for child in self._children if child.exited()]:
             if not child.retired:
-                gathered = child.channel.gather(sys.maxsize)  # what it said last
+                gathered = child.channel.gather(sys.maxsize)  # its last messages
                 self._take(child, gathered.messages, gathered.breach, now)
             if not child.retired:
                 self._selector.unregister(child.channel)
@@ -874,7 +879,9 @@ class Supervisor:
             self._late(logging.WARNING, "slot %d (pid %d) died; it is replaced", child.number, child.pid)
 
     def _not_born(self, number: int, why: str = "") -> None:
-        """A slot was never ready for work: try again later; where that is not known to pass, give up if no other is."""
+        """Handle a slot that was never ready for work: try again later; unless the reason is known to pass, give up if
+        no other slot is ready.
+        """
         self._respawns.plan(number, time.monotonic(), stillborn=True, why=why)
         if not any(child.sound for child in self._children):
             self.fatal = self.fatal or self._respawns.verdict()

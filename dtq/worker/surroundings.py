@@ -1,15 +1,16 @@
-"""What a task finds around it in its process, and gets back to be so when it was changed by the one before.
+"""Process state that a task may change, and that is restored before the next task: directory, environment, signals, ...
 
-Worker, in the slot's process. What a process has once (`interpreter`, `kernel`) is compared with what it was, and put
-back; where it cannot be, or nothing can tell, the process must not run another task. Processes that a task left running
-cannot be taken back from whatever in this process still counts on them, so the slot ends, and its warden ends them.
+Worker, in the slot's process. Each aspect (`interpreter`, `kernel`) is compared with its right state, and restored; if
+it cannot be restored, or not even read, the process must not run another task. A process that a task left running
+cannot be ended behind the back of objects here that still refer to it, so the slot ends, and its warden ends that
+process.
 
-Looking at everything takes far longer than a tiny task, so there are three looks:
+A check of everything takes far longer than a tiny task, so there are three checks:
 
-1. After each tiny task, what it changed through a function that says so (`setters`): nothing, as a rule.
-2. After a longer task, and after a lease, also all that costs no system call.
-3. All the rest, too, as often as half a hundredth of the time allows; before the process waits for work; and before
-   anything is accepted as right.
+1. After each tiny task, the state that it changed through a recorded function (`setters`): nothing, as a rule.
+2. After a longer task, and after a lease, also all state that costs no system call.
+3. All other state, too, as often as half a hundredth of the time allows; before the process waits for work; and before
+   any state is accepted as right.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ from dtq.worker.warden import children
 
 __all__ = ["Spoilt", "Surroundings", "seed_anew"]
 
-#: Looking at what costs system calls takes at most one part in so many of the time.
+#: Checks with system calls take at most one part in so many of the time.
 SHARE: Final = 200
-#: Longest pause between two such looks while tasks run, in seconds, however busy the machine is.
+#: Longest pause between two such checks while tasks run, in seconds, however busy the machine is.
 LONGEST_PAUSE_S: Final = 0.02
 
 
 class Surroundings:
-    """How this process is to be for every task; at first as it is now.
+    """The right state of this process for every task; at first the present one.
 
     Args:
         keep_processes: whether processes that tasks leave running may go on.
-        setters: they say what they were called for.
+        setters: record tasks' changes.
     """
 
     def __init__(self, keep_processes: bool, setters: Setters) -> None:
@@ -56,14 +57,14 @@ class Surroundings:
         self._slow |= {kept.aspect.name: kept for kept in map(Kept, interpreter.slower_aspects())}
         self._quick = {kept.aspect.name: kept for kept in map(Kept, interpreter.aspects())}
         self._known: frozenset[int] = frozenset()
-        #: When a look at everything may be made again, ``time.monotonic()``.
+        #: When a full check may be made again, ``time.monotonic()``.
         self._due_at = 0.0
-        #: Whether there was a task since the last one.
+        #: Whether a task has run since the last one.
         self.overdue = False
         self._accept_processes()
 
     def accept(self) -> None:
-        """What is now is right: a module that was imported for the first time has set something up."""
+        """Make the present state the right one: the first import of a module has set up some state."""
         for kept in (*self._slow.values(), *self._quick.values()):
             kept.accept()
         self._accept_processes()
@@ -74,13 +75,13 @@ class Surroundings:
         self._known = frozenset(_helpers()) if _has_children() else frozenset()
 
     def lend(self, variables: Mapping[str, str | None]) -> dict[str, str | None]:
-        """Have the environment be right with these values, from now on.
+        """Make these values part of the right environment, from now on.
 
         Args:
             variables: values by name; None for none.
 
         Returns:
-            What they were before.
+            The values before.
         """
         right: dict[bytes, bytes] = self._slow["its environment"].right[1]
         before: dict[str, str | None] = {name: os.environ.get(name) for name in variables}
@@ -95,33 +96,33 @@ class Surroundings:
 
     @property
     def touched(self) -> set[str]:
-        """What a task has changed through a function that says so; empty, as a rule."""
+        """The aspects that a task has changed through recorded functions; empty, as a rule."""
         return self._setters.called
 
     def restore(self, *, everything: bool = False, touched: bool = False) -> list[str]:
-        """Put back what has changed.
+        """Restore changed state.
 
         Args:
-            everything: whether to look at all of it, however long ago the last time was.
-            touched: whether to look at nothing but what is `touched`, as long as that had not changed.
+            everything: whether to check all of it, however recent the last check was.
+            touched: whether to check only `touched` state, as long as that had not changed.
 
         Returns:
-            What had.
+            The changed aspects.
 
         Raises:
-            Spoilt: it cannot be.
+            Spoilt: it cannot be restored.
         """
         try:
             changed = self._restore_touched() if self._setters.called else []
             if touched and not changed:
                 self.overdue = True
             else:
-                self._look_around(changed, everything or bool(changed))  # who changes something may change more
+                self._look_around(changed, everything or bool(changed))  # a task that changes one part may change more
         except Spoilt:
             raise
-        except BaseException as error:  # what stands there now is the task's own, and may raise anything
+        except BaseException as error:  # the objects there are the task's own, and may raise anything
             raise Spoilt(f"left what cannot be put back ({sentence(error)})") from error
-        self._setters.forget()  # what putting back has called, too
+        self._setters.forget()  # with the calls that the restoration has made
         return list(dict.fromkeys(changed))
 
     def _restore_touched(self) -> list[str]:
@@ -147,9 +148,9 @@ class Surroundings:
         self._refuse_processes()
 
     def _put_back_untold(self) -> list[str]:
-        """What cannot be looked at, but only be put back: because a function was called that changes it.
+        """Restore state that cannot be read, only set: because a function that changes it was called.
 
-        What modules have called when they were imported is accepted instead: they will not be imported again.
+        Calls during a module's import are accepted instead: the module will not be imported again.
         """
         setters = self._setters
         changed: list[str] = []
@@ -176,7 +177,7 @@ class Surroundings:
         return changed
 
     def _refuse_processes(self) -> None:
-        """Make sure that no process was started that still runs."""
+        """Make sure that no process that was started here still runs."""
         if not _has_children() or self._keep_processes:
             return
         left = [pid for pid in _helpers() if pid not in self._known and pid != _resource_tracker()]
@@ -196,7 +197,9 @@ def _reset_fault_handler(registered: list[tuple[Any, ...]]) -> None:
 
 
 def seed_anew() -> None:
-    """Have the operating system seed what makes random numbers: what was is known, or the same in other processes."""
+    """Seed random number generators from the operating system: their present state is known, or equal in other
+    processes.
+    """
     random.seed()
     numbers: Any = sys.modules.get("numpy.random")
     if numbers is not None:
@@ -204,7 +207,7 @@ def seed_anew() -> None:
 
 
 def _has_children() -> bool:
-    """Whether there are children that run; the ended are collected on the way, for nobody else will."""
+    """Whether children run; the ended ones are collected on the way, for no other code will."""
     try:
         while (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)) is not None:
             os.waitpid(ended.si_pid, os.WNOHANG)

@@ -1,4 +1,4 @@
-"""What a worker and its slots are started with."""
+"""Settings of a worker and its slots."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from dtq.records import dataclass, field
 from dtq.values.place import Place
 from dtq.worker.program import Program
 
-#: What a task must not find in its environment.
+#: Variables that a task must not find in its environment.
 SECRETS: Final = ("DTQ_AUTHKEY", "DTQ_AUTHKEY_FILE", "CREDENTIALS_DIRECTORY", "DTQ_TOKEN")
 
-#: What says how many threads numeric libraries begin.
+#: Variables with the number of threads of numeric libraries.
 THREADS: Final = (
     "OMP_NUM_THREADS",
     "OPENBLAS_NUM_THREADS",
@@ -24,36 +24,37 @@ THREADS: Final = (
 
 
 def slot_environment() -> dict[str, str]:
-    """The environment that slots begin with, in the worker's process: without secrets, and with one thread for numeric
-    libraries, where nobody has said something else."""
+    """The initial environment of slots, computed in the worker's process: without secrets, and with one thread for
+    numeric libraries, unless the user set another number.
+    """
     own = {name: value for name, value in os.environ.items() if name not in SECRETS}
     return {**dict.fromkeys(THREADS, "1"), **own}
 
 
 def settable_threads() -> tuple[str, ...]:
-    """Which variables of threads are dtq's to set, in the worker's process."""
+    """The thread variables that dtq may set, in the worker's process."""
     return tuple([name for name in THREADS if name not in os.environ])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotTerms:
-    """What every slot of a worker is started with.
+    """Settings of every slot of a worker.
 
     Attributes:
         worker: the worker's name.
         paths: put in front of ``sys.path``.
         imports: modules imported at the start.
-        preload: modules imported by the fork server; where there is none, by each slot.
+        preload: modules imported by the fork server; without one, by each slot.
         init: function called by each slot at its start, once these are imported, ``module:function``; empty for none.
         max_result: longest result in bytes that is no value.
-        place: where values are; None where there are none, and large arguments and results go as all others.
-        max_tasks: after how many tasks a slot is replaced; None for never.
-        max_memory: above how much resident memory in bytes it is replaced after a task; None for never.
+        place: the place of values; None for none: then large arguments and results go as all others.
+        max_tasks: number of tasks after which a slot is replaced; None for never.
+        max_memory: resident memory in bytes above which it is replaced after a task; None for never.
         keep_processes: whether processes that tasks leave running may go on until it is replaced.
-        only_registered: whether it runs nothing but registered task types.
-        reload: whether it is replaced where code that it has imported has changed on disk.
-        program: the program that the worker is part of, where it is part of one.
-        inherited: what it takes over from the program that the worker was started by, or for.
+        only_registered: whether it runs registered task types only.
+        reload: whether it is replaced after its imported code has changed on disk.
+        program: the program that the worker is part of, if any.
+        inherited: state from the program that the worker was started by, or for.
     """
 
     worker: str
@@ -74,13 +75,13 @@ class SlotTerms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerTerms:
-    """What a worker is told once.
+    """Settings of a worker.
 
     Attributes:
         slots: how many slots it has.
-        slot: what each is started with.
-        grace_s: how long a drain lets running tasks go on, in seconds; None for as long as they need.
-        max_waiting: how many slots more there may be while tasks wait for other tasks.
+        slot: settings of each slot.
+        grace_s: time for running tasks in a drain, in seconds; None for as long as they need.
+        max_waiting: bound of further slots while tasks wait for other tasks.
     """
 
     slots: int

@@ -1,4 +1,4 @@
-"""The resource tracker that a worker's slots share; started when the first of them has something to say to it.
+"""The resource tracker that a worker's slots share; started with the first message of a slot for it.
 
 Worker, below the supervisor. It is multiprocessing's own program at the reading end of a pipe, and ends when the worker
 and the last of its slots have.
@@ -12,7 +12,7 @@ import subprocess
 import sys
 from typing import Final
 
-#: How long it may take to end, in seconds: it removes what slots have left.
+#: Time for its end, in seconds: it removes resources that slots have left.
 END_S: Final = 2.0
 _PROGRAM: Final = "from multiprocessing.resource_tracker import main; main({0})"
 
@@ -42,7 +42,7 @@ class Tracker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def fileno(self) -> int:
-        """The descriptor to wait for: who can read from it calls `start`, and waits no more."""
+        """The descriptor to wait for: once it is readable, `start` is called, and the wait ends."""
         return self._read
 
     @property
@@ -64,7 +64,7 @@ class Tracker:
         self._process = start_tracker(self._read)
 
     def close(self) -> None:
-        """All slots have ended: have it remove what they have left, and end."""
+        """After the end of all slots, have it clean up and end."""
         os.close(self._write)
         os.close(self._read)
         if self._process is not None:

@@ -1,7 +1,7 @@
-"""Values between a worker and a coordinator on another machine: a directory of the worker's own, and what brings them.
+"""Values between a worker and a coordinator on another machine: the worker's own directory, downloads and uploads.
 
-Worker, below the supervisor. The directory is this user's alone and goes with the worker; what a worker that was killed
-has left is removed by the next one on the machine.
+Worker, below the supervisor. The directory is this user's alone and is removed with the worker; the next worker on the
+machine removes the directory of a killed one.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from dtq.worker.downloads import Downloads
 from dtq.worker.uploads import Uploads
 from dtq.worker.valueline import ValueCalls, ValueLine
 
-#: How many bytes of copies there are where nothing else is said: at most, and as a part of what is free on the disk.
+#: Default bound of copies' bytes: the most, and the share of the disk's free room.
 MOST_COPIES: Final = 4 << 30
 COPIES_SHARE: Final = 10
 
 
 class Transfers:
-    """What a worker needs to have values from a coordinator whose files it cannot reach.
+    """Everything that a worker needs for values of a coordinator whose files it cannot access.
 
     Args:
-        offer: what the coordinator says of its values.
-        connect: makes a connection for values, which calls what it is given at each hello.
+        offer: the coordinator's offer of values.
+        connect: makes a connection for values, which calls the given function at each hello.
         holdings: the worker's.
         lock: the supervisor's.
         on_ready: called with it when a lease has all its arguments, with its token.
-        on_no_room: likewise, when there is no room for them.
-        announce: likewise, when there is more to tell.
-        most_inline: how many bytes a result may have that goes with a report.
-        most_copies: how many bytes of arguments are kept; None for `MOST_COPIES`, or less.
+        on_no_room: likewise, when they have no room.
+        announce: likewise, when further outcomes wait for a report.
+        most_inline: most bytes of a result that goes with a report.
+        most_copies: most bytes of copies; None for `MOST_COPIES`, or less.
 
     Raises:
-        OSError: there can be no directory.
+        OSError: the directory cannot be made.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Transfers:
         if most_copies is None:
             disk = os.statvfs(parent)
             most_copies = min(MOST_COPIES, disk.f_bavail * disk.f_frsize // COPIES_SHARE)
-        #: Where slots find and write values.
+        #: The slots' place of values.
         self.place = Place(
             (results,), least=MIN_CALLED, checked=offer.checked, max_value=offer.max_value, copies=copies
         )
@@ -91,7 +91,7 @@ class Transfers:
         return made[0]
 
     def adapt(self, offer: ValuesOffer) -> None:
-        """The coordinator was restarted, and may have other limits. Any thread, one at a time."""
+        """Note that the coordinator was restarted, and may have other limits. Any thread, one at a time."""
         if (offer.checked, offer.max_value) != (self.place.checked, self.place.max_value):
             self.place = replace(self.place, checked=offer.checked, max_value=offer.max_value)
             self._uploads.move(self.place)
@@ -101,7 +101,9 @@ class Transfers:
     # -- with the lock --------------------------------------------------------------------------------------------
 
     def fetch(self, chunk: Chunk) -> bool:
-        """Have the arguments of a lease, and a function that came by value, here until it is over; whether they are."""
+        """Fetch the arguments of a lease, and a function that came by value, until it is over; whether they are here
+        already.
+        """
         page, body = chunk.grant.arguments, chunk.spec.function.body
         needed = list(named(body)) if is_description(body) else []
         if pages.has_descriptions(page):
@@ -109,7 +111,7 @@ class Transfers:
         return not needed or self._downloads.fetch(chunk.token, needed)
 
     def takes(self, outcome: Outcome) -> bool:
-        """Whether an outcome has to wait until its values, or those of one before it, are sent."""
+        """Whether an outcome must wait until its values, or those of one before it, are sent."""
         return self._uploads.takes(outcome)
 
     def cancel(self, token: int, index: int) -> bool:

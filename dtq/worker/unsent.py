@@ -1,11 +1,11 @@
-"""Results that a slot has made and not sent yet.
+"""The buffer of a slot's unsent results.
 
 Worker, inside a slot. Results of tiny tasks are sent together. A task that takes longer than those before it must not
-hold them back, though: then a thread sends them, which sleeps otherwise. It cannot where a task holds the interpreter's
-lock all the time; then they wait in the `arena`, from which the supervisor takes them where the slot ends first.
+hold them back, though: then a thread sends them, which sleeps otherwise. If a task holds the interpreter's lock all the
+time, the thread cannot; then they wait in the `arena`, from which the supervisor takes them if the slot ends first.
 
 The thread ends before a task forks. Python 3.12 and later warn in a process that forks while it has threads, and a task
-is to be warned of its own.
+must see such a warning only for threads of its own.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ from dtq.worker.arena import CAPACITY, SIZE, Arena
 from dtq.worker.channel import Channel
 from dtq.worker.reports import Returned, plain
 
-#: Results are sent when they are so old, in seconds, or so large, in bytes.
+#: Age, in seconds, and size, in bytes, at which results are sent.
 FLUSH_S: Final = 0.010
 FLUSH_BYTES: Final = CAPACITY
-#: When the thread looks, in seconds after a result; it sends what is so old then, and else looks once more.
+#: Delay of the thread's look after a result, in seconds; it sends results of that age then, and else looks once more.
 OVERDUE_S: Final = 0.05
-#: How long a fork waits at most for the thread to end, in seconds; it takes a fraction of a millisecond.
+#: Longest wait of a fork for the thread's end, in seconds; it takes a fraction of a millisecond.
 END_S: Final = 1.0
-#: How long to wait between looks at whether the kernel has ended the thread, too, in seconds.
+#: Pause between two looks whether the thread has ended for the kernel, too, in seconds.
 _LOOK_S: Final = 0.0001
 
 
 class Unsent:
-    """The results of one lease, as far as they were not sent.
+    """The unsent results of one lease.
 
     Args:
         channel: to the supervisor.
-        arena: where they wait.
+        arena: holds them.
     """
 
     def __init__(self, channel: Channel, arena: Arena) -> None:
@@ -50,29 +50,29 @@ class Unsent:
         self._token = 0
         #: When the task of the first one began, and when the last one was made.
         self._since = self._made = 0.0
-        #: Held while anything is sent and forgotten; not while a result is added, which only the slot's thread does.
+        #: Held while results are sent and forgotten; not while a result is added, which only the slot's thread does.
         self._lock = threading.Lock()
-        #: There may be something that becomes overdue.
+        #: Set when results may become overdue.
         self._armed = False
         self._watch: _Watch | None = None
         self._clock = monotonic  # see `Slot`
 
     def describe(self) -> None:
-        """The next result is a description."""
+        """Note that the next result is a description."""
         self._arena.described = True
 
     def begin(self, token: int, lo: int, now: float) -> None:
-        """What comes are the results of a lease, from a task on; nothing is unsent."""
+        """Begin the results of a lease, from a task on; nothing is unsent."""
         with self._lock:
             self._token = token
             self._since = now
             self._arena.clear(token, lo, now)
 
     def add(self, result: bytes, now: float, more: bool) -> bool:
-        """The result of the next task.
+        """Add the result of the next task.
 
         Args:
-            result: what it is.
+            result: the result.
             now: ``time.monotonic()``.
             more: whether another task is about to begin; else `flush` comes next.
 
@@ -96,7 +96,7 @@ class Unsent:
         return now - self._since > FLUSH_S or end == SIZE
 
     def _make_room(self, result: bytes, now: float, more: bool) -> bool:
-        """Add a result that there was no room for; one that is larger than all the room is sent at once."""
+        """Add a result that had no room; one that is larger than the whole arena is sent at once."""
         with self._lock:
             self._send(self._made)
             self._reset(self._arena.next)
@@ -111,10 +111,10 @@ class Unsent:
         return self.add(result, now, more)
 
     def flush(self, now: float) -> None:
-        """Send all.
+        """Send all results.
 
         Args:
-            now: up to when they took their time, ``time.monotonic()``.
+            now: the end of their time, ``time.monotonic()``.
 
         Raises:
             OSError: the supervisor is gone.
@@ -135,8 +135,8 @@ class Unsent:
         self._arena.clear(self._token, lo, self._since)
 
     def before_fork(self) -> None:
-        """Have no thread while a task forks, whichever thread of the process does: what waits is sent at once."""
-        # A signal handler that forks may have interrupted whoever holds the lock, in this thread.
+        """End the thread before a task forks, in whichever thread of the process; waiting results are sent at once."""
+        # A signal handler that forks may have interrupted the holder of the lock, in this thread.
         if self._watch is None or not self._lock.acquire(timeout=END_S):
             return
         try:
@@ -160,7 +160,7 @@ class Unsent:
             self._watch.alarm.set()
 
     def _overdue(self, watch: _Watch) -> bool:
-        """Send what is overdue; whether there is anything left to watch for this thread."""
+        """Send overdue results; whether this thread has results left to watch."""
         with self._lock:
             if self._watch is not watch:
                 return False
@@ -184,14 +184,14 @@ class _Watch:
 
     def __init__(self, look: Callable[[_Watch], bool]) -> None:
         self._look = look
-        #: There may be something that becomes overdue.
+        #: Set when results may become overdue.
         self.alarm = threading.Event()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="dtq-unsent", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the tasks' business
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # signals are the tasks' business
         while True:
             self.alarm.wait()
             self._over.wait(OVERDUE_S)
@@ -199,7 +199,7 @@ class _Watch:
                 return
 
     def end(self) -> None:
-        """End the thread, and see it gone also for the kernel, by which Python tells whether there are threads."""
+        """End the thread, and wait for its end in the kernel, by which Python counts threads."""
         self._over.set()
         self.alarm.set()
         self._thread.join(END_S)

@@ -1,11 +1,11 @@
-"""Results on their way from a worker on another machine than its coordinator.
+"""Uploads of results from a worker on another machine than its coordinator.
 
-Worker, below the supervisor. Slots write large results as values into segments of the worker's own. What names them is
-reported when the values are at the coordinator, and so are the outcomes of the same lease that come after it; others
-are not held up. One thread sends them, a few pieces at a time, of several values where there are several, and holds
-those in memory, never a value. At the coordinator a value has another place, which is what the report names.
+Worker, below the supervisor. Slots write large results as values into segments of the worker's own. An outcome with
+values is reported when the values are at the coordinator, and so are the later outcomes of the same lease; others are
+not held up. One thread sends them, a few pieces at a time, from several values in turn, and holds pieces in memory,
+never a value. At the coordinator a value has another place, which the report names.
 
-The worker's segments go when nobody holds them: no slot that writes to them, and no result that is not acknowledged.
+The worker's segments are removed when nothing holds them: no slot that writes to them, and no unacknowledged result.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from dtq.worker.valueline import ValueLine
 
 log = logging.getLogger("dtq.worker")
 
-#: How many outcomes are sent in turns; the others wait until one of them is there.
+#: Outcomes sent in turns; the others wait until one of them is complete.
 AT_ONCE: Final = 16
-#: How often a value is sent of which the coordinator has lost what was sent.
+#: Times that a value is sent if the coordinator loses the sent pieces.
 _TRIES: Final = 3
-#: How old what was written last in a segment is, in seconds, before it is removed: its slot may just have died, with
-#: a result that nobody has heard of.
+#: Age of a segment's last write, in seconds, before its removal: its slot may just have died, with an unreported
+#: result.
 _FRESH_S: Final = 2.0
 _SAFELY: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
 
@@ -48,11 +48,11 @@ class _Carry:
 
     Args:
         value: the value.
-        files: where it is.
-        values: where it goes.
+        files: its source.
+        values: its destination.
 
     Raises:
-        ValueGone, ValueDamaged: it is not there.
+        ValueGone, ValueDamaged: it is missing or damaged.
     """
 
     def __init__(self, value: Value, files: LocalValues, values: WireValues) -> None:
@@ -65,10 +65,10 @@ class _Carry:
             raise
 
     def pieces(self, memories: Sequence[bytearray]) -> list[Outgoing]:
-        """The pieces that come next.
+        """The next pieces.
 
         Args:
-            memories: where each is until it is sent.
+            memories: memory of each until it is sent.
 
         Raises:
             ValueGone, ValueDamaged, OSError: they cannot be read.
@@ -93,10 +93,10 @@ class _Carry:
         return self._draft.took(pieces, refusals)
 
     def finish(self) -> Value | None:
-        """Where the value is, if all of it has arrived.
+        """The place of the value, if all of it has arrived.
 
         Raises:
-            ValueDamaged: it is not what was written.
+            ValueDamaged: it has changed since it was written.
         """
         value = self._value
         if self._draft.sent < value.length:
@@ -117,25 +117,25 @@ class _Job:
 
     Args:
         outcome: the outcome.
-        queue: it and what waits behind it, of the same lease.
+        queue: it and the outcomes of the same lease that wait behind it.
     """
 
     def __init__(self, outcome: Succeeded, queue: deque[Outcome]) -> None:
         self.outcome = outcome
         self.queue = queue
-        #: The value under way; how often it was begun; the pieces of it that are being sent; why they are not.
+        #: The value under way; how often it was begun; its pieces that are being sent; why they are not.
         self.carry: _Carry | None = None
         self.tries = 0
         self.pieces: list[Outgoing] = []
         self.problem: Exception | None = None
         self._blobs = pages.unpack(outcome.results)
-        #: The blobs that were dealt with, as they are reported; and where each value is now.
+        #: The finished blobs, as they are reported; and the new place of each value.
         self._done: list[bytes] = []
         self._moved: dict[Value, Value] = {}
 
     @property
     def blob(self) -> bytes | None:
-        """The next blob of which something is to be sent; None where everything is."""
+        """The next blob with a value to be sent; None for none."""
         while len(self._done) < len(self._blobs):
             blob = self._blobs[len(self._done)]
             if is_description(blob):
@@ -152,18 +152,18 @@ class _Job:
         return next(value for value in named(self.blob) if value not in self._moved)
 
     def moved(self, value: Value) -> None:
-        """That one is there."""
+        """Note that this value has arrived."""
         self._moved[self.value] = value
         self.carry, self.tries = None, 0
 
     def inline(self, blob: bytes) -> None:
-        """The next blob goes with the report, as this."""
+        """Put the next blob's value into the report."""
         self.abandon()
         self._done.append(blob)
         self.tries = 0
 
     def sent(self) -> Succeeded:
-        """The outcome, when everything is there."""
+        """The outcome, when everything has arrived."""
         return replace(self.outcome, results=pages.pack(self._done, described=True))
 
     def abandon(self) -> None:
@@ -177,13 +177,13 @@ class Uploads:
     """Sends values.
 
     Args:
-        values: where they go.
-        line: the connection of that.
-        place: where slots write them.
-        most_inline: how many bytes a result may have that goes with the report, where there is no room for it else.
-        holdings: the worker's; what waits is among them.
+        values: their destination.
+        line: the destination's connection.
+        place: the slots' place of values.
+        most_inline: most bytes of a result that goes with the report because it has no room otherwise.
+        holdings: the worker's, with the waiting outcomes.
         lock: the supervisor's.
-        announce: called with it when there is more to tell.
+        announce: called with it when further outcomes wait for a report.
     """
 
     def __init__(
@@ -206,12 +206,12 @@ class Uploads:
         self._news = threading.Condition(lock)
         self._announce = announce
         self._jobs: deque[_Job] = deque()
-        #: What was sent of each lease, and is the coordinator's when that is acknowledged.
+        #: By lease, its sent values, which are the coordinator's after the acknowledgement.
         self._sent: dict[int, list[Value]] = {}
-        #: When to look for segments that nobody needs, ``time.monotonic()``; None for never.
+        #: When to look for unneeded segments, ``time.monotonic()``; None for never.
         self._sweep_at: float | None = None
         self._closed = False
-        #: Where pieces are until they are sent.
+        #: Unused memory for pieces.
         self._memories: list[bytearray] = []
         #: Whether the coordinator has no room; and how many outcomes in a row were tried in vain.
         self._full = False
@@ -221,21 +221,21 @@ class Uploads:
         self._thread.start()
 
     def move(self, place: Place) -> None:
-        """Slots write values there with other limits from now on; in the same directory."""
+        """Note that slots write values there with other limits from now on; in the same directory."""
         self._files.place = self.place = place
 
     # -- with the lock --------------------------------------------------------------------------------------------
 
     @property
     def stalled(self) -> int:
-        """How many leases wait for nothing but room at the coordinator: no slot runs anything of them."""
+        """Number of leases that wait only for room at the coordinator: no slot runs any of their tasks."""
         if not self._full:
             return 0
         chunks = self._holdings.chunks
         return sum(token in chunks and chunks[token].ended for token in self._holdings.waiting)
 
     def takes(self, outcome: Outcome) -> bool:
-        """Whether an outcome has to wait; it is reported later then."""
+        """Whether an outcome must wait; it is reported later then."""
         queue = self._holdings.waiting.get(outcome.token)
         if queue is not None:
             queue.append(outcome)
@@ -249,7 +249,7 @@ class Uploads:
         return True
 
     def let_go(self, token: int) -> None:
-        """A lease is over."""
+        """End of a lease."""
         sent = self._sent.pop(token, None)
         if sent is None:
             return
@@ -267,8 +267,8 @@ class Uploads:
         self._news.notify_all()
 
     def cancel(self, token: int, index: int) -> bool:
-        """A task is to be stopped whose result waits to be sent: it goes back as one that was stopped, and its result
-        is not sent any more. What travels with results of others does.
+        """Stop a task whose result waits to be sent: it goes back as a stopped one, and its result is not sent any
+        more. A result that travels with others is sent.
 
         Args:
             token: of its lease.
@@ -279,7 +279,7 @@ class Uploads:
         """
         chunk, queue = self._holdings.chunks.get(token), self._holdings.waiting.get(token)
         if chunk is None or queue is None or not chunk.ended or chunk.end != index + 1:
-            return False  # what goes back is the end of a lease
+            return False  # only the end of a lease goes back
         last = queue[-1]
         if not isinstance(last, Succeeded) or last.lo != index:
             return False
@@ -297,7 +297,7 @@ class Uploads:
         return self._holdings.waiting.get(job.outcome.token) is job.queue and job.queue[0] is job.outcome
 
     def _over(self, job: _Job, outcomes: list[Outcome]) -> None:
-        """Have an outcome reported, as what came of it, and what has only waited for it."""
+        """Have an outcome reported, in its new form, and those that have only waited for it."""
         token = job.outcome.token
         if not self._is_current(job):
             if token not in self._holdings.chunks:
@@ -330,7 +330,7 @@ class Uploads:
             self._settle(jobs)
 
     def _next(self) -> list[_Job]:
-        """The outcomes of which to send the next pieces; none at the end."""
+        """The outcomes whose next pieces to send; none at the end."""
         while True:
             jobs: list[_Job] = []
             dropped: list[_Job] = []
@@ -356,17 +356,17 @@ class Uploads:
                 return jobs
 
     def _drop(self, job: _Job) -> None:
-        """Nothing is to be said of its lease any more."""
+        """Drop the outcomes of its lease."""
         job.abandon()
         with self._lock:
             if job.outcome.token not in self._holdings.chunks:
                 self._values.settled(self._sent.pop(job.outcome.token, ()))
 
     def _send(self, jobs: list[_Job]) -> None:
-        """Send some pieces of each, and note what was answered.
+        """Send some pieces of each, and note the answers.
 
         Raises:
-            DtqError: nothing can be sent.
+            DtqError: no piece can be sent.
         """
         if not self._memories or len(self._memories[0]) < self._line.chunk:
             self._memories = [bytearray(self._line.chunk) for _ in range(WINDOW)]
@@ -390,7 +390,7 @@ class Uploads:
                 if job.problem is None and job.carry is not None:
                     job.problem = job.carry.took(job.pieces, answered)
                     self._note(job)
-            except ValueGone as error:  # the coordinator has lost what was sent
+            except ValueGone as error:  # the coordinator has lost the sent pieces
                 job.abandon()
                 job.tries += 1
                 job.problem = error if job.tries == _TRIES else None
@@ -398,11 +398,11 @@ class Uploads:
                 job.problem = error
 
     def _note(self, job: _Job) -> None:
-        """Some pieces have arrived, or not.
+        """Note that some pieces have arrived, or not.
 
         Raises:
-            ValueDamaged: the value is not what was written.
-            DtqError: what is to go with the report cannot be read.
+            ValueDamaged: the value has changed since it was written.
+            DtqError: a value that must go with the report cannot be read.
         """
         assert job.carry is not None
         if job.problem is None:
@@ -413,12 +413,12 @@ class Uploads:
                 with self._lock:
                     self._sent.setdefault(job.outcome.token, []).append(value)
         elif isinstance(job.problem, StoreFull) and job.blob is not None and self._fits(job.blob):
-            # It has kept room for what goes with the report.
+            # It has kept room for values in reports.
             job.inline(bytes(memoryview(self._files.fetch(job.value))))
             job.problem = None
 
     def _settle(self, jobs: list[_Job]) -> None:
-        """See what has become of outcomes of which pieces were to be sent."""
+        """Handle the results for the outcomes whose pieces were sent."""
         going: list[_Job] = []
         for job in jobs:
             if isinstance(job.problem, StoreFull):
@@ -443,14 +443,14 @@ class Uploads:
                 self._jobs.insert(AT_ONCE - len(jobs) + place, job)
 
     def _fail(self, job: _Job, error: Exception) -> None:
-        """A result cannot be sent: each by itself may be, and the task of the one that cannot has failed."""
+        """A result cannot be sent: each is tried by itself, and the task of the faulty one has failed."""
         several = pages.count(job.outcome.results) > 1
         outcomes = singly(job.outcome) if several else [refused(job.outcome, error)]
         with self._lock:
             self._over(job, [outcome for outcome in outcomes if outcome is not None])
 
     def _fits(self, blob: bytes) -> bool:
-        """Whether what a description stands for may go with the report: a pickle as it is, and not too long."""
+        """Whether a description's value may go with the report: a plain pickle, and not too long."""
         first, *others = named(blob)
         return not (others or rest(blob) or first.trailer) and first.length <= self._most_inline
 
@@ -473,10 +473,10 @@ class Uploads:
         return self._sweep_at is not None and self._sweep_at <= time.monotonic()
 
     def _sweep(self, held: frozenset[int]) -> None:
-        """Remove the segments that nobody needs.
+        """Remove unneeded segments.
 
         Args:
-            held: those that are.
+            held: the needed ones.
         """
         again = False
         for number, path in self.place.segments().items():
@@ -501,7 +501,7 @@ class Uploads:
                 self._sweep_at = time.monotonic() + _FRESH_S
 
     def close(self) -> None:
-        """End, also a call that is under way. Not with the lock."""
+        """End, with a call that is under way. Not with the lock."""
         with self._lock:
             self._closed = True
             self._news.notify_all()

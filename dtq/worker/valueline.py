@@ -1,8 +1,7 @@
-"""A worker's connection for values: calls that are made again until the coordinator answers. That it has no room is an
-answer.
+"""A worker's connection for values: a call is repeated until the coordinator answers, also with a lack of room.
 
-Worker, on another machine than its coordinator. Heartbeats and reports have connections of their own, so nothing waits
-for what travels here.
+Worker, on another machine than its coordinator. Heartbeats and reports have connections of their own, so neither waits
+for values.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from dtq.values.wire import Arrived, Incoming, Outgoing, Remainder, chunk_of, wr
 
 R = TypeVar("R")
 
-#: How many bytes a call carries before the coordinator has said how many it may.
+#: Bytes of a call before the coordinator has said how many it may have.
 _FIRST_CHUNK: Final = 1 << 14
 
 
@@ -57,7 +56,7 @@ class ValueLine:
         self.epoch = 0
 
     def on_welcome(self, welcome: Welcome) -> None:
-        """It has said hello."""
+        """Note the answer to hello."""
         self.chunk = chunk_of(welcome.max_message)
         self.epoch = welcome.epoch
 
@@ -93,6 +92,6 @@ class ValueLine:
 
 
 def _passes(error: DtqError) -> bool:
-    """Whether it is worth while to make the call again. Where there is no room, others may find some."""
-    # As for reports: once it was let in, a refusal of the key is somebody else's.
+    """Whether the call should be repeated. If there is no room, other values may find some."""
+    # As for reports: after a first acceptance, a refusal of the key comes from another program.
     return (error.retryable or isinstance(error, WrongKey)) and not isinstance(error, StoreFull)

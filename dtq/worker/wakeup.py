@@ -1,4 +1,4 @@
-"""What wakes the supervisor's loop: a pipe that threads and signals write to.
+"""Wakes the supervisor's loop: a pipe that threads and signals write to.
 
 Worker, below the supervisor.
 """
@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-#: How often to look for slots that have died without closing their pipe, where no signal says so, in seconds.
+#: Pause between two looks for slots that have died without closing their pipe, if no signal tells, in seconds.
 LOOK_S: Final = 0.25
 
 
@@ -20,7 +20,7 @@ class Wakeup:
     """The pipe.
 
     Attributes:
-        look_s: how long the loop may sleep although nothing is due, in seconds; None for ever.
+        look_s: longest sleep of the loop without a deadline, in seconds; None for ever.
     """
 
     def __init__(self) -> None:
@@ -36,19 +36,21 @@ class Wakeup:
         return self._read
 
     def ring(self) -> None:
-        """Wake the loop, if it is still there; any thread."""
+        """Wake the loop, if it still runs; any thread."""
         with self._lock, contextlib.suppress(BlockingIOError):  # the pipe is full: it is awake already
             if not self._closed:
                 os.write(self._write, b"\0")
 
     def clear(self) -> None:
-        """The loop is awake."""
+        """Empty the pipe: the loop is awake."""
         while len(os.read(self._read, 4096)) == 4096:
             pass
 
     @contextlib.contextmanager
     def by_signals(self) -> Iterator[None]:
-        """A signal wakes the loop, also that a child has ended. Other threads than the main one get none, and look."""
+        """Let signals wake the loop, the end of a child too. Only the main thread gets signals; in others the loop
+        polls.
+        """
         if threading.current_thread() is not threading.main_thread():
             self.look_s = LOOK_S
             yield
@@ -63,7 +65,7 @@ class Wakeup:
 
     def close(self) -> None:
         """Close the pipe."""
-        with self._lock:  # or a byte for the loop would go to whoever has the descriptor next
+        with self._lock:  # or a byte for the loop would go to the descriptor's next owner
             self._closed = True
             os.close(self._read)
             os.close(self._write)

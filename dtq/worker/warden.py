@@ -1,11 +1,11 @@
 """The warden: a small process between the supervisor and each slot, so that no process outlives the slot it came from.
 
-Worker, on Linux; elsewhere the slot is the supervisor's own child. The warden is what the supervisor starts (``python
--m dtq.worker.warden``). It forks the slot and then only waits. Whatever a slot starts, however far that removes itself
-(a double fork, a session of its own), becomes the warden's child when its parent ends, for the warden is a *subreaper*;
-so when the slot has ended it kills all that is left, and only then ends itself, in the way in which the slot did.
-SIGTERM has it kill the slot and everything else; the kernel sends it that when the supervisor ends, however that
-happens. A warden that is killed by force takes its slot with it, but not what the slot had set free.
+Worker, on Linux; elsewhere the slot is the supervisor's own child. The supervisor starts the warden (``python -m
+dtq.worker.warden``), which forks the slot and then only waits. Every process that a slot starts, however far it removes
+itself (a double fork, a session of its own), becomes the warden's child when its parent ends, for the warden is a
+*subreaper*. So after the slot's end the warden kills all that is left, and only then ends itself, in the same way as
+the slot. On SIGTERM it kills the slot and everything else; the kernel sends it that when the supervisor ends, however
+that happens. A warden that is killed by force takes its slot with it, but not the processes that the slot had set free.
 
 It imports next to nothing before it forks: its memory is the slot's too.
 """
@@ -27,22 +27,22 @@ _PR_SET_DUMPABLE: Final = 4
 _PR_SET_NAME: Final = 15
 _PR_SET_CHILD_SUBREAPER: Final = 36
 _PTRACE_DETACH: Final = 17
-#: How long processes that were killed may take to be gone, in seconds: one that hangs in the kernel is not waited for.
+#: Time for killed processes to be gone, in seconds: one that hangs in the kernel is not waited for.
 PATIENCE_S: Final = 5.0
 _AWAITED: Final = (signal.SIGTERM, signal.SIGCHLD)
 
 
 def adopt_orphans() -> None:
-    """From now on, what descends from this process and loses its parent becomes its child. Linux only."""
+    """From now on, a descendant of this process that loses its parent becomes its child. Linux only."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with(parent: int, number: int) -> None:
-    """Have the kernel send this process a signal when its parent ends, however that happens. Ends at once where it has.
+    """Have the kernel send this process a signal when its parent ends, however that happens. Ends at once if it has.
 
     Args:
-        parent: the process that is to be the parent.
+        parent: the process that should be the parent.
         number: the signal.
     """
     if sys.platform == "linux":
@@ -58,20 +58,20 @@ def name_process(name: str) -> None:
 
 
 def children() -> list[int]:
-    """This process's children, by their numbers; those that have ended and were not waited for included."""
+    """This process's children, by their numbers, uncollected ended ones included."""
     mine = str(os.getpid()).encode()
     found = []
     for name in os.listdir("/proc"):
         if name.isdecimal():
             with suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
-                # The command's name, in parentheses, may have anything in it; the parent is the second word after it.
+                # The command's name, in parentheses, may contain anything; the parent is the second word after it.
                 if file.read().rpartition(b")")[2].split()[1] == mine:
                     found.append(int(name))
     return found
 
 
 def _reap() -> dict[int, tuple[int, int]] | None:
-    """Collect the children that have ended: status and peak memory in bytes by number; None where there are none."""
+    """Collect the children that have ended: status and peak memory in bytes by number; None without any."""
     ended: dict[int, tuple[int, int]] = {}
     while True:
         try:
@@ -110,7 +110,7 @@ def _watch(slot: int) -> tuple[int, int]:
 
 
 def _clear() -> int:
-    """Kill every child until there is none: those of the killed become children in their turn. How many there were."""
+    """Kill every child until none is left: those of the killed become children in their turn. Returns their number."""
     seen: set[int] = set()
     until = time.monotonic() + PATIENCE_S
     while _reap() is not None and time.monotonic() < until:
@@ -125,7 +125,7 @@ def _end_like(status: int) -> NoReturn:
     """End as a process with that status did."""
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)  # the slot has left a core, where cores are wanted
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0)  # the slot has left a core, if cores are enabled
         if number != signal.SIGKILL:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -150,7 +150,7 @@ def guard(parent: int, channel_fd: int, position_fd: int) -> int:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.setsid()
         return warden
-    os.close(channel_fd)  # or nobody would see it closed
+    os.close(channel_fd)  # or its end would go unseen
     status, peak = _watch(slot)
     Position(position_fd).note_end(peak, _clear())
     _end_like(status)
