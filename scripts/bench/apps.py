@@ -122,7 +122,8 @@ def cold(report: Report, options: Options, programs: Programs, executors: list[s
     """Programs from start to end."""
     report.grid("cold: a program from start to end", executors)
     for app in apps[:1] if options.quick else apps:
-        turns = {name: partial(programs.cold, name, app) for name in able(app, executors)}
+        names = able(app, executors)
+        turns = {name: partial(programs.cold, name, app) for name in (names[:1] if options.quick else names)}
         medians = report.beside(app, report.rounds.alternate(turns), "s")
         for other in ("pool, spawn", "Dask"):
             if other in medians:

@@ -42,15 +42,15 @@ def apart(pool: Pool, turns: int, count: int) -> int:
 def main() -> None:
     options = command_line(__doc__)
     report = Report("efficiency", "How much of two cores do two slots use?", options)
-    seconds = 0.1 if options.quick else 4.0
+    seconds = 0.05 if options.quick else 4.0
     with ExitStack() as stack:
         pool = stack.enter_context(multiprocessing.Pool(SLOTS))
         executor = stack.enter_context(ProcessPoolExecutor(SLOTS))
         list(executor.map(noop, range(100)))
         scene = stack.enter_context(Scene("fsync", slots=SLOTS, directory=options.directory))
         client = stack.enter_context(scene.client())
-        list(client.map(noop, range(1000)))
-        for milliseconds in (1, 10) if options.quick else (1, 10, 100):
+        list(client.map(noop, range(options.pick(1000, 100))))
+        for milliseconds in (1,) if options.quick else (1, 10, 100):
             turns = turns_for(milliseconds / 1e3)
             count = int(seconds * 1e3 / milliseconds)
             items = [turns] * count

@@ -64,7 +64,7 @@ def beside(report: Report, ours: Executor, pool: Executor, count: int) -> None:
         report.add("  dtq against ProcessPoolExecutor", mine / theirs, "times", bar)
 
 
-def beside_loky(report: Report, ours: dtq.Executor, count: int) -> None:
+def beside_loky(report: Report, options: Options, ours: dtq.Executor, count: int) -> None:
     """joblib with its own processes and with the cluster's."""
     try:
         joblib = importlib.import_module("joblib")
@@ -72,10 +72,13 @@ def beside_loky(report: Report, ours: dtq.Executor, count: int) -> None:
         report.note("absent: joblib")
         return
     importlib.import_module("dtq.joblib").register(executor=ours)
-    for backend in ("dtq", "loky"):
+    backends = ("dtq",) if options.quick else ("dtq", "loky")
+    for backend in backends:
         parallel(joblib, backend, 10 * SLOTS)
-    found = report.rounds.alternate({name: rate(partial(parallel, joblib, name, count)) for name in ("dtq", "loky")})
+    found = report.rounds.alternate({name: rate(partial(parallel, joblib, name, count)) for name in backends})
     mine = report.add('joblib, backend "dtq"', found["dtq"], "/s")
+    if options.quick:
+        return
     theirs = report.add('joblib, backend "loky"', found["loky"], "/s")
     report.add("  dtq against loky", mine / theirs, "times")
     report.note("joblib makes batches of calls by itself, larger ones after small ones were quick")
@@ -85,13 +88,13 @@ def beside_loky(report: Report, ours: dtq.Executor, count: int) -> None:
 def main() -> None:
     options: Options = command_line(__doc__)
     report = Report("futures", "How many futures a second, beside ProcessPoolExecutor and loky?", options)
-    count = options.pick(20_000, 200)
+    count = options.pick(20_000, 50)
     context = multiprocessing.get_context("forkserver")
     with dtq.Executor.local(SLOTS, paths=[BENCH]) as ours, ProcessPoolExecutor(SLOTS, mp_context=context) as pool:
         for executor in (ours, pool):
             submitted(executor, 10 * SLOTS)
         beside(report, ours, pool, count)
-        beside_loky(report, ours, count)
+        beside_loky(report, options, ours, count)
     report.print()
 
 

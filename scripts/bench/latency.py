@@ -115,12 +115,12 @@ def main() -> None:
         executor.submit(noop, 1).result()
         clients: dict[str, Client] = {}
         scenes: dict[str, Scene] = {}
-        for store in STORES:
+        for store in STORES[:1] if options.quick else STORES:
             scenes[store] = stack.enter_context(Scene(store, slots=SLOTS, directory=options.directory))
             clients[store] = stack.enter_context(scenes[store].client())
-            round_trips(clients[store].submit, 50)
+            round_trips(clients[store].submit, options.pick(50, 5))
         idle(report, options, clients, executor)
-        for store in ("fsync", "none"):
+        for store in sorted({"fsync", "none"} & {*scenes}):
             with flood(scenes[store], turns):
                 probes = partial(round_trips, clients[store].submit, options.pick(100, 5), priority=1)
                 show(report, f"under load, {store}", report.rounds.repeat(probes))

@@ -42,7 +42,7 @@ def look(process: Process) -> Look:
 def main() -> None:
     options = command_line(__doc__)
     report = Report("leaks", "Does anything grow with the number of tasks?", options)
-    tasks = options.pick(200_000, 1_000)
+    tasks = options.pick(200_000, 50)
     looks: dict[str, list[Look]] = {"coordinator": [], "worker": []}
     with Scene("fsync", slots=2, directory=options.directory) as scene:
         for number in range(1, LOOKS[-1] + 1):

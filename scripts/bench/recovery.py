@@ -74,9 +74,9 @@ class Load(threading.Thread):
         self.join(PATIENCE_S)
 
 
-def lose_coordinator(scene: Scene) -> float:
+def lose_coordinator(scene: Scene, load_s: float) -> float:
     """Seconds from the start of the next one until a new client has its answer."""
-    time.sleep(LOAD_S)
+    time.sleep(load_s)
     scene.coordinator.kill()
     start = time.perf_counter()
     scene.start_coordinator()
@@ -97,7 +97,8 @@ def worker_kills(report: Report, options: Options) -> None:
 
 
 def coordinator_kills(report: Report, options: Options) -> None:
-    kills, waiting = options.pick(100, 2), options.pick(100_000, 500)
+    kills, waiting = options.pick(100, 1), options.pick(100_000, 100)
+    load_s = 0.1 if options.quick else LOAD_S
     turns = turns_for(0.001)
     with Scene("fsync", slots=2, directory=options.directory) as scene, scene.client() as client:
         worker = scene.workers[0]
@@ -107,7 +108,7 @@ def coordinator_kills(report: Report, options: Options) -> None:
             time.sleep(0.01)
         load = Load(client)
         load.start()
-        back = [lose_coordinator(scene) for _ in range(kills)]
+        back = [lose_coordinator(scene, load_s) for _ in range(kills)]
         load.stop()
         assert worker.popen.poll() is None, "the worker has ended"
         assert sorted(behind.results()) == list(range(waiting))

@@ -73,13 +73,14 @@ def contenders(stack: ExitStack, options: Options) -> tuple[dict[str, Client], E
     pool = stack.enter_context(multiprocessing.Pool(SLOTS))
     executor = stack.enter_context(ProcessPoolExecutor(SLOTS))
     checked(executor.map(noop, range(100)), 100)
+    warm_up = options.pick(1000, 100)
     clients: dict[str, Client] = {}
     for store in ("fsync", "none"):
         scene = stack.enter_context(Scene(store, slots=SLOTS, directory=options.directory))
         clients[store] = stack.enter_context(scene.client())
-        checked(clients[store].map(noop, range(1000)), 1000)
+        checked(clients[store].map(noop, range(warm_up)), warm_up)
         if store == "fsync":
-            elsewhere = Elsewhere(scene, CLIENTS)
+            elsewhere = Elsewhere(scene, options.pick(CLIENTS, 1))
             stack.callback(elsewhere.close)
     return clients, elsewhere, pool, executor
 
@@ -99,9 +100,9 @@ def maps(
 def main() -> None:
     options = command_line(__doc__)
     report = Report("throughput", "How many tasks a second, from the call to the last result?", options)
-    count = options.pick(200_000, 2_000)
-    singles = options.pick(20_000, 400)
-    milliseconds = options.pick(4_000, 100)
+    count = options.pick(200_000, 500)
+    singles = options.pick(20_000, 100)
+    milliseconds = options.pick(4_000, 20)
     with ExitStack() as stack:
         turns = turns_for(0.001)
         clients, elsewhere, pool, executor = contenders(stack, options)
