@@ -37,8 +37,7 @@ class Kind:
 KINDS = [
     Kind(name="memory", make=lambda _: MemoryEngine(), survives_reopen=False),
     Kind(name="failing", make=lambda _: FailingEngine(MemoryEngine()), survives_reopen=False),
-    Kind(name="sqlite", make=lambda place: SqliteEngine(place / "store" / "dtq.db", durability="fsync")),
-    Kind(name="sqlite-os", make=lambda place: SqliteEngine(place / "dtq.db", durability="os")),
+    Kind(name="sqlite", make=lambda place: SqliteEngine(place / "store" / "dtq.db", durability="os")),
 ]
 
 

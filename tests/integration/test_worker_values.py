@@ -54,6 +54,15 @@ class Scene:
         return [path for own in self.own for path in (own / "copies").iterdir()]
 
 
+@pytest.fixture(params=[True, False], ids=["by reference", "by wire"], scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    """With a worker of two slots, for all tests that neither end it nor its coordinator."""
+    with Cluster(tmp_path_factory.mktemp("shared")) as cluster:
+        scene = Scene(cluster, request.param)
+        scene.worker()
+        yield scene
+
+
 @pytest.fixture(params=[True, False], ids=["by reference", "by wire"])
 def scene(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
     with Cluster(tmp_path) as cluster:
@@ -67,10 +76,9 @@ def remote(tmp_path: Path) -> Iterator[Scene]:
         yield Scene(cluster, False)
 
 
-def test_large_calls_and_results_come_back(scene: Scene) -> None:
+def test_large_calls_and_results_come_back(shared: Scene) -> None:
     # Given a worker
-    scene.worker()
-    producer = scene.producer
+    producer = shared.producer
     arrays = [np.arange(count) for count in (10, 20_000, 700_000)]
     whats: list[Any] = [b"x" * 100_000, *arrays, {"a": b"y" * 3 * MB, "b": arrays}, None, "z" * 70_000]
     # When large and small ones go through it
@@ -83,7 +91,7 @@ def test_large_calls_and_results_come_back(scene: Scene) -> None:
     kept = [is_description(blob) for blob in producer.blobs(batch)]
     assert kept == [True, False, True, True, True, False, True]
     # And a worker elsewhere has had them in a directory of its own
-    assert len(scene.own) == (0 if scene.by_reference else 1)
+    assert len(shared.own) == (0 if shared.by_reference else 1)
 
 
 def test_a_worker_that_ends_leaves_nothing(remote: Scene) -> None:
@@ -133,9 +141,8 @@ def test_results_do_not_stay_at_the_worker(remote: Scene) -> None:
     until(removed, "segments to go", lambda: list(remote.own[0].rglob("*")))
 
 
-def test_a_slot_killed_at_any_time_costs_no_more_than_its_task(scene: Scene) -> None:
-    scene.worker(slots=1)
-    producer = scene.producer
+def test_a_slot_killed_at_any_time_costs_no_more_than_its_task(shared: Scene) -> None:
+    producer = shared.producer
 
     for how in ("exit", "kill"):
         (ended,) = producer.finish(producer.large("end_in_the_middle", [(MB, how)], max_crashes=1)).values()
@@ -158,7 +165,7 @@ def test_killed_workers_tasks_run_elsewhere(scene: Scene, tmp_path: Path) -> Non
     assert producer.values(batch) == [data]
 
 
-@pytest.mark.parametrize("size", [100_000, 20 * MB])
+@pytest.mark.parametrize("size", [100_000, 10 * MB])
 def test_killed_coordinator_gets_results_when_it_is_back(scene: Scene, tmp_path: Path, size: int) -> None:
     """It is killed while a task runs, while its result is made, and while it is on its way."""
     scene.worker(slots=2)
@@ -198,10 +205,9 @@ def test_a_worker_goes_on_with_a_coordinator_that_keeps_values_elsewhere(tmp_pat
         assert not after.service.stats().retries
 
 
-def test_a_large_function_by_value_runs_wherever_its_worker_is(scene: Scene) -> None:
+def test_a_large_function_by_value_runs_wherever_its_worker_is(shared: Scene) -> None:
     # Given a worker, and a function with an array in it
-    scene.worker()
-    cluster = scene.cluster
+    cluster = shared.cluster
     with dtq.Client(cluster.address, authkey_file=cluster.key_file) as client:
         function = functools.partial(value_work.total_with, np.ones(40_000))
         # When it is called, Then it has that
@@ -231,11 +237,11 @@ def test_an_argument_that_is_gone_fails_its_task_alone(remote: Scene) -> None:
 
 
 def test_nothing_else_waits_while_values_travel(remote: Scene, tmp_path: Path) -> None:
-    """Time limits, cancels, heartbeats and small tasks, while 80 MB go there and 80 MB come back."""
+    """Time limits, cancels, heartbeats and small tasks, while 40 MB go there and 40 MB come back."""
     # Given a worker with large values under way in both directions
     remote.worker(slots=4)
     producer = remote.producer
-    large = producer.large("echo", [(b"x" * (40 * MB),) for _ in range(2)])
+    large = producer.large("echo", [(b"x" * (20 * MB),) for _ in range(2)])
     # When small tasks run beside them
     small = [producer.submit("add", [(n, 1)]) for n in range(20)]
     spinning = producer.submit("nap", [(60.0,)], timeout_s=0.3, max_retries=0)
@@ -244,7 +250,7 @@ def test_nothing_else_waits_while_values_travel(remote: Scene, tmp_path: Path) -
     (ended,) = producer.finish(spinning).values()
     assert ended.outcome is Outcome.TIMED_OUT
     # Then they are done, whatever the large ones are at; these come whole, and no lease was lost
-    assert producer.values(large) == [b"x" * (40 * MB)] * 2
+    assert producer.values(large) == [b"x" * (20 * MB)] * 2
     stats = producer.service.stats()
     assert stats.retries == 0
     assert not producer.service.task(large, 0).history
@@ -254,14 +260,14 @@ def test_a_worker_that_is_told_twice_to_end_waits_for_no_upload(remote: Scene, t
     # Given a coordinator that is away while a large result waits to be sent
     worker = remote.worker(slots=1)
     producer = remote.producer
-    batch = producer.large("much_when", [(80 * MB, 1, str(tmp_path / "go"))])
+    batch = producer.large("much_when", [(20 * MB, 1, str(tmp_path / "go"))])
     until(lambda: producer.counts(batch).running, "it to run")
     os.kill(remote.coordinator.pid, signal.SIGSTOP)
     (tmp_path / "go").touch()
 
     def written() -> bool:
         found = [path for own in remote.own for path in (own / "results").iterdir()]
-        return any(path.stat().st_size >= 80 * MB for path in found)
+        return any(path.stat().st_size >= 20 * MB for path in found)
 
     until(written, "the result")
     worker.signal(signal.SIGTERM)
@@ -272,7 +278,7 @@ def test_a_worker_that_is_told_twice_to_end_waits_for_no_upload(remote: Scene, t
     # Then it ends, and another one does it
     assert worker.ended() == 0
     remote.worker(slots=1)
-    assert producer.values(batch) == [b"\1" * 80 * MB]
+    assert producer.values(batch) == [b"\1" * 20 * MB]
 
 
 def test_memory_of_a_worker_does_not_grow_with_its_values(remote: Scene) -> None:
@@ -281,28 +287,26 @@ def test_memory_of_a_worker_does_not_grow_with_its_values(remote: Scene) -> None
     producer.values(producer.large("echo", [(b"x" * MB,)]))
     before = psutil.Process(worker.pid).memory_info().rss
 
-    producer.values(producer.large("echo", [(b"y" * (100 * MB),)]))
+    producer.values(producer.large("echo", [(b"y" * (50 * MB),)]))
 
     with open(f"/proc/{worker.pid}/status", encoding="ascii") as status:
         peak = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM"))
-    assert peak - before < 40 * MB
+    assert peak - before < 20 * MB
 
 
-def test_results_of_others_cannot_be_had(scene: Scene) -> None:
+def test_results_of_others_cannot_be_had(shared: Scene) -> None:
     """A task that removes or lies about what is in the directory ends as its own outcome; others are as they were."""
-    scene.worker(slots=2)
-    producer = scene.producer
+    producer = shared.producer
     for what in ("nowhere", "too long", "huge"):
         (ended,) = producer.finish(producer.large("lie", [(MB, what)], max_crashes=1, max_retries=0)).values()
         assert ended.state is State.DEAD
         assert producer.values(producer.large("much", [(MB,)])) == [b"\7" * MB]
 
 
-def test_a_task_that_removes_what_it_finds_harms_no_worker(scene: Scene) -> None:
-    scene.worker(slots=2)
-    producer = scene.producer
+def test_a_task_that_removes_what_it_finds_harms_no_worker(shared: Scene) -> None:
+    producer = shared.producer
     producer.values(producer.large("much", [(MB,)]))
-    directory = producer.place.paths[0] if scene.by_reference else str(scene.own[0] / "*")
+    directory = producer.place.paths[0] if shared.by_reference else str(shared.own[0] / "*")
 
     batch = producer.large("remove_segments", [(directory, MB)])
 
@@ -316,7 +320,7 @@ def test_a_worker_killed_while_a_result_is_on_its_way_costs_another_run(remote: 
     worker = remote.worker(slots=1)
     producer = remote.producer
     before = set(Path(producer.place.paths[0]).iterdir())
-    batch = producer.large("much", [(60 * MB,)])
+    batch = producer.large("much", [(30 * MB,)])
 
     def arriving() -> bool:
         return bool(set(Path(producer.place.paths[0]).iterdir()) - before)
@@ -326,12 +330,11 @@ def test_a_worker_killed_while_a_result_is_on_its_way_costs_another_run(remote: 
     worker.kill()
     remote.worker(slots=1)
     # Then it comes whole
-    assert producer.values(batch) == [b"\7" * 60 * MB]
+    assert producer.values(batch) == [b"\7" * 30 * MB]
 
 
-def test_values_are_named_at_the_coordinator(scene: Scene) -> None:
-    scene.worker(slots=1)
-    producer = scene.producer
+def test_values_are_named_at_the_coordinator(shared: Scene) -> None:
+    producer = shared.producer
     (blob,) = producer.blobs(producer.large("ones", [(MB,)]))
     (value,) = named(blob)
     assert value.trailer
