@@ -14,9 +14,9 @@ from tests.cluster import Cluster
 
 #: Bytes of one function, and how many there are: far more together than may be kept.
 SIZE = 1_000_000
-COUNT = 120
+COUNT = 80
 #: How much more memory each process may have in the end, in bytes.
-MORE = 64 << 20
+MORE = 48 << 20
 
 
 def plain(number: int) -> Callable[[], int]:

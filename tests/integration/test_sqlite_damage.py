@@ -121,7 +121,7 @@ def test_torn_log_is_counted_exactly(in_log: Crashed, tmp_path: Path) -> None:
     """Row 41: the log is cut short, by a byte, a page, nearly all of it: said at start, and how much is missing."""
     draw = random.Random(1)
     size = in_log.path.with_name("dtq.db-wal").stat().st_size
-    for cut in [1, 2, 4096, FRAME, size - 40, *(draw.randrange(1, size - 32) for _ in range(14))]:
+    for cut in [1, 2, 4096, FRAME, size - 40, *(draw.randrange(1, size - 32) for _ in range(5))]:
         path = copy(in_log.path, tmp_path / str(cut))
         with path.with_name("dtq.db-wal").open("r+b") as file:
             file.truncate(size - cut)
@@ -195,19 +195,19 @@ def test_older_copy_in_its_place_is_counted(tmp_path: Path) -> None:
 
 
 def test_flipped_bits_in_the_log_are_never_silent(in_log: Crashed, tmp_path: Path) -> None:
-    seen = _flip_at_random(in_log, "-wal", tmp_path, count=60, seed=2)
+    seen = _flip_at_random(in_log, "-wal", tmp_path, count=24, seed=2)
 
-    assert seen.get("reported", 0) + seen.get("refused", 0) == 60
+    assert seen.get("reported", 0) + seen.get("refused", 0) == 24
 
 
 def test_flipped_bits_in_a_log_that_is_in_the_file_too_are_never_silent(in_both: Crashed, tmp_path: Path) -> None:
-    _flip_at_random(in_both, "-wal", tmp_path, count=40, seed=3)
+    _flip_at_random(in_both, "-wal", tmp_path, count=16, seed=3)
 
 
 def test_flipped_bits_in_the_file_are_never_silent(in_file: Crashed, tmp_path: Path) -> None:
-    seen = _flip_at_random(in_file, "", tmp_path, count=60, seed=4)
+    seen = _flip_at_random(in_file, "", tmp_path, count=30, seed=4)
 
-    assert seen["reported"] > 10
+    assert seen["reported"] > 4
 
 
 @pytest.mark.parametrize("limit", ["WHOLE", "TREE"])
@@ -217,9 +217,9 @@ def test_flipped_bits_in_a_large_file_lose_no_work_silently_and_never_answer_wro
     monkeypatch.setattr(survey, "WHOLE_CHECK_BYTES", 0)
     monkeypatch.setattr(survey, f"{limit}_CHECK_BYTES", 0)
 
-    seen = _flip_at_random(in_file, "", tmp_path, count=60, seed=5, large=True)
+    seen = _flip_at_random(in_file, "", tmp_path, count=30, seed=5, large=True)
 
-    assert seen["refused when read"] > 5
+    assert seen["refused when read"] > 2
 
 
 def _flip_at_random(
@@ -282,8 +282,8 @@ def test_row_cut_off_from_its_tree_is_noticed(
     assert outcome(path, in_file.said)[0] == "refused"
 
 
-@pytest.mark.parametrize("byte", [0, 8, 14, 17, 23, 24, 31, 32, 40, 47, 48, 2000])
-@pytest.mark.parametrize("copied", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("byte", [0, 8, 17, 24, 32, 48, 2000])
+@pytest.mark.parametrize("copied", [0.0, 0.5])
 def test_log_damaged_at_its_start_is_never_silent(
     in_log: Crashed, in_both: Crashed, tmp_path: Path, byte: int, copied: float
 ) -> None:

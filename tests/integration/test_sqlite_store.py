@@ -37,7 +37,7 @@ def test_killed_process_loses_nothing_acknowledged(tmp_path: Path, durability: D
     path = tmp_path / "dtq.db"
     draw = random.Random(durability)
     acknowledged = 0
-    for round_ in range(5):
+    for round_ in range(3):
         child = run(path, "commit", durability)
         assert child.stdout is not None
         said: list[int] = []
@@ -63,7 +63,7 @@ def test_killed_process_loses_nothing_acknowledged(tmp_path: Path, durability: D
 
 def test_killed_in_the_middle_of_a_large_commit_has_all_or_nothing_of_it(tmp_path: Path) -> None:
     seen = set()
-    for statement in (0, 1, 2, 5, 9, 10**6):
+    for statement in (0, 2, 9, 10**6):
         path = tmp_path / f"{statement}.db"
         child = run(path, "die", str(statement))
         output, _ = child.communicate(timeout=60)

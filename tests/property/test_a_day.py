@@ -27,8 +27,8 @@ EXAMPLES = os.environ.get("DTQ_PROPERTY_EXAMPLES")
 SEEDS = [random.randrange(2**32) for _ in range(int(EXAMPLES))] if EXAMPLES else [24]
 DAY_S = 86_400.0
 #: Seconds between two submissions, on average, and between two heartbeats.
-PAUSE_S = 120.0
-BEAT_S = 60.0
+PAUSE_S = 240.0
+BEAT_S = 120.0
 LEASE_S = 300.0
 QUEUES = ("a", "b")
 WORKERS = {"w1": (), "w2": (), "w3": ("a",), "w4": ("b",)}

@@ -238,7 +238,7 @@ class TwoLines(RuleBasedStateMachine):
 
 
 TwoLines.TestCase.settings = settings(
-    max_examples=int(EXAMPLES or 60),
+    max_examples=int(EXAMPLES or 40),
     stateful_step_count=50,
     derandomize=EXAMPLES is None,
     database=None,

@@ -609,7 +609,7 @@ class Histories(RuleBasedStateMachine):
 
 
 Histories.TestCase.settings = settings(
-    max_examples=int(EXAMPLES or 100),
+    max_examples=int(EXAMPLES or 50),
     stateful_step_count=60,
     derandomize=EXAMPLES is None,
     database=None,
