@@ -179,7 +179,7 @@ def test_argument_is_let_go_in_its_process(shared: Executor, tmp_path: Path) -> 
 
 
 def test_results_of_a_map_are_let_go_one_by_one(shared: Executor) -> None:
-    for thing in shared.map(work.plain, range(10)):
+    for thing in shared.map(work.plain, range(3)):
         reference = weakref.ref(thing)
         del thing
         until(lambda: gc.collect() >= 0 and reference() is None, "the result to be let go", reference)  # noqa: B023

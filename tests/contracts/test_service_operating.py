@@ -558,6 +558,7 @@ def test_worker_that_is_idle_says_goodbye_and_is_not_listed(house: House) -> Non
     until("it has left", lambda: client.service.stats().workers == ())
 
 
+@pytest.mark.parametrize("house", ["sqlite"], indirect=True)
 def test_ten_thousand_dead_letters_are_all_kept_and_all_put_back(house: House) -> None:
     """Row 64."""
     # Given tiny tasks that all fail for good
