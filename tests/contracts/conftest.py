@@ -31,7 +31,7 @@ def house(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
     invariants.check(built.coordinator.machine)
 
 
-@pytest.fixture(scope="module", params=list(executor_kinds.KINDS))
+@pytest.fixture(scope="module", params=executor_kinds.PROVED)
 def kind(request: pytest.FixtureRequest) -> Iterator[Kind]:
     """A kind of executor."""
     kind = executor_kinds.KINDS[request.param]()
