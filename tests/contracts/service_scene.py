@@ -1,6 +1,7 @@
 """A coordinator, and the ways to it: what the contract of the service is proved with.
 
-Each kind of house keeps the same promises: in this process over either engine, or over a real socket.
+Each kind of house keeps the same promises: in this process with a store in files, or over a real socket with one in
+memory.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ DEADLINE_S = 20.0
 #: The same for what has to come by itself: less than a lease or any other time-out that would help it along.
 SOON_S = 5.0
 KEY = b"the key of the service contract"
-KINDS = ("memory", "sqlite", "wire")
+KINDS = ("sqlite", "wire")
 
 T = TypeVar("T")
 
@@ -222,7 +223,7 @@ class House:
     """The coordinator and its store.
 
     Args:
-        kind: one of `KINDS`.
+        kind: one of `KINDS`, or ``memory``: in this process with a store in memory.
         place: a directory of its own.
         rules: the machine's settings; by default those of the product.
         engine: makes the engine; by default that of the kind.

@@ -19,11 +19,11 @@ from tests.looping import looped
 from tests.tasks import numbers_work as work
 
 
-@pytest.fixture(params=["in process", "wire"])
-def queue(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
     """A queue whose clients have nothing else to do soon, and so tell soon what they have read."""
     monkeypatch.setattr(watcher, "WAIT_S", 0.02)
-    with Queue(wire=request.param == "wire") as made:
+    with Queue(wire=True) as made:
         yield made
 
 
