@@ -17,6 +17,9 @@ from dtq.errors import DtqError, ResultExpired, TaskCancelled, Unreachable
 from soak_rig.orders import Order
 from soak_rig.producing import MOST_OPEN, Producer
 
+#: How many tasks those may have together whose results a task is given.
+MOST_GIVEN = 40
+
 
 @dataclass(slots=True)
 class Open:
@@ -39,6 +42,8 @@ class ClientProducer(Producer):
         self._open_tasks = 0
         #: A client forgets handles that nobody holds.
         self._held: dict[int, Open] = {}
+        #: The handles of orders that others may wait for.
+        self._known: dict[int, Open] = {}
         self._changed = threading.Condition()
         self._client = Client(address, authkey_file=key_file)
         for work in (self._accept, self._read, self._cancel):
@@ -60,18 +65,34 @@ class ClientProducer(Producer):
             self._open_tasks += order.size
         tags = order.tags(self.name)
         hows = [order.hows.get(index) for index in range(order.size)]
-        target = self._client.options(**order.options, delay=order.delay_s, key=self.key(order))
         function: Any = self.function(order)
         try:
+            parents = [self._parent(serial, index) for serial, index in order.after]
+            each = [handle for parent in parents for handle in (parent if isinstance(parent, list) else [parent])]
+            after = {"after": each, "on_failed": "run" if order.run_anyway else "cancel"} if each else {}
+            target = self._client.options(**order.options, delay=order.delay_s, key=self.key(order), **after)
             if order.singly:
-                items.tasks = [target.submit(function, tag, how) for tag, how in zip(tags, hows, strict=True)]
+                few = sum(self._known[serial].order.size for serial, _ in order.after) <= MOST_GIVEN
+                wanted = [self._known[serial].order.wanted(self.name, index) for serial, index in order.after]
+                given = [(wanted, parents)] if order.given and parents and few else []
+                items.tasks = [target.submit(function, tag, how, *given) for tag, how in zip(tags, hows, strict=True)]
             else:
                 items.batch = target.submit_map(function, tags, hows)
-        except Unreachable:  # the very first connection: nothing was submitted
-            self.say("refused", order, code="unreachable")
+        except DtqError as error:  # the very first connection, or what it waits for was refused: nothing was submitted
+            self.say("refused", order, code=error.code)
             self._over(items)
             return
+        self._known[order.serial] = items
+        self.remember(order)
+        self._known = {serial: known for serial, known in self._known.items() if serial in self.before}
         self._accepting.put(items)
+
+    def _parent(self, serial: int, index: int) -> Any:
+        """The handle of a task of an earlier order, or of all of it; several where it has no batch of its own."""
+        known = self._known[serial]
+        if known.batch is None:
+            return list(known.tasks) if index < 0 else known.tasks[index]
+        return known.batch if index < 0 else known.batch.task(index)
 
     def _over(self, items: Open) -> None:
         with self._changed:

@@ -11,7 +11,7 @@ from typing import Any
 from dtq.config import load_authkey, parse_address
 from dtq.errors import DtqError, SessionUnknown, ShuttingDown, Unreachable
 from dtq.model import pages
-from dtq.model.messages import Hello, Receipt, Role, Submission
+from dtq.model.messages import Conditions, Hello, Receipt, Role, Submission
 from dtq.model.options import Function, Options, Spec
 from dtq.model.snapshots import Selection
 from dtq.transport import Proxy
@@ -34,6 +34,7 @@ class RawProducer(Producer):
         hello = Hello(session=os.urandom(16).hex(), role=Role.CLIENT, name=self.name)
         self._service = Proxy([parse_address(address)], key, hello, key_source=origin, call_timeout_s=5.0)
         self._numbers = 0
+        self._batches: dict[int, int] = {}
         while not self.stopping.is_set():
             self._submit([self.next_order() for _ in range(self.draw.randint(1, 2))])
             self.pause()
@@ -62,6 +63,8 @@ class RawProducer(Producer):
             self.say("refused", order, code=receipt.code)
             return
         self.say("ack", order, pieces=[(receipt.batch, 0, order.size, 0)])
+        self._batches[order.serial] = receipt.batch
+        self.remember(order)
         if receipt.size != order.size:
             self.say("wrong", order, why=f"a receipt for {receipt.size} of {order.size} tasks")
 
@@ -103,10 +106,19 @@ class RawProducer(Producer):
             delay_s=order.delay_s,
             key=self.key(order),
             follow=False,
+            conditions=self._conditions(order),
         )
+
+    def _conditions(self, order: Order) -> Conditions | None:
+        after = [
+            (self._batches[serial], max(0, index), index + 1 if index >= 0 else 0, False)
+            for serial, index in order.after
+        ]
+        return Conditions(after=tuple(after), run_anyway=order.run_anyway) if after else None
 
     def _spec(self, order: Order) -> Spec:
         options: dict[str, Any] = {_NAMES.get(name, name): value for name, value in order.options.items()}
+        options["limits"] = tuple(options.get("limits", ()))
         return Spec(function=Function(name=self.function(order)), options=Options(**options))
 
     def _cancel(self, order: Order, batch: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from dtq.model.snapshots import TaskView
 from dtq.model.states import Outcome, State
 from soak_rig.explain import Faults
+from soak_rig.lineage import Lineage
 from soak_rig.records import Execution, Final, Records, Submitted
 from soak_rig.tasks import checksum
 from soak_rig.verdict import Violation
@@ -16,7 +17,7 @@ from soak_rig.verdict import Violation
 CRASHES = ("segv", "exit", "kill")
 
 
-def check_ends(records: Records, faults: Faults) -> Iterator[Violation]:
+def check_ends(records: Records, faults: Faults, lineage: Lineage) -> Iterator[Violation]:
     """Every acknowledged task is in one final state, and that is true; every result is right."""
     for submitted, index, tag in records.tasks():
         if submitted.acked_at is None:
@@ -30,10 +31,12 @@ def check_ends(records: Records, faults: Faults) -> Iterator[Violation]:
             if id not in records.operator.purged:
                 yield Violation("lost", submitted.acked_at, f"{name(id)} ({tag}) is nowhere; {_ran(records, tag)}")
             continue
-        yield from check_final(records, submitted, index, tag, final)
+        yield from check_final(records, submitted, index, tag, final, lineage)
 
 
-def check_final(records: Records, submitted: Submitted, index: int, tag: str, final: Final) -> Iterator[Violation]:
+def check_final(
+    records: Records, submitted: Submitted, index: int, tag: str, final: Final, lineage: Lineage
+) -> Iterator[Violation]:
     """A final state is true."""
     id = submitted.ids[index]
     executions = records.executions.get(tag, [])
@@ -43,8 +46,10 @@ def check_final(records: Records, submitted: Submitted, index: int, tag: str, fi
         if why:
             yield Violation("wrong result", at, f"{name(id)} ({tag}) gave {str(final.value)[:200]}: {why}")
     elif final.state is State.CANCELLED:
-        if not any(which in (-1, index) for _, which in submitted.cancels):
-            yield Violation("untrue state", at, f"{name(id)} ({tag}) is cancelled, but nobody cancelled it")
+        asked = any(which in (-1, index) for _, which in submitted.cancels)
+        if not (lineage.excuses(submitted, final.why) if final.why else asked):
+            why = f"for {final.why!r}, which is not so" if final.why else "but nobody cancelled it"
+            yield Violation("untrue state", at, f"{name(id)} ({tag}) is cancelled, {why}")
     else:
         view = records.views.get(id)
         why = "there is no record of it" if view is None else _why_not_dead(submitted, index, view, executions)
@@ -79,13 +84,15 @@ def _why_not_dead(submitted: Submitted, index: int, view: TaskView, executions: 
     return ""
 
 
-def check_known(records: Records) -> Iterator[Violation]:
-    """What was executed or stored was submitted, and accepted once."""
+def check_known(records: Records, faults: Faults) -> Iterator[Violation]:
+    """What was executed or stored was submitted, and accepted once; a coordinator that is killed may have granted tasks
+    that were not on disk yet, nor acknowledged."""
     names: dict[str, Submitted] = {}
     for submitted, index, tag in records.tasks():
         names[tag] = submitted
         wanted = submitted.ids[index : index + 1]
-        ids = {execution.id for execution in records.executions.get(tag, ())} | set(wanted)
+        ran = [run for run in records.executions.get(tag, ()) if run.id in wanted or not faults.was_unwritten(run)]
+        ids = {run.id for run in ran} | set(wanted)
         if len(ids) > 1:
             at = submitted.acked_at or submitted.tried_at
             yield Violation("unexpected", at, f"{tag} is {len(ids)} tasks: {', '.join(map(name, sorted(ids)))}")
@@ -103,11 +110,13 @@ def check_known(records: Records) -> Iterator[Violation]:
             yield Violation("unexpected", 0.0, f"batch {number} ({view.size} tasks) was never submitted")
 
 
-def check_seen(records: Records) -> Iterator[Violation]:
+def check_seen(records: Records, lineage: Lineage) -> Iterator[Violation]:
     """Nobody saw a task in two final states, and what was seen is what is there at the end."""
     revived = records.operator.revived
     for batch, index, first, second in records.follower.flips:
         if first.letter == "d" and any(first.at - 5.0 <= at <= second.at for at in revived.get((batch, index), ())):
+            continue
+        if first.letter == "c" and lineage.is_restored((batch, index)):
             continue
         what = f"{batch}.{index} was seen {first.letter} at {first.at:.3f} and {second.letter} at {second.at:.3f}"
         yield Violation("settled twice", second.at, what)
@@ -116,23 +125,31 @@ def check_seen(records: Records) -> Iterator[Violation]:
         if final is None:
             if id not in records.operator.purged:
                 yield Violation("lost", seen.at, f"{name(id)} was seen to end ({seen.letter}), and is gone")
-        elif seen.letter != final.state.value[0] and not (seen.letter == "d" and id in revived):
+        elif seen.letter != final.state.value[0] and not _may_change(seen.letter, id, records, lineage):
             what = f"{name(id)} was seen {seen.letter} at {seen.at:.3f}, and is {final.state.value} at the end"
             yield Violation("settled twice", seen.at, what)
-    yield from _check_told(records)
+    yield from _check_told(records, lineage)
 
 
-def _check_told(records: Records) -> Iterator[Violation]:
+def _may_change(letter: str, id: tuple[int, int], records: Records, lineage: Lineage) -> bool:
+    """Whether a task that was told to have ended so may have ended in another way since."""
+    if letter == "c":
+        return lineage.is_restored(id)
+    return letter == "d" and (id in records.operator.revived)
+
+
+def _check_told(records: Records, lineage: Lineage) -> Iterator[Violation]:
     """What producers were told by their handles is what is there at the end."""
     for submitted in records.submitted.values():
         for id, letter in zip(submitted.ids, submitted.letters, strict=False):
             final = records.finals.get(id)
             if letter == "g" or final is None:
                 # A dead letter that is put back while its submitter asks for it is told as "no longer kept".
-                if id not in records.operator.purged and (letter != "g" or id not in records.operator.revived):
+                back = id in records.operator.revived or lineage.is_restored(id)
+                if id not in records.operator.purged and (letter != "g" or not back):
                     what = f"{name(id)} of {submitted.producer} was told {letter!r}, the queue has {final}"
                     yield Violation("lost", submitted.acked_at or 0.0, what)
-            elif letter != final.state.value[0] and not (letter == "d" and id in records.operator.revived):
+            elif letter != final.state.value[0] and not _may_change(letter, id, records, lineage):
                 what = f"{submitted.producer} was told {letter!r} of {name(id)}, which is {final.state.value}"
                 yield Violation("settled twice", submitted.acked_at or 0.0, what)
 

@@ -117,7 +117,7 @@ class Faults:
             return "worker ended at once"
         if self._slot_died(execution):
             return "slot died"
-        if any(kill - GRANT_S <= execution.start <= kill + GRANT_S for kill in self.coordinator_kills):
+        if self.was_unwritten(execution):
             return "coordinator killed at the lease"
         # An older lease: it was taken back meanwhile, but its worker could not be told. It counts no more. Where it was
         # thought not to have started, its successor is the same attempt.
@@ -126,6 +126,10 @@ class Faults:
         ):
             return "old lease of a silent worker"
         return ""
+
+    def was_unwritten(self, execution: Execution) -> bool:
+        """Whether a task may have been granted that was not on disk when its coordinator was killed."""
+        return any(kill - GRANT_S <= execution.start <= kill + GRANT_S for kill in self.coordinator_kills)
 
     def _slot_died(self, execution: Execution) -> bool:
         """Whether the slot died in this execution, or in a later task of the same chunk before the results left it."""

@@ -12,6 +12,14 @@ PRIORITIES: Final = (1, 3, 5, 9)
 MODULE: Final = "soak_rig.tasks"
 #: Largest batch of tiny tasks.
 LARGEST: Final = 3000
+#: The limits that tasks count against: how many may run at once; or starts in a second, and together.
+BOUNDS: Final[dict[str, int | tuple[float, int]]] = {
+    "lone": 1,
+    "pair": 2,
+    "tenant-1": 1,
+    "tenant-2": 1,
+    "paced": (20.0, 2),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +38,10 @@ class Order:
         keyed: whether it has a key of its own.
         cancel_after_s: when it is cancelled, from its acceptance; None for never.
         cancel_index: which task of it; -1 for all.
+        after: earlier orders of its producer that its tasks wait for, by serial; each with the index of a task, or -1
+            for all of it.
+        run_anyway: whether its tasks run where one of those ends without a result.
+        given: whether its tasks are given the results of those, by reference.
     """
 
     serial: int
@@ -43,10 +55,17 @@ class Order:
     keyed: bool = False
     cancel_after_s: float | None = None
     cancel_index: int = -1
+    after: list[tuple[int, int]] = field(default_factory=list)
+    run_anyway: bool = False
+    given: bool = False
 
     def tags(self, producer: str) -> list[str]:
         """The names of its tasks, each used once in a run."""
         return [f"{producer}.{self.serial}.{index}" for index in range(self.size)]
+
+    def wanted(self, producer: str, index: int) -> str | list[str]:
+        """The names of the tasks whose results stand for one of its tasks, or for all of it."""
+        return self.tags(producer) if index < 0 else self.tag(producer, index)
 
     def tag(self, producer: str, index: int) -> str:
         """The name of one of its tasks."""
@@ -99,6 +118,20 @@ def _cancelled(draw: random.Random) -> dict[str, Any]:
     return {**kind, "cancel_after_s": round(draw.choice((0.0, 0.05, 0.5)) * draw.random(), 3), "cancel_index": index}
 
 
+def _bounded(draw: random.Random) -> dict[str, Any]:
+    """Counts against limits: few tasks, as they come one by one."""
+    size = draw.randint(1, 12)
+    names = draw.sample(sorted(BOUNDS), draw.choice((1, 1, 2)))
+    hows = {n: round(draw.uniform(0.0, 0.2), 3) for n in range(size)}
+    return {"function": "slow", "size": size, "hows": hows, "options": {"limits": names}}
+
+
+def _waiting(draw: random.Random) -> dict[str, Any]:
+    """Waits for earlier orders; which, is drawn with the order."""
+    kind = draw.choice((_tiny, _slow, _singles, _flaky))(draw)
+    return {**kind, "size": min(kind["size"], 200), "run_anyway": draw.random() < 0.3, "given": draw.random() < 0.5}
+
+
 KINDS: Final = {
     "tiny": (8, _tiny),
     "slow": (3, _slow),
@@ -108,13 +141,25 @@ KINDS: Final = {
     "limited": (1, _limited),
     "delayed": (2, _delayed),
     "cancelled": (2, _cancelled),
+    "bounded": (6, _bounded),
+    "waiting": (4, _waiting),
 }
 
 
-def draw_order(draw: random.Random, serial: int, most: int) -> Order:
-    """The next order, of so many tasks at most."""
+def draw_order(draw: random.Random, serial: int, most: int, before: dict[int, int]) -> Order:
+    """The next order.
+
+    Args:
+        draw: what it is drawn from.
+        serial: its number.
+        most: how many tasks it has at most.
+        before: the sizes of earlier orders that it may wait for, by serial.
+    """
     kind = draw.choices(list(KINDS), [weight for weight, _ in KINDS.values()])[0]
     what = KINDS[kind][1](draw)
+    if kind == "waiting":
+        parents = draw.sample(sorted(before), min(len(before), draw.choice((1, 1, 2, 3))))
+        what["after"] = [(parent, draw.choice((-1, draw.randrange(before[parent])))) for parent in parents]
     what["size"] = min(what["size"], most)
     what["cancel_index"] = min(what.get("cancel_index", -1), what["size"] - 1)
     options = {

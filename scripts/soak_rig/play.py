@@ -15,10 +15,12 @@ from dtq.errors import DtqError
 from dtq.model.snapshots import Selection
 from dtq.model.states import FINAL
 from dtq.transport import Proxy
+from soak_rig.bounds import check_bounds, set_bounds
 from soak_rig.director import Director, MemoryWatch
 from soak_rig.ends import check_ends, check_known, check_seen, check_stats
 from soak_rig.explain import Faults
 from soak_rig.ledgers import Ledger
+from soak_rig.lineage import Lineage, check_lineage
 from soak_rig.logs import check_logs
 from soak_rig.onlookers import Follower, Operator
 from soak_rig.plan import COORDINATOR, PRODUCERS, WORKERS, schedule
@@ -80,6 +82,7 @@ class Run:
         follower = Follower(self.scene)
         operator = Operator(self.scene, self.ledger, self.seed)
         self.timetable = Timetable(self.scene)
+        set_bounds(self.scene.service("bounds"))
         begun = time.monotonic()
         self.director.play(schedule(self.seed, self.seconds))
         suffered_s = time.monotonic() - begun
@@ -202,9 +205,12 @@ class Run:
         found += [Violation(kind, at, what) for kind, at, what in records.chronicle.wrongs]
         found += [Violation("error", at, what) for at, what in records.wrongs]
         found += [Violation("error", 0.0, what) for what in records.operator.wrongs]
-        found += check_ends(records, faults)
-        found += check_known(records)
-        found += check_seen(records)
+        lineage = Lineage(records)
+        found += check_ends(records, faults, lineage)
+        found += check_known(records, faults)
+        found += check_seen(records, lineage)
+        found += check_lineage(records, lineage)
+        found += check_bounds(records, faults)
         found += check_stats(records)
         found += check_repeats(records, faults, report.repeats)
         found += check_times(records, faults)

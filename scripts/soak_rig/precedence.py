@@ -45,7 +45,8 @@ def check_precedence(records: Records, faults: Faults) -> Iterator[Violation]:
         first = executions[0]
         for execution in executions:
             starts[submitted.queue].append((execution.start, submitted.priority, execution, tag))
-        if submitted.acked_at is not None and first.attempt == 1 and not submitted.cancels:
+        held_back = submitted.order.after or submitted.order.options.get("limits")
+        if submitted.acked_at is not None and first.attempt == 1 and not submitted.cancels and not held_back:
             since = submitted.acked_at + submitted.order.delay_s
             until = first.start - GRANT_S
             if until - since > ALLOWED_S:

@@ -26,6 +26,8 @@ from soak_rig.tasks import checksum
 
 #: Longest pause between two orders, in seconds.
 PAUSE_S: Final = 0.5
+#: How many of its latest orders a producer has others wait for.
+REMEMBERED: Final = 8
 #: How many tasks of a producer may be unfinished before it submits more.
 MOST_OPEN: Final = 6_000
 
@@ -44,13 +46,21 @@ class Producer:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stopping.set())
         self._serial = 0
+        #: The sizes of the latest orders that others may wait for, by serial.
+        self.before: dict[int, int] = {}
 
     def next_order(self) -> Order:
         """Draw the next order; what is tried stands in the ledger."""
         self._serial += 1
-        order = draw_order(self.draw, self._serial, self.most)
+        order = draw_order(self.draw, self._serial, self.most, self.before)
         self.say("try", order, drawn=asdict(order))
         return order
+
+    def remember(self, order: Order) -> None:
+        """Later orders may wait for this one."""
+        self.before[order.serial] = order.size
+        if len(self.before) > REMEMBERED:
+            del self.before[min(self.before)]
 
     def say(self, what: str, order: Order | None = None, **fields: Any) -> None:
         """Write to the ledger."""

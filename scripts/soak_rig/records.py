@@ -91,10 +91,12 @@ class Final:
     Attributes:
         state: its final state.
         value: its result, decoded.
+        why: the reason of its cancellation, where nobody asked for that.
     """
 
     state: State
     value: Any = None
+    why: str = ""
 
 
 @dataclass(slots=True)
@@ -150,6 +152,7 @@ class Records:
         if what == "try":
             fields = record["drawn"]
             fields["hows"] = {int(index): how for index, how in fields["hows"].items()}
+            fields["after"] = [(serial, index) for serial, index in fields["after"]]
             order = Order(**fields)
             self.submitted[producer, order.serial] = Submitted(producer, order, at)
             return
@@ -183,6 +186,8 @@ class Records:
                     batch, _, index = rest[0].partition(".")
                     current = Execution((int(batch), int(index or 0)), int(rest[1]), worker, int(pid), float(rest[2]))
                     self.executions[tag].append(current)
+                elif kind == "W":
+                    self.wrongs.append((time.monotonic(), f"{tag} was given a wrong result: {' '.join(rest)}"))
                 elif current is not None:
                     current.end, current.failed = float(rest[0]), kind == "F"
         for executions in self.executions.values():
@@ -215,7 +220,8 @@ class Records:
             value = decode(blobs[place]) if blobs else None
             if (ended.batch, index) in self.finals:
                 self.wrongs.append((time.monotonic(), f"task {ended.batch}.{index} is told twice in one answer"))
-            self.finals[ended.batch, index] = Final(ended.state, value)
+            why = ended.failure.message if ended.state is State.CANCELLED and ended.failure is not None else ""
+            self.finals[ended.batch, index] = Final(ended.state, value, why)
 
     def look_closely(self, service: Service) -> None:
         """Ask for the history of every task that left the common path."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from soak_rig.director import MemoryWatch
 from soak_rig.explain import Faults
+from soak_rig.orders import Order
 from soak_rig.plan import COORDINATOR, WORKERS
 from soak_rig.records import Records
 from soak_rig.verdict import KINDS, Violation
@@ -60,6 +62,8 @@ class Report:
             "tasks of unknown outcome": sum(o.order.size for o in orders if o.acked_at is None and not o.refused),
             "tasks of unknown outcome found in the queue": self._recovered(),
             "due times of a schedule": sum((b.key or "").startswith("schedule/") for b in records.batches.values()),
+            "tasks that waited for others": self._tasks_with(lambda order: bool(order.after)),
+            "tasks under limits": self._tasks_with(lambda order: "limits" in order.options),
             "executions": sum(map(len, records.executions.values())),
             "executions beyond the first": dict(self.repeats.most_common()),
             "attempts charged": dict(self.blame.most_common()),
@@ -78,6 +82,10 @@ class Report:
         """Tasks whose submission was never acknowledged nor refused, and that were accepted all the same."""
         records = self.records
         return sum(s.acked_at is None and not s.refused and tag in records.executions for s, _, tag in records.tasks())
+
+    def _tasks_with(self, what: Callable[[Order], bool]) -> int:
+        orders = (submitted.order for submitted in self.records.submitted.values() if submitted.acked_at is not None)
+        return sum(order.size for order in orders if what(order))
 
     def _count(self, kind: str) -> int:
         return sum(violation.kind == kind for violation in self.violations)

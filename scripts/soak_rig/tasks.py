@@ -40,13 +40,16 @@ def _note(line: str) -> None:
     os.write(_file, line.encode())
 
 
-def _work(tag: str, how: Any) -> tuple[str, int, int, int]:
+def _work(tag: str, how: Any, given: Any = None) -> tuple[str, int, int, int]:
     global _file
     task = current_task()
     if _file < 0:
         path = os.path.join(os.environ[LEDGERS], f"{task.worker}~{os.getpid()}")
         _file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     _note(f"S {tag} {task.id} {task.attempt} {time.monotonic():.6f}\n")
+    wrong = _wrong_in(given)
+    if wrong:
+        _note(f"W {tag} {wrong}\n")
     try:
         _behave(how, task.attempt)
     except Misdeed:
@@ -55,6 +58,23 @@ def _work(tag: str, how: Any) -> tuple[str, int, int, int]:
     value = (tag, checksum(tag), task.attempt, os.getpid())
     _note(f"E {tag} {time.monotonic():.6f}\n")
     return value
+
+
+def _wrong_in(given: Any) -> str:
+    """The first of the results that a task was given which is another task's; "" where each is right, or an exception
+    in the place of one.
+
+    Args:
+        given: the names of tasks, and their results.
+    """
+    if given is None:
+        return ""
+    for wanted, value in zip(*given, strict=True):
+        pairs = [(wanted, value)] if isinstance(wanted, str) else zip(wanted, value, strict=True)
+        for name, result in pairs:
+            if not isinstance(result, BaseException) and (not isinstance(result, tuple) or result[0] != name):
+                return f"{name}: {str(result)[:80]!r}"
+    return ""
 
 
 def _behave(how: Any, attempt: int) -> None:
@@ -78,16 +98,16 @@ def _behave(how: Any, attempt: int) -> None:
 # Several names for one function: the queue estimates durations by name and terms, and so chunks some and others not.
 
 
-def tiny(tag: str, how: Any = None) -> tuple[str, int, int, int]:
+def tiny(tag: str, how: Any = None, given: Any = None) -> tuple[str, int, int, int]:
     """Takes no time, nearly always."""
-    return _work(tag, how)
+    return _work(tag, how, given)
 
 
-def slow(tag: str, how: Any = None) -> tuple[str, int, int, int]:
+def slow(tag: str, how: Any = None, given: Any = None) -> tuple[str, int, int, int]:
     """Takes a while."""
-    return _work(tag, how)
+    return _work(tag, how, given)
 
 
-def wicked(tag: str, how: Any = None) -> tuple[str, int, int, int]:
+def wicked(tag: str, how: Any = None, given: Any = None) -> tuple[str, int, int, int]:
     """Misbehaves."""
-    return _work(tag, how)
+    return _work(tag, how, given)

@@ -32,6 +32,8 @@ KINDS = {
     "early": "started before it was due",
     "after cancel": "started after its cancellation was acknowledged",
     "inversion": "started while a more urgent task of the queue had been waiting for more than 1 s",
+    "before parents": "started before what it waits for had ended, or although that has no result",
+    "limits": "more ran at once, or started in some time, than a limit allows",
     "due times": "a due time of a schedule that made no submission, or two",
     "stuck": "did not end, or was not told, although everything was healed",
     "stats": "counts that disagree with the tasks",

@@ -13,9 +13,11 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[2] / "scripts"))  # where the soak stands; no package of dtq's
 
+from soak_rig.bounds import check_bounds
 from soak_rig.director import Chronicle, Done
 from soak_rig.ends import check_ends, check_known, check_seen, check_stats
 from soak_rig.explain import Faults
+from soak_rig.lineage import Lineage, check_lineage
 from soak_rig.onlookers import Seen
 from soak_rig.orders import Order
 from soak_rig.plan import KINDS, LEASE_S, PAUSE_S, schedule
@@ -88,11 +90,14 @@ def kinds(records: Records, *faults: Done) -> set[str]:
     """What all checks find."""
     records.chronicle.faults[:] = faults
     done = Faults(records)
+    lineage = Lineage(records)
     why: Counter[str] = Counter()
     checks: Iterable[Any] = (
-        *check_ends(records, done),
-        *check_known(records),
-        *check_seen(records),
+        *check_ends(records, done, lineage),
+        *check_known(records, done),
+        *check_seen(records, lineage),
+        *check_lineage(records, lineage),
+        *check_bounds(records, done),
         *check_stats(records),
         *check_repeats(records, done, why),
         *check_times(records, done),
@@ -236,6 +241,86 @@ def test_unimportant_task_that_overtakes_an_urgent_one_is_an_inversion(records: 
     assert "inversion" in kinds(records)
     # When the worker that ran it was stopped before, what was on the way to it is nobody's fault
     assert "inversion" not in kinds(records, fault("stop worker", 9.0, 10.5))
+
+
+def broken(records: Records, *faults: Done) -> set[str]:
+    """The promises that several tasks break; their counts aside."""
+    return kinds(records, *faults) - {"stats"}
+
+
+def bear(records: Records, start: float | None = 12.0, **order: Any) -> None:
+    """A second task, which waits for the first, and starts then."""
+    child, tag = (2, 0), "p1-1.2.0"
+    submit(records, 2, child, **{"after": [(1, -1)], **order})
+    records.batches[2] = records.batches[1]
+    if start is None:
+        records.finals[child] = Final(State.CANCELLED, why="parent 1 is dead")
+        return
+    records.executions[tag] = [ran(id=child, start=start, end=start + 0.1)]
+    records.finals[child] = Final(State.SUCCEEDED, (tag, checksum(tag), 1, 7))
+
+
+def test_child_that_starts_before_the_end_of_its_parent_is_found(records: Records) -> None:
+    bear(records)
+    assert broken(records) == set()
+    bear(records, start=11.02)
+    assert broken(records) == {"before parents"}
+
+
+def test_child_of_a_parent_without_a_result_starts_only_where_it_may(records: Records) -> None:
+    dead(records, crash(signal=9), crashes=20)
+    records.executions[TAG] = [ran(end=None)]
+    killed = fault("kill slot", 11.1, 11.1, pid=7)
+    bear(records)
+    assert broken(records, killed) == {"before parents"}
+    bear(records, run_anyway=True)
+    assert broken(records, killed) == set()
+
+
+def test_child_is_cancelled_only_where_a_parent_has_no_result(records: Records) -> None:
+    bear(records, start=None)
+    assert broken(records) == {"untrue state"}
+    dead(records, crash(signal=9), crashes=20)
+    records.executions[TAG] = [ran(end=None)]
+    killed = fault("kill slot", 11.1, 11.1, pid=7)
+    assert broken(records, killed) == set()
+    # and not otherwise than it says
+    records.finals[2, 0].why = "parent 7 is dead"
+    assert broken(records, killed) == {"untrue state"}
+
+
+def test_child_may_be_seen_cancelled_and_to_succeed_where_its_parent_was_put_back(records: Records) -> None:
+    bear(records)
+    records.follower.seen[2, 0] = Seen(11.0, "c", 0)
+    assert broken(records) == {"settled twice"}
+    records.operator.revived[ID] = [11.5]
+    assert broken(records) == set()
+
+
+def beside(records: Records, name: str, *starts: float, lasts: float = 1.0) -> None:
+    """Tasks that count against a limit and start then, each in a slot of its own."""
+    for serial, start in enumerate(starts, 2):
+        id, tag = (serial, 0), f"p1-1.{serial}.0"
+        submit(records, serial, id, options={**OPTIONS, "limits": [name]})
+        records.batches[serial] = records.batches[1]
+        records.executions[tag] = [ran(id=id, start=start, end=start + lasts, pid=serial)]
+        records.finals[id] = Final(State.SUCCEEDED, (tag, checksum(tag), 1, serial))
+
+
+def test_more_at_once_than_a_limit_allows_is_found(records: Records) -> None:
+    beside(records, "pair", 20.0, 20.5, 21.2)
+    assert broken(records) == set()
+    beside(records, "pair", 20.0, 20.5, 20.9)
+    assert broken(records) == {"limits"}
+    # but one on a worker whose leases were taken back does not count
+    assert broken(records, fault("stop worker", 19.0, 19.0 + LEASE_S)) == set()
+
+
+def test_more_starts_than_a_rate_allows_are_found(records: Records) -> None:
+    beside(records, "paced", *(20.0 + 0.05 * number for number in range(40)), lasts=0.01)
+    assert broken(records) == set()
+    beside(records, "paced", *(20.0 + 0.02 * number for number in range(40)), lasts=0.01)
+    assert broken(records) == {"limits"}
 
 
 def due_times(records: Records, *dues: float, made: int) -> list[str]:
