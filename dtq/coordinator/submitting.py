@@ -72,7 +72,7 @@ class _Known:
         if submission.batch is None and submission.key is not None:
             batch = self.finished.get(submission.key, batch)
         if batch is not None and batch.finished_at is not None:
-            return batch.number, batch.size, batch.entry.spec
+            return batch.number, batch.size, batch.spec
         return self.stored.get(place)
 
     def flow(self, number: int) -> BatchFlow | None:
@@ -249,13 +249,14 @@ def _found(c: Coordinator, spec: Spec, place: int, submission: Submission, known
         answer = known.answer(place, submission)
         if answer is not None:
             number, size, its_spec = answer
-            if submission.batch is None and submission.key is not None and not same_call(its_spec, spec, urgency=False):
+            named = submission.batch is None and submission.key is not None
+            if named and not same_call(its_spec, submission.called(spec), urgency=False):
                 raise KeyConflict(submission.key, number)
             _refuse_another(c, known, place, submission, number, size)
             return Receipt(batch=number, size=size)
     elif submission.batch is None and submission.key is not None:
         taken = register.batches[register.keys[submission.key]]
-        if same_call(taken.entry.spec, spec, urgency=False):
+        if same_call(taken.spec, submission.called(spec), urgency=False):
             _refuse_another(c, known, place, submission, taken.number, taken.size)
     return None
 

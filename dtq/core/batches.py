@@ -6,6 +6,7 @@ that came back and has not ended. Finished batches and tasks leave memory; the e
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import inf
 from typing import Final
 
@@ -13,7 +14,7 @@ from dtq.core.changes import BatchFlow, BatchRow, TaskRow
 from dtq.core.expiry import moment_of_expiry
 from dtq.core.needs import Need
 from dtq.model.fields import MAX_DEPTH
-from dtq.model.options import Spec
+from dtq.model.options import Spec, whole
 from dtq.model.states import Outcome, State
 
 #: Memory of a spec with short names, in bytes.
@@ -28,30 +29,19 @@ _LONGEST_S: Final = 1e9
 _NEWS: Final = 0.3
 
 
-class Learned:
-    """Estimates for a function's tasks, shared by all of its specs.
-
-    If tasks name the limits of their tenants, each tenant has a spec of its own, and without this the first task of
-    each would have an unknown duration.
-    """
-
-    __slots__ = ("__weakref__", "argument_bytes", "estimate_s", "result_bytes")
-
-    def __init__(self) -> None:
-        self.estimate_s: float | None = None
-        self.argument_bytes = 0.0
-        self.result_bytes = 0.0
+@lru_cache(maxsize=16_384)
+def shared_flow(limits: tuple[str, ...], label: str) -> BatchFlow:
+    """The rare fields of the batches that have these limits and this label, and no other: one object for many."""
+    return BatchFlow(limits=tuple(dict.fromkeys(limits)), label=label)
 
 
 class SpecEntry:
-    """An interned spec, and the estimates for its tasks."""
+    """An interned spec, without limits and label, and the estimates for its tasks."""
 
     __slots__ = (
         "argument_bytes",
         "batches",
         "estimate_s",
-        "learned",
-        "limits",
         "line",
         "need",
         "number",
@@ -68,10 +58,6 @@ class SpecEntry:
         self.spec = spec
         self.rank = rank
         self.queue = spec.options.queue
-        #: The limits of its tasks, each once.
-        self.limits = tuple(dict.fromkeys(spec.options.limits))
-        #: Estimates shared with the function's other specs; None for none, as in every spec without limits.
-        self.learned: Learned | None = None
         #: The needs of its tasks beside one slot; None for none. And the line in which they wait (`core.lines`).
         self.need = None if spec.options.needs is None else Need(spec.options.needs)
         self.line = self.queue if self.need is None else self.need.line(self.queue)
@@ -90,7 +76,7 @@ class SpecEntry:
         self.argument_bytes = 0.0
         self.result_bytes = 0.0
 
-    def learn_from(self, other: SpecEntry | Learned) -> None:
+    def learn_from(self, other: SpecEntry) -> None:
         """Copy the estimates of another spec of the same function, if this one has none yet."""
         if self.estimate_s is None:
             self.estimate_s = other.estimate_s
@@ -114,9 +100,6 @@ class SpecEntry:
             self.estimate_s = each
         else:
             self.estimate_s *= (each / self.estimate_s) ** _NEWS
-        if self.learned is not None:
-            self.learned.estimate_s = self.estimate_s
-            self.learned.argument_bytes, self.learned.result_bytes = self.argument_bytes, self.result_bytes
 
     def weigh_arguments(self, size: int, tasks: int) -> None:
         """Update the estimate of arguments from so many bytes together."""
@@ -316,6 +299,21 @@ class Batch:
     def blocked(self) -> bool:
         """Whether its fresh tasks, which are then all of its tasks, wait for others."""
         return self.flow is not None and self.flow.blocked
+
+    @property
+    def limits(self) -> tuple[str, ...]:
+        """The names of the limits that its tasks count against, each once."""
+        return () if self.flow is None else self.flow.limits
+
+    @property
+    def label(self) -> str:
+        """Its label."""
+        return "" if self.flow is None else self.flow.label
+
+    @property
+    def spec(self) -> Spec:
+        """Its function and options, limits and label among them."""
+        return self.entry.spec if self.flow is None else whole(self.entry.spec, self.flow.limits, self.flow.label)
 
     @property
     def single(self) -> bool:

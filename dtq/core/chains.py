@@ -83,7 +83,7 @@ def _is_waiting(register: Register, child: Batch) -> bool:
 def _suits(register: Register, worker: Worker, child: Batch) -> bool:
     """Whether a worker may be given a batch's task behind another one."""
     entry = child.entry
-    if entry.limits or entry.need is not None or entry.estimate_s is None or entry.argument_bytes > SMALL:
+    if child.limits or entry.need is not None or entry.estimate_s is None or entry.argument_bytes > SMALL:
         return False
     if entry.queue in register.lines.paused or (worker.queues and entry.queue not in worker.queues):
         return False

@@ -44,6 +44,8 @@ class BatchFlow:
             otherwise.
         replaces: an earlier batch that is cancelled as soon as this one is on disk; None for none, or once that is
             done.
+        limits: names of the limits that its tasks count against, each once.
+        label: its label.
     """
 
     at: float | None = None
@@ -55,6 +57,8 @@ class BatchFlow:
     why: str = ""
     submission: int | None = None
     replaces: int | None = None
+    limits: tuple[str, ...] = ()
+    label: str = ""
 
     def too_late(self, now: float) -> str:
         """Why the unstarted tasks of the batch never will start; "" while they may."""
@@ -110,6 +114,11 @@ class BatchRow:
     session: str
     expires_at: float | None = None
     flow: BatchFlow | None = None
+
+    @property
+    def label(self) -> str:
+        """Its label."""
+        return "" if self.flow is None else self.flow.label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,6 +154,8 @@ class Dependencies:
     def added(self, batch: Batch) -> None:
         """Count the parents of a batch that becomes live."""
         after = batch.flow.after if batch.flow is not None else ()
+        if not after:
+            return
         self.edges += len(after)
         for number in {parent[0] for parent in after if parent[3]}:
             self.needed[number] = self.needed.get(number, 0) + 1
@@ -173,6 +175,8 @@ class Dependencies:
     def forget(self, batch: Batch) -> None:
         """Forget a batch with parents that is no longer live."""
         after = batch.flow.after if batch.flow is not None else ()
+        if not after:
+            return
         self.edges -= len(after)
         if any([parent[3] and not parent[2] for parent in after]):
             self._register.holds.release_all(holder_of(batch.number))

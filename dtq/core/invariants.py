@@ -141,7 +141,7 @@ def _check_rooms(register: Register) -> None:
 def _check_lines(register: Register) -> None:
     used: Counter[str] = Counter()
     for lease in register.leases.values():
-        for name in lease.batch.entry.limits:
+        for name in lease.batch.limits:
             used[name] += lease.hi - lease.lo
     buckets = register.limits.buckets
     for name in used.keys() | buckets.keys():

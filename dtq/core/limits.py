@@ -216,7 +216,7 @@ class Limits:
             bucket.used = 0
             self.forget_if_idle(bucket, 0.0)
         for lease in leases:
-            for name in lease.batch.entry.limits:
+            for name in lease.batch.limits:
                 counted = self.bucket(name)
                 if counted is not None:
                     counted.used += lease.hi - lease.lo

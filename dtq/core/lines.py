@@ -206,13 +206,13 @@ class Lines:
 
     # -- beginning to wait ----------------------------------------------------------------------------------------
 
-    def push(self, entry: SpecEntry, run: Run) -> None:
+    def push(self, entry: SpecEntry, run: Run, limits: tuple[str, ...] = ()) -> None:
         """Add waiting tasks."""
         line = self._lines.get(entry.line)
         if line is None:
             line = self._begin(entry)
-        if entry.limits:
-            self._push_limited(line, entry.limits, run)
+        if limits:
+            self._push_limited(line, limits, run)
             return
         if not line.paused:
             self.pushed += 1
@@ -220,11 +220,11 @@ class Lines:
         if self.several or line.need is not None:
             self._came(line, run)
 
-    def absorb(self, entry: SpecEntry, heap: RunHeap) -> None:
+    def absorb(self, entry: SpecEntry, heap: RunHeap, limits: tuple[str, ...]) -> None:
         """Add many runs of one queue and the same limits; the given heap is not used after that."""
-        if entry.limits:
+        if limits:
             for run in heap.runs():
-                self.push(entry, run)
+                self.push(entry, run, limits)
             return
         line = self._lines.get(entry.line) or self._begin(entry)
         top = heap.top()
@@ -580,9 +580,9 @@ class Lines:
             share = self._share_of(queues) if queues else self._share
             share.charge(entry.queue, entry.urgency, count / self.weights.get(entry.queue, 1))
 
-    def gave_back(self, entry: SpecEntry, count: int) -> None:
+    def gave_back(self, limits: tuple[str, ...], count: int) -> None:
         """Account for so many tasks with limits whose lease is over."""
-        for name in entry.limits:
+        for name in limits:
             bucket = self.limits.buckets.get(name)
             if bucket is None:
                 continue

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from dtq.core import ability, chains, placing, start_by, wall_moments
-from dtq.core.batches import Batch, SpecEntry
+from dtq.core.batches import Batch, SpecEntry, shared_flow
 from dtq.core.changes import ArgumentPage, BatchFlow, Change, ResultPage, Totals
 from dtq.core.dependencies import After
 from dtq.core.heap import Run, RunHeap
@@ -190,7 +190,7 @@ class Machine:
         number = register.keys.get(submission.key)
         if number is None:
             return None
-        if not same_call(register.batches[number].entry.spec, spec, urgency=False):
+        if not same_call(register.batches[number].spec, submission.called(spec), urgency=False):
             raise KeyConflict(submission.key, number)
         return register.batches[number]
 
@@ -207,6 +207,9 @@ class Machine:
         entry = register.intern(spec)
         register.last_batch += 1
         batch = Batch(register.last_batch, entry, now)
+        options = spec.options
+        if submission.limits or submission.label or options.limits or options.label:
+            batch.flow = shared_flow(submission.limits or options.limits, submission.label or options.label)
         batch.session = session
         batch.submission = submission.number
         batch.followed = submission.follow
@@ -578,9 +581,6 @@ class Machine:
                 break
             ahead = held >= worker.capacity
             estimate_s = batch.entry.estimate_s
-            if estimate_s is None and batch.entry.learned is not None:
-                batch.entry.learn_from(batch.entry.learned)
-                estimate_s = batch.entry.estimate_s
             if ahead and (estimate_s is None or estimate_s > CHUNK_S):
                 break
             if ahead and isinstance(heap, Group) and heap.paced:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from operator import attrgetter
 from typing import Final
-from weakref import WeakValueDictionary
 
-from dtq.core.batches import Batch, Learned, SpecEntry, Task
+from dtq.core.batches import Batch, SpecEntry, Task
 from dtq.core.changes import AttemptRow, BatchFlow, Totals
 from dtq.core.dependencies import Dependencies
 from dtq.core.expiry import Expiries
@@ -28,7 +27,7 @@ from dtq.errors import BatchTooLarge, FunctionsFull, QueueFull
 from dtq.model.latest import LatestByKey
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Failure
-from dtq.model.options import FunctionKind, Spec
+from dtq.model.options import Spec, bare
 from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome, State
 from dtq.records import dataclass, replace
@@ -105,9 +104,7 @@ class Register:
         self._idle: dict[bool, SizedLru[int, SpecEntry]] = {
             by_value: SizedLru(IDLE_BYTES, IDLE_SPECS) for by_value in (False, True)
         }
-        self._latest: SpecEntry | None = None
-        #: By function, the estimates that its specs share, for as long as specs have them.
-        self._learned: WeakValueDictionary[tuple[FunctionKind, str, int], Learned] = WeakValueDictionary()
+        self._latest: tuple[Spec, SpecEntry] | None = None
         self.keys = LatestByKey()
         #: One dict per key look-up in progress: keyed batches that finished since it began.
         self.key_watchers: list[dict[str, Batch]] = []
@@ -170,20 +167,21 @@ class Register:
             raise QueueFull(self.tally.unfinished, self.rules.max_tasks)
 
     def intern(self, spec: Spec) -> SpecEntry:
-        """The entry of a spec, made if it is new.
+        """The entry of a spec, made if it is new. Specs that differ in limits and label only have one entry.
 
         Raises:
             FunctionsFull: specs of live batches have reached the bound of their memory.
         """
-        if self._latest is not None and self._latest.spec is spec:
-            return self._latest  # the submissions of one call share the object: no need to hash it for each
-        entry = self.specs.get(spec)
+        if self._latest is not None and self._latest[0] is spec:
+            return self._latest[1]  # the submissions of one call share the object: no need to hash it for each
+        shared = bare(spec) if spec.options.limits or spec.options.label else spec
+        entry = self.specs.get(shared)
         if entry is None:
             if self.spec_bytes > self.rules.max_spec_bytes:
                 raise FunctionsFull(self.spec_bytes, self.rules.max_spec_bytes)
             self.last_spec += 1
-            entry = self.add_spec(self.last_spec, spec)
-        self._latest = entry
+            entry = self.add_spec(self.last_spec, shared)
+        self._latest = spec, entry
         return entry
 
     def add_spec(self, number: int, spec: Spec) -> SpecEntry:
@@ -192,13 +190,6 @@ class Register:
         entry = SpecEntry(number, spec, -rank if self.rules.highest_first else rank)
         if not self.rules.heed_needs:
             entry.overlook_needs()
-        if entry.limits:
-            function = spec.function
-            at = function.kind, function.name, hash(function.body)
-            learned = self._learned.get(at)
-            if learned is None:
-                learned = self._learned[at] = Learned()
-            entry.learned = learned
         self.specs[spec] = self.specs_by_number[number] = entry
         return entry
 
@@ -209,7 +200,7 @@ class Register:
             del self.specs_by_number[number]
             if self.specs.get(idle.spec) is idle:
                 del self.specs[idle.spec]
-            if idle is self._latest:
+            if self._latest is not None and idle is self._latest[1]:
                 self._latest = None
 
     def add_batch(self, batch: Batch) -> None:
@@ -255,20 +246,21 @@ class Register:
     def push(self, batch: Batch, lo: int, hi: int) -> None:
         """Add tasks that wait for a grant."""
         entry = batch.entry
-        self.lines.push(entry, Run(entry.urgency, batch.number, lo, hi))
+        flow = batch.flow
+        self.lines.push(entry, Run(entry.urgency, batch.number, lo, hi), () if flow is None else flow.limits)
 
     def hold(self, batch: Batch, lo: int, hi: int) -> None:
         """Keep waiting tasks from being granted until `let_go`: tasks that are put back together come back at once, in
         their order. A restart lets them go too.
         """
         entry = batch.entry
-        _, heap = self.held_back.setdefault((entry.line, entry.limits), (entry, RunHeap()))
+        _, heap = self.held_back.setdefault((entry.line, batch.limits), (entry, RunHeap()))
         heap.push(Run(entry.urgency, batch.number, lo, hi))
 
     def let_go(self) -> None:
         """Let the held-back tasks wait for grants."""
-        for entry, heap in self.held_back.values():
-            self.lines.absorb(entry, heap)
+        for (_, limits), (entry, heap) in self.held_back.items():
+            self.lines.absorb(entry, heap, limits)
         self.held_back = {}
 
     def _true_top(self, heap: RunHeap) -> Run | None:
@@ -518,8 +510,9 @@ class Register:
 
     def _cut_end(self, lease: Lease, hi: int) -> None:
         """Cut a lease off at ``hi``."""
-        if lease.batch.entry.limits:
-            self.lines.gave_back(lease.batch.entry, lease.hi - hi)
+        flow = lease.batch.flow
+        if flow is not None and flow.limits:
+            self.lines.gave_back(flow.limits, lease.hi - hi)
         lease.hi = hi
         if lease.lo >= hi:
             self.end_lease(lease)
@@ -528,8 +521,9 @@ class Register:
 
     def shorten(self, lease: Lease, lo: int) -> None:
         """Move the front of a lease, settled so far, to ``lo``."""
-        if lease.batch.entry.limits:
-            self.lines.gave_back(lease.batch.entry, lo - lease.lo)
+        flow = lease.batch.flow
+        if flow is not None and flow.limits:
+            self.lines.gave_back(flow.limits, lo - lease.lo)
         lease.lo = lo
         if lease.lo >= lease.hi:
             self.end_lease(lease)
@@ -538,8 +532,9 @@ class Register:
 
     def end_lease(self, lease: Lease) -> None:
         """End a lease, with all its remaining tasks."""
-        if lease.lo < lease.hi and lease.batch.entry.limits:
-            self.lines.gave_back(lease.batch.entry, lease.hi - lease.lo)
+        flow = lease.batch.flow
+        if flow is not None and flow.limits and lease.lo < lease.hi:
+            self.lines.gave_back(flow.limits, lease.hi - lease.lo)
         del self.leases[lease.token]
         del lease.worker.leases[lease.token]
         lease.leave()

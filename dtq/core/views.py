@@ -43,7 +43,7 @@ def batch_view(batch: Batch) -> BatchView:
         batch=batch.number,
         size=batch.size,
         complete=batch.complete,
-        spec=batch.entry.spec,
+        spec=batch.spec,
         counts=Counts(
             blocked=fresh if state is State.BLOCKED else 0,
             scheduled=scheduled,
@@ -153,17 +153,19 @@ def batches(
         among = (
             [register.batches[n] for n in numbers if n in register.batches] if numbers else register.batches.values()
         )
-    return [batch for batch in among if batch.entry in specs]
+    label = selection.label
+    return [batch for batch in among if batch.entry in specs and (label is None or batch.label == label)]
 
 
 def matching(specs: Iterable[SpecEntry], selection: Selection) -> set[SpecEntry]:
-    """The specs that match by queue, label and function. A peer's glob is matched here, without the lock."""
+    """The specs that match by queue and function; batches match by label. A peer's glob is matched here, without the
+    lock.
+    """
     function = None if selection.function is None else glob(selection.function)
     return {
         entry
         for entry in specs
         if (selection.queue is None or entry.spec.options.queue == selection.queue)
-        and (selection.label is None or entry.spec.options.label == selection.label)
         and (function is None or function.matches(entry.spec.function.name))
     }
 
@@ -258,7 +260,7 @@ def _view(
         count=count,
         single=batch.single,
         state=state,
-        spec=batch.entry.spec,
+        spec=batch.spec,
         attempt=attempt,
         failures=task.failures if task is not None else 0,
         crashes=task.crashes if task is not None else 0,
@@ -335,9 +337,9 @@ def _limit(register: Register, limit: Limit, buckets: list[Bucket], now: float) 
     )
 
 
-def _why_limited(register: Register, entry: SpecEntry, now: float) -> str:
+def _why_limited(register: Register, limits: tuple[str, ...], now: float) -> str:
     """The limit that keeps tasks of a spec from starting now; "" for none."""
-    for name in entry.limits:
+    for name in limits:
         bucket = register.limits.bucket(name)
         rule = None if bucket is None else bucket.rule
         if bucket is None or rule is None or not bucket.shut(now):
@@ -377,7 +379,7 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
         return f"{whose} can ever run it: it needs {need}, and {_most_of(serving, need)}"
     if not any(worker.capacity for worker in able):
         return f"every worker that serves the queue {options.queue!r} is draining or has no slot ready"
-    if batch.entry.limits and (held_back := _why_limited(register, batch.entry, now)):
+    if batch.limits and (held_back := _why_limited(register, batch.limits, now)):
         return held_back
     return _why_in_line(register, batch, view.index, able)
 

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 
 from dtq.core.changes import ArgumentPage, BatchRow, Change, ResultPage, Row, TaskRow, Totals
 from dtq.errors import StoreFull
-from dtq.model.options import Spec
+from dtq.model.options import Spec, whole
 from dtq.model.snapshots import Attempt, Selection
 from dtq.model.states import State
 from dtq.model.values import Value
@@ -60,10 +60,16 @@ class Committed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredBatch:
-    """A batch with its spec."""
+    """A batch with its spec, the batch's own limits and label in it."""
 
     row: BatchRow
     spec: Spec
+
+
+def stored_batch(row: BatchRow, spec: Spec) -> StoredBatch:
+    """A batch with its spec, as the spec's row has it."""
+    flow = row.flow
+    return StoredBatch(row=row, spec=spec if flow is None else whole(spec, flow.limits, flow.label))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,7 +42,7 @@ from dtq.core.changes import (
     TaskRow,
     Totals,
 )
-from dtq.engines.base import Committed, EndedRun, Opened, Page, StoredBatch, fill, recall
+from dtq.engines.base import Committed, EndedRun, Opened, Page, StoredBatch, fill, recall, stored_batch
 from dtq.engines.by_end import ByEnd, End
 from dtq.engines.places import OwnPlace
 from dtq.engines.segments import Segments
@@ -278,7 +278,7 @@ class MemoryEngine:
     def _stored(self, number: int) -> StoredBatch | None:
         row = self._batches.get(number)
         spec = None if row is None else self._specs.get(row.spec)
-        return None if row is None or spec is None else StoredBatch(row=row, spec=spec.spec)
+        return None if row is None or spec is None else stored_batch(row, spec.spec)
 
     def _all_runs(self, state: State, sieve: Sieve) -> Iterator[EndedRun]:
         """Ended tasks in one state, latest first and only as far as requested; without tails."""
@@ -309,7 +309,8 @@ class MemoryEngine:
 
     def _wanted(self, number: int, sieve: Sieve) -> StoredBatch | None:
         batch = self._stored(number)
-        return batch if batch is not None and sieve.wants_spec(batch.spec) else None
+        wanted = batch is not None and sieve.wants_spec(batch.spec) and sieve.wants_label(batch.row.label)
+        return batch if wanted else None
 
     def _page(self, number: int, lo: int) -> ResultPage:
         found = self._results[number]

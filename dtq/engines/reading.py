@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 
 from dtq.core.changes import ArgumentPage, BatchRow, DefinitionRow, ExpiryRow, Row, SpecRow, TaskRow
 from dtq.engines import rowcodec, schema
-from dtq.engines.base import EndedRun, Page, StoredBatch, fill, recall
+from dtq.engines.base import EndedRun, Page, StoredBatch, fill, recall, stored_batch
 from dtq.engines.faults import store_error
 from dtq.engines.rowcodec import DamagedRow
 from dtq.engines.schema import LIVE
@@ -171,7 +171,7 @@ class Reader:
             if key is not None:
                 rows.update({row.batch: row for row in islice(_with_key(connection, key), most)})
             with_spec = [(row, specs.get(row.spec)) for _, row in sorted(rows.items())]
-        return [StoredBatch(row=row, spec=spec) for row, spec in with_spec if spec is not None]
+        return [stored_batch(row, spec) for row, spec in with_spec if spec is not None]
 
     def ended(self, sieve: Sieve) -> list[EndedRun]:
         """See `Engine.ended`."""
@@ -371,4 +371,5 @@ class _Search:
         if spec is None or not rowcodec.sound(body, rowcodec.BATCH, number):
             self.damaged += 1
             return None
-        return StoredBatch(row=rowcodec.decode_batch(number, body, self._names), spec=spec)
+        row = rowcodec.decode_batch(number, body, self._names)
+        return stored_batch(row, spec) if self._sieve.wants_label(row.label) else None

@@ -120,6 +120,8 @@ _OWN_EXPIRY: Final = 16
 _EXPIRY: Final = struct.Struct("<d")
 _FLOW: Final = 32
 _FLOW_LENGTH: Final = struct.Struct("<I")
+#: So long, in bytes, are rare fields that many batches may have.
+_SHORT: Final = 256
 _batch_fields = attrgetter(*(field.name for field in fields(BatchRow)))
 
 
@@ -166,7 +168,7 @@ def encode_batch(row: BatchRow) -> bytes:
         flags += _OWN_EXPIRY
         head = bytes((flags,)) + head[1:] + _EXPIRY.pack(expires_at)
     if flow is not None:
-        told = _json(_set_of(flow))
+        told = _encode_flow(flow)
         head = bytes((flags + _FLOW,)) + head[1:] + _FLOW_LENGTH.pack(len(told)) + told
     payload = head + name + _raw(key)
     return payload + crc32(payload, (BATCH + batch * 8) & 0xFFFFFFFF).to_bytes(4, "little")
@@ -186,9 +188,28 @@ def _set_of(flow: BatchFlow) -> dict[str, Any]:
     return {name: value for name, default in _flow_defaults.items() if (value := getattr(flow, name)) != default}
 
 
-def _flow_of(told: dict[str, Any]) -> BatchFlow:
-    after = tuple([tuple(parent) for parent in told.pop("after", ())])
-    return BatchFlow(after=after, **told)
+@lru_cache(maxsize=16_384)
+def _encode_shared(flow: BatchFlow) -> bytes:
+    return _json(_set_of(flow))
+
+
+def _encode_flow(flow: BatchFlow) -> bytes:
+    """The rare fields of a batch, as JSON. Many batches have the same limits and label, and are written often."""
+    return _json(_set_of(flow)) if flow.after else _encode_shared(flow)
+
+
+def _flow_of(told: bytes) -> BatchFlow:
+    fields = json.loads(told)
+    after = tuple([tuple(parent) for parent in fields.pop("after", ())])
+    return BatchFlow(after=after, limits=tuple(fields.pop("limits", ())), **fields)
+
+
+_shared_flow: Final = lru_cache(maxsize=16_384)(_flow_of)
+
+
+def _decode_flow(told: bytes) -> BatchFlow:
+    """The same again; one object for batches that have the same."""
+    return _shared_flow(told) if len(told) <= _SHORT else _flow_of(told)
 
 
 def unfinished(body: bytes) -> bool:
@@ -258,7 +279,7 @@ def decode_batch(batch: int, body: object, names: dict[bytes, str]) -> BatchRow:
     if flags & _FLOW:
         (size,) = _FLOW_LENGTH.unpack_from(body, begin)
         begin += _FLOW_LENGTH.size + size
-        draft.flow = _flow_of(json.loads(body[begin - size : begin]))
+        draft.flow = _decode_flow(body[begin - size : begin])
     else:
         draft.flow = None
     end = begin + length

@@ -64,16 +64,18 @@ class Sieve:
         return self._exception is not None
 
     def wants_spec(self, spec: Spec) -> bool:
-        """Whether tasks of this spec can match."""
+        """Whether tasks of this spec can match, whatever its label."""
         queue = self._selection.queue
         if queue is not None and spec.options.queue != queue:
             return False
-        if self._selection.label is not None and spec.options.label != self._selection.label:
-            return False
         return self._function is None or self._function.matches(spec.function.name)
 
+    def wants_label(self, label: str) -> bool:
+        """Whether tasks with this label can match."""
+        return self._selection.label is None or label == self._selection.label
+
     def wants(self, run: EndedRun) -> bool:
-        """Whether a run matches; its spec has been checked."""
+        """Whether a run matches; its spec and label have been checked."""
         if run.state not in self.states or run.ended_at > self.latest or not self._wants_id(run):
             return False
         if self._behind is not None and latest_first(run)[:3] >= self._behind:

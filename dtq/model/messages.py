@@ -10,8 +10,8 @@ from enum import Enum
 from typing import Annotated, Final
 
 from dtq.model import fields
-from dtq.model.fields import ANSWERED, FEW, MANY, MAX_SUBMISSIONS, NAMES, RESOURCES, Items
-from dtq.model.options import Spec
+from dtq.model.fields import ANSWERED, FEW, LIMITS, MANY, MAX_SUBMISSIONS, NAMES, RESOURCES, Items
+from dtq.model.options import Spec, whole
 from dtq.model.pages import PAGE_BLOBS
 from dtq.model.resources import Offers, Portion
 from dtq.model.states import Outcome, State
@@ -209,6 +209,8 @@ class Submission:
         follow: whether the session's `watch` reports how the tasks end.
         wait_s: how long the call may wait for room in a full queue, in seconds; 0 to be refused at once.
         conditions: rare terms.
+        limits: names of the limits that its tasks count against; of a new batch. If empty, those of its spec.
+        label: its label, likewise. What differs from submission to submission stands here, so that all share a spec.
     """
 
     spec: fields.Index
@@ -222,6 +224,12 @@ class Submission:
     follow: bool = True
     wait_s: fields.Seconds = 0.0
     conditions: Conditions | None = None
+    limits: Annotated[tuple[fields.LimitName, ...], LIMITS] = ()
+    label: fields.Label = ""
+
+    def called(self, spec: Spec) -> Spec:
+        """Its spec with its own limits and label."""
+        return whole(spec, self.limits, self.label) if self.limits or self.label else spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

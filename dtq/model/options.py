@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from base64 import b64decode, b64encode
 from enum import Enum
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 from dtq.config.values import check_queue
@@ -101,8 +102,8 @@ class Options:
             raise InvalidValue("never_retry", len(self.never_retry), "it has at most 64 names of exceptions")
         if self.limits:
             check_limits(self.limits)
-        if len(self.label) > MAX_LABEL or not self.label.isprintable():
-            raise InvalidValue("label", self.label[:80], f"it has at most {MAX_LABEL} characters, printable ones")
+        if self.label:
+            check_label(self.label)
 
     def _check_spans(self) -> None:
         if self.timeout_s is not None and not 0 < self.timeout_s <= MAX_SECONDS:
@@ -126,6 +127,22 @@ class Spec:
 
 #: Options that are shown only if set.
 _RARE: Final = ("limits", "needs", "label", "soft_timeout_s")
+
+
+@lru_cache(maxsize=256)
+def bare(spec: Spec) -> Spec:
+    """A spec without limits and label. Those of tenants differ from submission to submission: each batch has its own,
+    and all of them share one spec.
+    """
+    return replace(spec, options=replace(spec.options, limits=(), label=""))
+
+
+def whole(spec: Spec, limits: tuple[str, ...], label: str) -> Spec:
+    """A spec with these limits and this label, as far as they are not empty."""
+    options = spec.options
+    if not limits and not label:
+        return spec
+    return replace(spec, options=replace(options, limits=limits or options.limits, label=label or options.label))
 
 
 def spec_as_json(spec: Spec) -> dict[str, Any]:
@@ -182,6 +199,16 @@ def check_limits(names: tuple[str, ...]) -> None:
         wrong = fields.LIMIT_NAME.breach(name)
         if wrong is not None:
             raise InvalidValue("the name of a limit", name[:80], f"it {wrong}")
+
+
+def check_label(label: str) -> None:
+    """Make sure that this can be a label.
+
+    Raises:
+        InvalidValue: it is too long, or has characters that cannot be printed.
+    """
+    if len(label) > MAX_LABEL or not label.isprintable():
+        raise InvalidValue("label", label[:80], f"it has at most {MAX_LABEL} characters, printable ones")
 
 
 def check_delay(delay_s: float) -> float:

@@ -116,7 +116,7 @@ def test_each_name_of_a_glob_has_a_bucket_of_its_own(machine: Driver) -> None:
 
     machine.lease()
 
-    names = [lease.batch.entry.spec.options.limits[0] for lease in machine.machine.register.leases.values()]
+    names = [lease.batch.limits[0] for lease in machine.machine.register.leases.values()]
     assert {name: names.count(name) for name in names} == {
         "tenant-1": 1,
         "tenant-2": 1,
