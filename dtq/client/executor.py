@@ -11,7 +11,6 @@ import operator
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
 
@@ -20,6 +19,8 @@ from dtq.client.local import LocalCluster
 from dtq.errors import DtqError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dtq.client.executor_calls import ExecutorCalls
     from dtq.client.references import Reference
     from dtq.client.submitting import SubmitOptions

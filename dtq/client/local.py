@@ -19,18 +19,18 @@ import sysconfig
 import threading
 import weakref
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from dtq.client.handover import interpreter_flags, pack_initializer
 from dtq.client.inheritance import Inheritance
 from dtq.client.processes import Processes
-from dtq.config.cores import usable_cores
 from dtq.errors import ClusterEnded, InvalidValue
 from dtq.wording import counted
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from dtq.client.terms import Span
 
 log = logging.getLogger("dtq.client")
@@ -101,11 +101,11 @@ class LocalCluster:
         if max_tasks_per_slot is not None and operator.index(max_tasks_per_slot) < 1:
             raise InvalidValue("max_tasks_per_slot", max_tasks_per_slot, "it is a whole number of at least 1")
         #: How many tasks run at once.
-        self.slots = usable_cores() if slots is None else operator.index(slots)
+        self.slots = _usable_cores() if slots is None else operator.index(slots)
         self._initializer = pack_initializer(initializer, tuple(initargs))
         self._max_tasks = None if max_tasks_per_slot is None else operator.index(max_tasks_per_slot)
         self._limits = _limits(max_message, max_value, keep_results)
-        self._db = None if db is None else Path(db).expanduser().absolute()
+        self._db = _MEMORY if db is None else _absolute(os.path.expanduser(db))
         self._durability = durability
         self._highest_first = highest_first
         self._queues = tuple(queues)
@@ -168,7 +168,7 @@ class LocalCluster:
         try:
             processes = Processes(directory, _environment())
         except BaseException:
-            directory.rmdir()
+            os.rmdir(directory)
             raise
         self._ready = False
         self._processes = processes
@@ -196,7 +196,9 @@ class LocalCluster:
         Raises:
             ClusterEnded: it was not started, or was closed.
         """
-        return _key(self._required())
+        from pathlib import Path  # a program that is to start its cluster does without
+
+        return Path(_key(self._required()))
 
     @property
     def pids(self) -> dict[str, int]:
@@ -232,20 +234,20 @@ class LocalCluster:
         if processes is not None:
             processes.close(drain, timeout_s)
 
-    def _coordinator_settings(self, key: Path) -> dict[str, Any]:
+    def _coordinator_settings(self, key: str) -> dict[str, Any]:
         return {
-            "authkey_file": str(key),
+            "authkey_file": key,
             "host": "127.0.0.1",
             "port": 0,
-            "db": _MEMORY if self._db is None else str(self._db),
+            "db": self._db,
             "durability": self._durability,
             "highest_first": self._highest_first,
             **self._limits,
         }
 
-    def _worker_settings(self, key: Path) -> dict[str, Any]:
+    def _worker_settings(self, key: str) -> dict[str, Any]:
         return {
-            "authkey_file": str(key),
+            "authkey_file": key,
             "slots": self.slots,
             "name": self._name,
             "queues": self._queues,
@@ -299,15 +301,26 @@ def _close_all() -> None:
         cluster.close(drain=False)
 
 
-def _key(processes: Processes) -> Path:
-    return processes.directory / "authkey"
+def _absolute(path: str) -> str:
+    """A path that means the same in another directory; ``..`` stays, for what stands before it may be a link."""
+    return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 
-def _make_directory() -> Path:
+def _usable_cores() -> int:
+    from dtq.config.cores import usable_cores  # who says how many slots there are does without
+
+    return usable_cores()
+
+
+def _key(processes: Processes) -> str:
+    return os.path.join(processes.directory, "authkey")
+
+
+def _make_directory() -> str:
     """A directory of this user's alone, where temporary ones are."""
     places = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
     for place in filter(None, [*places, "/tmp"]):
-        path = Path(place, f"dtq-{os.urandom(8).hex()}").absolute()
+        path = _absolute(os.path.join(place, f"dtq-{os.urandom(8).hex()}"))
         try:
             os.mkdir(path, 0o700)
         except OSError:
@@ -315,7 +328,7 @@ def _make_directory() -> Path:
         return path
     import tempfile  # it knows more places, and takes as long to import as all that is needed here
 
-    return Path(tempfile.mkdtemp(prefix="dtq-"))
+    return tempfile.mkdtemp(prefix="dtq-")
 
 
 def _watch(cluster: weakref.ref[LocalCluster], processes: Processes) -> None:
@@ -376,7 +389,7 @@ def _is_in(path: str, usual: set[str]) -> bool:
 def _environment() -> dict[str, str]:
     """This program's environment without its settings of dtq; dtq itself can be imported there."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("DTQ_") or name in _KEPT}
-    root = str(Path(__file__).resolve().parents[2])
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
     if not _is_in(root, _usual_paths()):
         kept["PYTHONPATH"] = os.pathsep.join(filter(None, [root, kept.get("PYTHONPATH", "")]))
     return kept

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any, Final
 
 from dtq.client import handover
@@ -45,7 +44,7 @@ class Processes:
         OSError: the machine has no process, memory or descriptor left.
     """
 
-    def __init__(self, directory: Path, environment: dict[str, str]) -> None:
+    def __init__(self, directory: str, environment: dict[str, str]) -> None:
         self.directory = directory
         #: Coordinator and worker, once they are ready.
         self.pids: dict[str, int] = {}
@@ -66,7 +65,7 @@ class Processes:
         self._tracker_read, self._tracker = os.pipe() if tracker < 0 else (-1, tracker)
         try:
             self._launcher = subprocess.Popen(
-                [sys.executable, "-P", "-m", _LAUNCHER, str(os.getpid()), str(write), str(directory)],
+                [sys.executable, "-P", "-m", _LAUNCHER, str(os.getpid()), str(write), directory],
                 stdin=subprocess.PIPE,
                 pass_fds=[fd for fd in (write, self._tracker, self._tracker_read) if fd >= 0],
                 env=environment,
@@ -152,9 +151,9 @@ class Processes:
     def _failure(self, name: str, what: str) -> ClusterEnded:
         """An error with the end of a process's log."""
         said = ""
-        with contextlib.suppress(OSError):
-            log = self.directory / f"{name}.log"
-            said = log.read_text(encoding="utf-8", errors="replace").strip()[-_SHOWN:]
+        path = os.path.join(self.directory, f"{name}.log")
+        with contextlib.suppress(OSError), open(path, encoding="utf-8", errors="replace") as log:
+            said = log.read().strip()[-_SHOWN:]
         return ClusterEnded(f"its {name} {what}{': ' * bool(said)}{said}")
 
     def watch(self) -> ClusterEnded | None:
@@ -236,7 +235,7 @@ class Processes:
             launcher.wait()
 
 
-def _remove(directory: Path) -> None:
+def _remove(directory: str) -> None:
     """Remove a directory with all that is in it, as far as it is there."""
     for path, directories, files in os.walk(directory, topdown=False):
         for name in files:

@@ -21,7 +21,6 @@ import gc
 import io
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -320,6 +319,8 @@ class Launcher:
         """The program is gone."""
         for part in self._parts.values():
             part.signal(signal.SIGKILL)
+        import shutil  # where all goes as it should, it is not needed
+
         shutil.rmtree(self._directory, ignore_errors=True)
         os._exit(1)
 

@@ -297,7 +297,7 @@ def _dataclass(kind: type, answer: bool) -> Codec:
     hints = get_type_hints(kind, include_extras=True)
     names = tuple(field.name for field in fields(kind))
     codecs = [_codec(hints[name], answer) for name in names]
-    build_at_once = _inlined(kind, names, codecs)
+    build_at_once: Decode | None = None  # made when one arrives: most kinds of messages a process only sends
     decoders = [c.decode for c in codecs]
     apart = {name: items for name in names if (items := _apart(hints[name])) is not None and not answer}
 
@@ -305,6 +305,9 @@ def _dataclass(kind: type, answer: bool) -> Codec:
         return kind(**dict(zip(names, map(call, decoders, plain), strict=True)))
 
     def decode(plain: Plain) -> Any:
+        nonlocal build_at_once
+        if build_at_once is None:
+            build_at_once = _inlined(kind, names, codecs)
         try:
             if (value := build_at_once(plain)) is not None:
                 return value

@@ -144,7 +144,7 @@ def test_nothing_outlives_the_launcher(tmp_path: Path) -> None:
 def test_a_resource_tracker_is_started_when_somebody_needs_one(tmp_path: Path) -> None:
     # Given a program in which nobody has needed one; it says how many processes its cluster has
     code = (
-        "import psutil, warnings\n"
+        "import contextlib, psutil, warnings\n"
         "from multiprocessing.shared_memory import SharedMemory\n"
         "from dtq.client.local import LocalCluster\n"
         "warnings.simplefilter('error')\n"
@@ -153,8 +153,11 @@ def test_a_resource_tracker_is_started_when_somebody_needs_one(tmp_path: Path) -
         "    memory.close()\n"
         "    memory.unlink()\n"
         "def trackers():\n"
-        "    children = psutil.Process().children(recursive=True)\n"
-        "    return sum('resource_tracker' in str(child.cmdline()) for child in children)\n"
+        "    found = 0\n"
+        "    for child in psutil.Process().children(recursive=True):\n"
+        "        with contextlib.suppress(psutil.NoSuchProcess):\n"
+        "            found += 'resource_tracker' in str(child.cmdline())\n"
+        "    return found\n"
         "with LocalCluster(1) as cluster:\n"
         "    print(trackers())\n"
         "with LocalCluster(1) as cluster:\n"
