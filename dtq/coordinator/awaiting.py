@@ -7,7 +7,7 @@ up, and tries again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -257,7 +257,7 @@ def _named_alike(c: Coordinator, parents: Iterable[Parent]) -> tuple[list[Parent
 
 
 def after_of(
-    parents: Parents, place: int, conditions: Conditions, receipts: Sequence[Receipt], made: Sequence[Batch]
+    parents: Parents, place: int, conditions: Conditions, receipts: Sequence[Receipt], made: Mapping[int, Batch]
 ) -> After:
     """The dependencies of a new batch; under the lock.
 
@@ -266,19 +266,18 @@ def after_of(
         place: of the submission in its call.
         conditions: its conditions.
         receipts: of the submissions before it.
-        made: batches that were made in the same call.
+        made: batches that were made in the same call, by number.
 
     Raises:
         ParentUnknown: one of the tasks does not exist, or is no longer kept.
     """
     wanted = of_call(place, conditions, receipts)
-    new = {batch.number: batch for batch in made}
     for number, lo, hi, _ in wanted:
-        if (hi and hi <= lo) or (number in new and hi > new[number].size):
-            size = new[number].size if number in new else 1
+        if (hi and hi <= lo) or (number in made and hi > made[number].size):
+            size = made[number].size if number in made else 1
             raise ParentUnknown(_named(number, max(lo, hi - 1), hi, size), "there is no such task")
-    lost = parents.standing([parent for parent in wanted if parent[0] not in new])
-    lost = lost or next(filter(None, [_lost_of(new[parent[0]]) for parent in wanted if parent[0] in new]), "")
+    lost = parents.standing([parent for parent in wanted if parent[0] not in made])
+    lost = lost or next(filter(None, [_lost_of(made[parent[0]]) for parent in wanted if parent[0] in made]), "")
     return After(
         parents=tuple(wanted),
         run_anyway=conditions.run_anyway,

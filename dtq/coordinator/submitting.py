@@ -129,7 +129,7 @@ def _submit(
         c.refuse_if_stopping()
         c.committer.refuse_if_in_trouble()
         now = c.clock.now()
-        made: list[Batch] = []
+        made: dict[int, Batch] = {}
         receipts = known.receipts
         full: QueueFull | None = None
         for place, submission in enumerate(submissions):
@@ -157,7 +157,7 @@ def _submit(
             c.ticker.by(c.next_on_wall())
         ticket = c.committer.ticket()
         if ticket is not None and made and c.committer.waits:
-            c.uncommitted.setdefault(ticket, []).extend(made)
+            c.uncommitted.setdefault(ticket, []).extend(made.values())
     c.committer.settle(ticket)
     return receipts
 
@@ -213,7 +213,7 @@ def _accept(
     place: int,
     submission: Submission,
     known: _Known,
-    made: list[Batch],
+    made: dict[int, Batch],
     now: float,
 ) -> Receipt:
     if isinstance(submission, RefusedSubmission):
@@ -261,9 +261,9 @@ def _found(c: Coordinator, spec: Spec, place: int, submission: Submission, known
     return None
 
 
-def _accepted(c: Coordinator, batch: Batch, page: ArgumentPage | None, made: list[Batch], last: int) -> Receipt:
+def _accepted(c: Coordinator, batch: Batch, page: ArgumentPage | None, made: dict[int, Batch], last: int) -> Receipt:
     if batch.number > last:
-        made.append(batch)
+        made[batch.number] = batch
     if page is not None:
         c.cache.add([page])
     return Receipt(batch=batch.number, size=batch.size)
@@ -276,7 +276,7 @@ def _accept_unique(
     place: int,
     submission: Submission,
     known: _Known,
-    made: list[Batch],
+    made: dict[int, Batch],
     now: float,
     after: Callable[[], After] | None,
 ) -> Receipt | None:
@@ -298,7 +298,7 @@ def _accept_unique(
         return _accepted(c, batch, page, made, last)
     live = register.keys.get(submission.key or "")
     holder = known.holder(place, submission) if live is None else uniqueness.holder_of(register.batches[live])
-    at_once = not c.committer.waits or (holder is not None and holder.number in {batch.number for batch in made})
+    at_once = not c.committer.waits or (holder is not None and holder.number in made)
     accepted = uniqueness.submit(c.machine, spec, submission, session, holder, now, after, at_once=at_once)
     return None if accepted is None else _accepted(c, *accepted, made, last)
 

@@ -348,11 +348,13 @@ class Dependencies:
         register = self._register
         assert batch.flow is not None
         register.call_back(batch)
-        batch.flow = replace(batch.flow, why=why)
         self.waits.pop(batch.number, None)
-        register.ledger.batch(batch)
         if batch.complete:
-            self.sealed(batch, now)
+            register.cut(batch, why)
+            register.finish_if_done(batch, now)
+        else:
+            batch.flow = replace(batch.flow, why=why)
+            register.ledger.batch(batch)
 
     def sealed(self, batch: Batch, now: float) -> None:
         """Handle the last piece of a batch: a doomed batch ends now."""

@@ -411,10 +411,9 @@ class Register:
         batch.cut = lo
         if batch.entry.need is not None:
             self.lines.left += 1
-        if why:
-            batch.flow = replace(batch.flow or BatchFlow(), why=why)
-        if batch.blocked and batch.flow is not None:
-            batch.flow = replace(batch.flow, blocked=False)
+        flow = batch.flow or BatchFlow()
+        if why or flow.blocked:
+            batch.flow = replace(flow, why=why or flow.why, blocked=False)
         hi = batch.size
         count = hi - lo - already
         if count:
