@@ -204,6 +204,7 @@ class Connection:
         if fetch is not None:
             grants = self._await(state, fetch, exchange.wait_s, told=bool(answer.drop))
             return Orders(grants=grants, cancel=tuple(fetch.cancel), drop=tuple(answer.drop))
+        self._record(leases)
         grants = grants_of(c, leases, large=False, inline=state.hello.inline)
         return Orders(grants=grants, cancel=tuple(answer.cancel[:MOST_CANCELS]), drop=tuple(answer.drop))
 
@@ -299,8 +300,18 @@ class Connection:
             with c.lock:
                 if c.sessions.fetching.get(state.hello.session) is fetch:
                     del c.sessions.fetching[state.hello.session]
+        self._record(fetch.leases)
         # Other orders must not be delayed by a large answer.
         return grants_of(c, fetch.leases, large=not (fetch.cancel or told), inline=state.hello.inline)
+
+    def _record(self, leases: list[Lease]) -> None:
+        """Write leases that count against limits or hold units, before their worker begins: a coordinator that is
+        killed must not grant the same room once more. On a full disk such work goes on unwritten."""
+        if any([lease.batch.limits or lease.units for lease in leases]):
+            with self._c.lock:
+                ticket = self._c.committer.ticket()
+            with contextlib.suppress(StoreError):
+                self._c.committer.settle(ticket)
 
     def spec(self, number: int) -> Spec:
         """See `Service.spec`."""

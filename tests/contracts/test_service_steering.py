@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dtq.core.changes import LeaseRow
 from dtq.errors import DtqError, InvalidValue, UnknownId, UnknownLimit, WholeBatchOnly
 from dtq.model.limits import Limit
 from dtq.model.queues import Steering, SteeringChange
@@ -35,6 +36,18 @@ def test_limit_is_kept_to_and_told(house: House) -> None:
     # and the next one starts when that one ends
     hand.succeed(grant)
     assert hand.fetch_one().lo == 1
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_lease_that_counts_against_a_limit_is_on_disk_before_its_worker_begins(house: House, waits: bool) -> None:
+    # Given a worker that asks before or after a task of a limit has come, and a commit that comes by itself never
+    client, hand = house.client(), house.worker()
+    client.service.set_limit(Limit(name="api", concurrency=1))
+    house.coordinator.committer.soon = lambda: None  # type: ignore[method-assign]
+    asking = house.begin_fetch(hand) if waits else None
+    client.submit(limits=("api",))
+    grant = hand.fetch_one() if asking is None else asking.result().grants[0]
+    assert grant.token in [row.token for row in house.engine.restore() if isinstance(row, LeaseRow)]
 
 
 def test_what_waits_for_a_limit_starts_when_it_is_removed(house: House) -> None:
