@@ -49,10 +49,10 @@ async def submit(
     except HandlesMet:
         blob, given = with_parents(hub.hub, target, args, kwargs, keyed=key is not None)
         parents = few((*given, *parents))
-    spec = target.spec(order.terms, current.depth_of_submissions())
+    spec, attribution = target.called(order.terms, current.depth_of_submissions())
     if len(spec.function.body) >= MIN_VALUE:
         spec = await hub.in_thread(partial(hub.hub.shared.function, function, spec), "dtq-writer")
-    item = item_of(hub.hub, TaskHandle(hub.hub, spec), blob, delay_s, key, conditions, parents)
+    item = item_of(hub.hub, TaskHandle(hub.hub, spec), blob, delay_s, key, conditions, parents, attribution)
     try:
         await hub.put(item)
     except BaseException:  # a cancelled coroutine's too

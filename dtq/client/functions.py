@@ -32,7 +32,7 @@ from dtq.client.payloads import (
     encode_result,
 )
 from dtq.client.tasks import Note, note_of, registered
-from dtq.client.terms import NO_TERMS, Terms, exception_name
+from dtq.client.terms import NO_TERMS, Attribution, Terms, attribution_of, exception_name
 from dtq.errors import (
     CannotImport,
     CannotPickle,
@@ -79,15 +79,18 @@ class Callee:
         large: whether its last call was so large that it became a value: the next one is likely to be, too.
     """
 
-    __slots__ = ("__weakref__", "_note", "_specs", "by_value", "encode", "function", "large")
+    __slots__ = ("__weakref__", "_below", "_plain", "_specs", "by_value", "encode", "function", "large")
 
     def __init__(self, function: Function, note: Note | None) -> None:
         self.function = function
         self.encode: EncodeCall = call_encoder(function.kind)
         self.by_value = function.kind is FunctionKind.VALUE
         self.large = False
-        self._note = note
+        #: Its own terms.
+        self._below = NO_TERMS if note is None else note.terms
         self._specs: dict[tuple[Any, ...], Spec] = {}
+        #: By depth, what `called` says where no terms are given.
+        self._plain: dict[int, tuple[Spec, Attribution | None]] = {}
 
     def spec(self, terms: Terms, depth: int = 0) -> Spec:
         """The spec of a submission under (hashable) terms; the same object for the same terms.
@@ -105,13 +108,32 @@ class Callee:
         found = self._specs.get(key)
         if found is not None:
             return found
-        below = self._note.terms if self._note is not None else NO_TERMS
-        options = terms.over(below).options()
+        options = terms.over(self._below).options()
         spec = Spec(function=self.function, options=replace(options, depth=depth) if depth else options)
         if len(self._specs) >= _MAX_SPECS:
             self._specs.clear()
         self._specs[key] = spec
         return spec
+
+    def called(self, terms: Terms, depth: int = 0) -> tuple[Spec, Attribution | None]:
+        """The spec of a submission without limits and label, and these: so those that differ in them share one.
+
+        Args:
+            terms, depth: as for `spec`.
+
+        Raises:
+            InvalidValue: as for `spec`.
+        """
+        if terms is NO_TERMS and (found := self._plain.get(depth)) is not None:
+            return found
+        attribution = attribution_of(terms.over(self._below) if self._below is not NO_TERMS else terms)
+        if attribution is None:
+            found = self.spec(terms, depth), None
+        else:
+            found = self.spec(terms._replace(limits=(), label=""), depth), attribution
+        if terms is NO_TERMS:
+            self._plain[depth] = found
+        return found
 
 
 #: What is known of functions, by identity, as long as they live.

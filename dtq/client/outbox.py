@@ -18,6 +18,7 @@ from dtq.client.feeds import Feed
 from dtq.client.following import Wake
 from dtq.client.handle import Group, TaskHandle
 from dtq.client.marks import Mark
+from dtq.client.terms import Attribution
 from dtq.errors import DtqError
 from dtq.model import pages
 from dtq.model.fields import MAX_SUBMISSIONS
@@ -51,17 +52,22 @@ class Item(NamedTuple):
     handle: TaskHandle[Any]
     spec: Spec
     blob: bytes
-    delay_s: float
-    key: str | None
     #: How many bytes its arguments have, wherever they are; and whether they are a description.
     weight: int
     described: bool
+    delay_s: float
+    key: str | None
     #: What few submissions ask for.
     conditions: Conditions | None = None
     #: What its task waits for: a handle, or tasks ``[lo, hi)`` of a batch, where hi is 0 all of it; and whether the
     #: call is given the results, in this order.
     parents: tuple[Awaited, ...] = ()
+    #: Its limits and label.
+    attribution: Attribution | None = None
 
+
+#: What has to be the same in items of one submission, beside their spec.
+_BESIDE: Final = slice(Item._fields.index("delay_s"), None)
 
 #: Who gets a receipt: a lone task, several that travel as one batch, or a map.
 Receiver = TaskHandle[Any] | Group | Feed
@@ -280,6 +286,7 @@ class Outbox:
             size = sum([len(item.blob) + _BLOB_OVERHEAD for item in items])
             left -= self._weight(first.spec, places) + size
             left -= 0 if first.key is None else weight(first.key)
+            left -= 0 if first.attribution is None else sum(map(weight, first.attribution))
             submission = Submission(
                 spec=self._place(first.spec, call, places),
                 number=next(self._numbers),
@@ -288,6 +295,8 @@ class Outbox:
                 key=first.key,
                 wait_s=self._wait_s,
                 conditions=self._conditions(first, call, made) if first.parents else first.conditions,
+                limits=() if first.attribution is None else first.attribution.limits,
+                label="" if first.attribution is None else first.attribution.label,
             )
             if made is not None:
                 place = len(call.submissions)
@@ -420,35 +429,26 @@ class Outbox:
 
 def _share(item: Item, before: Item | None) -> int:
     """How many bytes an item adds to a call, its function and options apart: it may be a submission of its own."""
-    size = len(item.blob) + _BLOB_OVERHEAD + len(item.parents) * _PARENT_OVERHEAD
+    size = len(item.blob) + _BLOB_OVERHEAD
+    if item.parents:
+        size += len(item.parents) * _PARENT_OVERHEAD
     if item.key is not None:
-        return size + _OVERHEAD + weight(item.key)
-    alike = (
-        before is not None
-        and before.spec is item.spec
-        and before.delay_s == item.delay_s
-        and before.key is None
-        and before.conditions == item.conditions
-        and before.parents == item.parents
-    )
-    return size if alike else size + _OVERHEAD
+        size += weight(item.key)
+    if before is not None and before.spec is item.spec and before[_BESIDE] == item[_BESIDE] and item.key is None:
+        return size
+    return size + _OVERHEAD + (0 if item.attribution is None else sum(map(weight, item.attribution)))
 
 
 def _runs(items: list[Item], most: int) -> Iterator[list[Item]]:
     """Items that may travel as one batch: neighbours of one function and options, so that their order stays."""
     run: list[Item] = []
+    spec: Spec | None = None
+    beside: Any = ()
     for item in items:
-        if run and (
-            item.spec is not run[0].spec
-            or item.delay_s != run[0].delay_s
-            or item.conditions != run[0].conditions
-            or item.parents != run[0].parents
-            or item.key is not None
-            or run[0].key is not None
-            or len(run) >= most
-        ):
-            yield run
-            run = []
+        if item.spec is not spec or item[_BESIDE] != beside or item.key is not None or len(run) >= most:
+            if run:
+                yield run
+            run, spec, beside = [], item.spec, item[_BESIDE]
         run.append(item)
     if run:
         yield run

@@ -24,7 +24,7 @@ from dtq.client.maps import start_reading, submit_whole
 from dtq.client.outbox import Awaited, Item
 from dtq.client.parents import HandlesMet, collecting
 from dtq.client.payloads import Encode
-from dtq.client.terms import NO_TERMS, UNSET, Span, TaskOptions, Terms, Unset, moment, seconds
+from dtq.client.terms import NO_TERMS, UNSET, Attribution, Span, TaskOptions, Terms, Unset, moment, seconds
 from dtq.errors import InvalidValue, StoreReplaced, TooLarge, ValueGone
 from dtq.model.fields import MAX_NAME
 from dtq.model.messages import Conditions
@@ -238,19 +238,19 @@ def prepare(
     except HandlesMet:
         blob, given = with_parents(hub, target, args, kwargs, keyed=key is not None)
         parents = few((*given, *parents))
-    spec = target.spec(order.terms, current.depth_of_submissions())
+    spec, attribution = target.called(order.terms, current.depth_of_submissions())
     hub.start()
     if target.by_value:
         spec = hub.shared.function(function, spec)
     session, size = hub.session, len(blob)
     around = len(spec.function.body) + _ENVELOPE
     if not blob[0] or size >= MIN_VALUE or size > session.max_blob or size + around > session.max_message:
-        item = item_of(hub, make(hub, spec), blob, delay_s, key, conditions, parents)
+        item = item_of(hub, make(hub, spec), blob, delay_s, key, conditions, parents, attribution)
         if item.described and not target.large and not parents:
             _expect(hub, target, args, kwargs)
         target.large = item.described
         return item
-    return Item(make(hub, spec), spec, blob, delay_s, key, size, False, conditions, parents)
+    return Item(make(hub, spec), spec, blob, size, False, delay_s, key, conditions, parents, attribution)
 
 
 def with_parents(
@@ -358,6 +358,7 @@ def item_of(
     key: str | None,
     conditions: Conditions | None = None,
     parents: tuple[Awaited, ...] = (),
+    attribution: Attribution | None = None,
 ) -> Item:
     """A submission that has only to be put into the outbox.
 
@@ -369,6 +370,7 @@ def item_of(
         key: the submitter's own key.
         conditions: what few submissions ask for.
         parents: what its task waits for.
+        attribution: its limits and label.
 
     Raises:
         TooLarge: it is too large to be sent.
@@ -386,7 +388,7 @@ def item_of(
             raise TooLarge("a task", len(blob) + around, session.max_message)
         if len(blob) > session.max_blob:
             raise TooLarge("a task's arguments", len(blob), session.max_blob)
-    return Item(handle, spec, blob, delay_s, key, weight(blob), is_description(blob), conditions, parents)
+    return Item(handle, spec, blob, weight(blob), is_description(blob), delay_s, key, conditions, parents, attribution)
 
 
 def check_items(iterables: tuple[Any, ...]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple, TypedDict
 
 from dtq.errors import InvalidValue
 from dtq.model.fields import MAX_MOMENT
-from dtq.model.options import Options
+from dtq.model.options import Options, check_label, check_limits
 from dtq.model.resources import needs
 
 
@@ -154,6 +154,33 @@ class Terms(NamedTuple):
 
 #: Nothing was given.
 NO_TERMS: Final = Terms()
+
+
+class Attribution(NamedTuple):
+    """What a submission has of its own, beside a spec that many share.
+
+    Attributes:
+        limits: names of the limits that it counts against.
+        label: its label; empty for none.
+    """
+
+    limits: tuple[str, ...]
+    label: str
+
+
+def attribution_of(terms: Terms) -> Attribution | None:
+    """The limits and the label that were given; None for neither.
+
+    Raises:
+        InvalidValue: they are not what they may be.
+    """
+    limits = () if terms.limits is UNSET else limit_names(terms.limits)
+    label = "" if terms.label is UNSET else _text(terms.label, "label")
+    if limits:
+        check_limits(limits)
+    if label:
+        check_label(label)
+    return Attribution(limits, label) if limits or label else None
 
 
 def exception_name(kind: type[BaseException]) -> str:

@@ -218,7 +218,7 @@ class Submissions:
                 self._tasks[batch, index] = Submitted(
                     id=str(TaskId(batch, index, single)),
                     name=spec.function.name,
-                    options=spec.options,
+                    options=submission.called(spec).options,
                     delay_s=submission.delay_s,
                     at=None if submission.conditions is None else submission.conditions.at,
                     key=submission.key,

@@ -11,9 +11,12 @@ import pytest
 from dtq.client import feeds, outbox
 from dtq.client.batches import Batch
 from dtq.client.feeds import Feed
+from dtq.client.functions import Callee
 from dtq.client.handle import Group, TaskHandle
 from dtq.client.outbox import Call, Item, Outbox
-from dtq.errors import ClientClosed
+from dtq.client.tasks import Note
+from dtq.client.terms import NO_TERMS, Attribution, Terms
+from dtq.errors import ClientClosed, InvalidValue
 from dtq.model import pages
 from dtq.model.messages import Conditions
 from dtq.model.options import Function, FunctionKind, Options, Spec
@@ -31,7 +34,7 @@ def item(
 ) -> Item:
     desk: Any = None
     conditions = None if at is None else Conditions(at=at)
-    return Item(TaskHandle(desk, spec), spec, blob, delay_s, key, weight(blob), is_description(blob), conditions)
+    return Item(TaskHandle(desk, spec), spec, blob, weight(blob), is_description(blob), delay_s, key, conditions)
 
 
 def gathered(*items: Item, max_message: int = LARGE) -> Call:
@@ -62,6 +65,45 @@ def test_moments_do_not_mix() -> None:
     assert [s.conditions for s in call.submissions] == [None, Conditions(at=5.0), Conditions(at=6.0)]
 
 
+def test_labels_and_limits_do_not_mix_and_share_a_spec() -> None:
+    # Given tasks of one function that differ in their label and limits
+    plain, labelled = item(), item()._replace(attribution=Attribution((), "c1"))
+    limited = item()._replace(attribution=Attribution(("api",), ""))
+
+    # When they travel
+    call = gathered(plain, labelled, labelled, limited)
+
+    # Then each of them has its own, and they have one spec
+    assert [(s.limits, s.label, pages.count(s.arguments)) for s in call.submissions] == [
+        ((), "", 1),
+        ((), "c1", 2),
+        (("api",), "", 1),
+    ]
+    assert call.specs == [ONE]
+
+
+def test_function_called_with_labels_and_limits_has_one_spec() -> None:
+    # Given
+    target = Callee(Function(name="m:one"), Note(name=None, terms=Terms(label="own", priority=2)))
+
+    # When it is called with different labels and limits
+    called = [target.called(Terms(label=f"c{n}", limits=("api",))) for n in range(2)]
+    plain = target.called(NO_TERMS)
+
+    # Then these stand beside a spec that is the same object; its own label holds where none is given
+    assert called[0][0] is called[1][0]
+    assert [attribution for _, attribution in called] == [Attribution(("api",), f"c{n}") for n in range(2)]
+    assert plain[1] == Attribution((), "own")
+    assert plain[0] == called[0][0]
+    assert (plain[0].options.priority, plain[0].options.label, plain[0].options.limits) == (2, "", ())
+
+
+@pytest.mark.parametrize("terms", [Terms(label="\n"), Terms(label="x" * 300), Terms(limits=tuple("abcdefghijklmnopq"))])
+def test_labels_and_limits_that_cannot_be_are_refused(terms: Terms) -> None:
+    with pytest.raises(InvalidValue):
+        Callee(Function(name="m:one"), None).called(terms)
+
+
 def test_keys_and_delays_are_never_shared() -> None:
     # Given tasks of one kind, with keys and delays
     call = gathered(item(), item(key="k"), item(), item(delay_s=1.0), item(delay_s=1.0), item(delay_s=2.0))
@@ -83,8 +125,9 @@ def test_batches_have_at_most_a_page() -> None:
         lambda n: item(delay_s=float(n)),
         lambda n: item(Spec(function=Function(name=f"m:f{n}"), options=Options(never_retry=("E" * 500,) * 20))),
         lambda n: item(ONE if n % 2 else TWO),
+        lambda n: item()._replace(attribution=Attribution((f"{n}-{'l' * 90}",) * 16, "😀" * 100)),
     ],
-    ids=["long keys", "delays of their own", "options of their own", "functions in turns"],
+    ids=["long keys", "delays of their own", "options of their own", "functions in turns", "long labels and limits"],
 )
 def test_calls_stay_below_the_message_limit_whatever_they_hold_beside_arguments(make: Callable[[int], Item]) -> None:
     box = Outbox()

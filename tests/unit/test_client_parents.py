@@ -81,7 +81,7 @@ def submissions_of(*items: Item) -> list[Submission]:
 
 
 def item(own: TaskHandle[Any], *parents: Any) -> Item:
-    return Item(own, SPEC, b"call", 0.0, None, 4, False, None, parents)
+    return Item(own, SPEC, b"call", 4, False, 0.0, None, None, parents)
 
 
 def test_parents_are_named_by_their_numbers_or_by_their_places_in_the_call() -> None:

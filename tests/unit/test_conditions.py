@@ -105,7 +105,7 @@ def test_neighbours_travel_together_only_where_they_ask_the_same() -> None:
     spec = Spec(function=Function(name="work:shop"), options=Options())
     asked = [None, None, Conditions(expires_s=1.0), Conditions(expires_s=1.0), Conditions(expires_s=2.0), None]
     for conditions in asked:
-        outbox.put(Item(mock.Mock(), spec, b"{}", 0.0, None, 2, False, conditions))
+        outbox.put(Item(mock.Mock(), spec, b"{}", 2, False, 0.0, None, conditions))
 
     # When they are sent; Then those that ask the same are one submission
     sent = [(s.conditions, pages.count(s.arguments)) for s in outbox.gather(1 << 20).submissions]
