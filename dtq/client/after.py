@@ -16,21 +16,21 @@ from dtq.client.outbox import Awaited
 from dtq.errors import InvalidValue
 from dtq.model.ids import parse_named
 
-#: Most of what one submission waits for; whole batches count once.
+#: Most parents of one submission; whole batches count once.
 MOST: Final = 10_000
 _WHAT: Final = "it takes handles and ids of tasks and batches"
 
 
 def awaited(after: Any, check: Callable[[TaskHandle[Any] | BatchHandle[Any]], None]) -> tuple[Awaited, ...]:
-    """What is waited for, without the results being given to anybody.
+    """Dependencies of a submission whose results are arguments of no function.
 
     Args:
-        after: what was given: one of them, or several.
-        check: makes sure that what a handle stands for can be waited for.
+        after: the user's argument: one of them, or several.
+        check: makes sure that a handle's task can be waited for.
 
     Raises:
-        InvalidValue: something else is among them, or too much.
-        InvalidId: an id is none.
+        InvalidValue: one of them has a wrong type, or they are too many.
+        InvalidId: an id is malformed.
         DtqError: a batch was refused.
     """
     one = isinstance(after, str | BatchHandle) or not isinstance(after, Iterable)
@@ -40,10 +40,10 @@ def awaited(after: Any, check: Callable[[TaskHandle[Any] | BatchHandle[Any]], No
 
 
 def few(parents: tuple[Awaited, ...]) -> tuple[Awaited, ...]:
-    """What a task waits for.
+    """The dependencies of a task, checked for their number.
 
     Raises:
-        InvalidValue: it is too much.
+        InvalidValue: they are too many.
     """
     if len(parents) > MOST:
         why = f"a task waits for at most {MOST:,} others, where a batch counts once"
@@ -54,7 +54,7 @@ def few(parents: tuple[Awaited, ...]) -> tuple[Awaited, ...]:
 def _parent(
     given: Any, check: Callable[[TaskHandle[Any] | BatchHandle[Any]], None]
 ) -> TaskHandle[Any] | tuple[int, int, int] | None:
-    """What is waited for; None where there is nothing to wait for any more."""
+    """One parent; None if it is known to need no wait."""
     if isinstance(given, str):
         named = parse_named(given)
         whole = named.lo is None or named.hi is None
@@ -74,14 +74,14 @@ def _parent(
     check(handle)
     handle.accepted()
     number = handle._target.number
-    return (number, 0, 0) if number else None  # one without tasks has ended
+    return (number, 0, 0) if number else None  # a batch without tasks has ended
 
 
 def settled(parents: Sequence[Awaited]) -> tuple[tuple[int, int, int, bool], ...]:
-    """The same with numbers; waits until all of it is accepted.
+    """The dependencies by their numbers; waits until all of them are accepted.
 
     Raises:
-        DtqError: some of it was refused.
+        DtqError: one of them was refused.
     """
     found = []
     for parent, is_value in parents:

@@ -37,15 +37,15 @@ log = logging.getLogger("dtq.client")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: A task or batch, as a coroutine may name it.
+#: A task or batch, in the forms that a coroutine may give.
 AsyncNamed = Named | AsyncTaskHandle[Any] | AsyncBatchHandle[Any]
 
 
 class AsyncClient(AsyncSubmitter):
-    """A queue, as coroutines use it.
+    """A queue, for coroutines.
 
-    It connects with ``async with``, or with its first call. From then on a coordinator that is away is waited for, as
-    by `Client`. Cancelling a coroutine that waits leaves its task alone; `AsyncTaskHandle.cancel` stops it.
+    It connects with ``async with``, or with its first call. From then on it waits for a coordinator that is away, as
+    `Client` does. Cancelling a coroutine that waits leaves its task alone; `AsyncTaskHandle.cancel` stops it.
 
     Args:
         address: ``"host:port"``, or several for one queue; None for ``DTQ_ADDRESS``, the configuration, or the
@@ -53,17 +53,18 @@ class AsyncClient(AsyncSubmitter):
         authkey_file: the file with the key; None for ``DTQ_AUTHKEY_FILE``, the configuration, or this user's key.
         authkey: the key itself, instead of a file.
         tls: the directory with this side's certificates; see `Client`.
-        timeout: how long the first connection may take, and any call but waiting while the coordinator is away, in
+        timeout: longest time of the first connection, and of any call except waits while the coordinator is away, in
             seconds.
-        when_full: ``"wait"`` or ``"fail"``; see `Client`. Where it waits, so does `submit`.
-        full_timeout: for how long a full queue may take nothing before those that wait are refused, in seconds.
+        when_full: ``"wait"`` or ``"fail"``; see `Client`. With ``"wait"``, `submit` waits, too.
+        full_timeout: how long a full queue may accept nothing before waiting submissions are refused, in seconds.
         connector: makes the connections, instead of all of the above; for tests.
 
     Raises:
-        InvalidAddress: an address is none.
+        InvalidAddress: an address is malformed.
         KeyMissing, KeyUnusable, BadConfig: there is no key, or no usable one.
 
-    Everything else raises what `Client` raises, and RuntimeError where no event loop runs, or another one than before.
+    All methods raise the errors of `Client`'s, and RuntimeError without a running event loop, or in another one than
+    before.
     """
 
     def __init__(
@@ -100,11 +101,11 @@ class AsyncClient(AsyncSubmitter):
         Args:
             handles: the handles.
             timeout: how long at most, in seconds; None for ever.
-            return_when: ``"ALL_COMPLETED"``, ``"FIRST_COMPLETED"``, or ``"FIRST_EXCEPTION"``: until one has ended
-                without a result (of tasks), or all have ended.
+            return_when: ``"ALL_COMPLETED"``, ``"FIRST_COMPLETED"``, or ``"FIRST_EXCEPTION"``: until one (of tasks) has
+                ended without a result, or all have ended.
 
         Returns:
-            Those that have ended, and those that have not.
+            The handles that have ended, and those that have not.
         """
         return await wait(self._loop, handles, timeout, return_when)
 
@@ -135,38 +136,38 @@ class AsyncClient(AsyncSubmitter):
     # -- asking ---------------------------------------------------------------------------------------------------
 
     async def status(self, id: AsyncNamed) -> TaskView:
-        """Where a task stands; see `Client.status`."""
+        """The state of a task; see `Client.status`."""
         return await self._loop.call(partial(self._client.status, await self._named(id)))
 
     async def batch_status(self, id: AsyncNamed) -> BatchView:
-        """Where a batch stands; see `Client.batch_status`."""
+        """The state of a batch; see `Client.batch_status`."""
         return await self._loop.call(partial(self._client.batch_status, await self._named(id)))
 
     async def stats(self) -> Stats:
-        """The coordinator in one look."""
+        """An overview of the coordinator."""
         return await self._loop.call(self._client.stats)
 
     async def tasks(
         self, *ids: AsyncNamed, state: State | str | None = None, limit: int = 100, **filters: Unpack[Filters]
     ) -> list[TaskView]:
-        """Tasks that match everything given; see `Client.tasks`."""
+        """Tasks that match every given argument; see `Client.tasks`."""
         named = await self._all_named(ids)
         return await self._loop.call(lambda: self._client.tasks(*named, state=state, limit=limit, **filters))
 
     # -- operating ------------------------------------------------------------------------------------------------
 
     async def cancel(self, *ids: AsyncNamed, **filters: Unpack[Filters]) -> CancelReport:
-        """Stop tasks: those that wait never start, those that run are killed; see `Client.cancel`."""
+        """Stop tasks: waiting tasks never start, running tasks are killed; see `Client.cancel`."""
         named = await self._all_named(ids)
         return await self._loop.call(lambda: self._client.cancel(*named, **filters))
 
     async def reprioritize(self, *ids: AsyncNamed, priority: int, **filters: Unpack[Filters]) -> int:
-        """Give what waits another priority, in whole batches; see `Client.reprioritize`."""
+        """Change the priority of waiting tasks, in whole batches; see `Client.reprioritize`."""
         named = await self._all_named(ids)
         return await self._loop.call(lambda: self._client.reprioritize(*named, priority=priority, **filters))
 
     async def dead_letters(self, *ids: AsyncNamed, limit: int = 100, **filters: Unpack[Filters]) -> list[DeadLetter]:
-        """Dead letters that match everything given, latest first; see `Client.dead_letters`."""
+        """Dead letters that match every given argument, latest first; see `Client.dead_letters`."""
         named = await self._all_named(ids)
         return await self._loop.call(lambda: self._client.dead_letters(*named, limit=limit, **filters))
 
@@ -176,23 +177,23 @@ class AsyncClient(AsyncSubmitter):
         return await self._loop.call(lambda: self._client.retry_dead(*named, all=all, **filters))
 
     async def purge_dead(self, *ids: AsyncNamed, all: bool = False, **filters: Unpack[Filters]) -> int:
-        """Forget dead letters for good; everything as for `retry_dead`."""
+        """Remove dead letters for good; arguments as for `retry_dead`."""
         named = await self._all_named(ids)
         return await self._loop.call(lambda: self._client.purge_dead(*named, all=all, **filters))
 
     @property
     def limits(self) -> AsyncLimits:
-        """The limits: what the names allow that tasks count against."""
+        """The limits by name."""
         return AsyncLimits(self)
 
     @property
     def queues(self) -> AsyncQueues:
-        """The queues, to look at and to steer."""
+        """The queues: list and steer them."""
         return AsyncQueues(self)
 
     @property
     def schedules(self) -> AsyncSchedules:
-        """The coordinator's schedules: functions that it has called at due times."""
+        """The coordinator's schedules: functions that it submits at due times."""
         return AsyncSchedules(self)
 
     async def _named(self, id: AsyncNamed) -> Named:
@@ -209,7 +210,8 @@ class AsyncClient(AsyncSubmitter):
     # -- beginning and end ----------------------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        """Connect, unless connected: from then on a coordinator that is away is waited for. ``async with`` does this.
+        """Connect, unless connected: from then on the client waits for a coordinator that is away. ``async with`` does
+        this.
 
         Raises:
             Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
@@ -218,20 +220,21 @@ class AsyncClient(AsyncSubmitter):
         await self._loop.start()
 
     async def close(self, timeout: float | None = CLOSE_S) -> None:
-        """Wait until what was submitted is accepted, and disconnect. Tasks go on. Calling it twice does no harm.
+        """Wait until all submissions are accepted, and disconnect. Tasks go on. Calling it twice does no harm.
 
         Args:
             timeout: how long to wait at most, in seconds; None for ever.
 
         Raises:
-            Unreachable: the coordinator was away until then; handles of what was not accepted say so.
+            Unreachable: the coordinator was away until then; the handles of submissions that were not accepted have the
+                error.
         """
         await self._loop.close(timeout)
 
     async def __aenter__(self) -> Self:
         try:
             await self.connect()
-        except RuntimeError as error:  # no thread can be started: nobody else will close what it has opened
+        except RuntimeError as error:  # no thread can be started: no other code will close the open connections
             self._loop.fail(error)
             raise
         return self
@@ -244,10 +247,10 @@ class AsyncClient(AsyncSubmitter):
         except Unreachable as lost:
             if error is None:
                 raise
-            log.warning("%s", lost)  # the exception that ended the block says more
+            log.warning("%s", lost)  # the exception that ended the block is the more telling one
 
     def __repr__(self) -> str:
         return f"<AsyncClient {self._loop.hub.session.place}>"
 
     def _repr_html_(self) -> str:
-        return card("AsyncClient", [("coordinator", self._loop.hub.session.place)])  # a loop is not held up to look
+        return card("AsyncClient", [("coordinator", self._loop.hub.session.place)])  # a property must not block

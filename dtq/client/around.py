@@ -16,7 +16,7 @@ from dtq.client.by_value import sentence
 from dtq.client.current import CurrentTask, current_task
 from dtq.errors import HookFailed
 
-#: What a hook makes for a task.
+#: A hook's context manager for one task.
 Manager = AbstractContextManager[Any, Any]
 Hook = TypeVar("Hook", bound=Callable[[CurrentTask], Manager | Iterator[Any]])
 
@@ -28,22 +28,22 @@ _hooks: Final[dict[str, Callable[[CurrentTask], Manager]]] = {}
 def around_task(hook: Hook) -> Hook:
     """Run a context manager around each task of this process, from now on.
 
-    Those registered first are entered first, and left last. An exception in a hook is the task's failure, `HookFailed`;
-    a hook sees what the task raises, and cannot swallow it.
+    Hooks registered first are entered first, and left last. An exception in a hook is the task's failure, `HookFailed`;
+    a hook sees the task's exception, and cannot swallow it.
 
     Args:
-        hook: called with the current task before each; gives a context manager, or is a generator function that yields
-            once, as for `contextlib.contextmanager`.
+        hook: called with the current task before each task; returns a context manager, or is a generator function that
+            yields once, as for `contextlib.contextmanager`.
 
     Returns:
         The hook itself.
 
     Raises:
-        TypeError: it cannot be called.
+        TypeError: the hook cannot be called.
     """
     if not callable(hook):
         raise TypeError(f"@around_task decorates functions, not {type(hook).__name__}")
-    import inspect  # a process without hooks does without
+    import inspect  # a process without hooks does not import it
 
     made: Any = contextmanager(hook) if inspect.isgeneratorfunction(hook) else hook
     _hooks[_name(hook)] = made
@@ -64,7 +64,7 @@ def registered_hooks() -> tuple[tuple[str, Callable[[CurrentTask], Manager]], ..
 
 
 def hooked(call: Callable[..., Any]) -> Callable[..., Any]:
-    """A call with the hooks around it; the call itself where there are none."""
+    """A call with the hooks around it; the call itself without hooks."""
     hooks = registered_hooks()
     if not hooks:
         return call
@@ -100,7 +100,7 @@ def _leave(
     raised: BaseException | None,
     trace: TracebackType | None,
 ) -> None:
-    """Leave all that was entered, the last first, as they are left where this was raised.
+    """Leave all entered hooks, the last first, as they are left after this exception.
 
     Raises:
         HookFailed: one has failed; the others were left all the same.
@@ -112,7 +112,7 @@ def _leave(
             manager.__exit__(kind, raised, trace)
         except Exception as error:  # noqa: BLE001 - the edge to user code
             if error is raised:
-                continue  # it was let through by hand
+                continue  # it was re-raised by hand
             if failed is None:
                 failed = HookFailed(name, "after the task", sentence(error))
                 failed.__cause__ = error

@@ -24,11 +24,11 @@ from dtq.model.states import State
 
 
 class AsyncTaskHandle(Generic[T_co]):
-    """One task that was submitted, or that was found by its id. Awaiting it gives the result."""
+    """One task that was submitted, or that was found by its id. Awaiting it returns the result."""
 
     __slots__ = ("__weakref__", "_handle", "_hub")
 
-    #: What it is among arguments; see `parents.ResultOf`.
+    #: Whether it is a handle among arguments; see `parents.ResultOf`.
     stands_for_result: ClassVar[bool] = True
 
     def __init__(self, hub: LoopHub, handle: TaskHandle[T_co]) -> None:
@@ -36,7 +36,7 @@ class AsyncTaskHandle(Generic[T_co]):
         self._handle = handle
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Among the arguments of a call it stands for its task's result."""
+        """Among the arguments of a call, a handle stands for its task's result."""
         return self._handle.__reduce__()
 
     @property
@@ -44,7 +44,7 @@ class AsyncTaskHandle(Generic[T_co]):
         """Its id.
 
         Raises:
-            InvalidStateError: it is not accepted yet (which only `AsyncClient.submit_nowait` gives out).
+            InvalidStateError: it is not accepted yet (possible only after `AsyncClient.submit_nowait`).
             DtqError: why it was refused.
         """
         if not self._handle._reached(ACCEPTED):
@@ -67,15 +67,15 @@ class AsyncTaskHandle(Generic[T_co]):
         return await self._hub.reach(handle, ACCEPTED, timeout) and handle.accepted()
 
     def done(self) -> bool:
-        """Whether it is known to have ended; asks nobody."""
+        """Whether it is known to have ended; without a call."""
         return self._handle.done()
 
     def failed(self) -> bool:
-        """Whether it is known to have ended without a result, or never to have been accepted; asks nobody."""
+        """Whether it is known to have ended without a result, or never to have been accepted; without a call."""
         return self._handle.failed()
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it has ended, in whichever way.
+        """Wait until it has ended, with or without a result.
 
         Args:
             timeout: how long at most, in seconds; None for ever.
@@ -86,20 +86,20 @@ class AsyncTaskHandle(Generic[T_co]):
         return self._handle.done() or await self._hub.reach(self._handle, ENDED, timeout)
 
     async def then(self, fn: Callable[..., Any] | str | Function, /, *args: Any, **kwargs: Any) -> AsyncTaskHandle[Any]:
-        """Have a function called with what this task returns, once that is there; see `TaskHandle.then`. Returns when
-        that is accepted.
+        """Submit a call with this task's result as its argument, for when that exists; see `TaskHandle.then`. Returns
+        when the call is accepted.
 
         Raises:
             As `AsyncClient.submit`.
         """
-        from dtq.client.async_submitting import submit  # which gives out handles, and so stands above
+        from dtq.client.async_submitting import submit  # makes handles, and so is imported late
         from dtq.client.submitting import divided
 
         order, rest = divided(kwargs)
         return await submit(self._hub, fn, order, (self, *args), rest)
 
     async def result(self, timeout: float | None = None) -> T_co:
-        """Wait for what the task returns; the same as to await the handle.
+        """Wait for the task's result; the same as to await the handle.
 
         Args:
             timeout: how long at most, in seconds; None for ever.
@@ -111,7 +111,7 @@ class AsyncTaskHandle(Generic[T_co]):
         return self._handle.result(0)
 
     async def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the task, and say what `result` would raise; None where it would not.
+        """Wait for the task, and return the exception that `result` would raise; None for none.
 
         Raises:
             WaitTimeout: it has not ended in time; it goes on.
@@ -120,7 +120,7 @@ class AsyncTaskHandle(Generic[T_co]):
         return self._handle.exception(0)
 
     async def _end(self, timeout: float | None) -> None:
-        """Wait until it has ended, and have its result read where that takes long.
+        """Wait until it has ended, and have a thread read a result that takes long.
 
         Raises:
             WaitTimeout: it has not ended in time.
@@ -136,36 +136,36 @@ class AsyncTaskHandle(Generic[T_co]):
         return self.result().__await__()
 
     async def status(self) -> TaskView:
-        """Where it stands: state, attempts with their history, progress, and why it waits, if it does.
+        """The task's state, attempts with their history, progress, and the reason why it waits, if it does.
 
         Raises:
             UnknownId: it was purged.
-            DtqError: what `accepted` raises.
+            DtqError: as `accepted`.
         """
         await self.accepted()
         return await self._hub.call(self._handle.status)
 
     async def state(self) -> State:
-        """Where it stands; asks the coordinator only as long as it is not known to have ended."""
+        """The task's state; makes a call only as long as the task is not known to have ended."""
         if not self._handle.done():
             return (await self.status()).state
         return await self._hub.call(lambda: self._handle.state)
 
     async def cancel(self) -> bool:
-        """Stop it: if it waits it never starts, if it runs its process is killed.
+        """Stop it: a waiting task never starts, a running one's process is killed.
 
         Returns:
-            Whether there was something to stop; False where it had ended already.
+            Whether it was stopped; False if it had ended already.
         """
         await self.accepted()
         return await self._hub.call(self._handle.cancel)
 
     async def on_end(self, wake: Wake) -> bool:
-        """Have something called, in a thread of the client's, when it has ended; False if it has already."""
+        """Call a function, in a thread of the client's, when the task has ended; False if it has already."""
         return self._handle.on_end(wake)
 
     def forget(self, wake: Wake) -> None:
-        """Call it no more; it may just have been."""
+        """Cancel such a call; it may just have happened."""
         self._handle.forget(wake)
 
     def __repr__(self) -> str:
@@ -178,13 +178,13 @@ class AsyncTaskHandle(Generic[T_co]):
 class AsyncBatchHandle(Generic[T_co]):
     """A batch that was submitted, or that was found by its id.
 
-    ``async for`` gives its results in order, as they come; awaiting it gives all of them in a list. Until then they
+    ``async for`` yields its results in order, as they come; awaiting it returns all of them in a list. Until then they
     stay with the coordinator.
     """
 
     __slots__ = ("__weakref__", "_handle", "_hub")
 
-    #: What it is among arguments; see `parents.ResultOf`.
+    #: Whether it is a handle among arguments; see `parents.ResultOf`.
     stands_for_result: ClassVar[bool] = True
 
     def __init__(self, hub: LoopHub, handle: BatchHandle[T_co]) -> None:
@@ -192,7 +192,7 @@ class AsyncBatchHandle(Generic[T_co]):
         self._handle = handle
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Among the arguments of a call it stands for all of its results."""
+        """Among the arguments of a call, a handle stands for all of its results."""
         return self._handle.__reduce__()
 
     @property
@@ -203,19 +203,19 @@ class AsyncBatchHandle(Generic[T_co]):
             InvalidValue: it has no tasks, and so was never submitted.
             DtqError: why it was refused.
         """
-        return self._handle.id  # `AsyncClient` gives out none that is not accepted
+        return self._handle.id  # `AsyncClient` returns accepted ones only
 
     @property
     def size(self) -> int:
-        """How many of its tasks the coordinator has accepted so far."""
+        """Number of its tasks that the coordinator has accepted so far."""
         return self._handle.size
 
     def done(self) -> bool:
-        """Whether all of it is known to have ended; asks nobody. Known only once somebody waits or reads."""
+        """Whether all of it is known to have ended; without a call. Known only once a caller waits or reads."""
         return self._handle.done()
 
     def failed(self) -> bool:
-        """Whether nothing more will be known of it; that some of its tasks failed does not say so."""
+        """Whether the client will learn no more about it; failed tasks are no such failure."""
         return self._handle.failed()
 
     async def accepted(self, timeout: float | None = None) -> bool:
@@ -223,7 +223,7 @@ class AsyncBatchHandle(Generic[T_co]):
         return await self._hub.reach(self._handle._target, ACCEPTED, timeout) and self._handle.accepted()
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Wait until all of its tasks have ended, in whichever way.
+        """Wait until all of its tasks have ended, with or without results.
 
         Args:
             timeout: how long at most, in seconds; None for ever.
@@ -232,7 +232,7 @@ class AsyncBatchHandle(Generic[T_co]):
             Whether they have.
 
         Raises:
-            DtqError: the batch was refused, or nothing more will be known.
+            DtqError: the batch was refused, or the client will learn no more about it.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         batch = self._handle._target
@@ -259,13 +259,13 @@ class AsyncBatchHandle(Generic[T_co]):
             await self._hub.call(partial(self._hub.hub.follow, batch))
 
     async def results(self, *, return_exceptions: bool = False) -> AsyncIterator[T_co]:
-        """The results, in order, each as soon as it and those before it are there. May be asked for again.
+        """The results, in order, each as soon as it and those before it have arrived. May be called again.
 
         Args:
-            return_exceptions: give the exception of a task that has no result in its place, instead of raising it.
+            return_exceptions: yield the exception of a task without a result in its place, instead of raising it.
 
         Raises:
-            Exception: what `AsyncTaskHandle.result` raises, where the turn of that task comes.
+            Exception: as `AsyncTaskHandle.result`, at the turn of that task.
         """
         batch = self._handle._target
         await self.accepted()
@@ -293,13 +293,13 @@ class AsyncBatchHandle(Generic[T_co]):
         """A handle of one of its tasks.
 
         Raises:
-            InvalidValue: it has no task of that index (so far).
+            InvalidValue: the batch has no task of that index (so far).
         """
         await self.accepted()
         return AsyncTaskHandle(self._hub, await self._hub.call(partial(self._handle.task, index)))
 
     async def status(self) -> BatchView:
-        """Where it stands: how many of its tasks are in which state.
+        """The batch's state: the number of its tasks in each state.
 
         Raises:
             UnknownId: it is no longer kept.
@@ -308,22 +308,22 @@ class AsyncBatchHandle(Generic[T_co]):
         return await self._hub.call(self._handle.status)
 
     async def cancel(self) -> CancelReport:
-        """Stop all of it: tasks that wait never start, those that run are killed.
+        """Stop all of it: waiting tasks never start, running tasks are killed.
 
         Returns:
-            How many were cancelled, are being stopped, and had ended before.
+            The numbers of tasks that were cancelled, are being stopped, and had ended before.
         """
         await self.accepted()
         return await self._hub.call(self._handle.cancel)
 
     async def on_end(self, wake: Wake) -> bool:
-        """Have something called, in a thread of the client's, when all of it has ended; False if it has already."""
+        """Call a function, in a thread of the client's, when all of it has ended; False if it has already."""
         await self.accepted()
         await self._follow()
         return self._hub.hub.following.subscribe(self._handle._target, ENDED, wake)
 
     def forget(self, wake: Wake) -> None:
-        """Call it no more; it may just have been."""
+        """Cancel such a call; it may just have happened."""
         self._handle.forget(wake)
 
     def __repr__(self) -> str:

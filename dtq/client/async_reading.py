@@ -27,12 +27,12 @@ from dtq.client.submitting import encode
 from dtq.model.options import Spec
 from dtq.model.values import is_description, weight
 
-#: What a map is made of: iterables of both kinds.
+#: The iterables of a map, of both kinds.
 Items = Iterable[Any] | AsyncIterable[Any]
 
 
 class Encoding(NamedTuple):
-    """How the calls of a map are encoded.
+    """The encoding of a map's calls.
 
     Attributes:
         encode: by a thread; may wait.
@@ -46,7 +46,7 @@ class Encoding(NamedTuple):
 
 
 async def encoded(hub: LoopHub, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool) -> bytes:
-    """A call as a blob, as by `submitting.encode`; what is large is written by a thread, and the loop goes on."""
+    """A call as a blob, as by `submitting.encode`; a large one is written by a thread, and the loop goes on."""
     values = hub.hub.values
     if values is not None and target.large:
         return await _in_thread(hub, values, partial(encode, hub.hub, target, args, kwargs, keyed=keyed))
@@ -60,7 +60,7 @@ async def encoded(hub: LoopHub, target: Callee, args: tuple[Any, ...], kwargs: A
 
 
 async def _in_thread(hub: LoopHub, values: HubValues, write: Callable[[], bytes]) -> bytes:
-    """A call that a thread writes. Where the coroutine is cancelled meanwhile, nobody needs it."""
+    """A call that a thread writes. If the coroutine is cancelled meanwhile, the value is dropped."""
     made: list[bytes] = []
     cancelled = False
 
@@ -85,7 +85,7 @@ async def _in_thread(hub: LoopHub, values: HubValues, write: Callable[[], bytes]
 async def read(
     hub: LoopHub, batch: Batch, spec: Spec, feed: Feed | None = None, *, return_exceptions: bool
 ) -> AsyncGenerator[list[Any], None]:
-    """The results of a batch, as many at a time as are there; see `reading.read`."""
+    """The results of a batch, as many at a time as have arrived; see `reading.read`."""
     kind = spec.function.kind
     at = 0
     while parts := await _next(hub, batch, at):
@@ -107,7 +107,7 @@ async def read(
 
 
 async def _next(hub: LoopHub, batch: Batch, at: int) -> list[Part]:
-    """What comes next; nothing at the end."""
+    """The next part; None at the end."""
     bridge = hub.bridge
     while True:
         news: asyncio.Future[None] = bridge.loop.create_future()
@@ -128,15 +128,15 @@ async def _next(hub: LoopHub, batch: Batch, at: int) -> list[Part]:
 async def read_map(
     hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encoding: Encoding, *, return_exceptions: bool
 ) -> AsyncGenerator[Any, None]:
-    """Submit a map, and give its results; when nobody reads them any more, what is left of it is cancelled, and all
-    of it let go.
+    """Submit a map, and yield its results; when their reader stops, unfinished tasks are cancelled, and all results let
+    go.
 
     Args:
         hub: the client's, connected.
         feed: the map.
-        iterables: where the arguments come from. Plain ones are pulled by a thread, unless they are short.
+        iterables: of the arguments. Plain ones are pulled by a thread, unless they are short.
         encoding: how calls are encoded.
-        return_exceptions: whether an exception is given instead of raised.
+        return_exceptions: whether an exception is yielded instead of raised.
     """
     feeding = begin_feeding(hub, feed, iterables, encoding)
     try:
@@ -151,10 +151,10 @@ async def read_map(
 
 
 async def submit_all(hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encoding: Encoding) -> None:
-    """Submit a map whose results nobody reads now; returns when all of its items were pulled, and the first accepted.
+    """Submit a map without reading its results; returns when all of its items were pulled, and the first accepted.
 
     Raises:
-        Exception: what the iterables and pickling their items raise; what was sent of the map is cancelled.
+        Exception: of the iterables, and of pickling their items; the sent part of the map is cancelled.
     """
     plain = _all_plain(iterables)
     outbox = hub.hub.outbox

@@ -27,9 +27,9 @@ T = TypeVar("T")
 
 
 class AsyncSubmitter:
-    """What can be submitted to a hub from its event loop."""
+    """Submits to a hub from its event loop."""
 
-    #: What it began with; see `LoopHub.now`.
+    #: Its first hub; see `LoopHub.now`.
     _first: LoopHub
 
     @property
@@ -162,13 +162,13 @@ class AsyncSubmitter:
         on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[Any]:
-        """Have a function called by a worker. Returns when the task is accepted durably, and so has its id.
+        """Submit a call of a function. Returns when the task is accepted durably, and so has its id.
 
         Many at once travel together (``asyncio.gather``, a task group, or `submit_nowait`); for many calls of one
-        function there is `map`. If the coroutine is cancelled meanwhile, the task may have been accepted all the same;
-        with a ``key`` it can be submitted again without becoming two.
+        function use `map`. If the coroutine is cancelled meanwhile, the task may have been accepted all the same; with
+        a ``key`` it can be submitted again without becoming two.
 
-        The keywords named here are dtq's own; for a function that has one of the same name, use `options`.
+        The keywords named here are dtq's own; for a function with a keyword of the same name, use `options`.
 
         Args:
             fn: the function, which may be a coroutine function; or ``"module:function"`` or a registered name.
@@ -177,12 +177,12 @@ class AsyncSubmitter:
                 keep_results, limits, resources, slots, tags, label: see `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
             at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
-            key: while a batch with this key is remembered, there is no second one: the handle is of that one.
+            key: while a batch with this key is remembered, a second submission returns a handle of that batch.
             expires, unique, on_conflict, after, on_failed: see `ConditionOptions`.
             kwargs: its keyword arguments.
 
         Raises:
-            As `Client.submit`, and why the coordinator refused it (`QueueFull`, ...).
+            As `Client.submit`, and the coordinator's refusal (`QueueFull`, ...).
         """
         options = (
             priority,
@@ -335,7 +335,7 @@ class AsyncSubmitter:
         on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> AsyncTaskHandle[Any]:
-        """As `submit`, without waiting: the handle's `accepted` says when the task is. The client must be connected.
+        """As `submit`, without waiting: the handle's `accepted` tells when the task is. The client must be connected.
 
         Raises:
             asyncio.QueueFull: too many submissions wait to be sent; `submit` would wait.
@@ -416,17 +416,17 @@ class AsyncSubmitter:
         progress: bool = False,
         **options: Unpack[SubmitOptions],
     ) -> AsyncGenerator[Any, None]:
-        """Have a function called for each item (or tuple of items, of several iterables); the results as they come.
+        """Call a function for each item (or tuple of items, of several iterables); the results as they come.
 
         For ``async for``, which begins it: one batch, submitted while the results are read. Asynchronous iterables are
         read in this loop; others are pulled by a thread of their own (unless they are short). At most ``read_ahead``
-        items are ahead of the reader. If the reader stops early, what has not ended is cancelled.
+        items are ahead of the reader. If the reader stops early, unfinished tasks are cancelled.
 
         Args:
             fn: as for `submit`.
-            iterables: where the arguments come from, of either kind; the shortest ends the map.
+            iterables: of the arguments, of either kind; the shortest ends the map.
             ordered: whether the results come in the order of the items; else as they end.
-            return_exceptions: give the exception of a task without a result in its place, instead of raising it.
+            return_exceptions: yield the exception of a task without a result in its place, instead of raising it.
             read_ahead: how many tasks may be ahead of the reader.
             progress: whether to show a bar, in a terminal or a notebook.
             options: see `SubmitOptions`; no ``key``.
@@ -435,7 +435,7 @@ class AsyncSubmitter:
             The results, once.
 
         Raises:
-            While reading: as `submit`, and what `AsyncTaskHandle.result` and the iterables raise.
+            While reading: as `submit`, `AsyncTaskHandle.result` and the iterables.
         """
         return mapped(
             self._loop,
@@ -487,16 +487,16 @@ class AsyncSubmitter:
         Memory stays small whatever their number; results stay with the coordinator until the handle asks for them.
 
         Raises:
-            As `submit`; and what the iterables raise, when what was sent has been cancelled.
+            As `submit`; and the iterables' exceptions, after the sent part has been cancelled.
         """
         return await submit_map(self._loop, fn, order(**options), iterables)
 
     async def put(self, value: object, *, ttl: Span = TTL_S) -> Reference:
-        """Have a value kept at the coordinator, to be used in any number of calls: the reference stands for it wherever
-        it is in their arguments.
+        """Keep a value at the coordinator, for any number of calls: the reference stands for it anywhere in their
+        arguments.
 
-        The same value is kept once, whoever puts it. It is kept while the reference lives here, and with each task that
-        has it in its arguments: as long as the task's result.
+        Equal values are kept once, even of several clients. A value is kept while its reference lives here, and with
+        each task that has it in its arguments: as long as the task's result.
 
         Args:
             value: anything that can be pickled.
@@ -505,7 +505,7 @@ class AsyncSubmitter:
         Raises:
             CannotPickle: it cannot be pickled; or the coordinator keeps no values.
             TooLarge: it is larger than values may be.
-            HoldsFull: clients hold as many as they may.
+            HoldsFull: the number of held values has reached its bound.
             StoreError, Unreachable: it cannot be written.
         """
         return await self._loop.in_thread(lambda: self._loop.hub.looked().put(value, ttl_seconds(ttl)), "dtq-writer")
@@ -520,7 +520,7 @@ class AsyncSubmitter:
 
 
 class AsyncPreset:
-    """A client with options set. Made by `AsyncClient.options`."""
+    """A client with preset options. Made by `AsyncClient.options`."""
 
     def __init__(self, loop: LoopHub, order: Order) -> None:
         self._first = loop
@@ -651,7 +651,7 @@ class AsyncPreset:
         return await submit_map(self._loop, fn, self._order, iterables)
 
     def options(self, **options: Unpack[SubmitOptions]) -> AsyncPreset:
-        """These options, and others over them."""
+        """These options, with others that override them."""
         return AsyncPreset(self._loop, order(**options).over(self._order))
 
 

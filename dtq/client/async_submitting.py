@@ -38,7 +38,7 @@ async def submit(
     """Submit one task; returns when it is accepted.
 
     Raises:
-        DtqError: as `submitting.submit`, and why it was refused.
+        DtqError: as `submitting.submit`, and the coordinator's refusal.
     """
     await hub.start()
     target = callee(function)
@@ -73,7 +73,7 @@ def submit_nowait(
         RuntimeError: the client is not connected.
         DtqError: as `submitting.submit`.
     """
-    _ = hub.bridge  # the right loop
+    _ = hub.bridge  # checks the loop
     outbox = hub.hub.outbox
     if not hub.hub.started and outbox.closed is None:
         raise RuntimeError(f"{hub.owner!r} is not connected yet: await its connect(), or use it in an async with block")
@@ -105,7 +105,7 @@ def mapped(
     """A map that begins when its results are read.
 
     Raises:
-        While reading: as `submit`, and what the iterables and the tasks raise.
+        While reading: as `submit`, the iterables and the tasks.
     """
     results = _mapped(hub, function, order, iterables, ordered, return_exceptions, read_ahead)
     return _shown(results, expected(iterables)) if progress else results
@@ -159,7 +159,7 @@ async def submit_map(
     """Submit a task for each item, as one batch; returns when all items were pulled and accepted.
 
     Raises:
-        As `submit`, and what the iterables raise; what was sent before is cancelled.
+        As `submit` and the iterables; the sent part is cancelled.
     """
     await hub.start()
     target, spec = await _checked(hub, function, order, iterables)

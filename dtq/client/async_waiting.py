@@ -38,7 +38,7 @@ async def as_completed(hub: LoopHub, handles: Iterable[AH], timeout: float | Non
 async def wait(
     hub: LoopHub, handles: Iterable[AH], timeout: float | None, return_when: ReturnWhen
 ) -> tuple[set[AH], set[AH]]:
-    """Those that have ended, and those that have not; see `waiting.wait`."""
+    """The handles that have ended, and those that have not; see `waiting.wait`."""
     if return_when not in WHEN:
         raise InvalidValue("return_when", return_when, f"it is one of {', '.join(WHEN)}")
     wanted = set(handles)

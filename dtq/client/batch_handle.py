@@ -21,17 +21,18 @@ from dtq.model.options import FunctionKind, Spec
 from dtq.model.snapshots import BatchView, CancelReport
 from dtq.wording import counted
 
-#: How often a batch that somebody else is still submitting is asked for its size, in seconds: nobody tells a stranger.
+#: Pause between two calls for the size of a batch that another client is still submitting, in seconds: its news go to
+#: its submitter only.
 SIZE_EVERY_S: Final = 1.0
 
 
 class BatchHandle(Generic[T_co]):
     """A batch that was submitted, or that was found by its id.
 
-    Its results stay with the coordinator until they are asked for: a handle of ten million tasks takes no memory.
+    Its results stay with the coordinator until a caller reads them: a handle of ten million tasks takes no memory.
     """
 
-    #: What it is among arguments; see `parents.ResultOf`.
+    #: Whether it is a handle among arguments; see `parents.ResultOf`.
     stands_for_result: ClassVar[bool] = True
 
     def __init__(self, desk: Desk, spec: Spec, batch: Batch) -> None:
@@ -40,7 +41,7 @@ class BatchHandle(Generic[T_co]):
         self._target = batch
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Among the arguments of a call it stands for all of its results."""
+        """Among the arguments of a call, a handle stands for all of its results."""
         if self.is_empty and is_collecting():
             return as_it_is, ((),)
         return stand_in(self, self._spec.function.kind is FunctionKind.REGISTERED)
@@ -70,7 +71,7 @@ class BatchHandle(Generic[T_co]):
 
         Raises:
             InvalidValue: it has no tasks, and so was never submitted.
-            DtqError: what `accepted` raises.
+            DtqError: as `accepted`.
         """
         self.accepted()
         if not self._target.number:
@@ -79,27 +80,27 @@ class BatchHandle(Generic[T_co]):
 
     @property
     def is_empty(self) -> bool:
-        """Whether it is known to have no tasks, and never will have any; asks nobody."""
+        """Whether it is known to have no tasks, and never will have any; without a call."""
         return self._target.finished and not self._target.number
 
     @property
     def size(self) -> int:
-        """How many of its tasks the coordinator has accepted so far."""
+        """Number of its tasks that the coordinator has accepted so far."""
         return self._target.size
 
     @property
     def ended(self) -> int:
-        """How many of its tasks are known to have ended; asks nobody. Known only once somebody waits or reads."""
+        """Number of its tasks that are known to have ended; without a call. Known only once a caller waits or reads."""
         return self._target.ended.count
 
     def done(self) -> bool:
-        """Whether all of it is known to have ended; asks nobody. Known only once somebody waits or reads."""
+        """Whether all of it is known to have ended; without a call. Known only once a caller waits or reads."""
         if not self._target.finished:
             looked()
         return self._target.finished
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until all of its tasks have ended, in whichever way.
+        """Wait until all of its tasks have ended, with or without results.
 
         Args:
             timeout: how long at most, in seconds; None for ever.
@@ -108,7 +109,7 @@ class BatchHandle(Generic[T_co]):
             Whether they have.
 
         Raises:
-            DtqError: what `accepted` raises.
+            DtqError: as `accepted`.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         if not self.accepted(timeout):
@@ -131,14 +132,14 @@ class BatchHandle(Generic[T_co]):
         return True
 
     def failed(self) -> bool:
-        """Whether nothing more will be known of it; that some of its tasks failed does not say so."""
+        """Whether the client will learn no more about it; failed tasks are no such failure."""
         return self._target.error is not None
 
     def on_end(self, wake: Wake) -> bool:
-        """Have something called when all of its tasks have ended: by a thread of the client's, so it must be quick.
+        """Call a function when all of its tasks have ended: in a thread of the client's, so it must be quick.
 
         Returns:
-            False if they have already: nothing will be called.
+            False if they have already: then it is not called.
         """
         self.accepted()
         if self._target.number:
@@ -146,17 +147,17 @@ class BatchHandle(Generic[T_co]):
         return self._desk.following.subscribe(self._target, ENDED, wake)
 
     def forget(self, wake: Wake) -> None:
-        """Call it no more; it may just have been."""
+        """Cancel such a call; it may just have happened."""
         self._desk.following.unsubscribe(self._target, wake)
 
     def results(self, *, return_exceptions: bool = False) -> Iterator[T_co]:
-        """The results, in order, each as soon as it and those before it are there. May be asked for again.
+        """The results, in order, each as soon as it and those before it have arrived. May be called again.
 
         Args:
-            return_exceptions: give the exception of a task that has no result in its place, instead of raising it.
+            return_exceptions: yield the exception of a task without a result in its place, instead of raising it.
 
         Raises:
-            Exception: what `TaskHandle.result` raises, where the turn of that task comes.
+            Exception: as `TaskHandle.result`, at the turn of that task.
         """
         self.accepted()
         if not self._target.number:
@@ -172,7 +173,7 @@ class BatchHandle(Generic[T_co]):
         """A handle of one of its tasks.
 
         Raises:
-            InvalidValue: it has no task of that index (so far).
+            InvalidValue: the batch has no task of that index (so far).
         """
         self.accepted()
         if not 0 <= index < self._target.size:
@@ -180,11 +181,11 @@ class BatchHandle(Generic[T_co]):
         return member(self._desk, self._spec, self._target, index)
 
     def status(self) -> BatchView:
-        """Where it stands: how many of its tasks are in which state.
+        """The batch's state: the number of its tasks in each state.
 
         Raises:
             UnknownId: it is no longer kept.
-            DtqError: what `accepted` raises.
+            DtqError: as `accepted`.
         """
         view = self._desk.batch(int(self.id))
         if not view.complete or view.counts.unfinished:
@@ -192,10 +193,10 @@ class BatchHandle(Generic[T_co]):
         return view
 
     def cancel(self) -> CancelReport:
-        """Stop all of it: tasks that wait never start, those that run are killed.
+        """Stop all of it: waiting tasks never start, running tasks are killed.
 
         Returns:
-            How many were cancelled, are being stopped, and had ended before.
+            The numbers of tasks that were cancelled, are being stopped, and had ended before.
         """
         return self._desk.cancel([(int(self.id), -1)])
 
@@ -219,7 +220,7 @@ class BatchHandle(Generic[T_co]):
         return card("BatchHandle", rows, done=batch.ended.count / batch.size if batch.followed and batch.size else None)
 
     def ask_size(self) -> None:
-        """Learn how large a batch is that somebody else is still submitting."""
+        """Fetch the present size of a batch that another client is still submitting."""
         view = self._desk.batch(self._target.number)
         wakes: list[Wake] = []
         with self._desk.following.lock:
@@ -229,7 +230,7 @@ class BatchHandle(Generic[T_co]):
 
 
 def member(desk: Desk, spec: Spec, batch: Batch, index: int, *, single: bool = False) -> TaskHandle[Any]:
-    """A handle of one task of a batch that is known.
+    """A handle of one task of a known batch.
 
     Args:
         desk: the client.
@@ -241,7 +242,7 @@ def member(desk: Desk, spec: Spec, batch: Batch, index: int, *, single: bool = F
     handle: MemberHandle[Any] = MemberHandle(desk, spec, batch, -1 if single else index)
     with desk.following.lock:
         batch.enlist(index, handle)
-    # Most tasks of known batches that somebody asks for by id have ended: no need to follow all of the batch then.
+    # Most tasks of known batches that users ask for by id have ended: then the batch need not be followed.
     ended = desk.results(batch.number, index, index + 1)
     if not ended:
         desk.follow(batch)

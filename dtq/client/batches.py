@@ -15,14 +15,14 @@ from dtq.errors import DtqError
 from dtq.model.coverage import Coverage
 from dtq.model.messages import Ended
 
-#: How many bytes of results of one batch wait here for a reader.
+#: Most bytes of one batch's results that wait here for a reader.
 UNREAD_BYTES: Final = 64 << 20
-#: How many results are fetched at a time.
+#: Results fetched at a time.
 FETCHED: Final = 4096
 
 
 class Part(NamedTuple):
-    """Tasks ``[lo, hi)`` that ended alike; ``ended`` may tell of more."""
+    """Tasks ``[lo, hi)`` that ended alike; ``ended`` may cover more."""
 
     lo: int
     hi: int
@@ -34,15 +34,15 @@ class Batch:
 
     Attributes:
         number: its number; 0 until its first piece is accepted.
-        size: how many of its tasks the coordinator has accepted.
-        complete: whether there will be no more.
-        error: why nothing more will be known.
-        ended: which tasks have ended.
+        size: number of its accepted tasks.
+        complete: whether the size is final.
+        error: why the client will learn no more about it.
+        ended: its ended tasks.
         followed: whether news of it are sent.
         kept: whether results are kept for a reader.
-        ordered: whether the reader takes them in order, and so knows by itself what to fetch.
-        foreign: whether somebody else submitted it, so that its completion has to be asked for.
-        unread: how many bytes of results wait.
+        ordered: whether the reader takes them in order, and so knows the next range to fetch.
+        foreign: whether another client submitted it, so that its completion must be fetched.
+        unread: bytes of waiting results.
     """
 
     __slots__ = (
@@ -87,7 +87,7 @@ class Batch:
     # -- news -----------------------------------------------------------------------------------------------------
 
     def on_accepted(self, number: int, size: int, complete: bool, wakes: list[Wake]) -> None:
-        """The coordinator has a piece of it."""
+        """Note that the coordinator has accepted a piece of it."""
         self.number = number
         self.size = size
         self.complete = complete
@@ -115,10 +115,10 @@ class Batch:
             return True
         return level == ACCEPTED and self.number > 0
 
-    # -- results that wait ----------------------------------------------------------------------------------------
+    # -- waiting results ------------------------------------------------------------------------------------------
 
     def keep_results(self, ordered: bool) -> None:
-        """Somebody is going to read the results, from the first on."""
+        """Keep the results for a reader, from the first on."""
         self.kept = True
         self.ordered = ordered
         self.unread = 0
@@ -126,7 +126,7 @@ class Batch:
         self._far = [] if ordered else list(self.ended)
 
     def drop_results(self) -> list[tuple[int, int]]:
-        """Nobody reads them any more; see `following.Results`."""
+        """Drop the results: their reader has stopped; see `following.Results`."""
         self.kept = False
         self.unread = 0
         self._parts.clear()
@@ -142,11 +142,11 @@ class Batch:
             self._far.append((part.lo, part.hi))
 
     def take(self, index: int) -> Part | None:
-        """The part that begins at an index, if it is here."""
+        """The part that begins at an index, if it is here; None otherwise."""
         return self._taken(self._parts.pop(index, None))
 
     def take_any(self) -> Part | None:
-        """Any part that is here, the longest waiting first."""
+        """The part that has waited longest; None for none."""
         return self._taken(self._parts.pop(next(iter(self._parts)))) if self._parts else None
 
     def _taken(self, part: Part | None) -> Part | None:
@@ -160,7 +160,7 @@ class Batch:
         return part
 
     def far_from(self, index: int) -> tuple[int, int] | None:
-        """A range from an index on that has ended and is to be fetched; what is here of it is let go."""
+        """A range from an index on that has ended and must be fetched; parts of it that are here are dropped."""
         end = self.ended.end(index)
         if end is None:
             return None
@@ -170,7 +170,7 @@ class Batch:
         return index, end
 
     def far_any(self) -> tuple[int, int] | None:
-        """Any range that has ended and is to be fetched."""
+        """Any range that has ended and must be fetched."""
         if not self._far:
             return None
         lo, hi = self._far.pop()
@@ -178,14 +178,14 @@ class Batch:
         return lo, min(hi, lo + FETCHED)
 
     def put_far(self, lo: int, hi: int) -> None:
-        """A range that has ended and is to be fetched later."""
+        """Note a range that has ended and must be fetched later."""
         if lo < hi:
             self._far.append((lo, hi))
 
     # -- handles of single tasks ----------------------------------------------------------------------------------
 
     def enlist(self, index: int, member: Target) -> None:
-        """Pass on how one task ends."""
+        """Pass on the end of one task."""
         self._members.setdefault(index, []).append(weakref.ref(member))
 
     def _tell_members(self, ended: Ended, wakes: list[Wake]) -> None:

@@ -10,7 +10,7 @@ import threading
 
 
 class Bell:
-    """Rings once for each time it is waited for; rings in between are one."""
+    """A bell with one waiter: rings between two waits count as one."""
 
     __slots__ = ("_closed",)
 
@@ -19,7 +19,7 @@ class Bell:
         self._closed.acquire()
 
     def ring(self) -> None:
-        """Wake who waits, or who waits next."""
+        """Wake the present, or the next, waiter."""
         try:  # noqa: SIM105 - this runs once a task, and contextlib.suppress costs five times as much
             self._closed.release()
         except RuntimeError:

@@ -16,7 +16,7 @@ def run_chunk(function: Callable[..., T], calls: Iterable[tuple[Any, ...]]) -> l
     """Call a function several times.
 
     Args:
-        function: what to call.
+        function: the function.
         calls: the arguments of each.
 
     Returns:

@@ -20,30 +20,31 @@ from typing import Any, Final
 from dtq.errors import CannotUnpickle, OtherPython
 from dtq.wording import PYTHON_VERSION
 
-#: The modules of the main program: as it is called itself, and in processes that multiprocessing starts.
+#: Names of the main program's module: its own, and in processes that multiprocessing starts.
 MAINS: Final = ("__main__", "__mp_main__")
-#: The type of what `functools.lru_cache` makes of a function.
+#: The type of a function under `functools.lru_cache`.
 _CACHED: Final = type(functools.lru_cache(id))
 
 
-#: How objects of some types are pickled; see `object.__reduce__`.
+#: Reducers by type; see `object.__reduce__`.
 Reducers = Mapping[type, Callable[[Any], Any]]
-#: What stands before what only the same minor version of Python can read: code travels as that version compiles it.
+#: First line of a blob that only the same minor version of Python can read: code travels in that version's compiled
+#: form.
 THIS_PYTHON: Final = "{}.{}\n".format(*sys.version_info[:2]).encode()
 _VERSION: Final = re.compile(rb"\d{1,2}\.\d{1,3}")
 _NO_REDUCERS: Final[Reducers] = MappingProxyType({})
 
 
 def dumps_of(cloudpickle: ModuleType | None, reducers: Reducers = _NO_REDUCERS) -> Callable[[Any, int], bytes]:
-    """How something is pickled so that it needs nothing of the main program.
+    """A pickling function whose pickles need no main program.
 
     Args:
         cloudpickle: the module, where it is installed.
         reducers: for objects of exactly these types.
 
     Returns:
-        Takes a value and pickle's protocol. Raises whatever pickling does, and `pickle.PicklingError` where something
-        can only be found in the main program.
+        A function of a value and pickle's protocol. It raises any exception of pickling, and `pickle.PicklingError` for
+        an object that only the main program defines.
     """
     if cloudpickle is None:
         return functools.partial(_dumped, _Refusing, reducers)
@@ -61,16 +62,16 @@ def _dumped(pickler: Callable[[io.BytesIO, int], Any], reducers: Reducers, value
 
 
 def loads_by_value(blob: bytes, error: Exception, what: str) -> Any:
-    """What is in something that was sent by value, with `THIS_PYTHON` before it: no pickle begins like that.
+    """Unpickle a blob by value, with `THIS_PYTHON` before it: no pickle begins like that.
 
     Args:
-        blob: it.
-        error: what taking it for a pickle has raised.
-        what: what it is, for the error's sentence.
+        blob: the blob.
+        error: the exception of unpickling it without regard to that line.
+        what: its noun in the error's sentence.
 
     Raises:
         OtherPython: it is from another version of Python.
-        CannotUnpickle: something in it cannot be made here.
+        CannotUnpickle: an object in it cannot be made here.
     """
     python, _, body = blob.partition(b"\n")
     if not _VERSION.fullmatch(python):
@@ -93,7 +94,7 @@ def sentence(error: BaseException) -> str:
 
 
 class _Refusing(pickle.Pickler):
-    """Pickles nothing that has to be found in the main program."""
+    """Refuses to pickle an object that only the main program defines."""
 
     reducers: Reducers
 

@@ -36,12 +36,12 @@ from dtq.wording import counted, duration
 
 log = logging.getLogger("dtq.client")
 
-#: How many tasks are named in one call that cancels.
+#: Tasks named in one cancelling call.
 _NAMED: Final = 1024
 
 
 class ExecutorBroken(DtqError, BrokenExecutor):
-    """The executor is of no more use, and what was not known to have ended never will be."""
+    """The executor is unusable, and its unfinished tasks will never be known to end."""
 
     code = "executor-broken"
     exit_code = 69
@@ -49,15 +49,15 @@ class ExecutorBroken(DtqError, BrokenExecutor):
 
 
 class Reader(Protocol):
-    """Reads the results of a map."""
+    """A reader of a map's results."""
 
     def gather(self) -> None:
-        """Fetch what has not been read; all of it has ended."""
+        """Fetch unread results; all of them exist."""
         ...
 
 
 class Completer:
-    """An executor's engine room.
+    """The part of an executor behind its futures.
 
     Args:
         client: the connection; closed with this.
@@ -66,8 +66,8 @@ class Completer:
     Attributes:
         hub: the client.
         cluster: the cluster.
-        stopping: nothing more is submitted.
-        broken: why this is of no more use; None while it is.
+        stopping: no more calls are submitted.
+        broken: why this is unusable; None while it is usable.
         inherited: whether this process is a child made by `os.fork`, and this belongs to its parent.
         readers: of maps, which may outlive the cluster.
     """
@@ -81,9 +81,9 @@ class Completer:
         self._client = client
         self._owner = os.getpid()
         self.inherited = False
-        #: Whether this ends as soon as nothing is left.
+        #: Whether this ends after the last future.
         self._ending = False
-        #: Futures to be cancelled that nobody waits for.
+        #: Unreferenced futures to be cancelled.
         self._unwanted: deque[TaskFuture[Any]] = deque()
         self._inbox: SimpleQueue[TaskFuture[Any] | Callable[[], None]] = SimpleQueue()
         self._pending: set[TaskFuture[Any]] = set()
@@ -97,7 +97,7 @@ class Completer:
     # -- by the executor ------------------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise what submitting now raises.
+        """Raise the error that a submission would raise now.
 
         Raises:
             ExecutorBroken: it is broken.
@@ -113,13 +113,13 @@ class Completer:
             raise self.failure(self.hub.outbox.closed)
 
     def failure(self, error: DtqError) -> ExecutorBroken:
-        """The client has ended, and nobody asked it to."""
+        """Handle an unexpected end of the client."""
         if self.broken is None:
             self.broken = ExecutorBroken(str(error))
         return self.broken
 
     def handle(self, future: TaskFuture[Any], hub: Hub, spec: Spec) -> FutureHandle[Any]:
-        """A handle that has the future set when its task has ended."""
+        """A handle that sets the future when its task has ended."""
         future._task = handle = FutureHandle(hub, spec, future, self._inbox.put)
         return handle
 
@@ -139,31 +139,32 @@ class Completer:
             self.hub.drop(item)
             self.check()
             raise self.failure(error) from error
-        except BaseException:  # Ctrl-C: nobody will have this future
+        except BaseException:  # Ctrl-C: the caller will never get this future
             self._pending.discard(future)
             self.hub.drop(item)
             raise
 
     def follow(self, batch: Batch) -> None:
-        """Count a map as work that has not ended; before it is sent."""
+        """Count a map as unfinished work; before it is sent."""
         self._maps.add(batch)
         add_waiter(batch, ENDED, partial(self._inbox.put, partial(self._maps.discard, batch)))
 
     def forget(self, batch: Batch) -> None:
-        """Count a map no more: it was never sent."""
+        """Do not count a map any more: it was never sent."""
         self._maps.discard(batch)
 
     def abandon_map(self, batch: Batch) -> None:
-        """Nobody reads (the rest of) a map: cancel what has not been started, and let go of it, some time; from
-        anywhere, also in the middle of garbage collection."""
+        """Give up a map whose reader has stopped: cancel its unstarted tasks, and let go of the rest, some time; from
+        anywhere, also in the middle of garbage collection.
+        """
         self._inbox.put(partial(self.abandon_map_now, batch))
 
     def disown_map(self, batch: Batch) -> None:
-        """Nobody will read a map, which goes on: let go of it when it has ended; from anywhere, as `abandon_map`."""
+        """Let go of a map without a reader when it has ended; the map goes on; from anywhere, as `abandon_map`."""
         self._inbox.put(partial(self.hub.following.disown, batch))
 
     def translated(self, error: BaseException) -> BaseException:
-        """What a reader gets to see of an error."""
+        """The reader's view of an error."""
         if isinstance(error, TaskCancelled):
             return CancelledError()
         if isinstance(error, DtqError) and error is self.hub.outbox.closed:
@@ -171,14 +172,14 @@ class Completer:
         return error
 
     def cancel_all(self) -> None:
-        """Cancel everything that has not been started; returns when that is done."""
+        """Cancel all unstarted tasks; returns when that is done."""
         deadline = time.monotonic() + ACCEPT_S
         self.cancel(list(self._pending), deadline)
         for batch in list(self._maps):
             self.revoke_map_now(batch, deadline)
 
     def cancel(self, futures: Iterable[Future[Any]], deadline: float | None = None) -> None:
-        """Cancel those that have not been started; returns when the coordinator was asked, in few calls.
+        """Cancel the unstarted ones; returns after the calls to the coordinator, which are few.
 
         Args:
             futures: of this executor.
@@ -189,7 +190,9 @@ class Completer:
             self._try_to_revoke(tuple(ids[start : start + _NAMED]))
 
     def cancel_soon(self, future: TaskFuture[Any]) -> None:
-        """Cancel one if it has not been started, without waiting: it is cancelled when the coordinator says so."""
+        """Cancel a future if its task has not been started, without waiting: it is cancelled on the coordinator's
+        answer.
+        """
         self._unwanted.append(future)
         self._inbox.put(self._cancel_unwanted)
 
@@ -201,7 +204,7 @@ class Completer:
 
     @staticmethod
     def _accepted(futures: Iterable[Future[Any]], deadline: float) -> list[tuple[int, int]]:
-        """The tasks of futures that have not ended, by batch and index."""
+        """The tasks of unfinished futures, by batch and index."""
         ids: list[tuple[int, int]] = []
         for future in futures:
             task = future.task if isinstance(future, TaskFuture) else None
@@ -209,15 +212,15 @@ class Completer:
                 if task is not None and not future.done() and task.accepted(max(0.0, deadline - time.monotonic())):
                     ids.append((task._batch, max(0, task._index)))
             except DtqError:
-                pass  # it was refused, and its future says so
+                pass  # it was refused, and its future has the error
         return ids
 
     # -- Ctrl-C ---------------------------------------------------------------------------------------------------
 
     def interrupt(self) -> None:
-        """Stop everything, also what runs, and end; returns soon, also where the coordinator does not answer.
+        """Stop everything, running tasks too, and end; returns soon, even without an answer of the coordinator.
 
-        As with the standard library, whose processes have Ctrl-C from the terminal themselves.
+        As with the standard library, whose processes get Ctrl-C from the terminal themselves.
         """
         self.stopping = True
         self._inbox.put(self._stop_all)
@@ -230,7 +233,7 @@ class Completer:
             self._thread.join(INTERRUPT_S)
 
     def interrupt_map(self, batch: Batch) -> None:
-        """Stop a map that nobody reads any more, also what runs of it, some time."""
+        """Stop a map whose reader has stopped, running tasks too, some time."""
         self._inbox.put(partial(self._stop_ids, batch))
         self.disown_map(batch)
 
@@ -250,18 +253,18 @@ class Completer:
             self._complain(error, len(ids))
 
     def stop(self) -> None:
-        """Submit nothing more, and end when everything has; from anywhere, also in the middle of garbage collection."""
+        """Submit nothing more, and end after the last task; from anywhere, also in the middle of garbage collection."""
         self.stopping = self._ending = True
         self._inbox.put(_nothing)
 
     def join(self) -> None:
-        """Wait for the end, where that is possible: not from a callback, and not in another process."""
+        """Wait for the end, if possible: not from a callback, and not in another process."""
         if threading.current_thread() is not self._thread and not self.inherited:
             with waiting():
                 self._thread.join()
 
     def finish(self) -> None:
-        """Wait for the end as the program ends; a coordinator that is away is waited for only so long."""
+        """Wait for the end at the program's exit; the wait for a coordinator that is away is bounded."""
         away_s = 0.0
         while self._thread.is_alive() and not self.inherited:
             self._thread.join(_LOOK_S)
@@ -273,7 +276,7 @@ class Completer:
                 return
 
     def after_fork(self) -> None:
-        """In a child made by `os.fork`: there is no thread here, and what was submitted is the parent's."""
+        """In a child made by `os.fork`: there is no thread here, and the submissions are the parent's."""
         self.inherited = True
 
     # -- the thread -----------------------------------------------------------------------------------------------
@@ -286,7 +289,7 @@ class Completer:
                     self._settle(item)
                 else:
                     item()
-                del item  # nothing here is to keep a result alive
+                del item  # the loop must not keep a result alive
         except Exception as error:
             log.exception("the thread that completes an executor's futures failed")
             self.hub.fail(self.failure(DtqError(f"it failed at something of its own ({error!r})")))
@@ -318,12 +321,12 @@ class Completer:
                 self.cluster.close(drain=self.broken is None)
 
     def abandon_map_now(self, batch: Batch) -> None:
-        """As `abandon_map`; returns when the coordinator was asked to cancel."""
+        """As `abandon_map`; returns after the cancelling call."""
         self.revoke_map_now(batch)
         self.hub.following.disown(batch)
 
     def revoke_map_now(self, batch: Batch, deadline: float | None = None) -> None:
-        """Cancel what has not been started of a map; returns when that is done."""
+        """Cancel a map's unstarted tasks; returns when that is done."""
         wait_s = ACCEPT_S if deadline is None else max(0.0, deadline - time.monotonic())
         if not batch.finished and self.hub.following.wait(batch, ACCEPTED, wait_s) and batch.number:
             self._try_to_revoke(((batch.number, -1),))
@@ -339,7 +342,7 @@ class Completer:
             log.warning("%s could not be cancelled: %s", counted(count, "task or map", "tasks or maps"), error)
 
     def _on_cluster_end(self, error: DtqError) -> None:
-        if InitializerFailed.text.partition("{")[0] in str(error):  # where the pools of the standard library say it
+        if InitializerFailed.text.partition("{")[0] in str(error):  # the pools of the standard library use this class
             logging.getLogger("concurrent.futures").critical("Exception in initializer: %s", error)
         self.hub.fail(self.failure(error))
 
@@ -348,13 +351,14 @@ def _nothing() -> None:
     """Only wakes the thread."""
 
 
-#: How long Ctrl-C waits for an orderly end, in seconds; then as long again for another.
+#: How long Ctrl-C waits for an orderly end, in seconds; then as long again for a forced one.
 INTERRUPT_S: Final = 0.9
-#: How long a program that ends waits for futures while the coordinator is away, in seconds; and how often it looks.
+#: How long an ending program waits for futures while the coordinator is away, in seconds; and the pause between two
+#: looks.
 AWAY_AT_EXIT_S: Final = 10.0
 _LOOK_S: Final = 0.2
 
-#: All that have not ended.
+#: All unfinished ones.
 _completers: Final[weakref.WeakSet[Completer]] = weakref.WeakSet()
 
 

@@ -16,33 +16,33 @@ from dtq.model.messages import Conditions, Conflict, Unique
 
 E = TypeVar("E", bound=Enum)
 
-#: Until when something starts: a time span from its acceptance on, or a moment.
+#: A start deadline: a time span from the acceptance on, or a moment.
 Expires = Span | datetime
-#: For how long a key stands for an earlier submission: by what becomes of that one, or for a time span.
+#: How long a key stands for an earlier submission: by the state of that one, or for a time span.
 UniqueFor = Literal["pending", "unfinished", "kept"] | Span
 OnConflict = Literal["existing", "error", "replace"]
-#: What is waited for: handles, futures and ids of tasks and batches; one or several.
+#: Dependencies: handles, futures and ids of tasks and batches; one or several.
 After = Any
 OnFailed = Literal["cancel", "run"]
 
 
 class ConditionOptions(TypedDict, total=False):
-    """What few submissions ask for, as keywords.
+    """Rare terms of a submission, as keywords.
 
     Attributes:
-        expires: what has not started by then is cancelled, with that reason: seconds or a timedelta from the acceptance
-            on, or a datetime (of this machine's time zone, where it names none). A task of which an attempt has started
-            counts as started: its retries go on. Default: None, at any time.
+        expires: tasks that have not started by then are cancelled, with that reason: seconds or a timedelta from the
+            acceptance on, or a datetime (of this machine's time zone, where it names none). A task of which an attempt
+            has started counts as started: its retries go on. Default: None, at any time.
         unique: for how long ``key`` stands for an earlier submission: "pending", while none of its tasks has started;
             "unfinished", while it has not ended; "kept", as long as it is kept, the default; or seconds or a timedelta
             from its acceptance on, at most as long as it is kept.
-        on_conflict: what a submission gets whose key is taken: "existing", the earlier one, the default (`KeyConflict`
-            where that is another call, or has other arguments); "error", `KeyTaken`; "replace", a task of its own: the
-            earlier one is cancelled, and stopped where it runs.
-        after: what has to end before it starts: handles, futures and ids of tasks and batches; one or several. Handles
-            among its arguments are waited for anyway. At most 10,000; a batch counts once.
-        on_failed: what becomes of it where one of those ends without a result: "cancel", it never starts, with that
-            reason, the default; "run", it starts all the same, with the exception in the place of a result.
+        on_conflict: the result of a submission whose key is taken: "existing", the earlier one, the default
+            (`KeyConflict` if that is another call, or has other arguments); "error", `KeyTaken`; "replace", a task of
+            its own: the earlier one is cancelled, and stopped if it runs.
+        after: its dependencies, which must end before it starts: handles, futures and ids of tasks and batches; one or
+            several. Handles among its arguments are waited for anyway. At most 10,000; a batch counts once.
+        on_failed: its fate if one of those ends without a result: "cancel", it never starts, with that reason, the
+            default; "run", it starts all the same, with the exception in the place of a result.
     """
 
     expires: Expires | None
@@ -53,7 +53,7 @@ class ConditionOptions(TypedDict, total=False):
 
 
 class Asked(NamedTuple):
-    """What was given of `ConditionOptions`, UNSET for the rest."""
+    """The given ones of `ConditionOptions`, UNSET for the rest."""
 
     expires: Expires | Unset | None = UNSET
     unique: UniqueFor | Unset | None = UNSET
@@ -62,18 +62,18 @@ class Asked(NamedTuple):
     on_failed: OnFailed | Unset | None = UNSET
 
     def over(self, below: Asked) -> Asked:
-        """This, and where it says nothing, what is below."""
+        """These conditions; where unset, the ones below."""
         given: dict[str, Any] = {name: value for name, value in self._asdict().items() if value is not UNSET}
         return below._replace(**given) if given else below
 
     def conditions(self, key: str | None) -> Conditions | None:
-        """What it adds up to; None where that is nothing.
+        """The conditions; None if all are at their defaults.
 
         Args:
             key: the submission's key.
 
         Raises:
-            InvalidValue: one of them is not what it may be.
+            InvalidValue: one of them is invalid.
         """
         fields: dict[str, Any] = {}
         if self.expires is not UNSET and self.expires is not None:
@@ -96,12 +96,12 @@ class Asked(NamedTuple):
         return Conditions(**fields) if fields else None
 
 
-#: Nothing was asked for.
+#: All unset.
 NOTHING_ASKED: Final = Asked()
 
 
 def asked_of(given: tuple[Any, ...]) -> Asked:
-    """What was given, in the order of the fields."""
+    """The given conditions, in the order of the fields."""
     asked = Asked(*given)
     return NOTHING_ASKED if asked == NOTHING_ASKED else asked
 

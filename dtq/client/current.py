@@ -20,24 +20,24 @@ from dtq.errors import InvalidValue, NotInTask
 from dtq.model.fields import MAX_DEPTH
 from dtq.model.ids import TaskId
 
-#: Shortest time between two progress reports of a task that are sent, in seconds; the last one always is.
+#: Shortest time between two sent progress reports of a task, in seconds; the last one is always sent.
 REPORT_EVERY_S: Final = 0.25
 
-#: ``(done, total)`` of the task that runs now, towards the coordinator.
+#: Sends ``(done, total)`` of the running task to the coordinator.
 Report = Callable[[float, float], None]
-#: For how many seconds from now the task that runs now waits for other tasks, if it says nothing else before, and
-#: whether it is blocked meanwhile, towards whoever runs it; 0 where it has ceased to wait.
+#: Tells the worker for how many seconds from now the running task waits for other tasks, unless it reports again, and
+#: whether it is blocked meanwhile; 0 ends the wait.
 OnWait = Callable[[float, bool], None]
 
-#: As long as that, in seconds, waits what is blocked.
+#: Duration of a blocked wait, in seconds.
 FOR_EVER: Final = 1e9
-#: How long a task that has looked in vain whether another has ended counts as waiting for it, in seconds: twice as long
-#: as it let pass since it looked before, within these bounds.
+#: How long a task that polls another one counts as waiting for it, in seconds: twice the time since its previous look,
+#: within these bounds.
 LOOKED_S: Final = 2.0
 LONGEST_LOOKED_S: Final = 10.0
 
 
-#: What the slot says of the task that runs now: batch, index, whether it is the batch's only task, attempt. Never the
+#: The slot's description of the running task: batch, index, whether it is the batch's only task, attempt. Never the
 #: same object for two tasks.
 _Running = tuple[int, int, bool, int]
 
@@ -51,7 +51,7 @@ class CurrentTask:
         attempt: which attempt this is, from 1.
         queue: the queue in which it waited.
         worker: name of the worker.
-        resources: what it has of the worker's resources: the names of units, or how much of a sum; by name.
+        resources: its share of the worker's resources, by name: the names of units, or the part of a sum.
     """
 
     __slots__ = ("_next_report", "_running", "attempt", "id", "name", "queue", "resources", "worker")
@@ -68,11 +68,11 @@ class CurrentTask:
         self._next_report = 0.0
 
     def progress(self, done: float, total: float) -> None:
-        """Say how far the task is; `dtq status` and the dashboard show it. At most a few reports a second are sent.
+        """Report the task's progress; `dtq status` and the dashboard show it. At most a few reports a second are sent.
 
         Args:
-            done: how much is done, in any unit.
-            total: how much there is, in the same.
+            done: the finished amount, in any unit.
+            total: the whole amount, in the same.
 
         Raises:
             InvalidValue: one of them is not a finite number.
@@ -90,7 +90,7 @@ class CurrentTask:
         _slot.report(done_number, total_number)
 
     def belongs_to(self, running: _Running | None) -> bool:
-        """Whether this is the task that runs now; for `current_task`."""
+        """Whether this is the running task; for `current_task`."""
         return running is self._running
 
     def __repr__(self) -> str:
@@ -98,7 +98,7 @@ class CurrentTask:
 
 
 def _nowhere(done: float, total: float) -> None:
-    """Where reports go before a slot says otherwise."""
+    """The report function before a slot sets one."""
 
 
 class _Slot:
@@ -130,7 +130,7 @@ class _Slot:
         self.waits: _Waits | None = None
         self.depth = 0
         self.name = self.queue = ""
-        #: What the task that runs now has of its worker's resources.
+        #: The running task's share of its worker's resources.
         self.resources: dict[str, tuple[str, ...] | int] = {}
         self.is_process = False
         self.access: Access | None = None
@@ -140,7 +140,7 @@ _slot: Final = _Slot()
 
 
 def current_task() -> CurrentTask:
-    """The task that this process runs, from any of its threads.
+    """The running task of this process, from any of its threads.
 
     Raises:
         NotInTask: no task runs here.
@@ -155,10 +155,10 @@ def current_task() -> CurrentTask:
 
 
 class Access(NamedTuple):
-    """What a task's client connects with, where nobody says otherwise.
+    """Default address and key of a task's client.
 
     Attributes:
-        addresses: where the coordinator may be reached, ``host:port`` each.
+        addresses: of the coordinator, ``host:port`` each.
         authkey: the key.
     """
 
@@ -167,7 +167,7 @@ class Access(NamedTuple):
 
 
 class _Waits:
-    """How many threads of one task wait for other tasks; and until when it waits because it looks again and again."""
+    """The waits of one task: how many of its threads wait for other tasks; and until when it waits because it polls."""
 
     __slots__ = ("_count", "_lock", "_looked_at", "_running", "_told_until", "_until")
 
@@ -175,7 +175,7 @@ class _Waits:
         self._running = running
         self._count = 0
         self._lock = threading.Lock()
-        #: When it looked last, until when it waits for that, and what was said of it; ``time.monotonic()``.
+        #: When it looked last, the end of the wait for that, and of the reported wait; ``time.monotonic()``.
         self._looked_at = math.inf
         self._until = self._told_until = 0.0
 
@@ -193,19 +193,19 @@ class _Waits:
                 self._tell(max(0.0, self._until - time.monotonic()), False)
 
     def looked(self) -> None:
-        """The task has looked whether another has ended, and it has not."""
+        """Note that the task has looked at another one, which has not ended."""
         with self._lock:
             now = time.monotonic()
             seconds = min(LONGEST_LOOKED_S, max(LOOKED_S, 2 * (now - self._looked_at)))
             self._looked_at = now
             self._until = now + seconds
-            # Who looks in a tight loop is not to say so each time.
+            # A task that looks in a tight loop must not report each time.
             if self._count == 0 and self._told_until - now < seconds / 2:
                 self._told_until = self._until
                 self._tell(seconds, False)
 
     def belongs_to(self, running: _Running) -> bool:
-        """Whether this is of the task that runs now."""
+        """Whether this belongs to the running task."""
         return running is self._running
 
     def _tell(self, seconds: float, blocked: bool) -> None:
@@ -219,16 +219,17 @@ _making_waits: Final = threading.Lock()
 
 
 def waiting() -> AbstractContextManager[None]:
-    """While this lasts, the task that this process runs waits for other tasks: its slot may be given to them.
+    """While this context lasts, the running task waits for other tasks: its slot may be given to them.
 
-    For whatever of a client blocks until tasks end, and is not known to return at once. Outside of a slot, nothing.
+    For the parts of a client that block until tasks end, unless they are known to return at once. No effect outside of
+    a slot.
     """
     return _waits() or _NO_TASK
 
 
 def looked() -> None:
-    """The task that this process runs has looked whether another has ended, or waited for it as long as it wanted to,
-    and it has not: what looks again and again waits, too. Outside of a slot, nothing.
+    """Note that the running task has looked at another task, or has waited for it with a timeout, and it has not ended:
+    a polling task waits, too. No effect outside of a slot.
     """
     waits = _waits()
     if waits is not None:
@@ -249,12 +250,14 @@ def _waits() -> _Waits | None:
 
 
 def depth_of_submissions() -> int:
-    """By how many tasks that submit tasks it is submitted what this process submits now: 0 outside of tasks."""
+    """The depth of this process's present submissions: the number of submitting tasks above them; 0 outside of
+    tasks.
+    """
     return 0 if _slot.running is None else min(MAX_DEPTH, _slot.depth + 1)
 
 
 def access() -> Access | None:
-    """What a client of this process's task connects with; None where there is nothing for it, or this is no slot."""
+    """Address and key for a client in a task; None if it has none, or this is no slot."""
     return _slot.access
 
 
@@ -264,7 +267,7 @@ def is_slot() -> bool:
 
 
 def running() -> tuple[str, int]:
-    """Id and attempt of the task that this process runs; an empty text and 0 where it runs none."""
+    """Id and attempt of the running task; an empty text and 0 for none."""
     now = _slot.running
     if now is None:
         return "", 0
@@ -281,14 +284,14 @@ def serve(
     on_wait: OnWait | None = None,
     bystanders: frozenset[threading.Thread] = frozenset(),
 ) -> None:
-    """Say who runs tasks in this process. Once, before the first task.
+    """Set the runner of tasks in this process. Once, before the first task.
 
     Args:
         worker: name of the worker.
-        report: takes ``(done, total)`` of the task that runs now; called from any thread of the task, at most a few
-            times a second.
-        on_wait: told when the task that runs now begins to wait for others, when it looks for their ends, and when it
-            goes on; from any thread of the task. None where nothing can be done about it.
+        report: takes ``(done, total)`` of the running task; called from any thread of the task, at most a few times a
+            second.
+        on_wait: told when the running task begins to wait for others, when it looks at them, and when it goes on; from
+            any thread of the task. None for no reports.
         bystanders: threads of this process that are not the tasks', and whose waits are not theirs.
     """
     _slot.worker = worker
@@ -301,7 +304,7 @@ def become_slot(access: Access | None) -> None:
     """This process is a slot of a worker. Once, before anything of the user's runs.
 
     Args:
-        access: what clients in its tasks connect with; None where they have to know themselves.
+        access: address and key for clients in its tasks; None if they must find their own.
     """
     _slot.is_process = True
     _slot.access = access
@@ -309,7 +312,7 @@ def become_slot(access: Access | None) -> None:
 
 @contextmanager
 def set_aside() -> Iterator[None]:
-    """While this lasts, the task that this process runs is none, so that others can run in its place."""
+    """While this context lasts, this process runs no task, so that others can run in its place."""
     kept = _slot.running, _slot.current, _slot.waits, _slot.depth, _slot.name, _slot.queue
     try:
         yield
@@ -318,10 +321,10 @@ def set_aside() -> Iterator[None]:
 
 
 def lease(depth: int, name: str = "", queue: str = "") -> None:
-    """Tasks of one function are run from now on.
+    """Begin the tasks of one function.
 
     Args:
-        depth: so many tasks that submit tasks are above them.
+        depth: number of submitting tasks above them.
         name: the function's name.
         queue: the queue in which they waited.
     """
@@ -329,15 +332,15 @@ def lease(depth: int, name: str = "", queue: str = "") -> None:
 
 
 def allot(resources: dict[str, tuple[str, ...] | int]) -> None:
-    """Tasks that begin from now on have this of their worker's resources."""
+    """Set the share of the worker's resources of later tasks."""
     _slot.resources = resources
 
 
 def begin(batch: int, index: int, single: bool, attempt: int) -> None:
-    """A task starts in this process."""
+    """Begin a task in this process."""
     _slot.running = (batch, index, single, attempt)
 
 
 def end() -> None:
-    """It has ended."""
+    """End the task."""
     _slot.running = None

@@ -29,23 +29,23 @@ from dtq.wording import duration
 
 log = logging.getLogger("dtq.client")
 
-#: How long importing a module for its terms may take, in seconds.
+#: Longest time to import a module for its terms, in seconds.
 IMPORT_S: Final = 10.0
-#: Through how many modules a function is followed that is imported from elsewhere.
+#: Most modules through which an imported function is followed.
 _HOPS: Final = 8
-#: Where ``task`` comes from.
+#: Modules of ``task``.
 _HOMES: Final = ("dtq", "dtq.client.tasks")
 
 
 class _NotPlain(Exception):
-    """What ``@task`` says cannot be read without running the module."""
+    """The arguments of ``@task`` cannot be read without running the module."""
 
 
 def declared_terms(function: Function) -> Terms:
     """The terms of ``@task``, as far as they can be known here.
 
     Args:
-        function: how it travels; of one that travels by value nothing is looked up.
+        function: the reference; terms of a function by value are not looked up.
     """
     if function.kind is FunctionKind.REGISTERED:
         return _noted(registered(function.name))
@@ -75,17 +75,17 @@ def _attribute(found: Any, qualname: str) -> Any:
 
 
 class _Origin(NamedTuple):
-    """Where a name of a module comes from: a module, and the name there ("" for the module itself)."""
+    """Origin of a name in a module: a module, and the name there ("" for the module itself)."""
 
     module: str
     name: str
 
 
 def _read(module: str, path: list[str], hops: int = _HOPS) -> Terms:
-    """The terms of what a module has under a name, from its source.
+    """The terms of a module's function, from its source.
 
     Raises:
-        _NotPlain: the module has to be run for that.
+        _NotPlain: the module must be run for that.
     """
     source = _source(module)
     if not source or not hops:
@@ -93,7 +93,7 @@ def _read(module: str, path: list[str], hops: int = _HOPS) -> Terms:
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return NO_TERMS  # the workers will say what is wrong with it
+        return NO_TERMS  # the workers will report its fault
     origins = dict(_imports(tree, module))
     found = _definition(tree.body, path)
     if isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -134,7 +134,7 @@ def _definition(body: list[ast.stmt], path: list[str]) -> ast.stmt | None:
 
 
 def _is_assigned(body: list[ast.stmt], name: str) -> bool:
-    """Whether a module gives a name a value, which a call may have made."""
+    """Whether a module assigns a name, possibly by a call."""
     targets: list[ast.expr] = []
     for node in _statements(body):
         if isinstance(node, ast.Assign):
@@ -189,7 +189,7 @@ def _is_task(name: ast.expr, origins: dict[str, _Origin]) -> bool:
 
 
 def _may_be_task(decorator: ast.expr, origins: dict[str, _Origin], source: str) -> bool:
-    """Whether a decorator may use ``@task`` in its turn: it is of a module that knows of dtq."""
+    """Whether a decorator may use ``@task`` in its turn: its module imports dtq."""
     name = decorator.func if isinstance(decorator, ast.Call) else decorator
     while isinstance(name, ast.Attribute):
         name = name.value
@@ -209,12 +209,12 @@ def _plain_terms(call: ast.Call) -> Terms:
         terms = Terms(**given).frozen()
         terms.options()
     except (TypeError, DtqError):
-        return NO_TERMS  # the workers will say what is wrong with it
+        return NO_TERMS  # the workers will report its fault
     return terms
 
 
 def _spec(module: str) -> ModuleSpec | None:
-    """Where a module is; nothing is imported for it, its packages neither."""
+    """A module's spec; nothing is imported for it, not even its packages."""
     spec: ModuleSpec | None = None
     path: Any = None
     name = ""
@@ -236,7 +236,7 @@ def _asked(finder: Any, name: str, path: Any) -> ModuleSpec | None:
 
 
 def _source(module: str) -> str:
-    """A module's source; empty where there is none."""
+    """A module's source; empty if it has none."""
     spec = _spec(module)
     read = getattr(spec.loader, "get_source", None) if spec is not None else None
     if read is None:
@@ -251,7 +251,7 @@ def _source(module: str) -> str:
 
 
 def _imported(name: str) -> Terms:
-    """The terms as a fresh process finds them; none, and a warning, where it does not."""
+    """The terms as a fresh process finds them; on failure none, and a warning."""
     code = "import sys; from dtq.client.declared_terms import tell; tell(*sys.argv[1:])"
     try:
         done = subprocess.run(
@@ -275,7 +275,7 @@ def _imported(name: str) -> Terms:
 
 
 def tell(name: str, path: str) -> None:
-    """Print the terms of a function, in the process that was started for it."""
+    """Print the terms of a function; run in the process that was started for it."""
     sys.path[:] = json.loads(path)
     module, _, qualname = name.partition(":")
     given: dict[str, Any] = {}

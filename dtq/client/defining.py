@@ -22,8 +22,8 @@ E = TypeVar("E", bound=Enum)
 
 
 class Timing(TypedDict, total=False):
-    """When a schedule is due, and what becomes of due times that cannot be as they should: exactly one of ``cron``,
-    ``every`` and ``at``, and what else is wanted.
+    """A schedule's due times, and the handling of missed or overlapping ones: exactly one of ``cron``, ``every`` and
+    ``at``, and further options.
 
     Attributes:
         cron: a cron expression of five fields, or of six with seconds in front; or ``"@daily"`` and the like. The
@@ -32,12 +32,11 @@ class Timing(TypedDict, total=False):
         at: the only due time.
         tz: the time zone of a cron expression, and of an ``at`` or ``until`` that has none: a name like
             ``"Europe/Prague"``. Without it, expressions are in UTC, and moments in local time.
-        overlap: what becomes of a due time while the run before it has not ended: ``"queue"`` (it is made all the same;
+        overlap: the effect of a due time while the run before it has not ended: ``"queue"`` (it is made all the same;
             the default), ``"skip"`` (it is left out) or ``"replace"`` (the run before it is cancelled).
-        catch_up: which due times are made up for that went by while no coordinator was there: ``"none"``, ``"last"``
-            (the default) or ``"all"``.
-        jitter: how much later than its due time a submission is made at most, in seconds or as a timedelta; how long it
-            is differs from due time to due time.
+        catch_up: which of the due times that went by without a running coordinator are made up for: ``"none"``,
+            ``"last"`` (the default) or ``"all"``.
+        jitter: longest delay of a submission after its due time, in seconds or as a timedelta; drawn for each due time.
         until: the last moment that may be a due time.
     """
 
@@ -52,10 +51,10 @@ class Timing(TypedDict, total=False):
 
 
 def rule_of(timing: Timing) -> Rule:
-    """When a schedule is due.
+    """The rule of a schedule.
 
     Raises:
-        InvalidValue: that is not said, or said twice, or not as it can be.
+        InvalidValue: the timing is missing, given twice, or invalid.
     """
     zone = timing.get("tz")
     every, at, until = timing.get("every"), timing.get("at"), timing.get("until")
@@ -69,7 +68,7 @@ def rule_of(timing: Timing) -> Rule:
     )
 
 
-#: The answer to options of submissions that a schedule's calls do not have.
+#: The error for options of submissions that a schedule's calls do not have.
 _CHAINED: Final = "its call waits for no other task: let the function submit tasks that wait for others"
 _KEYED: Final = "each due time has a key of its own, and --overlap says what becomes of a run that has not ended"
 _DUE: Final = "its rule says when it is due"
@@ -97,14 +96,14 @@ def schedule_of(
 
     Args:
         name: its name.
-        function: what is called.
+        function: the function.
         args: its arguments.
         kwargs: its keyword arguments.
-        timing: when it is due.
-        options: the terms of its calls; its function's own are below them.
+        timing: its due times.
+        options: the terms of its calls; they override its function's own.
 
     Raises:
-        InvalidValue, NotImportable, CannotPickle: it cannot be.
+        InvalidValue, NotImportable, CannotPickle: the definition is invalid, or cannot be sent.
         TypeError: there is no such option.
     """
     unknown = [option for option in options if option not in Terms._fields]
@@ -143,7 +142,7 @@ def _one_of(kind: type[E], value: object, what: str) -> E:
 
 
 def _sound(kind: Any, value: object, what: str, why: str) -> str:
-    """A text, if it follows the rule of its kind (`model.fields`)."""
+    """A text, checked by the rule of its kind (`model.fields`)."""
     if not isinstance(value, str) or not kind.__metadata__[0].sound(value):
         raise InvalidValue(what, repr(value)[:80] if not isinstance(value, str) else value[:80], why)
     return value
@@ -157,10 +156,10 @@ def _span(value: Span, what: str) -> float:
 
 
 def _in_zone(value: datetime, zone: str | None) -> datetime:
-    """A moment that names no zone, in this one."""
+    """A moment without a zone, in this one."""
     if zone is None or getattr(value, "tzinfo", zone) is not None:
         return value
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # a program without zones does without
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # a program without zones does not import it
 
     try:
         return value.replace(tzinfo=ZoneInfo(zone))

@@ -24,10 +24,10 @@ from typing import Any, Final
 from dtq.client.by_value import THIS_PYTHON
 from dtq.client.payloads import MAIN, PICKLE, cloudpickle_dumps, is_interrupt
 
-#: Bounds of what is kept of an exception that is too large: characters of a text, bytes of an attribute.
+#: Bounds of a shortened exception: characters of a text, bytes of an attribute.
 _SHORT_TEXT: Final = 4_000
 _SHORT_BYTES: Final = 4_096
-#: The note of such an exception.
+#: The note of a shortened exception.
 _NOT_WHOLE: Final = "This exception could not travel whole: arguments and attributes of it were cut or left out."
 
 
@@ -39,12 +39,11 @@ def dump_exception(error: BaseException, most: int) -> bytes:
 
     Args:
         error: the exception.
-        most: how many bytes the pickle may have. An exception that would have more, or that has what cannot be
-            pickled, goes without what it was raised from, and then with arguments and attributes cut or left out; a
-            note of the exception says so.
+        most: bytes that the pickle may have. A larger exception, or one that cannot be pickled, goes without its cause
+            and context, and then with arguments and attributes cut or left out; a note of the exception says so.
 
     Returns:
-        The pickle; empty where it cannot be pickled.
+        The pickle; empty if it cannot be pickled.
     """
     for whole, chained in ((True, True), (True, False), (False, False)):
         how = _How(whole, chained)
@@ -60,11 +59,11 @@ def dump_exception(error: BaseException, most: int) -> bytes:
 
 
 class _How:
-    """How much of an exception is pickled.
+    """The extent to which an exception is pickled.
 
     Args:
-        whole: all of its arguments and attributes; else what is short of them.
-        chained: what it was raised from as well.
+        whole: all of its arguments and attributes; else the short ones.
+        chained: its cause and context as well.
     """
 
     __slots__ = ("chained", "whole")
@@ -88,7 +87,7 @@ class _Pickler(pickle.Pickler):
 
 @functools.cache
 def _by_value_pickler() -> Any:
-    """The same, but that classes which cannot be imported go by value; None without the extra ``closures``."""
+    """The same, except that unimportable classes go by value; None without the extra ``closures``."""
     if cloudpickle_dumps() is None:
         return None
     import cloudpickle
@@ -123,12 +122,12 @@ def _dumped(error: BaseException, how: _How) -> bytes:
 
 
 def _has_name(kind: type) -> bool:
-    """Whether a class is found by its name in any process that can import its module."""
+    """Whether every process that can import a class's module finds the class by its name."""
     return kind.__module__ != "__main__" and _found(kind.__module__, kind.__qualname__) is kind
 
 
 def _found(module: str, qualname: str) -> Any:
-    """What a module of this process has under a name; None where there is nothing."""
+    """A module's object of a name; None if it has none."""
     found: Any = sys.modules.get(module)
     for part in qualname.split("."):
         found = getattr(found, part, None)
@@ -136,7 +135,7 @@ def _found(module: str, qualname: str) -> Any:
 
 
 def _tracker(kind: type) -> str:
-    """The name of a class in every process that it came to by value, as cloudpickle has it; empty if there is none."""
+    """cloudpickle's name of a class, the same in every process that it came to by value; empty for none."""
     import cloudpickle.cloudpickle as inner
 
     make = getattr(inner, "_get_or_create_tracker_id", None)
@@ -144,7 +143,7 @@ def _tracker(kind: type) -> str:
 
 
 def _reduced(error: BaseException, how: _How) -> Any:
-    """How an exception is taken apart; see `object.__reduce_ex__`."""
+    """The reduction of an exception; see `object.__reduce_ex__`."""
     kind = type(error)
     reduced = error.__reduce_ex__(PICKLE)
     if isinstance(reduced, str) or len(reduced) > 3:
@@ -167,21 +166,21 @@ def _reduced(error: BaseException, how: _How) -> Any:
 
 
 def _is_plain(kind: type[BaseException]) -> bool:
-    """Whether a class leaves it to its base in C how its exceptions are taken apart."""
+    """Whether a class leaves the reduction of its exceptions to its base in C."""
     own = kind.__reduce_ex__ is not object.__reduce_ex__ or not isinstance(kind.__reduce__, _METHOD)
     return not (own or kind in copyreg.dispatch_table)
 
 
-#: The types of methods of classes that are written in C: of ordinary ones, and of those that Python has slots for.
+#: The types of methods of C classes: of ordinary ones, and of those for Python's slots.
 _METHOD: Final = type(BaseException.__reduce__)
 _SLOT: Final = WrapperDescriptorType
 _BUILTIN: Final = BuiltinFunctionType
-#: Members that are left to the arguments, and one that may be anything: the object that has no such attribute.
+#: Members that the arguments cover, and one that may be anything: the object without the attribute.
 _NO_MEMBERS: Final = frozenset(("message", "exceptions", "obj"))
 
 
 def _like(error: BaseException, kind: type[BaseException], args: tuple[Any, ...]) -> BaseException | None:
-    """What `_made_again` makes of these arguments; None where that is not like this exception."""
+    """The exception that `_made_again` makes of these arguments; None if it differs from this one."""
     try:
         made = _made_again(kind, *args)
     except Exception:  # noqa: BLE001 - a base in C may want something else, and arguments have code of their own
@@ -197,19 +196,19 @@ def _native_members(kind: type[BaseException]) -> dict[str, Any]:
 
 
 def _members(error: BaseException, made: BaseException) -> dict[str, Any]:
-    """What an exception has in those that its arguments do not say: the name of a file."""
+    """Values of those members that the arguments do not cover: the name of a file."""
     members = _native_members(type(error)).items()
     return {name: value for name, found in members if (value := found.__get__(error)) is not found.__get__(made)}
 
 
 def _slots(error: BaseException) -> dict[str, Any]:
-    """The attributes that stand in slots, which pickle forgets of exceptions."""
+    """The attributes in slots, which pickle forgets of exceptions."""
     names: list[str] = copyreg._slotnames(type(error))  # type: ignore[attr-defined]
     return {name: getattr(error, name) for name in names if hasattr(error, name)}
 
 
 def _cut(args: tuple[Any, ...], state: Any, slots: dict[str, Any]) -> tuple[tuple[Any, ...], Any, dict[str, Any]]:
-    """Arguments and attributes, as far as they are short."""
+    """The short ones of arguments and attributes."""
     short = tuple(map(_shortened, args))
     kept = {name: value for name, value in state.items() if _size(value) <= _SHORT_BYTES} if type(state) is dict else {}
     notes = [*kept.get("__notes__", ()), _NOT_WHOLE]
@@ -238,10 +237,10 @@ def load_exception(data: bytes) -> BaseException | None:
     """An exception again.
 
     Args:
-        data: what `dump_exception` gave.
+        data: the pickle.
 
     Returns:
-        The exception; None where it cannot be made here.
+        The exception; None if it cannot be made here.
 
     Raises:
         KeyboardInterrupt: Ctrl-C, in the main thread.
@@ -285,7 +284,7 @@ def _set_state(error: BaseException, whole: tuple[Any, dict[str, Any], dict[str,
 
 
 def _class_again(module: str, qualname: str, tracker: str, body: bytes) -> Any:
-    """A class that went by value: this program's own of that name, or the one it made before; else a new one."""
+    """A class that came by value: this program's own of that name, or the one it made before; else a new one."""
     named = _found(module, qualname)
     if isinstance(named, type) and named.__qualname__ == qualname:
         return named

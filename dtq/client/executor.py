@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: What the standard library's pools take, and with `Executor.local` a cluster of one's own; and what is to be done with
-#: one that others run.
+#: Options of the standard library's pools, and of `Executor.local`; with the advice for a cluster that others run.
 _LOCAL: Final = {
     "max_workers": "its workers say how many slots they have (dtq worker --slots N)",
     "initializer": "its workers say what their slots begin with (dtq worker --init module:function)",
@@ -44,24 +43,23 @@ _LOCAL: Final = {
 class Executor(concurrent.futures.Executor):
     """Runs calls on the workers of a cluster.
 
-    Everything that takes a `concurrent.futures.Executor` takes this one. It connects at once; from then on a
-    coordinator that is away is waited for. When the program ends, it waits for the futures, as with the standard
-    library.
+    Any code that takes a `concurrent.futures.Executor` takes this one. It connects at once; from then on it waits for a
+    coordinator that is away. When the program ends, it waits for the futures, as with the standard library.
 
     Args:
         address: ``"host:port"``, or several for one queue; None for ``DTQ_ADDRESS``, the configuration, or the
             coordinator of this machine.
         authkey_file: the file with the key; None for ``DTQ_AUTHKEY_FILE``, the configuration, or this user's key.
         authkey: the key itself, instead of a file.
-        connect_timeout: how long the first connection may take, and asking while the coordinator is away, in seconds.
-        options: terms of all tasks, see `TaskOptions`. ``max_retries`` is 0 where neither this nor ``@task`` says
-            otherwise: a future has the exception of the first failure.
+        connect_timeout: longest time of the first connection, and of a call while the coordinator is away, in seconds.
+        options: terms of all tasks, see `TaskOptions`. ``max_retries`` is 0 unless this or ``@task`` sets it: a future
+            has the exception of the first failure.
 
     Raises:
         Unreachable, WrongKey, ProtocolMismatch: the connection does not work.
-        InvalidAddress, KeyMissing, KeyUnusable, BadConfig: there is nothing to connect with.
-        InvalidValue: an option is not what it may be.
-        TypeError: one is for executors with a cluster of their own (`local`), or there is none of that name.
+        InvalidAddress, KeyMissing, KeyUnusable, BadConfig: the address or key is missing or unusable.
+        InvalidValue: an option is invalid.
+        TypeError: an option is unknown, or is for executors with a cluster of their own (`local`).
     """
 
     def __init__(
@@ -109,35 +107,36 @@ class Executor(concurrent.futures.Executor):
         Args:
             slots: how many calls run at once; None for one a core.
             max_workers: the same, in the words of the standard library.
-            initializer: called in every slot when it starts. Where it fails, the executor is broken.
+            initializer: called in every slot when it starts. If it fails, the executor is broken.
             initargs: its arguments.
             max_tasks_per_child: after how many calls a slot's process is replaced; None for never.
             db: the store's file; None keeps everything in memory.
-            durability: with a file, what an acknowledgement waits for: ``"fsync"`` (the disk), ``"os"``, ``"none"``.
+            durability: with a file, the guarantee behind an acknowledgement: ``"fsync"`` (the disk), ``"os"``,
+                ``"none"``.
             highest_first: whether a higher priority number is served first.
             imports: modules that every slot imports when it starts.
             preload: modules that are imported once, in the process that slots are forked from.
             paths: directories for modules, before those of this program.
-            max_message: largest message, in bytes or as text (``"64MiB"``); None for 16 MiB. Calls and results that are
-                larger travel beside the messages.
-            max_value: how large a call, a result or what is put may be, in bytes or as text (``"4GiB"``); None: 1 GiB.
-            keep_results: how long results that nobody fetches are kept, in seconds or as a timedelta; None for a day.
-                `options` has another time for some calls.
+            max_message: largest message, in bytes or as text (``"64MiB"``); None for 16 MiB. Larger calls and results
+                travel beside the messages.
+            max_value: largest call, result or put value, in bytes or as text (``"4GiB"``); None: 1 GiB.
+            keep_results: how long unfetched results are kept, in seconds or as a timedelta; None for a day. `options`
+                sets another time for some calls.
             tasks_may_submit: whether clients in calls (``Client()``, ``Executor()``) are this cluster's.
-            resources: what its worker offers to calls that need it (`options`): ``("gpu=0,1", "memory=32GB")``.
-            tags: what calls may ask of their worker beside that.
+            resources: its worker's resources, for calls that need them (`options`): ``("gpu=0,1", "memory=32GB")``.
+            tags: further properties that calls may ask for.
             options: as for the class.
 
         Raises:
-            ClusterEnded: the cluster does not start; the sentence says why.
+            ClusterEnded: the cluster does not start; the sentence has the reason.
             ValueError: ``max_workers`` or ``max_tasks_per_child`` is not at least 1.
             TypeError: ``slots`` and ``max_workers`` are given both, ``initializer`` cannot be called, or
                 ``max_tasks_per_child`` is no whole number.
-            InvalidValue: an option is not what it may be.
+            InvalidValue: an option is invalid.
             CannotPickle: the initializer cannot be sent.
         """
         if options:
-            from dtq.client.executor_calls import checked  # what is wrong with them is said before anything starts
+            from dtq.client.executor_calls import checked  # their faults are reported before anything starts
 
             checked(**options)
         if slots is not None and max_workers is not None:
@@ -170,7 +169,7 @@ class Executor(concurrent.futures.Executor):
         )
         cluster.launch()
         try:
-            # This takes as long as the processes take to start, which do so meanwhile.
+            # This takes as long as the start of the processes, which goes on meanwhile.
             from dtq.client.executor_calls import checked, opened
             from dtq.client.sync import Client
 
@@ -193,7 +192,7 @@ class Executor(concurrent.futures.Executor):
     # -- running calls --------------------------------------------------------------------------------------------
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """Have a function called by a worker. All keywords are the function's; for options, see `options`.
+        """Submit a call of a function. All keywords are the function's; for options, see `options`.
 
         Args:
             fn: the function.
@@ -201,12 +200,12 @@ class Executor(concurrent.futures.Executor):
             kwargs: its keyword arguments.
 
         Returns:
-            A future; also where the call cannot be sent: the future has the error then (`CannotPickle`,
-            `NotImportable`, `TooLarge`).
+            A future; if the call cannot be sent, the future has the error (`CannotPickle`, `NotImportable`,
+            `TooLarge`).
 
         Raises:
             RuntimeError: after `shutdown`.
-            ExecutorBroken: the executor is of no more use.
+            ExecutorBroken: the executor is unusable.
         """
         return self._calls.submit(fn, args, kwargs)
 
@@ -218,19 +217,19 @@ class Executor(concurrent.futures.Executor):
         chunksize: int = 1,
         buffersize: int | None = None,
     ) -> Iterator[T]:
-        """Have a function called for each item (or tuple of items, of several iterables). All of it is one batch.
+        """Call a function for each item (or tuple of items, of several iterables). All calls are one batch.
 
         Args:
             fn: the function.
-            iterables: where the arguments come from, read to their end at once; the shortest ends the map.
-            timeout: how long all of it may take from now on, in seconds; None for ever.
+            iterables: of the arguments, read to their end at once; the shortest ends the map.
+            timeout: longest time for all of it from now on, in seconds; None for ever.
             chunksize: how many calls make one task. Leases gather small tasks by themselves, so this pays only for
                 calls that take microseconds.
-            buffersize: how many tasks may be submitted whose results have not been read; the iterables are read as the
-                results are. Each task is a submission of its own then.
+            buffersize: most submitted tasks with unread results; the iterables are read as the results are. Each task
+                is a submission of its own then.
 
         Returns:
-            The results, in order. Who stops early (an exception, ``close``) cancels what has not been started.
+            The results, in order. A reader that stops early (an exception, ``close``) cancels the unstarted tasks.
 
         Raises:
             ValueError: ``chunksize`` or ``buffersize`` is below 1.
@@ -248,43 +247,43 @@ class Executor(concurrent.futures.Executor):
         return self._calls.map(weakref.ref(self._origin or self), fn, iterables, timeout, chunksize, buffersize)
 
     def put(self, value: object, *, ttl: Span = TTL_S) -> Reference:
-        """Have a value kept, to be used in any number of calls; see `Client.put`."""
+        """Keep a value, for any number of calls; see `Client.put`."""
         return self._calls.client.put(value, ttl=ttl)
 
     def options(self, **options: Unpack[SubmitOptions]) -> Executor:
         """This executor with other terms, for some calls: ``executor.options(priority=1).submit(f, x)``.
 
         Args:
-            options: see `SubmitOptions`; laid over those of this executor.
+            options: see `SubmitOptions`; they override those of this executor.
 
         Returns:
             An executor that shares everything with this one: shutting down either is shutting down both.
 
         Raises:
-            InvalidValue: an option is not what it may be.
+            InvalidValue: an option is invalid.
         """
         view = Executor.__new__(Executor)
         view._calls = self._calls.with_options(options)
         view._completer = self._completer
-        view._origin = self._origin or self  # as long as there is a view, the executor is in use
+        view._origin = self._origin or self  # while a view lives, the executor is in use
         return view
 
     # -- the rest -------------------------------------------------------------------------------------------------
 
     @property
     def client(self) -> Client:
-        """The connection, for everything that an executor cannot say: status, dead letters, counts."""
+        """The connection, for everything beyond an executor: status, dead letters, counts."""
         return self._calls.client
 
     @property
     def _broken(self) -> str | bool:
-        """Why it is of no more use; False while it is. Others look at it, as at the standard library's."""
+        """Why it is unusable; False while it is usable. Other libraries read it, as of the standard library's."""
         broken = self._completer.broken
         return False if broken is None else str(broken)
 
     @property
     def _max_workers(self) -> int:
-        """How many calls can run at once, at least 1. Dask and others look at it, as at the standard library's."""
+        """Number of calls that can run at once, at least 1. Dask and others read it, as of the standard library's."""
         try:
             workers = self._calls.client.stats().workers
         except DtqError:
@@ -296,7 +295,7 @@ class Executor(concurrent.futures.Executor):
 
         Args:
             wait: return only then.
-            cancel_futures: cancel what has not been started.
+            cancel_futures: cancel the unstarted calls.
         """
         completer = self._completer
         completer.stopping = True
@@ -321,10 +320,10 @@ class Executor(concurrent.futures.Executor):
 
 
 def _refuse_local(address: object, options: Iterable[str]) -> None:
-    """Make sure that nothing is asked of processes that belong to others.
+    """Make sure that no option concerns processes that others run.
 
     Raises:
-        TypeError: something is.
+        TypeError: one does.
     """
     if isinstance(address, int):  # as the standard library's pools are made
         raise TypeError(f"{address} is no address; a cluster of its own with so many slots: Executor.local({address})")

@@ -1,7 +1,7 @@
-"""What an executor does with calls: each is a task of its own, each map is one batch.
+"""The submission of an executor's calls: each call is a task of its own, each map is one batch.
 
-Client, below `executor`, which imports it when it has something to connect to: the processes of a cluster of its own
-start meanwhile.
+Client, below `executor`, which imports this when it has a coordinator to connect to: the processes of a cluster of its
+own start meanwhile.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from dtq.errors import DtqError
 
 T = TypeVar("T")
 
-#: What holds where neither the executor nor the function says anything: who has a future expects the first exception.
+#: Defaults below the executor's and the function's terms: the holder of a future expects the first exception.
 _ONCE: Final = Terms(max_retries=0)
 
 
 def checked(**options: Unpack[SubmitOptions]) -> Order:
-    """An order that can be used: a wrong value is found where it is given.
+    """A checked order: a wrong value is reported at the call that gives it.
 
     Args:
         options: see `SubmitOptions`.
 
     Raises:
-        InvalidValue: one of them is not what it may be.
+        InvalidValue: one of them is invalid.
     """
     return _checked(order(**options))
 
@@ -51,12 +51,12 @@ def _checked(order: Order) -> Order:
 
 
 def opened(client: Client, cluster: LocalCluster | None, order: Order) -> ExecutorCalls:
-    """What calls are run with.
+    """The runner of an executor's calls.
 
     Args:
-        client: the connection; closed where that cannot be.
+        client: the connection; closed on failure.
         cluster: the executor's own cluster, if it has one.
-        order: under which terms.
+        order: the terms.
 
     Raises:
         Unreachable, WrongKey, ProtocolMismatch: the connection does not work.
@@ -77,7 +77,7 @@ class ExecutorCalls(NamedTuple):
         client: the connection.
         completer: completes futures.
         order: the terms.
-        plain: the same, as they are for functions without terms of their own.
+        plain: the same, for functions without terms of their own.
     """
 
     client: Client
@@ -87,14 +87,14 @@ class ExecutorCalls(NamedTuple):
 
     @classmethod
     def under(cls, order: Order, client: Client, completer: Completer) -> ExecutorCalls:
-        """What runs calls under these terms."""
+        """The runner of calls under these terms."""
         return cls(client, completer, order, order._replace(terms=order.terms.over(_ONCE)))
 
     def with_options(self, options: SubmitOptions) -> ExecutorCalls:
-        """The same with other terms laid over these.
+        """The same with terms that override these.
 
         Raises:
-            InvalidValue: one of them is not what it may be.
+            InvalidValue: one of them is invalid.
         """
         return ExecutorCalls.under(_checked(order(**options).over(self.order)), self.client, self.completer)
 
@@ -124,7 +124,7 @@ class ExecutorCalls(NamedTuple):
         """See `Executor.map`.
 
         Args:
-            root: the executor: what is not read yet is not submitted any more once nobody has it.
+            root: the executor: once it is garbage-collected, no further items of unread maps are submitted.
         """
         self.completer.check()
         calls = as_calls(iterables)
@@ -176,11 +176,11 @@ class ExecutorCalls(NamedTuple):
         return _read_buffered(root, view, target, futures, calls, deadline, chunked=chunked)
 
     def _order_of(self, fn: object, *, noted: bool = False) -> Order:
-        """Under which terms a function is called.
+        """The terms of a function's calls.
 
         Args:
             fn: the function.
-            noted: whether what ``@task`` says of it has to be said here, because something else carries it.
+            noted: whether the terms of its ``@task`` must be included, because another function carries it.
         """
         note = note_of(fn)
         if note is None:
@@ -192,7 +192,7 @@ class ExecutorCalls(NamedTuple):
 
 
 def _failing(error: Exception, calls: Iterator[object]) -> Iterator[Any]:
-    """The results of a map whose function cannot travel: as with futures, the error comes when it is read."""
+    """The results of a map whose function cannot travel: as with futures, the first read raises the error."""
     if next(calls, None) is not None:
         yield from ()
         raise error
@@ -238,4 +238,4 @@ def _result_or_cancel(completer: Completer, future: TaskFuture[Any], deadline: f
         future.cancel()
         raise
     finally:
-        del future  # or the exception's traceback would hold what holds the exception
+        del future  # or the exception's traceback would keep the future, which keeps the exception

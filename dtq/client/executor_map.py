@@ -30,18 +30,18 @@ T = TypeVar("T")
 
 
 class _Read(NamedTuple):
-    """Results that were read, up to the first that raises; and what it raises."""
+    """Results that were read, up to the first that raises; and its exception."""
 
     values: list[Any]
     error: BaseException | None
 
 
-#: Nothing more will come.
+#: Marks the end.
 _END: Final = Part(-1, -1, None)  # type: ignore[arg-type]
 
 
 def chunks(calls: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
-    """Calls, so many at a time."""
+    """Calls in groups of so many."""
     while chunk := list(islice(calls, size)):
         yield chunk
 
@@ -50,10 +50,10 @@ class MapResults(Generic[T]):
     """An iterator over the results of a map, in order.
 
     Args:
-        completer: what runs it.
+        completer: runs it.
         spec: function and options.
-        timeout_s: how long all of it may take from now on, in seconds; None for ever.
-        chunked: whether each task gives a list of results.
+        timeout_s: longest time for all of it from now on, in seconds; None for ever.
+        chunked: whether each task returns a list of results.
     """
 
     def __init__(self, completer: Completer, spec: Spec, timeout_s: float | None, *, chunked: bool) -> None:
@@ -66,15 +66,15 @@ class MapResults(Generic[T]):
         self._batch.keep_results(ordered=True)
         self._lock = threading.Lock()
         self._at = 0
-        #: What was fetched and is to be returned, as it arrived; and what the executor fetched before it ended.
+        #: Fetched parts to be returned, as they arrived; and the results that the executor fetched before it ended.
         self._fetched: deque[Part] = deque()
         self._gathered: deque[Part | _Read | DtqError] = deque()
         self._values: deque[T] = deque()
-        #: How many calls were made, and how many bytes their arguments have.
+        #: Number of calls made, and bytes of their arguments.
         self._blobs = self._blob_bytes = 0
-        #: What is to be raised once the values are read.
+        #: Raised after the values are read.
         self._error: BaseException | None = None
-        #: What ended the making of calls early.
+        #: The exception that ended the making of calls early.
         self._problem: BaseException | None = None
 
     # -- sending --------------------------------------------------------------------------------------------------
@@ -93,7 +93,7 @@ class MapResults(Generic[T]):
         A call that cannot be pickled ends the map: its error comes in its turn, as it would from a future.
 
         Raises:
-            Exception: what the iterator raises; what was sent is cancelled then.
+            Exception: of the iterator; the sent calls are cancelled then.
             ExecutorBroken, RuntimeError: as `Completer.check`.
         """
         hub = self._completer.hub
@@ -165,18 +165,18 @@ class MapResults(Generic[T]):
                     return
                 if part is _END or not pages.has_descriptions(part.ended.results):
                     self._gathered.append(part)
-                else:  # where it lies it cannot be read any more when the executor has ended
+                else:  # its place cannot be read any more when the executor has ended
                     self._gathered.append(self._read(part))
                 if part is _END:
                     return
 
     def close(self) -> None:
-        """Read no more; what has not been started will not be, and nothing is kept."""
+        """Read no more: unstarted tasks are cancelled, and no result is kept."""
         with self._lock:
             self._end()
 
     def __del__(self) -> None:
-        # Runs in garbage collection too: no locks here. As with a generator, one that nobody began to read goes on.
+        # Runs in garbage collection too: no locks here. As with a generator, a map whose reading never began goes on.
         if self._over:
             return
         if self._begun and not self._batch.finished:
@@ -185,7 +185,7 @@ class MapResults(Generic[T]):
             self._completer.disown_map(self._batch)
 
     def _give_up(self, interrupt: BaseException) -> None:
-        """Read no more, and do not wait for anything."""
+        """Read no more, without any wait."""
         self._over = True
         self._completer.readers.discard(self)
         if isinstance(interrupt, KeyboardInterrupt):
@@ -206,7 +206,7 @@ class MapResults(Generic[T]):
             self._completer.abandon_map_now(batch)
 
     def _advance(self) -> None:
-        """Have a few more values, or the error that follows them."""
+        """Fetch a few more values, or the error that follows them."""
         try:
             part: Part | _Read | BaseException = (
                 self._gathered.popleft() if self._gathered else self._next_part(self._deadline)
@@ -239,11 +239,11 @@ class MapResults(Generic[T]):
                 self._completer.hub.following.read.unpin(self._batch.number)
 
     def _next_part(self, deadline: float | None) -> Part:
-        """What comes next, as it arrived.
+        """The next part, as it arrived.
 
         Raises:
             TimeoutError: it has not ended in time.
-            DtqError: nothing more will be known.
+            DtqError: the client will learn no more about it.
         """
         following, batch = self._completer.hub.following, self._batch
         while not self._fetched:

@@ -16,13 +16,13 @@ from dtq.model.messages import Conditions
 from dtq.model.options import Spec
 from dtq.model.values import weight
 
-#: How many tasks of one map, and how many bytes of them, may wait to be sent.
+#: Most tasks of one map, and bytes of them, that wait to be sent.
 MAX_FED: Final = 16 * pages.PAGE_BLOBS
 MAX_FED_BYTES: Final = 16 << 20
-#: How many bytes of a map, about, may be ahead of the reader of its results, where so many tasks or more are.
+#: Approximate bytes that a map may be ahead of the reader of its results, if it is at least so many tasks ahead.
 AHEAD_BYTES: Final = 256 << 20
 AHEAD_TASKS: Final = 32
-#: How many pieces of one map a call carries.
+#: Pieces of one map in a call.
 CALL_PIECES: Final = 16
 
 
@@ -32,23 +32,23 @@ class Feed:
     Args:
         batch: the batch as it is followed.
         spec: its function and options.
-        delay_s: how long its tasks wait before they are due.
+        delay_s: delay of its tasks, in seconds.
         key: the user's key.
-        conditions: what few submissions ask for.
-        follow: whether the coordinator is to report how its tasks end.
-        window: how many tasks may have been put in and not been taken by a reader; None for any number.
+        conditions: rare terms.
+        follow: whether the coordinator reports the ends of its tasks.
+        window: how far the map may be ahead of its reader, in tasks; None for any number.
 
     Attributes:
         blobs: arguments that wait to be sent.
-        put: how many tasks were put in, and how many bytes, wherever these are.
+        put: tasks put in so far, and their bytes, values included.
         described: whether descriptions are among them.
-        sent: how many were taken out, and how many bytes.
-        taken: how many results a reader has taken.
-        failure: what ended the making of items early; for the reader.
-        over: no more will be put in.
+        sent: tasks taken out so far, and their bytes.
+        taken: results that a reader has taken.
+        failure: the exception that ended the making of items early; for the reader.
+        over: the last item was put in.
         sealed: its last piece was taken out.
-        stopped: nobody is interested any more; what waits is not to be sent.
-        room: rings when something was taken out.
+        stopped: the map was given up; waiting items are not sent.
+        room: rings when items were taken out.
     """
 
     __slots__ = (
@@ -105,7 +105,7 @@ class Feed:
 
     @property
     def full(self) -> bool:
-        """Whether as much waits as may."""
+        """Whether the bound of waiting items is reached."""
         unsent, unsent_bytes = self.put - self.sent, self.put_bytes - self.sent_bytes
         return self._ahead or unsent >= MAX_FED or unsent_bytes >= MAX_FED_BYTES
 
@@ -118,27 +118,27 @@ class Feed:
         return ahead >= self.window or (ahead >= AHEAD_TASKS and ahead * (self.put_bytes / self.put) >= AHEAD_BYTES)
 
     def count(self, tasks: int, size: int) -> None:
-        """So many tasks, of so many bytes, were put in."""
+        """Count tasks that were put in, and their bytes."""
         self.put += tasks
         self.put_bytes += size
 
     def ready(self) -> bool:
-        """Whether there is something to be sent."""
+        """Whether items can be sent."""
         return not self.sealed and (self.over or self.stopped or bool(self.blobs))
 
     def pieces(
         self, most_bytes: int, most_blobs: int = pages.PAGE_BLOBS, *, alone: bool = True
     ) -> list[tuple[int, bytes, bool]]:
-        """Take out what can be sent now: pieces of ``(offset, page, whether it is the last)``.
+        """Take out the pieces that can be sent now: ``(offset, page, whether it is the last)``.
 
-        Until the batch has a number there is one piece, as the others have to name it.
+        Until the batch has a number only one piece is sent, as the others must name it.
 
         Args:
-            most_bytes: how many bytes the call has room for.
-            most_blobs: how many blobs one piece has at most.
-            alone: whether nothing else is in it: then the first item goes however large it is.
+            most_bytes: room in the call, in bytes.
+            most_blobs: most blobs of one piece.
+            alone: whether the call is otherwise empty: then the first item goes whatever its size.
         """
-        over = self.over  # before the blobs are counted: what was put in before it was set is seen
+        over = self.over  # before the blobs are counted: items put in before it was set are seen
         if self.stopped:
             self.blobs.clear()
             over = True
@@ -160,7 +160,7 @@ class Feed:
         return found
 
     def _page(self, most_bytes: int, most_blobs: int) -> tuple[list[bytes], int]:
-        """Blobs for one piece, the first of them however large."""
+        """Blobs for one piece, the first of them whatever its size."""
         blobs = self.blobs
         taken = [blobs.popleft()]
         size = len(taken[0])

@@ -20,39 +20,39 @@ from dtq.client.read_ranges import ReadRanges
 from dtq.errors import DtqError
 from dtq.model.messages import Ended
 
-#: What to wait for: that the submission is accepted or refused; that anything is new; that it has ended.
+#: Levels to wait for: the submission is accepted or refused; any news; the end.
 ACCEPTED: Final = 0
 NEWS: Final = 1
 ENDED: Final = 2
 
 Wake = Callable[[], None]
-#: Who waits for a target: since which of the above, and whom to call.
+#: (level, callback) pairs.
 Waiters = list[tuple[int, Wake]]
 
 
 class Target(Protocol):
-    """What news are for, and what may be waited for. All of this is used under the registry's lock."""
+    """A target of news, which a caller may wait for. All of this is used under the registry's lock."""
 
     _waiters: Waiters | None
 
     def _reached(self, level: int) -> bool:
-        """Whether it has come so far; also where it never will, because of an error."""
+        """Whether it has reached a level; also if it never will, because of an error."""
         ...
 
     def _on_ended(self, ended: Ended, wakes: list[Wake]) -> bool:
-        """Tasks of the batch have ended; may be told twice.
+        """Note that tasks of the batch have ended; may be called twice.
 
         Args:
-            ended: which, and how.
-            wakes: to be extended by what is to be called once the lock is released.
+            ended: the tasks and their end.
+            wakes: extended by the callbacks to call once the lock is released.
 
         Returns:
-            Whether nothing more is of interest.
+            Whether the target needs no more news.
         """
         ...
 
     def _on_failed(self, error: DtqError, wakes: list[Wake]) -> None:
-        """No more news will come."""
+        """Note that no more news will come."""
         ...
 
 
@@ -69,27 +69,27 @@ class Results(Target, Protocol):
         ...
 
     def drop_results(self) -> list[tuple[int, int]]:
-        """Nobody will read them: hold no more of them.
+        """Drop the results: they have no reader.
 
         Returns:
-            Which tasks have ended.
+            The tasks that have ended.
         """
         ...
 
 
-#: Gives a target, or None where nobody has it any more.
+#: Returns a target, or None once it is garbage-collected.
 Entry = Callable[[], Target | None]
 
 
 def add_waiter(target: Target, level: int, wake: Wake) -> None:
-    """Have something called once the target has come so far. Under the lock."""
+    """Add a callback for the time when the target reaches a level. Under the lock."""
     if target._waiters is None:
         target._waiters = []
     target._waiters.append((level, wake))
 
 
 def wake_waiters(target: Target, level: int, wakes: list[Wake]) -> None:
-    """Move those that waited for the target to come so far to the wakes. Under the lock."""
+    """Move the callbacks of a reached level to the wakes. Under the lock."""
     waiters = target._waiters
     if waiters is not None:
         wakes += [wake for wanted, wake in waiters if wanted <= level]
@@ -101,10 +101,10 @@ class Following:
 
     Attributes:
         lock: guards the targets.
-        failure: why there will be no more news; None while there may be.
-        read: what was read and nobody will ask for again.
-        wanted: rings when there is something to watch or to tell, and nobody watches.
-        asleep: what has to be called before anybody waits, in a child made by `os.fork`; else None.
+        failure: why no more news will come; None while they may.
+        read: results that were read for the last time.
+        wanted: rings when a batch must be followed, or the coordinator told of read results, and no call is waiting.
+        asleep: in a child made by `os.fork`, a function to call before the first wait; else None.
     """
 
     def __init__(self, asleep: Wake | None = None) -> None:
@@ -114,18 +114,18 @@ class Following:
         self.wanted = Bell()
         self.read = ReadRanges(self.wanted.ring)
         self._targets: dict[int, Entry | list[Entry]] = {}
-        #: Batches that nobody will read, until they have ended.
+        #: Batches without a reader, until they have ended.
         self._unwanted: set[Results] = set()
-        #: News of batches that are unknown here while a submission is under way: its receipt may be overtaken by them.
+        #: News of unknown batches while a submission is under way: they may overtake its receipt.
         self._early: dict[int, list[Ended]] | None = None
 
-    # -- by whoever waits -----------------------------------------------------------------------------------------
+    # -- waiting callers ------------------------------------------------------------------------------------------
 
     def subscribe(self, target: Target, level: int, wake: Wake) -> bool:
-        """Have something called once the target has come so far.
+        """Call a function when the target reaches a level.
 
         Returns:
-            False if it has already: nothing will be called.
+            False if it has already: then the function is not called.
         """
         if self.asleep is not None:
             self.asleep()
@@ -136,7 +136,7 @@ class Following:
         return True
 
     def unsubscribe(self, target: Target, wake: Wake) -> None:
-        """Call it no more (it may just have been)."""
+        """Cancel such a call (it may just have happened)."""
         with self.lock:
             if target._waiters is not None:
                 target._waiters = [waiter for waiter in target._waiters if waiter[1] != wake] or None
@@ -145,8 +145,8 @@ class Following:
         """Wait until the target has come so far.
 
         Args:
-            target: what to wait for.
-            level: how far.
+            target: the target.
+            level: the level.
             timeout_s: how long at most, in seconds; None for ever.
 
         Returns:
@@ -163,11 +163,10 @@ class Following:
         self.unsubscribe(target, bell.ring)
         return target._reached(level)
 
-    # -- by whoever reads -----------------------------------------------------------------------------------------
+    # -- readers --------------------------------------------------------------------------------------------------
 
     def disown(self, batch: Results) -> None:
-        """Nobody will read (the rest of) a batch of which news are sent: let go of what has ended, and of the rest when
-        that has ended."""
+        """Let go of a followed batch without a reader: of ended tasks now, and of the others at their end."""
         with self.lock:
             ended = batch.drop_results()
             if batch.error is not None:
@@ -183,24 +182,24 @@ class Following:
         if batch.error is None and batch.size:
             self.read.add(batch.number, 0, batch.size, 0.0)
 
-    # -- by the sender --------------------------------------------------------------------------------------------
+    # -- the sender -----------------------------------------------------------------------------------------------
 
     def expect(self) -> None:
-        """A submission is on its way: keep news of unknown batches."""
+        """Note that a submission is on its way: keep news of unknown batches."""
         self._early = {}
 
     def expected(self) -> None:
-        """Its receipts have arrived, and their targets were added. Under the lock."""
+        """Note that its receipts have arrived, and their targets were added. Under the lock."""
         self._early = None
 
     def add(self, batch: int, target: Target, wakes: list[Wake], entry: Entry | None = None) -> None:
-        """Pass on news of a batch. Under the lock.
+        """Add a target for news of a batch. Under the lock.
 
         Args:
             batch: the batch.
-            target: what the news are for.
-            wakes: to be extended by what is to be called once the lock is released.
-            entry: gives the target, where it is not to be held weakly.
+            target: the target.
+            wakes: extended by the callbacks to call once the lock is released.
+            entry: returns the target, if it must not be held weakly.
         """
         if self.failure is not None:
             target._on_failed(self.failure, wakes)
@@ -220,10 +219,10 @@ class Following:
         else:
             self._targets[batch] = [known, entry]
 
-    # -- by the watcher -------------------------------------------------------------------------------------------
+    # -- the watcher ----------------------------------------------------------------------------------------------
 
     def on_news(self, news: Iterable[Ended]) -> None:
-        """Tasks have ended."""
+        """Pass on ended tasks."""
         wakes: list[Wake] = []
         targets = self._targets
         with self.lock:
@@ -242,7 +241,7 @@ class Following:
             wake()
 
     def _tell(self, entries: list[Entry], ended: Ended, wakes: list[Wake]) -> None:
-        """Several targets of one batch."""
+        """Pass news to several targets of one batch."""
         for entry in list(entries):
             target = entry()
             if target is None or target._on_ended(ended, wakes):
@@ -251,7 +250,7 @@ class Following:
             del self._targets[ended.batch]
 
     def unfinished(self) -> list[int]:
-        """The batches of which news are still wanted."""
+        """The batches with targets that need news."""
         with self.lock:
             for batch, known in list(self._targets.items()):
                 entries = known if isinstance(known, list) else [known]
@@ -261,13 +260,13 @@ class Following:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is waited for, and no receipt is expected."""
+        """Whether no caller waits, and no receipt is expected."""
         return not self._targets and self._early is None
 
     # -- the end --------------------------------------------------------------------------------------------------
 
     def lose(self, batches: Iterable[int], error: Callable[[int], DtqError]) -> None:
-        """No more news of these batches will come."""
+        """Fail the targets of these batches: no more news of them will come."""
         wakes: list[Wake] = []
         with self.lock:
             for batch in batches:
@@ -277,7 +276,7 @@ class Following:
             wake()
 
     def fail(self, error: DtqError) -> None:
-        """No more news at all; also for targets to come."""
+        """Fail all targets, present and future: no more news will come."""
         with self.lock:
             if self.failure is None:
                 self.failure = error
@@ -285,7 +284,7 @@ class Following:
         self.wanted.ring()
 
     def heirs(self) -> list[tuple[int, Target]]:
-        """The targets that live, with their batches; for the registry of a child made by `os.fork`."""
+        """The live targets, with their batches; for the registry of a child made by `os.fork`."""
         return [(batch, target) for batch in list(self._targets) for target in self._take_out(batch)]
 
     def _take_out(self, batch: int) -> list[Target]:

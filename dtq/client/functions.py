@@ -63,19 +63,19 @@ __all__ = [
     "resolve",
 ]
 
-#: What stands before a plain pickle; `THIS_PYTHON` before one that only the same minor version of Python can read.
+#: First line of a plain pickle; `THIS_PYTHON` of one that only the same minor version of Python can read.
 ANY_PYTHON: Final = b"any\n"
-#: How many different terms of one function are remembered.
+#: Most remembered terms of one function.
 _MAX_SPECS: Final = 1024
 
 
 class Callee:
-    """A function, as the client knows it: how it travels, its own terms, and the specs it was submitted with.
+    """The client's knowledge of a function: its reference, its own terms, and the specs it was submitted with.
 
     Attributes:
-        function: how it travels.
-        encode: how its calls are encoded.
-        by_value: whether it has to be pickled anew for every submission.
+        function: its reference.
+        encode: encodes its calls.
+        by_value: whether it must be pickled anew for every submission.
         large: whether its last call was so large that it became a value: the next one is likely to be, too.
     """
 
@@ -96,15 +96,15 @@ class Callee:
         """The spec of a submission under (hashable) terms; the same object for the same terms.
 
         Args:
-            terms: those that were given.
-            depth: by how many tasks that submit tasks it is submitted.
+            terms: the given ones.
+            depth: number of submitting tasks above it.
 
         Raises:
-            InvalidValue: one of the terms is not what it may be.
+            InvalidValue: one of the terms is invalid.
         """
         key: tuple[Any, ...] = (terms, depth)
         if terms is not NO_TERMS and any([term is True or term is False for term in terms]):
-            key = (terms, depth, *map(type, terms))  # True is equal to 1, and not always allowed where that is
+            key = (terms, depth, *map(type, terms))  # True equals 1, but is not valid everywhere that 1 is
         found = self._specs.get(key)
         if found is not None:
             return found
@@ -136,21 +136,21 @@ class Callee:
         return found
 
 
-#: What is known of functions, by identity, as long as they live.
+#: Known functions, by identity, as long as they live.
 _known: Final[dict[int, tuple[weakref.ref[Any], Callee]]] = {}
 
 
 def callee(function: Callable[..., Any] | str | Function) -> Callee:
-    """What the client knows of a function: looked at once as long as it lives, unless it travels by value.
+    """The client's knowledge of a function: gathered once for its life, unless it travels by value.
 
     Args:
-        function: the function; or ``module:qualname`` or a registered name, for one that need not exist here: its own
-            terms are then looked up by `declared_terms`.
+        function: the function; or ``module:qualname`` or a registered name, for a function that need not exist here:
+            its own terms are then looked up by `declared_terms`.
 
     Raises:
-        NotImportable: it can travel neither by name nor by value.
-        InvalidValue: the name is none.
-        TypeError: it cannot be called.
+        NotImportable: the function can travel neither by name nor by value.
+        InvalidValue: the name is malformed.
+        TypeError: the function cannot be called.
     """
     entry = _known.get(id(function))
     if entry is not None and entry[0]() is function and not entry[1].by_value:
@@ -174,24 +174,24 @@ def _look_at(function: Callable[..., Any] | str | Function, before: Callee | Non
     def forgotten(_: object) -> None:
         forget(key, None)
 
-    with contextlib.suppress(TypeError):  # what cannot be referred to weakly is looked at every time
+    with contextlib.suppress(TypeError):  # an object without weak references is checked every time
         _known[key] = weakref.ref(function, forgotten), known
     return known
 
 
 @functools.lru_cache(maxsize=1024)
 def _named(function: Function) -> Callee:
-    from dtq.client.declared_terms import declared_terms  # it reads sources; who has its functions does without
+    from dtq.client.declared_terms import declared_terms  # it reads sources; most programs do not need it
 
     return Callee(function, Note(name=None, terms=declared_terms(function)))
 
 
 def reference(function: Callable[..., Any] | str | Function) -> Function:
-    """How a function travels.
+    """The reference to a function.
 
     Raises:
         NotImportable: it can travel neither by name nor by value.
-        InvalidValue: it was given as a name, which is none.
+        InvalidValue: it was given as a name, which is malformed.
         TypeError: it cannot be called.
     """
     return callee(function).function
@@ -242,7 +242,7 @@ def _problem(function: Callable[..., Any]) -> str:
 
 
 def _by_value(function: Callable[..., Any], name: str, problem: str) -> bytes:
-    """The body of a function that travels by value; a description with that in it, where it has references in it."""
+    """The body of a function that travels by value; a description around it, if it contains references."""
     if not references.made:
         return _pickled(function, name, problem)
     try:
@@ -274,14 +274,14 @@ def resolve(function: Function, where: str = "this worker", values: Values | Non
     """The function behind a reference, imported or unpickled in this process.
 
     Args:
-        function: how it travelled.
-        where: who imports it, for the error's sentence.
-        values: where it is read, if it is large and came by value.
+        function: the reference.
+        where: this worker, for the error's sentence.
+        values: to read it, if it is large and came by value.
 
     Raises:
-        CannotImport: its module cannot be imported here, or has nothing callable of that name.
+        CannotImport: its module cannot be imported here, or has no callable of that name.
         NotRegistered: it is a task type that is not registered here.
-        CannotUnpickle: it came by value, and cannot be made here.
+        CannotUnpickle: it came by value, and cannot be unpickled here.
         ValueGone, ValueDamaged: it came by value, and cannot be read.
     """
     if function.kind is FunctionKind.VALUE:
@@ -295,12 +295,12 @@ def resolve(function: Function, where: str = "this worker", values: Values | Non
 
 
 def cannot_import(name: str, where: str, why: str | BaseException) -> CannotImport:
-    """That something cannot be imported in this process, with its Python and its path.
+    """The error for a failed import, with this process's Python and path.
 
     Args:
-        name: what.
-        where: who tried.
-        why: the reason; or what the import raised.
+        name: the function's.
+        where: this worker.
+        why: the reason; or the import's exception.
     """
     reason = why if isinstance(why, str) else sentence(why)
     return CannotImport(name, where, reason, PYTHON_VERSION, str(sys.path))

@@ -35,25 +35,26 @@ log = logging.getLogger("concurrent.futures")
 
 T = TypeVar("T")
 
-#: How long a cancel waits for the task to be accepted, in seconds: there is nothing to cancel before.
+#: How long a cancel waits for the task's acceptance, in seconds: before that it cannot be cancelled.
 ACCEPT_S: Final = 10.0
-#: Where the callbacks are from with which `asyncio` waits for a future.
+#: Module of the callbacks with which `asyncio` waits for a future.
 _ASYNCIO: Final = "asyncio.futures"
 
 
 def _in_loop() -> bool:
-    """Whether a loop of asyncio runs in this thread; where nobody has imported that, none does."""
+    """Whether an asyncio loop runs in this thread; never before asyncio is imported."""
     events = sys.modules.get("asyncio.events")
     return events is not None and events._get_running_loop() is not None
 
 
-#: What a task is while it has not been started.
+#: States of an unstarted task.
 _WAITING: Final = (State.BLOCKED, State.PENDING, State.SCHEDULED)
 
 
 class Latch:
-    """What a future needs of a `threading.Condition`, without its ten objects as long as nobody waits: with twenty
-    thousand futures, most of the time would go into collecting garbage."""
+    """The used part of a `threading.Condition`, without its ten objects as long as no thread waits: with twenty
+    thousand futures, they would cost most of the time in garbage collection.
+    """
 
     __slots__ = ("_condition", "_lock")
 
@@ -92,8 +93,9 @@ class Latch:
 
 
 class Watchers(list[Any]):
-    """Those of the standard library's that wait for a future with others: `wait` and `as_completed`. They put
-    themselves into its list for as long as they do."""
+    """The standard library's waiters for a future with others: `wait` and `as_completed`. They put themselves into its
+    list while they wait.
+    """
 
     __slots__ = ("_waits",)
     _waits: AbstractContextManager[None]
@@ -109,7 +111,7 @@ class Watchers(list[Any]):
         """See `list.remove`."""
         super().remove(watcher)
         if not isinstance(watcher, _AsCompletedWaiter) and not watcher.event.is_set():
-            looked()  # it has waited as long as it wanted to
+            looked()  # its wait is over
         if not self:
             self._waits.__exit__(None, None, None)
 
@@ -124,12 +126,12 @@ class FutureHandle(TaskHandle[T]):
 
     def __init__(self, hub: Hub, spec: Spec, future: TaskFuture[T], tell: Callable[[TaskFuture[T]], None]) -> None:
         super().__init__(hub, spec)
-        #: How many bytes its arguments have.
+        #: Bytes of its arguments.
         self.size = 0
         self._kept = False
         self._future = future
         self._tell = tell
-        #: Whether its result is still to be read where it lies.
+        #: Whether its result has still to be read from its place.
         self.pinned = False
 
     def _on_known(self, known: Known, wakes: list[Wake]) -> None:
@@ -142,7 +144,9 @@ class FutureHandle(TaskHandle[T]):
             self._tell(self._future)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """As of any handle; but what has ended may be let go, and is here: so it travels itself."""
+        """As of any handle; but an ended task may be let go at the coordinator, and its result is here: so the result
+        itself travels.
+        """
         if is_collecting() and not self._keep():
             return as_it_is, (self.result(0),)
         return super().__reduce__()
@@ -155,7 +159,7 @@ class FutureHandle(TaskHandle[T]):
         return known is None or state_of(known) is not State.SUCCEEDED
 
     def release(self) -> None:
-        """What waits for it is accepted: that keeps it now."""
+        """Its dependents are accepted: they keep it now."""
         with self._desk.following.lock:
             kept, self._kept = self._kept, False
             known = self._known
@@ -164,7 +168,7 @@ class FutureHandle(TaskHandle[T]):
             self._desk.following.read.add(self._batch, index, index + 1, self.size)
 
     def _pin(self, known: bytes) -> None:
-        """Its result is to be read where it lies, by and by."""
+        """Its result must be read from its place, later."""
         self.pinned = True
         self.size += weight(known) - len(known)
         self._desk.following.read.pin(self._batch)
@@ -175,8 +179,9 @@ class FutureHandle(TaskHandle[T]):
         self._desk.following.read.unpin(self._batch)
 
     def _let_go(self, known: Known) -> None:
-        """Nobody but the future has it now, or will ask for it. A small one that travelled with others is let go with
-        the last of them (`Group`)."""
+        """Let go of the task: only the future has its result now, and nobody will ask for it. A small one that
+        travelled with others is let go with the last of them (`Group`).
+        """
         size = self.size + (len(known) if isinstance(known, bytes) else 0)
         if self._kept:
             return
@@ -190,7 +195,7 @@ class TaskFuture(Future[T]):
 
     Args:
         hub: the client.
-        cancel_soon: has a future cancelled without waiting for that.
+        cancel_soon: cancels a future without waiting.
     """
 
     def __init__(self, hub: Hub, cancel_soon: Callable[[TaskFuture[Any]], None]) -> None:
@@ -205,24 +210,24 @@ class TaskFuture(Future[T]):
     def task(self) -> TaskHandle[T] | None:
         """The task's handle: its id, its state, and `TaskHandle.cancel`, which stops it also while it runs.
 
-        None where the call could not be submitted.
+        None if the call could not be submitted.
         """
         return self._task
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Among the arguments of a call it stands for its result."""
+        """Among the arguments of a call, a future stands for its result."""
         if self._task is None:
             raise HandlesMet("a future", "its call was not submitted, so it never has a result")
         return self._task.__reduce__()
 
     def cancel(self) -> bool:
-        """Cancel the task if it has not been started. Asks the coordinator.
+        """Cancel the task if it has not been started, by a call to the coordinator.
 
-        In the thread of an event loop, which must not wait, it is only asked to be asked: the future is cancelled when
-        the answer is there.
+        In the thread of an event loop, which must not wait, the call is made by another thread: the future is cancelled
+        when the answer arrives.
 
         Returns:
-            Whether it will never run; False also where that is not known (yet).
+            Whether it will never run; False also if that is not known (yet).
         """
         if self._state == PENDING and self._task is not None:
             if _in_loop():
@@ -234,7 +239,7 @@ class TaskFuture(Future[T]):
         return super().cancel()
 
     def done(self) -> bool:
-        """Whether it has a result or an exception, or was cancelled; asks nobody."""
+        """Whether it has a result or an exception, or was cancelled; without a call."""
         over = super().done()
         if not over:
             looked()
@@ -250,7 +255,7 @@ class TaskFuture(Future[T]):
         super().add_done_callback(fn)
 
     def running(self) -> bool:
-        """Whether a worker has the task now. Asks the coordinator as long as it is not known."""
+        """Whether a worker has the task now. Asks the coordinator as long as that is unknown."""
         task = self._task
         if not super().done():
             looked()
@@ -264,7 +269,7 @@ class TaskFuture(Future[T]):
         return super().running()
 
     def withdraw(self) -> bool:
-        """It will never run: be cancelled, and tell those who wait; whether it is."""
+        """Mark the future as cancelled, as its task will never run, and tell its waiters; whether it is."""
         if not super().cancel():
             return False
         with self._condition:
@@ -273,10 +278,10 @@ class TaskFuture(Future[T]):
         return True
 
     def settle(self, broken: BaseException | None) -> None:
-        """The task has ended: have its result or exception, or be cancelled.
+        """Set the result or exception of the ended task, or cancel the future.
 
         Args:
-            broken: what to raise where nobody will ever know how it ended; None where that is for the task to say.
+            broken: the exception if the task's end will never be known; None if the task has its own.
         """
         task = self._task
         assert task is not None
@@ -296,7 +301,7 @@ class TaskFuture(Future[T]):
             pass  # it was cancelled a moment ago
 
     def _invoke_callbacks(self) -> None:
-        """All of them, also where one calls `sys.exit`: that goes on to the caller when the others were called."""
+        """Call all of them, even if one calls `sys.exit`: that goes on to the caller after the others."""
         ending: BaseException | None = None
         for callback in self._done_callbacks:  # type: ignore[attr-defined]
             try:
@@ -314,7 +319,7 @@ class TaskFuture(Future[T]):
                 self.set_running_or_notify_cancel()
 
     def _revoke(self, task: TaskHandle[T]) -> bool:
-        """Have the coordinator cancel the task if it waits; whether it has."""
+        """Cancel the waiting task at the coordinator; whether it was."""
         try:
             if not task.accepted(ACCEPT_S):
                 return False
@@ -323,19 +328,19 @@ class TaskFuture(Future[T]):
             if not task.done():
                 self.running()
         except DtqError:
-            pass  # it was refused, or nobody can be asked
+            pass  # it was refused, or the coordinator cannot be asked
         return False
 
 
 def revoke(hub: Hub, ids: tuple[tuple[int, int], ...]) -> int:
-    """Cancel tasks that wait, and leave alone those that run.
+    """Cancel waiting tasks, and leave running ones alone.
 
     Args:
         hub: the client.
         ids: ``(batch, index)``; index -1 for the whole batch.
 
     Returns:
-        How many.
+        Their number.
     """
     count = 0
     for state in _WAITING:

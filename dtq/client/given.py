@@ -15,15 +15,15 @@ from dtq.model.inputs import RESULT, SEQUENCE_PAGE, ended_of, offsets_of
 
 
 class Results(Sequence[Any]):
-    """The results of a batch, in the order of its tasks. Made for a function that was given a batch's handle.
+    """The results of a batch, in the order of its tasks: the argument of a function that was given a batch's handle.
 
-    Where a task has none (``on_failed="run"``), its exception is in its place.
+    If a task has none (``on_failed="run"``), its exception is in its place.
 
     Args:
         body: all of them (`model.inputs.SequenceHead`).
-        count: how many they are.
-        table: where the places of the pages begin in the body.
-        decoders: how they are decoded.
+        count: their number.
+        table: offset of the pages' table in the body.
+        decoders: decode them.
         is_json: whether they are JSON.
     """
 

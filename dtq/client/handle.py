@@ -30,25 +30,25 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Desk(Protocol):
-    """What a handle needs of its client."""
+    """A handle's view of its client."""
 
     following: Following
 
     @property
     def values(self) -> Values | None:
-        """Where large results are read."""
+        """Reads large results."""
         ...
 
     def task(self, batch: int, index: int) -> TaskView:
-        """Ask for a task."""
+        """Fetch a task."""
         ...
 
     def batch(self, batch: int) -> BatchView:
-        """Ask for a batch."""
+        """Fetch a batch."""
         ...
 
     def results(self, batch: int, lo: int, hi: int) -> list[Ended]:
-        """Ask for tasks that have ended."""
+        """Fetch ended tasks."""
         ...
 
     def cancel(self, ids: Sequence[tuple[int, int]]) -> CancelReport:
@@ -56,7 +56,7 @@ class Desk(Protocol):
         ...
 
     def follow(self, batch: Batch) -> None:
-        """Have news of a batch sent from now on, and of what has ended already; once is enough."""
+        """Subscribe to news of a batch, past ends included; once is enough."""
         ...
 
 
@@ -65,13 +65,13 @@ class TaskHandle(Generic[T_co]):
 
     __slots__ = ("__weakref__", "_batch", "_desk", "_index", "_known", "_spec", "_waiters")
 
-    #: Whether its exception is as an executor has it; see `outcomes.error_of`.
+    #: Whether its exception is in an executor's form; see `outcomes.error_of`.
     _standard: ClassVar[bool] = False
-    #: Whether nobody but its holder can ask for the task, so that it need not be kept once its end is here.
+    #: Whether only its holder can ask for the task, so that it need not be kept once its end is here.
     _sole: ClassVar[bool] = False
-    #: What it is among arguments; see `parents.ResultOf`.
+    #: Whether it is a handle among arguments; see `parents.ResultOf`.
     stands_for_result: ClassVar[bool] = True
-    #: Whether it has to be kept all the same, as something that waits for it has not been accepted yet.
+    #: Whether it must be kept all the same, because a dependent task has not been accepted yet.
     _kept: bool = False
 
     def __init__(self, desk: Desk, spec: Spec, batch: int = 0, index: int = -1) -> None:
@@ -83,7 +83,7 @@ class TaskHandle(Generic[T_co]):
         self._waiters: Waiters | None = None
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """Among the arguments of a call it stands for its task's result."""
+        """Among the arguments of a call, a handle stands for its task's result."""
         return stand_in(self, self._spec.function.kind is FunctionKind.REGISTERED)
 
     # -- its id ---------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ class TaskHandle(Generic[T_co]):
 
     @property
     def id(self) -> str:
-        """Its id; waits until the task is accepted, and raises what `accepted` raises."""
+        """Its id; waits until the task is accepted, and raises the errors of `accepted`."""
         self.accepted()
         return self._text
 
@@ -117,26 +117,26 @@ class TaskHandle(Generic[T_co]):
         return str(TaskId(self._batch, max(0, self._index), self._index < 0))
 
     def _keep(self) -> bool:
-        """Something is about to wait for it: it has to be kept until that is accepted.
+        """Keep the task, because a new submission depends on it, until that is accepted.
 
         Returns:
-            False where it has a result already, and need not be waited for.
+            False if it has a result already, and need not be waited for.
         """
         return True
 
     def release(self) -> None:
-        """It need not be kept any longer for what waits for it."""
+        """Its dependents no longer need it kept here."""
 
     # -- its end --------------------------------------------------------------------------------------------------
 
     def done(self) -> bool:
-        """Whether it is known to have ended; asks nobody."""
+        """Whether it is known to have ended; without a call."""
         if self._known is None:
             looked()
         return self._known is not None
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it has ended, in whichever way.
+        """Wait until it has ended, with or without a result.
 
         Args:
             timeout: how long at most, in seconds; None for ever.
@@ -147,23 +147,23 @@ class TaskHandle(Generic[T_co]):
         return self._known is not None or self._desk.following.wait(self, ENDED, timeout)
 
     def failed(self) -> bool:
-        """Whether it is known to have ended without a result, or never to have been accepted; asks nobody."""
+        """Whether it is known to have ended without a result, or never to have been accepted; without a call."""
         return self._known is not None and state_of(self._known) is not State.SUCCEEDED
 
     def on_end(self, wake: Wake) -> bool:
-        """Have something called when the task has ended: by a thread of the client's, so it must be quick.
+        """Call a function when the task has ended: in a thread of the client's, so it must be quick.
 
         Returns:
-            False if it has already: nothing will be called.
+            False if it has already: then the function is not called.
         """
         return self._known is None and self._desk.following.subscribe(self, ENDED, wake)
 
     def forget(self, wake: Wake) -> None:
-        """Call it no more; it may just have been."""
+        """Cancel such a call; it may just have happened."""
         self._desk.following.unsubscribe(self, wake)
 
     def result(self, timeout: float | None = None) -> T_co:
-        """Wait for what the task returns.
+        """Wait for the task's result.
 
         Args:
             timeout: how long at most, in seconds; None for ever.
@@ -172,13 +172,13 @@ class TaskHandle(Generic[T_co]):
             The function's return value.
 
         Raises:
-            Exception: what the function raised, with the remote traceback as its ``__cause__``.
-            TaskFailed: that cannot be made here, or would end this program (`SystemExit` and its like).
+            Exception: the function's exception, with the remote traceback as its ``__cause__``.
+            TaskFailed: that exception cannot be made here, or would end this program (`SystemExit` and its like).
             RuntimeError: the function raised `StopIteration` or `StopAsyncIteration`, which is the ``__cause__``.
             TaskCrashed, TaskTimedOut, TaskCancelled: it ended without an exception of its own.
             WaitTimeout: it has not ended in time; it goes on.
             ResultExpired: its result is no longer kept.
-            DtqError: what `accepted` raises.
+            DtqError: as `accepted`.
         """
         known = self._decoded(timeout)
         if isinstance(known, Value):
@@ -186,10 +186,10 @@ class TaskHandle(Generic[T_co]):
         try:
             raise known.error
         finally:
-            del self, known  # or the exception's traceback would hold the handle, which holds the exception
+            del self, known  # or the exception's traceback would keep the handle, which keeps the exception
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait for the task, and say what `result` would raise; None where it would not.
+        """Wait for the task, and return the exception that `result` would raise; None for none.
 
         Raises:
             WaitTimeout: it has not ended in time; it goes on.
@@ -199,7 +199,7 @@ class TaskHandle(Generic[T_co]):
 
     @property
     def _undecoded(self) -> bytes | None:
-        """Its result as it travels, where it is known and nobody has asked for it yet."""
+        """Its encoded result, if that has arrived and was not decoded yet."""
         return self._known if isinstance(self._known, bytes) else None
 
     def _decoded(self, timeout: float | None) -> Value | Raised:
@@ -214,9 +214,9 @@ class TaskHandle(Generic[T_co]):
         return known
 
     def then(self, fn: Callable[..., Any] | str | Function, /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
-        """Have a function called with what this task returns, and these arguments behind it, once that is there.
+        """Submit a call with this task's result as its first argument, and these arguments behind it.
 
-        Shorthand for ``submit(fn, handle, *args, **kwargs)``: keywords that `Client.submit` knows are its options.
+        Shorthand for ``submit(fn, handle, *args, **kwargs)``: option keywords of `Client.submit` are its options.
 
         Args:
             fn: the function, as for `Client.submit`.
@@ -226,7 +226,7 @@ class TaskHandle(Generic[T_co]):
         Raises:
             As `Client.submit`.
         """
-        from dtq.client.submitting import divided, submit  # which gives out handles, and so stands above
+        from dtq.client.submitting import divided, submit  # makes handles, and so is imported late
 
         order, rest = divided(kwargs)
         return submit(cast(Any, self._desk), fn, order, (self, *args), rest)
@@ -234,11 +234,11 @@ class TaskHandle(Generic[T_co]):
     # -- asking the coordinator -----------------------------------------------------------------------------------
 
     def status(self) -> TaskView:
-        """Where it stands: state, attempts with their history, progress, and why it waits, if it does.
+        """The task's state, attempts with their history, progress, and the reason why it waits, if it does.
 
         Raises:
             UnknownId: it was purged.
-            DtqError: what `accepted` raises.
+            DtqError: as `accepted`.
         """
         self.accepted()
         view = self._desk.task(self._batch, max(0, self._index))
@@ -248,15 +248,15 @@ class TaskHandle(Generic[T_co]):
 
     @property
     def state(self) -> State:
-        """Where it stands; asks the coordinator only as long as it is not known to have ended."""
+        """The task's state; makes a call only as long as the task is not known to have ended."""
         known = state_of(self._known) if self._known is not None else None
         return known or self.status().state
 
     def cancel(self) -> bool:
-        """Stop it: if it waits it never starts, if it runs its process is killed.
+        """Stop it: a waiting task never starts, a running one's process is killed.
 
         Returns:
-            Whether there was something to stop; False where it had ended already.
+            Whether it was stopped; False if it had ended already.
         """
         self.accepted()
         report = self._desk.cancel([(self._batch, max(0, self._index))])
@@ -322,13 +322,13 @@ class MemberHandle(TaskHandle[T_co]):
 
 
 class Group:
-    """Tasks that were submitted one by one, and travelled as one batch because they waited together.
+    """Tasks that were submitted one by one, and travelled as one batch because they waited in the outbox together.
 
-    Holds the handles of those that have not ended: what is known of the others is theirs alone.
+    Holds the handles of unfinished tasks; an ended task's outcome is in its handle alone.
 
     Args:
         handles: of the tasks, in their order.
-        size: how many bytes their arguments have.
+        size: bytes of their arguments.
     """
 
     __slots__ = ("__weakref__", "_batch", "_count", "_handles", "_left", "_read", "_size", "_waiters")
@@ -339,11 +339,11 @@ class Group:
         self._count = self._left = len(handles)
         self._waiters: Waiters | None = None
         self._size = size
-        #: Who is told when all of them have ended; None where they have to be kept even so.
+        #: Told when all of them have ended; None if they must be kept even then.
         self._read = handles[0]._desk.following.read if all([handle._sole for handle in handles]) else None
 
     def itself(self) -> Group:
-        """For the registry, which holds other targets weakly."""
+        """Itself: the registry holds other targets weakly."""
         return self
 
     def _reached(self, level: int) -> bool:
@@ -361,7 +361,7 @@ class Group:
             handle = self._handles[index]
             if handle is not None:
                 if self._read is not None and handle._kept:
-                    self._read = None  # it is let go when what waits for it is accepted
+                    self._read = None  # it is let go when its dependents are accepted
                 handle._on_known(blobs[place] if blobs else ended, wakes)
                 self._handles[index] = None
                 self._left -= 1
@@ -378,7 +378,7 @@ class Group:
             handle._on_failed(error, wakes)
 
     def give_up(self) -> list[TaskHandle[Any]]:
-        """The handles that it holds; it holds none any more."""
+        """Return the handles that it holds, and hold none any more."""
         handles = [handle for handle in self._handles if handle is not None]
         self._handles.clear()
         return handles

@@ -1,4 +1,4 @@
-"""From a program to the processes of its local cluster: what they run with, and what slots inherit, gathered and sent.
+"""Sends the state of a program to the processes of its local cluster: their settings, and the slots' inheritance.
 
 Client, above `inheritance`. `processes` sends it, the launcher receives it. It goes through a pipe: multiprocessing's
 authentication key is in no argument and no environment.
@@ -18,18 +18,18 @@ from dtq.errors import CannotPickle
 _SHARED: Final = ("-O", "-W", "-X", "-b", "-B")
 _LENGTH_BYTES: Final = 8
 
-#: What this process was started with.
+#: The inheritance of this process.
 _own = Inheritance()
 
 
 class Start(NamedTuple):
-    """The first thing that a launcher is told.
+    """The first message to a launcher.
 
     Attributes:
         coordinator: the coordinator's settings, by the names of the configuration.
         worker: the worker's, without an address.
-        inheritance: what slots take over from the program.
-        tracker: where no resource tracker runs yet, the reading end of the pipe to it; else -1.
+        inheritance: the slots' inheritance from the program.
+        tracker: if no resource tracker runs yet, the reading end of the pipe to it; else -1.
     """
 
     coordinator: dict[str, Any]
@@ -39,10 +39,10 @@ class Start(NamedTuple):
 
 
 class End(NamedTuple):
-    """The last thing that a launcher is told.
+    """The last message to a launcher.
 
     Attributes:
-        drain: whether what runs is to finish.
+        drain: whether running tasks finish first.
         timeout_s: how long that may take, in seconds; None for as long as it needs.
     """
 
@@ -51,7 +51,7 @@ class End(NamedTuple):
 
 
 def interpreter_flags() -> tuple[str, ...]:
-    """The options of this interpreter that a process of the same program is started with: ``-W``, ``-X``, ``-O``."""
+    """The options of this interpreter for another process of the same program: ``-W``, ``-X``, ``-O``."""
     # What multiprocessing uses, too. The options about paths stay away: a worker has paths of its own.
     words: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     kept: list[str] = []
@@ -62,11 +62,11 @@ def interpreter_flags() -> tuple[str, ...]:
 
 
 def pack_initializer(initializer: Callable[..., object] | None, arguments: tuple[Any, ...]) -> bytes:
-    """An initializer as it travels to the slots; empty for None.
+    """An initializer, pickled for the slots; empty for None.
 
     Raises:
-        TypeError: it cannot be called.
-        CannotPickle: it, or an argument, cannot be pickled.
+        TypeError: the initializer cannot be called.
+        CannotPickle: the initializer, or an argument, cannot be pickled.
     """
     if initializer is None:
         return b""
@@ -86,11 +86,11 @@ def pack_initializer(initializer: Callable[..., object] | None, arguments: tuple
 
 
 def write(file: IO[bytes], what: Start | End | dict[str, Any]) -> None:
-    """Send something to a process that waits for it.
+    """Send a message to a process that waits for it.
 
     Args:
         file: the pipe to that process.
-        what: to a launcher, how it is to start and then how it is to end; to a part of the cluster, settings.
+        what: to a launcher, a `Start` and then an `End`; to a part of the cluster, settings.
 
     Raises:
         OSError: that process is gone.
@@ -101,13 +101,13 @@ def write(file: IO[bytes], what: Start | End | dict[str, Any]) -> None:
 
 
 def read(file: IO[bytes]) -> Any:
-    """Wait for what `write` sends.
+    """Wait for a message of `write`.
 
     Raises:
-        EOFError: the process that sends it is gone.
+        EOFError: the sending process is gone.
     """
     length = int.from_bytes(_exactly(file, _LENGTH_BYTES), "big")
-    return pickle.loads(_exactly(file, length))  # from who started this process, and runs it
+    return pickle.loads(_exactly(file, length))  # from the process that started this one
 
 
 def _exactly(file: IO[bytes], count: int) -> bytes:
@@ -121,11 +121,11 @@ def _exactly(file: IO[bytes], count: int) -> bytes:
 
 
 def inherit(inheritance: Inheritance) -> None:
-    """Take over what this process was started with: from then on `own` gives it."""
+    """Set the inheritance of this process: from then on `own` returns it."""
     global _own
     _own = inheritance
 
 
 def own() -> Inheritance:
-    """What this process was started with."""
+    """The inheritance of this process."""
     return _own

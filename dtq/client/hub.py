@@ -41,16 +41,16 @@ log = logging.getLogger("dtq.client")
 
 R = TypeVar("R")
 
-#: For how long a full queue may take nothing before submissions are refused, in seconds.
+#: How long a full queue may accept nothing before submissions are refused, in seconds.
 FULL_TIMEOUT_S: Final = 300.0
 #: How long the coordinator may hold one call for room in a full queue, in seconds.
 _HELD_S: Final = 2.0
-#: How often it is looked whether a connection that nobody uses is still there, in seconds.
+#: Pause between two checks of an unused connection, in seconds.
 _LOOK_S: Final = 0.01
-#: From how many seconds on a look that finds nobody is slow, and how long there is none then.
+#: A failed check of at least so many seconds counts as slow, and the pause in seconds after one.
 _SLOW_S: Final = 0.05
 _SLOW_LOOK_S: Final = 600.0
-#: How long a program that ends without closing its client waits for what it submitted, in seconds.
+#: How long an ending program waits for the submissions of an unclosed client, in seconds.
 EXIT_S: Final = 5.0
 
 
@@ -58,15 +58,15 @@ class Hub:
     """One client.
 
     Args:
-        connector: makes lines to the coordinator.
-        timeout_s: how long a call may take while the coordinator is away, in seconds.
-        full_timeout_s: for how long a full queue may take nothing before submissions are refused, in seconds; 0 to
-            have them refused at once.
+        connector: makes connections to the coordinator.
+        timeout_s: longest time of a call while the coordinator is away, in seconds.
+        full_timeout_s: how long a full queue may accept nothing before submissions are refused, in seconds; 0 to refuse
+            them at once.
 
     Attributes:
-        session: who this client is.
-        following: what it waits for.
-        outbox: what waits to be sent.
+        session: this client's session.
+        following: the registry of followed tasks.
+        outbox: submissions that wait to be sent.
         sender: sends it.
         full_timeout_s: how long submissions wait for room in a full queue, in seconds.
     """
@@ -105,27 +105,29 @@ class Hub:
 
     @property
     def now(self) -> Hub:
-        """This hub; where the coordinator has another store now, one that begins anew with that. What belongs to this
-        one ends with it."""
+        """This hub; or, if the coordinator has another store now, a new hub for that. This one ends together with its
+        tasks.
+        """
         if not isinstance(self.outbox.closed, StoreReplaced):
             return self
         with self._succeeding:
             if self._successor is None:
                 self._successor = Hub(self._connector, self._timeout_s, self.full_timeout_s)
-            self._successor = self._successor.now  # those in between are not to be kept
+            self._successor = self._successor.now  # intermediate ones must not be kept
             return self._successor
 
     def looked(self) -> Hub:
-        """As `now`, for something new, once it was seen whether the coordinator is still the one of before: a queue in
-        memory that has begun anew is to be noticed before something is submitted to it, not by that."""
+        """As `now`, for new submissions, after a check that the coordinator is still the same: a restarted queue in
+        memory must be noticed before a submission to it.
+        """
         hub, at = self.now, time.monotonic()
         if hub.started and at >= hub._look_at and hub.outbox.idle:
             hub._look_at = at + _LOOK_S
             try:
-                hub.sender.link.connect()  # nothing, where the connection is as it was
+                hub.sender.link.connect()  # no effect on an unchanged connection
             except AWAY as error:
                 hub.session.lost(error)
-                if time.monotonic() - at > _SLOW_S:  # nobody says no: others wait for it, and submissions gather
+                if time.monotonic() - at > _SLOW_S:  # no refusal: calls wait for it, submissions gather
                     hub._look_at = at + _SLOW_LOOK_S
             except FATAL as error:
                 hub.fail(error)
@@ -133,11 +135,11 @@ class Hub:
 
     @property
     def started(self) -> bool:
-        """Whether `start` has nothing more to do, and so does not wait."""
+        """Whether `start` has nothing left to do, and so does not wait."""
         return self._started
 
     def start(self) -> None:
-        """Connect, unless connected: from then on a coordinator that is away is waited for.
+        """Connect, unless connected: from then on the client waits for a coordinator that is away.
 
         Raises:
             Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
@@ -161,16 +163,16 @@ class Hub:
 
     @property
     def values(self) -> HubValues | None:
-        """Where what is large is written and read; None where the coordinator keeps no values, or is not known yet."""
+        """The store of large values; None if the coordinator keeps no values, or is not known yet."""
         return None if self.session.values is None else self._values
 
     @property
     def settled(self) -> bool:
-        """Whether everything that was submitted before is accepted or refused."""
+        """Whether all earlier submissions are accepted or refused."""
         return not self._started or self.sender.settled
 
     def fail(self, error: DtqError) -> None:
-        """Nothing works any more, and never will: tell everybody who waits."""
+        """Fail for good: tell all waiters."""
         self.outbox.close(error)
         self._ending.set()
         self.sender.end()
@@ -181,13 +183,13 @@ class Hub:
         self._values.close()
 
     def close(self, timeout_s: float | None) -> None:
-        """Send what was submitted, and end. Calling it twice does no harm.
+        """Send the remaining submissions, and end. Calling it twice does no harm.
 
         Args:
-            timeout_s: how long sending may take, in seconds; None for ever.
+            timeout_s: longest time for that, in seconds; None for ever.
 
         Raises:
-            Unreachable: the coordinator was away until the time ran out; what was not accepted has been refused.
+            Unreachable: the coordinator was away until the time ran out; the unaccepted submissions are refused.
         """
         if self._ending.is_set():
             return
@@ -209,7 +211,7 @@ class Hub:
             wake()
 
     def after_fork(self) -> None:
-        """In a child made by `os.fork`: be a client of its own, that still knows the handles of its parent."""
+        """In a child made by `os.fork`: become a client of its own, which still knows its parent's handles."""
         if self.outbox.closed is not None:
             return
         lost: list[Target | Feed] = [*self.sender.underway, *self.outbox.empty_after_fork()]
@@ -225,15 +227,15 @@ class Hub:
     # -- calls ----------------------------------------------------------------------------------------------------
 
     def call(self, ask: Callable[[Service], R], *, again: bool = True) -> R:
-        """Ask the coordinator something, in this thread.
+        """Make a call to the coordinator, in this thread.
 
         Args:
             ask: makes the call.
-            again: whether it may be made again where its answer was lost.
+            again: whether it may be repeated if its answer was lost.
 
         Raises:
             Unreachable: the coordinator is away, and did not come back in time.
-            DtqError: what the call raises.
+            DtqError: the call's error.
         """
         deadline = time.monotonic() + self._timeout_s
         backoff = Backoff()
@@ -258,14 +260,14 @@ class Hub:
                 raise
 
     def call_behind(self, ask: Callable[[Service], R], *, more: Callable[[R], bool] = lambda _: False) -> list[R]:
-        """As `call`, once all that was submitted before is accepted or refused.
+        """As `call`, once all earlier submissions are accepted or refused.
 
-        What a full queue has no room for is not waited for; but where the call may have made room, it is made again
-        behind what has come in by that.
+        Submissions that wait for room in a full queue are not waited for; but if the call may have made room, it is
+        repeated after the submissions that this let in.
 
         Args:
             ask: makes the call.
-            more: whether an answer says that there may be room now.
+            more: whether an answer shows that there may be room now.
 
         Returns:
             The answers, one or several.
@@ -286,11 +288,11 @@ class Hub:
         """Wait for a mark, unless the coordinator is away for too long; whether it was passed."""
         while not mark.wait(self._timeout_s):
             if self.outbox.closed is not None or self.session.away:
-                return True  # the call says so
+                return True  # the call raises the error
         return mark.passed
 
     def standing(self) -> list[Row]:
-        """How things stand, for people to look at; asks the coordinator only where it is known to be there."""
+        """The client's state for people; asks the coordinator only if that is known to be connected."""
         if self.outbox.closed is not None:
             return [("state", "closed")]
         if not self.session.generation:
@@ -324,7 +326,7 @@ class Hub:
         return self.call(lambda service: service.hold(digest, description, ttl_s))
 
     def put(self, value: object, ttl_s: float) -> Reference:
-        """Have a value kept for calls that are submitted later; see `Shared.put`."""
+        """Keep a value for later calls; see `Shared.put`."""
         self.start()
         try:
             return self.shared.put(value, ttl_s)
@@ -336,12 +338,12 @@ class Hub:
         return self.call(partial(cancel_all, selection=Selection(ids=tuple(ids), limit=0)))
 
     def drop(self, item: Item) -> None:
-        """A submission that was prepared is not sent after all."""
+        """Drop a prepared submission."""
         if item.described:
             self._values.settle_blobs([item.blob])
 
     def follow(self, batch: Batch) -> None:
-        """Have news of a batch sent from now on, and of what has ended already; once is enough.
+        """Subscribe to news of a batch, past ends included; once is enough.
 
         Raises:
             UnknownId: it was never accepted.
@@ -358,7 +360,7 @@ class Hub:
             wake()
         try:
             if self.call(lambda service: service.follow([batch.number])):
-                self.batch(batch.number)  # says whether it has expired, or never was
+                self.batch(batch.number)  # raises whether it has expired, or never existed
                 raise UnknownId(str(batch.number))
         except DtqError:
             batch.followed = False

@@ -25,11 +25,11 @@ from dtq.values.wire import Arrived, Incoming, Outgoing, Remainder, WireValues, 
 
 R = TypeVar("R")
 
-#: From so many bytes on what lies in a file is mapped instead of read.
+#: A value of so many bytes or more in a file is mapped instead of read.
 MAP_FROM: Final = 16 << 20
-#: What an event loop may read from a file itself, in bytes: less than it takes to have a thread do it.
+#: Most bytes that an event loop reads from a file itself: less than a thread would cost.
 _AT_ONCE: Final = 1 << 20
-#: What is called too large.
+#: The noun in errors about large values.
 _WHAT: Final = "a task's arguments"
 
 
@@ -39,9 +39,8 @@ class ValueLine:
     Args:
         session: the client's.
         closed: why the client is closed; None while it is not.
-        ending: set when it is.
-        timeout_s: how long a coordinator that is away is waited for when something is read, in seconds. What is
-            submitted waits until it is back.
+        ending: set when it is closed.
+        timeout_s: longest wait of a read for a coordinator that is away, in seconds. Writes wait until it is back.
     """
 
     def __init__(
@@ -114,12 +113,12 @@ class HubValues:
         self._lock = threading.Lock()
         self._offer: ValuesOffer | None = None
         self._now: Values | None = None
-        #: Those of before, in which something may not be settled.
+        #: Earlier ones, which may have unsettled values.
         self._before: list[Values] = []
 
     @property
     def local(self) -> bool:
-        """Whether they lie in files that this process can reach."""
+        """Whether values lie in files that this process can access."""
         return isinstance(self._current(), LocalValues)
 
     def _current(self) -> Values:
@@ -133,7 +132,7 @@ class HubValues:
         return self._now
 
     def _begin(self, offer: ValuesOffer) -> None:
-        """Write and read as this says from now on; as before, where nothing has changed."""
+        """Follow this offer from now on; no effect if nothing has changed."""
         now = self._now
         place = self._session.place_of_values
         new: Values
@@ -176,7 +175,7 @@ class HubValues:
         return self._current().fetch(value)
 
     def close(self) -> None:
-        """See `Values`. Files can be read still."""
+        """See `Values`. Files can still be read."""
         for which in (self._now, *self._before):
             if which is not None:
                 which.close()
@@ -186,7 +185,7 @@ class HubValues:
     # -- pages ------------------------------------------------------------------------------------------------------
 
     def settle(self, page: bytes) -> None:
-        """What a page of ours names is in the queue's hands, or not needed."""
+        """Note that the values of our page belong to the queue, or are not needed."""
         if pages.has_descriptions(page):
             self.settle_blobs(pages.unpack(page))
 
@@ -197,9 +196,9 @@ class HubValues:
             self.settled(own)
 
     def slow(self, blob: bytes) -> bool:
-        """Whether reading what a blob stands for takes so long that an event loop has it done by a thread."""
+        """Whether reading a blob's value takes so long that an event loop leaves it to a thread."""
         return values.is_description(blob) and (values.weight(blob) >= _AT_ONCE or not self.local)
 
     def page_slow(self, page: bytes) -> bool:
-        """Likewise, for all of a page."""
+        """Likewise, for a whole page."""
         return pages.has_descriptions(page) and (pages.weight(page) >= _AT_ONCE or not self.local)

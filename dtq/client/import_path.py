@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 def find_modules(paths: Iterable[str] = ()) -> None:
     """Make a user's modules importable: those of the given directories before all others, those of the working
-    directory after the standard library, which they must not hide, and before what is installed.
+    directory after the standard library, which they must not hide, and before installed packages.
 
     Args:
         paths: the directories.

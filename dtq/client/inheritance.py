@@ -10,16 +10,16 @@ from dtq.records import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inheritance:
-    """What a slot takes over.
+    """A slot's inheritance.
 
     Attributes:
         streams: whether standard output and error of the slots are the program's; else the worker collects them.
-        flags: options of the interpreter, as its command line has them; None for those of the worker's own.
+        flags: options of the interpreter, as on its command line; None for the worker's own.
         authkey: multiprocessing's authentication key; empty for one of the slot's own.
         tracker: descriptor of the pipe to multiprocessing's resource tracker; -1 for none.
         initializer: pickle of ``(function, arguments)`` to be called when a slot starts; empty for none.
-        addresses: where clients in its tasks find the coordinator, ``host:port`` each; empty where they may not submit.
-        clientkey: the key for that.
+        addresses: of the coordinator for clients in its tasks, ``host:port`` each; empty if they may not submit.
+        clientkey: the key for those clients.
     """
 
     streams: bool = False

@@ -20,7 +20,7 @@ from dtq.client.references import given
 
 #: The initializers that this process has called, by the use of the backend that they belong to.
 _begun: set[str] = set()
-#: What looks after the thread pools of libraries that are loaded, and how many modules were when it was made.
+#: The controller of loaded libraries' thread pools, and the number of modules when it was made.
 _controllers: list[tuple[int, Any]] = []
 
 
@@ -35,16 +35,16 @@ def run_batch(
     """Run a batch of calls.
 
     Args:
-        packed: the batch, pickled: to be called without arguments.
-        values: what the references in it stand for.
+        packed: the batch, pickled: a callable without arguments.
+        values: the values of its references.
         variables: of the environment, while it runs.
-        threads: how many threads numerical libraries may use in this process.
-        initializer: called in this process before its first batch: which use it is of, the pickle of
-            ``(function, arguments)``, and what the references in that stand for.
-        mapped: whether large arrays of it lie in files, which are about to be removed.
+        threads: number of threads for numerical libraries in this process.
+        initializer: called in this process before its first batch: the use it belongs to, the pickle of ``(function,
+            arguments)``, and the values of its references.
+        mapped: whether large arrays of it lie in files that are about to be removed.
 
     Returns:
-        What it returns; where arrays lie in files pickled, with those as they are in memory.
+        Its result; if arrays lie in files, pickled with their content.
     """
     if initializer is not None and initializer[0] not in _begun:
         with given(initializer[2]):
@@ -83,7 +83,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def _limited(threads: int) -> Any:
-    """Limits the thread pools of the libraries that are loaded."""
+    """Limits the thread pools of the loaded libraries."""
     loaded = len(sys.modules)
     if not _controllers or _controllers[0][0] != loaded:
         _controllers[:] = [(loaded, importlib.import_module("threadpoolctl").ThreadpoolController())]
@@ -91,5 +91,5 @@ def _limited(threads: int) -> Any:
 
 
 def _in_memory(array: Any) -> Any:
-    """How an array that lies in a file is pickled."""
+    """The reduction of an array in a file."""
     return sys.modules["numpy"].array(array).__reduce_ex__(PICKLE)

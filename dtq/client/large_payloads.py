@@ -15,17 +15,17 @@ from dtq.model.values import MIN_VALUE, Value, describe, named, rest
 from dtq.values import layout
 from dtq.values.base import Draft, Values
 
-#: From so many bytes on a buffer lies beside the pickle.
+#: A buffer of so many bytes or more lies beside the pickle.
 _BESIDE: Final = 16 << 10
 
 
 class _Body:
-    """A file that a pickle is written to: kept in memory until it is large, and a value from then on.
+    """A file for a pickle: kept in memory until it is large, and a value from then on.
 
     Args:
-        values: where values are written.
-        word: what the pickle must not have in it, but for large bytes, which name nothing.
-        least: from how many bytes on it is large.
+        values: writes values.
+        word: a word that must not occur in the pickle, except in large bytes, which name nothing.
+        least: a pickle of so many bytes or more is large.
     """
 
     def __init__(self, values: Values, word: bytes, least: int) -> None:
@@ -53,7 +53,7 @@ class _Body:
         return size
 
     def begin(self) -> Draft:
-        """Make it a value, with what it has so far."""
+        """Make it a value, with its content so far."""
         if self.draft is None:
             self.draft = self._values.draft()
             for part in self._parts:
@@ -62,33 +62,33 @@ class _Body:
         return self.draft
 
     def blob(self) -> bytes:
-        """What it has, where it is no value."""
+        """Its content, if it is no value."""
         return b"".join(self._parts)
 
 
 def encode(what: Any, values: Values, protocol: int, word: bytes, least: int | None = None) -> bytes | None:
-    """Pickle something, into a value where it is large.
+    """Pickle an object, into a value if it is large.
 
     Args:
         what: the call or the result.
-        values: where values are written.
+        values: writes values.
         protocol: pickle's.
-        word: what must not be named in it.
-        least: from how many bytes on it becomes a value; None for `Values.least`.
+        word: a word that must not occur in it.
+        least: a pickle of so many bytes or more becomes a value; None for `Values.least`.
 
     Returns:
-        The blob; None where that word is in it.
+        The blob; None if that word is in it.
 
     Raises:
         DtqError: the value cannot be written.
-        Exception: whatever pickling raises.
+        Exception: any exception of pickling.
     """
     least = values.least if least is None else least
     body = _Body(values, word, least)
     buffers: list[memoryview] = []
 
     def beside(buffer: pickle.PickleBuffer) -> bool:
-        """Take a buffer that is large and lies in one piece; pickle takes the others."""
+        """Take a buffer that is large and contiguous; pickle takes the others."""
         try:
             raw = buffer.raw()
         except BufferError:
@@ -117,10 +117,10 @@ def _abandoned(body: _Body) -> None:
 
 
 def written(blob: bytes, values: Values) -> bytes:
-    """The description of a blob that is large, written as a value.
+    """The description of a large blob, written as a value.
 
     Raises:
-        DtqError: it cannot be written.
+        DtqError: the blob cannot be written.
     """
     draft = values.draft()
     try:
@@ -132,10 +132,10 @@ def written(blob: bytes, values: Values) -> bytes:
 
 
 def contents(blob: bytes, values: Values | None, what: str) -> bytes:
-    """The blob that a description stands for; it has no buffers.
+    """The blob that a description without buffers stands for.
 
     Raises:
-        DtqError: it cannot be read.
+        DtqError: the value cannot be read.
     """
     value, body = _opened(blob, values, what)
     if value is None or values is None:
@@ -144,17 +144,17 @@ def contents(blob: bytes, values: Values | None, what: str) -> bytes:
 
 
 def decode(blob: bytes, values: Values | None, what: str, otherwise: Callable[[bytes, Exception], Any]) -> Any:
-    """What a description stands for, unpickled.
+    """The unpickled object of a description.
 
     Args:
         blob: the description.
-        values: where values are read.
-        what: what it is, for the error's sentence.
-        otherwise: makes something of a blob that is no pickle, and of the error that taking it for one has raised.
+        values: reads values.
+        what: its noun in the error's sentence.
+        otherwise: decodes a blob that is no plain pickle, given also the exception of unpickling it.
 
     Raises:
-        DtqError: it cannot be read.
-        Exception: whatever unpickling raises.
+        DtqError: the value cannot be read.
+        Exception: any exception of unpickling.
     """
     value, body = _opened(blob, values, what)
     try:
@@ -172,7 +172,7 @@ def decode(blob: bytes, values: Values | None, what: str, otherwise: Callable[[b
 
 
 def _opened(blob: bytes, values: Values | None, what: str) -> tuple[Value | None, bytes]:
-    """The value that a description stands for; or what it has beside those that it names."""
+    """The value that a description stands for; or its content beside its named values."""
     if values is None:
         raise CannotUnpickle(what, "it lies in a segment, which cannot be read here")
     body = rest(blob)

@@ -41,14 +41,14 @@ from dtq.wording import PYTHON_VERSION, duration
 
 log = logging.getLogger("dtq.client")
 
-#: What a later attempt at the same call may cure: the coordinator is away, stopping, or was restarted.
+#: Errors that a later attempt at the same call may cure: the coordinator is away, stopping, or was restarted.
 AWAY: Final = (Unreachable, ShuttingDown, SessionUnknown)
-#: What no later attempt of this session's cures.
+#: Errors that no later attempt of this session cures.
 FATAL: Final = (WrongKey, ProtocolMismatch, StoreReplaced)
 
 
 class Line(Service, Protocol):
-    """A service that can be lost. As `transport.Proxy`: connects when it has to, says hello then, repeats nothing."""
+    """A service that can be lost. As `transport.Proxy`: connects on demand, says hello then, repeats nothing."""
 
     def connect(self) -> Welcome:
         """Connect now, unless connected."""
@@ -64,16 +64,16 @@ class Connector(Protocol):
 
     @property
     def place(self) -> str:
-        """Where the coordinator is, for people."""
+        """The coordinator's address, for people."""
         ...
 
     @property
     def by_reference(self) -> bool:
-        """Whether a client on the coordinator's machine writes and reads the files of what is large itself."""
+        """Whether a client on the coordinator's machine writes and reads the files of large values itself."""
         ...
 
     def line(self, hello: Callable[[], Hello], on_welcome: Callable[[Welcome], None]) -> Line:
-        """A line that is not connected yet; each time that it connects it says hello, and passes on the welcome."""
+        """A new, unconnected line; at each connection it says hello, and passes on the welcome."""
         ...
 
 
@@ -81,10 +81,10 @@ class Wire:
     """Makes lines over the transport.
 
     Args:
-        addresses: where the coordinator may be.
+        addresses: of the coordinator.
         authkey: the key.
-        key_source: where the key came from.
-        timeout_s: how long a connection may take, in seconds.
+        key_source: the key's origin.
+        timeout_s: longest time of a connection, in seconds.
         tls: certificates, for coordinators on other machines; None for no TLS.
         by_reference: see `Connector`.
     """
@@ -124,21 +124,21 @@ class Wire:
 
 
 class Session:
-    """Who this client is, and how it stands with the coordinator.
+    """This client's session, and its state at the coordinator.
 
     Args:
         connector: makes lines.
-        store: the coordinator's store, where it is known already; see `Welcome`.
+        store: the coordinator's store, if known already; see `Welcome`.
 
     Attributes:
         store: see above; empty before the first connection.
-        place: where the coordinator is, for people.
-        generation: grows each time that the coordinator has forgotten what this session follows; 0 before the first
-            connection.
-        max_message: largest message in bytes, as the coordinator said.
-        max_blob: largest argument in bytes, as it said.
-        max_piece: how many tasks one submission should have at most, as it said.
-        values: where values lie, as it said; the same object as long as it says the same.
+        place: the coordinator's address, for people.
+        generation: grows each time that the coordinator has forgotten this session's followed batches; 0 before the
+            first connection.
+        max_message: the coordinator's largest message in bytes.
+        max_blob: its largest argument in bytes.
+        max_piece: its most tasks of one submission.
+        values: its offer of values; the same object as long as the offer is the same.
         by_reference: see `Connector`.
     """
 
@@ -173,17 +173,16 @@ class Session:
 
     @property
     def away(self) -> bool:
-        """Whether a call has found the coordinator away, and none has come through since."""
+        """Whether a call has found the coordinator away, and none has succeeded since."""
         return self._lost_at is not None
 
     @property
     def place_of_values(self) -> Place | None:
-        """Where values lie, as far as this process can reach them, and may."""
+        """The place of values, if this process can access it, and may."""
         return reachable(self.values) if self.by_reference and self.values is not None else None
 
     def _greeting(self) -> Hello:
-        """What a line says when it connects: whether large values are to travel with what names them is known from the
-        second one on."""
+        """The hello of a line: whether large values must travel inline is known from the second connection on."""
         by_calls = self.values is not None and self.place_of_values is None
         return replace(self._hello, inline=MIN_CALLED) if by_calls else self._hello
 
@@ -192,10 +191,10 @@ class Session:
         return Link(self, self._connector, self._greeting)
 
     def welcomed(self, welcome: Welcome) -> None:
-        """A line has connected.
+        """Note that a line has connected.
 
         Raises:
-            StoreReplaced: to a coordinator with another store.
+            StoreReplaced: the coordinator has another store.
         """
         with self._lock:
             if self.store and self.store != welcome.store:
@@ -214,9 +213,9 @@ class Session:
             log.info("the coordinator at %s is back after %s", self.place, duration(time.monotonic() - lost_at))
 
     def lost(self, error: DtqError) -> None:
-        """A call did not get through. Said once an outage, however many lines notice."""
+        """Note that a call failed. Logged once an outage, however many lines notice."""
         if isinstance(error, SessionUnknown):
-            return  # it is there, and somebody else has said hello again
+            return  # it is alive, and another line has said hello again
         with self._lock:
             if self._lost_at is not None:
                 return
@@ -229,8 +228,8 @@ class Link:
     """One line of a session.
 
     Attributes:
-        service: what to call.
-        epoch: the number of the coordinator's run that it has connected to last; 0 before.
+        service: the service.
+        epoch: the coordinator's epoch at the last connection; 0 before.
     """
 
     def __init__(self, session: Session, connector: Connector, hello: Callable[[], Hello]) -> None:
@@ -250,15 +249,14 @@ class Link:
         """Connect now, unless connected.
 
         Raises:
-            Unreachable, WrongKey, ProtocolMismatch, StoreReplaced: it does not work.
+            Unreachable, WrongKey, ProtocolMismatch, StoreReplaced: the connection does not work.
         """
         self._line.connect()
 
     def steady(self, steady: bool) -> None:
-        """Whether a call is to fail with `SessionUnknown` rather than be made on a new connection.
+        """When steady, fail with `SessionUnknown` instead of reconnecting.
 
-        A cursor says to the coordinator that everything before it has arrived: towards a session that was begun anew
-        it would be a lie.
+        A cursor acknowledges everything before it, and is valid only in the session that issued it.
         """
         self._steady = steady
 

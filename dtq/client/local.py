@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dtq.client")
 
-#: Settings of this program's environment that are not for its own cluster.
+#: Settings of this program's environment that also hold for its own cluster.
 _KEPT: Final = ("DTQ_LOG_LEVEL",)
-#: How a store in memory is named, as in `config.settings`.
+#: The name of a store in memory, as in `config.settings`.
 _MEMORY: Final = ":memory:"
 
 
@@ -46,16 +46,16 @@ class LocalCluster:
 
     They end with `close`, with the ``with`` block, or with the program, in whichever way it ends. The worker runs in
     the current directory and imports what this program can import; like any worker it obeys a ``[worker]`` table of
-    ``dtq.toml`` where nothing else is said here. What tasks print goes where this program prints.
+    ``dtq.toml``, except for settings given here. Tasks' output goes where this program's goes.
 
     Args:
         slots: how many tasks run at once; None for one a core.
         db: the store's file; None keeps everything in memory.
-        durability: with a file, what an acknowledgement waits for: ``"fsync"`` (the disk), ``"os"``, ``"none"``.
+        durability: with a file, the guarantee behind an acknowledgement: ``"fsync"`` (the disk), ``"os"``, ``"none"``.
         highest_first: whether a higher priority number is served first.
         queues: the queues the worker serves; empty for all.
-        resources: what it offers to tasks that need it: ``("gpu=0,1", "memory=32GB")``.
-        tags: what tasks may ask of their worker beside that.
+        resources: its resources for tasks that need them: ``("gpu=0,1", "memory=32GB")``.
+        tags: further properties that tasks may ask for.
         imports: modules that every slot imports when it starts.
         preload: modules that are imported once, in the process that slots are forked from.
         paths: directories for modules, before those of this program.
@@ -69,7 +69,7 @@ class LocalCluster:
         tasks_may_submit: whether clients in tasks, which name no address and no key, are this cluster's.
 
     Raises:
-        InvalidValue: ``slots`` is not at least 1, or another value is not what it may be.
+        InvalidValue: ``slots`` is not at least 1, or another value is invalid.
         TypeError: ``initializer`` cannot be called, or ``slots`` is no whole number.
         CannotPickle: ``initializer`` or one of its arguments cannot be sent.
     """
@@ -113,7 +113,7 @@ class LocalCluster:
         if self._resources or self._tags:
             from dtq.model.resources import offers  # a cluster without any starts the sooner
 
-            offers(self._resources, self._tags)  # what is wrong with them is said here
+            offers(self._resources, self._tags)  # their faults are reported here
         self._imports = tuple(imports)
         self._preload = tuple(preload)
         self._tasks_may_submit = tasks_may_submit
@@ -127,7 +127,7 @@ class LocalCluster:
         self._listeners: list[Callable[[ClusterEnded], None]] = []
 
     def launch(self) -> None:
-        """Have the processes start, and wait for nothing: `start` does. Nothing where they run already.
+        """Begin to start the processes, without a wait: `start` waits. No effect if they run already.
 
         Raises:
             OSError: the machine has no process, memory or descriptor left.
@@ -136,13 +136,13 @@ class LocalCluster:
             self._launch()
 
     def start(self) -> Self:
-        """Start both and wait until they are ready; nothing where they are.
+        """Start both and wait until they are ready; no effect if they are.
 
         Returns:
             This cluster.
 
         Raises:
-            ClusterEnded: one of them did not become ready; the sentence has what it said. Nothing is left behind.
+            ClusterEnded: one of them did not become ready; the sentence has its log. Nothing is left behind.
         """
         with self._lock:
             processes = self._launch()
@@ -181,7 +181,7 @@ class LocalCluster:
 
     @property
     def address(self) -> str:
-        """Where the coordinator listens, ``host:port``.
+        """The coordinator's address, ``host:port``.
 
         Raises:
             ClusterEnded: it was not started, or was closed.
@@ -191,7 +191,7 @@ class LocalCluster:
 
     @property
     def authkey_file(self) -> Path:
-        """The file with the key that clients need.
+        """The file with the clients' key.
 
         Raises:
             ClusterEnded: it was not started, or was closed.
@@ -202,7 +202,7 @@ class LocalCluster:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The processes, by what they are: ``coordinator`` and ``worker``.
+        """The process ids, by role: ``coordinator`` and ``worker``.
 
         Raises:
             ClusterEnded: it was not started, or was closed.
@@ -210,10 +210,10 @@ class LocalCluster:
         return dict(self._required().pids)
 
     def on_end(self, tell: Callable[[ClusterEnded], None]) -> None:
-        """Have something called when a process ends that nobody told to: the cluster is then of no more use.
+        """Call a function at the unexpected end of a process: the cluster is then unusable.
 
         Args:
-            tell: called once, by a thread of the cluster's; by this one, and now, where it has happened already.
+            tell: called once, by a thread of the cluster's; by this one, and now, if it has happened already.
         """
         with self._lock:
             failure = self._failure
@@ -223,11 +223,13 @@ class LocalCluster:
             tell(failure)
 
     def close(self, drain: bool = True, timeout_s: float | None = None) -> None:
-        """End both, and see them ended. What waits in a store with a file is there for the next cluster.
+        """End both, and wait for their ends. Waiting tasks in a store with a file are there for the next cluster.
 
         Args:
-            drain: let what runs finish first; else it is killed (and with a file, runs again with the next cluster).
-            timeout_s: how long that may take, in seconds; then it is killed all the same. None for as long as it needs.
+            drain: let running tasks finish first; else they are killed (and with a file, run again with the next
+                cluster).
+            timeout_s: longest time for that, in seconds; then they are killed all the same. None for as long as it
+                needs.
         """
         with self._lock:
             processes, self._processes = self._processes, None
@@ -290,8 +292,8 @@ class LocalCluster:
         return f"<LocalCluster {where}, {counted(self.slots, 'slot')}>"
 
 
-#: All clusters. Those that run when the program ends are closed then: after what was registered after this was, and so
-#: after everything that uses them.
+#: All clusters. Those that run at the program's exit are closed then: after everything that was registered later, and
+#: so after all code that uses them.
 _clusters: Final[weakref.WeakSet[LocalCluster]] = weakref.WeakSet()
 
 
@@ -326,7 +328,7 @@ def _make_directory() -> str:
         except OSError:
             continue
         return path
-    import tempfile  # it knows more places, and takes as long to import as all that is needed here
+    import tempfile  # it knows more places, and takes as long to import as everything else here
 
     return tempfile.mkdtemp(prefix="dtq-")
 
@@ -339,15 +341,15 @@ def _watch(cluster: weakref.ref[LocalCluster], processes: Processes) -> None:
 
 
 def _limits(max_message: int | str | None, max_value: int | str | None, keep_results: Span | None) -> dict[str, Any]:
-    """The coordinator's settings for them.
+    """The coordinator's settings for the limits.
 
     Raises:
-        InvalidValue: one of them is not what it may be.
+        InvalidValue: one of them is invalid.
     """
     found: dict[str, Any] = {}
     if (max_message, max_value, keep_results) == (None, None, None):
         return found
-    from dtq.client.terms import seconds  # who sets no limit does without
+    from dtq.client.terms import seconds  # a program without limits does not import it
     from dtq.config.values import parse_size
 
     if max_message is not None:
@@ -360,9 +362,9 @@ def _limits(max_message: int | str | None, max_value: int | str | None, keep_res
 
 
 def program_paths() -> list[str]:
-    """The directories and archives this program imports from, without those that any Python here has anyway."""
+    """The directories and archives this program imports from, except those of any Python here."""
     usual = _usual_paths()
-    # The empty entry is the current directory: where it comes first here, it does so there, too.
+    # The empty entry is the current directory: if it comes first here, it does so there, too.
     paths = [os.path.abspath(path or ".") for path in sys.path]
     return [path for path in paths if os.path.exists(path) and not _is_in(path, usual)]
 

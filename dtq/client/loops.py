@@ -27,7 +27,7 @@ from dtq.errors import ClientClosed
 
 R = TypeVar("R")
 
-#: After how many submissions in a row that did not have to wait the loop may look after others.
+#: Submissions in a row without a wait, after which the loop may serve others.
 _STRIDE: Final = 64
 
 
@@ -44,25 +44,25 @@ class Bridge:
         self._scheduled = False
 
     def post(self, act: Callable[[], object]) -> None:
-        """Have something quick done in the loop; from any thread. Dropped where the loop is closed."""
+        """Call a quick function in the loop; from any thread. Dropped if the loop is closed."""
         self._posted.append(act)
         if not self._scheduled:
             self._scheduled = True
             try:
                 self.loop.call_soon_threadsafe(self._act)
-            except RuntimeError:  # the loop is closed: nobody waits there any more
+            except RuntimeError:  # the loop is closed: no coroutine waits there any more
                 self._scheduled = False
                 self._posted.clear()
 
     def _act(self) -> None:
-        self._scheduled = False  # first: what is posted from here on either is seen below, or schedules anew
+        self._scheduled = False  # first: later posts are either seen below, or schedule anew
         posted = self._posted
         while posted:
             posted.popleft()()
 
 
 def settle(future: asyncio.Future[R], value: R) -> None:
-    """Give a future its value, unless its coroutine has been cancelled."""
+    """Set a future's value, unless its coroutine has been cancelled."""
     if not future.done():
         future.set_result(value)
 
@@ -73,7 +73,7 @@ def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
 
 
 class LoopBell(Bell):
-    """A bell that a coroutine waits for, in place of a thread."""
+    """A bell with a coroutine as its waiter, in place of a thread."""
 
     __slots__ = ("_bridge", "_rung")
 
@@ -83,7 +83,7 @@ class LoopBell(Bell):
         self._rung = asyncio.Event()
 
     def ring(self) -> None:
-        """Wake who waits, or who waits next."""
+        """Wake the present, or the next, waiter."""
         if not self._rung.is_set():
             self._bridge.post(self._rung.set)
 
@@ -94,7 +94,7 @@ class LoopBell(Bell):
 
 
 class Errands:
-    """One thread that makes the calls that have to wait, one after the other; it starts with the first."""
+    """One thread that makes blocking calls, one after the other; it starts with the first."""
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
@@ -104,9 +104,9 @@ class Errands:
         weakref.finalize(self, self._jobs.put, None).atexit = False
 
     async def run(self, job: Callable[[], R]) -> R:
-        """What a call gives. If the coroutine is cancelled, a call that has not begun is not made."""
+        """The result of a call. If the coroutine is cancelled, a call that has not begun is not made."""
         if self._ended:
-            return job()  # of a client that is closed: it asks nobody, and nobody would end a thread for it
+            return job()  # of a client that is closed: the call returns at once, and no code would end a thread for it
         future: asyncio.Future[R] = self._bridge.loop.create_future()
         if self._thread is None:
             thread = threading.Thread(
@@ -118,7 +118,7 @@ class Errands:
         return await future
 
     def end(self) -> None:
-        """End the thread when it has done what it was given; the client is closed."""
+        """End the thread after its pending calls; the client is closed."""
         self._ended = True
         if self._thread is not None:
             self._jobs.put(None)
@@ -131,7 +131,7 @@ def _run_errands(bridge: Bridge, jobs: SimpleQueue[tuple[Callable[[], Any], asyn
         if future.cancelled():
             continue
         bridge.post(_outcome(job, future))
-        del entry, job, future  # or an idle thread would hold the last caller's objects
+        del entry, job, future  # or an idle thread would keep the last caller's objects alive
 
 
 def _outcome(job: Callable[[], Any], future: asyncio.Future[Any]) -> Callable[[], None]:
@@ -142,11 +142,11 @@ def _outcome(job: Callable[[], Any], future: asyncio.Future[Any]) -> Callable[[]
 
 
 class _Bound(NamedTuple):
-    """What a client has in its event loop."""
+    """The parts of a client in its event loop."""
 
     bridge: Bridge
     errands: Errands
-    #: Held by who waits for room in the outbox.
+    #: Held while a submission waits for room in the outbox.
     putting: asyncio.Lock
 
 
@@ -156,7 +156,7 @@ class LoopHub:
     Args:
         hub: the client's.
         owner: for the sentence of an error: the client.
-        bound: what it is bound to already, where it follows upon another.
+        bound: its binding, if it is the successor of another.
     """
 
     def __init__(self, hub: Hub, owner: object, bound: _Bound | None = None) -> None:
@@ -173,7 +173,7 @@ class LoopHub:
         if hub is self.hub:
             return self
         if self._successor is None:
-            # Handles of this one are still asked: they and the client's calls have one thread, which ends with it.
+            # Handles of this one still make calls: they and the client's calls share one thread, which ends with it.
             self._successor = LoopHub(hub, self.owner, self._bound)
         self._successor = self._successor.now
         return self._successor
@@ -185,7 +185,7 @@ class LoopHub:
 
     @property
     def bridge(self) -> Bridge:
-        """Into the loop that runs now.
+        """The bridge into the running loop.
 
         Raises:
             RuntimeError: no loop runs, or another one than before.
@@ -210,11 +210,11 @@ class LoopHub:
             await self.call(self.hub.start)
 
     async def call(self, job: Callable[[], R]) -> R:
-        """What a call to the coordinator gives; the loop goes on meanwhile."""
+        """The result of a call to the coordinator; the loop goes on meanwhile."""
         return await self._here.errands.run(job)
 
     async def in_thread(self, job: Callable[[], R], name: str) -> R:
-        """What something gives that waits on its own account, in a thread of its own."""
+        """The result of a function that waits on its own account, in a thread of its own."""
         bridge = self.bridge
         future: asyncio.Future[R] = bridge.loop.create_future()
         run = copy_context().run
@@ -222,7 +222,7 @@ class LoopHub:
         return await future
 
     async def put(self, item: Item) -> None:
-        """Have a submission sent; waits while too many wait already."""
+        """Send a submission; waits while too many wait already."""
         outbox = self.hub.outbox
         bridge, _, putting = self._here
         if not putting.locked() and outbox.offer(item):
@@ -231,7 +231,7 @@ class LoopHub:
                 self._in_a_row = 0
                 await asyncio.sleep(0)
             return
-        async with putting:  # in the order in which they came
+        async with putting:  # in the order of their arrival
             while True:
                 room: asyncio.Future[None] = bridge.loop.create_future()
                 if outbox.offer(item, partial(bridge.post, partial(settle, room, None))):
@@ -239,7 +239,7 @@ class LoopHub:
                 await room
 
     async def reach(self, target: Target, level: int, timeout_s: float | None = None) -> bool:
-        """Wait until a target has come so far; see `Following.wait`."""
+        """Wait until a target has reached a level; see `Following.wait`."""
         bridge, following = self.bridge, self.hub.following
         rung: asyncio.Future[bool] = bridge.loop.create_future()
         wake: Wake = partial(bridge.post, partial(settle, rung, True))
@@ -253,7 +253,7 @@ class LoopHub:
             with waiting() if level != ACCEPTED else nullcontext():
                 try:
                     reached = await rung
-                finally:  # `asyncio.wait_for` cancels what it does not wait for any more
+                finally:  # `asyncio.wait_for` cancels a wait that it gives up
                     if not reached and level != ACCEPTED:
                         looked()
         finally:
@@ -275,7 +275,7 @@ class LoopHub:
             self._end_errands()
 
     def fail(self, error: RuntimeError) -> None:
-        """End without waiting for anything."""
+        """End without any wait."""
         self.hub.fail(ClientClosed(str(error)))
         self._end_errands()
 

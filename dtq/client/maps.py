@@ -27,15 +27,15 @@ from dtq.model.values import is_description, weight
 
 log = logging.getLogger("dtq.client")
 
-#: How many tasks of a map may be ahead of the reader of its results, unless told otherwise.
+#: Default of how many tasks a map may be ahead of the reader of its results.
 READ_AHEAD: Final = 100_000
-#: After how many items, or bytes of them, the feeding thread looks whether it may go on.
+#: Items, and bytes of them, after which the feeding thread checks whether it may go on.
 _STRIDE: Final = 64
 _STRIDE_BYTES: Final = 256 << 10
 
 
 def begin(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode: Encode) -> None:
-    """Feed a map that is going to be read: at once where its items lie ready and are few, else in a thread.
+    """Feed a map whose results will be read: at once if its items are few and ready, else in a thread.
 
     Raises:
         CannotPickle: an item of a short and small one cannot be pickled; nothing was submitted.
@@ -59,7 +59,7 @@ def begin(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode: En
 
 
 def _put_in(feed: Feed, calls: Iterator[tuple[Any, ...]], encode: Encode) -> bool:
-    """Put calls in before any of them is sent, as long as they take little room; whether these are all."""
+    """Put calls in before any of them is sent, as long as they are small; whether these are all."""
     for args in calls:
         blob = encode(args, None)
         feed.described = feed.described or is_description(blob)
@@ -81,10 +81,10 @@ def _feed_in_thread(hub: Hub, feed: Feed, calls: Iterator[tuple[Any, ...]], enco
 
 
 def feed_all(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode: Encode) -> None:
-    """Put all items into a feed; waits where it is full. Whoever calls this says that it is over.
+    """Put all items into a feed; waits while it is full. The caller marks the feed as over.
 
     Raises:
-        Exception: what the iterables and pickling their items raise.
+        Exception: of the iterables, and of pickling their items.
         DtqError: the client has ended.
     """
     _feed(hub, feed, zip(*iterables, strict=False), encode)
@@ -101,8 +101,8 @@ def _feed(hub: Hub, feed: Feed, calls: Iterator[tuple[Any, ...]], encode: Encode
         count = size = 0
         for args in islice(calls, _STRIDE):
             blob = encode(args, None)
-            if not blob[0]:  # as `is_description`, which is a call more
-                feed.described = True  # before it is there to be taken out
+            if not blob[0]:  # as `is_description`, without the call
+                feed.described = True  # before it can be taken out
                 size += weight(blob)
             else:
                 size += len(blob)
@@ -120,17 +120,19 @@ def _feed(hub: Hub, feed: Feed, calls: Iterator[tuple[Any, ...]], encode: Encode
 
 
 def results(hub: Hub, feed: Feed, return_exceptions: bool) -> Generator[Any, None, None]:
-    """The results of a map that is being fed. When nobody reads them any more, what is left of the map is cancelled,
-    and all of it let go."""
+    """The results of a map that is being fed. When their reader stops, unfinished tasks are cancelled, and all results
+    let go.
+    """
     abandon = abandoning(hub, feed)
     reading = _read(read(hub, feed.batch, feed.spec, feed, return_exceptions=return_exceptions), feed.batch, abandon)
-    weakref.finalize(reading, abandon).atexit = False  # also where nobody ever began to read
+    weakref.finalize(reading, abandon).atexit = False  # also if no read ever began
     return reading
 
 
 def abandoning(hub: Hub, feed: Feed) -> Callable[[], None]:
-    """What is to be done when nobody reads the results of a map any more: cancels what is left of it, and lets go of
-    it; nothing where it was read to its end."""
+    """The function to call when the reader of a map's results stops: it cancels unfinished tasks, and lets go of
+    results; no effect after the last result.
+    """
     batch, sender = feed.batch, hub.sender
 
     def abandon() -> None:
@@ -169,13 +171,13 @@ def start_reading(
     Args:
         hub: the client.
         spec: function and options.
-        iterables: where the arguments come from.
-        encode: how calls are encoded.
-        delay_s: how long the tasks wait before they are due.
-        conditions: what few submissions ask for.
+        iterables: of the arguments.
+        encode: encodes a call.
+        delay_s: the tasks' delay, in seconds.
+        conditions: rare terms.
         read_ahead: how many tasks may be ahead of the reader.
         ordered: whether the results come in the order of the items; else as they end.
-        return_exceptions: whether an exception is given instead of raised.
+        return_exceptions: whether an exception is yielded instead of raised.
 
     Returns:
         The results.
@@ -197,10 +199,10 @@ def submit_whole(
     key: str | None,
     conditions: Conditions | None = None,
 ) -> Batch:
-    """Submit a map whose results nobody reads now; returns when all of its items were pulled.
+    """Submit a map without reading its results; returns when all of its items were pulled.
 
     Raises:
-        Exception: what the iterables and pickling their items raise; what was sent of the map is cancelled.
+        Exception: of the iterables, and of pickling their items; the sent part of the map is cancelled.
     """
     batch = Batch()
     feed = Feed(batch, spec, delay_s=delay_s, key=key, conditions=conditions, follow=False)

@@ -13,11 +13,11 @@ from dtq.client.feeds import Feed
 
 
 class Mark:
-    """What lay in the outbox when somebody looked.
+    """A state of the outbox.
 
     Args:
-        items: how many single submissions had been put in until then.
-        feeds: the maps, and how many tasks had been put into each.
+        items: single submissions put in so far.
+        feeds: the maps, and the tasks put into each so far.
     """
 
     __slots__ = ("_feeds", "_items", "_rung", "passed")
@@ -30,11 +30,11 @@ class Mark:
         self.passed = False
 
     def look(self, taken: int, *, full: bool) -> bool:
-        """By the sender, when a call is over; whether whoever waits goes on.
+        """Check the mark after a call of the sender's; whether its waiter goes on.
 
         Args:
-            taken: how many single submissions were taken out so far.
-            full: whether the queue has no room for what was in the call.
+            taken: single submissions taken out so far.
+            full: whether the queue has no room for the call's submissions.
         """
         self._feeds = [(feed, count) for feed, count in self._feeds if not feed.sealed and feed.sent < count]
         self.passed = not full and taken >= self._items and not self._feeds
@@ -48,7 +48,7 @@ class Mark:
         self._rung.set()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait until all of it is accepted or refused, or the queue has no room for some of it.
+        """Wait until everything before the mark is accepted or refused, or has no room in the queue.
 
         Args:
             timeout_s: how long at most, in seconds.
@@ -59,5 +59,5 @@ class Mark:
         return self._rung.wait(timeout_s)
 
     def again(self) -> None:
-        """Wait anew, for what there was no room for."""
+        """Wait anew, for the submissions without room."""
         self._rung.clear()

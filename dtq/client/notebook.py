@@ -12,12 +12,12 @@ from dtq.model.text import printable
 
 
 def escape(text: str) -> str:
-    """The text as HTML; what does it is imported where there is a notebook."""
+    """The text as HTML; the escaping module is imported in notebooks only."""
     escaped: str = import_module("html").escape(text)
     return escaped
 
 
-#: A row: what it says, and the value.
+#: A row: label and value.
 Row = tuple[str, object]
 
 
@@ -25,9 +25,9 @@ def card(title: str, rows: Iterable[Row], *, done: float | None = None) -> str:
     """A table.
 
     Args:
-        title: what it is of.
-        rows: what is known; a value of None is left out.
-        done: how much is done, from 0 to 1, for a bar; None for no bar.
+        title: its title.
+        rows: the known facts; a value of None is left out.
+        done: the finished part, from 0 to 1, for a bar; None for no bar.
     """
     cells = "".join(
         f'<tr><td style="text-align:left"><b>{escape(printable(name))}</b></td>'

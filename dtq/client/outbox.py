@@ -27,40 +27,40 @@ from dtq.model.options import Spec
 from dtq.model.weight import weight
 from dtq.records import replace
 
-#: How many submissions, and how many bytes of them, may wait to be sent.
+#: Most submissions, and bytes of them, that wait to be sent.
 MAX_WAITING: Final = 20_000
 MAX_WAITING_BYTES: Final = 32 << 20
-#: How much one call carries, if the coordinator takes so much: single submissions, bytes of arguments.
+#: Bounds of one call, if the coordinator accepts as much: single submissions, bytes of arguments.
 CALL_SUBMISSIONS: Final = 4_096
 CALL_BYTES: Final = 4 << 20
-#: About how many bytes of a call are not arguments, functions, options or keys: for each submission, and task.
+#: Approximate bytes of a call for each submission, and task, beside arguments, functions, options and keys.
 _OVERHEAD: Final = 256
 _BLOB_OVERHEAD: Final = 4
-#: And how many for each task that is waited for.
+#: And for each parent.
 _PARENT_OVERHEAD: Final = 32
-#: Stands for a task that was refused, among those that are waited for: no call has so many submissions.
+#: Stands for a refused task among parents: no call has so many submissions.
 NOWHERE: Final = -MAX_SUBMISSIONS
 
 
-#: What a task waits for, and whether its call is given the result.
+#: A parent, and whether the call is given its result.
 Awaited = tuple[TaskHandle[Any] | tuple[int, int, int], bool]
 
 
 class Item(NamedTuple):
-    """A single submission that waits."""
+    """A waiting single submission."""
 
     handle: TaskHandle[Any]
     spec: Spec
     blob: bytes
-    #: How many bytes its arguments have, wherever they are; and whether they are a description.
+    #: Bytes of its arguments, values included; and whether they are a description.
     weight: int
     described: bool
     delay_s: float
     key: str | None
-    #: What few submissions ask for.
+    #: Rare terms.
     conditions: Conditions | None = None
-    #: What its task waits for: a handle, or tasks ``[lo, hi)`` of a batch, where hi is 0 all of it; and whether the
-    #: call is given the results, in this order.
+    #: Its parents: a handle, or tasks ``[lo, hi)`` of a batch, where hi is 0 for all of it; and whether the call is
+    #: given the results, in this order.
     parents: tuple[Awaited, ...] = ()
     #: Its limits and label.
     attribution: Attribution | None = None
@@ -69,31 +69,31 @@ class Item(NamedTuple):
 #: What has to be the same in items of one submission, beside their spec.
 _BESIDE: Final = slice(Item._fields.index("delay_s"), None)
 
-#: Who gets a receipt: a lone task, several that travel as one batch, or a map.
+#: Gets a receipt: a lone task, several that travel as one batch, or a map.
 Receiver = TaskHandle[Any] | Group | Feed
 
 
 class Call(NamedTuple):
-    """One call of `Service.submit`, who gets its receipts, and maps that turned out to have no items."""
+    """One call of `Service.submit`, with the receivers of its receipts, and maps that turned out to have no items."""
 
     specs: list[Spec]
     submissions: list[Submission]
     receivers: list[Receiver]
     empty: list[Feed]
-    #: Arguments that are not sent, as nobody is interested any more.
+    #: Arguments that are not sent, because their submission was given up.
     dropped: list[bytes]
-    #: The handles of tasks that others in the call wait for.
+    #: The handles of the parents of tasks in the call.
     kept: list[TaskHandle[Any]]
 
 
 class Outbox:
-    """Everything that waits to be sent.
+    """All submissions that wait to be sent.
 
     Args:
-        wait_s: how long the coordinator may hold a call for room in a full queue, in seconds; 0 to be refused at once.
+        wait_s: longest wait of a call for room in a full queue, in seconds; 0 to be refused at once.
 
     Attributes:
-        closed: why nothing more may be put in; None while it may.
+        closed: why no more submissions are accepted; None while they are.
     """
 
     def __init__(self, wait_s: float = 0.0) -> None:
@@ -103,7 +103,7 @@ class Outbox:
         self._lock = threading.Lock()
         self._room = threading.Condition(self._lock)
         self._items: deque[Item] = deque()
-        #: How many of them were taken out so far.
+        #: Number of them taken out so far.
         self._taken = 0
         self._marks: list[Mark] = []
         self._bytes = 0
@@ -113,16 +113,16 @@ class Outbox:
         self._idle = False
         self._hopeful: list[Wake] = []
         self._bell = Bell()
-        #: The latest function that was weighed, and what it takes.
+        #: The function that was weighed last, and its weight.
         self._weighed: tuple[Spec | None, int] = (None, 0)
 
-    # -- by the callers -------------------------------------------------------------------------------------------
+    # -- callers --------------------------------------------------------------------------------------------------
 
     def put(self, item: Item) -> None:
         """Send a submission; waits while too many wait already.
 
         Raises:
-            DtqError: nothing is sent any more.
+            DtqError: the outbox is closed.
         """
         size = item.weight
         with self._lock:
@@ -136,17 +136,17 @@ class Outbox:
             self._bell.ring()
 
     def offer(self, item: Item, room: Wake | None = None) -> bool:
-        """As `put`, for those who must not wait.
+        """As `put`, for callers that must not wait.
 
         Args:
             item: the submission.
-            room: called once when it is worth another try, where too many wait already; by any thread.
+            room: callback, once, when there may be room again; by any thread.
 
         Returns:
             Whether it was taken.
 
         Raises:
-            DtqError: nothing is sent any more.
+            DtqError: the outbox is closed.
         """
         size = item.weight
         with self._lock:
@@ -166,17 +166,17 @@ class Outbox:
         return len(self._items) >= MAX_WAITING or (self._bytes > 0 and self._bytes + size > MAX_WAITING_BYTES)
 
     def _tell_hopeful(self) -> None:
-        """Those who offered something in vain may try again. Not under the lock."""
+        """Call back the callers whose offers were rejected. Not under the lock."""
         with self._lock:
             hopeful, self._hopeful = self._hopeful, []
         for wake in hopeful:
             wake()
 
     def add(self, feed: Feed) -> None:
-        """Send a map, as it is fed.
+        """Send a map while it is fed.
 
         Raises:
-            DtqError: nothing is sent any more.
+            DtqError: the outbox is closed.
         """
         with self._lock:
             if self.closed is not None:
@@ -186,17 +186,17 @@ class Outbox:
 
     @property
     def idle(self) -> bool:
-        """Whether the sender waits, and has to be hurried when something is put into a feed."""
+        """Whether the sender waits, and must be woken when items are put into a feed."""
         return self._idle
 
     @property
     def settled(self) -> bool:
-        """Whether everything that was put in before is sent and answered, and no map has items that still come."""
+        """Whether all earlier submissions are sent and answered, and no map has items to come."""
         waits = bool(self._items) or any(feed.ready() or not feed.full for feed in list(self._feeds))
         return not waits and self._idle  # in this order: the sender is idle again only after the answer
 
     def mark(self) -> Mark | None:
-        """What is not accepted or refused yet of all that was put in before; None where that is nothing."""
+        """A mark behind all submissions that are not accepted or refused yet; None if there are none."""
         with self._lock:
             feeds = [(feed, feed.put) for feed in list(self._feeds) if not feed.sealed and feed.sent < feed.put]
             if not (self._items or feeds) and self._idle:  # in this order, as in `settled`
@@ -206,18 +206,18 @@ class Outbox:
         return mark
 
     def watch(self, mark: Mark) -> None:
-        """Have the sender say when a mark is passed, or the queue is full."""
+        """Have the sender check a mark after each call."""
         mark.again()
         with self._lock:
             self._marks.append(mark)
         self.hurry()  # it may have become idle meanwhile, and would not look
 
     def hurry(self) -> None:
-        """Have the sender look again; from anywhere, also in the middle of garbage collection."""
+        """Wake the sender for another look; from anywhere, also in the middle of garbage collection."""
         self._bell.ring()
 
     def close(self, error: DtqError) -> None:
-        """Take nothing more; what is here is still sent."""
+        """Accept no more submissions; those here are still sent."""
         with self._lock:
             self.closed = self.closed or error
             self._room.notify_all()
@@ -227,10 +227,10 @@ class Outbox:
         self._tell_hopeful()
         self.hurry()
 
-    # -- by the sender --------------------------------------------------------------------------------------------
+    # -- the sender -----------------------------------------------------------------------------------------------
 
     def wait(self, until: Callable[[], bool]) -> None:
-        """Wait until there is something to send, or something else is the case."""
+        """Wait until there is a submission to send, or another condition holds."""
         self._idle = True
         try:
             while not (self._items or any(feed.ready() for feed in self._feeds) or until()):
@@ -239,29 +239,29 @@ class Outbox:
             self._idle = False
 
     def call_over(self, *, full: bool = False) -> None:
-        """What was taken out is accepted or refused, unless the queue is full."""
+        """Note that the taken submissions are accepted or refused, unless the queue is full."""
         if self._marks:
             with self._lock:
                 self._marks = [mark for mark in self._marks if not mark.look(self._taken, full=full)]
 
     @property
     def is_marked(self) -> bool:
-        """Whether somebody waits until what was put in is accepted or refused."""
+        """Whether a caller waits at a mark."""
         return bool(self._marks)
 
     def end(self) -> None:
-        """Nothing is sent any more: whoever waits for it does not."""
+        """Nothing is sent any more: wake all waiters."""
         with self._lock:
             marks, self._marks = self._marks, []
         for mark in marks:
             mark.end()
 
     def gather(self, max_message: int, max_piece: int = pages.PAGE_BLOBS) -> Call:
-        """Take out what one call can carry.
+        """Take out the submissions of one call.
 
         Args:
             max_message: largest message in bytes.
-            max_piece: how many tasks one submission has at most.
+            max_piece: most tasks of one submission.
         """
         self._max_piece = max_piece
         call = Call([], [], [], [], [], [])
@@ -276,10 +276,10 @@ class Outbox:
         return call
 
     def _gather_items(self, left: int, call: Call, places: dict[int, int]) -> int:
-        """Add single submissions to a call; how many bytes of it are left then."""
+        """Add single submissions to a call; the bytes that are left of it."""
         taken, described = self._take_items(left, alone=not call.submissions)
-        #: Where in the call each of them is, by the identity of its handle: place and index. Only asked for where one
-        #: waits for another.
+        #: The place of each in the call, by the identity of its handle: place and index. Needed only if one depends on
+        #: another.
         made: dict[int, tuple[int, int]] | None = {} if any([item.parents for item in taken]) else None
         for items in _runs(taken, self._max_piece):
             first = items[0]
@@ -307,7 +307,7 @@ class Outbox:
 
     @staticmethod
     def _conditions(item: Item, call: Call, made: dict[int, tuple[int, int]] | None) -> Conditions:
-        """The conditions of a submission that waits for others: by their numbers, or by their places in the call."""
+        """The conditions of a submission with parents: by their numbers, or by their places in the call."""
         after: list[tuple[int, int, int, bool]] = []
         for parent, is_value in item.parents:
             if isinstance(parent, tuple):
@@ -325,8 +325,9 @@ class Outbox:
         return replace(item.conditions or Conditions(), after=tuple(after))
 
     def _take_items(self, most_bytes: int, *, alone: bool) -> tuple[list[Item], bool]:
-        """Take out what fits; where nothing else is in the call, the first item however large. And whether there are
-        descriptions among them."""
+        """Take out the submissions that fit; if the call is otherwise empty, the first item whatever its size. And
+        whether there are descriptions among them.
+        """
         taken: list[Item] = []
         described = False
         seen: dict[int, int] = {}
@@ -351,12 +352,12 @@ class Outbox:
         return taken, described
 
     def _gather_feeds(self, left: int, call: Call, places: dict[int, int]) -> int:
-        """Add pieces of maps to a call, of each in turn; how many bytes of it are left then."""
+        """Add pieces of maps to a call, of each in turn; the bytes that are left of it."""
         for feed in list(self._feeds):
             if left <= 0:
                 break
             left -= self._gather_feed(feed, left, call, places)
-            with self._lock:  # whoever looks at them sees all
+            with self._lock:  # for readers that must see all
                 self._feeds.remove(feed)
                 if not feed.sealed:
                     self._feeds.append(feed)
@@ -388,8 +389,7 @@ class Outbox:
         return size
 
     def _weight(self, spec: Spec, places: dict[int, int]) -> int:
-        """How many bytes a submission takes beside its arguments; much where its function travels by value, and is
-        new."""
+        """Bytes of a submission beside its arguments; many if its function travels by value, and is new."""
         if id(spec) in places:
             return _OVERHEAD
         latest, size = self._weighed
@@ -407,11 +407,11 @@ class Outbox:
         return place
 
     def empty_after_fork(self) -> list[Receiver]:
-        """As `empty`, where the lock may be held by a thread that is not there any more."""
+        """As `empty`, if a thread that does not exist here may hold the lock."""
         return [*[item.handle for item in self._items], *self._feeds]
 
     def empty(self) -> list[Receiver]:
-        """Take out everything, unsent; who waits for it."""
+        """Take out everything, unsent; the receivers."""
         with self._lock:
             left: list[Receiver] = [item.handle for item in self._items]
             self._items.clear()
@@ -423,12 +423,12 @@ class Outbox:
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing waits."""
+        """Whether no submission waits."""
         return not self._items and not self._feeds
 
 
 def _share(item: Item, before: Item | None) -> int:
-    """How many bytes an item adds to a call, its function and options apart: it may be a submission of its own."""
+    """Bytes that an item adds to a call, without its function and options: it may be a submission of its own."""
     size = len(item.blob) + _BLOB_OVERHEAD
     if item.parents:
         size += len(item.parents) * _PARENT_OVERHEAD
@@ -440,7 +440,7 @@ def _share(item: Item, before: Item | None) -> int:
 
 
 def _runs(items: list[Item], most: int) -> Iterator[list[Item]]:
-    """Items that may travel as one batch: neighbours of one function and options, so that their order stays."""
+    """Items that may travel as one batch: neighbours with one function and options, so that their order stays."""
     run: list[Item] = []
     spec: Spec | None = None
     beside: Any = ()

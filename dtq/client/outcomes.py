@@ -18,9 +18,9 @@ from dtq.model import pages
 from dtq.model.messages import Ended, Failure
 from dtq.model.states import Outcome, State
 
-#: What is said where the coordinator has no more than the bare fact.
+#: The failure if the coordinator has no details.
 _NOTHING: Final = Failure(message="no details were kept")
-#: What ends a program, a thread, a generator or a coroutine of whoever asks for the result: it is only told in words.
+#: Exceptions that would end the reader's program, thread, generator or coroutine: they are told in words only.
 _ENDING: Final = frozenset(("SystemExit", "KeyboardInterrupt", "GeneratorExit", "asyncio.exceptions.CancelledError"))
 
 
@@ -33,7 +33,7 @@ class RemoteTraceback(Exception):
 
     @property
     def tb(self) -> str:
-        """As it is printed; the name that the standard library has for it."""
+        """The printed traceback; the standard library's name for it."""
         return str(self)
 
     def __str__(self) -> str:
@@ -41,14 +41,14 @@ class RemoteTraceback(Exception):
 
 
 def _standard(remote: RemoteTraceback) -> BaseException:
-    """What stands for it in an executor: programs look for this very class. Where there is none, it is ours."""
+    """The class that programs expect of an executor; if the standard library has none, ours."""
     process = import_module("concurrent.futures.process")  # it takes long, and most programs never need it
     made: Callable[[str], BaseException] = getattr(process, "_RemoteTraceback", RemoteTraceback)
     return made(str(remote))
 
 
 class Value:
-    """What a task returned, decoded."""
+    """A task's result, decoded."""
 
     __slots__ = ("value",)
 
@@ -57,12 +57,11 @@ class Value:
 
 
 class Raised:
-    """What asking for a result raises.
+    """The exception of a read of a result.
 
     Attributes:
         error: the exception.
-        state: where the task stands; None where that is not known: its submission was refused, or the client has
-            ended.
+        state: the task's state; None if unknown: its submission was refused, or the client has ended.
     """
 
     __slots__ = ("error", "state")
@@ -72,19 +71,19 @@ class Raised:
         self.state = state
 
 
-#: What is known of an ended task: its result as it travels, or the coordinator's words; or either of them decoded.
+#: Facts of an ended task: its encoded result, or the coordinator's answer; or either of them decoded.
 Known = bytes | Ended | Value | Raised
 
 
 def take(ended: Ended, index: int) -> bytes | Ended:
-    """What is to be kept of the end of one task."""
+    """The facts to keep of the end of one task."""
     if ended.results:
         return pages.unpack(pages.cut(ended.results, index - ended.lo, index - ended.lo + 1))[0]
     return ended
 
 
 def state_of(known: Known) -> State | None:
-    """The state of a task of which this is known."""
+    """The state of a task with these facts."""
     return known.state if isinstance(known, Ended | Raised) else State.SUCCEEDED
 
 
@@ -92,9 +91,9 @@ def decode(known: bytes | Ended, task: str, decoder: Callable[[bytes], Any], sta
     """The value, or the exception to raise.
 
     Args:
-        known: as `take` gave it.
+        known: the result of `take`.
         task: the task's id, for sentences.
-        decoder: how its result is decoded.
+        decoder: decodes its result.
         standard: see `error_of`.
     """
     if isinstance(known, Ended):
@@ -108,13 +107,13 @@ def decode(known: bytes | Ended, task: str, decoder: Callable[[bytes], Any], sta
 
 
 def error_of(ended: Ended, task: str, standard: bool = False) -> BaseException:
-    """The exception of a task that has no result (any more).
+    """The exception of a task without a result.
 
     Args:
-        ended: how it ended.
+        ended: its end.
         task: its id, for sentences.
-        standard: whether it is as an executor of the standard library has it: also what ends a program or a thread,
-            and with the standard library's own class for the cause.
+        standard: whether it is in the form of a standard library executor: exceptions that end a program or a thread
+            included, and with the standard library's own class for the cause.
     """
     if ended.state is State.SUCCEEDED:
         told = ended.failure
@@ -137,14 +136,14 @@ def _error(failure: Failure, outcome: Outcome | None, task: str, standard: bool)
     if outcome is Outcome.TIMED_OUT:
         return TaskTimedOut(task, failure.message or "it ran into its time limit")
     own = load_exception(failure.pickled) if failure.pickled else None
-    told = not standard or failure.particular  # where opening the call exits, it is the pickle that does
+    told = not standard or failure.particular  # if opening the call exits, the pickle does
     if own is None or (told and any(exception_name(base) in _ENDING for base in type(own).__mro__[:-1])):
         return TaskFailed(task, failure.exception or "it", failure.message)
     return own
 
 
 def _loud(error: BaseException, task: str) -> BaseException:
-    """The error as it can be raised anywhere: what ends an iteration would end that of the reader without a word."""
+    """The error in a form that can be raised anywhere: StopIteration would silently end the reader's iteration."""
     if not isinstance(error, StopIteration | StopAsyncIteration):
         return error
     loud = RuntimeError(f"task {task} raised {type(error).__name__}")

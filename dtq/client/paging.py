@@ -13,7 +13,7 @@ from dtq.model.service import Service
 from dtq.model.snapshots import CancelReport, DeadLetter, Place, QueueView, Selection, Stats, TaskView, WorkerView
 from dtq.records import replace
 
-#: Most ids that one call names: with the largest of them it fits into the smallest message.
+#: Most ids in one call: even the largest ids then fit into the smallest message.
 MOST_IDS: Final = 2_000
 
 
@@ -26,7 +26,7 @@ Listed = TypeVar("Listed", bound=_Placed)
 
 
 def whole_task(service: Service, batch: int, index: int) -> TaskView:
-    """A task with all of its history; see `Service.task`."""
+    """A task with its whole history; see `Service.task`."""
     view = service.task(batch, index)
     history = list(view.history)
     more = view.more
@@ -73,13 +73,14 @@ def _listed(ask: Callable[[Selection], list[Listed]], selection: Selection) -> I
 
 
 def cancel_all(service: Service, selection: Selection) -> CancelReport:
-    """Stop tasks; see `Service.cancel`. More ids than a call has are named in several, each of which does all or
-    nothing."""
+    """Stop tasks; see `Service.cancel`. If the ids do not fit into one call, several calls are made, each of which does
+    all or nothing.
+    """
     return added([service.cancel(part) for part in _parts(selection)])
 
 
 def added(reports: Sequence[CancelReport]) -> CancelReport:
-    """What several cancels have done together."""
+    """The sum of several cancel reports."""
     return CancelReport(
         cancelled=sum(report.cancelled for report in reports),
         stopping=sum(report.stopping for report in reports),
@@ -93,7 +94,7 @@ def retry_all(service: Service, selection: Selection) -> int:
 
 
 def purge_all(service: Service, selection: Selection) -> int:
-    """Forget dead letters; see `Service.purge_dead` and `cancel_all`."""
+    """Remove dead letters; see `Service.purge_dead` and `cancel_all`."""
     return sum(service.purge_dead(part) for part in _parts(selection))
 
 
@@ -104,7 +105,7 @@ def _parts(selection: Selection) -> Iterator[Selection]:
 
 
 def whole_stats(service: Service) -> Stats:
-    """The coordinator in one look, with all of its queues and workers; see `Service.stats`."""
+    """An overview of the coordinator, with all of its queues and workers; see `Service.stats`."""
     stats = service.stats()
     if not (stats.more_queues or stats.more_workers):
         return stats

@@ -18,11 +18,11 @@ from dtq.model.messages import Ended
 
 
 class HandlesMet(CannotPickle):
-    """A handle is among the arguments of a call that is encoded without waiting for anything."""
+    """A handle is among the arguments of a call that must be encoded without waits."""
 
 
 class Decoders(Protocol):
-    """How inputs are decoded."""
+    """Decodes inputs."""
 
     def result(self, blob: bytes, is_json: bool) -> Any:
         """A result."""
@@ -33,12 +33,12 @@ class Decoders(Protocol):
         ...
 
     def failure(self, ended: Ended, task: str) -> BaseException:
-        """The exception of a task that has none."""
+        """The exception of a task without a result."""
         ...
 
 
 class ResultOf:
-    """Stands for the result of another task where somebody looks at a call that has not been given it.
+    """Stands for the result of another task in a call that is inspected before it has that result.
 
     Equal to each of its like, and to a handle.
     """
@@ -56,14 +56,14 @@ class ResultOf:
 
 
 class _Here(threading.local):
-    """What this thread is at.
+    """The state of this thread's encoding or decoding.
 
     Attributes:
-        met: the handles that the call that is encoded has had so far; None where it may have none.
+        met: the handles met so far in the call that is encoded; None if it may have none.
         keyed: whether it is compared with other calls.
-        inputs: those of the call that is decoded, and how; None where it has none.
-        made: what was made of them.
-        looking: whether somebody only looks at a call.
+        inputs: of the call that is decoded, with their decoders; None for none.
+        made: the decoded inputs.
+        looking: whether a call is only inspected.
     """
 
     met: list[Any] | None = None
@@ -79,24 +79,24 @@ _here: Final = _Here()
 
 
 def is_collecting() -> bool:
-    """Whether a call is encoded that may have handles."""
+    """Whether a call that may have handles is being encoded."""
     return _here.met is not None
 
 
 def as_it_is(value: Any) -> Any:
-    """What a future pickles as that has its result already."""
+    """The pickle of a future that has its result already."""
     return value
 
 
 def stand_in(handle: Any, is_json: bool) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-    """What a handle pickles as.
+    """The reduction of a handle.
 
     Args:
         handle: the handle.
         is_json: whether its task's result travels as JSON.
 
     Raises:
-        HandlesMet: the call may have none.
+        HandlesMet: the call may have no handles.
     """
     met = _here.met
     if met is None:
@@ -112,9 +112,9 @@ def collecting(encode: Callable[..., bytes], *arguments: Any, keyed: bool = Fals
     """Encode a call that may have handles in it.
 
     Args:
-        encode: encodes it.
-        arguments: what that is called with.
-        keyed: whether it is compared with others that have its key: then it says which tasks it waits for.
+        encode: the encoder.
+        arguments: of the encoder.
+        keyed: whether it is compared with others of its key: then it names its parents.
 
     Returns:
         The blob, and the handles in the order of their stand-ins.
@@ -144,7 +144,7 @@ def reading(inputs: Sequence[bytes], decoders: Decoders) -> Iterator[None]:
 
 @contextlib.contextmanager
 def looking() -> Iterator[None]:
-    """Decode calls that have not been given their inputs: something stands for these (`ResultOf`)."""
+    """Decode calls without their inputs: stand-ins take their places (`ResultOf`)."""
     before, _here.looking = _here.looking, True
     try:
         yield
@@ -153,10 +153,10 @@ def looking() -> Iterator[None]:
 
 
 def input_of(place: int, is_json: bool, task: str = "") -> Any:
-    """What a stand-in becomes; called while a call is unpickled.
+    """The input of a stand-in; called while a call is unpickled.
 
     Raises:
-        CannotUnpickle: it is not there, or cannot be made here.
+        CannotUnpickle: it is missing, or cannot be made here.
         DtqError: it cannot be read.
     """
     if _here.inputs is None and _here.looking:

@@ -42,18 +42,18 @@ from dtq.model.options import FunctionKind
 from dtq.model.values import MARK, MIN_VALUE, named
 from dtq.values.base import Values
 
-#: Protocol of all pickles: what Python 3.8 and later read, and the one with cheap bytes.
+#: Protocol of all pickles: Python 3.8 and later read it, and it has cheap bytes.
 PICKLE: Final = 5
-#: What a pickle has in it when it names something of the main program, whichever of `MAINS` that is. Looked for by
-#: `find`: ``in`` first tries to make a number of it, and takes three times as long.
+#: Occurs in every pickle that names an object of the main program, by either name of `MAINS`. Searched with `find`:
+#: ``in`` first tries to make a number of it, and takes three times as long.
 MAIN: Final = b"_main__"
-#: From so many bytes on it is looked for from the end. There CPython does without the preparations for the worst case
-#: that it makes in the other direction, and takes a third of the time; with so short a word the worst case is no worse.
+#: A pickle of so many bytes or more is searched from the end. CPython does that without the preparations for the worst
+#: case that it makes in the other direction, in a third of the time; with so short a word the worst case is no worse.
 _LONG: Final = 1 << 10
-#: What a pickle has in it where code travels by value.
+#: Occurs in every pickle with code by value.
 _BY_VALUE: Final = b"cloudpickle"
 
-#: What is not for a want of pickle where values are written and read.
+#: Errors of writing and reading values, not of pickling.
 _NOT_WRITTEN: Final = (HandlesMet, TooLarge, StoreError, Unreachable, ClientClosed)
 _NOT_READ: Final = (ValueGone, ValueDamaged, Unreachable, ClientClosed)
 
@@ -70,27 +70,27 @@ def _cloudpickle() -> ModuleType | None:
 
 
 def cloudpickle_dumps() -> Callable[[Any, int], bytes] | None:
-    """What pickles by value (see `by_value`), or None without the extra ``closures``."""
+    """cloudpickle's pickling function (see `by_value`), or None without the extra ``closures``."""
     module = _cloudpickle()
     return None if module is None else dumps_of(module)
 
 
 def dump_by_value(value: Any, reducers: Mapping[type, Callable[[Any], Any]] = MappingProxyType({})) -> bytes:
-    """Pickle something with what it needs of the main program in it, as far as cloudpickle is installed.
+    """Pickle a value together with the objects of the main program that it needs, if cloudpickle is installed.
 
     Args:
-        value: what to pickle.
+        value: the value.
         reducers: for objects of exactly these types; see `object.__reduce__`.
 
     Raises:
-        Exception: whatever pickling raises, pickle's own errors and those of the value's methods.
-        pickle.PicklingError: something of the main program is in it, and cannot go by value.
+        Exception: any exception of pickling, pickle's own and those of the value's methods.
+        pickle.PicklingError: it contains an object of the main program that cannot go by value.
     """
     return dumps_of(_cloudpickle(), reducers)(value, PICKLE)
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether an error may be Ctrl-C, which is never to be swallowed; elsewhere than in the main thread it is none."""
+    """Whether an error may be Ctrl-C, which must never be swallowed; outside of the main thread it is none."""
     return isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread()
 
 
@@ -98,7 +98,7 @@ def is_interrupt(error: BaseException) -> bool:
 
 
 def _written(blob: bytes, values: Values | None) -> bytes:
-    """A blob that may be large; the description of one that is."""
+    """A blob; its description if it is large."""
     return blob if values is None or len(blob) < values.least else large_payloads.written(blob, values)
 
 
@@ -109,14 +109,14 @@ def encode_call(
 
     Args:
         args: the arguments.
-        kwargs: those that have names.
-        values: where to write them if they are large; None to have them in the blob whatever they take.
-        large: whether they are likely to be.
+        kwargs: keyword arguments.
+        values: writes them if they are large; None to keep them in the blob whatever their size.
+        large: whether they are probably large.
 
     Raises:
-        HandlesMet: one of them has a handle of a task in it, and that is not for this call.
-        CannotPickle: one of them cannot be pickled; says which and why.
-        TooLarge, StoreError: they cannot be written there.
+        HandlesMet: one of them contains a handle of a task, which this encoding does not support.
+        CannotPickle: one of them cannot be pickled; names it and the reason.
+        TooLarge, StoreError: the value cannot be written.
     """
     call: Any = [args, dict(kwargs)] if kwargs else args
     if large or references.made:
@@ -135,7 +135,7 @@ def encode_call(
 def _encode_carefully(
     call: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, values: Values | None, large: bool
 ) -> bytes:
-    """As `encode_call`, where there is more to a call than its pickle."""
+    """As `encode_call`, for a call that plain pickling does not cover."""
     if large and values is not None:
         try:
             found = large_payloads.encode(call, values, PICKLE, MAIN)
@@ -184,12 +184,12 @@ def decode_call(blob: bytes, values: Values | None = None) -> tuple[tuple[Any, .
 
     Args:
         blob: the call.
-        values: where they are read if they are large.
+        values: reads them if they are large.
 
     Raises:
-        CannotUnpickle: something in them cannot be made here.
-        OtherPython: something in them was sent by value, from another version of Python.
-        ValueGone, ValueDamaged: they cannot be read there.
+        CannotUnpickle: an object in them cannot be made here.
+        OtherPython: an object in them was sent by value, from another version of Python.
+        ValueGone, ValueDamaged: the value cannot be read.
     """
     call: Any = None
     try:
@@ -199,7 +199,7 @@ def decode_call(blob: bytes, values: Values | None = None) -> tuple[tuple[Any, .
         if with_inputs is not None:
             with parents.reading(with_inputs[1], _Decoders(values)):
                 return decode_call(with_inputs[0], values)
-        if not blob.startswith(MARK):  # as no pickle does: the common ones are not looked at for it
+        if not blob.startswith(MARK):  # no pickle does: the common ones are not checked further
             call = _decode_by_value(blob, error)
     if type(call) is tuple:
         return call, {}
@@ -216,10 +216,10 @@ def _decode_by_value(blob: bytes, error: Exception) -> Any:
 
 
 class _Decoders:
-    """How what a call is given is decoded.
+    """Decodes a call's inputs.
 
     Args:
-        values: where it is read if it is large.
+        values: reads them if they are large.
     """
 
     def __init__(self, values: Values | None) -> None:
@@ -248,11 +248,11 @@ class _Decoders:
 
 
 def encode_value(value: Any, values: Values) -> bytes:
-    """The description of anything, written as a value however small it is: what a reference stands for.
+    """The description of an object, written as a value whatever its size: the value of a reference.
 
     Raises:
-        CannotPickle: it cannot be pickled.
-        TooLarge, StoreError: it cannot be written.
+        CannotPickle: the object cannot be pickled.
+        TooLarge, StoreError: the value cannot be written.
     """
 
     def encode() -> bytes:
@@ -280,12 +280,12 @@ def encode_result(value: Any, values: Values | None = None, large: bool = False)
 
     Args:
         value: the result.
-        values: where to write it if it is large; None to have it in the blob whatever it takes.
-        large: whether it is likely to be.
+        values: writes it if it is large; None to keep it in the blob whatever its size.
+        large: whether it is probably large.
 
     Raises:
         ResultCannotPickle: it cannot be pickled.
-        TooLarge, StoreError: it cannot be written there.
+        TooLarge, StoreError: the value cannot be written.
     """
     if value is None:
         return b""
@@ -319,20 +319,20 @@ def decode_result(blob: bytes, values: Values | None = None) -> Any:
 
     Args:
         blob: the result.
-        values: where it is read if it is large.
+        values: reads it if it is large.
 
     Raises:
-        CannotUnpickle: something in it cannot be made here.
-        ValueGone, ValueDamaged: it cannot be read there.
+        CannotUnpickle: an object in it cannot be made here.
+        ValueGone, ValueDamaged: the value cannot be read.
     """
     if not blob:
         return None
     try:
         return _loads(blob)
-    except BaseException as error:  # an exit in there must not end who only reads, nor the thread that reads for many
+    except BaseException as error:  # an exit in there must not end a reader, nor the thread that reads for many
         if is_interrupt(error):
             raise
-        if not blob.startswith(MARK):  # as no pickle does: the common ones are not looked at for it
+        if not blob.startswith(MARK):  # no pickle does: the common ones are not checked further
             raise CannotUnpickle("the task's result", sentence(error)) from error
     try:
         return large_payloads.decode(blob, values, "the task's result", _no_pickle)
@@ -354,7 +354,7 @@ def encode_json_call(
 
     Raises:
         CannotPickle: they are not JSON.
-        TooLarge, StoreError: they cannot be written there.
+        TooLarge, StoreError: the value cannot be written.
     """
     try:
         blob = json.dumps({"args": args, "kwargs": kwargs or {}}, separators=(",", ":")).encode()
@@ -368,7 +368,7 @@ def decode_json_call(blob: bytes, values: Values | None = None) -> tuple[tuple[A
 
     Raises:
         CannotUnpickle: they are not ``{"args": [...], "kwargs": {...}}``.
-        ValueGone, ValueDamaged: they cannot be read there.
+        ValueGone, ValueDamaged: the value cannot be read.
     """
     if blob.startswith(MARK):
         blob = large_payloads.contents(blob, values, "the task's arguments")
@@ -384,7 +384,7 @@ def encode_json_result(value: Any, values: Values | None = None, large: bool = F
 
     Raises:
         ResultCannotPickle: it is not JSON.
-        TooLarge, StoreError: it cannot be written there.
+        TooLarge, StoreError: the value cannot be written.
     """
     if value is None:
         return b""
@@ -400,7 +400,7 @@ def decode_json_result(blob: bytes, values: Values | None = None) -> Any:
 
     Raises:
         CannotUnpickle: it is not JSON.
-        ValueGone, ValueDamaged: it cannot be read there.
+        ValueGone, ValueDamaged: the value cannot be read.
     """
     if blob.startswith(MARK):
         blob = large_payloads.contents(blob, values, "the task's result")
@@ -410,12 +410,12 @@ def decode_json_result(blob: bytes, values: Values | None = None) -> Any:
         raise CannotUnpickle("the task's result", sentence(error)) from error
 
 
-#: Encodes calls, where it is settled how.
+#: Encodes calls, with all choices made.
 Encode = Callable[[tuple[Any, ...], Mapping[str, Any] | None], bytes]
 
 
 class EncodeCall(Protocol):
-    """How calls of a kind of function are encoded; see `encode_call`."""
+    """Encodes calls of a kind of function; see `encode_call`."""
 
     def __call__(
         self,
@@ -430,7 +430,7 @@ class EncodeCall(Protocol):
 
 
 class DecodeCall(Protocol):
-    """How calls of a kind of function are decoded; see `decode_call`."""
+    """Decodes calls of a kind of function; see `decode_call`."""
 
     def __call__(self, blob: bytes, values: Values | None = None, /) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments."""
@@ -438,7 +438,7 @@ class DecodeCall(Protocol):
 
 
 class DecodeResult(Protocol):
-    """How results of a kind of function are decoded; see `decode_result`."""
+    """Decodes results of a kind of function; see `decode_result`."""
 
     def __call__(self, blob: bytes, values: Values | None = None, /) -> Any:
         """The result."""
@@ -446,7 +446,7 @@ class DecodeResult(Protocol):
 
 
 class EncodeResult(Protocol):
-    """How results of a kind of function are encoded; see `encode_result`."""
+    """Encodes results of a kind of function; see `encode_result`."""
 
     def __call__(self, value: Any, values: Values | None = None, large: bool = False, /) -> bytes:
         """The result, as a blob."""
@@ -454,26 +454,26 @@ class EncodeResult(Protocol):
 
 
 def call_encoder(kind: FunctionKind) -> EncodeCall:
-    """How calls of a kind of function are encoded."""
+    """The encoder of calls of a kind of function."""
     return encode_json_call if kind is FunctionKind.REGISTERED else encode_call
 
 
 def call_decoder(kind: FunctionKind) -> DecodeCall:
-    """How calls of a kind of function are decoded, in the slot."""
+    """The decoder of calls of a kind of function, in the slot."""
     return decode_json_call if kind is FunctionKind.REGISTERED else decode_call
 
 
 def result_encoder(kind: FunctionKind) -> EncodeResult:
-    """How results of a kind of function are encoded, in the slot."""
+    """The encoder of results of a kind of function, in the slot."""
     return encode_json_result if kind is FunctionKind.REGISTERED else encode_result
 
 
 def result_decoder(kind: FunctionKind, values: Values | None = None) -> Callable[[bytes], Any]:
-    """How results of a kind of function are decoded.
+    """The decoder of results of a kind of function.
 
     Args:
         kind: the kind.
-        values: where large ones are read.
+        values: reads large ones.
     """
     decode: DecodeResult = decode_json_result if kind is FunctionKind.REGISTERED else decode_result
     return decode if values is None else partial(_with, decode, values)

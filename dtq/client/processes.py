@@ -1,7 +1,7 @@
-"""The processes of a local cluster, as its program sees them: started, watched, ended.
+"""Starts, watches and ends the processes of a local cluster, from the program's side.
 
 Client, below `local`. The program starts one process, the launcher (`daemon.launcher`), which starts the others. They
-run what the commands ``dtq coordinator start`` and ``dtq worker`` run, with settings in the place of words.
+run the code of the commands ``dtq coordinator start`` and ``dtq worker``, with settings instead of command-line words.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from dtq.records import replace
 from dtq.transport import family
 from dtq.wording import duration
 
-#: What the program starts. Above this floor, and so only named here.
+#: The module that the program starts. Above this floor, and so only named here.
 _LAUNCHER: Final = "dtq.daemon.launcher"
-#: How long the processes may take to be ready, in seconds.
+#: Longest time until the processes are ready, in seconds.
 START_S: Final = 60.0
-#: How long they may take to end, beside what tasks may, in seconds: more than the launcher waits until it kills them.
+#: Longest time until they have ended, beside the tasks' time, in seconds: more than the launcher waits before it kills
+#: them.
 END_S: Final = 30.0
-#: How much of a log is shown where something went wrong, in characters.
+#: Characters of a log in an error.
 _SHOWN: Final = 2000
 
 
@@ -54,14 +55,14 @@ class Processes:
         self._watched = False
         self._heard = b""
         read, write = os.pipe()
-        #: What the launcher has to say.
+        #: The launcher's messages.
         self._output = os.fdopen(read, "rb", buffering=0)
-        #: Written to and closed when they are being closed, for `watch`. Closing alone says nothing as long as a child
+        #: Written to and closed when they are being closed, for `watch`. A close alone tells nothing as long as a child
         #: made by `os.fork` has it open, too.
         self._closing_read, self._closing = os.pipe()
         tracker = family.tracker_pipe()
-        #: The pipe to the program's resource tracker; and where none runs, which the launcher then starts when there is
-        #: something to read, the reading end.
+        #: The pipe to the program's resource tracker; and if none runs, the reading end: the launcher starts a tracker
+        #: when that is readable.
         self._tracker_read, self._tracker = os.pipe() if tracker < 0 else (-1, tracker)
         try:
             self._launcher = subprocess.Popen(
@@ -87,24 +88,24 @@ class Processes:
             family.use_tracker(self._tracker)
 
     def begin(self, coordinator: dict[str, Any], worker: dict[str, Any], inheritance: Inheritance) -> None:
-        """Have coordinator and worker start; to be called once.
+        """Start coordinator and worker; called once.
 
         Args:
             coordinator: the coordinator's settings, by the names of the configuration.
             worker: the worker's, without an address.
-            inheritance: what slots take over, as far as it is not known here.
+            inheritance: the parts of the slots' inheritance that are unknown here.
         """
         own = replace(inheritance, authkey=family.authentication_key(), tracker=self._tracker)
         self._tell(Start(coordinator, worker, own, self._tracker_read))
 
     def _tell(self, what: Start | End) -> None:
-        with contextlib.suppress(OSError):  # it has ended, which is seen where it is waited for
+        with contextlib.suppress(OSError):  # it has ended, which the wait for it reports
             handover.write(self._stdin, what)
 
-    # -- what the launcher says -----------------------------------------------------------------------------------
+    # -- messages of the launcher ---------------------------------------------------------------------------------
 
     def _next(self, timeout_s: float | None) -> list[str] | None:
-        """The words of the next line; None where the time is up, none where there is no other."""
+        """The words of the next line; None after the time-out, empty after the last line."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         poll = select.poll()
         poll.register(self._output, select.POLLIN)
@@ -120,13 +121,13 @@ class Processes:
         return line.decode().split()
 
     def await_listening(self) -> str:
-        """Wait until the coordinator can be connected to.
+        """Wait until the coordinator accepts connections.
 
         Returns:
             Its address, ``host:port``.
 
         Raises:
-            ClusterEnded: one of them ended, or it takes too long; the sentence has what it said.
+            ClusterEnded: one of them ended, or the start takes too long; the sentence has its log.
         """
         (address,) = self._await("listening", "coordinator")
         return address
@@ -160,14 +161,14 @@ class Processes:
         """Wait until one of them ends, or they are being closed.
 
         Returns:
-            Why they are of no more use; None where they are being closed.
+            Why they are unusable; None if they are being closed.
         """
         with self._lock:
             if self._closed:
                 return None
             self._watched = True
         failure = self._watch()
-        if failure is None:  # `close` has the lock, and leaves this to the one who waits for it
+        if failure is None:  # `close` has the lock, and leaves the report to its waiter
             os.close(self._closing_read)
             return None
         return None if self._end_watching() else failure
@@ -192,14 +193,14 @@ class Processes:
     # -- the end --------------------------------------------------------------------------------------------------
 
     def close(self, drain: bool, timeout_s: float | None) -> None:
-        """End all, and see them ended.
+        """End all, and wait for their ends.
 
         Args:
-            drain: let what runs finish.
-            timeout_s: how long that may take, in seconds; None for as long as it needs.
+            drain: let running tasks finish.
+            timeout_s: longest time for that, in seconds; None for as long as it needs.
         """
         if os.getpid() != self._owner:
-            return  # in a child made by os.fork they are somebody else's
+            return  # in a child made by os.fork they belong to the parent
         with self._lock:
             if self._closed:
                 return
@@ -213,12 +214,12 @@ class Processes:
             self._output.close()
             with contextlib.suppress(OSError):
                 self._stdin.close()
-            family.tracker_pipe()  # it looks whether a tracker was started, and lets go of the pipe where none was
+            family.tracker_pipe()  # it notices a tracker that was started, and otherwise closes the pipe
             _remove(self.directory)
 
     def _await_end(self, timeout_s: float | None) -> None:
         launcher = self._launcher
-        if timeout_s is not None and launcher.poll() is None:  # `Popen` looks again and again, up to 50 ms apart
+        if timeout_s is not None and launcher.poll() is None:  # `Popen` polls, up to 50 ms apart
             with contextlib.suppress(AttributeError, OSError):  # a system without such descriptors
                 descriptor = os.pidfd_open(launcher.pid)
                 try:
@@ -236,7 +237,7 @@ class Processes:
 
 
 def _remove(directory: str) -> None:
-    """Remove a directory with all that is in it, as far as it is there."""
+    """Remove a directory with its content, as far as it exists."""
     for path, directories, files in os.walk(directory, topdown=False):
         for name in files:
             with contextlib.suppress(OSError):

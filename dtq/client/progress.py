@@ -22,16 +22,16 @@ from dtq.client.waiting import H, Waited
 
 T = TypeVar("T")
 
-#: Shortest time between two strokes of the bar, in seconds.
+#: Shortest time between two updates of the bar, in seconds.
 STROKE_S: Final = 0.1
 _WIDTH: Final = 30
 
 
 class Bar(Protocol):
-    """What shows progress; used in a ``with`` block."""
+    """A progress display; used in a ``with`` block."""
 
     def advance(self, steps: int) -> None:
-        """So many more are done."""
+        """Count so many more as done."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -45,8 +45,8 @@ class LineBar:
     """One line of text, written over.
 
     Args:
-        total: of how many; None where nobody knows.
-        stream: where it is written; None to show nothing.
+        total: their number; None if unknown.
+        stream: its output; None for no display.
     """
 
     def __init__(self, total: int | None, stream: TextIO | None) -> None:
@@ -64,7 +64,7 @@ class LineBar:
             self._draw()
 
     def line(self) -> str:
-        """What it says now."""
+        """Its present text."""
         seconds = time.monotonic() - self._began
         rate = f"{self._done / seconds:,.0f}/s" if seconds > 0 else ""
         if not self._total:
@@ -117,17 +117,17 @@ class TqdmBar:
 
 
 def bar(total: int | None) -> Bar:
-    """A bar for where this program runs.
+    """A bar that fits this program's output.
 
     Args:
-        total: of how many; None where nobody knows.
+        total: their number; None if unknown.
     """
     notebook = _in_notebook()
     if not notebook and not sys.stderr.isatty():
         return LineBar(total, None)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it is experimental, or that there are no widgets
+            warnings.simplefilter("ignore")  # a warning that it is experimental, or that there are no widgets
             return TqdmBar(import_module("tqdm.auto" if notebook else "tqdm").tqdm(total=total))
     except ImportError:
         return LineBar(total, sys.stdout if notebook else sys.stderr)
@@ -140,7 +140,7 @@ def _in_notebook() -> bool:
 
 
 def expected(iterables: Iterable[object]) -> int | None:
-    """How many tasks a map of these makes, where that can be known."""
+    """Number of tasks of a map over these iterables, if that can be known."""
     sizes = [len(iterable) if isinstance(iterable, Sized) else None for iterable in iterables]
     known = [size for size in sizes if size is not None]
     return min(known) if sizes and len(known) == len(sizes) else None
@@ -158,14 +158,14 @@ def shown(results: Generator[T, None, None], total: int | None) -> Generator[T, 
 
 
 def progress(handles: Iterable[H] | H, timeout: float | None = None) -> Waited[H]:
-    """Wait for handles, and show a bar meanwhile: in a terminal or a notebook; elsewhere nothing is written.
+    """Wait for handles, and show a bar meanwhile: in a terminal or a notebook; elsewhere without output.
 
     Args:
         handles: of tasks or batches, or one of a batch; a batch counts as its tasks.
         timeout: how long at most, in seconds; None for ever.
 
     Returns:
-        Those that have ended, and those that have not.
+        The handles that have ended, and those that have not.
     """
     wanted = {handles} if isinstance(handles, TaskHandle | BatchHandle) else set(handles)
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -195,7 +195,7 @@ def progress(handles: Iterable[H] | H, timeout: float | None = None) -> Waited[H
 
 
 def _gathered(queue: SimpleQueue[H], timeout_s: float) -> list[H]:
-    """What is in a queue, waiting for the first."""
+    """All items of a queue, after a wait for the first."""
     found: list[H] = []
     try:
         found.append(queue.get(timeout=timeout_s))
@@ -210,5 +210,5 @@ def _size(handle: TaskHandle[Any] | BatchHandle[Any]) -> int:
 
 
 def _part(handle: TaskHandle[Any] | BatchHandle[Any]) -> int:
-    """How many tasks of something that has not ended have."""
+    """Number of ended tasks of an unfinished handle."""
     return handle.ended if isinstance(handle, BatchHandle) else 0

@@ -14,20 +14,21 @@ from typing import Final
 from dtq.model.coverage import Coverage
 from dtq.model.messages import TaskRange
 
-#: From how many bytes of arguments and result on a single task of a batch is worth it.
+#: Least bytes of arguments and result of a single task that is told by itself.
 WORTH: Final = 4096
-#: The coordinator is told once this is so many bytes, or concerns so many batches; or when there is nothing else to do.
+#: The coordinator is told once the ranges have so many bytes, or concern so many batches; or when there is nothing else
+#: to do.
 DUE_BYTES: Final = 4 << 20
 DUE_BATCHES: Final = 256
-#: How many ranges it is told of in one call at most.
+#: Most ranges in one call.
 _MOST: Final = 10_000
 
 
 class ReadRanges:
-    """Which tasks. Any thread.
+    """Ranges of read results. Any thread.
 
     Args:
-        wake: called when there may be something to tell.
+        wake: called when there may be ranges to tell.
     """
 
     def __init__(self, wake: Callable[[], None] = lambda: None) -> None:
@@ -35,7 +36,7 @@ class ReadRanges:
         self._lock = threading.Lock()
         self._read: dict[int, Coverage] = {}
         self._bytes = 0.0
-        #: Of how many tasks of a batch the results are still to be read where they lie.
+        #: By batch, the number of results that have still to be read from their places.
         self._pinned: dict[int, int] = {}
 
     def add(self, batch: int, lo: int, hi: int, size: float) -> None:
@@ -45,7 +46,7 @@ class ReadRanges:
             batch: the batch.
             lo: index of the first task.
             hi: index after the last.
-            size: how many bytes their arguments and results have, about.
+            size: approximate bytes of their arguments and results.
         """
         with self._lock:
             covered = self._read.get(batch)
@@ -56,12 +57,12 @@ class ReadRanges:
         self._wake()
 
     def pin(self, batch: int) -> None:
-        """Results of a batch are here that are still to be read where they lie: it is not to be let go yet."""
+        """Pin a batch: results here must still be read from their places, so it must not be let go yet."""
         with self._lock:
             self._pinned[batch] = self._pinned.get(batch, 0) + 1
 
     def unpin(self, batch: int) -> None:
-        """One of them has been read."""
+        """Unpin after one of them has been read."""
         with self._lock:
             left = self._pinned.pop(batch, 1) - 1
             if left:
@@ -74,12 +75,12 @@ class ReadRanges:
         return self._bytes >= DUE_BYTES or len(self._read) >= DUE_BATCHES
 
     def __bool__(self) -> bool:
-        """Whether there is something to tell."""
+        """Whether there are ranges to tell."""
         with self._lock:
             return not self._read.keys() <= self._pinned.keys()
 
     def take(self) -> list[TaskRange]:
-        """What the coordinator is to be told next."""
+        """Take the ranges of the next call."""
         with self._lock:
             self._bytes = 0.0
             taken: list[TaskRange] = []
@@ -91,6 +92,6 @@ class ReadRanges:
             return taken
 
     def put_back(self, ranges: Iterable[TaskRange]) -> None:
-        """The coordinator could not be told."""
+        """Put ranges back after a failed call."""
         for tasks in ranges:
             self.add(tasks.batch, tasks.lo, tasks.hi, 0.0)

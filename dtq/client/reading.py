@@ -26,22 +26,22 @@ from dtq.model.states import State
 from dtq.model.values import weight
 from dtq.values.base import Values
 
-#: How many bytes of large results are read at a time.
+#: Bytes of large results that are read at a time.
 PIECE_BYTES: Final = 16 << 20
 
 
 class Source(Protocol):
-    """What a reader needs of its client."""
+    """A reader's view of its client."""
 
     following: Following
 
     @property
     def values(self) -> Values | None:
-        """Where large results are read."""
+        """Reads large results."""
         ...
 
     def results(self, batch: int, lo: int, hi: int) -> list[Ended]:
-        """Ask for tasks that have ended."""
+        """Fetch ended tasks."""
         ...
 
 
@@ -54,12 +54,12 @@ def read(
         source: the client.
         batch: the batch, which keeps its results (`Batch.keep_results`) and is followed.
         spec: its function.
-        feed: where its items still come from, if they do: told how far the reader is.
-        return_exceptions: whether an exception is given instead of raised.
+        feed: the feed of its further items, if any: told the reader's position.
+        return_exceptions: whether an exception is yielded instead of raised.
 
     Raises:
-        Exception: of a task without a result, when its turn comes; or what ended the making of items, last.
-        DtqError: nothing more will be known (the submission was refused, the client has ended).
+        Exception: of a task without a result, at its turn; or the one that ended the making of items, last.
+        DtqError: the submission was refused, or the client has ended.
     """
     kind = spec.function.kind
     at = 0
@@ -79,7 +79,7 @@ def read(
 
 
 def pieces(part: Part) -> Iterator[Part]:
-    """A part in pieces whose results, read where they lie, take little memory, or are one that takes much."""
+    """A part in pieces that take little memory when read from their places, or hold one large result."""
     lo, hi, ended = part
     if not pages.has_descriptions(ended.results):
         yield part
@@ -101,14 +101,14 @@ def values_of(
     return_exceptions: bool,
     standard: bool = False,
 ) -> tuple[list[Any], BaseException | None]:
-    """The results of a part, up to the first that raises; and what it raises.
+    """The results of a part, up to the first that raises; and its exception.
 
     Args:
         part: the part.
         single: whether it is all of its batch, and just one task.
-        kind: the kind of function whose results they are.
-        where: where large ones are read.
-        return_exceptions: whether exceptions are given instead of raised.
+        kind: the function's kind.
+        where: reads large ones.
+        return_exceptions: whether exceptions are returned instead of raised.
         standard: see `error_of`.
     """
     lo, hi, ended = part
@@ -130,7 +130,7 @@ def values_of(
 
 
 def _next(source: Source, batch: Batch, at: int) -> list[Part]:
-    """What comes next; nothing at the end."""
+    """The next part; None at the end."""
     while True:
         bell = Bell()
         found = look(source.following, batch, at, bell.ring)
@@ -145,7 +145,7 @@ def _next(source: Source, batch: Batch, at: int) -> list[Part]:
 
 
 class Found(NamedTuple):
-    """What there is to be read: a part that is here, or a range to be fetched, or the end; or nothing of these, yet."""
+    """The next thing to read: a part that is here, a range to be fetched, or the end; or none of these, yet."""
 
     part: Part | None = None
     far: tuple[int, int] | None = None
@@ -153,16 +153,16 @@ class Found(NamedTuple):
 
 
 def look(following: Following, batch: Batch, at: int, wake: Wake) -> Found:
-    """What comes next of a batch that is being read.
+    """The next part of a batch that is being read.
 
     Args:
         following: has the lock.
         batch: the batch.
-        at: where the reader is, if it reads in order.
-        wake: called when it is worth another look, where there is nothing yet.
+        at: the reader's position, if it reads in order.
+        wake: callback for when there may be a part, if there is none yet.
 
     Raises:
-        DtqError: nothing more will be known.
+        DtqError: the client will learn no more about it.
     """
     with following.lock:
         part = batch.take(at) if batch.ordered else batch.take_any()
@@ -180,7 +180,7 @@ def look(following: Following, batch: Batch, at: int, wake: Wake) -> Found:
 
 
 def fetch(source: Source, batch: Batch, lo: int, hi: int) -> list[Part]:
-    """Results that were let go, as many as the coordinator gives at once; at least the first of them."""
+    """Dropped results, as many as the coordinator returns at once; at least the first of them."""
     parts: list[Part] = []
     at = lo
     for ended in source.results(batch.number, lo, hi):

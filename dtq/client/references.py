@@ -18,7 +18,7 @@ from dtq.errors import CannotPickle
 from dtq.model.values import MAX_VALUES, Value, describe, is_description, named, rest
 from dtq.values.base import Values
 
-#: What a value is called that was put, in errors' sentences.
+#: The noun for such a value in errors' sentences.
 WHAT: Final = "a value that was put"
 
 
@@ -30,8 +30,8 @@ class Reference:
 
     Attributes:
         description: of the value, as it travels.
-        digest: of what the value holds; empty for a copy.
-        size: about how many bytes the value has.
+        digest: of the value's content; empty for a copy.
+        size: approximate bytes of the value.
     """
 
     __slots__ = ("__weakref__", "_release", "description", "digest", "size")
@@ -45,7 +45,7 @@ class Reference:
         self.size = sum(value.length for value in dict.fromkeys(named(description)))
 
     def release(self) -> None:
-        """Keep the value no longer for this reference; tasks that were submitted have it still. Once is enough."""
+        """Release the value for this reference; submitted tasks keep it. Once is enough."""
         release, self._release = self._release, None
         if release is not None:
             release(self.digest)
@@ -66,18 +66,18 @@ class Reference:
         return f"<Reference to a value of {self.size:,} bytes>"
 
 
-#: Whether this process has ever had a reference: else no call can have one in it.
+#: Whether this process has ever had a reference: else no call can contain one.
 made = False
 
 
 class _Here(threading.local):
-    """What this thread is at.
+    """The state of this thread's encoding or decoding.
 
     Attributes:
-        named: the values that the call that is encoded needs so far; None while none is.
-        values: where the values of the call that is decoded are read.
-        apart: the references in what is pickled apart from its call so far; None while nothing is.
-        given: what stands for them where that is unpickled.
+        named: the values met so far in the call that is encoded; None outside of encoding.
+        values: reads the values of the call that is decoded.
+        apart: the references met so far in a pickle apart from its call; None outside of that.
+        given: their values when that is unpickled.
     """
 
     named: list[Value] | None = None
@@ -93,15 +93,15 @@ def encoding(encode: Callable[..., bytes], *arguments: Any) -> bytes:
     """Encode a call that may have references in it.
 
     Args:
-        encode: encodes it.
-        arguments: what that is called with.
+        encode: the encoder.
+        arguments: of the encoder.
 
     Returns:
-        The blob: a description, where it has.
+        The blob: a description, if it has references.
 
     Raises:
-        CannotPickle: it has too many.
-        Exception: what encoding raises.
+        CannotPickle: it has too many references.
+        Exception: of encoding.
     """
     before, _here.named = _here.named, []
     try:
@@ -127,16 +127,16 @@ def _reading(values: Values | None) -> Iterator[None]:
 
 
 def apart(dump: Callable[[], bytes]) -> tuple[bytes, tuple[Reference, ...]]:
-    """Pickle what travels within a call as bytes, which nobody looks into on the way.
+    """Pickle an object that travels within a call as opaque bytes.
 
     Args:
         dump: pickles it.
 
     Returns:
-        The pickle, and the references in it: to be arguments of the call, and `given` where it is unpickled.
+        The pickle, and its references: they become arguments of the call, and are `given` at the unpickling.
 
     Raises:
-        Exception: what pickling raises.
+        Exception: of pickling.
     """
     before, _here.apart = _here.apart, []
     try:
@@ -147,10 +147,10 @@ def apart(dump: Callable[[], bytes]) -> tuple[bytes, tuple[Reference, ...]]:
 
 @contextlib.contextmanager
 def given(values: Sequence[Any]) -> Iterator[None]:
-    """Unpickle what was pickled `apart`.
+    """Unpickle an object that was pickled `apart`.
 
     Args:
-        values: what its references stand for.
+        values: the values of its references.
     """
     before, _here.given = _here.given, values
     try:
@@ -164,7 +164,7 @@ def _given(place: int) -> Any:
 
 
 def decode(blob: bytes, values: Values | None, what: str, otherwise: Callable[[bytes, Exception], Any]) -> Any:
-    """As `large_payloads.decode`, where references may be in what a description stands for."""
+    """As `large_payloads.decode`, for a description that may contain references."""
     if values is None or (len(named(blob)) == 1 and not rest(blob)):
         return large_payloads.decode(blob, values, what, otherwise)
     with _reading(values):
@@ -172,11 +172,11 @@ def decode(blob: bytes, values: Values | None, what: str, otherwise: Callable[[b
 
 
 def value_of(description: bytes) -> Any:
-    """What a reference stands for; called while a call is unpickled.
+    """The value of a reference; called while a call is unpickled.
 
     Raises:
-        ValueGone: it is no longer kept.
-        DtqError: it cannot be read.
+        ValueGone: the value is no longer kept.
+        DtqError: the value cannot be read.
     """
     if _here.values is None:
         return Reference(description)

@@ -13,20 +13,20 @@ from typing import Any, Final
 from dtq.errors import ReturnedFalse
 from dtq.model.options import Function, FunctionKind
 
-#: What says of code that it is a coroutine function's; `inspect.CO_COROUTINE`.
+#: Flag of a coroutine function's code; `inspect.CO_COROUTINE`.
 _COROUTINE: Final = 0x80
 
 
 def runnable(function: Callable[..., Any], travelled: Function) -> Callable[..., Any]:
-    """What to call for a task.
+    """The callable for a task.
 
     Args:
         function: the function, as `functions.resolve` found it.
-        travelled: how it travelled.
+        travelled: its kind.
 
     Returns:
         The function itself; or, for a coroutine function, one that runs its coroutine to its end in an event loop of
-        its own; and for a registered task type, one that raises `ReturnedFalse` where it returns False.
+        its own; and for a registered task type, one that raises `ReturnedFalse` if it returns False.
     """
     call = _finished(function) if _is_coroutine_function(function) else function
     return _checked(call, travelled.name) if travelled.kind is FunctionKind.REGISTERED else call
@@ -37,7 +37,7 @@ def _is_coroutine_function(function: Callable[..., Any]) -> bool:
         return bool(function.__code__.co_flags & _COROUTINE)
     if type(function) is BuiltinFunctionType:
         return False
-    import inspect  # a slot that runs plain functions does without
+    import inspect  # a slot that runs plain functions does not import it
 
     if inspect.iscoroutinefunction(function):
         return True
@@ -45,7 +45,7 @@ def _is_coroutine_function(function: Callable[..., Any]) -> bool:
 
 
 def _finished(function: Callable[..., Any]) -> Callable[..., Any]:
-    import asyncio  # a slot that runs no coroutine does without
+    import asyncio  # a slot that runs no coroutine does not import it
 
     def run(*args: Any, **kwargs: Any) -> Any:
         return asyncio.run(function(*args, **kwargs))

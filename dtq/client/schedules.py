@@ -42,38 +42,38 @@ class Schedules:
         replace: bool = False,
         **kwargs: Any,
     ) -> str:
-        """Define a schedule; one with the same definition stays as it is.
+        """Define a schedule; an identical definition changes nothing.
 
         Args:
             name: its name: letters, digits and ``_ . : / -``, 100 at most.
-            timing: when it is due, for example ``{"every": 90}`` or ``{"cron": "0 3 * * *", "tz": "Europe/Prague"}``.
+            timing: its due times, for example ``{"every": 90}`` or ``{"cron": "0 3 * * *", "tz": "Europe/Prague"}``.
             fn: the function; or ``"module:function"`` or a registered name.
-            args: its arguments; with the function, if that travels by value, they have at most 64 KiB each.
+            args: its arguments; they, and a function that travels by value, have at most 64 KiB each.
             options: the terms of its calls: see `TaskOptions`.
-            replace: whether one of this name is changed, if it has another definition.
+            replace: whether a schedule of this name with another definition is changed.
             kwargs: its keyword arguments.
 
         Returns:
             ``"added"``, ``"changed"`` or ``"unchanged"``.
 
         Raises:
-            ScheduleExists: there is one of this name with another definition.
-            InvalidValue, NotImportable, CannotPickle: it cannot be.
-            CronMissing: the coordinator reads no cron expressions.
-            SchedulesFull: there are as many as there may be.
+            ScheduleExists: a schedule of this name has another definition.
+            InvalidValue, NotImportable, CannotPickle: the definition is invalid, or cannot be sent.
+            CronMissing: the coordinator cannot read cron expressions.
+            SchedulesFull: the number of schedules has reached its bound.
         """
         schedule = schedule_of(name, fn, args, kwargs, timing, options or {})
         return self._client._hub.call(lambda service: service.set_schedule(schedule, replace, False))
 
     def list(self) -> list[ScheduleView]:
-        """All of them, in the order of their names."""
+        """All schedules, in the order of their names."""
         return self._client._hub.call(all_schedules)
 
     def get(self, name: str) -> ScheduleView:
-        """A schedule: its definition, next due times, last run and how that ended.
+        """A schedule: its definition, next due times, last run and that run's end.
 
         Raises:
-            UnknownSchedule: there is none of this name.
+            UnknownSchedule: no schedule has this name.
         """
         return self._client._hub.call(lambda service: service.schedule(name))
 
@@ -81,7 +81,7 @@ class Schedules:
         """Let due times go by until `resume`; they are not made up for.
 
         Raises:
-            UnknownSchedule: there is none of this name.
+            UnknownSchedule: no schedule has this name.
         """
         self._client._hub.call(lambda service: service.pause_schedule(name, True))
 
@@ -89,7 +89,7 @@ class Schedules:
         """Go on with the first due time from now on.
 
         Raises:
-            UnknownSchedule: there is none of this name.
+            UnknownSchedule: no schedule has this name.
         """
         self._client._hub.call(lambda service: service.pause_schedule(name, False))
 
@@ -97,18 +97,18 @@ class Schedules:
         """Make a submission now, beside the due times; a paused schedule's too.
 
         Raises:
-            UnknownSchedule: there is none of this name.
-            QueueFull: there is no room for it.
-            Unreachable: the coordinator was lost in the middle: `get` says what became of it.
+            UnknownSchedule: no schedule has this name.
+            QueueFull: the queue has no room for it.
+            Unreachable: the coordinator was lost in the middle: `get` tells whether it was done.
         """
         return self._client.get(self._client._hub.call(lambda service: service.run_schedule(name), again=False))
 
     def remove(self, name: str) -> None:
-        """Forget a schedule. What it has submitted stays.
+        """Remove a schedule. Its submissions stay.
 
         Raises:
-            UnknownSchedule: there is none of this name.
-            Unreachable: the coordinator was lost in the middle: `list` says what became of it.
+            UnknownSchedule: no schedule has this name.
+            Unreachable: the coordinator was lost in the middle: `list` tells whether it was done.
         """
         self._client._hub.call(lambda service: service.remove_schedule(name), again=False)
 
@@ -136,7 +136,7 @@ class AsyncSchedules:
         return await self._client._loop.call(add)
 
     async def list(self) -> list[ScheduleView]:
-        """All of them, in the order of their names."""
+        """All schedules, in the order of their names."""
         return await self._client._loop.call(self._schedules.list)
 
     async def get(self, name: str) -> ScheduleView:
@@ -158,5 +158,5 @@ class AsyncSchedules:
         return AsyncTaskHandle(self._client._loop, await self._client._loop.call(partial(self._schedules.run, name)))
 
     async def remove(self, name: str) -> None:
-        """Forget a schedule; see `Schedules.remove`."""
+        """Remove a schedule; see `Schedules.remove`."""
         await self._client._loop.call(partial(self._schedules.remove, name))

@@ -15,12 +15,12 @@ from dtq.model.ids import TaskId, parse_id
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
 
-#: A task or batch, as it may be named: ``"17.3"``, ``"17"``, 17, a `TaskId`, or a handle.
+#: A task or batch, in the forms that users give: ``"17.3"``, ``"17"``, 17, a `TaskId`, or a handle.
 Named = str | int | TaskId | TaskHandle[Any] | BatchHandle[Any]
 
 
 class Filters(TypedDict, total=False):
-    """What tasks may have in common.
+    """Common properties of tasks.
 
     Attributes:
         queue: their queue.
@@ -38,10 +38,10 @@ class Filters(TypedDict, total=False):
 
 
 def parsed(id: Named) -> tuple[int, int | None]:
-    """Batch and index of an id; the index is None where it names the batch.
+    """Batch and index of an id; the index is None if it names the batch.
 
     Raises:
-        InvalidId: it is no id.
+        InvalidId: the id is malformed.
     """
     if isinstance(id, TaskHandle | BatchHandle):
         id = id.id
@@ -54,7 +54,7 @@ def batch_number(id: Named) -> int:
     """The number of a batch.
 
     Raises:
-        InvalidId: it is no id, or that of one task of a batch.
+        InvalidId: the id is malformed, or that of one task of a batch.
     """
     number, index = parsed(id)
     if index is not None:
@@ -65,11 +65,11 @@ def batch_number(id: Named) -> int:
 def select(
     ids: tuple[Named, ...], state: State | str | None = None, limit: int = 0, **filters: Unpack[Filters]
 ) -> Selection:
-    """What matches everything given.
+    """The selection of tasks that match every given argument.
 
     Raises:
-        InvalidId: an id is none.
-        InvalidValue: the state is none, or a time is none.
+        InvalidId: an id is malformed.
+        InvalidValue: the state, or a time, is invalid.
     """
     named = [parsed(id) for id in ids]
     older_than = filters.get("older_than")
@@ -86,10 +86,10 @@ def select(
 
 
 def choose(ids: tuple[Named, ...], all: bool = False, **filters: Unpack[Filters]) -> Selection:
-    """As `select`, for a verb that changes something: everything is never meant by saying nothing.
+    """As `select`, for a verb that changes tasks: an empty selection does not mean all.
 
     Raises:
-        InvalidValue: nothing was given, and ``all`` was not set.
+        InvalidValue: no argument was given, and ``all`` was not set.
     """
     selection = select(ids, **filters)
     if selection == Selection(limit=0) and not all:

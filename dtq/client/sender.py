@@ -38,15 +38,15 @@ FOLLOWED: Final = 10_000
 
 
 class Sender:
-    """Sends what is in the outbox.
+    """Sends the outbox's submissions.
 
     Args:
         session: the client's session.
-        outbox: what to send.
-        following: where handles of accepted submissions are entered.
-        fatal: called with what makes the client of no more use.
-        values: told what the queue has.
-        full_timeout_s: for how long a full queue may take nothing before submissions are refused, in seconds.
+        outbox: the client's outbox.
+        following: registers the handles of accepted submissions.
+        fatal: called with an error that makes the client unusable.
+        values: told of values that the queue has.
+        full_timeout_s: how long a full queue may accept nothing before submissions are refused, in seconds.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class Sender:
         self._following = following
         self._fatal = fatal
         self._full_timeout_s = full_timeout_s
-        #: Batches to be cancelled and let go because nobody reads their results any more.
+        #: Batches to be cancelled and let go because their reader has stopped.
         self._abandoned: deque[Batch] = deque()
-        #: Batches to which nothing can be added any more, before all was added.
+        #: Batches sealed by the coordinator before all was sent.
         self._doubtful: list[Batch] = []
-        #: Who waits for the receipts of the call that is under way.
+        #: The receivers of the receipts of the call under way.
         self.underway: list[Receiver] = []
         self._ending = threading.Event()
         self._done = threading.Event()
@@ -80,17 +80,18 @@ class Sender:
         """Start the thread, unless it runs. Not for two threads at once."""
         if self._thread is None:
             thread = threading.Thread(target=self._run, name="dtq-sender", daemon=True)
-            thread.start()  # where no thread can be started, there is none to wait for
+            thread.start()  # if no thread can be started, there is none to wait for
             self._thread = thread
 
     @property
     def settled(self) -> bool:
-        """Whether everything that was submitted before is accepted or refused, and what was given up is cancelled."""
+        """Whether all earlier submissions are accepted or refused, and given-up batches are cancelled."""
         return (not self._abandoned and self._outbox.settled) or self._done.is_set()
 
     def abandon(self, batch: Batch) -> None:
-        """Cancel what is left of a batch, and let go of the rest, some time; from anywhere, also in the middle of
-        garbage collection."""
+        """Cancel the rest of a batch, and let go of its results, some time; from anywhere, also in the middle of
+        garbage collection.
+        """
         self._abandoned.append(batch)
         self._outbox.hurry()
 
@@ -107,7 +108,7 @@ class Sender:
         return self._thread is None or self._done.wait(timeout_s)
 
     def end(self) -> None:
-        """Give up on what could not be sent."""
+        """Give up on unsent submissions."""
         self._ending.set()
         self._outbox.hurry()
         self.link.close()
@@ -135,7 +136,7 @@ class Sender:
             self._fatal(DtqError(f"the client failed at something of its own ({error!r}); its log has the traceback"))
         finally:
             self._outbox.end()
-            self.link.close()  # for good: `end` only interrupts what another thread is at
+            self.link.close()  # for good: `end` only interrupts the present call
             self._done.set()
 
     def _over(self) -> bool:
@@ -143,7 +144,9 @@ class Sender:
         return self._ending.is_set() or (outbox.closed is not None and outbox.is_empty and not self._abandoned)
 
     def _submit(self, call: Call) -> None:
-        """One call, up to its receipts; what a full queue has no room for is sent again until its time is over."""
+        """Make one call, up to its receipts; submissions without room in the queue are sent again until their time is
+        over.
+        """
         self.underway = call.receivers
         full_since = time.monotonic()
         while call.submissions:
@@ -165,11 +168,11 @@ class Sender:
                 self._follow(again)
             if not call.submissions:
                 self._release(call)
-            self._cancel_abandoned()  # what is cancelled makes room
+            self._cancel_abandoned()  # cancelled tasks make room
 
     @staticmethod
     def _release(call: Call) -> None:
-        """What waits for tasks is accepted or refused: whatever was kept for that need not be any longer."""
+        """Release the parents that were kept until their dependents were accepted or refused."""
         while call.kept:
             handle = call.kept.pop()
             if handle._kept:
@@ -177,10 +180,10 @@ class Sender:
             del handle
 
     def _ask(self, call: Call) -> tuple[list[Receipt], bool] | None:
-        """One call, until it is answered.
+        """Make one call, until it is answered.
 
         Returns:
-            The receipts, and whether it was made more than once; None where it was refused as a whole, or given up.
+            The receipts, and whether the call was made more than once; None if it was refused as a whole, or given up.
         """
         backoff = Backoff()
         repeated = False
@@ -190,7 +193,7 @@ class Sender:
             except AWAY as error:
                 repeated = True
                 if not self._pause(error, backoff):
-                    # Where something made the client of no more use, that is what to hear, not what it did to the line.
+                    # If the client has become unusable, that error is the one to report, not its effect on the line.
                     closed = self._outbox.closed
                     self._refuse(
                         call.receivers, error if closed is None or isinstance(closed, ClientClosed) else closed
@@ -203,23 +206,23 @@ class Sender:
                 return None
 
     def _pause(self, error: DtqError, backoff: Backoff) -> bool:
-        """Wait before the next attempt; whether there is to be one."""
+        """Wait before the next attempt; whether there is one."""
         if self._ending.is_set():
             return False
         self._session.lost(error)
         return not self._ending.wait(backoff.next_s())
 
     def _accept(self, call: Call, receipts: list[Receipt], repeated: bool, waiting: bool) -> list[int]:
-        """Hand out receipts. What is to be sent again stays in the call.
+        """Hand out receipts. Submissions to be sent again stay in the call.
 
         Args:
-            call: what was sent.
-            receipts: what was answered.
+            call: the call.
+            receipts: its answer.
             repeated: whether it was sent more than once.
-            waiting: whether what the queue has no room for may be sent again.
+            waiting: whether submissions without room may be sent again.
 
         Returns:
-            The batches that have to be followed explicitly: those that may have been submitted before, and so may have
+            The batches that must be followed explicitly: those that may have been submitted before, and so may have
             ended before.
         """
         wakes: list[Wake] = []
@@ -246,7 +249,7 @@ class Sender:
                 if new and submission.follow and (repeated or submission.key is not None):
                     again.append(receipt.batch)
             following.expected()
-        del receiver  # whoever dropped the handle is not to be held by this loop
+        del receiver  # the loop must not keep a dropped handle alive
         call.receivers.clear()
         self._settle(call.submissions, left)
         if any([submission.conditions is not None and submission.conditions.after for submission, _ in left]):
@@ -256,7 +259,7 @@ class Sender:
         left.clear()
         for wake in wakes:
             wake()
-        refused.reverse()  # the first error is the one to hear: it may be the cause of those after it
+        refused.reverse()  # the first error is the one to report: it may be the cause of those after it
         while refused:
             lone, error = refused.pop()
             receivers = [lone]
@@ -265,7 +268,7 @@ class Sender:
         return again
 
     def _settle(self, sent: list[Submission], left: list[tuple[Submission, Receiver]]) -> None:
-        """What was sent is accepted or refused, but for what is left."""
+        """Note that the sent submissions are accepted or refused, except those that are left."""
         waiting = {id(submission) for submission, _ in left}
         for submission in sent:
             if pages.has_descriptions(submission.arguments) and id(submission) not in waiting:
@@ -287,7 +290,7 @@ class Sender:
             wake()
 
     def _refuse(self, receivers: list[Receiver], error: DtqError) -> None:
-        """Tell those who wait that it was not accepted; empties the list."""
+        """Refuse submissions, and wake their waiters; empties the list."""
         wakes: list[Wake] = []
         told: list[weakref.ref[Any]] = []
         with self._following.lock:
@@ -318,13 +321,13 @@ class Sender:
         feed.stopped = True
         feed.room.ring()
         if isinstance(error, UnknownId) and feed.batch.number:
-            # Nothing can be added to it any more: it was cancelled; or it got this very piece before, and has ended.
+            # It accepts no more pieces: it was cancelled; or it got this very piece before, and has ended.
             self._doubtful.append(feed.batch)
         else:
             feed.batch._on_failed(error, wakes)
 
     def _settle_size(self, batch: Batch) -> None:
-        """Ask how large a batch came out to which nothing can be added any more."""
+        """Fetch the final size of a batch the coordinator sealed early."""
         found: list[BatchView] = []
         unknown = self._insist(lambda service: found.append(service.batch(batch.number)))
         wakes: list[Wake] = []
@@ -337,7 +340,7 @@ class Sender:
             wake()
 
     def _follow(self, batches: list[int]) -> None:
-        """Have news of batches sent that may have ended already."""
+        """Subscribe to news of batches that may have ended already."""
         for start in range(0, len(batches), FOLLOWED):
             part = batches[start : start + FOLLOWED]
             self._insist(partial(_ask_to_follow, part))
@@ -353,10 +356,10 @@ class Sender:
             self._following.disown(batch)
 
     def _insist(self, ask: Callable[[Service], object]) -> DtqError | None:
-        """Make a call that may be repeated, until it is answered.
+        """Repeat a call until it is answered.
 
         Returns:
-            The error that it was answered with; None for none, and where this thread is to end.
+            The error in the answer; None for none, and if this thread must end.
         """
         backoff = Backoff()
         while True:
@@ -381,8 +384,9 @@ def _ask_to_follow(batches: list[int], service: Service) -> None:
 def _repointed(
     sent: list[Submission], receipts: list[Receipt], left: list[tuple[Submission, Receiver]]
 ) -> list[tuple[Submission, Receiver]]:
-    """What is sent again, with what it waits for named as it is now: the places in the call have changed, and some of
-    what had one is accepted."""
+    """Submissions to be sent again, with their parents renamed: the places in the call have changed, and some parents
+    have numbers now.
+    """
     before = {id(submission): place for place, submission in enumerate(sent)}
     now = {before[id(submission)]: place for place, (submission, _) in enumerate(left)}
     found: list[tuple[Submission, Receiver]] = []

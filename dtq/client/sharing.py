@@ -29,19 +29,19 @@ from dtq.model.values import MIN_VALUE, Value, describe, is_description, named, 
 from dtq.records import replace
 from dtq.values.base import Buffer, Draft, Values
 
-#: How many functions by value are kept at the coordinator although no task needs them.
+#: Most functions by value that are kept at the coordinator although no task needs them.
 _MOST_FUNCTIONS: Final = 16
-#: How often an argument may change in place until it is sent as it is each time.
+#: Changes of an argument in place after which it is always sent as it is.
 _MOST_CHANGES: Final = 3
-#: Of how many arguments of a function it is remembered what came last.
+#: Most arguments of a function whose last value is remembered.
 _MOST_PLACES: Final = 64
 
 
 class _Digest:
-    """What is written of a value is digested; it is written to a draft, or nowhere.
+    """Digests a value's bytes; they are written to a draft, or nowhere.
 
     Args:
-        draft: where it is written.
+        draft: the draft.
     """
 
     def __init__(self, draft: Draft | None = None) -> None:
@@ -67,16 +67,16 @@ class _Digest:
         return Value(0, 0, self.length, 0, len(trailer))
 
     def abandon(self) -> None:
-        """See `Draft`: what comes instead is digested anew."""
+        """See `Draft`: the replacement is digested anew."""
         if self._draft is not None:
             self._draft.abandon()
 
 
 class _Digests:
-    """Digests what is written to values, or what would be; see `Values`.
+    """Digests the bytes that are, or would be, written to values; see `Values`.
 
     Args:
-        values: where it is written.
+        values: writes them.
     """
 
     least = 0
@@ -91,7 +91,7 @@ class _Digests:
         return self.latest
 
     def digest(self, description: bytes) -> bytes:
-        """The digest of the value that was written last, and of those that it has references to."""
+        """The digest of the value that was written last, and those of the values it references."""
         sha = self.latest.sha
         for other in named(description)[1:]:
             sha.update(repr(other).encode())
@@ -101,11 +101,11 @@ class _Digests:
         """See `Values`."""
 
     def stream(self, value: Value) -> BinaryIO:
-        """See `Values`: nothing was written."""
+        """See `Values`: no bytes were written."""
         raise ValueGone(value.length)
 
     def fetch(self, value: Value) -> Buffer:
-        """See `Values`: nothing was written."""
+        """See `Values`: no bytes were written."""
         raise ValueGone(value.length)
 
     def close(self) -> None:
@@ -113,10 +113,10 @@ class _Digests:
 
 
 def digest_of(value: Any) -> tuple[bytes, int]:
-    """The digest of what would be written of something, and how many bytes that would be.
+    """The digest of an object's value, and the number of its bytes, without writing it.
 
     Raises:
-        CannotPickle: it cannot be pickled.
+        CannotPickle: the object cannot be pickled.
     """
     digests = _Digests()
     digest = digests.digest(encode_value(value, digests))
@@ -127,7 +127,7 @@ def ttl_seconds(ttl: Any) -> float:
     """Seconds of a time to live.
 
     Raises:
-        InvalidValue: it is not one.
+        InvalidValue: it is invalid.
     """
     found = seconds(ttl, "ttl")
     if not 0 <= found <= MAX_SECONDS:
@@ -135,37 +135,37 @@ def ttl_seconds(ttl: Any) -> float:
     return found
 
 
-#: How the coordinator is asked to hold something, and to hold it no longer; see `Service`.
+#: Asks the coordinator to hold a value; see `Service`.
 Hold = Callable[[bytes, bytes, float], bytes]
 Release = Callable[[list[bytes]], None]
 
 
 class _Held:
-    """A value that is held.
+    """A held value.
 
     Args:
-        ttl_s: how long to keep it when this client has left, in seconds.
+        ttl_s: how long to keep it after this client has left, in seconds.
     """
 
     __slots__ = ("count", "description", "generation", "ttl_s")
 
     def __init__(self, ttl_s: float) -> None:
-        #: Empty where the coordinator does not have it (any more).
+        #: Empty if the coordinator does not have it (any more).
         self.description = b""
-        #: How many references to it live.
+        #: Number of its live references.
         self.count = 0
-        #: Of the session, when the coordinator last said that it has it.
+        #: The session's generation when the coordinator last confirmed it.
         self.generation = 0
         self.ttl_s = ttl_s
 
 
 class Shared:
-    """What this client has put. Any thread.
+    """The values that this client has put. Any thread.
 
     Args:
         hold: asks the coordinator.
-        values: where values are written; None where there are none.
-        wake: has `flush` called soon; any thread, in the middle of anything.
+        values: writes values; None without a place for them.
+        wake: requests a call of `flush` soon; any thread, at any point.
         generation: that of the session; see `Session`.
     """
 
@@ -180,14 +180,14 @@ class Shared:
         self._values = values
         self._wake = wake
         self._generation = generation
-        #: Held while the coordinator is asked: what is let go of and put again must arrive in that order.
+        #: Held during calls to the coordinator: a release and a new put of a value must arrive in that order.
         self._asking = threading.Lock()
         self._held: dict[bytes, _Held] = {}
-        #: Those that have been let go of. Nothing else happens when that is: it may be in the middle of anything.
+        #: Digests of released references. Nothing else happens at a release: it may come at any point.
         self._dropped: deque[bytes] = deque()
-        #: What the coordinator is to be told of, a set in order.
+        #: Digests of which the coordinator must be told, an ordered set.
         self._gone: dict[bytes, None] = {}
-        #: The functions by value that were sent last, and what comes again with each function's calls.
+        #: The functions by value that were sent last, and the repeated arguments of each function's calls.
         self._functions: OrderedDict[bytes, Reference] = OrderedDict()
         self._listing = threading.Lock()
         self._repeats: weakref.WeakKeyDictionary[Callee, Repeats] = weakref.WeakKeyDictionary()
@@ -199,17 +199,17 @@ class Shared:
         digest: bytes | None = None,
         write: Callable[[Any, Values], bytes] = encode_value,
     ) -> Reference:
-        """Have a value kept at the coordinator, unless it is there.
+        """Keep a value at the coordinator, unless it is there.
 
         Args:
             value: anything that can be pickled.
             ttl_s: how long to keep it after this client has left, in seconds.
-            digest: what `digest_of` says of it, where that is known.
+            digest: the result of `digest_of`, if known.
             write: writes it.
 
         Raises:
-            CannotPickle: it cannot be pickled; or the coordinator keeps no values.
-            TooLarge, StoreError, Unreachable: it cannot be written.
+            CannotPickle: the value cannot be pickled; or the coordinator keeps no values.
+            TooLarge, StoreError, Unreachable: the value cannot be written.
         """
         if digest is None:
             digest, _ = digest_of(value)
@@ -234,7 +234,7 @@ class Shared:
     def _written(
         self, value: Any, digest: bytes, ttl_s: float, write: Callable[[Any, Values], bytes]
     ) -> tuple[bytes, bytes]:
-        """Its digest and description. It may be another value than a moment ago: then it has another digest."""
+        """Its digest and description. It may have changed since a moment ago: then it has another digest."""
         values = self._values()
         if values is None:
             raise CannotPickle("the value", "the coordinator keeps no values")
@@ -247,10 +247,10 @@ class Shared:
             values.settled(named(own)[:1])
 
     def keeps(self, reference: Reference) -> bool:
-        """Whether the coordinator has what a reference of this client stands for.
+        """Whether the coordinator has the value of a reference of this client.
 
         Raises:
-            Unreachable: it does not say.
+            Unreachable: the coordinator does not answer.
         """
         held = self._held.get(reference.digest)
         if held is None:
@@ -261,8 +261,9 @@ class Shared:
         return held.description == reference.description
 
     def _make_sure(self, digest: bytes, held: _Held, hold: Hold) -> None:
-        """Ask the coordinator whether it has something still, where the session is a new one to it: it may have lost
-        what was put. What it has lost is written anew when it is put next."""
+        """Ask the coordinator whether it still has a value, if the session is new to it: it may have lost values. A
+        lost value is written anew when it is put next.
+        """
         generation = self._generation()
         if held.generation != generation and held.description:
             try:
@@ -274,7 +275,7 @@ class Shared:
         held.generation = generation
 
     def hold_again(self, hold: Hold) -> None:
-        """The session is a new one to the coordinator: have it hold what it has still.
+        """Renew the holds after the session became new to the coordinator, of values that it still has.
 
         Args:
             hold: asks it.
@@ -292,13 +293,13 @@ class Shared:
         self._wake()
 
     def flush(self, release: Release) -> None:
-        """Tell the coordinator of values that nothing here refers to any more; not while it is asked something.
+        """Tell the coordinator of values without references here; not during another call.
 
         Args:
             release: tells it.
 
         Raises:
-            DtqError: it could not be told; it is next time.
+            DtqError: the call failed; the next one tells it.
         """
         with self._listing:
             repeats = list(self._repeats.values())
@@ -323,15 +324,15 @@ class Shared:
                 self._gone[digest] = None
 
     def function(self, function: Any, spec: Spec) -> Spec:
-        """A spec as it is sent: a large function that travels by value is put, once, and forgotten when others were
-        sent since.
+        """A spec in the form that is sent: a large function that travels by value is put, once, and released after
+        others were sent since.
 
         Args:
-            function: what was submitted.
+            function: the submitted one.
             spec: its spec.
 
         Raises:
-            TooLarge, StoreError, Unreachable: it cannot be written.
+            TooLarge, StoreError, Unreachable: the function cannot be written.
         """
         body = spec.function.body
         if len(body) < MIN_VALUE or self._values() is None:
@@ -339,7 +340,7 @@ class Shared:
         digest = hashlib.sha256(body).digest()
         reference = self._functions.pop(digest, None)
         needed: tuple[Value, ...] = ()
-        if is_description(body):  # it has references in it
+        if is_description(body):  # it contains references
             needed, body = named(body), rest(body)
         if reference is None or not self.keeps(reference):
             if body.startswith(ANY_PYTHON) and not needed and not isinstance(function, Function):
@@ -355,7 +356,7 @@ class Shared:
     def replaced(
         self, target: Callee, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The next call of a function, with references in the place of what has come before; see `Repeats`."""
+        """The next call of a function, with references in the place of repeated arguments; see `Repeats`."""
         repeats = self._repeats.get(target)
         if repeats is None:
             with self._listing:
@@ -363,37 +364,37 @@ class Shared:
         return repeats.replaced(args, kwargs)
 
 
-#: What is surely small, or stands for something already.
+#: Types of objects that are surely small, or references already.
 _SMALL: Final = (int, float, complex, bool, type(None), Reference)
 
 
 class _Seen:
-    """An argument that was sent, as far as it is known whether it comes again."""
+    """A sent argument, as far as it is known whether it will be repeated."""
 
     __slots__ = ("changed", "digest", "object", "reference", "strong", "worth")
 
     def __init__(self, argument: Any) -> None:
-        #: Gives it, while it lives; None where there are no weak references to such.
+        #: Returns it, while it lives; None if it has no weak references.
         self.object: Callable[[], Any] | None = None
-        #: Itself then, until nobody else has it.
+        #: The argument itself then, until all other references are gone.
         self.strong: Any = None
         try:
             self.object = weakref.ref(argument)
         except TypeError:
             self.strong = argument
-        #: Whether it is large enough to be sent by itself, and stays as it is.
+        #: Whether it is large enough to be sent by itself, and unchanging.
         self.worth = True
-        #: How often it was found changed in place.
+        #: Number of times it was found changed in place.
         self.changed = 0
         self.digest = b""
         self.reference: Reference | None = None
 
     def is_of(self, argument: Any) -> bool:
-        """Whether it is this argument that was sent."""
+        """Whether this very argument was sent."""
         return (self.strong if self.object is None else self.object()) is argument
 
     def forget_unused(self) -> None:
-        """Do not be the only one to have it: it cannot come again."""
+        """Drop a last reference to it: it cannot be repeated."""
         if self.object is None and sys.getrefcount(self.strong) <= _OURS:
             self.strong = None
 
@@ -404,10 +405,10 @@ def _references_of_ours() -> int:
 
 
 class Repeats:
-    """Large arguments of a function that come again with the next call: they are put, and sent as references.
+    """Repeated large arguments of a function's calls: they are put, and sent as references.
 
     Args:
-        shared: where they are put.
+        shared: puts them.
     """
 
     def __init__(self, shared: Shared) -> None:
@@ -417,8 +418,8 @@ class Repeats:
     def replaced(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """A call with references in the place of what has come before."""
-        done: dict[int, Any] = {}  # what is one object here is to be one there
+        """A call with references in the place of repeated arguments."""
+        done: dict[int, Any] = {}  # one object here must be one there
 
         def replace(place: int | str, argument: Any) -> Any:
             if isinstance(argument, _SMALL):
@@ -440,7 +441,7 @@ class Repeats:
             return argument
         try:
             return self._reference(seen, argument)
-        except DtqError:  # it is sent as it is; what keeps it from that is said of the call
+        except DtqError:  # it is sent as it is; the encoding of the call reports the fault
             return argument
 
     def _reference(self, seen: _Seen, argument: Any) -> Any:
@@ -463,10 +464,10 @@ class Repeats:
         return reference
 
     def forget_unused(self) -> None:
-        """Keep no argument alive that the program has let go of. Any thread."""
+        """Drop the last references to arguments that the program no longer has. Any thread."""
         for seen in list(self._seen.values()):
             seen.forget_unused()
 
 
-#: How many references there are to an object that only a `_Seen` has, as far as `sys.getrefcount` counts.
+#: Number of references to an object that only a `_Seen` has, as `sys.getrefcount` counts them.
 _OURS: Final = _references_of_ours()

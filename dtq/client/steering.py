@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from dtq.client.sync import Client
     from dtq.model.service import Service
 
-#: What a purge of a queue leaves alone.
+#: States that a purge of a queue leaves alone.
 _KEPT = (State.RUNNING,)
 
 
 def limit_of(name: str, concurrency: int | None, rate: str | None, burst: int | None) -> Limit:
-    """A limit, as people say it.
+    """A limit from a user's arguments.
 
     Raises:
-        InvalidValue: it cannot be.
+        InvalidValue: it is invalid.
     """
     if concurrency is None and rate is None:
         raise InvalidValue("a limit", name, "it has a concurrency, a rate, or both")
@@ -46,13 +46,13 @@ def limit_of(name: str, concurrency: int | None, rate: str | None, burst: int | 
 
 
 def purge_queue(service: Service, name: str) -> int:
-    """Cancel all that waits in a queue; how many tasks that were."""
+    """Cancel all waiting tasks of a queue; returns their number."""
     waiting = [state for state in State if not state.final and state not in _KEPT]
     return sum(cancel_all(service, Selection(queue=name, state=state, limit=0)).cancelled for state in waiting)
 
 
 class Limits:
-    """The limits: what the names allow that tasks count against. Made by `Client.limits`."""
+    """The limits by name. Made by `Client.limits`."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -60,76 +60,76 @@ class Limits:
     def set(
         self, name: str, *, concurrency: int | None = None, rate: str | None = None, burst: int | None = None
     ) -> None:
-        """Set a limit, or change it; tasks that run count already.
+        """Set a limit, or change it; running tasks count already.
 
         Args:
             name: the name, or a glob of names (``"tenant-*"``): each that it matches is bounded by itself.
             concurrency: how many tasks may run at once; 0 for none. None for any number.
-            rate: how many may start in which time: ``"100/m"``, ``"5/s"``, ``"10/90s"``. None for any number.
-            burst: how many may start together, where none has started for long enough; None for one, and at more than
-                20 starts a second for what a twentieth of a second is for.
+            rate: how many may start per time: ``"100/m"``, ``"5/s"``, ``"10/90s"``. None for any number.
+            burst: how many may start together after a long enough pause; None for one, and at more than 20 starts a
+                second for a twentieth of a second's starts.
 
         Raises:
-            InvalidValue: it cannot be.
-            LimitsFull: there are as many as there may be.
+            InvalidValue: the limit is invalid.
+            LimitsFull: the number of limits has reached its bound.
         """
         limit = limit_of(name, concurrency, rate, burst)
         self._client._hub.call(lambda service: service.set_limit(limit))
 
     def list(self) -> builtins.list[LimitView]:
-        """All of them with what is used, in the order of their names."""
+        """All limits with their use, in the order of their names."""
         return self._client._hub.call(all_limits)
 
     def remove(self, name: str) -> None:
-        """Forget a limit: what waited for it may start.
+        """Remove a limit: tasks that waited for it may start.
 
         Raises:
-            UnknownLimit: there is none of this name.
-            Unreachable: the coordinator was lost in the middle: `list` says what became of it.
+            UnknownLimit: no limit has this name.
+            Unreachable: the coordinator was lost in the middle: `list` tells whether it was done.
         """
         self._client._hub.call(lambda service: service.remove_limit(name), again=False)
 
 
 class Queues:
-    """The queues, to look at and to steer. Made by `Client.queues`.
+    """The queues: list and steer them. Made by `Client.queues`.
 
-    What is said of a queue holds for all that this client has submitted before.
+    A verb on a queue holds for all tasks that this client has submitted before.
     """
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
     def list(self) -> builtins.list[QueueView]:
-        """Those with unfinished tasks, workers of their own, or of which something was said."""
+        """The queues with unfinished tasks, with workers of their own, or with settings."""
         return self._client._hub.call(all_queues)
 
     def pause(self, name: str) -> Steering:
-        """Start nothing of a queue until `resume`; it takes tasks as before. What runs goes on."""
+        """Start no tasks of a queue until `resume`; it takes tasks as before. Running tasks go on."""
         return self._steer(name, SteeringChange(paused=True))
 
     def resume(self, name: str) -> Steering:
-        """Start what waits in a queue again, and take new tasks again."""
+        """Start a queue's waiting tasks again, and take new tasks again."""
         return self._steer(name, SteeringChange(paused=False, draining=False))
 
     def drain(self, name: str) -> Steering:
-        """Take no new tasks into a queue until `resume`, and work off what it has: submitters get `QueueDraining`."""
+        """Take no new tasks into a queue until `resume`, and work off those it has: submitters get `QueueDraining`."""
         return self._steer(name, SteeringChange(draining=True))
 
     def weigh(self, name: str, weight: int) -> Steering:
-        """Give a queue a weight: how many of its tasks start for each one of a queue of weight 1, both of equal
+        """Set a queue's weight: how many of its tasks start for each one of a queue of weight 1, both of equal
         priority.
 
         Raises:
-            InvalidValue: it is not a whole number from 1 to 1,000.
+            InvalidValue: the weight is not a whole number from 1 to 1,000.
         """
         Steering(weight=weight)
         return self._steer(name, SteeringChange(weight=weight))
 
     def purge(self, name: str) -> int:
-        """Cancel all that waits in a queue; what runs goes on.
+        """Cancel all waiting tasks of a queue; running tasks go on.
 
         Returns:
-            How many tasks were cancelled.
+            The number of cancelled tasks.
         """
         return sum(self._client._hub.call_behind(partial(purge_queue, name=name), more=bool))
 
@@ -151,11 +151,11 @@ class AsyncLimits:
         await self._client._loop.call(partial(self._limits.set, name, concurrency=concurrency, rate=rate, burst=burst))
 
     async def list(self) -> builtins.list[LimitView]:
-        """All of them with what is used; see `Limits.list`."""
+        """All limits with their use; see `Limits.list`."""
         return await self._client._loop.call(self._limits.list)
 
     async def remove(self, name: str) -> None:
-        """Forget a limit; see `Limits.remove`."""
+        """Remove a limit; see `Limits.remove`."""
         await self._client._loop.call(partial(self._limits.remove, name))
 
 
@@ -171,11 +171,11 @@ class AsyncQueues:
         return await self._client._loop.call(self._queues.list)
 
     async def pause(self, name: str) -> Steering:
-        """Start nothing of a queue until `resume`; see `Queues.pause`."""
+        """Start no tasks of a queue until `resume`; see `Queues.pause`."""
         return await self._client._loop.call(partial(self._queues.pause, name))
 
     async def resume(self, name: str) -> Steering:
-        """Start what waits in a queue again, and take new tasks again."""
+        """Start a queue's waiting tasks again, and take new tasks again."""
         return await self._client._loop.call(partial(self._queues.resume, name))
 
     async def drain(self, name: str) -> Steering:
@@ -183,9 +183,9 @@ class AsyncQueues:
         return await self._client._loop.call(partial(self._queues.drain, name))
 
     async def weigh(self, name: str, weight: int) -> Steering:
-        """Give a queue a weight; see `Queues.weigh`."""
+        """Set a queue's weight; see `Queues.weigh`."""
         return await self._client._loop.call(partial(self._queues.weigh, name, weight))
 
     async def purge(self, name: str) -> int:
-        """Cancel all that waits in a queue; see `Queues.purge`."""
+        """Cancel all waiting tasks of a queue; see `Queues.purge`."""
         return await self._client._loop.call(partial(self._queues.purge, name))

@@ -28,14 +28,14 @@ T = TypeVar("T")
 
 #: What `submit` compares its options with: UNSET for each of the terms.
 _NO_OPTIONS: Final = tuple(Terms())
-#: Likewise, for delay, key, moment and what few submissions ask for.
+#: Likewise, for delay, key, moment and rare terms.
 _NOTHING: Final = (UNSET, UNSET, UNSET, *Asked())
 
 
 class Submitter:
-    """What can be submitted to a hub."""
+    """Submits to a hub."""
 
-    #: What it began with; see `Hub.now`.
+    #: Its first hub; see `Hub.now`.
     _first: Hub
 
     @property
@@ -172,18 +172,18 @@ class Submitter:
         on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> TaskHandle[Any]:
-        """Have a function called by a worker. Returns at once; the handle says when the task is accepted durably.
+        """Submit a call of a function. Returns at once; the handle tells when the task is accepted durably.
 
-        The keywords named here are dtq's own; for a function that has one of the same name, use `options`.
+        The keywords named here are dtq's own; for a function with a keyword of the same name, use `options`.
 
         Args:
-            fn: the function; or ``"module:function"`` or a registered name, for one that need not exist here.
+            fn: the function; or ``"module:function"`` or a registered name, for a function that need not exist here.
             args: its arguments.
             priority, max_retries, max_crashes, timeout, soft_timeout, queue, retry_delay, jitter, never_retry,
                 keep_results, limits, resources, slots, tags, label: see `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
             at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
-            key: while a batch with this key is remembered, there is no second one: the handle is of that one.
+            key: while a batch with this key is remembered, a second submission returns a handle of that batch.
             expires, unique, on_conflict, after, on_failed: see `ConditionOptions`.
             kwargs: its keyword arguments.
 
@@ -191,7 +191,7 @@ class Submitter:
             NotImportable: the function can travel neither by name nor by value.
             CannotPickle: an argument cannot be pickled.
             TooLarge: the call is larger than a value may be (``--max-value``).
-            InvalidValue: an option is not what it may be.
+            InvalidValue: an option is invalid.
             Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
             ClientClosed: the client was closed.
         """
@@ -269,17 +269,17 @@ class Submitter:
         progress: bool = False,
         **options: Unpack[SubmitOptions],
     ) -> Generator[Any, None, None]:
-        """Have a function called for each item (or tuple of items, of several iterables); the results as they come.
+        """Call a function for each item (or tuple of items, of several iterables); the results as they come.
 
-        All of it is one batch, submitted from now on, while the results are read. Items are pulled by a thread of
-        their own, at most ``read_ahead`` before the reader. If the reader stops early (an exception, ``break``),
-        what has not ended is cancelled.
+        All of it is one batch, submitted from now on, while the results are read. Items are pulled by a thread of their
+        own, at most ``read_ahead`` before the reader. If the reader stops early (an exception, ``break``), unfinished
+        tasks are cancelled.
 
         Args:
             fn: as for `submit`.
-            iterables: where the arguments come from; the shortest ends the map.
+            iterables: of the arguments; the shortest ends the map.
             ordered: whether the results come in the order of the items; else as they end.
-            return_exceptions: give the exception of a task without a result in its place, instead of raising it.
+            return_exceptions: yield the exception of a task without a result in its place, instead of raising it.
             read_ahead: how many tasks may be ahead of the reader.
             progress: whether to show a bar, in a terminal or a notebook.
             options: see `SubmitOptions`; no ``key``.
@@ -288,7 +288,7 @@ class Submitter:
             The results, once.
 
         Raises:
-            As `submit`; and while reading what `TaskHandle.result` and the iterables raise.
+            As `submit`; and while reading as `TaskHandle.result` and the iterables.
         """
         results = read_map(
             self._new,
@@ -340,18 +340,18 @@ class Submitter:
         Memory stays small whatever their number; results stay with the coordinator until the handle asks for them.
 
         Raises:
-            As `submit`; and what the iterables raise, when what was sent has been cancelled.
+            As `submit`; and the iterables' exceptions, after the sent part has been cancelled.
         """
         hub = self._new
         spec, batch = submit_map(hub, fn, order(**options), iterables)
         return BatchHandle(hub, spec, batch)
 
     def put(self, value: object, *, ttl: Span = TTL_S) -> Reference:
-        """Have a value kept at the coordinator, to be used in any number of calls: the reference stands for it wherever
-        it is in their arguments.
+        """Keep a value at the coordinator, for any number of calls: the reference stands for it anywhere in their
+        arguments.
 
-        The same value is kept once, whoever puts it. It is kept while the reference lives here, and with each task that
-        has it in its arguments: as long as the task's result.
+        Equal values are kept once, even of several clients. A value is kept while its reference lives here, and with
+        each task that has it in its arguments: as long as the task's result.
 
         Args:
             value: anything that can be pickled.
@@ -360,7 +360,7 @@ class Submitter:
         Raises:
             CannotPickle: it cannot be pickled; or the coordinator keeps no values.
             TooLarge: it is larger than values may be.
-            HoldsFull: clients hold as many as they may.
+            HoldsFull: the number of held values has reached its bound.
             StoreError, Unreachable: it cannot be written.
         """
         return self._new.put(value, ttl_seconds(ttl))
@@ -375,7 +375,7 @@ class Submitter:
 
 
 class Preset:
-    """A client with options set. Made by `Client.options`."""
+    """A client with preset options. Made by `Client.options`."""
 
     def __init__(self, hub: Hub, order: Order) -> None:
         self._first = hub
@@ -493,5 +493,5 @@ class Preset:
         return BatchHandle(hub, spec, batch)
 
     def options(self, **options: Unpack[SubmitOptions]) -> Preset:
-        """These options, and others over them."""
+        """These options, with others that override them."""
         return Preset(self._hub, order(**options).over(self._order))

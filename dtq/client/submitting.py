@@ -33,22 +33,22 @@ from dtq.model.values import MARK, MIN_VALUE, is_description, weight
 from dtq.records import replace
 from dtq.values.base import Values
 
-#: What is left of a message for everything but function and arguments, in bytes.
+#: Room in a message for everything but function and arguments, in bytes.
 _ENVELOPE: Final = 4096
 
-#: What can be submitted: a function; or ``module:function`` or a registered name, for one that need not exist here.
+#: A callable to submit: a function; or ``module:function`` or a registered name, for one that need not exist here.
 Callable_ = Callable[..., Any] | str | Function
 
 
 class SubmitOptions(TaskOptions, ConditionOptions, total=False):
-    """`TaskOptions`, `ConditionOptions`, and what holds for one submission.
+    """`TaskOptions`, `ConditionOptions`, and options of one submission.
 
     Attributes:
         delay: time before the task is due, in seconds or as a timedelta. Default 0.
-        at: the moment at which it is due, by the coordinator's wall clock: also if somebody sets that meanwhile. One
+        at: the moment at which it is due, by the coordinator's wall clock: even if that clock is set meanwhile. One
             without a time zone is local time.
         key: the submitter's own key: while a batch with this key is remembered, submitting it again gives a handle of
-            that one, and no second task; ``unique`` and ``on_conflict`` say it otherwise.
+            that one, and no second task; ``unique`` and ``on_conflict`` change that.
     """
 
     delay: Span
@@ -57,14 +57,14 @@ class SubmitOptions(TaskOptions, ConditionOptions, total=False):
 
 
 class Order(NamedTuple):
-    """Under which terms something is submitted.
+    """The terms of a submission.
 
     Attributes:
-        terms: options of the task that were given; can be hashed.
-        delay: time before it is due, as it was given.
+        terms: the given options of the task; hashable.
+        delay: time before it is due, as given.
         key: the submitter's own key.
-        at: the moment at which it is due, as it was given.
-        asked: what few submissions ask for.
+        at: the moment at which it is due, as given.
+        asked: rare terms.
     """
 
     terms: Terms = NO_TERMS
@@ -74,7 +74,7 @@ class Order(NamedTuple):
     asked: Asked = NOTHING_ASKED
 
     def over(self, below: Order) -> Order:
-        """This, and where it says nothing, what is below."""
+        """This order; where unset, the one below."""
         return Order(
             self.terms.over(below.terms),
             below.delay if self.delay is UNSET else self.delay,
@@ -88,16 +88,16 @@ class Order(NamedTuple):
         """The delay in seconds.
 
         Raises:
-            InvalidValue: it is not one.
+            InvalidValue: it is invalid.
         """
         return 0.0 if self.delay is UNSET else check_delay(seconds(self.delay, "delay"))
 
     @property
     def conditions(self) -> Conditions | None:
-        """What few submissions ask for; None where this one does not.
+        """The rare terms; None if all are unset.
 
         Raises:
-            InvalidValue: it is not what it may be: the moment is none, or there is a delay too.
+            InvalidValue: one of them is invalid: the moment is malformed, or given together with a delay.
         """
         asked = None if self.asked is NOTHING_ASKED else self.asked.conditions(self.own_key)
         if self.at is UNSET or self.at is None:
@@ -107,26 +107,26 @@ class Order(NamedTuple):
         return replace(asked or Conditions(), at=moment(self.at, "at"))
 
     def parents(self, hub: Hub | None) -> tuple[Awaited, ...]:
-        """What it waits for, apart from what is in its arguments.
+        """The given parents, apart from those in the arguments.
 
         Args:
-            hub: the client that submits it; None to look only whether it is something to wait for.
+            hub: the submitting client; None for a check of the types only.
 
         Raises:
-            InvalidValue, InvalidId: it is not what it may be.
-            DtqError: a batch was refused that it waits for.
+            InvalidValue, InvalidId: one of them is invalid.
+            DtqError: a parent batch was refused.
         """
         after = self.asked.after
         return () if after is UNSET or after is None else awaited(after, partial(_check_place, hub, "after"))
 
     def settled(self, hub: Hub | None) -> Conditions | None:
-        """The conditions, with what it waits for; waits until all of that is accepted.
+        """The conditions, with the parents; waits until all of those are accepted.
 
         Args:
             hub: as for `parents`.
 
         Raises:
-            As `conditions` and `parents`; and DtqError where a task was refused that it waits for.
+            As `conditions` and `parents`; and DtqError if a parent task was refused.
         """
         parents = settled(self.parents(hub))
         return replace(self.conditions or Conditions(), after=parents) if parents else self.conditions
@@ -136,19 +136,19 @@ class Order(NamedTuple):
         """The key.
 
         Raises:
-            InvalidValue: it is not one.
+            InvalidValue: it is invalid.
         """
         if self.key is UNSET or self.key is None:
             return None
-        key: object = self.key  # whatever the caller says of its type
+        key: object = self.key  # its type at run time may differ from the annotation
         if not isinstance(key, str) or not 0 < len(key) <= MAX_NAME or not key.isprintable():
             raise InvalidValue("a key", repr(key)[:80], f"it is a text of 1 to {MAX_NAME} printable characters")
         return key
 
 
-#: What `Client.submit` knows as options.
+#: Option keywords of `Client.submit`.
 OPTIONS: Final = frozenset({*Terms._fields, *Asked._fields, "delay", "at", "key"})
-#: Nothing was said.
+#: All unset.
 PLAIN: Final = Order()
 
 
@@ -161,8 +161,8 @@ def order(
     """An order from keywords: those of `SubmitOptions`.
 
     Raises:
-        InvalidValue: ``never_retry`` has something that is no exception.
-        TypeError: there is no such option.
+        InvalidValue: ``never_retry`` contains an object that is no exception.
+        TypeError: an option is unknown.
     """
     if not options:
         return Order(NO_TERMS, delay, key, at)
@@ -175,7 +175,7 @@ def order(
 
 
 def divided(keywords: dict[str, Any]) -> tuple[Order, dict[str, Any]]:
-    """Keywords as `Client.submit` takes them: what is an option of its own, and what goes to the function.
+    """Divide the keywords of `Client.submit` into its own options and the function's keywords.
 
     Raises:
         As `order`.
@@ -190,7 +190,7 @@ def submit(
     """Submit one task.
 
     Raises:
-        CannotPickle, NotImportable, TooLarge, InvalidValue: nothing was submitted.
+        CannotPickle, NotImportable, TooLarge, InvalidValue: the task was not submitted.
         Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
         ClientClosed: the client was closed.
     """
@@ -211,12 +211,12 @@ def prepare(
     kwargs: dict[str, Any],
     make: Callable[[Hub, Spec], TaskHandle[Any]] = TaskHandle,
 ) -> Item:
-    """A submission that has only to be put into the outbox.
+    """Prepare a submission for the outbox.
 
     Args:
         hub: the client.
-        function: what to call.
-        order: under which terms.
+        function: the function.
+        order: the terms.
         args: its arguments.
         kwargs: its keyword arguments.
         make: makes the handle.
@@ -234,7 +234,7 @@ def prepare(
         if target.large or key is not None:
             blob = encode(hub, target, args, kwargs, keyed=key is not None)
         else:
-            blob = target.encode(args, kwargs)  # what is large is written by `item_of`
+            blob = target.encode(args, kwargs)  # a large call is written by `item_of`
     except HandlesMet:
         blob, given = with_parents(hub, target, args, kwargs, keyed=key is not None)
         parents = few((*given, *parents))
@@ -256,7 +256,7 @@ def prepare(
 def with_parents(
     hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool
 ) -> tuple[bytes, tuple[Awaited, ...]]:
-    """A call that has handles in it, as a blob, and what it waits for.
+    """Encode a call that contains handles, and return its parents.
 
     Args:
         hub: the client.
@@ -267,34 +267,34 @@ def with_parents(
 
     Raises:
         CannotPickle: an argument cannot be pickled.
-        InvalidValue: a handle is of a task that another coordinator has.
-        DtqError: why a task was refused that has to be accepted first.
+        InvalidValue: a handle's task belongs to another coordinator.
+        DtqError: the refusal of a task that must be accepted first.
     """
     blob, handles = collecting(target.encode, args, kwargs, keyed=keyed)
     for handle in handles:
         _check_place(hub, "a handle among the arguments", handle)
     if any([isinstance(handle, BatchHandle) and handle.accepted() and handle.is_empty for handle in handles]):
-        blob, handles = collecting(target.encode, args, kwargs, keyed=keyed)  # there is nothing to wait for
+        blob, handles = collecting(target.encode, args, kwargs, keyed=keyed)  # there is no parent to wait for
     return blob, tuple([(_given(handle), True) for handle in handles])
 
 
 def _given(handle: Any) -> TaskHandle[Any] | tuple[int, int, int]:
-    """What a handle among arguments waits for; a batch is accepted first."""
+    """The parents of a handle among the arguments; a batch is accepted first."""
     return (int(handle.id), 0, 0) if isinstance(handle, BatchHandle) else handle
 
 
 def _check_place(hub: Hub | None, what: str, handle: TaskHandle[Any] | BatchHandle[Any]) -> None:
-    """Make sure that a task of another client is one that this one's coordinator has.
+    """Make sure that another client's task belongs to this client's coordinator.
 
     Args:
-        hub: this client; None to look at nothing.
-        what: what its handle is here, for the error's sentence.
+        hub: this client; None for no check.
+        what: its handle's noun in the error's sentence.
         handle: the handle.
 
     Raises:
-        InvalidValue: another coordinator has it.
-        StoreReplaced: it was submitted to a store that another has taken the place of.
-        DtqError: why it was refused.
+        InvalidValue: it belongs to another coordinator.
+        StoreReplaced: its store was replaced by another.
+        DtqError: its refusal.
     """
     if hub is None or handle._desk is hub:
         return
@@ -310,25 +310,25 @@ def _check_place(hub: Hub | None, what: str, handle: TaskHandle[Any] | BatchHand
 
 
 def encode(hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool) -> bytes:
-    """A call as a blob; a description where it is large. What is large and comes again is put.
+    """Encode a call as a blob; as a description if it is large. Repeated large arguments are put.
 
     Args:
         hub: the client.
         target: the function.
         args: its arguments.
         kwargs: its keyword arguments.
-        keyed: whether it may be compared with another one that has its key: then it is to look the same each time.
+        keyed: whether it may be compared with another call of its key: then its encoding must be the same each time.
 
     Raises:
         CannotPickle: an argument cannot be pickled.
-        DtqError: it cannot be written.
+        DtqError: the value cannot be written.
     """
     values = hub.values
     if target.large and values is not None and not keyed and target.function.kind is not FunctionKind.REGISTERED:
         args, kwargs = hub.shared.replaced(target, args, kwargs)
     try:
         blob = target.encode(args, kwargs, values, target.large or keyed)
-    except ValueGone:  # the coordinator has lost what was written so far
+    except ValueGone:  # the coordinator has lost the value so far
         blob = target.encode(args, kwargs, values, target.large or keyed)
     if blob.startswith(MARK) and not target.large:
         _expect(hub, target, args, kwargs)
@@ -337,7 +337,9 @@ def encode(hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keye
 
 
 def _expect(hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any) -> None:
-    """A function's call was large, for the first time: the next ones are likely to be, and to have some of it again."""
+    """Note that a function's call was large, for the first time: the next ones are probably large, too, with repeated
+    arguments.
+    """
     target.large = True
     if target.function.kind is not FunctionKind.REGISTERED:
         hub.shared.replaced(target, args, kwargs)
@@ -392,11 +394,11 @@ def item_of(
 
 
 def check_items(iterables: tuple[Any, ...]) -> None:
-    """Make sure that a map can be over these.
+    """Make sure that these can be the iterables of a map.
 
     Raises:
         TypeError: there are none.
-        InvalidValue: one is the handle of a batch, whose results are not here.
+        InvalidValue: one is a batch's handle, whose results are at the coordinator.
     """
     if not iterables:
         raise TypeError("a map needs at least one iterable")
@@ -409,7 +411,7 @@ def check_items(iterables: tuple[Any, ...]) -> None:
 
 
 def checked(hub: Hub, function: Callable_, order: Order, iterables: tuple[Any, ...]) -> tuple[Callee, Spec]:
-    """What a map is of, once the client is connected.
+    """The function and spec of a map, once the client is connected.
 
     Raises:
         As `submit`.
@@ -425,7 +427,7 @@ def submit_map(hub: Hub, function: Callable_, order: Order, iterables: tuple[Ite
     """Submit a task for each item, as one batch; returns when all items were pulled.
 
     Raises:
-        Exception: what the iterables raise; what was sent before is cancelled.
+        Exception: of the iterables; the sent part is cancelled.
         CannotPickle, NotImportable, InvalidValue, Unreachable, ...: as `submit`.
     """
     target, spec = checked(hub, function, order, iterables)
@@ -466,12 +468,12 @@ def read_map(
 
 
 def limited(hub: Hub, target: Callee, spec: Spec, *, keyed: bool = False) -> Encode:
-    """How the calls of a map are encoded: as values where they are large, and refused where they are too large.
+    """The encoder of a map's calls: large ones become values, too large ones are refused.
 
     Args:
         hub: the client, which is connected.
         target: the function.
-        spec: as it is sent.
+        spec: in the form that is sent.
         keyed: see `encode`.
     """
     values = hub.values

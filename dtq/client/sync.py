@@ -38,17 +38,17 @@ log = logging.getLogger("dtq.client")
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: What becomes of submissions that the queue has no room for.
+#: Handling of submissions without room in the queue.
 WhenFull = Literal["wait", "fail"]
-#: How long `Client.close` waits for what was submitted, in seconds.
+#: How long `Client.close` waits for the submissions' acceptance, in seconds.
 CLOSE_S: Final = 30.0
 
 
 class Client(Submitter):
-    """A queue, as programs use it.
+    """A queue, for programs with threads.
 
-    It connects with its first call. From then on a coordinator that is away is waited for: submissions gather (up to a
-    bound, then they wait), results are asked for again when it is back.
+    It connects with its first call. From then on it waits for a coordinator that is away: submissions gather (up to a
+    bound, then they wait), and requests for results are repeated when it is back.
 
     Args:
         address: ``"host:port"``, or several for one queue; None for ``DTQ_ADDRESS``, the configuration, or the
@@ -57,15 +57,15 @@ class Client(Submitter):
         authkey: the key itself, instead of a file.
         tls: the directory with this side's certificates, for coordinators on other machines; None for ``DTQ_TLS``, or
             the configuration.
-        timeout: how long the first connection may take, and any call but waiting while the coordinator is away, in
+        timeout: longest time of the first connection, and of any call except waits while the coordinator is away, in
             seconds.
-        when_full: what becomes of submissions that the queue has no room for: ``"wait"`` sends them again, and lets
-            `submit` wait where too many wait already; ``"fail"`` has them refused with `QueueFull` at once.
-        full_timeout: for how long a full queue may take nothing before those that wait are refused too, in seconds.
+        when_full: handling of submissions without room in the queue: ``"wait"`` sends them again, and makes `submit`
+            wait if too many wait already; ``"fail"`` refuses them with `QueueFull` at once.
+        full_timeout: how long a full queue may accept nothing before waiting submissions are refused, too, in seconds.
         connector: makes the connections, instead of all of the above; for tests.
 
     Raises:
-        InvalidAddress: an address is none.
+        InvalidAddress: an address is malformed.
         KeyMissing, KeyUnusable, BadConfig: there is no key, or no usable one.
     """
 
@@ -102,11 +102,11 @@ class Client(Submitter):
         """A handle of a known task, whoever submitted it.
 
         Args:
-            id: the task; the batch where it has no other.
+            id: the task; or its batch, if the batch has no other task.
 
         Raises:
-            InvalidId: it is no id, or that of a batch of several tasks.
-            UnknownId: there is no such task, or it is no longer kept.
+            InvalidId: the id is malformed, or that of a batch of several tasks.
+            UnknownId: the task does not exist, or is no longer kept.
         """
         number, index = parsed(id)
         batch, view = self._batch(number)
@@ -121,8 +121,8 @@ class Client(Submitter):
         """A handle of a known batch, whoever submitted it.
 
         Raises:
-            InvalidId: it is no id, or that of a single task of a batch.
-            UnknownId: there is no such batch, or it is no longer kept.
+            InvalidId: the id is malformed, or that of a single task of a batch.
+            UnknownId: the batch does not exist, or is no longer kept.
         """
         batch, view = self._batch(batch_number(id))
         return BatchHandle(self._hub, view.spec, batch)
@@ -136,11 +136,11 @@ class Client(Submitter):
     # -- asking ---------------------------------------------------------------------------------------------------
 
     def status(self, id: Named) -> TaskView:
-        """Where a task stands: state, attempts with their history, progress, and why it waits, if it does.
+        """A task's state, attempts with their history, progress, and the reason why it waits, if it does.
 
         Raises:
-            InvalidId: it is no id, or that of a batch of several tasks.
-            UnknownId: there is no such task, or it is no longer kept.
+            InvalidId: the id is malformed, or that of a batch of several tasks.
+            UnknownId: the task does not exist, or is no longer kept.
         """
         number, index = parsed(id)
         if index is None:
@@ -150,23 +150,23 @@ class Client(Submitter):
         return self._hub.task(number, index or 0)
 
     def batch_status(self, id: Named) -> BatchView:
-        """Where a batch stands: how many of its tasks are in which state.
+        """A batch's state: the number of its tasks in each state.
 
         Raises:
-            InvalidId: it is no id, or that of a single task of a batch.
-            UnknownId: there is no such batch, or it is no longer kept.
+            InvalidId: the id is malformed, or that of a single task of a batch.
+            UnknownId: the batch does not exist, or is no longer kept.
         """
         return self._hub.batch(batch_number(id))
 
     def stats(self) -> Stats:
-        """The coordinator in one look."""
+        """An overview of the coordinator."""
         return self._hub.call(whole_stats)
 
     def tasks(
         self, *ids: Named, state: State | str | None = None, limit: int = 100, **filters: Unpack[Filters]
     ) -> list[TaskView]:
-        """Tasks that match everything given, as runs of like ones: first those that have not ended, in the order in
-        which they will run.
+        """Tasks that match every given argument, as runs of like tasks: first unfinished tasks, in the order in which
+        they will run.
 
         Args:
             ids: tasks and batches.
@@ -180,46 +180,46 @@ class Client(Submitter):
     # -- operating ------------------------------------------------------------------------------------------------
 
     def cancel(self, *ids: Named, **filters: Unpack[Filters]) -> CancelReport:
-        """Stop tasks: those that wait never start, those that run are killed; also those that this client has submitted
-        before, whether they are accepted yet or not.
+        """Stop tasks: waiting tasks never start, running tasks are killed; earlier submissions of this client that are
+        not accepted yet count, too.
 
         Args:
             ids: tasks and batches.
             filters: see `Filters`.
 
         Returns:
-            How many were cancelled, are being stopped, and had ended before.
+            The numbers of tasks that were cancelled, are being stopped, and had ended before.
 
         Raises:
             UnknownId: one of the ids was never accepted; nothing was cancelled.
-            InvalidValue: nothing was selected.
+            InvalidValue: no task was selected.
         """
         selection = choose(ids, **filters)
         reports = self._hub.call_behind(lambda service: cancel_all(service, selection), more=_made_room)
         return added(reports)
 
     def reprioritize(self, *ids: Named, priority: int, **filters: Unpack[Filters]) -> int:
-        """Give what waits another priority, in whole batches: those of which any task that waits matches.
+        """Change the priority of whole batches: of those with a matching task that waits.
 
         Args:
-            ids: batches, or tasks of which a batch has just one.
+            ids: batches, or the only tasks of batches.
             priority: 1 to 10.
             filters: see `Filters`.
 
         Returns:
-            How many tasks wait in them.
+            The number of their waiting tasks.
 
         Raises:
             UnknownId: one of the ids was never accepted; nothing was changed.
-            WholeBatchOnly: one is that of a task beside which others of its batch wait; nothing was changed.
-            InvalidValue: nothing was selected, or there is no such priority.
+            WholeBatchOnly: an id names a task beside which others of its batch wait; nothing was changed.
+            InvalidValue: no task was selected, or the priority is invalid.
         """
         Options(priority=priority)
         selection = choose(ids, **filters)
         return self._hub.call_behind(lambda service: service.reprioritize(selection, priority))[-1]
 
     def dead_letters(self, *ids: Named, limit: int = 100, **filters: Unpack[Filters]) -> list[DeadLetter]:
-        """Dead letters that match everything given, latest first.
+        """Dead letters that match every given argument, latest first.
 
         Args:
             ids: tasks and batches.
@@ -234,62 +234,63 @@ class Client(Submitter):
 
         Args:
             ids: tasks and batches.
-            all: whether to put all back, where nothing else is given.
+            all: whether to put all back, if no other argument is given.
             filters: see `Filters`.
 
         Returns:
-            How many.
+            Their number.
 
         Raises:
             UnknownId: one of the ids is no dead letter; nothing was put back.
-            InvalidValue: nothing was selected.
-            Unreachable: the coordinator was lost in the middle: `dead_letters` says what became of it.
+            InvalidValue: no task was selected.
+            Unreachable: the coordinator was lost in the middle: `dead_letters` tells what was done.
         """
         selection = choose(ids, all, **filters)
         return self._hub.call(lambda service: retry_all(service, selection), again=False)
 
     def purge_dead(self, *ids: Named, all: bool = False, **filters: Unpack[Filters]) -> int:
-        """Forget dead letters for good; everything as for `retry_dead`."""
+        """Remove dead letters for good; arguments as for `retry_dead`."""
         selection = choose(ids, all, **filters)
         return self._hub.call(lambda service: purge_all(service, selection), again=False)
 
     @property
     def limits(self) -> Limits:
-        """The limits: what the names allow that tasks count against."""
+        """The limits by name."""
         return Limits(self)
 
     @property
     def queues(self) -> Queues:
-        """The queues, to look at and to steer."""
+        """The queues: list and steer them."""
         return Queues(self)
 
     @property
     def schedules(self) -> Schedules:
-        """The coordinator's schedules: functions that it has called at due times."""
+        """The coordinator's schedules: functions that it submits at due times."""
         return Schedules(self)
 
     # -- the end --------------------------------------------------------------------------------------------------
 
     @property
     def closed(self) -> bool:
-        """Whether it takes nothing more: it was closed, or can never work (a wrong key)."""
+        """Whether it accepts no more calls: it was closed, or can never work (a wrong key)."""
         return self._hub.outbox.closed is not None
 
     def close(self, timeout: float | None = CLOSE_S) -> None:
-        """Wait until what was submitted is accepted, and disconnect. Tasks go on. Calling it twice does no harm.
+        """Wait until all submissions are accepted, and disconnect. Tasks go on. Calling it twice does no harm.
 
         Args:
             timeout: how long to wait at most, in seconds; None for ever.
 
         Raises:
-            Unreachable: the coordinator was away until then; handles of what was not accepted say so.
+            Unreachable: the coordinator was away until then; the handles of submissions that were not accepted have the
+                error.
         """
         self._hub.close(timeout)
 
     def __enter__(self) -> Self:
         try:
             self._hub.start()
-        except RuntimeError as error:  # no thread can be started: nobody else will close what it has opened
+        except RuntimeError as error:  # no thread can be started: no other code will close the open connections
             self._hub.fail(ClientClosed(str(error)))
             raise
         return self
@@ -302,7 +303,7 @@ class Client(Submitter):
         except Unreachable as lost:
             if error is None:
                 raise
-            log.warning("%s", lost)  # the exception that ended the block says more
+            log.warning("%s", lost)  # the exception that ended the block is the more telling one
 
     def __repr__(self) -> str:
         return f"<Client {self._hub.session.place}>"
@@ -316,10 +317,10 @@ def _made_room(report: CancelReport) -> bool:
 
 
 def patience(when_full: str, full_timeout_s: float) -> float:
-    """For how long submissions wait for room in a full queue, in seconds.
+    """How long submissions wait for room in a full queue, in seconds.
 
     Raises:
-        InvalidValue: what is to become of them is neither "wait" nor "fail".
+        InvalidValue: ``when_full`` is neither "wait" nor "fail".
     """
     if when_full not in get_args(WhenFull):
         raise InvalidValue("when_full", when_full, "it is 'wait' or 'fail'")
@@ -347,7 +348,7 @@ def _wire(
 
 
 def _addresses(given: object) -> tuple[str, ...]:
-    """Addresses as they are given, whatever the caller says of their type."""
+    """Addresses as they are given, whose types at run time may differ from the annotation."""
     if given is None:
         return ()
     return tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (str(given),)
@@ -357,7 +358,7 @@ def _load(authkey_file: str | Path | None, addresses: Sequence[Address]) -> tupl
     """See `load_authkey`.
 
     Raises:
-        KeyMissingInTask: there is no key, and this is a slot, whose tasks get one where the operator says so.
+        KeyMissingInTask: there is no key, and this is a slot, whose tasks get one only if the operator allows it.
     """
     try:
         return load_authkey(authkey_file, addresses=addresses)

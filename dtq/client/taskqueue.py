@@ -29,14 +29,14 @@ from dtq.wording import counted
 
 log = logging.getLogger("dtq.client")
 
-#: How long a queue that stops waits for what is on its way to its coordinator, in seconds.
+#: How long a stopping queue waits for submissions on their way to its coordinator, in seconds.
 END_S: Final = 5.0
-#: How long a result that was asked for can be asked for again, in seconds.
+#: How long a result can be read again after its last read, in seconds.
 READ_KEPT_S: Final = 300.0
 
 
 class TaskStatus(StrEnum):
-    """Where a task stands; equal to its own word, as in ``status == "completed"``."""
+    """State of a task; equal to its own word, as in ``status == "completed"``."""
 
     PENDING = "pending"  #: waits for a slot, for the time of its next attempt, or for other tasks
     RUNNING = "running"
@@ -61,13 +61,13 @@ class QueueStats(TypedDict):
 
     Attributes:
         submitted: tasks that were accepted.
-        pending: those that wait.
-        running: those that run.
-        completed: those that have a result.
-        failed: those that have used up their retries.
-        cancelled: those that were stopped on request.
-        retries: attempts that were followed by another one.
-        success_rate: completed of completed and failed, from 0 to 1; 0 while nothing has ended.
+        pending: waiting tasks.
+        running: running tasks.
+        completed: tasks with a result.
+        failed: tasks that have used up their retries.
+        cancelled: tasks that were stopped on request.
+        retries: attempts that were followed by another.
+        success_rate: completed tasks by completed and failed ones, from 0 to 1; 0 before the first end.
         workers: how many tasks can run at once.
     """
 
@@ -91,15 +91,15 @@ class TaskQueue:
         num_workers: how many tasks run at once; None for one a core.
         highest_first: whether a higher priority number (of 1 to 10) is more urgent.
         db: a file that keeps the queue from one start to the next; None keeps it in memory.
-        durability: with a file, what an acknowledgement waits for: ``"fsync"`` (the disk), ``"os"``, ``"none"``.
+        durability: with a file, the guarantee behind an acknowledgement: ``"fsync"`` (the disk), ``"os"``, ``"none"``.
         imports: modules that every process imports when it starts.
         preload: modules that are imported once, in the process that those are forked from.
         paths: directories for modules, before those of this program.
-        keep_results: how long results that nobody asks for are kept, in seconds or as a timedelta; None for a day.
-            Those that `result` was asked for are kept for five minutes after that.
+        keep_results: how long unread results are kept, in seconds or as a timedelta; None for a day. Results are kept
+            for five minutes after a call of `result`.
         tasks_may_submit: whether clients in tasks (``AsyncClient()``, ``Client()``) are this queue's.
-        resources: what there is for tasks that need it: ``("gpu=0,1", "memory=32GB")``.
-        tags: what tasks may ask for beside that.
+        resources: resources for tasks that need them: ``("gpu=0,1", "memory=32GB")``.
+        tags: further properties that tasks may ask for.
 
     Raises:
         InvalidValue: ``num_workers`` is not at least 1, or ``keep_results`` is not a time.
@@ -140,25 +140,25 @@ class TaskQueue:
         self._busy = asyncio.Lock()
         self._open: set[AsyncTaskHandle[Any]] = set()
         self._ended = asyncio.Event()
-        #: Results that were asked for, by batch and index, and until when they are kept; those to go first, first.
+        #: Results that were read, by batch and index, and their ends; the next one to go first.
         self._read: dict[tuple[int, int], float] = {}
         self._letting_go: asyncio.TimerHandle | None = None
 
     # -- beginning and end ----------------------------------------------------------------------------------------
 
     async def start(self) -> Self:
-        """Start the processes, and wait until they are ready; nothing where they run already.
+        """Start the processes, and wait until they are ready; no effect if they run already.
 
         Returns:
             This queue.
 
         Raises:
-            ClusterEnded: they do not start; the sentence has what they said.
+            ClusterEnded: they do not start; the sentence has their log.
         """
         async with self._busy:
             if self._client is None:
                 cluster = self._make()
-                # If this is cancelled, the cluster is forgotten once it stands, and ends with that.
+                # If this is cancelled, the cluster is dropped once it runs, and ends with that.
                 await asyncio.to_thread(cluster.start)
                 client = AsyncClient(cluster.address, authkey_file=cluster.authkey_file)
                 try:
@@ -166,18 +166,19 @@ class TaskQueue:
                 except BaseException:
                     await asyncio.to_thread(cluster.close, drain=False)
                     raise
-                cluster.on_end(client._loop.hub.fail)  # whoever waits then learns why
+                cluster.on_end(client._loop.hub.fail)  # a waiting caller then gets the reason
                 self._cluster, self._client = cluster, client
                 log.info("a queue of %s has started", counted(cluster.slots, "worker"))
         return self
 
     async def stop(self, *, finish: bool | None = None, timeout: float | None = None) -> None:
-        """End gracefully: take nothing more, let tasks end, then the processes. Calling it twice does no harm.
+        """End gracefully: accept no more tasks, let tasks end, then the processes. Calling it twice does no harm.
 
         Args:
-            finish: whether to wait for all tasks; False for only those that run. None means True without a file
-                (what waits would be lost), and False with one (what waits is there at the next start).
-            timeout: how long all of it may take, in seconds; then what runs is killed. None for as long as it needs.
+            finish: whether to wait for all tasks; False for only the running ones. None means True without a file
+                (waiting tasks would be lost), and False with one (waiting tasks are there at the next start).
+            timeout: longest time for all of it, in seconds; then running tasks are killed. None for as long as it
+                needs.
         """
         async with self._busy:
             client, self._client = self._client, None
@@ -185,7 +186,7 @@ class TaskQueue:
                 return
             loop = asyncio.get_running_loop()
             deadline = None if timeout is None else loop.time() + timeout
-            drain = client._loop.hub.following.failure is None  # else its processes are of no more use
+            drain = client._loop.hub.following.failure is None  # else its processes are unusable
             try:
                 if finish is None:
                     finish = not self._keeps
@@ -210,7 +211,7 @@ class TaskQueue:
             self._letting_go = None
         try:
             await client.close(END_S)
-        except DtqError as error:  # what it has not sent is lost either way
+        except DtqError as error:  # unsent submissions are lost either way
             log.warning("%s", error)
         await asyncio.to_thread(self._cluster.close, drain=drain, timeout_s=timeout_s)
         log.info("the queue has stopped")
@@ -255,7 +256,7 @@ class TaskQueue:
         on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> str:
-        """Have a function called in one of the processes; returns when the task is accepted.
+        """Submit a call of a function to the processes; returns when the task is accepted.
 
         Args:
             fn: the function, which may be a coroutine function; or ``"module:function"`` or a registered name.
@@ -266,7 +267,7 @@ class TaskQueue:
                 resources, slots, tags, label: see `TaskOptions`.
             delay: time before the task is due, in seconds or as a timedelta.
             at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
-            key: while a task with this key is remembered, there is no second one.
+            key: while a task with this key is remembered, a second submission returns that task's id.
             expires, unique, on_conflict, after, on_failed: see `ConditionOptions`.
             kwargs: its keyword arguments.
 
@@ -317,18 +318,18 @@ class TaskQueue:
             self._ended.set()
 
     def get_task_status(self, task_id: str) -> TaskStatus:
-        """Where a task stands; one short call to the queue's own process, no coroutine.
+        """A task's state; one short call to the queue's own process, no coroutine.
 
         Raises:
-            UnknownId: there is no such task.
+            UnknownId: the task does not exist.
             ResultExpired: it is no longer kept; see `result`.
-            InvalidId: that is no id.
+            InvalidId: the id is malformed.
             RuntimeError: the queue is not started.
         """
         return _STATUS[self._running._client.status(task_id).state]
 
     def get_stats(self) -> QueueStats:
-        """The queue in numbers; as `get_task_status` no coroutine.
+        """The queue in numbers; like `get_task_status` no coroutine.
 
         Raises:
             RuntimeError: the queue is not started.
@@ -349,10 +350,10 @@ class TaskQueue:
         )
 
     async def result(self, task_id: str, timeout: float | None = None) -> Any:
-        """Wait for what a task returns.
+        """Wait for a task's result.
 
-        It may be asked for again, by several coroutines too, until five minutes after the last time. Then the task is
-        no longer known, unless it was submitted with a key, or by somebody else (`client`).
+        It may be read again, by several coroutines too, until five minutes after the last read. Then the task is no
+        longer known, unless it was submitted with a key, or by another client (`client`).
 
         Args:
             task_id: the task.
@@ -360,7 +361,7 @@ class TaskQueue:
 
         Raises:
             Exception: as `AsyncTaskHandle.result`: the function's own, `TaskCancelled`, `WaitTimeout`, ...
-            UnknownId: there is no such task.
+            UnknownId: the task does not exist.
             ResultExpired: it is no longer kept.
             RuntimeError: the queue is not started.
         """
@@ -373,7 +374,7 @@ class TaskQueue:
                 self._let_go_later(client, handle)
 
     def _let_go_later(self, client: AsyncClient, handle: AsyncTaskHandle[Any]) -> None:
-        """Keep what was asked for a while longer."""
+        """Keep a result that was read a while longer."""
         task = handle._handle
         place = task._batch, max(0, task._index)
         until = asyncio.get_running_loop().time() + READ_KEPT_S
@@ -393,26 +394,26 @@ class TaskQueue:
             client._loop.hub.following.read.add(batch, index, index + 1, 0.0)
 
     async def cancel(self, task_id: str) -> bool:
-        """Stop a task: if it waits it never starts, if it runs its process is killed.
+        """Stop a task: a waiting task never starts, a running one's process is killed.
 
         Returns:
-            Whether there was something to stop.
+            Whether it was stopped.
 
         Raises:
-            UnknownId: there is no such task.
+            UnknownId: the task does not exist.
             RuntimeError: the queue is not started.
         """
         report = await self._running.cancel(task_id)
         return report.cancelled + report.stopping > 0
 
     async def join(self, timeout: float | None = None) -> bool:
-        """Wait until everything that was submitted here since the start has ended.
+        """Wait until all tasks that were submitted here since the start have ended.
 
         Args:
             timeout: how long at most, in seconds; None for ever.
 
         Returns:
-            Whether it has.
+            Whether they have.
 
         Raises:
             RuntimeError: the queue is not started.
@@ -441,7 +442,7 @@ class TaskQueue:
 
     @property
     def limits(self) -> AsyncLimits:
-        """What the names allow that tasks count against; with a file, it holds at its next start, too.
+        """The limits by name; with a file, they hold after the next start, too.
 
         Raises:
             RuntimeError: the queue is not started.
@@ -450,8 +451,8 @@ class TaskQueue:
 
     @property
     def schedules(self) -> AsyncSchedules:
-        """Functions that are called at due times, as long as the queue runs; with a file, they are there at its next
-        start.
+        """Functions that are submitted at due times, as long as the queue runs; with a file, they are there after its
+        next start.
 
         Raises:
             RuntimeError: the queue is not started.

@@ -24,10 +24,10 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Note:
-    """What ``@task`` says about a function.
+    """The note of ``@task`` about a function.
 
     Attributes:
-        name: the registered name, None where it travels like any function.
+        name: the registered name, None if it travels like any function.
         terms: its default terms.
     """
 
@@ -35,30 +35,30 @@ class Note:
     terms: Terms
 
 
-#: Registered task types of this process, by name. A worker fills it by importing the modules it is told to.
+#: Registered task types of this process, by name. A worker fills it by importing its configured modules.
 _registered: Final[dict[str, Callable[..., Any]]] = {}
 
 
 def note_of(function: object) -> Note | None:
-    """What ``@task`` said about a function, if it was used."""
+    """The note of a function; None without ``@task``."""
     found = getattr(function, NOTE, None)
     return found if isinstance(found, Note) else None
 
 
 def register(name: str, function: Callable[..., Any]) -> None:
-    """Have a registered task type of this name run a function. The last one wins, as with any name in Python.
+    """Register a function as the task type of a name. The last one wins, as with any name in Python.
 
     Raises:
-        InvalidValue: it is not a name.
+        InvalidValue: the name is malformed.
     """
     _registered[check_name(name)] = function
 
 
 def check_name(name: str) -> str:
-    """A task type's name, if it is one.
+    """The name of a task type, if valid.
 
     Raises:
-        InvalidValue: it is none.
+        InvalidValue: it is malformed.
     """
     if not _NAME.fullmatch(str(name)):
         raise InvalidValue("a task's name", str(name)[:80], "it has 1 to 128 letters, digits or _ . -")
@@ -88,23 +88,23 @@ def task(
 def task(
     function: Callable[P, T] | None = None, /, *, name: str | None = None, **options: Unpack[TaskOptions]
 ) -> Callable[P, T] | Callable[[Callable[P, T]], Callable[P, T]]:
-    """Give a function terms of its own, for every submission of it that does not say otherwise.
+    """Give a function terms of its own: defaults of every submission of it.
 
     Args:
-        function: the function, where the decorator is used without parentheses.
+        function: the function, if the decorator is used without parentheses.
         name: registers it: tasks carry this name and JSON arguments instead of ``module:function`` and pickles. As with
-            every registered task type, returning False says that it failed.
+            every registered task type, a result of False is a failure.
         options: see `TaskOptions`.
 
     Returns:
-        The function itself, or a decorator that gives back what it is given.
+        The function itself, or a decorator that returns its argument.
 
     Raises:
-        InvalidValue: one of the options is not what it may be.
-        TypeError: there is no such option; or what is decorated cannot be called or cannot carry attributes.
+        InvalidValue: one of the options is invalid.
+        TypeError: an option is unknown; or the decorated object cannot be called or cannot carry attributes.
     """
     terms = Terms(**options).frozen()
-    terms.options()  # a wrong value is found where it is written
+    terms.options()  # a wrong value is reported where it is written
 
     def decorate(decorated: Callable[P, T]) -> Callable[P, T]:
         if not callable(decorated):

@@ -34,16 +34,16 @@ class Unset(Enum):
 #: Not given.
 UNSET: Final = Unset.UNSET
 
-#: An exception class, or its name as `exception_name` gives it.
+#: An exception class, or its name as `exception_name` returns it.
 ExceptionLike = type[BaseException] | str
 #: A time span: seconds, or a timedelta.
 Span = float | timedelta
-#: How much of resources, by name: a whole number, or a size (``"4GB"``).
+#: Amounts of resources, by name: a whole number, or a size (``"4GB"``).
 Resources = Mapping[str, int | str] | Iterable[tuple[str, int | str]]
 
 
 class RunOptions(TypedDict, total=False):
-    """Those of `TaskOptions` that say how a task runs."""
+    """Those of `TaskOptions` that concern a task's run."""
 
     priority: int
     max_retries: int
@@ -62,26 +62,26 @@ class TaskOptions(RunOptions, total=False):
     """The terms of a task, as keywords; all may be left out.
 
     Attributes:
-        priority: 1 to 10; 1 is served first (10 first where the coordinator runs with highest_first). Default 5.
+        priority: 1 to 10; 1 is served first (10 first if the coordinator runs with highest_first). Default 5.
         max_retries: how often a failed task is tried again. Default 3.
-        max_crashes: at how many crashes (its process died, its worker was lost) it is given up. Default 3.
+        max_crashes: number of crashes (its process died, its worker was lost) after which it is given up. Default 3.
         timeout: time limit of one attempt, in seconds or as a timedelta; None for none, the default.
         soft_timeout: after so long, in seconds or as a timedelta, `SoftTimeout` is raised in the task, which may catch
-            it and end in order; where it does not, the attempt has failed with it. None for never, the default.
+            it and end in order; if it does not, the attempt has failed with it. None for never, the default.
         queue: the queue it waits in. Default ``"default"``.
         retry_delay: time before a retry, in seconds or as a timedelta; None for ``min(300, 2**retry)`` s, the default.
         jitter: whether a backoff is drawn at random from (half, whole]. Default False.
         never_retry: exception classes, or their names, for which there is no second attempt; a subclass counts too.
         keep_results: how long results are kept after the last task of the submission has ended, in seconds or as a
             timedelta; None for as long as the coordinator keeps those of others (``--keep-results``), the default. It
-            must be long enough for whoever reads them. The least is about a second, also for 0.
-        limits: the name of a limit that it counts against, or several, at most 16. What a name allows says who operates
-            the queue (`dtq limit set`); nothing, for a name of which nobody has said anything. Default none.
-        resources: how much it needs of what its worker offers (``dtq worker --resource``), by name:
-            ``{"gpu": 1, "memory": "4GB"}``. It has that for itself while it runs. Default none.
+            must be long enough for their readers. The least is about a second, also for 0.
+        limits: the name of a limit that it counts against, or several, at most 16. The operator of the queue sets a
+            name's limit (`dtq limit set`); a name without a limit bounds nothing. Default none.
+        resources: amounts that it needs of its worker's resources (``dtq worker --resource``), by name: ``{"gpu": 1,
+            "memory": "4GB"}``. It has them for itself while it runs. Default none.
         slots: how many slots of its worker it takes. Default 1.
         tags: a tag that its worker must have (``dtq worker --tag``), or several. Default none.
-        label: what it belongs to: `dtq list` and other verbs find it by that. Default none.
+        label: a free word by which `dtq list` and other verbs find it. Default none.
     """
 
     keep_results: Span | None
@@ -91,7 +91,7 @@ class TaskOptions(RunOptions, total=False):
 
 
 class Terms(NamedTuple):
-    """What was given of `TaskOptions`, UNSET for the rest. Can be hashed once it was `frozen`."""
+    """The given ones of `TaskOptions`, UNSET for the rest. Hashable once it was `frozen`."""
 
     priority: int | Unset = UNSET
     max_retries: int | Unset = UNSET
@@ -110,7 +110,7 @@ class Terms(NamedTuple):
     label: str | Unset = UNSET
 
     def over(self, below: Terms) -> Terms:
-        """These terms, and where they say nothing, those below."""
+        """These terms; where unset, those below."""
         given: dict[str, Any] = {name: value for name, value in zip(_FIELDS, self, strict=True) if value is not UNSET}
         return below._replace(**given) if given else below
 
@@ -118,7 +118,7 @@ class Terms(NamedTuple):
         """The same, with the names of ``never_retry``, ``limits``, ``resources`` and ``tags``.
 
         Raises:
-            InvalidValue: ``never_retry`` has something that is no exception, or another one something that is no name.
+            InvalidValue: ``never_retry`` contains an object that is no exception, or another field one that is no name.
         """
         terms = self if self.limits is UNSET else self._replace(limits=limit_names(self.limits))
         if terms.resources is not UNSET:
@@ -131,15 +131,15 @@ class Terms(NamedTuple):
         """The options they add up to.
 
         Raises:
-            InvalidValue: one of them is not what it may be.
+            InvalidValue: one of them is invalid.
         """
         return Options(**self.given())
 
     def given(self) -> dict[str, Any]:
-        """The fields of `Options` that something was given for.
+        """The fields of `Options` with a given term.
 
         Raises:
-            InvalidValue: one of them is not what it may be.
+            InvalidValue: one of them is invalid.
         """
         fields: dict[str, Any] = {}
         for name, value in zip(_FIELDS, self, strict=True):
@@ -152,7 +152,7 @@ class Terms(NamedTuple):
         return fields
 
 
-#: Nothing was given.
+#: All unset.
 NO_TERMS: Final = Terms()
 
 
@@ -184,7 +184,7 @@ def attribution_of(terms: Terms) -> Attribution | None:
 
 
 def exception_name(kind: type[BaseException]) -> str:
-    """The name of an exception class as it travels: ``module.Class``, builtins bare."""
+    """The name of an exception class in its form for the wire: ``module.Class``, builtins bare."""
     module = kind.__module__
     return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
 
@@ -193,7 +193,7 @@ def exception_names(kinds: ExceptionLike | Iterable[ExceptionLike], what: str = 
     """The names of exception classes; names go through as they are.
 
     Raises:
-        InvalidValue: something else is among them.
+        InvalidValue: one of them is neither.
     """
     if isinstance(kinds, str | type):
         kinds = (kinds,)
@@ -207,7 +207,7 @@ def limit_names(names: str | Iterable[str], what: str = "limits") -> tuple[str, 
     """The names of limits, each once.
 
     Raises:
-        InvalidValue: something else is among them.
+        InvalidValue: one of them is no name.
     """
     try:
         return tuple(dict.fromkeys(_text(name, what) for name in ((names,) if isinstance(names, str) else names)))
@@ -219,7 +219,7 @@ def tag_names(names: str | Iterable[str], what: str = "tags") -> tuple[str, ...]
     """Tags, each once.
 
     Raises:
-        InvalidValue: something else is among them.
+        InvalidValue: one of them is no tag.
     """
     try:
         return tuple(dict.fromkeys(_text(name, what) for name in ((names,) if isinstance(names, str) else names)))
@@ -228,10 +228,10 @@ def tag_names(names: str | Iterable[str], what: str = "tags") -> tuple[str, ...]
 
 
 def amounts(resources: Resources, what: str = "resources") -> tuple[tuple[str, int | str], ...]:
-    """Names of resources, and how much of each.
+    """Names of resources, and the amount of each.
 
     Raises:
-        InvalidValue: that is something else.
+        InvalidValue: the argument has another form.
     """
     try:
         pairs = resources.items() if isinstance(resources, Mapping) else resources
@@ -269,7 +269,7 @@ def moment(value: Any, what: str) -> float:
     """Seconds of the Unix epoch of a datetime; one without a time zone is local time.
 
     Raises:
-        InvalidValue: it is none, or one that the clocks of computers do not show.
+        InvalidValue: it is no datetime, or out of the range of computers' clocks.
     """
     if not isinstance(value, datetime):
         raise InvalidValue(what, repr(value)[:80], "it is a datetime; one without a time zone is local time")
@@ -308,7 +308,7 @@ def _flag(value: Any, what: str) -> bool:
 
 
 def field_of(name: str) -> str:
-    """The field of `Options` that one of the terms becomes."""
+    """The field of `Options` for one of the terms."""
     return _CONVERSIONS[name][0]
 
 
@@ -318,7 +318,7 @@ def is_span(name: str) -> bool:
 
 
 _FIELDS: Final = Terms._fields
-#: For each of the terms: the field of `Options` it becomes, and how.
+#: For each of the terms: its field of `Options`, and its conversion.
 _CONVERSIONS: Final[dict[str, tuple[str, Callable[[Any, str], Any]]]] = {
     "priority": ("priority", _whole),
     "max_retries": ("max_retries", _whole),
@@ -336,5 +336,5 @@ _CONVERSIONS: Final[dict[str, tuple[str, Callable[[Any, str], Any]]]] = {
     "tags": ("tags", tag_names),
     "label": ("label", _text),
 }
-#: Those that become one field, `Options.needs`.
+#: Terms that together become one field, `Options.needs`.
 _OF_NEEDS: Final = frozenset(("resources", "slots", "tags"))

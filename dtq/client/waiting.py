@@ -18,17 +18,17 @@ from dtq.errors import InvalidValue, WaitTimeout
 
 H = TypeVar("H", bound=TaskHandle[Any] | BatchHandle[Any])
 
-#: What `wait` waits for; the names of `concurrent.futures`.
+#: Conditions of `wait`; the names of `concurrent.futures`.
 ReturnWhen = Literal["ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION"]
 WHEN: Final = ("ALL_COMPLETED", "FIRST_COMPLETED", "FIRST_EXCEPTION")
 
 
 class Waited(NamedTuple, Generic[H]):
-    """What `wait` found.
+    """The result of `wait`.
 
     Attributes:
         done: the handles that have ended.
-        not_done: those that have not.
+        not_done: the others.
     """
 
     done: set[H]
@@ -60,11 +60,11 @@ def wait(handles: Iterable[H], timeout: float | None = None, return_when: Return
     Args:
         handles: of tasks or batches.
         timeout: how long at most, in seconds; None for ever.
-        return_when: ``"ALL_COMPLETED"``, ``"FIRST_COMPLETED"``, or ``"FIRST_EXCEPTION"``: until one has ended without
-            a result (of tasks), or all have ended.
+        return_when: ``"ALL_COMPLETED"``, ``"FIRST_COMPLETED"``, or ``"FIRST_EXCEPTION"``: until one (of tasks) has
+            ended without a result, or all have ended.
 
     Returns:
-        Those that have ended, and those that have not.
+        The handles that have ended, and those that have not.
     """
     if return_when not in WHEN:
         raise InvalidValue("return_when", return_when, f"it is one of {', '.join(WHEN)}")
@@ -83,7 +83,7 @@ def _endings(handles: Collection[H], timeout: float | None) -> Iterator[H]:
     ended: SimpleQueue[H] = SimpleQueue()
     open_ = {handle: partial(ended.put, handle) for handle in handles}
     try:
-        # What has ended already comes first, also where more ends meanwhile.
+        # Handles that have ended already come first, even if others end meanwhile.
         for handle in sorted(open_, key=_not_done):
             put = open_[handle]
             if not handle.on_end(put):

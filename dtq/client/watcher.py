@@ -24,10 +24,10 @@ log = logging.getLogger("dtq.client")
 
 #: How long the coordinator may hold one call, in seconds.
 WAIT_S: Final = 10.0
-#: An empty answer that came sooner than this is not one to a full wait: the coordinator is stopping. In seconds.
+#: An empty answer that came sooner than this is no end of a full wait: the coordinator is stopping. In seconds.
 _SHORT_S: Final = 1.0
 _PAUSE_S: Final = 0.05
-#: After how many errors of the coordinator, one upon the other, nothing more is expected of it.
+#: Errors of the coordinator in a row after which the client gives up.
 MAX_FAILURES: Final = 5
 
 
@@ -36,10 +36,10 @@ class Watcher:
 
     Args:
         session: the client's session.
-        following: where news go.
-        fatal: called with what makes the client of no more use.
-        shared: what the client has put: the coordinator is told of what is needed no more.
-        inherited: whether there is something to follow from before this session (in a child made by `os.fork`).
+        following: gets the news.
+        fatal: called with an error that makes the client unusable.
+        shared: the client's put values: the coordinator is told of unneeded ones.
+        inherited: whether batches from before this session must be followed (in a child made by `os.fork`).
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Watcher:
             log.exception("the client's watcher failed")
             self._fatal(DtqError(f"the client failed at something of its own ({error!r}); its log has the traceback"))
         finally:
-            self.link.close()  # for good: `end` only interrupts what another thread is at
+            self.link.close()  # for good: `end` only interrupts the present call
 
     def _trouble(self, error: DtqError, backoff: Backoff) -> None:
         if self._ending.is_set():
@@ -125,7 +125,7 @@ class Watcher:
         finally:
             link.steady(False)
         self._cursor = watched.cursor
-        # A call that found nothing has also said that everything before has arrived.
+        # An answered call has also acknowledged everything before it.
         self._quiet = not watched.ended
         if watched.ended:
             self._following.on_news(watched.ended)
@@ -136,8 +136,9 @@ class Watcher:
             self._ending.wait(_PAUSE_S)
 
     def _let_go(self, read: ReadRanges) -> None:
-        """Tell the coordinator what need not be kept. Where it cannot let go, that stays until it expires: nobody who
-        waits for results is to hear of it."""
+        """Tell the coordinator of results that need not be kept. If it cannot remove them, they stay until they expire:
+        a waiting caller must not get that error.
+        """
         ranges = read.take()
         if not ranges:
             return
@@ -152,10 +153,10 @@ class Watcher:
             log.warning("what was read stays at the coordinator until it expires: %s", error)
 
     def _follow_anew(self) -> None:
-        """The session is a new one to the coordinator."""
+        """Follow all unfinished batches anew, as the session is new to the coordinator."""
         generation = self._session.generation
         self._cursor = 0
-        # What was submitted in the very first session is followed by being submitted.
+        # Batches that were submitted in the very first session are followed by their submission.
         first = self._generation == 0 and generation == 1
         batches = [] if first else self._following.unfinished()
         for start in range(0, len(batches), FOLLOWED):
@@ -166,7 +167,7 @@ class Watcher:
         self._generation = generation
 
     def _why(self, number: int) -> DtqError:
-        """Why a batch is not there: it has expired, or never was."""
+        """Why a batch is missing: it has expired, or never existed."""
         try:
             self.link.service.batch(number)
         except DtqError as error:
