@@ -64,7 +64,7 @@ _SHARING: Final = ("max_nbytes", "mmap_mode", "verbose")
 #: How many tasks are named in one call that stops them.
 _NAMED: Final = 1024
 #: How many times as long the next batch of tiny calls may be, at most.
-_GROWTH: Final = 8
+_GROWTH: Final = 32
 
 
 class Settings(TaskOptions, total=False):

@@ -13,6 +13,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from dtq.client.payloads import PICKLE, dump_by_value
@@ -51,7 +52,7 @@ def run_batch(
             function, arguments = pickle.loads(initializer[1])
         function(*arguments)
         _begun.add(initializer[0])
-    dynamic = importlib.util.find_spec("threadpoolctl") is not None
+    dynamic = _has_limits()
     call: Callable[[], Any] | None = _opened(packed, values) if dynamic else None  # its libraries keep their defaults
     with _environment(variables):
         if call is None:
@@ -62,6 +63,12 @@ def run_batch(
     return dump_by_value(results, {numpy.memmap: _in_memory}) if mapped and numpy is not None else results
 
 
+@cache
+def _has_limits() -> bool:
+    """Whether there is what sets the thread pools of libraries that are loaded; looked for once."""
+    return importlib.util.find_spec("threadpoolctl") is not None
+
+
 def _opened(packed: bytes, values: tuple[Any, ...]) -> Callable[[], Any]:
     with given(values):
         call: Callable[[], Any] = pickle.loads(packed)
@@ -70,8 +77,10 @@ def _opened(packed: bytes, values: tuple[Any, ...]) -> Callable[[], Any]:
 
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+    # Only what is something else: the slot looks after its environment where a task has set something in it.
+    before = {name: old for name, value in variables.items() if (old := os.environ.get(name)) != value}
+    for name in before:
+        os.environ[name] = variables[name]
     try:
         yield
     finally:
