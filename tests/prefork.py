@@ -1,15 +1,16 @@
-"""Real dtq commands as processes of their own, forked from one that has imported dtq once.
+"""Real dtq commands, and programs with dtq, as processes of their own, forked from one that has imported dtq once.
 
 Most of the processor time of a command that ends soon is its imports, and tests start hundreds. Each command is a
 process like any other: with a session, standard streams, a directory and an environment of its own, killed and waited
 for as such. It differs in what the kernel says of how it began: its parent, its command line and first environment.
 ``DTQ_TESTS_EXEC=1`` has each one started anew, as a user does. Tests that are about how commands begin always do so:
-those of ``dtq up``, of the README, the pages and the examples, and the soak.
+those of ``dtq up``, of the README and the examples, and the soak.
 """
 
 from __future__ import annotations
 
 import atexit
+import builtins
 import contextlib
 import gc
 import importlib
@@ -28,6 +29,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final, Protocol
 
 #: What is imported before the fork: what the commands import that are started most often.
@@ -140,12 +142,18 @@ class Server:
         return at_start(environment) == self._at_start
 
     def start(
-        self, words: Sequence[str], directory: Path, environment: dict[str, str], output: int, errors: int
+        self,
+        words: Sequence[str],
+        directory: Path,
+        environment: dict[str, str],
+        output: int,
+        errors: int,
+        program: str | None = None,
     ) -> Forked:
-        """Have a command forked; its standard input is empty."""
+        """Have a command forked, or a program; its standard input is empty."""
         status, theirs = os.pipe()
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-        request = json.dumps([list(words), str(directory), environment, limit]).encode()
+        request = json.dumps([program, list(words), str(directory), environment, limit]).encode()
         socket.send_fds(self._socket, [request], [output, errors, theirs])
         os.close(theirs)
         begun, number = struct.unpack(MESSAGE, os.read(status, struct.calcsize(MESSAGE)))
@@ -165,20 +173,28 @@ def server() -> Server:
     return Server()
 
 
-def start(words: Sequence[str], directory: Path, environment: dict[str, str], output: int, errors: int) -> Started:
-    """Start a dtq command, in a session of its own.
+def start(
+    words: Sequence[str],
+    directory: Path,
+    environment: dict[str, str],
+    output: int,
+    errors: int,
+    program: str | None = None,
+) -> Started:
+    """Start a dtq command, or a program, in a session of its own.
 
     Args:
-        words: the command line after ``dtq``.
+        words: the command line after ``dtq``, or after the program.
         directory: where it runs.
         environment: all of its variables.
         output: descriptor of its standard output.
         errors: the same for standard error.
+        program: the file of a Python program in the directory, instead of dtq's command.
     """
     if "DTQ_TESTS_EXEC" not in os.environ and server().suits(environment):
-        return server().start(words, directory, environment, output, errors)
+        return server().start(words, directory, environment, output, errors, program)
     return subprocess.Popen(
-        [sys.executable, "-m", "dtq", *words],
+        [sys.executable, *(["-m", "dtq"] if program is None else [program]), *words],
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=errors,
@@ -208,8 +224,8 @@ def run(
 # -- in the process that forks ------------------------------------------------------------------------------------
 
 
-def serve(sock: socket.socket) -> list[str] | None:
-    """Fork commands until nobody asks any more: None then. In a process that is to be one it returns its words."""
+def serve(sock: socket.socket) -> tuple[str | None, list[str]] | None:
+    """Fork commands until nobody asks any more: None then. In a process that is to be one it returns what it is."""
     running: dict[int, tuple[int, int]] = {}
     with selectors.DefaultSelector() as selector:
         selector.register(sock, selectors.EVENT_READ)
@@ -248,9 +264,9 @@ def _tell(status: int, said: int) -> None:
     os.close(status)
 
 
-def become(request: bytes, descriptors: list[int]) -> list[str]:
+def become(request: bytes, descriptors: list[int]) -> tuple[str | None, list[str]]:
     """Be what a request asks for, and say so once nothing is left of what was."""
-    words, directory, environment, limit = json.loads(request)
+    program, words, directory, environment, limit = json.loads(request)
     *streams, status = descriptors
     os.setsid()
     for descriptor, target in zip(streams, (1, 2), strict=True):
@@ -267,8 +283,16 @@ def become(request: bytes, descriptors: list[int]) -> list[str]:
     random.seed()
     os.write(status, struct.pack(MESSAGE, True, os.getpid()))
     os.close(status)
-    found: list[str] = words
-    return found
+    return program, words
+
+
+def run_program(program: str) -> None:
+    """Be a program, as Python is one that is started with its file."""
+    module = ModuleType("__main__")
+    module.__file__ = program
+    module.__dict__["__builtins__"] = builtins
+    sys.modules["__main__"] = module
+    exec(compile(Path(program).read_bytes(), program, "exec"), module.__dict__)
 
 
 def main(descriptor: int) -> None:
@@ -279,14 +303,17 @@ def main(descriptor: int) -> None:
     gc.freeze()  # or the first collection in each process would copy the memory of all objects
     sock = socket.socket(fileno=descriptor)
     sock.set_inheritable(False)
-    words = serve(sock)
-    if words is None:
+    found = serve(sock)
+    if found is None:
         return
+    program, words = found
     for name in ("__main__", "tests.prefork", "tests"):
         sys.modules.pop(name, None)
-    sys.argv = ["dtq", *words]
+    sys.argv = ["dtq" if program is None else program, *words]
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
+        if program is not None:
+            return run_program(program)
         runpy.run_module("dtq", run_name="__main__", alter_sys=True)
     except KeyboardInterrupt:  # as `dtq.cli.main` has it
         sys.exit(130)

@@ -1,4 +1,7 @@
-"""The blocks of the pages in docs, run in their order as a user would type them; read as those of the README are."""
+"""The blocks of the pages in docs, run in their order as a user would type them; read as those of the README are.
+
+Commands of dtq's and programs are forked here: that they begin as they should is proved with the README.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ def test_every_block_of_the_page_runs_as_written(
     found = list(blocks((DOCS / page).read_text()))
     assert len(found) >= fewest
     # When somebody types what it says, then it does what it shows
-    reader = Reader(tmp_path)
+    reader = Reader(tmp_path, anew=False)
     try:
         for block in found:
             reader.read(block)

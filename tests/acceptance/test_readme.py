@@ -15,16 +15,20 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from tests import prefork
 
 README = Path(__file__).parents[2] / "README.md"
 #: How long one command may take, in seconds.
@@ -33,6 +37,8 @@ _BLOCK = re.compile(
     r"^(?P<skip><!-- not run: .*? -->\s*\n)?```(?P<kind>console|python|toml)\n(?P<text>.*?)^```", re.M | re.S
 )
 _EXIT = re.compile(r"\[exit code: (\d+)\]")
+#: A command of dtq's, or a program, that is the same without a shell.
+_PLAIN = re.compile(r"(dtq|python block_\d+\.py)( [^|&;<>$*?~(){}\\]*)?")
 
 
 class Block(NamedTuple):
@@ -81,20 +87,23 @@ class Reader:
 
     Args:
         home: a directory for everything that is written.
+        anew: whether each command is started as a user starts it; else commands of dtq's and programs are forked,
+            where they can be.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, anew: bool = True) -> None:
+        self._anew = anew
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self._port = str(probe.getsockname()[1])
         self._directory = home / "work"
         self._directory.mkdir()
-        self._environment = {k: v for k, v in os.environ.items() if not k.startswith("DTQ_")} | {
+        self._forked = {k: v for k, v in os.environ.items() if not k.startswith("DTQ_")} | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "XDG_CONFIG_HOME": str(home / "config"),
             "XDG_STATE_HOME": str(home / "state"),
             "DTQ_PORT": self._port,
-            "PYTHONUNBUFFERED": "1",
         }
+        self._environment = self._forked | {"PYTHONUNBUFFERED": "1"}
         self._background: list[tuple[subprocess.Popen[bytes], Path]] = []
 
     def read(self, block: Block) -> None:
@@ -114,23 +123,39 @@ class Reader:
         if step.command.endswith("&"):
             self._start(step.command.removesuffix("&"), line)
             return
-        done = subprocess.run(
-            ["bash", "-c", step.command],
-            cwd=self._directory,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-        output = done.stdout.decode()
+        code_seen, output = self._run(step.command)
         expected = [entry for entry in step.expected if not _EXIT.fullmatch(entry)]
         code = next((int(m[1]) for entry in step.expected if (m := _EXIT.fullmatch(entry))), 0)
         seen = f"README.md, block in line {line}: $ {step.command}\n{output}\n{self._logs()}"
-        assert done.returncode == code, f"exit code {done.returncode}: {seen}"
+        assert code_seen == code, f"exit code {code_seen}: {seen}"
         wanted = "\n".join(expected)
         assert not expected or re.fullmatch(pattern(expected), output), f"expected:\n{wanted}\nseen: {seen}"
+
+    def _run(self, command: str) -> tuple[int, str]:
+        """Run a command to its end: its exit code, and what it prints."""
+        with tempfile.TemporaryFile() as output:
+            started: prefork.Started
+            if not self._anew and _PLAIN.fullmatch(command):
+                first, *words = shlex.split(command)
+                program = words.pop(0) if first == "python" else None
+                ends = output.fileno(), output.fileno()
+                started = prefork.start(words, self._directory, self._forked, *ends, program)
+            else:
+                started = subprocess.Popen(
+                    ["bash", "-c", command],
+                    cwd=self._directory,
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                )
+            try:
+                code = started.wait(PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                started.kill()
+                raise
+            output.seek(0)
+            return code, output.read().decode()
 
     def _start(self, command: str, line: int) -> None:
         log = self._directory.parent / f"background-{len(self._background)}.log"
