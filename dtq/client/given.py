@@ -6,7 +6,7 @@ they are few; one page of them is decoded at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 from dtq.client.parents import Decoders
@@ -32,9 +32,11 @@ class Results(Sequence[Any]):
         self._count = count
         self._offsets = offsets_of(body, count, table)
         self._decoders = decoders
-        self._is_json = is_json
+        self._result = decoders.results(is_json)
+        #: The page that was read last, and what decodes each of its blobs.
         self._page = -1
         self._blobs: list[bytes] = []
+        self._decode = self._result
 
     def __len__(self) -> int:
         return self._count
@@ -54,7 +56,9 @@ class Results(Sequence[Any]):
         return self._at(at)
 
     def __iter__(self) -> Iterator[Any]:
-        return map(self._at, range(self._count))
+        for page in range(len(self._offsets) - 1):
+            blobs, decode = self._read(page)
+            yield from map(decode, blobs)
 
     def __repr__(self) -> str:
         return f"<Results of {self._count:,} tasks>"
@@ -62,10 +66,17 @@ class Results(Sequence[Any]):
     def _at(self, index: int) -> Any:
         page, place = divmod(index, SEQUENCE_PAGE)
         if page != self._page:
-            begin, end = self._offsets[page], self._offsets[page + 1]
-            self._blobs = pages.unpack(bytes(self._body[begin:end]))
+            self._blobs, self._decode = self._read(page)
             self._page = page
-        blob = self._blobs[place]
+        return self._decode(self._blobs[place])
+
+    def _read(self, page: int) -> tuple[list[bytes], Callable[[bytes], Any]]:
+        """The blobs of a page, and what decodes each of them."""
+        begin, end = self._offsets[page], self._offsets[page + 1]
+        kind, data = bytes(self._body[begin : begin + 1]), bytes(self._body[begin + 1 : end])
+        return pages.unpack(data), self._result if kind == RESULT else self._input
+
+    def _input(self, blob: bytes) -> Any:
         if blob.startswith(RESULT):
-            return self._decoders.result(blob[1:], self._is_json)
+            return self._result(blob[1:])
         return self._decoders.failure(*ended_of(blob[1:]))

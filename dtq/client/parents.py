@@ -28,6 +28,10 @@ class Decoders(Protocol):
         """A result."""
         ...
 
+    def results(self, is_json: bool) -> Callable[[bytes], Any]:
+        """The same, for many of them."""
+        ...
+
     def sequence(self, body: bytes, is_json: bool) -> Any:
         """All results of a batch."""
         ...

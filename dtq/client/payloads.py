@@ -229,6 +229,10 @@ class _Decoders:
         """See `parents.Decoders`."""
         return decode_json_result(blob, self._values) if is_json else decode_result(blob, self._values)
 
+    def results(self, is_json: bool) -> Callable[[bytes], Any]:
+        """See `parents.Decoders`."""
+        return partial(decode_json_result if is_json else decode_result, values=self._values)
+
     def sequence(self, body: bytes, is_json: bool) -> Any:
         """See `parents.Decoders`."""
         count, table, is_value, rest = sequence_of(body)

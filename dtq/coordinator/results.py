@@ -100,12 +100,12 @@ def how_ended(c: Coordinator, number: int, lo: int, hi: int) -> Iterator[Ended]:
     while lo < hi:
         end = min(hi, lo + pages.PAGE_BLOBS)
         for run in _without_result(c, number, lo, end):
-            yield from _succeeded(c, number, lo, run.lo)
+            yield from succeeded(c, number, lo, run.lo)
             lo = max(lo, run.lo)
             yield from _described(c, EndedRange(number, lo, min(run.hi, hi), run.state, "", run.why))
             lo = min(run.hi, hi)
         if lo < end:
-            yield from _succeeded(c, number, lo, end)
+            yield from succeeded(c, number, lo, end)
             lo = end
 
 
@@ -126,7 +126,7 @@ def _described(c: Coordinator, run: EndedRange) -> Iterator[Ended]:
     """The ends of tasks that ended alike, all of them in rising order, with their results or the reason."""
     if run.state is State.SUCCEEDED:
         at = run.lo
-        for ended in _succeeded(c, run.batch, run.lo, run.hi):
+        for ended in succeeded(c, run.batch, run.lo, run.hi):
             if ended.lo > at:
                 yield Ended(batch=run.batch, lo=at, hi=ended.lo, state=run.state)  # no longer kept
             yield ended
@@ -164,7 +164,7 @@ def _dead(c: Coordinator, number: int, index: int) -> Ended:
     )
 
 
-def _succeeded(c: Coordinator, number: int, lo: int, hi: int) -> Iterator[Ended]:
+def succeeded(c: Coordinator, number: int, lo: int, hi: int) -> Iterator[Ended]:
     """The results of tasks ``[lo, hi)`` that have one, in rising order."""
     room = c.setup.answer_bytes
     while lo < hi:

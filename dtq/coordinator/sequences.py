@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from dtq.coordinator import queries
-from dtq.coordinator.results import how_ended, purged
+from dtq.coordinator.results import how_ended, purged, succeeded
 from dtq.coordinator.service import Coordinator
 from dtq.core.batches import Batch
 from dtq.core.dependencies import holder_of
@@ -18,7 +18,15 @@ from dtq.errors import ResultExpired, TooLarge
 from dtq.model import pages
 from dtq.model.fields import MAX_SECONDS
 from dtq.model.ids import TaskId
-from dtq.model.inputs import RESULT, SEQUENCE_MARK, SEQUENCE_PAGE, failure_input, offsets_in, sequence_input
+from dtq.model.inputs import (
+    INPUTS,
+    RESULT,
+    SEQUENCE_MARK,
+    SEQUENCE_PAGE,
+    failure_input,
+    offsets_in,
+    sequence_input,
+)
 from dtq.model.messages import Ended
 from dtq.model.states import State
 from dtq.model.values import MAX_VALUES, MIN_VALUE, Value, describe, named
@@ -119,6 +127,27 @@ def _hold(c: Coordinator, batch: Batch, digest: bytes, description: bytes = b"")
     return held
 
 
+class _Page:
+    """A page of a sequence that is being filled."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[bytes, bool]] = []
+        self.count = 0
+
+    def add(self, part: bytes, *, is_results: bool) -> None:
+        """Append a page, of results as they are, or of inputs."""
+        self._parts.append((part, is_results))
+        self.count += pages.count(part)
+
+    def taken(self) -> bytes:
+        """The page as it is written; nothing is left in it. Results alone are never taken apart."""
+        parts, self._parts, self.count = self._parts, [], 0
+        if all([is_results for _, is_results in parts]):
+            return RESULT + pages.join([part for part, _ in parts])
+        prefixed = [(RESULT if is_results else b"", pages.unpack(part)) for part, is_results in parts]
+        return INPUTS + pages.pack([prefix + blob for prefix, blobs in prefixed for blob in blobs])
+
+
 def _write(c: Coordinator, number: int, size: int, body: _Body) -> tuple[list[int], list[Value]]:
     """Write all results, page by page; the offsets of the pages and the end of the last one, and the values that they
     name.
@@ -126,42 +155,49 @@ def _write(c: Coordinator, number: int, size: int, body: _Body) -> tuple[list[in
     body.write(SEQUENCE_MARK)
     offsets = [body.length]
     inner: list[Value] = []
-    blobs: list[bytes] = []
+    page = _Page()
     count = 0
-    for blob, values in _blobs(c, number, size):
-        inner += values
-        blobs.append(blob)
-        count += 1
-        if len(blobs) == SEQUENCE_PAGE or count == size:
-            body.write(pages.pack(blobs))
-            offsets.append(body.length)
-            blobs = []
+    for part, is_results in _ends(c, number, size):
+        inner += pages.named(part) if is_results else ()
+        lo, hi = 0, pages.count(part)
+        while lo < hi:
+            end = min(hi, lo + SEQUENCE_PAGE - page.count)
+            page.add(pages.cut(part, lo, end), is_results=is_results)
+            count += end - lo
+            lo = end
+            if page.count == SEQUENCE_PAGE or count == size:
+                body.write(page.taken())
+                offsets.append(body.length)
     if count < size:
         raise ResultExpired(str(TaskId(number, count, size == 1)))
     return offsets, list(dict.fromkeys(inner))
 
 
-def _blobs(c: Coordinator, number: int, size: int) -> Iterator[tuple[bytes, tuple[Value, ...]]]:
-    """The end of each task, in order, and the values that it names."""
+def _ends(c: Coordinator, number: int, size: int) -> Iterator[tuple[bytes, bool]]:
+    """The ends of all tasks, in order: pages of results as they are, and pages of inputs for tasks without a result;
+    and which of both each is.
+    """
     at = 0
     c.flush()
     for ended in _all_ended(c, number, size):
-        if ended.lo > at:
+        if ended.lo > at or (ended.state is State.SUCCEEDED and not ended.results):
             return  # no longer kept
-        if ended.state is State.SUCCEEDED and ended.results:
-            values = pages.named(ended.results) if pages.has_descriptions(ended.results) else ()
-            for place, blob in enumerate(pages.unpack(ended.results)):
-                yield RESULT + blob, tuple(values) if not place else ()
-        elif ended.state is State.SUCCEEDED:
-            return
+        if ended.state is State.SUCCEEDED:
+            yield ended.results, True
         else:
-            for index in range(ended.lo, ended.hi):
-                yield failure_input(ended, str(TaskId(number, index, size == 1))), ()
+            failures = [
+                failure_input(ended, str(TaskId(number, index, size == 1))) for index in range(ended.lo, ended.hi)
+            ]
+            for lo in range(0, len(failures), SEQUENCE_PAGE):
+                yield pages.pack(failures[lo : lo + SEQUENCE_PAGE]), False
         at = ended.hi
 
 
 def _all_ended(c: Coordinator, number: int, size: int) -> Iterator[Ended]:
     """As `how_ended`, with the purged dead letters."""
+    if queries.batch(c, number).counts.succeeded == size:
+        yield from succeeded(c, number, 0, size)
+        return
     at = 0
     for ended in how_ended(c, number, 0, size):
         yield from _purged(c, number, at, ended.lo)

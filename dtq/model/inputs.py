@@ -28,7 +28,8 @@ PREVIOUS: Final = b"p"
 #: then the results, or their description.
 SEQUENCE: Final = b"s"
 _SEQUENCE: Final = struct.Struct("<QQ?")
-#: Results in one of their pages; and their first byte, as a value may not begin with 0.
+#: Results in one of their pages, which begins with RESULT where it has results as they are, else with INPUTS; and the
+#: first byte of all, as a value may not begin with 0.
 SEQUENCE_PAGE: Final = 1024
 SEQUENCE_MARK: Final = b"q"
 _OFFSET: Final = struct.Struct("<Q")

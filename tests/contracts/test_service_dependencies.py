@@ -177,7 +177,7 @@ def test_what_runs_without_a_result_is_given_the_exception_of_a_dead_letter_that
     (given_to_it,) = found[1]
     if whole:
         _, _, _, body = sequence_of(given_to_it[1:])
-        (given_to_it,) = pages.unpack(body[1:-16])
+        (given_to_it,) = pages.unpack(body[2:-16])
     ended, task = ended_of(given_to_it[1:])
     assert (task, ended.failure and ended.failure.message) == (str(parent), "for good")
 

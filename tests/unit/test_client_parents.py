@@ -16,6 +16,7 @@ from dtq.client.sender import _repointed
 from dtq.errors import CannotPickle, CannotUnpickle, TaskCrashed
 from dtq.model import pages
 from dtq.model.inputs import (
+    INPUTS,
     RESULT,
     SEQUENCE_MARK,
     SEQUENCE_PAGE,
@@ -130,7 +131,8 @@ def test_results_of_a_batch_are_read_as_they_are_asked_for() -> None:
     blobs[5] = failure_input(ended, "7.5")
     body, offsets = SEQUENCE_MARK, [1]
     for at in range(0, 2_500, SEQUENCE_PAGE):
-        body += pages.pack(blobs[at : at + SEQUENCE_PAGE])
+        page = blobs[at : at + SEQUENCE_PAGE]
+        body += INPUTS + pages.pack(page) if at == 0 else RESULT + pages.pack([blob[1:] for blob in page])
         offsets.append(len(body))
     given = sequence_input(2_500, len(body), body + offsets_in(offsets), is_value=False)
     call, _ = collecting(encode_call, (handle(),), {})
