@@ -14,8 +14,8 @@ from dtq.joblib import Backend
 @pytest.mark.parametrize(
     ("size", "duration_s", "expected"),
     [
-        (1, 0.002, 8),  # tiny calls: much faster than joblib's twice
-        (64, 0.005, 512),
+        (1, 0.002, 32),  # tiny calls: much faster than joblib's twice
+        (64, 0.005, 2048),
         (10, 0.1, 40),  # no further than to what takes as long as joblib wants
         (1, 0.15, 2),
         (1, 0.0, 1),  # nothing has ended yet
