@@ -54,7 +54,10 @@ def _serve(sock: socket.socket, parent: int) -> Request | None:
             if _is_gone(parent):
                 os._exit(1)
             time.sleep(_PAUSE_S)
-        os.write(request.reply, str(os.getpid()).encode())
+        try:
+            os.write(request.reply, str(os.getpid()).encode())
+        except BrokenPipeError:  # the supervisor has been killed
+            os._exit(1)
         os.close(request.reply)
         return request
     return None
