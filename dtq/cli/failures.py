@@ -19,10 +19,10 @@ from dtq.model.text import printable
 
 INTERRUPTED: Final = 130
 BUG: Final = 70
-#: As if the process had been killed by SIGPIPE, like other commands whose reader goes away.
+#: As of a process killed by SIGPIPE, like other commands whose reader goes away.
 BROKEN_PIPE: Final = 141
 
-#: Every code a command ends with.
+#: Exit codes of commands.
 EXIT_CODES: Final = {
     0: "done",
     1: "a task failed, died or was cancelled (result, wait, submit --wait)",
@@ -50,7 +50,7 @@ class TaskTrouble(Exception):
     """Tasks ended without a result; everything about them has been printed.
 
     Args:
-        code: what the command is to end with.
+        code: the command's exit code.
     """
 
     def __init__(self, code: int = 1) -> None:
@@ -64,7 +64,7 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 
 def complain(sentence: str) -> None:
-    """One line to standard error."""
+    """Write one line to standard error."""
     print(f"dtq: {printable(' '.join(sentence.split()))}", file=sys.stderr)
 
 
@@ -107,11 +107,11 @@ def _on_click_error(error: click.ClickException, arguments: Sequence[str]) -> in
 
 def _on_os_error(error: OSError, arguments: Sequence[str]) -> int:
     if error.errno != errno.EPIPE and not isinstance(error, BrokenPipeError):
-        # Nobody but the user's own files is left here: the network and the store have errors of their own.
+        # Only the user's own files are left here: the network and the store have errors of their own.
         where = f"{error.filename}: " if error.filename else ""
         _fail(arguments, "os-error", f"{where}{error.strerror or error}.")
         return 74
-    # Whatever is still buffered has no reader either; Python would complain about it at exit.
+    # Buffered output has no reader either; Python would complain about it at exit.
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
     return BROKEN_PIPE
 
@@ -123,11 +123,11 @@ def _on_bug(error: BaseException, arguments: Sequence[str]) -> int:
 
 
 def ending(command: Callable[[], None], arguments: Sequence[str]) -> int:
-    """Run a command and turn what it raises into a line and an exit code.
+    """Run a command and turn its exception into a line and an exit code.
 
     Args:
-        command: what to run.
-        arguments: the words of the command line; they say whether errors are to be JSON.
+        command: the command.
+        arguments: the words of the command line; they tell whether errors are JSON.
 
     Returns:
         The exit code.

@@ -15,16 +15,16 @@ from dtq.cli.records import counts_json, counts_text
 from dtq.model.ids import parse_id, run_text
 from dtq.model.snapshots import GraphNode
 
-#: How many batches are shown unless it is said otherwise.
+#: Default number of shown batches.
 _LIMIT: Final = 100
 
 
 def _edge(parent: tuple[int, int, int], sizes: Mapping[int, int]) -> str:
-    """The tasks that something waits for, as an id.
+    """The id of a batch's parent.
 
     Args:
         parent: the tasks.
-        sizes: how many tasks the batches have, by number.
+        sizes: sizes of the batches, by number.
     """
     number, lo, hi = parent
     return run_text(number, lo, hi - lo, single=sizes.get(number) == 1) if hi else str(number)
@@ -35,17 +35,17 @@ def _sizes(nodes: Sequence[GraphNode]) -> dict[int, int]:
 
 
 def _standing(node: GraphNode) -> str:
-    """Where its tasks stand: in one word where all of them stand alike."""
+    """The states of a batch's tasks: one word if all are in one state."""
     told = counts_text(node.counts)
     return told.partition(" ")[2] if node.size == 1 and "," not in told else told
 
 
 def tree(nodes: Sequence[GraphNode], asked: int) -> Iterator[str]:
-    """The batches as a tree: each below what it waits for; one that waits for several is told once.
+    """The batches as a tree: each below its parent; a batch with several parents is shown once.
 
     Args:
         nodes: the batches.
-        asked: the one that was asked for, which is marked.
+        asked: the requested one, which is marked.
     """
     known = {node.batch: node for node in nodes}
     sizes = _sizes(nodes)
@@ -55,7 +55,7 @@ def tree(nodes: Sequence[GraphNode], asked: int) -> Iterator[str]:
             children.setdefault(parent, []).append(node.batch)
     roots = [n for n, node in sorted(known.items()) if not any(parent[0] in known for parent in node.after)]
     told: set[int] = set()
-    #: What is to be told, the last one first: number, what its line begins with, and those of the lines below it.
+    #: Lines to write, the last one first: number, its line's prefix, and the prefix of the lines below.
     todo = [(number, "", "") for number in reversed(roots)]
     while todo:
         number, head, below = todo.pop()
@@ -144,9 +144,9 @@ def _json(nodes: Sequence[GraphNode]) -> dict[str, Any]:
 )
 @options.connecting
 def graph(task_id: str, form: str, limit: int, addresses: tuple[str, ...], authkey_file: str | None) -> None:
-    """Show what a task or batch waits for, what waits for it, and so on: a batch a line, each below what it waits for.
+    """Show what a task or batch waits for, what waits for it, and so on: one batch a line, below its parent.
 
-    The one that was asked for is marked with *.
+    The requested batch is marked with *.
     """
     number, _ = parse_id(task_id)
     with service(addresses, authkey_file) as queue:
