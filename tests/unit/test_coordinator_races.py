@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from dtq.core import invariants
-from dtq.core.leases import Lease
+from dtq.core.leases import CHUNK_S, Lease
 from dtq.errors import InvalidValue, NotPermitted, ResultExpired
-from dtq.model.messages import Exchange, Hello, Role
+from dtq.model.messages import Conditions, Exchange, Hello, Role, Succeeded
 from dtq.model.snapshots import Attempt, Counts, Selection
 from dtq.model.states import State
 from tests.contracts.service_scene import DEADLINE_S, Caller, House, until
-from tests.coordinator_scene import HookedEngine
+from tests.coordinator_scene import HeldEngine, HookedEngine
 
 Hooked = tuple[House, HookedEngine]
 
@@ -258,3 +258,37 @@ def test_workers_that_cannot_be_served_are_not_asked_again_and_again(hooked: Hoo
 
     # Then nobody else is looked at
     assert set(asked) == {hand.session}
+
+
+# -- chains ---------------------------------------------------------------------------------------------------------
+
+
+def test_chain_goes_on_while_the_disk_is_slow(tmp_path: Path) -> None:
+    # Given a chain of which a worker has as much as it is given at once, and waits for more
+    engine = HeldEngine()
+    house = House("memory", tmp_path, engine=lambda: engine)
+    client, hand = house.client(), house.worker(chains=True)
+    client.submit()
+    hand.succeed(hand.fetch_one(), seconds=CHUNK_S / 4.5)
+    first = client.submit()
+    chain = client.receipts(
+        client.submission(conditions=Conditions(after=((first, 0, 1, True),))),
+        *[client.submission(conditions=Conditions(after=((-1, 0, 1, True),))) for _ in range(9)],
+    )
+    grants = hand.fetch()
+    assert len(grants) == 5
+    fetch = house.begin_fetch(hand)
+
+    # When it reports, and the disk takes its time
+    engine.hold()
+    succeeded = Succeeded(token=grants[0].token, lo=0, results=grants[0].arguments, seconds=CHUNK_S / 4.5)
+    report = house.begin(lambda: hand.exchange(succeeded=(succeeded,), more=True))
+    assert engine.reached.wait(DEADLINE_S)
+
+    # Then it is given the next, behind what it has, before that is written
+    assert [grant.batch for grant in fetch.result(DEADLINE_S).grants] == [chain[4].batch]
+    assert not report.done()
+    engine.go_on()
+    assert report.result(DEADLINE_S).grants == ()
+    house.close()
+    invariants.check(house.coordinator.machine)
