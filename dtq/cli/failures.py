@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -21,6 +22,8 @@ INTERRUPTED: Final = 130
 BUG: Final = 70
 #: As of a process killed by SIGPIPE, like other commands whose reader goes away.
 BROKEN_PIPE: Final = 141
+#: A range of numbers as click writes it.
+_RANGE: Final = re.compile(r"is not in the range (?:(-?\d+)<=x<=(-?\d+)|x>=(-?\d+))")
 
 #: Exit codes of commands.
 EXIT_CODES: Final = {
@@ -94,8 +97,20 @@ def _no_such_option(error: click.NoSuchOption) -> str:
     return f"no such option {error.option_name!r}.{meant}"
 
 
+def _of_numbers(message: str) -> str:
+    """A sentence of click's about a number out of its range, for people."""
+    message = message.replace("is not a valid integer range", "is not a whole number")
+    return _RANGE.sub(_range, message)
+
+
+def _range(found: re.Match[str]) -> str:
+    least, most = found[1] or found[3], found[2]
+    return f"is not from {int(least):,} to {int(most):,}" if most else f"is less than {int(least):,}"
+
+
 def _on_click_error(error: click.ClickException, arguments: Sequence[str]) -> int:
-    message = _no_such_option(error) if isinstance(error, click.NoSuchOption) else error.format_message()
+    told = _no_such_option(error) if isinstance(error, click.NoSuchOption) else error.format_message()
+    message = _of_numbers(told)
     message = message[:1].lower() + message[1:] if message[1:2].islower() else message
     context = getattr(error, "ctx", None)
     hint = f"See `{context.command_path} --help`." if context is not None else ""
