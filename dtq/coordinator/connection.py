@@ -197,6 +197,8 @@ class Connection:
             raise NotPermitted("exchange by a client")
         exchange, vetting = vetting_of(c, state, exchange)
         try:
+            if vetting is not None:
+                vetting.sync()
             answer, fetch, leases = self._exchange(state, exchange)
         finally:
             if vetting is not None:

@@ -109,6 +109,10 @@ class FailingEngine:
         """See `Engine.restore`."""
         return self._engine.restore()
 
+    def sync(self, values: Sequence[Value]) -> None:
+        """See `Engine.sync`."""
+        self._engine.sync(values)
+
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """See `Engine.pages`."""
         return self._engine.pages(kind, batch, lo, hi, room)

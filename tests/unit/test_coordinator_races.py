@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import pytest
 from dtq.core import invariants
 from dtq.core.leases import CHUNK_S, Lease
 from dtq.errors import InvalidValue, NotPermitted, ResultExpired
+from dtq.model import pages
 from dtq.model.messages import Conditions, Exchange, Hello, Role, Succeeded
 from dtq.model.snapshots import Attempt, Counts, Selection
 from dtq.model.states import State
+from dtq.model.values import Value, describe
 from tests.contracts.service_scene import DEADLINE_S, Caller, House, until
 from tests.coordinator_scene import HeldEngine, HookedEngine
 
@@ -77,6 +79,41 @@ def test_key_that_was_looked_up_is_not_watched_any_longer(hooked: Hooked) -> Non
         client.service.submit([], [client.submission(key="x")] * 100_001, False)
 
     assert house.coordinator.machine.register.key_watchers == []
+
+
+# -- values ---------------------------------------------------------------------------------------------------------
+
+
+def test_values_are_synced_before_their_commit_and_hold_up_nobody(hooked: Hooked) -> None:
+    # Given a client and a worker with values, and others
+    house, engine = hooked
+    client, hand, other = house.client(), house.worker(), house.client()
+    synced: list[Value] = []
+
+    def meanwhile(values: Sequence[Value]) -> None:
+        # Others are served, and a worker is not taken for silent
+        synced.extend(values)
+        other.service.stats()
+        assert other.submit(submission={"key": f"at {len(synced)}"})
+        worker = house.coordinator.sessions.by_id[hand.session]
+        assert worker.kept_waiting is (len(synced) > 1)
+
+    # When the call of the one, and the result of the other, name a value that has to be synced
+    for caller in (client, hand):
+        caller.service.write_value(5 + len(synced), 0, b"x" * 100)
+        engine.at_sync = meanwhile
+        page = pages.pack([describe([Value(5 + len(synced), 0, 100)])], described=True)
+        if caller is client:
+            batch = client.submit(submission={"arguments": page}, priority=1)
+        else:
+            hand.exchange()
+            grant = next(grant for grant in hand.fetch(DEADLINE_S) if grant.batch == batch)
+            hand.exchange(succeeded=(Succeeded(token=grant.token, lo=grant.lo, results=page, seconds=1.0),))
+
+    # Then it was, before the task was there, and before it had ended
+    assert synced == [Value(5, 0, 100), Value(6, 0, 100)]
+    assert client.watch_until(batch, 1)[0].results == page
+    assert not house.coordinator.sessions.by_id[hand.session].kept_waiting
 
 
 # -- dead letters ---------------------------------------------------------------------------------------------------
