@@ -12,11 +12,16 @@ from dtq.cli.calling import service
 from dtq.cli.grammar import Command
 from dtq.cli.output import one_line, say, write, write_json
 from dtq.cli.records import counts_json, counts_text
-from dtq.model.ids import parse_id, run_text
+from dtq.errors import UnknownId
+from dtq.model.ids import TaskId, parse_named, run_text
 from dtq.model.snapshots import GraphNode
 
 #: Default number of shown batches.
 _LIMIT: Final = 100
+
+
+#: Characters with a meaning in labels of Mermaid, and how they are written there.
+_ENTITIES: Final = str.maketrans({'"': "'", "<": "#lt;", ">": "#gt;", "#": "#35;"})
 
 
 def _edge(parent: tuple[int, int, int], sizes: Mapping[int, int]) -> str:
@@ -71,6 +76,9 @@ def tree(nodes: Sequence[GraphNode], asked: int) -> Iterator[str]:
         waits = f"  after {', '.join(several[:3])}{' …' if len(several) > 3 else ''}" if len(several) > 1 else ""
         yield f"{line}  {_standing(node)}{waits}"
         below_it = children.get(number, [])
+        if len(below_it) == 1 and len({parent[0] for parent in known[below_it[0]].after if parent[0] in known}) == 1:
+            todo.append((below_it[0], f"{below}↓ ", below))  # a chain of any length stays as narrow as its beginning
+            continue
         for place, child in reversed(list(enumerate(below_it))):
             last = place == len(below_it) - 1
             todo.append((child, f"{below}{'└─' if last else '├─'}", f"{below}{'  ' if last else '│ '}"))
@@ -81,7 +89,8 @@ def dot(nodes: Sequence[GraphNode]) -> Iterator[str]:
     sizes = _sizes(nodes)
     yield "digraph tasks {"
     for node in nodes:
-        label = f"{node.batch} {node.function}\\n{_standing(node)}".replace('"', "'")
+        function = node.function.replace("\\", "\\\\")
+        label = f"{node.batch} {function}\\n{_standing(node)}".replace('"', "'")
         yield f'  "{node.batch}" [label="{one_line(label)}"];'
     for node in nodes:
         for parent in node.after:
@@ -94,7 +103,7 @@ def mermaid(nodes: Sequence[GraphNode]) -> Iterator[str]:
     sizes = _sizes(nodes)
     yield "graph TD"
     for node in nodes:
-        label = f"{node.batch} {node.function}: {_standing(node)}".replace('"', "'")
+        label = f"{node.batch} {node.function}: {_standing(node)}".translate(_ENTITIES)
         yield f'  b{node.batch}["{one_line(label)}"]'
     for node in nodes:
         for parent in node.after:
@@ -148,9 +157,12 @@ def graph(task_id: str, form: str, limit: int, addresses: tuple[str, ...], authk
 
     The requested batch is marked with *.
     """
-    number, _ = parse_id(task_id)
+    named = parse_named(task_id)
+    number = named.batch
     with service(addresses, authkey_file) as queue:
         nodes = queue.graph(number, limit)
+    if named.hi is not None and named.hi >= nodes[0].size:
+        raise UnknownId(str(TaskId(number, named.hi)))
     if form == "json":
         write_json(_json(nodes))
         return

@@ -175,6 +175,10 @@ def add(
         raise click.UsageError(
             "give a RULE (or --every or --at) and MODULE:FUNCTION." if by_rule else "give MODULE:FUNCTION.", ctx
         )
+    if by_rule and ":" in words[0] and " " not in words[0]:
+        raise click.UsageError("RULE comes before MODULE:FUNCTION.", ctx)
+    if not by_rule and (" " in words[0] or words[0].startswith("@")):
+        raise click.UsageError("give a RULE, --every or --at, only one of them.", ctx)
     cron, words = (words[0], words[1:]) if by_rule else (None, words)
     function, call = function_name(words[0]), parse_call(words[1:])
     find_modules(tuple(map(os.path.abspath, paths)))
