@@ -1,7 +1,7 @@
 """A backend for joblib, and so for scikit-learn and others that use it: ``parallel_config(backend="dtq")``.
 
-`register` makes it known to joblib; the extra ``dtq[joblib]`` installs its requirements. A face over `dtq.Executor`, on
-the floor of the worker: nothing in dtq imports it, and it alone imports joblib.
+joblib knows it once `register` was called; the extra ``dtq[joblib]`` brings what it needs. A face over `dtq.Executor`,
+on the floor of the worker: nothing in dtq imports it, and it alone imports joblib.
 """
 
 from __future__ import annotations
@@ -44,10 +44,9 @@ __all__ = ["Backend", "register"]
 
 log = logging.getLogger("dtq.client")
 
-#: The settings that select the executor.
+#: The settings that say which executor.
 _WHERE: Final = ("executor", "address", "authkey_file")
-#: Arguments that joblib passes to every backend: hints between processes and threads, and the sharing of arrays on one
-#: machine.
+#: What joblib tells every backend: hints between processes and threads, and how to share arrays on one machine.
 _JOBLIB: Final = (
     "context",
     "idle_worker_timeout",
@@ -60,20 +59,20 @@ _JOBLIB: Final = (
     "temp_folder",
     "verbose",
 )
-#: joblib's arguments about arrays that are shared on one machine.
+#: What joblib says of arrays that are shared on one machine.
 _SHARING: Final = ("max_nbytes", "mmap_mode", "verbose")
-#: Tasks named in one stopping call.
+#: How many tasks are named in one call that stops them.
 _NAMED: Final = 1024
-#: Greatest growth of a batch of tiny calls from one to the next.
+#: How many times as long the next batch of tiny calls may be, at most.
 _GROWTH: Final = 32
 
 
 class Settings(TaskOptions, total=False):
-    """Settings of ``parallel_config(backend="dtq", ...)`` and ``Parallel(backend="dtq", ...)``; and `TaskOptions`.
+    """What ``parallel_config(backend="dtq", ...)`` and ``Parallel(backend="dtq", ...)`` may say; and `TaskOptions`.
 
     Attributes:
-        executor: runs the calls; without it, one is made for each use.
-        address: the coordinator's, for that one; see `Executor`.
+        executor: what runs the calls; else one is made for each use.
+        address: where the coordinator is, for that one; see `Executor`.
         authkey_file: the file with the key, for that one.
         initializer: called in each slot before the first batch of a use.
         initargs: its arguments.
@@ -87,10 +86,10 @@ class Settings(TaskOptions, total=False):
 
 
 class Packing:
-    """Pickles the batches of one use of the backend.
+    """How the batches of one use of the backend are pickled.
 
     Args:
-        settings: joblib's and the user's.
+        settings: what joblib and the user said.
         context: joblib's name of the use.
         shared: whether the slots are on this machine, so that large arrays can lie in files for all of them.
     """
@@ -100,7 +99,7 @@ class Packing:
         self._reducers: dict[type, Callable[[Any], Any]] = {}
         begin = settings.get("initializer"), tuple(settings.get("initargs") or ())
         packed, references = apart(lambda: pack_initializer(*begin))
-        #: The first call of every slot, with the name of the use, and its references.
+        #: What every slot calls first, with the name of the use, and the references in it.
         self.initializer = (uuid.uuid4().hex, packed, references) if packed else None
         if shared and settings.get("max_nbytes", 1) is not None:
             self._files = TemporaryResourcesManager(settings.get("temp_folder"), context_id=context)
@@ -118,7 +117,7 @@ class Packing:
         """A batch, pickled; and the references in it.
 
         Raises:
-            CannotPickle: an object in it cannot be pickled.
+            CannotPickle: something in it cannot be pickled.
         """
         try:
             return apart(lambda: dump_by_value(call, self._reducers))
@@ -136,12 +135,12 @@ def register(*, make_default: bool = False, **settings: Unpack[Settings]) -> Non
     """Make the backend known to joblib, as ``"dtq"``.
 
     Args:
-        make_default: use it if no backend is named. A `Parallel` without ``n_jobs`` then still runs in the program;
-            else it uses all slots.
-        settings: defaults of the backend's uses.
+        make_default: use it where no backend is named. A `Parallel` that says nothing of ``n_jobs`` runs in the program
+            then, as ever; else it uses all slots.
+        settings: what holds where the use of the backend says nothing else.
     """
 
-    # A class, because joblib and others look up the class of a backend by its name.
+    # A class, as joblib and others look for the class of a backend under its name.
     jobs = 1 if make_default else Backend.default_n_jobs
     named = type("Backend", (Backend,), {"registered": settings, "default_n_jobs": jobs, "__module__": __name__})
     joblib.register_parallel_backend("dtq", named, make_default=make_default)
@@ -152,16 +151,17 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     Args:
         nesting_level: joblib's own.
-        inner_max_num_threads: number of threads of numerical libraries in a slot; None for a fair share of the cores.
+        inner_max_num_threads: how many threads numerical libraries may use in a slot; None for a fair share of the
+            cores.
         settings: see `Settings`.
     """
 
-    #: Defaults of the backend's uses; see `register`.
+    #: What holds where the use of the backend says nothing else; see `register`.
     registered: ClassVar[Settings] = {}
 
     supports_retrieve_callback = True
     supports_inner_max_num_threads = True
-    #: As many as there are slots, by default.
+    #: As many as there are slots, unless told otherwise.
     default_n_jobs = -1
 
     def __init__(
@@ -171,7 +171,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         self._settings: dict[str, Any] = {**self.registered, **settings}
         self._packing: Packing | None = None
         self._variables: dict[str, str] = {}
-        #: The executor of the present use; another one after an abort.
+        #: What runs the calls of the present use; another one after what ran was stopped.
         self._workers: Executor | None = None
         self._own: Executor | None = None
         self._lock = threading.Lock()
@@ -182,16 +182,16 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         """Begin a use of the backend.
 
         Returns:
-            The number of calls that run at once, for joblib's batches.
+            How many calls run at once, for joblib's batches.
 
         Raises:
-            FallbackToBackend: the number is one.
+            FallbackToBackend: it is one.
             Unreachable: no coordinator answers.
-            InvalidValue: a setting is invalid.
+            InvalidValue: a setting is not what it may be.
         """
         if n_jobs is None:
             n_jobs = self.default_n_jobs
-        if n_jobs == 1:  # as with joblib's own: then no call is parallel
+        if n_jobs == 1:  # as with joblib's own: nothing is parallel then
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
         settings = {**self._settings, **kwargs}
@@ -206,11 +206,10 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         return jobs
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """The number of calls that run at once.
+        """How many calls run at once.
 
         Args:
-            n_jobs: the requested number; below zero it counts from the number of slots, -1 being all; None for the
-                default.
+            n_jobs: what was asked for; below zero counts from the number of slots, -1 being all; None for the default.
 
         Raises:
             ValueError: it is 0.
@@ -236,7 +235,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     @staticmethod
     def _find(settings: dict[str, Any]) -> tuple[Executor, bool]:
-        """The selected executor, and whether it was made for this use."""
+        """The executor that is meant, and whether it was made for this."""
         terms = {name: value for name, value in settings.items() if name not in (*_JOBLIB, *_WHERE)}
         executor = settings.get("executor")
         if executor is None:
@@ -247,12 +246,12 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         return executor.options(**terms) if terms else executor, False
 
     def start_call(self) -> None:
-        """Begin a call of `joblib.Parallel`: inside a task, that waits for others until the call ends."""
+        """A call of `joblib.Parallel` begins: where that is in a task, it waits for others until the call ends."""
         self._waits = waiting()
         self._waits.__enter__()
 
     def stop_call(self) -> None:
-        """End the call, or give it up."""
+        """It has ended, or was given up."""
         waits, self._waits = self._waits, None
         if waits is not None:
             waits.__exit__(None, None, None)
@@ -285,14 +284,14 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         how = self._variables, threads, packing.initializer, packing.shares
         return executor.submit(run_batch, packed, references, *how)
 
-    #: The method's name before joblib 1.5.
+    #: Its name before joblib 1.5.
     apply_async = submit
 
     def compute_batch_size(self) -> int:
-        """The number of calls in the next batch.
+        """How many calls the next batch has.
 
-        joblib doubles it as long as batches end too soon. Here a round trip takes longer than in a pool of processes,
-        so it grows faster; at most to the size at which a batch takes joblib's wanted time.
+        joblib doubles it as long as batches end too soon. Here one there and back takes longer than in a pool of
+        processes, so it grows faster; at most to the size with which a batch takes as long as joblib wants.
         """
         before: int = self._effective_batch_size  # type: ignore[has-type]  # joblib is not typed
         duration_s: float = self._smoothed_batch_duration
@@ -303,12 +302,12 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         return size
 
     def retrieve_result_callback(self, out: Future[Any]) -> Any:
-        """The results of a batch; raises the exception of its first failed call."""
+        """The results of a batch; raises what one of its calls raised."""
         result = out.result()
         return pickle.loads(result) if type(result) is bytes else result
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Stop all submitted tasks, running ones too."""
+        """Stop what was submitted, also what runs."""
         assert self._workers is not None
         client = self._workers.client
         self._workers = self._workers.options()
@@ -321,7 +320,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
                 return
 
     def _accepted(self) -> list[str]:
-        """The submitted tasks that have not ended."""
+        """The tasks that were submitted and have not ended."""
         with self._lock:
             futures = list(self._futures)
         ids = []
@@ -331,10 +330,10 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
                 if task is None or task.done():
                     continue
                 if not task.accepted(ACCEPT_S):
-                    break  # the coordinator is away: the other calls would fail, too
+                    break  # the coordinator is away: it would be the same with the others
                 ids.append(task.id)
             except DtqError:
-                pass  # it was refused: there is no task to stop
+                pass  # it was refused, so there is nothing to stop
         return ids
 
     def terminate(self) -> None:
@@ -352,15 +351,15 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             self._futures.discard(future)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # joblib may send a backend along for nested calls: there, it connects anew.
+        # joblib may send a backend along for what is nested in a call: there, it connects anew.
         settings = {name: value for name, value in self._settings.items() if name != "executor"}
         return _unreduced, (settings, self.nesting_level, self.inner_max_num_threads)
 
 
 def _of_parent(settings: dict[str, Any]) -> bool:
-    """Whether the selected executor belongs to the process that this one was forked from; then a warning says so.
+    """Whether the executor that is meant belongs to the process that this one was forked from, which is said then.
 
-    As with joblib's own processes, calls nested in those of its ``"multiprocessing"`` are not parallel.
+    As with joblib's own processes, what is nested in those of its ``"multiprocessing"`` is not parallel.
     """
     executor = settings.get("executor")
     if not isinstance(executor, Executor) or not executor._completer.inherited:

@@ -1,10 +1,10 @@
-"""Dataclasses with slots, as the standard library has them, made in a tenth of the time; and functions on them.
+"""Dataclasses with slots as the standard library has them, made in a tenth of the time; and what is done with them.
 
 Ground floor: imports nothing of dtq. The standard library compiles six functions for a class, one by one, which takes a
-millisecond, and imports `inspect`; each process of dtq has sixty to a hundred such classes, and that was a third of its
-start. Here one function is compiled, ``__init__``, and only at the first call of the class; the others are closures, or
-the same for all. A class behaves the same, even for the functions of `dataclasses`: their data is made at the first
-request. Type checkers see the standard library's decorator.
+millisecond, and brings `inspect`; each process of dtq has sixty to a hundred such classes, and that was a third of what
+it did at its start. Here one function is compiled, ``__init__``, and only when the class is called first; the others
+are closures, or the same for all. What a class can do is the same, also for who asks `dataclasses` about it: that looks
+where the standard library does when it is first asked. Type checkers see the standard library's.
 
 Annotations are texts: a module of such classes begins with ``from __future__ import annotations``.
 """
@@ -14,20 +14,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from reprlib import recursive_repr
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, Final
 
 __all__ = ["asdict", "dataclass", "field", "fields", "is_dataclass", "replace"]
 
 _set: Final = object.__setattr__
-#: Stands for an absent default; and for an absent argument, if its default is made anew each time.
+#: In the place of what was not given: of a default; and of an argument, where its default is made anew each time.
 _ABSENT: Final = object()
-#: The attribute with a class's fields.
+#: Where a class has its fields.
 _FIELDS: Final = "__record__"
+#: Calls of a class until its ``__init__`` is compiled.
+_FEW: Final = 30
 
 
 class Field:
-    """One field of a class, with the used part of `dataclasses.Field`."""
+    """One field of a class, as far as what asks for it knows it from `dataclasses.Field`."""
 
     __slots__ = ("compare", "default", "default_factory", "kw_only", "name", "repr", "type")
 
@@ -40,18 +42,18 @@ class Field:
         self.compare = compare
 
 
-# -- attributes of each class ---------------------------------------------------------------------------------------
+# -- what a class has of its own ------------------------------------------------------------------------------------
 
 
 class _Late:
-    """An attribute of a class that is made at its first use: a process needs it of few of its classes."""
+    """Something of a class that is made when it is first asked for: a process needs it of few of its classes."""
 
     __slots__ = ("_make", "_name", "_owner")
 
     def __init__(self, make: Callable[[Any], Any]) -> None:
         self._make = make
 
-    def __set_name__(self, owner: type, name: str) -> None:
+    def __set_name__(self, owner: Any, name: str) -> None:
         self._owner, self._name = owner, name
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
@@ -60,12 +62,50 @@ class _Late:
         return made if instance is None or not isinstance(made, FunctionType) else made.__get__(instance, owner)
 
 
+class _LateInit(_Late):
+    """``__init__``, which is compiled when a class has been called often, or somebody looks at it: a process makes few
+    instances of most of its classes, and to compile it takes as long as to do without for thirty."""
+
+    __slots__ = ("_calls",)
+
+    def __init__(self) -> None:
+        super().__init__(_init)
+        self._calls = 0
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        if instance is None or self._calls >= _FEW:
+            return super().__get__(instance, owner)
+        self._calls += 1
+        return MethodType(self._set_all, instance)
+
+    def _set_all(self, instance: Any, /, *args: Any, **named: Any) -> Any:
+        values: dict[str, Any] = {}
+        given, rest = iter(args), dict(named)
+        for field in self._owner.__record__:
+            name = field.name
+            if not field.kw_only and (value := next(given, _ABSENT)) is not _ABSENT:
+                values[name] = value
+            elif name in rest:
+                values[name] = rest.pop(name)
+            elif field.default_factory is not _ABSENT:
+                values[name] = field.default_factory()
+            elif field.default is not _ABSENT:
+                values[name] = field.default
+        if len(values) < len(self._owner.__record__) or rest or next(given, _ABSENT) is not _ABSENT:
+            return self._make(self._owner)(instance, *args, **named)  # it says what is wrong
+        for name, value in values.items():
+            _set(instance, name, value)
+        if hasattr(instance, "__post_init__"):
+            instance.__post_init__()
+        return None
+
+
 def _init(cls: Any) -> FunctionType:
     frozen = "__setattr__" in cls.__dict__
     parameters: list[str] = ["self"]
     body: list[str] = []
     known: dict[str, Any] = {"_set": _set, "_absent": _ABSENT}
-    for field in sorted(cls.__record__, key=lambda field: field.kw_only):  # stable: keywords last, as required
+    for field in sorted(cls.__record__, key=lambda field: field.kw_only):  # stable: keywords last, as they must be
         name, value = field.name, field.name
         if field.kw_only and "*" not in parameters:
             parameters.append("*")
@@ -81,8 +121,7 @@ def _init(cls: Any) -> FunctionType:
         body.append(f"    _set(self, {name!r}, {value})\n" if frozen else f"    self.{name} = {value}\n")
     if hasattr(cls, "__post_init__"):
         body.append("    self.__post_init__()\n")
-    # Compiled first: text that is executed after a Ctrl-C, as the program ends, would make Python forget the reason of
-    # the end.
+    # Compiled first: text that is executed after a Ctrl-C, as the program ends, would make Python forget what ends it.
     text = f"def __init__({', '.join(parameters)}):\n{''.join(body) or '    pass'}"
     exec(compile(text, f"<{cls.__qualname__}>", "exec"), known)
     init: FunctionType = known["__init__"]
@@ -94,7 +133,7 @@ def _init(cls: Any) -> FunctionType:
 
 def _standard(cls: Any) -> Any:
     """A class of the standard library's with the same fields."""
-    import dataclasses  # it imports `inspect`, and few programs need it
+    import dataclasses  # it brings `inspect`, and is asked by few
 
     given: dict[str, Any] = {}
     for field in cls.__record__:
@@ -117,7 +156,7 @@ def _standard_params(cls: type) -> Any:
 
 def _comparing(found: list[Field], *, frozen: bool, order: bool) -> dict[str, Any]:
     names = [field.name for field in found if field.compare]
-    # One value is compared as it is, several as a tuple; all instances of a class without fields are equal.
+    # One value is compared as it is, several as a tuple; all of a class that has none are equal.
     values: Callable[[object], Any] = attrgetter(*names) if names else type
 
     def __eq__(self: object, other: object) -> bool:
@@ -148,7 +187,7 @@ def _ordering(values: Callable[[object], Any]) -> dict[str, Any]:
     return {"__lt__": __lt__, "__le__": __le__, "__gt__": __gt__, "__ge__": __ge__}
 
 
-# -- shared by all classes --------------------------------------------------------------------------------------------
+# -- what is the same for all -----------------------------------------------------------------------------------------
 
 
 @recursive_repr()
@@ -158,7 +197,7 @@ def _repr(self: Any) -> str:
 
 
 def _refuse(self: Any, name: str, what: str) -> None:
-    """Raise the standard library's error, unless this is an attribute that a subclass without slots has added."""
+    """Raise what the standard library does, where this is no attribute that a class without slots has added."""
     if _FIELDS in type(self).__dict__ or any(field.name == name for field in self.__record__):
         from dataclasses import FrozenInstanceError
 
@@ -188,7 +227,7 @@ def _fields(record: Any) -> Iterable[Any]:
     own = getattr(record, _FIELDS, None)
     if own is not None:
         return tuple(own)
-    import dataclasses  # one of the standard library's, whose module is imported then
+    import dataclasses  # one of the standard library's, which is there then
 
     return dataclasses.fields(record)
 
@@ -230,10 +269,10 @@ def _own_fields(cls: type, kw_only: bool) -> list[Field]:
 
 
 def with_slots(*, frozen: bool, kw_only: bool, order: bool) -> Callable[[type], type]:
-    """A decorator that makes a class a dataclass with slots.
+    """What makes a class a dataclass with slots.
 
     Args:
-        frozen: whether its attributes cannot be set afterwards.
+        frozen: whether nothing of it can be set afterwards.
         kw_only: whether its ``__init__`` takes keywords only.
         order: whether its instances have an order.
     """
@@ -243,7 +282,7 @@ def with_slots(*, frozen: bool, kw_only: bool, order: bool) -> Callable[[type], 
         own = {field.name: field for field in _own_fields(cls, kw_only)}
         found = list({**inherited, **own}.values())
         methods: dict[str, Any] = {
-            "__init__": _Late(_init),
+            "__init__": _LateInit(),
             "__repr__": _repr,
             **_comparing(found, frozen=frozen, order=order),
             "__getstate__": _getstate,
@@ -264,7 +303,7 @@ def with_slots(*, frozen: bool, kw_only: bool, order: bool) -> Callable[[type], 
     return made
 
 
-#: Attributes of a class without slots.
+#: What a class has that has no slots.
 _UNSLOTTED: Final = ("__dict__", "__weakref__")
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from dtq.config import (
 )
 from dtq.errors import KeyMissing, KeyUnusable, Unreachable
 
-#: Value of `--out` for standard output.
+#: What `--out` says for standard output.
 _STDOUT = "-"
 
 
@@ -35,10 +35,11 @@ _STDOUT = "-"
     ),
 )
 def key() -> None:
-    """Keys with fewer rights than the authkey.
+    """Keys that may do less than everything.
 
-    The coordinator's own key has every role. Other keys have some of: submit (submit tasks, and follow, read and cancel
-    them by id), work (lease tasks and report them), admin (see everything; cancel by filter, dead letters, stop, keys).
+    The coordinator's own key has every role. Others have some of: submit (submit tasks, and follow, read and cancel
+    them by id), work (lease tasks and report them), admin (look at everything; cancel by filter, dead letters, stop,
+    keys).
     """
 
 
@@ -46,7 +47,7 @@ _where = options.stacked(options.keys_file, options.connecting)
 
 
 def _keyring(keys_file: str | None, addresses: tuple[str, ...], authkey_file: str | None) -> Path:
-    """The keyring of the coordinator on this machine."""
+    """The keyring that the coordinator here reads."""
     named = coordinator_settings({"keys_file": keys_file}).keys_file
     if named is not None:
         return named
@@ -58,7 +59,7 @@ def _keyring(keys_file: str | None, addresses: tuple[str, ...], authkey_file: st
 
 
 def _tell(addresses: tuple[str, ...], authkey_file: str | None, changed: str, there: bool, path: Path) -> None:
-    """Make the coordinator read its keys, and check that it has the same ones."""
+    """Have the coordinator read its keys, and see that it has the same ones."""
     try:
         with service(addresses, authkey_file) as queue:
             names = queue.reload_keys()
@@ -113,7 +114,7 @@ def new(
         try:
             write_secret(place, made)
         except KeyUnusable:
-            remove_key(path, name)  # no user has it
+            remove_key(path, name)  # nobody has it
             raise
         say(f"wrote {place} (role {made.role_names}); pass it to --authkey-file, or DTQ_AUTHKEY_FILE, where it is used")
     _tell(addresses, authkey_file, name, True, path)
@@ -151,7 +152,7 @@ def _key_json(one: Key) -> dict[str, object]:
 @click.argument("name")
 @_where
 def revoke(name: str, keys_file: str | None, addresses: tuple[str, ...], authkey_file: str | None) -> None:
-    """Revoke a key: it gives no access any more, and its connections end."""
+    """Revoke a key: it opens nothing any more, and connections that were made with it end."""
     path = _keyring(keys_file, addresses, authkey_file)
     remove_key(path, name)
     say(f"revoked {name}")

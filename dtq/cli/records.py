@@ -18,12 +18,12 @@ from dtq.model.states import State
 
 
 def run_id(task: TaskView) -> str:
-    """The id of a task; ``17.0-999`` for a run of like tasks."""
+    """The id of a task; ``17.0-999`` for a run of tasks that stand alike."""
     return run_text(task.batch, task.index, task.count, single=task.single)
 
 
 def counts_text(counts: Counts) -> str:
-    """Numbers of tasks by state, without zeroes."""
+    """How many tasks stand where, zeroes left out."""
     parts = [f"{getattr(counts, state.value):,} {state.value}" for state in State if getattr(counts, state.value)]
     return ", ".join(parts) or "none"
 
@@ -87,7 +87,7 @@ def attempt_json(attempt: Attempt) -> dict[str, Any]:
 
 
 def task_json(task: TaskView) -> dict[str, Any]:
-    """A task, or a run of like tasks."""
+    """A task, or a run of tasks that stand alike."""
     progress = None if task.progress is None else {"done": task.progress[0], "total": task.progress[1]}
     return {
         "id": run_id(task),
@@ -114,7 +114,7 @@ def task_json(task: TaskView) -> dict[str, Any]:
 
 
 def counts_json(counts: Counts) -> dict[str, int]:
-    """Numbers of tasks by state."""
+    """How many tasks stand where."""
     return {
         "blocked": counts.blocked,
         "scheduled": counts.scheduled,
@@ -157,7 +157,7 @@ def letter_json(letter: DeadLetter) -> dict[str, Any]:
 
 
 def schedule_json(view: ScheduleView) -> dict[str, Any]:
-    """A schedule, with its state."""
+    """A schedule, and where it stands."""
     given, rule = view.schedule, view.schedule.rule
     return {
         "name": given.name,
@@ -200,7 +200,7 @@ def queue_json(queue: QueueView) -> dict[str, Any]:
 
 
 def limit_json(view: LimitView) -> dict[str, Any]:
-    """A limit, with its use."""
+    """A limit, and what comes of it."""
     limit = view.limit
     return {
         "name": limit.name,
@@ -216,7 +216,7 @@ def limit_json(view: LimitView) -> dict[str, Any]:
 
 
 def stats_json(stats: Stats) -> dict[str, Any]:
-    """An overview of the coordinator."""
+    """The coordinator in one look."""
     return {
         "tasks": counts_json(stats.counts),
         "submitted": stats.submitted,

@@ -174,9 +174,15 @@ class Executor(concurrent.futures.Executor):
             from dtq.client.sync import Client
 
             order = checked(**options)
-            cluster.start()
-            executor = cls.__new__(cls)
+            cluster.await_listening()
             client = Client(cluster.address, authkey_file=cluster.authkey_file)
+            try:
+                client._hub.start()  # the worker connects meanwhile
+                cluster.start()
+            except BaseException:
+                client.close()
+                raise
+            executor = cls.__new__(cls)
             executor._begin(opened(client, cluster, order))
         except BaseException:
             cluster.close(drain=False)

@@ -10,6 +10,7 @@ It imports little, so that the processes start while the program imports what sp
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import operator
 import os
@@ -18,7 +19,7 @@ import sys
 import sysconfig
 import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -121,7 +122,6 @@ class LocalCluster:
         self._name = name or f"local-{os.getpid()}"
         self._lock = threading.Lock()
         self._processes: Processes | None = None
-        self._ready = False
         self._address = ""
         self._failure: ClusterEnded | None = None
         self._listeners: list[Callable[[ClusterEnded], None]] = []
@@ -135,6 +135,31 @@ class LocalCluster:
         with self._lock:
             self._launch()
 
+    def await_listening(self) -> None:
+        """Start both and wait until clients can connect; `start` waits for the rest.
+
+        Raises:
+            ClusterEnded: as `start`.
+        """
+        with self._lock:
+            self._await_listening()
+
+    def _await_listening(self) -> Processes:
+        processes = self._launch()
+        if not self._address:
+            with self._ended_on_failure(processes):
+                self._address = processes.await_listening()
+        return processes
+
+    @contextlib.contextmanager
+    def _ended_on_failure(self, processes: Processes) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._processes = None
+            processes.close(drain=False, timeout_s=None)
+            raise
+
     def start(self) -> Self:
         """Start both and wait until they are ready; no effect if they are.
 
@@ -145,19 +170,12 @@ class LocalCluster:
             ClusterEnded: one of them did not become ready; the sentence has its log. Nothing is left behind.
         """
         with self._lock:
-            processes = self._launch()
-            if self._ready:
-                return self
-            try:
-                self._address = processes.await_listening()
-                processes.await_ready()
-                watched = weakref.ref(self), processes
-                threading.Thread(target=_watch, args=watched, name="dtq-local", daemon=True).start()
-            except BaseException:
-                self._processes = None
-                processes.close(drain=False, timeout_s=None)
-                raise
-            self._ready = True
+            processes = self._await_listening()
+            if not processes.pids:
+                with self._ended_on_failure(processes):
+                    processes.await_ready()
+                    watched = weakref.ref(self), processes
+                    threading.Thread(target=_watch, args=watched, name="dtq-local", daemon=True).start()
         return self
 
     def _launch(self) -> Processes:
@@ -170,7 +188,7 @@ class LocalCluster:
         except BaseException:
             os.rmdir(directory)
             raise
-        self._ready = False
+        self._address = ""
         self._processes = processes
         weakref.finalize(self, processes.close, False, None).atexit = False
         _clusters.add(self)
@@ -275,7 +293,7 @@ class LocalCluster:
 
     def _required(self) -> Processes:
         processes = self._processes
-        if processes is None or not self._ready:
+        if processes is None or not self._address:
             raise ClusterEnded("it was not started, or was closed")
         return processes
 

@@ -1,1 +1,1 @@
-"""Composition roots: each process is assembled here."""
+"""Composition roots: where the processes are put together."""

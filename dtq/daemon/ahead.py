@@ -1,12 +1,14 @@
 """The worker's fork server, forked before the rest of the worker is imported or its coordinator is known.
 
-Daemon, below `serving`. Its imports take as long as the worker's; so it begins first, and this module imports little.
+Daemon, below `serving`. It imports as long as the worker does; so it begins first, and this imports little.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from dtq.client.handover import own
 from dtq.client.inheritance import Inheritance
@@ -15,32 +17,71 @@ from dtq.worker.forking import ForkServer
 from dtq.worker.program import Program
 from dtq.worker.terms import SlotTerms
 
-#: The fork server that was started in advance, with its settings.
+if TYPE_CHECKING:
+    from dtq.worker.child import Child
+
+#: The fork server that was started before it was known where the coordinator is, and what it was started with.
 _ahead: list[tuple[ForkServer, SlotTerms]] = []
+#: The slots that it has forked.
+_slots: list[Child] = []
 
 
 def begin(settings: WorkerSettings) -> None:
-    """Start the fork server in advance, before the coordinator's address is known.
+    """Start what the worker will need, in the same thread, though it is not known yet where the coordinator is.
 
-    Called by the only thread of a process that has no key yet: the process is forked. It returns in this process only.
+    To be called by the only thread of a process that has no key yet: it is forked. It returns in this process only.
 
     Args:
-        settings: the worker's, without the addresses.
+        settings: what it will run with, but for the addresses.
     """
     terms = slot_terms(settings, own())
     if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # `run` tries again, and reports it
+        with contextlib.suppress(OSError):  # `run` tries again, and says so
             _ahead.append((ForkServer(terms, fork=True), terms))
 
 
-def take_fork_server(settings: WorkerSettings) -> ForkServer | None:
-    """The fork server for slots: the one that was started in advance, if it has the same settings, else a new one.
+def fork_slots(settings: WorkerSettings) -> None:
+    """Have the fork server that was begun fork the slots: they do what is the same whatever the coordinator says.
+
+    To be called when the rest of the worker has been imported, by the thread that is to supervise the slots.
 
     Args:
-        settings: the worker's.
+        settings: as for `begin`.
+    """
+    from dtq.worker.child import Child  # by now it is there
+
+    for forks, terms in _ahead:
+        if forks.forked and not terms.preload and terms.inherited.tracker >= 0:
+            with contextlib.suppress(OSError):  # the supervisor tries again
+                for number in range(1, settings.slots + 1):
+                    _slots.append(Child(number, terms, forks=forks, early=True))
+
+
+def take_slots(forks: ForkServer | None) -> list[Child]:
+    """The slots that were forked ahead by a fork server; others are ended."""
+    slots, _slots[:] = [*_slots], []
+    end_slots([slot for slot in slots if slot.origin is not forks])
+    return [slot for slot in slots if slot.origin is forks]
+
+
+def end_slots(slots: Iterable[Child]) -> None:
+    """End slots, as far as nobody has."""
+    left = [slot for slot in slots if slot.process.returncode is None]
+    for slot in left:
+        slot.kill()
+    for slot in left:
+        slot.collect()
+        slot.let_go()
+
+
+def take_fork_server(settings: WorkerSettings) -> ForkServer | None:
+    """The fork server for slots: the one that was begun ahead, if it was begun with the same, else one begun now.
+
+    Args:
+        settings: what the worker runs with.
 
     Returns:
-        None if this system has none.
+        None where this system has none.
 
     Raises:
         OSError: it cannot be started.
@@ -55,12 +96,12 @@ def take_fork_server(settings: WorkerSettings) -> ForkServer | None:
 
 
 def slot_terms(settings: WorkerSettings, inherited: Inheritance, program: Program | None = None) -> SlotTerms:
-    """The slots' settings that are known before the coordinator has answered.
+    """What slots are started with, as far as it is known before the coordinator has answered.
 
     Args:
         settings: the worker's.
-        inherited: the slots' inheritance from the program that started this process.
-        program: the program that the worker is part of, if any.
+        inherited: what slots take over from the program that this process was started by.
+        program: what they take over from the program that the worker is part of.
     """
     return SlotTerms(
         worker=settings.name,

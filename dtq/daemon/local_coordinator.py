@@ -1,4 +1,4 @@
-"""The coordinator of a local cluster, run by the launcher: ``dtq coordinator start`` without command line.
+"""The coordinator of a local cluster, as the launcher has it run: ``dtq coordinator start`` without command line.
 
 Daemon, imported by `launcher`.
 """
@@ -14,11 +14,11 @@ from dtq.daemon.signals import Signals
 
 
 def begin(settings: dict[str, Any]) -> None:
-    """Does nothing: the import of this module is all that can be done before all settings are known."""
+    """What can be done before all settings are known: that this was imported."""
 
 
 def run(settings: dict[str, Any]) -> int:
-    """Run the coordinator.
+    """Run it.
 
     Args:
         settings: by the names of the configuration.

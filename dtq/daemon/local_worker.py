@@ -1,13 +1,12 @@
-"""The worker of a local cluster, run by the launcher: ``dtq worker`` without the command line.
+"""The worker of a local cluster, as the launcher has it run: ``dtq worker`` without the command line.
 
-Daemon, imported by `launcher`. Its fork server is a fork of this process, made before that has a thread or a key: so
-the modules that both need are imported once. This module therefore imports little; the modules of the worker itself,
-and those of slots, are imported at the same time, each in a process.
+Daemon, imported by `launcher`. Its fork server is a fork of this process, made before that
+has a thread or a key: so what both need is imported once. This module therefore imports little; the worker itself, and
+what slots need, are imported at the same time, each in a process.
 """
 
 from __future__ import annotations
 
-import contextlib
 from importlib import import_module
 from typing import Any
 
@@ -19,19 +18,23 @@ from dtq.errors import DtqError
 
 
 def begin(settings: dict[str, Any]) -> None:
-    """Start the fork server before the coordinator's address is known.
+    """Start what it needs before it is known where the coordinator is.
 
     Args:
         settings: by the names of the configuration, without an address.
     """
-    with contextlib.suppress(DtqError):  # `run` reports it
+    try:
         anywhere = (format_address((DEFAULT_HOST, DEFAULT_PORT)),)
-        ahead.begin(worker_settings({**settings, "connect": anywhere}))
+        known = worker_settings({**settings, "connect": anywhere})
+    except DtqError:
+        return  # `run` says so
+    ahead.begin(known)
     import_module("dtq.daemon.worker")
+    ahead.fork_slots(known)
 
 
 def run(settings: dict[str, Any]) -> int:
-    """Run the worker.
+    """Run it.
 
     Args:
         settings: by the names of the configuration.
@@ -40,6 +43,6 @@ def run(settings: dict[str, Any]) -> int:
         The exit code.
     """
     signals = Signals()
-    from dtq.daemon.worker import run as run_worker  # imported by now
+    from dtq.daemon.worker import run as run_worker  # by now it is there
 
     return exit_code(lambda: run_worker(worker_settings(settings), signals))

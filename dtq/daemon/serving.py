@@ -1,6 +1,6 @@
-"""A worker, assembled: slots, and two connections to the coordinator.
+"""A worker put together: slots, and two lines to the coordinator.
 
-Daemon, below the worker's process (`worker`) and the worker in a program (`program`), which decide when it ends.
+Daemon, below the worker's process (`worker`) and the worker in a program (`program`), which say when it is to end.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from dtq import __version__
@@ -27,6 +27,7 @@ from dtq.transport.proxy import Proxy
 from dtq.values.offers import reachable
 from dtq.values.place import Place
 from dtq.wording import PYTHON_VERSION, counted
+from dtq.worker.child import Child
 from dtq.worker.forking import ForkServer
 from dtq.worker.link import FETCH_WAIT_S, Link
 from dtq.worker.program import Program
@@ -43,11 +44,12 @@ class Serving:
     """One run of a worker.
 
     Args:
-        settings: the worker's.
-        program: the program it is part of, for its slots.
-        inherited: the slots' inheritance from the program that started this process.
-        fetch_wait_s: longest wait of a call for work at the coordinator, in seconds.
-        forks: the fork server of the slots; None for none, as in a process that is not the worker's alone.
+        settings: what it runs with.
+        program: what its slots take over from the program it is part of.
+        inherited: what they take over from the program that this process was started by.
+        fetch_wait_s: how long it asks the coordinator to hold a call for work, at most, in seconds.
+        forks: the fork server that slots come from; None for none, and where this process is not the worker's alone.
+        early: slots that were started before the coordinator was known.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class Serving:
         inherited: Inheritance | None = None,
         fetch_wait_s: float = FETCH_WAIT_S,
         forks: ForkServer | None = None,
+        early: Sequence[Child] = (),
     ) -> None:
         self._forks = forks
+        self._early = early
         self._settings = settings
         self._program = program or Program()
         self._inherited = inherited or Inheritance()
@@ -67,33 +71,32 @@ class Serving:
         self._stopping = threading.Event()
         self._supervisor: Supervisor | None = None
         self._link: Link | None = None
-        #: Makes connections, and transfers of values over them if needed.
+        #: Makes connections, and what brings values over them where that is needed.
         self._connect: Callable[[Callable[[Welcome], None]], Proxy]
         self._transfers: Transfers | None = None
         self._placing = threading.Lock()
 
     def drain(self) -> None:
-        """Take no more work, and end after the running tasks. Any thread; but not from a signal's handler, which may
-        interrupt the holder of a lock that this needs.
-        """
+        """Take no more work, and end when what runs has ended. Any thread; but not from a signal's handler, which may
+        stand in the middle of what this needs."""
         self._stopping.set()
         if self._supervisor is not None:
             self._supervisor.drain()
 
     def hindrances(self) -> list[str]:
-        """Reasons why a drain may take long although no task runs, a sentence each. As `drain`."""
+        """Reasons for which a drain may take long although no task runs, a sentence each. As `drain`."""
         found = [] if self._supervisor is None else self._supervisor.hindrances()
         hindrance = "" if self._link is None else self._link.hindrance
         return [*found, hindrance] if hindrance else found
 
     def end(self) -> None:
-        """Give running tasks back, at once, and end. As `drain`."""
+        """Give back what runs, at once, and end. As `drain`."""
         self._stopping.set()
         if self._supervisor is not None:
             self._supervisor.end()
 
     def run(self, on_ready: Callable[[str], None]) -> None:
-        """Work until the end is requested. While no coordinator answers it keeps trying.
+        """Work until told to end. While no coordinator answers it keeps trying.
 
         Args:
             on_ready: called with a sentence when it is connected and its slots are about to start.
@@ -103,7 +106,7 @@ class Serving:
             KeyUnusable: the key cannot be used.
             WrongKey: the coordinator has another one.
             ProtocolMismatch: the coordinator speaks another version.
-            CannotImport: a module of ``imports``, or one of the program's, cannot be imported.
+            CannotImport: a module of ``imports``, or what the program has, cannot be imported.
         """
         settings = self._settings
         key, origin = load_authkey(settings.authkey_file, addresses=settings.addresses)
@@ -125,7 +128,7 @@ class Serving:
         if settings.tasks_may_submit:
             addresses = tuple(map(format_address, settings.addresses))
             self._inherited = replace(self._inherited, addresses=addresses, clientkey=key)
-        supervisor = self._supervisor = Supervisor(self._terms(welcome), self._forks)
+        supervisor = self._supervisor = Supervisor(self._terms(welcome), self._forks, self._early)
         if self._stopping.is_set():
             supervisor.drain()
         link = self._link = Link(
@@ -155,18 +158,18 @@ class Serving:
             self._place_values(self._supervisor, welcome.values)
 
     def _reachable(self, offer: ValuesOffer | None) -> Place | None:
-        """The place of values, if slots can access it."""
+        """Where values are, as far as slots can reach them."""
         return reachable(offer) if offer is not None and self._settings.by_reference else None
 
     def _place_values(self, supervisor: Supervisor, offer: ValuesOffer | None) -> None:
-        """Give slots the coordinator's place of values, or a place of the worker's with transfers."""
+        """Have slots find values where this coordinator has them, or where they are brought to from there."""
         with self._placing:
             place = self._reachable(offer)
             if offer is None or place is not None:
                 supervisor.move(place)
                 return
             if self._transfers is None:
-                from dtq.worker.transfers import Transfers  # a worker beside its coordinator does not import it
+                from dtq.worker.transfers import Transfers  # a worker beside its coordinator does without
 
                 try:
                     self._transfers = Transfers(
@@ -201,7 +204,7 @@ class Serving:
         )
 
     def _first_contact(self, line: Proxy) -> Welcome | None:
-        """Connect, however long it takes; None if the end is requested before."""
+        """Connect, however long it takes; None where it is to end before."""
         backoff = Backoff()
         said = False
         while not self._stopping.is_set():

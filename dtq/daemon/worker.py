@@ -7,7 +7,7 @@ import sys
 
 from dtq.client.handover import own
 from dtq.config import WorkerSettings
-from dtq.daemon.ahead import take_fork_server
+from dtq.daemon.ahead import end_slots, take_fork_server, take_slots
 from dtq.daemon.logs import dump_stacks_on_request, log_to_stderr
 from dtq.daemon.serving import Serving
 from dtq.daemon.signals import Signals, ignore_from_now_on
@@ -16,7 +16,7 @@ log = logging.getLogger("dtq.daemon")
 
 
 class _Ending:
-    """A worker that signals end, with log lines."""
+    """A worker that signals end, and that says so."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
@@ -41,8 +41,8 @@ def run(settings: WorkerSettings, signals: Signals) -> int:
     gives them back. While no coordinator answers it keeps trying.
 
     Args:
-        settings: the worker's.
-        signals: the signals, past and future.
+        settings: what it runs with.
+        signals: what has come so far, and is to come.
 
     Returns:
         The exit code.
@@ -53,12 +53,14 @@ def run(settings: WorkerSettings, signals: Signals) -> int:
     log_to_stderr()
     dump_stacks_on_request()
     forks = take_fork_server(settings)
+    early = take_slots(forks)
     try:
-        serving = Serving(settings, inherited=own(), forks=forks)
+        serving = Serving(settings, inherited=own(), forks=forks, early=early)
         signals.attach(_Ending(serving))
         serving.run(_say)
-    finally:
-        if forks is not None:  # also if no supervisor ever owned it
+    finally:  # also where no supervisor came to own them
+        end_slots(early)
+        if forks is not None:
             forks.close()
     ignore_from_now_on()
     return 0

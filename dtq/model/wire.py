@@ -19,7 +19,7 @@ from collections.abc import Callable
 from enum import Enum
 from functools import cache, cached_property
 from operator import attrgetter, call
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from dtq.errors import BadMessage, DtqError
 from dtq.model.fields import Blob, Items, Rule, Text, limits
@@ -29,6 +29,10 @@ from dtq.records import fields, is_dataclass, replace
 Plain = Any
 Encode = Callable[[Any], Plain]
 Decode = Callable[[Plain], Any]
+
+
+#: Messages of a kind that are taken apart field by field: to compile a function for it takes as long as that.
+_FEW: Final = 30
 
 
 class _Breach(BadMessage):
@@ -297,7 +301,8 @@ def _dataclass(kind: type, answer: bool) -> Codec:
     hints = get_type_hints(kind, include_extras=True)
     names = tuple(field.name for field in fields(kind))
     codecs = [_codec(hints[name], answer) for name in names]
-    build_at_once: Decode | None = None  # made when one arrives: most kinds of messages a process only sends
+    build_at_once: Decode | None = None
+    arrived = 0
     decoders = [c.decode for c in codecs]
     apart = {name: items for name in names if (items := _apart(hints[name])) is not None and not answer}
 
@@ -305,11 +310,11 @@ def _dataclass(kind: type, answer: bool) -> Codec:
         return kind(**dict(zip(names, map(call, decoders, plain), strict=True)))
 
     def decode(plain: Plain) -> Any:
-        nonlocal build_at_once
-        if build_at_once is None:
+        nonlocal build_at_once, arrived
+        if build_at_once is None and (arrived := arrived + 1) > _FEW:
             build_at_once = _inlined(kind, names, codecs)
         try:
-            if (value := build_at_once(plain)) is not None:
+            if build_at_once is not None and (value := build_at_once(plain)) is not None:
                 return value
         except (DtqError, TypeError, ValueError):
             pass  # the slow path finds the fault

@@ -51,7 +51,7 @@ class _Received:
 
     def __init__(self, mark: bytes, longest: int | None = None) -> None:
         self._mark = mark
-        self._longest = longest
+        self.longest = longest
         self._data = bytearray()
 
     def add(self, data: bytes) -> None:
@@ -70,8 +70,8 @@ class _Received:
         if len(data) < _HEAD:
             return None
         size = int.from_bytes(data[MARK:_HEAD], "big")
-        if self._longest is not None and size > self._longest:
-            raise BadMessage(f"a message of {size} bytes, where the longest has {self._longest}")
+        if self.longest is not None and size > self.longest:
+            raise BadMessage(f"a message of {size} bytes, where the longest has {self.longest}")
         end = _HEAD + size
         if len(data) < end:
             return None
@@ -208,6 +208,10 @@ class Pipe:
     def fileno(self) -> int:
         """The socket's descriptor."""
         return self._sock.fileno()
+
+    def expect(self, longest: int) -> None:
+        """Take no longer messages than so many bytes from now on."""
+        self._received.longest = longest
 
     @property
     def unsent(self) -> bool:

@@ -98,6 +98,7 @@ class Child:
         terms: its settings.
         tracker: descriptor of the pipe to the worker's resource tracker, if it has one of its own.
         forks: the fork server, if one is ready.
+        early: whether it is started before its worker knows all settings: it waits for `greet`. It is forked then.
 
     Raises:
         OSError: it cannot be started: the machine has no process, memory or descriptor left.
@@ -109,7 +110,13 @@ class Child:
     spread = 0
 
     def __init__(
-        self, number: int, terms: SlotTerms, tracker: int | None = None, forks: ForkServer | None = None
+        self,
+        number: int,
+        terms: SlotTerms,
+        tracker: int | None = None,
+        forks: ForkServer | None = None,
+        *,
+        early: bool = False,
     ) -> None:
         self.number = number
         self.terms = terms
@@ -182,6 +189,18 @@ class Child:
             theirs.close()
             os.close(position_fd)
             self.output.given()
+        if not early:
+            self.greet(terms)
+
+    def greet(self, terms: SlotTerms) -> None:
+        """Tell it its settings; it imports nothing of the user's before.
+
+        Args:
+            terms: its settings; what its process was started with is the same in them as it was.
+        """
+        self.terms, self.place = terms, terms.place
+        self._inherited = replace(terms.inherited, tracker=self._inherited.tracker)
+        self.channel.expect(terms.max_result + CAPACITY + MAX_BESIDE)
         with contextlib.suppress(OSError):  # it has ended already, which is seen soon
             self.channel.put(
                 terms.worker,

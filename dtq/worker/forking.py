@@ -114,6 +114,11 @@ class ForkServer:
         """Its process."""
         return self._process.pid
 
+    @property
+    def forked(self) -> bool:
+        """Whether it is a fork of this process, and so about to be ready."""
+        return isinstance(self._process, Forked)
+
     def fileno(self) -> int:
         """The descriptor to wait for before `hear`."""
         return self._sock.fileno()

@@ -26,6 +26,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from dtq.errors import BadMessage, CannotImport, DtqError, InitializerFailed
@@ -72,10 +73,12 @@ class Supervisor:
     Args:
         terms: settings.
         forks: the fork server of the slots, if any; the supervisor owns it.
+        early: slots that were started before the settings were known; the supervisor owns them once it runs.
     """
 
-    def __init__(self, terms: WorkerTerms, forks: ForkServer | None = None) -> None:
+    def __init__(self, terms: WorkerTerms, forks: ForkServer | None = None, early: Sequence[Child] = ()) -> None:
         self.terms = terms
+        self._early = early
         self._forks = forks
         #: Times in a row that a fork server has died before it was ready.
         self._stillborn_forks = 0
@@ -382,7 +385,9 @@ class Supervisor:
             try:
                 if self._forks is not None:
                     self._selector.register(self._forks, selectors.EVENT_READ, self._forks)
-                for number in range(1, self.terms.slots + 1):
+                for child in self._early:
+                    self._adopt(child)
+                for number in {*range(1, self.terms.slots + 1)} - {child.number for child in self._early}:
                     self._respawns.plan(number, time.monotonic())
                 self._look_around()
                 while not self._done():
@@ -606,6 +611,9 @@ class Supervisor:
             with self.lock:
                 self._not_born(number)
             return
+        self._take_in(child)
+
+    def _take_in(self, child: Child) -> None:
         self._selector.register(child.channel, selectors.EVENT_READ, child)
         if isinstance(child.output, Output):
             self._selector.register(child.output, selectors.EVENT_READ, child.output)
@@ -613,6 +621,11 @@ class Supervisor:
             self._children.append(child)
             if self.ending:
                 child.kill()
+
+    def _adopt(self, child: Child) -> None:
+        """Take in a slot that was started before its settings were known."""
+        child.greet(self.terms.slot)
+        self._take_in(child)
 
     def _hear_forks(self, forks: ForkServer) -> None:
         """Handle the fork server's message, or its end."""

@@ -192,3 +192,38 @@ taken.close()
 def test_fork_server_that_was_begun_ahead_is_used_if_it_is_the_right_one(name: str, said: str) -> None:
     done = subprocess.run([sys.executable, "-c", AHEAD, name], capture_output=True, text=True, timeout=30, check=False)
     assert (done.stdout.strip(), done.stderr) == (said, "")
+
+
+#: A worker that has its slots forked before it knows its coordinator, and then needs them with the same settings, or
+#: with others.
+EARLY = """
+import os, sys
+import psutil
+from dtq.client import handover
+from dtq.client.inheritance import Inheritance
+from dtq.config import WorkerSettings
+from dtq.daemon import ahead
+from dtq.records import replace
+_, tracker = os.pipe()
+handover.inherit(Inheritance(streams=True, flags=handover.interpreter_flags(), tracker=tracker))
+first = WorkerSettings(addresses=(('127.0.0.1', 1),), slots=2, name='one', max_waiting=0)
+ahead.begin(first)
+ahead.fork_slots(first)
+processes = psutil.Process().children(recursive=True)
+taken = ahead.take_fork_server(replace(first, name=sys.argv[1]))
+slots = ahead.take_slots(taken)
+for slot in slots:
+    slot.greet(slot.terms)
+    while not slot.channel.gather().messages: pass
+print([slot.number for slot in slots], len(processes) > 2)
+ahead.end_slots(slots)
+taken.close()
+print([process for process in processes if process.is_running()])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is a fork server on Linux only")
+@pytest.mark.parametrize(("name", "said"), [("one", "[1, 2] True\n[]"), ("other", "[] True\n[]")])
+def test_slots_that_were_forked_early_are_used_if_they_are_the_right_ones_and_end(name: str, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", EARLY, name], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout.strip(), done.stderr) == (said, "")

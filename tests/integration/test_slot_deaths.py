@@ -140,7 +140,7 @@ def test_worker_that_can_start_no_process_tries_again_and_gives_up(
     until(given_up, "the worker to give up", lambda: supervisor._children)
     # Then it says so, and what the dead slot had open is closed
     assert isinstance(supervisor.fatal, WorkerBroken)
-    assert len(os.listdir("/proc/self/fd")) == before - 3
+    assert len(os.listdir("/proc/self/fd")) == before - 4
 
 
 def test_slot_ends_with_its_warden() -> None:

@@ -115,6 +115,32 @@ def test_defaults_that_are_made_are_made_each_time() -> None:
         Line(())
 
 
+def test_instances_are_the_same_however_many_there_were() -> None:
+    def wrong(*args: Any, **named: Any) -> str:
+        with pytest.raises(TypeError) as caught:
+            Fresh(*args, **named)
+        return str(caught.value)
+
+    @records.dataclass(frozen=True, slots=True)
+    class Fresh:
+        """One that nobody has made yet."""
+
+        x: int
+        y: int = 0
+        names: list[str] = records.field(default_factory=list)
+
+    def made() -> list[object]:
+        given = [Fresh(1), Fresh(1, 2), Fresh(y=3, x=1), Fresh(1, 2, ["a"]), Fresh(1, names=[])]
+        errors = [wrong(), wrong(1, 2, [], 4), wrong(1, x=2), wrong(1, z=3), wrong(y=2)]
+        return [*given, *errors]
+
+    first = made()
+    for _ in range(records._FEW):
+        Fresh(1)
+    assert type(vars(Fresh)["__init__"]).__name__ == "function"
+    assert made() == first
+
+
 def test_instances_are_frozen_and_have_nothing_beside_their_fields() -> None:
     point = Point(1)
     for name in ("x", "other"):
