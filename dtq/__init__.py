@@ -8,7 +8,7 @@ from importlib import import_module
 
 __version__ = "0.1.0"
 
-TYPE_CHECKING = False  # as type checkers know it; typing itself would be most of the cost of this import
+TYPE_CHECKING = False  # true for type checkers; importing typing itself would be most of the cost of this import
 
 if TYPE_CHECKING:
     from dtq.client.aio import AsyncClient
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     )
     from dtq.model.states import State
 
-#: Where each public name is defined.
+#: The module that defines each public name.
 _HOMES = {
     "AsyncBatchHandle": "client.async_handle",
     "AsyncClient": "client.aio",
@@ -119,7 +119,7 @@ def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     found: object = getattr(import_module(f"dtq.{_HOMES.get(name, 'errors')}"), name)
-    globals()[name] = found  # asked for once
+    globals()[name] = found  # looked up once
     return found
 
 

@@ -1,10 +1,10 @@
-"""The clock port: where time enters dtq.
+"""The clock port: the only source of time in dtq.
 
-Ground floor. The core never reads a clock: whoever calls it reads one here, once, and passes the value on.
-Two kinds of time are kept apart. A *steady* time counts seconds of the Unix epoch but never jumps: it starts at the
-wall clock and then follows the monotonic clock. Leases, delays and backoffs live on it, so setting the machine's clock
-neither hastens nor starves a task. What is due by the time of day (schedules, `at`) is compared with the *wall* time,
-which jumps when somebody sets the clock. In-process waits use ``time.monotonic`` as everywhere in Python.
+Ground floor. The core never reads a clock: its caller reads one here, once, and passes the value on. Two kinds of time
+are kept apart. A *steady* time counts seconds of the Unix epoch but never jumps: it starts at the wall clock and then
+follows the monotonic clock. Leases, delays and backoffs live on it, so setting the machine's clock neither hastens nor
+starves a task. Moments by the time of day (schedules, `at`) are compared with the *wall* time, which jumps when the
+clock is set. In-process waits use ``time.monotonic`` as everywhere in Python.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """One error tree with stable codes, the same on both sides of the wire.
 
-Ground floor: imports nothing of dtq but how numbers are written. Every error keeps the raw arguments it was made with
-(``args``) and builds its sentence in ``__str__``, so that it survives a pickle and the wire unchanged: what crosses is
-``(code, args)``. The sentence says what happened and what to do. ``exit_code`` is what the command line ends with
-(sysexits.h where one fits).
+Ground floor: imports nothing of dtq but `wording`. Every error keeps its raw arguments (``args``) and builds its
+sentence in ``__str__``, so that it survives a pickle and the wire unchanged: its form on the wire is ``(code, args)``.
+The sentence names the event and the remedy. ``exit_code`` is the command line's exit code (from sysexits.h where one
+fits).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from dtq.wording import counted, duration
 
-#: What an argument of an error may be: the scalars that cross the wire.
+#: Types of an error's arguments: the scalars that cross the wire.
 Scalar = str | int | float | bool | None
 
 
@@ -22,7 +22,7 @@ class _Argument:
     """An argument of an error, as its sentence shows it.
 
     Args:
-        value: the argument. A peer of another version may have sent something else than the sentence expects.
+        value: the argument. A peer of another version may have sent another type than the sentence expects.
     """
 
     def __init__(self, value: object) -> None:
@@ -52,12 +52,12 @@ class DtqError(Exception):
     code: ClassVar[str] = "error"
     #: Exit code of a command that ends with this error.
     exit_code: ClassVar[int] = 70
-    #: Whether the same call may succeed later without anybody changing anything.
+    #: Whether the same call may succeed later without any intervention.
     retryable: ClassVar[bool] = False
     #: The sentence; ``{0}``, ``{1}`` are the raw arguments, ``{0:#task}`` a number with its noun, ``{0:duration}`` a
     #: number of seconds.
     text: ClassVar[str] = "{0}"
-    #: What to do about it, where the sentence does not say it already.
+    #: The remedy, if the sentence does not name it already.
     hint: ClassVar[str] = ""
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class DtqError(Exception):
 
     @property
     def sentence(self) -> str:
-        """What happened, without what to do about it."""
+        """The event, without the remedy."""
         if not self.args:
             return (self.__doc__ or type(self).__name__).splitlines()[0]
         return self.text.format(*map(_Argument, self.args))
@@ -110,7 +110,7 @@ class NotImportable(DtqError, PicklingError, TypeError):
 
     code = "not-importable"
     exit_code = 65
-    #: What to add to the advice where that extra is what is missing.
+    #: Addition to the hint if that extra is missing.
     closures: ClassVar[str] = ", or install the extra dtq[closures] to send it by value"
     text = "{0} cannot be imported by name ({1}). Put it in a module that the workers can import{2}."
 
@@ -323,7 +323,7 @@ class RoleMissing(NotPermitted):
     """The key may not do that."""
 
     code = "role-missing"
-    text = "the key {0} may not do this: {1}."  # an OSError keeps no more than two arguments
+    text = "the key {0} may not do this: {1}."  # an OSError keeps at most two arguments
     hint = "Use a key that has it; `dtq key new` makes one."
 
 
@@ -695,7 +695,7 @@ class TaskCancelled(TaskError, CancelledError):
 
     @property
     def sentence(self) -> str:
-        """That it was; and the reason, where nobody had asked for it."""
+        """The cancellation; and its reason, if no user asked for it."""
         return f"task {self.args[0]} was cancelled: {self.args[1]}." if len(self.args) > 1 else super().sentence
 
 
@@ -736,12 +736,12 @@ def _subclasses(root: type[DtqError]) -> list[type[DtqError]]:
 
 
 def to_wire(error: DtqError) -> tuple[str, tuple[Scalar, ...]]:
-    """``(code, arguments)`` of an error, as it crosses the wire."""
+    """``(code, arguments)``: the form of an error on the wire."""
     return error.code, tuple(a if a is None or isinstance(a, str | int | float | bool) else str(a) for a in error.args)
 
 
 def from_wire(code: str, args: tuple[Scalar, ...]) -> DtqError:
-    """The error that ``to_wire`` took apart; a code of a newer peer becomes a plain `DtqError` that names it."""
+    """The error of these; an unknown code of a newer peer becomes a plain `DtqError` that names it."""
     for kind in _subclasses(DtqError):
         if kind.code == code:
             return kind(*args)

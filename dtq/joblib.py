@@ -1,7 +1,7 @@
 """A backend for joblib, and so for scikit-learn and others that use it: ``parallel_config(backend="dtq")``.
 
-joblib knows it once `register` was called; the extra ``dtq[joblib]`` brings what it needs. A face over `dtq.Executor`,
-on the floor of the worker: nothing in dtq imports it, and it alone imports joblib.
+`register` makes it known to joblib; the extra ``dtq[joblib]`` installs its requirements. A face over `dtq.Executor`, on
+the floor of the worker: nothing in dtq imports it, and it alone imports joblib.
 """
 
 from __future__ import annotations
@@ -44,9 +44,10 @@ __all__ = ["Backend", "register"]
 
 log = logging.getLogger("dtq.client")
 
-#: The settings that say which executor.
+#: The settings that select the executor.
 _WHERE: Final = ("executor", "address", "authkey_file")
-#: What joblib tells every backend: hints between processes and threads, and how to share arrays on one machine.
+#: Arguments that joblib passes to every backend: hints between processes and threads, and the sharing of arrays on one
+#: machine.
 _JOBLIB: Final = (
     "context",
     "idle_worker_timeout",
@@ -59,20 +60,20 @@ _JOBLIB: Final = (
     "temp_folder",
     "verbose",
 )
-#: What joblib says of arrays that are shared on one machine.
+#: joblib's arguments about arrays that are shared on one machine.
 _SHARING: Final = ("max_nbytes", "mmap_mode", "verbose")
-#: How many tasks are named in one call that stops them.
+#: Tasks named in one stopping call.
 _NAMED: Final = 1024
-#: How many times as long the next batch of tiny calls may be, at most.
+#: Greatest growth of a batch of tiny calls from one to the next.
 _GROWTH: Final = 32
 
 
 class Settings(TaskOptions, total=False):
-    """What ``parallel_config(backend="dtq", ...)`` and ``Parallel(backend="dtq", ...)`` may say; and `TaskOptions`.
+    """Settings of ``parallel_config(backend="dtq", ...)`` and ``Parallel(backend="dtq", ...)``; and `TaskOptions`.
 
     Attributes:
-        executor: what runs the calls; else one is made for each use.
-        address: where the coordinator is, for that one; see `Executor`.
+        executor: runs the calls; without it, one is made for each use.
+        address: the coordinator's, for that one; see `Executor`.
         authkey_file: the file with the key, for that one.
         initializer: called in each slot before the first batch of a use.
         initargs: its arguments.
@@ -86,10 +87,10 @@ class Settings(TaskOptions, total=False):
 
 
 class Packing:
-    """How the batches of one use of the backend are pickled.
+    """Pickles the batches of one use of the backend.
 
     Args:
-        settings: what joblib and the user said.
+        settings: joblib's and the user's.
         context: joblib's name of the use.
         shared: whether the slots are on this machine, so that large arrays can lie in files for all of them.
     """
@@ -99,7 +100,7 @@ class Packing:
         self._reducers: dict[type, Callable[[Any], Any]] = {}
         begin = settings.get("initializer"), tuple(settings.get("initargs") or ())
         packed, references = apart(lambda: pack_initializer(*begin))
-        #: What every slot calls first, with the name of the use, and the references in it.
+        #: The first call of every slot, with the name of the use, and its references.
         self.initializer = (uuid.uuid4().hex, packed, references) if packed else None
         if shared and settings.get("max_nbytes", 1) is not None:
             self._files = TemporaryResourcesManager(settings.get("temp_folder"), context_id=context)
@@ -117,7 +118,7 @@ class Packing:
         """A batch, pickled; and the references in it.
 
         Raises:
-            CannotPickle: something in it cannot be pickled.
+            CannotPickle: an object in it cannot be pickled.
         """
         try:
             return apart(lambda: dump_by_value(call, self._reducers))
@@ -135,12 +136,12 @@ def register(*, make_default: bool = False, **settings: Unpack[Settings]) -> Non
     """Make the backend known to joblib, as ``"dtq"``.
 
     Args:
-        make_default: use it where no backend is named. A `Parallel` that says nothing of ``n_jobs`` runs in the program
-            then, as ever; else it uses all slots.
-        settings: what holds where the use of the backend says nothing else.
+        make_default: use it if no backend is named. A `Parallel` without ``n_jobs`` then still runs in the program;
+            else it uses all slots.
+        settings: defaults of the backend's uses.
     """
 
-    # A class, as joblib and others look for the class of a backend under its name.
+    # A class, because joblib and others look up the class of a backend by its name.
     jobs = 1 if make_default else Backend.default_n_jobs
     named = type("Backend", (Backend,), {"registered": settings, "default_n_jobs": jobs, "__module__": __name__})
     joblib.register_parallel_backend("dtq", named, make_default=make_default)
@@ -151,17 +152,16 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     Args:
         nesting_level: joblib's own.
-        inner_max_num_threads: how many threads numerical libraries may use in a slot; None for a fair share of the
-            cores.
+        inner_max_num_threads: number of threads of numerical libraries in a slot; None for a fair share of the cores.
         settings: see `Settings`.
     """
 
-    #: What holds where the use of the backend says nothing else; see `register`.
+    #: Defaults of the backend's uses; see `register`.
     registered: ClassVar[Settings] = {}
 
     supports_retrieve_callback = True
     supports_inner_max_num_threads = True
-    #: As many as there are slots, unless told otherwise.
+    #: As many as there are slots, by default.
     default_n_jobs = -1
 
     def __init__(
@@ -171,7 +171,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         self._settings: dict[str, Any] = {**self.registered, **settings}
         self._packing: Packing | None = None
         self._variables: dict[str, str] = {}
-        #: What runs the calls of the present use; another one after what ran was stopped.
+        #: The executor of the present use; another one after an abort.
         self._workers: Executor | None = None
         self._own: Executor | None = None
         self._lock = threading.Lock()
@@ -182,16 +182,16 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         """Begin a use of the backend.
 
         Returns:
-            How many calls run at once, for joblib's batches.
+            The number of calls that run at once, for joblib's batches.
 
         Raises:
-            FallbackToBackend: it is one.
+            FallbackToBackend: the number is one.
             Unreachable: no coordinator answers.
-            InvalidValue: a setting is not what it may be.
+            InvalidValue: a setting is invalid.
         """
         if n_jobs is None:
             n_jobs = self.default_n_jobs
-        if n_jobs == 1:  # as with joblib's own: nothing is parallel then
+        if n_jobs == 1:  # as with joblib's own: then no call is parallel
             raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
         self.parallel = parallel
         settings = {**self._settings, **kwargs}
@@ -206,10 +206,11 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         return jobs
 
     def effective_n_jobs(self, n_jobs: int | None) -> int:
-        """How many calls run at once.
+        """The number of calls that run at once.
 
         Args:
-            n_jobs: what was asked for; below zero counts from the number of slots, -1 being all; None for the default.
+            n_jobs: the requested number; below zero it counts from the number of slots, -1 being all; None for the
+                default.
 
         Raises:
             ValueError: it is 0.
@@ -235,7 +236,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
 
     @staticmethod
     def _find(settings: dict[str, Any]) -> tuple[Executor, bool]:
-        """The executor that is meant, and whether it was made for this."""
+        """The selected executor, and whether it was made for this use."""
         terms = {name: value for name, value in settings.items() if name not in (*_JOBLIB, *_WHERE)}
         executor = settings.get("executor")
         if executor is None:
@@ -246,12 +247,12 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         return executor.options(**terms) if terms else executor, False
 
     def start_call(self) -> None:
-        """A call of `joblib.Parallel` begins: where that is in a task, it waits for others until the call ends."""
+        """Begin a call of `joblib.Parallel`: inside a task, that waits for others until the call ends."""
         self._waits = waiting()
         self._waits.__enter__()
 
     def stop_call(self) -> None:
-        """It has ended, or was given up."""
+        """End the call, or give it up."""
         waits, self._waits = self._waits, None
         if waits is not None:
             waits.__exit__(None, None, None)
@@ -284,14 +285,14 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         how = self._variables, threads, packing.initializer, packing.shares
         return executor.submit(run_batch, packed, references, *how)
 
-    #: Its name before joblib 1.5.
+    #: The method's name before joblib 1.5.
     apply_async = submit
 
     def compute_batch_size(self) -> int:
-        """How many calls the next batch has.
+        """The number of calls in the next batch.
 
-        joblib doubles it as long as batches end too soon. Here one there and back takes longer than in a pool of
-        processes, so it grows faster; at most to the size with which a batch takes as long as joblib wants.
+        joblib doubles it as long as batches end too soon. Here a round trip takes longer than in a pool of processes,
+        so it grows faster; at most to the size at which a batch takes joblib's wanted time.
         """
         before: int = self._effective_batch_size  # type: ignore[has-type]  # joblib is not typed
         duration_s: float = self._smoothed_batch_duration
@@ -302,12 +303,12 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
         return size
 
     def retrieve_result_callback(self, out: Future[Any]) -> Any:
-        """The results of a batch; raises what one of its calls raised."""
+        """The results of a batch; raises the exception of its first failed call."""
         result = out.result()
         return pickle.loads(result) if type(result) is bytes else result
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Stop what was submitted, also what runs."""
+        """Stop all submitted tasks, running ones too."""
         assert self._workers is not None
         client = self._workers.client
         self._workers = self._workers.options()
@@ -320,7 +321,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
                 return
 
     def _accepted(self) -> list[str]:
-        """The tasks that were submitted and have not ended."""
+        """The submitted tasks that have not ended."""
         with self._lock:
             futures = list(self._futures)
         ids = []
@@ -330,10 +331,10 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
                 if task is None or task.done():
                     continue
                 if not task.accepted(ACCEPT_S):
-                    break  # the coordinator is away: it would be the same with the others
+                    break  # the coordinator is away: the other calls would fail, too
                 ids.append(task.id)
             except DtqError:
-                pass  # it was refused, so there is nothing to stop
+                pass  # it was refused: there is no task to stop
         return ids
 
     def terminate(self) -> None:
@@ -351,15 +352,15 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             self._futures.discard(future)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # joblib may send a backend along for what is nested in a call: there, it connects anew.
+        # joblib may send a backend along for nested calls: there, it connects anew.
         settings = {name: value for name, value in self._settings.items() if name != "executor"}
         return _unreduced, (settings, self.nesting_level, self.inner_max_num_threads)
 
 
 def _of_parent(settings: dict[str, Any]) -> bool:
-    """Whether the executor that is meant belongs to the process that this one was forked from, which is said then.
+    """Whether the selected executor belongs to the process that this one was forked from; then a warning says so.
 
-    As with joblib's own processes, what is nested in those of its ``"multiprocessing"`` is not parallel.
+    As with joblib's own processes, calls nested in those of its ``"multiprocessing"`` are not parallel.
     """
     executor = settings.get("executor")
     if not isinstance(executor, Executor) or not executor._completer.inherited:

@@ -1,7 +1,7 @@
 """The pytest plugin: fixtures over `dtq.testing`. pytest loads it where dtq is installed, through its entry point.
 
-It stands beside the house: importing it imports nothing else of dtq, so that a suite which uses none of its fixtures
-pays nothing for them.
+It is outside of the layers: importing it imports nothing else of dtq, so that a suite without its fixtures pays nothing
+for them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-TYPE_CHECKING = False  # as type checkers know it
+TYPE_CHECKING = False  # true for type checkers
 
 if TYPE_CHECKING:
     from dtq import Client

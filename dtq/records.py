@@ -1,10 +1,10 @@
-"""Dataclasses with slots as the standard library has them, made in a tenth of the time; and what is done with them.
+"""Dataclasses with slots, as the standard library has them, made in a tenth of the time; and functions on them.
 
 Ground floor: imports nothing of dtq. The standard library compiles six functions for a class, one by one, which takes a
-millisecond, and brings `inspect`; each process of dtq has sixty to a hundred such classes, and that was a third of what
-it did at its start. Here one function is compiled, ``__init__``, and only when the class is called first; the others
-are closures, or the same for all. What a class can do is the same, also for who asks `dataclasses` about it: that looks
-where the standard library does when it is first asked. Type checkers see the standard library's.
+millisecond, and imports `inspect`; each process of dtq has sixty to a hundred such classes, and that was a third of its
+start. Here one function is compiled, ``__init__``, and only at the first call of the class; the others are closures, or
+the same for all. A class behaves the same, even for the functions of `dataclasses`: their data is made at the first
+request. Type checkers see the standard library's decorator.
 
 Annotations are texts: a module of such classes begins with ``from __future__ import annotations``.
 """
@@ -20,16 +20,16 @@ from typing import TYPE_CHECKING, Any, Final
 __all__ = ["asdict", "dataclass", "field", "fields", "is_dataclass", "replace"]
 
 _set: Final = object.__setattr__
-#: In the place of what was not given: of a default; and of an argument, where its default is made anew each time.
+#: Stands for an absent default; and for an absent argument, if its default is made anew each time.
 _ABSENT: Final = object()
-#: Where a class has its fields.
+#: The attribute with a class's fields.
 _FIELDS: Final = "__record__"
 #: Calls of a class until its ``__init__`` is compiled.
 _FEW: Final = 30
 
 
 class Field:
-    """One field of a class, as far as what asks for it knows it from `dataclasses.Field`."""
+    """One field of a class, with the used part of `dataclasses.Field`."""
 
     __slots__ = ("compare", "default", "default_factory", "kw_only", "name", "repr", "type")
 
@@ -42,11 +42,11 @@ class Field:
         self.compare = compare
 
 
-# -- what a class has of its own ------------------------------------------------------------------------------------
+# -- attributes of each class ---------------------------------------------------------------------------------------
 
 
 class _Late:
-    """Something of a class that is made when it is first asked for: a process needs it of few of its classes."""
+    """An attribute of a class that is made at its first use: a process needs it of few of its classes."""
 
     __slots__ = ("_make", "_name", "_owner")
 
@@ -105,7 +105,7 @@ def _init(cls: Any) -> FunctionType:
     parameters: list[str] = ["self"]
     body: list[str] = []
     known: dict[str, Any] = {"_set": _set, "_absent": _ABSENT}
-    for field in sorted(cls.__record__, key=lambda field: field.kw_only):  # stable: keywords last, as they must be
+    for field in sorted(cls.__record__, key=lambda field: field.kw_only):  # stable: keywords last, as required
         name, value = field.name, field.name
         if field.kw_only and "*" not in parameters:
             parameters.append("*")
@@ -121,7 +121,8 @@ def _init(cls: Any) -> FunctionType:
         body.append(f"    _set(self, {name!r}, {value})\n" if frozen else f"    self.{name} = {value}\n")
     if hasattr(cls, "__post_init__"):
         body.append("    self.__post_init__()\n")
-    # Compiled first: text that is executed after a Ctrl-C, as the program ends, would make Python forget what ends it.
+    # Compiled first: text that is executed after a Ctrl-C, as the program ends, would make Python forget the reason of
+    # the end.
     text = f"def __init__({', '.join(parameters)}):\n{''.join(body) or '    pass'}"
     exec(compile(text, f"<{cls.__qualname__}>", "exec"), known)
     init: FunctionType = known["__init__"]
@@ -133,7 +134,7 @@ def _init(cls: Any) -> FunctionType:
 
 def _standard(cls: Any) -> Any:
     """A class of the standard library's with the same fields."""
-    import dataclasses  # it brings `inspect`, and is asked by few
+    import dataclasses  # it imports `inspect`, and few programs need it
 
     given: dict[str, Any] = {}
     for field in cls.__record__:
@@ -156,7 +157,7 @@ def _standard_params(cls: type) -> Any:
 
 def _comparing(found: list[Field], *, frozen: bool, order: bool) -> dict[str, Any]:
     names = [field.name for field in found if field.compare]
-    # One value is compared as it is, several as a tuple; all of a class that has none are equal.
+    # One value is compared as it is, several as a tuple; all instances of a class without fields are equal.
     values: Callable[[object], Any] = attrgetter(*names) if names else type
 
     def __eq__(self: object, other: object) -> bool:
@@ -187,7 +188,7 @@ def _ordering(values: Callable[[object], Any]) -> dict[str, Any]:
     return {"__lt__": __lt__, "__le__": __le__, "__gt__": __gt__, "__ge__": __ge__}
 
 
-# -- what is the same for all -----------------------------------------------------------------------------------------
+# -- shared by all classes --------------------------------------------------------------------------------------------
 
 
 @recursive_repr()
@@ -197,7 +198,7 @@ def _repr(self: Any) -> str:
 
 
 def _refuse(self: Any, name: str, what: str) -> None:
-    """Raise what the standard library does, where this is no attribute that a class without slots has added."""
+    """Raise the standard library's error, unless this is an attribute that a subclass without slots has added."""
     if _FIELDS in type(self).__dict__ or any(field.name == name for field in self.__record__):
         from dataclasses import FrozenInstanceError
 
@@ -227,7 +228,7 @@ def _fields(record: Any) -> Iterable[Any]:
     own = getattr(record, _FIELDS, None)
     if own is not None:
         return tuple(own)
-    import dataclasses  # one of the standard library's, which is there then
+    import dataclasses  # one of the standard library's, whose module is imported then
 
     return dataclasses.fields(record)
 
@@ -269,10 +270,10 @@ def _own_fields(cls: type, kw_only: bool) -> list[Field]:
 
 
 def with_slots(*, frozen: bool, kw_only: bool, order: bool) -> Callable[[type], type]:
-    """What makes a class a dataclass with slots.
+    """A decorator that makes a class a dataclass with slots.
 
     Args:
-        frozen: whether nothing of it can be set afterwards.
+        frozen: whether its attributes cannot be set afterwards.
         kw_only: whether its ``__init__`` takes keywords only.
         order: whether its instances have an order.
     """
@@ -303,7 +304,7 @@ def with_slots(*, frozen: bool, kw_only: bool, order: bool) -> Callable[[type], 
     return made
 
 
-#: What a class has that has no slots.
+#: Attributes of a class without slots.
 _UNSLOTTED: Final = ("__dict__", "__weakref__")
 
 if TYPE_CHECKING:

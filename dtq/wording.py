@@ -1,6 +1,6 @@
-"""How numbers stand in sentences: one way for durations, one for counts with their nouns, one for Python's version.
+"""Wording of numbers in sentences: durations, counts with their nouns, moments, Python's version.
 
-Ground floor: imports nothing of dtq. Errors, logs, reasons, tables and the command line all write them so.
+Ground floor: imports nothing of dtq. Errors, logs, reasons, tables and the command line all use it.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ def counted(number: int, noun: str, nouns: str = "") -> str:
     """``1 task``, ``2,000 tasks``.
 
     Args:
-        number: how many.
+        number: the count.
         noun: the word for one.
-        nouns: the word for several, where it is not the one for one with an s.
+        nouns: the word for several, unless that is the noun with an s.
     """
     return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
 
@@ -49,7 +49,7 @@ def counted(number: int, noun: str, nouns: str = "") -> str:
 def utc(seconds: float) -> str:
     """A moment, in seconds of the Unix epoch: ``2026-11-30 15:41:48 UTC``. Imports nothing, as the core may not."""
     days, second = divmod(int(seconds // 1), 86_400)
-    # Years here begin in March, so that the day that some years have more is their last: days of eras of 400 years.
+    # Years here begin in March, so that leap days come last: days of eras of 400 years.
     era, day = divmod(days + 719_468, 146_097)
     year = (day - day // 1_460 + day // 36_524 - day // 146_096) // 365
     day -= 365 * year + year // 4 - year // 100

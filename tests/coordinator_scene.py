@@ -11,6 +11,7 @@ from dtq.engines.base import EndedRun, StoredBatch
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import StoreFull
 from dtq.model.snapshots import Selection
+from dtq.model.values import Value
 from dtq.testing import FailingEngine
 from tests.contracts.service_scene import DEADLINE_S, House
 
@@ -44,12 +45,18 @@ class HeldEngine(FailingEngine):
 
 
 class HookedEngine(MemoryEngine):
-    """An engine that lets something else happen when it has been looked into, once."""
+    """An engine that lets something else happen when it has been looked into, or is to sync values, once."""
 
     def __init__(self) -> None:
         super().__init__()
         self.after_batches: Callable[[], object] | None = None
         self.after_ended: Callable[[], object] | None = None
+        self.at_sync: Callable[[Sequence[Value]], object] | None = None
+
+    def sync(self, values: Sequence[Value]) -> None:
+        hook, self.at_sync = self.at_sync, None
+        if hook is not None:
+            hook(values)
 
     def batches(self, numbers: Sequence[int] = (), key: str | None = None) -> list[StoredBatch]:
         found = super().batches(numbers, key)

@@ -4,10 +4,10 @@ import sys
 
 
 def main() -> None:
-    """Run the command that the process was started with, and end the process with its exit code."""
+    """Run the command of this process's arguments, and end the process with its exit code."""
     try:
         from dtq.cli.app import run  # so that importing this package costs nothing
 
         sys.exit(run(sys.argv[1:]))
-    except KeyboardInterrupt:  # before the command was reached, or after it had ended
+    except KeyboardInterrupt:  # before the command began, or after it had ended
         sys.exit(130)

@@ -19,7 +19,7 @@ from dtq.cli.grammar import Group
 
 
 class Entry(NamedTuple):
-    """Where a command lives, and what it does in one line."""
+    """A command's module and attribute, and its summary in one line."""
 
     module: str
     attribute: str
@@ -107,7 +107,7 @@ def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
-            reconfigure(errors="backslashreplace")  # a file name of another encoding is shown, not a crash
+            reconfigure(errors="backslashreplace")  # a file name of another encoding is shown, and does not crash
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -120,7 +120,7 @@ def run(arguments: Sequence[str]) -> int:
         The exit code.
     """
     _prepare_streams()
-    if "_DTQ_COMPLETE" in os.environ:  # the shell asks what may come next; click answers and ends the process
+    if "_DTQ_COMPLETE" in os.environ:  # the shell asks for completions; click answers and ends the process
         root.main(list(arguments), prog_name="dtq")
 
     def command() -> None:

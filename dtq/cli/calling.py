@@ -32,19 +32,19 @@ if TYPE_CHECKING:
     from dtq.client.sync import Client
     from dtq.transport import Proxy
 
-#: How long the first connection may take, and a call while the coordinator is away, in seconds.
+#: Longest time of the first connection, and of a call while the coordinator is away, in seconds.
 _PATIENCE_S: Final = 10.0
-#: After how long a connection that does not come about is mentioned, in seconds.
+#: Seconds after which a slow connection is mentioned.
 _SILENCE_S: Final = 1.0
 
 
 class Target(NamedTuple):
-    """Where the coordinator is, and the key to talk to it.
+    """The coordinator's addresses, and the key.
 
     Attributes:
-        addresses: where it may be reached, in the order in which to try.
+        addresses: its addresses, in the order in which to try them.
         key: the key.
-        origin: where the key came from.
+        origin: the key's origin.
         tls: certificates for coordinators on other machines; None for no TLS.
     """
 
@@ -55,7 +55,7 @@ class Target(NamedTuple):
 
 
 def target(addresses: Sequence[str], authkey_file: str | None) -> Target:
-    """Where the coordinator is, from the options of a command.
+    """The coordinator's addresses and key, from the options of a command.
 
     Raises:
         BadConfig: the configuration cannot be used.
@@ -69,7 +69,7 @@ def target(addresses: Sequence[str], authkey_file: str | None) -> Target:
 
 @contextmanager
 def _mentioned(addresses: Sequence[Address]) -> Iterator[None]:
-    """Say what is waited for, if connecting takes long."""
+    """Mention a connection that takes long."""
     where = ", ".join(map(format_address, addresses))
     timer = threading.Timer(_SILENCE_S, say, (f"dtq: waiting for the coordinator at {where} ...",))
     timer.daemon = True
@@ -81,7 +81,9 @@ def _mentioned(addresses: Sequence[Address]) -> Iterator[None]:
 
 
 def say_warnings() -> None:
-    """What the client logs (the coordinator is lost, and back) goes to standard error as dtq's other sentences do."""
+    """Send the client's log (the coordinator is lost, and back) to standard error in the form of dtq's other
+    sentences.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(SafeFormatter("dtq: %(message)s"))
     logging.getLogger("dtq.client").addHandler(handler)
@@ -101,13 +103,13 @@ def _hello() -> Hello:
 
 @contextmanager
 def service(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Proxy]:
-    """The coordinator, for a command that asks it a few things and ends.
+    """The coordinator, for a command that makes a few calls and ends.
 
     Raises:
         Unreachable: it does not answer.
         WrongKey: it has another key.
     """
-    from dtq.transport import Proxy  # not before it is needed: it brings sockets and multiprocessing
+    from dtq.transport import Proxy  # not before it is needed: it imports sockets and multiprocessing
 
     to = target(addresses, authkey_file)
     with Proxy(to.addresses, to.key, _hello(), key_source=to.origin, tls=to.tls) as proxy:
@@ -118,10 +120,10 @@ def service(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Prox
 
 @contextmanager
 def hub(addresses: Sequence[str], authkey_file: str | None, full_timeout_s: float) -> Iterator[Hub]:
-    """A client's engine room, for a command that submits: a coordinator that comes back is waited for.
+    """A client's hub, for a command that submits: it waits for a coordinator that is away.
 
     Args:
-        addresses: where the coordinator may be reached; empty for the configured ones.
+        addresses: of the coordinator; empty for the configured ones.
         authkey_file: the file with the key; None for the configured one.
         full_timeout_s: how long submissions wait for room in a full queue, in seconds.
 
@@ -142,7 +144,7 @@ def hub(addresses: Sequence[str], authkey_file: str | None, full_timeout_s: floa
             made.start()
         yield made
     except BaseException:
-        with suppress(Unreachable):  # closing sends the cancel of what was submitted of a file; the error says more
+        with suppress(Unreachable):  # the close cancels a file's submitted part; the error tells more
             made.close(_PATIENCE_S)
         raise
     made.close(_PATIENCE_S)
@@ -150,7 +152,7 @@ def hub(addresses: Sequence[str], authkey_file: str | None, full_timeout_s: floa
 
 @contextmanager
 def client(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Client]:
-    """A client, for a command that waits: a coordinator that comes back is waited for.
+    """A client, for a command that waits: it waits for a coordinator that is away.
 
     Raises:
         Unreachable: it does not answer.

@@ -24,7 +24,7 @@ class Call(NamedTuple):
 
 
 def function_name(text: str) -> str:
-    """The text, if it is ``module:function``; whether there is such a function is for the workers to find.
+    """The text, if it is ``module:function``; the workers find out whether the function exists.
 
     Raises:
         InvalidValue: it is not.
@@ -39,7 +39,7 @@ def _no_json(constant: str) -> NoReturn:
 
 
 def value(text: str) -> Any:
-    """What an argument says: JSON if it parses as JSON, else the text itself."""
+    """The value of an argument: JSON if it parses as JSON, else the text itself."""
     try:
         return json.loads(text, parse_constant=_no_json)
     except (ValueError, RecursionError):
@@ -47,7 +47,7 @@ def value(text: str) -> Any:
 
 
 def parse_call(words: Sequence[str]) -> Call:
-    """The call that words spell: ``NAME=VALUE`` where NAME is an identifier is a keyword, all else is positional.
+    """Parse the words of a call: ``NAME=VALUE`` with an identifier NAME is a keyword, any other word is positional.
 
     Raises:
         InvalidValue: a keyword is given twice.
@@ -66,9 +66,9 @@ def parse_call(words: Sequence[str]) -> Call:
 
 
 def each_line(lines: Iterable[bytes], rest: Call) -> Iterator[Call]:
-    """A call a line: the line is the first argument, the rest is the same in all of them. Empty lines are skipped.
+    """One call a line: the line is the first argument, the others are the same for all calls. Empty lines are skipped.
 
-    A line that is not UTF-8 arrives as Python has file names of another encoding: usable to open the file.
+    A line that is not UTF-8 is decoded as Python decodes such file names: it still opens the file.
     """
     for line in lines:
         text = line.rstrip(b"\r\n").decode(errors="surrogateescape")
@@ -77,14 +77,14 @@ def each_line(lines: Iterable[bytes], rest: Call) -> Iterator[Call]:
 
 
 def json_lines(lines: Iterable[bytes], source: str) -> Iterator[Call]:
-    """A call a line, each ``{"args": [...], "kwargs": {...}}``. Empty lines are skipped.
+    """One call a line, each ``{"args": [...], "kwargs": {...}}``. Empty lines are skipped.
 
     Args:
         lines: the lines.
-        source: where they come from, for the sentence.
+        source: their origin, for the sentence.
 
     Raises:
-        BadInput: a line is something else; says which.
+        BadInput: a line is malformed; names the line.
     """
     for number, line in enumerate(lines, 1):
         if line.strip():

@@ -22,7 +22,7 @@ def completion(shell: str) -> None:
     from click.shell_completion import get_completion_class
 
     kind = get_completion_class(shell)
-    assert kind is not None  # the choice above names only shells that click knows
+    assert kind is not None  # click knows all of the choices above
     script = kind(root, {}, "dtq", "_DTQ_COMPLETE").source()
-    # Where dtq has nothing to offer, as behind --each=, bash offers names of files, as it does by itself.
+    # If dtq has no completions, as behind --each=, bash completes names of files, as it does by itself.
     write(script.replace("complete -o nosort ", "complete -o nosort -o bashdefault -o default "))

@@ -19,7 +19,7 @@ from dtq.errors import ShuttingDown, Unreachable, WaitTimeout
 
 #: How long `stop` waits for the coordinator to end, in seconds.
 _STOP_S: Final = 60.0
-#: How often `stop` looks whether it has, in seconds.
+#: Pause between two checks of `stop`, in seconds.
 _LOOK_S: Final = 0.1
 
 
@@ -34,7 +34,7 @@ def coordinator() -> None:
     """The coordinator: the one process that has the queue."""
 
 
-#: What a coordinator runs with; `up` has all of it, too.
+#: The coordinator's options; `up` has all of them, too.
 coordinating = options.stacked(
     click.option("--host", metavar="HOST", help="Address to listen on.  [DTQ_HOST; default 127.0.0.1]"),
     click.option("--port", metavar="PORT", type=click.IntRange(0, 65535), help="Port.  [DTQ_PORT; default 3870]"),
@@ -80,7 +80,7 @@ coordinating = options.stacked(
 
 
 def store_flag(flags: dict[str, Any]) -> dict[str, Any]:
-    """The flags, with ``--memory`` as what the settings know: a store without a file.
+    """The flags, with ``--memory`` translated for the settings: a store without a file.
 
     Raises:
         click.UsageError: a file is named too.
@@ -137,7 +137,7 @@ def status(addresses: tuple[str, ...], authkey_file: str | None, as_json: bool, 
 
 
 def _await_end(addresses: tuple[str, ...], authkey_file: str | None, pid: int) -> None:
-    """Wait until the coordinator that had this process no longer answers.
+    """Wait until the coordinator with this process id no longer answers.
 
     Raises:
         WaitTimeout: it still does.

@@ -24,7 +24,7 @@ from dtq.model.states import State
 from dtq.records import replace
 from dtq.wording import counted
 
-#: How many dead letters are counted before a question or a dry run says "at least".
+#: Most dead letters that are counted before a question or a dry run says "at least".
 _COUNTED = 10_000
 
 
@@ -199,7 +199,7 @@ def purge(
     quiet: bool,
     **filters: Any,
 ) -> None:
-    """Forget dead letters for good."""
+    """Remove dead letters for good."""
     selection = _selection(ids, filters)
     _which(ids, everything, filters)
     with service(addresses, authkey_file) as coordinator:

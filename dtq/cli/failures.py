@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -19,10 +20,12 @@ from dtq.model.text import printable
 
 INTERRUPTED: Final = 130
 BUG: Final = 70
-#: As if the process had been killed by SIGPIPE, like other commands whose reader goes away.
+#: As of a process killed by SIGPIPE, like other commands whose reader goes away.
 BROKEN_PIPE: Final = 141
+#: A range of numbers as click writes it.
+_RANGE: Final = re.compile(r"is not in the range (?:(-?\d+)<=x<=(-?\d+)|x>=(-?\d+))")
 
-#: Every code a command ends with.
+#: Exit codes of commands.
 EXIT_CODES: Final = {
     0: "done",
     1: "a task failed, died or was cancelled (result, wait, submit --wait)",
@@ -50,7 +53,7 @@ class TaskTrouble(Exception):
     """Tasks ended without a result; everything about them has been printed.
 
     Args:
-        code: what the command is to end with.
+        code: the command's exit code.
     """
 
     def __init__(self, code: int = 1) -> None:
@@ -64,7 +67,7 @@ def _wants_json(arguments: Sequence[str]) -> bool:
 
 
 def complain(sentence: str) -> None:
-    """One line to standard error."""
+    """Write one line to standard error."""
     print(f"dtq: {printable(' '.join(sentence.split()))}", file=sys.stderr)
 
 
@@ -94,8 +97,20 @@ def _no_such_option(error: click.NoSuchOption) -> str:
     return f"no such option {error.option_name!r}.{meant}"
 
 
+def _of_numbers(message: str) -> str:
+    """A sentence of click's about a number out of its range, for people."""
+    message = message.replace("is not a valid integer range", "is not a whole number")
+    return _RANGE.sub(_range, message)
+
+
+def _range(found: re.Match[str]) -> str:
+    least, most = found[1] or found[3], found[2]
+    return f"is not from {int(least):,} to {int(most):,}" if most else f"is less than {int(least):,}"
+
+
 def _on_click_error(error: click.ClickException, arguments: Sequence[str]) -> int:
-    message = _no_such_option(error) if isinstance(error, click.NoSuchOption) else error.format_message()
+    told = _no_such_option(error) if isinstance(error, click.NoSuchOption) else error.format_message()
+    message = _of_numbers(told)
     message = message[:1].lower() + message[1:] if message[1:2].islower() else message
     context = getattr(error, "ctx", None)
     hint = f"See `{context.command_path} --help`." if context is not None else ""
@@ -107,11 +122,11 @@ def _on_click_error(error: click.ClickException, arguments: Sequence[str]) -> in
 
 def _on_os_error(error: OSError, arguments: Sequence[str]) -> int:
     if error.errno != errno.EPIPE and not isinstance(error, BrokenPipeError):
-        # Nobody but the user's own files is left here: the network and the store have errors of their own.
+        # Only the user's own files are left here: the network and the store have errors of their own.
         where = f"{error.filename}: " if error.filename else ""
         _fail(arguments, "os-error", f"{where}{error.strerror or error}.")
         return 74
-    # Whatever is still buffered has no reader either; Python would complain about it at exit.
+    # Buffered output has no reader either; Python would complain about it at exit.
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
     return BROKEN_PIPE
 
@@ -123,11 +138,11 @@ def _on_bug(error: BaseException, arguments: Sequence[str]) -> int:
 
 
 def ending(command: Callable[[], None], arguments: Sequence[str]) -> int:
-    """Run a command and turn what it raises into a line and an exit code.
+    """Run a command and turn its exception into a line and an exit code.
 
     Args:
-        command: what to run.
-        arguments: the words of the command line; they say whether errors are to be JSON.
+        command: the command.
+        arguments: the words of the command line; they tell whether errors are JSON.
 
     Returns:
         The exit code.

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-#: Command line, and what it does.
+#: A command line, and its effect.
 Example = tuple[str, str]
 #: Widest help, in columns.
 _WIDTH: Final = 110
@@ -18,12 +18,12 @@ _SETTINGS: Final = {"help_option_names": list(_HELP), "max_content_width": _WIDT
 
 
 class _Shown(click.Command):
-    """A command whose help shows how it is used before it explains."""
+    """A command whose help shows examples before the explanation."""
 
     examples: tuple[Example, ...]
 
     def get_help_option_names(self, ctx: click.Context) -> list[str]:
-        """``-h`` and ``--help``, in whatever context the command is looked at first: click remembers the answer."""
+        """``-h`` and ``--help``, in any context: click caches the names at the first look."""
         return list(_HELP)
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -43,7 +43,7 @@ class Command(_Shown):
 
     Args:
         examples: at least two, shown first in its help.
-        instead: what to do instead of options that like commands have and this one has not, by their names.
+        instead: by option name, the alternative to an option that similar commands have and this one has not.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Group(_Shown, click.Group):
         click.Command.format_options(self, ctx, formatter)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """The words; where there is none, the help goes to standard error, as wrong use."""
+        """The words; without any, the help goes to standard error, as wrong use."""
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help(), err=True)
             ctx.exit(2)
@@ -89,7 +89,7 @@ class Group(_Shown, click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that the words name; for a misspelt one, the sentence suggests what was meant."""
+        """The named command; for a misspelt name, the error suggests the nearest one."""
         known = self.list_commands(ctx)
         if not ctx.resilient_parsing and args[0] not in known and not args[0].startswith("-"):
             near = get_close_matches(args[0], known, n=1)
@@ -99,21 +99,21 @@ class Group(_Shown, click.Group):
 
 
 def given_words(context: click.Context, command: click.Command) -> list[str]:
-    """The words with which another command gets what a command was given on its command line.
+    """The words that pass a command's options on to another command.
 
     Args:
-        context: the command that runs.
-        command: the other one; of its options those are taken that the first one has, too.
+        context: the running command.
+        command: the other one; only options that both have are passed on.
 
     Returns:
-        Its options with their values; without what ``-`` names, since that can be read only once, and without those
-        that tell nobody their value (``--tls``: it is in the environment).
+        The options with their values; without standard input (``-``), which can be read only once, and without options
+        that hide their value (``--tls``: it is in the environment).
     """
     words: list[str] = []
     for parameter in command.params:
         source = context.get_parameter_source(parameter.name or "")
         if source is not click.core.ParameterSource.COMMANDLINE or not parameter.expose_value:
-            continue  # what has no value acts by the environment, which the other command gets too
+            continue  # an option without a value acts by the environment, which the other command gets, too
         given = context.params.get(parameter.name or "")
         option = max(parameter.opts, key=len)
         for value in given if isinstance(given, tuple) else (given,):

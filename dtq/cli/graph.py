@@ -12,19 +12,24 @@ from dtq.cli.calling import service
 from dtq.cli.grammar import Command
 from dtq.cli.output import one_line, say, write, write_json
 from dtq.cli.records import counts_json, counts_text
-from dtq.model.ids import parse_id, run_text
+from dtq.errors import UnknownId
+from dtq.model.ids import TaskId, parse_named, run_text
 from dtq.model.snapshots import GraphNode
 
-#: How many batches are shown unless it is said otherwise.
+#: Default number of shown batches.
 _LIMIT: Final = 100
 
 
+#: Characters with a meaning in labels of Mermaid, and how they are written there.
+_ENTITIES: Final = str.maketrans({'"': "'", "<": "#lt;", ">": "#gt;", "#": "#35;"})
+
+
 def _edge(parent: tuple[int, int, int], sizes: Mapping[int, int]) -> str:
-    """The tasks that something waits for, as an id.
+    """The id of a batch's parent.
 
     Args:
         parent: the tasks.
-        sizes: how many tasks the batches have, by number.
+        sizes: sizes of the batches, by number.
     """
     number, lo, hi = parent
     return run_text(number, lo, hi - lo, single=sizes.get(number) == 1) if hi else str(number)
@@ -35,17 +40,17 @@ def _sizes(nodes: Sequence[GraphNode]) -> dict[int, int]:
 
 
 def _standing(node: GraphNode) -> str:
-    """Where its tasks stand: in one word where all of them stand alike."""
+    """The states of a batch's tasks: one word if all are in one state."""
     told = counts_text(node.counts)
     return told.partition(" ")[2] if node.size == 1 and "," not in told else told
 
 
 def tree(nodes: Sequence[GraphNode], asked: int) -> Iterator[str]:
-    """The batches as a tree: each below what it waits for; one that waits for several is told once.
+    """The batches as a tree: each below its parent; a batch with several parents is shown once.
 
     Args:
         nodes: the batches.
-        asked: the one that was asked for, which is marked.
+        asked: the requested one, which is marked.
     """
     known = {node.batch: node for node in nodes}
     sizes = _sizes(nodes)
@@ -55,7 +60,7 @@ def tree(nodes: Sequence[GraphNode], asked: int) -> Iterator[str]:
             children.setdefault(parent, []).append(node.batch)
     roots = [n for n, node in sorted(known.items()) if not any(parent[0] in known for parent in node.after)]
     told: set[int] = set()
-    #: What is to be told, the last one first: number, what its line begins with, and those of the lines below it.
+    #: Lines to write, the last one first: number, its line's prefix, and the prefix of the lines below.
     todo = [(number, "", "") for number in reversed(roots)]
     while todo:
         number, head, below = todo.pop()
@@ -71,6 +76,9 @@ def tree(nodes: Sequence[GraphNode], asked: int) -> Iterator[str]:
         waits = f"  after {', '.join(several[:3])}{' …' if len(several) > 3 else ''}" if len(several) > 1 else ""
         yield f"{line}  {_standing(node)}{waits}"
         below_it = children.get(number, [])
+        if len(below_it) == 1 and len({parent[0] for parent in known[below_it[0]].after if parent[0] in known}) == 1:
+            todo.append((below_it[0], f"{below}↓ ", below))  # a chain of any length stays as narrow as its beginning
+            continue
         for place, child in reversed(list(enumerate(below_it))):
             last = place == len(below_it) - 1
             todo.append((child, f"{below}{'└─' if last else '├─'}", f"{below}{'  ' if last else '│ '}"))
@@ -81,7 +89,8 @@ def dot(nodes: Sequence[GraphNode]) -> Iterator[str]:
     sizes = _sizes(nodes)
     yield "digraph tasks {"
     for node in nodes:
-        label = f"{node.batch} {node.function}\\n{_standing(node)}".replace('"', "'")
+        function = node.function.replace("\\", "\\\\")
+        label = f"{node.batch} {function}\\n{_standing(node)}".replace('"', "'")
         yield f'  "{node.batch}" [label="{one_line(label)}"];'
     for node in nodes:
         for parent in node.after:
@@ -94,7 +103,7 @@ def mermaid(nodes: Sequence[GraphNode]) -> Iterator[str]:
     sizes = _sizes(nodes)
     yield "graph TD"
     for node in nodes:
-        label = f"{node.batch} {node.function}: {_standing(node)}".replace('"', "'")
+        label = f"{node.batch} {node.function}: {_standing(node)}".translate(_ENTITIES)
         yield f'  b{node.batch}["{one_line(label)}"]'
     for node in nodes:
         for parent in node.after:
@@ -144,13 +153,16 @@ def _json(nodes: Sequence[GraphNode]) -> dict[str, Any]:
 )
 @options.connecting
 def graph(task_id: str, form: str, limit: int, addresses: tuple[str, ...], authkey_file: str | None) -> None:
-    """Show what a task or batch waits for, what waits for it, and so on: a batch a line, each below what it waits for.
+    """Show what a task or batch waits for, what waits for it, and so on: one batch a line, below its parent.
 
-    The one that was asked for is marked with *.
+    The requested batch is marked with *.
     """
-    number, _ = parse_id(task_id)
+    named = parse_named(task_id)
+    number = named.batch
     with service(addresses, authkey_file) as queue:
         nodes = queue.graph(number, limit)
+    if named.hi is not None and named.hi >= nodes[0].size:
+        raise UnknownId(str(TaskId(number, named.hi)))
     if form == "json":
         write_json(_json(nodes))
         return

@@ -23,7 +23,7 @@ from dtq.config import (
 )
 from dtq.errors import KeyMissing, KeyUnusable, Unreachable
 
-#: What `--out` says for standard output.
+#: Value of `--out` for standard output.
 _STDOUT = "-"
 
 
@@ -35,11 +35,10 @@ _STDOUT = "-"
     ),
 )
 def key() -> None:
-    """Keys that may do less than everything.
+    """Keys with fewer rights than the authkey.
 
-    The coordinator's own key has every role. Others have some of: submit (submit tasks, and follow, read and cancel
-    them by id), work (lease tasks and report them), admin (look at everything; cancel by filter, dead letters, stop,
-    keys).
+    The coordinator's own key has every role. Other keys have some of: submit (submit tasks, and follow, read and cancel
+    them by id), work (lease tasks and report them), admin (see everything; cancel by filter, dead letters, stop, keys).
     """
 
 
@@ -47,7 +46,7 @@ _where = options.stacked(options.keys_file, options.connecting)
 
 
 def _keyring(keys_file: str | None, addresses: tuple[str, ...], authkey_file: str | None) -> Path:
-    """The keyring that the coordinator here reads."""
+    """The keyring of the coordinator on this machine."""
     named = coordinator_settings({"keys_file": keys_file}).keys_file
     if named is not None:
         return named
@@ -59,7 +58,7 @@ def _keyring(keys_file: str | None, addresses: tuple[str, ...], authkey_file: st
 
 
 def _tell(addresses: tuple[str, ...], authkey_file: str | None, changed: str, there: bool, path: Path) -> None:
-    """Have the coordinator read its keys, and see that it has the same ones."""
+    """Make the coordinator read its keys, and check that it has the same ones."""
     try:
         with service(addresses, authkey_file) as queue:
             names = queue.reload_keys()
@@ -114,7 +113,7 @@ def new(
         try:
             write_secret(place, made)
         except KeyUnusable:
-            remove_key(path, name)  # nobody has it
+            remove_key(path, name)  # no user has it
             raise
         say(f"wrote {place} (role {made.role_names}); pass it to --authkey-file, or DTQ_AUTHKEY_FILE, where it is used")
     _tell(addresses, authkey_file, name, True, path)
@@ -152,7 +151,7 @@ def _key_json(one: Key) -> dict[str, object]:
 @click.argument("name")
 @_where
 def revoke(name: str, keys_file: str | None, addresses: tuple[str, ...], authkey_file: str | None) -> None:
-    """Revoke a key: it opens nothing any more, and connections that were made with it end."""
+    """Revoke a key: it gives no access any more, and its connections end."""
     path = _keyring(keys_file, addresses, authkey_file)
     remove_key(path, name)
     say(f"revoked {name}")

@@ -15,7 +15,7 @@ from dtq.cli.output import say, write
 from dtq.config import check_host, config_directory, default_authkey_file, make_authkey
 from dtq.errors import BadConfig, KeyUnusable
 
-#: Under which names a coordinator is reached from its own machine.
+#: Names of a coordinator on its own machine.
 _LOCAL: Final = ("localhost", "127.0.0.1", "::1")
 
 
@@ -41,10 +41,10 @@ _LOCAL: Final = ("localhost", "127.0.0.1", "::1")
     help="Where to write.  [authkey, or tls, in your configuration directory]",
 )
 def keygen(tls: bool, hosts: tuple[str, ...], out: str | None) -> None:
-    """Make an authkey; or, with --tls, all certificates that a small cluster needs.
+    """Make an authkey; or, with --tls, all certificates of a small cluster.
 
     --tls makes three directories: the authority's (take it offline), the coordinator's, and one for workers and
-    clients. Pass the latter two to --tls DIR (or DTQ_TLS) of the commands there. Nothing that exists is overwritten.
+    clients. Pass the latter two to --tls DIR (or DTQ_TLS) of the commands there. No existing file is overwritten.
     """
     if not tls:
         if hosts:

@@ -25,7 +25,7 @@ from dtq.wording import counted
     ),
 )
 def limit() -> None:
-    """Limits: how many tasks run at once, or start per time, that count against a name."""
+    """Limits by name: how many tasks of a name run at once, or start per time."""
 
 
 @limit.command(
@@ -55,9 +55,9 @@ def set_limit(
     authkey_file: str | None,
     quiet: bool,
 ) -> None:
-    """Set a limit, or change it. NAME may be a glob: each name that it matches has the whole of it.
+    """Set a limit, or change it. NAME may be a glob: each name that it matches has the whole limit.
 
-    The limit of exactly a task's name counts; else the longest glob that matches it; else there is none.
+    The limit of exactly a task's name counts; else the longest glob that matches it; else the name has no limit.
     """
     wanted = limit_of(name, concurrency, rate, burst)
     with service(addresses, authkey_file) as coordinator:
@@ -77,7 +77,7 @@ def set_limit(
 @options.as_json
 @options.quiet
 def list_limits(addresses: tuple[str, ...], authkey_file: str | None, as_json: bool, quiet: bool) -> None:
-    """List the limits, with what is used of them. With --quiet, names alone."""
+    """List the limits, with their use. With --quiet, names alone."""
     with service(addresses, authkey_file) as coordinator:
         found = all_limits(coordinator)
     if as_json:
@@ -102,7 +102,7 @@ def list_limits(addresses: tuple[str, ...], authkey_file: str | None, as_json: b
 @options.connecting
 @options.quiet
 def remove(names: tuple[str, ...], addresses: tuple[str, ...], authkey_file: str | None, quiet: bool) -> None:
-    """Forget limits: what waited for them may start."""
+    """Remove limits: tasks that waited for them may start."""
     with service(addresses, authkey_file) as coordinator:
         for name in names:
             coordinator.remove_limit(name)

@@ -24,26 +24,26 @@ from dtq.model.states import State
 from dtq.model.text import printable_line
 from dtq.wording import duration
 
-#: How often a progress bar asks how far things are, in seconds.
+#: Pause between two looks of a progress bar, in seconds.
 _LOOK_S: Final = 0.25
-#: Where there is no bar: when it is asked first, and how seldom at last, in seconds.
+#: Without a bar: delay of the first look, and the longest pause, in seconds.
 _FIRST_S: Final = 1.5
 _LAST_S: Final = 2.0
-#: How many failed attempts of a batch are told.
+#: Failed attempts of a batch that are reported.
 _TOLD: Final = 3
 
-#: Says a sentence.
+#: Writes a sentence.
 Say = Callable[[str], None]
 
 
 class Step(NamedTuple):
-    """How far things are.
+    """The progress at one look.
 
     Attributes:
-        ended: how many tasks have ended.
-        total: how many there are; 0 where that is not known yet.
-        text: what else there is to say about them.
-        news: sentences that were not said before.
+        ended: number of ended tasks.
+        total: number of all tasks; 0 if unknown yet.
+        text: further facts about them.
+        news: sentences that were not written before.
     """
 
     ended: int
@@ -65,11 +65,11 @@ class TaskLook:
         self._reason = ""
 
     def __call__(self) -> Step:
-        """How far it is."""
+        """Its progress."""
         view = self._handle.status()
         news = [attempt_text(view, attempt) for attempt in view.history if attempt.number > self._told]
         self._told = max((attempt.number for attempt in view.history), default=self._told)
-        reason = re.sub(r"\d+", "", view.reason)  # how many are ahead of it is no news
+        reason = re.sub(r"\d+", "", view.reason)  # a change in the number of tasks ahead is no news
         if view.state in (State.PENDING, State.BLOCKED) and reason != self._reason:
             self._reason = reason
             news.append(f"task {view.id} waits: {view.reason}.")
@@ -82,7 +82,7 @@ class BatchLook:
 
     Args:
         handle: the batch.
-        waiting: asks for a task of it in a state, if there is one.
+        waiting: returns a task of it in a state, if there is one.
     """
 
     def __init__(self, handle: BatchHandle[Any], waiting: Callable[[State], TaskView | None]) -> None:
@@ -92,7 +92,7 @@ class BatchLook:
         self._stuck = False
 
     def __call__(self) -> Step:
-        """How far it is."""
+        """Its progress."""
         counts = self._handle.status().counts
         news = tuple(self._news(counts)) if counts.unfinished else ()
         return Step(counts.total - counts.unfinished, counts.total, _of_batch(counts), news)
@@ -113,7 +113,7 @@ class BatchLook:
 
 
 def attempt_text(view: TaskView, attempt: Attempt) -> str:
-    """That an attempt failed, why, and when the next one is."""
+    """A sentence about a failed attempt: its reason, and the time of the next one."""
     again = ""
     if view.state is State.SCHEDULED and view.due_at is not None:
         again = f"; again in {duration(max(0.0, view.due_at - attempt.ended_at))}"
@@ -141,11 +141,11 @@ def _of_batch(counts: Counts) -> str:
 
 @contextmanager
 def telling(look: Callable[[], Step], *, quiet: bool) -> Iterator[None]:
-    """Say meanwhile how far things are.
+    """Report progress while the block runs.
 
     Args:
-        look: asks.
-        quiet: whether nothing is to be said.
+        look: takes a look.
+        quiet: whether to write nothing.
     """
     if quiet:
         yield
@@ -157,7 +157,7 @@ def telling(look: Callable[[], Step], *, quiet: bool) -> Iterator[None]:
             for pause in pauses:
                 if over.wait(pause):
                     return
-                with suppress(DtqError):  # whoever waits hears of it, and what is lost may come back
+                with suppress(DtqError):  # the waiting code gets the error, and a lost coordinator may come back
                     step = look()
                     if not over.is_set():
                         show(step)
@@ -185,7 +185,7 @@ def _often() -> Iterator[float]:
 
 @contextmanager
 def _bar(shown: bool) -> Iterator[tuple[Iterator[float], Callable[[Step], None]]]:
-    """When to look, and what to do with what is seen."""
+    """The time of the next look, and the display of the present one."""
     if not shown:
         yield _seldom(), lambda step: _say_all(step.news, complain)
         return

@@ -24,7 +24,7 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on, dtq takes 8.1
-    """A value that one of dtq's own parsers reads; its sentence is click's sentence."""
+    """A value that one of dtq's own parsers reads; the parser's sentence is click's."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name = name
@@ -37,19 +37,19 @@ class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 
         try:
             return self._parse(value)
         except DtqError as error:
-            # An error of the tree rather than of click: its code and exit code are the same everywhere.
+            # An error of dtq's tree rather than click's: its code and exit code are the same everywhere.
             raise error from None
 
 
 class _Place(click.ParamType):  # type: ignore[type-arg]  # as above
-    """A text for which the shell offers names of files or directories; what is there is looked at where it is used."""
+    """A text for which the shell completes names of files or directories; the command checks whether they exist."""
 
     def __init__(self, name: str, kind: str) -> None:
         self.name = name
         self._kind = kind
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """That the shell knows best."""
+        """Leaves the completion to the shell."""
         from click.shell_completion import CompletionItem
 
         return [CompletionItem(incomplete, type=self._kind)]
@@ -87,10 +87,10 @@ def parse_moment(text: str) -> datetime:
 
 
 def parse_amount(text: str) -> tuple[str, int]:
-    """A resource and how much of it a task needs, from ``gpu=1`` or ``memory=4GB``.
+    """A resource and the amount that a task needs, from ``gpu=1`` or ``memory=4GB``.
 
     Raises:
-        InvalidValue: the text is not that.
+        InvalidValue: the text is malformed.
     """
     name, equals, amount = text.partition("=")
     if not equals:
@@ -105,11 +105,11 @@ SIZE: Final = _Parsed("size", parse_size)
 ADDRESS: Final = _Parsed("host:port", _address)
 FILE: Final = _Place("file", "file")
 DIRECTORY: Final = _Place("directory", "dir")
-#: What may be a file's name, or any other text.
+#: A text that may be a file's name.
 TEXT: Final = _Place("text", "file")
 ID: Final = _Parsed("id", _task_id)
 QUEUE: Final = _Parsed("queue", check_queue)
-#: For how long a key stands for an earlier submission.
+#: How long a key stands for an earlier submission.
 UNIQUE_WORDS: Final = ("pending", "unfinished", "kept")
 UNIQUE: Final = _Parsed("unique", _unique)
 
@@ -142,10 +142,10 @@ def _note_tls(ctx: click.Context, parameter: click.Parameter, value: str | None)
     if value is not None:
         os.environ["DTQ_TLS"] = os.path.abspath(
             value
-        )  # a flag wins over the variable, here and in what is started here
+        )  # a flag wins over the variable, here and in the processes started here
 
 
-#: Certificates. Everything that connects or listens asks `dtq.config.configured_tls`, so no command has to pass it on.
+#: Certificates. All code that connects or listens calls `dtq.config.configured_tls`, so no command has to pass them on.
 tls = click.option(
     "--tls",
     metavar="DIR",
@@ -162,7 +162,7 @@ keys_file = click.option(
     help="File with further keys, of `dtq key`.  [DTQ_KEYS_FILE; default: beside the key's file]",
 )
 
-#: Where the coordinator is, and with which key it is talked to.
+#: The coordinator's address, and the key.
 connecting = stacked(
     click.option(
         "--connect",
@@ -187,7 +187,7 @@ function_filter = click.option("--function", metavar="GLOB", help="Only of funct
 label_filter = click.option("--label", metavar="TEXT", help="Only of this label.")
 batch_filter = click.option("--batch", metavar="N", type=click.IntRange(1, 10**15 - 1), help="Only of this batch.")
 
-#: Which dead letters.
+#: Filters of dead letters.
 dead_letter_filters = stacked(
     function_filter,
     click.option("--exception", metavar="GLOB", help="Only where the last exception matches, as in '*TimeoutError'."),
@@ -196,7 +196,7 @@ dead_letter_filters = stacked(
     batch_filter,
     click.option("--older-than", metavar="DURATION", type=DURATION, help="Only those that died at least so long ago."),
 )
-#: Which tasks.
+#: Filters of tasks.
 task_filters = stacked(
     click.option("--state", type=click.Choice([state.value for state in State]), help="Only in this state."),
     queue_filter,
@@ -209,7 +209,7 @@ task_filters = stacked(
 )
 everything = click.option("--all", "everything", is_flag=True, help="Every task that matches the filters.")
 
-#: Whether questions are asked.
+#: Whether the command asks for confirmation.
 asking = stacked(
     click.option("-y", "--yes", is_flag=True, help="Do not ask."),
     click.option("--no-input", is_flag=True, help="Never ask; without --yes that is a no."),

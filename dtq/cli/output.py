@@ -17,9 +17,9 @@ from typing import Any, Final, TextIO
 from dtq.model.text import printable
 from dtq.wording import duration
 
-#: Version of the JSON that commands print; changes only if something in it goes or means something else.
+#: Version of the commands' JSON; changes only if a field is removed or changes its meaning.
 SCHEMA: Final = 1
-#: Narrowest a column is cut to, in characters.
+#: Least width of a shortened column, in characters.
 _NARROWEST: Final = 8
 _COLOURS: Final = {
     "blocked": "36",
@@ -44,7 +44,7 @@ def write(text: str = "") -> None:
 
 
 def say(text: str) -> None:
-    """One line to standard error, or few; what is not seen in it is escaped, wherever it comes from."""
+    """Write a line or few to standard error; invisible characters in it are escaped, whatever their source."""
     print(printable(text), file=sys.stderr)
 
 
@@ -61,7 +61,7 @@ def colourful(stream: TextIO) -> bool:
 
 
 def paint(state: str, text: str | None = None) -> str:
-    """A state's name (or another text) in its colour, where standard output has colours."""
+    """A state's name (or another text) in its colour, if standard output has colours."""
     shown = state if text is None else text
     colour = _COLOURS.get(state)
     return f"\x1b[{colour}m{shown}\x1b[0m" if colour and colourful(sys.stdout) else shown
@@ -87,7 +87,7 @@ def moment(seconds: float | None) -> str | None:
 
 
 def ago(seconds: float | None, now: float) -> str:
-    """A moment as people say it: ``2m 14s ago``, ``in 4.0 s``."""
+    """A moment relative to now: ``2m 14s ago``, ``in 4.0 s``."""
     if seconds is None:
         return ""
     distance = now - seconds
@@ -122,7 +122,7 @@ def _available() -> int | None:
 
 
 def _shrunk(widths: list[int], gap: int, available: int | None) -> list[int]:
-    """The widths, the widest ones cut until the whole fits."""
+    """The widths, with the widest ones cut until the whole fits."""
     if available is None:
         return widths
     widths = list(widths)
@@ -137,13 +137,13 @@ def _shrunk(widths: list[int], gap: int, available: int | None) -> list[int]:
 def table(
     headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[int] = (), state: int | None = None
 ) -> list[str]:
-    """The lines of a table without borders, cut to the terminal where there is one.
+    """The lines of a table without borders, cut to the terminal's width if there is one.
 
     Args:
         headers: the names of the columns.
-        rows: a text a column each.
-        right: the columns that are set to the right (numbers).
-        state: the column that holds a state and is coloured.
+        rows: one text for each column.
+        right: the columns that are aligned right (numbers).
+        state: the column with a state, which is coloured.
     """
     cells = [[one_line(text) for text in row] for row in rows]
     widths = [max(_width(row[n]) for row in [list(headers), *cells]) for n in range(len(headers))]
@@ -171,7 +171,7 @@ def write_table(
 
 
 def write_fields(fields: Iterable[tuple[str, str]]) -> None:
-    """Names and values, one a line, those without a value left out."""
+    """Names and values, one a line, without those that have no value."""
     shown = [(name, value) for name, value in fields if value]
     width = max((len(name) for name, _ in shown), default=0)
     for name, value in shown:

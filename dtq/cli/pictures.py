@@ -31,7 +31,7 @@ def _attempt_row(attempt: Attempt) -> tuple[str, ...]:
 
 
 def _write_words(attempt: Attempt, *, traceback: bool) -> None:
-    """What an attempt left behind: its traceback, where that is wanted, and the last lines that it printed."""
+    """Write an attempt's traceback, if wanted, and the last lines that it printed."""
     number, failure = attempt.number, attempt.failure
     if traceback and failure.traceback:
         write(f"\nAttempt {number}:\n{printable(failure.traceback.rstrip())}")
@@ -61,11 +61,11 @@ def show_task(task: TaskView, now: float, *, tracebacks: bool = False) -> None:
     Args:
         task: the task.
         now: the present moment.
-        tracebacks: whether all its attempts are shown with their tracebacks and what they printed at last; else only
-            what the last one printed is.
+        tracebacks: whether all attempts are shown with their tracebacks and last output; else only the last output of
+            the last one is.
     """
     state = paint(task.state.value) + (", being stopped" if task.cancelling else "")
-    # What no worker could begin counts against max_crashes, and is no crash.
+    # Attempts that no worker could begin count against max_crashes, and are no crashes.
     unable = min(task.crashes, sum(attempt.failure.unable for attempt in task.history))
     failed = [counted(task.failures, "failure")] if task.failures else []
     failed += [counted(task.crashes - unable, "crash", "crashes")] if task.crashes > unable else []
@@ -156,7 +156,7 @@ def show_letters(letters: Iterable[DeadLetter], now: float) -> None:
 
 
 def show_coordinator(stats: Stats, address: str) -> None:
-    """The coordinator in a few lines; what its store has lost goes to standard error."""
+    """The coordinator in a few lines; losses of its store go to standard error."""
     slots = sum(worker.slots for worker in stats.workers)
     running_s = stats.now - stats.started_at
     write_fields(
@@ -262,7 +262,7 @@ def show_stats(stats: Stats, address: str) -> None:
 
 
 def _offer(resource: ResourceView) -> tuple[str, str]:
-    """A resource as a worker offers it, and what of it is free."""
+    """A worker's offer of a resource, and its free part."""
     if resource.units:
         return f"{resource.name}={','.join(resource.units)}", ",".join(resource.free_units) or "none"
     return f"{resource.name}={resource.amount:,}", f"{resource.free:,}"

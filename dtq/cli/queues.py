@@ -29,7 +29,7 @@ from dtq.wording import counted
     ),
 )
 def queue() -> None:
-    """Queues: what waits in them, and how they are steered."""
+    """Queues: their waiting tasks, and their settings."""
 
 
 @queue.command(
@@ -43,7 +43,7 @@ def queue() -> None:
 @options.as_json
 @options.quiet
 def list_queues(addresses: tuple[str, ...], authkey_file: str | None, as_json: bool, quiet: bool) -> None:
-    """List the queues that have tasks or workers, or are steered. With --quiet, names alone."""
+    """List the queues that have tasks or workers, or settings of their own. With --quiet, names alone."""
     with service(addresses, authkey_file) as coordinator:
         found = all_queues(coordinator)
     if as_json:
@@ -73,7 +73,7 @@ def _steer(
 
 
 def _verb(name: str, change: SteeringChange, done: str, summary: str, example: str) -> None:
-    """Make one of the verbs that differ in what they say only."""
+    """Make one of the verbs that differ in their settings and texts only."""
 
     def steer(names: tuple[str, ...], addresses: tuple[str, ...], authkey_file: str | None, quiet: bool) -> None:
         _steer(names, change, done, addresses, authkey_file, quiet)
@@ -124,9 +124,9 @@ _verb(
 @options.connecting
 @options.quiet
 def weigh(name: str, weight: int, addresses: tuple[str, ...], authkey_file: str | None, quiet: bool) -> None:
-    """Say how many tasks of a queue start for each one of a queue of weight 1.
+    """Set how many tasks of a queue start for each one of a queue of weight 1.
 
-    This is among tasks of one priority; the more urgent ones come first, whatever their queue.
+    Weights count among tasks of one priority; more urgent tasks come first, whatever their queue.
     """
     _steer((name,), SteeringChange(weight=weight), f"weight {weight}", addresses, authkey_file, quiet)
 
@@ -152,7 +152,7 @@ def purge(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Cancel all that waits in a queue. What runs goes on."""
+    """Cancel all waiting tasks of a queue. Running tasks go on."""
     with service(addresses, authkey_file) as coordinator:
         waiting = sum(
             each.pending + each.scheduled + each.blocked for each in all_queues(coordinator) if each.name == name

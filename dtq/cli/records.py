@@ -18,12 +18,12 @@ from dtq.model.states import State
 
 
 def run_id(task: TaskView) -> str:
-    """The id of a task; ``17.0-999`` for a run of tasks that stand alike."""
+    """The id of a task; ``17.0-999`` for a run of like tasks."""
     return run_text(task.batch, task.index, task.count, single=task.single)
 
 
 def counts_text(counts: Counts) -> str:
-    """How many tasks stand where, zeroes left out."""
+    """Numbers of tasks by state, without zeroes."""
     parts = [f"{getattr(counts, state.value):,} {state.value}" for state in State if getattr(counts, state.value)]
     return ", ".join(parts) or "none"
 
@@ -87,7 +87,7 @@ def attempt_json(attempt: Attempt) -> dict[str, Any]:
 
 
 def task_json(task: TaskView) -> dict[str, Any]:
-    """A task, or a run of tasks that stand alike."""
+    """A task, or a run of like tasks."""
     progress = None if task.progress is None else {"done": task.progress[0], "total": task.progress[1]}
     return {
         "id": run_id(task),
@@ -114,7 +114,7 @@ def task_json(task: TaskView) -> dict[str, Any]:
 
 
 def counts_json(counts: Counts) -> dict[str, int]:
-    """How many tasks stand where."""
+    """Numbers of tasks by state."""
     return {
         "blocked": counts.blocked,
         "scheduled": counts.scheduled,
@@ -157,7 +157,7 @@ def letter_json(letter: DeadLetter) -> dict[str, Any]:
 
 
 def schedule_json(view: ScheduleView) -> dict[str, Any]:
-    """A schedule, and where it stands."""
+    """A schedule, with its state."""
     given, rule = view.schedule, view.schedule.rule
     return {
         "name": given.name,
@@ -200,7 +200,7 @@ def queue_json(queue: QueueView) -> dict[str, Any]:
 
 
 def limit_json(view: LimitView) -> dict[str, Any]:
-    """A limit, and what comes of it."""
+    """A limit, with its use."""
     limit = view.limit
     return {
         "name": limit.name,
@@ -216,7 +216,7 @@ def limit_json(view: LimitView) -> dict[str, Any]:
 
 
 def stats_json(stats: Stats) -> dict[str, Any]:
-    """The coordinator in one look."""
+    """An overview of the coordinator."""
     return {
         "tasks": counts_json(stats.counts),
         "submitted": stats.submitted,

@@ -33,17 +33,17 @@ def _is_task(queue: Client, text: str) -> bool:
 
 
 def _run_of(queue: Client, text: str) -> list[TaskHandle[Any]]:
-    """The tasks of a run; none where the id is another one."""
+    """The tasks of a run; empty if the id is no run's."""
     named = parse_named(text)
     run = named.run
     if run is None:
         return []
-    queue.status(f"{named.batch}.{run[-1]}")  # it is all there
+    queue.status(f"{named.batch}.{run[-1]}")  # all of it exists
     return [queue.get(f"{named.batch}.{index}") for index in run]
 
 
 def _counts(queue: Client, text: str) -> Counts:
-    """Where the tasks of a run stand."""
+    """The tasks of a run by state."""
     views = queue.tasks(*(TaskId(batch, index) for batch, index in selected((text,))), limit=0)
     return Counts(**{state.value: sum(view.count for view in views if view.state is state) for state in State})
 
@@ -59,7 +59,7 @@ def _counts(queue: Client, text: str) -> Counts:
 @options.connecting
 @options.as_json
 def result(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, as_json: bool) -> None:
-    """Print what a task returned: as JSON if it can be, else its repr. Of one that failed, the remote traceback.
+    """Print a task's result: as JSON if possible, else its repr. Of a failed task, the remote traceback.
 
     Ends with 75 if the task has not ended; see `dtq wait`.
     """
@@ -83,7 +83,7 @@ def result(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, a
 
 
 def _wait_for_id(queue: Client, text: str, deadline: Deadline, quiet: bool) -> Counts:
-    """Wait for what an id names; how its tasks ended."""
+    """Wait for the tasks of an id; returns their ends."""
     run = _run_of(queue, text)
     if run:
         for task in run:
@@ -119,7 +119,7 @@ def wait(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Wait until tasks and batches have ended, and say how.
+    """Wait until tasks and batches have ended, and report their ends.
 
     Ends with 1 if one of them has no result, with 124 if the time runs out; the tasks go on then.
     """

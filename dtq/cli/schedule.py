@@ -36,7 +36,7 @@ from dtq.wording import counted, duration
     ),
 )
 def schedule() -> None:
-    """Schedules: functions that the coordinator has called at due times."""
+    """Schedules: functions that the coordinator submits at due times."""
 
 
 # -- for people ---------------------------------------------------------------------------------------------------
@@ -67,7 +67,7 @@ def _upcoming(view: ScheduleView) -> str:
 
 
 def _ended(view: ScheduleView) -> str:
-    """What became of the last run."""
+    """The end of the last run."""
     if view.last is None:
         return "no longer kept" if view.last_batch else ""
     found = [state.value for state in State if getattr(view.last.counts, state.value)]
@@ -163,11 +163,11 @@ def add(
     quiet: bool,
     **values: Any,
 ) -> None:
-    """Have MODULE:FUNCTION called at due times, each of which makes one submission.
+    """Submit MODULE:FUNCTION at due times, once for each.
 
     RULE is a cron expression: minute, hour, day of the month, month, day of the week; or six fields with seconds in
     front; or @hourly, @daily, @weekly, @monthly, @yearly. The coordinator needs dtq[cron] for it. Arguments are written
-    as for `dtq submit`, whose options say under which terms the function is called.
+    as for `dtq submit`, whose options also set the terms here.
     """
     ctx = click.get_current_context()
     by_rule = values["every"] is None and values["at"] is None
@@ -175,6 +175,10 @@ def add(
         raise click.UsageError(
             "give a RULE (or --every or --at) and MODULE:FUNCTION." if by_rule else "give MODULE:FUNCTION.", ctx
         )
+    if by_rule and ":" in words[0] and " " not in words[0]:
+        raise click.UsageError("RULE comes before MODULE:FUNCTION.", ctx)
+    if not by_rule and (" " in words[0] or words[0].startswith("@")):
+        raise click.UsageError("give a RULE, --every or --at, only one of them.", ctx)
     cron, words = (words[0], words[1:]) if by_rule else (None, words)
     function, call = function_name(words[0]), parse_call(words[1:])
     find_modules(tuple(map(os.path.abspath, paths)))
@@ -191,7 +195,7 @@ def add(
         say("dtq: it has no due time to come.")
 
 
-#: The options of `dtq submit` that say under which terms a function is called; its --jitter is another one.
+#: The options of `dtq submit` for a task's terms; its --jitter is another one.
 _TERMS = [copy.copy(option) for option in submit.params if option.name in Terms._fields and option.name != "jitter"]
 _own = [option.name for option in add.params].index("paths")
 add.params[_own:_own] = _TERMS
@@ -208,7 +212,7 @@ add.params[_own:_own] = _TERMS
 @options.as_json
 @options.quiet
 def list_schedules(addresses: tuple[str, ...], authkey_file: str | None, as_json: bool, quiet: bool) -> None:
-    """List schedules: when they are due next, when they ran last and how that ended. With --quiet, names alone."""
+    """List schedules: next due times, last runs and their ends. With --quiet, names alone."""
     with service(addresses, authkey_file) as coordinator:
         found = all_schedules(coordinator)
     now = time.time()
@@ -244,7 +248,7 @@ def list_schedules(addresses: tuple[str, ...], authkey_file: str | None, as_json
 @options.connecting
 @options.as_json
 def show(name: str, addresses: tuple[str, ...], authkey_file: str | None, as_json: bool) -> None:
-    """Show a schedule: its definition, next due times, last run and how that ended."""
+    """Show a schedule: its definition, next due times, last run and that run's end."""
     with service(addresses, authkey_file) as coordinator:
         view = coordinator.schedule(name)
     if as_json:
@@ -331,7 +335,7 @@ def run(name: str, addresses: tuple[str, ...], authkey_file: str | None, as_json
 def remove(
     names: tuple[str, ...], addresses: tuple[str, ...], authkey_file: str | None, as_json: bool, quiet: bool
 ) -> None:
-    """Forget schedules. What they have submitted stays."""
+    """Remove schedules. Their submissions stay."""
     with service(addresses, authkey_file) as coordinator:
         for name in names:
             coordinator.remove_schedule(name)
@@ -342,7 +346,7 @@ def remove(
 
 
 def _sync(coordinator: Service, wanted: list[Schedule], keep: bool, dry_run: bool) -> Planned:
-    """Make the schedules these; what cannot be is found before anything is done."""
+    """Make the coordinator's schedules equal to these; invalid ones are found before anything changes."""
     planned = Planned([], [], [], [])
     for each in wanted:
         getattr(planned, coordinator.set_schedule(each, True, True)).append(each.name)
@@ -390,11 +394,11 @@ def sync(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Make the schedules those of a TOML file, and say what was done.
+    """Make the schedules those of a TOML file, and print the changes.
 
-    Those that are not in FILE are removed. Each is a table [schedules.NAME] with cron, every or at; call =
-    "module:function"; and where it needs them args, kwargs, tz, overlap, catch_up, jitter, until, and a table options
-    with the terms of its calls.
+    Schedules that are not in FILE are removed. Each is a table [schedules.NAME] with cron, every or at; call =
+    "module:function"; and, as needed, args, kwargs, tz, overlap, catch_up, jitter, until, and a table options with the
+    terms of its calls.
     """
     find_modules(tuple(map(os.path.abspath, paths)))
     wanted = read_schedules(path)

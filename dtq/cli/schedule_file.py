@@ -14,12 +14,12 @@ from dtq.config.values import parse_duration
 from dtq.errors import BadFile, DtqError
 from dtq.model.schedules import Schedule
 
-#: What a schedule may say in a file.
+#: Keys of a schedule in a file.
 _KEYS: Final = ("call", "args", "kwargs", "options", *Timing.__annotations__)
 
 
 class Planned(NamedTuple):
-    """What `dtq schedule sync` did, or would do: names of schedules."""
+    """Changes that `dtq schedule sync` made, or would make: names of schedules."""
 
     added: list[str]
     changed: list[str]
@@ -31,7 +31,7 @@ def read_schedules(path: str) -> list[Schedule]:
     """The schedules of a file.
 
     Raises:
-        BadFile: it is no such file; says which schedule is wrong, and how.
+        BadFile: the file is malformed; names the schedule and its fault.
     """
     try:
         with open(path, "rb") as file:

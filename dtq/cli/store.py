@@ -17,7 +17,7 @@ from dtq.wording import counted
 if TYPE_CHECKING:
     from dtq.engines.check import Checked
 
-#: Most characters of a line that tells of a damaged value.
+#: Most characters of a line about a damaged value.
 _WIDEST: Final = 400
 
 
@@ -29,7 +29,7 @@ _WIDEST: Final = 400
     ),
 )
 def store() -> None:
-    """Look at a store while no coordinator uses it."""
+    """Inspect a store while no coordinator uses it."""
 
 
 @store.command(
@@ -42,7 +42,7 @@ def store() -> None:
 @options.as_json
 @options.quiet
 def check(path: str | None, as_json: bool, quiet: bool) -> None:
-    """Read every row and every large value of the store at PATH, and say what it holds and what is damaged.
+    """Read every row and every large value of the store at PATH, and report its contents and its damage.
 
     Without PATH, the store that a coordinator here would use. Nothing is changed.
     """

@@ -34,12 +34,12 @@ from dtq.model.snapshots import Selection, TaskView
 from dtq.model.states import State
 from dtq.wording import counted, duration
 
-#: How long a coordinator that went away in the middle of a submission is waited for, in seconds.
+#: Longest wait for a coordinator that went away in the middle of a submission, in seconds.
 _ACCEPT_S: Final = 60.0
-#: How often it is looked whether the last piece of a batch is accepted, in seconds.
+#: Pause between two looks whether the last piece of a batch is accepted, in seconds.
 _LOOK_S: Final = 0.02
 
-#: Under which terms; what is not given stays at the default of `model.options`.
+#: The terms; unset ones stay at the defaults of `model.options`.
 _terms = options.stacked(
     click.option(
         "-p", "--priority", metavar="N", type=click.IntRange(*PRIORITIES), help="1 (first) to 10.  [default: 5]"
@@ -132,9 +132,9 @@ def _order(given: dict[str, Any]) -> Order:
 
 
 def _refuse_early(name: str, given: Order, paths: tuple[str, ...]) -> None:
-    """Raise for terms that cannot be, before anybody is called; those of ``@task`` are looked up here."""
+    """Raise for invalid terms, before any call to the coordinator; those of ``@task`` are looked up here."""
     for path in paths:
-        if not os.path.exists(path):  # an archive will do, too
+        if not os.path.exists(path):  # an archive is valid, too
             raise InvalidValue("path", path[:200], "there is no such directory")
     find_modules(tuple(map(os.path.abspath, paths)))
     say_warnings()
@@ -166,14 +166,14 @@ def _submit_calls(queue: Hub, name: str, terms: Order, calls: Iterator[Call]) ->
     try:
         _accepted_whole(queue, batch)
     except BaseException:
-        if terms.own_key is None:  # with a key, the same submission again goes on where this one ended
-            queue.sender.abandon(batch)  # all of it or nothing: what was accepted is cancelled
+        if terms.own_key is None:  # with a key, a repeated submission goes on where this one ended
+            queue.sender.abandon(batch)  # all of it or nothing: the accepted part is cancelled
         raise
     return BatchHandle(queue, spec, batch)
 
 
 def _accepted_whole(queue: Hub, batch: Batch) -> None:
-    """Wait until the last piece of a batch is accepted: only then its id may be told.
+    """Wait until the last piece of a batch is accepted: only then its id may be printed.
 
     Raises:
         DtqError: a piece was refused.
@@ -220,7 +220,7 @@ def _accepted(queue: Hub, handle: TaskHandle[Any]) -> TaskHandle[Any]:
 def _await(
     queue: Hub, handle: TaskHandle[Any] | BatchHandle[Any], timeout_s: float | None, as_json: bool, quiet: bool
 ) -> None:
-    """Wait, say meanwhile what happens, and print what came out."""
+    """Wait, report progress meanwhile, and print the results."""
     deadline, silent = Deadline(timeout_s), quiet or as_json
     if isinstance(handle, TaskHandle):
         wait_for(handle, deadline, what=f"task {handle.id}", look=TaskLook(handle), quiet=silent)
@@ -235,7 +235,7 @@ def _await(
     if timeout_s is not None or (sys.stderr.isatty() and not silent):
         wait_for(handle, deadline, what=f"batch {handle.id}", look=look, quiet=silent)
         silent = True
-    with telling(look, quiet=silent):  # results are printed as they come, each as soon as those before it are there
+    with telling(look, quiet=silent):  # results are printed as they come, each as soon as those before it have arrived
         print_batch(handle, as_json=as_json)
 
 
@@ -297,13 +297,13 @@ def submit(
     quiet: bool,
     **terms: Any,
 ) -> None:
-    """Have MODULE:FUNCTION called by a worker, and print the id of the task or batch, alone in a line.
+    """Submit a call of MODULE:FUNCTION, and print the id of the task or batch, alone in a line.
 
-    An ARG or VALUE is JSON if it parses as JSON, else a string: 20 is a number, a.jpg a string, '"20"' a string. It is
-    a keyword argument where NAME is an identifier. Put -- before arguments that start with a dash. The function has to
-    be importable where the workers run, not here; where its module is found here too (in this directory, with --path,
-    or where Python looks), terms that are not given are those of its @task. Relative file names are looked for where
-    the worker was started.
+    An ARG or VALUE is JSON if it parses as JSON, else a string: 20 is a number, a.jpg a string, '"20"' a string.
+    NAME=VALUE is a keyword argument if NAME is an identifier. Put -- before arguments that start with a dash. The
+    function must be importable by the workers, not here; if its module is found here, too (in this directory, with
+    --path, or on Python's path), unset terms are those of its @task. Relative file names are relative to the worker's
+    directory.
 
     Once the id is printed, nothing but a disk failure can lose the task.
     """

@@ -24,15 +24,15 @@ from dtq.model.states import State
 from dtq.records import replace
 from dtq.wording import counted
 
-#: Longest run of tasks that is named one by one to the coordinator.
+#: Longest run of tasks whose ids are sent one by one.
 MAX_RUN: Final = 100_000
 
 
 def selected(ids: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
-    """Ids as a `Selection` has them.
+    """Ids in the form of a `Selection`.
 
     Raises:
-        InvalidId: one of them is no id.
+        InvalidId: one of them is malformed.
         InvalidValue: one is that of a run of too many tasks.
     """
     found: list[tuple[int, int]] = []
@@ -47,18 +47,18 @@ def selected(ids: tuple[str, ...]) -> tuple[tuple[int, int], ...]:
 
 
 def look_up(queue: Service, text: str) -> TaskView | BatchView | list[TaskView]:
-    """What an id names: a task, a batch of several (or none yet), or a run of tasks as runs of like ones.
+    """Look up an id: a task, a batch of several (or none yet), or a run of tasks as runs of like ones.
 
     Raises:
-        InvalidId: it is no id.
-        UnknownId: there is no such task.
+        InvalidId: it is malformed.
+        UnknownId: the task does not exist.
     """
     named = parse_named(text)
     batch, index = named.batch, named.index
     if index is not None:
         return whole_task(queue, batch, index)
     if named.run is not None:
-        queue.task(batch, named.run[-1])  # it is all there
+        queue.task(batch, named.run[-1])  # all of it exists
         return sorted(all_tasks(queue, Selection(ids=selected((text,)), limit=0)), key=attrgetter("index"))
     view = queue.batch(batch)
     return whole_task(queue, batch, 0) if view.size == 1 and view.complete else view
@@ -77,7 +77,7 @@ def look_up(queue: Service, text: str) -> TaskView | BatchView | list[TaskView]:
 @options.as_json
 @options.quiet
 def status(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, as_json: bool, quiet: bool) -> None:
-    """Show where a task stands: its state, its attempts, its progress, and while it waits the reason.
+    """Show a task: its state, its attempts, its progress, and while it waits the reason.
 
     With --quiet, the state alone.
     """
@@ -111,7 +111,7 @@ def _show_run(found: list[TaskView], as_json: bool, quiet: bool) -> None:
 
 
 def which(ids: tuple[str, ...], everything: bool, filtered: bool, noun: str) -> None:
-    """Make sure that a verb that changes something says exactly what it is for."""
+    """Make sure that a verb that changes tasks names exactly one kind of selection."""
     if ids and (everything or filtered):
         raise click.UsageError("name ids, or use --all (with filters), not both.", click.get_current_context())
     if not ids and not everything:
@@ -132,7 +132,7 @@ def filtered(
     )
 
 
-#: Nothing was filtered.
+#: No filter.
 NO_FILTERS: Final = filtered()
 
 
@@ -159,7 +159,7 @@ def cancel(
     quiet: bool,
     **filters: Any,
 ) -> None:
-    """Stop tasks: those that wait never start, those that run are killed. What has ended stays as it is."""
+    """Stop tasks: waiting tasks never start, running tasks are killed. Ended tasks stay as they are."""
     selection = filtered(**filters)
     which(ids, everything, selection != NO_FILTERS, "task")
     with service(addresses, authkey_file) as queue:
@@ -197,9 +197,9 @@ def reprioritize(
     quiet: bool,
     **filters: Any,
 ) -> None:
-    """Give what waits another priority.
+    """Change the priority of waiting tasks.
 
-    The tasks of a batch have one priority: all that waits of a batch moves, and what comes back.
+    The tasks of a batch have one priority: all waiting tasks of a batch move, and tasks that come back.
     """
     selection = filtered(**filters)
     which(ids, everything, selection != NO_FILTERS, "task")
@@ -234,7 +234,7 @@ def list_(
 ) -> None:
     """List tasks: unfinished ones in the order they will run, then ended ones, the latest first.
 
-    Neighbours of a batch that stand alike share a line. With --quiet, ids alone.
+    Neighbours of a batch in like states share a line. With --quiet, ids alone.
     """
     selection = replace(filtered(**filters), limit=limit + 1)
     with service(addresses, authkey_file) as coordinator:
@@ -263,7 +263,7 @@ def list_(
 @options.connecting
 @options.as_json
 def stats(addresses: tuple[str, ...], authkey_file: str | None, as_json: bool) -> None:
-    """Show how many tasks stand where, the queues, and the workers."""
+    """Show numbers of tasks by state, the queues, and the workers."""
     with service(addresses, authkey_file) as queue:
         seen = whole_stats(queue)
     if as_json:

@@ -16,14 +16,14 @@ from dtq.client.by_value import sentence
 from dtq.client.payloads import is_interrupt
 from dtq.model.text import printable, printable_line
 
-#: Most digits of a whole number that are written: more take seconds.
+#: Most digits of a written whole number: more take seconds.
 _MAX_DIGITS: Final = 100_000
-#: Bytes that are more than so many are not for people: their beginning is written, and how many there are.
+#: Bytes longer than this are not for people: only their beginning and their length are written.
 _MOST_BYTES: Final = 1 << 20
 _BEGINNING: Final = 64
-#: How deep it is looked for the parts of a result that cannot be written.
+#: Depth to which the unwritable parts of a result are looked for.
 _DEPTH: Final = 4
-#: Decimal digits of a binary one.
+#: Decimal digits of a binary digit.
 _DIGITS_A_BIT: Final = 0.30103
 
 
@@ -39,7 +39,7 @@ def value_text(value: Any) -> str:
 
 
 def value_json(value: Any) -> dict[str, Any]:
-    """A result inside JSON: ``result`` where it can be written as JSON that Python reads again, else ``repr``."""
+    """A result inside JSON: ``result`` if it can be written as JSON that Python reads again, else ``repr``."""
     try:
         json.dumps(value, allow_nan=False)
     except BaseException as error:  # noqa: BLE001 - as above
@@ -50,7 +50,7 @@ def value_json(value: Any) -> dict[str, Any]:
 
 
 def message_of(error: BaseException) -> str:
-    """What an exception says; a few words where its own code for that fails."""
+    """An exception's message; a few words if its own code for that fails."""
     try:
         return str(error)
     except BaseException as failure:  # noqa: BLE001 - the exception's own code
@@ -60,7 +60,7 @@ def message_of(error: BaseException) -> str:
 
 @contextmanager
 def _long_numbers() -> Iterator[None]:
-    """Write whole numbers of more digits than Python does by itself."""
+    """Write whole numbers with more digits than Python's limit."""
     limit = sys.get_int_max_str_digits()
     if limit:
         sys.set_int_max_str_digits(max(limit, _MAX_DIGITS))
@@ -80,7 +80,7 @@ def _let_through(error: BaseException) -> None:
 
 
 def _shown(value: Any, depth: int) -> str:
-    """The repr; where it fails, that of the parts, and for those without one what they are."""
+    """The repr; if it fails, that of the parts, and the types of those without one."""
     if isinstance(value, bytes | bytearray) and len(value) > _MOST_BYTES:
         return f"{bytes(value[:_BEGINNING])!r}... ({len(value):,} bytes)"
     try:

@@ -26,16 +26,16 @@ from dtq.model.states import State
 from dtq.model.text import printable
 from dtq.wording import counted
 
-#: How many failures of a batch are told one by one.
+#: Failures of a batch that are reported one by one.
 _TOLD: Final = 20
 
 
 @contextmanager
 def interruptible(what: str) -> Iterator[None]:
-    """Say on Ctrl-C that only the waiting ends.
+    """Explain on Ctrl-C that only the wait ends.
 
     Args:
-        what: the ids that are waited for.
+        what: the awaited ids.
     """
     try:
         yield
@@ -45,7 +45,7 @@ def interruptible(what: str) -> Iterator[None]:
 
 
 class Deadline:
-    """The moment until which a command waits, for all that it waits for.
+    """The end of a command's wait, for all of its tasks.
 
     Args:
         timeout_s: how long from now, in seconds; None for ever.
@@ -57,7 +57,7 @@ class Deadline:
 
     @property
     def left_s(self) -> float | None:
-        """How much is left, in seconds; None for ever."""
+        """Seconds left; None for ever."""
         return None if self._at is None else max(0.0, self._at - time.monotonic())
 
 
@@ -69,14 +69,14 @@ def wait_for(
     look: Callable[[], Step],
     quiet: bool = False,
 ) -> None:
-    """Wait until a task or batch has ended, and say meanwhile how far it is.
+    """Wait until a task or batch has ended, and report progress meanwhile.
 
     Args:
-        handle: what to wait for.
-        deadline: until when.
-        what: what it is, for the sentence.
-        look: asks how far it is.
-        quiet: whether nothing is said.
+        handle: of the task or batch.
+        deadline: the end of the wait.
+        what: its noun in the sentence.
+        look: takes a look at its progress.
+        quiet: whether to write nothing.
 
     Raises:
         WaitTimeout: it has not ended in time.
@@ -86,7 +86,7 @@ def wait_for(
             raise WaitTimeout(what, deadline.timeout_s)
 
 
-# -- what became of them ------------------------------------------------------------------------------------------
+# -- outcomes -----------------------------------------------------------------------------------------------------
 
 
 def _traceback(error: BaseException) -> str:
@@ -100,7 +100,7 @@ def _sentence(task: str, error: BaseException) -> str:
 
 
 def _raised(task: str, error: BaseException) -> tuple[str, str]:
-    """Name and message of what the task raised, also where that is not to be had here, or must not be raised."""
+    """Name and message of a task's exception, even if that cannot be made here, or must not be raised."""
     if isinstance(error, TaskFailed) and error.args[:1] == (task,) and len(error.args) == 3:
         _, name, message = error.args
         return str(name), str(message)
@@ -119,13 +119,13 @@ def _error_json(task: str, error: BaseException) -> dict[str, Any]:
 
 
 def print_task(handle: TaskHandle[Any], *, as_json: bool) -> None:
-    """Print what a task that has ended returned; or its remote traceback, and why it has no result.
+    """Print the result of an ended task; or its remote traceback, and why it has no result.
 
     Raises:
         TaskTrouble: it has no result.
         DtqError: its result cannot be shown (it is no longer kept, or cannot be unpickled here).
     """
-    find_modules()  # the classes of results may be defined where the user's tasks are
+    find_modules()  # the user's modules may define the classes of results
     error = handle.exception()
     if error is None:
         value = handle.result()
@@ -139,14 +139,14 @@ def print_task(handle: TaskHandle[Any], *, as_json: bool) -> None:
     if as_json:
         write_json(_error_json(handle.id, error))
         raise TaskTrouble
-    if '\n  File "' in _traceback(error):  # else it says no more than the sentence
-        say(printable(_traceback(error).strip()))  # it is no data: whoever reads results gets none
+    if '\n  File "' in _traceback(error):  # else it adds nothing to the sentence
+        say(printable(_traceback(error).strip()))  # it is no data: a reader of results gets none
     complain(_sentence(handle.id, error))
     raise TaskTrouble
 
 
 class _Troubles:
-    """Tasks of a batch without a result: the first that failed are told one by one, others by their number.
+    """Tasks of a batch without a result: the first failures are reported one by one, the others by their number.
 
     Args:
         batch: the batch's number.
@@ -158,12 +158,12 @@ class _Troubles:
         self._cancelled = 0
 
     def add(self, task: str, error: BaseException, *, told: bool) -> None:
-        """One more.
+        """Add a task.
 
         Args:
             task: its id.
             error: why it has no result.
-            told: whether somebody is told that in another way.
+            told: whether it is reported in another way.
         """
         if isinstance(error, TaskCancelled):
             self._cancelled += 1
@@ -173,7 +173,7 @@ class _Troubles:
             complain(_sentence(task, error))
 
     def close(self, *, told: bool) -> None:
-        """Say how many more there were.
+        """Report the number of the others.
 
         Raises:
             TaskTrouble: there was one.
@@ -188,10 +188,10 @@ class _Troubles:
 
 
 def print_batch(handle: BatchHandle[Any], *, as_json: bool) -> None:
-    """Print what the tasks of a batch returned, a line each, in their order; an empty line for one without a result.
+    """Print the results of a batch's tasks, a line each, in their order; an empty line for a task without a result.
 
     Raises:
-        TaskTrouble: some have no result; standard error says which.
+        TaskTrouble: some have no result; standard error names them.
     """
     number = int(handle.id)
     results = enumerate(handle.results(return_exceptions=True))
@@ -199,17 +199,17 @@ def print_batch(handle: BatchHandle[Any], *, as_json: bool) -> None:
 
 
 def print_each(handles: Sequence[TaskHandle[Any]], *, as_json: bool) -> None:
-    """Print what some tasks of a batch returned, as `print_batch` does.
+    """Print the results of some tasks of a batch, as `print_batch` does.
 
     Raises:
-        TaskTrouble: some have no result; standard error says which.
+        TaskTrouble: some have no result; standard error names them.
     """
     outcomes = ((handle.id, handle.exception() or handle.result()) for handle in handles)
     _print_all(outcomes, int(handles[0].id.partition(".")[0]), as_json)
 
 
 def _print_all(outcomes: Iterable[tuple[str, Any]], batch: int, as_json: bool) -> None:
-    find_modules()  # the classes of results may be defined where the user's tasks are
+    find_modules()  # the user's modules may define the classes of results
     troubles = _Troubles(batch)
     for task, value in outcomes:
         if isinstance(value, BaseException):

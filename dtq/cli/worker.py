@@ -22,7 +22,7 @@ from dtq.config import (
 )
 from dtq.daemon.signals import ENDING, SignalPipe, Signals
 
-#: What a worker runs with; `up` has all of it, too.
+#: The worker's options; `up` has all of them, too.
 working = options.stacked(
     click.option(
         "--slots", metavar="N", type=click.IntRange(1, 4096), help="Tasks at once.  [DTQ_SLOTS; default: usable cores]"
@@ -154,10 +154,10 @@ def up(**flags: Any) -> None:
     signals = SignalPipe((*ENDING, signal.SIGCHLD))
     context = click.get_current_context()
     coordinator_words, worker_words = given_words(context, start), given_words(context, worker)
-    settings = coordinator_settings(store_flag(flags))  # both are looked at here, so that nothing starts in vain
+    settings = coordinator_settings(store_flag(flags))  # both are checked here, so that no process starts in vain
     worker_settings({**flags, "connect": (format_address((DEFAULT_HOST, DEFAULT_PORT)),)})
     environment = dict(os.environ)
-    if flags["authkey_file"] == "-":  # it can be read once, and there are two to read it
+    if flags["authkey_file"] == "-":  # it can be read once, and both processes need it
         key, _ = load_authkey("-")
         environment = {**environment, "DTQ_AUTHKEY": os.fsdecode(key)}
         environment.pop("DTQ_AUTHKEY_FILE", None)

@@ -120,7 +120,10 @@ class Hub:
         """As `now`, for new submissions, after a check that the coordinator is still the same: a restarted queue in
         memory must be noticed before a submission to it.
         """
-        hub, at = self.now, time.monotonic()
+        at = time.monotonic()
+        if self.outbox.closed is None and (at < self._look_at or not self.outbox.idle):
+            return self
+        hub = self.now
         if hub.started and at >= hub._look_at and hub.outbox.idle:
             hub._look_at = at + _LOOK_S
             try:

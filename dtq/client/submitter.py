@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Iterable
 from datetime import datetime
-from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
+from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from dtq.client.batch_handle import BatchHandle
-from dtq.client.conditions import After, Asked, Expires, OnConflict, OnFailed, UniqueFor, asked_of
+from dtq.client.conditions import After, Expires, OnConflict, OnFailed, UniqueFor
 from dtq.client.defaults import TTL_S
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
@@ -19,17 +19,12 @@ from dtq.client.maps import READ_AHEAD
 from dtq.client.progress import expected, shown
 from dtq.client.references import Reference
 from dtq.client.sharing import ttl_seconds
-from dtq.client.submitting import PLAIN, Order, SubmitOptions, order, read_map, submit, submit_map
-from dtq.client.terms import UNSET, ExceptionLike, Resources, Span, Terms, Unset
+from dtq.client.submitting import OPTIONS, PLAIN, Order, SubmitOptions, divided, order, read_map, submit, submit_map
+from dtq.client.terms import UNSET, ExceptionLike, Resources, Span, Unset
 from dtq.model.options import Function
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-#: What `submit` compares its options with: UNSET for each of the terms.
-_NO_OPTIONS: Final = tuple(Terms())
-#: Likewise, for delay, key, moment and rare terms.
-_NOTHING: Final = (UNSET, UNSET, UNSET, *Asked())
 
 
 class Submitter:
@@ -142,7 +137,36 @@ class Submitter:
         **kwargs: Any,
     ) -> TaskHandle[Any]: ...
 
-    def submit(
+    def submit(self, fn: Callable[..., Any] | str | Function, /, *args: Any, **kwargs: Any) -> TaskHandle[Any]:
+        """Submit a call of a function. Returns at once; the handle tells when the task is accepted durably.
+
+        The keywords named here are dtq's own; for a function with a keyword of the same name, use `options`.
+
+        Args:
+            fn: the function; or ``"module:function"`` or a registered name, for a function that need not exist here.
+            args: its arguments.
+            priority, max_retries, max_crashes, timeout, soft_timeout, queue, retry_delay, jitter, never_retry,
+                keep_results, limits, resources, slots, tags, label: see `TaskOptions`.
+            delay: time before the task is due, in seconds or as a timedelta.
+            at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
+            key: while a batch with this key is remembered, a second submission returns a handle of that batch.
+            expires, unique, on_conflict, after, on_failed: see `ConditionOptions`.
+            kwargs: its keyword arguments.
+
+        Raises:
+            NotImportable: the function can travel neither by name nor by value.
+            CannotPickle: an argument cannot be pickled.
+            TooLarge: the call is larger than a value may be (``--max-value``).
+            InvalidValue: an option is invalid.
+            Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
+            ClientClosed: the client was closed.
+        """
+        if not kwargs or OPTIONS.isdisjoint(kwargs):
+            return submit(self._first.looked(), fn, PLAIN, args, kwargs)
+        how, kwargs = divided(kwargs)
+        return submit(self._new, fn, how, args, kwargs)
+
+    def _typed_submit(
         self,
         fn: Callable[..., Any] | str | Function,
         /,
@@ -172,52 +196,10 @@ class Submitter:
         on_failed: OnFailed | Unset | None = UNSET,
         **kwargs: Any,
     ) -> TaskHandle[Any]:
-        """Submit a call of a function. Returns at once; the handle tells when the task is accepted durably.
+        raise NotImplementedError
 
-        The keywords named here are dtq's own; for a function with a keyword of the same name, use `options`.
-
-        Args:
-            fn: the function; or ``"module:function"`` or a registered name, for a function that need not exist here.
-            args: its arguments.
-            priority, max_retries, max_crashes, timeout, soft_timeout, queue, retry_delay, jitter, never_retry,
-                keep_results, limits, resources, slots, tags, label: see `TaskOptions`.
-            delay: time before the task is due, in seconds or as a timedelta.
-            at: the moment at which it is due, by the coordinator's wall clock; one without a time zone is local time.
-            key: while a batch with this key is remembered, a second submission returns a handle of that batch.
-            expires, unique, on_conflict, after, on_failed: see `ConditionOptions`.
-            kwargs: its keyword arguments.
-
-        Raises:
-            NotImportable: the function can travel neither by name nor by value.
-            CannotPickle: an argument cannot be pickled.
-            TooLarge: the call is larger than a value may be (``--max-value``).
-            InvalidValue: an option is invalid.
-            Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
-            ClientClosed: the client was closed.
-        """
-        options = (
-            priority,
-            max_retries,
-            max_crashes,
-            timeout,
-            soft_timeout,
-            queue,
-            retry_delay,
-            jitter,
-            never_retry,
-            keep_results,
-            limits,
-            resources,
-            slots,
-            tags,
-            label,
-        )
-        asked = (expires, unique, on_conflict, after, on_failed)
-        if options != _NO_OPTIONS or (delay, key, at, *asked) != _NOTHING:
-            how = Order(Terms(*options).frozen(), delay, key, at, asked_of(asked))
-        else:
-            how = PLAIN
-        return submit(self._new, fn, how, args, kwargs)
+    #: What the signature of `submit` is said to be. Its own takes a call without options in a third of the time.
+    submit.__wrapped__ = _typed_submit  # type: ignore[attr-defined]  # read by `inspect`
 
     @overload
     def map(

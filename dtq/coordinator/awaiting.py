@@ -107,7 +107,7 @@ class Parents:
             size = 1 if batch is None else batch.size
             raise ParentUnknown(_named(number, lo, hi, size), "it has ended meanwhile")
         if found.error is not None:
-            raise found.error
+            raise type(found.error)(*found.error.args)  # the one that is kept would hold whatever holds it
         if hi and found.ended + left < hi - lo and self._looks < _LOOKS:
             raise ParentUnknown(_named(number, lo, hi, found.size), "it is no longer kept")
         left_out = (number, -1) in self.back

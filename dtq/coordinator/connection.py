@@ -197,6 +197,8 @@ class Connection:
             raise NotPermitted("exchange by a client")
         exchange, vetting = vetting_of(c, state, exchange)
         try:
+            if vetting is not None:
+                vetting.sync()
             answer, fetch, leases = self._exchange(state, exchange)
         finally:
             if vetting is not None:
@@ -289,9 +291,13 @@ class Connection:
         return fetch
 
     def _more(self, state: SessionState, call: int, now: float) -> list[Lease]:
-        """The grants in the answer to a report."""
-        c = self._c
-        return [] if c.stopping or state.away else c.lease(state.hello.session, now, call, by_report=True)
+        """The leases that the answer to a report brings. A chain goes on by the call that waits for work, if there is
+        one: that answer need not wait for the commit of the report.
+        """
+        c, session = self._c, state.hello.session
+        if c.stopping or state.away or (session in c.sessions.fetching and c.machine.may_have_successors(session)):
+            return []
+        return c.lease(session, now, call, by_report=True)
 
     def _await(self, state: SessionState, fetch: Fetch, wait_s: float, *, told: bool) -> tuple[Grant, ...]:
         c = self._c

@@ -15,6 +15,7 @@ def hold(c: Coordinator, state: SessionState, digest: bytes, description: bytes,
     try:
         if description:
             vetting.check(named(description))
+            vetting.sync()
         with c.lock:
             c.refuse_if_stopping()
             held = c.machine.register.holds.hold(session, digest, description, ttl_s)

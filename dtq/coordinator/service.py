@@ -280,8 +280,8 @@ class Coordinator:
     def _hand_to(self, sessions: list[str], now: float) -> None:
         fetching = self.sessions.fetching
         for session in sessions:
-            if not self.machine.register.tally[State.PENDING]:
-                return
+            if not (self.machine.register.tally[State.PENDING] or self.machine.may_have_successors(session)):
+                continue
             # A worker that may be dead is given nothing; its next hello serves it again.
             away = self.sessions.by_id[session].away
             leases = [] if away else self.lease(session, now, fetching[session].call)

@@ -96,6 +96,8 @@ class SessionState:
         self.repeated: int | None = None
         #: The generation that the answer to the worker's last report waits for, or waited.
         self.reported: Generation | None = None
+        #: How many of its calls wait until values are on the disk.
+        self.syncing = 0
         #: Cancellations that a fetching call has told the worker.
         self.told: set[tuple[int, int]] = set()
         self.draining = False
@@ -128,8 +130,8 @@ class SessionState:
 
     @property
     def kept_waiting(self) -> bool:
-        """Whether it is a worker whose report is on its way to the disk."""
-        return self.reported is not None and not self.reported.over
+        """Whether it is a worker whose report is on its way to the disk, or values in it are."""
+        return bool(self.syncing) or (self.reported is not None and not self.reported.over)
 
     @property
     def away(self) -> bool:

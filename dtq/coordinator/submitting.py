@@ -105,6 +105,8 @@ def submit(
         _await_room(c, submissions[0])
     refused, vetting = vetting_of(c, state, specs, submissions)
     try:
+        if vetting is not None:
+            vetting.sync()
         receipts = _submit(c, state, specs, submissions, repeated, refused)
     finally:
         if vetting is not None:

@@ -68,6 +68,8 @@ class _Upload:
         self.written = Coverage()
         self.end = 0
         self._unsynced = 0
+        #: Up to where the kernel has begun to write to the disk.
+        self._begun = 0
         #: When its session was seen to be gone.
         self.lost_at: float | None = None
         self._place = place
@@ -101,6 +103,7 @@ class _Upload:
         self.written.add(offset, at)
         self.end = max(self.end, at)
         self._unsynced += len(data)
+        self._begun = self._place.begin_syncing(self._file, min(self._begun, offset), at)
         if self._place.sync_from and self._unsynced >= self._place.sync_from:
             self._sync()
 
@@ -145,7 +148,7 @@ class _Upload:
             try:
                 if self._take(file) and _is_at(file, self._path):
                     self._file, file = file, -1
-                    self.end = os.fstat(self._file).st_size
+                    self.end = self._begun = os.fstat(self._file).st_size
                     self.written.add(0, self.end)
                     return
             finally:

@@ -32,9 +32,13 @@ class Vetting:
 
     def __init__(self, c: Coordinator, state: SessionState) -> None:
         self._peers = c.values
+        self._c = c
+        self._state = state
         self._session = state.hello.session
         self._hold: Hold | None = None
         self._made: list[Value] = []
+        #: The values that were found.
+        self._found: list[Value] = []
 
     def check(self, named: Iterable[Value]) -> None:
         """Make sure that values exist, and keep them until this is closed.
@@ -46,7 +50,9 @@ class Vetting:
             raise BadMessage("it names values, and this coordinator keeps none")
         if self._hold is None:
             self._hold = self._peers.hold()
+        named = list(named)
         self._peers.check(self._session, named, self._hold)
+        self._found += named
 
     def take_out(self, page: bytes) -> bytes:
         """A page with its large blobs written as values."""
@@ -54,6 +60,17 @@ class Vetting:
         page, made = self._peers.take_out(page)
         self._made += made
         return page
+
+    def sync(self) -> None:
+        """Have what was found and written as durable as the row will be, before the commit with it."""
+        c, state = self._c, self._state
+        with c.lock:
+            state.syncing += 1
+        try:
+            c.engine.sync([*self._found, *self._made])
+        finally:
+            with c.lock:
+                state.syncing -= 1
 
     def close(self) -> None:
         """Release: the rows are on disk, or were refused."""

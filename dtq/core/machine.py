@@ -609,6 +609,11 @@ class Machine:
         # Nobody takes so much ahead of what a limit allows that others wait for that.
         return not isinstance(heap, Group) or heap.has_plenty
 
+    def may_have_successors(self, session: str) -> bool:
+        """Whether tasks wait for those that a worker has, and may be granted behind them (`core.chains`)."""
+        worker = self.register.workers.get(session)
+        return worker is not None and bool(self.register.dependencies.awaited and chains.ends(self.register, worker))
+
     def _successors(self, worker: Worker, now: float, call: int) -> list[Lease]:
         """Grant successors of a worker's leases (`core.chains`)."""
         register = self.register

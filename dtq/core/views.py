@@ -18,7 +18,7 @@ from dtq.core.limits import Bucket
 from dtq.core.lines import Line
 from dtq.core.machine import Machine
 from dtq.core.needs import Need
-from dtq.core.placing import could_run
+from dtq.core.placing import could_run, free_slots
 from dtq.core.queues import steered, steering
 from dtq.core.register import Register
 from dtq.model.globs import Glob, glob
@@ -393,13 +393,35 @@ def _why_in_line(register: Register, batch: Batch, index: int, able: list[Worker
     more_urgent, all_of_them = ahead(_beside(register, able, entry.queue), Run(entry.urgency, 0, 0, 0), still)
     count, exact = ahead(_open_heaps(register, able, entry.queue), place, still)
     count, exact = count + more_urgent, exact and all_of_them
-    if count == 0 and entry.need is not None:
-        where = "a worker" if len(able) == 1 else f"one of {len(able)} workers"
-        return f"next in line for {where} that has what it needs ({entry.need}), and keeps that for it"
+    before = f"{'' if exact else 'more than '}{counted(count, 'task is', 'tasks are')} ahead of it"
+    if entry.need is not None and (in_use := _in_use(able, entry.need)):
+        return f"{in_use}; {before if count else 'it is next in line, and what becomes free is kept for it'}"
     if count == 0:
         return f"next in line for {counted(capacity, 'busy slot')}"
-    before = counted(count, "task is", "tasks are")
-    return f"{'' if exact else 'more than '}{before} ahead of it, for {counted(capacity, 'slot')}"
+    return f"{before}, for {counted(capacity, 'slot')}"
+
+
+def _in_use(able: list[Worker], need: Need) -> str:
+    """The parts of a need that are in use now, on the worker that lacks fewest of them; "" where one has all free."""
+    found: list[list[str]] = []
+    for worker in able:
+        room = worker.room
+        if room is None:
+            continue
+        lacks = [
+            f"{room.free(name)} of {room.totals[name]} {name} free"
+            for name, amount in need.amounts.items()
+            if room.free(name) < amount
+        ]
+        free = max(0, free_slots(worker))
+        if free < need.slots:
+            lacks.append(f"{free} of {counted(worker.capacity, 'slot')} free")
+        found.append(lacks)
+    fewest = min(found, key=len, default=[])
+    if not fewest:
+        return ""
+    where = "the worker that can run it" if len(able) == 1 else f"the best of {len(able)} workers that can run it"
+    return f"it needs {need}, and {where} has {' and '.join(fewest)}"
 
 
 def _most_of(serving: list[Worker], need: Need) -> str:

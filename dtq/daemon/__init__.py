@@ -1,1 +1,1 @@
-"""Composition roots: where the processes are put together."""
+"""Composition roots: each process is assembled here."""

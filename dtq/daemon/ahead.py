@@ -1,6 +1,6 @@
 """The worker's fork server, forked before the rest of the worker is imported or its coordinator is known.
 
-Daemon, below `serving`. It imports as long as the worker does; so it begins first, and this imports little.
+Daemon, below `serving`. Its imports take as long as the worker's; so it begins first, and this module imports little.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from dtq.worker.terms import SlotTerms
 if TYPE_CHECKING:
     from dtq.worker.child import Child
 
-#: The fork server that was started before it was known where the coordinator is, and what it was started with.
+#: The fork server that was started in advance, with its settings.
 _ahead: list[tuple[ForkServer, SlotTerms]] = []
 #: The slots that it has forked.
 _slots: list[Child] = []
 
 
 def begin(settings: WorkerSettings) -> None:
-    """Start what the worker will need, in the same thread, though it is not known yet where the coordinator is.
+    """Start the fork server in advance, before the coordinator's address is known.
 
-    To be called by the only thread of a process that has no key yet: it is forked. It returns in this process only.
+    Called by the only thread of a process that has no key yet: the process is forked. It returns in this process only.
 
     Args:
-        settings: what it will run with, but for the addresses.
+        settings: the worker's, without the addresses.
     """
     terms = slot_terms(settings, own())
     if sys.platform == "linux":
-        with contextlib.suppress(OSError):  # `run` tries again, and says so
+        with contextlib.suppress(OSError):  # `run` tries again, and reports it
             _ahead.append((ForkServer(terms, fork=True), terms))
 
 
@@ -75,13 +75,13 @@ def end_slots(slots: Iterable[Child]) -> None:
 
 
 def take_fork_server(settings: WorkerSettings) -> ForkServer | None:
-    """The fork server for slots: the one that was begun ahead, if it was begun with the same, else one begun now.
+    """The fork server for slots: the one that was started in advance, if it has the same settings, else a new one.
 
     Args:
-        settings: what the worker runs with.
+        settings: the worker's.
 
     Returns:
-        None where this system has none.
+        None if this system has none.
 
     Raises:
         OSError: it cannot be started.
@@ -96,12 +96,12 @@ def take_fork_server(settings: WorkerSettings) -> ForkServer | None:
 
 
 def slot_terms(settings: WorkerSettings, inherited: Inheritance, program: Program | None = None) -> SlotTerms:
-    """What slots are started with, as far as it is known before the coordinator has answered.
+    """The slots' settings that are known before the coordinator has answered.
 
     Args:
         settings: the worker's.
-        inherited: what slots take over from the program that this process was started by.
-        program: what they take over from the program that the worker is part of.
+        inherited: the slots' inheritance from the program that started this process.
+        program: the program that the worker is part of, if any.
     """
     return SlotTerms(
         worker=settings.name,

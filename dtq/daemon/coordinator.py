@@ -1,4 +1,4 @@
-"""The coordinator's process: store, queue and transport put together; signals; the readiness line."""
+"""The coordinator's process: assembles store, queue and transport; signals; the readiness line."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ log = logging.getLogger("dtq.daemon")
 
 
 class _Stop:
-    """The end of a coordinator, however it is asked for: its tasks run elsewhere, so there is nothing to wait for."""
+    """The end of a coordinator, by signal or by call: its tasks run elsewhere, so it waits for none."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
@@ -49,24 +49,24 @@ class _Stop:
 
     @property
     def asked(self) -> bool:
-        """Whether somebody has asked for it."""
+        """Whether a peer has asked for the end."""
         return self._asked.is_set()
 
 
 def run(settings: CoordinatorSettings, signals: Signals) -> int:
-    """Run a coordinator until SIGTERM, SIGINT, SIGHUP, or somebody asks it to stop.
+    """Run a coordinator until SIGTERM, SIGINT, SIGHUP, or a peer's call.
 
     Args:
-        settings: what it runs with.
-        signals: what has come so far, and is to come.
+        settings: the coordinator's.
+        signals: the signals, past and future.
 
     Returns:
-        The exit code: 0 when everything that was decided is on disk.
+        The exit code: 0 when all decisions are on disk.
 
     Raises:
         StoreError: the store cannot be used; see its kinds.
-        PortInUse: the address cannot be listened on.
-        KeyMissing: there is no key where one is named.
+        PortInUse: the address cannot be bound.
+        KeyMissing: the named key does not exist.
         KeyUnusable: the key cannot be used.
     """
     log_to_stderr()
@@ -122,15 +122,14 @@ def run(settings: CoordinatorSettings, signals: Signals) -> int:
 
 
 def _raise_descriptor_limit() -> None:
-    """Each connection is a descriptor, and a worker has two: allow as many as the system does."""
+    """Each connection is a descriptor, and a worker has two: raise the limit as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _engine(settings: CoordinatorSettings) -> Engine:
-    # Workers may live that served another store at this address: what they hold of that is not to be taken for this
-    # one's.
+    # Workers of another store may live that used this address: their leases must not be taken for this store's.
     epoch = secrets.randbits(30)
     if settings.db is None:
         from dtq.engines.memory import MemoryEngine
@@ -163,7 +162,9 @@ def _setup(settings: CoordinatorSettings) -> Setup:
 
 
 def _note_connection(server: Server, origin: str) -> None:
-    """Let this user's commands find the coordinator by themselves, where there is a place to write that to."""
+    """Write the connection file, so that this user's commands find the coordinator by themselves, if there is a place
+    for it.
+    """
     try:
         write_connection(server.address, version=__version__, authkey_file=_key_file(origin))
     except StoreError as error:
@@ -190,7 +191,7 @@ def _announce(
     *,
     encrypted: bool,
 ) -> None:
-    """The readiness line on standard output, for people and scripts; everything else is log."""
+    """Print the readiness line on standard output, for people and scripts; everything else is log."""
     host, port = server.address
     address = format_address((host_for_others(host), port))
     if not is_loopback(settings.host):

@@ -1,16 +1,16 @@
 """The launcher of a local cluster: starts its coordinator and its worker, watches over them, and ends them.
 
-Daemon, started by `client.processes` as ``python -m dtq.daemon.launcher``, imported by nobody else. It imports once
-what both need, forks them, and then only waits: it has one thread, as a process has to that is forked. What it is told
-comes through a pipe from the program; what it has to say goes through another, a line each:
+Daemon, started by `client.processes` as ``python -m dtq.daemon.launcher``, imported by nobody else. It imports once the
+modules that both need, forks them, and then only waits: it has one thread, as a forking process must. The program's
+messages come through one pipe; its own go through another, a line each:
 
 - ``listening ADDRESS``: clients can connect.
 - ``ready COORDINATOR WORKER``: the worker is connected, too; their processes.
-- ``ended NAME CODE``: one has ended that was not told to.
+- ``ended NAME CODE``: one has ended unexpectedly.
 
-When the program is gone, however that ended, its end of the pipe closes, or (where a child of the program still holds
-that) the kernel says that its process has ended: then both are killed at once. Nothing is asked of the program itself:
-it may be busy, or killed. Where this process is killed, both end by themselves.
+When the program is gone, however it ended, its end of the pipe closes, or (where a child of the program still holds
+that) the kernel reports the end of its process: then both are killed at once. The program itself is not asked: it may
+be busy, or killed. If this process is killed, both end by themselves.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from dtq.config import make_authkey
 from dtq.worker.tracker import start_tracker
 from dtq.worker.warden import die_with, name_process
 
-#: What the two run: ``begin`` of the module is called with the settings that are known at first, ``run`` with all.
+#: The modules of the two: ``begin`` is called with the settings that are known at first, ``run`` with all.
 COORDINATOR: Final = "coordinator"
 WORKER: Final = "worker"
 _PARTS: Final = {COORDINATOR: "dtq.daemon.local_coordinator", WORKER: "dtq.daemon.local_worker"}
-#: What both import.
+#: Modules that both import.
 SHARED: Final = (
     "dtq.config.authkey",
     "dtq.config.tls",
@@ -55,13 +55,13 @@ SHARED: Final = (
     "dtq.values.local",
     "dtq.values.offers",
 )
-#: Whether the two are forked. Where that is not safe for libraries of the system, they are started.
+#: Whether the two are forked. If a fork is not safe for the system's libraries, they are started.
 FORKS: Final = sys.platform == "linux"
-#: How long one may take to end after it was told to, where it has nothing to wait for, in seconds.
+#: Time for an unhurried end after the request, in seconds.
 END_S: Final = 10.0
-#: How long a worker may take that has nobody to report to, in seconds: enough to kill what its slots have started.
+#: Time for the end of a worker without a coordinator, in seconds: enough to kill its slots' processes.
 ALONE_S: Final = 1.0
-#: How long a log may become, in bytes, before it begins anew: it is read only when something has gone wrong.
+#: Size of a log in bytes after which it begins anew: it is read only after a failure.
 LOG_BYTES: Final = 1 << 20
 
 
@@ -69,7 +69,7 @@ class Log(io.TextIOWrapper):
     """A file of text that never grows far beyond a limit.
 
     Args:
-        path: the file; what it held is lost.
+        path: the file; its content is lost.
     """
 
     def __init__(self, path: str) -> None:
@@ -91,21 +91,21 @@ def be(name: str, launcher: int, orders: int, output: int, directory: str) -> No
     """Be the coordinator or the worker, in a process of its own, until its end.
 
     Args:
-        name: which of them.
-        launcher: the process that this one is not to outlive.
-        orders: descriptor of the pipe from it, for settings: those that are known at first with what slots inherit,
+        name: `COORDINATOR` or `WORKER`.
+        launcher: the process that this one must not outlive.
+        orders: descriptor of the pipe from it, for settings: those that are known at first with the slots' inheritance,
             and then the rest. It closes when the launcher is gone.
         output: descriptor of the pipe to it, for the readiness line.
         directory: the cluster's directory.
     """
     if sys.platform == "linux":
         die_with(launcher, signal.SIGKILL)
-    sys.stderr = sys.__stderr__  # what is forked for slots has the program's
+    sys.stderr = sys.__stderr__  # processes that are forked for slots have the program's
     try:
         with open(orders, "rb", buffering=0, closefd=False) as file:
             settings, inheritance = handover.read(file)
             handover.inherit(inheritance)
-            if name == COORDINATOR:  # the user's own must not be taken for this one, nor its settings for this one's
+            if name == COORDINATOR:  # the user's own must not be confused with this one, in key or settings
                 os.environ["XDG_STATE_HOME"] = os.environ["XDG_CONFIG_HOME"] = directory
                 os.chdir(directory)
             part = import_module(_PARTS[name])
@@ -114,7 +114,7 @@ def be(name: str, launcher: int, orders: int, output: int, directory: str) -> No
     except EOFError:
         os._exit(1)
     name_process(f"dtq-{name}")
-    # What tasks print goes where the program's own output goes; what dtq says here does not.
+    # Tasks' output goes where the program's own output goes; dtq's log does not.
     sys.stdout = os.fdopen(output, "w", encoding="utf-8")
     sys.stderr = Log(os.path.join(directory, f"{name}.log"))
     if sys.platform != "linux":
@@ -128,7 +128,7 @@ def _die_with_pipe(orders: int) -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """End this process without taking the interpreter apart: that takes 50 ms, and the program waits for it."""
+    """End this process without finalizing the interpreter: that takes 50 ms, and the program waits for it."""
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
@@ -140,20 +140,20 @@ class Part:
     """The coordinator or the worker, as the launcher sees it.
 
     Args:
-        name: which of them.
+        name: `COORDINATOR` or `WORKER`.
         directory: the cluster's directory.
         kept: descriptors of this process that a fork of it must not have.
-        settings: what it runs with, as far as it is known.
-        start: what else it is to have.
+        settings: those that are known at first.
+        start: the program's message.
     """
 
     def __init__(self, name: str, directory: str, kept: list[int], settings: dict[str, Any], start: Start) -> None:
         self.name = name
-        #: What it has printed: its readiness line.
+        #: Its output: the readiness line.
         self.line = b""
         self.code: int | None = None
         orders, self._orders = os.pipe()
-        #: Readable when it has printed something, or has ended.
+        #: Readable when it has printed, or has ended.
         self.output, output = os.pipe()
         launcher, tracker = os.getpid(), start.inheritance.tracker
         self.pid = os.fork() if FORKS else _started(name, orders, output, directory, tracker)
@@ -171,7 +171,7 @@ class Part:
 
     @property
     def descriptors(self) -> list[int]:
-        """What the launcher has open for it."""
+        """The launcher's descriptors for it."""
         return [self.output, self._orders]
 
     def tell(self, what: Any) -> None:
@@ -180,7 +180,7 @@ class Part:
             handover.write(file, what)
 
     def hear(self) -> bool:
-        """Take what it has printed; whether it is there still."""
+        """Read its output; whether it is still running."""
         data = os.read(self.output, 1 << 12)
         self.line += data
         if not data:
@@ -188,7 +188,7 @@ class Part:
         return bool(data)
 
     def signal(self, number: int) -> None:
-        """Send it a signal, if it is there."""
+        """Send it a signal, if it runs."""
         if self.code is None:
             os.kill(self.pid, number)
 
@@ -219,7 +219,7 @@ class Launcher:
         program: the process of the program.
         output: descriptor of the pipe to it.
         directory: the cluster's directory; removed when the program is gone.
-        start: what it has told.
+        start: its message.
     """
 
     def __init__(self, program: int, output: int, directory: str, start: Start) -> None:
@@ -249,7 +249,7 @@ class Launcher:
             os.close(start.inheritance.tracker)  # as long as it is open here, the tracker waits
 
     def run(self) -> None:
-        """Watch over both until the program says how they are to end; then end them. It returns when they have."""
+        """Watch over both until the program requests their end; then end them. It returns when they have ended."""
         with open(0, "rb", buffering=0, closefd=False) as program:
             end = None
             while end is None:
@@ -266,14 +266,14 @@ class Launcher:
         return end
 
     def _wait(self, until: float | None, *, told: bool = False) -> list[int]:
-        """Wait until something happens, and see to it.
+        """Wait for an event, and handle it.
 
         Args:
             until: how long, ``time.monotonic()``; None for ever.
-            told: whether the parts have been told to end, so that nobody need know that they do.
+            told: whether the parts have been told to end, so that their ends are not reported.
 
         Returns:
-            Descriptors that can be read of which nothing was seen to.
+            Readable descriptors that were not handled.
         """
         left_ms = None if until is None else max(0.0, until - time.monotonic()) * 1e3
         ready = [descriptor for descriptor, _ in self._poll.poll(left_ms)]
@@ -310,16 +310,16 @@ class Launcher:
             os.write(self._output, f"{line}\n".encode())
 
     def _start_tracker(self) -> None:
-        """Start the program's resource tracker: somebody has something to say to it."""
+        """Start the program's resource tracker: a process has a message for it."""
         with contextlib.suppress(OSError):
             start_tracker(self._tracker)
         os.close(self._tracker)
 
     def _give_up(self) -> NoReturn:
-        """The program is gone."""
+        """Kill both, because the program is gone."""
         for part in self._parts.values():
             part.signal(signal.SIGKILL)
-        import shutil  # where all goes as it should, it is not needed
+        import shutil  # not needed if all goes well
 
         shutil.rmtree(self._directory, ignore_errors=True)
         os._exit(1)
@@ -331,7 +331,7 @@ class Launcher:
         alone = coordinator.code is not None
         worker.signal(signal.SIGTERM)
         if not end.drain or alone or not self._ended(worker, end.timeout_s):
-            worker.signal(signal.SIGINT)  # the second signal: it kills what runs, with all that this started
+            worker.signal(signal.SIGINT)  # the second signal: it kills running tasks, with all their processes
             self._ended(worker, ALONE_S if alone else END_S)
         worker.signal(signal.SIGKILL)
         coordinator.signal(signal.SIGTERM)
@@ -371,7 +371,7 @@ def main(arguments: list[str]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    # The module that runs is __main__; what it forks imports the real one.
+    # The module that runs is __main__; forked processes import the real one.
     from dtq.daemon import launcher
 
     words = sys.argv[1:]

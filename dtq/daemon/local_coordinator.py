@@ -1,4 +1,4 @@
-"""The coordinator of a local cluster, as the launcher has it run: ``dtq coordinator start`` without command line.
+"""The coordinator of a local cluster, run by the launcher: ``dtq coordinator start`` without command line.
 
 Daemon, imported by `launcher`.
 """
@@ -14,11 +14,11 @@ from dtq.daemon.signals import Signals
 
 
 def begin(settings: dict[str, Any]) -> None:
-    """What can be done before all settings are known: that this was imported."""
+    """Does nothing: the import of this module is all that can be done before all settings are known."""
 
 
 def run(settings: dict[str, Any]) -> int:
-    """Run it.
+    """Run the coordinator.
 
     Args:
         settings: by the names of the configuration.

@@ -1,4 +1,4 @@
-"""How the two processes of a local cluster end: as the commands do, without the command line.
+"""The end of a local cluster's processes: like that of the commands, without the command line.
 
 Daemon, below `local_coordinator` and `local_worker`.
 """
@@ -13,10 +13,10 @@ from dtq.model.text import printable
 
 
 def exit_code(run: Callable[[], int]) -> int:
-    """Run something; an error of dtq's becomes a line on standard error, which is the process's log.
+    """Run a function; an error of dtq's becomes a line on standard error, which is the process's log.
 
     Args:
-        run: what to run.
+        run: the function.
 
     Returns:
         The exit code.

@@ -1,8 +1,8 @@
-"""The worker of a local cluster, as the launcher has it run: ``dtq worker`` without the command line.
+"""The worker of a local cluster, run by the launcher: ``dtq worker`` without the command line.
 
-Daemon, imported by `launcher`. Its fork server is a fork of this process, made before that
-has a thread or a key: so what both need is imported once. This module therefore imports little; the worker itself, and
-what slots need, are imported at the same time, each in a process.
+Daemon, imported by `launcher`. Its fork server is a fork of this process, made before that has a thread or a key: so
+the modules that both need are imported once. This module therefore imports little; the modules of the worker itself,
+and those of slots, are imported at the same time, each in a process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dtq.errors import DtqError
 
 
 def begin(settings: dict[str, Any]) -> None:
-    """Start what it needs before it is known where the coordinator is.
+    """Start the fork server before the coordinator's address is known.
 
     Args:
         settings: by the names of the configuration, without an address.
@@ -34,7 +34,7 @@ def begin(settings: dict[str, Any]) -> None:
 
 
 def run(settings: dict[str, Any]) -> int:
-    """Run it.
+    """Run the worker.
 
     Args:
         settings: by the names of the configuration.
@@ -43,6 +43,6 @@ def run(settings: dict[str, Any]) -> int:
         The exit code.
     """
     signals = Signals()
-    from dtq.daemon.worker import run as run_worker  # by now it is there
+    from dtq.daemon.worker import run as run_worker  # imported by now
 
     return exit_code(lambda: run_worker(worker_settings(settings), signals))

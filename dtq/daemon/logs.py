@@ -1,4 +1,4 @@
-"""What a dtq process says while it runs: one line an event, on standard error."""
+"""Logging of dtq's processes: one line an event, on standard error."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from typing import Final
 
 from dtq.model.text import printable, printable_line
 
-#: What every further line of a record begins with: none of them passes for a record.
+#: Prefix of every further line of a record: none of them can pass for a record.
 _INDENT: Final = "    "
 
 
 def dump_stacks_on_request() -> None:
-    """SIGUSR1 writes what every thread is doing to standard error: for a process that seems to hang."""
+    """SIGUSR1 writes the stacks of all threads to standard error: for a process that seems to hang."""
     faulthandler.register(signal.SIGUSR1, all_threads=True)
 
 
 class SafeFormatter(logging.Formatter):
-    """Shows a record so that nothing in it passes for another record, or drives the reader's terminal.
+    """Formats a record so that no part of it can pass for another record, or drive the reader's terminal.
 
-    Values in a record (names, messages, what a peer has sent) have their line breaks and unseen characters escaped.
-    Where dtq itself breaks the line, and in tracebacks, further lines are indented.
+    Values in a record (names, messages, peers' data) have their line breaks and invisible characters escaped. Line
+    breaks of dtq itself and of tracebacks are followed by an indent.
 
     Args:
-        form: what a record looks like.
+        form: the format of a record.
     """
 
     def __init__(self, form: str = "%(asctime)s %(levelname)s %(name)s: %(message)s") -> None:
@@ -57,5 +57,5 @@ def log_to_stderr(level: str | None = None) -> None:
     wanted = (level or os.environ.get("DTQ_LOG_LEVEL") or "INFO").upper()
     logger.setLevel(wanted if wanted in logging.getLevelNamesMapping() else "INFO")
     logger.propagate = False
-    # Who changed what is on record whatever else is asked to be silent.
+    # Changes by peers are audited even if all other logging is off.
     logging.getLogger("dtq.audit").setLevel(logging.INFO)

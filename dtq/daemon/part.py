@@ -1,7 +1,7 @@
 """One of the two processes of ``dtq up``: a command that must not outlive the process that started it.
 
 Daemon, started by `up` as ``python -m dtq.daemon.part``, imported by nobody. When that process is gone, however it
-ended, its end of a pipe closes; then this process ends as where its terminal is gone, and is killed if it does not.
+ended, its end of a pipe closes; then this process ends as after the loss of its terminal, and is killed if it does not.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import threading
 import time
 from typing import Final
 
-#: How long the process may take to give back what runs, in seconds: the other part is ending, too, so a worker may have
-#: nobody to give it to, and what a coordinator has acknowledged is on disk already.
+#: Time to give running tasks back, in seconds: the other part is ending, too, so a worker may have no coordinator for
+#: them, and all acknowledged data of a coordinator is on disk already.
 _GIVE_BACK_S: Final = 2.0
 
 
@@ -27,7 +27,7 @@ def end_with_parent(descriptor: int) -> None:
     """
     while os.read(descriptor, 1):
         pass
-    os.kill(os.getpid(), signal.SIGHUP)  # of SIGTERM, the first lets tasks finish, for as long as they need
+    os.kill(os.getpid(), signal.SIGHUP)  # the first SIGTERM would let tasks finish, for as long as they need
     time.sleep(_GIVE_BACK_S)
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -24,17 +24,17 @@ from dtq.worker.program import stop_in_slot, this_program
 
 log = logging.getLogger("dtq.daemon")
 
-#: What runs a task of a registered type: takes the payload; returning False, or raising, says that it failed.
+#: Runs a task of a registered type: takes the payload; a result of False, or an exception, is a failure.
 Handler = Callable[..., Any]
 
 
 class Worker:
     """Runs tasks on this machine, as ``dtq worker`` does, with task types that this program registers.
 
-    Handlers, and functions with ``@task(name=...)``, reach the worker's slots as with multiprocessing's *spawn*: one
-    that can be imported is imported there; for one of the main module the slot runs that module's file once, under the
-    name ``__mp_main__``, and stops where it comes to `start`. What stands under ``if __name__ == "__main__"`` is not
-    run again. Lambdas and functions of a notebook travel by value, with the extra ``closures``.
+    Handlers, and functions with ``@task(name=...)``, reach the worker's slots as with multiprocessing's *spawn*: an
+    importable one is imported there; for one of the main module the slot runs that module's file once, under the name
+    ``__mp_main__``, and stops at the call of `start`. Code under ``if __name__ == "__main__"`` is not run again.
+    Lambdas and functions of a notebook travel by value, with the extra ``closures``.
 
     Args:
         address: ``"host:port"``, or several for one queue; None for ``DTQ_ADDRESS``, the configuration, or the
@@ -42,23 +42,23 @@ class Worker:
         worker_id: the worker's name; None for the configuration's, or one of host and process.
         slots: how many tasks run at once; None for the configuration's, or one a core.
         queues: the queues it serves; empty for all.
-        resources: what it offers to tasks that need it: ``("gpu=0,1", "memory=32GB")``.
-        tags: what tasks may ask of their worker beside that.
+        resources: its resources for tasks that need them: ``("gpu=0,1", "memory=32GB")``.
+        tags: further properties that tasks may ask for.
         authkey_file: the file with the key; None for ``DTQ_AUTHKEY_FILE``, the configuration, or this user's key.
         imports: modules that every slot imports when it starts.
-        init: ``"module:function"``, a function that every slot calls when it starts; where it fails, the slot is tried
+        init: ``"module:function"``, a function that every slot calls when it starts; if it fails, the slot is tried
             again later.
         paths: directories for modules, before those of this program.
-        only_registered: whether to run registered task types only: no function by its name, no code that was sent.
+        only_registered: whether to run registered task types only: no function by its name, no sent code.
         keep_processes: whether processes that tasks leave running may go on until their slot is replaced.
         tasks_may_submit: whether clients in tasks use this worker's coordinator and key.
-        max_waiting: how many slots more there may be while tasks wait for other tasks; None for 8 a slot.
-        max_tasks_per_slot: after how many tasks a slot's process is replaced; None for never.
-        max_memory_per_slot: above how many bytes a slot's process is replaced; None for never.
+        max_waiting: bound of further slots while tasks wait for other tasks; None for 8 a slot.
+        max_tasks_per_slot: number of tasks after which a slot's process is replaced; None for never.
+        max_memory_per_slot: bytes above which a slot's process is replaced; None for never.
         reload: ``"auto"`` replaces slots whose code has changed on disk, ``"off"`` does not.
-        grace: how long `stop` lets running tasks go on, in seconds; None for as long as they need.
+        grace: time for running tasks after `stop`, in seconds; None for as long as they need.
 
-    What is not given comes from the configuration, as for ``dtq worker``.
+    Settings that are not given come from the configuration, as for ``dtq worker``.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Worker:
                 attempt has failed, and the task is tried again like any other. May be a coroutine function.
 
         Raises:
-            InvalidValue: that is no name.
+            InvalidValue: the name is malformed.
             TypeError: the handler cannot be called.
         """
         if not callable(handler):
@@ -128,11 +128,11 @@ class Worker:
     def start(self, poll_interval: float = FETCH_WAIT_S) -> None:
         """Work until SIGTERM or SIGINT, or until `stop`: running tasks finish, a second signal gives them back at once.
 
-        Signals are handled only where this is called in the main thread.
+        Signals are handled only in a call from the main thread.
 
         Args:
             poll_interval: how long one call for work waits at the coordinator, at most, in seconds. Work that arrives
-                meanwhile is answered at once: nothing is gained by a short one.
+                meanwhile is answered at once: a short interval gains nothing.
 
         Raises:
             InvalidValue: the interval is not above 0.
@@ -152,7 +152,7 @@ class Worker:
         )
         self._ended.clear()
         in_main = threading.current_thread() is threading.main_thread()
-        # A terminal that closes is this program's own affair.
+        # The loss of its terminal is this program's own affair.
         signals = Signals((signal.SIGTERM, signal.SIGINT)) if in_main else None
         try:
             if signals is not None:
@@ -166,7 +166,7 @@ class Worker:
             self._ended.set()
 
     def wait_ready(self, timeout: float | None = None) -> bool:
-        """Wait until it is connected; for another thread than the one that works.
+        """Wait until it is connected; for another thread than the working one.
 
         Args:
             timeout: how long at most, in seconds; None for ever.
@@ -174,7 +174,7 @@ class Worker:
         return self._ready.wait(timeout)
 
     def stop(self, *, finish: bool = True, timeout: float | None = None) -> bool:
-        """Have `start` return; from another thread.
+        """Make `start` return; from another thread.
 
         Args:
             finish: whether running tasks finish first; else they go back to the queue.

@@ -1,6 +1,6 @@
-"""A worker put together: slots, and two lines to the coordinator.
+"""A worker, assembled: slots, and two connections to the coordinator.
 
-Daemon, below the worker's process (`worker`) and the worker in a program (`program`), which say when it is to end.
+Daemon, below the worker's process (`worker`) and the worker in a program (`program`), which decide when it ends.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class Serving:
     """One run of a worker.
 
     Args:
-        settings: what it runs with.
-        program: what its slots take over from the program it is part of.
-        inherited: what they take over from the program that this process was started by.
-        fetch_wait_s: how long it asks the coordinator to hold a call for work, at most, in seconds.
-        forks: the fork server that slots come from; None for none, and where this process is not the worker's alone.
+        settings: the worker's.
+        program: the program it is part of, for its slots.
+        inherited: the slots' inheritance from the program that started this process.
+        fetch_wait_s: longest wait of a call for work at the coordinator, in seconds.
+        forks: the fork server of the slots; None for none, as in a process that is not the worker's alone.
         early: slots that were started before the coordinator was known.
     """
 
@@ -71,32 +71,33 @@ class Serving:
         self._stopping = threading.Event()
         self._supervisor: Supervisor | None = None
         self._link: Link | None = None
-        #: Makes connections, and what brings values over them where that is needed.
+        #: Makes connections, and transfers of values over them if needed.
         self._connect: Callable[[Callable[[Welcome], None]], Proxy]
         self._transfers: Transfers | None = None
         self._placing = threading.Lock()
 
     def drain(self) -> None:
-        """Take no more work, and end when what runs has ended. Any thread; but not from a signal's handler, which may
-        stand in the middle of what this needs."""
+        """Take no more work, and end after the running tasks. Any thread; but not from a signal's handler, which may
+        interrupt the holder of a lock that this needs.
+        """
         self._stopping.set()
         if self._supervisor is not None:
             self._supervisor.drain()
 
     def hindrances(self) -> list[str]:
-        """Reasons for which a drain may take long although no task runs, a sentence each. As `drain`."""
+        """Reasons why a drain may take long although no task runs, a sentence each. As `drain`."""
         found = [] if self._supervisor is None else self._supervisor.hindrances()
         hindrance = "" if self._link is None else self._link.hindrance
         return [*found, hindrance] if hindrance else found
 
     def end(self) -> None:
-        """Give back what runs, at once, and end. As `drain`."""
+        """Give running tasks back, at once, and end. As `drain`."""
         self._stopping.set()
         if self._supervisor is not None:
             self._supervisor.end()
 
     def run(self, on_ready: Callable[[str], None]) -> None:
-        """Work until told to end. While no coordinator answers it keeps trying.
+        """Work until the end is requested. While no coordinator answers it keeps trying.
 
         Args:
             on_ready: called with a sentence when it is connected and its slots are about to start.
@@ -106,7 +107,7 @@ class Serving:
             KeyUnusable: the key cannot be used.
             WrongKey: the coordinator has another one.
             ProtocolMismatch: the coordinator speaks another version.
-            CannotImport: a module of ``imports``, or what the program has, cannot be imported.
+            CannotImport: a module of ``imports``, or one of the program's, cannot be imported.
         """
         settings = self._settings
         key, origin = load_authkey(settings.authkey_file, addresses=settings.addresses)
@@ -158,18 +159,18 @@ class Serving:
             self._place_values(self._supervisor, welcome.values)
 
     def _reachable(self, offer: ValuesOffer | None) -> Place | None:
-        """Where values are, as far as slots can reach them."""
+        """The place of values, if slots can access it."""
         return reachable(offer) if offer is not None and self._settings.by_reference else None
 
     def _place_values(self, supervisor: Supervisor, offer: ValuesOffer | None) -> None:
-        """Have slots find values where this coordinator has them, or where they are brought to from there."""
+        """Give slots the coordinator's place of values, or a place of the worker's with transfers."""
         with self._placing:
             place = self._reachable(offer)
             if offer is None or place is not None:
                 supervisor.move(place)
                 return
             if self._transfers is None:
-                from dtq.worker.transfers import Transfers  # a worker beside its coordinator does without
+                from dtq.worker.transfers import Transfers  # a worker beside its coordinator does not import it
 
                 try:
                     self._transfers = Transfers(
@@ -204,7 +205,7 @@ class Serving:
         )
 
     def _first_contact(self, line: Proxy) -> Welcome | None:
-        """Connect, however long it takes; None where it is to end before."""
+        """Connect, however long it takes; None if the end is requested before."""
         backoff = Backoff()
         said = False
         while not self._stopping.is_set():

@@ -1,8 +1,8 @@
-"""The signals that end a process of dtq's: none is lost, whenever it comes.
+"""The signals that end a process of dtq's: none is lost, at any moment.
 
-Daemon. The handlers are there before anything else is done, and only write down which signal came: a handler runs
-between two steps of the main thread, which may hold any lock. `Signals` acts on what was written down in a thread of
-its own, as soon as there is something to act on; `up` reads it in its loop.
+Daemon. The handlers are installed before anything else, and only record which signal came: a handler runs between two
+steps of the main thread, which may hold any lock. `Signals` acts on the records in a thread of its own, once the
+process can be ended; `up` reads them in its loop.
 """
 
 from __future__ import annotations
@@ -15,26 +15,25 @@ from collections.abc import Iterable
 from types import FrameType
 from typing import Any, Final, Protocol
 
-#: Exit code of a process that a third signal ends in the middle of what it does.
+#: Exit code of a process that a third signal ends at once.
 INTERRUPTED: Final = 130
-#: The signals that ask for an end: by whoever stops services, by Ctrl-C, by a terminal that closes.
+#: The signals that request an end: from a service manager, Ctrl-C, a closing terminal.
 ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-#: Written instead of a signal's number where nothing more is to be read.
+#: Written instead of a signal's number when no more signals are read.
 _OVER: Final = 0
 
 
 def ignore_from_now_on() -> None:
-    """All is done, and the interpreter about to end: it takes its handlers back first, and a signal that came then made
-    an error of an end that is none."""
+    """Ignore signals during shutdown, after Python restores the default handlers."""
     for number in ENDING:
         signal.signal(number, signal.SIG_IGN)
 
 
 class SignalPipe:
-    """Signals, written down in the order in which they came. Made in the main thread.
+    """Signals, recorded in their order. Made in the main thread.
 
     Args:
-        numbers: which ones. SIGHUP stays ignored where it was (nohup).
+        numbers: the recorded ones. SIGHUP stays ignored if it was (nohup).
     """
 
     def __init__(self, numbers: Iterable[signal.Signals]) -> None:
@@ -47,53 +46,53 @@ class SignalPipe:
                 self._before[number] = signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() == self._owner:  # a child that is about to become another program has the pipe too
+        if os.getpid() == self._owner:  # a child that is about to become another program has the pipe, too
             self._note(number)
 
     def _note(self, number: int) -> None:
-        with contextlib.suppress(BlockingIOError):  # as many were written down as anybody could want
+        with contextlib.suppress(BlockingIOError):  # enough are recorded already
             os.write(self._write, bytes([number]))
 
     def fileno(self) -> int:
-        """The descriptor that can be read when a signal has come."""
+        """The descriptor that is readable when a signal has come."""
         return self._read
 
     def read(self) -> list[int]:
-        """The numbers of what has come; waits for one."""
+        """The numbers of the signals so far; waits for one."""
         return list(os.read(self._read, 1 << 10))
 
     def restore(self) -> None:
-        """Let those handle the signals again who did before, and have `read` answer once more, with 0."""
+        """Restore the previous handlers, and make `read` return once more, with 0."""
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._note(_OVER)
 
     def close(self) -> None:
-        """Let go of the pipe, after `restore`."""
+        """Close the pipe, after `restore`."""
         os.close(self._read)
         os.close(self._write)
 
 
 class Ending(Protocol):
-    """What is to be ended."""
+    """A process's end, as signals request it."""
 
     def drain(self) -> None:
-        """Let what runs finish, then end."""
+        """Let running tasks finish, then end."""
         ...
 
     def end(self) -> None:
-        """Give back what runs, and end."""
+        """Give running tasks back, and end."""
         ...
 
 
 class Signals:
-    """What SIGTERM, SIGINT and SIGHUP do to a worker or coordinator. In the main thread only.
+    """Acts on SIGTERM, SIGINT and SIGHUP in a worker or coordinator. In the main thread only.
 
-    Of SIGTERM and SIGINT the first lets what runs finish, the second gives it back, the third ends the process. SIGHUP
-    gives back at once: with the terminal, whoever could send a second one is gone.
+    Of SIGTERM and SIGINT the first lets running tasks finish, the second gives them back, the third ends the process.
+    SIGHUP gives them back at once: without the terminal, no user can send a second one.
 
     Args:
-        numbers: those that it handles.
+        numbers: the handled ones.
     """
 
     def __init__(self, numbers: Iterable[signal.Signals] = ENDING) -> None:
@@ -106,13 +105,13 @@ class Signals:
         self._thread.start()
 
     def attach(self, ending: Ending) -> None:
-        """Say what is to be ended: what has come before is done to it now, and from now on what comes."""
+        """Set the process's end: past signals are applied to it now, and later ones as they come."""
         with self._lock:
             self._ending = ending
         self._act()
 
     def restore(self) -> None:
-        """Let those handle them again who did before."""
+        """Restore the previous handlers."""
         self._pipe.restore()
         self._thread.join()
         self._pipe.close()
@@ -129,7 +128,7 @@ class Signals:
                         self._asked += 1
                 if self._asked > 2:
                     os._exit(INTERRUPTED)
-                # What is told to end may keep this waiting; the third signal does not wait for that.
+                # The end may keep this thread waiting; the third signal does not wait for that.
                 threading.Thread(target=self._act, name="dtq-ending", daemon=True).start()
 
     def _act(self) -> None:

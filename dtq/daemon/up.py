@@ -1,8 +1,8 @@
 """``dtq up``: a coordinator and a worker on this machine, in one foreground command.
 
-They are processes of their own, started with the same commands a user would type: what is true of them is true here.
-None of the three outlives another: `up` ends one part when the other has ended, and each part ends when `up` is gone
-(see `part`).
+They are processes of their own, started with the same commands that a user would type, and so behave the same. None of
+the three outlives another: `up` ends one part when the other has ended, and each part ends when `up` is gone (see
+`part`).
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from dtq.records import dataclass, field
 
 log = logging.getLogger("dtq.daemon")
 
-#: How long a worker that has no coordinator any more may take to kill what its tasks have started, in seconds.
+#: Time for a worker without a coordinator to kill its tasks' processes, in seconds.
 _ALONE_S: Final = 1.0
-#: Exit code where a part was killed, and not by this command.
+#: Exit code after a part was killed, and not by this command.
 PART_KILLED: Final = 71
-#: What a part may end with when it was told to end before it was ready to be told.
+#: Exit codes of a part that was told to end before it had its handlers.
 _TOLD: Final = frozenset(code for number in ENDING for code in (-number, 128 + number)) | {0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What is to be run.
+    """The two commands.
 
     Attributes:
-        host: where the coordinator listens.
+        host: the coordinator's.
         coordinator: the words of its command.
-        worker: those of the worker's, but for the address.
+        worker: those of the worker's, without the address.
         environment: the variables of both.
     """
 
@@ -54,12 +54,12 @@ def run(parts: Parts, signals: SignalPipe) -> int:
     """Run both until a signal comes, or one of them ends: the worker is drained first, then the coordinator stops.
 
     Args:
-        parts: what is to be run.
-        signals: what has come so far, and is to come; SIGCHLD among it.
+        parts: the two commands.
+        signals: the signals, past and future, with SIGCHLD.
 
     Returns:
-        The exit code: 0 where it was told to end and nothing failed, else that of the part that failed; `PART_KILLED`
-        where a part was killed, 130 after a third signal.
+        The exit code: 0 after a requested end without failure, else that of the failed part; `PART_KILLED` if a part
+        was killed, 130 after a third signal.
     """
     log_to_stderr()
     up = _Up(parts, signals)
@@ -74,14 +74,14 @@ class _Part:
     """One of the two processes.
 
     Args:
-        name: what it is, for people.
+        name: its name for people.
         words: its command.
         environment: its variables.
     """
 
     def __init__(self, name: str, words: Sequence[str], environment: Mapping[str, str]) -> None:
         self.name = name
-        #: What it has printed and nobody has taken yet.
+        #: Its output that was not taken yet.
         self.said = b""
         watched, self._watch = os.pipe()
         try:
@@ -101,27 +101,27 @@ class _Part:
 
     @property
     def code(self) -> int | None:
-        """How it ended; None while it runs."""
+        """Its exit code; None while it runs."""
         return self.popen.poll()
 
     def signal(self, number: int) -> None:
-        """Send it a signal, if it is there."""
+        """Send it a signal, if it runs."""
         with contextlib.suppress(ProcessLookupError):
             self.popen.send_signal(number)
 
     @property
     def is_ready(self) -> bool:
-        """Whether it has said a line: that it is ready."""
+        """Whether it has printed a line: that it is ready."""
         return b"\n" in self.said
 
     @property
     def output(self) -> int | None:
-        """The descriptor of what it prints; None where it prints nothing any more."""
+        """The descriptor of its output; None after the end of that."""
         stdout = self.popen.stdout
         return None if stdout is None or stdout.closed else stdout.fileno()
 
     def listen(self) -> None:
-        """Take what it prints now."""
+        """Read its output."""
         stdout = self.popen.stdout
         assert stdout is not None
         said = os.read(stdout.fileno(), 1 << 12)
@@ -130,12 +130,12 @@ class _Part:
             stdout.close()
 
     def take(self) -> str:
-        """What it has printed, once."""
+        """Take its output, once."""
         said, self.said = self.said, b""
         return said.decode(errors="replace")
 
     def close(self) -> None:
-        """See it ended."""
+        """Wait for its end."""
         if self.code is None:
             self.popen.kill()
             self.popen.wait()
@@ -145,7 +145,7 @@ class _Part:
 
 
 class _Up:
-    """Both parts, and what has been asked of them. All of it happens in one thread, one event after the other."""
+    """Both parts, and the requested state. One thread handles all events, one after the other."""
 
     def __init__(self, parts: Parts, signals: SignalPipe) -> None:
         self._parts = parts
@@ -172,7 +172,7 @@ class _Up:
         return self._finish()
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """End whatever is left."""
         for part in (self._worker, self._coordinator):
             if part is not None:
                 part.close()
@@ -188,7 +188,7 @@ class _Up:
     # -- events ---------------------------------------------------------------------------------------------------
 
     def _until(self, done: Callable[[], bool], within_s: float | None = None) -> bool:
-        """Take events until something is so; whether it is in time."""
+        """Handle events until a condition holds; whether it does in time."""
         deadline = None if within_s is None else time.monotonic() + within_s
         while not done():
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -198,7 +198,7 @@ class _Up:
         return True
 
     def _look(self, within_s: float | None) -> None:
-        """Take what has happened, or happens within some time."""
+        """Handle the present events, or those within some time."""
         signals = self._signals.fileno()
         parts = [part for part in (self._coordinator, self._worker) if part is not None]
         printing = {part.output: part for part in parts if part.output is not None}
@@ -240,20 +240,20 @@ class _Up:
             part.signal(number)
 
     def _stop_coordinator(self) -> None:
-        # Of SIGTERM, a third one would end it in the middle of what it writes.
+        # A third SIGTERM would end it in the middle of a write.
         self._signal(self._coordinator, signal.SIGHUP)
 
     # -- the end --------------------------------------------------------------------------------------------------
 
     def _finish(self) -> int:
-        """End what still runs, the worker first, and say why where nobody asked for it."""
+        """End the running parts, the worker first, and report an unexpected end."""
         asked = self._told()
         first = self._worker if self._gone(self._coordinator) is False else self._coordinator
         if not asked and first is not None:
             self._tell(first)
         self._until(lambda: self._gone(self._worker) or self._gone(self._coordinator))
         if self._gone(self._coordinator):
-            self._signal(self._worker, signal.SIGHUP)  # nobody takes what its tasks return
+            self._signal(self._worker, signal.SIGHUP)  # no coordinator takes its tasks' results
             self._given_up = not self._until(lambda: self._gone(self._worker), _ALONE_S)
             if self._given_up:
                 self._signal(self._worker, signal.SIGKILL)
@@ -267,10 +267,10 @@ class _Up:
             log.warning("the %s %s; the %s ends, too", part.name, _how(part.code), other)
 
     def _code(self, first: _Part | None) -> int:
-        """What this command ends with.
+        """The exit code of this command.
 
         Args:
-            first: the part that ended although nobody asked for it, if one did.
+            first: the part that ended unexpectedly, if any.
         """
         codes = [0 if first is None else first.code or 0]
         for part in (self._worker, self._coordinator):

@@ -16,7 +16,7 @@ log = logging.getLogger("dtq.daemon")
 
 
 class _Ending:
-    """A worker that signals end, and that says so."""
+    """A worker that signals end, with log lines."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
@@ -41,8 +41,8 @@ def run(settings: WorkerSettings, signals: Signals) -> int:
     gives them back. While no coordinator answers it keeps trying.
 
     Args:
-        settings: what it runs with.
-        signals: what has come so far, and is to come.
+        settings: the worker's.
+        signals: the signals, past and future.
 
     Returns:
         The exit code.

@@ -172,6 +172,13 @@ class Engine(Protocol):
         """
         ...
 
+    def sync(self, values: Sequence[Value]) -> None:
+        """Have values as durable as a commit would have them, so that the commit with the rows that name them, and all
+        others that wait for it, need not wait for that. Any thread, several at a time. The caller keeps the values as
+        they are until that commit. Nothing is said of what fails: the commit does it again.
+        """
+        ...
+
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """The pages of a batch that overlap ``[lo, hi)``, in rising order; whole pages, not cut.
 

@@ -202,6 +202,9 @@ class MemoryEngine:
             return Committed()
         return self._give_back(segments)
 
+    def sync(self, values: Sequence[Value]) -> None:
+        """See `Engine.sync`: nothing here is to outlast the process."""
+
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """See `Engine.pages`."""
         with self._reading():

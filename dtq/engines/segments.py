@@ -3,7 +3,8 @@
 Engines. The writers of values make the files (`values.local`), and hold a shared lock on each file with content that
 the queue does not have yet. The engine never changes a file that others may read or write:
 
-1. Before a commit, the segments that its rows name are synced, then the names of new files in their directory.
+1. Before a commit, the segments that its rows name are synced, then the names of new files in their directory: by the
+   calls that report the values (`sync`), side by side, and by the commit for what they have left.
 2. After a commit, a segment whose last value has gone is removed, unless a process holds it. If the process dies in
    between, or the power fails, a later sweep finds the file.
 3. A mostly unused segment is rewritten as a file with holes, a few MiB at a time: the used parts at their old places,
@@ -14,7 +15,7 @@ the queue does not have yet. The engine never changes a file that others may rea
    writer may come back and submit a call that names it. A writer of this run holds its segments as long as it lives:
    a segment of this run that no process holds goes sooner. A value stays that a peer has just been told exists.
 
-All but `asked` is for the thread that commits.
+All but `asked` and `sync` is for the thread that commits.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import errno
 import fcntl
 import logging
 import os
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable
@@ -60,6 +62,11 @@ _ASKED_S: Final = 60.0
 _SWEEP_S: Final = 60.0
 _SWEEP_SOON_S: Final = 10.0
 _BLOCK: Final = 512
+#: Most segments of which it is remembered that values in them were synced before their commit.
+_MOST_SYNCED: Final = 4096
+#: Locks for syncing; segments share them.
+_LOCKS: Final = 64
+_NOTHING: Final[frozenset[tuple[int, int]]] = frozenset()
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 #: The used parts of a segment: beginnings and ends of values, rising.
@@ -89,8 +96,11 @@ class Segments:
         self._settled: set[int] = set()
         #: Segments whose names are on the disk.
         self._named: set[int] = set()
+        #: The values that `sync` has put on the disk and no commit has named yet, where they begin and end in each.
+        self._synced: dict[int, set[tuple[int, int]]] = {}
         #: Segments whose sync has failed: the kernel may take unwritten data for written.
         self._failed: set[int] = set()
+        self._locks = [threading.Lock() for _ in range(_LOCKS)]
         self._asked: dict[int, float] = {}
         #: When a value was last freed in segments that are not empty.
         self._freed: dict[int, float] = {}
@@ -107,6 +117,26 @@ class Segments:
 
     # -- before a commit ------------------------------------------------------------------------------------------
 
+    def sync(self, values: Iterable[Value]) -> None:
+        """See `Engine.sync`."""
+        if not self._sync:
+            return
+        for number, wanted in _by_segment(values).items():
+            try:
+                path = self.place.find(number)
+                self._ensure(number, path, wanted)
+                if number not in self._named:
+                    _sync_directory(os.path.dirname(path))
+                    self._named.add(number)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                _log.warning("values could not be synced before their commit: %s", error)
+                continue
+            if len(self._synced) >= _MOST_SYNCED:
+                self._synced.clear()  # of calls that were refused
+            self._synced.setdefault(number, set()).update([(value.offset, value.end) for value in wanted])
+
     def ensure(self, values: Iterable[Value]) -> None:
         """Put values on the disk, before rows that name them. Missing values are logged: they are lost already.
 
@@ -114,13 +144,16 @@ class Segments:
             StoreFull: the disk has no room for written data.
             StoreUnwritable: they cannot be synced for another reason, or their directory was moved away.
         """
-        by_segment: dict[int, list[Value]] = {}
-        for value in values:
-            by_segment.setdefault(value.segment, []).append(value)
+        by_segment = _by_segment(values)
         if self._rewrite is not None and self._rewrite.number in by_segment:
             self._abandon()
         directories = set()
         for number, wanted in by_segment.items():
+            synced = self._synced.pop(number, _NOTHING)
+            wanted = [value for value in wanted if (value.offset, value.end) not in synced]
+            if not wanted:
+                self._settled.discard(number)
+                continue
             try:
                 path = self.place.find(number)
                 self._ensure(number, path, wanted)
@@ -128,7 +161,6 @@ class Segments:
                 self._check_presence()
                 _log.error("%d values in the segment %016x are not there; rows name them", len(wanted), number)
             except OSError as error:
-                self._failed.add(number)
                 raise self._error(error) from error
             else:
                 self._settled.discard(number)
@@ -153,18 +185,29 @@ class Segments:
                 raise StoreUnwritable(self._store, why)
 
     def _ensure(self, number: int, path: str, values: list[Value]) -> None:
-        file = os.open(path, (os.O_RDWR if number in self._failed else os.O_RDONLY) | os.O_CLOEXEC)
-        try:
-            size = os.fstat(file).st_size
-            if (short := sum(value.end > size for value in values)) > 0:
-                _log.error("%d values in the segment %016x are cut short; rows name them", short, number)
-            if self._sync:
-                if number in self._failed:
-                    for value in values:
-                        _write_again(file, value)
-                os.fdatasync(file)
-        finally:
-            os.close(file)
+        """Put values of a segment on the disk.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            OSError: they cannot be synced.
+        """
+        # One at a time: the kernel tells of a failure once, and whoever comes then has to know of it.
+        with self._locks[number % _LOCKS]:
+            file = os.open(path, (os.O_RDWR if number in self._failed else os.O_RDONLY) | os.O_CLOEXEC)
+            try:
+                size = os.fstat(file).st_size
+                if (short := sum(value.end > size for value in values)) > 0:
+                    _log.error("%d values in the segment %016x are cut short; rows name them", short, number)
+                if self._sync:
+                    if number in self._failed:
+                        for value in values:
+                            _write_again(file, value)
+                    os.fdatasync(file)
+            except OSError:
+                self._failed.add(number)
+                raise
+            finally:
+                os.close(file)
 
     def _error(self, error: OSError) -> StoreError:
         why = error.strerror or str(error)
@@ -383,6 +426,13 @@ class _Rewrite:
             if self._made:
                 with contextlib.suppress(OSError):
                     os.unlink(self._made)
+
+
+def _by_segment(values: Iterable[Value]) -> dict[int, list[Value]]:
+    found: dict[int, list[Value]] = {}
+    for value in values:
+        found.setdefault(value.segment, []).append(value)
+    return found
 
 
 def _directory(path: str) -> tuple[int, int] | None:

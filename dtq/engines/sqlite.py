@@ -167,6 +167,10 @@ class SqliteEngine:
             again_s=use.segments.again_s,
         )
 
+    def sync(self, values: Sequence[Value]) -> None:
+        """See `Engine.sync`."""
+        self._used().segments.sync(values)
+
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """See `Engine.pages`."""
         return self._used().page_reader.pages(kind, batch, lo, hi, room)

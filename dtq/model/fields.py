@@ -50,6 +50,7 @@ class Characters(Enum):
     TOKEN = "letters, digits and _ . -"
     QUEUE = "letters, digits and _ . : / -"
     ZONE = "letters, digits and _ / + -"
+    GLOB = "letters, digits, _ . : / -, and * ? [abc] [!abc]"  #: a glob of texts that consist of `QUEUE`
 
 
 _MATCH: Final[dict[Characters, Callable[[str], object]]] = {
@@ -58,6 +59,7 @@ _MATCH: Final[dict[Characters, Callable[[str], object]]] = {
     Characters.TOKEN: re.compile(r"[A-Za-z0-9_.-]*", re.ASCII).fullmatch,
     Characters.QUEUE: re.compile(r"[A-Za-z0-9_.:/-]*", re.ASCII).fullmatch,
     Characters.ZONE: re.compile(r"[A-Za-z0-9_/+-]*", re.ASCII).fullmatch,
+    Characters.GLOB: re.compile(r"(?:[A-Za-z0-9_.:/*?-]|\[!?[A-Za-z0-9_.:/-]+\])*", re.ASCII).fullmatch,
 }
 
 
@@ -159,7 +161,7 @@ Tag = Annotated[str, Text(64, Characters.QUEUE, least=1)]
 LIMIT_NAME: Final = Text(128, Characters.QUEUE, least=1)
 #: The name of a limit that a task counts against.
 LimitName = Annotated[str, LIMIT_NAME]
-LIMIT_PATTERN: Final = Text(128, Characters.PRINTABLE, least=1)
+LIMIT_PATTERN: Final = Text(128, Characters.GLOB, least=1)
 #: The name of a limit, or a glob of such names.
 LimitPattern = Annotated[str, LIMIT_PATTERN]
 #: The name of a function or task type.

@@ -1,8 +1,8 @@
-"""For tests of programs that use dtq: a queue in this process, a real cluster for a test, a clock that stands still,
-and a store that fails on demand.
+"""Tools for tests of programs that use dtq: an in-process queue, a real cluster, a manual clock, and a store that fails
+on demand.
 
-Part of the package, and kept to the same contracts as what they stand in for; nothing in ``dtq`` imports them but the
-pytest plugin, when one of its fixtures is asked for. docs/testing.md shows how they are used.
+Part of the package, and kept to the same contracts as their counterparts; nothing in ``dtq`` imports them but the
+pytest plugin, when one of its fixtures is requested. docs/testing.md shows how to use them.
 """
 
 from __future__ import annotations

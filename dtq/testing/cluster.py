@@ -1,4 +1,4 @@
-"""A real cluster for one test, or for some: a coordinator and a worker as processes, on a port that was free.
+"""A real cluster for one test or several: a coordinator and a worker as processes, on a free port.
 
 Testing, a thin layer over `client.local`: the same processes that `Executor.local` and `TaskQueue` run for a program.
 """
@@ -15,8 +15,8 @@ from dtq.client.sync import Client
 class Cluster(LocalCluster):
     """A coordinator and a worker of this test's, used as a context manager.
 
-    The worker imports what this program can import: ``sys.path`` as it is, and the current directory. Everything is
-    kept in memory, unless ``db`` names a file; when the block ends, whatever still runs is killed.
+    The worker can import the modules that this program can: ``sys.path`` as it is, and the current directory.
+    Everything is kept in memory, unless ``db`` names a file; when the block ends, running tasks are killed.
 
     Args:
         slots: how many tasks run at once.
@@ -34,7 +34,7 @@ class Cluster(LocalCluster):
         """A client of this cluster; its user closes it.
 
         Args:
-            options: as for `Client`, but where it connects to.
+            options: as for `Client`, except its address and key.
 
         Raises:
             ClusterEnded: the cluster does not run.
@@ -45,7 +45,7 @@ class Cluster(LocalCluster):
         """A client for coroutines of this cluster; its user closes it.
 
         Args:
-            options: as for `AsyncClient`, but where it connects to.
+            options: as for `AsyncClient`, except its address and key.
 
         Raises:
             ClusterEnded: the cluster does not run.
@@ -54,7 +54,8 @@ class Cluster(LocalCluster):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables with which any program finds this cluster: ``Client()`` and ``dtq`` in a process of its own.
+        """Environment variables with which any program finds this cluster: ``Client()`` and ``dtq`` in a process of its
+        own.
 
         Raises:
             ClusterEnded: the cluster does not run.

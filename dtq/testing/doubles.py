@@ -1,4 +1,4 @@
-"""Doubles: a clock that stands still, and a store that fails on demand.
+"""Test doubles: a manual clock, and a store that fails on demand.
 
 Testing, used by itself and by the in-process queue.
 """
@@ -17,10 +17,10 @@ from dtq.values.place import Place
 
 
 class ManualClock:
-    """A clock that moves only when it is told to. Satisfies `dtq.clock.Clock`.
+    """A clock that moves only on demand. Satisfies `dtq.clock.Clock`.
 
     Args:
-        now: where it starts, in seconds of the Unix epoch.
+        now: its first time, in seconds of the Unix epoch.
     """
 
     def __init__(self, now: float = 1_000_000.0) -> None:
@@ -32,14 +32,14 @@ class ManualClock:
         return self._now
 
     def wall(self) -> float:
-        """The wall time in seconds: the same, unless `set_wall` has said otherwise."""
+        """The wall time in seconds: the same, unless `set_wall` has changed it."""
         return self._now + self._ahead
 
     def set_wall(self, moment: float) -> None:
         """Set the wall clock, as an operator sets that of a machine; it goes on from there.
 
         Args:
-            moment: what it shows now, in seconds of the Unix epoch.
+            moment: its new time, in seconds of the Unix epoch.
         """
         self._ahead = moment - self._now
 
@@ -59,7 +59,7 @@ class ManualClock:
 
 
 class FailingEngine:
-    """An engine whose commits fail when told to. Satisfies `dtq.engines.base.Engine`.
+    """An engine whose commits fail on demand. Satisfies `dtq.engines.base.Engine`.
 
     Args:
         engine: does everything else.
@@ -70,15 +70,15 @@ class FailingEngine:
         self._lock = threading.Lock()
         self._to_fail = 0
         self._error: StoreError = StoreFull("(failing)", "told to fail")
-        #: How many commits have failed so far.
+        #: Number of failed commits.
         self.failed = 0
 
     def fail(self, commits: int, error: StoreError | None = None) -> None:
         """Let the next commits fail; 0 ends it.
 
         Args:
-            commits: how many.
-            error: with what; StoreFull by default.
+            commits: their number.
+            error: their error; StoreFull by default.
         """
         with self._lock:
             self._to_fail = commits
@@ -86,7 +86,7 @@ class FailingEngine:
                 self._error = error
 
     def commit(self, changes: Sequence[Change], *, insist: bool = False) -> Committed:
-        """See `Engine.commit`; nothing is applied where it is to fail."""
+        """See `Engine.commit`; a failing commit applies nothing."""
         with self._lock:
             failing = self._to_fail > 0
             if failing:
@@ -108,6 +108,10 @@ class FailingEngine:
     def restore(self) -> Iterable[Row]:
         """See `Engine.restore`."""
         return self._engine.restore()
+
+    def sync(self, values: Sequence[Value]) -> None:
+        """See `Engine.sync`."""
+        self._engine.sync(values)
 
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """See `Engine.pages`."""

@@ -1,8 +1,8 @@
-"""A worker without processes: it runs tasks in the thread that tells it to.
+"""A worker without processes: it runs tasks in its caller's thread.
 
-Testing, below the in-process queue. What it knows of functions, calls, results and failures is what a slot knows: the
-same code resolves, decodes, encodes and describes. What takes a process of its own is missing: time limits, memory
-limits, cancelling what runs, and surviving a task that crashes.
+Testing, below the in-process queue. It treats functions, calls, results and failures as a slot does: the same code
+resolves, decodes, encodes and describes them. Features that need a process are missing: time limits, memory limits,
+cancelling running tasks, and surviving a task that crashes.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from dtq.values.base import Values
 from dtq.worker.failures import Stage, describe, located
 from dtq.worker.logrecords import mark_records
 
-#: How long a task is said to have taken, in seconds: so long that nothing is handed out ahead, and priorities are
-#: strict from one task to the next.
+#: Reported duration of a task, in seconds: so long that no task is granted ahead, and priorities are strict from one
+#: task to the next.
 _TOOK_S: Final = 1.0
-#: What is the outcome of a task; anything else that it raises may be the test's own.
+#: Exceptions that are a task's outcome; any other one may be the test's own.
 _OUTCOMES: Final = (Exception, SystemExit, GeneratorExit, asyncio.CancelledError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ran:
-    """One attempt of a task, as it was run.
+    """One attempt of a task that was run.
 
     Attributes:
         id: the task.
@@ -47,8 +47,8 @@ class Ran:
         args: its arguments.
         kwargs: its keyword arguments.
         attempt: which attempt it was, from 1.
-        value: what it returned; None where it failed.
-        error: what it raised, None where it succeeded.
+        value: its result; None if it failed.
+        error: its exception, None if it succeeded.
     """
 
     id: str
@@ -72,10 +72,10 @@ class InlineWorker:
         service: a connection of its own to the coordinator.
         name: its name.
         queues: the queues it serves; none for all.
-        handlers: what runs registered task types, before those that this process has registered.
-        took_s: how long each task is said to have taken, in seconds.
+        handlers: run registered task types, before those that this process has registered.
+        took_s: reported duration of each task, in seconds.
         while_waiting: called when a task begins to wait for others, so that they can be run.
-        values: where large arguments are read, and results written; None where there are none.
+        values: reads large arguments, and writes results; None for none.
     """
 
     def __init__(
@@ -103,10 +103,10 @@ class InlineWorker:
         service.hello(Hello(session=session, role=Role.WORKER, name=name, slots=1, queues=tuple(queues), primary=True))
 
     def fetch(self, wait_s: float = 0.0) -> list[Grant]:
-        """Take what there is.
+        """Fetch waiting tasks.
 
         Args:
-            wait_s: how long to wait for it, in seconds.
+            wait_s: how long to wait for tasks, in seconds.
         """
         orders = self._exchange(holding=self._holding(), fetch=True, wait_s=wait_s)
         for grant in orders.grants:
@@ -118,15 +118,15 @@ class InlineWorker:
 
         Args:
             grant: the lease.
-            ran: to be extended by what was run.
+            ran: extended by the attempts.
 
         Returns:
-            How many tasks it was.
+            The number of tasks.
 
         Raises:
-            BaseException: what a task raised that may be a test's own verdict, or Ctrl-C: no `Exception`, and none of
-                `SystemExit`, `GeneratorExit` and `asyncio.CancelledError`. The task, and what is left of the lease,
-                goes back as if it had not been started.
+            BaseException: an exception of a task that may be a test's own verdict, or Ctrl-C: no `Exception`, and none
+                of `SystemExit`, `GeneratorExit` and `asyncio.CancelledError`. The task, and the rest of the lease, goes
+                back as if it had not been started.
         """
         spec = self.service.spec(grant.spec)
         function = spec.function
@@ -159,7 +159,7 @@ class InlineWorker:
         return grant.hi - grant.lo
 
     def work(self, wait_s: float = 0.0, ran: list[Ran] | None = None) -> int:
-        """Fetch once, and run all of it; how many tasks."""
+        """Fetch once, and run all fetched tasks; returns their number."""
         return sum([self.run(grant, ran) for grant in self.fetch(wait_s)])
 
     # -- one task -------------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ class InlineWorker:
 
 @dataclass(slots=True)
 class _Call:
-    """One call of a task: what went in, and what came out."""
+    """One call of a task: its arguments, and its result."""
 
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -243,7 +243,7 @@ class _Call:
 
 
 def _what_it_needs(needs: Needs | None) -> dict[str, tuple[str, ...] | int]:
-    """What a task finds that needs something, as if this process had all of it."""
+    """The resources of a task with needs, as if this process had all of them."""
     amounts = {} if needs is None else {quantity.name: quantity.amount for quantity in needs.resources}
     return {name: tuple(map(str, range(amount))) if name == "gpu" else amount for name, amount in amounts.items()}
 

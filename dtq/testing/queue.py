@@ -1,8 +1,8 @@
-"""The in-process queue: a real coordinator over the memory engine, in this process, with a clock that stands still.
+"""The in-process queue: a real coordinator over the memory engine, in this process, with a manual clock.
 
-Testing. Clients of it are the clients that programs use, over a line that is no socket; tasks run where and when the
-test says, by `InlineWorker`. Nothing of the queue is imitated: priorities, retries, delays, keys, dead letters and
-results are what the coordinator makes of them.
+Testing. Its clients are the ones that programs use, over a line without a socket; tasks run where and when the test
+says, by `InlineWorker`. No behaviour of the queue is imitated: priorities, retries, delays, keys, dead letters and
+results are the coordinator's own.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ from dtq.testing.values import OFFER, QueueValues
 
 T = TypeVar("T")
 
-#: How long the threads of clients may take for what is theirs to do, in seconds; far above what they need.
+#: Longest wait for the clients' threads, in seconds; far above their need.
 PATIENCE_S: Final = 20.0
-#: How many tasks may run in a row without time passing, or one run of all: more do not end by themselves.
+#: Most tasks in a row without time passing, or in one run of all: more would be an endless loop.
 MOST_TASKS: Final = 100_000
-#: How long a worker of `InProcessQueue.working` waits for work at a time, in seconds: how late it notices the end.
+#: How long a worker of `InProcessQueue.working` waits for work at a time, in seconds: the delay with which it notices
+#: the end.
 _LOOK_S: Final = 0.05
-#: Nothing here can fall silent, however far the clock is moved.
+#: No worker here can fall silent, however far the clock is moved.
 _NO_LEASE_ENDS_S: Final = 1e12
 _PLACE: Final = "the queue of this process"
 
@@ -52,16 +53,16 @@ _PLACE: Final = "the queue of this process"
 class InProcessQueue:
     """A queue for one test.
 
-    A client of it is handed to the code that is to be tested; what that submits waits until the test has it run. The
-    clock stands still: delays, retries and the time that results are kept pass with `advance`.
+    The tested code gets a client of it; submitted tasks wait until the test runs them. The clock stands still: delays,
+    retries and the retention of results pass with `advance`.
 
     Args:
-        now: where the clock starts, in seconds of the Unix epoch.
+        now: the clock's first time, in seconds of the Unix epoch.
         highest_first: whether a higher priority number is served first.
         engine: keeps the state, instead of a `MemoryEngine`: for example a `FailingEngine` over one.
 
     Attributes:
-        clock: the clock. Moving it by itself is noticed at the next run; `advance` does at once what is due.
+        clock: the clock. If it is moved directly, the next run notices; `advance` handles everything due at once.
         coordinator: the coordinator.
     """
 
@@ -77,10 +78,10 @@ class InProcessQueue:
         self._submissions = Submissions(self._values)
         self._client: Client | None = None
         self._running = threading.Lock()
-        #: How many run tasks now: each but the last has one that waits for others.
+        #: Number of workers that run tasks now: each but the last has a task that waits for others.
         self._workers = 0
         self._moved = threading.Condition()
-        #: Up to where each session's client has taken in what has ended.
+        #: By session, the cursor up to which its client has received ends.
         self._told: dict[str, int] = {}
         self._closed = False
 
@@ -101,40 +102,40 @@ class InProcessQueue:
         """Run tasks of a registered type with a handler, as `Worker.register_handler`.
 
         Raises:
-            InvalidValue: that is no name.
+            InvalidValue: the name is malformed.
         """
         self._handlers[check_name(task_type)] = handler
 
     # -- time and work --------------------------------------------------------------------------------------------
 
     def run_due(self, *queues: str, at_most: int = MOST_TASKS) -> list[Ran]:
-        """Run everything that is due, in the order in which a worker of one slot would, until nothing more is.
+        """Run all tasks that are due, in the order of a worker with one slot, until none is left.
 
         Tasks run in this thread; in a thread of their own where an event loop runs in this one, which waits for them.
-        What they submit is run too. A failed task is tried again when its time has come: after `advance`.
+        Tasks that they submit are run, too. A failed task is tried again when its time has come: after `advance`.
 
         Args:
             queues: only tasks of these queues; none for all.
             at_most: stop after so many.
 
         Returns:
-            What was run. Every handle of it knows how it ended.
+            The attempts that were run. Every handle knows its task's end.
 
         Raises:
             RuntimeError: tasks are being run already.
-            AssertionError: there is no end to it.
+            AssertionError: the tasks never end.
         """
         with self._alone():
             return self._in_free_thread(lambda: self._run_due(queues, at_most))
 
     def run_all(self, *queues: str) -> list[Ran]:
-        """Run everything, moving the clock to whatever is due next, until every task has ended.
+        """Run all tasks, moving the clock to the next due one, until every task has ended.
 
         Args:
             queues: only tasks of these queues; none for all.
 
         Returns:
-            What was run: all attempts, in their order.
+            All attempts, in their order.
 
         Raises:
             As `run_due`.
@@ -149,7 +150,7 @@ class InProcessQueue:
             self.advance(due_in_s)
 
     def advance(self, seconds: float) -> float:
-        """Let time pass: what becomes due waits for the next run.
+        """Let time pass: tasks that become due wait for the next run.
 
         Args:
             seconds: how much.
@@ -163,22 +164,23 @@ class InProcessQueue:
         self._settle()
         until = self.clock.now() + seconds
         while (left := self._next_on_wall(until)) is not None:
-            self.clock.advance(left)  # the due times on the way, one by one: nobody was away
+            self.clock.advance(left)  # the due times on the way, one by one: the coordinator was never away
             self.coordinator.tick()
         self.clock.advance(max(0.0, until - self.clock.now()) if seconds >= 0 else seconds)
         self.coordinator.tick()
         return self.clock.now()
 
     def _next_on_wall(self, until: float) -> float | None:
-        """In how many seconds something is due by the wall clock, if that is before a moment."""
+        """Seconds until the next deadline by the wall clock, if that is before a moment."""
         with self.coordinator.lock:
             at = self.coordinator.machine.next_on_wall()
         left = None if at is None else at - self.clock.wall()
         return left if left is not None and left > 0 and self.clock.now() + left < until else None
 
     def due_in(self) -> float | None:
-        """How long it is until the next delayed or failed task is due, or one that waits for the rate of a limit, in
-        seconds; None where none is waiting for its time. Schedules do not count."""
+        """Seconds until the next delayed or failed task is due, or one that waits for the rate of a limit; None for
+        none. Schedules do not count.
+        """
         self._settle()
         with self.coordinator.lock:
             register = self.coordinator.machine.register
@@ -190,17 +192,17 @@ class InProcessQueue:
 
     @contextlib.contextmanager
     def working(self, *queues: str) -> Iterator[list[Ran]]:
-        """Tasks run as they come, in a thread, while the block runs: for code that waits for results by itself.
+        """Run tasks as they come, in a thread, while the block runs: for code that waits for results by itself.
 
         Args:
             queues: only tasks of these queues; none for all.
 
         Returns:
-            What has run so far; it grows.
+            The attempts so far; the list grows.
 
         Raises:
             RuntimeError: tasks are being run already.
-            BaseException: what a task raised that is a test's own verdict.
+            BaseException: an exception of a task that is a test's own verdict.
         """
         ran: list[Ran] = []
         raised: list[BaseException] = []
@@ -243,7 +245,7 @@ class InProcessQueue:
         connection = Connection(self.coordinator, "this process")
 
         def while_waiting() -> None:
-            """A task waits for tasks: they are run in its place, as a worker gives its slot to them."""
+            """While a task waits for tasks, run them in its place, as a worker gives its slot to them."""
             ran.extend(self._in_free_thread(lambda: self._run_due(queues, MOST_TASKS)))
 
         self._workers += 1
@@ -280,15 +282,15 @@ class InProcessQueue:
         with ThreadPoolExecutor(1, thread_name_prefix="dtq-in-process") as pool:
             return pool.submit(job).result()
 
-    # -- what was submitted ---------------------------------------------------------------------------------------
+    # -- submissions ----------------------------------------------------------------------------------------------
 
     def submitted(self, function: Named | None = None, /, *args: Any, **kwargs: Any) -> list[Submitted]:
-        """What was submitted and accepted so far, in its order; whatever has become of it since.
+        """The accepted submissions so far, in their order; finished or not.
 
         Args:
             function: the function, or its name; None for all.
             args: its arguments, by place or by name; none at all for any. `unittest.mock.ANY` stands for any one.
-            kwargs: its keyword arguments; and options of `Client.submit` that it was to have, like ``priority=1``.
+            kwargs: its keyword arguments; and options of `Client.submit` that it must have, like ``priority=1``.
         """
         self._settle()
         return (
@@ -298,13 +300,13 @@ class InProcessQueue:
         )
 
     def assert_submitted(self, function: Named, /, *args: Any, **kwargs: Any) -> list[Submitted]:
-        """Make sure that a task was submitted, written as it would be submitted: see `submitted`.
+        """Make sure that a task was submitted, described as in its submission: see `submitted`.
 
         Returns:
-            The tasks, of which there is at least one.
+            The tasks, at least one.
 
         Raises:
-            AssertionError: there is none; says what was submitted instead, and what is different.
+            AssertionError: there is none; the message lists the submissions, and the differences.
         """
         wanted = Wanted(function, args, kwargs, self._values)
         found = self._matching(wanted)
@@ -362,11 +364,11 @@ class InProcessQueue:
             self._moved.notify_all()
 
     def _settle(self) -> None:
-        """Wait until everything that was submitted is accepted or refused."""
+        """Wait until all submissions are accepted or refused."""
         self._wait_for(lambda: all(hub.settled for hub in hubs_of(self)), "what was submitted to be accepted")
 
     def _tell(self) -> None:
-        """Wait until the clients have taken in what has ended."""
+        """Wait until the clients have received all ends."""
         with self.coordinator.lock:
             news = {name: state.news for name, state in self.coordinator.sessions.by_id.items() if _is_client(state)}
 
@@ -389,7 +391,7 @@ class InProcessQueue:
     # -- the end --------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """End the clients and the coordinator; what has not run is gone. Calling it twice does no harm."""
+        """End the clients and the coordinator; unfinished tasks are lost. Calling it twice does no harm."""
         if self._closed:
             return
         self._closed = True
@@ -416,7 +418,7 @@ def _is_client(state: SessionState) -> bool:
 
 
 class _Line(Connection):
-    """A connection of the coordinator, as a client's line: nothing is between the two."""
+    """A connection of the coordinator as a client's line, with nothing between the two."""
 
     def __init__(self, queue: InProcessQueue, hello: Hello, on_welcome: Callable[[Welcome], None]) -> None:
         super().__init__(queue.coordinator, "this process")

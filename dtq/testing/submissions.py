@@ -1,7 +1,7 @@
-"""What was submitted to an in-process queue, and what a test says of it.
+"""The submissions to an in-process queue, and a test's assertions about them.
 
-Testing, below the in-process queue. A record is made where the coordinator accepts, so what was refused is none, and
-what one key stands for is one.
+Testing, below the in-process queue. A record is made when the coordinator accepts, so refused submissions have none,
+and several submissions of one key have one.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from dtq.values.base import Values
 #: A function; or ``module:function`` or a registered name.
 Named = Callable[..., Any] | str
 
-#: How many submissions a failed assertion shows.
+#: Submissions shown by a failed assertion.
 _SHOWN: Final = 10
 
 
@@ -47,14 +47,14 @@ class Submitted:
     Attributes:
         id: its id.
         name: its function's name, ``module:function`` or a registered name.
-        options: the terms it has: its function's, and those it was submitted with.
-        delay_s: how long it had to wait before it was due, in seconds.
-        at: the moment of the wall clock at which it was to be due, in seconds of the Unix epoch; None for none.
+        options: its terms: its function's, and those of the submission.
+        delay_s: its delay, in seconds.
+        at: the moment of the wall clock at which it was due, in seconds of the Unix epoch; None for none.
         key: the submitter's own key.
-        conditions: until when it starts, and what its key stands for; None where nothing was said of that.
-        function: how its function travelled.
-        blob: how its arguments did.
-        values: where they are read if they are large, or references; as long as the queue is not closed.
+        conditions: its rare terms; None if all are at their defaults.
+        function: the reference to its function.
+        blob: its encoded arguments.
+        values: reads them if they are large, or references; until the queue is closed.
     """
 
     id: str
@@ -88,7 +88,7 @@ class Submitted:
 
 
 def _asked_of(name: str, conditions: Conditions) -> Any:
-    """One of the things that few submissions ask for, as it travels."""
+    """One rare term, in its form for the wire."""
     if name == "expires":
         return conditions.expires_s if conditions.start_by is None else conditions.start_by
     if name == "unique":
@@ -105,13 +105,13 @@ def _asked(name: str, task: Submitted) -> Any:
 
 
 class Wanted:
-    """A submission as a test describes it: written as it would be submitted, with what matters.
+    """A test's description of a submission: written as in its submission, with the parts that matter.
 
     Args:
         function: the function.
         args: its arguments; none of either kind for any.
         kwargs: its keyword arguments, and options of `Client.submit`.
-        values: where that is read which references among them stand for.
+        values: reads the values of references among them.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Wanted:
         self._kwargs = {name: value for name, value in kwargs.items() if name not in OPTIONS}
         self._given = given
         fields = how.terms.given()
-        #: What it is to have, by the names that options have: how a task has it, and as what.
+        #: By option name, the wanted value: how to read it off a task, and the value.
         self._options: dict[str, tuple[Callable[[Submitted], Any], Any]] = {
             name: (attrgetter(f"options.{field_of(name)}"), fields[field_of(name)])
             for name in given
@@ -145,7 +145,7 @@ class Wanted:
         self._resolved = _resolved(self._args, self._kwargs, values)
 
     def digests(self) -> set[bytes]:
-        """By which of these the function is put where it is large and travels by value; none where it is not large."""
+        """The possible digests of the function, if it is large and travels by value; none if it is not large."""
         body = self.function.body
         if len(body) < MIN_VALUE:
             return set()
@@ -155,7 +155,7 @@ class Wanted:
         return found
 
     def differences(self, task: Submitted) -> list[str]:
-        """In what a task of this function is another one, in words; nothing where it is this."""
+        """The differences of a task of this function from the description, in words; empty if it matches."""
         found = []
         if (self._args or self._kwargs) and not self._same_arguments(task):
             found.append("other arguments")
@@ -184,27 +184,27 @@ class Wanted:
 
 
 class Submissions:
-    """Everything that a queue has accepted, in the order in which it did.
+    """All accepted submissions of a queue, in their order.
 
     Args:
-        values: where arguments are read that are large, or references.
+        values: reads arguments that are large, or references.
     """
 
     def __init__(self, values: Values | None = None) -> None:
         self._values = values
         self._lock = threading.Lock()
         self._tasks: dict[tuple[int, int], Submitted] = {}
-        #: The digests of what clients have put: a large function by value is known by its own.
+        #: The digests of clients' put values: a large function by value is known by its own.
         self._digests: dict[Value, bytes] = {}
 
     def held(self, description: bytes, digest: bytes) -> None:
-        """A client has put something."""
+        """Note that a client has put a value."""
         if description:
             with self._lock:
                 self._digests[named(description)[0]] = digest
 
     def accepted(self, specs: list[Spec], submissions: list[Submission], receipts: list[Receipt]) -> None:
-        """The coordinator has answered a call."""
+        """Note the coordinator's answer to a submitting call."""
         with self._lock:
             for place, (submission, receipt) in enumerate(zip(submissions, receipts, strict=True)):
                 if not receipt.code:
@@ -214,7 +214,7 @@ class Submissions:
         blobs = pages.unpack(submission.arguments)
         single = submission.complete and submission.offset == 0 and len(blobs) == 1
         for index, blob in enumerate(blobs, submission.offset):
-            if (batch, index) not in self._tasks:  # else its key stands for it
+            if (batch, index) not in self._tasks:  # else its key stands for an earlier one
                 self._tasks[batch, index] = Submitted(
                     id=str(TaskId(batch, index, single)),
                     name=spec.function.name,
@@ -234,7 +234,7 @@ class Submissions:
             return list(self._tasks.values())
 
     def matching(self, wanted: Wanted) -> list[Submitted]:
-        """Those that a test describes."""
+        """Those that match a test's description."""
         return [task for task in self._of(wanted) if not wanted.differences(task)]
 
     def _of(self, wanted: Wanted) -> list[Submitted]:
@@ -250,7 +250,7 @@ class Submissions:
         return [task for task in self.all() if is_it(task.function)]
 
     def why_not(self, wanted: Wanted) -> str:
-        """Why there is none that a test describes, with what there is."""
+        """Why no task matches a description, with the actual submissions."""
         tasks = self.all()
         near = self._of(wanted)
         if near:
@@ -261,7 +261,7 @@ class Submissions:
 
 
 def summary(tasks: Iterable[Submitted]) -> str:
-    """What was submitted, by function, in words."""
+    """The submissions by function, in words."""
     counts = Counter(task.name for task in tasks)
     if not counts:
         return "nothing was."
@@ -269,7 +269,7 @@ def summary(tasks: Iterable[Submitted]) -> str:
 
 
 def listing(tasks: list[Submitted]) -> str:
-    """Tasks, a line each."""
+    """Tasks, one a line."""
     return "\n".join([f"  {task}" for task in tasks[:_SHOWN]] + ["  ..."] * (len(tasks) > _SHOWN))
 
 
@@ -283,12 +283,12 @@ def _signature(function: Named) -> inspect.Signature | None:
         return None
     try:
         return inspect.signature(function)
-    except (TypeError, ValueError):  # many a builtin has none
+    except (TypeError, ValueError):  # many builtins have no signature
         return None
 
 
 def _numbered(submission: Submission, place: int, receipts: list[Receipt]) -> Submission:
-    """A submission with the numbers of what it waits for, where that was submitted in the same call."""
+    """A submission with the numbers of its parents that were submitted in the same call."""
     conditions = submission.conditions
     if conditions is None or not conditions.after:
         return submission
@@ -302,7 +302,7 @@ def _resolved(
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments as a worker gets them: with values in the place of references."""
     if references.made:
-        with contextlib.suppress(DtqError):  # what no pickle takes was not submitted, nor has it references
+        with contextlib.suppress(DtqError):  # an unpicklable argument was never submitted, and has no references
             blob = encode_call(args, kwargs)
             if is_description(blob):
                 return decode_call(blob, values)
@@ -312,7 +312,7 @@ def _resolved(
 def _equal(one: Any, other: Any) -> bool:
     try:
         return bool(one == other)
-    except ValueError:  # arrays do not say whether they are equal
+    except ValueError:  # arrays have no single truth value of equality
         try:
             return encode_call((one,)) == encode_call((other,))
         except DtqError:

@@ -1,4 +1,4 @@
-"""Where an in-process queue keeps what is put, and what is too large for a page: the real thing, made when it is used.
+"""The values of an in-process queue, put or too large for a page: the real store, made at its first use.
 
 Testing, below the in-process queue. Most tests have no such values: for these no directory is made.
 """
@@ -21,9 +21,9 @@ from dtq.values.base import Buffer, Draft
 from dtq.values.local import LocalValues
 from dtq.values.place import MAX_VALUE
 
-#: What clients are told: they write and read values by calls, which make the place for them.
+#: The offer to clients: they write and read values by calls, which make the place for them.
 OFFER: Final = ValuesOffer(max_value=MAX_VALUE, checked=False)
-#: Who holds what was submitted, for tests that look at it after it has run: no session has this name.
+#: Holder of submitted values, for tests that look at them after their tasks have run: no session has this name.
 _RECORD: Final = "what was submitted"
 
 
@@ -34,7 +34,7 @@ class QueueValues:
         coordinator: the queue's, started without a place for values.
     """
 
-    #: Results stay in their pages, whatever they take.
+    #: Results stay in their pages, whatever their size.
     least = sys.maxsize
 
     def __init__(self, coordinator: Coordinator) -> None:
@@ -43,7 +43,7 @@ class QueueValues:
         self._files: LocalValues | None = None
 
     def begin(self) -> None:
-        """Have a place for values from now on, where the engine has one. Twice does no harm."""
+        """Make a place for values, if the engine has one. Twice does no harm."""
         c = self._coordinator
         with self._lock:
             if c.values is None and (place := c.engine.place) is not None:
@@ -51,7 +51,7 @@ class QueueValues:
                 c.values = PeerValues(place, c.engine.holds, by_reference=False)
 
     def keep(self, submissions: Iterable[Submission]) -> None:
-        """Have what submissions name kept as long as the queue, as the record of them is."""
+        """Keep the values of submissions as long as the queue, as the record of them is."""
         described = [given for given in submissions if pages.has_descriptions(given.arguments)]
         if not described:
             return

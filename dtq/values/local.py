@@ -54,10 +54,12 @@ class _File:
         directory: where to make it.
     """
 
-    __slots__ = ("_identity", "descriptor", "full", "number", "path", "size", "unsettled")
+    __slots__ = ("_identity", "begun", "descriptor", "full", "number", "path", "size", "unsettled")
 
     def __init__(self, directory: str) -> None:
         self.size = 0
+        #: Up to where the kernel has begun to write to the disk.
+        self.begun = 0
         #: Whether it has no room for another value, however small.
         self.full = False
         #: Number of values in it that are still ours.
@@ -151,6 +153,8 @@ class _Draft:
                 continue
             self._written += done
             parts = _behind(parts, done)
+            file = self._file
+            file.begun = self._values.place.begin_syncing(file.descriptor, file.begun, self._start + self._written)
 
     def _make_sure(self) -> None:
         """Check that the writer is the process that began the value, and that the descriptor is the segment's.
@@ -181,6 +185,7 @@ class _Draft:
     def _forget(self, file: _File, start: int) -> None:
         """Release the room reserved behind this."""
         if not self._values.forked and file.reachable:
+            file.begun = min(file.begun, start)
             with suppress(OSError):
                 os.ftruncate(file.descriptor, start)
         self._values.give_back(file)

@@ -19,6 +19,10 @@ MAX_VALUE: Final = 1 << 30
 #: Bytes that are written without another look at the disk, and the number of writers that share its free room between
 #: two looks.
 _LEAST_PIECE: Final = 1 << 18
+#: From how many bytes on the disk is given work at once, and at most how many are written before it is.
+_WORTH_BEGINNING: Final = 1 << 19
+_MOST_BEFORE: Final = 4 << 20
+_PAGE: Final = 4096
 _WRITERS: Final = 16
 #: Bytes of a block of a file, as the kernel counts them (stat(2)).
 _BLOCK: Final = 512
@@ -67,15 +71,36 @@ class Place:
             OSError: there is no room for them, as on a full disk. If the system does not report free room, the write
                 finds out.
         """
+        most = min(size, _MOST_BEFORE) if self.sync_from else size
         if not self.spare:
-            return size
+            return most
         disk = os.fstatvfs(file)
         if not disk.f_blocks:
-            return size
+            return most
         room = disk.f_bavail * disk.f_frsize - self.spare
         if room < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        return max(_LEAST_PIECE, room // _WRITERS)
+        return min(most, max(_LEAST_PIECE, room // _WRITERS))
+
+    def begin_syncing(self, file: int, begun: int, end: int) -> int:
+        """Have the kernel begin to write to the disk, so that a later sync finds most of it done. Nobody waits here.
+
+        Args:
+            file: the descriptor of a segment.
+            begun: where the bytes begin for which it has not begun.
+            end: where they end.
+
+        Returns:
+            Where those begin now.
+        """
+        end -= end % _PAGE  # what is written again soon
+        if not self.sync_from or end - begun < _WORTH_BEGINNING or not hasattr(os, "posix_fadvise"):
+            return begun
+        # Linux begins to write what is dirty when told that it is not needed; it drops what is clean, of which there is
+        # nothing yet. The call made for this, sync_file_range, the standard library does not have.
+        with suppress(OSError):
+            os.posix_fadvise(file, begun, end - begun, os.POSIX_FADV_DONTNEED)
+        return end
 
     def find(self, segment: int) -> str:
         """The path of a segment's file.

@@ -70,7 +70,7 @@ def check_times(records: Records, faults: Faults) -> Iterator[Violation]:
             yield Violation(
                 "early", executions[0].start, f"{name(executions[0].id)} ({tag}) started {early:.3f} s early"
             )
-        yield from _check_backoff(records, submitted, tag, executions)
+        yield from _check_backoff(records, faults, submitted, tag, executions)
         for at, which in submitted.cancelled:
             if which not in (-1, index):
                 continue
@@ -83,7 +83,7 @@ def check_times(records: Records, faults: Faults) -> Iterator[Violation]:
 
 
 def _check_backoff(
-    records: Records, submitted: Submitted, tag: str, executions: list[Execution]
+    records: Records, faults: Faults, submitted: Submitted, tag: str, executions: list[Execution]
 ) -> Iterator[Violation]:
     pause = submitted.order.options.get("retry_delay")
     if pause is None:
@@ -92,6 +92,8 @@ def _check_backoff(
     for one, again in pairwise(executions):
         if not one.failed or one.end is None or again.attempt != one.attempt + 1 or _revived(records, one, again):
             continue
+        if overlaps(faults.given_up[place(one.worker)], one.start, again.start):
+            continue  # its lease had been taken back: nobody was told of the failure
         if again.start < one.end + pause - EPSILON_S:
             what = f"{name(one.id)} ({tag}) was tried again {again.start - one.end:.3f} s after it failed, not {pause}"
             yield Violation("early", again.start, what)

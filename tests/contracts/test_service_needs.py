@@ -45,7 +45,15 @@ def test_task_without_needs_has_got_nothing(house: House) -> None:
         (needs({}, 9, ()), "it needs 9 slots, and the most slots of one are 4"),
         (needs({}, 1, ("rocm",)), "it needs the tag rocm, and none has the tag rocm"),
         (needs({"disk": 5, "memory": 9}, 1, ()), "none offers all of that together"),
-        (needs({"gpu": 2}, 1, ()), "next in line for a worker that has what it needs"),
+        (
+            needs({"gpu": 2}, 1, ()),
+            "it needs gpu=2, and the worker that can run it has 1 of 2 gpu free; it is next in line, and what becomes"
+            " free is kept for it",
+        ),
+        (
+            needs({}, 4, ()),
+            "it needs 4 slots, and the worker that can run it has 3 of 4 slots free; it is next in line",
+        ),
     ],
 )
 def test_reason_says_at_once_what_no_worker_can_ever_run(house: House, wanted: Needs, why: str) -> None:

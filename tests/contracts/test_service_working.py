@@ -46,9 +46,9 @@ def test_grant_of_a_piece_in_the_middle_has_its_own_arguments(house: House) -> N
     grants = hand.fetch()
 
     # Then
-    assert [(grant.lo, grant.hi) for grant in grants] == [(0, 5), (5, 7)]
+    assert [(grant.lo, grant.hi) for grant in grants] == [(0, 5), (5, 7), (7, 10)]
     arguments = [pages.unpack(grant.arguments) for grant in grants]
-    assert arguments == [[b"0", b"1", b"2", b"3", b"4"], [b"5", b"6"]]
+    assert arguments == [[b"0", b"1", b"2", b"3", b"4"], [b"5", b"6"], [b"7", b"8", b"9"]]
 
 
 def test_spec_that_no_live_batch_has_is_unknown(house: House) -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dtq.cli.app import run
 from dtq.cli.graph import dot, mermaid, tree
 from dtq.model.snapshots import Counts, GraphNode
+from tests.unit.cli_scene import Captured, NotedCoordinator, noted
+
+__all__ = ["noted"]  # a fixture
 
 NODES = [
     GraphNode(batch=18, size=1, function="shop:pay", counts=Counts(pending=1), after=((17, 0, 1),)),
@@ -28,7 +32,38 @@ def test_long_chain_is_drawn_without_recursion() -> None:
         GraphNode(batch=n, size=1, function="f", counts=Counts(blocked=1), after=((n - 1, 0, 1),) if n > 1 else ())
         for n in range(1, 3000)
     ]
-    assert len(list(tree(chain, 1))) == 2999
+    lines = list(tree(chain, 1))
+    assert len(lines) == 2999
+    assert lines[:2] + lines[-1:] == ["*1  f  blocked", "↓  2  f  blocked", "↓  2999  f  blocked"]
+
+
+def test_chain_below_a_branch_stays_there() -> None:
+    after = {2: 1, 3: 1, 4: 2, 5: 4}
+    nodes = [
+        GraphNode(batch=n, size=1, function="f", counts=Counts(pending=1), after=((after[n], 0, 1),) if n > 1 else ())
+        for n in range(1, 6)
+    ]
+    assert list(tree(nodes, 4)) == [
+        " 1  f  pending",
+        "├─ 2  f  pending",
+        "│ ↓ *4  f  pending",
+        "│ ↓  5  f  pending",
+        "└─ 3  f  pending",
+    ]
+
+
+def test_names_mean_nothing_to_graphviz_and_mermaid() -> None:
+    node = GraphNode(batch=1, size=1, function=r'm:<b>"]#\n', counts=Counts(pending=1))
+    assert r"""  "1" [label="1 m:<b>']#\\n\npending"];""" in list(dot([node]))
+    assert r"""  b1["1 m:#lt;b#gt;']#35;\n: pending"]""" in list(mermaid([node]))
+
+
+def test_task_that_a_batch_does_not_have_has_no_graph(noted: NotedCoordinator, capsys: Captured) -> None:
+    noted.answers["graph"] = NODES
+    assert run(["graph", "18.3"]) == 65
+    assert "no task 18.3 is known" in capsys.readouterr().err
+    assert run(["graph", "18.0-0"]) == 0
+    assert "*18" in capsys.readouterr().out
 
 
 def test_pictures_for_graphviz_and_mermaid_name_each_edge() -> None:

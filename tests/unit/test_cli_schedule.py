@@ -263,6 +263,20 @@ def test_file_that_is_none_is_refused_before_anything_is_done(
 
 
 @pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["* * * * *", "--every", "5s", "m:f"], "dtq: give a RULE, --every or --at, only one of them."),
+        (["@daily", "--at", "2030-01-01", "m:f"], "dtq: give a RULE, --every or --at, only one of them."),
+        (["m:f", "5"], "dtq: RULE comes before MODULE:FUNCTION."),
+        (["m:f"], "dtq: give a RULE (or --every or --at) and MODULE:FUNCTION."),
+    ],
+)
+def test_rule_that_is_missing_or_one_too_many_is_told(capsys: Captured, words: list[str], sentence: str) -> None:
+    assert run(["schedule", "add", "nightly", *words]) == 2
+    assert capsys.readouterr().err.startswith(sentence)
+
+
+@pytest.mark.parametrize(
     ("option", "sentence"),
     [
         ("--after", "dtq: no such option '--after': its call waits for no other task: let the function submit tasks"),

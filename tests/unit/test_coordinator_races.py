@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dtq.core import invariants
-from dtq.core.leases import Lease
+from dtq.core.leases import CHUNK_S, Lease
 from dtq.errors import InvalidValue, NotPermitted, ResultExpired
-from dtq.model.messages import Exchange, Hello, Role
+from dtq.model import pages
+from dtq.model.messages import Conditions, Exchange, Hello, Role, Succeeded
 from dtq.model.snapshots import Attempt, Counts, Selection
 from dtq.model.states import State
+from dtq.model.values import Value, describe
 from tests.contracts.service_scene import DEADLINE_S, Caller, House, until
-from tests.coordinator_scene import HookedEngine
+from tests.coordinator_scene import HeldEngine, HookedEngine
 
 Hooked = tuple[House, HookedEngine]
 
@@ -77,6 +79,41 @@ def test_key_that_was_looked_up_is_not_watched_any_longer(hooked: Hooked) -> Non
         client.service.submit([], [client.submission(key="x")] * 100_001, False)
 
     assert house.coordinator.machine.register.key_watchers == []
+
+
+# -- values ---------------------------------------------------------------------------------------------------------
+
+
+def test_values_are_synced_before_their_commit_and_hold_up_nobody(hooked: Hooked) -> None:
+    # Given a client and a worker with values, and others
+    house, engine = hooked
+    client, hand, other = house.client(), house.worker(), house.client()
+    synced: list[Value] = []
+
+    def meanwhile(values: Sequence[Value]) -> None:
+        # Others are served, and a worker is not taken for silent
+        synced.extend(values)
+        other.service.stats()
+        assert other.submit(submission={"key": f"at {len(synced)}"})
+        worker = house.coordinator.sessions.by_id[hand.session]
+        assert worker.kept_waiting is (len(synced) > 1)
+
+    # When the call of the one, and the result of the other, name a value that has to be synced
+    for caller in (client, hand):
+        caller.service.write_value(5 + len(synced), 0, b"x" * 100)
+        engine.at_sync = meanwhile
+        page = pages.pack([describe([Value(5 + len(synced), 0, 100)])], described=True)
+        if caller is client:
+            batch = client.submit(submission={"arguments": page}, priority=1)
+        else:
+            hand.exchange()
+            grant = next(grant for grant in hand.fetch(DEADLINE_S) if grant.batch == batch)
+            hand.exchange(succeeded=(Succeeded(token=grant.token, lo=grant.lo, results=page, seconds=1.0),))
+
+    # Then it was, before the task was there, and before it had ended
+    assert synced == [Value(5, 0, 100), Value(6, 0, 100)]
+    assert client.watch_until(batch, 1)[0].results == page
+    assert not house.coordinator.sessions.by_id[hand.session].kept_waiting
 
 
 # -- dead letters ---------------------------------------------------------------------------------------------------
@@ -258,3 +295,37 @@ def test_workers_that_cannot_be_served_are_not_asked_again_and_again(hooked: Hoo
 
     # Then nobody else is looked at
     assert set(asked) == {hand.session}
+
+
+# -- chains ---------------------------------------------------------------------------------------------------------
+
+
+def test_chain_goes_on_while_the_disk_is_slow(tmp_path: Path) -> None:
+    # Given a chain of which a worker has as much as it is given at once, and waits for more
+    engine = HeldEngine()
+    house = House("memory", tmp_path, engine=lambda: engine)
+    client, hand = house.client(), house.worker(chains=True)
+    client.submit()
+    hand.succeed(hand.fetch_one(), seconds=CHUNK_S / 4.5)
+    first = client.submit()
+    chain = client.receipts(
+        client.submission(conditions=Conditions(after=((first, 0, 1, True),))),
+        *[client.submission(conditions=Conditions(after=((-1, 0, 1, True),))) for _ in range(9)],
+    )
+    grants = hand.fetch()
+    assert len(grants) == 5
+    fetch = house.begin_fetch(hand)
+
+    # When it reports, and the disk takes its time
+    engine.hold()
+    succeeded = Succeeded(token=grants[0].token, lo=0, results=grants[0].arguments, seconds=CHUNK_S / 4.5)
+    report = house.begin(lambda: hand.exchange(succeeded=(succeeded,), more=True))
+    assert engine.reached.wait(DEADLINE_S)
+
+    # Then it is given the next, behind what it has, before that is written
+    assert [grant.batch for grant in fetch.result(DEADLINE_S).grants] == [chain[4].batch]
+    assert not report.done()
+    engine.go_on()
+    assert report.result(DEADLINE_S).grants == ()
+    house.close()
+    invariants.check(house.coordinator.machine)

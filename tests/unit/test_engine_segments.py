@@ -79,6 +79,40 @@ def test_segments_are_synced_once_a_commit_and_their_names_once(place: Place, ke
     assert disk.synced == [name, "values", name]
 
 
+def test_what_is_synced_before_the_commit_is_not_synced_by_it(place: Place, kept: Segments, disk: Disk) -> None:
+    # Given two values in a segment, of which one is synced before it is named
+    first, second = write(place, DATA, DATA)
+    name = f"{first.segment:016x}.values"
+    kept.sync([first])
+    assert disk.synced == [name, "values"]
+
+    # When both are named, Then only the other one has to be synced, and each once for each time that it is named
+    kept.ensure([first])
+    assert disk.synced == [name, "values"]
+    kept.ensure([second])
+    kept.ensure([first])
+    assert disk.synced == [name, "values", name, name]
+
+
+def test_a_sync_before_the_commit_that_fails_is_made_up_for_by_it(place: Place, kept: Segments, disk: Disk) -> None:
+    # Given a value that could not be synced, which nobody is told
+    (value,) = write(place, DATA)
+    disk.errors = [errno.EIO]
+    kept.sync([value])
+    assert disk.synced == []
+
+    # When it is named, Then it is written again, and what could not be synced then is told
+    disk.errors = [errno.EIO]
+    with pytest.raises(StoreUnwritable):
+        kept.ensure([value])
+    kept.ensure([value])
+    assert disk.rewritten == [(value.offset, DATA)] * 2
+    assert disk.synced == [f"{value.segment:016x}.values", "values"]
+
+    # And a value that is not there is left to it, too
+    kept.sync([Value(7, 0, 100)])
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [(errno.ENOSPC, StoreFull), (errno.EDQUOT, StoreFull), (errno.EIO, StoreUnwritable)],

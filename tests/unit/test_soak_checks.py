@@ -215,6 +215,14 @@ def test_start_before_the_delay_is_over_is_early(records: Records) -> None:
     assert kinds(records) == {"early"}
 
 
+def test_retry_before_its_backoff_is_early_unless_nobody_was_told_of_the_failure(records: Records) -> None:
+    submit(records, 1, ID, options={**OPTIONS, "retry_delay": 1.0})
+    records.executions[TAG] = [ran(failed=True), ran(start=11.5, end=11.6, attempt=2, worker="w2-1")]
+    records.finals[ID] = Final(State.SUCCEEDED, (TAG, checksum(TAG), 2, 7))
+    assert kinds(records) == {"early"}
+    assert kinds(records, fault("stop worker", 11.1 - LEASE_S, 11.1)) == set()
+
+
 def test_start_after_an_acknowledged_cancel_is_found(records: Records) -> None:
     only(records).cancels.append((9.0, -1))
     only(records).cancelled.append((9.1, -1))

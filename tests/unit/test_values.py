@@ -216,6 +216,28 @@ def test_values_leave_free_what_rows_need(tmp_path: Path) -> None:
     roomy.close()
 
 
+def test_the_disk_begins_early_where_values_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a place whose values are synced, and one whose are not
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, at, size, advice: told.append((at, size)))
+    for sync_from in (8 << 20, 0):
+        values = LocalValues(Place((str(tmp_path),), sync_from=sync_from))
+        # When small ones are written, and one of several MiB
+        small = [_write(values, b"x" * 100_000) for _ in range(12)]
+        large = _write(values, b"y" * 10_000_000)
+        # Then the kernel is told of each byte once, in pieces worth it and as soon as they are there
+        if sync_from:
+            assert told[0][1] > 500_000
+            assert [at for at, _ in told] == [0, *(at + size for at, size in told[:-1])]
+            assert large.end - 4096 < sum(told[-1]) <= large.end
+            assert max(size for _, size in told) < 5 << 20
+            assert len(told) == 5
+        assert bytes(memoryview(values.fetch(small[5]))) == b"x" * 100_000
+        assert memoryview(values.fetch(large)) == b"y" * 10_000_000
+        values.close()
+    assert len(told) == 5
+
+
 def test_a_forked_process_writes_elsewhere(tmp_path: Path) -> None:
     # Given a writer with a segment that has room
     values = LocalValues(Place((str(tmp_path),)))

@@ -51,6 +51,7 @@ RULED: dict[Characters, st.SearchStrategy[str]] = {
     Characters.PRINTABLE: st.sampled_from("ab :ü漢"),
     Characters.TOKEN: st.sampled_from("aZ0_.-"),
     Characters.QUEUE: st.sampled_from("aZ0_.:/-"),
+    Characters.GLOB: st.sampled_from("aZ0_.:/-*?"),
     Characters.ZONE: st.sampled_from("aZ0_/+-"),
 }
 SCHEDULE_RULES = st.one_of(
