@@ -104,8 +104,14 @@ def schedule_of(
 
     Raises:
         InvalidValue, NotImportable, CannotPickle: the definition is invalid, or cannot be sent.
-        TypeError: there is no such option.
+        TypeError: there is no such option, or no such part of the timing.
     """
+    if not isinstance(timing, Mapping):
+        raise TypeError(f"a schedule's timing is a dict like {{'every': 90}}, not {str(timing)[:80]!r}")
+    strange = [name for name in timing if name not in Timing.__annotations__]
+    if strange:
+        known = ", ".join(Timing.__annotations__)
+        raise TypeError(f"{strange[0]!r} is no part of a schedule's timing; these are {known}")
     unknown = [option for option in options if option not in Terms._fields]
     if unknown:
         instead = INSTEAD.get(unknown[0], f"they are {', '.join(Terms._fields)}")

@@ -70,7 +70,12 @@ def select(
     Raises:
         InvalidId: an id is malformed.
         InvalidValue: the state, or a time, is invalid.
+        TypeError: there is no such filter: without it, more tasks would match than the caller meant.
     """
+    unknown = [name for name in filters if name not in Filters.__annotations__]
+    if unknown:
+        known = ", ".join(Filters.__annotations__)
+        raise TypeError(f"unexpected keyword argument {unknown[0]!r}; the filters are {known}")
     named = [parsed(id) for id in ids]
     older_than = filters.get("older_than")
     return Selection(

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dtq.client.paging import all_limits, all_queues, cancel_all
-from dtq.config.values import parse_rate
+from dtq.config.values import check_queue, parse_rate
 from dtq.errors import InvalidValue
 from dtq.model import fields
 from dtq.model.limits import Limit, LimitView, usual_burst
@@ -33,16 +33,31 @@ def limit_of(name: str, concurrency: int | None, rate: str | None, burst: int | 
     Raises:
         InvalidValue: it is invalid.
     """
+    given: object = name  # whatever its declared type
+    wrong = fields.LIMIT_PATTERN.breach(given) if isinstance(given, str) else "is a text"
+    if wrong is not None:
+        raise InvalidValue("the name of a limit", str(name)[:80], f"it {wrong}")
     if concurrency is None and rate is None:
         raise InvalidValue("a limit", name, "it has a concurrency, a rate, or both")
-    wrong = fields.LIMIT_PATTERN.breach(name)
-    if wrong is not None:
-        raise InvalidValue("the name of a limit", name[:80], f"it {wrong}")
+    if concurrency is not None:
+        _whole("a concurrency", concurrency)
+    if burst is not None:
+        _whole("a burst", burst)
     if rate is None:
         return Limit(name=name, concurrency=concurrency, burst=1 if burst is None else burst)
-    starts, per_s = parse_rate(rate)
+    starts, per_s = parse_rate(str(rate))
     burst = usual_burst(starts, per_s) if burst is None else burst
     return Limit(name=name, concurrency=concurrency, starts=starts, per_s=per_s, burst=burst)
+
+
+def _whole(what: str, number: object) -> None:
+    """Check that a number is a whole one, whatever its declared type.
+
+    Raises:
+        InvalidValue: it is not.
+    """
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise InvalidValue(what, repr(number)[:80], "it is a whole number")
 
 
 def purge_queue(service: Service, name: str) -> int:
@@ -122,6 +137,7 @@ class Queues:
         Raises:
             InvalidValue: the weight is not a whole number from 1 to 1,000.
         """
+        _whole("a weight", weight)
         Steering(weight=weight)
         return self._steer(name, SteeringChange(weight=weight))
 
@@ -131,10 +147,12 @@ class Queues:
         Returns:
             The number of cancelled tasks.
         """
-        return sum(self._client._hub.call_behind(partial(purge_queue, name=name), more=bool))
+        purge = partial(purge_queue, name=check_queue(name))
+        return sum(self._client._hub.call_behind(purge, more=bool))
 
     def _steer(self, name: str, change: SteeringChange) -> Steering:
-        return self._client._hub.call_behind(lambda service: service.steer_queue(name, change))[-1]
+        queue = check_queue(name)
+        return self._client._hub.call_behind(lambda service: service.steer_queue(queue, change))[-1]
 
 
 class AsyncLimits:

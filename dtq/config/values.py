@@ -134,15 +134,15 @@ def check_host(host: str) -> str:
     raise InvalidValue("a host", host[:80], "write a name or an address, for example 127.0.0.1")
 
 
-def check_queue(name: str) -> str:
-    """The queue's name, if valid.
+def check_queue(name: object) -> str:
+    """The queue's name, if valid, whatever its declared type.
 
     Raises:
         InvalidValue: it is not.
     """
-    if _QUEUE.fullmatch(name):
+    if isinstance(name, str) and _QUEUE.fullmatch(name):
         return name
-    raise InvalidValue("queue", name[:80], "it has 1 to 64 letters, digits or _ . : / -")
+    raise InvalidValue("queue", str(name)[:80], "it has 1 to 64 letters, digits or _ . : / -")
 
 
 def check_resource(name: str) -> str:

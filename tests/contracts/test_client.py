@@ -182,6 +182,13 @@ def test_schedules_are_defined_steered_and_run(queue: Queue) -> None:
     assert schedules.add("a", {"every": 3600}, work.add, 1, 2, options={"priority": 2}) == "unchanged"
     with pytest.raises(ScheduleExists):
         schedules.add("a", {"every": 3600}, work.add, 1, 3)
+    for timing, why in (
+        ({"evry": 5}, "'evry' is no part"),
+        ({"every": 5, "overlp": 1}, "'overlp'"),
+        ("@daily", "a dict"),
+    ):
+        with pytest.raises(TypeError, match=why):
+            schedules.add("b", timing, work.add, 1, 2)  # type: ignore[arg-type]
     assert schedules.add("a", {"every": 3600}, work.add, 1, 3, replace=True) == "changed"
     schedules.add(
         "b", {"at": at, "tz": "Europe/Prague", "jitter": 5, "until": at + timedelta(1)}, "work:later", deep=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -54,6 +55,48 @@ def test_tasks_name_the_limits_that_they_count_against(queue: Queue) -> None:
 def test_what_is_no_name_of_a_limit_is_refused_at_the_caller(wrong: object) -> None:
     with Queue() as near, pytest.raises(InvalidValue, match="limit"):
         near.client().submit(work.square, 2, limits=wrong)  # type: ignore[arg-type]  # that is the point
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [
+        (5, {"concurrency": 1}),
+        ("x", {"concurrency": 1.5}),
+        ("x", {"concurrency": True}),
+        ("x", {"rate": 5}),
+        ("x", {"rate": "5/s", "burst": "3"}),
+    ],
+)
+def test_limit_that_is_none_is_refused_at_the_caller(name: Any, bounds: dict[str, Any]) -> None:
+    with Queue() as near, pytest.raises(InvalidValue):
+        near.client().limits.set(name, **bounds)
+
+
+@pytest.mark.parametrize("name", [None, 5, "", "a b"])
+def test_queue_without_a_name_is_not_every_queue(name: Any) -> None:
+    # Given a program that has lost the name of its queue
+    with Queue() as near:
+        client = near.client()
+        waiting = client.submit(work.square, 1, queue="mail")
+        # When it steers; Then it is told so
+        for verb in (client.queues.purge, client.queues.pause, client.queues.drain, client.queues.resume):
+            with pytest.raises(InvalidValue, match="queue cannot be"):
+                verb(name)
+        for weight in ("3", 1.5, True):
+            with pytest.raises(InvalidValue, match="a weight cannot be"):
+                client.queues.weigh("mail", weight)  # type: ignore[arg-type]
+        assert waiting.status().state is State.PENDING
+
+
+def test_filter_that_is_misspelt_selects_nothing() -> None:
+    with Queue() as near:
+        client: Any = near.client()
+        waiting = client.submit(work.square, 1, queue="mail")
+        verbs = (client.cancel, client.retry_dead, client.purge_dead, client.tasks, client.dead_letters)
+        for verb in (*verbs, partial(client.reprioritize, priority=1)):
+            with pytest.raises(TypeError, match="unexpected keyword argument 'lable'; the filters are queue, function"):
+                verb(queue="mail", lable="nightly")
+        assert waiting.status().state is State.PENDING
 
 
 def test_queues_are_steered(queue: Queue) -> None:
