@@ -26,7 +26,7 @@ from dtq.values.base import Values
 from dtq.values.local import LocalValues
 
 #: How long anything may take, in seconds; far above what it takes.
-DEADLINE_S = 20.0
+DEADLINE_S = 50.0
 PLACE = "the queue of this test"
 KEY = b"the key of the tests of the client"
 

@@ -11,6 +11,7 @@ from typing import Final
 
 import pytest
 
+from tests import prefork
 from tests.cluster import clean_environment
 
 BENCHMARKS: Final = Path(__file__).parents[2] / "scripts" / "bench"
@@ -35,18 +36,18 @@ for _ in range(30):
 
 @pytest.mark.parametrize("name", sorted(path.name for path in BENCHMARKS.glob("*.py")))
 def test_benchmark_runs(name: str, tmp_path: Path) -> None:
-    words = [sys.executable, str(BENCHMARKS / name), "--quick"]
-    environment = clean_environment(tmp_path)
-    process = subprocess.Popen(
-        words, stdin=subprocess.DEVNULL, stdout=-1, stderr=-2, env=environment, start_new_session=True, text=True
-    )
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        ends = file.fileno(), file.fileno()
+        process = prefork.start(["--quick"], BENCHMARKS, clean_environment(tmp_path), *ends, str(BENCHMARKS / name))
     try:
-        output, _ = process.communicate(timeout=LIMIT_S)
+        code = process.wait(LIMIT_S)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        pytest.fail(f"{name} takes longer than {LIMIT_S:g} s:\n{process.communicate()[0]}")
-    assert process.returncode == 0, output
-    assert output.strip(), "it said nothing"
+        process.wait()
+        pytest.fail(f"{name} takes longer than {LIMIT_S:g} s:\n{log.read_text()}")
+    assert code == 0, log.read_text()
+    assert log.read_text().strip(), "it said nothing"
 
 
 def test_children_of_a_benchmark_are_ended_by_a_signal_at_any_moment() -> None:

@@ -1,4 +1,4 @@
-"""Half a minute of the soak: faults of every kind against real processes, and nothing lost, doubled, wrong or stuck."""
+"""Some seconds of the soak: faults of every kind against real processes, and nothing lost, doubled, wrong or stuck."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 SOAK = Path(__file__).parents[2] / "scripts" / "soak.py"
 SEED = 3870
 #: How long faults happen, in seconds; draining, the last restart and the checks take as long again on a slow machine.
-SECONDS = 20
+SECONDS = 12
 
 
 @pytest.mark.timeout(300)
@@ -31,5 +31,5 @@ def test_soak_finds_no_promise_broken(tmp_path: Path) -> None:
     assert figures["evidence"] == [], "\n".join(figures["evidence"])
     assert ran.returncode == 0, ran.stderr
     assert figures["faults"] >= SECONDS / 2
-    assert figures["tasks acknowledged"] >= 1_000
-    assert figures["executions"] >= 1_000
+    assert figures["tasks acknowledged"] >= 500
+    assert figures["executions"] >= 500

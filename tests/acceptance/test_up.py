@@ -133,8 +133,9 @@ def test_nohup_outlives_the_terminal(home: Home) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_at_any_moment_of_the_start_ends_up(homes: list[Home], number: signal.Signals) -> None:
-    # Given four that start at the same time, When the signal comes at four moments
-    moments = ("", "store memory", "dtq is up", " ready: ")
+    # Given some that start at the same time, When the signal comes at as many moments
+    moments = ("", "store memory", "dtq is up", " ready: ") if number == signal.SIGTERM else ("", " ready: ")
+    homes = homes[: len(moments)]
     ups = [home.start(*UP) for home in homes]
     for up, text in zip(ups, moments, strict=True):
         if text:

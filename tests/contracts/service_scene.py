@@ -46,7 +46,7 @@ from dtq.transport.server import Server
 from dtq.worker.calls import Calls
 
 #: How long anything may take, in seconds; far above what it takes.
-DEADLINE_S = 20.0
+DEADLINE_S = 50.0
 #: The same for what has to come by itself: less than a lease or any other time-out that would help it along.
 SOON_S = 5.0
 KEY = b"the key of the service contract"

@@ -26,7 +26,7 @@ from dtq.transport.endpoints import dial
 
 KEY = b"the key of these tests, 32 bytes"
 SPEC = Spec(function=Function(name="math:sqrt"), options=Options())
-DEADLINE_S = 30.0
+DEADLINE_S = 50.0
 
 
 class House:
