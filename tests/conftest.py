@@ -28,6 +28,12 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_finish() -> None:
+    """What there is now stays: no collection of garbage is to look through thousands of tests again."""
+    gc.collect()
+    gc.freeze()
+
+
 _FAILED: Final = pytest.StashKey[bool]()
 
 

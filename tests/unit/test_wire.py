@@ -145,7 +145,7 @@ def test_call_and_result_come_back_the_same(name: str, data: st.DataObject) -> N
 
 
 @pytest.mark.parametrize("name", METHODS)
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(value=PLAIN)
 def test_any_plain_value_is_decoded_or_refused(name: str, value: Any) -> None:
     method = METHODS[name]
