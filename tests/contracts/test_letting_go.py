@@ -10,6 +10,7 @@ import pytest
 
 from dtq import AsyncClient, Executor, State
 from dtq.client import watcher
+from dtq.client.executor_calls import opened
 from dtq.client.submitting import order
 from dtq.core.changes import ResultPage
 from dtq.engines.base import StoredBatch
@@ -30,7 +31,7 @@ def queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
 @pytest.fixture
 def executor(queue: Queue) -> Iterator[Executor]:
     made = Executor.__new__(Executor)
-    made._begin(queue.client(), None, order())
+    made._begin(opened(queue.client(), None, order()))
     yield made
     made.shutdown(cancel_futures=True)
 
