@@ -113,6 +113,7 @@ def be(name: str, launcher: int, orders: int, output: int, directory: str) -> No
             settings |= handover.read(file)
     except EOFError:
         os._exit(1)
+    gc.enable()
     name_process(f"dtq-{name}")
     # Tasks' output goes where the program's own output goes; dtq's log does not.
     sys.stdout = os.fdopen(output, "w", encoding="utf-8")
@@ -356,6 +357,7 @@ def main(arguments: list[str]) -> NoReturn:
         arguments: the program's process, the descriptor of the pipe to it, and the cluster's directory.
     """
     program, output, directory = arguments
+    gc.disable()  # what is imported stays; looking through it takes a twentieth of the time
     sys.stderr = Log(os.path.join(directory, "launcher.log"))
     try:
         with open(0, "rb", buffering=0, closefd=False) as file:
