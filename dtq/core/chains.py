@@ -12,17 +12,20 @@ Rules:
    before it has a result. A worker reports outcomes in the order in which they happened, so this refuses nothing that
    a sound worker says; and restored state is as true as live state: the result of a successor is in the same commit as
    the result before it, or in a later one.
-3. A successor that comes back while its batch is blocked is as if it had never been leased: it is not known to have
-   started. A successor that is to be cancelled is called back first; its worker's reports of it are refused.
+3. A lease that ends without a result ends those behind it: a successor was given no other result than the one that
+   counts. A successor that comes back while its batch is blocked is as if it had never been leased: it is not known to
+   have started. One that is to be cancelled is called back first. Reports of leases that were called back are refused.
 4. Successors take no room of a worker's as long as it holds the leases that they are behind.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 from typing import Final
 
 from dtq.core.batches import Batch
+from dtq.core.changes import Parent
 from dtq.core.heap import Run
 from dtq.core.leases import CHUNK_S, Lease, Worker
 from dtq.core.register import Register
@@ -96,3 +99,18 @@ def _comes_first(child: Batch, first: tuple[Run, str] | None) -> bool:
     run, queue = first
     mine = Run(child.entry.urgency, child.number, 0, 1)
     return mine < run if queue == child.queue else mine.rank < run.rank
+
+
+def restored(lease: Lease, parents: Iterable[Parent], leases: dict[int, list[Lease]]) -> None:
+    """Put a restored lease behind the one that it was granted behind.
+
+    Args:
+        lease: a lease of a blocked batch.
+        parents: the tasks that the batch waits for, or has waited for.
+        leases: all leases, by batch.
+    """
+    for number, lo, hi, _ in parents:
+        for other in leases.get(number, ()):
+            if hi and other.lo <= lo < other.hi and other is not lease:
+                lease.put_behind(other)
+                return

@@ -112,8 +112,17 @@ def _check_dependencies(register: Register) -> None:
 def _check_leases(register: Register) -> None:
     held = {token: lease for worker in register.workers.values() for token, lease in worker.leases.items()}
     assert held == register.leases, "the workers' leases are not all leases"
+    for worker in register.workers.values():
+        queued = [lease for lease in worker.leases.values() if lease.before is not None]
+        assert worker.queued == len(queued), f"{worker.name}: the leases behind others are miscounted"
+        for lease in queued:
+            assert lease.before is not None
+            assert lease.before.successor is lease, f"lease {lease.token}: it is behind one that does not know it"
+            assert register.leases.get(lease.before.token) is lease.before, f"lease {lease.token} is behind none"
+            assert lease.batch.blocked, f"lease {lease.token} is behind another, and waits for nothing"
     for token, lease in register.leases.items():
         assert token == lease.token
+        assert lease.before is not None or not lease.batch.blocked, f"lease {token}: its task waits for another one"
         assert lease.lo < lease.hi, f"lease {token} is empty"
         assert register.batches.get(lease.batch.number) is lease.batch, f"lease {token}: its batch is gone"
         assert register.workers.get(lease.worker.session) is lease.worker, f"lease {token}: its worker is gone"

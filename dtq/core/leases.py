@@ -180,12 +180,12 @@ class Lease:
         before.successor = self
         self.worker.queued += 1
 
-    def leave(self) -> None:
-        """Note that it is over: it is behind no other lease any more, and none is behind it."""
-        for first, second in ((self, self.successor), (self.before, self)):
-            if first is not None and second is not None:
-                first.successor = second.before = None
-                self.worker.queued -= 1
+    def let_go(self) -> None:
+        """Note that the lease behind it, if there is one, is behind none any more."""
+        if self.successor is not None:
+            self.successor.before = None
+            self.successor = None
+            self.worker.queued -= 1
 
     def row(self) -> LeaseRow:
         """The row that describes the lease."""

@@ -391,7 +391,7 @@ class Machine:
                 self._succeeded(worker, outcome, answer, now)
             else:
                 self._failed(worker, outcome, now)
-        for back in released:
+        for back in reversed(released):  # successors before the task that they wait for
             self._released(worker, back, now)
         self._reconcile(worker, message, answer, now)
         return answer
@@ -404,13 +404,13 @@ class Machine:
             The other tasks that are given back.
         """
         left = []
-        for back in released:
+        for back in reversed(released):
             lease = worker.leases.get(back.token)
             if lease is not None and lease.batch.blocked and not back.started:
                 self._released(worker, back, now)
             else:
                 left.append(back)
-        return tuple(left)
+        return tuple(reversed(left))
 
     def _worker(self, session: str) -> Worker:
         worker = self.register.workers.get(session)
@@ -495,6 +495,7 @@ class Machine:
         if register.dependencies.awaited:
             register.dependencies.ended(batch, lo, hi, State.SUCCEEDED)
         lease.started = True  # its slot goes on with the next task
+        lease.let_go()
         register.shorten(lease, hi)
         register.ledger.batch(batch)
         register.finish_if_done(batch, now)
@@ -537,7 +538,7 @@ class Machine:
         failure = Failure(message=f"the worker {worker.name} was lost while it ran the task")
         for lease in list(worker.leases.values()):
             if lease.token not in worker.leases:
-                continue  # called back, as the task before it is dead now
+                continue  # called back with the task before it
             first = lease.lo
             if lease.started and not lease.batch.blocked:
                 register.shorten(lease, first + 1)

@@ -474,13 +474,17 @@ class Register:
             self._cut_end(lease, lo)
 
     def _wait_again(self, lease: Lease) -> None:
-        """Undo the grant of a task behind the one that it waits for (`core.chains`)."""
-        batch = lease.batch
-        batch.running = batch.next = 0
-        self.tally.move(batch.queue, State.RUNNING, Move.WAITS_AGAIN)
-        self.ledger.batch(batch)
-        self.end_lease(lease)
-        lease.hi = lease.lo
+        """Undo the grant of a task behind the one that it waits for, and of those behind it (`core.chains`)."""
+        undone = [lease]
+        while (behind := undone[-1].successor) is not None:
+            undone.append(behind)
+        for lease in reversed(undone):
+            batch = lease.batch
+            batch.running = batch.next = 0
+            self.tally.move(batch.queue, State.RUNNING, Move.WAITS_AGAIN)
+            self.ledger.batch(batch)
+            self.end_lease(lease)
+            lease.hi = lease.lo
 
     def call_back(self, batch: Batch) -> None:
         """End the lease of a blocked batch's task, if it has one (`core.chains`): the batch is about to be cancelled.
@@ -534,9 +538,12 @@ class Register:
         flow = lease.batch.flow
         if flow is not None and flow.limits and lease.lo < lease.hi:
             self.lines.gave_back(flow.limits, lease.hi - lease.lo)
+        if lease.successor is not None:
+            self._wait_again(lease.successor)
         del self.leases[lease.token]
         del lease.worker.leases[lease.token]
-        lease.leave()
+        if lease.before is not None:
+            lease.before.let_go()
         if lease.units is not None:
             self._free(lease)
         self.ledger.lease_ended(lease.token)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from dtq.core import limits, queues, schedules, start_by, uniqueness, wall_moments
+from dtq.core import chains, limits, queues, schedules, start_by, uniqueness, wall_moments
 from dtq.core.batches import Batch, Task
 from dtq.core.changes import BatchRow, DefinitionRow, ExpiryRow, HoldRow, LeaseRow, Row, SpecRow, TaskRow, Totals
 from dtq.core.leases import Lease, Worker
@@ -81,6 +81,8 @@ def _wait(register: Register, now: float) -> None:
             leases.setdefault(lease.batch.number, []).append(lease)
         for batch in blocked:
             register.dependencies.wait(batch, leases)
+            if batch.running and batch.flow is not None:
+                chains.restored(leases[batch.number][0], batch.flow.after, leases)
 
 
 def _take(register: Register, row: Row, ahead_s: float, now: float) -> None:

@@ -492,6 +492,7 @@ class Slot:
                     if index < last:
                         self._say(Stopped(token, index + 1))
                     return
+                result = None
                 begun = clock()
                 unsent.begin(token, index + 1, begun)
                 continue

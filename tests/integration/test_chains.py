@@ -26,6 +26,10 @@ FUNCTIONS = ("add", "echo", "fail", "grown", "kill_self", "leave", "nap")
 TERMS = SlotTerms(worker="w", paths=(str(TASKS),))
 
 
+def spec(name: str) -> Spec:
+    return Spec(function=Function(name=f"work:{name}"), options=Options())
+
+
 class Given:
     """Stands for the result of the task before."""
 
@@ -38,7 +42,7 @@ class Scene:
 
     def __init__(self, supervisor: Supervisor) -> None:
         self.supervisor = supervisor
-        self._token = 0
+        self.token = 0
         self.until(lambda: any(child.ready for child in supervisor._children), "the slot to be ready")
 
     def until(self, seen: Any, what: str) -> None:
@@ -53,13 +57,13 @@ class Scene:
         """Leases, each behind the one before: of each its function and its arguments. Their tokens."""
         granted = []
         for name, *arguments in calls:
-            self._token += 1
+            self.token += 1
             blob = pickle.dumps(tuple(arguments))
             if behind:
                 blob = with_inputs(blob, [PREVIOUS])
             grant = Grant(
-                token=self._token,
-                batch=self._token,
+                token=self.token,
+                batch=self.token,
                 lo=0,
                 hi=1,
                 single=True,
@@ -68,8 +72,8 @@ class Scene:
                 arguments=pages.pack([blob]),
                 behind=behind,
             )
-            granted.append((grant, Spec(function=Function(name=f"work:{name}"), options=Options())))
-            behind = self._token
+            granted.append((grant, spec(name)))
+            behind = self.token
         with self.supervisor.lock:
             self.supervisor.granted(granted)
         return [grant.token for grant, _ in granted]
@@ -145,6 +149,25 @@ def test_what_is_behind_a_task_without_a_result_to_hand_on_goes_back(
     assert scene.outcomes(tokens) == [2, outcome, None, None]
     scene.until(lambda: any(child.idle for child in scene.supervisor._children), "a slot that is idle")
     assert scene.outcomes(scene.give(("add", 1, 1), ("add", Given(), 1))) == [2, 3]
+
+
+def test_result_that_is_handed_on_is_that_of_the_last_task_and_of_no_other(scene: Scene) -> None:
+    """A lease of several tasks may be down to its last one when something is granted behind it."""
+    for last, outcome in (((3, 3), 7), (("no", 1), None)):
+        scene.token += 1
+        grant = Grant(
+            token=scene.token,
+            batch=scene.token,
+            lo=0,
+            hi=3,
+            single=False,
+            attempt=1,
+            spec=1,
+            arguments=pages.pack([pickle.dumps(call) for call in ((1, 1), (2, 2), last)]),
+        )
+        with scene.supervisor.lock:
+            scene.supervisor.granted([(grant, spec("add"))])
+        assert scene.outcomes(scene.give(("add", Given(), 1), behind=grant.token)) == [outcome]
 
 
 def test_nothing_waits_behind_a_task_that_takes_long(scene: Scene) -> None:

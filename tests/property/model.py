@@ -200,9 +200,21 @@ class Model:
         return None
 
     def settle(self, now: float) -> None:
-        """What waits is released, or cancelled, until nothing changes any more."""
+        """What waits is released, or cancelled, until nothing changes any more; and what is leased behind a task that
+        has come back is so no more."""
         while any([self.settled(shipment, now) for shipment in self.live() if shipment.blocked]):
             pass
+        for crew in self.crews.values():
+            while orphans := [
+                held for held in crew.leases.values() if self.is_early(held) and held.behind not in crew.leases
+            ]:
+                for held in orphans:
+                    del crew.leases[held.token]
+                    self.go_back(held.jobs[0], now)
+
+    def is_early(self, held: Held) -> bool:
+        """Whether the task of a lease waits for another one still."""
+        return self.shipments[held.jobs[0].batch].blocked
 
     def settled(self, shipment: Shipment, now: float) -> bool:
         """Whether something that waits does so no more."""

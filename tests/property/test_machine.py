@@ -364,14 +364,10 @@ class Histories(RuleBasedStateMachine):
         refused = self.driver.machine.refused
         self.driver.succeed(lease, count, seconds=(0.0, 0.001, 0.015, 1.0)[share % 4] * count)
         self.model.heard(crew.session, self.now)
-        if self._is_early(held):
+        if self.model.is_early(held):
             assert self.driver.machine.refused == refused + 1
         else:
             self.model.succeed(held, count, self.now)
-
-    def _is_early(self, held: Held) -> bool:
-        """Whether its task waits for another one still, so that nothing counts which is said of it."""
-        return self.model.shipments[held.jobs[0].batch].blocked
 
     def _fail(self, crew: Crew, which: int, share: int, outcome: Outcome) -> None:
         held, lease = self._held(crew, which)
@@ -379,7 +375,7 @@ class Histories(RuleBasedStateMachine):
         refused = self.driver.machine.refused
         self.driver.fail(lease, lease.lo + offset, outcome, seconds=0.001)
         self.model.heard(crew.session, self.now)
-        if self._is_early(held):
+        if self.model.is_early(held):
             assert self.driver.machine.refused == refused + 1
         else:
             self.model.fail(held, offset, outcome, self.now)
@@ -575,7 +571,6 @@ class Histories(RuleBasedStateMachine):
             crew.queues = ()
             for held in crew.leases.values():
                 held.started = True  # nobody knows, so the worst is assumed
-                held.behind = 0
         self.model.restart(self.now)
         self.driver.tick()
         self.model.tick(self.now)

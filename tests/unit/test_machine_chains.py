@@ -190,11 +190,41 @@ def test_successor_that_comes_back_waits_again(machine: Driver) -> None:
     batches = chain(machine, 3)
     leases = machine.lease()
 
-    machine.release(leases[2])
+    machine.release(leases[1])
 
-    assert [machine.state(batch) for batch in batches] == [State.RUNNING, State.RUNNING, State.BLOCKED]
-    assert places(machine.lease()) == [(batches[2], 0)]  # and may be handed out behind it again
+    assert [machine.state(batch) for batch in batches] == [State.RUNNING, State.BLOCKED, State.BLOCKED]
+    assert places(machine.lease()) == [(batches[1], 0), (batches[2], 0)]  # they may be granted behind it again
     assert machine.view(batches[2]).attempt == 1
+
+
+def test_what_is_behind_a_task_that_comes_back_is_so_no_more(machine: Driver) -> None:
+    """Else its result might count that was made of another result than the one that counts."""
+    batches = chain(machine, 3)
+    first, second, third = machine.lease()
+
+    # When the first comes back, and runs elsewhere
+    machine.release(first)
+    assert [machine.state(batch) for batch in batches] == [State.PENDING, State.BLOCKED, State.BLOCKED]
+    machine.attach("w2", capacity=1)
+    (again,) = machine.lease("w2")
+    machine.succeed(again)
+
+    # Then what the worker makes of the others is refused
+    assert machine.machine.refused == 0
+    for lease in (second, third):
+        machine.succeed(lease)
+    assert machine.machine.refused == 2
+    assert [machine.state(batch) for batch in batches] == [State.SUCCEEDED, State.PENDING, State.BLOCKED]
+
+
+def test_chain_that_is_given_back_together_is_so_in_any_order(machine: Driver) -> None:
+    batches = chain(machine, 3)
+    leases = machine.lease()
+
+    machine.exchange(released=tuple(Released(token=lease.token, lo=0, hi=1) for lease in leases))
+
+    assert machine.machine.refused == 0
+    assert [machine.state(batch) for batch in batches] == [State.PENDING, State.BLOCKED, State.BLOCKED]
 
 
 def test_lost_worker_is_blamed_for_the_task_that_it_had_begun_alone(machine: Driver) -> None:
@@ -275,6 +305,18 @@ def test_chain_is_handed_out_after_a_restart_as_before(machine: Driver) -> None:
     for lease in [machine.machine.register.leases[lease.token] for lease in leases]:
         machine.succeed(lease)
     assert [machine.state(batch) for batch in batches] == [State.SUCCEEDED] * 3
+
+
+def test_chain_is_one_after_a_restart_too(machine: Driver) -> None:
+    batches = chain(machine, 3)
+    leases = machine.lease()
+    machine.drain()
+    machine.restart()
+    machine.attach(capacity=1, chains=True)
+
+    machine.release(machine.machine.register.leases[leases[0].token])
+
+    assert [machine.state(batch) for batch in batches] == [State.PENDING, State.BLOCKED, State.BLOCKED]
 
 
 def test_chain_of_a_worker_that_does_not_come_back_after_a_restart_waits_again(machine: Driver) -> None:
