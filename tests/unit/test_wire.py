@@ -21,7 +21,7 @@ from dtq.model.fields import Rule as FieldRule
 from dtq.model.messages import Doomed, Exchange, Hello, Orders, Progress, Role, Submission, Welcome
 from dtq.model.options import Function, FunctionKind, Options, Spec
 from dtq.model.pages import pack
-from dtq.model.resources import Offers, Portion
+from dtq.model.resources import MOST, Offers, Portion
 from dtq.model.schedules import Rule
 from dtq.model.service import Service
 from dtq.model.wire import codec, methods
@@ -61,7 +61,7 @@ SCHEDULE_RULES = st.one_of(
 )
 UNIT_NAMES = st.text("aZ0_.", min_size=1, max_size=10)
 PORTIONS = st.one_of(
-    st.builds(Portion, name=UNIT_NAMES, amount=st.integers(1, 1 << 62)),
+    st.builds(Portion, name=UNIT_NAMES, amount=st.integers(1, MOST)),
     st.builds(
         lambda name, units: Portion(name=name, units=tuple(units), amount=len(units)),
         UNIT_NAMES,
