@@ -569,7 +569,7 @@ class Machine:
         granted: list[Lease] = []
         room = self.rules.grant_bytes // 4 if by_report else self.rules.grant_bytes
         lines = self.register.lines
-        while (held := worker.held + worker.spread) < MAX_SMALL * worker.capacity:
+        while (held := worker.held + worker.spread) < 2 * worker.capacity or self._has_small(worker, held):
             needy = bool(lines.needed)
             heap = placing.first(self.register, worker, now) if needy else lines.first(worker.queues, now)
             run = heap.top() if heap is not None else None
@@ -596,6 +596,14 @@ class Machine:
             lease.started = not ahead
             granted.append(lease)
         return granted + self._successors(worker, now, call)
+
+    @staticmethod
+    def _has_small(worker: Worker, held: int) -> bool:
+        """Whether a worker with two leases a slot may be given another: the latest one is small."""
+        if held >= MAX_SMALL * worker.capacity or not worker.leases:
+            return False
+        latest = next(reversed(worker.leases.values()))
+        return latest.hi - latest.lo < MAX_SMALL
 
     def _has_room(self, worker: Worker, held: int, heap: RunHeap, entry: SpecEntry) -> bool:
         """Whether a worker with two leases a slot is given another, of tiny tasks: those that it has hold few tasks."""
