@@ -569,7 +569,10 @@ class Machine:
         granted: list[Lease] = []
         room = self.rules.grant_bytes // 4 if by_report else self.rules.grant_bytes
         lines = self.register.lines
-        while (held := worker.held + worker.spread) < 2 * worker.capacity or self._has_small(worker, held):
+        while True:
+            held = len(worker.leases) - worker.queued + worker.spread
+            if held >= 2 * worker.capacity and not self._has_small(worker, held):
+                break
             needy = bool(lines.needed)
             heap = placing.first(self.register, worker, now) if needy else lines.first(worker.queues, now)
             run = heap.top() if heap is not None else None
@@ -595,7 +598,7 @@ class Machine:
             room -= int(batch.entry.argument_bytes * (lease.hi - lease.lo))
             lease.started = not ahead
             granted.append(lease)
-        return granted + self._successors(worker, now, call)
+        return granted + self._successors(worker, now, call) if self.register.dependencies.awaited else granted
 
     @staticmethod
     def _has_small(worker: Worker, held: int) -> bool:
@@ -626,7 +629,7 @@ class Machine:
     def _successors(self, worker: Worker, now: float, call: int) -> list[Lease]:
         """Grant successors of a worker's leases (`core.chains`)."""
         register = self.register
-        ends = chains.ends(register, worker) if register.dependencies.awaited else []
+        ends = chains.ends(register, worker)
         if not ends or register.lines.needed:
             return []
         first = self._first(worker, now)
