@@ -27,6 +27,7 @@ from dtq.engines.uses import named_by, places
 from dtq.engines.walcheck import damaged_start
 from dtq.errors import BadMessage, StoreDamaged, StoreError
 from dtq.model import pages, values
+from dtq.model.ids import TaskId
 from dtq.model.values import Value
 from dtq.records import dataclass, field
 from dtq.values.place import Place
@@ -210,7 +211,7 @@ def _rows(connection: sqlite3.Connection, version: int) -> Iterator[tuple[int, i
         for row in connection.execute(sql):
             with contextlib.suppress(DamagedRow, BadMessage):
                 page = decode(row)
-                yield kind, page.batch, page.lo, _of_page(noun, page), page
+                yield kind, page.batch, page.lo, _of_page(connection, noun, page), page
     if version >= 3:
         for hold, body in connection.execute("SELECT hold, body FROM holds"):
             with contextlib.suppress(DamagedRow):
@@ -234,10 +235,20 @@ _PAGES: Final[tuple[tuple[int, str, str, Any], ...]] = (
 )
 
 
-def _of_page(noun: str, page: ArgumentPage | ResultPage) -> _What:
+def _is_single(connection: sqlite3.Connection, batch: int) -> bool:
+    """Whether a batch has one task only, as far as its row can be read."""
+    for (body,) in connection.execute("SELECT body FROM batches WHERE batch = ?", (batch,)):
+        with contextlib.suppress(DamagedRow):
+            row = rowcodec.decode_batch(batch, body, {})
+            return row.complete and row.size == 1
+    return False
+
+
+def _of_page(connection: sqlite3.Connection, noun: str, page: ArgumentPage | ResultPage) -> _What:
     blobs = enumerate(pages.unpack(page.data), page.lo)
+    single = (page.lo, page.hi) == (0, 1) and _is_single(connection, page.batch)
     return [
-        (f"{noun} of task {page.batch}.{index}", values.named(blob))
+        (f"{noun} of task {TaskId(page.batch, index, single)}", values.named(blob))
         for index, blob in blobs
         if values.is_description(blob)
     ]

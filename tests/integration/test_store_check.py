@@ -20,7 +20,7 @@ from dtq.engines.sqlite import SqliteEngine
 from dtq.errors import StoreError, StoreLocked, StoreTooNew
 from dtq.model.values import Value
 from dtq.values.local import LocalValues
-from tests.contracts.engine_rows import described, hold, stored
+from tests.contracts.engine_rows import batch, described, hold, spec, stored
 from tests.faults.test_old_stores import FIXTURES, VERSIONS, copied
 from tests.integration.store_scene import changes, copy
 
@@ -202,3 +202,16 @@ def test_command_ends_with_what_it_found(store: Path, capsys: pytest.CaptureFixt
     assert "damaged    1 value of 4 is damaged\n" in capsys.readouterr().out
     assert run(["store", "check", str(store.parent / "missing.db")]) == 74
     assert "it is not there" in capsys.readouterr().err
+
+
+def test_only_task_of_a_batch_is_named_as_lists_do(tmp_path: Path) -> None:
+    # Given a batch of one task, whose arguments are a value that is damaged
+    engine = SqliteEngine(tmp_path / "dtq.db", durability="os")
+    engine.open()
+    draft = LocalValues(engine.place).draft()
+    draft.write(b"a" * BYTES)
+    engine.commit(stored(spec(), batch(7, size=1, complete=True), described(7, draft.finish())))
+    engine.close()
+    flip(tmp_path / "dtq.db")
+
+    assert [value.named_by for value in check(tmp_path / "dtq.db").damaged_values] == ["the arguments of task 7"]
