@@ -46,7 +46,7 @@ class _Argument:
 
 
 class DtqError(Exception):
-    """Something went wrong inside dtq."""
+    """An error inside dtq."""
 
     #: Stable name of the error on the wire and in JSON; never renamed.
     code: ClassVar[str] = "error"
@@ -133,7 +133,7 @@ class ResultCannotPickle(CannotPickle):
 
 
 class CannotUnpickle(DtqError, UnpicklingError, ValueError):
-    """Something that was sent cannot be unpickled on this side."""
+    """A received pickle cannot be unpickled on this side."""
 
     code = "cannot-unpickle"
     exit_code = 65
@@ -142,13 +142,13 @@ class CannotUnpickle(DtqError, UnpicklingError, ValueError):
 
 
 class OtherPython(CannotUnpickle):
-    """Something was sent by value from another version of Python."""
+    """An object was sent by value from another version of Python."""
 
     code = "other-python"
     text = "{0} cannot be unpickled here: it was sent by value from Python {1}, and this is Python {2}."
     hint = (
-        "What travels by value needs the same minor version on both sides: start a worker of that version for its "
-        "queue, or put it into a module that workers can import."
+        "Code by value needs the same minor version on both sides: start a worker of that version for its "
+        "queue, or put the code into a module that workers can import."
     )
 
 
@@ -166,10 +166,7 @@ class NotRegistered(CannotImport):
 
     code = "not-registered"
     text = "the task type {0} is not known to {1}: no module imported there registers it."
-    hint = (
-        "Start the worker with --import MODULE, or keep tasks of this type in a queue that only workers serve which "
-        "know it."
-    )
+    hint = "Start the worker with --import MODULE, or keep tasks of this type in a queue of workers that know the type."
 
 
 class ClientClosed(DtqError, RuntimeError):
@@ -178,11 +175,11 @@ class ClientClosed(DtqError, RuntimeError):
     code = "client-closed"
     exit_code = 2
     text = "this client is closed ({0})."
-    hint = "Make a new one; what was accepted goes on, and can be asked for by its id."
+    hint = "Make a new one; accepted tasks go on, and can be found by their ids."
 
 
 class TooLarge(DtqError, ValueError):
-    """Something is larger than its limit."""
+    """A call, result or value is larger than its limit."""
 
     code = "too-large"
     exit_code = 65
@@ -191,7 +188,7 @@ class TooLarge(DtqError, ValueError):
 
 
 class BadInput(DtqError, ValueError):
-    """A line of a file of calls is not what it has to be."""
+    """A line of a file of calls is malformed."""
 
     code = "bad-input"
     exit_code = 65
@@ -199,7 +196,7 @@ class BadInput(DtqError, ValueError):
 
 
 class BadFile(DtqError, ValueError):
-    """A file is not what it has to be."""
+    """A file is malformed."""
 
     code = "bad-file"
     exit_code = 65
@@ -238,11 +235,11 @@ class KeyMissingInTask(KeyMissing):
 
 
 class SlotsWaiting(DtqError, RuntimeError):
-    """All slots of a worker wait for tasks that none of them is left to run."""
+    """All slots of a worker wait for tasks, and no slot is left to run these."""
 
     code = "slots-waiting"
     exit_code = 75
-    text = "every slot of the worker {1} ({0} of them) runs a task that waits for others, so none is left to run those."
+    text = "every slot of the worker {1} ({0} of them) runs a task that waits for others, so no slot is left for those."
     hint = "This task was ended to make room; start more workers, or allow more with --max-waiting (DTQ_MAX_WAITING)."
 
 
@@ -277,7 +274,7 @@ class TlsFailed(Unreachable):
 
 
 class ConnectionsFull(Unreachable):
-    """The coordinator has as many connections as it may."""
+    """The coordinator's number of connections has reached its limit."""
 
     code = "connections-full"
     exit_code = 75
@@ -304,7 +301,7 @@ class ProtocolMismatch(DtqError):
 
 
 class BadMessage(DtqError):
-    """A message is not one that the protocol knows."""
+    """A message breaks the protocol."""
 
     code = "bad-message"
     exit_code = 76
@@ -312,7 +309,7 @@ class BadMessage(DtqError):
 
 
 class NotPermitted(DtqError, PermissionError):
-    """This connection may not call that."""
+    """The connection does not permit this call."""
 
     code = "not-permitted"
     exit_code = 77
@@ -320,7 +317,7 @@ class NotPermitted(DtqError, PermissionError):
 
 
 class RoleMissing(NotPermitted):
-    """The key may not do that."""
+    """The key lacks the role for this call."""
 
     code = "role-missing"
     text = "the key {0} may not do this: {1}."  # an OSError keeps at most two arguments
@@ -328,7 +325,7 @@ class RoleMissing(NotPermitted):
 
 
 class PortInUse(DtqError, OSError):
-    """Something else listens on the coordinator's address."""
+    """Another process listens on the coordinator's address."""
 
     code = "port-in-use"
     exit_code = 73
@@ -376,8 +373,8 @@ class StoreReplaced(DtqError):
     code = "store-replaced"
     exit_code = 75
     retryable = True
-    text = "the coordinator at {0} has another store now; nothing that was submitted to the one before is known there."
-    hint = "Submit again what is still needed."
+    text = "the coordinator at {0} has another store now; tasks of the store before are unknown there."
+    hint = "Submit the tasks that are still needed again."
 
 
 # -- the queue ----------------------------------------------------------------------------------------------------
@@ -389,11 +386,11 @@ class UnknownId(DtqError, LookupError):
     code = "unknown-id"
     exit_code = 65
     text = "no task {0} is known here: it was never accepted, or it was purged."
-    hint = "`dtq list` shows what there is."
+    hint = "`dtq list` shows the tasks."
 
 
 class QueueFull(DtqError):
-    """The queue holds as many tasks as it may."""
+    """The number of unfinished tasks has reached its limit."""
 
     code = "queue-full"
     exit_code = 75
@@ -403,7 +400,7 @@ class QueueFull(DtqError):
 
 
 class FunctionsFull(QueueFull):
-    """The functions and options of unfinished tasks take as much memory as they may."""
+    """The functions and options of unfinished tasks have reached the limit of their memory."""
 
     code = "functions-full"
     text = "the functions and options of unfinished tasks take {0:,} bytes, the limit is {1:,}."
@@ -411,15 +408,15 @@ class FunctionsFull(QueueFull):
 
 
 class EdgesFull(QueueFull):
-    """What tasks wait for is as much as it may be."""
+    """The number of dependencies has reached its limit."""
 
     code = "edges-full"
-    text = "all tasks together wait for {0:,} others, and may wait for {1:,}."
+    text = "unfinished tasks have {0:,} dependencies together, the limit is {1:,}."
     hint = "Wait until some have ended; wait for whole batches, not for each of their tasks."
 
 
 class ParentUnknown(DtqError, LookupError):
-    """A task was to wait for another one that is not there, or no longer kept."""
+    """A parent of a task does not exist, or is no longer kept."""
 
     code = "parent-unknown"
     exit_code = 65
@@ -428,20 +425,20 @@ class ParentUnknown(DtqError, LookupError):
 
 
 class HoldsFull(QueueFull):
-    """Clients hold as many values as they may."""
+    """The number of clients' values has reached its limit."""
 
     code = "holds-full"
-    text = "clients hold {0:,} values that they have put, as many as they may."
+    text = "clients hold {0:,} put values, which is the most they may."
     hint = "Let go of references that are not needed any more (Reference.release)."
 
 
 class LimitsFull(DtqError):
-    """There are as many limits as there may be."""
+    """The number of limits has reached its bound."""
 
     code = "limits-full"
     exit_code = 65
-    text = "there are {0:,} limits, as many as there may be."
-    hint = "Name many limits with one glob (dtq limit set 'tenant-*' ...), and remove what is not needed."
+    text = "there are {0:,} limits already, which is the most."
+    hint = "Name many limits with one glob (dtq limit set 'tenant-*' ...), and remove unneeded ones."
 
 
 class UnknownLimit(DtqError, LookupError):
@@ -450,7 +447,7 @@ class UnknownLimit(DtqError, LookupError):
     code = "unknown-limit"
     exit_code = 65
     text = "there is no limit {0!r}."
-    hint = "`dtq limit list` shows what there is."
+    hint = "`dtq limit list` shows the limits."
 
 
 class QueueDraining(DtqError):
@@ -459,7 +456,7 @@ class QueueDraining(DtqError):
     code = "queue-draining"
     exit_code = 75
     text = "the queue {0!r} takes no new tasks: it is being drained."
-    hint = "Submit to another queue, or have it take tasks again (dtq queue resume)."
+    hint = "Submit to another queue, or let it take tasks again (dtq queue resume)."
 
 
 class WholeBatchOnly(DtqError, ValueError):
@@ -472,7 +469,7 @@ class WholeBatchOnly(DtqError, ValueError):
 
 
 class BatchTooLarge(DtqError, ValueError):
-    """A batch would have more tasks than one may have."""
+    """A batch would have more tasks than a batch may have."""
 
     code = "batch-too-large"
     exit_code = 65
@@ -494,7 +491,7 @@ class UnknownSchedule(DtqError, LookupError):
     code = "unknown-schedule"
     exit_code = 65
     text = "no schedule is called {0!r}."
-    hint = "`dtq schedule list` shows what there is."
+    hint = "`dtq schedule list` shows the schedules."
 
 
 class ScheduleExists(DtqError):
@@ -507,11 +504,11 @@ class ScheduleExists(DtqError):
 
 
 class SchedulesFull(DtqError):
-    """There are as many schedules as there may be."""
+    """The number of schedules has reached its bound."""
 
     code = "schedules-full"
     exit_code = 75
-    text = "there is no room for more schedules: there are {0:,}, whose calls have {1:,} bytes."
+    text = "no more schedules fit: there are {0:,}, whose calls have {1:,} bytes."
     hint = "Remove those that are over, and have functions read large data."
 
 
@@ -525,7 +522,7 @@ class CronMissing(DtqError):
 
 
 class KeyTaken(KeyConflict):
-    """The key of a submission is taken, and that was to be an error."""
+    """The key of a submission is taken, which the submission makes an error."""
 
     code = "key-taken"
     text = "the key {0!r} is taken by batch {1}."
@@ -540,7 +537,7 @@ class ResultExpired(DtqError, LookupError):
 
 
 class ValueGone(DtqError, LookupError):
-    """A value that lay in a segment is no longer kept."""
+    """A value in a segment is no longer kept."""
 
     code = "value-gone"
     exit_code = 65
@@ -548,12 +545,12 @@ class ValueGone(DtqError, LookupError):
 
 
 class ValueDamaged(DtqError):
-    """A value that lies in a segment is not what was written."""
+    """A value in a segment has changed since it was written."""
 
     code = "value-damaged"
     exit_code = 74
     text = "a value of {0:#byte} is damaged: {1}."
-    hint = "See to the coordinator's disk; submit what needs it again."
+    hint = "Check the coordinator's disk; submit the task that needs the value again."
 
 
 class NotFinished(DtqError):
@@ -596,23 +593,23 @@ class StoreError(DtqError):
 
 
 class StoreFull(StoreError):
-    """The disk is full; what was accepted is safe, new work is refused until there is room."""
+    """The disk is full; accepted work is safe, new work is refused until there is room."""
 
     code = "store-full"
     exit_code = 75
     retryable = True
-    text = "the disk of the store {0} is full ({1}); what was accepted is safe, new work is refused."
+    text = "the disk of the store {0} is full ({1}); accepted work is safe, new work is refused."
     hint = "Make room on that disk; the coordinator goes on by itself."
 
 
 class StoreUnwritable(StoreError):
-    """The store cannot be written at the moment; what was accepted is safe, new work is refused."""
+    """The store cannot be written at the moment; accepted work is safe, new work is refused."""
 
     code = "store-unwritable"
     exit_code = 74
     retryable = True
-    text = "the store {0} cannot be written ({1}); what was accepted is safe, new work is refused."
-    hint = "See to its disk; the coordinator tries again by itself."
+    text = "the store {0} cannot be written ({1}); accepted work is safe, new work is refused."
+    hint = "Check its disk; the coordinator tries again by itself."
 
 
 class StoreLocked(StoreError):
@@ -660,14 +657,14 @@ class TaskFailed(TaskError):
 
 
 class TaskCrashed(TaskError):
-    """The process that ran the task died too often."""
+    """The task's process died too often."""
 
     code = "task-crashed"
     text = "task {0} went to the dead letters: {1}."
 
 
 class SoftTimeout(TaskError, TimeoutError):
-    """A task has run for as long as its ``soft_timeout`` says; raised in the task, which may catch it."""
+    """A task has reached its ``soft_timeout``; raised in the task, which may catch it."""
 
     code = "soft-timeout"
     text = "the task has run for {0:duration}, its soft_timeout."
@@ -703,7 +700,7 @@ class ReturnedFalse(TaskError):
     """The handler of a registered task type returned False."""
 
     code = "returned-false"
-    text = "the handler of {0} returned False, which says that it failed."
+    text = "the handler of {0} returned False, which is a failure."
 
 
 class WorkerBroken(DtqError):
@@ -712,7 +709,7 @@ class WorkerBroken(DtqError):
     code = "worker-broken"
     exit_code = 72
     text = "the worker {0} is broken: {1}."
-    hint = "It has given its tasks back. Put right what is installed there, or its --path, and start it again."
+    hint = "It has given its tasks back. Correct its installed modules, or its --path, and start it again."
 
 
 class OnlyRegistered(TaskError):

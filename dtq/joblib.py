@@ -317,7 +317,7 @@ class Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
             try:
                 client.cancel(*ids[start : start + _NAMED])
             except DtqError as error:
-                log.warning("what joblib gave up goes on, as it could not be stopped: %s", error)
+                log.warning("tasks that joblib gave up go on, as they could not be stopped: %s", error)
                 return
 
     def _accepted(self) -> list[str]:

@@ -48,7 +48,7 @@ coordinating = options.stacked(
     click.option(
         "--durability",
         type=click.Choice(DURABILITIES),
-        help="What an acknowledgement waits for: the disk, the kernel, nothing.  [DTQ_DURABILITY; default fsync]",
+        help="Acknowledge after the disk, after the kernel, or at once.  [DTQ_DURABILITY; default fsync]",
     ),
     options.keys_file,
     click.option("--highest-first", is_flag=True, default=None, help="Serve higher priority numbers first."),
@@ -60,7 +60,7 @@ coordinating = options.stacked(
         "--max-message",
         metavar="SIZE",
         type=options.SIZE,
-        help="Largest message; what is larger travels in pieces.  [16MiB]",
+        help="Largest message; larger values travel in pieces.  [16MiB]",
     ),
     click.option(
         "--max-value",
@@ -74,7 +74,7 @@ coordinating = options.stacked(
         "--max-unread",
         metavar="N",
         type=click.IntRange(1),
-        help="Most results kept ready for a client that does not ask for them.  [1 million]",
+        help="Most unread results kept ready for a client.  [1 million]",
     ),
 )
 

@@ -133,7 +133,7 @@ def show(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, as_
 @click.argument("ids", metavar="[ID]...", type=options.ID, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every dead letter that matches the filters.")
 @options.dead_letter_filters
-@click.option("--dry-run", is_flag=True, help="Say how many, and put none back.")
+@click.option("--dry-run", is_flag=True, help="Print their number, and put none back.")
 @options.connecting
 @options.as_json
 @options.quiet
@@ -182,7 +182,7 @@ def _may_purge(count: str, yes: bool, no_input: bool) -> bool:
 @click.argument("ids", metavar="[ID]...", type=options.ID, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every dead letter that matches the filters.")
 @options.dead_letter_filters
-@click.option("--dry-run", is_flag=True, help="Say how many, and purge none.")
+@click.option("--dry-run", is_flag=True, help="Print their number, and purge none.")
 @options.asking
 @options.connecting
 @options.as_json

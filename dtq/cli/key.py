@@ -84,13 +84,13 @@ def _tell(addresses: tuple[str, ...], authkey_file: str | None, changed: str, th
     type=click.Choice([role.value for role in KeyRole]),
     multiple=True,
     required=True,
-    help="What the key may do; repeatable.",
+    help="A role of the key; repeatable.",
 )
 @click.option(
     "--out",
     metavar="FILE",
     type=options.FILE,
-    help="Where to write the key, mode 0600 (- for standard output).  [NAME.key]",
+    help="File for the key, mode 0600 (- for standard output).  [NAME.key]",
 )
 @_where
 def new(
@@ -115,7 +115,7 @@ def new(
         except KeyUnusable:
             remove_key(path, name)  # no user has it
             raise
-        say(f"wrote {place} (role {made.role_names}); pass it to --authkey-file, or DTQ_AUTHKEY_FILE, where it is used")
+        say(f"wrote {place} (role {made.role_names}); pass it to --authkey-file or DTQ_AUTHKEY_FILE, to use the key")
     _tell(addresses, authkey_file, name, True, path)
 
 

@@ -32,13 +32,13 @@ _LOCAL: Final = ("localhost", "127.0.0.1", "::1")
     "hosts",
     metavar="HOST",
     multiple=True,
-    help="With --tls: a name or address under which the coordinator is reached; repeatable.  [this machine's names]",
+    help="With --tls: a name or address of the coordinator; repeatable.  [this machine's names]",
 )
 @click.option(
     "--out",
     metavar="PATH",
     type=options.FILE,
-    help="Where to write.  [authkey, or tls, in your configuration directory]",
+    help="File or directory to write.  [authkey, or tls, in your configuration directory]",
 )
 def keygen(tls: bool, hosts: tuple[str, ...], out: str | None) -> None:
     """Make an authkey; or, with --tls, all certificates of a small cluster.
@@ -65,7 +65,7 @@ def keygen(tls: bool, hosts: tuple[str, ...], out: str | None) -> None:
         raise BadConfig("there is no home directory to write to", "pass --out DIR")
     names = [*(check_host(host) for host in hosts), *_LOCAL, os.uname().nodename, socket.getfqdn()]
     authority, coordinator, peer = make_certificates(place, names)
-    say(f"{authority}: the authority; keep it where nobody else comes, it is only needed to make more certificates")
+    say(f"{authority}: the authority; keep it private, it is only needed to make more certificates")
     say(f"{coordinator}: for `dtq coordinator start --tls {coordinator}`")
     say(f"{peer}: copy it to each worker and client, for their --tls or DTQ_TLS")
     write(str(place))

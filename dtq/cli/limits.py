@@ -42,7 +42,7 @@ def limit() -> None:
     "--burst",
     metavar="N",
     type=click.IntRange(1),
-    help="How many may start together; without it 1, or what 50 ms of the rate are for.",
+    help="How many may start together; without it 1, or 50 ms' worth of the rate.",
 )
 @options.connecting
 @options.quiet

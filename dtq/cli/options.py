@@ -152,7 +152,7 @@ tls = click.option(
     type=DIRECTORY,
     expose_value=False,
     callback=_note_tls,
-    help="Directory with ca.pem, cert.pem and key.pem: speak TLS with other machines.  [DTQ_TLS]",
+    help="Directory with ca.pem, cert.pem and key.pem: use TLS with other machines.  [DTQ_TLS]",
 )
 
 keys_file = click.option(
@@ -170,7 +170,7 @@ connecting = stacked(
         metavar="HOST:PORT",
         type=ADDRESS,
         multiple=True,
-        help="Where the coordinator is; once more for another address of it.  [DTQ_ADDRESS]",
+        help="Address of the coordinator; repeatable for further addresses.  [DTQ_ADDRESS]",
     ),
     authkey_file,
     tls,
@@ -190,7 +190,7 @@ batch_filter = click.option("--batch", metavar="N", type=click.IntRange(1, 10**1
 #: Filters of dead letters.
 dead_letter_filters = stacked(
     function_filter,
-    click.option("--exception", metavar="GLOB", help="Only where the last exception matches, as in '*TimeoutError'."),
+    click.option("--exception", metavar="GLOB", help="Only if the last exception matches, as in '*TimeoutError'."),
     queue_filter,
     label_filter,
     batch_filter,

@@ -93,21 +93,21 @@ _verb(
     "pause",
     SteeringChange(paused=True),
     "paused",
-    "Start nothing of queues until they are resumed. They take tasks as before; what runs goes on.",
-    "start nothing of it",
+    "Start no tasks of queues until they are resumed. They take tasks as before; running tasks go on.",
+    "start none of its tasks",
 )
 _verb(
     "resume",
     SteeringChange(paused=False, draining=False),
     "starts tasks, and takes new ones",
-    "Start what waits in queues again, and take new tasks again.",
+    "Start waiting tasks of queues again, and take new tasks again.",
     "end a pause, or a drain",
 )
 _verb(
     "drain",
     SteeringChange(draining=True),
     "takes no new tasks",
-    "Take no new tasks into queues until they are resumed, and work off what they have.",
+    "Take no new tasks into queues until they are resumed, and work off those they have.",
     "have it run empty",
 )
 

@@ -125,22 +125,22 @@ def _timing(cron: str | None, values: dict[str, Any]) -> Timing:
 )
 @click.argument("name", metavar="NAME")
 @click.argument("words", metavar="[RULE] MODULE:FUNCTION [ARG]... [KEY=VALUE]...", nargs=-1, type=options.TEXT)
-@click.option("--every", metavar="DURATION", type=options.DURATION, help="Instead of RULE: again and again after this.")
+@click.option("--every", metavar="DURATION", type=options.DURATION, help="Instead of RULE: repeat at this interval.")
 @click.option("--at", metavar="MOMENT", type=options.MOMENT, help="Instead of RULE: once, at this moment.")
 @click.option("--tz", metavar="ZONE", help="Zone of RULE [UTC], and of moments without one [this machine's].")
 @click.option(
     "--overlap",
     type=click.Choice([one.value for one in Overlap]),
-    help="What to do while the run before has not ended.  [default: queue]",
+    help="Effect of a due time while the run before has not ended.  [default: queue]",
 )
 @click.option(
     "--catch-up",
     type=click.Choice([one.value for one in CatchUp]),
-    help="Which due times to make up for that were missed.  [default: last]",
+    help="Which missed due times to make up for.  [default: last]",
 )
 @click.option("--jitter", metavar="DURATION", type=options.DURATION, help="Submit up to so much later.")
 @click.option("--until", metavar="MOMENT", type=options.MOMENT, help="No due time after this moment.")
-@click.option("--replace", is_flag=True, help="Change a schedule of this name that is defined otherwise.")
+@click.option("--replace", is_flag=True, help="Change the schedule of this name if its definition differs.")
 @click.option(
     "--path",
     "paths",
@@ -371,8 +371,8 @@ def _sync(coordinator: Service, wanted: list[Schedule], keep: bool, dry_run: boo
     ),
 )
 @click.argument("path", metavar="FILE", type=options.FILE)
-@click.option("--keep", is_flag=True, help="Remove none: leave schedules alone that are not in FILE.")
-@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@click.option("--keep", is_flag=True, help="Keep schedules that are not in FILE.")
+@click.option("--dry-run", is_flag=True, help="Print the changes, and make none.")
 @click.option(
     "--path",
     "paths",

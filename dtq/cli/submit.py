@@ -80,13 +80,13 @@ _terms = options.stacked(
         metavar="NAME=AMOUNT",
         type=options.AMOUNT,
         multiple=True,
-        help="Needs so much of what workers offer, as in gpu=1 or memory=4GB; repeatable.",
+        help="Needs this much of a resource, as in gpu=1 or memory=4GB; repeatable.",
     ),
     click.option(
         "--slots", metavar="N", type=click.IntRange(1, 4096), help="Takes so many slots of one worker.  [default: 1]"
     ),
     click.option("--tag", "tags", metavar="TAG", multiple=True, help="Needs a worker with this tag; repeatable."),
-    click.option("--label", metavar="TEXT", help="What it belongs to, to find it by."),
+    click.option("--label", metavar="TEXT", help="A free word to find it by."),
     click.option("--delay", metavar="DURATION", type=options.DURATION, help="Do not start before this has passed."),
     click.option(
         "--at",
@@ -95,7 +95,7 @@ _terms = options.stacked(
         help="Do not start before this moment (2026-12-01T08:00, local time; or with Z or an offset).",
     ),
     click.option(
-        "--expires", metavar="DURATION", type=options.DURATION, help="Cancel what has not started when this has passed."
+        "--expires", metavar="DURATION", type=options.DURATION, help="Cancel it if it has not started after this."
     ),
     click.option(
         "--after",
@@ -107,21 +107,20 @@ _terms = options.stacked(
     click.option(
         "--on-failed",
         type=click.Choice(["cancel", "run"]),
-        help="What to do where one of those ends without a result: cancel this one, or run it all the same.  "
-        "[default: cancel]",
+        help="If one of those ends without a result: cancel this task, or run it all the same.  [default: cancel]",
     ),
     click.option("--key", metavar="KEY", help="Submit only once: the same KEY again gives the same id."),
     click.option(
         "--unique",
         metavar="pending|unfinished|kept|DURATION",
         type=options.UNIQUE,
-        help="For how long KEY stands for an earlier submission: until that starts, until it has ended, as long as it "
+        help="How long KEY stands for an earlier submission: until that starts, until it has ended, as long as it "
         "is kept, or so long.  [default: kept]",
     ),
     click.option(
         "--on-conflict",
         type=click.Choice(["existing", "error", "replace"]),
-        help="What to do where KEY is taken: give the earlier id, end with 65, or cancel the earlier one and submit.  "
+        help="If KEY is taken: print the earlier id, end with 65, or cancel the earlier one and submit.  "
         "[default: existing]",
     ),
 )
@@ -268,7 +267,7 @@ def _await(
     multiple=True,
     help="Look here too for the module's @task; repeatable. The current directory always is.",
 )
-@click.option("--wait", "waiting", is_flag=True, help="Wait, and print what is returned; a line a task, in order.")
+@click.option("--wait", "waiting", is_flag=True, help="Wait, and print the results, a line a task, in order.")
 @click.option(
     "--wait-timeout", metavar="DURATION", type=options.DURATION, help="Wait no longer than this (ends with 124)."
 )
@@ -277,7 +276,7 @@ def _await(
     type=click.Choice(["fail", "wait"]),
     default="fail",
     show_default=True,
-    help="What to do where the queue has no room: end with 75, or wait up to 5 minutes for some.",
+    help="If the queue has no room: end with 75, or wait up to 5 minutes for some.",
 )
 @options.connecting
 @options.as_json

@@ -33,7 +33,7 @@ working = options.stacked(
         "resources",
         metavar="NAME=...",
         multiple=True,
-        help="Offer units (gpu=0,1) or a sum (memory=32GB) to tasks that need it; repeatable.  [DTQ_RESOURCES]",
+        help="Offer units (gpu=0,1) or a sum (memory=32GB) to tasks; repeatable.  [DTQ_RESOURCES]",
     ),
     click.option(
         "--tag", "tags", metavar="TAG", multiple=True, help="Run tasks that need this tag, too; repeatable.  [DTQ_TAGS]"
@@ -49,7 +49,7 @@ working = options.stacked(
     click.option(
         "--init",
         metavar="MODULE:FUNCTION",
-        help="Call it in every slot at its start; where it fails, the slot is tried again later.  [DTQ_INIT]",
+        help="Call it in every slot at its start; if it fails, the slot is tried again later.  [DTQ_INIT]",
     ),
     click.option(
         "--path",
@@ -76,7 +76,7 @@ working = options.stacked(
         "--only-registered",
         is_flag=True,
         default=None,
-        help="Run registered task types only: no function by its name, no code that was sent.",
+        help="Run registered task types only: no function by its name, no sent code.",
     ),
     click.option(
         "--reload",
@@ -94,7 +94,7 @@ working = options.stacked(
         "--max-waiting",
         metavar="N",
         type=click.IntRange(0, 4096),
-        help="Most slots more while tasks wait for other tasks.  [default: 8 a slot]",
+        help="Most further slots while tasks wait for other tasks.  [default: 8 a slot]",
     ),
     click.option(
         "--grace",
@@ -106,7 +106,7 @@ working = options.stacked(
         "--value-cache",
         metavar="SIZE",
         type=options.SIZE,
-        help="Most bytes of large arguments to keep for further tasks, where the coordinator is on another machine."
+        help="Most bytes of large arguments to keep for further tasks, if the coordinator is on another machine."
         "  [DTQ_VALUE_CACHE; default: 4GiB, or a tenth of what is free]",
     ),
 )

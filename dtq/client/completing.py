@@ -303,7 +303,7 @@ class Completer:
         try:
             future.settle(None if closed is None else ExecutorBroken(*self.failure(closed).args))
         except BaseException:  # a callback of the user's that calls sys.exit, for one: the others go on
-            log.exception("a callback of %r ended with what it must not end this thread with", future)
+            log.exception("a callback of %r raised an exception that must not end this thread", future)
         finally:
             self._pending.discard(future)
 

@@ -109,7 +109,7 @@ class Watcher:
         if isinstance(error, AWAY):
             self._session.lost(error)
         else:
-            log.error("the coordinator cannot say what has ended, asking again: %s", error)
+            log.error("the coordinator cannot report ended tasks, asking again: %s", error)
         self._ending.wait(backoff.next_s())
 
     def _watch(self) -> None:
@@ -150,7 +150,7 @@ class Watcher:
             read.put_back(ranges)
             raise
         except DtqError as error:
-            log.warning("what was read stays at the coordinator until it expires: %s", error)
+            log.warning("read results stay at the coordinator until they expire: %s", error)
 
     def _follow_anew(self) -> None:
         """Follow all unfinished batches anew, as the session is new to the coordinator."""

@@ -439,7 +439,7 @@ class Connection:
     def reprioritize(self, selection: Selection, priority: int) -> int:
         """See `Service.reprioritize`."""
         count = operating.reprioritize(self._c, _checked(selection), priority)
-        log.info("%s gave %d tasks that wait the priority %d", self._who, count, priority)
+        log.info("%s gave %d waiting tasks the priority %d", self._who, count, priority)
         return count
 
     # -- queues and limits ----------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def _fail(c: Coordinator, lease: Lease, upto: int, failure: Failure) -> None:
         now = c.clock.now()
         if lease.token in c.machine.register.leases:
             last = upto - 1
-            log.error("tasks %d.%d to %d cannot be handed out: %s", lease.batch.number, lease.lo, last, failure.message)
+            log.error("tasks %d.%d to %d cannot be leased: %s", lease.batch.number, lease.lo, last, failure.message)
         while lease.token in c.machine.register.leases and lease.lo < upto:
             index = lease.lo
             c.machine.register.shorten(lease, index + 1)

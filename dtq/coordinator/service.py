@@ -302,7 +302,7 @@ class Coordinator:
             except DtqError:
                 raise
             except Exception:
-                log.exception("a defect keeps the next tasks from being handed out; they are set aside")
+                log.exception("a defect keeps the next tasks from being leased; they are set aside")
                 if not self._guarded(partial(operators.set_aside, self.machine, session), now):
                     break
         return []
@@ -405,7 +405,7 @@ class Coordinator:
         try:
             step(now)
         except Exception:
-            log.exception("what was due could not all be done")
+            log.exception("a step that was due failed")
             return False
         return True
 

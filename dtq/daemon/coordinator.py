@@ -115,7 +115,7 @@ def run(settings: CoordinatorSettings, signals: Signals) -> int:
         durable = coordinator.stop()
     ignore_from_now_on()
     if not durable:
-        log.error("not everything could be written; what was acknowledged is on disk")
+        log.error("not everything could be written; all acknowledged work is on disk")
         return 74
     log.info("stopped; everything is on disk" if settings.db is not None else "stopped")
     return 0
@@ -196,7 +196,7 @@ def _announce(
     address = format_address((host_for_others(host), port))
     if not is_loopback(settings.host):
         if encrypted:
-            log.info("other machines have to speak TLS: a peer needs a certificate of the authority, and a key")
+            log.info("other machines must use TLS: a peer needs a certificate of the authority, and a key")
         else:
             log.warning(
                 "other machines can connect, and nothing is encrypted: whoever is on the way reads every task and "

@@ -151,7 +151,7 @@ class Serving:
             link.stop()
             if self._transfers is not None:
                 self._transfers.close()
-        log.info("worker %s ends; nothing is left undone here", settings.name)
+        log.info("worker %s ends; all of its work is settled", settings.name)
 
     def _on_welcome(self, welcome: Welcome) -> None:
         if self._link is not None and self._supervisor is not None:

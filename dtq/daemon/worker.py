@@ -23,14 +23,14 @@ class _Ending:
 
     def drain(self) -> None:
         """See `Serving.drain`."""
-        log.info("finishing what runs; a second signal gives it back to the queue at once")
+        log.info("finishing running tasks; a second signal gives them back to the queue at once")
         self._serving.drain()
         for hindrance in self._serving.hindrances():
             log.warning("the worker ends only after this: %s", hindrance)
 
     def end(self) -> None:
         """See `Serving.end`."""
-        log.info("giving back what runs")
+        log.info("giving running tasks back")
         self._serving.end()
 
 

@@ -159,7 +159,7 @@ class Segments:
                 self._ensure(number, path, wanted)
             except FileNotFoundError:
                 self._check_presence()
-                _log.error("%d values in the segment %016x are not there; rows name them", len(wanted), number)
+                _log.error("%d values in the segment %016x are missing; rows name them", len(wanted), number)
             except OSError as error:
                 raise self._error(error) from error
             else:
@@ -260,7 +260,7 @@ class Segments:
                 if self._look(number, now):
                     break
         except OSError as error:
-            _log.warning("the room of values that have gone cannot be given back now: %s", error)
+            _log.warning("the room of unused values cannot be given back now: %s", error)
             self._abandon()
 
     def _sweep(self, now: float) -> None:

@@ -370,7 +370,7 @@ class SqliteEngine:
             if writer.in_transaction:
                 writer.execute("ROLLBACK")
         except sqlite3.Error as error:
-            _log.warning("after a commit to %s failed, so did taking it back: %s", self._path, error)
+            _log.warning("after a failed commit to %s, its rollback failed, too: %s", self._path, error)
 
     def _check_presence(self, use: _Use) -> None:
         """Check that the next start will find the written files.
@@ -390,7 +390,7 @@ class SqliteEngine:
                 use.writer.execute(FREED_SEEN)
                 use.segments.freed(number for (number,) in freed)
         except sqlite3.Error as error:
-            _log.warning("which values are no longer in use cannot be told now: %s", store_error(self._path, error))
+            _log.warning("the unused values cannot be listed now: %s", store_error(self._path, error))
 
     # -- room -----------------------------------------------------------------------------------------------------
 

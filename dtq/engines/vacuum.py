@@ -90,4 +90,4 @@ def enable(path: str, writer: sqlite3.Connection) -> None:
         writer.execute("PRAGMA auto_vacuum = INCREMENTAL")
         writer.execute("VACUUM")
     except sqlite3.Error as error:
-        _log.warning("the file %s stays one that never becomes smaller: %s", path, error)
+        _log.warning("the file %s still cannot shrink: %s", path, error)

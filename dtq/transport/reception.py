@@ -103,7 +103,7 @@ class Reception:
                     self._round()
                 except Exception:
                     # The edge of the thread, which must not end: without it no connection is accepted any more.
-                    log.exception("the reception stumbled, and goes on")
+                    log.exception("the reception failed, and goes on")
                     time.sleep(_REST_S)
         finally:
             for newcomer in list(self._newcomers):

@@ -276,7 +276,7 @@ class Downloads:
         if load.problem is not None:
             if self._closed:
                 return
-            log.warning("a large argument of a task cannot be had: %s", load.problem)
+            log.warning("a large argument of a task is not available: %s", load.problem)
         with self._lock:
             self._over(load, here=load.problem is None)
 
@@ -284,7 +284,7 @@ class Downloads:
         """Try once more without unneeded copies, and then give back leases whose values have no room here."""
         again, load.cleared = not load.cleared, True
         if not again:
-            log.warning("a large argument of a task finds no room here, its lease is given back: %s", error)
+            log.warning("a large argument of a task has no room here, its lease is given back: %s", error)
             self._line.pause(NO_ROOM_S)
         with self._lock:
             if again:

@@ -163,7 +163,7 @@ class Link:
             try:
                 return run()
             except Exception:
-                log.exception("a thread of the worker stumbled, and goes on")
+                log.exception("a thread of the worker failed, and goes on")
             if time.monotonic() - began > STEADY_S:
                 stumbles = 0
                 backoff.reset()
@@ -257,7 +257,7 @@ class Link:
         elif isinstance(error, StoreError):
             if not self._unrecorded:
                 self._unrecorded = True
-                log.warning("what was done cannot be recorded yet: %s Tasks go on; reporting again.", error)
+                log.warning("outcomes cannot be recorded yet: %s Tasks go on; reporting again.", error)
         elif not self._away:
             self._away = True
             log.warning("lost the coordinator: %s Tasks go on; trying again.", error)
@@ -269,7 +269,7 @@ class Link:
             log.warning("the coordinator at %s is back", self._where)
         if self._unrecorded and line is self._reporting:
             self._unrecorded = False
-            log.warning("what was done is recorded again")
+            log.warning("outcomes are recorded again")
 
     # -- reporting ------------------------------------------------------------------------------------------------
 
@@ -377,7 +377,7 @@ class Link:
         except UnknownId:
             return None
         except Exception as error:  # noqa: BLE001 - also one that nobody thought of is of this lease alone
-            log.warning("cannot learn what task %d.%d is: %s", grant.batch, grant.lo, error)
+            log.warning("cannot fetch the function of task %d.%d: %s", grant.batch, grant.lo, error)
             if _refusal(error):  # taken back, it would be granted again, and refused again
                 with self._supervisor.lock:
                     self._supervisor.holdings.unknown(grant, error)

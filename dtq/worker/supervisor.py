@@ -671,7 +671,7 @@ class Supervisor:
         try:
             tracker.start()
         except OSError as error:
-            log.error("what tasks leave of shared memory will not be removed: no process for that (%s)", error)
+            log.error("shared memory that tasks leave behind will not be removed: no process for that (%s)", error)
 
     def _to_be_started(self, now: float) -> list[int]:
         """The numbers of slots to be started now, further slots for waiting tasks among them; unneeded ones are

@@ -111,7 +111,7 @@ def test_verify_files_finds_the_one_that_is_wrong(tmp_path: Path) -> None:
     wrong = [path for path, said in example.manifest().items() if not example.verify({"path": path, "sha256": said})]
     # When the example looks; Then it finds the same
     assert run("verify_files", tmp_path) == [
-        *[f"{Path(path).name}: the handler of verify returned False, which says that it failed." for path in wrong],
+        *[f"{Path(path).name}: the handler of verify returned False, which is a failure." for path in wrong],
         f"{example.FILES - len(wrong)} files are as they should be, {len(wrong)} is not",
     ]
     assert len(wrong) == 1

@@ -51,7 +51,7 @@ def test_2_wrong_use(home: Home, words: str, sentence: str) -> None:
 
 @pytest.mark.parametrize("words", ["status 4711", "result 4711", "wait 4711.2", "cancel 4711", "dlq show 4711"])
 def test_65_unknown_id(cluster: Home, words: str) -> None:
-    refused(cluster.dtq(*words.split()), 65, r"no task 4711(\.2)? is known here: .* `dtq list` shows what there is\.")
+    refused(cluster.dtq(*words.split()), 65, r"no task 4711(\.2)? is known here: .* `dtq list` shows the tasks\.")
 
 
 @pytest.mark.parametrize("verb", ["retry", "purge --yes"])

@@ -152,11 +152,11 @@ def test_a_signal_at_any_moment_of_the_start_ends_up(homes: list[Home], number: 
 def test_a_second_signal_gives_back_what_runs_and_a_third_waits_for_nothing(home: Home) -> None:
     up = running(home, "--name", "one")
     up.signal(signal.SIGINT)
-    up.says("finishing what runs; a second signal")
+    up.says("finishing running tasks; a second signal")
     assert up.process.poll() is None
     up.signal(signal.SIGINT)
     assert up.ends() == 0, up
-    assert "giving back what runs" in up.err
+    assert "giving running tasks back" in up.err
     # And where the worker hangs, the third ends all
     up = running(home)
     kill(home, " worker ", signal.SIGSTOP)

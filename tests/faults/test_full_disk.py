@@ -184,7 +184,7 @@ def test_store_that_cannot_be_written_loses_nothing_accepted(tmp_path: Path, fau
         # Then it is worked on, for longer than a lease, and nothing is told that is not on disk
         until(lambda: list(marks.iterdir()), "the long task to start")
         wait_while_in_trouble(producer, code, 1.5)
-        assert "what was accepted is safe" in str(withheld(producer, batch))
+        assert "accepted work is safe" in str(withheld(producer, batch))
         # And when they can again, all of it is
         if limited:
             limit(coordinator, resource.RLIM_INFINITY)
@@ -196,8 +196,8 @@ def test_store_that_cannot_be_written_loses_nothing_accepted(tmp_path: Path, fau
         assert producer.values(long) == ["long"]
         assert len(list(marks.iterdir())) == 1
         assert producer.service.stats().retries == 0
-        worker.await_line("what was done is recorded again")
-        assert worker.output().count("what was done cannot be recorded yet: the ") == 1
+        worker.await_line("outcomes are recorded again")
+        assert worker.output().count("outcomes cannot be recorded yet: the ") == 1
         assert "lost the coordinator" not in worker.output()
         assert worker.popen.poll() is None
 

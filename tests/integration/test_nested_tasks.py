@@ -118,7 +118,7 @@ def test_worker_that_ends_lets_what_waits_and_what_runs_end(cluster: Cluster, cl
     until(lambda: Path(f"{gate}.started").exists(), "both run")
     # When the worker is told to end; Then both end before it
     worker.signal(signal.SIGTERM)
-    worker.await_line("finishing what runs")
+    worker.await_line("finishing running tasks")
     gate.touch()
     assert isinstance(handle.result(DEADLINE_S), int)
     assert worker.ended() == 0

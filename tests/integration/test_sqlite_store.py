@@ -178,7 +178,7 @@ def test_full_disk_refuses_commits_and_works_again_when_there_is_room(tmp_path: 
 
     for full, sentence, nothing_applied in said["errors"]:
         assert full, sentence
-        assert "what was accepted is safe" in sentence
+        assert "accepted work is safe" in sentence
         assert nothing_applied
     assert len(said["errors"]) == 3
     engine, opening = opened(path)

@@ -257,7 +257,7 @@ def test_drain_finishes_what_runs_and_gives_back_the_rest(cluster: Cluster, prod
     waiting = producer.submit("add", [(n, n) for n in range(50)])
     # When it is told to end, and the task ends
     worker.signal(signal.SIGTERM)
-    worker.await_line("finishing what runs")
+    worker.await_line("finishing running tasks")
     gate.touch()
     # Then it ends by itself, the task counts, and the rest waits for another worker, unblamed
     assert worker.ended() == 0
@@ -277,7 +277,7 @@ def test_second_signal_gives_back_at_once(cluster: Cluster, producer: Producer, 
     batch = producer.submit("spin", [(str(directory), "it")])
     started = until(lambda: marks(directory), "the task to start")
     worker.signal(signal.SIGTERM)
-    worker.await_line("finishing what runs")
+    worker.await_line("finishing running tasks")
     worker.signal(signal.SIGTERM)
     assert worker.ended() == 0
     until(lambda: producer.counts(batch).pending == 1, "the task to wait again", lambda: producer.counts(batch))
@@ -291,7 +291,7 @@ def test_signal_at_the_very_end_makes_no_error_of_it(cluster: Cluster) -> None:
     for _ in range(3):
         worker = cluster.worker(slots=1)
         worker.signal(signal.SIGTERM)
-        worker.await_line("nothing is left undone here")
+        worker.await_line("all of its work is settled")
         worker.signal(signal.SIGTERM)
         assert worker.ended() == 0
 

@@ -271,9 +271,9 @@ def test_a_worker_that_is_told_twice_to_end_waits_for_no_upload(remote: Scene, t
 
     until(written, "the result")
     worker.signal(signal.SIGTERM)
-    worker.await_line("finishing what runs")
+    worker.await_line("finishing running tasks")
     worker.signal(signal.SIGTERM)
-    worker.await_line("giving back what runs")
+    worker.await_line("giving running tasks back")
     os.kill(remote.coordinator.pid, signal.SIGCONT)
     # Then it ends, and another one does it
     assert worker.ended() == 0

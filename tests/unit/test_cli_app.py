@@ -203,7 +203,7 @@ def _end(error: BaseException, *words: str) -> int:
             65,
             "dtq: no task 17.3 is known here: it was never accepted, or it was purged. `dtq list` ",
         ),
-        (StoreFull("/q.db", "no space"), 75, "dtq: the disk of the store /q.db is full (no space); what was accepted "),
+        (StoreFull("/q.db", "no space"), 75, "dtq: the disk of the store /q.db is full (no space); accepted work "),
         (TaskFailed("3", "ValueError", "a\nb"), 1, "dtq: task 3 failed: ValueError: a b\n"),
         (FileNotFoundError(2, "No such file or directory", "in.txt"), 74, "dtq: in.txt: No such file or directory.\n"),
         (KeyboardInterrupt(), 130, "dtq: interrupted.\n"),
@@ -238,7 +238,7 @@ def test_ending_separates_message_and_hint_in_json(capsys: pytest.CaptureFixture
     assert json.loads(capsys.readouterr().err)["error"] == {
         "code": "unknown-id",
         "message": "no task 17 is known here: it was never accepted, or it was purged.",
-        "hint": "`dtq list` shows what there is.",
+        "hint": "`dtq list` shows the tasks.",
     }
     # Words after -- belong to the task
     assert _end(UnknownId("17"), "submit", "m:f", "--", "--json") == 65
