@@ -407,28 +407,24 @@ class PeerValues:
         return self._files.content(value)
 
     def take_out(self, page: bytes) -> tuple[bytes, list[Value]]:
-        """Write a page's large blobs as values, as far as there is room for them.
+        """Write a page's large blobs as values, if there is room for them.
 
         Returns:
             The page that names them, and the segments to be `settled` when that page is on disk.
         """
         blobs = pages.parts(page)
-        made: list[Value] = []
-        for place, blob in enumerate(blobs):
-            if len(blob) < MIN_VALUE or values.is_description(bytes(blob[:1])):
-                continue
-            try:
-                draft = self._files.draft()
-                try:
-                    draft.write(blob)
-                    made.append(draft.finish())
-                except BaseException:
-                    draft.abandon()
-                    raise
-            except DtqError as error:  # its later place has some room set aside
-                log.warning("%d bytes stay in their page: %s", len(blob), error)
-                break
-            blobs[place] = memoryview(values.describe([made[-1]]))
+        large = [
+            place
+            for place, blob in enumerate(blobs)
+            if len(blob) >= MIN_VALUE and not values.is_description(bytes(blob[:1]))
+        ]
+        try:
+            made = self._files.write_all([blobs[place] for place in large])
+        except DtqError as error:  # their later place has some room set aside
+            log.warning("%d large blobs stay in their page: %s", len(large), error)
+            return page, []
+        for place, value in zip(large, made, strict=True):
+            blobs[place] = memoryview(values.describe([value]))
         return pages.pack(blobs, described=True), made
 
     def draft(self) -> Draft:
@@ -453,6 +449,7 @@ class PeerValues:
         """
         blobs = pages.unpack(page)
         room -= len(page)
+        wanted: dict[int, Value] = {}
         for place, blob in enumerate(blobs):
             if not values.is_description(blob):
                 continue
@@ -460,9 +457,11 @@ class PeerValues:
             value = named[0]
             if len(named) > 1 or values.rest(blob) or value.trailer or not value.length <= min(most, room):
                 continue
-            with contextlib.suppress(DtqError):  # the reader of the value gets the error
-                blobs[place] = self.content(value)
-                room -= value.length
+            wanted[place] = value
+            room -= value.length
+        for place, content in zip(wanted, self._files.contents(wanted.values()), strict=True):
+            if content is not None:  # else the reader of the value gets the error
+                blobs[place] = content
         return pages.pack(blobs, described=True)
 
     def tick(self, is_there: Callable[[str], bool], now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pickle
@@ -102,6 +103,58 @@ def test_a_value_comes_back(tmp_path: Path, checked: bool, map_from: int | None,
         with values.stream(value) as file:
             assert file.read(size) == data
     assert len({value.segment for value in written}) == 1
+    values.close()
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_several_values_are_written_and_read_together(tmp_path: Path, checked: bool) -> None:
+    # Given a segment with a value, and blobs of several sizes, more than are written at once
+    values = LocalValues(Place((str(tmp_path),), checked=checked))
+    before = _write(values, b"before")
+    blobs = [b"x" + os.urandom(size) for size in (70_001, 64, 0, 3_000_000, *[99_999] * 40)]
+
+    # When they are written together
+    made = values.write_all([*map(memoryview, blobs)])
+
+    # Then each is a value behind the other, with its own checksum, and a later one does not touch them
+    after = _write(values, b"after")
+    assert {value.segment for value in (before, *made, after)} == {before.segment}
+    assert [value.length for value in made] == [len(blob) for blob in blobs]
+    assert all(value.offset % 64 == 0 and bool(value.crc) is checked for value in made)
+    assert values.contents([before, *made, after]) == [b"before", *blobs, b"after"]
+    assert memoryview(values.fetch(made[3])) == blobs[3]
+
+    # And of those that are gone, damaged or cut off there is nothing, whatever the others are
+    path = tmp_path / f"{before.segment:016x}.values"
+    with path.open("r+b") as file:
+        for value in (before, made[1]):
+            file.seek(value.offset)
+            file.write(b"\0")
+        file.seek(made[0].offset + 100)
+        file.write(bytes([blobs[0][100] ^ 1]))
+        file.truncate(after.end - 1)
+    gone = Value(77, 0, 10)
+    found = values.contents([before, made[0], made[1], gone, made[2], after])
+    assert [content is None for content in found] == [True, checked, True, True, False, True]
+    values.close()
+
+
+def test_several_values_are_written_all_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = LocalValues(Place((str(tmp_path),)))
+    before = _write(values, b"before")
+    write = os.pwritev
+
+    def full(file: int, parts: list[memoryview], at: int) -> int:
+        if at > 1_000_000:
+            raise OSError(errno.ENOSPC, "full")
+        return write(file, parts, at)
+
+    monkeypatch.setattr(os, "pwritev", full)
+    with pytest.raises(StoreFull):
+        values.write_all([b"x" * 900_000] * 5)
+
+    assert (tmp_path / f"{before.segment:016x}.values").stat().st_size <= 64
+    values.settled([before])
     values.close()
 
 
