@@ -164,7 +164,7 @@ def test_what_cannot_be_waited_for_is_refused(client: Client, cluster: Cluster) 
 
 
 def test_kills_of_coordinator_and_worker_lose_no_edge_and_no_result(tmp_path: Path) -> None:
-    # Given a lattice: each task adds up the results of two before it
+    # Given a lattice: each task adds up the results of two before it; and a chain
     with Cluster(tmp_path) as cluster:
         coordinator, worker = cluster.coordinator(), cluster.worker("--path", str(ROOT))
         with Client(cluster.address, authkey_file=cluster.key_file) as client:
@@ -174,10 +174,14 @@ def test_kills_of_coordinator_and_worker_lose_no_edge_and_no_result(tmp_path: Pa
                 row = [client.submit(work.add, a, b, max_crashes=50) for a, b in pairwise([*row, row[0]])]
                 rows.append(row)
             every = client.submit(work.square, 3, after=[handle for row in rows for handle in row])
-            every.accepted(DEADLINE_S)
+            chain = [client.submit(work.add, 0, 0, max_crashes=50)]
+            for _ in range(300):
+                chain.append(client.submit(work.add, chain[-1], 1, max_crashes=50))
+            chain[-1].accepted(DEADLINE_S)
             # When what runs it is killed again and again
             for place in (4, 10, 16):
                 rows[place][0].wait(DEADLINE_S)
+                chain[5 * place].wait(DEADLINE_S)
                 if place == 10:
                     worker.kill()
                     cluster.worker("--path", str(ROOT))
@@ -187,5 +191,6 @@ def test_kills_of_coordinator_and_worker_lose_no_edge_and_no_result(tmp_path: Pa
             # Then each sum is right, and nothing waits any more
             assert [handle.result(DEADLINE_S) for handle in rows[-1]] == [2**24] * 8
             assert every.result(DEADLINE_S) == 9
+            assert chain[-1].result(DEADLINE_S) == 300
             counts = client.stats().counts
-            assert (counts.succeeded, counts.unfinished, counts.cancelled) == (8 * 25 + 1, 0, 0)
+            assert (counts.succeeded, counts.unfinished, counts.cancelled) == (8 * 25 + 1 + 301, 0, 0)
