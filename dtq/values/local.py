@@ -36,8 +36,9 @@ _MOST_GATHERED: Final = 1 << 18
 _MOST_PARTS: Final = 256
 #: Most bytes of one kernel write, at most 2**31 - 4096.
 _AT_ONCE: Final = 1 << 30
-#: From so many bytes on memory for a value comes from the kernel: a bytearray would be cleared first.
-_CLEARED: Final = 32 << 20
+#: From so many bytes on memory for a value comes from the kernel, in huge pages if it has some: to take each small page
+#: by itself costs more than to fill it.
+_FROM_KERNEL: Final = 4 << 20
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 #: Permissions of a segment, whatever the process's mask.
 _MODE: Final = 0o600
@@ -523,7 +524,13 @@ def _opened(path: str, value: Value) -> int:
 
 def new_memory(size: int) -> bytearray | mmap.mmap:
     """Memory of so many bytes, with undefined content."""
-    return bytearray(size) if size < _CLEARED else mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if size < _FROM_KERNEL:
+        return bytearray(size)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # a kernel without
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
 
 
 def _check_there(descriptor: int, value: Value) -> None:

@@ -1,8 +1,9 @@
 """Copies of values on a worker's own disk: the arguments of its tasks, if its coordinator is on another machine.
 
 Each value has a file of its own (`place.copy_of`), which exists only when complete, so that a slot finds the value or
-does not. When the copies take too much room, those that no lease needs are removed, the least recently needed ones
-first. A slot that has mapped a file keeps its content.
+does not. The argument of a task goes with its lease, before the kernel writes it to the disk. When the other copies
+take too much room, those that no lease needs are removed, the least recently needed ones first. A slot that has mapped
+a file keeps its content.
 """
 
 from __future__ import annotations
@@ -45,11 +46,25 @@ class Copies:
         #: The values that each lease needs, and the number of leases that need each.
         self._leases: dict[int, list[Key]] = {}
         self._needed: dict[Key, int] = {}
+        #: Those that no lease needs but as the argument of a task, which no other task has.
+        self._own: set[Key] = set()
         #: Files to be removed, see `sweep`.
         self._doomed: list[str] = []
 
-    def need(self, token: int, values: Sequence[Value]) -> list[Value]:
-        """Register the values that a lease needs until `let_go`; those that are missing here."""
+    def need(self, token: int, values: Sequence[Value], shared: Sequence[Value] = ()) -> list[Value]:
+        """Register the values that a lease needs until `let_go`.
+
+        Args:
+            token: the lease's.
+            values: the arguments of its tasks.
+            shared: what these refer to, which others may, too.
+
+        Returns:
+            The values that are missing here.
+        """
+        self._own.update([key_of(value) for value in values if key_of(value) not in self._whole])
+        self._own.difference_update(map(key_of, shared))
+        values = [*shared, *values]
         values = list({key_of(value): value for value in values}.values())
         self._leases[token] = [key_of(value) for value in values]
         for key in self._leases[token]:
@@ -67,6 +82,9 @@ class Copies:
             self._needed[key] -= 1
             if not self._needed[key]:
                 del self._needed[key]
+                if key in self._own:
+                    self._own.discard(key)
+                    self._remove(key)
         self.make_room(0)
         return True
 
@@ -83,10 +101,15 @@ class Copies:
         """
         most = self._most if most is None else most
         for key in [key for key in self._whole if key not in self._needed] if self.size + size > most else ():
-            self.size -= self._whole.pop(key)
-            self._doomed.append(copy_of(self.directory, *key))
+            self._remove(key)
             if self.size + size <= most:
                 break
+
+    def _remove(self, key: Key) -> None:
+        size = self._whole.pop(key, None)
+        if size is not None:
+            self.size -= size
+            self._doomed.append(copy_of(self.directory, *key))
 
     @property
     def untidy(self) -> bool:

@@ -143,9 +143,18 @@ class Downloads:
 
     # -- with the lock --------------------------------------------------------------------------------------------
 
-    def fetch(self, token: int, values: Sequence[Value]) -> bool:
-        """Fetch a lease's values until `let_go`; whether they are here already."""
-        missing = self._copies.need(token, values)
+    def fetch(self, token: int, values: Sequence[Value], shared: Sequence[Value] = ()) -> bool:
+        """Fetch a lease's values until `let_go`.
+
+        Args:
+            token: the lease's.
+            values: the arguments of its tasks.
+            shared: what these refer to.
+
+        Returns:
+            Whether they are here already.
+        """
+        missing = self._copies.need(token, values, shared)
         if not missing:
             return True
         self._missing[token] = {key_of(value) for value in missing}

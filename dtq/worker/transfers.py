@@ -15,7 +15,7 @@ from typing import Final
 
 from dtq.model import pages
 from dtq.model.messages import ValuesOffer, Welcome
-from dtq.model.values import MIN_CALLED, is_description, named
+from dtq.model.values import MIN_CALLED, Value, is_description, named, rest
 from dtq.records import replace
 from dtq.values import directories
 from dtq.values.place import Place
@@ -105,10 +105,16 @@ class Transfers:
         already.
         """
         page, body = chunk.grant.arguments, chunk.spec.function.body
-        needed = list(named(body)) if is_description(body) else []
+        shared = list(named(body)) if is_description(body) else []
+        own: list[Value] = []
         if pages.has_descriptions(page):
-            needed += pages.named(page)
-        return not needed or self._downloads.fetch(chunk.token, needed)
+            for part in pages.parts(page):
+                if is_description(bytes(part[:1])):
+                    blob = bytes(part)
+                    first, *others = named(blob)
+                    (shared if rest(blob) else own).append(first)
+                    shared += others
+        return not (own or shared) or self._downloads.fetch(chunk.token, own, shared)
 
     def takes(self, outcome: Outcome) -> bool:
         """Whether an outcome must wait until its values, or those of one before it, are sent."""

@@ -25,7 +25,7 @@ from dtq.worker.copies import Copies
 from dtq.worker.downloads import Downloads
 from dtq.worker.transfers import Transfers
 from dtq.worker.valueline import ValueLine
-from tests.cluster import DEADLINE_S
+from tests.cluster import DEADLINE_S, until
 
 KB = 1000
 SPEC = Spec(function=Function(name="m:f"), options=Options())
@@ -119,9 +119,10 @@ class Fetching:
 
         return add
 
-    def fetch(self, token: int, *values: Value) -> bool:
+    def fetch(self, token: int, *values: Value, own: bool = False) -> bool:
+        """Have values that tasks of a lease refer to; or that are the arguments of these."""
         with self.lock:
-            return self.downloads.fetch(token, values)
+            return self.downloads.fetch(token, values if own else (), () if own else values)
 
     def let_go(self, token: int) -> None:
         with self.lock:
@@ -244,6 +245,27 @@ def test_what_is_needed_stays_and_what_was_needed_longest_ago_goes(tmp_path: Pat
         fetching.let_go(token)
     assert fetching.copies.size <= 300 * KB
     fetching.downloads.close()
+
+
+def test_the_argument_of_a_task_goes_with_its_lease_and_what_it_refers_to_stays(fetching: Fetching) -> None:
+    # Given two leases with an argument each, and one of both
+    one, other, both = [fetching.coordinator.put(n, bytes([n + 1]) * 40 * KB) for n in range(3)]
+    fetching.fetch(1, one, both, own=True)
+    fetching.fetch(2, other, both, own=True)
+    fetching.wait(lambda: len(fetching.ready) == 2)
+    # When one is over, and another one refers to what was an argument
+    fetching.let_go(1)
+    fetching.fetch(3, other)
+    # Then its argument is gone at once
+    assert set(fetching.copies.keys()) == {(1, 0), (2, 0)}
+    until(lambda: not fetching.copies.untidy, "its file to go")
+    with pytest.raises(ValueGone):
+        fetching.files.fetch(one)
+    # And when all are over only what was referred to is there
+    fetching.let_go(2)
+    fetching.let_go(3)
+    assert list(fetching.copies.keys()) == [(1, 0)]
+    assert fetching.copies.size == 40 * KB
 
 
 def test_a_lease_is_given_back_where_there_is_no_room_for_it(
