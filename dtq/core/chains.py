@@ -15,7 +15,9 @@ Rules:
 3. A lease that ends without a result ends those behind it: a successor was given no other result than the one that
    counts. A successor that comes back while its batch is blocked is as if it had never been leased: it is not known to
    have started. One that is to be cancelled is called back first. Reports of leases that were called back are refused.
-4. Successors take no room of a worker's as long as it holds the leases that they are behind.
+4. Nothing is granted behind a lease again once something has come back from there: its task may take long, or its slot
+   may be about to end, and the worker would give it back at once.
+5. Successors take no room of a worker's as long as it holds the leases that they are behind.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ def ends(register: Register, worker: Worker) -> list[Lease]:
     return [
         lease
         for lease in worker.leases.values()
-        if lease.successor is None and lease.batch.number in awaited and lease.hi - lease.lo == 1
+        if lease.successor is None and not lease.alone and lease.batch.number in awaited and lease.hi - lease.lo == 1
     ]
 
 

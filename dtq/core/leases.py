@@ -125,6 +125,7 @@ class Lease:
     """Tasks ``[lo, hi)`` of a batch that a worker holds."""
 
     __slots__ = (
+        "alone",
         "attempt",
         "batch",
         "before",
@@ -171,6 +172,8 @@ class Lease:
         #: That lease, and the lease behind this one: as long as both are held.
         self.before: Lease | None = None
         self.successor: Lease | None = None
+        #: Whether a lease behind this one has come back, so that none is granted there again.
+        self.alone = False
 
     def put_behind(self, before: Lease) -> None:
         """Note that it was granted behind another lease of its worker's, of one task."""

@@ -443,6 +443,8 @@ class Register:
         """
         batch = lease.batch
         if batch.blocked:
+            if lease.before is not None:
+                lease.before.alone = True
             self._wait_again(lease)
             return
         late = "" if batch.flow is None else batch.flow.too_late(now)
