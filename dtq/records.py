@@ -63,8 +63,9 @@ class _Late:
 
 
 class _LateInit(_Late):
-    """``__init__``, which is compiled when a class has been called often, or somebody looks at it: a process makes few
-    instances of most of its classes, and to compile it takes as long as to do without for thirty."""
+    """``__init__``, compiled after many calls of a class, or at the first inspection: a process makes few instances of
+    most of its classes, and compiling takes as long as thirty calls without.
+    """
 
     __slots__ = ("_calls",)
 
@@ -92,7 +93,7 @@ class _LateInit(_Late):
             elif field.default is not _ABSENT:
                 values[name] = field.default
         if len(values) < len(self._owner.__record__) or rest or next(given, _ABSENT) is not _ABSENT:
-            return self._make(self._owner)(instance, *args, **named)  # it says what is wrong
+            return self._make(self._owner)(instance, *args, **named)  # it raises the right error
         for name, value in values.items():
             _set(instance, name, value)
         if hasattr(instance, "__post_init__"):

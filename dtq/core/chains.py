@@ -6,18 +6,18 @@ before.
 
 Rules:
 
-1. A successor waits for no more than one task, which has a lease of its own. The successor goes to the same worker,
-   behind that lease: only if it is known to be tiny, and if no task that the worker could be given comes before it.
+1. A successor waits for one task only, which has a lease of its own. The successor goes to the same worker, behind that
+   lease: only if it is known to be tiny, and if no other task for the worker is ahead of it.
 2. A successor has a lease, so it is RUNNING; but its batch stays blocked, and its outcome counts only once the task
-   before it has a result. A worker reports outcomes in the order in which they happened, so this refuses nothing that
-   a sound worker says; and restored state is as true as live state: the result of a successor is in the same commit as
-   the result before it, or in a later one.
-3. A lease that ends without a result ends those behind it: a successor was given no other result than the one that
-   counts. A successor that comes back while its batch is blocked is as if it had never been leased: it is not known to
-   have started. One that is to be cancelled is called back first. Reports of leases that were called back are refused.
-4. Nothing is granted behind a lease again once something has come back from there: its task may take long, or its slot
-   may be about to end, and the worker would give it back at once.
-5. Successors take no room of a worker's as long as it holds the leases that they are behind.
+   before it has a result. A worker reports outcomes in the order in which they happened, so this refuses no report of a
+   sound worker; and restored state is as true as live state: the result of a successor is in the same commit as the
+   result before it, or in a later one.
+3. A lease that ends without a result ends those behind it: a successor may get no result but the one that counts. A
+   successor that comes back while its batch is blocked is as if it had never been leased: it is not known to have
+   started. One that is to be cancelled is called back first. Reports of leases that were called back are refused.
+4. No task is granted behind a lease again once one has come back from there: its task may take long, or its slot may be
+   about to end, and the worker would give it back at once.
+5. Successors occupy none of a worker's room as long as it holds the leases that they are behind.
 """
 
 from __future__ import annotations

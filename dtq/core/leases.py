@@ -184,7 +184,7 @@ class Lease:
         self.worker.queued += 1
 
     def let_go(self) -> None:
-        """Note that the lease behind it, if there is one, is behind none any more."""
+        """Note that the lease behind it, if there is one, is behind no lease any more."""
         if self.successor is not None:
             self.successor.before = None
             self.successor = None

@@ -476,7 +476,7 @@ class Register:
             self._cut_end(lease, lo)
 
     def _wait_again(self, lease: Lease) -> None:
-        """Undo the grant of a task behind the one that it waits for, and of those behind it (`core.chains`)."""
+        """Undo the grant of a task behind its parent, and of the tasks behind it (`core.chains`)."""
         undone = [lease]
         while (behind := undone[-1].successor) is not None:
             undone.append(behind)

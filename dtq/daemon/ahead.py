@@ -41,14 +41,14 @@ def begin(settings: WorkerSettings) -> None:
 
 
 def fork_slots(settings: WorkerSettings) -> None:
-    """Have the fork server that was begun fork the slots: they do what is the same whatever the coordinator says.
+    """Make the fork server that was begun fork the slots, up to the steps that depend on the coordinator.
 
     To be called when the rest of the worker has been imported, by the thread that is to supervise the slots.
 
     Args:
         settings: as for `begin`.
     """
-    from dtq.worker.child import Child  # by now it is there
+    from dtq.worker.child import Child  # imported by now
 
     for forks, terms in _ahead:
         if forks.forked and not terms.preload and terms.inherited.tracker >= 0:
@@ -65,7 +65,7 @@ def take_slots(forks: ForkServer | None) -> list[Child]:
 
 
 def end_slots(slots: Iterable[Child]) -> None:
-    """End slots, as far as nobody has."""
+    """End the slots that nobody has taken."""
     left = [slot for slot in slots if slot.process.returncode is None]
     for slot in left:
         slot.kill()

@@ -357,7 +357,7 @@ def main(arguments: list[str]) -> NoReturn:
         arguments: the program's process, the descriptor of the pipe to it, and the cluster's directory.
     """
     program, output, directory = arguments
-    gc.disable()  # what is imported stays; looking through it takes a twentieth of the time
+    gc.disable()  # imported modules stay; scanning them takes a twentieth of the time
     sys.stderr = Log(os.path.join(directory, "launcher.log"))
     try:
         with open(0, "rb", buffering=0, closefd=False) as file:

@@ -58,7 +58,7 @@ def run(settings: WorkerSettings, signals: Signals) -> int:
         serving = Serving(settings, inherited=own(), forks=forks, early=early)
         signals.attach(_Ending(serving))
         serving.run(_say)
-    finally:  # also where no supervisor came to own them
+    finally:  # also if no supervisor came to own them
         end_slots(early)
         if forks is not None:
             forks.close()

@@ -31,7 +31,7 @@ Encode = Callable[[Any], Plain]
 Decode = Callable[[Plain], Any]
 
 
-#: Messages of a kind that are taken apart field by field: to compile a function for it takes as long as that.
+#: Messages of a kind that are decoded field by field: compiling a function for it takes as long as that.
 _FEW: Final = 30
 
 

@@ -31,9 +31,9 @@ _SLOW: Final = "the peer is too slow"
 _LENGTH: Final = 4
 #: First read of a message, in bytes: most messages are smaller, and every idle connection holds so much.
 _FIRST_READ: Final = 8 << 10
-#: Up to this size a body is copied behind its length, to be one buffer; larger ones are sent in their parts.
+#: Up to this size a body is copied behind its length, into one buffer; larger ones are sent in their parts.
 _JOINED: Final = 32 << 10
-#: First memory for a long message; then as much again as has arrived, but no more than a MiB.
+#: First memory for a long message; then as much again as has arrived, but at most a MiB.
 _FIRST_ROOM: Final = 64 << 10
 _MORE_ROOM: Final = memoryview(bytes(1 << 20))
 
@@ -46,21 +46,21 @@ _OPTIONS: Final = (
 )
 
 
-#: Least pace of a message: so many bytes in so many seconds, once it has begun. A peer on the worst of lines is faster;
-#: one that keeps a thread busy with a byte now and then is not.
+#: Least pace of a message that has begun: bytes and seconds. A peer on the worst of lines is faster; one that occupies
+#: a thread with a byte now and then is not.
 PACE_BYTES: Final = 4096
 PACE_S: Final = float(SILENCE_S)
-#: Largest piece that is handed to TLS at once: it has to be gone in that time as a whole. And to the kernel, so that
-#: bytes are seen to move: at first, and while pieces are gone at once.
+#: Largest piece for one call of TLS, which must send it whole in that time. And for one of the kernel, to show
+#: progress: at first, and as long as pieces are sent at once.
 _TLS_PIECE: Final = 16 << 10
 _PIECE: Final = 256 << 10
 _LARGE_PIECE: Final = 1 << 20
 _AT_ONCE_S: Final = 0.02
 #: Tells the kernel that more follows at once, if the platform supports it: one packet less.
 _MORE: Final[int] = getattr(socket, "MSG_MORE", 0)
-#: Has the kernel hand over what is there, and not wait.
+#: Makes the kernel return the bytes at hand, without waiting.
 _AT_ONCE: Final[int] = getattr(socket, "MSG_DONTWAIT", 0)
-#: Most parts of a message in such a piece.
+#: Most parts of a message in one such piece.
 _MOST_PARTS: Final = 16
 #: Seconds between two calls of `on_moved` during a long message: a small part of the shortest lease.
 _MOVED_S: Final = 0.1
@@ -96,13 +96,13 @@ class FileRange:
     size: int
 
 
-#: Returns memory for the large content of a message: given the bytes before it, and its size. None to have it in the
+#: Returns memory for the large content of a message, given the bytes before it, and its size. None to leave it in the
 #: message.
 Room = Callable[[bytes, int], memoryview | None]
 
 
 def _first_bytes(parts: list[memoryview], at: int, room: int) -> list[memoryview]:
-    """The first bytes of what is left to be sent, no more than so many."""
+    """The first bytes of the unsent rest, at most this many."""
     pieces: list[memoryview] = []
     for part in parts[at : at + _MOST_PARTS]:
         pieces.append(part[:room])
@@ -113,12 +113,12 @@ def _first_bytes(parts: list[memoryview], at: int, room: int) -> list[memoryview
 
 
 def _piece_after(began: float) -> int:
-    """How many bytes are handed to the kernel next, after it has had some since then."""
+    """The size of the kernel's next piece, after it has taken this many bytes since then."""
     return _LARGE_PIECE if time.monotonic() - began < _AT_ONCE_S else _PIECE
 
 
 class _Pace:
-    """Checks the pace of a message: so many bytes in each stretch of time."""
+    """Checks the pace of a message: the number of bytes in each stretch of time."""
 
     __slots__ = ("_bytes", "_have", "_seconds", "_until")
 
@@ -184,7 +184,7 @@ class Connection:
         self._moved_at = 0.0
         self._rest = b""
         self._owner = os.getpid()
-        #: How many messages were sent, less those that came since.
+        #: Number of messages sent, less those received since.
         self._outstanding = 0
         self._timeout_s = sock.gettimeout()
         self._poll: select.poll | None = None
@@ -285,8 +285,8 @@ class Connection:
         """Wait for a message.
 
         Args:
-            room: returns memory for a large content in it, which then stands in the message; None to have all of it in
-                the message itself.
+            room: returns memory for a large content of it, which then is in the message; None to leave all of it in the
+                message itself.
 
         Raises:
             BadMessage: the message is not plain data. The connection is in step.
@@ -333,14 +333,15 @@ class Connection:
         return safepickle.loads_around(start[:at], place, bytes(after))
 
     def set_timeout(self, timeout_s: float | None) -> None:
-        """Set how long `send` and `recv` wait without a byte moving, in seconds; None for ever."""
+        """Set how long `send` and `recv` wait without a byte moving, in seconds; None for no bound."""
         if timeout_s != self._timeout_s:
             self.sock.settimeout(timeout_s)
             self._timeout_s = timeout_s
 
     def usable(self) -> bool:
-        """Whether a request may be sent: it is open, this process's own, no answer is outstanding, and the peer has
-        neither gone nor said something unasked. Of the side that asks."""
+        """Whether a request may be sent: the connection is open and this process's own, no answer is outstanding, and
+        the peer has neither gone nor sent an unexpected message. For the requesting side.
+        """
         if self._outstanding > 0 or self._owner != os.getpid() or self.sock.fileno() < 0:
             return False
         if self._poll is None:

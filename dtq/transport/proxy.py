@@ -58,8 +58,8 @@ class _Asked:
 
     Attributes:
         arguments: its arguments.
-        parts: a large content that stands in the place of `safepickle.FILLER` in them; None for none.
-        room: where a large content of the answer goes; None for the answer itself.
+        parts: a large content in the place of `safepickle.FILLER` in them; None for none.
+        room: memory for a large content of the answer; None to leave it in the answer.
     """
 
     arguments: tuple[Any, ...]
@@ -68,7 +68,7 @@ class _Asked:
 
 
 def _written(segment: int, offset: int, parts: Sequence[memoryview]) -> _Asked:
-    """The call that writes a piece."""
+    """The call that writes this piece."""
     if sum(part.nbytes for part in parts) < safepickle.APART:
         return _Asked(arguments=(segment, offset, b"".join(parts)))
     return _Asked(arguments=(segment, offset, safepickle.FILLER), parts=parts)
@@ -79,7 +79,7 @@ def _room(place: memoryview, _: bytes, size: int) -> memoryview | None:
 
 
 def _refusal(name: str, answer: Any) -> DtqError | None:
-    """Why a call was refused."""
+    """The error of an answer that refuses the call."""
     try:
         read_answer(METHODS[name], answer)
     except DtqError as error:
@@ -88,7 +88,7 @@ def _refusal(name: str, answer: Any) -> DtqError | None:
 
 
 def _placed(answer: Any, place: memoryview) -> DtqError | None:
-    """Have a piece that was answered where it is to be; why it is not."""
+    """Put an answered piece into its memory; returns the reason of a refusal, if it was refused."""
     match answer:
         case (str(word), memoryview()) if word == RETURN:
             return None  # it was received there
@@ -137,7 +137,7 @@ class Proxy:
         key_source: the key's origin, for the sentence of `WrongKey`.
         tls: certificates, for TLS with coordinators on other machines; None for no TLS.
 
-    Every call raises, besides what `Service` says:
+    Every call raises, besides the exceptions of `Service`:
         Unreachable: nobody answers at any address, the connection was lost or timed out in mid-call, or the proxy is
             closed. After a loss in mid-call it is not known whether the call was carried out.
         WrongKey: no address is reachable, and one of them has another key.
@@ -177,8 +177,8 @@ class Proxy:
         self._owner = os.getpid()
 
     def hello(self, hello: Hello) -> Welcome:
-        """Be this caller from now on, on a new connection; see `Service.hello`. Without this call, each connection
-        begins with the hello that the proxy was made with.
+        """Become this caller, on a new connection; see `Service.hello`. Without this call, each connection begins with
+        the hello that the proxy was made with.
         """
         self._leave_parent()
         with self._lock:
@@ -224,14 +224,13 @@ class Proxy:
     stop = _remote(Service.stop)
 
     def write_values(self, pieces: Sequence[tuple[int, int, Sequence[memoryview]]]) -> list[DtqError | None]:
-        """As `write_value`, of several pieces that follow one another at once: none waits for the answer to the one
-        before.
+        """As `write_value`, of several pieces without waits for the answers between them.
 
         Args:
-            pieces: segment, offset and the bytes of each, which may lie in parts.
+            pieces: segment, offset and bytes of each, possibly in parts.
 
         Returns:
-            What was answered to each: why it was refused; None where it was not.
+            For each piece the reason of its refusal; None if it was accepted.
         """
         refusals: list[DtqError | None] = []
         asked = [_written(*piece) for piece in pieces]
@@ -241,12 +240,12 @@ class Proxy:
     def read_values(
         self, pieces: Sequence[tuple[int, int, memoryview]], arrived: Callable[[int, DtqError | None], None]
     ) -> None:
-        """As `read_value`, of several pieces at once as in `write_values`, each of as many bytes as there is memory.
+        """As `read_value`, of several pieces as in `write_values`, each of the size of its memory.
 
         Args:
-            pieces: segment and offset of each, and the memory that it goes to, which may be the same for several.
-            arrived: told of each when it is there and before the next one comes: its place among them, and why it is
-                refused. What it raises ends the call.
+            pieces: segment and offset of each, and its memory, which several may share.
+            arrived: called for each piece after its arrival and before the next one's: its index, and the reason of its
+                refusal. An exception from it ends the call.
         """
         asked = [
             _Asked(arguments=(segment, offset, place.nbytes), room=functools.partial(_room, place))
@@ -258,7 +257,7 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        """The address that answered last, or is to be tried first."""
+        """The address that answered last, or else the first to be tried."""
         return format_address(self._addresses[self._first])
 
     @property
@@ -290,15 +289,15 @@ class Proxy:
         return read_answer(method, answer)
 
     def _converse(self, name: str, asked: Sequence[_Asked], take: Callable[[int, Any], None]) -> None:
-        """Calls of one method, each made before the one before is answered.
+        """Calls of one method, all of them made without waits for the answers in between.
 
-        The server answers one after the other. It must not come to wait for this side to take an answer while this
-        side waits for it to take a call: either what is asked is short, or what is answered.
+        The server answers them in order. It must never wait for this side to take an answer while this side waits for
+        it to take a call: either the calls or the answers must be short.
 
         Args:
             name: the method's.
             asked: the calls.
-            take: given each answer as it comes, and its place among them. What it raises ends this.
+            take: called with each answer on its arrival, and its index. An exception from it ends this.
         """
         encode = METHODS[name].encode_arguments
         plain = [encode(one.arguments) for one in asked]
@@ -401,8 +400,9 @@ class Proxy:
         timeout_s: float,
         parts: Sequence[memoryview] | None = None,
     ) -> None:
-        """Make a call. As long as its answer has not come the connection is not usable for others, whatever is the
-        reason: an exception from elsewhere (a signal's), for one."""
+        """Make a call. Until its answer has come the connection is unusable for others, whatever the reason: an
+        exception from elsewhere (a signal's), for one.
+        """
         try:
             if self._closed:
                 raise EOFError
@@ -415,14 +415,14 @@ class Proxy:
             raise self._lost(connection, name, timeout_s, error) from error
 
     def _answer(self, connection: Connection, name: str, timeout_s: float, room: Room | None = None) -> Any:
-        """The next answer, as it came."""
+        """The next answer, undecoded."""
         try:
             return connection.recv(room)
         except (OSError, EOFError) as error:
             raise self._lost(connection, name, timeout_s, error) from error
 
     def _lost(self, connection: Connection, name: str, timeout_s: float, error: OSError | EOFError) -> Unreachable:
-        """What to say of a connection that is of no more use."""
+        """The error for an unusable connection."""
         connection.close()
         if isinstance(error, TimeoutError):
             return Unreachable(connection.peer, f"no answer to {name} within {duration(timeout_s)}")
@@ -430,7 +430,7 @@ class Proxy:
 
     @staticmethod
     def _gravest(refusals: list[DtqError]) -> DtqError:
-        """The most telling of several addresses' errors: a refusal tells more than an absence."""
+        """The most telling of several addresses' errors: a refusal is more telling than an absence."""
         for refusal in refusals:
             if type(refusal) is not Unreachable:
                 return refusal
@@ -441,7 +441,7 @@ class Proxy:
 
 
 def _client_context(tls: TlsFiles) -> SSLContext:
-    from dtq.transport.tls import client_context  # ssl costs what a process without it need not pay
+    from dtq.transport.tls import client_context  # ssl is expensive, and many processes do without
 
     return client_context(tls)
 

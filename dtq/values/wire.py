@@ -1,7 +1,6 @@
-"""Values that are written and read by calls of the service, a piece at a time: for processes without access to the
-files.
+"""Values that are written and read by calls of the service, piece by piece: for processes without access to the files.
 
-Only the result of `fetch` is ever a whole value in memory. Segments are kept as by `local`: each writer draws their
+Only the result of `fetch` is ever a whole value in memory. Segments are managed as by `local`: each writer draws their
 numbers, and fills one after the other.
 """
 
@@ -25,20 +24,20 @@ from dtq.values.place import SEGMENT_BYTES
 
 #: Most parts of a piece that are gathered before it is sent.
 _MOST_PARTS: Final = 256
-#: How many pieces are under way at a time on one connection, none of which waits for the answer to the one before.
+#: Pieces under way at a time on one connection, without waits for the answers in between.
 WINDOW: Final = 4
 
-#: Memory for pieces that nobody uses right now, and most of it: memory that is used again costs a part of what new
-#: memory does. Taking and giving back are single list operations, so threads need no lock.
+#: Unused memory for pieces, and its bound: reused memory costs a part of new memory. Taking and giving back are single
+#: list operations, so threads need no lock.
 _rooms: Final[list[bytearray]] = []
 _MOST_ROOMS: Final = 2
 
-#: A piece to be written: segment, offset, and the bytes, which may lie in parts.
+#: A piece to be written: segment, offset, and the bytes, possibly in parts.
 Outgoing = tuple[int, int, Sequence[memoryview]]
-#: A piece to be read: segment, offset, and the memory that it goes to, which has as many bytes.
+#: A piece to be read: segment, offset, and its memory, which has the same size.
 Incoming = tuple[int, int, memoryview]
-#: Told of each piece that was read when it is there: its place among those asked for, and why it is refused. Before it
-#: returns no other one comes, so several may go to the same memory.
+#: Called for each piece after its arrival, with its index and the reason of its refusal. The next one does not arrive
+#: before it returns, so several pieces may share memory.
 Arrived = Callable[[int, DtqError | None], None]
 
 
@@ -55,8 +54,10 @@ class ValueCalls(Protocol):
 
 
 def write_pieces(calls: ValueCalls, pieces: Sequence[Outgoing]) -> list[DtqError | None]:
-    """Write pieces; why each was refused, None where it was not. Whoever can do it without a copy, and without waiting
-    after each, has a method for it. Else nothing is written behind what is refused."""
+    """Write pieces; returns for each the reason of its refusal, None if it was accepted. A service that can do it
+    without copies, and without waits in between, has a method for it. Otherwise nothing is written behind a refused
+    piece.
+    """
     at_once = getattr(calls, "write_values", None)
     if at_once is not None:
         return cast("list[DtqError | None]", at_once(pieces))
@@ -71,7 +72,7 @@ def write_pieces(calls: ValueCalls, pieces: Sequence[Outgoing]) -> list[DtqError
 
 
 def read_pieces(calls: ValueCalls, pieces: Sequence[Incoming], arrived: Arrived) -> None:
-    """Read pieces. Whoever can do it without a copy, and without waiting after each, has a method for it."""
+    """Read pieces. A service that can do it without copies, and without waits in between, has a method for it."""
     at_once = getattr(calls, "read_values", None)
     if at_once is not None:
         at_once(pieces, arrived)
@@ -91,12 +92,12 @@ def read_pieces(calls: ValueCalls, pieces: Sequence[Incoming], arrived: Arrived)
 
 
 class Remainder:
-    """Pieces of which the next are read, where a connection was lost.
+    """The pieces still to be read, after the loss of a connection.
 
     Args:
         pieces: the pieces.
-        arrived: told of each, once.
-        passes: whether what is answered passes, so that the piece is to be asked for again; it is raised.
+        arrived: called once for each.
+        passes: whether a refusal is temporary, so that the piece is to be requested again; then it is raised.
     """
 
     def __init__(self, pieces: Sequence[Incoming], arrived: Arrived, passes: Callable[[DtqError], bool]) -> None:
@@ -106,7 +107,7 @@ class Remainder:
         self._done = 0
 
     def read(self, calls: ValueCalls) -> None:
-        """Read those of which `arrived` was not told."""
+        """Read the pieces for which `arrived` was not called."""
         read_pieces(calls, self._pieces[self._done :], self._take)
 
     def _take(self, _: int, refusal: DtqError | None) -> None:
@@ -119,7 +120,7 @@ class Remainder:
 def write_firmly(
     calls: ValueCalls, pieces: Sequence[Outgoing], passes: Callable[[DtqError], bool]
 ) -> list[DtqError | None]:
-    """As `write_pieces`; an answer that passes, so that all of it is to be written again, is raised."""
+    """As `write_pieces`; a temporary refusal is raised, so that all of them are written again."""
     refusals = write_pieces(calls, pieces)
     for refusal in refusals:
         if refusal is not None and passes(refusal):
@@ -128,14 +129,14 @@ def write_firmly(
 
 
 class ValueService(Protocol):
-    """The calls, on a connection of their own: made again where their answer was lost. Any thread.
+    """The calls, on a connection of their own: repeated if their answer was lost. Any thread.
 
-    Every call raises `Unreachable` where the coordinator is away and does not come back in time.
+    Every call raises `Unreachable` if the coordinator is away and does not come back in time.
     """
 
     @property
     def chunk(self) -> int:
-        """How many bytes one piece has at most (`chunk_of`)."""
+        """Most bytes of a piece (`chunk_of`)."""
         ...
 
     @property
@@ -144,7 +145,7 @@ class ValueService(Protocol):
         ...
 
     def write_values(self, pieces: Sequence[Outgoing]) -> list[DtqError | None]:
-        """See `Service.write_value`; why each piece was refused, None where it was not."""
+        """See `Service.write_value`; returns for each piece the reason of its refusal, None if it was accepted."""
         ...
 
     def read_values(self, pieces: Sequence[Incoming], arrived: Arrived) -> None:
@@ -173,28 +174,28 @@ class _Segment:
     def __init__(self) -> None:
         self.number = secrets.randbits(63)
         self.size = 0
-        #: Number of values in it that are still ours.
+        #: Number of unsettled values in it.
         self.unsettled = 0
 
 
 class WireDraft:
-    """See `Draft`. Whoever has the bytes at hand piece by piece uses `place` and `took` in the place of `write`."""
+    """See `Draft`. A writer that gets its bytes piece by piece uses `place` and `took` instead of `write`."""
 
     def __init__(self, values: WireValues, segment: _Segment) -> None:
         self._values = values
         self._service = values.service
         self._segment = segment
         self._start = segment.size
-        #: How many bytes arrived; and up to where some were sent.
+        #: Number of bytes that arrived; and the end of those that were sent.
         self.sent = 0
         self._tried = 0
-        #: The pieces to be sent next, in parts; how many bytes the last of them has, and the others together.
+        #: The next pieces to be sent, in parts; the size of the last of them, and of the others together.
         self._next: list[list[memoryview]] = []
         self._filled = 0
         self._full = 0
-        #: How many bytes a piece has.
+        #: The size of a piece.
         self.chunk = values.service.chunk
-        #: The checksum of what has arrived, where there is one.
+        #: The checksum of the arrived bytes, if values have checksums.
         self.crc = 0
         self._epoch = 0
 
@@ -232,10 +233,10 @@ class WireDraft:
             raise refusal
 
     def place(self, pieces: Sequence[Sequence[memoryview]]) -> list[Outgoing]:
-        """Where the bytes belong that follow what has arrived.
+        """The place of the bytes that follow the arrived ones.
 
         Args:
-            pieces: they, in pieces.
+            pieces: the bytes, in pieces.
         """
         placed: list[Outgoing] = []
         self._tried = max(self._tried, self.sent)
@@ -247,17 +248,17 @@ class WireDraft:
         return placed
 
     def took(self, pieces: Sequence[Outgoing], refusals: Sequence[DtqError | None]) -> DtqError | None:
-        """Pieces that were placed are sent.
+        """Note that placed pieces were sent.
 
         Args:
-            pieces: they.
-            refusals: what was answered to each.
+            pieces: the pieces.
+            refusals: the answer to each.
 
         Returns:
-            Why one was refused. It and those behind it have not arrived then.
+            The reason of the first refusal. That piece and those behind it have not arrived then.
 
         Raises:
-            ValueGone: the coordinator has lost what arrived before.
+            ValueGone: the coordinator has lost bytes that had arrived before.
         """
         before, self._epoch = self._epoch, self._service.epoch
         if self.sent and before != self._epoch:
@@ -272,10 +273,11 @@ class WireDraft:
         return None
 
     def _verify(self) -> None:
-        """Make sure that a coordinator which was restarted has all that arrived before: it may have lost power, or be
-        one that keeps nothing."""
+        """Make sure that a restarted coordinator still has all bytes that arrived before: it may have lost power, or
+        keep nothing.
+        """
         place = memoryview(bytearray(min(self.chunk, self.sent)))
-        # Without checksums nothing was to outlast a loss of power.
+        # Without checksums, no bytes have to outlast a loss of power.
         ends = [(at, self.chunk) for at in range(0, self.sent, self.chunk)] if self._values.checked else []
         crc = 0
         try:
@@ -303,7 +305,7 @@ class WireDraft:
 
     def abandon(self) -> None:
         """See `Draft`."""
-        self.sent = max(self.sent, self._tried)  # of what was refused or lost it is not known what has arrived
+        self.sent = max(self.sent, self._tried)  # it is unknown which of the refused or lost pieces arrived
         self._give_back()
 
     def _give_back(self) -> None:
@@ -318,8 +320,8 @@ class WireValues:
         service: the calls; closed with this.
         max_value: largest value in bytes.
         checked: whether values are written with their checksums.
-        what: what a value is called where it is too large.
-        reading: the calls that read, where they are to be made beside those that write; closed with this.
+        what: the name of a value in the sentence of `TooLarge`.
+        reading: the calls for reading, if they are to be made beside those for writing; closed with this.
     """
 
     def __init__(
@@ -340,7 +342,7 @@ class WireValues:
         self._process = os.getpid()
         #: The coordinator's epoch at the time of the writes; 0 before the first.
         self._epoch = service.epoch
-        #: Unused segments with room; all that are ours; and those that we are done with.
+        #: Unused segments with room; all segments of this writer; and those that it has finished.
         self._free: list[_Segment] = []
         self._held: dict[int, _Segment] = {}
         self._done: list[int] = []
@@ -368,7 +370,7 @@ class WireValues:
         return WireDraft(self, segment)
 
     def _say_done(self, segment: int) -> None:
-        with contextlib.suppress(DtqError):  # the coordinator finds out when the session is gone
+        with contextlib.suppress(DtqError):  # the coordinator notices it at the end of the session
             self.service.write_values([(segment, 0, ())])
 
     def give_back(self, segment: _Segment) -> None:
@@ -414,8 +416,9 @@ class WireValues:
         return memory
 
     def pieces(self, value: Value) -> WireStream:
-        """A value to be read piece by piece (`WireStream.ask`). It is not held against its checksum: whoever reads what
-        was read does that."""
+        """A value to be read piece by piece (`WireStream.ask`). Its checksum is not checked: that is up to the reader
+        of its content.
+        """
         return WireStream(self._reading, replace(value, crc=0))
 
     def close(self) -> None:
@@ -427,8 +430,8 @@ class WireValues:
 
 
 class WireStream:
-    """A value, read from its beginning to its end, and held against its checksum there. As a file, or by `ask` and
-    `arrived`, as long as it is not `whole`.
+    """A value, read from its beginning to its end, where its checksum is checked. As a file, or by `ask` and `arrived`
+    until it is `whole`.
 
     Args:
         service: the calls.
@@ -439,14 +442,14 @@ class WireStream:
         self._service = service
         self._value = value
         self._chunk = service.chunk
-        #: How many bytes were asked for, and have arrived.
+        #: Number of bytes requested, and arrived.
         self._asked = 0
         self._at = 0
         self._crc = 0
-        #: The rest of the piece that was read last, and the memory for such pieces.
+        #: The rest of the latest piece, and the memory for such pieces.
         self._here = memoryview(b"")
         self._room: bytearray | None = None
-        #: Where its first byte goes when it is looked at once more.
+        #: Memory for its first byte when that is read once more.
         self._first = memoryview(bytearray(1))
 
     @property
@@ -455,10 +458,10 @@ class WireStream:
         return self._at == self._value.length
 
     def ask(self, places: Iterable[memoryview]) -> list[Incoming]:
-        """The pieces that come next.
+        """The next pieces.
 
         Args:
-            places: where each goes, and how many bytes it has, if there are so many.
+            places: the memory of each, and its size, if the value has that many bytes.
         """
         value, begun = self._value, self._asked
         pieces: list[Incoming] = []
@@ -474,7 +477,7 @@ class WireStream:
         return pieces
 
     def arrived(self, piece: memoryview) -> bool:
-        """The next of these pieces is there; whether it is one of the value.
+        """Note the arrival of the next of these pieces; returns whether it is a piece of the value.
 
         Raises:
             ValueGone: the value is no longer kept.
@@ -495,7 +498,7 @@ class WireStream:
         return True
 
     def _take(self, room: memoryview) -> int:
-        """Have the next pieces there, some at a time; how many bytes they have."""
+        """Put the next pieces into their memory, several at a time; returns their size."""
         before = self._at
         pieces = self.ask(
             room[at : at + self._chunk] for at in range(0, min(room.nbytes, WINDOW * self._chunk), self._chunk)
@@ -504,7 +507,7 @@ class WireStream:
 
         def arrived(nth: int, refusal: DtqError | None) -> None:
             if problems:
-                return  # the others are waited for, so that the connection can be used again
+                return  # the others are awaited, so that the connection remains usable
             try:
                 if refusal is not None:
                     raise refusal
@@ -518,7 +521,7 @@ class WireStream:
         return self._at - before
 
     def readinto(self, buffer: Any) -> int:
-        """As of a file: fills the buffer, or as much as is left."""
+        """As of a file: fills the buffer, or the part of it that the value still has bytes for."""
         view = memoryview(buffer).cast("B")
         done = 0
         while done < view.nbytes:
@@ -539,7 +542,7 @@ class WireStream:
         return done
 
     def _memory(self, size: int) -> memoryview:
-        """Memory for a piece of which less is needed at first; none of another one is needed any more."""
+        """Memory for a piece of which only a part is needed at first; it replaces that of the piece before."""
         if self._room is None or len(self._room) < size:
             try:
                 self._room = _rooms.pop()

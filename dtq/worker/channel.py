@@ -210,7 +210,7 @@ class Pipe:
         return self._sock.fileno()
 
     def expect(self, longest: int) -> None:
-        """Take no longer messages than so many bytes from now on."""
+        """Accept only messages of at most this many bytes from now on."""
         self._received.longest = longest
 
     @property

@@ -151,8 +151,8 @@ class Child:
         self.leaving = False
         #: Whether it closed its pipe and went on.
         self.deaf = False
-        #: The function that it imports in advance, by name, empty for none; and the number up to which it was told to,
-        #: see `preparing.Preparing`.
+        #: The function that it imports in advance, by name, empty for none; and the number of the latest order to do
+        #: so, see `preparing.Preparing`.
         self.preparing, self.prepared = "", 0
         #: Whether the loop waits for the pipe to take more.
         self.watched_for_room = False
@@ -166,7 +166,7 @@ class Child:
         #: The serial at the last look, since when, and when it was last given work or finished some.
         self._seen = -1
         self._seen_at = self._moved_at = self._born_at
-        #: Whether it was seen where it cannot be; whether it was killed.
+        #: Whether its state was seen to be impossible; whether it was killed.
         self._lied = self._killed = False
         self._limit = UNLIMITED
         self.output: Output | Passed = Passed() if terms.inherited.streams else Output(number, self._task)
@@ -193,10 +193,10 @@ class Child:
             self.greet(terms)
 
     def greet(self, terms: SlotTerms) -> None:
-        """Tell it its settings; it imports nothing of the user's before.
+        """Send it its settings; it imports no module of the user's before.
 
         Args:
-            terms: its settings; what its process was started with is the same in them as it was.
+            terms: its settings; they agree with those that its process was started with.
         """
         self.terms, self.place = terms, terms.place
         self._inherited = replace(terms.inherited, tracker=self._inherited.tracker)

@@ -110,7 +110,7 @@ def main(arguments: list[str]) -> int:
     if failed is not None:
         return 1
     sources.note()
-    gc.enable()  # the process that this may be a fork of does without while it starts
+    gc.enable()  # the process that forks this one may do without it while it starts
     gc.collect()
     gc.freeze()  # or the first collection in each slot would copy the memory of all objects
     request = _serve(sock, parent)

@@ -623,7 +623,7 @@ class Supervisor:
                 child.kill()
 
     def _adopt(self, child: Child) -> None:
-        """Take in a slot that was started before its settings were known."""
+        """Adopt a slot that was started before its settings were known."""
         child.greet(self.terms.slot)
         self._take_in(child)
 
