@@ -32,7 +32,7 @@ from dtq.core.heap import Run
 from dtq.core.leases import CHUNK_S, Lease, Worker
 from dtq.core.register import Register
 
-#: Most successors of a worker, for each of its slots.
+#: Most successors of a worker, for each of its slots, and in one chain.
 MOST: Final = 128
 #: Most bytes, roughly, of the arguments and of the result of a task in a chain: arguments wait in a slot's pipe.
 SMALL: Final = 4 << 10
@@ -52,20 +52,19 @@ def ends(register: Register, worker: Worker) -> list[Lease]:
     ]
 
 
-def successor_of(register: Register, worker: Worker, lease: Lease, first: tuple[Run, str] | None) -> Batch | None:
+def successor_of(register: Register, lease: Lease, first: tuple[Run, str] | None) -> Batch | None:
     """The batch of the task to be granted behind a lease; None if there is none.
 
     Args:
         register: the state of the queue.
-        worker: the worker.
-        lease: one of its leases, of one task.
-        first: the run that it would be given next otherwise, and the queue of that; None for none.
+        lease: the lease, of one task.
+        first: the run that its worker would be given next otherwise, and the queue of that; None for none.
     """
     awaited = register.dependencies.awaited.get(lease.batch.number)
     if awaited is None or lease.batch.entry.result_bytes > SMALL:
         return None
     for child in islice(awaited.by_index.get(lease.lo, ()), _FEW):
-        if _is_waiting(register, child) and _suits(register, worker, child) and _comes_first(child, first):
+        if _is_waiting(register, child) and _suits(register, lease, child) and _comes_first(child, first):
             return child
     return None
 
@@ -85,14 +84,15 @@ def _is_waiting(register: Register, child: Batch) -> bool:
     )
 
 
-def _suits(register: Register, worker: Worker, child: Batch) -> bool:
-    """Whether a worker may be given a batch's task behind another one."""
-    entry = child.entry
+def _suits(register: Register, lease: Lease, child: Batch) -> bool:
+    """Whether a lease's worker may be given a batch's task behind it."""
+    worker, entry = lease.worker, child.entry
     if child.limits or entry.need is not None or entry.estimate_s is None or entry.argument_bytes > SMALL:
         return False
     if entry.queue in register.lines.paused or (worker.queues and entry.queue not in worker.queues):
         return False
-    return worker.queued < min(MOST, int(CHUNK_S / entry.estimate_s)) * worker.capacity
+    most = min(MOST, int(CHUNK_S / entry.estimate_s))
+    return worker.queued < most * worker.capacity and (lease.chain is None or lease.chain.queued < most)
 
 
 def _comes_first(child: Batch, first: tuple[Run, str] | None) -> bool:

@@ -117,6 +117,7 @@ def _check_leases(register: Register) -> None:
         assert worker.queued == len(queued), f"{worker.name}: the leases behind others are miscounted"
         for lease in queued:
             assert lease.before is not None
+            assert lease.chain is lease.before.chain, f"lease {lease.token}: it is in another chain"
             assert lease.before.successor is lease, f"lease {lease.token}: it is behind one that does not know it"
             assert register.leases.get(lease.before.token) is lease.before, f"lease {lease.token} is behind none"
             assert lease.batch.blocked, f"lease {lease.token} is behind another, and waits for nothing"

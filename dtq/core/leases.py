@@ -121,6 +121,16 @@ def is_over(call: int, newer: int, beside: int) -> bool:
     return 0 < call < newer and call != beside
 
 
+class Chain:
+    """Leases of one worker, each behind the one before (`core.chains`)."""
+
+    __slots__ = ("queued",)
+
+    def __init__(self) -> None:
+        #: How many of them are behind others.
+        self.queued = 0
+
+
 class Lease:
     """Tasks ``[lo, hi)`` of a batch that a worker holds."""
 
@@ -131,6 +141,7 @@ class Lease:
         "before",
         "behind",
         "call",
+        "chain",
         "given",
         "granted_at",
         "hi",
@@ -172,6 +183,8 @@ class Lease:
         #: That lease, and the lease behind this one: as long as both are held.
         self.before: Lease | None = None
         self.successor: Lease | None = None
+        #: What it has in common with those, and with the leases that are behind them.
+        self.chain: Chain | None = None
         #: Whether a lease behind this one has come back, so that none is granted there again.
         self.alone = False
 
@@ -181,6 +194,8 @@ class Lease:
         self.given = before.batch.number, before.lo
         self.before = before
         before.successor = self
+        self.chain = before.chain = before.chain or Chain()
+        self.chain.queued += 1
         self.worker.queued += 1
 
     def let_go(self) -> None:
@@ -189,6 +204,8 @@ class Lease:
             self.successor.before = None
             self.successor = None
             self.worker.queued -= 1
+            if self.chain is not None:
+                self.chain.queued -= 1
 
     def row(self) -> LeaseRow:
         """The row that describes the lease."""

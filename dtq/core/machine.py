@@ -635,7 +635,7 @@ class Machine:
         first = self._first(worker, now)
         granted: list[Lease] = []
         for before in ends:
-            while (batch := chains.successor_of(register, worker, before, first)) is not None:
+            while (batch := chains.successor_of(register, before, first)) is not None:
                 before = self._take_behind(before, batch, now, call)
                 granted.append(before)
                 if register.lines.several:  # then it may be another queue's turn
