@@ -74,7 +74,7 @@ class _LateInit(_Late):
         self._calls = 0
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        if instance is None or self._calls >= _FEW:
+        if instance is None or isinstance(instance, type) or self._calls >= _FEW:  # `inspect` may give the class for it
             return super().__get__(instance, owner)
         self._calls += 1
         return MethodType(self._set_all, instance)
