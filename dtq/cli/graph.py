@@ -153,7 +153,7 @@ def _json(nodes: Sequence[GraphNode]) -> dict[str, Any]:
 )
 @options.connecting
 def graph(task_id: str, form: str, limit: int, addresses: tuple[str, ...], authkey_file: str | None) -> None:
-    """Show what a task or batch waits for, what waits for it, and so on: one batch a line, below its parent.
+    """Show the dependencies and dependents of a task or batch, and theirs: one batch a line, below its parent.
 
     The requested batch is marked with *.
     """

@@ -167,7 +167,7 @@ async def submit_all(hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], enc
             await _feed(hub, feed, bell, iterables, encoding)
             if feed.failure is not None:
                 raise feed.failure
-    except BaseException:  # a cancelled coroutine's too: nobody has a handle of what was sent
+    except BaseException:  # a cancelled coroutine's too: nobody has a handle of the submitted tasks
         feed.stopped = True
         feed.room.ring()
         hub.hub.sender.abandon(feed.batch)
@@ -194,11 +194,7 @@ async def _accepted(hub: LoopHub, batch: Batch) -> None:
 def begin_feeding(
     hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encoding: Encoding
 ) -> asyncio.Task[None] | None:
-    """Have items made from now on.
-
-    Returns:
-        What makes them, where that is a task of this loop.
-    """
+    """Begin to make items."""
     plain = _all_plain(iterables)
     if plain is not None:
         begin(hub.hub, feed, plain, encoding.encode)

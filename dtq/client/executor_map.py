@@ -41,7 +41,7 @@ _END: Final = Part(-1, -1, None)  # type: ignore[arg-type]
 
 
 def chunks(calls: Iterator[tuple[Any, ...]], size: int) -> Iterator[list[tuple[Any, ...]]]:
-    """Calls in groups of so many."""
+    """Calls in groups of this many."""
     while chunk := list(islice(calls, size)):
         yield chunk
 

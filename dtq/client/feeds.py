@@ -19,7 +19,7 @@ from dtq.model.values import weight
 #: Most tasks of one map, and bytes of them, that wait to be sent.
 MAX_FED: Final = 16 * pages.PAGE_BLOBS
 MAX_FED_BYTES: Final = 16 << 20
-#: Approximate bytes that a map may be ahead of the reader of its results, if it is at least so many tasks ahead.
+#: Approximate bytes that a map may be ahead of the reader of its results, if it is at least this many tasks ahead.
 AHEAD_BYTES: Final = 256 << 20
 AHEAD_TASKS: Final = 32
 #: Pieces of one map in a call.

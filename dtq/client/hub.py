@@ -47,7 +47,7 @@ FULL_TIMEOUT_S: Final = 300.0
 _HELD_S: Final = 2.0
 #: Pause between two checks of an unused connection, in seconds.
 _LOOK_S: Final = 0.01
-#: A failed check of at least so many seconds counts as slow, and the pause in seconds after one.
+#: A failed check of at least this many seconds counts as slow, and the pause in seconds after one.
 _SLOW_S: Final = 0.05
 _SLOW_LOOK_S: Final = 600.0
 #: How long an ending program waits for the submissions of an unclosed client, in seconds.

@@ -25,7 +25,7 @@ from dtq.values.wire import Arrived, Incoming, Outgoing, Remainder, WireValues, 
 
 R = TypeVar("R")
 
-#: A value of so many bytes or more in a file is mapped instead of read.
+#: A value of this many bytes or more in a file is mapped instead of read.
 MAP_FROM: Final = 16 << 20
 #: Most bytes that an event loop reads from a file itself: less than a thread would cost.
 _AT_ONCE: Final = 1 << 20

@@ -77,7 +77,7 @@ def _opened(packed: bytes, values: tuple[Any, ...]) -> Callable[[], Any]:
 
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    # Only what is something else: the slot looks after its environment where a task has set something in it.
+    # Only the variables that differ: the slot checks its environment if a task has set some in it.
     before = {name: old for name, value in variables.items() if (old := os.environ.get(name)) != value}
     for name in before:
         os.environ[name] = variables[name]

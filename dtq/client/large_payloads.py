@@ -15,7 +15,7 @@ from dtq.model.values import MIN_VALUE, Value, describe, named, rest
 from dtq.values import layout
 from dtq.values.base import Draft, Values
 
-#: A buffer of so many bytes or more lies beside the pickle.
+#: A buffer of this many bytes or more lies beside the pickle.
 _BESIDE: Final = 16 << 10
 
 
@@ -25,7 +25,7 @@ class _Body:
     Args:
         values: writes values.
         word: a word that must not occur in the pickle, except in large bytes, which name nothing.
-        least: a pickle of so many bytes or more is large.
+        least: a pickle of this many bytes or more is large.
     """
 
     def __init__(self, values: Values, word: bytes, least: int) -> None:
@@ -74,7 +74,7 @@ def encode(what: Any, values: Values, protocol: int, word: bytes, least: int | N
         values: writes values.
         protocol: pickle's.
         word: a word that must not occur in it.
-        least: a pickle of so many bytes or more becomes a value; None for `Values.least`.
+        least: a pickle of this many bytes or more becomes a value; None for `Values.least`.
 
     Returns:
         The blob; None if that word is in it.

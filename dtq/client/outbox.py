@@ -66,7 +66,7 @@ class Item(NamedTuple):
     attribution: Attribution | None = None
 
 
-#: What has to be the same in items of one submission, beside their spec.
+#: The fields that agree in all items of one submission, beside their spec.
 _BESIDE: Final = slice(Item._fields.index("delay_s"), None)
 
 #: Gets a receipt: a lone task, several that travel as one batch, or a map.
@@ -206,7 +206,7 @@ class Outbox:
         return mark
 
     def watch(self, mark: Mark) -> None:
-        """Have the sender check a mark after each call."""
+        """Make the sender check a mark after each call."""
         mark.again()
         with self._lock:
             self._marks.append(mark)

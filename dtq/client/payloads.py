@@ -47,8 +47,9 @@ PICKLE: Final = 5
 #: Occurs in every pickle that names an object of the main program, by either name of `MAINS`. Searched with `find`:
 #: ``in`` first tries to make a number of it, and takes three times as long.
 MAIN: Final = b"_main__"
-#: A pickle of so many bytes or more is searched from the end. CPython does that without the preparations for the worst
-#: case that it makes in the other direction, in a third of the time; with so short a word the worst case is no worse.
+#: A pickle of this many bytes or more is searched from the end. CPython does that without the preparations for the
+#: worst case that it makes in the other direction, in a third of the time; with so short a word the worst case is no
+#: worse.
 _LONG: Final = 1 << 10
 #: Occurs in every pickle with code by value.
 _BY_VALUE: Final = b"cloudpickle"

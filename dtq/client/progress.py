@@ -31,7 +31,7 @@ class Bar(Protocol):
     """A progress display; used in a ``with`` block."""
 
     def advance(self, steps: int) -> None:
-        """Count so many more as done."""
+        """Count this many more as done."""
         ...
 
     def __enter__(self) -> Self: ...

@@ -16,8 +16,8 @@ from dtq.model.messages import TaskRange
 
 #: Least bytes of arguments and result of a single task that is told by itself.
 WORTH: Final = 4096
-#: The coordinator is told once the ranges have so many bytes, or concern so many batches; or when there is nothing else
-#: to do.
+#: The coordinator is told once the ranges have this many bytes, or concern this many batches; or when there is nothing
+#: else to do.
 DUE_BYTES: Final = 4 << 20
 DUE_BATCHES: Final = 256
 #: Most ranges in one call.

@@ -171,7 +171,7 @@ class Client(Submitter):
         Args:
             ids: tasks and batches.
             state: their state.
-            limit: at most so many; 0 for all.
+            limit: at most this many; 0 for all.
             filters: see `Filters`.
         """
         selection = select(ids, state, limit, **filters)
@@ -223,7 +223,7 @@ class Client(Submitter):
 
         Args:
             ids: tasks and batches.
-            limit: at most so many; 0 for all.
+            limit: at most this many; 0 for all.
             filters: see `Filters`.
         """
         selection = select(ids, limit=limit, **filters)

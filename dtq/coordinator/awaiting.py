@@ -25,7 +25,7 @@ from dtq.records import dataclass, replace
 
 #: Look-ups of a task that keeps changing, before the last answer counts.
 _LOOKS: Final = 8
-#: Up to so many tasks of a batch are looked up one by one.
+#: Up to this many tasks of a batch are looked up one by one.
 _FEW: Final = 1024
 #: Numbers of a live batch's ended tasks, by state.
 _Stamp = tuple[int, int, int, int]

@@ -145,29 +145,19 @@ class Committer:
         return self._gathering if self._backlog else None  # failed changes are tried again with the next generation
 
     def soon(self) -> None:
-        """Have changes committed although no caller waits for them. Called under the lock, after the change."""
+        """Order a commit of changes although no caller waits for them. Called under the lock, after the change."""
         if not self._wake.is_set() and self._dirty():
             self._wake.set()
 
     def settle(self, ticket: Generation | None) -> None:
-        """Have a ticket committed, outside of the lock, and wait for it unless durability is "none".
-
-        Raises:
-            StoreError: it could not be made durable.
-            ShuttingDown: the coordinator has stopped before it could be.
-        """
+        """Order the commit of a ticket, outside of the lock, and wait for it unless durability is "none"."""
         if ticket is not None:
             self._have(ticket)
             if self.waits:
                 ticket.wait()
 
     def complete(self, ticket: Generation | None) -> None:
-        """Have a ticket committed, outside of the lock, and wait for it whatever the durability.
-
-        Raises:
-            StoreError: it could not be written.
-            ShuttingDown: the coordinator has stopped before it could be.
-        """
+        """Order the commit of a ticket, outside of the lock, and wait for it whatever the durability."""
         if ticket is not None:
             self._have(ticket)
             ticket.wait()

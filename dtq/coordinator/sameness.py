@@ -27,7 +27,7 @@ _VALUES: Final = {
     "BYTEARRAY8": "bytearray",
     "GLOBAL": "global",
 }
-#: Instructions that make one value of so many on the stack.
+#: Instructions that make one value of this many on the stack.
 _MADE: Final = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "STACK_GLOBAL": 2, "REDUCE": 2, "NEWOBJ": 2, "NEWOBJ_EX": 3}
 _EMPTY: Final = {"EMPTY_LIST": "list", "EMPTY_DICT": "dict", "EMPTY_SET": "set"}
 _MARKED: Final = {"TUPLE": "tuple", "LIST": "list", "DICT": "dict", "FROZENSET": "frozenset"}

@@ -165,7 +165,7 @@ def _submit(
 
 
 def _told_briefly(receipts: list[Receipt], room: int) -> list[Receipt]:
-    """The receipts, in at most so many bytes: if many are refused, the reasons are cut short."""
+    """The receipts, in at most this many bytes: if many are refused, the reasons are cut short."""
     if not any(receipt.code for receipt in receipts) or weight(receipts) <= room:
         return receipts
     return [

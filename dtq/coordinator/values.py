@@ -440,7 +440,7 @@ class PeerValues:
         self._files.settled(made)
 
     def put_in(self, page: bytes, most: int, room: int) -> bytes:
-        """Replace descriptions in a page by their values, if a value has at most so many bytes and is the whole blob.
+        """Replace descriptions in a page by their values, if a value has at most this many bytes and is the whole blob.
 
         Args:
             page: the page.

@@ -62,7 +62,7 @@ class Vetting:
         return page
 
     def sync(self) -> None:
-        """Have what was found and written as durable as the row will be, before the commit with it."""
+        """Make the values that were found and made as durable as the row will be, before the commit with it."""
         c, state = self._c, self._state
         with c.lock:
             state.syncing += 1

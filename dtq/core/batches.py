@@ -102,17 +102,17 @@ class SpecEntry:
             self.estimate_s *= (each / self.estimate_s) ** _NEWS
 
     def weigh_arguments(self, size: int, tasks: int) -> None:
-        """Update the estimate of arguments from so many bytes together."""
+        """Update the estimate of arguments from this many bytes together."""
         each = size / max(1, tasks)
         self.argument_bytes = each if each >= self.argument_bytes else _lighter(self.argument_bytes, each)
 
     def weigh_results(self, size: int, tasks: int) -> None:
-        """Update the estimate of results from so many bytes together."""
+        """Update the estimate of results from this many bytes together."""
         each = size / max(1, tasks)
         self.result_bytes = each if each >= self.result_bytes else _lighter(self.result_bytes, each)
 
     def most_within(self, room: int) -> int:
-        """Number of tasks whose arguments are expected to fit into so many bytes, and whose results into a worker's
+        """Number of tasks whose arguments are expected to fit into this many bytes, and whose results into a worker's
         bound; at least one.
         """
         return max(1, int(min(room / max(1.0, self.argument_bytes), _RESULTS / max(1.0, self.result_bytes))))

@@ -161,7 +161,7 @@ class Dependencies:
             self.needed[number] = self.needed.get(number, 0) + 1
 
     def begin(self, batch: Batch) -> None:
-        """Have a new batch begin to wait."""
+        """Let a new batch begin to wait."""
         if batch.flow is not None:
             parents = dict.fromkeys(parent[0] for parent in batch.flow.after)
             self._register.ledger.edges(batch.number, parents)

@@ -112,7 +112,7 @@ class Bucket:
         self.rule = rule
 
     def take(self, count: int, now: float) -> None:
-        """Count so many tasks as leased."""
+        """Count this many tasks as leased."""
         self.used += count
         if self.rule is not None and self.rule.interval_s is not None:
             self.paid_until = max(self.paid_until, now) + count * self.rule.interval_s

@@ -64,7 +64,7 @@ class Group(RunHeap):
         return all(bucket.has_plenty for bucket in self.buckets)
 
     def most(self, most: int) -> int:
-        """Most tasks of one lease, out of so many."""
+        """Most tasks of one lease, out of this many."""
         for bucket in self.buckets:
             rule = bucket.rule
             if rule is not None:
@@ -563,7 +563,7 @@ class Lines:
         return None
 
     def took(self, heap: RunHeap, entry: SpecEntry, queues: tuple[str, ...], count: int, now: float) -> None:
-        """Account for so many tasks of a heap (`first`) that were leased to a worker that serves some queues, or all
+        """Account for this many tasks of a heap (`first`) that were leased to a worker that serves some queues, or all
         (none).
         """
         if isinstance(heap, Group):
@@ -575,13 +575,13 @@ class Lines:
             self.charge(entry, queues, count)
 
     def charge(self, entry: SpecEntry, queues: tuple[str, ...], count: int) -> None:
-        """Have a line pay for so many tasks, if there are several lines; see `took`."""
+        """Have a line pay for this many tasks, if there are several lines; see `took`."""
         if len(queues) != 1:
             share = self._share_of(queues) if queues else self._share
             share.charge(entry.queue, entry.urgency, count / self.weights.get(entry.queue, 1))
 
     def gave_back(self, limits: tuple[str, ...], count: int) -> None:
-        """Account for so many tasks with limits whose lease is over."""
+        """Account for this many tasks with limits whose lease is over."""
         for name in limits:
             bucket = self.limits.buckets.get(name)
             if bucket is None:

@@ -50,7 +50,7 @@ from dtq.model.resources import Offers
 from dtq.model.states import Outcome, State
 from dtq.records import dataclass, field, replace
 
-#: If a tick comes so many seconds after its deadline, this process was stopped meanwhile.
+#: If a tick comes this many seconds after its deadline, this process was stopped meanwhile.
 _PAUSE_S: Final = 0.1
 #: Recorded in the histories of tasks that had started and go back unblamed.
 _RESULT_LOST: Final = Failure(message="its result was lost with its slot, in which a later task ended; it runs again")

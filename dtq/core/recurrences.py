@@ -47,7 +47,7 @@ class NoCalendar:
 
 
 class Periodic:
-    """Every so many seconds."""
+    """Every this many seconds."""
 
     def __init__(self, anchor: float, every_s: float) -> None:
         self._anchor = anchor

@@ -151,7 +151,7 @@ class Register:
         return self.rules.max_tasks - self.tally.unfinished
 
     def room_for(self, size: int, count: int) -> None:
-        """Make sure that so many further tasks may be accepted.
+        """Make sure that this many further tasks may be accepted.
 
         Args:
             size: tasks that their batch already has.
@@ -159,7 +159,7 @@ class Register:
 
         Raises:
             QueueFull: the tasks may not be accepted now.
-            BatchTooLarge: the batch may never have so many.
+            BatchTooLarge: the batch may never have this many.
         """
         if size + count > self.rules.max_batch:
             raise BatchTooLarge(size + count, self.rules.max_batch)

@@ -73,7 +73,7 @@ def restore(
 
 
 def _wait(register: Register, now: float) -> None:
-    """Have blocked batches wait for their unfinished parents; nothing else of them needs restoring."""
+    """Let blocked batches wait for their unfinished parents; nothing else of them needs restoring."""
     blocked = [batch for batch in register.batches.values() if batch.blocked]
     if blocked:
         leases: dict[int, list[Lease]] = {}

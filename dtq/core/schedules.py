@@ -182,7 +182,7 @@ class Schedules:
         return iter([self._entries[name] for name in sorted(self._entries)])
 
     def behind(self, after: str, most: int) -> list[Entry]:
-        """The schedules behind a name, in the order of their names; at most so many."""
+        """The schedules behind a name, in the order of their names; at most this many."""
         names = nsmallest(most, (name for name in self._entries if name > after))
         return [self._entries[name] for name in names]
 

@@ -26,7 +26,7 @@ from dtq.model.messages import Submission
 from dtq.model.schedules import CatchUp, Overlap
 from dtq.records import dataclass, field
 
-#: A submission that is up to so many seconds late counts as made in time.
+#: A submission that is up to this many seconds late counts as made in time.
 ON_TIME_S: Final = 10.0
 #: How long a submission waits for its next try: without room, and after another failure.
 _FULL_S: Final = 1.0

@@ -28,7 +28,7 @@ def note(register: Register, batch: Batch, conditions: Conditions, now: float) -
 
 
 def restored(register: Register, batch: Batch, ahead_s: float) -> None:
-    """Note a restored batch's start deadline; the store's times are so many seconds ahead."""
+    """Note a restored batch's start deadline; the store's times are this many seconds ahead."""
     flow = batch.flow
     if flow is None or flow.start_by is None or flow.lapsed:
         return

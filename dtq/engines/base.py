@@ -106,7 +106,7 @@ class EndedRun:
 
 
 def fill(found: Iterable[Page], room: int | None) -> list[Page]:
-    """The first of some pages that fit into so many bytes; the first in any case. None for all."""
+    """The first of some pages that fit into this many bytes; the first in any case. None for all."""
     taken: list[Page] = []
     left = room
     for page in found:
@@ -119,7 +119,7 @@ def fill(found: Iterable[Page], room: int | None) -> list[Page]:
 
 
 def recall(attempts: Iterable[Attempt], room: int | None) -> list[Attempt]:
-    """The first of some attempts that fit into so many bytes; the first in any case. None for all."""
+    """The first of some attempts that fit into this many bytes; the first in any case. None for all."""
     return list(attempts if room is None else first_within(attempts, room))
 
 
@@ -182,7 +182,7 @@ class Engine(Protocol):
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """The pages of a batch that overlap ``[lo, hi)``, in rising order; whole pages, not cut.
 
-        With ``room``, only the first pages that fit into so many bytes together, and at least one; little more than
+        With ``room``, only the first pages that fit into this many bytes together, and at least one; little more than
         these is read.
 
         Raises:
@@ -224,8 +224,8 @@ class Engine(Protocol):
         Args:
             batch: the batch.
             index: the task.
-            first: from the attempt with this number on; negative for so many of the last ones.
-            room: the first of them that have about so many bytes, and one that has more; None for all.
+            first: from the attempt with this number on; negative for this many of the last ones.
+            room: the first of them that have about this many bytes, and one that has more; None for all.
         """
         ...
 

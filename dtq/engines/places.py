@@ -26,7 +26,7 @@ from dtq.values.place import Place
 
 #: Suffix of the directory beside a store.
 BESIDE: Final = ".values"
-#: The writer of a value of so many bytes syncs it, so that commits have little to wait for.
+#: The writer of a value of this many bytes syncs it, so that commits have little to wait for.
 _SYNC_FROM: Final = 8 << 20
 #: Free bytes of a disk on which values are kept, if they need not outlast the process.
 _ENOUGH: Final = 4 << 30

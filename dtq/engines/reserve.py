@@ -76,7 +76,7 @@ class Reserve:
         self._wanted = self.base + (wanted - wanted % _STEP if wanted > 0 else 0)
 
     def refused(self, size: int) -> None:
-        """Note that a commit of so many bytes found no room: so much must be free before the next try."""
+        """Note that a commit of this many bytes found no room: so much must be free before the next try."""
         self._headroom = max(self._headroom, 2 * size, min(_LEAST_HEADROOM, self.base))
 
     def fill(self, elsewhere: int = 0) -> bool:

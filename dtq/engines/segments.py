@@ -43,7 +43,7 @@ UNFINISHED: Final = ".new"
 _SLICE: Final = 4 << 20
 #: Approximate seconds of checks in one step.
 _LOOKS_S: Final = 0.005
-#: A segment is rewritten when less than this share of it is used, and at least so many bytes can be given back.
+#: A segment is rewritten when less than this share of it is used, and at least this many bytes can be given back.
 _SPARSE_SHARE: Final = 2
 _WORTHWHILE: Final = 1 << 20
 #: Quiet seconds before a segment is rewritten, counted from the last release in it: if values go in the order in which

@@ -87,7 +87,7 @@ _NAMES: Final = ("kind", "a", "b", "c", "d", "e", "f", "body")
 _body = itemgetter(7)
 #: Most rows of one statement: its parameters stay below the 32,766 that SQLite allows, its program below 1 MB.
 _MOST_ROWS: Final = 1024
-#: So many rows of one kind, or more, go straight into their table.
+#: This many rows of one kind, or more, go straight into their table.
 _MANY: Final = 128
 #: Fewest rows of one statement; then powers of two, so that there are few statements to prepare.
 _FEWEST_ROWS: Final = 16
@@ -614,7 +614,7 @@ def _statement(kind: int, rows: list[SinkRow]) -> Statement:
 
 @cache
 def _prepared(kind: int, rows: int) -> tuple[str, int, Callable[[SinkRow], Iterable[Any]]]:
-    """The statement for so many rows of a kind, or of any kind (0); the number of values of a row; their order.
+    """The statement for this many rows of a kind, or of any kind (0); the number of values of a row; their order.
 
     Rows that are NULL are left out.
     """

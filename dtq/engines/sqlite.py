@@ -329,7 +329,7 @@ class SqliteEngine:
                 self._shorten_log(writer)  # the file may need the given room to take in the log
 
     def _try(self, use: _Use, steps: list[Statement], size: int) -> None:
-        """Write a commit of so many bytes, for which there must be room beside the reserve.
+        """Write a commit of this many bytes, for which there must be room beside the reserve.
 
         Raises:
             StoreFull: no room.

@@ -19,7 +19,7 @@ _log = logging.getLogger("dtq.engines")
 
 #: Pages of one slice: 4 MiB.
 _SLICE: Final = 1024
-#: Free pages that the file keeps for the next rows: at least so many (16 MiB), and this share of those in use.
+#: Free pages that the file keeps for the next rows: at least this many (16 MiB), and this share of those in use.
 _KEPT: Final = 4096
 _KEPT_SHARE: Final = 8
 #: Largest store that is rewritten at a start, in bytes: a second or two.

@@ -65,7 +65,7 @@ _MATCH: Final[dict[Characters, Callable[[str], object]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A str: at most, and at least, so many of these characters."""
+    """A str: at most, and at least, this many of these characters."""
 
     most: int
     characters: Characters = Characters.FREE
@@ -106,7 +106,7 @@ class Number:
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes: at most so many; None for the bound of a message. A page's lengths must add up."""
+    """Bytes: at most this many; None for the bound of a message. A page's lengths must add up."""
 
     most: int | None = None
     page: bool = False
@@ -129,7 +129,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """A list or tuple: at most so many items.
+    """A list or tuple: at most this many items.
 
     If an item that breaks a rule must not harm the others, the items are checked ``apart``: the item is left out, and
     ``instead`` makes a substitute (from the item's first two fields, which are whole numbers, and the fault), which is

@@ -44,7 +44,7 @@ class Hello:
         slots: how many slots a worker has; 0 for a client.
         queues: the queues a worker serves, in no order; empty for all.
         primary: whether the session ends when this connection ends (a worker's reporting connection).
-        inline: values up to so many bytes travel in the pages that would name them: for callers that cannot reach the
+        inline: values up to this many bytes travel in the pages that would name them: for callers that cannot reach the
             files of values. The coordinator takes such values out of the pages before it stores them.
         offers: a worker's resources beside its slots; None for none.
         chains: whether a worker's slots run tasks right behind the one that they wait for (`Grant.behind`).
@@ -75,7 +75,7 @@ class ValuesOffer:
         checked: whether values have checksums.
         directories: the segments' directories, for a peer that can reach them; empty if none may.
         first_bytes: if there are several directories, bytes of segments that the first one is for.
-        sync_from: a writer syncs values of so many bytes and more; 0 for none.
+        sync_from: a writer syncs values of this many bytes and more; 0 for none.
         spare: bytes that values must leave free on the disk.
         proof: name of a file in each of the directories.
         digest: SHA-256 of that file's content. A peer that finds the same content is on the same machine, whatever its
@@ -163,7 +163,7 @@ class Conditions:
     """Rare terms of a submission.
 
     Attributes:
-        expires_s: tasks that have not started so many seconds after the acceptance are cancelled; None for no such
+        expires_s: tasks that have not started this many seconds after the acceptance are cancelled; None for no such
             bound.
         start_by: likewise, at this moment.
         at: it is due at this moment of the coordinator's wall clock, whatever its delay; None for no such moment.
@@ -172,7 +172,7 @@ class Conditions:
         on_conflict: its result if the key is taken.
         after: its parents: tasks ``[lo, hi)`` of a batch, where hi is 0 for all of it, as ``(batch, lo, hi, value)``;
             and whether their results are arguments of its function, in this order. A negative batch is the one that was
-            submitted so many places before in the same call.
+            submitted this many places before in the same call.
         run_anyway: whether it runs although a parent ends without a result; else it is cancelled then.
     """
 

@@ -58,7 +58,7 @@ class Options:
         max_retries: how many times a failed task is tried again; 0 for never.
         max_crashes: number of crashes (slot died, worker lost) after which a task is given up; at least 1.
         timeout_s: time limit of one attempt in seconds, None for none. The slot is killed at the limit.
-        soft_timeout_s: after so many seconds of an attempt `SoftTimeout` is raised in the task; None for never.
+        soft_timeout_s: after this many seconds of an attempt `SoftTimeout` is raised in the task; None for never.
         queue: name of the queue; workers choose the queues they serve.
         retry_delay_s: seconds before a failed task is tried again; None for min(300, 2**retry).
         jitter: whether a backoff is drawn from (half, whole] instead of being exact.

@@ -161,7 +161,7 @@ def cut(page: bytes, lo: int, hi: int) -> bytes:
 
 
 def fitting(page: bytes, lo: int, hi: int, room: int) -> int:
-    """Index after the last blob of ``[lo, hi)`` up to which their page has no more than so many bytes; ``lo`` if even
+    """Index after the last blob of ``[lo, hi)`` up to which their page has no more than this many bytes; ``lo`` if even
     the first does not fit.
     """
     if len(page) <= room:

@@ -44,7 +44,7 @@ class Rule:
         tz: the time zone in which the expression is read.
         every_s: seconds from one due time to the next, the first that long after the schedule was defined.
         at: the only due time.
-        jitter_s: a submission is made up to so many seconds after its due time; the delay is drawn once for each due
+        jitter_s: a submission is made up to this many seconds after its due time; the delay is drawn once for each due
             time.
         until: the last moment that may be a due time; None for no end.
     """

@@ -32,7 +32,7 @@ class Selection:
             ``dtq.errors.TaskCrashed`` (`exception_name`).
         label: their label.
         older_than_s: in that state for at least so long.
-        limit: at most so many (verbs that change something take no limit: 0).
+        limit: at most this many (verbs that change something take no limit: 0).
         after: only those behind this place of a list (`TaskView.place`, `DeadLetter.place`): continues a list that was
             cut off.
     """

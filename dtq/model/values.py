@@ -22,7 +22,7 @@ from dtq.records import dataclass
 
 #: First byte of a description.
 MARK: Final = b"\0"
-#: A blob of so many bytes or more is a value.
+#: A blob of this many bytes or more is a value.
 MIN_VALUE: Final = 64 << 10
 #: Most bytes of a value in one call.
 CHUNK: Final = 1 << 20

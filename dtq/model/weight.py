@@ -44,7 +44,7 @@ def weight(value: Any) -> int:
 
 
 def first_within(items: Iterable[T], room: int) -> Iterator[T]:
-    """The first items that fit into so many bytes; the first item in any case. At most one further item is made."""
+    """The first items that fit into this many bytes; the first item in any case. At most one further item is made."""
     for number, item in enumerate(items):
         room -= weight(item)
         if room < 0 and number:
@@ -53,7 +53,7 @@ def first_within(items: Iterable[T], room: int) -> Iterator[T]:
 
 
 def slim(failure: Failure, room: int) -> Failure:
-    """A failure of at most so many bytes: first without the exception itself, then with shortened texts."""
+    """A failure of at most this many bytes: first without the exception itself, then with shortened texts."""
     if weight(failure) > room:
         failure = replace(failure, pickled=b"")
     if weight(failure) > room:

@@ -44,7 +44,7 @@ class ManualClock:
         self._ahead = moment - self._now
 
     def advance(self, seconds: float) -> float:
-        """Let so many seconds pass.
+        """Let this many seconds pass.
 
         Returns:
             The time now.

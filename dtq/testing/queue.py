@@ -116,7 +116,7 @@ class InProcessQueue:
 
         Args:
             queues: only tasks of these queues; none for all.
-            at_most: stop after so many.
+            at_most: stop after this many.
 
         Returns:
             The attempts that were run. Every handle knows its task's end.

@@ -72,7 +72,7 @@ def dial(
         tune(sock)
         binding = NO_BINDING
         if tls is not None and not is_loopback(address[0]) and address[0] not in _ANY:
-            from dtq.transport.tls import secure_client  # ssl costs what a process without it need not pay
+            from dtq.transport.tls import secure_client  # ssl is expensive, and many processes do without
 
             sock, binding = secure_client(sock, tls, host=address[0], peer=peer, deadline=deadline)
         join_server(sock, authkey, deadline=deadline, peer=peer, key_source=key_source, binding=binding)

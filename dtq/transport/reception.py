@@ -27,7 +27,7 @@ from dtq.transport.listening import Listener
 #: Seconds for a newcomer before another may displace it: an honest client on a busy machine needs a few milliseconds,
 #: and a burst of them must not push itself out.
 GRACE_S: Final = 0.02
-#: So many newcomers are a crowd; when nearly all of it has left, its memory is given back, at most once in so many
+#: This many newcomers are a crowd; when nearly all of it has left, its memory is given back, at most once in this many
 #: seconds.
 CROWD: Final = 256
 FEW: Final = 32

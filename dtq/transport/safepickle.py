@@ -70,7 +70,7 @@ def _table() -> tuple[int, ...]:
 _KINDS: Final = _table()
 
 
-#: A bytes object of so many bytes need not be part of the message while that is pickled or loaded. The pickler passes
+#: A bytes object of this many bytes need not be part of the message while that is pickled or loaded. The pickler passes
 #: such an object through uncopied, behind its length and outside of any frame.
 APART: Final = 64 << 10
 #: Stands for such an object while the message around it is made.
@@ -82,7 +82,7 @@ _BYTES_AT: Final = 1 + 4
 #: Most bytes of a small message.
 _SMALL: Final = 1 << 10
 #: Longest text or blob whose patterns a process compiles at its start, in bytes: each length costs time. It compiles
-#: the others, up to 255, after so many small messages with longer ones.
+#: the others, up to 255, after this many small messages with longer ones.
 _KNOWN: Final = 64
 _PATIENCE: Final = 64
 #: First bytes of a pickle, apart from the frame's length, and the offset of the framed bytes.

@@ -307,7 +307,7 @@ class _ServiceServer(managers.Server):
             connection.interrupt()
 
     def disperse(self, timeout_s: float) -> None:
-        """End every connection, and wait for the threads, for so many seconds at most."""
+        """End every connection, and wait for the threads, for this many seconds at most."""
         deadline = time.monotonic() + timeout_s
         for connection in self._admission.everybody():
             connection.finish()

@@ -55,7 +55,7 @@ class Values(Protocol):
 
     @property
     def least(self) -> int:
-        """A blob of so many bytes or more becomes a value."""
+        """A blob of this many bytes or more becomes a value."""
         ...
 
     def draft(self) -> Draft:

@@ -30,14 +30,14 @@ from dtq.records import replace
 from dtq.values.base import Buffer, Draft
 from dtq.values.place import SEGMENT_BYTES, Place, copy_of, path_of
 
-#: Smaller parts are gathered, in bytes, up to so many together.
+#: Smaller parts are gathered, in bytes, up to this many together.
 _GATHERED: Final = 1 << 16
 _MOST_GATHERED: Final = 1 << 18
 _MOST_PARTS: Final = 256
 #: Most bytes of one kernel write, at most 2**31 - 4096.
 _AT_ONCE: Final = 1 << 30
-#: From so many bytes on memory for a value comes from the kernel, in huge pages if it has some: to take each small page
-#: by itself costs more than to fill it.
+#: From this many bytes on memory for a value comes from the kernel, in huge pages if it has some: to take each small
+#: page by itself costs more than to fill it.
 _FROM_KERNEL: Final = 4 << 20
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT)
 #: Permissions of a segment, whatever the process's mask.
@@ -244,8 +244,8 @@ class LocalValues:
 
     Args:
         place: the place of the segments.
-        map_from: from so many bytes on `fetch` maps the file instead of reading it: pages are copied only when they are
-            written to, but the whole segment takes up room as long as the memory lives. None for no mapping.
+        map_from: from this many bytes on `fetch` maps the file instead of reading it: pages are copied only when they
+            are written to, but the whole segment takes up room as long as the memory lives. None for no mapping.
         what: the noun for a value in the error of one that is too large.
     """
 
@@ -523,7 +523,7 @@ def _opened(path: str, value: Value) -> int:
 
 
 def new_memory(size: int) -> bytearray | mmap.mmap:
-    """Memory of so many bytes, with undefined content."""
+    """Memory of this many bytes, with undefined content."""
     if size < _FROM_KERNEL:
         return bytearray(size)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

@@ -12,7 +12,7 @@ from dtq.records import dataclass
 
 #: Suffix of a segment's file.
 SUFFIX: Final = ".values"
-#: After so many bytes a writer begins another segment.
+#: After this many bytes a writer begins another segment.
 SEGMENT_BYTES: Final = 64 << 20
 #: Default of the largest value, in bytes.
 MAX_VALUE: Final = 1 << 30
@@ -35,10 +35,10 @@ class Place:
     Attributes:
         paths: the directories. New segments are made in the last one, except for as many bytes as the first one is for.
         first_bytes: if there are several, approximate bytes of segments in the first one.
-        least: a blob of so many bytes or more is a value here.
+        least: a blob of this many bytes or more is a value here.
         checked: whether values have checksums: if they may outlast a crash of the machine.
         max_value: largest value in bytes.
-        sync_from: from so many bytes on the writer of a value syncs it before handing it over, so that a commit of
+        sync_from: from this many bytes on the writer of a value syncs it before handing it over, so that a commit of
             others need not wait for that; 0 for no syncs.
         copies: a directory of copies of remote values, each in a file of its own (`copy_of`); empty for none.
         spare: bytes that values leave free on the disk, for the rows of accepted tasks.

@@ -168,7 +168,7 @@ class Outbox:
         self.progress.pop(token, None)
 
     def take(self, room: int) -> list[Outcome]:
-        """The first outcomes that fit into so many bytes; the first in any case. Results of a lease are divided for
+        """The first outcomes that fit into this many bytes; the first in any case. Results of a lease are divided for
         it.
         """
         taken: list[Outcome] = []

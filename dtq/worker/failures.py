@@ -187,7 +187,7 @@ def _reaches_others(error: BaseException | None) -> bool:
 
 
 def bounded(text: str, most: int) -> str:
-    """A text that is valid UTF-8 and not much longer than so many bytes; the omitted part is its middle.
+    """A text that is valid UTF-8 and not much longer than this many bytes; the omitted part is its middle.
 
     Args:
         text: any text, lone surrogates included.

@@ -13,7 +13,7 @@ from typing import Final
 
 #: Bytes of forgotten functions before a collection.
 COLLECT_BYTES: Final = 8 << 20
-#: Collecting takes at most one part in so many of the time: a process with many objects needs seconds for it.
+#: Collecting takes at most one part in this many of the time: a process with many objects needs seconds for it.
 SHARE: Final = 20
 
 

@@ -48,7 +48,7 @@ class Position:
     """The shared bytes.
 
     Args:
-        descriptor: of a file of at least so many bytes; stays the caller's.
+        descriptor: of a file of at least this many bytes; stays the caller's.
         size: bytes to map; those behind the position are the `arena`.
     """
 

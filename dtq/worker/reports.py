@@ -71,7 +71,7 @@ class Returned:
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """A task of a lease raised an exception after so many seconds."""
+    """A task of a lease raised an exception after this many seconds."""
 
     token: int
     index: int
@@ -161,7 +161,7 @@ class Uninitialized:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A running task waits for other tasks, for so many seconds unless it reports again, and whether it is blocked
+    """A running task waits for other tasks, for this many seconds unless it reports again, and whether it is blocked
     meanwhile; 0 seconds end the wait.
     """
 

@@ -251,7 +251,7 @@ class Settling:
         self._owe(Failed(token=chunk.token, index=index, outcome=outcome, failure=failure, seconds=seconds))
 
     def release(self, chunk: Chunk, lo: int, hi: int, started: int = 0) -> None:
-        """Return tasks ``[lo, hi)``, the end of a lease, unblamed; so many of the first ones had started."""
+        """Return tasks ``[lo, hi)``, the end of a lease, unblamed; this many of the first ones had started."""
         chunk.end = lo
         if lo < hi:
             self._owe(Released(token=chunk.token, lo=lo, hi=hi, started=started))

@@ -25,7 +25,7 @@ from dtq.values.local import LocalValues
 from dtq.values.place import Place
 from dtq.worker.forks import end_child
 
-#: Values of so many bytes or more are mapped, not read.
+#: Values of this many bytes or more are mapped, not read.
 MAP_FROM: Final = 1 << 20
 #: Pause before the next try on a full disk, in seconds: first, and longest.
 PAUSE_S: Final = 0.1
@@ -166,7 +166,7 @@ class SlotValues:
 
 
 class _Measure:
-    """A file that accepts so many bytes, and keeps none.
+    """A file that accepts this many bytes, and keeps none.
 
     Args:
         most: their number.
@@ -185,7 +185,7 @@ class _Measure:
 
 
 def _fits(result: Any, most: int) -> bool:
-    """Whether the pickle of a result fits into so many bytes; found without having it in memory."""
+    """Whether the pickle of a result fits into this many bytes; found without having it in memory."""
     try:
         pickle.Pickler(_Measure(most), PICKLE).dump(result)
     except OverflowError:

@@ -21,7 +21,7 @@ _ABSENT: Final = object()
 
 
 def softly(call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-    """Make a call raise `SoftTimeout` in the main thread, in which it must be made, after so many seconds."""
+    """Make a call raise `SoftTimeout` in the main thread, in which it must be made, after this many seconds."""
 
     def run(*args: Any, **kwargs: Any) -> Any:
         value: Any = _ABSENT

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from dtq.errors import CannotImport
 
-#: The check takes at most one part in so many of the time, if leases always wait.
+#: The check takes at most one part in this many of the time, if leases always wait.
 SHARE: Final = 50
 #: How far a file's time may be behind the clock's, in ns: it is that of the kernel's last tick.
 _TICK_NS: Final = 10_000_000

@@ -33,7 +33,7 @@ from dtq.worker.warden import children
 
 __all__ = ["Spoilt", "Surroundings", "seed_anew"]
 
-#: Checks with system calls take at most one part in so many of the time.
+#: Checks with system calls take at most one part in this many of the time.
 SHARE: Final = 200
 #: Longest pause between two such checks while tasks run, in seconds, however busy the machine is.
 LONGEST_PAUSE_S: Final = 0.02

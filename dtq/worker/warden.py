@@ -52,7 +52,7 @@ def die_with(parent: int, number: int) -> None:
 
 
 def name_process(name: str) -> None:
-    """Have this process be listed under a name of at most 15 characters: it is a fork, with another's command line."""
+    """List this process under a name of at most 15 characters: it is a fork, with another's command line."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
 
