@@ -198,9 +198,11 @@ class Downloads:
                 buffer = memoryview(bytearray(self._line.chunk))
             try:
                 self._fetch(loads, buffer)
+            except DtqError as error:
+                for load in loads:
+                    load.problem = load.problem or error
             except Exception as error:
-                if not self._closed:
-                    log.exception("values could not be fetched")
+                log.exception("values could not be fetched")
                 for load in loads:
                     load.problem = load.problem or DtqError(str(error))
             self._settle(loads)

@@ -323,7 +323,7 @@ class Uploads:
             try:
                 self._send(jobs)
             except Exception as error:
-                if not self._closed:
+                if not isinstance(error, DtqError):
                     log.exception("large results could not be sent")
                 for job in jobs:
                     job.problem = job.problem or error
