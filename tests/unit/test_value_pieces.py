@@ -34,6 +34,7 @@ class Talk:
         )  # fmt: skip
         self.proxy = Proxy([("127.0.0.1", 1)], b"k" * 32, hello)
         self.proxy._connection, self.proxy._greeted = self.near, True
+        self._answering: list[threading.Thread] = []
 
     def answer(self, *answers: Any) -> threading.Thread:
         """Answer so many calls, once all of them are there."""
@@ -46,15 +47,22 @@ class Talk:
 
         thread = threading.Thread(target=run, daemon=True)
         thread.start()
+        self._answering.append(thread)
         return thread
+
+    def close(self) -> None:
+        """End, when everything is answered."""
+        for thread in self._answering:
+            thread.join(DEADLINE_S)
+        self.near.close()
+        self.far.close()
 
 
 @pytest.fixture
 def talk() -> Iterator[Talk]:
     made = Talk()
     yield made
-    made.near.close()
-    made.far.close()
+    made.close()
 
 
 def _refused(error: DtqError) -> Any:
