@@ -7,11 +7,10 @@ a fixed number of no-op tasks off the front while at least that many wait: how m
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import NamedTuple
 
-from rig.filling import fill
+from rig.filling import fill, served
 from rig.options import Options, command_line
 from rig.report import Bar, Report
 from rig.scene import Scene
@@ -42,19 +41,6 @@ CASES = (
     Case("submissions, each a batch of its own", "batches", 1_000_000, 20_000, Bar(most=600)),
 )
 QUICK = (Case("submissions, each a batch of its own", "batches", 100, 50),)
-
-
-def served(client: Client, count: int) -> float:
-    """Wait until so many more tasks have ended; how many a second, the first tenth left out."""
-    ended = client.stats().counts.succeeded
-    start = before = ended + count // 10
-    began = 0.0
-    while ended < start + count - count // 10:
-        time.sleep(0.01)
-        ended = client.stats().counts.succeeded
-        if not began and ended >= start:
-            began, before = time.perf_counter(), ended
-    return (ended - before) / (time.perf_counter() - began)
 
 
 def run(scene: Scene, client: Client, case: Case) -> float:

@@ -1,23 +1,33 @@
-"""What does it cost that tasks wait for one another?
+"""What does it cost that tasks wait for one another, and that queues, limits and rates hold some of them back?
 
 ``chain``: tasks of which each is given the result of the one before, with one slot: how many a second, durable and in
 memory, of a client and of an executor. ``long``: a chain of 100,000: what it takes to submit, in the coordinator's
 memory too; to restart in the middle of, killed; and to cancel, by its head. ``fan``: a million tasks, and a function
 that is given all of their results, beside a plain map of as many.
+
+``names``: a million tasks of 10,000 limits in 100 queues, beside as many in one queue without limits; each is a batch
+of its own. ``own``: the same few tasks with nothing of their own, and with a label, a limit or a key each.
+``closed``: a task behind 100,000 that a limit holds back, and what a lease costs then. ``rate``: starts of a limit of
+50 a second.
+``shares``: two queues of 3,000 tasks each, and when the second one has its turn.
 """
 
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
+from itertools import count as counting
 from typing import Any
 
+from rig.filling import NAMES, QUEUES, fill, served
 from rig.options import Options, command_line
 from rig.report import Bar, Report
 from rig.rounds import rate
 from rig.scene import BENCH, Scene
-from rig.work import noop
+from rig.work import begun, begun_at, noop
 
 import dtq
 from dtq import Client, TaskHandle
@@ -131,10 +141,138 @@ def fan(report: Report, options: Options) -> None:
         report.add("  coordinator's memory, most at any time", scene.coordinator.most_mb, "MB", Bar(most=400))
 
 
+def run_some(scene: Scene, client: Client, kind: str, count: int) -> float:
+    """One round: some more tasks are queued, and as many run. How many a second."""
+    fill(scene, kind, count)
+    worker = scene.start_worker(2)
+    rate = served(client, count)
+    worker.end()
+    return rate
+
+
+def names(report: Report, options: Options) -> None:
+    """Many limits and queues, beside one queue without any."""
+    depth, count = options.pick(1_000_000, 1_000), options.pick(20_000, 500)
+    ways = {"one queue, no limits": "batches", f"{NAMES:,} limits, {QUEUES} queues": "names"}
+    with ExitStack() as stack:
+        rounds: dict[str, Callable[[], float]] = {}
+        for name, kind in ways.items():
+            scene = stack.enter_context(Scene("fsync", slots=0, directory=options.directory))
+            client = stack.enter_context(scene.client())
+            client.limits.set("name-*", concurrency=5)
+            filled = fill(scene, kind, depth)
+            report.add(f"{name}, {depth:,} waiting: coordinator's memory", filled.coordinator_mb, "MB")
+            report.add("  submitted", depth / filled.seconds, "/s")
+            rounds[name] = partial(run_some, scene, client, kind, count)
+        plain, limited = [
+            report.add(f"{name}, {depth:,} waiting: run", found, "/s")
+            for name, found in report.rounds.alternate(rounds).items()
+        ]
+        report.add("  of the rate without limits", limited / plain, "", Bar(least=0.8))
+
+
+def one_by_one(submit: Callable[[int], TaskHandle[int]], count: int) -> int:
+    assert sum([handle.result() for handle in [submit(n) for n in range(count)]]) == count * (count - 1) // 2
+    return count
+
+
+def own(report: Report, options: Options) -> None:
+    """Tasks that have something of their own."""
+    count = options.pick(10_000, 200)
+    with Scene("fsync", slots=2, directory=options.directory) as scene, scene.client() as client:
+        one_by_one(partial(client.submit, noop), 200)
+        turns = [client.options(max_retries=n).submit for n in (3, 4)]
+        fresh = counting()
+        ways: dict[str, Callable[[int], TaskHandle[int]]] = {
+            "alike": lambda n: client.submit(noop, n),
+            "each a batch": lambda n: turns[n % 2](noop, n),
+            "each a label": lambda n: client.submit(noop, n, label=f"label-{n}"),
+            "each a limit": lambda n: client.submit(noop, n, limits=f"limit-{n}"),
+            "each a key": lambda n: client.submit(noop, n, key=f"key-{next(fresh)}"),
+        }
+        found = report.rounds.alternate({name: rate(partial(one_by_one, way, count)) for name, way in ways.items()})
+        rates = {name: report.add(f"{count:,} no-op tasks, {name}", found[name], "/s") for name in ways}
+        for name in list(ways)[2:]:
+            report.add(f"  {name}, of each a batch", rates[name] / rates["each a batch"], "", Bar(least=1 / 1.3))
+
+
+def closed(report: Report, options: Options) -> None:
+    """Many tasks that a limit holds back, and some that nothing does."""
+    depth, count = options.pick(100_000, 500), options.pick(10_000, 200)
+    costs: dict[str, list[float]] = {}
+    late: list[float] = []
+
+    def turn(scene: Scene, client: Client) -> float:
+        before = scene.coordinator.cpu_s
+        run_some(scene, client, "batches", count)
+        return (scene.coordinator.cpu_s - before) / count * 1e6
+
+    with ExitStack() as stack:
+        ways: dict[str, Callable[[], float]] = {}
+        for name, kind in (("nothing held back", ""), (f"{depth:,} held back", "parked")):
+            scene = stack.enter_context(Scene("fsync", slots=0, directory=options.directory))
+            client = stack.enter_context(scene.client())
+            if kind:
+                client.limits.set("parked-*", concurrency=0)
+                fill(scene, kind, depth)
+                worker = scene.start_worker(1)
+                client.submit(begun).result()
+                for _ in range(options.pick(20, 2)):
+                    start = time.monotonic()
+                    late.append((client.submit(begun).result() - start) * 1e3)
+                worker.end()
+            ways[name] = partial(turn, scene, client)
+        costs = report.rounds.alternate(ways)
+    report.add(f"a task behind {depth:,} that a limit holds back, until it starts", late, "ms", Bar(most=50))
+    free, held = [report.add(f"coordinator's time a task, {name}", found, "us") for name, found in costs.items()]
+    report.add("  of that without", held / free, "", Bar(most=1.2))
+
+
+def paced(report: Report, options: Options) -> None:
+    """Starts of a limit with a rate, by four workers."""
+    seconds = options.pick(30, 1)
+    with Scene("fsync", slots=2, directory=options.directory) as scene, scene.client() as client:
+        for _ in range(3):
+            scene.start_worker(2)
+        client.limits.set("paced", rate="50/s", burst=1)
+        batch = client.submit_map(begun_at, range(50 * seconds + 50), limits="paced")
+        starts = sorted(batch.results())
+    within = [at for at in starts if at < starts[0] + seconds]
+    report.add(f"starts in {seconds} s of a limit of 50 a second", len(within), "", Bar(least=49 * seconds))
+    most = max(bisect_left(starts, at + 1.0) - place for place, at in enumerate(starts))
+    report.add("  most starts in any second", most, "", Bar(most=52))
+
+
+def shares(report: Report, options: Options) -> None:
+    """Two users who submit one after the other."""
+    count = options.pick(3_000, 100)
+    with Scene("fsync", slots=0, directory=options.directory) as scene, scene.client() as client:
+        first, second = (client.submit_map(begun_at, range(count), queue=user) for user in ("first", "second"))
+        scene.start_worker(1)
+        ours, theirs = sorted(first.results()), sorted(second.results())
+    report.add(
+        f"two queues of {count:,}: started of the first before the second",
+        sum(at < theirs[0] for at in ours),
+        "tasks",
+        Bar(most=2),
+    )
+    half = [at for at in ours if at < theirs[count // 2]]
+    report.add("  when half of the second has started, of the first", len(half) / count, "", Bar(most=0.6))
+
+
 def main() -> None:
-    parts = {"chain": chain, "long": long, "fan": fan}
+    parts = {
+        "chain": chain,
+        "long": long,
+        "fan": fan,
+        "names": names,
+        "own": own,
+        "closed": closed,
+        "rate": paced,
+        "shares": shares,
+    }
     options = command_line(__doc__, parts=list(parts))
-    report = Report("flow", "What does it cost that tasks wait for one another?", options)
+    report = Report("flow", "What does it cost that tasks wait: for one another, for limits, for their queue?", options)
     for name, part in parts.items():
         if options.wants(name):
             part(report, options)

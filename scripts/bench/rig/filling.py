@@ -8,7 +8,9 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +21,11 @@ from rig.scene import Scene
 from rig.work import noop
 
 #: How a queue can be filled: all as one map; each submitted by itself, neighbours travelling as one batch; the same
-#: with options that differ from neighbour to neighbour, so that each is a batch of its own.
-KINDS: Final = ("map", "submit", "batches")
+#: with options that differ from neighbour to neighbour, so that each is a batch of its own; so that they differ in the
+#: limit that they count against, of `NAMES` in turn, and in their queue, of `QUEUES`; in the first of these only.
+KINDS: Final = ("map", "submit", "batches", "names", "parked")
+NAMES: Final = 10_000
+QUEUES: Final = 100
 #: How many handles a program that submits without end keeps.
 _KEPT: Final = 1_000
 
@@ -60,14 +65,33 @@ def fill(scene: Scene, kind: str, count: int) -> Filled:
     return Filled(seconds=told["seconds"], client_mb=told["rss_mb"], coordinator_mb=rss_mb)
 
 
+def served(client: Client, count: int) -> float:
+    """Wait until so many more tasks have ended; how many a second, the first tenth left out."""
+    ended = client.stats().counts.succeeded
+    start = before = ended + count // 10
+    began = 0.0
+    while ended < start + count - count // 10:
+        time.sleep(0.01)
+        ended = client.stats().counts.succeeded
+        if not began and ended >= start:
+            began, before = time.perf_counter(), ended
+    return (ended - before) / (time.perf_counter() - began)
+
+
 def _fill(client: Client, kind: str, count: int) -> None:
     if kind == "map":
         client.submit_map(noop, range(count)).accepted()
         return
-    submits = [client.submit] if kind == "submit" else [client.options(max_retries=n).submit for n in (3, 4)]
+    submits: list[Callable[[int], TaskHandle[Any]]] = [partial(client.submit, noop)]
+    if kind == "batches":
+        submits = [partial(client.options(max_retries=n).submit, noop) for n in (3, 4)]
+    elif kind == "names":
+        submits = [lambda n: client.submit(noop, n, limits=f"name-{n % NAMES}", queue=f"queue-{n % QUEUES}")]
+    elif kind == "parked":
+        submits = [lambda n: client.submit(noop, n, limits=f"parked-{n % NAMES}")]
     kept: list[TaskHandle[Any]] = []
     for number in range(count):
-        kept.append(submits[number % len(submits)](noop, number))
+        kept.append(submits[number % len(submits)](number))
         if len(kept) > _KEPT:
             kept.clear()
     for handle in kept[-1:]:
