@@ -35,6 +35,20 @@ def shared_flow(limits: tuple[str, ...], label: str) -> BatchFlow:
     return BatchFlow(limits=tuple(dict.fromkeys(limits)), label=label)
 
 
+class Learned:
+    """Estimates for a function's tasks, which count for a spec of it until one of its own tasks has ended.
+
+    Without them, the first task of each queue or priority would have an unknown duration, and others wait for it.
+    """
+
+    __slots__ = ("__weakref__", "argument_bytes", "estimate_s", "result_bytes")
+
+    def __init__(self) -> None:
+        self.estimate_s: float | None = None
+        self.argument_bytes = 0.0
+        self.result_bytes = 0.0
+
+
 class SpecEntry:
     """An interned spec, without limits and label, and the estimates for its tasks."""
 
@@ -42,6 +56,7 @@ class SpecEntry:
         "argument_bytes",
         "batches",
         "estimate_s",
+        "learned",
         "line",
         "need",
         "number",
@@ -67,6 +82,8 @@ class SpecEntry:
         #: Its rank among waiting tasks. Tasks submitted by a task, which may wait for them, go before others of their
         #: priority: so the number of waiting parents grows with the depth of the nesting, not with the number of tasks.
         self.urgency = rank * (MAX_DEPTH + 1) - spec.options.depth
+        #: Estimates of the function, whatever the options.
+        self.learned: Learned | None = None
         #: Number of live batches that use it.
         self.batches = 0
         #: Duration of one task, in seconds; None while unknown.
@@ -75,6 +92,15 @@ class SpecEntry:
         #: more than an answer and a few reports carry.
         self.argument_bytes = 0.0
         self.result_bytes = 0.0
+
+    def expected_s(self) -> float | None:
+        """Duration of one task, in seconds, as far as it is known: of its own tasks, or of others of its function."""
+        learned = self.learned
+        if self.estimate_s is not None or learned is None:
+            return self.estimate_s
+        self.argument_bytes = max(self.argument_bytes, learned.argument_bytes)
+        self.result_bytes = max(self.result_bytes, learned.result_bytes)
+        return learned.estimate_s
 
     def learn_from(self, other: SpecEntry) -> None:
         """Copy the estimates of another spec of the same function, if this one has none yet."""
@@ -100,6 +126,10 @@ class SpecEntry:
             self.estimate_s = each
         else:
             self.estimate_s *= (each / self.estimate_s) ** _NEWS
+        learned = self.learned
+        if learned is not None and (learned.estimate_s is None or learned.estimate_s > self.estimate_s):
+            learned.estimate_s = self.estimate_s  # the first task of all may have taken long to import
+            learned.argument_bytes, learned.result_bytes = self.argument_bytes, self.result_bytes
 
     def weigh_arguments(self, size: int, tasks: int) -> None:
         """Update the estimate of arguments from this many bytes together."""

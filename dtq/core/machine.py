@@ -584,7 +584,7 @@ class Machine:
             if worker.lacking is not None and ability.held_back(self.register, worker, batch, run.lo, now):
                 break
             ahead = held >= worker.capacity
-            estimate_s = batch.entry.estimate_s
+            estimate_s = batch.entry.expected_s()
             if ahead and (estimate_s is None or estimate_s > CHUNK_S):
                 break
             if ahead and isinstance(heap, Group) and heap.paced:
@@ -611,7 +611,7 @@ class Machine:
     def _has_room(self, worker: Worker, held: int, heap: RunHeap, entry: SpecEntry) -> bool:
         """Whether a worker with two leases a slot is given another, of tiny tasks: those that it has hold few tasks."""
         register = self.register
-        most = min(chunk(entry.estimate_s, register.tally[State.PENDING], register.slots), MAX_SMALL)
+        most = min(chunk(entry.expected_s(), register.tally[State.PENDING], register.slots), MAX_SMALL)
         most = worker.capacity * min(most, entry.most_within(self.rules.grant_bytes))
         if (
             held >= most

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from operator import attrgetter
 from typing import Final
+from weakref import WeakValueDictionary
 
-from dtq.core.batches import Batch, SpecEntry, Task
+from dtq.core.batches import Batch, Learned, SpecEntry, Task
 from dtq.core.changes import AttemptRow, BatchFlow, Totals
 from dtq.core.dependencies import Dependencies
 from dtq.core.expiry import Expiries
@@ -27,7 +28,7 @@ from dtq.errors import BatchTooLarge, FunctionsFull, QueueFull
 from dtq.model.latest import LatestByKey
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Failure
-from dtq.model.options import Spec, bare
+from dtq.model.options import FunctionKind, Spec, bare
 from dtq.model.snapshots import Attempt
 from dtq.model.states import Outcome, State
 from dtq.records import dataclass, replace
@@ -105,6 +106,8 @@ class Register:
             by_value: SizedLru(IDLE_BYTES, IDLE_SPECS) for by_value in (False, True)
         }
         self._latest: tuple[Spec, SpecEntry] | None = None
+        #: By function, for as long as specs have it.
+        self._learned: WeakValueDictionary[tuple[FunctionKind, str, int], Learned] = WeakValueDictionary()
         self.keys = LatestByKey()
         #: One dict per key look-up in progress: keyed batches that finished since it began.
         self.key_watchers: list[dict[str, Batch]] = []
@@ -190,6 +193,11 @@ class Register:
         entry = SpecEntry(number, spec, -rank if self.rules.highest_first else rank)
         if not self.rules.heed_needs:
             entry.overlook_needs()
+        function = spec.function
+        at = function.kind, function.name, hash(function.body)
+        entry.learned = self._learned.get(at)
+        if entry.learned is None:
+            entry.learned = self._learned[at] = Learned()
         self.specs[spec] = self.specs_by_number[number] = entry
         return entry
 

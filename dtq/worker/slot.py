@@ -126,6 +126,7 @@ class Spec:
         "decode",
         "depth",
         "encode",
+        "identity",
         "queue",
         "reached",
         "run",
@@ -137,6 +138,8 @@ class Spec:
 
     def __init__(self, function: Function, worker: str, only_registered: bool, on_import: Callable[[], None]) -> None:
         self._function = function
+        #: The same for specs of one function, which may differ in their queue and other terms.
+        self.identity = function.kind, function.name, hash(function.body)
         #: Bytes of a function that travelled by value.
         self.size = weight(function.body)
         self._worker = worker
@@ -462,7 +465,7 @@ class Slot:
         spec = self._specs[number]
         self._refuse_old_code()
         latest = self._latest
-        if latest is not None and self._surroundings.overdue and (spec.run is None or spec is not latest):
+        if latest is not None and self._surroundings.overdue and (spec.run is None or spec.identity != latest.identity):
             # State that the import sets up is accepted, and no other change is; and one task's traces are not another's
             # to find.
             self._look_after(latest, everything=True)

@@ -342,7 +342,7 @@ class Histories(RuleBasedStateMachine):
     def _are_small(crew: Crew, last: Lease) -> bool:
         """Whether a worker has more than two leases a slot because they hold few tasks, and tiny ones."""
         before = sum(len(held.jobs) for held in crew.leases.values()) - (last.hi - last.lo)
-        return before * (last.batch.entry.estimate_s or CHUNK_S) < 2 * crew.capacity * CHUNK_S
+        return before * (last.batch.entry.expected_s() or CHUNK_S) < 2 * crew.capacity * CHUNK_S
 
     def _confirm(self, crew: Crew, news: set[int], older: int, lost: int) -> None:
         """An older call that could not know of the leases arrives, and a newer one says which of them are there."""

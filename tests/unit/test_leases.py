@@ -263,6 +263,19 @@ def test_last_small_batches_are_shared_out_among_all_slots(machine: Driver) -> N
     assert len(machine.lease("another")) == 4
 
 
+def test_tasks_of_other_queues_are_expected_to_take_as_long_as_others_of_their_function(machine: Driver) -> None:
+    # Given a function that is known to be quick in one queue
+    machine.attach(capacity=1)
+    small_batches(machine, 0, seconds=0.001)
+
+    # When tasks of it wait in others
+    for number in range(10):
+        machine.submit(1, queue=f"q{number}")
+
+    # Then the first of each need not be waited for
+    assert len(machine.lease()) > 2
+
+
 def test_worker_takes_small_batches_ahead_of_no_more_than_half_of_what_their_limit_allows(machine: Driver) -> None:
     # Given a limit of 10, and many batches of one task each that count against it
     machine.limit("them", concurrency=10)
