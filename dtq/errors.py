@@ -704,7 +704,7 @@ class ReturnedFalse(TaskError):
 
 
 class WorkerBroken(DtqError):
-    """The worker cannot run what other workers can, or its slots do not start: it has left."""
+    """The worker cannot run tasks that other workers can, or its slots do not start: it has left."""
 
     code = "worker-broken"
     exit_code = 72

@@ -17,7 +17,7 @@ from dtq.config import DURABILITIES, MEMORY, coordinator_settings
 from dtq.daemon.signals import Signals
 from dtq.errors import ShuttingDown, Unreachable, WaitTimeout
 
-#: How long `stop` waits for the coordinator to end, in seconds.
+#: Longest wait of `stop` for the end of the coordinator, in seconds.
 _STOP_S: Final = 60.0
 #: Pause between two checks of `stop`, in seconds.
 _LOOK_S: Final = 0.1

@@ -655,7 +655,7 @@ class AsyncPreset:
         return AsyncPreset(self._loop, order(**options).over(self._order))
 
 
-#: What `submit` compares its options with: UNSET for each of the terms.
+#: The options of a bare `submit`, for a comparison: UNSET for each of the terms.
 _NO_OPTIONS: Final = tuple(Terms())
 
 

@@ -351,9 +351,9 @@ def _nothing() -> None:
     """Only wakes the thread."""
 
 
-#: How long Ctrl-C waits for an orderly end, in seconds; then as long again for a forced one.
+#: Longest wait of Ctrl-C for an orderly end, in seconds; then as long again for a forced one.
 INTERRUPT_S: Final = 0.9
-#: How long an ending program waits for futures while the coordinator is away, in seconds; and the pause between two
+#: Longest wait of an ending program for futures while the coordinator is away, in seconds; and the pause between two
 #: looks.
 AWAY_AT_EXIT_S: Final = 10.0
 _LOOK_S: Final = 0.2

@@ -31,8 +31,8 @@ OnWait = Callable[[float, bool], None]
 
 #: Duration of a blocked wait, in seconds.
 FOR_EVER: Final = 1e9
-#: How long a task that polls another one counts as waiting for it, in seconds: twice the time since its previous look,
-#: within these bounds.
+#: Time for which a task that polls another one counts as waiting for it, in seconds: twice the time since its previous
+#: look, within these bounds.
 LOOKED_S: Final = 2.0
 LONGEST_LOOKED_S: Final = 10.0
 

@@ -89,7 +89,7 @@ class Callee:
         #: Its own terms.
         self._below = NO_TERMS if note is None else note.terms
         self._specs: dict[tuple[Any, ...], Spec] = {}
-        #: By depth, what `called` says where no terms are given.
+        #: By depth, the result of `called` if no terms are given.
         self._plain: dict[int, tuple[Spec, Attribution | None]] = {}
 
     def spec(self, terms: Terms, depth: int = 0) -> Spec:

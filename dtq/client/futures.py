@@ -35,7 +35,7 @@ log = logging.getLogger("concurrent.futures")
 
 T = TypeVar("T")
 
-#: How long a cancel waits for the task's acceptance, in seconds: before that it cannot be cancelled.
+#: Longest wait of a cancel for the task's acceptance, in seconds: before that it cannot be cancelled.
 ACCEPT_S: Final = 10.0
 #: Module of the callbacks with which `asyncio` waits for a future.
 _ASYNCIO: Final = "asyncio.futures"

@@ -33,7 +33,7 @@ class Results(Sequence[Any]):
         self._offsets = offsets_of(body, count, table)
         self._decoders = decoders
         self._result = decoders.results(is_json)
-        #: The page that was read last, and what decodes each of its blobs.
+        #: The page that was read last, and the decoder of each of its blobs.
         self._page = -1
         self._blobs: list[bytes] = []
         self._decode = self._result
@@ -71,7 +71,7 @@ class Results(Sequence[Any]):
         return self._decode(self._blobs[place])
 
     def _read(self, page: int) -> tuple[list[bytes], Callable[[bytes], Any]]:
-        """The blobs of a page, and what decodes each of them."""
+        """The blobs of a page, and the decoder of each."""
         begin, end = self._offsets[page], self._offsets[page + 1]
         kind, data = bytes(self._body[begin : begin + 1]), bytes(self._body[begin + 1 : end])
         return pages.unpack(data), self._result if kind == RESULT else self._input

@@ -52,7 +52,7 @@ class End(NamedTuple):
 
 def interpreter_flags() -> tuple[str, ...]:
     """The options of this interpreter for another process of the same program: ``-W``, ``-X``, ``-O``."""
-    # What multiprocessing uses, too. The options about paths stay away: a worker has paths of its own.
+    # The function that multiprocessing uses, too. It omits the options about paths: a worker has paths of its own.
     words: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     kept: list[str] = []
     for before, word in zip(["", *words], words, strict=False):

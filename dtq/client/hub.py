@@ -41,16 +41,16 @@ log = logging.getLogger("dtq.client")
 
 R = TypeVar("R")
 
-#: How long a full queue may accept nothing before submissions are refused, in seconds.
+#: Time without acceptance in a full queue after which submissions are refused, in seconds.
 FULL_TIMEOUT_S: Final = 300.0
-#: How long the coordinator may hold one call for room in a full queue, in seconds.
+#: Longest time that the coordinator may hold one call for room in a full queue, in seconds.
 _HELD_S: Final = 2.0
 #: Pause between two checks of an unused connection, in seconds.
 _LOOK_S: Final = 0.01
 #: A failed check of at least this many seconds counts as slow, and the pause in seconds after one.
 _SLOW_S: Final = 0.05
 _SLOW_LOOK_S: Final = 600.0
-#: How long an ending program waits for the submissions of an unclosed client, in seconds.
+#: Longest wait of an ending program for the submissions of an unclosed client, in seconds.
 EXIT_S: Final = 5.0
 
 

@@ -65,7 +65,7 @@ def run_batch(
 
 @cache
 def _has_limits() -> bool:
-    """Whether there is what sets the thread pools of libraries that are loaded; looked for once."""
+    """Whether a package that sets the thread pools of loaded libraries is installed; looked for once."""
     return importlib.util.find_spec("threadpoolctl") is not None
 
 

@@ -101,7 +101,7 @@ class LocalCluster:
             raise InvalidValue("slots", slots, "it is a whole number of at least 1")
         if max_tasks_per_slot is not None and operator.index(max_tasks_per_slot) < 1:
             raise InvalidValue("max_tasks_per_slot", max_tasks_per_slot, "it is a whole number of at least 1")
-        #: How many tasks run at once.
+        #: Number of tasks that run at once.
         self.slots = _usable_cores() if slots is None else operator.index(slots)
         self._initializer = pack_initializer(initializer, tuple(initargs))
         self._max_tasks = None if max_tasks_per_slot is None else operator.index(max_tasks_per_slot)
@@ -322,7 +322,7 @@ def _close_all() -> None:
 
 
 def _absolute(path: str) -> str:
-    """A path that means the same in another directory; ``..`` stays, for what stands before it may be a link."""
+    """A path that means the same in another directory; ``..`` stays, for the part before it may be a link."""
     return path if os.path.isabs(path) else os.path.join(os.getcwd(), path)
 
 

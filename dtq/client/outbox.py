@@ -325,7 +325,7 @@ class Outbox:
         return replace(item.conditions or Conditions(), after=tuple(after))
 
     def _take_items(self, most_bytes: int, *, alone: bool) -> tuple[list[Item], bool]:
-        """Take out the submissions that fit; if the call is otherwise empty, the first item whatever its size. And
+        """Take out the submissions that fit; if the call is otherwise empty, the first item, whatever its size. And
         whether there are descriptions among them.
         """
         taken: list[Item] = []

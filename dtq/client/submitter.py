@@ -198,7 +198,7 @@ class Submitter:
     ) -> TaskHandle[Any]:
         raise NotImplementedError
 
-    #: What the signature of `submit` is said to be. Its own takes a call without options in a third of the time.
+    #: The signature of `submit` for readers. Its own takes a call without options in a third of the time.
     submit.__wrapped__ = _typed_submit  # type: ignore[attr-defined]  # read by `inspect`
 
     @overload

@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 #: Handling of submissions without room in the queue.
 WhenFull = Literal["wait", "fail"]
-#: How long `Client.close` waits for the submissions' acceptance, in seconds.
+#: Longest wait of `Client.close` for the submissions' acceptance, in seconds.
 CLOSE_S: Final = 30.0
 
 
@@ -317,11 +317,7 @@ def _made_room(report: CancelReport) -> bool:
 
 
 def patience(when_full: str, full_timeout_s: float) -> float:
-    """How long submissions wait for room in a full queue, in seconds.
-
-    Raises:
-        InvalidValue: ``when_full`` is neither "wait" nor "fail".
-    """
+    """Longest wait of submissions for room in a full queue, in seconds."""
     if when_full not in get_args(WhenFull):
         raise InvalidValue("when_full", when_full, "it is 'wait' or 'fail'")
     return full_timeout_s if when_full == "wait" else 0.0

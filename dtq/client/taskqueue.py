@@ -29,9 +29,9 @@ from dtq.wording import counted
 
 log = logging.getLogger("dtq.client")
 
-#: How long a stopping queue waits for submissions on their way to its coordinator, in seconds.
+#: Longest wait of a stopping queue for submissions on their way to its coordinator, in seconds.
 END_S: Final = 5.0
-#: How long a result can be read again after its last read, in seconds.
+#: Time after its last read in which a result can be read again, in seconds.
 READ_KEPT_S: Final = 300.0
 
 

@@ -157,12 +157,7 @@ NO_TERMS: Final = Terms()
 
 
 class Attribution(NamedTuple):
-    """What a submission has of its own, beside a spec that many share.
-
-    Attributes:
-        limits: names of the limits that it counts against.
-        label: its label; empty for none.
-    """
+    """The part of a submission that is its own, beside a spec that many share."""
 
     limits: tuple[str, ...]
     label: str

@@ -22,7 +22,7 @@ from dtq.transport import Backoff
 
 log = logging.getLogger("dtq.client")
 
-#: How long the coordinator may hold one call, in seconds.
+#: Longest time that the coordinator may hold one call, in seconds.
 WAIT_S: Final = 10.0
 #: An empty answer that came sooner than this is no end of a full wait: the coordinator is stopping. In seconds.
 _SHORT_S: Final = 1.0

@@ -29,7 +29,7 @@ log = logging.getLogger("dtq.coordinator")
 
 #: Pause before a failed commit is tried again, in seconds.
 RETRY_S: Final = 0.5
-#: How long changes without a waiting caller may wait for a commit, in seconds: after a kill of the coordinator, leases
+#: Longest wait of changes without a waiting caller for a commit, in seconds: after a kill of the coordinator, leases
 #: granted within this time are unknown, and their tasks run again.
 SOON_S: Final = 0.02
 _DIED: Final = "a commit failed of a defect; nothing can be made durable any more"
@@ -232,7 +232,7 @@ class Committer:
             self._hurry.wait(SOON_S)
 
     def _patience(self) -> float | None:
-        """How long the thread waits unless it is woken; None for ever."""
+        """Longest wait of the thread unless it is woken; None for ever."""
         if self.trouble is not None:
             return RETRY_S
         self._waits_until = self._again_at

@@ -50,7 +50,7 @@ LONGEST_WAIT_S: Final = 20.0
 _ANSWER_BYTES: Final = 4 << 20
 #: Most cancellations in one answer to a worker; the next answers have the others.
 MOST_CANCELS: Final = 4_096
-#: How long incomplete batches wait for their submitter after a restart, in seconds.
+#: Longest wait of incomplete batches for their submitter after a restart, in seconds.
 _ORPHANS_S: Final = 60.0
 #: Most runs that one call sets aside because a defect keeps them from being granted.
 _SET_ASIDE: Final = 8

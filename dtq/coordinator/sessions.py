@@ -24,10 +24,10 @@ from dtq.records import replace
 
 log = logging.getLogger("dtq.coordinator")
 
-#: How long a client's session is kept without a connection, in seconds.
+#: Time without a connection for which a client's session is kept, in seconds.
 CLIENT_GRACE_S: Final = 60.0
-#: How long a worker whose reporting connection ended may take to come back before its tasks run elsewhere, in seconds.
-#: A reconnect after a reset takes milliseconds; a killed worker's connection is closed by its kernel at once.
+#: Time for a worker to come back after its reporting connection ended, before its tasks run elsewhere, in seconds. A
+#: reconnect after a reset takes milliseconds; a killed worker's connection is closed by its kernel at once.
 WORKER_GRACE_S: Final = 0.5
 #: Most sessions of a kind that are kept without a connection: beyond that, the oldest are forgotten sooner.
 MOST_AWAY: Final = 10_000
@@ -84,7 +84,7 @@ class SessionState:
         self.connected_at = now
         self.seen_at = now
         self.connections = 0
-        #: How many of them are primary: for a moment two, if a reconnect is seen before the end of the old connection.
+        #: Number of the primary ones: for a moment two, if a reconnect is seen before the end of the old connection.
         self.primaries = 0
         #: Whether one of them has ended, and none has come since: the client may be closing.
         self.parting = False
@@ -96,7 +96,7 @@ class SessionState:
         self.repeated: int | None = None
         #: The generation that the answer to the worker's last report waits for, or waited.
         self.reported: Generation | None = None
-        #: How many of its calls wait until values are on the disk.
+        #: Number of its calls that wait until values are on the disk.
         self.syncing = 0
         #: Cancellations that a fetching call has told the worker.
         self.told: set[tuple[int, int]] = set()

@@ -37,8 +37,8 @@ log = logging.getLogger("dtq.coordinator")
 #: Most segments that peers write to at a time, a descriptor each. Beyond it the session with the most of them loses its
 #: oldest: values in it that were not submitted are lost.
 MOST_OPEN: Final = 1024
-#: How long a departed session's segments are kept, in seconds: as after a restart of the coordinator, a client that was
-#: cut off may still submit them.
+#: Time for which a departed session's segments are kept, in seconds: as after a restart of the coordinator, a client
+#: that was cut off may still submit them.
 KEPT_S: Final = 600.0
 #: Most separate ranges written to a segment: a gap is a piece that was lost on the way.
 _MOST_RANGES: Final = 4096

@@ -143,7 +143,7 @@ class Dependencies:
         self._read: dict[int, Coverage | None] = {}
         self._over: dict[int, float] = {}
         #: By batch, the dead letters that were thrown away, but for their last attempts: a restart forgets that these
-        #: are not to be kept any longer than what needs them, and then they go with the batch.
+        #: are only kept as long as their dependents need them, and then they go with the batch.
         self._purged: dict[int, list[int]] = {}
         #: Ends that `settle` has not processed yet.
         self.todo: deque[_End] = deque()

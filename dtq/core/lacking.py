@@ -8,8 +8,8 @@ from dtq.core.batches import SpecEntry
 from dtq.errors import WorkerBroken
 from dtq.wording import counted
 
-#: How long a worker is not offered a spec it could not run, in seconds: 0.2 s, and after ten failures doubling up to 60
-#: s.
+#: Time for which a worker is not offered a spec it could not run, in seconds: 0.2 s, and after ten failures doubling up
+#: to 60 s.
 PROBE_S: Final = 0.2
 LONGEST_PROBE_S: Final = 60.0
 #: Failed attempts in a row after which a broken worker leaves; and how many of them must be the worker's fault for

@@ -30,21 +30,12 @@ CHUNK_S: Final = 0.025
 WORTHWHILE_S: Final = 0.002
 #: Most tasks in a lease: one page.
 MAX_CHUNK: Final = 1024
-#: Most leases of a slot where batches are small, so that what many of them have is handed out as the tasks of one are.
+#: Most leases of a slot if batches are small, so that tasks of many batches are leased like those of one.
 MAX_SMALL: Final = 48
 
 
 def chunk(estimate_s: float | None, waiting: int, slots: int) -> int:
-    """How many tasks a lease may hold.
-
-    One task of unknown or long duration. Of short tasks as many as fit into `CHUNK_S` while plenty wait, and towards
-    their end half of each slot's share, so that all slots end together.
-
-    Args:
-        estimate_s: duration of one task, in seconds; None if unknown.
-        waiting: number of such tasks that wait.
-        slots: slots of all workers.
-    """
+    """Most tasks of a lease."""
     if estimate_s is None or estimate_s >= CHUNK_S:
         return 1
     each_s = max(estimate_s, 1e-6)
@@ -127,7 +118,7 @@ class Chain:
     __slots__ = ("queued",)
 
     def __init__(self) -> None:
-        #: How many of them are behind others.
+        #: Number of its leases behind others.
         self.queued = 0
 
 

@@ -618,7 +618,7 @@ class Machine:
             or sum([lease.hi - lease.lo for lease in worker.leases.values() if lease.before is None]) >= 2 * most
         ):
             return False
-        # Nobody takes so much ahead of what a limit allows that others wait for that.
+        # No worker gets so many tasks of a limit ahead that others must wait for the limit.
         return not isinstance(heap, Group) or heap.has_plenty
 
     def may_have_successors(self, session: str) -> bool:

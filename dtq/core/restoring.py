@@ -24,7 +24,7 @@ from dtq.core.register import Register, Rules
 from dtq.model.states import State
 from dtq.records import replace
 
-#: How long results are kept after a start whose clock makes all of them overdue, in seconds.
+#: Time for which results are kept after a start whose clock makes all of them overdue, in seconds.
 SECOND_LOOK_S: Final = 3600.0
 
 

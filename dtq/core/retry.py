@@ -12,8 +12,7 @@ from dtq.records import dataclass
 
 #: Longest backoff in seconds (row C3 of the mission: 2^retry, at most five minutes).
 MAX_BACKOFF_S: Final = 300.0
-#: How long a task that a worker was unable to run waits for another worker, in seconds; and the factor for each further
-#: time.
+#: Wait for another worker of a task that a worker was unable to run, in seconds; and the factor for each further time.
 ELSEWHERE_S: Final = 0.3
 ELSEWHERE_FACTOR: Final = 4.0
 

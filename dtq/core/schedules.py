@@ -42,7 +42,7 @@ _KEPT: Final = 16 << 10
 MOST_CAUGHT_UP: Final = 10_000
 #: Number of coming due times that are shown.
 _SHOWN: Final = 3
-#: How far back the first search for due times looks, in seconds; each further one looks twice as far.
+#: Reach of the first search back for due times, in seconds; each further one looks twice as far.
 _BACK_S: Final = 4096.0
 
 

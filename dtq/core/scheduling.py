@@ -28,7 +28,7 @@ from dtq.records import dataclass, field
 
 #: A submission that is up to this many seconds late counts as made in time.
 ON_TIME_S: Final = 10.0
-#: How long a submission waits for its next try: without room, and after another failure.
+#: Wait of a submission for its next try: without room, and after another failure.
 _FULL_S: Final = 1.0
 _TROUBLE_S: Final = 60.0
 #: Due times handled in one tick: about ten milliseconds of work. Other work has its turn between two ticks.

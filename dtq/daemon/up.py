@@ -172,7 +172,7 @@ class _Up:
         return self._finish()
 
     def close(self) -> None:
-        """End whatever is left."""
+        """End all remaining parts."""
         for part in (self._worker, self._coordinator):
             if part is not None:
                 part.close()

@@ -143,7 +143,7 @@ def largest_outcome(max_message: int) -> int:
 
 
 class Unique(Enum):
-    """How long a key stands for the batch that was accepted with it."""
+    """The time for which a key stands for the batch that was accepted with it."""
 
     PENDING = "pending"  #: while none of its tasks has started
     UNFINISHED = "unfinished"  #: while it has not ended

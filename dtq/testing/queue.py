@@ -42,8 +42,8 @@ T = TypeVar("T")
 PATIENCE_S: Final = 20.0
 #: Most tasks in a row without time passing, or in one run of all: more would be an endless loop.
 MOST_TASKS: Final = 100_000
-#: How long a worker of `InProcessQueue.working` waits for work at a time, in seconds: the delay with which it notices
-#: the end.
+#: Longest single wait of a worker of `InProcessQueue.working` for work, in seconds: the delay with which it notices the
+#: end.
 _LOOK_S: Final = 0.05
 #: No worker here can fall silent, however far the clock is moved.
 _NO_LEASE_ENDS_S: Final = 1e12

@@ -35,7 +35,7 @@ class Backoff:
         self._whole_s = 0.0
 
     def next_s(self) -> float:
-        """How long to wait before the next attempt, in seconds; longer each time."""
+        """Wait before the next attempt, in seconds; longer each time."""
         whole_s = self._whole_s
         self._whole_s = min(max(2 * whole_s, self._first_s), self._longest_s)
         return whole_s * (1 - self._draw() / 2)

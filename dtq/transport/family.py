@@ -1,4 +1,4 @@
-"""What `multiprocessing` shares between the processes of one program, for those that a local cluster starts.
+"""The state of `multiprocessing` that all processes of one program share, for those that a local cluster starts.
 
 It is imported here where it is used: a program that has done without it does so until its cluster's processes start.
 """

@@ -75,7 +75,7 @@ _KINDS: Final = _table()
 APART: Final = 64 << 10
 #: Stands for such an object while the message around it is made.
 FILLER: Final = bytes(APART)
-#: How far into a message such an object is looked for, and how many bytes may be behind it.
+#: Reach of the search for such an object into a message, and most bytes behind it.
 _NEAR: Final = 128
 _BYTES_AT: Final = 1 + 4
 

@@ -60,8 +60,8 @@ class Place:
         return self.paths[0]
 
     def piece(self, file: int, size: int) -> int:
-        """How many of the bytes may be written before the next look at the disk: other processes write there, too, and
-        all of them together must leave the spare room free.
+        """Number of the bytes that may be written before the next look at the disk: other processes write there, too,
+        and all of them together must leave the spare room free.
 
         Args:
             file: the descriptor of a segment.
@@ -93,7 +93,7 @@ class Place:
         Returns:
             Where those begin now.
         """
-        end -= end % _PAGE  # what is written again soon
+        end -= end % _PAGE  # the part that is soon written again
         if not self.sync_from or end - begun < _WORTH_BEGINNING or not hasattr(os, "posix_fadvise"):
             return begun
         # Linux begins to write what is dirty when told that it is not needed; it drops what is clean, of which there is

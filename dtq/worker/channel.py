@@ -113,7 +113,7 @@ class Channel:
         while len(self._mark) < MARK and (piece := sock.recv(MARK - len(self._mark))):
             self._mark += piece
         self._received = _Received(self._mark)
-        #: How long the kernel lets a call wait, in seconds; None for ever.
+        #: Longest wait of a call in the kernel, in seconds; None for ever.
         self._within_s: float | None = None
         #: Held while one message is sent, as several threads may.
         self._sending = threading.Lock()

@@ -60,7 +60,7 @@ PREPARE_TIMEOUT_S: Final = 60.0
 BEGIN_SLACK_S: Final = 2.0
 #: Bytes of a slot's message beside results: an exception with all its texts.
 MAX_BESIDE: Final = 1 << 20
-#: How far a slot's clock may be ahead of the supervisor's, in seconds.
+#: Most seconds that a slot's clock may be ahead of the supervisor's.
 CLOCK_SLACK_S: Final = 1.0
 #: Time for a slot to end, in seconds: after its pipe was seen closed, so that it is about to; after it was told to, or
 #: announced it; and for its warden, after the order to kill it.
@@ -172,7 +172,7 @@ class Child:
         self.output: Output | Passed = Passed() if terms.inherited.streams else Output(number, self._task)
         #: Its place of values, as it knows it.
         self.place = terms.place
-        #: How many tasks it was sent; and the serial of the next one.
+        #: Number of tasks it was sent; and the serial of the next one.
         self.tasks = self._serial = 0
         #: The leases that it was sent last, in a set with an order.
         self._sent: dict[int, None] = {}

@@ -28,7 +28,7 @@ from dtq.worker.valueline import ValueLine
 
 log = logging.getLogger("dtq.worker")
 
-#: How long a lease waits for room for its arguments before it is given back, in seconds.
+#: Longest wait of a lease for room for its arguments before it is given back, in seconds.
 NO_ROOM_S: Final = 1.0
 #: Values fetched in turns; the others wait until one of them is complete.
 AT_ONCE: Final = 16

@@ -31,7 +31,7 @@ from dtq.model.fields import MAX_NAME, ExceptionName, fitting
 from dtq.model.messages import Failure
 from dtq.model.options import Function, FunctionKind
 
-#: Bounds of what a failure may carry, all in bytes (of UTF-8): texts, the pickled exception, and how many base classes.
+#: Bounds of a failure's content, all in bytes (of UTF-8): texts, the pickled exception, and the number of base classes.
 MAX_MESSAGE: Final = 4_000
 MAX_TRACEBACK: Final = 32_000
 MAX_PICKLED: Final = 256 << 10

@@ -32,10 +32,10 @@ from dtq.worker.supervisor import Supervisor
 
 log = logging.getLogger("dtq.worker")
 
-#: How long a fetching call waits for work at the coordinator, in seconds.
+#: Longest wait of a fetching call for work at the coordinator, in seconds.
 FETCH_WAIT_S: Final = 10.0
-#: How long outcomes may wait for others while all slots are busy, in seconds: if they end a lease, so that the worker
-#: can be given more, a moment in which the others may end too; if not, the time of a lease of tiny tasks.
+#: Longest wait of outcomes for others while all slots are busy, in seconds: if they end a lease, so that the worker can
+#: be given more, a moment in which the others may end too; if not, the time of a lease of tiny tasks.
 GATHER_S: Final = 0.004
 GATHER_PARTS_S: Final = 0.02
 #: Bytes of outcomes in one report, if messages may be so large; a larger outcome goes alone. Reports are short for the
@@ -112,7 +112,7 @@ class Link:
         self._away = False
         self._unrecorded = False
         self._refused = False
-        #: How many of the next reports have one outcome each, after one of them was refused.
+        #: Number of the next reports that have one outcome each, after one of them was refused.
         self._singly = 0
         self._report_bytes = self._largest = REPORT_BYTES
         self._stopping = threading.Event()

@@ -20,7 +20,7 @@ from dtq.errors import CannotImport
 
 #: The check takes at most one part in this many of the time, if leases always wait.
 SHARE: Final = 50
-#: How far a file's time may be behind the clock's, in ns: it is that of the kernel's last tick.
+#: Most ns that a file's time may be behind the clock's: it is that of the kernel's last tick.
 _TICK_NS: Final = 10_000_000
 _LIBRARY: Final = os.path.dirname(os.__file__) + os.sep
 _INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")

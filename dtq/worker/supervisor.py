@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("dtq.worker")
 
-#: How long work may wait behind a running task before it is taken back, in seconds.
+#: Longest wait of work behind a running task before it is taken back, in seconds.
 STUCK_S: Final = 0.05
 #: Most leases of a slot, the running one among them: as many as the coordinator grants of tiny ones. Of leases of many
 #: tasks it grants at most two.
