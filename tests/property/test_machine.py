@@ -103,6 +103,17 @@ class Histories(RuleBasedStateMachine):
         self.driver.drain()
         for session in SESSIONS:
             self.attach(session, 2)
+        self._have_it_known()
+
+    def _have_it_known(self) -> None:
+        """That plain tasks are tiny: else nothing is granted behind others until some have succeeded."""
+        for terms in PLAIN:
+            self._submit(1, terms, SUBMITTERS[0], True, 0.0, None)
+        crew = self.model.crews["w1"]
+        for _ in PLAIN:
+            self._lease(crew, confirmed=False, lost=1)
+            while crew.leases:
+                self._succeed(crew, 0, 1, Outcome.FAILED)
 
     @property
     def now(self) -> float:
@@ -207,12 +218,15 @@ class Histories(RuleBasedStateMachine):
 
     @rule(length=st.integers(2, 4), terms=st.sampled_from(PLAIN), delay_s=st.sampled_from([0.0, 0.0, 0.0, 2.0]))
     def submit_chain(self, length: int, terms: dict[str, Any], delay_s: float) -> None:
-        """Tasks each of which waits for the one before; the first of them may be due later."""
+        """Tasks each of which waits for the one before; the first of them may be due later. A worker fetches then."""
         after: tuple[tuple[int, int, int, bool], ...] = ()
         for _ in range(length):
             self.commit()
             self._submit(1, terms, SUBMITTERS[0], True, 0.0 if after else delay_s, None, None, after)
             after = ((self.driver.machine.register.last_batch, 0, 1, True),)
+        if "w1" in self.model.crews:
+            self.model.settle(self.now)
+            self._lease(self.model.crews["w1"], confirmed=False, lost=1)
 
     def _parents(self) -> list[Shipment]:
         return [shipment for shipment in self.model.shipments.values() if not shipment.expired]
