@@ -3,6 +3,7 @@
 Most of the processor time of a command that ends soon is its imports, and tests start hundreds. Each command is a
 process like any other: with a session, standard streams, a directory and an environment of its own, killed and waited
 for as such. It differs in what the kernel says of how it began: its parent, its command line and first environment.
+So it is with the fork server of a worker, the first time: a fork of the worker before that has a key.
 ``DTQ_TESTS_EXEC=1`` has each one started anew, as a user does. Tests that are about how commands begin always do so:
 those of ``dtq up``, of the README and the examples, and the soak.
 """
@@ -26,6 +27,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -36,6 +38,7 @@ from typing import Any, Final, Protocol
 MODULES: Final = (
     *("dtq.cli.app", "dtq.cli.coordinator", "dtq.cli.worker", "dtq.daemon.coordinator", "dtq.daemon.worker"),
     *("dtq.cli.submit", "dtq.cli.tasks", "dtq.cli.waiting", "dtq.cli.dlq", "dtq.cli.results", "dtq.client.sync"),
+    "dtq.worker.forkserver",
 )
 #: Largest request, in bytes.
 LONGEST: Final = 1 << 17
@@ -45,6 +48,8 @@ READ_AT_START: Final = ("PYTHON", "LC_", "LANG", "MALLOC_", "LD_", "TZ")
 MESSAGE: Final = "?i"
 #: What waits while a process is forked: an exception in the middle of that is lost.
 INTERRUPTS: Final = (signal.SIGINT,)
+#: Threads that a worker has when it makes its fork server; the second one waits for a signal.
+IDLE: Final = {"MainThread", "dtq-signal"}
 ROOT: Final = Path(__file__).parents[1]
 
 
@@ -295,6 +300,62 @@ def run_program(program: str) -> None:
     exec(compile(Path(program).read_bytes(), program, "exec"), module.__dict__)
 
 
+class BecomeForkServer(BaseException):
+    """Leaves all that a worker's process does: this one, a fork of it, is to be its fork server.
+
+    Args:
+        parent: the worker's process.
+        sock: descriptor of the socket between both.
+        streams: whether standard output is the worker's; else it is standard error.
+    """
+
+    def __init__(self, parent: int, sock: int, *, streams: bool) -> None:
+        super().__init__(parent, sock)
+        self.parent = parent
+        self.sock = sock
+        self.streams = streams
+
+
+def fork_fork_servers() -> None:
+    """Have a worker fork its fork server where it would start another interpreter, before it has threads that work."""
+    forking = importlib.import_module("dtq.worker.forking")
+    start_anew = forking._start
+
+    def start(flags: tuple[str, ...], sock: int, *, streams: bool) -> Any:
+        if {thread.name for thread in threading.enumerate()} - IDLE or flags != forking.interpreter_flags():
+            return start_anew(flags, sock, streams=streams)
+        parent = os.getpid()
+        pid = os.fork()
+        if not pid:
+            raise BecomeForkServer(parent, os.dup(sock), streams=streams)  # who is left on the way closes the other one
+        return forking.Forked(pid)
+
+    forking._start = start
+
+
+def be_fork_server(asked: BecomeForkServer) -> None:
+    """Be what `dtq.worker.forking` starts, with nothing of the worker but its modules."""
+    terms = importlib.import_module("dtq.worker.terms")
+    os.setsid()
+    if not asked.streams:
+        os.dup2(2, 1)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2 and int(name) != asked.sock:
+            with contextlib.suppress(OSError):  # that of the list itself
+                os.close(int(name))
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    environment = terms.slot_environment()
+    os.environ.clear()
+    os.environ.update(environment)
+    del sys.path[0]
+    server = importlib.import_module("dtq.worker.forkserver")
+    sys.argv = [str(server.__file__), str(asked.parent), str(asked.sock)]
+    sys.exit(server.main(sys.argv[1:]))
+
+
 def main(descriptor: int) -> None:
     """Be the process that forks, or one that is forked."""
     for module in MODULES:
@@ -310,6 +371,9 @@ def main(descriptor: int) -> None:
     for name in ("__main__", "tests.prefork", "tests"):
         sys.modules.pop(name, None)
     sys.argv = ["dtq" if program is None else program, *words]
+    if program is None and words[:1] == ["worker"]:
+        fork_fork_servers()
+    asked = None
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, INTERRUPTS)
         if program is not None:
@@ -317,6 +381,10 @@ def main(descriptor: int) -> None:
         runpy.run_module("dtq", run_name="__main__", alter_sys=True)
     except KeyboardInterrupt:  # as `dtq.cli.main` has it
         sys.exit(130)
+    except BecomeForkServer as error:
+        asked = error.with_traceback(None)
+    if asked is not None:
+        be_fork_server(asked)
 
 
 if __name__ == "__main__":

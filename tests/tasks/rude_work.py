@@ -66,7 +66,7 @@ def beget(directory: str, kind: str, then: str) -> str:
     if kind == "program":
         child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
         (Path(directory) / str(child.pid)).touch()
-    elif os.fork() == 0:
+    elif (number := os.fork()) == 0:
         if kind == "child":
             _sleeper(Path(directory))
         os.setsid()
@@ -75,6 +75,8 @@ def beget(directory: str, kind: str, then: str) -> str:
         if os.fork() == 0:  # a daemon: its parent ends at once
             _sleeper(Path(directory))
         os._exit(0)
+    elif kind == "daemon":
+        os.waitpid(number, 0)  # or it might be that one that is found running
     while len(os.listdir(directory)) == before:
         time.sleep(0.002)
     if then == "crash":
