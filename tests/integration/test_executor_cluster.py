@@ -21,6 +21,7 @@ import pytest
 
 import dtq
 import dtq.client.executor_calls
+from dtq.client import watcher
 from dtq.client.completing import ExecutorBroken
 from dtq.client.futures import TaskFuture
 from dtq.client.local import LocalCluster
@@ -520,8 +521,10 @@ sys.stdin.read()
 # -- what is kept -------------------------------------------------------------------------------------------------
 
 
-def test_what_an_executor_has_read_is_kept_no_longer(cluster: LocalCluster) -> None:
-    # Given more results than it is worth waiting with, read by futures and by a map; and a small one
+def test_what_an_executor_has_read_is_kept_no_longer(cluster: LocalCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given clients that soon ask for news again, with which they tell what they have read
+    monkeypatch.setattr(watcher, "WAIT_S", 0.2)
+    # And more results than it is worth waiting with, read by futures and by a map; and a small one
     big = 3 << 20
     key = cluster.authkey_file
     with (

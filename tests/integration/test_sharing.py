@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import dtq
+from dtq.client import watcher
 from dtq.client.local import LocalCluster
 from dtq.errors import CannotPickle, InvalidValue
 from tests.cluster import TASKS, until
@@ -34,6 +35,7 @@ def cluster() -> Iterator[LocalCluster]:
 @pytest.fixture(params=["by reference", "by wire"])
 def client(cluster: LocalCluster, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("DTQ_BY_REFERENCE", "1" if request.param == "by reference" else "0")
+    monkeypatch.setattr(watcher, "WAIT_S", 0.2)  # clients soon ask for news again, and so tell what they let go
     with dtq.Client(cluster.address, authkey_file=cluster.authkey_file) as client:
         yield client
 
