@@ -405,7 +405,7 @@ def test_commit_that_names_what_is_not_there_is_made_and_logged(
 
     engine.commit(stored(spec(), batch(1), described(1, Value(5, 0, 1000))))
 
-    assert "are not there" in caplog.text
+    assert "are missing" in caplog.text
     assert engine.pages(ResultPage, 1, 0, 1) == []
     assert [found.row for found in engine.batches([1])] == [batch(1)]
 
