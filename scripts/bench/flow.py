@@ -61,7 +61,7 @@ def chain(report: Report, options: Options) -> None:
     """A chain from its submission to its last result, with one slot."""
     length = options.pick(10_000, 20)
     title = f"chain of {length:,}, one slot"
-    for store in ("fsync", "memory"):
+    for store in ("fsync",) if options.quick else ("fsync", "memory"):
         with Scene(store, slots=1, directory=options.directory) as scene, scene.client() as client:
             run_chain(client, 20)
             before = scene.coordinator.cpu_s, scene.workers[0].cpu_s
@@ -78,7 +78,7 @@ def chain(report: Report, options: Options) -> None:
 
 def long(report: Report, options: Options) -> None:
     """A chain that is longer than anybody waits for."""
-    length = options.pick(100_000, 50)
+    length = options.pick(100_000, 20)
     with Scene("fsync", slots=0, directory=options.directory) as scene, scene.client() as client:
         start = time.perf_counter()
         last = chained(client, length)
@@ -130,9 +130,9 @@ def run_fan(client: Client, count: int) -> int:
 
 def fan(report: Report, options: Options) -> None:
     """Out and in again, beside a map that is read."""
-    count = options.pick(1_000_000, 2_000)
+    count = options.pick(1_000_000, 200)
     with Scene("fsync", slots=2, directory=options.directory) as scene, scene.client() as client:
-        run_fan(client, 2_000)
+        run_fan(client, options.pick(2_000, 20))
         ways = {"map": rate(partial(run_map, client, count)), "fan": rate(partial(run_fan, client, count))}
         found = report.rounds.alternate(ways)
         plain = report.add(f"map of {count:,}, read", found["map"], "/s")
@@ -152,8 +152,10 @@ def run_some(scene: Scene, client: Client, kind: str, count: int) -> float:
 
 def names(report: Report, options: Options) -> None:
     """Many limits and queues, beside one queue without any."""
-    depth, count = options.pick(1_000_000, 1_000), options.pick(20_000, 500)
+    depth, count = options.pick(1_000_000, 100), options.pick(20_000, 50)
     ways = {"one queue, no limits": "batches", f"{NAMES:,} limits, {QUEUES} queues": "names"}
+    if options.quick:
+        del ways["one queue, no limits"]
     with ExitStack() as stack:
         rounds: dict[str, Callable[[], float]] = {}
         for name, kind in ways.items():
@@ -164,11 +166,12 @@ def names(report: Report, options: Options) -> None:
             report.add(f"{name}, {depth:,} waiting: coordinator's memory", filled.coordinator_mb, "MB")
             report.add("  submitted", depth / filled.seconds, "/s")
             rounds[name] = partial(run_some, scene, client, kind, count)
-        plain, limited = [
+        rates = [
             report.add(f"{name}, {depth:,} waiting: run", found, "/s")
             for name, found in report.rounds.alternate(rounds).items()
         ]
-        report.add("  of the rate without limits", limited / plain, "", Bar(least=0.8))
+        if not options.quick:
+            report.add("  of the rate without limits", rates[1] / rates[0], "", Bar(least=0.8))
 
 
 def one_by_one(submit: Callable[[int], TaskHandle[int]], count: int) -> int:
@@ -178,9 +181,9 @@ def one_by_one(submit: Callable[[int], TaskHandle[int]], count: int) -> int:
 
 def own(report: Report, options: Options) -> None:
     """Tasks that have something of their own."""
-    count = options.pick(10_000, 200)
+    count = options.pick(10_000, 20)
     with Scene("fsync", slots=2, directory=options.directory) as scene, scene.client() as client:
-        one_by_one(partial(client.submit, noop), 200)
+        one_by_one(partial(client.submit, noop), options.pick(200, 20))
         turns = [client.options(max_retries=n).submit for n in (3, 4)]
         fresh = counting()
         ways: dict[str, Callable[[int], TaskHandle[int]]] = {
@@ -198,7 +201,7 @@ def own(report: Report, options: Options) -> None:
 
 def closed(report: Report, options: Options) -> None:
     """Many tasks that a limit holds back, and some that nothing does."""
-    depth, count = options.pick(100_000, 500), options.pick(10_000, 200)
+    depth, count = options.pick(100_000, 100), options.pick(10_000, 50)
     costs: dict[str, list[float]] = {}
     late: list[float] = []
 
@@ -209,7 +212,8 @@ def closed(report: Report, options: Options) -> None:
 
     with ExitStack() as stack:
         ways: dict[str, Callable[[], float]] = {}
-        for name, kind in (("nothing held back", ""), (f"{depth:,} held back", "parked")):
+        scenes = (("nothing held back", ""), (f"{depth:,} held back", "parked"))
+        for name, kind in scenes[options.pick(0, 1) :]:
             scene = stack.enter_context(Scene("fsync", slots=0, directory=options.directory))
             client = stack.enter_context(scene.client())
             if kind:
@@ -224,18 +228,19 @@ def closed(report: Report, options: Options) -> None:
             ways[name] = partial(turn, scene, client)
         costs = report.rounds.alternate(ways)
     report.add(f"a task behind {depth:,} that a limit holds back, until it starts", late, "ms", Bar(most=50))
-    free, held = [report.add(f"coordinator's time a task, {name}", found, "us") for name, found in costs.items()]
-    report.add("  of that without", held / free, "", Bar(most=1.2))
+    times = [report.add(f"coordinator's time a task, {name}", found, "us") for name, found in costs.items()]
+    if not options.quick:
+        report.add("  of that without", times[1] / times[0], "", Bar(most=1.2))
 
 
 def paced(report: Report, options: Options) -> None:
     """Starts of a limit with a rate, by four workers."""
     seconds = options.pick(30, 1)
     with Scene("fsync", slots=2, directory=options.directory) as scene, scene.client() as client:
-        for _ in range(3):
+        for _ in range(options.pick(3, 0)):
             scene.start_worker(2)
         client.limits.set("paced", rate="50/s", burst=1)
-        batch = client.submit_map(begun_at, range(50 * seconds + 50), limits="paced")
+        batch = client.submit_map(begun_at, range(50 * seconds + options.pick(50, 5)), limits="paced")
         starts = sorted(batch.results())
     within = [at for at in starts if at < starts[0] + seconds]
     report.add(f"starts in {seconds} s of a limit of 50 a second", len(within), "", Bar(least=49 * seconds))
@@ -245,7 +250,7 @@ def paced(report: Report, options: Options) -> None:
 
 def shares(report: Report, options: Options) -> None:
     """Two users who submit one after the other."""
-    count = options.pick(3_000, 100)
+    count = options.pick(3_000, 20)
     with Scene("fsync", slots=0, directory=options.directory) as scene, scene.client() as client:
         first, second = (client.submit_map(begun_at, range(count), queue=user) for user in ("first", "second"))
         scene.start_worker(1)
