@@ -5,15 +5,17 @@ What has ended leaves the machine's memory, so the driver keeps a memory engine 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from dtq.coordinator.cron import CronCalendar
 from dtq.core import invariants, operators, queues, uniqueness, views
 from dtq.core.batches import Batch
 from dtq.core.changes import Change, Parent, Stored, TaskRow, Totals
-from dtq.core.dependencies import After, cause
+from dtq.core.dependencies import After
+from dtq.core.elements import cause
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.core.machine import Answer, Machine
@@ -95,11 +97,16 @@ class Driver:
         size: int = 0,
         conditions: Conditions | None = None,
         after: Iterable[Parent] = (),
+        each: Iterable[int] = (),
+        items: Mapping[int, tuple[Parent, ...]] = MappingProxyType({}),
         run_anyway: bool = False,
         at_once: bool = True,
         **options: Any,
     ) -> int:
-        """Submit so many tasks, with arguments of at least so many bytes, that wait for others; the batch's number."""
+        """Submit so many tasks, with arguments of at least so many bytes, that wait for others; the batch's number.
+
+        Where they wait for others one by one, they are as many as those are.
+        """
         self._submissions += 1
         submission = Submission(
             spec=0,
@@ -112,19 +119,54 @@ class Driver:
             key=key,
             follow=follow,
             conditions=conditions,
+            items=tuple([(index - offset, own) for index, own in sorted(items.items())]),
         )
-        parents = tuple(after)
-        waits = None
-        if parents:
-            self.drain()
-            lost = "" if run_anyway else self.lost(parents)
-            waits = partial(After, parents=parents, run_anyway=run_anyway, lost=lost)
+        waits = self.after(tuple(after), tuple(each), dict(items), run_anyway=run_anyway)
         if key is None or conditions is None or batch is not None:
             made, _ = self.machine.submit(spec(function, **options), submission, session, self.now, after=waits)
         else:
             made = self._submit_unique(spec(function, **options), submission, session, key, at_once=at_once)
         self.check()
         return made.number
+
+    def after(
+        self,
+        parents: tuple[Parent, ...],
+        each: tuple[int, ...],
+        items: dict[int, tuple[Parent, ...]],
+        *,
+        run_anyway: bool,
+    ) -> Callable[[], After] | None:
+        """What is to be waited for, as the coordinator finds it out."""
+        if not parents and not each and not items:
+            return None
+        self.drain()
+        gone = [] if run_anyway else self.gone(each)
+        sizes = {stored.row.batch: stored.row.size for stored in self.store.batches(each)}
+        lost_items = {index: why for index, own in items.items() if (why := self.lost(own))}
+        return partial(
+            After,
+            parents=parents,
+            run_anyway=run_anyway,
+            lost="" if run_anyway else self.lost(parents),
+            each=tuple([(number, sizes[number], False) for number in each]),
+            gone=tuple(gone),
+            items=tuple(sorted(items.items())),
+            lost_items=() if run_anyway else tuple(lost_items.items()),
+        )
+
+    def gone(self, each: Iterable[int]) -> list[tuple[int, int, str]]:
+        """The tasks of batches that have ended without a result, and why what waits for each of them never starts."""
+        found = []
+        for number in each:
+            parent = self.machine.register.batches.get(number)
+            for run in self.store.ended(Selection(ids=((number, -1),), limit=0), self.now):
+                if run.state is not State.SUCCEEDED and (parent is None or not self._put_back(parent, run)):
+                    whole = run.task is None and run.hi - run.lo > 1
+                    single = run.batch.row.size == 1
+                    why = cause(number, -1 if whole else run.lo, run.state.value, single=single)
+                    found.append((run.lo, run.hi, why))
+        return sorted(found)
 
     def lost(self, parents: Iterable[Parent]) -> str:
         """Why what waits for some tasks never starts; "" where none of them has ended without a result."""
@@ -336,17 +378,39 @@ class Driver:
         stored, tasks = self.dead(batch, *indexes)
         children = self.store.children([batch])
         count = operators.revive(self.machine, stored.row, stored.spec, tasks, self.now, children=children)
-        self.bring_back(children)
+        self.bring_back(batch, set(indexes) or {task.index for task in tasks})
         self.check()
         return count
 
-    def bring_back(self, children: list[int]) -> None:
-        """What the end of a parent had cancelled waits again, and what waits for that; as the coordinator does it."""
-        for number in children:
+    def bring_back(self, parent: int, indexes: set[int]) -> None:
+        """What the end of tasks had cancelled waits again, and what waits for that; as the coordinator does it."""
+        for number in self.store.children([parent]):
             for stored in self.store.batches([number]):
-                after = stored.row.flow.after if stored.row.flow is not None else ()
-                if self.machine.register.dependencies.bring_back(stored.row, stored.spec, self.lost(after), self.now):
-                    self.bring_back(self.store.children([number]))
+                self._bring_back(stored, parent, indexes)
+
+    def _bring_back(self, stored: StoredBatch, parent: int, indexes: set[int]) -> None:
+        number, flow = stored.row.batch, stored.row.flow
+        if flow is None:
+            return
+        dependencies, children = self.machine.register.dependencies, self.store.children([number])
+        each = [element[0] for element in flow.each]
+        gone = [] if flow.run_anyway else self.gone(each)
+        if dependencies.bring_back(stored.row, stored.spec, self.lost(flow.after), self.now, gone, children):
+            self.bring_back(number, set(range(stored.row.size)))
+            return
+        runs = self.store.ended(Selection(ids=((number, -1),), state=State.CANCELLED, limit=0), self.now)
+        rows = [run.task for run in runs if run.task is not None]
+        back = [
+            row
+            for row in rows
+            if (parent in each and row.index in indexes)
+            or any(at == parent and any(lo <= i and (not hi or i < hi) for i in indexes) for at, lo, hi, _ in row.after)
+        ]
+        lost = {row.index: why for row in back if (why := self.lost(row.after))}
+        lost |= {index: why for lo, hi, why in gone for index in range(lo, hi)}
+        found = dependencies.bring_back_items(stored.row, stored.spec, back, lost, self.now, children)
+        if found:
+            self.bring_back(number, set(found))
 
     def purge(self, batch: int, *indexes: int) -> int:
         """Throw dead letters away, as the coordinator does it; all of the batch by default."""

@@ -39,6 +39,23 @@ def _sizes(nodes: Sequence[GraphNode]) -> dict[int, int]:
     return {node.batch: node.size for node in nodes}
 
 
+def _parents(node: GraphNode) -> list[int]:
+    """The batches that a batch waits for."""
+    return list(dict.fromkeys([*[parent[0] for parent in node.after], *node.each, *node.given]))
+
+
+def _edges(node: GraphNode, sizes: Mapping[int, int]) -> list[tuple[int, str]]:
+    """The parents of a batch, by the number of theirs: ids of tasks, all of them one by one, or some of them.
+
+    Args:
+        node: the batch.
+        sizes: sizes of the batches, by number.
+    """
+    edges = [(parent[0], _edge(parent, sizes)) for parent in node.after]
+    edges += [(number, f"{number}.*") for number in node.each]
+    return edges + [(number, f"some of {number}") for number in node.given]
+
+
 def _standing(node: GraphNode) -> str:
     """The states of a batch's tasks: one word if all are in one state."""
     told = counts_text(node.counts)
@@ -56,9 +73,9 @@ def tree(nodes: Sequence[GraphNode], asked: int) -> Iterator[str]:
     sizes = _sizes(nodes)
     children: dict[int, list[int]] = {}
     for node in sorted(nodes, key=lambda node: node.batch):
-        for parent in dict.fromkeys(parent[0] for parent in node.after if parent[0] in known):
+        for parent in [parent for parent in _parents(node) if parent in known]:
             children.setdefault(parent, []).append(node.batch)
-    roots = [n for n, node in sorted(known.items()) if not any(parent[0] in known for parent in node.after)]
+    roots = [n for n, node in sorted(known.items()) if not any(parent in known for parent in _parents(node))]
     told: set[int] = set()
     #: Lines to write, the last one first: number, its line's prefix, and the prefix of the lines below.
     todo = [(number, "", "") for number in reversed(roots)]
@@ -72,11 +89,12 @@ def tree(nodes: Sequence[GraphNode], asked: int) -> Iterator[str]:
             yield f"{line}  (above)"
             continue
         told.add(number)
-        several = [_edge(parent, sizes) for parent in node.after]
-        waits = f"  after {', '.join(several[:3])}{' …' if len(several) > 3 else ''}" if len(several) > 1 else ""
+        several = [edge for _, edge in _edges(node, sizes)]
+        tells = len(several) > 1 or node.each or node.given
+        waits = f"  after {', '.join(several[:3])}{' …' if len(several) > 3 else ''}" if tells else ""
         yield f"{line}  {_standing(node)}{waits}"
         below_it = children.get(number, [])
-        if len(below_it) == 1 and len({parent[0] for parent in known[below_it[0]].after if parent[0] in known}) == 1:
+        if len(below_it) == 1 and len([parent for parent in _parents(known[below_it[0]]) if parent in known]) == 1:
             todo.append((below_it[0], f"{below}↓ ", below))  # a chain of any length stays as narrow as its beginning
             continue
         for place, child in reversed(list(enumerate(below_it))):
@@ -93,8 +111,8 @@ def dot(nodes: Sequence[GraphNode]) -> Iterator[str]:
         label = f"{node.batch} {function}\\n{_standing(node)}".replace('"', "'")
         yield f'  "{node.batch}" [label="{one_line(label)}"];'
     for node in nodes:
-        for parent in node.after:
-            yield f'  "{parent[0]}" -> "{node.batch}" [label="{_edge(parent, sizes)}"];'
+        for parent, edge in _edges(node, sizes):
+            yield f'  "{parent}" -> "{node.batch}" [label="{edge}"];'
     yield "}"
 
 
@@ -106,8 +124,8 @@ def mermaid(nodes: Sequence[GraphNode]) -> Iterator[str]:
         label = f"{node.batch} {node.function}: {_standing(node)}".translate(_ENTITIES)
         yield f'  b{node.batch}["{one_line(label)}"]'
     for node in nodes:
-        for parent in node.after:
-            yield f"  b{parent[0]} -->|{_edge(parent, sizes)}| b{node.batch}"
+        for parent, edge in _edges(node, sizes):
+            yield f"  b{parent} -->|{edge}| b{node.batch}"
 
 
 def _json(nodes: Sequence[GraphNode]) -> dict[str, Any]:
@@ -119,7 +137,7 @@ def _json(nodes: Sequence[GraphNode]) -> dict[str, Any]:
                 "function": node.function,
                 "size": node.size,
                 "tasks": counts_json(node.counts),
-                "after": [_edge(parent, sizes) for parent in node.after],
+                "after": [edge for _, edge in _edges(node, sizes)],
                 "more": node.more,
             }
             for node in nodes

@@ -20,12 +20,14 @@ from dtq.cli.output import say, write, write_json
 from dtq.cli.waiting import Deadline, interruptible, print_batch, print_task, wait_for
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.batches import Batch
+from dtq.client.feeds import Own
 from dtq.client.following import NEWS
 from dtq.client.functions import callee
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import FULL_TIMEOUT_S, Hub
 from dtq.client.import_path import find_modules
 from dtq.client.maps import submit_whole
+from dtq.client.payloads import Encode
 from dtq.client.submitting import Order, limited, order
 from dtq.client.submitting import submit as submit_one
 from dtq.errors import InvalidValue, Unreachable
@@ -154,14 +156,18 @@ def _submit_calls(queue: Hub, name: str, terms: Order, calls: Iterator[Call]) ->
     """One batch of the calls, a few pages of them in memory at a time."""
     function = callee(name)
     spec = function.spec(terms.terms)
-    encode_call = limited(queue, function, spec, keyed=terms.own_key is not None)
 
-    def encode(item: tuple[Any, ...], _: object) -> bytes:
-        call: Call = item[0]
-        return encode_call(call.args, call.kwargs)
+    def limited_of(met: list[Own]) -> Encode:
+        encode_call = limited(queue, function, spec, met, keyed=terms.own_key is not None)
+
+        def encode(item: tuple[Any, ...], _: object) -> bytes:
+            call: Call = item[0]
+            return encode_call(call.args, call.kwargs)
+
+        return encode
 
     delay_s, conditions = terms.delay_s, terms.settled(queue)
-    batch = submit_whole(queue, spec, (calls,), encode, delay_s=delay_s, key=terms.own_key, conditions=conditions)
+    batch = submit_whole(queue, spec, (calls,), limited_of, delay_s=delay_s, key=terms.own_key, conditions=conditions)
     try:
         _accepted_whole(queue, batch)
     except BaseException:

@@ -21,6 +21,7 @@ from dtq.client.hub_values import HubValues
 from dtq.client.large_payloads import written
 from dtq.client.loops import LoopBell, LoopHub, settle
 from dtq.client.maps import abandoning, begin, feed_all
+from dtq.client.parents import HandlesMet
 from dtq.client.payloads import Encode
 from dtq.client.reading import fetch, look, pieces, values_of
 from dtq.client.submitting import encode
@@ -215,7 +216,12 @@ async def _feed(hub: LoopHub, feed: Feed, bell: LoopBell, iterables: tuple[Items
     try:
         async with contextlib.aclosing(_zipped(iterables)) as calls:
             async for args in calls:
-                blob = await encoded(hub, encoding.target, args, {}, keyed=encoding.keyed)
+                try:
+                    blob = await encoded(hub, encoding.target, args, {}, keyed=encoding.keyed)
+                except HandlesMet:
+                    blob = await hub.in_thread(partial(encoding.encode, args, {}), "dtq-waiter")
+                    if feed.met:
+                        feed.note(feed.put)
                 feed.described = feed.described or is_description(blob)
                 feed.blobs.append(blob)
                 feed.count(1, weight(blob))

@@ -12,6 +12,7 @@ from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
 from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
 from dtq.client.async_reading import Items
 from dtq.client.async_submitting import mapped, submit, submit_map, submit_nowait
+from dtq.client.batch_handle import BatchHandle
 from dtq.client.conditions import NOTHING_ASKED, After, Expires, OnConflict, OnFailed, UniqueFor, asked_of
 from dtq.client.defaults import TTL_S
 from dtq.client.loops import LoopHub
@@ -21,6 +22,9 @@ from dtq.client.sharing import ttl_seconds
 from dtq.client.submitting import PLAIN, Order, SubmitOptions, order
 from dtq.client.terms import UNSET, ExceptionLike, Resources, Span, Terms, Unset
 from dtq.model.options import Function
+
+#: Over what a map is: iterables of both kinds, and the handles of batches, whose results it is given one by one.
+Mapped = Items | BatchHandle[Any] | AsyncBatchHandle[Any]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -371,7 +375,7 @@ class AsyncSubmitter:
         self,
         fn: Callable[..., Coroutine[Any, Any, T]],
         /,
-        *iterables: Items,
+        *iterables: Mapped,
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
@@ -384,7 +388,7 @@ class AsyncSubmitter:
         self,
         fn: Callable[..., T],
         /,
-        *iterables: Items,
+        *iterables: Mapped,
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
@@ -397,7 +401,7 @@ class AsyncSubmitter:
         self,
         fn: str | Function,
         /,
-        *iterables: Items,
+        *iterables: Mapped,
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
@@ -409,7 +413,7 @@ class AsyncSubmitter:
         self,
         fn: Callable[..., Any] | str | Function,
         /,
-        *iterables: Items,
+        *iterables: Mapped,
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
@@ -424,7 +428,8 @@ class AsyncSubmitter:
 
         Args:
             fn: as for `submit`.
-            iterables: of the arguments, of either kind; the shortest ends the map.
+            iterables: of the arguments, of either kind; the shortest ends the map. Handles of batches, and handles
+                among the items, are as for `Client.map`.
             ordered: whether the results come in the order of the items; else as they end.
             return_exceptions: yield the exception of a task without a result in its place, instead of raising it.
             read_ahead: how many tasks may be ahead of the reader.
@@ -453,7 +458,7 @@ class AsyncSubmitter:
         self,
         fn: Callable[..., Coroutine[Any, Any, T]],
         /,
-        *iterables: Items,
+        *iterables: Mapped,
         **options: Unpack[SubmitOptions],
     ) -> AsyncBatchHandle[T]: ...
 
@@ -462,7 +467,7 @@ class AsyncSubmitter:
         self,
         fn: Callable[..., T],
         /,
-        *iterables: Items,
+        *iterables: Mapped,
         **options: Unpack[SubmitOptions],
     ) -> AsyncBatchHandle[T]: ...
 
@@ -471,7 +476,7 @@ class AsyncSubmitter:
         self,
         fn: str | Function,
         /,
-        *iterables: Items,
+        *iterables: Mapped,
         **options: Unpack[SubmitOptions],
     ) -> AsyncBatchHandle[Any]: ...
 
@@ -479,7 +484,7 @@ class AsyncSubmitter:
         self,
         fn: Callable[..., Any] | str | Function,
         /,
-        *iterables: Items,
+        *iterables: Mapped,
         **options: Unpack[SubmitOptions],
     ) -> AsyncBatchHandle[Any]:
         """As `map`, without reading: returns a handle of the batch when all items were pulled and accepted.
@@ -569,7 +574,7 @@ class AsyncPreset:
         self,
         fn: Callable[..., Coroutine[Any, Any, T]],
         /,
-        *iterables: Items,
+        *iterables: Mapped,
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
@@ -581,7 +586,7 @@ class AsyncPreset:
         self,
         fn: Callable[..., T],
         /,
-        *iterables: Items,
+        *iterables: Mapped,
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
@@ -593,7 +598,7 @@ class AsyncPreset:
         self,
         fn: str | Function,
         /,
-        *iterables: Items,
+        *iterables: Mapped,
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
@@ -604,7 +609,7 @@ class AsyncPreset:
         self,
         fn: Callable[..., Any] | str | Function,
         /,
-        *iterables: Items,
+        *iterables: Mapped,
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
@@ -627,7 +632,7 @@ class AsyncPreset:
         self,
         fn: Callable[..., Coroutine[Any, Any, T]],
         /,
-        *iterables: Items,
+        *iterables: Mapped,
     ) -> AsyncBatchHandle[T]: ...
 
     @overload
@@ -635,7 +640,7 @@ class AsyncPreset:
         self,
         fn: Callable[..., T],
         /,
-        *iterables: Items,
+        *iterables: Mapped,
     ) -> AsyncBatchHandle[T]: ...
 
     @overload
@@ -643,10 +648,10 @@ class AsyncPreset:
         self,
         fn: str | Function,
         /,
-        *iterables: Items,
+        *iterables: Mapped,
     ) -> AsyncBatchHandle[Any]: ...
 
-    async def submit_map(self, fn: Callable[..., Any] | str | Function, /, *iterables: Items) -> AsyncBatchHandle[Any]:
+    async def submit_map(self, fn: Callable[..., Any] | str | Function, /, *iterables: Mapped) -> AsyncBatchHandle[Any]:
         """As `AsyncClient.submit_map`."""
         return await submit_map(self._loop, fn, self._order, iterables)
 

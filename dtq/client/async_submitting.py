@@ -13,16 +13,16 @@ from typing import Any, TypeVar
 from dtq.client import current
 from dtq.client.after import few
 from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
-from dtq.client.async_reading import Encoding, Items, encoded, read_map, submit_all
+from dtq.client.async_reading import Encoding, encoded, read_map, submit_all
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.batches import Batch
-from dtq.client.feeds import Feed
+from dtq.client.feeds import Feed, WholeFeed
 from dtq.client.functions import Callee, callee
 from dtq.client.handle import TaskHandle
 from dtq.client.loops import LoopHub
 from dtq.client.parents import HandlesMet
 from dtq.client.progress import bar, expected
-from dtq.client.submitting import Callable_, Order, checked, item_of, limited, prepare, with_parents
+from dtq.client.submitting import Callable_, Order, checked, elements, item_of, limited, over, prepare, with_parents
 from dtq.client.terms import UNSET
 from dtq.errors import InvalidValue
 from dtq.model.messages import Conditions
@@ -91,11 +91,21 @@ async def _settled(hub: LoopHub, order: Order) -> Conditions | None:
     return await hub.in_thread(partial(order.settled, hub.hub), "dtq-waiter")
 
 
+async def _elements(
+    hub: LoopHub, order: Order, iterables: tuple[Any, ...]
+) -> tuple[Conditions | None, tuple[Any, ...]]:
+    """See `elements`."""
+    conditions = await _settled(hub, order)
+    if any(over(iterables)):
+        return await hub.in_thread(partial(elements, hub.hub, conditions, iterables), "dtq-waiter")
+    return conditions, iterables
+
+
 def mapped(
     hub: LoopHub,
     function: Callable_,
     order: Order,
-    iterables: tuple[Items, ...],
+    iterables: tuple[Any, ...],
     *,
     ordered: bool,
     return_exceptions: bool,
@@ -115,7 +125,7 @@ async def _mapped(
     hub: LoopHub,
     function: Callable_,
     order: Order,
-    iterables: tuple[Items, ...],
+    iterables: tuple[Any, ...],
     ordered: bool,
     return_exceptions: bool,
     read_ahead: int,
@@ -127,16 +137,15 @@ async def _mapped(
     batch = Batch()
     batch.keep_results(ordered)
     window = max(1, read_ahead)
-    conditions = await _settled(hub, order)
-    feed = Feed(batch, spec, delay_s=order.delay_s, conditions=conditions, follow=True, window=window)
-    encoding = Encoding(limited(hub.hub, target, spec), target, keyed=False)
+    conditions, iterables = await _elements(hub, order, iterables)
+    kind = WholeFeed if conditions is not None and conditions.each else Feed
+    feed = kind(batch, spec, delay_s=order.delay_s, conditions=conditions, follow=True, window=window)
+    encoding = Encoding(limited(hub.hub, target, spec, feed.met), target, keyed=False)
     async for value in read_map(hub, feed, iterables, encoding, return_exceptions=return_exceptions):
         yield value
 
 
-async def _checked(
-    hub: LoopHub, function: Callable_, order: Order, iterables: tuple[Items, ...]
-) -> tuple[Callee, Spec]:
+async def _checked(hub: LoopHub, function: Callable_, order: Order, iterables: tuple[Any, ...]) -> tuple[Callee, Spec]:
     """As `checked`; a large function is written by a thread."""
     job = partial(checked, hub.hub, function, order, iterables)
     return await hub.in_thread(job, "dtq-writer") if len(callee(function).function.body) >= MIN_VALUE else job()
@@ -154,7 +163,7 @@ async def _shown(results: AsyncGenerator[T, None], total: int | None) -> AsyncGe
 
 
 async def submit_map(
-    hub: LoopHub, function: Callable_, order: Order, iterables: tuple[Items, ...]
+    hub: LoopHub, function: Callable_, order: Order, iterables: tuple[Any, ...]
 ) -> AsyncBatchHandle[Any]:
     """Submit a task for each item, as one batch; returns when all items were pulled and accepted.
 
@@ -163,9 +172,11 @@ async def submit_map(
     """
     await hub.start()
     target, spec = await _checked(hub, function, order, iterables)
-    delay_s, conditions = order.delay_s, await _settled(hub, order)
-    feed = Feed(Batch(), spec, delay_s=delay_s, key=order.own_key, conditions=conditions, follow=False)
-    keyed = order.own_key is not None
-    encoding = Encoding(limited(hub.hub, target, spec, keyed=keyed), target, keyed)
+    delay_s, key = order.delay_s, order.own_key
+    conditions, iterables = await _elements(hub, order, iterables)
+    kind = WholeFeed if conditions is not None and conditions.each else Feed
+    feed = kind(Batch(), spec, delay_s=delay_s, key=key, conditions=conditions, follow=False)
+    keyed = key is not None
+    encoding = Encoding(limited(hub.hub, target, spec, feed.met, keyed=keyed), target, keyed)
     await submit_all(hub, feed, iterables, encoding)
     return AsyncBatchHandle(hub, BatchHandle(hub.hub, spec, feed.batch))

@@ -6,12 +6,13 @@ Client, beside `handle`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Final, Generic
 
 from dtq.client.batches import Batch
+from dtq.client.bell import Bell
 from dtq.client.current import looked
-from dtq.client.following import ACCEPTED, ENDED, Wake
+from dtq.client.following import ACCEPTED, ENDED, NEWS, Wake, add_waiter
 from dtq.client.handle import Desk, MemberHandle, T_co, TaskHandle
 from dtq.client.notebook import Row, card
 from dtq.client.parents import as_it_is, is_collecting, stand_in
@@ -24,6 +25,25 @@ from dtq.wording import counted
 #: Pause between two calls for the size of a batch that another client is still submitting, in seconds: its news go to
 #: its submitter only.
 SIZE_EVERY_S: Final = 1.0
+
+
+class Element:
+    """Stands for the result of one task of a batch, among the arguments of a call."""
+
+    __slots__ = ("batch", "index", "is_json")
+
+    def __init__(self, batch: int, index: int, is_json: bool) -> None:
+        self.batch = batch
+        self.index = index
+        self.is_json = is_json
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return stand_in(self, self.is_json)
+
+    @property
+    def id(self) -> str:
+        """The task's id."""
+        return f"{self.batch}.{self.index}"
 
 
 class BatchHandle(Generic[T_co]):
@@ -169,6 +189,34 @@ class BatchHandle(Generic[T_co]):
         self._desk.follow(self._target)
         return read(self._desk, self._target, self._spec, return_exceptions=return_exceptions)
 
+    def completed(self) -> int:
+        """Wait until all of its tasks have been accepted; how many they are.
+
+        Raises:
+            DtqError: what `accepted` raises.
+        """
+        self.accepted()
+        batch, following = self._target, self._desk.following
+        while not self._is_whole():
+            bell = Bell()
+            with following.lock:
+                if not self._is_whole():
+                    add_waiter(batch, NEWS, bell.ring)
+            if not bell.wait(SIZE_EVERY_S):
+                following.unsubscribe(batch, bell.ring)
+            if batch.foreign:
+                self.ask_size()
+        if batch.error is not None:
+            raise batch.error
+        return batch.size
+
+    def _is_whole(self) -> bool:
+        return self._target.complete or self._target.error is not None
+
+    def element(self, index: int) -> Element:
+        """Stands for the result of one of its tasks among the arguments of a call."""
+        return Element(self._target.number, index, self._spec.function.kind is FunctionKind.REGISTERED)
+
     def task(self, index: int) -> TaskHandle[T_co]:
         """A handle of one of its tasks.
 
@@ -227,6 +275,10 @@ class BatchHandle(Generic[T_co]):
             self._target.on_accepted(view.batch, view.size, view.complete, wakes)
         for wake in wakes:
             wake()
+
+
+#: Over what a map is: iterables, and the handles of batches, whose results it is given one by one.
+Mapped = Iterable[Any] | BatchHandle[Any]
 
 
 def member(desk: Desk, spec: Spec, batch: Batch, index: int, *, single: bool = False) -> TaskHandle[Any]:

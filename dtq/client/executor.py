@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, Self, TypeVar, Unpack
 
+from dtq.client.batch_handle import Mapped
 from dtq.client.defaults import TIMEOUT_S, TTL_S
 from dtq.client.local import LocalCluster
 from dtq.errors import DtqError
@@ -218,7 +219,7 @@ class Executor(concurrent.futures.Executor):
     def map(
         self,
         fn: Callable[..., T],
-        *iterables: Iterable[Any],
+        *iterables: Mapped,
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
@@ -227,7 +228,8 @@ class Executor(concurrent.futures.Executor):
 
         Args:
             fn: the function.
-            iterables: of the arguments, read to their end at once; the shortest ends the map.
+            iterables: of the arguments, read to their end at once; the shortest ends the map. Handles of batches give
+                their results, and futures and handles among the items stand for theirs (`Client.map`).
             timeout: longest time for all of it from now on, in seconds; None for ever.
             chunksize: how many calls make one task. Leases gather small tasks by themselves, so this pays only for
                 calls that take microseconds.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar, Unpack
@@ -20,11 +20,13 @@ from dtq.client.executor_map import MapResults, as_calls, chunks
 from dtq.client.functions import callee
 from dtq.client.futures import TaskFuture
 from dtq.client.local import LocalCluster
-from dtq.client.submitting import Order, SubmitOptions, limited, order, prepare
+from dtq.client.submitting import Order, SubmitOptions, elements, limited, order, over, prepare
 from dtq.client.sync import Client
 from dtq.client.tasks import note_of
 from dtq.client.terms import UNSET, Terms
 from dtq.errors import DtqError
+from dtq.model.messages import Conditions
+from dtq.records import replace
 
 T = TypeVar("T")
 
@@ -116,7 +118,7 @@ class ExecutorCalls(NamedTuple):
         self,
         root: weakref.ref[object],
         fn: Callable[..., T],
-        iterables: tuple[Iterable[Any], ...],
+        iterables: tuple[Any, ...],
         timeout: float | None,
         chunksize: int,
         buffersize: int | None,
@@ -127,6 +129,10 @@ class ExecutorCalls(NamedTuple):
             root: the executor: once it is garbage-collected, no further items of unread maps are submitted.
         """
         self.completer.check()
+        conditions = None
+        if iterables and any(over(iterables)):
+            alone = chunksize == 1 and buffersize is None
+            conditions, iterables = elements(self.completer.hub, None, iterables, together=alone)
         calls = as_calls(iterables)
         if chunksize > 1:
             calls = ((chunk,) for chunk in chunks(calls, chunksize))
@@ -134,7 +140,7 @@ class ExecutorCalls(NamedTuple):
         how = self._order_of(fn, noted=chunksize > 1)
         if buffersize is not None:
             return self._buffered(root, how, target, calls, timeout, buffersize, chunked=chunksize > 1)
-        return self._sent(how, target, calls, timeout, chunked=chunksize > 1)
+        return self._sent(how, target, calls, timeout, conditions, chunked=chunksize > 1)
 
     def _sent(
         self,
@@ -142,6 +148,7 @@ class ExecutorCalls(NamedTuple):
         target: Callable[..., Any],
         calls: Iterator[tuple[Any, ...]],
         timeout: float | None,
+        each: Conditions | None,
         *,
         chunked: bool,
     ) -> Iterator[Any]:
@@ -155,8 +162,11 @@ class ExecutorCalls(NamedTuple):
         except DtqError as error:
             return _failing(error, calls)
         results: MapResults[Any] = MapResults(self.completer, spec, timeout, chunked=chunked)
-        encode = limited(hub, known, spec)
-        results.send(calls, encode, delay_s=how.delay_s, key=how.own_key, conditions=how.settled(hub))
+        conditions = how.settled(hub)
+        if each is not None:
+            conditions = replace(conditions or Conditions(), each=each.each)
+        encode = partial(limited, hub, known, spec)
+        results.send(calls, encode, delay_s=how.delay_s, key=how.own_key, conditions=conditions)
         return results
 
     def _buffered(

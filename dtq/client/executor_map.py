@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
 
@@ -17,8 +17,8 @@ from dtq.client.batches import Batch, Part
 from dtq.client.bell import Bell
 from dtq.client.completing import Completer
 from dtq.client.current import waiting
-from dtq.client.feeds import Feed
-from dtq.client.maps import feed_all
+from dtq.client.feeds import Feed, WholeFeed
+from dtq.client.maps import Limited, feed_all
 from dtq.client.payloads import Encode
 from dtq.client.reading import fetch, look, pieces, values_of
 from dtq.errors import DtqError
@@ -82,7 +82,7 @@ class MapResults(Generic[T]):
     def send(
         self,
         calls: Iterator[tuple[Any, ...]],
-        encode: Encode,
+        limited: Limited,
         *,
         delay_s: float,
         key: str | None,
@@ -97,13 +97,14 @@ class MapResults(Generic[T]):
             ExecutorBroken, RuntimeError: as `Completer.check`.
         """
         hub = self._completer.hub
-        feed = Feed(self._batch, self._spec, delay_s=delay_s, key=key, conditions=conditions, follow=True)
+        kind = WholeFeed if conditions is not None and conditions.each else Feed
+        feed = kind(self._batch, self._spec, delay_s=delay_s, key=key, conditions=conditions, follow=True)
         added = False
         try:
             self._completer.follow(self._batch)
             hub.outbox.add(feed)
             added = True
-            feed_all(hub, feed, (self._encoded(calls, encode),), _as_it_is)
+            feed_all(hub, feed, (self._encoded(calls, limited(feed.met)),), _as_it_is)
         except BaseException as error:
             feed.stopped = True
             self._over = True
@@ -279,6 +280,6 @@ def _as_it_is(args: tuple[Any, ...], _: object) -> bytes:
     return blob
 
 
-def as_calls(iterables: tuple[Iterable[Any], ...]) -> Iterator[tuple[Any, ...]]:
+def as_calls(iterables: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
     """The arguments of each call; the shortest of the iterables ends them."""
     return zip(*iterables, strict=False)

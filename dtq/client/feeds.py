@@ -7,7 +7,7 @@ position; each counter has one writer, so none of the three takes a lock for a t
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 
 from dtq.client.batches import Batch
 from dtq.client.bell import Bell
@@ -24,6 +24,25 @@ AHEAD_BYTES: Final = 256 << 20
 AHEAD_TASKS: Final = 32
 #: Pieces of one map in a call.
 CALL_PIECES: Final = 16
+#: About how many bytes of a call are taken by each task that another one waits for.
+_PARENT_OVERHEAD: Final = 32
+
+
+class Held(Protocol):
+    """The handle of a task that is kept for one that waits for it."""
+
+    _kept: bool
+
+    def release(self) -> None:
+        """It need not be kept any longer for that."""
+        ...
+
+
+class Own(NamedTuple):
+    """What a single task of a map waits for by itself, and the handles of that."""
+
+    parents: tuple[tuple[int, int, int, bool], ...]
+    handles: tuple[Held, ...]
 
 
 class Feed:
@@ -43,6 +62,8 @@ class Feed:
         put: tasks put in so far, and their bytes, values included.
         described: whether descriptions are among them.
         sent: tasks taken out so far, and their bytes.
+        met: parents of the call that was encoded last; empty for nearly all.
+        own: parents of single tasks that have not been sent, by place in the map.
         taken: results that a reader has taken.
         failure: the exception that ended the making of items early; for the reader.
         over: the last item was put in.
@@ -61,7 +82,9 @@ class Feed:
         "failure",
         "follow",
         "key",
+        "met",
         "over",
+        "own",
         "put",
         "put_bytes",
         "room",
@@ -93,6 +116,8 @@ class Feed:
         self.follow = follow
         self.window = window
         self.blobs: deque[bytes] = deque()
+        self.met: list[Own] = []
+        self.own: dict[int, Own] = {}
         self.put = self.put_bytes = 0
         self.sent = self.sent_bytes = 0
         self.taken = 0
@@ -116,6 +141,21 @@ class Feed:
             return False
         ahead = self.put - self.taken
         return ahead >= self.window or (ahead >= AHEAD_TASKS and ahead * (self.put_bytes / self.put) >= AHEAD_BYTES)
+
+    def note(self, place: int) -> int:
+        """The call that was encoded last waits for others; about how many bytes that takes.
+
+        Args:
+            place: its place in the map.
+        """
+        own = self.own[place] = self.met.pop()
+        return _PARENT_OVERHEAD * len(own.parents)
+
+    def own_of(self, offset: int, count: int) -> list[tuple[int, Own]]:
+        """What tasks of a piece wait for by themselves, by their places in it; they are sent now."""
+        if not self.own:
+            return []
+        return [(at, self.own.pop(offset + at)) for at in range(count) if offset + at in self.own]
 
     def count(self, tasks: int, size: int) -> None:
         """Count tasks that were put in, and their bytes."""
@@ -141,6 +181,10 @@ class Feed:
         over = self.over  # before the blobs are counted: items put in before it was set are seen
         if self.stopped:
             self.blobs.clear()
+            for own in list(self.own.values()):
+                for handle in own.handles:
+                    handle.release()
+            self.own.clear()
             over = True
         found: list[tuple[int, bytes, bool]] = []
         most_pieces = CALL_PIECES if self.batch.number else 1
@@ -161,12 +205,31 @@ class Feed:
 
     def _page(self, most_bytes: int, most_blobs: int) -> tuple[list[bytes], int]:
         """Blobs for one piece, the first of them whatever its size."""
-        blobs = self.blobs
+        blobs, own = self.blobs, self.own
         taken = [blobs.popleft()]
         size = len(taken[0])
         for _ in range(min(len(blobs), most_blobs - 1)):
-            size += len(blobs[0])
+            more = len(blobs[0])
+            if own and (waits := own.get(self.sent + len(taken))) is not None:
+                more += _PARENT_OVERHEAD * len(waits.parents)
+            size += more
             if size > most_bytes:
-                return taken, size - len(blobs[0])
+                return taken, size - more
             taken.append(blobs.popleft())
         return taken, size
+
+
+class WholeFeed(Feed):
+    """A map over what other maps return, task by task: submitted in one piece, and without arguments of its own."""
+
+    __slots__ = ()
+
+    def pieces(
+        self, most_bytes: int, most_blobs: int = pages.PAGE_BLOBS, *, alone: bool = True
+    ) -> list[tuple[int, bytes, bool]]:
+        """The piece."""
+        self.sealed = True
+        if self.stopped:
+            return []
+        self.sent = self.put = 1
+        return [(0, pages.pack(()), True)]

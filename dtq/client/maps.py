@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, Final
 
 from dtq.client.batches import Batch
-from dtq.client.feeds import MAX_FED_BYTES, Feed
+from dtq.client.feeds import MAX_FED_BYTES, Feed, Own, WholeFeed
 from dtq.client.hub import Hub
 from dtq.client.payloads import Encode
 from dtq.client.reading import read
@@ -24,6 +24,9 @@ from dtq.model import pages
 from dtq.model.messages import Conditions
 from dtq.model.options import Spec
 from dtq.model.values import is_description, weight
+
+#: How the calls of a map are encoded, whose handles are noted there.
+Limited = Callable[[list[Own]], Encode]
 
 log = logging.getLogger("dtq.client")
 
@@ -62,6 +65,8 @@ def _put_in(feed: Feed, calls: Iterator[tuple[Any, ...]], encode: Encode) -> boo
     """Put calls in before any of them is sent, as long as they are small; whether these are all."""
     for args in calls:
         blob = encode(args, None)
+        if feed.met:
+            feed.note(feed.put)
         feed.described = feed.described or is_description(blob)
         feed.blobs.append(blob)
         feed.count(1, weight(blob))
@@ -101,6 +106,8 @@ def _feed(hub: Hub, feed: Feed, calls: Iterator[tuple[Any, ...]], encode: Encode
         count = size = 0
         for args in islice(calls, _STRIDE):
             blob = encode(args, None)
+            if feed.met:
+                size += feed.note(feed.put + count)
             if not blob[0]:  # as `is_description`, without the call
                 feed.described = True  # before it can be taken out
                 size += weight(blob)
@@ -158,7 +165,7 @@ def start_reading(
     hub: Hub,
     spec: Spec,
     iterables: tuple[Iterable[Any], ...],
-    encode: Encode,
+    limited: Limited,
     *,
     delay_s: float,
     conditions: Conditions | None,
@@ -172,7 +179,7 @@ def start_reading(
         hub: the client.
         spec: function and options.
         iterables: of the arguments.
-        encode: encodes a call.
+        limited: makes the encoder of calls.
         delay_s: the tasks' delay, in seconds.
         conditions: rare terms.
         read_ahead: how many tasks may be ahead of the reader.
@@ -184,8 +191,9 @@ def start_reading(
     """
     batch = Batch()
     batch.keep_results(ordered)
-    feed = Feed(batch, spec, delay_s=delay_s, conditions=conditions, follow=True, window=max(1, read_ahead))
-    begin(hub, feed, iterables, encode)
+    kind = WholeFeed if conditions is not None and conditions.each else Feed
+    feed = kind(batch, spec, delay_s=delay_s, conditions=conditions, follow=True, window=max(1, read_ahead))
+    begin(hub, feed, iterables, limited(feed.met))
     return results(hub, feed, return_exceptions)
 
 
@@ -193,7 +201,7 @@ def submit_whole(
     hub: Hub,
     spec: Spec,
     iterables: tuple[Iterable[Any], ...],
-    encode: Encode,
+    limited: Limited,
     *,
     delay_s: float,
     key: str | None,
@@ -205,10 +213,11 @@ def submit_whole(
         Exception: of the iterables, and of pickling their items; the sent part of the map is cancelled.
     """
     batch = Batch()
-    feed = Feed(batch, spec, delay_s=delay_s, key=key, conditions=conditions, follow=False)
+    kind = WholeFeed if conditions is not None and conditions.each else Feed
+    feed = kind(batch, spec, delay_s=delay_s, key=key, conditions=conditions, follow=False)
     hub.outbox.add(feed)
     try:
-        feed_all(hub, feed, iterables, encode)
+        feed_all(hub, feed, iterables, limited(feed.met))
     except BaseException:
         feed.stopped = True
         hub.sender.abandon(batch)

@@ -14,7 +14,7 @@ from itertools import count
 from typing import Any, Final, NamedTuple
 
 from dtq.client.bell import Bell
-from dtq.client.feeds import Feed
+from dtq.client.feeds import Feed, Held
 from dtq.client.following import Wake
 from dtq.client.handle import Group, TaskHandle
 from dtq.client.marks import Mark
@@ -83,7 +83,7 @@ class Call(NamedTuple):
     #: Arguments that are not sent, because their submission was given up.
     dropped: list[bytes]
     #: The handles of the parents of tasks in the call.
-    kept: list[TaskHandle[Any]]
+    kept: list[Held]
 
 
 class Outbox:
@@ -370,7 +370,10 @@ class Outbox:
         if feed.stopped and feed.described:
             call.dropped.extend(feed.blobs)
         for offset, page, last in feed.pieces(most_bytes - size, self._max_piece, alone=not call.submissions):
-            size += len(page) + _OVERHEAD
+            own = feed.own_of(offset, pages.count(page))
+            size += len(page) + _OVERHEAD + _PARENT_OVERHEAD * sum([len(waits.parents) for _, waits in own])
+            for _, waits in own:
+                call.kept.extend(waits.handles)
             submission = Submission(
                 spec=self._place(feed.spec, call, places),
                 number=next(self._numbers),
@@ -383,6 +386,7 @@ class Outbox:
                 follow=feed.follow,
                 wait_s=self._wait_s,
                 conditions=feed.conditions,
+                items=tuple([(place, waits.parents) for place, waits in own]),
             )
             call.submissions.append(submission)
             call.receivers.append(feed)

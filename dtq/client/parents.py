@@ -156,6 +156,18 @@ def looking() -> Iterator[None]:
         _here.looking = before
 
 
+def elements(kinds: Sequence[bool]) -> tuple[Any, ...]:
+    """The arguments of a call that has none but its inputs.
+
+    Args:
+        kinds: of each, whether it is JSON.
+
+    Raises:
+        As `input_of`.
+    """
+    return tuple([input_of(place, is_json) for place, is_json in enumerate(kinds)])
+
+
 def input_of(place: int, is_json: bool, task: str = "") -> Any:
     """The input of a stand-in; called while a call is unpickled.
 

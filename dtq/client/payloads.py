@@ -36,7 +36,7 @@ from dtq.errors import (
     ValueDamaged,
     ValueGone,
 )
-from dtq.model.inputs import inputs_of, sequence_of
+from dtq.model.inputs import ELEMENTS, ONE_RESULT, elements_of, inputs_of, sequence_of
 from dtq.model.messages import Ended
 from dtq.model.options import FunctionKind
 from dtq.model.values import MARK, MIN_VALUE, named
@@ -196,8 +196,12 @@ def decode_call(blob: bytes, values: Values | None = None) -> tuple[tuple[Any, .
     try:
         call = _loads(blob)
     except Exception as error:  # noqa: BLE001 - unpickling runs code of what is unpickled
+        if blob.startswith(ONE_RESULT):  # as nearly all calls of a map over a map
+            return (decode_result(blob[len(ONE_RESULT) :], values),), {}
         with_inputs = inputs_of(blob)
         if with_inputs is not None:
+            if with_inputs[0].startswith(ELEMENTS):
+                return _elements(*with_inputs, values)
             with parents.reading(with_inputs[1], _Decoders(values)):
                 return decode_call(with_inputs[0], values)
         if not blob.startswith(MARK):  # no pickle does: the common ones are not checked further
@@ -210,6 +214,15 @@ def decode_call(blob: bytes, values: Values | None = None) -> tuple[tuple[Any, .
             return call, {}
     args, kwargs = call
     return args, kwargs
+
+
+def _elements(call: bytes, inputs: list[bytes], values: Values | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call that has none but its inputs."""
+    kinds = elements_of(call)
+    if inputs == [b""]:  # it has not been given them
+        return parents.elements(kinds), {}
+    with parents.reading(inputs, _Decoders(values)):
+        return parents.elements(kinds), {}
 
 
 def _decode_by_value(blob: bytes, error: Exception) -> Any:
@@ -375,6 +388,9 @@ def decode_json_call(blob: bytes, values: Values | None = None) -> tuple[tuple[A
         CannotUnpickle: they are not ``{"args": [...], "kwargs": {...}}``.
         ValueGone, ValueDamaged: the value cannot be read.
     """
+    with_inputs = inputs_of(blob)
+    if with_inputs is not None:
+        return _elements(*with_inputs, values)
     if blob.startswith(MARK):
         blob = large_payloads.contents(blob, values, "the task's arguments")
     try:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Generator, Iterable
 from datetime import datetime
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
-from dtq.client.batch_handle import BatchHandle
+from dtq.client.batch_handle import BatchHandle, Mapped
 from dtq.client.conditions import After, Expires, OnConflict, OnFailed, UniqueFor
 from dtq.client.defaults import TTL_S
 from dtq.client.handle import TaskHandle
@@ -206,7 +206,7 @@ class Submitter:
         self,
         fn: Callable[..., Coroutine[Any, Any, T]],
         /,
-        *iterables: Iterable[Any],
+        *iterables: Mapped,
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
@@ -219,7 +219,7 @@ class Submitter:
         self,
         fn: Callable[..., T],
         /,
-        *iterables: Iterable[Any],
+        *iterables: Mapped,
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
@@ -232,7 +232,7 @@ class Submitter:
         self,
         fn: str | Function,
         /,
-        *iterables: Iterable[Any],
+        *iterables: Mapped,
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
@@ -244,7 +244,7 @@ class Submitter:
         self,
         fn: Callable[..., Any] | str | Function,
         /,
-        *iterables: Iterable[Any],
+        *iterables: Mapped,
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
@@ -259,7 +259,9 @@ class Submitter:
 
         Args:
             fn: as for `submit`.
-            iterables: of the arguments; the shortest ends the map.
+            iterables: of the arguments; the shortest ends the map. The handle of a batch stands for its results: each
+                task of the map waits for the one of its own index, and is given its result. A handle among the items
+                stands for its result.
             ordered: whether the results come in the order of the items; else as they end.
             return_exceptions: yield the exception of a task without a result in its place, instead of raising it.
             read_ahead: how many tasks may be ahead of the reader.
@@ -288,7 +290,7 @@ class Submitter:
         self,
         fn: Callable[..., Coroutine[Any, Any, T]],
         /,
-        *iterables: Iterable[Any],
+        *iterables: Mapped,
         **options: Unpack[SubmitOptions],
     ) -> BatchHandle[T]: ...
 
@@ -297,7 +299,7 @@ class Submitter:
         self,
         fn: Callable[..., T],
         /,
-        *iterables: Iterable[Any],
+        *iterables: Mapped,
         **options: Unpack[SubmitOptions],
     ) -> BatchHandle[T]: ...
 
@@ -306,7 +308,7 @@ class Submitter:
         self,
         fn: str | Function,
         /,
-        *iterables: Iterable[Any],
+        *iterables: Mapped,
         **options: Unpack[SubmitOptions],
     ) -> BatchHandle[Any]: ...
 
@@ -314,15 +316,17 @@ class Submitter:
         self,
         fn: Callable[..., Any] | str | Function,
         /,
-        *iterables: Iterable[Any],
+        *iterables: Mapped,
         **options: Unpack[SubmitOptions],
     ) -> BatchHandle[Any]:
         """As `map`, without reading: returns a handle of the batch when all items were pulled.
 
-        Memory stays small whatever their number; results stay with the coordinator until the handle asks for them.
+        Memory stays small whatever their number; results stay with the coordinator until the handle asks for them. Over
+        nothing but handles of batches it is submitted at once, and nothing of the results comes here.
 
         Raises:
-            As `submit`; and the iterables' exceptions, after the sent part has been cancelled.
+            As `submit`; ParentUnknown: results of a batch are no longer kept; and the iterables' exceptions, after the
+            sent part has been cancelled.
         """
         hub = self._new
         spec, batch = submit_map(hub, fn, order(**options), iterables)
@@ -391,7 +395,7 @@ class Preset:
         self,
         fn: Callable[..., Coroutine[Any, Any, T]],
         /,
-        *iterables: Iterable[Any],
+        *iterables: Mapped,
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
@@ -403,7 +407,7 @@ class Preset:
         self,
         fn: Callable[..., T],
         /,
-        *iterables: Iterable[Any],
+        *iterables: Mapped,
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
@@ -415,7 +419,7 @@ class Preset:
         self,
         fn: str | Function,
         /,
-        *iterables: Iterable[Any],
+        *iterables: Mapped,
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
@@ -426,7 +430,7 @@ class Preset:
         self,
         fn: Callable[..., Any] | str | Function,
         /,
-        *iterables: Iterable[Any],
+        *iterables: Mapped,
         ordered: bool = True,
         return_exceptions: bool = False,
         read_ahead: int = READ_AHEAD,
@@ -449,7 +453,7 @@ class Preset:
         self,
         fn: Callable[..., Coroutine[Any, Any, T]],
         /,
-        *iterables: Iterable[Any],
+        *iterables: Mapped,
     ) -> BatchHandle[T]: ...
 
     @overload
@@ -457,7 +461,7 @@ class Preset:
         self,
         fn: Callable[..., T],
         /,
-        *iterables: Iterable[Any],
+        *iterables: Mapped,
     ) -> BatchHandle[T]: ...
 
     @overload
@@ -465,10 +469,10 @@ class Preset:
         self,
         fn: str | Function,
         /,
-        *iterables: Iterable[Any],
+        *iterables: Mapped,
     ) -> BatchHandle[Any]: ...
 
-    def submit_map(self, fn: Callable[..., Any] | str | Function, /, *iterables: Iterable[Any]) -> BatchHandle[Any]:
+    def submit_map(self, fn: Callable[..., Any] | str | Function, /, *iterables: Mapped) -> BatchHandle[Any]:
         """As `Client.submit_map`."""
         hub = self._new
         spec, batch = submit_map(hub, fn, self._order, iterables)

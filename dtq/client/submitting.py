@@ -6,16 +6,17 @@ caller wait.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 from dtq.client import current
 from dtq.client.after import awaited, few, settled
-from dtq.client.batch_handle import BatchHandle
+from dtq.client.batch_handle import BatchHandle, Element
 from dtq.client.batches import Batch
 from dtq.client.conditions import NOTHING_ASKED, Asked, ConditionOptions
+from dtq.client.feeds import Own
 from dtq.client.functions import Callee, callee
 from dtq.client.handle import TaskHandle
 from dtq.client.hub import Hub
@@ -271,15 +272,35 @@ def with_parents(
         DtqError: the refusal of a task that must be accepted first.
     """
     blob, handles = collecting(target.encode, args, kwargs, keyed=keyed)
-    for handle in handles:
+    for handle in [handle for handle in handles if not isinstance(handle, Element)]:
         _check_place(hub, "a handle among the arguments", handle)
     if any([isinstance(handle, BatchHandle) and handle.accepted() and handle.is_empty for handle in handles]):
         blob, handles = collecting(target.encode, args, kwargs, keyed=keyed)  # there is no parent to wait for
     return blob, tuple([(_given(handle), True) for handle in handles])
 
 
+def with_own(hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any, met: list[Own], *, keyed: bool) -> bytes:
+    """As `with_parents`, for a call of a map; waits until what it waits for is accepted.
+
+    Args:
+        hub: the client.
+        target: the function.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        met: is told what the call waits for.
+        keyed: see `encode`.
+    """
+    blob, given = with_parents(hub, target, args, kwargs, keyed=keyed)
+    handles = [parent for parent, _ in given if isinstance(parent, TaskHandle)]
+    if given:
+        met.append(Own(settled(few(given)), tuple(handles)))
+    return blob
+
+
 def _given(handle: Any) -> TaskHandle[Any] | tuple[int, int, int]:
     """The parents of a handle among the arguments; a batch is accepted first."""
+    if isinstance(handle, Element):
+        return handle.batch, handle.index, handle.index + 1
     return (int(handle.id), 0, 0) if isinstance(handle, BatchHandle) else handle
 
 
@@ -393,21 +414,47 @@ def item_of(
     return Item(handle, spec, blob, weight(blob), is_description(blob), delay_s, key, conditions, parents, attribution)
 
 
-def check_items(iterables: tuple[Any, ...]) -> None:
-    """Make sure that these can be the iterables of a map.
+def over(iterables: tuple[Any, ...]) -> tuple[BatchHandle[Any] | None, ...]:
+    """The handles of batches over whose results a map is, in the places of the iterables; None for others.
 
     Raises:
-        TypeError: there are none.
-        InvalidValue: one is a batch's handle, whose results are at the coordinator.
+        TypeError: there are no iterables.
     """
     if not iterables:
         raise TypeError("a map needs at least one iterable")
-    for each in iterables:
-        if isinstance(getattr(each, "_handle", each), BatchHandle):
-            why = (
-                "its results are not here; read them first (its results()), or have one task given all of them (submit)"
-            )
-            raise InvalidValue("what a map is over", repr(each), why)
+    found = [getattr(each, "_handle", each) for each in iterables]
+    return tuple([each if isinstance(each, BatchHandle) else None for each in found])
+
+
+def elements(
+    hub: Hub, conditions: Conditions | None, iterables: tuple[Any, ...], *, together: bool = True
+) -> tuple[Conditions | None, tuple[Any, ...]]:
+    """What a map is over, with something that stands for each result of a batch among it: where all are batches, the
+    coordinator is told so, and nothing is left to be encoded. Waits until all of the batches are accepted.
+
+    Args:
+        hub: the client, which is connected.
+        conditions: what few submissions ask for.
+        iterables: what the map is over.
+        together: whether its calls are one batch, a task each.
+
+    Raises:
+        InvalidValue: another coordinator has one of the batches.
+        DtqError: one of them was refused.
+    """
+    handles = over(iterables)
+    known = [handle for handle in handles if handle is not None]
+    for handle in known:
+        _check_place(hub, "what a map is over", handle)
+    sizes = [handle.completed() for handle in known]
+    if together and known and len(known) == len(iterables) and min(sizes):
+        each = tuple([(int(handle.id), handle.element(0).is_json) for handle in known])
+        return replace(conditions or Conditions(), each=each), ((),) * len(iterables)
+    made = [
+        iterable if handle is None else map(handle.element, range(handle.size))
+        for iterable, handle in zip(iterables, handles, strict=True)
+    ]
+    return conditions, tuple(made)
 
 
 def checked(hub: Hub, function: Callable_, order: Order, iterables: tuple[Any, ...]) -> tuple[Callee, Spec]:
@@ -416,14 +463,14 @@ def checked(hub: Hub, function: Callable_, order: Order, iterables: tuple[Any, .
     Raises:
         As `submit`.
     """
-    check_items(iterables)
+    over(iterables)
     target = callee(function)
     spec = target.spec(order.terms, current.depth_of_submissions())
     hub.start()
     return target, hub.shared.function(function, spec) if target.by_value else spec
 
 
-def submit_map(hub: Hub, function: Callable_, order: Order, iterables: tuple[Iterable[Any], ...]) -> tuple[Spec, Batch]:
+def submit_map(hub: Hub, function: Callable_, order: Order, iterables: tuple[Any, ...]) -> tuple[Spec, Batch]:
     """Submit a task for each item, as one batch; returns when all items were pulled.
 
     Raises:
@@ -431,16 +478,17 @@ def submit_map(hub: Hub, function: Callable_, order: Order, iterables: tuple[Ite
         CannotPickle, NotImportable, InvalidValue, Unreachable, ...: as `submit`.
     """
     target, spec = checked(hub, function, order, iterables)
-    encode = limited(hub, target, spec, keyed=order.own_key is not None)
-    delay_s, conditions = order.delay_s, order.settled(hub)
-    return spec, submit_whole(hub, spec, iterables, encode, delay_s=delay_s, key=order.own_key, conditions=conditions)
+    key, delay_s = order.own_key, order.delay_s
+    conditions, iterables = elements(hub, order.settled(hub), iterables)
+    encode = partial(limited, hub, target, spec, keyed=key is not None)
+    return spec, submit_whole(hub, spec, iterables, encode, delay_s=delay_s, key=key, conditions=conditions)
 
 
 def read_map(
     hub: Hub,
     function: Callable_,
     order: Order,
-    iterables: tuple[Iterable[Any], ...],
+    iterables: tuple[Any, ...],
     *,
     ordered: bool,
     return_exceptions: bool,
@@ -454,26 +502,28 @@ def read_map(
     if order.own_key is not None:
         raise InvalidValue("key", order.key, "a map that is read cannot have one; use submit_map")
     target, spec = checked(hub, function, order, iterables)
+    conditions, iterables = elements(hub, order.settled(hub), iterables)
     return start_reading(
         hub,
         spec,
         iterables,
-        limited(hub, target, spec),
+        partial(limited, hub, target, spec),
         delay_s=order.delay_s,
-        conditions=order.settled(hub),
+        conditions=conditions,
         read_ahead=read_ahead,
         ordered=ordered,
         return_exceptions=return_exceptions,
     )
 
 
-def limited(hub: Hub, target: Callee, spec: Spec, *, keyed: bool = False) -> Encode:
+def limited(hub: Hub, target: Callee, spec: Spec, met: list[Own], *, keyed: bool = False) -> Encode:
     """The encoder of a map's calls: large ones become values, too large ones are refused.
 
     Args:
         hub: the client, which is connected.
         target: the function.
         spec: in the form that is sent.
+        met: gets the parents of a call with handles among its arguments.
         keyed: see `encode`.
     """
     values = hub.values
@@ -482,15 +532,23 @@ def limited(hub: Hub, target: Callee, spec: Spec, *, keyed: bool = False) -> Enc
     small = min(limit + 1, MIN_VALUE)
 
     def encode_limited(args: tuple[Any, ...], kwargs: Any) -> bytes:
-        if target.large or keyed:
-            blob = encode(hub, target, args, kwargs, keyed=keyed)
-        else:
-            blob = encode_call(args, kwargs)
-            if len(blob) < small:
-                return blob
-            if values is not None and len(blob) >= values.least and not is_description(blob):
-                blob = _written(blob, values)
-                _expect(hub, target, args, kwargs)
+        try:
+            if target.large or keyed:
+                blob = encode(hub, target, args, kwargs, keyed=keyed)
+            else:
+                blob = encode_call(args, kwargs)
+                if len(blob) < small:
+                    return blob
+        except HandlesMet:
+            blob = with_own(hub, target, args, kwargs, met, keyed=keyed)
+        if (
+            not (target.large or keyed)
+            and values is not None
+            and len(blob) >= values.least
+            and not is_description(blob)
+        ):
+            blob = _written(blob, values)
+            _expect(hub, target, args, kwargs)
         if len(blob) > limit:
             if values is not None and limit > 0 and not is_description(blob):
                 blob = written(blob, values)

@@ -13,12 +13,13 @@ from typing import Final
 
 from dtq.coordinator.service import Coordinator
 from dtq.core.batches import Batch
-from dtq.core.changes import Parent
-from dtq.core.dependencies import CAUSE, After, cause
+from dtq.core.changes import Element, Parent, TaskRow
+from dtq.core.dependencies import After
+from dtq.core.elements import CAUSE, cause
 from dtq.engines.base import EndedRun, StoredBatch
 from dtq.errors import DtqError, ParentUnknown
 from dtq.model.ids import TaskId
-from dtq.model.messages import Conditions, Receipt
+from dtq.model.messages import Conditions, Receipt, Submission
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
 from dtq.records import dataclass, replace
@@ -50,6 +51,23 @@ class _Found:
     size: int = 1
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Over:
+    """What the store says of a batch that a map is over.
+
+    Attributes:
+        error: why none can be, where none can.
+        size: how many tasks it has.
+        gone: those that have ended without a result, and why what waits for each never starts.
+        stamp: how many of them had ended so, where the batch was live; else None.
+    """
+
+    error: DtqError | None = None
+    size: int = 0
+    gone: tuple[tuple[int, int, str], ...] = ()
+    stamp: tuple[int, int, int] | None = None
+
+
 class Parents:
     """Findings about the parents of batches.
 
@@ -62,18 +80,24 @@ class Parents:
         self._c = c
         self.back = set(back)
         self._found: dict[tuple[int, int, int], _Found] = {}
+        self._over: dict[int, _Over] = {}
         self._looks = 0
 
     @contextmanager
-    def locked(self, wanted: Sequence[Parent]) -> Iterator[None]:
-        """Hold the coordinator's lock, once all facts about some tasks are known."""
+    def locked(self, wanted: Sequence[Parent], over: Sequence[int] = ()) -> Iterator[None]:
+        """Hold the coordinator's lock, once all facts about some tasks, and batches that maps are over, are known."""
         c = self._c
         c.lock.acquire()
         try:
-            while missing := [parent for parent in wanted if self._is_missing(parent)]:
+            while True:
+                missing = [parent for parent in wanted if self._is_missing(parent)]
+                unseen = [number for number in over if self._is_unseen(number)]
+                if not missing and not unseen:
+                    break
                 c.lock.release()
                 try:
                     self._look_up(missing)
+                    self._look_over(unseen)
                 finally:
                     c.lock.acquire()
                 self._looks += 1
@@ -113,6 +137,32 @@ class Parents:
         left_out = (number, -1) in self.back
         return next((why for at, why in found.lost if not left_out and (number, at) not in self.back), "")
 
+    def over(self, number: int) -> tuple[int, tuple[tuple[int, int, str], ...]]:
+        """How many tasks a batch has that a map is over, and those that have ended without a result, with the reason.
+
+        Raises:
+            ParentUnknown: none can be over it.
+        """
+        batch = self._c.machine.register.batches.get(number)
+        if batch is not None and not batch.complete:
+            raise ParentUnknown(str(number), "not all of its tasks have been accepted yet")
+        found = self._over.get(number)
+        if batch is not None and (found is None or not batch.ended):
+            return batch.size, ()
+        if found is None:  # of the same call, and had been submitted before
+            raise ParentUnknown(str(number), "it has ended meanwhile")
+        if found.error is not None:
+            raise found.error
+        gone = found.gone if (number, -1) not in self.back else ()
+        return found.size, tuple([each for each in gone if (number, each[0]) not in self.back])
+
+    def _is_unseen(self, number: int) -> bool:
+        batch = self._c.machine.register.batches.get(number)
+        if batch is not None and not batch.ended:
+            return False
+        found = self._over.get(number)
+        return found is None or (self._looks < _LOOKS and batch is not None and found.stamp != _losses(batch))
+
     def _left(self, batch: Batch | None, lo: int, hi: int) -> int:
         return 0 if batch is None else self._c.machine.register.dependencies.unended(batch, lo, hi)
 
@@ -128,8 +178,42 @@ class Parents:
 
     # -- outside the lock -----------------------------------------------------------------------------------------
 
-    def _look_up(self, missing: Iterable[Parent]) -> None:
+    def _look_over(self, numbers: Sequence[int]) -> None:
         c = self._c
+        if not numbers:
+            return
+        with c.lock:
+            live = {number: c.machine.register.batches.get(number) for number in numbers}
+            stamps = {number: _losses(batch) for number, batch in live.items() if batch is not None}
+        c.flush()
+        for number in numbers:
+            stored = next(iter(c.engine.batches([number])), None)
+            found = _Over(error=self._unknown(number, 0, 0)) if stored is None else self._over_of(stored)
+            self._over[number] = replace(found, stamp=stamps.get(number))
+
+    def _over_of(self, stored: StoredBatch) -> _Over:
+        row = stored.row
+        gone: list[tuple[int, int, str]] = []
+        results = 0
+        for run in self._c.engine.ended(Selection(ids=((row.batch, -1),), limit=0), self._c.clock.now()):
+            if run.state is State.SUCCEEDED:
+                results += run.hi - run.lo
+            else:
+                gone.append((run.lo, run.hi, _lost(run, run.lo)))
+        if row.purged or results < row.succeeded:
+            why = "dead letters of it were purged" if row.purged else "its results are no longer kept"
+            return _Over(error=ParentUnknown(str(row.batch), why))
+        return _Over(size=row.size, gone=tuple(sorted(gone)))
+
+    def _unknown(self, number: int, lo: int, hi: int) -> ParentUnknown:
+        with self._c.lock:
+            accepted = 0 < number <= self._c.machine.register.last_batch
+        return ParentUnknown(_named(number, lo, hi), "it is no longer kept" if accepted else "it was never accepted")
+
+    def _look_up(self, missing: Sequence[Parent]) -> None:
+        c = self._c
+        if not missing:
+            return
         with c.lock:
             stamps = {
                 parent[0]: _stamp(batch)
@@ -140,10 +224,7 @@ class Parents:
         for number, lo, hi, value in missing:
             stored = next(iter(c.engine.batches([number])), None)
             if stored is None:
-                with c.lock:
-                    accepted = 0 < number <= c.machine.register.last_batch
-                why = "it is no longer kept" if accepted else "it was never accepted"
-                found = _Found(error=ParentUnknown(_named(number, lo, hi), why))
+                found = _Found(error=self._unknown(number, lo, hi))
             elif hi > stored.row.size:
                 found = _Found(error=ParentUnknown(str(TaskId(number, hi - 1, False)), "it was never accepted"))
             else:
@@ -188,6 +269,10 @@ def _by_place(run: EndedRun) -> tuple[bool, int]:
 
 def _stamp(batch: Batch) -> _Stamp:
     return batch.succeeded, batch.dead, batch.cancelled, batch.purged
+
+
+def _losses(batch: Batch) -> tuple[int, int, int]:
+    return batch.dead, batch.cancelled, batch.purged
 
 
 def _lost_of(batch: Batch) -> str:
@@ -256,52 +341,135 @@ def _named_alike(c: Coordinator, parents: Iterable[Parent]) -> tuple[list[Parent
     return given, others
 
 
+def waited_for(submissions: Iterable[Submission]) -> tuple[list[Parent], list[int]]:
+    """The tasks that submissions wait for, and the batches that they are over; none of the same call."""
+    wanted: list[Parent] = []
+    over: list[int] = []
+    for submission in submissions:
+        if submission.conditions is not None:
+            wanted += [parent for parent in submission.conditions.after if parent[0] > 0]
+            over += [number for number, _ in submission.conditions.each]
+        for _, own in submission.items:
+            wanted += own
+    return list(dict.fromkeys(wanted)), list(dict.fromkeys(over))
+
+
 def after_of(
-    parents: Parents, place: int, conditions: Conditions, receipts: Sequence[Receipt], made: Mapping[int, Batch]
+    parents: Parents, place: int, submission: Submission, receipts: Sequence[Receipt], made: Mapping[int, Batch]
 ) -> After:
-    """The dependencies of a new batch; under the lock.
+    """The dependencies of a new batch, or of a piece of one; under the lock.
 
     Args:
         parents: the findings.
         place: of the submission in its call.
-        conditions: its conditions.
+        submission: the submission.
         receipts: of the submissions before it.
         made: batches that were made in the same call, by number.
 
     Raises:
         ParentUnknown: one of the tasks does not exist, or is no longer kept.
     """
-    wanted = of_call(place, conditions, receipts)
+    conditions = submission.conditions or Conditions()
+    wanted = [] if submission.batch is not None else of_call(place, conditions, receipts)
     for number, lo, hi, _ in wanted:
         if (hi and hi <= lo) or (number in made and hi > made[number].size):
             size = made[number].size if number in made else 1
             raise ParentUnknown(_named(number, max(lo, hi - 1), hi, size), "there is no such task")
     lost = parents.standing([parent for parent in wanted if parent[0] not in made])
     lost = lost or next(filter(None, [_lost_of(made[parent[0]]) for parent in wanted if parent[0] in made]), "")
+    each: list[Element] = []
+    gone: list[tuple[int, int, str]] = []
+    for number, is_json in conditions.each if submission.batch is None else ():
+        size, lost_ones = parents.over(number)
+        each.append((number, size, is_json))
+        gone += lost_ones
+    items = [(submission.offset + at, own) for at, own in submission.items]
+    for number, lo, hi, _ in [parent for _, own in items for parent in own]:
+        if not number or (hi and hi <= lo):
+            raise ParentUnknown(_named(number, lo, hi), "there is no such task")
+    lost_items = [(index, why) for index, own in items if (why := parents.standing(own))]
+    run_anyway = conditions.run_anyway
     return After(
         parents=tuple(wanted),
-        run_anyway=conditions.run_anyway,
-        lost="" if conditions.run_anyway else lost,
+        run_anyway=run_anyway,
+        lost="" if run_anyway else lost,
+        each=tuple(each),
+        gone=() if run_anyway else tuple(sorted(gone)),
+        items=tuple(sorted(items)),
+        lost_items=() if run_anyway else tuple(lost_items),
     )
 
 
 # -- for revived dead letters -----------------------------------------------------------------------------------------
 
 
-def family(c: Coordinator, numbers: Iterable[int]) -> dict[int, StoredBatch]:
-    """The batches that the end of tasks of some batches had cancelled, and those that the end of these had, and so on;
-    in rising order, so each comes behind its parents. And the batches that wait for them and go on waiting.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kin:
+    """A batch that waits for others, or has.
+
+    Attributes:
+        stored: the batch.
+        tasks: those of it that the end of one that they waited for by themselves had cancelled.
+        children: the batches that wait for it, or have.
     """
-    found: dict[int, StoredBatch] = {}
-    level = list(numbers)
-    while level:
-        children = [number for number in c.engine.children(level) if number not in found]
-        level = []
-        for stored in c.engine.batches(children):
-            found[stored.row.batch] = stored
-            if was_lost(stored):
-                level.append(stored.row.batch)
-    return dict(sorted(found.items()))
+
+    stored: StoredBatch
+    tasks: tuple[TaskRow, ...] = ()
+    children: tuple[int, ...] = ()
+
+    @property
+    def over(self) -> tuple[int, ...]:
+        """The batches that it is over."""
+        flow = self.stored.row.flow
+        return () if flow is None else tuple([number for number, _, _ in flow.each])
+
+    def parents_of(self, task: TaskRow) -> tuple[Parent, ...]:
+        """What a task waited for by itself."""
+        return (*task.after, *((number, task.index, task.index + 1, True) for number in self.over))
+
+
+def family(c: Coordinator, back: Mapping[int, Collection[int]]) -> dict[int, Kin]:
+    """The batches of which the end of some tasks had cancelled all or some, and those of which the end of these had,
+    and so on; in rising order, in which each comes behind what it waits for. And those that wait for them and go on
+    doing so.
+
+    Args:
+        c: the coordinator.
+        back: the tasks, by their batches, which are in it too.
+    """
+    found: dict[int, Kin] = {}
+    todo: dict[int, set[int] | None] = {number: set(indexes) for number, indexes in back.items()}
+    while todo:
+        number = min(todo)
+        indexes = todo.pop(number)
+        stored = next(iter(c.engine.batches([number])), None)
+        if stored is None:
+            continue
+        tasks = () if number in back else _lost_tasks(c, stored, found, indexes)
+        children = tuple(c.engine.children([number]))
+        found[number] = Kin(stored=stored, tasks=tasks, children=children)
+        ended = None if was_lost(stored) else {task.index for task in tasks} | set(back.get(number, ()))
+        for child in children if ended is None or ended else ():
+            known = todo.setdefault(child, set())
+            todo[child] = None if known is None or ended is None else known | ended
+    return found
+
+
+def _lost_tasks(
+    c: Coordinator, stored: StoredBatch, kin: Mapping[int, Kin], indexes: Collection[int] | None
+) -> tuple[TaskRow, ...]:
+    """The tasks of a batch that the end of those of some others had cancelled."""
+    flow, number = stored.row.flow, stored.row.batch
+    if flow is None or was_lost(stored) or not (flow.each or flow.given):
+        return ()
+    all_of_it = flow.given or indexes is None or len(indexes) > _FEW
+    ids = [(number, -1)] if all_of_it else [(number, index) for index in indexes or ()]
+    if not ids:
+        return ()
+    runs = c.engine.ended(Selection(ids=tuple(ids), state=State.CANCELLED, limit=0), c.clock.now())
+    own = Kin(stored=stored)
+    rows = [run.task for run in runs if run.task is not None and run.task.why.startswith(CAUSE)]
+    return tuple([row for row in rows if any(parent[0] in kin for parent in own.parents_of(row))])
 
 
 def was_lost(stored: StoredBatch) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 
-from dtq.coordinator.inputs import has_inputs, with_results
+from dtq.coordinator.inputs import calls_of_elements, has_inputs, with_results
 from dtq.coordinator.service import Coordinator
 from dtq.core.leases import Lease
 from dtq.errors import DtqError, StoreDamaged, TooLarge
@@ -84,12 +84,12 @@ def _arguments(c: Coordinator, lease: Lease, lo: int, hi: int, room: int, *, wha
     number = lease.batch.number
     largest = c.setup.max_message - ANSWER_ENVELOPE
     try:
-        page = c.cache.arguments(number, lo, hi, room, whatever=whatever)
+        page = calls_of_elements(lease.batch, hi - lo) or c.cache.arguments(number, lo, hi, room, whatever=whatever)
     except (StoreDamaged, LookupError) as error:
         why = f"the task's arguments cannot be read: {error}"
         _fail(c, lease, lease.hi, Failure(exception="dtq.errors.StoreDamaged", message=why))
         return None
-    if pages.count(page) and has_inputs(lease.batch):
+    if pages.count(page) and has_inputs(lease.batch, lo, hi):
         return _with_results(c, lease, lo, page, None if whatever else room)
     if len(page) > largest:  # one task, stored when messages could be larger
         too_large = TooLarge("a task's arguments", len(page), largest)
@@ -100,22 +100,23 @@ def _arguments(c: Coordinator, lease: Lease, lo: int, hi: int, room: int, *, wha
 
 
 def _with_results(c: Coordinator, lease: Lease, lo: int, page: bytes, room: int | None) -> bytes | None:
-    """Calls with the results that they are given: empty if they do not fit; None if the results are lost, or cannot be
-    sent: the tasks have failed.
+    """Calls with the results that they are given: as many as fit; None if the results are lost, or cannot be sent: the
+    tasks have failed.
     """
-    upto = lo + pages.count(page)
     try:
-        given = with_results(c, lease.batch, page, lease.given)
+        given = with_results(c, lease.batch, lo, page, room, lease.given)
     except DtqError as error:
         why = f"what the task is given cannot be read: {error}"
-        _fail(c, lease, upto, Failure(exception=_name(error), message=why))
+        _fail(c, lease, lo + 1, Failure(exception=_name(error), message=why))
+        _cut(c, lease, lo + 1)
         return None
     largest = c.setup.max_message - ANSWER_ENVELOPE
     if len(given) > largest:
         too_large = TooLarge("a task's arguments, with the results that it is given,", len(given), largest)
-        _fail(c, lease, upto, Failure(exception=_name(too_large), message=str(too_large)))
+        _fail(c, lease, lo + 1, Failure(exception=_name(too_large), message=str(too_large)))
+        _cut(c, lease, lo + 1)
         return None
-    return given if room is None or len(given) <= room else pages.pack([])
+    return given
 
 
 def _name(error: DtqError) -> str:

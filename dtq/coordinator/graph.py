@@ -7,7 +7,7 @@ from typing import Final
 from dtq.coordinator import queries
 from dtq.coordinator.service import Coordinator
 from dtq.core import views
-from dtq.core.changes import Parent
+from dtq.core.changes import BatchFlow
 from dtq.model.snapshots import BatchView, GraphNode
 from dtq.model.weight import first_within
 
@@ -27,6 +27,7 @@ def graph(c: Coordinator, number: int, limit: int) -> list[GraphNode]:
         found = _nodes(c, level[: most - len(nodes)])
         nodes.update((node.batch, node) for node in found)
         near = {parent[0] for node in found for parent in node.after}
+        near |= {number for node in found for number in (*node.each, *node.given)}
         near |= set(c.engine.children([node.batch for node in found])[: 2 * MOST])
         level = sorted(near - nodes.keys())
     near_nodes = [nodes[number], *(node for at, node in sorted(nodes.items()) if at != number)]
@@ -41,11 +42,12 @@ def _nodes(c: Coordinator, numbers: list[int]) -> list[GraphNode]:
             live = c.machine.register.batches.get(stored.row.batch)
             view = views.finished_batch_view(stored.row, stored.spec) if live is None else views.batch_view(live)
         flow = stored.row.flow
-        found.append(_node(view, () if flow is None else flow.after))
+        found.append(_node(view, BatchFlow() if flow is None else flow))
     return found
 
 
-def _node(view: BatchView, after: tuple[Parent, ...]) -> GraphNode:
+def _node(view: BatchView, flow: BatchFlow) -> GraphNode:
+    after = flow.after
     return GraphNode(
         batch=view.batch,
         size=view.size,
@@ -53,4 +55,6 @@ def _node(view: BatchView, after: tuple[Parent, ...]) -> GraphNode:
         counts=view.counts,
         after=tuple([parent[:3] for parent in after[:_NAMED]]),
         more=len(after) > _NAMED,
+        each=tuple([element[0] for element in flow.each]),
+        given=flow.given,
     )

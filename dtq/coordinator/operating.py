@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from dtq.coordinator import queries
-from dtq.coordinator.awaiting import Parents, after_of_row, family, was_lost
+from dtq.coordinator.awaiting import Kin, Parents, after_of_row, family, was_lost
 from dtq.coordinator.holders import holders
 from dtq.coordinator.service import Coordinator
 from dtq.core import operators, views
 from dtq.core.batches import SpecEntry
 from dtq.core.changes import BatchRow, TaskRow
-from dtq.core.uniqueness import holder_of, succeeded_by
+from dtq.core.uniqueness import Holder, holder_of, succeeded_by
 from dtq.engines.base import EndedRun, StoredBatch
 from dtq.errors import KeyTaken, NotDead, ParentUnknown, StoreError, WholeBatchOnly
 from dtq.model.ids import TaskId
@@ -211,35 +211,68 @@ def _purge(c: Coordinator, todo: DeadOf) -> tuple[int, DeadOf]:
 
 def _put_back(c: Coordinator, todo: DeadOf) -> tuple[int, DeadOf]:
     """Put dead letters back, with the tasks that their death had cancelled."""
-    numbers = [stored.row.batch for stored, _ in todo]
-    kin = family(c, numbers)
-    lost = [stored for stored in kin.values() if was_lost(stored)]
+    kin = family(c, {stored.row.batch: [task.index for task in tasks] for stored, tasks in todo})
+    lost = [each for each in kin.values() if was_lost(each.stored)]
     back = {(task.batch, task.index) for _, tasks in todo for task in tasks}
     parents = Parents(c, back)
-    keyed = [stored for stored in lost if stored.row.user_key]
-    ready = parents.locked([parent for stored in lost for parent in after_of_row(stored)]) if lost else c.lock
+    wanted = [parent for each in lost for parent in after_of_row(each.stored)]
+    wanted += [parent for each in kin.values() for task in each.tasks for parent in each.parents_of(task)]
+    over = [number for each in lost for number in each.over]
+    keyed = [each.stored for each in kin.values() if each.stored.row.user_key]
+    ready = parents.locked(list(dict.fromkeys(wanted)), over) if wanted or over else c.lock
     with holders(c, keyed) as latest, ready:
         now = c.clock.now()
         found, again = _still(c, todo)
         found = [(stored, tasks) for stored, tasks in found if _successor(c, stored.row) is None]
         count = 0
-        children: dict[int, list[int]] = {}
-        for number, child in kin.items():
-            for parent in {parent[0] for parent in after_of_row(child)}:
-                children.setdefault(parent, []).append(number)
         for stored, tasks in found:
-            own = children.get(stored.row.batch, ())
+            own = kin[stored.row.batch].children if stored.row.batch in kin else ()
             count += operators.revive(c.machine, stored.row, stored.spec, tasks, now, held=True, children=own)
-        for stored in lost:
-            why = ""
-            with contextlib.suppress(ParentUnknown):  # the task fails when it needs a result that is gone
-                why = parents.standing(after_of_row(stored))
-            successor = succeeded_by(stored.row, latest(stored.row)) if stored.row.user_key else None
-            if successor is not None:
-                why = f"batch {successor} was submitted with its key {stored.row.key!r} since"
-            if c.machine.register.dependencies.bring_back(stored.row, stored.spec, why, now) is not None:
-                parents.back.add((stored.row.batch, -1))
+        for each in kin.values():
+            parents.back |= _bring_back(c, each, parents, _successor_of(each, latest), now)
     return count, again
+
+
+def _successor_of(kin: Kin, latest: Callable[[BatchRow], Holder | None]) -> str:
+    """The reason why a batch stays cancelled whose key another one has; "" if none has."""
+    row = kin.stored.row
+    successor = succeeded_by(row, latest(row)) if row.user_key else None
+    return "" if successor is None else f"batch {successor} was submitted with its key {row.key!r} since"
+
+
+def _bring_back(c: Coordinator, kin: Kin, parents: Parents, succeeded: str, now: float) -> set[tuple[int, int]]:
+    """Bring back the tasks of a batch that the end of others had cancelled, unless something else keeps them from that.
+    Under the lock.
+
+    Args:
+        c: the coordinator.
+        kin: the batch.
+        parents: the facts about what it waits for.
+        succeeded: the reason why it stays cancelled as its key has another batch; "" if none has.
+        now: the time.
+
+    Returns:
+        The tasks; index -1 is all of the batch.
+    """
+    row, spec, dependencies = kin.stored.row, kin.stored.spec, c.machine.register.dependencies
+    if was_lost(kin.stored):
+        why, gone = "", []
+        with contextlib.suppress(ParentUnknown):  # it fails when it needs a result that is gone
+            why = parents.standing(after_of_row(kin.stored))
+            if row.flow is not None and not row.flow.run_anyway:
+                gone = [each for number in kin.over for each in parents.over(number)[1]]
+        why = succeeded or why
+        made = dependencies.bring_back(row, spec, why, now, sorted(gone), kin.children)
+        return set() if made is None else {(row.batch, -1)}
+    if succeeded and row.batch not in c.machine.register.batches:
+        return set()
+    lost: dict[int, str] = {}
+    for task in kin.tasks:
+        with contextlib.suppress(ParentUnknown):
+            lost[task.index] = parents.standing(kin.parents_of(task))
+    lost = {index: why for index, why in lost.items() if why}
+    done = dependencies.bring_back_items(row, spec, kin.tasks, lost, now, kin.children)
+    return {(row.batch, index) for index in done}
 
 
 def _successor(c: Coordinator, row: BatchRow) -> int | None:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
-from dtq.coordinator.awaiting import Parents, after_of, of_call, same_parents
+from dtq.coordinator.awaiting import Parents, after_of, of_call, same_parents, waited_for
 from dtq.coordinator.sameness import same_arguments
 from dtq.coordinator.service import LONGEST_WAIT_S, Coordinator
 from dtq.coordinator.sessions import SessionState
@@ -123,10 +123,9 @@ def _submit(
     refused: dict[int, DtqError],
 ) -> list[Receipt]:
     """Accept submissions durably, except those that are refused already."""
-    waiting = [s.conditions for s in submissions if s.conditions is not None and s.conditions.after]
-    awaited = [parent for conditions in waiting for parent in conditions.after if parent[0] > 0]
+    awaited, over = waited_for(s for s in submissions if s.conditions is not None or s.items)
     known = _Known(Parents(c))
-    ready = known.parents.locked(awaited) if awaited else c.lock
+    ready = known.parents.locked(awaited, over) if awaited or over else c.lock
     with _looked_up(c, state, submissions, repeated, known), ready:
         c.refuse_if_stopping()
         c.committer.refuse_if_in_trouble()
@@ -223,12 +222,10 @@ def _accept(
     if not 0 <= submission.spec < len(specs):
         raise InvalidValue("a spec", submission.spec, f"the call has {len(specs)}")
     spec = specs[submission.spec]
-    after = receipt = None
-    if submission.conditions is not None:
-        if submission.conditions.at is not None:
-            c.look_at_wall(now)
-        if submission.conditions.after:
-            after = partial(after_of, known.parents, place, submission.conditions, known.receipts, made)
+    receipt = None
+    after = _after(place, submission, known, made)
+    if submission.conditions is not None and submission.conditions.at is not None:
+        c.look_at_wall(now)
     if submission.conditions is not None and submission.key is not None and submission.batch is None:
         receipt = _accept_unique(c, state, spec, place, submission, known, made, now, after)
     if receipt is None:
@@ -238,6 +235,18 @@ def _accept(
         accepted = c.machine.submit(spec, submission, state.hello.session, now, after=after)
         receipt = _accepted(c, *accepted, made, last)
     return receipt
+
+
+def _after(place: int, submission: Submission, known: _Known, made: dict[int, Batch]) -> Callable[[], After] | None:
+    """A function that returns the dependencies of a submission; None without any."""
+    conditions = submission.conditions
+    if not submission.items and (conditions is None or not (conditions.after or conditions.each)):
+        return None
+    if conditions is not None and conditions.each and (submission.offset or pages.count(submission.arguments)):
+        raise BadMessage("a map over what others return has no arguments, and is not submitted in pieces")
+    if any(at >= pages.count(submission.arguments) for at, _ in submission.items):
+        raise BadMessage("a task that waits by itself is not in the page")
+    return partial(after_of, known.parents, place, submission, known.receipts, made)
 
 
 def _found(c: Coordinator, spec: Spec, place: int, submission: Submission, known: _Known) -> Receipt | None:
@@ -336,6 +345,8 @@ def _is_same(c: Coordinator, submission: Submission, number: int, size: int) -> 
     or finds damaged, are not compared.
     """
     lo, count = submission.offset, pages.count(submission.arguments)
+    if submission.conditions is not None and submission.conditions.each:
+        return _is_over(c, number) == submission.conditions.each
     if submission.complete and (size < lo or (size != count if lo == 0 else size > lo + count)):
         return False
     try:
@@ -348,6 +359,13 @@ def _is_same(c: Coordinator, submission: Submission, number: int, size: int) -> 
     except (StoreDamaged, ValueDamaged, LookupError):
         pass
     return True
+
+
+def _is_over(c: Coordinator, number: int) -> tuple[tuple[int, bool], ...]:
+    """The batches that one is over."""
+    live = c.machine.register.batches.get(number)
+    flow = live.flow if live is not None else next((s.row.flow for s in c.engine.batches([number])), None)
+    return () if flow is None else tuple([(parent, is_json) for parent, _, is_json in flow.each])
 
 
 def _are_same(c: Coordinator, one: bytes, other: bytes) -> bool:

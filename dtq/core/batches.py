@@ -6,11 +6,12 @@ that came back and has not ended. Finished batches and tasks leave memory; the e
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from math import inf
 from typing import Final
 
-from dtq.core.changes import BatchFlow, BatchRow, TaskRow
+from dtq.core.changes import BatchFlow, BatchRow, Parent, TaskRow
 from dtq.core.expiry import moment_of_expiry
 from dtq.core.needs import Need
 from dtq.model.fields import MAX_DEPTH
@@ -157,6 +158,7 @@ class Task:
     """A task that left the common path and is not in a final state, or a fresh task that was cancelled alone."""
 
     __slots__ = (
+        "after",
         "attempt",
         "cancelling",
         "crashes",
@@ -183,6 +185,8 @@ class Task:
         self.message = ""
         #: Sessions of the workers that were unable to run it. A restart forgets them.
         self.shunned: tuple[str, ...] = ()
+        #: What it waits for, or has waited for, by itself.
+        self.after: tuple[Parent, ...] = ()
 
     @classmethod
     def from_row(cls, row: TaskRow) -> Task:
@@ -196,6 +200,7 @@ class Task:
         task.outcome = row.outcome
         task.exception = row.exception
         task.message = row.message
+        task.after = row.after
         return task
 
     def give_reason(self, why: str) -> None:
@@ -219,7 +224,20 @@ class Task:
             outcome=self.outcome,
             exception=self.exception,
             message=self.message,
+            after=self.after,
         )
+
+
+class Frontier:
+    """How far the fresh tasks of a batch may start whose tasks wait one by one (`core.elements`)."""
+
+    __slots__ = ("ready", "unlisted")
+
+    def __init__(self) -> None:
+        #: Fresh tasks below wait for nothing any more; those from there on do.
+        self.ready = 0
+        #: From where on they stand in no heap; None where they do.
+        self.unlisted: int | None = 0
 
 
 class Batch:
@@ -235,6 +253,7 @@ class Batch:
         "finished_at",
         "flow",
         "followed",
+        "frontier",
         "key",
         "next",
         "number",
@@ -264,6 +283,8 @@ class Batch:
         self.purged = 0
         #: Rare fields; None for most batches.
         self.flow: BatchFlow | None = None
+        #: The frontier of what is ready, of a batch whose tasks wait one by one for those of others.
+        self.frontier: Frontier | None = None
         #: The user's key; None if the session and the number of the submission stand for it.
         self.key: str | None = None
         self.session = ""
@@ -289,6 +310,9 @@ class Batch:
         batch.cancelled = row.cancelled
         batch.purged = row.purged
         batch.flow = row.flow
+        if row.flow is not None and row.flow.each:
+            batch.frontier = Frontier()
+            batch.frontier.ready = row.next
         batch.session = row.session
         if row.user_key:
             batch.key = row.key
@@ -356,9 +380,23 @@ class Batch:
         return self.entry.queue
 
     @property
+    def limit(self) -> int:
+        """Index after the last of its tasks that were not cancelled as a whole."""
+        return self.size if self.cut is None else self.cut
+
+    @property
     def fresh(self) -> int:
-        """Number of its tasks that have never been leased and still may be (those cancelled alone included)."""
-        return 0 if self.cut is not None else self.size - self.next
+        """How many of its tasks are fresh, those with a record included."""
+        return max(0, self.limit - self.next)
+
+    def is_fresh(self, index: int) -> bool:
+        """Whether a task has never been leased, has no record, and may still start."""
+        return self.next <= index < self.limit and self.task(index) is None
+
+    def listed(self, hi: int) -> int:
+        """Up to where the fresh tasks of a run that ends there may be handed out, as far as its batch is concerned."""
+        hi = min(hi, self.limit)
+        return hi if self.frontier is None else min(hi, self.frontier.ready)
 
     @property
     def ended(self) -> int:
@@ -390,12 +428,25 @@ class Batch:
             return [index for index in range(lo, hi) if index in self.tasks]
         return sorted(index for index in self.tasks if lo <= index < hi)
 
-    def cancelled_ahead(self) -> int:
-        """Number of its fresh tasks that were cancelled alone."""
-        return len(self.records_in(self.next, self.size))
+    def fresh_parts(self) -> Iterator[tuple[State, int, int]]:
+        """Its fresh tasks, as ranges of one state each; those with a record stand in these ranges, and do not count."""
+        lo, hi = self.next, self.limit
+        if lo >= hi:
+            return
+        if self.blocked:
+            yield State.BLOCKED, lo, hi
+            return
+        ready = hi if self.frontier is None else min(hi, max(lo, self.frontier.ready))
+        if lo < ready:
+            yield State.PENDING if self.due_at is None else State.SCHEDULED, lo, ready
+        if ready < hi:
+            yield State.BLOCKED, ready, hi
 
-    def fresh_state(self) -> State:
-        """The state of its fresh tasks."""
-        if self.flow is not None and self.flow.blocked:
-            return State.BLOCKED
-        return State.PENDING if self.due_at is None else State.SCHEDULED
+    def fresh_counts(self) -> Iterator[tuple[State, int]]:
+        """How many of its fresh tasks have no record, by their states."""
+        for state, lo, hi in self.fresh_parts():
+            yield state, hi - lo - (0 if self.tasks is None else len(self.records_in(lo, hi)))
+
+    def state_of_fresh(self, index: int) -> State:
+        """The state of one of its fresh tasks without a record."""
+        return next(state for state, lo, hi in self.fresh_parts() if lo <= index < hi)

@@ -63,8 +63,8 @@ def successor_of(register: Register, lease: Lease, first: tuple[Run, str] | None
     awaited = register.dependencies.awaited.get(lease.batch.number)
     if awaited is None or lease.batch.entry.result_bytes > SMALL:
         return None
-    for child in islice(awaited.by_index.get(lease.lo, ()), _FEW):
-        if _is_waiting(register, child) and _suits(register, lease, child) and _comes_first(child, first):
+    for child, index in islice(awaited.by_index.get(lease.lo, ()), _FEW):
+        if index < 0 and _is_waiting(register, child) and _suits(register, lease, child) and _comes_first(child, first):
             return child
     return None
 

@@ -25,6 +25,9 @@ class SpecRow:
 #: A parent of a batch: tasks ``[lo, hi)`` of another batch, where hi is 0 for all of it; and whether their results are
 #: arguments of the batch's function.
 Parent = tuple[int, int, int, bool]
+#: What the tasks of a batch wait for and are given one by one, each the result of the task of its own index: a batch,
+#: of how many tasks, and whether their results are JSON.
+Element = tuple[int, int, bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,8 @@ class BatchFlow:
         start_by: tasks that have not started by this moment are cancelled; None without a deadline.
         lapsed: whether they were: the moment had come.
         after: its parents: the tasks that it waits for, or has waited for.
+        each: the batches whose tasks its own wait for one by one, in the order in which its function is given them.
+        given: the batches that single tasks of it wait for by themselves (`TaskRow.after`), the first few.
         run_anyway: whether it runs although a parent ends without a result; else it is cancelled then.
         blocked: whether it still waits for its parents.
         why: why the tasks that were cancelled as a whole (``BatchRow.cut``) never start; "" if a user asked.
@@ -50,6 +55,8 @@ class BatchFlow:
 
     at: float | None = None
     after: tuple[Parent, ...] = ()
+    each: tuple[Element, ...] = ()
+    given: tuple[int, ...] = ()
     run_anyway: bool = False
     blocked: bool = False
     start_by: float | None = None
@@ -71,15 +78,16 @@ class BatchFlow:
 class BatchRow:
     """A batch. Key: batch.
 
-    Tasks below ``next`` have been leased at least once; those without a `TaskRow` or a `LeaseRow` have succeeded (or
-    are no longer kept). Tasks at ``next`` and above are fresh, unless ``cut`` says that they were cancelled as a whole.
+    Tasks below ``next`` have been leased at least once, or have a `TaskRow`; those without one and without a `LeaseRow`
+    have succeeded (or are no longer kept). Tasks at ``next`` and above are fresh, up to ``cut``, from which on they
+    were cancelled as a whole.
 
     Attributes:
         batch: its number.
         spec: number of its spec.
         size: how many tasks it has so far.
         complete: whether its last piece has come.
-        next: index of the first task never leased.
+        next: index of the first task that is fresh.
         cut: if the batch was cancelled, the first task that never starts; None otherwise.
         due_at: when its fresh tasks become due; None if they are.
         submitted_at: when its first piece was accepted.
@@ -123,7 +131,8 @@ class BatchRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskRow:
-    """A task that left the common path: came back at least once, died, or was cancelled alone. Key: batch, index.
+    """A task that left the common path: came back at least once, waits by itself, died, or was cancelled alone. Key:
+    batch, index.
 
     Attributes:
         batch: the batch.
@@ -132,12 +141,13 @@ class TaskRow:
         attempt: number of its current or last attempt.
         failures: failed and timed out attempts that count against max_retries.
         crashes: crashed attempts that count against max_crashes.
-        due_at: when it becomes due, if it is SCHEDULED.
+        due_at: when it becomes due, if it is SCHEDULED; None if it becomes due with its batch.
         ended_at: when it died or was cancelled.
         cancelling: whether it runs and is being stopped.
         outcome: how its last unsuccessful attempt ended.
         exception: the exception of that attempt.
         message: the exception's message; of a task that was cancelled without a request, the reason.
+        after: its own parents: tasks that it waits for, or has waited for, by itself.
     """
 
     batch: int
@@ -152,6 +162,7 @@ class TaskRow:
     outcome: Outcome | None
     exception: str
     message: str
+    after: tuple[Parent, ...] = ()
 
     @property
     def why(self) -> str:

@@ -1,8 +1,10 @@
 """Dependencies between batches: which batch waits for which tasks, and how the end of a task releases or cancels it.
 
 A batch may wait for tasks of other batches, its *parents* (`BatchFlow.after`); then all of its tasks are BLOCKED until
-those have ended. A parent that ends without a result cancels the batch, and with it every batch that waits for it in
-turn, unless the batch runs anyway. Parents exist before their children, so no batch waits for itself.
+those have ended. So may a single task of a batch by itself (`TaskRow.after`). A parent that ends without a result
+cancels its children, and with them every task that waits for these in turn, unless the child runs anyway. Parents exist
+before their children, so no task waits for itself. Batches whose tasks wait one by one for those of another batch are
+the business of `core.elements`, which is told here of the ends.
 
 Rules:
 
@@ -10,18 +12,22 @@ Rules:
    from their own state; it is counted here only to save the search.
 2. Ends are gathered as they happen (`ended`, `finished`) and processed one after the other (`settle`): a chain of any
    length needs no recursion.
-3. Results that a live batch's function takes as arguments are kept, even if they are read or expire meanwhile.
+3. Results that a live batch's function takes as arguments are kept, even if they are read or expire meanwhile; those
+   that a single task takes, until that has ended.
+4. A task that waits by itself has a record from its acceptance on. It is BLOCKED, and the frontier passes it; if it is
+   free before that, it takes its turn when the frontier comes to it.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
 from dtq.core import wall_moments
-from dtq.core.batches import Batch
-from dtq.core.changes import BatchRow, Parent
+from dtq.core.batches import Batch, Task
+from dtq.core.changes import BatchFlow, BatchRow, Element, Parent, TaskRow
+from dtq.core.elements import CAUSE, WAITING, Elements, Watched, cause
 from dtq.core.leases import Lease
 from dtq.core.states import Move
 from dtq.model.coverage import Coverage
@@ -34,23 +40,13 @@ from dtq.wording import counted
 if TYPE_CHECKING:
     from dtq.core.register import Register
 
-#: Begins the reason of a batch that a parent's end has cancelled.
-CAUSE: Final = "parent "
 #: Most parents that the reason of a waiting task names.
 _NAMED: Final = 3
-
-
-def cause(batch: int, index: int, state: str, *, single: bool) -> str:
-    """The reason of tasks that were cancelled because a parent ended without a result.
-
-    Args:
-        batch: the parent's batch.
-        index: the parent's index; negative for the whole batch.
-        state: the parent's final state.
-        single: whether it is the only task of its batch.
-    """
-    named = str(batch) if index < 0 else str(TaskId(batch, index, single))
-    return f"{CAUSE}{named} is {state}"
+#: Most batches that a row names whose tasks single tasks of its batch wait for.
+_GIVEN: Final = 100
+#: A child: a task that waits by itself, or all of a batch.
+Waiter = tuple[Batch, int]
+_ALL: Final = -1
 
 
 def holder_of(batch: int) -> str:
@@ -66,11 +62,29 @@ class After:
         parents: the tasks; all of them were accepted, and are kept.
         run_anyway: whether it runs although a parent ends without a result.
         lost: if a parent has ended so, and the batch does not run anyway, the reason why it never starts; else "".
+        each: the batches whose tasks its own wait for one by one.
+        gone: its tasks ``[lo, hi)`` that never start because their own parents have ended without a result, and why.
+        items: the parents of single tasks, by index.
+        lost_items: why some of these tasks never start, by index.
     """
 
-    parents: tuple[Parent, ...]
+    parents: tuple[Parent, ...] = ()
     run_anyway: bool = False
     lost: str = ""
+    each: tuple[Element, ...] = ()
+    gone: tuple[tuple[int, int, str], ...] = ()
+    items: tuple[tuple[int, tuple[Parent, ...]], ...] = ()
+    lost_items: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def size(self) -> int | None:
+        """How many tasks the batch has, where what they wait for says it."""
+        return min([size for _, size, _ in self.each]) if self.each else None
+
+
+def _given_to(flow: BatchFlow) -> set[int]:
+    """The batches whose results the function of a batch is given."""
+    return {parent[0] for parent in flow.after if parent[3]} | {element[0] for element in flow.each}
 
 
 class _Span:
@@ -85,7 +99,7 @@ class _Span:
 
     __slots__ = ("child", "hi", "left", "lo")
 
-    def __init__(self, child: Batch, lo: int, hi: int, left: int) -> None:
+    def __init__(self, child: Waiter, lo: int, hi: int, left: int) -> None:
         self.child = child
         self.lo = lo
         self.hi = hi
@@ -95,17 +109,19 @@ class _Span:
 class _Awaited:
     """The batches that wait for tasks of one batch; some may have been cancelled since."""
 
-    __slots__ = ("by_index", "spans", "whole")
+    __slots__ = ("by_index", "each", "spans", "whole")
 
     def __init__(self) -> None:
-        self.by_index: dict[int, list[Batch]] = {}
+        self.by_index: dict[int, list[Waiter]] = {}
         self.spans: list[_Span] = []
-        #: Batches that wait until all of the batch has ended.
-        self.whole: list[Batch] = []
+        #: Children that wait until all of the batch has ended.
+        self.whole: list[Waiter] = []
+        #: Batches that wait for it task by task.
+        self.each: Watched | None = None
 
     @property
     def empty(self) -> bool:
-        return not (self.by_index or self.spans or self.whole)
+        return not (self.by_index or self.spans or self.whole or self.each)
 
     def indexes(self, lo: int, hi: int) -> list[int]:
         """The single tasks of a range that batches wait for."""
@@ -117,7 +133,8 @@ class _Awaited:
         return sorted(index for index in by_index if lo <= index < hi)
 
 
-#: Tasks ``[lo, hi)`` of a batch that came into a final state; None if the batch has finished.
+#: Tasks ``[lo, hi)`` of a batch that came into a final state, none if the batch has changed otherwise; None if the
+#: batch has finished.
 _End = tuple[Batch, int, int, State | None]
 
 
@@ -134,10 +151,14 @@ class Dependencies:
         self.awaited: dict[int, _Awaited] = {}
         #: By blocked batch, the number of its parents that have not ended.
         self.waits: dict[int, int] = {}
-        #: By batch, the number of live batches whose functions are given results of it.
+        #: The same of tasks that wait by themselves, by place.
+        self.item_waits: dict[tuple[int, int], int] = {}
+        #: By batch, the number of live batches, and of tasks by themselves, that are given results of it.
         self.needed: dict[int, int] = {}
-        #: Number of parents of all live batches together.
+        #: Number of parents of all live batches together, and of their unfinished tasks by themselves.
         self.edges = 0
+        #: Batches whose tasks wait one by one.
+        self.elements = Elements(register, self)
         #: Removals put off until no batch needs the results: by batch, the part that was read (None for all of it), and
         #: the time at which its own time was over.
         self._read: dict[int, Coverage | None] = {}
@@ -153,39 +174,159 @@ class Dependencies:
 
     def added(self, batch: Batch) -> None:
         """Count the parents of a batch that becomes live."""
-        after = batch.flow.after if batch.flow is not None else ()
-        if not after:
-            return
-        self.edges += len(after)
-        for number in {parent[0] for parent in after if parent[3]}:
+        flow = batch.flow
+        if flow is not None:
+            self.edges += len(flow.after) + len(flow.each)
+            self._need(_given_to(flow))
+
+    def _need(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
             self.needed[number] = self.needed.get(number, 0) + 1
+
+    def _need_no_more(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self.needed[number] -= 1
+            if not self.needed[number]:
+                del self.needed[number]
+                self._let_go(number)
 
     def begin(self, batch: Batch) -> None:
         """Let a new batch begin to wait."""
         if batch.flow is not None:
-            parents = dict.fromkeys(parent[0] for parent in batch.flow.after)
+            parents = dict.fromkeys([parent[0] for parent in batch.flow.after])
+            parents |= dict.fromkeys([element[0] for element in batch.flow.each])
             self._register.ledger.edges(batch.number, parents)
-            self.wait(batch)
+            if batch.flow.after:
+                self.wait(batch)
 
     def look_again(self, batch: Batch, now: float) -> None:
         """Release a batch whose parents may all have ended before."""
         if self._waiting(batch) and not self._doomed(batch) and batch.number not in self.waits:
             self.release(batch, now)
 
+    # -- tasks that wait by themselves ----------------------------------------------------------------------------
+
+    def append(self, batch: Batch, lo: int, hi: int, after: After) -> int:
+        """Tasks ``[lo, hi)`` of a batch are new: some of them wait by themselves; how many."""
+        own = [(index, parents) for index, parents in after.items if lo <= index < hi]
+        for index, parents in own:
+            task = Task(State.BLOCKED, 0)
+            task.after = parents
+            batch.keep(index, task)
+            self.item_added(task)
+        if own:
+            flow = batch.flow or BatchFlow()
+            new = dict.fromkeys([parent[0] for _, parents in own for parent in parents])
+            self._register.ledger.edges(batch.number, [number for number in new if number not in flow.given])
+            given = tuple(dict.fromkeys([*flow.given, *new]))[:_GIVEN]
+            batch.flow = replace(flow, given=given, run_anyway=after.run_anyway)
+        return len(own)
+
+    def look_at_items(self, batch: Batch, lo: int, hi: int, after: After, now: float) -> None:
+        """Have tasks that have come to wait by themselves wait for what has not ended."""
+        lost = dict(after.lost_items)
+        for index, _ in after.items:
+            task = batch.task(index) if lo <= index < hi else None
+            if task is None or task.state is not State.BLOCKED:
+                continue
+            if index in lost and not after.run_anyway:
+                self.cancel_item(batch, index, lost[index], now)
+                continue
+            self._register.ledger.task(task.row(batch.number, index))
+            if not self.wait_item(batch, index, task):
+                self.free_item(batch, index, now)
+
+    def item_added(self, task: Task) -> None:
+        """A task that has parents of its own is live."""
+        self.edges += len(task.after)
+        self._need({parent[0] for parent in task.after if parent[3]})
+
+    def item_over(self, batch: Batch, index: int, task: Task) -> None:
+        """A task that has parents of its own is live no more."""
+        self.edges -= len(task.after)
+        self.item_waits.pop((batch.number, index), None)
+        self._need_no_more({parent[0] for parent in task.after if parent[3]})
+
+    def wait_item(self, batch: Batch, index: int, task: Task, leases: dict[int, list[Lease]] | None = None) -> bool:
+        """Have a task wait for those of its own parents that have not ended; whether there are any."""
+        waits = 0
+        for number, lo, hi, _ in task.after:
+            parent = self._register.batches.get(number)
+            if parent is not None and parent is not batch:
+                waits += self._await((batch, index), parent, lo, hi, leases)
+        if waits:
+            self.item_waits[batch.number, index] = waits
+        return waits > 0
+
+    def free_item(self, batch: Batch, index: int, now: float) -> None:
+        """A task that waited by itself has nothing left to wait for; it still waits with its batch, if that does."""
+        register = self._register
+        task = batch.task(index)
+        if task is None or task.state is not State.BLOCKED or batch.blocked:
+            return
+        ahead = index >= batch.next
+        move = Move.DELAYED if ahead and batch.due_at is not None else Move.RELEASED
+        state = register.tally.move(batch.queue, State.BLOCKED, move)
+        assert state is not None
+        task.state = state
+        if ahead and not task.after:  # a fresh one like others
+            batch.release(index)
+            register.ledger.task_forgotten(batch.number, index, history=True)
+        else:
+            register.ledger.task(task.row(batch.number, index))
+        register.ledger.batch(batch)
+        register.lines.pushed += 1
+        if not ahead:
+            register.push(batch, index, index + 1)
+
+    def cancel_item(self, batch: Batch, index: int, why: str, now: float) -> None:
+        """A task that has not started never does; nothing where it has ended."""
+        register = self._register
+        task = batch.task(index)
+        if task is None and not batch.is_fresh(index):
+            return
+        state = batch.state_of_fresh(index) if task is None else task.state
+        if state.final or state is State.RUNNING:
+            return
+        task = task or Task(state, 0)
+        register.tally.move(batch.queue, state, Move.CANCELLED)
+        task.state = State.CANCELLED
+        task.give_reason(why)
+        register.end_task(batch, index, task, now)
+
+    def block_again(self, batch: Batch, index: int) -> None:
+        """What a task that has not started was given has been put back: it waits once more."""
+        register = self._register
+        task = batch.task(index)
+        if task is None and not batch.is_fresh(index):
+            return
+        state = batch.state_of_fresh(index) if task is None else task.state
+        if state not in (State.PENDING, State.SCHEDULED) or (task is not None and task.attempt):
+            return
+        task = task or Task(state, 0)
+        if not batch.blocked:
+            register.tally.move(batch.queue, state, Move.BLOCKED)
+        task.state = State.BLOCKED
+        batch.keep(index, task)
+        register.ledger.task(task.row(batch.number, index))
+        register.ledger.batch(batch)
+        register.restand((batch,))
+
+    # -- batches --------------------------------------------------------------------------------------------------
+
     def forget(self, batch: Batch) -> None:
         """Forget a batch with parents that is no longer live."""
-        after = batch.flow.after if batch.flow is not None else ()
-        if not after:
+        flow = batch.flow
+        if flow is None:
             return
-        self.edges -= len(after)
-        if any([parent[3] and not parent[2] for parent in after]):
+        for index, task in (batch.tasks or {}).items():
+            if task.after and not task.state.final:
+                self.item_over(batch, index, task)
+        self.edges -= len(flow.after) + len(flow.each)
+        if flow.given or any([parent[3] and not parent[2] for parent in flow.after]):
             self._register.holds.release_all(holder_of(batch.number))
         self.waits.pop(batch.number, None)
-        for number in {parent[0] for parent in after if parent[3]}:
-            self.needed[number] -= 1
-            if not self.needed[number]:
-                del self.needed[number]
-                self._let_go(number)
+        self._need_no_more(_given_to(flow))
 
     def wait(self, batch: Batch, leases: dict[int, list[Lease]] | None = None) -> bool:
         """Begin to wait for those of a batch's parents that have not ended. The others have ended with a result, or
@@ -205,20 +346,18 @@ class Dependencies:
         for number, lo, hi, _ in flow.after if flow is not None else ():
             parent = self._register.batches.get(number)
             if parent is not None and parent is not batch:
-                waits += self._await(batch, parent, lo, hi, leases)
+                waits += self._await((batch, _ALL), parent, lo, hi, leases)
         if waits:
             self.waits[batch.number] = waits
         return waits > 0
 
     def _await(
-        self, child: Batch, parent: Batch, lo: int, hi: int, leases: dict[int, list[Lease]] | None = None
+        self, child: Waiter, parent: Batch, lo: int, hi: int, leases: dict[int, list[Lease]] | None = None
     ) -> bool:
         left = self.unended(parent, lo, hi, leases) if hi else 1
         if not left:
             return False
-        awaited = self.awaited.get(parent.number)
-        if awaited is None:
-            awaited = self.awaited[parent.number] = _Awaited()
+        awaited = self._awaited(parent)
         if not hi:
             awaited.whole.append(child)
         elif hi == lo + 1:
@@ -227,18 +366,30 @@ class Dependencies:
             awaited.spans.append(_Span(child, lo, hi, left))
         return True
 
+    def _awaited(self, parent: Batch) -> _Awaited:
+        awaited = self.awaited.get(parent.number)
+        if awaited is None:
+            awaited = self.awaited[parent.number] = _Awaited()
+        return awaited
+
+    def watched(self, parent: Batch) -> Watched:
+        """What waits task by task for those of a live batch."""
+        awaited = self._awaited(parent)
+        if awaited.each is None:
+            awaited.each = Watched()
+        return awaited.each
+
     def unended(self, batch: Batch, lo: int, hi: int, leases: dict[int, list[Lease]] | None = None) -> int:
         """Number of tasks in ``[lo, hi)`` of a live batch that have not ended."""
         hi = min(hi, batch.size)
         count = 0
-        fresh = max(lo, batch.next)
-        if batch.cut is None and fresh < hi:
-            count += hi - fresh - len(batch.records_in(fresh, hi))
+        fresh, end = max(lo, batch.next), min(hi, batch.limit)
+        if fresh < end:
+            count += end - fresh - len(batch.records_in(fresh, end))
+        if batch.tasks is not None:
+            count += sum(batch.tasks[index].state in WAITING for index in batch.records_in(lo, hi))
         if lo < batch.next:
             hi = min(hi, batch.next)
-            tasks = batch.tasks or {}
-            waiting = (State.PENDING, State.SCHEDULED)
-            count += sum(tasks[index].state in waiting for index in batch.records_in(lo, hi))
             own = self._register.leases.values() if leases is None else leases.get(batch.number, ())
             for lease in own if batch.running else ():
                 if lease.batch is batch:
@@ -257,6 +408,18 @@ class Dependencies:
         if batch.number in self.awaited:
             self.todo.append((batch, 0, batch.size, None))
 
+    def changed(self, batch: Batch) -> None:
+        """Tasks of a batch have left the common path: what waits for it task by task may go past them, and it itself
+        further on, where its tasks wait so."""
+        awaited = self.awaited.get(batch.number)
+        if batch.frontier is not None or (awaited is not None and awaited.each):
+            self.todo.append((batch, 0, 0, State.SUCCEEDED))
+
+    def look(self, batch: Batch, now: float) -> None:
+        """As `changed`; this is worked off at once."""
+        self.changed(batch)
+        self.settle(now)
+
     def settle(self, now: float) -> None:
         """Release, or cancel, the batches that waited for tasks that have ended."""
         if self._settling:
@@ -265,13 +428,20 @@ class Dependencies:
         try:
             while self.todo:
                 batch, lo, hi, state = self.todo.popleft()
+                if lo == hi:
+                    self.elements.advance(batch, now)
                 awaited = self.awaited.get(batch.number)
                 if awaited is not None:
                     if state is None:
                         self._met(awaited.whole, now)
                         awaited.whole = []
+                        each, awaited.each = awaited.each, None
+                        self.elements.finished(each, now)
                     else:
                         self._on_ended(awaited, batch, lo, hi, state, now)
+                        self.elements.ended(awaited.each, batch, lo, hi, state, now)
+                        if awaited.each is not None and not awaited.each:
+                            awaited.each = None
                     if awaited.empty:
                         self.awaited.pop(batch.number, None)
         finally:
@@ -304,21 +474,33 @@ class Dependencies:
         """Whether this very batch still waits: it may have been cancelled, or even brought back as another object."""
         return batch.blocked and self._register.batches.get(batch.number) is batch
 
-    def _met(self, children: Iterable[Batch], now: float) -> None:
-        """Count one parent of these batches as ended."""
-        for child in children:
-            if self._waiting(child) and not self._doomed(child):
+    def _item_waits(self, batch: Batch, index: int) -> bool:
+        """Likewise, a task by itself."""
+        return (batch.number, index) in self.item_waits and self._register.batches.get(batch.number) is batch
+
+    def _met(self, children: Iterable[Waiter], now: float) -> None:
+        """One thing that these have waited for has ended."""
+        for child, index in children:
+            if index >= 0:
+                if self._item_waits(child, index):
+                    self.item_waits[child.number, index] -= 1
+                    if not self.item_waits[child.number, index]:
+                        del self.item_waits[child.number, index]
+                        self.free_item(child, index, now)
+            elif self._waiting(child) and not self._doomed(child):
                 self.waits[child.number] -= 1
                 if not self.waits[child.number]:
                     self.release(child, now)
 
-    def _lost(self, children: list[Batch], why: str, now: float) -> list[Batch]:
-        """Handle the end of a parent without a result; the children that run anyway."""
+    def _lost(self, children: list[Waiter], why: str, now: float) -> list[Waiter]:
+        """One thing that these have waited for has ended without a result; those that run anyway."""
         runs = []
-        for child in children:
-            if self._waiting(child) and not self._doomed(child):
+        for child, index in children:
+            if self._item_waits(child, index) if index >= 0 else self._waiting(child) and not self._doomed(child):
                 if child.flow is not None and child.flow.run_anyway:
-                    runs.append(child)
+                    runs.append((child, index))
+                elif index >= 0:
+                    self.cancel_item(child, index, why, now)
                 else:
                     self.cancel(child, why, now)
         return runs
@@ -333,13 +515,19 @@ class Dependencies:
             batch.due_at = None
         lo, hi = batch.next, batch.size
         move = Move.RELEASED if batch.due_at is None else Move.DELAYED
-        register.tally.move(batch.queue, State.BLOCKED, move, batch.fresh - batch.cancelled_ahead())
+        for state, count in batch.fresh_counts():
+            if state is not State.BLOCKED:
+                register.tally.move(batch.queue, State.BLOCKED, move, count)
         if batch.fresh:
             if batch.due_at is None:
-                register.push(batch, lo, hi)
+                register.push_fresh(batch, lo, hi)
             else:
                 wall_moments.heap_of(register, batch).push(batch.due_at, batch.number, lo, hi)
+        for index in batch.records_in(lo, hi):
+            if (batch.number, index) not in self.item_waits:
+                self.free_item(batch, index, now)
         register.ledger.batch(batch)
+        self.elements.advance(batch, now)
 
     def cancel(self, batch: Batch, why: str, now: float) -> None:
         """Doom a blocked batch: it never starts. While pieces of it still come, it is not cancelled: the last piece
@@ -366,7 +554,7 @@ class Dependencies:
     @staticmethod
     def _doomed(batch: Batch) -> bool:
         """Whether a batch never starts, and is cancelled as soon as it is complete."""
-        return batch.blocked and batch.flow is not None and batch.flow.why != ""
+        return batch.blocked and batch.cut is None and batch.flow is not None and batch.flow.why != ""
 
     def withdrawn(self, batch: Batch, now: float) -> None:
         """Cancel the batches that waited for a batch that was withdrawn."""
@@ -375,9 +563,13 @@ class Dependencies:
             return
         children = [child for some in awaited.by_index.values() for child in some]
         children += [span.child for span in awaited.spans] + awaited.whole
-        for child in children:
-            if self._waiting(child):
-                self.cancel(child, cause(batch.number, -1, "not accepted", single=False), now)
+        why = cause(batch.number, -1, "not accepted", single=False)
+        for child, index in children:
+            if index >= 0 and self._item_waits(child, index):
+                self.cancel_item(child, index, why, now)
+            elif index < 0 and self._waiting(child):
+                self.cancel(child, why, now)
+        self.elements.withdrawn(awaited.each, batch, why, now)
 
     # -- dead letters put back ------------------------------------------------------------------------------------
 
@@ -393,26 +585,54 @@ class Dependencies:
         wanted = set(indexes)
         for number in children:
             child = self._register.batches.get(number)
-            if child is None or child.flow is None or not child.blocked or self._doomed(child):
+            if child is None or child.flow is None or self._doomed(child):
                 continue
-            for parent, lo, hi, _ in child.flow.after:
-                count = sum(lo <= index < (hi or batch.size) for index in wanted) if parent == batch.number else 0
-                if count:
-                    self._await_again(child, batch, lo, hi, count)
+            if child.blocked:
+                self._revived(child, _ALL, child.flow.after, batch, wanted)
+            if child.flow.given:
+                for index, task in list((child.tasks or {}).items()):
+                    if task.after and not task.state.final and not task.attempt:
+                        self._revived(child, index, task.after, batch, wanted)
+            if child.frontier is not None:
+                self.elements.revived(child, batch, wanted)
 
-    def _await_again(self, child: Batch, batch: Batch, lo: int, hi: int, count: int) -> None:
-        awaited = self.awaited.get(batch.number)
-        if awaited is not None:
-            if not hi and any(each is child for each in awaited.whole):
-                return  # the batch has not finished since
-            for span in awaited.spans:
-                if span.child is child and (span.lo, span.hi) == (lo, hi):
-                    span.left += count
-                    return
-        if self._await(child, batch, lo, hi):
-            self.waits[child.number] = self.waits.get(child.number, 0) + 1
+    def _revived(
+        self, child: Batch, index: int, after: Iterable[Parent], batch: Batch, wanted: Collection[int]
+    ) -> None:
+        """As `revived`, for one batch, or a task by itself. What it waits for it may name more than once."""
+        awaited = self._awaited(batch)
+        spans = [span for span in awaited.spans if span.child[0] is child and span.child[1] == index]
+        whole = sum([waiter[0] is child and waiter[1] == index for waiter in awaited.whole])
+        waits = 0
+        for parent, lo, hi, _ in after:
+            count = sum(lo <= each < (hi or batch.size) for each in wanted) if parent == batch.number else 0
+            span = next((span for span in spans if (span.lo, span.hi) == (lo, hi)), None)
+            if not count:
+                continue
+            if span is not None:
+                span.left += count
+                spans.remove(span)
+            elif not hi and whole:
+                whole -= 1  # it has not finished since
+            else:
+                waits += self._await((child, index), batch, lo, hi)
+        if awaited.empty:
+            del self.awaited[batch.number]
+        if waits and index < 0:
+            self.waits[child.number] = self.waits.get(child.number, 0) + waits
+        elif waits:
+            self.item_waits[child.number, index] = self.item_waits.get((child.number, index), 0) + waits
+            self.block_again(child, index)
 
-    def bring_back(self, row: BatchRow, spec: Spec, lost: str, now: float) -> Batch | None:
+    def bring_back(
+        self,
+        row: BatchRow,
+        spec: Spec,
+        lost: str,
+        now: float,
+        gone: Iterable[tuple[int, int, str]] = (),
+        children: Collection[int] = (),
+    ) -> Batch | None:
         """Restore a batch that a parent's end had cancelled, because the parent has been put back: the batch waits
         again.
 
@@ -421,6 +641,8 @@ class Dependencies:
             spec: its spec.
             lost: if another parent has ended without a result, the reason why the batch stays cancelled; else "".
             now: the time.
+            gone: see `After`.
+            children: the batches that have parents in it.
 
         Returns:
             The batch; None if it was not cancelled so, or stays as it is.
@@ -436,19 +658,87 @@ class Dependencies:
                 register.ledger.finished_batch(replace(row, flow=replace(flow, why=lost)))
             return None
         batch = Batch.from_row(row, register.intern(spec))
-        batch.flow = replace(flow, blocked=True, why="")
+        batch.flow = replace(flow, blocked=bool(flow.after), why="")
         batch.cut = None
-        count = row.size - batch.next
+        count = row.size - row.cut
         batch.cancelled -= count
-        register.add_batch(batch)
-        register.ledger.revived(batch.number)
-        if flow.start_by is not None and not flow.lapsed:
-            register.start_moments.add(flow.start_by, batch.number, register.batches)
+        self._live_again(batch)
         register.tally.move(batch.queue, State.CANCELLED, Move.BROUGHT_BACK, count)
         register.ledger.batch(batch)
-        if not self.wait(batch):
+        self.revived(batch, range(row.cut, row.size), children)
+        if batch.blocked and not self.wait(batch):
             self.release(batch, now)
+        self.elements.lose(batch, gone, now)
+        self.settle(now)
         return batch
+
+    def bring_back_items(
+        self,
+        row: BatchRow,
+        spec: Spec,
+        tasks: Iterable[TaskRow],
+        lost: Mapping[int, str],
+        now: float,
+        children: Collection[int] = (),
+    ) -> list[int]:
+        """Tasks that had been cancelled as one that they waited for by themselves had ended wait again, as that is put
+        back.
+
+        Args:
+            row: their batch, as the engine has it; only looked at where it is not live.
+            spec: its spec.
+            tasks: their rows.
+            lost: why some of them stay cancelled, by their indexes.
+            now: the time.
+            children: the batches that have parents in theirs.
+
+        Returns:
+            The indexes of those that wait again.
+        """
+        register = self._register
+        back = [task for task in tasks if task.state is State.CANCELLED and task.why.startswith(CAUSE)]
+        back = [task for task in back if task.index not in lost]
+        batch = register.batches.get(row.batch)
+        flow = row.flow if batch is None else batch.flow
+        if not back or flow is None or flow.too_late(now):
+            return []
+        if batch is None:
+            batch = Batch.from_row(row, register.intern(spec))
+            self._live_again(batch)
+        done = []
+        for old in back:
+            known = batch.task(old.index)
+            if known is not None and not known.state.final:
+                continue
+            task = Task.from_row(old)
+            task.state, task.message, task.ended_at = State.BLOCKED, "", None
+            register.tally.move(batch.queue, State.CANCELLED, Move.BROUGHT_BACK)
+            batch.cancelled -= 1
+            batch.keep(old.index, task)
+            self.item_added(task)
+            register.ledger.task(task.row(batch.number, old.index))
+            done.append(old.index)
+        register.ledger.batch(batch)
+        self.revived(batch, done, children)
+        for index in done:
+            brought = batch.task(index)
+            if (
+                brought is not None
+                and not self.wait_item(batch, index, brought)
+                and self.elements.is_free(batch, index)
+            ):
+                self.free_item(batch, index, now)
+        self.look(batch, now)
+        return done
+
+    def _live_again(self, batch: Batch) -> None:
+        """A batch that had finished is not any more."""
+        register, flow = self._register, batch.flow
+        register.add_batch(batch)
+        register.ledger.revived(batch.number)
+        if flow is not None and flow.start_by is not None and not flow.lapsed:
+            register.start_moments.add(flow.start_by, batch.number, register.batches)
+        self.elements.begin(batch)
 
     # -- kept results ---------------------------------------------------------------------------------------------
 
@@ -504,18 +794,25 @@ class Dependencies:
 
     # -- reasons --------------------------------------------------------------------------------------------------
 
-    def reason(self, batch: Batch) -> str:
-        """The reason why a batch is blocked: the parents that it waits for."""
+    def reason(self, batch: Batch, index: int) -> str:
+        """The reason why a task is blocked: the parents that it waits for."""
         if self._doomed(batch) and batch.flow is not None:
             return batch.flow.why
+        task = batch.task(index)
+        own = task.after if task is not None else ()
+        if batch.flow is not None and not batch.blocked and batch.flow.each:
+            own = tuple([(number, index, index + 1, True) for number, _, _ in batch.flow.each])
+        elif batch.flow is not None:
+            own = (*batch.flow.after, *own) if batch.blocked else own
+        waits = self.waits.get(batch.number, 0) + self.item_waits.get((batch.number, index), 0)
         named: list[str] = []
         more = 0
-        for number, lo, hi, _ in batch.flow.after if batch.flow is not None else ():
+        for number, lo, hi, _ in own:
             parent = self._register.batches.get(number)
             if parent is None or (hi and not self.unended(parent, lo, hi)):
                 continue
             if len(named) == _NAMED:
-                more = self.waits.get(batch.number, 0) - _NAMED
+                more = waits - _NAMED
                 break
             if not hi:
                 named.append(str(number) if parent.single else f"all of {number}")
@@ -523,5 +820,7 @@ class Dependencies:
                 named.append(str(TaskId(number, lo, parent.single)))
             else:
                 named.append(f"{number}.{lo}-{hi - 1}")
+        if not named and batch.flow is not None and batch.flow.each:
+            return "waits for a moment: what is ahead of it in its batch waits for tasks that are about to end"
         others = f" and {counted(more, 'other')}" if more > 0 else ""
         return f"waits for {', '.join(named)}{others}"

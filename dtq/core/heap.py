@@ -69,6 +69,11 @@ class RunHeap:
         else:
             self._runs[0] = Run(first.rank, first.batch, lo, first.hi)
 
+    def put_back(self, lo: int) -> None:
+        """As `advance`, where other runs may lie in what is taken off."""
+        first = self._runs[0]
+        heapreplace(self._runs, Run(first.rank, first.batch, lo, first.hi))
+
     def absorb(self, other: RunHeap) -> None:
         """Take over all runs of another heap, which is not used after that."""
         few, self._runs = sorted((other._runs, self._runs), key=len)

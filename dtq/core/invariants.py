@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from dtq.core.batches import Batch
+from dtq.core.changes import Parent
 from dtq.core.limits import Bucket
 from dtq.core.lines import Group
 from dtq.core.machine import Machine
@@ -71,8 +72,19 @@ def _check_batch(
     counted[batch.queue, State.RUNNING] += len(running)
     waiting = 0
     for index, task in (batch.tasks or {}).items():
-        if index >= batch.next:
-            assert task.state is State.CANCELLED, f"{batch.number}.{index}: {task.state} beyond the frontier"
+        if task.state is State.CANCELLED:
+            assert index >= batch.next, f"{batch.number}.{index}: cancelled, but in memory"
+        elif task.state is State.BLOCKED:
+            assert batch.blocked or _waits_by_itself(register, batch, index), (
+                f"{batch.number}.{index} waits for nothing"
+            )
+            counted[batch.queue, task.state] += 1
+            waiting += 1
+        elif index >= batch.next:
+            assert task.after, f"{batch.number}.{index}: {task.state} beyond the frontier"
+            assert (task.state is State.SCHEDULED) is (batch.due_at is not None)
+            counted[batch.queue, task.state] += 1
+            waiting += 1
         elif task.state is State.RUNNING:
             assert index in running, f"{batch.number}.{index}: runs without a lease"
         else:
@@ -80,29 +92,87 @@ def _check_batch(
             assert task.state is State.SCHEDULED or index in ready, f"{batch.number}.{index}: in no heap"
             counted[batch.queue, task.state] += 1
             waiting += 1
-    fresh = [i for i in range(batch.next, batch.size) if batch.task(i) is None] if batch.cut is None else []
-    counted[batch.queue, batch.fresh_state()] += len(fresh)
-    waits = batch.due_at is not None or batch.blocked
-    assert waits or ready.issuperset(fresh), f"batch {batch.number}: fresh tasks in no heap"
+    fresh = [i for i in range(batch.next, batch.limit) if batch.task(i) is None]
+    for index in fresh:
+        state = batch.state_of_fresh(index)
+        counted[batch.queue, state] += 1
+        assert state is not State.PENDING or index in ready, f"{batch.number}.{index}: fresh, and in no heap"
     everything = batch.ended + len(running) + waiting + len(fresh)
     assert everything == batch.size, f"batch {batch.number}: {everything} tasks accounted for, of {batch.size}"
+
+
+def _waits_by_itself(register: Register, batch: Batch, index: int) -> bool:
+    """Whether a task waits for others by itself."""
+    task = batch.task(index)
+    after = () if task is None else task.after
+    if batch.flow is not None:
+        after = (*after, *((number, index, index + 1, True) for number, _, _ in batch.flow.each))
+    return any(_is_awaited(register, parent) for parent in after)
+
+
+def _is_awaited(register: Register, parent: Parent) -> bool:
+    number, lo, hi, _ = parent
+    live = register.batches.get(number)
+    return live is not None and (hi == 0 or register.dependencies.unended(live, lo, hi) > 0)
+
+
+def _check_elements(register: Register, batch: Batch) -> None:
+    """How far a batch whose tasks wait one by one is ready is what follows from where its parents stand."""
+    frontier, flow = batch.frontier, batch.flow
+    assert (frontier is None) is (flow is None or not flow.each)
+    if frontier is None or flow is None:
+        return
+    for number, size, _ in flow.each:
+        live = register.batches.get(number)
+        assert batch.size <= size
+        if live is None:
+            continue
+        awaited = register.dependencies.awaited[number]
+        assert awaited.each is not None
+        assert any(child is batch for child in awaited.each.children)
+        assert awaited.each.ended is not None
+        ended = [index for index in range(live.size) if not register.dependencies.unended(live, index, index + 1)]
+        known = [index for lo, hi in awaited.each.ended for index in range(lo, hi)]
+        assert known == ended, f"of {number}, {known} are thought to have ended, not {ended}"
+    for index in range(batch.next, batch.limit):
+        waits = _waits_by_itself(register, batch, index)
+        if batch.task(index) is None:
+            assert not waits or index >= frontier.ready, f"{batch.number}.{index} is ready, and waits"
+            if index == frontier.ready:
+                assert waits, f"{batch.number}.{index} waits for nothing"
 
 
 def _check_dependencies(register: Register) -> None:
     dependencies = register.dependencies
     assert not dependencies.todo, "ends of what others wait for have not been worked off"
     flows = {n: batch.flow for n, batch in register.batches.items() if batch.flow is not None}
-    assert dependencies.edges == sum(len(flow.after) for flow in flows.values()), "the edges are miscounted"
+    items = {
+        (number, index): task
+        for number, batch in register.batches.items()
+        for index, task in (batch.tasks or {}).items()
+        if task.after and not task.state.final
+    }
+    edges = sum(len(flow.after) + len(flow.each) for flow in flows.values())
+    edges += sum(len(task.after) for task in items.values())
+    assert dependencies.edges == edges, "the edges are miscounted"
     waits = {}
     for number, flow in flows.items():
         if flow.blocked and not flow.why:
             waits[number] = 0
-            for parent, lo, hi, _ in flow.after:
-                live = register.batches.get(parent)
-                waits[number] += live is not None and (hi == 0 or dependencies.unended(live, lo, hi) > 0)
+            waits[number] = sum(_is_awaited(register, parent) for parent in flow.after)
             assert waits[number], f"batch {number} waits for nothing"
     assert dependencies.waits == waits, f"{dependencies.waits} are waited for, not {waits}"
+    for number in flows:
+        _check_elements(register, register.batches[number])
+    item_waits = {
+        at: count
+        for at, task in items.items()
+        if task.state is State.BLOCKED and (count := sum(_is_awaited(register, parent) for parent in task.after))
+    }
+    assert dependencies.item_waits == item_waits, f"{dependencies.item_waits} are waited for, not {item_waits}"
     needed = Counter(parent for flow in flows.values() for parent in {p[0] for p in flow.after if p[3]})
+    needed.update(number for flow in flows.values() for number in {each[0] for each in flow.each})
+    needed.update(number for task in items.values() for number in {p[0] for p in task.after if p[3]})
     assert dependencies.needed == needed, f"the results of {dependencies.needed} are needed, not of {needed}"
     for number, awaited in dependencies.awaited.items():
         assert number in register.batches, f"batch {number} is waited for, and has ended"

@@ -20,9 +20,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from dtq.core import ability, chains, placing, start_by, wall_moments
-from dtq.core.batches import Batch, SpecEntry, shared_flow
+from dtq.core.batches import Batch, Frontier, SpecEntry, shared_flow
 from dtq.core.changes import ArgumentPage, BatchFlow, Change, ResultPage, Totals
 from dtq.core.dependencies import After
+from dtq.core.elements import WAITING
 from dtq.core.heap import Run, RunHeap
 from dtq.core.leases import CHUNK_S, MAX_SMALL, Lease, Worker, chunk, is_over
 from dtq.core.ledger import EndedRange
@@ -148,30 +149,40 @@ class Machine:
             NotPermitted: another session submits it.
             BadMessage: the page is malformed, or does not continue the batch.
         """
-        count = pages.check(submission.arguments)
-        if count > pages.PAGE_BLOBS:
-            raise BadMessage(f"a page holds at most {pages.PAGE_BLOBS} blobs, not {count}")
-        if len(submission.arguments) > self.rules.max_blob:
-            largest = pages.largest(submission.arguments)
-            if largest > self.rules.max_blob:
-                raise TooLarge("a task's arguments", largest, self.rules.max_blob)
+        count = self._check_page(submission.arguments)
         batch = None if anew else self._known(spec, submission, session)
         size = 0 if batch is None else batch.size
         new = submission.offset + count - size
         if new > count or submission.offset < 0:
             raise BadMessage(f"the piece begins at {submission.offset}, the batch has {size} tasks")
-        if new > 0 and (batch is None or not batch.complete):
-            self.register.room_for(size, new)
+        adds = batch is None or (new > 0 and not batch.complete)
+        asked = after() if after is not None and adds and (batch is None or submission.items) else None
+        whole = None if asked is None else asked.size
+        if adds and (new > 0 or whole):
+            self.register.room_for(size, whole or new)
         if batch is None:
-            batch = self._new_batch(spec, submission, session, now, after)
+            batch = self._new_batch(spec, submission, session, now, asked)
+            if whole is not None and asked is not None:
+                self.register.dependencies.elements.fill(batch, whole, asked.gone, now)
         page = None
         if new > 0 and not batch.complete:
-            page = self._append(batch, pages.cut(submission.arguments, count - new, count), new, now)
+            page = self._append(batch, pages.cut(submission.arguments, count - new, count), new, now, asked)
         if submission.complete and not batch.complete:
             self.seal(batch, now)
-        if after is not None:
+        if asked is not None and asked.parents:
             self.register.dependencies.look_again(batch, now)
         return batch, page
+
+    def _check_page(self, page: bytes) -> int:
+        """How many blobs a page of arguments has that may be added to a batch."""
+        count = pages.check(page)
+        if count > pages.PAGE_BLOBS:
+            raise BadMessage(f"a page holds at most {pages.PAGE_BLOBS} blobs, not {count}")
+        if len(page) > self.rules.max_blob:
+            largest = pages.largest(page)
+            if largest > self.rules.max_blob:
+                raise TooLarge("a task's arguments", largest, self.rules.max_blob)
+        return count
 
     def _known(self, spec: Spec, submission: Submission, session: str) -> Batch | None:
         register = self.register
@@ -194,16 +205,13 @@ class Machine:
             raise KeyConflict(submission.key, number)
         return register.batches[number]
 
-    def _new_batch(
-        self, spec: Spec, submission: Submission, session: str, now: float, ask: Callable[[], After] | None
-    ) -> Batch:
+    def _new_batch(self, spec: Spec, submission: Submission, session: str, now: float, after: After | None) -> Batch:
         register = self.register
         if register.draining and spec.options.queue in register.draining:
             raise QueueDraining(spec.options.queue)
         delay_s = check_delay(submission.delay_s)
-        after = None if ask is None else ask()
-        if after is not None and register.dependencies.edges + len(after.parents) > self.rules.max_edges:
-            raise EdgesFull(register.dependencies.edges, self.rules.max_edges)
+        if after is not None:
+            self._room_for_edges(len(after.parents) + len(after.each))
         entry = register.intern(spec)
         register.last_batch += 1
         batch = Batch(register.last_batch, entry, now)
@@ -221,10 +229,12 @@ class Machine:
             batch.flow = replace(
                 batch.flow or BatchFlow(),
                 after=after.parents,
+                each=after.each,
                 run_anyway=after.run_anyway,
-                blocked=True,
+                blocked=bool(after.parents),
                 why=after.lost,
             )
+            batch.frontier = Frontier() if after.each else None
         register.add_batch(batch)
         if submission.conditions is not None:
             wall_moments.note(register, batch, submission.conditions, now)
@@ -234,13 +244,24 @@ class Machine:
         register.ledger.batch(batch)  # also if its first piece is empty: its number is about to be told
         return batch
 
-    def _append(self, batch: Batch, data: bytes, count: int, now: float) -> ArgumentPage:
+    def _room_for_edges(self, count: int) -> None:
+        edges, most = self.register.dependencies.edges, self.rules.max_edges
+        if edges + count > most:
+            raise EdgesFull(edges, most)
+
+    def _append(self, batch: Batch, data: bytes, count: int, now: float, after: After | None) -> ArgumentPage:
         register = self.register
         lo, hi = batch.size, batch.size + count
+        own = 0
+        if after is not None and after.items:
+            self._room_for_edges(sum([len(parents) for _, parents in after.items]))
+            own = register.dependencies.append(batch, lo, hi, after)
+            register.tally.move(batch.queue, None, Move.BLOCKED, own)
+            count -= own
         if lo == 0 and batch.due_at is not None and wall_moments.left_s(register, batch, now) <= 0:
             batch.due_at = None  # the due time came before the first task
         batch.size = hi
-        register.submitted += count
+        register.submitted += hi - lo
         if batch.blocked:
             register.tally.move(batch.queue, None, Move.BLOCKED, count)
         elif batch.due_at is None:
@@ -252,6 +273,8 @@ class Machine:
         page = ArgumentPage(batch=batch.number, lo=lo, hi=hi, data=data)
         register.ledger.page(page)
         register.ledger.batch(batch)
+        if own and after is not None:
+            register.dependencies.look_at_items(batch, lo, hi, after, now)
         return page
 
     def seal(self, batch: Batch, now: float) -> None:
@@ -278,11 +301,11 @@ class Machine:
         for lease in [lease for lease in register.leases.values() if lease.batch is batch]:
             register.tally.move(batch.queue, State.RUNNING, Move.WITHDRAWN, lease.hi - lease.lo)
             register.end_lease(lease)
-        for index, task in list((batch.tasks or {}).items()):
-            if index < batch.next and task.state in (State.PENDING, State.SCHEDULED):
+        for task in list((batch.tasks or {}).values()):
+            if task.state in WAITING:
                 register.tally.move(batch.queue, task.state, Move.WITHDRAWN)
-        fresh = batch.fresh - batch.cancelled_ahead()
-        register.tally.move(batch.queue, batch.fresh_state(), Move.WITHDRAWN, fresh)
+        for state, count in batch.fresh_counts():
+            register.tally.move(batch.queue, state, Move.WITHDRAWN, count)
         register.tally.move(batch.queue, State.SUCCEEDED, Move.WITHDRAWN, batch.succeeded)
         register.tally.move(batch.queue, State.DEAD, Move.WITHDRAWN, batch.dead)
         register.tally.move(batch.queue, State.CANCELLED, Move.WITHDRAWN, batch.cancelled)
@@ -482,8 +505,7 @@ class Machine:
         batch.running -= count
         batch.succeeded += count
         for index in batch.records_in(lo, hi):
-            batch.release(index)
-            register.ledger.task_forgotten(batch.number, index, history=False)
+            register.drop(batch, index, history=False)
         batch.entry.observe(success.seconds, count)
         batch.entry.weigh_results(len(success.results), count)
         if worker.lacking is not None:
@@ -678,7 +700,7 @@ class Machine:
     def _take(self, heap: RunHeap, run: Run, batch: Batch, worker: Worker, now: float, room: int) -> Lease:
         register = self.register
         lo = run.lo
-        waiting = len(heap) if lo < batch.next else run.hi - lo
+        waiting = len(heap) if lo < batch.next else batch.listed(run.hi) - lo
         most = chunk(batch.entry.estimate_s, waiting, register.slots)
         if most > 1:
             most = min(most, batch.entry.most_within(room))
@@ -690,10 +712,7 @@ class Machine:
         if lo < batch.next:
             hi, attempt = register.take_returned(heap, batch, lo, most)
         else:
-            hi, attempt = min(run.hi, lo + most), 1
-            hi = min([hi, *batch.records_in(lo, hi)])
-            batch.next = hi
-            heap.advance(hi)
+            hi, attempt = register.take_fresh(heap, batch, lo, most), 1
         if heap.limits or register.lines.several:
             register.lines.took(heap, batch.entry, worker.queues, hi - lo, now)
         register.tally.move(batch.queue, State.PENDING, Move.LEASED, hi - lo)
@@ -701,6 +720,10 @@ class Machine:
         lease = self._lease(worker, batch, lo, hi, attempt, now)
         if need is not None:
             placing.take(lease, need)
+        frontier = batch.frontier
+        at_its_end = frontier is not None and (batch.next >= frontier.ready or batch.tasks is not None)
+        if at_its_end or (hi - lo == 1 and register.dependencies.awaited):
+            register.dependencies.look(batch, now)
         return lease
 
     # -- time -----------------------------------------------------------------------------------------------------
@@ -730,9 +753,9 @@ class Machine:
                 worker.spared = True
         register.clock = max(register.clock, now)
         while (due := register.waiting.pop_due(now)) is not None:
-            self._due(*due)
+            self._due(*due, now)
         while (due := register.on_wall.pop_due(now + register.wall_ahead_s)) is not None:
-            self._due(*due)
+            self._due(*due, now)
         start_by.tick(register, now)
         ability.probe(register, now)
         register.lines.tick(now)
@@ -775,7 +798,7 @@ class Machine:
         moments = [at for at in (self.schedules.next_at(), self.register.on_wall.next_at()) if at is not None]
         return min(moments, default=None)
 
-    def _due(self, due_at: float, number: int, lo: int, hi: int) -> None:
+    def _due(self, due_at: float, number: int, lo: int, hi: int, now: float) -> None:
         register = self.register
         batch = register.batches.get(number)
         if batch is None:
@@ -788,13 +811,24 @@ class Machine:
             task.due_at = None
             register.tally.move(batch.queue, State.SCHEDULED, Move.DUE)
             register.ledger.task(task.row(number, lo))
-        elif batch.cut is not None:
-            return
-        else:
-            register.tally.move(batch.queue, State.SCHEDULED, Move.DUE, hi - lo - len(batch.records_in(lo, hi)))
-            batch.due_at = None
-            register.ledger.batch(batch)
-        register.push(batch, lo, hi)
+            register.push(batch, lo, hi)
+        elif lo < batch.limit:
+            self._batch_due(batch, lo, min(hi, batch.limit), now)
+
+    def _batch_due(self, batch: Batch, lo: int, hi: int, now: float) -> None:
+        """The time of fresh tasks of a batch has come, pieces of it; it is that of all of them."""
+        register = self.register
+        end = batch.listed(hi)
+        register.tally.move(batch.queue, State.SCHEDULED, Move.DUE, end - lo - len(batch.records_in(lo, end)))
+        batch.due_at = None
+        for index in batch.records_in(lo, hi):
+            task = batch.task(index)
+            if task is not None and task.state is State.SCHEDULED:
+                task.state = register.tally.move(batch.queue, State.SCHEDULED, Move.DUE) or task.state
+                register.ledger.task(task.row(batch.number, index))
+        register.ledger.batch(batch)
+        register.push_fresh(batch, lo, hi)
+        register.dependencies.look(batch, now)
 
     # -- to the engine --------------------------------------------------------------------------------------------
 

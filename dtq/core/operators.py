@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from dtq.core import placing
 from dtq.core.batches import Batch, Task
 from dtq.core.changes import BatchRow, TaskRow
+from dtq.core.elements import WAITING
 from dtq.core.leases import Lease
 from dtq.core.machine import Machine
 from dtq.core.register import Register
@@ -42,8 +43,7 @@ def cancel_batch(
     before = batch.cancelled
     for index in sorted(batch.tasks or ()):
         _cancel_waiting(register, batch, index, now, only, why)
-    if batch.cut is None and batch.next < batch.size and _is(batch.fresh_state(), only):
-        register.cut(batch, why)
+    _cancel_fresh(register, batch, now, only, why)
     cancelled = batch.cancelled - before
     if register.batches.get(batch.number) is batch:
         machine.seal(batch, now)
@@ -66,11 +66,12 @@ def cancel_task(machine: Machine, batch: Batch, index: int, now: float, only: St
     register = machine.register
     if _called_back(register, batch, only):
         only = None
-    if index >= batch.next and batch.cut is None and batch.task(index) is None:
-        if not _is(batch.fresh_state(), only):
+    if batch.is_fresh(index):
+        state = batch.state_of_fresh(index)
+        if not _is(state, only):
             return None
         task = Task(State.CANCELLED, 0)
-        register.tally.move(batch.queue, batch.fresh_state(), Move.CANCELLED)
+        register.tally.move(batch.queue, state, Move.CANCELLED)
         register.end_task(batch, index, task, now)
         return State.CANCELLED
     if _cancel_waiting(register, batch, index, now, only):
@@ -80,6 +81,30 @@ def cancel_task(machine: Machine, batch: Batch, index: int, now: float, only: St
             _stop(register, lease, index)
             return State.RUNNING
     return None
+
+
+def _cancel_fresh(register: Register, batch: Batch, now: float, only: State | None, why: str) -> None:
+    """Cancel the fresh tasks of a batch: as a whole those that are all from somewhere on, and alone what is before
+    others that stay."""
+    parts = list(batch.fresh_parts())
+    stays = [index for index in batch.records_in(batch.next, batch.limit) if not _is_final(batch, index)]
+    end = batch.limit
+    while parts and _is(parts[-1][0], only) and not (stays and stays[-1] >= parts[-1][1]):
+        end = parts.pop()[1]
+    if end < batch.limit:
+        register.cut(batch, why, end)
+    for state, lo, hi in parts if only is not None else ():
+        for index in range(lo, hi) if state is only else ():
+            if batch.is_fresh(index):
+                task = Task(State.CANCELLED, 0)
+                task.message = why
+                register.tally.move(batch.queue, state, Move.CANCELLED)
+                register.end_task(batch, index, task, now)
+
+
+def _is_final(batch: Batch, index: int) -> bool:
+    task = batch.task(index)
+    return task is not None and task.state.final
 
 
 def _is(state: State, only: State | None) -> bool:
@@ -98,7 +123,7 @@ def _cancel_waiting(
     register: Register, batch: Batch, index: int, now: float, only: State | None, why: str = ""
 ) -> bool:
     task = batch.task(index)
-    if task is None or task.state not in (State.PENDING, State.SCHEDULED) or not _is(task.state, only):
+    if task is None or task.state not in WAITING or not _is(task.state, only):
         return False
     register.tally.move(batch.queue, task.state, Move.CANCELLED)
     task.state = State.CANCELLED
@@ -158,24 +183,14 @@ def reprioritize(machine: Machine, batches: Sequence[Batch], priority: int) -> i
     moved = [batch for batch in batches if batch.entry.spec.options.priority != priority]
     for batch in moved:
         register.change_priority(batch, priority)
-    queues = {batch.queue for batch in moved}
-    register.lines.remove({batch.number for batch in moved}, queues)
-    for batch in moved:
-        for index, task in (batch.tasks or {}).items():
-            if index < batch.next and task.state is State.PENDING:
-                register.push(batch, index, index + 1)
-        if batch.fresh and batch.fresh_state() is State.PENDING:
-            register.push(batch, batch.next, batch.size)
-    for queue in queues:
-        register.lines.refresh(queue)
+    register.restand(moved)
     return sum(waiting_in(batch) for batch in batches)
 
 
 def waiting_in(batch: Batch) -> int:
     """Number of a live batch's tasks that wait, for a grant or for a time."""
-    waits = (State.PENDING, State.SCHEDULED, State.BLOCKED)
-    back = [task for index, task in (batch.tasks or {}).items() if index < batch.next and task.state in waits]
-    return len(back) + max(0, batch.fresh - batch.cancelled_ahead())
+    back = [task for task in (batch.tasks or {}).values() if task.state in WAITING]
+    return len(back) + sum([count for _, count in batch.fresh_counts()])
 
 
 def set_limit(machine: Machine, limit: Limit, now: float) -> None:
@@ -241,6 +256,7 @@ def revive(
         task.failures = task.crashes = 0
         task.ended_at = None
         batch.keep(old.index, task)
+        register.dependencies.item_added(task)
         place(batch, old.index, old.index + 1)
         register.ledger.task(task.row(batch.number, old.index))
     register.ledger.batch(batch)

@@ -8,10 +8,12 @@ carry each out completely: state, counts, heap and ledger together.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from operator import attrgetter
 from typing import Final
 from weakref import WeakValueDictionary
 
+from dtq.core import wall_moments
 from dtq.core.batches import Batch, Learned, SpecEntry, Task
 from dtq.core.changes import AttemptRow, BatchFlow, Totals
 from dtq.core.dependencies import Dependencies
@@ -257,6 +259,30 @@ class Register:
         flow = batch.flow
         self.lines.push(entry, Run(entry.urgency, batch.number, lo, hi), () if flow is None else flow.limits)
 
+    def push_fresh(self, batch: Batch, lo: int, hi: int) -> None:
+        """Have fresh tasks wait to be handed out, or for their time; those that wait one by one as far as they are
+        ready."""
+        if batch.due_at is not None:
+            wall_moments.heap_of(self, batch).push(batch.due_at, batch.number, lo, hi)
+        elif batch.frontier is None:
+            self.push(batch, lo, hi)
+
+    def restand(self, batches: Collection[Batch]) -> None:
+        """Have what waits in some batches stand where it belongs now, and nowhere else."""
+        queues = {batch.queue for batch in batches}
+        self.lines.remove({batch.number for batch in batches}, queues)
+        for batch in batches:
+            for index, task in (batch.tasks or {}).items():
+                if index < batch.next and task.state is State.PENDING:
+                    self.push(batch, index, index + 1)
+            stands = batch.next < batch.listed(batch.size) and not batch.blocked and batch.due_at is None
+            if batch.frontier is not None:
+                batch.frontier.unlisted = None if stands else batch.next
+            if stands:
+                self.push(batch, batch.next, batch.size)
+        for queue in queues:
+            self.lines.refresh(queue)
+
     def hold(self, batch: Batch, lo: int, hi: int) -> None:
         """Keep waiting tasks from being granted until `let_go`: tasks that are put back together come back at once, in
         their order. A restart lets them go too.
@@ -280,11 +306,20 @@ class Register:
                 if run.lo < batch.next:
                     if task is not None and task.state is State.PENDING:
                         return run
-                elif batch.cut is None:
-                    if task is None:
+                    if batch.frontier is not None and batch.next < run.hi:
+                        heap.put_back(batch.next)  # the frontier has gone past what was held up
+                        continue
+                elif run.lo < batch.limit:
+                    if run.lo >= batch.listed(run.hi):
+                        assert batch.frontier is not None
+                        batch.frontier.unlisted = run.lo  # all from here on still waits for others
+                        heap.advance(run.hi)
+                        continue
+                    if task is None or task.state is State.PENDING:
                         return run
-                    # A fresh task that was cancelled alone: the frontier passes it.
-                    batch.release(run.lo)
+                    # A fresh task that was cancelled alone, or waits by itself: the frontier passes it.
+                    if task.state.final:
+                        batch.release(run.lo)
                     batch.next = run.lo + 1
                     self.ledger.batch(batch)
                     heap.advance(run.lo + 1)
@@ -297,13 +332,37 @@ class Register:
         batch = self.batches.get(run.batch)
         if batch is None:
             return 0
-        lo = max(run.lo, batch.next)
-        count = max(0, run.hi - lo) if batch.cut is None else 0
+        lo, hi = max(run.lo, batch.next), batch.listed(run.hi)
+        count = max(0, hi - lo)
         if batch.tasks is not None:
-            count -= len(batch.records_in(lo, run.hi)) if count else 0
-            back = batch.records_in(run.lo, min(run.hi, batch.next)) if run.lo < batch.next else ()
-            count += sum(batch.tasks[index].state is State.PENDING for index in back)
+            count -= len(batch.records_in(lo, hi)) if count else 0
+            own = batch.records_in(run.lo, max(hi, min(run.hi, batch.next)))
+            count += sum(batch.tasks[index].state is State.PENDING for index in own)
         return count
+
+    def take_fresh(self, heap: RunHeap, batch: Batch, lo: int, most: int) -> int:
+        """Take fresh tasks off the first run of a heap, or such that waited by themselves and do not any more.
+
+        Returns:
+            Index after the last one taken.
+        """
+        run = heap.top()
+        assert run is not None
+        hi = min(batch.listed(run.hi), lo + most)
+        task = batch.task(lo)
+        if task is None:
+            hi = min([hi, *batch.records_in(lo, hi)])
+        else:
+            end, hi = hi, lo
+            while task is not None and task.state is State.PENDING and hi < end:
+                task.state = State.RUNNING
+                task.attempt = 1
+                self.ledger.task(task.row(batch.number, hi))
+                hi += 1
+                task = batch.task(hi)
+        batch.next = hi
+        heap.advance(hi)
+        return hi
 
     def take_returned(self, heap: RunHeap, batch: Batch, lo: int, most: int) -> tuple[int, int]:
         """Pop the next returned task, with adjacent returned tasks of the same attempt. A task that failed or crashed
@@ -383,6 +442,8 @@ class Register:
             return
         self.retries += 1
         batch.keep(index, task)  # first, because the push looks at the task's record
+        if self.dependencies.awaited:
+            self.dependencies.changed(batch)
         if state is State.SCHEDULED:
             task.due_at = now + verdict.delay_s
             self.waiting.push(task.due_at, batch.number, index, index + 1)
@@ -390,6 +451,16 @@ class Register:
             self.push(batch, index, index + 1)
         self.ledger.task(task.row(batch.number, index))
         self.ledger.batch(batch)
+        if self.dependencies.todo:
+            self.dependencies.settle(now)
+
+    def drop(self, batch: Batch, index: int, *, history: bool) -> None:
+        """The record of a task is needed no more: it has succeeded, or is one of many from now on."""
+        task = batch.task(index)
+        if task is not None and task.after and not task.state.final:
+            self.dependencies.item_over(batch, index, task)
+        batch.release(index)
+        self.ledger.task_forgotten(batch.number, index, history=history)
 
     def end_task(self, batch: Batch, index: int, task: Task, now: float) -> None:
         """Make a task off the common path dead or cancelled: its row keeps it, memory forgets it."""
@@ -400,8 +471,12 @@ class Register:
             self.lines.left += 1
         why = task.message if task.state is State.CANCELLED and task.outcome is None else ""
         self.ledger.ended(batch, index, index + 1, task.state, why)
+        if task.after:
+            self.dependencies.item_over(batch, index, task)
         if self.dependencies.awaited:
             self.dependencies.ended(batch, index, index + 1, task.state)
+        if batch.frontier is not None:
+            self.dependencies.changed(batch)
         if task.state is State.DEAD:
             batch.dead += 1
         else:
@@ -413,20 +488,23 @@ class Register:
         self.ledger.batch(batch)
         self.finish_if_done(batch, now)
 
-    def cut(self, batch: Batch, why: str = "") -> None:
-        """Cancel all fresh tasks of a batch as a whole; with this reason, if no user asked for it."""
-        lo, already, state = batch.next, batch.cancelled_ahead(), batch.fresh_state()
+    def cut(self, batch: Batch, why: str = "", at: int | None = None) -> None:
+        """All fresh tasks of a batch are cancelled as a whole.
+
+        Args:
+            batch: the batch.
+            why: the reason, where nobody has asked for it.
+            at: only those from here on, which is not before the frontier; None for all.
+        """
+        lo, hi = batch.next if at is None else at, batch.limit
+        self._count_as_cut(batch, lo, hi)
+        if why or batch.cut is not None:
+            batch.flow = replace(batch.flow or BatchFlow(), why=why)
         batch.cut = lo
         if batch.entry.need is not None:
             self.lines.left += 1
-        flow = batch.flow or BatchFlow()
-        if why or flow.blocked:
-            batch.flow = replace(flow, why=why or flow.why, blocked=False)
-        hi = batch.size
-        count = hi - lo - already
-        if count:
-            self.tally.move(batch.queue, state, Move.CANCELLED, count)
-            batch.cancelled += count
+        if batch.blocked and batch.flow is not None and not batch.fresh:
+            batch.flow = replace(batch.flow, blocked=False)
         for gap in [*batch.records_in(lo, hi), hi]:
             if gap > lo:
                 self.ledger.ended(batch, lo, gap, State.CANCELLED, why)
@@ -437,6 +515,21 @@ class Register:
                 self.ledger.task_forgotten(batch.number, gap, history=True)
             lo = gap + 1
         self.ledger.batch(batch)
+
+    def _count_as_cut(self, batch: Batch, lo: int, hi: int) -> None:
+        """Fresh tasks ``[lo, hi)`` of a batch are cancelled as a whole, those that wait by themselves too."""
+        for index in batch.records_in(lo, hi):
+            task = batch.task(index)
+            if task is not None and not task.state.final:
+                self.tally.move(batch.queue, task.state, Move.CANCELLED)
+                batch.cancelled += 1
+                self.drop(batch, index, history=True)
+        for state, first, end in list(batch.fresh_parts()):
+            begin = max(first, lo)
+            count = end - begin - len(batch.records_in(begin, end))
+            if begin < end and count:
+                self.tally.move(batch.queue, state, Move.CANCELLED, count)
+                batch.cancelled += count
 
     def give_back(self, lease: Lease, lo: int, hi: int, now: float, ran: int = 0, why: Failure = _NOT_BEGUN) -> None:
         """Return tasks ``[lo, hi)``, the front or the end of a lease, to their place in the heap, unblamed.
@@ -482,6 +575,8 @@ class Register:
             self.shorten(lease, hi)
         else:
             self._cut_end(lease, lo)
+        if self.dependencies.awaited:
+            self.dependencies.look(batch, now)
 
     def _wait_again(self, lease: Lease) -> None:
         """Undo the grant of a task behind its parent, and of the tasks behind it (`core.chains`)."""
@@ -510,7 +605,7 @@ class Register:
         Fresh tasks go back as the run that they were, if nothing behind them was taken meanwhile.
         """
         batch, hi = lease.batch, lease.hi
-        usual = batch.cut is None and batch.flow is None and lease.attempt == 1
+        usual = batch.cut is None and (batch.flow is None or batch.frontier is not None) and lease.attempt == 1
         if hi != batch.next or not usual or any(batch.records_in(lo, hi)):
             self.give_back(lease, lo, hi, now)
             return
@@ -580,8 +675,8 @@ class Register:
         """Remove a batch from memory if all of its tasks have ended."""
         if batch.complete and batch.ended >= batch.size and batch.finished_at is None:
             batch.finished_at = now
-            if batch.cut is None:  # fresh tasks that were cancelled alone need no record behind the last frontier
-                batch.next = batch.size
+            # Fresh tasks that were cancelled alone are no frontier's business any more.
+            batch.next = max(batch.next, batch.limit)
             self.ledger.batch(batch)
             expires_at = batch.expires_at
             if expires_at is not None:

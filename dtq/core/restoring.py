@@ -17,6 +17,7 @@ from typing import Final
 from dtq.core import chains, limits, queues, schedules, start_by, uniqueness, wall_moments
 from dtq.core.batches import Batch, Task
 from dtq.core.changes import BatchRow, DefinitionRow, ExpiryRow, HoldRow, LeaseRow, Row, SpecRow, TaskRow, Totals
+from dtq.core.elements import WAITING
 from dtq.core.leases import Lease, Worker
 from dtq.core.machine import Machine
 from dtq.core.recurrences import Calendar
@@ -66,6 +67,8 @@ def restore(
         _place(machine, batch, waiting, now)
     for (queue, state), count in waiting.items():
         register.tally.recall(queue, state, count)
+    for batch in [batch for batch in register.batches.values() if batch.frontier is not None]:
+        register.dependencies.look(batch, now)
     for batch in list(register.batches.values()):
         if batch.flow is not None and batch.flow.replaces is not None:
             uniqueness.replace_earlier(machine, batch, now)
@@ -73,16 +76,23 @@ def restore(
 
 
 def _wait(register: Register, now: float) -> None:
-    """Let blocked batches wait for their unfinished parents; nothing else of them needs restoring."""
-    blocked = [batch for batch in register.batches.values() if batch.blocked]
-    if blocked:
-        leases: dict[int, list[Lease]] = {}
-        for lease in register.leases.values():
-            leases.setdefault(lease.batch.number, []).append(lease)
-        for batch in blocked:
+    """Let blocked batches and tasks wait for their unfinished parents; nothing else of them needs restoring."""
+    flowing = [batch for batch in register.batches.values() if batch.flow is not None]
+    if not any(batch.blocked or batch.frontier or (batch.flow and batch.flow.given) for batch in flowing):
+        return
+    leases: dict[int, list[Lease]] = {}
+    for lease in register.leases.values():
+        leases.setdefault(lease.batch.number, []).append(lease)
+    for batch in flowing:
+        if batch.blocked:
             register.dependencies.wait(batch, leases)
             if batch.running and batch.flow is not None:
                 chains.restored(leases[batch.number][0], batch.flow.after, leases)
+        if batch.frontier is not None:
+            register.dependencies.elements.begin(batch, leases)
+        for index, task in (batch.tasks or {}).items():
+            if task.state is State.BLOCKED and task.after:
+                register.dependencies.wait_item(batch, index, task, leases)
 
 
 def _take(register: Register, row: Row, ahead_s: float, now: float) -> None:
@@ -125,6 +135,8 @@ def _task(register: Register, row: TaskRow, ahead_s: float) -> None:
         return
     task = Task.from_row(row)
     batch.keep(row.index, task)
+    if not row.state.final:
+        register.dependencies.item_added(task)
     if ahead_s and task.due_at is not None:
         task.due_at -= ahead_s
         register.ledger.task(task.row(row.batch, row.index))
@@ -156,22 +168,18 @@ def _place(machine: Machine, batch: Batch, waiting: dict[tuple[str, State], int]
     register = machine.register
     if batch.tasks is not None:
         for index, task in batch.tasks.items():
+            if task.state in WAITING:
+                _count(waiting, batch, task.state, 1)
             if index >= batch.next:
-                continue  # a fresh task, cancelled alone
+                continue  # a fresh task: cancelled alone, or one that waits by itself
             if task.state is State.PENDING:
-                _count(waiting, batch, State.PENDING, 1)
                 register.push(batch, index, index + 1)
             elif task.state is State.SCHEDULED and task.due_at is not None:
-                _count(waiting, batch, State.SCHEDULED, 1)
                 register.waiting.push(task.due_at, batch.number, index, index + 1)
-    fresh = batch.fresh
-    if fresh:
-        cancelled = 0 if batch.tasks is None else batch.cancelled_ahead()
-        _count(waiting, batch, batch.fresh_state(), fresh - cancelled)
-        if batch.due_at is None and not batch.blocked:
-            register.push(batch, batch.next, batch.size)
-        elif batch.due_at is not None and not batch.blocked:
-            wall_moments.heap_of(register, batch).push(batch.due_at, batch.number, batch.next, batch.size)
+    for state, count in batch.fresh_counts():
+        _count(waiting, batch, state, count)
+    if batch.fresh and not batch.blocked:
+        register.push_fresh(batch, batch.next, batch.size)
     register.finish_if_done(batch, now)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dtq.core.batches import Batch
 from dtq.core.changes import BatchFlow
+from dtq.core.elements import WAITING
 from dtq.core.register import Register
 from dtq.core.states import Move
 from dtq.model.messages import Conditions
@@ -59,12 +60,12 @@ def lapse(register: Register, batch: Batch, now: float) -> bool:
     batch.flow = replace(flow, lapsed=True)
     for index in sorted(batch.tasks or ()):
         task = batch.task(index)
-        if task is not None and task.attempt == 0 and task.state in (State.PENDING, State.SCHEDULED):
+        if task is not None and task.attempt == 0 and task.state in WAITING:
             register.tally.move(batch.queue, task.state, Move.CANCELLED)
             task.state = State.CANCELLED
             task.message = why
             register.end_task(batch, index, task, now)
-    if batch.cut is None and batch.next < batch.size:
+    if batch.fresh:
         register.cut(batch, why)
     if register.batches.get(batch.number) is batch:
         register.seal(batch, now)

@@ -28,7 +28,7 @@ class Move(Enum):
 
     ACCEPTED = auto()  #: a new task that is due
     DELAYED = auto()  #: a new task that is not due yet, or one that waited for others, and is not due yet
-    BLOCKED = auto()  #: a new task that waits for others to end
+    BLOCKED = auto()  #: a new task that waits for others to end, or one whose parents were put back
     RELEASED = auto()  #: all of its parents have ended
     BROUGHT_BACK = auto()  #: a parent had ended without a result, and was put back
     DUE = auto()  #: its time has come
@@ -54,8 +54,18 @@ TRANSITIONS: Final[dict[State | None, dict[Move, State | None]]] = {
         Move.CANCELLED: State.CANCELLED,
         Move.WITHDRAWN: None,
     },
-    State.SCHEDULED: {Move.DUE: State.PENDING, Move.CANCELLED: State.CANCELLED, Move.WITHDRAWN: None},
-    State.PENDING: {Move.LEASED: State.RUNNING, Move.CANCELLED: State.CANCELLED, Move.WITHDRAWN: None},
+    State.SCHEDULED: {
+        Move.DUE: State.PENDING,
+        Move.BLOCKED: State.BLOCKED,
+        Move.CANCELLED: State.CANCELLED,
+        Move.WITHDRAWN: None,
+    },
+    State.PENDING: {
+        Move.LEASED: State.RUNNING,
+        Move.BLOCKED: State.BLOCKED,
+        Move.CANCELLED: State.CANCELLED,
+        Move.WITHDRAWN: None,
+    },
     State.RUNNING: {
         Move.RETURNED: State.PENDING,
         Move.WAITS_AGAIN: State.BLOCKED,

@@ -34,20 +34,18 @@ _LIVE: Final = (State.RUNNING, State.PENDING, State.SCHEDULED, State.BLOCKED)
 
 def batch_view(batch: Batch) -> BatchView:
     """A live batch."""
-    waiting = [t.state for i, t in (batch.tasks or {}).items() if i < batch.next]
-    fresh = max(0, batch.fresh - batch.cancelled_ahead())
-    state = batch.fresh_state()
-    scheduled = waiting.count(State.SCHEDULED) + (fresh if state is State.SCHEDULED else 0)
-    pending = waiting.count(State.PENDING) + (fresh if state is State.PENDING else 0)
+    waiting = Counter([task.state for task in (batch.tasks or {}).values()])
+    for state, count in batch.fresh_counts():
+        waiting[state] += count
     return BatchView(
         batch=batch.number,
         size=batch.size,
         complete=batch.complete,
         spec=batch.spec,
         counts=Counts(
-            blocked=fresh if state is State.BLOCKED else 0,
-            scheduled=scheduled,
-            pending=pending,
+            blocked=waiting[State.BLOCKED],
+            scheduled=waiting[State.SCHEDULED],
+            pending=waiting[State.PENDING],
             running=batch.running,
             succeeded=batch.succeeded,
             dead=batch.dead,
@@ -82,8 +80,8 @@ def task_view(machine: Machine, batch: Batch, index: int) -> TaskView | None:
             return _view(batch, index, 1, State.RUNNING, task, lease)
     if task is not None:
         return None if task.state.final else _view(batch, index, 1, task.state, task)
-    if batch.cut is None and batch.next <= index < batch.size:
-        return _view(batch, index, 1, batch.fresh_state(), None)
+    if batch.is_fresh(index):
+        return _view(batch, index, 1, batch.state_of_fresh(index), None)
     return None
 
 
@@ -225,9 +223,8 @@ def _runs(machine: Machine, batch: Batch, state: State) -> Iterator[TaskView]:
         task = batch.task(index)
         if task is not None and task.state is state:
             yield _view(batch, index, 1, state, task)
-    if batch.fresh and batch.fresh_state() is state:
-        lo = batch.next
-        for gap in [*batch.records_in(batch.next, batch.size), batch.size]:
+    for fresh, lo, hi in batch.fresh_parts() if batch.fresh else ():
+        for gap in [*batch.records_in(lo, hi), hi] if fresh is state else ():
             if gap > lo:
                 yield _view(batch, lo, gap - lo, state, None)
             lo = gap + 1
@@ -251,7 +248,7 @@ def _view(
     attempt = 0
     if task is not None:
         attempt = task.attempt
-        due_at = task.due_at
+        due_at = task.due_at if task.due_at is not None or index < batch.next else due_at
     elif lease is not None:
         attempt = lease.attempt
     return TaskView(
@@ -359,7 +356,7 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
     register = machine.register
     options = view.spec.options
     if view.state is State.BLOCKED:
-        return register.dependencies.reason(register.batches[view.batch])
+        return register.dependencies.reason(register.batches[view.batch], view.index)
     if view.state is State.SCHEDULED:
         return _why_scheduled(register, view, now)
     if view.state is not State.PENDING:

@@ -11,6 +11,7 @@ import base64
 import json
 import math
 import struct
+from collections.abc import Iterable
 from functools import lru_cache
 from hashlib import blake2b
 from operator import attrgetter
@@ -25,6 +26,7 @@ from dtq.core.changes import (
     DefinitionRow,
     HoldRow,
     LeaseRow,
+    Parent,
     ResultPage,
     SpecRow,
     TaskRow,
@@ -195,13 +197,22 @@ def _encode_shared(flow: BatchFlow) -> bytes:
 
 def _encode_flow(flow: BatchFlow) -> bytes:
     """The rare fields of a batch, as JSON. Many batches have the same limits and label, and are written often."""
-    return _json(_set_of(flow)) if flow.after else _encode_shared(flow)
+    return _json(_set_of(flow)) if flow.after or flow.each or flow.given else _encode_shared(flow)
 
 
 def _flow_of(told: bytes) -> BatchFlow:
     fields = json.loads(told)
-    after = tuple([tuple(parent) for parent in fields.pop("after", ())])
-    return BatchFlow(after=after, limits=tuple(fields.pop("limits", ())), **fields)
+    return BatchFlow(
+        after=_parents_of(fields.pop("after", ())),
+        each=tuple([tuple(element) for element in fields.pop("each", ())]),
+        given=tuple(fields.pop("given", ())),
+        limits=tuple(fields.pop("limits", ())),
+        **fields,
+    )
+
+
+def _parents_of(told: Iterable[list[Any]]) -> tuple[Parent, ...]:
+    return tuple([cast(Parent, tuple(parent)) for parent in told])
 
 
 _shared_flow: Final = lru_cache(maxsize=16_384)(_flow_of)
@@ -296,8 +307,11 @@ def decode_batch(batch: int, body: object, names: dict[bytes, str]) -> BatchRow:
 
 # -- tasks and leases ---------------------------------------------------------------------------------------------
 
-# State, outcome, cancelling, attempt, failures, crashes, due and end, length of the exception's name.
+# State, outcome, cancelling, attempt, failures, crashes, due and end, length of the exception's name. Where the state
+# has `_WAITED` added, what the task waits for by itself follows, as JSON behind its length.
 _TASK: Final = struct.Struct("<BB?3q2dI")
+_WAITED: Final = 1 << 7
+_AFTER_LENGTH: Final = struct.Struct("<I")
 
 
 def final_at(row: TaskRow) -> float | None:
@@ -309,7 +323,7 @@ def encode_task(row: TaskRow) -> bytes:
     """The blob of a task."""
     exception = _raw(row.exception)
     head = _TASK.pack(
-        STATE_CODE[row.state],
+        STATE_CODE[row.state] + (_WAITED if row.after else 0),
         _OUTCOME_CODE[row.outcome],
         row.cancelling,
         row.attempt,
@@ -319,6 +333,9 @@ def encode_task(row: TaskRow) -> bytes:
         math.nan if row.ended_at is None else row.ended_at,
         len(exception),
     )
+    if row.after:
+        told = _json(row.after)
+        head += _AFTER_LENGTH.pack(len(told)) + told
     return seal(head + exception + _raw(row.message), TASK, row.batch, row.index)
 
 
@@ -330,7 +347,12 @@ def decode_task(batch: int, index: int, body: object) -> TaskRow:
     """
     raw = _check(body, TASK, batch, index)
     state, outcome, cancelling, attempt, failures, crashes, due_at, ended_at, length = _TASK.unpack_from(raw)
-    end = _TASK.size + length
+    begin, after = _TASK.size, _parents_of(())
+    if state & _WAITED:
+        (size,) = _AFTER_LENGTH.unpack_from(raw, begin)
+        begin, state = begin + _AFTER_LENGTH.size + size, state - _WAITED
+        after = _parents_of(json.loads(raw[begin - size : begin]))
+    end = begin + length
     return TaskRow(
         batch=batch,
         index=index,
@@ -342,8 +364,9 @@ def decode_task(batch: int, index: int, body: object) -> TaskRow:
         ended_at=None if math.isnan(ended_at) else ended_at,
         cancelling=cancelling,
         outcome=_OUTCOMES[outcome],
-        exception=_text(raw[_TASK.size : end]),
+        exception=_text(raw[begin:end]),
         message=_text(raw[end:-4]),
+        after=after,
     )
 
 

@@ -44,6 +44,21 @@ class Coverage:
         self.count += sum([end - start for start, end in new])
         return new
 
+    def remove(self, lo: int, hi: int) -> None:
+        """Remove ``[lo, hi)``, as far as it is there."""
+        starts, ends = self._starts, self._ends
+        first, last = bisect_right(ends, lo), bisect_left(starts, hi)
+        if first >= last:
+            return
+        kept = [(starts[first], lo), (hi, ends[last - 1])]
+        self.count -= sum([min(ends[at], hi) - max(starts[at], lo) for at in range(first, last)])
+        starts[first:last] = [start for start, end in kept if start < end]
+        ends[first:last] = [end for start, end in kept if start < end]
+
+    def goes_beyond(self, index: int) -> bool:
+        """Whether it has a higher index than that."""
+        return bool(self._ends) and self._ends[-1] > index + 1
+
     def end(self, index: int) -> int | None:
         """The end of the interval that has this index; None if none has."""
         interval = self.interval(index)

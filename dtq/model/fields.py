@@ -280,6 +280,10 @@ TAGS: Final = Items(64)
 MAX_SUBMISSIONS: Final = 100_000
 #: Parents of one submission.
 AWAITED: Final = Items(10_000)
+#: Over what a map of maps is.
+EACH: Final = Items(64)
+#: Tasks of one page that wait by themselves.
+ITEMS: Final = Items(1_024)
 #: Items of one call: tasks, batches, functions.
 MANY: Final = Items(300_000)
 #: Items of an answer, which is bounded in bytes by its maker.

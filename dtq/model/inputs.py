@@ -19,6 +19,8 @@ from dtq.model.wire import codec
 
 #: First byte of a call with inputs; no pickle begins so.
 INPUTS: Final = b"\x01"
+#: What a call begins with that has inputs, and no arguments but these: how many, and whether each is JSON, a byte each.
+ELEMENTS: Final = b"\x02"
 #: First byte of an input: a result as it travels; or, of a task without a result, its end.
 RESULT: Final = b"r"
 FAILURE: Final = b"f"
@@ -35,6 +37,24 @@ SEQUENCE_MARK: Final = b"q"
 _OFFSET: Final = struct.Struct("<Q")
 
 
+#: What such a call begins with that is given one result, which is no JSON.
+ONE_RESULT: Final = ELEMENTS + b"\x01\x00" + RESULT
+
+
+def elements_call(kinds: Sequence[bool]) -> bytes:
+    """A call that has no arguments but its inputs, before it is given them.
+
+    Args:
+        kinds: of each input, whether it is JSON.
+    """
+    return ELEMENTS + bytes((len(kinds), *kinds))
+
+
+def elements_of(call: bytes) -> list[bool]:
+    """Of each input of such a call, whether it is JSON."""
+    return [kind != 0 for kind in call[2 : 2 + call[1]]]
+
+
 def with_inputs(call: bytes, inputs: Sequence[bytes]) -> bytes:
     """A call with its inputs.
 
@@ -42,11 +62,20 @@ def with_inputs(call: bytes, inputs: Sequence[bytes]) -> bytes:
         call: its blob.
         inputs: in their order.
     """
-    body = INPUTS + pages.pack([call, *inputs], described=True)
+    if call.startswith(ELEMENTS):
+        if len(inputs) == 1 and not inputs[0].startswith(_NAMING):
+            return call + inputs[0]  # as nearly always
+        body = call + (inputs[0] if len(inputs) == 1 else pages.pack(inputs, described=True))
+    else:
+        body = INPUTS + pages.pack([call, *inputs], described=True)
     needed = list(named(call)) if is_description(call) else []
     for each in inputs:
         needed += _named(each)
     return describe(list(dict.fromkeys(needed))[:MAX_VALUES], body) if needed else body
+
+
+#: What an input begins with that may name values.
+_NAMING: Final = (RESULT + MARK, SEQUENCE)
 
 
 def _named(each: bytes) -> tuple[Value, ...]:
@@ -121,6 +150,10 @@ def inputs_of(blob: bytes) -> tuple[bytes, list[bytes]] | None:
     """A call and its inputs; None for a call without inputs."""
     if blob.startswith(MARK):
         blob = rest(blob)
+    if blob.startswith(ELEMENTS):
+        begin = 2 + blob[1]
+        body = blob[begin:]
+        return blob[:begin], pages.unpack(body) if body and blob[1] != 1 else [body]
     if not blob.startswith(INPUTS):
         return None
     call, *inputs = pages.unpack(blob[1:])

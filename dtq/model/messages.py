@@ -173,10 +173,13 @@ class Conditions:
         after: its parents: tasks ``[lo, hi)`` of a batch, where hi is 0 for all of it, as ``(batch, lo, hi, value)``;
             and whether their results are arguments of its function, in this order. A negative batch is the one that was
             submitted this many places before in the same call.
+        each: the batches whose tasks its own wait for one by one, and are given the results of, in this order; and
+            whether these are JSON. Then it has as many tasks as the smallest of them, and no pieces.
         run_anyway: whether it runs although a parent ends without a result; else it is cancelled then.
     """
 
     after: Annotated[tuple[tuple[fields.Awaited, fields.Index, fields.Index, bool], ...], fields.AWAITED] = ()
+    each: Annotated[tuple[tuple[fields.BatchNumber, bool], ...], fields.EACH] = ()
     run_anyway: bool = False
     expires_s: fields.Seconds | None = None
     start_by: fields.Moment | None = None
@@ -190,6 +193,10 @@ class Conditions:
         """Whether they concern the key."""
         usual = self.unique is Unique.KEPT and self.unique_s is None and self.on_conflict is Conflict.EXISTING
         return not usual
+
+
+#: What a single task of a batch waits for by itself.
+Own = Annotated[tuple[tuple[fields.BatchNumber, fields.Index, fields.Index, bool], ...], fields.AWAITED]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,6 +218,8 @@ class Submission:
         conditions: rare terms.
         limits: names of the limits that its tasks count against; of a new batch. If empty, those of its spec.
         label: its label, likewise. What differs from submission to submission stands here, so that all share a spec.
+        items: the parents of single tasks of the page: the place of the task, and its parents as in `Conditions.after`,
+            but none of them of the same call.
     """
 
     spec: fields.Index
@@ -226,6 +235,7 @@ class Submission:
     conditions: Conditions | None = None
     limits: Annotated[tuple[fields.LimitName, ...], LIMITS] = ()
     label: fields.Label = ""
+    items: Annotated[tuple[tuple[fields.Index, Own], ...], fields.ITEMS] = ()
 
     def called(self, spec: Spec) -> Spec:
         """Its spec with its own limits and label."""

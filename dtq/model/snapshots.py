@@ -192,6 +192,8 @@ class GraphNode:
         counts: its tasks by state.
         after: its parents: tasks ``[lo, hi)`` of a batch, where hi is 0 for all of it.
         more: whether it has more parents than these.
+        each: the batches whose tasks its own wait for one by one, or have.
+        given: the batches that single tasks of it wait for by themselves, or have; the first few.
     """
 
     batch: fields.BatchNumber
@@ -200,6 +202,8 @@ class GraphNode:
     counts: Counts
     after: Annotated[tuple[tuple[fields.BatchNumber, fields.Index, fields.Index], ...], ANSWERED] = ()
     more: bool = False
+    each: Annotated[tuple[fields.BatchNumber, ...], ANSWERED] = ()
+    given: Annotated[tuple[fields.BatchNumber, ...], ANSWERED] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,6 +27,7 @@ from dtq.client.terms import UNSET, Terms, field_of
 from dtq.errors import DtqError
 from dtq.model import pages
 from dtq.model.ids import TaskId
+from dtq.model.inputs import elements_call
 from dtq.model.messages import Conditions, Receipt, Submission
 from dtq.model.options import Function, Options, Spec
 from dtq.model.values import MIN_VALUE, Value, is_description, named, rest
@@ -208,10 +209,12 @@ class Submissions:
         with self._lock:
             for place, (submission, receipt) in enumerate(zip(submissions, receipts, strict=True)):
                 if not receipt.code:
-                    self._add(specs[submission.spec], _numbered(submission, place, receipts), receipt.batch)
+                    self._add(specs[submission.spec], _numbered(submission, place, receipts), receipt)
 
-    def _add(self, spec: Spec, submission: Submission, batch: int) -> None:
-        blobs = pages.unpack(submission.arguments)
+    def _add(self, spec: Spec, submission: Submission, receipt: Receipt) -> None:
+        batch, blobs = receipt.batch, pages.unpack(submission.arguments)
+        if submission.conditions is not None and submission.conditions.each:
+            blobs = [elements_call([is_json for _, is_json in submission.conditions.each])] * receipt.size
         single = submission.complete and submission.offset == 0 and len(blobs) == 1
         for index, blob in enumerate(blobs, submission.offset):
             if (batch, index) not in self._tasks:  # else its key stands for an earlier one

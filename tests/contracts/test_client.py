@@ -401,13 +401,15 @@ def test_batch_of_nothing_has_ended_for_what_waits_for_it(queue: Queue) -> None:
         assert client.submit(sorted, empty, key="a key").result(DEADLINE_S) == []
 
 
-def test_map_over_the_handle_of_a_batch_says_what_to_do(queue: Queue) -> None:
+def test_map_over_the_handle_of_a_batch_is_given_its_results_one_by_one(queue: Queue) -> None:
     client = queue.client()
-    batch = client.submit_map(work.square, [1, 2])
-    with pytest.raises(InvalidValue, match="its results are not here; read them first"):
-        client.submit_map(work.square, batch)  # type: ignore[arg-type]  # that is the point
-    with pytest.raises(InvalidValue, match="its results are not here; read them first"):
-        list(client.map(work.add, [1, 2], batch))  # type: ignore[arg-type]  # that is the point
+    batch = client.submit_map(work.square, [1, 2, 3])
+    again = client.submit_map(work.square, batch)
+    with queue.working():
+        assert list(client.map(work.add, batch, again)) == [2, 20, 90]
+        assert list(client.map(work.add, [1, client.submit(work.square, 5)], batch)) == [2, 29]
+    with Queue() as elsewhere, pytest.raises((InvalidValue, StoreReplaced)):
+        elsewhere.client().submit_map(work.square, batch)
 
 
 def test_nothing_waits_for_a_task_that_another_coordinator_has(queue: Queue) -> None:

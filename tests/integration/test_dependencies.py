@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -98,9 +98,83 @@ def test_asyncio_handles_stand_for_their_results(cluster: Cluster) -> None:
 def test_handle_elsewhere_than_in_a_call_is_refused_with_a_sentence(client: Client) -> None:
     handle = client.submit(work.square, 2)
     with pytest.raises(CannotPickle, match="handle of a task"):
-        client.submit_map(work.echo, [handle])
-    with pytest.raises(CannotPickle, match="handle of a task"):
         client.put(handle)
+
+
+def test_map_over_a_map_is_given_its_results_one_by_one(client: Client) -> None:
+    squares = client.submit_map(work.square, range(3_000))
+    doubled = client.submit_map(work.add, squares, squares)
+    large = client.submit_map(work.grown, [b"a", b"b"], [200_000, 100_000])
+    assert list(client.map(work.add, doubled, squares))[:4] == [0, 3, 12, 27]
+    assert sum(client.submit_map(abs, doubled).results()) == 2 * sum(n * n for n in range(3_000))
+    assert list(client.submit_map(len, large).results()) == [200_000, 100_000]
+    assert list(client.submit_map(work.add, squares, [1, 1]).results()) == [1, 2]
+    assert list(client.submit_map(work.square, client.submit_map(work.square, ())).results()) == []
+
+
+def test_handles_among_the_items_of_a_map_stand_for_their_results(client: Client) -> None:
+    handle, batch = client.submit(work.square, 3), client.submit_map(work.square, range(3))
+    assert list(client.map(work.echo, [handle, 5, [handle, {"in": handle}]])) == [9, 5, [9, {"in": 9}]]
+    assert list(client.map(sum, [batch, [1, handle]])) == [5, 10]
+    many = client.submit_map(work.add, [client.submit(work.square, n) for n in range(50)], range(50))
+    assert list(many.results()) == [n * n + n for n in range(50)]
+
+
+def test_part_of_a_map_that_fails_cancels_its_part_of_the_next(client: Client) -> None:
+    roots = client.submit_map(work.add, [1, "a", 2], [1, 1, 1], max_retries=0)
+    ended = list(client.submit_map(work.square, roots).results(return_exceptions=True))
+    assert (ended[0], ended[2]) == (4, 9)
+    assert f"parent {roots.id}.1 is dead" in str(ended[1])
+    anyway = list(client.submit_map(repr, roots, on_failed="run").results())
+    assert (anyway[0], anyway[1][:9]) == ("2", "TypeError")
+
+
+def test_executor_maps_over_futures_and_batches(cluster: Cluster, client: Client) -> None:
+    batch = client.submit_map(work.square, range(4))
+    with Executor(cluster.address, authkey_file=cluster.key_file) as executor:
+        future = executor.submit(work.square, 3)
+        assert list(executor.map(work.add, [future, 1], [1, 1])) == [10, 2]
+        assert list(executor.map(work.square, batch)) == [0, 1, 16, 81]
+        assert list(executor.map(work.square, batch, chunksize=3)) == [0, 1, 16, 81]
+        assert list(executor.map(work.add, batch, [1, 1], buffersize=1)) == [1, 2]
+
+
+def test_asyncio_maps_over_maps_and_handles(cluster: Cluster) -> None:
+    async def main() -> list[object]:
+        async with AsyncClient(cluster.address, authkey_file=cluster.key_file) as client:
+            squares = await client.submit_map(work.square, range(4))
+            again = await client.submit_map(work.square, squares)
+            handle = await client.submit(work.square, 5)
+
+            async def items() -> AsyncIterator[object]:
+                yield handle
+                yield 1
+
+            found: list[object] = [value async for value in client.map(work.add, again, squares)]
+            found += [value async for value in client.map(work.echo, [handle, 0])]
+            return found + [value async for value in client.map(work.echo, items())]
+
+    assert asyncio.run(main()) == [0, 2, 20, 90, 25, 0, 25, 1]
+
+
+def test_kills_on_the_way_through_maps_of_maps_lose_nothing(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        coordinator, worker = cluster.coordinator(), cluster.worker("--path", str(ROOT))
+        with Client(cluster.address, authkey_file=cluster.key_file) as client:
+            first = client.submit_map(work.square, range(2_000), max_crashes=50)
+            second = client.submit_map(work.add, first, first, max_crashes=50)
+            third = client.submit_map(abs, second, max_crashes=50, priority=1)
+            for place in (1, 700, 1_500):
+                second.task(place).wait(DEADLINE_S)
+                if place == 700:
+                    worker.kill()
+                    worker = cluster.worker("--path", str(ROOT))
+                else:
+                    coordinator.kill()
+                    coordinator = cluster.coordinator()
+            assert list(third.results()) == [2 * n * n for n in range(2_000)]
+            counts = client.stats().counts
+            assert (counts.succeeded, counts.unfinished, counts.cancelled) == (6_000, 0, 0)
 
 
 def test_batch_as_an_argument_stands_for_all_of_its_results(client: Client) -> None:

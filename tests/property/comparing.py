@@ -22,8 +22,9 @@ def pending_in_order(register: Register) -> list[tuple[int, int, int]]:
                 continue
             for index in range(run.lo, run.hi):
                 task = batch.task(index)
-                fresh = index >= batch.next and batch.cut is None and task is None
-                if fresh or (index < batch.next and task is not None and task.state is State.PENDING):
+                own = task is not None and task.state is State.PENDING
+                fresh = batch.next <= index < batch.listed(run.hi) and (task is None or own)
+                if fresh or (index < batch.next and own):
                     found.append((run.rank, run.batch, index))
     assert len(found) == len(set(found)), "a task is in the heaps twice"
     return sorted(found)
@@ -38,8 +39,11 @@ def scheduled_in_order(register: Register) -> list[tuple[float, int, int]]:
             continue
         for index in range(lo, hi):
             task = batch.task(index)
-            fresh = index >= batch.next and batch.cut is None and task is None and batch.due_at == due_at
-            if fresh or (task is not None and task.state is State.SCHEDULED and task.due_at == due_at):
+            own = task is not None and task.state is State.SCHEDULED
+            ahead = batch.next <= index < batch.listed(hi) and batch.due_at == due_at
+            if (ahead and (task is None or own)) or (
+                task is not None and task.state is State.SCHEDULED and task.due_at == due_at
+            ):
                 found.add((due_at, number, index))
     return sorted(found)
 
@@ -67,6 +71,8 @@ def state_of(machine: Machine) -> dict[str, Any]:
         "pending": pending_in_order(register),
         "scheduled": scheduled_in_order(register),
         "waits": register.dependencies.waits,
+        "waits of tasks": register.dependencies.item_waits,
+        "ready": {n: max(b.next, b.listed(b.size)) for n, b in register.batches.items() if b.frontier is not None},
         "needed": register.dependencies.needed,
         "edges": register.dependencies.edges,
         "awaited": sorted(awaited(register)),
@@ -81,13 +87,14 @@ def state_of(machine: Machine) -> dict[str, Any]:
 
 def awaited(register: Register) -> Iterator[tuple[int, ...]]:
     """What waits for what: batch, range, how many of it have not ended, and what waits."""
-    waits = register.dependencies.waits
+    waits, item_waits = register.dependencies.waits, register.dependencies.item_waits
     for number, found in register.dependencies.awaited.items():
-        singles = [(index, index + 1, 1, child) for index, some in found.by_index.items() for child in some]
+        singles = [(index, index + 1, 1, waiter) for index, some in found.by_index.items() for waiter in some]
         spans = [(span.lo, span.hi, span.left, span.child) for span in found.spans]
-        for lo, hi, left, child in [*singles, *spans, *((0, 0, 0, child) for child in found.whole)]:
-            if child.number in waits and register.batches[child.number] is child:
-                yield number, lo, hi, left, child.number
+        for lo, hi, left, (child, index) in [*singles, *spans, *((0, 0, 0, waiter) for waiter in found.whole)]:
+            own = index >= 0 and (child.number, index) in item_waits
+            if (own or (index < 0 and child.number in waits)) and register.batches[child.number] is child:
+                yield number, lo, hi, left, child.number, index
 
 
 def unfinished(machine: Machine) -> dict[tuple[int, int], tuple[Any, ...]]:

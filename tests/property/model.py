@@ -31,6 +31,9 @@ class Job:
     failures: int = 0
     crashes: int = 0
     cancelling: bool = False
+    #: What it waits for, or has, by itself; and whether that has cancelled it.
+    after: tuple[tuple[int, int, int, bool], ...] = ()
+    lost: bool = False
     #: Numbers of the attempts that did not succeed.
     history: list[int] = field(default_factory=list)
 
@@ -72,6 +75,8 @@ class Shipment:
     #: What it waits for, or has: batch, lo, hi (0: all of it), whether its function is given the results.
     after: tuple[tuple[int, int, int, bool], ...] = ()
     run_anyway: bool = False
+    #: The batches that it is over, each of whose tasks one of its own waits for.
+    each: tuple[int, ...] = ()
     #: Whether it waits still; and, where it is doomed or was cancelled by the end of a parent, of which.
     blocked: bool = False
     lost_to: tuple[int, int] | None = None
@@ -155,12 +160,14 @@ class Model:
         conditions: Conditions | None = None,
         after: tuple[tuple[int, int, int, bool], ...] = (),
         run_anyway: bool = False,
+        each: tuple[int, ...] = (),
     ) -> Shipment:
         due_at = now + delay_s if delay_s else None
         shipment = Shipment(number=number, options=options, session=session, key=key, due_at=due_at)
         if conditions is not None and conditions.expires_s is not None:
             shipment.start_by = now + conditions.expires_s
         shipment.after, shipment.run_anyway, shipment.blocked = after, run_anyway, bool(after)
+        shipment.each = each
         self.shipments[number] = shipment
         return shipment
 
@@ -202,8 +209,10 @@ class Model:
     def settle(self, now: float) -> None:
         """What waits is released, or cancelled, until nothing changes any more; and what is leased behind a task that
         has come back is so no more."""
-        while any([self.settled(shipment, now) for shipment in self.live() if shipment.blocked]):
-            pass
+        again = True
+        while again:
+            again = any([self.settled(shipment, now) for shipment in self.live() if shipment.blocked])
+            again |= any([self.item_settled(job, now) for shipment in self.live() for job in shipment.jobs])
         for crew in self.crews.values():
             while orphans := [
                 held for held in crew.leases.values() if self.is_early(held) and held.behind not in crew.leases
@@ -215,6 +224,41 @@ class Model:
     def is_early(self, held: Held) -> bool:
         """Whether the task of a lease waits for another one still."""
         return self.shipments[held.jobs[0].batch].blocked
+
+    def own_parents(self, job: Job) -> list[Job]:
+        """What a task waits for by itself, or has."""
+        each = [(number, job.index, job.index + 1, True) for number in self.shipments[job.batch].each]
+        return [parent for after in (*job.after, *each) for parent in self.of_parent(after)]
+
+    def waits_by_itself(self, job: Job) -> bool:
+        """Whether something that it waits for by itself has not ended."""
+        whole = [self.shipments[number] for number, _, hi, _ in job.after if not hi and number in self.shipments]
+        return any(not parent.over for parent in self.own_parents(job)) or any(not s.complete for s in whole)
+
+    def is_lost(self, job: Job) -> bool:
+        """Whether something that it waits for by itself has ended without a result, and so it never starts."""
+        anyway = self.shipments[job.batch].run_anyway
+        return not anyway and any(each.state in (State.DEAD, State.CANCELLED) for each in self.own_parents(job))
+
+    def item_settled(self, job: Job, now: float) -> bool:
+        """Whether a task that waited by itself does so no more."""
+        shipment = self.shipments[job.batch]
+        if job.state is not State.BLOCKED or not (job.after or shipment.each):
+            return False
+        if self.is_lost(job):
+            self.end(job, State.CANCELLED, now)
+            job.lost = True
+            return True
+        if shipment.blocked or self.waits_by_itself(job):
+            return False
+        self.free(job, now)
+        return True
+
+    def wait_again(self, revived: Job) -> None:
+        """What was to run without the result of what is put back, and has not started, waits for that."""
+        for job in self.jobs():
+            if job.state in (State.PENDING, State.SCHEDULED) and not job.attempt and revived in self.own_parents(job):
+                job.state, job.due_at = State.BLOCKED, None
 
     def settled(self, shipment: Shipment, now: float) -> bool:
         """Whether something that waits does so no more."""
@@ -260,16 +304,27 @@ class Model:
         )
 
     def free(self, job: Job, now: float) -> None:
+        if self.waits_by_itself(job) or self.is_lost(job):
+            return
         due_at = self.shipments[job.batch].due_at
         waits = due_at is not None and due_at > now
         job.state = State.SCHEDULED if waits else State.PENDING
         job.due_at = due_at if waits else None
 
-    def bring_back(self, number: int, now: float) -> None:
-        """A task of a batch was put back: so is what its end had cancelled."""
+    def bring_back(self, number: int, indexes: set[int], now: float) -> None:
+        """Tasks of a batch were put back: so is what their end had cancelled."""
         for shipment in list(self.shipments.values()):
+            found = {job.index for job in shipment.jobs if self.is_brought_back(job, number, indexes, now)}
+            for index in found:
+                self.wait_again(shipment.jobs[index])
+                shipment.jobs[index].state, shipment.jobs[index].lost = State.BLOCKED, False
+                shipment.finished_at = None
+            if found:
+                self.bring_back(shipment.number, found, now)
+                continue
             cancelled = shipment.finished_at is not None and shipment.lost_to is not None and not shipment.blocked
-            if not cancelled or not shipment.jobs or number not in [parent[0] for parent in shipment.after]:
+            parents = [*[parent[0] for parent in shipment.after], *shipment.each]
+            if not cancelled or not shipment.jobs or number not in parents:
                 continue
             lost = self.lost(shipment)
             if lost is not None:
@@ -277,16 +332,38 @@ class Model:
                 continue
             shipment.lost_to, shipment.finished_at, shipment.blocked = None, None, True
             for job in shipment.jobs:
-                job.state = State.BLOCKED
-            self.bring_back(shipment.number, now)
+                if job.state is State.CANCELLED:
+                    self.wait_again(job)
+                    job.state = State.BLOCKED
+            self.bring_back(shipment.number, set(range(len(shipment.jobs))), now)
+
+    def is_brought_back(self, job: Job, number: int, indexes: set[int], now: float) -> bool:
+        """Whether a task that waited by itself waits again, as what it waited for was put back."""
+        if job.state is not State.CANCELLED or not job.lost or self.is_lost(job):
+            return False
+        if self.is_over(self.shipments[job.batch], now):
+            return False
+        return any(parent.batch == number and parent.index in indexes for parent in self.own_parents(job))
 
     def needed(self) -> set[int]:
         """Batches whose results are given to something that has not ended."""
-        return {parent[0] for shipment in self.live() for parent in shipment.after if parent[3]}
+        given = {parent[0] for shipment in self.live() for parent in shipment.after if parent[3]}
+        given |= {number for shipment in self.live() for number in shipment.each}
+        jobs = [job for shipment in self.live() for job in shipment.jobs if not job.over]
+        return given | {parent[0] for job in jobs for parent in job.after if parent[3]}
 
-    def append(self, shipment: Shipment, count: int, complete: bool, now: float) -> None:
+    def append(
+        self,
+        shipment: Shipment,
+        count: int,
+        complete: bool,
+        now: float,
+        items: dict[int, tuple[tuple[int, int, int, bool], ...]] | None = None,
+    ) -> None:
         if shipment.complete:
             return
+        if shipment.each:
+            count = min(len(self.shipments[number].jobs) for number in shipment.each)
         waits = shipment.due_at is not None and shipment.due_at > now
         for _ in range(count):
             job = Job(
@@ -297,6 +374,9 @@ class Model:
                 due_at=shipment.due_at if waits and not shipment.blocked else None,
             )
             shipment.jobs.append(job)
+            job.after = (items or {}).get(job.index, ())
+            if job.after or shipment.each:
+                job.state, job.due_at = State.BLOCKED, None
         self.submitted += count
         if complete:
             self.seal(shipment, now)
@@ -608,6 +688,7 @@ class Model:
         return count
 
     def revive(self, job: Job) -> None:
+        self.wait_again(job)
         job.state = State.PENDING
         job.failures = job.crashes = 0
         self.shipments[job.batch].finished_at = None

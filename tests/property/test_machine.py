@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from dtq.core import views
 from dtq.core.batches import Batch
 from dtq.core.changes import Change, Expired, OwnExpired, Stored, Totals
 from dtq.core.leases import CHUNK_S, Lease
@@ -25,7 +26,7 @@ from dtq.model.snapshots import Selection
 from dtq.model.states import Outcome, State
 from tests.driver import Driver
 from tests.property.comparing import state_of, unfinished
-from tests.property.model import Crew, Held, Model, Shipment
+from tests.property.model import Crew, Held, Job, Model, Shipment
 
 EXAMPLES = os.environ.get("DTQ_PROPERTY_EXAMPLES")
 KEEP_S = 200.0
@@ -231,6 +232,67 @@ class Histories(RuleBasedStateMachine):
     def _parents(self) -> list[Shipment]:
         return [shipment for shipment in self.model.shipments.values() if not shipment.expired]
 
+    @precondition(lambda self: self._parents())
+    @rule(
+        terms=options,
+        over=st.lists(pick, min_size=1, max_size=2),
+        parents=st.lists(pick, max_size=1),
+        run_anyway=st.sampled_from([False, False, True]),
+        delay_s=st.sampled_from([0.0, 0.0, 0.0, 2.0]),
+        expires_s=st.sampled_from([None, None, None, 30.0]),
+    )
+    def submit_over(
+        self,
+        terms: dict[str, Any],
+        over: list[int],
+        parents: list[int],
+        run_anyway: bool,
+        delay_s: float,
+        expires_s: float | None,
+    ) -> None:
+        """A map over what others return, task by task."""
+        self.commit()
+        complete = [shipment for shipment in self._parents() if shipment.complete]
+        if not complete:
+            return
+        conditions = None if expires_s is None else Conditions(expires_s=expires_s)
+        each = tuple(self._one(complete, which).number for which in over)
+        after = tuple((self._one(self._parents(), which).number, 0, 0, False) for which in parents if which % 3 == 0)
+        flow = (after, run_anyway, each)
+        self._submit(0, terms, SUBMITTERS[0], True, delay_s, None, conditions, *flow)
+
+    submit_over_more = submit_over
+
+    @precondition(lambda self: self._parents())
+    @rule(
+        count=counts,
+        terms=options,
+        parents=st.lists(st.tuples(pick, pick, pick, pick, st.booleans()), min_size=1, max_size=4),
+        run_anyway=st.sampled_from([False, False, True]),
+        delay_s=st.sampled_from([0.0, 0.0, 0.0, 2.0]),
+    )
+    def submit_with_items(
+        self,
+        count: int,
+        terms: dict[str, Any],
+        parents: list[tuple[int, int, int, int, bool]],
+        run_anyway: bool,
+        delay_s: float,
+    ) -> None:
+        """A batch of which single tasks wait for others."""
+        self.commit()
+        if not self._parents():
+            return
+        items: dict[int, tuple[tuple[int, int, int, bool], ...]] = {}
+        for place, which, lo, length, value in parents if count else ():
+            shipment = self._one(self._parents(), which)
+            size = len(shipment.jobs)
+            lo = lo % size if size else 0
+            hi = 0 if which % 3 == 0 or not size else min(size, lo + 1 + length % 3)
+            at = place % count
+            items[at] = (*items.get(at, ()), (shipment.number, lo if hi else 0, hi, value))
+        self._submit(count, terms, SUBMITTERS[0], True, delay_s, None, None, (), run_anyway, (), items)
+
     # Much of what is new in a history is to wait for something.
     submit_after_more = submit_after
 
@@ -245,18 +307,26 @@ class Histories(RuleBasedStateMachine):
         conditions: Conditions | None = None,
         after: tuple[tuple[int, int, int, bool], ...] = (),
         run_anyway: bool = False,
+        each: tuple[int, ...] = (),
+        items: dict[int, tuple[tuple[int, int, int, bool], ...]] | None = None,
     ) -> None:
         known = set(self.driver.machine.register.batches)
         before = self.driver.machine.register.last_batch
-        flow: dict[str, Any] = {"conditions": conditions, "after": after, "run_anyway": run_anyway}
+        flow: dict[str, Any] = {
+            "conditions": conditions,
+            "after": after,
+            "run_anyway": run_anyway,
+            "each": each,
+            "items": items or {},
+        }
         number = self.driver.submit(
             count, session=session, complete=complete, delay_s=delay_s, key=key, **flow, **terms
         )
         assert number == before + 1
         assert number not in known
-        waits = (conditions, after, run_anyway)
+        waits = (conditions, after, run_anyway, each)
         shipment = self.model.submit(number, Options(**terms), session, key, delay_s, self.now, *waits)
-        self.model.append(shipment, count, complete, self.now)
+        self.model.append(shipment, count, complete, self.now, items)
         if self.driver.is_live(number):
             self.unwritten.append(self.driver.live(number))
 
@@ -335,6 +405,8 @@ class Histories(RuleBasedStateMachine):
             jobs = []
             for index in range(lease.lo, lease.hi):
                 job = self.model.job(lease.batch.number, index)
+                if job.state is State.BLOCKED and self.model.shipments[job.batch].each:
+                    self.model.free(job, self.now)  # its turn has just come
                 if lease.behind:
                     assert self.model.may_follow(crew, job, lease.behind, self.now)
                 else:
@@ -506,7 +578,7 @@ class Histories(RuleBasedStateMachine):
             else:
                 self.model.revive(each)
         if not purge:
-            self.model.bring_back(job.batch, self.now)
+            self.model.bring_back(job.batch, {each.index for each in jobs}, self.now)
 
     # -- the store --------------------------------------------------------------------------------------------------
 
@@ -594,6 +666,9 @@ class Histories(RuleBasedStateMachine):
     @invariant()
     def machine_agrees_with_model(self) -> None:
         self.model.settle(self.now)
+        for shipment in self.model.live():
+            if shipment.each:
+                self._let_lag(shipment)
         assert set(self.driver.machine.register.dependencies.needed) == self.model.needed()
         expected = {
             (job.batch, job.index): (job.state, job.due_at, job.attempt, job.failures, job.crashes, job.cancelling)
@@ -611,6 +686,32 @@ class Histories(RuleBasedStateMachine):
             assert worker.expires_at == crew.expires_at
             held = {token: lease.started for token, lease in worker.leases.items()}
             assert held == {token: lease.started for token, lease in crew.leases.items()}
+
+    def _let_lag(self, shipment: Shipment) -> None:
+        """Some tasks of a map over others wait although they need not (`core.elements`, rule 3): those behind one that
+        is still to start, or waits for one that is not held up."""
+        batch = self.driver.live(shipment.number)
+        behind = False
+        for job in shipment.jobs:
+            view = None if job.over else views.task_view(self.driver.machine, batch, job.index)
+            waits = job.state in (State.PENDING, State.SCHEDULED) and not job.attempt
+            if waits and view is not None and view.state is State.BLOCKED:
+                assert behind, f"{job.batch}.{job.index} waits for nothing"
+                job.state, job.due_at = State.BLOCKED, None
+            elif waits or (job.state is State.BLOCKED and batch.task(job.index) is None and not self._is_held_up(job)):
+                behind = True
+
+    def _is_held_up(self, job: Job) -> bool:
+        """Whether all that a task waits for has left the common path, or is leased alone."""
+        if self.model.shipments[job.batch].due_at is not None:
+            return False
+        register = self.driver.machine.register
+        alone = {(lease.batch.number, lease.lo) for lease in register.leases.values() if lease.hi - lease.lo == 1}
+        for parent in self.model.own_parents(job):
+            common = not parent.over and register.batches[parent.batch].task(parent.index) is None
+            if common and (parent.batch, parent.index) not in alone:
+                return False
+        return True
 
     @staticmethod
     def _one(choices: list[Any], which: int) -> Any:

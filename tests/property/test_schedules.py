@@ -207,7 +207,9 @@ class Histories(RuleBasedStateMachine):
     def machine_agrees_with_model(self) -> None:
         register = self.driver.machine.register
         assert {n: batch.key for n, batch in register.batches.items()} == self.model.live
-        scheduled = {n: batch.due_at for n, batch in register.batches.items() if batch.fresh_state() is State.SCHEDULED}
+        scheduled = {
+            n: batch.due_at for n, batch in register.batches.items() if State.SCHEDULED in dict(batch.fresh_counts())
+        }
         assert scheduled == self.model.moments
         found = {
             e.schedule.name: (e.next_at, e.paused, e.last_batch, e.made, e.skipped)

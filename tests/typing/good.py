@@ -107,6 +107,7 @@ def mapping(client: Client) -> None:
     assert_type(batch.results(), Iterator[float])
     assert_type(batch.task(1), TaskHandle[float])
     assert_type(client.submit_map(coroutine, range(3)), BatchHandle[bytes])
+    assert_type(client.submit_map(plain, batch, ["x"]), BatchHandle[float])
 
 
 def presets(client: Client) -> None:

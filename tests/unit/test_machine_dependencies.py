@@ -416,3 +416,20 @@ def why(machine: Driver, batch: int) -> str:
     machine.drain()
     (stored,) = machine.store.batches([batch])
     return stored.row.flow.why if stored.row.flow is not None else ""
+
+
+def test_parent_that_is_named_more_than_once_is_waited_for_again_as_often(machine: Driver) -> None:
+    bad, other = machine.submit(2, max_retries=0), machine.submit()
+    whole = machine.submit(after=[of(bad), of(bad), of(other)], run_anyway=True)
+    spans = machine.submit(after=[(bad, 0, 2, False), (bad, 0, 2, True), of(other)], run_anyway=True)
+    leases = machine.lease()
+    machine.fail(leases[0])
+    machine.fail(leases[1])
+
+    machine.revive(bad, 0)
+
+    for batch in (whole, spans):
+        assert machine.state(batch) is State.BLOCKED
+    machine.succeed(leases[2])
+    machine.succeed(machine.lease_one())
+    assert machine.states(whole, 1) == machine.states(spans, 1) == [State.PENDING]
