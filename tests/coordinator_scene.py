@@ -58,8 +58,8 @@ class HookedEngine(MemoryEngine):
         if hook is not None:
             hook(values)
 
-    def batches(self, numbers: Sequence[int] = (), key: str | None = None) -> list[StoredBatch]:
-        found = super().batches(numbers, key)
+    def batches(self, numbers: Sequence[int] = (), keys: Sequence[str] = (), most: int = 1) -> list[StoredBatch]:
+        found = super().batches(numbers, keys, most)
         hook, self.after_batches = self.after_batches, None
         if hook is not None:
             hook()

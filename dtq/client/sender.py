@@ -246,7 +246,7 @@ class Sender:
                     receiver._on_accepted(receipt.batch, -1, wakes)
                     following.add(receipt.batch, receiver, wakes)
                 new = submission.batch is None and receipt.batch
-                if new and submission.follow and (repeated or submission.key is not None):
+                if new and submission.follow and (repeated or receipt.earlier):
                     again.append(receipt.batch)
             following.expected()
         del receiver  # the loop must not keep a dropped handle alive

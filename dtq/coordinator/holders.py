@@ -32,7 +32,7 @@ def holders(c: Coordinator, keyed: Sequence[StoredBatch]) -> Iterator[Callable[[
     with c.lock:
         register.key_watchers.append(finished)
     try:
-        stored = {batch.row.key: next(iter(c.engine.batches(key=batch.row.key)), None) for batch in keyed}
+        stored = {batch.row.key: batch for batch in c.engine.batches(keys=[batch.row.key for batch in keyed])}
 
         def latest(row: BatchRow) -> Holder | None:
             live = register.keys.get(row.key)

@@ -145,7 +145,7 @@ def _submit(
                     receipt = _refusal(error)
                     if isinstance(error, QueueFull) and submission.wait_s > 0:
                         full = error.with_traceback(None)  # it would keep this frame alive, and with it the error
-            receipts.append(receipt)
+            receipts.append(replace(receipt, earlier=False) if repeated and receipt.earlier else receipt)
         state.receipts = {s.number: receipt for s, receipt in zip(submissions, receipts, strict=True)}
         if repeated:
             state.repeated = max(state.receipts, default=state.repeated)
@@ -264,7 +264,7 @@ def _found(c: Coordinator, spec: Spec, place: int, submission: Submission, known
             if named and not same_call(its_spec, submission.called(spec), urgency=False):
                 raise KeyConflict(submission.key, number)
             _refuse_another(c, known, place, submission, number, size)
-            return Receipt(batch=number, size=size)
+            return Receipt(batch=number, size=size, earlier=True)
     elif submission.batch is None and submission.key is not None:
         taken = register.batches[register.keys[submission.key]]
         if same_call(taken.spec, submission.called(spec), urgency=False):
@@ -277,7 +277,7 @@ def _accepted(c: Coordinator, batch: Batch, page: ArgumentPage | None, made: dic
         made[batch.number] = batch
     if page is not None:
         c.cache.add([page])
-    return Receipt(batch=batch.number, size=batch.size)
+    return Receipt(batch=batch.number, size=batch.size, earlier=batch.number <= last)
 
 
 def _accept_unique(
@@ -304,7 +304,7 @@ def _accept_unique(
     if place in known.own:
         number, size, _ = known.own[place]
         if number not in register.batches:
-            return Receipt(batch=number, size=size)
+            return Receipt(batch=number, size=size, earlier=True)
         batch, page = c.machine.submit(spec, replace(submission, batch=number), session, now)
         return _accepted(c, batch, page, made, last)
     live = register.keys.get(submission.key or "")
@@ -412,8 +412,8 @@ def _looked_up(
     try:
         if missing:
             c.flush()
+            _note_stored(c, state, known, missing)
             for place, submission in missing:
-                _note_stored(c, state, known, place, submission)
                 if place in unsure:
                     _note_own(c, state, known, place, submission)
         for place, submission in asked:
@@ -448,22 +448,32 @@ def _note_live(c: Coordinator, known: _Known, place: int, submission: Submission
     return batch is not None
 
 
-def _note_stored(c: Coordinator, state: SessionState, known: _Known, place: int, submission: Submission) -> None:
-    if submission.batch is not None:
-        found = c.engine.batches([submission.batch])
-    else:
-        own = submission.key is None
-        key = f"{state.hello.session}/{submission.number}" if own else submission.key
-        found = [stored for stored in c.engine.batches(key=key) if stored.row.user_key is not own]
-    for stored in found:
-        known.stored[place] = stored.row.batch, stored.row.size, stored.spec
-        known.submitted_at[place] = stored.row.submitted_at
-        known.flows[stored.row.batch] = stored.row.flow
+def _note_stored(c: Coordinator, state: SessionState, known: _Known, missing: list[tuple[int, Submission]]) -> None:
+    numbers = [submission.batch for _, submission in missing if submission.batch is not None]
+    keys = {place: _key_of(state, submission) for place, submission in missing if submission.batch is None}
+    by_number = {stored.row.batch: stored for stored in c.engine.batches(numbers)} if numbers else {}
+    by_key = {stored.row.key: stored for stored in c.engine.batches(keys=list(keys.values()))} if keys else {}
+    for place, submission in missing:
+        if submission.batch is not None:
+            stored = by_number.get(submission.batch)
+        else:
+            stored = by_key.get(keys[place])
+            if stored is not None and stored.row.user_key is (submission.key is None):
+                stored = None
+        if stored is not None:
+            known.stored[place] = stored.row.batch, stored.row.size, stored.spec
+            known.submitted_at[place] = stored.row.submitted_at
+            known.flows[stored.row.batch] = stored.row.flow
+
+
+def _key_of(state: SessionState, submission: Submission) -> str:
+    """The key that a batch of a submission has in the store."""
+    return submission.key if submission.key is not None else f"{state.hello.session}/{submission.number}"
 
 
 def _note_own(c: Coordinator, state: SessionState, known: _Known, place: int, submission: Submission) -> None:
     """Note the batch that was made of a submission whose call is repeated, if its key alone does not identify it."""
-    for stored in c.engine.batches(key=submission.key, most=_LATEST) if submission.key is not None else ():
+    for stored in c.engine.batches(keys=[submission.key], most=_LATEST) if submission.key is not None else ():
         row = stored.row
         if row.session == state.hello.session and row.flow is not None and row.flow.submission == submission.number:
             known.own[place] = row.batch, row.size, stored.spec

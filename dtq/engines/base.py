@@ -190,10 +190,10 @@ class Engine(Protocol):
         """
         ...
 
-    def batches(self, numbers: Sequence[int] = (), key: str | None = None, most: int = 1) -> list[StoredBatch]:
-        """The kept batches with these numbers, or with this key, in rising order; others are left out.
+    def batches(self, numbers: Sequence[int] = (), keys: Sequence[str] = (), most: int = 1) -> list[StoredBatch]:
+        """The kept batches with these numbers, or with one of these keys, in rising order; others are left out.
 
-        Of those with the key, the latest ``most``.
+        Of those with the same key, the latest ``most``.
         """
         ...
 

@@ -210,11 +210,11 @@ class MemoryEngine:
         with self._reading():
             return fill(_overlapping(self._pages[kind].get(batch, []), lo, hi), room)
 
-    def batches(self, numbers: Sequence[int] = (), key: str | None = None, most: int = 1) -> list[StoredBatch]:
+    def batches(self, numbers: Sequence[int] = (), keys: Sequence[str] = (), most: int = 1) -> list[StoredBatch]:
         """See `Engine.batches`."""
         with self._reading():
             wanted = set(numbers)
-            if key is not None:
+            for key in keys:
                 wanted.update(self._keys.all(key)[:most])
             found = [self._stored(number) for number in sorted(wanted)]
             return [batch for batch in found if batch is not None]

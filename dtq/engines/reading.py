@@ -160,7 +160,7 @@ class Reader:
             kept = (rowcodec.decode_attempt(batch, index, body) for (body,) in rows)
             return recall(kept if first >= 0 else reversed(list(kept)), room)
 
-    def batches(self, numbers: Sequence[int], key: str | None, most: int) -> list[StoredBatch]:
+    def batches(self, numbers: Sequence[int], keys: Sequence[str], most: int) -> list[StoredBatch]:
         """See `Engine.batches`."""
         with self._one_moment() as connection:
             specs = _Specs(connection)
@@ -168,7 +168,7 @@ class Reader:
             for number in set(numbers):
                 bodies.update(connection.execute("SELECT batch, body FROM batches WHERE batch = ?", (number,)))
             rows = {number: rowcodec.decode_batch(number, body, {}) for number, body in bodies.items()}
-            if key is not None:
+            for key in _known(connection, keys):
                 rows.update({row.batch: row for row in islice(_with_key(connection, key), most)})
             with_spec = [(row, specs.get(row.spec)) for _, row in sorted(rows.items())]
         return [stored_batch(row, spec) for row, spec in with_spec if spec is not None]
@@ -282,6 +282,14 @@ class _Specs:
         if found is None or not rowcodec.sound(found[0], rowcodec.SPEC, number):
             return None
         return rowcodec.decode_spec(number, found[0])
+
+
+def _known(connection: sqlite3.Connection, keys: Sequence[str]) -> list[str]:
+    """Those of some keys that batches may have, found with one statement: most keys are new."""
+    codes = {key: rowcodec.key_code(key) for key in keys}
+    sql = "SELECT DISTINCT code FROM batches WHERE code IN (SELECT value FROM json_each(?))"
+    found = {code for (code,) in connection.execute(sql, (json.dumps(list(codes.values())),))} if codes else ()
+    return [key for key, code in codes.items() if code in found]
 
 
 def _with_key(connection: sqlite3.Connection, key: str) -> Iterator[BatchRow]:

@@ -175,9 +175,9 @@ class SqliteEngine:
         """See `Engine.pages`."""
         return self._used().page_reader.pages(kind, batch, lo, hi, room)
 
-    def batches(self, numbers: Sequence[int] = (), key: str | None = None, most: int = 1) -> list[StoredBatch]:
+    def batches(self, numbers: Sequence[int] = (), keys: Sequence[str] = (), most: int = 1) -> list[StoredBatch]:
         """See `Engine.batches`."""
-        return self._used().reader.batches(numbers, key, most)
+        return self._used().reader.batches(numbers, keys, most)
 
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:
         """See `Engine.ended`."""

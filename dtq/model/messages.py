@@ -270,12 +270,15 @@ class Receipt:
         size: how many tasks of the batch have been accepted so far.
         code: stable code of the error if refused, else "".
         details: the arguments of that error.
+        earlier: whether the batch is an earlier one, which has the key: its tasks may have ended before. Not told in
+            the answer to a repeated call, of which all batches may be such.
     """
 
     batch: fields.BatchNumber
     size: fields.Count
     code: fields.Word = ""
     details: Annotated[tuple[fields.Detail, ...], FEW] = ()
+    earlier: bool = False
 
 
 # -- working ------------------------------------------------------------------------------------------------------

@@ -117,9 +117,9 @@ class FailingEngine:
         """See `Engine.pages`."""
         return self._engine.pages(kind, batch, lo, hi, room)
 
-    def batches(self, numbers: Sequence[int] = (), key: str | None = None, most: int = 1) -> list[StoredBatch]:
+    def batches(self, numbers: Sequence[int] = (), keys: Sequence[str] = (), most: int = 1) -> list[StoredBatch]:
         """See `Engine.batches`."""
-        return self._engine.batches(numbers, key, most)
+        return self._engine.batches(numbers, keys, most)
 
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:
         """See `Engine.ended`."""

@@ -154,11 +154,11 @@ class Model:
     def pages(self, kind: type, batch: int, lo: int, hi: int) -> list[Any]:
         return [page for page in self.of(kind) if page.batch == batch and page.lo < hi and page.hi > lo]
 
-    def batches(self, numbers: Iterable[int] = (), key: str | None = None) -> list[StoredBatch]:
+    def batches(self, numbers: Iterable[int] = (), keys: Iterable[str] = ()) -> list[StoredBatch]:
         return [
             StoredBatch(row=row, spec=self.rows[SpecRow, row.spec].spec)
             for row in self.of(BatchRow)
-            if (row.batch in set(numbers) or row.key == key) and (SpecRow, row.spec) in self.rows
+            if (row.batch in set(numbers) or row.key in keys) and (SpecRow, row.spec) in self.rows
         ]
 
     def children(self, parents: Iterable[int]) -> list[int]:

@@ -449,10 +449,10 @@ def test_batches_are_found_by_number_and_by_key(engine: Engine) -> None:
 
     assert [found.row for found in engine.batches(range(9))] == rows
     assert numbers([3, 1, 3, 99]) == [1, 3]
-    assert numbers() == numbers([]) == numbers([99]) == numbers(key="nobody's") == []
-    assert numbers(key=f"{SESSION}/3") == [3]
-    assert [numbers(key=row.key) for row in rows] == [[row.batch] for row in rows]
-    assert numbers([1], key="mine") == [1, 2]
+    assert numbers() == numbers([]) == numbers([99]) == numbers(keys=["nobody's"]) == []
+    assert numbers(keys=[f"{SESSION}/3"]) == [3]
+    assert [numbers(keys=[row.key]) for row in rows] == [[row.batch] for row in rows]
+    assert numbers([1], keys=["mine", "order/17", "mine"]) == [1, 2, 5]
     assert engine.batches([2])[0].spec == spec().spec
 
 
@@ -463,7 +463,7 @@ def test_latest_of_several_batches_with_a_key_has_it(engine: Engine) -> None:
     engine.commit(stored(replace(rows[0], finished_at=9.0)))
 
     def having(most: int = 1) -> list[int]:
-        return [found.row.batch for found in engine.batches(key="mine", most=most)]
+        return [found.row.batch for found in engine.batches(keys=["mine"], most=most)]
 
     assert (having(), having(2), having(9)) == ([3], [2, 3], [1, 2, 3])
     # and when that is gone, the next
@@ -477,7 +477,7 @@ def test_key_is_free_again_when_its_batch_is_gone(engine: Engine) -> None:
         [BatchWithdrawn(1), Expired(2.0), Stored(spec()), Stored(batch(3, key="k")), Stored(batch(4, key="e"))]
     )
 
-    assert [found.row.batch for found in (*engine.batches(key="k"), *engine.batches(key="e"))] == [3, 4]
+    assert [found.row.batch for found in engine.batches(keys=["k", "e", "new"])] == [3, 4]
 
 
 # -- expiry and withdrawal ----------------------------------------------------------------------------------------
@@ -510,7 +510,7 @@ def test_expired_batches_go_with_all_their_rows(engine: Engine) -> None:
     assert everything(engine, 1) == ([], [], [], [])
     assert [everything(engine, number) for number in (2, 3)] == before
     assert {run.batch.row.batch for run in engine.ended(Selection(), NOW)} == {2, 3}
-    assert engine.batches(key=f"{SESSION}/1") == []
+    assert engine.batches(keys=[f"{SESSION}/1"]) == []
 
 
 def test_batches_with_a_time_of_their_own_expire_by_that_only(engine: Engine) -> None:

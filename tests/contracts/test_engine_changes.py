@@ -176,7 +176,7 @@ def answers(store: Engine | Model) -> dict[str, Any]:
     said["in use"] = [store.holds([value]) for value in VALUES] + [store.holds(VALUES), store.holds([])]
     said["children"] = [store.children([number]) for number in BATCHES] + [store.children(BATCHES), store.children([])]
     said["by number"] = store.batches(BATCHES)
-    said["by key"] = [store.batches(key=key) for key in KEYS.values()]
+    said["by key"] = [store.batches(keys=[key]) for key in KEYS.values()]
     for number in BATCHES:
         for kind in (ArgumentPage, ResultPage):
             said[f"{kind.__name__} of {number}"] = [store.pages(kind, number, lo, lo + 2) for lo in range(6)]

@@ -54,7 +54,7 @@ def everything(engine: SqliteEngine, count: int) -> dict[str, Any]:
     said: dict[str, Any] = {"restore": list(engine.restore()), "batches": engine.batches(range(1, count + 1))}
     for number in range(1, count + 1):
         row = batch(number)
-        said[f"by key {number}"] = engine.batches(key=row.key)
+        said[f"by key {number}"] = engine.batches(keys=[row.key])
         said[f"arguments {number}"] = engine.pages(ArgumentPage, number, 0, 9)
         said[f"results {number}"] = engine.pages(ResultPage, number, 0, 9)
         said[f"attempts {number}"] = engine.attempts(number, 1)

@@ -554,7 +554,7 @@ def test_withdrawn_batch_may_have_finished_already(machine: Driver) -> None:
     assert machine.count(State.SUCCEEDED) == 0
     machine.drain()
     assert machine.told == []
-    assert machine.store.batches(key="nightly") == []
+    assert machine.store.batches(keys=["nightly"]) == []
 
 
 def test_withdrawn_batch_may_be_in_the_middle_of_its_submission(machine: Driver) -> None:
