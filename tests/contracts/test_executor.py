@@ -205,7 +205,7 @@ def test_map_that_is_closed_cancels_what_has_not_begun(executor: Executor, kind:
     futures = gate.fill(executor, kind)
     directory = gate._directory
     marks = [directory / f"mark-{n}" for n in range(3)]
-    results = executor.map(work.mark, map(str, marks), timeout=0)
+    results = executor.map(work.gated, map(str, marks), [os.devnull] * 3, timeout=0)
     with pytest.raises(TimeoutError):
         next(results)
     gate.open()

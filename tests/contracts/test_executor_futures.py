@@ -151,7 +151,7 @@ def test_callback_comes_at_once_where_the_call_has_ended(shared: Executor, end: 
 
 def test_callback_comes_at_once_where_the_call_was_cancelled(executor: Executor, kind: Kind, gate: Gate) -> None:
     gate.fill(executor, kind)
-    future = executor.submit(pow, 2, 3)
+    future = gate.submit(executor)
     assert future.cancel()
     told: list[bool] = []
     future.add_done_callback(lambda ended: told.append(ended.cancelled()))
@@ -165,7 +165,7 @@ def test_thread_that_waits_learns_that_the_call_was_cancelled(
 ) -> None:
     # Given
     gate.fill(executor, kind)
-    future = executor.submit(pow, 2, 3)
+    future = gate.submit(executor)
     caught: list[type[BaseException]] = []
 
     def wait_for_it() -> None:
@@ -186,7 +186,7 @@ def test_thread_that_waits_learns_that_the_call_was_cancelled(
 
 def test_future_says_how_it_stands(executor: Executor, kind: Kind, gate: Gate) -> None:
     futures = gate.fill(executor, kind)
-    waits, cancelled = executor.submit(pow, 2, 3), executor.submit(pow, 2, 3)
+    waits, cancelled = gate.submit(executor), gate.submit(executor)
     assert cancelled.cancel()
     assert "state=pending" in repr(waits)
     assert "state=cancelled" in repr(cancelled)

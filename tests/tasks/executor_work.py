@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 
 #: How long a task waits for the test at most, in seconds.
 PATIENCE_S = 60.0
+#: A call that takes longer is no tiny one, in seconds.
+LEAST_S = 0.05
 
 
 def add(a: int, b: int = 0) -> int:
@@ -53,11 +55,15 @@ def mark(path: str) -> None:
 
 
 def gated(started: str, gate: str, result: int = 0) -> int:
-    """Say that it has started, and in which process, then wait for a file."""
+    """Say that it has started, and in which process, then wait for a file.
+
+    It takes so long at least that nothing is handed out behind it.
+    """
     Path(started).write_text(str(os.getpid()))
-    deadline = time.monotonic() + PATIENCE_S
-    while not Path(gate).exists() and time.monotonic() < deadline:
+    begun = time.monotonic()
+    while not Path(gate).exists() and time.monotonic() < begun + PATIENCE_S:
         time.sleep(0.005)
+    time.sleep(max(0.0, begun + LEAST_S - time.monotonic()))
     return result
 
 
