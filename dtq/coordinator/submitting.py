@@ -175,7 +175,7 @@ def _told_briefly(receipts: list[Receipt], room: int) -> list[Receipt]:
 
 def _await_room(c: Coordinator, submission: Submission) -> None:
     """Wait until a full queue has room for a submission, for as long as the submission allows; outside of the lock."""
-    needed = pages.count(submission.arguments)
+    needed = pages.count(submission.arguments) or _size_over(c, submission)
     register = c.machine.register
     if needed <= register.room or needed > register.rules.max_tasks:
         return
@@ -189,6 +189,12 @@ def _await_room(c: Coordinator, submission: Submission) -> None:
             if here in c.held:
                 c.held.remove(here)
                 c.let_in()  # those behind it may need less room
+
+
+def _size_over(c: Coordinator, submission: Submission) -> int:
+    """Number of tasks of a map over batches; 0 for another submission."""
+    numbers = [] if submission.conditions is None else [number for number, _ in submission.conditions.each]
+    return min([stored.row.size for stored in c.engine.batches(numbers)], default=0) if numbers else 0
 
 
 def _remembered(state: SessionState, submission: Submission, repeated: bool) -> Receipt | None:

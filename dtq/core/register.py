@@ -27,6 +27,7 @@ from dtq.core.lines import Lines
 from dtq.core.retry import Verdict, judge
 from dtq.core.states import Move, Tally
 from dtq.errors import BatchTooLarge, FunctionsFull, QueueFull
+from dtq.model import pages
 from dtq.model.latest import LatestByKey
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Failure
@@ -168,6 +169,8 @@ class Register:
         """
         if size + count > self.rules.max_batch:
             raise BatchTooLarge(size + count, self.rules.max_batch)
+        if count > max(self.rules.max_tasks, pages.PAGE_BLOBS):  # of a map over batches, which is not in pieces
+            raise BatchTooLarge(count, self.rules.max_tasks)
         if count > self.room:
             raise QueueFull(self.tally.unfinished, self.rules.max_tasks)
 

@@ -671,3 +671,17 @@ def test_limits_rates_and_pauses_hold_in_the_queue_in_process() -> None:
         client.queues.resume("mail")
         assert len(queue.run_due()) == 1
         assert paused.result(0) == 4.0
+
+
+def test_maps_over_maps_and_handles_among_items_run_here_too(queue: InProcessQueue) -> None:
+    numbers = queue.client.submit_map(note, [1, 2])
+    doubled = queue.client.submit_map(work.add, numbers, numbers)
+    mixed = queue.client.submit_map(note, [queue.client.submit(note, 7), 8])
+    named = queue.client.submit_map("kit.mail", queue.client.submit_map(note, [{"to": "a@b"}]))
+
+    queue.run_due()
+
+    assert list(doubled.results()) == [2, 4]
+    assert list(mixed.results()) == [7, 8]
+    assert list(named.results()) == [True]
+    assert queue.submitted(work.add)[0].args == (ANY, ANY)

@@ -6,6 +6,8 @@ import pytest
 
 from dtq.core import views
 from dtq.core.leases import Lease
+from dtq.core.register import Rules
+from dtq.errors import BatchTooLarge, QueueFull
 from dtq.model.states import State
 from tests.driver import Driver
 
@@ -418,3 +420,18 @@ def test_task_that_is_passed_over_is_so_by_the_next_map_too(machine: Driver) -> 
 
     assert machine.states(child, 3) == [B, C, P]
     assert machine.states(last, 2) == [B, P]
+
+
+def test_map_that_never_fits_into_the_queue_is_refused_for_good(machine: Driver) -> None:
+    small = Driver(max_tasks=1_500)
+    parent = small.submit(1_000)
+    with pytest.raises(QueueFull):
+        small.submit(0, each=[parent])
+    small.cancel(parent)
+    small.submit(0, each=[parent], run_anyway=True)
+
+    large = machine.submit(1_000, complete=False)
+    machine.submit(1_000, batch=large, offset=1_000)
+    machine.machine.register.rules = Rules(max_tasks=1_500)
+    with pytest.raises(BatchTooLarge):
+        machine.submit(0, each=[large])
