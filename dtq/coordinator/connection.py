@@ -313,7 +313,8 @@ class Connection:
     def _record(self, leases: list[Lease]) -> None:
         """Write leases that count against limits or hold units, before their worker begins: a coordinator that is
         killed must not grant the same room once more. On a full disk such work goes on unwritten."""
-        if any([lease.batch.limits or lease.units for lease in leases]):
+        bounded = self._c.machine.register.limits.buckets.keys()
+        if any([lease.units or not bounded.isdisjoint(lease.batch.limits) for lease in leases]):
             with self._c.lock:
                 ticket = self._c.committer.ticket()
             with contextlib.suppress(StoreError):

@@ -590,6 +590,7 @@ class Machine:
         worker = self._worker(session)
         granted: list[Lease] = []
         room = self.rules.grant_bytes // 4 if by_report else self.rules.grant_bytes
+        tasks = sum([lease.hi - lease.lo for lease in worker.leases.values() if lease.before is None])
         lines = self.register.lines
         while True:
             held = len(worker.leases) - worker.queued + worker.spread
@@ -611,7 +612,7 @@ class Machine:
                 break
             if ahead and isinstance(heap, Group) and heap.paced:
                 break  # its lease is its start
-            if held >= 2 * worker.capacity and not self._has_room(worker, held, heap, batch.entry):
+            if held >= 2 * worker.capacity and not self._has_room(worker, held, tasks, heap, batch.entry):
                 break
             if batch.entry.argument_bytes > room and (granted or by_report):
                 break
@@ -619,6 +620,7 @@ class Machine:
             lease.call = call
             room -= int(batch.entry.argument_bytes * (lease.hi - lease.lo))
             lease.started = not ahead
+            tasks += lease.hi - lease.lo
             granted.append(lease)
         return granted + self._successors(worker, now, call) if self.register.dependencies.awaited else granted
 
@@ -630,15 +632,12 @@ class Machine:
         latest = next(reversed(worker.leases.values()))
         return latest.hi - latest.lo < MAX_SMALL
 
-    def _has_room(self, worker: Worker, held: int, heap: RunHeap, entry: SpecEntry) -> bool:
-        """Whether a worker with two leases a slot is given another, of tiny tasks: those that it has hold few tasks."""
+    def _has_room(self, worker: Worker, held: int, tasks: int, heap: RunHeap, entry: SpecEntry) -> bool:
+        """Whether a worker with two leases a slot, of so many tasks, is given another, of tiny tasks."""
         register = self.register
         most = min(chunk(entry.expected_s(), register.tally[State.PENDING], register.slots), MAX_SMALL)
         most = worker.capacity * min(most, entry.most_within(self.rules.grant_bytes))
-        if (
-            held >= most
-            or sum([lease.hi - lease.lo for lease in worker.leases.values() if lease.before is None]) >= 2 * most
-        ):
+        if held >= most or tasks >= 2 * most:
             return False
         # No worker gets so many tasks of a limit ahead that others must wait for the limit.
         return not isinstance(heap, Group) or heap.has_plenty
