@@ -301,7 +301,9 @@ class Dependencies:
         if task is None and not batch.is_fresh(index):
             return
         state = batch.state_of_fresh(index) if task is None else task.state
-        if state not in (State.PENDING, State.SCHEDULED) or (task is not None and task.attempt):
+        with_batch = task is None and batch.blocked and index < batch.listed(batch.size)
+        startable = state in (State.PENDING, State.SCHEDULED) and (task is None or not task.attempt)
+        if not with_batch and not startable:
             return
         task = task or Task(state, 0)
         if not batch.blocked:
@@ -524,7 +526,7 @@ class Dependencies:
             else:
                 wall_moments.heap_of(register, batch).push(batch.due_at, batch.number, lo, hi)
         for index in batch.records_in(lo, hi):
-            if (batch.number, index) not in self.item_waits:
+            if (batch.number, index) not in self.item_waits and self.elements.is_free(batch, index):
                 self.free_item(batch, index, now)
         register.ledger.batch(batch)
         self.elements.advance(batch, now)

@@ -435,3 +435,18 @@ def test_map_that_never_fits_into_the_queue_is_refused_for_good(machine: Driver)
     machine.machine.register.rules = Rules(max_tasks=1_500)
     with pytest.raises(BatchTooLarge):
         machine.submit(0, each=[large])
+
+
+def test_retried_parent_task_is_waited_for_again_by_a_map_that_still_waits_for_something_else(machine: Driver) -> None:
+    parent, other = machine.submit(2, max_retries=0), machine.submit()
+    child = machine.submit(0, each=[parent], after=[(other, 0, 0, False)], run_anyway=True)
+    machine.lease()
+    machine.fail(leased(machine, parent, 0))
+
+    machine.revive(parent, 0)
+    machine.succeed(leased(machine, other, 0))
+
+    assert machine.states(child, 2) == [B, B]
+    machine.lease()
+    machine.succeed(leased(machine, parent, 0))
+    assert machine.states(child, 2) == [P, B]
