@@ -14,7 +14,7 @@ from dtq.client.links import Line, Wire
 from dtq.client.sync import Client
 from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import DtqError, Unreachable
 from dtq.model.messages import Grant, Hello, Welcome

@@ -19,7 +19,7 @@ from dtq.core.elements import cause
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.core.machine import Answer, Machine
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from dtq.core.restoring import restore
 from dtq.core.schedules import Entry
 from dtq.core.scheduling import run_due
@@ -159,7 +159,7 @@ class Driver:
         """The tasks of batches that have ended without a result, and why what waits for each of them never starts."""
         found = []
         for number in each:
-            parent = self.machine.register.batches.get(number)
+            parent = self.machine.queue_state.batches.get(number)
             for run in self.store.ended(Selection(ids=((number, -1),), limit=0), self.now):
                 if run.state is not State.SUCCEEDED and (parent is None or not self._put_back(parent, run)):
                     whole = run.task is None and run.hi - run.lo > 1
@@ -172,7 +172,7 @@ class Driver:
         """Why what waits for some tasks never starts; "" where none of them has ended without a result."""
         for number, lo, hi, _ in parents:
             for run in self.store.ended(Selection(ids=((number, -1),), limit=0), self.now):
-                parent = self.machine.register.batches.get(number)
+                parent = self.machine.queue_state.batches.get(number)
                 if parent is not None and self._put_back(parent, run):
                     continue
                 if run.state is not State.SUCCEEDED and (not hi or (run.lo < hi and lo < run.hi)):
@@ -189,8 +189,8 @@ class Driver:
 
     def _submit_unique(self, asked: Spec, submission: Submission, session: str, key: str, *, at_once: bool) -> Batch:
         """As the coordinator does, but that it looks for finished batches that have the key, too."""
-        live = self.machine.register.keys.get(key)
-        earlier = None if live is None else self.machine.register.batches[live]
+        live = self.machine.queue_state.keys.get(key)
+        earlier = None if live is None else self.machine.queue_state.batches[live]
         holder = None if earlier is None else uniqueness.holder_of(earlier)
         accepted = uniqueness.submit(self.machine, asked, submission, session, holder, self.now, at_once=at_once)
         if accepted is not None:
@@ -239,7 +239,7 @@ class Driver:
     def exchange(self, session: str = "w1", **parts: Any) -> Answer:
         """A worker's exchange; the keywords are those of `Exchange`. Its capacity stays what it was unless given, it
         holds what it was given, and has seen all that was said."""
-        worker = self.machine.register.workers.get(session)
+        worker = self.machine.queue_state.workers.get(session)
         parts.setdefault("capacity", worker.capacity if worker is not None else 0)
         parts.setdefault("holding", tuple(Holding(token=token) for token in worker.leases) if worker else ())
         parts.setdefault("call", self.next_call())
@@ -331,7 +331,7 @@ class Driver:
     def tick(self, advance: float = 0.0) -> float:
         """Let time pass, and do what is due."""
         self.clock.advance(advance)
-        self.machine.register.wall_ahead_s = self.clock.wall() - self.now
+        self.machine.queue_state.wall_ahead_s = self.clock.wall() - self.now
         deadline = self.machine.tick(self.now)
         while run_due(self.machine, self.now, self.clock.wall()).more:
             self.check()
@@ -369,7 +369,7 @@ class Driver:
 
     def steer(self, queue: str, **how: Any) -> Steering:
         """Say something of a queue; the keywords are those of `queues.steer`."""
-        after = queues.steer(self.machine.register, queue, **how)
+        after = queues.steer(self.machine.queue_state, queue, **how)
         self.check()
         return after
 
@@ -392,7 +392,7 @@ class Driver:
         number, flow = stored.row.batch, stored.row.flow
         if flow is None:
             return
-        dependencies, children = self.machine.register.dependencies, self.store.children([number])
+        dependencies, children = self.machine.queue_state.dependencies, self.store.children([number])
         each = [element[0] for element in flow.each]
         gone = [] if flow.run_anyway else self.gone(each)
         if dependencies.bring_back(stored.row, stored.spec, self.lost(flow.after), self.now, gone, children):
@@ -456,17 +456,17 @@ class Driver:
     def user_keys(self) -> list[str]:
         """The keys of all batches with one, finished or not, in the order of their acceptance."""
         self.drain()
-        found = self.store.batches(range(1, self.machine.register.last_batch + 1))
+        found = self.store.batches(range(1, self.machine.queue_state.last_batch + 1))
         return [stored.row.key for stored in found if stored.row.user_key]
 
     # -- looking --------------------------------------------------------------------------------------------------
 
     def live(self, batch: int) -> Batch:
-        return self.machine.register.batches[batch]
+        return self.machine.queue_state.batches[batch]
 
     def is_live(self, batch: int) -> bool:
         """Whether the batch is in memory."""
-        return batch in self.machine.register.batches
+        return batch in self.machine.queue_state.batches
 
     def drain(self) -> list[Change]:
         """Commit what has changed since the last time."""
@@ -509,7 +509,7 @@ class Driver:
 
     def count(self, state: State) -> int:
         """How many tasks are in a state, in all."""
-        return self.machine.register.tally[state]
+        return self.machine.queue_state.tally[state]
 
     # -- restarts -------------------------------------------------------------------------------------------------
 
@@ -523,12 +523,12 @@ class Driver:
     def set_wall(self, moment: float) -> None:
         """Set the wall clock, which is noticed."""
         self.clock.set_wall(moment)
-        self.machine.register.wall_ahead_s = moment - self.now
+        self.machine.queue_state.wall_ahead_s = moment - self.now
 
     def restart(self) -> None:
         """Kill the coordinator, and start it on the same store; what was not drained is lost."""
         self.store.close()
         opened = self.store.open()
         self.machine = restore(opened.epoch, self.rules, opened.totals, self.store.restore(), self.now, self.calendar)
-        self.machine.register.wall_ahead_s = self.clock.wall() - self.now
+        self.machine.queue_state.wall_ahead_s = self.clock.wall() - self.now
         self.check()

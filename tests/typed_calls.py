@@ -1,8 +1,9 @@
 """Random calls of the right types, made from the annotations of the service: what peers of every role may send.
 
 Values follow their rules most of the time and name what there is, so that calls get far; some stand at the edges of
-their rules, some break them, some are of other types. `Peer` says them to a real `Conversation` without a socket, plain
-and pickled as on the wire. Run as a program it throws as many calls as it is told at a coordinator in this process.
+their rules, some break them, some are of other types. `Peer` says them to a real `ConnectionHandler` without a socket,
+plain and pickled as on the wire. Run as a program it throws as many calls as it is told at a coordinator in this
+process.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from dtq.model.wire import codec
 from dtq.transport import safepickle
 from dtq.transport.calls import METHODS, read_answer
 from dtq.transport.connection import MAX_MESSAGE, FileRange
-from dtq.transport.conversation import Conversation
+from dtq.transport.connection_handler import ConnectionHandler
 
 #: The roles of the keys that calls come with.
 ROLES = {
@@ -236,7 +237,7 @@ class Peer:
         if self._session is None:
             self._line = Line(f"127.0.0.1:{self._key.name}")
             self._session = Session(self._coordinator, self._line.peer)
-            self._conversation = Conversation(self._line, self._session, self._key)  # type: ignore[arg-type]  # enough
+            self._conversation = ConnectionHandler(self._line, self._session, self._key)  # type: ignore[arg-type]  # enough
         said = safepickle.dumps(message)
         if len(said) > MAX_MESSAGE:
             return "#ERROR", (TooLarge.code, ())  # as the connection has it
@@ -422,7 +423,7 @@ def main() -> None:
         print(f"{count:8} {name:14} {code}")
     for name, (seconds, answer) in sorted(onslaught.longest.items(), key=lambda one: -one[1][0]):
         print(f"{seconds * 1000:8.1f} ms longest {name}: {answer}")
-    tally = coordinator.machine.register.tally
+    tally = coordinator.machine.queue_state.tally
     print(f"{done} calls in {time.monotonic() - began:.0f} s; {tally.counts()}")
     print(f"honest p99 quiet {quiet * 1e6:.0f} us, busy {busy * 1e6:.0f} us, {busy / quiet:.2f} times")
     coordinator.quiesce()
@@ -431,7 +432,7 @@ def main() -> None:
 
 def coordinator_rules() -> Any:
     """Settings under which much happens: leases that expire, a queue that can be full."""
-    from dtq.core.register import Rules
+    from dtq.core.queue_state import Rules
 
     return Rules(lease_s=60.0, keep_results_s=60.0, max_tasks=20_000, max_batch=5_000)
 

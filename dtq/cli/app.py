@@ -14,8 +14,8 @@ from typing import Any, Final, NamedTuple
 
 import click
 
+from dtq.cli.click_classes import Group
 from dtq.cli.failures import EXIT_CODES, ending
-from dtq.cli.grammar import Group
 
 
 class Entry(NamedTuple):

@@ -28,7 +28,7 @@ from dtq.model.fields import Label, fitting
 from dtq.model.messages import Hello, Role
 
 if TYPE_CHECKING:
-    from dtq.client.hub import Hub
+    from dtq.client.client_core import ClientCore
     from dtq.client.sync import Client
     from dtq.transport import Proxy
 
@@ -119,8 +119,8 @@ def service(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Prox
 
 
 @contextmanager
-def hub(addresses: Sequence[str], authkey_file: str | None, full_timeout_s: float) -> Iterator[Hub]:
-    """A client's hub, for a command that submits: it waits for a coordinator that is away.
+def core(addresses: Sequence[str], authkey_file: str | None, full_timeout_s: float) -> Iterator[ClientCore]:
+    """A client's core, for a command that submits: it waits for a coordinator that is away.
 
     Args:
         addresses: of the coordinator; empty for the configured ones.
@@ -131,12 +131,12 @@ def hub(addresses: Sequence[str], authkey_file: str | None, full_timeout_s: floa
         Unreachable: it does not answer.
         WrongKey: it has another key.
     """
-    from dtq.client.hub import Hub
+    from dtq.client.client_core import ClientCore
     from dtq.client.links import Wire
 
     to = target(addresses, authkey_file)
     say_warnings()
-    made = Hub(
+    made = ClientCore(
         Wire(to.addresses, to.key, to.origin, _PATIENCE_S, to.tls, client_by_reference()), _PATIENCE_S, full_timeout_s
     )
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from dtq.cli.app import root
-from dtq.cli.grammar import Command
+from dtq.cli.click_classes import Command
 from dtq.cli.output import write
 
 

@@ -9,10 +9,10 @@ import click
 
 from dtq.cli import options
 from dtq.cli.calling import service
-from dtq.cli.grammar import Group
+from dtq.cli.click_classes import Group
 from dtq.cli.output import say, write, write_json
-from dtq.cli.pictures import show_coordinator
-from dtq.cli.records import stats_json
+from dtq.cli.render_json import stats_json
+from dtq.cli.render_text import show_coordinator
 from dtq.config import DURABILITIES, MEMORY, coordinator_settings
 from dtq.daemon.signals import Signals
 from dtq.errors import ShuttingDown, Unreachable, WaitTimeout

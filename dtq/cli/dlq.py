@@ -10,10 +10,10 @@ import click
 
 from dtq.cli import options
 from dtq.cli.calling import service
-from dtq.cli.grammar import Group
+from dtq.cli.click_classes import Group
 from dtq.cli.output import say, write, write_json
-from dtq.cli.pictures import show_letters, show_task
-from dtq.cli.records import letter_json, task_json
+from dtq.cli.render_json import letter_json, task_json
+from dtq.cli.render_text import show_letters, show_task
 from dtq.cli.tasks import NO_FILTERS, filtered, look_up, selected, which
 from dtq.client.paging import all_dead_letters
 from dtq.errors import NotDead

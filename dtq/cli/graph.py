@@ -9,9 +9,9 @@ import click
 
 from dtq.cli import options
 from dtq.cli.calling import service
-from dtq.cli.grammar import Command
+from dtq.cli.click_classes import Command
 from dtq.cli.output import one_line, say, write, write_json
-from dtq.cli.records import counts_json, counts_text
+from dtq.cli.render_json import counts_json, counts_text
 from dtq.errors import UnknownId
 from dtq.model.ids import TaskId, parse_named, run_text
 from dtq.model.snapshots import GraphNode

@@ -9,7 +9,7 @@ import click
 
 from dtq.cli import options
 from dtq.cli.calling import service, target
-from dtq.cli.grammar import Group
+from dtq.cli.click_classes import Group
 from dtq.cli.output import local_time, moment, say, write, write_json, write_table
 from dtq.config import (
     Key,

@@ -10,7 +10,7 @@ from typing import Final
 import click
 
 from dtq.cli import options
-from dtq.cli.grammar import Command
+from dtq.cli.click_classes import Command
 from dtq.cli.output import say, write
 from dtq.config import check_host, config_directory, default_authkey_file, make_authkey
 from dtq.errors import BadConfig, KeyUnusable

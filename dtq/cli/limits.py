@@ -8,10 +8,10 @@ import click
 
 from dtq.cli import options
 from dtq.cli.calling import service
-from dtq.cli.grammar import Group
+from dtq.cli.click_classes import Group
 from dtq.cli.output import say, write, write_json
-from dtq.cli.pictures import show_limits
-from dtq.cli.records import limit_json
+from dtq.cli.render_json import limit_json
+from dtq.cli.render_text import show_limits
 from dtq.client.paging import all_limits
 from dtq.client.steering import limit_of
 from dtq.wording import counted

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 from dtq.cli.failures import complain
-from dtq.cli.records import counts_text, failure_text
+from dtq.cli.render_json import counts_text, failure_text
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.handle import TaskHandle
 from dtq.errors import DtqError

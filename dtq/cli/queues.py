@@ -10,10 +10,10 @@ import click
 
 from dtq.cli import options
 from dtq.cli.calling import service
-from dtq.cli.grammar import Group
+from dtq.cli.click_classes import Group
 from dtq.cli.output import say, write, write_json
-from dtq.cli.pictures import show_queues
-from dtq.cli.records import queue_json
+from dtq.cli.render_json import queue_json
+from dtq.cli.render_text import show_queues
 from dtq.client.paging import all_queues
 from dtq.client.steering import purge_queue
 from dtq.model.fields import MAX_WEIGHT

@@ -8,11 +8,11 @@ import click
 
 from dtq.cli import options
 from dtq.cli.calling import client
+from dtq.cli.click_classes import Command
 from dtq.cli.failures import TaskTrouble
-from dtq.cli.grammar import Command
 from dtq.cli.meanwhile import BatchLook, TaskLook
 from dtq.cli.output import write, write_json
-from dtq.cli.records import counts_json, counts_text
+from dtq.cli.render_json import counts_json, counts_text
 from dtq.cli.tasks import selected
 from dtq.cli.waiting import Deadline, interruptible, print_batch, print_each, print_task, wait_for
 from dtq.client.handle import TaskHandle

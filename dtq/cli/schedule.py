@@ -13,9 +13,9 @@ import click
 from dtq.cli import options
 from dtq.cli.calling import service
 from dtq.cli.calls import function_name, parse_call
-from dtq.cli.grammar import Group
+from dtq.cli.click_classes import Group
 from dtq.cli.output import ago, local_time, say, write, write_fields, write_json, write_table
-from dtq.cli.records import schedule_json
+from dtq.cli.render_json import schedule_json
 from dtq.cli.schedule_file import Planned, read_schedules
 from dtq.cli.submit import submit
 from dtq.client.defining import INSTEAD, Timing, all_schedules, schedule_of

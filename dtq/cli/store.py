@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from dtq.cli import options
-from dtq.cli.grammar import Group
+from dtq.cli.click_classes import Group
 from dtq.cli.output import one_line, write, write_json
 from dtq.config import coordinator_settings
 from dtq.errors import StoreDamaged, StoreError

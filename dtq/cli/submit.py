@@ -12,19 +12,19 @@ from typing import Any, BinaryIO, Final
 import click
 
 from dtq.cli import options
-from dtq.cli.calling import hub, say_warnings
+from dtq.cli.calling import core, say_warnings
 from dtq.cli.calls import Call, each_line, function_name, json_lines, parse_call
-from dtq.cli.grammar import Command
+from dtq.cli.click_classes import Command
 from dtq.cli.meanwhile import BatchLook, TaskLook, telling
 from dtq.cli.output import say, write, write_json
 from dtq.cli.waiting import Deadline, interruptible, print_batch, print_task, wait_for
 from dtq.client.batch_handle import BatchHandle
+from dtq.client.batch_uploads import Own
 from dtq.client.batches import Batch
-from dtq.client.feeds import Own
+from dtq.client.client_core import FULL_TIMEOUT_S, ClientCore
 from dtq.client.following import NEWS
 from dtq.client.functions import callee
 from dtq.client.handle import TaskHandle
-from dtq.client.hub import FULL_TIMEOUT_S, Hub
 from dtq.client.import_path import find_modules
 from dtq.client.maps import submit_whole
 from dtq.client.payloads import Encode
@@ -152,7 +152,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def _submit_calls(queue: Hub, name: str, terms: Order, calls: Iterator[Call]) -> BatchHandle[Any]:
+def _submit_calls(queue: ClientCore, name: str, terms: Order, calls: Iterator[Call]) -> BatchHandle[Any]:
     """One batch of the calls, a few pages of them in memory at a time."""
     function = callee(name)
     spec = function.spec(terms.terms)
@@ -177,7 +177,7 @@ def _submit_calls(queue: Hub, name: str, terms: Order, calls: Iterator[Call]) ->
     return BatchHandle(queue, spec, batch)
 
 
-def _accepted_whole(queue: Hub, batch: Batch) -> None:
+def _accepted_whole(queue: ClientCore, batch: Batch) -> None:
     """Wait until the last piece of a batch is accepted: only then its id may be printed.
 
     Raises:
@@ -198,7 +198,7 @@ def _accepted_whole(queue: Hub, batch: Batch) -> None:
 
 
 def _submit_file(
-    queue: Hub, name: str, terms: Order, call: Call, each: str | None, jsonl: str | None
+    queue: ClientCore, name: str, terms: Order, call: Call, each: str | None, jsonl: str | None
 ) -> BatchHandle[Any]:
     path = each or jsonl or "-"
     with _opened(path) as lines:
@@ -208,7 +208,7 @@ def _submit_file(
     return handle
 
 
-def _accepted(queue: Hub, handle: TaskHandle[Any]) -> TaskHandle[Any]:
+def _accepted(queue: ClientCore, handle: TaskHandle[Any]) -> TaskHandle[Any]:
     """The handle, once the task is accepted.
 
     Raises:
@@ -223,7 +223,7 @@ def _accepted(queue: Hub, handle: TaskHandle[Any]) -> TaskHandle[Any]:
 
 
 def _await(
-    queue: Hub, handle: TaskHandle[Any] | BatchHandle[Any], timeout_s: float | None, as_json: bool, quiet: bool
+    queue: ClientCore, handle: TaskHandle[Any] | BatchHandle[Any], timeout_s: float | None, as_json: bool, quiet: bool
 ) -> None:
     """Wait, report progress meanwhile, and print the results."""
     deadline, silent = Deadline(timeout_s), quiet or as_json
@@ -321,7 +321,7 @@ def submit(
         raise click.UsageError("--wait-timeout is for --wait.", ctx)
     name, call, given = function_name(function), parse_call(words), _order(terms)
     _refuse_early(name, given, paths)
-    with hub(addresses, authkey_file, FULL_TIMEOUT_S if when_full == "wait" else 0.0) as queue:
+    with core(addresses, authkey_file, FULL_TIMEOUT_S if when_full == "wait" else 0.0) as queue:
         handle: TaskHandle[Any] | BatchHandle[Any]
         if each is None and jsonl is None:
             handle = _accepted(queue, submit_one(queue, name, given, call.args, call.kwargs))

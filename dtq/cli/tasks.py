@@ -10,10 +10,10 @@ import click
 
 from dtq.cli import options
 from dtq.cli.calling import service
-from dtq.cli.grammar import Command
+from dtq.cli.click_classes import Command
 from dtq.cli.output import say, write, write_json
-from dtq.cli.pictures import show_batch, show_stats, show_task, show_tasks
-from dtq.cli.records import batch_json, run_id, stats_json, task_json
+from dtq.cli.render_json import batch_json, run_id, stats_json, task_json
+from dtq.cli.render_text import show_batch, show_stats, show_task, show_tasks
 from dtq.client.paging import all_tasks, cancel_all, whole_stats, whole_task
 from dtq.errors import InvalidValue
 from dtq.model.fields import PRIORITIES

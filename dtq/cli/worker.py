@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from dtq.cli import options
+from dtq.cli.click_classes import Command, given_words
 from dtq.cli.coordinator import coordinating, start, store_flag
-from dtq.cli.grammar import Command, given_words
 from dtq.config import (
     DEFAULT_HOST,
     DEFAULT_PORT,

@@ -17,12 +17,12 @@ from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
 from dtq.client.async_submitter import AsyncSubmitter
 from dtq.client.async_waiting import AH, as_completed, wait
 from dtq.client.batch_handle import BatchHandle
+from dtq.client.client_core import FULL_TIMEOUT_S
 from dtq.client.defaults import TIMEOUT_S
 from dtq.client.handle import TaskHandle
-from dtq.client.hub import FULL_TIMEOUT_S
+from dtq.client.html_repr import card
 from dtq.client.links import Connector
-from dtq.client.loops import LoopHub
-from dtq.client.notebook import card
+from dtq.client.loops import LoopCore
 from dtq.client.schedules import AsyncSchedules
 from dtq.client.selecting import Filters, Named
 from dtq.client.steering import AsyncLimits, AsyncQueues
@@ -89,7 +89,7 @@ class AsyncClient(AsyncSubmitter):
             full_timeout=full_timeout,
             connector=connector,
         )
-        self._first = LoopHub(self._client._hub, self)
+        self._first = LoopCore(self._client._core, self)
 
     # -- waiting --------------------------------------------------------------------------------------------------
 
@@ -250,7 +250,7 @@ class AsyncClient(AsyncSubmitter):
             log.warning("%s", lost)  # the exception that ended the block is the more telling one
 
     def __repr__(self) -> str:
-        return f"<AsyncClient {self._loop.hub.session.place}>"
+        return f"<AsyncClient {self._loop.shared.session.place}>"
 
     def _repr_html_(self) -> str:
-        return card("AsyncClient", [("coordinator", self._loop.hub.session.place)])  # a property must not block
+        return card("AsyncClient", [("coordinator", self._loop.shared.session.place)])  # a property must not block

@@ -16,7 +16,7 @@ from dtq.client.async_reading import read
 from dtq.client.batch_handle import SIZE_EVERY_S, BatchHandle
 from dtq.client.following import ACCEPTED, ENDED, Wake
 from dtq.client.handle import T_co, TaskHandle
-from dtq.client.loops import LoopHub
+from dtq.client.loops import LoopCore
 from dtq.errors import WaitTimeout
 from dtq.model.options import Function
 from dtq.model.snapshots import BatchView, CancelReport, TaskView
@@ -26,13 +26,13 @@ from dtq.model.states import State
 class AsyncTaskHandle(Generic[T_co]):
     """One task that was submitted, or that was found by its id. Awaiting it returns the result."""
 
-    __slots__ = ("__weakref__", "_handle", "_hub")
+    __slots__ = ("__weakref__", "_core", "_handle")
 
     #: Whether it is a handle among arguments; see `parents.ResultOf`.
     stands_for_result: ClassVar[bool] = True
 
-    def __init__(self, hub: LoopHub, handle: TaskHandle[T_co]) -> None:
-        self._hub = hub
+    def __init__(self, core: LoopCore, handle: TaskHandle[T_co]) -> None:
+        self._core = core
         self._handle = handle
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -64,7 +64,7 @@ class AsyncTaskHandle(Generic[T_co]):
             DtqError: why the coordinator refused it, or will never be asked (`ClientClosed`, `WrongKey`).
         """
         handle = self._handle
-        return await self._hub.reach(handle, ACCEPTED, timeout) and handle.accepted()
+        return await self._core.reach(handle, ACCEPTED, timeout) and handle.accepted()
 
     def done(self) -> bool:
         """Whether it is known to have ended; without a call."""
@@ -83,7 +83,7 @@ class AsyncTaskHandle(Generic[T_co]):
         Returns:
             Whether it has.
         """
-        return self._handle.done() or await self._hub.reach(self._handle, ENDED, timeout)
+        return self._handle.done() or await self._core.reach(self._handle, ENDED, timeout)
 
     async def then(self, fn: Callable[..., Any] | str | Function, /, *args: Any, **kwargs: Any) -> AsyncTaskHandle[Any]:
         """Submit a call with this task's result as its argument, for when that exists; see `TaskHandle.then`. Returns
@@ -96,7 +96,7 @@ class AsyncTaskHandle(Generic[T_co]):
         from dtq.client.submitting import divided
 
         order, rest = divided(kwargs)
-        return await submit(self._hub, fn, order, (self, *args), rest)
+        return await submit(self._core, fn, order, (self, *args), rest)
 
     async def result(self, timeout: float | None = None) -> T_co:
         """Wait for the task's result; the same as to await the handle.
@@ -128,9 +128,9 @@ class AsyncTaskHandle(Generic[T_co]):
         if not await self.wait(timeout):
             accepted = self._handle._reached(ACCEPTED)
             raise WaitTimeout(f"task {self._handle.id}" if accepted else "a task not accepted yet", timeout)
-        blob, values = self._handle._undecoded, self._hub.hub.values
+        blob, values = self._handle._undecoded, self._core.shared.values
         if blob is not None and values is not None and values.slow(blob):
-            await self._hub.in_thread(partial(self._handle.exception, 0), "dtq-reader")
+            await self._core.in_thread(partial(self._handle.exception, 0), "dtq-reader")
 
     def __await__(self) -> Generator[Any, None, T_co]:
         return self.result().__await__()
@@ -143,13 +143,13 @@ class AsyncTaskHandle(Generic[T_co]):
             DtqError: as `accepted`.
         """
         await self.accepted()
-        return await self._hub.call(self._handle.status)
+        return await self._core.call(self._handle.status)
 
     async def state(self) -> State:
         """The task's state; makes a call only as long as the task is not known to have ended."""
         if not self._handle.done():
             return (await self.status()).state
-        return await self._hub.call(lambda: self._handle.state)
+        return await self._core.call(lambda: self._handle.state)
 
     async def cancel(self) -> bool:
         """Stop it: a waiting task never starts, a running one's process is killed.
@@ -158,7 +158,7 @@ class AsyncTaskHandle(Generic[T_co]):
             Whether it was stopped; False if it had ended already.
         """
         await self.accepted()
-        return await self._hub.call(self._handle.cancel)
+        return await self._core.call(self._handle.cancel)
 
     async def on_end(self, wake: Wake) -> bool:
         """Call a function, in a thread of the client's, when the task has ended; False if it has already."""
@@ -182,13 +182,13 @@ class AsyncBatchHandle(Generic[T_co]):
     stay with the coordinator.
     """
 
-    __slots__ = ("__weakref__", "_handle", "_hub")
+    __slots__ = ("__weakref__", "_core", "_handle")
 
     #: Whether it is a handle among arguments; see `parents.ResultOf`.
     stands_for_result: ClassVar[bool] = True
 
-    def __init__(self, hub: LoopHub, handle: BatchHandle[T_co]) -> None:
-        self._hub = hub
+    def __init__(self, core: LoopCore, handle: BatchHandle[T_co]) -> None:
+        self._core = core
         self._handle = handle
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -220,7 +220,7 @@ class AsyncBatchHandle(Generic[T_co]):
 
     async def accepted(self, timeout: float | None = None) -> bool:
         """Wait until the coordinator has some of the batch durably; as `BatchHandle.accepted`."""
-        return await self._hub.reach(self._handle._target, ACCEPTED, timeout) and self._handle.accepted()
+        return await self._core.reach(self._handle._target, ACCEPTED, timeout) and self._handle.accepted()
 
     async def wait(self, timeout: float | None = None) -> bool:
         """Wait until all of its tasks have ended, with or without results.
@@ -243,12 +243,12 @@ class AsyncBatchHandle(Generic[T_co]):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             foreign = not batch.complete and batch.foreign
             pause = SIZE_EVERY_S if left is None else min(SIZE_EVERY_S, left)
-            if await self._hub.reach(batch, ENDED, pause if foreign else left):
+            if await self._core.reach(batch, ENDED, pause if foreign else left):
                 break
             if left == 0:
                 return False
             if foreign:
-                await self._hub.call(self._handle.ask_size)
+                await self._core.call(self._handle.ask_size)
         if batch.error is not None:
             raise batch.error
         return True
@@ -256,7 +256,7 @@ class AsyncBatchHandle(Generic[T_co]):
     async def _follow(self) -> None:
         batch = self._handle._target
         if batch.number and not batch.followed:
-            await self._hub.call(partial(self._hub.hub.follow, batch))
+            await self._core.call(partial(self._core.shared.follow, batch))
 
     async def results(self, *, return_exceptions: bool = False) -> AsyncIterator[T_co]:
         """The results, in order, each as soon as it and those before it have arrived. May be called again.
@@ -273,10 +273,10 @@ class AsyncBatchHandle(Generic[T_co]):
             return
         if not batch.complete and batch.foreign:
             await self.wait()
-        with self._hub.hub.following.lock:
+        with self._core.shared.following.lock:
             batch.keep_results(ordered=True)
         await self._follow()
-        async for values in read(self._hub, batch, self._handle._spec, return_exceptions=return_exceptions):
+        async for values in read(self._core, batch, self._handle._spec, return_exceptions=return_exceptions):
             for value in values:
                 yield cast(T_co, value)
 
@@ -296,7 +296,7 @@ class AsyncBatchHandle(Generic[T_co]):
             InvalidValue: the batch has no task of that index (so far).
         """
         await self.accepted()
-        return AsyncTaskHandle(self._hub, await self._hub.call(partial(self._handle.task, index)))
+        return AsyncTaskHandle(self._core, await self._core.call(partial(self._handle.task, index)))
 
     async def status(self) -> BatchView:
         """The batch's state: the number of its tasks in each state.
@@ -305,7 +305,7 @@ class AsyncBatchHandle(Generic[T_co]):
             UnknownId: it is no longer kept.
         """
         await self.accepted()
-        return await self._hub.call(self._handle.status)
+        return await self._core.call(self._handle.status)
 
     async def cancel(self) -> CancelReport:
         """Stop all of it: waiting tasks never start, running tasks are killed.
@@ -314,13 +314,13 @@ class AsyncBatchHandle(Generic[T_co]):
             The numbers of tasks that were cancelled, are being stopped, and had ended before.
         """
         await self.accepted()
-        return await self._hub.call(self._handle.cancel)
+        return await self._core.call(self._handle.cancel)
 
     async def on_end(self, wake: Wake) -> bool:
         """Call a function, in a thread of the client's, when all of it has ended; False if it has already."""
         await self.accepted()
         await self._follow()
-        return self._hub.hub.following.subscribe(self._handle._target, ENDED, wake)
+        return self._core.shared.following.subscribe(self._handle._target, ENDED, wake)
 
     def forget(self, wake: Wake) -> None:
         """Cancel such a call; it may just have happened."""

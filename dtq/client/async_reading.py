@@ -12,14 +12,14 @@ from functools import partial
 from itertools import chain
 from typing import Any, NamedTuple
 
+from dtq.client.batch_uploads import BatchUpload
 from dtq.client.batches import Batch, Part
+from dtq.client.client_values import HubValues
 from dtq.client.current import waiting
-from dtq.client.feeds import Feed
 from dtq.client.following import NEWS, add_waiter
 from dtq.client.functions import Callee
-from dtq.client.hub_values import HubValues
 from dtq.client.large_payloads import written
-from dtq.client.loops import LoopBell, LoopHub, settle
+from dtq.client.loops import LoopCore, LoopWakeup, settle
 from dtq.client.maps import abandoning, begin, feed_all
 from dtq.client.parents import HandlesMet
 from dtq.client.payloads import Encode
@@ -46,21 +46,21 @@ class Encoding(NamedTuple):
     keyed: bool
 
 
-async def encoded(hub: LoopHub, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool) -> bytes:
+async def encoded(core: LoopCore, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool) -> bytes:
     """A call as a blob, as by `submitting.encode`; a large one is written by a thread, and the loop goes on."""
-    values = hub.hub.values
+    values = core.shared.values
     if values is not None and target.large:
-        return await _in_thread(hub, values, partial(encode, hub.hub, target, args, kwargs, keyed=keyed))
+        return await _in_thread(core, values, partial(encode, core.shared, target, args, kwargs, keyed=keyed))
     blob = target.encode(args, kwargs)
     if values is not None and len(blob) >= values.least and not is_description(blob):
         target.large = True
         if keyed:
-            return await _in_thread(hub, values, partial(encode, hub.hub, target, args, kwargs, keyed=keyed))
-        return await _in_thread(hub, values, partial(written, blob, values))
+            return await _in_thread(core, values, partial(encode, core.shared, target, args, kwargs, keyed=keyed))
+        return await _in_thread(core, values, partial(written, blob, values))
     return blob
 
 
-async def _in_thread(hub: LoopHub, values: HubValues, write: Callable[[], bytes]) -> bytes:
+async def _in_thread(core: LoopCore, values: HubValues, write: Callable[[], bytes]) -> bytes:
     """A call that a thread writes. If the coroutine is cancelled meanwhile, the value is dropped."""
     made: list[bytes] = []
     cancelled = False
@@ -76,7 +76,7 @@ async def _in_thread(hub: LoopHub, values: HubValues, write: Callable[[], bytes]
             values.settle_blobs([made.pop()])
 
     try:
-        return await hub.in_thread(write_it, "dtq-writer")
+        return await core.in_thread(write_it, "dtq-writer")
     except asyncio.CancelledError:
         cancelled = True
         drop()
@@ -84,17 +84,17 @@ async def _in_thread(hub: LoopHub, values: HubValues, write: Callable[[], bytes]
 
 
 async def read(
-    hub: LoopHub, batch: Batch, spec: Spec, feed: Feed | None = None, *, return_exceptions: bool
+    core: LoopCore, batch: Batch, spec: Spec, feed: BatchUpload | None = None, *, return_exceptions: bool
 ) -> AsyncGenerator[list[Any], None]:
     """The results of a batch, as many at a time as have arrived; see `reading.read`."""
     kind = spec.function.kind
     at = 0
-    while parts := await _next(hub, batch, at):
+    while parts := await _next(core, batch, at):
         for part in chain.from_iterable(map(pieces, parts)):
-            where = hub.hub.values
+            where = core.shared.values
             job = partial(values_of, part, batch.complete and batch.size == 1, kind, where, return_exceptions)
             slow = where is not None and where.page_slow(part.ended.results)
-            values, failure = await hub.in_thread(job, "dtq-reader") if slow else job()
+            values, failure = await core.in_thread(job, "dtq-reader") if slow else job()
             if values:
                 yield values
             if failure is not None:
@@ -107,14 +107,14 @@ async def read(
         raise feed.failure
 
 
-async def _next(hub: LoopHub, batch: Batch, at: int) -> list[Part]:
+async def _next(core: LoopCore, batch: Batch, at: int) -> list[Part]:
     """The next part; None at the end."""
-    bridge = hub.bridge
+    bridge = core.bridge
     while True:
         news: asyncio.Future[None] = bridge.loop.create_future()
-        found = look(hub.hub.following, batch, at, partial(bridge.post, partial(settle, news, None)))
+        found = look(core.shared.following, batch, at, partial(bridge.post, partial(settle, news, None)))
         if found.far is not None:
-            return await hub.call(partial(fetch, hub.hub, batch, *found.far))
+            return await core.call(partial(fetch, core.shared, batch, *found.far))
         if found.part is not None:
             return [found.part]
         if found.over:
@@ -127,82 +127,82 @@ async def _next(hub: LoopHub, batch: Batch, at: int) -> list[Part]:
 
 
 async def read_map(
-    hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encoding: Encoding, *, return_exceptions: bool
+    core: LoopCore, feed: BatchUpload, iterables: tuple[Items, ...], encoding: Encoding, *, return_exceptions: bool
 ) -> AsyncGenerator[Any, None]:
     """Submit a map, and yield its results; when their reader stops, unfinished tasks are cancelled, and all results let
     go.
 
     Args:
-        hub: the client's, connected.
+        core: the client's, connected.
         feed: the map.
         iterables: of the arguments. Plain ones are pulled by a thread, unless they are short.
         encoding: how calls are encoded.
         return_exceptions: whether an exception is yielded instead of raised.
     """
-    feeding = begin_feeding(hub, feed, iterables, encoding)
+    feeding = begin_feeding(core, feed, iterables, encoding)
     try:
-        async for values in read(hub, feed.batch, feed.spec, feed, return_exceptions=return_exceptions):
+        async for values in read(core, feed.batch, feed.spec, feed, return_exceptions=return_exceptions):
             for value in values:
                 yield value
         feed.batch.kept = False  # it was read to its end
     finally:
-        abandoning(hub.hub, feed)()
+        abandoning(core.shared, feed)()
         if feeding is not None:
             feeding.cancel()
 
 
-async def submit_all(hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encoding: Encoding) -> None:
+async def submit_all(core: LoopCore, feed: BatchUpload, iterables: tuple[Items, ...], encoding: Encoding) -> None:
     """Submit a map without reading its results; returns when all of its items were pulled, and the first accepted.
 
     Raises:
         Exception: of the iterables, and of pickling their items; the sent part of the map is cancelled.
     """
     plain = _all_plain(iterables)
-    outbox = hub.hub.outbox
-    bell = feed.room = LoopBell(hub.bridge) if plain is None else feed.room
+    outbox = core.shared.outbox
+    wakeup = feed.room = LoopWakeup(core.bridge) if plain is None else feed.room
     outbox.add(feed)
     try:
         if plain is not None:
-            await hub.in_thread(partial(feed_all, hub.hub, feed, plain, encoding.encode), "dtq-feeder")
-        elif isinstance(bell, LoopBell):
-            await _feed(hub, feed, bell, iterables, encoding)
+            await core.in_thread(partial(feed_all, core.shared, feed, plain, encoding.encode), "dtq-feeder")
+        elif isinstance(wakeup, LoopWakeup):
+            await _feed(core, feed, wakeup, iterables, encoding)
             if feed.failure is not None:
                 raise feed.failure
     except BaseException:  # a cancelled coroutine's too: nobody has a handle of the submitted tasks
         feed.stopped = True
         feed.room.ring()
-        hub.hub.sender.abandon(feed.batch)
+        core.shared.sender.abandon(feed.batch)
         raise
     finally:
         feed.over = True
         outbox.hurry()
-    await _accepted(hub, feed.batch)
+    await _accepted(core, feed.batch)
 
 
-async def _accepted(hub: LoopHub, batch: Batch) -> None:
+async def _accepted(core: LoopCore, batch: Batch) -> None:
     """Wait until all of a batch is accepted."""
     while True:
-        news: asyncio.Future[None] = hub.bridge.loop.create_future()
-        with hub.hub.following.lock:
+        news: asyncio.Future[None] = core.bridge.loop.create_future()
+        with core.shared.following.lock:
             if batch.error is not None:
                 raise batch.error
             if batch.complete:
                 return
-            add_waiter(batch, NEWS, partial(hub.bridge.post, partial(settle, news, None)))
+            add_waiter(batch, NEWS, partial(core.bridge.post, partial(settle, news, None)))
         await news
 
 
 def begin_feeding(
-    hub: LoopHub, feed: Feed, iterables: tuple[Items, ...], encoding: Encoding
+    core: LoopCore, feed: BatchUpload, iterables: tuple[Items, ...], encoding: Encoding
 ) -> asyncio.Task[None] | None:
     """Begin to make items."""
     plain = _all_plain(iterables)
     if plain is not None:
-        begin(hub.hub, feed, plain, encoding.encode)
+        begin(core.shared, feed, plain, encoding.encode)
         return None
-    bell = feed.room = LoopBell(hub.bridge)
-    hub.hub.outbox.add(feed)
-    return asyncio.create_task(_feed(hub, feed, bell, iterables, encoding), name="dtq-feeder")
+    wakeup = feed.room = LoopWakeup(core.bridge)
+    core.shared.outbox.add(feed)
+    return asyncio.create_task(_feed(core, feed, wakeup, iterables, encoding), name="dtq-feeder")
 
 
 def _all_plain(iterables: tuple[Items, ...]) -> tuple[Iterable[Any], ...] | None:
@@ -211,15 +211,17 @@ def _all_plain(iterables: tuple[Items, ...]) -> tuple[Iterable[Any], ...] | None
     return tuple(plain) if len(plain) == len(iterables) else None
 
 
-async def _feed(hub: LoopHub, feed: Feed, bell: LoopBell, iterables: tuple[Items, ...], encoding: Encoding) -> None:
-    outbox = hub.hub.outbox
+async def _feed(
+    core: LoopCore, feed: BatchUpload, wakeup: LoopWakeup, iterables: tuple[Items, ...], encoding: Encoding
+) -> None:
+    outbox = core.shared.outbox
     try:
         async with contextlib.aclosing(_zipped(iterables)) as calls:
             async for args in calls:
                 try:
-                    blob = await encoded(hub, encoding.target, args, {}, keyed=encoding.keyed)
+                    blob = await encoded(core, encoding.target, args, {}, keyed=encoding.keyed)
                 except HandlesMet:
-                    blob = await hub.in_thread(partial(encoding.encode, args, {}), "dtq-waiter")
+                    blob = await core.in_thread(partial(encoding.encode, args, {}), "dtq-waiter")
                     if feed.met:
                         feed.note(feed.put)
                 feed.described = feed.described or is_description(blob)
@@ -228,7 +230,7 @@ async def _feed(hub: LoopHub, feed: Feed, bell: LoopBell, iterables: tuple[Items
                 if outbox.idle:
                     outbox.hurry()
                 while feed.full and not feed.stopped:
-                    await bell.rung()
+                    await wakeup.rung()
                 if feed.stopped:
                     return
                 if outbox.closed is not None:

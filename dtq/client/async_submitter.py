@@ -15,7 +15,7 @@ from dtq.client.async_submitting import mapped, submit, submit_map, submit_nowai
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.conditions import NOTHING_ASKED, After, Expires, OnConflict, OnFailed, UniqueFor, asked_of
 from dtq.client.defaults import TTL_S
-from dtq.client.loops import LoopHub
+from dtq.client.loops import LoopCore
 from dtq.client.maps import READ_AHEAD
 from dtq.client.references import Reference
 from dtq.client.sharing import ttl_seconds
@@ -31,13 +31,13 @@ T = TypeVar("T")
 
 
 class AsyncSubmitter:
-    """Submits to a hub from its event loop."""
+    """Submits to a client core from its event loop."""
 
-    #: Its first hub; see `LoopHub.now`.
-    _first: LoopHub
+    #: Its first core; see `LoopCore.now`.
+    _first: LoopCore
 
     @property
-    def _loop(self) -> LoopHub:
+    def _loop(self) -> LoopCore:
         return self._first.now
 
     @overload
@@ -513,7 +513,7 @@ class AsyncSubmitter:
             HoldsFull: the number of held values has reached its bound.
             StoreError, Unreachable: it cannot be written.
         """
-        return await self._loop.in_thread(lambda: self._loop.hub.looked().put(value, ttl_seconds(ttl)), "dtq-writer")
+        return await self._loop.in_thread(lambda: self._loop.shared.looked().put(value, ttl_seconds(ttl)), "dtq-writer")
 
     def options(self, **options: Unpack[SubmitOptions]) -> AsyncPreset:
         """This client with options set: all keywords of its `submit` go to the function.
@@ -527,12 +527,12 @@ class AsyncSubmitter:
 class AsyncPreset:
     """A client with preset options. Made by `AsyncClient.options`."""
 
-    def __init__(self, loop: LoopHub, order: Order) -> None:
+    def __init__(self, loop: LoopCore, order: Order) -> None:
         self._first = loop
         self._order = order
 
     @property
-    def _loop(self) -> LoopHub:
+    def _loop(self) -> LoopCore:
         return self._first.now
 
     @overload

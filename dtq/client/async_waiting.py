@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 
 from dtq.client import current
 from dtq.client.async_handle import AsyncBatchHandle, AsyncTaskHandle
-from dtq.client.loops import LoopHub
+from dtq.client.loops import LoopCore
 from dtq.client.waiting import WHEN, ReturnWhen
 from dtq.errors import InvalidValue, WaitTimeout
 
 AH = TypeVar("AH", bound=AsyncTaskHandle[Any] | AsyncBatchHandle[Any])
 
 
-async def as_completed(hub: LoopHub, handles: Iterable[AH], timeout: float | None) -> AsyncGenerator[AH, None]:
+async def as_completed(core: LoopCore, handles: Iterable[AH], timeout: float | None) -> AsyncGenerator[AH, None]:
     """The handles in the order in which they end.
 
     Raises:
@@ -28,7 +28,7 @@ async def as_completed(hub: LoopHub, handles: Iterable[AH], timeout: float | Non
     """
     wanted = set(handles)
     left = len(wanted)
-    async for handle in _endings(hub, wanted, timeout):
+    async for handle in _endings(core, wanted, timeout):
         yield handle
         left -= 1
     if left:
@@ -36,14 +36,14 @@ async def as_completed(hub: LoopHub, handles: Iterable[AH], timeout: float | Non
 
 
 async def wait(
-    hub: LoopHub, handles: Iterable[AH], timeout: float | None, return_when: ReturnWhen
+    core: LoopCore, handles: Iterable[AH], timeout: float | None, return_when: ReturnWhen
 ) -> tuple[set[AH], set[AH]]:
     """The handles that have ended, and those that have not; see `waiting.wait`."""
     if return_when not in WHEN:
         raise InvalidValue("return_when", return_when, f"it is one of {', '.join(WHEN)}")
     wanted = set(handles)
     done: set[AH] = set()
-    endings = _endings(hub, wanted, timeout)
+    endings = _endings(core, wanted, timeout)
     try:
         async for handle in endings:
             done.add(handle)
@@ -54,9 +54,9 @@ async def wait(
     return done, wanted - done
 
 
-async def _endings(hub: LoopHub, handles: set[AH], timeout: float | None) -> AsyncGenerator[AH, None]:
+async def _endings(core: LoopCore, handles: set[AH], timeout: float | None) -> AsyncGenerator[AH, None]:
     """The handles as they end, until all have or the time runs out."""
-    bridge = hub.bridge
+    bridge = core.bridge
     ended: asyncio.Queue[AH | None] = asyncio.Queue()
     timer = None if timeout is None else bridge.loop.call_later(max(0.0, timeout), ended.put_nowait, None)
     waiting = {handle: partial(bridge.post, partial(ended.put_nowait, handle)) for handle in handles}

@@ -10,13 +10,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Final, Generic
 
 from dtq.client.batches import Batch
-from dtq.client.bell import Bell
 from dtq.client.current import looked
 from dtq.client.following import ACCEPTED, ENDED, NEWS, Wake, add_waiter
-from dtq.client.handle import Desk, MemberHandle, T_co, TaskHandle
-from dtq.client.notebook import Row, card
+from dtq.client.handle import HandleClient, MemberHandle, T_co, TaskHandle
+from dtq.client.html_repr import Row, card
 from dtq.client.parents import as_it_is, is_collecting, stand_in
 from dtq.client.reading import read
+from dtq.client.thread_wakeup import ThreadWakeup
 from dtq.errors import InvalidValue
 from dtq.model.options import FunctionKind, Spec
 from dtq.model.snapshots import BatchView, CancelReport
@@ -55,7 +55,7 @@ class BatchHandle(Generic[T_co]):
     #: Whether it is a handle among arguments; see `parents.ResultOf`.
     stands_for_result: ClassVar[bool] = True
 
-    def __init__(self, desk: Desk, spec: Spec, batch: Batch) -> None:
+    def __init__(self, desk: HandleClient, spec: Spec, batch: Batch) -> None:
         self._desk = desk
         self._spec = spec
         self._target = batch
@@ -198,12 +198,12 @@ class BatchHandle(Generic[T_co]):
         self.accepted()
         batch, following = self._target, self._desk.following
         while not self._is_whole():
-            bell = Bell()
+            wakeup = ThreadWakeup()
             with following.lock:
                 if not self._is_whole():
-                    add_waiter(batch, NEWS, bell.ring)
-            if not bell.wait(SIZE_EVERY_S):
-                following.unsubscribe(batch, bell.ring)
+                    add_waiter(batch, NEWS, wakeup.ring)
+            if not wakeup.wait(SIZE_EVERY_S):
+                following.unsubscribe(batch, wakeup.ring)
             if batch.foreign:
                 self.ask_size()
         if batch.error is not None:
@@ -281,7 +281,7 @@ class BatchHandle(Generic[T_co]):
 Mapped = Iterable[Any] | BatchHandle[Any]
 
 
-def member(desk: Desk, spec: Spec, batch: Batch, index: int, *, single: bool = False) -> TaskHandle[Any]:
+def member(desk: HandleClient, spec: Spec, batch: Batch, index: int, *, single: bool = False) -> TaskHandle[Any]:
     """A handle of one task of a known batch.
 
     Args:

@@ -23,10 +23,10 @@ from queue import SimpleQueue
 from typing import Any, Final, Protocol
 
 from dtq.client.batches import Batch
+from dtq.client.client_core import ClientCore
 from dtq.client.current import waiting
 from dtq.client.following import ACCEPTED, ENDED, add_waiter
 from dtq.client.futures import ACCEPT_S, FutureHandle, TaskFuture, revoke
-from dtq.client.hub import Hub
 from dtq.client.local import LocalCluster
 from dtq.client.outbox import Item
 from dtq.client.sync import Client
@@ -64,7 +64,7 @@ class Completer:
         cluster: the executor's own cluster, if it has one; closed with this.
 
     Attributes:
-        hub: the client.
+        core: the client.
         cluster: the cluster.
         stopping: no more calls are submitted.
         broken: why this is unusable; None while it is usable.
@@ -73,7 +73,7 @@ class Completer:
     """
 
     def __init__(self, client: Client, cluster: LocalCluster | None) -> None:
-        self.hub = client._hub
+        self.core = client._core
         self.cluster = cluster
         self.stopping = False
         self.broken: ExecutorBroken | None = None
@@ -109,8 +109,8 @@ class Completer:
             raise RuntimeError("cannot schedule new futures after shutdown")
         if self.inherited:
             raise RuntimeError(f"this executor belongs to process {self._owner}: make another one after a fork")
-        if self.hub.outbox.closed is not None:
-            raise self.failure(self.hub.outbox.closed)
+        if self.core.outbox.closed is not None:
+            raise self.failure(self.core.outbox.closed)
 
     def failure(self, error: DtqError) -> ExecutorBroken:
         """Handle an unexpected end of the client."""
@@ -118,9 +118,9 @@ class Completer:
             self.broken = ExecutorBroken(str(error))
         return self.broken
 
-    def handle(self, future: TaskFuture[Any], hub: Hub, spec: Spec) -> FutureHandle[Any]:
+    def handle(self, future: TaskFuture[Any], core: ClientCore, spec: Spec) -> FutureHandle[Any]:
         """A handle that sets the future when its task has ended."""
-        future._task = handle = FutureHandle(hub, spec, future, self._inbox.put)
+        future._task = handle = FutureHandle(core, spec, future, self._inbox.put)
         return handle
 
     def submit(self, future: TaskFuture[Any], item: Item) -> None:
@@ -133,15 +133,15 @@ class Completer:
         if isinstance(item.handle, FutureHandle):
             item.handle.size = item.weight
         try:
-            self.hub.outbox.put(item)
+            self.core.outbox.put(item)
         except DtqError as error:
             self._pending.discard(future)
-            self.hub.drop(item)
+            self.core.drop(item)
             self.check()
             raise self.failure(error) from error
         except BaseException:  # Ctrl-C: the caller will never get this future
             self._pending.discard(future)
-            self.hub.drop(item)
+            self.core.drop(item)
             raise
 
     def follow(self, batch: Batch) -> None:
@@ -161,13 +161,13 @@ class Completer:
 
     def disown_map(self, batch: Batch) -> None:
         """Let go of a map without a reader when it has ended; the map goes on; from anywhere, as `abandon_map`."""
-        self._inbox.put(partial(self.hub.following.disown, batch))
+        self._inbox.put(partial(self.core.following.disown, batch))
 
     def translated(self, error: BaseException) -> BaseException:
         """The reader's view of an error."""
         if isinstance(error, TaskCancelled):
             return CancelledError()
-        if isinstance(error, DtqError) and error is self.hub.outbox.closed:
+        if isinstance(error, DtqError) and error is self.core.outbox.closed:
             return ExecutorBroken(*self.failure(error).args)
         return error
 
@@ -229,7 +229,7 @@ class Completer:
             return
         self._thread.join(INTERRUPT_S)
         if self._thread.is_alive():
-            self.hub.fail(self.failure(DtqError("it was interrupted")))
+            self.core.fail(self.failure(DtqError("it was interrupted")))
             self._thread.join(INTERRUPT_S)
 
     def interrupt_map(self, batch: Batch) -> None:
@@ -242,13 +242,13 @@ class Completer:
         self._stop_tasks(ids + [(batch.number, -1) for batch in list(self._maps) if batch.number])
 
     def _stop_ids(self, batch: Batch) -> None:
-        if not batch.finished and self.hub.following.wait(batch, ACCEPTED, INTERRUPT_S) and batch.number:
+        if not batch.finished and self.core.following.wait(batch, ACCEPTED, INTERRUPT_S) and batch.number:
             self._stop_tasks([(batch.number, -1)])
 
     def _stop_tasks(self, ids: list[tuple[int, int]]) -> None:
         try:
             for start in range(0, len(ids), _NAMED):
-                self.hub.cancel(ids[start : start + _NAMED])
+                self.core.cancel(ids[start : start + _NAMED])
         except DtqError as error:
             self._complain(error, len(ids))
 
@@ -268,7 +268,7 @@ class Completer:
         away_s = 0.0
         while self._thread.is_alive() and not self.inherited:
             self._thread.join(_LOOK_S)
-            away_s = away_s + _LOOK_S if self.hub.session.away else 0.0
+            away_s = away_s + _LOOK_S if self.core.session.away else 0.0
             if away_s > AWAY_AT_EXIT_S:
                 log.warning(
                     "the program ends before its futures: the coordinator has been away for %s", duration(away_s)
@@ -292,14 +292,14 @@ class Completer:
                 del item  # the loop must not keep a result alive
         except Exception as error:
             log.exception("the thread that completes an executor's futures failed")
-            self.hub.fail(self.failure(DtqError(f"it failed at something of its own ({error!r})")))
+            self.core.fail(self.failure(DtqError(f"it failed at something of its own ({error!r})")))
             for future in list(self._pending):
                 self._settle(future)
         finally:
             self._close()
 
     def _settle(self, future: TaskFuture[Any]) -> None:
-        closed = self.hub.outbox.closed
+        closed = self.core.outbox.closed
         try:
             future.settle(None if closed is None else ExecutorBroken(*self.failure(closed).args))
         except BaseException:  # a callback of the user's that calls sys.exit, for one: the others go on
@@ -323,28 +323,28 @@ class Completer:
     def abandon_map_now(self, batch: Batch) -> None:
         """As `abandon_map`; returns after the cancelling call."""
         self.revoke_map_now(batch)
-        self.hub.following.disown(batch)
+        self.core.following.disown(batch)
 
     def revoke_map_now(self, batch: Batch, deadline: float | None = None) -> None:
         """Cancel a map's unstarted tasks; returns when that is done."""
         wait_s = ACCEPT_S if deadline is None else max(0.0, deadline - time.monotonic())
-        if not batch.finished and self.hub.following.wait(batch, ACCEPTED, wait_s) and batch.number:
+        if not batch.finished and self.core.following.wait(batch, ACCEPTED, wait_s) and batch.number:
             self._try_to_revoke(((batch.number, -1),))
 
     def _try_to_revoke(self, ids: tuple[tuple[int, int], ...]) -> None:
         try:
-            revoke(self.hub, ids)
+            revoke(self.core, ids)
         except DtqError as error:
             self._complain(error, len(ids))
 
     def _complain(self, error: DtqError, count: int) -> None:
-        if self.hub.outbox.closed is None:  # else there is nothing left to cancel
+        if self.core.outbox.closed is None:  # else there is nothing left to cancel
             log.warning("%s could not be cancelled: %s", counted(count, "task or map", "tasks or maps"), error)
 
     def _on_cluster_end(self, error: DtqError) -> None:
         if InitializerFailed.text.partition("{")[0] in str(error):  # the pools of the standard library use this class
             logging.getLogger("concurrent.futures").critical("Exception in initializer: %s", error)
-        self.hub.fail(self.failure(error))
+        self.core.fail(self.failure(error))
 
 
 def _nothing() -> None:

@@ -178,7 +178,7 @@ class Executor(concurrent.futures.Executor):
             cluster.await_listening()
             client = Client(cluster.address, authkey_file=cluster.authkey_file)
             try:
-                client._hub.start()  # the worker connects meanwhile
+                client._core.start()  # the worker connects meanwhile
                 cluster.start()
             except BaseException:
                 client.close()
@@ -322,7 +322,7 @@ class Executor(concurrent.futures.Executor):
             self.shutdown(wait=True)
 
     def __repr__(self) -> str:
-        own = "its own cluster" if self._completer.cluster is not None else self._completer.hub.session.place
+        own = "its own cluster" if self._completer.cluster is not None else self._completer.core.session.place
         state = "broken" if self._completer.broken else "shut down" if self._completer.stopping else "open"
         return f"<Executor {own}, {state}>"
 

@@ -64,7 +64,7 @@ def opened(client: Client, cluster: LocalCluster | None, order: Order) -> Execut
         Unreachable, WrongKey, ProtocolMismatch: the connection does not work.
     """
     try:
-        client._hub.start()
+        client._core.start()
         completer = Completer(client, cluster)
     except BaseException:  # no thread can be started, for one: the program ends, or has too many
         client.close()
@@ -104,9 +104,9 @@ class ExecutorCalls(NamedTuple):
         """See `Executor.submit`."""
         completer = self.completer
         completer.check()
-        future: TaskFuture[T] = TaskFuture(completer.hub, completer.cancel_soon)
+        future: TaskFuture[T] = TaskFuture(completer.core, completer.cancel_soon)
         try:
-            item = prepare(completer.hub, fn, self._order_of(fn), args, kwargs, partial(completer.handle, future))
+            item = prepare(completer.core, fn, self._order_of(fn), args, kwargs, partial(completer.handle, future))
         except (DtqError, TypeError) as error:
             completer.check()
             future.set_exception(error)
@@ -132,7 +132,7 @@ class ExecutorCalls(NamedTuple):
         conditions = None
         if iterables and any(over(iterables)):
             alone = chunksize == 1 and buffersize is None
-            conditions, iterables = elements(self.completer.hub, None, iterables, together=alone)
+            conditions, iterables = elements(self.completer.core, None, iterables, together=alone)
         calls = as_calls(iterables)
         if chunksize > 1:
             calls = ((chunk,) for chunk in chunks(calls, chunksize))
@@ -156,16 +156,16 @@ class ExecutorCalls(NamedTuple):
             known = callee(target)
         except (DtqError, TypeError) as error:
             return _failing(error, calls)
-        hub = self.completer.hub
+        core = self.completer.core
         try:
-            spec = hub.shared.function(target, known.spec(how.terms))
+            spec = core.shared.function(target, known.spec(how.terms))
         except DtqError as error:
             return _failing(error, calls)
         results: MapResults[Any] = MapResults(self.completer, spec, timeout, chunked=chunked)
-        conditions = how.settled(hub)
+        conditions = how.settled(core)
         if each is not None:
             conditions = replace(conditions or Conditions(), each=each.each)
-        encode = partial(limited, hub, known, spec)
+        encode = partial(limited, core, known, spec)
         results.send(calls, encode, delay_s=how.delay_s, key=how.own_key, conditions=conditions)
         return results
 

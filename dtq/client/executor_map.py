@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from itertools import chain, islice
 from typing import Any, Final, Generic, NamedTuple, Self, TypeVar
 
+from dtq.client.batch_uploads import BatchUpload, WholeFeed
 from dtq.client.batches import Batch, Part
-from dtq.client.bell import Bell
 from dtq.client.completing import Completer
 from dtq.client.current import waiting
-from dtq.client.feeds import Feed, WholeFeed
 from dtq.client.maps import Limited, feed_all
 from dtq.client.payloads import Encode
 from dtq.client.reading import fetch, look, pieces, values_of
+from dtq.client.thread_wakeup import ThreadWakeup
 from dtq.errors import DtqError
 from dtq.model import pages
 from dtq.model.messages import Conditions
@@ -96,15 +96,15 @@ class MapResults(Generic[T]):
             Exception: of the iterator; the sent calls are cancelled then.
             ExecutorBroken, RuntimeError: as `Completer.check`.
         """
-        hub = self._completer.hub
-        kind = WholeFeed if conditions is not None and conditions.each else Feed
+        core = self._completer.core
+        kind = WholeFeed if conditions is not None and conditions.each else BatchUpload
         feed = kind(self._batch, self._spec, delay_s=delay_s, key=key, conditions=conditions, follow=True)
         added = False
         try:
             self._completer.follow(self._batch)
-            hub.outbox.add(feed)
+            core.outbox.add(feed)
             added = True
-            feed_all(hub, feed, (self._encoded(calls, limited(feed.met)),), _as_it_is)
+            feed_all(core, feed, (self._encoded(calls, limited(feed.met)),), _as_it_is)
         except BaseException as error:
             feed.stopped = True
             self._over = True
@@ -112,12 +112,12 @@ class MapResults(Generic[T]):
                 self._completer.abandon_map(self._batch)
             else:
                 self._completer.forget(self._batch)
-            if isinstance(error, DtqError) and error is hub.outbox.closed:
+            if isinstance(error, DtqError) and error is core.outbox.closed:
                 self._completer.check()
             raise
         finally:
             feed.over = True
-            hub.outbox.hurry()
+            core.outbox.hurry()
             self._blobs, self._blob_bytes = feed.put, feed.put_bytes
         self._completer.readers.add(self)
 
@@ -232,12 +232,12 @@ class MapResults(Generic[T]):
 
     def _read(self, part: Part) -> _Read:
         single = self._batch.complete and self._batch.size == 1
-        kind, where = self._spec.function.kind, self._completer.hub.values
+        kind, where = self._spec.function.kind, self._completer.core.values
         try:
             return _Read(*values_of(part, single, kind, where, False, standard=True))
         finally:
             if pages.has_descriptions(part.ended.results):
-                self._completer.hub.following.read.unpin(self._batch.number)
+                self._completer.core.following.read.unpin(self._batch.number)
 
     def _next_part(self, deadline: float | None) -> Part:
         """The next part, as it arrived.
@@ -246,18 +246,18 @@ class MapResults(Generic[T]):
             TimeoutError: it has not ended in time.
             DtqError: the client will learn no more about it.
         """
-        following, batch = self._completer.hub.following, self._batch
+        following, batch = self._completer.core.following, self._batch
         while not self._fetched:
-            bell = Bell()
-            found = look(following, batch, self._at, bell.ring)
+            wakeup = ThreadWakeup()
+            found = look(following, batch, self._at, wakeup.ring)
             if found.far is not None:
-                self._fetched.extend(chain.from_iterable(map(pieces, fetch(self._completer.hub, batch, *found.far))))
+                self._fetched.extend(chain.from_iterable(map(pieces, fetch(self._completer.core, batch, *found.far))))
             elif found.part is not None:
                 self._fetched.extend(pieces(found.part))
             elif found.over:
                 return _END
-            elif not _rung(bell, deadline):
-                following.unsubscribe(batch, bell.ring)
+            elif not _rung(wakeup, deadline):
+                following.unsubscribe(batch, wakeup.ring)
                 raise TimeoutError
         part = self._fetched.popleft()
         self._at = part.hi
@@ -270,9 +270,9 @@ class MapResults(Generic[T]):
         return part
 
 
-def _rung(bell: Bell, deadline: float | None) -> bool:
+def _rung(wakeup: ThreadWakeup, deadline: float | None) -> bool:
     with waiting():
-        return bell.wait(None if deadline is None else deadline - time.monotonic())
+        return wakeup.wait(None if deadline is None else deadline - time.monotonic())
 
 
 def _as_it_is(args: tuple[Any, ...], _: object) -> bytes:

@@ -14,9 +14,9 @@ from contextlib import nullcontext
 from functools import partial
 from typing import Final, Protocol
 
-from dtq.client.bell import Bell
 from dtq.client.current import looked, waiting
 from dtq.client.read_ranges import ReadRanges
+from dtq.client.thread_wakeup import ThreadWakeup
 from dtq.errors import DtqError
 from dtq.model.messages import Ended
 
@@ -111,7 +111,7 @@ class Following:
         self.lock = threading.Lock()
         self.asleep = asleep
         self.failure: DtqError | None = None
-        self.wanted = Bell()
+        self.wanted = ThreadWakeup()
         self.read = ReadRanges(self.wanted.ring)
         self._targets: dict[int, Entry | list[Entry]] = {}
         #: Batches without a reader, until they have ended.
@@ -152,15 +152,15 @@ class Following:
         Returns:
             Whether it has.
         """
-        bell = Bell()
-        if not self.subscribe(target, level, bell.ring):
+        wakeup = ThreadWakeup()
+        if not self.subscribe(target, level, wakeup.ring):
             return True
         with waiting() if level != ACCEPTED else nullcontext():
-            if bell.wait(timeout_s):
+            if wakeup.wait(timeout_s):
                 return True
             if level != ACCEPTED:
                 looked()
-        self.unsubscribe(target, bell.ring)
+        self.unsubscribe(target, wakeup.ring)
         return target._reached(level)
 
     # -- readers --------------------------------------------------------------------------------------------------

@@ -17,10 +17,10 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Final, TypeVar
 
+from dtq.client.client_core import ClientCore
 from dtq.client.current import looked, waiting
 from dtq.client.following import Wake
 from dtq.client.handle import TaskHandle
-from dtq.client.hub import Hub
 from dtq.client.outcomes import Known, Raised, state_of
 from dtq.client.parents import HandlesMet, as_it_is, is_collecting
 from dtq.client.read_ranges import WORTH
@@ -124,8 +124,10 @@ class FutureHandle(TaskHandle[T]):
     _standard = True
     _sole = True
 
-    def __init__(self, hub: Hub, spec: Spec, future: TaskFuture[T], tell: Callable[[TaskFuture[T]], None]) -> None:
-        super().__init__(hub, spec)
+    def __init__(
+        self, core: ClientCore, spec: Spec, future: TaskFuture[T], tell: Callable[[TaskFuture[T]], None]
+    ) -> None:
+        super().__init__(core, spec)
         #: Bytes of its arguments.
         self.size = 0
         self._kept = False
@@ -194,15 +196,15 @@ class TaskFuture(Future[T]):
     """The future of a task. Made by `Executor.submit`.
 
     Args:
-        hub: the client.
+        core: the client.
         cancel_soon: cancels a future without waiting.
     """
 
-    def __init__(self, hub: Hub, cancel_soon: Callable[[TaskFuture[Any]], None]) -> None:
+    def __init__(self, core: ClientCore, cancel_soon: Callable[[TaskFuture[Any]], None]) -> None:
         super().__init__()
         self._condition = Latch()  # type: ignore[assignment]
         self._waiters = Watchers()
-        self._hub = hub
+        self._core = core
         self._cancel_soon = cancel_soon
         self._task: TaskHandle[T] | None = None
 
@@ -261,7 +263,7 @@ class TaskFuture(Future[T]):
             looked()
         if self._state == PENDING and task is not None and task._batch:
             try:
-                state = self._hub.task(task._batch, max(0, task._index)).state
+                state = self._core.task(task._batch, max(0, task._index)).state
             except DtqError:
                 return False
             if state is State.RUNNING:
@@ -269,7 +271,7 @@ class TaskFuture(Future[T]):
         return super().running()
 
     def withdraw(self) -> bool:
-        """Mark the future as cancelled, as its task will never run, and tell its waiters; whether it is."""
+        """CommitMarker the future as cancelled, as its task will never run, and tell its waiters; whether it is."""
         if not super().cancel():
             return False
         with self._condition:
@@ -323,7 +325,7 @@ class TaskFuture(Future[T]):
         try:
             if not task.accepted(ACCEPT_S):
                 return False
-            if revoke(self._hub, ((task._batch, max(0, task._index)),)):
+            if revoke(self._core, ((task._batch, max(0, task._index)),)):
                 return True
             if not task.done():
                 self.running()
@@ -332,11 +334,11 @@ class TaskFuture(Future[T]):
         return False
 
 
-def revoke(hub: Hub, ids: tuple[tuple[int, int], ...]) -> int:
+def revoke(core: ClientCore, ids: tuple[tuple[int, int], ...]) -> int:
     """Cancel waiting tasks, and leave running ones alone.
 
     Args:
-        hub: the client.
+        core: the client.
         ids: ``(batch, index)``; index -1 for the whole batch.
 
     Returns:
@@ -344,7 +346,7 @@ def revoke(hub: Hub, ids: tuple[tuple[int, int], ...]) -> int:
     """
     count = 0
     for state in _WAITING:
-        count += hub.call(partial(_cancel, Selection(ids=ids, state=state, limit=0)))
+        count += core.call(partial(_cancel, Selection(ids=ids, state=state, limit=0)))
         if count and len(ids) == 1 and ids[0][1] >= 0:
             break
     return count

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 from dtq.client.batches import Batch
 from dtq.client.current import looked
 from dtq.client.following import ACCEPTED, ENDED, Following, Waiters, Wake, wake_waiters
-from dtq.client.notebook import Row, card
+from dtq.client.html_repr import Row, card
 from dtq.client.outcomes import Known, Raised, Value, decode, state_of, take
 from dtq.client.parents import stand_in
 from dtq.client.payloads import result_decoder
@@ -29,7 +29,7 @@ from dtq.values.base import Values
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Desk(Protocol):
+class HandleClient(Protocol):
     """A handle's view of its client."""
 
     following: Following
@@ -74,7 +74,7 @@ class TaskHandle(Generic[T_co]):
     #: Whether it must be kept all the same, because a dependent task has not been accepted yet.
     _kept: bool = False
 
-    def __init__(self, desk: Desk, spec: Spec, batch: int = 0, index: int = -1) -> None:
+    def __init__(self, desk: HandleClient, spec: Spec, batch: int = 0, index: int = -1) -> None:
         self._desk = desk
         self._spec = spec
         self._batch = batch  # 0: not accepted (yet)
@@ -316,7 +316,7 @@ class MemberHandle(TaskHandle[T_co]):
 
     __slots__ = ("_owner",)
 
-    def __init__(self, desk: Desk, spec: Spec, owner: Batch, index: int) -> None:
+    def __init__(self, desk: HandleClient, spec: Spec, owner: Batch, index: int) -> None:
         super().__init__(desk, spec, owner.number, index)
         self._owner = owner
 

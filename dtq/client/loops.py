@@ -1,8 +1,8 @@
 """The client's side of one event loop: news reach the loop in bulk, and blocking calls run in one thread.
 
-Client, between the hub and `aio`. However many coroutines wait, each costs only a future and an entry in the registry
-of `following`: the hub's threads put news into one list, and wake the loop once for everything that gathers until the
-loop looks.
+Client, between the client core and `aio`. However many coroutines wait, each costs only a future and an entry in the
+registry of `following`: the client core's threads put news into one list, and wake the loop once for everything that
+gathers until the loop looks.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Final, NamedTuple, TypeVar
 
-from dtq.client.bell import Bell
+from dtq.client.client_core import ClientCore
 from dtq.client.current import looked, waiting
 from dtq.client.following import ACCEPTED, Target, Wake
-from dtq.client.hub import Hub
 from dtq.client.outbox import Item
+from dtq.client.thread_wakeup import ThreadWakeup
 from dtq.errors import ClientClosed
 
 R = TypeVar("R")
@@ -72,8 +72,8 @@ def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
         future.set_exception(error)
 
 
-class LoopBell(Bell):
-    """A bell with a coroutine as its waiter, in place of a thread."""
+class LoopWakeup(ThreadWakeup):
+    """A wakeup with a coroutine as its waiter, in place of a thread."""
 
     __slots__ = ("_bridge", "_rung")
 
@@ -93,7 +93,7 @@ class LoopBell(Bell):
         self._rung.clear()
 
 
-class Errands:
+class CallThread:
     """One thread that makes blocking calls, one after the other; it starts with the first."""
 
     def __init__(self, bridge: Bridge) -> None:
@@ -145,36 +145,36 @@ class _Bound(NamedTuple):
     """The parts of a client in its event loop."""
 
     bridge: Bridge
-    errands: Errands
+    errands: CallThread
     #: Held while a submission waits for room in the outbox.
     putting: asyncio.Lock
 
 
-class LoopHub:
-    """A hub, bound to the event loop that uses it first.
+class LoopCore:
+    """A client core, bound to the event loop that uses it first.
 
     Args:
-        hub: the client's.
+        core: the client's.
         owner: for the sentence of an error: the client.
         bound: its binding, if it is the successor of another.
     """
 
-    def __init__(self, hub: Hub, owner: object, bound: _Bound | None = None) -> None:
-        self.hub = hub
+    def __init__(self, core: ClientCore, owner: object, bound: _Bound | None = None) -> None:
+        self.shared = core
         self._owner = weakref.ref(owner)
         self._bound = bound
         self._in_a_row = 0
-        self._successor: LoopHub | None = None
+        self._successor: LoopCore | None = None
 
     @property
-    def now(self) -> LoopHub:
-        """See `Hub.now`."""
-        hub = self.hub.now
-        if hub is self.hub:
+    def now(self) -> LoopCore:
+        """See `ClientCore.now`."""
+        core = self.shared.now
+        if core is self.shared:
             return self
         if self._successor is None:
             # Handles of this one still make calls: they and the client's calls share one thread, which ends with it.
-            self._successor = LoopHub(hub, self.owner, self._bound)
+            self._successor = LoopCore(core, self.owner, self._bound)
         self._successor = self._successor.now
         return self._successor
 
@@ -198,16 +198,16 @@ class LoopHub:
         bound = self._bound
         if bound is None:
             bridge = Bridge(loop)
-            bound = self._bound = _Bound(bridge, Errands(bridge), asyncio.Lock())
+            bound = self._bound = _Bound(bridge, CallThread(bridge), asyncio.Lock())
         elif bound.bridge.loop is not loop:
             # The sentence of the standard library's own locks and queues.
             raise RuntimeError(f"{self.owner!r} is bound to a different event loop")
         return bound
 
     async def start(self) -> None:
-        """See `Hub.start`."""
-        if not self.hub.started:
-            await self.call(self.hub.start)
+        """See `ClientCore.start`."""
+        if not self.shared.started:
+            await self.call(self.shared.start)
 
     async def call(self, job: Callable[[], R]) -> R:
         """The result of a call to the coordinator; the loop goes on meanwhile."""
@@ -223,7 +223,7 @@ class LoopHub:
 
     async def put(self, item: Item) -> None:
         """Send a submission; waits while too many wait already."""
-        outbox = self.hub.outbox
+        outbox = self.shared.outbox
         bridge, _, putting = self._here
         if not putting.locked() and outbox.offer(item):
             self._in_a_row += 1
@@ -240,7 +240,7 @@ class LoopHub:
 
     async def reach(self, target: Target, level: int, timeout_s: float | None = None) -> bool:
         """Wait until a target has reached a level; see `Following.wait`."""
-        bridge, following = self.bridge, self.hub.following
+        bridge, following = self.bridge, self.shared.following
         rung: asyncio.Future[bool] = bridge.loop.create_future()
         wake: Wake = partial(bridge.post, partial(settle, rung, True))
         if not following.subscribe(target, level, wake):
@@ -264,10 +264,10 @@ class LoopHub:
         return reached or target._reached(level)
 
     async def close(self, timeout_s: float | None) -> None:
-        """See `Hub.close`."""
+        """See `ClientCore.close`."""
         # Not in the thread for calls: one of those may be waiting for a coordinator that is away, until this ends it.
         try:
-            await self.in_thread(partial(self.hub.close, timeout_s), "dtq-closer")
+            await self.in_thread(partial(self.shared.close, timeout_s), "dtq-closer")
         except RuntimeError as error:  # no thread can be started
             self.fail(error)
             raise
@@ -276,7 +276,7 @@ class LoopHub:
 
     def fail(self, error: RuntimeError) -> None:
         """End without any wait."""
-        self.hub.fail(ClientClosed(str(error)))
+        self.shared.fail(ClientClosed(str(error)))
         self._end_errands()
 
     def _end_errands(self) -> None:

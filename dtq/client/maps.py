@@ -1,7 +1,7 @@
 """Maps: one batch made of iterables, fed while its results are read.
 
-Client, between the hub and the faces. Items are pulled only as far as the sender allows and, if the results are read,
-the reader: ten million items pass through a few MiB. A thread of its own feeds a map that is read, so that a slow
+Client, between the client core and the faces. Items are pulled only as far as the sender allows and, if the results are
+read, the reader: ten million items pass through a few MiB. A thread of its own feeds a map that is read, so that a slow
 iterable holds up no result and a slow reader no worker.
 """
 
@@ -15,9 +15,9 @@ from contextvars import copy_context
 from itertools import islice
 from typing import Any, Final
 
+from dtq.client.batch_uploads import MAX_FED_BYTES, BatchUpload, Own, WholeFeed
 from dtq.client.batches import Batch
-from dtq.client.feeds import MAX_FED_BYTES, Feed, Own, WholeFeed
-from dtq.client.hub import Hub
+from dtq.client.client_core import ClientCore
 from dtq.client.payloads import Encode
 from dtq.client.reading import read
 from dtq.model import pages
@@ -37,8 +37,8 @@ _STRIDE: Final = 64
 _STRIDE_BYTES: Final = 256 << 10
 
 
-def begin(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode: Encode) -> None:
-    """Feed a map whose results will be read: at once if its items are few and ready, else in a thread.
+def begin(core: ClientCore, feed: BatchUpload, iterables: tuple[Iterable[Any], ...], encode: Encode) -> None:
+    """BatchUpload a map whose results will be read: at once if its items are few and ready, else in a thread.
 
     Raises:
         CannotPickle: an item of a short and small one cannot be pickled; nothing was submitted.
@@ -47,12 +47,12 @@ def begin(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode: En
     calls = zip(*iterables, strict=False)
     if len(sizes) == len(iterables) and min(sizes) <= min(pages.PAGE_BLOBS, feed.window or 0):
         feed.over = _put_in(feed, calls, encode)
-    hub.outbox.add(feed)
+    core.outbox.add(feed)
     if feed.over:
         return
     run = copy_context().run
     feeder = threading.Thread(
-        target=run, args=(_feed_in_thread, hub, feed, calls, encode), name="dtq-feeder", daemon=True
+        target=run, args=(_feed_in_thread, core, feed, calls, encode), name="dtq-feeder", daemon=True
     )
     try:
         feeder.start()
@@ -61,7 +61,7 @@ def begin(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode: En
         raise
 
 
-def _put_in(feed: Feed, calls: Iterator[tuple[Any, ...]], encode: Encode) -> bool:
+def _put_in(feed: BatchUpload, calls: Iterator[tuple[Any, ...]], encode: Encode) -> bool:
     """Put calls in before any of them is sent, as long as they are small; whether these are all."""
     for args in calls:
         blob = encode(args, None)
@@ -75,28 +75,28 @@ def _put_in(feed: Feed, calls: Iterator[tuple[Any, ...]], encode: Encode) -> boo
     return True
 
 
-def _feed_in_thread(hub: Hub, feed: Feed, calls: Iterator[tuple[Any, ...]], encode: Encode) -> None:
+def _feed_in_thread(core: ClientCore, feed: BatchUpload, calls: Iterator[tuple[Any, ...]], encode: Encode) -> None:
     try:
-        _feed(hub, feed, calls, encode)
+        _feed(core, feed, calls, encode)
     except BaseException as error:  # noqa: BLE001 - the user's iterable may raise anything; the reader gets it
         feed.failure = error
     finally:
         feed.over = True
-        hub.outbox.hurry()
+        core.outbox.hurry()
 
 
-def feed_all(hub: Hub, feed: Feed, iterables: tuple[Iterable[Any], ...], encode: Encode) -> None:
+def feed_all(core: ClientCore, feed: BatchUpload, iterables: tuple[Iterable[Any], ...], encode: Encode) -> None:
     """Put all items into a feed; waits while it is full. The caller marks the feed as over.
 
     Raises:
         Exception: of the iterables, and of pickling their items.
         DtqError: the client has ended.
     """
-    _feed(hub, feed, zip(*iterables, strict=False), encode)
+    _feed(core, feed, zip(*iterables, strict=False), encode)
 
 
-def _feed(hub: Hub, feed: Feed, calls: Iterator[tuple[Any, ...]], encode: Encode) -> None:
-    put, outbox = feed.blobs.append, hub.outbox
+def _feed(core: ClientCore, feed: BatchUpload, calls: Iterator[tuple[Any, ...]], encode: Encode) -> None:
+    put, outbox = feed.blobs.append, core.outbox
     while not feed.stopped:
         if outbox.closed is not None:
             raise outbox.closed
@@ -126,21 +126,21 @@ def _feed(hub: Hub, feed: Feed, calls: Iterator[tuple[Any, ...]], encode: Encode
         feed.count(count, size)
 
 
-def results(hub: Hub, feed: Feed, return_exceptions: bool) -> Generator[Any, None, None]:
+def results(core: ClientCore, feed: BatchUpload, return_exceptions: bool) -> Generator[Any, None, None]:
     """The results of a map that is being fed. When their reader stops, unfinished tasks are cancelled, and all results
     let go.
     """
-    abandon = abandoning(hub, feed)
-    reading = _read(read(hub, feed.batch, feed.spec, feed, return_exceptions=return_exceptions), feed.batch, abandon)
+    abandon = abandoning(core, feed)
+    reading = _read(read(core, feed.batch, feed.spec, feed, return_exceptions=return_exceptions), feed.batch, abandon)
     weakref.finalize(reading, abandon).atexit = False  # also if no read ever began
     return reading
 
 
-def abandoning(hub: Hub, feed: Feed) -> Callable[[], None]:
+def abandoning(core: ClientCore, feed: BatchUpload) -> Callable[[], None]:
     """The function to call when the reader of a map's results stops: it cancels unfinished tasks, and lets go of
     results; no effect after the last result.
     """
-    batch, sender = feed.batch, hub.sender
+    batch, sender = feed.batch, core.sender
 
     def abandon() -> None:
         # Runs in garbage collection too: no locks here.
@@ -162,7 +162,7 @@ def _read(inner: Iterator[Any], batch: Batch, abandon: Callable[[], None]) -> Ge
 
 
 def start_reading(
-    hub: Hub,
+    core: ClientCore,
     spec: Spec,
     iterables: tuple[Iterable[Any], ...],
     limited: Limited,
@@ -176,7 +176,7 @@ def start_reading(
     """Submit a map and read its results.
 
     Args:
-        hub: the client.
+        core: the client.
         spec: function and options.
         iterables: of the arguments.
         limited: makes the encoder of calls.
@@ -191,14 +191,14 @@ def start_reading(
     """
     batch = Batch()
     batch.keep_results(ordered)
-    kind = WholeFeed if conditions is not None and conditions.each else Feed
+    kind = WholeFeed if conditions is not None and conditions.each else BatchUpload
     feed = kind(batch, spec, delay_s=delay_s, conditions=conditions, follow=True, window=max(1, read_ahead))
-    begin(hub, feed, iterables, limited(feed.met))
-    return results(hub, feed, return_exceptions)
+    begin(core, feed, iterables, limited(feed.met))
+    return results(core, feed, return_exceptions)
 
 
 def submit_whole(
-    hub: Hub,
+    core: ClientCore,
     spec: Spec,
     iterables: tuple[Iterable[Any], ...],
     limited: Limited,
@@ -213,16 +213,16 @@ def submit_whole(
         Exception: of the iterables, and of pickling their items; the sent part of the map is cancelled.
     """
     batch = Batch()
-    kind = WholeFeed if conditions is not None and conditions.each else Feed
+    kind = WholeFeed if conditions is not None and conditions.each else BatchUpload
     feed = kind(batch, spec, delay_s=delay_s, key=key, conditions=conditions, follow=False)
-    hub.outbox.add(feed)
+    core.outbox.add(feed)
     try:
-        feed_all(hub, feed, iterables, limited(feed.met))
+        feed_all(core, feed, iterables, limited(feed.met))
     except BaseException:
         feed.stopped = True
-        hub.sender.abandon(batch)
+        core.sender.abandon(batch)
         raise
     finally:
         feed.over = True
-        hub.outbox.hurry()
+        core.outbox.hurry()
     return batch

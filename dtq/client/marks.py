@@ -1,7 +1,7 @@
 """Marks in the outbox: a caller waits until all that was submitted before the mark is accepted or refused.
 
-Client, below the hub. A verb on a filter or a queue must not overtake earlier submissions of the same client: the two
-travel on different connections.
+Client, below the client core. A verb on a filter or a queue must not overtake earlier submissions of the same client:
+the two travel on different connections.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 from typing import Final
 
-from dtq.client.feeds import Feed
+from dtq.client.batch_uploads import BatchUpload
 
 
-class Mark:
+class CommitMarker:
     """A state of the outbox.
 
     Args:
@@ -22,7 +22,7 @@ class Mark:
 
     __slots__ = ("_feeds", "_items", "_rung", "passed")
 
-    def __init__(self, items: int, feeds: list[tuple[Feed, int]]) -> None:
+    def __init__(self, items: int, feeds: list[tuple[BatchUpload, int]]) -> None:
         self._items = items
         self._feeds = feeds
         self._rung: Final = threading.Event()

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, Final, NamedTuple
 
-from dtq.client.bell import Bell
-from dtq.client.feeds import Feed, Held
+from dtq.client.batch_uploads import BatchUpload, Held
 from dtq.client.following import Wake
 from dtq.client.handle import Group, TaskHandle
-from dtq.client.marks import Mark
+from dtq.client.marks import CommitMarker
 from dtq.client.terms import Attribution
+from dtq.client.thread_wakeup import ThreadWakeup
 from dtq.errors import DtqError
 from dtq.model import pages
 from dtq.model.fields import MAX_SUBMISSIONS
@@ -70,7 +70,7 @@ class Item(NamedTuple):
 _BESIDE: Final = slice(Item._fields.index("delay_s"), None)
 
 #: Gets a receipt: a lone task, several that travel as one batch, or a map.
-Receiver = TaskHandle[Any] | Group | Feed
+Receiver = TaskHandle[Any] | Group | BatchUpload
 
 
 class Call(NamedTuple):
@@ -79,7 +79,7 @@ class Call(NamedTuple):
     specs: list[Spec]
     submissions: list[Submission]
     receivers: list[Receiver]
-    empty: list[Feed]
+    empty: list[BatchUpload]
     #: Arguments that are not sent, because their submission was given up.
     dropped: list[bytes]
     #: The handles of the parents of tasks in the call.
@@ -105,14 +105,14 @@ class Outbox:
         self._items: deque[Item] = deque()
         #: Number of them taken out so far.
         self._taken = 0
-        self._marks: list[Mark] = []
+        self._marks: list[CommitMarker] = []
         self._bytes = 0
-        self._feeds: list[Feed] = []
+        self._feeds: list[BatchUpload] = []
         self._numbers = count(1)
         self._feeds_first = False
         self._idle = False
         self._hopeful: list[Wake] = []
-        self._bell = Bell()
+        self._wakeup = ThreadWakeup()
         #: The function that was weighed last, and its weight.
         self._weighed: tuple[Spec | None, int] = (None, 0)
 
@@ -133,7 +133,7 @@ class Outbox:
             self._items.append(item)
             self._bytes += size
         if self._idle:
-            self._bell.ring()
+            self._wakeup.ring()
 
     def offer(self, item: Item, room: Wake | None = None) -> bool:
         """As `put`, for callers that must not wait.
@@ -159,7 +159,7 @@ class Outbox:
             self._items.append(item)
             self._bytes += size
         if self._idle:
-            self._bell.ring()
+            self._wakeup.ring()
         return True
 
     def _full(self, size: int) -> bool:
@@ -172,7 +172,7 @@ class Outbox:
         for wake in hopeful:
             wake()
 
-    def add(self, feed: Feed) -> None:
+    def add(self, feed: BatchUpload) -> None:
         """Send a map while it is fed.
 
         Raises:
@@ -195,17 +195,17 @@ class Outbox:
         waits = bool(self._items) or any(feed.ready() or not feed.full for feed in list(self._feeds))
         return not waits and self._idle  # in this order: the sender is idle again only after the answer
 
-    def mark(self) -> Mark | None:
+    def mark(self) -> CommitMarker | None:
         """A mark behind all submissions that are not accepted or refused yet; None if there are none."""
         with self._lock:
             feeds = [(feed, feed.put) for feed in list(self._feeds) if not feed.sealed and feed.sent < feed.put]
             if not (self._items or feeds) and self._idle:  # in this order, as in `settled`
                 return None
-            mark = Mark(self._taken + len(self._items), feeds)
+            mark = CommitMarker(self._taken + len(self._items), feeds)
         self.watch(mark)
         return mark
 
-    def watch(self, mark: Mark) -> None:
+    def watch(self, mark: CommitMarker) -> None:
         """Make the sender check a mark after each call."""
         mark.again()
         with self._lock:
@@ -214,7 +214,7 @@ class Outbox:
 
     def hurry(self) -> None:
         """Wake the sender for another look; from anywhere, also in the middle of garbage collection."""
-        self._bell.ring()
+        self._wakeup.ring()
 
     def close(self, error: DtqError) -> None:
         """Accept no more submissions; those here are still sent."""
@@ -234,7 +234,7 @@ class Outbox:
         self._idle = True
         try:
             while not (self._items or any(feed.ready() for feed in self._feeds) or until()):
-                self._bell.wait()
+                self._wakeup.wait()
         finally:
             self._idle = False
 
@@ -365,7 +365,7 @@ class Outbox:
                 call.empty.append(feed)
         return left
 
-    def _gather_feed(self, feed: Feed, most_bytes: int, call: Call, places: dict[int, int]) -> int:
+    def _gather_feed(self, feed: BatchUpload, most_bytes: int, call: Call, places: dict[int, int]) -> int:
         size = self._weight(feed.spec, places)
         if feed.stopped and feed.described:
             call.dropped.extend(feed.blobs)

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any, Final, NamedTuple, Protocol
 
+from dtq.client.batch_uploads import BatchUpload
 from dtq.client.batches import Batch, Part
-from dtq.client.bell import Bell
 from dtq.client.current import waiting
-from dtq.client.feeds import Feed
 from dtq.client.following import NEWS, Following, Wake, add_waiter
 from dtq.client.outcomes import error_of
 from dtq.client.payloads import result_decoder
+from dtq.client.thread_wakeup import ThreadWakeup
 from dtq.errors import DtqError, ResultExpired, ValueGone
 from dtq.model import pages
 from dtq.model.ids import TaskId
@@ -46,7 +46,7 @@ class Source(Protocol):
 
 
 def read(
-    source: Source, batch: Batch, spec: Spec, feed: Feed | None = None, *, return_exceptions: bool
+    source: Source, batch: Batch, spec: Spec, feed: BatchUpload | None = None, *, return_exceptions: bool
 ) -> Iterator[Any]:
     """The results of a batch.
 
@@ -132,8 +132,8 @@ def values_of(
 def _next(source: Source, batch: Batch, at: int) -> list[Part]:
     """The next part; None at the end."""
     while True:
-        bell = Bell()
-        found = look(source.following, batch, at, bell.ring)
+        wakeup = ThreadWakeup()
+        found = look(source.following, batch, at, wakeup.ring)
         if found.far is not None:
             return fetch(source, batch, *found.far)
         if found.part is not None:
@@ -141,7 +141,7 @@ def _next(source: Source, batch: Batch, at: int) -> list[Part]:
         if found.over:
             return []
         with waiting():
-            bell.wait()
+            wakeup.wait()
 
 
 class Found(NamedTuple):

@@ -63,11 +63,11 @@ class Schedules:
             SchedulesFull: the number of schedules has reached its bound.
         """
         schedule = schedule_of(name, fn, args, kwargs, timing, options or {})
-        return self._client._hub.call(lambda service: service.set_schedule(schedule, replace, False))
+        return self._client._core.call(lambda service: service.set_schedule(schedule, replace, False))
 
     def list(self) -> list[ScheduleView]:
         """All schedules, in the order of their names."""
-        return self._client._hub.call(all_schedules)
+        return self._client._core.call(all_schedules)
 
     def get(self, name: str) -> ScheduleView:
         """A schedule: its definition, next due times, last run and that run's end.
@@ -75,7 +75,7 @@ class Schedules:
         Raises:
             UnknownSchedule: no schedule has this name.
         """
-        return self._client._hub.call(lambda service: service.schedule(name))
+        return self._client._core.call(lambda service: service.schedule(name))
 
     def pause(self, name: str) -> None:
         """Let due times go by until `resume`; they are not made up for.
@@ -83,7 +83,7 @@ class Schedules:
         Raises:
             UnknownSchedule: no schedule has this name.
         """
-        self._client._hub.call(lambda service: service.pause_schedule(name, True))
+        self._client._core.call(lambda service: service.pause_schedule(name, True))
 
     def resume(self, name: str) -> None:
         """Go on with the first due time from now on.
@@ -91,7 +91,7 @@ class Schedules:
         Raises:
             UnknownSchedule: no schedule has this name.
         """
-        self._client._hub.call(lambda service: service.pause_schedule(name, False))
+        self._client._core.call(lambda service: service.pause_schedule(name, False))
 
     def run(self, name: str) -> TaskHandle[Any]:
         """Make a submission now, beside the due times; a paused schedule's too.
@@ -101,7 +101,7 @@ class Schedules:
             QueueFull: the queue has no room for it.
             Unreachable: the coordinator was lost in the middle: `get` tells whether it was done.
         """
-        return self._client.get(self._client._hub.call(lambda service: service.run_schedule(name), again=False))
+        return self._client.get(self._client._core.call(lambda service: service.run_schedule(name), again=False))
 
     def remove(self, name: str) -> None:
         """Remove a schedule. Its submissions stay.
@@ -110,7 +110,7 @@ class Schedules:
             UnknownSchedule: no schedule has this name.
             Unreachable: the coordinator was lost in the middle: `list` tells whether it was done.
         """
-        self._client._hub.call(lambda service: service.remove_schedule(name), again=False)
+        self._client._core.call(lambda service: service.remove_schedule(name), again=False)
 
 
 class AsyncSchedules:

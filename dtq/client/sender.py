@@ -15,11 +15,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
+from dtq.client.batch_uploads import BatchUpload
 from dtq.client.batches import Batch
-from dtq.client.feeds import Feed
+from dtq.client.client_values import HubValues
 from dtq.client.following import Following, Wake
 from dtq.client.handle import Group
-from dtq.client.hub_values import HubValues
 from dtq.client.links import AWAY, FATAL, Session
 from dtq.client.outbox import NOWHERE, Call, Outbox, Receiver
 from dtq.errors import ClientClosed, DtqError, QueueFull, UnknownId, from_wire
@@ -232,12 +232,12 @@ class Sender:
         following = self._following
         with following.lock:
             for submission, receiver, receipt in zip(call.submissions, call.receivers, receipts, strict=True):
-                given_up = isinstance(receiver, Feed) and receiver.stopped
+                given_up = isinstance(receiver, BatchUpload) and receiver.stopped
                 if receipt.code == QueueFull.code and submission.wait_s > 0 and waiting and not given_up:
                     left.append((submission, receiver))
                 elif receipt.code:
                     refused.append((receiver, from_wire(receipt.code, receipt.details)))
-                elif isinstance(receiver, Feed):
+                elif isinstance(receiver, BatchUpload):
                     self._accept_piece(receiver, receipt, submission.complete, wakes)
                 elif isinstance(receiver, Group):
                     receiver._on_accepted(receipt.batch, wakes)
@@ -274,7 +274,7 @@ class Sender:
             if pages.has_descriptions(submission.arguments) and id(submission) not in waiting:
                 self._values.settle(submission.arguments)
 
-    def _accept_piece(self, feed: Feed, receipt: Receipt, last: bool, wakes: list[Wake]) -> None:
+    def _accept_piece(self, feed: BatchUpload, receipt: Receipt, last: bool, wakes: list[Wake]) -> None:
         batch = feed.batch
         new = not batch.number
         batch.on_accepted(receipt.batch, receipt.size, last, wakes)
@@ -282,7 +282,7 @@ class Sender:
             batch.followed = True
             self._following.add(receipt.batch, batch, wakes)
 
-    def _accept_nothing(self, feed: Feed) -> None:
+    def _accept_nothing(self, feed: BatchUpload) -> None:
         wakes: list[Wake] = []
         with self._following.lock:
             feed.batch.on_accepted(0, 0, True, wakes)
@@ -297,7 +297,7 @@ class Sender:
             self._following.expected()
             while receivers:
                 receiver = receivers.pop()
-                if isinstance(receiver, Feed):
+                if isinstance(receiver, BatchUpload):
                     if not receiver.stopped:  # else it was given up on purpose
                         told.append(weakref.ref(receiver.batch))
                     self._refuse_piece(receiver, error, wakes)
@@ -317,7 +317,7 @@ class Sender:
                 error,
             )
 
-    def _refuse_piece(self, feed: Feed, error: DtqError, wakes: list[Wake]) -> None:
+    def _refuse_piece(self, feed: BatchUpload, error: DtqError, wakes: list[Wake]) -> None:
         feed.stopped = True
         feed.room.ring()
         if isinstance(error, UnknownId) and feed.batch.number:

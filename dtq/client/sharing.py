@@ -1,8 +1,8 @@
 """Values that a client has put or sends repeatedly: each travels once, and is stored once at the coordinator.
 
-Client, below `hub`. A value is known by the digest of its bytes, so a value that another client has put is not sent
-again, and a value that changes between two calls is another value. It is kept as long as one of its references lives
-here; the coordinator is told now and then of those whose last reference is gone.
+Client, below `client_core`. A value is known by the digest of its bytes, so a value that another client has put is not
+sent again, and a value that changes between two calls is another value. It is kept as long as one of its references
+lives here; the coordinator is told now and then of those whose last reference is gone.
 """
 
 from __future__ import annotations

@@ -89,11 +89,11 @@ class Limits:
             LimitsFull: the number of limits has reached its bound.
         """
         limit = limit_of(name, concurrency, rate, burst)
-        self._client._hub.call(lambda service: service.set_limit(limit))
+        self._client._core.call(lambda service: service.set_limit(limit))
 
     def list(self) -> builtins.list[LimitView]:
         """All limits with their use, in the order of their names."""
-        return self._client._hub.call(all_limits)
+        return self._client._core.call(all_limits)
 
     def remove(self, name: str) -> None:
         """Remove a limit: tasks that waited for it may start.
@@ -102,7 +102,7 @@ class Limits:
             UnknownLimit: no limit has this name.
             Unreachable: the coordinator was lost in the middle: `list` tells whether it was done.
         """
-        self._client._hub.call(lambda service: service.remove_limit(name), again=False)
+        self._client._core.call(lambda service: service.remove_limit(name), again=False)
 
 
 class Queues:
@@ -116,7 +116,7 @@ class Queues:
 
     def list(self) -> builtins.list[QueueView]:
         """The queues with unfinished tasks, with workers of their own, or with settings."""
-        return self._client._hub.call(all_queues)
+        return self._client._core.call(all_queues)
 
     def pause(self, name: str) -> Steering:
         """Start no tasks of a queue until `resume`; it takes tasks as before. Running tasks go on."""
@@ -148,11 +148,11 @@ class Queues:
             The number of cancelled tasks.
         """
         purge = partial(purge_queue, name=check_queue(name))
-        return sum(self._client._hub.call_behind(purge, more=bool))
+        return sum(self._client._core.call_behind(purge, more=bool))
 
     def _steer(self, name: str, change: SteeringChange) -> Steering:
         queue = check_queue(name)
-        return self._client._hub.call_behind(lambda service: service.steer_queue(queue, change))[-1]
+        return self._client._core.call_behind(lambda service: service.steer_queue(queue, change))[-1]
 
 
 class AsyncLimits:

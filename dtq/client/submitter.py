@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
 from dtq.client.batch_handle import BatchHandle, Mapped
+from dtq.client.client_core import ClientCore
 from dtq.client.conditions import After, Expires, OnConflict, OnFailed, UniqueFor
 from dtq.client.defaults import TTL_S
 from dtq.client.handle import TaskHandle
-from dtq.client.hub import Hub
 from dtq.client.maps import READ_AHEAD
 from dtq.client.progress import expected, shown
 from dtq.client.references import Reference
@@ -28,17 +28,17 @@ T = TypeVar("T")
 
 
 class Submitter:
-    """Submits to a hub."""
+    """Submits to a client core."""
 
-    #: Its first hub; see `Hub.now`.
-    _first: Hub
+    #: Its first core; see `ClientCore.now`.
+    _first: ClientCore
 
     @property
-    def _hub(self) -> Hub:
+    def _core(self) -> ClientCore:
         return self._first.now
 
     @property
-    def _new(self) -> Hub:
+    def _new(self) -> ClientCore:
         return self._first.looked()
 
     @overload
@@ -328,9 +328,9 @@ class Submitter:
             As `submit`; ParentUnknown: results of a batch are no longer kept; and the iterables' exceptions, after the
             sent part has been cancelled.
         """
-        hub = self._new
-        spec, batch = submit_map(hub, fn, order(**options), iterables)
-        return BatchHandle(hub, spec, batch)
+        core = self._new
+        spec, batch = submit_map(core, fn, order(**options), iterables)
+        return BatchHandle(core, spec, batch)
 
     def put(self, value: object, *, ttl: Span = TTL_S) -> Reference:
         """Keep a value at the coordinator, for any number of calls: the reference stands for it anywhere in their
@@ -357,22 +357,22 @@ class Submitter:
         Args:
             options: see `SubmitOptions`.
         """
-        return Preset(self._hub, order(**options))
+        return Preset(self._core, order(**options))
 
 
 class Preset:
     """A client with preset options. Made by `Client.options`."""
 
-    def __init__(self, hub: Hub, order: Order) -> None:
-        self._first = hub
+    def __init__(self, core: ClientCore, order: Order) -> None:
+        self._first = core
         self._order = order
 
     @property
-    def _hub(self) -> Hub:
+    def _core(self) -> ClientCore:
         return self._first.now
 
     @property
-    def _new(self) -> Hub:
+    def _new(self) -> ClientCore:
         return self._first.looked()
 
     @overload
@@ -474,10 +474,10 @@ class Preset:
 
     def submit_map(self, fn: Callable[..., Any] | str | Function, /, *iterables: Mapped) -> BatchHandle[Any]:
         """As `Client.submit_map`."""
-        hub = self._new
-        spec, batch = submit_map(hub, fn, self._order, iterables)
-        return BatchHandle(hub, spec, batch)
+        core = self._new
+        spec, batch = submit_map(core, fn, self._order, iterables)
+        return BatchHandle(core, spec, batch)
 
     def options(self, **options: Unpack[SubmitOptions]) -> Preset:
         """These options, with others that override them."""
-        return Preset(self._hub, order(**options).over(self._order))
+        return Preset(self._core, order(**options).over(self._order))

@@ -1,7 +1,7 @@
 """Submits: a function, its arguments and terms become an entry of the outbox.
 
-Client, between the faces and the hub; the same for threads and for an event loop, except that the outbox may make the
-caller wait.
+Client, between the faces and the client core; the same for threads and for an event loop, except that the outbox may
+make the caller wait.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, Final, NamedTuple
 from dtq.client import current
 from dtq.client.after import awaited, few, settled
 from dtq.client.batch_handle import BatchHandle, Element
+from dtq.client.batch_uploads import Own
 from dtq.client.batches import Batch
+from dtq.client.client_core import ClientCore
 from dtq.client.conditions import NOTHING_ASKED, Asked, ConditionOptions
-from dtq.client.feeds import Own
 from dtq.client.functions import Callee, callee
 from dtq.client.handle import TaskHandle
-from dtq.client.hub import Hub
 from dtq.client.large_payloads import written
 from dtq.client.maps import start_reading, submit_whole
 from dtq.client.outbox import Awaited, Item
@@ -107,29 +107,29 @@ class Order(NamedTuple):
             raise InvalidValue("at", str(self.at), "give a delay or a moment, not both")
         return replace(asked or Conditions(), at=moment(self.at, "at"))
 
-    def parents(self, hub: Hub | None) -> tuple[Awaited, ...]:
+    def parents(self, core: ClientCore | None) -> tuple[Awaited, ...]:
         """The given parents, apart from those in the arguments.
 
         Args:
-            hub: the submitting client; None for a check of the types only.
+            core: the submitting client; None for a check of the types only.
 
         Raises:
             InvalidValue, InvalidId: one of them is invalid.
             DtqError: a parent batch was refused.
         """
         after = self.asked.after
-        return () if after is UNSET or after is None else awaited(after, partial(_check_place, hub, "after"))
+        return () if after is UNSET or after is None else awaited(after, partial(_check_place, core, "after"))
 
-    def settled(self, hub: Hub | None) -> Conditions | None:
+    def settled(self, core: ClientCore | None) -> Conditions | None:
         """The conditions, with the parents; waits until all of those are accepted.
 
         Args:
-            hub: as for `parents`.
+            core: as for `parents`.
 
         Raises:
             As `conditions` and `parents`; and DtqError if a parent task was refused.
         """
-        parents = settled(self.parents(hub))
+        parents = settled(self.parents(core))
         return replace(self.conditions or Conditions(), after=parents) if parents else self.conditions
 
     @property
@@ -186,7 +186,7 @@ def divided(keywords: dict[str, Any]) -> tuple[Order, dict[str, Any]]:
 
 
 def submit(
-    hub: Hub, function: Callable_, order: Order, args: tuple[Any, ...], kwargs: dict[str, Any]
+    core: ClientCore, function: Callable_, order: Order, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> TaskHandle[Any]:
     """Submit one task.
 
@@ -195,27 +195,27 @@ def submit(
         Unreachable, WrongKey, ProtocolMismatch: the first connection does not work.
         ClientClosed: the client was closed.
     """
-    item = prepare(hub, function, order, args, kwargs)
+    item = prepare(core, function, order, args, kwargs)
     try:
-        hub.outbox.put(item)
+        core.outbox.put(item)
     except BaseException:  # Ctrl-C, for one
-        hub.drop(item)
+        core.drop(item)
         raise
     return item.handle
 
 
 def prepare(
-    hub: Hub,
+    core: ClientCore,
     function: Callable_,
     order: Order,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-    make: Callable[[Hub, Spec], TaskHandle[Any]] = TaskHandle,
+    make: Callable[[ClientCore, Spec], TaskHandle[Any]] = TaskHandle,
 ) -> Item:
     """Prepare a submission for the outbox.
 
     Args:
-        hub: the client.
+        core: the client.
         function: the function.
         order: the terms.
         args: its arguments.
@@ -230,37 +230,37 @@ def prepare(
         delay_s, key, conditions = 0.0, None, None
     else:
         delay_s, key, conditions = order.delay_s, order.own_key, order.conditions
-    parents = order.parents(hub) if order is not PLAIN else ()
+    parents = order.parents(core) if order is not PLAIN else ()
     try:
         if target.large or key is not None:
-            blob = encode(hub, target, args, kwargs, keyed=key is not None)
+            blob = encode(core, target, args, kwargs, keyed=key is not None)
         else:
             blob = target.encode(args, kwargs)  # a large call is written by `item_of`
     except HandlesMet:
-        blob, given = with_parents(hub, target, args, kwargs, keyed=key is not None)
+        blob, given = with_parents(core, target, args, kwargs, keyed=key is not None)
         parents = few((*given, *parents))
     spec, attribution = target.called(order.terms, current.depth_of_submissions())
-    hub.start()
+    core.start()
     if target.by_value:
-        spec = hub.shared.function(function, spec)
-    session, size = hub.session, len(blob)
+        spec = core.shared.function(function, spec)
+    session, size = core.session, len(blob)
     around = len(spec.function.body) + _ENVELOPE
     if not blob[0] or size >= MIN_VALUE or size > session.max_blob or size + around > session.max_message:
-        item = item_of(hub, make(hub, spec), blob, delay_s, key, conditions, parents, attribution)
+        item = item_of(core, make(core, spec), blob, delay_s, key, conditions, parents, attribution)
         if item.described and not target.large and not parents:
-            _expect(hub, target, args, kwargs)
+            _expect(core, target, args, kwargs)
         target.large = item.described
         return item
-    return Item(make(hub, spec), spec, blob, size, False, delay_s, key, conditions, parents, attribution)
+    return Item(make(core, spec), spec, blob, size, False, delay_s, key, conditions, parents, attribution)
 
 
 def with_parents(
-    hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool
+    core: ClientCore, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool
 ) -> tuple[bytes, tuple[Awaited, ...]]:
     """Encode a call that contains handles, and return its parents.
 
     Args:
-        hub: the client.
+        core: the client.
         target: the function.
         args: its arguments.
         kwargs: its keyword arguments.
@@ -273,24 +273,26 @@ def with_parents(
     """
     blob, handles = collecting(target.encode, args, kwargs, keyed=keyed)
     for handle in [handle for handle in handles if not isinstance(handle, Element)]:
-        _check_place(hub, "a handle among the arguments", handle)
+        _check_place(core, "a handle among the arguments", handle)
     if any([isinstance(handle, BatchHandle) and handle.accepted() and handle.is_empty for handle in handles]):
         blob, handles = collecting(target.encode, args, kwargs, keyed=keyed)  # there is no parent to wait for
     return blob, tuple([(_given(handle), True) for handle in handles])
 
 
-def with_own(hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any, met: list[Own], *, keyed: bool) -> bytes:
+def with_own(
+    core: ClientCore, target: Callee, args: tuple[Any, ...], kwargs: Any, met: list[Own], *, keyed: bool
+) -> bytes:
     """As `with_parents`, for a call of a map; waits until what it waits for is accepted.
 
     Args:
-        hub: the client.
+        core: the client.
         target: the function.
         args: its arguments.
         kwargs: its keyword arguments.
         met: is told what the call waits for.
         keyed: see `encode`.
     """
-    blob, given = with_parents(hub, target, args, kwargs, keyed=keyed)
+    blob, given = with_parents(core, target, args, kwargs, keyed=keyed)
     handles = [parent for parent, _ in given if isinstance(parent, TaskHandle)]
     if given:
         met.append(Own(settled(few(given)), tuple(handles)))
@@ -304,11 +306,11 @@ def _given(handle: Any) -> TaskHandle[Any] | tuple[int, int, int]:
     return (int(handle.id), 0, 0) if isinstance(handle, BatchHandle) else handle
 
 
-def _check_place(hub: Hub | None, what: str, handle: TaskHandle[Any] | BatchHandle[Any]) -> None:
+def _check_place(core: ClientCore | None, what: str, handle: TaskHandle[Any] | BatchHandle[Any]) -> None:
     """Make sure that another client's task belongs to this client's coordinator.
 
     Args:
-        hub: this client; None for no check.
+        core: this client; None for no check.
         what: its handle's noun in the error's sentence.
         handle: the handle.
 
@@ -317,24 +319,24 @@ def _check_place(hub: Hub | None, what: str, handle: TaskHandle[Any] | BatchHand
         StoreReplaced: its store was replaced by another.
         DtqError: its refusal.
     """
-    if hub is None or handle._desk is hub:
+    if core is None or handle._desk is core:
         return
-    hub.start()
-    session = getattr(handle._desk, "session", hub.session)
+    core.start()
+    session = getattr(handle._desk, "session", core.session)
     place = session.place
-    if place != hub.session.place:
-        why = f"its task is at {place}, and this client submits to {hub.session.place}"
+    if place != core.session.place:
+        why = f"its task is at {place}, and this client submits to {core.session.place}"
         raise InvalidValue(what, repr(handle), why)
-    if session.store and session.store != hub.session.store:
+    if session.store and session.store != core.session.store:
         raise StoreReplaced(place)
     handle.accepted()
 
 
-def encode(hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool) -> bytes:
+def encode(core: ClientCore, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keyed: bool) -> bytes:
     """Encode a call as a blob; as a description if it is large. Repeated large arguments are put.
 
     Args:
-        hub: the client.
+        core: the client.
         target: the function.
         args: its arguments.
         kwargs: its keyword arguments.
@@ -344,26 +346,26 @@ def encode(hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any, *, keye
         CannotPickle: an argument cannot be pickled.
         DtqError: the value cannot be written.
     """
-    values = hub.values
+    values = core.values
     if target.large and values is not None and not keyed and target.function.kind is not FunctionKind.REGISTERED:
-        args, kwargs = hub.shared.replaced(target, args, kwargs)
+        args, kwargs = core.shared.replaced(target, args, kwargs)
     try:
         blob = target.encode(args, kwargs, values, target.large or keyed)
     except ValueGone:  # the coordinator has lost the value so far
         blob = target.encode(args, kwargs, values, target.large or keyed)
     if blob.startswith(MARK) and not target.large:
-        _expect(hub, target, args, kwargs)
+        _expect(core, target, args, kwargs)
     target.large = blob.startswith(MARK)
     return blob
 
 
-def _expect(hub: Hub, target: Callee, args: tuple[Any, ...], kwargs: Any) -> None:
+def _expect(core: ClientCore, target: Callee, args: tuple[Any, ...], kwargs: Any) -> None:
     """Note that a function's call was large, for the first time: the next ones are probably large, too, with repeated
     arguments.
     """
     target.large = True
     if target.function.kind is not FunctionKind.REGISTERED:
-        hub.shared.replaced(target, args, kwargs)
+        core.shared.replaced(target, args, kwargs)
 
 
 def _written(blob: bytes, values: Values) -> bytes:
@@ -374,7 +376,7 @@ def _written(blob: bytes, values: Values) -> bytes:
 
 
 def item_of(
-    hub: Hub,
+    core: ClientCore,
     handle: TaskHandle[Any],
     blob: bytes,
     delay_s: float,
@@ -386,7 +388,7 @@ def item_of(
     """A submission that has only to be put into the outbox.
 
     Args:
-        hub: the client, which is connected.
+        core: the client, which is connected.
         handle: its handle.
         blob: its call.
         delay_s: time before the task is due, in seconds.
@@ -400,10 +402,10 @@ def item_of(
         DtqError: it is too large to be sent, and cannot be written elsewhere.
     """
     spec = handle._spec
-    session = hub.session
+    session = core.session
     around = len(spec.function.body) + _ENVELOPE
     if len(blob) >= MIN_VALUE or len(blob) + around > session.max_message or len(blob) > session.max_blob:
-        values = hub.values
+        values = core.values
         room = min(session.max_message - around, session.max_blob)
         if values is not None and room > 0 and not is_description(blob) and len(blob) >= min(values.least, room):
             blob = _written(blob, values)
@@ -427,13 +429,13 @@ def over(iterables: tuple[Any, ...]) -> tuple[BatchHandle[Any] | None, ...]:
 
 
 def elements(
-    hub: Hub, conditions: Conditions | None, iterables: tuple[Any, ...], *, together: bool = True
+    core: ClientCore, conditions: Conditions | None, iterables: tuple[Any, ...], *, together: bool = True
 ) -> tuple[Conditions | None, tuple[Any, ...]]:
     """What a map is over, with something that stands for each result of a batch among it: where all are batches, the
     coordinator is told so, and nothing is left to be encoded. Waits until all of the batches are accepted.
 
     Args:
-        hub: the client, which is connected.
+        core: the client, which is connected.
         conditions: what few submissions ask for.
         iterables: what the map is over.
         together: whether its calls are one batch, a task each.
@@ -445,7 +447,7 @@ def elements(
     handles = over(iterables)
     known = [handle for handle in handles if handle is not None]
     for handle in known:
-        _check_place(hub, "what a map is over", handle)
+        _check_place(core, "what a map is over", handle)
     sizes = [handle.completed() for handle in known]
     if together and known and len(known) == len(iterables) and min(sizes):
         each = tuple([(int(handle.id), handle.element(0).is_json) for handle in known])
@@ -457,7 +459,7 @@ def elements(
     return conditions, tuple(made)
 
 
-def checked(hub: Hub, function: Callable_, order: Order, iterables: tuple[Any, ...]) -> tuple[Callee, Spec]:
+def checked(core: ClientCore, function: Callable_, order: Order, iterables: tuple[Any, ...]) -> tuple[Callee, Spec]:
     """The function and spec of a map, once the client is connected.
 
     Raises:
@@ -466,26 +468,26 @@ def checked(hub: Hub, function: Callable_, order: Order, iterables: tuple[Any, .
     over(iterables)
     target = callee(function)
     spec = target.spec(order.terms, current.depth_of_submissions())
-    hub.start()
-    return target, hub.shared.function(function, spec) if target.by_value else spec
+    core.start()
+    return target, core.shared.function(function, spec) if target.by_value else spec
 
 
-def submit_map(hub: Hub, function: Callable_, order: Order, iterables: tuple[Any, ...]) -> tuple[Spec, Batch]:
+def submit_map(core: ClientCore, function: Callable_, order: Order, iterables: tuple[Any, ...]) -> tuple[Spec, Batch]:
     """Submit a task for each item, as one batch; returns when all items were pulled.
 
     Raises:
         Exception: of the iterables; the sent part is cancelled.
         CannotPickle, NotImportable, InvalidValue, Unreachable, ...: as `submit`.
     """
-    target, spec = checked(hub, function, order, iterables)
+    target, spec = checked(core, function, order, iterables)
     key, delay_s = order.own_key, order.delay_s
-    conditions, iterables = elements(hub, order.settled(hub), iterables)
-    encode = partial(limited, hub, target, spec, keyed=key is not None)
-    return spec, submit_whole(hub, spec, iterables, encode, delay_s=delay_s, key=key, conditions=conditions)
+    conditions, iterables = elements(core, order.settled(core), iterables)
+    encode = partial(limited, core, target, spec, keyed=key is not None)
+    return spec, submit_whole(core, spec, iterables, encode, delay_s=delay_s, key=key, conditions=conditions)
 
 
 def read_map(
-    hub: Hub,
+    core: ClientCore,
     function: Callable_,
     order: Order,
     iterables: tuple[Any, ...],
@@ -501,13 +503,13 @@ def read_map(
     """
     if order.own_key is not None:
         raise InvalidValue("key", order.key, "a map that is read cannot have one; use submit_map")
-    target, spec = checked(hub, function, order, iterables)
-    conditions, iterables = elements(hub, order.settled(hub), iterables)
+    target, spec = checked(core, function, order, iterables)
+    conditions, iterables = elements(core, order.settled(core), iterables)
     return start_reading(
-        hub,
+        core,
         spec,
         iterables,
-        partial(limited, hub, target, spec),
+        partial(limited, core, target, spec),
         delay_s=order.delay_s,
         conditions=conditions,
         read_ahead=read_ahead,
@@ -516,31 +518,31 @@ def read_map(
     )
 
 
-def limited(hub: Hub, target: Callee, spec: Spec, met: list[Own], *, keyed: bool = False) -> Encode:
+def limited(core: ClientCore, target: Callee, spec: Spec, met: list[Own], *, keyed: bool = False) -> Encode:
     """The encoder of a map's calls: large ones become values, too large ones are refused.
 
     Args:
-        hub: the client, which is connected.
+        core: the client, which is connected.
         target: the function.
         spec: in the form that is sent.
         met: gets the parents of a call with handles among its arguments.
         keyed: see `encode`.
     """
-    values = hub.values
+    values = core.values
     encode_call = target.encode
-    limit = min(hub.session.max_message - len(spec.function.body) - _ENVELOPE, hub.session.max_blob)
+    limit = min(core.session.max_message - len(spec.function.body) - _ENVELOPE, core.session.max_blob)
     small = min(limit + 1, MIN_VALUE)
 
     def encode_limited(args: tuple[Any, ...], kwargs: Any) -> bytes:
         try:
             if target.large or keyed:
-                blob = encode(hub, target, args, kwargs, keyed=keyed)
+                blob = encode(core, target, args, kwargs, keyed=keyed)
             else:
                 blob = encode_call(args, kwargs)
                 if len(blob) < small:
                     return blob
         except HandlesMet:
-            blob = with_own(hub, target, args, kwargs, met, keyed=keyed)
+            blob = with_own(core, target, args, kwargs, met, keyed=keyed)
         if (
             not (target.large or keyed)
             and values is not None
@@ -548,7 +550,7 @@ def limited(hub: Hub, target: Callee, spec: Spec, met: list[Own], *, keyed: bool
             and not is_description(blob)
         ):
             blob = _written(blob, values)
-            _expect(hub, target, args, kwargs)
+            _expect(core, target, args, kwargs)
         if len(blob) > limit:
             if values is not None and limit > 0 and not is_description(blob):
                 blob = written(blob, values)

@@ -1,6 +1,6 @@
 """The client for threads: submit, map, wait, ask, operate.
 
-Client, the face of most programs; `hub` does the work. Every method may be called from any thread.
+Client, the face of most programs; `client_core` does the work. Every method may be called from any thread.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any, Final, Literal, ParamSpec, Self, TypeVar, Unpack, get_ar
 from dtq.client import current
 from dtq.client.batch_handle import BatchHandle, member
 from dtq.client.batches import Batch
+from dtq.client.client_core import FULL_TIMEOUT_S, ClientCore
 from dtq.client.defaults import TIMEOUT_S
 from dtq.client.handle import TaskHandle
-from dtq.client.hub import FULL_TIMEOUT_S, Hub
+from dtq.client.html_repr import card
 from dtq.client.links import Connector, Wire
-from dtq.client.notebook import card
 from dtq.client.paging import added, all_dead_letters, all_tasks, cancel_all, purge_all, retry_all, whole_stats
 from dtq.client.schedules import Schedules
 from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, select
@@ -82,7 +82,7 @@ class Client(Submitter):
         connector: Connector | None = None,
     ) -> None:
         wire = connector or _wire(address, authkey_file, authkey, tls, timeout)
-        self._first = Hub(wire, timeout, patience(when_full, full_timeout))
+        self._first = ClientCore(wire, timeout, patience(when_full, full_timeout))
 
     # -- waiting --------------------------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class Client(Submitter):
             raise InvalidId(f"{number} (a batch of {counted(view.size, 'task')})")
         if index is not None and index >= view.size:
             raise UnknownId(str(TaskId(number, index)))
-        return member(self._hub, view.spec, batch, index or 0, single=single)
+        return member(self._core, view.spec, batch, index or 0, single=single)
 
     def get_batch(self, id: Named) -> BatchHandle[Any]:
         """A handle of a known batch, whoever submitted it.
@@ -125,10 +125,10 @@ class Client(Submitter):
             UnknownId: the batch does not exist, or is no longer kept.
         """
         batch, view = self._batch(batch_number(id))
-        return BatchHandle(self._hub, view.spec, batch)
+        return BatchHandle(self._core, view.spec, batch)
 
     def _batch(self, number: int) -> tuple[Batch, BatchView]:
-        view = self._hub.batch(number)
+        view = self._core.batch(number)
         batch = Batch(number, view.size, complete=view.complete)
         batch.foreign = not view.complete
         return batch, view
@@ -144,10 +144,10 @@ class Client(Submitter):
         """
         number, index = parsed(id)
         if index is None:
-            view = self._hub.batch(number)
+            view = self._core.batch(number)
             if view.size != 1:
                 raise InvalidId(f"{number} (a batch of {counted(view.size, 'task')})")
-        return self._hub.task(number, index or 0)
+        return self._core.task(number, index or 0)
 
     def batch_status(self, id: Named) -> BatchView:
         """A batch's state: the number of its tasks in each state.
@@ -156,11 +156,11 @@ class Client(Submitter):
             InvalidId: the id is malformed, or that of a single task of a batch.
             UnknownId: the batch does not exist, or is no longer kept.
         """
-        return self._hub.batch(batch_number(id))
+        return self._core.batch(batch_number(id))
 
     def stats(self) -> Stats:
         """An overview of the coordinator."""
-        return self._hub.call(whole_stats)
+        return self._core.call(whole_stats)
 
     def tasks(
         self, *ids: Named, state: State | str | None = None, limit: int = 100, **filters: Unpack[Filters]
@@ -175,7 +175,7 @@ class Client(Submitter):
             filters: see `Filters`.
         """
         selection = select(ids, state, limit, **filters)
-        return self._hub.call(lambda service: all_tasks(service, selection))
+        return self._core.call(lambda service: all_tasks(service, selection))
 
     # -- operating ------------------------------------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ class Client(Submitter):
             InvalidValue: no task was selected.
         """
         selection = choose(ids, **filters)
-        reports = self._hub.call_behind(lambda service: cancel_all(service, selection), more=_made_room)
+        reports = self._core.call_behind(lambda service: cancel_all(service, selection), more=_made_room)
         return added(reports)
 
     def reprioritize(self, *ids: Named, priority: int, **filters: Unpack[Filters]) -> int:
@@ -216,7 +216,7 @@ class Client(Submitter):
         """
         Options(priority=priority)
         selection = choose(ids, **filters)
-        return self._hub.call_behind(lambda service: service.reprioritize(selection, priority))[-1]
+        return self._core.call_behind(lambda service: service.reprioritize(selection, priority))[-1]
 
     def dead_letters(self, *ids: Named, limit: int = 100, **filters: Unpack[Filters]) -> list[DeadLetter]:
         """Dead letters that match every given argument, latest first.
@@ -227,7 +227,7 @@ class Client(Submitter):
             filters: see `Filters`.
         """
         selection = select(ids, limit=limit, **filters)
-        return self._hub.call(lambda service: all_dead_letters(service, selection))
+        return self._core.call(lambda service: all_dead_letters(service, selection))
 
     def retry_dead(self, *ids: Named, all: bool = False, **filters: Unpack[Filters]) -> int:
         """Put dead letters back with fresh counters, their history kept.
@@ -246,12 +246,12 @@ class Client(Submitter):
             Unreachable: the coordinator was lost in the middle: `dead_letters` tells what was done.
         """
         selection = choose(ids, all, **filters)
-        return self._hub.call(lambda service: retry_all(service, selection), again=False)
+        return self._core.call(lambda service: retry_all(service, selection), again=False)
 
     def purge_dead(self, *ids: Named, all: bool = False, **filters: Unpack[Filters]) -> int:
         """Remove dead letters for good; arguments as for `retry_dead`."""
         selection = choose(ids, all, **filters)
-        return self._hub.call(lambda service: purge_all(service, selection), again=False)
+        return self._core.call(lambda service: purge_all(service, selection), again=False)
 
     @property
     def limits(self) -> Limits:
@@ -273,7 +273,7 @@ class Client(Submitter):
     @property
     def closed(self) -> bool:
         """Whether it accepts no more calls: it was closed, or can never work (a wrong key)."""
-        return self._hub.outbox.closed is not None
+        return self._core.outbox.closed is not None
 
     def close(self, timeout: float | None = CLOSE_S) -> None:
         """Wait until all submissions are accepted, and disconnect. Tasks go on. Calling it twice does no harm.
@@ -285,13 +285,13 @@ class Client(Submitter):
             Unreachable: the coordinator was away until then; the handles of submissions that were not accepted have the
                 error.
         """
-        self._hub.close(timeout)
+        self._core.close(timeout)
 
     def __enter__(self) -> Self:
         try:
-            self._hub.start()
+            self._core.start()
         except RuntimeError as error:  # no thread can be started: no other code will close the open connections
-            self._hub.fail(ClientClosed(str(error)))
+            self._core.fail(ClientClosed(str(error)))
             raise
         return self
 
@@ -306,10 +306,10 @@ class Client(Submitter):
             log.warning("%s", lost)  # the exception that ended the block is the more telling one
 
     def __repr__(self) -> str:
-        return f"<Client {self._hub.session.place}>"
+        return f"<Client {self._core.session.place}>"
 
     def _repr_html_(self) -> str:
-        return card("Client", [("coordinator", self._hub.session.place), *self._hub.standing()])
+        return card("Client", [("coordinator", self._core.session.place), *self._core.standing()])
 
 
 def _made_room(report: CancelReport) -> bool:

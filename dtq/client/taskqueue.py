@@ -166,7 +166,7 @@ class TaskQueue:
                 except BaseException:
                     await asyncio.to_thread(cluster.close, drain=False)
                     raise
-                cluster.on_end(client._loop.hub.fail)  # a waiting caller then gets the reason
+                cluster.on_end(client._loop.shared.fail)  # a waiting caller then gets the reason
                 self._cluster, self._client = cluster, client
                 log.info("a queue of %s has started", counted(cluster.slots, "worker"))
         return self
@@ -186,7 +186,7 @@ class TaskQueue:
                 return
             loop = asyncio.get_running_loop()
             deadline = None if timeout is None else loop.time() + timeout
-            drain = client._loop.hub.following.failure is None  # else its processes are unusable
+            drain = client._loop.shared.following.failure is None  # else its processes are unusable
             try:
                 if finish is None:
                     finish = not self._keeps
@@ -391,7 +391,7 @@ class TaskQueue:
                 self._letting_go = loop.call_at(until, self._let_go, client)
                 return
             del self._read[batch, index]
-            client._loop.hub.following.read.add(batch, index, index + 1, 0.0)
+            client._loop.shared.following.read.add(batch, index, index + 1, 0.0)
 
     async def cancel(self, task_id: str) -> bool:
         """Stop a task: a waiting task never starts, a running one's process is killed.

@@ -46,7 +46,7 @@ def note_of(function: object) -> Note | None:
 
 
 def register(name: str, function: Callable[..., Any]) -> None:
-    """Register a function as the task type of a name. The last one wins, as with any name in Python.
+    """QueueState a function as the task type of a name. The last one wins, as with any name in Python.
 
     Raises:
         InvalidValue: the name is malformed.

@@ -120,7 +120,7 @@ class Parents:
 
     def _standing(self, parent: Parent) -> str:
         number, lo, hi, _ = parent
-        batch = self._c.machine.register.batches.get(number)
+        batch = self._c.machine.queue_state.batches.get(number)
         if batch is not None and not hi:
             return _lost_of(batch)
         left = self._left(batch, lo, hi)
@@ -143,7 +143,7 @@ class Parents:
         Raises:
             ParentUnknown: none can be over it.
         """
-        batch = self._c.machine.register.batches.get(number)
+        batch = self._c.machine.queue_state.batches.get(number)
         if batch is not None and not batch.complete:
             raise ParentUnknown(str(number), "not all of its tasks have been accepted yet")
         found = self._over.get(number)
@@ -157,18 +157,18 @@ class Parents:
         return found.size, tuple([each for each in gone if (number, each[0]) not in self.back])
 
     def _is_unseen(self, number: int) -> bool:
-        batch = self._c.machine.register.batches.get(number)
+        batch = self._c.machine.queue_state.batches.get(number)
         if batch is not None and not batch.ended:
             return False
         found = self._over.get(number)
         return found is None or (self._looks < _LOOKS and batch is not None and found.stamp != _losses(batch))
 
     def _left(self, batch: Batch | None, lo: int, hi: int) -> int:
-        return 0 if batch is None else self._c.machine.register.dependencies.unended(batch, lo, hi)
+        return 0 if batch is None else self._c.machine.queue_state.dependencies.unended(batch, lo, hi)
 
     def _is_missing(self, parent: Parent) -> bool:
         number, lo, hi, _ = parent
-        batch = self._c.machine.register.batches.get(number)
+        batch = self._c.machine.queue_state.batches.get(number)
         if batch is not None and (not hi or self._left(batch, lo, hi) == hi - lo):
             return False
         found = self._found.get((number, lo, hi))
@@ -183,7 +183,7 @@ class Parents:
         if not numbers:
             return
         with c.lock:
-            live = {number: c.machine.register.batches.get(number) for number in numbers}
+            live = {number: c.machine.queue_state.batches.get(number) for number in numbers}
             stamps = {number: _losses(batch) for number, batch in live.items() if batch is not None}
         c.flush()
         for number in numbers:
@@ -207,7 +207,7 @@ class Parents:
 
     def _unknown(self, number: int, lo: int, hi: int) -> ParentUnknown:
         with self._c.lock:
-            accepted = 0 < number <= self._c.machine.register.last_batch
+            accepted = 0 < number <= self._c.machine.queue_state.last_batch
         return ParentUnknown(_named(number, lo, hi), "it is no longer kept" if accepted else "it was never accepted")
 
     def _look_up(self, missing: Sequence[Parent]) -> None:
@@ -218,7 +218,7 @@ class Parents:
             stamps = {
                 parent[0]: _stamp(batch)
                 for parent in missing
-                if (batch := c.machine.register.batches.get(parent[0])) is not None
+                if (batch := c.machine.queue_state.batches.get(parent[0])) is not None
             }
         c.flush()
         for number, lo, hi, value in missing:
@@ -326,7 +326,7 @@ def same_parents(c: Coordinator, some: Iterable[Parent], others: Iterable[Parent
 
 
 def _named_alike(c: Coordinator, parents: Iterable[Parent]) -> tuple[list[Parent], set[Parent]]:
-    batches = c.machine.register.batches
+    batches = c.machine.queue_state.batches
     given: list[Parent] = []
     others: set[Parent] = set()
     for number, lo, hi, is_value in parents:

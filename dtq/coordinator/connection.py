@@ -231,8 +231,8 @@ class Connection:
             fetch = self._fetch(state, wait, exchange.call, now) if fetches else None
             leases = self._more(state, exchange.call, now) if brings else []
             c.dispatch(now, state.hello.session)
-            c.ticker.by(c.machine.register.waiting.next_at())
-            c.ticker.by(c.machine.register.probe_at)
+            c.ticker.by(c.machine.queue_state.waiting.next_at())
+            c.ticker.by(c.machine.queue_state.probe_at)
             told = bool(exchange.succeeded or exchange.failed or exchange.released)
             ticket = c.committer.ticket() if told else None
             if told:
@@ -313,7 +313,7 @@ class Connection:
     def _record(self, leases: list[Lease]) -> None:
         """Write leases that count against limits or hold units, before their worker begins: a coordinator that is
         killed must not grant the same room once more. On a full disk such work goes on unwritten."""
-        bounded = self._c.machine.register.limits.buckets.keys()
+        bounded = self._c.machine.queue_state.limits.buckets.keys()
         if any([lease.units or not bounded.isdisjoint(lease.batch.limits) for lease in leases]):
             with self._c.lock:
                 ticket = self._c.committer.ticket()
@@ -323,7 +323,7 @@ class Connection:
     def spec(self, number: int) -> Spec:
         """See `Service.spec`."""
         with self._c.lock:
-            entry = self._c.machine.register.specs_by_number.get(number)
+            entry = self._c.machine.queue_state.specs_by_number.get(number)
         if entry is None:
             raise UnknownId(f"spec {number}")
         return entry.spec

@@ -127,12 +127,12 @@ def _fail(c: Coordinator, lease: Lease, upto: int, failure: Failure) -> None:
     """Fail a lease's tasks below ``upto``, which cannot be sent, with the reason, until they are dead letters."""
     with c.lock:
         now = c.clock.now()
-        if lease.token in c.machine.register.leases:
+        if lease.token in c.machine.queue_state.leases:
             last = upto - 1
             log.error("tasks %d.%d to %d cannot be leased: %s", lease.batch.number, lease.lo, last, failure.message)
-        while lease.token in c.machine.register.leases and lease.lo < upto:
+        while lease.token in c.machine.queue_state.leases and lease.lo < upto:
             index = lease.lo
-            c.machine.register.shorten(lease, index + 1)
-            c.machine.register.attempt_ended(lease, index, Outcome.FAILED, failure, now, now)
-        c.ticker.by(c.machine.register.waiting.next_at())
+            c.machine.queue_state.shorten(lease, index + 1)
+            c.machine.queue_state.attempt_ended(lease, index, Outcome.FAILED, failure, now, now)
+        c.ticker.by(c.machine.queue_state.waiting.next_at())
         c.committer.soon()

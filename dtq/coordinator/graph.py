@@ -39,7 +39,7 @@ def _nodes(c: Coordinator, numbers: list[int]) -> list[GraphNode]:
     found: list[GraphNode] = []
     for stored in c.engine.batches(numbers):
         with c.lock:
-            live = c.machine.register.batches.get(stored.row.batch)
+            live = c.machine.queue_state.batches.get(stored.row.batch)
             view = views.finished_batch_view(stored.row, stored.spec) if live is None else views.batch_view(live)
         flow = stored.row.flow
         found.append(_node(view, BatchFlow() if flow is None else flow))

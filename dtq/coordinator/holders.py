@@ -1,7 +1,7 @@
 """Looks up the latest batches that were accepted with some keys, ended or not.
 
-Live batches are in the register, ended ones in the store, which is read outside of the lock; batches that end meanwhile
-are noted by the register (`Register.key_watchers`).
+Live batches are in the queue's state, ended ones in the store, which is read outside of the lock; batches that end
+meanwhile are noted by the queue's state (`QueueState.key_watchers`).
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ def holders(c: Coordinator, keyed: Sequence[StoredBatch]) -> Iterator[Callable[[
         A function that returns the holder of a batch's key, under the lock.
     """
     finished: dict[str, Batch] = {}
-    register = c.machine.register
+    queue_state = c.machine.queue_state
     with c.lock:
-        register.key_watchers.append(finished)
+        queue_state.key_watchers.append(finished)
     try:
         stored = {batch.row.key: batch for batch in c.engine.batches(keys=[batch.row.key for batch in keyed])}
 
         def latest(row: BatchRow) -> Holder | None:
-            live = register.keys.get(row.key)
+            live = queue_state.keys.get(row.key)
             if live is not None:
-                return holder_of(register.batches[live])
+                return holder_of(queue_state.batches[live])
             batch, known = finished.get(row.key), stored.get(row.key)
             if batch is not None:
                 return Holder(number=batch.number, submitted_at=batch.submitted_at, live=False, started=True)
@@ -48,4 +48,4 @@ def holders(c: Coordinator, keyed: Sequence[StoredBatch]) -> Iterator[Callable[[
         yield latest
     finally:
         with c.lock:
-            register.key_watchers = [other for other in register.key_watchers if other is not finished]
+            queue_state.key_watchers = [other for other in queue_state.key_watchers if other is not finished]

@@ -18,7 +18,7 @@ def hold(c: Coordinator, state: SessionState, digest: bytes, description: bytes,
             vetting.sync()
         with c.lock:
             c.refuse_if_stopping()
-            held = c.machine.register.holds.hold(session, digest, description, ttl_s)
+            held = c.machine.queue_state.holds.hold(session, digest, description, ttl_s)
             ticket = c.committer.ticket()
         c.committer.settle(ticket)
     finally:
@@ -29,5 +29,5 @@ def hold(c: Coordinator, state: SessionState, digest: bytes, description: bytes,
 def release(c: Coordinator, state: SessionState, digests: list[bytes]) -> None:
     """See `Service.release`. Does not wait for the disk: after a lost release, the value is kept for its time."""
     with c.lock:
-        c.machine.register.holds.release(state.hello.session, digests)
+        c.machine.queue_state.holds.release(state.hello.session, digests)
         c.committer.soon()

@@ -51,7 +51,7 @@ def cancel(c: Coordinator, selection: Selection) -> CancelReport:
             for number, index in targets[start : start + _AT_ONCE]:
                 done.update(_cancel(c, number, index, selection.state, sizes))
             c.tell_cancelled()
-            if c.machine.register.keeping:
+            if c.machine.queue_state.keeping:
                 c.dispatch(c.clock.now())
             ticket = c.committer.ticket()
         c.committer.settle(ticket)
@@ -61,7 +61,7 @@ def cancel(c: Coordinator, selection: Selection) -> CancelReport:
 def _cancel(c: Coordinator, number: int, index: int, only: State | None, sizes: dict[int, int]) -> dict[str, int]:
     """Cancel one target; the numbers of affected tasks. Under the lock."""
     now = c.clock.now()
-    batch = c.machine.register.batches.get(number)
+    batch = c.machine.queue_state.batches.get(number)
     if batch is None:
         return {"finished": sizes.get(number, 0) if index < 0 else 1}
     if index < 0:
@@ -82,7 +82,7 @@ def _sizes(c: Coordinator, selection: Selection) -> dict[int, int]:
     """
     named = {number for number, _ in selection.ids}
     with c.lock:
-        batches = c.machine.register.batches
+        batches = c.machine.queue_state.batches
         sizes = {number: batches[number].size for number in named if number in batches}
     if len(sizes) < len(named):
         with contextlib.suppress(StoreError):
@@ -126,7 +126,7 @@ def reprioritize(c: Coordinator, selection: Selection, priority: int) -> int:
             numbers = _batches_that_wait(c, selection, specs, c.clock.now())
         for start in range(0, len(numbers), _AT_ONCE):
             with c.lock:
-                found = (c.machine.register.batches.get(number) for number in numbers[start : start + _AT_ONCE])
+                found = (c.machine.queue_state.batches.get(number) for number in numbers[start : start + _AT_ONCE])
                 count += operators.reprioritize(c.machine, [batch for batch in found if batch is not None], priority)
                 c.dispatch(c.clock.now())
                 ticket = c.committer.ticket()
@@ -146,7 +146,7 @@ def _batches_that_wait(c: Coordinator, selection: Selection, specs: set[SpecEntr
             some.setdefault(number, set()).add(index)
     whole = {number for number, index in selection.ids if index < 0}
     for number, indexes in some.items():
-        batch = c.machine.register.batches.get(number)
+        batch = c.machine.queue_state.batches.get(number)
         if number in whole or batch is None:
             continue
         if operators.waiting_in(batch) > sum(view.count for view in _waiting(c, batch.number, indexes, specs, now)):
@@ -186,7 +186,7 @@ def retry_dead(c: Coordinator, selection: Selection) -> int:
         return _with_the_dead(c, selection, _put_back, _refuse_succeeded)
     finally:
         with c.lock:
-            c.machine.register.let_go()
+            c.machine.queue_state.let_go()
             c.dispatch(c.clock.now())
 
 
@@ -254,7 +254,7 @@ def _bring_back(c: Coordinator, kin: Kin, parents: Parents, succeeded: str, now:
     Returns:
         The tasks; index -1 is all of the batch.
     """
-    row, spec, dependencies = kin.stored.row, kin.stored.spec, c.machine.register.dependencies
+    row, spec, dependencies = kin.stored.row, kin.stored.spec, c.machine.queue_state.dependencies
     if was_lost(kin.stored):
         why, gone = "", []
         with contextlib.suppress(ParentUnknown):  # it fails when it needs a result that is gone
@@ -264,7 +264,7 @@ def _bring_back(c: Coordinator, kin: Kin, parents: Parents, succeeded: str, now:
         why = succeeded or why
         made = dependencies.bring_back(row, spec, why, now, sorted(gone), kin.children)
         return set() if made is None else {(row.batch, -1)}
-    if succeeded and row.batch not in c.machine.register.batches:
+    if succeeded and row.batch not in c.machine.queue_state.batches:
         return set()
     lost: dict[int, str] = {}
     for task in kin.tasks:
@@ -277,16 +277,16 @@ def _bring_back(c: Coordinator, kin: Kin, parents: Parents, succeeded: str, now:
 
 def _successor(c: Coordinator, row: BatchRow) -> int | None:
     """The live batch that has taken the place of an ended one; None for none. Under the lock."""
-    register = c.machine.register
-    number = register.keys.get(row.key) if row.user_key and row.batch not in register.batches else None
-    return None if number is None else succeeded_by(row, holder_of(register.batches[number]))
+    queue_state = c.machine.queue_state
+    number = queue_state.keys.get(row.key) if row.user_key and row.batch not in queue_state.batches else None
+    return None if number is None else succeeded_by(row, holder_of(queue_state.batches[number]))
 
 
 def _still(c: Coordinator, todo: DeadOf) -> tuple[DeadOf, DeadOf]:
     """Dead letters whose batches are unchanged since they were read, and the others, whose batches have finished since.
     Under the lock.
     """
-    live = c.machine.register.batches
+    live = c.machine.queue_state.batches
     again = [
         (stored, tasks) for stored, tasks in todo if stored.row.finished_at is None and stored.row.batch not in live
     ]

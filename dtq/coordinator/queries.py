@@ -53,7 +53,7 @@ def batch(c: Coordinator, number: int) -> BatchView:
     """
     for _ in range(_LOOKS):
         with c.lock:
-            live = c.machine.register.batches.get(number)
+            live = c.machine.queue_state.batches.get(number)
             view = views.batch_view(live) if live is not None else None
             ticket = c.committer.ticket()
         written = _settled(c, ticket)
@@ -107,7 +107,7 @@ def nowhere(c: Coordinator, number: int, index: int = -1, *, known: bool = False
     """
     named = str(number) if index < 0 else task_name(c, number, index)
     with c.lock:
-        accepted = 0 < number <= c.machine.register.last_batch
+        accepted = 0 < number <= c.machine.queue_state.last_batch
     return ResultExpired(named) if accepted and not known else UnknownId(named)
 
 
@@ -116,7 +116,7 @@ def task_name(c: Coordinator, number: int, index: int) -> str:
     lock.
     """
     with c.lock:
-        live = c.machine.register.batches.get(number)
+        live = c.machine.queue_state.batches.get(number)
         single = live.single if live is not None else None
     if single is None:
         single = all([stored.row.size == 1 for stored in c.engine.batches([number])])
@@ -157,7 +157,7 @@ def _settled(c: Coordinator, ticket: Generation | None) -> bool:
 
 
 def _live_task(c: Coordinator, number: int, index: int) -> TaskView | None:
-    live = c.machine.register.batches.get(number)
+    live = c.machine.queue_state.batches.get(number)
     view = views.task_view(c.machine, live, index) if live is not None else None
     if view is None:
         return None
@@ -167,7 +167,7 @@ def _live_task(c: Coordinator, number: int, index: int) -> TaskView | None:
 def _progress(c: Coordinator, number: int, index: int) -> tuple[float, float] | None:
     for state in c.sessions.by_id.values():
         for (token, at), done in state.progress.items():
-            lease = c.machine.register.leases.get(token)
+            lease = c.machine.queue_state.leases.get(token)
             if lease is not None and lease.batch.number == number and at == index:
                 return done
     return None
@@ -219,7 +219,7 @@ def _lean(spec: Spec) -> Spec:
 def wanted_specs(c: Coordinator, selection: Selection) -> set[SpecEntry]:
     """The matching specs of live batches; a glob is matched outside of the lock."""
     with c.lock:
-        specs = list(c.machine.register.specs.values())
+        specs = list(c.machine.queue_state.specs.values())
     return views.matching(specs, selection)
 
 
@@ -237,7 +237,7 @@ def ended_ranges(c: Coordinator, number: int) -> tuple[bool, list[EndedRange]] |
         stored = c.engine.batches([number])
         if not stored:
             with c.lock:
-                return (False, []) if number in c.machine.register.batches else None
+                return (False, []) if number in c.machine.queue_state.batches else None
         row, ended = stored[0].row, _ended_of(c, number)
         if row.finished_at is not None:
             gaps = list(_gaps(ended, row.size))
@@ -274,7 +274,7 @@ def _not_live(c: Coordinator, number: int, ranges: Iterable[tuple[int, int]]) ->
     meanwhile.
     """
     with c.lock:
-        batch = c.machine.register.batches.get(number)
+        batch = c.machine.queue_state.batches.get(number)
         if batch is not None:
             waiting = batch.size if batch.cut is not None else batch.next
             begun = (index for lo, hi in ranges for index in range(lo, min(hi, waiting)))
@@ -325,16 +325,16 @@ def stats(c: Coordinator) -> Stats:
     trouble = c.committer.trouble
     with c.lock:
         now = c.clock.now()
-        register = c.machine.register
+        queue_state = c.machine.queue_state
         all_queues, all_workers = views.queues(c.machine), _workers(c, now)
         queues = list(first_within(all_queues, c.setup.answer_bytes // 2))
         workers = list(first_within(all_workers, c.setup.answer_bytes // 2))
         return Stats(
-            counts=register.tally.counts(),
-            submitted=register.submitted,
-            retries=register.retries,
+            counts=queue_state.tally.counts(),
+            submitted=queue_state.submitted,
+            retries=queue_state.retries,
             refused=c.machine.refused,
-            dead_letters=register.tally[State.DEAD],
+            dead_letters=queue_state.tally[State.DEAD],
             queues=tuple(queues),
             workers=tuple(workers),
             more_queues=len(queues) < len(all_queues),
@@ -378,7 +378,7 @@ def _workers(c: Coordinator, now: float) -> list[WorkerView]:
 
 def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerView:
     hello = state.hello
-    worker = c.machine.register.workers.get(hello.session)
+    worker = c.machine.queue_state.workers.get(hello.session)
     leases = list(worker.leases.values()) if worker is not None else []
     return WorkerView(
         # A peer that knows a session's name can act as that session.

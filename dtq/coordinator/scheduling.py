@@ -87,7 +87,7 @@ class _Look(NamedTuple):
 
 
 def _look(c: Coordinator, entry: Entry) -> _Look:
-    live = c.machine.register.batches.get(entry.last_batch)
+    live = c.machine.queue_state.batches.get(entry.last_batch)
     due = None if entry.paused else entry.next_at
     view = ScheduleView(
         schedule=without_function(entry.schedule),

@@ -120,8 +120,8 @@ def _hold(c: Coordinator, batch: Batch, digest: bytes, description: bytes = b"")
     """Hold a value as long as the batch that takes it is live; the description of the held value, if any."""
     with c.lock:
         held, ticket = b"", None
-        if c.machine.register.batches.get(batch.number) is batch:
-            held = c.machine.register.holds.hold(holder_of(batch.number), digest, description, MAX_SECONDS)
+        if c.machine.queue_state.batches.get(batch.number) is batch:
+            held = c.machine.queue_state.holds.hold(holder_of(batch.number), digest, description, MAX_SECONDS)
             ticket = c.committer.ticket() if description else None
     c.committer.settle(ticket)
     return held

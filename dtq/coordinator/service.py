@@ -32,12 +32,12 @@ from dtq.core.batches import Batch
 from dtq.core.changes import BatchesRead, Change, Expired, OwnExpired, Read
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from dtq.core.restoring import SECOND_LOOK_S, restore, would_expire_all
 from dtq.core.scheduling import Made, run_due
 from dtq.engines.base import Engine, Opened
 from dtq.errors import DtqError, ShuttingDown
-from dtq.model.messages import Doomed
+from dtq.model.messages import Cancellation
 from dtq.model.states import State
 from dtq.records import dataclass
 from dtq.wording import counted, duration
@@ -188,13 +188,13 @@ class Coordinator:
                 duration(self.started_at - self.opened.totals.clock),
                 duration(min(SECOND_LOOK_S, self.setup.rules.keep_results_s)),
             )
-        if self.machine.register.open:
+        if self.machine.queue_state.open:
             self._orphans_at = self.started_at + _ORPHANS_S
         self.committer = Committer(
             self.engine,
             self.lock,
             drain=self._drain,
-            dirty=lambda: not self.machine.register.ledger.empty,
+            dirty=lambda: not self.machine.queue_state.ledger.empty,
             committed=self._on_committed,
             failed=self._on_failed,
             wait=self.setup.durability != "none",
@@ -264,23 +264,23 @@ class Coordinator:
                 they began to wait, so they are served only if more tasks have come since.
         """
         self.let_in()
-        register, fetching = self.machine.register, self.sessions.fetching
+        queue_state, fetching = self.machine.queue_state, self.sessions.fetching
         candidates = (
-            list(fetching) if register.lines.pushed > self._handed_out else [changed] if changed in fetching else []
+            list(fetching) if queue_state.lines.pushed > self._handed_out else [changed] if changed in fetching else []
         )
-        self._handed_out = register.lines.pushed
+        self._handed_out = queue_state.lines.pushed
         self._hand_to(candidates, now)
         # If resources that were kept for a task are free, as it has started elsewhere or never will, no task has come.
-        while register.keeping and register.lines.left != self._left:
-            self._left = register.lines.left
-            self._hand_to([session for session in fetching if session in register.keeping], now)
-            if not register.lines.needed:
-                register.keeping.clear()
+        while queue_state.keeping and queue_state.lines.left != self._left:
+            self._left = queue_state.lines.left
+            self._hand_to([session for session in fetching if session in queue_state.keeping], now)
+            if not queue_state.lines.needed:
+                queue_state.keeping.clear()
 
     def _hand_to(self, sessions: list[str], now: float) -> None:
         fetching = self.sessions.fetching
         for session in sessions:
-            if not (self.machine.register.tally[State.PENDING] or self.machine.may_have_successors(session)):
+            if not (self.machine.queue_state.tally[State.PENDING] or self.machine.may_have_successors(session)):
                 continue
             # A worker that may be dead is given nothing; its next hello serves it again.
             away = self.sessions.by_id[session].away
@@ -297,7 +297,7 @@ class Coordinator:
         for _ in range(_SET_ASIDE):
             try:
                 leases = self.machine.lease(session, now, call, by_report=by_report)
-                self.ticker.by(self.machine.register.limits.next_at())
+                self.ticker.by(self.machine.queue_state.limits.next_at())
                 return leases
             except DtqError:
                 raise
@@ -310,7 +310,7 @@ class Coordinator:
     def let_in(self) -> None:
         """Let waiting calls go on for which the queue has room now, in their order."""
         if self.held:
-            room = self.machine.register.room
+            room = self.machine.queue_state.room
             while self.held and self.held[0][0] <= room:
                 needed, event = self.held.popleft()
                 room -= needed
@@ -325,20 +325,20 @@ class Coordinator:
                 del self.sessions.fetching[session]
                 fetch.serve([], untold)
 
-    def untold(self, state: SessionState) -> list[Doomed]:
+    def untold(self, state: SessionState) -> list[Cancellation]:
         """A worker's cancellations that no fetching call has told it; they count as told from now on."""
-        doomed = self.machine.cancelling(state.hello.session)
-        if not doomed:
+        cancellations = self.machine.cancelling(state.hello.session)
+        if not cancellations:
             state.told.clear()
             return []
-        untold = [d for d in doomed if (d.token, d.index) not in state.told][:MOST_CANCELS]
-        state.told &= {(d.token, d.index) for d in doomed}
+        untold = [d for d in cancellations if (d.token, d.index) not in state.told][:MOST_CANCELS]
+        state.told &= {(d.token, d.index) for d in cancellations}
         state.told |= {(d.token, d.index) for d in untold}
         return untold
 
     def lose_worker(self, state: SessionState, now: float) -> None:
         """Handle the loss of a worker: its tasks run elsewhere."""
-        worker = self.machine.register.workers.get(state.hello.session)
+        worker = self.machine.queue_state.workers.get(state.hello.session)
         held = len(worker.leases) if worker is not None else 0
         self.machine.lose(state.hello.session, now)
         if held:
@@ -357,7 +357,7 @@ class Coordinator:
     def look_at_wall(self, now: float) -> float:
         """Tell the machine the time of the wall clock, and return it."""
         wall = self.clock.wall()
-        self.machine.register.wall_ahead_s = wall - now
+        self.machine.queue_state.wall_ahead_s = wall - now
         return wall
 
     def next_on_wall(self) -> float:
@@ -410,13 +410,13 @@ class Coordinator:
         return True
 
     def _tick_machine(self, now: float) -> None:
-        known = set(self.machine.register.workers)
+        known = set(self.machine.queue_state.workers)
         for session in [name for name, state in self.sessions.by_id.items() if state.kept_waiting]:
             self.machine.excuse(session, now)
         try:
             self.machine.tick(now)
         finally:
-            for session in known - set(self.machine.register.workers):
+            for session in known - set(self.machine.queue_state.workers):
                 state = self.sessions.by_id.get(session)
                 log.warning("worker %s has been silent for too long", state.name if state else session)
                 if state is not None:
@@ -424,7 +424,7 @@ class Coordinator:
 
     def _run_schedules(self, now: float) -> None:
         if self.machine.schedules and not self.stopping:
-            wall = now + self.machine.register.wall_ahead_s
+            wall = now + self.machine.queue_state.wall_ahead_s
             self.take_made(run_due(self.machine, now, wall, self.committer.trouble))
 
     def take_made(self, made: Made) -> None:
@@ -444,7 +444,7 @@ class Coordinator:
         if self._orphans_at is None or self._orphans_at > now:
             return
         self._orphans_at = None
-        for batch in list(self.machine.register.open.values()):
+        for batch in list(self.machine.queue_state.open.values()):
             if batch.session not in self.sessions.by_id:
                 self.machine.seal(batch, now)
 

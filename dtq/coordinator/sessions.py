@@ -19,7 +19,7 @@ from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.errors import SessionUnknown
 from dtq.model.coverage import Coverage
-from dtq.model.messages import Doomed, Hello, Receipt, Role
+from dtq.model.messages import Cancellation, Hello, Receipt, Role
 from dtq.records import replace
 
 log = logging.getLogger("dtq.coordinator")
@@ -50,13 +50,13 @@ class Fetch:
 
     __slots__ = ("_served", "call", "cancel", "leases")
 
-    def __init__(self, leases: list[Lease], cancel: list[Doomed], *, waits: bool, call: int = 0) -> None:
+    def __init__(self, leases: list[Lease], cancel: list[Cancellation], *, waits: bool, call: int = 0) -> None:
         self.call = call
         self.leases = leases
         self.cancel = cancel
         self._served = threading.Event() if waits else None
 
-    def serve(self, leases: list[Lease], cancel: list[Doomed]) -> None:
+    def serve(self, leases: list[Lease], cancel: list[Cancellation]) -> None:
         """Answer the waiting call."""
         assert self._served is not None
         self.leases = leases

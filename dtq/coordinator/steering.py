@@ -13,7 +13,7 @@ from dtq.model.weight import first_within
 def steer(c: Coordinator, queue: str, how: SteeringChange) -> Steering:
     """Pause or drain a queue, or set its weight; see `Service.steer_queue`."""
     with c.lock:
-        after = queues.steer(c.machine.register, queue, paused=how.paused, draining=how.draining, weight=how.weight)
+        after = queues.steer(c.machine.queue_state, queue, paused=how.paused, draining=how.draining, weight=how.weight)
         c.dispatch(c.clock.now())
         ticket = c.committer.ticket()
     c.committer.settle(ticket)

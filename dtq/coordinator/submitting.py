@@ -1,8 +1,8 @@
 """Accepts submissions; answers repeats from memory or, if the batch has finished, from the store.
 
 The machine knows live batches; finished ones are in the store. So submissions that may have been accepted before are
-looked up there first, outside of the lock; the register notes batches that finish during the look-up, so that none is
-missed.
+looked up there first, outside of the lock; the queue's state notes batches that finish during the look-up, so that none
+is missed.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ def _submit(
         c.dispatch(now)
         if any(s.conditions is not None and s.conditions.on_conflict is Conflict.REPLACE for s in submissions):
             c.tell_cancelled()
-        c.ticker.by(c.machine.register.waiting.next_at())
-        c.ticker.by(c.machine.register.start_moments.next_at())
+        c.ticker.by(c.machine.queue_state.waiting.next_at())
+        c.ticker.by(c.machine.queue_state.start_moments.next_at())
         if c.machine.on_wall:
             c.ticker.by(c.next_on_wall())
         ticket = c.committer.ticket()
@@ -176,11 +176,11 @@ def _told_briefly(receipts: list[Receipt], room: int) -> list[Receipt]:
 def _await_room(c: Coordinator, submission: Submission) -> None:
     """Wait until a full queue has room for a submission, for as long as the submission allows; outside of the lock."""
     needed = pages.count(submission.arguments) or _size_over(c, submission)
-    register = c.machine.register
-    if needed <= register.room or needed > register.rules.max_tasks:
+    queue_state = c.machine.queue_state
+    if needed <= queue_state.room or needed > queue_state.rules.max_tasks:
         return
     with c.lock:
-        if needed <= register.room or c.stopping:
+        if needed <= queue_state.room or c.stopping:
             return
         here = needed, threading.Event()
         c.held.append(here)
@@ -237,7 +237,7 @@ def _accept(
     if receipt is None:
         receipt = _found(c, spec, place, submission, known)
     if receipt is None:
-        last = c.machine.register.last_batch
+        last = c.machine.queue_state.last_batch
         accepted = c.machine.submit(spec, submission, state.hello.session, now, after=after)
         receipt = _accepted(c, *accepted, made, last)
     return receipt
@@ -261,7 +261,7 @@ def _found(c: Coordinator, spec: Spec, place: int, submission: Submission, known
     Raises:
         KeyConflict: the submission's key belongs to another batch.
     """
-    register = c.machine.register
+    queue_state = c.machine.queue_state
     if not _is_live(c, submission):
         answer = known.answer(place, submission)
         if answer is not None:
@@ -272,7 +272,7 @@ def _found(c: Coordinator, spec: Spec, place: int, submission: Submission, known
             _refuse_another(c, known, place, submission, number, size)
             return Receipt(batch=number, size=size, earlier=True)
     elif submission.batch is None and submission.key is not None:
-        taken = register.batches[register.keys[submission.key]]
+        taken = queue_state.batches[queue_state.keys[submission.key]]
         if same_call(taken.spec, submission.called(spec), urgency=False):
             _refuse_another(c, known, place, submission, taken.number, taken.size)
     return None
@@ -305,16 +305,16 @@ def _accept_unique(
     Raises:
         DtqError: it is refused.
     """
-    session, register = state.hello.session, c.machine.register
-    last = register.last_batch
+    session, queue_state = state.hello.session, c.machine.queue_state
+    last = queue_state.last_batch
     if place in known.own:
         number, size, _ = known.own[place]
-        if number not in register.batches:
+        if number not in queue_state.batches:
             return Receipt(batch=number, size=size, earlier=True)
         batch, page = c.machine.submit(spec, replace(submission, batch=number), session, now)
         return _accepted(c, batch, page, made, last)
-    live = register.keys.get(submission.key or "")
-    holder = known.holder(place, submission) if live is None else uniqueness.holder_of(register.batches[live])
+    live = queue_state.keys.get(submission.key or "")
+    holder = known.holder(place, submission) if live is None else uniqueness.holder_of(queue_state.batches[live])
     at_once = not c.committer.waits or (holder is not None and holder.number in made)
     accepted = uniqueness.submit(c.machine, spec, submission, session, holder, now, after, at_once=at_once)
     return None if accepted is None else _accepted(c, *accepted, made, last)
@@ -336,7 +336,7 @@ def _refuse_another(c: Coordinator, known: _Known, place: int, submission: Submi
 
 def _waits_for_same(c: Coordinator, known: _Known, place: int, submission: Submission, number: int) -> bool:
     """Whether a submission and a batch have the same parents."""
-    conditions, live = submission.conditions, c.machine.register.batches.get(number)
+    conditions, live = submission.conditions, c.machine.queue_state.batches.get(number)
     flow = live.flow if live is not None else known.flow(number)
     theirs = () if flow is None else flow.after
     ours = () if conditions is None else of_call(place, conditions, known.receipts)
@@ -369,7 +369,7 @@ def _is_same(c: Coordinator, submission: Submission, number: int, size: int) -> 
 
 def _is_over(c: Coordinator, number: int) -> tuple[tuple[int, bool], ...]:
     """The batches that one is over."""
-    live = c.machine.register.batches.get(number)
+    live = c.machine.queue_state.batches.get(number)
     flow = live.flow if live is not None else next((s.row.flow for s in c.engine.batches([number])), None)
     return () if flow is None else tuple([(parent, is_json) for parent, _, is_json in flow.each])
 
@@ -394,10 +394,10 @@ def _are_same(c: Coordinator, one: bytes, other: bytes) -> bool:
 
 
 def _is_live(c: Coordinator, submission: Submission) -> bool:
-    register = c.machine.register
+    queue_state = c.machine.queue_state
     if submission.batch is not None:
-        return submission.batch in register.batches
-    return submission.key is not None and submission.key in register.keys
+        return submission.batch in queue_state.batches
+    return submission.key is not None and submission.key in queue_state.keys
 
 
 @contextmanager
@@ -409,12 +409,12 @@ def _looked_up(
     if not asked:
         yield
         return
-    register = c.machine.register
+    queue_state = c.machine.queue_state
     with c.lock:
         # A repeat's batch may be another than the live one that has its key.
         unsure = {at for at, s in asked if repeated and s.conditions is not None}
         missing = [(at, s) for at, s in asked if not _note_live(c, known, at, s) or at in unsure]
-        register.key_watchers.append(known.finished)
+        queue_state.key_watchers.append(known.finished)
     try:
         if missing:
             c.flush()
@@ -427,7 +427,7 @@ def _looked_up(
         yield
     finally:
         with c.lock:
-            register.key_watchers = [other for other in register.key_watchers if other is not known.finished]
+            queue_state.key_watchers = [other for other in queue_state.key_watchers if other is not known.finished]
 
 
 def _compare(c: Coordinator, known: _Known, place: int, submission: Submission) -> None:
@@ -444,11 +444,11 @@ def _compare(c: Coordinator, known: _Known, place: int, submission: Submission) 
 
 
 def _note_live(c: Coordinator, known: _Known, place: int, submission: Submission) -> bool:
-    register = c.machine.register
+    queue_state = c.machine.queue_state
     number = submission.batch
     if number is None and submission.key is not None:
-        number = register.keys.get(submission.key)
-    batch = register.batches.get(number) if number is not None else None
+        number = queue_state.keys.get(submission.key)
+    batch = queue_state.batches.get(number) if number is not None else None
     if batch is not None:
         known.live[place] = batch
     return batch is not None

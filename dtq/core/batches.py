@@ -165,10 +165,10 @@ class Task:
         "due_at",
         "ended_at",
         "exception",
+        "failed_on",
         "failures",
         "message",
         "outcome",
-        "shunned",
         "state",
     )
 
@@ -184,7 +184,7 @@ class Task:
         self.exception = ""
         self.message = ""
         #: Sessions of the workers that were unable to run it. A restart forgets them.
-        self.shunned: tuple[str, ...] = ()
+        self.failed_on: tuple[str, ...] = ()
         #: What it waits for, or has waited for, by itself.
         self.after: tuple[Parent, ...] = ()
 

@@ -30,7 +30,7 @@ from dtq.core.batches import Batch
 from dtq.core.changes import Parent
 from dtq.core.heap import Run
 from dtq.core.leases import CHUNK_S, Lease, Worker
-from dtq.core.register import Register
+from dtq.core.queue_state import QueueState
 
 #: Most successors of a worker, for each of its slots, and in one chain.
 MOST: Final = 128
@@ -40,11 +40,11 @@ SMALL: Final = 4 << 10
 _FEW: Final = 8
 
 
-def ends(register: Register, worker: Worker) -> list[Lease]:
+def ends(queue_state: QueueState, worker: Worker) -> list[Lease]:
     """The leases of a worker that may get a successor."""
-    if not worker.chains or worker.lacking is not None:
+    if not worker.chains or worker.quarantine is not None:
         return []
-    awaited = register.dependencies.awaited
+    awaited = queue_state.dependencies.awaited
     return [
         lease
         for lease in worker.leases.values()
@@ -52,44 +52,49 @@ def ends(register: Register, worker: Worker) -> list[Lease]:
     ]
 
 
-def successor_of(register: Register, lease: Lease, first: tuple[Run, str] | None) -> Batch | None:
+def successor_of(queue_state: QueueState, lease: Lease, first: tuple[Run, str] | None) -> Batch | None:
     """The batch of the task to be granted behind a lease; None if there is none.
 
     Args:
-        register: the state of the queue.
+        queue_state: the state of the queue.
         lease: the lease, of one task.
         first: the run that its worker would be given next otherwise, and the queue of that; None for none.
     """
-    awaited = register.dependencies.awaited.get(lease.batch.number)
+    awaited = queue_state.dependencies.awaited.get(lease.batch.number)
     if awaited is None or lease.batch.entry.result_bytes > SMALL:
         return None
     for child, index in islice(awaited.by_index.get(lease.lo, ()), _FEW):
-        if index < 0 and _is_waiting(register, child) and _suits(register, lease, child) and _comes_first(child, first):
+        if (
+            index < 0
+            and _is_waiting(queue_state, child)
+            and _suits(queue_state, lease, child)
+            and _comes_first(child, first)
+        ):
             return child
     return None
 
 
-def _is_waiting(register: Register, child: Batch) -> bool:
+def _is_waiting(queue_state: QueueState, child: Batch) -> bool:
     """Whether a batch has one task, and waits for one task and no moment."""
     flow = child.flow
     if flow is None or not flow.blocked or flow.why or flow.run_anyway or flow.start_by is not None:
         return False
     return (
-        register.batches.get(child.number) is child
+        queue_state.batches.get(child.number) is child
         and child.single
         and child.next == 0
         and child.tasks is None
         and child.due_at is None
-        and register.dependencies.waits.get(child.number) == 1
+        and queue_state.dependencies.waits.get(child.number) == 1
     )
 
 
-def _suits(register: Register, lease: Lease, child: Batch) -> bool:
+def _suits(queue_state: QueueState, lease: Lease, child: Batch) -> bool:
     """Whether a lease's worker may be given a batch's task behind it."""
     worker, entry = lease.worker, child.entry
     if child.limits or entry.need is not None or entry.estimate_s is None or entry.argument_bytes > SMALL:
         return False
-    if entry.queue in register.lines.paused or (worker.queues and entry.queue not in worker.queues):
+    if entry.queue in queue_state.lines.paused or (worker.queues and entry.queue not in worker.queues):
         return False
     most = min(MOST, int(CHUNK_S / entry.estimate_s))
     return worker.queued < most * worker.capacity and (lease.chain is None or lease.chain.queued < most)

@@ -38,7 +38,7 @@ from dtq.records import dataclass, replace
 from dtq.wording import counted
 
 if TYPE_CHECKING:
-    from dtq.core.register import Register
+    from dtq.core.queue_state import QueueState
 
 #: Most parents that the reason of a waiting task names.
 _NAMED: Final = 3
@@ -142,11 +142,11 @@ class Dependencies:
     """Which batches wait for which tasks.
 
     Args:
-        register: the state of the queue.
+        queue_state: the state of the queue.
     """
 
-    def __init__(self, register: Register) -> None:
-        self._register = register
+    def __init__(self, queue_state: QueueState) -> None:
+        self._register = queue_state
         #: By batch, the batches that wait for tasks of it.
         self.awaited: dict[int, _Awaited] = {}
         #: By blocked batch, the number of its parents that have not ended.
@@ -158,7 +158,7 @@ class Dependencies:
         #: Number of parents of all live batches together, and of their unfinished tasks by themselves.
         self.edges = 0
         #: Batches whose tasks wait one by one.
-        self.elements = Elements(register, self)
+        self.elements = Elements(queue_state, self)
         #: Removals put off until no batch needs the results: by batch, the part that was read (None for all of it), and
         #: the time at which its own time was over.
         self._read: dict[int, Coverage | None] = {}
@@ -260,28 +260,28 @@ class Dependencies:
 
     def free_item(self, batch: Batch, index: int, now: float) -> None:
         """A task that waited by itself has nothing left to wait for; it still waits with its batch, if that does."""
-        register = self._register
+        queue_state = self._register
         task = batch.task(index)
         if task is None or task.state is not State.BLOCKED or batch.blocked:
             return
         ahead = index >= batch.next
         move = Move.DELAYED if ahead and batch.due_at is not None else Move.RELEASED
-        state = register.tally.move(batch.queue, State.BLOCKED, move)
+        state = queue_state.tally.move(batch.queue, State.BLOCKED, move)
         assert state is not None
         task.state = state
         if ahead and not task.after:  # a fresh one like others
             batch.release(index)
-            register.ledger.task_forgotten(batch.number, index, history=True)
+            queue_state.ledger.task_forgotten(batch.number, index, history=True)
         else:
-            register.ledger.task(task.row(batch.number, index))
-        register.ledger.batch(batch)
-        register.lines.pushed += 1
+            queue_state.ledger.task(task.row(batch.number, index))
+        queue_state.ledger.batch(batch)
+        queue_state.lines.pushed += 1
         if not ahead:
-            register.push(batch, index, index + 1)
+            queue_state.push(batch, index, index + 1)
 
     def cancel_item(self, batch: Batch, index: int, why: str, now: float) -> None:
         """A task that has not started never does; nothing where it has ended."""
-        register = self._register
+        queue_state = self._register
         task = batch.task(index)
         if task is None and not batch.is_fresh(index):
             return
@@ -289,14 +289,14 @@ class Dependencies:
         if state.final or state is State.RUNNING:
             return
         task = task or Task(state, 0)
-        register.tally.move(batch.queue, state, Move.CANCELLED)
+        queue_state.tally.move(batch.queue, state, Move.CANCELLED)
         task.state = State.CANCELLED
         task.give_reason(why)
-        register.end_task(batch, index, task, now)
+        queue_state.end_task(batch, index, task, now)
 
     def block_again(self, batch: Batch, index: int) -> None:
         """What a task that has not started was given has been put back: it waits once more."""
-        register = self._register
+        queue_state = self._register
         task = batch.task(index)
         if task is None and not batch.is_fresh(index):
             return
@@ -307,12 +307,12 @@ class Dependencies:
             return
         task = task or Task(state, 0)
         if not batch.blocked:
-            register.tally.move(batch.queue, state, Move.BLOCKED)
+            queue_state.tally.move(batch.queue, state, Move.BLOCKED)
         task.state = State.BLOCKED
         batch.keep(index, task)
-        register.ledger.task(task.row(batch.number, index))
-        register.ledger.batch(batch)
-        register.restand((batch,))
+        queue_state.ledger.task(task.row(batch.number, index))
+        queue_state.ledger.batch(batch)
+        queue_state.restand((batch,))
 
     # -- batches --------------------------------------------------------------------------------------------------
 
@@ -509,42 +509,42 @@ class Dependencies:
 
     def release(self, batch: Batch, now: float) -> None:
         """Let a batch run that has nothing left to wait for."""
-        register = self._register
+        queue_state = self._register
         self.waits.pop(batch.number, None)
         assert batch.flow is not None
         batch.flow = replace(batch.flow, blocked=False)
-        if batch.due_at is not None and wall_moments.left_s(register, batch, now) <= 0:
+        if batch.due_at is not None and wall_moments.left_s(queue_state, batch, now) <= 0:
             batch.due_at = None
         lo, hi = batch.next, batch.size
         move = Move.RELEASED if batch.due_at is None else Move.DELAYED
         for state, count in batch.fresh_counts():
             if state is not State.BLOCKED:
-                register.tally.move(batch.queue, State.BLOCKED, move, count)
+                queue_state.tally.move(batch.queue, State.BLOCKED, move, count)
         if batch.fresh:
             if batch.due_at is None:
-                register.push_fresh(batch, lo, hi)
+                queue_state.push_fresh(batch, lo, hi)
             else:
-                wall_moments.heap_of(register, batch).push(batch.due_at, batch.number, lo, hi)
+                wall_moments.heap_of(queue_state, batch).push(batch.due_at, batch.number, lo, hi)
         for index in batch.records_in(lo, hi):
             if (batch.number, index) not in self.item_waits and self.elements.is_free(batch, index):
                 self.free_item(batch, index, now)
-        register.ledger.batch(batch)
+        queue_state.ledger.batch(batch)
         self.elements.advance(batch, now)
 
     def cancel(self, batch: Batch, why: str, now: float) -> None:
         """Doom a blocked batch: it never starts. While pieces of it still come, it is not cancelled: the last piece
         does that, so that all of it can be brought back.
         """
-        register = self._register
+        queue_state = self._register
         assert batch.flow is not None
-        register.call_back(batch)
+        queue_state.call_back(batch)
         self.waits.pop(batch.number, None)
         if batch.complete:
-            register.cut(batch, why)
-            register.finish_if_done(batch, now)
+            queue_state.cut(batch, why)
+            queue_state.finish_if_done(batch, now)
         else:
             batch.flow = replace(batch.flow, why=why)
-            register.ledger.batch(batch)
+            queue_state.ledger.batch(batch)
 
     def sealed(self, batch: Batch, now: float) -> None:
         """Handle the last piece of a batch: a doomed batch ends now."""
@@ -649,24 +649,24 @@ class Dependencies:
         Returns:
             The batch; None if it was not cancelled so, or stays as it is.
         """
-        register = self._register
+        queue_state = self._register
         flow = row.flow
-        if row.batch in register.batches or flow is None or not flow.why.startswith(CAUSE):
+        if row.batch in queue_state.batches or flow is None or not flow.why.startswith(CAUSE):
             return None
         if row.cut is None or row.cut >= row.size:
             return None  # no task of the batch was cancelled so
         if lost:
             if lost != flow.why:
-                register.ledger.finished_batch(replace(row, flow=replace(flow, why=lost)))
+                queue_state.ledger.finished_batch(replace(row, flow=replace(flow, why=lost)))
             return None
-        batch = Batch.from_row(row, register.intern(spec))
+        batch = Batch.from_row(row, queue_state.intern(spec))
         batch.flow = replace(flow, blocked=bool(flow.after), why="")
         batch.cut = None
         count = row.size - row.cut
         batch.cancelled -= count
         self._live_again(batch)
-        register.tally.move(batch.queue, State.CANCELLED, Move.BROUGHT_BACK, count)
-        register.ledger.batch(batch)
+        queue_state.tally.move(batch.queue, State.CANCELLED, Move.BROUGHT_BACK, count)
+        queue_state.ledger.batch(batch)
         self.revived(batch, range(row.cut, row.size), children)
         if batch.blocked and not self.wait(batch):
             self.release(batch, now)
@@ -697,15 +697,15 @@ class Dependencies:
         Returns:
             The indexes of those that wait again.
         """
-        register = self._register
+        queue_state = self._register
         back = [task for task in tasks if task.state is State.CANCELLED and task.why.startswith(CAUSE)]
         back = [task for task in back if task.index not in lost]
-        batch = register.batches.get(row.batch)
+        batch = queue_state.batches.get(row.batch)
         flow = row.flow if batch is None else batch.flow
         if not back or flow is None or flow.too_late(now):
             return []
         if batch is None:
-            batch = Batch.from_row(row, register.intern(spec))
+            batch = Batch.from_row(row, queue_state.intern(spec))
             self._live_again(batch)
         done = []
         for old in back:
@@ -714,13 +714,13 @@ class Dependencies:
                 continue
             task = Task.from_row(old)
             task.state, task.message, task.ended_at = State.BLOCKED, "", None
-            register.tally.move(batch.queue, State.CANCELLED, Move.BROUGHT_BACK)
+            queue_state.tally.move(batch.queue, State.CANCELLED, Move.BROUGHT_BACK)
             batch.cancelled -= 1
             batch.keep(old.index, task)
             self.item_added(task)
-            register.ledger.task(task.row(batch.number, old.index))
+            queue_state.ledger.task(task.row(batch.number, old.index))
             done.append(old.index)
-        register.ledger.batch(batch)
+        queue_state.ledger.batch(batch)
         self.revived(batch, done, children)
         for index in done:
             brought = batch.task(index)
@@ -735,11 +735,11 @@ class Dependencies:
 
     def _live_again(self, batch: Batch) -> None:
         """A batch that had finished is not any more."""
-        register, flow = self._register, batch.flow
-        register.add_batch(batch)
-        register.ledger.revived(batch.number)
+        queue_state, flow = self._register, batch.flow
+        queue_state.add_batch(batch)
+        queue_state.ledger.revived(batch.number)
         if flow is not None and flow.start_by is not None and not flow.lapsed:
-            register.start_moments.add(flow.start_by, batch.number, register.batches)
+            queue_state.start_moments.add(flow.start_by, batch.number, queue_state.batches)
         self.elements.begin(batch)
 
     # -- kept results ---------------------------------------------------------------------------------------------
@@ -781,18 +781,18 @@ class Dependencies:
         return spared
 
     def _let_go(self, number: int) -> None:
-        register = self._register
+        queue_state = self._register
         read = self._read.pop(number, Coverage())
         if read is None:
-            register.ledger.batches_read((number,))
+            queue_state.ledger.batches_read((number,))
         else:
             for lo, hi in read:
-                register.ledger.read(number, lo, hi)
+                queue_state.ledger.read(number, lo, hi)
         for index in self._purged.pop(number, ()):
-            register.ledger.task_forgotten(number, index, history=True)
+            queue_state.ledger.task_forgotten(number, index, history=True)
         at = self._over.pop(number, None)
         if at is not None:
-            register.expiries.add(at)
+            queue_state.expiries.add(at)
 
     # -- reasons --------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from dtq.model.states import State
 
 if TYPE_CHECKING:
     from dtq.core.dependencies import Dependencies
-    from dtq.core.register import Register
+    from dtq.core.queue_state import QueueState
 
 #: The states of what has not been handed out.
 WAITING: Final = (State.PENDING, State.SCHEDULED, State.BLOCKED)
@@ -97,12 +97,12 @@ class Elements:
     """The batches whose tasks wait one by one.
 
     Args:
-        register: where all of them stand.
+        queue_state: where all of them stand.
         dependencies: what waits otherwise.
     """
 
-    def __init__(self, register: Register, dependencies: Dependencies) -> None:
-        self._register = register
+    def __init__(self, queue_state: QueueState, dependencies: Dependencies) -> None:
+        self._register = queue_state
         self._dependencies = dependencies
 
     # -- what begins to wait --------------------------------------------------------------------------------------
@@ -114,16 +114,16 @@ class Elements:
             batch: the batch.
             leases: the leases of batches, where they have been gathered already.
         """
-        register = self._register
+        queue_state = self._register
         for number in _parents(batch):
-            parent = register.batches.get(number)
+            parent = queue_state.batches.get(number)
             if parent is None:
                 continue
             watched = self._dependencies.watched(parent)
             if not any(child is batch for child in watched.children):
                 watched.children.append(batch)
             if watched.ended is None:
-                own = register.leases.values() if leases is None else leases.get(number, ())
+                own = queue_state.leases.values() if leases is None else leases.get(number, ())
                 watched.ended = ended_of(parent, own)
 
     def fill(self, batch: Batch, size: int, gone: Iterable[tuple[int, int, str]], now: float) -> None:
@@ -135,13 +135,13 @@ class Elements:
             gone: those that never start, and why.
             now: the time.
         """
-        register = self._register
+        queue_state = self._register
         batch.size = size
-        register.submitted += size
-        register.tally.move(batch.queue, None, Move.BLOCKED, size)
+        queue_state.submitted += size
+        queue_state.tally.move(batch.queue, None, Move.BLOCKED, size)
         self.begin(batch)
         if batch.due_at is not None and not batch.blocked and size:
-            register.push_fresh(batch, 0, size)
+            queue_state.push_fresh(batch, 0, size)
         self.lose(batch, gone, now)
 
     def lose(self, batch: Batch, gone: Iterable[tuple[int, int, str]], now: float) -> None:
@@ -240,17 +240,17 @@ class Elements:
             at += 1
         if at >= batch.limit:
             return False
-        register = self._register
+        queue_state = self._register
         for index in held_up:
             task = Task(State.BLOCKED, 0)
             batch.keep(index, task)
-            register.ledger.task(task.row(batch.number, index))
+            queue_state.ledger.task(task.row(batch.number, index))
         while batch.next < at:
             task_there = batch.task(batch.next)
             if task_there is not None and task_there.state.final:
                 batch.release(batch.next)
             batch.next += 1
-        register.ledger.batch(batch)
+        queue_state.ledger.batch(batch)
         return True
 
     def _leased_alone(self, batch: Batch) -> set[tuple[int, int]]:
@@ -311,14 +311,14 @@ class Elements:
 
     def _lose(self, batch: Batch, lo: int, hi: int, why: str, now: float) -> None:
         """Tasks ``[lo, hi)`` never start: as a whole, where they are all that comes from there on."""
-        register = self._register
+        queue_state = self._register
         if hi >= batch.limit and hi - lo > 1:
             for index in batch.records_in(lo, min(batch.next, hi)):
                 self._dependencies.cancel_item(batch, index, why, now)
             at = max(lo, batch.next)
-            if at < batch.limit and register.batches.get(batch.number) is batch:
-                register.cut(batch, why, at)
-                register.finish_if_done(batch, now)
+            if at < batch.limit and queue_state.batches.get(batch.number) is batch:
+                queue_state.cut(batch, why, at)
+                queue_state.finish_if_done(batch, now)
             return
         for index in range(lo, min(hi, batch.size)):
             self._dependencies.cancel_item(batch, index, why, now)

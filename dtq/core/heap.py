@@ -3,7 +3,8 @@
 A million-element map must not become a million objects: an entry is a *run*, a contiguous range of one batch's tasks
 that wait at one rank. Runs are ordered by ``(rank, batch, lo)``. Rank is the spec's urgency, lower first. Batches are
 numbered in the order of their acceptance, so tasks of a rank are first in, first out, and a task that comes back
-returns to its place. This module knows nothing of tasks or batches; the register knows whether an entry is still true.
+returns to its place. This module knows nothing of tasks or batches; the queue's state knows whether an entry is still
+true.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from dtq.core.limits import Bucket
 from dtq.core.lines import Group
 from dtq.core.machine import Machine
 from dtq.core.needs import Room
-from dtq.core.register import Register
+from dtq.core.queue_state import QueueState
 from dtq.model.states import State
 
 
@@ -20,35 +20,39 @@ def check(machine: Machine) -> None:
     Every count is recomputed from the facts; every waiting task is in a heap; every lease belongs to a live batch and a
     known worker; no two leases overlap; no finished batch or task is in memory.
     """
-    register = machine.register
+    queue_state = machine.queue_state
     counted: Counter[tuple[str, State]] = Counter()
-    waiting = [heap for line in register.lines for heap in line.heaps()]
-    waiting += [heap for _, heap in register.held_back.values()]
-    runs = [run for heap in waiting for run in heap.runs()] + register.aside
+    waiting = [heap for line in queue_state.lines for heap in line.heaps()]
+    waiting += [heap for _, heap in queue_state.held_back.values()]
+    runs = [run for heap in waiting for run in heap.runs()] + queue_state.aside
     in_ready = _covered([(run.batch, run.lo, run.hi) for run in runs])
-    for number, batch in register.batches.items():
+    for number, batch in queue_state.batches.items():
         assert number == batch.number
-        _check_batch(register, batch, counted, in_ready)
-    for queue, counts in register.tally.queues().items():
+        _check_batch(queue_state, batch, counted, in_ready)
+    for queue, counts in queue_state.tally.queues().items():
         for state, count in counts.items():
             assert counted[queue, state] == count, f"queue {queue}: {state} is {count}, not {counted[queue, state]}"
-    assert register.tally.unfinished == sum(counted.values()), "the total of unfinished tasks is off"
-    _check_leases(register)
-    assert register.slots == sum(worker.capacity for worker in register.workers.values()), "the slots are miscounted"
-    live = {batch.entry for batch in register.batches.values()}
-    assert register.spec_bytes == sum(entry.size for entry in live), "the bytes of the specs are miscounted"
-    _check_dependencies(register)
-    _check_lines(register)
-    _check_rooms(register)
-    _check_keys(register)
+    assert queue_state.tally.unfinished == sum(counted.values()), "the total of unfinished tasks is off"
+    _check_leases(queue_state)
+    assert queue_state.slots == sum(worker.capacity for worker in queue_state.workers.values()), (
+        "the slots are miscounted"
+    )
+    live = {batch.entry for batch in queue_state.batches.values()}
+    assert queue_state.spec_bytes == sum(entry.size for entry in live), "the bytes of the specs are miscounted"
+    _check_dependencies(queue_state)
+    _check_lines(queue_state)
+    _check_rooms(queue_state)
+    _check_keys(queue_state)
 
 
-def _check_keys(register: Register) -> None:
+def _check_keys(queue_state: QueueState) -> None:
     keyed: dict[str, list[int]] = {}
-    for number, batch in sorted(register.batches.items(), reverse=True):
+    for number, batch in sorted(queue_state.batches.items(), reverse=True):
         if batch.key is not None:
             keyed.setdefault(batch.key, []).append(number)
-    assert {key: register.keys.all(key) for key in register.keys} == keyed, "the keys are not those of live batches"
+    assert {key: queue_state.keys.all(key) for key in queue_state.keys} == keyed, (
+        "the keys are not those of live batches"
+    )
 
 
 def _covered(ranges: list[tuple[int, int, int]]) -> dict[int, set[int]]:
@@ -59,10 +63,10 @@ def _covered(ranges: list[tuple[int, int, int]]) -> dict[int, set[int]]:
 
 
 def _check_batch(
-    register: Register, batch: Batch, counted: Counter[tuple[str, State]], in_ready: dict[int, set[int]]
+    queue_state: QueueState, batch: Batch, counted: Counter[tuple[str, State]], in_ready: dict[int, set[int]]
 ) -> None:
     ready = in_ready.get(batch.number, set())
-    leases = [lease for lease in register.leases.values() if lease.batch is batch]
+    leases = [lease for lease in queue_state.leases.values() if lease.batch is batch]
     running = [index for lease in leases for index in range(lease.lo, lease.hi)]
     assert len(running) == len(set(running)), f"batch {batch.number}: leases overlap"
     assert batch.running == len(running), f"batch {batch.number}: running is {batch.running}, not {len(running)}"
@@ -75,7 +79,7 @@ def _check_batch(
         if task.state is State.CANCELLED:
             assert index >= batch.next, f"{batch.number}.{index}: cancelled, but in memory"
         elif task.state is State.BLOCKED:
-            assert batch.blocked or _waits_by_itself(register, batch, index), (
+            assert batch.blocked or _waits_by_itself(queue_state, batch, index), (
                 f"{batch.number}.{index} waits for nothing"
             )
             counted[batch.queue, task.state] += 1
@@ -101,54 +105,54 @@ def _check_batch(
     assert everything == batch.size, f"batch {batch.number}: {everything} tasks accounted for, of {batch.size}"
 
 
-def _waits_by_itself(register: Register, batch: Batch, index: int) -> bool:
+def _waits_by_itself(queue_state: QueueState, batch: Batch, index: int) -> bool:
     """Whether a task waits for others by itself."""
     task = batch.task(index)
     after = () if task is None else task.after
     if batch.flow is not None:
         after = (*after, *((number, index, index + 1, True) for number, _, _ in batch.flow.each))
-    return any(_is_awaited(register, parent) for parent in after)
+    return any(_is_awaited(queue_state, parent) for parent in after)
 
 
-def _is_awaited(register: Register, parent: Parent) -> bool:
+def _is_awaited(queue_state: QueueState, parent: Parent) -> bool:
     number, lo, hi, _ = parent
-    live = register.batches.get(number)
-    return live is not None and (hi == 0 or register.dependencies.unended(live, lo, hi) > 0)
+    live = queue_state.batches.get(number)
+    return live is not None and (hi == 0 or queue_state.dependencies.unended(live, lo, hi) > 0)
 
 
-def _check_elements(register: Register, batch: Batch) -> None:
+def _check_elements(queue_state: QueueState, batch: Batch) -> None:
     """How far a batch whose tasks wait one by one is ready is what follows from where its parents stand."""
     frontier, flow = batch.frontier, batch.flow
     assert (frontier is None) is (flow is None or not flow.each)
     if frontier is None or flow is None:
         return
     for number, size, _ in flow.each:
-        live = register.batches.get(number)
+        live = queue_state.batches.get(number)
         assert batch.size <= size
         if live is None:
             continue
-        awaited = register.dependencies.awaited[number]
+        awaited = queue_state.dependencies.awaited[number]
         assert awaited.each is not None
         assert any(child is batch for child in awaited.each.children)
         assert awaited.each.ended is not None
-        ended = [index for index in range(live.size) if not register.dependencies.unended(live, index, index + 1)]
+        ended = [index for index in range(live.size) if not queue_state.dependencies.unended(live, index, index + 1)]
         known = [index for lo, hi in awaited.each.ended for index in range(lo, hi)]
         assert known == ended, f"of {number}, {known} are thought to have ended, not {ended}"
     for index in range(batch.next, batch.limit):
-        waits = _waits_by_itself(register, batch, index)
+        waits = _waits_by_itself(queue_state, batch, index)
         if batch.task(index) is None:
             assert not waits or index >= frontier.ready, f"{batch.number}.{index} is ready, and waits"
             if index == frontier.ready:
                 assert waits, f"{batch.number}.{index} waits for nothing"
 
 
-def _check_dependencies(register: Register) -> None:
-    dependencies = register.dependencies
+def _check_dependencies(queue_state: QueueState) -> None:
+    dependencies = queue_state.dependencies
     assert not dependencies.todo, "ends of what others wait for have not been worked off"
-    flows = {n: batch.flow for n, batch in register.batches.items() if batch.flow is not None}
+    flows = {n: batch.flow for n, batch in queue_state.batches.items() if batch.flow is not None}
     items = {
         (number, index): task
-        for number, batch in register.batches.items()
+        for number, batch in queue_state.batches.items()
         for index, task in (batch.tasks or {}).items()
         if task.after and not task.state.final
     }
@@ -159,15 +163,15 @@ def _check_dependencies(register: Register) -> None:
     for number, flow in flows.items():
         if flow.blocked and not flow.why:
             waits[number] = 0
-            waits[number] = sum(_is_awaited(register, parent) for parent in flow.after)
+            waits[number] = sum(_is_awaited(queue_state, parent) for parent in flow.after)
             assert waits[number], f"batch {number} waits for nothing"
     assert dependencies.waits == waits, f"{dependencies.waits} are waited for, not {waits}"
     for number in flows:
-        _check_elements(register, register.batches[number])
+        _check_elements(queue_state, queue_state.batches[number])
     item_waits = {
         at: count
         for at, task in items.items()
-        if task.state is State.BLOCKED and (count := sum(_is_awaited(register, parent) for parent in task.after))
+        if task.state is State.BLOCKED and (count := sum(_is_awaited(queue_state, parent) for parent in task.after))
     }
     assert dependencies.item_waits == item_waits, f"{dependencies.item_waits} are waited for, not {item_waits}"
     needed = Counter(parent for flow in flows.values() for parent in {p[0] for p in flow.after if p[3]})
@@ -175,32 +179,32 @@ def _check_dependencies(register: Register) -> None:
     needed.update(number for task in items.values() for number in {p[0] for p in task.after if p[3]})
     assert dependencies.needed == needed, f"the results of {dependencies.needed} are needed, not of {needed}"
     for number, awaited in dependencies.awaited.items():
-        assert number in register.batches, f"batch {number} is waited for, and has ended"
+        assert number in queue_state.batches, f"batch {number} is waited for, and has ended"
         assert not awaited.empty
 
 
-def _check_leases(register: Register) -> None:
-    held = {token: lease for worker in register.workers.values() for token, lease in worker.leases.items()}
-    assert held == register.leases, "the workers' leases are not all leases"
-    for worker in register.workers.values():
+def _check_leases(queue_state: QueueState) -> None:
+    held = {token: lease for worker in queue_state.workers.values() for token, lease in worker.leases.items()}
+    assert held == queue_state.leases, "the workers' leases are not all leases"
+    for worker in queue_state.workers.values():
         queued = [lease for lease in worker.leases.values() if lease.before is not None]
         assert worker.queued == len(queued), f"{worker.name}: the leases behind others are miscounted"
         for lease in queued:
             assert lease.before is not None
             assert lease.chain is lease.before.chain, f"lease {lease.token}: it is in another chain"
             assert lease.before.successor is lease, f"lease {lease.token}: it is behind one that does not know it"
-            assert register.leases.get(lease.before.token) is lease.before, f"lease {lease.token} is behind none"
+            assert queue_state.leases.get(lease.before.token) is lease.before, f"lease {lease.token} is behind none"
             assert lease.batch.blocked, f"lease {lease.token} is behind another, and waits for nothing"
-    for token, lease in register.leases.items():
+    for token, lease in queue_state.leases.items():
         assert token == lease.token
         assert lease.before is not None or not lease.batch.blocked, f"lease {token}: its task waits for another one"
         assert lease.lo < lease.hi, f"lease {token} is empty"
-        assert register.batches.get(lease.batch.number) is lease.batch, f"lease {token}: its batch is gone"
-        assert register.workers.get(lease.worker.session) is lease.worker, f"lease {token}: its worker is gone"
+        assert queue_state.batches.get(lease.batch.number) is lease.batch, f"lease {token}: its batch is gone"
+        assert queue_state.workers.get(lease.worker.session) is lease.worker, f"lease {token}: its worker is gone"
 
 
-def _check_rooms(register: Register) -> None:
-    for worker in register.workers.values():
+def _check_rooms(queue_state: QueueState) -> None:
+    for worker in queue_state.workers.values():
         held = [lease for lease in worker.leases.values() if lease.batch.entry.need is not None]
         assert all(lease.hi - lease.lo == 1 and lease.units is not None for lease in held), "a need has no units"
         spread = sum(lease.batch.entry.need.slots - 1 for lease in held if lease.batch.entry.need is not None)
@@ -214,25 +218,25 @@ def _check_rooms(register: Register) -> None:
             again.took(lease.units or ())
         assert (worker.room.units, worker.room.sums) == (again.units, again.sums), f"{worker.name}: its room is off"
         assert all(amount >= 0 for amount in again.sums.values()), f"{worker.name} is given more than it has"
-    lines = Counter(line.need.name for line in register.lines if line.need is not None)
-    assert lines == {name: kind.lines for name, kind in register.lines.needed.items()}, "the needs are miscounted"
+    lines = Counter(line.need.name for line in queue_state.lines if line.need is not None)
+    assert lines == {name: kind.lines for name, kind in queue_state.lines.needed.items()}, "the needs are miscounted"
 
 
-def _check_lines(register: Register) -> None:
+def _check_lines(queue_state: QueueState) -> None:
     used: Counter[str] = Counter()
-    for lease in register.leases.values():
+    for lease in queue_state.leases.values():
         for name in lease.batch.limits:
             used[name] += lease.hi - lease.lo
-    buckets = register.limits.buckets
+    buckets = queue_state.limits.buckets
     for name in used.keys() | buckets.keys():
         bucket = buckets.get(name)
         if bucket is None:
-            assert register.limits.governing(name) is None, f"limit {name}: {used[name]} run, and are not counted"
+            assert queue_state.limits.governing(name) is None, f"limit {name}: {used[name]} run, and are not counted"
         elif bucket.rule is not None:
             assert bucket.used == used[name], f"limit {name}: {bucket.used} counted, {used[name]} run"
     refers: Counter[int] = Counter()
-    for line in register.lines:
-        assert register.lines.get(line.name) is line
+    for line in queue_state.lines:
+        assert queue_state.lines.get(line.name) is line
         for limits, group in (line.groups or {}).items():
             assert group.limits == limits
             assert group.line is line
@@ -245,7 +249,7 @@ def _check_lines(register: Register) -> None:
     for bucket in buckets.values():
         assert bucket.groups == refers[id(bucket)], f"limit {bucket.name}: its groups are miscounted"
         for name, standing in bucket.standings.items():
-            assert register.lines.get(name) is not None, f"limit {bucket.name}: the line {name} is gone"
+            assert queue_state.lines.get(name) is not None, f"limit {bucket.name}: the line {name} is gone"
             assert standing.open or standing.parked, f"limit {bucket.name}: nothing of {name} stands there"
 
 

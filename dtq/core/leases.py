@@ -18,8 +18,8 @@ from typing import Final
 
 from dtq.core.batches import Batch
 from dtq.core.changes import LeaseRow
-from dtq.core.lacking import Lacking
 from dtq.core.needs import Room
+from dtq.core.quarantine import Quarantine
 from dtq.model.resources import Portion
 
 #: Work in one lease, in seconds by the spec's estimate. A worker holds one lease a slot and one more, so it takes at
@@ -54,9 +54,9 @@ class Worker:
         "capacity",
         "chains",
         "expires_at",
-        "lacking",
         "leases",
         "name",
+        "quarantine",
         "queued",
         "queues",
         "room",
@@ -72,7 +72,7 @@ class Worker:
         #: Slots that can run tasks; 0 while it drains, and until it reports.
         self.capacity = 0
         #: The specs that it failed to run; None without such failures.
-        self.lacking: Lacking | None = None
+        self.quarantine: Quarantine | None = None
         self.leases: dict[int, Lease] = {}
         #: Whether it runs successors (`core.chains`), and the number of its leases that are behind others of its.
         self.chains = False

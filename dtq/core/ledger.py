@@ -97,7 +97,7 @@ class Ledger:
         self._specs[entry.number] = entry
 
     def batch(self, batch: Batch) -> None:
-        """Mark a live batch as changed."""
+        """CommitMarker a live batch as changed."""
         self._batches[batch.number] = batch
         self._totals = True
 
@@ -115,7 +115,7 @@ class Ledger:
         self._pages.append(page)
 
     def task(self, row: TaskRow) -> None:
-        """Mark a task off the common path as changed."""
+        """CommitMarker a task off the common path as changed."""
         self._tasks[row.batch, row.index] = row
 
     def task_forgotten(self, batch: int, index: int, *, history: bool) -> None:
@@ -127,7 +127,7 @@ class Ledger:
         self._attempts.append(row)
 
     def lease(self, lease: Lease) -> None:
-        """Mark a lease as new, or shortened."""
+        """CommitMarker a lease as new, or shortened."""
         self._leases[lease.token] = lease
 
     def lease_ended(self, token: int) -> None:
@@ -135,7 +135,7 @@ class Ledger:
         self._leases[token] = None
 
     def hold(self, row: HoldRow) -> None:
-        """Mark a hold as new, or changed."""
+        """CommitMarker a hold as new, or changed."""
         self._holds[row.session, row.digest] = row
 
     def hold_ended(self, session: str, digest: bytes) -> None:
@@ -143,7 +143,7 @@ class Ledger:
         self._holds[session, digest] = HoldEnded(session, digest)
 
     def definition(self, row: DefinitionRow) -> None:
-        """Mark a definition as new, or changed."""
+        """CommitMarker a definition as new, or changed."""
         self._definitions[row.kind, row.name] = row
 
     def definition_ended(self, kind: str, name: str) -> None:

@@ -17,7 +17,7 @@ Rules:
    have one account, and are served as if they were one.
 5. A line may be paused: it takes tasks, and hands out none.
 
-A run that comes up may be stale (cancelled, taken twice); the register tells whether it is true (`true_top`).
+A run that comes up may be stale (cancelled, taken twice); the queue's state tells whether it is true (`true_top`).
 """
 
 from __future__ import annotations

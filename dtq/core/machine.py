@@ -11,7 +11,7 @@ Rules:
 4. If a worker falls silent, or says that a lease never arrived, its tasks are taken back. Only tasks that it had
    started are blamed. A message is not used to judge facts that its sender could not know of.
 
-Operators' commands are in `core.operators`, which works on the same register.
+Operators' commands are in `core.operators`, which works on the same queue_state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from dtq.core import ability, chains, placing, start_by, wall_moments
+from dtq.core import chains, placing, quarantining, start_by, wall_moments
 from dtq.core.batches import Batch, Frontier, SpecEntry, shared_flow
 from dtq.core.changes import ArgumentPage, BatchFlow, Change, ResultPage, Totals
 from dtq.core.dependencies import After
@@ -28,8 +28,8 @@ from dtq.core.heap import Run, RunHeap
 from dtq.core.leases import CHUNK_S, MAX_SMALL, Lease, Worker, chunk, is_over
 from dtq.core.ledger import EndedRange
 from dtq.core.lines import Group
+from dtq.core.queue_state import QueueState, Rules
 from dtq.core.recurrences import Calendar, NoCalendar
-from dtq.core.register import Register, Rules
 from dtq.core.schedules import Schedules
 from dtq.core.states import Move
 from dtq.errors import (
@@ -45,7 +45,7 @@ from dtq.errors import (
 )
 from dtq.model import pages
 from dtq.model.fields import MAX_NAME
-from dtq.model.messages import Doomed, Exchange, Failed, Failure, Released, Submission, Succeeded
+from dtq.model.messages import Cancellation, Exchange, Failed, Failure, Released, Submission, Succeeded
 from dtq.model.options import Spec, check_delay, same_call
 from dtq.model.resources import Offers
 from dtq.model.states import Outcome, State
@@ -71,7 +71,7 @@ class Answer:
         over: whether the worker has said that this call is over: nobody reads the answer.
     """
 
-    cancel: list[Doomed] = field(default_factory=list)
+    cancel: list[Cancellation] = field(default_factory=list)
     drop: list[int] = field(default_factory=list)
     pages: list[ResultPage] = field(default_factory=list)
     overtaken: bool = False
@@ -95,9 +95,9 @@ class Machine:
     def __init__(self, epoch: int, rules: Rules, totals: Totals, calendar: Calendar | None = None) -> None:
         self.epoch = epoch
         self.rules = rules
-        self.register = Register(rules, totals)
+        self.queue_state = QueueState(rules, totals)
         #: The schedules, for which `core.scheduling` makes submissions.
-        self.schedules = Schedules(self.register.ledger, calendar or NoCalendar())
+        self.schedules = Schedules(self.queue_state.ledger, calendar or NoCalendar())
         #: Outcomes refused since this start.
         self.refused = 0
         self._last_token = epoch << 32
@@ -159,18 +159,18 @@ class Machine:
         asked = after() if after is not None and adds and (batch is None or submission.items) else None
         whole = None if asked is None else asked.size
         if adds and (new > 0 or whole):
-            self.register.room_for(size, whole or new)
+            self.queue_state.room_for(size, whole or new)
         if batch is None:
             batch = self._new_batch(spec, submission, session, now, asked)
             if whole is not None and asked is not None:
-                self.register.dependencies.elements.fill(batch, whole, asked.gone, now)
+                self.queue_state.dependencies.elements.fill(batch, whole, asked.gone, now)
         page = None
         if new > 0 and not batch.complete:
             page = self._append(batch, pages.cut(submission.arguments, count - new, count), new, now, asked)
         if submission.complete and not batch.complete:
             self.seal(batch, now)
         if asked is not None and asked.parents:
-            self.register.dependencies.look_again(batch, now)
+            self.queue_state.dependencies.look_again(batch, now)
         return batch, page
 
     def _check_page(self, page: bytes) -> int:
@@ -185,9 +185,9 @@ class Machine:
         return count
 
     def _known(self, spec: Spec, submission: Submission, session: str) -> Batch | None:
-        register = self.register
+        queue_state = self.queue_state
         if submission.batch is not None:
-            batch = register.batches.get(submission.batch)
+            batch = queue_state.batches.get(submission.batch)
             if batch is None:
                 raise UnknownId(str(submission.batch))
             # The holder of the batch's own key may go on with it; a number can be guessed.
@@ -198,23 +198,23 @@ class Machine:
             return None
         if not 0 < len(submission.key) <= MAX_NAME:
             raise BadMessage(f"a key has 1 to {MAX_NAME} characters")
-        number = register.keys.get(submission.key)
+        number = queue_state.keys.get(submission.key)
         if number is None:
             return None
-        if not same_call(register.batches[number].spec, submission.called(spec), urgency=False):
+        if not same_call(queue_state.batches[number].spec, submission.called(spec), urgency=False):
             raise KeyConflict(submission.key, number)
-        return register.batches[number]
+        return queue_state.batches[number]
 
     def _new_batch(self, spec: Spec, submission: Submission, session: str, now: float, after: After | None) -> Batch:
-        register = self.register
-        if register.draining and spec.options.queue in register.draining:
+        queue_state = self.queue_state
+        if queue_state.draining and spec.options.queue in queue_state.draining:
             raise QueueDraining(spec.options.queue)
         delay_s = check_delay(submission.delay_s)
         if after is not None:
             self._room_for_edges(len(after.parents) + len(after.each))
-        entry = register.intern(spec)
-        register.last_batch += 1
-        batch = Batch(register.last_batch, entry, now)
+        entry = queue_state.intern(spec)
+        queue_state.last_batch += 1
+        batch = Batch(queue_state.last_batch, entry, now)
         options = spec.options
         if submission.limits or submission.label or options.limits or options.label:
             batch.flow = shared_flow(submission.limits or options.limits, submission.label or options.label)
@@ -235,87 +235,87 @@ class Machine:
                 why=after.lost,
             )
             batch.frontier = Frontier() if after.each else None
-        register.add_batch(batch)
+        queue_state.add_batch(batch)
         if submission.conditions is not None:
-            wall_moments.note(register, batch, submission.conditions, now)
-            start_by.note(register, batch, submission.conditions, now)
+            wall_moments.note(queue_state, batch, submission.conditions, now)
+            start_by.note(queue_state, batch, submission.conditions, now)
         if after is not None:
-            register.dependencies.begin(batch)
-        register.ledger.batch(batch)  # also if its first piece is empty: its number is about to be told
+            queue_state.dependencies.begin(batch)
+        queue_state.ledger.batch(batch)  # also if its first piece is empty: its number is about to be told
         return batch
 
     def _room_for_edges(self, count: int) -> None:
-        edges, most = self.register.dependencies.edges, self.rules.max_edges
+        edges, most = self.queue_state.dependencies.edges, self.rules.max_edges
         if edges + count > most:
             raise EdgesFull(edges, most)
 
     def _append(self, batch: Batch, data: bytes, count: int, now: float, after: After | None) -> ArgumentPage:
-        register = self.register
+        queue_state = self.queue_state
         lo, hi = batch.size, batch.size + count
         own = 0
         if after is not None and after.items:
             self._room_for_edges(sum([len(parents) for _, parents in after.items]))
-            own = register.dependencies.append(batch, lo, hi, after)
-            register.tally.move(batch.queue, None, Move.BLOCKED, own)
+            own = queue_state.dependencies.append(batch, lo, hi, after)
+            queue_state.tally.move(batch.queue, None, Move.BLOCKED, own)
             count -= own
-        if lo == 0 and batch.due_at is not None and wall_moments.left_s(register, batch, now) <= 0:
+        if lo == 0 and batch.due_at is not None and wall_moments.left_s(queue_state, batch, now) <= 0:
             batch.due_at = None  # the due time came before the first task
         batch.size = hi
-        register.submitted += hi - lo
+        queue_state.submitted += hi - lo
         if batch.blocked:
-            register.tally.move(batch.queue, None, Move.BLOCKED, count)
+            queue_state.tally.move(batch.queue, None, Move.BLOCKED, count)
         elif batch.due_at is None:
-            register.tally.move(batch.queue, None, Move.ACCEPTED, count)
-            register.push(batch, lo, hi)
+            queue_state.tally.move(batch.queue, None, Move.ACCEPTED, count)
+            queue_state.push(batch, lo, hi)
         else:
-            register.tally.move(batch.queue, None, Move.DELAYED, count)
-            wall_moments.heap_of(register, batch).push(batch.due_at, batch.number, lo, hi)
+            queue_state.tally.move(batch.queue, None, Move.DELAYED, count)
+            wall_moments.heap_of(queue_state, batch).push(batch.due_at, batch.number, lo, hi)
         page = ArgumentPage(batch=batch.number, lo=lo, hi=hi, data=data)
-        register.ledger.page(page)
-        register.ledger.batch(batch)
+        queue_state.ledger.page(page)
+        queue_state.ledger.batch(batch)
         if own and after is not None:
-            register.dependencies.look_at_items(batch, lo, hi, after, now)
+            queue_state.dependencies.look_at_items(batch, lo, hi, after, now)
         return page
 
     def seal(self, batch: Batch, now: float) -> None:
         """Record that a batch's last piece has come."""
-        self.register.seal(batch, now)
+        self.queue_state.seal(batch, now)
 
     def abandon(self, session: str, now: float) -> None:
         """Handle a departed submitter: its incomplete batches end with the tasks they have, and the time to live of its
         holds begins.
         """
-        for batch in [b for b in self.register.open.values() if b.session == session]:
+        for batch in [b for b in self.queue_state.open.values() if b.session == session]:
             self.seal(batch, now)
-        self.register.holds.left(session, now)
+        self.queue_state.holds.left(session, now)
 
     def resume(self, session: str) -> None:
         """Handle a returned client: its holds stay."""
-        self.register.holds.back(session)
+        self.queue_state.holds.back(session)
 
     def withdraw(self, batch: Batch, now: float) -> None:
         """Remove a batch that could not be made durable, and was never acknowledged: it leaves no trace, even if a
         quick worker has run some of it.
         """
-        register = self.register
-        for lease in [lease for lease in register.leases.values() if lease.batch is batch]:
-            register.tally.move(batch.queue, State.RUNNING, Move.WITHDRAWN, lease.hi - lease.lo)
-            register.end_lease(lease)
+        queue_state = self.queue_state
+        for lease in [lease for lease in queue_state.leases.values() if lease.batch is batch]:
+            queue_state.tally.move(batch.queue, State.RUNNING, Move.WITHDRAWN, lease.hi - lease.lo)
+            queue_state.end_lease(lease)
         for task in list((batch.tasks or {}).values()):
             if task.state in WAITING:
-                register.tally.move(batch.queue, task.state, Move.WITHDRAWN)
+                queue_state.tally.move(batch.queue, task.state, Move.WITHDRAWN)
         for state, count in batch.fresh_counts():
-            register.tally.move(batch.queue, state, Move.WITHDRAWN, count)
-        register.tally.move(batch.queue, State.SUCCEEDED, Move.WITHDRAWN, batch.succeeded)
-        register.tally.move(batch.queue, State.DEAD, Move.WITHDRAWN, batch.dead)
-        register.tally.move(batch.queue, State.CANCELLED, Move.WITHDRAWN, batch.cancelled)
-        register.submitted -= batch.size
+            queue_state.tally.move(batch.queue, state, Move.WITHDRAWN, count)
+        queue_state.tally.move(batch.queue, State.SUCCEEDED, Move.WITHDRAWN, batch.succeeded)
+        queue_state.tally.move(batch.queue, State.DEAD, Move.WITHDRAWN, batch.dead)
+        queue_state.tally.move(batch.queue, State.CANCELLED, Move.WITHDRAWN, batch.cancelled)
+        queue_state.submitted -= batch.size
         if batch.finished_at is None:
-            register.forget(batch)
+            queue_state.forget(batch)
         batch.finished_at = None  # for readers that have seen it finish
-        register.ledger.withdrawn(batch.number)
-        if register.dependencies.awaited:
-            register.dependencies.withdrawn(batch, now)
+        queue_state.ledger.withdrawn(batch.number)
+        if queue_state.dependencies.awaited:
+            queue_state.dependencies.withdrawn(batch, now)
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -328,16 +328,16 @@ class Machine:
             lo: index of the first task.
             hi: index after the last; all of them have ended (`has_ended`).
         """
-        if not self.register.dependencies.spare(number, lo, hi):
-            self.register.ledger.read(number, lo, hi)
+        if not self.queue_state.dependencies.spare(number, lo, hi):
+            self.queue_state.ledger.read(number, lo, hi)
 
     def has_ended(self, number: int, lo: int, hi: int) -> bool:
         """Whether tasks ``[lo, hi)`` of a batch that is kept have all ended."""
-        batch = self.register.batches.get(number)
+        batch = self.queue_state.batches.get(number)
         if batch is None:
             return True
         if hi > batch.next or any(
-            lease.batch is batch and lease.lo < hi and lo < lease.hi for lease in self.register.leases.values()
+            lease.batch is batch and lease.lo < hi and lo < lease.hi for lease in self.queue_state.leases.values()
         ):
             return False
         tasks = batch.tasks or {}
@@ -345,10 +345,10 @@ class Machine:
 
     def batches_read(self, numbers: Iterable[int]) -> None:
         """Drop finished batches, except their dead letters: nobody will ask for them again."""
-        batches, spare = self.register.batches, self.register.dependencies.spare_whole
+        batches, spare = self.queue_state.batches, self.queue_state.dependencies.spare_whole
         numbers = tuple(number for number in numbers if number not in batches and not spare(number))
         if numbers:
-            self.register.ledger.batches_read(numbers)
+            self.queue_state.ledger.batches_read(numbers)
 
     # -- workers --------------------------------------------------------------------------------------------------
 
@@ -363,7 +363,7 @@ class Machine:
         offers: Offers | None = None,
         chains: bool = False,
     ) -> bool:
-        """Register a worker that said hello.
+        """QueueState a worker that said hello.
 
         Args:
             session: its session.
@@ -377,7 +377,7 @@ class Machine:
         Returns:
             Whether the worker was known, with its leases still in place.
         """
-        workers = self.register.workers
+        workers = self.queue_state.workers
         known = session in workers
         worker = workers.setdefault(session, Worker(session, name, 0.0))
         worker.name = name
@@ -401,7 +401,7 @@ class Machine:
         answer = Answer(overtaken=message.call < worker.call, over=worker.is_over(message.call))
         if not answer.overtaken:
             worker.call, worker.beside = message.call, message.beside
-            self.register.slots += message.capacity - worker.capacity
+            self.queue_state.slots += message.capacity - worker.capacity
             worker.capacity = message.capacity
         outcomes: Sequence[Succeeded | Failed] = message.succeeded
         released = message.released
@@ -436,7 +436,7 @@ class Machine:
         return tuple(reversed(left))
 
     def _worker(self, session: str) -> Worker:
-        worker = self.register.workers.get(session)
+        worker = self.queue_state.workers.get(session)
         if worker is None:
             raise SessionUnknown(session)
         return worker
@@ -449,40 +449,40 @@ class Machine:
                     answer.drop.append(held.token)
                 continue
             lease.started |= held.started >= lease.lo
-            answer.cancel += self._doomed(lease)
+            answer.cancel += self._cancellations(lease)
         unsaid = worker.leases.keys() - {held.token for held in message.holding}
         for lease in [worker.leases[token] for token in sorted(unsaid)]:
             if is_over(lease.call, message.call, message.beside) and lease.token in worker.leases:
-                self.register.give_back(lease, lease.lo, lease.hi, now)
+                self.queue_state.give_back(lease, lease.lo, lease.hi, now)
 
     def is_over(self, session: str, call: int) -> bool:
         """Whether one of a worker's calls is over, as far as the worker has said."""
-        worker = self.register.workers.get(session)
+        worker = self.queue_state.workers.get(session)
         return worker is not None and worker.is_over(call)
 
     @staticmethod
-    def _doomed(lease: Lease) -> list[Doomed]:
+    def _cancellations(lease: Lease) -> list[Cancellation]:
         tasks = lease.batch.tasks
         if tasks is None:
             return []
-        doomed = [index for index in lease.batch.records_in(lease.lo, lease.hi) if tasks[index].cancelling]
-        return [Doomed(token=lease.token, index=index) for index in doomed]
+        cancelled = [index for index in lease.batch.records_in(lease.lo, lease.hi) if tasks[index].cancelling]
+        return [Cancellation(token=lease.token, index=index) for index in cancelled]
 
     def broken(self, session: str) -> WorkerBroken | None:
         """Why a worker must leave; None for a sound worker."""
-        lacking = self._worker(session).lacking
-        return None if lacking is None else lacking.verdict()
+        quarantine = self._worker(session).quarantine
+        return None if quarantine is None else quarantine.verdict()
 
     def leases_of(self, session: str) -> dict[int, Lease]:
         """The leases of a worker, by token."""
-        worker = self.register.workers.get(session)
+        worker = self.queue_state.workers.get(session)
         return {} if worker is None else worker.leases
 
-    def cancelling(self, session: str) -> list[Doomed]:
+    def cancelling(self, session: str) -> list[Cancellation]:
         """The running tasks of a worker that must be stopped."""
-        worker = self.register.workers.get(session)
+        worker = self.queue_state.workers.get(session)
         leases = worker.leases.values() if worker is not None else ()
-        return [doomed for lease in leases for doomed in self._doomed(lease)]
+        return [cancellation for lease in leases for cancellation in self._cancellations(lease)]
 
     def _reported(self, worker: Worker, token: int, lo: int, hi: int) -> Lease | None:
         """The worker's lease, if a report for ``[lo, hi)`` of it counts; else None."""
@@ -493,7 +493,7 @@ class Machine:
         return None
 
     def _succeeded(self, worker: Worker, success: Succeeded, answer: Answer, now: float) -> None:
-        register = self.register
+        queue_state = self.queue_state
         count = pages.count(success.results)
         lo, hi = success.lo, success.lo + count
         lease = self._reported(worker, success.token, lo, hi)
@@ -501,26 +501,26 @@ class Machine:
             self.refused += lease is not None
             return
         batch = lease.batch
-        register.tally.move(batch.queue, State.RUNNING, Move.SUCCEEDED, count)
+        queue_state.tally.move(batch.queue, State.RUNNING, Move.SUCCEEDED, count)
         batch.running -= count
         batch.succeeded += count
         for index in batch.records_in(lo, hi):
-            register.drop(batch, index, history=False)
+            queue_state.drop(batch, index, history=False)
         batch.entry.observe(success.seconds, count)
         batch.entry.weigh_results(len(success.results), count)
-        if worker.lacking is not None:
-            worker.lacking.ran(batch.entry)
+        if worker.quarantine is not None:
+            worker.quarantine.ran(batch.entry)
         page = ResultPage(batch=batch.number, lo=lo, hi=hi, data=success.results, worker=worker.name, ended_at=now)
-        register.ledger.page(page)
+        queue_state.ledger.page(page)
         answer.pages.append(page)
-        register.ledger.ended(batch, lo, hi, State.SUCCEEDED)
-        if register.dependencies.awaited:
-            register.dependencies.ended(batch, lo, hi, State.SUCCEEDED)
+        queue_state.ledger.ended(batch, lo, hi, State.SUCCEEDED)
+        if queue_state.dependencies.awaited:
+            queue_state.dependencies.ended(batch, lo, hi, State.SUCCEEDED)
         lease.started = True  # its slot goes on with the next task
         lease.let_go()
-        register.shorten(lease, hi)
-        register.ledger.batch(batch)
-        register.finish_if_done(batch, now)
+        queue_state.shorten(lease, hi)
+        queue_state.ledger.batch(batch)
+        queue_state.finish_if_done(batch, now)
 
     def _failed(self, worker: Worker, failed: Failed, now: float) -> None:
         lease = self._reported(worker, failed.token, failed.index, failed.index + 1)
@@ -528,20 +528,20 @@ class Machine:
             self.refused += lease is not None
             return
         if failed.index > lease.lo:
-            self.register.give_back(lease, lease.lo, failed.index, now, failed.index - lease.lo, _RESULT_LOST)
+            self.queue_state.give_back(lease, lease.lo, failed.index, now, failed.index - lease.lo, _RESULT_LOST)
         # After an exception the slot goes on with the next task; any other outcome is the end of the slot.
         lease.started = failed.outcome is Outcome.FAILED
         if lease.started and not failed.failure.unable:
             lease.batch.entry.observe(failed.seconds, 1)
-        ability.note(worker, lease.batch, failed, now)
-        self.register.shorten(lease, failed.index + 1)
+        quarantining.note(worker, lease.batch, failed, now)
+        self.queue_state.shorten(lease, failed.index + 1)
         started_at = now - failed.seconds if 0 <= failed.seconds <= now else now
-        self.register.attempt_ended(lease, failed.index, failed.outcome, failed.failure, started_at, now)
+        self.queue_state.attempt_ended(lease, failed.index, failed.outcome, failed.failure, started_at, now)
 
     def _released(self, worker: Worker, released: Released, now: float) -> None:
         lease = self._reported(worker, released.token, released.lo, released.hi)
         if lease is not None and released.hi == lease.hi:
-            self.register.give_back(lease, released.lo, released.hi, now, released.started, _STOPPED)
+            self.queue_state.give_back(lease, released.lo, released.hi, now, released.started, _STOPPED)
         else:
             self.refused += lease is not None
 
@@ -551,23 +551,23 @@ class Machine:
         Returns:
             Whether it was known.
         """
-        register = self.register
-        worker = register.workers.pop(session, None)
+        queue_state = self.queue_state
+        worker = queue_state.workers.pop(session, None)
         if worker is None:
             return False
-        register.slots -= worker.capacity
-        register.keeping.discard(session)
+        queue_state.slots -= worker.capacity
+        queue_state.keeping.discard(session)
         failure = Failure(message=f"the worker {worker.name} was lost while it ran the task")
         for lease in list(worker.leases.values()):
             if lease.token not in worker.leases:
                 continue  # called back with the task before it
             first = lease.lo
             if lease.started and not lease.batch.blocked:
-                register.shorten(lease, first + 1)
-                register.attempt_ended(lease, first, Outcome.CRASHED, failure, lease.granted_at, now)
+                queue_state.shorten(lease, first + 1)
+                queue_state.attempt_ended(lease, first, Outcome.CRASHED, failure, lease.granted_at, now)
                 first += 1
             if first < lease.hi:
-                register.give_back(lease, first, lease.hi, now)
+                queue_state.give_back(lease, first, lease.hi, now)
         return True
 
     # -- granting -------------------------------------------------------------------------------------------------
@@ -591,20 +591,20 @@ class Machine:
         granted: list[Lease] = []
         room = self.rules.grant_bytes // 4 if by_report else self.rules.grant_bytes
         tasks = sum([lease.hi - lease.lo for lease in worker.leases.values() if lease.before is None])
-        lines = self.register.lines
+        lines = self.queue_state.lines
         while True:
             held = len(worker.leases) - worker.queued + worker.spread
             if held >= 2 * worker.capacity and not self._has_small(worker, held):
                 break
             needy = bool(lines.needed)
-            heap = placing.first(self.register, worker, now) if needy else lines.first(worker.queues, now)
+            heap = placing.first(self.queue_state, worker, now) if needy else lines.first(worker.queues, now)
             run = heap.top() if heap is not None else None
             if heap is None or run is None:
                 break
-            batch = self.register.batches[run.batch]
-            if batch.flow is not None and start_by.lapse(self.register, batch, now):
+            batch = self.queue_state.batches[run.batch]
+            if batch.flow is not None and start_by.lapse(self.queue_state, batch, now):
                 continue
-            if worker.lacking is not None and ability.held_back(self.register, worker, batch, run.lo, now):
+            if worker.quarantine is not None and quarantining.held_back(self.queue_state, worker, batch, run.lo, now):
                 break
             ahead = held >= worker.capacity
             estimate_s = batch.entry.expected_s()
@@ -622,7 +622,7 @@ class Machine:
             lease.started = not ahead
             tasks += lease.hi - lease.lo
             granted.append(lease)
-        return granted + self._successors(worker, now, call) if self.register.dependencies.awaited else granted
+        return granted + self._successors(worker, now, call) if self.queue_state.dependencies.awaited else granted
 
     @staticmethod
     def _has_small(worker: Worker, held: int) -> bool:
@@ -634,8 +634,8 @@ class Machine:
 
     def _has_room(self, worker: Worker, held: int, tasks: int, heap: RunHeap, entry: SpecEntry) -> bool:
         """Whether a worker with two leases a slot, of so many tasks, is given another, of tiny tasks."""
-        register = self.register
-        most = min(chunk(entry.expected_s(), register.tally[State.PENDING], register.slots), MAX_SMALL)
+        queue_state = self.queue_state
+        most = min(chunk(entry.expected_s(), queue_state.tally[State.PENDING], queue_state.slots), MAX_SMALL)
         most = worker.capacity * min(most, entry.most_within(self.rules.grant_bytes))
         if held >= most or tasks >= 2 * most:
             return False
@@ -644,63 +644,65 @@ class Machine:
 
     def may_have_successors(self, session: str) -> bool:
         """Whether tasks wait for those that a worker has, and may be granted behind them (`core.chains`)."""
-        worker = self.register.workers.get(session)
-        return worker is not None and bool(self.register.dependencies.awaited and chains.ends(self.register, worker))
+        worker = self.queue_state.workers.get(session)
+        return worker is not None and bool(
+            self.queue_state.dependencies.awaited and chains.ends(self.queue_state, worker)
+        )
 
     def _successors(self, worker: Worker, now: float, call: int) -> list[Lease]:
         """Grant successors of a worker's leases (`core.chains`)."""
-        register = self.register
-        ends = chains.ends(register, worker)
-        if not ends or register.lines.needed:
+        queue_state = self.queue_state
+        ends = chains.ends(queue_state, worker)
+        if not ends or queue_state.lines.needed:
             return []
         first = self._first(worker, now)
         granted: list[Lease] = []
         for before in ends:
-            while (batch := chains.successor_of(register, before, first)) is not None:
+            while (batch := chains.successor_of(queue_state, before, first)) is not None:
                 before = self._take_behind(before, batch, now, call)
                 granted.append(before)
-                if register.lines.several:  # then it may be another queue's turn
+                if queue_state.lines.several:  # then it may be another queue's turn
                     first = self._first(worker, now)
         return granted
 
     def _first(self, worker: Worker, now: float) -> tuple[Run, str] | None:
         """The run that a worker would be given next, and its queue; for lines without needs."""
-        heap = self.register.lines.first(worker.queues, now)
+        heap = self.queue_state.lines.first(worker.queues, now)
         run = heap.top() if heap is not None else None
-        return None if run is None else (run, self.register.batches[run.batch].queue)
+        return None if run is None else (run, self.queue_state.batches[run.batch].queue)
 
     def _take_behind(self, before: Lease, batch: Batch, now: float, call: int) -> Lease:
-        register, worker = self.register, before.worker
-        register.tally.move(batch.queue, State.BLOCKED, Move.LEASED)
+        queue_state, worker = self.queue_state, before.worker
+        queue_state.tally.move(batch.queue, State.BLOCKED, Move.LEASED)
         batch.next = batch.running = 1
-        if register.lines.several:
-            register.lines.charge(batch.entry, worker.queues, 1)
+        if queue_state.lines.several:
+            queue_state.lines.charge(batch.entry, worker.queues, 1)
         lease = self._lease(worker, batch, 0, 1, 1, now)
         lease.call = call
         lease.put_behind(before)
         return lease
 
     def _lease(self, worker: Worker, batch: Batch, lo: int, hi: int, attempt: int, now: float) -> Lease:
-        register = self.register
+        queue_state = self.queue_state
         self._last_token += 1
         lease = Lease(self._last_token, worker, batch, lo, hi, attempt, now)
-        register.leases[lease.token] = worker.leases[lease.token] = lease
-        register.ledger.lease(lease)
-        register.ledger.batch(batch)
+        queue_state.leases[lease.token] = worker.leases[lease.token] = lease
+        queue_state.ledger.lease(lease)
+        queue_state.ledger.batch(batch)
         return lease
 
     def cut(self, lease: Lease, hi: int, now: float) -> None:
         """Shorten a new lease that is too large for one answer: tasks from ``hi`` on go back before its worker is told
         of them.
         """
-        if lease.token in self.register.leases and lease.lo <= hi < lease.hi:
-            self.register.untake(lease, hi, now)
+        if lease.token in self.queue_state.leases and lease.lo <= hi < lease.hi:
+            self.queue_state.untake(lease, hi, now)
 
     def _take(self, heap: RunHeap, run: Run, batch: Batch, worker: Worker, now: float, room: int) -> Lease:
-        register = self.register
+        queue_state = self.queue_state
         lo = run.lo
         waiting = len(heap) if lo < batch.next else batch.listed(run.hi) - lo
-        most = chunk(batch.entry.estimate_s, waiting, register.slots)
+        most = chunk(batch.entry.estimate_s, waiting, queue_state.slots)
         if most > 1:
             most = min(most, batch.entry.most_within(room))
         need = batch.entry.need
@@ -709,20 +711,20 @@ class Machine:
         if isinstance(heap, Group):
             most = heap.most(most)
         if lo < batch.next:
-            hi, attempt = register.take_returned(heap, batch, lo, most)
+            hi, attempt = queue_state.take_returned(heap, batch, lo, most)
         else:
-            hi, attempt = register.take_fresh(heap, batch, lo, most), 1
-        if heap.limits or register.lines.several:
-            register.lines.took(heap, batch.entry, worker.queues, hi - lo, now)
-        register.tally.move(batch.queue, State.PENDING, Move.LEASED, hi - lo)
+            hi, attempt = queue_state.take_fresh(heap, batch, lo, most), 1
+        if heap.limits or queue_state.lines.several:
+            queue_state.lines.took(heap, batch.entry, worker.queues, hi - lo, now)
+        queue_state.tally.move(batch.queue, State.PENDING, Move.LEASED, hi - lo)
         batch.running += hi - lo
         lease = self._lease(worker, batch, lo, hi, attempt, now)
         if need is not None:
             placing.take(lease, need)
         frontier = batch.frontier
         at_its_end = frontier is not None and (batch.next >= frontier.ready or batch.tasks is not None)
-        if at_its_end or (hi - lo == 1 and register.dependencies.awaited):
-            register.dependencies.look(batch, now)
+        if at_its_end or (hi - lo == 1 and queue_state.dependencies.awaited):
+            queue_state.dependencies.look(batch, now)
         return lease
 
     # -- time -----------------------------------------------------------------------------------------------------
@@ -731,7 +733,7 @@ class Machine:
         """Excuse the silence of a worker that waits for an answer of the coordinator's: it can say nothing
         meanwhile.
         """
-        worker = self.register.workers.get(session)
+        worker = self.queue_state.workers.get(session)
         if worker is not None:
             worker.renew(now + self.rules.lease_s)
 
@@ -745,61 +747,61 @@ class Machine:
         Returns:
             The next deadline.
         """
-        register = self.register
+        queue_state = self.queue_state
         if now - self.next_deadline() > _PAUSE_S:
-            for worker in [w for w in register.workers.values() if not w.spared]:
+            for worker in [w for w in queue_state.workers.values() if not w.spared]:
                 worker.expires_at = now + self.rules.lease_s
                 worker.spared = True
-        register.clock = max(register.clock, now)
-        while (due := register.waiting.pop_due(now)) is not None:
+        queue_state.clock = max(queue_state.clock, now)
+        while (due := queue_state.waiting.pop_due(now)) is not None:
             self._due(*due, now)
-        while (due := register.on_wall.pop_due(now + register.wall_ahead_s)) is not None:
+        while (due := queue_state.on_wall.pop_due(now + queue_state.wall_ahead_s)) is not None:
             self._due(*due, now)
-        start_by.tick(register, now)
-        ability.probe(register, now)
-        register.lines.tick(now)
-        for worker in [w for w in register.workers.values() if w.expires_at <= now]:
+        start_by.tick(queue_state, now)
+        quarantining.probe(queue_state, now)
+        queue_state.lines.tick(now)
+        for worker in [w for w in queue_state.workers.values() if w.expires_at <= now]:
             self.lose(worker.session, now)
-        register.holds.expire(now)
+        queue_state.holds.expire(now)
         if now >= self._next_expiry:
-            register.ledger.expired(now - self.rules.keep_results_s, register.dependencies.spared())
+            queue_state.ledger.expired(now - self.rules.keep_results_s, queue_state.dependencies.spared())
             self._next_expiry = now + min(3600.0, max(1.0, self.rules.keep_results_s / 8))
-        if now >= self._expiry_from and (expired := register.expiries.pop_due(now)) is not None:
-            register.ledger.own_expired(expired, register.dependencies.over(expired))
+        if now >= self._expiry_from and (expired := queue_state.expiries.pop_due(now)) is not None:
+            queue_state.ledger.own_expired(expired, queue_state.dependencies.over(expired))
         return self.next_deadline()
 
     def next_deadline(self) -> float:
         """The next deadline."""
-        deadlines = [worker.expires_at for worker in self.register.workers.values()]
-        due_at = self.register.waiting.next_at()
+        deadlines = [worker.expires_at for worker in self.queue_state.workers.values()]
+        due_at = self.queue_state.waiting.next_at()
         if due_at is not None:
             deadlines.append(due_at)
-        if (start_at := self.register.start_moments.next_at()) is not None:
+        if (start_at := self.queue_state.start_moments.next_at()) is not None:
             deadlines.append(start_at)
-        if (opens_at := self.register.limits.next_at()) is not None:
+        if (opens_at := self.queue_state.limits.next_at()) is not None:
             deadlines.append(opens_at)
-        if self.register.probe_at is not None:
-            deadlines.append(self.register.probe_at)
-        expires_at = self.register.expiries.next_at()
+        if self.queue_state.probe_at is not None:
+            deadlines.append(self.queue_state.probe_at)
+        expires_at = self.queue_state.expiries.next_at()
         if expires_at is not None:
             deadlines.append(max(self._expiry_from, expires_at))
-        if (over_at := self.register.holds.next_at()) is not None:
+        if (over_at := self.queue_state.holds.next_at()) is not None:
             deadlines.append(over_at)
         return min([*deadlines, self._next_expiry])
 
     @property
     def on_wall(self) -> bool:
         """Whether any task waits for the wall clock."""
-        return len(self.schedules) > 0 or len(self.register.on_wall) > 0
+        return len(self.schedules) > 0 or len(self.queue_state.on_wall) > 0
 
     def next_on_wall(self) -> float | None:
         """The next deadline by the wall clock; None for none."""
-        moments = [at for at in (self.schedules.next_at(), self.register.on_wall.next_at()) if at is not None]
+        moments = [at for at in (self.schedules.next_at(), self.queue_state.on_wall.next_at()) if at is not None]
         return min(moments, default=None)
 
     def _due(self, due_at: float, number: int, lo: int, hi: int, now: float) -> None:
-        register = self.register
-        batch = register.batches.get(number)
+        queue_state = self.queue_state
+        batch = queue_state.batches.get(number)
         if batch is None:
             return
         if lo < batch.next:
@@ -808,30 +810,30 @@ class Machine:
                 return
             task.state = State.PENDING
             task.due_at = None
-            register.tally.move(batch.queue, State.SCHEDULED, Move.DUE)
-            register.ledger.task(task.row(number, lo))
-            register.push(batch, lo, hi)
+            queue_state.tally.move(batch.queue, State.SCHEDULED, Move.DUE)
+            queue_state.ledger.task(task.row(number, lo))
+            queue_state.push(batch, lo, hi)
         elif lo < batch.limit:
             self._batch_due(batch, lo, min(hi, batch.limit), now)
 
     def _batch_due(self, batch: Batch, lo: int, hi: int, now: float) -> None:
         """The time of fresh tasks of a batch has come, pieces of it; it is that of all of them."""
-        register = self.register
+        queue_state = self.queue_state
         end = batch.listed(hi)
-        register.tally.move(batch.queue, State.SCHEDULED, Move.DUE, end - lo - len(batch.records_in(lo, end)))
+        queue_state.tally.move(batch.queue, State.SCHEDULED, Move.DUE, end - lo - len(batch.records_in(lo, end)))
         batch.due_at = None
         for index in batch.records_in(lo, hi):
             task = batch.task(index)
             if task is not None and task.state is State.SCHEDULED:
-                task.state = register.tally.move(batch.queue, State.SCHEDULED, Move.DUE) or task.state
-                register.ledger.task(task.row(batch.number, index))
-        register.ledger.batch(batch)
-        register.push_fresh(batch, lo, hi)
-        register.dependencies.look(batch, now)
+                task.state = queue_state.tally.move(batch.queue, State.SCHEDULED, Move.DUE) or task.state
+                queue_state.ledger.task(task.row(batch.number, index))
+        queue_state.ledger.batch(batch)
+        queue_state.push_fresh(batch, lo, hi)
+        queue_state.dependencies.look(batch, now)
 
     # -- to the engine --------------------------------------------------------------------------------------------
 
     def drain(self, now: float) -> tuple[list[Change], list[EndedRange]]:
         """The changes since the last drain, as rows, and the tasks that came into a final state."""
-        self.register.clock = max(self.register.clock, now)
-        return self.register.ledger.drain(self.register.totals())
+        self.queue_state.clock = max(self.queue_state.clock, now)
+        return self.queue_state.ledger.drain(self.queue_state.totals())

@@ -10,7 +10,7 @@ from dtq.core.changes import BatchRow, TaskRow
 from dtq.core.elements import WAITING
 from dtq.core.leases import Lease
 from dtq.core.machine import Machine
-from dtq.core.register import Register
+from dtq.core.queue_state import QueueState
 from dtq.core.states import Move
 from dtq.model.limits import Limit
 from dtq.model.options import Spec
@@ -33,19 +33,21 @@ def cancel_batch(
     Returns:
         The number of tasks that will never start, and of running tasks that are being stopped.
     """
-    register = machine.register
+    queue_state = machine.queue_state
     stopping = 0
-    if _called_back(register, batch, only):
+    if _called_back(queue_state, batch, only):
         only = None
-    leases = [lease for lease in register.leases.values() if lease.batch is batch] if _is(State.RUNNING, only) else []
+    leases = (
+        [lease for lease in queue_state.leases.values() if lease.batch is batch] if _is(State.RUNNING, only) else []
+    )
     for lease in leases:
-        stopping += sum([_stop(register, lease, index, why) for index in range(lease.lo, lease.hi)])
+        stopping += sum([_stop(queue_state, lease, index, why) for index in range(lease.lo, lease.hi)])
     before = batch.cancelled
     for index in sorted(batch.tasks or ()):
-        _cancel_waiting(register, batch, index, now, only, why)
-    _cancel_fresh(register, batch, now, only, why)
+        _cancel_waiting(queue_state, batch, index, now, only, why)
+    _cancel_fresh(queue_state, batch, now, only, why)
     cancelled = batch.cancelled - before
-    if register.batches.get(batch.number) is batch:
+    if queue_state.batches.get(batch.number) is batch:
         machine.seal(batch, now)
     return cancelled, stopping
 
@@ -63,27 +65,27 @@ def cancel_task(machine: Machine, batch: Batch, index: int, now: float, only: St
     Returns:
         CANCELLED; RUNNING if it is being stopped; None if it has ended already, or is in another state.
     """
-    register = machine.register
-    if _called_back(register, batch, only):
+    queue_state = machine.queue_state
+    if _called_back(queue_state, batch, only):
         only = None
     if batch.is_fresh(index):
         state = batch.state_of_fresh(index)
         if not _is(state, only):
             return None
         task = Task(State.CANCELLED, 0)
-        register.tally.move(batch.queue, state, Move.CANCELLED)
-        register.end_task(batch, index, task, now)
+        queue_state.tally.move(batch.queue, state, Move.CANCELLED)
+        queue_state.end_task(batch, index, task, now)
         return State.CANCELLED
-    if _cancel_waiting(register, batch, index, now, only):
+    if _cancel_waiting(queue_state, batch, index, now, only):
         return State.CANCELLED
-    for lease in register.leases.values() if _is(State.RUNNING, only) else ():
+    for lease in queue_state.leases.values() if _is(State.RUNNING, only) else ():
         if lease.batch is batch and lease.lo <= index < lease.hi:
-            _stop(register, lease, index)
+            _stop(queue_state, lease, index)
             return State.RUNNING
     return None
 
 
-def _cancel_fresh(register: Register, batch: Batch, now: float, only: State | None, why: str) -> None:
+def _cancel_fresh(queue_state: QueueState, batch: Batch, now: float, only: State | None, why: str) -> None:
     """Cancel the fresh tasks of a batch: as a whole those that are all from somewhere on, and alone what is before
     others that stay."""
     parts = list(batch.fresh_parts())
@@ -92,14 +94,14 @@ def _cancel_fresh(register: Register, batch: Batch, now: float, only: State | No
     while parts and _is(parts[-1][0], only) and not (stays and stays[-1] >= parts[-1][1]):
         end = parts.pop()[1]
     if end < batch.limit:
-        register.cut(batch, why, end)
+        queue_state.cut(batch, why, end)
     for state, lo, hi in parts if only is not None else ():
         for index in range(lo, hi) if state is only else ():
             if batch.is_fresh(index):
                 task = Task(State.CANCELLED, 0)
                 task.message = why
-                register.tally.move(batch.queue, state, Move.CANCELLED)
-                register.end_task(batch, index, task, now)
+                queue_state.tally.move(batch.queue, state, Move.CANCELLED)
+                queue_state.end_task(batch, index, task, now)
 
 
 def _is_final(batch: Batch, index: int) -> bool:
@@ -111,30 +113,30 @@ def _is(state: State, only: State | None) -> bool:
     return only is None or state is only
 
 
-def _called_back(register: Register, batch: Batch, only: State | None) -> bool:
+def _called_back(queue_state: QueueState, batch: Batch, only: State | None) -> bool:
     """Call a blocked batch's task back from its worker, if it is to be cancelled; whether that was done."""
     if not (batch.blocked and batch.running and _is(State.RUNNING, only)):
         return False
-    register.call_back(batch)
+    queue_state.call_back(batch)
     return True
 
 
 def _cancel_waiting(
-    register: Register, batch: Batch, index: int, now: float, only: State | None, why: str = ""
+    queue_state: QueueState, batch: Batch, index: int, now: float, only: State | None, why: str = ""
 ) -> bool:
     task = batch.task(index)
     if task is None or task.state not in WAITING or not _is(task.state, only):
         return False
-    register.tally.move(batch.queue, task.state, Move.CANCELLED)
+    queue_state.tally.move(batch.queue, task.state, Move.CANCELLED)
     task.state = State.CANCELLED
     if why:
         task.give_reason(why)
-    register.end_task(batch, index, task, now)
+    queue_state.end_task(batch, index, task, now)
     return True
 
 
-def _stop(register: Register, lease: Lease, index: int, why: str = "") -> bool:
-    """Mark a running task: its worker is told to kill it, and no attempt follows, whatever its outcome."""
+def _stop(queue_state: QueueState, lease: Lease, index: int, why: str = "") -> bool:
+    """CommitMarker a running task: its worker is told to kill it, and no attempt follows, whatever its outcome."""
     task = lease.batch.task(index)
     if task is None:
         task = Task(State.RUNNING, lease.attempt)
@@ -144,7 +146,7 @@ def _stop(register: Register, lease: Lease, index: int, why: str = "") -> bool:
     task.cancelling = True
     if why:
         task.give_reason(why)
-    register.ledger.task(task.row(lease.batch.number, index))
+    queue_state.ledger.task(task.row(lease.batch.number, index))
     return True
 
 
@@ -152,15 +154,15 @@ def set_aside(machine: Machine, session: str, now: float) -> None:
     """Take the next run off its heap: a defect keeps it, and all runs behind it, from being granted. It waits until a
     restart builds the heaps anew.
     """
-    register = machine.register
-    worker = register.workers.get(session)
+    queue_state = machine.queue_state
+    worker = queue_state.workers.get(session)
     heap = None
     if worker is not None:
-        needy = bool(register.lines.needed)
-        heap = placing.first(register, worker, now) if needy else register.lines.first(worker.queues, now)
+        needy = bool(queue_state.lines.needed)
+        heap = placing.first(queue_state, worker, now) if needy else queue_state.lines.first(worker.queues, now)
     run = heap.top() if heap is not None else None
     if heap is not None and run is not None:
-        register.aside.append(run)
+        queue_state.aside.append(run)
         heap.advance(run.hi)
 
 
@@ -179,11 +181,11 @@ def reprioritize(machine: Machine, batches: Sequence[Batch], priority: int) -> i
     Raises:
         FunctionsFull: specs have reached the bound of their memory; some of the batches may have been changed.
     """
-    register = machine.register
+    queue_state = machine.queue_state
     moved = [batch for batch in batches if batch.entry.spec.options.priority != priority]
     for batch in moved:
-        register.change_priority(batch, priority)
-    register.restand(moved)
+        queue_state.change_priority(batch, priority)
+    queue_state.restand(moved)
     return sum(waiting_in(batch) for batch in batches)
 
 
@@ -199,16 +201,16 @@ def set_limit(machine: Machine, limit: Limit, now: float) -> None:
     Raises:
         LimitsFull: there are as many limits as there may be.
     """
-    register = machine.register
-    register.limits.define(limit, register.leases.values(), now)
-    register.lines.limits_changed()
+    queue_state = machine.queue_state
+    queue_state.limits.define(limit, queue_state.leases.values(), now)
+    queue_state.lines.limits_changed()
 
 
 def remove_limit(machine: Machine, name: str, now: float) -> bool:
     """Remove a limit; whether it existed."""
-    register = machine.register
-    known = register.limits.remove(name, register.leases.values(), now)
-    register.lines.limits_changed()
+    queue_state = machine.queue_state
+    known = queue_state.limits.remove(name, queue_state.leases.values(), now)
+    queue_state.lines.limits_changed()
     return known
 
 
@@ -231,23 +233,23 @@ def revive(
         tasks: their rows.
         now: the time.
         children: the batches that have parents in this one.
-        held: whether they wait for `Register.let_go`, because others are about to be put back with them.
+        held: whether they wait for `QueueState.let_go`, because others are about to be put back with them.
 
     Returns:
         The number put back; tasks that are no longer dead are left alone.
     """
-    register = machine.register
-    place = register.hold if held else register.push
+    queue_state = machine.queue_state
+    place = queue_state.hold if held else queue_state.push
     dead = [t for t in tasks if t.state is State.DEAD]
-    batch = register.batches.get(row.batch)
+    batch = queue_state.batches.get(row.batch)
     if not dead:
         return 0
     if batch is None:
-        batch = Batch.from_row(row, register.intern(spec))
-        register.add_batch(batch)
-        register.ledger.revived(batch.number)
+        batch = Batch.from_row(row, queue_state.intern(spec))
+        queue_state.add_batch(batch)
+        queue_state.ledger.revived(batch.number)
     put_back = [t for t in dead if batch.task(t.index) is None]
-    state = register.tally.move(batch.queue, State.DEAD, Move.REVIVED, len(put_back))
+    state = queue_state.tally.move(batch.queue, State.DEAD, Move.REVIVED, len(put_back))
     assert state is not None
     batch.dead -= len(put_back)
     for old in put_back:
@@ -256,13 +258,13 @@ def revive(
         task.failures = task.crashes = 0
         task.ended_at = None
         batch.keep(old.index, task)
-        register.dependencies.item_added(task)
+        queue_state.dependencies.item_added(task)
         place(batch, old.index, old.index + 1)
-        register.ledger.task(task.row(batch.number, old.index))
-    register.ledger.batch(batch)
+        queue_state.ledger.task(task.row(batch.number, old.index))
+    queue_state.ledger.batch(batch)
     if children:
-        register.dependencies.revived(batch, [task.index for task in put_back], children)
-    register.finish_if_done(batch, now)
+        queue_state.dependencies.revived(batch, [task.index for task in put_back], children)
+    queue_state.finish_if_done(batch, now)
     return len(put_back)
 
 
@@ -278,21 +280,21 @@ def purge(machine: Machine, row: BatchRow, tasks: Sequence[TaskRow]) -> int:
     Returns:
         The number purged; tasks that are no longer dead are left alone.
     """
-    register = machine.register
-    batch = register.batches.get(row.batch)
+    queue_state = machine.queue_state
+    batch = queue_state.batches.get(row.batch)
     dead = [t for t in tasks if t.state is State.DEAD and (batch is None or batch.task(t.index) is None)]
     for task in dead:
-        register.tally.move("", State.DEAD, Move.PURGED)
-        needed = register.dependencies.spare_history(row.batch, task.index)
-        register.ledger.task_forgotten(row.batch, task.index, history=not needed)
+        queue_state.tally.move("", State.DEAD, Move.PURGED)
+        needed = queue_state.dependencies.spare_history(row.batch, task.index)
+        queue_state.ledger.task_forgotten(row.batch, task.index, history=not needed)
     if batch is None:
-        register.ledger.finished_batch(replace(row, dead=row.dead - len(dead), purged=row.purged + len(dead)))
+        queue_state.ledger.finished_batch(replace(row, dead=row.dead - len(dead), purged=row.purged + len(dead)))
         if dead:
-            register.ledger.purged(row.batch)
+            queue_state.ledger.purged(row.batch)
             if row.expires_at is not None:  # the batch may now expire: it was kept for its dead letters
-                register.expiries.add(row.expires_at)
+                queue_state.expiries.add(row.expires_at)
     else:
         batch.dead -= len(dead)
         batch.purged += len(dead)
-        register.ledger.batch(batch)
+        queue_state.ledger.batch(batch)
     return len(dead)

@@ -9,19 +9,19 @@ from dtq.core.batches import Batch
 from dtq.core.heap import RunHeap
 from dtq.core.leases import Lease, Worker
 from dtq.core.needs import Need, Room
-from dtq.core.register import Register
+from dtq.core.queue_state import QueueState
 from dtq.model.resources import Offers
 
 
-def first(register: Register, worker: Worker, now: float) -> RunHeap | None:
+def first(queue_state: QueueState, worker: Worker, now: float) -> RunHeap | None:
     """The heap with the next run for a worker, which is true; None if there is none.
 
     Args:
-        register: the state of the queue.
+        queue_state: the state of the queue.
         worker: the worker.
         now: the time.
     """
-    lines = register.lines
+    lines = queue_state.lines
     kinds: list[Need | None] = [None]
     if worker.room is not None:
         kinds += [need for need in lines.needs() if worker.room.could(need)]
@@ -38,9 +38,9 @@ def first(register: Register, worker: Worker, now: float) -> RunHeap | None:
         kept = kept or need
         kinds.remove(need)
     if kept is None:
-        register.keeping.discard(worker.session)
+        queue_state.keeping.discard(worker.session)
     else:
-        register.keeping.add(worker.session)
+        queue_state.keeping.add(worker.session)
     return heap
 
 

@@ -10,7 +10,7 @@ import json
 from typing import Final
 
 from dtq.core.changes import DefinitionRow
-from dtq.core.register import Register
+from dtq.core.queue_state import QueueState
 from dtq.model.queues import Steering
 from dtq.records import asdict, replace
 
@@ -20,21 +20,21 @@ KIND: Final = "queue"
 DEFAULT: Final = Steering()
 
 
-def steering(register: Register, queue: str) -> Steering:
+def steering(queue_state: QueueState, queue: str) -> Steering:
     """The steering of a queue."""
-    lines = register.lines
+    lines = queue_state.lines
     return Steering(
-        paused=queue in lines.paused, draining=queue in register.draining, weight=lines.weights.get(queue, 1)
+        paused=queue in lines.paused, draining=queue in queue_state.draining, weight=lines.weights.get(queue, 1)
     )
 
 
-def steered(register: Register) -> set[str]:
+def steered(queue_state: QueueState) -> set[str]:
     """The queues with a definition."""
-    return register.lines.paused | register.draining | register.lines.weights.keys()
+    return queue_state.lines.paused | queue_state.draining | queue_state.lines.weights.keys()
 
 
 def steer(
-    register: Register,
+    queue_state: QueueState,
     queue: str,
     *,
     paused: bool | None = None,
@@ -44,7 +44,7 @@ def steer(
     """Change the steering of a queue; None leaves a setting unchanged.
 
     Args:
-        register: the state of the queues.
+        queue_state: the state of the queues.
         queue: the queue.
         paused: whether none of its tasks are granted.
         draining: whether it takes no new tasks.
@@ -53,7 +53,7 @@ def steer(
     Returns:
         Its steering now.
     """
-    before = steering(register, queue)
+    before = steering(queue_state, queue)
     after = replace(
         before,
         paused=before.paused if paused is None else paused,
@@ -61,29 +61,29 @@ def steer(
         weight=before.weight if weight is None else weight,
     )
     if after != before:
-        _apply(register, queue, after)
+        _apply(queue_state, queue, after)
         if after == DEFAULT:
-            register.ledger.definition_ended(KIND, queue)
+            queue_state.ledger.definition_ended(KIND, queue)
         else:
-            register.ledger.definition(DefinitionRow(kind=KIND, name=queue, body=json.dumps(asdict(after))))
+            queue_state.ledger.definition(DefinitionRow(kind=KIND, name=queue, body=json.dumps(asdict(after))))
     return after
 
 
-def restore(register: Register, row: DefinitionRow) -> None:
+def restore(queue_state: QueueState, row: DefinitionRow) -> None:
     """Restore the steering of a queue from an earlier run of the coordinator."""
-    _apply(register, row.name, Steering(**json.loads(row.body)))
+    _apply(queue_state, row.name, Steering(**json.loads(row.body)))
 
 
-def _apply(register: Register, queue: str, after: Steering) -> None:
-    lines = register.lines
+def _apply(queue_state: QueueState, queue: str, after: Steering) -> None:
+    lines = queue_state.lines
     if after.paused:
         lines.pause(queue)
     else:
         lines.resume(queue)
     if after.draining:
-        register.draining.add(queue)
+        queue_state.draining.add(queue)
     else:
-        register.draining.discard(queue)
+        queue_state.draining.discard(queue)
     if after.weight == DEFAULT.weight:
         lines.weights.pop(queue, None)
     else:

@@ -20,8 +20,8 @@ from dtq.core.changes import BatchRow, DefinitionRow, ExpiryRow, HoldRow, LeaseR
 from dtq.core.elements import WAITING
 from dtq.core.leases import Lease, Worker
 from dtq.core.machine import Machine
+from dtq.core.queue_state import QueueState, Rules
 from dtq.core.recurrences import Calendar
-from dtq.core.register import Register, Rules
 from dtq.model.states import State
 from dtq.records import replace
 
@@ -50,122 +50,122 @@ def restore(
         calendar: reads the cron expressions of schedules.
     """
     machine = Machine(epoch, rules, totals, calendar)
-    register = machine.register
+    queue_state = machine.queue_state
     if would_expire_all(rules, totals, now):
         machine.put_off_expiry(now + min(SECOND_LOOK_S, rules.keep_results_s))
-    ahead_s = max(0.0, register.clock - now)
-    register.clock -= ahead_s
+    ahead_s = max(0.0, queue_state.clock - now)
+    queue_state.clock -= ahead_s
     for row in rows:
         if isinstance(row, DefinitionRow):
             _define(machine, row, now)
         else:
-            _take(register, row, ahead_s, now)
-    register.limits.recount(register.leases.values(), now)
+            _take(queue_state, row, ahead_s, now)
+    queue_state.limits.recount(queue_state.leases.values(), now)
     waiting: dict[tuple[str, State], int] = {}
-    _wait(register, now)
-    for batch in list(register.batches.values()):
+    _wait(queue_state, now)
+    for batch in list(queue_state.batches.values()):
         _place(machine, batch, waiting, now)
     for (queue, state), count in waiting.items():
-        register.tally.recall(queue, state, count)
-    for batch in [batch for batch in register.batches.values() if batch.frontier is not None]:
-        register.dependencies.look(batch, now)
-    for batch in list(register.batches.values()):
+        queue_state.tally.recall(queue, state, count)
+    for batch in [batch for batch in queue_state.batches.values() if batch.frontier is not None]:
+        queue_state.dependencies.look(batch, now)
+    for batch in list(queue_state.batches.values()):
         if batch.flow is not None and batch.flow.replaces is not None:
             uniqueness.replace_earlier(machine, batch, now)
     return machine
 
 
-def _wait(register: Register, now: float) -> None:
+def _wait(queue_state: QueueState, now: float) -> None:
     """Let blocked batches and tasks wait for their unfinished parents; nothing else of them needs restoring."""
-    flowing = [batch for batch in register.batches.values() if batch.flow is not None]
+    flowing = [batch for batch in queue_state.batches.values() if batch.flow is not None]
     if not any(batch.blocked or batch.frontier or (batch.flow and batch.flow.given) for batch in flowing):
         return
     leases: dict[int, list[Lease]] = {}
-    for lease in register.leases.values():
+    for lease in queue_state.leases.values():
         leases.setdefault(lease.batch.number, []).append(lease)
     for batch in flowing:
         if batch.blocked:
-            register.dependencies.wait(batch, leases)
+            queue_state.dependencies.wait(batch, leases)
             if batch.running and batch.flow is not None:
                 chains.restored(leases[batch.number][0], batch.flow.after, leases)
         if batch.frontier is not None:
-            register.dependencies.elements.begin(batch, leases)
+            queue_state.dependencies.elements.begin(batch, leases)
         for index, task in (batch.tasks or {}).items():
             if task.state is State.BLOCKED and task.after:
-                register.dependencies.wait_item(batch, index, task, leases)
+                queue_state.dependencies.wait_item(batch, index, task, leases)
 
 
-def _take(register: Register, row: Row, ahead_s: float, now: float) -> None:
+def _take(queue_state: QueueState, row: Row, ahead_s: float, now: float) -> None:
     if isinstance(row, BatchRow):
-        _batch(register, row, ahead_s)
+        _batch(queue_state, row, ahead_s)
     elif isinstance(row, SpecRow):
-        register.add_spec(row.number, row.spec)
+        queue_state.add_spec(row.number, row.spec)
     elif isinstance(row, TaskRow):
-        _task(register, row, ahead_s)
+        _task(queue_state, row, ahead_s)
     elif isinstance(row, LeaseRow):
-        _lease(register, row, now)
+        _lease(queue_state, row, now)
     elif isinstance(row, ExpiryRow):
-        register.expiries.add(row.at)
+        queue_state.expiries.add(row.at)
     elif isinstance(row, HoldRow):
-        _hold(register, row, ahead_s, now)
+        _hold(queue_state, row, ahead_s, now)
 
 
 def _define(machine: Machine, row: DefinitionRow, now: float) -> None:
     if row.kind == schedules.KIND:
         machine.schedules.restore(row)
     elif row.kind == limits.KIND:
-        machine.register.limits.restore(row, now)
+        machine.queue_state.limits.restore(row, now)
     elif row.kind == queues.KIND:
-        queues.restore(machine.register, row)
+        queues.restore(machine.queue_state, row)
 
 
-def _batch(register: Register, row: BatchRow, ahead_s: float) -> None:
-    batch = Batch.from_row(row, register.specs_by_number[row.spec])
-    register.add_batch(batch)
+def _batch(queue_state: QueueState, row: BatchRow, ahead_s: float) -> None:
+    batch = Batch.from_row(row, queue_state.specs_by_number[row.spec])
+    queue_state.add_batch(batch)
     if ahead_s and batch.due_at is not None and not wall_moments.waits_for_wall(batch):
         batch.due_at -= ahead_s
-        register.ledger.batch(batch)
+        queue_state.ledger.batch(batch)
     if batch.flow is not None:
-        start_by.restored(register, batch, ahead_s)
+        start_by.restored(queue_state, batch, ahead_s)
 
 
-def _task(register: Register, row: TaskRow, ahead_s: float) -> None:
-    batch = register.batches[row.batch]
+def _task(queue_state: QueueState, row: TaskRow, ahead_s: float) -> None:
+    batch = queue_state.batches[row.batch]
     if row.state.final and row.index < batch.next:
         return
     task = Task.from_row(row)
     batch.keep(row.index, task)
     if not row.state.final:
-        register.dependencies.item_added(task)
+        queue_state.dependencies.item_added(task)
     if ahead_s and task.due_at is not None:
         task.due_at -= ahead_s
-        register.ledger.task(task.row(row.batch, row.index))
+        queue_state.ledger.task(task.row(row.batch, row.index))
 
 
-def _lease(register: Register, row: LeaseRow, now: float) -> None:
-    batch = register.batches[row.batch]
-    worker = register.workers.get(row.session)
+def _lease(queue_state: QueueState, row: LeaseRow, now: float) -> None:
+    batch = queue_state.batches[row.batch]
+    worker = queue_state.workers.get(row.session)
     if worker is None:
-        worker = register.workers[row.session] = Worker(row.session, row.worker, now + register.rules.lease_s)
+        worker = queue_state.workers[row.session] = Worker(row.session, row.worker, now + queue_state.rules.lease_s)
     lease = Lease(row.token, worker, batch, row.lo, row.hi, row.attempt, row.granted_at, row.call)
     lease.started = True
     lease.units = row.units
     need = batch.entry.need
     worker.spread += 0 if need is None or row.units is None else need.slots - 1
-    register.leases[lease.token] = worker.leases[lease.token] = lease
+    queue_state.leases[lease.token] = worker.leases[lease.token] = lease
     batch.running += row.hi - row.lo
-    register.tally.recall(batch.queue, State.RUNNING, row.hi - row.lo)
+    queue_state.tally.recall(batch.queue, State.RUNNING, row.hi - row.lo)
 
 
-def _hold(register: Register, row: HoldRow, ahead_s: float, now: float) -> None:
+def _hold(queue_state: QueueState, row: HoldRow, ahead_s: float, now: float) -> None:
     """Restore a hold: its client may come back; until then it counts as departed."""
     until = now + row.ttl_s if row.until is None else row.until - ahead_s
-    register.holds.add(replace(row, until=until))
+    queue_state.holds.add(replace(row, until=until))
 
 
 def _place(machine: Machine, batch: Batch, waiting: dict[tuple[str, State], int], now: float) -> None:
     """Put a batch's waiting tasks into the heaps, and count them. A million batches come through here at a restart."""
-    register = machine.register
+    queue_state = machine.queue_state
     if batch.tasks is not None:
         for index, task in batch.tasks.items():
             if task.state in WAITING:
@@ -173,14 +173,14 @@ def _place(machine: Machine, batch: Batch, waiting: dict[tuple[str, State], int]
             if index >= batch.next:
                 continue  # a fresh task: cancelled alone, or one that waits by itself
             if task.state is State.PENDING:
-                register.push(batch, index, index + 1)
+                queue_state.push(batch, index, index + 1)
             elif task.state is State.SCHEDULED and task.due_at is not None:
-                register.waiting.push(task.due_at, batch.number, index, index + 1)
+                queue_state.waiting.push(task.due_at, batch.number, index, index + 1)
     for state, count in batch.fresh_counts():
         _count(waiting, batch, state, count)
     if batch.fresh and not batch.blocked:
-        register.push_fresh(batch, batch.next, batch.size)
-    register.finish_if_done(batch, now)
+        queue_state.push_fresh(batch, batch.next, batch.size)
+    queue_state.finish_if_done(batch, now)
 
 
 def _count(waiting: dict[tuple[str, State], int], batch: Batch, state: State, count: int) -> None:

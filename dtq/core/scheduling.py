@@ -76,13 +76,13 @@ def run_due(machine: Machine, now: float, wall: float, trouble: DtqError | None 
             entry.trouble = str(error)
             schedules.put_off(entry, now + _FULL_S)
             if entry.next_at != due:
-                machine.register.ledger.definition(entry.row())
+                machine.queue_state.ledger.definition(entry.row())
         except QueueFull as error:
             _stuck(machine, entry, error, now + _FULL_S, wall)
-            machine.register.ledger.definition(entry.row())
+            machine.queue_state.ledger.definition(entry.row())
         except DtqError as error:
             _stuck(machine, entry, error, now + _TROUBLE_S, wall)
-            machine.register.ledger.definition(entry.row())
+            machine.queue_state.ledger.definition(entry.row())
         except BaseException:  # a defect of this schedule, or of its call
             schedules.put_off(entry, now + _TROUBLE_S)
             raise
@@ -132,7 +132,7 @@ def _first_to_make(machine: Machine, entry: Entry, wall: float) -> float | None:
 
 
 def _make(machine: Machine, entry: Entry, due: float, made: Made, now: float) -> None:
-    before = machine.register.batches.get(entry.last_batch)
+    before = machine.queue_state.batches.get(entry.last_batch)
     overlap = entry.schedule.overlap
     if before is not None and overlap is Overlap.SKIP:
         entry.skipped += 1
@@ -165,7 +165,7 @@ def run_now(machine: Machine, entry: Entry, now: float, wall: float) -> tuple[in
         QueueFull: there is no room for it.
     """
     made = Made()
-    key = f"schedule/{entry.schedule.name}/run/{machine.register.last_batch + 1}"
+    key = f"schedule/{entry.schedule.name}/run/{machine.queue_state.last_batch + 1}"
     entry.last_batch = _submit(machine, entry, key, made, now)
     entry.last_due = wall if entry.last_due is None else max(wall, entry.last_due)
     machine.schedules.changed(entry)
@@ -175,7 +175,7 @@ def run_now(machine: Machine, entry: Entry, now: float, wall: float) -> tuple[in
 def _submit(machine: Machine, entry: Entry, key: str, made: Made, now: float) -> int:
     arguments = pages.pack([entry.schedule.arguments])
     submission = Submission(spec=0, number=0, arguments=arguments, key=key, follow=False)
-    before = machine.register.last_batch
+    before = machine.queue_state.last_batch
     batch, page = machine.submit(entry.schedule.spec, submission, "", now)
     entry.made += batch.number > before
     if page is not None:

@@ -12,43 +12,43 @@ from __future__ import annotations
 from dtq.core.batches import Batch
 from dtq.core.changes import BatchFlow
 from dtq.core.elements import WAITING
-from dtq.core.register import Register
+from dtq.core.queue_state import QueueState
 from dtq.core.states import Move
 from dtq.model.messages import Conditions
 from dtq.model.states import State
 from dtq.records import replace
 
 
-def note(register: Register, batch: Batch, conditions: Conditions, now: float) -> None:
+def note(queue_state: QueueState, batch: Batch, conditions: Conditions, now: float) -> None:
     """Note a new batch's start deadline, if it has one."""
     moments = [] if conditions.start_by is None else [conditions.start_by]
     moments += [] if conditions.expires_s is None else [now + conditions.expires_s]
     if moments:
         batch.flow = replace(batch.flow or BatchFlow(), start_by=min(moments))
-        register.start_moments.add(max(now, min(moments)), batch.number, register.batches)
+        queue_state.start_moments.add(max(now, min(moments)), batch.number, queue_state.batches)
 
 
-def restored(register: Register, batch: Batch, ahead_s: float) -> None:
+def restored(queue_state: QueueState, batch: Batch, ahead_s: float) -> None:
     """Note a restored batch's start deadline; the store's times are this many seconds ahead."""
     flow = batch.flow
     if flow is None or flow.start_by is None or flow.lapsed:
         return
     if ahead_s:
         batch.flow = flow = replace(flow, start_by=flow.start_by - ahead_s)
-        register.ledger.batch(batch)
+        queue_state.ledger.batch(batch)
     assert flow.start_by is not None
-    register.start_moments.add(flow.start_by, batch.number, register.batches)
+    queue_state.start_moments.add(flow.start_by, batch.number, queue_state.batches)
 
 
-def tick(register: Register, now: float) -> None:
+def tick(queue_state: QueueState, now: float) -> None:
     """Cancel tasks that should have started by now."""
-    while (number := register.start_moments.pop_due(now)) is not None:
-        batch = register.batches.get(number)
+    while (number := queue_state.start_moments.pop_due(now)) is not None:
+        batch = queue_state.batches.get(number)
         if batch is not None:
-            lapse(register, batch, now)
+            lapse(queue_state, batch, now)
 
 
-def lapse(register: Register, batch: Batch, now: float) -> bool:
+def lapse(queue_state: QueueState, batch: Batch, now: float) -> bool:
     """Cancel a batch's unstarted tasks, if its moment has come and this was not done yet.
 
     Returns:
@@ -61,12 +61,12 @@ def lapse(register: Register, batch: Batch, now: float) -> bool:
     for index in sorted(batch.tasks or ()):
         task = batch.task(index)
         if task is not None and task.attempt == 0 and task.state in WAITING:
-            register.tally.move(batch.queue, task.state, Move.CANCELLED)
+            queue_state.tally.move(batch.queue, task.state, Move.CANCELLED)
             task.state = State.CANCELLED
             task.message = why
-            register.end_task(batch, index, task, now)
+            queue_state.end_task(batch, index, task, now)
     if batch.fresh:
-        register.cut(batch, why)
-    if register.batches.get(batch.number) is batch:
-        register.seal(batch, now)
+        queue_state.cut(batch, why)
+    if queue_state.batches.get(batch.number) is batch:
+        queue_state.seal(batch, now)
     return True

@@ -131,7 +131,7 @@ def submit(
     if taken and holder is not None:
         batch.flow = replace(batch.flow or BatchFlow(), replaces=holder.number)
         if at_once or not holder.live:
-            earlier = machine.register.batches.get(holder.number)
+            earlier = machine.queue_state.batches.get(holder.number)
             inherited = None if earlier is None or earlier.flow is None else earlier.flow.replaces
             replace_earlier(machine, batch, now)
             batch.flow = replace(batch.flow, replaces=inherited)
@@ -142,10 +142,10 @@ def replace_earlier(machine: Machine, batch: Batch, now: float) -> bool:
     """Cancel the batch that a batch on disk replaces; whether there was anything to cancel."""
     if batch.flow is None or batch.flow.replaces is None:
         return False
-    earlier = machine.register.batches.get(batch.flow.replaces)
+    earlier = machine.queue_state.batches.get(batch.flow.replaces)
     batch.flow = replace(batch.flow, replaces=None)
-    if machine.register.batches.get(batch.number) is batch:
-        machine.register.ledger.batch(batch)
+    if machine.queue_state.batches.get(batch.number) is batch:
+        machine.queue_state.ledger.batch(batch)
     if earlier is None:
         return False
     operators.cancel_batch(machine, earlier, now, why=f"it was replaced by {batch.number}")

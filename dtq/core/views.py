@@ -19,8 +19,8 @@ from dtq.core.lines import Line
 from dtq.core.machine import Machine
 from dtq.core.needs import Need
 from dtq.core.placing import could_run, free_slots
+from dtq.core.queue_state import QueueState
 from dtq.core.queues import steered, steering
-from dtq.core.register import Register
 from dtq.model.globs import Glob, glob
 from dtq.model.limits import Limit, LimitView
 from dtq.model.options import Spec
@@ -75,7 +75,7 @@ def finished_batch_view(row: BatchRow, spec: Spec) -> BatchView:
 def task_view(machine: Machine, batch: Batch, index: int) -> TaskView | None:
     """A task of a live batch that has not ended; None if it has."""
     task = batch.task(index)
-    for lease in machine.register.leases.values():
+    for lease in machine.queue_state.leases.values():
         if lease.batch is batch and lease.lo <= index < lease.hi:
             return _view(batch, index, 1, State.RUNNING, task, lease)
     if task is not None:
@@ -96,16 +96,16 @@ def live_tasks(
         now: the time.
         specs: the specs that match, if `matching` has found them already.
     """
-    register = machine.register
+    queue_state = machine.queue_state
     picker = _Picker(selection, now)
     if specs is None:
-        specs = matching(register.specs.values(), selection)
-    behind = _Behind(selection, highest_first=register.rules.highest_first)
+        specs = matching(queue_state.specs.values(), selection)
+    behind = _Behind(selection, highest_first=queue_state.rules.highest_first)
     found: list[TaskView] = []
     for state in _LIVE:
         if selection.state not in (None, state):
             continue
-        among = {lease.batch for lease in register.leases.values()} if state is State.RUNNING else None
+        among = {lease.batch for lease in queue_state.leases.values()} if state is State.RUNNING else None
         for batch in _in_order(batches(machine, selection, specs, among)):
             lo = behind.first_of(batch, state)
             if lo is None:
@@ -145,11 +145,13 @@ def batches(
     machine: Machine, selection: Selection, specs: Collection[SpecEntry], among: Iterable[Batch] | None = None
 ) -> list[Batch]:
     """Live batches that match by id and have these specs; among all of them, or some."""
-    register = machine.register
+    queue_state = machine.queue_state
     if among is None:
         numbers = {number for number, _ in selection.ids}
         among = (
-            [register.batches[n] for n in numbers if n in register.batches] if numbers else register.batches.values()
+            [queue_state.batches[n] for n in numbers if n in queue_state.batches]
+            if numbers
+            else queue_state.batches.values()
         )
     label = selection.label
     return [batch for batch in among if batch.entry in specs and (label is None or batch.label == label)]
@@ -215,7 +217,7 @@ def _in_order(batches: Iterable[Batch]) -> Iterator[Batch]:
 def _runs(machine: Machine, batch: Batch, state: State) -> Iterator[TaskView]:
     """A live batch's tasks in one unfinished state, as runs of like tasks."""
     if state is State.RUNNING:
-        leases = [lease for lease in machine.register.leases.values() if lease.batch is batch]
+        leases = [lease for lease in machine.queue_state.leases.values() if lease.batch is batch]
         for lease in sorted(leases, key=attrgetter("lo")):
             yield from _leased(batch, lease)
         return
@@ -290,12 +292,12 @@ def resources(worker: Worker) -> tuple[ResourceView, ...]:
 
 def queues(machine: Machine) -> tuple[QueueView, ...]:
     """The queues with unfinished tasks, with workers of their own, or with a definition."""
-    register = machine.register
-    counts = register.tally.queues()
-    everywhere = sum(not worker.queues for worker in register.workers.values())
-    serving = Counter(name for worker in register.workers.values() for name in set(worker.queues))
-    names = counts.keys() | serving.keys() | steered(register)
-    found = ((name, steering(register, name)) for name in sorted(names))
+    queue_state = machine.queue_state
+    counts = queue_state.tally.queues()
+    everywhere = sum(not worker.queues for worker in queue_state.workers.values())
+    serving = Counter(name for worker in queue_state.workers.values() for name in set(worker.queues))
+    names = counts.keys() | serving.keys() | steered(queue_state)
+    found = ((name, steering(queue_state, name)) for name in sorted(names))
     return tuple(
         QueueView(
             name=name,
@@ -314,30 +316,30 @@ def queues(machine: Machine) -> tuple[QueueView, ...]:
 
 def limits(machine: Machine, now: float) -> list[LimitView]:
     """The limits and their use, in the order of their names."""
-    register = machine.register
+    queue_state = machine.queue_state
     buckets: dict[str, list[Bucket]] = {}
-    for bucket in register.limits.buckets.values():
+    for bucket in queue_state.limits.buckets.values():
         if bucket.rule is not None:
             buckets.setdefault(bucket.rule.limit.name, []).append(bucket)
-    return [_limit(register, limit, buckets.get(limit.name, []), now) for limit in register.limits]
+    return [_limit(queue_state, limit, buckets.get(limit.name, []), now) for limit in queue_state.limits]
 
 
-def _limit(register: Register, limit: Limit, buckets: list[Bucket], now: float) -> LimitView:
+def _limit(queue_state: QueueState, limit: Limit, buckets: list[Bucket], now: float) -> LimitView:
     shut = [bucket for bucket in buckets if bucket.shut(now)]
     nexts = [at for bucket in shut if not bucket.full and bucket.standings and (at := bucket.opens_at()) is not None]
     return LimitView(
         limit=limit,
         names=len(buckets),
         running=sum(bucket.used for bucket in buckets),
-        waiting=sum(register.lines.waiting_at(bucket, register.waiting_in) for bucket in shut),
+        waiting=sum(queue_state.lines.waiting_at(bucket, queue_state.waiting_in) for bucket in shut),
         next_at=min(nexts, default=None),
     )
 
 
-def _why_limited(register: Register, limits: tuple[str, ...], now: float) -> str:
+def _why_limited(queue_state: QueueState, limits: tuple[str, ...], now: float) -> str:
     """The limit that keeps tasks of a spec from starting now; "" for none."""
     for name in limits:
-        bucket = register.limits.bucket(name)
+        bucket = queue_state.limits.bucket(name)
         rule = None if bucket is None else bucket.rule
         if bucket is None or rule is None or not bucket.shut(now):
             continue
@@ -353,42 +355,42 @@ def _why_limited(register: Register, limits: tuple[str, ...], now: float) -> str
 
 def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
     """Why a waiting task does not run, in one sentence."""
-    register = machine.register
+    queue_state = machine.queue_state
     options = view.spec.options
     if view.state is State.BLOCKED:
-        return register.dependencies.reason(register.batches[view.batch], view.index)
+        return queue_state.dependencies.reason(queue_state.batches[view.batch], view.index)
     if view.state is State.SCHEDULED:
-        return _why_scheduled(register, view, now)
+        return _why_scheduled(queue_state, view, now)
     if view.state is not State.PENDING:
         return ""
-    if options.queue in register.lines.paused:
+    if options.queue in queue_state.lines.paused:
         return f"the queue {options.queue!r} is paused"
-    serving = [w for w in register.workers.values() if not w.queues or options.queue in w.queues]
+    serving = [w for w in queue_state.workers.values() if not w.queues or options.queue in w.queues]
     if not serving:
-        others = "" if register.workers else " (no worker is connected at all)"
+        others = "" if queue_state.workers else " (no worker is connected at all)"
         return f"no worker serves the queue {options.queue!r}{others}"
-    batch = register.batches[view.batch]
+    batch = queue_state.batches[view.batch]
     able = [worker for worker in serving if could_run(worker, batch)]
     if not able:
-        whose = "no connected worker" if len(serving) == len(register.workers) else "no worker that serves its queue"
+        whose = "no connected worker" if len(serving) == len(queue_state.workers) else "no worker that serves its queue"
         need = batch.entry.need
         assert need is not None
         return f"{whose} can ever run it: it needs {need}, and {_most_of(serving, need)}"
     if not any(worker.capacity for worker in able):
         return f"every worker that serves the queue {options.queue!r} is draining or has no slot ready"
-    if batch.limits and (held_back := _why_limited(register, batch.limits, now)):
+    if batch.limits and (held_back := _why_limited(queue_state, batch.limits, now)):
         return held_back
-    return _why_in_line(register, batch, view.index, able)
+    return _why_in_line(queue_state, batch, view.index, able)
 
 
-def _why_in_line(register: Register, batch: Batch, index: int, able: list[Worker]) -> str:
+def _why_in_line(queue_state: QueueState, batch: Batch, index: int, able: list[Worker]) -> str:
     """The tasks ahead of a task that some workers could run."""
     entry = batch.entry
     capacity = sum(worker.capacity for worker in able)
     place = Run(entry.urgency, batch.number, index, index)
-    still = register.waiting_in
-    more_urgent, all_of_them = ahead(_beside(register, able, entry.queue), Run(entry.urgency, 0, 0, 0), still)
-    count, exact = ahead(_open_heaps(register, able, entry.queue), place, still)
+    still = queue_state.waiting_in
+    more_urgent, all_of_them = ahead(_beside(queue_state, able, entry.queue), Run(entry.urgency, 0, 0, 0), still)
+    count, exact = ahead(_open_heaps(queue_state, able, entry.queue), place, still)
     count, exact = count + more_urgent, exact and all_of_them
     before = f"{'' if exact else 'more than '}{counted(count, 'task is', 'tasks are')} ahead of it"
     if entry.need is not None and (in_use := _in_use(able, entry.need)):
@@ -436,28 +438,28 @@ def _most_of(serving: list[Worker], need: Need) -> str:
     return ", ".join(lacks) or "none offers all of that together"
 
 
-def _why_scheduled(register: Register, view: TaskView, now: float) -> str:
-    batch = register.batches[view.batch]
+def _why_scheduled(queue_state: QueueState, view: TaskView, now: float) -> str:
+    batch = queue_state.batches[view.batch]
     if view.failures or view.crashes:  # a task that crashed waits because its worker was unable to run it
         cause = f"backing off after {counted(view.failures + view.crashes, 'failed attempt')}"
     elif view.index >= batch.next and wall_moments.waits_for_wall(batch):
-        wait_s = max(0.0, wall_moments.left_s(register, batch, now)) if batch.due_at is not None else 0.0
+        wait_s = max(0.0, wall_moments.left_s(queue_state, batch, now)) if batch.due_at is not None else 0.0
         return f"submitted for {utc(view.due_at or now)}; due in {duration(wait_s)}"
     else:
         cause = "submitted with a delay"
     return f"{cause}; due in {duration(max(0.0, (view.due_at or now) - now))}"
 
 
-def _open_heaps(register: Register, serving: list[Worker], queue: str) -> list[RunHeap]:
+def _open_heaps(queue_state: QueueState, serving: list[Worker], queue: str) -> list[RunHeap]:
     """Heaps of a queue that no limit holds back, and that some of these workers could run."""
-    return [heap for line in register.lines if line.queue == queue for heap in _open(line, serving)]
+    return [heap for line in queue_state.lines if line.queue == queue for heap in _open(line, serving)]
 
 
-def _beside(register: Register, serving: list[Worker], queue: str) -> list[RunHeap]:
+def _beside(queue_state: QueueState, serving: list[Worker], queue: str) -> list[RunHeap]:
     """The same for the other queues that workers serve."""
     everywhere = any(not worker.queues for worker in serving)
     names = {name for worker in serving for name in worker.queues}
-    others = [line for line in register.lines if line.queue != queue and (everywhere or line.queue in names)]
+    others = [line for line in queue_state.lines if line.queue != queue and (everywhere or line.queue in names)]
     return [heap for line in others for heap in _open(line, serving)]
 
 

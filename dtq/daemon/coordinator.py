@@ -26,7 +26,7 @@ from dtq.config import (
 from dtq.config.hosts import host_for_others
 from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
-from dtq.core.register import GRANT_BYTES, Rules
+from dtq.core.queue_state import GRANT_BYTES, Rules
 from dtq.daemon.logs import dump_stacks_on_request, log_to_stderr
 from dtq.daemon.memory import give_back, keep_collections_short, set_aside_what_lives, share_one_arena
 from dtq.daemon.signals import Signals, ignore_from_now_on
@@ -204,7 +204,7 @@ def _announce(
                 "encrypt"
             )
     log.info("pid %d, run %d, store %s, key %s%s", os.getpid(), epoch, coordinator.setup.store, origin, " (new)" * made)
-    unfinished = coordinator.machine.register.tally.unfinished
+    unfinished = coordinator.machine.queue_state.tally.unfinished
     if unfinished:
         log.info("%s restored", counted(unfinished, "unfinished task was", "unfinished tasks were"))
     sys.stdout.write(f"coordinator ready at {address} (next: dtq worker --connect {address})\n")

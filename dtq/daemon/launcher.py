@@ -33,8 +33,8 @@ from typing import IO, Any, Final, NoReturn
 from dtq.client import handover
 from dtq.client.handover import End, Start
 from dtq.config import make_authkey
+from dtq.worker.reaper import die_with, name_process
 from dtq.worker.tracker import start_tracker
-from dtq.worker.warden import die_with, name_process
 
 #: The modules of the two: ``begin`` is called with the settings that are known at first, ``run`` with all.
 COORDINATOR: Final = "coordinator"

@@ -1,7 +1,7 @@
 """A full check of a store, values too, that changes nothing: the work of ``dtq store check``.
 
-Engines. A start checks only the parts it needs (`survey`); this check reads every row and every value, which takes as
-long as reading the files does. No coordinator may use the store meanwhile.
+Engines. A start checks only the parts it needs (`integrity_check`); this check reads every row and every value, which
+takes as long as reading the files does. No coordinator may use the store meanwhile.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from dtq.core.changes import ArgumentPage, HoldRow, ResultPage, SpecRow
-from dtq.engines import mark as marks
+from dtq.engines import commit_marker as marks
 from dtq.engines import rowcodec, schema
 from dtq.engines.faults import file_error, store_error
+from dtq.engines.integrity_check import look_over
 from dtq.engines.places import BESIDE
 from dtq.engines.rowcodec import DamagedRow
 from dtq.engines.segments import found
 from dtq.engines.storefile import check_names, without_coordinator
-from dtq.engines.survey import look_over
 from dtq.engines.uses import named_by, places
 from dtq.engines.walcheck import damaged_start
 from dtq.errors import BadMessage, StoreDamaged, StoreError

@@ -1,5 +1,5 @@
 """The head of a store: its id, commit number, epoch and totals, written with each commit to its database and its mark
-(`mark`).
+(`commit_marker`).
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ from dtq.engines.base import Committed, EndedRun, Opened, Page, StoredBatch, fil
 from dtq.engines.by_end import ByEnd, End
 from dtq.engines.places import OwnPlace
 from dtq.engines.segments import Segments
-from dtq.engines.sieve import Sieve, cut_tail, latest_first
+from dtq.engines.selection_filter import SelectionFilter, cut_tail, latest_first
 from dtq.engines.uses import DESCRIBED, Uses, named_by
 from dtq.errors import StoreError
 from dtq.model.latest import LatestByKey
@@ -221,15 +221,15 @@ class MemoryEngine:
 
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:
         """See `Engine.ended`."""
-        sieve = Sieve(selection, now)
+        selector = SelectionFilter(selection, now)
         with self._reading():
-            if sieve.batches is None:
-                streams: list[Iterable[EndedRun]] = [self._all_runs(state, sieve) for state in sieve.states]
-                if State.CANCELLED in sieve.states:
-                    streams.append(sorted(self._tails(self._cut, sieve), key=latest_first, reverse=True))
-                return list(sieve.first(merge(*streams, key=latest_first, reverse=True)))
-            runs = [run for number in sieve.batches for run in self._runs(number, sieve)]
-            return list(sieve.first(sorted(runs, key=latest_first, reverse=True)))
+            if selector.batches is None:
+                streams: list[Iterable[EndedRun]] = [self._all_runs(state, selector) for state in selector.states]
+                if State.CANCELLED in selector.states:
+                    streams.append(sorted(self._tails(self._cut, selector), key=latest_first, reverse=True))
+                return list(selector.first(merge(*streams, key=latest_first, reverse=True)))
+            runs = [run for number in selector.batches for run in self._runs(number, selector)]
+            return list(selector.first(sorted(runs, key=latest_first, reverse=True)))
 
     def children(self, parents: Sequence[int]) -> list[int]:
         """See `Engine.children`."""
@@ -283,36 +283,36 @@ class MemoryEngine:
         spec = None if row is None else self._specs.get(row.spec)
         return None if row is None or spec is None else stored_batch(row, spec.spec)
 
-    def _all_runs(self, state: State, sieve: Sieve) -> Iterator[EndedRun]:
+    def _all_runs(self, state: State, selector: SelectionFilter) -> Iterator[EndedRun]:
         """Ended tasks in one state, latest first and only as far as requested; without tails."""
-        if state is State.SUCCEEDED and sieve.by_exception:
+        if state is State.SUCCEEDED and selector.by_exception:
             return
         known: dict[int, StoredBatch | None] = {}
-        for _, number, lo, is_task in self._by_end[state].latest_first(sieve.below):
+        for _, number, lo, is_task in self._by_end[state].latest_first(selector.below):
             if number not in known:
-                known[number] = self._wanted(number, sieve)
+                known[number] = self._wanted(number, selector)
             batch = known[number]
             if batch is not None:
                 yield _task_run(batch, self._tasks[number][lo]) if is_task else _page_run(batch, self._page(number, lo))
 
-    def _runs(self, number: int, sieve: Sieve) -> Iterator[EndedRun]:
+    def _runs(self, number: int, selector: SelectionFilter) -> Iterator[EndedRun]:
         """Ended tasks of one batch."""
-        batch = self._wanted(number, sieve)
+        batch = self._wanted(number, selector)
         if batch is not None:
             yield from (_page_run(batch, page) for page in self._results.get(number, []))
             yield from (_task_run(batch, task) for task in self._tasks.get(number, {}).values() if task.state.final)
-            yield from self._tails([number], sieve)
+            yield from self._tails([number], selector)
 
-    def _tails(self, numbers: Iterable[int], sieve: Sieve) -> Iterator[EndedRun]:
+    def _tails(self, numbers: Iterable[int], selector: SelectionFilter) -> Iterator[EndedRun]:
         for number in numbers:
-            batch = self._wanted(number, sieve)
-            tail = None if batch is None else cut_tail(batch, sieve.now)
+            batch = self._wanted(number, selector)
+            tail = None if batch is None else cut_tail(batch, selector.now)
             if tail is not None:
                 yield tail
 
-    def _wanted(self, number: int, sieve: Sieve) -> StoredBatch | None:
+    def _wanted(self, number: int, selector: SelectionFilter) -> StoredBatch | None:
         batch = self._stored(number)
-        wanted = batch is not None and sieve.wants_spec(batch.spec) and sieve.wants_label(batch.row.label)
+        wanted = batch is not None and selector.wants_spec(batch.spec) and selector.wants_label(batch.row.label)
         return batch if wanted else None
 
     def _page(self, number: int, lo: int) -> ResultPage:
@@ -440,7 +440,7 @@ class MemoryEngine:
         self._specs = {number: row for number, row in self._specs.items() if number in used}
 
     def _await_expiry(self, row: BatchRow | None) -> None:
-        """Register a batch for the end of its own time: it is new, or its dead letters may be gone."""
+        """QueueState a batch for the end of its own time: it is new, or its dead letters may be gone."""
         if row is not None and row.expires_at is not None:
             self._expiring.setdefault(row.expires_at, set()).add(row.batch)
 

@@ -22,7 +22,7 @@ from dtq.engines.base import EndedRun, Page, StoredBatch, fill, recall, stored_b
 from dtq.engines.faults import store_error
 from dtq.engines.rowcodec import DamagedRow
 from dtq.engines.schema import LIVE
-from dtq.engines.sieve import Sieve, cut_tail, latest_first
+from dtq.engines.selection_filter import SelectionFilter, cut_tail, latest_first
 from dtq.errors import StoreDamaged, StoreError
 from dtq.model.options import Spec
 from dtq.model.pages import PAGE_BLOBS
@@ -173,15 +173,15 @@ class Reader:
             with_spec = [(row, specs.get(row.spec)) for _, row in sorted(rows.items())]
         return [stored_batch(row, spec) for row, spec in with_spec if spec is not None]
 
-    def ended(self, sieve: Sieve) -> list[EndedRun]:
+    def ended(self, selector: SelectionFilter) -> list[EndedRun]:
         """See `Engine.ended`."""
         with self._one_moment() as connection:
-            search = _Search(connection, sieve)
-            if sieve.batches is None:
-                runs = list(sieve.first(search.runs(None)))
+            search = _Search(connection, selector)
+            if selector.batches is None:
+                runs = list(selector.first(search.runs(None)))
             else:
-                found = [run for span in _spans(sieve.batches) for run in search.runs(span)]
-                runs = list(sieve.first(sorted(found, key=latest_first, reverse=True)))
+                found = [run for span in _spans(selector.batches) for run in search.runs(span)]
+                runs = list(selector.first(sorted(found, key=latest_first, reverse=True)))
         if search.damaged:
             _log.warning("%d damaged rows of %s are left out of a list", search.damaged, self._path)
         return runs
@@ -313,16 +313,16 @@ def _spans(batches: dict[int, set[int] | None]) -> Iterator[_Span]:
 class _Search:
     """One listing of ended tasks: three streams, each latest first, merged lazily."""
 
-    def __init__(self, connection: sqlite3.Connection, sieve: Sieve) -> None:
+    def __init__(self, connection: sqlite3.Connection, selector: SelectionFilter) -> None:
         self.damaged = 0
         self._connection = connection
-        self._sieve = sieve
+        self._sieve = selector
         self._specs = _Specs(connection)
         self._wanted: dict[int, bool] = {}
         self._names: dict[bytes, str] = {}
 
     def runs(self, span: _Span | None) -> Iterator[EndedRun]:
-        """The runs of some tasks, or of all, latest first; it may return more than the sieve lets through."""
+        """The runs of some tasks, or of all, latest first; it may return more than the selector lets through."""
         states = self._sieve.states
         streams = []
         if State.SUCCEEDED in states and not self._sieve.by_exception:

@@ -292,7 +292,7 @@ _NAMED_BY_UNUSED: Final = (
 )
 
 
-class Sheet:
+class WritePlan:
     """The changes of one commit as rows, in an order with the same effect.
 
     Only the last value of a row is written. Changes that concern many rows are barriers that no other change crosses.
@@ -516,18 +516,18 @@ class Sheet:
 
 
 #: Functions, not methods of one sheet: those would tie each sheet into a cycle that keeps its blobs until a collection.
-_GATHER: Final[dict[type, Callable[[Sheet, Any], None]]] = {
-    BatchRow: Sheet._on_batch,
-    LeaseRow: Sheet._on_lease,
-    ArgumentPage: Sheet._on_arguments,
-    ResultPage: Sheet._on_results,
-    TaskRow: Sheet._on_task,
-    AttemptRow: Sheet._on_attempt,
-    SpecRow: Sheet._on_spec,
-    HoldRow: Sheet._on_hold,
-    DefinitionRow: Sheet._on_definition,
-    EdgeRow: Sheet._on_edge,
-    Totals: Sheet._on_totals,
+_GATHER: Final[dict[type, Callable[[WritePlan, Any], None]]] = {
+    BatchRow: WritePlan._on_batch,
+    LeaseRow: WritePlan._on_lease,
+    ArgumentPage: WritePlan._on_arguments,
+    ResultPage: WritePlan._on_results,
+    TaskRow: WritePlan._on_task,
+    AttemptRow: WritePlan._on_attempt,
+    SpecRow: WritePlan._on_spec,
+    HoldRow: WritePlan._on_hold,
+    DefinitionRow: WritePlan._on_definition,
+    EdgeRow: WritePlan._on_edge,
+    Totals: WritePlan._on_totals,
 }
 
 

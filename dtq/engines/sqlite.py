@@ -1,7 +1,7 @@
 """The engine that ships: one SQLite file, its write-ahead log, and a mark beside it.
 
-`sink` has its commits, `schema` and `rowcodec` its file format, `survey` and `mark` its check at start, `reading` its
-answers.
+`sink` has its commits, `schema` and `rowcodec` its file format, `integrity_check` and `commit_marker` its check at
+start, `reading` its answers.
 
 Durability. With ``fsync``, `commit` returns when the log is on disk (``synchronous=FULL``): nothing acknowledged is
 lost by a kill or a power cut. With ``os`` or ``none`` it returns when the operating system has it
@@ -20,20 +20,20 @@ from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from dtq.core.changes import Change, Row, Totals
-from dtq.engines import mark as marks
+from dtq.engines import commit_marker as marks
 from dtq.engines import schema
 from dtq.engines.base import Committed, EndedRun, Opened, Page, StoredBatch
+from dtq.engines.commit_marker import CommitMarker
 from dtq.engines.faults import commit_error, file_error, store_error
 from dtq.engines.head import HEAD_BYTES, Head
-from dtq.engines.mark import Mark
+from dtq.engines.integrity_check import Survey, look_over
 from dtq.engines.places import BESIDE, beside_store
 from dtq.engines.reading import Reader, restore
 from dtq.engines.reserve import Reserve
 from dtq.engines.segments import Ranges, Segments, found
-from dtq.engines.sieve import Sieve
-from dtq.engines.sink import FREED, FREED_SEEN, SETUP, Sheet, Statement, remade_uses
+from dtq.engines.selection_filter import SelectionFilter
+from dtq.engines.sink import FREED, FREED_SEEN, SETUP, Statement, WritePlan, remade_uses
 from dtq.engines.storefile import Presence, StoreLock, check_names
-from dtq.engines.survey import Survey, look_over
 from dtq.engines.vacuum import Vacuum, enable
 from dtq.engines.walcheck import damaged_start
 from dtq.errors import StoreDamaged, StoreError, StoreFull, StoreUnwritable
@@ -63,7 +63,7 @@ class _Use:
 
     writer: sqlite3.Connection
     segments: Segments
-    mark: Mark
+    mark: CommitMarker
     head: Head
     reserve: Reserve
     vacuum: Vacuum
@@ -139,7 +139,7 @@ class SqliteEngine:
         use = self._used()
         self._check_presence(use)
         if changes:
-            sheet = Sheet(changes, valued=use.valued, linked=use.linked)
+            sheet = WritePlan(changes, valued=use.valued, linked=use.linked)
             use.linked |= sheet.linked
             head = replace(use.head, sequence=use.head.sequence + 1, totals=sheet.totals or use.head.totals)
             use.reserve.want(head.totals)
@@ -181,7 +181,7 @@ class SqliteEngine:
 
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:
         """See `Engine.ended`."""
-        return self._used().reader.ended(Sieve(selection, now))
+        return self._used().reader.ended(SelectionFilter(selection, now))
 
     def children(self, parents: Sequence[int]) -> list[int]:
         """See `Engine.children`."""
@@ -246,7 +246,7 @@ class SqliteEngine:
                 self._path, f"the file{commits} is gone, though {beside} is there; to begin anew, remove that too"
             )
         head = Head(store=secrets.token_bytes(8), sequence=0, epoch=self._first_epoch, totals=Totals())
-        with contextlib.closing(Mark(mark_path, sync=self._sync)) as new:
+        with contextlib.closing(CommitMarker(mark_path, sync=self._sync)) as new:
             new.start(head)
         schema.create(self._path, head)
 
@@ -263,10 +263,10 @@ class SqliteEngine:
         if survey.uses_damaged:
             self._write(writer, remade_uses(writer), reserve, opening=True)
         head = replace(survey.head, sequence=survey.head.sequence + 1, epoch=survey.head.epoch + 1)
-        self._write(writer, _steps(Sheet(()), head), reserve, opening=True)
+        self._write(writer, _steps(WritePlan(()), head), reserve, opening=True)
         reserve.want(head.totals)
         reserve.fill()
-        mark = Mark(self._path + ".mark", sync=self._sync)
+        mark = CommitMarker(self._path + ".mark", sync=self._sync)
         closing.callback(mark.close)
         mark.start(head)
         segments = Segments(place, self._path, sync=self._sync, used=lambda number: _ranges(writer, number))
@@ -422,7 +422,7 @@ class SqliteEngine:
         return StoreFull(self._path, f"{use.reserve.missing / 2**20:.1f} MiB more have to be free for new work")
 
 
-def _steps(sheet: Sheet, head: Head) -> list[Statement]:
+def _steps(sheet: WritePlan, head: Head) -> list[Statement]:
     """A commit as one transaction."""
     steps = sheet.statements(head.pack())
     return steps if len(steps) == 1 else [("BEGIN IMMEDIATE", ()), *steps, ("COMMIT", ())]

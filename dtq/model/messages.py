@@ -480,7 +480,7 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Doomed:
+class Cancellation:
     """A running task to be stopped: its slot is killed and the outcome CANCELLED reported."""
 
     token: fields.Token
@@ -498,7 +498,7 @@ class Orders:
     """
 
     grants: Annotated[tuple[Grant, ...], ANSWERED] = ()
-    cancel: Annotated[tuple[Doomed, ...], ANSWERED] = ()
+    cancel: Annotated[tuple[Cancellation, ...], ANSWERED] = ()
     drop: Annotated[tuple[fields.Token, ...], ANSWERED] = ()
 
 
@@ -554,7 +554,7 @@ __all__ = [
     "PROTOCOL",
     "Conditions",
     "Conflict",
-    "Doomed",
+    "Cancellation",
     "Ended",
     "Exchange",
     "Failed",

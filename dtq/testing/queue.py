@@ -17,14 +17,14 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 from dtq.client.aio import AsyncClient
-from dtq.client.hub import hubs_of
+from dtq.client.client_core import hubs_of
 from dtq.client.links import Line
 from dtq.client.sync import Client
 from dtq.client.tasks import check_name
 from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
 from dtq.coordinator.sessions import SessionState
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from dtq.engines.base import Engine
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import Unreachable
@@ -183,9 +183,9 @@ class InProcessQueue:
         """
         self._settle()
         with self.coordinator.lock:
-            register = self.coordinator.machine.register
-            ats = register.waiting.next_at(), register.limits.next_at()
-            at_wall = register.on_wall.next_at()
+            queue_state = self.coordinator.machine.queue_state
+            ats = queue_state.waiting.next_at(), queue_state.limits.next_at()
+            at_wall = queue_state.on_wall.next_at()
         waits = [at - self.clock.now() for at in ats if at is not None]
         waits += [] if at_wall is None else [at_wall - self.clock.wall()]
         return max(0.0, min(waits)) if waits else None
@@ -365,7 +365,7 @@ class InProcessQueue:
 
     def _settle(self) -> None:
         """Wait until all submissions are accepted or refused."""
-        self._wait_for(lambda: all(hub.settled for hub in hubs_of(self)), "what was submitted to be accepted")
+        self._wait_for(lambda: all(core.settled for core in hubs_of(self)), "what was submitted to be accepted")
 
     def _tell(self) -> None:
         """Wait until the clients have received all ends."""
@@ -374,8 +374,8 @@ class InProcessQueue:
 
         def told() -> bool:
             return all(
-                hub.following.idle or self._told.get(hub.session.id, 0) >= news.get(hub.session.id, 0)
-                for hub in hubs_of(self)
+                core.following.idle or self._told.get(core.session.id, 0) >= news.get(core.session.id, 0)
+                for core in hubs_of(self)
             )
 
         self._wait_for(told, "the clients to take in what has ended")
@@ -395,9 +395,9 @@ class InProcessQueue:
         if self._closed:
             return
         self._closed = True
-        for hub in hubs_of(self):
+        for core in hubs_of(self):
             with contextlib.suppress(Unreachable):
-                hub.close(PATIENCE_S)
+                core.close(PATIENCE_S)
         self._values.close()
         self.coordinator.stop()
 

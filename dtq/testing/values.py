@@ -60,7 +60,7 @@ class QueueValues:
         with c.lock:
             for value in named:
                 digest = hashlib.sha256(repr(value).encode()).digest()
-                c.machine.register.holds.hold(_RECORD, digest, describe([value]), 0.0)
+                c.machine.queue_state.holds.hold(_RECORD, digest, describe([value]), 0.0)
 
     def _opened(self, length: int) -> LocalValues:
         if self._files is None:

@@ -11,7 +11,7 @@ cannot be reflected, replayed, or taken from another connection. The client spea
 overflows, the client's side of a connection may exist without the server's, and a client that waits for a greeting
 waits for ever. A stranger sees random bytes only. The refusal is an answer rather than a closed connection, because a
 dying or overloaded coordinator also closes connections, which must not look like a wrong key. One deadline bounds the
-whole handshake, and no drip feed extends it. The server's part is in `admitting`.
+whole handshake, and no drip feed extends it. The server's part is in `server_handshake`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 
 `multiprocessing.managers` finds its listeners and clients in a table by the name of a serializer. With dtq's own pair
 in it, the library's `Server` and `BaseManager` speak dtq's framing, pickling and handshake without a patch. As in the
-library, the listener hands out unauthenticated connections; the `reception` authenticates them.
+library, the listener hands out unauthenticated connections; the `pending_connections` authenticates them.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Built on `BaseManager` and its `Server`: one registered type, whose factory is c
 exposed methods are those of `model.service.Service`. The other verbs of the library's server (create, shutdown,
 debug_info, reference counts, ``#GETVALUE``) do not exist here: a peer's words are looked up in the wire table only.
 
-Threads: one accepts and authenticates connections (`reception`); each authenticated connection has its own.
+Threads: one accepts and authenticates connections (`pending_connections`); each authenticated connection has its own.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from dtq.errors import ConnectionsFull, DtqError, InvalidValue
 from dtq.model.service import Session
 from dtq.records import dataclass
 from dtq.transport import safepickle
-from dtq.transport.admission import Admission, StrangersLog
-from dtq.transport.admitting import Keyring, Waits, admit_client, farewell, peek, want_tls
 from dtq.transport.calls import METHODS, error_answer
 from dtq.transport.connection import MAX_MESSAGE, Connection, tune
-from dtq.transport.conversation import Conversation
+from dtq.transport.connection_handler import ConnectionHandler
+from dtq.transport.connection_table import ConnectionTable, RateLimitedLog
 from dtq.transport.endpoints import reason
 from dtq.transport.handshake import NO_BINDING
 from dtq.transport.listening import SERIALIZER, Listener
-from dtq.transport.reception import Reception, Talk
+from dtq.transport.pending_connections import PendingConnections, Talk
+from dtq.transport.server_handshake import Keyring, Waits, admit_client, farewell, peek, want_tls
 from dtq.wording import counted
 
 if TYPE_CHECKING:
@@ -210,10 +210,10 @@ class _ServiceServer(managers.Server):
         self._open_session: OpenSession = registry[TYPEID][0]
         self.stop_event = threading.Event()
         self._door = door
-        self._admission = Admission(door.max_connections)
-        self._strangers = StrangersLog(log)
+        self._admission = ConnectionTable(door.max_connections)
+        self._strangers = RateLimitedLog(log)
         self._threads: set[threading.Thread] = set()
-        self.reception = Reception(
+        self.reception = PendingConnections(
             self.listener,
             greet=self._greet,
             show_in=self._show_in,
@@ -294,7 +294,7 @@ class _ServiceServer(managers.Server):
         session = self._open_session(connection.peer)
         connection.on_moved = session.alive
         try:
-            conversation = Conversation(connection, session, key)
+            conversation = ConnectionHandler(connection, session, key)
             while conversation.turn() and not self.stop_event.is_set():
                 pass
         finally:

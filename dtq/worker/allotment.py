@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import Any, Final
 
 from dtq.client import current
-from dtq.worker.surroundings import Surroundings
+from dtq.worker.process_state import ProcessState
 from dtq.worker.terms import THREADS
 
 #: Variable with the graphics cards that a process sees.
@@ -42,7 +42,7 @@ def has_opened_cards() -> bool:
 
 
 @contextlib.contextmanager
-def allotted(surroundings: Surroundings, portions: Portions, slots: int, threads: tuple[str, ...]) -> Iterator[None]:
+def allotted(surroundings: ProcessState, portions: Portions, slots: int, threads: tuple[str, ...]) -> Iterator[None]:
     """Gives the running task its share, while this context lasts.
 
     Args:

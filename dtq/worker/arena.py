@@ -1,4 +1,4 @@
-"""Unsent results of a slot, in memory that outlives the slot.
+"""ResultBuffer results of a slot, in memory that outlives the slot.
 
 Worker, used at both ends of a slot's pipe; it lies behind the slot's `position` in one file. The slot writes each
 result here as it is made and sends them together; if its process ends before that, however it does, the supervisor

@@ -1,6 +1,6 @@
 """An aspect: one part of a process's state that a task may change, and that the next task must find unchanged.
 
-Worker, in the slot's process. `interpreter` and `kernel` have the tables, `surroundings` goes through them.
+Worker, in the slot's process. `interpreter` and `kernel` have the tables, `process_state` goes through them.
 """
 
 from __future__ import annotations

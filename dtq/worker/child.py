@@ -36,8 +36,8 @@ from dtq.worker.output import Output, Passed
 from dtq.worker.pinned import Pinned, kill_tree, pinned
 from dtq.worker.position import SETTLE_S, UNLIMITED, Position
 from dtq.worker.program import Program
-from dtq.worker.remains import Condemned, Remains
 from dtq.worker.reports import KEPT_RESULTS
+from dtq.worker.slot_exit import KillReason, SlotExit
 from dtq.worker.terms import SlotTerms, settable_threads, slot_environment
 
 log = logging.getLogger("dtq.worker")
@@ -63,11 +63,11 @@ MAX_BESIDE: Final = 1 << 20
 #: Most seconds that a slot's clock may be ahead of the supervisor's.
 CLOCK_SLACK_S: Final = 1.0
 #: Time for a slot to end, in seconds: after its pipe was seen closed, so that it is about to; after it was told to, or
-#: announced it; and for its warden, after the order to kill it.
+#: announced it; and for its reaper, after the order to kill it.
 DYING_S: Final = 0.25
 LEAVING_S: Final = 3.0
 KILLED_S: Final = 3.0
-#: Whether a warden stands between supervisor and slot.
+#: Whether a reaper stands between supervisor and slot.
 WARDEN: Final = sys.platform == "linux"
 
 
@@ -89,7 +89,7 @@ class _Wait(NamedTuple):
 
 
 class Child:
-    """One slot's process: its warden, if it has one, which ends after the slot.
+    """One slot's process: its reaper, if it has one, which ends after the slot.
 
     Must be made by a thread that lives as long as the worker: the kernel's parent-death signal follows the thread.
 
@@ -133,20 +133,20 @@ class Child:
         self.ready = False
         #: Why it is being killed, if it is; its breach of the protocol, if that is the reason; and why it is not ready,
         #: if its initial imports or calls have failed.
-        self.condemned: Condemned | None = None
+        self.kill_reason: KillReason | None = None
         self.breach = self.uninitialized = ""
         #: Leases from which tasks were taken back, and for which it has not reported its stop.
         self.recalled: set[int] = set()
         #: When its unstarted tasks can be taken back, ``time.monotonic()``; None if that was not begun.
         self.recall_at: float | None = None
         #: Tasks to be stopped after that: lease and index, or -1 for the running one.
-        self.doomed: list[tuple[int, int]] = []
+        self.cancellations: list[tuple[int, int]] = []
         #: Whether its pipe was closed, so that it ends by itself.
         self.retired = False
         #: Whether its end of the pipe is closed, so that it has died, or is about to.
         self.broken = False
         #: When it must have ended, ``time.monotonic()``; None while it may live.
-        self.doomed_at: float | None = None
+        self.kill_deadline: float | None = None
         #: Whether it has announced its end, because it is unfit for another task.
         self.leaving = False
         #: Whether it closed its pipe and went on.
@@ -226,7 +226,7 @@ class Child:
                 log.warning("slot %d cannot be forked (%s); it is started", self.number, error)
         flags = interpreter_flags() if inherited.flags is None else inherited.flags
         # -P: files in the working directory must not be taken for modules of the standard library.
-        words = [*flags, "-P", "-m", "dtq.worker.warden", str(os.getpid()), str(channel_fd), str(position_fd)]
+        words = [*flags, "-P", "-m", "dtq.worker.reaper", str(os.getpid()), str(channel_fd), str(position_fd)]
         return subprocess.Popen(
             [sys.executable, *words],
             pass_fds=tuple(fd for fd in (channel_fd, position_fd, inherited.tracker) if fd >= 0),
@@ -254,7 +254,7 @@ class Child:
     @property
     def sound(self) -> bool:
         """Whether it can run tasks: it has begun, and is not about to end."""
-        return self.ready and self.condemned is None and not (self.retired or self.broken or self.leaving)
+        return self.ready and self.kill_reason is None and not (self.retired or self.broken or self.leaving)
 
     @property
     def usable(self) -> bool:
@@ -531,7 +531,7 @@ class Child:
 
     def _has_not_begun(self) -> bool:
         """Whether it was sent work, and claims not to have begun it."""
-        if not self.chunks or self.condemned is not None:
+        if not self.chunks or self.kill_reason is not None:
             return False
         return self._seen < self.chunks[0].serial_of(self.chunks[0].next)
 
@@ -542,13 +542,13 @@ class Child:
             now: ``time.monotonic()``.
             stuck_s: how long work may wait behind a running task, in seconds.
         """
-        moments = [at for at in (self.doomed_at, self.recall_at) if at is not None]
+        moments = [at for at in (self.kill_deadline, self.recall_at) if at is not None]
         running = self.running()
         if running is None:
             # If it has not begun yet, no other event tells when it does.
             return [*moments, now + stuck_s] if self.chunks else moments
         chunk, index, at = running
-        if self.condemned is None:
+        if self.kill_reason is None:
             # Without a limit it is looked at now and then: a task may reset the position after a look.
             limit_s = chunk.spec.options.timeout_s
             moments.append(now + START_TIMEOUT_S if limit_s is None else at + limit_s)
@@ -645,24 +645,24 @@ class Child:
 
     def leave_within(self, seconds: float) -> None:
         """Note that it is about to end, and must have by then."""
-        if self.doomed_at is None:
-            self.doomed_at = time.monotonic() + seconds
+        if self.kill_deadline is None:
+            self.kill_deadline = time.monotonic() + seconds
 
     def overdue(self, now: float) -> None:
         """Kill it if it should have ended; by force, if it was killed before."""
-        if self.doomed_at is None or now < self.doomed_at:
+        if self.kill_deadline is None or now < self.kill_deadline:
             return
         if self._killed:
             self._kill_by_force()
         else:
             self.deaf = self.broken
             self.kill()
-        self.doomed_at = now + KILLED_S
+        self.kill_deadline = now + KILLED_S
 
     def kill(self) -> None:
         """Kill it, and everything it started."""
         self._killed = True
-        self.doomed_at = time.monotonic() + KILLED_S
+        self.kill_deadline = time.monotonic() + KILLED_S
         if not WARDEN:
             self._kill_by_force()
             return
@@ -675,7 +675,7 @@ class Child:
         self._kill_slot()
 
     def _kill_slot(self) -> None:
-        """End the slot's own process, in case it has outlived its warden."""
+        """End the slot's own process, in case it has outlived its reaper."""
         if self._slot is not None:
             self._slot.kill()
 
@@ -685,7 +685,7 @@ class Child:
             return True
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
-    def collect(self) -> Remains:
+    def collect(self) -> SlotExit:
         """Collect its end, and end its group, after the process has ended or was killed."""
         if not WARDEN:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -695,7 +695,7 @@ class Child:
         serial, _ = self.position.read()
         peak, left = self.position.end()
         output = self.output.last_lines(serial)
-        return Remains(code=code, deaf=self.deaf, breach=self.breach, peak_memory=peak, left=left, output=output)
+        return SlotExit(code=code, deaf=self.deaf, breach=self.breach, peak_memory=peak, left=left, output=output)
 
     def _exit_code(self) -> int:
         try:

@@ -10,7 +10,7 @@ from dtq.errors import TooLarge
 from dtq.model import pages
 from dtq.model.fields import MAX_NAME
 from dtq.model.lru import SizedLru
-from dtq.model.messages import Doomed, Failed, Failure, Grant, Holding, Progress, Released, Succeeded
+from dtq.model.messages import Cancellation, Failed, Failure, Grant, Holding, Progress, Released, Succeeded
 from dtq.model.options import Function, Options, Spec
 from dtq.model.states import Outcome as Ending
 from dtq.model.weight import slim
@@ -37,7 +37,7 @@ _MOST_CAREFUL: Final = 1_000
 _MOST_CAREFUL_BYTES: Final = 1 << 16
 
 #: Most leases, not arrived yet, with tasks that must be stopped.
-MOST_DOOMED: Final = 1_000
+MOST_CANCELLATIONS: Final = 1_000
 
 
 class Chunk:
@@ -247,7 +247,7 @@ class Holdings:
         #: Sent in the report that is under way.
         self.reporting: list[Outcome] = []
         #: Tasks to stop of leases that have not arrived, by token.
-        self.doomed: dict[int, list[Doomed]] = {}
+        self.cancellations: dict[int, list[Cancellation]] = {}
         #: Names of functions of which an unknown task has broken its slot's protocol: their results are sent one by
         #: one, so that the task is known the next time.
         self.careful: SizedLru[str, bool] = SizedLru(_MOST_CAREFUL_BYTES, _MOST_CAREFUL)
@@ -279,11 +279,11 @@ class Holdings:
         """Add a lease that has arrived."""
         self.chunks[chunk.token] = chunk
 
-    def doom(self, doomed: Doomed) -> None:
+    def note_cancellation(self, cancellation: Cancellation) -> None:
         """Stop a task whose lease is not here: it may be on its way, or over."""
-        self.doomed.setdefault(doomed.token, []).append(doomed)
-        while len(self.doomed) > MOST_DOOMED:
-            del self.doomed[next(iter(self.doomed))]
+        self.cancellations.setdefault(cancellation.token, []).append(cancellation)
+        while len(self.cancellations) > MOST_CANCELLATIONS:
+            del self.cancellations[next(iter(self.cancellations))]
 
     def unknown(self, grant: Grant, error: Exception) -> None:
         """Add a lease whose spec the worker is refused: its tasks have failed with the reason."""

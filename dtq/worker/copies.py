@@ -52,7 +52,7 @@ class Copies:
         self._doomed: list[str] = []
 
     def need(self, token: int, values: Sequence[Value], shared: Sequence[Value] = ()) -> list[Value]:
-        """Register the values that a lease needs until `let_go`.
+        """QueueState the values that a lease needs until `let_go`.
 
         Args:
             token: the lease's.

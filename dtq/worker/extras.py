@@ -103,7 +103,7 @@ class Extras:
 
     def latest(self, children: Sequence[Child]) -> Child | None:
         """The slot whose task is to be ended, if all wait and none can be added: it began to wait last."""
-        if not self.exhausted(children) or any(child.condemned is not None for child in children):
+        if not self.exhausted(children) or any(child.kill_reason is not None for child in children):
             return None
         return max(children, key=_since)
 

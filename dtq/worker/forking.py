@@ -20,10 +20,10 @@ from dtq.client.handover import interpreter_flags
 from dtq.errors import BadMessage
 from dtq.transport import safepickle
 from dtq.worker import reports, requests
+from dtq.worker.reaper import adopt_orphans
 from dtq.worker.reports import Ready, Unusable
 from dtq.worker.requests import Request
 from dtq.worker.terms import SECRETS, SlotTerms, slot_environment
-from dtq.worker.warden import adopt_orphans
 
 #: Longest time of a fork, in seconds; far above the usual one.
 FORK_S: Final = 5.0
@@ -136,7 +136,7 @@ class ForkServer:
         return report
 
     def fork(self, channel: int, position: int, output: int | None, tracker: int) -> Forked:
-        """Fork a slot, with its warden.
+        """Fork a slot, with its reaper.
 
         Args:
             channel: descriptor of its pipe.
@@ -205,7 +205,7 @@ def _fork(sock: int) -> Forked:
 
 
 def reap_strangers(known: set[int]) -> None:
-    """Collect ended children that no other code waits for: processes that a slot had set free, after its warden was
+    """Collect ended children that no other code waits for: processes that a slot had set free, after its reaper was
     killed.
 
     Args:

@@ -4,7 +4,7 @@ Worker, started by the supervisor as ``python -m dtq.worker.forkserver``, by way
 once, however many slots there are, and a replaced slot is ready in a few milliseconds. It runs no task, has no key, and
 ends with the worker.
 
-A slot's warden is forked twice, so that its parent is the supervisor, which is a subreaper: it is then the same as one
+A slot's reaper is forked twice, so that its parent is the supervisor, which is a subreaper: it is then the same as one
 that the supervisor has started, in a session of its own, and survives the end of the fork server.
 """
 
@@ -24,19 +24,19 @@ from dtq.client.functions import cannot_import
 from dtq.client.import_path import find_modules
 from dtq.transport import safepickle
 from dtq.worker.failures import bounded, traceback_of
+from dtq.worker.reaper import die_with, guard
 from dtq.worker.reports import MAX_TRACE, Ready, Unusable, plain
 from dtq.worker.requests import LONGEST, Request, receive
 from dtq.worker.siblings import empty_main
 from dtq.worker.slot import main as run_slot
 from dtq.worker.sources import Sources
-from dtq.worker.warden import die_with, guard
 
 #: Pause between two looks whether the intermediate process has ended, in seconds.
 _PAUSE_S: Final = 0.0002
 
 
 def _serve(sock: socket.socket, parent: int) -> Request | None:
-    """Fork slots until the supervisor is gone: then return None. Returns also in each process that becomes a warden."""
+    """Fork slots until the supervisor is gone: then return None. Returns also in each process that becomes a reaper."""
     while (request := receive(sock)) is not None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
@@ -121,12 +121,12 @@ def main(arguments: list[str]) -> int:
         for stream in (1, 2):
             os.dup2(request.output, stream)
         os.close(request.output)
-    warden = guard(parent, request.channel, request.position)
-    return run_slot(warden, request.channel, request.position, forked=sources, tracker=request.tracker)
+    reaper = guard(parent, request.channel, request.position)
+    return run_slot(reaper, request.channel, request.position, forked=sources, tracker=request.tracker)
 
 
 if __name__ == "__main__":
-    # As in `warden`: user code must find no module of dtq's as __main__.
+    # As in `reaper`: user code must find no module of dtq's as __main__.
     from dtq.worker.forkserver import main as begin
 
     sys.exit(begin(sys.argv[1:]))

@@ -332,8 +332,8 @@ class Link:
         )
 
     def _obey(self, orders: Orders) -> None:
-        for doomed in orders.cancel:
-            self._supervisor.cancel(doomed)
+        for cancellation in orders.cancel:
+            self._supervisor.cancel(cancellation)
         for token in orders.drop:
             self._supervisor.drop(token)
         if orders.cancel or orders.drop:

@@ -16,7 +16,7 @@ from dtq.client import current
 
 
 def mark_records() -> Callable[[], None]:
-    """Mark every log record with its task's id and attempt, from now on; ``""`` and 0 outside of tasks.
+    """CommitMarker every log record with its task's id and attempt, from now on; ``""`` and 0 outside of tasks.
 
     Returns:
         A function that ends it.

@@ -9,7 +9,7 @@ back unstarted work is therefore safe without a lock: the supervisor lowers the 
 (`SETTLE_S`, far longer than a store takes to become visible), and only then reads the position. Tasks behind that can
 no longer start.
 
-Last, the slot's warden records the slot's end here, because an ended process cannot report it.
+Last, the slot's reaper records the slot's end here, because an ended process cannot report it.
 
 A task can write into this memory, too. So the supervisor trusts a position only if it can be true (`Child.look`), and
 never for longer than its own clock allows.
@@ -118,7 +118,7 @@ class Position:
         _END.pack_into(self.memory, _END_AT, peak, left)
 
     def end(self) -> tuple[int | None, int]:
-        """The record of `note_end`: the peak (None without a warden) and the number of processes left behind."""
+        """The record of `note_end`: the peak (None without a reaper) and the number of processes left behind."""
         peak, left = _END.unpack_from(self.memory, _END_AT)
         return (peak if 0 < peak <= _MAX_MEMORY else None), min(max(0, left), _MAX_PROCESSES)
 

@@ -20,7 +20,7 @@ class Request(NamedTuple):
     Attributes:
         channel: pipe to the supervisor.
         position: memory that it shares with the supervisor.
-        reply: the pipe for the warden's number.
+        reply: the pipe for the reaper's number.
         output: its standard output and error.
         tracker: pipe to the resource tracker.
     """

@@ -29,8 +29,8 @@ from dtq.records import replace
 from dtq.worker.child import Child
 from dtq.worker.chunks import Chunk, Holdings
 from dtq.worker.latelog import LateLog
-from dtq.worker.remains import Remains, last_words, refusal, verdict
 from dtq.worker.reports import Advanced, Changed, NoRoom, Raised, Report, Returned, Stopped
+from dtq.worker.slot_exit import SlotExit, crash_failure, refusal, verdict
 
 if TYPE_CHECKING:
     from dtq.worker.transfers import Transfers
@@ -161,7 +161,7 @@ class Settling:
 
     # -- ended slots ----------------------------------------------------------------------------------------------
 
-    def bury(self, child: Child, remains: Remains, slots: int, now: float) -> None:
+    def bury(self, child: Child, remains: SlotExit, slots: int, now: float) -> None:
         """Settle the leases of an ended slot: report its results, and give the rest back.
 
         Args:
@@ -173,7 +173,7 @@ class Settling:
         self._inherit(child, now)
         blamed = child.unfinished() or self._suspect(child)
         for chunk in list(child.chunks):
-            outcome = verdict(child.condemned, chunk.token, chunk.next) if blamed is chunk else None
+            outcome = verdict(child.kill_reason, chunk.token, chunk.next) if blamed is chunk else None
             started = int(blamed is chunk and outcome is None)
             if outcome is Outcome.CRASHED and child.breach and not self._is_certain(chunk):
                 outcome, started = None, child.begun(chunk)
@@ -182,7 +182,7 @@ class Settling:
                 if outcome is Outcome.FAILED:
                     failure = refusal(slots, child.terms.worker, remains)
                 else:
-                    failure = last_words(outcome, remains, chunk.spec.options.timeout_s)
+                    failure = crash_failure(outcome, remains, chunk.spec.options.timeout_s)
                 chunk.next = index + 1
                 self._fail(chunk, index, outcome, failure, _took(now - child.started_at(chunk), chunk, now))
             self.release(chunk, chunk.next, chunk.end, started)
@@ -195,7 +195,7 @@ class Settling:
         blamed the first time, for the slot may have been killed between two tasks; but it is blamed the second time.
         """
         chunk = child.chunks[0] if child.chunks else None
-        if chunk is None or chunk.ended or child.condemned is not None or child.leaving or child.preparing:
+        if chunk is None or chunk.ended or child.kill_reason is not None or child.leaving or child.preparing:
             return None
         task = (chunk.grant.batch, chunk.next)
         if self._suspects.used(task):

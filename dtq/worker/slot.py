@@ -1,13 +1,13 @@
 """A slot: the child process that runs tasks, one at a time.
 
-Forked by its `warden` (started by the supervisor on systems without one), with two descriptors and nothing else: no
+Forked by its `reaper` (started by the supervisor on systems without one), with two descriptors and nothing else: no
 key, no address. It reads leases from its pipe, runs their tasks in order and reports results in pages; its position is
 in shared memory. It lives as long as its supervisor: the kernel kills it with its parent if it can, and the closed pipe
 ends it elsewhere.
 
 User code may do anything here (exit, crash, close every descriptor): whatever happens, the supervisor sees a report or
-the end of the process. Process state that a task changed is restored before the next one (`surroundings`); if it cannot
-be, the process ends and another takes its place.
+the end of the process. Process state that a task changed is restored before the next one (`process_state`); if it
+cannot be, the process ends and another takes its place.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ from dtq.worker.forgotten import Forgotten
 from dtq.worker.forks import end_child, own_page
 from dtq.worker.logrecords import mark_records
 from dtq.worker.position import Position
+from dtq.worker.process_state import ProcessState, Spoilt, seed_anew
 from dtq.worker.program import Program, become, initialize
+from dtq.worker.reaper import adopt_orphans, die_with
 from dtq.worker.reports import (
     KEPT_BYTES,
     KEPT_RESULTS,
@@ -77,14 +79,12 @@ from dtq.worker.reports import (
     notice,
     plain,
 )
+from dtq.worker.result_buffer import ResultBuffer
 from dtq.worker.setters import Setters
 from dtq.worker.siblings import empty_main, share_key, share_tracker
 from dtq.worker.slotvalues import SlotValues
 from dtq.worker.soft_timeout import softly
 from dtq.worker.sources import Sources
-from dtq.worker.surroundings import Spoilt, Surroundings, seed_anew
-from dtq.worker.unsent import Unsent
-from dtq.worker.warden import adopt_orphans, die_with
 
 #: Seconds without work before this process checks all state that tasks may have changed.
 IDLE_S: Final = 0.003
@@ -303,7 +303,7 @@ class Slot:
         reload: bool,
     ) -> None:
         self._channel = channel
-        self._unsent = Unsent(channel, arena)
+        self._unsent = ResultBuffer(channel, arena)
         self._start = position.starter()
         self._worker = worker
         self._max_memory = max_memory
@@ -311,7 +311,7 @@ class Slot:
         self._clock = monotonic
         #: Functions whose traces were reported.
         self._told: SizedLru[str, bool] = SizedLru(MOST_TOLD_BYTES, MOST_TOLD)
-        self._surroundings = Surroundings(keep_processes, setters)
+        self._surroundings = ProcessState(keep_processes, setters)
         self._new_context = new_contexts()
         self._sources = sources
         self._reload = reload
@@ -610,7 +610,7 @@ class Slot:
 
         Args:
             spec: the function that ran last.
-            everything: see `Surroundings.restore`.
+            everything: see `ProcessState.restore`.
             touched: likewise.
 
         Raises:

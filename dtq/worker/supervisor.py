@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from dtq.errors import BadMessage, CannotImport, DtqError, InitializerFailed
-from dtq.model.messages import Doomed, Exchange, Failed, Grant, Released, Succeeded
+from dtq.model.messages import Cancellation, Exchange, Failed, Grant, Released, Succeeded
 from dtq.model.options import Spec
 from dtq.model.resources import Portion
 from dtq.values.place import Place
@@ -44,10 +44,10 @@ from dtq.worker.forking import ForkServer, reap_strangers
 from dtq.worker.latelog import LateLog
 from dtq.worker.output import Output
 from dtq.worker.preparing import Preparing
-from dtq.worker.remains import Condemned
 from dtq.worker.reports import Leaving, Prepared, Ready, Stale, Uninitialized, Unusable, Waiting
 from dtq.worker.respawns import Respawns
 from dtq.worker.settling import Settling
+from dtq.worker.slot_exit import KillReason
 from dtq.worker.takenback import TakenBack
 from dtq.worker.terms import WorkerTerms
 from dtq.worker.tracker import Tracker
@@ -228,8 +228,8 @@ class Supervisor:
                 self._put_back(chunk, chunk.next)
             elif self.transfers is None or self.transfers.fetch(chunk):
                 self._queue(chunk, now)
-            for doomed in self.holdings.doomed.pop(chunk.token, ()):
-                self.cancel(doomed)
+            for cancellation in self.holdings.cancellations.pop(chunk.token, ()):
+                self.cancel(cancellation)
         self._assign(now)
         self.wake()
 
@@ -283,15 +283,17 @@ class Supervisor:
         if chunk is not None:
             self._settling.release(chunk, chunk.next, chunk.end)
 
-    def cancel(self, doomed: Doomed) -> None:
+    def cancel(self, cancellation: Cancellation) -> None:
         """Stop a task. Under the lock."""
-        chunk = self.holdings.chunks.get(doomed.token)
+        chunk = self.holdings.chunks.get(cancellation.token)
         if chunk is None:
-            self.holdings.doom(doomed)  # its lease may be in the answer that is under way on the other connection
+            self.holdings.note_cancellation(
+                cancellation
+            )  # its lease may be in the answer that is under way on the other connection
             return
-        if not chunk.next <= doomed.index < chunk.end:
+        if not chunk.next <= cancellation.index < chunk.end:
             if self.transfers is not None:
-                self.transfers.cancel(doomed.token, doomed.index)
+                self.transfers.cancel(cancellation.token, cancellation.index)
             return
         child = self._child_with(chunk)
         if child is None:
@@ -299,11 +301,11 @@ class Supervisor:
                 self._waiting.remove(chunk)
             self._settling.release(chunk, chunk.next, chunk.end)
             return
-        self._stop(child, doomed.token, doomed.index)
+        self._stop(child, cancellation.token, cancellation.index)
 
     def _stop(self, child: Child, token: int, index: int) -> None:
         """Stop a task once it is known whether it is the running one; -1 for the lease's running task."""
-        child.doomed.append((token, index))
+        child.cancellations.append((token, index))
         self._recall(child)
         self.wake()
 
@@ -347,7 +349,7 @@ class Supervisor:
             self.draining = self.ending = True
             self._give_back_waiting()
             for child in self._children:
-                self._condemn(child, Condemned(0, 0, timed_out=False))
+                self._condemn(child, KillReason(0, 0, timed_out=False))
             self.announce()
         self.wake()
 
@@ -429,7 +431,7 @@ class Supervisor:
         """Handle everything that may be due, and plan the next round."""
         with self.lock:
             now = time.monotonic()
-            self._bury(now)
+            self._reap_slots(now)
             if self.ending and not self._children and self.holdings.waiting:
                 self.holdings.give_up()
                 self.announce()
@@ -686,7 +688,7 @@ class Supervisor:
         latest = self._extras.latest(self._children) if self._waiting else None
         running = None if latest is None else latest.running()
         if latest is not None and running is not None:
-            self._condemn(latest, Condemned(running[0].token, running[1], timed_out=False, waiting=True))
+            self._condemn(latest, KillReason(running[0].token, running[1], timed_out=False, waiting=True))
         return due
 
     def _child_with(self, chunk: Chunk) -> Child | None:
@@ -753,7 +755,7 @@ class Supervisor:
         """End a slot that only imports in advance, because a lease for it waits."""
         for child in self._children:
             if child.preparing and not child.chunks and child.usable:
-                self._condemn(child, Condemned(0, 0, timed_out=False))
+                self._condemn(child, KillReason(0, 0, timed_out=False))
                 return
 
     def _nearly_idle(self, chunk: Chunk, now: float) -> Child | None:
@@ -772,13 +774,13 @@ class Supervisor:
         self._selector.unregister(child.channel)
         child.retire()
 
-    def _condemn(self, child: Child, reason: Condemned) -> None:
-        child.condemned = child.condemned or reason
+    def _condemn(self, child: Child, reason: KillReason) -> None:
+        child.kill_reason = child.kill_reason or reason
         child.kill()
 
     def _recall(self, child: Child) -> None:
         """Begin to take back a slot's unstarted tasks. By any thread; the loop finishes it."""
-        if child.condemned is not None or child.retired or not child.chunks or child.recalled:
+        if child.kill_reason is not None or child.retired or not child.chunks or child.recalled:
             return
         now = time.monotonic()
         if child.recall_at is None and child.look(now):
@@ -801,12 +803,12 @@ class Supervisor:
         child.look(now)
         running = child.running()
         waiting: list[tuple[int, int]] = []
-        for token, index in child.doomed:
+        for token, index in child.cancellations:
             if running is not None and running[0].token == token and index in (-1, running[1]):
-                self._condemn(child, Condemned(token, running[1], timed_out=False))
+                self._condemn(child, KillReason(token, running[1], timed_out=False))
             elif (chunk := child.holding(token)) is not None and (index < 0 or chunk.next <= index < chunk.end):
                 waiting.append((token, index))
-        child.doomed = waiting
+        child.cancellations = waiting
 
     def _enforce(self, now: float) -> None:
         """Enforce time limits, handle work that is stuck behind work, worn-out slots, and the end of a drain."""
@@ -820,13 +822,13 @@ class Supervisor:
                 self._put_back(chunk, chunk.next)
         for child in self._children:
             child.overdue(now)
-            if child.condemned is None and not child.breach:
+            if child.kill_reason is None and not child.breach:
                 self._look_after(child, now)
         if self._drain_until is not None and now >= self._drain_until:
             self._drain_until = None
             self.ending = True
             for child in self._children:
-                self._condemn(child, Condemned(0, 0, timed_out=False))
+                self._condemn(child, KillReason(0, 0, timed_out=False))
 
     def _look_after(self, child: Child, now: float) -> None:
         if not child.look(now):
@@ -834,7 +836,7 @@ class Supervisor:
             return
         if child.recall_at is not None and now >= child.recall_at:
             self._finish_recall(child)
-        if child.doomed and child.recall_at is None:
+        if child.cancellations and child.recall_at is None:
             self._execute(child, now)
         if child.idle and child.worn_out() and not self.draining:
             self._retire(child)
@@ -843,7 +845,7 @@ class Supervisor:
         elif child.stalled(now):
             text = "slot %d has not begun with what it was sent; it is replaced"
             self._late(logging.WARNING, text, child.number)
-            self._condemn(child, Condemned(0, 0, timed_out=False))
+            self._condemn(child, KillReason(0, 0, timed_out=False))
         elif (running := child.running()) is not None:
             self._limit(child, *running, now)
         elif len(child.chunks) > 1 and not child.is_brisk(now, STUCK_S):
@@ -853,13 +855,13 @@ class Supervisor:
         """Apply a running task's time limit, and let no work wait behind a long task."""
         timeout_s = chunk.spec.options.timeout_s
         if timeout_s is not None and now - at >= timeout_s:
-            self._condemn(child, Condemned(chunk.token, index, timed_out=True))
+            self._condemn(child, KillReason(chunk.token, index, timed_out=True))
         elif now - at > STUCK_S and (len(child.chunks) > 1 or index + 1 < chunk.end):
             self._recall(child)
 
     # -- the dead -------------------------------------------------------------------------------------------------
 
-    def _bury(self, now: float) -> None:
+    def _reap_slots(self, now: float) -> None:
         for child in [child for child in self._children if child.exited()]:
             if not child.retired:
                 gathered = child.channel.gather(sys.maxsize)  # its last messages
@@ -885,10 +887,10 @@ class Supervisor:
             return
         if not self._extras.is_extra(child):
             self._respawns.plan(child.number, time.monotonic())
-        if child.condemned is None and child.preparing and not child.leaving:
+        if child.kill_reason is None and child.preparing and not child.leaving:
             text = "slot %d (pid %d) died while it imported %s, for which no task had come yet; it is replaced"
             self._late(logging.WARNING, text, child.number, child.pid, child.preparing)
-        elif child.condemned is None and not (child.retired and not child.broken) and not child.leaving:
+        elif child.kill_reason is None and not (child.retired and not child.broken) and not child.leaving:
             self._late(logging.WARNING, "slot %d (pid %d) died; it is replaced", child.number, child.pid)
 
     def _not_born(self, number: int, why: str = "") -> None:

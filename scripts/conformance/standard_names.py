@@ -67,7 +67,7 @@ class Pool(Executor):
         assert cluster is not None
         found = {}
         for child in psutil.Process(cluster.pids["worker"]).children():
-            # Its children are the wardens of the slots, and the fork server, whose own are there for a moment only.
+            # Its children are the reapers of the slots, and the fork server, whose own are there for a moment only.
             with contextlib.suppress(psutil.NoSuchProcess):
                 slots = child.children() if sys.platform == "linux" else [child]
                 found.update({slot.pid: Slot(slot) for slot in slots if slot.status() != psutil.STATUS_ZOMBIE})
@@ -80,7 +80,7 @@ class Pool(Executor):
 
     @property
     def _call_queue(self) -> CallQueue:
-        thread = self._completer.hub.sender._thread
+        thread = self._completer.core.sender._thread
         assert thread is not None
         return CallQueue(thread)
 

@@ -113,11 +113,11 @@ class Node:
         return []
 
     def slots(self) -> list[psutil.Process]:
-        """The processes that run tasks, as they are now: its children's children, for wardens stand between."""
+        """The processes that run tasks, as they are now: its children's children, for reapers stand between."""
         found: list[psutil.Process] = []
         with contextlib.suppress(psutil.Error):
-            for warden in psutil.Process(self.pid).children():
-                found += warden.children()
+            for reaper in psutil.Process(self.pid).children():
+                found += reaper.children()
         return found
 
 

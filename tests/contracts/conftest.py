@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dtq.core import invariants
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from tests.contracts import executor_kinds
 from tests.contracts.executor_kinds import Gate, Kind, closing
 from tests.contracts.service_scene import KINDS, House

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from dtq.engines.base import Engine
 from dtq.engines.memory import MemoryEngine
 from dtq.engines.sqlite import SqliteEngine

@@ -25,7 +25,7 @@ from dtq import (
 )
 from dtq.client import outbox
 from dtq.client.outcomes import RemoteTraceback
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from dtq.errors import CannotPickle, InvalidId, InvalidValue, QueueFull, StoreReplaced, UnknownId, WrongKey
 from tests.client_scene import DEADLINE_S, Queue
 from tests.looping import connected, looped, until
@@ -174,7 +174,7 @@ async def test_full_outbox_makes_submit_wait_and_submit_nowait_refuse(
     async with connected(near) as client:
         near.stop()
         first = client.submit_nowait(work.add, 0)
-        await until(lambda: client._loop.hub.outbox.is_empty)  # under way
+        await until(lambda: client._loop.shared.outbox.is_empty)  # under way
         handles = [first, client.submit_nowait(work.add, 1), client.submit_nowait(work.add, 2)]
         # When more is submitted; Then the one refuses, the other waits, and the loop goes on
         with pytest.raises(asyncio.QueueFull):
@@ -184,7 +184,7 @@ async def test_full_outbox_makes_submit_wait_and_submit_nowait_refuse(
         assert len(pending) == len(waiting)
         # When there is room, and one more comes before those who wait have seen it
         near.start()
-        while not client._loop.hub.outbox.is_empty:
+        while not client._loop.shared.outbox.is_empty:
             time.sleep(0.001)  # the loop sees nothing meanwhile
         waiting.append(asyncio.create_task(client.submit(work.add, 20)))
         # Then all are accepted, in their order

@@ -19,7 +19,7 @@ from dtq import Client, ClientClosed, State, TaskCancelled, TaskHandle, Unreacha
 from dtq.client import batches
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.outcomes import RemoteTraceback
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from dtq.errors import (
     CannotPickle,
     InvalidId,
@@ -530,7 +530,7 @@ def test_map_that_nobody_reads_any_more_is_cancelled(queue: Queue) -> None:
     stats = queue.client().stats()
     assert stats.counts.cancelled == stats.submitted - stats.counts.succeeded - stats.counts.running > 0
     assert queue.coordinator is not None
-    assert not queue.coordinator.machine.register.open
+    assert not queue.coordinator.machine.queue_state.open
 
 
 def test_results_beyond_the_bound_are_fetched(near: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -989,7 +989,7 @@ def test_calls_wait_for_a_coordinator_that_is_away_and_then_give_up(near: Queue)
         client.stats()
     # When it comes back while a call is repeated; Then the call is answered
     patient = near.client()
-    patient._hub.session.generation = 1
+    patient._core.session.generation = 1
     threading.Timer(0.1, near.start).start()
     assert patient.stats().submitted == 0
 
@@ -1063,7 +1063,7 @@ def test_exception_in_the_block_is_not_hidden_by_closing(
 ) -> None:
     # Given a block that raises while the coordinator is away
     client = near.client()
-    monkeypatch.setattr(client, "close", lambda: client._hub.close(0.05))
+    monkeypatch.setattr(client, "close", lambda: client._core.close(0.05))
     with pytest.raises(KeyError), client:
         near.stop()
         client.submit(work.add, 1)
@@ -1084,7 +1084,7 @@ def test_handles_that_are_thrown_away_leave_nothing_behind(queue: Queue) -> None
         last_batch = client.submit_map(work.square, [1])
         assert last_batch.wait(DEADLINE_S)
     # When they have ended; Then the client has forgotten them
-    assert client._hub.following.unfinished() == []
+    assert client._core.following.unfinished() == []
 
 
 def test_batch_handle_is_what_submit_map_gives(queue: Queue) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from dtq import State
-from dtq.client import hub
-from dtq.core.register import Rules
+from dtq.client import client_core
+from dtq.core.queue_state import Rules
 from dtq.errors import InvalidValue, QueueDraining, UnknownLimit
 from dtq.model.limits import Limit
 from dtq.model.queues import Steering
@@ -183,7 +183,7 @@ def test_purge_takes_what_a_full_queue_had_no_room_for() -> None:
 
 
 def test_verb_that_makes_no_room_in_a_full_queue_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "_HELD_S", 0.1)
+    monkeypatch.setattr(client_core, "_HELD_S", 0.1)
     with Queue(rules=Rules(max_tasks=10)) as queue:
         client = queue.client()
         held = [client.submit(work.square, number) for number in range(15)]

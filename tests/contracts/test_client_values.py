@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from dtq import AsyncClient
-from dtq.client import feeds, reading
-from dtq.client.hub import Hub
-from dtq.client.hub_values import HubValues
+from dtq.client import batch_uploads, reading
+from dtq.client.client_core import ClientCore
+from dtq.client.client_values import HubValues
 from dtq.client.submitting import PLAIN, prepare
 from dtq.client.sync import Client
 from dtq.errors import ClientClosed, DtqError, ResultCannotPickle, ResultExpired, StoreFull, TooLarge
@@ -46,11 +46,11 @@ def _place(queue: Queue) -> Place:
 
 def _unsettled(client: Client) -> int:
     """How many values of a client are not known to be in the queue's hands."""
-    return _unsettled_of(client._hub)
+    return _unsettled_of(client._core)
 
 
-def _unsettled_of(hub: Hub) -> int:
-    now = hub._values._now
+def _unsettled_of(core: ClientCore) -> int:
+    now = core._values._now
     assert isinstance(now, LocalValues | WireValues)
     return sum(held.unsettled for held in now._held.values())
 
@@ -70,7 +70,7 @@ def test_large_calls_and_results_come_back(queue: Queue, size: int) -> None:
             found[0] ^= 1
         assert list(client.map(work.echo, [data, b"small", data])) == [data, b"small", data]
         assert [len(part) for part in client.submit_map(work.echo, [data] * 3).results()] == [size] * 3
-    assert isinstance(client._hub._values._now, LocalValues) is queue.by_reference
+    assert isinstance(client._core._values._now, LocalValues) is queue.by_reference
     until("all to be settled", lambda: not _unsettled(client))
 
 
@@ -128,8 +128,8 @@ def test_a_large_call_whose_coroutine_is_cancelled_holds_nothing(queue: Queue) -
             await asyncio.sleep(0.001)
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        hub = client._loop.hub
-        await asyncio.to_thread(until, "nothing to be held", lambda: not _unsettled_of(hub))
+        core = client._loop.shared
+        await asyncio.to_thread(until, "nothing to be held", lambda: not _unsettled_of(core))
         await client.close()
 
     # Then nothing of them is held
@@ -216,7 +216,7 @@ def test_a_result_that_is_no_longer_kept_has_expired(queue: Queue) -> None:
 
 def test_a_map_does_not_run_ahead_of_its_reader_by_many_bytes(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     # Given a map over large items that nobody works on
-    monkeypatch.setattr(feeds, "AHEAD_BYTES", 4 << 20)
+    monkeypatch.setattr(batch_uploads, "AHEAD_BYTES", 4 << 20)
     client = queue.client()
     made = 0
 
@@ -228,10 +228,10 @@ def test_a_map_does_not_run_ahead_of_its_reader_by_many_bytes(queue: Queue, monk
 
     # When its results are read, Then no more are made than fit, until there are results
     reading = client.map(work.echo, items())
-    until("tasks to be submitted", lambda: client.stats().submitted >= feeds.AHEAD_TASKS)
-    feed = client._hub.outbox._feeds[0]
+    until("tasks to be submitted", lambda: client.stats().submitted >= batch_uploads.AHEAD_TASKS)
+    feed = client._core.outbox._feeds[0]
     until("it to be full", lambda: feed.full)
-    assert made <= feeds.AHEAD_TASKS + 2
+    assert made <= batch_uploads.AHEAD_TASKS + 2
     with queue.working():
         assert sum(1 for _ in reading) == 300
 
@@ -263,11 +263,11 @@ def test_submissions_weigh_what_their_values_have(queue: Queue) -> None:
     client.submit(work.echo, 1).accepted(DEADLINE_S)
     data = b"x" * 1_300_000
 
-    item = prepare(client._hub, work.echo, PLAIN, (data,), {})
+    item = prepare(client._core, work.echo, PLAIN, (data,), {})
 
     assert item.described
     assert item.weight > len(data) > len(item.blob)
-    client._hub._values.settle_blobs([item.blob])
+    client._core._values.settle_blobs([item.blob])
     assert not _unsettled(client)
 
 

@@ -30,7 +30,7 @@ from dtq.core.changes import (
 )
 from dtq.engines.base import EndedRun, Engine, Opened
 from dtq.engines.memory import MemoryEngine
-from dtq.engines.sieve import Sieve
+from dtq.engines.selection_filter import SelectionFilter
 from dtq.errors import StoreError
 from dtq.model import pages
 from dtq.model.messages import Failure
@@ -773,13 +773,13 @@ def test_ended_gives_what_matches_latest_first(history: Engine, selection: Selec
 def looked_at(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The first tasks of the runs that listings have looked at."""
     seen: list[int] = []
-    wants = Sieve.wants
+    wants = SelectionFilter.wants
 
-    def noted(sieve: Sieve, run: EndedRun) -> bool:
+    def noted(selector: SelectionFilter, run: EndedRun) -> bool:
         seen.append(run.lo)
-        return wants(sieve, run)
+        return wants(selector, run)
 
-    monkeypatch.setattr(Sieve, "wants", noted)
+    monkeypatch.setattr(SelectionFilter, "wants", noted)
     return seen
 
 

@@ -9,7 +9,7 @@ import pytest
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import StoreFull
 from dtq.model import pages
-from dtq.model.messages import Conditions, Conflict, Doomed, Receipt, Unique
+from dtq.model.messages import Cancellation, Conditions, Conflict, Receipt, Unique
 from dtq.model.snapshots import Selection
 from dtq.model.states import Outcome, State
 from dtq.testing import FailingEngine
@@ -154,7 +154,7 @@ def test_one_that_replaces_stops_one_that_runs(house: House) -> None:
     second = with_key(client, replace).batch
 
     # Then its worker is told at once
-    assert waiting.result().cancel == (Doomed(token=grant.token, index=0),)
+    assert waiting.result().cancel == (Cancellation(token=grant.token, index=0),)
     worker.fail(grant, Outcome.CANCELLED, exception="", message="")
     view = client.service.task(first, 0)
     assert (view.state, view.reason) == (State.CANCELLED, f"it was replaced by {second}")
@@ -229,7 +229,7 @@ def test_what_a_key_stands_for_is_the_same_after_a_restart(house: House) -> None
     house.restart()
     again = house.client()
     assert with_key(again, PENDING).batch == second
-    assert house.coordinator.machine.register.keys.all("k") == [second, first]
+    assert house.coordinator.machine.queue_state.keys.all("k") == [second, first]
 
 
 def test_two_at_once_with_one_key_are_one(house: House) -> None:

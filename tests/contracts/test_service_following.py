@@ -289,7 +289,7 @@ def test_follower_of_expired_results_is_told_that_they_were(house: House) -> Non
     hand.fail(hand.fetch_one())
     coordinator = house.coordinator
     with coordinator.lock:
-        coordinator.machine.register.ledger.expired(coordinator.clock.now() + 1.0)
+        coordinator.machine.queue_state.ledger.expired(coordinator.clock.now() + 1.0)
     coordinator.flush()
 
     # When

@@ -193,7 +193,7 @@ def test_expired_function_can_be_used_again(house: House) -> None:
     client.submit()
     hand.succeed(hand.fetch_one())
     with house.coordinator.lock:
-        house.coordinator.machine.register.ledger.expired(house.coordinator.clock.now() + 1.0)
+        house.coordinator.machine.queue_state.ledger.expired(house.coordinator.clock.now() + 1.0)
     house.coordinator.flush()
     assert house.engine.batches([1]) == []
 
@@ -216,6 +216,6 @@ def test_restart_while_a_cancel_is_under_way_goes_on_with_it(house: House) -> No
     holding = (Holding(token=grant.token, started=0),)
     orders = again.service.exchange(Exchange(holding=holding, capacity=1))
 
-    assert [doomed.token for doomed in orders.cancel] == [grant.token]
+    assert [cancellation.token for cancellation in orders.cancel] == [grant.token]
     again.fail(grant, Outcome.CANCELLED)
     assert house.client().states(batch, 1) == [State.CANCELLED]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import InvalidValue, KeyConflict, ScheduleExists, StoreFull, UnknownSchedule
 from dtq.model import values
@@ -150,7 +150,7 @@ def test_replaced_run_is_stopped_where_it_runs(house: House) -> None:
     client.service.set_schedule(schedule(rule=Rule(every_s=0.5), overlap=Overlap.REPLACE), False, False)
     grant = hand.fetch_one()
     orders = hand.fetch_orders(wait_s=20.0)
-    assert [doomed.token for doomed in orders.cancel] == [grant.token]
+    assert [cancellation.token for cancellation in orders.cancel] == [grant.token]
     client.service.remove_schedule("often")
 
 
@@ -236,7 +236,7 @@ def test_full_disk_loses_no_due_time(tmp_path: Path) -> None:
         for _ in range(3):
             clock.advance(61)
             house.coordinator.tick()
-        assert len(house.coordinator.machine.register.batches) == 0
+        assert len(house.coordinator.machine.queue_state.batches) == 0
         # Then they are made when there is room again
         engine.fail(0)
         until("the disk to be written again", lambda: house.coordinator.committer.trouble is None)

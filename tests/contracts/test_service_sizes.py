@@ -10,7 +10,7 @@ import pytest
 
 from dtq.client.paging import all_dead_letters, all_tasks, cancel_all, purge_all, retry_all, whole_stats, whole_task
 from dtq.core import invariants
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from dtq.errors import InvalidValue
 from dtq.model import pages
 from dtq.model.messages import Ended, Succeeded

@@ -18,7 +18,7 @@ from tests.contracts.service_scene import Caller, House, spec, until
 
 
 def count_of(house: House, state: State) -> int:
-    return house.coordinator.machine.register.tally[state]
+    return house.coordinator.machine.queue_state.tally[state]
 
 
 # -- hello ----------------------------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_repeated_submission_is_known_after_its_batch_has_finished(house: House)
 
     # Then
     assert client.receipts(submission, repeated=True) == receipts
-    assert house.coordinator.machine.register.submitted == 2
+    assert house.coordinator.machine.queue_state.submitted == 2
 
 
 def test_repeated_last_piece_is_answered_after_its_batch_has_finished(house: House) -> None:

@@ -542,7 +542,7 @@ def test_what_is_held_goes_some_time_after_its_holder(house: House, monkeypatch:
     # Then what they held goes when its time is over, and not before
     until("the first is let go", lambda: not _is_kept(house, soon))
     assert _is_kept(house, later)
-    holds = house.coordinator.machine.register.holds
+    holds = house.coordinator.machine.queue_state.holds
     until("the other has left", lambda: [row.until is not None for row in holds.rows()] == [True])
 
     # And stays when its holder is back

@@ -413,7 +413,7 @@ def test_worker_that_may_be_dead_is_given_nothing_until_it_is_back(house: House)
     batch = house.client().submit()
 
     # Then it gets it only when it says hello again
-    assert house.coordinator.machine.register.leases == {}
+    assert house.coordinator.machine.queue_state.leases == {}
     assert house.worker(session=hand.session).welcome.resumed
     (grant,) = fetching.result(SOON_S).grants
     assert (grant.batch, grant.attempt) == (batch, 1)

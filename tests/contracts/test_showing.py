@@ -13,7 +13,7 @@ import pytest
 
 from dtq import BatchHandle, TaskHandle, progress
 from dtq.client import progress as bars
-from dtq.client.notebook import card
+from dtq.client.html_repr import card
 from dtq.testing import InProcessQueue
 from tests.client_scene import DEADLINE_S, Queue
 from tests.looping import looped

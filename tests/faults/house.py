@@ -12,7 +12,7 @@ import psutil
 
 from dtq.coordinator.connection import Connection as Session
 from dtq.coordinator.service import Coordinator, Setup
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from dtq.engines.base import Engine
 from dtq.engines.memory import MemoryEngine
 from dtq.model.messages import Exchange, Grant, Hello, Receipt, Role, Submission, Succeeded

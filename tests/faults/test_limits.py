@@ -17,7 +17,7 @@ from dtq.cli.coordinator import start
 from dtq.config import CoordinatorSettings
 from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import BatchTooLarge, DtqError, QueueFull, SessionUnknown, TooLarge, from_wire
 from dtq.model.messages import Exchange, Hello, Receipt, Role, Submission, Succeeded

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from dtq.errors import QueueFull, SessionUnknown, from_wire
 from dtq.model.messages import Exchange, Grant, Hello, Holding, Role, Submission
 from dtq.model.pages import pack

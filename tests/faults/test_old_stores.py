@@ -19,7 +19,7 @@ import pytest
 from dtq.core import invariants, queues, views
 from dtq.core.changes import DefinitionRow, ExpiryRow, HoldRow, OwnExpired, Stored
 from dtq.core.machine import Machine
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from dtq.core.restoring import restore
 from dtq.engines import schema
 from dtq.engines.sqlite import SqliteEngine
@@ -137,7 +137,7 @@ def copied(version: int, directory: Path) -> Path:
 def _standing(machine: Machine) -> Iterator[tuple[str, str]]:
     """The definitions that a machine goes by."""
     yield from (("limit", view.limit.name) for view in views.limits(machine, 1000.0))
-    yield from (("queue", queue) for queue in queues.steered(machine.register))
+    yield from (("queue", queue) for queue in queues.steered(machine.queue_state))
     yield from (("schedule", entry.schedule.name) for entry in machine.schedules)
 
 
@@ -159,8 +159,8 @@ def test_store_of_an_earlier_version_says_what_it_said_then(tmp_path: Path, vers
     for what, said in then["said"].items():
         assert covers(now[what], said), what
     invariants.check(machine)
-    assert covers(plain(machine.register.tally.counts()), then["counts"])
-    assert list(machine.register.expiries) == then.get("expiries", [])
+    assert covers(plain(machine.queue_state.tally.counts()), then["counts"])
+    assert list(machine.queue_state.expiries) == then.get("expiries", [])
     assert held == then.get("held", [])
     assert defined == then.get("defined", [])
     assert {(row["kind"], row["name"]) for row in defined} == {*_standing(machine)}
@@ -218,8 +218,8 @@ def write(directory: Path) -> None:
     path = directory / f"store_v{schema.SCHEMA}.db"
     engine = SqliteEngine(path)
     engine.open()
-    register = live(engine).machine.register
-    counts, expiries = plain(register.tally.counts()), list(register.expiries)
+    queue_state = live(engine).machine.queue_state
+    counts, expiries = plain(queue_state.tally.counts()), list(queue_state.expiries)
     held = [put(engine)]
     said = plain(everything(engine, BATCHES))
     defined = [plain(row) for row in engine.restore() if isinstance(row, DefinitionRow)]

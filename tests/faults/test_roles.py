@@ -14,7 +14,7 @@ import pytest
 from dtq.config.keys import Key, KeyRole, read_keyring
 from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import BadMessage, DtqError, NotPermitted, RoleMissing, Unreachable, WrongKey
 from dtq.model.limits import Limit

@@ -342,4 +342,4 @@ def test_worker_is_the_same_after_all_of_this(scene: Scene) -> None:
     """Rows 48 to 59: nothing is left over of the slot's past."""
     assert scene.value("pid") > 0
     assert scene.worker.popen.poll() is None
-    assert len(psutil.Process(scene.worker.pid).children(recursive=True)) == 3, "a fork server, a warden, a slot"
+    assert len(psutil.Process(scene.worker.pid).children(recursive=True)) == 3, "a fork server, a reaper, a slot"

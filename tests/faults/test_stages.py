@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from dtq.client.payloads import encode_call
-from dtq.core.lacking import MOST_ERRORS
+from dtq.core.quarantine import MOST_ERRORS
 from dtq.model import pages
 from dtq.model.messages import Submission
 from dtq.model.options import Function, FunctionKind, Options, Spec

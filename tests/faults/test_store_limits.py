@@ -145,7 +145,7 @@ def test_store_does_not_grow_with_what_went_through_it(tmp_path: Path) -> None:
         engine.close()
         size_s.append(path.stat().st_size)
     # Then twice as many have left no larger file
-    assert driver.machine.register.submitted == 2000 * half
+    assert driver.machine.queue_state.submitted == 2000 * half
     print(f"after {half},000 tasks {size_s[0] / 1e6:.1f} MB, after {2 * half},000 {size_s[1] / 1e6:.1f} MB")
     assert size_s[1] < 1.5 * size_s[0]
 
@@ -161,7 +161,7 @@ def test_store_does_not_grow_with_what_went_through_it(tmp_path: Path) -> None:
     machine = restore(opened.epoch, driver.rules, opened.totals, again.restore(), driver.now)
     took_s = time.monotonic() - start
     again.close()
-    assert machine.register.tally.unfinished == 100_000
+    assert machine.queue_state.tally.unfinished == 100_000
     assert opened.losses == ()
     print(f"restored in {took_s:.2f} s")
     assert took_s < 5.0

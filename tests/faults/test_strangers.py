@@ -29,7 +29,7 @@ from dtq.model.messages import Exchange, Succeeded
 from dtq.model.pages import pack
 from dtq.model.states import State
 from dtq.transport import connection as connection_module
-from dtq.transport import reception
+from dtq.transport import pending_connections
 from dtq.transport.handshake import KEY_ID, MAGIC
 from tests.cluster import Cluster, clean_environment
 from tests.faults.house import DEADLINE_S, house, lease, resident_mib, settle, submit, wait_until
@@ -43,7 +43,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 def test_five_hundred_silent_connections_delay_nobody(monkeypatch: pytest.MonkeyPatch, many_files: None) -> None:
     """Row 4: slowloris, drip feed."""
-    monkeypatch.setattr(reception, "HANDSHAKE_S", 2.0)
+    monkeypatch.setattr(pending_connections, "HANDSHAKE_S", 2.0)
     with serving(Fake()) as server, ExitStack() as stack:
         threads = threading.active_count()
         waits: list[float] = []

@@ -155,7 +155,7 @@ def test_task_due_ten_leases_later_starts_once_over_three_restarts(tmp_path: Pat
         assert house.worker().fetch() == []
         hand.succeed(grant)
         assert house.client().states(batch, 1) == [State.SUCCEEDED]
-        assert house.coordinator.machine.register.retries == 0
+        assert house.coordinator.machine.queue_state.retries == 0
     finally:
         house.close()
         invariants.check(house.coordinator.machine)

@@ -21,7 +21,7 @@ from dtq.config.tls import TlsFiles
 from dtq.errors import BadConfig, DtqError, KeyUnusable, TlsFailed, Unreachable, WrongKey
 from dtq.model.messages import Exchange, Succeeded
 from dtq.model.pages import pack
-from dtq.transport import Server, endpoints, reception
+from dtq.transport import Server, endpoints, pending_connections
 from dtq.transport import server as server_module
 from dtq.transport.proxy import Proxy
 from dtq.transport.tls import client_context, secure_client, server_context
@@ -230,7 +230,7 @@ def test_session_relayed_through_another_certificate_is_refused(
 def test_silence_in_the_middle_of_tls_is_cut_at_the_deadline(
     fake: Fake, places: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reception, "HANDSHAKE_S", 0.5)
+    monkeypatch.setattr(pending_connections, "HANDSHAKE_S", 0.5)
     with serving(fake, tls=tls_files(places / COORDINATOR)) as server:
         # Given peers that stop after the first bytes of TLS, or say nothing, or drip
         with socket.create_connection(server.address, 10) as half, socket.create_connection(server.address, 10) as mute:
@@ -245,7 +245,7 @@ def test_silence_in_the_middle_of_tls_is_cut_at_the_deadline(
                 # Then both are closed when the time is over
                 assert time.monotonic() - started < 10
         # And others are served
-        monkeypatch.setattr(reception, "HANDSHAKE_S", 5.0)
+        monkeypatch.setattr(pending_connections, "HANDSHAKE_S", 5.0)
         with proxy_to(server.address[1], tls_files(places / PEER)) as proxy:
             assert proxy.follow([1]) == [1]
 

@@ -46,19 +46,19 @@ class Scene:
     @property
     def up(self) -> Any:
         """What makes the client's calls that write values."""
-        return self.client._hub._values._up
+        return self.client._core._values._up
 
     @property
     def down(self) -> Any:
         """What makes those that read them."""
-        return self.client._hub._values._down
+        return self.client._core._values._down
 
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
     with Cluster(tmp_path) as cluster:
         scene = Scene(cluster, monkeypatch)
-        assert not scene.client._hub._values.local
+        assert not scene.client._core._values.local
         yield scene
         scene.client.close()
 
@@ -88,7 +88,7 @@ def test_coordinator_killed_in_the_middle_of_a_value(scene: Scene, nth: int, mon
 
 def test_coordinator_killed_between_a_value_and_its_submission(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     data = os.urandom(SIZE)
-    once_before(scene.client._hub.outbox, "put", 1, scene.restart, monkeypatch)
+    once_before(scene.client._core.outbox, "put", 1, scene.restart, monkeypatch)
 
     assert scene.client.submit(work.echo, data).result(DEADLINE_S) == data
 
@@ -96,7 +96,7 @@ def test_coordinator_killed_between_a_value_and_its_submission(scene: Scene, mon
 def test_coordinator_killed_between_a_submission_and_its_receipt(scene: Scene) -> None:
     # Given a submission that is accepted, but whose answer is lost with the coordinator
     data = os.urandom(SIZE)
-    link = scene.client._hub.sender.link
+    link = scene.client._core.sender.link
     submit, lost = link.service.submit, []
 
     def losing(*args: Any) -> Any:
@@ -137,7 +137,7 @@ def test_a_queue_in_memory_that_begins_anew_has_another_place(tmp_path: Path) ->
             # Then large values go by its files, there and back
             assert client.submit(work.echo, 1).result(DEADLINE_S) == 1
             assert client.submit(work.echo, data).result(DEADLINE_S) == data
-            assert client._hub._values.local
+            assert client._core._values.local
 
 
 def test_client_killed_in_the_middle_of_a_value(scene: Scene) -> None:
@@ -211,7 +211,7 @@ def test_small_calls_pass_a_large_value_on_its_way(scene: Scene) -> None:
 
 def test_readers_that_read_no_answer_hold_up_nobody(scene: Scene) -> None:
     # Given a value, and peers that ask for it again and again and take nothing
-    value = scene.client._hub._values
+    value = scene.client._core._values
     draft = value.draft()
     draft.write(b"x" + os.urandom(CHUNK - 1))
     written = draft.finish()
@@ -229,7 +229,7 @@ def test_readers_that_read_no_answer_hold_up_nobody(scene: Scene) -> None:
 
 def test_peers_cannot_write_or_name_what_is_not_theirs(scene: Scene) -> None:
     # Given the segment of a client's value, and a stranger
-    values = scene.client._hub._values
+    values = scene.client._core._values
     draft = values.draft()
     draft.write(b"x" + os.urandom(199_999))
     value = draft.finish()

@@ -104,7 +104,7 @@ def test_ctrl_c_leaves_soon(tmp_path: Path, way: str, start: str) -> None:
 def test_interrupt_inside_of_submit_leaves_nothing_to_wait_for(
     executor: dtq.Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outbox = executor._completer.hub.outbox
+    outbox = executor._completer.core.outbox
     executor.submit(work.square, 2).result(DEADLINE_S)
 
     def interrupted(item: object) -> None:

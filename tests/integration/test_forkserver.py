@@ -86,11 +86,11 @@ def test_module_is_imported_once_however_many_slots_come_from_it(scene: Scene) -
 
 def test_slots_are_children_of_wardens_and_those_of_the_worker(scene: Scene) -> None:
     for slot in scene.slots():
-        warden = psutil.Process(slot).parent()
-        assert warden is not None
-        assert warden.ppid() == scene.worker.pid
+        reaper = psutil.Process(slot).parent()
+        assert reaper is not None
+        assert reaper.ppid() == scene.worker.pid
         assert os.getsid(slot) == slot
-        assert os.getsid(warden.pid) == warden.pid
+        assert os.getsid(reaper.pid) == reaper.pid
 
 
 def test_random_numbers_of_slots_are_not_the_same(scene: Scene) -> None:

@@ -168,7 +168,7 @@ def fill(name):
 
 def die(name):
     SharedMemory(name)
-    # Its warden would kill what removes the memory before that has done so; most of the time.
+    # Its reaper would kill what removes the memory before that has done so; most of the time.
     subprocess.Popen(["sh", "-c", f"sleep 0.1; kill -CONT {{os.getppid()}}"])
     os.kill(os.getppid(), signal.SIGSTOP)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -43,7 +43,7 @@ def client(cluster: LocalCluster, request: pytest.FixtureRequest, monkeypatch: p
 def kept(client: dtq.Client) -> int:
     """How many bytes of values the coordinator has."""
     client.stats()  # so that it is connected
-    offer = client._hub.session.values
+    offer = client._core.session.values
     assert offer is not None
     return sum(_size(path) for where in offer.directories for path in glob.glob(f"{where}/*.values"))
 

@@ -23,7 +23,7 @@ from dtq.worker.child import Child
 from dtq.worker.chunks import Chunk
 from dtq.worker.forking import ForkServer
 from dtq.worker.program import Program
-from dtq.worker.remains import Remains
+from dtq.worker.slot_exit import SlotExit
 from dtq.worker.supervisor import Supervisor
 from dtq.worker.terms import SlotTerms, WorkerTerms
 from tests.cluster import TASKS, until
@@ -46,7 +46,7 @@ def see_dead(pid: int) -> None:
     os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
-def close(child: Child) -> Remains:
+def close(child: Child) -> SlotExit:
     """See a slot's end, and let go of it."""
     remains = child.collect()
     child.let_go()
@@ -104,7 +104,7 @@ def test_dead_slot_that_is_sent_a_lease_does_not_have_it() -> None:
 
 
 def test_slot_whose_warden_is_stopped_is_killed_all_the_same() -> None:
-    # Given a slot that runs, and a warden that somebody has stopped
+    # Given a slot that runs, and a reaper that somebody has stopped
     child = Child(1, TERMS)
     until(lambda: child.channel.gather().messages, "the slot to be ready")
     slots = psutil.Process(child.pid).children()
@@ -112,7 +112,7 @@ def test_slot_whose_warden_is_stopped_is_killed_all_the_same() -> None:
     # When it is killed
     child.kill()
     # Then both are gone
-    until(child.exited, "the warden to end")
+    until(child.exited, "the reaper to end")
     assert close(child).code == -signal.SIGKILL
     assert not any(slot.is_running() for slot in slots)
 

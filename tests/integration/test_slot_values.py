@@ -389,10 +389,10 @@ def test_a_cancel_ends_a_task_whose_result_waits(tmp_path: Path) -> None:
     token = scene.lease("fill_the_disk", [(str(tmp_path / "room"), 2 * MB)])
     started = time.monotonic()
     scene.turn(lambda: scene.slot.look(time.monotonic()) and scene.slot.running(), "it to run")
-    from dtq.model.messages import Doomed
+    from dtq.model.messages import Cancellation
 
     with scene.supervisor.lock:
-        scene.supervisor.cancel(Doomed(token=token, index=0))
+        scene.supervisor.cancel(Cancellation(token=token, index=0))
     (outcome,) = scene.outcomes(token)
     assert outcome.outcome is Outcome.CANCELLED
     assert time.monotonic() - started < 60

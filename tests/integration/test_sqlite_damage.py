@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from dtq.core.changes import ArgumentPage, BatchRow, LeaseRow, ResultPage, TaskRow, Totals
-from dtq.engines import mark as marks
-from dtq.engines import survey
+from dtq.engines import commit_marker as marks
+from dtq.engines import integrity_check
+from dtq.engines.commit_marker import CommitMarker
 from dtq.engines.head import Head
-from dtq.engines.mark import Mark
 from dtq.engines.sqlite import SqliteEngine
 from dtq.errors import StoreDamaged, StoreError
 from tests.integration.store_scene import changes, contents, copy, crash, everything, flip, last_batch, opened
@@ -214,8 +214,8 @@ def test_flipped_bits_in_the_file_are_never_silent(in_file: Crashed, tmp_path: P
 def test_flipped_bits_in_a_large_file_lose_no_work_silently_and_never_answer_wrong(
     in_file: Crashed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str
 ) -> None:
-    monkeypatch.setattr(survey, "WHOLE_CHECK_BYTES", 0)
-    monkeypatch.setattr(survey, f"{limit}_CHECK_BYTES", 0)
+    monkeypatch.setattr(integrity_check, "WHOLE_CHECK_BYTES", 0)
+    monkeypatch.setattr(integrity_check, f"{limit}_CHECK_BYTES", 0)
 
     seen = _flip_at_random(in_file, "", tmp_path, count=30, seed=5, large=True)
 
@@ -252,8 +252,8 @@ def test_flipped_bits_in_the_first_page_are_never_silent(in_file: Crashed, tmp_p
 def test_flipped_bits_in_the_header_are_refused_in_a_store_of_any_size(
     in_file: Crashed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, byte: int
 ) -> None:
-    monkeypatch.setattr(survey, "WHOLE_CHECK_BYTES", 0)
-    monkeypatch.setattr(survey, "TREE_CHECK_BYTES", 0)
+    monkeypatch.setattr(integrity_check, "WHOLE_CHECK_BYTES", 0)
+    monkeypatch.setattr(integrity_check, "TREE_CHECK_BYTES", 0)
     path = copy(in_file.path, tmp_path / "store")
     flip(path, 8 * byte + 1)
 
@@ -267,7 +267,7 @@ def test_row_cut_off_from_its_tree_is_noticed(
 ) -> None:
     """SQLite itself reads on without the row: the number of rows in a page has no checksum."""
     if not whole:
-        monkeypatch.setattr(survey, "WHOLE_CHECK_BYTES", 0)
+        monkeypatch.setattr(integrity_check, "WHOLE_CHECK_BYTES", 0)
     path = copy(in_file.path, tmp_path / "store")
     connection = sqlite3.connect(path)
     page = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()[0]
@@ -345,7 +345,7 @@ SPOIL = "UPDATE {0} SET body = CAST(substr(body, 1, 9) || 'x' || substr(body, 11
 def test_damaged_and_missing_rows_that_the_core_needs_are_counted(
     in_file: Crashed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str, losses: list[str]
 ) -> None:
-    monkeypatch.setattr(survey, "WHOLE_CHECK_BYTES", 0)
+    monkeypatch.setattr(integrity_check, "WHOLE_CHECK_BYTES", 0)
     path = copy(in_file.path, tmp_path / "store")
     _damage(path, statement)
 
@@ -361,7 +361,7 @@ def test_damaged_and_missing_rows_that_the_core_needs_are_counted(
 def test_finished_batch_among_the_unfinished_is_refused(
     in_file: Crashed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(survey, "WHOLE_CHECK_BYTES", 0)
+    monkeypatch.setattr(integrity_check, "WHOLE_CHECK_BYTES", 0)
     path = copy(in_file.path, tmp_path / "store")
     _damage(path, "UPDATE batches SET finished_at = NULL WHERE batch = 6")
 
@@ -386,7 +386,7 @@ def test_finished_batch_among_the_unfinished_is_refused(
 def test_damaged_row_is_refused_when_read_and_only_that(
     in_file: Crashed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, statement: str, read: str
 ) -> None:
-    monkeypatch.setattr(survey, "WHOLE_CHECK_BYTES", 0)
+    monkeypatch.setattr(integrity_check, "WHOLE_CHECK_BYTES", 0)
     path = copy(in_file.path, tmp_path / "store")
     _damage(path, statement)
     engine, opening = opened(path)
@@ -513,7 +513,7 @@ def test_store_that_is_gone_while_its_log_is_there_is_not_made_anew(in_log: Cras
 def test_store_whose_making_was_cut_short_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "dtq.db"
     Path(f"{path}.new").write_bytes(b"half of a store")
-    with closing(Mark(f"{path}.mark", sync=False)) as mark:
+    with closing(CommitMarker(f"{path}.mark", sync=False)) as mark:
         mark.start(Head(store=b"12345678", sequence=0, epoch=0, totals=Totals()))
 
     engine, opening = opened(path)

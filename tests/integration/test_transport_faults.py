@@ -17,7 +17,7 @@ from dtq.errors import DtqError, Unreachable
 from dtq.model.messages import Welcome
 from dtq.model.snapshots import Selection
 from dtq.transport import Backoff, Proxy
-from dtq.transport.reception import Reception
+from dtq.transport.pending_connections import PendingConnections
 from tests.integration.transport_scene import Fake, proxy_to, serving, serving_apart
 
 
@@ -349,15 +349,15 @@ def test_reception_goes_on_whatever_it_stumbles_over(
     """Row 13: no more memory, in the middle of the accept loop itself."""
     with serving(fake) as server:
         # Given a loop that meets an error that nobody thought of, three times
-        real, left = Reception._patience_s, [3]
+        real, left = PendingConnections._patience_s, [3]
 
-        def fail(reception: Reception) -> float | None:
+        def fail(reception: PendingConnections) -> float | None:
             if left[0]:
                 left[0] -= 1
                 raise MemoryError
             return real(reception)
 
-        monkeypatch.setattr(Reception, "_patience_s", fail)
+        monkeypatch.setattr(PendingConnections, "_patience_s", fail)
         # When clients come, Then they are served
         for number in range(3):
             with proxy_to(server) as proxy:

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from dtq.errors import BadMessage, DtqError, Unreachable, WrongKey
-from dtq.transport import Proxy, Server, reception
+from dtq.transport import Proxy, Server, pending_connections
 from dtq.transport.calls import METHODS
 from dtq.transport.connection import Connection
 from dtq.transport.endpoints import dial
@@ -162,7 +162,7 @@ def test_oldest_silent_connection_makes_room(fake: Fake) -> None:
 def test_silence_and_drip_feed_are_cut_at_the_deadline(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Row 4: slowloris, drip feed."""
     # Given a handshake that may take half a second
-    monkeypatch.setattr(reception, "HANDSHAKE_S", 0.5)
+    monkeypatch.setattr(pending_connections, "HANDSHAKE_S", 0.5)
     with serving(fake) as server:
         threads = threading.active_count()
         with silent_sockets(server, 20) as silent:

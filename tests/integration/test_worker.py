@@ -40,7 +40,7 @@ def only(ended: dict[int, Ended]) -> Ended:
 
 
 def slot_pids(worker: int) -> list[int]:
-    """The slots' processes and their wardens'."""
+    """The slots' processes and their reapers'."""
     return [child.pid for child in psutil.Process(worker).children(recursive=True)]
 
 
@@ -299,7 +299,7 @@ def test_signal_at_the_very_end_makes_no_error_of_it(cluster: Cluster) -> None:
 def test_slots_end_with_their_worker(cluster: Cluster, producer: Producer) -> None:
     """Row 19: kill -9 of a worker leaves no orphans."""
     worker = cluster.worker(slots=2)
-    pids = until(lambda: found if len(found := slot_pids(worker.pid)) == 5 else [], "a fork server, two slots, wardens")
+    pids = until(lambda: found if len(found := slot_pids(worker.pid)) == 5 else [], "a fork server, two slots, reapers")
     worker.kill()
     until(lambda: not any(psutil.pid_exists(pid) for pid in pids), "the slots to end", lambda: pids)
 

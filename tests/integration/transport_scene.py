@@ -24,8 +24,8 @@ from dtq.errors import UnknownId
 from dtq.model.messages import Ended, Exchange, Grant, Hello, Orders, Role, Watched, Welcome
 from dtq.model.states import State
 from dtq.transport import Proxy, Server
-from dtq.transport.admitting import Keyring, admit_client
 from dtq.transport.handshake import NO_BINDING
+from dtq.transport.server_handshake import Keyring, admit_client
 
 KEY = b"the key of these tests, 32 bytes"
 WRONG_KEY = b"another key, which nobody accept"

@@ -74,7 +74,7 @@ class Day:
     def live(self) -> None:
         """Until the day is over and all its work is done."""
         driver = self.driver
-        while self.open or driver.machine.register.tally.unfinished:
+        while self.open or driver.machine.queue_state.tally.unfinished:
             at = self._events[0][0]
             deadline = driver.machine.next_deadline()
             if deadline <= at:
@@ -126,9 +126,9 @@ class Day:
         if life != self._life[name]:
             return
         driver, held = self.driver, self._working[name]
-        if name not in driver.machine.register.workers:
+        if name not in driver.machine.queue_state.workers:
             driver.attach(name, 2, WORKERS[name])
-        known = driver.machine.register.leases
+        known = driver.machine.queue_state.leases
         self._working[name] = held = {token: lease for token, lease in held.items() if token in known}
         driver.exchange(
             name, holding=tuple(Holding(token=token, started=known[token].lo) for token in held), fetch=True
@@ -142,8 +142,8 @@ class Day:
 
     def end(self, name: str, life: int, token: int) -> None:
         """A worker reports how something ended."""
-        lease = self.driver.machine.register.leases.get(token)
-        if life != self._life[name] or lease is None or name not in self.driver.machine.register.workers:
+        lease = self.driver.machine.queue_state.leases.get(token)
+        if life != self._life[name] or lease is None or name not in self.driver.machine.queue_state.workers:
             return
         chance = self.draw.random()
         if chance < 0.85:
@@ -159,7 +159,7 @@ class Day:
         if not self.open:
             return
         driver, draw = self.driver, self.draw
-        live = list(driver.machine.register.batches.values())
+        live = list(driver.machine.queue_state.batches.values())
         if live:
             batch = draw.choice(live)
             driver.cancel(batch.number, draw.choice([None, draw.randrange(batch.size)]))
@@ -192,10 +192,10 @@ def test_day_of_simulated_work_keeps_every_invariant(seed: int) -> None:
     day.live()
 
     print(dict(day.steps), f"{day.accepted} tasks")
-    counts = day.driver.machine.register.tally.counts()
-    register = day.driver.machine.register
+    counts = day.driver.machine.queue_state.tally.counts()
+    queue_state = day.driver.machine.queue_state
     assert day.driver.now >= day.begins_at + DAY_S
-    assert register.submitted == day.accepted > 1_000
+    assert queue_state.submitted == day.accepted > 1_000
     # Every task has ended, in one state, and it was told
     assert counts.unfinished == 0
     assert counts.succeeded + counts.dead + counts.cancelled + day.purged == day.accepted

@@ -188,7 +188,7 @@ class TwoLines(RuleBasedStateMachine):
 
     def _hand_out(self) -> None:
         for each in list(self.waiting):
-            if self.driver.machine.register.tally[State.PENDING]:
+            if self.driver.machine.queue_state.tally[State.PENDING]:
                 self.waiting.remove(each)
                 self._grant(each)
 
@@ -214,7 +214,7 @@ class TwoLines(RuleBasedStateMachine):
 
     @invariant()
     def what_the_worker_has_is_handed_out_to_nobody_else(self) -> None:
-        leases = self.driver.machine.register.leases
+        leases = self.driver.machine.queue_state.leases
         for token, held in self.held.items():
             assert held.ended or token in leases, f"lease {token} runs, and was taken back"
         for answer in self.answers:
@@ -231,9 +231,9 @@ class TwoLines(RuleBasedStateMachine):
         self._send(fetch=False, capacity=0)
         self._deliver(self.requests.pop())
         self._receive(self.answers.pop())
-        register = self.driver.machine.register
-        assert set(register.leases) == set(self.held)
-        for batch in register.batches.values():
+        queue_state = self.driver.machine.queue_state
+        assert set(queue_state.leases) == set(self.held)
+        for batch in queue_state.batches.values():
             assert all(task.crashes == 0 for task in (batch.tasks or {}).values())
 
 

@@ -224,7 +224,7 @@ class Histories(RuleBasedStateMachine):
         for _ in range(length):
             self.commit()
             self._submit(1, terms, SUBMITTERS[0], True, 0.0 if after else delay_s, None, None, after)
-            after = ((self.driver.machine.register.last_batch, 0, 1, True),)
+            after = ((self.driver.machine.queue_state.last_batch, 0, 1, True),)
         if "w1" in self.model.crews:
             self.model.settle(self.now)
             self._lease(self.model.crews["w1"], confirmed=False, lost=1)
@@ -310,8 +310,8 @@ class Histories(RuleBasedStateMachine):
         each: tuple[int, ...] = (),
         items: dict[int, tuple[tuple[int, int, int, bool], ...]] | None = None,
     ) -> None:
-        known = set(self.driver.machine.register.batches)
-        before = self.driver.machine.register.last_batch
+        known = set(self.driver.machine.queue_state.batches)
+        before = self.driver.machine.queue_state.last_batch
         flow: dict[str, Any] = {
             "conditions": conditions,
             "after": after,
@@ -398,7 +398,7 @@ class Histories(RuleBasedStateMachine):
         cut = bool(leases) and lost % 4 == 0
         if cut:
             self._cut(leases[-1], leases[-1].lo + lost % 3)
-        leases = [lease for lease in leases if lease.token in self.driver.machine.register.leases]
+        leases = [lease for lease in leases if lease.token in self.driver.machine.queue_state.leases]
         for lease in leases:
             # Each task of each lease is one that the worker must be given next.
             count = lease.hi - lease.lo
@@ -442,7 +442,7 @@ class Histories(RuleBasedStateMachine):
     def _held(self, crew: Crew, which: int) -> tuple[Held, Lease]:
         """A lease, on both sides."""
         held = self._one(list(crew.leases.values()), which)
-        return held, self.driver.machine.register.leases[held.token]
+        return held, self.driver.machine.queue_state.leases[held.token]
 
     def _succeed(self, crew: Crew, which: int, share: int, _: Outcome) -> None:
         held, lease = self._held(crew, which)
@@ -486,7 +486,7 @@ class Histories(RuleBasedStateMachine):
             self.driver.release(lease, lease.lo, lease.hi + 1)
         elif others:
             reporter = others[0]
-            worker = self.driver.machine.register.workers[reporter.session]
+            worker = self.driver.machine.queue_state.workers[reporter.session]
             self.driver.succeed(Lease(lease.token, worker, lease.batch, lease.lo, lease.hi, 1, 0.0))
         else:
             return
@@ -620,8 +620,8 @@ class Histories(RuleBasedStateMachine):
             assert restored[what] == value, f"the {what} are not the same after a restart"
         kept = [s for s in self.model.shipments.values() if s.expires_at is not None and not s.expired]
         own = {s.expires_at for s in kept if s.number not in self.model.overdue}
-        assert own <= set(self.driver.machine.register.expiries)
-        assert own <= set(machine.register.expiries)
+        assert own <= set(self.driver.machine.queue_state.expiries)
+        assert own <= set(machine.queue_state.expiries)
         # and everything that has ended, and how, is in the store, once.
         ended = [
             (run.batch.row.batch, index, run.state)
@@ -669,7 +669,7 @@ class Histories(RuleBasedStateMachine):
         for shipment in self.model.live():
             if shipment.each:
                 self._let_lag(shipment)
-        assert set(self.driver.machine.register.dependencies.needed) == self.model.needed()
+        assert set(self.driver.machine.queue_state.dependencies.needed) == self.model.needed()
         expected = {
             (job.batch, job.index): (job.state, job.due_at, job.attempt, job.failures, job.crashes, job.cancelling)
             for job in self.model.jobs()
@@ -677,12 +677,12 @@ class Histories(RuleBasedStateMachine):
         }
         found = unfinished(self.driver.machine)
         assert found == expected
-        register = self.driver.machine.register
-        assert set(register.batches) == {shipment.number for shipment in self.model.live()}
-        assert set(register.workers) == set(self.model.crews)
-        assert register.submitted == self.model.submitted
+        queue_state = self.driver.machine.queue_state
+        assert set(queue_state.batches) == {shipment.number for shipment in self.model.live()}
+        assert set(queue_state.workers) == set(self.model.crews)
+        assert queue_state.submitted == self.model.submitted
         for session, crew in self.model.crews.items():
-            worker = register.workers[session]
+            worker = queue_state.workers[session]
             assert worker.expires_at == crew.expires_at
             held = {token: lease.started for token, lease in worker.leases.items()}
             assert held == {token: lease.started for token, lease in crew.leases.items()}
@@ -705,10 +705,10 @@ class Histories(RuleBasedStateMachine):
         """Whether all that a task waits for has left the common path, or is leased alone."""
         if self.model.shipments[job.batch].due_at is not None:
             return False
-        register = self.driver.machine.register
-        alone = {(lease.batch.number, lease.lo) for lease in register.leases.values() if lease.hi - lease.lo == 1}
+        queue_state = self.driver.machine.queue_state
+        alone = {(lease.batch.number, lease.lo) for lease in queue_state.leases.values() if lease.hi - lease.lo == 1}
         for parent in self.model.own_parents(job):
-            common = not parent.over and register.batches[parent.batch].task(parent.index) is None
+            common = not parent.over and queue_state.batches[parent.batch].task(parent.index) is None
             if common and (parent.batch, parent.index) not in alone:
                 return False
         return True

@@ -205,10 +205,10 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def machine_agrees_with_model(self) -> None:
-        register = self.driver.machine.register
-        assert {n: batch.key for n, batch in register.batches.items()} == self.model.live
+        queue_state = self.driver.machine.queue_state
+        assert {n: batch.key for n, batch in queue_state.batches.items()} == self.model.live
         scheduled = {
-            n: batch.due_at for n, batch in register.batches.items() if State.SCHEDULED in dict(batch.fresh_counts())
+            n: batch.due_at for n, batch in queue_state.batches.items() if State.SCHEDULED in dict(batch.fresh_counts())
         }
         assert scheduled == self.model.moments
         found = {

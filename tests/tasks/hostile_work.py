@@ -510,9 +510,9 @@ def turns_collection_off() -> None:
 
 @kind("ok", "failed", "crashed", "timed out")
 def breaks_the_slots_own_code() -> None:
-    from dtq.worker import unsent
+    from dtq.worker import result_buffer
 
-    unsent.Unsent.flush = None  # type: ignore[assignment,method-assign]  # that is the point
+    result_buffer.ResultBuffer.flush = None  # type: ignore[assignment,method-assign]  # that is the point
 
 
 @kind("ok", "failed", "crashed", "timed out")

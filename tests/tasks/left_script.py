@@ -7,8 +7,8 @@ import importlib
 import sys
 
 from dtq.worker.contexts import new_contexts
+from dtq.worker.process_state import ProcessState, Spoilt
 from dtq.worker.setters import Setters
-from dtq.worker.surroundings import Spoilt, Surroundings
 
 
 def main(kinds: list[str]) -> None:
@@ -18,7 +18,7 @@ def main(kinds: list[str]) -> None:
     faulthandler.enable()
     left_work = importlib.import_module("left_work")  # as user code is: after the functions have been wrapped
     setters.watch_imported()
-    surroundings = Surroundings(keep_processes=False, setters=setters)
+    surroundings = ProcessState(keep_processes=False, setters=setters)
     new = new_contexts()
     right = new().run(left_work.find)
     surroundings.restore(everything=True)

@@ -25,7 +25,7 @@ def queue() -> Iterator[Queue]:
 
 def cancel(client: Client, *ids: tuple[int, int], state: State | None = None, queue: str | None = None) -> CancelReport:
     selection = Selection(ids=ids, state=state, queue=queue, limit=0)
-    return client._hub.call(lambda service: service.cancel(selection))
+    return client._core.call(lambda service: service.cancel(selection))
 
 
 @pytest.mark.parametrize("index", [0, None], ids=["task", "batch"])

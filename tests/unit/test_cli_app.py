@@ -14,8 +14,8 @@ import click
 import pytest
 
 from dtq.cli.app import COMMANDS, root, run
+from dtq.cli.click_classes import Command, Group
 from dtq.cli.failures import EXIT_CODES, TaskTrouble, ending
-from dtq.cli.grammar import Command, Group
 from dtq.errors import DtqError, StoreFull, TaskFailed, UnknownId, _subclasses
 
 #: What `dtq --help` must not pay for.

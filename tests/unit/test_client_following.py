@@ -21,7 +21,7 @@ from dtq.model.states import State
 SPEC = Spec(function=Function(name="m:f"), options=Options())
 
 
-class Desk:
+class HandleClient:
     """As much of a client as a handle needs here."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ def ended(batch: int, lo: int, *results: int) -> Ended:
 
 def test_news_that_overtake_their_receipt_are_kept_for_it() -> None:
     # Given a submission under way, whose task ends before its receipt arrives
-    desk = Desk()
+    desk = HandleClient()
     following = desk.following
     mine = handle(desk)
     following.expect()
@@ -62,7 +62,7 @@ def test_news_that_overtake_their_receipt_are_kept_for_it() -> None:
 
 def test_news_of_strangers_are_not_kept() -> None:
     # Given no submission under way
-    desk = Desk()
+    desk = HandleClient()
     desk.following.on_news([ended(7, 0, 42)])
     # When a batch of that number is followed later; Then it has not ended
     mine = handle(desk)
@@ -73,7 +73,7 @@ def test_news_of_strangers_are_not_kept() -> None:
 
 def test_news_kept_for_a_receipt_are_dropped_with_it() -> None:
     # Given news of a batch that the receipt under way was not for
-    desk = Desk()
+    desk = HandleClient()
     desk.following.expect()
     desk.following.on_news([ended(8, 0, 42)])
     with desk.following.lock:
@@ -87,7 +87,7 @@ def test_news_kept_for_a_receipt_are_dropped_with_it() -> None:
 
 def test_several_handles_of_one_batch_all_learn() -> None:
     # Given two handles of one batch (a key submitted twice), and a third of another
-    desk = Desk()
+    desk = HandleClient()
     first, second, other = handle(desk), handle(desk), handle(desk)
     with desk.following.lock:
         accept(desk.following, 7, first, second)
@@ -100,7 +100,7 @@ def test_several_handles_of_one_batch_all_learn() -> None:
 
 def test_what_is_told_twice_counts_once() -> None:
     # Given a handle that has ended
-    desk = Desk()
+    desk = HandleClient()
     mine = handle(desk)
     with desk.following.lock:
         accept(desk.following, 7, mine)
@@ -111,7 +111,7 @@ def test_what_is_told_twice_counts_once() -> None:
 
 def test_group_gives_each_handle_its_own_result_in_any_pieces() -> None:
     # Given five tasks that travelled together, the handle of one of them thrown away
-    desk = Desk()
+    desk = HandleClient()
     handles = [handle(desk) for _ in range(5)]
     group = Group(handles, 0)
     with desk.following.lock:
@@ -136,7 +136,7 @@ class SoleHandle(TaskHandle[int]):
 
 def test_group_is_let_go_when_all_of_it_has_ended() -> None:
     # Given three tasks that travelled together, which nobody but the holders of their handles can ask for
-    desk: Any = Desk()
+    desk: Any = HandleClient()
     handles = [SoleHandle(desk, SPEC) for _ in range(3)]
     group = Group(handles, 0)
     with desk.following.lock:
@@ -152,7 +152,7 @@ def test_group_is_let_go_when_all_of_it_has_ended() -> None:
 
 
 def test_group_with_a_handle_of_a_plain_client_stays() -> None:
-    desk: Any = Desk()
+    desk: Any = HandleClient()
     handles = [SoleHandle(desk, SPEC), handle(desk)]
     group = Group(handles, 0)
     with desk.following.lock:
@@ -174,7 +174,7 @@ def followed(following: Following, size: int) -> Batch:
 
 def test_batch_that_nobody_reads_is_let_go_as_it_ends() -> None:
     # Given a batch of which two tasks have ended
-    following = Desk().following
+    following = HandleClient().following
     batch = followed(following, 5)
     following.on_news([ended(9, 0, 10), ended(9, 2, 12)])
     # When nobody is going to read it; Then those are let go, and their results not held here
@@ -195,7 +195,7 @@ def test_batch_that_nobody_reads_is_let_go_as_it_ends() -> None:
 
 
 def test_batch_that_has_ended_is_let_go_at_once() -> None:
-    following = Desk().following
+    following = HandleClient().following
     batch = followed(following, 2)
     following.on_news([ended(9, 0, 10, 11)])
     following.disown(batch)
@@ -204,7 +204,7 @@ def test_batch_that_has_ended_is_let_go_at_once() -> None:
 
 def test_batch_of_which_nothing_more_is_known_is_forgotten() -> None:
     # Given a batch that nobody reads
-    following = Desk().following
+    following = HandleClient().following
     batch = followed(following, 2)
     following.disown(batch)
     # When the client ends; Then it is not held any more, and nothing is told of it
@@ -218,7 +218,7 @@ def test_batch_of_which_nothing_more_is_known_is_forgotten() -> None:
 
 def test_handles_that_are_gone_are_forgotten() -> None:
     # Given a handle that nobody has any more
-    desk = Desk()
+    desk = HandleClient()
     mine = handle(desk)
     with desk.following.lock:
         accept(desk.following, 7, mine)
@@ -229,7 +229,7 @@ def test_handles_that_are_gone_are_forgotten() -> None:
 
 def test_end_of_the_client_reaches_those_who_wait_and_those_to_come() -> None:
     # Given a handle, a group and a batch
-    desk = Desk()
+    desk = HandleClient()
     following = desk.following
     lone, member, late = handle(desk), handle(desk), handle(desk)
     batch = Batch(9, 5)
@@ -251,7 +251,7 @@ def test_end_of_the_client_reaches_those_who_wait_and_those_to_come() -> None:
 
 def test_lost_batches_are_an_error_for_their_handles_only() -> None:
     # Given two batches of which the coordinator knows one no more
-    desk = Desk()
+    desk = HandleClient()
     lost, kept = handle(desk), handle(desk)
     with desk.following.lock:
         accept(desk.following, 7, lost)
@@ -265,7 +265,7 @@ def test_lost_batches_are_an_error_for_their_handles_only() -> None:
 
 def test_waiters_are_called_once_and_can_be_forgotten() -> None:
     # Given somebody who waits for acceptance and for the end, and somebody who gave up
-    desk = Desk()
+    desk = HandleClient()
     following = desk.following
     mine = handle(desk)
     called: list[str] = []

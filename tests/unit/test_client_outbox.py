@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dtq.client import feeds, outbox
+from dtq.client import batch_uploads, outbox
+from dtq.client.batch_uploads import BatchUpload
 from dtq.client.batches import Batch
-from dtq.client.feeds import Feed
 from dtq.client.functions import Callee
 from dtq.client.handle import Group, TaskHandle
 from dtq.client.outbox import Call, Item, Outbox
@@ -229,8 +229,8 @@ def test_put_into_a_closed_outbox_is_refused_also_while_waiting(monkeypatch: pyt
 # -- feeds --------------------------------------------------------------------------------------------------------
 
 
-def fed(count: int, **options: Any) -> Feed:
-    feed = Feed(Batch(), ONE, follow=True, **options)
+def fed(count: int, **options: Any) -> BatchUpload:
+    feed = BatchUpload(Batch(), ONE, follow=True, **options)
     feed.blobs.extend(b"%d" % index for index in range(count))
     feed.put = count
     return feed
@@ -298,7 +298,7 @@ def test_empty_map_is_reported_as_such() -> None:
 
 def test_pieces_are_bounded_in_bytes() -> None:
     # Given large items
-    feed = Feed(Batch(7, 1), ONE, follow=True)
+    feed = BatchUpload(Batch(7, 1), ONE, follow=True)
     feed.blobs.extend([b"x" * 1000] * 10)
     # When a call has little room
     # Then a piece has what fits; and where the call is empty, one item at least
@@ -310,7 +310,7 @@ def test_pieces_are_bounded_in_bytes() -> None:
 def test_largest_items_of_two_kinds_never_share_a_call() -> None:
     # Given a large single task and a large item of a map, together more than a message
     box = Outbox()
-    feed = Feed(Batch(7, 1), ONE, follow=True)
+    feed = BatchUpload(Batch(7, 1), ONE, follow=True)
     feed.blobs.append(b"x" * 150_000)
     box.add(feed)
     box.put(item(blob=b"y" * 150_000))
@@ -320,7 +320,7 @@ def test_largest_items_of_two_kinds_never_share_a_call() -> None:
 
 def test_feed_is_full_by_what_waits_and_by_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     # Given bounds
-    monkeypatch.setattr(feeds, "MAX_FED", 10)
+    monkeypatch.setattr(batch_uploads, "MAX_FED", 10)
     # When much waits to be sent, or to be read; Then it is full
     assert fed(10).full
     read_ahead = fed(5, window=5)

@@ -75,7 +75,7 @@ def test_calls_that_come_while_a_commit_is_under_way_share_the_next(held: Held) 
 
     # When others submit meanwhile
     others = [house.begin(client.submit) for client in clients[1:]]
-    tally = house.coordinator.machine.register.tally
+    tally = house.coordinator.machine.queue_state.tally
     until("all are in", lambda: tally[State.PENDING] == 9)
     assert not any(call.done() for call in [first, *others])
     engine.go_on()
@@ -183,13 +183,13 @@ def test_worker_whose_report_waits_for_the_disk_is_not_silent(held: Held) -> Non
         coordinator.tick()
 
     # Then
-    assert set(coordinator.machine.register.workers) == {waiting.session}
+    assert set(coordinator.machine.queue_state.workers) == {waiting.session}
     engine.go_on()
     report.result(DEADLINE_S)
     for _ in range(2):
         clock.advance(max(0.0, coordinator.next_deadline() - clock.now()))
         coordinator.tick()
-    assert coordinator.machine.register.workers == {}
+    assert coordinator.machine.queue_state.workers == {}
 
 
 def test_news_are_told_when_they_are_durable(held: Held) -> None:
@@ -224,7 +224,7 @@ def test_submission_that_cannot_be_written_is_refused_and_never_runs(scene: Scen
         client.submit(3)
 
     # Then the worker, who may have been quicker than the disk, is told to stop; and nothing is left of it
-    until("it is taken back", lambda: house.coordinator.machine.register.tally.unfinished == 0)
+    until("it is taken back", lambda: house.coordinator.machine.queue_state.tally.unfinished == 0)
     assert client.service.stats().submitted == 0
     heal(house, engine)
     assert hand.fetch() == []
@@ -243,7 +243,7 @@ def test_submissions_are_refused_at_once_while_the_disk_is_full(scene: Scene) ->
     with pytest.raises(StoreFull):
         client.submit()
 
-    assert house.coordinator.machine.register.last_batch == 1  # it was not even looked at
+    assert house.coordinator.machine.queue_state.last_batch == 1  # it was not even looked at
     assert engine.failed <= failed + 1
 
 
@@ -331,7 +331,7 @@ def test_batch_that_ran_before_it_could_be_written_leaves_no_trace(held: Held) -
     assert engine.reached.wait(DEADLINE_S)
     grant = hand.fetch_one()
     report = house.begin(lambda: hand.succeed(grant, b"too early"))
-    until("its result is in", lambda: house.coordinator.machine.register.tally[State.SUCCEEDED] == 1)
+    until("its result is in", lambda: house.coordinator.machine.queue_state.tally[State.SUCCEEDED] == 1)
     hand.fetch_one()
 
     # When the disk turns out to be full
@@ -362,7 +362,7 @@ def test_whoever_builds_on_a_batch_that_cannot_be_written_is_refused_too(held: H
 
     # When a second submission with its key arrives before it fails
     second = house.begin(lambda: other.receipts(other.submission(key="nightly"), other.submission(2)))
-    until("that is in", lambda: house.coordinator.machine.register.tally[State.PENDING] == 3)
+    until("that is in", lambda: house.coordinator.machine.queue_state.tally[State.PENDING] == 3)
     engine.fail(1)
     engine.go_on()
 
@@ -427,7 +427,7 @@ def test_verbs_on_dead_letters_are_refused_while_the_disk_is_full(scene: Scene) 
     engine.fail(1_000)
     with pytest.raises(StoreFull):
         client.submit()
-    house.coordinator.machine.register.ledger.expired(0.0)  # something waits to be written
+    house.coordinator.machine.queue_state.ledger.expired(0.0)  # something waits to be written
 
     # Then the store's word on them may be old, so they are left alone
     for verb in (client.service.retry_dead, client.service.purge_dead):

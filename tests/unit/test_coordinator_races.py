@@ -78,7 +78,7 @@ def test_key_that_was_looked_up_is_not_watched_any_longer(hooked: Hooked) -> Non
     with pytest.raises(InvalidValue):
         client.service.submit([], [client.submission(key="x")] * 100_001, False)
 
-    assert house.coordinator.machine.register.key_watchers == []
+    assert house.coordinator.machine.queue_state.key_watchers == []
 
 
 # -- values ---------------------------------------------------------------------------------------------------------

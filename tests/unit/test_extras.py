@@ -23,7 +23,7 @@ class Slot:
     waiting_since: float | None = None
     chunks: list[str] = field(default_factory=list)
     sound: bool = True
-    condemned: object = None
+    kill_reason: object = None
     looks: bool = False
     preparing: str = ""
     spread: int = 0
@@ -113,7 +113,7 @@ def test_latest_is_ended_where_none_can_be_added_and_none_is_ending() -> None:
     assert extras.latest(children(first)) is None
     assert extras.latest(children(first, busy(2))) is None
     assert extras.latest(children(first, last)) is cast("Child", last)
-    first.condemned = "for its time limit"
+    first.kill_reason = "for its time limit"
     assert extras.latest(children(first, last)) is None
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from dtq.errors import InvalidValue, ProtocolMismatch, Unreachable, WrongKey
 from dtq.transport import handshake
-from dtq.transport.admitting import Stranger
 from dtq.transport.handshake import KEY_ID, MAGIC, check_key, join_server
+from dtq.transport.server_handshake import Stranger
 from tests.integration.transport_scene import admit
 
 KEY = b"k" * 32

@@ -6,7 +6,7 @@ import pytest
 
 from dtq.core.changes import HoldEnded, HoldRow, Stored, Totals
 from dtq.core.machine import Machine
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from dtq.core.restoring import restore
 
 D = b"d" * 32
@@ -18,11 +18,11 @@ def machine() -> Machine:
 
 
 def held(machine: Machine) -> set[tuple[str, bytes]]:
-    return {(row.session, row.digest) for row in machine.register.holds.rows()}
+    return {(row.session, row.digest) for row in machine.queue_state.holds.rows()}
 
 
 def test_what_two_have_put_lies_once(machine: Machine) -> None:
-    holds = machine.register.holds
+    holds = machine.queue_state.holds
 
     assert holds.hold("a", D, b"", 10.0) == b""
     assert holds.hold("a", D, b"first", 10.0) == b"first"
@@ -36,7 +36,7 @@ def test_what_two_have_put_lies_once(machine: Machine) -> None:
 
 def test_what_is_held_stays_while_the_holder_is_there_and_its_time_longer(machine: Machine) -> None:
     # Given two holders of whom one leaves, and comes back
-    holds = machine.register.holds
+    holds = machine.queue_state.holds
     for session in "ab":
         holds.hold(session, D, b"value", 10.0)
         holds.left(session, 5.0)
@@ -54,7 +54,7 @@ def test_what_is_held_stays_while_the_holder_is_there_and_its_time_longer(machin
 
 def test_rows_say_what_is_held(machine: Machine) -> None:
     # Given what the machine has written
-    holds = machine.register.holds
+    holds = machine.queue_state.holds
     holds.hold("a", D, b"value", 10.0)
     holds.hold("b", D, b"value", 10.0)
     assert machine.drain(0.0)[0] == [
@@ -69,9 +69,9 @@ def test_rows_say_what_is_held(machine: Machine) -> None:
 
     # When another machine begins with that, Then it is held as long; and where the holder was there, its whole time
     later = restore(2, Rules(), Totals(), [row], 5.0)
-    assert later.register.holds.rows() == [row]
+    assert later.queue_state.holds.rows() == [row]
     there = HoldRow(session="c", digest=D, description=b"value", ttl_s=10.0, until=None)
-    again = restore(2, Rules(), Totals(), [there], 5.0).register.holds
+    again = restore(2, Rules(), Totals(), [there], 5.0).queue_state.holds
     assert [found.until for found in again.rows()] == [15.0]
     again.back("c")
     again.expire(100.0)

@@ -45,9 +45,9 @@ def test_task_that_cannot_be_handed_out_keeps_no_other_from_it(
     client, hand = house.client(), house.worker()
     waiting = house.begin_fetch(hand)
     client.submit(function="m:other", queue="elsewhere")
-    entry = next(iter(house.coordinator.machine.register.specs.values()))
+    entry = next(iter(house.coordinator.machine.queue_state.specs.values()))
     batch = client.submit(3, function="m:poison", submission={"complete": False, "delay_s": 0.0}, queue="later")
-    poisoned = [e for e in house.coordinator.machine.register.specs.values() if e is not entry]
+    poisoned = [e for e in house.coordinator.machine.queue_state.specs.values() if e is not entry]
     for each in poisoned:
         each.estimate_s = poison
 

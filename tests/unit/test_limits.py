@@ -116,7 +116,7 @@ def test_each_name_of_a_glob_has_a_bucket_of_its_own(machine: Driver) -> None:
 
     machine.lease()
 
-    names = [lease.batch.limits[0] for lease in machine.machine.register.leases.values()]
+    names = [lease.batch.limits[0] for lease in machine.machine.queue_state.leases.values()]
     assert {name: names.count(name) for name in names} == {
         "tenant-1": 1,
         "tenant-2": 1,
@@ -191,8 +191,8 @@ def test_cancelled_tasks_leave_no_trace_at_their_limits(machine: Driver) -> None
     machine.succeed(first)
 
     assert machine.take() == []
-    assert machine.machine.register.limits.buckets == {}
-    assert list(machine.machine.register.lines) == []
+    assert machine.machine.queue_state.limits.buckets == {}
+    assert list(machine.machine.queue_state.lines) == []
 
 
 def test_task_that_has_room_at_one_limit_only_keeps_others_from_nothing(machine: Driver) -> None:
@@ -207,7 +207,7 @@ def test_task_that_has_room_at_one_limit_only_keeps_others_from_nothing(machine:
     assert machine.take() == [(3, 0)]
     machine.succeed(holder)
     assert machine.take() == []  # now it is the other one that is used up
-    machine.succeed(next(iter(machine.machine.register.leases.values())))
+    machine.succeed(next(iter(machine.machine.queue_state.leases.values())))
     assert machine.take() == [(2, 0)]
 
 
@@ -280,12 +280,12 @@ def test_idle_buckets_are_forgotten(machine: Driver) -> None:
         machine.submit(1, limits=(f"tenant-{tenant}",))
     for lease in machine.lease():
         machine.succeed(lease)
-    assert len(machine.machine.register.limits.buckets) == 50
+    assert len(machine.machine.queue_state.limits.buckets) == 50
 
     machine.lease()
     machine.tick(1.0)
 
-    assert machine.machine.register.limits.buckets == {}
+    assert machine.machine.queue_state.limits.buckets == {}
 
 
 # -- rules ----------------------------------------------------------------------------------------------------------
@@ -321,12 +321,12 @@ def test_one_open_task_behind_many_that_are_held_back_is_found_at_once(machine: 
     machine.submit(100, limits=("api",), priority=1)
     for tenant in range(60):
         machine.submit(1, limits=("api", f"tenant-{tenant}"), priority=1)
-    parked = machine.machine.register.limits.buckets["api"].standings["default"].parked
+    parked = machine.machine.queue_state.limits.buckets["api"].standings["default"].parked
     machine.submit(1)
 
     machine.lease_one()
 
-    looked_at = len(machine.machine.register.lines.get("default").open)  # type: ignore[union-attr]  # something waits
+    looked_at = len(machine.machine.queue_state.lines.get("default").open)  # type: ignore[union-attr]  # something waits
     assert looked_at == 0
     assert len(parked) == 61
 
@@ -410,7 +410,7 @@ def test_line_comes_and_goes_among_others(machine: Driver) -> None:
         for lease in machine.lease():
             waiting = [
                 batch.entry.rank
-                for batch in machine.machine.register.batches.values()
+                for batch in machine.machine.queue_state.batches.values()
                 if batch.fresh or any(task.state is State.PENDING for task in (batch.tasks or {}).values())
             ]
             assert lease.batch.entry.rank <= min(waiting, default=10)
@@ -431,7 +431,7 @@ def test_paused_queue_accepts_and_starts_nothing(machine: Driver) -> None:
     machine.steer("ann", paused=False)
 
     assert len(machine.take()) == 2
-    assert queues.steered(machine.machine.register) == set()
+    assert queues.steered(machine.machine.queue_state) == set()
 
 
 def test_task_that_comes_back_to_a_group_that_waits_is_not_lost(machine: Driver) -> None:

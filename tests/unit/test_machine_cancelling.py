@@ -7,7 +7,7 @@ import pytest
 from dtq.core.changes import TaskForgotten
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
-from dtq.model.messages import Doomed
+from dtq.model.messages import Cancellation
 from dtq.model.snapshots import Selection
 from dtq.model.states import Outcome, State
 from tests.driver import Driver
@@ -96,7 +96,7 @@ def test_cancelled_running_task_is_named_to_its_worker_until_it_has_ended(machin
     assert machine.cancel(batch, 1) == (0, 1)
 
     # Then
-    doomed = [Doomed(token=second.token, index=1)]
+    doomed = [Cancellation(token=second.token, index=1)]
     assert machine.machine.cancelling("w1") == doomed
     assert machine.fetch("w1", first, second).cancel == doomed
     assert machine.fetch("w1", first, second).cancel == doomed
@@ -302,4 +302,4 @@ def test_key_is_free_again_when_its_batch_was_cancelled(machine: Driver) -> None
 
     machine.cancel(batch)
 
-    assert machine.machine.register.keys == {}
+    assert machine.machine.queue_state.keys == {}

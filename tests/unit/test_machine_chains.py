@@ -287,7 +287,7 @@ def test_task_that_dies_cancels_its_successors_and_they_are_brought_back_with_it
     assert [machine.state(batch) for batch in batches] == [State.DEAD, State.CANCELLED, State.CANCELLED]
     assert machine.batch(batches[1]).reason == f"parent {batches[0]} is dead"
     assert machine.machine.refused == 0
-    assert not machine.machine.register.leases
+    assert not machine.machine.queue_state.leases
     machine.revive(batches[0])
     assert [machine.state(batch) for batch in batches] == [State.PENDING, State.BLOCKED, State.BLOCKED]
 
@@ -300,7 +300,7 @@ def test_successor_that_is_cancelled_is_at_once_and_its_worker_hears_of_it(machi
     assert machine.cancel(batches[1], None if whole else 0) == (1, 0)
 
     assert [machine.state(batch) for batch in batches] == [State.RUNNING, State.CANCELLED, State.CANCELLED]
-    assert [lease.token for lease in machine.machine.register.leases.values()] == [leases[0].token]
+    assert [lease.token for lease in machine.machine.queue_state.leases.values()] == [leases[0].token]
 
 
 def test_chain_is_handed_out_after_a_restart_as_before(machine: Driver) -> None:
@@ -312,7 +312,7 @@ def test_chain_is_handed_out_after_a_restart_as_before(machine: Driver) -> None:
 
     # Then the worker's results count as if nothing had happened
     machine.attach(capacity=1, chains=True)
-    for lease in [machine.machine.register.leases[lease.token] for lease in leases]:
+    for lease in [machine.machine.queue_state.leases[lease.token] for lease in leases]:
         machine.succeed(lease)
     assert [machine.state(batch) for batch in batches] == [State.SUCCEEDED] * 3
 
@@ -324,7 +324,7 @@ def test_chain_is_one_after_a_restart_too(machine: Driver) -> None:
     machine.restart()
     machine.attach(capacity=1, chains=True)
 
-    machine.release(machine.machine.register.leases[leases[0].token])
+    machine.release(machine.machine.queue_state.leases[leases[0].token])
 
     assert [machine.state(batch) for batch in batches] == [State.PENDING, State.BLOCKED, State.BLOCKED]
 

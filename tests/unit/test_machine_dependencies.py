@@ -56,7 +56,7 @@ def test_task_waits_until_its_parent_has_a_result(machine: Driver) -> None:
     assert machine.count(State.BLOCKED) == machine.batch(child).counts.blocked == 3
     assert views.why_waiting(machine.machine, machine.view(child), machine.now) == f"waits for {parent}"
     assert machine.take() == [(parent, 0)]
-    machine.succeed(*machine.machine.register.leases.values())
+    machine.succeed(*machine.machine.queue_state.leases.values())
     assert machine.states(child, 3) == [State.PENDING] * 3
     assert len(machine.take()) == 3
 
@@ -325,8 +325,8 @@ def test_what_runs_anyway_waits_again_for_a_parent_that_is_put_back(machine: Dri
 
     machine.revive(parent)
 
-    waits = machine.machine.register.dependencies.waits
-    assert waits == {child: 4} == machine.restored().register.dependencies.waits
+    waits = machine.machine.queue_state.dependencies.waits
+    assert waits == {child: 4} == machine.restored().queue_state.dependencies.waits
     run(machine, 3)
     assert machine.state(child) is State.PENDING
 
@@ -360,9 +360,9 @@ def test_restart_forgets_nothing_of_what_is_waited_for(machine: Driver) -> None:
     machine.restart()
 
     assert machine.states(child, 2) == [State.BLOCKED] * 2
-    assert machine.machine.register.dependencies.waits == {child: 2}
+    assert machine.machine.queue_state.dependencies.waits == {child: 2}
     machine.attach(capacity=10)
-    for lease in [*machine.machine.register.leases.values()]:
+    for lease in [*machine.machine.queue_state.leases.values()]:
         machine.succeed(lease)
     run(machine)
     assert machine.states(child, 2) == [State.PENDING] * 2

@@ -6,7 +6,7 @@ import pytest
 
 from dtq.core import views
 from dtq.core.leases import Lease
-from dtq.core.register import Rules
+from dtq.core.queue_state import Rules
 from dtq.errors import BatchTooLarge, QueueFull
 from dtq.model.states import State
 from tests.driver import Driver
@@ -34,7 +34,7 @@ def tiny() -> Driver:
 
 def leased(machine: Driver, batch: int, index: int) -> Lease:
     """The lease of a task."""
-    leases = machine.machine.register.leases.values()
+    leases = machine.machine.queue_state.leases.values()
     return next(each for each in leases if each.batch.number == batch and each.lo <= index < each.hi)
 
 
@@ -432,7 +432,7 @@ def test_map_that_never_fits_into_the_queue_is_refused_for_good(machine: Driver)
 
     large = machine.submit(1_000, complete=False)
     machine.submit(1_000, batch=large, offset=1_000)
-    machine.machine.register.rules = Rules(max_tasks=1_500)
+    machine.machine.queue_state.rules = Rules(max_tasks=1_500)
     with pytest.raises(BatchTooLarge):
         machine.submit(0, each=[large])
 

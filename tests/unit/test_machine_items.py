@@ -29,7 +29,7 @@ def machine() -> Driver:
 
 def leased(machine: Driver, batch: int, index: int = 0) -> Lease:
     """The lease of a task."""
-    leases = machine.machine.register.leases.values()
+    leases = machine.machine.queue_state.leases.values()
     return next(each for each in leases if each.batch.number == batch and each.lo <= index < each.hi)
 
 
@@ -246,7 +246,7 @@ def test_batch_with_items_that_could_not_be_made_durable_leaves_nothing(machine:
     machine.withdraw(machine.live(child))
 
     assert machine.count(B) == 0
-    assert machine.machine.register.dependencies.needed == {}
+    assert machine.machine.queue_state.dependencies.needed == {}
 
 
 def test_dead_task_that_is_put_back_brings_back_the_item_that_its_death_had_cancelled(machine: Driver) -> None:

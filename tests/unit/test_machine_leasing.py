@@ -157,7 +157,7 @@ def test_tasks_run_in_order_whatever_was_returned_when(machine: Driver) -> None:
     machine.attach(capacity=4)
     for _ in range(6):
         machine.submit(chance.randint(1, 8), priority=chance.choice((1, 5)))
-    ranks = {number: batch.entry.rank for number, batch in machine.machine.register.batches.items()}
+    ranks = {number: batch.entry.rank for number, batch in machine.machine.queue_state.batches.items()}
     for _ in range(60):
         leases = machine.lease()
         for lease in leases:

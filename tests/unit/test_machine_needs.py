@@ -60,7 +60,7 @@ def test_unit_is_handed_out_once_and_again_when_it_is_free(machine: Driver) -> N
     machine.succeed(two)
     assert units(machine.lease_one()) == {"gpu": ("1",)}
     machine.fail(one)
-    assert machine.machine.register.workers["w1"].room.units == {"gpu": ["0"]}  # type: ignore[union-attr]
+    assert machine.machine.queue_state.workers["w1"].room.units == {"gpu": ["0"]}  # type: ignore[union-attr]
 
 
 def test_tiny_tasks_with_a_need_are_leased_one_by_one_and_never_ahead(machine: Driver) -> None:
@@ -200,12 +200,12 @@ def test_what_was_kept_for_a_cancelled_task_is_free(machine: Driver) -> None:
     machine.submit(1, **need(slots=2))
     machine.submit(1)
     assert machine.lease() == []
-    assert machine.machine.register.keeping == {"w1"}
-    left = machine.machine.register.lines.left
+    assert machine.machine.queue_state.keeping == {"w1"}
+    left = machine.machine.queue_state.lines.left
     machine.cancel(2)
-    assert machine.machine.register.lines.left > left
+    assert machine.machine.queue_state.lines.left > left
     assert machine.take() == [(3, 0)]
-    assert machine.machine.register.keeping == set() or not machine.machine.register.lines.needed
+    assert machine.machine.queue_state.keeping == set() or not machine.machine.queue_state.lines.needed
 
 
 def test_units_are_known_after_a_restart(machine: Driver) -> None:
@@ -218,7 +218,7 @@ def test_units_are_known_after_a_restart(machine: Driver) -> None:
     machine.restart()
     machine.attach(capacity=4, offers=offers(GPUS, MEMORY))
     # Then what the second has is not given to the third
-    assert units(machine.machine.register.leases[two.token]) == {"gpu": ("1",), "memory": 10}
+    assert units(machine.machine.queue_state.leases[two.token]) == {"gpu": ("1",), "memory": 10}
     third = machine.lease_one()
     assert units(third) == {"gpu": ("0",), "memory": 10}
     assert machine.lease() == []

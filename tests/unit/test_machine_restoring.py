@@ -26,14 +26,14 @@ def test_restart_keeps_every_task_where_it_was(machine: Driver) -> None:
     machine.cancel(batch, 6)
     machine.submit(2, delay_s=60.0)
     before = [*machine.states(batch, 8), *machine.states(2, 2)]
-    counts = machine.machine.register.tally.counts()
+    counts = machine.machine.queue_state.tally.counts()
 
     # When
     machine.restart()
 
     # Then
     assert [*machine.states(batch, 8), *machine.states(2, 2)] == before
-    assert machine.machine.register.tally.counts() == counts
+    assert machine.machine.queue_state.tally.counts() == counts
 
 
 def test_restart_keeps_the_order(machine: Driver) -> None:
@@ -73,7 +73,7 @@ def test_restart_gives_workers_one_lease_time_to_claim_what_they_run(machine: Dr
     machine.succeed(claimed)
     assert machine.state(1, 0) is SUCCEEDED
     assert machine.machine.refused == 0
-    assert lost.token not in machine.machine.register.leases
+    assert lost.token not in machine.machine.queue_state.leases
 
 
 def test_restart_runs_what_nobody_claims_elsewhere(machine: Driver) -> None:
@@ -170,7 +170,7 @@ def test_numbers_of_finished_batches_are_not_used_again_after_a_restart(machine:
 
     assert machine.submit() == 2
     assert machine.count(SUCCEEDED) == 1
-    assert machine.machine.register.submitted == 2
+    assert machine.machine.queue_state.submitted == 2
 
 
 def test_batch_that_was_being_submitted_can_be_gone_on_with_after_a_restart(machine: Driver) -> None:
@@ -181,7 +181,7 @@ def test_batch_that_was_being_submitted_can_be_gone_on_with_after_a_restart(mach
 
     machine.submit(2, batch=batch, offset=1)
     assert machine.states(batch, 3) == [PENDING] * 3
-    assert machine.machine.register.open == {}
+    assert machine.machine.queue_state.open == {}
 
 
 def test_batch_that_was_being_submitted_can_be_abandoned_after_a_restart(machine: Driver) -> None:
@@ -202,7 +202,7 @@ def test_finished_batches_are_not_restored(machine: Driver) -> None:
 
     machine.restart()
 
-    assert machine.machine.register.batches == {}
+    assert machine.machine.queue_state.batches == {}
     assert not any(isinstance(row, LeaseRow) for row in machine.store.restore())
 
 

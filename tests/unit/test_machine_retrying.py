@@ -79,7 +79,7 @@ def test_task_dies_after_its_last_retry(machine: Driver) -> None:
 
     # Then
     assert machine.state(batch) is State.DEAD
-    assert machine.machine.register.retries == 3
+    assert machine.machine.queue_state.retries == 3
     assert [attempt.number for attempt in machine.store.attempts(batch, 0)] == [1, 2, 3, 4]
     assert not machine.is_live(batch)
 

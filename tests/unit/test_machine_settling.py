@@ -64,7 +64,7 @@ def test_front_after_front_settles_the_lease(machine: Driver, chunk: Lease) -> N
 
     assert machine.states(2, 8) == [State.SUCCEEDED] * 8
     assert machine.machine.refused == 0
-    assert machine.machine.register.leases == {}
+    assert machine.machine.queue_state.leases == {}
 
 
 @pytest.mark.parametrize(("lo", "count"), [(1, 2), (2, 6), (7, 2), (0, 9), (8, 1), (-1, 1)])
@@ -184,7 +184,7 @@ def test_failure_of_the_last_task_ends_the_lease(machine: Driver, chunk: Lease) 
     machine.succeed(chunk, 7)
     machine.fail(chunk)
 
-    assert machine.machine.register.leases == {}
+    assert machine.machine.queue_state.leases == {}
     assert machine.state(2, 7) is State.SCHEDULED
 
 
@@ -221,7 +221,7 @@ def test_released_end_of_a_lease_goes_back_unblamed(machine: Driver, chunk: Leas
 def test_released_whole_ends_the_lease(machine: Driver, chunk: Lease) -> None:
     machine.release(chunk)
 
-    assert machine.machine.register.leases == {}
+    assert machine.machine.queue_state.leases == {}
     assert machine.states(2, 8) == [State.PENDING] * 8
 
 
@@ -242,7 +242,7 @@ def test_results_and_the_release_of_the_rest_come_in_one_report(machine: Driver,
 
     assert machine.machine.refused == 0
     assert machine.states(2, 8) == [State.SUCCEEDED] * 2 + [State.PENDING] * 6
-    assert machine.machine.register.leases == {}
+    assert machine.machine.queue_state.leases == {}
 
 
 # -- what a worker holds --------------------------------------------------------------------------------------------
@@ -313,7 +313,7 @@ def test_lease_whose_answer_was_lost_goes_back_with_the_next_message_on_either_c
     # Then
     assert machine.state(1) is State.PENDING
     assert machine.view(1).crashes == 0
-    assert lost.token not in machine.machine.register.leases
+    assert lost.token not in machine.machine.queue_state.leases
 
 
 def test_what_an_overtaken_message_says_of_the_present_does_not_count(machine: Driver) -> None:
@@ -414,7 +414,7 @@ def test_nothing_is_written_where_nothing_changed(machine: Driver, chunk: Lease)
     machine.exchange(holding=(Holding(token=chunk.token, started=0),))
 
     assert machine.drain() == []
-    assert machine.machine.register.ledger.empty
+    assert machine.machine.queue_state.ledger.empty
 
 
 def test_submitter_that_does_not_follow_is_not_told(machine: Driver) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from dtq.core.changes import ArgumentPage, BatchRow, BatchWithdrawn, SpecRow, Stored
 from dtq.core.ledger import EndedRange
-from dtq.core.register import IDLE_BYTES, IDLE_SPECS
+from dtq.core.queue_state import IDLE_BYTES, IDLE_SPECS
 from dtq.errors import BadMessage, FunctionsFull, InvalidValue, KeyConflict, QueueFull, UnknownId
 from dtq.model import pages
 from dtq.model.messages import Submission
@@ -41,7 +41,7 @@ def test_submitted_tasks_are_pending_and_counted(machine: Driver) -> None:
 
     assert machine.states(batch, 3) == [State.PENDING] * 3
     assert machine.count(State.PENDING) == 3
-    assert machine.machine.register.submitted == 3
+    assert machine.machine.queue_state.submitted == 3
 
 
 def test_batch_is_written_as_one_row_with_its_arguments_as_one_page(machine: Driver) -> None:
@@ -89,8 +89,8 @@ def by_value(name: str, size: int) -> Function:
 
 def test_functions_by_value_are_forgotten_when_their_batches_have_ended(machine: Driver) -> None:
     # Given what is known of a function by name
-    register = machine.machine.register
-    by_name = register.intern(spec())
+    queue_state = machine.machine.queue_state
+    by_name = queue_state.intern(spec())
     machine.attach(capacity=1)
     machine.submit(1)
     machine.succeed(machine.lease_one())
@@ -101,11 +101,11 @@ def test_functions_by_value_are_forgotten_when_their_batches_have_ended(machine:
         batch = machine.submit(function=by_value(f"closure {number}", IDLE_BYTES // 8))
         machine.cancel(batch)
     # Then no more of them are kept than may be, and the one is there
-    bodies = [len(entry.spec.function.body) for entry in register.specs.values()]
+    bodies = [len(entry.spec.function.body) for entry in queue_state.specs.values()]
     assert sum(bodies) <= 2 * IDLE_BYTES
-    assert register.specs_by_number.keys() == {entry.number for entry in register.specs.values()}
+    assert queue_state.specs_by_number.keys() == {entry.number for entry in queue_state.specs.values()}
     assert machine.live(first).entry.spec.function.body.startswith(b"waits")
-    assert register.intern(spec()) is by_name
+    assert queue_state.intern(spec()) is by_name
     # And one that comes again is stored again, under a number that is not mistaken for the other
     machine.drain()
     again = machine.submit(function=by_value("closure 0", IDLE_BYTES // 8))
@@ -115,10 +115,10 @@ def test_functions_by_value_are_forgotten_when_their_batches_have_ended(machine:
 
 
 def test_number_of_idle_functions_is_bounded(machine: Driver) -> None:
-    register = machine.machine.register
+    queue_state = machine.machine.queue_state
     for number in range(IDLE_SPECS + 20):
         machine.cancel(machine.submit(function=f"work:f{number}"))
-    assert len(register.specs) == len(register.specs_by_number) == IDLE_SPECS
+    assert len(queue_state.specs) == len(queue_state.specs_by_number) == IDLE_SPECS
 
 
 def test_memory_engine_keeps_a_body_while_it_may_be_needed(machine: Driver) -> None:
@@ -322,7 +322,7 @@ def test_first_task_that_arrives_after_the_delay_is_due_at_once(machine: Driver)
 
     # Then nothing has to be waited for
     assert machine.state(batch) is State.PENDING
-    assert machine.machine.register.waiting.next_at() is None
+    assert machine.machine.queue_state.waiting.next_at() is None
 
 
 # -- keys -----------------------------------------------------------------------------------------------------------
@@ -469,7 +469,7 @@ def test_withdrawn_batch_leaves_no_trace(machine: Driver) -> None:
     # Given
     other = machine.submit(2)
     machine.drain()
-    before = machine.machine.register.totals()
+    before = machine.machine.queue_state.totals()
     batch = machine.submit(5)
 
     # When
@@ -480,7 +480,7 @@ def test_withdrawn_batch_leaves_no_trace(machine: Driver) -> None:
     assert machine.take() == [(other, 0), (other, 1)]
     machine.drain()
     assert machine.store.batches([batch]) == []
-    after = machine.machine.register.totals()
+    after = machine.machine.queue_state.totals()
     assert (after.submitted, after.succeeded, after.dead, after.cancelled) == (before.submitted, 0, 0, 0)
     assert machine.submit() > batch
 
@@ -496,7 +496,7 @@ def test_withdrawal_is_written_even_if_nothing_else_has_changed(machine: Driver)
     # Then
     changes = machine.drain()
     assert BatchWithdrawn(1) in changes
-    assert machine.restored().register.submitted == 0
+    assert machine.restored().queue_state.submitted == 0
 
 
 def test_withdrawn_batch_is_taken_from_the_worker_that_runs_it(machine: Driver) -> None:
@@ -530,14 +530,14 @@ def test_withdrawn_batch_takes_back_what_has_already_come_of_it(machine: Driver)
     machine.withdraw(machine.live(batch))
 
     # Then
-    assert machine.machine.register.totals().submitted == 0
+    assert machine.machine.queue_state.totals().submitted == 0
     assert all(machine.count(state) == 0 for state in State)
     machine.drain()
     assert machine.told == []
     assert machine.store.batches([batch]) == []
     assert machine.store.attempts(batch, 1) == []
     machine.restored()
-    assert running.token not in machine.machine.register.leases
+    assert running.token not in machine.machine.queue_state.leases
 
 
 def test_withdrawn_batch_may_have_finished_already(machine: Driver) -> None:
@@ -562,7 +562,7 @@ def test_withdrawn_batch_may_be_in_the_middle_of_its_submission(machine: Driver)
 
     machine.withdraw(machine.live(batch))
 
-    assert machine.machine.register.open == {}
+    assert machine.machine.queue_state.open == {}
     machine.abandon("client")
     machine.drain()
     assert machine.store.batches([batch]) == []
@@ -586,7 +586,7 @@ def test_withdrawal_does_not_touch_what_else_has_changed(machine: Driver) -> Non
 
 def test_functions_of_unfinished_tasks_take_no_more_memory_than_they_may(machine: Driver) -> None:
     # Given room for three functions of 10 kB
-    machine.machine.register.rules = replace(machine.machine.rules, max_spec_bytes=30_000)
+    machine.machine.queue_state.rules = replace(machine.machine.rules, max_spec_bytes=30_000)
 
     def submit(number: int) -> int:
         return machine.submit(function=Function(kind=FunctionKind.VALUE, name=f"f{number}", body=bytes(10_000)))

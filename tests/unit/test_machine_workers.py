@@ -141,7 +141,7 @@ def test_silent_worker_is_lost_when_its_lease_time_is_over(machine: Driver) -> N
     assert machine.state(1) is State.RUNNING
     machine.tick(0.25)
     assert machine.state(1) is State.PENDING
-    assert "w1" not in machine.machine.register.workers
+    assert "w1" not in machine.machine.queue_state.workers
 
 
 def test_tick_tells_when_the_next_worker_would_be_lost(machine: Driver) -> None:
@@ -166,7 +166,7 @@ def test_anything_a_worker_says_renews_all_its_leases(machine: Driver, fetching:
 
     # Then
     assert machine.state(1) is State.RUNNING
-    assert machine.machine.register.leases[lease.token] is lease
+    assert machine.machine.queue_state.leases[lease.token] is lease
 
 
 def test_worker_that_comes_back_in_time_finds_its_leases(machine: Driver) -> None:
@@ -236,7 +236,7 @@ def test_coordinator_that_is_always_late_does_not_keep_the_dead(machine: Driver)
         machine.exchange("alive")
 
     # Then
-    assert list(machine.machine.register.workers) == ["alive"]
+    assert list(machine.machine.queue_state.workers) == ["alive"]
 
 
 def test_tick_that_comes_when_it_was_asked_for_is_no_pause(machine: Driver) -> None:

@@ -13,8 +13,8 @@ from dtq.coordinator.cron import CronCalendar
 from dtq.core import schedules
 from dtq.core.changes import BatchRow, DefinitionRow, Stored
 from dtq.core.machine import Machine
+from dtq.core.queue_state import Rules
 from dtq.core.recurrences import NoCalendar
-from dtq.core.register import Rules
 from dtq.core.schedules import moment_name
 from dtq.errors import CronMissing, InvalidValue, SchedulesFull, UnknownSchedule
 from dtq.model.options import Function, FunctionKind
@@ -92,7 +92,7 @@ def test_jitter_delays_each_due_time_by_its_own_and_always_the_same(machine: Dri
 def test_run_has_the_key_the_call_and_the_terms_of_its_schedule(machine: Driver) -> None:
     machine.schedule("shop/daily", at=1_000_001.5, function="work:sell", arguments=b"all", options={"queue": "mail"})
     machine.tick(1.5)
-    (batch,) = machine.machine.register.batches.values()
+    (batch,) = machine.machine.queue_state.batches.values()
     assert batch.key == "schedule/shop/daily/1000001.5"
     assert batch.entry.spec == spec("work:sell", queue="mail")
     assert (batch.size, batch.complete, batch.followed) == (1, True, False)

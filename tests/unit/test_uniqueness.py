@@ -39,7 +39,7 @@ def test_key_stands_for_the_latest_of_several_and_for_an_older_one_when_that_has
     first = machine.submit(key="k", conditions=PENDING)
     machine.lease_one()
     second = machine.submit(key="k", conditions=PENDING)
-    assert machine.machine.register.keys.all("k") == [second, first]
+    assert machine.machine.queue_state.keys.all("k") == [second, first]
     machine.cancel(second)
     unfinished = Conditions(unique=Unique.UNFINISHED, on_conflict=Conflict.ERROR)
     with pytest.raises(KeyTaken) as raised:

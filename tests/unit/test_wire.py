@@ -18,7 +18,7 @@ from dtq.errors import BadMessage, DtqError, InvalidValue
 from dtq.model import wire
 from dtq.model.fields import Blob, Characters, Items, Text
 from dtq.model.fields import Rule as FieldRule
-from dtq.model.messages import Doomed, Exchange, Hello, Orders, Progress, Role, Submission, Welcome
+from dtq.model.messages import Cancellation, Exchange, Hello, Orders, Progress, Role, Submission, Welcome
 from dtq.model.options import Function, FunctionKind, Options, Spec
 from dtq.model.pages import pack
 from dtq.model.resources import MOST, Offers, Portion
@@ -245,7 +245,7 @@ def test_table_holds_exactly_the_methods_of_the_service() -> None:
 
 def test_message_is_tuples_in_the_order_of_the_fields() -> None:
     # Given dataclasses in a dataclass, and an enum
-    orders = Orders(cancel=(Doomed(token=1, index=2), Doomed(token=3, index=4)), drop=(5,))
+    orders = Orders(cancel=(Cancellation(token=1, index=2), Cancellation(token=3, index=4)), drop=(5,))
     function = Function(kind=FunctionKind.VALUE, name="f", body=b"x")
 
     # When they are encoded, Then they are tuples all the way down, and values: the wire format

@@ -32,7 +32,7 @@ _PLACE: Final = 4096
 _SYNC_S: Final = 1.0
 
 
-class Mark:
+class CommitMarker:
     """The mark of an open store.
 
     Args:

@@ -13,11 +13,11 @@ import pytest
 
 from dtq.model import pages
 from dtq.model.values import Value, describe
-from dtq.worker import unsent as unsent_module
+from dtq.worker import result_buffer as unsent_module
 from dtq.worker.arena import DATA_AT, SIZE, Arena
 from dtq.worker.channel import Channel
 from dtq.worker.position import Position
-from dtq.worker.unsent import FLUSH_BYTES, FLUSH_S, Unsent
+from dtq.worker.result_buffer import FLUSH_BYTES, FLUSH_S, ResultBuffer
 from tests.cluster import DEADLINE_S
 
 
@@ -55,7 +55,7 @@ def arena() -> Iterator[Arena]:
 def test_results_are_sent_together(arena: Arena) -> None:
     # Given
     channel = Recorder()
-    unsent = Unsent(channel, arena)
+    unsent = ResultBuffer(channel, arena)
     unsent.begin(7, 3, 100.0)
     # When
     assert not unsent.add(b"a", 100.001, more=False)
@@ -70,7 +70,7 @@ def test_results_are_sent_together(arena: Arena) -> None:
 
 
 def test_old_and_large_results_are_due(arena: Arena) -> None:
-    unsent = Unsent(Recorder(), arena)
+    unsent = ResultBuffer(Recorder(), arena)
     unsent.begin(1, 0, 100.0)
     assert unsent.add(b"a", 100.001 + FLUSH_S, more=False)
     unsent.flush(100.001 + FLUSH_S)
@@ -81,7 +81,7 @@ def test_old_and_large_results_are_due(arena: Arena) -> None:
 def test_results_before_a_long_task_are_sent_while_it_runs(arena: Arena) -> None:
     # Given a result, and a task after it that takes long
     channel = Recorder(most=2)
-    unsent = Unsent(channel, arena)
+    unsent = ResultBuffer(channel, arena)
     made = monotonic()
     unsent.begin(7, 3, made - 0.001)
     assert not unsent.add(b"a", made, more=True)
@@ -110,7 +110,7 @@ def watchers() -> list[threading.Thread]:
 def test_thread_ends_before_a_fork_and_comes_back_with_the_next_result(arena: Arena) -> None:
     # Given a result that waits, and a thread that would send it
     channel = Recorder()
-    unsent = Unsent(channel, arena)
+    unsent = ResultBuffer(channel, arena)
     made = monotonic()
     unsent.begin(7, 3, made)
     unsent.add(b"a", made + 1_000, more=True)
@@ -134,7 +134,7 @@ def test_fork_in_a_signal_handler_does_not_wait_for_the_lock_that_it_interrupted
     # Given a slot that sends its results
     monkeypatch.setattr(unsent_module, "END_S", 0.001)
     channel = Recorder()
-    unsent = Unsent(channel, arena)
+    unsent = ResultBuffer(channel, arena)
     unsent.begin(7, 3, 0.0)
     unsent.add(b"a", monotonic() + 1_000, more=True)
     # When a signal handler forks meanwhile
@@ -154,7 +154,7 @@ def test_where_no_thread_can_be_started_results_wait_for_the_rest(
 
     # Given a process that may have no more threads
     channel = Recorder()
-    unsent = Unsent(channel, arena)
+    unsent = ResultBuffer(channel, arena)
     unsent.begin(7, 3, monotonic())
     monkeypatch.setattr(threading.Thread, "start", refuse)
     # When results are made
@@ -169,7 +169,7 @@ def test_where_no_thread_can_be_started_results_wait_for_the_rest(
 def test_descriptions_are_marked_in_the_page(arena: Arena, before: bytes) -> None:
     # Given a result, and one that was written as a value
     channel = Recorder()
-    unsent = Unsent(channel, arena)
+    unsent = ResultBuffer(channel, arena)
     unsent.begin(1, 0, 100.0)
     unsent.add(before[: SIZE - DATA_AT], 100.001, more=False)
     described = describe([Value(7, 64, 100_000)])

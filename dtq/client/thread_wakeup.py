@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 
 
-class Bell:
-    """A bell with one waiter: rings between two waits count as one."""
+class ThreadWakeup:
+    """A wakeup with one waiter: rings between two waits count as one."""
 
     __slots__ = ("_closed",)
 

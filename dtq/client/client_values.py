@@ -1,7 +1,7 @@
 """A client's access to large values: in the coordinator's files where the client can reach them, else by calls.
 
-Client, below the hub. The client tests for access when it connects, and again after a restart of the coordinator. Calls
-for values have connections of their own, one each way, so nothing else waits behind them.
+Client, below the client core. The client tests for access when it connects, and again after a restart of the
+coordinator. Calls for values have connections of their own, one each way, so nothing else waits behind them.
 """
 
 from __future__ import annotations

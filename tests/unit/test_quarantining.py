@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dtq.core.lacking import MOST_ERRORS, PROBE_S
+from dtq.core.quarantine import MOST_ERRORS, PROBE_S
 from dtq.core.retry import ELSEWHERE_S
 from dtq.errors import WorkerBroken
 from dtq.model.states import State
@@ -56,9 +56,9 @@ def test_worker_is_kept_from_a_spec_for_a_moment_while_others_may_run_it(machine
     deadline = machine.tick()
     assert deadline <= machine.now + PROBE_S
     # After that it may try one task, not four
-    pushed = machine.machine.register.lines.pushed
+    pushed = machine.machine.queue_state.lines.pushed
     machine.tick(PROBE_S)
-    assert machine.machine.register.lines.pushed > pushed, "those that wait for work are asked again"
+    assert machine.machine.queue_state.lines.pushed > pushed, "those that wait for work are asked again"
     assert machine.take("w1") == [(batch, 1)]
 
 

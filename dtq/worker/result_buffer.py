@@ -36,7 +36,7 @@ END_S: Final = 1.0
 _LOOK_S: Final = 0.0001
 
 
-class Unsent:
+class ResultBuffer:
     """The unsent results of one lease.
 
     Args:

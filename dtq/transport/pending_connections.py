@@ -17,12 +17,12 @@ from collections.abc import Callable, Generator
 from typing import Final
 
 from dtq.config.keys import Key
-from dtq.transport.admission import StrangersLog
-from dtq.transport.admitting import Stranger, Waits
 from dtq.transport.connection import Connection
+from dtq.transport.connection_table import RateLimitedLog
 from dtq.transport.endpoints import reason
 from dtq.transport.handshake import HANDSHAKE_S
 from dtq.transport.listening import Listener
+from dtq.transport.server_handshake import Stranger, Waits
 
 #: Seconds for a newcomer before another may displace it: an honest client on a busy machine needs a few milliseconds,
 #: and a burst of them must not push itself out.
@@ -55,7 +55,7 @@ class _Newcomer:
         self.awaits = 0
 
 
-class Reception:
+class PendingConnections:
     """Accepts connections, and authenticates them.
 
     Args:
@@ -74,7 +74,7 @@ class Reception:
         greet: Callable[[Connection], Talk],
         show_in: Callable[[Connection, Key], None],
         most: int,
-        strangers: StrangersLog,
+        strangers: RateLimitedLog,
         on_quiet: Callable[[], None] = lambda: None,
     ) -> None:
         self._on_quiet = on_quiet
@@ -91,8 +91,8 @@ class Reception:
         self._accepting = False
         self._closing = False
         self._selector = selectors.DefaultSelector()
-        self._bell, self._rope = socket.socketpair()
-        self._selector.register(self._bell, selectors.EVENT_READ)
+        self._wakeup, self._rope = socket.socketpair()
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
         listener.socket.setblocking(False)
 
     def run(self) -> None:
@@ -110,7 +110,7 @@ class Reception:
                 self._part(newcomer)
                 newcomer.connection.close()
             self._selector.close()
-            self._bell.close()
+            self._wakeup.close()
 
     def _round(self) -> None:
         """Wait for the next event or deadline, and handle it."""

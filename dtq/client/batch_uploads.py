@@ -10,7 +10,7 @@ from collections import deque
 from typing import Final, NamedTuple, Protocol
 
 from dtq.client.batches import Batch
-from dtq.client.bell import Bell
+from dtq.client.thread_wakeup import ThreadWakeup
 from dtq.model import pages
 from dtq.model.messages import Conditions
 from dtq.model.options import Spec
@@ -45,7 +45,7 @@ class Own(NamedTuple):
     handles: tuple[Held, ...]
 
 
-class Feed:
+class BatchUpload:
     """A batch that is being submitted in pieces, while its items are still being made.
 
     Args:
@@ -126,7 +126,7 @@ class Feed:
         self.over = False
         self.stopped = False
         self.sealed = False
-        self.room = Bell()
+        self.room = ThreadWakeup()
 
     @property
     def full(self) -> bool:
@@ -219,7 +219,7 @@ class Feed:
         return taken, size
 
 
-class WholeFeed(Feed):
+class WholeFeed(BatchUpload):
     """A map over what other maps return, task by task: submitted in one piece, and without arguments of its own."""
 
     __slots__ = ()

@@ -17,7 +17,7 @@ from dtq.model.states import FINAL, State, exception_name
 _ALL: Final = (1 << 63) - 1
 
 
-class Sieve:
+class SelectionFilter:
     """Filters runs by a selection.
 
     Args:

@@ -18,7 +18,7 @@ from dtq.wording import duration
 
 
 @dataclass(frozen=True, slots=True)
-class Condemned:
+class KillReason:
     """Why a slot is being killed.
 
     Attributes:
@@ -36,7 +36,7 @@ class Condemned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Remains:
+class SlotExit:
     """How a slot's process ended.
 
     Attributes:
@@ -56,24 +56,24 @@ class Remains:
     output: str = ""
 
 
-def verdict(condemned: Condemned | None, token: int, index: int) -> Outcome | None:
+def verdict(kill_reason: KillReason | None, token: int, index: int) -> Outcome | None:
     """The outcome of a dead slot's running task; None if the task is not to blame: the slot was killed for another one.
 
     Args:
-        condemned: why the slot was killed, if it was.
+        kill_reason: why the slot was killed, if it was.
         token: the lease of the task that it ran.
         index: that task.
     """
-    if condemned is None:
+    if kill_reason is None:
         return Outcome.CRASHED
-    if (condemned.token, condemned.index) != (token, index):
+    if (kill_reason.token, kill_reason.index) != (token, index):
         return None
-    if condemned.waiting:
+    if kill_reason.waiting:
         return Outcome.FAILED
-    return Outcome.TIMED_OUT if condemned.timed_out else Outcome.CANCELLED
+    return Outcome.TIMED_OUT if kill_reason.timed_out else Outcome.CANCELLED
 
 
-def refusal(slots: int, worker: str, remains: Remains) -> Failure:
+def refusal(slots: int, worker: str, remains: SlotExit) -> Failure:
     """The failure of a task that was ended because all slots of its worker wait for tasks.
 
     Args:
@@ -93,7 +93,7 @@ def refusal(slots: int, worker: str, remains: Remains) -> Failure:
     )
 
 
-def last_words(outcome: Outcome, remains: Remains, timeout_s: float | None) -> Failure:
+def crash_failure(outcome: Outcome, remains: SlotExit, timeout_s: float | None) -> Failure:
     """The failure of the task that a dead slot ran.
 
     Args:
@@ -109,7 +109,7 @@ def last_words(outcome: Outcome, remains: Remains, timeout_s: float | None) -> F
     )
 
 
-def _cause(outcome: Outcome, remains: Remains, timeout_s: float | None) -> tuple[str, int | None, int | None]:
+def _cause(outcome: Outcome, remains: SlotExit, timeout_s: float | None) -> tuple[str, int | None, int | None]:
     """The sentence, the exit code and the signal."""
     code = remains.code
     if outcome is Outcome.TIMED_OUT:

@@ -18,10 +18,10 @@ Rules:
 from __future__ import annotations
 
 from dtq.core.batches import Batch
-from dtq.core.lacking import PROBE_S, Lacking
 from dtq.core.leases import Worker
 from dtq.core.placing import could_run
-from dtq.core.register import Register
+from dtq.core.quarantine import PROBE_S, Quarantine
+from dtq.core.queue_state import QueueState
 from dtq.model.messages import Failed
 from dtq.model.states import Outcome
 
@@ -29,40 +29,40 @@ from dtq.model.states import Outcome
 def note(worker: Worker, batch: Batch, failed: Failed, now: float) -> None:
     """Record a failed attempt of a worker, before it is judged: the worker may have been unable to make it."""
     if not failed.failure.unable:
-        if worker.lacking is not None and failed.outcome is Outcome.FAILED:
-            worker.lacking.ran(batch.entry)
+        if worker.quarantine is not None and failed.outcome is Outcome.FAILED:
+            worker.quarantine.ran(batch.entry)
         return
-    if worker.lacking is None:
-        worker.lacking = Lacking(worker.name)
+    if worker.quarantine is None:
+        worker.quarantine = Quarantine(worker.name)
     why = "" if failed.failure.particular else failed.failure.message.rstrip(".")
-    worker.lacking.failed(batch.entry, why, now)
+    worker.quarantine.failed(batch.entry, why, now)
 
 
-def held_back(register: Register, worker: Worker, batch: Batch, index: int, now: float) -> bool:
+def held_back(queue_state: QueueState, worker: Worker, batch: Batch, index: int, now: float) -> bool:
     """Whether a worker with failures to run is offered nothing now, because other workers may run the next task.
 
     Args:
-        register: the state of the queue.
-        worker: the worker; its `Worker.lacking` is set.
+        queue_state: the state of the queue.
+        worker: the worker; its `Worker.quarantine` is set.
         batch: the batch of the most urgent task.
         index: that task.
         now: the time.
     """
-    lacking = worker.lacking
-    assert lacking is not None
-    if lacking.verdict() is not None:
+    quarantine = worker.quarantine
+    assert quarantine is not None
+    if quarantine.verdict() is not None:
         return True
     entry = batch.entry
-    if entry.number in lacking.specs and any(lease.batch.entry is entry for lease in worker.leases.values()):
+    if entry.number in quarantine.specs and any(lease.batch.entry is entry for lease in worker.leases.values()):
         return True
     task = batch.task(index) if index < batch.next else None
-    kept = lacking.kept_from(entry) > now
-    if not kept and (task is None or worker.session not in task.shunned):
+    kept = quarantine.kept_from(entry) > now
+    if not kept and (task is None or worker.session not in task.failed_on):
         return False
-    if not any(_able(other, batch) for other in register.workers.values() if other is not worker):
+    if not any(_able(other, batch) for other in queue_state.workers.values() if other is not worker):
         return False
-    if register.probe_at is None:
-        register.probe_at = now + PROBE_S
+    if queue_state.probe_at is None:
+        queue_state.probe_at = now + PROBE_S
     return True
 
 
@@ -72,11 +72,11 @@ def _able(worker: Worker, batch: Batch) -> bool:
         return False
     if worker.capacity == 0 or (worker.queues and batch.queue not in worker.queues):
         return False
-    return worker.lacking is None or batch.entry.number not in worker.lacking.specs
+    return worker.quarantine is None or batch.entry.number not in worker.quarantine.specs
 
 
-def probe(register: Register, now: float) -> None:
+def probe(queue_state: QueueState, now: float) -> None:
     """Offer tasks again to the workers that were held back, when their time has come."""
-    if register.probe_at is not None and register.probe_at <= now:
-        register.probe_at = None
-        register.lines.pushed += 1  # wakes the fetching calls, as new tasks do
+    if queue_state.probe_at is not None and queue_state.probe_at <= now:
+        queue_state.probe_at = None
+        queue_state.lines.pushed += 1  # wakes the fetching calls, as new tasks do

@@ -1,4 +1,4 @@
-"""The specs that one worker has failed to run; `core.ability` has the rules."""
+"""The specs that one worker has failed to run; `core.quarantining` has the rules."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROVEN: Final = 3
 _MOST_SPECS: Final = 1_000
 
 
-class Lacking:
+class Quarantine:
     """The specs that one worker has failed to run.
 
     Args:

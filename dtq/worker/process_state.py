@@ -2,7 +2,7 @@
 
 Worker, in the slot's process. Each aspect (`interpreter`, `kernel`) is compared with its right state, and restored; if
 it cannot be restored, or not even read, the process must not run another task. A process that a task left running
-cannot be ended behind the back of objects here that still refer to it, so the slot ends, and its warden ends that
+cannot be ended behind the back of objects here that still refer to it, so the slot ends, and its reaper ends that
 process.
 
 A check of everything takes far longer than a tiny task, so there are three checks:
@@ -28,10 +28,10 @@ from typing import Any, Final
 from dtq.client.by_value import sentence
 from dtq.worker import interpreter, kernel
 from dtq.worker.aspects import Kept, Spoilt
+from dtq.worker.reaper import children
 from dtq.worker.setters import PROCESSES, RANDOM, UNKNOWABLE, Setters
-from dtq.worker.warden import children
 
-__all__ = ["Spoilt", "Surroundings", "seed_anew"]
+__all__ = ["Spoilt", "ProcessState", "seed_anew"]
 
 #: Checks with system calls take at most one part in this many of the time.
 SHARE: Final = 200
@@ -39,7 +39,7 @@ SHARE: Final = 200
 LONGEST_PAUSE_S: Final = 0.02
 
 
-class Surroundings:
+class ProcessState:
     """The right state of this process for every task; at first the present one.
 
     Args:

@@ -15,7 +15,7 @@ from dtq.cli.output import (
     write_fields,
     write_table,
 )
-from dtq.cli.records import counts_text, failure_text, run_id
+from dtq.cli.render_json import counts_text, failure_text, run_id
 from dtq.config.values import format_size
 from dtq.model.limits import Limit, LimitView
 from dtq.model.snapshots import Attempt, BatchView, DeadLetter, QueueView, ResourceView, Stats, TaskView

@@ -1,11 +1,11 @@
-"""The warden: a small process between the supervisor and each slot, so that no process outlives the slot it came from.
+"""The reaper: a small process between the supervisor and each slot, so that no process outlives the slot it came from.
 
-Worker, on Linux; elsewhere the slot is the supervisor's own child. The supervisor starts the warden (``python -m
-dtq.worker.warden``), which forks the slot and then only waits. Every process that a slot starts, however far it removes
-itself (a double fork, a session of its own), becomes the warden's child when its parent ends, for the warden is a
-*subreaper*. So after the slot's end the warden kills all that is left, and only then ends itself, in the same way as
+Worker, on Linux; elsewhere the slot is the supervisor's own child. The supervisor starts the reaper (``python -m
+dtq.worker.reaper``), which forks the slot and then only waits. Every process that a slot starts, however far it removes
+itself (a double fork, a session of its own), becomes the reaper's child when its parent ends, for the reaper is a
+*subreaper*. So after the slot's end the reaper kills all that is left, and only then ends itself, in the same way as
 the slot. On SIGTERM it kills the slot and everything else; the kernel sends it that when the supervisor ends, however
-that happens. A warden that is killed by force takes its slot with it, but not the processes that the slot had set free.
+that happens. A reaper that is killed by force takes its slot with it, but not the processes that the slot had set free.
 
 It imports next to nothing before it forks: its memory is the slot's too.
 """
@@ -134,7 +134,7 @@ def _end_like(status: int) -> NoReturn:
 
 
 def guard(parent: int, channel_fd: int, position_fd: int) -> int:
-    """Fork the slot, and return in it the warden's number; the warden stays here until it ends.
+    """Fork the slot, and return in it the reaper's number; the reaper stays here until it ends.
 
     Args:
         parent: the supervisor, which is this process's parent.
@@ -144,12 +144,12 @@ def guard(parent: int, channel_fd: int, position_fd: int) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, (*_AWAITED, signal.SIGINT))
     die_with(parent, signal.SIGTERM)
     adopt_orphans()
-    warden = os.getpid()
+    reaper = os.getpid()
     slot = os.fork()
     if not slot:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.setsid()
-        return warden
+        return reaper
     os.close(channel_fd)  # or its end would go unseen
     status, peak = _watch(slot)
     Position(position_fd).note_end(peak, _clear())
@@ -168,6 +168,6 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     # The module that runs is __main__; user code must find the real one.
-    from dtq.worker.warden import main as begin
+    from dtq.worker.reaper import main as begin
 
     sys.exit(begin(sys.argv[1:]))

@@ -1,7 +1,7 @@
 """The server's part of the handshake (`handshake` has the protocol), and the keyring.
 
-Written as a generator that never blocks: it yields the event that it waits for, and its caller (`reception`) attends to
-a thousand others meanwhile, and ends it after its deadline.
+Written as a generator that never blocks: it yields the event that it waits for, and its caller (`pending_connections`)
+attends to a thousand others meanwhile, and ends it after its deadline.
 """
 
 from __future__ import annotations

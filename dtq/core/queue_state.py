@@ -1,4 +1,4 @@
-"""The register: the place of every live task, and the moves that keep it true.
+"""The queue's state: the place of every live task, and the moves that keep it true.
 
 A task's place follows from few facts: its record if it left the common path, else its position relative to its batch's
 frontier ``next``, else whether a lease covers it; there is no object per task. Heap entries may be stale (cancelled,
@@ -81,7 +81,7 @@ class Rules:
     heed_needs: bool = True
 
 
-class Register:
+class QueueState:
     """The state of the queue.
 
     Args:
@@ -412,7 +412,7 @@ class Register:
         )
         self._note_attempt(lease, index, outcome, failure, started_at, now)
         if failure.unable:
-            task.shunned = (*task.shunned, lease.worker.session)
+            task.failed_on = (*task.failed_on, lease.worker.session)
         if not (task.cancelling and task.outcome is None and task.message):  # else it is the reason of the cancellation
             task.outcome = outcome
             task.exception = failure.exception

@@ -36,7 +36,7 @@ _rooms: Final[list[bytearray]] = []
 _MOST_ROOMS: Final = 4
 
 
-class Conversation:
+class ConnectionHandler:
     """The calls of one connection.
 
     Args:

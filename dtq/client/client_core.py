@@ -1,8 +1,8 @@
 """The part that all faces of a client share: one session with its outbox, sender, watcher, and calls.
 
 Client, below the faces. Nothing here is particular to threads or to an event loop: a face submits, and subscribes to
-news (`Following.subscribe`). Threads start with the first submission; a hub survives restarts of the coordinator, and
-becomes a hub of its own in a child made by `os.fork`.
+news (`Following.subscribe`). Threads start with the first submission; a client core survives restarts of the
+coordinator, and becomes a client core of its own in a child made by `os.fork`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
+from dtq.client.batch_uploads import BatchUpload
 from dtq.client.batches import Batch
-from dtq.client.feeds import Feed
+from dtq.client.client_values import HubValues, ValueLine
 from dtq.client.following import Following, Target, Wake
-from dtq.client.hub_values import HubValues, ValueLine
+from dtq.client.html_repr import Row
 from dtq.client.links import AWAY, FATAL, Connector, Session
-from dtq.client.marks import Mark
-from dtq.client.notebook import Row
+from dtq.client.marks import CommitMarker
 from dtq.client.outbox import Item, Outbox
 from dtq.client.paging import cancel_all, whole_stats, whole_task
 from dtq.client.references import Reference
@@ -54,7 +54,7 @@ _SLOW_LOOK_S: Final = 600.0
 EXIT_S: Final = 5.0
 
 
-class Hub:
+class ClientCore:
     """One client.
 
     Args:
@@ -73,7 +73,7 @@ class Hub:
 
     def __init__(self, connector: Connector, timeout_s: float, full_timeout_s: float = FULL_TIMEOUT_S) -> None:
         self._connector = connector
-        self._successor: Hub | None = None
+        self._successor: ClientCore | None = None
         self._succeeding = threading.Lock()
         self.full_timeout_s = full_timeout_s
         self._timeout_s = timeout_s
@@ -104,37 +104,37 @@ class Hub:
     # -- beginning and end ----------------------------------------------------------------------------------------
 
     @property
-    def now(self) -> Hub:
-        """This hub; or, if the coordinator has another store now, a new hub for that. This one ends together with its
+    def now(self) -> ClientCore:
+        """This core; or, if the coordinator has another store now, a new core for that. This one ends together with its
         tasks.
         """
         if not isinstance(self.outbox.closed, StoreReplaced):
             return self
         with self._succeeding:
             if self._successor is None:
-                self._successor = Hub(self._connector, self._timeout_s, self.full_timeout_s)
+                self._successor = ClientCore(self._connector, self._timeout_s, self.full_timeout_s)
             self._successor = self._successor.now  # intermediate ones must not be kept
             return self._successor
 
-    def looked(self) -> Hub:
+    def looked(self) -> ClientCore:
         """As `now`, for new submissions, after a check that the coordinator is still the same: a restarted queue in
         memory must be noticed before a submission to it.
         """
         at = time.monotonic()
         if self.outbox.closed is None and (at < self._look_at or not self.outbox.idle):
             return self
-        hub = self.now
-        if hub.started and at >= hub._look_at and hub.outbox.idle:
-            hub._look_at = at + _LOOK_S
+        core = self.now
+        if core.started and at >= core._look_at and core.outbox.idle:
+            core._look_at = at + _LOOK_S
             try:
-                hub.sender.link.connect()  # no effect on an unchanged connection
+                core.sender.link.connect()  # no effect on an unchanged connection
             except AWAY as error:
-                hub.session.lost(error)
+                core.session.lost(error)
                 if time.monotonic() - at > _SLOW_S:  # no refusal: calls wait for it, submissions gather
-                    hub._look_at = at + _SLOW_LOOK_S
+                    core._look_at = at + _SLOW_LOOK_S
             except FATAL as error:
-                hub.fail(error)
-        return hub.now
+                core.fail(error)
+        return core.now
 
     @property
     def started(self) -> bool:
@@ -204,11 +204,11 @@ class Hub:
         if not flushed:
             raise Unreachable(self.session.place, "what was submitted last was not accepted; its handles say so")
 
-    def _drop(self, receivers: Sequence[Target | Feed], error: DtqError) -> None:
+    def _drop(self, receivers: Sequence[Target | BatchUpload], error: DtqError) -> None:
         wakes: list[Wake] = []
         with self.following.lock:
             for receiver in receivers:
-                target = receiver.batch if isinstance(receiver, Feed) else receiver
+                target = receiver.batch if isinstance(receiver, BatchUpload) else receiver
                 target._on_failed(error, wakes)
         for wake in wakes:
             wake()
@@ -217,7 +217,7 @@ class Hub:
         """In a child made by `os.fork`: become a client of its own, which still knows its parent's handles."""
         if self.outbox.closed is not None:
             return
-        lost: list[Target | Feed] = [*self.sender.underway, *self.outbox.empty_after_fork()]
+        lost: list[Target | BatchUpload] = [*self.sender.underway, *self.outbox.empty_after_fork()]
         for link in (self.sender.link, self._watcher.link, self._calls):
             link.close()  # this process's copies of them
         following = Following(asleep=self.start)
@@ -287,7 +287,7 @@ class Hub:
                 return answers
             self.outbox.watch(mark)
 
-    def _await(self, mark: Mark) -> bool:
+    def _await(self, mark: CommitMarker) -> bool:
         """Wait for a mark, unless the coordinator is away for too long; whether it was passed."""
         while not mark.wait(self._timeout_s):
             if self.outbox.closed is not None or self.session.away:
@@ -371,26 +371,26 @@ class Hub:
 
 
 #: All hubs that are not closed.
-_hubs: Final[weakref.WeakSet[Hub]] = weakref.WeakSet()
+_hubs: Final[weakref.WeakSet[ClientCore]] = weakref.WeakSet()
 
 
-def hubs_of(connector: Connector) -> list[Hub]:
+def hubs_of(connector: Connector) -> list[ClientCore]:
     """The clients of a connector that are not closed."""
-    return [hub for hub in list(_hubs) if hub._connector is connector]
+    return [core for core in list(_hubs) if core._connector is connector]
 
 
 @atexit.register
 def _close_all() -> None:
-    for hub in list(_hubs):
+    for core in list(_hubs):
         try:
-            hub.close(EXIT_S)
+            core.close(EXIT_S)
         except Unreachable as lost:
             log.warning("%s", lost)
 
 
 def _after_fork() -> None:
-    for hub in list(_hubs):
-        hub.after_fork()
+    for core in list(_hubs):
+        core.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -1,6 +1,6 @@
 """The table of authenticated connections: their number, its bound, and the key of each.
 
-Unauthenticated connections are not here: they wait in `reception`.
+Unauthenticated connections are not here: they wait in `pending_connections`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dtq.config.keys import Key
 from dtq.transport.connection import Connection
 
 
-class Admission:
+class ConnectionTable:
     """The table of connections.
 
     Args:
@@ -47,7 +47,7 @@ class Admission:
             return [connection for connection, key in self._in.items() if where(key)]
 
 
-class StrangersLog:
+class RateLimitedLog:
     """Logs warnings about strangers at a bounded rate: a port scan must not fill a disk.
 
     Args:
