@@ -111,9 +111,9 @@ class Output:
 
     def _keep(self, serial: int, data: bytes) -> None:
         kept = self._kept
-        kept.append((serial, data[-KEPT:]))
+        kept.append((serial, data[-KEPT - 1 :]))  # a byte more: it tells that something was before
         self._size += len(kept[-1][1])
-        while self._size - len(kept[0][1]) >= KEPT:
+        while self._size - len(kept[0][1]) > KEPT:
             self._size -= len(kept.popleft()[1])
 
     def last_lines(self, serial: int) -> str:

@@ -65,8 +65,8 @@ class Insisting(SqliteEngine):
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         return self._insist(super().pages, kind, batch, lo, hi, room)
 
-    def batches(self, numbers: Sequence[int] = (), key: str | None = None, most: int = 1) -> list[StoredBatch]:
-        return self._insist(super().batches, numbers, key, most)
+    def batches(self, numbers: Sequence[int] = (), keys: Sequence[str] = (), most: int = 1) -> list[StoredBatch]:
+        return self._insist(super().batches, numbers, keys, most)
 
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:
         return self._insist(super().ended, selection, now)

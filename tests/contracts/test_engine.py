@@ -389,12 +389,14 @@ def test_readers_see_whole_commits_only(engine: Engine) -> None:
     for step in range(1, 301):
         rows = [batch(1, size=1000, next=step), batch(2, size=1000, next=step)]
         engine.commit(stored(*rows, results(1, step - 1, step, step), results(2, step - 1, step, step)))
-    while reads[0] < 20 and not torn:
+    while reads[0] < 20 and not torn and reader.is_alive():
         engine.commit([])
+    ended = not reader.is_alive()
     done.set()
     reader.join(30)
 
     assert torn == []
+    assert not ended, "reading has failed"
     assert not reader.is_alive()
 
 
