@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 from importlib import import_module
 from typing import Final
 
@@ -99,7 +100,7 @@ class ForkServer:
         self._process: subprocess.Popen[bytes] | Forked
         try:
             if fork and flags == interpreter_flags() and terms.inherited.streams:
-                self._process = _fork(theirs.fileno())
+                self._process = _fork(self._sock, theirs)
             else:
                 self._process = _start(flags, theirs.fileno(), streams=terms.inherited.streams)
             self._sock.send(safepickle.dumps((terms.worker, terms.paths, terms.preload)))
@@ -183,12 +184,14 @@ def _start(flags: tuple[str, ...], sock: int, *, streams: bool) -> subprocess.Po
     )
 
 
-def _fork(sock: int) -> Forked:
+def _fork(ours: socket.socket, theirs: socket.socket) -> Forked:
     """Fork this process; the fork becomes the process that `_start` would start."""
     parent = os.getpid()
     pid = os.fork()
     if pid:
         return Forked(pid)
+    ours.detach()  # all descriptors are closed here by their numbers
+    sock = theirs.detach()
     os.setsid()
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -201,7 +204,14 @@ def _fork(sock: int) -> Forked:
     os.environ.update(slot_environment())
     server = import_module(_MODULE)
     sys.argv[:] = [str(server.__file__), str(parent), str(sock)]
-    sys.exit(server.main(sys.argv[1:]))  # no `os._exit`: slots take this path, too, and tasks' exit handlers run
+    try:
+        code = server.main(sys.argv[1:])
+    except ConnectionError:  # the worker is gone
+        os._exit(1)
+    except OSError:  # the callers in the worker handle its own: none of them is to go on in this process
+        traceback.print_exc()
+        os._exit(1)
+    sys.exit(code)  # no `os._exit`: slots come this way, too, and tasks' exit handlers run
 
 
 def reap_strangers(known: set[int]) -> None:

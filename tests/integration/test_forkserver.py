@@ -15,7 +15,7 @@ import pytest
 from dtq import Client
 from dtq.client.local import LocalCluster
 from dtq.errors import TaskCrashed
-from tests.cluster import Cluster, Process, until
+from tests.cluster import DEADLINE_S, Cluster, Process, until
 
 #: A module that says who imports it, and has tasks.
 MODULE = """
@@ -227,3 +227,30 @@ print([process for process in processes if process.is_running()])
 def test_slots_that_were_forked_early_are_used_if_they_are_the_right_ones_and_end(name: str, said: str) -> None:
     done = subprocess.run([sys.executable, "-c", EARLY, name], capture_output=True, text=True, timeout=30, check=False)
     assert (done.stdout.strip(), done.stderr) == (said, "")
+
+
+def test_fork_of_the_worker_never_goes_on_as_the_worker() -> None:
+    # Given a process that has a fork server forked from itself, and lets it end at once
+    program = """if True:
+        import contextlib, os
+        from dtq.client.inheritance import Inheritance
+        from dtq.worker.forking import ForkServer
+        from dtq.worker.program import Program
+        from dtq.worker.terms import SlotTerms
+
+        terms = SlotTerms(
+            worker="w", paths=(), imports=(), preload=(), init=(), max_tasks=None, max_memory=None,
+            keep_processes=False, only_registered=False, reload=False, program=Program(),
+            inherited=Inheritance(streams=True),
+        )
+        with contextlib.suppress(OSError):
+            made = ForkServer(terms, fork=True)
+            made._sock.close()
+            print(os.waitstatus_to_exitcode(os.waitpid(made.pid, 0)[1]), flush=True)
+        print("went on", flush=True)
+    """
+    # When
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=DEADLINE_S)
+    # Then the fork ends, while it reports or when it has, and only the process itself goes on
+    assert done.stderr == ""
+    assert done.stdout in ("0\nwent on\n", "1\nwent on\n")
