@@ -251,6 +251,8 @@ def _check_lines(queue_state: QueueState) -> None:
         for name, standing in bucket.standings.items():
             assert queue_state.lines.get(name) is not None, f"limit {bucket.name}: the line {name} is gone"
             assert standing.open or standing.parked, f"limit {bucket.name}: nothing of {name} stands there"
+            wakes = standing.open or bucket.full or bucket.timer_at is not None
+            assert wakes, f"limit {bucket.name}: nothing lets go what waits there in {name}"
 
 
 def _stands(bucket: Bucket, group: Group) -> bool:

@@ -406,10 +406,17 @@ class Lines:
             standing = bucket.standings.get(line.name)
 
     def _next(self, line: Line, buckets: Iterable[Bucket], now: float) -> None:
-        """After an open group lost its first place at its buckets: those with room let the next group go."""
+        """After an open group lost its first place at its buckets: the next group of each may go, now or later.
+
+        It may be parked behind the lost one, and so at a bucket whose next look nobody has planned.
+        """
         for bucket in buckets:
             standing = bucket.standings.get(line.name)
-            if standing is not None and standing.parked and not bucket.shut(now):
+            if standing is None or not standing.parked:
+                continue
+            if bucket.shut(now):
+                self.limits.look_again(bucket, now)
+            else:
                 self._replenish(bucket, line, now)
 
     # -- granting -------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from dtq import Client, ClientClosed, State, TaskCancelled, TaskHandle, Unreachable, WaitTimeout
-from dtq.client import batches
+from dtq.client import batches, client_core
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.outcomes import RemoteTraceback
 from dtq.core.queue_state import Rules
@@ -899,8 +899,11 @@ def test_handles_of_a_store_that_was_replaced_know_nothing_of_the_one_in_its_pla
         assert client.get("1").result(DEADLINE_S) == 50
 
 
-def test_client_that_only_submits_something_new_goes_on_with_another_store(queue: Queue) -> None:
-    # Given a client all of whose tasks have ended
+def test_client_that_only_submits_something_new_goes_on_with_another_store(
+    queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a client all of whose tasks have ended; here a store is replaced sooner than the client looks again
+    monkeypatch.setattr(client_core, "_LOOK_S", 0.0)
     client = queue.client()
     with queue.working():
         ended = client.submit(work.add, 3)
@@ -914,6 +917,7 @@ def test_client_that_only_submits_something_new_goes_on_with_another_store(queue
         lambda: client.options(priority=1).submit(work.add, b"x" * 100_000, b"y").result(DEADLINE_S)[-2:] == b"xy",
     )
     for act in new:
+        until(lambda: client._core.outbox.idle, "the sender to wait")
         queue.stop()
         queue.forget_everything()
         queue.start()

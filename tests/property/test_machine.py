@@ -64,6 +64,7 @@ options = st.sampled_from(
         {"priority": 1, "queue": "a", "limits": ("y-2",), "max_retries": 1},
         {"priority": 5, "queue": "a", "limits": ("y-1", "x")},
         {"priority": 5, "queue": "b", "limits": ("rate", "y-2")},
+        {"priority": 5, "queue": "b", "limits": ("rate",)},
         {"priority": 5, "queue": "a", "needs": needs({"gpu": 1}, 1, ())},
         {"priority": 5, "queue": "b", "needs": needs({"gpu": 2, "memory": 3}, 1, ("fast",))},
         {"priority": 1, "queue": "a", "needs": needs({"memory": 4}, 2, ()), "max_retries": 1},

@@ -247,6 +247,18 @@ def test_starts_in_any_window_are_at_most_the_rate_and_the_burst(machine: Driver
     assert abs(len(found) - 200 - burst + 1) <= 1
 
 
+def test_rate_that_several_groups_of_tasks_share_holds_none_of_them_back_for_ever(machine: Driver) -> None:
+    machine.limit("paced", starts=1, per_s=1.0)
+    machine.attach("w1", capacity=4)
+    for limits in (("paced",), ("paced", "tenant-1"), ("tenant-1", "paced")):
+        machine.submit(1, limits=limits)
+
+    found = starts(machine, machine.now + 10.0)
+
+    assert len(found) == 3
+    assert machine.count(State.SUCCEEDED) == 3
+
+
 def test_after_a_restart_a_rate_is_used_up(machine: Driver) -> None:
     machine.limit("api", starts=1, per_s=10.0, burst=3)
     machine.attach("w1", capacity=5)
