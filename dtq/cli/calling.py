@@ -8,8 +8,8 @@ import secrets
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dtq import __version__
 from dtq.cli.output import say
@@ -102,8 +102,14 @@ def _hello() -> Hello:
 
 
 @contextmanager
-def service(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Proxy]:
+def service(addresses: Sequence[str], authkey_file: str | None, *, patience_s: float | None = None) -> Iterator[Proxy]:
     """The coordinator, for a command that makes a few calls and ends.
+
+    Args:
+        addresses: of the coordinator; empty for the configured ones.
+        authkey_file: the file with the key; None for the configured one.
+        patience_s: longest time of the connection, and of a call, in seconds, for whoever says nothing meanwhile; None
+            for the usual ones.
 
     Raises:
         Unreachable: it does not answer.
@@ -112,8 +118,11 @@ def service(addresses: Sequence[str], authkey_file: str | None) -> Iterator[Prox
     from dtq.transport import Proxy  # not before it is needed: it imports sockets and multiprocessing
 
     to = target(addresses, authkey_file)
-    with Proxy(to.addresses, to.key, _hello(), key_source=to.origin, tls=to.tls) as proxy:
-        with _mentioned(to.addresses):
+    times: dict[str, Any] = (
+        {} if patience_s is None else {"connect_timeout_s": patience_s, "call_timeout_s": patience_s}
+    )
+    with Proxy(to.addresses, to.key, _hello(), key_source=to.origin, tls=to.tls, **times) as proxy:
+        with _mentioned(to.addresses) if patience_s is None else nullcontext():
             proxy.connect()
         yield proxy
 

@@ -35,7 +35,7 @@ def limit() -> None:
         ("dtq limit set api --rate 100/m --burst 10", "a hundred a minute, ten of them at once"),
     ),
 )
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", type=options.LIMIT)
 @click.option("--concurrency", metavar="N", type=click.IntRange(0), help="How many run at once; 0 for none.")
 @click.option("--rate", metavar="N/TIME", help="How many start per time: 100/m, 5/s, 10/90s.")
 @click.option(
@@ -98,7 +98,7 @@ def list_limits(addresses: tuple[str, ...], authkey_file: str | None, as_json: b
         ("dtq limit remove api 'tenant-*'", "several"),
     ),
 )
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", type=options.LIMIT, nargs=-1, required=True)
 @options.connecting
 @options.quiet
 def remove(names: tuple[str, ...], addresses: tuple[str, ...], authkey_file: str | None, quiet: bool) -> None:

@@ -24,11 +24,18 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 
 class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on, dtq takes 8.1
-    """A value that one of dtq's own parsers reads; the parser's sentence is click's."""
+    """A value that one of dtq's own parsers reads; the parser's sentence is click's.
 
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+    Args:
+        name: of the kind of value, for people.
+        parse: reads it.
+        known: the kind of names of the coordinator's that it is one of (`cli.candidates`), for the shell to complete.
+    """
+
+    def __init__(self, name: str, parse: Callable[[str], Any], known: str = "") -> None:
         self.name = name
         self._parse = parse
+        self._known = known
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The value, parsed."""
@@ -39,6 +46,15 @@ class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic from click 
         except DtqError as error:
             # An error of dtq's tree rather than click's: its code and exit code are the same everywhere.
             raise error from None
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The coordinator's names of this kind."""
+        from click.shell_completion import CompletionItem
+
+        from dtq.cli.candidates import candidates
+
+        found = candidates(self._known, ctx, incomplete) if self._known else []
+        return [CompletionItem(name, help=about or None) for name, about in found]
 
 
 class _Place(click.ParamType):  # type: ignore[type-arg]  # as above
@@ -107,8 +123,12 @@ FILE: Final = _Place("file", "file")
 DIRECTORY: Final = _Place("directory", "dir")
 #: A text that may be a file's name.
 TEXT: Final = _Place("text", "file")
-ID: Final = _Parsed("id", _task_id)
-QUEUE: Final = _Parsed("queue", check_queue)
+ID: Final = _Parsed("id", _task_id, known="id")
+QUEUE: Final = _Parsed("queue", check_queue, known="queue")
+#: Names of limits, schedules and workers: texts that the command itself checks.
+LIMIT: Final = _Parsed("limit", str, known="limit")
+SCHEDULE: Final = _Parsed("schedule", str, known="schedule")
+WORKER: Final = _Parsed("worker", str, known="worker")
 #: How long a key stands for an earlier submission.
 UNIQUE_WORDS: Final = ("pending", "unfinished", "kept")
 UNIQUE: Final = _Parsed("unique", _unique)

@@ -244,7 +244,7 @@ def list_schedules(addresses: tuple[str, ...], authkey_file: str | None, as_json
         ("dtq schedule show nightly --json", "the same, as JSON"),
     ),
 )
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", type=options.SCHEDULE)
 @options.connecting
 @options.as_json
 def show(name: str, addresses: tuple[str, ...], authkey_file: str | None, as_json: bool) -> None:
@@ -276,7 +276,7 @@ def _steered(
         ("dtq schedule pause nightly --json", "and show it, as JSON"),
     ),
 )
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", type=options.SCHEDULE)
 @options.connecting
 @options.as_json
 @options.quiet
@@ -292,7 +292,7 @@ def pause(name: str, addresses: tuple[str, ...], authkey_file: str | None, as_js
         ("dtq schedule resume nightly --json", "and show it, as JSON"),
     ),
 )
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", type=options.SCHEDULE)
 @options.connecting
 @options.as_json
 @options.quiet
@@ -308,7 +308,7 @@ def resume(name: str, addresses: tuple[str, ...], authkey_file: str | None, as_j
         ("dtq schedule run nightly --json", "the same, as JSON"),
     ),
 )
-@click.argument("name", metavar="NAME")
+@click.argument("name", metavar="NAME", type=options.SCHEDULE)
 @options.connecting
 @options.as_json
 def run(name: str, addresses: tuple[str, ...], authkey_file: str | None, as_json: bool) -> None:
@@ -328,7 +328,7 @@ def run(name: str, addresses: tuple[str, ...], authkey_file: str | None, as_json
         ("dtq schedule remove nightly sweep", "several"),
     ),
 )
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="NAME...", type=options.SCHEDULE, nargs=-1, required=True)
 @options.connecting
 @options.as_json
 @options.quiet

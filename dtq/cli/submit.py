@@ -72,7 +72,7 @@ _terms = options.stacked(
         type=options.DURATION,
         help="How long results are kept.  [the coordinator's --keep-results]",
     ),
-    click.option("--queue", metavar="NAME", help="The queue.  [default: default]"),
+    click.option("--queue", metavar="NAME", type=options.QUEUE, help="The queue.  [default: default]"),
     click.option(
         "--limit", "limits", metavar="NAME", multiple=True, help="Count against this limit (`dtq limit`); repeatable."
     ),

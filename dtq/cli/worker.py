@@ -27,7 +27,14 @@ working = options.stacked(
     click.option(
         "--slots", metavar="N", type=click.IntRange(1, 4096), help="Tasks at once.  [DTQ_SLOTS; default: usable cores]"
     ),
-    click.option("--queue", "queues", metavar="NAME", multiple=True, help="Serve only this queue; repeatable."),
+    click.option(
+        "--queue",
+        "queues",
+        metavar="NAME",
+        type=options.QUEUE,
+        multiple=True,
+        help="Serve only this queue; repeatable.",
+    ),
     click.option(
         "--resource",
         "resources",

@@ -72,6 +72,29 @@ def test_a_command_that_has_ended_is_no_client(cluster: Home) -> None:
     until(lambda: cluster.data("stats")["stats"]["clients"] == 1, "nobody but the one that asks to be counted")
 
 
+def _completed(home: Home, *words: str) -> list[str]:
+    """What bash would offer for the last word."""
+    line = " ".join(("dtq", *words))
+    asked = home.dtq(_DTQ_COMPLETE="bash_complete", COMP_WORDS=line, COMP_CWORD=str(len(words)))
+    assert asked.err == ""
+    return [offer.partition(",")[2] for offer in asked.out.splitlines() if offer]
+
+
+def test_the_shell_completes_ids_and_the_names_of_queues_and_limits(cluster: Home) -> None:
+    # Given a task in a queue of its own, and a limit
+    cluster.dtq("limit", "set", "narrow", "--concurrency", "1")
+    task = cluster.id("jobs:add", "1", "--queue", "night", "--delay", "1h")
+    # Then the shell knows them
+    assert _completed(cluster, "queue", "pause", "ni") == ["night"]
+    assert _completed(cluster, "submit", "jobs:add", "1", "--queue", "n") == ["night"]
+    assert _completed(cluster, "limit", "remove", "na") == ["narrow"]
+    assert task in _completed(cluster, "status", task[:1])
+    assert _completed(cluster, "dlq", "show", task) == []
+    # And where no coordinator answers, it has nothing to offer, and nothing to say
+    assert _completed(cluster, "queue", "pause", "--connect", "127.0.0.1:1", "ni") == []
+    assert cluster.dtq("cancel", task).process.returncode == 0
+
+
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
 def test_bash_completes_names_of_files(home: Home) -> None:
     # Given an interactive bash with dtq's completion, and two files
