@@ -223,7 +223,18 @@ class ArgumentPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultPage:
-    """The results of tasks ``[lo, hi)`` of a batch, as a `model.pages` page. Key: batch, lo. Never read by the core."""
+    """The results of tasks ``[lo, hi)`` of a batch, as a `model.pages` page. Key: batch, lo. Never read by the core.
+
+    Attributes:
+        batch: the batch.
+        lo: index of the first task.
+        hi: index after the last.
+        data: the page.
+        worker: the name of the worker that ran them.
+        ended_at: when that was reported.
+        seconds: how long they took together; None of pages that were stored before version 5.
+        peak_memory: highest resident memory of their slot's process so far, in bytes; None if unknown.
+    """
 
     batch: int
     lo: int
@@ -231,6 +242,8 @@ class ResultPage:
     data: bytes
     worker: str
     ended_at: float
+    seconds: float | None = None
+    peak_memory: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -510,7 +510,16 @@ class Machine:
         batch.entry.weigh_results(len(success.results), count)
         if worker.quarantine is not None:
             worker.quarantine.ran(batch.entry)
-        page = ResultPage(batch=batch.number, lo=lo, hi=hi, data=success.results, worker=worker.name, ended_at=now)
+        page = ResultPage(
+            batch=batch.number,
+            lo=lo,
+            hi=hi,
+            data=success.results,
+            worker=worker.name,
+            ended_at=now,
+            seconds=success.seconds,
+            peak_memory=success.peak_memory,
+        )
         queue_state.ledger.page(page)
         answer.pages.append(page)
         queue_state.ledger.ended(batch, lo, hi, State.SUCCEEDED)

@@ -83,6 +83,8 @@ class EndedRun:
         state: SUCCEEDED (one run a result page), DEAD or CANCELLED (one run a `TaskRow`, or the tail from ``cut``).
         ended_at: when.
         worker: the name of their worker, if they succeeded.
+        seconds: how long they took together, if they succeeded and that is known.
+        peak_memory: highest resident memory of their slot's process so far, likewise, in bytes.
         task: the row of a single task, if it has one.
     """
 
@@ -92,6 +94,8 @@ class EndedRun:
     state: State
     ended_at: float
     worker: str = ""
+    seconds: float | None = None
+    peak_memory: int | None = None
     task: TaskRow | None = None
 
     @property

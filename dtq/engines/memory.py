@@ -562,7 +562,16 @@ def _task_run(batch: StoredBatch, task: TaskRow) -> EndedRun:
 
 def _page_run(batch: StoredBatch, page: ResultPage) -> EndedRun:
     lo, hi, ended_at = page.lo, page.hi, page.ended_at
-    return EndedRun(batch=batch, lo=lo, hi=hi, state=State.SUCCEEDED, ended_at=ended_at, worker=page.worker)
+    return EndedRun(
+        batch=batch,
+        lo=lo,
+        hi=hi,
+        state=State.SUCCEEDED,
+        ended_at=ended_at,
+        worker=page.worker,
+        seconds=page.seconds,
+        peak_memory=page.peak_memory,
+    )
 
 
 def _overlapping(pages: list[Any], lo: int, hi: int) -> list[Any]:

@@ -341,8 +341,17 @@ class _Search:
             if (type(lo), type(hi), type(ended_at)) != (int, int, float):
                 self.damaged += 1
             elif batch is not None:
-                name = rowcodec.decode_worker(worker)
-                yield EndedRun(batch=batch, lo=lo, hi=hi, state=State.SUCCEEDED, ended_at=ended_at, worker=name)
+                name, seconds, peak = rowcodec.decode_worker(worker)
+                yield EndedRun(
+                    batch=batch,
+                    lo=lo,
+                    hi=hi,
+                    state=State.SUCCEEDED,
+                    ended_at=ended_at,
+                    worker=name,
+                    seconds=seconds,
+                    peak_memory=peak,
+                )
 
     def _tasks(self, span: _Span | None) -> Iterator[EndedRun]:
         sql = _ENDED_TASKS.format("" if span is None else _TASKS_OF)

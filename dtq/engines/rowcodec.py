@@ -501,14 +501,32 @@ def decode_definition(code: int, body: object) -> DefinitionRow:
 _PAGE: Final = struct.Struct("<B3qd")
 
 
+# In front of the worker's name: a byte that no text begins with, the seconds that the tasks took together, and the peak
+# memory. Stores before version 5 have the name alone.
+_RAN: Final = struct.Struct("<Bdq")
+_RAN_MARK: Final = 0xFF
+
+
 def encode_worker(row: ResultPage) -> bytes:
-    """The name of the worker of a page, as its column holds it."""
-    return _raw(row.worker)
+    """The worker of a page, and its account of the tasks, as the column holds them."""
+    seconds, peak = row.seconds, row.peak_memory
+    return _RAN.pack(_RAN_MARK, math.nan if seconds is None else seconds, -1 if peak is None else peak) + _raw(
+        row.worker
+    )
 
 
-def decode_worker(raw: object) -> str:
-    """The name of a worker from its column; undecodable bytes are replaced, as the page's checksum covers them."""
-    return raw.decode("utf-8", "replace") if isinstance(raw, bytes) else ""
+def decode_worker(raw: object) -> tuple[str, float | None, int | None]:
+    """The name of a worker, the seconds and the peak memory from its column; undecodable bytes are replaced, as the
+    page's checksum covers them.
+    """
+    if not isinstance(raw, bytes):
+        return "", None, None
+    if len(raw) < _RAN.size or raw[0] != _RAN_MARK:
+        return raw.decode("utf-8", "replace"), None, None
+    _, seconds, peak = _RAN.unpack_from(raw)
+    name = raw[_RAN.size :].decode("utf-8", "replace")
+    # Of a damaged column, any bytes may stand for the numbers.
+    return name, seconds if 0 <= seconds < math.inf else None, peak if peak >= 0 else None
 
 
 def arguments_crc(batch: int, lo: int, hi: int, data: bytes) -> int:
@@ -550,7 +568,23 @@ def decode_results(row: tuple[Any, ...]) -> ResultPage:
         intact = False
     if not intact:
         raise DamagedRow(f"the checksum of a page of results, tasks {lo} to {hi} of batch {batch}, is wrong")
-    return ResultPage(batch=batch, lo=lo, hi=hi, data=data, worker=_text(worker), ended_at=ended_at)
+    seconds: float | None = None
+    peak: int | None = None
+    if worker[:1] == b"\xff":
+        _, stored_s, stored_peak = _RAN.unpack_from(worker)
+        seconds = None if stored_s != stored_s else stored_s
+        peak = None if stored_peak < 0 else stored_peak
+        worker = worker[_RAN.size :]
+    return ResultPage(
+        batch=batch,
+        lo=lo,
+        hi=hi,
+        data=data,
+        worker=_text(worker),
+        ended_at=ended_at,
+        seconds=seconds,
+        peak_memory=peak,
+    )
 
 
 # -- rare rows: JSON, readable by people and by later versions ----------------------------------------------------

@@ -23,7 +23,7 @@ from dtq.errors import StoreDamaged, StoreTooNew
 #: "dtqs" at offset 68 of the file: this database is a store of dtq.
 APPLICATION_ID: Final = 0x64747173
 #: Version of everything in this module and `rowcodec` that is on disk.
-SCHEMA: Final = 4
+SCHEMA: Final = 5
 #: Bytes. Larger pages would write less for pages of blobs, and more for single rows.
 PAGE_SIZE: Final = 4096
 
@@ -81,8 +81,9 @@ _TABLES_4: Final = (
 #: The tables of versions before the present one.
 _TABLES_1: Final = (_BATCHES.format(""), _BY_END, *_ALWAYS)
 _UP_TO_3: Final = (_BATCHES.format(", expires_at REAL"), *_ALWAYS, *_INDEXES_3, *_TABLES_3)
-_TABLES_BEFORE: Final = {1: _TABLES_1, 2: _TABLES_1, 3: _UP_TO_3}
-TABLES: Final = (*_UP_TO_3, *_TABLES_4)
+_UP_TO_4: Final = (*_UP_TO_3, *_TABLES_4)
+_TABLES_BEFORE: Final = {1: _TABLES_1, 2: _TABLES_1, 3: _UP_TO_3, 4: _UP_TO_4}
+TABLES: Final = (*_UP_TO_4,)
 #: Rows that the present version counts.
 _COUNTED: Final = (LIVE_BATCHES, TASKS, LEASES, USES, HOLDS, DEFINITIONS)
 #: Statements that upgrade the tables from the version before. `ALTER TABLE` leaves the text that `TABLES` has.
@@ -96,6 +97,8 @@ UPGRADES: Final[dict[int, tuple[str, ...]]] = {
         f"INSERT INTO counts VALUES ({USES}, 0), ({HOLDS}, 0)",
     ),
     4: (*_TABLES_4, f"INSERT INTO counts VALUES ({DEFINITIONS}, 0)"),
+    # The column ``worker`` of results says since then how long the tasks took, too (`rowcodec.encode_worker`).
+    5: (),
 }
 
 #: Condition of batches that are unfinished, and not trimmed to their dead letters; in stores of earlier versions.

@@ -18,7 +18,7 @@ from dtq.model.states import Outcome, State
 from dtq.records import dataclass
 
 #: Version of everything in this package that crosses the wire. Peers with another version are refused with a sentence.
-PROTOCOL: Final = 6
+PROTOCOL: Final = 7
 
 
 class Role(Enum):
@@ -328,12 +328,15 @@ class Succeeded:
         lo: index of the first task in its batch.
         results: page of result blobs.
         seconds: how long the tasks took together.
+        peak_memory: highest resident memory of the slot's process since its start, in bytes; None if unknown. Earlier
+            tasks of the process count too.
     """
 
     token: fields.Token
     lo: fields.Index
     results: fields.Results
     seconds: fields.Seconds
+    peak_memory: fields.Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

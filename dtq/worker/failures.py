@@ -41,7 +41,7 @@ _MAX_CLASS: Final = 4_000
 #: Most bytes of the note in place of omitted text.
 _NOTE: Final = 64
 #: Most memory that a process can plausibly have had.
-_MAX_MEMORY: Final = 1 << 50
+MAX_MEMORY: Final = 1 << 50
 #: Directories of frames that belong to dtq and the import machinery only.
 _OWN: Final = (
     os.path.dirname(dtq.__file__) + os.sep,
@@ -222,7 +222,7 @@ def check(failure: Failure) -> None:
         _check_text(text, most)
     if len(failure.bases) > MAX_BASES or len(failure.pickled) > MAX_PICKLED:
         raise BadMessage("a failure is longer than any that dtq describes")
-    if not (failure.exit_code is failure.signal is None) or not 0 <= (failure.peak_memory or 0) <= _MAX_MEMORY:
+    if not (failure.exit_code is failure.signal is None) or not 0 <= (failure.peak_memory or 0) <= MAX_MEMORY:
         raise BadMessage("a failure has numbers that no exception has")
 
 

@@ -16,7 +16,7 @@ from dtq.model import pages
 from dtq.model.messages import Failure
 from dtq.model.wire import codec
 from dtq.records import dataclass
-from dtq.worker.failures import bounded, check
+from dtq.worker.failures import MAX_MEMORY, bounded, check
 
 #: Longest text of a notice, in bytes; the traceback of an import, and the name of a module that is missing, may be
 #: longer.
@@ -52,12 +52,15 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """Tasks of a lease returned: the index of the first, a page of results, how long they took together."""
+    """Tasks of a lease returned: the index of the first, a page of results, how long they took together, and the
+    highest resident memory of the process so far.
+    """
 
     token: int
     lo: int
     results: bytes
     seconds: float
+    peak_memory: int
 
     @property
     def count(self) -> int:
@@ -67,6 +70,7 @@ class Returned:
     def check(self) -> None:
         """As above."""
         _in_range(0 < pages.check(self.results) <= pages.PAGE_BLOBS)
+        _in_range(0 <= self.peak_memory <= MAX_MEMORY)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from dtq.model.values import is_description
 from dtq.worker.arena import CAPACITY, SIZE, Arena
 from dtq.worker.channel import Channel
 from dtq.worker.reports import Returned, plain
+from dtq.worker.resident import peak_memory
 
 #: Age, in seconds, and size, in bytes, at which results are sent.
 FLUSH_S: Final = 0.010
@@ -103,7 +104,7 @@ class ResultBuffer:
             if len(result) > CAPACITY:
                 lo = self._arena.next
                 page = pages.pack([result], described=True)
-                self._channel.send(*plain(Returned(self._token, lo, page, now - self._since)))
+                self._channel.send(*plain(Returned(self._token, lo, page, now - self._since, peak_memory())))
                 self._since = now
                 self._reset(lo + 1)
                 return False
@@ -127,7 +128,7 @@ class ResultBuffer:
         arena = self._arena
         if arena.unsent:
             lo, page, upto = arena.page()
-            self._channel.send(*plain(Returned(self._token, lo, page, now - self._since)))
+            self._channel.send(*plain(Returned(self._token, lo, page, now - self._since, peak_memory())))
             arena.sent(upto)
         self._since = now
 

@@ -118,17 +118,19 @@ class Settling:
                 child.ended(chunk, 0)
                 return
             child.settled([value.segment for value in values])
-        self._succeed(child, chunk, report.results, hi, _took(report.seconds, chunk, now))
+        self._succeed(child, chunk, report.results, hi, _took(report.seconds, chunk, now), report.peak_memory)
 
     def _hold(self, chunk: Chunk, values: Sequence[Value]) -> None:
         """Hold values that a slot claims are results; raises BadMessage if they cannot be."""
         if chunk.token in self._holdings.chunks:
             self._holdings.segments.hold(chunk.token, values, chunk.place)
 
-    def _succeed(self, child: Child, chunk: Chunk, results: bytes, hi: int, seconds: float) -> None:
+    def _succeed(
+        self, child: Child, chunk: Chunk, results: bytes, hi: int, seconds: float, peak: int | None = None
+    ) -> None:
         lo = chunk.next
         child.ended(chunk, hi)
-        self._owe(Succeeded(token=chunk.token, lo=lo, results=results, seconds=seconds))
+        self._owe(Succeeded(token=chunk.token, lo=lo, results=results, seconds=seconds, peak_memory=peak))
 
     def _raised(self, child: Child, report: Raised, now: float) -> None:
         chunk = child.holding(report.token)

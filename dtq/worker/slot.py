@@ -18,7 +18,6 @@ import faulthandler
 import importlib
 import io
 import os
-import resource
 import signal
 import socket
 import sys
@@ -79,6 +78,7 @@ from dtq.worker.reports import (
     notice,
     plain,
 )
+from dtq.worker.resident import peak_memory, resident_memory
 from dtq.worker.result_buffer import ResultBuffer
 from dtq.worker.setters import Setters
 from dtq.worker.siblings import empty_main, share_key, share_tracker
@@ -627,7 +627,7 @@ class Slot:
         if not why and not sys.modules.keys() >= _NEEDED:
             why = "removed modules that every import needs"
         spoilt_by_it = bool(why)
-        if self._max_memory is not None and not why and (size := _resident()) > self._max_memory:
+        if self._max_memory is not None and not why and (size := resident_memory()) > self._max_memory:
             why = f"leaves {size} bytes resident, more than --max-memory-per-slot, {self._max_memory}"
         if why:
             self._unsent.flush(self._clock())
@@ -649,7 +649,7 @@ def _describe(error: BaseException, stage: Stage) -> Failure:
     """Describe an exception for the coordinator."""
     current.end()
     _flush_streams()
-    return describe(error, __file__, stage, _peak())
+    return describe(error, __file__, stage, peak_memory())
 
 
 def _ran_nothing(error: BaseException, function: Function) -> bool:
@@ -673,21 +673,6 @@ def _flush_streams() -> None:
             stream.flush()
         except BaseException:  # noqa: BLE001 - whatever stands there is the task's own
             pass
-
-
-def _peak() -> int:
-    """Highest resident memory of this process, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak << 10
-
-
-def _resident() -> int:
-    """Resident memory of this process, in bytes; if unknown, the highest so far."""
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * resource.getpagesize()
-    except OSError:
-        return _peak()
 
 
 def _be_sibling(inherited: Inheritance) -> None:

@@ -66,8 +66,11 @@ def arguments(number: int, lo: int = 0, hi: int = 1, blob: bytes = b"a") -> Argu
     return ArgumentPage(batch=number, lo=lo, hi=hi, data=pages.pack([blob] * (hi - lo)))
 
 
-def results(number: int, lo: int = 0, hi: int = 1, ended_at: float = 200.0, blob: bytes = b"r") -> ResultPage:
-    return ResultPage(batch=number, lo=lo, hi=hi, data=pages.pack([blob] * (hi - lo)), worker="w1", ended_at=ended_at)
+def results(
+    number: int, lo: int = 0, hi: int = 1, ended_at: float = 200.0, blob: bytes = b"r", **values: Any
+) -> ResultPage:
+    data = pages.pack([blob] * (hi - lo))
+    return ResultPage(batch=number, lo=lo, hi=hi, data=data, worker="w1", ended_at=ended_at, **values)
 
 
 def described(number: int, *values: Value, lo: int = 0, kind: type = ArgumentPage) -> Any:

@@ -312,6 +312,22 @@ def test_pages_come_back_as_they_were(reopen: Callable[[], tuple[Engine, Opened]
     assert [run.worker for run in again.ended(Selection(), NOW) if run.ended_at == theirs.ended_at] != []
 
 
+@pytest.mark.parametrize("seconds", [None, 0.0, 1 / 3, 1e9])
+@pytest.mark.parametrize("peak", [None, 0, 2**50])
+def test_pages_of_results_say_how_their_tasks_ran(
+    reopen: Callable[[], tuple[Engine, Opened]], engine: Engine, seconds: float | None, peak: int | None
+) -> None:
+    page = results(1, 0, 3, seconds=seconds, peak_memory=peak)
+    engine.commit(stored(spec(), batch(1, size=3, next=3, succeeded=3, finished_at=200.0), page))
+
+    again = reopen()[0]
+
+    assert again.pages(ResultPage, 1, 0, 3) == [page]
+    assert [(run.worker, run.seconds, run.peak_memory) for run in again.ended(Selection(), NOW)] == [
+        ("w1", seconds, peak)
+    ]
+
+
 # -- commit -------------------------------------------------------------------------------------------------------
 
 

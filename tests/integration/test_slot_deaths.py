@@ -263,16 +263,17 @@ LIES: dict[str, tuple[object, ...]] = {
     "an unknown kind": ("gone",),
     "a kind that is a number": (7, 1),
     "too few fields": ("returned", 1),
-    "a text for a number": ("returned", "1", 0, pages.pack([b""]), 0.0),
-    "no time": ("returned", 1, 0, pages.pack([b""]), float("nan")),
-    "endless time": ("returned", 1, 0, pages.pack([b""]), float("inf")),
-    "another lease": ("returned", 2, 0, pages.pack([b""]), 0.0),
+    "a text for a number": ("returned", "1", 0, pages.pack([b""]), 0.0, 0),
+    "no time": ("returned", 1, 0, pages.pack([b""]), float("nan"), 0),
+    "endless time": ("returned", 1, 0, pages.pack([b""]), float("inf"), 0),
+    "more memory than there is": ("returned", 1, 0, pages.pack([b""]), 0.0, 1 << 51),
+    "another lease": ("returned", 2, 0, pages.pack([b""]), 0.0, 0),
     "another lease's exception": ("raised", 2, 0, 0.0, codec(Failure).plain(Failure(message="x"))),
-    "a task before": ("returned", 1, -1, pages.pack([b""]), 0.0),
-    "more than there is": ("returned", 1, 0, pages.pack([b""] * 2), 0.0),
-    "no results": ("returned", 1, 0, pages.pack([]), 0.0),
-    "no page": ("returned", 1, 0, b"\0\0\0\1", 0.0),
-    "a page that does not add up": ("returned", 1, 0, b"\0\0\0\1\7\0\0\0x", 0.0),
+    "a task before": ("returned", 1, -1, pages.pack([b""]), 0.0, 0),
+    "more than there is": ("returned", 1, 0, pages.pack([b""] * 2), 0.0, 0),
+    "no results": ("returned", 1, 0, pages.pack([]), 0.0, 0),
+    "no page": ("returned", 1, 0, b"\0\0\0\1", 0.0, 0),
+    "a page that does not add up": ("returned", 1, 0, b"\0\0\0\1\7\0\0\0x", 0.0, 0),
     "a task that does not run": ("raised", 1, 3, 0.0, codec(Failure).plain(Failure(message="x"))),
     "a long message": ("raised", 1, 0, 0.0, codec(Failure).plain(Failure(message=text(1 << 20)))),
     "a long name": ("raised", 1, 0, 0.0, codec(Failure).plain(Failure(exception=text(20 << 20)))),
@@ -323,6 +324,7 @@ def test_time_that_cannot_be_is_not_believed(forking: Supervisor, seconds: float
     chunk = a_chunk(1, "nap", 60)
     with supervisor.lock:
         supervisor.granted([(chunk.grant, chunk.spec)])
-        supervisor._take(child, [("returned", 1, 0, pages.pack([b""]), seconds)], "", time.monotonic())
+        supervisor._take(child, [("returned", 1, 0, pages.pack([b""]), seconds, 1 << 20)], "", time.monotonic())
     (succeeded,) = supervisor.holdings.outbox.succeeded
     assert 0 <= succeeded.seconds < 60
+    assert succeeded.peak_memory == 1 << 20

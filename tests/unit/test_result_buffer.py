@@ -36,8 +36,9 @@ class Recorder(Channel):
 
     def take(self) -> tuple[int, int, list[bytes], float]:
         """Token, first task, results and seconds of the next report."""
-        kind, token, lo, page, seconds = self.messages.get(timeout=DEADLINE_S)
+        kind, token, lo, page, seconds, peak = self.messages.get(timeout=DEADLINE_S)
         assert kind == "returned"
+        assert peak > 2**20
         return token, lo, list(pages.unpack(page)), seconds
 
 
