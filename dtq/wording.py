@@ -46,6 +46,19 @@ def counted(number: int, noun: str, nouns: str = "") -> str:
     return f"{number:,} {noun if number == 1 else nouns or f'{noun}s'}"
 
 
+def rate(per_s: float) -> str:
+    """A number of tasks per time, in a unit that leaves digits before the point: ``1,234/s``, ``3.2/s``, ``12/min``."""
+    for unit, seconds in (("s", 1.0), ("min", 60.0)):
+        if (number := per_s * seconds) >= 1:
+            return f"{number:,.0f}/{unit}" if number >= 99.95 else f"{number:.1f}".removesuffix(".0") + f"/{unit}"
+    return f"{per_s * 3600:.1f}".removesuffix(".0") + "/h"
+
+
+def percent(part: int, whole: int) -> str:
+    """A part in percent, rounded down: ``100%`` is all of it. Empty for a part of nothing."""
+    return f"{100 * part // whole}%" if whole else ""
+
+
 def utc(seconds: float) -> str:
     """A moment, in seconds of the Unix epoch: ``2026-11-30 15:41:48 UTC``. Imports nothing, as the core may not."""
     days, second = divmod(int(seconds // 1), 86_400)

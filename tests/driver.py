@@ -488,7 +488,7 @@ class Driver:
         """A batch, live or not."""
         self.drain()
         if self.is_live(batch):
-            return views.batch_view(self.live(batch))
+            return views.batch_view(self.live(batch), self.now)
         (stored,) = self.store.batches([batch])
         return views.finished_batch_view(stored.row, stored.spec)
 

@@ -38,6 +38,7 @@ COMMANDS: Final = {
     "wait": Entry("results", "wait", "Wait until tasks have ended."),
     "cancel": Entry("tasks", "cancel", "Stop tasks, running ones too."),
     "list": Entry("tasks", "list_", "List tasks."),
+    "batches": Entry("batches", "batches", "List batches, with their progress."),
     "reprioritize": Entry("tasks", "reprioritize", "Change the priority of waiting tasks."),
     "queue": Entry("queues", "queue", "List, pause, drain, weigh or empty queues."),
     "limit": Entry("limits", "limit", "Bound how many tasks run at once, or start per time."),

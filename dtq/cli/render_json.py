@@ -138,6 +138,8 @@ def batch_json(batch: BatchView) -> dict[str, Any]:
         "finished_at": moment(batch.finished_at),
         "key": batch.key,
         "reason": batch.reason,
+        "rate": batch.rate,
+        "left": batch.left_s,
     }
 
 

@@ -20,7 +20,7 @@ from dtq.config.values import format_size
 from dtq.model.limits import Limit, LimitView
 from dtq.model.snapshots import Attempt, BatchView, DeadLetter, QueueView, ResourceView, Stats, TaskView
 from dtq.model.text import printable
-from dtq.wording import counted, duration
+from dtq.wording import counted, duration, percent, rate
 
 
 def _attempt_row(attempt: Attempt) -> tuple[str, ...]:
@@ -109,10 +109,44 @@ def show_batch(batch: BatchView, now: float) -> None:
             ("terms", f"priority {options.priority}, queue {options.queue}"),
             ("key", printable(batch.key or "")),
             ("reason", printable(batch.reason)),
+            ("pace", "" if batch.rate is None else f"{rate(batch.rate)}, {duration(batch.left_s or 0.0)} left"),
             ("submitted", local_time(batch.submitted_at, now)),
             ("finished", local_time(batch.finished_at, now)),
         ]
     )
+
+
+def show_batches(batches: Sequence[BatchView], now: float) -> None:
+    """A table of batches."""
+    labels = any(batch.spec.options.label for batch in batches)
+    cancelled = any(batch.counts.cancelled for batch in batches)
+    rows = [
+        (
+            str(batch.batch),
+            *([batch.spec.options.label] if labels else []),
+            batch.spec.function.name,
+            percent(batch.ended, batch.size),
+            f"{batch.counts.succeeded:,}",
+            f"{batch.counts.dead:,}",
+            *([f"{batch.counts.cancelled:,}"] if cancelled else []),
+            f"{batch.size:,}{'' if batch.complete else '+'}",
+            "" if batch.rate is None else rate(batch.rate),
+            _left(batch),
+            ago(batch.submitted_at, now),
+        )
+        for batch in batches
+    ]
+    first, last = ("ID", *(["LABEL"] if labels else []), "FUNCTION"), ("SIZE", "RATE", "LEFT", "SUBMITTED")
+    counts = ("ENDED", "DONE", "FAILED", *(["CANCELLED"] if cancelled else []))
+    numbers = range(len(first), len(first) + len(counts) + 2)
+    write_table((*first, *counts, *last), rows, right=numbers)
+
+
+def _left(batch: BatchView) -> str:
+    """When a batch will have finished, or how long it took."""
+    if batch.finished_at is not None:
+        return f"took {duration(max(0.0, batch.finished_at - batch.submitted_at))}"
+    return "" if batch.left_s is None else duration(batch.left_s)
 
 
 def _when(task: TaskView, now: float) -> str:

@@ -10,7 +10,18 @@ from typing import Final, Protocol, TypeVar
 
 from dtq.model.limits import LimitView
 from dtq.model.service import Service
-from dtq.model.snapshots import CancelReport, DeadLetter, Place, QueueView, Selection, Stats, TaskView, WorkerView
+from dtq.model.snapshots import (
+    BatchSelection,
+    BatchView,
+    CancelReport,
+    DeadLetter,
+    Place,
+    QueueView,
+    Selection,
+    Stats,
+    TaskView,
+    WorkerView,
+)
 from dtq.records import replace
 
 #: Most ids in one call: even the largest ids then fit into the smallest message.
@@ -40,6 +51,18 @@ def whole_task(service: Service, batch: int, index: int) -> TaskView:
 def all_tasks(service: Service, selection: Selection) -> list[TaskView]:
     """All tasks that match, up to the limit; see `Service.tasks`."""
     return list(_listed(service.tasks, selection))
+
+
+def all_batches(service: Service, selection: BatchSelection) -> list[BatchView]:
+    """All batches that match, newest first, up to the limit; see `Service.batches`."""
+    found: list[BatchView] = []
+    while True:
+        left = selection.limit and selection.limit - len(found)
+        part = service.batches(replace(selection, limit=left))
+        found += part.batches
+        if not part.before or (selection.limit and len(found) >= selection.limit):
+            return found
+        selection = replace(selection, before=part.before)
 
 
 def all_dead_letters(service: Service, selection: Selection) -> list[DeadLetter]:

@@ -10,7 +10,18 @@ import contextlib
 import logging
 
 from dtq import __version__
-from dtq.coordinator import graph, holding, letting_go, operating, queries, results, scheduling, steering, submitting
+from dtq.coordinator import (
+    batch_list,
+    graph,
+    holding,
+    letting_go,
+    operating,
+    queries,
+    results,
+    scheduling,
+    steering,
+    submitting,
+)
 from dtq.coordinator.granting import grants_of
 from dtq.coordinator.service import LONGEST_WAIT_S, MOST_CANCELS, Coordinator
 from dtq.coordinator.sessions import PARTING_WAIT_S, Fetch, SessionState
@@ -47,6 +58,8 @@ from dtq.model.queues import Steering, SteeringChange
 from dtq.model.schedules import Schedule, ScheduleView
 from dtq.model.snapshots import (
     Attempt,
+    BatchList,
+    BatchSelection,
     BatchView,
     CancelReport,
     DeadLetter,
@@ -381,6 +394,11 @@ class Connection:
     def batch(self, batch: int) -> BatchView:
         """See `Service.batch`."""
         return queries.batch(self._c, batch)
+
+    def batches(self, selection: BatchSelection) -> BatchList:
+        """See `Service.batches`."""
+        _ = self._session
+        return batch_list.batches(self._c, selection)
 
     def task(self, batch: int, index: int) -> TaskView:
         """See `Service.task`."""

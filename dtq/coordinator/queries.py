@@ -54,14 +54,14 @@ def batch(c: Coordinator, number: int) -> BatchView:
     for _ in range(_LOOKS):
         with c.lock:
             live = c.machine.queue_state.batches.get(number)
-            view = views.batch_view(live) if live is not None else None
+            view = views.batch_view(live, c.clock.now()) if live is not None else None
             ticket = c.committer.ticket()
         written = _settled(c, ticket)
         if view is not None:
-            return replace(view, spec=_lean(view.spec))
+            return lean(view)
         stored = next(iter(c.engine.batches([number])), None)
         if stored is not None and stored.row.finished_at is not None:
-            return views.finished_batch_view(stored.row, _lean(stored.spec))
+            return lean(views.finished_batch_view(stored.row, stored.spec))
         if stored is None or not written:
             break
         # The batch was put back between the two reads: try again.
@@ -209,6 +209,11 @@ def tasks(c: Coordinator, selection: Selection) -> list[TaskView]:
     if (selection.state is None or selection.state in FINAL) and room > 0:
         found += [_ended_view(run) for run in c.engine.ended(replace(selection, limit=room), c.clock.now())]
     return list(first_within((replace(v, spec=_lean(v.spec)) for v in found), c.setup.answer_bytes))
+
+
+def lean(view: BatchView) -> BatchView:
+    """A batch without its function's body."""
+    return replace(view, spec=_lean(view.spec)) if view.spec.function.body else view
 
 
 def _lean(spec: Spec) -> Spec:

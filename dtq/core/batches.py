@@ -14,6 +14,7 @@ from typing import Final
 from dtq.core.changes import BatchFlow, BatchRow, Parent, TaskRow
 from dtq.core.expiry import moment_of_expiry
 from dtq.core.needs import Need
+from dtq.core.pace import Pace
 from dtq.model.fields import MAX_DEPTH
 from dtq.model.options import Spec, whole
 from dtq.model.states import Outcome, State
@@ -257,6 +258,7 @@ class Batch:
         "key",
         "next",
         "number",
+        "pace",
         "purged",
         "running",
         "session",
@@ -291,6 +293,8 @@ class Batch:
         self.submission = 0
         #: Whether the submitter's session is told of the ends of its tasks.
         self.followed = False
+        #: How fast its tasks end; None until the first lease, and for a single task.
+        self.pace: Pace | None = None
         #: Number of its leased tasks.
         self.running = 0
         #: The tasks that left the common path, by index; None (not an empty dict) for most batches, to save the memory.
@@ -397,6 +401,18 @@ class Batch:
         """Up to where the fresh tasks of a run that ends there may be handed out, as far as its batch is concerned."""
         hi = min(hi, self.limit)
         return hi if self.frontier is None else min(hi, self.frontier.ready)
+
+    def note_pace(self, now: float) -> None:
+        """Note how many of its tasks have ended."""
+        if self.pace is None:
+            self.pace = Pace(now, self.settled)
+        else:
+            self.pace.note(now, self.settled)
+
+    @property
+    def settled(self) -> int:
+        """Number of its tasks that ended by themselves: cancelled ones say nothing of its pace."""
+        return self.succeeded + self.dead + self.purged
 
     @property
     def ended(self) -> int:

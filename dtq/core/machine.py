@@ -727,6 +727,8 @@ class Machine:
             queue_state.lines.took(heap, batch.entry, worker.queues, hi - lo, now)
         queue_state.tally.move(batch.queue, State.PENDING, Move.LEASED, hi - lo)
         batch.running += hi - lo
+        if batch.size > 1:
+            batch.note_pace(now)
         lease = self._lease(worker, batch, lo, hi, attempt, now)
         if need is not None:
             placing.take(lease, need)

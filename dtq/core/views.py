@@ -32,8 +32,9 @@ from dtq.wording import counted, duration, utc
 _LIVE: Final = (State.RUNNING, State.PENDING, State.SCHEDULED, State.BLOCKED)
 
 
-def batch_view(batch: Batch) -> BatchView:
+def batch_view(batch: Batch, now: float) -> BatchView:
     """A live batch."""
+    rate = None if batch.pace is None else batch.pace.rate(now, batch.settled)
     waiting = Counter([task.state for task in (batch.tasks or {}).values()])
     for state, count in batch.fresh_counts():
         waiting[state] += count
@@ -54,6 +55,8 @@ def batch_view(batch: Batch) -> BatchView:
         submitted_at=batch.submitted_at,
         key=batch.key,
         reason="" if batch.flow is None else batch.flow.why,
+        rate=rate,
+        left_s=None if rate is None else (batch.size - batch.ended) / rate,
     )
 
 

@@ -201,6 +201,13 @@ class Engine(Protocol):
         """
         ...
 
+    def newest(self, before: int, most: int) -> list[StoredBatch]:
+        """The kept batches with numbers below one, in falling order: this many, unless there are no more.
+
+        Little more than these is read.
+        """
+        ...
+
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:
         """Tasks in a final state that match, latest first, at most ``selection.limit`` runs (0: all).
 

@@ -12,6 +12,7 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
+from itertools import islice
 from operator import attrgetter
 from typing import Any
 
@@ -91,6 +92,9 @@ class MemoryEngine:
         #: Specs that had callers before the current commit.
         self._unused: set[int] = set()
         self._batches: dict[int, BatchRow] = {}
+        #: Highest number of a batch so far, and whether batches came in rising order.
+        self._last = 0
+        self._rising = True
         self._keys = LatestByKey()
         #: Finished batches with a time of their own, by its end; some batches may no longer have one, or keep dead
         #: letters only.
@@ -218,6 +222,16 @@ class MemoryEngine:
                 wanted.update(self._keys.all(key)[:most])
             found = [self._stored(number) for number in sorted(wanted)]
             return [batch for batch in found if batch is not None]
+
+    def newest(self, before: int, most: int) -> list[StoredBatch]:
+        """See `Engine.newest`."""
+        with self._reading():
+            if not self._rising:
+                self._batches = dict(sorted(self._batches.items()))
+                self._rising = True
+            below = (number for number in reversed(self._batches) if number < before)
+            found = (self._stored(number) for number in below)
+            return list(islice((batch for batch in found if batch is not None), most))
 
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:
         """See `Engine.ended`."""
@@ -383,6 +397,10 @@ class MemoryEngine:
         before = self._batches.get(row.batch)
         if before is not None and before.key != row.key:
             self._forget_key(before)
+        if row.batch > self._last:
+            self._last = row.batch
+        elif before is None:
+            self._rising = False
         self._batches[row.batch] = row
         if row.cut is not None:
             self._cut.add(row.batch)

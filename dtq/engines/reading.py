@@ -43,6 +43,8 @@ _IN_USE: Final = "SELECT 1 FROM uses WHERE segment = ? AND start = ? AND length 
 
 _CHILDREN: Final = "SELECT DISTINCT child FROM edges WHERE parent IN (SELECT value FROM json_each(?)) ORDER BY child"
 
+_NEWEST: Final = "SELECT batch, body FROM batches WHERE batch < ? ORDER BY batch DESC"
+
 _ATTEMPTS: Final = "SELECT body FROM attempts WHERE batch = ? AND idx = ? AND number >= ? ORDER BY number"
 _LAST_ATTEMPTS: Final = "SELECT body FROM attempts WHERE batch = ? AND idx = ? ORDER BY number DESC LIMIT ?"
 
@@ -172,6 +174,27 @@ class Reader:
                 rows.update({row.batch: row for row in islice(_with_key(connection, key), most)})
             with_spec = [(row, specs.get(row.spec)) for _, row in sorted(rows.items())]
         return [stored_batch(row, spec) for row, spec in with_spec if spec is not None]
+
+    def newest(self, before: int, most: int) -> list[StoredBatch]:
+        """See `Engine.newest`."""
+        found: list[StoredBatch] = []
+        damaged = 0
+        names: dict[bytes, str] = {}
+        with self._one_moment() as connection, closing(connection.execute(_NEWEST, (before,))) as rows:
+            specs = _Specs(connection)
+            while len(found) < most and (next_row := rows.fetchone()) is not None:
+                number, body = next_row
+                row = (
+                    rowcodec.decode_batch(number, body, names) if rowcodec.sound(body, rowcodec.BATCH, number) else None
+                )
+                spec = None if row is None else specs.get(row.spec)
+                if row is None or spec is None:
+                    damaged += 1
+                else:
+                    found.append(stored_batch(row, spec))
+        if damaged:
+            _log.warning("%d damaged batches of %s are left out of a list", damaged, self._path)
+        return found
 
     def ended(self, selector: SelectionFilter) -> list[EndedRun]:
         """See `Engine.ended`."""

@@ -179,6 +179,10 @@ class SqliteEngine:
         """See `Engine.batches`."""
         return self._used().reader.batches(numbers, keys, most)
 
+    def newest(self, before: int, most: int) -> list[StoredBatch]:
+        """See `Engine.newest`."""
+        return self._used().reader.newest(before, most)
+
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:
         """See `Engine.ended`."""
         return self._used().reader.ended(SelectionFilter(selection, now))

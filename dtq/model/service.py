@@ -31,6 +31,8 @@ from dtq.model.queues import Steering, SteeringChange
 from dtq.model.schedules import Schedule, ScheduleView
 from dtq.model.snapshots import (
     Attempt,
+    BatchList,
+    BatchSelection,
     BatchView,
     CancelReport,
     DeadLetter,
@@ -200,6 +202,14 @@ class Service(Protocol):
 
         Raises:
             UnknownId: it was never accepted, or it was purged.
+        """
+        ...
+
+    def batches(self, selection: BatchSelection) -> BatchList:
+        """Batches that match, newest first. Functions that travelled by value come without their bodies.
+
+        Returns:
+            At most the requested number: ask again with `BatchSelection.before`, until that is 0.
         """
         ...
 

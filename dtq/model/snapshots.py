@@ -168,6 +168,8 @@ class BatchView:
         finished_at: when its last task came into a final state.
         key: the submitter's own key.
         reason: why its tasks that were cancelled as a whole, without a request, never start.
+        rate: how many of its tasks end per second at present; None if that is unknown.
+        left_s: when it will have finished at this rate, in seconds from now; None if the rate is unknown.
     """
 
     batch: fields.BatchNumber
@@ -179,6 +181,55 @@ class BatchView:
     finished_at: fields.Moment | None = None
     key: fields.Key | None = None
     reason: fields.Sentence = ""
+    rate: fields.Measure | None = None
+    left_s: fields.Measure | None = None
+
+    @property
+    def ended(self) -> int:
+        """Number of its tasks that are in a final state; those that are no longer kept among them."""
+        return max(0, self.size - self.counts.unfinished)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all of its tasks have come, and have ended."""
+        return self.complete and not self.counts.unfinished
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSelection:
+    """The batches that a list shows: those that match every given field.
+
+    Attributes:
+        queue: their queue.
+        function: their function's name, as a glob.
+        label: their label.
+        state: the state of at least one of their tasks.
+        older_than_s: submitted at least so long ago.
+        before: only batches with lower numbers: continues a list (`BatchList.before`). 0 for all.
+        limit: at most this many; 0 for as many as one answer holds.
+    """
+
+    queue: fields.Label | None = None
+    function: fields.Pattern | None = None
+    label: fields.Label | None = None
+    state: State | None = None
+    older_than_s: fields.Seconds | None = None
+    before: fields.BatchNumber = 0
+    limit: fields.Count = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchList:
+    """A part of a list of batches.
+
+    Attributes:
+        batches: the batches, newest first. There may be none although more follow: one call looks at a bounded number
+            of batches.
+        before: where to continue the list (`BatchSelection.before`); 0 at its end.
+    """
+
+    batches: Annotated[tuple[BatchView, ...], ANSWERED]
+    before: fields.BatchNumber
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

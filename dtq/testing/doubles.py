@@ -121,6 +121,10 @@ class FailingEngine:
         """See `Engine.batches`."""
         return self._engine.batches(numbers, keys, most)
 
+    def newest(self, before: int, most: int) -> list[StoredBatch]:
+        """See `Engine.newest`."""
+        return self._engine.newest(before, most)
+
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:
         """See `Engine.ended`."""
         return self._engine.ended(selection, now)

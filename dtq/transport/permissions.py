@@ -45,6 +45,7 @@ ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     "spec": (_WORK,),
     # operating
     "tasks": (_ADMIN,),
+    "batches": (_ADMIN,),
     "cancel": (_ADMIN,),
     "reprioritize": (_ADMIN,),
     "steer_queue": (_ADMIN,),

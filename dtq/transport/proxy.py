@@ -198,6 +198,7 @@ class Proxy:
     exchange = _remote(Service.exchange)
     spec = _remote(Service.spec)
     batch = _remote(Service.batch)
+    batches = _remote(Service.batches)
     task = _remote(Service.task)
     attempts = _remote(Service.attempts)
     results = _remote(Service.results)

@@ -68,6 +68,9 @@ class Insisting(SqliteEngine):
     def batches(self, numbers: Sequence[int] = (), keys: Sequence[str] = (), most: int = 1) -> list[StoredBatch]:
         return self._insist(super().batches, numbers, keys, most)
 
+    def newest(self, before: int, most: int) -> list[StoredBatch]:
+        return self._insist(super().newest, before, most)
+
     def ended(self, selection: Selection, now: float) -> list[EndedRun]:
         return self._insist(super().ended, selection, now)
 

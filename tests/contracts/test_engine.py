@@ -474,6 +474,26 @@ def test_batches_are_found_by_number_and_by_key(engine: Engine) -> None:
     assert engine.batches([2])[0].spec == spec().spec
 
 
+def test_newest_batches_come_first_whatever_the_order_of_their_rows(
+    engine: Engine, reopen: Callable[[], tuple[Engine, Opened]]
+) -> None:
+    # Given batches that were not stored in the order of their numbers, one of them without its spec
+    engine.commit(stored(spec(), *[batch(number) for number in (1, 5, 3, 9, 7)], batch(8, spec=99)))
+    engine.commit(stored(batch(3, size=2), batch(4)))
+    engine.commit([BatchWithdrawn(5)])
+
+    def newest(engine: Engine, before: int, most: int) -> list[int]:
+        return [one.row.batch for one in engine.newest(before, most)]
+
+    # Then they come by falling number, as many as are wanted
+    assert newest(engine, 100, 100) == [9, 7, 4, 3, 1]
+    assert newest(engine, 9, 2) == [7, 4]
+    assert newest(engine, 3, 5) == [1]
+    assert newest(engine, 1, 5) == []
+    assert engine.newest(4, 1)[0].row.size == 2
+    assert newest(reopen()[0], 100, 3) == [9, 7, 4]
+
+
 def test_latest_of_several_batches_with_a_key_has_it(engine: Engine) -> None:
     # Given three, of which an earlier one is written last
     rows = [batch(number, key="mine", user_key=True) for number in (1, 2, 3)]

@@ -24,7 +24,7 @@ from dtq.model.pages import pack
 from dtq.model.queues import SteeringChange
 from dtq.model.schedules import Rule, Schedule
 from dtq.model.service import Service
-from dtq.model.snapshots import Selection
+from dtq.model.snapshots import BatchSelection, Selection
 from dtq.transport import Proxy, Server
 from dtq.transport.calls import METHODS
 from dtq.transport.permissions import ACTS
@@ -53,6 +53,7 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "exchange": lambda service: service.exchange(Exchange()),
     "spec": lambda service: service.spec(1),
     "batch": lambda service: service.batch(1),
+    "batches": lambda service: service.batches(BatchSelection()),
     "task": lambda service: service.task(1, 0),
     "results": lambda service: service.results(1, 0, 1),
     "tasks": lambda service: service.tasks(Selection()),
@@ -81,7 +82,7 @@ CALLS: dict[str, Callable[[Service], object]] = {
 }
 PRODUCING = {"hello", "submit", "follow", "watch", "let_go", "batch", "task", "results", "attempts"}
 PRODUCING |= {"graph", "stats", "queues", "limits", "workers", "write_value", "read_value", "hold", "release"}
-OPERATING = {"tasks", "cancel", "dead_letters", "retry_dead", "purge_dead", "stop", "reload_keys"}
+OPERATING = {"tasks", "batches", "cancel", "dead_letters", "retry_dead", "purge_dead", "stop", "reload_keys"}
 OPERATING |= {"reprioritize", "steer_queue", "set_limit", "remove_limit"}
 OPERATING |= {"schedules", "schedule", "pause_schedule", "run_schedule", "remove_schedule"}
 MAY = {

@@ -18,7 +18,7 @@ from dtq.cli.coordinator import start
 from dtq.cli.worker import up, worker
 from dtq.config import WorkerSettings
 from dtq.errors import ShuttingDown, StoreFull, UnknownId, Unreachable
-from dtq.model.snapshots import BatchView, CancelReport, Counts, Selection, TaskView
+from dtq.model.snapshots import BatchList, BatchSelection, BatchView, CancelReport, Counts, Selection, TaskView
 from dtq.model.states import State
 from tests.unit.cli_scene import BATCH, NOW, SPEC, STATS, TASK, Captured, NotedCoordinator, noted
 
@@ -61,6 +61,35 @@ def test_status_of_a_task_shows_its_history(noted: NotedCoordinator, capsys: Cap
     assert "2  crashed  500 ms  1.5 GiB  lab-1   signal 9" in shown
     assert shown.endswith("\nAttempt 2 printed at last:\nreading\nall of it\n")
     assert "Traceback" not in shown
+
+
+def test_batches_are_a_line_each_with_pace_and_time_left(noted: NotedCoordinator, capsys: Captured) -> None:
+    # Given one that runs, one that has finished, and more of them than are wanted
+    running = replace(BATCH, counts=Counts(pending=590, succeeded=400, dead=10), rate=23.44, left_s=25.2)
+    labelled = replace(SPEC, options=replace(SPEC.options, label="night"))
+    counts = Counts(succeeded=3, cancelled=1)
+    took = replace(BATCH, batch=16, size=4, spec=labelled, counts=counts, finished_at=BATCH.submitted_at + 2.5)
+    noted.answers["batches"] = BatchList(batches=(running, took, replace(BATCH, batch=3)), before=0)
+
+    assert run(["batches", "--limit", "2", "--queue", "mail", "--state", "dead", "--before", "99"]) == 0
+
+    selection = BatchSelection(queue="mail", state=State.DEAD, before=99, limit=3)
+    assert noted.calls == [("batches", selection)]
+    streams = capsys.readouterr()
+    head, first, second = streams.out.splitlines()
+    assert head.split() == [
+        "ID", "LABEL", "FUNCTION", "ENDED", "DONE", "FAILED", "CANCELLED", "SIZE", "RATE", "LEFT", "SUBMITTED"
+    ]  # fmt: skip
+    assert first.split()[:9] == ["17", "mod:work", "41%", "400", "10", "0", "1,000", "23.4/s", "25.2"]
+    assert second.split()[:9] == ["16", "night", "mod:work", "100%", "3", "0", "1", "4", "took"]
+    assert streams.err == "the newest 2 batches; there are more (--limit, or --before 16).\n"
+    assert run(["batches", "--limit", "2", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [(one["id"], one["rate"], one["left"], one["label"]) for one in document["batches"]] == [
+        ("17", 23.44, 25.2, ""),
+        ("16", None, None, "night"),
+    ]
+    assert (document["more"], document["before"]) == (True, 16)
 
 
 def test_status_as_json_has_every_field(noted: NotedCoordinator, capsys: Captured) -> None:

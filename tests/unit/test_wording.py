@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dtq.errors import BatchTooLarge, QueueFull, TaskCrashed, TooLarge, WaitTimeout
-from dtq.wording import counted, duration, utc
+from dtq.wording import counted, duration, percent, rate, utc
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,27 @@ from dtq.wording import counted, duration, utc
 )
 def test_duration_shows_two_units_at_most_and_no_zeros(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("per_s", "text"),
+    [
+        (123_456.7, "123,457/s"), (99.97, "100/s"), (12.34, "12.3/s"), (4.0, "4/s"), (0.5, "30/min"),
+        (0.02, "1.2/min"), (0.001, "3.6/h"), (0.0, "0/h"),
+    ],
+)  # fmt: skip
+def test_rate_stands_in_a_unit_with_digits_before_its_point(per_s: float, text: str) -> None:
+    assert rate(per_s) == text
+
+
+def test_percent_is_a_hundred_only_of_all_of_it() -> None:
+    assert [percent(*pair) for pair in ((0, 3), (1, 3), (999_999, 1_000_000), (3, 3), (0, 0))] == [
+        "0%",
+        "33%",
+        "99%",
+        "100%",
+        "",
+    ]
 
 
 @given(st.floats(min_value=0, max_value=1e12))
