@@ -247,6 +247,21 @@ class ResultPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutputPage:
+    """The output of one attempt each of those of tasks ``[lo, hi)`` that printed anything, as `model.printed` packs it.
+    Key: batch, lo, attempt. Never read by the core.
+
+    The page of a task that did not succeed has that task alone.
+    """
+
+    batch: int
+    lo: int
+    hi: int
+    attempt: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HoldRow:
     """A value that a client has put, and holds. Key: session, digest.
 
@@ -332,6 +347,7 @@ Row = (
     | LeaseRow
     | ArgumentPage
     | ResultPage
+    | OutputPage
     | HoldRow
     | DefinitionRow
     | EdgeRow
@@ -377,7 +393,7 @@ class TaskForgotten:
     Attributes:
         batch: the batch.
         index: the task's index.
-        history: whether its attempts are removed too (they are kept if it succeeded).
+        history: whether its attempts are removed too, with their output (they are kept if it succeeded).
     """
 
     batch: int
@@ -388,8 +404,8 @@ class TaskForgotten:
 @dataclass(frozen=True, slots=True)
 class Expired:
     """Remove batches that finished before this moment, with all their rows. A batch with dead letters keeps its own
-    row, and the `TaskRow`, attempts and argument pages of its dead letters. Batches with a time of their own stay, and
-    so do the spared ones. Specs that no batch uses any more are removed too.
+    row, and the `TaskRow`, attempts, output and argument pages of its dead letters. Batches with a time of their own
+    stay, and so do the spared ones. Specs that no batch uses any more are removed too.
     """
 
     before: float
@@ -424,8 +440,8 @@ class ArgumentsForgotten:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Remove the result pages of a batch that lie wholly in ``[lo, hi)``, and its argument pages there that hold no
-    dead letter: the tasks have ended, and nobody will ask for them again.
+    """Remove the result pages of a batch that lie wholly in ``[lo, hi)``, and its pages of output and of arguments
+    there that hold no dead letter: the tasks have ended, and nobody will ask for them again.
     """
 
     batch: int

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
-from dtq.core.changes import ArgumentPage, BatchRow, Change, ResultPage, Row, TaskRow, Totals
+from dtq.core.changes import ArgumentPage, BatchRow, Change, OutputPage, ResultPage, Row, TaskRow, Totals
 from dtq.errors import StoreFull
 from dtq.model.options import Spec, whole
 from dtq.model.snapshots import Attempt, Selection
@@ -22,7 +22,7 @@ from dtq.model.weight import first_within
 from dtq.records import dataclass
 from dtq.values.place import Place
 
-Page = TypeVar("Page", ArgumentPage, ResultPage)
+Page = TypeVar("Page", ArgumentPage, ResultPage, OutputPage)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +184,8 @@ class Engine(Protocol):
         ...
 
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
-        """The pages of a batch that overlap ``[lo, hi)``, in rising order; whole pages, not cut.
+        """The pages of a batch that overlap ``[lo, hi)``, in rising order; whole pages, not cut. Pages of output that
+        begin with the same task are in the order of its attempts.
 
         With ``room``, only the first pages that fit into this many bytes together, and at least one; little more than
         these is read.

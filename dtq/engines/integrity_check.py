@@ -301,9 +301,19 @@ _REST: Final[tuple[tuple[str, str, Callable[[tuple[Any, ...]], bool]], ...]] = (
 )
 
 
+#: Likewise, from version 5 on.
+_REST_5: Final[tuple[tuple[str, str, Callable[[tuple[Any, ...]], bool]], ...]] = (
+    (
+        "pages of output",
+        "SELECT batch, lo, hi, attempt, crc, data FROM output",
+        lambda row: bool(rowcodec.decode_output(row)),
+    ),
+)
+
+
 def _other_losses(connection: sqlite3.Connection, version: int) -> list[str]:
     losses = []
-    for noun, sql, check in _REST:
+    for noun, sql, check in (*_REST, *(_REST_5 if version >= 5 else ())):
         if version < 3:  # without this column, as no batch had a time of its own
             sql = sql.replace("expires_at, body FROM batches", "NULL, body FROM batches")
         seen, damaged = _count(connection, sql, check)

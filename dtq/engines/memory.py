@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from heapq import merge
 from itertools import islice
 from operator import attrgetter
-from typing import Any
+from typing import Any, Final
 
 from dtq.core.changes import (
     ArgumentPage,
@@ -33,6 +33,7 @@ from dtq.core.changes import (
     HoldRow,
     LeaseEnded,
     LeaseRow,
+    OutputPage,
     OwnExpired,
     Read,
     ResultPage,
@@ -61,6 +62,9 @@ from dtq.values.place import MAX_VALUE, Place
 _log = logging.getLogger("dtq.engines")
 
 _by_lo = attrgetter("lo")
+_by_attempt = attrgetter("lo", "attempt")
+#: Behind the last task of any batch.
+_ALL: Final = 1 << 62
 
 
 class MemoryEngine:
@@ -110,11 +114,17 @@ class MemoryEngine:
         #: The pages of each batch in rising order.
         self._arguments: dict[int, list[ArgumentPage]] = {}
         self._results: dict[int, list[ResultPage]] = {}
+        #: The pages of output, in the order of their first tasks and attempts.
+        self._output: dict[int, list[OutputPage]] = {}
         #: All ended tasks that have a row, and all pages of results: dead letters are few among many.
         self._by_end = {state: ByEnd() for state in FINAL}
         #: Batches that may have a tail that was cancelled before it started (`cut_tail`).
         self._cut: set[int] = set()
-        self._pages: dict[type, Any] = {ArgumentPage: self._arguments, ResultPage: self._results}
+        self._pages: dict[type, Any] = {
+            ArgumentPage: self._arguments,
+            ResultPage: self._results,
+            OutputPage: self._output,
+        }
         self._apply: dict[type, Callable[[Any], object]] = {
             LeaseEnded: lambda change: self._leases.pop(change.token, None),
             HoldEnded: lambda change: self._on_hold_ended((change.session, change.digest)),
@@ -138,6 +148,7 @@ class MemoryEngine:
             EdgeRow: self._on_edge,
             ArgumentPage: self._on_arguments,
             ResultPage: self._on_results,
+            OutputPage: self._on_output,
             Totals: lambda row: setattr(self, "_totals", row),
         }
 
@@ -382,6 +393,23 @@ class MemoryEngine:
         if row.data >= DESCRIBED:
             self._uses.add(named_by(row))
 
+    def _on_output(self, row: OutputPage) -> None:
+        pages = self._output.setdefault(row.batch, [])
+        place = bisect_left(pages, _by_attempt(row), key=_by_attempt)
+        same = place < len(pages) and _by_attempt(pages[place]) == _by_attempt(row)
+        pages[place : place + same] = [row]
+
+    def _forget_output(self, batch: int, lo: int, hi: int, dead: Iterable[int] = ()) -> None:
+        """Remove the pages of output wholly in ``[lo, hi)`` that hold none of the dead letters."""
+        pages = self._output.get(batch)
+        if pages is not None:
+            indexes = sorted(dead)
+            kept = [page for page in pages if page.lo < lo or page.hi > hi or _any_in(page, indexes)]
+            if kept:
+                self._output[batch] = kept
+            else:
+                del self._output[batch]
+
     def _forget_results(self, batch: int) -> None:
         pages = self._results.pop(batch, ())
         for page in pages:
@@ -442,6 +470,7 @@ class MemoryEngine:
             self._await_expiry(self._batches.get(change.batch))
         if change.history:
             self._attempts.get(change.batch, {}).pop(change.index, None)
+            self._forget_output(change.batch, change.index, change.index + 1)
 
     def _on_expired(self, change: Expired) -> None:
         old = [
@@ -485,6 +514,8 @@ class MemoryEngine:
 
     def _on_read(self, change: Read) -> None:
         lo, hi = change.lo, change.hi
+        if change.batch in self._output:
+            self._forget_output(change.batch, lo, hi, self._dead(change.batch))
         if (results := self._results.get(change.batch)) is not None:
             first, end = bisect_left(results, lo, key=_by_lo), bisect_left(results, hi, key=_by_lo)
             gone = [page for page in results[first:end] if page.hi <= hi]
@@ -501,6 +532,7 @@ class MemoryEngine:
 
     def _trim(self, batch: int, dead: dict[int, TaskRow]) -> None:
         self._forget_results(batch)
+        self._forget_output(batch, 0, _ALL, dead)
         self._drop_leases(batch)
         self._forget_tasks(task for index, task in self._tasks.get(batch, {}).items() if index not in dead)
         self._tasks[batch] = dead
@@ -526,6 +558,7 @@ class MemoryEngine:
         self._forget_tasks(self._tasks.pop(batch, {}).values())
         self._attempts.pop(batch, None)
         self._gone(self._arguments.pop(batch, ()))
+        self._output.pop(batch, None)
         self._forget_results(batch)
         self._drop_leases(batch)
         for parent in self._parents.pop(batch, ()):
@@ -560,8 +593,8 @@ def _put(pages: list[Any], page: ArgumentPage | ResultPage) -> Any:
     return None
 
 
-def _any_in(page: ArgumentPage, indexes: list[int]) -> bool:
-    """Whether one of the tasks with these indexes, in rising order, has its arguments in a page."""
+def _any_in(page: ArgumentPage | OutputPage, indexes: list[int]) -> bool:
+    """Whether one of the tasks with these indexes, in rising order, has its arguments or output in a page."""
     return bisect_left(indexes, page.lo) < bisect_left(indexes, page.hi)
 
 

@@ -9,14 +9,24 @@ import json
 import logging
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from heapq import merge
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from dtq.core.changes import ArgumentPage, BatchRow, DefinitionRow, ExpiryRow, Row, SpecRow, TaskRow
+from dtq.core.changes import (
+    ArgumentPage,
+    BatchRow,
+    DefinitionRow,
+    ExpiryRow,
+    OutputPage,
+    ResultPage,
+    Row,
+    SpecRow,
+    TaskRow,
+)
 from dtq.engines import rowcodec, schema
 from dtq.engines.base import EndedRun, Page, StoredBatch, fill, recall, stored_batch
 from dtq.engines.faults import store_error
@@ -38,6 +48,13 @@ _CACHE_KIB: Final = 4096
 _OVERLAPPING: Final = "WHERE batch = ? AND lo > ? AND lo < ? AND hi > ? ORDER BY lo"
 _ARGUMENTS: Final = f"SELECT batch, lo, hi, crc, data FROM arguments {_OVERLAPPING}"
 _RESULTS: Final = f"SELECT batch, lo, hi, ended_at, worker, crc, data FROM results {_OVERLAPPING}"
+_OUTPUT: Final = f"SELECT batch, lo, hi, attempt, crc, data FROM output {_OVERLAPPING}, attempt"
+#: How to read each kind of pages.
+_READ_PAGES: Final[dict[type, tuple[str, Callable[[tuple[Any, ...]], Any]]]] = {
+    ArgumentPage: (_ARGUMENTS, rowcodec.decode_arguments),
+    ResultPage: (_RESULTS, rowcodec.decode_results),
+    OutputPage: (_OUTPUT, rowcodec.decode_output),
+}
 
 _IN_USE: Final = "SELECT 1 FROM uses WHERE segment = ? AND start = ? AND length = ? LIMIT 1"
 
@@ -133,14 +150,10 @@ class Reader:
     def pages(self, kind: type[Page], batch: int, lo: int, hi: int, room: int | None = None) -> list[Page]:
         """See `Engine.pages`."""
         where = (batch, lo - PAGE_BLOBS, hi, lo)
-        with self._asking() as connection:
-            if kind is ArgumentPage:
-                with closing(connection.execute(_ARGUMENTS, where)) as rows:
-                    found: list[Any] = fill(map(rowcodec.decode_arguments, rows), room)
-            else:
-                with closing(connection.execute(_RESULTS, where)) as rows:
-                    found = fill(map(rowcodec.decode_results, rows), room)
-        return cast(list[Page], found)
+        sql, decode = _READ_PAGES[kind]
+        with self._asking() as connection, closing(connection.execute(sql, where)) as rows:
+            found: list[Page] = fill(map(decode, rows), room)
+        return found
 
     def children(self, parents: Sequence[int]) -> list[int]:
         """See `Engine.children`."""

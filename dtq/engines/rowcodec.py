@@ -26,6 +26,7 @@ from dtq.core.changes import (
     DefinitionRow,
     HoldRow,
     LeaseRow,
+    OutputPage,
     Parent,
     ResultPage,
     SpecRow,
@@ -48,6 +49,7 @@ ARGUMENTS: Final = 6
 RESULTS: Final = 7
 HOLD: Final = 8
 DEFINITION: Final = 9
+OUTPUT: Final = 10
 
 #: The CRC-32 of anything that ends with its own CRC-32, whatever the CRC was started with.
 _RESIDUE: Final = 0x2144DF1C
@@ -585,6 +587,27 @@ def decode_results(row: tuple[Any, ...]) -> ResultPage:
         seconds=seconds,
         peak_memory=peak,
     )
+
+
+def output_crc(batch: int, lo: int, hi: int, attempt: int, data: bytes) -> int:
+    """The checksum of a page of output and of its key."""
+    return crc32(data, crc32(_PAGE.pack(OUTPUT, batch, lo, hi, float(attempt))))
+
+
+def decode_output(row: tuple[Any, ...]) -> OutputPage:
+    """The page in ``(batch, lo, hi, attempt, crc, data)``.
+
+    Raises:
+        DamagedRow: the checksum is wrong.
+    """
+    batch, lo, hi, attempt, crc, data = row
+    try:
+        intact = crc == output_crc(batch, lo, hi, attempt, data)
+    except (TypeError, struct.error):
+        intact = False
+    if not intact:
+        raise DamagedRow(f"the checksum of a page of output, tasks {lo} to {hi} of batch {batch}, is wrong")
+    return OutputPage(batch=batch, lo=lo, hi=hi, attempt=attempt, data=data)
 
 
 # -- rare rows: JSON, readable by people and by later versions ----------------------------------------------------

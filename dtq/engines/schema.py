@@ -78,12 +78,17 @@ _TABLES_4: Final = (
     "CREATE TABLE edges (child INTEGER, parent INTEGER, PRIMARY KEY (child, parent)) WITHOUT ROWID",
     "CREATE INDEX edges_by_parent ON edges (parent)",
 )
+#: Tables of version 5: the output of tasks.
+_TABLES_5: Final = (
+    "CREATE TABLE output (batch INTEGER, lo INTEGER, attempt INTEGER, hi INTEGER, crc INTEGER, data BLOB,"
+    " PRIMARY KEY (batch, lo, attempt)) WITHOUT ROWID",
+)
 #: The tables of versions before the present one.
 _TABLES_1: Final = (_BATCHES.format(""), _BY_END, *_ALWAYS)
 _UP_TO_3: Final = (_BATCHES.format(", expires_at REAL"), *_ALWAYS, *_INDEXES_3, *_TABLES_3)
 _UP_TO_4: Final = (*_UP_TO_3, *_TABLES_4)
 _TABLES_BEFORE: Final = {1: _TABLES_1, 2: _TABLES_1, 3: _UP_TO_3, 4: _UP_TO_4}
-TABLES: Final = (*_UP_TO_4,)
+TABLES: Final = (*_UP_TO_4, *_TABLES_5)
 #: Rows that the present version counts.
 _COUNTED: Final = (LIVE_BATCHES, TASKS, LEASES, USES, HOLDS, DEFINITIONS)
 #: Statements that upgrade the tables from the version before. `ALTER TABLE` leaves the text that `TABLES` has.
@@ -98,7 +103,7 @@ UPGRADES: Final[dict[int, tuple[str, ...]]] = {
     ),
     4: (*_TABLES_4, f"INSERT INTO counts VALUES ({DEFINITIONS}, 0)"),
     # The column ``worker`` of results says since then how long the tasks took, too (`rowcodec.encode_worker`).
-    5: (),
+    5: _TABLES_5,
 }
 
 #: Condition of batches that are unfinished, and not trimmed to their dead letters; in stores of earlier versions.

@@ -37,6 +37,7 @@ from dtq.core.changes import (
     HoldRow,
     LeaseEnded,
     LeaseRow,
+    OutputPage,
     OwnExpired,
     Read,
     ResultPage,
@@ -54,6 +55,7 @@ from dtq.engines.rowcodec import (
     DEFINITION,
     HOLD,
     LEASE,
+    OUTPUT,
     RESULTS,
     SPEC,
     STATE_CODE,
@@ -153,6 +155,11 @@ _UPSERTS: Final = {
         columns={"batch": "a", "lo": "b", "hi": "c", "ended_at": "d", "worker": "e", "crc": "f", "data": "body"},
         key=2,
     ),
+    OUTPUT: _Upsert(
+        table="output",
+        columns={"batch": "a", "lo": "b", "attempt": "c", "hi": "d", "crc": "f", "data": "body"},
+        key=3,
+    ),
     HOLD: _Upsert(table="holds", columns={"hold": "a", "body": "body"}),
     DEFINITION: _Upsert(table="definitions", columns={"code": "a", "body": "body"}),
     _EDGE: _Upsert(table="edges", columns={"child": "a", "parent": "b"}, key=2),
@@ -182,10 +189,11 @@ _REMOVALS: Final = {
     _HOLD_ENDED: f"DELETE FROM holds WHERE hold = new.a; DELETE FROM uses WHERE kind = {HOLD} AND owner = new.a;",
     _DEFINITION_ENDED: "DELETE FROM definitions WHERE code = new.a;",
     _TASK_FORGOTTEN: "DELETE FROM tasks WHERE batch = new.a AND idx = new.b;"
-    f" DELETE FROM attempts WHERE new.c AND batch = new.a AND idx = new.b; {_LOOK_AGAIN}",
+    f" DELETE FROM attempts WHERE new.c AND batch = new.a AND idx = new.b;"
+    f" DELETE FROM output WHERE new.c AND batch = new.a AND lo = new.b AND hi = new.b + 1; {_LOOK_AGAIN}",
     _BATCH_WITHDRAWN: " ".join(
         f"DELETE FROM {table} WHERE batch = new.a;"
-        for table in ("leases", "batches", "tasks", "attempts", "arguments", "results")
+        for table in ("leases", "batches", "tasks", "attempts", "arguments", "results", "output")
     )
     + f" DELETE FROM edges WHERE child = new.a; {_OF_GONE_ARGUMENTS}; {_OF_GONE_RESULTS};",
     _ARGUMENTS_FORGOTTEN: f"DELETE FROM arguments WHERE batch = new.a AND {_OF_DEAD.format('arguments', 'lo', 'hi')};"
@@ -193,6 +201,8 @@ _REMOVALS: Final = {
     _READ: "DELETE FROM results WHERE batch = new.a AND lo >= new.b AND lo < new.c AND hi <= new.c;"
     " DELETE FROM arguments WHERE batch = new.a AND lo >= new.b AND lo < new.c AND hi <= new.c"
     f" AND {_OF_DEAD.format('arguments', 'lo', 'hi')};"
+    " DELETE FROM output WHERE batch = new.a AND lo >= new.b AND lo < new.c AND hi <= new.c"
+    f" AND {_OF_DEAD.format('output', 'lo', 'hi')};"
     f" {_OF_GONE_RESULTS} AND lo >= new.b AND lo < new.c; {_OF_GONE_ARGUMENTS} AND lo >= new.b AND lo < new.c;",
 }
 
@@ -285,6 +295,9 @@ _END_OF_GOING: Final = "DELETE FROM going"
 _NAMED_NO_LONGER: Final = tuple(
     _OF_GONE.format(kind, table, _GOING.format(1)) for kind, table in ((ARGUMENTS, "arguments"), (RESULTS, "results"))
 )
+_PRINTED_NO_LONGER: Final = (
+    f"DELETE FROM output WHERE batch {_GOING.format(1)} AND {_OF_DEAD.format('output', 'lo', 'hi')}"
+)
 _LINKED_NO_LONGER: Final = f"DELETE FROM edges WHERE child {_GOING.format('NOT dead')}"
 _UNUSED_SPECS: Final = "DELETE FROM specs WHERE NOT EXISTS (SELECT 1 FROM batches WHERE spec = number)"
 _NAMED_BY_UNUSED: Final = (
@@ -301,6 +314,7 @@ class WritePlan:
         changes: the changes.
         valued: whether stored rows may name values.
         linked: whether stored batches may have parents.
+        printed: whether there may be stored output.
 
     Attributes:
         totals: the totals row, if it changed.
@@ -308,11 +322,15 @@ class WritePlan:
         removes: whether it removes rows that may be large, so that the file may have room to give back.
         values: the values that its rows name.
         linked: whether batches may have parents after this commit.
+        printed: whether there may be output.
     """
 
-    def __init__(self, changes: Sequence[Change], *, valued: bool = True, linked: bool = True) -> None:
+    def __init__(
+        self, changes: Sequence[Change], *, valued: bool = True, linked: bool = True, printed: bool = True
+    ) -> None:
         self._valued = valued
         self.linked = linked
+        self.printed = printed
         self.totals: Totals | None = None
         self.argument_bytes = 0
         self.removes = False
@@ -391,6 +409,12 @@ class WritePlan:
         key = (ATTEMPT, row.batch, row.index, row.attempt.number)
         self._last(key, (*key, None, None, None, rowcodec.encode_attempt(row)))
 
+    def _on_output(self, row: OutputPage) -> None:
+        self.printed = True
+        batch, lo, hi, attempt, data = row.batch, row.lo, row.hi, row.attempt, row.data
+        crc = rowcodec.output_crc(batch, lo, hi, attempt, data)
+        self._last((OUTPUT, batch, lo, attempt), (OUTPUT, batch, lo, attempt, hi, None, crc, data))
+
     def _last(self, key: tuple[int, ...], row: SinkRow) -> None:
         # Forgetting a task may forget its attempts too, so among these the order of the changes is kept.
         self._others.pop(key, None)
@@ -442,6 +466,8 @@ class WritePlan:
         what = [*_NAMED_NO_LONGER, _END_OF_GOING] if self._valued or self.values else [_END_OF_GOING]
         if self.linked:
             what.insert(0, _LINKED_NO_LONGER)
+        if self.printed:
+            what.insert(0, _PRINTED_NO_LONGER)
         chosen = (which + _SPARING, (parameter, json.dumps(spared))) if spared else (which, (parameter,))
         self._made += [chosen, *((sql, ()) for sql in (*_NO_LONGER, *what))]
 
@@ -521,6 +547,7 @@ _GATHER: Final[dict[type, Callable[[WritePlan, Any], None]]] = {
     LeaseRow: WritePlan._on_lease,
     ArgumentPage: WritePlan._on_arguments,
     ResultPage: WritePlan._on_results,
+    OutputPage: WritePlan._on_output,
     TaskRow: WritePlan._on_task,
     AttemptRow: WritePlan._on_attempt,
     SpecRow: WritePlan._on_spec,

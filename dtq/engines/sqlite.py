@@ -75,6 +75,8 @@ class _Use:
     valued: bool
     #: Whether batches may have parents.
     linked: bool
+    #: Whether there may be output of tasks.
+    printed: bool
     closing: contextlib.ExitStack
 
 
@@ -139,8 +141,9 @@ class SqliteEngine:
         use = self._used()
         self._check_presence(use)
         if changes:
-            sheet = WritePlan(changes, valued=use.valued, linked=use.linked)
+            sheet = WritePlan(changes, valued=use.valued, linked=use.linked, printed=use.printed)
             use.linked |= sheet.linked
+            use.printed |= sheet.printed
             head = replace(use.head, sequence=use.head.sequence + 1, totals=sheet.totals or use.head.totals)
             use.reserve.want(head.totals)
             if sheet.values:
@@ -291,6 +294,7 @@ class SqliteEngine:
             missing_batches=survey.missing_batches,
             valued=writer.execute("SELECT 1 FROM uses LIMIT 1").fetchone() is not None,
             linked=writer.execute("SELECT 1 FROM edges LIMIT 1").fetchone() is not None,
+            printed=writer.execute("SELECT 1 FROM output LIMIT 1").fetchone() is not None,
             closing=closing,
         )
 

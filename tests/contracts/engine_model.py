@@ -23,6 +23,7 @@ from dtq.core.changes import (
     HoldRow,
     LeaseEnded,
     LeaseRow,
+    OutputPage,
     OwnExpired,
     Read,
     ResultPage,
@@ -49,8 +50,8 @@ def key_of(row: Row) -> tuple[Any, ...]:
             return TaskRow, row.batch, row.index
         case AttemptRow():
             return AttemptRow, row.batch, row.index, row.attempt.number
-        case ArgumentPage() | ResultPage():
-            return type(row), row.batch, row.lo
+        case ArgumentPage() | ResultPage() | OutputPage():
+            return type(row), row.batch, row.lo, getattr(row, "attempt", 0)
         case HoldRow():
             return HoldRow, row.session, row.digest
         case DefinitionRow():
@@ -97,6 +98,7 @@ class Model:
                 case Read(batch, lo, hi):
                     self._forget_arguments(batch, lo, hi)
                     self._keep(lambda r: type(r) is not ResultPage or not _within(r, batch, lo, hi))
+                    self._forget_output(batch, lo, hi)
                 case BatchesRead(batches):
                     self._no_longer(lambda r: r.batch in batches)
 
@@ -104,6 +106,7 @@ class Model:
         self.rows.pop((TaskRow, batch, index), None)
         if history:
             self._keep(lambda r: not (type(r) is AttemptRow and (r.batch, r.index) == (batch, index)))
+            self._keep(lambda r: type(r) is not OutputPage or not _within(r, batch, index, index + 1))
 
     def _keep(self, wanted: Any) -> None:
         self.rows = {key: row for key, row in self.rows.items() if wanted(row)}
@@ -129,6 +132,10 @@ class Model:
     def _forget_arguments(self, batch: int, lo: int = 0, hi: int = 2**62) -> None:
         dead = self._dead(batch)
         self._keep(lambda r: type(r) is not ArgumentPage or not _within(r, batch, lo, hi) or _holds(r, dead))
+
+    def _forget_output(self, batch: int, lo: int, hi: int) -> None:
+        dead = self._dead(batch)
+        self._keep(lambda r: type(r) is not OutputPage or not _within(r, batch, lo, hi) or _holds(r, dead))
 
     def _dead(self, batch: int) -> set[int]:
         return {t.index for t in self.of(TaskRow) if t.batch == batch and t.state is State.DEAD}
@@ -214,7 +221,7 @@ def _outlives(row: Any, batch: int, dead: set[int]) -> bool:
             return bool(dead)
         case TaskRow() | AttemptRow():
             return row.index in dead
-        case ArgumentPage():
+        case ArgumentPage() | OutputPage():
             return _holds(row, dead)
         case _:
             return False
@@ -224,7 +231,7 @@ def _within(page: Any, batch: int, lo: int, hi: int) -> bool:
     return bool(page.batch == batch and lo <= page.lo and page.hi <= hi)
 
 
-def _holds(page: ArgumentPage, indexes: set[int]) -> bool:
+def _holds(page: ArgumentPage | OutputPage, indexes: set[int]) -> bool:
     return any(page.lo <= index < page.hi for index in indexes)
 
 

@@ -12,6 +12,7 @@ from dtq.core.changes import (
     Change,
     HoldRow,
     LeaseRow,
+    OutputPage,
     ResultPage,
     SpecRow,
     Stored,
@@ -71,6 +72,10 @@ def results(
 ) -> ResultPage:
     data = pages.pack([blob] * (hi - lo))
     return ResultPage(batch=number, lo=lo, hi=hi, data=data, worker="w1", ended_at=ended_at, **values)
+
+
+def output(number: int, lo: int = 0, hi: int = 1, nth: int = 1, data: bytes = b"said") -> OutputPage:
+    return OutputPage(batch=number, lo=lo, hi=hi, attempt=nth, data=data)
 
 
 def described(number: int, *values: Value, lo: int = 0, kind: type = ArgumentPage) -> Any:

@@ -27,6 +27,7 @@ from dtq.core.changes import (
     Expired,
     HoldEnded,
     LeaseEnded,
+    OutputPage,
     OwnExpired,
     Read,
     ResultPage,
@@ -51,6 +52,7 @@ from tests.contracts.engine_rows import (
     described,
     hold,
     lease,
+    output,
     results,
     spec,
     stored,
@@ -129,6 +131,15 @@ def pages(draw: st.DrawFn) -> list[Change]:
 
 
 @st.composite
+def printed(draw: st.DrawFn) -> list[Change]:
+    """Output of one task, or of several that succeeded together."""
+    number, lo = draw(numbers), draw(st.integers(0, 4))
+    hi = lo + draw(st.integers(1, 2))
+    page = output(number, lo, hi, draw(st.integers(1, 2)), draw(st.binary(max_size=3)))
+    return [Stored(page), draw(batches(number))]
+
+
+@st.composite
 def edges(draw: st.DrawFn) -> list[Change]:
     """A batch with what it waits for."""
     number = draw(numbers)
@@ -143,6 +154,7 @@ changes = st.one_of(
     pages(),
     tasks(),
     edges(),
+    printed(),
     st.builds(lambda number, token: [Stored(lease(token, number))], numbers, st.integers(1, 5)),
     st.integers(1, 5).map(lambda token: [LeaseEnded(token)]),
     st.builds(lambda number, index, history: [TaskForgotten(number, index, history)], numbers, indexes, st.booleans()),
@@ -178,7 +190,7 @@ def answers(store: Engine | Model) -> dict[str, Any]:
     said["by number"] = store.batches(BATCHES)
     said["by key"] = [store.batches(keys=[key]) for key in KEYS.values()]
     for number in BATCHES:
-        for kind in (ArgumentPage, ResultPage):
+        for kind in (ArgumentPage, ResultPage, OutputPage):
             said[f"{kind.__name__} of {number}"] = [store.pages(kind, number, lo, lo + 2) for lo in range(6)]
         said[f"attempts of {number}"] = [store.attempts(number, index) for index in range(4)]
     for selection in SELECTIONS:

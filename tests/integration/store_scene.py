@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dtq.core.changes import ArgumentPage, Change, LeaseEnded, Read, ResultPage, Stored, Totals
+from dtq.core.changes import ArgumentPage, Change, LeaseEnded, OutputPage, Read, ResultPage, Stored, Totals
 from dtq.engines import segments
 from dtq.engines.base import Opened
 from dtq.engines.sqlite import SqliteEngine
@@ -27,7 +27,7 @@ from dtq.errors import StoreError, StoreFull
 from dtq.model.snapshots import Selection
 from dtq.model.states import State
 from dtq.values.local import LocalValues
-from tests.contracts.engine_rows import arguments, attempt, batch, described, lease, results, spec, stored, task
+from tests.contracts.engine_rows import arguments, attempt, batch, described, lease, output, results, spec, stored, task
 
 ROOT = Path(__file__).parents[2]
 #: Bytes of each blob of the larger pages.
@@ -45,6 +45,7 @@ def changes(number: int, last: int | None = None) -> list[Change]:
         made += stored(results(before, 0, 1, 50.0 + before, bytes([before % 256]) * BLOB))
         state = State.DEAD if finished else State.PENDING
         made += stored(task(before, 1, state), attempt(before, 1))
+        made += stored(output(before, 0), output(before, 1, 2, 1), output(before, 1, 2, 2))
     made.append(Stored(Totals(last_batch=number, submitted=2 * number)))
     return made
 
@@ -57,6 +58,7 @@ def everything(engine: SqliteEngine, count: int) -> dict[str, Any]:
         said[f"by key {number}"] = engine.batches(keys=[row.key])
         said[f"arguments {number}"] = engine.pages(ArgumentPage, number, 0, 9)
         said[f"results {number}"] = engine.pages(ResultPage, number, 0, 9)
+        said[f"output {number}"] = engine.pages(OutputPage, number, 0, 9)
         said[f"attempts {number}"] = engine.attempts(number, 1)
     said["ended"] = engine.ended(Selection(limit=0), 1000.0)
     return said

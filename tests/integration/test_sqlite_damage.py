@@ -412,6 +412,7 @@ def test_damaged_row_is_refused_when_read_and_only_that(
     ("statement", "loss"),
     [
         ("UPDATE results SET data = NULL WHERE batch = 5", "1 of 59 pages of results are damaged"),
+        ("UPDATE output SET attempt = 7 WHERE batch = 5 AND lo = 0", "1 of 177 pages of output are damaged"),
         ("UPDATE arguments SET crc = 1 WHERE batch < 5", "4 of 60 pages of arguments are damaged"),
         (SPOIL.format("attempts", "batch = 5"), "1 of 59 records of attempts are damaged"),
         (SPOIL.format("batches", "batch = 6"), "1 of 60 batches are damaged"),
