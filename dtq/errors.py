@@ -450,6 +450,15 @@ class UnknownLimit(DtqError, LookupError):
     hint = "`dtq limit list` shows the limits."
 
 
+class UnknownWorker(DtqError, LookupError):
+    """No such worker."""
+
+    code = "unknown-worker"
+    exit_code = 65
+    text = "no worker is named {0!r}."
+    hint = "`dtq workers list` shows the connected workers."
+
+
 class QueueDraining(DtqError):
     """A queue takes no new tasks, as an operator has asked."""
 

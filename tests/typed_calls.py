@@ -279,13 +279,17 @@ class Honest:
         self._client = Peer(coordinator, Key(name="honest", secret=bytes(32)))
         self._worker = Peer(coordinator, Key(name="honest-worker", secret=bytes(32)))
         self._client.call("hello", Hello(session=os.urandom(16).hex(), role=Role.CLIENT, name="honest"))
-        self._hello = Hello(
-            session=os.urandom(16).hex(), role=Role.WORKER, name="honest", slots=1, queues=(HONEST,), primary=True
-        )
-        self._worker.call("hello", self._hello)
-        self._cancelled = 0
+        self._start_worker()
         #: How long its calls took, in seconds.
         self.took: list[float] = []
+
+    def _start_worker(self) -> None:
+        """Start a worker, or another one where an operator has ordered the last one to end."""
+        self._worker.hang_up()
+        hello = Hello(
+            session=os.urandom(16).hex(), role=Role.WORKER, name="honest", slots=1, queues=(HONEST,), primary=True
+        )
+        self._worker.call("hello", hello)
 
     def work(self) -> None:
         """Submit two tasks, run them, read the results. An operator may have cancelled them; nothing else can go
@@ -297,6 +301,9 @@ class Honest:
         assert (receipt.code, receipt.size) == ("", 2), receipt
         while True:
             orders = self._timed(self._worker, "exchange", Exchange(capacity=1, fetch=True))
+            if orders.order is not None:
+                self._start_worker()
+                continue
             if not orders.grants:
                 break
             for grant in orders.grants:

@@ -41,6 +41,7 @@ COMMANDS: Final = {
     "batches": Entry("batches", "batches", "List batches, with their progress."),
     "reprioritize": Entry("tasks", "reprioritize", "Change the priority of waiting tasks."),
     "queue": Entry("queues", "queue", "List, pause, drain, weigh or empty queues."),
+    "workers": Entry("workers", "workers", "List, drain or stop workers."),
     "limit": Entry("limits", "limit", "Bound how many tasks run at once, or start per time."),
     "stats": Entry("tasks", "stats", "Show counts, queues and workers."),
     "dlq": Entry("dlq", "dlq", "List, show, retry or purge dead letters."),

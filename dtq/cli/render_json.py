@@ -13,7 +13,7 @@ from dtq.model.limits import LimitView
 from dtq.model.messages import Failure
 from dtq.model.options import Spec
 from dtq.model.schedules import ScheduleView
-from dtq.model.snapshots import Attempt, BatchView, Counts, DeadLetter, QueueView, Stats, TaskView
+from dtq.model.snapshots import Attempt, BatchView, Counts, DeadLetter, QueueView, Stats, TaskView, WorkerView
 from dtq.model.states import State
 
 
@@ -217,6 +217,35 @@ def limit_json(view: LimitView) -> dict[str, Any]:
     }
 
 
+def worker_json(worker: WorkerView) -> dict[str, Any]:
+    """A worker."""
+    return {
+        "name": worker.name,
+        "host": worker.host,
+        "pid": worker.pid,
+        "slots": worker.slots,
+        "busy": worker.busy,
+        "queues": list(worker.queues),
+        "resources": {
+            resource.name: (
+                {"units": list(resource.units), "free": list(resource.free_units)}
+                if resource.units
+                else {"amount": resource.amount, "free": resource.free}
+            )
+            for resource in worker.resources
+        },
+        "tags": list(worker.tags),
+        "seen": worker.seen_s,
+        "connected_at": moment(worker.connected_at),
+        "running": list(worker.running),
+        "draining": worker.draining,
+        "trouble": worker.trouble,
+        "version": worker.version,
+        "python": worker.python,
+        "state": worker.state,
+    }
+
+
 def stats_json(stats: Stats) -> dict[str, Any]:
     """An overview of the coordinator."""
     return {
@@ -226,33 +255,7 @@ def stats_json(stats: Stats) -> dict[str, Any]:
         "refused": stats.refused,
         "dead_letters": stats.dead_letters,
         "queues": [queue_json(queue) for queue in stats.queues],
-        "workers": [
-            {
-                "name": worker.name,
-                "host": worker.host,
-                "pid": worker.pid,
-                "slots": worker.slots,
-                "busy": worker.busy,
-                "queues": list(worker.queues),
-                "resources": {
-                    resource.name: (
-                        {"units": list(resource.units), "free": list(resource.free_units)}
-                        if resource.units
-                        else {"amount": resource.amount, "free": resource.free}
-                    )
-                    for resource in worker.resources
-                },
-                "tags": list(worker.tags),
-                "seen": worker.seen_s,
-                "connected_at": moment(worker.connected_at),
-                "running": list(worker.running),
-                "draining": worker.draining,
-                "trouble": worker.trouble,
-                "version": worker.version,
-                "python": worker.python,
-            }
-            for worker in stats.workers
-        ],
+        "workers": [worker_json(worker) for worker in stats.workers],
         "clients": stats.clients,
         "epoch": stats.epoch,
         "started_at": moment(stats.started_at),

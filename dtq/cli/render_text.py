@@ -18,7 +18,7 @@ from dtq.cli.output import (
 from dtq.cli.render_json import counts_text, failure_text, run_id
 from dtq.config.values import format_size
 from dtq.model.limits import Limit, LimitView
-from dtq.model.snapshots import Attempt, BatchView, DeadLetter, QueueView, ResourceView, Stats, TaskView
+from dtq.model.snapshots import Attempt, BatchView, DeadLetter, QueueView, ResourceView, Stats, TaskView, WorkerView
 from dtq.model.text import printable
 from dtq.wording import counted, duration, percent, rate
 
@@ -281,7 +281,7 @@ def show_stats(stats: Stats, address: str) -> None:
                     ",".join(worker.queues) or "all",
                     f"{duration(worker.seen_s)} ago",
                     " ".join(worker.running[:3]) + (" …" if len(worker.running) > 3 else ""),
-                    "draining" if worker.draining else printable(worker.trouble),
+                    _state_of(worker),
                 )
                 for worker in stats.workers
             ],
@@ -293,6 +293,38 @@ def show_stats(stats: Stats, address: str) -> None:
     if offered:
         write("")
         write_table(("WORKER", "OFFERS", "FREE"), offered)
+
+
+def show_workers(workers: Sequence[WorkerView], now: float) -> None:
+    """A table of workers."""
+    offering = any(worker.tags or worker.resources for worker in workers)
+    names = ("WORKER", "HOST", "PID", "BUSY", "QUEUES", *(["OFFERS"] if offering else []), "SINCE", "VERSION", "STATE")
+    rows = [
+        (
+            worker.name,
+            worker.host,
+            str(worker.pid),
+            f"{min(worker.busy, worker.slots)}/{worker.slots}",
+            ",".join(worker.queues) or "all",
+            *([_offers(worker)] if offering else []),
+            duration(max(0.0, now - worker.connected_at)),
+            worker.version,
+            _state_of(worker),
+        )
+        for worker in workers
+    ]
+    write_table(names, rows, right=(2, 3))
+
+
+def _offers(worker: WorkerView) -> str:
+    """The free parts of a worker's resources, and its tags."""
+    resources = [f"{offered} ({free} free)" for offered, free in map(_offer, worker.resources)]
+    return ", ".join([*resources, *worker.tags])
+
+
+def _state_of(worker: WorkerView) -> str:
+    """A worker's state, and its trouble."""
+    return f"{worker.state}: {printable(worker.trouble)}" if worker.trouble else worker.state
 
 
 def _offer(resource: ResourceView) -> tuple[str, str]:

@@ -28,6 +28,7 @@ from dtq.client.selecting import Filters, Named
 from dtq.client.steering import AsyncLimits, AsyncQueues
 from dtq.client.sync import CLOSE_S, Client, WhenFull
 from dtq.client.waiting import ReturnWhen
+from dtq.client.workers import AsyncWorkers
 from dtq.errors import Unreachable
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Stats, TaskView
 from dtq.model.states import State
@@ -190,6 +191,11 @@ class AsyncClient(AsyncSubmitter):
     def queues(self) -> AsyncQueues:
         """The queues: list and steer them."""
         return AsyncQueues(self)
+
+    @property
+    def workers(self) -> AsyncWorkers:
+        """The connected workers: list, drain and stop them."""
+        return AsyncWorkers(self)
 
     @property
     def schedules(self) -> AsyncSchedules:

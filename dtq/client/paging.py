@@ -86,6 +86,14 @@ def all_queues(service: Service) -> list[QueueView]:
     return found
 
 
+def all_workers(service: Service) -> list[WorkerView]:
+    """All workers; see `Service.workers`."""
+    found: list[WorkerView] = []
+    while more := _workers_behind(service, found):
+        found += more
+    return found
+
+
 def _listed(ask: Callable[[Selection], list[Listed]], selection: Selection) -> Iterator[Listed]:
     left = selection.limit
     while found := ask(replace(selection, limit=left)):

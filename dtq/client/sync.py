@@ -25,6 +25,7 @@ from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, s
 from dtq.client.steering import Limits, Queues
 from dtq.client.submitter import Submitter
 from dtq.client.waiting import H, ReturnWhen, Waited, as_completed, wait
+from dtq.client.workers import Workers
 from dtq.config import Address, client_addresses, client_by_reference, configured_tls, load_authkey, tls_files
 from dtq.errors import ClientClosed, InvalidId, InvalidValue, KeyMissing, KeyMissingInTask, UnknownId, Unreachable
 from dtq.model.ids import TaskId
@@ -262,6 +263,11 @@ class Client(Submitter):
     def queues(self) -> Queues:
         """The queues: list and steer them."""
         return Queues(self)
+
+    @property
+    def workers(self) -> Workers:
+        """The connected workers: list, drain and stop them."""
+        return Workers(self)
 
     @property
     def schedules(self) -> Schedules:

@@ -51,6 +51,7 @@ from dtq.model.messages import (
     TaskRange,
     Watched,
     Welcome,
+    WorkerOrder,
 )
 from dtq.model.options import Spec
 from dtq.model.pages import PAGE_BLOBS
@@ -64,6 +65,7 @@ from dtq.model.snapshots import (
     CancelReport,
     DeadLetter,
     GraphNode,
+    OrderedWorker,
     QueueView,
     Selection,
     Stats,
@@ -71,6 +73,7 @@ from dtq.model.snapshots import (
     WorkerView,
 )
 from dtq.model.states import State
+from dtq.wording import counted
 
 log = logging.getLogger("dtq.coordinator")
 
@@ -218,10 +221,12 @@ class Connection:
                 vetting.close()
         if fetch is not None:
             grants = self._await(state, fetch, exchange.wait_s, told=bool(answer.drop))
-            return Orders(grants=grants, cancel=tuple(fetch.cancel), drop=tuple(answer.drop))
+            order = c.sessions.untold_order(state)
+            return Orders(grants=grants, cancel=tuple(fetch.cancel), drop=tuple(answer.drop), order=order)
         self._record(leases)
         grants = grants_of(c, leases, large=False, inline=state.hello.inline)
-        return Orders(grants=grants, cancel=tuple(answer.cancel[:MOST_CANCELS]), drop=tuple(answer.drop))
+        cancel, order = tuple(answer.cancel[:MOST_CANCELS]), c.sessions.untold_order(state)
+        return Orders(grants=grants, cancel=cancel, drop=tuple(answer.drop), order=order)
 
     def _exchange(self, state: SessionState, exchange: Exchange) -> tuple[Answer, Fetch | None, list[Lease]]:
         """Apply a report, durably."""
@@ -240,7 +245,7 @@ class Connection:
             brings = exchange.more and not exchange.fetch and not answer.over
             self._let_go(state, fetches)
             # A worker with orders gets its grants at once, and does not wait.
-            wait = exchange.wait_s > 0 and not answer.drop
+            wait = exchange.wait_s > 0 and not answer.drop and c.sessions.untold_order(state) is None
             fetch = self._fetch(state, wait, exchange.call, now) if fetches else None
             leases = self._more(state, exchange.call, now) if brings else []
             c.dispatch(now, state.hello.session)
@@ -283,6 +288,7 @@ class Connection:
         if overtaken:
             return
         state.draining = exchange.capacity == 0 and not exchange.trouble
+        state.follows = exchange.follows
         state.trouble = exchange.trouble
         leases = self._c.machine.leases_of(state.hello.session)
         if state.progress:
@@ -296,7 +302,7 @@ class Connection:
         """A fetching call: served already, or waiting."""
         c = self._c
         cancel = c.untold(state)
-        leases = [] if state.away else c.lease(state.hello.session, now, call)
+        leases = c.lease(state.hello.session, now, call) if c.sessions.may_take(state) else []
         waits = wait and not leases and not cancel
         fetch = Fetch(leases, cancel, waits=waits, call=call)
         if waits:
@@ -308,7 +314,9 @@ class Connection:
         one: that answer need not wait for the commit of the report.
         """
         c, session = self._c, state.hello.session
-        if c.stopping or state.away or (session in c.sessions.fetching and c.machine.may_have_successors(session)):
+        if c.stopping or not c.sessions.may_take(state):
+            return []
+        if session in c.sessions.fetching and c.machine.may_have_successors(session):
             return []
         return c.lease(session, now, call, by_report=True)
 
@@ -469,6 +477,13 @@ class Connection:
         after = steering.steer(self._c, queue, how)
         log.info("%s steers the queue %s: %s", self._who, queue, after)
         return after
+
+    def order_workers(self, names: list[str], order: WorkerOrder) -> list[OrderedWorker]:
+        """See `Service.order_workers`."""
+        _ = self._session
+        ordered = steering.order_workers(self._c, names, order)
+        log.info("%s orders %s to %s", self._who, counted(len(ordered), "worker"), order.value)
+        return ordered
 
     def set_limit(self, limit: Limit) -> None:
         """See `Service.set_limit`."""

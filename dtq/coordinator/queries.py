@@ -381,13 +381,17 @@ def _workers(c: Coordinator, now: float) -> list[WorkerView]:
     return sorted(found, key=attrgetter("name", "session"))
 
 
+def session_name(session: str) -> str:
+    """A session's name for others: a peer that knows its own name can act as that session."""
+    return sha256(session.encode()).hexdigest()[:32]
+
+
 def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerView:
     hello = state.hello
     worker = c.machine.queue_state.workers.get(hello.session)
     leases = list(worker.leases.values()) if worker is not None else []
     return WorkerView(
-        # A peer that knows a session's name can act as that session.
-        session=sha256(hello.session.encode()).hexdigest()[:32],
+        session=session_name(hello.session),
         name=state.name,
         host=hello.host,
         pid=hello.pid,
@@ -398,6 +402,7 @@ def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerView:
         connected_at=state.connected_at,
         running=tuple(str(TaskId(e.batch.number, e.lo, e.batch.single)) for e in leases[:_NAMED]),
         draining=state.draining,
+        order=c.sessions.order_of(state),
         trouble=state.trouble,
         resources=() if worker is None else views.resources(worker),
         tags=() if hello.offers is None else hello.offers.tags,

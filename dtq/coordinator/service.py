@@ -282,9 +282,8 @@ class Coordinator:
         for session in sessions:
             if not (self.machine.queue_state.tally[State.PENDING] or self.machine.may_have_successors(session)):
                 continue
-            # A worker that may be dead is given nothing; its next hello serves it again.
-            away = self.sessions.by_id[session].away
-            leases = [] if away else self.lease(session, now, fetching[session].call)
+            may_take = self.sessions.may_take(self.sessions.by_id[session])
+            leases = [] if not may_take else self.lease(session, now, fetching[session].call)
             if leases:
                 fetching.pop(session).serve(leases, [])
 

@@ -19,7 +19,7 @@ from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.errors import SessionUnknown
 from dtq.model.coverage import Coverage
-from dtq.model.messages import Cancellation, Hello, Receipt, Role
+from dtq.model.messages import Cancellation, Hello, Receipt, Role, WorkerOrder
 from dtq.records import replace
 
 log = logging.getLogger("dtq.coordinator")
@@ -101,6 +101,8 @@ class SessionState:
         #: Cancellations that a fetching call has told the worker.
         self.told: set[tuple[int, int]] = set()
         self.draining = False
+        #: The order that a worker follows, as it says.
+        self.follows = WorkerOrder.WORK
         #: Why slots of a worker do not start; empty if they do.
         self.trouble = ""
         #: Batches that it follows beside those it has submitted.
@@ -231,6 +233,9 @@ class Sessions:
         self._followers: dict[int, list[SessionState]] = {}
         #: Fetching calls that wait for work, longest waiting first, by session.
         self.fetching: dict[str, Fetch] = {}
+        #: The latest order for each worker, by session: a session that is given up may come back, and a worker that
+        #: says that it follows an order may be about to hear of another.
+        self.orders: dict[str, WorkerOrder] = {}
 
         # Sessions without a connection, by kind, in the order in which they left, which is that of their deadlines.
         self._away: dict[Role, dict[str, SessionState]] = {role: {} for role in Role}
@@ -312,6 +317,32 @@ class Sessions:
         if any(len(away) > MOST_AWAY for away in self._away.values()):
             return 0.0
         return min((at for at in first if at is not None), default=None)
+
+    def order(self, state: SessionState, order: WorkerOrder) -> WorkerOrder:
+        """Note an order for a worker, and have it hear of it; returns the order that holds for it now."""
+        session = state.hello.session
+        if not self.order_of(state).holds_against(order):
+            self.orders.pop(session, None)
+            self.orders[session] = order
+            if len(self.orders) > MOST_AWAY:
+                del self.orders[next(iter(self.orders))]
+            fetch = self.fetching.pop(session, None)
+            if fetch is not None:
+                fetch.serve([], [])
+        return self.order_of(state)
+
+    def order_of(self, state: SessionState) -> WorkerOrder:
+        """The order that holds for a worker, whether it follows it already or not."""
+        return self.untold_order(state) or state.follows
+
+    def untold_order(self, state: SessionState) -> WorkerOrder | None:
+        """The order that a worker does not follow yet; None for none."""
+        order = self.orders.get(state.hello.session) if self.orders else None
+        return None if order is None or state.follows.holds_against(order) else order
+
+    def may_take(self, state: SessionState) -> bool:
+        """Whether a worker may be given tasks. One that may be dead is given none; its next hello serves it again."""
+        return not state.away and (not self.orders or self.order_of(state) is WorkerOrder.WORK)
 
     def follow(self, batch: int, state: SessionState) -> None:
         """Note that a session follows a batch that it did not submit on its present connection."""

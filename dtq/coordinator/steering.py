@@ -1,12 +1,19 @@
-"""Operators' calls that steer queues and set limits."""
+"""Operators' calls that steer queues and workers, and set limits."""
 
 from __future__ import annotations
 
+from operator import attrgetter
+
+from dtq.coordinator.queries import session_name
 from dtq.coordinator.service import Coordinator
+from dtq.coordinator.sessions import SessionState
 from dtq.core import operators, queues, views
-from dtq.errors import InvalidValue, UnknownLimit
+from dtq.errors import InvalidValue, UnknownLimit, UnknownWorker
+from dtq.model.globs import glob
 from dtq.model.limits import Limit, LimitView
+from dtq.model.messages import WorkerOrder
 from dtq.model.queues import Steering, SteeringChange
+from dtq.model.snapshots import OrderedWorker
 from dtq.model.weight import first_within
 
 
@@ -18,6 +25,35 @@ def steer(c: Coordinator, queue: str, how: SteeringChange) -> Steering:
         ticket = c.committer.ticket()
     c.committer.settle(ticket)
     return after
+
+
+def order_workers(c: Coordinator, names: list[str], order: WorkerOrder) -> list[OrderedWorker]:
+    """Give workers an order; see `Service.order_workers`."""
+    with c.lock:
+        workers = [state for state in c.sessions.by_id.values() if state.is_worker]
+    found = {id(state): state for name in names for state in _named(workers, name)}
+    with c.lock:
+        ordered = [
+            _ordered(c, state, c.sessions.order(state, order))
+            for state in (found.values() if names else workers)
+            if c.sessions.by_id.get(state.hello.session) is state
+        ]
+    return list(first_within(sorted(ordered, key=attrgetter("name")), c.setup.answer_bytes))
+
+
+def _named(workers: list[SessionState], name: str) -> list[SessionState]:
+    """The workers of a name. A peer's glob is matched here, without the lock."""
+    pattern = glob(name)
+    found = [state for state in workers if state.name == name or pattern.matches(state.name)]
+    found = found or [state for state in workers if session_name(state.hello.session) == name]
+    if not found:
+        raise UnknownWorker(name)
+    return found
+
+
+def _ordered(c: Coordinator, state: SessionState, order: WorkerOrder) -> OrderedWorker:
+    worker = c.machine.queue_state.workers.get(state.hello.session)
+    return OrderedWorker(name=state.name, order=order, busy=0 if worker is None else worker.held)
 
 
 def set_limit(c: Coordinator, limit: Limit) -> None:

@@ -414,6 +414,27 @@ OUTCOMES: Final = Items(MANY.most, apart=True, instead=_spoilt, into="failed")
 CLAIMS: Final = Items(MANY.most, apart=True)
 
 
+class WorkerOrder(Enum):
+    """An operator's order to a worker."""
+
+    WORK = "work"  #: take tasks
+    STAY = "stay"  #: finish the running tasks, take no others, and stay
+    DRAIN = "drain"  #: finish the running tasks, and end
+    STOP = "stop"  #: give the running tasks back, and end
+
+    @property
+    def final(self) -> bool:
+        """Whether the worker ends by it, so that it cannot be called back."""
+        return self in _FINAL_ORDERS
+
+    def holds_against(self, order: WorkerOrder) -> bool:
+        """Whether a worker that follows this order need not, or cannot, follow another."""
+        return self is order or self is WorkerOrder.STOP or (self is WorkerOrder.DRAIN and not order.final)
+
+
+_FINAL_ORDERS: Final = frozenset({WorkerOrder.DRAIN, WorkerOrder.STOP})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
     """A worker's whole conversation: outcomes and holdings in, orders out.
@@ -436,6 +457,7 @@ class Exchange:
         trouble: why slots of the worker do not start at the moment; empty if they do.
         beside: the call that is under way on the worker's other connection: its answer had not been seen when this one
             was made; 0 for none. Of all other earlier calls the answer was seen, or never will be.
+        follows: the order that the worker follows, whoever gave it.
     """
 
     succeeded: Annotated[tuple[Succeeded, ...], OUTCOMES] = ()
@@ -450,6 +472,7 @@ class Exchange:
     call: fields.Count = 0
     beside: fields.Count = 0
     trouble: fields.Sentence = ""
+    follows: WorkerOrder = WorkerOrder.WORK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -498,11 +521,13 @@ class Orders:
         grants: new leases.
         cancel: tasks to stop.
         drop: leases that are no longer the worker's: stop them and report nothing.
+        order: an operator's order that the worker does not follow yet; None for none. Told until it does.
     """
 
     grants: Annotated[tuple[Grant, ...], ANSWERED] = ()
     cancel: Annotated[tuple[Cancellation, ...], ANSWERED] = ()
     drop: Annotated[tuple[fields.Token, ...], ANSWERED] = ()
+    order: WorkerOrder | None = None
 
 
 # -- following ----------------------------------------------------------------------------------------------------
@@ -578,4 +603,5 @@ __all__ = [
     "ValuesOffer",
     "Watched",
     "Welcome",
+    "WorkerOrder",
 ]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Annotated, Protocol
 
 from dtq.model import fields
-from dtq.model.fields import ANSWERED, MANY
+from dtq.model.fields import ANSWERED, FEW, MANY
 from dtq.model.limits import Limit, LimitView
 from dtq.model.messages import (
     SUBMISSIONS,
@@ -25,6 +25,7 @@ from dtq.model.messages import (
     TaskRange,
     Watched,
     Welcome,
+    WorkerOrder,
 )
 from dtq.model.options import Spec
 from dtq.model.queues import Steering, SteeringChange
@@ -37,6 +38,7 @@ from dtq.model.snapshots import (
     CancelReport,
     DeadLetter,
     GraphNode,
+    OrderedWorker,
     QueueView,
     Selection,
     Stats,
@@ -297,6 +299,25 @@ class Service(Protocol):
 
         Returns:
             Its settings now.
+        """
+        ...
+
+    def order_workers(
+        self, names: Annotated[list[fields.Pattern], FEW], order: WorkerOrder
+    ) -> Annotated[list[OrderedWorker], ANSWERED]:
+        """Order workers to take no more tasks, to take them again, or to end. A worker is given nothing from then on
+        that the order forbids, and is told at once, or when it comes back. The order holds as long as the worker's
+        process; one that the worker has not heard is forgotten with the coordinator's process.
+
+        Args:
+            names: their names, as globs, or `WorkerView.session`; empty for all.
+            order: the order. A worker that ends cannot be called back.
+
+        Returns:
+            The workers, in the order of their names, as many as an answer holds.
+
+        Raises:
+            UnknownWorker: a name matches no worker; no worker was given an order.
         """
         ...
 

@@ -10,7 +10,7 @@ from typing import Annotated
 from dtq.model import fields
 from dtq.model.fields import ANSWERED, FEW, MANY, RESOURCES, TAGS, UNITS
 from dtq.model.ids import TaskId
-from dtq.model.messages import Failure
+from dtq.model.messages import Failure, WorkerOrder
 from dtq.model.options import Spec
 from dtq.model.states import Outcome, State
 from dtq.records import dataclass
@@ -378,6 +378,7 @@ class WorkerView:
         version: its dtq version.
         python: its Python version.
         trouble: why its slots do not start at the moment; empty if they do.
+        order: the operator's order that holds for it.
     """
 
     session: fields.Session
@@ -396,6 +397,32 @@ class WorkerView:
     trouble: fields.Sentence = ""
     resources: Annotated[tuple[ResourceView, ...], RESOURCES] = ()
     tags: Annotated[tuple[fields.Tag, ...], TAGS] = ()
+    order: WorkerOrder = WorkerOrder.WORK
+
+    @property
+    def state(self) -> str:
+        """Its state in one word: working, idle, starting, in-trouble, draining, drained or stopping."""
+        if self.order is not WorkerOrder.WORK:
+            drained = self.order is WorkerOrder.STAY and not self.busy
+            return "drained" if drained else "stopping" if self.order is WorkerOrder.STOP else "draining"
+        if self.trouble:
+            return "in-trouble"
+        return "starting" if self.draining else "working" if self.busy else "idle"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OrderedWorker:
+    """A worker that an operator has given an order.
+
+    Attributes:
+        name: its name.
+        order: the order that holds for it now: one to end cannot be taken back.
+        busy: how many leases it holds.
+    """
+
+    name: fields.Label
+    order: WorkerOrder
+    busy: fields.Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -206,6 +206,7 @@ class Proxy:
     cancel = _remote(Service.cancel)
     reprioritize = _remote(Service.reprioritize)
     steer_queue = _remote(Service.steer_queue)
+    order_workers = _remote(Service.order_workers)
     set_limit = _remote(Service.set_limit)
     limits = _remote(Service.limits)
     remove_limit = _remote(Service.remove_limit)

@@ -24,7 +24,7 @@ from dtq.errors import (
     WrongKey,
 )
 from dtq.model.lru import SizedLru
-from dtq.model.messages import Exchange, Grant, Orders, Welcome, largest_outcome
+from dtq.model.messages import Exchange, Grant, Orders, Welcome, WorkerOrder, largest_outcome
 from dtq.model.options import Spec
 from dtq.records import replace
 from dtq.transport.backoff import Backoff
@@ -44,6 +44,13 @@ REPORT_BYTES: Final = 2 << 20
 #: Failures of a thread soon after its start before the worker ends; and the limit of soon, in seconds.
 MAX_STUMBLES: Final = 10
 STEADY_S: Final = 60.0
+#: Orders, as the log tells them.
+_ORDERED: Final = {
+    WorkerOrder.WORK: "take tasks again",
+    WorkerOrder.STAY: "finish its running tasks, and take no others for now",
+    WorkerOrder.DRAIN: "finish its running tasks, and end",
+    WorkerOrder.STOP: "give its running tasks back, and end",
+}
 #: Most remembered specs, and most bytes of functions that travelled by value.
 MAX_SPECS: Final = 1_000
 MAX_SPEC_BYTES: Final = 8 << 20
@@ -276,7 +283,7 @@ class Link:
     def _report(self) -> None:
         supervisor = self._supervisor
         backoff = Backoff()
-        said = -1, ""
+        said: tuple[object, ...] = ()
         while not self._stopping.is_set():
             with supervisor.lock:
                 deadline = time.monotonic() + self._heartbeat_s
@@ -289,11 +296,11 @@ class Link:
                 singly, self._singly = self._singly, max(0, self._singly - 1)
                 room = 0 if singly else self._report_bytes
                 exchange = supervisor.exchange(fetch=False, room=room, largest=self._largest, quiet=singly > 0)
-            said = -1, ""
+            said = ()
             orders = self._call(self._reporting, exchange, backoff)
             if orders is None:
                 continue
-            said = exchange.capacity, exchange.trouble
+            said = exchange.capacity, exchange.trouble, exchange.follows
             granted = self._with_specs(orders.grants, self._reporting)
             with supervisor.lock:
                 burdened = supervisor.holdings.burdened
@@ -304,6 +311,7 @@ class Link:
                 if granted:
                     supervisor.granted(granted)
                 supervisor.calls.over(exchange.call)
+            self._follow(orders)
             if supervisor.draining:
                 supervisor.wake()
 
@@ -317,18 +325,19 @@ class Link:
                 return
             self._supervisor.pressing.wait(left)
 
-    def _something_to_say(self, said: tuple[int, str]) -> bool:
+    def _something_to_say(self, said: tuple[object, ...]) -> bool:
         """Whether there is news.
 
         Args:
-            said: the last reported state of the slots: how many can run tasks, and why others do not start.
+            said: the last reported state of the worker: how many slots can run tasks, why others do not start, and the
+                order that it follows.
         """
         holdings = self._supervisor.holdings
         return bool(
             holdings.outbox
             or holdings.reporting
             or holdings.outbox.progress
-            or (self._supervisor.capacity, self._supervisor.trouble) != said
+            or (self._supervisor.capacity, self._supervisor.trouble, self._supervisor.follows) != said
         )
 
     def _obey(self, orders: Orders) -> None:
@@ -339,6 +348,12 @@ class Link:
         if orders.cancel or orders.drop:
             self._supervisor.wake()
 
+    def _follow(self, orders: Orders) -> None:
+        """Follow an operator's order, if there is one."""
+        if orders.order is not None and not self._stopping.is_set():
+            log.warning("an operator orders this worker to %s", _ORDERED[orders.order])
+            self._supervisor.follow(orders.order)
+
     # -- fetching -------------------------------------------------------------------------------------------------
 
     def _fetch(self) -> None:
@@ -346,7 +361,9 @@ class Link:
         backoff = Backoff()
         while not self._stopping.is_set():
             with supervisor.lock:
-                while (supervisor.capacity == 0 or supervisor.holdings.burdened) and not self._stopping.is_set():
+                while not self._stopping.is_set() and not supervisor.listens:
+                    if supervisor.capacity and not supervisor.holdings.burdened:
+                        break
                     supervisor.news.wait()
                 exchange = supervisor.exchange(fetch=True, wait_s=self._fetch_wait_s)
             if self._stopping.is_set():
@@ -360,6 +377,7 @@ class Link:
                 if granted:
                     supervisor.granted(granted)
                 supervisor.calls.over(exchange.call)
+            self._follow(orders)
 
     def _with_specs(self, grants: tuple[Grant, ...], line: Line) -> list[tuple[Grant, Spec]]:
         return [(grant, spec) for grant in grants if (spec := self._spec_of(grant, line)) is not None]

@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from dtq.errors import BadMessage, CannotImport, DtqError, InitializerFailed
-from dtq.model.messages import Cancellation, Exchange, Failed, Grant, Released, Succeeded
+from dtq.model.messages import Cancellation, Exchange, Failed, Grant, Released, Succeeded, WorkerOrder
 from dtq.model.options import Spec
 from dtq.model.resources import Portion
 from dtq.values.place import Place
@@ -90,6 +90,8 @@ class Supervisor:
         self.holdings = Holdings()
         self.calls = Calls()
         self.draining = False
+        #: Whether it takes no work until it is told to.
+        self.paused = False
         #: Whether everything must stop now.
         self.ending = False
         #: The error with which the worker ends at once; and the error with which it ends after a drain.
@@ -132,12 +134,29 @@ class Supervisor:
     @property
     def capacity(self) -> int:
         """Number of leases that the worker can hold: one for each slot that can run tasks, and those that wait only for
-        room at the coordinator: they keep no slot from running others. 0 while draining. Under the lock.
+        room at the coordinator: they keep no slot from running others. 0 while it takes none. Under the lock.
         """
-        if self.draining or self.ending:
+        if not self._takes:
             return 0
         capacity = self._extras.capacity(self._children)
         return capacity + self.transfers.stalled if capacity and self.transfers is not None else capacity
+
+    @property
+    def _takes(self) -> bool:
+        """Whether the worker takes work. Under the lock."""
+        return not (self.draining or self.paused or self.ending)
+
+    @property
+    def follows(self) -> WorkerOrder:
+        """The order that the worker follows, of a signal or an operator. Under the lock."""
+        if self.ending:
+            return WorkerOrder.STOP
+        return WorkerOrder.DRAIN if self.draining else WorkerOrder.STAY if self.paused else WorkerOrder.WORK
+
+    @property
+    def listens(self) -> bool:
+        """Whether the worker waits at the coordinator, for work or for orders. Under the lock."""
+        return (self.paused or self.draining) and not self.ending
 
     @property
     def saturated(self) -> bool:
@@ -154,7 +173,7 @@ class Supervisor:
         """Whether all slots are busy with tasks that are about to end, so that the worker will want more soon. Work
         given to a worker behind a long task only comes back. Under the lock.
         """
-        if self.draining or not self.saturated:
+        if not (self._takes and self.saturated):
             return False
         return all(now - running[2] < STUCK_S for child in self._children if (running := child.running()) is not None)
 
@@ -186,6 +205,7 @@ class Supervisor:
                 call=call,
                 beside=beside,
                 trouble=self.trouble,
+                follows=self.follows,
             )
         said = self.holdings.take(room, largest)
         released = tuple([outcome for outcome in said if isinstance(outcome, Released)])
@@ -201,13 +221,14 @@ class Supervisor:
             call=call,
             beside=beside,
             trouble=self.trouble,
+            follows=self.follows,
         )
 
     def farewell(self) -> Exchange:
         """Make the last message: no call is under way any more, and no lease is held. Under the lock."""
         self.calls.all_over()
         call, _ = self.calls.begin(fetch=True)
-        return Exchange(fetch=True, call=call)
+        return Exchange(fetch=True, call=call, follows=self.follows)
 
     def acknowledged(self) -> None:
         """Note that the report under way has arrived and is durable. Under the lock."""
@@ -222,7 +243,7 @@ class Supervisor:
         for grant, spec in grants:
             chunk = Chunk(grant, spec, now)
             self.holdings.add(chunk)
-            if self.draining or self.ending:
+            if not self._takes:
                 self._settling.release(chunk, chunk.next, chunk.end)
             elif grant.token in overtaking:
                 self._put_back(chunk, chunk.next)
@@ -269,7 +290,7 @@ class Supervisor:
         chunk = self.holdings.chunks.get(token)
         if chunk is None or chunk.ended:
             return
-        if self.draining:
+        if not self._takes:
             self._settling.release(chunk, chunk.next, chunk.end)
             return
         chunk.granted_at = time.monotonic()
@@ -332,11 +353,28 @@ class Supervisor:
             self.draining = True
             if self.terms.grace_s is not None:
                 self._drain_until = time.monotonic() + self.terms.grace_s
-            self._give_back_waiting()
-            for child in self._children:
-                self._recall(child)
-            self.announce()
+            self._give_back_unstarted()
         self.wake()
+
+    def follow(self, order: WorkerOrder) -> None:
+        """Follow an operator's order. Any thread."""
+        if order is WorkerOrder.STOP:
+            self.end()
+        elif order is WorkerOrder.DRAIN:
+            self.drain()
+        else:
+            with self.lock:
+                self.paused = order is WorkerOrder.STAY
+                if self.paused:
+                    self._give_back_unstarted()
+                self.announce()
+            self.wake()
+
+    def _give_back_unstarted(self) -> None:
+        self._give_back_waiting()
+        for child in self._children:
+            self._recall(child)
+        self.announce()
 
     def leave(self, error: DtqError) -> None:
         """Drain, and then end with this error. Any thread."""
@@ -736,7 +774,7 @@ class Supervisor:
 
     def _prepare(self) -> None:
         """Have idle slots import new functions in advance, each slot one at a time."""
-        if self.draining or self._waiting:
+        if not self._takes or self._waiting:
             return
         for child in self._children:
             while child.idle and not child.worn_out() and child.prepared < self._preparing.latest:

@@ -23,13 +23,25 @@ DOCS = Path(__file__).parents[2] / "docs"
         ("dependencies.md", 8, ()),
         ("executor.md", 9, ("dask", "joblib", "numpy")),
         ("limits.md", 3, ()),
+        ("operating.md", 2, ()),
         ("resources.md", 5, ()),
         ("schedules.md", 7, ("cronsim",)),
         ("testing.md", 7, ()),
         ("terms.md", 5, ()),
         ("hooks.md", 4, ("opentelemetry.trace",)),
     ],
-    ids=["asyncio", "dependencies", "executor", "limits", "resources", "schedules", "testing", "terms", "hooks"],
+    ids=[
+        "asyncio",
+        "dependencies",
+        "executor",
+        "limits",
+        "operating",
+        "resources",
+        "schedules",
+        "testing",
+        "terms",
+        "hooks",
+    ],
 )
 def test_every_block_of_the_page_runs_as_written(
     tmp_path: Path, page: str, fewest: int, libraries: tuple[str, ...]

@@ -11,8 +11,9 @@ import pytest
 from dtq import State
 from dtq.client import client_core
 from dtq.core.queue_state import Rules
-from dtq.errors import InvalidValue, QueueDraining, UnknownLimit
+from dtq.errors import InvalidValue, QueueDraining, UnknownLimit, UnknownWorker
 from dtq.model.limits import Limit
+from dtq.model.messages import WorkerOrder
 from dtq.model.queues import Steering
 from dtq.model.snapshots import CancelReport
 from tests.client_scene import DEADLINE_S, Queue
@@ -190,3 +191,28 @@ def test_verb_that_makes_no_room_in_a_full_queue_does_not_wait_for_it(monkeypatc
         assert client.cancel(label="nightly") == CancelReport(cancelled=0, stopping=0, finished=0)
         assert client.queues.purge("default") == 15
         assert all(handle.status().state is State.CANCELLED for handle in held)
+
+
+def test_workers_are_drained_and_resumed_by_programs(queue: Queue) -> None:
+    # Given
+    client = queue.client()
+    with queue.working():
+        (worker,) = client.workers.list()
+
+        # When, Then: the order holds at once, and no longer when it is taken back
+        assert [each.order for each in client.workers.drain(worker.name, stay=True)] == [WorkerOrder.STAY]
+        assert [each.order for each in client.workers.resume(all=True)] == [WorkerOrder.WORK]
+        with pytest.raises(UnknownWorker):
+            client.workers.stop("nobody-*")
+
+        @looped
+        async def asynchronously() -> None:
+            async with connected(queue) as near:
+                await near.workers.drain(worker.name, stay=True)
+                assert [each.name for each in await near.workers.resume(worker.name)] == [worker.name]
+                assert [view.name for view in await near.workers.list()] == [worker.name]
+
+        asynchronously()
+    for names, everything in [((), False), (("x",), True), (("",), False), ((7,), False)]:
+        with pytest.raises(InvalidValue):
+            client.workers.stop(*names, all=everything)

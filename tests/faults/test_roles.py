@@ -18,7 +18,7 @@ from dtq.core.queue_state import Rules
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import BadMessage, DtqError, NotPermitted, RoleMissing, Unreachable, WrongKey
 from dtq.model.limits import Limit
-from dtq.model.messages import Exchange, Hello, Role, Submission, TaskRange
+from dtq.model.messages import Exchange, Hello, Role, Submission, TaskRange, WorkerOrder
 from dtq.model.options import Function, Options, Spec
 from dtq.model.pages import pack
 from dtq.model.queues import SteeringChange
@@ -67,6 +67,7 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "workers": lambda service: service.workers("", ""),
     "attempts": lambda service: service.attempts(1, 0, 0),
     "reprioritize": lambda service: service.reprioritize(Selection(limit=0), 1),
+    "order_workers": lambda service: service.order_workers([], WorkerOrder.WORK),
     "steer_queue": lambda service: service.steer_queue("mail", SteeringChange(paused=True)),
     "set_limit": lambda service: service.set_limit(Limit(name="api", concurrency=1)),
     "limits": lambda service: service.limits(""),
@@ -83,7 +84,7 @@ CALLS: dict[str, Callable[[Service], object]] = {
 PRODUCING = {"hello", "submit", "follow", "watch", "let_go", "batch", "task", "results", "attempts"}
 PRODUCING |= {"graph", "stats", "queues", "limits", "workers", "write_value", "read_value", "hold", "release"}
 OPERATING = {"tasks", "batches", "cancel", "dead_letters", "retry_dead", "purge_dead", "stop", "reload_keys"}
-OPERATING |= {"reprioritize", "steer_queue", "set_limit", "remove_limit"}
+OPERATING |= {"reprioritize", "steer_queue", "order_workers", "set_limit", "remove_limit"}
 OPERATING |= {"schedules", "schedule", "pause_schedule", "run_schedule", "remove_schedule"}
 MAY = {
     SUBMIT.name: PRODUCING,

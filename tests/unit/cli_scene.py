@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dtq.errors import DtqError
-from dtq.model.messages import Failure
+from dtq.model.messages import Failure, WorkerOrder
 from dtq.model.options import Function, Options, Spec
 from dtq.model.snapshots import (
     Attempt,
@@ -94,6 +94,7 @@ STATS = Stats(
             connected_at=NOW - 9,
             running=("17.1",),
             draining=True,
+            order=WorkerOrder.DRAIN,
             version="1",
             python="3.11.7",
         ),

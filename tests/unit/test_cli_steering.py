@@ -1,4 +1,4 @@
-"""What ``dtq limit``, ``dtq queue``, ``dtq reprioritize`` and filters ask of the coordinator."""
+"""What ``dtq limit``, ``dtq queue``, ``dtq workers``, ``dtq reprioritize`` and filters ask of the coordinator."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import pytest
 
 from dtq.cli.app import run
 from dtq.model.limits import Limit, LimitView
+from dtq.model.messages import WorkerOrder
 from dtq.model.queues import Steering, SteeringChange
-from dtq.model.snapshots import CancelReport, QueueView, Selection
+from dtq.model.snapshots import CancelReport, OrderedWorker, QueueView, ResourceView, Selection
 from dtq.model.states import State
-from tests.unit.cli_scene import Captured, NotedCoordinator, noted
+from dtq.records import replace
+from tests.unit.cli_scene import STATS, Captured, NotedCoordinator, noted
 
 __all__ = ["noted"]  # a fixture
 
@@ -106,3 +108,36 @@ def test_verbs_say_exactly_what_they_are_for(verb: list[str], noted: NotedCoordi
         assert run([*verb, *words]) == 2
         assert sentence in capsys.readouterr().err
     assert noted.calls == []
+
+
+def test_workers_are_ordered_by_names_or_all(noted: NotedCoordinator, capsys: Captured) -> None:
+    ends = OrderedWorker(name="lab\u202e1", order=WorkerOrder.DRAIN, busy=2)
+    noted.answers["order_workers"] = [ends]
+    assert run(["workers", "drain", "lab*", "x"]) == 0
+    assert capsys.readouterr().out == "lab\\u202e1: takes no more tasks, and ends (2 tasks of it run)\n"
+    assert run(["workers", "resume", "--all"]) == 0
+    assert capsys.readouterr().out == "lab\\u202e1: is ending already, and cannot be called back\n"
+    assert noted.calls == [
+        ("order_workers", ["lab*", "x"], WorkerOrder.DRAIN),
+        ("order_workers", [], WorkerOrder.WORK),
+    ]
+    for words, sentence in [([], "name workers, or use --all."), (["x", "--all"], "or use --all, not both.")]:
+        assert run(["workers", "stop", *words]) == 2
+        assert sentence in capsys.readouterr().err
+    assert run(["workers", "stop", "x" * 300]) == 2
+    assert len(noted.calls) == 2
+
+
+def test_workers_list_shows_what_each_has_and_does(noted: NotedCoordinator, capsys: Captured) -> None:
+    lab = STATS.workers[0]
+    gpu = ResourceView(name="gpu", units=("0", "1"), amount=2, free_units=("1",), free=1)
+    other = replace(lab, name="lib", order=WorkerOrder.WORK, trouble="no room", tags=("ssd",), resources=(gpu,))
+    noted.answers["stats"] = replace(STATS, workers=(lab, other))
+    assert run(["workers", "list"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0].split() == ["WORKER", "HOST", "PID", "BUSY", "QUEUES", "OFFERS", "SINCE", "VERSION", "STATE"]
+    assert rows[1].split() == ["lab-1", "lab", "7", "1/2", "all", "9", "s", "1", "draining"]
+    assert "gpu=0,1 (1 free), ssd" in rows[2]
+    assert rows[2].endswith("in-trouble: no room")
+    assert run(["workers", "list", "--json"]) == 0
+    assert [each["state"] for each in json.loads(capsys.readouterr().out)["workers"]] == ["draining", "in-trouble"]
