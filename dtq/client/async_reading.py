@@ -227,7 +227,7 @@ async def _feed(
                 feed.described = feed.described or is_description(blob)
                 feed.blobs.append(blob)
                 feed.count(1, weight(blob))
-                if outbox.idle:
+                if outbox.awaits_items:
                     outbox.hurry()
                 while feed.full and not feed.stopped:
                     await wakeup.rung()

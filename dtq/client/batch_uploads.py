@@ -166,6 +166,11 @@ class BatchUpload:
         """Whether items can be sent."""
         return not self.sealed and (self.over or self.stopped or bool(self.blobs))
 
+    @property
+    def grows(self) -> bool:
+        """Whether more large values will be put in soon: it was not given up, and its thread does not wait for room."""
+        return self.described and not (self.over or self.stopped or self.full)
+
     def pieces(
         self, most_bytes: int, most_blobs: int = pages.PAGE_BLOBS, *, alone: bool = True
     ) -> list[tuple[int, bytes, bool]]:

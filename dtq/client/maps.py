@@ -101,6 +101,7 @@ def _feed(core: ClientCore, feed: BatchUpload, calls: Iterator[tuple[Any, ...]],
         if outbox.closed is not None:
             raise outbox.closed
         if feed.full:
+            outbox.hurry()  # the sender may wait for more
             feed.room.wait()
             continue
         count = size = 0
@@ -115,7 +116,7 @@ def _feed(core: ClientCore, feed: BatchUpload, calls: Iterator[tuple[Any, ...]],
                 size += len(blob)
             put(blob)
             count += 1
-            if outbox.idle:
+            if outbox.awaits_items:
                 outbox.hurry()
             if size > _STRIDE_BYTES:
                 break

@@ -7,7 +7,9 @@ bounded: `put` waits while the outbox is full.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -38,6 +40,9 @@ _OVERHEAD: Final = 256
 _BLOB_OVERHEAD: Final = 4
 #: And for each parent.
 _PARENT_OVERHEAD: Final = 32
+#: A call that has only items of maps with large values begins this long after the one before, in seconds. Such an item
+#: takes so long to make that otherwise a call would have one or two, and cost more than they do.
+_GATHER_S: Final = 0.002
 #: Stands for a refused task among parents: no call has so many submissions.
 NOWHERE: Final = -MAX_SUBMISSIONS
 
@@ -111,6 +116,9 @@ class Outbox:
         self._numbers = count(1)
         self._feeds_first = False
         self._idle = False
+        #: Whether the sender waits for more items of maps, and when it last began a call, ``time.monotonic()``.
+        self._gathering = False
+        self._gathered_at = -math.inf
         self._hopeful: list[Wake] = []
         self._wakeup = ThreadWakeup()
         #: The function that was weighed last, and its weight.
@@ -186,8 +194,13 @@ class Outbox:
 
     @property
     def idle(self) -> bool:
-        """Whether the sender waits, and must be woken when items are put into a feed."""
+        """Whether the sender waits."""
         return self._idle
+
+    @property
+    def awaits_items(self) -> bool:
+        """Whether the sender waits, and must be woken when items are put into a feed."""
+        return self._idle and not self._gathering
 
     @property
     def settled(self) -> bool:
@@ -235,8 +248,18 @@ class Outbox:
         try:
             while not (self._items or any(feed.ready() for feed in self._feeds) or until()):
                 self._wakeup.wait()
+            self._gathering = True
+            while (left_s := self._gathered_at + _GATHER_S - time.monotonic()) > 0 and self._may_gather(until):
+                self._wakeup.wait(left_s)
+            self._gathered_at = time.monotonic()
         finally:
-            self._idle = False
+            self._idle = self._gathering = False
+
+    def _may_gather(self, until: Callable[[], bool]) -> bool:
+        """Whether the next call can wait for more items of maps."""
+        if self._items or until():
+            return False
+        return all(feed.grows for feed in self._feeds if feed.ready())
 
     def call_over(self, *, full: bool = False) -> None:
         """Note that the taken submissions are accepted or refused, unless the queue is full."""

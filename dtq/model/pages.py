@@ -108,9 +108,15 @@ def named(page: bytes) -> list[Value]:
     """
     if not has_descriptions(page):
         return []
+    blobs = count(page)
+    at = _HEAD + blobs * _LENGTH
+    lengths = _marked(page[_HEAD:at])
+    if lengths.count(_DESCRIPTION | values.ALONE.size) == blobs and len(page) - at == blobs * values.ALONE.size:
+        alone = values.all_alone(memoryview(page)[at:])
+        if alone is not None:
+            return alone
     found: list[Value] = []
-    at = _HEAD + count(page) * _LENGTH
-    for length in _marked(page[_HEAD:at]):
+    for length in lengths:
         end = at + (length & ~_DESCRIPTION)
         if length & _DESCRIPTION:
             found += values.named(page[at:end])

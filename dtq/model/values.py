@@ -38,6 +38,8 @@ _MOST: Final = (1 << 63) - 1
 _COUNT: Final = struct.Struct("<H")
 _VALUE: Final = struct.Struct("<QQQII")
 _HEAD: Final = len(MARK) + _COUNT.size
+#: A description of one value and nothing else, as nearly all are: mark, count, value.
+ALONE: Final = struct.Struct("<cHQQQII")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +94,30 @@ def named(blob: bytes) -> tuple[Value, ...]:
     end = _HEAD + count * _VALUE.size
     if count == 0 or len(blob) < end:
         raise BadMessage("a description of values is cut short")
-    values = tuple(Value(*fields) for fields in _VALUE.iter_unpack(blob[_HEAD:end]))
-    for value in values:
-        if value.segment > _MOST or value.end > _MOST or value.offset % ALIGNMENT or value.trailer > value.length:
-            raise BadMessage("a description names a value that cannot be")
-    return values
+    return tuple([_sound(*fields) for fields in _VALUE.iter_unpack(blob[_HEAD:end])])
+
+
+def _sound(segment: int, offset: int, length: int, crc: int, trailer: int) -> Value:
+    if segment > _MOST or offset + length > _MOST or offset % ALIGNMENT or trailer > length:
+        raise BadMessage("a description names a value that cannot be")
+    return Value(segment, offset, length, crc, trailer)
+
+
+def all_alone(blobs: bytes | memoryview) -> list[Value] | None:
+    """The values of descriptions, one after the other; None if one of them names several values, or has other content.
+
+    Args:
+        blobs: a multiple of `ALONE`'s size; each a description.
+
+    Raises:
+        BadMessage: one of them cannot be true.
+    """
+    found: list[Value] = []
+    for mark, count, *fields in ALONE.iter_unpack(blobs):
+        if mark != MARK or count != 1:
+            return None
+        found.append(_sound(*fields))
+    return found
 
 
 def rest(blob: bytes) -> bytes:
@@ -115,6 +136,8 @@ def content(blob: bytes) -> Value | None:
     Args:
         blob: a description.
     """
+    if len(blob) == ALONE.size and blob[len(MARK)] == 1:
+        return _sound(*ALONE.unpack(blob)[2:])
     return None if rest(blob) else named(blob)[0]
 
 
@@ -122,5 +145,7 @@ def weight(blob: bytes) -> int:
     """Bytes that a blob stands for: its own, and those of its value, if it is a description."""
     if not blob.startswith(MARK):
         return len(blob)
+    if len(blob) == ALONE.size and blob[len(MARK)] == 1:  # with another count it is cut short
+        return len(blob) + int(ALONE.unpack(blob)[4])
     value = content(blob)
     return len(blob) + (0 if value is None else value.length)

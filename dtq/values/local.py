@@ -30,8 +30,7 @@ from dtq.records import replace
 from dtq.values.base import Buffer, Draft
 from dtq.values.place import SEGMENT_BYTES, Place, copy_of, path_of
 
-#: Smaller parts are gathered, in bytes, up to this many together.
-_GATHERED: Final = 1 << 16
+#: Parts are gathered, up to this many bytes together.
 _MOST_GATHERED: Final = 1 << 18
 _MOST_PARTS: Final = 256
 #: Most bytes of one kernel write, at most 2**31 - 4096.
@@ -48,6 +47,8 @@ _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 _SEVERAL: Final = 2 << 20
 #: Bytes per copy out of a directory without room.
 _COPIED: Final = 1 << 20
+#: A value of less than this many bytes is read at once: a pickle is read in many pieces, which cost more than the copy.
+_READ_WHOLE: Final = 1 << 18
 
 
 class _File:
@@ -133,7 +134,7 @@ class _Draft:
             raise TooLarge(self._values.what, self.length + size, self._values.place.max_value)
         self._parts.append(data)
         self._gathered += size
-        if size >= _GATHERED or self._gathered >= _MOST_GATHERED or len(self._parts) >= _MOST_PARTS:
+        if self._gathered >= _MOST_GATHERED or len(self._parts) >= _MOST_PARTS:
             self._put()
         return size
 
@@ -348,6 +349,8 @@ class LocalValues:
 
     def stream(self, value: Value) -> BinaryIO:
         """See `Values`."""
+        if value.length < _READ_WHOLE:
+            return io.BytesIO(self.content(value))
         descriptor, value = self._open(value)
         file = io.FileIO(descriptor, "rb")
         try:
@@ -364,11 +367,13 @@ class LocalValues:
         """See `Values`."""
         descriptor, value = self._open(value)
         try:
-            _check_there(descriptor, value)
             if self._map_from is not None and value.length >= self._map_from:
+                _check_there(descriptor, value)
                 found = _mapped(descriptor, value)
             else:
                 found = _read(descriptor, value)
+                if bytes(memoryview(found)[:1]) == b"\0":
+                    raise ValueGone(value.length)
         except OSError as error:
             raise ValueDamaged(value.length, str(error)) from error
         finally:

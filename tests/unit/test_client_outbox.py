@@ -16,6 +16,7 @@ from dtq.client.handle import Group, TaskHandle
 from dtq.client.outbox import Call, Item, Outbox
 from dtq.client.tasks import Note
 from dtq.client.terms import NO_TERMS, Attribution, Terms
+from dtq.client.thread_wakeup import ThreadWakeup
 from dtq.errors import ClientClosed, InvalidValue
 from dtq.model import pages
 from dtq.model.messages import Conditions
@@ -327,3 +328,47 @@ def test_feed_is_full_by_what_waits_and_by_the_reader(monkeypatch: pytest.Monkey
     assert read_ahead.full
     read_ahead.taken = 1
     assert not read_ahead.full
+
+
+class _Seen(ThreadWakeup):
+    """A wakeup that reports a wait with a bound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = threading.Event()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        if timeout_s is not None:
+            self.waits.set()
+        return super().wait(timeout_s)
+
+
+def _over(box: Outbox, feed: BatchUpload) -> None:
+    feed.over = True
+    box.hurry()
+
+
+@pytest.mark.parametrize("news", [_over, lambda box, _: box.put(item())], ids=["the map is over", "a single task"])
+def test_large_values_of_a_map_share_calls(news: Callable[[Outbox, BatchUpload], None], monkeypatch: Any) -> None:
+    # Given a map of large values, of which the first was sent at once
+    monkeypatch.setattr(outbox, "_GATHER_S", 600.0)
+    box, feed = Outbox(), fed(1)
+    seen = box._wakeup = _Seen()
+    feed.described = True
+    box.add(feed)
+    box.wait(lambda: False)
+    assert sizes(box.gather(LARGE)) == [1]
+    # When the next is there
+    feed.batch.on_accepted(7, 1, False, [])
+    feed.blobs.append(b"1")
+    sender = threading.Thread(target=box.wait, args=[lambda: False])
+    sender.start()
+    # Then the sender waits for others, and need not be woken for them
+    assert seen.waits.wait(60)
+    assert (box.idle, box.awaits_items) == (True, False)
+    feed.blobs.append(b"2")
+    # When there are no more, or a single task waits; Then they travel together
+    news(box, feed)
+    sender.join(60)
+    assert not sender.is_alive()
+    assert sorted(sizes(box.gather(LARGE)))[-1] == 2

@@ -73,9 +73,30 @@ def test_pages_keep_track_of_descriptions(items: list[bytes | Value], data: st.D
     assert pages.largest(page) == max(map(len, blobs), default=0)
 
 
-def test_a_page_with_a_false_description_is_refused() -> None:
+@pytest.mark.parametrize("false", [b"\0\1\0nothing", model.describe([Value(1, 64, 10, 0, 11)])], ids=["cut", "false"])
+@pytest.mark.parametrize("others", [[], [b"x"]], ids=["alone", "among others"])
+def test_a_page_with_a_false_description_is_refused(false: bytes, others: list[bytes]) -> None:
     with pytest.raises(BadMessage):
-        pages.check(pages.pack([b"\0\1\0nothing"], described=True))
+        pages.check(pages.pack([*others, false], described=True))
+
+
+def test_a_small_value_is_read_at_once(tmp_path: Path) -> None:
+    # Given values that are read in one piece, of which one is damaged and one was dropped
+    values = LocalValues(Place((str(tmp_path),)))
+    sound, damaged, dropped = (_write(values, pickle.dumps(b"x" * 100_000)) for _ in range(3))
+    with open(tmp_path / f"{sound.segment:016x}.values", "r+b") as file:
+        os.pwrite(file.fileno(), b"y", damaged.offset + 50_000)
+        os.pwrite(file.fileno(), bytes(dropped.length), dropped.offset)
+
+    # Then the reader learns of each
+    with values.stream(sound) as stream:
+        assert pickle.load(stream) == b"x" * 100_000
+    with pytest.raises(ValueDamaged):
+        values.stream(damaged)
+    for read in (values.stream, values.fetch):
+        with pytest.raises(ValueGone):
+            read(dropped)
+    values.close()
 
 
 def _write(values: LocalValues, *parts: bytes) -> Value:

@@ -54,8 +54,9 @@ def test_a_descriptor_that_is_used_for_something_else_is_left_alone(tmp_path: Pa
         os.dup2(file.fileno(), number)
     # When more is written
     if draft is not None:
+        draft.write(DATA)
         with pytest.raises(StoreUnwritable):
-            draft.write(DATA)
+            draft.finish()
         draft.abandon()
     second = _write(values, DATA)
     # Then elsewhere; nothing came into their file, which is still open, also when all is over
@@ -100,6 +101,7 @@ def test_a_fork_in_the_middle_of_a_value_writes_nothing(tmp_path: Path) -> None:
     if not (child := os.fork()):
         try:
             draft.write(b"x" * len(DATA))
+            draft.finish()
         except StoreUnwritable:
             draft.abandon()
             os._exit(0)
