@@ -672,6 +672,22 @@ class TaskCrashed(TaskError):
     text = "task {0} went to the dead letters: {1}."
 
 
+class CommandFailed(TaskError):
+    """The command of a task (`dtq run`) ended with an exit code other than 0, was killed, or could not be started."""
+
+    code = "command-failed"
+    text = "the command {0}."
+
+    #: How it ended, with its output as far as that is kept: a `dtq.client.commands.CommandResult`.
+    result: object = None
+
+    @property
+    def sentence(self) -> str:
+        """How it ended; and the last line of its standard error."""
+        last = str(self.args[1]) if len(self.args) > 1 else ""
+        return f"the command {self.args[0]}: {last}" if last else super().sentence
+
+
 class SoftTimeout(TaskError, TimeoutError):
     """A task has reached its ``soft_timeout``; raised in the task, which may catch it."""
 

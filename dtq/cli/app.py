@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "worker": Entry("worker", "worker", "Run tasks on this machine."),
     "up": Entry("worker", "up", "Coordinator and worker in one, in the foreground."),
     "submit": Entry("submit", "submit", "Submit a call of a function, or one for each line of a file."),
+    "run": Entry("run", "run", "Run a command on a worker, or one for each of many inputs."),
     "status": Entry("tasks", "status", "Show the state of a task or batch, and its reason."),
     "graph": Entry("graph", "graph", "Show the dependencies of a task, and its dependents."),
     "result": Entry("results", "result", "Print the result of a task."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Final
 
@@ -41,98 +41,115 @@ _ACCEPT_S: Final = 60.0
 #: Pause between two looks whether the last piece of a batch is accepted, in seconds.
 _LOOK_S: Final = 0.02
 
-#: The terms; unset ones stay at the defaults of `model.options`.
-_terms = options.stacked(
-    click.option(
-        "-p", "--priority", metavar="N", type=click.IntRange(*PRIORITIES), help="1 (first) to 10.  [default: 5]"
-    ),
-    click.option(
-        "--max-retries", metavar="N", type=click.IntRange(0), help="Tries after a failure, at most.  [default: 3]"
-    ),
-    click.option(
-        "--max-crashes", metavar="N", type=click.IntRange(1), help="Crashes until it is given up.  [default: 3]"
-    ),
-    click.option("--timeout", metavar="DURATION", type=options.DURATION, help="Time limit of one attempt."),
-    click.option(
-        "--soft-timeout",
-        metavar="DURATION",
-        type=options.DURATION,
-        help="When to raise dtq.SoftTimeout in the task.",
-    ),
-    click.option(
-        "--retry-delay", metavar="DURATION", type=options.DURATION, help="Before each retry.  [min(5m, 2**n s)]"
-    ),
-    click.option("--jitter", is_flag=True, default=None, help="Spread retries at random."),
-    click.option(
-        "--never-retry", metavar="EXCEPTION", multiple=True, help="Give up at once on this exception; repeatable."
-    ),
-    click.option(
-        "--keep-results",
-        metavar="DURATION",
-        type=options.DURATION,
-        help="How long results are kept.  [the coordinator's --keep-results]",
-    ),
-    click.option("--queue", metavar="NAME", type=options.QUEUE, help="The queue.  [default: default]"),
-    click.option(
-        "--limit", "limits", metavar="NAME", multiple=True, help="Count against this limit (`dtq limit`); repeatable."
-    ),
-    click.option(
-        "--resource",
-        "resources",
-        metavar="NAME=AMOUNT",
-        type=options.AMOUNT,
-        multiple=True,
-        help="Needs this much of a resource, as in gpu=1 or memory=4GB; repeatable.",
-    ),
-    click.option(
-        "--slots", metavar="N", type=click.IntRange(1, 4096), help="Takes so many slots of one worker.  [default: 1]"
-    ),
-    click.option("--tag", "tags", metavar="TAG", multiple=True, help="Needs a worker with this tag; repeatable."),
-    click.option("--label", metavar="TEXT", help="A free word to find it by."),
-    click.option("--delay", metavar="DURATION", type=options.DURATION, help="Do not start before this has passed."),
-    click.option(
-        "--at",
-        metavar="MOMENT",
-        type=options.MOMENT,
-        help="Do not start before this moment (2026-12-01T08:00, local time; or with Z or an offset).",
-    ),
-    click.option(
-        "--expires", metavar="DURATION", type=options.DURATION, help="Cancel it if it has not started after this."
-    ),
-    click.option(
-        "--after",
-        metavar="ID",
-        type=options.ID,
-        multiple=True,
-        help="Do not start before this task or batch (17, 17.3, 17.0-46) has a result; repeatable.",
-    ),
-    click.option(
-        "--on-failed",
-        type=click.Choice(["cancel", "run"]),
-        help="If one of those ends without a result: cancel this task, or run it all the same.  [default: cancel]",
-    ),
-    click.option("--key", metavar="KEY", help="Submit only once: the same KEY again gives the same id."),
-    click.option(
-        "--unique",
-        metavar="pending|unfinished|kept|DURATION",
-        type=options.UNIQUE,
-        help="How long KEY stands for an earlier submission: until that starts, until it has ended, as long as it "
-        "is kept, or so long.  [default: kept]",
-    ),
-    click.option(
-        "--on-conflict",
-        type=click.Choice(["existing", "error", "replace"]),
-        help="If KEY is taken: print the earlier id, end with 65, or cancel the earlier one and submit.  "
-        "[default: existing]",
-    ),
-)
+
+def task_terms(max_retries: int) -> Callable[[options.Decorated], options.Decorated]:
+    """The options of a task's terms; unset ones stay at the defaults of `model.options`.
+
+    Args:
+        max_retries: the default that help shows.
+    """
+    return options.stacked(
+        click.option(
+            "-p", "--priority", metavar="N", type=click.IntRange(*PRIORITIES), help="1 (first) to 10.  [default: 5]"
+        ),
+        click.option(
+            "--max-retries",
+            metavar="N",
+            type=click.IntRange(0),
+            help=f"Tries after a failure, at most.  [default: {max_retries}]",
+        ),
+        click.option(
+            "--max-crashes", metavar="N", type=click.IntRange(1), help="Crashes until it is given up.  [default: 3]"
+        ),
+        click.option("--timeout", metavar="DURATION", type=options.DURATION, help="Time limit of one attempt."),
+        click.option(
+            "--soft-timeout",
+            metavar="DURATION",
+            type=options.DURATION,
+            help="When to raise dtq.SoftTimeout in the task.",
+        ),
+        click.option(
+            "--retry-delay", metavar="DURATION", type=options.DURATION, help="Before each retry.  [min(5m, 2**n s)]"
+        ),
+        click.option("--jitter", is_flag=True, default=None, help="Spread retries at random."),
+        click.option(
+            "--never-retry", metavar="EXCEPTION", multiple=True, help="Give up at once on this exception; repeatable."
+        ),
+        click.option(
+            "--keep-results",
+            metavar="DURATION",
+            type=options.DURATION,
+            help="How long results are kept.  [the coordinator's --keep-results]",
+        ),
+        click.option("--queue", metavar="NAME", type=options.QUEUE, help="The queue.  [default: default]"),
+        click.option(
+            "--limit",
+            "limits",
+            metavar="NAME",
+            multiple=True,
+            help="Count against this limit (`dtq limit`); repeatable.",
+        ),
+        click.option(
+            "--resource",
+            "resources",
+            metavar="NAME=AMOUNT",
+            type=options.AMOUNT,
+            multiple=True,
+            help="Needs this much of a resource, as in gpu=1 or memory=4GB; repeatable.",
+        ),
+        click.option(
+            "--slots",
+            metavar="N",
+            type=click.IntRange(1, 4096),
+            help="Takes so many slots of one worker.  [default: 1]",
+        ),
+        click.option("--tag", "tags", metavar="TAG", multiple=True, help="Needs a worker with this tag; repeatable."),
+        click.option("--label", metavar="TEXT", help="A free word to find it by."),
+        click.option("--delay", metavar="DURATION", type=options.DURATION, help="Do not start before this has passed."),
+        click.option(
+            "--at",
+            metavar="MOMENT",
+            type=options.MOMENT,
+            help="Do not start before this moment (2026-12-01T08:00, local time; or with Z or an offset).",
+        ),
+        click.option(
+            "--expires", metavar="DURATION", type=options.DURATION, help="Cancel it if it has not started after this."
+        ),
+        click.option(
+            "--after",
+            metavar="ID",
+            type=options.ID,
+            multiple=True,
+            help="Do not start before this task or batch (17, 17.3, 17.0-46) has a result; repeatable.",
+        ),
+        click.option(
+            "--on-failed",
+            type=click.Choice(["cancel", "run"]),
+            help="If one of those ends without a result: cancel this task, or run it all the same.  [default: cancel]",
+        ),
+        click.option("--key", metavar="KEY", help="Submit only once: the same KEY again gives the same id."),
+        click.option(
+            "--unique",
+            metavar="pending|unfinished|kept|DURATION",
+            type=options.UNIQUE,
+            help="How long KEY stands for an earlier submission: until that starts, until it has ended, as long as it "
+            "is kept, or so long.  [default: kept]",
+        ),
+        click.option(
+            "--on-conflict",
+            type=click.Choice(["existing", "error", "replace"]),
+            help="If KEY is taken: print the earlier id, end with 65, or cancel the earlier one and submit.  "
+            "[default: existing]",
+        ),
+    )
 
 
-def _order(given: dict[str, Any]) -> Order:
+def order_of(given: dict[str, Any]) -> Order:
+    """The order of a command's terms."""
     return order(**{name: value for name, value in given.items() if value not in (None, ())})
 
 
-def _refuse_early(name: str, given: Order, paths: tuple[str, ...]) -> None:
+def refuse_early(name: str, given: Order, paths: tuple[str, ...]) -> None:
     """Raise for invalid terms, before any call to the coordinator; those of ``@task`` are looked up here."""
     for path in paths:
         if not os.path.exists(path):  # an archive is valid, too
@@ -144,7 +161,8 @@ def _refuse_early(name: str, given: Order, paths: tuple[str, ...]) -> None:
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[BinaryIO]:
+def opened(path: str) -> Iterator[BinaryIO]:
+    """A file that is read; ``-`` is standard input."""
     if path == "-":
         yield sys.stdin.buffer
         return
@@ -152,7 +170,7 @@ def _opened(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def _submit_calls(queue: ClientCore, name: str, terms: Order, calls: Iterator[Call]) -> BatchHandle[Any]:
+def submit_calls(queue: ClientCore, name: str, terms: Order, calls: Iterator[Call]) -> BatchHandle[Any]:
     """One batch of the calls, a few pages of them in memory at a time."""
     function = callee(name)
     spec = function.spec(terms.terms)
@@ -201,14 +219,14 @@ def _submit_file(
     queue: ClientCore, name: str, terms: Order, call: Call, each: str | None, jsonl: str | None
 ) -> BatchHandle[Any]:
     path = each or jsonl or "-"
-    with _opened(path) as lines:
+    with opened(path) as lines:
         source = "standard input" if path == "-" else path
         calls = each_line(lines, call) if each is not None else json_lines(lines, source)
-        handle = _submit_calls(queue, name, terms, calls)
+        handle = submit_calls(queue, name, terms, calls)
     return handle
 
 
-def _accepted(queue: ClientCore, handle: TaskHandle[Any]) -> TaskHandle[Any]:
+def accepted(queue: ClientCore, handle: TaskHandle[Any]) -> TaskHandle[Any]:
     """The handle, once the task is accepted.
 
     Raises:
@@ -264,7 +282,7 @@ def _await(
 @click.option(
     "--jsonl", metavar="FILE", type=options.FILE, help='A task a line of FILE: {"args": [...], "kwargs": {...}}.'
 )
-@_terms
+@task_terms(max_retries=3)
 @click.option(
     "--path",
     "paths",
@@ -319,12 +337,12 @@ def submit(
         raise click.UsageError("the lines of --jsonl have all arguments; give none beside it.", ctx)
     if wait_timeout is not None and not waiting:
         raise click.UsageError("--wait-timeout is for --wait.", ctx)
-    name, call, given = function_name(function), parse_call(words), _order(terms)
-    _refuse_early(name, given, paths)
+    name, call, given = function_name(function), parse_call(words), order_of(terms)
+    refuse_early(name, given, paths)
     with core(addresses, authkey_file, FULL_TIMEOUT_S if when_full == "wait" else 0.0) as queue:
         handle: TaskHandle[Any] | BatchHandle[Any]
         if each is None and jsonl is None:
-            handle = _accepted(queue, submit_one(queue, name, given, call.args, call.kwargs))
+            handle = accepted(queue, submit_one(queue, name, given, call.args, call.kwargs))
         else:
             handle = _submit_file(queue, name, given, call, each, jsonl)
             if not handle.size:
@@ -332,13 +350,14 @@ def submit(
                 return
         task_id = handle.id
         if not waiting:
-            _print_id(handle, task_id, as_json, quiet)
+            print_id(handle, task_id, as_json, quiet)
             return
         with interruptible(task_id):
             _await(queue, handle, wait_timeout, as_json, quiet)
 
 
-def _print_id(handle: TaskHandle[Any] | BatchHandle[Any], task_id: str, as_json: bool, quiet: bool) -> None:
+def print_id(handle: TaskHandle[Any] | BatchHandle[Any], task_id: str, as_json: bool, quiet: bool) -> None:
+    """Print the id of what was submitted, alone in a line."""
     size = handle.size if isinstance(handle, BatchHandle) else 1
     if as_json:
         write_json({"id": task_id, "tasks": size})

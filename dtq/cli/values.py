@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
+from dtq.cli.output import moment
 from dtq.client.by_value import sentence
+from dtq.client.commands import CommandResult
 from dtq.client.payloads import is_interrupt
 from dtq.model.text import printable, printable_line
 
@@ -28,7 +30,11 @@ _DIGITS_A_BIT: Final = 0.30103
 
 
 def value_text(value: Any) -> str:
-    """A result for people and pipes: JSON if it can be written as JSON, else its repr, in one line."""
+    """A result for people and pipes: JSON if it can be written as JSON, else its repr, in one line; of a command, what
+    it has printed.
+    """
+    if isinstance(value, CommandResult):
+        return printable(value.stdout.decode(errors="backslashreplace").removesuffix("\n"))
     with _long_numbers():
         try:
             text = json.dumps(value, ensure_ascii=not _writes_anything(), allow_nan=False)
@@ -40,6 +46,8 @@ def value_text(value: Any) -> str:
 
 def value_json(value: Any) -> dict[str, Any]:
     """A result inside JSON: ``result`` if it can be written as JSON that Python reads again, else ``repr``."""
+    if isinstance(value, CommandResult):
+        return {"result": command_json(value)}
     try:
         json.dumps(value, allow_nan=False)
     except BaseException as error:  # noqa: BLE001 - as above
@@ -47,6 +55,19 @@ def value_json(value: Any) -> dict[str, Any]:
         with _long_numbers():
             return {"repr": _shown(value, _DEPTH)}
     return {"result": value}
+
+
+def command_json(result: CommandResult) -> dict[str, Any]:
+    """How a command ended, for JSON; bytes that are no text are escaped."""
+    return {
+        "exit_code": result.exit_code,
+        "signal": result.signal,
+        "stdout": result.stdout.decode(errors="backslashreplace"),
+        "stderr": result.stderr.decode(errors="backslashreplace"),
+        "worker": result.worker,
+        "started_at": moment(result.started_at),
+        "seconds": round(result.seconds, 6),
+    }
 
 
 def message_of(error: BaseException) -> str:

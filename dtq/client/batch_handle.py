@@ -15,7 +15,7 @@ from dtq.client.following import ACCEPTED, ENDED, NEWS, Wake, add_waiter
 from dtq.client.handle import HandleClient, MemberHandle, T_co, TaskHandle
 from dtq.client.html_repr import Row, card
 from dtq.client.parents import as_it_is, is_collecting, stand_in
-from dtq.client.reading import read
+from dtq.client.reading import read, read_numbered
 from dtq.client.thread_wakeup import ThreadWakeup
 from dtq.errors import InvalidValue
 from dtq.model.options import FunctionKind, Spec
@@ -188,6 +188,21 @@ class BatchHandle(Generic[T_co]):
             self._target.keep_results(ordered=True)
         self._desk.follow(self._target)
         return read(self._desk, self._target, self._spec, return_exceptions=return_exceptions)
+
+    def outcomes(self, *, ordered: bool) -> Iterator[tuple[int, T_co | BaseException]]:
+        """The index and the result of each task; its exception if it has none.
+
+        Args:
+            ordered: whether they come in the order of the tasks; else as they end.
+
+        Raises:
+            DtqError: as `accepted`.
+        """
+        self.accepted()
+        with self._desk.following.lock:
+            self._target.keep_results(ordered)
+        self._desk.follow(self._target)
+        return read_numbered(self._desk, self._target, self._spec)
 
     def completed(self) -> int:
         """Wait until all of its tasks have been accepted; how many they are.

@@ -78,6 +78,24 @@ def read(
         raise feed.failure
 
 
+def read_numbered(source: Source, batch: Batch, spec: Spec) -> Iterator[tuple[int, Any]]:
+    """The results of a batch with their tasks' indices; exceptions in the place of missing ones.
+
+    Args:
+        source, batch, spec: as for `read`.
+
+    Raises:
+        DtqError: as `read`.
+    """
+    at = 0
+    while parts := _next(source, batch, at):
+        for part in chain.from_iterable(map(pieces, parts)):
+            single = batch.complete and batch.size == 1
+            values, _ = values_of(part, single, spec.function.kind, source.values, True)
+            yield from zip(range(part.lo, part.hi), values, strict=True)
+            at = part.hi
+
+
 def pieces(part: Part) -> Iterator[Part]:
     """A part in pieces that take little memory when read from their places, or hold one large result."""
     lo, hi, ended = part
