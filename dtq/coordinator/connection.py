@@ -12,6 +12,7 @@ import logging
 from dtq import __version__
 from dtq.coordinator import (
     batch_list,
+    dashboard,
     graph,
     holding,
     letting_go,
@@ -37,6 +38,7 @@ from dtq.errors import (
     StoreError,
     UnknownId,
 )
+from dtq.model.dashboard import Dashboard, SlotUse
 from dtq.model.limits import Limit, LimitView
 from dtq.model.messages import (
     PROTOCOL,
@@ -119,6 +121,7 @@ class Connection:
                     offers=hello.offers,
                     chains=hello.chains,
                 )
+                c.lost_workers.back(state.name)
                 c.dispatch(now, hello.session)  # its other connection may have waited for its return
             else:
                 c.machine.resume(hello.session)
@@ -259,6 +262,17 @@ class Connection:
                 c.committer.soon()
         c.committer.settle(ticket)
         return answer, fetch, leases
+
+    def note_slots(self, wall: float, slots: list[SlotUse]) -> None:
+        """See `Service.note_slots`."""
+        c, state = self._c, self._session
+        if not state.is_worker:
+            raise NotPermitted("an account of slots by a client")
+        with c.lock:
+            state.seen_at = state.slots_at = c.clock.now()
+            state.slots = tuple(slots)
+            state.ahead_s = wall - c.clock.wall()
+            c.machine.excuse(state.hello.session, state.seen_at)
 
     def _part(self, state: SessionState, exchange: Exchange) -> None:
         """Tell a worker that it is broken, when it asks for work; and make it ask.
@@ -432,6 +446,10 @@ class Connection:
         """See `Service.dead_letters`."""
         self._flush()
         return queries.dead_letters(self._c, _checked(selection))
+
+    def dashboard(self, since: float) -> Dashboard:
+        """See `Service.dashboard`."""
+        return dashboard.dashboard(self._c, since)
 
     def stats(self) -> Stats:
         """See `Service.stats`."""

@@ -24,6 +24,8 @@ from dtq.clock import Clock, SteadyClock
 from dtq.coordinator.cache import PageCache
 from dtq.coordinator.committer import Committer, Generation
 from dtq.coordinator.cron import CronCalendar
+from dtq.coordinator.history import Recorder, Totals
+from dtq.coordinator.lost_workers import LostWorkers
 from dtq.coordinator.sessions import Sessions, SessionState
 from dtq.coordinator.ticker import Ticker
 from dtq.coordinator.values import PeerValues
@@ -142,6 +144,7 @@ class Coordinator:
         self.cache = PageCache(engine)
         #: The peers' values; None if none are kept.
         self.values: PeerValues | None = None
+        self.lost_workers = LostWorkers()
         self.stopping = False
         #: Batches made in uncommitted generations: withdrawn if their commit fails.
         self.uncommitted: dict[Generation, list[Batch]] = {}
@@ -190,6 +193,7 @@ class Coordinator:
             )
         if self.machine.queue_state.open:
             self._orphans_at = self.started_at + _ORPHANS_S
+        self.history = Recorder(self.started_at, self.totals())
         self.committer = Committer(
             self.engine,
             self.lock,
@@ -339,11 +343,30 @@ class Coordinator:
         """Handle the loss of a worker: its tasks run elsewhere."""
         worker = self.machine.queue_state.workers.get(state.hello.session)
         held = len(worker.leases) if worker is not None else 0
+        if held or not state.draining:  # else it has said goodbye
+            self._note_lost(state, held, now)
         self.machine.lose(state.hello.session, now)
         if held:
             log.warning("worker %s is gone; %s of it go back to the queue", state.name, counted(held, "lease"))
         else:
             log.info("worker %s has left", state.name)
+
+    def _note_lost(self, state: SessionState, leases: int, now: float) -> None:
+        self.lost_workers.add(state, leases, now)
+        self.ticker.by(self.history.wake(now))
+
+    def totals(self) -> Totals:
+        """The totals of which the history has samples. Under the lock."""
+        queue_state = self.machine.queue_state
+        tally = queue_state.tally
+        return Totals(
+            submitted=queue_state.submitted,
+            done=tally[State.SUCCEEDED],
+            failed=queue_state.failed,
+            died=queue_state.died,
+            lost=self.lost_workers.count,
+            backlog=tally.unfinished - tally[State.RUNNING],
+        )
 
     def next_deadline(self) -> float:
         """The next deadline."""
@@ -384,6 +407,7 @@ class Coordinator:
                 self._give_up_sessions,
                 self._abandon_orphans,
                 self.dispatch,
+                self._record,
             )
             done = [self._guarded(step, now) for step in steps]
             self.committer.soon()
@@ -391,6 +415,8 @@ class Coordinator:
             if freed:
                 self._freed_at = None
             deadline = self.next_deadline() if all(done) else now + _AFTER_DEFECT_S
+            if self.history.due_at is not None:
+                deadline = min(deadline, self.history.due_at)
         if freed:
             self._on_freed()
         if self.values is not None:
@@ -419,7 +445,12 @@ class Coordinator:
                 state = self.sessions.by_id.get(session)
                 log.warning("worker %s has been silent for too long", state.name if state else session)
                 if state is not None:
+                    self._note_lost(state, 0, now)
                     self.sessions.remove(state)
+
+    def _record(self, now: float) -> None:
+        if self.history.due_at is not None and self.history.due_at <= now:
+            self.history.sample(now, self.totals())
 
     def _run_schedules(self, now: float) -> None:
         if self.machine.schedules and not self.stopping:
@@ -462,6 +493,8 @@ class Coordinator:
         if self._freed_at is None and any(type(change) in _FREEING for change in changes[-2:]):
             self._freed_at = self.clock.now() + _FREED_S
             self.ticker.by(self._freed_at)
+        if self.history.due_at is None:
+            self.ticker.by(self.history.wake(self.clock.now()))
 
     def _replace_earlier(self, made: list[Batch], now: float) -> None:
         """Cancel the batches that durable batches replace."""

@@ -19,6 +19,7 @@ from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.errors import SessionUnknown
 from dtq.model.coverage import Coverage
+from dtq.model.dashboard import SlotUse
 from dtq.model.messages import Cancellation, Hello, Receipt, Role, WorkerOrder
 from dtq.records import replace
 
@@ -105,6 +106,10 @@ class SessionState:
         self.follows = WorkerOrder.WORK
         #: Why slots of a worker do not start; empty if they do.
         self.trouble = ""
+        #: The slots of a worker by its last account, when that came, and how far its wall clock was ahead then.
+        self.slots: tuple[SlotUse, ...] = ()
+        self.slots_at = 0.0
+        self.ahead_s: float | None = None
         #: Batches that it follows beside those it has submitted.
         self.following: set[int] = set()
         #: Latest progress of running tasks, by batch and index.

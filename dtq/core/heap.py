@@ -101,6 +101,19 @@ class RunHeap:
             yield run._replace(hi=min(run.hi, place.lo)) if run[:2] == place[:2] else run
             todo += (2 * at + 1, 2 * at + 2)
 
+    def first(self, most: int) -> Iterator[Run]:
+        """The first runs in their order, stale ones too, at most so many; few others are visited."""
+        if len(self._runs) <= most:
+            yield from sorted(self._runs)
+            return
+        todo = [(self._runs[0], 0)]
+        for _ in range(most):
+            run, at = heappop(todo)
+            yield run
+            for child in (2 * at + 1, 2 * at + 2):
+                if child < len(self._runs):
+                    heappush(todo, (self._runs[child], child))
+
     def count(self, waiting: Callable[[Run], int]) -> int:
         """Number of its tasks; `waiting` counts those of a run that still wait."""
         return sum(map(waiting, self._runs))

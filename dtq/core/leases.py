@@ -54,6 +54,7 @@ class Worker:
         "capacity",
         "chains",
         "expires_at",
+        "failed",
         "leases",
         "name",
         "quarantine",
@@ -63,6 +64,7 @@ class Worker:
         "session",
         "spared",
         "spread",
+        "succeeded",
     )
 
     def __init__(self, session: str, name: str, expires_at: float) -> None:
@@ -85,6 +87,8 @@ class Worker:
         self.expires_at = expires_at
         #: Whether it was given more time after a pause of the coordinator, and has not been heard since.
         self.spared = False
+        #: Tasks that succeeded there, and attempts that did not.
+        self.succeeded = self.failed = 0
 
     @property
     def held(self) -> int:

@@ -504,6 +504,7 @@ class Machine:
         queue_state.tally.move(batch.queue, State.RUNNING, Move.SUCCEEDED, count)
         batch.running -= count
         batch.succeeded += count
+        worker.succeeded += count
         for index in batch.records_in(lo, hi):
             queue_state.drop(batch, index, history=False)
         batch.entry.observe(success.seconds, count)

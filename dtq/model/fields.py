@@ -199,6 +199,8 @@ Seconds = Annotated[float, Number(0, MAX_SECONDS)]
 Moment = Annotated[float, Number(0, MAX_MOMENT)]
 #: A number with a meaning to the user only.
 Measure = Annotated[float, Number(-_FINITE, _FINITE)]
+#: Cores in use.
+Cores = Annotated[float, Number(0, 1e6)]
 #: The number of a batch.
 BatchNumber = Annotated[int, Number(0, _ID_END - 1)]
 #: An awaited batch; negative, how many places before it in the same call that batch was submitted.
@@ -268,6 +270,8 @@ Pickle = Annotated[bytes, Blob(4 << 20)]
 
 #: Queues of a worker.
 FEW: Final = Items(256)
+#: Slots of a worker in one account.
+SLOTS: Final = Items(256)
 #: Names of exceptions: base classes of one, or those that are never tried again.
 NAMES: Final = Items(64)
 #: Names of limits that a task counts against.

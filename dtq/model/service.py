@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import Annotated, Protocol
 
 from dtq.model import fields
-from dtq.model.fields import ANSWERED, FEW, MANY
+from dtq.model.dashboard import Dashboard, SlotUse
+from dtq.model.fields import ANSWERED, FEW, MANY, SLOTS
 from dtq.model.limits import Limit, LimitView
 from dtq.model.messages import (
     SUBMISSIONS,
@@ -188,6 +189,15 @@ class Service(Protocol):
 
         Raises:
             SessionUnknown: the worker must say hello again.
+        """
+        ...
+
+    def note_slots(self, wall: fields.Moment, slots: Annotated[list[SlotUse], SLOTS]) -> None:
+        """A worker's account of its slots, for people: now and then, beside its reports.
+
+        Args:
+            wall: the worker's wall clock.
+            slots: its slots, as many as a message should have.
         """
         ...
 
@@ -438,6 +448,14 @@ class Service(Protocol):
 
     def stats(self) -> Stats:
         """An overview of the coordinator, with as many of its queues and workers as an answer holds."""
+        ...
+
+    def dashboard(self, since: fields.Moment) -> Dashboard:
+        """The first screen of a dashboard: bounded, and quickly made however much waits.
+
+        Args:
+            since: the history comes from this moment on; 0 for all of it.
+        """
         ...
 
     def queues(self, after: fields.Label) -> Annotated[list[QueueView], ANSWERED]:

@@ -43,7 +43,9 @@ ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     # working
     "exchange": (_WORK,),
     "spec": (_WORK,),
+    "note_slots": (_WORK,),
     # operating
+    "dashboard": (_ADMIN,),
     "tasks": (_ADMIN,),
     "batches": (_ADMIN,),
     "cancel": (_ADMIN,),

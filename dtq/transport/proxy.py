@@ -221,6 +221,8 @@ class Proxy:
     run_schedule = _remote(Service.run_schedule)
     remove_schedule = _remote(Service.remove_schedule)
     stats = _remote(Service.stats)
+    dashboard = _remote(Service.dashboard)
+    note_slots = _remote(Service.note_slots)
     queues = _remote(Service.queues)
     workers = _remote(Service.workers)
     stop = _remote(Service.stop)

@@ -108,6 +108,8 @@ class Child:
     units: tuple[Portion, ...] = ()
     #: Slots beside its own of the lease that it was sent when it was last idle.
     spread = 0
+    #: The process that runs tasks, below its reaper; 0 until it is known.
+    slot_pid = 0
 
     def __init__(
         self,
@@ -631,6 +633,7 @@ class Child:
         """
         self.ready = True
         self._slot = pinned(pid, self.pid)
+        self.slot_pid = 0 if self._slot is None else pid
 
     def worn_out(self) -> bool:
         """Whether it must be replaced before it is given more work."""

@@ -23,11 +23,13 @@ from dtq.errors import (
     WorkerBroken,
     WrongKey,
 )
+from dtq.model.dashboard import SlotUse
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Exchange, Grant, Orders, Welcome, WorkerOrder, largest_outcome
 from dtq.model.options import Spec
 from dtq.records import replace
 from dtq.transport.backoff import Backoff
+from dtq.worker.measuring import Measures
 from dtq.worker.supervisor import Supervisor
 
 log = logging.getLogger("dtq.worker")
@@ -72,6 +74,10 @@ class Line(Protocol):
 
     def spec(self, number: int) -> Spec:
         """See `Service.spec`."""
+        ...
+
+    def note_slots(self, wall: float, slots: list[SlotUse]) -> None:
+        """See `Service.note_slots`."""
         ...
 
     def reconnect(self) -> None:
@@ -122,6 +128,9 @@ class Link:
         #: Number of the next reports that have one outcome each, after one of them was refused.
         self._singly = 0
         self._report_bytes = self._largest = REPORT_BYTES
+        self._measures = Measures()
+        #: When the slots are accounted for next, ``time.monotonic()``.
+        self._account_at = 0.0
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._guard, args=(run,), name=f"dtq-{name}", daemon=True)
@@ -314,6 +323,18 @@ class Link:
             self._follow(orders)
             if supervisor.draining:
                 supervisor.wake()
+            if time.monotonic() >= self._account_at:
+                self._account()
+
+    def _account(self) -> None:
+        """Say what the slots run and use: for people, so seldom, and without a second try."""
+        with self._supervisor.lock:
+            slots = self._supervisor.slots_in_use()
+        self._account_at = time.monotonic() + self._heartbeat_s
+        try:
+            self._reporting.note_slots(time.time(), self._measures.of(slots))
+        except DtqError as error:  # the next report meets what hinders it
+            log.debug("the slots were not accounted for: %s", error)
 
     def _gather(self) -> None:
         """While all slots are busy, wait a moment for further outcomes: each report costs the coordinator a commit."""

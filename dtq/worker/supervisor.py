@@ -30,6 +30,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from dtq.errors import BadMessage, CannotImport, DtqError, InitializerFailed
+from dtq.model.dashboard import SlotUse
 from dtq.model.messages import Cancellation, Exchange, Failed, Grant, Released, Succeeded, WorkerOrder
 from dtq.model.options import Spec
 from dtq.model.resources import Portion
@@ -223,6 +224,19 @@ class Supervisor:
             trouble=self.trouble,
             follows=self.follows,
         )
+
+    def slots_in_use(self) -> list[tuple[int, SlotUse]]:
+        """Each slot's process, 0 if it is unknown, and what the slot runs. Under the lock."""
+        now = time.monotonic()
+        found = []
+        for child in self._children:
+            use = SlotUse(number=child.number)
+            running = child.running()
+            if running is not None:
+                chunk, index, at = running
+                use = SlotUse(number=child.number, token=chunk.token, index=index, seconds=max(0.0, now - at))
+            found.append((child.slot_pid, use))
+        return found
 
     def farewell(self) -> Exchange:
         """Make the last message: no call is under way any more, and no lease is held. Under the lock."""

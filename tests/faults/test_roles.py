@@ -63,6 +63,8 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "purge_dead": lambda service: service.purge_dead(Selection(limit=0)),
     "stats": lambda service: service.stats(),
     "graph": lambda service: service.graph(1, 10),
+    "dashboard": lambda service: service.dashboard(0.0),
+    "note_slots": lambda service: service.note_slots(0.0, []),
     "queues": lambda service: service.queues(""),
     "workers": lambda service: service.workers("", ""),
     "attempts": lambda service: service.attempts(1, 0, 0),
@@ -83,12 +85,22 @@ CALLS: dict[str, Callable[[Service], object]] = {
 }
 PRODUCING = {"hello", "submit", "follow", "watch", "let_go", "batch", "task", "results", "attempts"}
 PRODUCING |= {"graph", "stats", "queues", "limits", "workers", "write_value", "read_value", "hold", "release"}
-OPERATING = {"tasks", "batches", "cancel", "dead_letters", "retry_dead", "purge_dead", "stop", "reload_keys"}
+OPERATING = {
+    "dashboard",
+    "tasks",
+    "batches",
+    "cancel",
+    "dead_letters",
+    "retry_dead",
+    "purge_dead",
+    "stop",
+    "reload_keys",
+}
 OPERATING |= {"reprioritize", "steer_queue", "order_workers", "set_limit", "remove_limit"}
 OPERATING |= {"schedules", "schedule", "pause_schedule", "run_schedule", "remove_schedule"}
 MAY = {
     SUBMIT.name: PRODUCING,
-    WORK.name: {"exchange", "spec", "write_value", "read_value"},
+    WORK.name: {"exchange", "spec", "note_slots", "write_value", "read_value"},
     ADMIN.name: (PRODUCING | OPERATING) - {"submit", "let_go", "write_value", "hold", "release"},
 }
 

@@ -20,6 +20,7 @@ from dtq.errors import (
     WrongKey,
 )
 from dtq.model import pages
+from dtq.model.dashboard import SlotUse
 from dtq.model.messages import Exchange, Failed, Failure, Grant, Orders, Progress, Released, Succeeded
 from dtq.model.options import Function, Options, Spec
 from dtq.model.states import Outcome
@@ -45,6 +46,7 @@ class FakeLine:
         self.refuse: Says = quiet
         self.taken: list[Exchange] = []
         self.refused = 0
+        self.accounts: list[list[SlotUse]] = []
         self.grants: list[Grant] = []
         self._moved = threading.Condition()
 
@@ -66,6 +68,9 @@ class FakeLine:
 
     def spec(self, number: int) -> Spec:
         raise TooLarge("the function", 2, 1)
+
+    def note_slots(self, wall: float, slots: list[SlotUse]) -> None:
+        self.accounts.append(slots)
 
     def reconnect(self) -> None:
         return None

@@ -1,0 +1,102 @@
+"""How many tasks of a queue wait at each priority, and how long the oldest one has waited: without a look at each.
+
+A million tasks may wait as a million runs, so the looks are bounded. Runs are counted from the most urgent on; what is
+left over when the looks are used up is counted as one.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Final
+
+from dtq.core.batches import Batch
+from dtq.core.heap import Run, RunHeap
+from dtq.core.queue_state import QueueState
+from dtq.model.dashboard import Depth
+from dtq.model.fields import MAX_DEPTH
+from dtq.model.options import Options
+from dtq.model.states import State
+
+#: Most runs that are looked at for all queues together, and most batches to find the oldest tasks.
+LOOKS: Final = 1_000
+#: Most records of one batch that are looked at.
+_RECORDS: Final = 20
+
+
+class Depths:
+    """Looks at the waiting tasks, with a bounded number of looks.
+
+    Args:
+        queue_state: the state of the queue.
+        looks: how many runs may be looked at, and how many batches.
+    """
+
+    def __init__(self, queue_state: QueueState, looks: int = LOOKS) -> None:
+        self._state = queue_state
+        self._looks = looks
+        self._heaps: dict[str, list[RunHeap]] = {}
+        for line in queue_state.lines:
+            self._heaps.setdefault(line.queue, []).extend(line.heaps())
+        self._oldest = self._oldest_by_queue(looks)
+
+    def of(self, queue: str, ready: int) -> tuple[Depth, ...]:
+        """The ready tasks of a queue by priority, the most urgent first.
+
+        Args:
+            queue: the queue.
+            ready: how many they are.
+        """
+        counts: dict[int, int] = {}
+        for heap in self._heaps.get(queue, ()):
+            looks = min(self._looks, len(heap))
+            self._looks -= looks
+            for run in heap.first(looks):
+                priority = self._priority(run)
+                counts[priority] = counts.get(priority, 0) + self._state.waiting_in(run)
+        found = [(priority, count) for priority, count in counts.items() if count]
+        found.sort(reverse=self._state.rules.highest_first)
+        left = ready - sum(count for _, count in found)
+        if left > 0:  # the last of the counted priorities may have more, and less urgent ones any number
+            priority, count = found.pop() if found else (self._top_priority(queue), 0)
+            found.append((priority, count + left))
+        return tuple(
+            Depth(priority=priority, count=count, rest=left > 0 and place == len(found) - 1)
+            for place, (priority, count) in enumerate(found)
+        )
+
+    @staticmethod
+    def _priority(run: Run) -> int:
+        return abs(-(-run.rank // (MAX_DEPTH + 1)))
+
+    def _top_priority(self, queue: str) -> int:
+        tops = [run for heap in self._heaps.get(queue, ()) if (run := heap.top()) is not None]
+        return self._priority(min(tops)) if tops else Options().priority
+
+    def oldest_at(self, queue: str) -> float | None:
+        """When the oldest ready task of a queue was submitted; None if none waits."""
+        batches = self._state.batches
+        tops = [heap.top() for heap in self._heaps.get(queue, ())]
+        first = [batches[top.batch].submitted_at for top in tops if top is not None and top.batch in batches]
+        known = self._oldest.get(queue)
+        return min([*first, *([] if known is None else [known])], default=None)
+
+    def _oldest_by_queue(self, looks: int) -> dict[str, float]:
+        """By queue, the submission of the first batch with a ready task: batches stand in the order of acceptance."""
+        oldest: dict[str, float] = {}
+        wanted = {queue for queue, counts in self._state.tally.queues().items() if counts[State.PENDING]}
+        for batch in self._state.batches.values():
+            looks -= 1
+            if looks < 0 or not wanted:
+                break
+            if batch.queue in wanted and _has_ready(batch):
+                wanted.discard(batch.queue)
+                oldest[batch.queue] = batch.submitted_at
+        return oldest
+
+
+def _has_ready(batch: Batch) -> bool:
+    if batch.due_at is None and not batch.blocked and batch.next < batch.listed(batch.size):
+        return True
+    return batch.tasks is not None and any(
+        task.state is State.PENDING for task in islice(batch.tasks.values(), _RECORDS)
+    )
