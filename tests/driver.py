@@ -16,6 +16,7 @@ from dtq.core.batches import Batch
 from dtq.core.changes import Change, Parent, Stored, TaskRow, Totals
 from dtq.core.dependencies import After
 from dtq.core.elements import cause
+from dtq.core.held import held_in
 from dtq.core.leases import Lease
 from dtq.core.ledger import EndedRange
 from dtq.core.machine import Answer, Machine
@@ -488,7 +489,7 @@ class Driver:
         """A batch, live or not."""
         self.drain()
         if self.is_live(batch):
-            return views.batch_view(self.live(batch), self.now)
+            return views.batch_view(self.live(batch), self.now, held_in(self.machine.queue_state, self.live(batch)))
         (stored,) = self.store.batches([batch])
         return views.finished_batch_view(stored.row, stored.spec)
 
@@ -499,7 +500,8 @@ class Driver:
         states = {run.state for run in found}
         live = views.task_view(self.machine, self.live(batch), index) if self.is_live(batch) else None
         if live is not None:
-            states.add(live.state)
+            # For the machine, what a worker holds is running, whether it has started or not.
+            states.add(State.RUNNING if live.held else live.state)
         assert len(states) == 1, f"{batch}.{index} is in {states or 'no state'}"
         return states.pop()
 

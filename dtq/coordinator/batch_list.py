@@ -12,6 +12,7 @@ from typing import Final
 from dtq.coordinator import queries
 from dtq.coordinator.service import Coordinator
 from dtq.core import views
+from dtq.core.held import held
 from dtq.engines.base import StoredBatch
 from dtq.errors import ResultExpired, UnknownId
 from dtq.model.fields import INT_END
@@ -51,9 +52,9 @@ def batches(c: Coordinator, selection: BatchSelection) -> BatchList:
 def _views(c: Coordinator, stretch: list[StoredBatch]) -> list[BatchView]:
     """The batches of a stretch as they are now."""
     with c.lock:
-        now, live = c.clock.now(), c.machine.queue_state.batches
+        now, live, waiting = c.clock.now(), c.machine.queue_state.batches, held(c.machine.queue_state)
         alive = {
-            number: views.batch_view(live[number], now)
+            number: views.batch_view(live[number], now, waiting.get(number, 0))
             for number in [stored.row.batch for stored in stretch]
             if number in live
         }

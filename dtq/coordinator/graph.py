@@ -40,11 +40,7 @@ def _nodes(c: Coordinator, numbers: list[int]) -> list[GraphNode]:
     for stored in c.engine.batches(numbers):
         with c.lock:
             live = c.machine.queue_state.batches.get(stored.row.batch)
-            view = (
-                views.finished_batch_view(stored.row, stored.spec)
-                if live is None
-                else views.batch_view(live, c.clock.now())
-            )
+            view = views.finished_batch_view(stored.row, stored.spec) if live is None else queries.live_batch(c, live)
         flow = stored.row.flow
         found.append(_node(view, BatchFlow() if flow is None else flow))
     return found

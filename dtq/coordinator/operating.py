@@ -156,6 +156,7 @@ def _batches_that_wait(c: Coordinator, selection: Selection, specs: set[SpecEntr
         view.batch
         for state in wanted
         for view in views.live_tasks(c.machine, replace(selection, limit=0, state=state), now, specs)
+        if not view.held
     ]
     return list(dict.fromkeys(found))
 
@@ -166,7 +167,7 @@ def _waiting(c: Coordinator, number: int, indexes: set[int], specs: set[SpecEntr
         view
         for state in _WAITING
         for view in views.live_tasks(c.machine, Selection(ids=((number, -1),), state=state, limit=0), now, specs)
-        if indexes.issuperset(range(view.index, view.index + view.count))
+        if not view.held and indexes.issuperset(range(view.index, view.index + view.count))
     ]
 
 

@@ -13,7 +13,8 @@ from dtq.coordinator.committer import Generation
 from dtq.coordinator.service import Coordinator
 from dtq.coordinator.sessions import SessionState
 from dtq.core import views
-from dtq.core.batches import SpecEntry
+from dtq.core.batches import Batch, SpecEntry
+from dtq.core.held import held_in, held_of, running, slots_of
 from dtq.core.ledger import EndedRange
 from dtq.engines.base import EndedRun
 from dtq.errors import DtqError, ResultExpired, StoreError, UnknownId
@@ -54,7 +55,7 @@ def batch(c: Coordinator, number: int) -> BatchView:
     for _ in range(_LOOKS):
         with c.lock:
             live = c.machine.queue_state.batches.get(number)
-            view = views.batch_view(live, c.clock.now()) if live is not None else None
+            view = live_batch(c, live) if live is not None else None
             ticket = c.committer.ticket()
         written = _settled(c, ticket)
         if view is not None:
@@ -67,6 +68,11 @@ def batch(c: Coordinator, number: int) -> BatchView:
         # The batch was put back between the two reads: try again.
     c.committer.refuse_if_stuck()
     raise nowhere(c, number)
+
+
+def live_batch(c: Coordinator, batch: Batch) -> BatchView:
+    """A live batch. Under the lock."""
+    return views.batch_view(batch, c.clock.now(), held_in(c.machine.queue_state, batch))
 
 
 def task(c: Coordinator, number: int, index: int) -> TaskView:
@@ -86,7 +92,7 @@ def task(c: Coordinator, number: int, index: int) -> TaskView:
         if view is not None:
             return replace(view, spec=_lean(view.spec), history=tuple(history), more=more)
         for run in c.engine.ended(Selection(ids=((number, index),), limit=1), c.clock.now()):
-            view = _ended_view(run, index)
+            view = _ended_view(c, run, index)
             attempt = max(view.attempt, len(history) + (run.state is State.SUCCEEDED))
             return replace(view, spec=_lean(view.spec), count=1, attempt=attempt, history=tuple(history), more=more)
         sizes = [stored.row.size for stored in c.engine.batches([number])]
@@ -173,10 +179,10 @@ def _progress(c: Coordinator, number: int, index: int) -> tuple[float, float] | 
     return None
 
 
-def _ended_view(run: EndedRun, index: int | None = None) -> TaskView:
+def _ended_view(c: Coordinator, run: EndedRun, index: int | None = None) -> TaskView:
     row = run.batch.row
     record = run.task
-    return TaskView(
+    view = TaskView(
         batch=row.batch,
         index=run.lo if index is None else index,
         count=run.hi - run.lo,
@@ -191,6 +197,37 @@ def _ended_view(run: EndedRun, index: int | None = None) -> TaskView:
         worker=run.worker,
         reason=run.why,
         key=row.key if row.user_key else None,
+    )
+    if run.state is State.SUCCEEDED:
+        return _with_run(view, run)
+    return _with_last_attempt(c, view) if record is not None and record.attempt else view
+
+
+def _with_run(view: TaskView, run: EndedRun) -> TaskView:
+    """A succeeded task, or a run of some, with how it ran."""
+    if run.seconds is None:
+        return view
+    count = run.hi - run.lo
+    return replace(
+        view,
+        started_at=max(view.submitted_at, run.ended_at - run.seconds),
+        run_s=run.seconds / count,
+        about=count > 1,
+        peak_memory=run.peak_memory,
+    )
+
+
+def _with_last_attempt(c: Coordinator, view: TaskView) -> TaskView:
+    """A task that has ended without a result, with how its last attempt ran."""
+    last = next(iter(c.engine.attempts(view.batch, view.index, first=-1)), None)
+    if last is None or last.number < view.attempt:
+        return view
+    return replace(
+        view,
+        started_at=last.started_at,
+        run_s=max(0.0, last.ended_at - last.started_at),
+        worker=last.worker,
+        peak_memory=last.failure.peak_memory,
     )
 
 
@@ -207,7 +244,7 @@ def tasks(c: Coordinator, selection: Selection) -> list[TaskView]:
     _settled(c, ticket)
     room = selection.limit - len(found)
     if (selection.state is None or selection.state in FINAL) and room > 0:
-        found += [_ended_view(run) for run in c.engine.ended(replace(selection, limit=room), c.clock.now())]
+        found += [_ended_view(c, run) for run in c.engine.ended(replace(selection, limit=room), c.clock.now())]
     return list(first_within((replace(v, spec=_lean(v.spec)) for v in found), c.setup.answer_bytes))
 
 
@@ -335,7 +372,7 @@ def stats(c: Coordinator) -> Stats:
         queues = list(first_within(all_queues, c.setup.answer_bytes // 2))
         workers = list(first_within(all_workers, c.setup.answer_bytes // 2))
         return Stats(
-            counts=queue_state.tally.counts(),
+            counts=views.counts(c.machine),
             submitted=queue_state.submitted,
             retries=queue_state.retries,
             refused=c.machine.refused,
@@ -389,14 +426,15 @@ def session_name(session: str) -> str:
 def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerView:
     hello = state.hello
     worker = c.machine.queue_state.workers.get(hello.session)
-    leases = list(worker.leases.values()) if worker is not None else []
+    leases = [] if worker is None else [worker.leases[token] for token in sorted(running(worker))]
     return WorkerView(
         session=session_name(hello.session),
         name=state.name,
         host=hello.host,
         pid=hello.pid,
         slots=hello.slots,
-        busy=0 if worker is None else worker.held,
+        busy=sum(map(slots_of, leases)),
+        held=0 if worker is None else held_of(worker),
         queues=hello.queues,
         seen_s=max(0.0, now - state.seen_at),
         connected_at=state.connected_at,

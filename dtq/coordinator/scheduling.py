@@ -96,7 +96,7 @@ def _look(c: Coordinator, entry: Entry) -> _Look:
         upcoming=() if due is None else (due,),
         last_due=entry.last_due,
         last_batch=entry.last_batch,
-        last=None if live is None else _lean(views.batch_view(live, c.clock.now())),
+        last=None if live is None else _lean(queries.live_batch(c, live)),
         made=entry.made,
         skipped=entry.skipped,
         trouble=entry.trouble,

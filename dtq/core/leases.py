@@ -141,6 +141,7 @@ class Lease:
         "granted_at",
         "hi",
         "lo",
+        "since",
         "started",
         "successor",
         "token",
@@ -168,8 +169,10 @@ class Lease:
         self.granted_at = granted_at
         #: Number of the worker's call whose answer brings it.
         self.call = call
-        #: Whether the task at ``lo`` is known to have started: blamed if the worker is lost.
+        #: Whether the task at ``lo`` is known to have started: blamed if the worker is lost. And since when it runs, as
+        #: far as that is known.
         self.started = False
+        self.since = granted_at
         #: The worker's resources that it holds; None if its task needs none.
         self.units: tuple[Portion, ...] | None = None
         #: Token of the lease behind which it was granted (`core.chains`), and the task of that; 0 and None for none.

@@ -448,7 +448,9 @@ class Machine:
                 if not held.done:
                     answer.drop.append(held.token)
                 continue
-            lease.started |= held.started >= lease.lo
+            if not lease.started and held.started >= lease.lo:
+                lease.started = True
+                lease.since = now
             answer.cancel += self._cancellations(lease)
         unsaid = worker.leases.keys() - {held.token for held in message.holding}
         for lease in [worker.leases[token] for token in sorted(unsaid)]:
@@ -527,6 +529,7 @@ class Machine:
         if queue_state.dependencies.awaited:
             queue_state.dependencies.ended(batch, lo, hi, State.SUCCEEDED)
         lease.started = True  # its slot goes on with the next task
+        lease.since = now
         lease.let_go()
         queue_state.shorten(lease, hi)
         queue_state.ledger.batch(batch)
@@ -541,6 +544,7 @@ class Machine:
             self.queue_state.give_back(lease, lease.lo, failed.index, now, failed.index - lease.lo, _RESULT_LOST)
         # After an exception the slot goes on with the next task; any other outcome is the end of the slot.
         lease.started = failed.outcome is Outcome.FAILED
+        lease.since = now
         if lease.started and not failed.failure.unable:
             lease.batch.entry.observe(failed.seconds, 1)
         quarantining.note(worker, lease.batch, failed, now)

@@ -8,6 +8,7 @@ from dtq.core import placing
 from dtq.core.batches import Batch, Task
 from dtq.core.changes import BatchRow, TaskRow
 from dtq.core.elements import WAITING
+from dtq.core.held import held_from, held_state
 from dtq.core.leases import Lease
 from dtq.core.machine import Machine
 from dtq.core.queue_state import QueueState
@@ -35,13 +36,9 @@ def cancel_batch(
     """
     queue_state = machine.queue_state
     stopping = 0
-    if _called_back(queue_state, batch, only):
-        only = None
-    leases = (
-        [lease for lease in queue_state.leases.values() if lease.batch is batch] if _is(State.RUNNING, only) else []
-    )
-    for lease in leases:
-        stopping += sum([_stop(queue_state, lease, index, why) for index in range(lease.lo, lease.hi)])
+    _call_back(queue_state, batch, only)
+    for lease in [lease for lease in queue_state.leases.values() if lease.batch is batch] if batch.running else []:
+        stopping += sum([_stop(queue_state, lease, index, why) for index in _leased(lease, only)])
     before = batch.cancelled
     for index in sorted(batch.tasks or ()):
         _cancel_waiting(queue_state, batch, index, now, only, why)
@@ -66,8 +63,7 @@ def cancel_task(machine: Machine, batch: Batch, index: int, now: float, only: St
         CANCELLED; RUNNING if it is being stopped; None if it has ended already, or is in another state.
     """
     queue_state = machine.queue_state
-    if _called_back(queue_state, batch, only):
-        only = None
+    _call_back(queue_state, batch, only)
     if batch.is_fresh(index):
         state = batch.state_of_fresh(index)
         if not _is(state, only):
@@ -78,8 +74,8 @@ def cancel_task(machine: Machine, batch: Batch, index: int, now: float, only: St
         return State.CANCELLED
     if _cancel_waiting(queue_state, batch, index, now, only):
         return State.CANCELLED
-    for lease in queue_state.leases.values() if _is(State.RUNNING, only) else ():
-        if lease.batch is batch and lease.lo <= index < lease.hi:
+    for lease in queue_state.leases.values() if batch.running else ():
+        if lease.batch is batch and index in _leased(lease, only):
             _stop(queue_state, lease, index)
             return State.RUNNING
     return None
@@ -113,12 +109,19 @@ def _is(state: State, only: State | None) -> bool:
     return only is None or state is only
 
 
-def _called_back(queue_state: QueueState, batch: Batch, only: State | None) -> bool:
-    """Call a blocked batch's task back from its worker, if it is to be cancelled; whether that was done."""
-    if not (batch.blocked and batch.running and _is(State.RUNNING, only)):
-        return False
-    queue_state.call_back(batch)
-    return True
+def _leased(lease: Lease, only: State | None) -> range:
+    """The tasks of a lease that are to be cancelled: all, the running one, or the held ones."""
+    if only is None:
+        return range(lease.lo, lease.hi)
+    if only is State.RUNNING:
+        return range(lease.lo, held_from(lease))
+    return range(held_from(lease), lease.hi) if only is held_state(lease.batch) else range(0)
+
+
+def _call_back(queue_state: QueueState, batch: Batch, only: State | None) -> None:
+    """Call a blocked batch's task back from its worker, if it is to be cancelled."""
+    if batch.blocked and batch.running and _is(State.BLOCKED, only):
+        queue_state.call_back(batch)
 
 
 def _cancel_waiting(

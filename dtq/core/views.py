@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from math import inf
 from operator import attrgetter
@@ -13,6 +13,7 @@ from dtq.core import wall_moments
 from dtq.core.batches import Batch, SpecEntry, Task
 from dtq.core.changes import BatchRow
 from dtq.core.heap import Run, RunHeap, ahead
+from dtq.core.held import ahead_of, held, held_from, held_state
 from dtq.core.leases import Lease, Worker
 from dtq.core.limits import Bucket
 from dtq.core.lines import Line
@@ -26,18 +27,26 @@ from dtq.model.limits import Limit, LimitView
 from dtq.model.options import Spec
 from dtq.model.snapshots import BatchView, Counts, QueueView, ResourceView, Selection, TaskView
 from dtq.model.states import State, exception_name
+from dtq.records import replace
 from dtq.wording import counted, duration, utc
 
 #: The states that are not final, in the order of lists.
 _LIVE: Final = (State.RUNNING, State.PENDING, State.SCHEDULED, State.BLOCKED)
 
 
-def batch_view(batch: Batch, now: float) -> BatchView:
-    """A live batch."""
+def batch_view(batch: Batch, now: float, held: int) -> BatchView:
+    """A live batch.
+
+    Args:
+        batch: the batch.
+        now: the time.
+        held: how many of its tasks a worker holds and has not started (`core.held`).
+    """
     rate = None if batch.pace is None else batch.pace.rate(now, batch.settled)
     waiting = Counter([task.state for task in (batch.tasks or {}).values()])
     for state, count in batch.fresh_counts():
         waiting[state] += count
+    waiting[held_state(batch)] += held
     return BatchView(
         batch=batch.number,
         size=batch.size,
@@ -47,7 +56,7 @@ def batch_view(batch: Batch, now: float) -> BatchView:
             blocked=waiting[State.BLOCKED],
             scheduled=waiting[State.SCHEDULED],
             pending=waiting[State.PENDING],
-            running=batch.running,
+            running=batch.running - held,
             succeeded=batch.succeeded,
             dead=batch.dead,
             cancelled=batch.cancelled,
@@ -78,14 +87,29 @@ def finished_batch_view(row: BatchRow, spec: Spec) -> BatchView:
 def task_view(machine: Machine, batch: Batch, index: int) -> TaskView | None:
     """A task of a live batch that has not ended; None if it has."""
     task = batch.task(index)
-    for lease in machine.queue_state.leases.values():
-        if lease.batch is batch and lease.lo <= index < lease.hi:
-            return _view(batch, index, 1, State.RUNNING, task, lease)
+    lease = lease_of(machine.queue_state, batch, index)
+    if lease is not None:
+        return _view(batch, index, 1, _state_of(lease, index), task, lease)
     if task is not None:
         return None if task.state.final else _view(batch, index, 1, task.state, task)
     if batch.is_fresh(index):
         return _view(batch, index, 1, batch.state_of_fresh(index), None)
     return None
+
+
+def lease_of(queue_state: QueueState, batch: Batch, index: int) -> Lease | None:
+    """The lease of a task; None if no worker has it."""
+    if not batch.running:
+        return None
+    for lease in queue_state.leases.values():
+        if lease.batch is batch and lease.lo <= index < lease.hi:
+            return lease
+    return None
+
+
+def _state_of(lease: Lease, index: int) -> State:
+    """The state of a leased task: running, or as which it is held."""
+    return State.RUNNING if index < held_from(lease) else held_state(lease.batch)
 
 
 def live_tasks(
@@ -218,16 +242,17 @@ def _in_order(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 
 def _runs(machine: Machine, batch: Batch, state: State) -> Iterator[TaskView]:
-    """A live batch's tasks in one unfinished state, as runs of like tasks."""
-    if state is State.RUNNING:
-        leases = [lease for lease in machine.queue_state.leases.values() if lease.batch is batch]
-        for lease in sorted(leases, key=attrgetter("lo")):
-            yield from _leased(batch, lease)
-        return
-    for index in sorted(batch.tasks or ()):
-        task = batch.task(index)
-        if task is not None and task.state is state:
-            yield _view(batch, index, 1, state, task)
+    """A live batch's tasks in one unfinished state, as runs of like tasks, in rising order."""
+    found: list[TaskView] = []
+    if batch.running and state in (State.RUNNING, held_state(batch)):
+        for lease in machine.queue_state.leases.values():
+            if lease.batch is batch:
+                found += _leased(batch, lease, state)
+    if state is not State.RUNNING:
+        for index, task in (batch.tasks or {}).items():
+            if task.state is state:
+                found.append(_view(batch, index, 1, state, task))
+    yield from sorted(found, key=attrgetter("index"))
     for fresh, lo, hi in batch.fresh_parts() if batch.fresh else ():
         for gap in [*batch.records_in(lo, hi), hi] if fresh is state else ():
             if gap > lo:
@@ -235,15 +260,17 @@ def _runs(machine: Machine, batch: Batch, state: State) -> Iterator[TaskView]:
             lo = gap + 1
 
 
-def _leased(batch: Batch, lease: Lease) -> Iterator[TaskView]:
-    lo = lease.lo
-    for index in batch.records_in(lease.lo, lease.hi):
+def _leased(batch: Batch, lease: Lease, state: State) -> Iterator[TaskView]:
+    """The running task of a lease, or its held ones."""
+    first = held_from(lease)
+    lo, hi = (lease.lo, first) if state is State.RUNNING else (first, lease.hi)
+    for index in batch.records_in(lo, hi):
         if index > lo:
-            yield _view(batch, lo, index - lo, State.RUNNING, None, lease)
-        yield _view(batch, index, 1, State.RUNNING, batch.task(index), lease)
+            yield _view(batch, lo, index - lo, state, None, lease)
+        yield _view(batch, index, 1, state, batch.task(index), lease)
         lo = index + 1
-    if lo < lease.hi:
-        yield _view(batch, lo, lease.hi - lo, State.RUNNING, None, lease)
+    if lo < hi:
+        yield _view(batch, lo, hi - lo, state, None, lease)
 
 
 def _view(
@@ -256,6 +283,9 @@ def _view(
         due_at = task.due_at if task.due_at is not None or index < batch.next else due_at
     elif lease is not None:
         attempt = lease.attempt
+    held = lease is not None and state is not State.RUNNING
+    if held:
+        attempt -= 1  # a lease that never starts is no attempt
     return TaskView(
         batch=batch.number,
         index=index,
@@ -268,10 +298,11 @@ def _view(
         crashes=task.crashes if task is not None else 0,
         submitted_at=batch.submitted_at,
         due_at=due_at,
-        started_at=lease.granted_at if lease is not None else None,
+        started_at=None if lease is None or held else lease.since,
         worker=lease.worker.name if lease is not None else "",
+        held=held,
         cancelling=task is not None and task.cancelling,
-        start_by=None if batch.flow is None or attempt else batch.flow.start_by,
+        start_by=None if batch.flow is None or attempt or lease is not None else batch.flow.start_by,
         key=batch.key,
     )
 
@@ -293,21 +324,47 @@ def resources(worker: Worker) -> tuple[ResourceView, ...]:
     )
 
 
+def counts(machine: Machine) -> Counts:
+    """The counts of all tasks."""
+    queue_state = machine.queue_state
+    every = queue_state.tally.counts()
+    found = Counter[State]()
+    for number, count in held(queue_state).items():
+        found[held_state(queue_state.batches[number])] += count
+    return replace(
+        every,
+        running=every.running - found.total(),
+        pending=every.pending + found[State.PENDING],
+        blocked=every.blocked + found[State.BLOCKED],
+    )
+
+
+def _queue_counts(queue_state: QueueState) -> defaultdict[str, Counter[State]]:
+    """The counts of unfinished tasks by queue."""
+    every = queue_state.tally.queues().items()
+    found = defaultdict(Counter[State], {queue: Counter(numbers) for queue, numbers in every})
+    for number, count in held(queue_state).items():
+        batch = queue_state.batches[number]
+        found[batch.queue][State.RUNNING] -= count
+        found[batch.queue][held_state(batch)] += count
+    return found
+
+
 def queues(machine: Machine) -> tuple[QueueView, ...]:
     """The queues with unfinished tasks, with workers of their own, or with a definition."""
     queue_state = machine.queue_state
-    counts = queue_state.tally.queues()
+    counts = _queue_counts(queue_state)
     everywhere = sum(not worker.queues for worker in queue_state.workers.values())
     serving = Counter(name for worker in queue_state.workers.values() for name in set(worker.queues))
-    names = counts.keys() | serving.keys() | steered(queue_state)
+    names = set(counts) | serving.keys() | steered(queue_state)
     found = ((name, steering(queue_state, name)) for name in sorted(names))
     return tuple(
         QueueView(
             name=name,
-            pending=counts.get(name, {}).get(State.PENDING, 0),
-            scheduled=counts.get(name, {}).get(State.SCHEDULED, 0),
-            running=counts.get(name, {}).get(State.RUNNING, 0),
-            blocked=counts.get(name, {}).get(State.BLOCKED, 0),
+            pending=counts[name][State.PENDING],
+            scheduled=counts[name][State.SCHEDULED],
+            running=counts[name][State.RUNNING],
+            blocked=counts[name][State.BLOCKED],
             workers=everywhere + serving[name],
             paused=how.paused,
             draining=how.draining,
@@ -360,6 +417,8 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
     """Why a waiting task does not run, in one sentence."""
     queue_state = machine.queue_state
     options = view.spec.options
+    if view.held:
+        return _why_held(queue_state, view)
     if view.state is State.BLOCKED:
         return queue_state.dependencies.reason(queue_state.batches[view.batch], view.index)
     if view.state is State.SCHEDULED:
@@ -384,6 +443,18 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
     if batch.limits and (held_back := _why_limited(queue_state, batch.limits, now)):
         return held_back
     return _why_in_line(queue_state, batch, view.index, able)
+
+
+def _why_held(queue_state: QueueState, view: TaskView) -> str:
+    lease = lease_of(queue_state, queue_state.batches[view.batch], view.index)
+    if lease is None:
+        return ""
+    worker = lease.worker.name
+    if lease.batch.blocked:
+        return f"held by the worker {worker}, right behind the task that it waits for"
+    count = ahead_of(lease, view.index)
+    where = f"behind {counted(count, 'task')}" if count else "which is about to start it"
+    return f"held by the worker {worker}, {where}"
 
 
 def _why_in_line(queue_state: QueueState, batch: Batch, index: int, able: list[Worker]) -> str:

@@ -85,9 +85,9 @@ class TaskView:
         crashes: how many crashed.
         submitted_at: when it was accepted.
         due_at: when it becomes due, for a scheduled task.
-        started_at: when the current or last attempt was leased.
+        started_at: when the current or last attempt started, as far as that is known; None if a worker only holds it.
         ended_at: when it came into its final state.
-        worker: name of the worker that runs it or ran it last.
+        worker: name of the worker that runs it, holds it, or ran it last.
         progress: ``(done, total)`` as the task itself reports it.
         cancelling: whether it runs but is being stopped.
         history: its unsuccessful attempts (only if one task was asked for).
@@ -95,6 +95,12 @@ class TaskView:
         more: whether there are later attempts than those of the history; see `Service.attempts`.
         start_by: for a task that waits for its first start, the moment at which it is cancelled.
         key: its batch's own key; ``schedule/NAME/...`` if a schedule has submitted it.
+        held: whether a worker holds it, and has not started it yet.
+        run_s: how long it ran, in seconds, if it has succeeded and that is known; of tasks that were reported together,
+            the mean.
+        about: whether ``run_s`` is a mean, and ``started_at`` is therefore not exact.
+        peak_memory: highest resident memory of its slot's process until its end, in bytes, likewise. Earlier tasks of
+            the process count too.
     """
 
     batch: fields.BatchNumber
@@ -118,6 +124,10 @@ class TaskView:
     more: bool = False
     start_by: fields.Moment | None = None
     key: fields.Key | None = None
+    held: bool = False
+    run_s: fields.Measure | None = None
+    about: bool = False
+    peak_memory: fields.Count | None = None
 
     @property
     def id(self) -> TaskId:
@@ -369,7 +379,7 @@ class WorkerView:
         host: its machine.
         pid: its process.
         slots: how many slots can run tasks.
-        busy: how many leases it holds, at most two a slot.
+        busy: how many of its slots run tasks.
         queues: the queues it serves; empty for all.
         seen_s: seconds since it was last heard.
         connected_at: since when it is known.
@@ -378,7 +388,10 @@ class WorkerView:
         version: its dtq version.
         python: its Python version.
         trouble: why its slots do not start at the moment; empty if they do.
+        resources: its offers of resources.
+        tags: its tags.
         order: the operator's order that holds for it.
+        held: how many tasks it holds that have not started.
     """
 
     session: fields.Session
@@ -398,12 +411,13 @@ class WorkerView:
     resources: Annotated[tuple[ResourceView, ...], RESOURCES] = ()
     tags: Annotated[tuple[fields.Tag, ...], TAGS] = ()
     order: WorkerOrder = WorkerOrder.WORK
+    held: fields.Count = 0
 
     @property
     def state(self) -> str:
         """Its state in one word: working, idle, starting, in-trouble, draining, drained or stopping."""
         if self.order is not WorkerOrder.WORK:
-            drained = self.order is WorkerOrder.STAY and not self.busy
+            drained = self.order is WorkerOrder.STAY and not self.busy and not self.held
             return "drained" if drained else "stopping" if self.order is WorkerOrder.STOP else "draining"
         if self.trouble:
             return "in-trouble"

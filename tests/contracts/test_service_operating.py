@@ -9,10 +9,10 @@ import pytest
 
 from dtq.coordinator import operating
 from dtq.errors import NotDead, ResultExpired, UnknownId
-from dtq.model.messages import Failed, Failure
+from dtq.model.messages import Failed, Failure, Grant, Succeeded
 from dtq.model.snapshots import CancelReport, Counts, Selection
 from dtq.model.states import Outcome, State
-from tests.contracts.service_scene import SOON_S, Caller, House, spec, until
+from tests.contracts.service_scene import SOON_S, Caller, Hand, House, spec, until
 
 # -- looking --------------------------------------------------------------------------------------------------------
 
@@ -44,6 +44,47 @@ def test_task_that_runs_says_where_and_since_when(house: House) -> None:
     assert (view.state, view.worker, view.attempt, view.reason) == (State.RUNNING, "rack-7", 1, "")
     assert view.started_at is not None
     assert view.started_at >= view.submitted_at
+
+
+def test_task_that_has_ended_says_how_long_it_ran_where_and_with_what_memory(house: House) -> None:
+    # Given one that succeeded, several that were reported together, one that died, and one that was never started
+    client, hand = house.client(), house.worker("rack-7")
+    alone = client.submit(max_retries=0)
+    report(hand, hand.fetch_one(), seconds=0.0005, peak_memory=30 << 20)
+    several = client.submit(8, max_retries=0)
+    for grant in hand.fetch():
+        report(hand, grant, seconds=0.0005 * (grant.hi - grant.lo))
+    dead = client.submit(max_retries=0)
+    hand.fail(hand.fetch_one(), message="disk", peak_memory=40 << 20)
+    never = client.submit(submission={"delay_s": 60.0})
+    client.service.cancel(Selection(ids=((never, 0),)))
+
+    # Then its view says so, and its line in a list; after a restart too
+    for _ in range(2):
+        listed = {view.batch: view for view in client.service.tasks(Selection())[::-1]}
+        for number, run_s, about, peak in (
+            (alone, 0.0005, False, 30 << 20),
+            (several, 0.0005, True, None),
+            (dead, 60.0, False, 40 << 20),
+            (never, None, False, None),
+        ):
+            for view in (client.service.task(number, 0), listed[number]):
+                assert (view.run_s, view.about, view.peak_memory) == (pytest.approx(run_s), about, peak)
+                assert (view.worker, view.started_at is None) == (("", True) if run_s is None else ("rack-7", False))
+                assert view.ended_at is not None
+                assert (view.started_at or 0.0) <= view.ended_at
+        assert listed[several].count > 1
+        house.restart()
+        client = house.client(client.session)
+
+
+def report(hand: Hand, grant: Grant, seconds: float, peak_memory: int | None = None) -> None:
+    """Report all of a lease."""
+    succeeded = Succeeded(
+        token=grant.token, lo=grant.lo, results=grant.arguments, seconds=seconds, peak_memory=peak_memory
+    )
+    hand.held.pop(grant.token, None)
+    hand.exchange(succeeded=(succeeded,))
 
 
 def test_task_that_has_ended_says_how_and_what_went_before(house: House) -> None:

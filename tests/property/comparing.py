@@ -9,6 +9,7 @@ from typing import Any
 from dtq.core import queues, views
 from dtq.core.machine import Machine
 from dtq.core.queue_state import QueueState
+from dtq.model.snapshots import Selection
 from dtq.model.states import State
 
 
@@ -99,17 +100,35 @@ def awaited(queue_state: QueueState) -> Iterator[tuple[int, ...]]:
                 yield number, lo, hi, left, child.number, index
 
 
+def states_shown(machine: Machine) -> dict[State, int]:
+    """How many tasks people find in each unfinished state, by looking at each of them, and by listing them."""
+    seen = dict.fromkeys((State.BLOCKED, State.SCHEDULED, State.PENDING, State.RUNNING), 0)
+    for batch in machine.queue_state.batches.values():
+        for index in range(batch.size):
+            view = views.task_view(machine, batch, index)
+            if view is not None:
+                seen[view.state] += 1
+    listed = dict.fromkeys(seen, 0)
+    for view in views.live_tasks(machine, Selection(limit=0), 0.0):
+        listed[view.state] += view.count
+    assert listed == seen
+    return seen
+
+
 def unfinished(machine: Machine) -> dict[tuple[int, int], tuple[Any, ...]]:
-    """State and counters of each task that is not in a final state, one by one."""
+    """State and counters of each task that is not in a final state, one by one.
+
+    For the machine, what a worker holds is running, whether it has started or not.
+    """
     found: dict[tuple[int, int], tuple[Any, ...]] = {}
     for number, batch in machine.queue_state.batches.items():
         for index in range(batch.size):
             view = views.task_view(machine, batch, index)
             if view is not None:
                 found[number, index] = (
-                    view.state,
+                    State.RUNNING if view.held else view.state,
                     view.due_at,
-                    view.attempt,
+                    view.attempt + view.held,
                     view.failures,
                     view.crashes,
                     view.cancelling,

@@ -25,7 +25,7 @@ from dtq.model.resources import Offers, Portion, needs
 from dtq.model.snapshots import Selection
 from dtq.model.states import Outcome, State
 from tests.driver import Driver
-from tests.property.comparing import state_of, unfinished
+from tests.property.comparing import state_of, states_shown, unfinished
 from tests.property.model import Crew, Held, Job, Model, Shipment
 
 EXAMPLES = os.environ.get("DTQ_PROPERTY_EXAMPLES")
@@ -678,6 +678,9 @@ class Histories(RuleBasedStateMachine):
         }
         found = unfinished(self.driver.machine)
         assert found == expected
+        shown = states_shown(self.driver.machine)
+        counts = views.counts(self.driver.machine)
+        assert {state: getattr(counts, state.value) for state in shown} == shown
         queue_state = self.driver.machine.queue_state
         assert set(queue_state.batches) == {shipment.number for shipment in self.model.live()}
         assert set(queue_state.workers) == set(self.model.crews)
