@@ -5,7 +5,9 @@ Client, between the faces and the service: a listing may be of any length, one a
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Final, Protocol, TypeVar
 
 from dtq.model.limits import LimitView
@@ -49,8 +51,25 @@ def whole_task(service: Service, batch: int, index: int) -> TaskView:
 
 
 def all_tasks(service: Service, selection: Selection) -> list[TaskView]:
-    """All tasks that match, up to the limit; see `Service.tasks`."""
-    return list(_listed(service.tasks, selection))
+    """All tasks that match, up to the limit; see `Service.tasks`. Of a run of like tasks only those that are named."""
+    found = _listed(service.tasks, selection)
+    whole = {batch for batch, index in selection.ids if index < 0}
+    named: dict[int, list[int]] = {}
+    for batch, index in sorted(set(selection.ids)):
+        if index >= 0 and batch not in whole:
+            named.setdefault(batch, []).append(index)
+    return [part for view in found for part in _parts_of(view, named.get(view.batch))]
+
+
+def _parts_of(view: TaskView, named: Sequence[int] | None) -> Iterator[TaskView]:
+    """The parts of a run of tasks that are named, by their indexes in rising order; all of it for None."""
+    if named is None:
+        yield view
+        return
+    few = named[bisect_left(named, view.index) : bisect_left(named, view.index + view.count)]
+    for _, run in groupby(enumerate(few), key=lambda each: each[1] - each[0]):
+        indexes = [index for _, index in run]
+        yield replace(view, index=indexes[0], count=len(indexes))
 
 
 def all_batches(service: Service, selection: BatchSelection) -> list[BatchView]:

@@ -347,7 +347,7 @@ def waited_for(submissions: Iterable[Submission]) -> tuple[list[Parent], list[in
     over: list[int] = []
     for submission in submissions:
         if submission.conditions is not None:
-            wanted += [parent for parent in submission.conditions.after if parent[0] > 0]
+            wanted += [parent for parent in submission.conditions.after if parent[0] >= 0]
             over += [number for number, _ in submission.conditions.each]
         for _, own in submission.items:
             wanted += own

@@ -40,6 +40,7 @@ def grants_of(c: Coordinator, leases: list[Lease], *, large: bool, inline: int =
             continue  # taken back before its answer was made
         page = _arguments(c, lease, lo, hi, room, whatever=large and not granted)
         if page is None:
+            cut = True  # what it took of limits and resources is free
             continue
         count = pages.count(page)
         if count < hi - lo:

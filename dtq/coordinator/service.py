@@ -512,4 +512,6 @@ class Coordinator:
         self.cache.forget(taken_back)
         for state in self.sessions.by_id.values():
             state.receipts = {}
+        if taken_back:
+            self.dispatch(self.clock.now())  # they held room, and resources were kept for some
         return taken_back

@@ -213,6 +213,9 @@ class DueHeap:
     def __len__(self) -> int:
         return len(self._due)
 
+    def __iter__(self) -> Iterator[tuple[float, int, int, int]]:
+        return iter(self._due)
+
     def push(self, due_at: float, batch: int, lo: int, hi: int) -> None:
         """Add tasks ``[lo, hi)`` of a batch, due at a moment."""
         heappush(self._due, (due_at, batch, lo, hi))
@@ -239,6 +242,9 @@ class Moments:
 
     def __len__(self) -> int:
         return len(self._heap)
+
+    def __iter__(self) -> Iterator[tuple[float, int]]:
+        return iter(self._heap)
 
     def add(self, at: float, batch: int, live: Container[int]) -> None:
         """Add a moment for a batch.

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable
+from typing import TypeVar
 
+from dtq.core import wall_moments
 from dtq.core.batches import Batch
 from dtq.core.changes import Parent
+from dtq.core.heap import RunHeap, Tops
 from dtq.core.limits import Bucket
-from dtq.core.lines import Group
+from dtq.core.lines import Group, Standing
 from dtq.core.machine import Machine
 from dtq.core.needs import Room
 from dtq.core.queue_state import QueueState
 from dtq.model.states import State
+
+K = TypeVar("K", bound=Hashable)
 
 
 def check(machine: Machine) -> None:
     """Raise AssertionError, with the disagreeing values, unless the state is consistent.
 
     Every count is recomputed from the facts; every waiting task is in a heap; every lease belongs to a live batch and a
-    known worker; no two leases overlap; no finished batch or task is in memory.
+    known worker; no two leases overlap; no finished batch or task is in memory. Whatever waits has a waker: the end of
+    what it waits for, a moment to come, or a place where the next grant looks.
     """
     queue_state = machine.queue_state
     counted: Counter[tuple[str, State]] = Counter()
@@ -43,6 +50,8 @@ def check(machine: Machine) -> None:
     _check_lines(queue_state)
     _check_rooms(queue_state)
     _check_keys(queue_state)
+    _check_fronts(queue_state)
+    _check_moments(machine)
 
 
 def _check_keys(queue_state: QueueState) -> None:
@@ -251,8 +260,21 @@ def _check_lines(queue_state: QueueState) -> None:
         for name, standing in bucket.standings.items():
             assert queue_state.lines.get(name) is not None, f"limit {bucket.name}: the line {name} is gone"
             assert standing.open or standing.parked, f"limit {bucket.name}: nothing of {name} stands there"
-            wakes = standing.open or bucket.full or bucket.timer_at is not None
+            wakes = not standing.parked or bucket.full or bucket.timer_at is not None
+            wakes = wakes or _is_behind_another(queue_state, standing, name)
             assert wakes, f"limit {bucket.name}: nothing lets go what waits there in {name}"
+        timer = (bucket.timer_at, bucket.name)
+        assert bucket.timer_at is None or timer in queue_state.limits.timers(), f"limit {bucket.name}: no timer is set"
+
+
+def _is_behind_another(queue_state: QueueState, standing: Standing, name: str) -> bool:
+    """Whether an open group of a line will come up before all that are parked where it stands, and let them go."""
+    line = queue_state.lines.get(name)
+    assert line is not None
+    parked = [run for limits in standing.parked.names() for run in (line.groups or {})[limits].runs()]
+    first = min([run[:2] for run in parked if queue_state.waiting_in(run)], default=None)
+    places = [line.open.place_of(group.limits) for group in standing.open]
+    return first is None or any(place is not None and place[:2] <= first for place in places)
 
 
 def _stands(bucket: Bucket, group: Group) -> bool:
@@ -263,3 +285,47 @@ def _stands(bucket: Bucket, group: Group) -> bool:
         return group in standing.open
     assert group not in standing.open
     return any(limits == group.limits for limits in standing.parked.names())
+
+
+def _check_fronts(queue_state: QueueState) -> None:
+    """Whatever may be handed out comes up where a grant looks for it: at its place, or before."""
+    lines = queue_state.lines
+    for line in lines:
+        assert line.paused is (line.queue in lines.paused), f"the line {line.name}: paused is {line.paused}"
+        for limits, group in (line.groups or {}).items():
+            front = line.open if group.parked is None else group.parked.standings[line.name].parked
+            assert _comes_up(front, limits, group), f"{limits} of the line {line.name} never comes up"
+        if not line.paused and (lines.several or line.need is not None):
+            for heap in line.open_heaps():
+                assert _comes_up(lines.front_of(line), line.name, heap, 1), f"the line {line.name} never comes up"
+
+
+def _comes_up(front: Tops[K], name: K, heap: RunHeap, parts: int = 3) -> bool:
+    """Whether an order knows of a heap's first true run; as far as so many parts of its place tell."""
+    waits = next((run for run in heap.runs() if run.hi > run.lo), None)
+    place = front.place_of(name)
+    return waits is None or (place is not None and place[:parts] <= waits[:parts])
+
+
+def _check_moments(machine: Machine) -> None:
+    """Whatever waits for a time has that time among those to come, and the next deadline is not behind it."""
+    queue_state, deadline = machine.queue_state, machine.next_deadline()
+    steady, wall = set(queue_state.waiting), set(queue_state.on_wall)
+    starts = set(queue_state.start_moments)
+    for number, batch in queue_state.batches.items():
+        for index, task in (batch.tasks or {}).items():
+            if task.state is State.SCHEDULED and index < batch.next:
+                assert (task.due_at, number, index, index + 1) in steady, f"{number}.{index} is never due"
+        for state, lo, hi in batch.fresh_parts():
+            if state is State.SCHEDULED:
+                heap = wall if wall_moments.waits_for_wall(batch) else steady
+                due = _covered([(each[1], each[2], each[3]) for each in heap if each[:2] == (batch.due_at, number)])
+                assert due.get(number, set()) >= set(range(lo, hi)), f"{number}.{lo}: it is never due"
+        if batch.flow is not None and batch.flow.start_by is not None and not batch.flow.lapsed:
+            assert any(each == number for _, each in starts), f"batch {number} never lapses"
+    moments = [due[0] for due in steady] + [at for at, _ in starts]
+    moments += [worker.expires_at for worker in queue_state.workers.values()]
+    moments += [bucket.timer_at for bucket in queue_state.limits.buckets.values() if bucket.timer_at is not None]
+    moments += [] if queue_state.probe_at is None else [queue_state.probe_at]
+    assert deadline <= min(moments, default=deadline), f"{deadline} is behind {min(moments)}"
+    assert queue_state.keeping <= queue_state.workers.keys(), "resources are kept at workers that are gone"

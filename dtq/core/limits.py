@@ -249,6 +249,10 @@ class Limits:
             bucket.timer_at = at
             heappush(self._timers, (at, bucket.name))
 
+    def timers(self) -> list[tuple[float, str]]:
+        """The planned looks at buckets, outdated ones too."""
+        return self._timers
+
     def next_at(self) -> float | None:
         """When the next bucket is due for a look; None for none."""
         return self._timers[0][0] if self._timers else None

@@ -267,14 +267,15 @@ class Lines:
 
     def _came(self, line: Line, run: Run) -> None:
         """Announce new tasks in a line that stands among others, or has a need."""
-        tops = self._tops_of(line)
+        tops = self.front_of(line)
         known = tops.place_of(line.name)
         if known is not None and (known[0] < run.rank or (known[0] == run.rank and known[2] < run.batch)):
             return  # a line's paid cost only grows
         place = (run.rank, self._share.paid(line.queue, run.rank), run.batch, run.lo)
         tops.pushed(line.name, place)
 
-    def _tops_of(self, line: Line) -> Tops[str]:
+    def front_of(self, line: Line) -> Tops[str]:
+        """The order in which a line comes up that stands among others, or has a need."""
         return self._tops if line.need is None else self.needed[line.need.name].tops
 
     def _push_limited(self, line: Line, limits: tuple[str, ...], run: Run) -> None:
@@ -652,14 +653,14 @@ class Lines:
                 line.paused = False
                 self.pushed += 1
                 if self.several or line.need is not None:
-                    self._tops_of(line).pushed(line.name, _FRONT)
+                    self.front_of(line).pushed(line.name, _FRONT)
 
     def refresh(self, queue: str) -> None:
         """Look at the front of a queue again, after its waiting tasks were moved about."""
         self.pushed += 1
         for line in self._of(queue):
             if self.several or line.need is not None:
-                self._tops_of(line).pushed(line.name, _FRONT)
+                self.front_of(line).pushed(line.name, _FRONT)
 
 
 def _is_before(standing: Standing, run: Run) -> bool:

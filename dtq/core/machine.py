@@ -310,6 +310,8 @@ class Machine:
         queue_state.tally.move(batch.queue, State.DEAD, Move.WITHDRAWN, batch.dead)
         queue_state.tally.move(batch.queue, State.CANCELLED, Move.WITHDRAWN, batch.cancelled)
         queue_state.submitted -= batch.size
+        if batch.entry.need is not None:
+            queue_state.lines.left += 1
         if batch.finished_at is None:
             queue_state.forget(batch)
         batch.finished_at = None  # for readers that have seen it finish

@@ -166,6 +166,7 @@ def set_aside(machine: Machine, session: str, now: float) -> None:
     run = heap.top() if heap is not None else None
     if heap is not None and run is not None:
         queue_state.aside.append(run)
+        queue_state.lines.left += 1
         heap.advance(run.hi)
 
 

@@ -133,6 +133,8 @@ def test_what_is_not_there_cannot_be_waited_for(house: House) -> None:
     assert refused(client, on(batch, 2)) == ("parent-unknown", f"{batch}.2")
     assert refused(client, on(-3)) == ("parent-unknown", "a task of the same call")
     assert refused(client, (batch, 1, 1, False))[0] == "parent-unknown"
+    (receipt,) = client.receipts(client.submission(**waiting(on(0))))
+    assert receipt.details == ("0", "it was never accepted")
     assert client.states(client.submit(submission=waiting(on(batch, 1))), 1) == [State.BLOCKED]
 
 

@@ -132,6 +132,7 @@ class Model:
         #: the starts of each are paid for.
         self.rates: dict[str, tuple[float, int]] = {}
         self.paid: dict[str, float] = {}
+        self.restarted_at: float | None = None
         #: Finished batches that would have expired by their own time, but are needed.
         self.overdue: set[int] = set()
 
@@ -489,17 +490,31 @@ class Model:
             most = self.most(name)
             if most is not None and self.running(name) >= most:
                 return False
-            if name in self.rates:
-                interval_s, burst = self.rates[name]
-                if self.paid.get(name, 0.0) - now > (burst - 1) * interval_s:
+            rate = self.rate_of(name)
+            if rate is not None:
+                interval_s, burst = rate
+                if self.paid_until(name, rate) - now > (burst - 1) * interval_s:
                     return False
         return True
 
+    def governing(self, name: str) -> str:
+        """Which limit a name has: its own, else the longest glob."""
+        known = {*self.limits, *self.rates}
+        globs = [each for each in known if each.endswith("*") and name.startswith(each[:-1])]
+        return name if name in known else max(globs, key=len, default="")
+
     def most(self, name: str) -> int | None:
-        """How many may run at once that count against a name: the name says it, else the longest glob."""
-        globs = [each for each in self.limits if each.endswith("*") and name.startswith(each[:-1])]
-        governing = name if name in self.limits else max(globs, key=len, default="")
-        return self.limits.get(governing)
+        """How many may run at once that count against a name."""
+        return self.limits.get(self.governing(name))
+
+    def paid_until(self, name: str, rate: tuple[float, int]) -> float:
+        """Until when the starts of a name are paid for."""
+        before = 0.0 if self.restarted_at is None else self.restarted_at + rate[0] * rate[1]
+        return self.paid.get(name, before)
+
+    def rate_of(self, name: str) -> tuple[float, int] | None:
+        """The seconds between two starts of a name, and how many may start together."""
+        return self.rates.get(self.governing(name))
 
     def running(self, name: str) -> int:
         return sum(job.state is State.RUNNING and name in job.options.limits for job in self.jobs())
@@ -509,13 +524,14 @@ class Model:
         assert job.state in (State.PENDING, State.BLOCKED)
         job.state = State.RUNNING
         for name in job.options.limits:
-            if name in self.rates:
-                self.paid[name] = max(self.paid.get(name, 0.0), now) + self.rates[name][0]
+            rate = self.rate_of(name)
+            if rate is not None:
+                self.paid[name] = max(self.paid_until(name, rate), now) + rate[0]
 
     def restart(self, now: float) -> None:
         """Nobody knows what was started last."""
-        for name, (interval_s, burst) in self.rates.items():
-            self.paid[name] = now + interval_s * burst
+        self.paid = {}
+        self.restarted_at = now
 
     def lease(self, crew: Crew, token: int, jobs: list[Job], behind: int = 0) -> None:
         for job in jobs:

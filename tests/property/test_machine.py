@@ -40,6 +40,8 @@ OFFERS = {
     "w3": None,
 }
 SUBMITTERS = ("client 1", "client 2")
+#: The names and globs that have a rate: the seconds between two starts, and how many may start together.
+RATES = {"rate": (0.5, 2), "slow-*": (3.0, 1)}
 
 counts = st.integers(0, 6) | st.sampled_from([1, 1, 1, 12, 30])
 pick = st.integers(0, 1_000)
@@ -65,11 +67,16 @@ options = st.sampled_from(
         {"priority": 5, "queue": "a", "limits": ("y-1", "x")},
         {"priority": 5, "queue": "b", "limits": ("rate", "y-2")},
         {"priority": 5, "queue": "b", "limits": ("rate",)},
+        {"priority": 5, "queue": "b", "limits": ("rate", "slow-1")},
+        {"priority": 1, "queue": "a", "limits": ("slow-1",), "max_retries": 1},
+        {"priority": 5, "queue": "a", "limits": ("x", "slow-2", "rate")},
         {"priority": 5, "queue": "a", "needs": needs({"gpu": 1}, 1, ())},
         {"priority": 5, "queue": "b", "needs": needs({"gpu": 2, "memory": 3}, 1, ("fast",))},
         {"priority": 1, "queue": "a", "needs": needs({"memory": 4}, 2, ()), "max_retries": 1},
         {"priority": 5, "queue": "a", "needs": needs({}, 3, ())},
         {"priority": 5, "queue": "b", "needs": needs({"memory": 2}, 1, ()), "limits": ("x",)},
+        {"priority": 1, "queue": "b", "needs": needs({"memory": 2}, 1, ()), "limits": ("slow-1", "rate")},
+        {"priority": 5, "queue": "a", "needs": needs({"gpu": 1}, 1, ()), "limits": ("rate",)},
     ]
 )
 
@@ -93,8 +100,12 @@ class Histories(RuleBasedStateMachine):
     def begin(self) -> None:
         self.driver = Driver(keep_results_s=KEEP_S)
         self.model = Model()
-        self.driver.limit("rate", starts=1, per_s=0.5, burst=2)
-        self.model.rates["rate"] = 0.5, 2
+        for name, (per_s, burst) in RATES.items():
+            self.driver.limit(name, starts=1, per_s=per_s, burst=burst)
+            self.model.rates[name] = per_s, burst
+        #: By worker without an answer to its last call for work, as there was none for it: the numbers of arrivals and
+        #: of leavings then, which a coordinator looks at to see whether it may have some now.
+        self.waiting: dict[str, tuple[int, int]] = {}
         #: The model as it was when the store was written last: what a restart leaves of it.
         self.written = copy.deepcopy(self.model)
         #: What could not be written, and waits to be written with what comes after it.
@@ -362,6 +373,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(session=st.sampled_from(sorted(SESSIONS)), capacity=st.integers(0, 3))
     def attach(self, session: str, capacity: int) -> None:
+        self.waiting.pop(session, None)
         offers = OFFERS[session]
         chains = session != "w2"
         known = self.driver.attach(session, capacity, SESSIONS[session], slots=3, offers=offers, chains=chains)
@@ -378,6 +390,7 @@ class Histories(RuleBasedStateMachine):
         if session not in self.model.crews or self.model.crews[session].capacity == 0:
             self.attach(session, 2)
         for do, which, share, outcome in steps:
+            self.waiting.pop(session, None)  # with its next message the coordinator looks at it again
             if do == "lease":
                 self._lease(self.model.crews[session], confirmed=share % 3 == 0, lost=which)
             elif self.model.crews[session].leases:
@@ -396,7 +409,7 @@ class Histories(RuleBasedStateMachine):
     def _lease(self, crew: Crew, confirmed: bool, lost: int) -> None:
         older = self.driver.next_call()
         leases = self.driver.lease(crew.session)
-        cut = bool(leases) and lost % 4 == 0
+        cut = bool(leases) and lost % 4 == 0 and not self._is_paced(leases[-1].batch.limits)
         if cut:
             self._cut(leases[-1], leases[-1].lo + lost % 3)
         leases = [lease for lease in leases if lease.token in self.driver.machine.queue_state.leases]
@@ -415,7 +428,7 @@ class Histories(RuleBasedStateMachine):
                 self.model.start(job, self.now)
                 jobs.append(job)
             assert count == 1 or jobs[0].options.needs is None
-            assert count == 1 or "rate" not in jobs[0].options.limits
+            assert count == 1 or not self._is_paced(lease.batch.limits)
             assert count == 1 or count * (lease.batch.entry.estimate_s or 0.0) <= CHUNK_S
             self.model.lease(crew, lease.token, jobs, lease.behind)
             assert {job.attempt for job in jobs} == {lease.attempt}
@@ -424,12 +437,19 @@ class Histories(RuleBasedStateMachine):
         assert cut or None in wanted or self.model.taken(crew) >= crew.capacity, "a slot is idle beside work"
         if confirmed:
             self._confirm(crew, {lease.token for lease in leases}, older, lost)
+        elif not leases and not cut:
+            lines = self.driver.machine.queue_state.lines
+            self.waiting[crew.session] = lines.pushed, lines.left
 
     @staticmethod
     def _are_small(crew: Crew, last: Lease) -> bool:
         """Whether a worker has more than two leases a slot because they hold few tasks, and tiny ones."""
         before = sum(len(held.jobs) for held in crew.leases.values()) - (last.hi - last.lo)
         return before * (last.batch.entry.expected_s() or CHUNK_S) < 2 * crew.capacity * CHUNK_S
+
+    def _is_paced(self, limits: tuple[str, ...]) -> bool:
+        """Whether each lease of a task counts as a start, whatever becomes of it."""
+        return any(self.model.rate_of(name) for name in limits)
 
     def _confirm(self, crew: Crew, news: set[int], older: int, lost: int) -> None:
         """An older call that could not know of the leases arrives, and a newer one says which of them are there."""
@@ -511,6 +531,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(session=st.sampled_from(sorted(SESSIONS)))
     def lose(self, session: str) -> None:
+        self.waiting.pop(session, None)
         assert self.driver.lose(session) == self.model.lose(session, self.now)
 
     # -- time -------------------------------------------------------------------------------------------------------
@@ -541,9 +562,18 @@ class Histories(RuleBasedStateMachine):
         shipment = self._one(self.model.live(), which)
         assert self.driver.cancel(shipment.number) == self.model.cancel_all(shipment, self.now)
 
-    @rule(name=st.sampled_from(["x", "x", "y-*", "y-1"]), concurrency=st.sampled_from([0, 1, 1, 2, 3, None]))
+    @rule(
+        name=st.sampled_from(["x", "x", "y-*", "y-1", "rate", "slow-*"]),
+        concurrency=st.sampled_from([0, 1, 1, 2, 3, None]),
+    )
     def limit(self, name: str, concurrency: int | None) -> None:
-        if concurrency is not None:
+        if name in RATES:
+            per_s, burst = RATES[name]
+            self.driver.limit(name, starts=1, per_s=per_s, burst=burst, concurrency=concurrency)
+            self.model.limits.pop(name, None)
+            if concurrency is not None:
+                self.model.limits[name] = concurrency
+        elif concurrency is not None:
             self.driver.limit(name, concurrency=concurrency)
             self.model.limits[name] = concurrency
         else:
@@ -650,6 +680,7 @@ class Histories(RuleBasedStateMachine):
         self.backlog = []
         self.unwritten = []
         self.model = copy.deepcopy(self.written)
+        self.waiting = {}
         for session, crew in list(self.model.crews.items()):
             if not crew.leases:
                 del self.model.crews[session]
@@ -690,6 +721,19 @@ class Histories(RuleBasedStateMachine):
             assert worker.expires_at == crew.expires_at
             held = {token: lease.started for token, lease in worker.leases.items()}
             assert held == {token: lease.started for token, lease in crew.leases.items()}
+
+    @invariant()
+    def nobody_waits_beside_work(self) -> None:
+        """A worker whose call waits for work has none to wait for, unless the coordinator knows to look at it again."""
+        queue_state = self.driver.machine.queue_state
+        for session, (pushed, left) in list(self.waiting.items()):
+            crew = self.model.crews.get(session)
+            kept = session in queue_state.keeping and queue_state.lines.left != left
+            if crew is None or kept or queue_state.lines.pushed > pushed:
+                del self.waiting[session]
+                continue
+            idle = self.model.taken(crew) < crew.capacity
+            assert not idle or None in self.model.next_for(crew, self.now), f"nobody tells {session} of work"
 
     def _let_lag(self, shipment: Shipment) -> None:
         """Some tasks of a map over others wait although they need not (`core.elements`, rule 3): those behind one that

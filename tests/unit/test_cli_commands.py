@@ -274,6 +274,9 @@ def test_status_takes_the_ids_that_list_prints(noted: NotedCoordinator, capsys: 
     assert (task["id"], task["index"], task["count"]) == ("18.0-46", 0, 47)
     assert run(["status", printed, "-q"]) == 0
     assert capsys.readouterr().out == "18.0-46 pending\n"
+    # And of a longer run it has the part that is named
+    assert run(["status", "18.3-9", "-q"]) == 0
+    assert capsys.readouterr().out == "18.3-9 pending\n"
     # And others take it, too
     noted.answers["cancel"] = CancelReport(cancelled=47, stopping=0, finished=0)
     assert run(["cancel", printed]) == 0

@@ -16,10 +16,11 @@ from dtq.engines.base import Committed
 from dtq.engines.memory import MemoryEngine
 from dtq.errors import ShuttingDown, StoreError, StoreFull, UnknownId
 from dtq.model import pages
+from dtq.model.resources import needs
 from dtq.model.snapshots import Counts, Selection
 from dtq.model.states import State
 from dtq.testing import FailingEngine, ManualClock
-from tests.contracts.service_scene import DEADLINE_S, House, until
+from tests.contracts.service_scene import DEADLINE_S, SOON_S, House, until
 from tests.coordinator_scene import HeldEngine, failing_house
 
 Scene = tuple[House, FailingEngine]
@@ -230,6 +231,27 @@ def test_submission_that_cannot_be_written_is_refused_and_never_runs(scene: Scen
     assert hand.fetch() == []
     assert engine.batches([1]) == []
     assert engine.pages(ArgumentPage, 1, 0, 9) == []
+
+
+def test_what_was_kept_for_a_submission_that_cannot_be_written_is_free(held: Held) -> None:
+    # Given a worker with a free slot, which is kept for an urgent task of two that is being written
+    house, engine = held
+    client, hand = house.client(), house.worker(slots=2)
+    client.submit()
+    hand.fetch_one()
+    plain = client.submit(priority=9)
+    engine.hold()
+    wide = house.begin(lambda: client.submit(priority=1, needs=needs({}, 2, ())))
+    assert engine.reached.wait(DEADLINE_S)
+    fetching = house.begin_fetch(hand)
+    # When that cannot be written
+    engine.fail(1)
+    engine.go_on()
+    with pytest.raises(StoreFull):
+        wide.result(DEADLINE_S)
+    # Then the worker, which still waits, is given what is behind it
+    (served,) = fetching.result(SOON_S).grants
+    assert served.batch == plain
 
 
 def test_submissions_are_refused_at_once_while_the_disk_is_full(scene: Scene) -> None:
