@@ -34,6 +34,7 @@ COMMANDS: Final = {
     "submit": Entry("submit", "submit", "Submit a call of a function, or one for each line of a file."),
     "run": Entry("run", "run", "Run a command on a worker, or one for each of many inputs."),
     "status": Entry("tasks", "status", "Show the state of a task or batch, and its reason."),
+    "explain": Entry("explain", "explain", "Explain why a task does not run, or why it died."),
     "graph": Entry("graph", "graph", "Show the dependencies of a task, and its dependents."),
     "result": Entry("results", "result", "Print the result of a task."),
     "wait": Entry("results", "wait", "Wait until tasks have ended."),

@@ -30,6 +30,7 @@ from dtq.client.sync import CLOSE_S, Client, WhenFull
 from dtq.client.waiting import ReturnWhen
 from dtq.client.workers import AsyncWorkers
 from dtq.errors import Unreachable
+from dtq.model.explanations import Explanation
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Stats, TaskView
 from dtq.model.states import State
 
@@ -171,6 +172,11 @@ class AsyncClient(AsyncSubmitter):
         """Dead letters that match every given argument, latest first; see `Client.dead_letters`."""
         named = await self._all_named(ids)
         return await self._loop.call(lambda: self._client.dead_letters(*named, limit=limit, **filters))
+
+    async def explain(self, id: AsyncNamed) -> list[Explanation]:
+        """Why a task is in its state, when it will run, and what helps; see `Client.explain`."""
+        named = await self._named(id)
+        return await self._loop.call(lambda: self._client.explain(named))
 
     async def retry_dead(self, *ids: AsyncNamed, all: bool = False, **filters: Unpack[Filters]) -> int:
         """Put dead letters back with fresh counters, their history kept; see `Client.retry_dead`."""

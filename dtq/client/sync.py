@@ -28,6 +28,7 @@ from dtq.client.waiting import H, ReturnWhen, Waited, as_completed, wait
 from dtq.client.workers import Workers
 from dtq.config import Address, client_addresses, client_by_reference, configured_tls, load_authkey, tls_files
 from dtq.errors import ClientClosed, InvalidId, InvalidValue, KeyMissing, KeyMissingInTask, UnknownId, Unreachable
+from dtq.model.explanations import Explanation
 from dtq.model.ids import TaskId
 from dtq.model.options import Options
 from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Stats, TaskView
@@ -229,6 +230,20 @@ class Client(Submitter):
         """
         selection = select(ids, limit=limit, **filters)
         return self._core.call(lambda service: all_dead_letters(service, selection))
+
+    def explain(self, id: Named) -> list[Explanation]:
+        """Why a task is in its state, when it will run, and what helps.
+
+        Args:
+            id: the task; or a batch, of which one task of each state is explained.
+
+        Raises:
+            UnknownId: it was never accepted, or it was purged.
+            InvalidId: the id is malformed.
+        """
+        number, index = parsed(id)
+        whole = -1 if index is None else index
+        return self._core.call(lambda service: service.explain(number, whole))
 
     def retry_dead(self, *ids: Named, all: bool = False, **filters: Unpack[Filters]) -> int:
         """Put dead letters back with fresh counters, their history kept.

@@ -20,8 +20,14 @@ def _quota(directory: Path) -> float:
         return math.inf
 
 
-def _groups(proc: Path, root: Path) -> list[Path]:
-    """The control groups this process is in, its own and all above it, of both versions."""
+def control_groups(proc: Path, root: Path, controller: str = "cpu") -> list[Path]:
+    """The directories of the control groups this process is in, its own first and all above it, of both versions.
+
+    Args:
+        proc: mount point of the process information.
+        root: mount point of the control groups.
+        controller: the controller, for groups of version 1.
+    """
     groups: list[Path] = []
     try:
         lines = (proc / "self" / "cgroup").read_text().splitlines()
@@ -31,8 +37,8 @@ def _groups(proc: Path, root: Path) -> list[Path]:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             base = root
-        elif "cpu" in controllers.split(","):
-            base = root / "cpu"
+        elif controller in controllers.split(","):
+            base = root / controller
         else:
             continue
         here = base / path.lstrip("/")
@@ -48,5 +54,5 @@ def usable_cores(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgrou
         cgroups: mount point of the control groups.
     """
     mask = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = min((_quota(group) for group in _groups(proc, cgroups)), default=math.inf)
+    quota = min((_quota(group) for group in control_groups(proc, cgroups)), default=math.inf)
     return max(1, min(mask, math.ceil(quota) if math.isfinite(quota) else mask))

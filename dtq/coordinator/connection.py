@@ -13,6 +13,7 @@ from dtq import __version__
 from dtq.coordinator import (
     batch_list,
     dashboard,
+    explaining,
     graph,
     holding,
     letting_go,
@@ -39,6 +40,7 @@ from dtq.errors import (
     UnknownId,
 )
 from dtq.model.dashboard import Dashboard, SlotUse
+from dtq.model.explanations import Explanation
 from dtq.model.limits import Limit, LimitView
 from dtq.model.messages import (
     PROTOCOL,
@@ -425,6 +427,10 @@ class Connection:
     def task(self, batch: int, index: int) -> TaskView:
         """See `Service.task`."""
         return queries.task(self._c, batch, index)
+
+    def explain(self, batch: int, index: int) -> list[Explanation]:
+        """See `Service.explain`."""
+        return explaining.explain(self._c, batch, index)
 
     def attempts(self, batch: int, index: int, first: int) -> list[Attempt]:
         """See `Service.attempts`."""

@@ -21,7 +21,7 @@ Rules:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final
 
 from dtq.core import wall_moments
@@ -796,26 +796,31 @@ class Dependencies:
 
     # -- reasons --------------------------------------------------------------------------------------------------
 
-    def reason(self, batch: Batch, index: int) -> str:
-        """The reason why a task is blocked: the parents that it waits for."""
-        if self._doomed(batch) and batch.flow is not None:
-            return batch.flow.why
+    def unmet(self, batch: Batch, index: int) -> Iterator[tuple[int, int, int]]:
+        """The tasks ``[lo, hi)`` of batches that a blocked task waits for, and that have not ended; hi is 0 for all."""
         task = batch.task(index)
         own = task.after if task is not None else ()
         if batch.flow is not None and not batch.blocked and batch.flow.each:
             own = tuple([(number, index, index + 1, True) for number, _, _ in batch.flow.each])
         elif batch.flow is not None:
             own = (*batch.flow.after, *own) if batch.blocked else own
+        for number, lo, hi, _ in own:
+            parent = self._register.batches.get(number)
+            if parent is not None and (not hi or self.unended(parent, lo, hi)):
+                yield number, lo, hi
+
+    def reason(self, batch: Batch, index: int) -> str:
+        """The reason why a task is blocked: the parents that it waits for."""
+        if self._doomed(batch) and batch.flow is not None:
+            return batch.flow.why
         waits = self.waits.get(batch.number, 0) + self.item_waits.get((batch.number, index), 0)
         named: list[str] = []
         more = 0
-        for number, lo, hi, _ in own:
-            parent = self._register.batches.get(number)
-            if parent is None or (hi and not self.unended(parent, lo, hi)):
-                continue
+        for number, lo, hi in self.unmet(batch, index):
             if len(named) == _NAMED:
                 more = waits - _NAMED
                 break
+            parent = self._register.batches[number]
             if not hi:
                 named.append(str(number) if parent.single else f"all of {number}")
             elif hi == lo + 1:

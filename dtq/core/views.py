@@ -5,9 +5,10 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator
+from enum import Enum
 from math import inf
 from operator import attrgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 from dtq.core import wall_moments
 from dtq.core.batches import Batch, SpecEntry, Task
@@ -416,7 +417,6 @@ def _why_limited(queue_state: QueueState, limits: tuple[str, ...], now: float) -
 def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
     """Why a waiting task does not run, in one sentence."""
     queue_state = machine.queue_state
-    options = view.spec.options
     if view.held:
         return _why_held(queue_state, view)
     if view.state is State.BLOCKED:
@@ -425,24 +425,67 @@ def why_waiting(machine: Machine, view: TaskView, now: float) -> str:
         return _why_scheduled(queue_state, view, now)
     if view.state is not State.PENDING:
         return ""
-    if options.queue in queue_state.lines.paused:
-        return f"the queue {options.queue!r} is paused"
+    return next(obstacles(machine, view, now)).sentence
+
+
+class ObstacleKind(Enum):
+    """Kinds of obstacles to a pending task."""
+
+    PAUSED = "paused"  #: its queue is paused
+    UNSERVED = "unserved"  #: no worker serves its queue
+    UNMET = "unmet"  #: no worker could ever meet its needs
+    UNREADY = "unready"  #: the workers that could run it take no tasks now
+    LIMITED = "limited"  #: a limit keeps it from starting
+    IN_LINE = "in line"  #: it waits for a slot, or for resources in use
+
+
+class Obstacle(NamedTuple):
+    """What keeps a pending task from running.
+
+    Attributes:
+        kind: its kind.
+        sentence: the same in words.
+    """
+
+    kind: ObstacleKind
+    sentence: str
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it does not pass by itself."""
+        return self.kind in (ObstacleKind.PAUSED, ObstacleKind.UNSERVED, ObstacleKind.UNMET)
+
+
+def obstacles(machine: Machine, view: TaskView, now: float) -> Iterator[Obstacle]:
+    """All that keeps a task from running that is pending, or as if it were: at least one, the decisive one first."""
+    queue_state = machine.queue_state
+    options = view.spec.options
+    paused = options.queue in queue_state.lines.paused
+    if paused:
+        yield Obstacle(ObstacleKind.PAUSED, f"the queue {options.queue!r} is paused")
     serving = [w for w in queue_state.workers.values() if not w.queues or options.queue in w.queues]
     if not serving:
         others = "" if queue_state.workers else " (no worker is connected at all)"
-        return f"no worker serves the queue {options.queue!r}{others}"
+        yield Obstacle(ObstacleKind.UNSERVED, f"no worker serves the queue {options.queue!r}{others}")
+        return
     batch = queue_state.batches[view.batch]
     able = [worker for worker in serving if could_run(worker, batch)]
     if not able:
         whose = "no connected worker" if len(serving) == len(queue_state.workers) else "no worker that serves its queue"
         need = batch.entry.need
         assert need is not None
-        return f"{whose} can ever run it: it needs {need}, and {_most_of(serving, need)}"
+        lacking = f"{whose} can ever run it: it needs {need}, and {_most_of(serving, need)}"
+        yield Obstacle(ObstacleKind.UNMET, lacking)
+        return
     if not any(worker.capacity for worker in able):
-        return f"every worker that serves the queue {options.queue!r} is draining or has no slot ready"
-    if batch.limits and (held_back := _why_limited(queue_state, batch.limits, now)):
-        return held_back
-    return _why_in_line(queue_state, batch, view.index, able)
+        unready = f"every worker that serves the queue {options.queue!r} is draining or has no slot ready"
+        yield Obstacle(ObstacleKind.UNREADY, unready)
+        return
+    held_back = _why_limited(queue_state, batch.limits, now) if batch.limits else ""
+    if held_back:
+        yield Obstacle(ObstacleKind.LIMITED, held_back)
+    elif not paused:
+        yield Obstacle(ObstacleKind.IN_LINE, _why_in_line(queue_state, batch, view.index, able))
 
 
 def _why_held(queue_state: QueueState, view: TaskView) -> str:

@@ -13,6 +13,7 @@ from typing import Annotated, Protocol
 
 from dtq.model import fields
 from dtq.model.dashboard import Dashboard, SlotUse
+from dtq.model.explanations import Explanation
 from dtq.model.fields import ANSWERED, FEW, MANY, SLOTS
 from dtq.model.limits import Limit, LimitView
 from dtq.model.messages import (
@@ -230,6 +231,18 @@ class Service(Protocol):
 
         Returns:
             The task, with the first few MiB of its history.
+
+        Raises:
+            UnknownId: it was never accepted, or it was purged.
+        """
+        ...
+
+    def explain(self, batch: fields.BatchNumber, index: fields.IndexOrNone) -> Annotated[list[Explanation], ANSWERED]:
+        """Why a task is in its state, and what helps.
+
+        Args:
+            batch: the batch.
+            index: the task; -1 for one task of each state that the batch has tasks in.
 
         Raises:
             UnknownId: it was never accepted, or it was purged.

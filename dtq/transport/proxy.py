@@ -201,6 +201,7 @@ class Proxy:
     batches = _remote(Service.batches)
     task = _remote(Service.task)
     attempts = _remote(Service.attempts)
+    explain = _remote(Service.explain)
     results = _remote(Service.results)
     tasks = _remote(Service.tasks)
     cancel = _remote(Service.cancel)

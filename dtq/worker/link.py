@@ -331,6 +331,7 @@ class Link:
         with self._supervisor.lock:
             slots = self._supervisor.slots_in_use()
         self._account_at = time.monotonic() + self._heartbeat_s
+        self._supervisor.shortage.look()
         try:
             self._reporting.note_slots(time.time(), self._measures.of(slots))
         except DtqError as error:  # the next report meets what hinders it

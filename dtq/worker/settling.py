@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import math
+import signal
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,7 @@ from dtq.records import replace
 from dtq.worker.child import Child
 from dtq.worker.chunks import Chunk, Holdings
 from dtq.worker.latelog import LateLog
+from dtq.worker.memory_shortage import MemoryShortage
 from dtq.worker.reports import Advanced, Changed, NoRoom, Raised, Report, Returned, Stopped
 from dtq.worker.slot_exit import SlotExit, crash_failure, refusal, verdict
 
@@ -56,6 +58,8 @@ class Settling:
         self._log = log
         #: Sends results that are values to a coordinator on another machine; None if they need not be sent.
         self.transfers: Transfers | None = None
+        #: Tells whether slots are killed for lack of memory.
+        self.shortage = MemoryShortage()
         #: Tasks that a dying slot was about to begin.
         self._suspects: SizedLru[tuple[int, int], bool] = SizedLru(MOST_SUSPECTS, MOST_SUSPECTS)
 
@@ -173,6 +177,8 @@ class Settling:
             now: ``time.monotonic()``.
         """
         self._inherit(child, now)
+        if remains.code == -signal.SIGKILL and child.kill_reason is None:
+            remains = replace(remains, shortage=self.shortage.sentence(remains.peak_memory))
         blamed = child.unfinished() or self._suspect(child)
         for chunk in list(child.chunks):
             outcome = verdict(child.kill_reason, chunk.token, chunk.next) if blamed is chunk else None

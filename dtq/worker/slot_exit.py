@@ -46,6 +46,7 @@ class SlotExit:
         peak_memory: its highest resident memory, in bytes; None if unknown.
         left: number of processes it left behind, which have been ended.
         output: the last lines of its task's output.
+        shortage: what speaks for a lack of memory as the reason, if a SIGKILL ended it; empty if nothing does.
     """
 
     code: int
@@ -54,6 +55,7 @@ class SlotExit:
     peak_memory: int | None = None
     left: int = 0
     output: str = ""
+    shortage: str = ""
 
 
 def verdict(kill_reason: KillReason | None, token: int, index: int) -> Outcome | None:
@@ -123,7 +125,8 @@ def _cause(outcome: Outcome, remains: SlotExit, timeout_s: float | None) -> tupl
         return "its process closed its pipe to the worker, and was killed", None, int(signal.SIGKILL)
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-        return f"its process was killed by {name}", None, -code
+        shortage = f"; {remains.shortage}" if remains.shortage else ""
+        return f"its process was killed by {name}{shortage}", None, -code
     return f"its process ended with exit code {code}", code, None
 
 

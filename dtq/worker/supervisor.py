@@ -123,6 +123,8 @@ class Supervisor:
         #: Whether the fork server may have imported code that has changed since.
         self._outdated = False
         self._settling = Settling(self.holdings, self.news.notify_all, self.announce, self._late)
+        #: Tells whether slots are killed for lack of memory.
+        self.shortage = self._settling.shortage
         #: Output of ended slots, to be logged.
         self._printed: list[Output] = []
 

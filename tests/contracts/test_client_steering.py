@@ -216,3 +216,17 @@ def test_workers_are_drained_and_resumed_by_programs(queue: Queue) -> None:
     for names, everything in [((), False), (("x",), True), (("",), False), ((7,), False)]:
         with pytest.raises(InvalidValue):
             client.workers.stop(*names, all=everything)
+
+
+def test_explanations_are_had_by_programs(queue: Queue) -> None:
+    client = queue.client()
+    handle = client.submit(work.square, 2)
+    (found,) = client.explain(handle)
+    assert found.reasons[0] == handle.status().reason
+
+    @looped
+    async def asynchronously() -> None:
+        async with connected(queue) as near:
+            assert await near.explain(str(handle.id)) == [found]
+
+    asynchronously()

@@ -67,6 +67,7 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "note_slots": lambda service: service.note_slots(0.0, []),
     "queues": lambda service: service.queues(""),
     "workers": lambda service: service.workers("", ""),
+    "explain": lambda service: service.explain(1, 0),
     "attempts": lambda service: service.attempts(1, 0, 0),
     "reprioritize": lambda service: service.reprioritize(Selection(limit=0), 1),
     "order_workers": lambda service: service.order_workers([], WorkerOrder.WORK),
@@ -83,7 +84,7 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "stop": lambda service: service.stop(),
     "reload_keys": lambda service: service.reload_keys(),
 }
-PRODUCING = {"hello", "submit", "follow", "watch", "let_go", "batch", "task", "results", "attempts"}
+PRODUCING = {"hello", "submit", "follow", "watch", "let_go", "batch", "task", "results", "attempts", "explain"}
 PRODUCING |= {"graph", "stats", "queues", "limits", "workers", "write_value", "read_value", "hold", "release"}
 OPERATING = {
     "dashboard",

@@ -18,6 +18,7 @@ from dtq.cli.coordinator import start
 from dtq.cli.worker import up, worker
 from dtq.config import WorkerSettings
 from dtq.errors import ShuttingDown, StoreFull, UnknownId, Unreachable
+from dtq.model.explanations import Explanation, Remedy
 from dtq.model.snapshots import BatchList, BatchSelection, BatchView, CancelReport, Counts, Selection, TaskView
 from dtq.model.states import State
 from tests.unit.cli_scene import BATCH, NOW, SPEC, STATS, TASK, Captured, NotedCoordinator, noted
@@ -170,6 +171,36 @@ def test_list_of_nothing_keeps_standard_output_empty(noted: NotedCoordinator, ca
     noted.answers["tasks"] = []
     assert run(["list"]) == 0
     assert capsys.readouterr() == ("", "no tasks.\n")
+
+
+def test_explain_shows_reasons_outlook_and_commands(noted: NotedCoordinator, capsys: Captured) -> None:
+    found = Explanation(
+        task=replace(TASK, state=State.SCHEDULED),
+        count=3,
+        reasons=("backing off\u202e", "it\nfailed"),
+        outlook="in 5 s",
+        remedies=(
+            Remedy(command="dtq status 17", purpose="all"),
+            Remedy(command="dtq worker", purpose="more"),
+        ),
+    )
+    noted.answers["explain"] = [found]
+    assert run(["explain", "17"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "  why   backing off\\u202e",
+        "        it\\nfailed",
+        "  when  in 5 s",
+        "  try   dtq status 17  all",
+        "        dtq worker     more",
+    ]
+    assert run(["explain", "17.3", "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)["explanations"]
+    assert (shown["count"], shown["reasons"][0], shown["remedies"][1]["command"]) == (
+        3,
+        "backing off\u202e",
+        "dtq worker",
+    )
+    assert noted.calls == [("explain", 17, -1), ("explain", 17, 3)]
 
 
 def test_stats_show_queues_workers_and_losses(noted: NotedCoordinator, capsys: Captured) -> None:
