@@ -8,6 +8,7 @@ from dtq.coordinator.queries import session_name
 from dtq.coordinator.service import Coordinator
 from dtq.coordinator.sessions import SessionState
 from dtq.core import operators, queues, views
+from dtq.core.held import running
 from dtq.errors import InvalidValue, UnknownLimit, UnknownWorker
 from dtq.model.globs import glob
 from dtq.model.limits import Limit, LimitView
@@ -53,7 +54,7 @@ def _named(workers: list[SessionState], name: str) -> list[SessionState]:
 
 def _ordered(c: Coordinator, state: SessionState, order: WorkerOrder) -> OrderedWorker:
     worker = c.machine.queue_state.workers.get(state.hello.session)
-    return OrderedWorker(name=state.name, order=order, busy=0 if worker is None else worker.held)
+    return OrderedWorker(name=state.name, order=order, busy=0 if worker is None else len(running(worker)))
 
 
 def set_limit(c: Coordinator, limit: Limit) -> None:

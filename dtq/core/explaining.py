@@ -14,6 +14,7 @@ from typing import Final
 
 from dtq.core import views
 from dtq.core.batches import Batch
+from dtq.core.held import held_in, running
 from dtq.core.leases import Lease, Worker
 from dtq.core.limits import Bucket
 from dtq.core.machine import Machine
@@ -155,22 +156,22 @@ def _busy(machine: Machine, batch: Batch, now: float) -> Iterator[str]:
     """The tasks that the workers have which could run a batch's tasks."""
     queue = batch.queue
     leases = [
-        lease
+        worker.leases[token]
         for worker in machine.queue_state.workers.values()
         if (not worker.queues or queue in worker.queues) and could_run(worker, batch)
-        for lease in worker.leases.values()
+        for token in running(worker)
     ]
     if not leases:
         return
     functions = Counter(lease.batch.spec.function.name for lease in leases)
     named = [f"{counted(count, 'slot')} with {name}" for name, count in functions.most_common(NAMED)]
-    oldest = min(leases, key=attrgetter("granted_at"))
-    since = duration(max(0.0, now - oldest.granted_at))
+    oldest = min(leases, key=attrgetter("since"))
+    since = duration(max(0.0, now - oldest.since))
     yield f"busy: {', '.join(named)}{_others(len(functions))}; longest {_id(oldest)}, for {since}"
 
 
 def _named(leases: list[Lease]) -> str:
-    leases = sorted(leases, key=attrgetter("granted_at"))
+    leases = sorted(leases, key=attrgetter("since"))
     named = [f"{_id(lease)} ({lease.batch.spec.function.name} on {lease.worker.name})" for lease in leases[:NAMED]]
     return f"{', '.join(named)}{_others(len(leases))}"
 
@@ -199,7 +200,7 @@ def _blocked(machine: Machine, batch: Batch, index: int, now: float, found: Find
             if view is not None:
                 found.reasons.append(f"{view.id} {_standing(machine, view, now)}")
         else:
-            counts = views.batch_view(parent, now).counts
+            counts = views.batch_view(parent, now, held_in(machine.queue_state, parent)).counts
             states = [(getattr(counts, state.value), state) for state in State if not state.final]
             said = ", ".join(f"{number:,} {state.value}" for number, state in states if number)
             found.reasons.append(f"of batch {number} are {said or 'more tasks to come'}, of {parent.size:,}")

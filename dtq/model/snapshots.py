@@ -431,7 +431,7 @@ class OrderedWorker:
     Attributes:
         name: its name.
         order: the order that holds for it now: one to end cannot be taken back.
-        busy: how many leases it holds.
+        busy: how many tasks it runs.
     """
 
     name: fields.Label

@@ -197,6 +197,7 @@ def test_workers_are_drained_and_resumed_by_programs(queue: Queue) -> None:
     # Given
     client = queue.client()
     with queue.working():
+        client.submit(work.square, 2).result(DEADLINE_S)
         (worker,) = client.workers.list()
 
         # When, Then: the order holds at once, and no longer when it is taken back

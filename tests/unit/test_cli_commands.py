@@ -418,7 +418,7 @@ def test_up_reads_a_key_from_standard_input_for_both(noted: NotedCoordinator, mo
     ("words", "sentence"),
     [
         ("--queue 'bad q'", "queue cannot be 'bad q': it has 1 to 64 letters, digits or _ . : / -."),
-        ("--queue ''", "queue cannot be '': it is a text of printable characters."),
+        ("--queue ''", "queue cannot be '': it has 1 to 64 letters, digits or _ . : / -."),
         ("--path /nonexistent", "path cannot be '/nonexistent': there is no such directory."),
     ],
 )
