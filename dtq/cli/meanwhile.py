@@ -1,215 +1,191 @@
-"""Progress of awaited tasks on standard error: a bar, failed attempts, and the reasons for waiting.
+"""Progress of awaited tasks on standard error: bars, failed attempts, and the reasons for waiting.
 
-A progress bar where standard error is a terminal; there and elsewhere a line for each event that concerns the waiting
-user: a failed attempt and the time of the next one, and the reason why nothing runs. Every text comes from the
-coordinator.
+Where standard error is a terminal, a bar for each awaited id; elsewhere lines of text, the first after less than two
+seconds and then less and less often. There and here a line for each event that concerns the waiting user.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, Final, NamedTuple
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import Any, Final, Protocol
 
 from dtq.cli.failures import complain
-from dtq.cli.render_json import counts_text, failure_text
-from dtq.client.batch_handle import BatchHandle
-from dtq.client.handle import TaskHandle
+from dtq.cli.looks import Look, Step
 from dtq.errors import DtqError
-from dtq.model.snapshots import Attempt, Counts, TaskView
-from dtq.model.states import State
 from dtq.model.text import printable_line
-from dtq.wording import duration
+from dtq.wording import counted
 
-#: Pause between two looks of a progress bar, in seconds.
+#: Pause between two looks of progress bars, in seconds.
 _LOOK_S: Final = 0.25
-#: Without a bar: delay of the first look, and the longest pause, in seconds.
-_FIRST_S: Final = 1.5
-_LAST_S: Final = 2.0
-#: Failed attempts of a batch that are reported.
-_TOLD: Final = 3
-
-#: Writes a sentence.
-Say = Callable[[str], None]
-
-
-class Step(NamedTuple):
-    """The progress at one look.
-
-    Attributes:
-        ended: number of ended tasks.
-        total: number of all tasks; 0 if unknown yet.
-        text: further facts about them.
-        news: sentences that were not written before.
-    """
-
-    ended: int
-    total: int
-    text: str
-    news: tuple[str, ...] = ()
+#: Without bars: delay of the first look, and the pause between two, in seconds.
+_FIRST_S: Final = 1.8
+_SELDOM_S: Final = 1.8
+#: Lines about one id at every look; then the pause between two grows to this many seconds. A log file is not to fill
+#: with progress.
+_OFTEN: Final = 10
+_LONGEST_S: Final = 30.0
+#: Looks pause at least so many times as long as they take: they must not be the coordinator's work.
+_SHARE: Final = 4
+#: Most awaited ids that are looked at, and shown, at once.
+_SHOWN: Final = 10
+#: Width of a bar, in characters.
+_BAR: Final = 20
 
 
-class TaskLook:
-    """Looks at a task.
+class _Display(Protocol):
+    """Shows steps."""
 
-    Args:
-        handle: the task.
-    """
+    #: Delay of the first look, and the pause between two, in seconds.
+    first_s: float
+    pause_s: float
 
-    def __init__(self, handle: TaskHandle[Any]) -> None:
-        self._handle = handle
-        self._told = 0
-        self._reason = ""
+    def show(self, look: Look, step: Step) -> None:
+        """Show the progress of a look's tasks, and say its news."""
+        ...
 
-    def __call__(self) -> Step:
-        """Its progress."""
-        view = self._handle.status()
-        news = [attempt_text(view, attempt) for attempt in view.history if attempt.number > self._told]
-        self._told = max((attempt.number for attempt in view.history), default=self._told)
-        reason = re.sub(r"\d+", "", view.reason)  # a change in the number of tasks ahead is no news
-        if view.state in (State.PENDING, State.BLOCKED) and reason != self._reason:
-            self._reason = reason
-            news.append(f"task {view.id} waits: {view.reason}.")
-        ended = int(view.state.final)
-        return Step(ended, 1, "" if ended else _standing(view), () if ended else tuple(news))
+    def drop(self, look: Look) -> None:
+        """Show the tasks of a look no longer: they have ended."""
+        ...
 
-
-class BatchLook:
-    """Looks at a batch.
-
-    Args:
-        handle: the batch.
-        waiting: returns a task of it in a state, if there is one.
-    """
-
-    def __init__(self, handle: BatchHandle[Any], waiting: Callable[[State], TaskView | None]) -> None:
-        self._handle = handle
-        self._waiting = waiting
-        self._told: set[str] = set()
-        self._stuck = False
-
-    def __call__(self) -> Step:
-        """Its progress."""
-        counts = self._handle.status().counts
-        news = tuple(self._news(counts)) if counts.unfinished else ()
-        return Step(counts.total - counts.unfinished, counts.total, _of_batch(counts), news)
-
-    def _news(self, counts: Counts) -> Iterator[str]:
-        if counts.scheduled and len(self._told) < _TOLD:
-            view = self._waiting(State.SCHEDULED)
-            if view is not None and view.history:
-                sentence = attempt_text(view, view.history[-1])
-                if sentence not in self._told:
-                    self._told.add(sentence)
-                    yield sentence
-        if counts.pending == counts.unfinished and not self._stuck:
-            view = self._waiting(State.PENDING)
-            if view is not None and view.reason.startswith("no "):
-                self._stuck = True
-                yield f"batch {view.batch} waits: {view.reason}."
-
-
-def attempt_text(view: TaskView, attempt: Attempt) -> str:
-    """A sentence about a failed attempt: its reason, and the time of the next one."""
-    again = ""
-    if view.state is State.SCHEDULED and view.due_at is not None:
-        again = f"; again in {duration(max(0.0, view.due_at - attempt.ended_at))}"
-    elif not view.state.final:
-        again = "; again at once"
-    why = failure_text(attempt.failure) or attempt.outcome.value
-    return f"attempt {attempt.number} of task {view.id} {attempt.outcome.value.replace('_', ' ')}: {why}{again}"
-
-
-def _standing(view: TaskView) -> str:
-    said = [view.state.value] if view.attempt < 2 else [f"{view.state.value}, attempt {view.attempt}"]
-    if view.progress is not None:
-        done, total = view.progress
-        said.append(f"{done / total:.0%}" if total > 0 else f"{done:g}")
-    return ", ".join([*said, *filter(None, [view.reason])])
-
-
-def _of_batch(counts: Counts) -> str:
-    left = Counts(blocked=counts.blocked, scheduled=counts.scheduled, pending=counts.pending, running=counts.running)
-    parts = [counts_text(left)] if counts.unfinished else []
-    parts += [f"{counts.dead:,} failed"] if counts.dead else []
-    parts += [f"{counts.cancelled:,} cancelled"] if counts.cancelled else []
-    return ", ".join(parts)
+    def rest(self, number: int) -> None:
+        """Show how many further ids are awaited."""
+        ...
 
 
 @contextmanager
-def telling(look: Callable[[], Step], *, quiet: bool) -> Iterator[None]:
+def telling(*looks: Look, quiet: bool) -> Iterator[None]:
     """Report progress while the block runs.
 
     Args:
-        look: takes a look.
+        looks: at what is awaited; of many, the first ones that have not ended.
         quiet: whether to write nothing.
     """
     if quiet:
         yield
         return
     over = threading.Event()
-    with _bar(sys.stderr.isatty()) as (pauses, show):
-
-        def watch() -> None:
-            for pause in pauses:
-                if over.wait(pause):
-                    return
-                with suppress(DtqError):  # the waiting code gets the error, and a lost coordinator may come back
-                    step = look()
-                    if not over.is_set():
-                        show(step)
-
-        thread = threading.Thread(target=watch, name="dtq-meanwhile", daemon=True)
-        thread.start()
+    with _display(len(looks) > 1) as display:
+        watch = threading.Thread(target=_watch, args=(list(looks), display, over), name="dtq-meanwhile", daemon=True)
+        watch.start()
         try:
             yield
         finally:
             over.set()
 
 
-def _seldom() -> Iterator[float]:
-    pause = _FIRST_S
-    while True:
-        yield pause
-        pause = min(_LAST_S, pause * 1.5)
+def _watch(looks: list[Look], display: _Display, over: threading.Event) -> None:
+    pause_s = display.first_s
+    while looks and not over.wait(pause_s):
+        began = time.monotonic()
+        for look in looks[:_SHOWN]:
+            with suppress(DtqError):  # the waiting code gets the error, and a lost coordinator may come back
+                step = look()
+                if over.is_set():
+                    return
+                display.show(look, step)
+                if step.over and len(looks) > 1:
+                    looks.remove(look)
+                    display.drop(look)
+        display.rest(len(looks) - _SHOWN)
+        pause_s = max(display.pause_s, _SHARE * (time.monotonic() - began))
 
 
-def _often() -> Iterator[float]:
-    yield _LOOK_S / 5
-    while True:
-        yield _LOOK_S
+def _display(several: bool) -> AbstractContextManager[_Display]:
+    return _bars(several) if sys.stderr.isatty() else nullcontext(_Lines())
+
+
+class _Lines:
+    """Shows steps as lines of text."""
+
+    first_s, pause_s = _FIRST_S, _SELDOM_S
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        #: By look, the number of its lines, and when the next one is due.
+        self._lines: dict[Look, tuple[int, float]] = {}
+
+    def show(self, look: Look, step: Step) -> None:
+        """See `_Display.show`."""
+        for sentence in step.news:
+            complain(sentence)
+        now = self._clock()
+        number, due = self._lines.get(look, (0, 0.0))
+        if step.news or step.over or now < due:
+            return
+        pause_s = 0.0 if number < _OFTEN else min(_LONGEST_S, _SELDOM_S * 1.5 ** (number - _OFTEN))
+        self._lines[look] = (min(number + 1, 2 * _OFTEN), now + pause_s)
+        complain(f"{look.name}: {step.line}")
+
+    def drop(self, look: Look) -> None:
+        """See `_Display.drop`."""
+
+    def rest(self, number: int) -> None:
+        """See `_Display.rest`."""
+
+
+class _Bars:
+    """Shows steps as bars.
+
+    Args:
+        progress: the bars, of rich.
+        several: whether each is named.
+    """
+
+    first_s, pause_s = _LOOK_S / 5, _LOOK_S
+
+    def __init__(self, progress: Any, several: bool) -> None:
+        self._progress = progress
+        self._several = several
+        self._bars: dict[Look, Any] = {}
+        self._rest: Any = None
+
+    def show(self, look: Look, step: Step) -> None:
+        """See `_Display.show`."""
+        for sentence in step.news:
+            self._progress.console.print(printable_line(sentence), markup=False, highlight=False, soft_wrap=True)
+        if look not in self._bars:
+            self._bars[look] = self._progress.add_task("", total=None, number="")
+        text = printable_line(step.text)
+        self._progress.update(
+            self._bars[look],
+            completed=step.ended + step.begun,
+            total=step.total or None,
+            number=f"{step.ended:,}/{step.total:,}" if step.total else "",
+            description=f"{look.name}  {text}" if self._several else text,
+        )
+
+    def drop(self, look: Look) -> None:
+        """See `_Display.drop`."""
+        self._progress.remove_task(self._bars.pop(look))
+
+    def rest(self, number: int) -> None:
+        """See `_Display.rest`."""
+        if self._rest is None and number > 0:
+            self._rest = self._progress.add_task("", total=None, number="")
+        if self._rest is not None:
+            text = f"and {counted(number, 'more id')}"
+            self._progress.update(self._rest, visible=number > 0, description=text)
 
 
 @contextmanager
-def _bar(shown: bool) -> Iterator[tuple[Iterator[float], Callable[[Step], None]]]:
-    """The time of the next look, and the display of the present one."""
-    if not shown:
-        yield _seldom(), lambda step: _say_all(step.news, complain)
-        return
+def _bars(several: bool) -> Iterator[_Bars]:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.table import Column
 
-    text = TextColumn("{task.description}", markup=False)
+    number = TextColumn("{task.fields[number]}", markup=False, table_column=Column(no_wrap=True))
+    text = TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
     with Progress(
-        BarColumn(), MofNCompleteColumn(), text, TimeElapsedColumn(), console=Console(stderr=True), transient=True
+        BarColumn(bar_width=_BAR),
+        number,
+        text,
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # into a file, results go as they are
     ) as progress:
-        bar = progress.add_task("", total=None)
-
-        def show(step: Step) -> None:
-            _say_all(
-                step.news,
-                lambda line: progress.console.print(
-                    printable_line(line), markup=False, highlight=False, soft_wrap=True
-                ),
-            )
-            progress.update(bar, completed=step.ended, total=step.total or None, description=step.text)
-
-        yield _often(), show
-
-
-def _say_all(news: tuple[str, ...], say: Say) -> None:
-    for sentence in news:
-        say(sentence)
+        yield _Bars(progress, several)

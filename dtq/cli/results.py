@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import click
 
@@ -10,7 +12,8 @@ from dtq.cli import options
 from dtq.cli.calling import client
 from dtq.cli.click_classes import Command
 from dtq.cli.failures import TaskTrouble
-from dtq.cli.meanwhile import BatchLook, TaskLook
+from dtq.cli.looks import BatchLook, Look, RunLook, TaskLook
+from dtq.cli.meanwhile import telling
 from dtq.cli.output import write, write_json
 from dtq.cli.render_json import counts_json, counts_text
 from dtq.cli.tasks import selected
@@ -19,7 +22,7 @@ from dtq.client.handle import TaskHandle
 from dtq.client.sync import Client
 from dtq.errors import NotFinished
 from dtq.model.ids import TaskId, parse_named
-from dtq.model.snapshots import Counts
+from dtq.model.snapshots import Counts, TaskView
 from dtq.model.states import State
 
 
@@ -44,8 +47,13 @@ def _run_of(queue: Client, text: str) -> list[TaskHandle[Any]]:
 
 def _counts(queue: Client, text: str) -> Counts:
     """The tasks of a run by state."""
-    views = queue.tasks(*(TaskId(batch, index) for batch, index in selected((text,))), limit=0)
-    return Counts(**{state.value: sum(view.count for view in views if view.state is state) for state in State})
+    ids = selected((text,))
+    lo, hi = ids[0][1], ids[-1][1] + 1
+    counts: Counter[State] = Counter()
+    for view in queue.tasks(*(TaskId(batch, index) for batch, index in ids), limit=0):
+        # Like tasks on either side of the run are in its views, too.
+        counts[view.state] += max(0, min(view.index + view.count, hi) - max(view.index, lo))
+    return Counts(**{state.value: counts[state] for state in State})
 
 
 @click.command(
@@ -82,21 +90,55 @@ def result(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, a
             print_batch(queue.get_batch(task_id), as_json=as_json)
 
 
-def _wait_for_id(queue: Client, text: str, deadline: Deadline, quiet: bool) -> Counts:
-    """Wait for the tasks of an id; returns their ends."""
+class _Awaited(NamedTuple):
+    """What an id names.
+
+    Attributes:
+        text: the id.
+        look: looks at its progress.
+        wait: waits for its end until a deadline, and returns the ends of its tasks.
+    """
+
+    text: str
+    look: Look
+    wait: Callable[[Deadline], Counts]
+
+
+def _awaited(queue: Client, text: str) -> _Awaited:
+    """What an id names: a run of tasks, a batch, or a task."""
     run = _run_of(queue, text)
     if run:
-        for task in run:
-            wait_for(task, deadline, what=f"task {task.id}", look=TaskLook(task), quiet=quiet)
-        return _counts(queue, text)
-    if not _is_task(queue, text):
-        batch = queue.get_batch(text)
-        look = BatchLook(batch, lambda state: next(iter(queue.tasks(text, state=state, limit=1)), None))
-        wait_for(batch, deadline, what=f"batch {text}", look=look, quiet=quiet)
+        return _Awaited(
+            text, RunLook(f"tasks {text}", lambda: _counts(queue, text)), _waiting_for_run(queue, text, run)
+        )
+    if _is_task(queue, text):
+        task = queue.get(text)
+
+        def wait_for_task(deadline: Deadline) -> Counts:
+            wait_for(task, deadline, f"task {text}")
+            return Counts(**{task.state.value: 1})
+
+        return _Awaited(text, TaskLook(task), wait_for_task)
+    batch = queue.get_batch(text)
+
+    def find(state: State) -> TaskView | None:
+        found = queue.tasks(text, state=state, limit=1)
+        return queue.status(TaskId(found[0].batch, found[0].index)) if found else None
+
+    def wait_for_batch(deadline: Deadline) -> Counts:
+        wait_for(batch, deadline, f"batch {text}")
         return batch.status().counts
-    task = queue.get(text)
-    wait_for(task, deadline, what=f"task {text}", look=TaskLook(task), quiet=quiet)
-    return Counts(**{task.state.value: 1})
+
+    return _Awaited(text, BatchLook(batch, find, deaths=True), wait_for_batch)
+
+
+def _waiting_for_run(queue: Client, text: str, run: list[TaskHandle[Any]]) -> Callable[[Deadline], Counts]:
+    def wait_for_run(deadline: Deadline) -> Counts:
+        for task in run:
+            wait_for(task, deadline, f"task {task.id}")
+        return _counts(queue, text)
+
+    return wait_for_run
 
 
 @click.command(
@@ -127,12 +169,14 @@ def wait(
     ended: list[dict[str, Any]] = []
     troubles = 0
     with client(addresses, authkey_file) as queue, interruptible(" ".join(ids)):
-        for text in ids:
-            counts = _wait_for_id(queue, text, deadline, quiet or as_json)
-            troubles += counts.dead + counts.cancelled
-            ended.append({"id": text, "tasks": counts_json(counts)})
-            if not as_json and not quiet:
-                write(f"{text}  {counts_text(counts)}")
+        awaited = [_awaited(queue, text) for text in ids]
+        with telling(*[one.look for one in awaited], quiet=quiet or as_json):
+            for one in awaited:
+                counts = one.wait(deadline)
+                troubles += counts.dead + counts.cancelled
+                ended.append({"id": one.text, "tasks": counts_json(counts)})
+                if not as_json and not quiet:
+                    write(f"{one.text}  {counts_text(counts)}")
     if as_json:
         write_json({"ended": ended})
     if troubles:

@@ -15,7 +15,8 @@ from dtq.cli import options
 from dtq.cli.calling import core, say_warnings
 from dtq.cli.calls import Call, each_line, function_name, json_lines, parse_call
 from dtq.cli.click_classes import Command
-from dtq.cli.meanwhile import BatchLook, TaskLook, telling
+from dtq.cli.looks import BatchLook, TaskLook
+from dtq.cli.meanwhile import telling
 from dtq.cli.output import say, write, write_json
 from dtq.cli.waiting import Deadline, interruptible, print_batch, print_task, wait_for
 from dtq.client.batch_handle import BatchHandle
@@ -246,17 +247,20 @@ def _await(
     """Wait, report progress meanwhile, and print the results."""
     deadline, silent = Deadline(timeout_s), quiet or as_json
     if isinstance(handle, TaskHandle):
-        wait_for(handle, deadline, what=f"task {handle.id}", look=TaskLook(handle), quiet=silent)
+        with telling(TaskLook(handle), quiet=silent):
+            wait_for(handle, deadline, f"task {handle.id}")
         print_task(handle, as_json=as_json)
         return
 
     def one_of(state: State) -> TaskView | None:
         selection = Selection(ids=((int(handle.id), -1),), state=state, limit=1)
-        return next(iter(queue.call(lambda service: service.tasks(selection))), None)
+        found = queue.call(lambda service: service.tasks(selection))
+        return queue.task(found[0].batch, found[0].index) if found else None
 
     look = BatchLook(handle, one_of)
     if timeout_s is not None or (sys.stderr.isatty() and not silent):
-        wait_for(handle, deadline, what=f"batch {handle.id}", look=look, quiet=silent)
+        with telling(look, quiet=silent):
+            wait_for(handle, deadline, f"batch {handle.id}")
         silent = True
     with telling(look, quiet=silent):  # results are printed as they come, each as soon as those before it have arrived
         print_batch(handle, as_json=as_json)

@@ -7,12 +7,11 @@ sentence about a failure go to standard error.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
 from dtq.cli.failures import TaskTrouble, complain
-from dtq.cli.meanwhile import Step, telling
 from dtq.cli.output import say, write, write_json
 from dtq.cli.values import message_of, value_json, value_text
 from dtq.client.batch_handle import BatchHandle
@@ -61,29 +60,19 @@ class Deadline:
         return None if self._at is None else max(0.0, self._at - time.monotonic())
 
 
-def wait_for(
-    handle: TaskHandle[Any] | BatchHandle[Any],
-    deadline: Deadline,
-    *,
-    what: str,
-    look: Callable[[], Step],
-    quiet: bool = False,
-) -> None:
-    """Wait until a task or batch has ended, and report progress meanwhile.
+def wait_for(handle: TaskHandle[Any] | BatchHandle[Any], deadline: Deadline, what: str) -> None:
+    """Wait until a task or batch has ended.
 
     Args:
         handle: of the task or batch.
         deadline: the end of the wait.
         what: its noun in the sentence.
-        look: takes a look at its progress.
-        quiet: whether to write nothing.
 
     Raises:
         WaitTimeout: it has not ended in time.
     """
-    with telling(look, quiet=quiet):
-        if not handle.wait(deadline.left_s):
-            raise WaitTimeout(what, deadline.timeout_s)
+    if not handle.wait(deadline.left_s):
+        raise WaitTimeout(what, deadline.timeout_s)
 
 
 # -- outcomes -----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,6 +55,11 @@ def as_file(path): return Path(path).read_text()
 
 #: Where dtq's own code is.
 OWN = os.path.dirname(dtq.__file__) + os.sep
+
+
+def without_progress(text: str) -> str:
+    """The text without the lines that tell how far what is awaited has come."""
+    return re.sub(r"^dtq: (task|tasks|batch) [\d.-]+: .*\n", "", text, flags=re.MULTILINE)
 
 
 class Command:
@@ -109,8 +115,8 @@ class Command:
 
     @property
     def err(self) -> str:
-        """What it has printed to standard error."""
-        return self._texts["stderr"]
+        """What it has printed to standard error, without lines of progress: a fast machine sees none."""
+        return without_progress(self._texts["stderr"])
 
     @property
     def connected(self) -> bool:

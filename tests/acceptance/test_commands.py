@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.home import Home
+from tests.acceptance.home import Home, without_progress
 from tests.cluster import DEADLINE_S, until
 
 
@@ -59,7 +59,8 @@ def test_each_reads_standard_input_and_streams_results(cluster: Home) -> None:
     assert done.returncode == 1
     assert done.stdout == b"1\n2\n\n"
     assert re.fullmatch(
-        rb'dtq: task \d+\.2 failed: TypeError: can only concatenate str \(not "int"\) to str\n', done.stderr
+        r'dtq: task \d+\.2 failed: TypeError: can only concatenate str \(not "int"\) to str\n',
+        without_progress(done.stderr.decode()),
     )
 
 

@@ -59,8 +59,8 @@ def test_a_run_of_a_list_is_known_by_its_id_everywhere(home: Home) -> None:
     # When a part of it is cancelled, Then the other part is run, waited for and read by its ids
     assert home.dtq("cancel", f"{batch}.3-49").out.startswith("47 tasks cancelled")
     home.worker()
-    waited = home.dtq("wait", f"{batch}.0-2")
-    assert (waited.process.returncode, waited.out) == (0, f"{batch}.0-2  3 succeeded\n")
+    waited = home.dtq("wait", f"{batch}.0-2", f"{batch}.1-2")
+    assert (waited.process.returncode, waited.out) == (0, f"{batch}.0-2  3 succeeded\n{batch}.1-2  2 succeeded\n")
     assert home.dtq("result", f"{batch}.0-2").out == "0\n1\n2\n"
     rest = home.dtq("result", f"{batch}.3-49")
     assert (rest.process.returncode, rest.err) == (1, f"dtq: 47 tasks of batch {batch} were cancelled.\n")
