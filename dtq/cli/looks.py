@@ -12,8 +12,9 @@ from typing import Any, Final, NamedTuple
 
 from dtq.cli.render_json import counts_text, failure_text
 from dtq.client.batch_handle import BatchHandle
+from dtq.client.client_core import ClientCore
 from dtq.client.handle import TaskHandle
-from dtq.model.snapshots import Attempt, BatchView, Counts, TaskView
+from dtq.model.snapshots import Attempt, BatchView, Counts, Selection, TaskView
 from dtq.model.states import State
 from dtq.wording import counted, duration, rate
 
@@ -168,6 +169,17 @@ class RunLook:
         """Their progress."""
         counts = self._count()
         return Step(counts.total - counts.unfinished, counts.total, _standing_of(counts))
+
+
+def finder(queue: ClientCore, batch: int) -> Callable[[State], TaskView | None]:
+    """Finds a task of a batch in a state, with its history."""
+
+    def find(state: State) -> TaskView | None:
+        selection = Selection(ids=((batch, -1),), state=state, limit=1)
+        found = queue.call(lambda service: service.tasks(selection))
+        return queue.task(found[0].batch, found[0].index) if found else None
+
+    return find
 
 
 #: Looks at awaited tasks.

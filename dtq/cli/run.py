@@ -17,7 +17,8 @@ from dtq.cli.click_classes import Command
 from dtq.cli.command_lines import Inputs, Job, Template, combined, divided, jobs, lines, shown
 from dtq.cli.command_output import MOST_FAILED, Printer, has_started, result_of
 from dtq.cli.failures import TaskTrouble, complain
-from dtq.cli.meanwhile import BatchLook, TaskLook, telling
+from dtq.cli.looks import BatchLook, TaskLook, finder
+from dtq.cli.meanwhile import telling
 from dtq.cli.output import say, write
 from dtq.cli.submit import accepted, opened, order_of, print_id, refuse_early, submit_calls, task_terms
 from dtq.cli.waiting import Deadline, interruptible, wait_for
@@ -30,8 +31,6 @@ from dtq.client.references import Reference
 from dtq.client.submitting import submit as submit_one
 from dtq.errors import DtqError, InvalidValue
 from dtq.model.ids import TaskId, parse_named
-from dtq.model.snapshots import Selection, TaskView
-from dtq.model.states import State
 from dtq.records import dataclass, fields
 from dtq.wording import counted
 from dtq.worker.terms import SECRETS
@@ -195,7 +194,8 @@ def _await_one(queue: ClientCore, handle: TaskHandle[Any], job: Job, shape: _Sha
     """Wait for one command, and print its output; its exit code."""
     quiet = shape.quiet or shape.as_json
     deadline = Deadline(shape.wait_timeout)
-    wait_for(handle, deadline, what=f"task {handle.id}", look=TaskLook(handle), quiet=quiet)
+    with telling(TaskLook(handle), quiet=quiet):
+        wait_for(handle, deadline, f"task {handle.id}")
     outcome: Any = handle.exception() or handle.result()
     printer = Printer(shape.raw, shape.as_json)
     result = result_of(outcome)
@@ -213,15 +213,12 @@ def _await_all(
 ) -> int:
     """Wait for all commands of a batch, and print the output of each as soon as it has ended; how many failed."""
 
-    def one_of(state: State) -> TaskView | None:
-        selection = Selection(ids=((batch, -1),), state=state, limit=1)
-        return next(iter(queue.call(lambda service: service.tasks(selection))), None)
-
     batch = int(handle.id)
     silent = shape.quiet or shape.as_json
-    look, printer = BatchLook(handle, one_of), Printer(shape.raw, shape.as_json)
+    look, printer = BatchLook(handle, finder(queue, batch)), Printer(shape.raw, shape.as_json)
     if shape.wait_timeout is not None:
-        wait_for(handle, Deadline(shape.wait_timeout), what=f"batch {batch}", look=look, quiet=silent)
+        with telling(look, quiet=silent):
+            wait_for(handle, Deadline(shape.wait_timeout), f"batch {batch}")
         silent = True
     failed = 0
     with telling(look, quiet=silent):

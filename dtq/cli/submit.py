@@ -15,7 +15,7 @@ from dtq.cli import options
 from dtq.cli.calling import core, say_warnings
 from dtq.cli.calls import Call, each_line, function_name, json_lines, parse_call
 from dtq.cli.click_classes import Command
-from dtq.cli.looks import BatchLook, TaskLook
+from dtq.cli.looks import BatchLook, TaskLook, finder
 from dtq.cli.meanwhile import telling
 from dtq.cli.output import say, write, write_json
 from dtq.cli.waiting import Deadline, interruptible, print_batch, print_task, wait_for
@@ -33,8 +33,6 @@ from dtq.client.submitting import Order, limited, order
 from dtq.client.submitting import submit as submit_one
 from dtq.errors import InvalidValue, Unreachable
 from dtq.model.fields import PRIORITIES
-from dtq.model.snapshots import Selection, TaskView
-from dtq.model.states import State
 from dtq.wording import counted, duration
 
 #: Longest wait for a coordinator that went away in the middle of a submission, in seconds.
@@ -252,12 +250,7 @@ def _await(
         print_task(handle, as_json=as_json)
         return
 
-    def one_of(state: State) -> TaskView | None:
-        selection = Selection(ids=((int(handle.id), -1),), state=state, limit=1)
-        found = queue.call(lambda service: service.tasks(selection))
-        return queue.task(found[0].batch, found[0].index) if found else None
-
-    look = BatchLook(handle, one_of)
+    look = BatchLook(handle, finder(queue, int(handle.id)))
     if timeout_s is not None or (sys.stderr.isatty() and not silent):
         with telling(look, quiet=silent):
             wait_for(handle, deadline, f"batch {handle.id}")
