@@ -74,6 +74,12 @@ working = options.stacked(
         "--max-memory-per-slot", metavar="SIZE", type=options.SIZE, help="Replace a slot's process above this size."
     ),
     click.option(
+        "--keep-output",
+        metavar="SIZE",
+        type=options.SIZE,
+        help="Most bytes to keep of what each attempt of a task prints, 0 for none.  [DTQ_KEEP_OUTPUT; default: 64KiB]",
+    ),
+    click.option(
         "--keep-processes",
         is_flag=True,
         default=None,

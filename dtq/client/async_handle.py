@@ -17,6 +17,7 @@ from dtq.client.batch_handle import SIZE_EVERY_S, BatchHandle
 from dtq.client.following import ACCEPTED, ENDED, Wake
 from dtq.client.handle import T_co, TaskHandle
 from dtq.client.loops import LoopCore
+from dtq.client.output import follow_in_loop
 from dtq.errors import WaitTimeout
 from dtq.model.options import Function
 from dtq.model.snapshots import BatchView, CancelReport, TaskView
@@ -150,6 +151,18 @@ class AsyncTaskHandle(Generic[T_co]):
         if not self._handle.done():
             return (await self.status()).state
         return await self._core.call(lambda: self._handle.state)
+
+    async def output(self, attempt: int | None = None) -> str:
+        """What it has printed so far; as `TaskHandle.output`."""
+        await self.accepted()
+        return await self._core.call(partial(self._handle.output, attempt))
+
+    async def follow_output(self, attempt: int | None = None) -> AsyncIterator[str]:
+        """What it prints, as it arrives, until the task has ended; as `TaskHandle.follow_output`."""
+        await self.accepted()
+        handle = self._handle
+        async for text in follow_in_loop(self._core, handle._batch, max(0, handle._index), attempt):
+            yield text
 
     async def cancel(self) -> bool:
         """Stop it: a waiting task never starts, a running one's process is killed.

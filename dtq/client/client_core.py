@@ -22,7 +22,7 @@ from dtq.client.batches import Batch
 from dtq.client.client_values import HubValues, ValueLine
 from dtq.client.following import Following, Target, Wake
 from dtq.client.html_repr import Row
-from dtq.client.links import AWAY, FATAL, Connector, Session
+from dtq.client.links import AWAY, FATAL, Connector, Link, Session
 from dtq.client.marks import CommitMarker
 from dtq.client.outbox import Item, Outbox
 from dtq.client.paging import cancel_all, whole_stats, whole_task
@@ -33,7 +33,7 @@ from dtq.client.watcher import Watcher
 from dtq.errors import ClientClosed, DtqError, StoreReplaced, TooLarge, UnknownId, Unreachable
 from dtq.model.messages import Ended
 from dtq.model.service import Service
-from dtq.model.snapshots import BatchView, CancelReport, Selection, TaskView
+from dtq.model.snapshots import BatchView, CancelReport, OutputPart, Selection, TaskView
 from dtq.transport import Backoff
 from dtq.wording import counted
 
@@ -229,30 +229,33 @@ class ClientCore:
 
     # -- calls ----------------------------------------------------------------------------------------------------
 
-    def call(self, ask: Callable[[Service], R], *, again: bool = True) -> R:
+    def call(self, ask: Callable[[Service], R], *, again: bool = True, link: Link | None = None) -> R:
         """Make a call to the coordinator, in this thread.
 
         Args:
             ask: makes the call.
             again: whether it may be repeated if its answer was lost.
+            link: a connection for calls that wait; None for the one that all other calls share.
 
         Raises:
             Unreachable: the coordinator is away, and did not come back in time.
             DtqError: the call's error.
         """
-        deadline = time.monotonic() + self._timeout_s
+        deadline: float | None = None if link is not None else time.monotonic() + self._timeout_s
+        link = link or self._calls
         backoff = Backoff()
         while True:
             if self.outbox.closed is not None:
-                self._calls.close()
+                link.close()
                 raise self.outbox.closed
             known = self.session.generation > 0
             asked = False
             try:
-                self._calls.connect()
+                link.connect()
                 asked = True
-                return ask(self._calls.service)
+                return ask(link.service)
             except AWAY as error:
+                deadline = deadline or time.monotonic() + self._timeout_s  # a call that waited may have waited long
                 left = deadline - time.monotonic()
                 if not known or left <= 0 or (asked and not again):
                     raise
@@ -316,6 +319,12 @@ class ClientCore:
     def task(self, batch: int, index: int) -> TaskView:
         """See `Service.task`."""
         return self.call(lambda service: whole_task(service, batch, index))
+
+    def output(
+        self, batch: int, index: int, attempt: int, offset: int, wait_s: float, link: Link | None = None
+    ) -> OutputPart:
+        """See `Service.output`; with a connection of its own for a call that waits."""
+        return self.call(lambda service: service.output(batch, index, attempt, offset, wait_s), link=link)
 
     def batch(self, batch: int) -> BatchView:
         """See `Service.batch`."""

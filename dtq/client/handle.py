@@ -6,9 +6,10 @@ unless a caller does, and its result is unpickled in the thread that first asks 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, cast
 
+from dtq.client import output
 from dtq.client.batches import Batch
 from dtq.client.current import looked
 from dtq.client.following import ACCEPTED, ENDED, Following, Waiters, Wake, wake_waiters
@@ -251,6 +252,39 @@ class TaskHandle(Generic[T_co]):
         """The task's state; makes a call only as long as the task is not known to have ended."""
         known = state_of(self._known) if self._known is not None else None
         return known or self.status().state
+
+    def output(self, attempt: int | None = None) -> str:
+        """What it has printed so far, standard output and error together: as much of it as the worker keeps.
+
+        Args:
+            attempt: which attempt, from 1; None for the last one.
+
+        Returns:
+            The text; bytes that are not UTF-8 are replaced. A line says how much is left out.
+
+        Raises:
+            InvalidValue: it has ended, and had no such attempt.
+            ResultExpired: it is no longer kept.
+            UnknownId: it was purged.
+            DtqError: as `accepted`.
+        """
+        self.accepted()
+        return output.whole(cast(Any, self._desk), self._batch, max(0, self._index), attempt)
+
+    def follow_output(self, attempt: int | None = None) -> Iterator[str]:
+        """What it prints, as it arrives: from the beginning, until the task has ended.
+
+        Args:
+            attempt: which attempt only, from 1; None for the last one so far, and those that follow.
+
+        Returns:
+            Pieces of text; joined, they are what `output` returns. While it prints nothing, the iterator waits.
+
+        Raises:
+            As `output`.
+        """
+        self.accepted()
+        return output.follow(cast(Any, self._desk), self._batch, max(0, self._index), attempt)
 
     def cancel(self) -> bool:
         """Stop it: a waiting task never starts, a running one's process is killed.

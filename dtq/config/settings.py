@@ -97,6 +97,7 @@ class WorkerSettings:
         name: the worker's name for people.
         max_tasks_per_slot: after how many tasks a slot's process is replaced; None for never.
         max_memory_per_slot: above how many bytes a slot's process is replaced; None for never.
+        keep_output: bytes that are kept of the output of each attempt of a task; 0 for none.
         keep_processes: whether processes that tasks leave running may go on until their slot is replaced.
         only_registered: whether to run registered task types only.
         reload: ``"auto"`` to replace slots when code that they have imported changes on disk, else ``"off"``.
@@ -120,6 +121,7 @@ class WorkerSettings:
     name: str
     max_tasks_per_slot: int | None = None
     max_memory_per_slot: int | None = None
+    keep_output: int = 64 << 10
     keep_processes: bool = False
     only_registered: bool = False
     reload: str = "auto"
@@ -305,6 +307,7 @@ _WORKER: Final = {
     "name": _Key("DTQ_WORKER_NAME", _label),
     "max_tasks_per_slot": _Key("DTQ_MAX_TASKS_PER_SLOT", _number(1, 10**12)),
     "max_memory_per_slot": _Key("DTQ_MAX_MEMORY_PER_SLOT", _size(2**20, 2**50)),
+    "keep_output": _Key("DTQ_KEEP_OUTPUT", _size(0, 2**20)),
     "keep_processes": _Key("DTQ_KEEP_PROCESSES", _switch),
     "only_registered": _Key("DTQ_ONLY_REGISTERED", _switch),
     "reload": _Key("DTQ_RELOAD", _reload),

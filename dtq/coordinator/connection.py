@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 
 from dtq import __version__
 from dtq.coordinator import (
@@ -18,6 +19,7 @@ from dtq.coordinator import (
     holding,
     letting_go,
     operating,
+    output,
     queries,
     results,
     scheduling,
@@ -46,6 +48,7 @@ from dtq.model.messages import (
     PROTOCOL,
     Ended,
     Exchange,
+    Followed,
     Grant,
     Hello,
     Orders,
@@ -70,6 +73,7 @@ from dtq.model.snapshots import (
     DeadLetter,
     GraphNode,
     OrderedWorker,
+    OutputPart,
     QueueView,
     Selection,
     Stats,
@@ -226,12 +230,18 @@ class Connection:
                 vetting.close()
         if fetch is not None:
             grants = self._await(state, fetch, exchange.wait_s, told=bool(answer.drop))
-            order = c.sessions.untold_order(state)
-            return Orders(grants=grants, cancel=tuple(fetch.cancel), drop=tuple(answer.drop), order=order)
-        self._record(leases)
-        grants = grants_of(c, leases, large=False, inline=state.hello.inline)
-        cancel, order = tuple(answer.cancel[:MOST_CANCELS]), c.sessions.untold_order(state)
-        return Orders(grants=grants, cancel=cancel, drop=tuple(answer.drop), order=order)
+            cancel = tuple(fetch.cancel)
+        else:
+            self._record(leases)
+            grants = grants_of(c, leases, large=False, inline=state.hello.inline)
+            cancel = tuple(answer.cancel[:MOST_CANCELS])
+        return Orders(
+            grants=grants,
+            cancel=cancel,
+            drop=tuple(answer.drop),
+            order=c.sessions.untold_order(state),
+            follow=self._followed(state),
+        )
 
     def _exchange(self, state: SessionState, exchange: Exchange) -> tuple[Answer, Fetch | None, list[Lease]]:
         """Apply a report, durably."""
@@ -276,6 +286,13 @@ class Connection:
             state.ahead_s = wall - c.clock.wall()
             c.machine.excuse(state.hello.session, state.seen_at)
 
+    def _followed(self, state: SessionState) -> tuple[Followed, ...]:
+        """The worker's tasks whose output somebody follows."""
+        if not self._c.printing:
+            return ()
+        with self._c.lock:
+            return self._c.printing.of(state.hello.session, time.monotonic())
+
     def _part(self, state: SessionState, exchange: Exchange) -> None:
         """Tell a worker that it is broken, when it asks for work; and make it ask.
 
@@ -309,6 +326,8 @@ class Connection:
         leases = self._c.machine.leases_of(state.hello.session)
         if state.progress:
             state.progress = {at: done for at, done in state.progress.items() if at[0] in leases}
+        if exchange.printed:
+            self._c.printing.told(state.hello.session, exchange.printed, leases)
         for said in exchange.progress:
             lease = leases.get(said.token)
             if lease is not None and lease.lo <= said.index < lease.hi:  # it cannot report other workers' tasks
@@ -435,6 +454,10 @@ class Connection:
     def attempts(self, batch: int, index: int, first: int) -> list[Attempt]:
         """See `Service.attempts`."""
         return queries.attempts(self._c, batch, index, first)[0]
+
+    def output(self, batch: int, index: int, attempt: int, offset: int, wait_s: float) -> OutputPart:
+        """See `Service.output`."""
+        return output.output(self._c, batch, index, attempt, offset, _bounded(wait_s))
 
     def results(self, batch: int, lo: int, hi: int) -> list[Ended]:
         """See `Service.results`."""

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import Final
 
 from dtq import __version__
+from dtq.coordinator.attempt_output import with_output
 from dtq.coordinator.committer import Generation
 from dtq.coordinator.service import Coordinator
 from dtq.coordinator.sessions import SessionState
@@ -136,7 +137,8 @@ def attempts(c: Coordinator, number: int, index: int, first: int = 0) -> tuple[l
     if not found:
         return [], False
     last = c.engine.attempts(number, index, first=-1)
-    few = [replace(attempt, failure=slim(attempt.failure, largest)) for attempt in found]
+    told = with_output(c.engine, number, index, found)
+    few = [replace(attempt, failure=slim(attempt.failure, largest)) for attempt in told]
     return few, bool(last) and last[0].number > found[-1].number
 
 

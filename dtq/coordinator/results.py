@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from operator import attrgetter
 
 from dtq.coordinator import queries
+from dtq.coordinator.attempt_output import with_output
 from dtq.coordinator.service import Coordinator
 from dtq.core.changes import ResultPage
 from dtq.core.ledger import EndedRange
@@ -153,7 +154,8 @@ def purged(c: Coordinator, number: int, index: int) -> Ended | None:
 
 
 def _dead(c: Coordinator, number: int, index: int) -> Ended:
-    last = next(iter(c.engine.attempts(number, index, first=-1)), None)
+    found = with_output(c.engine, number, index, c.engine.attempts(number, index, first=-1))
+    last = found[0] if found else None
     return Ended(
         batch=number,
         lo=index,

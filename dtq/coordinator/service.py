@@ -26,6 +26,7 @@ from dtq.coordinator.committer import Committer, Generation
 from dtq.coordinator.cron import CronCalendar
 from dtq.coordinator.history import Recorder, Totals
 from dtq.coordinator.lost_workers import LostWorkers
+from dtq.coordinator.printing import Printing
 from dtq.coordinator.sessions import Sessions, SessionState
 from dtq.coordinator.ticker import Ticker
 from dtq.coordinator.values import PeerValues
@@ -139,6 +140,8 @@ class Coordinator:
         self._freed_at: float | None = None
         self.lock = threading.Lock()
         self.sessions = Sessions(setup.max_unread)
+        #: Tasks whose output somebody follows.
+        self.printing = Printing()
         #: Calls that wait because the queue is full: the tasks that each needs room for; longest waiting first.
         self.held: deque[tuple[int, threading.Event]] = deque()
         self.cache = PageCache(engine)
@@ -220,6 +223,7 @@ class Coordinator:
             self.held.clear()
             for state in self.sessions.by_id.values():
                 state.wake()
+            self.printing.wake_all()
 
     def stop(self, timeout_s: float = 10.0) -> bool:
         """Commit and close the store. No call may follow.
@@ -327,6 +331,14 @@ class Coordinator:
             if untold:
                 del self.sessions.fetching[session]
                 fetch.serve([], untold)
+
+    def tell_followed(self) -> None:
+        """Wake the fetching calls of workers that hold further tasks whose output is followed."""
+        for session in self.printing.untold:
+            fetch = self.sessions.fetching.pop(session, None)
+            if fetch is not None:
+                fetch.serve([], [])
+        self.printing.untold.clear()
 
     def untold(self, state: SessionState) -> list[Cancellation]:
         """A worker's cancellations that no fetching call has told it; they count as told from now on."""
@@ -489,6 +501,7 @@ class Coordinator:
         for ended_range in ended:
             self.sessions.publish(ended_range)
         self.sessions.batches_finished(changes)
+        self.printing.committed(changes)
         # They come last in a commit, but for the totals.
         if self._freed_at is None and any(type(change) in _FREEING for change in changes[-2:]):
             self._freed_at = self.clock.now() + _FREED_S

@@ -24,6 +24,7 @@ from dtq.core.changes import (
     HoldEnded,
     HoldRow,
     LeaseEnded,
+    OutputPage,
     OwnExpired,
     Read,
     ResultPage,
@@ -67,6 +68,7 @@ class Ledger:
         self._batches: dict[int, Batch | BatchRow] = {}
         self._tasks: dict[tuple[int, int], TaskRow | TaskForgotten] = {}
         self._attempts: list[AttemptRow] = []
+        self._output: list[OutputPage] = []
         self._pages: list[ArgumentPage | ResultPage] = []
         self._leases: dict[int, Lease | None] = {}
         self._holds: dict[tuple[str, bytes], HoldRow | HoldEnded] = {}
@@ -126,6 +128,10 @@ class Ledger:
         """Add an unsuccessful attempt."""
         self._attempts.append(row)
 
+    def output(self, page: OutputPage) -> None:
+        """Add output of tasks that have ended."""
+        self._output.append(page)
+
     def lease(self, lease: Lease) -> None:
         """CommitMarker a lease as new, or shortened."""
         self._leases[lease.token] = lease
@@ -183,6 +189,7 @@ class Ledger:
         self._batches.pop(batch, None)
         self._purged.pop(batch, None)
         self._pages = [page for page in self._pages if page.batch != batch]
+        self._output = [page for page in self._output if page.batch != batch]
         self._edges = [edge for edge in self._edges if edge.child != batch]
         self._ended = [ended for ended in self._ended if ended.batch != batch]
         self._tail.append(BatchWithdrawn(batch))
@@ -203,6 +210,7 @@ class Ledger:
         changes += [Stored(edge) for edge in self._edges]
         changes += [Stored(t) if isinstance(t, TaskRow) else t for t in self._tasks.values()]
         changes += [Stored(attempt) for attempt in self._attempts]
+        changes += [Stored(page) for page in self._output]
         changes += [
             LeaseEnded(token) if lease is None else Stored(lease.row()) for token, lease in self._leases.items()
         ]

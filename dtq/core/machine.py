@@ -21,7 +21,7 @@ from typing import Final
 
 from dtq.core import chains, placing, quarantining, start_by, wall_moments
 from dtq.core.batches import Batch, Frontier, SpecEntry, shared_flow
-from dtq.core.changes import ArgumentPage, BatchFlow, Change, ResultPage, Totals
+from dtq.core.changes import ArgumentPage, BatchFlow, Change, OutputPage, ResultPage, Totals
 from dtq.core.dependencies import After
 from dtq.core.elements import WAITING
 from dtq.core.heap import Run, RunHeap
@@ -43,10 +43,11 @@ from dtq.errors import (
     UnknownId,
     WorkerBroken,
 )
-from dtq.model import pages
+from dtq.model import pages, printed
 from dtq.model.fields import MAX_NAME
 from dtq.model.messages import Cancellation, Exchange, Failed, Failure, Released, Submission, Succeeded
 from dtq.model.options import Spec, check_delay, same_call
+from dtq.model.printed import Printed
 from dtq.model.resources import Offers
 from dtq.model.states import Outcome, State
 from dtq.records import dataclass, field, replace
@@ -527,6 +528,8 @@ class Machine:
         )
         queue_state.ledger.page(page)
         answer.pages.append(page)
+        if success.printed:
+            self._printed(lease, lo, hi, success.printed)
         queue_state.ledger.ended(batch, lo, hi, State.SUCCEEDED)
         if queue_state.dependencies.awaited:
             queue_state.dependencies.ended(batch, lo, hi, State.SUCCEEDED)
@@ -551,8 +554,16 @@ class Machine:
             lease.batch.entry.observe(failed.seconds, 1)
         quarantining.note(worker, lease.batch, failed, now)
         self.queue_state.shorten(lease, failed.index + 1)
+        if failed.printed:
+            self._printed(lease, failed.index, failed.index + 1, failed.printed)
         started_at = now - failed.seconds if 0 <= failed.seconds <= now else now
         self.queue_state.attempt_ended(lease, failed.index, failed.outcome, failed.failure, started_at, now)
+
+    def _printed(self, lease: Lease, lo: int, hi: int, told: Sequence[Printed]) -> None:
+        """Keep the output of tasks ``[lo, hi)`` of a lease that have ended."""
+        number = lease.batch.number
+        page = printed.pack(printed.within(told, lo, hi), lo)
+        self.queue_state.ledger.output(OutputPage(batch=number, lo=lo, hi=hi, attempt=lease.attempt, data=page))
 
     def _released(self, worker: Worker, released: Released, now: float) -> None:
         lease = self._reported(worker, released.token, released.lo, released.hi)

@@ -111,6 +111,7 @@ def slot_terms(settings: WorkerSettings, inherited: Inheritance, program: Progra
         init=settings.init,
         max_tasks=settings.max_tasks_per_slot,
         max_memory=settings.max_memory_per_slot,
+        keep_output=settings.keep_output,
         keep_processes=settings.keep_processes,
         only_registered=settings.only_registered,
         reload=settings.reload == "auto",

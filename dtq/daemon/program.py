@@ -50,6 +50,7 @@ class Worker:
             again later.
         paths: directories for modules, before those of this program.
         only_registered: whether to run registered task types only: no function by its name, no sent code.
+        keep_output: bytes that are kept of the output of each attempt of a task; 0 for none.
         keep_processes: whether processes that tasks leave running may go on until their slot is replaced.
         tasks_may_submit: whether clients in tasks use this worker's coordinator and key.
         max_waiting: bound of further slots while tasks wait for other tasks; None for 8 a slot.
@@ -75,6 +76,7 @@ class Worker:
         init: str | None = None,
         paths: Iterable[str | Path] = (),
         only_registered: bool | None = None,
+        keep_output: int | None = None,
         keep_processes: bool | None = None,
         tasks_may_submit: bool | None = None,
         max_waiting: int | None = None,
@@ -95,6 +97,7 @@ class Worker:
             "init": init,
             "paths": tuple(dict.fromkeys([*map(str, paths), *program_paths()])),
             "only_registered": only_registered,
+            "keep_output": keep_output,
             "keep_processes": keep_processes,
             "tasks_may_submit": tasks_may_submit,
             "max_waiting": max_waiting,

@@ -30,6 +30,8 @@ MAX_LABEL: Final = 200
 MAX_CALL: Final = 64 << 10
 #: Longest time limit, delay or wait, in seconds: ten years. A larger number is a mistake.
 MAX_SECONDS: Final = 10 * 366 * 86_400.0
+#: Most bytes of either end of a task's kept output.
+MAX_OUTPUT: Final = 1 << 20
 #: Latest moment, in seconds of the Unix epoch: in the year 5138.
 MAX_MOMENT: Final = 1e11
 #: Most slots of a worker.
@@ -257,6 +259,8 @@ Results = Annotated[bytes, Blob(page=True)]
 Body = Annotated[bytes, Blob()]
 #: Bytes of a value.
 Chunk = Annotated[bytes, Blob(CHUNK)]
+#: Output of a task.
+Output = Annotated[bytes, Blob(MAX_OUTPUT)]
 #: A SHA-256 digest; empty for none.
 Digest = Annotated[bytes, Blob(32)]
 #: A description of values.
@@ -288,6 +292,8 @@ AWAITED: Final = Items(10_000)
 EACH: Final = Items(64)
 #: Tasks of one page that wait by themselves.
 ITEMS: Final = Items(1_024)
+#: Tasks of one page that printed anything: output that breaks a rule is dropped alone.
+PRINTED: Final = Items(1_024, apart=True)
 #: Items of one call: tasks, batches, functions.
 MANY: Final = Items(300_000)
 #: Items of an answer, which is bounded in bytes by its maker.

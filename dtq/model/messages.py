@@ -10,9 +10,10 @@ from enum import Enum
 from typing import Annotated, Final
 
 from dtq.model import fields
-from dtq.model.fields import ANSWERED, FEW, LIMITS, MANY, MAX_SUBMISSIONS, NAMES, RESOURCES, Items
+from dtq.model.fields import ANSWERED, FEW, LIMITS, MANY, MAX_SUBMISSIONS, NAMES, PRINTED, RESOURCES, Items
 from dtq.model.options import Spec, whole
 from dtq.model.pages import PAGE_BLOBS
+from dtq.model.printed import Printed
 from dtq.model.resources import Offers, Portion
 from dtq.model.states import Outcome, State
 from dtq.records import dataclass
@@ -298,7 +299,8 @@ class Failure:
         signal: the signal that ended it.
         peak_memory: highest resident memory of the slot's process since its start, in bytes; None if unknown. Earlier
             tasks of the process count too.
-        output: the last lines that the task printed, bounded.
+        output: the last lines that the task printed, bounded; in answers only: a worker reports all of it that is kept
+            (`Failed.printed`).
         unable: whether the attempt never reached the task's own code, because the worker lacks a module or task type.
         particular: whether the lack is particular to this call's arguments, or to a function sent by value from another
             Python: the worker may well be fit for everything else.
@@ -330,6 +332,7 @@ class Succeeded:
         seconds: how long the tasks took together.
         peak_memory: highest resident memory of the slot's process since its start, in bytes; None if unknown. Earlier
             tasks of the process count too.
+        printed: the output of those of them that printed anything.
     """
 
     token: fields.Token
@@ -337,6 +340,7 @@ class Succeeded:
     results: fields.Results
     seconds: fields.Seconds
     peak_memory: fields.Count | None = None
+    printed: Annotated[tuple[Printed, ...], PRINTED] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -351,6 +355,7 @@ class Failed:
         outcome: how it ended; never SUCCEEDED.
         failure: why.
         seconds: how long it ran.
+        printed: its output; none if it printed nothing.
     """
 
     token: fields.Token
@@ -358,6 +363,7 @@ class Failed:
     outcome: Outcome
     failure: Failure
     seconds: fields.Seconds
+    printed: Annotated[tuple[Printed, ...], PRINTED] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -400,6 +406,31 @@ class Progress:
     index: fields.Index
     done: fields.Measure
     total: fields.Measure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrintedNow:
+    """What a running task has printed, as somebody follows it; empty to say that it has printed nothing yet.
+
+    Attributes:
+        token: the lease.
+        index: the task's index in its batch.
+        offset: number of bytes that the attempt had printed before.
+        data: the bytes.
+    """
+
+    token: fields.Token
+    index: fields.Index
+    offset: fields.Offset
+    data: fields.Output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Followed:
+    """A task that a worker holds, and whose output somebody follows."""
+
+    token: fields.Token
+    index: fields.Index
 
 
 def _spoilt(token: int, index: int, why: str) -> Failed:
@@ -447,6 +478,7 @@ class Exchange:
             answer to an earlier call, other than `beside`, is missing here, it never arrived and is taken back
             unblamed. Leases that the worker cannot have seen are not judged.
         progress: latest progress of running tasks.
+        printed: what tasks that are followed have printed since the last report that arrived.
         capacity: how many slots can run tasks, busy ones included; 0 while draining.
         fetch: whether grants may be answered (a worker has one fetching call under way at most).
         wait_s: how long a fetching call may wait for work.
@@ -465,6 +497,7 @@ class Exchange:
     released: Annotated[tuple[Released, ...], CLAIMS] = ()
     holding: Annotated[tuple[Holding, ...], CLAIMS] = ()
     progress: Annotated[tuple[Progress, ...], CLAIMS] = ()
+    printed: Annotated[tuple[PrintedNow, ...], CLAIMS] = ()
     capacity: fields.Slots = 0
     fetch: bool = False
     wait_s: fields.Seconds = 0.0
@@ -522,12 +555,14 @@ class Orders:
         cancel: tasks to stop.
         drop: leases that are no longer the worker's: stop them and report nothing.
         order: an operator's order that the worker does not follow yet; None for none. Told until it does.
+        follow: tasks whose output somebody follows. The answer to a report names all of them.
     """
 
     grants: Annotated[tuple[Grant, ...], ANSWERED] = ()
     cancel: Annotated[tuple[Cancellation, ...], ANSWERED] = ()
     drop: Annotated[tuple[fields.Token, ...], ANSWERED] = ()
     order: WorkerOrder | None = None
+    follow: Annotated[tuple[Followed, ...], ANSWERED] = ()
 
 
 # -- following ----------------------------------------------------------------------------------------------------
@@ -587,10 +622,12 @@ __all__ = [
     "Exchange",
     "Failed",
     "Failure",
+    "Followed",
     "Grant",
     "Hello",
     "Holding",
     "Orders",
+    "PrintedNow",
     "Progress",
     "Receipt",
     "Released",

@@ -41,6 +41,7 @@ from dtq.model.snapshots import (
     DeadLetter,
     GraphNode,
     OrderedWorker,
+    OutputPart,
     QueueView,
     Selection,
     Stats,
@@ -256,6 +257,32 @@ class Service(Protocol):
 
         Returns:
             Oldest first, cut off after a few MiB: ask again behind the last one's number.
+        """
+        ...
+
+    def output(
+        self,
+        batch: fields.BatchNumber,
+        index: fields.Index,
+        attempt: fields.Count,
+        offset: fields.Offset,
+        wait_s: fields.Seconds,
+    ) -> OutputPart:
+        """What an attempt of a task has printed, standard output and error together.
+
+        Args:
+            batch: the batch.
+            index: the task.
+            attempt: which attempt, from 1; 0 for the last one.
+            offset: number of its bytes that the caller has.
+            wait_s: how long to wait at most, in seconds, if there are no further bytes yet, or no such attempt.
+
+        Returns:
+            The next bytes that are kept, up to the next gap; none when the wait ran out.
+
+        Raises:
+            UnknownId: the task was never accepted, or it was purged.
+            InvalidValue: the task has ended, and had no such attempt.
         """
         ...
 

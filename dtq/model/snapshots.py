@@ -70,6 +70,29 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutputPart:
+    """A part of what one attempt of a task has printed.
+
+    Attributes:
+        attempt: which attempt, from 1; 0 for a task that was never started.
+        offset: number of bytes that the attempt had printed before: more than asked for if some are left out.
+        data: the bytes.
+        over: whether the attempt is over, and these are its last bytes.
+        last: whether the task has ended besides, so that no attempt follows.
+        state: the task's state.
+        worker: name of the worker of an attempt that is over.
+    """
+
+    attempt: fields.Count
+    offset: fields.Offset
+    data: fields.Output
+    over: bool = False
+    last: bool = False
+    state: State
+    worker: fields.Label = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskView:
     """A task, or a run of like tasks of one batch.
 

@@ -30,6 +30,7 @@ ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     "graph": (_SUBMIT, _ADMIN),
     "attempts": (_SUBMIT, _ADMIN),
     "explain": (_SUBMIT, _ADMIN),
+    "output": (_SUBMIT, _ADMIN),
     "tasks by id": (_SUBMIT, _ADMIN),
     "cancel by id": (_SUBMIT, _ADMIN),
     "stats": (_SUBMIT, _ADMIN),

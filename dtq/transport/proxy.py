@@ -44,6 +44,7 @@ _MANY_S: Final = 600.0
 _WAITS: Final[dict[str, Callable[[tuple[Any, ...]], float]]] = {
     "watch": lambda arguments: cast(float, arguments[1]),
     "exchange": lambda arguments: cast(float, arguments[0].wait_s),
+    "output": lambda arguments: cast(float, arguments[4]),
     "retry_dead": lambda _: _MANY_S,
     "purge_dead": lambda _: _MANY_S,
 }
@@ -202,6 +203,7 @@ class Proxy:
     task = _remote(Service.task)
     attempts = _remote(Service.attempts)
     explain = _remote(Service.explain)
+    output = _remote(Service.output)
     results = _remote(Service.results)
     tasks = _remote(Service.tasks)
     cancel = _remote(Service.cancel)

@@ -23,6 +23,7 @@ from dtq.client.inheritance import Inheritance
 from dtq.model.ids import TaskId
 from dtq.model.lru import SizedLru
 from dtq.model.options import Function, Options, Spec
+from dtq.model.printed import Printed
 from dtq.model.resources import Portion
 from dtq.model.values import weight
 from dtq.model.wire import codec
@@ -110,6 +111,7 @@ class Child:
     spread = 0
     #: The process that runs tasks, below its reaper; 0 until it is known.
     slot_pid = 0
+    output: Output | Passed
 
     def __init__(
         self,
@@ -171,7 +173,7 @@ class Child:
         #: Whether its state was seen to be impossible; whether it was killed.
         self._lied = self._killed = False
         self._limit = UNLIMITED
-        self.output: Output | Passed = Passed() if terms.inherited.streams else Output(number, self._task)
+        self.output = Passed() if terms.inherited.streams else Output(number, self._latest_serial, self._name_of)
         #: Its place of values, as it knows it.
         self.place = terms.place
         #: Number of tasks it was sent; and the serial of the next one.
@@ -201,6 +203,7 @@ class Child:
             terms: its settings; they agree with those that its process was started with.
         """
         self.terms, self.place = terms, terms.place
+        self.output.keep(terms.keep_output)
         self._inherited = replace(terms.inherited, tracker=self._inherited.tracker)
         self.channel.expect(terms.max_result + CAPACITY + MAX_BESIDE)
         with contextlib.suppress(OSError):  # it has ended already, which is seen soon
@@ -607,21 +610,22 @@ class Child:
 
     # -- its output -----------------------------------------------------------------------------------------------
 
-    def _task(self) -> tuple[str, int]:
-        """The task it started last: its id, "" for none or if its output is not the task's, and its serial."""
-        serial, _ = self.position.read()
-        if self.preparing:
-            return "", serial
+    def _latest_serial(self) -> int:
+        """The serial of the task that it started last, as far as that can be true; -1 if its output is no task's."""
+        serial = self.position.serial
+        return serial if not self.preparing and serial < self._serial else -1
+
+    def _name_of(self, serial: int) -> str:
+        """The id of the task with a serial; "" if it is no task of the leases that it has, or had last."""
         for chunk in (*self.chunks, *([self.latest] if self.latest is not None else ())):
             index = chunk.task(serial)
             if index is not None:
-                return str(TaskId(chunk.grant.batch, index, chunk.grant.single)), serial
-        return "", serial
+                return str(TaskId(chunk.grant.batch, index, chunk.grant.single))
+        return ""
 
-    def last_lines(self, token: int, index: int) -> str:
-        """The end of the output of a task, whose lease it has, or had last."""
-        chunk = self.known(token)
-        return "" if chunk is None else self.output.last_lines(chunk.serial_of(index))
+    def printed(self, chunk: Chunk, lo: int, hi: int) -> tuple[Printed, ...]:
+        """The output of tasks ``[lo, hi)`` of one of its leases, which have ended; it is not kept here any longer."""
+        return self.output.printed(chunk.serial_of(lo), lo, hi - lo)
 
     # -- its end --------------------------------------------------------------------------------------------------
 
@@ -695,10 +699,9 @@ class Child:
                 os.killpg(self.pid, signal.SIGKILL)
         code = self._exit_code()
         self._kill_slot()
-        serial, _ = self.position.read()
         peak, left = self.position.end()
-        output = self.output.last_lines(serial)
-        return SlotExit(code=code, deaf=self.deaf, breach=self.breach, peak_memory=peak, left=left, output=output)
+        self.output.drain()
+        return SlotExit(code=code, deaf=self.deaf, breach=self.breach, peak_memory=peak, left=left)
 
     def _exit_code(self) -> int:
         try:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from dtq.errors import TooLarge
-from dtq.model import pages
+from dtq.model import pages, printed
 from dtq.model.fields import MAX_NAME
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Cancellation, Failed, Failure, Grant, Holding, Progress, Released, Succeeded
@@ -191,8 +191,10 @@ class Outbox:
 def weight(outcome: Outcome) -> int:
     """Approximate bytes of an outcome in a report, rather too many."""
     if isinstance(outcome, Succeeded):
-        return len(outcome.results) + _OVERHEAD
-    return _OVERHEAD if isinstance(outcome, Released) else weigh(outcome.failure) + _OVERHEAD
+        return len(outcome.results) + _OVERHEAD + printed.weight(outcome.printed)
+    if isinstance(outcome, Released):
+        return _OVERHEAD
+    return weigh(outcome.failure) + _OVERHEAD + printed.weight(outcome.printed)
 
 
 def divided(outcome: Outcome, room: int, *, whatever: bool) -> tuple[Outcome | None, Outcome | None]:
@@ -207,19 +209,40 @@ def divided(outcome: Outcome, room: int, *, whatever: bool) -> tuple[Outcome | N
     if not isinstance(outcome, Succeeded):
         return (least, None) if whatever else (None, outcome)
     count = pages.count(outcome.results)
-    fit = max(pages.fitting(outcome.results, 0, count, room - _OVERHEAD), int(whatever))
+    fit = max(_fitting(outcome, count, room - _OVERHEAD), int(whatever))
     if fit == 0:
         return None, outcome
     if fit == count:
         return outcome, None
-    part = replace(outcome, results=pages.cut(outcome.results, 0, fit), seconds=outcome.seconds * fit / count)
+    part = replace(
+        outcome,
+        results=pages.cut(outcome.results, 0, fit),
+        seconds=outcome.seconds * fit / count,
+        printed=printed.within(outcome.printed, outcome.lo, outcome.lo + fit),
+    )
     rest = replace(
         outcome,
         lo=outcome.lo + fit,
         results=pages.cut(outcome.results, fit, count),
         seconds=outcome.seconds * (count - fit) / count,
+        printed=printed.within(outcome.printed, outcome.lo + fit, outcome.lo + count),
     )
     return part, rest
+
+
+def _fitting(outcome: Succeeded, count: int, room: int) -> int:
+    """How many of the first results of an outcome fit into this many bytes, with what their tasks have printed."""
+    if not outcome.printed:
+        return pages.fitting(outcome.results, 0, count, room)
+    spent = 0
+    fit = count
+    for each in outcome.printed:
+        spent += printed.weight((each,))
+        if spent > room:
+            fit = each.index - outcome.lo
+            break
+    within = printed.weight(printed.within(outcome.printed, outcome.lo, outcome.lo + fit))
+    return pages.fitting(outcome.results, 0, fit, room - within)
 
 
 def refused(outcome: Outcome, error: Exception) -> Failed | None:
@@ -382,6 +405,11 @@ class Holdings:
 
 
 def _slimmer(outcome: Outcome, room: int) -> Outcome:
+    if isinstance(outcome, Released):
+        return outcome
+    if outcome.printed:
+        beside = weight(outcome) - printed.weight(outcome.printed) + printed.OVERHEAD
+        outcome = replace(outcome, printed=(printed.cut(outcome.printed[0], max(0, room - beside)),))
     if isinstance(outcome, Failed):
         return replace(outcome, failure=slim(outcome.failure, room - _OVERHEAD))
     return outcome

@@ -297,7 +297,8 @@ class Link:
             with supervisor.lock:
                 deadline = time.monotonic() + self._heartbeat_s
                 while not self._something_to_say(said) and not self._stopping.is_set():
-                    left = deadline - time.monotonic()
+                    due_at = supervisor.live.due_at
+                    left = min(deadline, deadline if due_at is None else due_at) - time.monotonic()
                     if left <= 0:
                         break
                     supervisor.news.wait(left)
@@ -308,12 +309,16 @@ class Link:
             said = ()
             orders = self._call(self._reporting, exchange, backoff)
             if orders is None:
+                with supervisor.lock:
+                    supervisor.live.failed()
                 continue
             said = exchange.capacity, exchange.trouble, exchange.follows
             granted = self._with_specs(orders.grants, self._reporting)
             with supervisor.lock:
                 burdened = supervisor.holdings.burdened
                 supervisor.acknowledged()
+                if orders.follow or supervisor.live:
+                    supervisor.live.only(orders.follow)
                 if burdened:
                     supervisor.announce()  # more work may be asked for, once fewer outcomes wait
                 self._obey(orders)
@@ -363,6 +368,9 @@ class Link:
         )
 
     def _obey(self, orders: Orders) -> None:
+        if orders.follow:
+            self._supervisor.live.add(orders.follow)
+            self._supervisor.announce()
         for cancellation in orders.cancel:
             self._supervisor.cancel(cancellation)
         for token in orders.drop:

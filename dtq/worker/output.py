@@ -1,35 +1,44 @@
-"""Output of a slot's process: a pipe that the supervisor reads, for its log and for the record of failed attempts.
+"""Output of a slot's process: a pipe that the supervisor reads, for its log and for the record of each attempt.
 
 Worker, below the supervisor. Standard output and standard error of a slot are the same pipe, so that lines stay in
 their order and a task without output costs nothing. Lines go to the logger ``dtq.task`` with their task; a task that
-floods is cut short there, and the omitted lines are counted. The last few kilobytes are kept for the next attempt that
-fails.
+floods is cut short there, and the omitted lines are counted. Of each attempt the first and the last bytes are kept
+(`task_output`), until its outcome is reported.
 
-The slot's position at the arrival of the bytes tells which task printed them: the last output of a task may be ascribed
-to its successor, if that starts within the same moment.
+Python code marks its output with its task (`marked_stream`). Other output is ascribed to the task that had started last
+when it was read: the last such output of a task may be its successor's, if that starts within the same moment, and what
+a process prints that has outlived its task is the next task's, or nobody's while none runs: then it is logged only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import sys
+import termios
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from dtq.model.printed import USUAL_KEPT, Printed
+from dtq.worker.marked_stream import Marks
+from dtq.worker.task_output import TaskOutput
+
 log = logging.getLogger("dtq.task")
 
-#: Bytes of a slot's last output that are kept.
-KEPT: Final = 4096
 #: Bounds of a slot's logged output: bytes a second in the long run, and bytes at once.
 LOG_RATE: Final = 16 << 10
 LOG_BURST: Final = 128 << 10
 #: Longest line in the log, in bytes.
 LONGEST_LINE: Final = 2000
 _READ: Final = 1 << 16
+#: Most reads at the end of a task: what the pipe holds. A process that goes on printing is not waited for.
+_READS: Final = 4
+#: No bytes wait in the pipe, as the system says it.
+_EMPTY: Final = bytes(4)
 #: Characters that would move a terminal's cursor, or worse, and their replacements.
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(9), *range(10, 32), *range(127, 160))}
 
@@ -43,13 +52,25 @@ class Passed:
 
     #: The slot is given nothing: it has the streams of the worker.
     writing_end: None = None
+    #: See `Output.waits`.
+    waits: bool = False
 
     def given(self) -> None:
         """See `Output.given`."""
 
-    def last_lines(self, serial: int) -> str:
-        """See `Output.last_lines`; nothing is kept."""
-        return ""
+    def drain(self) -> None:
+        """See `Output.drain`."""
+
+    def keep(self, most: int) -> None:
+        """See `Output.keep`."""
+
+    def printed(self, serial: int, index: int, count: int) -> tuple[Printed, ...]:
+        """See `Output.printed`; nothing is kept."""
+        return ()
+
+    def kept(self, serial: int) -> TaskOutput | None:
+        """See `Output.kept`."""
+        return None
 
     def write(self) -> None:
         """See `Output.write`."""
@@ -63,22 +84,32 @@ class Output:
 
     Args:
         slot: the slot's number.
-        task: returns the id of the task that the slot has started last ("" before the first) and its serial.
+        running: returns the serial of the task that the slot has started last.
+        name: returns the id of the task with a serial, "" if it is not known.
     """
 
-    def __init__(self, slot: int, task: Callable[[], tuple[str, int]]) -> None:
+    def __init__(self, slot: int, running: Callable[[], int], name: Callable[[int], str]) -> None:
         self._slot = slot
-        self._task = task
+        self._running = running
+        self._name = name
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
-        self._kept: deque[tuple[int, bytes]] = deque()
-        self._size = 0
+        self._marks = Marks()
+        self._most = USUAL_KEPT
+        #: The output of tasks whose outcome was not derived yet, by serial; and the serial of the first such task.
+        self._kept: dict[int, TaskOutput] = {}
+        self._first = 0
         self._budget = float(LOG_BURST)
         self._refilled_at = time.monotonic()
-        self._line = b""
+        #: The line that has begun, and its task.
+        self._line, self._line_of = b"", -1
         self._left_out = 0
         #: Lines to be logged, each with its task's id.
         self._lines: deque[tuple[str, str]] = deque()
+
+    def keep(self, most: int) -> None:
+        """Set how many bytes of each task are kept from now on; 0 for none."""
+        self._most = most
 
     def fileno(self) -> int:
         """The descriptor to wait for."""
@@ -103,59 +134,85 @@ class Output:
             data = os.read(self._read, _READ)
         except BlockingIOError:
             return False
-        task, serial = self._task()  # after the read: a task's output is never ascribed to an earlier one
-        if data:
-            self._keep(serial, data)
-            self._log(task, data)
+        running = self._running()  # after the read: a task's output is never ascribed to an earlier one
+        for serial, piece in self._marks.divided(data, running, running):
+            self._add(serial, piece)
         return bool(data)
 
-    def _keep(self, serial: int, data: bytes) -> None:
-        kept = self._kept
-        kept.append((serial, data[-KEPT - 1 :]))  # a byte more: it tells that something was before
-        self._size += len(kept[-1][1])
-        while self._size - len(kept[0][1]) > KEPT:
-            self._size -= len(kept.popleft()[1])
+    def _add(self, serial: int, data: bytes) -> None:
+        if self._most and serial >= self._first:
+            kept = self._kept.get(serial)
+            if kept is None:
+                kept = self._kept[serial] = TaskOutput(self._most)
+            kept.add(data)
+        self._log(serial, data)
 
-    def last_lines(self, serial: int) -> str:
-        """The end of the output since a task started, at most `KEPT` bytes; whole lines if possible.
+    def drain(self) -> None:
+        """Take the output that has arrived, before outcomes of tasks are derived."""
+        for _ in range(_READS):
+            if fcntl.ioctl(self._read, termios.FIONREAD, _EMPTY) == _EMPTY:
+                if rest := self._marks.rest():
+                    self._add(self._running(), rest)
+                return
+            if not self.take():
+                return
+
+    def kept(self, serial: int) -> TaskOutput | None:
+        """The output of a task whose outcome was not derived yet; None if it has printed nothing."""
+        return self._kept.get(serial)
+
+    def printed(self, serial: int, index: int, count: int) -> tuple[Printed, ...]:
+        """The output of tasks that have ended, of those that printed anything; it is not kept here any longer.
 
         Args:
-            serial: of the task.
+            serial: of the first task.
+            index: of the first task, in its batch.
+            count: number of the tasks.
         """
-        for _ in range(4):  # at most a full pipe: a process that goes on printing is not waited for
-            if not self.take():
-                break
-        data = b"".join([piece for at, piece in self._kept if at >= serial])
-        if len(data) > KEPT:
-            data = data[-KEPT:]
-            _, newline, rest = data.partition(b"\n")
-            data = rest if newline and rest else data
-        return data.decode("utf-8", "replace")
+        self._first = max(self._first, serial + count)
+        if not self._kept:
+            return ()
+        over = sorted(at for at in self._kept if at < self._first)
+        found = [(at, self._kept.pop(at)) for at in over]
+        return tuple([kept.printed(index + at - serial) for at, kept in found if at >= serial])
 
     # -- the log --------------------------------------------------------------------------------------------------
 
-    def _log(self, task: str, data: bytes) -> None:
+    def _log(self, serial: int, data: bytes) -> None:
         now = time.monotonic()
         self._budget = min(LOG_BURST, self._budget + (now - self._refilled_at) * LOG_RATE)
         self._refilled_at = now
         if self._budget < 1:
             self._left_out += len(data)
             return
+        if self._line and serial != self._line_of:  # the last line of a task, without its end
+            self._say(self._line_of, self._line[:LONGEST_LINE])
+            self._line = b""
+        self._line_of = serial
         if self._left_out:
-            self._say(task, f"[{self._left_out} bytes of output are left out here]")
-            self._left_out = 0
+            self._note_left_out(serial)
         spent = min(len(data), int(self._budget))
         self._budget -= spent
         self._left_out += len(data) - spent
         *lines, self._line = (self._line + data[:spent]).split(b"\n")
         for line in lines:
-            self._say(task, line[:LONGEST_LINE].decode("utf-8", "replace").rstrip("\r"))
+            self._say(serial, line[:LONGEST_LINE])
         if len(self._line) > LONGEST_LINE:
-            self._say(task, self._line[:LONGEST_LINE].decode("utf-8", "replace"))
+            self._say(serial, self._line[:LONGEST_LINE])
             self._line = b""
 
-    def _say(self, task: str, line: str) -> None:
-        self._lines.append((task, line.translate(_CONTROLS)))
+    def _say(self, serial: int, line: bytes) -> None:
+        text = line.decode("utf-8", "replace").rstrip("\r").translate(_CONTROLS)
+        self._lines.append((self._name(serial), text))
+
+    def _note_left_out(self, serial: int) -> None:
+        self._say(serial, b"[%d bytes of output are left out here]" % self._left_out)
+        self._left_out = 0
+
+    @property
+    def waits(self) -> bool:
+        """Whether lines are to be logged."""
+        return bool(self._lines)
 
     def write(self) -> None:
         """Log the taken output; that may wait for the reader of the log."""
@@ -171,7 +228,7 @@ class Output:
     def close(self) -> None:
         """Close the pipe after the slot's end; the rest is still to be written."""
         if self._line:
-            self._log(self._task()[0], b"\n")
+            self._log(self._line_of, b"\n")
         if self._left_out:
-            self._say(self._task()[0], f"[{self._left_out} bytes of output are left out here]")
+            self._note_left_out(self._line_of)
         os.close(self._read)

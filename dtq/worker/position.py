@@ -84,6 +84,11 @@ class Position:
 
         return start
 
+    @property
+    def serial(self) -> int:
+        """Serial of the task started last; -1 for none."""
+        return self._numbers[_SERIAL]
+
     def read(self) -> tuple[int, float]:
         """Serial of the task started last (-1: none) and when (``time.monotonic()``)."""
         serial = self._numbers[_SERIAL]

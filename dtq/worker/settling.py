@@ -24,6 +24,7 @@ from dtq.errors import BadMessage
 from dtq.model import pages
 from dtq.model.lru import SizedLru
 from dtq.model.messages import Failed, Failure, Progress, Released, Succeeded
+from dtq.model.printed import Printed
 from dtq.model.states import Outcome
 from dtq.model.values import Value, is_description, named
 from dtq.records import replace
@@ -33,6 +34,7 @@ from dtq.worker.latelog import LateLog
 from dtq.worker.memory_shortage import MemoryShortage
 from dtq.worker.reports import Advanced, Changed, NoRoom, Raised, Report, Returned, Stopped
 from dtq.worker.slot_exit import SlotExit, crash_failure, refusal, verdict
+from dtq.worker.task_output import OutputBudget
 
 if TYPE_CHECKING:
     from dtq.worker.transfers import Transfers
@@ -56,6 +58,7 @@ class Settling:
         self._gone_on = gone_on
         self._news = news
         self._log = log
+        self._budget = OutputBudget()
         #: Sends results that are values to a coordinator on another machine; None if they need not be sent.
         self.transfers: Transfers | None = None
         #: Tells whether slots are killed for lack of memory.
@@ -134,7 +137,10 @@ class Settling:
     ) -> None:
         lo = chunk.next
         child.ended(chunk, hi)
-        self._owe(Succeeded(token=chunk.token, lo=lo, results=results, seconds=seconds, peak_memory=peak))
+        printed = self._printed(child, chunk, lo, hi)
+        self._owe(
+            Succeeded(token=chunk.token, lo=lo, results=results, seconds=seconds, peak_memory=peak, printed=printed)
+        )
 
     def _raised(self, child: Child, report: Raised, now: float) -> None:
         chunk = child.holding(report.token)
@@ -142,9 +148,8 @@ class Settling:
         if chunk is None or index != chunk.next or index >= chunk.end:
             raise BadMessage(f"an exception of task {index}, which it does not run")
         chunk.stoppable |= report.failure.unable
-        failure = replace(report.failure, output=child.last_lines(report.token, index))
         child.ended(chunk, index + 1)
-        self._fail(chunk, index, Outcome.FAILED, failure, _took(report.seconds, chunk, now))
+        self._fail(child, chunk, index, Outcome.FAILED, report.failure, _took(report.seconds, chunk, now))
 
     def _stopped(self, child: Child, report: Stopped) -> None:
         chunk = child.holding(report.token)
@@ -192,7 +197,7 @@ class Settling:
                 else:
                     failure = crash_failure(outcome, remains, chunk.spec.options.timeout_s)
                 chunk.next = index + 1
-                self._fail(chunk, index, outcome, failure, _took(now - child.started_at(chunk), chunk, now))
+                self._fail(child, chunk, index, outcome, failure, _took(now - child.started_at(chunk), chunk, now))
             self.release(chunk, chunk.next, chunk.end, started)
         child.chunks.clear()
 
@@ -255,8 +260,16 @@ class Settling:
             else:
                 self._news()
 
-    def _fail(self, chunk: Chunk, index: int, outcome: Outcome, failure: Failure, seconds: float) -> None:
-        self._owe(Failed(token=chunk.token, index=index, outcome=outcome, failure=failure, seconds=seconds))
+    def _fail(self, child: Child, chunk: Chunk, index: int, outcome: Outcome, failure: Failure, seconds: float) -> None:
+        printed = self._printed(child, chunk, index, index + 1)
+        self._owe(
+            Failed(token=chunk.token, index=index, outcome=outcome, failure=failure, seconds=seconds, printed=printed)
+        )
+
+    def _printed(self, child: Child, chunk: Chunk, lo: int, hi: int) -> tuple[Printed, ...]:
+        """The output of tasks that have ended, as much of it as the worker may report."""
+        printed = child.printed(chunk, lo, hi)
+        return tuple([self._budget.within(each) for each in printed]) if printed else ()
 
     def release(self, chunk: Chunk, lo: int, hi: int, started: int = 0) -> None:
         """Return tasks ``[lo, hi)``, the end of a lease, unblamed; this many of the first ones had started."""

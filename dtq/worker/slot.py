@@ -52,6 +52,7 @@ from dtq.worker.failures import Stage, bounded, describe, located, traceback_of
 from dtq.worker.forgotten import Forgotten
 from dtq.worker.forks import end_child, own_page
 from dtq.worker.logrecords import mark_records
+from dtq.worker.marked_stream import mark_streams
 from dtq.worker.position import Position
 from dtq.worker.process_state import ProcessState, Spoilt, seed_anew
 from dtq.worker.program import Program, become, initialize
@@ -65,7 +66,6 @@ from dtq.worker.reports import (
     Advanced,
     Changed,
     Leaving,
-    Misplaced,
     NoRoom,
     Prepared,
     Raised,
@@ -83,7 +83,6 @@ from dtq.worker.resident import peak_memory, resident_memory
 from dtq.worker.result_buffer import ResultBuffer
 from dtq.worker.setters import Setters
 from dtq.worker.siblings import empty_main, share_key, share_tracker
-from dtq.worker.slotcode import OtherCode, admit
 from dtq.worker.slotvalues import SlotValues
 from dtq.worker.soft_timeout import softly
 from dtq.worker.sources import Sources
@@ -178,13 +177,11 @@ class Spec:
 
         Raises:
             OnlyRegistered: it must not run here.
-            OtherCode: it must not run in this process.
             DtqError: it cannot be had here.
         """
         self.reached = self.stage
         if self._refused:
             raise OnlyRegistered(self._function.name, f"the worker {self._worker}")
-        admit(self._function)
         self._call = runnable(
             resolve(self._function, f"the worker {self._worker}", values if values.present else None), self._function
         )
@@ -377,6 +374,10 @@ class Slot:
         self._values.move(place)
         self._adapt()
 
+    def mark_streams(self, position: Position) -> None:
+        """Have what tasks print marked with the task (`marked_stream`)."""
+        mark_streams(lambda: position.serial, self._own)
+
     def _adapt(self) -> None:
         """Make functions ready again after a change of their hooks or of the place of values."""
         self._hooks = registered_hooks()
@@ -436,7 +437,7 @@ class Slot:
         except BaseException as error:  # noqa: BLE001 - the edge to user code, at import
             if not self._own[0]:
                 end_child(error)
-            sound = isinstance(error, OtherCode) or _ran_nothing(error, function)
+            sound = _ran_nothing(error, function)
         self._imported()
         _flush_streams()
         self._say(Prepared(sound))
@@ -592,9 +593,6 @@ class Slot:
 
         Returns:
             Whether this process cannot run any task of the function.
-
-        Raises:
-            _Unfit: another process has to run it.
         """
         if not self._own[0]:
             end_child(error)
@@ -603,10 +601,6 @@ class Slot:
         now, stage = self._clock(), spec.reached
         spec.reached = CALL
         self._flush(begun)
-        if isinstance(error, OtherCode):
-            self._say(Misplaced(notice(error.name)))
-            self._say(Stopped(token, index))
-            raise _Unfit(at_once=False)
         if stage is spec.stage and isinstance(error, CannotImport):
             if self._reload and (path := self._sources.has_now(spec.name)):
                 self._leave(path, Stopped(token, index))
@@ -775,6 +769,8 @@ def main(parent: int, channel_fd: int, position_fd: int, forked: Sources | None 
     sources.note()
     slot = Slot(channel, position, arena, setters, sources, worker, *limits)
     slot.move(_PLACE.decode(plain_place))
+    if not inherited.streams:
+        slot.mark_streams(position)
     channel.send(*plain(Ready(os.getpid())))
     with contextlib.suppress(BrokenPipeError, ConnectionError):
         try:

@@ -45,7 +45,6 @@ class SlotExit:
         breach: its breach of the protocol, if it was killed for that.
         peak_memory: its highest resident memory, in bytes; None if unknown.
         left: number of processes it left behind, which have been ended.
-        output: the last lines of its task's output.
         shortage: what speaks for a lack of memory as the reason, if a SIGKILL ended it; empty if nothing does.
     """
 
@@ -54,7 +53,6 @@ class SlotExit:
     breach: str = ""
     peak_memory: int | None = None
     left: int = 0
-    output: str = ""
     shortage: str = ""
 
 
@@ -91,7 +89,6 @@ def refusal(slots: int, worker: str, remains: SlotExit) -> Failure:
         message=str(error),
         pickled=pickle.dumps(error, PICKLE),
         peak_memory=remains.peak_memory,
-        output=remains.output,
     )
 
 
@@ -106,9 +103,7 @@ def crash_failure(outcome: Outcome, remains: SlotExit, timeout_s: float | None) 
     message, code, number = _cause(outcome, remains, timeout_s)
     if remains.left:
         message += f"; {_processes(remains.left)} it had left running ended with it"
-    return Failure(
-        message=message, exit_code=code, signal=number, peak_memory=remains.peak_memory, output=remains.output
-    )
+    return Failure(message=message, exit_code=code, signal=number, peak_memory=remains.peak_memory)
 
 
 def _cause(outcome: Outcome, remains: SlotExit, timeout_s: float | None) -> tuple[str, int | None, int | None]:

@@ -43,9 +43,10 @@ from dtq.worker.chunks import Chunk, Holdings
 from dtq.worker.extras import Extras
 from dtq.worker.forking import ForkServer, reap_strangers
 from dtq.worker.latelog import LateLog
+from dtq.worker.live_output import LiveOutput
 from dtq.worker.output import Output
 from dtq.worker.preparing import Preparing
-from dtq.worker.reports import Leaving, Misplaced, Prepared, Ready, Stale, Uninitialized, Unusable, Waiting
+from dtq.worker.reports import Leaving, Prepared, Ready, Stale, Uninitialized, Unusable, Waiting
 from dtq.worker.respawns import Respawns
 from dtq.worker.settling import Settling
 from dtq.worker.slot_exit import KillReason
@@ -90,6 +91,8 @@ class Supervisor:
         self.pressing = threading.Condition(self.lock)
         self.holdings = Holdings()
         self.calls = Calls()
+        #: Output that somebody follows.
+        self.live = LiveOutput()
         self.draining = False
         #: Whether it takes no work until it is told to.
         self.paused = False
@@ -219,6 +222,7 @@ class Supervisor:
             released=released,
             holding=holding,
             progress=() if quiet else self.holdings.take_progress(),
+            printed=() if quiet or not self.live else self.live.take(self._children),
             capacity=self.capacity,
             more=more,
             call=call,
@@ -248,6 +252,7 @@ class Supervisor:
 
     def acknowledged(self) -> None:
         """Note that the report under way has arrived and is durable. Under the lock."""
+        self.live.arrived()
         if self._taken_back and any([isinstance(outcome, Released) for outcome in self.holdings.reporting]):
             self._taken_back.clear()
         self.holdings.acknowledged()
@@ -469,8 +474,7 @@ class Supervisor:
                 self._wakeup.clear()
                 unsettled = True
             elif isinstance(key.data, Output):
-                key.data.take()
-                unsettled = True
+                self._take_output(key.data)
             elif isinstance(key.data, Tracker):
                 self._start_tracker(key.data)
             elif isinstance(key.data, ForkServer):
@@ -480,6 +484,15 @@ class Supervisor:
                 unsettled = not self._hear(key.data, events) or unsettled
         if unsettled or (self._due_at is not None and time.monotonic() >= self._due_at):
             self._look_around()
+
+    def _take_output(self, output: Output) -> None:
+        """Take some of a slot's output, and log it."""
+        output.take()
+        output.write()
+        if self.live:
+            with self.lock:
+                if self.live.printed():
+                    self.news.notify_all()
 
     def _look_around(self) -> None:
         """Handle everything that may be due, and plan the next round."""
@@ -541,6 +554,8 @@ class Supervisor:
     def _hear(self, child: Child, events: int) -> bool:
         """Handle a slot's messages; whether they were results only, and the slot has nothing left to do."""
         gathered = child.channel.gather()
+        if gathered.messages:  # what a task has printed was written before its result
+            child.output.drain()
         with self.lock:
             now = time.monotonic()
             if events & selectors.EVENT_WRITE:
@@ -551,7 +566,7 @@ class Supervisor:
                 child.retired = child.broken = True
                 child.leave_within(DYING_S)
             self._assign(now)
-            settled = child.idle and not child.worn_out() and not self._late.waits
+            settled = child.idle and not child.worn_out() and not self._late.waits and not child.output.waits
             settled = settled and child.prepared == self._preparing.latest
             return settled and not noticed and not events & selectors.EVENT_WRITE
 
@@ -599,8 +614,14 @@ class Supervisor:
             self._late(logging.WARNING, text, child.number, name, report.why)
             child.leaving = True
             child.leave_within(LEAVING_S)
-        elif isinstance(report, Stale | Misplaced):
-            self._on_other_code(child, report)
+        elif isinstance(report, Stale):
+            text = "slot %d: %s has changed since it was imported; the slot is replaced"
+            self._late(logging.WARNING, text, child.number, report.path)
+            for chunk in child.chunks:
+                chunk.stoppable = True
+            child.leaving = True
+            child.leave_within(LEAVING_S)
+            self._outdated = self._outdated or (bool(self.terms.slot.preload) and child.origin is self._forks)
         elif isinstance(report, Waiting):
             child.waits(report.token, report.index, report.seconds, report.blocked)
             self.announce()
@@ -617,21 +638,6 @@ class Supervisor:
         else:
             return False
         return True
-
-    def _on_other_code(self, child: Child, report: Stale | Misplaced) -> None:
-        """Handle the end of a slot that has imported other code than its next lease needs."""
-        if isinstance(report, Stale):
-            text = "slot %d: %s has changed since it was imported; the slot is replaced"
-            self._late(logging.WARNING, text, child.number, report.path)
-            self._outdated = self._outdated or (bool(self.terms.slot.preload) and child.origin is self._forks)
-        else:
-            text = "slot %d has imported other code than that of %s; the slot is replaced"
-            self._late(logging.DEBUG, text, child.number, report.function)
-            self._preparing.stop()
-        for chunk in child.chunks:
-            chunk.stoppable = True
-        child.leaving = True
-        child.leave_within(LEAVING_S)
 
     def _on_prepared(self, child: Child, sound: bool) -> None:
         """Handle the end of an advance import.
@@ -928,6 +934,7 @@ class Supervisor:
         for child in [child for child in self._children if child.exited()]:
             if not child.retired:
                 gathered = child.channel.gather(sys.maxsize)  # its last messages
+                child.output.drain()
                 self._take(child, gathered.messages, gathered.breach, now)
             if not child.retired:
                 self._selector.unregister(child.channel)

@@ -6,6 +6,7 @@ import os
 from typing import Final
 
 from dtq.client.inheritance import Inheritance
+from dtq.model.printed import USUAL_KEPT
 from dtq.records import dataclass, field
 from dtq.values.place import Place
 from dtq.worker.program import Program
@@ -50,6 +51,7 @@ class SlotTerms:
         place: the place of values; None for none: then large arguments and results go as all others.
         max_tasks: number of tasks after which a slot is replaced; None for never.
         max_memory: resident memory in bytes above which it is replaced after a task; None for never.
+        keep_output: bytes that are kept of each attempt's output; 0 for none.
         keep_processes: whether processes that tasks leave running may go on until it is replaced.
         only_registered: whether it runs registered task types only.
         reload: whether it is replaced after its imported code has changed on disk.
@@ -66,6 +68,7 @@ class SlotTerms:
     place: Place | None = None
     max_tasks: int | None = None
     max_memory: int | None = None
+    keep_output: int = USUAL_KEPT
     keep_processes: bool = False
     only_registered: bool = False
     reload: bool = True

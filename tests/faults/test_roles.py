@@ -69,6 +69,7 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "workers": lambda service: service.workers("", ""),
     "explain": lambda service: service.explain(1, 0),
     "attempts": lambda service: service.attempts(1, 0, 0),
+    "output": lambda service: service.output(1, 0, 0, 0, 0.0),
     "reprioritize": lambda service: service.reprioritize(Selection(limit=0), 1),
     "order_workers": lambda service: service.order_workers([], WorkerOrder.WORK),
     "steer_queue": lambda service: service.steer_queue("mail", SteeringChange(paused=True)),
@@ -84,7 +85,19 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "stop": lambda service: service.stop(),
     "reload_keys": lambda service: service.reload_keys(),
 }
-PRODUCING = {"hello", "submit", "follow", "watch", "let_go", "batch", "task", "results", "attempts", "explain"}
+PRODUCING = {
+    "hello",
+    "submit",
+    "follow",
+    "watch",
+    "let_go",
+    "batch",
+    "task",
+    "results",
+    "attempts",
+    "output",
+    "explain",
+}
 PRODUCING |= {"graph", "stats", "queues", "limits", "workers", "write_value", "read_value", "hold", "release"}
 OPERATING = {
     "dashboard",

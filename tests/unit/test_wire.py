@@ -249,7 +249,7 @@ def test_message_is_tuples_in_the_order_of_the_fields() -> None:
     function = Function(kind=FunctionKind.VALUE, name="f", body=b"x")
 
     # When they are encoded, Then they are tuples all the way down, and values: the wire format
-    assert plain(orders) == ((), ((1, 2), (3, 4)), (5,), None)
+    assert plain(orders) == ((), ((1, 2), (3, 4)), (5,), None, ())
     assert plain(function) == ("value", "f", b"x")
 
 
