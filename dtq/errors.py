@@ -581,6 +581,24 @@ class NotDead(DtqError, LookupError):
     hint = "`dtq status` shows any task."
 
 
+class NotEnded(DtqError, LookupError):
+    """The task has not ended, so it cannot be submitted once more."""
+
+    code = "not-ended"
+    exit_code = 65
+    text = "{0} is {1}: only what has ended can be submitted once more."
+    hint = "`dtq status` shows any task."
+
+
+class NotRepeatable(DtqError, LookupError):
+    """The task cannot be submitted once more."""
+
+    code = "not-repeatable"
+    exit_code = 65
+    text = "{0} cannot be submitted once more: {1}."
+    hint = "Submit it as it was submitted at first."
+
+
 class WaitTimeout(DtqError, TimeoutError):
     """The wait ran out; the task goes on."""
 

@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "logs": Entry("logs", "logs", "Show what a task has printed, or follow it."),
     "wait": Entry("results", "wait", "Wait until tasks have ended."),
     "cancel": Entry("tasks", "cancel", "Stop tasks, running ones too."),
+    "rerun": Entry("rerun", "rerun", "Submit ended tasks once more."),
     "list": Entry("tasks", "list_", "List tasks."),
     "batches": Entry("batches", "batches", "List batches, with their progress."),
     "reprioritize": Entry("tasks", "reprioritize", "Change the priority of waiting tasks."),

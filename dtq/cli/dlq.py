@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from typing import Any
 
 import click
 
 from dtq.cli import options
+from dtq.cli.asking import COUNTED, agreed, which
 from dtq.cli.calling import service
 from dtq.cli.click_classes import Group
 from dtq.cli.output import say, write, write_json
 from dtq.cli.render_json import letter_json, task_json
 from dtq.cli.render_text import show_letters, show_task
-from dtq.cli.tasks import NO_FILTERS, filtered, look_up, selected, which
+from dtq.cli.tasks import NO_FILTERS, filtered, look_up, selected
 from dtq.client.paging import all_dead_letters
 from dtq.errors import NotDead
 from dtq.model.ids import parse_named
@@ -24,15 +24,12 @@ from dtq.model.states import State
 from dtq.records import replace
 from dtq.wording import counted
 
-#: Most dead letters that are counted before a question or a dry run says "at least".
-_COUNTED = 10_000
-
 
 @click.group(
     cls=Group,
     examples=(
         ("dtq dlq list --exception '*TimeoutError'", "what died of a time-out"),
-        ("dtq dlq retry --all --function 'mymodule:*'", "put back what a bug fix can cure"),
+        ("dtq dlq retry --function 'mymodule:*'", "put back what a bug fix can cure"),
     ),
 )
 def dlq() -> None:
@@ -45,13 +42,13 @@ def _selection(ids: tuple[str, ...], filters: dict[str, Any], limit: int = 0) ->
 
 
 def _which(ids: tuple[str, ...], everything: bool, filters: dict[str, Any]) -> None:
-    which(ids, everything, filtered(**filters) != NO_FILTERS, "dead letter")
+    which(ids, everything, filtered(**filters) != NO_FILTERS)
 
 
 def _count(coordinator: Service, selection: Selection) -> str:
-    limited = replace(selection, limit=_COUNTED)
+    limited = replace(selection, limit=COUNTED)
     found = len(all_dead_letters(coordinator, limited))
-    return f"{'at least ' if found == _COUNTED else ''}{counted(found, 'dead letter')}"
+    return f"{'at least ' if found == COUNTED else ''}{counted(found, 'dead letter')}"
 
 
 @dlq.command(
@@ -127,13 +124,14 @@ def show(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, as_
     "retry",
     examples=(
         ("dtq dlq retry 17.3 21", "these"),
-        ("dtq dlq retry --all --exception 'ConnectionError'", "all that match"),
+        ("dtq dlq retry --exception 'ConnectionError'", "all that match"),
     ),
 )
 @click.argument("ids", metavar="[ID]...", type=options.ID, nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="Every dead letter that matches the filters.")
 @options.dead_letter_filters
 @click.option("--dry-run", is_flag=True, help="Print their number, and put none back.")
+@options.asking
 @options.connecting
 @options.as_json
 @options.quiet
@@ -141,6 +139,8 @@ def retry(
     ids: tuple[str, ...],
     everything: bool,
     dry_run: bool,
+    yes: bool,
+    no_input: bool,
     addresses: tuple[str, ...],
     authkey_file: str | None,
     as_json: bool,
@@ -157,6 +157,9 @@ def retry(
         if dry_run:
             write(f"{_count(coordinator, selection)} would be put back")
             return
+        if not ids and not agreed(lambda: f"Put {_count(coordinator, selection)} back", yes=yes, no_input=no_input):
+            say("nothing was put back.")
+            return
         done = coordinator.retry_dead(selection)
     if as_json:
         write_json({"retried": done})
@@ -164,19 +167,11 @@ def retry(
         write(f"{counted(done, 'dead letter')} put back")
 
 
-def _may_purge(count: str, yes: bool, no_input: bool) -> bool:
-    if yes:
-        return True
-    if no_input or not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise click.UsageError(f"this would purge {count} for good; add --yes.", click.get_current_context())
-    return click.confirm(f"Purge {count} for good?", err=True)
-
-
 @dlq.command(
     "purge",
     examples=(
         ("dtq dlq purge 17.3", "asks first, on a terminal"),
-        ("dtq dlq purge --all --older-than 30d --yes", "asks nothing: for scripts"),
+        ("dtq dlq purge --older-than 30d --yes", "asks nothing: for scripts"),
     ),
 )
 @click.argument("ids", metavar="[ID]...", type=options.ID, nargs=-1)
@@ -206,7 +201,9 @@ def purge(
         if dry_run:
             write(f"{_count(coordinator, selection)} would be purged")
             return
-        if not yes and not _may_purge(_count(coordinator, selection), yes, no_input):
+        if not agreed(
+            lambda: f"Purge {_count(coordinator, selection)} for good", yes=yes, no_input=no_input, final=True
+        ):
             say("nothing was purged.")
             return
         done = coordinator.purge_dead(selection)

@@ -207,10 +207,14 @@ function_filter = click.option("--function", metavar="GLOB", help="Only of funct
 label_filter = click.option("--label", metavar="TEXT", help="Only of this label.")
 batch_filter = click.option("--batch", metavar="N", type=click.IntRange(1, 10**15 - 1), help="Only of this batch.")
 
+exception_filter = click.option(
+    "--exception", metavar="GLOB", help="Only if the last exception matches, as in '*TimeoutError'."
+)
+
 #: Filters of dead letters.
 dead_letter_filters = stacked(
     function_filter,
-    click.option("--exception", metavar="GLOB", help="Only if the last exception matches, as in '*TimeoutError'."),
+    exception_filter,
     queue_filter,
     label_filter,
     batch_filter,

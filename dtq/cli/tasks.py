@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from dtq.cli import options
+from dtq.cli.asking import agreed, how_many, which
 from dtq.cli.calling import service
 from dtq.cli.click_classes import Command
 from dtq.cli.output import say, write, write_json
@@ -110,15 +111,6 @@ def _show_run(found: list[TaskView], as_json: bool, quiet: bool) -> None:
         show_tasks(found, time.time())
 
 
-def which(ids: tuple[str, ...], everything: bool, filtered: bool, noun: str) -> None:
-    """Make sure that a verb that changes tasks names exactly one kind of selection."""
-    if ids and (everything or filtered):
-        raise click.UsageError("name ids, or use --all (with filters), not both.", click.get_current_context())
-    if not ids and not everything:
-        add = f"add --all to mean every {noun} that matches" if filtered else "name ids, or use --all"
-        raise click.UsageError(f"{add}.", click.get_current_context())
-
-
 def filtered(
     state: str | None = None, batch: int | None = None, older_than: float | None = None, **filters: Any
 ) -> Selection:
@@ -141,28 +133,37 @@ NO_FILTERS: Final = filtered()
     examples=(
         ("dtq cancel 17", "a task, or every task of a batch"),
         ("dtq cancel 17.3 17.4-9", "some tasks of a batch"),
-        ("dtq cancel --all --queue mail --state pending", "all that match"),
+        ("dtq cancel --queue mail --state pending", "all that match"),
     ),
 )
 @click.argument("ids", metavar="[ID]...", type=options.ID, nargs=-1)
 @options.everything
 @options.task_filters
+@options.asking
 @options.connecting
 @options.as_json
 @options.quiet
 def cancel(
     ids: tuple[str, ...],
     everything: bool,
+    yes: bool,
+    no_input: bool,
     addresses: tuple[str, ...],
     authkey_file: str | None,
     as_json: bool,
     quiet: bool,
     **filters: Any,
 ) -> None:
-    """Stop tasks: waiting tasks never start, running tasks are killed. Ended tasks stay as they are."""
+    """Stop tasks: waiting tasks never start, running tasks are killed. Ended tasks stay as they are.
+
+    On a terminal, what filters match is counted, and a question asked.
+    """
     selection = filtered(**filters)
-    which(ids, everything, selection != NO_FILTERS, "task")
+    which(ids, everything, selection != NO_FILTERS)
     with service(addresses, authkey_file) as queue:
+        if not ids and not agreed(lambda: f"Cancel {how_many(queue, selection)}", yes=yes, no_input=no_input):
+            say("nothing was cancelled.")
+            return
         report = cancel_all(queue, Selection(ids=selected(ids), limit=0) if ids else selection)
     if as_json:
         write_json({"cancelled": report.cancelled, "stopping": report.stopping, "finished": report.finished})
@@ -177,13 +178,14 @@ def cancel(
     cls=Command,
     examples=(
         ("dtq reprioritize 17 -p 1", "what waits of a batch"),
-        ("dtq reprioritize --all --label nightly -p 9", "all that match"),
+        ("dtq reprioritize --label nightly -p 9", "all that match"),
     ),
 )
 @click.argument("ids", metavar="[ID]...", type=options.ID, nargs=-1)
 @click.option("-p", "--priority", metavar="N", type=click.IntRange(*PRIORITIES), required=True, help="1 (first) to 10.")
 @options.everything
 @options.task_filters
+@options.asking
 @options.connecting
 @options.as_json
 @options.quiet
@@ -191,6 +193,8 @@ def reprioritize(
     ids: tuple[str, ...],
     priority: int,
     everything: bool,
+    yes: bool,
+    no_input: bool,
     addresses: tuple[str, ...],
     authkey_file: str | None,
     as_json: bool,
@@ -199,11 +203,17 @@ def reprioritize(
 ) -> None:
     """Change the priority of waiting tasks.
 
-    The tasks of a batch have one priority: all waiting tasks of a batch move, and tasks that come back.
+    The tasks of a batch have one priority: all waiting tasks of a batch move, and tasks that come back. On a terminal,
+    what filters match is counted, and a question asked.
     """
     selection = filtered(**filters)
-    which(ids, everything, selection != NO_FILTERS, "task")
+    which(ids, everything, selection != NO_FILTERS)
     with service(addresses, authkey_file) as queue:
+        if not ids and not agreed(
+            lambda: f"Give {how_many(queue, selection)} the priority {priority}", yes=yes, no_input=no_input
+        ):
+            say("nothing was changed.")
+            return
         count = queue.reprioritize(Selection(ids=selected(ids), limit=0) if ids else selection, priority)
     if as_json:
         write_json({"reprioritized": count})

@@ -31,7 +31,7 @@ from dtq.client.waiting import ReturnWhen
 from dtq.client.workers import AsyncWorkers
 from dtq.errors import Unreachable
 from dtq.model.explanations import Explanation
-from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Stats, TaskView
+from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, RerunReport, Stats, TaskView
 from dtq.model.states import State
 
 log = logging.getLogger("dtq.client")
@@ -187,6 +187,13 @@ class AsyncClient(AsyncSubmitter):
         """Remove dead letters for good; arguments as for `retry_dead`."""
         named = await self._all_named(ids)
         return await self._loop.call(lambda: self._client.purge_dead(*named, all=all, **filters))
+
+    async def rerun(
+        self, *ids: AsyncNamed, all: bool = False, state: State | str | None = None, **filters: Unpack[Filters]
+    ) -> RerunReport:
+        """Submit tasks once more that have ended; see `Client.rerun`."""
+        named = await self._all_named(ids)
+        return await self._loop.call(lambda: self._client.rerun(*named, all=all, state=state, **filters))
 
     @property
     def limits(self) -> AsyncLimits:

@@ -19,6 +19,7 @@ from dtq.model.snapshots import (
     DeadLetter,
     Place,
     QueueView,
+    RerunReport,
     Selection,
     Stats,
     TaskView,
@@ -146,6 +147,16 @@ def retry_all(service: Service, selection: Selection) -> int:
 def purge_all(service: Service, selection: Selection) -> int:
     """Remove dead letters; see `Service.purge_dead` and `cancel_all`."""
     return sum(service.purge_dead(part) for part in _parts(selection))
+
+
+def rerun_all(service: Service, selection: Selection) -> RerunReport:
+    """Submit ended tasks once more; see `Service.rerun` and `cancel_all`."""
+    reports = [service.rerun(part) for part in _parts(selection)]
+    return RerunReport(
+        tasks=sum(report.tasks for report in reports),
+        batches=tuple(each for report in reports for each in report.batches),
+        more=any(report.more for report in reports),
+    )
 
 
 def _parts(selection: Selection) -> Iterator[Selection]:

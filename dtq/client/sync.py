@@ -19,7 +19,16 @@ from dtq.client.defaults import TIMEOUT_S
 from dtq.client.handle import TaskHandle
 from dtq.client.html_repr import card
 from dtq.client.links import Connector, Wire
-from dtq.client.paging import added, all_dead_letters, all_tasks, cancel_all, purge_all, retry_all, whole_stats
+from dtq.client.paging import (
+    added,
+    all_dead_letters,
+    all_tasks,
+    cancel_all,
+    purge_all,
+    rerun_all,
+    retry_all,
+    whole_stats,
+)
 from dtq.client.schedules import Schedules
 from dtq.client.selecting import Filters, Named, batch_number, choose, parsed, select
 from dtq.client.steering import Limits, Queues
@@ -31,7 +40,7 @@ from dtq.errors import ClientClosed, InvalidId, InvalidValue, KeyMissing, KeyMis
 from dtq.model.explanations import Explanation
 from dtq.model.ids import TaskId
 from dtq.model.options import Options
-from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, Stats, TaskView
+from dtq.model.snapshots import BatchView, CancelReport, DeadLetter, RerunReport, Stats, TaskView
 from dtq.model.states import State
 from dtq.wording import counted
 
@@ -268,6 +277,33 @@ class Client(Submitter):
         """Remove dead letters for good; arguments as for `retry_dead`."""
         selection = choose(ids, all, **filters)
         return self._core.call(lambda service: purge_all(service, selection), again=False)
+
+    def rerun(
+        self, *ids: Named, all: bool = False, state: State | str | None = None, **filters: Unpack[Filters]
+    ) -> RerunReport:
+        """Submit tasks once more that have ended: the same functions, arguments and terms, as new tasks.
+
+        The ended tasks of one batch make one new batch, without the key of the earlier one, its delay and its deadline.
+        The earlier tasks stay as they are; `retry_dead` puts dead letters back instead.
+
+        Args:
+            ids: the tasks or batches; of a batch, the tasks that have ended.
+            all: every ended task, if nothing else is given.
+            state: only those in this state.
+            filters: what they have in common (`selecting.Filters`).
+
+        Returns:
+            The new batches (`get` and `get_batch` return handles of them).
+
+        Raises:
+            NotEnded: one of the ids is not that of an ended task; nothing was submitted.
+            NotRepeatable: the arguments of a task are no longer kept.
+            ResultExpired: a task is no longer kept; nothing was submitted.
+            InvalidValue: no task was selected.
+            Unreachable: the coordinator was lost in the middle: `dtq batches` tells what was done.
+        """
+        selection = select(ids, state, **filters) if state is not None else choose(ids, all, **filters)
+        return self._core.call(lambda service: rerun_all(service, selection), again=False)
 
     @property
     def limits(self) -> Limits:

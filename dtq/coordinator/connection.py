@@ -21,6 +21,7 @@ from dtq.coordinator import (
     operating,
     output,
     queries,
+    rerunning,
     results,
     scheduling,
     steering,
@@ -75,6 +76,7 @@ from dtq.model.snapshots import (
     OrderedWorker,
     OutputPart,
     QueueView,
+    RerunReport,
     Selection,
     Stats,
     TaskView,
@@ -509,6 +511,13 @@ class Connection:
         count = operating.purge_dead(self._c, _checked(selection))
         log.info("%s purged %d dead letters", self._who, count)
         return count
+
+    def rerun(self, selection: Selection) -> RerunReport:
+        """See `Service.rerun`."""
+        _ = self._session
+        report = rerunning.rerun(self._c, _checked(selection))
+        log.info("%s submits %s once more", self._who, counted(report.tasks, "ended task"))
+        return report
 
     def reprioritize(self, selection: Selection, priority: int) -> int:
         """See `Service.reprioritize`."""

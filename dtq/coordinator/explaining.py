@@ -85,6 +85,7 @@ def _of_unready(c: Coordinator, view: TaskView, found: Findings) -> None:
     queue = view.spec.options.queue
     serving = [s for s in c.sessions.by_id.values() if s.is_worker and (not s.hello.queues or queue in s.hello.queues)]
     serving.sort(key=attrgetter("name"))
+    starting = 0
     for state in serving[: explaining.NAMED]:
         order = c.sessions.order_of(state)
         if order is WorkerOrder.STAY:
@@ -97,7 +98,9 @@ def _of_unready(c: Coordinator, view: TaskView, found: Findings) -> None:
         elif state.away:
             found.reasons.append(f"{state.name} has lost its connection, and may come back")
         else:
+            starting += 1
             found.reasons.append(f"the slots of {state.name} are starting")
     if len(serving) > explaining.NAMED:
         found.reasons.append(f"and {counted(len(serving) - explaining.NAMED, 'other worker')}")
-    found.advise("dtq worker", "start another worker")
+    if not starting:
+        found.advise("dtq worker", "start another worker")

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Final
 
 from dtq.coordinator.awaiting import Parents, after_of, of_call, same_parents, waited_for
+from dtq.coordinator.committer import Generation
 from dtq.coordinator.sameness import same_arguments
 from dtq.coordinator.service import LONGEST_WAIT_S, Coordinator
 from dtq.coordinator.sessions import SessionState
@@ -149,18 +150,26 @@ def _submit(
         state.receipts = {s.number: receipt for s, receipt in zip(submissions, receipts, strict=True)}
         if repeated:
             state.repeated = max(state.receipts, default=state.repeated)
-        c.dispatch(now)
+        ticket = under_way(c, made, now)
         if any(s.conditions is not None and s.conditions.on_conflict is Conflict.REPLACE for s in submissions):
             c.tell_cancelled()
-        c.ticker.by(c.machine.queue_state.waiting.next_at())
-        c.ticker.by(c.machine.queue_state.start_moments.next_at())
-        if c.machine.on_wall:
-            c.ticker.by(c.next_on_wall())
-        ticket = c.committer.ticket()
-        if ticket is not None and made and c.committer.waits:
-            c.uncommitted.setdefault(ticket, []).extend(made.values())
     c.committer.settle(ticket)
     return receipts
+
+
+def under_way(c: Coordinator, made: dict[int, Batch], now: float) -> Generation | None:
+    """Grant the tasks of new batches, and have the batches committed; returns the generation to wait for. Under the
+    lock.
+    """
+    c.dispatch(now)
+    c.ticker.by(c.machine.queue_state.waiting.next_at())
+    c.ticker.by(c.machine.queue_state.start_moments.next_at())
+    if c.machine.on_wall:
+        c.ticker.by(c.next_on_wall())
+    ticket = c.committer.ticket()
+    if ticket is not None and made and c.committer.waits:
+        c.uncommitted.setdefault(ticket, []).extend(made.values())
+    return ticket
 
 
 def _told_briefly(receipts: list[Receipt], room: int) -> list[Receipt]:

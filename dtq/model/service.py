@@ -43,6 +43,7 @@ from dtq.model.snapshots import (
     OrderedWorker,
     OutputPart,
     QueueView,
+    RerunReport,
     Selection,
     Stats,
     TaskView,
@@ -421,6 +422,23 @@ class Service(Protocol):
 
         Raises:
             UnknownId: one of the selected ids is not a dead letter; nothing was purged.
+        """
+        ...
+
+    def rerun(self, selection: Selection) -> RerunReport:
+        """Submit tasks that have ended once more, durably: the same functions, arguments and terms, as new tasks. The
+        ended tasks of one batch make one new batch, without the key of the earlier one, its delay and its deadline.
+
+        All new batches become durable in one commit, as far as they have 65,536 tasks and 16 MiB of arguments; of more,
+        earlier ones stay when a later one is refused.
+
+        Raises:
+            NotEnded: one of the selected ids is not that of an ended task; nothing was submitted.
+            NotRepeatable: the arguments of a task are no longer kept.
+            ResultExpired: a task is no longer kept; nothing was submitted.
+            UnknownId: one of the selected ids was never accepted; nothing was submitted.
+            QueueFull: the queue has no room for them.
+            StoreFull: the disk is full.
         """
         ...
 

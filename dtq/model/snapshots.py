@@ -347,6 +347,36 @@ class CancelReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rerun:
+    """A batch of ended tasks that were submitted once more.
+
+    Attributes:
+        earlier: the batch of the ended tasks.
+        batch: the new batch.
+        tasks: how many tasks it has, in the order of the ended ones.
+    """
+
+    earlier: fields.BatchNumber
+    batch: fields.BatchNumber
+    tasks: fields.Count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerunReport:
+    """The effects of a rerun.
+
+    Attributes:
+        tasks: how many tasks were submitted.
+        batches: the new batches.
+        more: whether there are more of them than the answer holds.
+    """
+
+    tasks: fields.Count
+    batches: Annotated[tuple[Rerun, ...], ANSWERED]
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class QueueView:
     """A queue with unfinished tasks, workers, or settings of its own.
 

@@ -52,6 +52,7 @@ ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     "batches": (_ADMIN,),
     "cancel": (_ADMIN,),
     "reprioritize": (_ADMIN,),
+    "rerun": (_ADMIN,),
     "steer_queue": (_ADMIN,),
     "order_workers": (_ADMIN,),
     "set_limit": (_ADMIN,),
@@ -76,6 +77,7 @@ AUDITED: Final = frozenset(
     {
         "cancel",
         "reprioritize",
+        "rerun",
         "steer_queue",
         "order_workers",
         "set_limit",

@@ -207,6 +207,7 @@ class Proxy:
     results = _remote(Service.results)
     tasks = _remote(Service.tasks)
     cancel = _remote(Service.cancel)
+    rerun = _remote(Service.rerun)
     reprioritize = _remote(Service.reprioritize)
     steer_queue = _remote(Service.steer_queue)
     order_workers = _remote(Service.order_workers)

@@ -231,3 +231,25 @@ def test_explanations_are_had_by_programs(queue: Queue) -> None:
             assert await near.explain(str(handle.id)) == [found]
 
     asynchronously()
+
+
+def test_ended_tasks_are_submitted_once_more_by_programs(queue: Queue) -> None:
+    # Given
+    client = queue.client()
+    with queue.working():
+        handle = client.submit(work.square, 7)
+        assert handle.result(DEADLINE_S) == 49
+
+        # When, Then
+        (made,) = client.rerun(handle).batches
+        assert client.get(made.batch).result(DEADLINE_S) == 49
+        assert client.rerun(state="dead").tasks == 0
+        with pytest.raises(InvalidValue):
+            client.rerun()
+
+        @looped
+        async def asynchronously() -> None:
+            async with connected(queue) as near:
+                assert (await near.rerun(made.batch)).tasks == 1
+
+        asynchronously()

@@ -67,6 +67,7 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "note_slots": lambda service: service.note_slots(0.0, []),
     "queues": lambda service: service.queues(""),
     "workers": lambda service: service.workers("", ""),
+    "rerun": lambda service: service.rerun(Selection(limit=0)),
     "explain": lambda service: service.explain(1, 0),
     "attempts": lambda service: service.attempts(1, 0, 0),
     "output": lambda service: service.output(1, 0, 0, 0, 0.0),
@@ -110,7 +111,7 @@ OPERATING = {
     "stop",
     "reload_keys",
 }
-OPERATING |= {"reprioritize", "steer_queue", "order_workers", "set_limit", "remove_limit"}
+OPERATING |= {"reprioritize", "rerun", "steer_queue", "order_workers", "set_limit", "remove_limit"}
 OPERATING |= {"schedules", "schedule", "pause_schedule", "run_schedule", "remove_schedule"}
 MAY = {
     SUBMIT.name: PRODUCING,

@@ -51,10 +51,9 @@ def test_dlq_show_of_what_is_no_dead_letter_says_what_it_is(noted: NotedCoordina
 @pytest.mark.parametrize("verb", ["retry", "purge"])
 def test_dlq_verbs_say_exactly_what_they_are_for(verb: str, noted: NotedCoordinator, capsys: Captured) -> None:
     for words, sentence in [
-        ([], "name ids, or use --all."),
-        (["--queue", "q"], "add --all to mean every dead letter that matches."),
-        (["17", "--all"], "name ids, or use --all (with filters), not both."),
-        (["17", "--function", "m:*"], "name ids, or use --all (with filters), not both."),
+        ([], "name ids, or use filters, or --all."),
+        (["17", "--all"], "name ids, or use filters, not both."),
+        (["17", "--function", "m:*"], "name ids, or use filters, not both."),
     ]:
         assert run(["dlq", verb, *words]) == 2
         assert capsys.readouterr().err == f"dtq: {sentence} See `dtq dlq {verb} --help`.\n"

@@ -10,10 +10,19 @@ from dtq.cli.app import run
 from dtq.model.limits import Limit, LimitView
 from dtq.model.messages import WorkerOrder
 from dtq.model.queues import Steering, SteeringChange
-from dtq.model.snapshots import CancelReport, OrderedWorker, QueueView, ResourceView, Selection
+from dtq.model.snapshots import (
+    CancelReport,
+    OrderedWorker,
+    QueueView,
+    Rerun,
+    RerunReport,
+    ResourceView,
+    Selection,
+)
 from dtq.model.states import State
 from dtq.records import replace
-from tests.unit.cli_scene import STATS, Captured, NotedCoordinator, noted
+from tests.unit.cli_scene import STATS, TASK, Captured, NotedCoordinator, noted
+from tests.unit.test_cli_dlq import Terminal
 
 __all__ = ["noted"]  # a fixture
 
@@ -98,12 +107,12 @@ def test_reprioritize_takes_ids_as_list_prints_them_or_filters(noted: NotedCoord
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["reprioritized"] == 3
 
 
-@pytest.mark.parametrize("verb", [["cancel"], ["reprioritize", "-p", "1"]])
+@pytest.mark.parametrize("verb", [["cancel"], ["reprioritize", "-p", "1"], ["rerun"]])
 def test_verbs_say_exactly_what_they_are_for(verb: list[str], noted: NotedCoordinator, capsys: Captured) -> None:
     for words, sentence in [
-        ([], "name ids, or use --all."),
-        (["--label", "x"], "add --all to mean every task that matches."),
-        (["17", "--all"], "name ids, or use --all (with filters), not both."),
+        ([], "name ids, or use filters, or --all."),
+        (["17", "--all"], "name ids, or use filters, not both."),
+        (["17", "--label", "x"], "name ids, or use filters, not both."),
     ]:
         assert run([*verb, *words]) == 2
         assert sentence in capsys.readouterr().err
@@ -141,3 +150,51 @@ def test_workers_list_shows_what_each_has_and_does(noted: NotedCoordinator, caps
     assert rows[2].endswith("in-trouble: no room")
     assert run(["workers", "list", "--json"]) == 0
     assert [each["state"] for each in json.loads(capsys.readouterr().out)["workers"]] == ["draining", "in-trouble"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "question", "call"),
+    [
+        (["cancel"], "Cancel 3 tasks?", "cancel"),
+        (["reprioritize", "-p", "1"], "Give 3 tasks the priority 1?", "reprioritize"),
+        (["rerun"], "Submit 1 task once more?", "rerun"),
+    ],
+)
+def test_verbs_on_what_filters_match_ask_on_a_terminal_with_the_count(
+    verb: list[str], question: str, call: str, noted: NotedCoordinator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given three tasks that have not ended, and one that has
+    noted.answers |= {
+        "tasks": lambda selection: [] if selection.after else [replace(TASK, state=State.PENDING, count=3), TASK],
+        "cancel": CancelReport(cancelled=3, stopping=0, finished=0),
+        "reprioritize": 3,
+        "rerun": RerunReport(tasks=1, batches=(Rerun(earlier=17, batch=18, tasks=1),)),
+    }
+
+    # When somebody says no, or yes, or need not be asked
+    for answer, flags, asked, done in [
+        ("n\n", ["--label", "x"], True, False),
+        ("y\n", ["--label", "x"], True, True),
+        ("", ["--all", "--yes"], False, True),
+        ("", ["17"], False, True),
+    ]:
+        noted.calls.clear()
+        errors = Terminal()
+        monkeypatch.setattr("sys.stdin", Terminal(answer))
+        monkeypatch.setattr("sys.stderr", errors)
+        assert run([*verb, *flags]) == 0
+        assert (question in errors.getvalue()) is asked
+        assert any(name == call for name, *_ in noted.calls) is done
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
+    assert run([*verb, "--all", "--no-input"]) == 2
+
+
+def test_rerun_prints_the_new_ids(noted: NotedCoordinator, capsys: Captured) -> None:
+    made = (Rerun(earlier=17, batch=20, tasks=2), Rerun(earlier=18, batch=21, tasks=1))
+    noted.answers["rerun"] = RerunReport(tasks=3, batches=made)
+    assert run(["rerun", "17.3-4", "18"]) == 0
+    assert noted.calls == [("rerun", Selection(ids=((17, 3), (17, 4), (18, -1)), limit=0))]
+    assert capsys.readouterr() == ("20\n21\n", "3 ended tasks submitted once more.\n")
+    assert run(["rerun", "--state", "dead", "--exception", "OSError", "--json"]) == 0
+    assert noted.calls[-1] == ("rerun", Selection(state=State.DEAD, exception="OSError", limit=0))
+    assert json.loads(capsys.readouterr().out)["batches"][0] == {"earlier": 17, "batch": 20, "tasks": 2}
