@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
+from dtq.cli.bars import LEGEND, queue_bar, share, unfinished
 from dtq.cli.output import (
     ago,
     local_time,
@@ -21,6 +23,9 @@ from dtq.model.limits import Limit, LimitView
 from dtq.model.snapshots import Attempt, BatchView, DeadLetter, QueueView, ResourceView, Stats, TaskView, WorkerView
 from dtq.model.text import printable
 from dtq.wording import counted, duration, percent, rate
+
+#: Width of the bar of a worker's slots, in characters.
+_USE: Final = 8
 
 
 def _attempt_row(attempt: Attempt) -> tuple[str, ...]:
@@ -216,8 +221,8 @@ def show_coordinator(stats: Stats, address: str) -> None:
         say(f"dtq: the store had losses: {one_line(loss, 1000)}")
 
 
-def show_queues(queues: Sequence[QueueView]) -> None:
-    """A table of queues."""
+def show_queues(queues: Sequence[QueueView], *, bars: bool = False) -> None:
+    """A table of queues; with bars of their unfinished tasks, if there are any."""
     blocked = any(queue.blocked for queue in queues)  # few queues ever have a task that waits for others
     names = ("QUEUE", "PENDING", "SCHEDULED", *(["BLOCKED"] if blocked else []), "RUNNING", "WORKERS")
     rows = [
@@ -230,7 +235,12 @@ def show_queues(queues: Sequence[QueueView]) -> None:
         right = (*right, len(names) - 1)
     if any(queue.paused or queue.draining for queue in queues):
         names, rows = (*names, "STEERED"), [(*row, _steered(q)) for row, q in zip(rows, queues, strict=True)]
+    most = max(map(unfinished, queues), default=0) if bars else 0
+    if most:
+        names, rows = (*names, "BAR"), [(*row, queue_bar(q, most)) for row, q in zip(rows, queues, strict=True)]
     write_table(names, rows, right=right)
+    if most:
+        write(f"bar: {LEGEND}")
 
 
 def _steered(queue: QueueView) -> str:
@@ -268,16 +278,17 @@ def show_stats(stats: Stats, address: str) -> None:
     show_coordinator(stats, address)
     if stats.queues:
         write("")
-        show_queues(stats.queues)
+        show_queues(stats.queues, bars=True)
     if stats.workers:
         write("")
         for line in table(
-            ("WORKER", "BUSY", "SLOTS", "QUEUES", "SEEN", "RUNS", "STATE"),
+            ("WORKER", "BUSY", "SLOTS", "USE", "QUEUES", "SEEN", "RUNS", "STATE"),
             [
                 (
                     worker.name,
                     str(worker.busy),
                     str(worker.slots),
+                    share(worker.busy, worker.slots, _USE),
                     ",".join(worker.queues) or "all",
                     f"{duration(worker.seen_s)} ago",
                     " ".join(worker.running[:3]) + (" …" if len(worker.running) > 3 else ""),

@@ -210,8 +210,9 @@ def test_stats_show_queues_workers_and_losses(noted: NotedCoordinator, capsys: C
     assert "coordinator   127.0.0.1:3870, pid 4242, up 2m 14s\n" in streams.out
     assert "store         /var/q.db, durability fsync\n" in streams.out
     assert "tasks         5 pending, 1 dead\n" in streams.out
-    assert "default        5          0        0        1\n" in streams.out
-    assert "lab-1      1      2  all     500 ms ago  17.1  draining\n" in streams.out
+    assert "default        5          0        0        1  ####################\n" in streams.out
+    assert "bar: = running, # pending, ~ scheduled, . blocked\n" in streams.out
+    assert "lab-1      1      2  ####....  all     500 ms ago  17.1  draining\n" in streams.out
     assert streams.err == "dtq: the store had losses: 12 rows are missing\n"
     assert run(["stats", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)["stats"]
