@@ -18,7 +18,6 @@ from dtq.client.client_values import HubValues
 from dtq.client.current import waiting
 from dtq.client.following import NEWS, add_waiter
 from dtq.client.functions import Callee
-from dtq.client.large_payloads import written
 from dtq.client.loops import LoopCore, LoopWakeup, settle
 from dtq.client.maps import abandoning, begin, feed_all
 from dtq.client.parents import HandlesMet
@@ -54,9 +53,7 @@ async def encoded(core: LoopCore, target: Callee, args: tuple[Any, ...], kwargs:
     blob = target.encode(args, kwargs)
     if values is not None and len(blob) >= values.least and not is_description(blob):
         target.large = True
-        if keyed:
-            return await _in_thread(core, values, partial(encode, core.shared, target, args, kwargs, keyed=keyed))
-        return await _in_thread(core, values, partial(written, blob, values))
+        return await _in_thread(core, values, partial(encode, core.shared, target, args, kwargs, keyed=keyed))
     return blob
 
 

@@ -35,6 +35,9 @@ _MOST_FUNCTIONS: Final = 16
 _MOST_CHANGES: Final = 3
 #: Most arguments of a function whose last value is remembered.
 _MOST_PLACES: Final = 64
+#: The first argument in a place is put at once if it has this many bytes or more: otherwise a repeated one would lie at
+#: the coordinator twice, as long as its first task is kept. Its digest takes about as long as writing it.
+_AT_ONCE: Final = 1 << 20
 
 
 class _Digest:
@@ -397,11 +400,23 @@ class _Seen:
         """Drop a last reference to it: it cannot be repeated."""
         if self.object is None and sys.getrefcount(self.strong) <= _OURS:
             self.strong = None
+        if (self.strong if self.object is None else self.object()) is None:
+            self.reference = None
 
 
 def _references_of_ours() -> int:
     seen = _Seen([])
     return sys.getrefcount(seen.strong)
+
+
+def _bytes_of(argument: Any) -> int:
+    """Bytes of an argument whose type says so without running code of the program's."""
+    if type(argument) is str:
+        return len(argument)
+    try:
+        return memoryview(argument).nbytes
+    except (TypeError, ValueError, BufferError):  # numpy's for types that other programs do not have
+        return 0
 
 
 class Repeats:
@@ -434,9 +449,12 @@ class Repeats:
     def _argument(self, place: int | str, argument: Any) -> Any:
         seen = self._seen.get(place)
         if seen is None or not seen.is_of(argument):
-            if len(self._seen) < _MOST_PLACES or place in self._seen:
-                self._seen[place] = _Seen(argument)
-            return argument
+            first = seen is None
+            if first and len(self._seen) >= _MOST_PLACES:
+                return argument
+            seen = self._seen[place] = _Seen(argument)
+            if not first or _bytes_of(argument) < _AT_ONCE:
+                return argument
         if not seen.worth:
             return argument
         try:

@@ -243,12 +243,12 @@ def prepare(
     core.start()
     if target.by_value:
         spec = core.shared.function(function, spec)
+    if len(blob) >= MIN_VALUE and not (target.large or parents or key is not None):
+        blob = first_large(core, target, args, kwargs, blob)
     session, size = core.session, len(blob)
     around = len(spec.function.body) + _ENVELOPE
     if not blob[0] or size >= MIN_VALUE or size > session.max_blob or size + around > session.max_message:
         item = item_of(core, make(core, spec), blob, delay_s, key, conditions, parents, attribution)
-        if item.described and not target.large and not parents:
-            _expect(core, target, args, kwargs)
         target.large = item.described
         return item
     return Item(make(core, spec), spec, blob, size, False, delay_s, key, conditions, parents, attribution)
@@ -353,19 +353,29 @@ def encode(core: ClientCore, target: Callee, args: tuple[Any, ...], kwargs: Any,
         blob = target.encode(args, kwargs, values, target.large or keyed)
     except ValueGone:  # the coordinator has lost the value so far
         blob = target.encode(args, kwargs, values, target.large or keyed)
-    if blob.startswith(MARK) and not target.large:
-        _expect(core, target, args, kwargs)
     target.large = blob.startswith(MARK)
     return blob
 
 
-def _expect(core: ClientCore, target: Callee, args: tuple[Any, ...], kwargs: Any) -> None:
-    """Note that a function's call was large, for the first time: the next ones are probably large, too, with repeated
-    arguments.
+def first_large(core: ClientCore, target: Callee, args: tuple[Any, ...], kwargs: Any, blob: bytes) -> bytes:
+    """The blob of a call of a function that had no large calls so far: if it is large, the call is encoded anew, as the
+    next ones will be, with arrays beside the pickle and large arguments put.
+
+    Args:
+        core: the client.
+        target: the function.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        blob: the call, encoded as a small one.
+
+    Raises:
+        As `encode`.
     """
+    values = core.values
+    if values is None or len(blob) < values.least or is_description(blob):
+        return blob
     target.large = True
-    if target.function.kind is not FunctionKind.REGISTERED:
-        core.shared.replaced(target, args, kwargs)
+    return encode(core, target, args, kwargs, keyed=False)
 
 
 def _written(blob: bytes, values: Values) -> bytes:
@@ -541,16 +551,11 @@ def limited(core: ClientCore, target: Callee, spec: Spec, met: list[Own], *, key
                 blob = encode_call(args, kwargs)
                 if len(blob) < small:
                     return blob
+                blob = first_large(core, target, args, kwargs, blob)
         except HandlesMet:
             blob = with_own(core, target, args, kwargs, met, keyed=keyed)
-        if (
-            not (target.large or keyed)
-            and values is not None
-            and len(blob) >= values.least
-            and not is_description(blob)
-        ):
-            blob = _written(blob, values)
-            _expect(core, target, args, kwargs)
+            if not (keyed or values is None or len(blob) < values.least or is_description(blob)):
+                blob = _written(blob, values)
         if len(blob) > limit:
             if values is not None and limit > 0 and not is_description(blob):
                 blob = written(blob, values)

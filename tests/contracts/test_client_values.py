@@ -261,7 +261,7 @@ def test_large_results_are_read_a_few_at_a_time(queue: Queue, monkeypatch: pytes
 def test_submissions_weigh_what_their_values_have(queue: Queue) -> None:
     client = queue.client()
     client.submit(work.echo, 1).accepted(DEADLINE_S)
-    data = b"x" * 1_300_000
+    data = b"x" * 700_000
 
     item = prepare(client._core, work.echo, PLAIN, (data,), {})
 

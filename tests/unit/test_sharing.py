@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,28 @@ def test_what_comes_again_is_sent_as_a_reference(shared: Shared, keeper: Keeper,
         assert isinstance(kwargs["k"], Reference)
         assert kwargs["k"] is args[1]
     assert len(keeper.held) == 1
+
+
+@pytest.mark.parametrize("make", [lambda: np.zeros(200_000), lambda: b"x" * 2_000_000, lambda: "x" * 2_000_000])
+def test_what_is_large_is_put_at_its_first_call(shared: Shared, keeper: Keeper, make: Callable[[], Any]) -> None:
+    # Given a large argument, and another one in its place
+    target, one, other = callee(len), make(), make()
+
+    # When both are sent; Then only the first of them is put, as the next ones are probably all different
+    (sent,), _ = shared.replaced(target, (one,), None)
+    assert isinstance(sent, Reference)
+    assert shared.replaced(target, (other,), None)[0][0] is other
+    del sent
+
+    # And it goes with the program's last reference, also if there is no other in its place
+    shared.flush(keeper.release)
+    assert not keeper.held
+    target = callee(sum)
+    assert isinstance(shared.replaced(target, (one,), None)[0][0], Reference)
+    del one
+    for _ in range(2):
+        shared.flush(keeper.release)
+    assert not keeper.held
 
 
 def test_what_has_changed_in_place_is_sent_as_it_is_now(shared: Shared, values: LocalValues) -> None:
