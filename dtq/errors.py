@@ -203,6 +203,15 @@ class BadFile(DtqError, ValueError):
     text = "{0}: {1}."
 
 
+class BundleTooLarge(DtqError, ValueError):
+    """The files of a bundle are too many or too large."""
+
+    code = "bundle-too-large"
+    exit_code = 65
+    text = "the files of {0} cannot travel with the task: {1}; {2}."
+    hint = "Only Python files and those of --include travel; put data where the workers find it, and pass its path."
+
+
 class BadConfig(DtqError):
     """A configuration file or variable has a value that cannot be used."""
 

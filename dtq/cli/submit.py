@@ -13,26 +13,30 @@ import click
 
 from dtq.cli import options
 from dtq.cli.calling import core, say_warnings
-from dtq.cli.calls import Call, each_line, function_name, json_lines, parse_call
+from dtq.cli.calls import Call, each_line, json_lines, parse_call
 from dtq.cli.click_classes import Command
 from dtq.cli.looks import BatchLook, TaskLook, finder
 from dtq.cli.meanwhile import telling
 from dtq.cli.output import say, write, write_json
+from dtq.cli.own_code import own_code
 from dtq.cli.waiting import Deadline, interruptible, print_batch, print_task, wait_for
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.batch_uploads import Own
 from dtq.client.batches import Batch
 from dtq.client.client_core import FULL_TIMEOUT_S, ClientCore
+from dtq.client.defaults import TTL_S
 from dtq.client.following import NEWS
 from dtq.client.functions import callee
 from dtq.client.handle import TaskHandle
 from dtq.client.import_path import find_modules
 from dtq.client.maps import submit_whole
 from dtq.client.payloads import Encode
+from dtq.client.source_bundles import SourceBundle, digest_of
 from dtq.client.submitting import Order, limited, order
 from dtq.client.submitting import submit as submit_one
 from dtq.errors import InvalidValue, Unreachable
 from dtq.model.fields import PRIORITIES
+from dtq.model.options import Function
 from dtq.wording import counted, duration
 
 #: Longest wait for a coordinator that went away in the middle of a submission, in seconds.
@@ -148,15 +152,19 @@ def order_of(given: dict[str, Any]) -> Order:
     return order(**{name: value for name, value in given.items() if value not in (None, ())})
 
 
-def refuse_early(name: str, given: Order, paths: tuple[str, ...]) -> None:
-    """Raise for invalid terms, before any call to the coordinator; those of ``@task`` are looked up here."""
+def refuse_early(name: str, given: Order, paths: tuple[str, ...]) -> Order:
+    """Raise for invalid terms, before any call to the coordinator; returns them with those of ``@task``, which are
+    looked up here.
+    """
     for path in paths:
         if not os.path.exists(path):  # an archive is valid, too
             raise InvalidValue("path", path[:200], "there is no such directory")
     find_modules(tuple(map(os.path.abspath, paths)))
     say_warnings()
-    callee(name).spec(given.terms)
+    target = callee(name)
+    target.spec(given.terms)
     _ = given.delay_s, given.own_key, given.conditions, given.parents(None)
+    return given._replace(terms=target.over(given.terms))
 
 
 @contextmanager
@@ -169,7 +177,7 @@ def opened(path: str) -> Iterator[BinaryIO]:
         yield file
 
 
-def submit_calls(queue: ClientCore, name: str, terms: Order, calls: Iterator[Call]) -> BatchHandle[Any]:
+def submit_calls(queue: ClientCore, name: str | Function, terms: Order, calls: Iterator[Call]) -> BatchHandle[Any]:
     """One batch of the calls, a few pages of them in memory at a time."""
     function = callee(name)
     spec = function.spec(terms.terms)
@@ -215,7 +223,7 @@ def _accepted_whole(queue: ClientCore, batch: Batch) -> None:
 
 
 def _submit_file(
-    queue: ClientCore, name: str, terms: Order, call: Call, each: str | None, jsonl: str | None
+    queue: ClientCore, name: str | Function, terms: Order, call: Call, each: str | None, jsonl: str | None
 ) -> BatchHandle[Any]:
     path = each or jsonl or "-"
     with opened(path) as lines:
@@ -264,10 +272,11 @@ def _await(
     examples=(
         ("dtq submit --wait math:factorial 20", "wait, and print the result"),
         ("dtq submit thumbs:make photo.jpg size=128 -p 1", "with a keyword argument, before all else"),
+        ("dtq submit ./thumbs.py:make photo.jpg", "of a file of your own, which travels with the task"),
         ("ls *.jpg | dtq submit thumbs:make --each -", "a task a line, all of them one batch"),
     ),
 )
-@click.argument("function", metavar="MODULE:FUNCTION")
+@click.argument("function", metavar="MODULE:FUNCTION|FILE.py:FUNCTION", type=options.TEXT)
 @click.argument("words", metavar="[ARG]... [NAME=VALUE]...", nargs=-1, type=options.TEXT)
 @click.option(
     "--each",
@@ -280,6 +289,17 @@ def _await(
     "--jsonl", metavar="FILE", type=options.FILE, help='A task a line of FILE: {"args": [...], "kwargs": {...}}.'
 )
 @task_terms(max_retries=3)
+@click.option(
+    "--here",
+    is_flag=True,
+    help="The Python files of this directory, and below it, travel with the task: the workers need not have them.",
+)
+@click.option(
+    "--include",
+    metavar="GLOB",
+    multiple=True,
+    help="Files of this directory that travel too, as in '*.csv' or 'data/*.json'; repeatable; with --here.",
+)
 @click.option(
     "--path",
     "paths",
@@ -307,6 +327,8 @@ def submit(
     words: tuple[str, ...],
     each: str | None,
     jsonl: str | None,
+    here: bool,
+    include: tuple[str, ...],
     paths: tuple[str, ...],
     waiting: bool,
     wait_timeout: float | None,
@@ -319,10 +341,13 @@ def submit(
 ) -> None:
     """Submit a call of MODULE:FUNCTION, and print the id of the task or batch, alone in a line.
 
+    A function of a FILE.py travels with that file; with --here, all Python files of this directory travel. Otherwise
+    the workers must have its module.
+
     An ARG or VALUE is JSON if it parses as JSON, else a string: 20 is a number, a.jpg a string, '"20"' a string.
-    NAME=VALUE is a keyword argument if NAME is an identifier. Put -- before arguments that start with a dash. The
-    function must be importable by the workers, not here; if its module is found here, too (in this directory, with
-    --path, or on Python's path), unset terms are those of its @task. Relative file names are relative to the worker's
+    NAME=VALUE is a keyword argument if NAME is an identifier. Put -- before arguments that start with a dash. If
+    the module is found here (in this directory, with --path, or on Python's path), unset terms are those of the
+    function's @task. Relative file names are relative to the worker's
     directory.
 
     Once the id is printed, nothing but a disk failure can lose the task.
@@ -334,10 +359,14 @@ def submit(
         raise click.UsageError("the lines of --jsonl have all arguments; give none beside it.", ctx)
     if wait_timeout is not None and not waiting:
         raise click.UsageError("--wait-timeout is for --wait.", ctx)
-    name, call, given = function_name(function), parse_call(words), order_of(terms)
-    refuse_early(name, given, paths)
+    if include and not here:
+        raise click.UsageError("--include is for --here.", ctx)
+    code, call, given = own_code(function, here, include), parse_call(words), order_of(terms)
+    given = refuse_early(code.name, given, paths)
     with core(addresses, authkey_file, FULL_TIMEOUT_S if when_full == "wait" else 0.0) as queue:
         handle: TaskHandle[Any] | BatchHandle[Any]
+        bundle = None if code.files is None else SourceBundle(queue.put(code.files, TTL_S), digest_of(code.files))
+        name = code.name if bundle is None else bundle.function(code.name)
         if each is None and jsonl is None:
             handle = accepted(queue, submit_one(queue, name, given, call.args, call.kwargs))
         else:

@@ -45,7 +45,7 @@ from dtq.errors import (
 )
 from dtq.model.fields import MAX_NAME
 from dtq.model.options import Function, FunctionKind, Spec
-from dtq.model.values import is_description
+from dtq.model.values import is_description, rest
 from dtq.records import replace
 from dtq.values.base import Values
 from dtq.wording import PYTHON_VERSION
@@ -65,6 +65,8 @@ __all__ = [
 
 #: First line of a plain pickle; `THIS_PYTHON` of one that only the same minor version of Python can read.
 ANY_PYTHON: Final = b"any\n"
+#: First line of a function of a source bundle (`source_bundles`): the bundle's digest and ``module:qualname`` follow.
+BUNDLE: Final = b"bundle\n"
 #: Most remembered terms of one function.
 _MAX_SPECS: Final = 1024
 
@@ -114,6 +116,10 @@ class Callee:
             self._specs.clear()
         self._specs[key] = spec
         return spec
+
+    def over(self, terms: Terms) -> Terms:
+        """The given terms; where unset, its own."""
+        return terms if self._below is NO_TERMS else terms.over(self._below)
 
     def called(self, terms: Terms, depth: int = 0) -> tuple[Spec, Attribution | None]:
         """The spec of a submission without limits and label, and these: so those that differ in them share one.
@@ -285,6 +291,8 @@ def resolve(function: Function, where: str = "this worker", values: Values | Non
         ValueGone, ValueDamaged: it came by value, and cannot be read.
     """
     if function.kind is FunctionKind.VALUE:
+        if is_description(function.body) and rest(function.body).startswith(BUNDLE):
+            return _of_bundle(function, where, values)
         return _unpickled(function, values)
     if function.kind is FunctionKind.REGISTERED:
         handler = registered(function.name)
@@ -330,6 +338,16 @@ def _imported(name: str, where: str) -> Callable[..., Any]:
         raise cannot_import(name, where, f"{qualname} is {type(found).__name__}, which cannot be called")
     resolved: Callable[..., Any] = found
     return resolved
+
+
+def _of_bundle(function: Function, where: str, values: Values | None) -> Callable[..., Any]:
+    from dtq.client import unpacking  # few slots ever need it
+
+    try:
+        with unpacking.entered(function, values) as name:
+            return _imported(name, where)
+    except OSError as error:
+        raise cannot_import(function.name, where, error) from error
 
 
 def _unpickled(function: Function, values: Values | None) -> Callable[..., Any]:

@@ -40,6 +40,11 @@ def state_directory() -> Path | None:
     return _xdg("XDG_STATE_HOME", ".local/state")
 
 
+def cache_directory() -> Path | None:
+    """``$XDG_CACHE_HOME/dtq``, for what can be made anew; None without a home directory."""
+    return _xdg("XDG_CACHE_HOME", ".cache")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConfigFile:
     """One configuration file, its keys checked, its values as TOML has them.

@@ -10,6 +10,8 @@ Rules:
 2. A function whose import has failed, ended a slot, or had to be stopped, is not imported in advance any more.
 3. Of functions that travel by value, one of each name is imported: the modules take the time, and the next lambda of a
    loop needs the same ones.
+4. Functions of bundles are not, and none are once a slot was found to have other code than a lease needs (`slotcode`):
+   new slots then import nothing before their first lease, so that they can take any.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from typing import Final
 from dtq.model.lru import SizedLru
 from dtq.model.options import Function, FunctionKind
 from dtq.model.values import weight
+from dtq.worker.slotcode import bundle_of
 
 #: Functions that a new slot imports.
 MOST: Final = 8
@@ -38,7 +41,7 @@ class Preparing:
     """
 
     def __init__(self, only_registered: bool) -> None:
-        self._only_registered = only_registered
+        self._stopped = only_registered
         #: By name, the number of each and the function, in the order of the numbers.
         self._functions: dict[str, tuple[int, Function]] = {}
         self._unfit: SizedLru[str, bool] = SizedLru(_MOST_UNFIT_BYTES, _MOST_UNFIT)
@@ -56,13 +59,20 @@ class Preparing:
             del self._functions[next(iter(self._functions))]
 
     def _wants(self, function: Function) -> bool:
-        if self._only_registered or function.kind is FunctionKind.REGISTERED or weight(function.body) > MAX_BODY:
+        if self._stopped or function.kind is FunctionKind.REGISTERED or weight(function.body) > MAX_BODY:
+            return False
+        if bundle_of(function):  # it takes a process for itself
             return False
         return self._unfit.get(function.name) is None
 
     def after(self, number: int) -> tuple[int, Function] | None:
         """The first function with a higher number, and that number; None for none."""
         return next((entry for entry in self._functions.values() if entry[0] > number), None)
+
+    def stop(self) -> None:
+        """Import nothing in advance any more: leases are of the code of several processes."""
+        self._stopped = True
+        self._functions.clear()
 
     def give_up(self, name: str) -> None:
         """Do not import a function in advance any more."""

@@ -191,6 +191,17 @@ class Stale:
 
 
 @dataclass(frozen=True, slots=True)
+class Misplaced:
+    """The process ends, because it has imported other code than the modules of a function; the function's name."""
+
+    function: str
+
+    def check(self) -> None:
+        """As above."""
+        _is_text(self.function, MAX_TEXT)
+
+
+@dataclass(frozen=True, slots=True)
 class NoRoom:
     """The result of a running task of a lease waits for room on the disk; the reason."""
 
@@ -215,12 +226,13 @@ Report = (
     | Uninitialized
     | Waiting
     | Stale
+    | Misplaced
     | NoRoom
 )
 
 _KINDS: Final[tuple[Any, ...]] = (
     Ready, Prepared, Returned, Raised, Stopped, Advanced, Changed, Leaving, Unusable, Uninitialized, Waiting, Stale,
-    NoRoom,
+    Misplaced, NoRoom,
 )  # fmt: skip
 _NAMES: Final[dict[type, str]] = {kind: kind.__name__.lower() for kind in _KINDS}
 _NAMED: Final[dict[str, type]] = {name: kind for kind, name in _NAMES.items()}

@@ -66,6 +66,7 @@ from dtq.worker.reports import (
     Advanced,
     Changed,
     Leaving,
+    Misplaced,
     NoRoom,
     Prepared,
     Raised,
@@ -83,6 +84,7 @@ from dtq.worker.resident import peak_memory, resident_memory
 from dtq.worker.result_buffer import ResultBuffer
 from dtq.worker.setters import Setters
 from dtq.worker.siblings import empty_main, share_key, share_tracker
+from dtq.worker.slotcode import OtherCode, admit
 from dtq.worker.slotvalues import SlotValues
 from dtq.worker.soft_timeout import softly
 from dtq.worker.sources import Sources
@@ -177,11 +179,13 @@ class Spec:
 
         Raises:
             OnlyRegistered: it must not run here.
+            OtherCode: it must not run in this process.
             DtqError: it cannot be had here.
         """
         self.reached = self.stage
         if self._refused:
             raise OnlyRegistered(self._function.name, f"the worker {self._worker}")
+        admit(self._function)
         self._call = runnable(
             resolve(self._function, f"the worker {self._worker}", values if values.present else None), self._function
         )
@@ -437,7 +441,7 @@ class Slot:
         except BaseException as error:  # noqa: BLE001 - the edge to user code, at import
             if not self._own[0]:
                 end_child(error)
-            sound = _ran_nothing(error, function)
+            sound = isinstance(error, OtherCode) or _ran_nothing(error, function)
         self._imported()
         _flush_streams()
         self._say(Prepared(sound))
@@ -593,6 +597,9 @@ class Slot:
 
         Returns:
             Whether this process cannot run any task of the function.
+
+        Raises:
+            _Unfit: another process has to run it.
         """
         if not self._own[0]:
             end_child(error)
@@ -601,6 +608,10 @@ class Slot:
         now, stage = self._clock(), spec.reached
         spec.reached = CALL
         self._flush(begun)
+        if isinstance(error, OtherCode):
+            self._say(Misplaced(notice(error.name)))
+            self._say(Stopped(token, index))
+            raise _Unfit(at_once=False)
         if stage is spec.stage and isinstance(error, CannotImport):
             if self._reload and (path := self._sources.has_now(spec.name)):
                 self._leave(path, Stopped(token, index))

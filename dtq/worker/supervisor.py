@@ -46,7 +46,7 @@ from dtq.worker.latelog import LateLog
 from dtq.worker.live_output import LiveOutput
 from dtq.worker.output import Output
 from dtq.worker.preparing import Preparing
-from dtq.worker.reports import Leaving, Prepared, Ready, Stale, Uninitialized, Unusable, Waiting
+from dtq.worker.reports import Leaving, Misplaced, Prepared, Ready, Stale, Uninitialized, Unusable, Waiting
 from dtq.worker.respawns import Respawns
 from dtq.worker.settling import Settling
 from dtq.worker.slot_exit import KillReason
@@ -614,14 +614,8 @@ class Supervisor:
             self._late(logging.WARNING, text, child.number, name, report.why)
             child.leaving = True
             child.leave_within(LEAVING_S)
-        elif isinstance(report, Stale):
-            text = "slot %d: %s has changed since it was imported; the slot is replaced"
-            self._late(logging.WARNING, text, child.number, report.path)
-            for chunk in child.chunks:
-                chunk.stoppable = True
-            child.leaving = True
-            child.leave_within(LEAVING_S)
-            self._outdated = self._outdated or (bool(self.terms.slot.preload) and child.origin is self._forks)
+        elif isinstance(report, Stale | Misplaced):
+            self._on_other_code(child, report)
         elif isinstance(report, Waiting):
             child.waits(report.token, report.index, report.seconds, report.blocked)
             self.announce()
@@ -638,6 +632,21 @@ class Supervisor:
         else:
             return False
         return True
+
+    def _on_other_code(self, child: Child, report: Stale | Misplaced) -> None:
+        """Handle the end of a slot that has imported other code than its next lease needs."""
+        if isinstance(report, Stale):
+            text = "slot %d: %s has changed since it was imported; the slot is replaced"
+            self._late(logging.WARNING, text, child.number, report.path)
+            self._outdated = self._outdated or (bool(self.terms.slot.preload) and child.origin is self._forks)
+        else:
+            text = "slot %d has imported other code than that of %s; the slot is replaced"
+            self._late(logging.DEBUG, text, child.number, report.function)
+            self._preparing.stop()
+        for chunk in child.chunks:
+            chunk.stoppable = True
+        child.leaving = True
+        child.leave_within(LEAVING_S)
 
     def _on_prepared(self, child: Child, sound: bool) -> None:
         """Handle the end of an advance import.
