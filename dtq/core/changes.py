@@ -67,6 +67,11 @@ class BatchFlow:
     limits: tuple[str, ...] = ()
     label: str = ""
 
+    @property
+    def has_parents(self) -> bool:
+        """Whether it waits for others, or has waited; or some of its tasks by themselves."""
+        return bool(self.after or self.each or self.given)
+
     def too_late(self, now: float) -> str:
         """Why the unstarted tasks of the batch never will start; "" while they may."""
         if self.start_by is None or now < self.start_by:

@@ -175,7 +175,7 @@ class Dependencies:
     def added(self, batch: Batch) -> None:
         """Count the parents of a batch that becomes live."""
         flow = batch.flow
-        if flow is not None:
+        if flow is not None and flow.has_parents:
             self.edges += len(flow.after) + len(flow.each)
             self._need(_given_to(flow))
 
@@ -319,7 +319,7 @@ class Dependencies:
     def forget(self, batch: Batch) -> None:
         """Forget a batch with parents that is no longer live."""
         flow = batch.flow
-        if flow is None:
+        if flow is None or not flow.has_parents:
             return
         for index, task in (batch.tasks or {}).items():
             if task.after and not task.state.final:

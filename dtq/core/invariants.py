@@ -138,8 +138,8 @@ def _check_elements(queue_state: QueueState, batch: Batch) -> None:
     for number, size, _ in flow.each:
         live = queue_state.batches.get(number)
         assert batch.size <= size
-        if live is None:
-            continue
+        if live is None or not batch.fresh:
+            continue  # all that may still run of it has left the common path, or has been put back
         awaited = queue_state.dependencies.awaited[number]
         assert awaited.each is not None
         assert any(child is batch for child in awaited.each.children)
@@ -170,7 +170,7 @@ def _check_dependencies(queue_state: QueueState) -> None:
     assert dependencies.edges == edges, "the edges are miscounted"
     waits = {}
     for number, flow in flows.items():
-        if flow.blocked and not flow.why:
+        if flow.blocked and not (flow.why and queue_state.batches[number].cut is None):
             waits[number] = 0
             waits[number] = sum(_is_awaited(queue_state, parent) for parent in flow.after)
             assert waits[number], f"batch {number} waits for nothing"

@@ -56,12 +56,12 @@ class Group(RunHeap):
     @property
     def paced(self) -> bool:
         """Whether a rate bounds it: its leases are starts."""
-        return any(bucket.opens_at() is not None for bucket in self.buckets)
+        return any([bucket.rule is not None and bucket.rule.interval_s is not None for bucket in self.buckets])
 
     @property
     def has_plenty(self) -> bool:
         """Whether its limits allow at least as much more as is leased; or anything, where nothing is."""
-        return all(bucket.has_plenty for bucket in self.buckets)
+        return all([bucket.has_plenty for bucket in self.buckets])
 
     def most(self, most: int) -> int:
         """Most tasks of one lease, out of this many."""
@@ -540,11 +540,7 @@ class Lines:
             group = groups[first[1]]
             run = self._true_top(group)
             if run is None:
-                line.open.remove_first()
-                self._close(group)
-                buckets = group.buckets
-                self._end_group(group, now)
-                self._next(line, buckets, now)
+                self._used_up(group, now)
                 continue
             at: Place = run[:3]
             if at != first[0]:
@@ -577,10 +573,49 @@ class Lines:
         if isinstance(heap, Group):
             for bucket in heap.buckets:
                 bucket.take(count, now)
+            self._put_off(heap, now)
         if self.needed:
             self.left += 1
         if self.several:
             self.charge(entry, queues, count)
+            if not queues and entry.need is None:
+                self._give_turn(entry)
+
+    def _put_off(self, group: Group, now: float) -> None:
+        """Move an open group that has lost its first tasks to the place of its next ones, or remove it, so that its
+        line need not find that out when it comes up.
+        """
+        line = group.line
+        first, top = line.open.peek(), group.top()
+        if first is None or first[1] != group.limits:
+            return
+        if top is None:
+            self._used_up(group, now)
+        elif top[:3] != first[0]:
+            line.open.moved(top[:3])
+            self._next(line, group.buckets, now)
+
+    def _used_up(self, group: Group, now: float) -> None:
+        """Remove an empty group, which is the first of the open ones of its line."""
+        group.line.open.remove_first()
+        self._close(group)
+        self._end_group(group, now)
+        self._next(group.line, group.buckets, now)
+
+    def _give_turn(self, entry: SpecEntry) -> None:
+        """Move the line that was served to the place of its next turn: other lines come up at once."""
+        line, first = self._lines.get(entry.line), self._tops.peek()
+        if line is None or first is None or first[1] != line.name:
+            return
+        front, run = line.open.peek(), line.plain.top()
+        at: Place | None = None if run is None else run[:3]
+        if front is not None and (at is None or front[0] < at):
+            at = front[0]
+        if at is None:
+            return  # the line ends when it comes up
+        place = (at[0], self._share.paid(line.queue, int(at[0])), at[1], at[2])
+        if place > first[0]:
+            self._tops.moved(place)
 
     def charge(self, entry: SpecEntry, queues: tuple[str, ...], count: int) -> None:
         """Have a line pay for this many tasks, if there are several lines; see `took`."""

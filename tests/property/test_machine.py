@@ -560,7 +560,10 @@ class Histories(RuleBasedStateMachine):
     @rule(which=pick)
     def cancel_batch(self, which: int) -> None:
         shipment = self._one(self.model.live(), which)
+        batch = self.driver.live(shipment.number)
         assert self.driver.cancel(shipment.number) == self.model.cancel_all(shipment, self.now)
+        for job in shipment.jobs[batch.size if batch.cut is None else batch.cut :]:
+            job.lost = False  # of all that is cancelled as a whole nothing comes back, whatever had cancelled it before
 
     @rule(
         name=st.sampled_from(["x", "x", "y-*", "y-1", "rate", "slow-*"]),
