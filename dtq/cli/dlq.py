@@ -11,15 +11,15 @@ from dtq.cli import options
 from dtq.cli.asking import COUNTED, agreed, which
 from dtq.cli.calling import service
 from dtq.cli.click_classes import Group
-from dtq.cli.output import say, write, write_json
-from dtq.cli.render_json import letter_json, task_json
-from dtq.cli.render_text import show_letters, show_task
+from dtq.cli.output import one_line, say, write, write_json
+from dtq.cli.render_json import group_json, letter_json, task_json
+from dtq.cli.render_text import show_groups, show_letters, show_task
 from dtq.cli.tasks import NO_FILTERS, filtered, look_up, selected
-from dtq.client.paging import all_dead_letters
+from dtq.client.paging import all_dead_letters, whole_summary
 from dtq.errors import NotDead
 from dtq.model.ids import parse_named
 from dtq.model.service import Service
-from dtq.model.snapshots import Selection, TaskView
+from dtq.model.snapshots import DeadGroup, GroupBy, Selection, TaskView
 from dtq.model.states import State
 from dtq.records import replace
 from dtq.wording import counted
@@ -56,14 +56,17 @@ def _count(coordinator: Service, selection: Selection) -> str:
     examples=(
         ("dtq dlq list", "the latest first"),
         ("dtq dlq list --queue mail --older-than 1d --json", "those of a queue that died before yesterday"),
+        ("dtq dlq list --by exception", "how many died of which exception"),
     ),
 )
 @options.dead_letter_filters
+@click.option("--by", type=click.Choice(["exception", "function"]), help="Count them by exception or by function.")
 @options.limit
 @options.connecting
 @options.as_json
 @options.quiet
 def list_letters(
+    by: str | None,
     limit: int,
     addresses: tuple[str, ...],
     authkey_file: str | None,
@@ -71,8 +74,14 @@ def list_letters(
     quiet: bool,
     **filters: Any,
 ) -> None:
-    """List dead letters, the latest first. With --quiet, ids alone."""
+    """List dead letters, the latest first. With --quiet, ids alone.
+
+    With --by, a line for each exception or function: the number of dead letters, the latest one, and its message.
+    """
     with service(addresses, authkey_file) as coordinator:
+        if by is not None:
+            _show_groups(whole_summary(coordinator, _selection((), filters), GroupBy(by)), by, limit, as_json, quiet)
+            return
         found = all_dead_letters(coordinator, _selection((), filters, limit + 1))
     more, found = len(found) > limit, found[:limit]
     if as_json:
@@ -86,6 +95,21 @@ def list_letters(
         say("no dead letters.")
     if more and not as_json:
         say(f"the first {limit}; there are more (--limit).")
+
+
+def _show_groups(found: list[DeadGroup], by: str, limit: int, as_json: bool, quiet: bool) -> None:
+    few = found[:limit]
+    if as_json:
+        write_json({"groups": [group_json(group, by) for group in few], "more": len(few) < len(found)})
+    elif quiet:
+        for group in few:
+            write(one_line(group.name))
+    elif few:
+        show_groups(few, by, time.time())
+    else:
+        say("no dead letters.")
+    if len(few) < len(found) and not as_json:
+        say(f"the first {limit} of {len(found):,} (--limit).")
 
 
 @dlq.command(

@@ -207,6 +207,11 @@ function_filter = click.option("--function", metavar="GLOB", help="Only of funct
 label_filter = click.option("--label", metavar="TEXT", help="Only of this label.")
 batch_filter = click.option("--batch", metavar="N", type=click.IntRange(1, 10**15 - 1), help="Only of this batch.")
 
+outcome_filter = click.option(
+    "--outcome",
+    type=click.Choice(["failed", "timed-out", "crashed"]),
+    help="Only if the last attempt ended so.",
+)
 exception_filter = click.option(
     "--exception", metavar="GLOB", help="Only if the last exception matches, as in '*TimeoutError'."
 )
@@ -215,6 +220,7 @@ exception_filter = click.option(
 dead_letter_filters = stacked(
     function_filter,
     exception_filter,
+    outcome_filter,
     queue_filter,
     label_filter,
     batch_filter,

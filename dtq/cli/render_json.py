@@ -13,7 +13,17 @@ from dtq.model.limits import LimitView
 from dtq.model.messages import Failure
 from dtq.model.options import Spec
 from dtq.model.schedules import ScheduleView
-from dtq.model.snapshots import Attempt, BatchView, Counts, DeadLetter, QueueView, Stats, TaskView, WorkerView
+from dtq.model.snapshots import (
+    Attempt,
+    BatchView,
+    Counts,
+    DeadGroup,
+    DeadLetter,
+    QueueView,
+    Stats,
+    TaskView,
+    WorkerView,
+)
 from dtq.model.states import State
 
 
@@ -183,6 +193,17 @@ def schedule_json(view: ScheduleView) -> dict[str, Any]:
         "runs": view.made,
         "skipped": view.skipped,
         "trouble": view.trouble,
+    }
+
+
+def group_json(group: DeadGroup, by: str) -> dict[str, Any]:
+    """A group of dead letters."""
+    return {
+        by: group.name,
+        "count": group.count,
+        "newest_at": moment(group.newest_at),
+        "example": str(group.id),
+        "message": group.message,
     }
 
 

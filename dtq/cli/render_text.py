@@ -20,7 +20,17 @@ from dtq.cli.output import (
 from dtq.cli.render_json import counts_text, failure_text, run_id
 from dtq.config.values import format_size
 from dtq.model.limits import Limit, LimitView
-from dtq.model.snapshots import Attempt, BatchView, DeadLetter, QueueView, ResourceView, Stats, TaskView, WorkerView
+from dtq.model.snapshots import (
+    Attempt,
+    BatchView,
+    DeadGroup,
+    DeadLetter,
+    QueueView,
+    ResourceView,
+    Stats,
+    TaskView,
+    WorkerView,
+)
 from dtq.model.text import printable
 from dtq.wording import counted, duration, percent, rate
 
@@ -219,6 +229,14 @@ def show_coordinator(stats: Stats, address: str) -> None:
         say(f"dtq: no new work is accepted ({stats.trouble}): {one_line(stats.trouble_text, 1000)}")
     for loss in stats.losses:
         say(f"dtq: the store had losses: {one_line(loss, 1000)}")
+
+
+def show_groups(groups: Iterable[DeadGroup], by: str, now: float) -> None:
+    """A table of groups of dead letters."""
+    rows = [
+        (f"{group.count:,}", group.name, ago(group.newest_at, now), str(group.id), group.message) for group in groups
+    ]
+    write_table(("COUNT", by.upper(), "NEWEST", "EXAMPLE", "MESSAGE"), rows, right=(0,))
 
 
 def show_queues(queues: Sequence[QueueView], *, bars: bool = False) -> None:

@@ -29,6 +29,7 @@ from dtq.wording import counted
 @options.everything
 @options.task_filters
 @options.exception_filter
+@options.outcome_filter
 @options.asking
 @options.connecting
 @options.as_json

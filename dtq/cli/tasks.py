@@ -21,7 +21,7 @@ from dtq.model.fields import PRIORITIES
 from dtq.model.ids import parse_named
 from dtq.model.service import Service
 from dtq.model.snapshots import BatchView, Selection, TaskView
-from dtq.model.states import State
+from dtq.model.states import Outcome, State
 from dtq.records import replace
 from dtq.wording import counted
 
@@ -112,13 +112,18 @@ def _show_run(found: list[TaskView], as_json: bool, quiet: bool) -> None:
 
 
 def filtered(
-    state: str | None = None, batch: int | None = None, older_than: float | None = None, **filters: Any
+    state: str | None = None,
+    batch: int | None = None,
+    older_than: float | None = None,
+    outcome: str | None = None,
+    **filters: Any,
 ) -> Selection:
     """The selection of filters, as options have them; without a limit."""
     return Selection(
         ids=() if batch is None else ((batch, -1),),
         state=None if state is None else State(state),
         older_than_s=older_than,
+        outcome=None if outcome is None else Outcome(outcome.replace("-", " ")),
         limit=0,
         **filters,
     )

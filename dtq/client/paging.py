@@ -16,7 +16,9 @@ from dtq.model.snapshots import (
     BatchSelection,
     BatchView,
     CancelReport,
+    DeadGroup,
     DeadLetter,
+    GroupBy,
     Place,
     QueueView,
     RerunReport,
@@ -88,6 +90,19 @@ def all_batches(service: Service, selection: BatchSelection) -> list[BatchView]:
 def all_dead_letters(service: Service, selection: Selection) -> list[DeadLetter]:
     """All dead letters that match, up to the limit; see `Service.dead_letters`."""
     return list(_listed(service.dead_letters, selection))
+
+
+def whole_summary(service: Service, selection: Selection, by: GroupBy) -> list[DeadGroup]:
+    """All dead letters that match in groups, the largest first; see `Service.dead_summary`."""
+    groups: dict[str, DeadGroup] = {}
+    while True:
+        summary = service.dead_summary(selection, by)
+        for group in summary.groups:
+            known = groups.get(group.name)  # of later dead letters
+            groups[group.name] = group if known is None else replace(known, count=known.count + group.count)
+        if summary.after is None:
+            return sorted(groups.values(), key=lambda group: (-group.count, -group.newest_at))
+        selection = replace(selection, after=summary.after)
 
 
 def all_limits(service: Service) -> list[LimitView]:

@@ -13,7 +13,7 @@ from dtq.client.terms import Span, seconds
 from dtq.errors import InvalidId, InvalidValue
 from dtq.model.ids import TaskId, parse_id
 from dtq.model.snapshots import Selection
-from dtq.model.states import State
+from dtq.model.states import Outcome, State
 
 #: A task or batch, in the forms that users give: ``"17.3"``, ``"17"``, 17, a `TaskId`, or a handle.
 Named = str | int | TaskId | TaskHandle[Any] | BatchHandle[Any]
@@ -26,6 +26,7 @@ class Filters(TypedDict, total=False):
         queue: their queue.
         function: name of their function, as a glob (``"mymodule:*"``).
         exception: name of their last exception, as a glob.
+        outcome: how their last unsuccessful attempt ended: ``"failed"``, ``"crashed"`` or ``"timed out"``.
         label: their label.
         older_than: in their state for at least so long, in seconds or as a timedelta.
     """
@@ -33,6 +34,7 @@ class Filters(TypedDict, total=False):
     queue: str | None
     function: str | None
     exception: str | None
+    outcome: Outcome | str | None
     label: str | None
     older_than: Span | None
 
@@ -84,6 +86,7 @@ def select(
         queue=filters.get("queue"),
         function=filters.get("function"),
         exception=filters.get("exception"),
+        outcome=_outcome(filters.get("outcome")),
         label=filters.get("label"),
         older_than_s=None if older_than is None else seconds(older_than, "older_than"),
         limit=limit,
@@ -102,6 +105,13 @@ def choose(ids: tuple[Named, ...], all: bool = False, **filters: Unpack[Filters]
             "a selection", "nothing", "give ids, or something that the tasks have in common, or all=True"
         )
     return selection
+
+
+def _outcome(outcome: Outcome | str | None) -> Outcome | None:
+    try:
+        return Outcome(outcome.replace("-", " ")) if isinstance(outcome, str) else outcome
+    except ValueError:
+        raise InvalidValue("an outcome", outcome, "it is failed, crashed or timed out") from None
 
 
 def _state(state: State | str | None) -> State | None:

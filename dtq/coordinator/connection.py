@@ -72,7 +72,9 @@ from dtq.model.snapshots import (
     BatchView,
     CancelReport,
     DeadLetter,
+    DeadSummary,
     GraphNode,
+    GroupBy,
     OrderedWorker,
     OutputPart,
     QueueView,
@@ -481,6 +483,11 @@ class Connection:
     def dashboard(self, since: float) -> Dashboard:
         """See `Service.dashboard`."""
         return dashboard.dashboard(self._c, since)
+
+    def dead_summary(self, selection: Selection, by: GroupBy) -> DeadSummary:
+        """See `Service.dead_summary`."""
+        self._flush()
+        return queries.dead_summary(self._c, _checked(selection), by)
 
     def stats(self) -> Stats:
         """See `Service.stats`."""

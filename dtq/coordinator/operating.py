@@ -101,7 +101,7 @@ def _targets(c: Coordinator, selection: Selection, specs: set[SpecEntry], now: f
     named = [at for at in dict.fromkeys(selection.ids) if at[1] < 0 or at[0] not in whole]
     if named and selection == Selection(ids=selection.ids, state=selection.state, limit=selection.limit):
         return named
-    by_spec = selection.exception is None and selection.older_than_s is None
+    by_spec = not selection.by_attempt and selection.older_than_s is None
     if by_spec and selection.state is None and not named:
         return [(batch.number, -1) for batch in views.batches(c.machine, selection, specs)]
     found = views.live_tasks(c.machine, replace(selection, limit=0), now, specs)

@@ -25,7 +25,10 @@ from dtq.model.options import Spec
 from dtq.model.snapshots import (
     Attempt,
     BatchView,
+    DeadGroup,
     DeadLetter,
+    DeadSummary,
+    GroupBy,
     QueueView,
     Selection,
     Stats,
@@ -33,14 +36,17 @@ from dtq.model.snapshots import (
     WorkerView,
 )
 from dtq.model.states import FINAL, Outcome, State, exception_name
-from dtq.model.weight import first_within, slim
+from dtq.model.weight import first_within, slim, weight
 from dtq.records import replace
 from dtq.wording import PYTHON_VERSION
 
 #: Tries to find a task that moves between memory and store meanwhile.
 _LOOKS: Final = 5
-#: Most tasks or dead letters in one answer.
+#: Most tasks or dead letters in one answer; and most dead letters that one call sums up.
 MOST: Final = 5_000
+_SUMMED: Final = 10_000
+#: Most characters of a message in a summary.
+_SHORT: Final = 200
 #: Most running tasks that are listed for one worker.
 _NAMED: Final = 100
 
@@ -359,6 +365,41 @@ def dead_letters(c: Coordinator, selection: Selection) -> list[DeadLetter]:
         if run.task is not None
     )
     return list(first_within(letters, c.setup.answer_bytes))
+
+
+def dead_summary(c: Coordinator, selection: Selection, by: GroupBy) -> DeadSummary:
+    """Some matching dead letters in groups, the latest first; see `Service.dead_summary`. None of it is under the lock,
+    and one call looks at a bounded number of them.
+    """
+    groups: dict[str, DeadGroup] = {}
+    room = c.setup.answer_bytes
+    last = None
+    runs = dead_runs(c, replace(selection, limit=_SUMMED))
+    for run in runs:
+        if run.task is None:
+            continue
+        name = run.batch.spec.function.name
+        if by is GroupBy.EXCEPTION:
+            name = exception_name(run.task.outcome, run.task.exception) or "(none)"
+        known = groups.get(name)
+        if known is None:
+            known = DeadGroup(
+                name=name,
+                count=0,
+                newest_at=run.ended_at,
+                batch=run.batch.row.batch,
+                index=run.lo,
+                single=run.batch.row.complete and run.batch.row.size == 1,
+                message=run.task.message[:_SHORT],
+            )
+            room -= weight(known)
+            if room < 0 and groups:
+                break
+        groups[name] = replace(known, count=known.count + 1)
+        last = run
+    more = last is not None and (room < 0 or len(runs) == _SUMMED)
+    after = (State.DEAD.value, last.ended_at, last.batch.row.batch, last.lo) if more and last is not None else None
+    return DeadSummary(groups=tuple(sorted(groups.values(), key=attrgetter("count"), reverse=True)), after=after)
 
 
 # -- overview -----------------------------------------------------------------------------------------------------

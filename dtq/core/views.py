@@ -204,6 +204,8 @@ class _Picker:
     def __init__(self, selection: Selection, now: float) -> None:
         self._before = inf if selection.older_than_s is None else now - selection.older_than_s
         self._exception: Glob | None = None if selection.exception is None else glob(selection.exception)
+        self._outcome = selection.outcome
+        self._by_attempt = selection.by_attempt
         #: By batch, the selected indexes, in order; None for all of them.
         self._ids: dict[int, list[int] | None] = {}
         for number, index in sorted(selection.ids, reverse=True):
@@ -220,10 +222,8 @@ class _Picker:
         """Whether a run of a batch is selected, or one task of it."""
         if (view.started_at or view.submitted_at) > self._before:
             return False
-        if self._exception is not None:
-            task = batch.task(view.index)
-            if task is None or not self._exception.matches(exception_name(task.outcome, task.exception)):
-                return False
+        if self._by_attempt and not self._picks_attempt(batch.task(view.index)):
+            return False
         if not self._ids:
             return True
         wanted = self._ids.get(view.batch, [])
@@ -231,6 +231,12 @@ class _Picker:
             return True
         at = bisect_left(wanted, view.index)
         return at < len(wanted) and wanted[at] < view.index + view.count
+
+    def _picks_attempt(self, task: Task | None) -> bool:
+        """Whether the last unsuccessful attempt of a task is selected."""
+        if task is None or (self._outcome is not None and task.outcome is not self._outcome):
+            return False
+        return self._exception is None or self._exception.matches(exception_name(task.outcome, task.exception))
 
 
 def _in_order(batches: Iterable[Batch]) -> Iterator[Batch]:

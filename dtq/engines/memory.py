@@ -310,7 +310,7 @@ class MemoryEngine:
 
     def _all_runs(self, state: State, selector: SelectionFilter) -> Iterator[EndedRun]:
         """Ended tasks in one state, latest first and only as far as requested; without tails."""
-        if state is State.SUCCEEDED and selector.by_exception:
+        if state is State.SUCCEEDED and selector.by_attempt:
             return
         known: dict[int, StoredBatch | None] = {}
         for _, number, lo, is_task in self._by_end[state].latest_first(selector.below):

@@ -361,11 +361,11 @@ class _Search:
         """The runs of some tasks, or of all, latest first; it may return more than the selector lets through."""
         states = self._sieve.states
         streams = []
-        if State.SUCCEEDED in states and not self._sieve.by_exception:
+        if State.SUCCEEDED in states and not self._sieve.by_attempt:
             streams.append(self._pages(span))
         if states & {State.DEAD, State.CANCELLED}:
             streams.append(self._tasks(span))
-        if State.CANCELLED in states and not self._sieve.by_exception:
+        if State.CANCELLED in states and not self._sieve.by_attempt:
             streams.append(self._tails(span))
         return merge(*streams, key=latest_first, reverse=True)
 

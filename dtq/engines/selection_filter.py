@@ -59,9 +59,9 @@ class SelectionFilter:
         return self._behind if self._behind is not None and self._behind[0] <= self.latest else (self.latest, _ALL, 0)
 
     @property
-    def by_exception(self) -> bool:
+    def by_attempt(self) -> bool:
         """Whether only tasks with a row of their own can match."""
-        return self._exception is not None
+        return self._selection.by_attempt
 
     def wants_spec(self, spec: Spec) -> bool:
         """Whether tasks of this spec can match, whatever its label."""
@@ -80,10 +80,13 @@ class SelectionFilter:
             return False
         if self._behind is not None and latest_first(run)[:3] >= self._behind:
             return False
+        return not self.by_attempt or self._wants_attempt(run)
+
+    def _wants_attempt(self, run: EndedRun) -> bool:
+        if run.task is None or self._selection.outcome not in (None, run.task.outcome):
+            return False
         exception = self._exception
-        return exception is None or (
-            run.task is not None and exception.matches(exception_name(run.task.outcome, run.task.exception))
-        )
+        return exception is None or exception.matches(exception_name(run.task.outcome, run.task.exception))
 
     def _wants_id(self, run: EndedRun) -> bool:
         if self.batches is None:

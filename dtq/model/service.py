@@ -39,7 +39,9 @@ from dtq.model.snapshots import (
     BatchView,
     CancelReport,
     DeadLetter,
+    DeadSummary,
     GraphNode,
+    GroupBy,
     OrderedWorker,
     OutputPart,
     QueueView,
@@ -400,6 +402,15 @@ class Service(Protocol):
 
         Returns:
             At most the requested number: ask again with `Selection.after`, until none are left.
+        """
+        ...
+
+    def dead_summary(self, selection: Selection, by: GroupBy) -> DeadSummary:
+        """Dead letters that match, in groups.
+
+        Returns:
+            The groups of some of them, from the latest on: ask again with `Selection.after` as long as the answer has a
+            place, and add the counts up.
         """
         ...
 

@@ -5,6 +5,7 @@ Moments are seconds of the Unix epoch.
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Annotated
 
 from dtq.model import fields
@@ -30,6 +31,7 @@ class Selection:
         function: their function's name, as a glob (``mymodule:*``).
         exception: name of the last exception, as a glob; of a time limit ``TimeoutError``, of a crash
             ``dtq.errors.TaskCrashed`` (`exception_name`).
+        outcome: how their last unsuccessful attempt ended.
         label: their label.
         older_than_s: in that state for at least so long.
         limit: at most this many (verbs that change something take no limit: 0).
@@ -46,6 +48,12 @@ class Selection:
     older_than_s: fields.Seconds | None = None
     limit: fields.Count = 100
     after: Place | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def by_attempt(self) -> bool:
+        """Whether only tasks with an unsuccessful attempt can match."""
+        return self.exception is not None or self.outcome is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,6 +337,54 @@ class DeadLetter:
     def place(self) -> Place:
         """Its place in a list of dead letters."""
         return State.DEAD.value, self.died_at, self.batch, self.index
+
+
+class GroupBy(Enum):
+    """What dead letters of one group have in common."""
+
+    EXCEPTION = "exception"  #: the name of their exception (`exception_name`)
+    FUNCTION = "function"  #: the name of their function
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadGroup:
+    """Dead letters that have something in common.
+
+    Attributes:
+        name: what they have in common.
+        count: how many there are.
+        newest_at: when the latest of them was given up.
+        batch: the batch of the latest.
+        index: its index.
+        single: whether its batch has just one task.
+        message: the message of its exception.
+    """
+
+    name: fields.FunctionName
+    count: fields.Count
+    newest_at: fields.Moment
+    batch: fields.BatchNumber
+    index: fields.Index
+    single: bool
+    message: fields.Message
+
+    @property
+    def id(self) -> TaskId:
+        """The id of the latest."""
+        return TaskId(self.batch, self.index, self.single)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadSummary:
+    """A summary of some dead letters.
+
+    Attributes:
+        groups: the groups, the largest first.
+        after: where the summary goes on (`Selection.after`); None if these were the last.
+    """
+
+    groups: Annotated[tuple[DeadGroup, ...], ANSWERED]
+    after: Place | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,6 +58,7 @@ ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     "set_limit": (_ADMIN,),
     "remove_limit": (_ADMIN,),
     "dead_letters": (_ADMIN,),
+    "dead_summary": (_ADMIN,),
     "retry_dead": (_ADMIN,),
     "purge_dead": (_ADMIN,),
     # schedules: they submit on behalf of others, for as long as they exist

@@ -216,6 +216,7 @@ class Proxy:
     remove_limit = _remote(Service.remove_limit)
     graph = _remote(Service.graph)
     dead_letters = _remote(Service.dead_letters)
+    dead_summary = _remote(Service.dead_summary)
     retry_dead = _remote(Service.retry_dead)
     purge_dead = _remote(Service.purge_dead)
     set_schedule = _remote(Service.set_schedule)

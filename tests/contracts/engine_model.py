@@ -247,5 +247,6 @@ def _matches(run: EndedRun, selection: Selection, now: float) -> bool:
             selection.exception is None
             or (run.task is not None and fnmatchcase(run.task.exception, selection.exception))
         )
+        and (selection.outcome is None or (run.task is not None and run.task.outcome is selection.outcome))
         and (selection.older_than_s is None or now - run.ended_at >= selection.older_than_s)
     )

@@ -35,7 +35,7 @@ from dtq.errors import StoreError
 from dtq.model import pages
 from dtq.model.messages import Failure
 from dtq.model.snapshots import Selection
-from dtq.model.states import State
+from dtq.model.states import Outcome, State
 from tests.contracts.engine_kinds import KINDS, Kind
 from tests.contracts.engine_rows import (
     ODD_ATTEMPTS,
@@ -782,6 +782,9 @@ def history(engine: Engine) -> Engine:
         (Selection(exception="Key*"), ["1.4-5"]),
         (Selection(exception="*"), ["1.4-5", "3.2-3"]),
         (Selection(exception="*", state=State.SUCCEEDED), []),
+        (Selection(outcome=Outcome.FAILED), ["1.4-5", "3.2-3"]),
+        (Selection(outcome=Outcome.FAILED, exception="Key*"), ["1.4-5"]),
+        (Selection(outcome=Outcome.CRASHED), []),
         (Selection(older_than_s=NOW - 30), ["1.0-2", "3.0-2", "1.2-4"]),
         (Selection(older_than_s=NOW - 30 + 0.5), ["3.0-2", "1.2-4"]),
         (Selection(older_than_s=NOW - 40, exception="*"), ["3.2-3"]),

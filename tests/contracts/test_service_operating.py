@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from dtq.client.paging import whole_summary
 from dtq.coordinator import operating
 from dtq.errors import NotDead, ResultExpired, UnknownId
 from dtq.model.messages import Failed, Failure, Grant, Succeeded
-from dtq.model.snapshots import CancelReport, Counts, Selection
+from dtq.model.snapshots import CancelReport, Counts, GroupBy, Selection
 from dtq.model.states import Outcome, State
 from tests.contracts.service_scene import SOON_S, Caller, Hand, House, spec, until
 
@@ -706,3 +707,47 @@ def test_what_has_expired_is_told_from_what_never_was(house: House) -> None:
             look()
     with pytest.raises(UnknownId):
         client.service.batch(batch + 1)
+
+
+def summed(house: House, by: str = "exception", **selection: Any) -> list[tuple[str, int, int]]:
+    """The groups of dead letters: name, count and the batch of the latest."""
+    found = whole_summary(house.client().service, Selection(**selection), GroupBy(by))
+    return [(group.name, group.count, group.batch) for group in found]
+
+
+def test_dead_letters_are_summed_up_by_exception_or_function(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given dead letters of several kinds, of which one call looks at few
+    monkeypatch.setattr("dtq.coordinator.queries._SUMMED", 2)
+    first = house.dead_letters(3, exception="OSError", function="work:read")
+    other = house.dead_letters(1, exception="ValueError", function="work:sell", queue="shop")
+    last = house.dead_letters(2, exception="OSError", function="work:sell")
+
+    # When, Then
+    assert summed(house) == [("OSError", 5, last[-1]), ("ValueError", 1, other[0])]
+    assert summed(house, "function") == [("work:sell", 3, last[-1]), ("work:read", 3, first[-1])]
+    assert summed(house, queue="shop") == [("ValueError", 1, other[0])]
+    assert summed(house, queue="nothing") == []
+
+
+def test_outcome_of_the_last_attempt_selects(house: House) -> None:
+    # Given tasks that failed and crashed, for good and not
+    client, hand = house.client(), house.worker()
+    failed, crashed = client.submit(max_retries=0), client.submit(max_crashes=1)
+    hand.fail(hand.fetch_one())
+    hand.fail(hand.fetch_one(), Outcome.CRASHED, exception="")
+    waits = client.submit(retry_delay_s=500.0)
+    hand.fail(hand.fetch_one(), Outcome.TIMED_OUT, exception="")
+    succeeded = client.submit()
+    hand.succeed(hand.fetch_one())
+    until("the result is stored", lambda: client.service.task(succeeded, 0).state is State.SUCCEEDED)
+
+    def found(outcome: Outcome) -> list[int]:
+        return [view.batch for view in client.service.tasks(Selection(outcome=outcome))]
+
+    # When, Then
+    assert found(Outcome.FAILED) == [failed]
+    assert found(Outcome.CRASHED) == [crashed]
+    assert found(Outcome.TIMED_OUT) == [waits]
+    assert client.service.retry_dead(Selection(outcome=Outcome.CRASHED, limit=0)) == 1
+    assert client.service.cancel(Selection(outcome=Outcome.TIMED_OUT, limit=0)).cancelled == 1
+    assert client.service.batch(failed).counts.dead == 1

@@ -24,7 +24,7 @@ from dtq.model.pages import pack
 from dtq.model.queues import SteeringChange
 from dtq.model.schedules import Rule, Schedule
 from dtq.model.service import Service
-from dtq.model.snapshots import BatchSelection, Selection
+from dtq.model.snapshots import BatchSelection, GroupBy, Selection
 from dtq.transport import Proxy, Server
 from dtq.transport.calls import METHODS
 from dtq.transport.permissions import ACTS
@@ -68,6 +68,7 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "queues": lambda service: service.queues(""),
     "workers": lambda service: service.workers("", ""),
     "rerun": lambda service: service.rerun(Selection(limit=0)),
+    "dead_summary": lambda service: service.dead_summary(Selection(), GroupBy.EXCEPTION),
     "explain": lambda service: service.explain(1, 0),
     "attempts": lambda service: service.attempts(1, 0, 0),
     "output": lambda service: service.output(1, 0, 0, 0, 0.0),
@@ -111,7 +112,7 @@ OPERATING = {
     "stop",
     "reload_keys",
 }
-OPERATING |= {"reprioritize", "rerun", "steer_queue", "order_workers", "set_limit", "remove_limit"}
+OPERATING |= {"dead_summary", "reprioritize", "rerun", "steer_queue", "order_workers", "set_limit", "remove_limit"}
 OPERATING |= {"schedules", "schedule", "pause_schedule", "run_schedule", "remove_schedule"}
 MAY = {
     SUBMIT.name: PRODUCING,

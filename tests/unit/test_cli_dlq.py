@@ -8,8 +8,8 @@ import json
 import pytest
 
 from dtq.cli.app import run
-from dtq.model.snapshots import Selection, TaskView
-from dtq.model.states import State
+from dtq.model.snapshots import DeadGroup, DeadSummary, GroupBy, Selection, TaskView
+from dtq.model.states import Outcome, State
 from tests.unit.cli_scene import BATCH, LETTER, NOW, SPEC, TASK, Captured, NotedCoordinator, noted
 
 __all__ = ["noted"]  # a fixture
@@ -114,3 +114,20 @@ def test_dlq_purge_with_no_input_never_asks(noted: NotedCoordinator, monkeypatch
     monkeypatch.setattr("sys.stderr", Terminal())
     assert run(["dlq", "purge", "17.3", "--no-input"]) == 2
     assert [name for name, *_ in noted.calls] == ["dead_letters"]
+
+
+def test_dlq_list_by_exception_counts(noted: NotedCoordinator, capsys: Captured) -> None:
+    group = DeadGroup(
+        name="OSError", count=1_200, newest_at=NOW - 9, batch=17, index=3, single=False, message="no\nroute"
+    )
+    other = DeadGroup(name="ValueError", count=1, newest_at=NOW - 99, batch=18, index=0, single=True, message="")
+    noted.answers["dead_summary"] = DeadSummary(groups=(other, group))
+    assert run(["dlq", "list", "--by", "exception", "--outcome", "timed-out", "--label", "x"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0].split() == ["COUNT", "EXCEPTION", "NEWEST", "EXAMPLE", "MESSAGE"]
+    assert rows[1].split() == ["1,200", "OSError", rows[1].split()[2], "s", "ago", "17.3", "no", "route"]
+    asked = Selection(outcome=Outcome.TIMED_OUT, label="x", limit=0)
+    assert noted.calls == [("dead_summary", asked, GroupBy.EXCEPTION)]
+    assert run(["dlq", "list", "--by", "exception", "--limit", "1", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["groups"][0]["exception"], shown["groups"][0]["count"], shown["more"]) == ("OSError", 1_200, True)
