@@ -51,7 +51,7 @@ def rate(per_s: float) -> str:
     for unit, seconds in (("s", 1.0), ("min", 60.0)):
         if (number := per_s * seconds) >= 1:
             return f"{number:,.0f}/{unit}" if number >= 99.95 else f"{number:.1f}".removesuffix(".0") + f"/{unit}"
-    return f"{per_s * 3600:.1f}".removesuffix(".0") + "/h"
+    return f"{per_s * 3600:.1f}".removesuffix(".0") + "/h" if per_s else "0/s"
 
 
 def percent(part: int, whole: int) -> str:

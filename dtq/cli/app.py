@@ -50,6 +50,7 @@ COMMANDS: Final = {
     "stats": Entry("tasks", "stats", "Show counts, queues and workers."),
     "dlq": Entry("dlq", "dlq", "List, show, retry or purge dead letters."),
     "schedule": Entry("schedule", "schedule", "Submit calls of functions at due times."),
+    "report": Entry("report", "report", "Report throughput, times and failures, as text or as a page."),
     "demo": Entry("demo", "demo", "Show a cluster at work on this machine, and measure it."),
     "store": Entry("store", "store", "Check a store that no coordinator uses."),
     "key": Entry("key", "key", "Make, list or revoke keys with fewer rights."),

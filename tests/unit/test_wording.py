@@ -41,7 +41,7 @@ def test_duration_shows_two_units_at_most_and_no_zeros(seconds: float, text: str
     ("per_s", "text"),
     [
         (123_456.7, "123,457/s"), (99.97, "100/s"), (12.34, "12.3/s"), (4.0, "4/s"), (0.5, "30/min"),
-        (0.02, "1.2/min"), (0.001, "3.6/h"), (0.0, "0/h"),
+        (0.02, "1.2/min"), (0.001, "3.6/h"), (0.0, "0/s"),
     ],
 )  # fmt: skip
 def test_rate_stands_in_a_unit_with_digits_before_its_point(per_s: float, text: str) -> None:
