@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from dtq.cli import options
+from dtq.cli.arguments import FULL, LIST, LIST_JSON, Arguments, fetch_arguments
 from dtq.cli.asking import COUNTED, agreed, which
 from dtq.cli.calling import service
 from dtq.cli.click_classes import Group
@@ -62,12 +63,14 @@ def _count(coordinator: Service, selection: Selection) -> str:
 @options.dead_letter_filters
 @click.option("--by", type=click.Choice(["exception", "function"]), help="Count them by exception or by function.")
 @options.limit
+@options.arguments
 @options.connecting
 @options.as_json
 @options.quiet
 def list_letters(
     by: str | None,
     limit: int,
+    arguments: bool,
     addresses: tuple[str, ...],
     authkey_file: str | None,
     as_json: bool,
@@ -78,19 +81,24 @@ def list_letters(
 
     With --by, a line for each exception or function: the number of dead letters, the latest one, and its message.
     """
+    shown: Arguments | None = None
     with service(addresses, authkey_file) as coordinator:
         if by is not None:
             _show_groups(whole_summary(coordinator, _selection((), filters), GroupBy(by)), by, limit, as_json, quiet)
             return
         found = all_dead_letters(coordinator, _selection((), filters, limit + 1))
-    more, found = len(found) > limit, found[:limit]
+        more, found = len(found) > limit, found[:limit]
+        if arguments and not quiet:
+            shown = fetch_arguments(coordinator, found, LIST_JSON if as_json else LIST)
     if as_json:
-        write_json({"dead_letters": [letter_json(letter) for letter in found], "more": more})
+        known = shown or {}
+        letters = [letter_json(letter, known.get((letter.batch, letter.index))) for letter in found]
+        write_json({"dead_letters": letters, "more": more})
     elif quiet:
         for letter in found:
             write(str(letter.id))
     elif found:
-        show_letters(found, time.time())
+        show_letters(found, time.time(), shown)
     else:
         say("no dead letters.")
     if more and not as_json:
@@ -120,15 +128,19 @@ def _show_groups(found: list[DeadGroup], by: str, limit: int, as_json: bool, qui
     ),
 )
 @click.argument("task_id", metavar="ID", type=options.ID)
+@options.arguments
 @options.connecting
 @options.as_json
-def show(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, as_json: bool) -> None:
-    """Show a dead letter with its history.
+def show(task_id: str, arguments: bool, addresses: tuple[str, ...], authkey_file: str | None, as_json: bool) -> None:
+    """Show a dead letter with its arguments and its history.
 
     When and where each attempt ran, how it ended, and its traceback.
     """
+    shown: Arguments = {}
     with service(addresses, authkey_file) as coordinator:
         found = look_up(coordinator, task_id)
+        if arguments and isinstance(found, TaskView) and found.state is State.DEAD:
+            shown = fetch_arguments(coordinator, [found], FULL)
     if not isinstance(found, TaskView):
         size = sum(task.count for task in found) if isinstance(found, list) else found.size
         one = parse_named(task_id)
@@ -138,10 +150,11 @@ def show(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, as_
         )
     if found.state is not State.DEAD:
         raise NotDead(str(found.id), found.state.value)
+    text = shown.get((found.batch, found.index))
     if as_json:
-        write_json({"task": task_json(found)})
+        write_json({"task": task_json(found, text)})
     else:
-        show_task(found, time.time(), tracebacks=True)
+        show_task(found, time.time(), text, tracebacks=True)
 
 
 @dlq.command(

@@ -201,6 +201,7 @@ quiet = click.option("-q", "--quiet", is_flag=True, help="Print less: ids or not
 limit = click.option(
     "--limit", metavar="N", type=click.IntRange(1, 100_000), default=100, show_default=True, help="Show at most N."
 )
+arguments = click.option("--arguments/--no-arguments", default=True, help="Whether to show the tasks' arguments.")
 queue_filter = click.option("--queue", metavar="NAME", type=QUEUE, help="Only of this queue.")
 function_filter = click.option("--function", metavar="GLOB", help="Only of functions that match, as in 'mymodule:*'.")
 

@@ -21,6 +21,8 @@ from dtq.wording import duration
 SCHEMA: Final = 1
 #: Least width of a shortened column, in characters.
 _NARROWEST: Final = 8
+#: Least width of a terminal for tables with all of their columns.
+_WIDE: Final = 130
 _COLOURS: Final = {
     "blocked": "36",
     "scheduled": "36",
@@ -115,6 +117,12 @@ def _fit(text: str, width: int) -> str:
     while text and _width(text) > width - 1:
         text = text[:-1]
     return f"{text}…"
+
+
+def is_wide() -> bool:
+    """Whether there is room for columns that are not needed at a glance."""
+    width = _available()
+    return width is None or width >= _WIDE
 
 
 def _available() -> int | None:

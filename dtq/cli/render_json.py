@@ -5,7 +5,7 @@ In JSON, moments are ISO 8601 in UTC and durations are seconds.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dtq.cli.output import moment, one_line
 from dtq.model.ids import run_text
@@ -25,6 +25,9 @@ from dtq.model.snapshots import (
     WorkerView,
 )
 from dtq.model.states import State
+
+if TYPE_CHECKING:
+    from dtq.client.argument_text import ArgumentText
 
 
 def run_id(task: TaskView) -> str:
@@ -96,8 +99,16 @@ def attempt_json(attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def task_json(task: TaskView) -> dict[str, Any]:
-    """A task, or a run of like tasks."""
+def arguments_json(arguments: ArgumentText | None) -> dict[str, Any]:
+    """A task's arguments; None if they are not known, or not wanted."""
+    return {
+        "arguments": None if arguments is None else arguments.text,
+        "arguments_shortened": arguments is not None and arguments.shortened,
+    }
+
+
+def task_json(task: TaskView, arguments: ArgumentText | None = None) -> dict[str, Any]:
+    """A task, or a run of like tasks; the arguments are those of the first one."""
     progress = None if task.progress is None else {"done": task.progress[0], "total": task.progress[1]}
     return {
         "id": run_id(task),
@@ -106,6 +117,7 @@ def task_json(task: TaskView) -> dict[str, Any]:
         "count": task.count,
         "state": task.state.value,
         **spec_json(task.spec),
+        **arguments_json(arguments),
         "attempt": task.attempt,
         "failures": task.failures,
         "crashes": task.crashes,
@@ -114,7 +126,11 @@ def task_json(task: TaskView) -> dict[str, Any]:
         "start_by": moment(task.start_by),
         "started_at": moment(task.started_at),
         "ended_at": moment(task.ended_at),
+        "run_time": task.run_s,
+        "run_time_is_mean": task.about,
+        "peak_memory": task.peak_memory,
         "worker": task.worker,
+        "held": task.held,
         "progress": progress,
         "cancelling": task.cancelling,
         "reason": task.reason,
@@ -153,18 +169,23 @@ def batch_json(batch: BatchView) -> dict[str, Any]:
     }
 
 
-def letter_json(letter: DeadLetter) -> dict[str, Any]:
+def letter_json(letter: DeadLetter, arguments: ArgumentText | None = None) -> dict[str, Any]:
     """A dead letter, in short."""
     return {
         "id": str(letter.id),
         "function": letter.function,
+        **arguments_json(arguments),
         "queue": letter.queue,
         "attempts": letter.attempts,
         "outcome": letter.outcome.value,
         "exception": letter.exception,
         "message": letter.message,
         "submitted_at": moment(letter.submitted_at),
+        "started_at": moment(letter.started_at),
         "died_at": moment(letter.died_at),
+        "run_time": letter.run_s,
+        "peak_memory": letter.peak_memory,
+        "worker": letter.worker,
     }
 
 
@@ -246,6 +267,7 @@ def worker_json(worker: WorkerView) -> dict[str, Any]:
         "pid": worker.pid,
         "slots": worker.slots,
         "busy": worker.busy,
+        "held": worker.held,
         "queues": list(worker.queues),
         "resources": {
             resource.name: (

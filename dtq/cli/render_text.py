@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dtq.cli.bars import LEGEND, queue_bar, share, unfinished
 from dtq.cli.output import (
     ago,
+    is_wide,
     local_time,
     one_line,
     paint,
@@ -34,6 +35,12 @@ from dtq.model.snapshots import (
 from dtq.model.text import printable
 from dtq.wording import counted, duration, percent, rate
 
+if TYPE_CHECKING:
+    from dtq.cli.arguments import Arguments
+    from dtq.client.argument_text import ArgumentText
+
+#: Columns of numbers.
+_NUMBERS: Final = ("PRIORITY", "ATTEMPT", "ATTEMPTS", "RUN TIME", "MEMORY")
 #: Width of the bar of a worker's slots, in characters.
 _USE: Final = 8
 
@@ -70,12 +77,30 @@ def _terms(task: TaskView) -> str:
     return f"priority {options.priority}, queue {options.queue}, {retries}{limit}{counts}"
 
 
-def show_task(task: TaskView, now: float, *, tracebacks: bool = False) -> None:
+def _short(seconds: float) -> str:
+    """A duration, also of a tiny task."""
+    return f"{seconds * 1e6:.0f} us" if 0 < seconds < 0.001 else duration(seconds)
+
+
+def _run_time(task: TaskView) -> str:
+    if task.run_s is None:
+        return ""
+    mean = ", the mean of tasks that were reported together" if task.about else ""
+    return f"{'about ' if task.about else ''}{_short(task.run_s)}{mean}"
+
+
+def _memory(task: TaskView) -> str:
+    """The peak memory of a task; earlier tasks of its process count too."""
+    return "" if task.peak_memory is None else f"{format_size(task.peak_memory)}, the peak of its process until then"
+
+
+def show_task(task: TaskView, now: float, arguments: ArgumentText | None = None, *, tracebacks: bool = False) -> None:
     """A task in full.
 
     Args:
         task: the task.
         now: the present moment.
+        arguments: its arguments; None if they are not known, or not wanted.
         tracebacks: whether all attempts are shown with their tracebacks and last output; else only the last output of
             the last one is.
     """
@@ -91,6 +116,7 @@ def show_task(task: TaskView, now: float, *, tracebacks: bool = False) -> None:
             ("state", state),
             ("reason", printable(task.reason)),
             ("function", printable(task.spec.function.name)),
+            ("arguments", "" if arguments is None else arguments.text),
             ("terms", _terms(task)),
             ("needs", str(task.spec.options.needs or "")),
             ("label", task.spec.options.label),
@@ -101,8 +127,10 @@ def show_task(task: TaskView, now: float, *, tracebacks: bool = False) -> None:
             ("submitted", local_time(task.submitted_at, now)),
             ("due", local_time(task.due_at, now)),
             ("start by", local_time(task.start_by, now)),
-            ("started", local_time(task.started_at, now)),
+            ("started", ("about " if task.about else "") + local_time(task.started_at, now)),
             ("ended", local_time(task.ended_at, now)),
+            ("run time", _run_time(task)),
+            ("memory", _memory(task)),
         ]
     )
     if task.history:
@@ -168,40 +196,84 @@ def _when(task: TaskView, now: float) -> str:
     return ago(task.ended_at or task.due_at or task.started_at or task.submitted_at, now)
 
 
-def show_tasks(tasks: Iterable[TaskView], now: float) -> None:
-    """A table of tasks."""
+def _memory_cell(peak: int | None) -> str:
+    return "" if peak is None else format_size(peak)
+
+
+def _run_time_cell(run_s: float | None, about: bool = False) -> str:
+    return "" if run_s is None else f"{'about ' if about else ''}{_short(run_s)}"
+
+
+def _argument_cells(task: TaskView | DeadLetter, arguments: Arguments | None, count: int = 1) -> list[str]:
+    """The cell with a task's arguments; none without that column."""
+    if arguments is None:
+        return []
+    found = arguments.get((task.batch, task.index))
+    more = " …" if count > 1 else ""  # the others have arguments of their own
+    return ["" if found is None else found.text + more]
+
+
+def _where(task: TaskView) -> str:
+    if task.held:
+        return f"held by {task.worker}"
+    return task.worker or task.reason
+
+
+def show_tasks(tasks: Iterable[TaskView], now: float, arguments: Arguments | None = None) -> None:
+    """A table of tasks.
+
+    Args:
+        tasks: the tasks.
+        now: the present moment.
+        arguments: their arguments; None to leave out that column.
+    """
+    wide = is_wide()
+    names = ("ID", "STATE", "FUNCTION", *(["ARGUMENTS"] if arguments is not None else []))
+    names += ("QUEUE", "PRIORITY", "ATTEMPT") if wide else ()
+    names += ("SINCE", "RUN TIME", *(["MEMORY"] if wide else []), "WHERE")
     rows = [
         (
             run_id(task),
             task.state.value,
             task.spec.function.name,
-            task.spec.options.queue,
-            str(task.spec.options.priority),
-            str(task.attempt),
+            *_argument_cells(task, arguments, task.count),
+            *((task.spec.options.queue, str(task.spec.options.priority), str(task.attempt)) if wide else ()),
             _when(task, now),
-            task.worker or task.reason,
+            _run_time_cell(task.run_s, task.about),
+            *([_memory_cell(task.peak_memory)] if wide else []),
+            _where(task),
         )
         for task in tasks
     ]
-    write_table(
-        ("ID", "STATE", "FUNCTION", "QUEUE", "PRIORITY", "ATTEMPT", "SINCE", "WHERE"), rows, right=(4, 5), state=1
-    )
+    write_table(names, rows, right=[names.index(name) for name in _NUMBERS if name in names], state=1)
 
 
-def show_letters(letters: Iterable[DeadLetter], now: float) -> None:
-    """A table of dead letters."""
+def show_letters(letters: Iterable[DeadLetter], now: float, arguments: Arguments | None = None) -> None:
+    """A table of dead letters.
+
+    Args:
+        letters: the dead letters.
+        now: the present moment.
+        arguments: their arguments; None to leave out that column.
+    """
+    wide = is_wide()
+    names = ("ID", "FUNCTION", *(["ARGUMENTS"] if arguments is not None else []))
+    names += ("QUEUE", "ATTEMPTS") if wide else ()
+    names += ("DIED", "RUN TIME", *(["MEMORY", "WORKER"] if wide else []), "WHY")
     rows = [
         (
             str(letter.id),
             letter.function,
-            letter.queue,
-            str(letter.attempts),
+            *_argument_cells(letter, arguments),
+            *((letter.queue, str(letter.attempts)) if wide else ()),
             ago(letter.died_at, now),
+            _run_time_cell(letter.run_s),
+            *((_memory_cell(letter.peak_memory), letter.worker) if wide else ()),
             ": ".join(part for part in (letter.exception or letter.outcome.value, letter.message) if part),
         )
         for letter in letters
     ]
-    write_table(("ID", "FUNCTION", "QUEUE", "ATTEMPTS", "DIED", "WHY"), rows, right=(3,))
+    write_table(names, rows, right=[names.index(name) for name in _NUMBERS if name in names])
 
 
 def show_coordinator(stats: Stats, address: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from dtq.cli import options
+from dtq.cli.arguments import FULL, LIST, LIST_JSON, Arguments, fetch_arguments
 from dtq.cli.asking import agreed, how_many, which
 from dtq.cli.calling import service
 from dtq.cli.click_classes import Command
@@ -74,25 +75,38 @@ def look_up(queue: Service, text: str) -> TaskView | BatchView | list[TaskView]:
     ),
 )
 @click.argument("task_id", metavar="ID", type=options.ID)
+@options.arguments
 @options.connecting
 @options.as_json
 @options.quiet
-def status(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, as_json: bool, quiet: bool) -> None:
-    """Show a task: its state, its attempts, its progress, and while it waits the reason.
+def status(
+    task_id: str,
+    arguments: bool,
+    addresses: tuple[str, ...],
+    authkey_file: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Show a task: its state, its arguments, its attempts, its progress, and while it waits the reason.
 
     With --quiet, the state alone.
     """
+    shown: Arguments | None = None
     with service(addresses, authkey_file) as queue:
         found = look_up(queue, task_id)
+        if arguments and not quiet and not isinstance(found, BatchView):
+            tasks, most = (found, LIST_JSON if as_json else LIST) if isinstance(found, list) else ([found], FULL)
+            shown = fetch_arguments(queue, tasks, most)
     if isinstance(found, list):
-        _show_run(found, as_json, quiet)
+        _show_run(found, shown, as_json, quiet)
     elif isinstance(found, TaskView):
+        text = (shown or {}).get((found.batch, found.index))
         if as_json:
-            write_json({"task": task_json(found)})
+            write_json({"task": task_json(found, text)})
         elif quiet:
             write(found.state.value)
         else:
-            show_task(found, time.time())
+            show_task(found, time.time(), text)
     elif as_json:
         write_json({"batch": batch_json(found)})
     elif quiet:
@@ -101,14 +115,19 @@ def status(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, a
         show_batch(found, time.time())
 
 
-def _show_run(found: list[TaskView], as_json: bool, quiet: bool) -> None:
+def _tasks_json(found: list[TaskView], arguments: Arguments | None) -> list[dict[str, Any]]:
+    known = arguments or {}
+    return [task_json(task, known.get((task.batch, task.index))) for task in found]
+
+
+def _show_run(found: list[TaskView], arguments: Arguments | None, as_json: bool, quiet: bool) -> None:
     if as_json:
-        write_json({"tasks": [task_json(task) for task in found]})
+        write_json({"tasks": _tasks_json(found, arguments)})
     elif quiet:
         for task in found:
             write(f"{run_id(task)} {task.state.value}")
     else:
-        show_tasks(found, time.time())
+        show_tasks(found, time.time(), arguments)
 
 
 def filtered(
@@ -236,11 +255,13 @@ def reprioritize(
 )
 @options.task_filters
 @options.limit
+@options.arguments
 @options.connecting
 @options.as_json
 @options.quiet
 def list_(
     limit: int,
+    arguments: bool,
     addresses: tuple[str, ...],
     authkey_file: str | None,
     as_json: bool,
@@ -252,16 +273,19 @@ def list_(
     Neighbours of a batch in like states share a line. With --quiet, ids alone.
     """
     selection = replace(filtered(**filters), limit=limit + 1)
+    shown: Arguments | None = None
     with service(addresses, authkey_file) as coordinator:
         found = all_tasks(coordinator, selection)
-    more, found = len(found) > limit, found[:limit]
+        more, found = len(found) > limit, found[:limit]
+        if arguments and not quiet:
+            shown = fetch_arguments(coordinator, found, LIST_JSON if as_json else LIST)
     if as_json:
-        write_json({"tasks": [task_json(task) for task in found], "more": more})
+        write_json({"tasks": _tasks_json(found, shown), "more": more})
     elif quiet:
         for task in found:
             write(run_id(task))
     elif found:
-        show_tasks(found, time.time())
+        show_tasks(found, time.time(), shown)
     else:
         say("no tasks.")
     if more and not as_json:

@@ -24,6 +24,7 @@ from dtq.model.snapshots import (
     RerunReport,
     Selection,
     Stats,
+    TaskArguments,
     TaskView,
     WorkerView,
 )
@@ -73,6 +74,23 @@ def _parts_of(view: TaskView, named: Sequence[int] | None) -> Iterator[TaskView]
     for _, run in groupby(enumerate(few), key=lambda each: each[1] - each[0]):
         indexes = [index for _, index in run]
         yield replace(view, index=indexes[0], count=len(indexes))
+
+
+def all_arguments(service: Service, tasks: Sequence[tuple[int, int]], most: int) -> list[TaskArguments]:
+    """The arguments of tasks, in their order; see `Service.arguments`.
+
+    Args:
+        service: the service.
+        tasks: batch and index of each.
+        most: how many bytes of each at most.
+    """
+    found: list[TaskArguments] = []
+    while len(found) < len(tasks):
+        more = service.arguments(list(tasks[len(found) : len(found) + MOST_IDS]), most)
+        if not more:
+            break
+        found += more
+    return found
 
 
 def all_batches(service: Service, selection: BatchSelection) -> list[BatchView]:

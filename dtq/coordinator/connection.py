@@ -12,6 +12,7 @@ import time
 
 from dtq import __version__
 from dtq.coordinator import (
+    arguments,
     batch_list,
     dashboard,
     explaining,
@@ -81,6 +82,7 @@ from dtq.model.snapshots import (
     RerunReport,
     Selection,
     Stats,
+    TaskArguments,
     TaskView,
     WorkerView,
 )
@@ -462,6 +464,10 @@ class Connection:
     def output(self, batch: int, index: int, attempt: int, offset: int, wait_s: float) -> OutputPart:
         """See `Service.output`."""
         return output.output(self._c, batch, index, attempt, offset, _bounded(wait_s))
+
+    def arguments(self, tasks: list[tuple[int, int]], most: int) -> list[TaskArguments]:
+        """See `Service.arguments`."""
+        return arguments.arguments(self._c, tasks, most)
 
     def results(self, batch: int, lo: int, hi: int) -> list[Ended]:
         """See `Service.results`."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 from dtq import __version__
 from dtq.coordinator.attempt_output import with_output
@@ -15,6 +15,7 @@ from dtq.coordinator.service import Coordinator
 from dtq.coordinator.sessions import SessionState
 from dtq.core import views
 from dtq.core.batches import Batch, SpecEntry
+from dtq.core.changes import TaskRow
 from dtq.core.held import held_in, held_of, running, slots_of
 from dtq.core.ledger import EndedRange
 from dtq.engines.base import EndedRun
@@ -208,7 +209,8 @@ def _ended_view(c: Coordinator, run: EndedRun, index: int | None = None) -> Task
     )
     if run.state is State.SUCCEEDED:
         return _with_run(view, run)
-    return _with_last_attempt(c, view) if record is not None and record.attempt else view
+    last = None if record is None else _last_attempt(c, record)
+    return view if last is None else replace(view, **_how_it_ran(last))
 
 
 def _with_run(view: TaskView, run: EndedRun) -> TaskView:
@@ -225,18 +227,20 @@ def _with_run(view: TaskView, run: EndedRun) -> TaskView:
     )
 
 
-def _with_last_attempt(c: Coordinator, view: TaskView) -> TaskView:
-    """A task that has ended without a result, with how its last attempt ran."""
-    last = next(iter(c.engine.attempts(view.batch, view.index, first=-1)), None)
-    if last is None or last.number < view.attempt:
-        return view
-    return replace(
-        view,
-        started_at=last.started_at,
-        run_s=max(0.0, last.ended_at - last.started_at),
-        worker=last.worker,
-        peak_memory=last.failure.peak_memory,
-    )
+def _last_attempt(c: Coordinator, task: TaskRow) -> Attempt | None:
+    """The last attempt of a task without a result; None if it had none, or it is not kept."""
+    last = next(iter(c.engine.attempts(task.batch, task.index, first=-1)), None) if task.attempt else None
+    return last if last is not None and last.number >= task.attempt else None
+
+
+def _how_it_ran(attempt: Attempt) -> dict[str, Any]:
+    """The fields of a `TaskView` or `DeadLetter` that its last attempt determines."""
+    return {
+        "started_at": attempt.started_at,
+        "run_s": max(0.0, attempt.ended_at - attempt.started_at),
+        "worker": attempt.worker,
+        "peak_memory": attempt.failure.peak_memory,
+    }
 
 
 def tasks(c: Coordinator, selection: Selection) -> list[TaskView]:
@@ -347,24 +351,26 @@ def dead_runs(c: Coordinator, selection: Selection) -> list[EndedRun]:
 def dead_letters(c: Coordinator, selection: Selection) -> list[DeadLetter]:
     """The matching dead letters, each in one line."""
     few = dead_runs(c, replace(selection, limit=min(selection.limit or MOST, MOST)))
-    letters = (
-        DeadLetter(
-            batch=run.batch.row.batch,
-            index=run.lo,
-            single=run.batch.row.complete and run.batch.row.size == 1,
-            function=run.batch.spec.function.name,
-            queue=run.batch.spec.options.queue,
-            attempts=run.task.attempt,
-            outcome=run.task.outcome or Outcome.FAILED,
-            exception=exception_name(run.task.outcome, run.task.exception),
-            message=run.task.message,
-            submitted_at=run.batch.row.submitted_at,
-            died_at=run.ended_at,
-        )
-        for run in few
-        if run.task is not None
-    )
+    letters = (_letter(c, run, run.task) for run in few if run.task is not None)
     return list(first_within(letters, c.setup.answer_bytes))
+
+
+def _letter(c: Coordinator, run: EndedRun, task: TaskRow) -> DeadLetter:
+    letter = DeadLetter(
+        batch=run.batch.row.batch,
+        index=run.lo,
+        single=run.batch.row.complete and run.batch.row.size == 1,
+        function=run.batch.spec.function.name,
+        queue=run.batch.spec.options.queue,
+        attempts=task.attempt,
+        outcome=task.outcome or Outcome.FAILED,
+        exception=exception_name(task.outcome, task.exception),
+        message=task.message,
+        submitted_at=run.batch.row.submitted_at,
+        died_at=run.ended_at,
+    )
+    last = _last_attempt(c, task)
+    return letter if last is None else replace(letter, **_how_it_ran(last))
 
 
 def dead_summary(c: Coordinator, selection: Selection, by: GroupBy) -> DeadSummary:

@@ -294,6 +294,8 @@ EACH: Final = Items(64)
 ITEMS: Final = Items(1_024)
 #: Tasks of one page that printed anything: output that breaks a rule is dropped alone.
 PRINTED: Final = Items(1_024, apart=True)
+#: Tasks of one call of which much is asked.
+FEW_TASKS: Final = Items(5_000)
 #: Items of one call: tasks, batches, functions.
 MANY: Final = Items(300_000)
 #: Items of an answer, which is bounded in bytes by its maker.

@@ -14,7 +14,7 @@ from typing import Annotated, Protocol
 from dtq.model import fields
 from dtq.model.dashboard import Dashboard, SlotUse
 from dtq.model.explanations import Explanation
-from dtq.model.fields import ANSWERED, FEW, MANY, SLOTS
+from dtq.model.fields import ANSWERED, FEW, FEW_TASKS, MANY, SLOTS
 from dtq.model.limits import Limit, LimitView
 from dtq.model.messages import (
     SUBMISSIONS,
@@ -48,6 +48,7 @@ from dtq.model.snapshots import (
     RerunReport,
     Selection,
     Stats,
+    TaskArguments,
     TaskView,
     WorkerView,
 )
@@ -299,6 +300,21 @@ class Service(Protocol):
 
         Raises:
             UnknownId: the batch was never accepted, or it was purged.
+        """
+        ...
+
+    def arguments(
+        self, tasks: Annotated[list[tuple[fields.BatchNumber, fields.Index]], FEW_TASKS], most: fields.ChunkLength
+    ) -> Annotated[list[TaskArguments], ANSWERED]:
+        """The arguments of tasks, as they are stored.
+
+        Args:
+            tasks: batch and index of each.
+            most: how many bytes of each at most; the bound is 64 KiB.
+
+        Returns:
+            In the same order, cut off after a few MiB: ask again for the others. Of a task that is not known any more,
+            that its arguments are not kept.
         """
         ...
 

@@ -173,6 +173,28 @@ class TaskView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TaskArguments:
+    """The arguments of a task, as they are stored: for people, and opened by nobody but the face that shows them.
+
+    Attributes:
+        batch: the batch.
+        index: the task's index.
+        kept: whether they are still kept.
+        blob: their first bytes; of large ones a description (`model.values`).
+        size: how many bytes there are.
+        given: the results of other tasks that it is given, in words, in the order in which its call names them; the
+            first few.
+    """
+
+    batch: fields.BatchNumber
+    index: fields.Index
+    kept: bool
+    blob: fields.CallBlob
+    size: fields.Count
+    given: Annotated[tuple[fields.Label, ...], ANSWERED] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """Numbers of tasks by state."""
 
@@ -314,6 +336,10 @@ class DeadLetter:
         message: the exception's message.
         submitted_at: when it was accepted.
         died_at: when it was given up.
+        started_at: when its last attempt started; None if that is not known.
+        run_s: how long that ran, in seconds, likewise.
+        worker: name of the worker that ran it.
+        peak_memory: highest resident memory of its slot's process, in bytes, likewise.
     """
 
     batch: fields.BatchNumber
@@ -327,6 +353,10 @@ class DeadLetter:
     message: fields.Message
     submitted_at: fields.Moment
     died_at: fields.Moment
+    started_at: fields.Moment | None = None
+    run_s: fields.Measure | None = None
+    worker: fields.Label = ""
+    peak_memory: fields.Count | None = None
 
     @property
     def id(self) -> TaskId:

@@ -31,6 +31,7 @@ ACTS: Final[Mapping[str, tuple[KeyRole, ...]]] = {
     "attempts": (_SUBMIT, _ADMIN),
     "explain": (_SUBMIT, _ADMIN),
     "output": (_SUBMIT, _ADMIN),
+    "arguments": (_SUBMIT, _ADMIN),
     "tasks by id": (_SUBMIT, _ADMIN),
     "cancel by id": (_SUBMIT, _ADMIN),
     "stats": (_SUBMIT, _ADMIN),

@@ -204,6 +204,7 @@ class Proxy:
     attempts = _remote(Service.attempts)
     explain = _remote(Service.explain)
     output = _remote(Service.output)
+    arguments = _remote(Service.arguments)
     results = _remote(Service.results)
     tasks = _remote(Service.tasks)
     cancel = _remote(Service.cancel)

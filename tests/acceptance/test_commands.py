@@ -349,7 +349,7 @@ def test_a_listing_shows_what_waits_and_why(home: Home) -> None:
     batch = home.id("jobs:add", "--each", "lines", "-p", "7")
     listed = home.dtq("list").out.splitlines()
     assert len(listed) == 2
-    assert listed[1].startswith(f"{batch}.0-999  pending  jobs:add  default")
+    assert listed[1].startswith(f"{batch}.0-999  pending  jobs:add  0 …  ")
     assert "no worker" in home.dtq("status", f"{batch}.5").out
     stats = home.data("stats")["stats"]
     assert (stats["tasks"]["pending"], stats["store"], stats["highest_first"]) == (1000, "memory", True)

@@ -72,6 +72,7 @@ CALLS: dict[str, Callable[[Service], object]] = {
     "explain": lambda service: service.explain(1, 0),
     "attempts": lambda service: service.attempts(1, 0, 0),
     "output": lambda service: service.output(1, 0, 0, 0, 0.0),
+    "arguments": lambda service: service.arguments([(1, 0)], 100),
     "reprioritize": lambda service: service.reprioritize(Selection(limit=0), 1),
     "order_workers": lambda service: service.order_workers([], WorkerOrder.WORK),
     "steer_queue": lambda service: service.steer_queue("mail", SteeringChange(paused=True)),
@@ -99,6 +100,7 @@ PRODUCING = {
     "attempts",
     "output",
     "explain",
+    "arguments",
 }
 PRODUCING |= {"graph", "stats", "queues", "limits", "workers", "write_value", "read_value", "hold", "release"}
 OPERATING = {

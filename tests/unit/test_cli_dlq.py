@@ -21,7 +21,9 @@ def test_dlq_list_passes_filters(noted: NotedCoordinator, capsys: Captured) -> N
     assert run(["dlq", "list", *filters, "--limit", "5"]) == 0
     asked = Selection(function="m:*", exception="*Error", queue="q", older_than_s=3600.0, limit=6)
     assert noted.calls == [("dead_letters", asked)]
-    assert capsys.readouterr().out.splitlines()[1].startswith("17.3  mod:work  default         2  ")
+    assert (
+        capsys.readouterr().out.splitlines()[1].startswith("17.3  mod:work  '17.3.jpg', size=64  default         2  ")
+    )
     assert run(["dlq", "list", "--json"]) == 0
     letters = json.loads(capsys.readouterr().out)["dead_letters"]
     assert [(letter["id"], letter["outcome"], letter["died_at"]) for letter in letters] == [
