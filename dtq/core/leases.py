@@ -30,6 +30,8 @@ CHUNK_S: Final = 0.025
 WORTHWHILE_S: Final = 0.002
 #: Most tasks in a lease: one page.
 MAX_CHUNK: Final = 1024
+#: Most tasks in a lease while several queues take turns: a turn of tiny tasks is no large part of a queue.
+MAX_TURN: Final = 256
 #: Most leases of a slot if batches are small, so that tasks of many batches are leased like those of one.
 MAX_SMALL: Final = 48
 

@@ -25,7 +25,7 @@ from dtq.core.changes import ArgumentPage, BatchFlow, Change, OutputPage, Result
 from dtq.core.dependencies import After
 from dtq.core.elements import WAITING
 from dtq.core.heap import Run, RunHeap
-from dtq.core.leases import CHUNK_S, MAX_SMALL, Lease, Worker, chunk, is_over
+from dtq.core.leases import CHUNK_S, MAX_SMALL, MAX_TURN, Lease, Worker, chunk, is_over
 from dtq.core.ledger import EndedRange
 from dtq.core.lines import Group
 from dtq.core.queue_state import QueueState, Rules
@@ -732,6 +732,8 @@ class Machine:
         most = chunk(batch.entry.estimate_s, waiting, queue_state.slots)
         if most > 1:
             most = min(most, batch.entry.most_within(room))
+            if queue_state.lines.several:
+                most = min(most, MAX_TURN)
         need = batch.entry.need
         if need is not None:
             most = 1

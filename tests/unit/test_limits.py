@@ -379,6 +379,23 @@ def test_queues_have_their_shares_by_weight(machine: Driver, served: tuple[str, 
     assert all(abs(order[:n].count(1) - 0.75 * n) <= 1 for n in range(40))
 
 
+def test_turn_of_tiny_tasks_is_no_large_part_of_a_queue(machine: Driver) -> None:
+    # Given tasks that are known to be tiny, of two users
+    machine.attach("w1", capacity=1)
+    machine.submit(1, queue="ann")
+    machine.succeed(machine.lease_one(), seconds=0.00001)
+    for queue in ("ann", "ann", "bob", "bob"):
+        machine.submit(1_000, queue=queue)
+    started = {"ann": 0, "bob": 0}
+    # When half of the later ones have started
+    while started["bob"] < 1_000:
+        for lease in machine.lease():
+            started[lease.batch.queue] += lease.hi - lease.lo
+            machine.succeed(lease, seconds=0.00001 * (lease.hi - lease.lo))
+    # Then little more than half of the others have
+    assert started["ann"] <= 1_300
+
+
 def test_more_urgent_queue_comes_first_whatever_its_share(machine: Driver) -> None:
     machine.attach("w1", capacity=1)
     machine.submit(10, queue="ann", priority=5)
