@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from array import array
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Final
 
@@ -24,6 +25,9 @@ from dtq.model.values import Value
 PAGE_BLOBS: Final = 1024
 _HEAD: Final = 4
 _LENGTH: Final = 4
+#: Most bytes of a page of nothing but values by themselves; and the number of such pages whose values are remembered.
+_MOST_ALONE: Final = _HEAD + PAGE_BLOBS * (_LENGTH + values.ALONE.size)
+_PAGES_AT_HAND: Final = 8
 _CODE: Final = "I" if array("I").itemsize == _LENGTH else "L"
 #: The highest bit of a length; and of the count, in its first byte.
 _DESCRIPTION: Final = 1 << 31
@@ -108,13 +112,10 @@ def named(page: bytes) -> list[Value]:
     """
     if not has_descriptions(page):
         return []
-    blobs = count(page)
-    at = _HEAD + blobs * _LENGTH
+    if len(page) <= _MOST_ALONE and (alone := _alone(page)) is not None:
+        return list(alone)
+    at = _HEAD + count(page) * _LENGTH
     lengths = _marked(page[_HEAD:at])
-    if lengths.count(_DESCRIPTION | values.ALONE.size) == blobs and len(page) - at == blobs * values.ALONE.size:
-        alone = values.all_alone(memoryview(page)[at:])
-        if alone is not None:
-            return alone
     found: list[Value] = []
     for length in lengths:
         end = at + (length & ~_DESCRIPTION)
@@ -122,6 +123,20 @@ def named(page: bytes) -> list[Value]:
             found += values.named(page[at:end])
         at = end
     return found
+
+
+@lru_cache(maxsize=_PAGES_AT_HAND)
+def _alone(page: bytes) -> tuple[Value, ...] | None:
+    """The values of a page of nothing but values by themselves; None for another page. Each part of the coordinator that
+    a page passes asks for them.
+    """
+    blobs = count(page)
+    at = _HEAD + blobs * _LENGTH
+    size = values.ALONE.size
+    if _marked(page[_HEAD:at]).count(_DESCRIPTION | size) != blobs or len(page) - at != blobs * size:
+        return None
+    alone = values.all_alone(memoryview(page)[at:])
+    return None if alone is None else tuple(alone)
 
 
 def largest(page: bytes) -> int:
