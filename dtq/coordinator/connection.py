@@ -229,7 +229,7 @@ class Connection:
         exchange, vetting = vetting_of(c, state, exchange)
         try:
             if vetting is not None:
-                vetting.sync()
+                vetting.sync(exchange.succeeded)
             answer, fetch, leases = self._exchange(state, exchange)
         finally:
             if vetting is not None:

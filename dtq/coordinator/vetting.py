@@ -61,16 +61,30 @@ class Vetting:
         self._made += made
         return page
 
-    def sync(self) -> None:
-        """Make the values that were found and made as durable as the row will be, before the commit with it."""
+    def sync(self, succeeded: Sequence[Succeeded] = ()) -> None:
+        """Make the values that were found and made as durable as the row will be, before the commit with it.
+
+        That may take longer than a task: the slots that have finished theirs are given the next ones meanwhile.
+
+        Args:
+            succeeded: a worker's results.
+        """
         c, state = self._c, self._state
+        slow = self._peers is not None and self._peers.place.sync_from > 0
         with c.lock:
             state.syncing += 1
         try:
+            if slow and succeeded:
+                with c.lock:
+                    if c.machine.begin_recording(self._session, succeeded):
+                        c.dispatch(c.clock.now(), self._session)
+                        c.committer.soon()
             c.engine.sync([*self._found, *self._made])
         finally:
             with c.lock:
                 state.syncing -= 1
+                if slow and succeeded:
+                    c.machine.end_recording(self._session)
 
     def close(self) -> None:
         """Release: the rows are on disk, or were refused."""

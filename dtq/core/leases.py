@@ -55,6 +55,7 @@ class Worker:
         "call",
         "capacity",
         "chains",
+        "ending",
         "expires_at",
         "failed",
         "leases",
@@ -78,6 +79,8 @@ class Worker:
         #: The specs that it failed to run; None without such failures.
         self.quarantine: Quarantine | None = None
         self.leases: dict[int, Lease] = {}
+        #: The tokens of leases that a report ends which is being recorded: their slots are free.
+        self.ending: frozenset[int] = frozenset()
         #: Whether it runs successors (`core.chains`), and the number of its leases that are behind others of its.
         self.chains = False
         self.queued = 0
@@ -96,6 +99,12 @@ class Worker:
     def held(self) -> int:
         """Number of its leases, without those that are behind others."""
         return len(self.leases) - self.queued
+
+    @property
+    def slots_held(self) -> int:
+        """Number of slots that its leases take, or will take in their turn."""
+        held = len(self.leases) - self.queued + self.spread
+        return held - len(self.ending & self.leases.keys()) if self.ending else held
 
     def renew(self, expires_at: float) -> None:
         """Note that it was heard: its leases are renewed."""

@@ -460,6 +460,30 @@ class Machine:
             if is_over(lease.call, message.call, message.beside) and lease.token in worker.leases:
                 self.queue_state.give_back(lease, lease.lo, lease.hi, now)
 
+    def begin_recording(self, session: str, succeeded: Iterable[Succeeded]) -> bool:
+        """Note that results of a worker will be applied soon: meanwhile, the leases that they end keep no slot from
+        others. Whether they end any.
+
+        Args:
+            session: the worker's.
+            succeeded: the results.
+        """
+        worker = self.queue_state.workers.get(session)
+        if worker is None:
+            return False
+        worker.ending = frozenset(
+            done.token
+            for done in succeeded
+            if (lease := worker.leases.get(done.token)) is not None and done.lo + pages.count(done.results) == lease.hi
+        )
+        return bool(worker.ending)
+
+    def end_recording(self, session: str) -> None:
+        """Note that these results are applied now, or refused."""
+        worker = self.queue_state.workers.get(session)
+        if worker is not None:
+            worker.ending = frozenset()
+
     def is_over(self, session: str, call: int) -> bool:
         """Whether one of a worker's calls is over, as far as the worker has said."""
         worker = self.queue_state.workers.get(session)
@@ -620,7 +644,7 @@ class Machine:
         tasks = sum([lease.hi - lease.lo for lease in worker.leases.values() if lease.before is None])
         lines = self.queue_state.lines
         while True:
-            held = len(worker.leases) - worker.queued + worker.spread
+            held = worker.slots_held
             if held >= 2 * worker.capacity and not self._has_small(worker, held):
                 break
             needy = bool(lines.needed)

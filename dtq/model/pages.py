@@ -127,8 +127,8 @@ def named(page: bytes) -> list[Value]:
 
 @lru_cache(maxsize=_PAGES_AT_HAND)
 def _alone(page: bytes) -> tuple[Value, ...] | None:
-    """The values of a page of nothing but values by themselves; None for another page. Each part of the coordinator that
-    a page passes asks for them.
+    """The values of a page of nothing but values by themselves; None for another page. Several parts of the coordinator
+    ask for those of one page.
     """
     blobs = count(page)
     at = _HEAD + blobs * _LENGTH

@@ -19,7 +19,7 @@ from dtq.coordinator.vetting import report as vetting_of
 from dtq.core.changes import ArgumentPage
 from dtq.errors import BadMessage, DtqError, NotPermitted, StoreFull, TooLarge, ValueDamaged, ValueGone
 from dtq.model import pages
-from dtq.model.messages import Exchange, Succeeded
+from dtq.model.messages import Exchange, Holding, Succeeded
 from dtq.model.states import State
 from dtq.model.values import CHUNK, Value, describe, is_description, named
 from dtq.transport.safepickle import APART
@@ -27,7 +27,7 @@ from dtq.values.local import LocalValues
 from dtq.values.offers import reachable
 from dtq.values.place import SEGMENT_BYTES, Place
 from dtq.values.wire import Incoming, ValueCalls, WireValues, chunk_of, read_pieces, write_pieces
-from tests.contracts.service_scene import Caller, House, until
+from tests.contracts.service_scene import DEADLINE_S, Caller, Hand, House, until
 
 
 class Line:
@@ -452,6 +452,38 @@ def test_a_report_is_taken_apart_where_a_result_is_missing(house: House) -> None
         (102, "dtq.errors.ValueGone"),
         (104, "dtq.errors.ValueGone"),
     ]
+
+
+def test_a_slot_has_its_next_task_while_its_result_is_synced(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a store whose values are synced, and a worker whose only slot has ended the first of two tasks
+    assert house.coordinator.values is not None
+    house.coordinator.values.place = replace(house.coordinator.values.place, sync_from=1)
+    client, hand = house.client(), house.worker(slots=1)
+    batch = client.submit(2)
+    first = hand.fetch_one()
+    values = _values(hand)
+    result = _page(_written(values, b"x" * 100_000))
+    assert hand.fetch() == []
+    fetched: list[int] = []
+
+    def sync(_: Any) -> None:
+        orders = hand.fetch_orders(DEADLINE_S, holding=(Holding(token=first.token, done=True),))
+        fetched.extend(grant.lo for grant in orders.grants)
+        fetched.extend(grant.lo for grant in hand.fetch_orders(holding=_holding(hand)).grants)
+
+    monkeypatch.setattr(house.engine, "sync", sync)
+
+    # When it reports that, and the sync takes its time; Then it has the next task before, and not two of them
+    report = Succeeded(token=first.token, lo=first.lo, results=result, seconds=60.0)
+    hand.exchange(succeeded=(report,), holding=())
+    assert fetched == [1]
+    assert [ended.results for ended in client.watch_until(batch, 1)] == [result]
+    hand.held.pop(first.token)
+    assert hand.fetch() == []
+
+
+def _holding(hand: Hand) -> tuple[Holding, ...]:
+    return tuple(Holding(token=token) for token in hand.held)
 
 
 def test_a_key_is_compared_by_what_values_hold(house: House) -> None:
