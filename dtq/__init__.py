@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dtq.client.handle import TaskHandle
     from dtq.client.progress import progress
     from dtq.client.references import Reference
+    from dtq.client.source_bundles import SourceBundle
     from dtq.client.sync import Client
     from dtq.client.taskqueue import TaskQueue, TaskStatus
     from dtq.client.tasks import task
@@ -59,6 +60,7 @@ _HOMES = {
     "CurrentTask": "client.current",
     "Executor": "client.executor",
     "Reference": "client.references",
+    "SourceBundle": "client.source_bundles",
     "State": "model.states",
     "TaskHandle": "client.handle",
     "TaskQueue": "client.taskqueue",
@@ -89,6 +91,7 @@ __all__ = [
     "NotInTask",
     "QueueFull",
     "Reference",
+    "SourceBundle",
     "ResultExpired",
     "SoftTimeout",
     "State",

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import sys
-from typing import Final, TextIO
+import threading
+from contextlib import suppress
+from typing import Any, Final, TextIO
 
 from dtq.cli.failures import complain
+from dtq.cli.logs import Screen
 from dtq.cli.output import write_json
 from dtq.cli.values import command_json
 from dtq.client.commands import CommandResult
-from dtq.errors import CommandFailed
+from dtq.client.handle import TaskHandle
+from dtq.errors import CommandFailed, DtqError
 from dtq.model.text import printable
 
+#: Time for the last output of a task that has ended, in seconds.
+_LAST_S: Final = 5.0
 #: The exit code of a run with more failed commands than this is one more; as GNU parallel has it.
 MOST_FAILED: Final = 100
 
@@ -57,6 +63,39 @@ class Printer:
             write_json({"id": task, "error": {"exception": type(error).__name__, "message": str(error)}})
         else:
             complain(f"task {task}: {error}" if task not in str(error) else str(error))
+
+
+class LiveOutput:
+    """Prints what a command prints, as it comes: both outputs together, as they arrive.
+
+    Args:
+        handle: of its task.
+        raw: whether control characters go to a terminal as they are.
+    """
+
+    def __init__(self, handle: TaskHandle[Any], raw: bool) -> None:
+        self._handle = handle
+        self._raw = raw
+        #: Whether anything was printed.
+        self.printed = False
+        self._thread = threading.Thread(target=self._follow, name="dtq-live", daemon=True)
+        self._thread.start()
+
+    def _follow(self) -> None:
+        screen = Screen(self._raw)
+        with suppress(DtqError):  # the waiting code gets the error; what was not printed is printed at the end
+            for text in self._handle.follow_output():
+                self.printed = True
+                if self._raw:
+                    sys.stdout.write(text)
+                else:
+                    screen.write(text)
+                sys.stdout.flush()
+        screen.end_line()
+
+    def close(self) -> None:
+        """Wait until all of it is printed; the task has ended."""
+        self._thread.join(_LAST_S)
 
 
 def _tagged(data: bytes, tag: str) -> bytes:

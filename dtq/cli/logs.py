@@ -40,7 +40,7 @@ class _Piece(NamedTuple):
     left_out: int
 
 
-class _Screen:
+class Screen:
     """Standard output, for what a task has printed.
 
     Args:
@@ -184,7 +184,7 @@ def logs(
                 write_json(_json(task, [piece], None))
                 sys.stdout.flush()
             return
-        screen = _Screen(raw)
+        screen = Screen(raw)
         if tail is not None:
             screen.write(_last_lines(so_far, tail))
             so_far = so_far[-1:]

@@ -57,18 +57,19 @@ class _Display(Protocol):
 
 
 @contextmanager
-def telling(*looks: Look, quiet: bool) -> Iterator[None]:
+def telling(*looks: Look, quiet: bool, news_only: bool = False) -> Iterator[None]:
     """Report progress while the block runs.
 
     Args:
         looks: at what is awaited; of many, the first ones that have not ended.
         quiet: whether to write nothing.
+        news_only: whether to write lines for events only, because the terminal shows something else meanwhile.
     """
     if quiet:
         yield
         return
     over = threading.Event()
-    with _display(len(looks) > 1) as display:
+    with nullcontext(_News()) if news_only else _display(len(looks) > 1) as display:
         watch = threading.Thread(target=_watch, args=(list(looks), display, over), name="dtq-meanwhile", daemon=True)
         watch.start()
         try:
@@ -125,6 +126,15 @@ class _Lines:
 
     def rest(self, number: int) -> None:
         """See `_Display.rest`."""
+
+
+class _News(_Lines):
+    """Shows events only."""
+
+    def show(self, look: Look, step: Step) -> None:
+        """See `_Display.show`."""
+        for sentence in step.news:
+            complain(sentence)
 
 
 class _Bars:

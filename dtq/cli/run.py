@@ -15,7 +15,7 @@ from dtq.cli.calling import core
 from dtq.cli.calls import Call
 from dtq.cli.click_classes import Command
 from dtq.cli.command_lines import Inputs, Job, Template, combined, divided, jobs, lines, shown
-from dtq.cli.command_output import MOST_FAILED, Printer, has_started, result_of
+from dtq.cli.command_output import MOST_FAILED, LiveOutput, Printer, has_started, result_of
 from dtq.cli.failures import TaskTrouble, complain
 from dtq.cli.looks import BatchLook, TaskLook, finder
 from dtq.cli.meanwhile import telling
@@ -54,6 +54,7 @@ class _Shape:
         log: file of the log.
         resume: whether to leave out what the log has.
         resume_failed: whether to leave out what has succeeded.
+        live: whether output is printed as it comes; None to print it so on a terminal.
         raw: whether output goes to a terminal as it is.
         as_json: whether to print JSON.
         quiet: whether to print less.
@@ -69,6 +70,7 @@ class _Shape:
     log: str | None
     resume: bool
     resume_failed: bool
+    live: bool | None
     raw: bool
     as_json: bool
     quiet: bool
@@ -80,7 +82,7 @@ class _Shape:
             UsageError: they do not.
         """
         ctx = click.get_current_context()
-        waits = {"--wait-timeout": self.wait_timeout, "--joblog": self.log, "--raw": self.raw}
+        waits = {"--wait-timeout": self.wait_timeout, "--joblog": self.log, "--raw": self.raw, "--live": self.live}
         many = {"--keep-order": self.keep_order, "--tagstring": self.tag, "--resume": self.resume}
         for name, value in {**waits, **many}.items():
             if value and not self.waiting:
@@ -88,10 +90,19 @@ class _Shape:
         for name, value in {**many, "--null": self.null}.items():
             if value and not has_inputs:
                 raise click.UsageError(f"{name} is for many commands: give --each or ::: inputs.", ctx)
+        if self.live and (has_inputs or self.as_json):
+            raise click.UsageError("--live is for a single command, without --json.", ctx)
         if self.null and self.each is None:
             raise click.UsageError("--null is for --each.", ctx)
         if (self.resume or self.resume_failed) and self.log is None:
             raise click.UsageError("--resume and --resume-failed need --joblog.", ctx)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the output of a single command is printed as it comes: where its two outputs would meet anyway."""
+        if self.as_json or self.live is not None:
+            return bool(self.live)
+        return sys.stdout.isatty() and sys.stderr.isatty()
 
     @property
     def goes_on(self) -> bool:
@@ -192,16 +203,21 @@ def _unknown(queue: ClientCore, batch: int, index: int) -> CommandResult:
 
 def _await_one(queue: ClientCore, handle: TaskHandle[Any], job: Job, shape: _Shape, log: joblog.Joblog | None) -> int:
     """Wait for one command, and print its output; its exit code."""
-    quiet = shape.quiet or shape.as_json
-    deadline = Deadline(shape.wait_timeout)
-    with telling(TaskLook(handle), quiet=quiet):
-        wait_for(handle, deadline, f"task {handle.id}")
+    live = LiveOutput(handle, shape.raw) if shape.is_live else None
+    with telling(
+        TaskLook(handle),
+        quiet=shape.quiet or shape.as_json,
+        news_only=live is not None or not sys.stderr.isatty(),
+    ):
+        wait_for(handle, Deadline(shape.wait_timeout), f"task {handle.id}")
+    if live is not None:
+        live.close()
     outcome: Any = handle.exception() or handle.result()
     printer = Printer(shape.raw, shape.as_json)
     result = result_of(outcome)
     if log is not None:
         log.add(job, result or _unknown(queue, parse_named(handle.id).batch, 0))
-    if result is not None:
+    if result is not None and (live is None or not live.printed):
         printer.command(handle.id, result)
     if not has_started(outcome):
         printer.trouble(handle.id, outcome)
@@ -298,6 +314,11 @@ def _end(code: int) -> None:
 )
 @click.option("-k", "--keep-order", is_flag=True, help="Print outputs in the order of the inputs, not as they come.")
 @click.option("--tagstring", "tag", metavar="TEXT", help="A text before each line of output; '{}' is the input.")
+@click.option(
+    "--live/--no-live",
+    default=None,
+    help="Print the output of a single command as it comes, both outputs together.  [default: on a terminal]",
+)
 @click.option("--raw", is_flag=True, help="Let control characters through to a terminal.")
 @click.option("--joblog", "log", metavar="FILE", type=options.FILE, help="Log ended commands in FILE, as GNU parallel.")
 @click.option("--resume", is_flag=True, help="Leave out commands that the log has.")

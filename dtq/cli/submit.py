@@ -24,14 +24,13 @@ from dtq.client.batch_handle import BatchHandle
 from dtq.client.batch_uploads import Own
 from dtq.client.batches import Batch
 from dtq.client.client_core import FULL_TIMEOUT_S, ClientCore
-from dtq.client.defaults import TTL_S
 from dtq.client.following import NEWS
 from dtq.client.functions import callee
 from dtq.client.handle import TaskHandle
 from dtq.client.import_path import find_modules
 from dtq.client.maps import submit_whole
 from dtq.client.payloads import Encode
-from dtq.client.source_bundles import SourceBundle, digest_of
+from dtq.client.source_bundles import put
 from dtq.client.submitting import Order, limited, order
 from dtq.client.submitting import submit as submit_one
 from dtq.errors import InvalidValue, Unreachable
@@ -365,7 +364,7 @@ def submit(
     given = refuse_early(code.name, given, paths)
     with core(addresses, authkey_file, FULL_TIMEOUT_S if when_full == "wait" else 0.0) as queue:
         handle: TaskHandle[Any] | BatchHandle[Any]
-        bundle = None if code.files is None else SourceBundle(queue.put(code.files, TTL_S), digest_of(code.files))
+        bundle = None if code.files is None else put(queue, code.files)
         name = code.name if bundle is None else bundle.function(code.name)
         if each is None and jsonl is None:
             handle = accepted(queue, submit_one(queue, name, given, call.args, call.kwargs))

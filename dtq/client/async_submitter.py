@@ -5,7 +5,7 @@ Client, below `aio`; beside `submitter`, with the same types.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final, ParamSpec, TypeVar, Unpack, overload
 
@@ -19,6 +19,7 @@ from dtq.client.loops import LoopCore
 from dtq.client.maps import READ_AHEAD
 from dtq.client.references import Reference
 from dtq.client.sharing import ttl_seconds
+from dtq.client.source_bundles import SourceBundle, of_directory, put
 from dtq.client.submitting import PLAIN, Order, SubmitOptions, order
 from dtq.client.terms import UNSET, ExceptionLike, Resources, Span, Terms, Unset
 from dtq.model.options import Function
@@ -514,6 +515,30 @@ class AsyncSubmitter:
             StoreError, Unreachable: it cannot be written.
         """
         return await self._loop.in_thread(lambda: self._loop.shared.looked().put(value, ttl_seconds(ttl)), "dtq-writer")
+
+    async def bundle(self, directory: str = ".", *, include: Sequence[str] = (), ttl: Span = TTL_S) -> SourceBundle:
+        """Have source files travel with tasks, to workers that do not have them.
+
+        The bundle's functions (`SourceBundle.function`) are submitted like functions; each version of the files runs in
+        processes of its own. It is kept as a value that was put: see `put`.
+
+        Args:
+            directory: its Python files, and those below it, are the bundle; hidden files, virtual environments and
+                directories like ``__pycache__`` are not.
+            include: patterns of further files, as in ``*.csv`` or ``data/*.json``.
+            ttl: how long it is kept when this client has gone, in seconds or as a timedelta.
+
+        Raises:
+            BundleTooLarge: these are more than 2,000 files, or 32 MiB.
+            BadFile: there is no Python file.
+            OSError: a file cannot be read.
+            DtqError: as `put`.
+        """
+
+        def put_all() -> SourceBundle:
+            return put(self._loop.shared.looked(), of_directory(directory, include), ttl_seconds(ttl))
+
+        return await self._loop.in_thread(put_all, "dtq-writer")
 
     def options(self, **options: Unpack[SubmitOptions]) -> AsyncPreset:
         """This client with options set: all keywords of its `submit` go to the function.

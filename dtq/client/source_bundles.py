@@ -20,7 +20,6 @@ from dtq.client.references import Reference
 from dtq.errors import BadFile, BundleTooLarge, InvalidValue
 from dtq.model.options import Function, FunctionKind
 from dtq.model.values import describe, named
-from dtq.wording import counted
 
 if TYPE_CHECKING:
     from dtq.client.client_core import ClientCore  # slots import this module, and have no client
@@ -140,7 +139,8 @@ def hidden_names(files: Files) -> list[str]:
 
 
 class SourceBundle(NamedTuple):
-    """A bundle that a coordinator keeps.
+    """Source files that travel with tasks; the coordinator keeps them as it keeps a value that was put. Made by
+    `Client.bundle`.
 
     Attributes:
         reference: keeps it.
@@ -160,14 +160,19 @@ class SourceBundle(NamedTuple):
         return Function(kind=FunctionKind.VALUE, name=name, body=body)
 
 
-def put(core: ClientCore, files: Files) -> SourceBundle:
+def put(core: ClientCore, files: Files, ttl_s: float = TTL_S) -> SourceBundle:
     """Put a bundle, unless the coordinator has it.
+
+    Args:
+        core: the client.
+        files: the bundle's.
+        ttl_s: how long it is kept when the client has gone and no task needs it, in seconds.
 
     Raises:
         TooLarge, StoreError, Unreachable: it cannot be written.
         CannotPickle: the coordinator keeps no values.
     """
-    return SourceBundle(core.put(files, TTL_S), digest_of(files))
+    return SourceBundle(core.put(files, ttl_s), digest_of(files))
 
 
 def digest_of(files: Files) -> str:
@@ -177,8 +182,3 @@ def digest_of(files: Files) -> str:
         sha.update(f"{len(path.encode())} {path}{len(content)} ".encode())
         sha.update(content)
     return sha.hexdigest()
-
-
-def shown(files: Files) -> str:
-    """A bundle for people: its files and their bytes, in numbers."""
-    return f"{counted(len(files), 'file')}, {counted(sum(len(content) for _, content in files), 'byte')}"

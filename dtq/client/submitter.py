@@ -6,7 +6,7 @@ is the result of its coroutine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Iterable
+from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
 from datetime import datetime
 from typing import Any, ParamSpec, TypeVar, Unpack, overload
 
@@ -19,6 +19,7 @@ from dtq.client.maps import READ_AHEAD
 from dtq.client.progress import expected, shown
 from dtq.client.references import Reference
 from dtq.client.sharing import ttl_seconds
+from dtq.client.source_bundles import SourceBundle, of_directory, put
 from dtq.client.submitting import OPTIONS, PLAIN, Order, SubmitOptions, divided, order, read_map, submit, submit_map
 from dtq.client.terms import UNSET, ExceptionLike, Resources, Span, Unset
 from dtq.model.options import Function
@@ -350,6 +351,26 @@ class Submitter:
             StoreError, Unreachable: it cannot be written.
         """
         return self._new.put(value, ttl_seconds(ttl))
+
+    def bundle(self, directory: str = ".", *, include: Sequence[str] = (), ttl: Span = TTL_S) -> SourceBundle:
+        """Have source files travel with tasks, to workers that do not have them.
+
+        The bundle's functions (`SourceBundle.function`) are submitted like functions; each version of the files runs in
+        processes of its own. It is kept as a value that was put: see `put`.
+
+        Args:
+            directory: its Python files, and those below it, are the bundle; hidden files, virtual environments and
+                directories like ``__pycache__`` are not.
+            include: patterns of further files, as in ``*.csv`` or ``data/*.json``.
+            ttl: how long it is kept when this client has gone, in seconds or as a timedelta.
+
+        Raises:
+            BundleTooLarge: these are more than 2,000 files, or 32 MiB.
+            BadFile: there is no Python file.
+            OSError: a file cannot be read.
+            DtqError: as `put`.
+        """
+        return put(self._new, of_directory(directory, include), ttl_seconds(ttl))
 
     def options(self, **options: Unpack[SubmitOptions]) -> Preset:
         """This client with options set: all keywords of its `submit` go to the function.

@@ -147,6 +147,18 @@ def test_output_without_end_is_bounded(cluster: Home) -> None:
     assert done.stdout.endswith(b"xend")
 
 
+def test_output_comes_as_it_is_printed(cluster: Home) -> None:
+    # Given a command that prints, and then waits for a file
+    script = "echo begun; echo problem >&2; while [ ! -e go ]; do sleep 0.05; done; echo over; exit 6"
+    command = cluster.start("run", "--wait", "--live", "sh", "-c", script)
+    # Then what it prints is there at once, both outputs together
+    assert "problem" in command.says("begun") or command.says("problem")
+    assert "over" not in command.out
+    (cluster.work / "go").write_text("")
+    assert command.ends() == 6
+    assert command.out == "begun\nproblem\nover\n"
+
+
 def test_what_a_command_leaves_running_ends_with_it(cluster: Home) -> None:
     mark = f"sleep 4{os.getpid()}.5"
     done = run(cluster, "--wait", "--", "sh", "-c", f"{mark} & echo started")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 
-from dtq import Client
-from dtq.client.source_bundles import SourceBundle, digest_of, of_directory
+from dtq import AsyncClient, Client, SourceBundle
+from dtq.client.source_bundles import digest_of
 from dtq.errors import CannotImport, CannotUnpickle
 from dtq.model.options import Function
 from dtq.model.states import State
@@ -55,8 +56,7 @@ class Scene:
         for module in ("helping", "lately"):
             (directory / f"{module}.py").write_text(f"NAME = {name!r}\n")
         (directory / "data.csv").write_text(name * 50_000)
-        files = of_directory(str(directory), ["*.csv"])
-        return SourceBundle(self.client.put(files), digest_of(files))
+        return self.client.bundle(str(directory), include=["*.csv"])
 
     def run(self, function: Function | str, *args: object, queue: str = "near") -> object:
         return self.client.submit(function, *args, queue=queue, max_retries=0, max_crashes=1).result(40)
@@ -107,6 +107,17 @@ def test_both_workers_of_a_machine_unpack_it_once(scene: Scene) -> None:
     assert len(places) == 1
     (place,) = places
     assert str(place).startswith(str(scene.cluster.directory / ".cache" / "dtq" / "bundles"))
+
+
+def test_source_travels_from_an_event_loop(scene: Scene) -> None:
+    scene.bundle("one")
+
+    async def told() -> object:
+        async with AsyncClient(scene.cluster.address, authkey_file=scene.cluster.key_file) as client:
+            bundle = await client.bundle(str(scene.cluster.directory / "one"))
+            return await (await client.submit(bundle.function("working:tell"), queue="near"))
+
+    assert asyncio.run(told()) == ("one", "one")
 
 
 def test_a_function_that_is_missing_or_does_not_import_is_told(scene: Scene) -> None:
