@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -57,6 +58,21 @@ class Command(_Shown):
         super().__init__(*args, **kwargs)
         self.examples = tuple(examples)
         self.instead = instead
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """The words. ``--`` ends the options, so it is no option's value: ``--tag -- ls`` lacks one."""
+        valued = {
+            name
+            for parameter in self.params
+            if isinstance(parameter, click.Option) and not (parameter.is_flag or parameter.count)
+            for name in parameter.opts
+        }
+        for option, word in pairwise(args):
+            if option == "--":
+                break
+            if word == "--" and option in valued:
+                raise click.UsageError(f"option {option!r} needs a value before '--'.", ctx)
+        return super().parse_args(ctx, args)
 
 
 class Group(_Shown, click.Group):

@@ -124,6 +124,7 @@ def test_no_command_shows_help_as_wrong_use(capsys: pytest.CaptureFixture[str]) 
         ),
         (["status", "1", "--connect", "lab"], "dtq: 'lab' is not an address: write host:port, for example "),
         (["dlq", "list", "--older-than", "soon"], "dtq: a duration cannot be 'soon': write seconds (2.5), or "),
+        (["run", "--tag", "--", "echo"], "dtq: option '--tag' needs a value before '--'. See `dtq run --help`.\n"),
         (["worker", "--max-memory-per-slot", "much"], "dtq: a size cannot be 'much': write bytes "),
     ],
 )
