@@ -47,6 +47,7 @@ COMMANDS: Final = {
     "queue": Entry("queues", "queue", "List, pause, drain, weigh or empty queues."),
     "workers": Entry("workers", "workers", "List, drain or stop workers."),
     "limit": Entry("limits", "limit", "Bound how many tasks run at once, or start per time."),
+    "top": Entry("top", "top", "Show queues, workers and failures, live."),
     "stats": Entry("tasks", "stats", "Show counts, queues and workers."),
     "dlq": Entry("dlq", "dlq", "List, show, retry or purge dead letters."),
     "schedule": Entry("schedule", "schedule", "Submit calls of functions at due times."),

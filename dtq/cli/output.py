@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, TextIO
 
-from dtq.model.text import printable
+from dtq.model.text import cells, cut_to, printable
 from dtq.wording import duration
 
 #: Version of the commands' JSON; changes only if a field is removed or changes its meaning.
@@ -103,22 +103,6 @@ def local_time(seconds: float | None, now: float) -> str:
     return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))} ({ago(seconds, now)})"
 
 
-def _width(text: str) -> int:
-    if text.isascii():
-        return len(text)
-    from unicodedata import combining, east_asian_width
-
-    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def _fit(text: str, width: int) -> str:
-    if _width(text) <= width:
-        return text
-    while text and _width(text) > width - 1:
-        text = text[:-1]
-    return f"{text}…"
-
-
 def is_wide() -> bool:
     """Whether there is room for columns that are not needed at a glance."""
     width = _available()
@@ -153,21 +137,21 @@ def table(
         right: the columns that are aligned right (numbers).
         state: the column with a state, which is coloured.
     """
-    cells = [[one_line(text) for text in row] for row in rows]
-    widths = [max(_width(row[n]) for row in [list(headers), *cells]) for n in range(len(headers))]
+    texts = [[one_line(text) for text in row] for row in rows]
+    widths = [max(cells(row[n]) for row in [list(headers), *texts]) for n in range(len(headers))]
     widths = _shrunk(widths, 2, _available())
     rightward = set(right)
 
     def line(row: Sequence[str], heading: bool = False) -> str:
         parts: list[str] = []
         for column, text in enumerate(row):
-            text = _fit(text, widths[column])
-            padding = " " * (widths[column] - _width(text))
+            text = cut_to(text, widths[column])
+            padding = " " * (widths[column] - cells(text))
             shown = paint(text) if column == state and not heading else text
             parts.append(padding + shown if column in rightward else shown + padding)
         return "  ".join(parts).rstrip()
 
-    return [line(headers, heading=True), *(line(row) for row in cells)]
+    return [line(headers, heading=True), *(line(row) for row in texts)]
 
 
 def write_table(

@@ -109,7 +109,7 @@ def _of_needs(c: Coordinator) -> Iterator[Attention]:
 
 def _of_troubled(alive: Sequence[WorkerLine]) -> Iterator[Attention]:
     for worker in alive:
-        if worker.state is WorkerState.TROUBLED:
+        if worker.state is WorkerState.IN_TROUBLE:
             yield Attention(
                 kind="trouble",
                 text=f"slots of the worker {worker.name} do not start: {worker.trouble}",

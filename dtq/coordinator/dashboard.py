@@ -14,6 +14,7 @@ from typing import Final
 from dtq import __version__
 from dtq.coordinator import attention
 from dtq.coordinator.lost_workers import LostWorker
+from dtq.coordinator.queries import session_name
 from dtq.coordinator.service import Coordinator
 from dtq.coordinator.sessions import SessionState
 from dtq.core import views
@@ -29,6 +30,7 @@ from dtq.model.dashboard import (
     WorkerLine,
     WorkerState,
 )
+from dtq.model.messages import WorkerOrder
 from dtq.model.snapshots import QueueView, Selection
 from dtq.model.states import Outcome, State, exception_name
 from dtq.records import replace
@@ -44,7 +46,7 @@ _FAILURES: Final = 10
 #: Parts of a lease after which a worker that has said nothing counts as silent.
 _SILENT: Final = 0.6
 #: The order of workers by state; those that need somebody come first.
-_FIRST: Final = (WorkerState.LOST, WorkerState.TROUBLED, WorkerState.SILENT)
+_FIRST: Final = (WorkerState.LOST, WorkerState.IN_TROUBLE, WorkerState.SILENT)
 
 
 def dashboard(c: Coordinator, since: float) -> Dashboard:
@@ -142,10 +144,11 @@ def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerLine:
     sizes = [slot.memory for slot in slots if slot.memory is not None]
     seen_s = max(0.0, now - state.seen_at)
     return WorkerLine(
+        session=session_name(hello.session),
         name=state.name,
         host=hello.host,
         pid=hello.pid,
-        state=_state(state, seen_s, c.setup.rules.lease_s, busy=bool(running)),
+        state=_state(c, state, seen_s, busy=bool(running)),
         size=hello.slots,
         busy=len(running),
         held=len(leases) - len(running),
@@ -164,14 +167,19 @@ def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerLine:
     )
 
 
-def _state(state: SessionState, seen_s: float, lease_s: float, *, busy: bool) -> WorkerState:
-    if state.trouble:
-        return WorkerState.TROUBLED
-    if state.away or seen_s > lease_s * _SILENT:
+def _state(c: Coordinator, state: SessionState, seen_s: float, *, busy: bool) -> WorkerState:
+    order = c.sessions.order_of(state)
+    if state.away or seen_s > c.setup.rules.lease_s * _SILENT:
         return WorkerState.SILENT
+    if order is WorkerOrder.STOP:
+        return WorkerState.STOPPING
+    if order is not WorkerOrder.WORK:
+        return WorkerState.DRAINING if busy or order.final else WorkerState.DRAINED
+    if state.trouble:
+        return WorkerState.IN_TROUBLE
     if state.draining:
-        return WorkerState.DRAINING
-    return WorkerState.BUSY if busy else WorkerState.IDLE
+        return WorkerState.STARTING
+    return WorkerState.WORKING if busy else WorkerState.IDLE
 
 
 def _slots(c: Coordinator, state: SessionState, running: list[Lease], now: float) -> list[SlotLine]:

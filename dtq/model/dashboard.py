@@ -157,10 +157,13 @@ class SlotLine:
 class WorkerState(Enum):
     """State of a worker."""
 
-    BUSY = "busy"
+    WORKING = "working"
     IDLE = "idle"
-    DRAINING = "draining"  #: takes no more work
-    TROUBLED = "troubled"  #: its slots do not start
+    STARTING = "starting"  #: has no slot yet
+    DRAINING = "draining"  #: takes no more work, and finishes what it has
+    DRAINED = "drained"  #: was told to take no more work, and has none
+    STOPPING = "stopping"  #: gives its tasks back, and ends
+    IN_TROUBLE = "in-trouble"  #: its slots do not start
     SILENT = "silent"  #: not heard for longer than it should be
     LOST = "lost"  #: given up, in the last ten minutes
 
@@ -170,6 +173,7 @@ class WorkerLine:
     """A worker on the first screen.
 
     Attributes:
+        session: identifies its session while that lasts, also in verbs (`WorkerView.session`); empty for a lost one.
         name: its name.
         host: its machine.
         pid: its process.
@@ -191,6 +195,7 @@ class WorkerLine:
         ahead_s: seconds that its wall clock is ahead of the coordinator's; None if unknown.
     """
 
+    session: fields.Label = ""
     name: fields.Label
     host: fields.Label
     pid: fields.Pid

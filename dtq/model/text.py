@@ -34,6 +34,25 @@ def printable_line(text: str) -> str:
     return text if text.isprintable() else _BREAK.sub(lambda match: _BREAKS[match[0]], printable(text))
 
 
+def cells(text: str) -> int:
+    """How many columns of a terminal the text takes: none for combining characters, two for wide ones."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def cut_to(text: str, width: int) -> str:
+    """The text in at most this many columns of a terminal; an ellipsis stands for what is missing."""
+    if cells(text) <= width:
+        return text
+    text = text[: max(0, 4 * width)]
+    while text and cells(text) > width - 1:
+        text = text[:-1]
+    return f"{text}…" if width > 0 else ""
+
+
 def _escaped(match: re.Match[str]) -> str:
     number = ord(match[0])
     if number < 0x10000:

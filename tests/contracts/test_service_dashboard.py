@@ -90,7 +90,7 @@ def test_worker_is_shown_with_what_its_slots_run_and_use(house: House) -> None:
 
     # Then the task is in one of the slots, at once
     (worker,) = client.service.dashboard(0.0).workers
-    assert (worker.name, worker.state, worker.size, worker.busy) == ("rack-7", WorkerState.BUSY, 2, 1)
+    assert (worker.name, worker.state, worker.size, worker.busy) == ("rack-7", WorkerState.WORKING, 2, 1)
     assert [slot.task for slot in worker.slots] == [str(batch), ""]
 
     # When the worker accounts for its slots
