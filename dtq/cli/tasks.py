@@ -297,15 +297,35 @@ def list_(
     examples=(
         ("dtq stats", "counts, queues and workers"),
         ("dtq stats --json", "the same, as JSON"),
+        ("dtq stats --watch", "the same, again and again"),
     ),
+)
+@click.option("--watch", is_flag=True, help="Show them again and again, until Ctrl-C.")
+@click.option(
+    "--every",
+    "every_s",
+    metavar="DURATION",
+    type=options.DURATION,
+    default=2.0,
+    show_default="2s",
+    help="With --watch: how often.",
 )
 @options.connecting
 @options.as_json
-def stats(addresses: tuple[str, ...], authkey_file: str | None, as_json: bool) -> None:
+def stats(watch: bool, every_s: float, addresses: tuple[str, ...], authkey_file: str | None, as_json: bool) -> None:
     """Show numbers of tasks by state, the queues, and the workers."""
     with service(addresses, authkey_file) as queue:
-        seen = whole_stats(queue)
-    if as_json:
-        write_json({"stats": stats_json(seen)})
-    else:
-        show_stats(seen, queue.address)
+
+        def show() -> None:
+            seen = whole_stats(queue)
+            if as_json:
+                write_json({"stats": stats_json(seen)})
+            else:
+                show_stats(seen, queue.address)
+
+        if not watch:
+            show()
+            return
+        from dtq.cli.watching import watching
+
+        watching(show, max(0.1, every_s), apart="" if as_json else "\n")

@@ -41,26 +41,28 @@ _MISSING: Final = (
 @options.connecting
 @options.as_json
 def top(once: bool, addresses: tuple[str, ...], authkey_file: str | None, as_json: bool) -> None:
-    """Show queues, workers and failures, live in the terminal.
+    """Show queues, workers and failures, live in the terminal; one frame of it where no terminal is.
 
     Needs the extra top (pip install 'dtq[top]'), except for --once and --json.
     """
     if once and as_json:
         raise click.UsageError("choose --once or --json.", click.get_current_context())
-    live = not (once or as_json)
-    if live and not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
-        raise click.UsageError("this is no terminal; use --once or --json.", click.get_current_context())
+    live = not (once or as_json) and _is_terminal()
     if live and find_spec("textual") is None:
         raise click.UsageError(_MISSING, click.get_current_context())
     with service(addresses, authkey_file) as coordinator:
         if as_json:
             write_json({"dashboard": dashboard_json(coordinator.dashboard(0.0))})
-        elif once:
-            sys.stdout.write(frame_text(coordinator, coordinator.address))
-        else:
+        elif live:
             from dtq.dashboard.app import run
 
             run(coordinator, lambda: coordinator.address, unicode=_unicode())
+        else:
+            sys.stdout.write(frame_text(coordinator, coordinator.address))
+
+
+def _is_terminal() -> bool:
+    return all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr))
 
 
 def _unicode() -> bool:

@@ -19,6 +19,7 @@ from dtq.coordinator.service import Coordinator
 from dtq.coordinator.sessions import SessionState
 from dtq.core import views
 from dtq.core.depths import Depths
+from dtq.core.held import held_of, running
 from dtq.core.leases import Lease
 from dtq.engines.base import EndedRun
 from dtq.model.dashboard import (
@@ -61,7 +62,8 @@ def dashboard(c: Coordinator, since: float) -> Dashboard:
         queues = views.queues(c.machine)
         first = nsmallest(MOST_QUEUES, queues, key=_by_depth)
         depths = Depths(queue_state)
-        lines = tuple(_queue(queue, depths, now) for queue in first)
+        waiting = queue_state.tally.queues()
+        lines = tuple(_queue(queue, waiting.get(queue.name, {}).get(State.PENDING, 0), depths, now) for queue in first)
         oldest = [line.oldest_s for line in lines if line.oldest_s is not None]
         longest = _longest(queue_state.leases.values())
         hour_s, hour_done, hour_failed = c.history.last_hour(totals)
@@ -76,7 +78,7 @@ def dashboard(c: Coordinator, since: float) -> Dashboard:
             version=__version__,
             python=PYTHON_VERSION,
             store=c.setup.store,
-            counts=queue_state.tally.counts(),
+            counts=views.counts(c.machine),
             rates=c.history.rates(now, totals),
             hour_s=min(hour_s, max(1.0, now - c.started_at)),
             hour_done=hour_done,
@@ -107,8 +109,9 @@ def _by_depth(queue: QueueView) -> tuple[int, int, str]:
     return -queue.pending, -(queue.running + queue.scheduled + queue.blocked), queue.name
 
 
-def _queue(queue: QueueView, depths: Depths, now: float) -> QueueLine:
-    oldest_at = depths.oldest_at(queue.name) if queue.pending else None
+def _queue(queue: QueueView, waiting: int, depths: Depths, now: float) -> QueueLine:
+    """A queue, of whose ready tasks so many are with no worker."""
+    oldest_at = depths.oldest_at(queue.name) if waiting else None
     return QueueLine(
         name=queue.name,
         ready=queue.pending,
@@ -116,7 +119,7 @@ def _queue(queue: QueueView, depths: Depths, now: float) -> QueueLine:
         scheduled=queue.scheduled,
         blocked=queue.blocked,
         oldest_s=None if oldest_at is None else max(0.0, now - oldest_at),
-        depths=depths.of(queue.name, queue.pending) if queue.pending else (),
+        depths=depths.of(queue.name, waiting) if waiting else (),
         workers=queue.workers,
         paused=queue.paused,
         draining=queue.draining,
@@ -136,10 +139,8 @@ def _workers(c: Coordinator, lost: list[LostWorker], now: float) -> list[WorkerL
 def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerLine:
     hello = state.hello
     worker = c.machine.queue_state.workers.get(hello.session)
-    leases = [] if worker is None else list(worker.leases.values())
-    running = [lease for lease in leases if lease.started and lease.before is None]
-    running = running[: max(hello.slots, len(state.slots))]
-    slots = _slots(c, state, running, now)
+    runs = [] if worker is None else [worker.leases[token] for token in sorted(running(worker))]
+    slots = _slots(c, state, runs, now)
     known = [slot.cpu for slot in slots if slot.cpu is not None]
     sizes = [slot.memory for slot in slots if slot.memory is not None]
     seen_s = max(0.0, now - state.seen_at)
@@ -148,10 +149,10 @@ def _worker(c: Coordinator, state: SessionState, now: float) -> WorkerLine:
         name=state.name,
         host=hello.host,
         pid=hello.pid,
-        state=_state(c, state, seen_s, busy=bool(running)),
+        state=_state(c, state, seen_s, busy=bool(runs)),
         size=hello.slots,
-        busy=len(running),
-        held=len(leases) - len(running),
+        busy=min(hello.slots, len(runs)),
+        held=0 if worker is None else held_of(worker),
         queues=hello.queues,
         seen_s=seen_s,
         since=state.connected_at,
@@ -182,14 +183,14 @@ def _state(c: Coordinator, state: SessionState, seen_s: float, *, busy: bool) ->
     return WorkerState.WORKING if busy else WorkerState.IDLE
 
 
-def _slots(c: Coordinator, state: SessionState, running: list[Lease], now: float) -> list[SlotLine]:
+def _slots(c: Coordinator, state: SessionState, runs: list[Lease], now: float) -> list[SlotLine]:
     """The slots of a worker: each running lease in the slot that the worker has named, or in one that is free."""
     uses = {use.number: use for use in state.slots}
     by_token = {use.token: use.number for use in state.slots if use.token}
-    placed = {number: lease for lease in running if (number := by_token.get(lease.token)) is not None}
+    placed = {number: lease for lease in runs if (number := by_token.get(lease.token)) is not None}
     size = max(state.hello.slots, *placed, 0) if placed else state.hello.slots
     free = iter([number for number in range(1, size + 1) if number not in placed])
-    for lease in running:
+    for lease in runs:
         if by_token.get(lease.token) is None and (number := next(free, None)) is not None:
             placed[number] = lease
     shown = range(1, min(size, _SLOTS) + 1)
@@ -208,7 +209,7 @@ def _idle(number: int, use: SlotUse | None) -> SlotLine:
 def _slot(
     c: Coordinator, lease: Lease, number: int, use: SlotUse | None, now: float, state: SessionState | None = None
 ) -> SlotLine:
-    index, began_at = lease.lo, lease.granted_at
+    index, began_at = lease.lo, lease.since
     own = use is not None and use.token == lease.token and lease.lo <= use.index < lease.hi
     if own and use is not None and state is not None:
         index, began_at = use.index, state.slots_at - use.seconds
@@ -237,8 +238,8 @@ def _few_slots(workers: list[WorkerLine]) -> Iterable[WorkerLine]:
 
 def _longest(leases: Iterable[Lease]) -> Lease | None:
     """The lease whose first task has run longest."""
-    running = (lease for lease in leases if lease.started and lease.before is None)
-    return min(running, key=attrgetter("granted_at"), default=None)
+    started = (lease for lease in leases if lease.started and lease.before is None)
+    return min(started, key=attrgetter("since"), default=None)
 
 
 # -- failures ---------------------------------------------------------------------------------------------------------

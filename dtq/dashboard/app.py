@@ -32,7 +32,6 @@ STYLES: Final = {
     Look.PLAIN: Style(),
     Look.DIM: Style(dim=True),
     Look.STRONG: Style(bold=True),
-    Look.CURSOR: Style(reverse=True),
     Look.BAR: Style(reverse=True),
     Look.BLOCKED: Style(color="cyan"),
     Look.SCHEDULED: Style(color="cyan"),
@@ -41,6 +40,10 @@ STYLES: Final = {
     Look.SUCCEEDED: Style(color="green"),
     Look.DEAD: Style(color="red"),
     Look.CANCELLED: Style(color="yellow"),
+}
+#: The same in the line of the cursor: nothing is dim there.
+_AT_CURSOR: Final = {
+    look: Style(reverse=True) if look is Look.DIM else style + Style(reverse=True) for look, style in STYLES.items()
 }
 #: Pause between two frames when nothing new has come, in seconds: what counts seconds goes on.
 _FRAME_S: Final = 1.0
@@ -79,7 +82,7 @@ class Canvas(Widget, can_focus=True):
         """One line of the frame."""
         width = self.size.width
         spans = self._drawn[y] if 0 <= y < len(self._drawn) else ()
-        strip = Strip([Segment(span.text, STYLES[span.look]) for span in spans if span.text])
+        strip = Strip([Segment(span.text, (_AT_CURSOR if span.cursor else STYLES)[span.look]) for span in spans])
         return strip.adjust_cell_length(width, Style())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final
 
 from dtq.dashboard import board as boards
@@ -9,7 +11,7 @@ from dtq.dashboard import overview, rows, task_page, wording
 from dtq.dashboard.board import REFRESHES, SORTS, TABS, TITLES, Board, Page
 from dtq.dashboard.charts import PERIODS
 from dtq.dashboard.lines import Line, Look, Span, at_cursor, ends, filled, fitted, foreign, line, plain
-from dtq.dashboard.tables import padded, table
+from dtq.dashboard.tables import Column, Row, padded, table
 from dtq.model.dashboard import Dashboard
 from dtq.model.states import State
 
@@ -155,24 +157,23 @@ def _nothing_yet(board: Board) -> list[Line]:
     return [line(), line(f" {foreign(board.link.why)}"), line(), line(Span(" trying again", Look.DIM))]
 
 
-def _listed(body: list[Line], cursor: int, columns: int, height: int, empty: str) -> list[Line]:
-    """The titles of a table, and the part of its rows with the cursor."""
-    if len(body) <= 1:
+def _listed(
+    titles: Sequence[Column], rows: Sequence[Callable[[], Row]], cursor: int, columns: int, height: int, empty: str
+) -> list[Line]:
+    """The titles of a table, and the part of its rows with the cursor; no other row is made."""
+    if not rows:
         return [line(), line(Span(f" {empty}", Look.DIM))]
-    titles, found = body[0], body[1:]
     room = height - 1
-    at = min(cursor, len(found) - 1)
-    first = max(0, min(at - room // 2, len(found) - room))
-    shown = [
-        at_cursor(each, columns) if first + nth == at else each for nth, each in enumerate(found[first : first + room])
-    ]
-    return [titles, *shown]
+    at = min(cursor, len(rows) - 1)
+    first = max(0, min(at - room // 2, len(rows) - room))
+    head, *found = table(titles, [row() for row in rows[first : first + room]], columns)
+    return [head, *(at_cursor(each, columns) if first + nth == at else each for nth, each in enumerate(found))]
 
 
 def _queues(board: Board, columns: int, height: int) -> list[Line]:
-    body = table(rows.QUEUES, [rows.queue_row(queue) for queue in boards.queues(board)], columns)
+    found = [partial(rows.queue_row, queue) for queue in boards.queues(board)]
     empty = "no queue matches the filter" if board.filter else "no task waits or runs: dtq submit"
-    return _listed(body, board.cursor, columns, height, empty)
+    return _listed(rows.QUEUES, found, board.cursor, columns, height, empty)
 
 
 def _workers(board: Board, seen: Dashboard, columns: int, height: int) -> list[Line]:
@@ -204,13 +205,11 @@ def _tasks(board: Board, seen: Dashboard, columns: int, height: int) -> list[Lin
     head: list[Line] = [tuple(shown)]
     if board.tasks is None:
         return [*head, line(), line(Span(" asking ...", Look.DIM))]
-    marked = board.marked
-    body = table(
-        rows.TASKS,
-        [rows.task_row(task, seen.now, marked=f"{task.batch}.{task.index}" in marked) for task in board.tasks],
-        columns,
-    )
-    return head + _listed(body, board.cursor, columns, height - 1, _no_task(board, TABS[board.tab]))
+    found = [
+        partial(rows.task_row, task, seen.now, marked=f"{task.batch}.{task.index}" in board.marked)
+        for task in board.tasks
+    ]
+    return head + _listed(rows.TASKS, found, board.cursor, columns, height - 1, _no_task(board, TABS[board.tab]))
 
 
 def _no_task(board: Board, state: State) -> str:
@@ -220,11 +219,9 @@ def _no_task(board: Board, state: State) -> str:
 def _letters(board: Board, seen: Dashboard, columns: int, height: int) -> list[Line]:
     if board.letters is None:
         return [line(), line(Span(" asking ...", Look.DIM))]
-    marked = board.marked
-    body = table(
-        rows.DEAD,
-        [rows.letter_row(each, seen.now, marked=f"{each.batch}.{each.index}" in marked) for each in board.letters],
-        columns,
-    )
+    found = [
+        partial(rows.letter_row, letter, seen.now, marked=f"{letter.batch}.{letter.index}" in board.marked)
+        for letter in board.letters
+    ]
     empty = "no dead letter matches the filter" if board.filter else "no dead letters: nothing has used up its retries"
-    return _listed(body, board.cursor, columns, height, empty)
+    return _listed(rows.DEAD, found, board.cursor, columns, height, empty)

@@ -19,7 +19,6 @@ class Look(Enum):
     PLAIN = "plain"
     DIM = "dim"  #: of no weight: a zero, an explanation
     STRONG = "strong"  #: a title, a number that counts
-    CURSOR = "cursor"  #: the line of the cursor
     BAR = "bar"  #: header and footer
     BLOCKED = "blocked"
     SCHEDULED = "scheduled"
@@ -31,23 +30,24 @@ class Look(Enum):
 
 
 class Span(NamedTuple):
-    """A piece of text with one look."""
+    """A piece of text with one look, perhaps in the line of the cursor."""
 
     text: str
     look: Look = Look.PLAIN
+    cursor: bool = False
 
 
 #: A line of the screen.
 Line = tuple[Span, ...]
 #: A line without text.
 EMPTY: Final[Line] = ()
-#: Longest foreign text of one line, in characters, that is looked at.
-_LONGEST: Final = 2_000
+#: Longest foreign text of one line, in characters: more than a terminal is wide.
+_LONGEST: Final = 600
 
 
 def foreign(text: str) -> str:
-    """A stranger's text in one line: escaped, and blanks made one."""
-    return " ".join(printable_line(text[:_LONGEST].replace("\n", " ").replace("\t", " ")).split(" "))
+    """A stranger's text in one line, escaped and cut."""
+    return printable_line(text[:_LONGEST].replace("\n", " ").replace("\t", " "))[:_LONGEST]
 
 
 def line(*parts: str | Span) -> Line:
@@ -98,8 +98,8 @@ def beside(left: list[Line], right: list[Line], columns: int, gap: int = 3) -> l
 
 
 def at_cursor(spans: Line, columns: int) -> Line:
-    """The line of the cursor."""
-    return filled((Span("".join(span.text for span in spans), Look.CURSOR),), columns, Look.CURSOR)
+    """The line of the cursor; states keep their colours in it."""
+    return tuple(Span(span.text, span.look, cursor=True) for span in filled(spans, columns))
 
 
 def plain(spans: Line) -> str:

@@ -36,21 +36,27 @@ def printable_line(text: str) -> str:
 
 def cells(text: str) -> int:
     """How many columns of a terminal the text takes: none for combining characters, two for wide ones."""
-    if text.isascii():
-        return len(text)
+    return len(text) if text.isascii() else sum(map(_columns, text))
+
+
+def _columns(character: str) -> int:
+    if character.isascii():
+        return 1
     from unicodedata import combining, east_asian_width
 
-    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+    return 0 if combining(character) else 2 if east_asian_width(character) in "WF" else 1
 
 
 def cut_to(text: str, width: int) -> str:
     """The text in at most this many columns of a terminal; an ellipsis stands for what is missing."""
     if cells(text) <= width:
         return text
-    text = text[: max(0, 4 * width)]
-    while text and cells(text) > width - 1:
-        text = text[:-1]
-    return f"{text}…" if width > 0 else ""
+    left = width - 1  # one is the ellipsis'
+    for place, character in enumerate(text):
+        left -= _columns(character)
+        if left < 0:
+            return f"{text[:place]}…" if width > 0 else ""
+    return text
 
 
 def _escaped(match: re.Match[str]) -> str:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dtq.daemon.logs import SafeFormatter
-from dtq.model.text import printable, printable_line
+from dtq.model.text import cells, cut_to, printable, printable_line
 
 UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
@@ -74,3 +74,22 @@ def test_further_lines_of_a_record_are_indented() -> None:
         # Then no further line passes for a record
         assert text.count("\n") >= 1
         assert all(line.startswith("    ") for line in text.splitlines()[1:])
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "shown"),
+    [
+        ("abc", 3, "abc"),
+        ("abcd", 3, "ab…"),
+        ("名前", 4, "名前"),
+        ("名前x", 4, "名…"),
+        ("名前", 3, "名…"),
+        ("e\u0301e\u0301", 2, "e\u0301e\u0301"),
+        ("abc", 1, "…"),
+        ("abc", 0, ""),
+        ("", 0, ""),
+    ],
+)
+def test_text_is_cut_to_columns_of_a_terminal(text: str, width: int, shown: str) -> None:
+    assert cut_to(text, width) == shown
+    assert cells(shown) <= width
