@@ -209,7 +209,10 @@ class BundleTooLarge(DtqError, ValueError):
     code = "bundle-too-large"
     exit_code = 65
     text = "the files of {0} cannot travel with the task: {1}; {2}."
-    hint = "Only Python files and those of --include travel; put data where the workers find it, and pass its path."
+    hint = (
+        "Python files and those of --include travel, without those of --exclude. Put data where the workers find it, "
+        "and pass its path."
+    )
 
 
 class BadConfig(DtqError):

@@ -26,13 +26,14 @@ class OwnCode(NamedTuple):
     files: Files | None
 
 
-def own_code(text: str, here: bool, include: Sequence[str]) -> OwnCode:
+def own_code(text: str, here: bool, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> OwnCode:
     """The function that a command line names.
 
     Args:
         text: ``module:function``, or ``path/to/script.py:function``.
         here: whether the source files of the current directory travel with it.
         include: patterns of further files that do.
+        exclude: patterns of files and directories that do not.
 
     Raises:
         InvalidValue: there is no such function or file.
@@ -40,21 +41,21 @@ def own_code(text: str, here: bool, include: Sequence[str]) -> OwnCode:
     """
     path, _, qualname = text.rpartition(":")
     if path.endswith(".py"):
-        return _of_file(path, qualname, here, include)
+        return _of_file(path, qualname, of_directory(".", include, exclude) if here else None)
     name = function_name(text)
     if not here:
         return OwnCode(name, None)
-    files = of_directory(".", include)
+    files = of_directory(".", include, exclude)
     _check(name, files)
     return OwnCode(name, files)
 
 
-def _of_file(path: str, qualname: str, here: bool, include: Sequence[str]) -> OwnCode:
+def _of_file(path: str, qualname: str, around: Files | None) -> OwnCode:
     if not os.path.isfile(path):
         raise InvalidValue("a function", f"{path}:{qualname}"[:200], f"there is no file {path}")
     directory, file = os.path.split(os.path.abspath(path))
     module = file.removesuffix(".py")
-    if here:
+    if around is not None:
         directory = os.getcwd()
         below = os.path.relpath(path)
         if below.startswith(os.pardir):
@@ -65,7 +66,7 @@ def _of_file(path: str, qualname: str, here: bool, include: Sequence[str]) -> Ow
     if module.partition(".")[0] in sys.stdlib_module_names:
         raise InvalidValue("a function", path[:200], f"the standard library has a module {module}; rename the file")
     name = function_name(f"{module}:{qualname}")
-    files = of_directory(".", include) if here else of_file(path)
+    files = of_file(path) if around is None else around
     _check(name, files)
     find_modules((directory,))
     return OwnCode(name, files)

@@ -300,6 +300,12 @@ def _await(
     help="Files of this directory that travel too, as in '*.csv' or 'data/*.json'; repeatable; with --here.",
 )
 @click.option(
+    "--exclude",
+    metavar="GLOB",
+    multiple=True,
+    help="Files and directories of it that do not travel; repeatable; with --here.",
+)
+@click.option(
     "--path",
     "paths",
     metavar="DIR",
@@ -328,6 +334,7 @@ def submit(
     jsonl: str | None,
     here: bool,
     include: tuple[str, ...],
+    exclude: tuple[str, ...],
     paths: tuple[str, ...],
     waiting: bool,
     wait_timeout: float | None,
@@ -358,9 +365,9 @@ def submit(
         raise click.UsageError("the lines of --jsonl have all arguments; give none beside it.", ctx)
     if wait_timeout is not None and not waiting:
         raise click.UsageError("--wait-timeout is for --wait.", ctx)
-    if include and not here:
-        raise click.UsageError("--include is for --here.", ctx)
-    code, call, given = own_code(function, here, include), parse_call(words), order_of(terms)
+    if (include or exclude) and not here:
+        raise click.UsageError("--include and --exclude are for --here.", ctx)
+    code, call, given = own_code(function, here, include, exclude), parse_call(words), order_of(terms)
     given = refuse_early(code.name, given, paths)
     with core(addresses, authkey_file, FULL_TIMEOUT_S if when_full == "wait" else 0.0) as queue:
         handle: TaskHandle[Any] | BatchHandle[Any]

@@ -516,7 +516,9 @@ class AsyncSubmitter:
         """
         return await self._loop.in_thread(lambda: self._loop.shared.looked().put(value, ttl_seconds(ttl)), "dtq-writer")
 
-    async def bundle(self, directory: str = ".", *, include: Sequence[str] = (), ttl: Span = TTL_S) -> SourceBundle:
+    async def bundle(
+        self, directory: str = ".", *, include: Sequence[str] = (), exclude: Sequence[str] = (), ttl: Span = TTL_S
+    ) -> SourceBundle:
         """Have source files travel with tasks, to workers that do not have them.
 
         The bundle's functions (`SourceBundle.function`) are submitted like functions; each version of the files runs in
@@ -526,6 +528,7 @@ class AsyncSubmitter:
             directory: its Python files, and those below it, are the bundle; hidden files, virtual environments and
                 directories like ``__pycache__`` are not.
             include: patterns of further files, as in ``*.csv`` or ``data/*.json``.
+            exclude: patterns of files and directories to leave out.
             ttl: how long it is kept when this client has gone, in seconds or as a timedelta.
 
         Raises:
@@ -536,7 +539,7 @@ class AsyncSubmitter:
         """
 
         def put_all() -> SourceBundle:
-            return put(self._loop.shared.looked(), of_directory(directory, include), ttl_seconds(ttl))
+            return put(self._loop.shared.looked(), of_directory(directory, include, exclude), ttl_seconds(ttl))
 
         return await self._loop.in_thread(put_all, "dtq-writer")
 

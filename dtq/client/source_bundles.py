@@ -52,7 +52,7 @@ def of_file(path: str) -> Files:
     return _bounded([(os.path.basename(path), content)], os.path.dirname(path) or ".")
 
 
-def of_directory(directory: str, include: Sequence[str] = ()) -> Files:
+def of_directory(directory: str, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Files:
     """The bundle of a directory: its Python files, and those below it.
 
     Hidden files and directories, virtual environments and directories like ``__pycache__`` (`LEFT_OUT`) are left out.
@@ -62,15 +62,16 @@ def of_directory(directory: str, include: Sequence[str] = ()) -> Files:
         directory: the directory.
         include: patterns of further files, as in ``*.csv`` or ``data/*.json``; a pattern without a slash is that of a
             file's name in any directory.
+        exclude: patterns of files and directories to leave out, likewise.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: a part of it cannot be read.
         BundleTooLarge: it is too large.
         BadFile: it has no such files.
     """
     found: list[tuple[str, bytes]] = []
     size = 0
-    for path in _paths(directory, include):
+    for path in _paths(directory, include, exclude):
         with open(os.path.join(directory, path), "rb") as file:
             content = file.read(MAX_BYTES + 1)
         found.append((path, content))
@@ -82,18 +83,21 @@ def of_directory(directory: str, include: Sequence[str] = ()) -> Files:
     return _bounded(found, directory)
 
 
-def _paths(directory: str, include: Sequence[str]) -> Iterator[str]:
+def _paths(directory: str, include: Sequence[str], exclude: Sequence[str]) -> Iterator[str]:
     seen = 0
     for place, directories, files in os.walk(directory, onerror=_raise):
+        below = os.path.relpath(place, directory)
+        before = "" if below == "." else f"{below}/"
         seen += len(directories) + len(files)
         if seen > MAX_ENTRIES:
-            raise BundleTooLarge(directory, f"it has more than {MAX_ENTRIES:,} files", "")
-        directories[:] = sorted(name for name in directories if _is_taken(place, name))
-        below = os.path.relpath(place, directory)
+            raise BundleTooLarge(directory, f"it has more than {MAX_ENTRIES:,} files", f"one of them is in {below}")
+        directories[:] = sorted(
+            name for name in directories if _is_taken(place, name) and not _matches(f"{before}{name}", name, exclude)
+        )
         for name in sorted(files):
-            path = name if below == "." else f"{below}/{name}"
+            path = f"{before}{name}"
             wanted = not name.startswith(".") and (name.endswith(".py") or _matches(path, name, include))
-            if wanted and os.path.isfile(os.path.join(place, name)):
+            if wanted and not _matches(path, name, exclude) and os.path.isfile(os.path.join(place, name)):
                 yield path
 
 

@@ -352,7 +352,9 @@ class Submitter:
         """
         return self._new.put(value, ttl_seconds(ttl))
 
-    def bundle(self, directory: str = ".", *, include: Sequence[str] = (), ttl: Span = TTL_S) -> SourceBundle:
+    def bundle(
+        self, directory: str = ".", *, include: Sequence[str] = (), exclude: Sequence[str] = (), ttl: Span = TTL_S
+    ) -> SourceBundle:
         """Have source files travel with tasks, to workers that do not have them.
 
         The bundle's functions (`SourceBundle.function`) are submitted like functions; each version of the files runs in
@@ -362,6 +364,7 @@ class Submitter:
             directory: its Python files, and those below it, are the bundle; hidden files, virtual environments and
                 directories like ``__pycache__`` are not.
             include: patterns of further files, as in ``*.csv`` or ``data/*.json``.
+            exclude: patterns of files and directories to leave out.
             ttl: how long it is kept when this client has gone, in seconds or as a timedelta.
 
         Raises:
@@ -370,7 +373,7 @@ class Submitter:
             OSError: a file cannot be read.
             DtqError: as `put`.
         """
-        return put(self._new, of_directory(directory, include), ttl_seconds(ttl))
+        return put(self._new, of_directory(directory, include, exclude), ttl_seconds(ttl))
 
     def options(self, **options: Unpack[SubmitOptions]) -> Preset:
         """This client with options set: all keywords of its `submit` go to the function.

@@ -42,6 +42,10 @@ def test_python_files_travel_and_what_is_asked_for(project: Path) -> None:
     assert [path for path, _ in of_directory(".")] == source
     assert [path for path, _ in of_directory(".", ["*.csv"])] == ["data/a.csv", "data/deep/b.csv", *source]
     assert of_directory(str(project), ["data/*.csv", "no"])[0][0] == "data/a.csv"
+    assert [path for path, _ in of_directory(".", ["*.csv"], ["deep", "pkg/mod.py", "s*.py"])] == [
+        "data/a.csv",
+        "pkg/__init__.py",
+    ]
     assert of_file("pkg/mod.py") == (("mod.py", b"def f(): return 1\n"),)
     # The same files are the same bundle, whatever their times are
     before = digest_of(of_directory("."))
