@@ -29,6 +29,9 @@ from dtq.worker.resident import peak_memory
 #: Age, in seconds, and size, in bytes, at which results are sent.
 FLUSH_S: Final = 0.010
 FLUSH_BYTES: Final = CAPACITY
+#: The memory of the process is looked up again after results that took longer together, in seconds: in less time it
+#: grows by a few megabytes at most.
+GROWTH_S: Final = 0.001
 #: Delay of the thread's look after a result, in seconds; it sends results of that age then, and else looks once more.
 OVERDUE_S: Final = 0.05
 #: Longest wait of a fork for the thread's end, in seconds; it takes a fraction of a millisecond.
@@ -57,6 +60,8 @@ class ResultBuffer:
         self._armed = False
         self._watch: _Watch | None = None
         self._clock = monotonic  # see `Slot`
+        #: The highest resident memory when it was last looked up.
+        self._peak = 0
 
     def describe(self) -> None:
         """Note that the next result is a description."""
@@ -104,7 +109,7 @@ class ResultBuffer:
             if len(result) > CAPACITY:
                 lo = self._arena.next
                 page = pages.pack([result], described=True)
-                self._channel.send(*plain(Returned(self._token, lo, page, now - self._since, peak_memory())))
+                self._report(lo, page, now - self._since)
                 self._since = now
                 self._reset(lo + 1)
                 return False
@@ -128,9 +133,14 @@ class ResultBuffer:
         arena = self._arena
         if arena.unsent:
             lo, page, upto = arena.page()
-            self._channel.send(*plain(Returned(self._token, lo, page, now - self._since, peak_memory())))
+            self._report(lo, page, now - self._since)
             arena.sent(upto)
         self._since = now
+
+    def _report(self, lo: int, page: bytes, seconds: float) -> None:
+        if seconds > GROWTH_S or not self._peak:
+            self._peak = peak_memory()
+        self._channel.send(*plain(Returned(self._token, lo, page, seconds, self._peak)))
 
     def _reset(self, lo: int) -> None:
         self._arena.clear(self._token, lo, self._since)
