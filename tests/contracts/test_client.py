@@ -65,6 +65,22 @@ def test_result_comes_back(queue: Queue) -> None:
         assert all(handle.done() and handle.state is State.SUCCEEDED for handle in handles)
 
 
+def test_status_of_a_task_says_how_it_ran(queue: Queue) -> None:
+    with queue.working():
+        client = queue.client()
+        good, bad = client.submit(work.add, 1, 2), client.submit(work.inverse, 0, max_retries=0)
+        assert good.result(DEADLINE_S) == 3
+        assert bad.exception(DEADLINE_S) is not None
+
+        for view in (good.status(), bad.status(), client.status(good.id)):
+            assert view.worker
+            assert view.run_s is not None
+            assert view.started_at is not None
+            assert view.ended_at is not None
+            assert view.submitted_at <= view.started_at <= view.ended_at
+            assert (view.held, view.about) == (False, False)
+
+
 def test_own_exception_is_raised_with_the_remote_traceback(queue: Queue) -> None:
     # Given a task that raises
     with queue.working():
