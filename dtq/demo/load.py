@@ -13,6 +13,8 @@ from dtq.records import dataclass
 #: How often a request is tried again, and the pause before, in seconds.
 RETRIES: Final = 3
 RETRY_DELAY_S: Final = 0.5
+#: How many requests of one priority come one after the other.
+_BURST: Final = 20
 #: The priorities that count as urgent.
 URGENT: Final = (1,)
 
@@ -32,11 +34,11 @@ class Load:
     seed: int
 
     def priorities(self) -> list[int]:
-        """The priority of each request: all of them equally often, in no order."""
+        """The priority of each request: all of them equally often, in bursts, and these in no order."""
         low, high = PRIORITIES
-        drawn = [low + number % (high - low + 1) for number in range(self.tasks)]
-        random.Random(self.seed).shuffle(drawn)
-        return drawn
+        bursts = [low + number % (high - low + 1) for number in range(-(-self.tasks // _BURST))]
+        random.Random(self.seed).shuffle(bursts)
+        return [priority for priority in bursts for _ in range(_BURST)][: self.tasks]
 
     def attempts(self, number: int) -> tuple[int, bool]:
         """How many attempts a request takes, and whether the last of them gets through."""

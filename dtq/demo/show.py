@@ -208,10 +208,11 @@ class _Show:
                 load.failure_rate,
                 queue=queue,
                 priority=priority,
+                label=f"P{drawn}",  # so that what is submitted is cut into the same batches in both rounds
                 max_retries=RETRIES,
                 retry_delay=RETRY_DELAY_S,
             )
-            for number, priority in enumerate(priorities)
+            for number, (priority, drawn) in enumerate(zip(priorities, load.priorities(), strict=True))
         ]
         self._look(f"queueing requests, {order}", lambda seen: seen.counts.pending, load.tasks)
         held = service.stats().counts.pending

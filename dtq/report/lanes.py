@@ -1,12 +1,14 @@
 """Lanes: what ran when, one lane for each slot of a worker that was busy. Pure.
 
 The coordinator keeps the worker of a task and its times, not the slot: tasks of one worker that overlap lie in
-different lanes, so there are as many lanes as slots were busy at once.
+different lanes, so there are as many lanes as slots were busy at once. Times of short tasks, which are reported
+together, overlap even in one slot; a worker never has more lanes than slots, where their number is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Final
 
 from dtq.records import dataclass
@@ -85,16 +87,31 @@ def bars(facts: Facts) -> list[Bar]:
     return sorted(found, key=lambda bar: -bar.end)[:MOST_BARS]
 
 
-def lanes(found: Iterable[Bar]) -> list[Lane]:
-    """The lanes of some bars, by worker; at most `MOST_LANES`."""
+def slots(facts: Facts) -> dict[str, int]:
+    """The slots of the connected workers, by name."""
+    found: dict[str, int] = {}
+    for worker in facts.stats.workers:
+        found[worker.name] = found.get(worker.name, 0) + worker.slots
+    return found
+
+
+def lanes(found: Iterable[Bar], most: Mapping[str, int] = MappingProxyType({})) -> list[Lane]:
+    """The lanes of some bars, by worker; at most `MOST_LANES`.
+
+    Args:
+        found: the bars.
+        most: most lanes of a worker, by its name, where that is known.
+    """
     by_worker: dict[str, list[Bar]] = {}
     for bar in sorted(found, key=lambda bar: (bar.begin, bar.end)):
         by_worker.setdefault(bar.worker, []).append(bar)
-    all_of_them = [lane for worker in sorted(by_worker) for lane in _laid(worker, by_worker[worker])]
+    all_of_them = [
+        lane for worker in sorted(by_worker) for lane in _laid(worker, by_worker[worker], most.get(worker, 0))
+    ]
     return all_of_them[:MOST_LANES]
 
 
-def _laid(worker: str, found: Iterable[Bar]) -> Iterator[Lane]:
+def _laid(worker: str, found: Iterable[Bar], most: int) -> Iterator[Lane]:
     laid: list[list[Bar]] = []
     for bar in found:
         late_s = min(_LATE_S, _LATE * (bar.end - bar.begin))
@@ -102,6 +119,8 @@ def _laid(worker: str, found: Iterable[Bar]) -> Iterator[Lane]:
         free = [lane for lane in laid if lane[-1].end <= bar.begin + late_s]
         if free:
             max(free, key=lambda lane: lane[-1].end).append(bar)
+        elif most and len(laid) >= most:
+            min(laid, key=lambda lane: lane[-1].end).append(bar)
         else:
             laid.append([bar])
     for number, lane in enumerate(laid, 1):

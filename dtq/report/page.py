@@ -7,7 +7,7 @@ from typing import Final
 
 from dtq.report import svg
 from dtq.report.gathering import Facts
-from dtq.report.lanes import MOST_BARS, MOST_LANES, bars, lanes
+from dtq.report.lanes import MOST_BARS, MOST_LANES, bars, lanes, slots
 from dtq.report.measures import kinds, series, times
 from dtq.report.svg import text
 from dtq.wording import counted, duration, rate, utc
@@ -144,7 +144,7 @@ def _failures(facts: Facts) -> Iterator[str]:
 
 def _lanes(facts: Facts) -> Iterator[str]:
     yield "<h2>What ran when</h2>"
-    laid = lanes(bars(facts))
+    laid = lanes(bars(facts), slots(facts))
     if not laid:
         yield '<p class="note">Nothing with known times has run in this time.</p>'
         return

@@ -27,7 +27,7 @@ def test_load_is_the_same_for_one_seed_and_another_for_the_next() -> None:
     assert LOAD.priorities() != replace(LOAD, seed=2).priorities()
     # and each priority is equally often in it, in no order
     assert {LOAD.priorities().count(priority) for priority in range(1, 11)} == {100}
-    assert len(set(LOAD.priorities()[:20])) > 5
+    assert len(set(LOAD.priorities()[:400])) > 5
 
 
 def test_attempts_are_those_that_the_seed_lets_through() -> None:

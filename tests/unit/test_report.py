@@ -124,6 +124,8 @@ def test_tasks_that_overlap_lie_in_different_lanes() -> None:
 
     found = lanes([bar(5.0, 6.0), bar(0.0, 2.0), bar(1.0, 4.0), bar(1.98, 3.0), bar(0.0, 9.0, "rack")])
     spans = [(lane.worker, lane.number, [(bar.begin, bar.end) for bar in lane.bars]) for lane in found]
+    # (of two slots, there are two lanes, whatever the times)
+    assert [len(lane.bars) for lane in lanes([bar(0.0, 2.0 + n) for n in range(5)], {"lab": 2})] == [3, 2]
     # Then a report that came late makes no lane, and idle lanes stay idle
     assert spans == [
         ("lab", 1, [(0.0, 2.0), (1.98, 3.0)]),
