@@ -31,6 +31,7 @@ DOCS = Path(__file__).parents[2] / "docs"
         ("tasks.md", 2, ()),
         ("testing.md", 7, ()),
         ("terms.md", 5, ()),
+        ("top.md", 1, ()),
         ("hooks.md", 4, ("opentelemetry.trace",)),
     ],
     ids=[
@@ -46,6 +47,7 @@ DOCS = Path(__file__).parents[2] / "docs"
         "tasks",
         "testing",
         "terms",
+        "top",
         "hooks",
     ],
 )
