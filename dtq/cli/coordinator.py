@@ -99,6 +99,7 @@ def store_flag(flags: dict[str, Any]) -> dict[str, Any]:
     ),
 )
 @coordinating
+@options.logging_options
 @options.authkey_file
 @options.tls
 def start(**flags: Any) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from dtq.config import LOG_FORMATS, LOG_LEVELS
 from dtq.config.values import check_queue, check_resource, parse_address, parse_duration, parse_size
 from dtq.errors import DtqError, InvalidValue
 from dtq.model.ids import parse_named
@@ -173,6 +174,49 @@ tls = click.option(
     expose_value=False,
     callback=_note_tls,
     help="Directory with ca.pem, cert.pem and key.pem: use TLS with other machines.  [DTQ_TLS]",
+)
+
+
+def _log_setting(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
+    def note(ctx: click.Context, parameter: click.Parameter, value: Any) -> None:
+        if value is not None:
+            os.environ[name] = value  # as for `--tls`
+
+    return note
+
+
+def _note_log_file(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        os.environ["DTQ_LOG_FILE"] = os.path.abspath(value)
+
+
+#: The log of a process of dtq's own, and of those that it starts.
+logging_options = stacked(
+    click.option(
+        "--log-level",
+        metavar="LEVEL",
+        type=click.Choice(LOG_LEVELS, case_sensitive=False),
+        expose_value=False,
+        callback=_log_setting("DTQ_LOG_LEVEL"),
+        help="Lowest level to log: debug, info, warning, error or critical.  [DTQ_LOG_LEVEL; default: info]",
+    ),
+    click.option(
+        "--log-file",
+        metavar="FILE",
+        type=FILE,
+        expose_value=False,
+        callback=_note_log_file,
+        help="Append the log to this file; to a new one of this name once it was moved away."
+        "  [DTQ_LOG_FILE; default: standard error]",
+    ),
+    click.option(
+        "--log-format",
+        metavar="FORMAT",
+        type=click.Choice(LOG_FORMATS),
+        expose_value=False,
+        callback=_log_setting("DTQ_LOG_FORMAT"),
+        help="Log text, or a JSON object a line.  [DTQ_LOG_FORMAT; default: text]",
+    ),
 )
 
 keys_file = click.option(

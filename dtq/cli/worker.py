@@ -116,6 +116,13 @@ working = options.stacked(
         help="How long a stopping worker lets tasks run before it gives them back.  [as long as they need]",
     ),
     click.option(
+        "-v",
+        "--verbose",
+        is_flag=True,
+        default=None,
+        help="Log the begin and the end of each task, and tracebacks of failed ones.  [DTQ_VERBOSE]",
+    ),
+    click.option(
         "--value-cache",
         metavar="SIZE",
         type=options.SIZE,
@@ -134,6 +141,7 @@ working = options.stacked(
 )
 @working
 @options.by_reference
+@options.logging_options
 @options.connecting
 def worker(addresses: tuple[str, ...], **flags: Any) -> None:
     """Run tasks on this machine until SIGTERM or Ctrl-C.
@@ -156,6 +164,7 @@ def worker(addresses: tuple[str, ...], **flags: Any) -> None:
 )
 @working
 @coordinating
+@options.logging_options
 @options.authkey_file
 @options.tls
 def up(**flags: Any) -> None:

@@ -36,6 +36,9 @@ MEMORY: Final = ":memory:"
 _MAX_LABEL: Final = 200
 DURABILITIES: Final = ("fsync", "os", "none")
 RELOADS: Final = ("auto", "off")
+#: Levels of the log, and its formats.
+LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+LOG_FORMATS: Final = ("text", "json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +105,7 @@ class WorkerSettings:
         only_registered: whether to run registered task types only.
         reload: ``"auto"`` to replace slots when code that they have imported changes on disk, else ``"off"``.
         tasks_may_submit: whether clients in tasks use the worker's coordinator and key.
+        verbose: whether each task, and the traceback of a failed one, is logged.
         max_waiting: bound of further slots while tasks wait for other tasks.
         grace_s: how long a drain may take before running tasks are returned; None for as long as they need.
         by_reference: whether large arguments and results pass as files if the coordinator is on this machine.
@@ -126,10 +130,26 @@ class WorkerSettings:
     only_registered: bool = False
     reload: str = "auto"
     tasks_may_submit: bool = False
+    verbose: bool = False
     max_waiting: int = 0
     grace_s: float | None = None
     by_reference: bool = True
     value_cache: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """Settings of the log of a coordinator or worker.
+
+    Attributes:
+        log_level: the lowest level that is shown, one of `LOG_LEVELS`.
+        log_file: the file that lines are appended to; None for standard error.
+        log_format: one of `LOG_FORMATS`.
+    """
+
+    log_level: str = "info"
+    log_file: Path | None = None
+    log_format: str = "text"
 
 
 # -- reading one value: (its name, the value as flag, variable or TOML has it, base of relative paths) ---------------
@@ -204,6 +224,20 @@ def _reload(what: str, value: Any, base: Path) -> str:
     return str(value)
 
 
+def _log_level(what: str, value: Any, base: Path) -> str:
+    level = value.strip().lower() if isinstance(value, str) else ""
+    level = "warning" if level == "warn" else level
+    if level not in LOG_LEVELS:
+        raise _wrong(what, value, f"it is one of {', '.join(LOG_LEVELS)}")
+    return level
+
+
+def _log_format(what: str, value: Any, base: Path) -> str:
+    if value not in LOG_FORMATS:
+        raise _wrong(what, value, f"it is one of {', '.join(LOG_FORMATS)}")
+    return str(value)
+
+
 def _number(low: int, high: int) -> Reader:
     def read(what: str, value: Any, base: Path) -> int:
         if isinstance(value, str) and value.strip().isascii() and value.strip().isdecimal():
@@ -275,6 +309,9 @@ _TOP: Final = {
     "authkey_file": _Key("", _path),
     "tls": _Key("DTQ_TLS", _path),
     "by_reference": _Key("DTQ_BY_REFERENCE", _switch),
+    "log_level": _Key("DTQ_LOG_LEVEL", _log_level),
+    "log_file": _Key("DTQ_LOG_FILE", _path),
+    "log_format": _Key("DTQ_LOG_FORMAT", _log_format),
 }
 _COORDINATOR: Final = {
     "host": _Key("DTQ_HOST", _host),
@@ -312,6 +349,7 @@ _WORKER: Final = {
     "only_registered": _Key("DTQ_ONLY_REGISTERED", _switch),
     "reload": _Key("DTQ_RELOAD", _reload),
     "tasks_may_submit": _Key("DTQ_TASKS_MAY_SUBMIT", _switch),
+    "verbose": _Key("DTQ_VERBOSE", _switch),
     "max_waiting": _Key("DTQ_MAX_WAITING", _number(0, 4096)),
     "grace": _Key("DTQ_GRACE", _duration(0, 10 * 366 * 86_400)),
     "by_reference": _Key("DTQ_BY_REFERENCE", _switch),
@@ -394,6 +432,16 @@ def client_by_reference() -> bool:
     """
     found: bool = _resolve("", {}, config_files(_KNOWN)).get("by_reference", True)
     return found
+
+
+def configured_log() -> LogSettings:
+    """The settings of the log of a coordinator or worker.
+
+    Raises:
+        BadConfig: a variable or a configuration file has a value that cannot be used.
+    """
+    found = _resolve("", {}, config_files(_KNOWN))
+    return LogSettings(**{name: value for name, value in found.items() if name.startswith("log_")})
 
 
 def client_addresses(explicit: Sequence[str] = ()) -> tuple[Address, ...]:

@@ -27,7 +27,7 @@ from dtq.config.hosts import host_for_others
 from dtq.coordinator.connection import Connection
 from dtq.coordinator.service import Coordinator, Setup
 from dtq.core.queue_state import GRANT_BYTES, Rules
-from dtq.daemon.logs import dump_stacks_on_request, log_to_stderr
+from dtq.daemon.logs import dump_stacks_on_request, start_log
 from dtq.daemon.memory import give_back, keep_collections_short, set_aside_what_lives, share_one_arena
 from dtq.daemon.signals import Signals, ignore_from_now_on
 from dtq.engines.base import Engine
@@ -69,7 +69,7 @@ def run(settings: CoordinatorSettings, signals: Signals) -> int:
         KeyMissing: the named key does not exist.
         KeyUnusable: the key cannot be used.
     """
-    log_to_stderr()
+    start_log()
     stop = _Stop()
     signals.attach(stop)
     share_one_arena()

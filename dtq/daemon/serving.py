@@ -197,6 +197,7 @@ class Serving:
             slots=settings.slots,
             grace_s=settings.grace_s,
             max_waiting=settings.max_waiting,
+            verbose=settings.verbose,
             slot=replace(
                 slot_terms(settings, self._inherited, self._program),
                 max_result=min(largest_outcome(welcome.max_message), welcome.max_blob),

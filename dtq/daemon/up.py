@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from dtq.config import format_address, host_here, parse_address
-from dtq.daemon.logs import log_to_stderr
+from dtq.daemon.logs import start_log
 from dtq.daemon.signals import ENDING, INTERRUPTED, SignalPipe, ignore_from_now_on
 from dtq.records import dataclass, field
 
@@ -61,7 +61,7 @@ def run(parts: Parts, signals: SignalPipe) -> int:
         The exit code: 0 after a requested end without failure, else that of the failed part; `PART_KILLED` if a part
         was killed, 130 after a third signal.
     """
-    log_to_stderr()
+    start_log()
     up = _Up(parts, signals)
     try:
         return up.run()

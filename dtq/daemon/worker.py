@@ -8,7 +8,7 @@ import sys
 from dtq.client.handover import own
 from dtq.config import WorkerSettings
 from dtq.daemon.ahead import end_slots, take_fork_server, take_slots
-from dtq.daemon.logs import dump_stacks_on_request, log_to_stderr
+from dtq.daemon.logs import dump_stacks_on_request, start_log
 from dtq.daemon.serving import Serving
 from dtq.daemon.signals import Signals, ignore_from_now_on
 
@@ -50,7 +50,7 @@ def run(settings: WorkerSettings, signals: Signals) -> int:
     Raises:
         DtqError: it cannot run; see `Serving.run`.
     """
-    log_to_stderr()
+    start_log(settings.name)
     dump_stacks_on_request()
     forks = take_fork_server(settings)
     early = take_slots(forks)

@@ -22,11 +22,11 @@ class LateLog:
 
     def __init__(self, log: logging.Logger) -> None:
         self._log = log
-        self._lines: deque[tuple[int, str, tuple[Any, ...]]] = deque(maxlen=_MOST)
+        self._lines: deque[tuple[int, str, tuple[Any, ...], str]] = deque(maxlen=_MOST)
 
-    def __call__(self, level: int, text: str, *args: Any) -> None:
-        """Log a line, soon. Any thread."""
-        self._lines.append((level, text, args))
+    def __call__(self, level: int, text: str, *args: Any, task: str = "") -> None:
+        """Log a line, soon; with the id of its task, if it is about one. Any thread."""
+        self._lines.append((level, text, args, task))
 
     @property
     def waits(self) -> bool:
@@ -36,5 +36,5 @@ class LateLog:
     def write(self) -> None:
         """Write the waiting lines. By one thread, which holds no lock."""
         while self._lines:
-            level, text, args = self._lines.popleft()
-            self._log.log(level, text, *args)
+            level, text, args, task = self._lines.popleft()
+            self._log.log(level, text, *args, extra={"task_id": task})

@@ -219,7 +219,7 @@ class Output:
         while self._lines:
             task, line = self._lines.popleft()
             if log.hasHandlers() and log.isEnabledFor(logging.INFO):
-                log.info("slot %d, task %s: %s", self._slot, task or "-", line)
+                log.info("slot %d, task %s: %s", self._slot, task or "-", line, extra={"task_id": task})
                 continue
             # A worker inside a program without such a log: its tasks' output must be visible all the same.
             with contextlib.suppress(OSError, ValueError, AttributeError):

@@ -34,6 +34,7 @@ from dtq.worker.latelog import LateLog
 from dtq.worker.memory_shortage import MemoryShortage
 from dtq.worker.reports import Advanced, Changed, NoRoom, Raised, Report, Returned, Stopped
 from dtq.worker.slot_exit import SlotExit, crash_failure, refusal, verdict
+from dtq.worker.task_log import TaskLog
 from dtq.worker.task_output import OutputBudget
 
 if TYPE_CHECKING:
@@ -51,13 +52,22 @@ class Settling:
         gone_on: called when tasks of an unfinished lease have ended.
         news: called when further outcomes wait for a report.
         log: takes lines to be logged once the lock is free.
+        tasks: logs ends of tasks.
     """
 
-    def __init__(self, holdings: Holdings, gone_on: Callable[[], None], news: Callable[[], None], log: LateLog) -> None:
+    def __init__(
+        self,
+        holdings: Holdings,
+        gone_on: Callable[[], None],
+        news: Callable[[], None],
+        log: LateLog,
+        tasks: TaskLog,
+    ) -> None:
         self._holdings = holdings
         self._gone_on = gone_on
         self._news = news
         self._log = log
+        self._tasks = tasks
         self._budget = OutputBudget()
         #: Sends results that are values to a coordinator on another machine; None if they need not be sent.
         self.transfers: Transfers | None = None
@@ -137,6 +147,7 @@ class Settling:
     ) -> None:
         lo = chunk.next
         child.ended(chunk, hi)
+        self._tasks.succeeded(chunk, lo, hi, seconds)
         printed = self._printed(child, chunk, lo, hi)
         self._owe(
             Succeeded(token=chunk.token, lo=lo, results=results, seconds=seconds, peak_memory=peak, printed=printed)
@@ -261,6 +272,7 @@ class Settling:
                 self._news()
 
     def _fail(self, child: Child, chunk: Chunk, index: int, outcome: Outcome, failure: Failure, seconds: float) -> None:
+        self._tasks.failed(chunk, index, outcome, failure, seconds)
         printed = self._printed(child, chunk, index, index + 1)
         self._owe(
             Failed(token=chunk.token, index=index, outcome=outcome, failure=failure, seconds=seconds, printed=printed)

@@ -51,6 +51,7 @@ from dtq.worker.respawns import Respawns
 from dtq.worker.settling import Settling
 from dtq.worker.slot_exit import KillReason
 from dtq.worker.takenback import TakenBack
+from dtq.worker.task_log import TaskLog
 from dtq.worker.terms import WorkerTerms
 from dtq.worker.tracker import Tracker
 from dtq.worker.wakeup import Wakeup
@@ -125,7 +126,8 @@ class Supervisor:
         self._taken_back = TakenBack()
         #: Whether the fork server may have imported code that has changed since.
         self._outdated = False
-        self._settling = Settling(self.holdings, self.news.notify_all, self.announce, self._late)
+        self._tasks = TaskLog(self._late, verbose=terms.verbose)
+        self._settling = Settling(self.holdings, self.news.notify_all, self.announce, self._late, self._tasks)
         #: Tells whether slots are killed for lack of memory.
         self.shortage = self._settling.shortage
         #: Output of ended slots, to be logged.
@@ -798,6 +800,7 @@ class Supervisor:
             if child.place is not self.place:
                 child.move(self.place)
             child.send(chunk, chunk.spec, now)
+            self._tasks.began(chunk, child.number)
         except OSError as error:  # it died by itself, and its running task, if any, is to blame
             self._late(logging.WARNING, "slot %d does not take work (%s); it is replaced", child.number, error)
             child.broken = True

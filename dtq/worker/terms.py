@@ -85,9 +85,11 @@ class WorkerTerms:
         slot: settings of each slot.
         grace_s: time for running tasks in a drain, in seconds; None for as long as they need.
         max_waiting: bound of further slots while tasks wait for other tasks.
+        verbose: whether each task is logged.
     """
 
     slots: int
     slot: SlotTerms
     grace_s: float | None = None
     max_waiting: int = 0
+    verbose: bool = False
