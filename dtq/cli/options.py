@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from dtq.cli.calls import parse_moment
 from dtq.config import LOG_FORMATS, LOG_LEVELS
 from dtq.config.values import check_queue, check_resource, parse_address, parse_duration, parse_size
 from dtq.errors import DtqError, InvalidValue
@@ -89,18 +89,6 @@ def _unique(text: str) -> str | float:
 def _task_id(text: str) -> str:
     parse_named(text)
     return text.strip()
-
-
-def parse_moment(text: str) -> datetime:
-    """A moment, from ``2026-12-01T08:00`` (which names no zone), ``2026-12-01T08:00Z`` or ``2026-12-01T08:00+01:00``.
-
-    Raises:
-        InvalidValue: the text is not a moment.
-    """
-    try:
-        return datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise InvalidValue("a moment", text[:80], "write 2026-12-01T08:00, or 2026-12-01T08:00Z for UTC") from None
 
 
 def parse_amount(text: str) -> tuple[str, int]:

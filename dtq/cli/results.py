@@ -14,12 +14,14 @@ from dtq.cli.click_classes import Command
 from dtq.cli.failures import TaskTrouble
 from dtq.cli.looks import BatchLook, Look, RunLook, TaskLook
 from dtq.cli.meanwhile import telling
-from dtq.cli.output import write, write_json
+from dtq.cli.output import say, write, write_json
+from dtq.cli.raw import print_raw, raw_pieces, save
 from dtq.cli.render_json import counts_json, counts_text
 from dtq.cli.tasks import selected
 from dtq.cli.waiting import Deadline, interruptible, print_batch, print_each, print_task, wait_for
 from dtq.client.handle import TaskHandle
 from dtq.client.sync import Client
+from dtq.config.values import format_size
 from dtq.errors import NotFinished
 from dtq.model.ids import TaskId, parse_named
 from dtq.model.snapshots import Counts, TaskView
@@ -61,18 +63,28 @@ def _counts(queue: Client, text: str) -> Counts:
     examples=(
         ("dtq result 17", "what a task returned, or a line for each task of a batch"),
         ("dtq result 17.3 --json", "the same, as JSON"),
+        ("dtq result 17 --out thumb.png", "bytes or a text, as they are, to a file"),
     ),
 )
 @click.argument("task_id", metavar="ID", type=options.ID)
+@click.option("--raw", is_flag=True, help="Print bytes and texts of one task as they are.")
+@click.option("--out", metavar="FILE", type=options.FILE, help="Write them to FILE, once all of them are there.")
 @options.connecting
 @options.as_json
-def result(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, as_json: bool) -> None:
+def result(
+    task_id: str, raw: bool, out: str | None, addresses: tuple[str, ...], authkey_file: str | None, as_json: bool
+) -> None:
     """Print a task's result: as JSON if possible, else its repr. Of a failed task, the remote traceback.
 
-    Ends with 75 if the task has not ended; see `dtq wait`.
+    With --raw or --out, bytes are written as they are, a text in UTF-8, of a command its output, and others as they are
+    printed; large ones a piece at a time. Ends with 75 if the task has not ended; see `dtq wait`.
     """
+    if as_json and (raw or out is not None):
+        raise click.UsageError("use --json, or --raw or --out.", click.get_current_context())
     with client(addresses, authkey_file) as queue:
         run = _run_of(queue, task_id)
+        if (raw or out is not None) and (run or not _is_task(queue, task_id)):
+            raise click.UsageError("--raw and --out are for one task, as in 17.0.", click.get_current_context())
         if run:
             counts = _counts(queue, task_id)
             if counts.unfinished:
@@ -82,12 +94,28 @@ def result(task_id: str, addresses: tuple[str, ...], authkey_file: str | None, a
             seen = queue.status(task_id)
             if not seen.state.final:
                 raise NotFinished(str(seen.id), seen.state.value)
-            print_task(queue.get(task_id), as_json=as_json)
+            if raw or out is not None:
+                _write_raw(queue.get(task_id), out)
+            else:
+                print_task(queue.get(task_id), as_json=as_json)
         else:
             counts = queue.batch_status(task_id).counts
             if counts.unfinished:
                 raise NotFinished(task_id, f"unfinished ({counts_text(counts)})")
             print_batch(queue.get_batch(task_id), as_json=as_json)
+
+
+def _write_raw(handle: TaskHandle[Any], out: str | None) -> None:
+    """Write an ended task's result as it is, to a file or to standard output."""
+    handle.wait()
+    if handle.failed():
+        print_task(handle, as_json=False)
+        return
+    pieces = raw_pieces(handle)
+    if out is None or out == "-":
+        print_raw(pieces)
+    else:
+        say(f"{format_size(save(pieces, out))} written to {out}")
 
 
 class _Awaited(NamedTuple):

@@ -6,8 +6,7 @@ import tomllib
 from datetime import date, datetime
 from typing import Any, Final, NamedTuple, cast
 
-from dtq.cli.calls import function_name
-from dtq.cli.options import parse_moment
+from dtq.cli.calls import function_name, parse_moment
 from dtq.client.defining import Timing, schedule_of
 from dtq.client.terms import is_span
 from dtq.config.values import parse_duration

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import click
 
@@ -15,10 +15,12 @@ from dtq.cli import options
 from dtq.cli.calling import core, say_warnings
 from dtq.cli.calls import Call, each_line, json_lines, parse_call
 from dtq.cli.click_classes import Command
+from dtq.cli.failures import TaskTrouble
 from dtq.cli.looks import BatchLook, TaskLook, finder
 from dtq.cli.meanwhile import telling
 from dtq.cli.output import say, write, write_json
-from dtq.cli.own_code import own_code
+from dtq.cli.own_code import OwnCode, own_code
+from dtq.cli.own_terms import OwnTerms
 from dtq.cli.waiting import Deadline, interruptible, print_batch, print_task, wait_for
 from dtq.client.batch_handle import BatchHandle
 from dtq.client.batch_uploads import Own
@@ -33,6 +35,7 @@ from dtq.client.payloads import Encode
 from dtq.client.source_bundles import put
 from dtq.client.submitting import Order, limited, order
 from dtq.client.submitting import submit as submit_one
+from dtq.client.tasks import check_name
 from dtq.errors import InvalidValue, Unreachable
 from dtq.model.fields import PRIORITIES
 from dtq.model.options import Function
@@ -222,14 +225,32 @@ def _accepted_whole(queue: ClientCore, batch: Batch) -> None:
 
 
 def _submit_file(
-    queue: ClientCore, name: str | Function, terms: Order, call: Call, each: str | None, jsonl: str | None
-) -> BatchHandle[Any]:
-    path = each or jsonl or "-"
+    queue: ClientCore, name: str | Function, terms: Order, call: Call, lines_of: _LinesOf
+) -> tuple[BatchHandle[Any], list[TaskHandle[Any]]]:
+    """Submit a task a line; the batch of the lines, and the tasks of those with terms of their own."""
+    path = lines_of.each or lines_of.jsonl or "-"
+    own = OwnTerms(name, terms)
     with opened(path) as lines:
-        source = "standard input" if path == "-" else path
-        calls = each_line(lines, call) if each is not None else json_lines(lines, source)
-        handle = submit_calls(queue, name, terms, calls)
-    return handle
+        if lines_of.each is not None:
+            calls = each_line(lines, call, as_text=lines_of.as_text)
+        else:
+            calls = json_lines(lines, "standard input" if path == "-" else path, own.check)
+        handle = submit_calls(queue, name, terms, own.others(calls))
+    return handle, [accepted(queue, each) for each in own.submit(queue)]
+
+
+class _LinesOf(NamedTuple):
+    """A file of calls.
+
+    Attributes:
+        each: its name, if a line is the first argument.
+        jsonl: its name, if a line is a JSON object.
+        as_text: whether a line that is the first argument is a text even if it is JSON.
+    """
+
+    each: str | None
+    jsonl: str | None
+    as_text: bool
 
 
 def accepted(queue: ClientCore, handle: TaskHandle[Any]) -> TaskHandle[Any]:
@@ -273,9 +294,10 @@ def _await(
         ("dtq submit thumbs:make photo.jpg size=128 -p 1", "with a keyword argument, before all else"),
         ("dtq submit ./thumbs.py:make photo.jpg", "of a file of your own, which travels with the task"),
         ("ls *.jpg | dtq submit thumbs:make --each -", "a task a line, all of them one batch"),
+        ('dtq submit --type email \'{"to": "a@example.com"}\'', "of a registered task type, with its payload"),
     ),
 )
-@click.argument("function", metavar="MODULE:FUNCTION|FILE.py:FUNCTION", type=options.TEXT)
+@click.argument("function", metavar="MODULE:FUNCTION|FILE.py:FUNCTION", type=options.TEXT, required=False)
 @click.argument("words", metavar="[ARG]... [NAME=VALUE]...", nargs=-1, type=options.TEXT)
 @click.option(
     "--each",
@@ -284,9 +306,14 @@ def _await(
     help="A task a line of FILE (-: standard input); the line is its first argument, of text or JSON. "
     "Write whole paths where workers run elsewhere.",
 )
+@click.option("--text", "as_text", is_flag=True, help="Lines of --each are text, even those that are JSON.")
 @click.option(
-    "--jsonl", metavar="FILE", type=options.FILE, help='A task a line of FILE: {"args": [...], "kwargs": {...}}.'
+    "--jsonl",
+    metavar="FILE",
+    type=options.FILE,
+    help='A task a line of FILE: {"args": [...], "kwargs": {...}}; a line may have terms of its own: "priority": 2.',
 )
+@click.option("--type", "task_type", metavar="NAME", help="Call this registered task type; all words are arguments.")
 @task_terms(max_retries=3)
 @click.option(
     "--here",
@@ -328,10 +355,12 @@ def _await(
 @options.as_json
 @options.quiet
 def submit(
-    function: str,
+    function: str | None,
     words: tuple[str, ...],
     each: str | None,
+    as_text: bool,
     jsonl: str | None,
+    task_type: str | None,
     here: bool,
     include: tuple[str, ...],
     exclude: tuple[str, ...],
@@ -358,34 +387,76 @@ def submit(
 
     Once the id is printed, nothing but a disk failure can lose the task.
     """
-    ctx = click.get_current_context()
-    if each is not None and jsonl is not None:
-        raise click.UsageError("use --each or --jsonl, not both.", ctx)
-    if jsonl is not None and words:
-        raise click.UsageError("the lines of --jsonl have all arguments; give none beside it.", ctx)
-    if wait_timeout is not None and not waiting:
-        raise click.UsageError("--wait-timeout is for --wait.", ctx)
-    if (include or exclude) and not here:
-        raise click.UsageError("--include and --exclude are for --here.", ctx)
-    code, call, given = own_code(function, here, include, exclude), parse_call(words), order_of(terms)
+    _check_use(
+        (each is not None and jsonl is not None, "use --each or --jsonl, not both."),
+        (jsonl is not None and bool(words), "the lines of --jsonl have all arguments; give none beside it."),
+        (wait_timeout is not None and not waiting, "--wait-timeout is for --wait."),
+        (bool(include or exclude) and not here, "--include and --exclude are for --here."),
+        (as_text and each is None, "--text is for --each."),
+        (here and task_type is not None, "--here is for functions; a task type is registered at the workers."),
+    )
+    if task_type is None:
+        code = own_code(_named(function), here, include, exclude)
+    else:
+        code, words = OwnCode(check_name(task_type), None), words if function is None else (function, *words)
+    call, given = parse_call(words), order_of(terms)
     given = refuse_early(code.name, given, paths)
     with core(addresses, authkey_file, FULL_TIMEOUT_S if when_full == "wait" else 0.0) as queue:
         handle: TaskHandle[Any] | BatchHandle[Any]
+        others: list[TaskHandle[Any]] = []
         bundle = None if code.files is None else put(queue, code.files)
         name = code.name if bundle is None else bundle.function(code.name)
         if each is None and jsonl is None:
             handle = accepted(queue, submit_one(queue, name, given, call.args, call.kwargs))
         else:
-            handle = _submit_file(queue, name, given, call, each, jsonl)
-            if not handle.size:
+            handle, others = _submit_file(queue, name, given, call, _LinesOf(each, jsonl, as_text))
+            if not handle.size and not others:
                 say("dtq: there is no line to make a task of; nothing was submitted.")
                 return
-        task_id = handle.id
+        made = [*([handle] if isinstance(handle, TaskHandle) or handle.size else []), *others]
         if not waiting:
-            print_id(handle, task_id, as_json, quiet)
+            for one in made:
+                print_id(one, one.id, as_json, quiet)
             return
-        with interruptible(task_id):
-            _await(queue, handle, wait_timeout, as_json, quiet)
+        with interruptible(" ".join(one.id for one in made)):
+            _await_all(queue, made, wait_timeout, as_json, quiet)
+
+
+def _check_use(*wrong: tuple[bool, str]) -> None:
+    """Refuse options that do not go together."""
+    for is_wrong, sentence in wrong:
+        if is_wrong:
+            raise click.UsageError(sentence, click.get_current_context())
+
+
+def _await_all(
+    queue: ClientCore,
+    made: Sequence[TaskHandle[Any] | BatchHandle[Any]],
+    timeout_s: float | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Wait for each, and print its results; a failure of one does not hide the results of the next."""
+    trouble: TaskTrouble | None = None
+    for one in made:
+        try:
+            _await(queue, one, timeout_s, as_json, quiet)
+        except TaskTrouble as found:
+            trouble = found
+    if trouble is not None:
+        raise trouble
+
+
+def _named(function: str | None) -> str:
+    """The function that the command line names.
+
+    Raises:
+        click.UsageError: it names none.
+    """
+    if function is None:
+        missing = "name a function, as in mymodule:work, or a task type with --type."
+        raise click.UsageError(missing, click.get_current_context())
+    return function
 
 
 def print_id(handle: TaskHandle[Any] | BatchHandle[Any], task_id: str, as_json: bool, quiet: bool) -> None:

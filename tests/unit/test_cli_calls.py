@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -85,6 +85,23 @@ def test_each_line_reads_no_further_than_it_is_asked() -> None:
     assert [next(calls).args for _ in range(3)] == [("x",)] * 3
 
 
+def test_each_line_may_stay_text() -> None:
+    assert [call.args for call in each_line([b"7\n", b'{"a": 1}\n'], Call((1,), {}), as_text=True)] == [
+        ("7", 1),
+        ('{"a": 1}', 1),
+    ]
+
+
+def test_json_lines_reads_terms_of_a_line() -> None:
+    checked: list[Mapping[str, Any]] = []
+    lines = [b'{"args": [1], "priority": 2, "timeout": "90s", "limits": ["a"], "key": "x"}', b'{"args": [2]}']
+    calls = list(json_lines(lines, "calls.jsonl", checked.append))
+    assert calls[0].args == (1,)
+    assert calls[0].terms == {"priority": 2, "timeout": 90.0, "limits": ("a",), "key": "x"}
+    assert calls[1].terms == {}
+    assert checked == [calls[0].terms]
+
+
 def test_json_lines_reads_args_and_kwargs() -> None:
     lines = [b'{"args": [1, "a"], "kwargs": {"k": null}}\n', b" \n", b'{"args": [2]}\n', b"{}"]
     assert list(json_lines(lines, "f")) == [Call((1, "a"), {"k": None}), Call((2,), {}), Call((), {})]
@@ -97,7 +114,9 @@ def test_json_lines_reads_args_and_kwargs() -> None:
         (b"\xff", "it is not JSON"),
         (b"[" * 100_000, "it is not JSON"),
         (b"[1]", 'it is not {"args": '),
-        (b'{"arg": [1]}', 'it is not {"args": '),
+        (b'{"arg": [1]}', "'arg' is none of args, kwargs, at, "),
+        (b'{"timeout": "soon"}', "'soon'"),
+        (b'{"at": "soon"}', "'soon'"),
         (b'{"args": 1}', '"args" is a list'),
         (b'{"kwargs": []}', '"kwargs" an object'),
     ],
